@@ -1,0 +1,1 @@
+"""Converter from Llama checkpoints to GGUF files."""
