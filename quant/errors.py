@@ -1,0 +1,57 @@
+"""The one tree of errors that edgellama raises on purpose.
+
+Every class derives from EdgellamaError, so that one ``except`` is enough; those with a
+natural built-in parent have that too. Which message to write is left to the raiser.
+"""
+
+
+class EdgellamaError(Exception):
+    """Base of every error that edgellama raises on purpose."""
+
+
+class ModelFileError(EdgellamaError, ValueError):
+    """A malformed or hostile file; the text reads ``<path>: <what>, <value>; <allowed>``."""
+
+
+class UnsupportedModelError(EdgellamaError):
+    """A well-formed file that cannot run here: architecture, tensor format, tokenizer pattern."""
+
+
+class ModelNotFoundError(EdgellamaError, FileNotFoundError):
+    """No model file under the given path or name."""
+
+
+class DownloadError(EdgellamaError):
+    """A model could not be fetched, or what came is not what was asked for."""
+
+
+class TokenizerError(EdgellamaError, ValueError):
+    """A vocabulary that cannot be rebuilt, or tokens and text that do not fit it."""
+
+
+class TemplateError(EdgellamaError, ValueError):
+    """A chat template that cannot be parsed, is refused by the sandbox, or raises."""
+
+
+class ContextLengthError(EdgellamaError, ValueError):
+    """More tokens than the context has room for; both counts are attributes."""
+
+    def __init__(self, message: str, prompt_tokens: int, context_length: int) -> None:
+        super().__init__(message, prompt_tokens, context_length)
+        self.prompt_tokens = prompt_tokens
+        self.context_length = context_length
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+class GenerationCancelled(EdgellamaError):
+    """A step was stopped by its cancel token."""
+
+
+class KernelError(EdgellamaError):
+    """A kernel could not be compiled, loaded, or run on this CPU's tier."""
+
+
+class InvalidOptionError(EdgellamaError, ValueError):
+    """An argument or option outside its allowed values."""
