@@ -9,6 +9,8 @@ SOURCE_FOLDERS = {
     "edgellama.kernels_cpu": "kernels_cpu",
 }
 
+DATA_PATTERNS = ["py.typed", "*.json", "*.txt", "*.jinja"]
+
 
 def all_packages() -> list[str]:
     """Every import package, sub-packages included."""
@@ -19,4 +21,8 @@ def all_packages() -> list[str]:
     return packages
 
 
-setup(packages=all_packages(), package_dir=SOURCE_FOLDERS)
+setup(
+    packages=all_packages(),
+    package_dir=SOURCE_FOLDERS,
+    package_data={package: DATA_PATTERNS for package in all_packages()},
+)
