@@ -1,0 +1,234 @@
+"""One obvious Llama in NumPy: what the engine must compute, slow and plain.
+
+It reads a GGUF file, dequantizes with the ``gguf`` package and knows nothing of kernels,
+threads or chunks. NumpyEngine gives it the interface of edgellama's Engine.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+from gguf import GGMLQuantizationType, quants
+
+from edgellama.quant.errors import ContextLengthError, GenerationCancelled
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+
+class Cancellable(Protocol):
+    """What forward() asks of a cancel token."""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the step must stop."""
+        ...
+
+
+class NumpyCache:
+    """Keys and values of one sequence, [layers, context, kv_heads, head_size]."""
+
+    def __init__(self, shape: tuple[int, int, int, int], dtype: Any) -> None:
+        self.keys = np.zeros(shape, dtype)
+        self.values = np.zeros(shape, dtype)
+        self.context_length = shape[1]
+        self.length = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of both arrays."""
+        return int(self.keys.nbytes + self.values.nbytes)
+
+    def truncate(self, length: int) -> None:
+        """Forget the positions from ``length`` on."""
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot truncate {self.length} positions to {length}")
+        self.length = length
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The hyperparameters that the arithmetic needs."""
+
+    context_length: int
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    rms_epsilon: float
+    rope_base: float
+
+    @classmethod
+    def from_metadata(cls, metadata: Any, vocab_size: int) -> "Shape":
+        """Read the ``llama.*`` keys with the defaults that the format defines."""
+        heads = int(metadata["llama.attention.head_count"])
+        width = int(metadata["llama.embedding_length"])
+        return cls(
+            context_length=int(metadata["llama.context_length"]),
+            vocab_size=vocab_size,
+            width=width,
+            layers=int(metadata["llama.block_count"]),
+            heads=heads,
+            kv_heads=int(metadata.get("llama.attention.head_count_kv", heads)),
+            head_size=int(metadata.get("llama.attention.key_length", width // heads)),
+            rms_epsilon=float(metadata["llama.attention.layer_norm_rms_epsilon"]),
+            rope_base=float(metadata.get("llama.rope.freq_base", 10000.0)),
+        )
+
+
+class NumpyLlama:
+    """The model of one GGUF file; ``file`` has ``metadata`` and ``tensors`` as GGUFFile has.
+
+    All arithmetic is done in ``dtype`` (float64 unless said otherwise).
+    """
+
+    def __init__(self, file: Any, dtype: Any = np.float64) -> None:
+        self.dtype = dtype
+        self.weights = {name: dequantized(t).astype(dtype) for name, t in file.tensors.items()}
+        vocab_size = len(self.weights["token_embd.weight"])
+        self.shape = Shape.from_metadata(file.metadata, vocab_size)
+
+    def new_cache(self, context_length: int | None = None, kv_dtype: Any = None) -> NumpyCache:
+        """An empty cache; ``kv_dtype`` float16 rounds keys and values as an F16 cache does."""
+        s = self.shape
+        length = context_length or s.context_length
+        return NumpyCache((s.layers, length, s.kv_heads, s.head_size), kv_dtype or self.dtype)
+
+    def forward(self, tokens: Sequence[int], cache: NumpyCache | None = None) -> Array:
+        """Logits [len(tokens), vocab_size] of all positions, appended to ``cache`` if given."""
+        cache = cache or self.new_cache(max(1, len(tokens)))
+        positions = np.arange(cache.length, cache.length + len(tokens))
+        x = self.weights["token_embd.weight"][np.asarray(tokens, dtype=np.int64)]
+        for layer in range(self.shape.layers):
+            normed = self._norm(f"blk.{layer}.attn_norm", x)
+            x = x + self._attention(layer, normed, positions, cache)
+            x = x + self._feed_forward(layer, self._norm(f"blk.{layer}.ffn_norm", x))
+        cache.length += len(tokens)
+        x = self._norm("output_norm", x)
+        output = "output" if "output.weight" in self.weights else "token_embd"
+        return self._linear(output, x)
+
+    def _linear(self, name: str, x: Array) -> Array:
+        y: Array = x @ self.weights[f"{name}.weight"].T
+        bias = self.weights.get(f"{name}.bias")
+        return y if bias is None else y + bias
+
+    def _norm(self, name: str, x: Array) -> Array:
+        mean_square = np.mean(x * x, axis=-1, keepdims=True)
+        normed: Array = x / np.sqrt(mean_square + self.shape.rms_epsilon)
+        return normed * self.weights[f"{name}.weight"]
+
+    def _feed_forward(self, layer: int, x: Array) -> Array:
+        gate = self._linear(f"blk.{layer}.ffn_gate", x)
+        up = self._linear(f"blk.{layer}.ffn_up", x)
+        return self._linear(f"blk.{layer}.ffn_down", gate / (1 + np.exp(-gate)) * up)
+
+    def _attention(self, layer: int, x: Array, positions: Array, cache: NumpyCache) -> Array:
+        s, count = self.shape, len(x)
+        heads = {"q": s.heads, "k": s.kv_heads, "v": s.kv_heads}
+        q, k, v = (
+            self._linear(f"blk.{layer}.attn_{name}", x).reshape(count, heads[name], s.head_size)
+            for name in "qkv"
+        )
+        end = cache.length + count
+        cache.keys[layer, cache.length : end] = self._rotate(k, positions)
+        cache.values[layer, cache.length : end] = v
+        group = s.heads // s.kv_heads
+        keys = np.repeat(cache.keys[layer, :end].astype(self.dtype), group, axis=1)
+        values = np.repeat(cache.values[layer, :end].astype(self.dtype), group, axis=1)
+        scores = np.einsum("qhd,khd->hqk", self._rotate(q, positions), keys) / np.sqrt(s.head_size)
+        visible = np.arange(end)[None, :] <= positions[:, None]
+        scores = np.where(visible, scores, -np.inf)
+        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        probabilities = scores / scores.sum(axis=-1, keepdims=True)
+        mixed = np.einsum("hqk,khd->qhd", probabilities, values)
+        return self._linear(f"blk.{layer}.attn_output", mixed.reshape(count, -1))
+
+    def _rotate(self, x: Array, positions: Array) -> Array:
+        """Rotate each neighbouring pair (2i, 2i+1) of every head by position x frequency i."""
+        half = self.shape.head_size // 2
+        frequencies = self.shape.rope_base ** (-np.arange(half) / half)
+        frequencies = frequencies / self.weights.get("rope_freqs.weight", np.ones(half))
+        angles = positions[:, None, None] * frequencies
+        cos, sin = np.cos(angles), np.sin(angles)
+        even, odd = x[..., 0::2], x[..., 1::2]
+        pairs = np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
+        return pairs.reshape(x.shape).astype(self.dtype)
+
+
+class NumpyEngine:
+    """NumpyLlama behind the interface of edgellama's Engine, for tests of the layers above.
+
+    ``forwarded`` records how many tokens each step computed.
+    """
+
+    CHUNK_TOKENS = 512
+
+    def __init__(self, file: Any, dtype: Any = np.float64, **_: Any) -> None:
+        self.llama = NumpyLlama(file, dtype)
+        self.config = self.llama.shape
+        self.num_threads = 1
+        self.forwarded: list[int] = []
+        self._lock = threading.Lock()
+
+    def new_cache(self, context_length: int | None = None, *, kv_type: str = "f16") -> NumpyCache:
+        """An empty cache of ``context_length`` positions (None: the model's own)."""
+        return self.llama.new_cache(context_length, {"f16": np.float16, "f32": np.float32}[kv_type])
+
+    def forward(
+        self,
+        tokens: Sequence[int],
+        cache: NumpyCache,
+        *,
+        logits: Literal["last", "all", "none"] = "last",
+        cancelled: Cancellable | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Array:
+        """Float32 logits of the last, all or no positions; raises as Engine.forward does."""
+        total = len(tokens)
+        if cache.length + total > cache.context_length:
+            raise ContextLengthError(
+                f"{cache.length + total} tokens do not fit a context of {cache.context_length}",
+                cache.length + total,
+                cache.context_length,
+            )
+        rows: list[Array] = []
+        with self._lock:
+            for start in range(0, total, self.CHUNK_TOKENS):
+                if cancelled is not None and cancelled.cancelled:
+                    raise GenerationCancelled("the step was cancelled")
+                chunk = tokens[start : start + self.CHUNK_TOKENS]
+                rows.append(self.llama.forward(chunk, cache).astype(np.float32))
+                self.forwarded.append(len(chunk))
+                if progress is not None:
+                    progress(start + len(chunk), total)
+        wanted = {"last": slice(-1, None), "all": slice(None), "none": slice(0, 0)}[logits]
+        return np.concatenate(rows)[wanted].copy()
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def __enter__(self) -> "NumpyEngine":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def dequantized(tensor: Any) -> Array:
+    """A tensor of a GGUFFile (raw uint8 ``data``, ``shape``, ``format``) as float32."""
+    ggml_type = GGMLQuantizationType(tensor.format.ggml_id)
+    rows = np.ascontiguousarray(tensor.data).reshape(*tensor.shape[:-1], -1)
+    return quants.dequantize(rows, ggml_type).reshape(tensor.shape)
