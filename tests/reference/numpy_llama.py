@@ -122,8 +122,9 @@ class NumpyLlama:
 
     def _norm(self, name: str, x: Array) -> Array:
         mean_square = np.mean(x * x, axis=-1, keepdims=True)
-        normed: Array = x / np.sqrt(mean_square + self.shape.rms_epsilon)
-        return normed * self.weights[f"{name}.weight"]
+        root = np.sqrt(mean_square + self.shape.rms_epsilon)
+        normed: Array = x / root * self.weights[f"{name}.weight"]
+        return normed
 
     def _feed_forward(self, layer: int, x: Array) -> Array:
         gate = self._linear(f"blk.{layer}.ffn_gate", x)
