@@ -1,0 +1,121 @@
+"""Arrays of strings in a GGUF file: found quickly, decoded when somebody asks.
+
+A vocabulary has some 400,000 strings, each behind its length, so finding them is most of
+the work of opening a file. What the strings mean is left to the tokenizer.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+PREFIX_BYTES = 8
+WINDOW_BYTES = 65536
+# Below this many strings a window is not worth its cost, so the plain loop takes as many.
+MIN_STRINGS_PER_WINDOW = 1024
+
+
+class StringArray(Sequence[str]):
+    """An array of strings, decoded from UTF-8 one by one when asked for.
+
+    Bytes that are not UTF-8 become surrogates (``errors="surrogateescape"``), so that
+    encoding the same way gives them back.
+    """
+
+    def __init__(self, raw: bytes, ends: array[int]) -> None:
+        """``raw``: strings, each after its 8-byte length; ``ends``: where in ``raw`` each ends."""
+        self._raw = raw
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._decode(i) for i in range(*index.indices(len(self)))]
+        return self._decode(range(len(self))[index])
+
+    def __iter__(self) -> Iterator[str]:
+        return (item.decode("utf-8", "surrogateescape") for item in self.as_bytes())
+
+    def __repr__(self) -> str:
+        return f"StringArray({len(self)} strings)"
+
+    def as_bytes(self) -> list[bytes]:
+        """Every string as it stands in the file."""
+        raw, start, items = self._raw, PREFIX_BYTES, []
+        for end in self._ends:
+            items.append(raw[start:end])
+            start = end + PREFIX_BYTES
+        return items
+
+    def _decode(self, index: int) -> str:
+        start = PREFIX_BYTES + (self._ends[index - 1] if index else 0)
+        return self._raw[start : self._ends[index]].decode("utf-8", "surrogateescape")
+
+
+def string_ends(view: memoryview, count: int) -> array[int]:
+    """Where each of ``count`` length-prefixed strings ends, from the start of ``view``.
+
+    Fewer than ``count`` if the next string would run past the end of ``view``.
+    """
+    ends = array("q")
+    while len(ends) < count:
+        start = ends[-1] if ends else 0
+        num_left = count - len(ends)
+        if num_left > MIN_STRINGS_PER_WINDOW:
+            window = np.frombuffer(view[start : start + WINDOW_BYTES], np.uint8)
+            found = _leading_ends(window)[:num_left]
+            if len(found) >= MIN_STRINGS_PER_WINDOW:
+                ends.frombytes((found + start).tobytes())
+                continue
+        num_walked = min(num_left, MIN_STRINGS_PER_WINDOW)
+        if _walk(view, ends, start, num_walked) < num_walked:
+            break
+    return ends
+
+
+def _leading_ends(window: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Ends of the first strings of ``window``, as far as NumPy can prove them; perhaps none.
+
+    Lengths below 256 have seven zero bytes after the first. Every place that looks so is
+    taken for a length, and those count that form a chain from the first byte: each string
+    ends where the next length starts.
+    """
+    num_places = len(window) - PREFIX_BYTES + 1
+    if num_places < 1:
+        return np.empty(0, np.int64)
+    is_zero = window == 0
+    is_length = is_zero[1 : 1 + num_places].copy()
+    for byte in range(2, PREFIX_BYTES):
+        is_length &= is_zero[byte : byte + num_places]
+    starts = np.flatnonzero(is_length)
+    if len(starts) == 0 or starts[0] != 0:
+        return np.empty(0, np.int64)
+    ends = starts + (window[starts].astype(np.int64) + PREFIX_BYTES)
+    breaks = np.flatnonzero(ends[:-1] != starts[1:])
+    return ends[: breaks[0] if len(breaks) else len(starts) - 1]
+
+
+def _walk(view: memoryview, ends: array[int], start: int, count: int) -> int:
+    """Appends the ends of ``count`` strings from ``start``; how many there was room for."""
+    unpack = struct.Struct("<Q").unpack_from
+    end, room = start, len(view)
+    for index in range(count):
+        if room - end < PREFIX_BYTES:
+            return index
+        (length,) = unpack(view, end)
+        end += PREFIX_BYTES + length
+        if end > room:
+            return index
+        ends.append(end)
+    return count
