@@ -155,9 +155,7 @@ def pull(name: str, *, progress: Progress | None = None, force: bool = False) ->
     if name.startswith(HUB_PREFIX):
         return _pull_from_hub(parse_hub_reference(name), progress, force)
     known = ", ".join(sorted(NAMED_MODELS))
-    raise InvalidOptionError(
-        f"cannot pull {name!r}; give hf:OWNER/REPO[:FILE] or one of: {known}"
-    )
+    raise InvalidOptionError(f"cannot pull {name!r}; give hf:OWNER/REPO[:FILE] or one of: {known}")
 
 
 def parse_hub_reference(text: str) -> HubReference:
@@ -232,7 +230,9 @@ def _first_part(path: Path) -> Path:
         return path
     first = path.with_name(re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"-00001\1", path.name))
     if not first.is_file():
-        raise ModelNotFoundError(f"{path} is a later part of a split model; {first.name} is missing")
+        raise ModelNotFoundError(
+            f"{path} is a later part of a split model; {first.name} is missing"
+        )
     return first
 
 

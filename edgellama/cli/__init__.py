@@ -1,0 +1,23 @@
+"""The ``edgellama`` command: reads arguments, shows results, explains errors.
+
+Each command group is one module, imported when it is used, so that help stays instant.
+Everything that decides or computes is in the Python API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command and leaves the process with its exit code."""
+    import sys
+
+    try:
+        from edgellama.cli.application import run
+
+        exit_code = run(arguments)
+    except KeyboardInterrupt:
+        exit_code = 130
+    sys.exit(exit_code)

@@ -1,0 +1,134 @@
+"""The table of commands, and what becomes of their errors and signals.
+
+Knows exit codes: 0 done, 1 an explained error, 2 wrong usage, 130 interrupted, 141 the reader
+of our output went away. Leaves every command to its own module.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
+
+import click
+
+from edgellama.quant.errors import EdgellamaError
+
+DEBUG_VARIABLE = "EDGELLAMA_DEBUG"
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+COMMANDS: Mapping[str, str] = MappingProxyType(
+    {
+        "pull": "edgellama.cli.pull",
+        "chat": "edgellama.cli.chat",
+        "generate": "edgellama.cli.generate",
+        "inspect": "edgellama.cli.inspect_model",
+        "tokenize": "edgellama.cli.tokenize",
+        "doctor": "edgellama.cli.doctor",
+        "warmup": "edgellama.cli.warmup",
+    }
+)
+"""Module of each command, in the order of the help; each has a click command ``command``."""
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, or None when there is none of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name]).command
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; a vanished reader and Ctrl-C become exit codes here."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _abandon_stdout()
+            ctx.exit(EXIT_BROKEN_PIPE)
+        except KeyboardInterrupt:
+            ctx.exit(EXIT_INTERRUPTED)
+        return result
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="edgellama", message="%(prog)s %(version)s")
+def root() -> None:
+    """Chat with a quantized Llama on your own CPU.
+
+    \b
+    Examples:
+      edgellama pull smollm2
+      edgellama chat
+      edgellama generate smollm2 --chat -p "Why is the sky blue?"
+    """
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line (default: the process's own) and returns the exit code.
+
+    Every error is one line on stderr; EDGELLAMA_DEBUG=1 lets the traceback through.
+    """
+    _accept_any_text()
+    try:
+        result = root.main(
+            args=None if arguments is None else list(arguments),
+            prog_name="edgellama",
+            standalone_mode=False,
+        )
+    except click.Abort:
+        return EXIT_INTERRUPTED
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx else "edgellama"
+        return _complain(f"{error.format_message()} (see: {path} --help)", exit_code=2)
+    except click.ClickException as error:
+        return _complain(error.format_message())
+    except (Exception, RecursionError) as error:
+        if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
+            raise
+        return _complain(_describe(error))
+    return result if isinstance(result, int) else 0
+
+
+def _describe(error: Exception) -> str:
+    if isinstance(error, EdgellamaError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        return where + error.strerror
+    if isinstance(error, MemoryError):
+        return f"out of memory {error}".rstrip()
+    return f"internal error, {type(error).__name__}: {error} (traceback: set {DEBUG_VARIABLE}=1)"
+
+
+def _complain(message: str, exit_code: int = 1) -> int:
+    line = " ".join(message.split())
+    print(f"edgellama: error: {line}", file=sys.stderr)
+    return exit_code
+
+
+def _accept_any_text() -> None:
+    """A character that the terminal cannot show must not end the program."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="replace")
+
+
+def _abandon_stdout() -> None:
+    """Lets the interpreter's own flush at exit succeed although nobody reads."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

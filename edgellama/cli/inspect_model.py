@@ -1,0 +1,160 @@
+"""``edgellama inspect``: what a GGUF file holds, without loading the model.
+
+Counts from the header alone; nothing here needs the engine.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edgellama.quant.gguf_file import GGUFFile, MetadataValue, Tensor
+
+TEMPLATE_KEY = "tokenizer.chat_template"
+MAX_LISTED_ITEMS = 32
+MAX_SHOWN_ITEMS = 6
+MAX_SHOWN_CHARACTERS = 100
+
+
+@click.command("inspect")
+@click.argument("model", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(model: str | None, as_json: bool) -> None:
+    """Show a model's metadata, tensors, size and chat template.
+
+    MODEL is the path of a GGUF file or the name of a pulled model.
+
+    \b
+    Examples:
+      edgellama inspect smollm2
+      edgellama inspect model.gguf --json
+    """
+    from edgellama.cli.model_argument import find_model
+    from edgellama.cli.terminal import printable
+    from edgellama.quant.gguf_file import GGUFFile
+
+    with GGUFFile(find_model(model)) as file:
+        summary = summarize(file)
+    if as_json:
+        click.echo(json.dumps(summary, indent=2))
+        return
+    for line in report_lines(summary):
+        click.echo(printable(line))
+
+
+def summarize(file: GGUFFile) -> dict[str, Any]:
+    """Everything that ``--json`` prints; long arrays as their length and first items."""
+    tensors = list(file.tensors.values())
+    num_parameters = sum(num_elements(tensor) for tensor in tensors)
+    tensor_bytes = sum(tensor.num_bytes for tensor in tensors)
+    template = file.metadata.get(TEMPLATE_KEY)
+    return {
+        "path": str(Path(file.path)),
+        "files": [str(path) for path in file.files],
+        "file_bytes": file.file_bytes,
+        "version": file.version,
+        "alignment": file.alignment,
+        "parameters": num_parameters,
+        "bits_per_weight": 8 * tensor_bytes / num_parameters if num_parameters else None,
+        "formats": _formats(tensors),
+        "metadata": {
+            key: to_json(value) for key, value in file.metadata.items() if key != TEMPLATE_KEY
+        },
+        "tensors": [
+            {
+                "name": tensor.name,
+                "shape": list(tensor.shape),
+                "format": tensor.format.name,
+                "num_bytes": tensor.num_bytes,
+            }
+            for tensor in tensors
+        ],
+        "chat_template": template if isinstance(template, str) else None,
+    }
+
+
+def report_lines(summary: dict[str, Any]) -> Iterator[str]:
+    """The text for people, line by line, from what ``summarize`` returns."""
+    yield from _overview_lines(summary)
+    yield ""
+    yield f"metadata ({len(summary['metadata'])} keys)"
+    width = max((len(key) for key in summary["metadata"]), default=0)
+    for key, value in summary["metadata"].items():
+        yield f"  {key:<{width}}  {_shortened(value)}"
+    yield ""
+    yield f"tensors ({len(summary['tensors'])}; rows x columns)"
+    width = max((len(tensor["name"]) for tensor in summary["tensors"]), default=0)
+    for tensor in summary["tensors"]:
+        shape = " x ".join(str(size) for size in tensor["shape"])
+        yield (
+            f"  {tensor['name']:<{width}}  {tensor['format']:<8}"
+            f"{shape:<16}  {tensor['num_bytes']:>13,} bytes"
+        )
+    yield ""
+    if summary["chat_template"] is None:
+        yield "chat template: none"
+    else:
+        yield "chat template"
+        yield from ("  " + line for line in summary["chat_template"].splitlines())
+
+
+def _overview_lines(summary: dict[str, Any]) -> Iterator[str]:
+    yield f"file            {summary['path']}"
+    if len(summary["files"]) > 1:
+        yield f"parts           {len(summary['files'])}"
+    yield f"size            {summary['file_bytes']:,} bytes"
+    yield f"GGUF version    {summary['version']}"
+    yield f"parameters      {summary['parameters']:,}"
+    if summary["bits_per_weight"] is not None:
+        yield f"bits per weight {summary['bits_per_weight']:.3f}"
+    formats = summary["formats"].items()
+    yield "formats         " + ", ".join(f"{name} ({use['tensors']})" for name, use in formats)
+
+
+def num_elements(tensor: Tensor) -> int:
+    """Weights in one tensor."""
+    return math.prod(tensor.shape)
+
+
+def to_json(value: MetadataValue) -> Any:
+    """A metadata value as JSON can hold it; not-a-number and infinities as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, bool | int | float | str):
+        return value
+    if len(value) > MAX_LISTED_ITEMS:
+        return {"length": len(value), "first": [_item(v) for v in value[:MAX_SHOWN_ITEMS]]}
+    return [_item(item) for item in value]
+
+
+def _item(value: Any) -> Any:
+    return to_json(value.item() if hasattr(value, "item") else value)
+
+
+def _formats(tensors: list[Tensor]) -> dict[str, dict[str, int]]:
+    formats: dict[str, dict[str, int]] = {}
+    for tensor in tensors:
+        use = formats.setdefault(
+            tensor.format.name, {"tensors": 0, "parameters": 0, "num_bytes": 0}
+        )
+        use["tensors"] += 1
+        use["parameters"] += num_elements(tensor)
+        use["num_bytes"] += tensor.num_bytes
+    return dict(sorted(formats.items(), key=lambda entry: -entry[1]["num_bytes"]))
+
+
+def _shortened(value: Any) -> str:
+    if isinstance(value, dict):
+        first = ", ".join(json.dumps(item, ensure_ascii=False) for item in value["first"])
+        return f"{value['length']:,} items: {first}, ..."
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = text.replace("\n", "\\n")
+    if len(text) > MAX_SHOWN_CHARACTERS:
+        return text[:MAX_SHOWN_CHARACTERS] + "..."
+    return text

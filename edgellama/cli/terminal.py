@@ -1,0 +1,87 @@
+"""What may be shown on a terminal, and how progress looks there.
+
+Knows which streams are terminals, NO_COLOR, and which characters of untrusted text are safe
+to print. rich is imported only when a bar is drawn.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+_DIM, _RESET = "\x1b[2m", "\x1b[0m"
+
+
+def is_interactive() -> bool:
+    """Whether a person can be asked: they type on stdin and read stderr."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def may_colour(stream: TextIO) -> bool:
+    """Whether ``stream`` is a terminal whose user wants colours (https://no-color.org)."""
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        return False
+    return stream.isatty()
+
+
+def dim(text: str, stream: TextIO) -> str:
+    """``text`` in the dim style if ``stream`` shows colours."""
+    return f"{_DIM}{text}{_RESET}" if may_colour(stream) else text
+
+
+def printable(text: str) -> str:
+    """``text`` without characters that could steer the terminal; line breaks and tabs stay."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def notice(text: str) -> None:
+    """One line about the program's own doings, on stderr."""
+    print(dim(f"edgellama: {text}", sys.stderr), file=sys.stderr, flush=True)
+
+
+@contextmanager
+def byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A live bar on a terminal, one plain line elsewhere; yields ``report(done, total)``."""
+    if not sys.stderr.isatty():
+        with count_progress(title) as report:
+            yield report
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    with Progress(
+        *columns, TransferSpeedColumn(), console=Console(stderr=True), transient=True
+    ) as bars:
+        bar = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total or None)
+
+
+@contextmanager
+def count_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """One line on stderr that counts steps; yields ``report(done, total)``.
+
+    Nothing is shown before the first report, and the line is rewritten only on a terminal.
+    """
+    live = sys.stderr.isatty()
+    shown = False
+
+    def report(done: int, total: int) -> None:
+        nonlocal shown
+        if live:
+            text = dim(f"edgellama: {title} {done}/{total}", sys.stderr)
+            print(f"\r{text}", end="", file=sys.stderr, flush=True)
+        elif not shown:
+            notice(title)
+        shown = True
+
+    try:
+        yield report
+    finally:
+        if shown and live:
+            print(file=sys.stderr, flush=True)
