@@ -1,0 +1,104 @@
+"""Writes a vocabulary as the SentencePiece model that it was taken from.
+
+It knows the protocol buffer wire format of ``sentencepiece_model.proto`` as far as needed
+(three messages, numbered fields) and what the library refuses. Using the model is left to
+sentencepiece_tokenizer.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+
+from edgellama.quant.errors import TokenizerError
+from edgellama.tokenizer.vocabulary import TokenType, Vocabulary
+
+SPACE_SYMBOL = "\N{LOWER ONE EIGHTH BLOCK}".encode()
+_BYTE_PIECE = re.compile(rb"<0x[0-9A-F]{2}>")
+_BYTE_PAIR_MODEL = 2
+
+
+def model_proto(
+    vocabulary: Vocabulary, *, add_space_prefix: bool, remove_extra_whitespaces: bool
+) -> bytes:
+    """The serialized model: pieces in id order, byte pair encoding, identity normalization."""
+    byte_fallback = _has_byte_fallback(vocabulary)
+    texts, types = _loadable_pieces(vocabulary)
+    pieces = [
+        _bytes_field(
+            1,
+            b"".join(
+                (_bytes_field(1, text), b"\x15", struct.pack("<f", score), b"\x18", _varint(kind))
+            ),
+        )
+        for text, kind, score in zip(texts, types, vocabulary.scores.tolist(), strict=True)
+    ]
+    trainer = b"".join(
+        (
+            _varint_field(3, _BYTE_PAIR_MODEL),
+            _varint_field(4, len(pieces)),
+            _varint_field(35, byte_fallback),
+            _varint_field(40, types.index(TokenType.UNKNOWN)),
+        )
+    )
+    normalizer = b"".join(
+        (
+            _bytes_field(1, b"identity"),
+            _varint_field(3, add_space_prefix),
+            _varint_field(4, remove_extra_whitespaces),
+            _varint_field(5, True),
+        )
+    )
+    return b"".join((*pieces, _bytes_field(2, trainer), _bytes_field(3, normalizer)))
+
+
+def _has_byte_fallback(vocabulary: Vocabulary) -> bool:
+    """Whether all 256 bytes are pieces; an error where only some are."""
+    found = {vocabulary.tokens[token] for token in vocabulary.ids_of(TokenType.BYTE)}
+    if not found:
+        return False
+    bad = [piece for piece in found if not _BYTE_PIECE.fullmatch(piece)]
+    if bad:
+        raise TokenizerError(f"byte token {bad[0]!r}; <0x00> to <0xFF>")
+    if len(found) != 256:
+        raise TokenizerError(f"{len(found)} different byte tokens; 256 or none")
+    return True
+
+
+def _loadable_pieces(vocabulary: Vocabulary) -> tuple[list[bytes], bytes]:
+    """Texts and types as the library accepts them: distinct, not empty, one unknown piece.
+
+    What it would refuse can never come from text, so it becomes an unused piece under
+    a name that no text has (a NUL, then the id).
+    """
+    texts, types = list(vocabulary.tokens), bytearray(vocabulary.types)
+    seen: set[bytes] = set()
+    for token, text in enumerate(texts):
+        if types[token] == TokenType.USER_DEFINED:
+            text = texts[token] = text.replace(b" ", SPACE_SYMBOL)
+        if not text or text in seen or b"\0" in text:
+            texts[token], types[token] = f"\uffff{token}".encode(), TokenType.UNUSED
+        seen.add(text)
+    unknown = [token for token, kind in enumerate(types) if kind == TokenType.UNKNOWN]
+    if not unknown:
+        raise TokenizerError("no token has the type unknown (2); SentencePiece needs one")
+    for token in unknown[1:]:
+        types[token] = TokenType.CONTROL
+    return texts, bytes(types)
+
+
+def _varint(value: int) -> bytes:
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _varint_field(number: int, value: int) -> bytes:
+    return _varint(number << 3) + _varint(value)
+
+
+def _bytes_field(number: int, value: bytes) -> bytes:
+    return _varint(number << 3 | 2) + _varint(len(value)) + value

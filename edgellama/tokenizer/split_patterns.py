@@ -1,0 +1,66 @@
+"""How a BPE tokenizer cuts text into words before it merges: one table by name.
+
+The names are the values of ``tokenizer.ggml.pre``; patterns come from the tokenizers that
+Hugging Face and llama.cpp publish. Merging the words is left to byte_pair_merge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from types import MappingProxyType
+from typing import Any
+
+from edgellama.quant.errors import UnsupportedModelError
+
+_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_LLAMA3 = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@dataclass(frozen=True)
+class Splitter:
+    """Patterns applied one after the other, each to the pieces of the one before.
+
+    What a pattern does not match stays as pieces of its own. ``takes_whole_words``: a word
+    that is a token is taken as it is, without merging (Hugging Face's ``ignore_merges``).
+    """
+
+    patterns: tuple[str, ...]
+    takes_whole_words: bool = False
+    adds_bos: bool = False
+
+    @cached_property
+    def _compiled(self) -> list[Any]:
+        regex: Any = import_module("regex")  # late: 20 ms; it has no type stubs
+        return [regex.compile(f"({pattern})") for pattern in self.patterns]
+
+    def split(self, text: str) -> list[str]:
+        """The words of a text; joined, they are the text."""
+        words = [text]
+        for pattern in self._compiled:
+            words = [part for word in words for part in pattern.split(word) if part]
+        return words
+
+
+SPLITTERS: Mapping[str, Splitter] = MappingProxyType(
+    {
+        "default": Splitter((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
+        "gpt-2": Splitter((_GPT2,)),
+        "llama-bpe": Splitter((_LLAMA3,), takes_whole_words=True, adds_bos=True),
+        "smollm": Splitter((r"\p{N}", _GPT2)),
+    }
+)
+
+
+def splitter_for(name: str) -> Splitter:
+    """The splitter of a ``tokenizer.ggml.pre``; UnsupportedModelError lists the known names."""
+    splitter = SPLITTERS.get(name)
+    if splitter is None:
+        known = ", ".join(sorted(SPLITTERS))
+        raise UnsupportedModelError(f"tokenizer.ggml.pre is {name!a}; known: {known}")
+    return splitter

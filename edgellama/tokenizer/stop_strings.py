@@ -1,0 +1,54 @@
+"""Stop strings in streamed text, also where they span several tokens.
+
+It sees text only. What could still become a stop string is held back; nothing else is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgellama.quant.errors import InvalidOptionError
+
+
+class StopStrings:
+    """Passes text through up to the stop string that is complete first.
+
+    Among stop strings complete at the same character the longest counts, so that the text
+    passed through does not depend on how it was cut into parts.
+    """
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        """InvalidOptionError for an empty stop string, or a bare string instead of several."""
+        if isinstance(stops, str) or not all(isinstance(s, str) and s for s in stops):
+            raise InvalidOptionError(f"stop strings {stops!r}; a list of strings, none empty")
+        self._stops = tuple(stops)
+        self._longest = max(map(len, self._stops), default=0)
+        self._held = ""
+        self._stopped = False
+
+    def feed(self, text: str) -> tuple[str, bool]:
+        """Text that may be shown now, and whether a stop string has been reached."""
+        if self._stopped:
+            return "", True
+        pending = self._held + text
+        found = [
+            (start + len(stop), start) for stop in self._stops if (start := pending.find(stop)) >= 0
+        ]
+        if found:
+            self._held, self._stopped = "", True
+            return pending[: min(found)[1]], True
+        keep = self._num_held(pending)
+        self._held = pending[len(pending) - keep :]
+        return pending[: len(pending) - keep], False
+
+    def flush(self) -> str:
+        """What was held back, when no more text will come."""
+        held, self._held = self._held, ""
+        return held
+
+    def _num_held(self, text: str) -> int:
+        """Length of the longest end of the text with which a stop string begins."""
+        for length in range(min(len(text), self._longest - 1), 0, -1):
+            if any(stop.startswith(text[-length:]) for stop in self._stops):
+                return length
+        return 0
