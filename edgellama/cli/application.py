@@ -1,17 +1,18 @@
 """The table of commands, and what becomes of their errors and signals.
 
 Knows exit codes: 0 done, 1 an explained error, 2 wrong usage, 130 interrupted, 141 the reader
-of our output went away. Leaves every command to its own module.
+of our output went away, 128 + N ended by signal N. Leaves every command to its own module.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from types import MappingProxyType
-from typing import Any
+from types import FrameType, MappingProxyType
+from typing import Any, NoReturn
 
 import click
 
@@ -81,6 +82,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
     Every error is one line on stderr; EDGELLAMA_DEBUG=1 lets the traceback through.
     """
     _accept_any_text()
+    _clean_up_when_ended()
     try:
         result = root.main(
             args=None if arguments is None else list(arguments),
@@ -127,6 +129,18 @@ def _accept_any_text() -> None:
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
+
+
+def _clean_up_when_ended() -> None:
+    """The polite ways to end a process unwind the stack, so that unfinished files go."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, _leave)
+
+
+def _leave(number: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _abandon_stdout() -> None:

