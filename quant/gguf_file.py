@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 
@@ -98,16 +98,18 @@ def _read_sibling(path: Path, name: str) -> Part:
 
 def _check_parts(parts: list[Part]) -> None:
     """ModelFileError unless each part says which one it is, and all their tensors are there."""
+    count = len(parts)
     num_tensors = sum(len(part.tensors) for part in parts)
-    for index, part in enumerate(parts):
-        expected = {
-            "split.no": index,
-            "split.count": len(parts),
-            "split.tensors.count": num_tensors,
-        }
-        for key, number in expected.items():
-            if _split_number(part, key, default=None) != number:
-                raise file_error(part.path, f"{key} is {shown(part.metadata[key])}", str(number))
+    allowed: dict[str, Sequence[int]] = {
+        "split.no": range(count),
+        "split.count": [count] * count,
+        "split.tensors.count": [num_tensors] * count,
+    }
+    for key, numbers in allowed.items():
+        for part, number in zip(parts, numbers, strict=True):
+            found = _split_number(part, key, default=None)
+            if found != number:
+                raise file_error(part.path, f"{key} is {found}", str(number))
 
 
 def _split_number(part: Part, key: str, default: int | None) -> int:
