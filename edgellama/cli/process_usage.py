@@ -18,23 +18,24 @@ def seconds_since_start() -> float:
         fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
         started = int(fields[19]) / os.sysconf("SC_CLK_TCK")
         return time.clock_gettime(time.CLOCK_BOOTTIME) - started
-    import psutil
+    else:
+        import psutil
 
-    return time.time() - float(psutil.Process().create_time())
+        return time.time() - float(psutil.Process().create_time())
 
 
 def peak_memory_bytes() -> int:
     """The most resident memory this process has held, mapped model pages included."""
     if sys.platform == "linux":
         # ru_maxrss would carry over the peak of the process that started this one.
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    if sys.platform == "win32":
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    elif sys.platform == "win32":
         import psutil
 
         return int(psutil.Process().memory_info().peak_wset)
-    import resource
+    else:
+        import resource
 
-    unit_bytes = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
+        unit_bytes = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
