@@ -1,0 +1,182 @@
+"""Compiled kernels on disk and in memory: what is missing is compiled, the rest only loaded.
+
+The folder's name is a hash of everything that the code depends on (all kernel sources, numba,
+llvmlite, the CPU, the tier), so stale code cannot run. Loading needs llvmlite alone; Numba is
+started, in worker processes, only when something is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from llvmlite import binding
+
+from edgellama.kernels_cpu.compile_worker import compile_into, read_checked
+from edgellama.kernels_cpu.cpu import Tier
+from edgellama.quant.errors import KernelError
+
+CACHE_VARIABLE = "EDGELLAMA_CACHE"
+WORKER_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from edgellama.kernels_cpu.compile_worker import main; main(sys.argv[2:])"
+)
+Progress = Callable[[int, int], None]
+"""Told the number of kernels compiled so far and their total."""
+
+
+class CompiledKernels:
+    """Addresses of compiled kernels; the machine code lives as long as this object."""
+
+    def __init__(self, tier: Tier, objects: Mapping[str, bytes]) -> None:
+        binding.initialize_native_target()
+        binding.initialize_native_asmprinter()
+        machine = binding.Target.from_default_triple().create_target_machine(
+            jit=True, codemodel="jitdefault"
+        )
+        self.tier = tier
+        self._engine: Any = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+        for content in objects.values():
+            self._engine.add_object_file(binding.ObjectFileRef.from_data(content))
+        self._engine.finalize_object()
+        self._addresses = {name: int(self._engine.get_function_address(name)) for name in objects}
+        self.code_bytes = sum(len(content) for content in objects.values())
+
+    def address(self, name: str) -> int:
+        """Address of ``void(int64 args, int64 thread, int64 num_threads)``."""
+        return self._addresses[name]
+
+
+def load_kernels(
+    names: Iterable[str], tier: Tier, progress: Progress | None = None
+) -> CompiledKernels:
+    """The kernels called ``names``, compiled now where the cache lacks them.
+
+    Raises KernelError when the compilation fails.
+    """
+    wanted = sorted(set(names))
+    folder = cache_folder(tier)
+    objects = {name: read_checked(folder / f"{name}.o") for name in wanted}
+    missing = [name for name, content in objects.items() if content is None]
+    if missing:
+        _compile(missing, tier, folder, progress)
+        objects |= {name: read_checked(folder / f"{name}.o") for name in missing}
+    complete = {name: content for name, content in objects.items() if content is not None}
+    if len(complete) < len(wanted):
+        raise KernelError(f"compiled kernels could not be read back from {folder}")
+    return CompiledKernels(tier, complete)
+
+
+def cache_root() -> Path:
+    """The folder that holds everything edgellama caches for this user."""
+    override = os.environ.get(CACHE_VARIABLE)
+    if override:
+        return Path(override)
+    from platformdirs import user_cache_path
+
+    return user_cache_path("edgellama", appauthor=False)
+
+
+def cache_folder(tier: Tier) -> Path:
+    """Where this tier's code lies for the present sources, libraries and CPU."""
+    key = hashlib.sha256()
+    for source in sorted(Path(__file__).parent.glob("*.py")):
+        key.update(source.name.encode() + b"\0" + source.read_bytes())
+    parts = (
+        version("numba"),
+        version("llvmlite"),
+        binding.get_host_cpu_name(),
+        binding.get_process_triple(),
+    )
+    key.update("\0".join((*parts, repr(tier))).encode())
+    return cache_root() / "kernels" / f"{tier.name}-{key.hexdigest()[:16]}"
+
+
+def _compile(names: Sequence[str], tier: Tier, folder: Path, progress: Progress | None) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KernelError(
+            f"cannot write compiled kernels to {folder}: {error}; "
+            f"set {CACHE_VARIABLE} to a folder that you can write to"
+        ) from error
+    count = 0
+
+    def finished(_: str) -> None:
+        nonlocal count
+        count += 1
+        if progress:
+            progress(count, len(names))
+
+    if progress:
+        progress(0, len(names))
+    if getattr(sys, "frozen", False):
+        compile_into(folder, tier.name, names, finished)
+    else:
+        _compile_in_workers(names, tier, folder, finished)
+
+
+def _compile_in_workers(
+    names: Sequence[str], tier: Tier, folder: Path, finished: Callable[[str], None]
+) -> None:
+    # Two at most: each costs half a second of start-up and 200 MB.
+    num_workers = min(2, os.cpu_count() or 1, len(names))
+    heaviest_first = sorted(
+        names, key=lambda name: (-COMPILE_WEIGHTS.get(name.split("_")[0], 1), name)
+    )
+    shares = [heaviest_first[i::num_workers] for i in range(num_workers)]
+    workers = [_start_worker(share, tier, folder) for share in shares]
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    for worker in workers:
+        threading.Thread(target=_forward_lines, args=(worker, lines), daemon=True).start()
+    try:
+        open_workers = num_workers
+        while open_workers:
+            line = lines.get()
+            if line is None:
+                open_workers -= 1
+            else:
+                finished(line)
+    except BaseException:
+        for worker in workers:
+            worker.kill()
+        raise
+    for worker in workers:
+        if worker.wait() != 0:
+            errors = worker.stderr.read() if worker.stderr else ""
+            raise KernelError(f"the kernel compiler failed for tier {tier.name}:\n{errors.strip()}")
+
+
+COMPILE_WEIGHTS = {"attention": 3, "gemm": 2}
+"""Relative compile times by the first word of a kernel's name, to balance the workers."""
+
+
+def _start_worker(names: Sequence[str], tier: Tier, folder: Path) -> subprocess.Popen[str]:
+    command = [
+        sys.executable,
+        "-c",
+        WORKER_PROGRAM,
+        json.dumps(sys.path),
+        tier.name,
+        str(folder),
+        *names,
+    ]
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _forward_lines(worker: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
+    if worker.stdout:
+        for line in worker.stdout:
+            lines.put(line.strip())
+    lines.put(None)

@@ -1,0 +1,160 @@
+"""What this machine offers: instruction-set tiers, and how many threads are worth starting.
+
+Knows the table of tiers and how to detect them; leaves code generation to ``jit`` and the
+choice of kernels to the engine. Imports neither numba nor any kernel.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgellama.quant.errors import KernelError
+
+TIER_VARIABLE = "EDGELLAMA_TIER"
+THREADS_VARIABLE = "EDGELLAMA_NUM_THREADS"
+
+
+@dataclass(frozen=True)
+class Tier:
+    """One instruction set that kernels can be compiled for.
+
+    ``lanes`` is the vector width in 32-bit lanes; ``requires`` are LLVM feature names that the
+    CPU must have; ``llvm_cpu`` and ``llvm_features`` fix the instructions the compiler may use.
+    """
+
+    name: str
+    lanes: int
+    llvm_cpu: str
+    llvm_features: str = ""
+    requires: frozenset[str] = frozenset()
+    machines: tuple[str, ...] = ("x86_64", "amd64")
+    has_f16_conversion: bool = True
+    has_fma: bool = True
+    has_dot4: bool = True
+
+    def runs_on(self, machine: str, features: frozenset[str]) -> bool:
+        """Whether a CPU of this architecture and feature set can run the tier."""
+        return (not self.machines or machine in self.machines) and self.requires <= features
+
+    @property
+    def vector_bytes(self) -> int:
+        """Width of a full vector."""
+        return 4 * self.lanes
+
+
+AVX512VNNI = Tier(
+    name="avx512vnni",
+    lanes=16,
+    llvm_cpu="x86-64-v4",
+    llvm_features="+avx512vnni",
+    requires=frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "f16c"}),
+)
+GENERIC = Tier(
+    name="generic",
+    lanes=4,
+    llvm_cpu="",
+    machines=(),
+    has_f16_conversion=False,
+    has_fma=False,
+    has_dot4=False,
+)
+TIERS: tuple[Tier, ...] = (AVX512VNNI, GENERIC)
+"""Fastest first."""
+
+
+def host_features() -> frozenset[str]:
+    """LLVM's names of the features of this CPU; empty where LLVM cannot tell."""
+    from llvmlite import binding
+
+    try:
+        return frozenset(
+            name for name, present in binding.get_host_cpu_features().items() if present
+        )
+    except RuntimeError:
+        return frozenset()
+
+
+def available_tiers() -> tuple[Tier, ...]:
+    """The tiers that this machine can run, fastest first."""
+    machine, features = platform.machine().lower(), host_features()
+    return tuple(tier for tier in TIERS if tier.runs_on(machine, features))
+
+
+def select_tier(name: str | None = None) -> Tier:
+    """The tier called ``name``, or the one that EDGELLAMA_TIER names, or the fastest.
+
+    Raises KernelError when the name is unknown or the CPU cannot run it.
+    """
+    wanted = name or os.environ.get(TIER_VARIABLE)
+    available = available_tiers()
+    if not wanted:
+        return available[0]
+    for tier in available:
+        if tier.name == wanted:
+            return tier
+    known = ", ".join(tier.name for tier in available)
+    raise KernelError(f"tier {wanted!r} cannot run on this CPU; available here: {known}")
+
+
+def default_num_threads() -> int:
+    """Physical cores, no more than the affinity mask and the container's CPU quota allow."""
+    from_environment = os.environ.get(THREADS_VARIABLE)
+    if from_environment:
+        if not from_environment.isdigit() or int(from_environment) < 1:
+            raise KernelError(
+                f"{THREADS_VARIABLE} is {from_environment!r}; it must be a whole number of at least 1"
+            )
+        return int(from_environment)
+    limits = [usable_physical_cores()]
+    quota = cgroup_cpu_quota()
+    if quota is not None:
+        limits.append(max(1, int(quota)))
+    return max(1, min(limits))
+
+
+def usable_cpus() -> frozenset[int]:
+    """Logical CPUs that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return frozenset(os.sched_getaffinity(0))
+    return frozenset(range(os.cpu_count() or 1))
+
+
+def usable_physical_cores(topology: Path = Path("/sys/devices/system/cpu")) -> int:
+    """Physical cores among the usable CPUs: hardware threads of one core count once."""
+    cpus = usable_cpus()
+    cores = set()
+    for cpu in cpus:
+        siblings = topology / f"cpu{cpu}" / "topology" / "thread_siblings_list"
+        try:
+            cores.add(siblings.read_text().strip())
+        except OSError:
+            return _physical_cores_without_sysfs(len(cpus))
+    return len(cores)
+
+
+def _physical_cores_without_sysfs(num_logical: int) -> int:
+    try:
+        import psutil
+    except ImportError:
+        return num_logical
+    return min(num_logical, psutil.cpu_count(logical=False) or num_logical)
+
+
+def cgroup_cpu_quota(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """CPUs that the container may use (cgroup v2 ``cpu.max``, v1 ``cpu.cfs_quota_us``), or None."""
+    try:
+        quota, period = (root / "cpu.max").read_text().split()[:2]
+    except (OSError, ValueError):
+        try:
+            quota = (root / "cpu" / "cpu.cfs_quota_us").read_text().strip()
+            period = (root / "cpu" / "cpu.cfs_period_us").read_text().strip()
+        except OSError:
+            return None
+    try:
+        share = float(quota) / float(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return share if share > 0 else None

@@ -1,0 +1,18 @@
+"""How functions that kernels call are compiled: inlined machine code, no Python around it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba.extending import register_jitable
+
+FAST_MATH = frozenset({"nsz", "arcp", "contract", "afn"})
+"""No nnan or ninf: masks are minus infinity. No reassoc: sums keep the order they are written in."""
+
+device: Any = register_jitable(
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+    error_model="numpy",
+    fastmath=set(FAST_MATH),
+)
+"""Decorator of a function that kernels call; it is typed and compiled anew for every use."""

@@ -1,0 +1,271 @@
+"""Matrix times many tokens: expand a panel of rows once, then multiply it with every token.
+
+A panel is ``PANEL_VECTORS`` vectors of rows over all columns. For block formats each 32-bit
+lane holds four consecutive quants of one row, with one f32 scale and minimum per row and
+group; for float formats one f32. The register tile then never leaves its registers within a
+group. Outputs are padded to whole panels and tiles, so there is no tail code.
+"""
+
+from __future__ import annotations
+
+from edgellama.kernels_cpu.blocks import BLOCK_CODES
+from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.gemv import FLOAT_LOADS
+from edgellama.kernels_cpu.signatures import GEMM_TOKENS, PANEL_VECTORS
+from edgellama.kernels_cpu.simd import (
+    f32_zeros,
+    f32_zeros_4,
+    lane_count,
+    read_f32,
+    store,
+    width_of,
+    write_f32,
+)
+from edgellama.kernels_cpu.simd_atomics import atomic_add
+from edgellama.kernels_cpu.simd_tiles import (
+    FMA_TILE,
+    add_tiles,
+    dot4_tile,
+    f32_tile,
+    i32_tile_like,
+    load_tile,
+    scale_tile,
+    store_tile,
+    transpose_every_fourth_word,
+    transpose_words,
+)
+
+FMA_F32 = FMA_TILE["f32"]
+
+
+@device
+def gather_word(source, source_stride, destination):
+    """The word at ``source`` of every row to the lanes of one vector."""
+    for i in range(lane_count()):
+        write_f32(destination + 4 * i, read_f32(source + i * source_stride))
+
+
+@device
+def move_words(source, destination, like, block_step, word_step):
+    """Rows of ``like``'s width to lanes: word j of block b to b * block_step + j * word_step."""
+    words = width_of(like)
+    if words == lane_count():
+        transpose_words(source, destination, block_step, word_step)
+    else:
+        for j in range(words):
+            gather_word(source + 4 * j, 4 * words, destination + j * word_step)
+
+
+@device
+def move_words_of_blocks(source, destination, like, block_step):
+    """The first of every four words, which are equal, of all rows to lanes."""
+    words = width_of(like)
+    if words == lane_count():
+        transpose_every_fourth_word(source, destination, block_step)
+    else:
+        gather_word(source, 4 * words, destination)
+
+
+@device
+def row_at(weights, row_bytes, row, num_rows):
+    """Address of a row; past the end that of the last, whose results nobody reads."""
+    return weights + min(row, num_rows - 1) * row_bytes
+
+
+def _expand_half_blocks(code):
+    """One half of the quants of a few blocks of one vector of rows, moved from rows to lanes."""
+    quants, scale_of, minimum_of, two_groups = (
+        code.quants,
+        code.scale,
+        code.minimum,
+        code.group_size == 16,
+    )
+
+    def expand(
+        weights, row_bytes, first_row, num_rows, block, half, like, panel, scales, minimums, spare
+    ):
+        lanes, words = lane_count(), width_of(like)
+        row_step, step = 4 * words, PANEL_VECTORS * lanes * 4
+        scale_rows = spare + lanes * row_step
+        minimum_rows = scale_rows + lanes * row_step
+        for i in range(lanes):
+            row = row_at(weights, row_bytes, first_row + i, num_rows)
+            store(spare + i * row_step, quants(row, block, half, like))
+            if half == 0 or two_groups:
+                scale = scale_of(row, block, half, like)
+                store(scale_rows + i * row_step, scale)
+                store(minimum_rows + i * row_step, minimum_of(row, block, half, like, scale))
+        first_word = panel + (block * 8 + 4 * half) * step
+        move_words(spare, first_word, like, 8 * step, step)
+        if two_groups:
+            move_words_of_blocks(scale_rows, scales + (2 * block + half) * step, like, 2 * step)
+            move_words_of_blocks(minimum_rows, minimums + (2 * block + half) * step, like, 2 * step)
+        elif half == 0:
+            move_words_of_blocks(scale_rows, scales + block * step, like, step)
+            move_words_of_blocks(minimum_rows, minimums + block * step, like, step)
+
+    return device(expand)
+
+
+def _expand_panel(code):
+    """All columns of PANEL_VECTORS vectors of rows."""
+    expand_half = _expand_half_blocks(code)
+
+    @device
+    def expand(weights, row_bytes, row, num_rows, block, like, panel, scales, minimums, spare):
+        expand_half(
+            weights, row_bytes, row, num_rows, block, 0, like, panel, scales, minimums, spare
+        )
+        expand_half(
+            weights, row_bytes, row, num_rows, block, 1, like, panel, scales, minimums, spare
+        )
+
+    def expand_panel(
+        weights, row_bytes, first_row, num_rows, num_blocks, panel, scales, minimums, spare
+    ):
+        lanes = lane_count()
+        group = lanes // 4
+        full = num_blocks // group * group
+        for v in range(PANEL_VECTORS):
+            row, shift = first_row + v * lanes, v * lanes * 4
+            to, to_scales, to_minimums = panel + shift, scales + shift, minimums + shift
+            for block in range(0, full, group):
+                wide = f32_zeros()
+                expand(
+                    weights,
+                    row_bytes,
+                    row,
+                    num_rows,
+                    block,
+                    wide,
+                    to,
+                    to_scales,
+                    to_minimums,
+                    spare,
+                )
+            for block in range(full, num_blocks):
+                narrow = f32_zeros_4()
+                expand(
+                    weights,
+                    row_bytes,
+                    row,
+                    num_rows,
+                    block,
+                    narrow,
+                    to,
+                    to_scales,
+                    to_minimums,
+                    spare,
+                )
+
+    return device(expand_panel)
+
+
+def _block_tile(group_words):
+    """The register tile over all groups of ``group_words`` words of four quants."""
+
+    def multiply(
+        panel,
+        scales,
+        minimums,
+        x,
+        x_bytes,
+        x_scale,
+        x_sum,
+        scale_bytes,
+        num_groups,
+        groups_per_scale,
+        tile,
+    ):
+        step = PANEL_VECTORS * lane_count() * 4
+        for group in range(num_groups):
+            dots = i32_tile_like(tile)
+            for j in range(group_words):
+                dots = dot4_tile(dots, panel + j * step, x + 4 * j, x_bytes)
+            tile = scale_tile(
+                tile, dots, scales, minimums,
+                x_scale + group // groups_per_scale * 4, scale_bytes, x_sum + group * 4, scale_bytes * groups_per_scale,
+            )  # fmt: skip
+            panel += group_words * step
+            scales += step
+            minimums += step
+            x += 4 * group_words
+        return tile
+
+    return device(multiply)
+
+
+@device
+def store_results(tile, y, y_stride, accumulate):
+    """Write a finished tile, on top of what is there if ``accumulate``."""
+    if accumulate:
+        tile = add_tiles(tile, load_tile(tile, y, y_stride))
+    store_tile(tile, y, y_stride)
+
+
+def quantized_gemm(name):
+    """y = weights x for blocks of ``name`` and many quantized tokens."""
+    code = BLOCK_CODES[name]
+    expand_panel, multiply = _expand_panel(code), _block_tile(code.group_size // 4)
+    groups_per_block = 32 // code.group_size
+
+    def kernel(
+        weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
+        x, x_scale, x_sum, x_half_sum, counter, chunk_rows, scratch, scratch_stride, thread, num_threads,
+    ):  # fmt: skip
+        num_blocks = num_columns // 32
+        num_groups = num_blocks * groups_per_block
+        panel_rows = PANEL_VECTORS * lane_count()
+        panel = scratch + thread * scratch_stride
+        scales = panel + panel_rows * num_columns
+        minimums = scales + panel_rows * num_groups * 4
+        spare = minimums + panel_rows * num_groups * 4
+        sums = x_sum if groups_per_block == 1 else x_half_sum
+        first = atomic_add(counter, panel_rows)
+        while first < num_rows:
+            expand_panel(
+                weights, row_bytes, first, num_rows, num_blocks, panel, scales, minimums, spare
+            )
+            for token in range(0, num_tokens, GEMM_TOKENS):
+                tile = multiply(
+                    panel, scales, minimums, x + token * num_columns, num_columns,
+                    x_scale + token * num_blocks * 4, sums + token * num_groups * 4,
+                    num_blocks * 4, num_groups, groups_per_block, f32_tile(PANEL_VECTORS, GEMM_TOKENS),
+                )  # fmt: skip
+                store_results(tile, y + token * y_stride + 4 * first, y_stride, accumulate)
+            first = atomic_add(counter, panel_rows)
+
+    return kernel
+
+
+def float_gemm(name):
+    """y = weights x for float weights and many f32 tokens."""
+    load, number_bytes = FLOAT_LOADS[name]
+
+    def kernel(
+        weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
+        x, x_stride, counter, chunk_rows, scratch, scratch_stride, thread, num_threads,
+    ):  # fmt: skip
+        lanes = lane_count()
+        panel_rows = PANEL_VECTORS * lanes
+        step = panel_rows * 4
+        panel = scratch + thread * scratch_stride
+        spare = panel + num_columns * step
+        first = atomic_add(counter, panel_rows)
+        while first < num_rows:
+            for v in range(PANEL_VECTORS):
+                for column in range(0, num_columns, 4):
+                    for i in range(lanes):
+                        row = row_at(weights, row_bytes, first + v * lanes + i, num_rows)
+                        store(spare + 16 * i, load(row + column * number_bytes, f32_zeros_4()))
+                    move_words(spare, panel + column * step + v * lanes * 4, f32_zeros_4(), 0, step)
+            for token in range(0, num_tokens, GEMM_TOKENS):
+                tile = f32_tile(PANEL_VECTORS, GEMM_TOKENS)
+                for column in range(num_columns):
+                    tile = FMA_F32(
+                        tile, panel + column * step, x + token * x_stride + 4 * column, x_stride
+                    )
+                store_results(tile, y + token * y_stride + 4 * first, y_stride, accumulate)
+            first = atomic_add(counter, panel_rows)
+
+    return kernel

@@ -1,0 +1,269 @@
+"""Register tiles: a small matrix of accumulators that stays in vector registers.
+
+A tile has ``num_vectors`` vectors (output rows or head elements) for each of ``num_tokens``
+tokens. The matrix kernels and the attention are loops over these few operations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, models, register_model
+
+from edgellama.kernels_cpu.simd import (
+    F32,
+    I32,
+    I64,
+    constant,
+    dot4_into,
+    float_vector_at,
+    llvm_vector,
+    load_at,
+    multiply_add,
+    pointer,
+    shuffle,
+    splat,
+    tier_of,
+)
+
+
+class Tile(types.Type):
+    """``num_vectors`` x ``num_tokens`` vectors of ``lanes`` numbers of one kind."""
+
+    def __init__(self, kind: str, lanes: int, num_vectors: int, num_tokens: int) -> None:
+        self.kind, self.lanes = kind, lanes
+        self.num_vectors, self.num_tokens = num_vectors, num_tokens
+        super().__init__(name=f"Tile({kind},{lanes},{num_vectors},{num_tokens})")
+
+    @property
+    def llvm(self) -> ir.ArrayType:
+        """The LLVM type: an array that the optimiser breaks into registers."""
+        return ir.ArrayType(llvm_vector(self.kind, self.lanes), self.num_vectors * self.num_tokens)
+
+
+@register_model(Tile)
+class TileModel(models.PrimitiveModel):
+    """Stores a Tile as an LLVM array of vectors."""
+
+    def __init__(self, manager: Any, tile: Tile) -> None:
+        super().__init__(manager, tile, tile.llvm)
+
+
+def _update(builder: Any, tile: Tile, value: Any, cell: Callable[[int, int, Any], Any]) -> Any:
+    """The tile with every cell replaced by ``cell(vector, token, old value)``."""
+    for token in range(tile.num_tokens):
+        for vector in range(tile.num_vectors):
+            index = token * tile.num_vectors + vector
+            new = cell(vector, token, builder.extract_value(value, index))
+            value = builder.insert_value(value, new, index)
+    return value
+
+
+def _offset(builder: Any, address: Any, stride: Any, count: int) -> Any:
+    return builder.add(address, builder.mul(stride, ir.Constant(I64, count)))
+
+
+def _zeros(tile: Tile) -> ir.Constant:
+    zero = constant(tile.kind, [0] * tile.lanes)
+    return ir.Constant(tile.llvm, [zero] * (tile.num_vectors * tile.num_tokens))
+
+
+@intrinsic(prefer_literal=True)
+def f32_tile(typingctx, num_vectors, num_tokens):
+    """A tile of f32 zeros at full vector width; the sizes are literals."""
+    tile = Tile(
+        "f32", tier_of(typingctx).lanes, num_vectors.literal_value, num_tokens.literal_value
+    )
+    return tile(num_vectors, num_tokens), lambda ctx, b, sig, args: _zeros(tile)
+
+
+@intrinsic
+def i32_tile_like(typingctx, tile):
+    """A tile of integer zeros in the shape of ``tile``."""
+    integers = Tile("i32", tile.lanes, tile.num_vectors, tile.num_tokens)
+    return integers(tile), lambda ctx, b, sig, args: _zeros(integers)
+
+
+@intrinsic
+def dot4_tile(typingctx, tile, panel, x, x_stride):
+    """Add four k: ``panel`` holds 4 unsigned bytes a lane, ``x`` 4 signed bytes a token."""
+    tier, num_vectors = tier_of(typingctx), tile.num_vectors
+
+    def codegen(ctx, b, sig, args):
+        value, panel_address, x_address, stride = args
+        bytes_type = llvm_vector("i8", 4 * tile.lanes)
+        weights = [
+            load_at(b, panel_address, bytes_type, 4 * tile.lanes * v) for v in range(num_vectors)
+        ]
+        tokens = []
+        for t in range(tile.num_tokens):
+            word = load_at(b, _offset(b, x_address, stride, t), I32)
+            tokens.append(b.bitcast(splat(b, word, tile.lanes), bytes_type))
+        return _update(
+            b, tile, value, lambda v, t, old: dot4_into(b, old, weights[v], tokens[t], tier)
+        )
+
+    return tile(tile, *[types.int64] * 3), codegen
+
+
+@intrinsic
+def scale_tile(typingctx, tile, dots, scale, minimum, x_scale, scale_stride, x_sum, sum_stride):
+    """tile += dots * scale * x_scale + minimum * x_sum, per row lane and token."""
+    tier = tier_of(typingctx)
+
+    def codegen(ctx, b, sig, args):
+        value, integers, scale_at, minimum_at, x_scale_at, scale_step, x_sum_at, sum_step = args
+        vector = llvm_vector("f32", tile.lanes)
+        scales = [load_at(b, scale_at, vector, 4 * tile.lanes * v) for v in range(tile.num_vectors)]
+        minimums = [
+            load_at(b, minimum_at, vector, 4 * tile.lanes * v) for v in range(tile.num_vectors)
+        ]
+        x_scales, x_sums = (
+            [
+                splat(b, load_at(b, _offset(b, at, step, t), F32), tile.lanes)
+                for t in range(tile.num_tokens)
+            ]
+            for at, step in ((x_scale_at, scale_step), (x_sum_at, sum_step))
+        )
+
+        def cell(v: int, t: int, old: Any) -> Any:
+            dot = b.sitofp(b.extract_value(integers, t * tile.num_vectors + v), vector)
+            scaled = multiply_add(b, b.fmul(dot, scales[v]), x_scales[t], old, tier)
+            return multiply_add(b, minimums[v], x_sums[t], scaled, tier)
+
+        return _update(b, tile, value, cell)
+
+    return tile(tile, dots, *[types.int64] * 6), codegen
+
+
+def _define_fma_tile(kind: str) -> Callable[..., Any]:
+    bytes_per_number = 4 if kind == "f32" else 2
+
+    @intrinsic
+    def fma_tile(typingctx, tile, panel, x, x_stride):
+        tier = tier_of(typingctx)
+
+        def codegen(ctx, b, sig, args):
+            value, panel_address, x_address, stride = args
+            weights = []
+            for v in range(tile.num_vectors):
+                offset = ir.Constant(I64, bytes_per_number * tile.lanes * v)
+                weights.append(
+                    float_vector_at(b, kind, b.add(panel_address, offset), tile.lanes, tier)
+                )
+            tokens = [
+                splat(b, load_at(b, _offset(b, x_address, stride, t), F32), tile.lanes)
+                for t in range(tile.num_tokens)
+            ]
+            return _update(
+                b, tile, value, lambda v, t, old: multiply_add(b, weights[v], tokens[t], old, tier)
+            )
+
+        return tile(tile, *[types.int64] * 3), codegen
+
+    return fma_tile
+
+
+FMA_TILE = {kind: _define_fma_tile(kind) for kind in ("f32", "f16", "bf16")}
+"""Per kind of stored panel: add one k, f32 panel vectors times one f32 of each token."""
+
+
+@intrinsic
+def add_tiles(typingctx, tile, other):
+    """Cell by cell sum."""
+
+    def codegen(ctx, b, sig, args):
+        def cell(v: int, t: int, old: Any) -> Any:
+            return b.fadd(old, b.extract_value(args[1], t * tile.num_vectors + v))
+
+        return _update(b, tile, args[0], cell)
+
+    return tile(tile, tile), codegen
+
+
+@intrinsic
+def load_tile(typingctx, tile, address, token_stride):
+    """The tile read back from f32 memory, one token each ``token_stride`` bytes."""
+
+    def codegen(ctx, b, sig, args):
+        value, at, stride = args
+        vector = llvm_vector("f32", tile.lanes)
+
+        def cell(v: int, t: int, old: Any) -> Any:
+            return load_at(b, _offset(b, at, stride, t), vector, 4 * tile.lanes * v)
+
+        return _update(b, tile, value, cell)
+
+    return tile(tile, types.int64, types.int64), codegen
+
+
+@intrinsic
+def store_tile(typingctx, tile, address, token_stride):
+    """Write the tile to f32 memory, one token each ``token_stride`` bytes."""
+
+    def codegen(ctx, b, sig, args):
+        value, at, stride = args
+
+        def cell(v: int, t: int, old: Any) -> Any:
+            where = b.add(_offset(b, at, stride, t), ir.Constant(I64, 4 * tile.lanes * v))
+            b.store(old, pointer(b, where, old.type), align=1)
+            return old
+
+        _update(b, tile, value, cell)
+        return ctx.get_dummy_value()
+
+    return types.void(tile, types.int64, types.int64), codegen
+
+
+def _transposed_rows(builder: Any, source: Any, lanes: int) -> list[Any]:
+    """A square of 32-bit words at ``source`` transposed in registers."""
+    vector = llvm_vector("i32", lanes)
+    rows = [load_at(builder, source, vector, 4 * lanes * i) for i in range(lanes)]
+    step = 1
+    while step < lanes:
+        for i in range(lanes):
+            if not i & step:
+                rows[i], rows[i + step] = _exchange(builder, rows[i], rows[i + step], step, lanes)
+        step *= 2
+    return rows
+
+
+@intrinsic
+def transpose_words(typingctx, source, destination, block_step, word_step):
+    """Word 4b + j of row i to lane i of the vector at destination + b block_step + j word_step.
+
+    ``source`` holds as many rows of as many 32-bit words as a full vector has lanes.
+    """
+    lanes = tier_of(typingctx).lanes
+
+    def codegen(ctx, b, sig, args):
+        source, destination, block_step, word_step = args
+        for index, row in enumerate(_transposed_rows(b, source, lanes)):
+            at = _offset(b, _offset(b, destination, block_step, index // 4), word_step, index % 4)
+            b.store(row, pointer(b, at, row.type), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), codegen
+
+
+@intrinsic
+def transpose_every_fourth_word(typingctx, source, destination, step):
+    """Word 4b of row i to lane i of the vector at ``destination + b * step``."""
+    lanes = tier_of(typingctx).lanes
+
+    def codegen(ctx, b, sig, args):
+        for block, row in enumerate(_transposed_rows(b, args[0], lanes)[::4]):
+            b.store(row, pointer(b, _offset(b, args[1], args[2], block), row.type), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), codegen
+
+
+def _exchange(builder: Any, upper: Any, lower: Any, step: int, lanes: int) -> tuple[Any, Any]:
+    """Swap the off-diagonal ``step`` x ``step`` blocks of two rows of a butterfly transposition."""
+    first = [i if not i & step else lanes + (i ^ step) for i in range(lanes)]
+    second = [(i ^ step) if not i & step else lanes + i for i in range(lanes)]
+    return shuffle(builder, upper, lower, first), shuffle(builder, upper, lower, second)
