@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 PREFIX_BYTES = 8
 WINDOW_BYTES = 65536
-# Below this many strings a window is not worth its cost, so the plain loop takes as many.
+# With fewer strings than these in an array or a window, the plain loop costs no more.
+MIN_STRINGS_FOR_WINDOWS = 8192
 MIN_STRINGS_PER_WINDOW = 1024
 
 
@@ -69,18 +70,22 @@ def string_ends(view: memoryview, count: int) -> array[int]:
     Fewer than ``count`` if the next string would run past the end of ``view``.
     """
     ends = array("q")
+    num_to_walk = MIN_STRINGS_PER_WINDOW
     while len(ends) < count:
         start = ends[-1] if ends else 0
         num_left = count - len(ends)
-        if num_left > MIN_STRINGS_PER_WINDOW:
+        if count >= MIN_STRINGS_FOR_WINDOWS and num_left > MIN_STRINGS_PER_WINDOW:
             window = np.frombuffer(view[start : start + WINDOW_BYTES], np.uint8)
             found = _leading_ends(window)[:num_left]
             if len(found) >= MIN_STRINGS_PER_WINDOW:
                 ends.frombytes((found + start).tobytes())
+                num_to_walk = MIN_STRINGS_PER_WINDOW
                 continue
-        num_walked = min(num_left, MIN_STRINGS_PER_WINDOW)
+        num_walked = min(num_left, num_to_walk)
         if _walk(view, ends, start, num_walked) < num_walked:
             break
+        # Strings that no window can prove must not cost a window each time.
+        num_to_walk *= 2
     return ends
 
 
