@@ -1,0 +1,222 @@
+"""Laws of the sampling filters and of the samplers composed from them."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.sampling import (
+    SORTABLE,
+    SamplingOptions,
+    draw,
+    greedy,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    make_sampler,
+    penalize_repeats,
+)
+
+Logits = npt.NDArray[np.float32]
+SIZES = (1, 2, 40, SORTABLE, SORTABLE + 1, 5 * SORTABLE + 3)
+ONE_SAMPLE = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+@st.composite
+def logits_of_any_kind(draw_value: st.DrawFn) -> Logits:
+    """Logits of several sizes: spread out, flat, with many equals, with masked tokens."""
+    generator = np.random.default_rng(draw_value(st.integers(0, 2**32)))
+    size = draw_value(st.sampled_from(SIZES))
+    values = generator.normal(0, draw_value(st.sampled_from([0.0, 0.01, 1.0, 8.0])), size)
+    if draw_value(st.booleans()):
+        values = np.round(values)
+    if draw_value(st.booleans()):
+        values[generator.random(size) < 0.5] = -np.inf
+        values[generator.integers(size)] = 1.0
+    return values.astype(np.float32)
+
+
+def probabilities(logits: Logits) -> npt.NDArray[np.float64]:
+    """Softmax in float64."""
+    weights = np.exp(logits.astype(np.float64) - float(logits.max()))
+    return weights / weights.sum()
+
+
+@settings(deadline=None)
+@given(logits_of_any_kind(), st.integers(1, 3 * SORTABLE))
+def test_top_k_keeps_the_k_largest(logits: Logits, k: int) -> None:
+    """Exactly min(k, size) tokens stay, in the order of a stable sort of all logits."""
+    expected = np.argsort(-logits, kind="stable")[:k]
+    np.testing.assert_array_equal(keep_top_k(logits, k), expected)
+
+
+@settings(deadline=None)
+@given(logits_of_any_kind(), st.floats(0.01, 0.999))
+def test_top_p_keeps_the_smallest_set_of_that_mass(logits: Logits, top_p: float) -> None:
+    """The kept tokens are the largest, reach the mass, and without the smallest do not."""
+    kept = keep_top_p(logits, top_p)
+    chances = probabilities(logits)
+    assert len(set(kept.tolist())) == len(kept) >= 1
+    np.testing.assert_array_equal(np.sort(logits[kept]), np.sort(logits)[-len(kept) :])
+    mass, smallest = float(chances[kept].sum()), float(chances[kept].min())
+    assert mass >= top_p - 1e-5
+    assert mass - smallest <= top_p + 1e-5
+
+
+@settings(deadline=None)
+@given(logits_of_any_kind(), st.floats(0.0, 1.0))
+def test_min_p_keeps_tokens_above_the_threshold(logits: Logits, min_p: float) -> None:
+    """A token stays if its probability is min_p times the largest one or more."""
+    kept = np.isin(np.arange(len(logits)), keep_min_p(logits, min_p))
+    chances = probabilities(logits)
+    threshold = min_p * chances.max()
+    assert kept[int(logits.argmax())]
+    assert kept[chances > threshold * (1 + 1e-5)].all()
+    assert not kept[chances < threshold * (1 - 1e-5)].any()
+
+
+@settings(deadline=None)
+@given(logits_of_any_kind(), st.integers(0, 100), st.floats(0.1, 1.0), st.floats(0.0, 1.0))
+def test_temperature_zero_is_argmax(logits: Logits, top_k: int, top_p: float, min_p: float) -> None:
+    """At temperature 0 the likeliest token is taken, whatever the filters are."""
+    options = SamplingOptions(temperature=0, top_k=top_k, top_p=top_p, min_p=min_p)
+    assert make_sampler(options)(logits, []) == greedy(logits) == int(np.argmax(logits))
+
+
+@settings(deadline=None)
+@given(logits_of_any_kind(), st.integers(1, 50), st.floats(0.1, 1.0), st.floats(0.0, 1.0))
+def test_a_sample_passes_every_filter(
+    logits: Logits, top_k: int, top_p: float, min_p: float
+) -> None:
+    """A sampled token is among those that top-k, then top-p, then min-p keep."""
+    kept = keep_top_k(logits, top_k)
+    if top_p < 1:
+        kept = kept[keep_top_p(logits[kept], top_p)]
+    kept = kept[keep_min_p(logits[kept], min_p)]
+    sampler = make_sampler(SamplingOptions(top_k=top_k, top_p=top_p, min_p=min_p, seed=1))
+    for _ in range(5):
+        token = sampler(logits, [])
+        assert token in kept
+        assert logits[token] > -np.inf
+
+
+@settings(deadline=None)
+@given(logits_of_any_kind(), st.integers(0, 2**64))
+def test_the_same_seed_gives_the_same_tokens(logits: Logits, seed: int) -> None:
+    """Two samplers with one seed choose the same tokens."""
+    options = SamplingOptions(temperature=1.5, seed=seed)
+    first, second = make_sampler(options), make_sampler(options)
+    assert [first(logits, []) for _ in range(5)] == [second(logits, []) for _ in range(5)]
+
+
+def test_different_seeds_differ() -> None:
+    """Seeds matter, and no seed is not a fixed seed."""
+    logits = np.zeros(100_000, dtype=np.float32)
+    seeds = (1, 2, None, None)
+    samplers = [make_sampler(SamplingOptions(seed=seed, **ONE_SAMPLE)) for seed in seeds]
+    assert len({tuple(sampler(logits, []) for _ in range(4)) for sampler in samplers}) == 4
+
+
+def test_samples_follow_the_distribution() -> None:
+    """Frequencies of many samples match softmax(logits / temperature)."""
+    logits = np.array([2.0, 1.0, 0.0, -1.0], dtype=np.float32)
+    sampler = make_sampler(SamplingOptions(temperature=0.5, seed=7, **ONE_SAMPLE))
+    counts = np.bincount([sampler(logits, []) for _ in range(20_000)], minlength=4)
+    np.testing.assert_allclose(counts / 20_000, probabilities(logits * 2), atol=0.01)
+
+
+def test_high_temperature_flattens() -> None:
+    """A very high temperature makes all kept tokens about equally likely."""
+    logits = np.array([5.0, 0.0, -5.0], dtype=np.float32)
+    sampler = make_sampler(SamplingOptions(temperature=1e6, seed=7, **ONE_SAMPLE))
+    counts = np.bincount([sampler(logits, []) for _ in range(9_000)], minlength=3)
+    np.testing.assert_allclose(counts / 9_000, 1 / 3, atol=0.03)
+
+
+class LastMoment(np.random.Generator):
+    """A generator whose next random number is the largest below one."""
+
+    def random(self, *_: Any, **__: Any) -> float:  # type: ignore[override]
+        """The largest float64 below 1."""
+        return math.nextafter(1.0, 0.0)
+
+
+def test_a_token_of_no_probability_is_never_drawn() -> None:
+    """The largest random number still falls on a token with some probability."""
+    logits = np.array([0.0, 0.0, 0.0, -np.inf], dtype=np.float32)
+    assert draw(logits, 1.0, LastMoment(np.random.PCG64(0))) == 2
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.floats(-20, 20, width=32), min_size=1, max_size=30), st.floats(1.01, 3), st.data()
+)
+def test_penalty_always_weakens(values: list[float], penalty: float, data: st.DataObject) -> None:
+    """A recent token's logit falls, once however often it came; other logits stay; no write."""
+    logits = np.array(values, dtype=np.float32)
+    recent = data.draw(st.lists(st.integers(0, len(values) - 1), max_size=10))
+    before = logits.copy()
+    weakened = penalize_repeats(logits, recent, penalty)
+    np.testing.assert_array_equal(logits, before)
+    for token, value in enumerate(before):
+        expected = value
+        if token in recent:
+            expected = value / penalty if value > 0 else value * penalty
+            assert weakened[token] < value or abs(value) < 1e-30
+        assert weakened[token] == pytest.approx(expected, rel=1e-5, abs=1e-30)
+
+
+@pytest.mark.parametrize(
+    ("last_n", "expected"), [(0, 0), (1, 0), (2, 1), (-1, 1)], ids=["off", "one", "two", "all"]
+)
+def test_penalty_window(last_n: int, expected: int) -> None:
+    """Only the last repeat_last_n tokens are weakened; -1 means all of them."""
+    options = SamplingOptions(temperature=0, repeat_penalty=2.0, repeat_last_n=last_n)
+    logits = np.array([1.0, 0.9, 0.1], dtype=np.float32)
+    assert make_sampler(options)(logits, [0, 2]) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", math.inf),
+        ("temperature", math.nan),
+        ("temperature", "1"),
+        ("top_k", -1),
+        ("top_k", 1.5),
+        ("top_k", True),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("repeat_penalty", 0.0),
+        ("repeat_last_n", -2),
+        ("seed", -1),
+        ("seed", 1.0),
+    ],
+)
+def test_options_outside_their_ranges_are_refused(name: str, value: Any) -> None:
+    """The error names the option, the value and what is allowed."""
+    with pytest.raises(InvalidOptionError, match=rf"{name} is .*allowed: "):
+        SamplingOptions(**{name: value})
+
+
+def test_numpy_numbers_are_options() -> None:
+    """NumPy scalars are accepted where Python's numbers are."""
+    options = SamplingOptions(temperature=np.float32(0.5), top_k=np.int64(3), seed=np.uint32(1))  # type: ignore[arg-type]
+    assert make_sampler(options)(np.array([0, 50], dtype=np.float32), []) == 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_damaged_logits_are_reported(bad: float, temperature: float) -> None:
+    """Logits that are not numbers raise an error instead of giving a token."""
+    logits = np.array([0.0, bad, 1.0], dtype=np.float32)
+    with pytest.raises(EdgellamaError, match="damaged"):
+        make_sampler(SamplingOptions(temperature=temperature))(logits, [])
