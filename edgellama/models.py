@@ -79,7 +79,7 @@ def cache_folder() -> Path:
     """The user's cache folder for edgellama; EDGELLAMA_CACHE overrides the platform's own."""
     override = os.environ.get(CACHE_VARIABLE)
     if override:
-        return Path(override).expanduser()
+        return Path(override)
     from platformdirs import user_cache_path
 
     return user_cache_path("edgellama", appauthor=False)

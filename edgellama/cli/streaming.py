@@ -1,0 +1,75 @@
+"""Runs a reply so that Ctrl-C reaches it at any moment, and words its statistics.
+
+A step of the engine can take long and no Python signal handler runs inside it, so the reply
+is made in a second thread while the main thread waits, interruptible.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from edgellama.cli.process_usage import seconds_since_start
+
+if TYPE_CHECKING:
+    from edgellama.llama import Chunk, Generation, Stream
+
+WAIT_SECONDS = 0.1
+
+
+def run_stream(stream: Stream, show: Callable[[str], None]) -> float | None:
+    """Takes every chunk of ``stream`` and shows its text, in order.
+
+    Returns the process's age in seconds when the first token came, None if none came. Ctrl-C
+    cancels the stream, waits until it has stopped, and goes on as KeyboardInterrupt.
+    """
+    items: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
+    worker = threading.Thread(target=_produce, args=(stream, items), daemon=True)
+    first_token_s = None
+    worker.start()
+    try:
+        while (item := _next_item(items)) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            if first_token_s is None:
+                first_token_s = seconds_since_start()
+            show(item.text)
+    except BaseException:
+        stream.cancel()
+        worker.join()
+        raise
+    worker.join()
+    return first_token_s
+
+
+def _produce(stream: Stream, items: queue.SimpleQueue[Chunk | BaseException | None]) -> None:
+    try:
+        for chunk in stream:
+            items.put(chunk)
+    except BaseException as error:
+        items.put(error)
+    else:
+        items.put(None)
+
+
+def _next_item(
+    items: queue.SimpleQueue[Chunk | BaseException | None],
+) -> Chunk | BaseException | None:
+    """The next item, waited for in slices because on Windows no signal ends a long wait."""
+    while True:
+        try:
+            return items.get(timeout=WAIT_SECONDS)
+        except queue.Empty:
+            continue
+
+
+def speed_line(result: Generation) -> str:
+    """Counts and speeds of a reply on one line, for people."""
+    statistics = result.statistics
+    return (
+        f"prompt {result.prompt_tokens} tokens at "
+        f"{statistics.prefill_tokens_per_second:.1f} tokens/s, "
+        f"reply {len(result.tokens)} tokens at {statistics.decode_tokens_per_second:.1f} tokens/s"
+    )

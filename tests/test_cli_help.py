@@ -1,0 +1,145 @@
+"""The command's help, its speed, and what it says when it is used wrongly."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cli_reference
+import pytest
+from conftest import CliRunner
+
+from edgellama.cli.application import COMMANDS
+
+HEAVY_MODULES = ("numpy", "numba", "llvmlite", "rich", "prompt_toolkit", "jinja2", "tiktoken")
+HELP_LIMIT_S = 0.15
+
+
+def test_help_names_every_command(run_cli: CliRunner) -> None:
+    """``--help`` lists the commands of the table, ends well and leaves stderr alone."""
+    result = run_cli("--help")
+    assert result.returncode == 0
+    assert result.stderr == ""
+    for name in COMMANDS:
+        assert f"\n  {name} " in result.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_shows_examples(run_cli: CliRunner, name: str) -> None:
+    """Each command's help has examples that use it."""
+    result = run_cli(name, "--help")
+    assert result.returncode == 0
+    assert f"edgellama {name}" in result.stdout.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["chat", "--help"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    """Help is shown without numpy, numba or any library for text or terminals."""
+    program = (
+        "import sys\n"
+        "from edgellama.cli.application import run\n"
+        f"run({arguments!r})\n"
+        f"print([name for name in {HEAVY_MODULES!r} if name in sys.modules], file=sys.stderr)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert result.stderr.strip() == "[]"
+
+
+def test_help_is_instant(run_cli: CliRunner) -> None:
+    """The best of several runs, less the bare interpreter's start, is within the limit."""
+
+    def best_seconds(command: list[str]) -> float:
+        seconds = []
+        for _ in range(7):
+            started = time.perf_counter()
+            subprocess.run(command, capture_output=True, check=True)
+            seconds.append(time.perf_counter() - started)
+        return min(seconds)
+
+    bare = best_seconds([sys.executable, "-c", "pass"])
+    full = best_seconds([sys.executable, "-m", "edgellama", "--help"])
+    assert full - bare < HELP_LIMIT_S
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["frobnicate"], "No such command 'frobnicate'"),
+        (["pull"], "Missing argument 'MODEL'"),
+        (["generate", "x.gguf"], "no prompt"),
+        (["generate", "x.gguf", "-p", "a", "-"], "several prompts"),
+        (["generate", "x.gguf", "y.gguf", "-p", "a"], "one MODEL at most"),
+        (["generate", "x.gguf", "-p", "a", "--temperature", "warm"], "--temperature"),
+        (["generate", "x.gguf", "-p", "a", "--chat", "--parse-special"], "--parse-special"),
+        (["generate", "x.gguf", "-p", "a", "--system", "b"], "--system needs --chat"),
+        (["tokenize", "x.gguf", "a", "--nonsense"], "--nonsense"),
+    ],
+)
+def test_wrong_usage_is_one_line(run_cli: CliRunner, arguments: list[str], message: str) -> None:
+    """A wrong command line gives exit code 2, and one line that points to the help."""
+    result = run_cli(*arguments)
+    assert result.returncode == 2
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("edgellama: error: ")
+    assert message in line
+    assert "--help)" in line
+
+
+def test_no_command_shows_the_help(run_cli: CliRunner) -> None:
+    """The bare command explains itself, as wrong usage."""
+    result = run_cli()
+    assert result.returncode == 2
+    assert "Commands:" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["chat", "generate", "inspect", "tokenize", "warmup"])
+def test_missing_model_is_one_line(run_cli: CliRunner, name: str) -> None:
+    """A model that is nowhere gives exit code 1 and one line that says what can be given."""
+    arguments = {"generate": ["-p", "a"], "tokenize": ["a"]}.get(name, [])
+    result = run_cli(name, "no-such.gguf", *arguments)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("edgellama: error: no file and no model called 'no-such.gguf'")
+
+
+def test_traceback_only_on_request(run_cli: CliRunner) -> None:
+    """EDGELLAMA_DEBUG=1 lets the traceback of an error through."""
+    result = run_cli("inspect", "no-such.gguf", environment={"EDGELLAMA_DEBUG": "1"})
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "ModelNotFoundError" in result.stderr
+
+
+def test_version(run_cli: CliRunner) -> None:
+    """``--version`` prints the name and the installed version."""
+    from importlib.metadata import version
+
+    assert run_cli("--version").stdout == f"edgellama {version('edgellama')}\n"
+
+
+def test_reader_that_goes_away_is_quiet(smollm2_path: Path) -> None:
+    """When the reader of a long output closes its end, nothing is complained about."""
+    command = [sys.executable, "-m", "edgellama", "inspect", str(smollm2_path), "--json"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        result = subprocess.run(
+            command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False
+        )
+    finally:
+        os.close(writing)
+    assert result.returncode == 141
+    assert result.stderr == ""
+
+
+def test_reference_page_is_current() -> None:
+    """docs/cli.md says what the commands' help says (else: python tests/cli_reference.py)."""
+    written = cli_reference.PAGE.read_text("utf-8")
+    assert written.split() == cli_reference.render_page().split()

@@ -1,0 +1,53 @@
+"""How the chat reads messages: several lines, quotes, and the end of a pipe."""
+
+from __future__ import annotations
+
+import pytest
+
+from edgellama.cli.chat_input import PlainReader, is_complete, unwrap
+
+
+def all_messages(text: str) -> list[str]:
+    """Every message that a reader finds in ``text``."""
+    reader = PlainReader(text.splitlines(keepends=True))
+    messages = []
+    while True:
+        try:
+            messages.append(reader.read())
+        except EOFError:
+            return messages
+
+
+@pytest.mark.parametrize(
+    ("text", "messages"),
+    [
+        ("", []),
+        ("one\ntwo\n", ["one", "two"]),
+        ("one\r\ntwo", ["one", "two"]),
+        ("one \\\ntwo\nthree\n", ["one \ntwo", "three"]),
+        ('"""one line"""\n', ["one line"]),
+        ('"""\none\n\ntwo\n"""\nthree\n', ["one\n\ntwo", "three"]),
+        ('"""one\ntwo"""\n', ["one\ntwo"]),
+        ('"""\nnever closed\n', ["never closed"]),
+        ("open \\\n", ["open "]),
+        ('say """this""" please\n', ['say """this""" please']),
+        ("\n\n", ["", ""]),
+    ],
+)
+def test_messages_from_lines(text: str, messages: list[str]) -> None:
+    """Lines become messages; fences and trailing backslashes join them."""
+    assert all_messages(text) == messages
+
+
+@pytest.mark.parametrize(
+    ("text", "complete"),
+    [("hi", True), ("hi\\", False), ('"""', False), ('"""a', False), ('"""a"""', True)],
+)
+def test_enter_ends_a_message_only_when_it_is_complete(text: str, complete: bool) -> None:
+    """The rule that the Enter key follows on a terminal."""
+    assert is_complete(text) is complete
+
+
+def test_lines_from_alt_enter_stay_as_typed() -> None:
+    """Line breaks inside a message without marks are its own."""
+    assert unwrap("one\ntwo") == "one\ntwo"

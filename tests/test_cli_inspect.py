@@ -1,0 +1,127 @@
+"""``inspect``, ``tokenize`` and ``doctor`` on the real starter model, in real processes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import CliRunner
+
+NUM_PARAMETERS = 134_515_008
+
+
+def test_inspect_counts_exactly(run_cli: CliRunner, smollm2_path: Path) -> None:
+    """Parameters, bits per weight and formats agree with the model's published shape."""
+    summary = json.loads(run_cli("inspect", smollm2_path, "--json").stdout)
+    layer = 2 * 576 * 576 + 2 * 192 * 576 + 3 * 1536 * 576 + 2 * 576
+    assert summary["parameters"] == NUM_PARAMETERS == 49152 * 576 + 30 * layer + 576
+    assert len(summary["tensors"]) == 272
+    num_bytes = sum(tensor["num_bytes"] for tensor in summary["tensors"])
+    assert summary["bits_per_weight"] == pytest.approx(8 * num_bytes / NUM_PARAMETERS)
+    assert {name: use["tensors"] for name, use in summary["formats"].items()} == {
+        "Q4_1": 210,
+        "Q8_0": 1,
+        "F32": 61,
+    }
+    assert summary["file_bytes"] == smollm2_path.stat().st_size
+    assert summary["metadata"]["llama.block_count"] == 30
+    assert summary["metadata"]["tokenizer.ggml.tokens"]["length"] == 49152
+    assert summary["chat_template"].startswith("{% for message in messages %}")
+
+
+def test_inspect_for_people(run_cli: CliRunner, smollm2_path: Path) -> None:
+    """The text has the same figures, every tensor, and the template."""
+    output = run_cli("inspect", smollm2_path).stdout
+    assert "parameters      134,515,008\n" in output
+    assert "bits per weight 5.744\n" in output
+    assert "blk.29.ffn_down.weight" in output
+    assert "chat template\n  {% for message in messages %}" in output
+
+
+def test_inspect_cannot_steer_the_terminal(run_cli: CliRunner, tmp_path: Path) -> None:
+    """Escape sequences in a file's metadata are not sent to the terminal."""
+    from gguf import GGUFWriter
+
+    path = tmp_path / "evil.gguf"
+    writer = GGUFWriter(path, "llama")
+    writer.add_string("general.name", "\x1b]0;owned\x07\x1b[31mred")
+    writer.add_chat_template("\x1b[2J{{ messages }}")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    result = run_cli("inspect", path)
+    assert result.returncode == 0
+    assert "\x1b" not in result.stdout
+    assert "\x07" not in result.stdout
+    assert "{{ messages }}" in result.stdout
+
+
+def test_inspect_refuses_other_files(run_cli: CliRunner, tmp_path: Path) -> None:
+    """A file that is not GGUF gives one line that names it."""
+    path = tmp_path / "letter.gguf"
+    path.write_text("Dear reader")
+    result = run_cli("inspect", path)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"edgellama: error: {path}: ")
+
+
+def test_tokenize_round_trips(run_cli: CliRunner, smollm2_path: Path, tmp_path: Path) -> None:
+    """Text from an argument, a file and a pipe gives the same ids, in JSON and in lines."""
+    text = "Hello, wörld 你好\n"
+    file = tmp_path / "text.txt"
+    file.write_bytes(text.encode())
+    from_argument = json.loads(run_cli("tokenize", smollm2_path, text, "--json").stdout)
+    from_file = json.loads(run_cli("tokenize", smollm2_path, "-f", file, "--json").stdout)
+    from_pipe = run_cli("tokenize", smollm2_path, "-", "--json", text_input=text)
+    lines = run_cli("tokenize", smollm2_path, text).stdout.splitlines()
+    assert from_argument == from_file == json.loads(from_pipe.stdout)
+    assert [int(line.split("\t")[0]) for line in lines] == from_argument
+    assert lines[0] == "19556\tHello"
+
+
+def test_tokenize_special_only_on_request(run_cli: CliRunner, smollm2_path: Path) -> None:
+    """Text that looks like a control token stays text unless it is asked for."""
+    plain = json.loads(run_cli("tokenize", smollm2_path, "<|im_end|>", "--json").stdout)
+    parsed = run_cli("tokenize", smollm2_path, "<|im_end|>", "--json", "--parse-special").stdout
+    assert json.loads(parsed) == [2]
+    assert 2 not in plain
+
+
+def test_tokenize_refuses_text_that_is_not_utf8(
+    run_cli: CliRunner, smollm2_path: Path, tmp_path: Path
+) -> None:
+    """A file of other bytes is an explained error."""
+    file = tmp_path / "latin1.txt"
+    file.write_bytes(b"caf\xe9")
+    result = run_cli("tokenize", smollm2_path, "-f", file)
+    assert result.returncode == 1
+    assert "is not UTF-8" in result.stderr
+
+
+def test_doctor_reports_this_machine(run_cli: CliRunner, tmp_path: Path) -> None:
+    """Tier, threads, cache folder and versions are there, and nothing is missing here."""
+    result = run_cli("doctor", environment={"EDGELLAMA_CACHE": str(tmp_path / "cache")})
+    assert result.returncode == 0
+    assert result.stdout.endswith("nothing is missing\n")
+    for label in ("tier in use", "usable cores", "numba", "llvmlite", "compiled kernels"):
+        assert f"\n  {label} " in result.stdout
+    assert str(tmp_path / "cache") in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"EDGELLAMA_TIER": "mmx"}, "tier 'mmx' cannot run on this CPU"),
+        ({"EDGELLAMA_NUM_THREADS": "many"}, "EDGELLAMA_NUM_THREADS is 'many'"),
+    ],
+)
+def test_doctor_finds_bad_settings(
+    run_cli: CliRunner, environment: dict[str, str], message: str
+) -> None:
+    """A setting that would stop the engine is listed and gives exit code 1."""
+    result = run_cli("doctor", environment=environment)
+    assert result.returncode == 1
+    assert message in result.stdout.partition("\nmissing\n")[2]
