@@ -1,0 +1,82 @@
+"""What the README and the CI script promise is what happens."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typecheck import REPOSITORY
+
+from edgellama.cli.application import root
+
+README = (REPOSITORY / "README.md").read_text("utf-8")
+PAGES = [REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md")]
+
+
+def code_blocks(language: str) -> list[str]:
+    """The README's fenced blocks in one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+def edgellama_commands() -> list[list[str]]:
+    """Arguments of every ``edgellama`` command in the README's shell blocks."""
+    commands = []
+    for block in code_blocks("sh"):
+        for command in re.split(r"&&|\n", block):
+            words = shlex.split(command)
+            if words and Path(words[0]).name == "edgellama":
+                commands.append(words[1:])
+    return commands
+
+
+def test_ci_runs_the_second_command() -> None:
+    """.ci/run has exactly the README's test command, which is its last shell block."""
+    (command,) = code_blocks("sh")[-1].strip().splitlines()
+    assert "pytest" in command
+    script = (REPOSITORY / ".ci" / "run").read_text("utf-8").splitlines()
+    assert script.count(command) == 1
+
+
+def test_first_command_needs_nothing_but_python() -> None:
+    """The README begins with one line that makes its own environment and ends in an answer."""
+    (command,) = code_blocks("sh")[0].strip().splitlines()
+    steps = [shlex.split(step) for step in command.split("&&")]
+    assert steps[0] == ["python3", "-m", "venv", ".venv"]
+    assert all(step[0].startswith(".venv/bin/") for step in steps[1:])
+    assert steps[-1][1] == "generate"
+
+
+@pytest.mark.parametrize("arguments", edgellama_commands(), ids=" ".join)
+def test_commands_of_the_readme_parse(arguments: list[str]) -> None:
+    """Every command line of the README is one that the program accepts."""
+    with root.make_context("edgellama", list(arguments)) as context:
+        name, command, rest = root.resolve_command(context, list(arguments))
+        assert command is not None
+        command.make_context(name, rest, parent=context)
+
+
+def test_python_example_runs(smollm2_path: Path, tmp_path: Path) -> None:
+    """The README's example has at most ten lines and prints what it says it does."""
+    (example,) = code_blocks("python")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    script = tmp_path / "example.py"
+    script.write_text(example, "utf-8")
+    result = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, encoding="utf-8", check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert "Paris" in result.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    """Every relative link points to a file of the repository."""
+    targets = re.findall(r"\]\(([^)]+)\)", page.read_text("utf-8"))
+    local = [target for target in targets if not target.startswith("http")]
+    assert local
+    assert [target for target in local if not (page.parent / target).exists()] == []
