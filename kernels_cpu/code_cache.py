@@ -35,45 +35,52 @@ Progress = Callable[[int, int], None]
 
 
 class CompiledKernels:
-    """Addresses of compiled kernels; the machine code lives as long as this object."""
+    """Compiled kernels of one tier; the machine code lives as long as this object."""
 
-    def __init__(self, tier: Tier, objects: Mapping[str, bytes]) -> None:
+    def __init__(self, tier: Tier) -> None:
         binding.initialize_native_target()
         binding.initialize_native_asmprinter()
-        machine = binding.Target.from_default_triple().create_target_machine(
-            jit=True, codemodel="jitdefault"
-        )
+        target = binding.Target.from_default_triple()
+        machine = target.create_target_machine(jit=True, codemodel="jitdefault")
         self.tier = tier
+        self.code_bytes = 0
         self._engine: Any = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+        self._addresses: dict[str, int] = {}
+
+    def ensure(self, names: Iterable[str], progress: Progress | None = None) -> None:
+        """Load the kernels called ``names``, compiling those that the cache lacks.
+
+        ``progress`` is called only if any must be compiled. Raises KernelError on failure.
+        """
+        wanted = sorted(set(names) - self._addresses.keys())
+        if not wanted:
+            return
+        objects = _read_or_compile(wanted, self.tier, progress)
         for content in objects.values():
             self._engine.add_object_file(binding.ObjectFileRef.from_data(content))
+            self.code_bytes += len(content)
         self._engine.finalize_object()
-        self._addresses = {name: int(self._engine.get_function_address(name)) for name in objects}
-        self.code_bytes = sum(len(content) for content in objects.values())
+        for name in wanted:
+            self._addresses[name] = int(self._engine.get_function_address(name))
 
     def address(self, name: str) -> int:
         """Address of ``void(int64 args, int64 thread, int64 num_threads)``."""
         return self._addresses[name]
 
 
-def load_kernels(
-    names: Iterable[str], tier: Tier, progress: Progress | None = None
-) -> CompiledKernels:
-    """The kernels called ``names``, compiled now where the cache lacks them.
-
-    Raises KernelError when the compilation fails.
-    """
-    wanted = sorted(set(names))
+def _read_or_compile(
+    names: Sequence[str], tier: Tier, progress: Progress | None
+) -> Mapping[str, bytes]:
     folder = cache_folder(tier)
-    objects = {name: read_checked(folder / f"{name}.o") for name in wanted}
+    objects = {name: read_checked(folder / f"{name}.o") for name in names}
     missing = [name for name, content in objects.items() if content is None]
     if missing:
         _compile(missing, tier, folder, progress)
         objects |= {name: read_checked(folder / f"{name}.o") for name in missing}
     complete = {name: content for name, content in objects.items() if content is not None}
-    if len(complete) < len(wanted):
+    if len(complete) < len(names):
         raise KernelError(f"compiled kernels could not be read back from {folder}")
-    return CompiledKernels(tier, complete)
+    return complete
 
 
 def cache_root() -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from edgellama.kernels_cpu.code_cache import load_kernels
+from edgellama.kernels_cpu.code_cache import CompiledKernels
 from edgellama.kernels_cpu.cpu import Tier, available_tiers
 from edgellama.kernels_cpu.signatures import GEMM_TOKENS, PANEL_VECTORS, SIGNATURES
 from edgellama.kernels_cpu.thread_team import ENTRY
@@ -30,13 +30,14 @@ class KernelRunner:
 
     def __init__(self, tier: Tier) -> None:
         self.tier = tier
+        self._kernels = CompiledKernels(tier)
         self._loaded: dict[str, Any] = {}
 
     def preload(self, names: list[str]) -> None:
         """Compile and load several kernels at once."""
-        kernels = load_kernels(names, self.tier)
+        self._kernels.ensure(names)
         for name in names:
-            self._loaded[name] = (kernels, ENTRY(kernels.address(name)))
+            self._loaded[name] = ENTRY(self._kernels.address(name))
 
     def __call__(self, name: str, num_threads: int = 1, **arguments: Any) -> None:
         """Run a kernel as ``num_threads`` threads would, one after the other."""
@@ -55,7 +56,7 @@ class KernelRunner:
                 record += struct.pack("<q", value)
         slots = np.frombuffer(record, np.int64)
         for thread in range(num_threads):
-            self._loaded[name][1](slots.ctypes.data, thread, num_threads)
+            self._loaded[name](slots.ctypes.data, thread, num_threads)
 
     @property
     def panel_rows(self) -> int:
@@ -70,7 +71,14 @@ class KernelRunner:
              y=records, y_stride=2 * width)  # fmt: skip
         return records
 
-    def gemv(self, name: str, weights: np.ndarray, x: np.ndarray, num_threads: int = 1, accumulate: bool = False) -> np.ndarray:
+    def gemv(
+        self,
+        name: str,
+        weights: np.ndarray,
+        x: np.ndarray,
+        num_threads: int = 1,
+        accumulate: bool = False,
+    ) -> np.ndarray:
         """y = weights x through ``gemv_NAME``; weights (rows, row_bytes) u8, x (n, width) f32."""
         quantized = SIGNATURES[f"gemv_{name}"].factory == "quantized_gemv"
         activations = self.decode_records(x) if quantized else x
@@ -84,10 +92,20 @@ class KernelRunner:
              counter=np.zeros(1, np.int64), chunk_rows=3)  # fmt: skip
         return y
 
-    def gemm(self, name: str, weights: np.ndarray, x: np.ndarray, num_threads: int = 1, accumulate: bool = False) -> np.ndarray:
+    def gemm(
+        self,
+        name: str,
+        weights: np.ndarray,
+        x: np.ndarray,
+        num_threads: int = 1,
+        accumulate: bool = False,
+    ) -> np.ndarray:
         """y = weights x through ``gemm_NAME``, with the padding that it needs."""
         num_tokens, width = x.shape
-        padded_tokens, padded_rows = round_up(num_tokens, GEMM_TOKENS), round_up(len(weights), self.panel_rows)
+        padded_tokens, padded_rows = (
+            round_up(num_tokens, GEMM_TOKENS),
+            round_up(len(weights), self.panel_rows),
+        )
         padded = np.zeros((padded_tokens, width), np.float32)
         padded[:num_tokens] = x
         y = aligned_rows(padded_tokens, padded_rows)
@@ -106,5 +124,13 @@ class KernelRunner:
             half = np.zeros((padded_tokens, width // 16), np.float32)
             self("quantize_prefill", 2, x=padded, x_stride=4 * width, width=width, num_tokens=num_tokens,
                  y=quants, y_scale=scale, y_sum=total, y_half_sum=half)  # fmt: skip
-            self(f"gemm_{name}", num_threads, **arguments, x=quants, x_scale=scale, x_sum=total, x_half_sum=half)
+            self(
+                f"gemm_{name}",
+                num_threads,
+                **arguments,
+                x=quants,
+                x_scale=scale,
+                x_sum=total,
+                x_half_sum=half,
+            )
         return y[:num_tokens, : len(weights)]

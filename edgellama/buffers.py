@@ -1,0 +1,104 @@
+"""The memory that a step works in: one set for an engine, reused by every step.
+
+Rows are padded to whole panels and tokens to whole tiles, so that matrix kernels need no tail
+code. Reserved for the largest step and touched only as far as steps are large.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.config import ModelConfig
+from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, GEMM_TOKENS, PANEL_VECTORS
+
+MAX_STEP_TOKENS = 512
+MAX_ATTENTION_ROWS = 8
+EXPANSION_BYTES = 8 * 1024
+"""Room, beyond a panel, for moving one group of blocks from rows to lanes."""
+
+
+def round_up(number: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-number // multiple) * multiple
+
+
+@dataclass(frozen=True)
+class Rows:
+    """f32 rows of all tokens of a step, ``width`` numbers used of each."""
+
+    array: npt.NDArray[np.float32]
+    width: int
+
+    @property
+    def address(self) -> int:
+        """Where the first token's row begins."""
+        return int(self.array.ctypes.data)
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one token's row to the next."""
+        return int(self.array.strides[0])
+
+
+@dataclass(frozen=True)
+class QuantizedRows:
+    """int8 rows in both layouts of ``kernels_cpu.activations``; a step uses one of them."""
+
+    records: npt.NDArray[np.uint8]
+    quants: npt.NDArray[np.int8]
+    scale: npt.NDArray[np.float32]
+    total: npt.NDArray[np.float32]
+    half_total: npt.NDArray[np.float32]
+
+
+class StepBuffers:
+    """Activations, quantized activations, logits and scratch of one engine."""
+
+    def __init__(self, config: ModelConfig, tier: Tier, num_threads: int, row_numbers: int) -> None:
+        self._tokens = round_up(MAX_STEP_TOKENS, GEMM_TOKENS)
+        self._panel_rows = PANEL_VECTORS * tier.lanes
+        width, hidden = config.embedding_length, config.feed_forward_length
+        self.token_ids = np.zeros(self._tokens, np.int32)
+        self.cos_sin = np.empty((self._tokens, row_numbers), np.float32)
+        self.residual = self._rows(width)
+        self.normed = self._rows(width)
+        self.query = self._rows(config.query_length)
+        self.key = self._rows(config.key_length)
+        self.value = self._rows(config.key_length)
+        self.attended = self._rows(config.query_length)
+        self.gate = self._rows(hidden)
+        self.up = self._rows(hidden)
+        self.quantized = self._quantized(max(width, hidden, config.query_length))
+        self.scratch_bytes = self._scratch_bytes(config)
+        self.scratch = np.empty(num_threads * self.scratch_bytes, np.uint8)
+
+    def logits(self, vocab_size: int, num_tokens: int) -> Rows:
+        """New rows for the logits of up to ``num_tokens`` tokens."""
+        columns = round_up(vocab_size, self._panel_rows)
+        return Rows(np.empty((round_up(num_tokens, GEMM_TOKENS), columns), np.float32), vocab_size)
+
+    def _rows(self, width: int) -> Rows:
+        padded = round_up(width, max(self._panel_rows, 32))
+        return Rows(np.empty((self._tokens, padded), np.float32), width)
+
+    def _quantized(self, width: int) -> QuantizedRows:
+        padded, tokens = round_up(width, 32), self._tokens
+        return QuantizedRows(
+            records=np.empty((tokens, padded * 2), np.uint8),
+            quants=np.zeros((tokens, padded), np.int8),
+            scale=np.zeros((tokens, padded // 32), np.float32),
+            total=np.zeros((tokens, padded // 32), np.float32),
+            half_total=np.zeros((tokens, padded // 16), np.float32),
+        )
+
+    def _scratch_bytes(self, config: ModelConfig) -> int:
+        columns = max(config.embedding_length, config.feed_forward_length, config.query_length)
+        # Per row and column: four bytes of a float panel, or one quant and its scales' share.
+        panel = self._panel_rows * columns * 4 + EXPANSION_BYTES
+        head = round_up(config.head_size, self._panel_rows) + config.head_size
+        attention = MAX_ATTENTION_ROWS * 4 * (head + ATTENTION_KEYS + 2)
+        return round_up(max(panel, attention), 4096)

@@ -1,0 +1,22 @@
+"""A flag that stops a running step: set from any thread, read by the executor at every op."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+class CancelToken:
+    """Cancels the step or generation that it was given to; stays cancelled."""
+
+    def __init__(self) -> None:
+        self.flag: npt.NDArray[np.int64] = np.zeros(1, np.int64)
+
+    def cancel(self) -> None:
+        """Ask for the end; returns at once."""
+        self.flag[0] = 1
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether ``cancel`` has been called."""
+        return bool(self.flag[0])

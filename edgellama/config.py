@@ -1,0 +1,201 @@
+"""What a GGUF file says about the model: sizes and constants of a Llama.
+
+Read from the metadata and checked against each other; tensors are ``weights``' business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgellama.quant.errors import ModelFileError, UnsupportedModelError
+from edgellama.quant.gguf_file import GGUFFile
+
+ARCHITECTURES = ("llama",)
+ROPE_SCALINGS = ("none", "linear", "yarn")
+MAX_SIZE = 1 << 24
+"""No size of a real model comes near; a larger one is a damaged file."""
+
+
+@dataclass(frozen=True)
+class RopeConfig:
+    """Rotary positions: rotated elements per head, base and scaling (GGUF ``rope.*``)."""
+
+    dimension_count: int
+    freq_base: float
+    scaling: str = "none"
+    factor: float = 1.0
+    attention_factor: float = 1.0
+    original_context_length: int = 0
+
+    def __post_init__(self) -> None:
+        if self.scaling not in ROPE_SCALINGS:
+            raise UnsupportedModelError(
+                f"rope scaling {self.scaling!r}; supported: {', '.join(ROPE_SCALINGS)}"
+            )
+        if self.dimension_count < 2 or self.dimension_count % 2:
+            raise UnsupportedModelError(
+                f"rope dimension count {self.dimension_count}; it must be even and positive"
+            )
+        if not (self.freq_base > 0 and self.factor > 0):
+            raise ModelFileError(
+                f"rope base {self.freq_base} and factor {self.factor} must be positive"
+            )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Sizes of a Llama; counts are elements, heads, layers or tokens."""
+
+    vocab_size: int
+    context_length: int
+    embedding_length: int
+    block_count: int
+    feed_forward_length: int
+    head_count: int
+    head_count_kv: int
+    head_size: int
+    rms_epsilon: float
+    rope: RopeConfig
+
+    def __post_init__(self) -> None:
+        sizes = (
+            "vocab_size",
+            "context_length",
+            "embedding_length",
+            "block_count",
+            "feed_forward_length",
+            "head_count",
+            "head_count_kv",
+            "head_size",
+        )
+        for name in sizes:
+            value = getattr(self, name)
+            if not 1 <= value <= MAX_SIZE:
+                raise ModelFileError(f"{name} is {value}; it must be from 1 to {MAX_SIZE}")
+        if self.head_count % self.head_count_kv:
+            raise ModelFileError(
+                f"{self.head_count} query heads cannot share {self.head_count_kv} key-value heads evenly"
+            )
+        if self.rope.dimension_count > self.head_size:
+            raise ModelFileError(
+                f"rope rotates {self.rope.dimension_count} of {self.head_size} elements of a head"
+            )
+        if not 0 < self.rms_epsilon < 1:
+            raise ModelFileError(
+                f"the norm's epsilon is {self.rms_epsilon}; it must be between 0 and 1"
+            )
+
+    @property
+    def query_length(self) -> int:
+        """Elements of all query heads of one token."""
+        return self.head_count * self.head_size
+
+    @property
+    def key_length(self) -> int:
+        """Elements of all key heads, or of all value heads, of one token."""
+        return self.head_count_kv * self.head_size
+
+    @classmethod
+    def from_gguf(cls, file: GGUFFile) -> ModelConfig:
+        """The configuration of a model file.
+
+        Raises UnsupportedModelError for another architecture, ModelFileError for missing or
+        impossible values; both name the file.
+        """
+        try:
+            return _read(_Keys(file.metadata), file)
+        except (ModelFileError, UnsupportedModelError) as error:
+            raise type(error)(f"{file.path}: {error}") from None
+
+
+class _Keys:
+    """Typed access to metadata under ``llama.``."""
+
+    def __init__(self, metadata: Mapping[str, object]) -> None:
+        self._metadata = metadata
+
+    def get(self, name: str) -> object:
+        return self._metadata.get(f"llama.{name}")
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        value = self.get(name)
+        if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
+            value = int(value[0])
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ModelFileError(
+                f"metadata llama.{name} is {value!r:.80}; a whole number is needed"
+            )
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self.get(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not np.isfinite(value):
+            raise ModelFileError(f"metadata llama.{name} is {value!r:.80}; a number is needed")
+        return float(value)
+
+    def text(self, name: str, default: str) -> str:
+        value = self.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise ModelFileError(f"metadata llama.{name} is {value!r:.80}; text is needed")
+        return value
+
+
+def _read(keys: _Keys, file: GGUFFile) -> ModelConfig:
+    architecture = file.metadata.get("general.architecture")
+    if architecture not in ARCHITECTURES:
+        raise UnsupportedModelError(
+            f"architecture {architecture!r:.80} cannot run; supported: {', '.join(ARCHITECTURES)}"
+        )
+    if keys.integer("expert_count", 0):
+        raise UnsupportedModelError("mixtures of experts cannot run; supported: dense Llama models")
+    width, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
+    if not 1 <= heads <= MAX_SIZE:
+        raise ModelFileError(f"metadata llama.attention.head_count is {heads}; it must be positive")
+    head_size = keys.integer("attention.key_length", width // heads)
+    if keys.integer("attention.value_length", head_size) != head_size:
+        raise UnsupportedModelError("keys and values of different sizes cannot run")
+    context_length = keys.integer("context_length")
+    return ModelConfig(
+        vocab_size=_vocab_size(keys, file),
+        context_length=context_length,
+        embedding_length=width,
+        block_count=keys.integer("block_count"),
+        feed_forward_length=keys.integer("feed_forward_length"),
+        head_count=heads,
+        head_count_kv=keys.integer("attention.head_count_kv", heads),
+        head_size=head_size,
+        rms_epsilon=keys.number("attention.layer_norm_rms_epsilon"),
+        rope=_rope(keys, head_size, context_length),
+    )
+
+
+def _rope(keys: _Keys, head_size: int, context_length: int) -> RopeConfig:
+    legacy_factor = keys.number("rope.scale_linear", 1.0)
+    scaling = keys.text("rope.scaling.type", "linear" if legacy_factor != 1.0 else "none")
+    return RopeConfig(
+        dimension_count=keys.integer("rope.dimension_count", head_size),
+        freq_base=keys.number("rope.freq_base", 10000.0),
+        scaling=scaling,
+        factor=keys.number("rope.scaling.factor", legacy_factor),
+        attention_factor=keys.number("rope.scaling.attn_factor", 1.0),
+        original_context_length=keys.integer(
+            "rope.scaling.original_context_length", context_length
+        ),
+    )
+
+
+def _vocab_size(keys: _Keys, file: GGUFFile) -> int:
+    """Rows of the embedding, which is what logits are made of; the metadata may be silent."""
+    embedding = file.tensors.get("token_embd.weight")
+    if embedding is not None:
+        return embedding.shape[0]
+    return keys.integer("vocab_size")

@@ -1,0 +1,221 @@
+"""The engine: runs steps of a Llama over token ids, on its own threads.
+
+Knows weights, programs and caches; no text, no sampling, no sessions. One step runs at a time;
+callers on other threads wait inside ``forward``.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.buffers import MAX_STEP_TOKENS, Rows, StepBuffers
+from edgellama.cancellation import CancelToken
+from edgellama.config import ModelConfig
+from edgellama.kernels_cpu.code_cache import CompiledKernels, Progress
+from edgellama.kernels_cpu.cpu import default_num_threads, select_tier
+from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, ThreadTeam
+from edgellama.kv_cache import KVCache
+from edgellama.llama_program import LlamaProgram, Mode
+from edgellama.program import Op, Program
+from edgellama.quant.errors import (
+    ContextLengthError,
+    EdgellamaError,
+    GenerationCancelled,
+    InvalidOptionError,
+)
+from edgellama.quant.gguf_file import GGUFFile
+from edgellama.rope import RopeTable
+from edgellama.weights import load_weights
+
+__all__ = ["CancelToken", "Engine"]
+
+MAX_DECODE_TOKENS = 4
+"""Up to here reading the blocks once for each token is faster than expanding them."""
+LOGIT_ROWS = 64
+"""Tokens whose logits are computed together when all are wanted."""
+MAX_THREADS = 256
+LogitsChoice = Literal["last", "all", "none"]
+
+
+class Engine:
+    """A model ready to run; a context manager. Thread-safe: steps are run one after another."""
+
+    def __init__(
+        self,
+        file: GGUFFile,
+        *,
+        num_threads: int | None = None,
+        tier: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        """Compile what is missing and start the threads.
+
+        ``progress`` hears of (compiled, total) kernels, and only if any must be compiled.
+        Raises ModelFileError, UnsupportedModelError, KernelError or InvalidOptionError.
+        """
+        self.config = ModelConfig.from_gguf(file)
+        self.num_threads = default_num_threads() if num_threads is None else num_threads
+        if not 1 <= self.num_threads <= MAX_THREADS:
+            raise InvalidOptionError(f"{num_threads} threads; allowed: 1 to {MAX_THREADS}")
+        self.tier = select_tier(tier)
+        self.weights = load_weights(file, self.config)
+        self._rope = RopeTable(self.config.rope, self.weights.rope_freqs)
+        self._buffers = StepBuffers(
+            self.config, self.tier, self.num_threads, self._rope.row_numbers
+        )
+        self._writer = LlamaProgram(self.config, self.weights, self._buffers, self.num_threads)
+        self._last_logits = self._buffers.logits(self.config.vocab_size, 1)
+        self._all_logits: Rows | None = None
+        self._programs: dict[tuple[str, ...], Program] = {}
+        self._kernels = CompiledKernels(self.tier)
+        self._kernels.ensure(self._usual_kernels(), progress)
+        self._team = ThreadTeam(self._kernels, self.num_threads)
+        self._stop_team = weakref.finalize(self, self._team.close)
+        self._lock = threading.Lock()
+
+    def new_cache(self, context_length: int | None = None, *, kv_type: str = "f16") -> KVCache:
+        """A cache for one sequence; ``context_length`` defaults to the model's own."""
+        length = self.config.context_length if context_length is None else context_length
+        return KVCache(self.config, length, kv_type, self.tier.lanes)
+
+    def forward(
+        self,
+        tokens: Sequence[int] | npt.NDArray[np.int32],
+        cache: KVCache,
+        *,
+        logits: LogitsChoice = "last",
+        cancelled: CancelToken | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> npt.NDArray[np.float32]:
+        """Append ``tokens`` to the cache; logits (1, n or 0 tokens, vocab_size) as a new array.
+
+        Raises ContextLengthError when they do not fit, GenerationCancelled when the token is
+        set; the cache then holds the chunks that were complete. ``progress`` hears of
+        (tokens done, tokens in all) after each chunk of 512.
+        """
+        ids = self._checked(tokens, cache)
+        outputs: list[npt.NDArray[np.float32]] = []
+        with self._lock:
+            if not self._stop_team.alive:
+                raise EdgellamaError("the engine is closed")
+            for start in range(0, len(ids), MAX_STEP_TOKENS):
+                chunk = ids[start : start + MAX_STEP_TOKENS]
+                self._run_body(chunk, cache, cancelled)
+                done = start + len(chunk)
+                if logits == "all":
+                    outputs += self._all_rows(cache, len(chunk), cancelled)
+                elif logits == "last" and done == len(ids):
+                    outputs.append(self._run_head(cache, len(chunk) - 1, 1, cancelled))
+                cache.length += len(chunk)
+                if progress:
+                    progress(done, len(ids))
+        return (
+            np.concatenate(outputs)
+            if outputs
+            else np.empty((0, self.config.vocab_size), np.float32)
+        )
+
+    def close(self) -> None:
+        """Stop the threads, after the running step; the engine is unusable afterwards."""
+        with self._lock:
+            self._stop_team()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(
+        self,
+        error_type: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _usual_kernels(self) -> set[str]:
+        """Kernels of a chat: long and short steps over the usual cache, logits of one token."""
+        cache = self.new_cache(1)
+        ops = self._writer.head("decode", self._last_logits)
+        for mode in ("decode", "prefill"):
+            ops += self._writer.body(mode, cache)
+        return {op.kernel for op in ops} | set(ENTRY_KERNELS)
+
+    def _checked(
+        self, tokens: Sequence[int] | npt.NDArray[np.int32], cache: KVCache
+    ) -> npt.NDArray[np.int64]:
+        ids = np.asarray(tokens, np.int64)
+        if ids.ndim != 1:
+            raise InvalidOptionError(f"tokens must be one row of ids, not of shape {ids.shape}")
+        if len(ids) and not (0 <= ids.min() and ids.max() < self.config.vocab_size):
+            raise InvalidOptionError(
+                f"token ids from {ids.min()} to {ids.max()}; allowed: 0 to {self.config.vocab_size - 1}"
+            )
+        if cache.length + len(ids) > cache.context_length:
+            raise ContextLengthError(
+                f"{cache.length} tokens and {len(ids)} more do not fit a context of "
+                f"{cache.context_length} tokens",
+                cache.length + len(ids),
+                cache.context_length,
+            )
+        return ids
+
+    def _run_body(
+        self, chunk: npt.NDArray[np.int64], cache: KVCache, cancelled: CancelToken | None
+    ) -> None:
+        mode: Mode = "decode" if len(chunk) <= MAX_DECODE_TOKENS else "prefill"
+        key = ("body", mode, cache.kv_type, str(cache.context_length))
+        program = self._programs.get(key)
+        if program is None:
+            program = self._build(key, self._writer.body(mode, cache))
+        self._buffers.token_ids[: len(chunk)] = chunk
+        self._rope.fill(self._buffers.cos_sin, cache.length, len(chunk))
+        program.prepare(
+            num_tokens=len(chunk),
+            position=cache.length,
+            keys=cache.keys_address,
+            values=cache.values_address,
+        )
+        self._run(program, cancelled)
+
+    def _run_head(
+        self, cache: KVCache, first: int, count: int, cancelled: CancelToken | None
+    ) -> npt.NDArray[np.float32]:
+        """Logits of ``count`` tokens from the ``first`` of the step on."""
+        mode: Mode = "decode" if count <= MAX_DECODE_TOKENS else "prefill"
+        if count == 1:
+            rows = self._last_logits
+        else:
+            rows = self._all_logits = self._all_logits or self._buffers.logits(
+                self.config.vocab_size, LOGIT_ROWS
+            )
+        key = ("head", mode, "one" if count == 1 else "all")
+        program = self._programs.get(key)
+        if program is None:
+            program = self._build(key, self._writer.head(mode, rows))
+        residual = self._buffers.residual
+        program.prepare(num_tokens=count, first_row=residual.address + first * residual.stride)
+        self._run(program, cancelled)
+        return rows.array[:count, : self.config.vocab_size].copy()
+
+    def _all_rows(
+        self, cache: KVCache, num_tokens: int, cancelled: CancelToken | None
+    ) -> list[npt.NDArray[np.float32]]:
+        return [
+            self._run_head(cache, first, min(LOGIT_ROWS, num_tokens - first), cancelled)
+            for first in range(0, num_tokens, LOGIT_ROWS)
+        ]
+
+    def _build(self, key: tuple[str, ...], ops: list[Op]) -> Program:
+        self._kernels.ensure(op.kernel for op in ops)
+        program = self._programs[key] = Program(ops, self._kernels)
+        return program
+
+    def _run(self, program: Program, cancelled: CancelToken | None) -> None:
+        if not self._team.run(program.table, None if cancelled is None else cancelled.flag):
+            raise GenerationCancelled("the step was cancelled")

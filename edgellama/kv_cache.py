@@ -1,0 +1,79 @@
+"""Keys and values of the tokens that a session has seen.
+
+Memory is reserved for the whole context and touched only as far as tokens are stored. The
+layout is the attention kernel's; who may use the cache, and for which tokens, is the session's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.config import ModelConfig
+from edgellama.kernels_cpu.signatures import CACHE_TYPES, PANEL_VECTORS
+from edgellama.quant.errors import InvalidOptionError
+
+NUMBER_BYTES = {"f32": 4, "f16": 2}
+
+
+class KVCache:
+    """Room for ``context_length`` tokens, of which ``length`` are in use."""
+
+    def __init__(self, config: ModelConfig, context_length: int, kv_type: str, lanes: int) -> None:
+        if kv_type not in CACHE_TYPES:
+            raise InvalidOptionError(f"KV type {kv_type!r}; allowed: {', '.join(CACHE_TYPES)}")
+        if context_length < 1:
+            raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
+        number_bytes, block = NUMBER_BYTES[kv_type], PANEL_VECTORS * lanes
+        positions = _round_up(context_length, block)
+        self.context_length = context_length
+        self.kv_type = kv_type
+        self.length = 0
+        self.key_head_bytes = positions * config.head_size * number_bytes
+        self.value_row_bytes = _round_up(config.head_size, block) * number_bytes
+        self.value_head_bytes = positions * self.value_row_bytes
+        self.key_layer_bytes = config.head_count_kv * self.key_head_bytes
+        self.value_layer_bytes = config.head_count_kv * self.value_head_bytes
+        self._keys = _reserve(config.block_count * self.key_layer_bytes)
+        self._values = _reserve(config.block_count * self.value_layer_bytes)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes reserved, all of which are touched once the context is full."""
+        return self._keys.nbytes + self._values.nbytes
+
+    @property
+    def keys_address(self) -> int:
+        """Where the keys of the first layer begin."""
+        return int(self._keys.ctypes.data)
+
+    @property
+    def values_address(self) -> int:
+        """Where the values of the first layer begin."""
+        return int(self._values.ctypes.data)
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from ``length`` on."""
+        if not 0 <= length <= self.length:
+            raise InvalidOptionError(
+                f"cannot truncate to {length} tokens; the cache holds {self.length}"
+            )
+        self.length = length
+
+    def close(self) -> None:
+        """Give the memory back; the cache is unusable afterwards."""
+        self.length = self.context_length = 0
+        self._keys = self._values = np.empty(0, np.uint8)
+
+
+def _round_up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
+
+
+def _reserve(num_bytes: int) -> npt.NDArray[np.uint8]:
+    try:
+        return np.empty(num_bytes, np.uint8)
+    except MemoryError:
+        raise InvalidOptionError(
+            f"no memory for {num_bytes / 1e9:.1f} GB of keys or values; choose a shorter context"
+        ) from None

@@ -1,0 +1,283 @@
+"""A Llama's forward pass written as the list of kernel calls that computes it.
+
+``decode`` is for a few tokens (weights are read where they lie), ``prefill`` for many (weights
+are expanded by panels); they differ only in the matrix kernels and the activations' layout.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from edgellama.buffers import MAX_ATTENTION_ROWS, Rows, StepBuffers
+from edgellama.config import ModelConfig
+from edgellama.kernels_cpu.signatures import SIGNATURES
+from edgellama.kv_cache import KVCache
+from edgellama.program import COUNTER, Bound, Op
+from edgellama.weights import FloatVector, LayerWeights, Matrix, ModelWeights
+
+Mode = Literal["decode", "prefill"]
+NUM_TOKENS, POSITION = Bound("num_tokens"), Bound("position")
+PREFILL_TASK_ROWS = 32
+"""Query rows of one attention task of a long step: enough to be worth handing out."""
+
+
+@dataclass(frozen=True)
+class LlamaProgram:
+    """Writes the ops of one model for one kind of cache and number of threads."""
+
+    config: ModelConfig
+    weights: ModelWeights
+    buffers: StepBuffers
+    num_threads: int
+
+    def body(self, mode: Mode, cache: KVCache) -> list[Op]:
+        """From token ids to the residual stream after the last layer, cache updated.
+
+        Bound: num_tokens, position, keys, values.
+        """
+        table = self.weights.token_embd
+        embed = Op(
+            f"embed_{table.format_name}",
+            {
+                "weights": table.address,
+                "row_bytes": table.row_bytes,
+                "num_columns": table.num_columns,
+                "tokens": int(self.buffers.token_ids.ctypes.data),
+                "y": self.buffers.residual.address,
+                "y_stride": self.buffers.residual.stride,
+                "num_tokens": NUM_TOKENS,
+            },
+            label=table.name,
+        )
+        ops = [embed]
+        for index, layer in enumerate(self.weights.layers):
+            ops += self._attention(mode, layer, index, cache)
+            ops += self._feed_forward(mode, layer)
+        return ops
+
+    def head(self, mode: Mode, logits: Rows) -> list[Op]:
+        """Logits of ``num_tokens`` tokens whose residual rows begin at the bound ``first_row``."""
+        norm, source = (
+            self.weights.output_norm,
+            Rows(self.buffers.residual.array, len(self.weights.output_norm)),
+        )
+        ops = list(self._normed(mode, source, norm, [self.weights.output], Bound("first_row")))
+        return ops + list(
+            self._multiply(mode, [(self.weights.output, self.buffers.normed, logits)])
+        )
+
+    def _attention(
+        self, mode: Mode, layer: LayerWeights, index: int, cache: KVCache
+    ) -> Iterator[Op]:
+        b = self.buffers
+        projections = [
+            (layer.attn_q, b.normed, b.query),
+            (layer.attn_k, b.normed, b.key),
+            (layer.attn_v, b.normed, b.value),
+        ]
+        yield from self._normed(mode, b.residual, layer.attn_norm, [p[0] for p in projections])
+        yield from self._multiply(mode, projections)
+        yield self._rope(b.query, self.config.head_count)
+        yield self._rope(b.key, self.config.head_count_kv)
+        yield self._store(index, cache)
+        yield self._attend(mode, index, cache)
+        yield from self._quantized(mode, b.attended, [layer.attn_output])
+        yield from self._multiply(
+            mode, [(layer.attn_output, b.attended, b.residual)], accumulate=True
+        )
+
+    def _feed_forward(self, mode: Mode, layer: LayerWeights) -> Iterator[Op]:
+        b = self.buffers
+        projections = [(layer.ffn_gate, b.normed, b.gate), (layer.ffn_up, b.normed, b.up)]
+        yield from self._normed(mode, b.residual, layer.ffn_norm, [p[0] for p in projections])
+        yield from self._multiply(mode, projections)
+        yield Op(
+            "swiglu",
+            {
+                "gate": b.gate.address,
+                "up": b.up.address,
+                "y": b.gate.address,
+                "stride": b.gate.stride,
+                "width": b.gate.width,
+                "num_tokens": NUM_TOKENS,
+            },
+            barrier=not layer.ffn_down.is_quantized,
+        )
+        yield from self._quantized(mode, b.gate, [layer.ffn_down])
+        yield from self._multiply(mode, [(layer.ffn_down, b.gate, b.residual)], accumulate=True)
+
+    def _normed(
+        self,
+        mode: Mode,
+        source: Rows,
+        weight: FloatVector,
+        users: list[Matrix],
+        first: Bound | None = None,
+    ) -> Iterator[Op]:
+        """RMSNorm into ``buffers.normed``, quantized where a user of it needs that."""
+        quantizes = any(user.is_quantized for user in users)
+        yield Op(
+            "rms_norm",
+            {
+                "x": first or source.address,
+                "x_stride": source.stride,
+                "width": source.width,
+                "num_tokens": NUM_TOKENS,
+                "weight": int(weight.ctypes.data),
+                "y": self.buffers.normed.address,
+                "y_stride": self.buffers.normed.stride,
+                "epsilon": self.config.rms_epsilon,
+            },
+            barrier=not quantizes,
+        )
+        yield from self._quantized(mode, self.buffers.normed, users)
+
+    def _quantized(self, mode: Mode, rows: Rows, users: list[Matrix]) -> Iterator[Op]:
+        """Rows as int8, if any of the matrices that use them is quantized."""
+        if not any(user.is_quantized for user in users):
+            return
+        arguments: dict[str, int | float | Bound] = {
+            "x": rows.address,
+            "x_stride": rows.stride,
+            "width": rows.width,
+            "num_tokens": NUM_TOKENS,
+        }
+        q = self.buffers.quantized
+        if mode == "decode":
+            arguments |= {"y": q.records.ctypes.data, "y_stride": 2 * rows.width}
+        else:
+            arguments |= {
+                "y": q.quants.ctypes.data,
+                "y_scale": q.scale.ctypes.data,
+                "y_sum": q.total.ctypes.data,
+                "y_half_sum": q.half_total.ctypes.data,
+            }
+        yield Op(f"quantize_{mode}", arguments)
+
+    def _multiply(
+        self, mode: Mode, products: list[tuple[Matrix, Rows, Rows]], accumulate: bool = False
+    ) -> Iterator[Op]:
+        """Independent products (matrix, input, output); one barrier after all of them."""
+        biased = [
+            (matrix.bias, output) for matrix, _, output in products if matrix.bias is not None
+        ]
+        for index, (matrix, source, target) in enumerate(products):
+            yield self._product(
+                mode, matrix, source, target, accumulate, index == len(products) - 1
+            )
+        for index, (bias, output) in enumerate(biased):
+            yield Op(
+                "add_bias",
+                {
+                    "x": output.address,
+                    "x_stride": output.stride,
+                    "width": len(bias),
+                    "num_tokens": NUM_TOKENS,
+                    "bias": int(bias.ctypes.data),
+                },
+                barrier=index == len(biased) - 1,
+            )
+
+    def _product(
+        self,
+        mode: Mode,
+        matrix: Matrix,
+        source: Rows,
+        target: Rows,
+        accumulate: bool,
+        barrier: bool,
+    ) -> Op:
+        kernel = f"{'gemv' if mode == 'decode' else 'gemm'}_{matrix.format_name}"
+        q = self.buffers.quantized
+        arguments: dict[str, int | float | Bound] = {
+            "weights": matrix.address,
+            "row_bytes": matrix.row_bytes,
+            "num_rows": matrix.num_rows,
+            "num_columns": matrix.num_columns,
+            "y": target.address,
+            "y_stride": target.stride,
+            "accumulate": int(accumulate),
+            "num_tokens": NUM_TOKENS,
+            "x": source.address,
+            "x_stride": source.stride,
+            "counter": COUNTER,
+            "chunk_rows": self._chunk_rows(matrix),
+            "scratch": int(self.buffers.scratch.ctypes.data),
+            "scratch_stride": self.buffers.scratch_bytes,
+        }
+        if matrix.is_quantized and mode == "decode":
+            arguments |= {"x": q.records.ctypes.data, "x_stride": 2 * matrix.num_columns}
+        elif matrix.is_quantized:
+            arguments |= {
+                "x": q.quants.ctypes.data,
+                "x_scale": q.scale.ctypes.data,
+                "x_sum": q.total.ctypes.data,
+                "x_half_sum": q.half_total.ctypes.data,
+            }
+        taken = {p: arguments[p] for p in SIGNATURES[kernel].parameters}
+        return Op(kernel, taken, barrier, matrix.name)
+
+    def _chunk_rows(self, matrix: Matrix) -> int:
+        """Rows handed out at a time: some chunks a thread, each long enough to stream."""
+        return max(8, matrix.num_rows // (8 * self.num_threads))
+
+    def _rope(self, rows: Rows, num_heads: int) -> Op:
+        # The stored keys depend on their rotation by the same thread: no barrier between them.
+        return Op(
+            "rope",
+            {
+                "x": rows.address,
+                "stride": rows.stride,
+                "num_heads": num_heads,
+                "head_size": self.config.head_size,
+                "num_pairs": self.config.rope.dimension_count // 2,
+                "cos_sin": int(self.buffers.cos_sin.ctypes.data),
+                "num_tokens": NUM_TOKENS,
+            },
+            barrier=False,
+        )
+
+    def _cache_arguments(self, index: int, cache: KVCache) -> dict[str, int | float | Bound]:
+        return {
+            "keys": Bound("keys", index * cache.key_layer_bytes),
+            "values": Bound("values", index * cache.value_layer_bytes),
+            "key_head_bytes": cache.key_head_bytes,
+            "value_head_bytes": cache.value_head_bytes,
+            "value_row_bytes": cache.value_row_bytes,
+            "position": POSITION,
+            "num_tokens": NUM_TOKENS,
+        }
+
+    def _store(self, index: int, cache: KVCache) -> Op:
+        arguments = self._cache_arguments(index, cache) | {
+            "k": self.buffers.key.address,
+            "v": self.buffers.value.address,
+            "stride": self.buffers.key.stride,
+            "head_size": self.config.head_size,
+            "num_kv_heads": self.config.head_count_kv,
+        }
+        return Op(f"store_kv_{cache.kv_type}", arguments)
+
+    def _attend(self, mode: Mode, index: int, cache: KVCache) -> Op:
+        config, b = self.config, self.buffers
+        group = config.head_count // config.head_count_kv
+        is_decode = mode == "decode"
+        rows = min(group, MAX_ATTENTION_ROWS) if is_decode else MAX_ATTENTION_ROWS
+        arguments = self._cache_arguments(index, cache) | {
+            "q": b.query.address,
+            "q_stride": b.query.stride,
+            "y": b.attended.address,
+            "y_stride": b.attended.stride,
+            "head_size": config.head_size,
+            "num_heads": config.head_count,
+            "num_kv_heads": config.head_count_kv,
+            "scale": 1.0 / math.sqrt(config.head_size),
+            "tokens_per_task": 1 if is_decode else max(1, PREFILL_TASK_ROWS // group),
+            "counter": COUNTER,
+            "scratch": int(b.scratch.ctypes.data),
+            "scratch_stride": b.scratch_bytes,
+        }
+        return Op(f"attention_{cache.kv_type}_{rows}", arguments)
