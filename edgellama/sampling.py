@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,7 @@ class SamplingOptions:
                 raise InvalidOptionError(f"{name} is {value!r}; allowed: {words}")
 
 
-_ALLOWED: tuple[tuple[str, type, Callable[[float], bool], str], ...] = (
+_ALLOWED: tuple[tuple[str, type, Callable[[Any], bool], str], ...] = (
     ("temperature", Real, lambda v: 0 <= v < math.inf, "a number from 0"),
     ("top_k", Integral, lambda v: v >= 0, "a whole number from 0 (0: all tokens)"),
     ("top_p", Real, lambda v: 0 < v <= 1, "a number above 0 up to 1"),

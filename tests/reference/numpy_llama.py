@@ -53,14 +53,14 @@ class NumpyCache:
 
 @dataclass(frozen=True)
 class Shape:
-    """The hyperparameters that the arithmetic needs."""
+    """The hyperparameters that the arithmetic needs, under the names of edgellama's ModelConfig."""
 
     context_length: int
     vocab_size: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
+    embedding_length: int
+    block_count: int
+    head_count: int
+    head_count_kv: int
     head_size: int
     rms_epsilon: float
     rope_base: float
@@ -73,10 +73,10 @@ class Shape:
         return cls(
             context_length=int(metadata["llama.context_length"]),
             vocab_size=vocab_size,
-            width=width,
-            layers=int(metadata["llama.block_count"]),
-            heads=heads,
-            kv_heads=int(metadata.get("llama.attention.head_count_kv", heads)),
+            embedding_length=width,
+            block_count=int(metadata["llama.block_count"]),
+            head_count=heads,
+            head_count_kv=int(metadata.get("llama.attention.head_count_kv", heads)),
             head_size=int(metadata.get("llama.attention.key_length", width // heads)),
             rms_epsilon=float(metadata["llama.attention.layer_norm_rms_epsilon"]),
             rope_base=float(metadata.get("llama.rope.freq_base", 10000.0)),
@@ -99,14 +99,14 @@ class NumpyLlama:
         """An empty cache; ``kv_dtype`` float16 rounds keys and values as an F16 cache does."""
         s = self.shape
         length = context_length or s.context_length
-        return NumpyCache((s.layers, length, s.kv_heads, s.head_size), kv_dtype or self.dtype)
+        return NumpyCache((s.block_count, length, s.head_count_kv, s.head_size), kv_dtype or self.dtype)
 
     def forward(self, tokens: Sequence[int], cache: NumpyCache | None = None) -> Array:
         """Logits [len(tokens), vocab_size] of all positions, appended to ``cache`` if given."""
         cache = cache or self.new_cache(max(1, len(tokens)))
         positions = np.arange(cache.length, cache.length + len(tokens))
         x = self.weights["token_embd.weight"][np.asarray(tokens, dtype=np.int64)]
-        for layer in range(self.shape.layers):
+        for layer in range(self.shape.block_count):
             normed = self._norm(f"blk.{layer}.attn_norm", x)
             x = x + self._attention(layer, normed, positions, cache)
             x = x + self._feed_forward(layer, self._norm(f"blk.{layer}.ffn_norm", x))
@@ -133,7 +133,7 @@ class NumpyLlama:
 
     def _attention(self, layer: int, x: Array, positions: Array, cache: NumpyCache) -> Array:
         s, count = self.shape, len(x)
-        heads = {"q": s.heads, "k": s.kv_heads, "v": s.kv_heads}
+        heads = {"q": s.head_count, "k": s.head_count_kv, "v": s.head_count_kv}
         q, k, v = (
             self._linear(f"blk.{layer}.attn_{name}", x).reshape(count, heads[name], s.head_size)
             for name in "qkv"
@@ -141,7 +141,7 @@ class NumpyLlama:
         end = cache.length + count
         cache.keys[layer, cache.length : end] = self._rotate(k, positions)
         cache.values[layer, cache.length : end] = v
-        group = s.heads // s.kv_heads
+        group = s.head_count // s.head_count_kv
         keys = np.repeat(cache.keys[layer, :end].astype(self.dtype), group, axis=1)
         values = np.repeat(cache.values[layer, :end].astype(self.dtype), group, axis=1)
         scores = np.einsum("qhd,khd->hqk", self._rotate(q, positions), keys) / np.sqrt(s.head_size)

@@ -1,0 +1,64 @@
+"""The JSON file of a saved conversation: its form, checked when it is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypedDict
+
+from edgellama.quant.errors import InvalidOptionError
+
+FORMAT_NAME = "edgellama conversation"
+FORMAT_VERSION = 1
+ROLES = ("system", "user", "assistant")
+
+
+class Message(TypedDict):
+    """One message: ``role`` is "system", "user" or "assistant"."""
+
+    role: str
+    content: str
+
+
+def write_messages(path: Path, messages: Sequence[Message]) -> None:
+    """Write the messages; an interruption leaves the old file or the new one, whole."""
+    content = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "messages": list(messages)}
+    text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_text(text, encoding="utf-8", errors="surrogatepass", newline="\n")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read_messages(path: Path) -> list[Message]:
+    """The messages of a saved conversation; InvalidOptionError if the file is something else."""
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8", errors="surrogatepass"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidOptionError(f"{path}: no saved conversation, {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:
+        raise InvalidOptionError(f"{path}: no saved conversation; allowed: files that save() wrote")
+    if content.get("version") != FORMAT_VERSION:
+        raise InvalidOptionError(
+            f"{path}: version {content.get('version')!r} of the format; allowed: {FORMAT_VERSION}"
+        )
+    messages = content.get("messages")
+    if not isinstance(messages, list):
+        raise InvalidOptionError(f"{path}: no list of messages")
+    return [_checked(path, number, message) for number, message in enumerate(messages)]
+
+
+def _checked(path: Path, number: int, message: object) -> Message:
+    if isinstance(message, dict):
+        role, content = message.get("role"), message.get("content")
+        first_only = role != "system" or number == 0
+        if role in ROLES and first_only and isinstance(content, str):
+            return {"role": str(role), "content": content}
+    raise InvalidOptionError(
+        f"{path}: message {number} is {message!r:.80}; allowed: a role of {', '.join(ROLES)} "
+        "(system first) and a content of text"
+    )

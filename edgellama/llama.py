@@ -1,0 +1,196 @@
+"""The facade: one model file, ready to generate, stream and chat.
+
+It joins the file, the tokenizer, the engine and sessions; each of them can be used alone.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from edgellama.chat_template import ChatTemplate, load_chat_template
+from edgellama.context_memory import available_memory_bytes, default_context_length
+from edgellama.conversation import Conversation
+from edgellama.generation import Chunk, Generation, Statistics
+from edgellama.kv_cache import NUMBER_BYTES
+from edgellama.models import resolve
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
+from edgellama.quant.gguf_file import GGUFFile
+from edgellama.session import SamplingArguments, Session
+from edgellama.stream import Stream
+from edgellama.tokenizer import Tokenizer, load_tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from edgellama.config import ModelConfig
+
+__all__ = ["Chunk", "Conversation", "Generation", "Llama", "Session", "Statistics", "Stream"]
+
+
+class Llama:
+    """A model, loaded once and shared by any number of sessions and threads.
+
+    A context manager; closing ends all of its sessions.
+    """
+
+    def __init__(
+        self,
+        path_or_name: str | os.PathLike[str],
+        *,
+        context_length: int | None = None,
+        num_threads: int | None = None,
+        kv_type: str = "f16",
+    ) -> None:
+        """Load a GGUF file, given by path or by a name that ``edgellama pull`` knows.
+
+        ``context_length``: tokens that each session holds; None is the model's own, less where
+        memory is short. ``num_threads`` None is one per physical core. ``kv_type`` is the KV
+        cache's number format, "f16" or "f32". Raises ModelNotFoundError, ModelFileError,
+        UnsupportedModelError, TokenizerError, InvalidOptionError.
+        """
+        from edgellama.engine import Engine
+
+        _check_options(context_length, kv_type)
+        self._file = GGUFFile(resolve(path_or_name))
+        try:
+            self.tokenizer: Tokenizer = load_tokenizer(self._file.metadata)
+            self._engine = Engine(self._file, num_threads=num_threads)
+        except BaseException:
+            self._file.close()
+            raise
+        if context_length is None:
+            context_length = default_context_length(
+                self._engine.config, kv_type, available_memory_bytes()
+            )
+        self._context_length = context_length
+        self._kv_type = kv_type
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._sessions_lock = threading.Lock()
+        self._closed = False
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes and constants of the model."""
+        return self._engine.config
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Everything that the file says about the model, by GGUF key."""
+        return self._file.metadata
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens each session holds."""
+        return self._context_length
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        parse_special: bool = False,
+        **sampling: Unpack[SamplingArguments],
+    ) -> Generation:
+        """The text that follows ``prompt``, as it is; arguments and errors as for ``stream``."""
+        return self.stream(
+            prompt, max_tokens=max_tokens, stop=stop, parse_special=parse_special, **sampling
+        ).wait()
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        parse_special: bool = False,
+        **sampling: Unpack[SamplingArguments],
+    ) -> Stream:
+        """The same, piece by piece, in a session of its own.
+
+        ``prompt`` is text or tokens; ``stop`` ends the text before any of these strings;
+        ``parse_special`` reads control tokens in the text; ``sampling`` are the fields of
+        SamplingOptions. Raises ContextLengthError and InvalidOptionError.
+        """
+        return self.session().stream(
+            prompt, max_tokens=max_tokens, stop=stop, parse_special=parse_special, **sampling
+        )
+
+    def chat(
+        self, system: str | None = None, *, template: str | None = None, **options: Any
+    ) -> Conversation:
+        """A new conversation in the model's own chat format, with its own session.
+
+        ``template``: Jinja source to use instead of the file's. ``options`` hold for every
+        reply: ``max_tokens``, ``stop`` and the fields of SamplingOptions. Raises
+        UnsupportedModelError if there is no template.
+        """
+        chosen = self._chat_template(template)
+        return Conversation(self.session(), self.tokenizer, chosen, system=system, **options)
+
+    def session(self, *, context_length: int | None = None) -> Session:
+        """A new session: its own KV cache over this model."""
+        with self._sessions_lock:
+            if self._closed:
+                raise EdgellamaError("this model is closed")
+            session = Session(
+                self._engine,
+                self.tokenizer,
+                context_length=self._context_length if context_length is None else context_length,
+                kv_type=self._kv_type,
+            )
+            self._sessions.add(session)
+        return session
+
+    def close(self) -> None:
+        """End all sessions and give everything back; more calls do nothing."""
+        with self._sessions_lock:
+            if self._closed:
+                return
+            self._closed = True
+            sessions = list(self._sessions)
+        for session in sessions:
+            session.close()
+        self._engine.close()
+        self._file.close()
+
+    def __enter__(self) -> Llama:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _chat_template(self, source: str | None) -> ChatTemplate:
+        if source is None:
+            template = load_chat_template(self._file.metadata, self.tokenizer)
+            if template is None:
+                raise UnsupportedModelError(
+                    f"{self._file.path}: the file has no chat template; use generate() with a "
+                    "prompt in the model's format, or pass chat(template=...)"
+                )
+            return template
+        if not source:
+            raise InvalidOptionError("template is empty; allowed: Jinja source")
+        metadata = {"tokenizer.chat_template": source}
+        template = load_chat_template(metadata, self.tokenizer)
+        assert template is not None
+        return template
+
+
+def _check_options(context_length: int | None, kv_type: str) -> None:
+    """Refuse impossible values before anything is loaded."""
+    if context_length is not None and context_length < 1:
+        raise InvalidOptionError(f"context_length is {context_length}; allowed: at least 1")
+    if kv_type not in NUMBER_BYTES:
+        allowed = ", ".join(NUMBER_BYTES)
+        raise InvalidOptionError(f"kv_type is {kv_type!r}; allowed: {allowed}")
