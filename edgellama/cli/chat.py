@@ -15,7 +15,9 @@ from edgellama.cli.terminal import dim, printable
 from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
-    from edgellama.llama import Conversation, Generation, Llama, Stream
+    from edgellama.conversation import Conversation
+    from edgellama.generation import Generation
+    from edgellama.stream import Stream
 
 
 @click.command("chat")
@@ -48,47 +50,32 @@ def command(
       edgellama chat model.gguf --system "Answer in French." --temperature 0
       echo "Why is the sky blue?" | edgellama chat smollm2
     """
-    from edgellama.cli.model_argument import find_model
+    from edgellama.cli.model_argument import find_model, open_model
 
     path = find_model(model)
-    from edgellama.llama import Llama
-
-    with Llama(path, context_length=context_length, num_threads=num_threads) as llama:
-        chat = Chat(llama, system, given(options))
+    with open_model(path, context_length, num_threads) as llama:
+        chat = Chat(llama.chat(system, **given(options)))
         if sys.stdin.isatty() and sys.stdout.isatty():
-            show_dim(f"{path.stem}; /help lists the commands")
+            show_dim(f"{path.stem}, {llama.context_length} tokens of context; /help for commands")
             talk(chat, TerminalReader(list(COMMANDS), history_path()))
         else:
             transcribe(chat, PlainReader(sys.stdin))
 
 
 class Chat:
-    """One conversation and the model it is held with; shows replies as they come."""
+    """One conversation and its last reply; shows replies as they come."""
 
-    def __init__(self, llama: Llama, system: str | None, options: dict[str, Any]) -> None:
-        self._llama = llama
-        self._options = options
-        self.system = system
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
         self.last_reply: Generation | None = None
-        self.conversation: Conversation = self._start()
-
-    def restart(self, system: str | None) -> None:
-        """A new, empty conversation with this system prompt."""
-        self.conversation.close()
-        self.system = system
-        self.last_reply = None
-        self.conversation = self._start()
 
     def answer(self, message: str) -> None:
         """Streams the reply to ``message``; Ctrl-C stops it and goes on as KeyboardInterrupt."""
-        self._show(self.conversation.stream(message, **self._options))
+        self._show(self.conversation.stream(message))
 
     def regenerate(self) -> None:
         """Streams another reply to the last message."""
-        self._show(self.conversation.regenerate(**self._options))
-
-    def _start(self) -> Conversation:
-        return self._llama.chat(self.system)
+        self._show(self.conversation.regenerate())
 
     def _show(self, stream: Stream) -> None:
         try:
@@ -96,7 +83,7 @@ class Chat:
         finally:
             _write("\n")
         self.last_reply = stream.result
-        show_dim(_reply_line(stream.result))
+        show_dim(speed_line(stream.result))
 
 
 def talk(chat: Chat, reader: MessageReader) -> None:
@@ -145,9 +132,3 @@ def show_dim(text: str) -> None:
 def _write(text: str) -> None:
     sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
-
-
-def _reply_line(reply: Generation) -> str:
-    if reply.finish_reason == "length":
-        return f"{speed_line(reply)}; cut off: no room left, /clear starts anew"
-    return speed_line(reply)

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from edgellama.cli.process_usage import peak_memory_bytes
+from edgellama.cli.streaming import speed_line
 from edgellama.quant.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -47,14 +48,15 @@ def _help(chat: Chat, argument: str) -> str:
 
 
 def _system(chat: Chat, argument: str) -> str:
-    if not argument:
-        return f"system prompt: {chat.system}" if chat.system else "there is no system prompt"
-    chat.restart(argument)
-    return "system prompt set; the conversation starts anew"
+    conversation = chat.conversation
+    if argument:
+        conversation.system = argument
+        return "the system prompt holds from the next reply on"
+    return f"system prompt: {conversation.system}" if conversation.system else "no system prompt"
 
 
 def _clear(chat: Chat, argument: str) -> str:
-    chat.restart(chat.system)
+    chat.conversation.clear()
     return "the conversation starts anew"
 
 
@@ -76,9 +78,15 @@ def _load(chat: Chat, argument: str) -> str:
 
 
 def _stats(chat: Chat, argument: str) -> str:
-    rows = [f"messages         {len(chat.conversation.messages)}"]
-    rows.append(f"peak memory      {peak_memory_bytes() / 1e6:,.0f} MB")
-    return "\n".join(rows)
+    session = chat.conversation.session
+    rows = {
+        "messages": f"{len(chat.conversation.messages)}",
+        "context": f"{len(session.tokens)} of {session.context_length} tokens",
+        "peak memory": f"{peak_memory_bytes() / 1e6:,.0f} MB",
+    }
+    if chat.last_reply is not None:
+        rows["last reply"] = speed_line(chat.last_reply)
+    return "\n".join(f"{label:<16}{value}" for label, value in rows.items())
 
 
 def _exit(chat: Chat, argument: str) -> str:
@@ -94,7 +102,7 @@ def _path(argument: str, command: str) -> str:
 COMMANDS: Mapping[str, SlashCommand] = MappingProxyType(
     {
         "/help": SlashCommand("", "Show this.", _help),
-        "/system": SlashCommand("TEXT", "Set the system prompt and start anew.", _system),
+        "/system": SlashCommand("TEXT", "Set the system prompt, or show it.", _system),
         "/clear": SlashCommand("", "Forget the conversation, keep the system prompt.", _clear),
         "/regen": SlashCommand("", "Answer the last message again.", _regenerate),
         "/save": SlashCommand("FILE", "Save the conversation.", _save),

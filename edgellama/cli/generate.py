@@ -15,7 +15,7 @@ from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.terminal import dim, printable
 
 if TYPE_CHECKING:
-    from edgellama.llama import Generation
+    from edgellama.generation import Generation
 
 DEFAULT_MAX_TOKENS = 512
 
@@ -74,13 +74,10 @@ def command(
         raise click.UsageError("--parse-special is for --raw; a chat message stays text")
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat")
-    from edgellama.cli.model_argument import find_model
-
-    path = find_model(model)
-    from edgellama.llama import Llama
+    from edgellama.cli.model_argument import find_model, open_model
 
     options = given(sampling) | {"stop": stop}
-    with Llama(path, context_length=context_length, num_threads=num_threads) as llama:
+    with open_model(find_model(model), context_length, num_threads) as llama:
         if chat:
             stream = llama.chat(system).stream(text, **options)
         else:
@@ -107,17 +104,16 @@ def _discard(text: str) -> None:
     """With --json the text comes at the end."""
 
 
-def _report(result: Generation, first_token_s: float | None, as_json: bool) -> None:
+def _report(result: Generation, first_token_s: float, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_figures(result, first_token_s)))
         return
     if sys.stdout.isatty():
         print()
-    line = f"{speed_line(result)}, finished: {result.finish_reason}"
-    print(dim(line, sys.stderr), file=sys.stderr)
+    print(dim(speed_line(result), sys.stderr), file=sys.stderr)
 
 
-def _figures(result: Generation, first_token_s: float | None) -> dict[str, Any]:
+def _figures(result: Generation, first_token_s: float) -> dict[str, Any]:
     statistics = result.statistics
     return {
         "text": result.text,

@@ -1,14 +1,23 @@
-"""From what a user wrote for a model to a file on disk, pulling it when that is possible."""
+"""From what a user wrote for a model to a file on disk or a loaded model.
+
+Pulls what is missing when that is possible, and shows what loading has to tell.
+"""
 
 from __future__ import annotations
 
+import logging
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgellama import models
 from edgellama.cli import terminal
 from edgellama.quant.errors import ModelNotFoundError
+
+if TYPE_CHECKING:
+    from edgellama.llama import Llama
 
 
 def find_model(name: str | None) -> Path:
@@ -27,6 +36,17 @@ def find_model(name: str | None) -> Path:
     ):
         raise ModelNotFoundError(f"{wanted} is not downloaded; run: edgellama pull {wanted}")
     return pull_with_progress(wanted)
+
+
+def open_model(path: Path, context_length: int | None, num_threads: int | None) -> Llama:
+    """The model in ``path``, loaded; compiling and warnings show on stderr."""
+    from edgellama.llama import Llama
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("edgellama: %(levelname)s: %(message)s"))
+    logging.getLogger("edgellama").addHandler(handler)
+    with terminal.kernel_progress() as report:
+        return Llama(path, context_length=context_length, num_threads=num_threads, progress=report)
 
 
 def pull_with_progress(name: str, *, force: bool = False) -> Path:

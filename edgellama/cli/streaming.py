@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING
 from edgellama.cli.process_usage import seconds_since_start
 
 if TYPE_CHECKING:
-    from edgellama.llama import Chunk, Generation, Stream
+    from edgellama.generation import Chunk, Generation
+    from edgellama.stream import Stream
 
 WAIT_SECONDS = 0.1
 
 
-def run_stream(stream: Stream, show: Callable[[str], None]) -> float | None:
+def run_stream(stream: Stream, show: Callable[[str], None]) -> float:
     """Takes every chunk of ``stream`` and shows its text, in order.
 
-    Returns the process's age in seconds when the first token came, None if none came. Ctrl-C
-    cancels the stream, waits until it has stopped, and goes on as KeyboardInterrupt.
+    Returns the process's age in seconds when the first token came (when the reply ended, if it
+    has none). Ctrl-C cancels the stream, waits until it has stopped, and goes on as
+    KeyboardInterrupt.
     """
     items: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
     worker = threading.Thread(target=_produce, args=(stream, items), daemon=True)
@@ -41,7 +43,7 @@ def run_stream(stream: Stream, show: Callable[[str], None]) -> float | None:
         worker.join()
         raise
     worker.join()
-    return first_token_s
+    return seconds_since_start() if first_token_s is None else first_token_s
 
 
 def _produce(stream: Stream, items: queue.SimpleQueue[Chunk | BaseException | None]) -> None:
@@ -68,8 +70,13 @@ def _next_item(
 def speed_line(result: Generation) -> str:
     """Counts and speeds of a reply on one line, for people."""
     statistics = result.statistics
-    return (
-        f"prompt {result.prompt_tokens} tokens at "
-        f"{statistics.prefill_tokens_per_second:.1f} tokens/s, "
-        f"reply {len(result.tokens)} tokens at {statistics.decode_tokens_per_second:.1f} tokens/s"
+    line = (
+        f"{len(result.tokens)} tokens at {statistics.decode_tokens_per_second:.1f} tokens/s, "
+        f"after {statistics.prefilled_tokens} of {result.prompt_tokens} prompt tokens at "
+        f"{statistics.prefill_tokens_per_second:.1f} tokens/s"
     )
+    if result.context_full:
+        return f"{line}; cut off, the context is full"
+    if result.finish_reason == "length":
+        return f"{line}; cut off at the most tokens allowed"
+    return line

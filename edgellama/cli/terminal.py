@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TextIO
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -60,6 +60,11 @@ def byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     ) as bars:
         bar = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(bar, completed=done, total=total or None)
+
+
+def kernel_progress() -> AbstractContextManager[Callable[[int, int], None]]:
+    """The line that is shown while kernels are compiled; nothing if none are."""
+    return count_progress("compiling kernels for this CPU, only this once")
 
 
 @contextmanager

@@ -20,19 +20,31 @@ def command(model: str | None) -> None:
       edgellama warmup
       edgellama warmup smollm2
     """
-    from edgellama.cli.terminal import count_progress
+    from edgellama.cli.terminal import kernel_progress
 
     started = time.monotonic()
-    with count_progress("compiling kernels for this CPU (only once)") as report:
-        num_kernels = _compile_for(model, report) if model else _compile_all(report)
-    seconds = time.monotonic() - started
-    click.echo(f"{num_kernels} kernels ready in {seconds:.1f} s")
+    with kernel_progress() as report:
+        if model:
+            _compile_for(model, report)
+        else:
+            _compile_all(report)
+    click.echo(f"kernels ready after {time.monotonic() - started:.1f} s")
 
 
-def _compile_all(report: Callable[[int, int], None]) -> int:
-    from edgellama.kernels_cpu.code_cache import load_kernels
+def _compile_for(model: str, report: Callable[[int, int], None]) -> None:
+    from edgellama.cli.model_argument import find_model
+
+    path = find_model(model)
+    from edgellama.engine import Engine
+    from edgellama.quant.gguf_file import GGUFFile
+
+    with GGUFFile(path) as file, Engine(file, progress=report):
+        pass
+
+
+def _compile_all(report: Callable[[int, int], None]) -> None:
+    from edgellama.kernels_cpu.code_cache import CompiledKernels
     from edgellama.kernels_cpu.cpu import select_tier
     from edgellama.kernels_cpu.signatures import SIGNATURES
 
-    load_kernels(SIGNATURES, select_tier(), report)
-    return len(SIGNATURES)
+    CompiledKernels(select_tier()).ensure(SIGNATURES, report)
