@@ -68,8 +68,9 @@ def _has_byte_fallback(vocabulary: Vocabulary) -> bool:
 def _loadable_pieces(vocabulary: Vocabulary) -> tuple[list[bytes], bytes]:
     """Texts and types as the library accepts them: distinct, not empty, one unknown piece.
 
-    What it would refuse can never come from text, so it becomes an unused piece under
-    a name that no text has (a NUL, then the id).
+    What it would refuse becomes an unused piece under a name of its own. User-defined tokens
+    that converters write with spaces get the space symbol, without which the library never
+    finds them.
     """
     texts, types = list(vocabulary.tokens), bytearray(vocabulary.types)
     seen: set[bytes] = set()

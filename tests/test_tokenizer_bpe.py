@@ -1,0 +1,171 @@
+"""Byte-level BPE against Hugging Face tokenizers, live, on random vocabularies and text."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference.tokenizer_references import hard_text, hugging_face_ids
+
+from edgellama.quant.gguf_file import GGUFFile
+from edgellama.tokenizer import load_tokenizer
+from edgellama.tokenizer.byte_pair_merge import BytePairMerger, byte_symbols
+from edgellama.tokenizer.split_patterns import SPLITTERS
+
+PIECES = (
+    *("'s", "'LL", "'", " ", "  ", "\n", "\r\n", "\t", "1", "23", "4567", "the", " and", "ing"),
+    *("\u00e9", "\u4e2d", "\U0001f600", "\u0301", "\u0661", "\u00bd", "!", "...", "$+", "\x00"),
+    *("\u3000", "\x85", "\u2028", "<|im_end|>", "a", "B", "\x1d", "\xa0", "\u200d", "\ud800"),
+)
+mixed_text = st.one_of(
+    st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.text(max_size=40)
+)
+
+
+def metadata_for(tokens: list[str], merges: list[str], pattern: str) -> dict[str, Any]:
+    """Metadata of a BPE tokenizer without special tokens."""
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pattern,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": [1] * len(tokens),
+        "tokenizer.ggml.merges": merges,
+    }
+
+
+def random_merges(letters: str, num_merges: int, seed: int) -> tuple[list[str], list[str]]:
+    """Tokens and merges as no training makes them: any pair, in any order, some joins twice."""
+    generator = random.Random(seed)
+    tokens, merges = list(letters), []
+    while len(merges) < num_merges:
+        left, right = generator.choice(tokens), generator.choice(tokens)
+        if len(left + right) <= 8 and f"{left} {right}" not in merges:
+            merges.append(f"{left} {right}")
+            if left + right not in tokens:
+                tokens.append(left + right)
+    return tokens, merges
+
+
+@cache
+def trained(pattern: str) -> Mapping[str, Any]:
+    """A vocabulary of 500 tokens trained on the hard text."""
+    from tokenizers import Tokenizer, models, trainers
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(vocab_size=500, initial_alphabet=ByteLevel.alphabet())
+    tokenizer.train_from_iterator([ascii(text) for text in hard_text()], trainer)
+    vocabulary = tokenizer.get_vocab()
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    tokens = sorted(vocabulary, key=vocabulary.__getitem__)
+    return metadata_for(tokens, [" ".join(merge) for merge in merges], pattern)
+
+
+@cache
+def both_ways(pattern: str) -> tuple[Any, Any]:
+    """Our tokenizer and Hugging Face's for the trained vocabulary."""
+    metadata = trained(pattern)
+    return load_tokenizer(metadata), hugging_face_ids(metadata)
+
+
+@pytest.mark.parametrize("pattern", sorted(SPLITTERS))
+def test_random_text_gives_hugging_face_ids(pattern: str) -> None:
+    """For every split pattern, any text gives the reference's ids and comes back as text."""
+    tokenizer, reference = both_ways(pattern)
+
+    @settings(max_examples=250, deadline=None)
+    @given(mixed_text)
+    def check(text: str) -> None:
+        ids = tokenizer.encode(text)
+        assert ids == reference(text)
+        assert tokenizer.decode(ids) == text.replace("\ud800", "\ufffd")
+
+    check()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_merges_are_followed_to_the_letter(seed: int) -> None:
+    """Merge lists that no rank order of tokens describes give the reference's ids."""
+    metadata = metadata_for(*random_merges("abcd", 24, seed), "gpt-2")
+    tokenizer, reference = load_tokenizer(metadata), hugging_face_ids(metadata)
+    generator = random.Random(seed)
+    for _ in range(150):
+        text = "".join(generator.choices("abcd", k=generator.randrange(1, 30)))
+        assert tokenizer.encode(text) == reference(text), text
+
+
+def test_a_join_that_no_merge_names_stays_apart() -> None:
+    """Two neighbours whose join is a token are not merged unless the list says so."""
+    tokens, merges = ["a", "b", "c", "ab", "bc", "abc"], ["b c", "ab c"]
+    tokenizer = load_tokenizer(metadata_for(tokens, merges, "gpt-2"))
+    assert tokenizer.encode("abc") == [0, 4]
+    assert tokenizer.encode("ab") == [0, 1]
+
+
+def test_whole_words_are_taken_only_where_the_pattern_says() -> None:
+    """With llama-bpe a word in the vocabulary needs no merges; with gpt-2 it does."""
+    tokens, merges = ["a", "b", "c", "abc"], ["b c"]
+    assert load_tokenizer(metadata_for(tokens, merges, "llama-bpe")).encode("abc") == [3]
+    assert load_tokenizer(metadata_for(tokens, merges, "gpt-2")).encode("abc") == [0, 1, 2]
+
+
+def test_a_merge_into_no_token_is_passed_over() -> None:
+    """A merge whose join the vocabulary lacks changes nothing."""
+    tokenizer = load_tokenizer(metadata_for(["a", "b", "c", "bc"], ["a b", "b c"], "gpt-2"))
+    assert tokenizer.encode("abc") == [0, 3]
+
+
+def test_smollm2_equals_hugging_face_on_random_text(smollm2_path: Path) -> None:
+    """The real vocabulary, whose byte tokens are incomplete, gives the reference's ids."""
+    with GGUFFile(smollm2_path) as file:
+        metadata = dict(file.metadata)
+    for special in (False, True):
+        tokenizer, reference = load_tokenizer(metadata), hugging_face_ids(metadata, special=special)
+
+        @settings(max_examples=250, deadline=None)
+        @given(mixed_text)
+        def check(text: str) -> None:
+            assert tokenizer.encode(text, parse_special=special) == reference(text)  # noqa: B023
+
+        check()
+
+
+def test_a_long_word_takes_linear_time_or_nearly() -> None:
+    """A word of 200,000 letters is merged, which quadratic time would not allow."""
+    tokenizer, _ = both_ways("gpt-2")
+    text = "ing" * 70_000
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert len(ids) < len(text)
+
+
+def test_merges_are_read_only_when_a_word_needs_them() -> None:
+    """Building the merger reads no merges, which cost more than the vocabulary."""
+    reads: list[str] = []
+
+    def load() -> list[bytes]:
+        reads.append("read")
+        return [b"a b"]
+
+    merger = BytePairMerger({b"a": 0, b"b": 1, b"ab": 2}, load)
+    assert reads == []
+    assert merger.merge([b"a", b"b", b"b"]) == [b"ab", b"b"]
+    assert merger.merge([b"b", b"a", b"b"]) == [b"b", b"ab"]
+    assert reads == ["read"]
+
+
+def test_byte_symbols_are_those_of_hugging_face() -> None:
+    """The printable stand-ins are distinct and equal the reference's alphabet."""
+    from tokenizers.pre_tokenizers import ByteLevel
+
+    symbols = [symbol.decode() for symbol in byte_symbols()]
+    assert sorted(symbols) == sorted(ByteLevel.alphabet())
+    assert (symbols[0x20], symbols[0x0A], symbols[0x41], symbols[0xAD]) == ("Ġ", "Ċ", "A", "Ń")

@@ -1,0 +1,157 @@
+"""SentencePiece from GGUF metadata against the library's own models, trained in the test."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference.tokenizer_references import hard_text, sentencepiece_ids
+from reference.vocabularies import sentencepiece_metadata
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+
+from edgellama.tokenizer import Tokenizer, load_tokenizer
+from edgellama.tokenizer.vocabulary import TokenType
+
+USER_DEFINED = ["<tool>", "</tool>", "##", "\u2581\u2581\u2581\u2581"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a small model is trained."""
+
+    byte_fallback: bool
+    add_space_prefix: bool
+    remove_extra_whitespaces: bool
+    user_defined: bool
+
+
+CASES = (
+    Options(True, True, False, False),
+    Options(True, False, False, True),
+    Options(False, True, True, False),
+    Options(True, True, True, True),
+    Options(False, False, False, True),
+)
+
+
+@cache
+def both_ways(options: Options) -> tuple[Tokenizer, Any]:
+    """Our tokenizer, and the library's with the model as it was trained."""
+    model = io.BytesIO()
+    corpus = [line for text in hard_text() for line in ascii(text).split("\\n") if len(line) < 900]
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=500,
+        byte_fallback=options.byte_fallback,
+        add_dummy_prefix=options.add_space_prefix,
+        remove_extra_whitespaces=options.remove_extra_whitespaces,
+        normalization_rule_name="identity",
+        control_symbols=["<ctl>"],
+        user_defined_symbols=USER_DEFINED if options.user_defined else [],
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    processor = SentencePieceProcessor(model_proto=model.getvalue())
+    metadata = sentencepiece_metadata(
+        processor,
+        add_space_prefix=options.add_space_prefix,
+        remove_extra_whitespaces=options.remove_extra_whitespaces,
+    )
+    types = metadata["tokenizer.ggml.token_type"]
+    assert isinstance(types, list)
+    for symbol in USER_DEFINED if options.user_defined else []:
+        types[processor.piece_to_id(symbol)] = int(TokenType.USER_DEFINED)
+    return load_tokenizer(metadata), processor
+
+
+PIECES = (
+    *(" ", "  ", "     ", "\n", "\t", "the", " and", "def", "\\u0", "0123", "\u2581", "<ctl>"),
+    *("<tool>", "</tool>", "##", "#", "<s>", "</s>", "<unk>", "<0x41>", "\u00e9", "\u4e2d"),
+    *("\U0001f600", "\x00", "\u3000", "\ud800", "\u200b", "A", "z"),
+)
+mixed_text = st.one_of(
+    st.lists(st.sampled_from(PIECES), max_size=25).map("".join), st.text(max_size=40)
+)
+
+
+@pytest.mark.parametrize("options", CASES, ids=str)
+def test_ids_and_text_equal_the_library(options: Options) -> None:
+    """The rebuilt model encodes any text as the trained one does, and decodes alike."""
+    tokenizer, processor = both_ways(options)
+    reference = sentencepiece_ids(processor)
+
+    @settings(max_examples=250, deadline=None)
+    @given(mixed_text)
+    def check(text: str) -> None:
+        text = text.replace("\ud800", "\ufffd")
+        ids = tokenizer.encode(text, add_bos=False)
+        assert ids == reference(text)
+        assert tokenizer.decode(ids) == processor.decode(ids)
+
+    check()
+    for text in hard_text():
+        assert tokenizer.encode(text, add_bos=False) == reference(text), ascii(text)
+
+
+@pytest.mark.parametrize("options", CASES, ids=str)
+def test_any_tokens_decode_as_in_the_library(options: Options) -> None:
+    """Any sequence of ids gives the library's text: half characters, controls, leading spaces."""
+    tokenizer, processor = both_ways(options)
+
+    @settings(max_examples=250, deadline=None)
+    @given(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=12))
+    def check(ids: list[int]) -> None:
+        assert tokenizer.decode(ids) == processor.decode(ids)
+
+    check()
+
+
+def test_tokens_that_carry_on_a_text_keep_their_space() -> None:
+    """The space that encoding adds is dropped at a text's start and kept in its continuation."""
+    tokenizer, _ = both_ways(CASES[0])
+    ids = tokenizer.encode("the", add_bos=False)
+    assert tokenizer.decode(ids) == "the"
+    assert tokenizer.decode(ids, continuation=True) == " the"
+
+
+def test_control_tokens_split_text_only_when_parsed() -> None:
+    """A control token's text is text by default and one id with parse_special."""
+    tokenizer, processor = both_ways(CASES[0])
+    control = processor.piece_to_id("<ctl>")
+    assert control not in tokenizer.encode("a<ctl>b")
+    expected = [*processor.encode("a"), control, *processor.encode("b")]
+    assert tokenizer.encode("a<ctl>b", add_bos=False, parse_special=True) == expected
+
+
+def test_user_defined_tokens_are_always_matched() -> None:
+    """A user-defined token is one id in any text, as the library has it."""
+    tokenizer, processor = both_ways(CASES[1])
+    symbol = processor.piece_to_id("<tool>")
+    assert tokenizer.encode("x<tool>y").count(symbol) == 1
+    assert tokenizer.decode([symbol]) == "<tool>"
+
+
+def test_a_vocabulary_with_odd_pieces_still_loads() -> None:
+    """Pieces that the library refuses (empty, twice, with a NUL) keep their ids unused."""
+    tokens = ["<unk>", "<s>", "</s>", "", "a", "a", "b\0", "\u2581a", "c d"]
+    tokenizer = load_tokenizer(
+        {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.tokens": tokens,
+            "tokenizer.ggml.scores": [0.0] * 7 + [-1.0, 0.0],
+            "tokenizer.ggml.token_type": [2, 3, 3, 1, 1, 1, 4, 1, 4],
+        }
+    )
+    assert tokenizer.vocab_size == 9
+    assert tokenizer.encode("a", add_bos=False) == [7]
+    assert tokenizer.encode("ac d", add_bos=False) == [7, 8]
+    assert tokenizer.token_text(6) == "b\0"
+    assert tokenizer.special.bos_id == 1
+    assert tokenizer.special.eos_id == 2
