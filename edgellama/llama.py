@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -45,12 +45,14 @@ class Llama:
         context_length: int | None = None,
         num_threads: int | None = None,
         kv_type: str = "f16",
+        progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Load a GGUF file, given by path or by a name that ``edgellama pull`` knows.
 
         ``context_length``: tokens that each session holds; None is the model's own, less where
         memory is short. ``num_threads`` None is one per physical core. ``kv_type`` is the KV
-        cache's number format, "f16" or "f32". Raises ModelNotFoundError, ModelFileError,
+        cache's number format, "f16" or "f32". ``progress`` hears of (compiled, total) kernels
+        if any must be compiled. Raises ModelNotFoundError, ModelFileError,
         UnsupportedModelError, TokenizerError, InvalidOptionError.
         """
         from edgellama.engine import Engine
@@ -59,7 +61,7 @@ class Llama:
         self._file = GGUFFile(resolve(path_or_name))
         try:
             self.tokenizer: Tokenizer = load_tokenizer(self._file.metadata)
-            self._engine = Engine(self._file, num_threads=num_threads)
+            self._engine = Engine(self._file, num_threads=num_threads, progress=progress)
         except BaseException:
             self._file.close()
             raise
