@@ -165,6 +165,8 @@ class Conversation:
         if last is None or shared_length(last.written, written) < len(last.written):
             return written
         start = len(last.written)
+        if len(written) == start:
+            return last.computed
         ends = self._tokenizer.special.end_of_generation
         end = next((i for i in range(start, len(written)) if written[i] in ends), None)
         if end is None:

@@ -1,0 +1,242 @@
+"""The facade: a model from a path, and everything that hangs on it."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reference.numpy_llama import NumpyEngine, NumpyLlama
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+import edgellama.engine
+from edgellama import llama as facade
+from edgellama.context_memory import (
+    _container_bytes,
+    available_memory_bytes,
+    default_context_length,
+)
+from edgellama.llama import Llama
+from edgellama.quant.errors import (
+    EdgellamaError,
+    InvalidOptionError,
+    ModelFileError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
+from edgellama.quant.gguf_file import GGUFFile
+
+GREEDY: Any = {"temperature": 0, "max_tokens": 8}
+MakeFile = Callable[..., Path]
+
+
+@pytest.fixture
+def make_file(tmp_path: Path) -> MakeFile:
+    """Writes a tiny model with the given differences and returns its path."""
+    return lambda **own: write_tiny_llama(tmp_path / "tiny.gguf", TinyLlama(**own))
+
+
+@pytest.fixture
+def numpy_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets the facade run on the NumPy engine, for what does not depend on the engine."""
+    monkeypatch.setattr(edgellama.engine, "Engine", NumpyEngine)
+
+
+@pytest.fixture
+def llama(numpy_engine: None, make_file: MakeFile) -> Llama:
+    """The facade over the NumPy engine."""
+    return Llama(make_file())
+
+
+def test_the_real_engine_says_what_numpy_says(make_file: MakeFile) -> None:
+    """From a file to text and through a chat: the greedy tokens of the NumPy Llama."""
+    path = make_file()
+    with GGUFFile(path) as file:
+        reference = NumpyLlama(file)
+    with Llama(path, kv_type="f32", num_threads=2) as llama:
+        prompt = llama.tokenizer.encode("hello world")
+        result = llama.generate("hello world", **GREEDY)
+        tokens = list(prompt)
+        while len(tokens) < len(prompt) + len(result.tokens):
+            tokens.append(int(reference.forward(tokens)[-1].argmax()))
+        assert list(result.tokens) == tokens[len(prompt) :]
+        with llama.chat("Be brief.") as chat:
+            first = chat.send("hello", **GREEDY)
+            held = chat.session.tokens
+            second = chat.send("go on", **GREEDY)
+            assert chat.session.tokens[: len(held)] == held
+            assert second.statistics.prefilled_tokens < second.prompt_tokens
+        prompt = list(chat_prompt(llama, first.prompt_tokens, held))
+        for token in first.tokens:
+            assert token == int(reference.forward(prompt)[-1].argmax())
+            prompt.append(token)
+
+
+def chat_prompt(llama: Llama, num_tokens: int, held: tuple[int, ...]) -> tuple[int, ...]:
+    """The first prompt of a chat, out of the tokens that its session held."""
+    prompt = held[:num_tokens]
+    assert llama.tokenizer.decode(prompt, skip_special=False).endswith("<|im_start|>assistant\n")
+    return prompt
+
+
+def test_cancel_of_the_real_engine(make_file: MakeFile) -> None:
+    """A text that another thread cancels ends, and the model goes on to work."""
+    with Llama(make_file(context_length=100_000)) as llama:
+        stream = llama.stream("hello", temperature=2.0, seed=1)
+        timer = threading.Timer(0.2, stream.cancel)
+        timer.start()
+        assert stream.wait().finish_reason in ("cancelled", "stop")
+        timer.join()
+        assert llama.generate("hello", **GREEDY).tokens
+
+
+def test_generate_and_stream(llama: Llama) -> None:
+    """Both give the same text, and each call starts afresh in a session of its own."""
+    first = llama.generate("hello", **GREEDY)
+    with llama.stream("hello", **GREEDY) as stream:
+        texts = [chunk.text for chunk in stream]
+    assert "".join(texts) == first.text
+    assert stream.result.statistics.prefilled_tokens == first.statistics.prefilled_tokens == 2
+
+
+def test_parts_of_the_model(llama: Llama) -> None:
+    """Configuration, metadata and tokenizer are at hand."""
+    assert llama.config.vocab_size == llama.tokenizer.vocab_size == 288
+    assert llama.metadata["general.architecture"] == "llama"
+    assert llama.context_length == 256
+
+
+def test_context_length(numpy_engine: None, make_file: MakeFile) -> None:
+    """The given context length holds for sessions, one of them may have another."""
+    with Llama(make_file(), context_length=32) as llama:
+        assert llama.context_length == llama.session().context_length == 32
+        assert llama.session(context_length=8).context_length == 8
+        assert llama.chat().session.context_length == 32
+
+
+def test_no_template(numpy_engine: None, make_file: MakeFile) -> None:
+    """Without a template there is no chat, and the error says what to do; a given one serves."""
+    with Llama(make_file(chat_template=None)) as llama:
+        with pytest.raises(UnsupportedModelError, match=r"no chat template.*chat\(template="):
+            llama.chat()
+        with llama.chat(template="{{ messages[0]['content'] }}") as chat:
+            assert chat.send("hello", **GREEDY).prompt_tokens == 2
+        with pytest.raises(InvalidOptionError, match="template is empty"):
+            llama.chat(template="")
+        assert llama.generate("hello", **GREEDY).tokens
+
+
+def test_close_ends_everything(numpy_engine: None, make_file: MakeFile) -> None:
+    """Leaving the model ends its running streams and refuses new work; twice does no harm."""
+    with Llama(make_file()) as llama:
+        chat, session = llama.chat(), llama.session()
+        stream = chat.stream("hello")
+        next(stream)
+        bare = llama.stream("hello")
+        next(bare)
+    assert stream.result.finish_reason == bare.result.finish_reason == "cancelled"
+    for use in (
+        lambda: chat.send("x"),
+        lambda: session.generate("x"),
+        llama.session,
+        llama.chat,
+        lambda: llama.generate("x"),
+    ):
+        with pytest.raises(EdgellamaError, match="closed"):
+            use()
+    llama.close()
+
+
+@pytest.mark.parametrize("options", [{"context_length": 0}, {"kv_type": "q8"}], ids=str)
+def test_bad_options(options: dict[str, Any], tmp_path: Path) -> None:
+    """Impossible options are refused before the file is looked for."""
+    with pytest.raises(InvalidOptionError, match=next(iter(options))):
+        Llama(tmp_path / "missing.gguf", **options)
+
+
+def test_missing_and_broken_files(tmp_path: Path) -> None:
+    """A missing model and a file that is none have errors of their own."""
+    with pytest.raises(ModelNotFoundError):
+        Llama(tmp_path / "missing.gguf")
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF and nothing more")
+    with pytest.raises(ModelFileError, match=r"broken\.gguf"):
+        Llama(broken)
+
+
+def test_a_failed_start_closes_the_file(
+    make_file: MakeFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the engine cannot start, the mapped file is closed before the error goes on."""
+    opened: list[GGUFFile] = []
+    closed: list[GGUFFile] = []
+
+    class Recorded(GGUFFile):
+        def __init__(self, path: Path) -> None:
+            super().__init__(path)
+            opened.append(self)
+
+        def close(self) -> None:
+            closed.append(self)
+            super().close()
+
+    def fail(*_: object, **__: object) -> None:
+        raise UnsupportedModelError("no such kernel")
+
+    monkeypatch.setattr(facade, "GGUFFile", Recorded)
+    monkeypatch.setattr(edgellama.engine, "Engine", fail)
+    with pytest.raises(UnsupportedModelError, match="no such kernel"):
+        Llama(make_file())
+    assert opened and closed == opened
+
+
+class Sizes:
+    """A model with a context of 131072 tokens at 64 kB each in F16."""
+
+    context_length = 131072
+    block_count = 16
+    head_count_kv = 8
+    head_size = 128
+
+
+@pytest.mark.parametrize(
+    ("available_bytes", "kv_type", "expected"),
+    [
+        (None, "f16", 131072),
+        (1 << 40, "f16", 131072),
+        (16 << 30, "f16", 131072),
+        (8 << 30, "f16", 65536),
+        (8 << 30, "f32", 32768),
+        ((8 << 30) - 1, "f16", 65280),
+        (0, "f16", 512),
+    ],
+)
+def test_default_context(available_bytes: int | None, kv_type: str, expected: int) -> None:
+    """Half of the free memory goes to the cache at most, in whole steps, never under a minimum."""
+    assert default_context_length(Sizes(), kv_type, available_bytes) == expected
+
+
+def test_a_short_context_is_never_lengthened() -> None:
+    """A model whose own context is below the minimum keeps it."""
+
+    class Short(Sizes):
+        context_length = 64
+
+    assert default_context_length(Short(), "f16", 0) == 64
+
+
+def test_available_memory() -> None:
+    """What this machine reports is at least some megabytes."""
+    available = available_memory_bytes()
+    assert available is None or available > 10_000_000
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [("1000\n", 1000 - 700 + 300), ("max\n", None), ("", None)]
+)
+def test_container_limit(limit: str, expected: int | None, tmp_path: Path) -> None:
+    """A cgroup's limit leaves what is not in use; cached file pages count as free."""
+    (tmp_path / "memory.max").write_text(limit)
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 400\nfile 300\nfile_mapped 5\n")
+    assert _container_bytes(str(tmp_path)) == expected
