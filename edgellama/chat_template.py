@@ -7,7 +7,7 @@ that looks like one stays text. The sandbox that runs the template is template_s
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -82,35 +82,51 @@ def encode_chat(
 ) -> list[int]:
     """The prompt as tokens, with one BOS where the model wants one or the template writes one.
 
-    Control tokens come from the template alone: text of a message is marked while the template
-    runs and becomes itself again only after the prompt is cut at control tokens. Marking every
-    character is certain, but a template that looks inside messages then acts differently; where
-    that shows in the prompt, only the texts of control tokens inside messages are marked.
+    Control tokens come from the template alone; what looks like one inside a message is text.
+    ``variables`` go to the template by name. Raises TemplateError as ``render`` does.
     """
-    marks = _Marks(tokenizer.control_texts(), messages, template.source)
 
     def cut(marked: list[dict[str, object]]) -> list[str | int]:
         prompt = template.render(marked, add_generation_prompt=add_generation_prompt, **variables)
-        parts = tokenizer.split_special(well_formed(prompt))
-        return [part if isinstance(part, int) else marks.show(part) for part in parts]
+        return tokenizer.split_special(well_formed(prompt))
+
+    marks = _Marks(tokenizer.control_texts(), messages, template.source)
+    tokens: list[int] = []
+    for part in _parts(tokenizer, marks, _checked(messages), cut):
+        if isinstance(part, int):
+            tokens.append(part)
+        else:
+            tokens += tokenizer.encode(part, add_bos=False)
+    return _with_one_bos(tokens, tokenizer)
+
+
+def _parts(
+    tokenizer: Tokenizer,
+    marks: _Marks,
+    messages: list[dict[str, object]],
+    cut: Callable[[list[dict[str, object]]], list[str | int]],
+) -> list[str | int]:
+    """The prompt cut at control tokens, from messages that were marked while it was made.
+
+    Marking every character is certain, but a template that looks inside messages then acts
+    differently. Where that shows in the prompt, only the punctuation of control tokens is
+    marked, and where even that shows, only whole texts of control tokens inside messages.
+    """
+
+    def shown(marked: list[dict[str, object]]) -> list[str | int]:
+        return [part if isinstance(part, int) else marks.show(part) for part in cut(marked)]
 
     def text(parts: list[str | int]) -> str:
         return "".join(
             tokenizer.token_text(part) if isinstance(part, int) else part for part in parts
         )
 
-    checked = _checked(messages)
-    parts = cut([marks.hide_control(message) for message in checked])
-    certain = cut([marks.hide_content(message) for message in checked])
-    if text(certain) == text(parts):
-        parts = certain
-    tokens: list[int] = []
-    for part in parts:
-        if isinstance(part, int):
-            tokens.append(part)
-        else:
-            tokens += tokenizer.encode(part, add_bos=False)
-    return _with_one_bos(tokens, tokenizer)
+    loosest = shown([marks.hide_control(message) for message in messages])
+    for characters in (marks.of_characters, marks.of_punctuation):
+        parts = shown([marks.hide_content(message, characters) for message in messages])
+        if text(parts) == text(loosest):
+            return parts
+    return loosest
 
 
 def _with_one_bos(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
@@ -136,18 +152,24 @@ class _Marks:
         self._control_marks = dict(zip(longest_first, free, strict=False))
         # White space stays, so that templates trim what they always trim.
         visible = sorted(character for character in characters if not character.isspace())
-        self._character_marks = str.maketrans(dict(zip(visible, free, strict=False)))
-        shown = {mark: text for text, mark in self._control_marks.items()}
-        shown |= {mark: chr(code) for code, mark in self._character_marks.items()}
+        by_character = dict(zip(visible, free, strict=False))
+        punctuation = {c for text in control_texts for c in text if not c.isalnum()}
+        self.of_characters = str.maketrans(by_character)
+        self.of_punctuation = str.maketrans(
+            {character: by_character[character] for character in punctuation & by_character.keys()}
+        )
+        shown = {mark: text for text, mark in (self._control_marks | by_character).items()}
         self._shown = str.maketrans(shown)
 
     def hide_control(self, message: Mapping[str, object]) -> dict[str, object]:
         """The message with each control token's text, in any string, as one mark."""
         return {key: self._without_control(value) for key, value in message.items()}
 
-    def hide_content(self, message: Mapping[str, object]) -> dict[str, object]:
-        """The same, with each visible character of the content as a mark of its own."""
-        content = str(message["content"]).translate(self._character_marks)
+    def hide_content(
+        self, message: Mapping[str, object], characters: Mapping[int, str]
+    ) -> dict[str, object]:
+        """The same, with characters of the content as marks of their own."""
+        content = str(message["content"]).translate(characters)
         return self.hide_control(message) | {"content": content}
 
     def show(self, text: str) -> str:
