@@ -14,8 +14,11 @@ import numpy.typing as npt
 from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, GEMM_TOKENS, PANEL_VECTORS
+from edgellama.program import Arguments
 
 MAX_STEP_TOKENS = 512
+MAX_DECODE_TOKENS = 4
+"""Up to here reading the blocks once for each token is faster than expanding them."""
 MAX_ATTENTION_ROWS = 8
 EXPANSION_BYTES = 8 * 1024
 """Room, beyond a panel, for moving one group of blocks from rows to lanes."""
@@ -44,15 +47,34 @@ class Rows:
         return int(self.array.strides[0])
 
 
-@dataclass(frozen=True)
 class QuantizedRows:
-    """int8 rows in both layouts of ``kernels_cpu.activations``; a step uses one of them."""
+    """int8 rows in the layouts of ``kernels_cpu.activations``, which share the memory."""
 
-    records: npt.NDArray[np.uint8]
-    quants: npt.NDArray[np.int8]
-    scale: npt.NDArray[np.float32]
-    total: npt.NDArray[np.float32]
-    half_total: npt.NDArray[np.float32]
+    def __init__(self, num_tokens: int, width: int) -> None:
+        self._quants = np.zeros(num_tokens * width, np.int8)
+        self._scale = np.zeros(num_tokens * width // 32, np.float32)
+        self._sum = np.zeros_like(self._scale)
+        self._half_sum = np.zeros(num_tokens * width // 16, np.float32)
+        if MAX_DECODE_TOKENS * 2 > num_tokens:
+            raise ValueError(
+                f"records of {MAX_DECODE_TOKENS} tokens need the room of twice as many"
+            )
+
+    @property
+    def address(self) -> int:
+        """Where the quants, or the records, begin."""
+        return int(self._quants.ctypes.data)
+
+    def arguments(self, mode: str) -> Arguments:
+        """The arguments ``signatures.QUANTIZED`` of a kernel that writes the rows."""
+        if mode == "decode":
+            return {"q": self.address, "q_scale": 0, "q_sum": 0, "q_half_sum": 0}
+        return {
+            "q": self.address,
+            "q_scale": int(self._scale.ctypes.data),
+            "q_sum": int(self._sum.ctypes.data),
+            "q_half_sum": int(self._half_sum.ctypes.data),
+        }
 
 
 class StepBuffers:
@@ -72,7 +94,8 @@ class StepBuffers:
         self.attended = self._rows(config.query_length)
         self.gate = self._rows(hidden)
         self.up = self._rows(hidden)
-        self.quantized = self._quantized(max(width, hidden, config.query_length))
+        widest = max(width, hidden, config.query_length)
+        self.quantized = QuantizedRows(self._tokens, round_up(widest, 32))
         self.scratch_bytes = self._scratch_bytes(config)
         self.scratch = np.empty(num_threads * self.scratch_bytes, np.uint8)
 
@@ -84,16 +107,6 @@ class StepBuffers:
     def _rows(self, width: int) -> Rows:
         padded = round_up(width, max(self._panel_rows, 32))
         return Rows(np.empty((self._tokens, padded), np.float32), width)
-
-    def _quantized(self, width: int) -> QuantizedRows:
-        padded, tokens = round_up(width, 32), self._tokens
-        return QuantizedRows(
-            records=np.empty((tokens, padded * 2), np.uint8),
-            quants=np.zeros((tokens, padded), np.int8),
-            scale=np.zeros((tokens, padded // 32), np.float32),
-            total=np.zeros((tokens, padded // 32), np.float32),
-            half_total=np.zeros((tokens, padded // 16), np.float32),
-        )
 
     def _scratch_bytes(self, config: ModelConfig) -> int:
         columns = max(config.embedding_length, config.feed_forward_length, config.query_length)

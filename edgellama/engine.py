@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.buffers import MAX_STEP_TOKENS, Rows, StepBuffers
+from edgellama.buffers import MAX_DECODE_TOKENS, MAX_STEP_TOKENS, Rows, StepBuffers
 from edgellama.cancellation import CancelToken
 from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.code_cache import CompiledKernels, Progress
@@ -36,8 +36,6 @@ from edgellama.weights import load_weights
 
 __all__ = ["CancelToken", "Engine"]
 
-MAX_DECODE_TOKENS = 4
-"""Up to here reading the blocks once for each token is faster than expanding them."""
 LOGIT_ROWS = 64
 """Tokens whose logits are computed together when all are wanted."""
 MAX_THREADS = 256
@@ -176,6 +174,7 @@ class Engine:
         self._buffers.token_ids[: len(chunk)] = chunk
         self._rope.fill(self._buffers.cos_sin, cache.length, len(chunk))
         program.prepare(
+            self._team.next_job,
             num_tokens=len(chunk),
             position=cache.length,
             keys=cache.keys_address,
@@ -199,7 +198,8 @@ class Engine:
         if program is None:
             program = self._build(key, self._writer.head(mode, rows))
         residual = self._buffers.residual
-        program.prepare(num_tokens=count, first_row=residual.address + first * residual.stride)
+        first_row = residual.address + first * residual.stride
+        program.prepare(self._team.next_job, num_tokens=count, first_row=first_row)
         self._run(program, cancelled)
         return rows.array[:count, : self.config.vocab_size].copy()
 
@@ -217,5 +217,5 @@ class Engine:
         return program
 
     def _run(self, program: Program, cancelled: CancelToken | None) -> None:
-        if not self._team.run(program.table, None if cancelled is None else cancelled.flag):
+        if not self._team.run(program.memory, None if cancelled is None else cancelled.flag):
             raise GenerationCancelled("the step was cancelled")

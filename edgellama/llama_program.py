@@ -13,9 +13,9 @@ from typing import Literal
 
 from edgellama.buffers import MAX_ATTENTION_ROWS, Rows, StepBuffers
 from edgellama.config import ModelConfig
-from edgellama.kernels_cpu.signatures import SIGNATURES
+from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES
 from edgellama.kv_cache import KVCache
-from edgellama.program import COUNTER, Bound, Op
+from edgellama.program import Arguments, Bound, Op
 from edgellama.weights import FloatVector, LayerWeights, Matrix, ModelWeights
 
 Mode = Literal["decode", "prefill"]
@@ -60,11 +60,9 @@ class LlamaProgram:
 
     def head(self, mode: Mode, logits: Rows) -> list[Op]:
         """Logits of ``num_tokens`` tokens whose residual rows begin at the bound ``first_row``."""
-        norm, source = (
-            self.weights.output_norm,
-            Rows(self.buffers.residual.array, len(self.weights.output_norm)),
-        )
-        ops = list(self._normed(mode, source, norm, [self.weights.output], Bound("first_row")))
+        norm = self.weights.output_norm
+        source = Rows(self.buffers.residual.array, len(norm))
+        ops = [self._norm(mode, source, norm, [self.weights.output], Bound("first_row"))]
         return ops + list(
             self._multiply(mode, [(self.weights.output, self.buffers.normed, logits)])
         )
@@ -78,13 +76,12 @@ class LlamaProgram:
             (layer.attn_k, b.normed, b.key),
             (layer.attn_v, b.normed, b.value),
         ]
-        yield from self._normed(mode, b.residual, layer.attn_norm, [p[0] for p in projections])
+        yield self._norm(mode, b.residual, layer.attn_norm, [p[0] for p in projections])
         yield from self._multiply(mode, projections)
-        yield self._rope(b.query, self.config.head_count)
-        yield self._rope(b.key, self.config.head_count_kv)
-        yield self._store(index, cache)
+        yield self._rope_store(index, cache)
         yield self._attend(mode, index, cache)
-        yield from self._quantized(mode, b.attended, [layer.attn_output])
+        if layer.attn_output.is_quantized:
+            yield self._quantize(mode, b.attended)
         yield from self._multiply(
             mode, [(layer.attn_output, b.attended, b.residual)], accumulate=True
         )
@@ -92,70 +89,59 @@ class LlamaProgram:
     def _feed_forward(self, mode: Mode, layer: LayerWeights) -> Iterator[Op]:
         b = self.buffers
         projections = [(layer.ffn_gate, b.normed, b.gate), (layer.ffn_up, b.normed, b.up)]
-        yield from self._normed(mode, b.residual, layer.ffn_norm, [p[0] for p in projections])
+        yield self._norm(mode, b.residual, layer.ffn_norm, [p[0] for p in projections])
         yield from self._multiply(mode, projections)
-        yield Op(
-            "swiglu",
-            {
-                "gate": b.gate.address,
-                "up": b.up.address,
-                "y": b.gate.address,
-                "stride": b.gate.stride,
-                "width": b.gate.width,
-                "num_tokens": NUM_TOKENS,
-            },
-            barrier=not layer.ffn_down.is_quantized,
-        )
-        yield from self._quantized(mode, b.gate, [layer.ffn_down])
+        quantized = self._quantized_arguments(mode, [layer.ffn_down])
+        arguments: Arguments = {
+            "gate": b.gate.address,
+            "up": b.up.address,
+            "y": b.gate.address,
+            "stride": b.gate.stride,
+            "width": b.gate.width,
+            "num_tokens": NUM_TOKENS,
+        }
+        yield Op(f"swiglu_{self._layout(mode, [layer.ffn_down])}", arguments | quantized)
         yield from self._multiply(mode, [(layer.ffn_down, b.gate, b.residual)], accumulate=True)
 
-    def _normed(
+    def _norm(
         self,
         mode: Mode,
         source: Rows,
         weight: FloatVector,
         users: list[Matrix],
         first: Bound | None = None,
-    ) -> Iterator[Op]:
-        """RMSNorm into ``buffers.normed``, quantized where a user of it needs that."""
-        quantizes = any(user.is_quantized for user in users)
-        yield Op(
-            "rms_norm",
-            {
-                "x": first or source.address,
-                "x_stride": source.stride,
-                "width": source.width,
-                "num_tokens": NUM_TOKENS,
-                "weight": int(weight.ctypes.data),
-                "y": self.buffers.normed.address,
-                "y_stride": self.buffers.normed.stride,
-                "epsilon": self.config.rms_epsilon,
-            },
-            barrier=not quantizes,
-        )
-        yield from self._quantized(mode, self.buffers.normed, users)
+    ) -> Op:
+        """RMSNorm into ``buffers.normed``, quantized as well where a user of it needs that."""
+        arguments: Arguments = {
+            "x": first or source.address,
+            "x_stride": source.stride,
+            "width": source.width,
+            "num_tokens": NUM_TOKENS,
+            "weight": int(weight.ctypes.data),
+            "y": self.buffers.normed.address,
+            "y_stride": self.buffers.normed.stride,
+            "epsilon": self.config.rms_epsilon,
+        }
+        name = f"rms_norm_{self._layout(mode, users)}"
+        return Op(name, arguments | self._quantized_arguments(mode, users))
 
-    def _quantized(self, mode: Mode, rows: Rows, users: list[Matrix]) -> Iterator[Op]:
-        """Rows as int8, if any of the matrices that use them is quantized."""
-        if not any(user.is_quantized for user in users):
-            return
-        arguments: dict[str, int | float | Bound] = {
+    def _quantize(self, mode: Mode, rows: Rows) -> Op:
+        """Rows as int8."""
+        arguments: Arguments = {
             "x": rows.address,
             "x_stride": rows.stride,
             "width": rows.width,
             "num_tokens": NUM_TOKENS,
         }
-        q = self.buffers.quantized
-        if mode == "decode":
-            arguments |= {"y": q.records.ctypes.data, "y_stride": 2 * rows.width}
-        else:
-            arguments |= {
-                "y": q.quants.ctypes.data,
-                "y_scale": q.scale.ctypes.data,
-                "y_sum": q.total.ctypes.data,
-                "y_half_sum": q.half_total.ctypes.data,
-            }
-        yield Op(f"quantize_{mode}", arguments)
+        return Op(f"quantize_{mode}", arguments | self.buffers.quantized.arguments(mode))
+
+    def _layout(self, mode: Mode, users: list[Matrix]) -> str:
+        return mode if any(user.is_quantized for user in users) else "float"
+
+    def _quantized_arguments(self, mode: Mode, users: list[Matrix]) -> Arguments:
+        if self._layout(mode, users) == "float":
+            return dict.fromkeys(QUANTIZED, 0)
+        return self.buffers.quantized.arguments(mode)
 
     def _multiply(
         self, mode: Mode, products: list[tuple[Matrix, Rows, Rows]], accumulate: bool = False
@@ -192,7 +178,7 @@ class LlamaProgram:
     ) -> Op:
         kernel = f"{'gemv' if mode == 'decode' else 'gemm'}_{matrix.format_name}"
         q = self.buffers.quantized
-        arguments: dict[str, int | float | Bound] = {
+        arguments: Arguments = {
             "weights": matrix.address,
             "row_bytes": matrix.row_bytes,
             "num_rows": matrix.num_rows,
@@ -203,44 +189,22 @@ class LlamaProgram:
             "num_tokens": NUM_TOKENS,
             "x": source.address,
             "x_stride": source.stride,
-            "counter": COUNTER,
             "chunk_rows": self._chunk_rows(matrix),
             "scratch": int(self.buffers.scratch.ctypes.data),
             "scratch_stride": self.buffers.scratch_bytes,
         }
         if matrix.is_quantized and mode == "decode":
-            arguments |= {"x": q.records.ctypes.data, "x_stride": 2 * matrix.num_columns}
+            arguments |= {"x": q.address, "x_stride": 2 * matrix.num_columns}
         elif matrix.is_quantized:
-            arguments |= {
-                "x": q.quants.ctypes.data,
-                "x_scale": q.scale.ctypes.data,
-                "x_sum": q.total.ctypes.data,
-                "x_half_sum": q.half_total.ctypes.data,
-            }
-        taken = {p: arguments[p] for p in SIGNATURES[kernel].parameters}
+            arguments |= {f"x{name[1:]}": value for name, value in q.arguments(mode).items()}
+        taken = {p: arguments[p] for p in SIGNATURES[kernel].parameters[:-1]}
         return Op(kernel, taken, barrier, matrix.name)
 
     def _chunk_rows(self, matrix: Matrix) -> int:
         """Rows handed out at a time: some chunks a thread, each long enough to stream."""
         return max(8, matrix.num_rows // (8 * self.num_threads))
 
-    def _rope(self, rows: Rows, num_heads: int) -> Op:
-        # The stored keys depend on their rotation by the same thread: no barrier between them.
-        return Op(
-            "rope",
-            {
-                "x": rows.address,
-                "stride": rows.stride,
-                "num_heads": num_heads,
-                "head_size": self.config.head_size,
-                "num_pairs": self.config.rope.dimension_count // 2,
-                "cos_sin": int(self.buffers.cos_sin.ctypes.data),
-                "num_tokens": NUM_TOKENS,
-            },
-            barrier=False,
-        )
-
-    def _cache_arguments(self, index: int, cache: KVCache) -> dict[str, int | float | Bound]:
+    def _cache_arguments(self, index: int, cache: KVCache) -> Arguments:
         return {
             "keys": Bound("keys", index * cache.key_layer_bytes),
             "values": Bound("values", index * cache.value_layer_bytes),
@@ -251,15 +215,21 @@ class LlamaProgram:
             "num_tokens": NUM_TOKENS,
         }
 
-    def _store(self, index: int, cache: KVCache) -> Op:
+    def _rope_store(self, index: int, cache: KVCache) -> Op:
+        b = self.buffers
         arguments = self._cache_arguments(index, cache) | {
-            "k": self.buffers.key.address,
-            "v": self.buffers.value.address,
-            "stride": self.buffers.key.stride,
+            "q": b.query.address,
+            "q_stride": b.query.stride,
+            "k": b.key.address,
+            "v": b.value.address,
+            "kv_stride": b.key.stride,
             "head_size": self.config.head_size,
+            "num_heads": self.config.head_count,
             "num_kv_heads": self.config.head_count_kv,
+            "num_pairs": self.config.rope.dimension_count // 2,
+            "cos_sin": int(b.cos_sin.ctypes.data),
         }
-        return Op(f"store_kv_{cache.kv_type}", arguments)
+        return Op(f"rope_store_{cache.kv_type}", arguments)
 
     def _attend(self, mode: Mode, index: int, cache: KVCache) -> Op:
         config, b = self.config, self.buffers
@@ -276,7 +246,6 @@ class LlamaProgram:
             "num_kv_heads": config.head_count_kv,
             "scale": 1.0 / math.sqrt(config.head_size),
             "tokens_per_task": 1 if is_decode else max(1, PREFILL_TASK_ROWS // group),
-            "counter": COUNTER,
             "scratch": int(b.scratch.ctypes.data),
             "scratch_stride": b.scratch_bytes,
         }

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.kernels_cpu import team_layout as layout
 from edgellama.kernels_cpu.code_cache import CompiledKernels
 from edgellama.kernels_cpu.signatures import SIGNATURES
+from edgellama.kernels_cpu.thread_team import aligned_words
 
-Words = npt.NDArray[np.int64]
+Words: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -28,21 +32,23 @@ class Bound:
     offset: int = 0
 
 
-COUNTER = Bound("counter")
-"""The address of a work counter of the op's own, which is zero when the program starts."""
+Arguments: TypeAlias = dict[str, int | float | Bound]
 
 
 @dataclass(frozen=True)
 class Op:
-    """One kernel call; ``barrier`` says whether the next op must wait for all threads."""
+    """One kernel call; ``barrier`` says whether the next op must wait for it.
+
+    ``arguments`` are all of the kernel's but its counter, which the program adds.
+    """
 
     kernel: str
-    arguments: dict[str, int | float | Bound]
+    arguments: Arguments
     barrier: bool = True
     label: str = ""
 
     def __post_init__(self) -> None:
-        expected = SIGNATURES[self.kernel].parameters
+        expected = SIGNATURES[self.kernel].parameters[:-1]
         if set(self.arguments) != set(expected):
             raise TypeError(f"{self.kernel} takes {expected}, not {tuple(self.arguments)}")
 
@@ -50,43 +56,41 @@ class Op:
 class Program:
     """Ops packed for the executor; the last op has a barrier."""
 
-    def __init__(self, ops: list[Op], kernels: CompiledKernels) -> None:
-        self.ops = tuple(ops)
+    def __init__(self, ops: Sequence[Op], kernels: CompiledKernels) -> None:
         if not ops or not ops[-1].barrier:
             raise ValueError("a program ends with a barrier")
+        self.ops = tuple(ops)
+        self._counters = aligned_words(len(ops) * layout.COUNTER_BYTES).reshape(len(ops), -1)
+        bindings: dict[str, list[tuple[int, int]]] = defaultdict(list)
         slots: list[int] = []
         starts: list[int] = []
-        counters: list[int] = []
-        bindings: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for op in ops:
+        for op, counter in zip(ops, self._counters, strict=True):
             starts.append(len(slots))
-            signature = SIGNATURES[op.kernel]
-            for parameter in signature.parameters:
+            for parameter in SIGNATURES[op.kernel].parameters[:-1]:
                 value = op.arguments[parameter]
-                if value is COUNTER:
-                    counters.append(len(slots))
-                elif isinstance(value, Bound):
+                if isinstance(value, Bound):
                     bindings[value.name].append((len(slots), value.offset))
-                slots.append(_word(value, parameter in signature.float_parameters))
+                slots.append(_word(value, parameter in SIGNATURES[op.kernel].float_parameters))
+            slots.append(int(counter.ctypes.data))
         self._records: Words = np.array(slots, np.int64)
-        self._counters: Words = np.zeros(len(counters), np.int64)
-        self._records[counters] = self._counters.ctypes.data + 8 * np.arange(len(counters))
         self._bindings = {
             name: (np.array([s for s, _ in pairs]), np.array([o for _, o in pairs], np.int64))
             for name, pairs in bindings.items()
         }
-        base = int(self._records.ctypes.data)
-        self.table: Words = np.array(
-            [
-                [kernels.address(op.kernel), base + 8 * start, int(op.barrier)]
-                for op, start in zip(ops, starts, strict=True)
-            ],
-            np.int64,
+        records = int(self._records.ctypes.data)
+        rows = [
+            (kernels.address(op.kernel), records + 8 * start, int(counter.ctypes.data), op.barrier)
+            for op, start, counter in zip(ops, starts, self._counters, strict=True)
+        ]
+        self.memory: Words = np.array(
+            [len(ops), *(int(word) for row in rows for word in row)], np.int64
         )
 
-    def prepare(self, **values: int) -> None:
-        """Reset the work counters and bind values; names that the program lacks are ignored."""
-        self._counters[:] = 0
+    def prepare(self, job: int, **values: int) -> None:
+        """Make all tasks of ``job`` available, and bind values; unused names are ignored."""
+        self._counters[:, layout.NUM_TASKS // 8] = 0
+        self._counters[:, layout.NUM_DONE // 8] = 0
+        self._counters[:, layout.NEXT_TASK // 8] = job << layout.JOB_SHIFT
         for name, value in values.items():
             if name in self._bindings:
                 places, offsets = self._bindings[name]

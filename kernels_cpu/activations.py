@@ -1,9 +1,9 @@
 """Activations as int8: the layouts that the matrix kernels read.
 
-A block is 32 numbers of one token: scale = absmax / 127, q = round(x / scale). For one token
-at a time, blocks are grouped as the weights are read (one block to every four lanes) into
-records of quants (first halves, then second halves), scales and scaled sums of the quants.
-For many tokens the quants stay in order, with one scale and the sums beside them.
+A block is 32 numbers of one token: scale = absmax / 127, q = round(x / scale). The decode
+layout groups blocks as the weights are read (one block to every four lanes) into records of
+quants (first halves, then second halves), scales and scaled sums of the quants. The prefill
+layout keeps the quants in order, with one scale and the sums in arrays beside them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import numpy as np
 
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.rows import unit_range
 from edgellama.kernels_cpu.simd import (
     dot4,
     f32_zeros_4,
@@ -32,6 +31,8 @@ from edgellama.kernels_cpu.simd import (
     write_f32,
 )
 
+BLOCK = 32
+
 
 @device
 def quantize_block(x, first, second):
@@ -41,7 +42,6 @@ def quantize_block(x, first, second):
     for i in range(1, 8):
         largest = maximum(magnitude(load_f32(x + 16 * i, like)), largest)
     absolute = max_lanes(largest)
-    scale = absolute / np.float32(127.0)
     inverse = np.float32(0.0)
     if absolute > np.float32(0.0):
         inverse = np.float32(127.0) / absolute
@@ -49,62 +49,60 @@ def quantize_block(x, first, second):
     for i in range(4):
         store_rounded_bytes(first + 4 * i, mul(load_f32(x + 16 * i, like), factor))
         store_rounded_bytes(second + 4 * i, mul(load_f32(x + 64 + 16 * i, like), factor))
-    return scale
+    return absolute / np.float32(127.0)
 
 
 @device
-def lane_sums(address, like):
+def byte_sums(address, like):
     """Sums of four neighbouring bytes of the 16 at ``address``, as f32."""
     taken = load_bytes(address, like)
     return to_f32(dot4(i32_zeros_like(like), ones_like(taken), taken))
 
 
-def quantize_decode():
-    """Records of 64 bytes a block; ``blocks_per_record`` of them interleaved."""
-
-    def kernel(x, x_stride, width, num_tokens, y, y_stride, thread, num_threads):
-        like = f32_zeros_4()
-        num_blocks = width // 32
-        group = lane_count() // 4
-        full = num_blocks // group * group
-        first, last = unit_range(num_tokens * num_blocks, thread, num_threads)
-        for unit in range(first, last):
-            token, block = unit // num_blocks, unit % num_blocks
-            size, place = group, block % group
-            if block >= full:
-                size, place = 1, 0
-            record = y + token * y_stride + (block - place) * 64
-            low = record + 16 * place
-            high = low + 16 * size
-            scale = quantize_block(x + token * x_stride + block * 128, low, high)
-            factor = splat_f32(scale, like)
-            store(high + 16 * size, factor)
-            sums = dot4(
-                dot4(i32_zeros_like(like), ones_like(load_bytes(low, like)), load_bytes(low, like)),
-                ones_like(load_bytes(high, like)),
-                load_bytes(high, like),
-            )
-            store(high + 32 * size, mul(to_f32(sums), factor))
-
-    return kernel
+@device
+def quantize_as_records(
+    x, first_block, last_block, num_blocks, q, q_scale, q_sum, q_half_sum, token
+):
+    """Blocks of one token, read at ``x``, into its records: 64 bytes a block."""
+    like = f32_zeros_4()
+    group = lane_count() // 4
+    full = num_blocks // group * group
+    records = q + token * num_blocks * 64
+    for block in range(first_block, last_block):
+        size, place = group, block % group
+        if block >= full:
+            size, place = 1, 0
+        record = records + (block - place) * 64
+        low = record + 16 * place
+        high = low + 16 * size
+        factor = splat_f32(quantize_block(x + block * 128, low, high), like)
+        store(high + 16 * size, factor)
+        taken_low, taken_high = load_bytes(low, like), load_bytes(high, like)
+        sums = dot4(i32_zeros_like(like), ones_like(taken_low), taken_low)
+        sums = dot4(sums, ones_like(taken_high), taken_high)
+        store(high + 32 * size, mul(to_f32(sums), factor))
 
 
-def quantize_prefill():
-    """Quants in order; per block a scale and a scaled sum, per half block a scaled sum."""
+@device
+def quantize_in_order(x, first_block, last_block, num_blocks, q, q_scale, q_sum, q_half_sum, token):
+    """Blocks of one token, read at ``x``, into the arrays of the prefill layout."""
+    like = f32_zeros_4()
+    for block in range(first_block, last_block):
+        unit = token * num_blocks + block
+        quants = q + unit * BLOCK
+        scale = quantize_block(x + block * 128, quants, quants + 16)
+        low = sum_lanes(byte_sums(quants, like)) * scale
+        high = sum_lanes(byte_sums(quants + 16, like)) * scale
+        write_f32(q_scale + unit * 4, scale)
+        write_f32(q_sum + unit * 4, low + high)
+        write_f32(q_half_sum + unit * 8, low)
+        write_f32(q_half_sum + unit * 8 + 4, high)
 
-    def kernel(x, x_stride, width, num_tokens, y, y_scale, y_sum, y_half_sum, thread, num_threads):
-        like = f32_zeros_4()
-        num_blocks = width // 32
-        first, last = unit_range(num_tokens * num_blocks, thread, num_threads)
-        for unit in range(first, last):
-            token, block = unit // num_blocks, unit % num_blocks
-            quants = y + unit * 32
-            scale = quantize_block(x + token * x_stride + block * 128, quants, quants + 16)
-            low = sum_lanes(lane_sums(quants, like)) * scale
-            high = sum_lanes(lane_sums(quants + 16, like)) * scale
-            write_f32(y_scale + unit * 4, scale)
-            write_f32(y_sum + unit * 4, low + high)
-            write_f32(y_half_sum + unit * 8, low)
-            write_f32(y_half_sum + unit * 8 + 4, high)
 
-    return kernel
+@device
+def keep_floats(x, first_block, last_block, num_blocks, q, q_scale, q_sum, q_half_sum, token):
+    """Nothing: the users of these rows read f32."""
+
+
+QUANTIZERS = {"float": keep_floats, "decode": quantize_as_records, "prefill": quantize_in_order}
+"""Per layout of ``signatures.LAYOUTS``."""

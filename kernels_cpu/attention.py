@@ -29,8 +29,8 @@ from edgellama.kernels_cpu.simd import (
     sum_lanes,
     write_f32,
 )
-from edgellama.kernels_cpu.simd_atomics import atomic_add
 from edgellama.kernels_cpu.simd_tiles import FMA_TILE, f32_tile, load_tile, store_tile
+from edgellama.kernels_cpu.tasks import claim, finish
 
 NUMBER_BYTES = {"f32": 4, "f16": 2}
 SCORE_BYTES = 4 * ATTENTION_KEYS
@@ -152,8 +152,7 @@ def attention(kind, rows):
 def _tasks(attend, rows, number_bytes):
     def kernel(
         q, q_stride, y, y_stride, head_size, num_heads, num_kv_heads, keys, values, key_head_bytes,
-        value_head_bytes, value_row_bytes, position, num_tokens, scale, tokens_per_task, counter,
-        scratch, scratch_stride, thread, num_threads,
+        value_head_bytes, value_row_bytes, position, num_tokens, scale, tokens_per_task, scratch, scratch_stride, counter, thread, job,
     ):  # fmt: skip
         group = num_heads // num_kv_heads
         output_bytes = value_row_bytes // number_bytes * 4
@@ -162,7 +161,8 @@ def _tasks(attend, rows, number_bytes):
         outputs = statistics + 8 * 8
         queries = outputs + rows * output_bytes
         num_tasks = (num_tokens + tokens_per_task - 1) // tokens_per_task * num_kv_heads
-        task = atomic_add(counter, 1)
+        num_done = 0
+        task = claim(counter, job, num_tasks)
         while task < num_tasks:
             kv_head = task % num_kv_heads
             first_token = task // num_kv_heads * tokens_per_task
@@ -189,6 +189,8 @@ def _tasks(attend, rows, number_bytes):
                         head_size,
                         y + at,
                     )
-            task = atomic_add(counter, 1)
+            num_done += 1
+            task = claim(counter, job, num_tasks)
+        finish(counter, num_done, num_tasks)
 
     return kernel

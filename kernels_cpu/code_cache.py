@@ -64,7 +64,7 @@ class CompiledKernels:
             self._addresses[name] = int(self._engine.get_function_address(name))
 
     def address(self, name: str) -> int:
-        """Address of ``void(int64 args, int64 thread, int64 num_threads)``."""
+        """Address of ``void(int64 args, int64 thread, int64 job)``."""
         return self._addresses[name]
 
 
@@ -104,7 +104,7 @@ def cache_folder(tier: Tier) -> Path:
         binding.get_host_cpu_name(),
         binding.get_process_triple(),
     )
-    key.update("\0".join((*parts, repr(tier))).encode())
+    key.update("\0".join((*parts, tier.name)).encode())
     return cache_root() / "kernels" / f"{tier.name}-{key.hexdigest()[:16]}"
 
 

@@ -1,8 +1,8 @@
 """Walks a program of kernels on all threads, outside the GIL.
 
-Threads meet at a spin barrier after the ops that ask for it. The last to arrive looks at the
-cancel flag and decides for all, so that every thread leaves at the same op. The layout of the
-shared memory is in ``team_layout``; starting, waking and parking threads is the team's.
+Threads meet only in the ops' counters (``tasks``): each takes what tasks it can of an op and
+goes on when all are done. The thread that posted the job looks at the cancel flag at every op.
+Starting, waking and parking threads is the team's.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from edgellama.kernels_cpu.simd_atomics import (
     call_yield,
     pause,
 )
+from edgellama.kernels_cpu.tasks import is_over
 
 SPINS_BEFORE_YIELD = 4096
 """About 50 microseconds: past that, the awaited thread has probably lost its core."""
@@ -33,57 +34,84 @@ def wait_a_little(team, spins):
 
 
 @device
-def meet(team, num_threads, generation, job):
-    """Wait for all threads; the last to arrive passes a cancellation on."""
-    if atomic_add(team + layout.ARRIVED, 1) == num_threads - 1:
-        if atomic_load(read_i64(team + layout.CANCEL_FLAG)) != 0:
-            atomic_store(team + layout.STOPPED_JOB, job)
-        atomic_store(team + layout.ARRIVED, 0)
-        atomic_store(team + layout.GENERATION, generation + 1)
-    else:
-        spins = 0
-        while atomic_load(team + layout.GENERATION) == generation:
-            wait_a_little(team, spins)
-            spins += 1
+def has_ended(team, job):
+    """Whether a job was cancelled or another one follows it already."""
+    return atomic_load(team + layout.STOPPED_JOB) == job or atomic_load(team + layout.JOB) != job
 
 
 @device
-def run_program(team, job, thread, num_threads):
-    """All ops of the program in order; the last one must end with a barrier."""
-    op = read_i64(team + layout.PROGRAM)
-    end = op + read_i64(team + layout.NUM_OPS) * layout.OP_BYTES
-    generation = atomic_load(team + layout.GENERATION)
-    while op < end:
-        call_kernel(read_i64(op), read_i64(op + 8), thread, num_threads)
-        if read_i64(op + 16) != 0:
-            meet(team, num_threads, generation, job)
-            generation += 1
-            if atomic_load(team + layout.STOPPED_JOB) == job:
-                return
+def wait_for_ops(team, job, first_op, last_op):
+    """Wait until the ops are over; False if the job has ended meanwhile."""
+    op = first_op
+    while op <= last_op:
+        counter = read_i64(op + layout.OP_COUNTER)
+        spins = 0
+        while not is_over(counter):
+            if has_ended(team, job):
+                return False
+            wait_a_little(team, spins)
+            spins += 1
         op += layout.OP_BYTES
+    return True
+
+
+@device
+def run_program(team, job, thread):
+    """All ops of the program in order, as far as the job is not cancelled."""
+    program = read_i64(team + layout.PROGRAM)
+    op = program + layout.PROGRAM_HEADER
+    end = op + read_i64(program) * layout.OP_BYTES
+    group = op
+    while op < end:
+        if thread == 0 and atomic_load(read_i64(team + layout.CANCEL_FLAG)) != 0:
+            atomic_store(team + layout.STOPPED_JOB, job)
+        if has_ended(team, job):
+            return
+        call_kernel(read_i64(op + layout.OP_KERNEL), read_i64(op + layout.OP_RECORD), thread, job)
+        if read_i64(op + layout.OP_BARRIER) != 0:
+            if not wait_for_ops(team, job, group, op):
+                return
+            group = op + layout.OP_BYTES
+        op += layout.OP_BYTES
+
+
+@device
+def wait_for_workers(team, job):
+    """Wait until no worker holds a task of a cancelled job."""
+    for thread in range(1, read_i64(team + layout.NUM_THREADS)):
+        spins = 0
+        while atomic_add(team + layout.ACTIVE_JOBS + thread * layout.CACHE_LINE, 0) == job:
+            wait_a_little(team, spins)
+            spins += 1
 
 
 def execute():
     """Post the job whose program the team's memory names, and take part in it as thread 0."""
 
-    def kernel(team, thread, num_threads):
-        job = atomic_add(team + layout.JOB, 1) + 1
-        run_program(team, job, thread, num_threads)
+    def kernel(team, thread, job):
+        atomic_add(team + layout.JOB, 1)
+        run_program(team, job, thread)
+        if atomic_load(team + layout.STOPPED_JOB) == job:
+            wait_for_workers(team, job)
 
     return kernel
 
 
 def serve():
-    """A worker's loop: take part in every job; return after a while without one, or at the end."""
+    """A worker's loop: take part in every new job; return after a while without one."""
 
-    def kernel(team, thread, num_threads):
-        seen = team + layout.SEEN_JOBS + thread * layout.CACHE_LINE
+    def kernel(team, thread, job):
+        active = team + layout.ACTIVE_JOBS + thread * layout.CACHE_LINE
+        seen = active + layout.SEEN_JOB
         spins = 0
         while spins < read_i64(team + layout.MAX_IDLE_SPINS):
-            job = atomic_load(team + layout.JOB)
-            if job != atomic_load(seen):
-                atomic_store(seen, job)
-                run_program(team, job, thread, num_threads)
+            posted = atomic_load(team + layout.JOB)
+            if posted != atomic_load(seen):
+                atomic_store(seen, posted)
+                # Announced before looking for a cancellation: one of the two sees the other.
+                atomic_add(active, posted)
+                run_program(team, posted, thread)
+                atomic_add(active, -posted)
                 spins = 0
             else:
                 wait_a_little(team, spins)

@@ -21,7 +21,6 @@ from edgellama.kernels_cpu.simd import (
     width_of,
     write_f32,
 )
-from edgellama.kernels_cpu.simd_atomics import atomic_add
 from edgellama.kernels_cpu.simd_tiles import (
     FMA_TILE,
     add_tiles,
@@ -34,6 +33,7 @@ from edgellama.kernels_cpu.simd_tiles import (
     transpose_every_fourth_word,
     transpose_words,
 )
+from edgellama.kernels_cpu.tasks import claim, finish
 
 FMA_F32 = FMA_TILE["f32"]
 
@@ -211,7 +211,7 @@ def quantized_gemm(name):
 
     def kernel(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
-        x, x_scale, x_sum, x_half_sum, counter, chunk_rows, scratch, scratch_stride, thread, num_threads,
+        x, x_scale, x_sum, x_half_sum, scratch, scratch_stride, counter, thread, job,
     ):  # fmt: skip
         num_blocks = num_columns // 32
         num_groups = num_blocks * groups_per_block
@@ -221,8 +221,11 @@ def quantized_gemm(name):
         minimums = scales + panel_rows * num_groups * 4
         spare = minimums + panel_rows * num_groups * 4
         sums = x_sum if groups_per_block == 1 else x_half_sum
-        first = atomic_add(counter, panel_rows)
-        while first < num_rows:
+        num_tasks = (num_rows + panel_rows - 1) // panel_rows
+        num_done = 0
+        task = claim(counter, job, num_tasks)
+        while task < num_tasks:
+            first = task * panel_rows
             expand_panel(
                 weights, row_bytes, first, num_rows, num_blocks, panel, scales, minimums, spare
             )
@@ -233,7 +236,9 @@ def quantized_gemm(name):
                     num_blocks * 4, num_groups, groups_per_block, f32_tile(PANEL_VECTORS, GEMM_TOKENS),
                 )  # fmt: skip
                 store_results(tile, y + token * y_stride + 4 * first, y_stride, accumulate)
-            first = atomic_add(counter, panel_rows)
+            num_done += 1
+            task = claim(counter, job, num_tasks)
+        finish(counter, num_done, num_tasks)
 
     return kernel
 
@@ -244,15 +249,18 @@ def float_gemm(name):
 
     def kernel(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
-        x, x_stride, counter, chunk_rows, scratch, scratch_stride, thread, num_threads,
+        x, x_stride, scratch, scratch_stride, counter, thread, job,
     ):  # fmt: skip
         lanes = lane_count()
         panel_rows = PANEL_VECTORS * lanes
         step = panel_rows * 4
         panel = scratch + thread * scratch_stride
         spare = panel + num_columns * step
-        first = atomic_add(counter, panel_rows)
-        while first < num_rows:
+        num_tasks = (num_rows + panel_rows - 1) // panel_rows
+        num_done = 0
+        task = claim(counter, job, num_tasks)
+        while task < num_tasks:
+            first = task * panel_rows
             for v in range(PANEL_VECTORS):
                 for column in range(0, num_columns, 4):
                     for i in range(lanes):
@@ -266,6 +274,8 @@ def float_gemm(name):
                         tile, panel + column * step, x + token * x_stride + 4 * column, x_stride
                     )
                 store_results(tile, y + token * y_stride + 4 * first, y_stride, accumulate)
-            first = atomic_add(counter, panel_rows)
+            num_done += 1
+            task = claim(counter, job, num_tasks)
+        finish(counter, num_done, num_tasks)
 
     return kernel

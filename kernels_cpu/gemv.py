@@ -1,7 +1,7 @@
 """Matrix times one or a few tokens: weight blocks are read where they lie, once.
 
 One row at a time, so that each thread reads one sequential stream. Rows are handed out in
-chunks through an atomic counter: a slow or preempted thread simply takes fewer. Every output
+chunks: a slow or preempted thread simply takes fewer. Every output
 is summed in one fixed order, whoever computes it and whatever tokens stand beside it.
 """
 
@@ -30,7 +30,7 @@ from edgellama.kernels_cpu.simd import (
     width_of,
     write_f32,
 )
-from edgellama.kernels_cpu.simd_atomics import atomic_add
+from edgellama.kernels_cpu.tasks import claim, finish
 
 FLOAT_LOADS = {"F32": (load_f32, 4), "F16": (load_f16, 2), "BF16": (load_bf16, 2)}
 """Per float format: how a vector is read, and the bytes of one number."""
@@ -135,17 +135,22 @@ def float_row_dot(name):
 def _gemv(row_dot, columns_per_step):
     def kernel(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
-        x, x_stride, counter, chunk_rows, thread, num_threads,
+        x, x_stride, chunk_rows, counter, thread, job,
     ):  # fmt: skip
         num_steps = num_columns // columns_per_step
-        first = atomic_add(counter, chunk_rows)
-        while first < num_rows:
+        num_tasks = (num_rows + chunk_rows - 1) // chunk_rows
+        num_done = 0
+        task = claim(counter, job, num_tasks)
+        while task < num_tasks:
+            first = task * chunk_rows
             for row in range(first, min(first + chunk_rows, num_rows)):
                 at = weights + row * row_bytes
                 for token in range(num_tokens):
                     value = row_dot(at, x + token * x_stride, num_steps)
                     write_output(y + token * y_stride + 4 * row, np.float32(value), accumulate)
-            first = atomic_add(counter, chunk_rows)
+            num_done += 1
+            task = claim(counter, job, num_tasks)
+        finish(counter, num_done, num_tasks)
 
     return kernel
 

@@ -64,7 +64,7 @@ def use_tier(tier: Tier) -> None:
 
 
 def compile_kernel(name: str) -> bytes:
-    """Object code of one kernel, with one symbol: its name, ``void(args, thread, num_threads)``.
+    """Object code of one kernel, with one symbol: its name, ``void(args, thread, job)``.
 
     Raises KernelError when the code needs a symbol from outside.
     """
@@ -92,7 +92,7 @@ def _typed_library(signature: Signature) -> tuple[Any, str]:
     """Numba's library for a kernel and the symbol of its function."""
     module = importlib.import_module(f"edgellama.kernels_cpu.{signature.module}")
     function = getattr(module, signature.factory)(*signature.options)
-    expected = (*signature.parameters, "thread", "num_threads")
+    expected = (*signature.parameters, "thread", "job")
     if tuple(inspect.signature(function).parameters) != expected:
         raise KernelError(f"{signature.factory} in {signature.module} does not take {expected}")
     flags = compiler.Flags()
@@ -131,7 +131,7 @@ def _entry_module(name: str, symbol: str, signature: Signature) -> Any:
     )
     inner = ir.Function(module, inner_type, symbol)
     entry = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, I64, I64]), name)
-    record, thread, num_threads = entry.args
+    record, thread, job = entry.args
     builder = ir.IRBuilder(entry.append_basic_block())
     unused = builder.alloca(byte_pointer)
     no_exception = ir.Constant(byte_pointer.as_pointer(), None)
@@ -139,7 +139,7 @@ def _entry_module(name: str, symbol: str, signature: Signature) -> Any:
     for slot, kind in enumerate(kinds):
         at = builder.add(record, ir.Constant(I64, 8 * slot))
         values.append(builder.load(builder.inttoptr(at, kind.as_pointer()), align=4))
-    builder.call(inner, [unused, no_exception, *values, thread, num_threads])
+    builder.call(inner, [unused, no_exception, *values, thread, job])
     builder.ret_void()
     return module
 

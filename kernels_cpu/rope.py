@@ -7,6 +7,7 @@ values as plain rows.
 
 from __future__ import annotations
 
+from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.signatures import PANEL_VECTORS
 from edgellama.kernels_cpu.simd import (
     f32_zeros_4,
@@ -20,63 +21,69 @@ from edgellama.kernels_cpu.simd import (
     write_f16,
     write_f32,
 )
+from edgellama.kernels_cpu.tasks import claim, finish
 
 STORES = {"f32": (write_f32, 4), "f16": (write_f16, 2)}
 """Per cache type: how one number is written, and its bytes."""
 
 
-def rope():
-    """Rotate neighbouring pairs of every head in place (Su et al. 2021).
+@device
+def rotate_head(head, num_pairs, cosines, sines):
+    """Rotate neighbouring pairs in place (Su et al. 2021).
 
-    ``cos_sin`` holds per token cos(a0) cos(a0) cos(a1) cos(a1) … and then -sin(a0) sin(a0) …
+    The tables hold cos(a0) cos(a0) cos(a1) cos(a1) … and -sin(a0) sin(a0) …
     """
-
-    def kernel(
-        x, stride, num_heads, head_size, num_pairs, cos_sin, num_tokens, thread, num_threads
-    ):
-        like = f32_zeros_4()
-        units = num_tokens * num_heads
-        whole = num_pairs // 2 * 4
-        for unit in range(units * thread // num_threads, units * (thread + 1) // num_threads):
-            token = unit // num_heads
-            head = x + token * stride + (unit - token * num_heads) * head_size * 4
-            cosines = cos_sin + token * num_pairs * 16
-            sines = cosines + num_pairs * 8
-            for i in range(0, 4 * whole, 16):
-                v = load_f32(head + i, like)
-                turned = mul(swap_pairs(v), load_f32(sines + i, like))
-                store(head + i, fma(v, load_f32(cosines + i, like), turned))
-            if whole < 2 * num_pairs:
-                at = 4 * whole
-                x0, x1 = read_f32(head + at), read_f32(head + at + 4)
-                cosine, sine = read_f32(cosines + at), read_f32(sines + at + 4)
-                write_f32(head + at, x0 * cosine - x1 * sine)
-                write_f32(head + at + 4, x1 * cosine + x0 * sine)
-
-    return kernel
+    like = f32_zeros_4()
+    whole = num_pairs // 2 * 2
+    for i in range(0, 8 * whole, 16):
+        v = load_f32(head + i, like)
+        turned = mul(swap_pairs(v), load_f32(sines + i, like))
+        store(head + i, fma(v, load_f32(cosines + i, like), turned))
+    if whole < num_pairs:
+        at = 8 * whole
+        x0, x1 = read_f32(head + at), read_f32(head + at + 4)
+        cosine, sine = read_f32(cosines + at), read_f32(sines + at + 4)
+        write_f32(head + at, x0 * cosine - x1 * sine)
+        write_f32(head + at + 4, x1 * cosine + x0 * sine)
 
 
-def store_kv(kind):
-    """Append the keys and values of the step's tokens from ``position`` on."""
+def rope_store(kind):
+    """Rotate queries and keys, append keys and values at ``position``; one token a task."""
     write, number_bytes = STORES[kind]
 
+    @device
+    def store_head(k, v, head_size, key_at, key_step, value_at):
+        for i in range(head_size):
+            write(key_at + i * key_step, read_f32(k + 4 * i))
+            write(value_at + i * number_bytes, read_f32(v + 4 * i))
+
     def kernel(
-        k, v, stride, head_size, num_kv_heads, keys, values, key_head_bytes, value_head_bytes,
-        value_row_bytes, position, num_tokens, thread, num_threads,
+        q, q_stride, k, v, kv_stride, head_size, num_heads, num_kv_heads, num_pairs, cos_sin,
+        keys, values, key_head_bytes, value_head_bytes, value_row_bytes, position, num_tokens,
+        counter, thread, job,
     ):  # fmt: skip
         block_keys = PANEL_VECTORS * lane_count()
-        units = num_tokens * num_kv_heads
-        for unit in range(units * thread // num_threads, units * (thread + 1) // num_threads):
-            token = unit // num_kv_heads
-            head = unit - token * num_kv_heads
+        head_bytes = head_size * 4
+        num_done = 0
+        token = claim(counter, job, num_tokens)
+        while token < num_tokens:
+            cosines = cos_sin + token * num_pairs * 16
+            sines = cosines + num_pairs * 8
+            for head in range(num_heads):
+                rotate_head(q + token * q_stride + head * head_bytes, num_pairs, cosines, sines)
             place = position + token
-            source = token * stride + head * head_size * 4
             block = place // block_keys
-            key_at = keys + head * key_head_bytes
-            key_at += (block * head_size * block_keys + place - block * block_keys) * number_bytes
-            value_at = values + head * value_head_bytes + place * value_row_bytes
-            for i in range(head_size):
-                write(key_at + i * block_keys * number_bytes, read_f32(k + source + 4 * i))
-                write(value_at + i * number_bytes, read_f32(v + source + 4 * i))
+            key_offset = (
+                block * head_size * block_keys + place - block * block_keys
+            ) * number_bytes
+            for head in range(num_kv_heads):
+                source = token * kv_stride + head * head_bytes
+                rotate_head(k + source, num_pairs, cosines, sines)
+                store_head(k + source, v + source, head_size,
+                           keys + head * key_head_bytes + key_offset, block_keys * number_bytes,
+                           values + head * value_head_bytes + place * value_row_bytes)  # fmt: skip
+            num_done += 1
+            token = claim(counter, job, num_tokens)
+        finish(counter, num_done, num_tokens)
 
     return kernel

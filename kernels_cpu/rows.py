@@ -1,13 +1,14 @@
 """Kernels that work along rows of f32 activations: norm, SwiGLU and bias.
 
-All split their work in the same way, in units of 32 numbers, so that ops that follow one
-another on the same rows need no barrier between them.
+Norm and SwiGLU also leave their result as int8 in the layout that its users read, while the
+row is still in the cache.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from edgellama.kernels_cpu.activations import BLOCK, QUANTIZERS
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import (
     add,
@@ -27,23 +28,10 @@ from edgellama.kernels_cpu.simd import (
     sum_lanes,
     write_f32,
 )
+from edgellama.kernels_cpu.tasks import claim, finish
 
-UNIT = 32
-"""Numbers in one unit of work: one quantization block."""
-
-
-@device
-def unit_range(num_units, thread, num_threads):
-    """First and one past the last unit of a thread."""
-    return num_units * thread // num_threads, num_units * (thread + 1) // num_threads
-
-
-@device
-def columns_of_unit(unit, units_per_row, width):
-    """Token, first and one past the last column of a unit; the last of a row may be shorter."""
-    token = unit // units_per_row
-    start = (unit - token * units_per_row) * UNIT
-    return token, start, min(start + UNIT, width)
+SEGMENT = 1024
+"""Columns of one task where a row can be cut: enough to be worth handing out."""
 
 
 @device
@@ -63,30 +51,33 @@ def inverse_rms(x, width, epsilon):
     return np.float32(1.0) / square_root(mean + epsilon)
 
 
-def rms_norm():
-    """y = x / rms(x) * weight (Zhang and Sennrich 2019)."""
+@device
+def scale_row(x, weight, factor, width, y):
+    """y = x * factor * weight; ``width`` is a multiple of four."""
+    like = f32_zeros_4()
+    scale = splat_f32(factor, like)
+    for i in range(0, 4 * width, 16):
+        store(y + i, mul(mul(load_f32(x + i, like), scale), load_f32(weight + i, like)))
 
-    def kernel(x, x_stride, width, num_tokens, weight, y, y_stride, epsilon, thread, num_threads):
-        like = f32_zeros_4()
-        per_row = (width + UNIT - 1) // UNIT
-        first, last = unit_range(num_tokens * per_row, thread, num_threads)
-        known_token = -1
-        factor = np.float32(0.0)
-        for unit in range(first, last):
-            token, start, end = columns_of_unit(unit, per_row, width)
+
+def rms_norm(layout):
+    """y = x / rms(x) * weight (Zhang and Sennrich 2019); one token a task."""
+    quantize = QUANTIZERS[layout]
+
+    def kernel(
+        x, x_stride, width, num_tokens, weight, y, y_stride, epsilon,
+        q, q_scale, q_sum, q_half_sum, counter, thread, job,
+    ):  # fmt: skip
+        num_blocks = width // BLOCK
+        num_done = 0
+        token = claim(counter, job, num_tokens)
+        while token < num_tokens:
             source, target = x + token * x_stride, y + token * y_stride
-            if token != known_token:
-                factor = inverse_rms(source, width, epsilon)
-                known_token = token
-            scale = splat_f32(factor, like)
-            whole = start + (end - start) // 4 * 4
-            for i in range(start, whole, 4):
-                scaled = mul(load_f32(source + 4 * i, like), scale)
-                store(target + 4 * i, mul(scaled, load_f32(weight + 4 * i, like)))
-            for i in range(whole, end):
-                write_f32(
-                    target + 4 * i, read_f32(source + 4 * i) * factor * read_f32(weight + 4 * i)
-                )
+            scale_row(source, weight, inverse_rms(source, width, epsilon), width, target)
+            quantize(target, 0, num_blocks, num_blocks, q, q_scale, q_sum, q_half_sum, token)
+            num_done += 1
+            token = claim(counter, job, num_tokens)
+        finish(counter, num_done, num_tokens)
 
     return kernel
 
@@ -99,33 +90,66 @@ def silu_product(gate, up):
     return mul(div(gate, add(one, negative)), up)
 
 
-def swiglu():
-    """y = silu(gate) * up (Shazeer 2020); rows are padded to whole units."""
+def swiglu(layout):
+    """y = silu(gate) * up (Shazeer 2020); one segment of a token a task, rows padded to blocks."""
+    quantize = QUANTIZERS[layout]
 
-    def kernel(gate, up, y, stride, width, num_tokens, thread, num_threads):
+    def kernel(
+        gate, up, y, stride, width, num_tokens, q, q_scale, q_sum, q_half_sum, counter, thread, job
+    ):  # fmt: skip
         like = f32_zeros()
-        lanes = lane_count()
-        per_row = (width + UNIT - 1) // UNIT
-        first, last = unit_range(num_tokens * per_row, thread, num_threads)
-        for unit in range(first, last):
-            token, start, _ = columns_of_unit(unit, per_row, width)
-            for i in range(start, start + UNIT, lanes):
-                at = token * stride + 4 * i
-                store(y + at, silu_product(load_f32(gate + at, like), load_f32(up + at, like)))
+        num_segments = (width + SEGMENT - 1) // SEGMENT
+        num_tasks = num_tokens * num_segments
+        num_done = 0
+        task = claim(counter, job, num_tasks)
+        while task < num_tasks:
+            token = task // num_segments
+            first = (task - token * num_segments) * SEGMENT
+            last = min(first + SEGMENT, width)
+            row = token * stride
+            for i in range(row + 4 * first, row + 4 * last, 4 * lane_count()):
+                store(y + i, silu_product(load_f32(gate + i, like), load_f32(up + i, like)))
+            quantize(y + row, first // BLOCK, last // BLOCK, width // BLOCK,
+                     q, q_scale, q_sum, q_half_sum, token)  # fmt: skip
+            num_done += 1
+            task = claim(counter, job, num_tasks)
+        finish(counter, num_done, num_tasks)
+
+    return kernel
+
+
+def quantize(layout):
+    """Rows as int8; one token a task."""
+    quantize_row = QUANTIZERS[layout]
+
+    def kernel(
+        x, x_stride, width, num_tokens, q, q_scale, q_sum, q_half_sum, counter, thread, job
+    ):  # fmt: skip
+        num_blocks = width // BLOCK
+        num_done = 0
+        token = claim(counter, job, num_tokens)
+        while token < num_tokens:
+            at = x + token * x_stride
+            quantize_row(at, 0, num_blocks, num_blocks, q, q_scale, q_sum, q_half_sum, token)
+            num_done += 1
+            token = claim(counter, job, num_tokens)
+        finish(counter, num_done, num_tokens)
 
     return kernel
 
 
 def add_bias():
-    """x += bias, in place."""
+    """x += bias, in place; one token a task."""
 
-    def kernel(x, x_stride, width, num_tokens, bias, thread, num_threads):
-        per_row = (width + UNIT - 1) // UNIT
-        first, last = unit_range(num_tokens * per_row, thread, num_threads)
-        for unit in range(first, last):
-            token, start, end = columns_of_unit(unit, per_row, width)
-            for i in range(start, end):
-                at = x + token * x_stride + 4 * i
-                write_f32(at, read_f32(at) + read_f32(bias + 4 * i))
+    def kernel(x, x_stride, width, num_tokens, bias, counter, thread, job):
+        num_done = 0
+        token = claim(counter, job, num_tokens)
+        while token < num_tokens:
+            for i in range(0, 4 * width, 4):
+                at = x + token * x_stride + i
+                write_f32(at, read_f32(at) + read_f32(bias + i))
+            num_done += 1
+            token = claim(counter, job, num_tokens)
+        finish(counter, num_done, num_tokens)
 
     return kernel

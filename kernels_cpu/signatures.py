@@ -1,6 +1,7 @@
 """What every kernel takes, by name: the contract between the program and the compiled code.
 
-A kernel reads its arguments from a record of 8-byte slots in this order. Plain data: neither
+A kernel reads its arguments from a record of 8-byte slots in this order, and is told its
+thread and the job's number besides. Plain data: neither
 numba nor a kernel is imported here, so that a warm start never pays for them.
 """
 
@@ -44,7 +45,7 @@ MATRIX = (
     "accumulate",
     "num_tokens",
 )
-CHUNKS = ("counter", "chunk_rows")
+QUANTIZED = ("q", "q_scale", "q_sum", "q_half_sum")
 SCRATCH = ("scratch", "scratch_stride")
 CACHE = (
     "keys",
@@ -55,68 +56,65 @@ CACHE = (
     "position",
     "num_tokens",
 )
+LAYOUTS = ("float", "decode", "prefill")
+"""How a row kernel leaves its result besides f32: not at all, as records, in order."""
 
 
 def _matrix_signatures(name: str) -> dict[str, Signature]:
     kind = "quantized" if name in QUANTIZED_FORMATS else "float"
     panel_x = ("x", "x_scale", "x_sum", "x_half_sum") if kind == "quantized" else ("x", "x_stride")
     embed = ("weights", "row_bytes", "num_columns", "tokens", "y", "y_stride", "num_tokens")
+    vector_x = ("x", "x_stride", "chunk_rows")
     return {
-        f"gemv_{name}": Signature(
-            "gemv", f"{kind}_gemv", (name,), MATRIX + ("x", "x_stride") + CHUNKS
-        ),
-        f"gemm_{name}": Signature(
-            "gemm", f"{kind}_gemm", (name,), MATRIX + panel_x + CHUNKS + SCRATCH
-        ),
-        f"embed_{name}": Signature("embed", f"{kind}_embed", (name,), embed),
+        f"gemv_{name}": _op("gemv", f"{kind}_gemv", (name,), MATRIX + vector_x),
+        f"gemm_{name}": _op("gemm", f"{kind}_gemm", (name,), MATRIX + panel_x + SCRATCH),
+        f"embed_{name}": _op("embed", f"{kind}_embed", (name,), embed),
     }
 
 
 def _cache_signatures(kind: str) -> dict[str, Signature]:
-    store = Signature(
-        "rope", "store_kv", (kind,), ("k", "v", "stride", "head_size", "num_kv_heads") + CACHE
+    store = (
+        ("q", "q_stride", "k", "v", "kv_stride", "head_size", "num_heads", "num_kv_heads")
+        + ("num_pairs", "cos_sin")
+        + CACHE
     )
     read = ("q", "q_stride", "y", "y_stride", "head_size", "num_heads", "num_kv_heads")
-    work = ("scale", "tokens_per_task", "counter") + SCRATCH
-    return {f"store_kv_{kind}": store} | {
-        f"attention_{kind}_{rows}": Signature(
-            "attention", "attention", (kind, rows), read + CACHE + work, frozenset({"scale"})
+    work = ("scale", "tokens_per_task", *SCRATCH)
+    return {f"rope_store_{kind}": _op("rope", "rope_store", (kind,), store)} | {
+        f"attention_{kind}_{rows}": _op(
+            "attention", "attention", (kind, rows), read + CACHE + work, ("scale",)
         )
         for rows in ATTENTION_ROWS
     }
 
 
-def _row_signatures() -> dict[str, Signature]:
+def _row_signatures(layout: str) -> dict[str, Signature]:
     rows = ("x", "x_stride", "width", "num_tokens")
+    norm = (*rows, "weight", "y", "y_stride", "epsilon", *QUANTIZED)
+    product = ("gate", "up", "y", "stride", "width", "num_tokens", *QUANTIZED)
     return {
-        "rms_norm": Signature(
-            "rows",
-            "rms_norm",
-            (),
-            rows + ("weight", "y", "y_stride", "epsilon"),
-            frozenset({"epsilon"}),
-        ),
-        "swiglu": Signature(
-            "rows", "swiglu", (), ("gate", "up", "y", "stride", "width", "num_tokens")
-        ),
-        "add_bias": Signature("rows", "add_bias", (), rows + ("bias",)),
-        "quantize_decode": Signature(
-            "activations", "quantize_decode", (), rows + ("y", "y_stride")
-        ),
-        "quantize_prefill": Signature(
-            "activations", "quantize_prefill", (), rows + ("y", "y_scale", "y_sum", "y_half_sum")
-        ),
-        "rope": Signature(
-            "rope",
-            "rope",
-            (),
-            ("x", "stride", "num_heads", "head_size", "num_pairs", "cos_sin", "num_tokens"),
-        ),
+        f"rms_norm_{layout}": _op("rows", "rms_norm", (layout,), norm, ("epsilon",)),
+        f"swiglu_{layout}": _op("rows", "swiglu", (layout,), product),
+        f"quantize_{layout}": _op("rows", "quantize", (layout,), rows + QUANTIZED),
     }
 
 
+def _op(
+    module: str,
+    factory: str,
+    options: tuple[str | int, ...],
+    parameters: tuple[str, ...],
+    floats: tuple[str, ...] = (),
+) -> Signature:
+    """A kernel that shares its work through a counter."""
+    return Signature(module, factory, options, (*parameters, "counter"), frozenset(floats))
+
+
 def _signatures() -> dict[str, Signature]:
-    table = _row_signatures()
+    bias = ("x", "x_stride", "width", "num_tokens", "bias")
+    table = {"add_bias": _op("rows", "add_bias", (), bias)}
+    for layout in LAYOUTS:
+        table |= _row_signatures(layout)
     for name in QUANTIZED_FORMATS + FLOAT_FORMATS:
         table |= _matrix_signatures(name)
     for kind in CACHE_TYPES:

@@ -30,6 +30,17 @@ def atomic_add(typingctx, address, value):
 
 
 @intrinsic
+def compare_exchange(typingctx, address, expected, new):
+    """Replace ``expected`` at ``address`` by ``new``; returns what was found there."""
+
+    def codegen(ctx, b, sig, args):
+        found = b.cmpxchg(pointer(b, args[0], I64), args[1], args[2], "seq_cst", "seq_cst")
+        return b.extract_value(found, 0)
+
+    return types.int64(*[types.int64] * 3), codegen
+
+
+@intrinsic
 def atomic_load(typingctx, address):
     """The int64 at ``address``, with everything written before it was stored."""
 
@@ -66,7 +77,7 @@ def pause(typingctx):
 
 
 @intrinsic
-def call_kernel(typingctx, function, arguments, thread, num_threads):
+def call_kernel(typingctx, function, arguments, thread, job):
     """Call ``void(int64, int64, int64)`` at an address."""
 
     def codegen(ctx, b, sig, args):

@@ -1,4 +1,4 @@
-"""Byte offsets in the memory that the threads of a team share, and in a program.
+"""Byte offsets in the memory that the threads of a team share, in programs and in counters.
 
 Plain numbers, shared by the compiled executor and the Python that starts it. Every word that
 different threads write has a cache line of its own.
@@ -10,18 +10,29 @@ CACHE_LINE = 64
 
 TEAM = 0
 """The memory's own address: the argument record of ``execute`` and ``serve``."""
-PROGRAM = 8
-NUM_OPS = 16
+NUM_THREADS = 8
+PROGRAM = 16
 CANCEL_FLAG = 24
 YIELD_FUNCTION = 32
 MAX_IDLE_SPINS = 40
 
-ARRIVED = 1 * CACHE_LINE
-GENERATION = 2 * CACHE_LINE
-JOB = 3 * CACHE_LINE
-STOPPED_JOB = 4 * CACHE_LINE
-SEEN_JOBS = 5 * CACHE_LINE
-"""One line per thread from here on."""
+JOB = 1 * CACHE_LINE
+"""Number of the job that was posted last."""
+STOPPED_JOB = 2 * CACHE_LINE
+"""Number of the job that was cancelled last."""
+ACTIVE_JOBS = 3 * CACHE_LINE
+"""One line per thread from here on: the job that it works on, or 0."""
+SEEN_JOB = 8
+"""In a thread's line: the last job that it took part in."""
 
-OP_BYTES = 24
-"""One op of a program: kernel address, argument record address, whether a barrier follows."""
+PROGRAM_HEADER = 8
+"""A program begins with the number of its ops."""
+OP_KERNEL, OP_RECORD, OP_COUNTER, OP_BARRIER = 0, 8, 16, 24
+OP_BYTES = 32
+"""One op: kernel, argument record and counter addresses, whether the next op must wait."""
+
+NEXT_TASK, NUM_DONE, NUM_TASKS = 0, 8, 16
+"""Words of an op's counter: job and next task, tasks done, tasks in all (0 until known)."""
+COUNTER_BYTES = CACHE_LINE
+JOB_SHIFT = 32
+TASK_MASK = (1 << JOB_SHIFT) - 1

@@ -1,7 +1,8 @@
 """The threads that run programs together: started once, woken by a job, asleep when idle.
 
-The caller of ``run`` takes part as thread 0. Workers spin for a short while after a job, since
-the next usually follows at once, and then sleep on a condition variable and use no CPU.
+The caller of ``run`` takes part as thread 0 and never waits for a worker that is late. Workers
+spin for a short while after a job, since the next usually follows at once, and then sleep on a
+condition variable and use no CPU.
 """
 
 from __future__ import annotations
@@ -21,13 +22,23 @@ MAX_IDLE_SPINS = 40_000
 ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 ENTRY_KERNELS = ("execute", "serve")
 """Names of the kernels that a team needs to be compiled."""
+Words = npt.NDArray[np.int64]
 
 
 def yield_address() -> int:
     """Address of the operating system's function that gives up the core."""
-    library = ctypes.WinDLL("kernel32") if sys.platform == "win32" else ctypes.CDLL(None)
-    function = library.SwitchToThread if sys.platform == "win32" else library.sched_yield
+    if sys.platform == "win32":
+        function = ctypes.WinDLL("kernel32").SwitchToThread
+    else:
+        function = ctypes.CDLL(None).sched_yield
     return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
+def aligned_words(num_bytes: int) -> Words:
+    """Zeroed memory that begins on a cache line."""
+    words = np.zeros((num_bytes + layout.CACHE_LINE) // 8, np.int64)
+    start = -words.ctypes.data % layout.CACHE_LINE // 8
+    return words[start : start + num_bytes // 8]
 
 
 class ThreadTeam:
@@ -35,21 +46,18 @@ class ThreadTeam:
 
     def __init__(self, kernels: CompiledKernels, num_threads: int) -> None:
         self.num_threads = num_threads
-        num_words = (layout.SEEN_JOBS + num_threads * layout.CACHE_LINE) // 8
-        self._memory = np.zeros(num_words + layout.CACHE_LINE // 8, np.int64)
-        start = -self._memory.ctypes.data % layout.CACHE_LINE // 8
-        self._words = self._memory[start:]
+        self._words = aligned_words(layout.ACTIVE_JOBS + num_threads * layout.CACHE_LINE)
         self._address = int(self._words.ctypes.data)
         self._never_cancelled = np.zeros(1, np.int64)
         self._kernels = kernels
         self._execute = ENTRY(kernels.address("execute"))
         self._serve = ENTRY(kernels.address("serve"))
-        self._words[layout.TEAM // 8] = self._address
-        self._words[layout.YIELD_FUNCTION // 8] = yield_address()
-        self._words[layout.MAX_IDLE_SPINS // 8] = MAX_IDLE_SPINS
-        self._words[layout.STOPPED_JOB // 8] = -1
+        self._set(layout.TEAM, self._address)
+        self._set(layout.NUM_THREADS, num_threads)
+        self._set(layout.YIELD_FUNCTION, yield_address())
+        self._set(layout.MAX_IDLE_SPINS, MAX_IDLE_SPINS)
+        self._job = 0
         self._condition = threading.Condition()
-        self._num_posted = 0
         self._num_asleep = 0
         self._closing = False
         self._workers = [
@@ -59,37 +67,44 @@ class ThreadTeam:
         for worker in self._workers:
             worker.start()
 
-    def run(
-        self, program: npt.NDArray[np.int64], cancel_flag: npt.NDArray[np.int64] | None = None
-    ) -> bool:
-        """Run a program (ops, 3) on all threads; False if the cancel flag stopped it."""
-        words = self._words
+    @property
+    def next_job(self) -> int:
+        """The number that the next ``run`` will have; the program's counters must carry it."""
+        return self._job + 1
+
+    def run(self, program: Words, cancel_flag: Words | None = None) -> bool:
+        """Run a program on all threads; False if the cancel flag stopped it.
+
+        The program must live as long as the team: a late thread may still glance at it.
+        """
         flag = self._never_cancelled if cancel_flag is None else cancel_flag
-        words[layout.PROGRAM // 8] = program.ctypes.data
-        words[layout.NUM_OPS // 8] = len(program)
-        words[layout.CANCEL_FLAG // 8] = flag.ctypes.data
-        self._num_posted += 1
+        self._set(layout.PROGRAM, program.ctypes.data)
+        self._set(layout.CANCEL_FLAG, flag.ctypes.data)
+        self._job = job = self._job + 1
         if self._num_asleep:
             with self._condition:
                 self._condition.notify_all()
-        self._execute(self._address, 0, self.num_threads)
-        return bool(words[layout.STOPPED_JOB // 8] != words[layout.JOB // 8])
+        self._execute(self._address, 0, job)
+        return bool(self._words[layout.STOPPED_JOB // 8] != job)
 
     def close(self) -> None:
         """Stop the workers; no job may be running."""
         with self._condition:
             self._closing = True
-            self._words[layout.MAX_IDLE_SPINS // 8] = 0
+            self._set(layout.MAX_IDLE_SPINS, 0)
             self._condition.notify_all()
         for worker in self._workers:
             worker.join()
 
+    def _set(self, offset: int, value: int) -> None:
+        self._words[offset // 8] = value
+
     def _work(self, thread: int) -> None:
+        seen = (layout.ACTIVE_JOBS + thread * layout.CACHE_LINE + layout.SEEN_JOB) // 8
         while not self._closing:
-            num_posted = self._num_posted
-            self._serve(self._address, thread, self.num_threads)
+            self._serve(self._address, thread, 0)
             with self._condition:
                 self._num_asleep += 1
-                while self._num_posted == num_posted and not self._closing:
+                while self._job == self._words[seen] and not self._closing:
                     self._condition.wait()
                 self._num_asleep -= 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgellama.kernels_cpu import team_layout as layout
 from edgellama.kernels_cpu.code_cache import CompiledKernels
 from edgellama.kernels_cpu.cpu import Tier, available_tiers
 from edgellama.kernels_cpu.signatures import GEMM_TOKENS, PANEL_VECTORS, SIGNATURES
@@ -44,6 +45,8 @@ class KernelRunner:
         if name not in self._loaded:
             self.preload([name])
         signature = SIGNATURES[name]
+        counter = np.zeros(layout.COUNTER_BYTES // 8, np.int64)
+        arguments = {**arguments, "counter": counter}
         assert set(arguments) == set(signature.parameters), name
         record = b""
         for parameter in signature.parameters:
@@ -56,7 +59,8 @@ class KernelRunner:
                 record += struct.pack("<q", value)
         slots = np.frombuffer(record, np.int64)
         for thread in range(num_threads):
-            self._loaded[name](slots.ctypes.data, thread, num_threads)
+            self._loaded[name](slots.ctypes.data, thread, 0)
+        assert counter[layout.NUM_DONE // 8] == counter[layout.NUM_TASKS // 8] > 0
 
     @property
     def panel_rows(self) -> int:
@@ -68,7 +72,7 @@ class KernelRunner:
         num_tokens, width = x.shape
         records = np.zeros((num_tokens, width * 2), np.uint8)
         self("quantize_decode", 2, x=x, x_stride=4 * width, width=width, num_tokens=num_tokens,
-             y=records, y_stride=2 * width)  # fmt: skip
+             q=records, q_scale=0, q_sum=0, q_half_sum=0)  # fmt: skip
         return records
 
     def gemv(
@@ -88,8 +92,7 @@ class KernelRunner:
             y[:] = 1.0
         self(f"gemv_{name}", num_threads, weights=weights, row_bytes=weights.shape[1], num_rows=num_rows,
              num_columns=x.shape[1], y=y, y_stride=4 * num_rows, accumulate=int(accumulate),
-             num_tokens=len(x), x=activations, x_stride=activations.strides[0],
-             counter=np.zeros(1, np.int64), chunk_rows=3)  # fmt: skip
+             num_tokens=len(x), x=activations, x_stride=activations.strides[0], chunk_rows=3)  # fmt: skip
         return y
 
     def gemm(
@@ -114,7 +117,6 @@ class KernelRunner:
         scratch_bytes = self.panel_rows * (width * 5 + 4096)
         arguments = dict(weights=weights, row_bytes=weights.shape[1], num_rows=len(weights), num_columns=width,
                          y=y, y_stride=4 * padded_rows, accumulate=int(accumulate), num_tokens=num_tokens,
-                         counter=np.zeros(1, np.int64), chunk_rows=self.panel_rows,
                          scratch=np.zeros(num_threads * scratch_bytes, np.uint8), scratch_stride=scratch_bytes)  # fmt: skip
         if SIGNATURES[f"gemm_{name}"].factory == "float_gemm":
             self(f"gemm_{name}", num_threads, **arguments, x=padded, x_stride=4 * width)
@@ -123,7 +125,7 @@ class KernelRunner:
             scale, total = (np.zeros((padded_tokens, width // 32), np.float32) for _ in range(2))
             half = np.zeros((padded_tokens, width // 16), np.float32)
             self("quantize_prefill", 2, x=padded, x_stride=4 * width, width=width, num_tokens=num_tokens,
-                 y=quants, y_scale=scale, y_sum=total, y_half_sum=half)  # fmt: skip
+                 q=quants, q_scale=scale, q_sum=total, q_half_sum=half)  # fmt: skip
             self(
                 f"gemm_{name}",
                 num_threads,

@@ -1,0 +1,47 @@
+"""How threads share an op: its work is cut into tasks, and whoever is free takes the next.
+
+An op is over when its tasks are done, not when all threads have come by: a thread that lost
+its core delays nobody unless it holds a task. The words of an op's counter are in
+``team_layout``; the next task's number carries the job's, so that a thread that wakes up late
+finds nothing to take.
+"""
+
+from __future__ import annotations
+
+from edgellama.kernels_cpu import team_layout as layout
+from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.simd_atomics import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    compare_exchange,
+)
+
+
+@device
+def claim(counter, job, num_tasks):
+    """The next task of an op, or ``num_tasks`` when none is left for this job."""
+    word = atomic_load(counter + layout.NEXT_TASK)
+    while True:
+        task = word & layout.TASK_MASK
+        if word >> layout.JOB_SHIFT != job or task >= num_tasks:
+            return num_tasks
+        found = compare_exchange(counter + layout.NEXT_TASK, word, word + 1)
+        if found == word:
+            return task
+        word = found
+
+
+@device
+def finish(counter, num_done, num_tasks):
+    """Publish that this thread has done ``num_done`` of the op's tasks."""
+    if num_done > 0:
+        atomic_store(counter + layout.NUM_TASKS, num_tasks)
+        atomic_add(counter + layout.NUM_DONE, num_done)
+
+
+@device
+def is_over(counter):
+    """Whether all tasks of an op are done."""
+    num_tasks = atomic_load(counter + layout.NUM_TASKS)
+    return num_tasks > 0 and atomic_load(counter + layout.NUM_DONE) == num_tasks
