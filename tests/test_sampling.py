@@ -24,7 +24,7 @@ from edgellama.sampling import (
 
 Logits = npt.NDArray[np.float32]
 SIZES = (1, 2, 40, SORTABLE, SORTABLE + 1, 5 * SORTABLE + 3)
-ONE_SAMPLE = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
+UNFILTERED: Any = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
 @st.composite
@@ -44,7 +44,8 @@ def logits_of_any_kind(draw_value: st.DrawFn) -> Logits:
 def probabilities(logits: Logits) -> npt.NDArray[np.float64]:
     """Softmax in float64."""
     weights = np.exp(logits.astype(np.float64) - float(logits.max()))
-    return weights / weights.sum()
+    normalized: npt.NDArray[np.float64] = weights / weights.sum()
+    return normalized
 
 
 @settings(deadline=None)
@@ -118,14 +119,14 @@ def test_different_seeds_differ() -> None:
     """Seeds matter, and no seed is not a fixed seed."""
     logits = np.zeros(100_000, dtype=np.float32)
     seeds = (1, 2, None, None)
-    samplers = [make_sampler(SamplingOptions(seed=seed, **ONE_SAMPLE)) for seed in seeds]
+    samplers = [make_sampler(SamplingOptions(seed=seed, **UNFILTERED)) for seed in seeds]
     assert len({tuple(sampler(logits, []) for _ in range(4)) for sampler in samplers}) == 4
 
 
 def test_samples_follow_the_distribution() -> None:
     """Frequencies of many samples match softmax(logits / temperature)."""
     logits = np.array([2.0, 1.0, 0.0, -1.0], dtype=np.float32)
-    sampler = make_sampler(SamplingOptions(temperature=0.5, seed=7, **ONE_SAMPLE))
+    sampler = make_sampler(SamplingOptions(temperature=0.5, seed=7, **UNFILTERED))
     counts = np.bincount([sampler(logits, []) for _ in range(20_000)], minlength=4)
     np.testing.assert_allclose(counts / 20_000, probabilities(logits * 2), atol=0.01)
 
@@ -133,7 +134,7 @@ def test_samples_follow_the_distribution() -> None:
 def test_high_temperature_flattens() -> None:
     """A very high temperature makes all kept tokens about equally likely."""
     logits = np.array([5.0, 0.0, -5.0], dtype=np.float32)
-    sampler = make_sampler(SamplingOptions(temperature=1e6, seed=7, **ONE_SAMPLE))
+    sampler = make_sampler(SamplingOptions(temperature=1e6, seed=7, **UNFILTERED))
     counts = np.bincount([sampler(logits, []) for _ in range(9_000)], minlength=3)
     np.testing.assert_allclose(counts / 9_000, 1 / 3, atol=0.03)
 

@@ -498,7 +498,7 @@ def test_overhead_of_a_token(tokenizer: Tokenizer) -> None:
     class Instant(ScriptedEngine):
         row = np.zeros((1, 288), dtype=np.float32)
 
-        def forward(self, tokens: Any, cache: Any, **_: Any) -> Any:  # type: ignore[override]
+        def forward(self, tokens: Any, cache: Any, **_: Any) -> Any:
             cache.length += len(tokens)
             return self.row
 
