@@ -99,7 +99,9 @@ class NumpyLlama:
         """An empty cache; ``kv_dtype`` float16 rounds keys and values as an F16 cache does."""
         s = self.shape
         length = context_length or s.context_length
-        return NumpyCache((s.block_count, length, s.head_count_kv, s.head_size), kv_dtype or self.dtype)
+        return NumpyCache(
+            (s.block_count, length, s.head_count_kv, s.head_size), kv_dtype or self.dtype
+        )
 
     def forward(self, tokens: Sequence[int], cache: NumpyCache | None = None) -> Array:
         """Logits [len(tokens), vocab_size] of all positions, appended to ``cache`` if given."""
