@@ -155,3 +155,17 @@ def test_a_vocabulary_with_odd_pieces_still_loads() -> None:
     assert tokenizer.token_text(6) == "b\0"
     assert tokenizer.special.bos_id == 1
     assert tokenizer.special.eos_id == 2
+
+
+def test_long_pieces_are_written_whole() -> None:
+    """Pieces beyond the lengths that one byte can say keep their text and score."""
+    long_piece = "x" * 300
+    tokenizer = load_tokenizer(
+        {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.tokens": ["<unk>", "y" * 120, long_piece, "\u2581"],
+            "tokenizer.ggml.token_type": [2, 4, 4, 1],
+        }
+    )
+    assert tokenizer.encode(long_piece + "y" * 120) == [3, 2, 1]
+    assert tokenizer.decode([2]) == long_piece

@@ -7,28 +7,15 @@ stands for is the tokenizer's knowledge.
 from __future__ import annotations
 
 import codecs
-from typing import Protocol
 
-from edgellama.tokenizer.base import replace_surrogates
-
-
-class ByteTokenizer(Protocol):
-    """The part of a tokenizer that decoding needs."""
-
-    decode_errors: str
-
-    def token_bytes(self, token: int, *, skip_special: bool = True) -> bytes:
-        """Bytes that a token stands for inside a text."""
-
-    def opening_bytes(self, token: int, *, skip_special: bool = True) -> tuple[bytes, bool]:
-        """Bytes where a text may begin, and whether the next token may still open it."""
+from edgellama.tokenizer.base import Tokenizer, replace_surrogates
 
 
 class StreamingDetokenizer:
     """Text of a growing list of tokens; the parts joined equal ``decode`` of the whole list."""
 
     def __init__(
-        self, tokenizer: ByteTokenizer, *, skip_special: bool = True, continuation: bool = False
+        self, tokenizer: Tokenizer, *, skip_special: bool = True, continuation: bool = False
     ) -> None:
         """``continuation``: the tokens carry on a text, so a first space is kept."""
         self._tokenizer = tokenizer

@@ -8,7 +8,6 @@ sentencepiece_tokenizer.
 from __future__ import annotations
 
 import re
-import struct
 
 from edgellama.quant.errors import TokenizerError
 from edgellama.tokenizer.vocabulary import TokenType, Vocabulary
@@ -24,19 +23,10 @@ def model_proto(
     """The serialized model: pieces in id order, byte pair encoding, identity normalization."""
     byte_fallback = _has_byte_fallback(vocabulary)
     texts, types = _loadable_pieces(vocabulary)
-    pieces = [
-        _bytes_field(
-            1,
-            b"".join(
-                (_bytes_field(1, text), b"\x15", struct.pack("<f", score), b"\x18", _varint(kind))
-            ),
-        )
-        for text, kind, score in zip(texts, types, vocabulary.scores.tolist(), strict=True)
-    ]
     trainer = b"".join(
         (
             _varint_field(3, _BYTE_PAIR_MODEL),
-            _varint_field(4, len(pieces)),
+            _varint_field(4, len(texts)),
             _varint_field(35, byte_fallback),
             _varint_field(40, types.index(TokenType.UNKNOWN)),
         )
@@ -49,7 +39,30 @@ def model_proto(
             _varint_field(5, True),
         )
     )
-    return b"".join((*pieces, _bytes_field(2, trainer), _bytes_field(3, normalizer)))
+    pieces = _pieces(texts, types, vocabulary.scores.astype("<f4").tobytes())
+    return pieces + _bytes_field(2, trainer) + _bytes_field(3, normalizer)
+
+
+def _pieces(texts: list[bytes], types: bytes, scores: bytes) -> bytes:
+    """The pieces in id order; ``scores`` are four bytes each, as the format writes them."""
+    heads = {length: _piece_head(length) for length in set(map(len, texts))}
+    tails = {kind: _varint_field(3, kind) for kind in set(types)}
+    parts = (
+        heads[len(text)] + text + b"\x15" + scores[4 * i : 4 * i + 4] + tails[types[i]]
+        for i, text in enumerate(texts)
+    )
+    return b"".join(parts)
+
+
+def _piece_head(text_length: int) -> bytes:
+    """What precedes a piece's text: the tags and lengths of the piece and of the text."""
+    text_head = _varint(1 << 3 | 2) + _varint(text_length)
+    score_and_type_bytes = 5 + 2
+    return (
+        _varint(1 << 3 | 2)
+        + _varint(len(text_head) + text_length + score_and_type_bytes)
+        + text_head
+    )
 
 
 def _has_byte_fallback(vocabulary: Vocabulary) -> bool:
