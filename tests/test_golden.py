@@ -36,8 +36,15 @@ def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Golden:
 
 
 def test_the_cases_are_there() -> None:
-    """MHA and GQA, tied and untied, a free head size with biases, and Llama 3's RoPE are kept."""
-    assert NAMES == ["gqa_tied", "head_size_biases", "llama3_rope", "mha_untied"]
+    """MHA and GQA, tied and untied, a free head size with biases, and each RoPE scaling."""
+    assert NAMES == [
+        "gqa_tied",
+        "head_size_biases",
+        "linear_rope",
+        "llama3_rope",
+        "mha_untied",
+        "yarn_rope",
+    ]
 
 
 def test_numpy_llama(golden: Golden) -> None:

@@ -48,6 +48,27 @@ CASES: dict[str, dict[str, Any]] = {
         "rope_base": 500000.0,
         "rope_freqs": True,
     },
+    "linear_rope": {
+        "width": 32,
+        "heads": 2,
+        "kv_heads": 1,
+        "feed_forward": 48,
+        "tied": True,
+        "rope_scaling": "linear",
+        "rope_factor": 3.0,
+    },
+    "yarn_rope": {
+        "width": 64,
+        "heads": 2,
+        "kv_heads": 1,
+        "layers": 1,
+        "feed_forward": 48,
+        "tied": True,
+        "rope_scaling": "yarn",
+        "rope_factor": 4.0,
+        "rope_original_context": 300,
+        "context_length": 1200,
+    },
 }
 
 LAYER_NAMES = {
@@ -101,11 +122,20 @@ def rope_divisors(head_size: int, base: float) -> Array:
     return np.array(divisors, dtype=np.float32)
 
 
-def build(shape: dict[str, Any]) -> LlamaForCausalLM:
-    """A float32 model of ``shape`` with random weights of unit gain."""
+def rope_parameters(shape: dict[str, Any]) -> dict[str, Any]:
+    """The shape's rotary positions as LlamaConfig wants them."""
     rope: dict[str, Any] = {"rope_type": "default", "rope_theta": shape.get("rope_base", 10000.0)}
     if shape.get("rope_freqs"):
         rope |= {"rope_type": "llama3", **LLAMA3_SCALING}
+    if "rope_scaling" in shape:
+        rope |= {"rope_type": shape["rope_scaling"], "factor": shape["rope_factor"]}
+    if "rope_original_context" in shape:
+        rope |= {"original_max_position_embeddings": shape["rope_original_context"]}
+    return rope
+
+
+def build(shape: dict[str, Any]) -> LlamaForCausalLM:
+    """A float32 model of ``shape`` with random weights of unit gain."""
     config = LlamaConfig(
         vocab_size=shape["vocab_size"],
         hidden_size=shape["width"],
@@ -116,7 +146,7 @@ def build(shape: dict[str, Any]) -> LlamaForCausalLM:
         head_dim=shape.get("head_size"),
         max_position_embeddings=shape["context_length"],
         rms_norm_eps=shape["rms_epsilon"],
-        rope_parameters=rope,
+        rope_parameters=rope_parameters(shape),
         tie_word_embeddings=shape.get("tied", False),
         attention_bias=shape.get("biases", False),
         mlp_bias=shape.get("biases", False),

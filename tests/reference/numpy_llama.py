@@ -64,6 +64,9 @@ class Shape:
     head_size: int
     rms_epsilon: float
     rope_base: float
+    rope_scaling: str
+    rope_factor: float
+    rope_original_context: int
 
     @classmethod
     def from_metadata(cls, metadata: Any, vocab_size: int) -> "Shape":
@@ -80,6 +83,11 @@ class Shape:
             head_size=int(metadata.get("llama.attention.key_length", width // heads)),
             rms_epsilon=float(metadata["llama.attention.layer_norm_rms_epsilon"]),
             rope_base=float(metadata.get("llama.rope.freq_base", 10000.0)),
+            rope_scaling=str(metadata.get("llama.rope.scaling.type", "none")),
+            rope_factor=float(metadata.get("llama.rope.scaling.factor", 1.0)),
+            rope_original_context=int(
+                metadata.get("llama.rope.scaling.original_context_length", 0)
+            ),
         )
 
 
@@ -157,13 +165,38 @@ class NumpyLlama:
     def _rotate(self, x: Array, positions: Array) -> Array:
         """Rotate each neighbouring pair (2i, 2i+1) of every head by position x frequency i."""
         half = self.shape.head_size // 2
-        frequencies = self.shape.rope_base ** (-np.arange(half) / half)
+        frequencies, magnitude = rope_frequencies(self.shape)
         frequencies = frequencies / self.weights.get("rope_freqs.weight", np.ones(half))
         angles = positions[:, None, None] * frequencies
-        cos, sin = np.cos(angles), np.sin(angles)
+        cos, sin = magnitude * np.cos(angles), magnitude * np.sin(angles)
         even, odd = x[..., 0::2], x[..., 1::2]
         pairs = np.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1)
         return pairs.reshape(x.shape).astype(self.dtype)
+
+
+def rope_frequencies(shape: Shape) -> tuple[Array, float]:
+    """Radians per position of each pair [head_size / 2], and what all rotations are scaled by.
+
+    YaRN as in https://arxiv.org/abs/2309.00071: pairs that turn 32 times or more within the
+    original context stay, those that turn less than once are interpolated, between is a ramp.
+    """
+    half = shape.head_size // 2
+    frequencies = shape.rope_base ** (-np.arange(half) / half)
+    if shape.rope_scaling == "none":
+        return frequencies, 1.0
+    interpolated = frequencies / shape.rope_factor
+    if shape.rope_scaling == "linear":
+        return interpolated, 1.0
+
+    def pair_that_turns(times: float) -> float:
+        turns_of_base = shape.rope_original_context / (2 * np.pi * times)
+        return float(half * np.log(turns_of_base) / np.log(shape.rope_base))
+
+    first = max(np.floor(pair_that_turns(32)), 0)
+    last = min(np.ceil(pair_that_turns(1)), shape.head_size - 1)
+    ramp = np.clip((np.arange(half) - first) / (last - first), 0, 1)
+    magnitude = 1 + 0.1 * float(np.log(shape.rope_factor))
+    return ramp * interpolated + (1 - ramp) * frequencies, magnitude
 
 
 class NumpyEngine:

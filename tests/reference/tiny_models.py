@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, quants
+from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType, quants
 
 from reference.tiny_vocabulary import CHAT_TEMPLATE, TinyVocabulary
 
@@ -36,6 +36,9 @@ class TinyLlama:
     context_length: int = 256
     rms_epsilon: float = 1e-5
     rope_base: float = 10000.0
+    rope_scaling: str = "none"
+    rope_factor: float = 1.0
+    rope_original_context: int = 0
     weight_format: str = "F32"
     formats: Mapping[str, str] = field(default_factory=dict)
     tied: bool = False
@@ -166,6 +169,11 @@ def _write_hyperparameters(writer: GGUFWriter, model: TinyLlama) -> None:
     writer.add_layer_norm_rms_eps(model.rms_epsilon)
     writer.add_rope_dimension_count(model.head_length)
     writer.add_rope_freq_base(model.rope_base)
+    if model.rope_scaling != "none":
+        writer.add_rope_scaling_type(RopeScalingType(model.rope_scaling))
+        writer.add_rope_scaling_factor(model.rope_factor)
+    if model.rope_original_context:
+        writer.add_rope_scaling_orig_ctx_len(model.rope_original_context)
     writer.add_vocab_size(model.vocab_size)
     if model.head_size is not None:
         writer.add_key_length(model.head_size)
