@@ -100,7 +100,7 @@ def talk(chat: Chat, reader: MessageReader) -> None:
             if interrupted:
                 raise
             interrupted = True
-            show_dim("stopped; Ctrl-C again leaves")
+            show_dim("Ctrl-C again leaves; what was said so far is kept")
         except (EdgellamaError, OSError) as error:
             show_dim(f"error: {error}")
 

@@ -42,11 +42,18 @@ def open_model(path: Path, context_length: int | None, num_threads: int | None) 
     """The model in ``path``, loaded; compiling and warnings show on stderr."""
     from edgellama.llama import Llama
 
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("edgellama: %(levelname)s: %(message)s"))
-    logging.getLogger("edgellama").addHandler(handler)
+    _show_warnings()
     with terminal.kernel_progress() as report:
         return Llama(path, context_length=context_length, num_threads=num_threads, progress=report)
+
+
+def _show_warnings() -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setLevel(logging.WARNING)
+    handler.setFormatter(logging.Formatter("edgellama: warning: %(message)s"))
+    # That a context is full is said in the line after the reply, not within its text.
+    handler.addFilter(lambda record: record.name != "edgellama.decoding")
+    logging.getLogger("edgellama").addHandler(handler)
 
 
 def pull_with_progress(name: str, *, force: bool = False) -> Path:

@@ -78,5 +78,5 @@ def speed_line(result: Generation) -> str:
     if result.context_full:
         return f"{line}; cut off, the context is full"
     if result.finish_reason == "length":
-        return f"{line}; cut off at the most tokens allowed"
+        return f"{line}; cut off by --max-tokens"
     return line
