@@ -12,6 +12,7 @@ import numpy as np
 
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import (
+    bytes_like,
     dot4,
     f32_zeros_4,
     i32_zeros_like,
@@ -22,7 +23,6 @@ from edgellama.kernels_cpu.simd import (
     max_lanes,
     maximum,
     mul,
-    ones_like,
     splat_f32,
     store,
     store_rounded_bytes,
@@ -56,7 +56,7 @@ def quantize_block(x, first, second):
 def byte_sums(address, like):
     """Sums of four neighbouring bytes of the 16 at ``address``, as f32."""
     taken = load_bytes(address, like)
-    return to_f32(dot4(i32_zeros_like(like), ones_like(taken), taken))
+    return to_f32(dot4(i32_zeros_like(like), bytes_like(taken, 1), taken))
 
 
 @device
@@ -78,8 +78,8 @@ def quantize_as_records(
         factor = splat_f32(quantize_block(x + block * 128, low, high), like)
         store(high + 16 * size, factor)
         taken_low, taken_high = load_bytes(low, like), load_bytes(high, like)
-        sums = dot4(i32_zeros_like(like), ones_like(taken_low), taken_low)
-        sums = dot4(sums, ones_like(taken_high), taken_high)
+        sums = dot4(i32_zeros_like(like), bytes_like(taken_low, 1), taken_low)
+        sums = dot4(sums, bytes_like(taken_high, 1), taken_high)
         store(high + 32 * size, mul(to_f32(sums), factor))
 
 

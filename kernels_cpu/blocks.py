@@ -2,8 +2,8 @@
 
 The one place that knows the layouts (those of ggml's ``block_q4_0`` … ``block_q6_K``). Every
 format becomes weight = quant * scale + minimum; ``gemv``, ``gemm`` and ``embed`` are written
-once over that. ``block`` counts blocks of 32 weights within a row, ``half`` is 0 or 1 for the
-first or last 16 weights of each, and ``like`` says how many blocks are read: one per 4 lanes.
+once over that. ``block`` counts blocks of 32 weights within a row, and ``like`` says how many
+blocks are read: one per 4 lanes.
 """
 
 from __future__ import annotations
@@ -19,72 +19,90 @@ from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import (
     flip_sign_bits,
     high_nibbles,
+    keep_bits,
+    load_chosen_pieces,
     load_half_scales,
-    load_i8_scales,
+    load_paired_scales,
     load_pieces,
-    load_pieces_at,
     low_nibbles,
-    low_two_bits,
-    merge_bits,
+    merge,
     mul,
     read_half,
     read_u32,
-    shift_pieces_right,
+    rotate_pieces,
     splat_f32,
     widen_word,
 )
+
+Reader = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class BlockCode:
     """The functions that read one format, to be called from kernels.
 
-    ``quants(row, block, half, like)``: unsigned bytes. ``scale(row, block, half, like)`` and
-    ``minimum(row, block, half, like, scale)``: f32, four lanes a block. Where ``group_size`` is
-    32, scales and minimums do not depend on ``half``.
+    ``quants[half](row, block, like)``: unsigned bytes, the first or last 16 of every block.
+    ``scale[half](row, block, like)`` and ``minimum[half](row, block, like, scale)``: f32, four
+    lanes a block. Where ``group_size`` is 32 the halves share scale and minimum. ``offset`` is
+    minimum / -scale where that is constant, else 0.
     """
 
     group_size: int
-    quants: Callable[..., Any]
-    scale: Callable[..., Any]
-    minimum: Callable[..., Any]
+    quants: tuple[Reader, Reader]
+    scale: tuple[Reader, Reader]
+    minimum: tuple[Reader, Reader]
+    offset: int = 0
+
+
+def constant_minimum(factor):
+    """minimum = factor * scale, for formats whose quants are offset by a constant."""
+    times = np.float32(factor)
+
+    def minimum(row, block, like, scale):
+        return mul(scale, splat_f32(times, like))
+
+    reader = device(minimum)
+    return reader, reader
 
 
 # Q4_0: half d; 16 bytes of nibbles, the low ones first; weight = (q - 8) * d
 
 
 @device
-def q4_0_quants(row, block, half, like):
-    pieces = load_pieces(row + block * 18 + 2, 18, like)
-    return low_nibbles(pieces) if half == 0 else high_nibbles(pieces)
+def q4_0_low(row, block, like):
+    return low_nibbles(load_pieces(row + block * 18 + 2, 18, like))
 
 
 @device
-def q4_0_scale(row, block, half, like):
+def q4_0_high(row, block, like):
+    return high_nibbles(load_pieces(row + block * 18 + 2, 18, like))
+
+
+@device
+def q4_0_scale(row, block, like):
     return load_half_scales(row + block * 18, 18, like)
-
-
-@device
-def q4_0_minimum(row, block, half, like, scale):
-    return mul(scale, splat_f32(np.float32(-8.0), like))
 
 
 # Q4_1: half d, half m; 16 bytes of nibbles; weight = q * d + m
 
 
 @device
-def q4_1_quants(row, block, half, like):
-    pieces = load_pieces(row + block * 20 + 4, 20, like)
-    return low_nibbles(pieces) if half == 0 else high_nibbles(pieces)
+def q4_1_low(row, block, like):
+    return low_nibbles(load_pieces(row + block * 20 + 4, 20, like))
 
 
 @device
-def q4_1_scale(row, block, half, like):
+def q4_1_high(row, block, like):
+    return high_nibbles(load_pieces(row + block * 20 + 4, 20, like))
+
+
+@device
+def q4_1_scale(row, block, like):
     return load_half_scales(row + block * 20, 20, like)
 
 
 @device
-def q4_1_minimum(row, block, half, like, scale):
+def q4_1_minimum(row, block, like, scale):
     return load_half_scales(row + block * 20 + 2, 20, like)
 
 
@@ -92,45 +110,48 @@ def q4_1_minimum(row, block, half, like, scale):
 
 
 @device
-def q8_0_quants(row, block, half, like):
-    return flip_sign_bits(load_pieces(row + block * 34 + 2 + 16 * half, 34, like))
+def q8_0_low(row, block, like):
+    return flip_sign_bits(load_pieces(row + block * 34 + 2, 34, like))
 
 
 @device
-def q8_0_scale(row, block, half, like):
+def q8_0_high(row, block, like):
+    return flip_sign_bits(load_pieces(row + block * 34 + 18, 34, like))
+
+
+@device
+def q8_0_scale(row, block, like):
     return load_half_scales(row + block * 34, 34, like)
-
-
-@device
-def q8_0_minimum(row, block, half, like, scale):
-    return mul(scale, splat_f32(np.float32(-128.0), like))
 
 
 # Q4_K: half d, half dmin; 12 bytes of 6-bit scales and minimums; 128 bytes of nibbles, where
 # 32 bytes hold two sub-blocks of 32, the low nibbles first; weight = q * d * s - dmin * m
 
 
-@device
-def q4_k_quants(row, block, half, like):
-    at = row + (block >> 3) * 144 + 16 + 32 * ((block & 7) >> 1) + 16 * half
-    pieces = load_pieces_at(at, at, at + 32, at + 32, like)
-    shift = 4 * (block & 1)
-    return low_nibbles(shift_pieces_right(pieces, shift, 4, 0, 4))
+def q4_k_quants(half):
+    """Nibbles of the first or last 16 weights of sub-blocks."""
+    later = half + 2
+
+    def quants(row, block, like):
+        pairs = row + (block >> 3) * 144 + 16 + 32 * ((block & 7) >> 1)
+        pieces = load_chosen_pieces(pairs, half, half, later, later, like)
+        return low_nibbles(rotate_pieces(pieces, -4 * (block & 1), -4, 0, -4))
+
+    return device(quants)
 
 
 @device
-def q4_k_scale(row, block, half, like):
+def q4_k_scale(row, block, like):
     base = row + (block >> 3) * 144
     if block & 4:
         packed = (read_u32(base + 12) & 0x0F0F0F0F) | ((read_u32(base + 4) >> 2) & 0x30303030)
     else:
         packed = read_u32(base + 4) & 0x3F3F3F3F
-    scale = widen_word(packed >> (8 * (block & 3)), like)
-    return mul(scale, splat_f32(read_half(base), like))
+    return mul(widen_word(packed >> (8 * (block & 3)), like), splat_f32(read_half(base), like))
 
 
 @device
-def q4_k_minimum(row, block, half, like, scale):
+def q4_k_minimum(row, block, like, scale):
     base = row + (block >> 3) * 144
     if block & 4:
         packed = ((read_u32(base + 12) >> 4) & 0x0F0F0F0F) | (
@@ -143,42 +164,53 @@ def q4_k_minimum(row, block, half, like, scale):
 
 
 # Q6_K: 128 bytes of low nibbles, 64 of high bit pairs, 16 signed scales, half d;
-# weight = (q - 32) * d * s, one s for every 16 weights
+# weight = (q - 32) * d * s, one s for every 16 weights. Of 128 weights, 64 bytes hold the low
+# nibbles (sub-blocks 0 and 1, then 2 and 3 in the upper nibbles), 32 bytes four bit pairs.
 
 
-@device
-def q6_k_quants(row, block, half, like):
-    base = row + (block >> 3) * 210
-    part = (block & 7) >> 2
-    low_at = base + 64 * part + 32 * (block & 1) + 16 * half
-    low = load_pieces_at(low_at, low_at + 32, low_at, low_at + 32, like)
-    high_at = base + 128 + 32 * part + 16 * half
-    high = load_pieces_at(high_at, high_at, high_at, high_at, like)
-    first = block & 3
-    low_bits = low_nibbles(shift_pieces_right(low, 4 * (first >> 1), 0, 4, 4))
-    high_bits = low_two_bits(shift_pieces_right(high, 2 * first, 2, 4, 6))
-    return merge_bits(low_bits, high_bits)
+def q6_k_quants(half):
+    """Six bits of the first or last 16 weights of sub-blocks."""
+    later = half + 2
+
+    def quants(row, block, like):
+        base = row + (block >> 3) * 210
+        part, first = (block & 7) >> 2, block & 3
+        low_at = base + 64 * part + 32 * (block & 1)
+        low = load_chosen_pieces(low_at, half, later, half, later, like)
+        high = load_chosen_pieces(base + 128 + 32 * part, half, half, half, half, like)
+        low = low_nibbles(rotate_pieces(low, -4 * (first >> 1), 0, -4, -4))
+        return merge(low, keep_bits(rotate_pieces(high, 4 - 2 * first, 2, 0, -2), 0x30))
+
+    return device(quants)
 
 
-@device
-def q6_k_scale(row, block, half, like):
-    base = row + (block >> 3) * 210
-    scales = load_i8_scales(base + 192 + 2 * (block & 7) + half, 2, like)
-    return mul(scales, splat_f32(read_half(base + 208), like))
+def q6_k_scale(half):
+    """d * s of the first or last 16 weights of sub-blocks."""
+
+    def scale(row, block, like):
+        base = row + (block >> 3) * 210
+        scales = load_paired_scales(base + 192 + 2 * (block & 7), half, like)
+        return mul(scales, splat_f32(read_half(base + 208), like))
+
+    return device(scale)
 
 
-@device
-def q6_k_minimum(row, block, half, like, scale):
-    return mul(scale, splat_f32(np.float32(-32.0), like))
+def _offset_code(group_size, quants, scale, offset):
+    """A format whose minimum is a constant times its scale."""
+    return BlockCode(group_size, quants, scale, constant_minimum(-offset), offset)
 
 
 BLOCK_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {
-        "Q4_0": BlockCode(32, q4_0_quants, q4_0_scale, q4_0_minimum),
-        "Q4_1": BlockCode(32, q4_1_quants, q4_1_scale, q4_1_minimum),
-        "Q8_0": BlockCode(32, q8_0_quants, q8_0_scale, q8_0_minimum),
-        "Q4_K": BlockCode(32, q4_k_quants, q4_k_scale, q4_k_minimum),
-        "Q6_K": BlockCode(16, q6_k_quants, q6_k_scale, q6_k_minimum),
+        "Q4_0": _offset_code(32, (q4_0_low, q4_0_high), (q4_0_scale,) * 2, 8),
+        "Q4_1": BlockCode(32, (q4_1_low, q4_1_high), (q4_1_scale,) * 2, (q4_1_minimum,) * 2),
+        "Q8_0": _offset_code(32, (q8_0_low, q8_0_high), (q8_0_scale,) * 2, 128),
+        "Q4_K": BlockCode(
+            32, (q4_k_quants(0), q4_k_quants(1)), (q4_k_scale,) * 2, (q4_k_minimum,) * 2
+        ),
+        "Q6_K": _offset_code(
+            16, (q6_k_quants(0), q6_k_quants(1)), (q6_k_scale(0), q6_k_scale(1)), 32
+        ),
     }
 )
 """Per format name, how its blocks are read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgellama.kernels_cpu.blocks import BLOCK_CODES
+from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.gemv import FLOAT_LOADS
 from edgellama.kernels_cpu.simd import byte_at, f32_zeros_4, max_lanes, read_i32, store, write_f32
 from edgellama.kernels_cpu.tasks import claim, finish
@@ -11,30 +12,40 @@ from edgellama.kernels_cpu.tasks import claim, finish
 def quantized_embed(name):
     """Rows of blocks, dequantized; one token a task."""
     code = BLOCK_CODES[name]
-    quants, scale_of, minimum_of = code.quants, code.scale, code.minimum
+    low, high = (
+        _piece(*parts) for parts in zip(code.quants, code.scale, code.minimum, strict=True)
+    )
 
     def kernel(
         weights, row_bytes, num_columns, tokens, y, y_stride, num_tokens, counter, thread, job
-    ):
-        like = f32_zeros_4()
+    ):  # fmt: skip
         num_done = 0
         token = claim(counter, job, num_tokens)
         while token < num_tokens:
             row = weights + read_i32(tokens + 4 * token) * row_bytes
-            for piece in range(num_columns // 16):
-                block, half = piece // 2, piece % 2
-                scales = scale_of(row, block, half, like)
-                minimum = max_lanes(minimum_of(row, block, half, like, scales))
-                scale = max_lanes(scales)
-                unsigned = quants(row, block, half, like)
-                for i in range(16):
-                    value = byte_at(unsigned, i) * scale + minimum
-                    write_f32(y + token * y_stride + 64 * piece + 4 * i, value)
+            for block in range(num_columns // 32):
+                low(row, block, y + token * y_stride + 128 * block)
+                high(row, block, y + token * y_stride + 128 * block + 64)
             num_done += 1
             token = claim(counter, job, num_tokens)
         finish(counter, num_done, num_tokens)
 
     return kernel
+
+
+def _piece(quants, scale_of, minimum_of):
+    """16 weights as f32 at ``y``."""
+
+    def piece(row, block, y):
+        like = f32_zeros_4()
+        scales = scale_of(row, block, like)
+        minimum = max_lanes(minimum_of(row, block, like, scales))
+        scale = max_lanes(scales)
+        unsigned = quants(row, block, like)
+        for i in range(16):
+            write_f32(y + 4 * i, byte_at(unsigned, i) * scale + minimum)
+
+    return device(piece)
 
 
 def float_embed(name):

@@ -72,17 +72,14 @@ def row_at(weights, row_bytes, row, num_rows):
     return weights + min(row, num_rows - 1) * row_bytes
 
 
-def _expand_half_blocks(code):
+def _expand_half_blocks(code, half):
     """One half of the quants of a few blocks of one vector of rows, moved from rows to lanes."""
-    quants, scale_of, minimum_of, two_groups = (
-        code.quants,
-        code.scale,
-        code.minimum,
-        code.group_size == 16,
-    )
+    quants, scale_of, minimum_of = code.quants[half], code.scale[half], code.minimum[half]
+    groups_per_block = 32 // code.group_size
+    has_scales = half < groups_per_block
 
     def expand(
-        weights, row_bytes, first_row, num_rows, block, half, like, panel, scales, minimums, spare
+        weights, row_bytes, first_row, num_rows, block, like, panel, scales, minimums, spare
     ):
         lanes, words = lane_count(), width_of(like)
         row_step, step = 4 * words, PANEL_VECTORS * lanes * 4
@@ -90,35 +87,28 @@ def _expand_half_blocks(code):
         minimum_rows = scale_rows + lanes * row_step
         for i in range(lanes):
             row = row_at(weights, row_bytes, first_row + i, num_rows)
-            store(spare + i * row_step, quants(row, block, half, like))
-            if half == 0 or two_groups:
-                scale = scale_of(row, block, half, like)
+            store(spare + i * row_step, quants(row, block, like))
+            if has_scales:
+                scale = scale_of(row, block, like)
                 store(scale_rows + i * row_step, scale)
-                store(minimum_rows + i * row_step, minimum_of(row, block, half, like, scale))
-        first_word = panel + (block * 8 + 4 * half) * step
-        move_words(spare, first_word, like, 8 * step, step)
-        if two_groups:
-            move_words_of_blocks(scale_rows, scales + (2 * block + half) * step, like, 2 * step)
-            move_words_of_blocks(minimum_rows, minimums + (2 * block + half) * step, like, 2 * step)
-        elif half == 0:
-            move_words_of_blocks(scale_rows, scales + block * step, like, step)
-            move_words_of_blocks(minimum_rows, minimums + block * step, like, step)
+                store(minimum_rows + i * row_step, minimum_of(row, block, like, scale))
+        move_words(spare, panel + (block * 8 + 4 * half) * step, like, 8 * step, step)
+        if has_scales:
+            offset, block_step = (block * groups_per_block + half) * step, groups_per_block * step
+            move_words_of_blocks(scale_rows, scales + offset, like, block_step)
+            move_words_of_blocks(minimum_rows, minimums + offset, like, block_step)
 
     return device(expand)
 
 
 def _expand_panel(code):
     """All columns of PANEL_VECTORS vectors of rows."""
-    expand_half = _expand_half_blocks(code)
+    expand_low, expand_high = _expand_half_blocks(code, 0), _expand_half_blocks(code, 1)
 
     @device
     def expand(weights, row_bytes, row, num_rows, block, like, panel, scales, minimums, spare):
-        expand_half(
-            weights, row_bytes, row, num_rows, block, 0, like, panel, scales, minimums, spare
-        )
-        expand_half(
-            weights, row_bytes, row, num_rows, block, 1, like, panel, scales, minimums, spare
-        )
+        expand_low(weights, row_bytes, row, num_rows, block, like, panel, scales, minimums, spare)
+        expand_high(weights, row_bytes, row, num_rows, block, like, panel, scales, minimums, spare)
 
     def expand_panel(
         weights, row_bytes, first_row, num_rows, num_blocks, panel, scales, minimums, spare

@@ -12,6 +12,7 @@ import numpy as np
 from edgellama.kernels_cpu.blocks import BLOCK_CODES
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import (
+    bytes_like,
     dot4,
     f32_zeros,
     f32_zeros_4,
@@ -23,8 +24,8 @@ from edgellama.kernels_cpu.simd import (
     load_f16,
     load_f32,
     mul,
-    ones_like,
     read_f32,
+    sub_i32,
     sum_lanes,
     to_f32,
     width_of,
@@ -46,43 +47,49 @@ def write_output(y, value, accumulate):
 
 def _whole_block_step(code):
     """accumulators += the blocks at ``block``, for formats with one scale for 32 weights."""
-    quants, scale_of, minimum_of = code.quants, code.scale, code.minimum
+    low, high = code.quants
+    scale_of, minimum_of = code.scale[0], code.minimum[0]
 
     def step(row, block, record, accumulator, minimums):
         size = 4 * width_of(accumulator)
         dots = i32_zeros_like(accumulator)
-        dots = dot4(dots, quants(row, block, 0, accumulator), load_bytes(record, accumulator))
-        dots = dot4(
-            dots, quants(row, block, 1, accumulator), load_bytes(record + size, accumulator)
-        )
-        scale = scale_of(row, block, 0, accumulator)
+        dots = dot4(dots, low(row, block, accumulator), load_bytes(record, accumulator))
+        dots = dot4(dots, high(row, block, accumulator), load_bytes(record + size, accumulator))
+        scale = scale_of(row, block, accumulator)
         scaled = mul(to_f32(dots), load_f32(record + 2 * size, accumulator))
+        minimum = minimum_of(row, block, accumulator, scale)
         accumulator = fma(scaled, scale, accumulator)
-        minimum = minimum_of(row, block, 0, accumulator, scale)
         return accumulator, fma(minimum, load_f32(record + 3 * size, accumulator), minimums)
 
     return device(step)
 
 
 def _half_block_step(code):
-    """accumulators += the blocks at ``block``, for formats with one scale for 16 weights."""
-    quants, scale_of, minimum_of = code.quants, code.scale, code.minimum
+    """accumulator += the blocks at ``block``, for formats with one scale for 16 weights.
 
-    @device
-    def half_step(row, block, half, x, x_scale, accumulator, minimums):
-        dots = dot4(i32_zeros_like(accumulator), quants(row, block, half, accumulator), x)
-        sums = dot4(i32_zeros_like(accumulator), ones_like(x), x)
-        scale = scale_of(row, block, half, accumulator)
-        minimum = minimum_of(row, block, half, accumulator, scale)
-        accumulator = fma(mul(to_f32(dots), x_scale), scale, accumulator)
-        return accumulator, fma(mul(to_f32(sums), x_scale), minimum, minimums)
+    Their minimum is a constant times the scale, so it is taken off the integer sums.
+    """
+    low, high = (
+        _half_step(quants, scale, code.offset)
+        for quants, scale in zip(code.quants, code.scale, strict=True)
+    )
 
     def step(row, block, record, accumulator, minimums):
         size = 4 * width_of(accumulator)
         x_scale = load_f32(record + 2 * size, accumulator)
-        low, high = load_bytes(record, accumulator), load_bytes(record + size, accumulator)
-        accumulator, minimums = half_step(row, block, 0, low, x_scale, accumulator, minimums)
-        return half_step(row, block, 1, high, x_scale, accumulator, minimums)
+        accumulator = low(row, block, load_bytes(record, accumulator), x_scale, accumulator)
+        x = load_bytes(record + size, accumulator)
+        return high(row, block, x, x_scale, accumulator), minimums
+
+    return device(step)
+
+
+def _half_step(quants, scale_of, offset):
+    def step(row, block, x, x_scale, accumulator):
+        zeros = i32_zeros_like(accumulator)
+        dots = dot4(zeros, quants(row, block, accumulator), x)
+        dots = sub_i32(dots, dot4(zeros, bytes_like(x, offset), x))
+        return fma(mul(to_f32(dots), x_scale), scale_of(row, block, accumulator), accumulator)
 
     return device(step)
 

@@ -170,16 +170,25 @@ def load_pieces(typingctx, address, stride, like):
     return vector(types.int64, types.int64, like), codegen
 
 
-@intrinsic
-def load_pieces_at(typingctx, first, second, third, fourth, like):
-    """16 bytes from each of up to four addresses: as many as fill ``like``."""
-    num_pieces = like.lanes // 4
+@intrinsic(prefer_literal=True)
+def load_chosen_pieces(typingctx, address, first, second, third, fourth, like):
+    """16-byte pieces of the memory at ``address``, by literal number: as many as fill ``like``."""
+    numbers = [getattr(n, "literal_value", None) for n in (first, second, third, fourth)]
+    if None in numbers:
+        return None
+    chosen = numbers[: like.lanes // 4]
+    span = 1 << max(chosen).bit_length()
 
     def codegen(ctx, b, sig, args):
+        if len(chosen) == span:
+            # All of the memory is used by the two halves of a block: one load serves both.
+            whole = load_at(b, args[0], llvm_vector("i8", span * PIECE_BYTES))
+            return shuffle(b, whole, whole, [16 * n + i for n in chosen for i in range(16)])
         piece = llvm_vector("i8", PIECE_BYTES)
-        return concatenate(b, [load_at(b, a, piece) for a in args[:num_pieces]])
+        return concatenate(b, [load_at(b, args[0], piece, PIECE_BYTES * n) for n in chosen])
 
-    return Vector("i8", num_pieces * PIECE_BYTES)(*[types.int64] * 4, like), codegen
+    vector = Vector("i8", len(chosen) * PIECE_BYTES)
+    return vector(types.int64, first, second, third, fourth, like), codegen
 
 
 def concatenate(builder: Any, vectors: list[Any]) -> Any:
@@ -343,29 +352,23 @@ def load_half_scales(typingctx, address, stride, like):
 # Integers
 
 
-def _define_integer_widening(signed: bool) -> Callable[..., Any]:
-    @intrinsic(prefer_literal=True)
-    def load_widened(typingctx, address, stride, like):
-        count, step = like.lanes // 4, getattr(stride, "literal_value", None)
-        if step is None:
-            return None
+@intrinsic(prefer_literal=True)
+def load_paired_scales(typingctx, address, half, like):
+    """Signed bytes in pairs at ``address``: the first or second of each, as f32 in four lanes."""
+    count, number = like.lanes // 4, getattr(half, "literal_value", None)
+    if number is None:
+        return None
 
-        def codegen(ctx, b, sig, args):
-            span = (count - 1) * step + 1
-            taken = load_at(b, args[0], llvm_vector("i8", span))
-            order = [i * step for i in range(count) for _ in range(4)]
-            lanes = shuffle(b, taken, taken, order)
-            widen, convert = (b.sext, b.sitofp) if signed else (b.zext, b.uitofp)
-            return convert(
-                widen(lanes, llvm_vector("i32", like.lanes)), llvm_vector("f32", like.lanes)
-            )
+    def codegen(ctx, b, sig, args):
+        words = llvm_vector("i16", count)
+        pairs = load_at(b, args[0], words)
+        if number == 0:
+            pairs = b.shl(pairs, constant("i16", [8] * count))
+        taken = b.sext(b.ashr(pairs, constant("i16", [8] * count)), llvm_vector("i32", count))
+        lanes = shuffle(b, taken, taken, [i for i in range(count) for _ in range(4)])
+        return b.sitofp(lanes, llvm_vector("f32", like.lanes))
 
-        return Vector("f32", like.lanes)(types.int64, stride, like), codegen
-
-    return load_widened
-
-
-load_i8_scales = _define_integer_widening(signed=True)
+    return Vector("f32", like.lanes)(types.int64, half, like), codegen
 
 
 @intrinsic
@@ -381,18 +384,19 @@ def widen_word(typingctx, word, like):
     return Vector("f32", like.lanes)(types.int64, like), codegen
 
 
-def _define_masked(bits: int) -> Callable[..., Any]:
-    @intrinsic
-    def keep(typingctx, v):
-        def codegen(ctx, b, sig, args):
-            return b.and_(args[0], constant("i8", [bits] * v.lanes))
-
-        return v(v), codegen
-
-    return keep
+@intrinsic(prefer_literal=True)
+def keep_bits(typingctx, v, bits):
+    """Every byte and the literal ``bits``."""
+    mask = getattr(bits, "literal_value", None)
+    if mask is None:
+        return None
+    return v(v, bits), lambda ctx, b, sig, args: b.and_(args[0], constant("i8", [mask] * v.lanes))
 
 
-low_nibbles, low_two_bits = _define_masked(15), _define_masked(3)
+@intrinsic
+def low_nibbles(typingctx, v):
+    """Lower four bits of every byte."""
+    return v(v), lambda ctx, b, sig, args: b.and_(args[0], constant("i8", [15] * v.lanes))
 
 
 @intrinsic
@@ -408,23 +412,24 @@ def flip_sign_bits(typingctx, v):
 
 
 @intrinsic
-def merge_bits(typingctx, low, high):
-    """``low | high << 4`` for bytes of ``high`` below 16."""
-
-    def codegen(ctx, b, sig, args):
-        return b.or_(args[0], b.shl(args[1], constant("i8", [4] * low.lanes)))
-
-    return low(low, high), codegen
+def merge(typingctx, x, y):
+    """Bits of both."""
+    return x(x, y), lambda ctx, b, sig, args: b.or_(*args)
 
 
 @intrinsic
-def shift_pieces_right(typingctx, v, first, second, third, fourth):
-    """Each 16-byte piece shifted right by its own amount; bits of neighbouring bytes come in above."""
+def rotate_pieces(typingctx, v, first, second, third, fourth):
+    """The words of each 16-byte piece rotated left by its own number of bits.
+
+    Bits of neighbouring bytes come in, so the caller keeps those that stayed in their byte.
+    """
 
     def codegen(ctx, b, sig, args):
         words = b.bitcast(args[0], llvm_vector("i32", v.lanes // 4))
-        amounts = [splat(b, b.trunc(a, I32), 4) for a in args[1 : 1 + v.lanes // PIECE_BYTES]]
-        return b.bitcast(b.lshr(words, concatenate(b, amounts)), args[0].type)
+        numbers = [splat(b, b.trunc(a, I32), 4) for a in args[1 : 1 + v.lanes // PIECE_BYTES]]
+        amounts = b.and_(concatenate(b, numbers), constant("i32", [31] * (v.lanes // 4)))
+        name = f"llvm.fshl.v{v.lanes // 4}i32"
+        return b.bitcast(call_llvm(b, name, words.type, [words, words, amounts]), args[0].type)
 
     return v(v, *[types.int64] * 4), codegen
 
@@ -439,10 +444,14 @@ def byte_at(typingctx, v, index):
     return types.float32(v, types.int64), codegen
 
 
-@intrinsic
-def ones_like(typingctx, v):
-    """Bytes of value one."""
-    return v(v), lambda ctx, b, sig, args: constant("i8", [1] * v.lanes)
+@intrinsic(prefer_literal=True)
+def bytes_like(typingctx, v, value):
+    """The literal ``value`` in every byte."""
+    number = getattr(value, "literal_value", None)
+    if number is None:
+        return None
+    signed = number - 256 if number > 127 else number
+    return v(v, value), lambda ctx, b, sig, args: constant("i8", [signed] * v.lanes)
 
 
 DOT4_INSTRUCTIONS = {16: "512", 8: "256", 4: "128"}
@@ -484,6 +493,7 @@ def _define_binary(method: str) -> Callable[..., Any]:
 
 
 add, sub, mul, div = map(_define_binary, ("fadd", "fsub", "fmul", "fdiv"))
+sub_i32 = _define_binary("sub")
 
 
 @intrinsic
