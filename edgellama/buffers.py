@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, GEMM_TOKENS, PANEL_VECTORS
+from edgellama.memory import reserve, reserve_floats
 from edgellama.program import Arguments
 
 MAX_STEP_TOKENS = 512
@@ -51,10 +52,10 @@ class QuantizedRows:
     """int8 rows in the layouts of ``kernels_cpu.activations``, which share the memory."""
 
     def __init__(self, num_tokens: int, width: int) -> None:
-        self._quants = np.zeros(num_tokens * width, np.int8)
-        self._scale = np.zeros(num_tokens * width // 32, np.float32)
-        self._sum = np.zeros_like(self._scale)
-        self._half_sum = np.zeros(num_tokens * width // 16, np.float32)
+        self._quants = reserve(num_tokens * width)
+        self._scale = reserve_floats(num_tokens, width // 32)
+        self._sum = reserve_floats(num_tokens, width // 32)
+        self._half_sum = reserve_floats(num_tokens, width // 16)
         if MAX_DECODE_TOKENS * 2 > num_tokens:
             raise ValueError(
                 f"records of {MAX_DECODE_TOKENS} tokens need the room of twice as many"
@@ -85,7 +86,7 @@ class StepBuffers:
         self._panel_rows = PANEL_VECTORS * tier.lanes
         width, hidden = config.embedding_length, config.feed_forward_length
         self.token_ids = np.zeros(self._tokens, np.int32)
-        self.cos_sin = np.empty((self._tokens, row_numbers), np.float32)
+        self.cos_sin = reserve_floats(self._tokens, row_numbers)
         self.residual = self._rows(width)
         self.normed = self._rows(width)
         self.query = self._rows(config.query_length)
@@ -97,16 +98,16 @@ class StepBuffers:
         widest = max(width, hidden, config.query_length)
         self.quantized = QuantizedRows(self._tokens, round_up(widest, 32))
         self.scratch_bytes = self._scratch_bytes(config)
-        self.scratch = np.empty(num_threads * self.scratch_bytes, np.uint8)
+        self.scratch = reserve(num_threads * self.scratch_bytes)
 
     def logits(self, vocab_size: int, num_tokens: int) -> Rows:
         """New rows for the logits of up to ``num_tokens`` tokens."""
         columns = round_up(vocab_size, self._panel_rows)
-        return Rows(np.empty((round_up(num_tokens, GEMM_TOKENS), columns), np.float32), vocab_size)
+        return Rows(reserve_floats(round_up(num_tokens, GEMM_TOKENS), columns), vocab_size)
 
     def _rows(self, width: int) -> Rows:
         padded = round_up(width, max(self._panel_rows, 32))
-        return Rows(np.empty((self._tokens, padded), np.float32), width)
+        return Rows(reserve_floats(self._tokens, padded), width)
 
     def _scratch_bytes(self, config: ModelConfig) -> int:
         columns = max(config.embedding_length, config.feed_forward_length, config.query_length)

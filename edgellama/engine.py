@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Literal
 
@@ -43,7 +44,10 @@ LogitsChoice = Literal["last", "all", "none"]
 
 
 class Engine:
-    """A model ready to run; a context manager. Thread-safe: steps are run one after another."""
+    """A model ready to run; a context manager.
+
+    Thread-safe: callers take turns, one chunk of up to 512 tokens at a time.
+    """
 
     def __init__(
         self,
@@ -100,20 +104,18 @@ class Engine:
         """
         ids = self._checked(tokens, cache)
         outputs: list[npt.NDArray[np.float32]] = []
-        with self._lock:
-            if not self._stop_team.alive:
-                raise EdgellamaError("the engine is closed")
-            for start in range(0, len(ids), MAX_STEP_TOKENS):
-                chunk = ids[start : start + MAX_STEP_TOKENS]
+        for start in range(0, len(ids), MAX_STEP_TOKENS):
+            chunk = ids[start : start + MAX_STEP_TOKENS]
+            done = start + len(chunk)
+            with self._turn(cancelled):
                 self._run_body(chunk, cache, cancelled)
-                done = start + len(chunk)
                 if logits == "all":
-                    outputs += self._all_rows(cache, len(chunk), cancelled)
+                    outputs += self._all_rows(len(chunk), cancelled)
                 elif logits == "last" and done == len(ids):
-                    outputs.append(self._run_head(cache, len(chunk) - 1, 1, cancelled))
+                    outputs.append(self._run_head(len(chunk) - 1, 1, cancelled))
                 cache.length += len(chunk)
-                if progress:
-                    progress(done, len(ids))
+            if progress:
+                progress(done, len(ids))
         return (
             np.concatenate(outputs)
             if outputs
@@ -135,6 +137,19 @@ class Engine:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @contextmanager
+    def _turn(self, cancelled: CancelToken | None) -> Iterator[None]:
+        """The engine to oneself for one chunk; waiting for it can be cancelled too."""
+        while not self._lock.acquire(timeout=0.02):
+            if cancelled is not None and cancelled.cancelled:
+                raise GenerationCancelled("the step was cancelled")
+        try:
+            if not self._stop_team.alive:
+                raise EdgellamaError("the engine is closed")
+            yield
+        finally:
+            self._lock.release()
 
     def _usual_kernels(self) -> set[str]:
         """Kernels of a chat: long and short steps over the usual cache, logits of one token."""
@@ -183,7 +198,7 @@ class Engine:
         self._run(program, cancelled)
 
     def _run_head(
-        self, cache: KVCache, first: int, count: int, cancelled: CancelToken | None
+        self, first: int, count: int, cancelled: CancelToken | None
     ) -> npt.NDArray[np.float32]:
         """Logits of ``count`` tokens from the ``first`` of the step on."""
         mode: Mode = "decode" if count <= MAX_DECODE_TOKENS else "prefill"
@@ -204,10 +219,10 @@ class Engine:
         return rows.array[:count, : self.config.vocab_size].copy()
 
     def _all_rows(
-        self, cache: KVCache, num_tokens: int, cancelled: CancelToken | None
+        self, num_tokens: int, cancelled: CancelToken | None
     ) -> list[npt.NDArray[np.float32]]:
         return [
-            self._run_head(cache, first, min(LOGIT_ROWS, num_tokens - first), cancelled)
+            self._run_head(first, min(LOGIT_ROWS, num_tokens - first), cancelled)
             for first in range(0, num_tokens, LOGIT_ROWS)
         ]
 

@@ -6,11 +6,9 @@ layout is the attention kernel's; who may use the cache, and for which tokens, i
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
-
 from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.signatures import CACHE_TYPES, PANEL_VECTORS
+from edgellama.memory import reserve
 from edgellama.quant.errors import InvalidOptionError
 
 NUMBER_BYTES = {"f32": 4, "f16": 2}
@@ -34,8 +32,8 @@ class KVCache:
         self.value_head_bytes = positions * self.value_row_bytes
         self.key_layer_bytes = config.head_count_kv * self.key_head_bytes
         self.value_layer_bytes = config.head_count_kv * self.value_head_bytes
-        self._keys = _reserve(config.block_count * self.key_layer_bytes)
-        self._values = _reserve(config.block_count * self.value_layer_bytes)
+        self._keys = reserve(config.block_count * self.key_layer_bytes)
+        self._values = reserve(config.block_count * self.value_layer_bytes)
 
     @property
     def num_bytes(self) -> int:
@@ -63,17 +61,8 @@ class KVCache:
     def close(self) -> None:
         """Give the memory back; the cache is unusable afterwards."""
         self.length = self.context_length = 0
-        self._keys = self._values = np.empty(0, np.uint8)
+        self._keys = self._values = reserve(0)
 
 
 def _round_up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
-
-
-def _reserve(num_bytes: int) -> npt.NDArray[np.uint8]:
-    try:
-        return np.empty(num_bytes, np.uint8)
-    except MemoryError:
-        raise InvalidOptionError(
-            f"no memory for {num_bytes / 1e9:.1f} GB of keys or values; choose a shorter context"
-        ) from None
