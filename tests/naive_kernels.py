@@ -1,0 +1,119 @@
+"""The naive twin of every kernel: what it must compute, in obvious NumPy at double precision."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+from gguf import GGMLQuantizationType, quants
+
+from edgellama.quant.formats import FORMATS_BY_NAME
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+BLOCK = 32
+HALF_OFFSETS = {
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q8_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,),
+}  # fmt: skip
+"""Where a block of each format holds half-precision numbers."""
+
+
+def random_weights(name: str, num_rows: int, num_columns: int, rng: Any) -> Array:
+    """Rows (num_rows, row_bytes) u8 that use every bit pattern of the quants."""
+    fmt = FORMATS_BY_NAME[name]
+    shape = (num_rows, num_columns)
+    if name == "F32":
+        return rng.standard_normal(shape).astype(np.float32).view(np.uint8)
+    if name == "F16":
+        return rng.standard_normal(shape).astype(np.float16).view(np.uint8)
+    if name == "BF16":
+        return (
+            (rng.standard_normal(shape).astype(np.float32).view(np.uint32) >> 16)
+            .astype(np.uint16)
+            .view(np.uint8)
+        )
+    num_blocks = num_columns // fmt.block_size
+    blocks = rng.integers(0, 256, (num_rows, num_blocks, fmt.block_bytes), dtype=np.uint8)
+    for offset in HALF_OFFSETS[name]:
+        halves = rng.uniform(-0.02, 0.02, (num_rows, num_blocks, 1)).astype(np.float16)
+        blocks[:, :, offset : offset + 2] = halves.view(np.uint8)
+    return blocks.reshape(num_rows, fmt.row_bytes(num_columns))
+
+
+def dequantize(name: str, weights: Array) -> Array:
+    """Rows of any format as f32, by the ``gguf`` package."""
+    return quants.dequantize(weights, GGMLQuantizationType[name])
+
+
+def embed(name: str, weights: Array, tokens: Any) -> Array:
+    """Rows of a table."""
+    return dequantize(name, weights)[np.asarray(tokens)]
+
+
+def quantize(x: Array) -> tuple[Array, Array]:
+    """int8 of (tokens, columns) and one f32 scale a block: absmax / 127, rounded to even."""
+    blocks = x.reshape(len(x), -1, BLOCK)
+    largest = np.abs(blocks).max(-1, keepdims=True)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(largest > 0, np.float32(127) / largest, np.float32(0))
+    q = np.rint(blocks * inverse).astype(np.int8).reshape(x.shape)
+    return q, (largest / np.float32(127))[:, :, 0]
+
+
+def as_multiplied(name: str, x: Array) -> Array:
+    """The activations that a matrix of this format sees, at double precision."""
+    if not name.startswith("Q"):
+        return x.astype(np.float64)
+    q, scale = quantize(x)
+    return (q.reshape(len(x), -1, BLOCK) * scale[:, :, None].astype(np.float64)).reshape(x.shape)
+
+
+def matmul(name: str, weights: Array, x: Array) -> Array:
+    """(tokens, rows): every row of the matrix times every token."""
+    return as_multiplied(name, x) @ dequantize(name, weights).astype(np.float64).T
+
+
+def matmul_magnitude(name: str, weights: Array, x: Array) -> Array:
+    """The sum of the magnitudes that ``matmul`` adds up, which rounding errors grow with."""
+    dense = np.abs(dequantize(name, weights).astype(np.float64))
+    return np.abs(as_multiplied(name, x)) @ dense.T
+
+
+def rms_norm(x: Array, weight: Array, epsilon: float) -> Array:
+    """x / sqrt(mean(x²) + epsilon) * weight."""
+    wide = x.astype(np.float64)
+    return wide / np.sqrt((wide * wide).mean(-1, keepdims=True) + epsilon) * weight
+
+
+def swiglu(gate: Array, up: Array) -> Array:
+    """gate / (1 + exp(-gate)) * up."""
+    wide = gate.astype(np.float64)
+    return wide / (1.0 + np.exp(-wide)) * up
+
+
+def rotate(x: Array, position: int, num_pairs: int, freq_base: float = 10000.0) -> Array:
+    """Turn the first pairs (2i, 2i + 1) of x (tokens, heads, size) by their angles."""
+    result = x.astype(np.float64)
+    for token in range(len(x)):
+        for i in range(num_pairs):
+            angle = (position + token) * freq_base ** (-i / num_pairs)
+            pair = result[token, :, 2 * i] + 1j * result[token, :, 2 * i + 1]
+            turned = pair * np.exp(1j * angle)
+            result[token, :, 2 * i], result[token, :, 2 * i + 1] = turned.real, turned.imag
+    return result
+
+
+def attention(q: Array, keys: Array, values: Array, position: int) -> Array:
+    """Causal attention of q (tokens, heads, size) over keys (kv_heads, positions, size)."""
+    num_tokens, heads, size = q.shape
+    group = heads // len(keys)
+    y = np.zeros(q.shape)
+    for token in range(num_tokens):
+        seen = position + token + 1
+        for head in range(heads):
+            k = keys[head // group, :seen].astype(np.float64)
+            v = values[head // group, :seen].astype(np.float64)
+            scores = k @ q[token, head].astype(np.float64) / np.sqrt(size)
+            weights = np.exp(scores - scores.max())
+            y[token, head] = weights @ v / weights.sum()
+    return y

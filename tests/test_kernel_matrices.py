@@ -1,0 +1,176 @@
+"""The matrix and embedding kernels against their naive twins: tiers, formats, ragged shapes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import naive_kernels as naive
+import numpy as np
+import pytest
+from kernel_harness import TIERS, KernelRunner, runner_of, tier_name
+
+from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS
+
+FORMATS = QUANTIZED_FORMATS + FLOAT_FORMATS
+KERNELS = [f"{kind}_{name}" for name in FORMATS for kind in ("gemv", "gemm", "embed")]
+BLOCK_COLUMNS = (32, 64, 96, 128, 160, 288, 1056)
+SUPER_BLOCK_COLUMNS = (256, 512, 1280)
+FLOAT_COLUMNS = (4, 8, 12, 28, 32, 36, 60, 64, 100, 260)
+TOLERANCE = 2e-6
+"""Relative to the sum of magnitudes: some roundings of f32."""
+
+
+def columns_of(name: str) -> tuple[int, ...]:
+    """Numbers of columns with every kind of tail."""
+    if name in FLOAT_FORMATS:
+        return FLOAT_COLUMNS
+    return SUPER_BLOCK_COLUMNS if name.endswith("_K") else BLOCK_COLUMNS
+
+
+@pytest.fixture(scope="module", params=TIERS, ids=tier_name)
+def runner(request: pytest.FixtureRequest) -> Iterator[KernelRunner]:
+    """The kernels of each tier in turn, compiled in one go."""
+    runner = runner_of(request.param)
+    runner.preload([*KERNELS, "quantize_decode", "quantize_prefill"])
+    yield runner
+
+
+def check_product(name: str, weights: naive.Array, x: naive.Array, y: naive.Array) -> None:
+    """``y`` is weights x up to f32's roundings."""
+    error = np.abs(y - naive.matmul(name, weights, x))
+    bound = TOLERANCE * naive.matmul_magnitude(name, weights, x) + 1e-30
+    assert np.isfinite(y).all()
+    assert (error <= bound).all(), f"{weights.shape} x {x.shape}: {(error / bound).max():.3g}"
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_gemv(runner: KernelRunner, name: str) -> None:
+    """A few tokens times a matrix, for every tail of columns and odd numbers of rows."""
+    rng = np.random.default_rng(1)
+    for columns in columns_of(name):
+        for num_rows, num_tokens in ((1, 1), (2, 3), (37, 1), (37, 4), (70, 2)):
+            weights = naive.random_weights(name, num_rows, columns, rng)
+            x = rng.standard_normal((num_tokens, columns)).astype(np.float32)
+            check_product(name, weights, x, runner.gemv(name, weights, x, 2))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_gemm(runner: KernelRunner, name: str) -> None:
+    """1 to 13 tokens times a matrix, for ragged columns, panels and tiles of tokens."""
+    rng = np.random.default_rng(2)
+    for columns in columns_of(name):
+        for num_rows, num_tokens in ((1, 1), (7, 6), (32, 7), (33, 13), (70, 5), (64, 12)):
+            weights = naive.random_weights(name, num_rows, columns, rng)
+            x = rng.standard_normal((num_tokens, columns)).astype(np.float32)
+            check_product(name, weights, x, runner.gemm(name, weights, x, 3))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_number_of_tokens(runner: KernelRunner, name: str) -> None:
+    """Both kernels agree with the twin for each of 1 to 13 tokens."""
+    rng = np.random.default_rng(3)
+    columns = columns_of(name)[-1]
+    weights = naive.random_weights(name, 35, columns, rng)
+    for num_tokens in range(1, 14):
+        x = rng.standard_normal((num_tokens, columns)).astype(np.float32)
+        check_product(name, weights, x, runner.gemv(name, weights, x))
+        check_product(name, weights, x, runner.gemm(name, weights, x))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_accumulate(runner: KernelRunner, name: str) -> None:
+    """With ``accumulate`` the product is added to what the output held: bit for bit."""
+    rng = np.random.default_rng(4)
+    columns = columns_of(name)[1]
+    weights = naive.random_weights(name, 37, columns, rng)
+    x = rng.standard_normal((7, columns)).astype(np.float32)
+    for kernel in (runner.gemv, runner.gemm):
+        expected = kernel(name, weights, x) + np.float32(3.25)
+        np.testing.assert_array_equal(kernel(name, weights, x, added_to=3.25), expected)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_gemv_ignores_neighbours_and_threads(runner: KernelRunner, name: str) -> None:
+    """A token's product has the same bits alone, in a batch, on more threads, in other chunks."""
+    rng = np.random.default_rng(5)
+    columns = columns_of(name)[-1]
+    weights = naive.random_weights(name, 37, columns, rng)
+    x = rng.standard_normal((4, columns)).astype(np.float32)
+    alone = np.concatenate([runner.gemv(name, weights, x[i : i + 1]) for i in range(4)])
+    np.testing.assert_array_equal(runner.gemv(name, weights, x, 3, chunk_rows=5), alone)
+    for num_tokens in (2, 3):
+        batch = runner.gemv(name, weights, x[:num_tokens], 2, chunk_rows=64)
+        np.testing.assert_array_equal(batch, alone[:num_tokens])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_gemm_ignores_neighbours(runner: KernelRunner, name: str) -> None:
+    """A token's product has the same bits whatever tokens stand beside it in a long step."""
+    rng = np.random.default_rng(6)
+    columns = columns_of(name)[-1]
+    weights = naive.random_weights(name, 37, columns, rng)
+    x = rng.standard_normal((13, columns)).astype(np.float32)
+    together = runner.gemm(name, weights, x, 2)
+    for first in (0, 1, 5, 12):
+        np.testing.assert_array_equal(runner.gemm(name, weights, x[first:]), together[first:])
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_embed(runner: KernelRunner, name: str) -> None:
+    """The rows of any tokens, in any order and repeated, have the bits that ``gguf`` gives."""
+    rng = np.random.default_rng(7)
+    for columns in columns_of(name):
+        weights = naive.random_weights(name, 19, columns, rng)
+        tokens = [18, 0, 7, 7, 11]
+        y = runner.embed(name, weights, columns, tokens)
+        np.testing.assert_array_equal(y, naive.embed(name, weights, tokens))
+
+
+@pytest.mark.parametrize("name", QUANTIZED_FORMATS)
+def test_extreme_scales(runner: KernelRunner, name: str) -> None:
+    """Half scales that are zero, subnormal or the largest are read exactly by every kernel."""
+    rng = np.random.default_rng(8)
+    columns = columns_of(name)[-1]
+    weights = naive.random_weights(name, 33, columns, rng)
+    blocks = weights.reshape(33, -1, naive.FORMATS_BY_NAME[name].block_bytes)
+    halves = np.array([0.0, -0.0, 2.0**-24, -(2.0**-24), 2.0**-15, 3e-5, 65504, -65504])
+    for offset in naive.HALF_OFFSETS[name]:
+        picked = rng.choice(halves, (*blocks.shape[:2], 1)).astype(np.float16)
+        blocks[:, :, offset : offset + 2] = picked.view(np.uint8)
+    tokens = list(range(33))
+    y = runner.embed(name, weights, columns, tokens)
+    np.testing.assert_array_equal(y, naive.embed(name, weights, tokens))
+    x = rng.standard_normal((7, columns)).astype(np.float32)
+    check_product(name, weights, x, runner.gemv(name, weights, x))
+    check_product(name, weights, x, runner.gemm(name, weights, x))
+
+
+@pytest.mark.parametrize("name", QUANTIZED_FORMATS)
+def test_largest_dot_products(runner: KernelRunner, name: str) -> None:
+    """All bits of the quants set, and activations all at the limit, overflow nothing."""
+    columns = columns_of(name)[-1]
+    weights = np.full((33, naive.FORMATS_BY_NAME[name].row_bytes(columns)), 0xFF, np.uint8)
+    blocks = weights.reshape(33, -1, naive.FORMATS_BY_NAME[name].block_bytes)
+    for offset in naive.HALF_OFFSETS[name]:
+        blocks[:, :, offset : offset + 2] = np.array([1.0], np.float16).view(np.uint8)
+    x = np.where(np.arange(7)[:, None] % 2, 5.0, -5.0).astype(np.float32)
+    x = np.repeat(x, columns, axis=1)
+    check_product(name, weights, x, runner.gemv(name, weights, x))
+    check_product(name, weights, x, runner.gemm(name, weights, x))
+
+
+def test_all_half_patterns(runner: KernelRunner) -> None:
+    """Each of the 65536 half patterns widens exactly: subnormals, infinities, NaN, both zeros."""
+    halves = np.arange(65536, dtype=np.uint16).view(np.float16)
+    y = runner.embed("F16", halves[None].view(np.uint8), 65536, [0])[0]
+    expected = halves.astype(np.float32)
+    number = ~np.isnan(expected)
+    np.testing.assert_array_equal(np.isnan(y), ~number)
+    np.testing.assert_array_equal(y.view(np.uint32)[number], expected.view(np.uint32)[number])
+
+
+def test_all_bfloat16_patterns(runner: KernelRunner) -> None:
+    """Each of the 65536 bfloat16 patterns becomes the f32 of the same upper bits."""
+    patterns = np.arange(65536, dtype=np.uint16)
+    y = runner.embed("BF16", patterns[None].view(np.uint8), 65536, [0])[0]
+    np.testing.assert_array_equal(y.view(np.uint32), patterns.astype(np.uint32) << 16)
