@@ -15,10 +15,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import llvmlite
 from llvmlite import binding
 
 from edgellama.kernels_cpu.compile_worker import compile_into, read_checked
@@ -98,14 +99,17 @@ def cache_folder(tier: Tier) -> Path:
     key = hashlib.sha256()
     for source in sorted(Path(__file__).parent.glob("*.py")):
         key.update(source.name.encode() + b"\0" + source.read_bytes())
-    parts = (
-        version("numba"),
-        version("llvmlite"),
-        binding.get_host_cpu_name(),
-        binding.get_process_triple(),
-    )
-    key.update("\0".join((*parts, tier.name)).encode())
+    parts = (llvmlite.__version__, binding.get_host_cpu_name(), binding.get_process_triple())
+    key.update("\0".join((*parts, _numba_version(), repr(tier))).encode())
     return cache_root() / "kernels" / f"{tier.name}-{key.hexdigest()[:16]}"
+
+
+def _numba_version() -> str:
+    """What numba says of its version, without the cost of importing it."""
+    spec = find_spec("numba")
+    if spec is None or spec.origin is None:
+        return "absent"
+    return (Path(spec.origin).parent / "_version.py").read_text(encoding="utf-8")
 
 
 def _compile(names: Sequence[str], tier: Tier, folder: Path, progress: Progress | None) -> None:
