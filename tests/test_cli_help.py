@@ -6,12 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cli_reference
+import click
 import pytest
 from conftest import CliRunner
 
+from edgellama.cli import application
 from edgellama.cli.application import COMMANDS
+from edgellama.quant.errors import KernelError
 
 HEAVY_MODULES = ("numpy", "numba", "llvmlite", "rich", "prompt_toolkit", "jinja2", "tiktoken")
 HELP_LIMIT_S = 0.15
@@ -115,6 +119,40 @@ def test_traceback_only_on_request(run_cli: CliRunner) -> None:
     assert result.returncode == 1
     assert "Traceback" in result.stderr
     assert "ModelNotFoundError" in result.stderr
+
+
+def failing_command(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Puts a command ``fail`` into the table that raises ``error``."""
+
+    def fail() -> None:
+        raise error
+
+    module = SimpleNamespace(command=click.Command("fail", callback=fail))
+    monkeypatch.setitem(sys.modules, "failing_module", module)
+    monkeypatch.setattr(application, "COMMANDS", {"fail": "failing_module"})
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KernelError("no tier"), "no tier"),
+        (KernelError("failed:\nTraceback\n  line\nKeyError: 1"), "failed: KeyError: 1 (all of it:"),
+        (OSError(28, "No space left on device", "/x"), "/x: No space left on device"),
+        (MemoryError(), "out of memory"),
+        (ZeroDivisionError("by zero"), "internal error, ZeroDivisionError: by zero (traceback:"),
+    ],
+)
+def test_every_error_is_one_line(
+    error: Exception,
+    line: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever a command raises becomes one line and exit code 1, never a traceback."""
+    failing_command(error, monkeypatch)
+    assert application.run(["fail"]) == 1
+    (shown,) = capsys.readouterr().err.splitlines()
+    assert shown.startswith(f"edgellama: error: {line}")
 
 
 def test_version(run_cli: CliRunner) -> None:

@@ -193,7 +193,7 @@ def test_interrupted_pull_leaves_nothing(
         cwd=cache.parent,
     ) as process:
         deadline = time.monotonic() + 60
-        while not any(path.stat().st_size >= 1 << 20 for path in files_below(cache)):
+        while not any(path.stat().st_size >= 1 << 19 for path in files_below(cache)):
             assert process.poll() is None, process.stderr and process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)

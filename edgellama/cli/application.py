@@ -118,8 +118,11 @@ def _describe(error: Exception) -> str:
 
 
 def _complain(message: str, exit_code: int = 1) -> int:
-    line = " ".join(message.split())
-    print(f"edgellama: error: {line}", file=sys.stderr)
+    """One line on stderr; of a longer message, which holds a report, its two ends."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()] or ["unknown error"]
+    if len(lines) > 1:
+        lines = [lines[0], lines[-1], f"(all of it: set {DEBUG_VARIABLE}=1)"]
+    print(f"edgellama: error: {' '.join(lines)}", file=sys.stderr)
     return exit_code
 
 
