@@ -56,7 +56,7 @@ class QuantizedRows:
         self._scale = reserve_floats(num_tokens, width // 32)
         self._sum = reserve_floats(num_tokens, width // 32)
         self._half_sum = reserve_floats(num_tokens, width // 16)
-        if MAX_DECODE_TOKENS * 2 > num_tokens:
+        if num_tokens < 2 * MAX_DECODE_TOKENS:
             raise ValueError(
                 f"records of {MAX_DECODE_TOKENS} tokens need the room of twice as many"
             )

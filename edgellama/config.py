@@ -77,7 +77,7 @@ class ModelConfig:
                 raise ModelFileError(f"{name} is {value}; it must be from 1 to {MAX_SIZE}")
         if self.head_count % self.head_count_kv:
             raise ModelFileError(
-                f"{self.head_count} query heads cannot share {self.head_count_kv} key-value heads evenly"
+                f"{self.head_count} query heads cannot share {self.head_count_kv} key heads evenly"
             )
         if self.rope.dimension_count > self.head_size:
             raise ModelFileError(

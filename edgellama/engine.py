@@ -165,9 +165,10 @@ class Engine:
         ids = np.asarray(tokens, np.int64)
         if ids.ndim != 1:
             raise InvalidOptionError(f"tokens must be one row of ids, not of shape {ids.shape}")
-        if len(ids) and not (0 <= ids.min() and ids.max() < self.config.vocab_size):
+        if len(ids) and (ids.min() < 0 or ids.max() >= self.config.vocab_size):
             raise InvalidOptionError(
-                f"token ids from {ids.min()} to {ids.max()}; allowed: 0 to {self.config.vocab_size - 1}"
+                f"token ids from {ids.min()} to {ids.max()}; "
+                f"allowed: 0 to {self.config.vocab_size - 1}"
             )
         if cache.length + len(ids) > cache.context_length:
             raise ContextLengthError(

@@ -60,4 +60,5 @@ def _yarn(frequencies: npt.NDArray[np.float64], config: RopeConfig) -> npt.NDArr
     high = min(config.dimension_count - 1.0, math.ceil(pair_with(YARN_BETA_SLOW)))
     pairs = np.arange(config.dimension_count // 2)
     keep = 1.0 - np.clip((pairs - low) / max(0.001, high - low), 0.0, 1.0)
-    return frequencies / config.factor * (1.0 - keep) + frequencies * keep
+    mixed: npt.NDArray[np.float64] = frequencies / config.factor * (1.0 - keep) + frequencies * keep
+    return mixed

@@ -117,8 +117,8 @@ class _TensorReader:
         tensor = self._tensor(f"{name}.weight", (num_rows, num_columns))
         if tensor.format.name not in RUNNABLE_FORMATS:
             raise UnsupportedModelError(
-                f"{self._path}: tensor {tensor.name} has format {tensor.format.name}, which cannot run; "
-                f"supported: {', '.join(RUNNABLE_FORMATS)}"
+                f"{self._path}: tensor {tensor.name} has format {tensor.format.name}, "
+                f"which cannot run; supported: {', '.join(RUNNABLE_FORMATS)}"
             )
         if num_columns % 4:
             raise UnsupportedModelError(
@@ -157,6 +157,6 @@ class _TensorReader:
             raise ModelFileError(f"{self._path}: tensor {name} is missing")
         if tensor.shape != shape:
             raise ModelFileError(
-                f"{self._path}: tensor {name} has shape {tensor.shape}; the metadata asks for {shape}"
+                f"{self._path}: tensor {name} has shape {tensor.shape}; needed: {shape}"
             )
         return tensor

@@ -12,24 +12,22 @@ import numpy as np
 
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import (
-    bytes_like,
-    dot4,
     f32_zeros_4,
-    i32_zeros_like,
     lane_count,
     load_bytes,
     load_f32,
-    magnitude,
-    max_lanes,
-    maximum,
-    mul,
     splat_f32,
     store,
-    store_rounded_bytes,
-    sum_lanes,
-    to_f32,
     write_f32,
 )
+from edgellama.kernels_cpu.simd_bytes import (
+    bytes_like,
+    dot4,
+    i32_zeros_like,
+    store_rounded_bytes,
+    to_f32,
+)
+from edgellama.kernels_cpu.simd_math import magnitude, max_lanes, maximum, mul, sum_lanes
 
 BLOCK = 32
 

@@ -12,22 +12,24 @@ import numpy as np
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, PANEL_VECTORS
 from edgellama.kernels_cpu.simd import (
-    add,
-    exponential,
     f32_zeros,
     f32_zeros_4,
     lane_count,
     load_f32,
+    read_f32,
+    splat_f32,
+    store,
+    write_f32,
+)
+from edgellama.kernels_cpu.simd_math import (
+    add,
+    exponential,
     mask_from,
     max_lanes,
     maximum,
     mul,
-    read_f32,
-    splat_f32,
-    store,
     sub,
     sum_lanes,
-    write_f32,
 )
 from edgellama.kernels_cpu.simd_tiles import FMA_TILE, f32_tile, load_tile, store_tile
 from edgellama.kernels_cpu.tasks import claim, finish
@@ -152,7 +154,8 @@ def attention(kind, rows):
 def _tasks(attend, rows, number_bytes):
     def kernel(
         q, q_stride, y, y_stride, head_size, num_heads, num_kv_heads, keys, values, key_head_bytes,
-        value_head_bytes, value_row_bytes, position, num_tokens, scale, tokens_per_task, scratch, scratch_stride, counter, thread, job,
+        value_head_bytes, value_row_bytes, position, num_tokens, scale, tokens_per_task,
+        scratch, scratch_stride, counter, thread, job,
     ):  # fmt: skip
         group = num_heads // num_kv_heads
         output_bytes = value_row_bytes // number_bytes * 4
@@ -179,7 +182,8 @@ def _tasks(attend, rows, number_bytes):
                     write_f32(statistics + 8 * i + 4, np.float32(0.0))
                 attend(queries, row, head_size, group, position + first_token,
                        keys + kv_head * key_head_bytes, values + kv_head * value_head_bytes,
-                       value_row_bytes, last_row, scores, statistics, outputs, output_bytes)  # fmt: skip
+                       value_row_bytes, last_row, scores, statistics,
+                       outputs, output_bytes)  # fmt: skip
                 for i in range(min(rows, last_row + 1 - row)):
                     place = row + i
                     at = target + place // group * y_stride + place % group * head_size * 4

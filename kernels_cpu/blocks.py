@@ -16,23 +16,21 @@ from typing import Any
 import numpy as np
 
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.simd import (
+from edgellama.kernels_cpu.simd import read_u32, splat_f32
+from edgellama.kernels_cpu.simd_bytes import (
     flip_sign_bits,
     high_nibbles,
     keep_bits,
     load_chosen_pieces,
-    load_half_scales,
     load_paired_scales,
     load_pieces,
     low_nibbles,
     merge,
-    mul,
-    read_half,
-    read_u32,
     rotate_pieces,
-    splat_f32,
     widen_word,
 )
+from edgellama.kernels_cpu.simd_half import load_half_scales, read_half
+from edgellama.kernels_cpu.simd_math import mul
 
 Reader = Callable[..., Any]
 

@@ -105,7 +105,7 @@ def default_num_threads() -> int:
     if from_environment:
         if not from_environment.isdigit() or int(from_environment) < 1:
             raise KernelError(
-                f"{THREADS_VARIABLE} is {from_environment!r}; it must be a whole number of at least 1"
+                f"{THREADS_VARIABLE} is {from_environment!r}; it must be a whole number from 1"
             )
         return int(from_environment)
     limits = [usable_physical_cores()]

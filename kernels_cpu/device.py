@@ -7,7 +7,7 @@ from typing import Any
 from numba.extending import register_jitable
 
 FAST_MATH = frozenset({"nsz", "arcp", "contract", "afn"})
-"""No nnan or ninf: masks are minus infinity. No reassoc: sums keep the order they are written in."""
+"""No nnan or ninf: masks are minus infinity. No reassoc: sums keep their written order."""
 
 device: Any = register_jitable(
     no_cpython_wrapper=True,

@@ -5,7 +5,9 @@ from __future__ import annotations
 from edgellama.kernels_cpu.blocks import BLOCK_CODES
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.gemv import FLOAT_LOADS
-from edgellama.kernels_cpu.simd import byte_at, f32_zeros_4, max_lanes, read_i32, store, write_f32
+from edgellama.kernels_cpu.simd import f32_zeros_4, read_i32, store, write_f32
+from edgellama.kernels_cpu.simd_bytes import byte_at
+from edgellama.kernels_cpu.simd_math import max_lanes
 from edgellama.kernels_cpu.tasks import claim, finish
 
 

@@ -174,7 +174,8 @@ def _block_tile(group_words):
                 dots = dot4_tile(dots, panel + j * step, x + 4 * j, x_bytes)
             tile = scale_tile(
                 tile, dots, scales, minimums,
-                x_scale + group // groups_per_scale * 4, scale_bytes, x_sum + group * 4, scale_bytes * groups_per_scale,
+                x_scale + group // groups_per_scale * 4, scale_bytes,
+                x_sum + group * 4, scale_bytes * groups_per_scale,
             )  # fmt: skip
             panel += group_words * step
             scales += step
@@ -223,7 +224,8 @@ def quantized_gemm(name):
                 tile = multiply(
                     panel, scales, minimums, x + token * num_columns, num_columns,
                     x_scale + token * num_blocks * 4, sums + token * num_groups * 4,
-                    num_blocks * 4, num_groups, groups_per_block, f32_tile(PANEL_VECTORS, GEMM_TOKENS),
+                    num_blocks * 4, num_groups, groups_per_block,
+                    f32_tile(PANEL_VECTORS, GEMM_TOKENS),
                 )  # fmt: skip
                 store_results(tile, y + token * y_stride + 4 * first, y_stride, accumulate)
             num_done += 1

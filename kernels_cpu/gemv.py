@@ -12,25 +12,18 @@ import numpy as np
 from edgellama.kernels_cpu.blocks import BLOCK_CODES
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import (
-    bytes_like,
-    dot4,
     f32_zeros,
     f32_zeros_4,
-    fma,
-    i32_zeros_like,
     lane_count,
-    load_bf16,
     load_bytes,
-    load_f16,
     load_f32,
-    mul,
     read_f32,
-    sub_i32,
-    sum_lanes,
-    to_f32,
     width_of,
     write_f32,
 )
+from edgellama.kernels_cpu.simd_bytes import bytes_like, dot4, i32_zeros_like, sub_i32, to_f32
+from edgellama.kernels_cpu.simd_half import load_bf16, load_f16
+from edgellama.kernels_cpu.simd_math import fma, mul, sum_lanes
 from edgellama.kernels_cpu.tasks import claim, finish
 
 FLOAT_LOADS = {"F32": (load_f32, 4), "F16": (load_f16, 2), "BF16": (load_bf16, 2)}

@@ -9,18 +9,9 @@ from __future__ import annotations
 
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.signatures import PANEL_VECTORS
-from edgellama.kernels_cpu.simd import (
-    f32_zeros_4,
-    fma,
-    lane_count,
-    load_f32,
-    mul,
-    read_f32,
-    store,
-    swap_pairs,
-    write_f16,
-    write_f32,
-)
+from edgellama.kernels_cpu.simd import f32_zeros_4, lane_count, load_f32, read_f32, store, write_f32
+from edgellama.kernels_cpu.simd_half import write_f16
+from edgellama.kernels_cpu.simd_math import fma, mul, swap_pairs
 from edgellama.kernels_cpu.tasks import claim, finish
 
 STORES = {"f32": (write_f32, 4), "f16": (write_f16, 2)}

@@ -11,22 +11,24 @@ import numpy as np
 from edgellama.kernels_cpu.activations import BLOCK, QUANTIZERS
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import (
+    f32_zeros,
+    f32_zeros_4,
+    lane_count,
+    load_f32,
+    read_f32,
+    splat_f32,
+    store,
+    write_f32,
+)
+from edgellama.kernels_cpu.simd_math import (
     add,
     div,
     exponential,
-    f32_zeros,
-    f32_zeros_4,
     fma,
-    lane_count,
-    load_f32,
     mul,
-    read_f32,
-    splat_f32,
     square_root,
-    store,
     sub,
     sum_lanes,
-    write_f32,
 )
 from edgellama.kernels_cpu.tasks import claim, finish
 

@@ -74,9 +74,9 @@ def _matrix_signatures(name: str) -> dict[str, Signature]:
 
 def _cache_signatures(kind: str) -> dict[str, Signature]:
     store = (
-        ("q", "q_stride", "k", "v", "kv_stride", "head_size", "num_heads", "num_kv_heads")
-        + ("num_pairs", "cos_sin")
-        + CACHE
+        *("q", "q_stride", "k", "v", "kv_stride", "head_size", "num_heads", "num_kv_heads"),
+        *("num_pairs", "cos_sin"),
+        *CACHE,
     )
     read = ("q", "q_stride", "y", "y_stride", "head_size", "num_heads", "num_kv_heads")
     work = ("scale", "tokens_per_task", *SCRATCH)

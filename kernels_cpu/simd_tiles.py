@@ -18,16 +18,16 @@ from edgellama.kernels_cpu.simd import (
     I32,
     I64,
     constant,
-    dot4_into,
-    float_vector_at,
     llvm_vector,
     load_at,
-    multiply_add,
     pointer,
     shuffle,
     splat,
     tier_of,
 )
+from edgellama.kernels_cpu.simd_bytes import dot4_into
+from edgellama.kernels_cpu.simd_half import float_vector_at
+from edgellama.kernels_cpu.simd_math import multiply_add
 
 
 class Tile(types.Type):

@@ -1,0 +1,238 @@
+"""Bytes and integers: pieces of quantized blocks, their bits, and the four-byte dot product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kernels_cpu.simd import (
+    F32,
+    I32,
+    Vector,
+    call_llvm,
+    constant,
+    llvm_vector,
+    load_at,
+    pointer,
+    shuffle,
+    splat,
+    tier_of,
+)
+from edgellama.kernels_cpu.simd_math import define_binary, round_to_integer
+
+PIECE_BYTES = 16
+"""Block formats are read in pieces of 16 bytes: half a block of 32, four lanes."""
+
+
+@intrinsic
+def i32_zeros_like(typingctx, like):
+    """Integer zeros in as many lanes as ``like``."""
+    return Vector("i32", like.lanes)(like), lambda ctx, b, sig, args: constant(
+        "i32", [0] * like.lanes
+    )
+
+
+@intrinsic
+def load_pieces(typingctx, address, stride, like):
+    """16 bytes from each of ``address``, ``address + stride``, …: as many as fill ``like``."""
+    num_pieces = like.lanes // 4
+    vector = Vector("i8", num_pieces * PIECE_BYTES)
+
+    def codegen(ctx, b, sig, args):
+        address = args[0]
+        pieces = [load_at(b, address, llvm_vector("i8", PIECE_BYTES))]
+        for _ in range(num_pieces - 1):
+            address = b.add(address, args[1])
+            pieces.append(load_at(b, address, llvm_vector("i8", PIECE_BYTES)))
+        return concatenate(b, pieces)
+
+    return vector(types.int64, types.int64, like), codegen
+
+
+@intrinsic(prefer_literal=True)
+def load_chosen_pieces(typingctx, address, first, second, third, fourth, like):
+    """16-byte pieces of the memory at ``address``, by literal number: as many as fill ``like``."""
+    numbers = [getattr(n, "literal_value", None) for n in (first, second, third, fourth)]
+    if None in numbers:
+        return None
+    chosen = numbers[: like.lanes // 4]
+    span = 1 << max(chosen).bit_length()
+
+    def codegen(ctx, b, sig, args):
+        if len(chosen) == span:
+            # All of the memory is used by the two halves of a block: one load serves both.
+            whole = load_at(b, args[0], llvm_vector("i8", span * PIECE_BYTES))
+            return shuffle(b, whole, whole, [16 * n + i for n in chosen for i in range(16)])
+        piece = llvm_vector("i8", PIECE_BYTES)
+        return concatenate(b, [load_at(b, args[0], piece, PIECE_BYTES * n) for n in chosen])
+
+    vector = Vector("i8", len(chosen) * PIECE_BYTES)
+    return vector(types.int64, first, second, third, fourth, like), codegen
+
+
+def concatenate(builder: Any, vectors: list[Any]) -> Any:
+    """Vectors of equal width laid end to end; their number is a power of two."""
+    while len(vectors) > 1:
+        width = vectors[0].type.count
+        vectors = [
+            shuffle(builder, vectors[i], vectors[i + 1], range(2 * width))
+            for i in range(0, len(vectors), 2)
+        ]
+    return vectors[0]
+
+
+@intrinsic(prefer_literal=True)
+def load_paired_scales(typingctx, address, half, like):
+    """Signed bytes in pairs at ``address``: the first or second of each, as f32 in four lanes."""
+    count, number = like.lanes // 4, getattr(half, "literal_value", None)
+    if number is None:
+        return None
+
+    def codegen(ctx, b, sig, args):
+        words = llvm_vector("i16", count)
+        pairs = load_at(b, args[0], words)
+        if number == 0:
+            pairs = b.shl(pairs, constant("i16", [8] * count))
+        taken = b.sext(b.ashr(pairs, constant("i16", [8] * count)), llvm_vector("i32", count))
+        lanes = shuffle(b, taken, taken, [i for i in range(count) for _ in range(4)])
+        return b.sitofp(lanes, llvm_vector("f32", like.lanes))
+
+    return Vector("f32", like.lanes)(types.int64, half, like), codegen
+
+
+@intrinsic
+def widen_word(typingctx, word, like):
+    """The low bytes of ``word`` (unsigned), each as f32 in four lanes: as many as fill ``like``."""
+
+    def codegen(ctx, b, sig, args):
+        taken = b.bitcast(b.trunc(args[0], I32), llvm_vector("i8", 4))
+        order = [i for i in range(like.lanes // 4) for _ in range(4)]
+        wide = b.zext(shuffle(b, taken, taken, order), llvm_vector("i32", like.lanes))
+        return b.sitofp(wide, llvm_vector("f32", like.lanes))
+
+    return Vector("f32", like.lanes)(types.int64, like), codegen
+
+
+@intrinsic(prefer_literal=True)
+def keep_bits(typingctx, v, bits):
+    """Every byte and the literal ``bits``."""
+    mask = getattr(bits, "literal_value", None)
+    if mask is None:
+        return None
+    return v(v, bits), lambda ctx, b, sig, args: b.and_(args[0], constant("i8", [mask] * v.lanes))
+
+
+@intrinsic
+def low_nibbles(typingctx, v):
+    """Lower four bits of every byte."""
+    return v(v), lambda ctx, b, sig, args: b.and_(args[0], constant("i8", [15] * v.lanes))
+
+
+@intrinsic
+def high_nibbles(typingctx, v):
+    """Upper four bits of every byte."""
+    return v(v), lambda ctx, b, sig, args: b.lshr(args[0], constant("i8", [4] * v.lanes))
+
+
+@intrinsic
+def flip_sign_bits(typingctx, v):
+    """Signed bytes as unsigned ones, 128 larger."""
+    return v(v), lambda ctx, b, sig, args: b.xor(args[0], constant("i8", [-128] * v.lanes))
+
+
+@intrinsic
+def merge(typingctx, x, y):
+    """Bits of both."""
+    return x(x, y), lambda ctx, b, sig, args: b.or_(*args)
+
+
+@intrinsic
+def rotate_pieces(typingctx, v, first, second, third, fourth):
+    """The words of each 16-byte piece rotated left by its own number of bits.
+
+    Bits of neighbouring bytes come in, so the caller keeps those that stayed in their byte.
+    """
+
+    def codegen(ctx, b, sig, args):
+        words = b.bitcast(args[0], llvm_vector("i32", v.lanes // 4))
+        numbers = [splat(b, b.trunc(a, I32), 4) for a in args[1 : 1 + v.lanes // PIECE_BYTES]]
+        amounts = b.and_(concatenate(b, numbers), constant("i32", [31] * (v.lanes // 4)))
+        name = f"llvm.fshl.v{v.lanes // 4}i32"
+        return b.bitcast(call_llvm(b, name, words.type, [words, words, amounts]), args[0].type)
+
+    return v(v, *[types.int64] * 4), codegen
+
+
+@intrinsic
+def byte_at(typingctx, v, index):
+    """One unsigned byte as f32."""
+
+    def codegen(ctx, b, sig, args):
+        return b.uitofp(b.extract_element(args[0], b.trunc(args[1], I32)), F32)
+
+    return types.float32(v, types.int64), codegen
+
+
+@intrinsic(prefer_literal=True)
+def bytes_like(typingctx, v, value):
+    """The literal ``value`` in every byte."""
+    number = getattr(value, "literal_value", None)
+    if number is None:
+        return None
+    signed = number - 256 if number > 127 else number
+    return v(v, value), lambda ctx, b, sig, args: constant("i8", [signed] * v.lanes)
+
+
+DOT4_INSTRUCTIONS = {16: "512", 8: "256", 4: "128"}
+
+
+def dot4_into(builder: Any, accumulator: Any, unsigned: Any, signed: Any, tier: Tier) -> Any:
+    """accumulator[i] += sum over j of unsigned[4i + j] * signed[4i + j], exactly."""
+    lanes = accumulator.type.count
+    if tier.has_dot4:
+        name = f"llvm.x86.avx512.vpdpbusd.{DOT4_INSTRUCTIONS[lanes]}"
+        return call_llvm(builder, name, accumulator.type, [accumulator, unsigned, signed])
+    wide = llvm_vector("i32", 4 * lanes)
+    products = builder.mul(builder.zext(unsigned, wide), builder.sext(signed, wide))
+    for j in range(4):
+        accumulator = builder.add(
+            accumulator, shuffle(builder, products, products, range(j, 4 * lanes, 4))
+        )
+    return accumulator
+
+
+@intrinsic
+def dot4(typingctx, accumulator, unsigned, signed):
+    """Four products of unsigned and signed bytes added to every lane."""
+    tier = tier_of(typingctx)
+    return accumulator(accumulator, unsigned, signed), lambda ctx, b, sig, args: dot4_into(
+        b, *args, tier
+    )
+
+
+sub_i32 = define_binary("sub")
+
+
+@intrinsic
+def to_f32(typingctx, v):
+    """Signed integers as f32."""
+
+    def codegen(ctx, b, sig, args):
+        return b.sitofp(args[0], llvm_vector("f32", v.lanes))
+
+    return Vector("f32", v.lanes)(v), codegen
+
+
+@intrinsic
+def store_rounded_bytes(typingctx, address, v):
+    """Store f32 lanes of magnitude at most 127, rounded to nearest even, as signed bytes."""
+
+    def codegen(ctx, b, sig, args):
+        rounded = b.trunc(round_to_integer(b, args[1]), llvm_vector("i8", v.lanes))
+        b.store(rounded, pointer(b, args[0], rounded.type), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(types.int64, v), codegen
