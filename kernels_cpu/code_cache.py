@@ -100,7 +100,7 @@ def cache_folder(tier: Tier) -> Path:
     for source in sorted(Path(__file__).parent.glob("*.py")):
         key.update(source.name.encode() + b"\0" + source.read_bytes())
     parts = (llvmlite.__version__, binding.get_host_cpu_name(), binding.get_process_triple())
-    key.update("\0".join((*parts, _numba_version(), repr(tier))).encode())
+    key.update("\0".join((*parts, _numba_version(), tier.name)).encode())
     return cache_root() / "kernels" / f"{tier.name}-{key.hexdigest()[:16]}"
 
 
