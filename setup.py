@@ -24,5 +24,5 @@ def all_packages() -> list[str]:
 setup(
     packages=all_packages(),
     package_dir=SOURCE_FOLDERS,
-    package_data={package: DATA_PATTERNS for package in all_packages()},
+    package_data=dict.fromkeys(all_packages(), DATA_PATTERNS),
 )
