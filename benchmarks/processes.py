@@ -1,0 +1,66 @@
+"""Runs one child process and tells how long, how much memory and how undisturbed. POSIX only."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+KEEP_ERROR_CHARACTERS = 2000
+PIPE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A child that succeeded; times are from before its start."""
+
+    output: str
+    first_output_s: float
+    seconds: float
+    peak_memory_bytes: int
+    other_cpus: float
+    """Cores that everything else on the machine kept busy meanwhile; 0 where unknown."""
+
+
+def run_child(command: Sequence[str]) -> Finished:
+    """Run ``command`` to its end. Raises RuntimeError, with its last words, if it fails."""
+    with tempfile.TemporaryFile() as errors:
+        busy_before, started = busy_cpu_s(), perf_counter()
+        with subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE, stderr=errors) as child:
+            assert child.stdout is not None
+            output = child.stdout.read(PIPE_BYTES)
+            first_output_s = perf_counter() - started
+            while piece := child.stdout.read(PIPE_BYTES):
+                output += piece
+            _, status, usage = os.wait4(child.pid, 0)
+            seconds = perf_counter() - started
+            child.returncode = os.waitstatus_to_exitcode(status)
+        errors.seek(0)
+        last_words = errors.read().decode(errors="replace")[-KEEP_ERROR_CHARACTERS:]
+    if child.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}:\n{last_words}")
+    own_s = usage.ru_utime + usage.ru_stime
+    return Finished(
+        output=output.decode(errors="replace"),
+        first_output_s=first_output_s,
+        seconds=seconds,
+        peak_memory_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        other_cpus=max(0.0, busy_cpu_s() - busy_before - own_s) / seconds,
+    )
+
+
+def busy_cpu_s() -> float:
+    """CPU seconds that all processes have used since boot; 0 where /proc/stat is missing."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return 0.0
+    user, nice, system, _idle, _wait, interrupts, soft, steal = (
+        int(word) for word in path.read_text().split("\n", 1)[0].split()[1:9]
+    )
+    ticks = user + nice + system + interrupts + soft + steal
+    return ticks / os.sysconf("SC_CLK_TCK")
