@@ -58,18 +58,29 @@ def byte_sums(address, like):
 
 
 @device
+def record_of_block(block, num_blocks):
+    """Blocks in the record of a block, and its place there.
+
+    Records are as wide as a vector; what is left of a row makes one of two and one of one.
+    """
+    group = lane_count() // 4
+    full = num_blocks // group * group
+    if block < full:
+        return group, block % group
+    if group == 4 and block - full < (num_blocks - full) // 2 * 2:
+        return 2, (block - full) % 2
+    return 1, 0
+
+
+@device
 def quantize_as_records(
     x, first_block, last_block, num_blocks, q, q_scale, q_sum, q_half_sum, token
 ):
     """Blocks of one token, read at ``x``, into its records: 64 bytes a block."""
     like = f32_zeros_4()
-    group = lane_count() // 4
-    full = num_blocks // group * group
     records = q + token * num_blocks * 64
     for block in range(first_block, last_block):
-        size, place = group, block % group
-        if block >= full:
-            size, place = 1, 0
+        size, place = record_of_block(block, num_blocks)
         record = records + (block - place) * 64
         low = record + 16 * place
         high = low + 16 * size

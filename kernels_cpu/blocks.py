@@ -27,6 +27,7 @@ from edgellama.kernels_cpu.simd_bytes import (
     low_nibbles,
     merge,
     rotate_pieces,
+    to_f32,
     widen_word,
 )
 from edgellama.kernels_cpu.simd_half import load_half_scales, read_half
@@ -41,8 +42,9 @@ class BlockCode:
 
     ``quants[half](row, block, like)``: unsigned bytes, the first or last 16 of every block.
     ``scale[half](row, block, like)`` and ``minimum[half](row, block, like, scale)``: f32, four
-    lanes a block. Where ``group_size`` is 32 the halves share scale and minimum. ``offset`` is
-    minimum / -scale where that is constant, else 0.
+    lanes a block. Where ``group_size`` is 32 the halves share scale and minimum; where it is
+    16, scale is ``integer_scale[half]`` (i32) times ``super_scale``. ``offset`` is minimum /
+    -scale where that is constant, else 0.
     """
 
     group_size: int
@@ -50,6 +52,8 @@ class BlockCode:
     scale: tuple[Reader, Reader]
     minimum: tuple[Reader, Reader]
     offset: int = 0
+    integer_scale: tuple[Reader, Reader] | None = None
+    super_scale: Reader | None = None
 
 
 def constant_minimum(factor):
@@ -61,6 +65,15 @@ def constant_minimum(factor):
 
     reader = device(minimum)
     return reader, reader
+
+
+def product_scale(integer_scale, super_scale):
+    """The f32 scale of a format that stores small integers and one factor for all of them."""
+
+    def scale(row, block, like):
+        return mul(to_f32(integer_scale(row, block, like)), super_scale(row, block, like))
+
+    return device(scale)
 
 
 # Q4_0: half d; 16 bytes of nibbles, the low ones first; weight = (q - 8) * d
@@ -182,32 +195,46 @@ def q6_k_quants(half):
     return device(quants)
 
 
-def q6_k_scale(half):
-    """d * s of the first or last 16 weights of sub-blocks."""
+def q6_k_integer_scale(half):
+    """s of the first or last 16 weights of sub-blocks."""
 
     def scale(row, block, like):
         base = row + (block >> 3) * 210
-        scales = load_paired_scales(base + 192 + 2 * (block & 7), half, like)
-        return mul(scales, splat_f32(read_half(base + 208), like))
+        return load_paired_scales(base + 192 + 2 * (block & 7), half, like)
 
     return device(scale)
 
 
-def _offset_code(group_size, quants, scale, offset):
-    """A format whose minimum is a constant times its scale."""
-    return BlockCode(group_size, quants, scale, constant_minimum(-offset), offset)
+@device
+def q6_k_super_scale(row, block, like):
+    return splat_f32(read_half(row + (block >> 3) * 210 + 208), like)
+
+
+def _offset_code(quants, scale, offset):
+    """A format of blocks of 32 whose minimum is a constant times the scale."""
+    return BlockCode(32, quants, (scale, scale), constant_minimum(-offset), offset)
+
+
+def _super_block_code(quants, integer_scale, super_scale, offset):
+    """A format with groups of 16 whose minimum is a constant times the scale."""
+    low, high = (product_scale(integer, super_scale) for integer in integer_scale)
+    minimum = constant_minimum(-offset)
+    return BlockCode(16, quants, (low, high), minimum, offset, integer_scale, super_scale)
 
 
 BLOCK_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {
-        "Q4_0": _offset_code(32, (q4_0_low, q4_0_high), (q4_0_scale,) * 2, 8),
+        "Q4_0": _offset_code((q4_0_low, q4_0_high), q4_0_scale, 8),
         "Q4_1": BlockCode(32, (q4_1_low, q4_1_high), (q4_1_scale,) * 2, (q4_1_minimum,) * 2),
-        "Q8_0": _offset_code(32, (q8_0_low, q8_0_high), (q8_0_scale,) * 2, 128),
+        "Q8_0": _offset_code((q8_0_low, q8_0_high), q8_0_scale, 128),
         "Q4_K": BlockCode(
             32, (q4_k_quants(0), q4_k_quants(1)), (q4_k_scale,) * 2, (q4_k_minimum,) * 2
         ),
-        "Q6_K": _offset_code(
-            16, (q6_k_quants(0), q6_k_quants(1)), (q6_k_scale(0), q6_k_scale(1)), 32
+        "Q6_K": _super_block_code(
+            (q6_k_quants(0), q6_k_quants(1)),
+            (q6_k_integer_scale(0), q6_k_integer_scale(1)),
+            q6_k_super_scale,
+            32,
         ),
     }
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import queue
 import subprocess
@@ -25,6 +26,8 @@ from llvmlite import binding
 from edgellama.kernels_cpu.compile_worker import compile_into, read_checked
 from edgellama.kernels_cpu.cpu import Tier
 from edgellama.quant.errors import KernelError
+
+logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "EDGELLAMA_CACHE"
 WORKER_PROGRAM = (
@@ -163,8 +166,10 @@ def _compile_in_workers(
         raise
     for worker in workers:
         if worker.wait() != 0:
-            errors = worker.stderr.read() if worker.stderr else ""
-            raise KernelError(f"the kernel compiler failed for tier {tier.name}:\n{errors.strip()}")
+            report = worker.stderr.read().strip() if worker.stderr else ""
+            logger.debug("kernel compiler: %s", report)
+            reason = report.splitlines()[-1] if report else f"exit code {worker.returncode}"
+            raise KernelError(f"the kernel compiler failed for tier {tier.name}: {reason}")
 
 
 COMPILE_WEIGHTS = {"attention": 3, "gemm": 2}

@@ -14,16 +14,26 @@ from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import (
     f32_zeros,
     f32_zeros_4,
+    f32_zeros_8,
     lane_count,
     load_bytes,
     load_f32,
     read_f32,
+    splat_f32,
     width_of,
     write_f32,
 )
-from edgellama.kernels_cpu.simd_bytes import bytes_like, dot4, i32_zeros_like, sub_i32, to_f32
+from edgellama.kernels_cpu.simd_bytes import (
+    add_i32,
+    bytes_like,
+    dot4,
+    i32_zeros_like,
+    mul_i32,
+    sub_i32,
+    to_f32,
+)
 from edgellama.kernels_cpu.simd_half import load_bf16, load_f16
-from edgellama.kernels_cpu.simd_math import fma, mul, sum_lanes
+from edgellama.kernels_cpu.simd_math import add, fma, fold, mul, sum_lanes
 from edgellama.kernels_cpu.tasks import claim, finish
 
 FLOAT_LOADS = {"F32": (load_f32, 4), "F16": (load_f16, 2), "BF16": (load_bf16, 2)}
@@ -38,73 +48,102 @@ def write_output(y, value, accumulate):
     write_f32(y, value)
 
 
-def _whole_block_step(code):
-    """accumulators += the blocks at ``block``, for formats with one scale for 32 weights."""
+def _minimum_step(code):
+    """Sums += the blocks at ``block``, for formats with a scale and a minimum for 32 weights."""
     low, high = code.quants
     scale_of, minimum_of = code.scale[0], code.minimum[0]
 
-    def step(row, block, record, accumulator, minimums):
-        size = 4 * width_of(accumulator)
-        dots = i32_zeros_like(accumulator)
-        dots = dot4(dots, low(row, block, accumulator), load_bytes(record, accumulator))
-        dots = dot4(dots, high(row, block, accumulator), load_bytes(record + size, accumulator))
-        scale = scale_of(row, block, accumulator)
-        scaled = mul(to_f32(dots), load_f32(record + 2 * size, accumulator))
-        minimum = minimum_of(row, block, accumulator, scale)
-        accumulator = fma(scaled, scale, accumulator)
-        return accumulator, fma(minimum, load_f32(record + 3 * size, accumulator), minimums)
+    def step(row, block, record, products, minimums):
+        size = 4 * width_of(products)
+        dots = dot4(
+            i32_zeros_like(products), low(row, block, products), load_bytes(record, products)
+        )
+        dots = dot4(dots, high(row, block, products), load_bytes(record + size, products))
+        scale = scale_of(row, block, products)
+        scaled = mul(to_f32(dots), load_f32(record + 2 * size, products))
+        minimum = minimum_of(row, block, products, scale)
+        return fma(scaled, scale, products), fma(
+            minimum, load_f32(record + 3 * size, products), minimums
+        )
+
+    return device(step)
+
+
+def _offset_step(code):
+    """Sums += the blocks at ``block``, where the minimum is a constant times the scale."""
+    low, high = code.quants
+    scale_of, offset = code.scale[0], np.float32(-code.offset)
+
+    def step(row, block, record, products, minimums):
+        size = 4 * width_of(products)
+        dots = dot4(
+            i32_zeros_like(products), low(row, block, products), load_bytes(record, products)
+        )
+        dots = dot4(dots, high(row, block, products), load_bytes(record + size, products))
+        scaled = mul(to_f32(dots), load_f32(record + 2 * size, products))
+        x_sum = load_f32(record + 3 * size, products)
+        scaled = fma(x_sum, splat_f32(offset, products), scaled)
+        return fma(scaled, scale_of(row, block, products), products), minimums
 
     return device(step)
 
 
 def _half_block_step(code):
-    """accumulator += the blocks at ``block``, for formats with one scale for 16 weights.
+    """Sums += the blocks at ``block``, for formats with an integer scale for 16 weights.
 
-    Their minimum is a constant times the scale, so it is taken off the integer sums.
+    Offset and scales are applied to the integer sums: one conversion for both halves.
     """
     low, high = (
-        _half_step(quants, scale, code.offset)
-        for quants, scale in zip(code.quants, code.scale, strict=True)
+        _scaled_half(quants, scale, code.offset)
+        for quants, scale in zip(code.quants, code.integer_scale, strict=True)
     )
+    super_scale = code.super_scale
 
-    def step(row, block, record, accumulator, minimums):
-        size = 4 * width_of(accumulator)
-        x_scale = load_f32(record + 2 * size, accumulator)
-        accumulator = low(row, block, load_bytes(record, accumulator), x_scale, accumulator)
-        x = load_bytes(record + size, accumulator)
-        return high(row, block, x, x_scale, accumulator), minimums
-
-    return device(step)
-
-
-def _half_step(quants, scale_of, offset):
-    def step(row, block, x, x_scale, accumulator):
-        zeros = i32_zeros_like(accumulator)
-        dots = dot4(zeros, quants(row, block, accumulator), x)
-        dots = sub_i32(dots, dot4(zeros, bytes_like(x, offset), x))
-        return fma(mul(to_f32(dots), x_scale), scale_of(row, block, accumulator), accumulator)
+    def step(row, block, record, products, minimums):
+        size = 4 * width_of(products)
+        dots = low(row, block, load_bytes(record, products), products)
+        dots = add_i32(dots, high(row, block, load_bytes(record + size, products), products))
+        factor = mul(load_f32(record + 2 * size, products), super_scale(row, block, products))
+        return fma(to_f32(dots), factor, products), minimums
 
     return device(step)
+
+
+def _scaled_half(quants, integer_scale, offset):
+    def dots(row, block, x, like):
+        zeros = i32_zeros_like(like)
+        plain = dot4(zeros, quants(row, block, like), x)
+        plain = sub_i32(plain, dot4(zeros, bytes_like(x, offset), x))
+        return mul_i32(plain, integer_scale(row, block, like))
+
+    return device(dots)
+
+
+def _step(code):
+    if code.group_size == 16:
+        return _half_block_step(code)
+    return _offset_step(code) if code.offset else _minimum_step(code)
 
 
 def quantized_row_dot(name):
     """The dot product of one row of blocks with one token's records."""
-    code = BLOCK_CODES[name]
-    step = _whole_block_step(code) if code.group_size == 32 else _half_block_step(code)
+    step = _step(BLOCK_CODES[name])
 
     def row_dot(row, x, num_blocks):
         group = lane_count() // 4
-        full = num_blocks // group * group
-        accumulator, minimums = f32_zeros(), f32_zeros()
-        for block in range(0, full, group):
-            accumulator, minimums = step(row, block, x + block * 64, accumulator, minimums)
-        total = sum_lanes(accumulator) + sum_lanes(minimums)
-        if full < num_blocks:
-            tail, tail_minimums = f32_zeros_4(), f32_zeros_4()
-            for block in range(full, num_blocks):
-                tail, tail_minimums = step(row, block, x + block * 64, tail, tail_minimums)
-            total += sum_lanes(tail) + sum_lanes(tail_minimums)
-        return total
+        block = num_blocks // group * group
+        products, minimums = f32_zeros(), f32_zeros()
+        for i in range(0, block, group):
+            products, minimums = step(row, i, x + i * 64, products, minimums)
+        total = fold(add(products, minimums), f32_zeros_4())
+        if group == 4 and block + 2 <= num_blocks:
+            pair, pair_minimums = step(row, block, x + block * 64, f32_zeros_8(), f32_zeros_8())
+            total = add(total, fold(add(pair, pair_minimums), total))
+            block += 2
+        if block < num_blocks:
+            one, one_minimums = step(row, block, x + block * 64, f32_zeros_4(), f32_zeros_4())
+            total = add(total, add(one, one_minimums))
+        return sum_lanes(total)
 
     return device(row_dot)
 
@@ -121,13 +160,11 @@ def float_row_dot(name):
             first = fma(load(row + i * number_bytes, first), load_f32(x + 4 * i, first), first)
             j = i + lanes
             second = fma(load(row + j * number_bytes, first), load_f32(x + 4 * j, first), second)
-        total = sum_lanes(first) + sum_lanes(second)
-        tail = f32_zeros_4()
+        tail = fold(add(first, second), f32_zeros_4())
         fours = pairs + (num_columns - pairs) // 4 * 4
         for i in range(pairs, fours, 4):
             tail = fma(load(row + i * number_bytes, tail), load_f32(x + 4 * i, tail), tail)
-        total += sum_lanes(tail)
-        return total
+        return sum_lanes(tail)
 
     return device(row_dot)
 

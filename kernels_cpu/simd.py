@@ -105,6 +105,12 @@ def f32_zeros_4(typingctx):
 
 
 @intrinsic
+def f32_zeros_8(typingctx):
+    """Eight zeros: the width at which two blocks are handled."""
+    return Vector("f32", 8)(), lambda ctx, b, sig, args: constant("f32", [0.0] * 8)
+
+
+@intrinsic
 def lane_count(typingctx):
     """Lanes of a full vector, as a compile-time constant."""
     lanes = tier_of(typingctx).lanes

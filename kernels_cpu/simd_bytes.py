@@ -86,7 +86,7 @@ def concatenate(builder: Any, vectors: list[Any]) -> Any:
 
 @intrinsic(prefer_literal=True)
 def load_paired_scales(typingctx, address, half, like):
-    """Signed bytes in pairs at ``address``: the first or second of each, as f32 in four lanes."""
+    """Signed bytes in pairs at ``address``: the first or second of each, as i32 in four lanes."""
     count, number = like.lanes // 4, getattr(half, "literal_value", None)
     if number is None:
         return None
@@ -97,10 +97,9 @@ def load_paired_scales(typingctx, address, half, like):
         if number == 0:
             pairs = b.shl(pairs, constant("i16", [8] * count))
         taken = b.sext(b.ashr(pairs, constant("i16", [8] * count)), llvm_vector("i32", count))
-        lanes = shuffle(b, taken, taken, [i for i in range(count) for _ in range(4)])
-        return b.sitofp(lanes, llvm_vector("f32", like.lanes))
+        return shuffle(b, taken, taken, [i for i in range(count) for _ in range(4)])
 
-    return Vector("f32", like.lanes)(types.int64, half, like), codegen
+    return Vector("i32", like.lanes)(types.int64, half, like), codegen
 
 
 @intrinsic
@@ -213,7 +212,7 @@ def dot4(typingctx, accumulator, unsigned, signed):
     )
 
 
-sub_i32 = define_binary("sub")
+add_i32, sub_i32, mul_i32 = map(define_binary, ("add", "sub", "mul"))
 
 
 @intrinsic

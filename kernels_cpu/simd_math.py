@@ -13,6 +13,7 @@ from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kernels_cpu.simd import (
     F32,
     I32,
+    Vector,
     call_llvm,
     constant,
     llvm_vector,
@@ -127,6 +128,22 @@ def swap_pairs(typingctx, v):
     """Lanes 1 0 3 2 …"""
     order = [i ^ 1 for i in range(v.lanes)]
     return v(v), lambda ctx, b, sig, args: shuffle(b, args[0], args[0], order)
+
+
+@intrinsic
+def fold(typingctx, v, like):
+    """Sums of equal parts of ``v``, each as wide as ``like``, in a fixed order."""
+
+    def codegen(ctx, b, sig, args):
+        vector, width = args[0], v.lanes
+        while width > like.lanes:
+            width //= 2
+            low = shuffle(b, vector, vector, range(width))
+            high = shuffle(b, vector, vector, range(width, 2 * width))
+            vector = b.fadd(low, high)
+        return vector
+
+    return Vector("f32", like.lanes)(v, like), codegen
 
 
 def _define_reduction(combine: Callable[[Any, Any, Any], Any]) -> Callable[..., Any]:
