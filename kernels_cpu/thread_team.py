@@ -94,7 +94,9 @@ class ThreadTeam:
             self._set(layout.MAX_IDLE_SPINS, 0)
             self._condition.notify_all()
         for worker in self._workers:
-            worker.join()
+            # The garbage collector may end a forgotten team on one of its own threads.
+            if worker is not threading.current_thread():
+                worker.join()
 
     def _set(self, offset: int, value: int) -> None:
         self._words[offset // 8] = value
