@@ -70,16 +70,16 @@ class KernelRunner:
 
     def __init__(self, tier: Tier) -> None:
         self.tier = tier
-        self._kernels = CompiledKernels(tier)
+        self.kernels = CompiledKernels(tier)
         self._loaded: dict[str, Any] = {}
         self._guarded: list[Array] = []
 
     def preload(self, names: Iterable[str]) -> None:
         """Compile and load several kernels at once."""
         wanted = [name for name in names if name not in self._loaded]
-        self._kernels.ensure(wanted)
+        self.kernels.ensure(wanted)
         for name in wanted:
-            self._loaded[name] = ENTRY(self._kernels.address(name))
+            self._loaded[name] = ENTRY(self.kernels.address(name))
 
     def output(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
         """An array to be filled, between guard bytes that the next call checks."""
