@@ -43,6 +43,18 @@ class RopeConfig:
             raise ModelFileError(
                 f"rope base {self.freq_base} and factor {self.factor} must be positive"
             )
+        if not self.attention_factor > 0:
+            raise ModelFileError(
+                f"rope attention factor {self.attention_factor}; it must be positive"
+            )
+        if self.scaling == "yarn" and not (
+            self.freq_base > 1 and 1 <= self.original_context_length <= MAX_SIZE
+        ):
+            raise ModelFileError(
+                f"YaRN with rope base {self.freq_base} and original context length "
+                f"{self.original_context_length}; the base must be above 1, "
+                f"the length from 1 to {MAX_SIZE}"
+            )
 
 
 @dataclass(frozen=True)
@@ -122,13 +134,21 @@ class _Keys:
 
     def integer(self, name: str, default: int | None = None) -> int:
         value = self.get(name)
-        if isinstance(value, np.ndarray) and value.size and (value == value[0]).all():
-            value = int(value[0])
+        if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.size:
+            value = int(value[0]) if (value == value[0]).all() else value
         if value is None and default is not None:
             return default
         if not isinstance(value, int) or isinstance(value, bool):
             raise ModelFileError(
                 f"metadata llama.{name} is {value!r:.80}; a whole number is needed"
+            )
+        return value
+
+    def size(self, name: str, default: int | None = None) -> int:
+        value = self.integer(name, default)
+        if not 1 <= value <= MAX_SIZE:
+            raise ModelFileError(
+                f"metadata llama.{name} is {value}; it must be from 1 to {MAX_SIZE}"
             )
         return value
 
@@ -157,10 +177,8 @@ def _read(keys: _Keys, file: GGUFFile) -> ModelConfig:
         )
     if keys.integer("expert_count", 0):
         raise UnsupportedModelError("mixtures of experts cannot run; supported: dense Llama models")
-    width, heads = keys.integer("embedding_length"), keys.integer("attention.head_count")
-    if not 1 <= heads <= MAX_SIZE:
-        raise ModelFileError(f"metadata llama.attention.head_count is {heads}; it must be positive")
-    head_size = keys.integer("attention.key_length", width // heads)
+    width, heads = keys.size("embedding_length"), keys.size("attention.head_count")
+    head_size = keys.size("attention.key_length", width // heads)
     if keys.integer("attention.value_length", head_size) != head_size:
         raise UnsupportedModelError("keys and values of different sizes cannot run")
     context_length = keys.integer("context_length")

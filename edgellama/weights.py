@@ -83,7 +83,7 @@ def load_weights(file: GGUFFile, config: ModelConfig) -> ModelWeights:
         layers=tuple(_layer(reader, config, f"blk.{i}.") for i in range(config.block_count)),
         output_norm=reader.vector("output_norm.weight", width),
         output=output,
-        rope_freqs=reader.optional_vector("rope_freqs.weight", config.rope.dimension_count // 2),
+        rope_freqs=reader.divisors("rope_freqs.weight", config.rope.dimension_count // 2),
     )
 
 
@@ -150,6 +150,15 @@ class _TensorReader:
 
     def optional_vector(self, name: str, length: int) -> FloatVector | None:
         return self.vector(name, length) if self.has(name) else None
+
+    def divisors(self, name: str, length: int) -> FloatVector | None:
+        values = self.optional_vector(name, length)
+        if values is not None and not ((values > 0) & np.isfinite(values)).all():
+            raise ModelFileError(
+                f"{self._path}: tensor {name} holds {values.min()} to {values.max()}; "
+                "divisors must be positive numbers"
+            )
+        return values
 
     def _tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
         tensor = self._tensors.get(name)
