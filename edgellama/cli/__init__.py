@@ -15,8 +15,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     import sys
 
     try:
-        from edgellama.cli.application import run
+        from edgellama.cli.application import prepare_process, run
 
+        prepare_process()
         exit_code = run(arguments)
     except KeyboardInterrupt:
         exit_code = 130

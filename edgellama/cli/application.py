@@ -81,8 +81,6 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     Every error is one line on stderr; EDGELLAMA_DEBUG=1 lets the traceback through.
     """
-    _accept_any_text()
-    _clean_up_when_ended()
     try:
         result = root.main(
             args=None if arguments is None else list(arguments),
@@ -126,16 +124,16 @@ def _complain(message: str, exit_code: int = 1) -> int:
     return exit_code
 
 
-def _accept_any_text() -> None:
-    """A character that the terminal cannot show must not end the program."""
+def prepare_process() -> None:
+    """Settings of the whole process, for a process that runs nothing but one command.
+
+    A character that the terminal cannot show does not end it, and the polite ways to end it
+    unwind the stack, so that unfinished files go.
+    """
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
             reconfigure(errors="replace")
-
-
-def _clean_up_when_ended() -> None:
-    """The polite ways to end a process unwind the stack, so that unfinished files go."""
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
