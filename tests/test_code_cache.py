@@ -1,0 +1,249 @@
+"""The cache of compiled kernels: damage, keys, folders, workers, and what a warm start imports."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from kernel_harness import runner_of
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama.kernels_cpu import code_cache
+from edgellama.kernels_cpu.code_cache import CompiledKernels, cache_folder
+from edgellama.kernels_cpu.compile_worker import read_checked, write_checked
+from edgellama.kernels_cpu.cpu import GENERIC, TIERS, select_tier
+from edgellama.kernels_cpu.user_cache import CACHE_VARIABLE
+from edgellama.quant.errors import KernelError
+
+KERNEL = "add_bias"
+
+
+@pytest.fixture
+def cold_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache for this process and its children."""
+    folder = tmp_path / "cache"
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder))
+    return folder
+
+
+def compiled(progress: list[tuple[int, int]] | None = None, name: str = KERNEL) -> int:
+    """Compile or load a kernel anew; its address."""
+    kernels = CompiledKernels(GENERIC)
+    kernels.ensure([name], None if progress is None else lambda *pair: progress.append(pair))
+    return kernels.address(name)
+
+
+def run_python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """A program in a fresh interpreter that finds the same modules."""
+    start = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1))\n"
+    command = [sys.executable, "-c", start + program, json.dumps(sys.path), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_cold_and_warm(cold_cache: Path) -> None:
+    """The first use compiles and reports it, the second only loads and reports nothing."""
+    progress: list[tuple[int, int]] = []
+    assert compiled(progress)
+    assert progress == [(0, 1), (1, 1)]
+    assert [path.name for path in cold_cache.rglob("*.o")] == [f"{KERNEL}.o"]
+    progress.clear()
+    assert compiled(progress)
+    assert progress == []
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "text"])
+def test_damaged_object(cold_cache: Path, damage: str) -> None:
+    """A stored kernel that was damaged is compiled again, and the file repaired."""
+    stored = runner_object()
+    path = cache_folder(GENERIC) / f"{KERNEL}.o"
+    path.parent.mkdir(parents=True)
+    flipped = bytearray(stored)
+    flipped[len(stored) // 2] ^= 1
+    damaged = {
+        "flip": bytes(flipped), "truncate": stored[:-1], "empty": b"", "text": b"x" * 4000,
+    }[damage]  # fmt: skip
+    path.write_bytes(damaged)
+    assert read_checked(path) is None
+    if damage == "flip":
+        progress: list[tuple[int, int]] = []
+        assert compiled(progress)
+        assert progress == [(0, 1), (1, 1)]
+        assert read_checked(path)
+
+
+def runner_object() -> bytes:
+    """A kernel's stored object, as bytes with its digest."""
+    content = b"machine code" * 100
+    folder = cache_folder(GENERIC).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "sample.o"
+    write_checked(path, content)
+    assert read_checked(path) == content
+    return path.read_bytes()
+
+
+def test_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write that fails leaves neither a new file nor a temporary one, and the old one whole."""
+    path = tmp_path / "kernel.o"
+    write_checked(path, b"old")
+
+    def failing(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", failing)
+    with pytest.raises(OSError, match="disk full"):
+        write_checked(path, b"new")
+    assert read_checked(path) == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["kernel.o"]
+
+
+def test_unusable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache that cannot be written is a KernelError that names folder and variable."""
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
+    with pytest.raises(KernelError, match=rf"cannot write.*file.*{CACHE_VARIABLE}"):
+        compiled()
+
+
+def test_unknown_kernel(cold_cache: Path) -> None:
+    """A kernel that cannot be compiled is a KernelError that says why and for which tier."""
+    with pytest.raises(KernelError, match=r"generic(.|\n)*no_such_kernel"):
+        compiled(name="no_such_kernel")
+
+
+def test_key_of_tiers(cold_cache: Path) -> None:
+    """Each tier has a folder of its own, the same one every time."""
+    folders = [cache_folder(tier) for tier in TIERS]
+    assert len(set(folders)) == len(TIERS)
+    assert folders == [cache_folder(tier) for tier in TIERS]
+    assert all(folder.is_relative_to(cold_cache) for folder in folders)
+
+
+def test_key_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change in any kernel source, also in one that others inline, changes the folder."""
+    sources = Path(code_cache.__file__).parent
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for source in sources.glob("*.py"):
+        shutil.copy(source, copy)
+    before = cache_folder(GENERIC)
+    monkeypatch.setattr(code_cache, "__file__", str(copy / "code_cache.py"))
+    assert cache_folder(GENERIC) == before
+    for name in ("simd.py", "gemv.py", "blocks.py"):
+        with (copy / name).open("a") as file:
+            file.write("# changed\n")
+        assert cache_folder(GENERIC) != before
+        before = cache_folder(GENERIC)
+
+
+def test_key_of_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of the compiler, or another CPU, changes the folder."""
+    before = cache_folder(GENERIC)
+    with monkeypatch.context() as patch:
+        patch.setattr(code_cache.binding, "get_host_cpu_name", lambda: "other-cpu")
+        assert cache_folder(GENERIC) != before
+    assert cache_folder(GENERIC) == before
+
+
+def test_two_processes_at_once(cold_cache: Path) -> None:
+    """Processes that compile the same kernel at the same time both end with a whole one."""
+    program = (
+        "from edgellama.kernels_cpu.code_cache import CompiledKernels\n"
+        "from edgellama.kernels_cpu.cpu import GENERIC\n"
+        f"k = CompiledKernels(GENERIC); k.ensure(['{KERNEL}']); print(k.address('{KERNEL}') > 0)"
+    )
+    command = [sys.executable, "-c", "import sys, json; sys.path[:] = json.loads(sys.argv[1])\n"
+               + program, json.dumps(sys.path)]  # fmt: skip
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [p.communicate(timeout=120)[0].strip() for p in processes] == ["True", "True"]
+    assert len(list(cold_cache.rglob("*.o"))) == 1
+
+
+EXTERNAL_KERNEL = """
+import math, types
+import numpy as np
+from edgellama.kernels_cpu import jit
+from edgellama.kernels_cpu.cpu import select_tier
+from edgellama.kernels_cpu.signatures import Signature
+from edgellama.kernels_cpu.simd import {reader}, {writer}
+from edgellama.quant.errors import KernelError
+
+def factory():
+    def kernel(x, thread, job):
+        {writer}(x, {body})
+    return kernel
+
+module = types.ModuleType("edgellama.kernels_cpu.sample")
+module.factory = factory
+sys.modules[module.__name__] = module
+jit.SIGNATURES = {{"sample": Signature("sample", "factory", (), ("x",))}}
+jit.use_tier(select_tier("generic"))
+try:
+    print(len(jit.compile_kernel("sample")) > 100)
+except KernelError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("read_f32(x) + np.float32(1)", "True"),
+        ("np.float32(math.gamma(read_f32(x)))", "refused: kernel sample needs"),
+    ],
+)
+def test_external_symbols(body: str, expected: str) -> None:
+    """A kernel that would call the C library is refused when it is compiled, by the symbol."""
+    program = EXTERNAL_KERNEL.format(reader="read_f32", writer="write_f32", body=body)
+    result = run_python(program)
+    assert result.stdout.startswith(expected), result.stdout + result.stderr
+
+
+def test_one_tier_a_process() -> None:
+    """A process that compiles for one tier refuses to compile for another."""
+    result = run_python(
+        "import dataclasses\n"
+        "from edgellama.kernels_cpu import jit\n"
+        "from edgellama.kernels_cpu.cpu import GENERIC\n"
+        "jit.use_tier(GENERIC); jit.use_tier(GENERIC)\n"
+        "jit.use_tier(dataclasses.replace(GENERIC, name='other'))"
+    )
+    assert result.returncode != 0
+    assert "KernelError: this process already compiles for generic, not for other" in result.stderr
+
+
+WARM_START = """
+from edgellama.engine import Engine
+from edgellama.quant.gguf_file import GGUFFile
+with GGUFFile(sys.argv[1]) as file, Engine(file, num_threads=2, progress=print) as engine:
+    logits = engine.forward([1, 2, 3, 4, 5, 6], engine.new_cache(16))
+    engine.forward([7], engine.new_cache(16))
+heavy = {"numba", "jinja2", "rich", "prompt_toolkit", "tiktoken", "sentencepiece", "gguf"}
+print(logits.shape, sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_warm_start_without_numba(tmp_path: Path) -> None:
+    """With a warm cache an engine runs without importing numba, and reports no compilation."""
+    path = write_tiny_llama(tmp_path / "tiny.gguf", TinyLlama(weight_format="Q4_0"))
+    first = run_python(WARM_START, str(path))
+    assert first.returncode == 0, first.stderr
+    second = run_python(WARM_START, str(path))
+    assert second.stdout == "(1, 288) []\n", second.stdout + second.stderr
+
+
+def test_all_in_one_call_or_several() -> None:
+    """Kernels asked for later join those that are loaded; repeated names cost nothing."""
+    runner = runner_of(select_tier())
+    runner.preload([KERNEL])
+    address = runner.kernels.address(KERNEL)
+    size = runner.kernels.code_bytes
+    runner.kernels.ensure([KERNEL, KERNEL])
+    assert runner.kernels.address(KERNEL) == address
+    assert runner.kernels.code_bytes == size
+    with pytest.raises(KeyError):
+        runner.kernels.address("no_such_kernel")

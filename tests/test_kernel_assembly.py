@@ -1,0 +1,120 @@
+"""The instructions that kernels are made of, per tier: read from the compiler's assembly."""
+
+from __future__ import annotations
+
+import functools
+import json
+import platform
+import re
+import struct
+import subprocess
+import sys
+
+import pytest
+from kernel_harness import TIERS, runner_of, tier_name
+
+from edgellama.kernels_cpu.code_cache import cache_folder
+from edgellama.kernels_cpu.compile_worker import read_checked
+from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kernels_cpu.signatures import SIGNATURES
+
+PROGRAM = """
+import json, sys; sys.path[:] = json.loads(sys.argv[1])
+from edgellama.kernels_cpu import cpu, jit
+
+class Printing:
+    '''The target machine, giving assembly where objects are asked for.'''
+    def __init__(self, machine):
+        self.machine = machine
+        self._as_parameter_ = machine
+    def __getattr__(self, name):
+        return getattr(self.machine, name)
+    def emit_object(self, module):
+        return self.machine.emit_assembly(module).encode()
+
+original = jit._target_machine
+jit._target_machine = lambda: Printing(original())
+optimize = jit._optimize
+jit._optimize = lambda module, machine: optimize(module, machine.machine)
+jit.use_tier(next(tier for tier in cpu.TIERS if tier.name == sys.argv[2]))
+print(json.dumps({name: jit.compile_kernel(name).decode() for name in sys.argv[3:]}))
+"""
+KERNELS = {
+    "avx512vnni": ("gemv_Q4_0", "gemv_Q4_K", "gemv_Q6_K", "gemm_Q8_0", "gemm_Q6_K", "gemm_F16"),
+    "generic": ("gemv_Q4_0", "gemm_F16"),
+}
+pytestmark = pytest.mark.skipif(
+    platform.machine().lower() not in ("x86_64", "amd64"), reason="instructions of x86-64"
+)
+
+
+@functools.cache
+def assembly(tier: str) -> dict[str, str]:
+    """Assembly of the tier's sample of kernels, compiled exactly as for the cache."""
+    command = [sys.executable, "-c", PROGRAM, json.dumps(sys.path), tier, *KERNELS[tier]]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert result.returncode == 0, result.stderr
+    kernels: dict[str, str] = json.loads(result.stdout)
+    return kernels
+
+
+@pytest.mark.parametrize("name", KERNELS["avx512vnni"][:-1])
+def test_dot_products_of_full_width(name: str) -> None:
+    """Quantized kernels of avx512vnni multiply bytes with vpdpbusd on whole registers."""
+    assert re.search(r"\bvpdpbusd\s[^\n]*%zmm", assembly("avx512vnni")[name])
+
+
+def test_fused_multiply_of_full_width() -> None:
+    """Float kernels of avx512vnni use fused multiply-add and convert halves in hardware."""
+    text = assembly("avx512vnni")["gemm_F16"]
+    assert re.search(r"\bvfmadd\w+\s[^\n]*%zmm", text)
+    assert re.search(r"\bvcvtph2ps\s", text)
+
+
+@pytest.mark.parametrize("name", KERNELS["avx512vnni"])
+def test_accumulators_stay_in_registers(name: str) -> None:
+    """No vector register is spilled within a loop that multiplies."""
+    blocks = re.split(r"\n(?=\.L\w+:)", assembly("avx512vnni")[name])
+    spill = re.compile(r"\bvmov\w+\s+%zmm\d+, -?\w*\(%r[bs]p\)")
+    multiplies = re.compile(r"\b(vpdpbusd|vfmadd\w+)\s[^\n]*%zmm")
+    hot = [block for block in blocks if len(multiplies.findall(block)) >= 2]
+    assert hot
+    assert not [block for block in hot if spill.search(block)]
+
+
+@pytest.mark.parametrize("name", KERNELS["generic"])
+def test_generic_needs_nothing_special(name: str) -> None:
+    """The generic tier uses nothing that an old x86-64 lacks."""
+    text = assembly("generic")[name]
+    assert not re.search(r"%[yz]mm|\bv[a-z]+\w*\s", text)
+
+
+def undefined_symbols(content: bytes) -> set[str]:
+    """Names that an ELF object for a 64-bit little-endian machine wants from outside."""
+    section_at, section_bytes, num_sections = struct.unpack_from("<Q10xHH", content, 40)
+    sections = [
+        struct.unpack_from("<IIQQQQIIQQ", content, section_at + i * section_bytes)
+        for i in range(num_sections)
+    ]
+    names: set[str] = set()
+    for _, kind, _, _, offset, num_bytes, link, *_ in sections:
+        if kind != 2:
+            continue
+        strings = sections[link][4]
+        for at in range(offset, offset + num_bytes, 24):
+            name, section = struct.unpack_from("<I2xH", content, at)
+            text = content[strings + name : content.index(b"\0", strings + name)].decode()
+            if section == 0 and text:
+                names.add(text)
+    return names
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads ELF objects")
+@pytest.mark.parametrize("tier", TIERS, ids=tier_name)
+def test_nothing_from_outside(tier: Tier) -> None:
+    """The objects of all kernels need no symbol but the three that copy and clear memory."""
+    runner_of(tier).preload(SIGNATURES)
+    for name in SIGNATURES:
+        content = read_checked(cache_folder(tier) / f"{name}.o")
+        assert content
+        assert undefined_symbols(content) <= {"memcpy", "memset", "memmove"}, name
