@@ -233,5 +233,6 @@ class Engine:
         return program
 
     def _run(self, program: Program, cancelled: CancelToken | None) -> None:
-        if not self._team.run(program.memory, None if cancelled is None else cancelled.flag):
+        flag = None if cancelled is None else cancelled.flag
+        if not self._team.run(program.memory, flag, owner=program):
             raise GenerationCancelled("the step was cancelled")

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
+from edgellama.kernels_cpu.user_cache import cache_root
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
 
-CACHE_VARIABLE = "EDGELLAMA_CACHE"
 STARTER_MODEL = "smollm2"
 HUB_PREFIX = "hf:"
 
@@ -75,19 +75,9 @@ NAMED_MODELS: Mapping[str, NamedModel] = MappingProxyType(
 )
 
 
-def cache_folder() -> Path:
-    """The user's cache folder for edgellama; EDGELLAMA_CACHE overrides the platform's own."""
-    override = os.environ.get(CACHE_VARIABLE)
-    if override:
-        return Path(override)
-    from platformdirs import user_cache_path
-
-    return user_cache_path("edgellama", appauthor=False)
-
-
 def models_folder() -> Path:
     """Where pulled models lie."""
-    return cache_folder() / "models"
+    return cache_root() / "models"
 
 
 def pulled_models() -> dict[str, Path]:

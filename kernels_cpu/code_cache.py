@@ -12,9 +12,11 @@ import json
 import logging
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,11 +27,12 @@ from llvmlite import binding
 
 from edgellama.kernels_cpu.compile_worker import compile_into, read_checked
 from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kernels_cpu.user_cache import CACHE_VARIABLE, cache_root
 from edgellama.quant.errors import KernelError
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "EDGELLAMA_CACHE"
+MONTH_SECONDS = 30 * 24 * 3600
 WORKER_PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from edgellama.kernels_cpu.compile_worker import main; main(sys.argv[2:])"
@@ -87,16 +90,6 @@ def _read_or_compile(
     return complete
 
 
-def cache_root() -> Path:
-    """The folder that holds everything edgellama caches for this user."""
-    override = os.environ.get(CACHE_VARIABLE)
-    if override:
-        return Path(override)
-    from platformdirs import user_cache_path
-
-    return user_cache_path("edgellama", appauthor=False)
-
-
 def cache_folder(tier: Tier) -> Path:
     """Where this tier's code lies for the present sources, libraries and CPU."""
     key = hashlib.sha256()
@@ -123,6 +116,7 @@ def _compile(names: Sequence[str], tier: Tier, folder: Path, progress: Progress 
             f"cannot write compiled kernels to {folder}: {error}; "
             f"set {CACHE_VARIABLE} to a folder that you can write to"
         ) from error
+    _remove_unused(folder)
     count = 0
 
     def finished(_: str) -> None:
@@ -137,6 +131,13 @@ def _compile(names: Sequence[str], tier: Tier, folder: Path, progress: Progress 
         compile_into(folder, tier.name, names, finished)
     else:
         _compile_in_workers(names, tier, folder, finished)
+
+
+def _remove_unused(folder: Path) -> None:
+    """Drop code of earlier versions that nothing has been added to for a month."""
+    for other in folder.parent.iterdir():
+        if other != folder and time.time() - other.stat().st_mtime > MONTH_SECONDS:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _compile_in_workers(

@@ -193,7 +193,9 @@ def dot4_into(builder: Any, accumulator: Any, unsigned: Any, signed: Any, tier: 
     lanes = accumulator.type.count
     if tier.has_dot4:
         name = f"llvm.x86.avx512.vpdpbusd.{DOT4_INSTRUCTIONS[lanes]}"
-        return call_llvm(builder, name, accumulator.type, [accumulator, unsigned, signed])
+        # LLVM 22 takes bytes but upgrades words, which all earlier versions take.
+        words = [builder.bitcast(v, accumulator.type) for v in (unsigned, signed)]
+        return call_llvm(builder, name, accumulator.type, [accumulator, *words])
     wide = llvm_vector("i32", 4 * lanes)
     products = builder.mul(builder.zext(unsigned, wide), builder.sext(signed, wide))
     for j in range(4):

@@ -57,6 +57,7 @@ class ThreadTeam:
         self._set(layout.YIELD_FUNCTION, yield_address())
         self._set(layout.MAX_IDLE_SPINS, MAX_IDLE_SPINS)
         self._job = 0
+        self._owners: dict[int, object] = {}
         self._condition = threading.Condition()
         self._num_asleep = 0
         self._closing = False
@@ -72,11 +73,15 @@ class ThreadTeam:
         """The number that the next ``run`` will have; the program's counters must carry it."""
         return self._job + 1
 
-    def run(self, program: Words, cancel_flag: Words | None = None) -> bool:
+    def run(
+        self, program: Words, cancel_flag: Words | None = None, *, owner: object = None
+    ) -> bool:
         """Run a program on all threads; False if the cancel flag stopped it.
 
-        The program must live as long as the team: a late thread may still glance at it.
+        ``owner`` owns the program's records and counters: it is kept as long as the team, since
+        a late thread may still glance at them.
         """
+        self._owners[id(owner)] = owner
         flag = self._never_cancelled if cancel_flag is None else cancel_flag
         self._set(layout.PROGRAM, program.ctypes.data)
         self._set(layout.CANCEL_FLAG, flag.ctypes.data)

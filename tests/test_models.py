@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from edgellama import hub_download, index_download, models
+from edgellama.kernels_cpu.user_cache import cache_root
 from edgellama.quant.errors import DownloadError, InvalidOptionError, ModelNotFoundError
 
 CONTENT = b"GGUF" + bytes(range(256)) * 1000
@@ -295,8 +296,8 @@ def test_any_part_of_a_split_model_means_its_first(tmp_path: Path) -> None:
 def test_cache_folder_is_the_platforms_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the variable the folder is called edgellama and lies below the user's home."""
     monkeypatch.delenv("EDGELLAMA_CACHE")
-    assert "edgellama" in models.cache_folder().parts
-    assert models.cache_folder().is_relative_to(Path.home())
+    assert "edgellama" in cache_root().parts
+    assert cache_root().is_relative_to(Path.home())
 
 
 HUB_FILES = {

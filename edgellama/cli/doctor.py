@@ -16,7 +16,7 @@ PACKAGES = (
     "numba",
     "llvmlite",
     "sentencepiece",
-    "tiktoken",
+    "regex",
     "jinja2",
     "click",
     "rich",
@@ -102,15 +102,16 @@ def _threads(problems: list[str]) -> Rows:
 
 def _cache(problems: list[str]) -> Rows:
     from edgellama import models
+    from edgellama.kernels_cpu.user_cache import CACHE_VARIABLE, cache_root
 
-    folder = models.cache_folder()
+    folder = cache_root()
     yield "folder", str(folder)
     yield "models", _size(folder / "models")
     yield "compiled kernels", _size(folder / "kernels")
     for name, path in models.pulled_models().items():
         yield "pulled", name if name.startswith(models.HUB_PREFIX) else f"{name} ({path.name})"
     if not os.access(_nearest_existing(folder), os.W_OK):
-        problems.append(f"{folder} cannot be written to; set {models.CACHE_VARIABLE}")
+        problems.append(f"{folder} cannot be written to; set {CACHE_VARIABLE}")
 
 
 def _packages(problems: list[str]) -> Rows:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgellama.models import cache_folder
+from edgellama.kernels_cpu.user_cache import cache_root
 from edgellama.tokenizer.byte_pair_merge import byte_symbols
 
 # As Meta's reference tokenizer numbers them, after the 128,000 ranks.
@@ -62,7 +62,7 @@ MISTRAL_V1 = WheelFile(
 
 def fetch(file: WheelFile) -> Path:
     """The file in the test cache, downloaded with the user's own pip if it is not there."""
-    target = cache_folder() / "test-data" / f"{file.sha256[:16]}-{Path(file.member).name}"
+    target = cache_root() / "test-data" / f"{file.sha256[:16]}-{Path(file.member).name}"
     if target.exists():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
