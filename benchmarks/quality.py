@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -79,8 +80,10 @@ def open_edgellama(path: Path, num_threads: int) -> Iterator[Model]:
 
 
 @contextmanager
-def open_llama_cpp(path: Path, num_threads: int) -> Iterator[Model]:
-    """llama.cpp with its defaults."""
+def open_llama_cpp(
+    path: Path, num_threads: int, *, flash_attention: bool = False
+) -> Iterator[Model]:
+    """llama.cpp with its defaults but for the attention's algorithm, if wanted."""
     import llama_cpp
 
     model = llama_cpp.Llama(
@@ -89,6 +92,7 @@ def open_llama_cpp(path: Path, num_threads: int) -> Iterator[Model]:
         n_threads=num_threads,
         n_threads_batch=num_threads,
         logits_all=True,
+        flash_attn=flash_attention,
         verbose=False,
     )
 
@@ -109,7 +113,11 @@ def open_llama_cpp(path: Path, num_threads: int) -> Iterator[Model]:
     model.close()
 
 
-OPEN = {"edgellama": open_edgellama, "llama.cpp": open_llama_cpp}
+OPEN: dict[str, Callable[[Path, int], Any]] = {
+    "edgellama": open_edgellama,
+    "llama.cpp": open_llama_cpp,
+    "llama.cpp with flash attention": partial(open_llama_cpp, flash_attention=True),
+}
 
 
 def greedy(model: Model, prompt: str) -> dict[str, Any]:
@@ -176,8 +184,8 @@ def perplexity(values: Sequence[float]) -> float:
     return math.exp(-sum(values) / len(values))
 
 
-def compare_greedy(ours: Any, peer: Any) -> int:
-    """Print where each prompt's continuations part; the number that are equal."""
+def compare_greedy(name: str, ours: Any, peer: Any) -> int:
+    """Print where each prompt's continuations part from llama.cpp's; the number that are equal."""
     equal = 0
     for prompt, own, other in zip(PROMPTS, ours, peer, strict=True):
         if own["tokens"] == other["tokens"]:
@@ -187,13 +195,14 @@ def compare_greedy(ours: Any, peer: Any) -> int:
         pairs = zip(own["tokens"], other["tokens"], strict=True)
         index = next(number for number, pair in enumerate(pairs) if pair[0] != pair[1])
         print(
-            f"- {prompt!r}: part at token {index + 1}, where edgellama's best leads by "
+            f"- {prompt!r}: part at token {index + 1}, where {name}'s best leads by "
             f"{own['leads'][index]:.3f} and llama.cpp's by {other['leads'][index]:.3f}"
         )
+    print(f"\nGreedy, {GREEDY_TOKENS} tokens: {equal} of {len(PROMPTS)} equal.\n")
     return equal
 
 
-def compare_scores(ours: Any, peer: Any) -> float:
+def compare_scores(name: str, ours: Any, peer: Any) -> float:
     """Print both perplexities and how single tokens differ; the relative difference."""
     if ours["tokens"] != peer["tokens"]:
         raise RuntimeError("the two tokenizers give different tokens for the text")
@@ -202,7 +211,7 @@ def compare_scores(ours: Any, peer: Any) -> float:
     relative = own / other - 1
     same = sum(a == b for a, b in zip(ours["best"], peer["best"], strict=True)) / len(pairs)
     error = (sum((a - b) ** 2 for a, b in pairs) / len(pairs)) ** 0.5
-    print(f"Perplexity of {len(pairs)} tokens: edgellama {own:.4f}, llama.cpp {other:.4f}")
+    print(f"Perplexity of {len(pairs)} tokens: {name} {own:.4f}, llama.cpp {other:.4f}")
     print(f"({relative:+.3%}); log-probabilities differ by {error:.4f} (root mean square),")
     print(f"the most likely token is the same at {same:.1%} of the positions.")
     return relative
@@ -215,6 +224,11 @@ def main() -> None:
     parser.add_argument("--peer-python", help="interpreter with llama-cpp-python")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--text", type=Path, default=ENGLISH)
+    parser.add_argument(
+        "--control",
+        action="store_true",
+        help="compare llama.cpp with itself too, computing attention another way: its own noise",
+    )
     parser.add_argument("--worker", choices=OPEN, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
@@ -222,11 +236,18 @@ def main() -> None:
         return
     if not options.peer_python:
         parser.error("--peer-python is missing: there is nothing to compare with")
-    ours = run_worker(sys.executable, "edgellama", options)
     peer = run_worker(options.peer_python, "llama.cpp", options)
-    equal = compare_greedy(ours["greedy"], peer["greedy"])
-    print(f"\nGreedy, {GREEDY_TOKENS} tokens: {equal} of {len(PROMPTS)} equal.\n")
-    relative = compare_scores(ours["scored"], peer["scored"])
+    if options.control:
+        name = "llama.cpp with flash attention"
+        control = run_worker(options.peer_python, name, options)
+        print(f"### Control: {name} against llama.cpp\n")
+        compare_greedy(name, control["greedy"], peer["greedy"])
+        compare_scores(name, control["scored"], peer["scored"])
+        print()
+    ours = run_worker(sys.executable, "edgellama", options)
+    print("### edgellama against llama.cpp\n")
+    equal = compare_greedy("edgellama", ours["greedy"], peer["greedy"])
+    relative = compare_scores("edgellama", ours["scored"], peer["scored"])
     if equal < GREEDY_TARGET or abs(relative) > PERPLEXITY_TARGET:
         sys.exit("a target is missed")
 
