@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,19 @@ def test_unusable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
     with pytest.raises(KernelError, match=rf"cannot write.*file.*{CACHE_VARIABLE}"):
         compiled()
+
+
+def test_old_code_is_dropped(cold_cache: Path) -> None:
+    """A compilation drops folders that nothing was added to for a month, and no others."""
+    old, recent = (cold_cache / "kernels" / name for name in ("generic-old", "generic-recent"))
+    for folder, days in ((old, 31), (recent, 29)):
+        folder.mkdir(parents=True)
+        (folder / "kernel.o").write_bytes(b"code")
+        then = time.time() - days * 24 * 3600
+        os.utime(folder, (then, then))
+    compiled()
+    assert not old.exists()
+    assert (recent / "kernel.o").exists()
 
 
 def test_unknown_kernel(cold_cache: Path) -> None:

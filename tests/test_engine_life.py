@@ -178,12 +178,12 @@ def test_cache_closed_within_a_chunk(engine: Engine, monkeypatch: pytest.MonkeyP
     """Closing a cache does not free its memory while the kernels are writing to it."""
     cache, run, alive = engine.new_cache(64), engine._team.run, []
 
-    def run_after_close(*arguments: Any) -> bool:
+    def run_after_close(*arguments: Any, **options: Any) -> bool:
         memory = [weakref.ref(cache._keys), weakref.ref(cache._values)]
         cache.close()
         gc.collect()
         alive.append(all(reference() is not None for reference in memory))
-        return run(*arguments) if alive[-1] else True
+        return run(*arguments, **options) if alive[-1] else True
 
     monkeypatch.setattr(engine._team, "run", run_after_close)
     with contextlib.suppress(EdgellamaError):
