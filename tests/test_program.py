@@ -37,7 +37,7 @@ def run(program: Program, kernels: CompiledKernels, **values: int) -> None:
     team = ThreadTeam(kernels, 2)
     try:
         program.prepare(team.next_job, **values)
-        assert team.run(program.memory)
+        assert team.run(program.memory, owner=program)
     finally:
         team.close()
 
