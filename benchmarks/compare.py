@@ -16,13 +16,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
-from processes import Finished, run_child
+from processes import BUSY_CPUS, Finished, run_child, run_undisturbed
 
 HERE = Path(__file__).resolve().parent
 START_PROMPTS = ("The capital of France is", "The capital of France", "The capital of")
 START_TOKENS = 5
-BUSY_CPUS = 0.25
-"""More work than this by other processes makes a figure doubtful, a spinning thread's most."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,12 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--prompt-tokens", type=int, default=512)
     parser.add_argument("--decode-tokens", type=int, default=64)
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=0,
+        help="seconds that each measurement may wait, or be repeated, for a quiet machine",
+    )
     parser.add_argument("--json", type=Path, help="file for every value")
     return parser.parse_args()
 
@@ -140,10 +144,10 @@ def edgellama_plan(model: Path, prompt: str, options: argparse.Namespace) -> lis
     ]
     plan = [
         speed_and_memory(sys.executable, "run_edgellama.py", model, options),
-        first_token(generate, "first_token_s"),
+        first_token(generate, "first_token_s", options),
     ]
     if options.peer_command:
-        plan.append(first_token(generate, "first_token_command_s"))
+        plan.append(first_token(generate, "first_token_command_s", options))
     return plan
 
 
@@ -155,12 +159,12 @@ def peer_plan(model: Path, prompt: str, options: argparse.Namespace) -> list[Mea
     ]
     plan = [
         speed_and_memory(options.peer_python, "run_llama_cpp.py", model, options),
-        first_token(script, "first_token_s"),
+        first_token(script, "first_token_s", options),
     ]
     if options.peer_command:
         words = shlex.split(options.peer_command)
         command = [word.format(model=model, prompt=prompt) for word in words]
-        plan.append(first_token(command, "first_token_command_s"))
+        plan.append(first_token(command, "first_token_command_s", options))
     return plan
 
 
@@ -173,7 +177,7 @@ def speed_and_memory(
         command += [f"--{option.replace('_', '-')}", str(getattr(options, option))]
 
     def measure(samples: Samples) -> None:
-        child = run_child(command)
+        child = run_undisturbed(command, options.patience)
         report = json.loads(child.output.strip().splitlines()[-1])
         samples.description = report["description"]
         for key in ("prefill_tokens_per_second", "decode_tokens_per_second"):
@@ -183,11 +187,11 @@ def speed_and_memory(
     return measure
 
 
-def first_token(command: list[str], key: str) -> Measurement:
+def first_token(command: list[str], key: str, options: argparse.Namespace) -> Measurement:
     """Seconds from before the process starts to its first byte on standard output."""
 
     def measure(samples: Samples) -> None:
-        child = run_child(command)
+        child = run_undisturbed(command, options.patience)
         samples.add(key, child.first_output_s, child)
 
     return measure
@@ -207,12 +211,12 @@ def table(model_name: str, engines: dict[str, Samples]) -> str:
         if key in ours.values:
             lines.append(row(figure, ours.values[key], peer.values.get(key) if peer else None))
     other = [cpus for samples in engines.values() for cpus in samples.other_cpus]
+    busy = sum(cpus > BUSY_CPUS for cpus in other)
     lines += [
         "",
-        f"Other processes kept {median(other):.2f} (at most {max(other):.2f}) cores busy.",
+        f"Other processes kept {median(other):.2f} cores busy (at most {max(other):.2f}); "
+        f"{busy} of {len(other)} values are doubtful for that.",
     ]
-    if median(other) > BUSY_CPUS:
-        lines.append("The machine was not quiet: only large differences mean anything.")
     return "\n".join([*lines, ""])
 
 

@@ -9,10 +9,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 
 KEEP_ERROR_CHARACTERS = 2000
 PIPE_BYTES = 1 << 16
+BUSY_CPUS = 0.25
+"""More work than this by other processes makes a figure doubtful: spinning threads suffer most."""
+LOOK_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,27 @@ def run_child(command: Sequence[str]) -> Finished:
         peak_memory_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),
         other_cpus=max(0.0, busy_cpu_s() - busy_before - own_s) / seconds,
     )
+
+
+def run_undisturbed(command: Sequence[str], patience_s: float) -> Finished:
+    """Run ``command`` when the machine is quiet, again if it did not stay so.
+
+    After ``patience_s`` the run counts as it is.
+    """
+    deadline = perf_counter() + patience_s
+    while True:
+        while perf_counter() < deadline and other_cpus_now() > BUSY_CPUS:
+            sleep(LOOK_S)
+        child = run_child(command)
+        if child.other_cpus <= BUSY_CPUS or perf_counter() >= deadline:
+            return child
+
+
+def other_cpus_now() -> float:
+    """Cores in use while this process sleeps."""
+    before, started = busy_cpu_s(), perf_counter()
+    sleep(LOOK_S)
+    return (busy_cpu_s() - before) / (perf_counter() - started)
 
 
 def busy_cpu_s() -> float:
