@@ -65,7 +65,7 @@ class Engine:
         self.config = ModelConfig.from_gguf(file)
         self.num_threads = default_num_threads() if num_threads is None else num_threads
         if not 1 <= self.num_threads <= MAX_THREADS:
-            raise InvalidOptionError(f"{num_threads} threads; allowed: 1 to {MAX_THREADS}")
+            raise InvalidOptionError(f"{self.num_threads} threads; allowed: 1 to {MAX_THREADS}")
         self.tier = select_tier(tier)
         self.weights = load_weights(file, self.config)
         self._rope = RopeTable(self.config.rope, self.weights.rope_freqs)
@@ -153,50 +153,58 @@ class Engine:
 
     def _usual_kernels(self) -> set[str]:
         """Kernels of a chat: long and short steps over the usual cache, logits of one token."""
-        cache = self.new_cache(1)
         ops = self._writer.head("decode", self._last_logits)
         for mode in ("decode", "prefill"):
-            ops += self._writer.body(mode, cache)
+            ops += self._writer.body(mode, "f16")
         return {op.kernel for op in ops} | set(ENTRY_KERNELS)
 
     def _checked(
         self, tokens: Sequence[int] | npt.NDArray[np.int32], cache: KVCache
     ) -> npt.NDArray[np.int64]:
-        ids = np.asarray(tokens, np.int64)
-        if ids.ndim != 1:
-            raise InvalidOptionError(f"tokens must be one row of ids, not of shape {ids.shape}")
+        ids = np.asarray(tokens)
+        if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
+            raise InvalidOptionError(
+                f"tokens must be one row of whole numbers, not {ids.dtype} of shape {ids.shape}"
+            )
         if len(ids) and (ids.min() < 0 or ids.max() >= self.config.vocab_size):
             raise InvalidOptionError(
                 f"token ids from {ids.min()} to {ids.max()}; "
                 f"allowed: 0 to {self.config.vocab_size - 1}"
             )
-        if cache.length + len(ids) > cache.context_length:
+        self._check_room(len(ids), cache)
+        return ids.astype(np.int64)
+
+    def _check_room(self, num_tokens: int, cache: KVCache) -> None:
+        if cache.length + num_tokens > cache.context_length:
             raise ContextLengthError(
-                f"{cache.length} tokens and {len(ids)} more do not fit a context of "
+                f"{cache.length} tokens and {num_tokens} more do not fit a context of "
                 f"{cache.context_length} tokens",
-                cache.length + len(ids),
+                cache.length + num_tokens,
                 cache.context_length,
             )
-        return ids
 
     def _run_body(
         self, chunk: npt.NDArray[np.int64], cache: KVCache, cancelled: CancelToken | None
     ) -> None:
         mode: Mode = "decode" if len(chunk) <= MAX_DECODE_TOKENS else "prefill"
-        key = ("body", mode, cache.kv_type, str(cache.context_length))
+        # Others may have used or closed the cache while this caller waited for its turn.
+        self._check_room(len(chunk), cache)
+        key = ("body", mode, cache.kv_type)
         program = self._programs.get(key)
         if program is None:
-            program = self._build(key, self._writer.body(mode, cache))
+            program = self._build(key, self._writer.body(mode, cache.kv_type))
         self._buffers.token_ids[: len(chunk)] = chunk
         self._rope.fill(self._buffers.cos_sin, cache.length, len(chunk))
         program.prepare(
             self._team.next_job,
+            cache.strides(),
             num_tokens=len(chunk),
             position=cache.length,
-            keys=cache.keys_address,
-            values=cache.values_address,
+            **cache.bindings(),
         )
+        memory = cache.memory
         self._run(program, cancelled)
+        del memory
 
     def _run_head(
         self, first: int, count: int, cancelled: CancelToken | None

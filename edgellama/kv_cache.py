@@ -6,6 +6,9 @@ layout is the attention kernel's; who may use the cache, and for which tokens, i
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.signatures import CACHE_TYPES, PANEL_VECTORS
 from edgellama.memory import reserve
@@ -41,14 +44,23 @@ class KVCache:
         return self._keys.nbytes + self._values.nbytes
 
     @property
-    def keys_address(self) -> int:
-        """Where the keys of the first layer begin."""
-        return int(self._keys.ctypes.data)
+    def memory(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+        """Keys and values: to be held by whoever uses their addresses."""
+        return self._keys, self._values
 
-    @property
-    def values_address(self) -> int:
-        """Where the values of the first layer begin."""
-        return int(self._values.ctypes.data)
+    def bindings(self) -> dict[str, int]:
+        """What the program calls by these names; addresses are of the first layer."""
+        return {
+            "keys": int(self._keys.ctypes.data),
+            "values": int(self._values.ctypes.data),
+            "key_head_bytes": self.key_head_bytes,
+            "value_head_bytes": self.value_head_bytes,
+            "value_row_bytes": self.value_row_bytes,
+        }
+
+    def strides(self) -> dict[str, int]:
+        """Bytes from one layer to the next."""
+        return {"keys": self.key_layer_bytes, "values": self.value_layer_bytes}
 
     def truncate(self, length: int) -> None:
         """Forget all tokens from ``length`` on."""

@@ -14,7 +14,6 @@ from typing import Literal
 from edgellama.buffers import MAX_ATTENTION_ROWS, Rows, StepBuffers
 from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES
-from edgellama.kv_cache import KVCache
 from edgellama.program import Arguments, Bound, Op
 from edgellama.weights import FloatVector, LayerWeights, Matrix, ModelWeights
 
@@ -33,10 +32,10 @@ class LlamaProgram:
     buffers: StepBuffers
     num_threads: int
 
-    def body(self, mode: Mode, cache: KVCache) -> list[Op]:
+    def body(self, mode: Mode, kv_type: str) -> list[Op]:
         """From token ids to the residual stream after the last layer, cache updated.
 
-        Bound: num_tokens, position, keys, values.
+        Bound: num_tokens, position, and the cache's ``bindings`` and ``strides``.
         """
         table = self.weights.token_embd
         embed = Op(
@@ -54,7 +53,7 @@ class LlamaProgram:
         )
         ops = [embed]
         for index, layer in enumerate(self.weights.layers):
-            ops += self._attention(mode, layer, index, cache)
+            ops += self._attention(mode, layer, index, kv_type)
             ops += self._feed_forward(mode, layer)
         return ops
 
@@ -67,9 +66,7 @@ class LlamaProgram:
             self._multiply(mode, [(self.weights.output, self.buffers.normed, logits)])
         )
 
-    def _attention(
-        self, mode: Mode, layer: LayerWeights, index: int, cache: KVCache
-    ) -> Iterator[Op]:
+    def _attention(self, mode: Mode, layer: LayerWeights, index: int, kv_type: str) -> Iterator[Op]:
         b = self.buffers
         projections = [
             (layer.attn_q, b.normed, b.query),
@@ -78,8 +75,8 @@ class LlamaProgram:
         ]
         yield self._norm(mode, b.residual, layer.attn_norm, [p[0] for p in projections])
         yield from self._multiply(mode, projections)
-        yield self._rope_store(index, cache)
-        yield self._attend(mode, index, cache)
+        yield self._rope_store(index, kv_type)
+        yield self._attend(mode, index, kv_type)
         if layer.attn_output.is_quantized:
             yield self._quantize(mode, b.attended)
         yield from self._multiply(
@@ -204,20 +201,20 @@ class LlamaProgram:
         """Rows handed out at a time: some chunks a thread, each long enough to stream."""
         return max(8, matrix.num_rows // (8 * self.num_threads))
 
-    def _cache_arguments(self, index: int, cache: KVCache) -> Arguments:
+    def _cache_arguments(self, index: int) -> Arguments:
         return {
-            "keys": Bound("keys", index * cache.key_layer_bytes),
-            "values": Bound("values", index * cache.value_layer_bytes),
-            "key_head_bytes": cache.key_head_bytes,
-            "value_head_bytes": cache.value_head_bytes,
-            "value_row_bytes": cache.value_row_bytes,
+            "keys": Bound("keys", index=index),
+            "values": Bound("values", index=index),
+            "key_head_bytes": Bound("key_head_bytes"),
+            "value_head_bytes": Bound("value_head_bytes"),
+            "value_row_bytes": Bound("value_row_bytes"),
             "position": POSITION,
             "num_tokens": NUM_TOKENS,
         }
 
-    def _rope_store(self, index: int, cache: KVCache) -> Op:
+    def _rope_store(self, index: int, kv_type: str) -> Op:
         b = self.buffers
-        arguments = self._cache_arguments(index, cache) | {
+        arguments = self._cache_arguments(index) | {
             "q": b.query.address,
             "q_stride": b.query.stride,
             "k": b.key.address,
@@ -229,14 +226,14 @@ class LlamaProgram:
             "num_pairs": self.config.rope.dimension_count // 2,
             "cos_sin": int(b.cos_sin.ctypes.data),
         }
-        return Op(f"rope_store_{cache.kv_type}", arguments)
+        return Op(f"rope_store_{kv_type}", arguments)
 
-    def _attend(self, mode: Mode, index: int, cache: KVCache) -> Op:
+    def _attend(self, mode: Mode, index: int, kv_type: str) -> Op:
         config, b = self.config, self.buffers
         group = config.head_count // config.head_count_kv
         is_decode = mode == "decode"
         rows = min(group, MAX_ATTENTION_ROWS) if is_decode else MAX_ATTENTION_ROWS
-        arguments = self._cache_arguments(index, cache) | {
+        arguments = self._cache_arguments(index) | {
             "q": b.query.address,
             "q_stride": b.query.stride,
             "y": b.attended.address,
@@ -249,4 +246,4 @@ class LlamaProgram:
             "scratch": int(b.scratch.ctypes.data),
             "scratch_stride": b.scratch_bytes,
         }
-        return Op(f"attention_{cache.kv_type}_{rows}", arguments)
+        return Op(f"attention_{kv_type}_{rows}", arguments)

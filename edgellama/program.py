@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -26,10 +26,14 @@ Words: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Bound:
-    """A value given before each run: what is bound to ``name``, plus ``offset``."""
+    """A value given before each run: what is bound to ``name``, plus ``offset``.
+
+    ``index`` counts things that lie a stride apart, such as layers; the stride is bound too.
+    """
 
     name: str
     offset: int = 0
+    index: int = 0
 
 
 Arguments: TypeAlias = dict[str, int | float | Bound]
@@ -61,7 +65,7 @@ class Program:
             raise ValueError("a program ends with a barrier")
         self.ops = tuple(ops)
         self._counters = aligned_words(len(ops) * layout.COUNTER_BYTES).reshape(len(ops), -1)
-        bindings: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        bindings: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
         slots: list[int] = []
         starts: list[int] = []
         for op, counter in zip(ops, self._counters, strict=True):
@@ -69,13 +73,12 @@ class Program:
             for parameter in SIGNATURES[op.kernel].parameters[:-1]:
                 value = op.arguments[parameter]
                 if isinstance(value, Bound):
-                    bindings[value.name].append((len(slots), value.offset))
+                    bindings[value.name].append((len(slots), value.offset, value.index))
                 slots.append(_word(value, parameter in SIGNATURES[op.kernel].float_parameters))
             slots.append(int(counter.ctypes.data))
         self._records: Words = np.array(slots, np.int64)
         self._bindings = {
-            name: (np.array([s for s, _ in pairs]), np.array([o for _, o in pairs], np.int64))
-            for name, pairs in bindings.items()
+            name: np.array(triples, np.int64).T.copy() for name, triples in bindings.items()
         }
         records = int(self._records.ctypes.data)
         rows = [
@@ -86,15 +89,16 @@ class Program:
             [len(ops), *(int(word) for row in rows for word in row)], np.int64
         )
 
-    def prepare(self, job: int, **values: int) -> None:
+    def prepare(self, job: int, strides: Mapping[str, int] | None = None, **values: int) -> None:
         """Make all tasks of ``job`` available, and bind values; unused names are ignored."""
         self._counters[:, layout.NUM_TASKS // 8] = 0
         self._counters[:, layout.NUM_DONE // 8] = 0
         self._counters[:, layout.NEXT_TASK // 8] = job << layout.JOB_SHIFT
         for name, value in values.items():
             if name in self._bindings:
-                places, offsets = self._bindings[name]
-                self._records[places] = offsets + value
+                places, offsets, indices = self._bindings[name]
+                stride = strides.get(name, 0) if strides else 0
+                self._records[places] = offsets + (value + stride * indices)
 
 
 def _word(value: int | float | Bound, is_float: bool) -> int:

@@ -7,6 +7,7 @@ started, in worker processes, only when something is missing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -136,8 +137,9 @@ def _compile(names: Sequence[str], tier: Tier, folder: Path, progress: Progress 
 def _remove_unused(folder: Path) -> None:
     """Drop code of earlier versions that nothing has been added to for a month."""
     for other in folder.parent.iterdir():
-        if other != folder and time.time() - other.stat().st_mtime > MONTH_SECONDS:
-            shutil.rmtree(other, ignore_errors=True)
+        with contextlib.suppress(OSError):  # Another process may be at the same.
+            if other != folder and time.time() - other.stat().st_mtime > MONTH_SECONDS:
+                shutil.rmtree(other, ignore_errors=True)
 
 
 def _compile_in_workers(

@@ -103,7 +103,7 @@ def default_num_threads() -> int:
     """Physical cores, no more than the affinity mask and the container's CPU quota allow."""
     from_environment = os.environ.get(THREADS_VARIABLE)
     if from_environment:
-        if not from_environment.isdigit() or int(from_environment) < 1:
+        if not from_environment.isdecimal() or int(from_environment) < 1:
             raise KernelError(
                 f"{THREADS_VARIABLE} is {from_environment!r}; it must be a whole number from 1"
             )

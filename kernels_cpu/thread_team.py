@@ -17,7 +17,7 @@ import numpy.typing as npt
 from edgellama.kernels_cpu import team_layout as layout
 from edgellama.kernels_cpu.code_cache import CompiledKernels
 
-MAX_IDLE_SPINS = 40_000
+MAX_IDLE_SPINS = 8_000
 """About a millisecond between jobs before a worker goes to sleep."""
 ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 ENTRY_KERNELS = ("execute", "serve")
@@ -96,6 +96,8 @@ class ThreadTeam:
         """Stop the workers; no job may be running."""
         with self._condition:
             self._closing = True
+            # A worker that is late at the last job must not wait for it.
+            self._set(layout.STOPPED_JOB, self._job)
             self._set(layout.MAX_IDLE_SPINS, 0)
             self._condition.notify_all()
         for worker in self._workers:

@@ -139,7 +139,6 @@ def test_cancel_while_others_run(engine: Engine) -> None:
     assert engine.forward(prompt(5), cache).shape == (1, MODEL.vocab_size)
 
 
-@pytest.mark.xfail(reason="a step's room is checked once, not before each chunk")
 def test_two_callers_with_one_cache(engine: Engine) -> None:
     """Two callers can never write beyond a cache's end: the one that comes too late is refused."""
     cache = engine.new_cache(1024)
@@ -157,7 +156,6 @@ def test_two_callers_with_one_cache(engine: Engine) -> None:
     assert cache.length == 1024
 
 
-@pytest.mark.xfail(reason="a step's room is checked once, not before each chunk")
 def test_cache_closed_between_chunks(engine: Engine) -> None:
     """When a cache is closed amid a long step, the next chunk is refused, not computed."""
     cache = engine.new_cache(2048)
@@ -173,7 +171,6 @@ def test_cache_closed_between_chunks(engine: Engine) -> None:
     assert cache.length == 0
 
 
-@pytest.mark.xfail(reason="the engine holds only the address of the cache's memory")
 def test_cache_closed_within_a_chunk(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing a cache does not free its memory while the kernels are writing to it."""
     cache, run, alive = engine.new_cache(64), engine._team.run, []
@@ -271,7 +268,6 @@ def test_impossible_thread_counts(file: GGUFFile, num_threads: int) -> None:
         Engine(file, num_threads=num_threads)
 
 
-@pytest.mark.xfail(reason="the refusal shows the argument, not the number used")
 def test_impossible_threads_variable(file: GGUFFile, monkeypatch: pytest.MonkeyPatch) -> None:
     """A number of threads from the environment that is too large is named in the refusal."""
     monkeypatch.setenv("EDGELLAMA_NUM_THREADS", "1000")
