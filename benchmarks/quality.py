@@ -39,6 +39,21 @@ PROMPTS = (
     "Q: What is the largest planet of the solar system?\nA:",
     "The recipe needs two eggs, a cup of flour and",
 )
+QUESTIONS = (
+    "What is the capital of France?",
+    "Explain what photosynthesis is.",
+    "Who wrote Romeo and Juliet?",
+    "How do I boil an egg?",
+    "What is the difference between a lake and a sea?",
+    "Write a short poem about the moon.",
+    "Why is the sky blue?",
+    "Give me three tips for learning a language.",
+    "What does a compiler do?",
+    "How many days are there in a year?",
+)
+CHAT = "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+"""A turn as SmolLM2 was trained on: the questions are asked in it, the prompts continued as text."""
+GREEDY_PROMPTS = (*PROMPTS, *(CHAT.format(question=question) for question in QUESTIONS))
 GREEDY_TARGET = 8
 PERPLEXITY_TARGET = 0.005
 
@@ -73,7 +88,7 @@ def open_edgellama(path: Path, num_threads: int) -> Iterator[Model]:
 
         special = tokenizer.special
         yield Model(
-            encode=lambda text: tokenizer.encode(text, add_bos=False),
+            encode=lambda text: tokenizer.encode(text, add_bos=False, parse_special=True),
             forward=forward,
             bos=special.bos_id if special.add_bos else None,
         )
@@ -106,7 +121,7 @@ def open_llama_cpp(
 
     wants_bos = llama_cpp.llama_vocab_get_add_bos(llama_cpp.llama_model_get_vocab(model.model))
     yield Model(
-        encode=lambda text: model.tokenize(text.encode(), add_bos=False),
+        encode=lambda text: model.tokenize(text.encode(), add_bos=False, special=True),
         forward=forward,
         bos=model.token_bos() if wants_bos else None,
     )
@@ -163,7 +178,7 @@ def work(engine: str, model_path: Path, num_threads: int, text: Path) -> None:
     """Worker: print all of one engine's results as one line of JSON."""
     with OPEN[engine](model_path, num_threads) as model:
         result = {
-            "greedy": [greedy(model, prompt) for prompt in PROMPTS],
+            "greedy": [greedy(model, prompt) for prompt in GREEDY_PROMPTS],
             "scored": log_probabilities(model, text.read_text("utf-8")),
         }
     print(json.dumps(result))
@@ -185,9 +200,16 @@ def perplexity(values: Sequence[float]) -> float:
 
 
 def compare_greedy(name: str, ours: Any, peer: Any) -> int:
+    """Both sets of prompts; how many questions get the same answer."""
+    half = len(PROMPTS)
+    compare_continuations(name, PROMPTS, ours[:half], peer[:half])
+    return compare_continuations(name, QUESTIONS, ours[half:], peer[half:])
+
+
+def compare_continuations(name: str, prompts: Sequence[str], ours: Any, peer: Any) -> int:
     """Print where each prompt's continuations part from llama.cpp's; the number that are equal."""
     equal = 0
-    for prompt, own, other in zip(PROMPTS, ours, peer, strict=True):
+    for prompt, own, other in zip(prompts, ours, peer, strict=True):
         if own["tokens"] == other["tokens"]:
             equal += 1
             print(f"- {prompt!r}: equal")
@@ -198,7 +220,7 @@ def compare_greedy(name: str, ours: Any, peer: Any) -> int:
             f"- {prompt!r}: part at token {index + 1}, where {name}'s best leads by "
             f"{own['leads'][index]:.3f} and llama.cpp's by {other['leads'][index]:.3f}"
         )
-    print(f"\nGreedy, {GREEDY_TOKENS} tokens: {equal} of {len(PROMPTS)} equal.\n")
+    print(f"\nGreedy, {GREEDY_TOKENS} tokens: {equal} of {len(prompts)} equal.\n")
     return equal
 
 
