@@ -52,7 +52,7 @@ QUESTIONS = (
     "How many days are there in a year?",
 )
 CHAT = "<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-"""A turn as SmolLM2 was trained on: the questions are asked in it, the prompts continued as text."""
+"""A turn as SmolLM2 was trained on; questions are asked in it, prompts continued as text."""
 GREEDY_PROMPTS = (*PROMPTS, *(CHAT.format(question=question) for question in QUESTIONS))
 GREEDY_TARGET = 8
 PERPLEXITY_TARGET = 0.005

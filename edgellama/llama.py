@@ -9,7 +9,6 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from edgellama.chat_template import ChatTemplate, load_chat_template
@@ -164,12 +163,7 @@ class Llama:
     def __enter__(self) -> Llama:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _chat_template(self, source: str | None) -> ChatTemplate:
