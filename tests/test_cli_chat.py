@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import CliRunner
+from interrupts import accept_interrupts
 
 GREEDY = ("--temperature", "0", "-n", "24")
 PROMPT = b">>>"
@@ -105,6 +106,7 @@ class Terminal:
 
         self.process_id, self._descriptor = pty.fork()
         if self.process_id == 0:
+            accept_interrupts()
             os.environ.update(environment)
             os.execv(sys.executable, [sys.executable, "-m", "edgellama", "chat", *arguments])
         size = struct.pack("HHHH", 40, 100, 0, 0)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import CliRunner
+from interrupts import accept_interrupts
 
 from edgellama.cli.options import SAMPLING_OPTIONS
 from edgellama.quant.gguf_file import GGUFFile
@@ -222,7 +223,12 @@ def test_interrupt_reaches_a_long_prompt(smollm2_path: Path, tmp_path: Path) -> 
     command = [sys.executable, "-m", "edgellama", "generate", str(smollm2_path), "-f", str(prompt)]
     warm = [*command[:-2], "-p", "a", "-n", "1"]
     subprocess.run(warm, capture_output=True, check=True)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=accept_interrupts,
+    ) as process:
         time.sleep(1.5)
         assert process.poll() is None
         interrupted = time.monotonic()

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from interrupts import accept_interrupts
 
 from edgellama import hub_download, index_download, models
 from edgellama.kernels_cpu.user_cache import cache_root
@@ -192,6 +193,7 @@ def test_interrupted_pull_leaves_nothing(
         stderr=subprocess.PIPE,
         text=True,
         cwd=cache.parent,
+        preexec_fn=accept_interrupts,
     ) as process:
         deadline = time.monotonic() + 60
         while not any(path.stat().st_size >= 1 << 19 for path in files_below(cache)):
