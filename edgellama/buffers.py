@@ -13,21 +13,21 @@ import numpy.typing as npt
 
 from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.cpu import Tier
-from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, GEMM_TOKENS, PANEL_VECTORS
-from edgellama.memory import reserve, reserve_floats
+from edgellama.kernels_cpu.signatures import (
+    ATTENTION_KEYS,
+    ATTENTION_ROWS,
+    GEMM_TOKENS,
+    PANEL_VECTORS,
+)
+from edgellama.memory import reserve, reserve_floats, round_up
 from edgellama.program import Arguments
 
 MAX_STEP_TOKENS = 512
 MAX_DECODE_TOKENS = 4
 """Up to here reading the blocks once for each token is faster than expanding them."""
-MAX_ATTENTION_ROWS = 8
+MAX_ATTENTION_ROWS = max(ATTENTION_ROWS)
 EXPANSION_BYTES = 8 * 1024
 """Room, beyond a panel, for moving one group of blocks from rows to lanes."""
-
-
-def round_up(number: int, multiple: int) -> int:
-    """The next multiple."""
-    return -(-number // multiple) * multiple
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import re
 from pathlib import Path
 from typing import Protocol
 
-from edgellama.kv_cache import NUMBER_BYTES
+from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def default_context_length(config: CacheSizes, kv_type: str, available_bytes: in
     if available_bytes is None:
         return own_length
     numbers = 2 * config.block_count * config.head_count_kv * config.head_size
-    token_bytes = numbers * NUMBER_BYTES[kv_type]
+    token_bytes = numbers * CACHE_NUMBER_BYTES[kv_type]
     fitting = int(available_bytes * KV_SHARE_OF_MEMORY) // token_bytes
     capped = max(fitting // LENGTH_STEP * LENGTH_STEP, SMALLEST_LENGTH)
     if capped >= own_length:

@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.config import ModelConfig
-from edgellama.kernels_cpu.signatures import CACHE_TYPES, PANEL_VECTORS
-from edgellama.memory import reserve
+from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BYTES, CACHE_TYPES, PANEL_VECTORS
+from edgellama.memory import reserve, round_up
 from edgellama.quant.errors import InvalidOptionError
-
-NUMBER_BYTES = {"f32": 4, "f16": 2}
 
 
 class KVCache:
@@ -25,13 +23,13 @@ class KVCache:
             raise InvalidOptionError(f"KV type {kv_type!r}; allowed: {', '.join(CACHE_TYPES)}")
         if context_length < 1:
             raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
-        number_bytes, block = NUMBER_BYTES[kv_type], PANEL_VECTORS * lanes
-        positions = _round_up(context_length, block)
+        number_bytes, block = CACHE_NUMBER_BYTES[kv_type], PANEL_VECTORS * lanes
+        positions = round_up(context_length, block)
         self.context_length = context_length
         self.kv_type = kv_type
         self.length = 0
         self.key_head_bytes = positions * config.head_size * number_bytes
-        self.value_row_bytes = _round_up(config.head_size, block) * number_bytes
+        self.value_row_bytes = round_up(config.head_size, block) * number_bytes
         self.value_head_bytes = positions * self.value_row_bytes
         self.key_layer_bytes = config.head_count_kv * self.key_head_bytes
         self.value_layer_bytes = config.head_count_kv * self.value_head_bytes
@@ -74,7 +72,3 @@ class KVCache:
         """Give the memory back; the cache is unusable afterwards."""
         self.length = self.context_length = 0
         self._keys = self._values = reserve(0)
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple

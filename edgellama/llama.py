@@ -15,7 +15,7 @@ from edgellama.chat_template import ChatTemplate, load_chat_template
 from edgellama.context_memory import available_memory_bytes, default_context_length
 from edgellama.conversation import Conversation
 from edgellama.generation import Chunk, Generation, Statistics
-from edgellama.kv_cache import NUMBER_BYTES
+from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BYTES
 from edgellama.models import resolve
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
 from edgellama.quant.gguf_file import GGUFFile
@@ -187,6 +187,6 @@ def _check_options(context_length: int | None, kv_type: str) -> None:
     """Refuse impossible values before anything is loaded."""
     if context_length is not None and context_length < 1:
         raise InvalidOptionError(f"context_length is {context_length}; allowed: at least 1")
-    if kv_type not in NUMBER_BYTES:
-        allowed = ", ".join(NUMBER_BYTES)
+    if kv_type not in CACHE_NUMBER_BYTES:
+        allowed = ", ".join(CACHE_NUMBER_BYTES)
         raise InvalidOptionError(f"kv_type is {kv_type!r}; allowed: {allowed}")

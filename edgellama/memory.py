@@ -36,3 +36,8 @@ def reserve(num_bytes: int) -> npt.NDArray[np.uint8]:
 def reserve_floats(num_rows: int, num_columns: int) -> npt.NDArray[np.float32]:
     """Reserved memory as f32 rows."""
     return reserve(num_rows * num_columns * 4).view(np.float32).reshape(num_rows, num_columns)
+
+
+def round_up(number: int, multiple: int) -> int:
+    """The next multiple."""
+    return -(-number // multiple) * multiple

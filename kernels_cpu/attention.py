@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, PANEL_VECTORS
+from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, CACHE_NUMBER_BYTES, PANEL_VECTORS
 from edgellama.kernels_cpu.simd import (
     f32_zeros,
     f32_zeros_4,
@@ -34,7 +34,6 @@ from edgellama.kernels_cpu.simd_math import (
 from edgellama.kernels_cpu.simd_tiles import FMA_TILE, f32_tile, load_tile, store_tile
 from edgellama.kernels_cpu.tasks import claim, finish
 
-NUMBER_BYTES = {"f32": 4, "f16": 2}
 SCORE_BYTES = 4 * ATTENTION_KEYS
 
 
@@ -97,7 +96,7 @@ def write_row(output, total, head_size, y):
 
 def attention(kind, rows):
     """softmax(q k^T scale) v over all keys up to each token, ``rows`` query rows at a time."""
-    fma_tile, number_bytes = FMA_TILE[kind], NUMBER_BYTES[kind]
+    fma_tile, number_bytes = FMA_TILE[kind], CACHE_NUMBER_BYTES[kind]
 
     @device
     def score(query, head_size, keys, scores, num_keys):

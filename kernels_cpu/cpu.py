@@ -39,11 +39,6 @@ class Tier:
         """Whether a CPU of this architecture and feature set can run the tier."""
         return (not self.machines or machine in self.machines) and self.requires <= features
 
-    @property
-    def vector_bytes(self) -> int:
-        """Width of a full vector."""
-        return 4 * self.lanes
-
 
 AVX512VNNI = Tier(
     name="avx512vnni",

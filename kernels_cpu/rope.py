@@ -8,14 +8,14 @@ values as plain rows.
 from __future__ import annotations
 
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.signatures import PANEL_VECTORS
+from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BYTES, PANEL_VECTORS
 from edgellama.kernels_cpu.simd import f32_zeros_4, lane_count, load_f32, read_f32, store, write_f32
 from edgellama.kernels_cpu.simd_half import write_f16
 from edgellama.kernels_cpu.simd_math import fma, mul, swap_pairs
 from edgellama.kernels_cpu.tasks import claim, finish
 
-STORES = {"f32": (write_f32, 4), "f16": (write_f16, 2)}
-"""Per cache type: how one number is written, and its bytes."""
+STORES = {"f32": write_f32, "f16": write_f16}
+"""Per cache type: how one number is written."""
 
 
 @device
@@ -40,7 +40,7 @@ def rotate_head(head, num_pairs, cosines, sines):
 
 def rope_store(kind):
     """Rotate queries and keys, append keys and values at ``position``; one token a task."""
-    write, number_bytes = STORES[kind]
+    write, number_bytes = STORES[kind], CACHE_NUMBER_BYTES[kind]
 
     @device
     def store_head(k, v, head_size, key_at, key_step, value_at):

@@ -13,7 +13,9 @@ from types import MappingProxyType
 
 QUANTIZED_FORMATS = ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K")
 FLOAT_FORMATS = ("F32", "F16", "BF16")
-CACHE_TYPES = ("f32", "f16")
+CACHE_NUMBER_BYTES = MappingProxyType({"f32": 4, "f16": 2})
+"""Bytes of one number of the KV cache, by its type."""
+CACHE_TYPES = tuple(CACHE_NUMBER_BYTES)
 ATTENTION_ROWS = (1, 2, 3, 4, 5, 6, 7, 8)
 """Query rows that one attention kernel handles together."""
 GEMM_TOKENS = 6
