@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgellama.models import pull
     from edgellama.quant.errors import (
         ContextLengthError,
+        ConversionError,
         DownloadError,
         EdgellamaError,
         GenerationCancelled,
@@ -44,6 +45,7 @@ _MODULES = {
     "ChatTemplate": "edgellama.chat_template",
     "Chunk": "edgellama.generation",
     "ContextLengthError": "edgellama.quant.errors",
+    "ConversionError": "edgellama.quant.errors",
     "Conversation": "edgellama.conversation",
     "DownloadError": "edgellama.quant.errors",
     "EdgellamaError": "edgellama.quant.errors",
@@ -75,6 +77,7 @@ __all__ = [
     "ChatTemplate",
     "Chunk",
     "ContextLengthError",
+    "ConversionError",
     "Conversation",
     "DownloadError",
     "EdgellamaError",

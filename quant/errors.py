@@ -45,6 +45,10 @@ class ContextLengthError(EdgellamaError, ValueError):
         return str(self.args[0])
 
 
+class ConversionError(EdgellamaError):
+    """A conversion that cannot go on or whose result cannot be trusted; no file is left behind."""
+
+
 class GenerationCancelled(EdgellamaError):
     """A step was stopped by its cancel token."""
 
