@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "generate": "edgellama.cli.generate",
         "inspect": "edgellama.cli.inspect_model",
         "tokenize": "edgellama.cli.tokenize",
+        "perplexity": "edgellama.cli.perplexity",
         "doctor": "edgellama.cli.doctor",
         "warmup": "edgellama.cli.warmup",
     }

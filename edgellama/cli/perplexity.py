@@ -1,0 +1,128 @@
+"""``edgellama perplexity``: how well a model predicts a text, alone or against another model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgellama.cli.prompt_text import read_prompt
+
+if TYPE_CHECKING:
+    from edgellama.engine import Engine
+    from edgellama.tokenizer import Tokenizer
+
+DEFAULT_CHUNK_TOKENS = 512
+
+
+@click.command("perplexity")
+@click.argument("model")
+@click.option("-f", "--file", required=True, metavar="FILE", help="The text (- is stdin).")
+@click.option(
+    "-c",
+    "--context",
+    "chunk_tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=DEFAULT_CHUNK_TOKENS,
+    show_default=True,
+    help="Tokens of a chunk; the second half of each is scored.",
+)
+@click.option("--chunks", "max_chunks", type=click.IntRange(min=1), metavar="N", help="At most N.")
+@click.option(
+    "--kl-base",
+    "base",
+    metavar="MODEL",
+    help="Compare with this model's distributions: mean KL divergence, same top token.",
+)
+@click.option(
+    "-t",
+    "--threads",
+    "num_threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads to compute with.  [default: physical cores]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def command(
+    model: str,
+    file: str,
+    chunk_tokens: int,
+    max_chunks: int | None,
+    base: str | None,
+    num_threads: int | None,
+    as_json: bool,
+) -> None:
+    """Measure how well MODEL predicts a text: lower is better, 1 is certainty.
+
+    Chunks and scoring are those of llama.cpp's tool, so that the figures compare.
+
+    \b
+    Examples:
+      edgellama perplexity smollm2 -f wiki.test.raw
+      edgellama perplexity model-q4_k_m.gguf -f text.txt --kl-base model-f16.gguf --json
+    """
+    from edgellama.cli.model_argument import find_model
+    from edgellama.perplexity import text_chunks
+
+    text = read_prompt(None, file, False)
+    paths = [find_model(name) for name in (model, base) if name is not None]
+    with ExitStack() as stack:
+        opened = [_open(stack, path, num_threads) for path in paths]
+        chunks = text_chunks(opened[0][1], text, chunk_tokens, max_chunks)
+        engines = [engine for engine, _ in opened]
+        figures = _measure(engines, chunks)
+    if as_json:
+        click.echo(json.dumps({"model": str(paths[0]), "chunk_tokens": chunk_tokens, **figures}))
+        return
+    for line in _report(figures):
+        click.echo(line)
+
+
+def _open(stack: ExitStack, path: Path, num_threads: int | None) -> tuple[Engine, Tokenizer]:
+    from edgellama.cli.terminal import kernel_progress
+    from edgellama.engine import Engine
+    from edgellama.quant.gguf_file import GGUFFile
+    from edgellama.tokenizer import load_tokenizer
+
+    file = stack.enter_context(GGUFFile(path))
+    tokenizer = load_tokenizer(file.metadata)
+    with kernel_progress() as report:
+        engine = stack.enter_context(Engine(file, num_threads=num_threads, progress=report))
+    return engine, tokenizer
+
+
+def _measure(engines: Sequence[Engine], chunks: Sequence[Sequence[int]]) -> dict[str, Any]:
+    from edgellama.cli.terminal import count_progress
+    from edgellama.perplexity import compare_models, measure_perplexity
+
+    with count_progress("measuring perplexity, chunk") as report:
+        if len(engines) == 1:
+            return _figures(measure_perplexity(engines[0], chunks, progress=report))
+        own, other, divergence = compare_models(*engines, chunks, progress=report)
+    return _figures(own) | {"base": _figures(other), **asdict(divergence)}
+
+
+def _figures(result: Any) -> dict[str, Any]:
+    figures = asdict(result)
+    return {"perplexity": figures.pop("value"), **figures}
+
+
+def _report(figures: dict[str, Any]) -> list[str]:
+    lines = [
+        f"perplexity     {figures['perplexity']:.4f} +/- {figures['uncertainty']:.4f}",
+        f"tokens scored  {figures['num_tokens']} in {figures['num_chunks']} chunks",
+    ]
+    if "base" in figures:
+        base = figures["base"]["perplexity"]
+        lines += [
+            f"of the base    {base:.4f} ({figures['perplexity'] / base - 1:+.3%})",
+            f"mean KL        {figures['kl']:.6f}",
+            f"same top token {figures['top_agreement']:.2%}",
+        ]
+    return lines

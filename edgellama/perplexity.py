@@ -1,0 +1,183 @@
+"""How well a model predicts a text, and how far another model's predictions are from its own.
+
+Chunks and scoring are those of llama.cpp's perplexity tool, so that figures compare: the text is
+tokenized once with a BOS where the model wants one, cut into chunks of the context's length, each
+computed on its own with BOS in its first place; the second half of every chunk is scored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.cancellation import CancelToken
+from edgellama.engine import Engine
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.tokenizer import Tokenizer
+
+MIN_CHUNK_TOKENS = 8
+Progress = Callable[[int, int], None]
+FloatRows = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """exp of the mean negative log-probability, with the standard error of that mean's exp."""
+
+    value: float
+    uncertainty: float
+    num_tokens: int
+    num_chunks: int
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """Of a base model's distributions from another's: means over the scored positions.
+
+    ``kl`` is KL(base || other) in nats, ``top_agreement`` the share of positions at which both
+    find the same token likeliest.
+    """
+
+    kl: float
+    top_agreement: float
+
+
+class _Moments:
+    """Count, mean and squared deviations of what was added, chunk by chunk."""
+
+    def __init__(self) -> None:
+        self._values: list[npt.NDArray[np.float64]] = []
+
+    def add(self, values: npt.NDArray[np.float64]) -> None:
+        self._values.append(values)
+
+    def mean(self) -> float:
+        return float(np.concatenate(self._values).mean())
+
+    def standard_error(self) -> float:
+        values = np.concatenate(self._values)
+        return float(values.std(ddof=1) / math.sqrt(len(values)))
+
+
+def text_chunks(
+    tokenizer: Tokenizer, text: str, chunk_tokens: int, max_chunks: int | None = None
+) -> list[list[int]]:
+    """The text's tokens in whole chunks, BOS first where the model wants one.
+
+    Raises InvalidOptionError when there is not one whole chunk, with the tokens that there are.
+    """
+    if chunk_tokens < MIN_CHUNK_TOKENS:
+        raise InvalidOptionError(
+            f"chunks of {chunk_tokens} tokens; allowed: at least {MIN_CHUNK_TOKENS}"
+        )
+    tokens = tokenizer.encode(text)
+    num_chunks = len(tokens) // chunk_tokens
+    if num_chunks == 0:
+        raise InvalidOptionError(
+            f"the text has {len(tokens)} tokens; needed: at least {chunk_tokens}, one chunk"
+        )
+    chunks = [
+        tokens[i * chunk_tokens : (i + 1) * chunk_tokens]
+        for i in range(min(num_chunks, max_chunks or num_chunks))
+    ]
+    special = tokenizer.special
+    if special.add_bos and special.bos_id is not None:
+        chunks = [[special.bos_id, *chunk[1:]] for chunk in chunks]
+    return chunks
+
+
+def measure_perplexity(
+    engine: Engine,
+    chunks: Sequence[Sequence[int]],
+    *,
+    cancelled: CancelToken | None = None,
+    progress: Progress | None = None,
+) -> Perplexity:
+    """Perplexity over ``chunks`` of one length; ``progress`` hears of (chunks done, chunks)."""
+    losses = _Moments()
+    for chunk, logits in _scored_logits(engine, chunks, cancelled, progress):
+        losses.add(_losses(log_softmax(logits), chunk))
+    return _perplexity(losses, chunks)
+
+
+def compare_models(
+    engine: Engine,
+    base: Engine,
+    chunks: Sequence[Sequence[int]],
+    *,
+    cancelled: CancelToken | None = None,
+    progress: Progress | None = None,
+) -> tuple[Perplexity, Perplexity, Divergence]:
+    """Perplexities of ``engine`` and ``base``, and how far the first is from the second.
+
+    Raises InvalidOptionError when the vocabularies have different sizes.
+    """
+    sizes = engine.config.vocab_size, base.config.vocab_size
+    if sizes[0] != sizes[1]:
+        raise InvalidOptionError(
+            f"the models have {sizes[0]} and {sizes[1]} tokens; their distributions do not compare"
+        )
+    own_losses, base_losses, divergences, agreements = (_Moments() for _ in range(4))
+    pairs = zip(
+        _scored_logits(engine, chunks, cancelled, progress),
+        _scored_logits(base, chunks, cancelled, None),
+        strict=True,
+    )
+    for (chunk, own_logits), (_, base_logits) in pairs:
+        own, other = log_softmax(own_logits), log_softmax(base_logits)
+        own_losses.add(_losses(own, chunk))
+        base_losses.add(_losses(other, chunk))
+        difference = (np.exp(other) * (other - own)).sum(axis=1, dtype=np.float64)
+        divergences.add(difference)
+        agreements.add((own.argmax(axis=1) == other.argmax(axis=1)).astype(np.float64))
+    return (
+        _perplexity(own_losses, chunks),
+        _perplexity(base_losses, chunks),
+        Divergence(divergences.mean(), agreements.mean()),
+    )
+
+
+def _scored_logits(
+    engine: Engine,
+    chunks: Sequence[Sequence[int]],
+    cancelled: CancelToken | None,
+    progress: Progress | None,
+) -> Iterator[tuple[Sequence[int], FloatRows]]:
+    """Each chunk with the logits of its second half, the last position excepted."""
+    with closing(engine.new_cache(len(chunks[0]))) as cache:
+        for number, chunk in enumerate(chunks, 1):
+            half = len(chunk) // 2
+            cache.truncate(0)
+            engine.forward(chunk[:half], cache, logits="none", cancelled=cancelled)
+            yield chunk, engine.forward(chunk[half:-1], cache, logits="all", cancelled=cancelled)
+            if progress:
+                progress(number, len(chunks))
+
+
+def log_softmax(logits: FloatRows) -> FloatRows:
+    """Logarithms of the probabilities, row by row."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    totals = np.exp(shifted).sum(axis=1, keepdims=True, dtype=np.float64)
+    shifted -= np.log(totals).astype(np.float32)
+    return shifted
+
+
+def _losses(scores: FloatRows, chunk: Sequence[int]) -> npt.NDArray[np.float64]:
+    targets = chunk[len(chunk) - len(scores) :]
+    return -scores[np.arange(len(scores)), targets].astype(np.float64)
+
+
+def _perplexity(losses: _Moments, chunks: Sequence[Sequence[int]]) -> Perplexity:
+    value = math.exp(losses.mean())
+    scored = len(chunks[0]) - 1 - len(chunks[0]) // 2
+    return Perplexity(
+        value=value,
+        uncertainty=value * losses.standard_error(),
+        num_tokens=scored * len(chunks),
+        num_chunks=len(chunks),
+    )
