@@ -161,7 +161,7 @@ def _scored_logits(
 
 def log_softmax(logits: FloatRows) -> FloatRows:
     """Logarithms of the probabilities, row by row."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
+    shifted: FloatRows = logits - logits.max(axis=1, keepdims=True)
     totals = np.exp(shifted).sum(axis=1, keepdims=True, dtype=np.float64)
     shifted -= np.log(totals).astype(np.float32)
     return shifted

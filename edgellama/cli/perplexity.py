@@ -104,7 +104,8 @@ def _measure(engines: Sequence[Engine], chunks: Sequence[Sequence[int]]) -> dict
     with count_progress("measuring perplexity, chunk") as report:
         if len(engines) == 1:
             return _figures(measure_perplexity(engines[0], chunks, progress=report))
-        own, other, divergence = compare_models(*engines, chunks, progress=report)
+        engine, base = engines
+        own, other, divergence = compare_models(engine, base, chunks, progress=report)
     return _figures(own) | {"base": _figures(other), **asdict(divergence)}
 
 
