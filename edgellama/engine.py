@@ -22,7 +22,7 @@ from edgellama.kernels_cpu.code_cache import CompiledKernels, Progress
 from edgellama.kernels_cpu.cpu import default_num_threads, select_tier
 from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, ThreadTeam
 from edgellama.kv_cache import KVCache
-from edgellama.llama_program import LlamaProgram, Mode
+from edgellama.llama_program import InputObserver, LlamaProgram, Mode
 from edgellama.program import Op, Program
 from edgellama.quant.errors import (
     ContextLengthError,
@@ -55,10 +55,12 @@ class Engine:
         num_threads: int | None = None,
         tier: str | None = None,
         progress: Progress | None = None,
+        observer: InputObserver | None = None,
     ) -> None:
         """Compile what is missing and start the threads.
 
         ``progress`` hears of (compiled, total) kernels, and only if any must be compiled.
+        ``observer`` is an instrument that becomes part of every step.
         Raises ModelFileError, UnsupportedModelError, KernelError or InvalidOptionError.
         """
         self.config = ModelConfig.from_gguf(file)
@@ -71,7 +73,9 @@ class Engine:
         self._buffers = StepBuffers(
             self.config, self.tier, self.num_threads, self._rope.row_numbers
         )
-        self._writer = LlamaProgram(self.config, self.weights, self._buffers, self.num_threads)
+        self._writer = LlamaProgram(
+            self.config, self.weights, self._buffers, self.num_threads, observer
+        )
         self._last_logits = self._buffers.logits(self.config.vocab_size, 1)
         self._all_logits: Rows | None = None
         self._programs: dict[tuple[str, ...], Program] = {}

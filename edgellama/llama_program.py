@@ -7,9 +7,9 @@ are expanded by panels); they differ only in the matrix kernels and the activati
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from edgellama.buffers import MAX_ATTENTION_ROWS, Rows, StepBuffers
 from edgellama.config import ModelConfig
@@ -23,14 +23,26 @@ PREFILL_TASK_ROWS = 32
 """Query rows of one attention task of a long step: enough to be worth handing out."""
 
 
+class InputObserver(Protocol):
+    """An instrument that sees the rows that matrices are multiplied with."""
+
+    def op(self, source: Rows, matrices: Sequence[Matrix], num_tokens: Bound) -> Op:
+        """A kernel call that reads the first ``num_tokens`` rows of the matrices' one input."""
+        ...
+
+
 @dataclass(frozen=True)
 class LlamaProgram:
-    """Writes the ops of one model for one kind of cache and number of threads."""
+    """Writes the ops of one model for one kind of cache and number of threads.
+
+    Without an ``observer`` nothing is spent on it: its ops are not there.
+    """
 
     config: ModelConfig
     weights: ModelWeights
     buffers: StepBuffers
     num_threads: int
+    observer: InputObserver | None = None
 
     def body(self, mode: Mode, kv_type: str) -> list[Op]:
         """From token ids to the residual stream after the last layer, cache updated.
@@ -55,6 +67,8 @@ class LlamaProgram:
         for index, layer in enumerate(self.weights.layers):
             ops += self._attention(mode, layer, index, kv_type)
             ops += self._feed_forward(mode, layer)
+        if self.observer is not None:
+            ops += self._observed_output(mode, self.observer)
         return ops
 
     def head(self, mode: Mode, logits: Rows) -> list[Op]:
@@ -74,9 +88,11 @@ class LlamaProgram:
             (layer.attn_v, b.normed, b.value),
         ]
         yield self._norm(mode, b.residual, layer.attn_norm, [p[0] for p in projections])
+        yield from self._observe(b.normed, [p[0] for p in projections])
         yield from self._multiply(mode, projections)
         yield self._rope_store(index, kv_type)
         yield self._attend(mode, index, kv_type)
+        yield from self._observe(b.attended, [layer.attn_output])
         if layer.attn_output.is_quantized:
             yield self._quantize(mode, b.attended)
         yield from self._multiply(
@@ -87,6 +103,7 @@ class LlamaProgram:
         b = self.buffers
         projections = [(layer.ffn_gate, b.normed, b.gate), (layer.ffn_up, b.normed, b.up)]
         yield self._norm(mode, b.residual, layer.ffn_norm, [p[0] for p in projections])
+        yield from self._observe(b.normed, [p[0] for p in projections])
         yield from self._multiply(mode, projections)
         quantized = self._quantized_arguments(mode, [layer.ffn_down])
         arguments: Arguments = {
@@ -98,7 +115,18 @@ class LlamaProgram:
             "num_tokens": NUM_TOKENS,
         }
         yield Op(f"swiglu_{self._layout(mode, [layer.ffn_down])}", arguments | quantized)
+        yield from self._observe(b.gate, [layer.ffn_down])
         yield from self._multiply(mode, [(layer.ffn_down, b.gate, b.residual)], accumulate=True)
+
+    def _observe(self, source: Rows, matrices: list[Matrix]) -> Iterator[Op]:
+        if self.observer is not None:
+            yield self.observer.op(source, matrices, NUM_TOKENS)
+
+    def _observed_output(self, mode: Mode, observer: InputObserver) -> Iterator[Op]:
+        """The output matrix's input, of all tokens: logits are wanted of few or none."""
+        b, output = self.buffers, self.weights.output
+        yield self._norm(mode, b.residual, self.weights.output_norm, [output])
+        yield observer.op(b.normed, [output], NUM_TOKENS)
 
     def _norm(
         self,

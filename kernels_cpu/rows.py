@@ -1,4 +1,4 @@
-"""Kernels that work along rows of f32 activations: norm, SwiGLU and bias.
+"""Kernels that work along rows of f32 activations: norm, SwiGLU, bias, sums of squares.
 
 Norm and SwiGLU also leave their result as int8 in the layout that its users read, while the
 row is still in the cache.
@@ -34,6 +34,8 @@ from edgellama.kernels_cpu.tasks import claim, finish
 
 SEGMENT = 1024
 """Columns of one task where a row can be cut: enough to be worth handing out."""
+SUMMED_COLUMNS = 128
+"""Columns of one task that adds up rows: few, as a task reads them of every row."""
 
 
 @device
@@ -153,5 +155,29 @@ def add_bias():
             num_done += 1
             token = claim(counter, job, num_tokens)
         finish(counter, num_done, num_tokens)
+
+    return kernel
+
+
+def sum_squares():
+    """sums += x * x over the tokens in order; some columns a task, rows padded to vectors."""
+
+    def kernel(x, x_stride, width, num_tokens, sums, counter, thread, job):
+        like = f32_zeros()
+        num_tasks = (width + SUMMED_COLUMNS - 1) // SUMMED_COLUMNS
+        num_done = 0
+        task = claim(counter, job, num_tasks)
+        while task < num_tasks:
+            first = task * SUMMED_COLUMNS
+            last = min(first + SUMMED_COLUMNS, width)
+            for i in range(4 * first, 4 * last, 4 * lane_count()):
+                total = like
+                for token in range(num_tokens):
+                    v = load_f32(x + token * x_stride + i, like)
+                    total = fma(v, v, total)
+                store(sums + i, add(load_f32(sums + i, like), total))
+            num_done += 1
+            task = claim(counter, job, num_tasks)
+        finish(counter, num_done, num_tasks)
 
     return kernel

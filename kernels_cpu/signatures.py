@@ -113,8 +113,11 @@ def _op(
 
 
 def _signatures() -> dict[str, Signature]:
-    bias = ("x", "x_stride", "width", "num_tokens", "bias")
-    table = {"add_bias": _op("rows", "add_bias", (), bias)}
+    rows = ("x", "x_stride", "width", "num_tokens")
+    table = {
+        "add_bias": _op("rows", "add_bias", (), (*rows, "bias")),
+        "sum_squares": _op("rows", "sum_squares", (), (*rows, "sums")),
+    }
     for layout in LAYOUTS:
         table |= _row_signatures(layout)
     for name in QUANTIZED_FORMATS + FLOAT_FORMATS:

@@ -231,6 +231,15 @@ class KernelRunner:
              bias=bias)  # fmt: skip
         return y
 
+    def sum_squares(self, x: Array, added_to: float, num_threads: int = 2) -> Array:
+        """What the kernel makes of sums that hold ``added_to``."""
+        columns = round_up(x.shape[1], self.tier.lanes)
+        sums = self.output((columns,))
+        sums[:] = added_to
+        self("sum_squares", num_threads, x=padded(x, len(x), columns), x_stride=4 * columns,
+             width=x.shape[1], num_tokens=len(x), sums=sums)  # fmt: skip
+        return sums[: x.shape[1]]
+
 
 class CacheRunner:
     """Storing into and attending over one layer of a real cache, all of it NaN before."""

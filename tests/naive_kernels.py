@@ -91,6 +91,11 @@ def swiglu(gate: Array, up: Array) -> Array:
     return wide / (1.0 + np.exp(-wide)) * up
 
 
+def sum_squares(x: Array, added_to: float) -> Array:
+    """Column by column, the squares of all rows and what was there."""
+    return (x.astype(np.float64) ** 2).sum(0) + added_to
+
+
 def rotate(x: Array, position: int, num_pairs: int, freq_base: float = 10000.0) -> Array:
     """Turn the first pairs (2i, 2i + 1) of x (tokens, heads, size) by their angles."""
     result = x.astype(np.float64)

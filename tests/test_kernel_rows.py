@@ -1,4 +1,4 @@
-"""The kernels along rows against their naive twins: quantize, norm, SwiGLU, bias."""
+"""The kernels along rows against their naive twins: quantize, norm, SwiGLU, bias, squares."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONE_ROUNDING = 1.2e-7
 def runner(request: pytest.FixtureRequest) -> Iterator[KernelRunner]:
     """The kernels of each tier in turn, compiled in one go."""
     runner = runner_of(request.param)
-    runner.preload([*KERNELS, "add_bias"])
+    runner.preload([*KERNELS, "add_bias", "sum_squares"])
     yield runner
 
 
@@ -154,3 +154,13 @@ def test_add_bias(runner: KernelRunner, width: int) -> None:
     """The bias is added to every row and nothing else is touched."""
     x, bias = normal(7, width), normal(width, seed=1)
     np.testing.assert_array_equal(runner.add_bias(x, bias), x + bias)
+
+
+@pytest.mark.parametrize("width", [4, 36, 96, 128, 132, 1056])
+def test_sum_squares(runner: KernelRunner, width: int) -> None:
+    """Squares are added up over any number of tokens and on top of what was there."""
+    for num_tokens in (1, 5, 512):
+        x = normal(num_tokens, width)
+        expected = naive.sum_squares(x, 0.5)
+        np.testing.assert_allclose(runner.sum_squares(x, 0.5), expected, 3e-6)
+        assert np.isnan(runner.sum_squares(x * np.float32(np.nan), 0.0)).all()
