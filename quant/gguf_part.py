@@ -5,18 +5,15 @@ A part knows nothing of its siblings; joining the parts of a split model is left
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
-from mmap import ACCESS_READ, mmap
+from mmap import mmap
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 
-from edgellama.quant.errors import ModelFileError, ModelNotFoundError
-from edgellama.quant.gguf_cursor import Cursor, file_error, shown
+from edgellama.quant.gguf_cursor import Cursor, shown
 from edgellama.quant.gguf_metadata import MAX_KEYS, MIN_PAIR_BYTES, MetadataValue, read_metadata
 from edgellama.quant.gguf_tensors import (
     MAX_TENSORS,
@@ -26,6 +23,7 @@ from edgellama.quant.gguf_tensors import (
     check_layout,
     read_tensor_entries,
 )
+from edgellama.quant.mapped_file import map_file
 
 # A header is held in memory, so a hostile one must not be as large as a model. The largest
 # vocabularies come to about 20 MB.
@@ -60,7 +58,7 @@ class Part:
 
 def read_part(path: Path) -> Part:
     """Maps and parses the file at ``path``: ModelNotFoundError, or ModelFileError if malformed."""
-    buffer = _map_file(path)
+    buffer = map_file(path, "a GGUF file")
     cursor = Cursor(path, buffer, min(len(buffer), MAX_HEADER_BYTES))
     version = _read_version(cursor)
     num_tensors = cursor.count("the number of tensors", MIN_TENSOR_BYTES, MAX_TENSORS)
@@ -72,25 +70,6 @@ def read_part(path: Path) -> Part:
     check_layout(cursor, entries, alignment, len(buffer) - data_start)
     tensors = _map_tensors(buffer, entries, data_start)
     return Part(path, version, alignment, len(buffer), metadata, tensors)
-
-
-def _map_file(path: Path) -> mmap:
-    try:
-        # Looked at before it is opened: opening a pipe would wait for a writer.
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            kind = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
-            raise file_error(path, f"is {kind}", "a GGUF file")
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise file_error(path, "is empty, 0 bytes", "a GGUF file")
-            return mmap(file.fileno(), 0, access=ACCESS_READ)
-    except ModelFileError:
-        raise
-    except (FileNotFoundError, NotADirectoryError):
-        raise ModelNotFoundError(f"{path}: no such file") from None
-    except (OSError, ValueError, OverflowError) as error:  # the last two: NUL in a path, 32 bits
-        raise file_error(path, f"cannot be read, {error}", "a readable GGUF file") from error
 
 
 def _read_version(cursor: Cursor) -> int:

@@ -1,0 +1,174 @@
+"""A Hugging Face folder: config.json, and weights in safetensors or torch files, whole or sharded.
+
+Which files belong together and whether all are there; reading one is left to
+safetensors_reader and torch_reader.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgellama.convert.checkpoint import Checkpoint
+from edgellama.convert.json_file import read_json_object
+from edgellama.convert.safetensors_reader import read_safetensors
+from edgellama.convert.source_tensor import SourceTensor
+from edgellama.quant.errors import ModelNotFoundError, UnsupportedModelError
+from edgellama.quant.gguf_cursor import file_error, shown
+
+_SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5,6})-of-(?P<count>[0-9]{5,6})\.[a-z]+")
+MAX_SHARDS = 10_000
+
+Reader = Callable[[Path], dict[str, SourceTensor]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How weights may be stored: ``stem`` and ``suffix`` of the files, and who reads one."""
+
+    stem: str
+    suffix: str
+    read: Reader
+
+    @property
+    def whole(self) -> str:
+        """The one file of a model that is not split."""
+        return f"{self.stem}{self.suffix}"
+
+    @property
+    def index(self) -> str:
+        """The table of which tensor is in which shard."""
+        return f"{self.stem}{self.suffix}.index.json"
+
+    def shards(self, folder: Path) -> list[Path]:
+        """The files of ``folder`` that are named as numbered shards."""
+        return sorted(
+            path
+            for path in folder.glob(f"{self.stem}-*{self.suffix}")
+            if _SHARD_NAME.fullmatch(path.name)
+        )
+
+
+# In the order of preference.
+LAYOUTS = (Layout("model", ".safetensors", read_safetensors),)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The files of a model in order; ``places`` names each tensor's file if an index did."""
+
+    layout: Layout
+    files: tuple[Path, ...]
+    places: Mapping[str, Path] | None = None
+
+
+def open_hugging_face(path: Path, folder: Path, weights: Weights) -> Checkpoint:
+    """The model in ``folder``, which was opened as ``path``.
+
+    Raises ModelNotFoundError for a missing shard, ModelFileError for files that contradict
+    each other, UnsupportedModelError for quantized weights.
+    """
+    config_path = folder / "config.json"
+    config = read_json_object(config_path)
+    _refuse_quantized(config_path, config)
+    return Checkpoint(
+        path=path,
+        kind="hugging_face",
+        folder=folder,
+        files=weights.files,
+        parameters=config,
+        tensors=_read_all(folder, weights),
+    )
+
+
+def _refuse_quantized(path: Path, config: Mapping[str, object]) -> None:
+    settings = config.get("quantization_config")
+    if settings is None:
+        return
+    method = settings.get("quant_method") if isinstance(settings, dict) else settings
+    raise UnsupportedModelError(
+        f"{path}: quantization_config has quant_method {shown(method)}; allowed: weights in F32, "
+        "F16 or BF16, so dequantize the model first, or take the one it was made from"
+    )
+
+
+def find_weights(folder: Path) -> Weights | None:
+    """The weights of ``folder``, safetensors first; None if there are none."""
+    for layout in LAYOUTS:
+        if (folder / layout.whole).is_file():
+            return Weights(layout, (folder / layout.whole,))
+        if (folder / layout.index).is_file():
+            return _indexed(folder, layout)
+        shards = layout.shards(folder)
+        if shards:
+            return Weights(layout, _complete(shards))
+    return None
+
+
+def _indexed(folder: Path, layout: Layout) -> Weights:
+    """What the index names; ModelFileError or ModelNotFoundError if it cannot be so."""
+    path = folder / layout.index
+    weight_map = read_json_object(path).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise file_error(path, f"weight_map is {shown(weight_map)}", "tensor names and their files")
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or Path(file).name != file or "\\" in file or "\0" in file:
+            raise file_error(
+                path,
+                f"weight_map names {shown(file)} for {shown(name)}",
+                "files in the same folder",
+            )
+    files = tuple(folder / name for name in sorted(set(weight_map.values())))
+    for file in files:
+        if not file.is_file():
+            raise ModelNotFoundError(
+                f"{path}: names {shown(file.name)}, which is missing; allowed: all "
+                f"{len(files)} files that the index names"
+            )
+    return Weights(layout, files, {name: folder / file for name, file in weight_map.items()})
+
+
+def _complete(shards: list[Path]) -> tuple[Path, ...]:
+    """``shards`` in order; ModelNotFoundError unless they are 1 to the count in their names."""
+    matches = [match for path in shards if (match := _SHARD_NAME.fullmatch(path.name))]
+    first, count = matches[0], int(matches[0]["count"])
+    different = next((m for m in matches if m["count"] != first["count"]), None)
+    if different or not 1 <= count <= MAX_SHARDS:
+        raise file_error(
+            shards[0].parent,
+            f"holds shards of {count} files and of {int((different or first)['count'])}",
+            f"the shards of one model, up to {MAX_SHARDS}",
+        )
+    by_number = {int(match["number"]): path for match, path in zip(matches, shards, strict=True)}
+    for number in range(1, count + 1):
+        if number not in by_number:
+            width = len(first["number"])
+            name = f"{first['stem']}-{number:0{width}d}-of-{first['count']}{shards[0].suffix}"
+            raise ModelNotFoundError(
+                f"{shards[0].parent}: shard {name} is missing; allowed: all {count} shards"
+            )
+    return tuple(by_number[number] for number in range(1, count + 1))
+
+
+def _read_all(folder: Path, weights: Weights) -> dict[str, SourceTensor]:
+    tensors: dict[str, SourceTensor] = {}
+    origins: dict[str, Path] = {}
+    for file in weights.files:
+        for name, tensor in weights.layout.read(file).items():
+            if name in tensors:
+                raise file_error(
+                    file,
+                    f"tensor {shown(name)} is in {origins[name].name} too",
+                    "each name once in a model",
+                )
+            tensors[name], origins[name] = tensor, file
+    for name, file in (weights.places or {}).items():
+        if origins.get(name) != file:
+            raise file_error(
+                folder / weights.layout.index,
+                f"names tensor {shown(name)} in {file.name}, which does not hold it",
+                "names of tensors that are there",
+            )
+    return tensors

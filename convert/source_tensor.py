@@ -1,0 +1,244 @@
+"""Tensors of a source, read a few rows at a time: mapped, joined from shards, in memory, permuted.
+
+A tensor knows its bytes and its format; which file holds them and what they mean for a model
+is left to the readers and to the description.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import mmap
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellama.quant.errors import UnsupportedModelError
+from edgellama.quant.formats import FORMATS_BY_NAME, Format
+
+_Self = TypeVar("_Self", bound="SourceTensor")
+_ARRAY_FORMATS = {np.dtype("<f4"): "F32", np.dtype("<f2"): "F16"}
+
+
+class SourceTensor(ABC):
+    """A tensor of a source: ``name``, ``shape`` in NumPy's order, and rows on demand.
+
+    A row runs along the last axis, so a tensor of one dimension is one row. Tensors do not
+    change, and every method may be called from several threads at once.
+    """
+
+    def __init__(self, name: str, shape: Sequence[int], tensor_format: Format) -> None:
+        """Raises ModelFileError if a row is not whole blocks of ``tensor_format``."""
+        self.name = name
+        self.shape = tuple(shape)
+        self._format = tensor_format
+        self._row_bytes = tensor_format.row_bytes(self.num_columns)
+
+    @property
+    def format(self) -> Format:
+        """How the rows are stored."""
+        return self._format
+
+    @property
+    def num_columns(self) -> int:
+        """Elements of a row."""
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def num_rows(self) -> int:
+        """All that the axes before the last hold together; 1 for a vector."""
+        return math.prod(self.shape[:-1])
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row in ``format``."""
+        return self._row_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all rows."""
+        return self.num_rows * self.row_bytes
+
+    def rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        """The bytes of rows ``first`` to before ``last``, (last - first, row_bytes), C-contiguous.
+
+        It may be a read-only view of a mapped file. IndexError for rows that are not there.
+        """
+        if not 0 <= first <= last <= self.num_rows:
+            raise IndexError(f"rows {first} to {last} of {self.num_rows} of tensor {self.name}")
+        return self._rows(first, last)
+
+    @abstractmethod
+    def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        """``rows`` for a range that has been checked."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Gives back the memory of mapped pages, so that it does not add up over a whole model.
+
+        Call it when the tensor is done; rows stay valid, and reading again brings the pages back.
+        """
+
+    def renamed(self: _Self, name: str) -> _Self:
+        """The same tensor under another name."""
+        other = copy.copy(self)
+        other.name = name
+        return other
+
+
+class MappedTensor(SourceTensor):
+    """A tensor whose bytes lie in one piece of a mapped file."""
+
+    def __init__(
+        self, name: str, shape: Sequence[int], tensor_format: Format, data: NDArray[np.uint8]
+    ) -> None:
+        """``data``: a view of all its bytes, one dimension; ValueError for any other number."""
+        super().__init__(name, shape, tensor_format)
+        if data.shape != (self.num_bytes,) or data.dtype != np.uint8:
+            raise ValueError(f"data of {name} is not {self.num_bytes} bytes")
+        self._data = data
+
+    def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        piece = self._data[first * self.row_bytes : last * self.row_bytes]
+        return piece.reshape(last - first, self.row_bytes)
+
+    def release(self) -> None:
+        """Drops the pages that hold nothing but this tensor, where the system can."""
+        mapping = _mapping_behind(self._data)
+        if mapping is None or not hasattr(mapping, "madvise"):
+            return
+        start = self._data.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+        first_page = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
+        num_bytes = (start + self.num_bytes) // mmap.PAGESIZE * mmap.PAGESIZE - first_page
+        if num_bytes > 0:
+            mapping.madvise(mmap.MADV_DONTNEED, first_page, num_bytes)
+
+
+def _mapping_behind(array: NDArray[np.uint8]) -> mmap.mmap | None:
+    """The mapping that ``array`` is a view of; None for an array in memory."""
+    owner: object = array
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    buffer = owner.obj if isinstance(owner, memoryview) else owner
+    return buffer if isinstance(buffer, mmap.mmap) else None
+
+
+class ArrayTensor(SourceTensor):
+    """A small tensor that is held in memory, such as one that is computed."""
+
+    def __init__(self, name: str, array: NDArray[np.float32] | NDArray[np.float16]) -> None:
+        """ValueError for an array that is neither float32 nor float16."""
+        if array.dtype not in _ARRAY_FORMATS:
+            raise ValueError(f"{name} is an array of {array.dtype}")
+        super().__init__(name, array.shape, FORMATS_BY_NAME[_ARRAY_FORMATS[array.dtype]])
+        self._data = np.frombuffer(array.tobytes(), np.uint8).reshape(-1, self.row_bytes)
+
+    def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        return self._data[first:last]
+
+    def release(self) -> None:
+        """Does nothing: no file is mapped."""
+
+
+class JoinedTensor(SourceTensor):
+    """The shards of one tensor, joined along axis 0 (rows) or axis 1 (columns)."""
+
+    def __init__(self, name: str, parts: Sequence[SourceTensor], axis: int) -> None:
+        """``parts``: in order, of one format and two dimensions; ValueError if they do not fit."""
+        other_sizes = {part.shape[1 - axis] for part in parts if len(part.shape) == 2}
+        formats = {part.format for part in parts}
+        if axis not in (0, 1) or len(formats) != 1 or len(other_sizes) != 1:
+            raise ValueError(f"shards of {name} do not join on axis {axis}")
+        sizes = [part.shape[axis] for part in parts]
+        (other_size,) = other_sizes
+        shape = (sum(sizes), other_size) if axis == 0 else (other_size, sum(sizes))
+        super().__init__(name, shape, formats.pop())
+        self._parts = tuple(parts)
+        self._axis = axis
+        self._starts = np.cumsum([0, *sizes]).tolist()
+
+    def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        if self._axis == 1:
+            return np.concatenate([part.rows(first, last) for part in self._parts], axis=1)
+        pieces = [
+            part.rows(max(first - start, 0), min(last - start, part.num_rows))
+            for part, start in zip(self._parts, self._starts, strict=False)
+            if start < last and first < start + part.num_rows
+        ]
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate([np.empty((0, self.row_bytes), np.uint8), *pieces])
+
+    def release(self) -> None:
+        """Releases every shard."""
+        for part in self._parts:
+            part.release()
+
+
+class PermutedTensor(SourceTensor):
+    """Rows of heads in half-split order, given in interleaved order.
+
+    Per head, rows (2, head_size / 2) become (head_size / 2, 2): new row 2i + j is old row
+    j * head_size / 2 + i. In a vector the elements take the place of rows.
+    """
+
+    def __init__(self, tensor: SourceTensor, num_heads: int) -> None:
+        """ValueError unless rows (or elements of a vector) make ``num_heads`` even-sized heads."""
+        super().__init__(tensor.name, tensor.shape, tensor.format)
+        self._is_vector = len(tensor.shape) == 1
+        num_items = tensor.num_columns if self._is_vector else tensor.num_rows
+        if num_heads < 1 or num_items % (2 * num_heads):
+            raise ValueError(f"{num_items} rows of {tensor.name} are not {num_heads} even heads")
+        if self._is_vector and tensor.format.block_size != 1:
+            raise ValueError(f"vector {tensor.name} is stored in blocks, as {tensor.format.name}")
+        self._tensor = tensor
+        self._head_size = num_items // num_heads
+
+    def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        if self._is_vector:
+            elements = self._tensor.rows(first, last).reshape(-1, self.format.block_bytes)
+            return self._interleaved(elements).reshape(last - first, self.row_bytes)
+        start = first // self._head_size * self._head_size
+        end = -(-last // self._head_size) * self._head_size
+        return self._interleaved(self._tensor.rows(start, end))[first - start : last - start]
+
+    def _interleaved(self, items: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Whole heads of ``items`` (n, bytes) in the new order."""
+        halves = items.reshape(-1, 2, self._head_size // 2, items.shape[1])
+        return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(items.shape)
+
+    def release(self) -> None:
+        """Releases the tensor behind it."""
+        self._tensor.release()
+
+
+class UnreadableTensor(SourceTensor):
+    """A tensor that is there but cannot be a weight: its name and shape are known, no more.
+
+    Buffers that no model needs may be of any kind, so only who asks for format or rows is
+    refused, with UnsupportedModelError.
+    """
+
+    def __init__(self, name: str, shape: Sequence[int], refusal: str) -> None:
+        """``refusal``: the error's text: file, tensor, what it is, what is allowed."""
+        super().__init__(name, shape, FORMATS_BY_NAME["F32"])
+        self._refusal = refusal
+
+    @property
+    def format(self) -> Format:
+        """Raises UnsupportedModelError."""
+        raise UnsupportedModelError(self._refusal)
+
+    @property
+    def row_bytes(self) -> int:
+        """Raises UnsupportedModelError."""
+        raise UnsupportedModelError(self._refusal)
+
+    def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        raise UnsupportedModelError(self._refusal)
+
+    def release(self) -> None:
+        """Does nothing: no rows were read."""
