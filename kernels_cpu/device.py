@@ -16,3 +16,11 @@ device: Any = register_jitable(
     fastmath=set(FAST_MATH),
 )
 """Decorator of a function that kernels call; it is typed and compiled anew for every use."""
+
+exact_device: Any = register_jitable(
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+    error_model="numpy",
+    fastmath=False,
+)
+"""As ``device``, but every operation is rounded as written: the same bits on every tier."""

@@ -18,7 +18,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kernels_cpu.device import FAST_MATH
-from edgellama.kernels_cpu.signatures import SIGNATURES, Signature
+from edgellama.kernels_cpu.signatures import CODEC_SIGNATURES, SIGNATURES, Signature
 from edgellama.quant.errors import KernelError
 
 ALLOWED_SYMBOLS = frozenset({"memcpy", "memset", "memmove"})
@@ -73,7 +73,7 @@ def compile_kernel(name: str) -> bytes:
 
     Raises KernelError when the code needs a symbol from outside.
     """
-    signature = SIGNATURES[name]
+    signature = SIGNATURES.get(name) or CODEC_SIGNATURES[name]
     library, symbol = _typed_library(signature)
     module = binding.parse_assembly(str(_entry_module(name, symbol, signature)))
     module.link_in(library._final_module, preserve=True)

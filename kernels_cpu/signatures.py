@@ -13,6 +13,10 @@ from types import MappingProxyType
 
 QUANTIZED_FORMATS = ("Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K")
 FLOAT_FORMATS = ("F32", "F16", "BF16")
+HALF_FORMATS = ("F16", "BF16")
+LEGACY_FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
+QUANTIZABLE_FORMATS = (*FLOAT_FORMATS, *LEGACY_FORMATS)
+"""Formats that f32 rows can be written in."""
 CACHE_NUMBER_BYTES = MappingProxyType({"f32": 4, "f16": 2})
 """Bytes of one number of the KV cache, by its type."""
 CACHE_TYPES = tuple(CACHE_NUMBER_BYTES)
@@ -131,3 +135,19 @@ def _signatures() -> dict[str, Signature]:
 
 SIGNATURES: Mapping[str, Signature] = MappingProxyType(_signatures())
 """Every kernel by name, such as ``gemv_Q4_0`` or ``attention_f16_4``."""
+
+
+def _codec_signatures() -> dict[str, Signature]:
+    convert, blocks = ("x", "num_values", "y"), ("x", "num_blocks", "blocks")
+    measured = ("x", "y", "num_rows", "num_columns", "sums")
+    table = {"measure": Signature("quantize_errors", "measure", (), measured)}
+    for name in HALF_FORMATS:
+        table[f"narrow_{name}"] = Signature("convert_floats", "narrow", (name,), convert)
+        table[f"widen_{name}"] = Signature("convert_floats", "widen", (name,), convert)
+    for name in LEGACY_FORMATS:
+        table[f"round_{name}"] = Signature("quantize_legacy", "round_blocks", (name,), blocks)
+    return table
+
+
+CODEC_SIGNATURES: Mapping[str, Signature] = MappingProxyType(_codec_signatures())
+"""The kernels of ``row_codec``, which share nothing between threads, by name."""

@@ -169,6 +169,9 @@ sum_lanes = _define_reduction(lambda b, x, y: b.fadd(x, y))
 max_lanes = _define_reduction(lambda b, x, y: b.select(b.fcmp_ordered(">", x, y), x, y))
 
 
+min_lanes = _define_reduction(lambda b, x, y: b.select(b.fcmp_ordered("<", x, y), x, y))
+
+
 @intrinsic
 def square_root(typingctx, x):
     """Correctly rounded square root."""

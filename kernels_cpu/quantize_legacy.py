@@ -1,0 +1,165 @@
+"""Q4_0 Q4_1 Q5_0 Q5_1 Q8_0 by plain rounding, bit for bit as the ``gguf`` package writes them.
+
+One block of 32 at a time. The choices of rounding, and that the first of equally large numbers
+decides the sign, are those of ``gguf.quants`` and of ggml's reference quantizers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from edgellama.kernels_cpu.device import exact_device
+from edgellama.kernels_cpu.simd import load_f32, read_f32, splat_f32
+from edgellama.kernels_cpu.simd_bytes import to_f32
+from edgellama.kernels_cpu.simd_exact import (
+    bits_above_nibble,
+    bits_of_equal,
+    f32_zeros_32,
+    first_bit,
+    minimum,
+    store_low_bytes,
+    store_nibble_pairs,
+    truncate,
+    where_greater,
+    write_i32,
+)
+from edgellama.kernels_cpu.simd_half import write_f16
+from edgellama.kernels_cpu.simd_math import (
+    add,
+    magnitude,
+    max_lanes,
+    maximum,
+    min_lanes,
+    mul,
+    sub,
+)
+
+ZERO, ONE = np.float32(0.0), np.float32(1.0)
+
+
+@exact_device
+def reciprocal(d):
+    """1 / d, or 0 for a block whose scale is 0."""
+    inverse = ZERO
+    if d != ZERO:
+        inverse = ONE / d
+    return inverse
+
+
+@exact_device
+def whole_part(x, top):
+    """The integer part of x as f32 in 0 to ``top``; 0 where x is not finite."""
+    zero = splat_f32(ZERO, x)
+    limited = where_greater(splat_f32(np.float32(256.0), x), x, x, zero)
+    return truncate(minimum(maximum(limited, zero), splat_f32(top, x)))
+
+
+@exact_device
+def largest_number(x, values):
+    """The number of greatest magnitude among 32, the first of several, with its sign."""
+    sizes = magnitude(values)
+    largest = splat_f32(max_lanes(sizes), values)
+    return read_f32(x + 4 * (first_bit(bits_of_equal(sizes, largest)) & 31))
+
+
+def symmetric_quants(top):
+    """The scale of 32 weights, and their quants 0 to ``top``, 0 standing for -(top + 1) / 2."""
+    divisor, offset = np.float32(-(top + 1) / 2), np.float32((top + 2) / 2)
+    highest = np.float32(top)
+
+    def quants(x):
+        values = load_f32(x, f32_zeros_32())
+        d = largest_number(x, values) / divisor
+        scaled = mul(values, splat_f32(reciprocal(d), values))
+        return d, whole_part(add(scaled, splat_f32(offset, values)), highest)
+
+    return exact_device(quants)
+
+
+def affine_quants(top):
+    """The scale and minimum of 32 weights, and their quants 0 to ``top``."""
+    highest = np.float32(top)
+
+    def quants(x):
+        values = load_f32(x, f32_zeros_32())
+        smallest = min_lanes(values)
+        d = (max_lanes(values) - smallest) / highest
+        above = sub(values, splat_f32(smallest, values))
+        scaled = mul(above, splat_f32(reciprocal(d), values))
+        half = splat_f32(np.float32(0.5), values)
+        return d, smallest, whole_part(add(scaled, half), highest)
+
+    return exact_device(quants)
+
+
+def encode_symmetric(top, extra_bytes):
+    """Half d; for five bits 32 high bits; 16 bytes of nibbles."""
+    quants_of = symmetric_quants(top)
+
+    def encode(x, block):
+        d, quants = quants_of(x)
+        write_f16(block, d)
+        if extra_bytes:
+            write_i32(block + 2, bits_above_nibble(quants))
+        store_nibble_pairs(block + 2 + extra_bytes, quants)
+
+    return exact_device(encode)
+
+
+def encode_affine(top, extra_bytes):
+    """Half d, half m; for five bits 32 high bits; 16 bytes of nibbles."""
+    quants_of = affine_quants(top)
+
+    def encode(x, block):
+        d, smallest, quants = quants_of(x)
+        write_f16(block, d)
+        write_f16(block + 2, smallest)
+        if extra_bytes:
+            write_i32(block + 4, bits_above_nibble(quants))
+        store_nibble_pairs(block + 4 + extra_bytes, quants)
+
+    return exact_device(encode)
+
+
+@exact_device
+def encode_q8_0(x, block):
+    """Half d; 32 signed bytes, rounded half away from zero."""
+    values = load_f32(x, f32_zeros_32())
+    d = max_lanes(magnitude(values)) / np.float32(127.0)
+    scaled = mul(values, splat_f32(reciprocal(d), values))
+    sizes = magnitude(scaled)
+    zero = splat_f32(ZERO, values)
+    sizes = where_greater(splat_f32(np.float32(256.0), values), sizes, sizes, zero)
+    whole = to_f32(truncate(sizes))
+    above = sub(sizes, whole)
+    half = splat_f32(np.float32(0.5), values)
+    rounded = where_greater(half, above, whole, add(whole, splat_f32(ONE, values)))
+    write_f16(block, d)
+    store_low_bytes(block + 2, truncate(where_greater(zero, scaled, sub(zero, rounded), rounded)))
+
+
+ENCODERS: Mapping[str, tuple[Callable[..., Any], int]] = MappingProxyType(
+    {
+        "Q4_0": (encode_symmetric(15, 0), 18),
+        "Q4_1": (encode_affine(15, 0), 20),
+        "Q5_0": (encode_symmetric(31, 4), 22),
+        "Q5_1": (encode_affine(31, 4), 24),
+        "Q8_0": (encode_q8_0, 34),
+    }
+)
+"""Per format: how 32 f32 become a block, and the block's bytes."""
+
+
+def round_blocks(name):
+    """Blocks of 32 one after the other, as many as ``num_blocks``."""
+    encode, block_bytes = ENCODERS[name]
+
+    def kernel(x, num_blocks, blocks, thread, job):
+        for i in range(num_blocks):
+            encode(x + 128 * i, blocks + block_bytes * i)
+
+    return kernel
