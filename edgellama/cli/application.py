@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "inspect": "edgellama.cli.inspect_model",
         "tokenize": "edgellama.cli.tokenize",
         "perplexity": "edgellama.cli.perplexity",
+        "imatrix": "edgellama.cli.imatrix",
         "doctor": "edgellama.cli.doctor",
         "warmup": "edgellama.cli.warmup",
     }

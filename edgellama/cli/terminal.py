@@ -62,6 +62,39 @@ def byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bars.update(bar, completed=done, total=total or None)
 
 
+@contextmanager
+def step_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """A live bar with the time left on a terminal, one plain line elsewhere.
+
+    Yields ``report(done, total)``; nothing is shown before the first report.
+    """
+    if not sys.stderr.isatty():
+        with count_progress(title) as report:
+            yield report
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    bar = bars.add_task(title, total=None)
+
+    def report_step(done: int, total: int) -> None:
+        bars.start()
+        bars.update(bar, completed=done, total=total)
+
+    try:
+        yield report_step
+    finally:
+        bars.stop()
+
+
 def kernel_progress() -> AbstractContextManager[Callable[[int, int], None]]:
     """The line that is shown while kernels are compiled; nothing if none are."""
     return count_progress("compiling kernels for this CPU, only this once")

@@ -1,0 +1,104 @@
+"""``edgellama imatrix``: which columns of a model matter for a text, as a file for ``convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgellama.cli.prompt_text import read_prompt
+
+OUTPUT_HELP = "Count the output matrix too, which is usually better left out."
+
+
+@click.command("imatrix")
+@click.argument("model")
+@click.option(
+    "-f", "--file", required=True, metavar="TEXT", help="The text, a UTF-8 file (- is stdin)."
+)
+@click.option(
+    "-o", "--output", required=True, metavar="FILE", help="Where to write the importance matrix."
+)
+@click.option(
+    "-c",
+    "--context",
+    "chunk_tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Tokens that are read together.  [default: 512]",
+)
+@click.option(
+    "--chunks",
+    "max_chunks",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Read this many chunks of the text at most.  [default: all]",
+)
+@click.option(
+    "-t",
+    "--threads",
+    "num_threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads to compute with.  [default: physical cores]",
+)
+@click.option("--process-output", "with_output", is_flag=True, help=OUTPUT_HELP)
+@click.option("--overwrite", is_flag=True, help="Replace FILE if it is there.")
+def command(
+    model: str,
+    file: str,
+    output: str,
+    chunk_tokens: int | None,
+    max_chunks: int | None,
+    num_threads: int | None,
+    with_output: bool,
+    overwrite: bool,
+) -> None:
+    """Measure how much each column of MODEL's matrices matters for a text.
+
+    The result makes low-bit conversions better: edgellama convert --imatrix FILE. Take a
+    model of 8 bits or more and some 50,000 tokens of varied text; the file's format is
+    llama.cpp's.
+
+    \b
+    Examples:
+      edgellama imatrix model-f16.gguf -f wiki.txt -o imatrix.gguf
+      edgellama imatrix model-q8_0.gguf -f wiki.txt -o imatrix.gguf --chunks 100
+    """
+    from edgellama.cli.background import run_cancellable
+    from edgellama.cli.model_argument import find_model
+    from edgellama.cli.terminal import kernel_progress, step_progress
+    from edgellama.convert.imatrix import write_imatrix
+    from edgellama.convert.whole_file import check_output
+    from edgellama.importance import measure_importance
+
+    path = find_model(model)
+    check_output(Path(output), overwrite=overwrite)
+    text = read_prompt(None, file, from_stdin=False)
+    with kernel_progress() as compiled, step_progress("reading the text") as progress:
+        importance = run_cancellable(
+            lambda cancelled: measure_importance(
+                path,
+                text,
+                chunk_tokens=chunk_tokens,
+                max_chunks=max_chunks,
+                with_output=with_output,
+                num_threads=num_threads,
+                cancelled=cancelled,
+                progress=progress,
+                kernel_progress=compiled,
+            )
+        )
+    write_imatrix(
+        output,
+        importance.sums,
+        num_tokens=importance.num_tokens,
+        chunk_tokens=importance.chunk_tokens,
+        datasets=[file],
+        overwrite=overwrite,
+    )
+    num_chunks = importance.num_tokens // importance.chunk_tokens
+    click.echo(
+        f"{output}: {len(importance.sums)} matrices, measured over {importance.num_tokens} tokens "
+        f"in {num_chunks} chunks"
+    )
