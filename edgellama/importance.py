@@ -1,7 +1,7 @@
 """How much each column of each matrix matters for a text: the model is run over it and watched.
 
-Joins file, tokenizer, engine and instrument; cuts the text as llama.cpp's imatrix tool does, so
-that the figures compare. Writing them to a file is left to the converter.
+Joins file, tokenizer, engine and instrument. Writing the figures to a file is left to the
+converter.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from edgellama.engine import Engine
 from edgellama.input_squares import InputSquares
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf_file import GGUFFile
-from edgellama.tokenizer import Tokenizer, load_tokenizer
+from edgellama.text_chunks import cut_text
+from edgellama.tokenizer import load_tokenizer
 
 DEFAULT_CHUNK_TOKENS = 512
 
@@ -76,26 +77,6 @@ def measure_importance(
             if not with_output:
                 del sums[engine.weights.output.name]
             return Importance(sums, chunks.size, length)
-
-
-def cut_text(tokenizer: Tokenizer, text: str, chunk_tokens: int) -> npt.NDArray[np.int32]:
-    """Tokens of the text (chunks, chunk_tokens) without the rest, each chunk begun by BOS.
-
-    BOS takes the place of a chunk's first token, if the model wants one at all. Raises
-    InvalidOptionError when there is not one chunk.
-    """
-    bos = tokenizer.special.bos_id if tokenizer.special.add_bos else None
-    tokens = tokenizer.encode(text, add_bos=bos is not None)
-    num_chunks = len(tokens) // chunk_tokens
-    if num_chunks == 0:
-        raise InvalidOptionError(
-            f"the text has {len(tokens)} tokens; needed: a chunk of {chunk_tokens} tokens or more"
-        )
-    chunks = np.array(tokens[: num_chunks * chunk_tokens], np.int32)
-    chunks = chunks.reshape(num_chunks, chunk_tokens)
-    if bos is not None:
-        chunks[:, 0] = bos
-    return chunks
 
 
 def _chunk_length(chunk_tokens: int | None, context_length: int) -> int:

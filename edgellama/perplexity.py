@@ -1,14 +1,13 @@
 """How well a model predicts a text, and how far another model's predictions are from its own.
 
-Chunks and scoring are those of llama.cpp's perplexity tool, so that figures compare: the text is
-tokenized once with a BOS where the model wants one, cut into chunks of the context's length, each
-computed on its own with BOS in its first place; the second half of every chunk is scored.
+Scoring is that of llama.cpp's perplexity tool, so that figures compare: each chunk of a text is
+computed on its own, and its second half is scored. Cutting the text is ``text_chunks``' business.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -18,11 +17,11 @@ import numpy.typing as npt
 from edgellama.cancellation import CancelToken
 from edgellama.engine import Engine
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.tokenizer import Tokenizer
 
 MIN_CHUNK_TOKENS = 8
 Progress = Callable[[int, int], None]
 FloatRows = npt.NDArray[np.float32]
+Chunks = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -64,41 +63,17 @@ class _Moments:
         return float(values.std(ddof=1) / math.sqrt(len(values)))
 
 
-def text_chunks(
-    tokenizer: Tokenizer, text: str, chunk_tokens: int, max_chunks: int | None = None
-) -> list[list[int]]:
-    """The text's tokens in whole chunks, BOS first where the model wants one.
-
-    Raises InvalidOptionError when there is not one whole chunk, with the tokens that there are.
-    """
-    if chunk_tokens < MIN_CHUNK_TOKENS:
-        raise InvalidOptionError(
-            f"chunks of {chunk_tokens} tokens; allowed: at least {MIN_CHUNK_TOKENS}"
-        )
-    tokens = tokenizer.encode(text)
-    num_chunks = len(tokens) // chunk_tokens
-    if num_chunks == 0:
-        raise InvalidOptionError(
-            f"the text has {len(tokens)} tokens; needed: at least {chunk_tokens}, one chunk"
-        )
-    chunks = [
-        tokens[i * chunk_tokens : (i + 1) * chunk_tokens]
-        for i in range(min(num_chunks, max_chunks or num_chunks))
-    ]
-    special = tokenizer.special
-    if special.add_bos and special.bos_id is not None:
-        chunks = [[special.bos_id, *chunk[1:]] for chunk in chunks]
-    return chunks
-
-
 def measure_perplexity(
     engine: Engine,
-    chunks: Sequence[Sequence[int]],
+    chunks: Chunks,
     *,
     cancelled: CancelToken | None = None,
     progress: Progress | None = None,
 ) -> Perplexity:
-    """Perplexity over ``chunks`` of one length; ``progress`` hears of (chunks done, chunks)."""
+    """Perplexity over ``chunks`` (n, tokens); ``progress`` hears of (chunks done, chunks).
+
+    Raises InvalidOptionError for chunks too short to score.
+    """
     losses = _Moments()
     for chunk, logits in _scored_logits(engine, chunks, cancelled, progress):
         losses.add(_losses(log_softmax(logits), chunk))
@@ -108,7 +83,7 @@ def measure_perplexity(
 def compare_models(
     engine: Engine,
     base: Engine,
-    chunks: Sequence[Sequence[int]],
+    chunks: Chunks,
     *,
     cancelled: CancelToken | None = None,
     progress: Progress | None = None,
@@ -144,11 +119,15 @@ def compare_models(
 
 def _scored_logits(
     engine: Engine,
-    chunks: Sequence[Sequence[int]],
+    chunks: Chunks,
     cancelled: CancelToken | None,
     progress: Progress | None,
-) -> Iterator[tuple[Sequence[int], FloatRows]]:
+) -> Iterator[tuple[Chunks, FloatRows]]:
     """Each chunk with the logits of its second half, the last position excepted."""
+    if chunks.shape[1] < MIN_CHUNK_TOKENS:
+        raise InvalidOptionError(
+            f"chunks of {chunks.shape[1]} tokens; allowed: at least {MIN_CHUNK_TOKENS}"
+        )
     with closing(engine.new_cache(len(chunks[0]))) as cache:
         for number, chunk in enumerate(chunks, 1):
             half = len(chunk) // 2
@@ -167,12 +146,12 @@ def log_softmax(logits: FloatRows) -> FloatRows:
     return shifted
 
 
-def _losses(scores: FloatRows, chunk: Sequence[int]) -> npt.NDArray[np.float64]:
+def _losses(scores: FloatRows, chunk: Chunks) -> npt.NDArray[np.float64]:
     targets = chunk[len(chunk) - len(scores) :]
     return -scores[np.arange(len(scores)), targets].astype(np.float64)
 
 
-def _perplexity(losses: _Moments, chunks: Sequence[Sequence[int]]) -> Perplexity:
+def _perplexity(losses: _Moments, chunks: Chunks) -> Perplexity:
     value = math.exp(losses.mean())
     scored = len(chunks[0]) - 1 - len(chunks[0]) // 2
     return Perplexity(

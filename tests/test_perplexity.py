@@ -13,9 +13,10 @@ from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine import Engine
-from edgellama.perplexity import compare_models, measure_perplexity, text_chunks
+from edgellama.perplexity import compare_models, measure_perplexity
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf_file import GGUFFile
+from edgellama.text_chunks import cut_text
 from edgellama.tokenizer import load_tokenizer
 
 TEXT = "A llama is no camel, and an alpaca is no sheep. " * 8
@@ -33,7 +34,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[GGUFFile]]:
         file.close()
 
 
-def reference_scores(file: GGUFFile, chunk: list[int]) -> np.ndarray:
+def reference_scores(file: GGUFFile, chunk: np.ndarray) -> np.ndarray:
     """Log-probabilities over the vocabulary at the scored positions, by NumPy."""
     logits = NumpyLlama(file).forward(chunk)[CHUNK // 2 : -1]
     shifted = logits - logits.max(axis=1, keepdims=True)
@@ -41,30 +42,18 @@ def reference_scores(file: GGUFFile, chunk: list[int]) -> np.ndarray:
     return scores
 
 
-def test_chunks_begin_with_bos(files: list[GGUFFile]) -> None:
-    """Every chunk has the asked length and BOS first; what is left of the text is dropped."""
-    tokenizer = load_tokenizer(files[0].metadata)
-    tokens = tokenizer.encode(TEXT)
-    chunks = text_chunks(tokenizer, TEXT, CHUNK)
-    assert len(chunks) == len(tokens) // CHUNK >= 2
-    assert {len(chunk) for chunk in chunks} == {CHUNK}
-    assert {chunk[0] for chunk in chunks} == {tokenizer.special.bos_id}
-    assert chunks[1][1:] == tokens[CHUNK + 1 : 2 * CHUNK]
-    assert text_chunks(tokenizer, TEXT, CHUNK, max_chunks=1) == chunks[:1]
-
-
-def test_too_short_a_text_is_refused(files: list[GGUFFile]) -> None:
-    """The message says how many tokens there are and how many are needed."""
-    tokenizer = load_tokenizer(files[0].metadata)
-    with pytest.raises(InvalidOptionError, match=r"has \d+ tokens; needed: at least 4096"):
-        text_chunks(tokenizer, TEXT, 4096)
-    with pytest.raises(InvalidOptionError, match="chunks of 2 tokens"):
-        text_chunks(tokenizer, TEXT, 2)
+def test_too_short_chunks_are_refused(files: list[GGUFFile]) -> None:
+    """Chunks without a scored token are refused before anything is computed."""
+    with (
+        Engine(files[0], num_threads=1) as engine,
+        pytest.raises(InvalidOptionError, match="of 4 tokens"),
+    ):
+        measure_perplexity(engine, np.ones((1, 4), np.int32))
 
 
 def test_perplexity_is_that_of_numpy(files: list[GGUFFile]) -> None:
     """Value, error and count follow from the second halves' log-probabilities."""
-    chunks = text_chunks(load_tokenizer(files[0].metadata), TEXT, CHUNK)
+    chunks = cut_text(load_tokenizer(files[0].metadata), TEXT, CHUNK)
     losses = np.concatenate(
         [
             -reference_scores(files[0], chunk)[np.arange(CHUNK // 2 - 1), chunk[CHUNK // 2 + 1 :]]
@@ -83,7 +72,7 @@ def test_perplexity_is_that_of_numpy(files: list[GGUFFile]) -> None:
 
 def test_divergence_is_that_of_numpy(files: list[GGUFFile]) -> None:
     """Mean KL and agreement of two models; a model is no distance from itself."""
-    chunks = text_chunks(load_tokenizer(files[0].metadata), TEXT, CHUNK, max_chunks=2)
+    chunks = cut_text(load_tokenizer(files[0].metadata), TEXT, CHUNK)[:2]
     with Engine(files[0], num_threads=1) as engine, Engine(files[1], num_threads=1) as base:
         _, _, divergence = compare_models(engine, base, chunks)
         own, other, none = compare_models(engine, engine, chunks)
@@ -107,7 +96,7 @@ def test_other_vocabularies_do_not_compare(files: list[GGUFFile], tmp_path: Path
         Engine(file, num_threads=1) as base,
         pytest.raises(InvalidOptionError, match="288 and 320"),
     ):
-        compare_models(engine, base, [[1] * CHUNK])
+        compare_models(engine, base, np.ones((1, CHUNK), np.int32))
 
 
 def test_the_command_prints_figures(
@@ -127,4 +116,4 @@ def test_the_command_prints_figures(
     assert figures["kl"] > 0
     result = run_cli("perplexity", own, "-f", text, "-c", "100000")
     assert result.returncode == 1
-    assert "needed: at least 100000" in result.stderr
+    assert "needed: a chunk of 100000 tokens" in result.stderr

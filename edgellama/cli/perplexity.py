@@ -15,6 +15,7 @@ from edgellama.cli.prompt_text import read_prompt
 
 if TYPE_CHECKING:
     from edgellama.engine import Engine
+    from edgellama.perplexity import Chunks
     from edgellama.tokenizer import Tokenizer
 
 DEFAULT_CHUNK_TOKENS = 512
@@ -68,13 +69,13 @@ def command(
       edgellama perplexity model-q4_k_m.gguf -f text.txt --kl-base model-f16.gguf --json
     """
     from edgellama.cli.model_argument import find_model
-    from edgellama.perplexity import text_chunks
+    from edgellama.text_chunks import cut_text
 
     text = read_prompt(None, file, False)
     paths = [find_model(name) for name in (model, base) if name is not None]
     with ExitStack() as stack:
         opened = [_open(stack, path, num_threads) for path in paths]
-        chunks = text_chunks(opened[0][1], text, chunk_tokens, max_chunks)
+        chunks = cut_text(opened[0][1], text, chunk_tokens)[:max_chunks]
         engines = [engine for engine, _ in opened]
         figures = _measure(engines, chunks)
     if as_json:
@@ -97,7 +98,7 @@ def _open(stack: ExitStack, path: Path, num_threads: int | None) -> tuple[Engine
     return engine, tokenizer
 
 
-def _measure(engines: Sequence[Engine], chunks: Sequence[Sequence[int]]) -> dict[str, Any]:
+def _measure(engines: Sequence[Engine], chunks: Chunks) -> dict[str, Any]:
     from edgellama.cli.terminal import count_progress
     from edgellama.perplexity import compare_models, measure_perplexity
 
