@@ -43,6 +43,7 @@ class GGUFFile:
         self.files = tuple(part.path for part in parts)
         self.file_bytes = sum(part.file_bytes for part in parts)
         self.metadata: Mapping[str, MetadataValue] = MappingProxyType(first.metadata)
+        self.metadata_types: Mapping[str, int] = MappingProxyType(first.metadata_types)
         self._tensors: Mapping[str, Tensor] | None = MappingProxyType(_join_tensors(parts))
 
     @property

@@ -45,20 +45,21 @@ _ITEM_BYTES: Mapping[int, int] = MappingProxyType(
 MIN_PAIR_BYTES = 8 + 1 + 4 + 1  # length, key, type, value
 
 
-def read_metadata(cursor: Cursor, num_keys: int) -> dict[str, MetadataValue]:
-    """The next ``num_keys`` pairs; ModelFileError for any that cannot be what it claims.
+def read_metadata(cursor: Cursor, num_keys: int) -> tuple[dict[str, MetadataValue], dict[str, int]]:
+    """The next ``num_keys`` pairs and their types; ModelFileError for an impossible one.
 
     Numeric arrays are read-only NumPy arrays of the file's type, arrays of strings are
-    StringArray, arrays of arrays are tuples. Nothing refers to the mapping.
+    StringArray, arrays of arrays are tuples. Nothing refers to the mapping. Types are GGUF's.
     """
     reader = _ValueReader(cursor)
     metadata: dict[str, MetadataValue] = {}
+    types: dict[str, int] = {}
     for index in range(num_keys):
         key = cursor.name(f"metadata key {index}", MAX_KEY_BYTES)
         if key in metadata:
             raise cursor.error(f"metadata key {shown(key)} is there twice", "each key once")
-        metadata[key] = reader.value(f"metadata key {shown(key)}")
-    return metadata
+        types[key], metadata[key] = reader.typed_value(f"metadata key {shown(key)}")
+    return metadata, types
 
 
 class _ValueReader:
@@ -68,9 +69,12 @@ class _ValueReader:
         self._cursor = cursor
         self._num_nested_left = MAX_NESTED_ARRAYS
 
-    def value(self, what: str) -> MetadataValue:
+    def typed_value(self, what: str) -> tuple[int, MetadataValue]:
         """The next type and the value after it."""
         type_id = self._type(what)
+        return type_id, self._value(type_id, what)
+
+    def _value(self, type_id: int, what: str) -> MetadataValue:
         if type_id == _STRING:
             return self._cursor.string(what).decode("utf-8", "surrogateescape")
         if type_id == _ARRAY:

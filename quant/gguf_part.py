@@ -53,6 +53,7 @@ class Part:
     alignment: int
     file_bytes: int
     metadata: dict[str, MetadataValue]
+    metadata_types: dict[str, int]
     tensors: tuple[Tensor, ...]
 
 
@@ -63,13 +64,13 @@ def read_part(path: Path) -> Part:
     version = _read_version(cursor)
     num_tensors = cursor.count("the number of tensors", MIN_TENSOR_BYTES, MAX_TENSORS)
     num_keys = cursor.count("the number of metadata keys", MIN_PAIR_BYTES, MAX_KEYS)
-    metadata = read_metadata(cursor, num_keys)
+    metadata, types = read_metadata(cursor, num_keys)
     alignment = _alignment(cursor, metadata)
     entries = read_tensor_entries(cursor, num_tensors)
     data_start = -(-cursor.position // alignment) * alignment
     check_layout(cursor, entries, alignment, len(buffer) - data_start)
     tensors = _map_tensors(buffer, entries, data_start)
-    return Part(path, version, alignment, len(buffer), metadata, tensors)
+    return Part(path, version, alignment, len(buffer), metadata, types, tensors)
 
 
 def _read_version(cursor: Cursor) -> int:

@@ -1,0 +1,78 @@
+"""What the GGUF file of a checkpoint will hold: all metadata and tensors, nothing quantized yet.
+
+All of a conversion that is about Llamas is joined here: names, sizes, vocabulary, chat template.
+Reading the source and writing the file are left to others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from edgellama.convert import metadata
+from edgellama.convert.chat_template_source import chat_template_items
+from edgellama.convert.checkpoint import Checkpoint
+from edgellama.convert.family import check_hugging_face, check_meta
+from edgellama.convert.general import general_items
+from edgellama.convert.gguf_source import gguf_items
+from edgellama.convert.hparams import hugging_face_hparams, meta_hparams
+from edgellama.convert.json_fields import Fields
+from edgellama.convert.layout import SourceLayout
+from edgellama.convert.metadata import MetadataItem
+from edgellama.convert.source_tensor import SourceTensor
+from edgellama.convert.split_pattern_names import checked_name
+from edgellama.convert.tokenizer_settings import TokenizerSettings
+from edgellama.convert.vocabulary_source import read_vocabulary
+
+__all__ = ["MetadataItem", "ModelDescription", "describe"]
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """``metadata``: GGUF keys in order of writing, without those that depend on the output's
+    types and parts (``general.file_type``, ``general.quantization_version``, ``split.*``).
+
+    ``tensors``: GGUF's names and order of rows, in order of writing.
+    """
+
+    metadata: Mapping[str, MetadataItem]
+    tensors: tuple[SourceTensor, ...]
+
+
+def describe(
+    checkpoint: Checkpoint, *, pre: str | None = None, name: str | None = None
+) -> ModelDescription:
+    """The file that a checkpoint becomes.
+
+    ``pre``: the name of the tokenizer's split pattern (``tokenizer.ggml.pre``), for one that is
+    not recognised. ``name``: the model's; None for the source's own. UnsupportedModelError for
+    what is no Llama or has an unknown tokenizer, ModelFileError for what is damaged or incomplete.
+    """
+    if checkpoint.kind == "gguf":
+        return _describe_gguf(checkpoint, pre, name)
+    is_meta = checkpoint.kind == "meta"
+    config_file = "params.json" if is_meta else "config.json"
+    config = Fields(checkpoint.parameters, str(checkpoint.folder / config_file))
+    (check_meta if is_meta else check_hugging_face)(config)
+    layout = SourceLayout(str(checkpoint.path), checkpoint.kind, checkpoint.tensors)
+    sizes = (meta_hparams if is_meta else hugging_face_hparams)(config, layout.rows)
+    tied = not is_meta and config.flag("tie_word_embeddings", False)
+    tensors = layout.ordered(sizes, tied=tied, half_split=not is_meta)
+    settings = TokenizerSettings(checkpoint.folder, config)
+    items = (
+        general_items(checkpoint, tensors, name)
+        | sizes.items()
+        | read_vocabulary(settings, sizes, pre).items()
+        | chat_template_items(checkpoint.folder, settings.settings)
+    )
+    return ModelDescription(MappingProxyType(items), tuple(tensors))
+
+
+def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) -> ModelDescription:
+    items = gguf_items(checkpoint.path)
+    if name is not None:
+        items["general.name"] = metadata.text(name)
+    if pre is not None:
+        items["tokenizer.ggml.pre"] = metadata.text(checked_name(pre))
+    return ModelDescription(MappingProxyType(items), tuple(checkpoint.tensors.values()))

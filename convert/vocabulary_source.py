@@ -1,0 +1,74 @@
+"""Which of the files beside a checkpoint is its tokenizer, and what GGUF holds of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgellama.convert.bpe_vocabulary import bpe_vocabulary
+from edgellama.convert.fast_sentencepiece_vocabulary import (
+    fast_sentencepiece_vocabulary,
+    is_fast_sentencepiece,
+)
+from edgellama.convert.hparams import HyperParameters
+from edgellama.convert.sentencepiece_file import read_sentencepiece
+from edgellama.convert.sentencepiece_vocabulary import sentencepiece_vocabulary
+from edgellama.convert.tiktoken_vocabulary import is_tiktoken, tiktoken_vocabulary
+from edgellama.convert.tokenizer_settings import TokenizerSettings
+from edgellama.convert.vocabulary import Vocabulary
+from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError, UnsupportedModelError
+from edgellama.quant.gguf_cursor import shown
+
+MODEL_FILE, FAST_FILE = "tokenizer.model", "tokenizer.json"
+
+
+def read_vocabulary(
+    settings: TokenizerSettings, sizes: HyperParameters, pre: str | None
+) -> Vocabulary:
+    """The vocabulary of the checkpoint in a folder, one token for each row of the embedding.
+
+    A SentencePiece model goes before ``tokenizer.json``, as it is what the model was trained
+    with. ``pre``: the split pattern's name, for byte-level BPE alone. ModelNotFoundError where
+    there is no tokenizer, UnsupportedModelError for one of another kind.
+    """
+    path = _model_file(settings.folder)
+    if path is not None and not is_tiktoken(path):
+        _refuse_pre(path, pre)
+        return sentencepiece_vocabulary(read_sentencepiece(path), settings, sizes.vocab_size)
+    if settings.tokenizer:
+        return _from_tokenizer_json(settings, sizes.vocab_size, pre)
+    if path is None:
+        raise ModelNotFoundError(
+            f"{settings.folder}: no tokenizer; needed: {MODEL_FILE} or {FAST_FILE}"
+        )
+    scaled = sizes.scaling.llama3 is not None
+    return tiktoken_vocabulary(path, sizes.vocab_size, pre, scaled_positions=scaled)
+
+
+def _model_file(folder: Path) -> Path | None:
+    """The tokenizer's own file; Llama 1 keeps one for all sizes beside their folders."""
+    candidates = (folder / MODEL_FILE, folder.resolve().parent / MODEL_FILE)
+    places = candidates if (folder / "params.json").is_file() else candidates[:1]
+    return next((path for path in places if path.is_file()), None)
+
+
+def _from_tokenizer_json(settings: TokenizerSettings, num_rows: int, pre: str | None) -> Vocabulary:
+    tokenizer = settings.tokenizer
+    if is_fast_sentencepiece(tokenizer):
+        _refuse_pre(Path(tokenizer.source), pre)
+        return fast_sentencepiece_vocabulary(settings, num_rows)
+    kind = tokenizer.fields("model").text("type")
+    steps = str(tokenizer.values.get("pre_tokenizer")) + str(tokenizer.values.get("decoder"))
+    if kind not in ("BPE", None) or "ByteLevel" not in steps:
+        raise UnsupportedModelError(
+            f"{tokenizer.source}: a tokenizer of type {shown(kind)}; supported: byte-level BPE, "
+            f"and SentencePiece as {MODEL_FILE}"
+        )
+    return bpe_vocabulary(settings, num_rows, pre)
+
+
+def _refuse_pre(path: Path, pre: str | None) -> None:
+    if pre is not None:
+        raise InvalidOptionError(
+            f"--pre {shown(pre)}: {path} is SentencePiece, which has no split pattern; "
+            "allowed: with byte-level BPE"
+        )
