@@ -39,7 +39,7 @@ def bpe_vocabulary(settings: TokenizerSettings, num_rows: int, pre: str | None) 
         types=[token.type for token in tokens],
         merges=[" ".join(pair) for pair in merge_pairs(tokenizer.fields("model"))],
         special_ids=ids,
-        settings=bos_and_eos(settings, ids, tokens),
+        settings=bos_and_eos(settings, ids, tokens) | {"add_space_prefix": False},
     )
 
 

@@ -74,7 +74,7 @@ def tiktoken_vocabulary(
         types=[token.type for token in tokens],
         merges=[f"{written[left]} {written[right]}" for left, right in merges(ranks)],
         special_ids=ids | well_known_ids(ids_by_text),
-        settings={"add_bos_token": "bos" in ids, "add_eos_token": False},
+        settings={"add_bos_token": "bos" in ids, "add_eos_token": False, "add_space_prefix": False},
     )
 
 
