@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 import base64
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -38,58 +39,67 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}"
     "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
+K_MIXES = ("q2_k", "q3_k", "q4_k", "q5_k")
+"""Types whose attn_v and ffn_down have six bits in some layers, as Q4_K_M has."""
 FILE_TYPES = {
     "q4_0": LlamaFileType.MOSTLY_Q4_0,
+    "q4_1": LlamaFileType.MOSTLY_Q4_1,
+    "q5_0": LlamaFileType.MOSTLY_Q5_0,
+    "q5_1": LlamaFileType.MOSTLY_Q5_1,
     "q8_0": LlamaFileType.MOSTLY_Q8_0,
+    "q2_k": LlamaFileType.MOSTLY_Q2_K,
+    "q3_k": LlamaFileType.MOSTLY_Q3_K_M,
     "q4_k": LlamaFileType.MOSTLY_Q4_K_M,
+    "q5_k": LlamaFileType.MOSTLY_Q5_K_M,
+    "q6_k": LlamaFileType.MOSTLY_Q6_K,
+    "iq4_nl": LlamaFileType.MOSTLY_IQ4_NL,
+    "iq4_xs": LlamaFileType.MOSTLY_IQ4_XS,
 }
 
 
-def q4_0_blocks(rng: np.random.Generator, num_blocks: int, spread: float) -> Bytes:
-    """uint8 [num_blocks, 18]: a half scale of either sign and 32 nibbles."""
-    return scale_first(rng, random_scales(rng, num_blocks, spread / 4.6), 16)
+@dataclass(frozen=True)
+class RandomBlocks:
+    """Where a block has its half scale, and what random bytes come to at a scale of one.
+
+    ``minimum`` is the second half scale, just behind the first, in units of the first: it
+    centres the weights. ``deviation`` is their standard deviation.
+    """
+
+    scale_at: int
+    deviation: float
+    minimum: float | None = None
+
+    def make(self, rng: np.random.Generator, shape: tuple[int, int], spread: float) -> Bytes:
+        """uint8 ``shape`` (blocks, bytes of one) that dequantize to about ``spread``."""
+        blocks = np.frombuffer(bytearray(rng.bytes(shape[0] * shape[1])), np.uint8).reshape(shape)
+        scales = random_scales(rng, shape[0], spread / self.deviation)
+        if self.minimum is not None:
+            scales = np.concatenate([scales, self.minimum * scales], axis=1)
+        halves = scales.astype(np.float16).view(np.uint8)
+        blocks[:, self.scale_at : self.scale_at + halves.shape[1]] = halves
+        return blocks
 
 
-def q8_0_blocks(rng: np.random.Generator, num_blocks: int, spread: float) -> Bytes:
-    """uint8 [num_blocks, 34]: a half scale of either sign and 32 int8."""
-    return scale_first(rng, random_scales(rng, num_blocks, spread / 74), 32)
-
-
-def q4_k_blocks(rng: np.random.Generator, num_blocks: int, spread: float) -> Bytes:
-    """uint8 [num_blocks, 144]: scales of the scales and minimums, 12 bytes of both, 128 quants."""
-    scales = np.abs(random_scales(rng, num_blocks, spread / 250))
-    return scale_first(rng, np.concatenate([scales, 7.5 * scales], axis=1), 140)
-
-
-def q6_k_blocks(rng: np.random.Generator, num_blocks: int, spread: float) -> Bytes:
-    """uint8 [num_blocks, 210]: 192 bytes of quants, 16 int8 scales, a half scale."""
-    scales = random_scales(rng, num_blocks, spread / 1370).astype(np.float16).view(np.uint8)
-    return np.concatenate([random_bytes(rng, num_blocks, 208), scales], axis=1)
+BLOCKS: Mapping[GGMLQuantizationType, RandomBlocks] = {
+    GGMLQuantizationType.Q4_0: RandomBlocks(0, 4.6),
+    GGMLQuantizationType.Q4_1: RandomBlocks(0, 4.6, -7.5),
+    GGMLQuantizationType.Q5_0: RandomBlocks(0, 9.2),
+    GGMLQuantizationType.Q5_1: RandomBlocks(0, 9.2, -15.5),
+    GGMLQuantizationType.Q8_0: RandomBlocks(0, 74),
+    GGMLQuantizationType.Q2_K: RandomBlocks(80, 13.9, 1.5),
+    GGMLQuantizationType.Q3_K: RandomBlocks(108, 43.3),
+    GGMLQuantizationType.Q4_K: RandomBlocks(0, 258, 7.5),
+    GGMLQuantizationType.Q5_K: RandomBlocks(0, 527, 15.5),
+    GGMLQuantizationType.Q6_K: RandomBlocks(208, 1370),
+    GGMLQuantizationType.IQ4_NL: RandomBlocks(0, 67),
+    GGMLQuantizationType.IQ4_XS: RandomBlocks(0, 1250),
+}
 
 
 def random_scales(rng: np.random.Generator, num_blocks: int, size: float) -> Any:
     """float32 [num_blocks, 1] about ``size`` with random signs."""
     values = rng.random((num_blocks, 1), np.float32) * np.float32(0.6) + np.float32(0.7)
     return np.where(rng.random((num_blocks, 1), np.float32) < 0.5, -size, size) * values
-
-
-def scale_first(rng: np.random.Generator, scales: Any, num_bytes: int) -> Bytes:
-    """Blocks of half-precision ``scales`` and then random bytes."""
-    halves = scales.astype(np.float16).view(np.uint8)
-    return np.concatenate([halves, random_bytes(rng, len(scales), num_bytes)], axis=1)
-
-
-def random_bytes(rng: np.random.Generator, rows: int, columns: int) -> Bytes:
-    """uint8 [rows, columns]."""
-    return np.frombuffer(rng.bytes(rows * columns), np.uint8).reshape(rows, columns)
-
-
-MAKE_BLOCKS: Mapping[GGMLQuantizationType, Callable[[np.random.Generator, int, float], Bytes]] = {
-    GGMLQuantizationType.Q4_0: q4_0_blocks,
-    GGMLQuantizationType.Q8_0: q8_0_blocks,
-    GGMLQuantizationType.Q4_K: q4_k_blocks,
-    GGMLQuantizationType.Q6_K: q6_k_blocks,
-}
 
 
 def read_ranks(path: Path) -> list[bytes]:
@@ -180,7 +190,8 @@ def tensor_types(type_name: str, vocab_size: int) -> dict[str, Any]:
     query, key = HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE
     tensors: dict[str, Any] = {"token_embd": (vocab_size, WIDTH, embedding)}
     for layer in range(LAYERS):
-        larger = GGMLQuantizationType.Q6_K if type_name == "q4_k" and keeps_more(layer) else base
+        more = type_name in K_MIXES and keeps_more(layer)
+        larger = GGMLQuantizationType.Q6_K if more else base
         tensors |= {
             f"blk.{layer}.attn_norm": None,
             f"blk.{layer}.attn_q": (query, WIDTH, base),
@@ -206,9 +217,10 @@ def tensor_data(rng: np.random.Generator, kind: Any) -> Bytes | Any:
     if kind is None:
         return rng.normal(1, 0.1, WIDTH).astype(np.float32)
     rows, columns, ggml_type = kind
-    block_size, _ = GGML_QUANT_SIZES[ggml_type]
+    block_size, block_bytes = GGML_QUANT_SIZES[ggml_type]
     spread = (3.0 if rows > FEED_FORWARD else 1.0) / columns**0.5
-    return MAKE_BLOCKS[ggml_type](rng, rows * columns // block_size, spread).reshape(rows, -1)
+    shape = (rows * columns // block_size, block_bytes)
+    return BLOCKS[ggml_type].make(rng, shape, spread).reshape(rows, -1)
 
 
 def write_model(path: Path, type_name: str, tokenizer: Path, seed: int) -> None:

@@ -2,8 +2,9 @@
 
 A block is 32 numbers of one token: scale = absmax / 127, q = round(x / scale). The decode
 layout groups blocks as the weights are read (one block to every four lanes) into records of
-quants (first halves, then second halves), scales and scaled sums of the quants. The prefill
-layout keeps the quants in order, with one scale and the sums in arrays beside them.
+quants (first halves, then second halves), scales and scaled sums of the quants: two lanes for
+the first half of a block, two for the second. The prefill layout keeps the quants in order,
+with one scale and the sums in arrays beside them.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from edgellama.kernels_cpu.simd_bytes import (
     to_f32,
 )
 from edgellama.kernels_cpu.simd_math import magnitude, max_lanes, maximum, mul, sum_lanes
+from edgellama.kernels_cpu.simd_scales import dot_pairs, pairs_of_ones
 
 BLOCK = 32
 
@@ -51,10 +53,10 @@ def quantize_block(x, first, second):
 
 
 @device
-def byte_sums(address, like):
-    """Sums of four neighbouring bytes of the 16 at ``address``, as f32."""
+def word_sums(address, like):
+    """Sums of four neighbouring bytes of the 16 at ``address``."""
     taken = load_bytes(address, like)
-    return to_f32(dot4(i32_zeros_like(like), bytes_like(taken, 1), taken))
+    return dot4(i32_zeros_like(like), bytes_like(taken, 1), taken)
 
 
 @device
@@ -86,9 +88,7 @@ def quantize_as_records(
         high = low + 16 * size
         factor = splat_f32(quantize_block(x + block * 128, low, high), like)
         store(high + 16 * size, factor)
-        taken_low, taken_high = load_bytes(low, like), load_bytes(high, like)
-        sums = dot4(i32_zeros_like(like), bytes_like(taken_low, 1), taken_low)
-        sums = dot4(sums, bytes_like(taken_high, 1), taken_high)
+        sums = dot_pairs(word_sums(low, like), word_sums(high, like), pairs_of_ones(like))
         store(high + 32 * size, mul(to_f32(sums), factor))
 
 
@@ -100,8 +100,8 @@ def quantize_in_order(x, first_block, last_block, num_blocks, q, q_scale, q_sum,
         unit = token * num_blocks + block
         quants = q + unit * BLOCK
         scale = quantize_block(x + block * 128, quants, quants + 16)
-        low = sum_lanes(byte_sums(quants, like)) * scale
-        high = sum_lanes(byte_sums(quants + 16, like)) * scale
+        low = sum_lanes(to_f32(word_sums(quants, like))) * scale
+        high = sum_lanes(to_f32(word_sums(quants + 16, like))) * scale
         write_f32(q_scale + unit * 4, scale)
         write_f32(q_sum + unit * 4, low + high)
         write_f32(q_half_sum + unit * 8, low)

@@ -34,6 +34,8 @@ class Tier:
     has_f16_conversion: bool = True
     has_fma: bool = True
     has_dot4: bool = True
+    has_pair_dot: bool = True
+    has_byte_shuffle: bool = True
 
     def runs_on(self, machine: str, features: frozenset[str]) -> bool:
         """Whether a CPU of this architecture and feature set can run the tier."""
@@ -55,6 +57,8 @@ GENERIC = Tier(
     has_f16_conversion=False,
     has_fma=False,
     has_dot4=False,
+    has_pair_dot=False,
+    has_byte_shuffle=False,
 )
 TIERS: tuple[Tier, ...] = (AVX512VNNI, GENERIC)
 """Fastest first."""

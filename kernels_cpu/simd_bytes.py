@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numba import types
@@ -85,37 +86,6 @@ def concatenate(builder: Any, vectors: list[Any]) -> Any:
 
 
 @intrinsic(prefer_literal=True)
-def load_paired_scales(typingctx, address, half, like):
-    """Signed bytes in pairs at ``address``: the first or second of each, as i32 in four lanes."""
-    count, number = like.lanes // 4, getattr(half, "literal_value", None)
-    if number is None:
-        return None
-
-    def codegen(ctx, b, sig, args):
-        words = llvm_vector("i16", count)
-        pairs = load_at(b, args[0], words)
-        if number == 0:
-            pairs = b.shl(pairs, constant("i16", [8] * count))
-        taken = b.sext(b.ashr(pairs, constant("i16", [8] * count)), llvm_vector("i32", count))
-        return shuffle(b, taken, taken, [i for i in range(count) for _ in range(4)])
-
-    return Vector("i32", like.lanes)(types.int64, half, like), codegen
-
-
-@intrinsic
-def widen_word(typingctx, word, like):
-    """The low bytes of ``word`` (unsigned), each as f32 in four lanes: as many as fill ``like``."""
-
-    def codegen(ctx, b, sig, args):
-        taken = b.bitcast(b.trunc(args[0], I32), llvm_vector("i8", 4))
-        order = [i for i in range(like.lanes // 4) for _ in range(4)]
-        wide = b.zext(shuffle(b, taken, taken, order), llvm_vector("i32", like.lanes))
-        return b.sitofp(wide, llvm_vector("f32", like.lanes))
-
-    return Vector("f32", like.lanes)(types.int64, like), codegen
-
-
-@intrinsic(prefer_literal=True)
 def keep_bits(typingctx, v, bits):
     """Every byte and the literal ``bits``."""
     mask = getattr(bits, "literal_value", None)
@@ -148,21 +118,100 @@ def merge(typingctx, x, y):
     return x(x, y), lambda ctx, b, sig, args: b.or_(*args)
 
 
+def _piece_amounts(builder: Any, amounts: Any, num_bytes: int) -> Any:
+    """One number of bits for all words of each 16-byte piece."""
+    splats = [splat(builder, builder.trunc(a, I32), 4) for a in amounts[: num_bytes // PIECE_BYTES]]
+    return concatenate(builder, splats)
+
+
 @intrinsic
-def rotate_pieces(typingctx, v, first, second, third, fourth):
-    """The words of each 16-byte piece rotated left by its own number of bits.
+def shift_pieces(typingctx, v, first, second, third, fourth):
+    """The words of each 16-byte piece shifted right by its own number of bits.
 
     Bits of neighbouring bytes come in, so the caller keeps those that stayed in their byte.
     """
 
     def codegen(ctx, b, sig, args):
         words = b.bitcast(args[0], llvm_vector("i32", v.lanes // 4))
-        numbers = [splat(b, b.trunc(a, I32), 4) for a in args[1 : 1 + v.lanes // PIECE_BYTES]]
-        amounts = b.and_(concatenate(b, numbers), constant("i32", [31] * (v.lanes // 4)))
+        return b.bitcast(b.lshr(words, _piece_amounts(b, args[1:], v.lanes)), args[0].type)
+
+    return v(v, *[types.int64] * 4), codegen
+
+
+@intrinsic
+def rotate_pieces(typingctx, v, first, second, third, fourth):
+    """As ``shift_pieces``, but rotated left, and right where the number is negative."""
+
+    def codegen(ctx, b, sig, args):
+        words = b.bitcast(args[0], llvm_vector("i32", v.lanes // 4))
+        amounts = _piece_amounts(b, args[1:], v.lanes)
+        amounts = b.and_(amounts, constant("i32", [31] * (v.lanes // 4)))
         name = f"llvm.fshl.v{v.lanes // 4}i32"
         return b.bitcast(call_llvm(b, name, words.type, [words, words, amounts]), args[0].type)
 
     return v(v, *[types.int64] * 4), codegen
+
+
+@intrinsic(prefer_literal=True)
+def fifth_bits(typingctx, pieces, position):
+    """The 16 bits at byte ``position`` of each 16-byte piece, each as 16 in a byte of its own."""
+    start = getattr(position, "literal_value", None)
+    if start is None:
+        return None
+
+    def codegen(ctx, b, sig, args):
+        order = [i // PIECE_BYTES * PIECE_BYTES + start + i % PIECE_BYTES // 8
+                 for i in range(pieces.lanes)]  # fmt: skip
+        bits = [1 << i % 8 if i % 8 < 7 else -128 for i in range(pieces.lanes)]
+        zeros = constant("i8", [0] * pieces.lanes)
+        kept = b.and_(shuffle(b, args[0], args[0], order), constant("i8", bits))
+        return b.select(
+            b.icmp_unsigned("!=", kept, zeros), constant("i8", [16] * pieces.lanes), zeros
+        )
+
+    return pieces(pieces, position), codegen
+
+
+SHUFFLE_INSTRUCTIONS = {
+    16: "ssse3.pshuf.b.128",
+    32: "avx2.pshuf.b",
+    64: "avx512.pshuf.b.512",
+}
+
+
+def define_look_up(table: Sequence[int]) -> Callable[..., Any]:
+    """A device function that replaces bytes below 16 by those of a table."""
+    signed = [value - 256 if value > 127 else value for value in table]
+
+    @intrinsic
+    def look_up(typingctx, v):
+        tier = tier_of(typingctx)
+
+        def codegen(ctx, b, sig, args):
+            if not tier.has_byte_shuffle:
+                return _select_bytes(b, args[0], signed)
+            pieces = constant("i8", signed * (v.lanes // 16))
+            name = f"llvm.x86.{SHUFFLE_INSTRUCTIONS[v.lanes]}"
+            return call_llvm(b, name, args[0].type, [pieces, args[0]])
+
+        return v(v), codegen
+
+    return look_up
+
+
+def _select_bytes(builder: Any, indices: Any, table: Sequence[int]) -> Any:
+    """Table look-up as a tree of choices, one level for every bit of the indices."""
+    lanes = indices.type.count
+    values = [constant("i8", [value] * lanes) for value in table]
+    bit = 1
+    while len(values) > 1:
+        kept = builder.and_(indices, constant("i8", [bit] * lanes))
+        is_set = builder.icmp_unsigned("!=", kept, constant("i8", [0] * lanes))
+        values = [
+            builder.select(is_set, values[i + 1], values[i]) for i in range(0, len(values), 2)
+        ]
+        bit *= 2
+    return values[0]
 
 
 @intrinsic

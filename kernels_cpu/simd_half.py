@@ -135,6 +135,22 @@ def load_half_scales(typingctx, address, stride, like):
     return Vector("f32", like.lanes)(types.int64, stride, like), codegen
 
 
+@intrinsic(prefer_literal=True)
+def halves_of_pieces(typingctx, pieces, index):
+    """Half number ``index`` of each 16-byte piece as f32, in four lanes."""
+    tier, number = tier_of(typingctx), getattr(index, "literal_value", None)
+    if number is None:
+        return None
+    lanes = pieces.lanes // 4
+
+    def codegen(ctx, b, sig, args):
+        halves = b.bitcast(args[0], llvm_vector("i16", 2 * lanes))
+        order = [8 * (i // 4) + number for i in range(lanes)]
+        return half_bits_to_f32(b, shuffle(b, halves, halves, order), tier)
+
+    return Vector("f32", lanes)(pieces, index), codegen
+
+
 @intrinsic
 def read_half(typingctx, address):
     """One IEEE half as f32."""

@@ -7,13 +7,15 @@ from typing import Any, TypeAlias
 import numpy as np
 from gguf import GGMLQuantizationType, quants
 
+from edgellama.kernels_cpu.signatures import QUANTIZED_FORMATS
 from edgellama.quant.formats import FORMATS_BY_NAME
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 BLOCK = 32
 HALF_OFFSETS = {
-    "Q4_0": (0,), "Q4_1": (0, 2), "Q8_0": (0,), "Q4_K": (0, 2), "Q6_K": (208,),
+    "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82),
+    "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,),
 }  # fmt: skip
 """Where a block of each format holds half-precision numbers."""
 
@@ -62,7 +64,7 @@ def quantize(x: Array) -> tuple[Array, Array]:
 
 def as_multiplied(name: str, x: Array) -> Array:
     """The activations that a matrix of this format sees, at double precision."""
-    if not name.startswith("Q"):
+    if name not in QUANTIZED_FORMATS:
         return x.astype(np.float64)
     q, scale = quantize(x)
     return (q.reshape(len(x), -1, BLOCK) * scale[:, :, None].astype(np.float64)).reshape(x.shape)

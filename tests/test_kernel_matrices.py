@@ -10,6 +10,7 @@ import pytest
 from kernel_harness import TIERS, KernelRunner, runner_of, tier_name
 
 from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS
+from edgellama.quant.formats import FORMATS_BY_NAME
 
 FORMATS = QUANTIZED_FORMATS + FLOAT_FORMATS
 KERNELS = [f"{kind}_{name}" for name in FORMATS for kind in ("gemv", "gemm", "embed")]
@@ -24,7 +25,7 @@ def columns_of(name: str) -> tuple[int, ...]:
     """Numbers of columns with every kind of tail."""
     if name in FLOAT_FORMATS:
         return FLOAT_COLUMNS
-    return SUPER_BLOCK_COLUMNS if name.endswith("_K") else BLOCK_COLUMNS
+    return SUPER_BLOCK_COLUMNS if FORMATS_BY_NAME[name].block_size == 256 else BLOCK_COLUMNS
 
 
 @pytest.fixture(scope="module", params=TIERS, ids=tier_name)

@@ -1,7 +1,7 @@
 """Writes tiny Llamas with random weights as GGUF files, through the ``gguf`` package.
 
 Weights are drawn so that activations stay near one and logits have some contrast. A format
-that the package can quantize is quantized from those weights; Q4_K and Q6_K, which it only
+that the package can quantize is quantized from those weights; the others, which it only
 reads, get random valid blocks of about the same spread.
 """
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from gguf import GGMLQuantizationType, GGUFWriter, RopeScalingType, quants
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, RopeScalingType, quants
 
 from reference.tiny_vocabulary import CHAT_TEMPLATE, TinyVocabulary
 
@@ -129,33 +129,47 @@ def encode_tensor(
     ggml_type = GGMLQuantizationType[format_name]
     if ggml_type in RANDOM_BLOCKS:
         rows, columns = values.shape
-        num_blocks, rest = divmod(columns, 256)
+        num_blocks, rest = divmod(columns, GGML_QUANT_SIZES[ggml_type][0])
         if rest:
             raise ValueError(f"{name}: {columns} columns are not whole {format_name} blocks")
         spread = matrix_spread(name.removesuffix(".weight"), columns)
-        blocks = RANDOM_BLOCKS[ggml_type](rng, rows * num_blocks, spread)
+        blocks = RANDOM_BLOCKS[ggml_type].make(ggml_type, rng, rows * num_blocks, spread)
         return blocks.reshape(rows, -1), ggml_type
     return quants.quantize(values, ggml_type), ggml_type
 
 
-def random_q4_k_blocks(rng: np.random.Generator, num_blocks: int, spread: float) -> Array:
-    """uint8 [num_blocks, 144]: two half scales, twelve bytes of 6-bit scales, 128 of nibbles."""
-    scale = spread / 250 * rng.uniform(0.7, 1.3, (num_blocks, 1))
-    scales = np.concatenate([scale, 7.5 * scale], axis=1).astype(np.float16).view(np.uint8)
-    packed = rng.integers(0, 256, (num_blocks, 140), dtype=np.uint8)
-    return np.concatenate([scales, packed], axis=1)
+@dataclass(frozen=True)
+class RandomBlocks:
+    """Where a block has its half scale, and what random bytes come to at a scale of one.
 
+    ``minimum`` is the second half scale, just behind the first, in units of the first: it
+    centres the weights. ``deviation`` is their standard deviation.
+    """
 
-def random_q6_k_blocks(rng: np.random.Generator, num_blocks: int, spread: float) -> Array:
-    """uint8 [num_blocks, 210]: 128 + 64 bytes of quants, 16 int8 scales, one half scale."""
-    packed = rng.integers(0, 256, (num_blocks, 208), dtype=np.uint8)
-    scale = spread / 1370 * rng.uniform(0.7, 1.3, (num_blocks, 1))
-    return np.concatenate([packed, scale.astype(np.float16).view(np.uint8)], axis=1)
+    scale_at: int
+    deviation: float
+    minimum: float | None = None
+
+    def make(
+        self, ggml_type: GGMLQuantizationType, rng: np.random.Generator, num: int, spread: float
+    ) -> Array:
+        """uint8 [num, bytes of a block] that dequantize to about ``spread``."""
+        blocks = rng.integers(0, 256, (num, GGML_QUANT_SIZES[ggml_type][1]), dtype=np.uint8)
+        scale = spread / self.deviation * rng.uniform(0.7, 1.3, (num, 1))
+        factors = (1.0,) if self.minimum is None else (1.0, self.minimum)
+        halves = (scale * np.array(factors)).astype(np.float16).view(np.uint8)
+        blocks[:, self.scale_at : self.scale_at + halves.shape[1]] = halves
+        return blocks
 
 
 RANDOM_BLOCKS = {
-    GGMLQuantizationType.Q4_K: random_q4_k_blocks,
-    GGMLQuantizationType.Q6_K: random_q6_k_blocks,
+    GGMLQuantizationType.Q2_K: RandomBlocks(80, 13.9, 1.5),
+    GGMLQuantizationType.Q3_K: RandomBlocks(108, 43.3),
+    GGMLQuantizationType.Q4_K: RandomBlocks(0, 258, 7.5),
+    GGMLQuantizationType.Q5_K: RandomBlocks(0, 527, 15.5),
+    GGMLQuantizationType.Q6_K: RandomBlocks(208, 1370),
+    GGMLQuantizationType.IQ4_NL: RandomBlocks(0, 67),
+    GGMLQuantizationType.IQ4_XS: RandomBlocks(0, 1250),
 }
 
 

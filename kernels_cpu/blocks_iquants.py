@@ -1,0 +1,97 @@
+"""Four bits that choose from a table of 16 values: IQ4_NL and IQ4_XS, as in ggml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from edgellama.kernels_cpu.block_code import (
+    BlockCode,
+    SuperBlock,
+    offset_code,
+    super_block_code,
+    times,
+)
+from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.simd import read_u16, read_u32
+from edgellama.kernels_cpu.simd_bytes import (
+    define_look_up,
+    high_nibbles,
+    load_chosen_pieces,
+    load_pieces,
+    low_nibbles,
+)
+from edgellama.kernels_cpu.simd_half import load_half_scales, read_half
+from edgellama.kernels_cpu.simd_scales import BYTE_UNIT
+
+OFFSET = 128
+"""Added to ggml's ``kvalues_iq4nl`` (-127 … 113), which makes them unsigned."""
+TABLE = (1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241)
+look_up = define_look_up(TABLE)
+
+
+# IQ4_NL: half d; 16 bytes of nibbles, the low ones first; weight = (table[q] - 128) * d
+
+
+@device
+def iq4_nl_low(row, block, like):
+    return look_up(low_nibbles(load_pieces(row + block * 18 + 2, 18, like)))
+
+
+@device
+def iq4_nl_high(row, block, like):
+    return look_up(high_nibbles(load_pieces(row + block * 18 + 2, 18, like)))
+
+
+@device
+def iq4_nl_scale(row, block, like):
+    return load_half_scales(row + block * 18, 18, like)
+
+
+# IQ4_XS: half d; 16 bits with the upper pairs of eight scales, 4 bytes with their lower nibbles;
+# 128 bytes of nibbles, 16 a sub-block; weight = (table[q] - 128) * d * (s - 32)
+
+
+@device
+def iq4_xs_low(row, block, like):
+    quants = row + (block >> 3) * 136 + 8 + 16 * (block & 7)
+    return look_up(low_nibbles(load_chosen_pieces(quants, 0, 1, 2, 3, like)))
+
+
+@device
+def iq4_xs_high(row, block, like):
+    quants = row + (block >> 3) * 136 + 8 + 16 * (block & 7)
+    return look_up(high_nibbles(load_chosen_pieces(quants, 0, 1, 2, 3, like)))
+
+
+@device
+def iq4_xs_scale_words(base):
+    """Four times each scale: shifted up, six bits of which 32 is taken are a signed byte."""
+    low, high = read_u32(base + 4), read_u16(base + 2)
+    low = (low | low << 16) & 0x0000FFFF0000FFFF
+    low = (low | low << 8) & 0x00FF00FF00FF00FF
+    low = (low | low << 4) & 0x0F0F0F0F0F0F0F0F
+    high = (high | high << 24) & 0x000000FF000000FF
+    high = (high | high << 12) & 0x000F000F000F000F
+    high = (high | high << 6) & 0x0303030303030303
+    words = (low << 2 | high << 6) ^ (0x8080808080808080 - (1 << 64))
+    return words, words >> 32
+
+
+I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
+    {
+        "IQ4_NL": offset_code((iq4_nl_low, iq4_nl_high), iq4_nl_scale, OFFSET),
+        "IQ4_XS": super_block_code(
+            32,
+            (iq4_xs_low, iq4_xs_high),
+            SuperBlock(
+                136,
+                iq4_xs_scale_words,
+                times(read_half, BYTE_UNIT / 4),
+                iq4_xs_scale_words,
+                times(read_half, -OFFSET * BYTE_UNIT / 4),
+            ),
+        ),
+    }
+)
+"""Per format name, how its blocks are read."""
