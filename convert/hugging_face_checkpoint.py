@@ -15,6 +15,7 @@ from edgellama.convert.checkpoint import Checkpoint
 from edgellama.convert.json_file import read_json_object
 from edgellama.convert.safetensors_reader import read_safetensors
 from edgellama.convert.source_tensor import SourceTensor
+from edgellama.convert.torch_reader import read_torch
 from edgellama.quant.errors import ModelNotFoundError, UnsupportedModelError
 from edgellama.quant.gguf_cursor import file_error, shown
 
@@ -52,7 +53,10 @@ class Layout:
 
 
 # In the order of preference.
-LAYOUTS = (Layout("model", ".safetensors", read_safetensors),)
+LAYOUTS = (
+    Layout("model", ".safetensors", read_safetensors),
+    Layout("pytorch_model", ".bin", read_torch),
+)
 
 
 @dataclass(frozen=True)
