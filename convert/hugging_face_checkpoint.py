@@ -19,9 +19,7 @@ from edgellama.convert.torch_reader import read_torch
 from edgellama.quant.errors import ModelNotFoundError, UnsupportedModelError
 from edgellama.quant.gguf_cursor import file_error, shown
 
-_SHARD_NAME = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5,6})-of-(?P<count>[0-9]{5,6})\.[a-z]+")
-MAX_SHARDS = 10_000
-
+CONFIG_FILE = "config.json"
 Reader = Callable[[Path], dict[str, SourceTensor]]
 
 
@@ -43,13 +41,28 @@ class Layout:
         """The table of which tensor is in which shard."""
         return f"{self.stem}{self.suffix}.index.json"
 
-    def shards(self, folder: Path) -> list[Path]:
-        """The files of ``folder`` that are named as numbered shards."""
-        return sorted(
-            path
-            for path in folder.glob(f"{self.stem}-*{self.suffix}")
-            if _SHARD_NAME.fullmatch(path.name)
-        )
+    def shards(self, folder: Path) -> tuple[Path, ...]:
+        """The numbered files of ``folder`` in order, or none.
+
+        ModelNotFoundError unless they are 1 to the count in their names.
+        """
+        stem, suffix = re.escape(self.stem), re.escape(self.suffix)
+        pattern = re.compile(rf"{stem}-([0-9]{{1,6}})-of-([0-9]{{1,6}}){suffix}")
+        names = sorted(path.name for path in folder.glob(f"{self.stem}-*{self.suffix}"))
+        matches = [match for match in map(pattern.fullmatch, names) if match]
+        by_number = {int(match[1]): folder / match[0] for match in matches}
+        counts = sorted({int(match[2]) for match in matches})
+        if len(counts) > 1 or len(by_number) < len(matches):
+            raise file_error(
+                folder, f"has {len(matches)} shards of models of {counts} files", "one model"
+            )
+        for number in range(1, counts[0] + 1 if counts else 0):
+            if number not in by_number:
+                raise ModelNotFoundError(
+                    f"{folder}: shard {self.stem}-{number:05d}-of-{counts[0]:05d}{self.suffix} is "
+                    f"missing; allowed: all {counts[0]} shards"
+                )
+        return tuple(by_number[number] for number in range(1, len(by_number) + 1))
 
 
 # In the order of preference.
@@ -68,13 +81,19 @@ class Weights:
     places: Mapping[str, Path] | None = None
 
 
+def single_file(file: Path) -> Weights:
+    """A file of any name that holds a whole model."""
+    read = read_safetensors if file.suffix == ".safetensors" else read_torch
+    return Weights(Layout(file.stem, file.suffix, read), (file,))
+
+
 def open_hugging_face(path: Path, folder: Path, weights: Weights) -> Checkpoint:
     """The model in ``folder``, which was opened as ``path``.
 
     Raises ModelNotFoundError for a missing shard, ModelFileError for files that contradict
     each other, UnsupportedModelError for quantized weights.
     """
-    config_path = folder / "config.json"
+    config_path = folder / CONFIG_FILE
     config = read_json_object(config_path)
     _refuse_quantized(config_path, config)
     return Checkpoint(
@@ -107,7 +126,7 @@ def find_weights(folder: Path) -> Weights | None:
             return _indexed(folder, layout)
         shards = layout.shards(folder)
         if shards:
-            return Weights(layout, _complete(shards))
+            return Weights(layout, shards)
     return None
 
 
@@ -132,28 +151,6 @@ def _indexed(folder: Path, layout: Layout) -> Weights:
                 f"{len(files)} files that the index names"
             )
     return Weights(layout, files, {name: folder / file for name, file in weight_map.items()})
-
-
-def _complete(shards: list[Path]) -> tuple[Path, ...]:
-    """``shards`` in order; ModelNotFoundError unless they are 1 to the count in their names."""
-    matches = [match for path in shards if (match := _SHARD_NAME.fullmatch(path.name))]
-    first, count = matches[0], int(matches[0]["count"])
-    different = next((m for m in matches if m["count"] != first["count"]), None)
-    if different or not 1 <= count <= MAX_SHARDS:
-        raise file_error(
-            shards[0].parent,
-            f"holds shards of {count} files and of {int((different or first)['count'])}",
-            f"the shards of one model, up to {MAX_SHARDS}",
-        )
-    by_number = {int(match["number"]): path for match, path in zip(matches, shards, strict=True)}
-    for number in range(1, count + 1):
-        if number not in by_number:
-            width = len(first["number"])
-            name = f"{first['stem']}-{number:0{width}d}-of-{first['count']}{shards[0].suffix}"
-            raise ModelNotFoundError(
-                f"{shards[0].parent}: shard {name} is missing; allowed: all {count} shards"
-            )
-    return tuple(by_number[number] for number in range(1, count + 1))
 
 
 def _read_all(folder: Path, weights: Weights) -> dict[str, SourceTensor]:
