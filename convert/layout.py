@@ -70,7 +70,7 @@ class SourceLayout:
                     f"{self.source}: tensor {self.tensors[name].name} is of layer {layer.layer}; "
                     f"allowed: 0 to {sizes.block_count - 1}"
                 )
-        for name, shape, needed in _tensor_shapes(sizes, tied=tied):
+        for name, shape, needed in tensor_shapes(sizes, tied=tied):
             tensor = found.pop(name, None)
             if tensor is None:
                 missing += [name] if needed else []
@@ -93,7 +93,7 @@ class SourceLayout:
         return _rope_freqs(sizes) + ordered
 
 
-def _tensor_shapes(
+def tensor_shapes(
     sizes: HyperParameters, *, tied: bool
 ) -> Iterator[tuple[str, tuple[int, ...], bool]]:
     """Name, shape, and whether it must be there, in the order of writing."""

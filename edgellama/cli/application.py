@@ -31,6 +31,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "tokenize": "edgellama.cli.tokenize",
         "perplexity": "edgellama.cli.perplexity",
         "imatrix": "edgellama.cli.imatrix",
+        "convert-lora": "edgellama.cli.convert_lora",
         "doctor": "edgellama.cli.doctor",
         "warmup": "edgellama.cli.warmup",
     }

@@ -1,0 +1,45 @@
+"""``edgellama convert-lora``: a PEFT adapter as a GGUF file."""
+
+from __future__ import annotations
+
+import click
+
+TYPES = ("f32", "f16", "bf16", "q8_0")
+BASE_HELP = "The base model: its folder (config.json is enough) or a GGUF file of it."
+
+
+@click.command("convert-lora")
+@click.argument("folder", metavar="PEFT_FOLDER")
+@click.argument("output", required=False)
+@click.option(
+    "--type",
+    "type_name",
+    type=click.Choice(TYPES, case_sensitive=False),
+    default="f32",
+    show_default=True,
+    help="How the adapter's numbers are written.",
+)
+@click.option("--base", metavar="PATH", help=BASE_HELP)
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it is there.")
+def command(
+    folder: str, output: str | None, type_name: str, base: str | None, overwrite: bool
+) -> None:
+    """Convert a LoRA adapter, saved by PEFT, to a GGUF file.
+
+    PEFT_FOLDER holds adapter_config.json and adapter_model.safetensors (or .bin). Without
+    OUTPUT the file is written beside the folder. Without --base the base model is where the
+    adapter says, if that is a path on this machine.
+
+    \b
+    Examples:
+      edgellama convert-lora my-adapter --base Llama-3.2-1B
+      edgellama convert-lora my-adapter adapter.gguf --type f16 --base model-q4_0.gguf
+    """
+    from edgellama.convert.lora import convert_lora
+
+    report = convert_lora(folder, output, type=type_name, base=base, overwrite=overwrite)
+    ranks = ", ".join(map(str, report.ranks))
+    click.echo(
+        f"{report.path}: {report.num_matrices} matrices of rank {ranks}, "
+        f"{report.num_bytes / 1e6:.1f} MB"
+    )
