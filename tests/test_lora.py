@@ -18,6 +18,7 @@ from reference.tiny_adapter import (
     write_base_config,
 )
 from reference.tiny_models import Array, TinyLlama, write_tiny_llama
+from torch_bytes import archive, dictionary, storage, tensor, whole
 
 from edgellama.convert.lora import convert_lora
 from edgellama.quant.errors import (
@@ -167,6 +168,24 @@ def test_embedding(tmp_path: Path, base: Path) -> None:
     np.testing.assert_array_equal(written["token_embd.weight.lora_a"], a.T)
     np.testing.assert_array_equal(written["token_embd.weight.lora_b"], b)
     assert len(written) == 2
+
+
+def test_weights_of_torch(tmp_path: Path, base: Path) -> None:
+    """adapter_model.bin gives the same tensors as the safetensors file."""
+    tensors = adapter_tensors(random_factors(MODEL, NAMES, {"": 4}))
+    folder = write_adapter(tmp_path / "adapter", tensors)
+    _, expected = read_adapter(convert_lora(folder, tmp_path / "1.gguf", base=base).path)
+    (folder / "adapter_model.safetensors").unlink()
+    pickled = {
+        name: tensor(storage("FloatStorage", str(index), values.size), values.shape)
+        for index, (name, values) in enumerate(tensors.items())
+    }
+    contents = {str(index): values.tobytes() for index, values in enumerate(tensors.values())}
+    (folder / "adapter_model.bin").write_bytes(archive(whole(dictionary(pickled)), contents))
+    _, written = read_adapter(convert_lora(folder, tmp_path / "2.gguf", base=base).path)
+    assert set(written) == set(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(written[name], values)
 
 
 def test_base_can_be_a_gguf_file_or_what_the_adapter_names(tmp_path: Path, base: Path) -> None:
