@@ -62,6 +62,12 @@ class QuantizedRows:
             )
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes of all tokens' rows."""
+        parts = (self._quants, self._scale, self._sum, self._half_sum)
+        return sum(part.nbytes for part in parts)
+
+    @property
     def address(self) -> int:
         """Where the quants, or the records, begin."""
         return int(self._quants.ctypes.data)
@@ -104,6 +110,13 @@ class StepBuffers:
         """New rows for the logits of up to ``num_tokens`` tokens."""
         columns = round_up(vocab_size, self._panel_rows)
         return Rows(reserve_floats(round_up(num_tokens, GEMM_TOKENS), columns), vocab_size)
+
+    def used_bytes(self, num_tokens: int) -> int:
+        """Bytes that steps of up to ``num_tokens`` tokens touch, logits not counted."""
+        rows = [value for value in vars(self).values() if isinstance(value, Rows)]
+        all_bytes = sum(row.array.nbytes for row in rows) + self.quantized.num_bytes
+        share = min(num_tokens, self._tokens) / self._tokens
+        return int((all_bytes + self.cos_sin.nbytes) * share) + self.scratch.nbytes
 
     def _rows(self, width: int) -> Rows:
         padded = round_up(width, max(self._panel_rows, 32))

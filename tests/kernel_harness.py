@@ -296,11 +296,11 @@ class CacheRunner:
         return y
 
     def _cache_arguments(self, position: int, num_tokens: int) -> dict[str, Any]:
-        cache = self.cache
+        layout = self.cache.layout
         return {
             "head_size": self.head_size, "num_heads": self.heads, "num_kv_heads": self.kv_heads,
-            "keys": self._keys, "values": self._values, "key_head_bytes": cache.key_head_bytes,
-            "value_head_bytes": cache.value_head_bytes, "value_row_bytes": cache.value_row_bytes,
+            "keys": self._keys, "values": self._values, "key_head_bytes": layout.key_head_bytes,
+            "value_head_bytes": layout.value_head_bytes, "value_row_bytes": layout.value_row_bytes,
             "position": position, "num_tokens": num_tokens,
         }  # fmt: skip
 
@@ -313,7 +313,7 @@ class CacheRunner:
     def stored_values(self) -> Array:
         """(kv_heads, positions, head_size) as they lie in the cache, in its number type."""
         numbers = self._numbers(self._values)
-        columns = self.cache.value_row_bytes // numbers.itemsize
+        columns = self.cache.layout.value_row_bytes // numbers.itemsize
         return numbers.reshape(self.kv_heads, -1, columns)[:, :, : self.head_size]
 
     def _numbers(self, memory: Array) -> Array:

@@ -26,15 +26,15 @@ def test_layers_and_heads_do_not_overlap() -> None:
     """All layers' heads lie one behind the other within what is reserved, rows whole panels."""
     config = model_of(200, head_size=100, heads=2, kv_heads=2)
     for lanes in (4, 16):
-        cache = KVCache(config, 77, "f16", lanes)
+        layout = KVCache(config, 77, "f16", lanes).layout
         block = PANEL_VECTORS * lanes
-        assert cache.value_row_bytes % (2 * block) == 0
-        assert cache.value_row_bytes >= 200
-        assert cache.value_head_bytes >= 77 * cache.value_row_bytes
-        assert cache.key_head_bytes >= 77 * 200
-        assert cache.key_layer_bytes == 2 * cache.key_head_bytes
-        assert cache.value_layer_bytes == 2 * cache.value_head_bytes
-        assert cache.num_bytes == cache.key_layer_bytes + cache.value_layer_bytes
+        assert layout.value_row_bytes % (2 * block) == 0
+        assert layout.value_row_bytes >= 200
+        assert layout.value_head_bytes >= 77 * layout.value_row_bytes
+        assert layout.key_head_bytes >= 77 * 200
+        assert layout.key_layer_bytes == 2 * layout.key_head_bytes
+        assert layout.value_layer_bytes == 2 * layout.value_head_bytes
+        assert layout.num_bytes == layout.key_layer_bytes + layout.value_layer_bytes
 
 
 def test_memory_is_reserved_not_touched() -> None:
