@@ -117,17 +117,20 @@ def looks_special(text: str) -> bool:
 def special_ids(
     settings: TokenizerSettings, ids_by_text: Mapping[str, int], own: Mapping[str, int]
 ) -> dict[str, int]:
-    """Token ids by role: by the declared text, then as the vocabulary ``own`` says, then by
-    config.json; and the well-known ones that the vocabulary has.
+    """Token ids by role: by the declared text, then as the vocabulary itself says (``own``), then
+    by config.json; and the well-known ones that the vocabulary has.
+
+    Which token stands for unknown text the vocabulary knows best.
     """
-    ids: dict[str, int] = {}
-    texts, numbers, size = settings.role_texts(), settings.role_ids(), len(ids_by_text)
-    for role in ROLES:
-        found = ids_by_text.get(texts.get(role, ""))
-        found = own.get(role) if found is None else found
-        found = numbers.get(role) if found is None else found
-        if found is not None and found < size:
-            ids[role] = found
+    by_text = {
+        role: ids_by_text[text]
+        for role, text in settings.role_texts().items()
+        if text in ids_by_text
+    }
+    found = {**settings.role_ids(), **own, **by_text}
+    if "unknown" in own:
+        found["unknown"] = own["unknown"]
+    ids = {role: found[role] for role in ROLES if found.get(role, MAX_TOKENS) < len(ids_by_text)}
     return ids | well_known_ids(ids_by_text)
 
 

@@ -1,0 +1,184 @@
+"""Tiny tokenizers of every kind that the family comes with, as the files beside a checkpoint.
+
+Vocabularies are trained on the English text of the tests; sizes are those that a kind needs at
+least, and quirks are those of the real files.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import SentencePieceTrainer
+
+from reference.tiny_vocabulary import byte_characters
+from reference.tokenizer_references import GPT2_PATTERN, LLAMA3_PATTERN
+
+ENGLISH = Path(__file__).parent.parent / "data" / "english.txt"
+NUM_PIECES = 400
+NUM_MERGES = 60
+INFILL_PIECES = ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>", "\u2581<EOT>")
+TEKKEN_PATTERN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+@cache
+def sentencepiece_model(
+    model_type: str = "bpe",
+    num_pieces: int = NUM_PIECES,
+    *,
+    removes_spaces: bool = False,
+    normalization: str = "identity",
+) -> bytes:
+    """A trained SentencePiece model with byte fallback, as a file holds it."""
+    model = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(ENGLISH.read_text("utf-8").splitlines()),
+        model_writer=model,
+        model_type=model_type,
+        vocab_size=num_pieces,
+        byte_fallback=True,
+        split_digits=True,
+        character_coverage=0.99,
+        normalization_rule_name=normalization,
+        remove_extra_whitespaces=removes_spaces,
+        minloglevel=2,
+        num_threads=1,
+    )
+    return model.getvalue()
+
+
+def with_pieces(model: bytes, pieces: Sequence[str]) -> bytes:
+    """The model with more plain pieces at the end: a message is its fields, in any order."""
+    added = b""
+    for piece in pieces:
+        text = piece.encode()
+        entry = b"\x0a" + bytes([len(text)]) + text + b"\x15" + bytes(4)
+        added += b"\x0a" + bytes([len(entry)]) + entry
+    return model + added
+
+
+@cache
+def byte_level_merges(pattern: str) -> tuple[tuple[str, str], ...]:
+    """The first merges that byte-level BPE learns."""
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    trainer = trainers.BpeTrainer(
+        vocab_size=256 + NUM_MERGES, initial_alphabet=byte_characters(), show_progress=False
+    )
+    tokenizer.train_from_iterator(ENGLISH.read_text("utf-8").splitlines(), trainer)
+    merges = json.loads(tokenizer.to_str())["model"]["merges"]
+    return tuple((left, right) for left, right in merges)
+
+
+def byte_level_tokens(pattern: str) -> list[str]:
+    """The 256 bytes and what the merges make of them."""
+    return [*byte_characters(), *(left + right for left, right in byte_level_merges(pattern))]
+
+
+def pre_tokenizer(kind: str) -> dict[str, Any]:
+    """How a real tokenizer.json cuts text into words."""
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    if kind == "smollm":
+        digits = {"type": "Digits", "individual_digits": True}
+        return {"type": "Sequence", "pretokenizers": [digits, {**byte_level, "use_regex": True}]}
+    if kind == "gpt-2":
+        return {**byte_level, "use_regex": True}
+    pattern = {"llama-bpe": LLAMA3_PATTERN, "tekken": TEKKEN_PATTERN}[kind]
+    split = {
+        "type": "Split",
+        "pattern": {"Regex": pattern},
+        "behavior": "Isolated",
+        "invert": False,
+    }
+    return {"type": "Sequence", "pretokenizers": [split, {**byte_level, "use_regex": False}]}
+
+
+def byte_level_tokenizer(
+    kind: str,
+    special: Sequence[str],
+    *,
+    bos: str | None = None,
+    merges_as_pairs: bool = False,
+    special_first: bool = False,
+) -> dict[str, Any]:
+    """A ``tokenizer.json``: special tokens after the vocabulary, or in it and before the rest."""
+    pattern = {"llama-bpe": LLAMA3_PATTERN, "tekken": TEKKEN_PATTERN}.get(kind, GPT2_PATTERN)
+    texts = byte_level_tokens(pattern)
+    merges = byte_level_merges(pattern)
+    start = 0 if special_first else len(texts)
+    vocab = [*special, *texts] if special_first else texts
+    post: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}
+    if bos is not None:
+        template = {
+            "type": "TemplateProcessing",
+            "single": [
+                {"SpecialToken": {"id": bos, "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}},
+            ],
+            "pair": [],
+            "special_tokens": {},
+        }
+        post = {"type": "Sequence", "processors": [post, template]}
+    return {
+        "version": "1.0",
+        "added_tokens": added_tokens(special, start),
+        "normalizer": None,
+        "pre_tokenizer": pre_tokenizer(kind),
+        "post_processor": post,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "unk_token": None,
+            "byte_fallback": False,
+            "ignore_merges": kind == "llama-bpe",
+            "vocab": {text: index for index, text in enumerate(vocab)},
+            "merges": [list(pair) for pair in merges]
+            if merges_as_pairs
+            else [" ".join(pair) for pair in merges],
+        },
+    }
+
+
+def added_tokens(texts: Sequence[str], start: int) -> list[dict[str, Any]]:
+    """Special tokens as a tokenizer.json lists them."""
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return [
+        {"id": start + index, "content": text, **flags, "special": True}
+        for index, text in enumerate(texts)
+    ]
+
+
+def added_tokens_decoder(texts: Sequence[str], start: int) -> dict[str, Any]:
+    """Special tokens as a tokenizer_config.json lists them."""
+    return {str(entry.pop("id")): entry for entry in added_tokens(texts, start)}
+
+
+def tiktoken_model() -> bytes:
+    """A ``tokenizer.model`` as Meta's for Llama 3."""
+    values = {character: byte for byte, character in enumerate(byte_characters())}
+    lines = []
+    for rank, text in enumerate(byte_level_tokens(LLAMA3_PATTERN)):
+        encoded = base64.b64encode(bytes(values[character] for character in text)).decode()
+        lines.append(f"{encoded} {rank}\n")
+    return "".join(lines).encode()
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Compact JSON in ASCII."""
+    path.write_text(json.dumps(value), "ascii")
