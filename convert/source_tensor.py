@@ -134,7 +134,7 @@ class ArrayTensor(SourceTensor):
         if array.dtype not in _ARRAY_FORMATS:
             raise ValueError(f"{name} is an array of {array.dtype}")
         super().__init__(name, array.shape, FORMATS_BY_NAME[_ARRAY_FORMATS[array.dtype]])
-        self._data = np.frombuffer(array.tobytes(), np.uint8).reshape(-1, self.row_bytes)
+        self._data = np.frombuffer(array.tobytes(), np.uint8).reshape(self.num_rows, self.row_bytes)
 
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
         return self._data[first:last]
