@@ -52,7 +52,8 @@ class Layout:
         matches = [match for match in map(pattern.fullmatch, names) if match]
         by_number = {int(match[1]): folder / match[0] for match in matches}
         counts = sorted({int(match[2]) for match in matches})
-        if len(counts) > 1 or len(by_number) < len(matches):
+        is_one = len(counts) < 2 and len(by_number) == len(matches)
+        if not is_one or not all(1 <= number <= counts[0] for number in by_number):
             raise file_error(
                 folder, f"has {len(matches)} shards of models of {counts} files", "one model"
             )
@@ -137,7 +138,7 @@ def _indexed(folder: Path, layout: Layout) -> Weights:
     if not isinstance(weight_map, dict) or not weight_map:
         raise file_error(path, f"weight_map is {shown(weight_map)}", "tensor names and their files")
     for name, file in weight_map.items():
-        if not isinstance(file, str) or Path(file).name != file or "\\" in file or "\0" in file:
+        if not isinstance(file, str) or not _is_plain_name(file):
             raise file_error(
                 path,
                 f"weight_map names {shown(file)} for {shown(name)}",
@@ -151,6 +152,11 @@ def _indexed(folder: Path, layout: Layout) -> Weights:
                 f"{len(files)} files that the index names"
             )
     return Weights(layout, files, {name: folder / file for name, file in weight_map.items()})
+
+
+def _is_plain_name(file: str) -> bool:
+    """Whether ``file`` can only mean a file of the same folder."""
+    return Path(file).name == file != "" and not {"/", "\\", "\0"} & set(file)
 
 
 def _read_all(folder: Path, weights: Weights) -> dict[str, SourceTensor]:
