@@ -123,7 +123,7 @@ def _sliding_window(config: Fields) -> int | None:
 def meta_hparams(params: Fields, rows: Rows) -> HyperParameters:
     """The sizes in a params.json; those that it leaves out from the tensors and the releases."""
     width, heads = params.size("dim"), params.size("n_heads")
-    if width % heads:
+    if not params.has("head_dim") and width % heads:
         raise params.error("n_heads", f"a divisor of dim {width}")
     silent = params.values.get("vocab_size") == -1
     vocab_size = rows("token_embd.weight") if silent else None
@@ -138,10 +138,11 @@ def meta_hparams(params: Fields, rows: Rows) -> HyperParameters:
             feed_forward_length=rows("blk.0.ffn_gate.weight") or 1,
             head_count=heads,
             head_count_kv=params.size("n_kv_heads", heads),
-            head_size=width // heads,
+            head_size=params.size("head_dim", width // heads),
             rms_epsilon=params.positive("norm_eps"),
             rope_base=params.positive("rope_theta", _DEFAULT_BASE),
             scaling=release.scaling,
+            sliding_window=_sliding_window(params),
         ),
     )
 
@@ -163,7 +164,7 @@ _LLAMA_3_2_SIZES = ((2048, 16), (3072, 28))
 
 
 def meta_release(params: Fields) -> MetaRelease:
-    """Which of Meta's releases a params.json is from.
+    """Which release a params.json is from; Mistral's, in the same layout, have ``hidden_dim``.
 
     Llama 1 has an epsilon of 1e-6, except its 65B, which alone has that width without shared key
     heads; Code Llama a base of 1e6, Llama 3 of 5e5; 3.1 to 3.3 scale positions, by 32 in the 1B
@@ -177,6 +178,8 @@ def meta_release(params: Fields) -> MetaRelease:
             if small
             else MetaRelease("Llama 3.1", 131072, _LLAMA_3_1)
         )
+    if params.has("hidden_dim"):
+        return MetaRelease("Mistral", 32768)
     if base == 1e6:
         return MetaRelease("Code Llama", 16384)
     if base == 5e5:

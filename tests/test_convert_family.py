@@ -44,6 +44,8 @@ QUIRKS: dict[str, dict[str, Any]] = {
         "tokenizer.ggml.eos_token_id": NUM_BYTE_LEVEL + 3,
         "tokenizer.ggml.add_bos_token": True,
     },
+    "llama-3-meta": {"llama.context_length": 8192},
+    "llama-3.1-meta": {"llama.context_length": 131072},
     "llama-3.1": {
         "llama.rope.scaling.type": None,
         "llama.context_length": 131072,

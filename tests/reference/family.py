@@ -1,7 +1,7 @@
 """Tiny checkpoints of every member of the Llama family, each with the quirks of the real one.
 
 A member is a configuration, the tokenizer's files, and weights that follow from them by a seed.
-``write`` makes the folder that a user would have. Torch files are written by torch_files.
+``write`` makes the Hugging Face folder that a user would have, family_meta Meta's.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch_bytes
 
 from reference import family_tokenizers as tokenizers
 
@@ -22,6 +23,19 @@ TokenizerFiles: TypeAlias = Callable[[Path], None]
 
 LLAMA_3_SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|eot_id|>")
 LLAMA_3_1_SPECIAL = (*LLAMA_3_SPECIAL, "<|finetune_right_pad_id|>", "<|eom_id|>")
+LLAMA_3_ALL_SPECIAL = (
+    *("<|begin_of_text|>", "<|end_of_text|>"),
+    *(f"<|reserved_special_token_{number}|>" for number in range(4)),
+    *("<|start_header_id|>", "<|end_header_id|>", "<|reserved_special_token_4|>", "<|eot_id|>"),
+    *(f"<|reserved_special_token_{number}|>" for number in range(5, 251)),
+)
+LLAMA_3_1_ALL_SPECIAL = (
+    *("<|begin_of_text|>", "<|end_of_text|>"),
+    *("<|reserved_special_token_0|>", "<|reserved_special_token_1|>"),
+    *("<|finetune_right_pad_id|>", "<|reserved_special_token_2|>"),
+    *("<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>", "<|python_tag|>"),
+    *(f"<|reserved_special_token_{number}|>" for number in range(3, 248)),
+)
 SMOLLM2_SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 NUM_BYTE_LEVEL = 256 + tokenizers.NUM_MERGES
 ROLES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -54,15 +68,15 @@ BASE: Mapping[str, Any] = MappingProxyType(
 class Member:
     """One model: ``config`` is the whole config.json; a field that is None is left out.
 
-    ``params``: params.json, of a member that comes in Meta's layout too. ``buffers``: whether
-    tables of angles were saved with the weights, as older programs did.
+    ``params``: params.json, of a member that comes in Meta's layout too. ``old``: saved by torch
+    and not as safetensors, together with tables of angles.
     """
 
     name: str
     config: Mapping[str, Any]
     tokenizer: TokenizerFiles
     params: Mapping[str, Any] | None = None
-    buffers: bool = False
+    old: bool = False
 
     @property
     def full_config(self) -> dict[str, Any]:
@@ -115,9 +129,9 @@ class Member:
         return {name: _drawn(rng, name, shape) for name, shape in self.shapes().items()}
 
     def saved_tensors(self) -> dict[str, Array]:
-        """The weights, and the buffers if there are any."""
+        """The weights, and tables of angles if the member is old."""
         tensors = self.weights()
-        if self.buffers:
+        if self.old:
             angles = 1e4 ** -(np.arange(0, self.head_size, 2) / self.head_size)
             for layer in range(self.full_config["num_hidden_layers"]):
                 name = f"model.layers.{layer}.self_attn.rotary_emb.inv_freq"
@@ -125,11 +139,14 @@ class Member:
         return tensors
 
     def write(self, folder: Path) -> Path:
-        """The Hugging Face folder, with one file of safetensors."""
+        """The Hugging Face folder, with the weights in one file."""
         folder.mkdir(parents=True)
         tokenizers.write_json(folder / "config.json", self.full_config)
         self.tokenizer(folder)
-        write_safetensors(folder / "model.safetensors", self.saved_tensors())
+        if self.old:
+            (folder / "pytorch_model.bin").write_bytes(torch_bytes.saved(self.saved_tensors()))
+        else:
+            write_safetensors(folder / "model.safetensors", self.saved_tensors())
         return folder
 
 
@@ -232,6 +249,16 @@ _LLAMA_3: dict[str, Any] = {
     "bos_token_id": NUM_BYTE_LEVEL,
     "eos_token_id": NUM_BYTE_LEVEL + 1,
 }
+_LLAMA_3_PARAMS = {
+    "dim": 32,
+    "ffn_dim_multiplier": 1.3,
+    "multiple_of": 16,
+    "n_heads": 4,
+    "n_kv_heads": 2,
+    "n_layers": 2,
+    "norm_eps": 1e-05,
+    "rope_theta": 500000.0,
+}
 _LLAMA_3_1 = {
     **_LLAMA_3,
     "max_position_embeddings": 131072,
@@ -270,7 +297,7 @@ MEMBERS = (
             tokenizer_class="LLaMATokenizer",
         ),
         params={"dim": 32, "multiple_of": 16, "n_heads": 4, "n_layers": 2, "norm_eps": 1e-06},
-        buffers=True,
+        old=True,
     ),
     Member(
         "llama-2",
@@ -314,6 +341,41 @@ MEMBERS = (
         byte_level("llama-bpe", LLAMA_3_SPECIAL, bos=LLAMA_3_SPECIAL[0], settings=_LLAMA_3_ROLES),
     ),
     Member(
+        "llama-3-meta",
+        # With all of Llama 3's special tokens, so that both layouts have the same vocabulary.
+        {**_LLAMA_3, "vocab_size": NUM_BYTE_LEVEL + len(LLAMA_3_ALL_SPECIAL)},
+        byte_level(
+            "llama-bpe",
+            LLAMA_3_ALL_SPECIAL,
+            bos=LLAMA_3_SPECIAL[0],
+            settings={"bos_token": LLAMA_3_SPECIAL[0], "eos_token": LLAMA_3_SPECIAL[1]},
+        ),
+        params={**_LLAMA_3_PARAMS, "vocab_size": NUM_BYTE_LEVEL + 256},
+    ),
+    Member(
+        "llama-3.1-meta",
+        {
+            **_LLAMA_3_1,
+            "vocab_size": NUM_BYTE_LEVEL + len(LLAMA_3_1_ALL_SPECIAL),
+            "rope_scaling": {**_LLAMA_3_SCALING, "original_max_position_embeddings": 8192},
+        },
+        byte_level(
+            "llama-bpe",
+            LLAMA_3_1_ALL_SPECIAL,
+            bos=LLAMA_3_SPECIAL[0],
+            settings={
+                "bos_token": LLAMA_3_SPECIAL[0],
+                "eos_token": LLAMA_3_SPECIAL[1],
+                "pad_token": "<|finetune_right_pad_id|>",
+            },
+        ),
+        params={
+            **_LLAMA_3_PARAMS,
+            "vocab_size": NUM_BYTE_LEVEL + 256,
+            "use_scaled_rope": True,
+        },
+    ),
+    Member(
         "llama-3.1",
         {**_LLAMA_3_1, "rope_scaling": _LLAMA_3_SCALING},
         byte_level(
@@ -351,7 +413,7 @@ MEMBERS = (
             added_tokens={"<pad>": tokenizers.NUM_PIECES},
             special_tokens_map={**ROLES, "pad_token": "<pad>"},
         ),
-        buffers=True,
+        old=True,
     ),
     Member(
         "alpaca",
@@ -372,7 +434,7 @@ MEMBERS = (
                 "unk_token": "</s>",
             },
         ),
-        buffers=True,
+        old=True,
     ),
     Member(
         "open-llama",
@@ -385,7 +447,7 @@ MEMBERS = (
         # Pruned: sizes that no other member has.
         {"hidden_size": 40, "num_attention_heads": 5, "num_key_value_heads": 5, "pad_token_id": 0},
         _llama_2(),
-        buffers=True,
+        old=True,
     ),
     Member(
         "mistral",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ CLASSES = {"llama": LlamaForCausalLM, "mistral": MistralForCausalLM}
 def outputs(member: Member, seed: int) -> dict[str, Any]:
     """Tokens, best next tokens and logits of a member, loaded from its own folder."""
     with tempfile.TemporaryDirectory() as parent:
-        folder = member.write(Path(parent) / member.name)
+        # Without tables of angles, and as safetensors, which is all that the library needs.
+        folder = replace(member, old=False).write(Path(parent) / member.name)
         kind = CLASSES[AutoConfig.from_pretrained(folder).model_type]
         model = kind.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"
