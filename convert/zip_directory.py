@@ -49,11 +49,16 @@ def read_zip_directory(path: Path, buffer: mmap.mmap) -> dict[str, Member]:
             f"the zip directory has {count} members and {num_bytes} bytes at {start}",
             f"at most {MAX_MEMBERS} and {min(MAX_DIRECTORY_BYTES, len(buffer))}",
         )
+    if hasattr(buffer, "madvise"):
+        # The members' headers lie all over the file: reading ahead of each would read much of it.
+        buffer.madvise(mmap.MADV_RANDOM)
     members: dict[str, Member] = {}
     for name, local, size in _entries(path, buffer[start : start + num_bytes], count):
         if name in members:
             raise file_error(path, f"zip member {shown(name)} is there twice", "each name once")
         members[name] = _locate(path, buffer, name, local, size)
+    if hasattr(buffer, "madvise"):
+        buffer.madvise(mmap.MADV_NORMAL)
     return members
 
 

@@ -1,0 +1,59 @@
+"""A thousand damaged torch files: each opens or is refused, quickly and in little memory."""
+
+import random
+import time
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from test_gguf_fuzz import MUTATIONS
+
+from edgellama.convert.torch_reader import read_torch
+from edgellama.quant.errors import EdgellamaError
+
+DATA_FOLDER = Path(__file__).resolve().parent / "data"
+NUM_FILES = 60
+
+
+def use_everything(path: Path) -> None:
+    """Opens ``path`` and touches every byte of every tensor that can be read."""
+    for tensor in read_torch(path).values():
+        try:
+            num_bytes = tensor.num_bytes
+        except EdgellamaError:
+            continue
+        assert num_bytes <= path.stat().st_size
+        int(tensor.rows(0, tensor.num_rows).sum())
+
+
+@pytest.mark.parametrize("file", ["torch_zip.bin", "torch_legacy.bin", "torch_nested.pth"])
+@pytest.mark.parametrize("seed", MUTATIONS)
+def test_damaged_files(tmp_path: Path, seed: str, file: str) -> None:
+    """A damaged file opens or raises an EdgellamaError that names it."""
+    rng = random.Random(f"{seed} {file}")
+    original = (DATA_FOLDER / file).read_bytes()
+    path = tmp_path / "damaged.bin"
+    num_refused = 0
+    slowest = 0.0
+    tracemalloc.start()
+    try:
+        for _ in range(NUM_FILES):
+            content = bytearray(original)
+            for _ in range(rng.randint(1, 3)):
+                if len(content) > 8:
+                    MUTATIONS[seed](rng, content)
+            path.write_bytes(content)
+            start = time.perf_counter()
+            try:
+                use_everything(path)
+            except EdgellamaError as error:
+                num_refused += 1
+                assert str(error).startswith(f"{path}: ")
+                assert str(error).isascii() and str(error).isprintable()
+            slowest = max(slowest, time.perf_counter() - start)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert num_refused > NUM_FILES // 5
+    assert slowest < 2.0
+    assert peak_bytes < 4_000_000
