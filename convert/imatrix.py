@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,10 @@ def write_imatrix(
             raise InvalidOptionError(
                 f"the sums of {name} are not numbers from 0; the model does not compute any"
             )
-    with whole_file(path, overwrite=overwrite) as partial:
-        writer = _ImatrixWriter(partial, "")
+    with (
+        whole_file(path, overwrite=overwrite) as partial,
+        closing(_ImatrixWriter(partial, "")) as writer,
+    ):
         writer.add_type(FILE_KIND)
         writer.add_array("imatrix.datasets", list(datasets))
         writer.add_uint32("imatrix.chunk_count", num_tokens // chunk_tokens)
@@ -83,7 +86,6 @@ def write_imatrix(
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
-        writer.close()
 
 
 def _read_gguf(path: Path) -> dict[str, Row]:
@@ -102,6 +104,8 @@ def _read_gguf(path: Path) -> dict[str, Row]:
                 raise file_error(
                     path, f"{shown(name)} stands for {len(count)} matrices", "one, not experts"
                 )
+            if 0 < count[0] < 1:
+                raise file_error(path, f"{shown(name)} has a count of {count[0]}", "0, or from 1")
             if count[0] > 0:
                 rows[name] = sums / count[0]
     return rows

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -35,6 +36,8 @@ FILE_TYPES = MappingProxyType(
 """What the factors can be written as."""
 HUB = "https://huggingface.co/"
 _LARGEST_HALF = float(np.finfo(np.float16).max)
+_LARGEST = MappingProxyType({"F16": _LARGEST_HALF, "Q8_0": 127 * _LARGEST_HALF})
+"""The largest number of formats whose range ends before f32's."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,10 @@ def convert_lora(
     factors = [factor for pair in pairs for factor in _factors(pair, config, alpha, type_name)]
     name = folder.resolve().name
     path = folder.resolve().parent / f"{name}-lora-{type_name}.gguf" if output is None else output
-    with whole_file(Path(path), overwrite=overwrite) as partial:
-        writer = GGUFWriter(partial, ARCHITECTURE)
+    with (
+        whole_file(Path(path), overwrite=overwrite) as partial,
+        closing(GGUFWriter(partial, ARCHITECTURE)) as writer,
+    ):
         _write_metadata(writer, name, config, alpha, FILE_TYPES[type_name])
         _write_factors(writer, weights_path, factors)
     ranks = tuple(sorted({pair.rank for pair in pairs}))
@@ -150,7 +155,6 @@ def _write_factors(writer: GGUFWriter, source: Path, factors: Sequence[_Factor])
     writer.write_ti_data_to_file()
     for factor in factors:
         writer.write_tensor_data(_encoded(source, factor))
-    writer.close()
 
 
 def _encoded(source: Path, factor: _Factor) -> NDArray[np.generic]:
@@ -164,10 +168,11 @@ def _encoded(source: Path, factor: _Factor) -> NDArray[np.generic]:
         values = values * np.float32(factor.scale)
     if factor.transposed:
         values = np.ascontiguousarray(values.T)
-    if factor.format_name == "F16" and np.abs(values).max() > _LARGEST_HALF:
+    largest = float(np.abs(values).max())
+    if largest > _LARGEST.get(factor.format_name, largest):
         raise ConversionError(
-            f"{source}: tensor {tensor.name} holds {np.abs(values).max():g}, too large for f16; "
-            "choose the type f32 or bf16"
+            f"{source}: tensor {tensor.name} holds {largest:g}, too large for "
+            f"{factor.format_name.lower()}; choose the type f32 or bf16"
         )
     encoded: NDArray[np.generic] = quants.quantize(values, GGMLQuantizationType[factor.format_name])
     return encoded

@@ -38,6 +38,8 @@ _VARIANTS: Mapping[str, tuple[str, tuple[object, ...]]] = MappingProxyType(
         ),
     }
 )
+# Beyond these, scales are lost in 32 bits; real ones are from 1 to some hundreds.
+_MIN_ALPHA, _MAX_ALPHA = 1e-9, 1e9
 _LITERAL = re.compile(r"\^?[\w.]+")
 
 
@@ -83,13 +85,20 @@ def read_lora_config(folder: Path) -> LoraConfig:
             )
     patterns = fields.fields("alpha_pattern")
     return LoraConfig(
-        alpha=fields.positive("lora_alpha"),
+        alpha=_alpha(fields, "lora_alpha"),
         rank_stabilised=fields.flag("use_rslora", False),
         alphas=tuple(
-            (_literal(patterns, name), patterns.positive(name)) for name in patterns.values
+            (_literal(patterns, name), _alpha(patterns, name)) for name in patterns.values
         ),
         base_name=fields.text("base_model_name_or_path") or None,
     )
+
+
+def _alpha(fields: Fields, name: str) -> float:
+    alpha = fields.positive(name)
+    if not _MIN_ALPHA <= alpha <= _MAX_ALPHA:
+        raise fields.error(name, f"a number from {_MIN_ALPHA:g} to {_MAX_ALPHA:g}")
+    return alpha
 
 
 def _literal(patterns: Fields, name: str) -> str:

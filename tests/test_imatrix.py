@@ -151,6 +151,7 @@ ONE = np.ones(1, np.float32)
         ({"a.in_sum2": ONE * np.inf, "a.counts": ONE}, "'a.in_sum2' holds inf"),
         ({"a.in_sum2": ONE, "a.counts": ONE * np.nan}, "'a.counts' holds nan"),
         ({"a.in_sum2": ONE.astype(np.float16), "a.counts": ONE}, "'a.in_sum2' has format F16"),
+        ({"a.in_sum2": ONE, "a.counts": ONE / 4}, "'a' has a count of 0.25; allowed: 0, or from 1"),
         ({"a.weight": ONE}, "holds 0 entries"),
     ],
 )

@@ -248,7 +248,7 @@ def test_variants_are_refused(
     assert {path.name for path in tmp_path.iterdir()} == {"adapter", "base"}
 
 
-@pytest.mark.parametrize("alpha", [0, -1, "8", None, True, float("nan")])
+@pytest.mark.parametrize("alpha", [0, -1, "8", None, True, float("nan"), 1e-20, 1e20])
 def test_wrong_alphas_are_refused(tmp_path: Path, base: Path, alpha: object) -> None:
     """An alpha that is no positive number would scale by nonsense."""
     tensors = adapter_tensors(random_factors(MODEL, NAMES, {"": 4}))
@@ -320,6 +320,7 @@ def test_wrong_numbers_are_refused(tmp_path: Path, base: Path) -> None:
     for value, type_name, error, message in (
         (np.nan, "f32", ModelFileError, "holds NaN or Inf"),
         (1e6, "f16", ConversionError, "1e[+]06, too large for f16"),
+        (1e6, "q8_0", ConversionError, "1e[+]06, too large for f16"),
     ):
         tensors = adapter_tensors(random_factors(MODEL, ["blk.0.attn_q"], {"": 4}))
         tensors[f"{PREFIX}q_proj.lora_B.weight"][3, 1] = value
