@@ -1,15 +1,11 @@
 """How long a context this machine's memory allows by default.
 
-It knows the size of a token in the KV cache and where the system tells free memory. A length
-that the user asks for is not its business.
+It knows the size of a token in the KV cache. A length that the user asks for is not its business.
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import re
-from pathlib import Path
 from typing import Protocol
 
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BYTES
@@ -57,43 +53,3 @@ def default_context_length(config: CacheSizes, kv_type: str, available_bytes: in
         own_length,
     )
     return capped
-
-
-def available_memory_bytes() -> int | None:
-    """Memory that can be had without swapping, within a container's limit; None if unknown."""
-    known = [size for size in (_system_bytes(), _container_bytes()) if size is not None]
-    return min(known, default=None)
-
-
-def _system_bytes() -> int | None:
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", _text("/proc/meminfo"), re.MULTILINE)
-    if found:
-        return int(found[1]) * 1024
-    try:
-        import psutil
-    except ImportError:
-        return _half_of_physical_bytes()
-    return int(psutil.virtual_memory().available)
-
-
-def _half_of_physical_bytes() -> int | None:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _container_bytes(folder: str = "/sys/fs/cgroup") -> int | None:
-    """What a cgroup's limit leaves; cached file pages count as free, as in MemAvailable."""
-    limit, used = _text(f"{folder}/memory.max").strip(), _text(f"{folder}/memory.current").strip()
-    if not (limit.isdigit() and used.isdigit()):
-        return None
-    cached = re.search(r"^file (\d+)", _text(f"{folder}/memory.stat"), re.MULTILINE)
-    return max(0, int(limit) - int(used) + (int(cached[1]) if cached else 0))
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return ""

@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgellama.chat_template import ChatTemplate, load_chat_template
-from edgellama.context_memory import available_memory_bytes, default_context_length
+from edgellama.context_memory import default_context_length
 from edgellama.conversation import Conversation
 from edgellama.generation import Chunk, Generation, Statistics
+from edgellama.kernels_cpu.memory_use import available_memory_bytes
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BYTES
 from edgellama.models import resolve
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError

@@ -51,6 +51,11 @@ class StringArray(Sequence[str]):
     def __repr__(self) -> str:
         return f"StringArray({len(self)} strings)"
 
+    @property
+    def raw(self) -> bytes:
+        """All strings as a file holds them, each after its 8-byte length."""
+        return self._raw
+
     def as_bytes(self) -> list[bytes]:
         """Every string as it stands in the file."""
         raw, start, items = self._raw, PREFIX_BYTES, []

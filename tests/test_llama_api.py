@@ -11,11 +11,8 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 import edgellama.engine
 from edgellama import llama as facade
-from edgellama.context_memory import (
-    _container_bytes,
-    available_memory_bytes,
-    default_context_length,
-)
+from edgellama.context_memory import default_context_length
+from edgellama.kernels_cpu.memory_use import _container_bytes, available_memory_bytes
 from edgellama.llama import Llama
 from edgellama.quant.errors import (
     EdgellamaError,

@@ -30,6 +30,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "inspect": "edgellama.cli.inspect_model",
         "tokenize": "edgellama.cli.tokenize",
         "perplexity": "edgellama.cli.perplexity",
+        "convert": "edgellama.cli.convert",
         "imatrix": "edgellama.cli.imatrix",
         "convert-lora": "edgellama.cli.convert_lora",
         "doctor": "edgellama.cli.doctor",

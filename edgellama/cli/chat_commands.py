@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from edgellama.cli.process_usage import peak_memory_bytes
 from edgellama.cli.streaming import speed_line
+from edgellama.kernels_cpu.memory_use import peak_memory_bytes
 from edgellama.quant.errors import InvalidOptionError
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli.options import engine_options, given, sampling_options
-from edgellama.cli.process_usage import peak_memory_bytes
 from edgellama.cli.prompt_text import STANDARD_INPUT, read_prompt
 from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.terminal import dim, printable
+from edgellama.kernels_cpu.memory_use import peak_memory_bytes
 
 if TYPE_CHECKING:
     from edgellama.generation import Generation

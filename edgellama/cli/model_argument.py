@@ -42,12 +42,13 @@ def open_model(path: Path, context_length: int | None, num_threads: int | None) 
     """The model in ``path``, loaded; compiling and warnings show on stderr."""
     from edgellama.llama import Llama
 
-    _show_warnings()
+    show_warnings()
     with terminal.kernel_progress() as report:
         return Llama(path, context_length=context_length, num_threads=num_threads, progress=report)
 
 
-def _show_warnings() -> None:
+def show_warnings() -> None:
+    """From now on, warnings of the library are lines on stderr."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("edgellama: warning: %(message)s"))

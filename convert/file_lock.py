@@ -1,0 +1,27 @@
+"""A lock on an open file that goes away with the process; POSIX and Windows."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def try_lock(descriptor: int) -> bool:
+    """Locks the open file for this process alone; False if another holds the lock."""
+    if sys.platform == "win32":
+        import msvcrt
+
+        # Bytes that are locked cannot be read there, so lock one far past the end.
+        os.lseek(descriptor, 1 << 40, os.SEEK_SET)
+        try:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        except OSError:
+            return False
+    else:
+        import fcntl
+
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+    return True

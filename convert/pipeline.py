@@ -1,0 +1,212 @@
+"""The whole conversion on one page: open, plan, quantize and write each tensor, check, rename.
+
+What a step does is left to the module that it names; here is their order, and what becomes of
+unfinished files when one of them fails.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from hashlib import blake2b
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+
+from edgellama.convert.checkpoint import open_checkpoint
+from edgellama.convert.chunks import Chunk
+from edgellama.convert.conversion_plan import ConversionPlan, PlannedTensor
+from edgellama.convert.journal import Journal, journal_path
+from edgellama.convert.options import ConversionOptions
+from edgellama.convert.planning import check_absent, check_output, check_room, plan_conversion
+from edgellama.convert.report import ConversionReport, make_report
+from edgellama.convert.row_work import ChunkResult, RowWorker
+from edgellama.convert.tensor_sums import Report, sum_tensors
+from edgellama.convert.verify import verify_files, written_records
+from edgellama.convert.writer import OutputFiles, remove_partial_files, rename_files
+from edgellama.kernels_cpu.memory_use import peak_memory_bytes
+from edgellama.quant.errors import ConversionError, InvalidOptionError
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ConversionProgress:
+    """How far a conversion has come; bytes are those of the source's tensors.
+
+    ``stage``: "checking" what an earlier run has finished, "converting" or "verifying", each of
+    which counts from 0. ``tensor``: the one at hand.
+    """
+
+    stage: str
+    tensor: str
+    bytes_done: int
+    bytes_total: int
+
+
+Progress = Callable[[ConversionProgress], None]
+KernelProgress = Callable[[int, int], None]
+
+
+def run_conversion(
+    source: Path,
+    options: ConversionOptions,
+    progress: Progress | None = None,
+    kernel_progress: KernelProgress | None = None,
+) -> ConversionReport:
+    """Converts ``source``; ``convert`` tells what may be raised."""
+    started = perf_counter()
+    _check_report(options.report)
+    with open_checkpoint(source) as checkpoint:
+        plan = plan_conversion(checkpoint, options)
+        check_output(plan)
+        if not (options.resume and journal_path(plan.output).exists()):
+            check_absent(plan, options.overwrite)
+        worker = RowWorker(plan.tensors)
+        worker.prepare(kernel_progress)
+        conversion = _Conversion(plan, options, worker, progress)
+        with closing(Journal(plan.output, fingerprint(plan), resume=options.resume)) as journal:
+            num_resumed = conversion.run(journal)
+            report = make_report(
+                plan,
+                journal.records,
+                seconds=perf_counter() - started,
+                peak_memory_bytes=peak_memory_bytes(),
+                num_resumed_tensors=num_resumed,
+                is_verified=options.verify,
+            )
+    if options.report is not None:
+        report.write(options.report)
+    return report
+
+
+def _check_report(path: Path | None) -> None:
+    """InvalidOptionError, before the work, if there is no place for the report."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise InvalidOptionError(f"report {path}: there is no folder {path.parent}")
+
+
+def fingerprint(plan: ConversionPlan) -> str:
+    """A digest of all that decides the bytes of the result but the weights themselves."""
+    digest = blake2b(version("edgellama").encode(), digest_size=16)
+    for file in plan.files:
+        digest.update(file.path.name.encode() + b"\0" + file.header)
+    for tensor in plan.tensors:
+        digest.update(b"" if tensor.importance is None else tensor.importance.tobytes())
+    return digest.hexdigest()
+
+
+class _Conversion:
+    """The steps from an open journal to renamed files."""
+
+    def __init__(
+        self,
+        plan: ConversionPlan,
+        options: ConversionOptions,
+        worker: RowWorker,
+        progress: Progress | None,
+    ) -> None:
+        self._plan = plan
+        self._options = options
+        self._worker = worker
+        self._progress = progress
+
+    def run(self, journal: Journal) -> int:
+        """Does what the journal does not have yet; how many tensors an earlier run had done."""
+        if journal.is_complete:
+            num_resumed = len(journal.records)
+        else:
+            self._check_place(journal)
+            with closing(OutputFiles(self._plan, keep=journal.was_started)) as files:
+                num_resumed = self._check_finished(journal)
+                with _kept_or_removed(self._plan, journal):
+                    self._write_tensors(files, journal)
+                    if self._options.verify:
+                        self._verify(journal)
+                    journal.complete()
+        rename_files(self._plan)
+        journal.remove()
+        return num_resumed
+
+    def _check_place(self, journal: Journal) -> None:
+        """ConversionError if there is no room, or a file that may not be replaced."""
+        try:
+            check_absent(self._plan, self._options.overwrite)
+            check_room(self._plan)
+        except ConversionError:
+            if not journal.was_started:
+                journal.remove()
+            raise
+
+    def _check_finished(self, journal: Journal) -> int:
+        """How many finished tensors still are what they were; later ones are done again."""
+        finished = self._plan.tensors[: len(journal.records)]
+        if not finished:
+            return 0
+        report = self._reporter("checking", finished)
+        found = written_records(
+            self._plan, finished, self._worker, self._options.num_threads, report
+        )
+        with closing(found):
+            for number, (before, now) in enumerate(zip(list(journal.records), found, strict=True)):
+                if before.source_checksum != now.source_checksum:
+                    raise ConversionError(
+                        f"{self._plan.source}: tensor {before.name} has changed since the "
+                        "conversion was begun; start without --resume"
+                    )
+                if before != now:
+                    _log.warning(
+                        "%s is damaged in the unfinished file; doing it again", before.name
+                    )
+                    journal.keep_first(number)
+                    break
+        return len(journal.records)
+
+    def _write_tensors(self, files: OutputFiles, journal: Journal) -> None:
+        tensors = self._plan.tensors[len(journal.records) :]
+
+        def convert(chunk: Chunk) -> ChunkResult:
+            return self._worker.convert(chunk, files.write)
+
+        report = self._reporter("converting", tensors)
+        with closing(sum_tensors(convert, tensors, self._options.num_threads, report)) as finished:
+            for sums in finished:
+                sums.check()
+                journal.add(sums.record())
+
+    def _verify(self, journal: Journal) -> None:
+        report = self._reporter("verifying", self._plan.tensors)
+        threads = self._options.num_threads
+        verify_files(self._plan, journal.records, self._worker, threads, report)
+
+    def _reporter(self, stage: str, tensors: tuple[PlannedTensor, ...]) -> Report:
+        total = sum(tensor.source.num_bytes for tensor in tensors)
+        done = 0
+
+        def report(tensor: PlannedTensor, num_bytes: int) -> None:
+            nonlocal done
+            done += num_bytes
+            if self._progress is not None:
+                self._progress(ConversionProgress(stage, tensor.name, done, total))
+
+        return report
+
+
+@contextmanager
+def _kept_or_removed(plan: ConversionPlan, journal: Journal) -> Iterator[None]:
+    """What was stopped from outside can be resumed; what is wrong in itself is removed."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except OSError as error:
+        raise ConversionError(
+            f"{plan.output}: {error.strerror or error}; "
+            f"{len(journal.records)} of {len(plan.tensors)} tensors are kept: go on with --resume"
+        ) from error
+    except BaseException:
+        remove_partial_files(plan)
+        journal.remove()
+        raise

@@ -1,0 +1,116 @@
+"""``edgellama convert``: a checkpoint becomes a quantized GGUF file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgellama.cli import terminal
+
+if TYPE_CHECKING:
+    from edgellama.convert.options import ConversionArguments
+
+TYPE_HELP = (
+    "f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q3_k_s q3_k_m q3_k_l q4_k_s q4_k_m q5_k_s q5_k_m "
+    "q6_k iq4_nl iq4_xs.  [default: q4_k_m]"
+)
+TENSOR_TYPE_HELP = "Type of the matrices in whose names REGEX is found; the first match counts."
+METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
+
+
+@click.command("convert")
+@click.argument("source")
+@click.argument("output", required=False)
+@click.option("--type", metavar="TYPE", help=TYPE_HELP)
+@click.option("--tensor-type", multiple=True, metavar="REGEX=TYPE", help=TENSOR_TYPE_HELP)
+@click.option("--output-tensor-type", metavar="TYPE", help="Type of the output matrix.")
+@click.option("--token-embedding-type", metavar="TYPE", help="Type of the token embedding.")
+@click.option("--pure", is_flag=True, help="One type for all matrices, without the mix.")
+@click.option("--imatrix", metavar="FILE", help="Importance matrix, from edgellama imatrix.")
+@click.option(
+    "-t",
+    "--threads",
+    "num_threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads to compute with.  [default: physical cores]",
+)
+@click.option("--dry-run", is_flag=True, help="Show every tensor and size; write nothing.")
+@click.option("--resume", is_flag=True, help="Go on with what was stopped.")
+@click.option("--verify", is_flag=True, help="Read the file back and compare.")
+@click.option("--report", metavar="FILE.json", help="Write size and error of every tensor.")
+@click.option("--split-max-size", metavar="SIZE", help="Split into parts of 500M, 2G, ...")
+@click.option("--metadata", "assignments", multiple=True, metavar="KEY=VALUE", help=METADATA_HELP)
+@click.option("--name", metavar="TEXT", help="The model's name.")
+@click.option("--pre", metavar="NAME", help="Split pattern of a tokenizer that is not known.")
+@click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it is there.")
+def command(
+    source: str,
+    output: str | None,
+    tensor_type: tuple[str, ...],
+    assignments: tuple[str, ...],
+    dry_run: bool,
+    **given: Any,
+) -> None:
+    """Convert SOURCE to a GGUF file of a type such as q4_k_m.
+
+    SOURCE is a folder from Hugging Face (safetensors or pytorch_model*.bin) or Meta
+    (consolidated.*.pth), or a GGUF file or pulled model. OUTPUT is NAME-TYPE.gguf in the
+    current folder unless it is given. It appears when it is complete; a conversion that was
+    stopped goes on with --resume.
+
+    \b
+    Examples:
+      edgellama convert Llama-3.2-1B-Instruct --type q4_k_m
+      edgellama convert Llama-3.2-1B-Instruct model.gguf --type q4_k_m --dry-run
+      edgellama convert model-f16.gguf --type q3_k_m --imatrix model.imatrix --verify
+      edgellama convert model-f16.gguf --type q4_0 --tensor-type "ffn_down=q6_k"
+    """
+    from edgellama.cli.model_argument import show_warnings
+    from edgellama.convert.metadata_override import parse_metadata
+    from edgellama.convert.options import parse_tensor_type
+
+    show_warnings()
+    arguments: ConversionArguments = {name: value for name, value in given.items() if value}  # type: ignore[assignment]
+    arguments["tensor_types"] = [parse_tensor_type(text) for text in tensor_type]
+    arguments["metadata"] = parse_metadata(assignments)
+    path = _find_source(source)
+    if dry_run:
+        _show_plan(path, output, arguments)
+    else:
+        _convert(path, output, arguments)
+
+
+def _find_source(source: str) -> Path:
+    """The folder or file that is meant: a path, or the name of a pulled model."""
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    from edgellama import models
+
+    return models.resolve(source)
+
+
+def _show_plan(source: Path, output: str | None, arguments: ConversionArguments) -> None:
+    from edgellama.cli.conversion_plan import plan_lines
+    from edgellama.convert import plan
+
+    for line in plan_lines(plan(source, output, **arguments)):
+        click.echo(terminal.printable(line))
+
+
+def _convert(source: Path, output: str | None, arguments: ConversionArguments) -> None:
+    from edgellama.cli.conversion_progress import conversion_progress
+    from edgellama.convert import convert
+
+    try:
+        with terminal.kernel_progress() as compiled, conversion_progress() as progress:
+            report = convert(
+                source, output, progress=progress, kernel_progress=compiled, **arguments
+            )
+    except KeyboardInterrupt:
+        terminal.notice("stopped; the same command with --resume goes on from here")
+        raise
+    click.echo(terminal.printable(report.summary))

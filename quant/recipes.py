@@ -1,0 +1,284 @@
+"""Recipes: which format each tensor of a Llama gets for a type such as ``q4_k_m``.
+
+The mixes and fallbacks are those of llama.cpp's llama-quantize for the llama architecture,
+so that a file has the size and quality that its name promises. How the bytes of a format are
+computed is left to the quantizers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.formats import FORMATS_BY_NAME, Format
+
+FLOAT_FORMATS = ("F32", "F16", "BF16")
+TENSOR_FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        name.lower(): FORMATS_BY_NAME[name]
+        for name in (
+            *FLOAT_FORMATS,
+            *("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
+            *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"),
+        )
+    }
+)
+"""What a single tensor can be written as, by the name that a user gives."""
+
+# What a format becomes in a row that is not whole blocks of it; F16 if that fails too.
+_FALLBACKS: Mapping[str, str] = MappingProxyType(
+    {
+        "Q2_K": "Q4_0",
+        "Q3_K": "Q4_0",
+        "Q4_K": "Q5_0",
+        "Q5_K": "Q5_1",
+        "Q6_K": "Q8_0",
+        "IQ4_XS": "IQ4_NL",
+    }
+)
+_LAST_FALLBACK = "F16"
+_OUTPUT_FORMAT = "Q6_K"
+_RAGGED_OUTPUT_FORMAT = "Q8_0"
+# Llama 2 and 3 70B: attn_v is an eighth of attn_q there, so more bits cost next to nothing.
+_LAYERS_OF_70B = 80
+_RAISED_IN_70B: Mapping[str, str] = MappingProxyType({"Q3_K": "Q5_K", "Q4_K": "Q5_K"})
+_MANY_HEADS_A_GROUP = 4
+_LAYER = re.compile(r"blk\.(\d+)\.")
+_ROLES = re.compile(r"attn_v\.weight|attn_output\.weight|ffn_down")
+
+
+@dataclass(frozen=True)
+class ModelShape:
+    """What the recipes ask of a model: its depth, its heads, and whether it has an output."""
+
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    is_tied: bool
+
+    def __post_init__(self) -> None:
+        if min(self.num_layers, self.num_heads, self.num_kv_heads) < 1:
+            raise ValueError(f"impossible model: {self!r}")
+
+    @property
+    def heads_per_group(self) -> int:
+        """Query heads that share one key head."""
+        return self.num_heads // self.num_kv_heads
+
+    @property
+    def is_70b(self) -> bool:
+        """Whether this is the depth of the 70B models, with grouped heads."""
+        return self.num_layers == _LAYERS_OF_70B and self.num_heads != self.num_kv_heads
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in which model a matrix stands, and whether its columns' importance is known."""
+
+    layer: int
+    model: ModelShape
+    has_imatrix: bool
+
+    def is_in_first(self, divisor: int) -> bool:
+        """Whether the layer is in the first 1/divisor of the model."""
+        return self.layer < self.model.num_layers // divisor
+
+    @property
+    def wants_more_bits(self) -> bool:
+        """The first and last eighth of the layers, and every third between."""
+        eighth = self.model.num_layers // 8
+        is_late = self.layer >= 7 * self.model.num_layers // 8
+        return self.layer < eighth or is_late or (self.layer - eighth) % 3 == 2
+
+    @property
+    def shares_keys(self) -> bool:
+        """Whether attn_v is small beside the rest of the layer."""
+        return self.model.heads_per_group >= _MANY_HEADS_A_GROUP
+
+
+Choice = Callable[[Place], "str | None"]
+"""The format of a matrix at a place, None for the recipe's own."""
+
+
+def _always(name: str) -> Choice:
+    return lambda place: name
+
+
+def _more_bits(name: str) -> Choice:
+    return lambda place: name if place.wants_more_bits else None
+
+
+def _first_layers(count: int, name: str, otherwise: str | None = None) -> Choice:
+    return lambda place: name if place.layer < count else otherwise
+
+
+def _first_part(divisor: int, name: str, otherwise: str | None = None) -> Choice:
+    return lambda place: name if place.is_in_first(divisor) else otherwise
+
+
+def _grouped(name: str, otherwise: str | None = None) -> Choice:
+    return lambda place: name if place.shares_keys else otherwise
+
+
+def _first_eighth_if(has_imatrix: bool, name: str) -> Choice:
+    return lambda place: name if place.has_imatrix is has_imatrix and place.is_in_first(8) else None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A type that a whole model is written as; ``file_type`` is its number in the metadata.
+
+    ``choices`` overrides ``format`` by the matrix's role: attn_v, attn_output, ffn_down.
+    """
+
+    name: str
+    file_type: int
+    format: str
+    choices: Mapping[str, Choice] = field(default_factory=dict)
+
+    @property
+    def is_float(self) -> bool:
+        """Whether nothing is quantized."""
+        return self.format in FLOAT_FORMATS
+
+
+def _attention_and_down(attn_v: Choice, attn_output: str, ffn_down: Choice) -> dict[str, Choice]:
+    return {"attn_v": attn_v, "attn_output": _always(attn_output), "ffn_down": ffn_down}
+
+
+_MORE_BITS = {"attn_v": _more_bits("Q6_K"), "ffn_down": _more_bits("Q6_K")}
+_IQ4 = {"attn_v": _grouped("Q5_K"), "ffn_down": _first_eighth_if(False, "Q5_K")}
+
+_TABLE = (
+    Recipe("f32", 0, "F32"),
+    Recipe("f16", 1, "F16"),
+    Recipe("bf16", 32, "BF16"),
+    Recipe("q8_0", 7, "Q8_0"),
+    Recipe("q4_0", 2, "Q4_0", {"ffn_down": _first_eighth_if(True, "Q4_1")}),
+    Recipe("q4_1", 3, "Q4_1"),
+    Recipe("q5_0", 8, "Q5_0", {"ffn_down": _first_eighth_if(True, "Q5_1")}),
+    Recipe("q5_1", 9, "Q5_1"),
+    Recipe(
+        *("q2_k", 10, "Q2_K"),
+        _attention_and_down(_grouped("Q4_K", "Q3_K"), "Q3_K", _always("Q3_K")),
+    ),
+    Recipe("q3_k_s", 11, "Q3_K"),
+    Recipe(
+        *("q3_k_m", 12, "Q3_K"),
+        _attention_and_down(
+            _first_layers(2, "Q5_K", "Q4_K"), "Q4_K", _first_part(16, "Q5_K", "Q4_K")
+        ),
+    ),
+    Recipe(*("q3_k_l", 13, "Q3_K"), _attention_and_down(_always("Q5_K"), "Q5_K", _always("Q5_K"))),
+    Recipe(
+        *("q4_k_s", 14, "Q4_K"),
+        {"attn_v": _first_layers(4, "Q5_K"), "ffn_down": _first_part(8, "Q5_K")},
+    ),
+    Recipe("q4_k_m", 15, "Q4_K", _MORE_BITS),
+    Recipe("q5_k_s", 16, "Q5_K"),
+    Recipe("q5_k_m", 17, "Q5_K", _MORE_BITS),
+    Recipe("q6_k", 18, "Q6_K"),
+    Recipe("iq4_nl", 25, "IQ4_NL", _IQ4),
+    Recipe("iq4_xs", 30, "IQ4_XS", _IQ4),
+)
+RECIPES: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe in _TABLE})
+_ALIASES: Mapping[str, str] = MappingProxyType(
+    {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}
+)
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a type's name in any case; InvalidOptionError, with the list, if none."""
+    lower = name.lower()
+    recipe = RECIPES.get(_ALIASES.get(lower, lower))
+    if recipe is None:
+        raise InvalidOptionError(f"no type is called {name!r}; allowed: {', '.join(RECIPES)}")
+    return recipe
+
+
+def find_tensor_format(name: str) -> Format:
+    """The format that a tensor's type names; InvalidOptionError, with the list, if none."""
+    found = TENSOR_FORMATS.get(name.lower())
+    if found is None:
+        allowed = ", ".join(TENSOR_FORMATS)
+        raise InvalidOptionError(f"no tensor type is called {name!r}; allowed: {allowed}")
+    return found
+
+
+@dataclass(frozen=True)
+class FormatOptions:
+    """What a user decides: a recipe, and formats that go before it.
+
+    ``tensor_formats`` holds patterns that are searched for in the names of matrices; the first
+    that is found counts. ``is_pure`` leaves out the mix.
+    """
+
+    recipe: Recipe
+    tensor_formats: tuple[tuple[re.Pattern[str], Format], ...] = ()
+    output_format: Format | None = None
+    embedding_format: Format | None = None
+    is_pure: bool = False
+
+
+def choose_format(
+    name: str, shape: tuple[int, ...], options: FormatOptions, model: ModelShape, has_imatrix: bool
+) -> Format:
+    """The format of the tensor ``name``; vectors and norms are F32.
+
+    What the user asked for goes first, then the recipe; where the rows are not whole blocks of
+    the result, its fallback.
+    """
+    if len(shape) < 2 or not name.endswith("weight") or "_norm.weight" in name:
+        return FORMATS_BY_NAME["F32"]
+    wanted = _users_format(name, options, model)
+    if wanted is None:
+        wanted = FORMATS_BY_NAME[_mixed(name, shape[-1], options, model, has_imatrix)]
+    return fitting_format(wanted, shape[-1])
+
+
+def fitting_format(wanted: Format, num_columns: int) -> Format:
+    """``wanted`` if rows of ``num_columns`` are whole blocks of it, else what replaces it."""
+    for name in (wanted.name, _FALLBACKS.get(wanted.name, _LAST_FALLBACK)):
+        if num_columns % FORMATS_BY_NAME[name].block_size == 0:
+            return FORMATS_BY_NAME[name]
+    return FORMATS_BY_NAME[_LAST_FALLBACK]
+
+
+def _users_format(name: str, options: FormatOptions, model: ModelShape) -> Format | None:
+    if name == "token_embd.weight" and options.embedding_format is not None:
+        return options.embedding_format
+    if _is_output(name, model) and options.output_format is not None:
+        return options.output_format
+    for pattern, tensor_format in options.tensor_formats:
+        if pattern.search(name):
+            return tensor_format
+    return None
+
+
+def _is_output(name: str, model: ModelShape) -> bool:
+    return name == ("token_embd.weight" if model.is_tied else "output.weight")
+
+
+def _mixed(
+    name: str, num_columns: int, options: FormatOptions, model: ModelShape, has_imatrix: bool
+) -> str:
+    recipe = options.recipe
+    if recipe.is_float or options.is_pure:
+        return recipe.format
+    if _is_output(name, model):
+        if num_columns % FORMATS_BY_NAME[recipe.format].block_size:
+            return _RAGGED_OUTPUT_FORMAT
+        return recipe.format if recipe.format == "Q8_0" else _OUTPUT_FORMAT
+    layer, role = _LAYER.match(name), _ROLES.search(name)
+    if layer is None or role is None:
+        return recipe.format
+    role_name = role[0].removesuffix(".weight")
+    place = Place(int(layer[1]), model, has_imatrix)
+    choice = recipe.choices.get(role_name)
+    chosen = (choice(place) if choice else None) or recipe.format
+    if role_name == "attn_v" and model.is_70b:
+        return _RAISED_IN_70B.get(chosen, chosen)
+    return chosen
