@@ -69,7 +69,7 @@ class Checkpoint:
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
-    """The model at ``path``: a folder of Hugging Face or Meta, one of its weight files, or GGUF.
+    """The model at ``path``: a folder of Hugging Face or Meta, one of its files, or GGUF.
 
     Of tensors only names, shapes and places are read. Raises ModelNotFoundError if there is no
     model, ModelFileError for a malformed one, UnsupportedModelError for quantized weights
@@ -81,13 +81,21 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     try:
         if path.is_dir():
             return _open_folder(path, path, None)
-        if path.suffix in WEIGHT_SUFFIXES and path.is_file():
+        if path.suffix == ".json" and path.is_file():
+            return _open_folder(path, path.parent, None)
+        if path.suffix in WEIGHT_SUFFIXES and path.is_file() and not _is_gguf(path):
             return _open_folder(path, path.parent, path)
         return open_gguf(path)
     except EdgellamaError:
         raise
     except OSError as error:  # a folder that may not be entered
         raise file_error(path, f"cannot be read, {error}", "a readable model") from error
+
+
+def _is_gguf(path: Path) -> bool:
+    """Whether a file is GGUF whatever its name, as early ones were called ``.bin``."""
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
 
 
 def _open_folder(path: Path, folder: Path, file: Path | None) -> Checkpoint:

@@ -19,7 +19,7 @@ from typing import Any, Generic, TypeVar
 from edgellama.quant.gguf_cursor import MAX_SHOWN_CHARACTERS, file_error, shown
 
 MAX_PICKLE_BYTES = 8 << 20
-MAX_OPERATIONS = 1_000_000  # about 45 a tensor; each makes one small object at most
+MAX_OPERATIONS = 500_000  # about 45 a tensor; each makes one small object at most
 MAX_NAME_BYTES = 256
 MAX_KEY = 1 << 20
 

@@ -83,6 +83,23 @@ def test_a_weight_file_stands_for_its_folder(tmp_path: Path, file: str, content:
         assert checkpoint.folder == folder and checkpoint.parameters == {"a": 1}
 
 
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json"])
+def test_a_json_file_stands_for_its_folder(tmp_path: Path, file: str) -> None:
+    """The configuration's or the index's path opens the model that it is part of."""
+    index = json.dumps({"weight_map": {"w": "weights.safetensors"}})
+    fill(tmp_path, config__json="{}", weights__safetensors=SAFETENSORS)
+    fill(tmp_path, model__safetensors__index__json=index)
+    with open_checkpoint(tmp_path / file) as checkpoint:
+        assert values(checkpoint.tensors["w"]) == FLOATS.tolist()
+
+
+def test_gguf_under_another_name(tmp_path: Path) -> None:
+    """A GGUF file is one whatever its name ends in."""
+    fill(tmp_path, ggml_model__bin=model([], [entry("a", (8, 4))], FLOATS.tobytes()))
+    with open_checkpoint(tmp_path / "ggml_model.bin") as checkpoint:
+        assert checkpoint.kind == "gguf"
+
+
 def test_one_shard_stands_for_all(tmp_path: Path) -> None:
     """A shard's path opens the whole model, Hugging Face's or Meta's."""
     other = safetensors_bytes.saved({"v": FLOATS})
