@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgellama.convert.json_fields import Fields
-from edgellama.convert.split_pattern_names import split_pattern_name
+from edgellama.convert.split_pattern_names import MAX_DEPTH, split_pattern_name
 from edgellama.convert.tokenizer_settings import (
     TokenizerSettings,
     looks_special,
@@ -92,7 +92,7 @@ def bos_and_eos(
 
     A post-processor that adds a token of its own declares it to be BOS or EOS.
     """
-    first, last = _template_ends(settings.tokenizer.fields("post_processor"))
+    first, last = _template_ends(settings.tokenizer.fields("post_processor"), MAX_DEPTH)
     by_text = {token.text: index for index, token in enumerate(tokens)}
     for role, text in (("bos", first), ("eos", last)):
         if text in by_text:
@@ -105,10 +105,10 @@ def bos_and_eos(
     return adds
 
 
-def _template_ends(processor: Fields) -> tuple[str | None, str | None]:
+def _template_ends(processor: Fields, depth: int) -> tuple[str | None, str | None]:
     """The special tokens that a post-processor puts before and after a text."""
-    if processor.text("type") == "Sequence":
-        ends = [_template_ends(member) for member in processor.objects("processors")]
+    if processor.text("type") == "Sequence" and depth:
+        ends = [_template_ends(member, depth - 1) for member in processor.objects("processors")]
         first = next((first for first, _ in ends if first is not None), None)
         return first, next((last for _, last in ends if last is not None), None)
     if processor.text("type") != "TemplateProcessing":

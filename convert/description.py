@@ -60,10 +60,13 @@ def describe(
     tied = not is_meta and config.flag("tie_word_embeddings", False)
     tensors = layout.ordered(sizes, tied=tied, half_split=not is_meta)
     settings = TokenizerSettings(checkpoint.folder, config)
+    vocabulary = read_vocabulary(
+        settings, sizes.vocab_size, pre, scaled_positions=sizes.scaling.llama3 is not None
+    )
     items = (
         general_items(checkpoint, tensors, name)
         | sizes.items()
-        | read_vocabulary(settings, sizes, pre).items()
+        | vocabulary.items()
         | chat_template_items(checkpoint.folder, settings.settings)
     )
     return ModelDescription(MappingProxyType(items), tuple(tensors))

@@ -8,6 +8,7 @@ its score. Anything else is refused.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Set
 
 from edgellama.convert.bpe_vocabulary import bos_and_eos, merge_pairs, vocabulary_entries
 from edgellama.convert.json_fields import Fields
@@ -19,7 +20,7 @@ from edgellama.quant.gguf_cursor import shown
 
 WAY_OUT = "put the model's tokenizer.model into the folder"
 MAX_PIECE_LENGTH = 256
-_BYTE_PIECE = re.compile(r"<0x[0-9A-F]{2}>")
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
 def is_fast_sentencepiece(tokenizer: Fields) -> bool:
@@ -33,11 +34,13 @@ def fast_sentencepiece_vocabulary(settings: TokenizerSettings, num_rows: int) ->
     tokenizer = settings.tokenizer
     model = tokenizer.fields("model")
     entries = dict(vocabulary_entries(model))
-    scores = _scores(tokenizer.source, merge_pairs(model), entries)
     unknown = model.text("unk_token") or "<unk>"
+    added = {token.text for token in settings.added_tokens()}
+    made = {t for t in entries if t not in added and t != unknown and not _BYTE.fullmatch(t)}
+    scores = _scores(tokenizer.source, merge_pairs(model), entries, made)
     table = TokenTable(tokenizer.source)
     for text, token in entries.items():
-        kind = TokenType.BYTE if _BYTE_PIECE.fullmatch(text) else TokenType.NORMAL
+        kind = TokenType.BYTE if _BYTE.fullmatch(text) else TokenType.NORMAL
         kind = TokenType.UNKNOWN if text == unknown else kind
         table.put(token, Token(text, kind, scores.get(text, 0.0)))
     add_tokens(table, settings)
@@ -56,8 +59,13 @@ def fast_sentencepiece_vocabulary(settings: TokenizerSettings, num_rows: int) ->
     )
 
 
-def _scores(source: str, pairs: list[tuple[str, str]], entries: dict[str, int]) -> dict[str, float]:
-    """Scores of the pieces that merges make: 0, -1, -2, in the order of the merges."""
+def _scores(
+    source: str, pairs: list[tuple[str, str]], entries: Mapping[str, int], made: Set[str]
+) -> dict[str, float]:
+    """Scores of the pieces that merges make: 0, -1, -2, in the order of the merges.
+
+    ``made``: the pieces that text can become, and so must be made by every split of theirs.
+    """
     splits: dict[str, set[int]] = {}
     last = None
     for left, right in pairs:
@@ -65,18 +73,17 @@ def _scores(source: str, pairs: list[tuple[str, str]], entries: dict[str, int]) 
         piece = left + right
         if piece != last and piece in splits:
             raise _inexact(source, f"the merges into {shown(piece)} do not come together")
-        if piece not in entries or len(piece) > MAX_PIECE_LENGTH:
+        if piece not in made:
             raise _inexact(source, f"{shown(piece)} is a merge but no piece")
         splits.setdefault(piece, set()).add(len(left))
         last = piece
-    for piece, found in splits.items():
-        possible = {
-            i for i in range(1, len(piece)) if piece[:i] in entries and piece[i:] in entries
-        }
-        if found != possible:
-            raise _inexact(
-                source, f"the merges into {shown(piece)} are not all that there could be"
-            )
+    for piece in made:
+        if len(piece) > MAX_PIECE_LENGTH:
+            raise _inexact(source, f"{shown(piece)} is longer than {MAX_PIECE_LENGTH} characters")
+        cuts = range(1, len(piece))
+        possible = {i for i in cuts if piece[:i] in entries and piece[i:] in entries}
+        if splits.get(piece, set()) != possible:
+            raise _inexact(source, f"the merges into {shown(piece)} are not all that could be")
     return {piece: -float(rank) for rank, piece in enumerate(splits)}
 
 

@@ -14,8 +14,8 @@ from edgellama.quant.gguf_cursor import shown
 from edgellama.quant.gguf_file import GGUFFile, MetadataValue, StringArray
 
 ARCHITECTURE = "llama"
-# What depends on the output's types and parts is for the writer to say.
-_REPLACED = ("general.file_type", "general.quantization_version")
+# What depends on the output's types, parts and layout is for the writer to say.
+_REPLACED = ("general.file_type", "general.quantization_version", "general.alignment")
 _SPLIT = "split."
 _ITEM_TYPES = {
     name: GGUFValueType[name.upper()]

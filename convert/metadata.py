@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from gguf import GGUFValueType
 
 MAX_UNSIGNED = (1 << 32) - 1
@@ -72,4 +73,5 @@ def integers(values: Sequence[int]) -> MetadataItem:
 
 def octets(values: bytes) -> MetadataItem:
     """An array of uint8."""
-    return MetadataItem(values, GGUFValueType.ARRAY, GGUFValueType.UINT8)
+    array = np.frombuffer(values, np.uint8)
+    return MetadataItem(array, GGUFValueType.ARRAY, GGUFValueType.UINT8)

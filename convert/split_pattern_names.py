@@ -36,6 +36,7 @@ NAMES: Mapping[tuple[Step, ...], str] = MappingProxyType(
         (("digits", "individual"), _GPT2): "smollm",
     }
 )
+MAX_DEPTH = 8
 # What --pre may name: the patterns that readers of GGUF files know and that Llamas come with.
 KNOWN_NAMES = (
     *("default", "gpt-2", "llama-bpe", "smollm", "tekken", "qwen2"),
@@ -54,9 +55,11 @@ def split_pattern_name(tokenizer: Fields, pre: str | None) -> str:
     """
     if pre is not None:
         return checked_name(pre)
-    steps = tuple(_steps(tokenizer.fields("pre_tokenizer")))
+    steps = tuple(_steps(tokenizer.fields("pre_tokenizer"), MAX_DEPTH))
     name = NAMES.get(steps)
-    if name is None or (tokenizer.fields("normalizer") and not _is_plain(tokenizer, name)):
+    if name is None or (
+        tokenizer.fields("normalizer") and not _does_nothing(tokenizer.fields("normalizer"))
+    ):
         raise UnsupportedModelError(
             f"{tokenizer.source}: text is cut into words by {_written(tokenizer, steps)}, which "
             f"is not recognised; recognised: {', '.join(NAMES.values())}; "
@@ -72,19 +75,23 @@ def checked_name(pre: str) -> str:
     return pre
 
 
-def _is_plain(tokenizer: Fields, name: str) -> bool:
-    """Whether the normalizer does nothing but what the name stands for."""
-    kind = tokenizer.fields("normalizer").text("type")
-    members = tokenizer.fields("normalizer").items("normalizers")
-    return (kind == "Sequence" and not members) or (kind == "NFC" and name == "qwen2")
+def _does_nothing(normalizer: Fields) -> bool:
+    return normalizer.text("type") == "Sequence" and not normalizer.items("normalizers")
 
 
-def _steps(step: Fields) -> Iterator[Step]:
+def is_byte_level(tokenizer: Fields) -> bool:
+    """Whether a tokenizer.json writes bytes as GPT-2 does."""
+    decoder = tokenizer.fields("decoder")
+    members = [decoder, *decoder.objects("decoders")]
+    return any(member.text("type") == "ByteLevel" for member in members)
+
+
+def _steps(step: Fields, depth: int) -> Iterator[Step]:
     """A pre-tokenizer and those inside it, in order, without those that change nothing."""
     kind = step.text("type")
-    if kind == "Sequence":
+    if kind == "Sequence" and depth:
         for member in step.objects("pretokenizers"):
-            yield from _steps(member)
+            yield from _steps(member, depth - 1)
     elif kind == "Split":
         pattern = step.fields("pattern").text("Regex")
         usual = step.text("behavior") == "Isolated" and not step.flag("invert", False)

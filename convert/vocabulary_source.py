@@ -9,9 +9,9 @@ from edgellama.convert.fast_sentencepiece_vocabulary import (
     fast_sentencepiece_vocabulary,
     is_fast_sentencepiece,
 )
-from edgellama.convert.hparams import HyperParameters
 from edgellama.convert.sentencepiece_file import read_sentencepiece
 from edgellama.convert.sentencepiece_vocabulary import sentencepiece_vocabulary
+from edgellama.convert.split_pattern_names import is_byte_level
 from edgellama.convert.tiktoken_vocabulary import is_tiktoken, tiktoken_vocabulary
 from edgellama.convert.tokenizer_settings import TokenizerSettings
 from edgellama.convert.vocabulary import Vocabulary
@@ -22,26 +22,26 @@ MODEL_FILE, FAST_FILE = "tokenizer.model", "tokenizer.json"
 
 
 def read_vocabulary(
-    settings: TokenizerSettings, sizes: HyperParameters, pre: str | None
+    settings: TokenizerSettings, num_rows: int, pre: str | None, *, scaled_positions: bool
 ) -> Vocabulary:
     """The vocabulary of the checkpoint in a folder, one token for each row of the embedding.
 
     A SentencePiece model goes before ``tokenizer.json``, as it is what the model was trained
-    with. ``pre``: the split pattern's name, for byte-level BPE alone. ModelNotFoundError where
-    there is no tokenizer, UnsupportedModelError for one of another kind.
+    with. ``pre``: the split pattern's name, for byte-level BPE alone. ``scaled_positions``: as in
+    tiktoken_vocabulary. ModelNotFoundError where there is no tokenizer, UnsupportedModelError for
+    one of another kind.
     """
     path = _model_file(settings.folder)
     if path is not None and not is_tiktoken(path):
         _refuse_pre(path, pre)
-        return sentencepiece_vocabulary(read_sentencepiece(path), settings, sizes.vocab_size)
+        return sentencepiece_vocabulary(read_sentencepiece(path), settings, num_rows)
     if settings.tokenizer:
-        return _from_tokenizer_json(settings, sizes.vocab_size, pre)
+        return _from_tokenizer_json(settings, num_rows, pre)
     if path is None:
         raise ModelNotFoundError(
             f"{settings.folder}: no tokenizer; needed: {MODEL_FILE} or {FAST_FILE}"
         )
-    scaled = sizes.scaling.llama3 is not None
-    return tiktoken_vocabulary(path, sizes.vocab_size, pre, scaled_positions=scaled)
+    return tiktoken_vocabulary(path, num_rows, pre, scaled_positions=scaled_positions)
 
 
 def _model_file(folder: Path) -> Path | None:
@@ -57,8 +57,7 @@ def _from_tokenizer_json(settings: TokenizerSettings, num_rows: int, pre: str | 
         _refuse_pre(Path(tokenizer.source), pre)
         return fast_sentencepiece_vocabulary(settings, num_rows)
     kind = tokenizer.fields("model").text("type")
-    steps = str(tokenizer.values.get("pre_tokenizer")) + str(tokenizer.values.get("decoder"))
-    if kind not in ("BPE", None) or "ByteLevel" not in steps:
+    if kind not in ("BPE", None) or not is_byte_level(tokenizer):
         raise UnsupportedModelError(
             f"{tokenizer.source}: a tokenizer of type {shown(kind)}; supported: byte-level BPE, "
             f"and SentencePiece as {MODEL_FILE}"

@@ -156,7 +156,7 @@ BROKEN: dict[str, dict[str, Any]] = {
     "flag is a number": {"add_bos_token": 3},
 }
 BROKEN_SENTENCEPIECE: dict[str, dict[str, Any]] = {
-    "no unknown token": {"token_type": [3, 3, 3, *[6] * 256, 1, 1, 1]},
+    "no unknown token": {"token_type": [1, 3, 3, *[6] * 256, 1, 1, 1]},
     "a byte is missing": {"token_type": [2, 3, 3, 1, *[6] * 255, 1, 1, 1]},
     "a byte that is none": {"token_type": [2, 3, 3, *[6] * 257, 1, 1]},
 }

@@ -25,7 +25,7 @@ def _sentencepiece(metadata: Mapping[str, object]) -> Tokenizer:
 
 
 _LOADERS: Mapping[str, Callable[[Mapping[str, object]], Tokenizer]] = MappingProxyType(
-    {"gpt2": _byte_pair, "llama": _sentencepiece}
+    {"gpt2": _byte_pair, "llama": _sentencepiece, "t5": _sentencepiece}
 )
 
 

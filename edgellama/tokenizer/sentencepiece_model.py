@@ -14,18 +14,28 @@ from edgellama.tokenizer.vocabulary import TokenType, Vocabulary
 
 SPACE_SYMBOL = "\N{LOWER ONE EIGHTH BLOCK}".encode()
 _BYTE_PIECE = re.compile(rb"<0x[0-9A-F]{2}>")
-_BYTE_PAIR_MODEL = 2
+_UNIGRAM_MODEL, _BYTE_PAIR_MODEL = 1, 2
 
 
 def model_proto(
-    vocabulary: Vocabulary, *, add_space_prefix: bool, remove_extra_whitespaces: bool
+    vocabulary: Vocabulary,
+    *,
+    add_space_prefix: bool,
+    remove_extra_whitespaces: bool,
+    unigram: bool = False,
+    charsmap: bytes = b"",
+    unknown_id: int | None = None,
 ) -> bytes:
-    """The serialized model: pieces in id order, byte pair encoding, identity normalization."""
+    """The serialized model: pieces in id order, byte pair encoding unless ``unigram``.
+
+    ``charsmap``: how characters are normalized, as the library compiled it; empty for not at all.
+    ``unknown_id``: the unknown piece of a vocabulary that types none so.
+    """
     byte_fallback = _has_byte_fallback(vocabulary)
-    texts, types = _loadable_pieces(vocabulary)
+    texts, types = _loadable_pieces(vocabulary, unknown_id)
     trainer = b"".join(
         (
-            _varint_field(3, _BYTE_PAIR_MODEL),
+            _varint_field(3, _UNIGRAM_MODEL if unigram else _BYTE_PAIR_MODEL),
             _varint_field(4, len(texts)),
             _varint_field(35, byte_fallback),
             _varint_field(40, types.index(TokenType.UNKNOWN)),
@@ -33,7 +43,8 @@ def model_proto(
     )
     normalizer = b"".join(
         (
-            _bytes_field(1, b"identity"),
+            _bytes_field(1, b"custom" if charsmap else b"identity"),
+            _bytes_field(2, charsmap),
             _varint_field(3, add_space_prefix),
             _varint_field(4, remove_extra_whitespaces),
             _varint_field(5, True),
@@ -78,7 +89,7 @@ def _has_byte_fallback(vocabulary: Vocabulary) -> bool:
     return True
 
 
-def _loadable_pieces(vocabulary: Vocabulary) -> tuple[list[bytes], bytes]:
+def _loadable_pieces(vocabulary: Vocabulary, unknown_id: int | None) -> tuple[list[bytes], bytes]:
     """Texts and types as the library accepts them: distinct, not empty, one unknown piece.
 
     What it would refuse becomes an unused piece under a name of its own. User-defined tokens
@@ -94,6 +105,9 @@ def _loadable_pieces(vocabulary: Vocabulary) -> tuple[list[bytes], bytes]:
             texts[token], types[token] = f"\uffff{token}".encode(), TokenType.UNUSED
         seen.add(text)
     unknown = [token for token, kind in enumerate(types) if kind == TokenType.UNKNOWN]
+    if not unknown and unknown_id is not None and types[unknown_id] == TokenType.CONTROL:
+        types[unknown_id] = TokenType.UNKNOWN
+        unknown = [unknown_id]
     if not unknown:
         raise TokenizerError("no token has the type unknown (2); SentencePiece needs one")
     for token in unknown[1:]:

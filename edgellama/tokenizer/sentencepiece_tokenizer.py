@@ -1,4 +1,4 @@
-"""SentencePiece from GGUF metadata (``tokenizer.ggml.model`` = ``llama``).
+"""SentencePiece from GGUF metadata (``tokenizer.ggml.model`` = ``llama``, or ``t5`` for unigram).
 
 The model is rebuilt from the file and handed to the sentencepiece library, which cuts the
 text. Tokens go back to bytes here, one by one, as streaming needs it.
@@ -7,6 +7,8 @@ text. Tokens go back to bytes here, one by one, as streaming needs it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+import numpy as np
 
 from edgellama.quant.errors import TokenizerError
 from edgellama.tokenizer.base import Tokenizer
@@ -35,6 +37,9 @@ class SentencePieceTokenizer(Tokenizer):
             vocabulary,
             add_space_prefix=self._adds_space,
             remove_extra_whitespaces=self._removes_spaces,
+            unigram=metadata.get("tokenizer.ggml.model") == "t5",
+            charsmap=_charsmap(metadata),
+            unknown_id=special.unknown_id,
         )
         from sentencepiece import SentencePieceProcessor
 
@@ -62,3 +67,13 @@ class SentencePieceTokenizer(Tokenizer):
         if token_type == TokenType.UNKNOWN:
             return UNKNOWN_SURFACE
         return raw.replace(SPACE_SYMBOL, b" ")
+
+
+def _charsmap(metadata: Mapping[str, object]) -> bytes:
+    """How characters are normalized; empty where the file does not say."""
+    values = metadata.get("tokenizer.ggml.precompiled_charsmap")
+    if values is None:
+        return b""
+    if not isinstance(values, np.ndarray) or values.dtype not in (np.uint8, np.int8):
+        raise TokenizerError("tokenizer.ggml.precompiled_charsmap is no array of bytes")
+    return values.tobytes()

@@ -20,6 +20,11 @@ _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,7 @@ SPLITTERS: Mapping[str, Splitter] = MappingProxyType(
         "gpt-2": Splitter((_GPT2,)),
         "llama-bpe": Splitter((_LLAMA3,), takes_whole_words=True, adds_bos=True),
         "smollm": Splitter((r"\p{N}", _GPT2)),
+        "tekken": Splitter((_TEKKEN,), takes_whole_words=True, adds_bos=True),
     }
 )
 

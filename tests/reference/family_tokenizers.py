@@ -17,17 +17,17 @@ from typing import Any
 from sentencepiece import SentencePieceTrainer
 
 from reference.tiny_vocabulary import byte_characters
-from reference.tokenizer_references import GPT2_PATTERN, LLAMA3_PATTERN
+from reference.tokenizer_references import (
+    GPT2_PATTERN,
+    LLAMA3_PATTERN,
+    TEKKEN_PATTERN,
+    WHOLE_WORDS,
+)
 
 ENGLISH = Path(__file__).parent.parent / "data" / "english.txt"
 NUM_PIECES = 400
 NUM_MERGES = 60
 INFILL_PIECES = ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>", "\u2581<EOT>")
-TEKKEN_PATTERN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 
 
 @cache
@@ -45,7 +45,7 @@ def sentencepiece_model(
         model_writer=model,
         model_type=model_type,
         vocab_size=num_pieces,
-        byte_fallback=True,
+        byte_fallback=model_type in ("bpe", "unigram"),
         split_digits=True,
         character_coverage=0.99,
         normalization_rule_name=normalization,
@@ -123,7 +123,9 @@ def byte_level_tokenizer(
     merges = byte_level_merges(pattern)
     start = 0 if special_first else len(texts)
     vocab = [*special, *texts] if special_first else texts
-    post: dict[str, Any] = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}
+    decoder = {**byte_level, "use_regex": True}
+    post: dict[str, Any] = decoder
     if bos is not None:
         template = {
             "type": "TemplateProcessing",
@@ -131,8 +133,13 @@ def byte_level_tokenizer(
                 {"SpecialToken": {"id": bos, "type_id": 0}},
                 {"Sequence": {"id": "A", "type_id": 0}},
             ],
-            "pair": [],
-            "special_tokens": {},
+            "pair": [
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"Sequence": {"id": "B", "type_id": 1}},
+            ],
+            "special_tokens": {
+                bos: {"id": bos, "ids": [start + special.index(bos)], "tokens": [bos]}
+            },
         }
         post = {"type": "Sequence", "processors": [post, template]}
     return {
@@ -141,12 +148,12 @@ def byte_level_tokenizer(
         "normalizer": None,
         "pre_tokenizer": pre_tokenizer(kind),
         "post_processor": post,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True},
+        "decoder": decoder,
         "model": {
             "type": "BPE",
             "unk_token": None,
             "byte_fallback": False,
-            "ignore_merges": kind == "llama-bpe",
+            "ignore_merges": kind in WHOLE_WORDS,
             "vocab": {text: index for index, text in enumerate(vocab)},
             "merges": [list(pair) for pair in merges]
             if merges_as_pairs
@@ -167,6 +174,43 @@ def added_tokens(texts: Sequence[str], start: int) -> list[dict[str, Any]]:
 def added_tokens_decoder(texts: Sequence[str], start: int) -> dict[str, Any]:
     """Special tokens as a tokenizer_config.json lists them."""
     return {str(entry.pop("id")): entry for entry in added_tokens(texts, start)}
+
+
+def fast_tokenizer(model: bytes) -> dict[str, Any]:
+    """A ``tokenizer.json`` with every split of a piece as a merge, as transformers makes it."""
+    from sentencepiece import SentencePieceProcessor
+
+    processor = SentencePieceProcessor(model_proto=model)
+    ids = range(processor.vocab_size())
+    pieces = {processor.id_to_piece(index): index for index in ids}
+    merges = []
+    for piece, index in pieces.items():
+        if processor.is_control(index) or processor.is_byte(index):
+            continue
+        splits = ((piece[:i], piece[i:]) for i in range(1, len(piece)))
+        merges += [[a, b] for a, b in splits if a in pieces and b in pieces]
+    return {
+        "version": "1.0",
+        "added_tokens": added_tokens(("<unk>", "<s>", "</s>"), 0),
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Prepend", "prepend": "\u2581"},
+                {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"},
+            ],
+        },
+        "pre_tokenizer": None,
+        "post_processor": None,
+        "decoder": {"type": "Sequence", "decoders": [{"type": "ByteFallback"}]},
+        "model": {
+            "type": "BPE",
+            "unk_token": "<unk>",
+            "fuse_unk": True,
+            "byte_fallback": True,
+            "vocab": pieces,
+            "merges": merges,
+        },
+    }
 
 
 def tiktoken_model() -> bytes:

@@ -19,6 +19,12 @@ LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+TEKKEN_PATTERN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+WHOLE_WORDS = ("llama-bpe", "tekken")
 # What llama.cpp does for models without a named pattern, as Hugging Face would write it.
 DEFAULT_PATTERNS = (r"[\p{P}\$\+<=>\^~\|]+", GPT2_PATTERN, r"\p{N}+", r"[0-9][0-9][0-9]")
 
@@ -65,7 +71,7 @@ def hugging_face_ids(metadata: Mapping[str, Any], *, special: bool = False) -> E
         models.BPE(
             vocab={token: index for index, token in enumerate(tokens)},
             merges=[tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]],
-            ignore_merges=pattern == "llama-bpe",
+            ignore_merges=pattern in WHOLE_WORDS,
         )
     )
     tokenizer.pre_tokenizer = _pre_tokenizer(pattern)
@@ -84,5 +90,9 @@ def _pre_tokenizer(pattern: str) -> Any:
         return ByteLevel(add_prefix_space=False)
     if pattern == "smollm":
         return Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
-    patterns = {"llama-bpe": (LLAMA3_PATTERN,), "default": DEFAULT_PATTERNS}[pattern]
+    patterns = {
+        "llama-bpe": (LLAMA3_PATTERN,),
+        "tekken": (TEKKEN_PATTERN,),
+        "default": DEFAULT_PATTERNS,
+    }[pattern]
     return Sequence([*(Split(Regex(p), "isolated") for p in patterns), byte_level])

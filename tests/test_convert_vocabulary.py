@@ -1,0 +1,299 @@
+"""Vocabularies of converted checkpoints: ids of the reference libraries, and what files may say."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from reference import family_tokenizers as tokenizers
+from reference.family import LLAMA_3_1_ALL_SPECIAL, LLAMA_3_ALL_SPECIAL, LLAMA_3_SPECIAL
+from reference.tokenizer_references import hard_text, sentencepiece_ids, visible
+from reference.vocabularies import (
+    LLAMA3_RANKS,
+    MISTRAL_V1,
+    fetch,
+    sentencepiece_metadata,
+)
+from sentencepiece import SentencePieceProcessor
+
+from edgellama.convert.json_fields import Fields
+from edgellama.convert.metadata import MetadataItem
+from edgellama.convert.sentencepiece_file import read_sentencepiece
+from edgellama.convert.tiktoken_vocabulary import is_tiktoken, tiktoken_vocabulary
+from edgellama.convert.tokenizer_settings import TokenizerSettings
+from edgellama.convert.vocabulary import Vocabulary
+from edgellama.convert.vocabulary_source import read_vocabulary
+from edgellama.quant.errors import (
+    InvalidOptionError,
+    ModelFileError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
+from edgellama.tokenizer import load_tokenizer
+
+GOLDEN = Path(__file__).parent / "data" / "tokenizer_golden.npz"
+# Of the merges that transformers' TikTokenConverter extracts from the same file, one a line.
+LLAMA_3_MERGES_SHA256 = "0cd100e0ab7dbd83c3b668a7cfb2aed1f63f2aec66dae6ec4b63de2c552bb82d"
+NUM_PIECES = tokenizers.NUM_PIECES
+
+
+def vocabulary(
+    folder: Path,
+    num_rows: int,
+    *,
+    config: dict[str, Any] | None = None,
+    pre: str | None = None,
+    scaled: bool = False,
+) -> Vocabulary:
+    """The vocabulary of the files in a folder."""
+    settings = TokenizerSettings(folder, Fields(config or {}, "config.json"))
+    return read_vocabulary(settings, num_rows, pre, scaled_positions=scaled)
+
+
+def values(items: dict[str, MetadataItem]) -> dict[str, object]:
+    """Metadata as a GGUF file would give it back."""
+    return {key: item.value for key, item in items.items()}
+
+
+def encoded(found: Vocabulary) -> list[list[int]]:
+    """What our engine makes of the hard text with a vocabulary."""
+    tokenizer = load_tokenizer(values(found.items()))
+    return [tokenizer.encode(text, add_bos=False) for text in hard_text()]
+
+
+def golden_ids(case: str) -> list[list[int]]:
+    """The committed ids of a reference library for the hard text."""
+    arrays = np.load(GOLDEN)
+    ends = arrays[f"{case}-ends"].tolist()
+    return [part.tolist() for part in np.split(arrays[case], ends[:-1])]
+
+
+def test_llama_3_ranks() -> None:
+    """Meta's own file gives the merges of transformers' conversion and the ids of tiktoken."""
+    path = fetch(LLAMA3_RANKS)
+    assert is_tiktoken(path)
+    found = tiktoken_vocabulary(path, 128256, None, scaled_positions=True)
+    assert found.merges is not None
+    assert hashlib.sha256("\n".join(found.merges).encode()).hexdigest() == LLAMA_3_MERGES_SHA256
+    assert encoded(found) == golden_ids("llama3")
+    named = {role: found.tokens[token] for role, token in found.special_ids.items()}
+    assert named == {
+        "bos": "<|begin_of_text|>",
+        "eos": "<|end_of_text|>",
+        "padding": "<|finetune_right_pad_id|>",
+        "eot": "<|eot_id|>",
+        "eom": "<|eom_id|>",
+    }
+    assert found.special_ids["eot"] == 128009
+
+
+@pytest.mark.parametrize(
+    ("scaled", "special"), [(False, LLAMA_3_ALL_SPECIAL), (True, LLAMA_3_1_ALL_SPECIAL)]
+)
+def test_reserved_tokens(scaled: bool, special: tuple[str, ...], tmp_path: Path) -> None:
+    """Llama 3 and 3.1 have 256 special tokens each, under names of their own."""
+    (tmp_path / "tokenizer.model").write_bytes(tokenizers.tiktoken_model())
+    found = vocabulary(tmp_path, 316 + 256, scaled=scaled)
+    assert tuple(found.tokens[316:]) == special
+    assert len(set(special)) == 256
+    assert set(found.types[316:]) == {3}
+
+
+def test_real_sentencepiece() -> None:
+    """A real model's pieces, scores and types are those that the library gives, and so its ids."""
+    path = fetch(MISTRAL_V1)
+    model = read_sentencepiece(path)
+    processor = SentencePieceProcessor(model_file=str(path))
+    reference = sentencepiece_metadata(processor)
+    assert [piece.text for piece in model.pieces] == reference["tokenizer.ggml.tokens"]
+    assert [piece.score for piece in model.pieces] == reference["tokenizer.ggml.scores"]
+    assert [piece.type for piece in model.pieces] == reference["tokenizer.ggml.token_type"]
+    assert not is_tiktoken(path)
+
+
+MODELS: dict[str, dict[str, Any]] = {
+    "bpe": {},
+    "unigram": {"model_type": "unigram"},
+    "joined spaces": {"removes_spaces": True},
+    "normalized": {"removes_spaces": True, "normalization": "nmt_nfkc"},
+}
+
+
+@pytest.mark.parametrize("options", MODELS.values(), ids=MODELS)
+def test_sentencepiece_kinds(options: dict[str, Any], tmp_path: Path) -> None:
+    """Every kind of SentencePiece model cuts text as the library does with its own file."""
+    model = tokenizers.sentencepiece_model(**options)
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    reference = sentencepiece_ids(SentencePieceProcessor(model_proto=model))
+    found = encoded(vocabulary(tmp_path, NUM_PIECES))
+    assert found == [reference(visible(text)) for text in hard_text()]
+
+
+@pytest.mark.parametrize("kind", ["llama-bpe", "smollm", "gpt-2", "tekken"])
+@pytest.mark.parametrize("as_pairs", [False, True])
+def test_byte_level_kinds(kind: str, as_pairs: bool, tmp_path: Path) -> None:
+    """A tokenizer.json is recognised by its steps, and cuts text as the library does."""
+    from tokenizers import Tokenizer
+
+    content = tokenizers.byte_level_tokenizer(kind, LLAMA_3_SPECIAL, merges_as_pairs=as_pairs)
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    found = vocabulary(tmp_path, 320)
+    library = Tokenizer.from_str(json.dumps(content))
+    assert found.pre == kind
+    library_ids = [library.encode(visible(t), add_special_tokens=False).ids for t in hard_text()]
+    special = set(range(316, 320))
+    pairs = zip(encoded(found), library_ids, strict=True)
+    assert [(a, b) for a, b in pairs if a != b and not special & set(b)] == []
+
+
+def test_sentencepiece_without_its_file(tmp_path: Path) -> None:
+    """The merges of a tokenizer.json give back the model that they were made from."""
+    (tmp_path / "lost").mkdir()
+    (tmp_path / "lost" / "tokenizer.model").write_bytes(tokenizers.sentencepiece_model())
+    expected = encoded(vocabulary(tmp_path / "lost", NUM_PIECES))
+    content = tokenizers.fast_tokenizer(tokenizers.sentencepiece_model())
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    found = vocabulary(tmp_path, NUM_PIECES)
+    assert found.model == "llama"
+    assert encoded(found) == expected
+    content["model"]["merges"].reverse()
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    backwards = encoded(vocabulary(tmp_path, NUM_PIECES))
+    assert backwards != expected
+    del content["model"]["merges"][10]
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    with pytest.raises(
+        UnsupportedModelError, match=r"are not all that could be; put the model's tokenizer\.model"
+    ):
+        vocabulary(tmp_path, NUM_PIECES)
+
+
+def test_every_row_has_a_token(tmp_path: Path) -> None:
+    """Rows beyond the vocabulary get unused tokens; added tokens beyond the rows are left out."""
+    (tmp_path / "tokenizer.model").write_bytes(tokenizers.sentencepiece_model())
+    tokenizers.write_json(tmp_path / "added_tokens.json", {"<a>": 400, "<b>": 403, "<c>": 410})
+    found = vocabulary(tmp_path, 405)
+    assert found.tokens[400:] == ["<a>", "[PAD401]", "[PAD402]", "<b>", "[PAD404]"]
+    assert list(found.types[400:]) == [4, 5, 5, 4, 5]
+    with pytest.raises(ModelFileError, match="but the embedding has 300 rows"):
+        vocabulary(tmp_path, 300)
+
+
+def test_texts_are_distinct(tmp_path: Path) -> None:
+    """An empty text, or one that is there twice, becomes an unused token under another name."""
+    (tmp_path / "tokenizer.model").write_bytes(tokenizers.sentencepiece_model())
+    decoder = tokenizers.added_tokens_decoder(("<s>", "", "[PAD403]"), NUM_PIECES)
+    settings = {"added_tokens_decoder": decoder}
+    tokenizers.write_json(tmp_path / "tokenizer_config.json", settings)
+    found = vocabulary(tmp_path, 404)
+    assert found.tokens[400:] == ["[PAD400]", "[PAD401]", "[PAD403]", "[[PAD403]]"]
+    assert list(found.types[400:]) == [5, 5, 3, 5]
+    assert len(set(found.tokens)) == len(found.tokens)
+
+
+def test_kinds_of_added_tokens(tmp_path: Path) -> None:
+    """Special ones are control tokens, and those that look so; others have plain spaces."""
+    (tmp_path / "tokenizer.model").write_bytes(tokenizers.sentencepiece_model())
+    decoder = tokenizers.added_tokens_decoder(("<unk>", "<s>", "</s>"), 0)
+    decoder |= tokenizers.added_tokens_decoder(("<tool>", "<|user|>", "\u2581\u2581x"), NUM_PIECES)
+    for token in ("401", "402"):
+        decoder[token]["special"] = False
+    settings = {"added_tokens_decoder": decoder}
+    tokenizers.write_json(tmp_path / "tokenizer_config.json", settings)
+    found = vocabulary(tmp_path, NUM_PIECES + 3)
+    assert list(found.types[:4]) == [2, 3, 3, 6]
+    assert found.tokens[400:] == ["<tool>", "<|user|>", "  x"]
+    assert list(found.types[400:]) == [3, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("settings", "config", "expected"),
+    [
+        ({}, {}, {"bos": 1, "eos": 2, "unknown": 0}),
+        ({"pad_token": "</s>"}, {}, {"bos": 1, "eos": 2, "unknown": 0, "padding": 2}),
+        ({"eos_token": {"content": "<s>"}}, {}, {"bos": 1, "eos": 1, "unknown": 0}),
+        ({"bos_token": None}, {"pad_token_id": -1}, {"bos": 1, "eos": 2, "unknown": 0}),
+        ({}, {"pad_token_id": 9}, {"bos": 1, "eos": 2, "unknown": 0, "padding": 9}),
+        ({}, {"pad_token_id": 900}, {"bos": 1, "eos": 2, "unknown": 0}),
+    ],
+)
+def test_roles(
+    settings: dict[str, Any], config: dict[str, Any], expected: dict[str, int], tmp_path: Path
+) -> None:
+    """Settings name tokens by their text; the vocabulary and config.json fill in the rest."""
+    (tmp_path / "tokenizer.model").write_bytes(tokenizers.sentencepiece_model())
+    tokenizers.write_json(tmp_path / "tokenizer_config.json", settings)
+    assert vocabulary(tmp_path, NUM_PIECES, config=config).special_ids == expected
+
+
+@pytest.mark.parametrize(
+    ("bos", "settings", "expected"),
+    [
+        (None, {}, (False, False)),
+        ("<|begin_of_text|>", {}, (True, False)),
+        ("<|begin_of_text|>", {"add_bos_token": False}, (False, False)),
+        (None, {"add_bos_token": True, "add_eos_token": True}, (True, True)),
+    ],
+)
+def test_bos_and_eos(
+    bos: str | None, settings: dict[str, Any], expected: tuple[bool, bool], tmp_path: Path
+) -> None:
+    """Byte-level vocabularies add BOS and EOS as the settings say, or else the post-processor."""
+    content = tokenizers.byte_level_tokenizer("llama-bpe", LLAMA_3_SPECIAL, bos=bos)
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    roles = {"bos_token": LLAMA_3_SPECIAL[0], "eos_token": LLAMA_3_SPECIAL[1]}
+    tokenizers.write_json(tmp_path / "tokenizer_config.json", roles | settings)
+    found = vocabulary(tmp_path, 320).settings
+    assert (found["add_bos_token"], found["add_eos_token"]) == expected
+
+
+def test_unknown_split_pattern(tmp_path: Path) -> None:
+    """An unknown way to cut text is refused with what it is, unless its name is given."""
+    content = tokenizers.byte_level_tokenizer("llama-bpe", LLAMA_3_SPECIAL)
+    content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "[a-z]+"
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    with pytest.raises(UnsupportedModelError, match=r"'\[a-z\]\+', which is not recognised.*--pre"):
+        vocabulary(tmp_path, 320)
+    assert vocabulary(tmp_path, 320, pre="deepseek-llm").pre == "deepseek-llm"
+    with pytest.raises(InvalidOptionError, match="--pre 'deepsek'; allowed: default, "):
+        vocabulary(tmp_path, 320, pre="deepsek")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "NFKC"}},
+        {"pre_tokenizer": {"type": "Whitespace"}},
+        {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": True, "use_regex": True}},
+        {"pre_tokenizer": None},
+    ],
+)
+def test_other_steps_are_no_known_pattern(change: dict[str, Any], tmp_path: Path) -> None:
+    """A step more, or another, is not passed over."""
+    content = tokenizers.byte_level_tokenizer("gpt-2", LLAMA_3_SPECIAL) | change
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    with pytest.raises(UnsupportedModelError, match="is not recognised"):
+        vocabulary(tmp_path, 320)
+
+
+def test_no_tokenizer(tmp_path: Path) -> None:
+    """A folder without a tokenizer is refused with the names of the files that are looked for."""
+    with pytest.raises(ModelNotFoundError, match=r"tokenizer\.model or tokenizer\.json"):
+        vocabulary(tmp_path, 320)
+
+
+def test_other_kinds_of_tokenizer(tmp_path: Path) -> None:
+    """A tokenizer of another kind is refused by name."""
+    content = tokenizers.byte_level_tokenizer("gpt-2", LLAMA_3_SPECIAL)
+    content["model"] = {"type": "WordPiece", "vocab": {"a": 0}}
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    with pytest.raises(UnsupportedModelError, match="of type 'WordPiece'; supported: byte-level"):
+        vocabulary(tmp_path, 320)
+    word = tokenizers.sentencepiece_model("word", 300)
+    (tmp_path / "tokenizer.model").write_bytes(word)
+    with pytest.raises(UnsupportedModelError, match="of type WORD; supported: BPE, UNIGRAM"):
+        vocabulary(tmp_path, 320)
