@@ -23,13 +23,13 @@ from edgellama.kernels_cpu.simd import (
 )
 from edgellama.kernels_cpu.simd_bytes import (
     bytes_like,
-    dot4,
     i32_zeros_like,
     store_rounded_bytes,
     to_f32,
 )
 from edgellama.kernels_cpu.simd_math import magnitude, max_lanes, maximum, mul, sum_lanes
 from edgellama.kernels_cpu.simd_scales import dot_pairs, pairs_of_ones
+from edgellama.kernels_cpu.simd_weights import dot4
 
 BLOCK = 32
 

@@ -17,6 +17,7 @@ from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import splat_f32
 from edgellama.kernels_cpu.simd_math import mul
 from edgellama.kernels_cpu.simd_scales import widen_bytes
+from edgellama.kernels_cpu.simd_weights import weight_bias
 
 Reader = Callable[..., Any]
 SUPER_BLOCK = 8
@@ -43,18 +44,20 @@ class SuperBlock:
 class BlockCode:
     """The functions that read one format, to be called from kernels.
 
-    ``quants[half](row, block, like)``: unsigned bytes, the first or last 16 of every block.
+    ``quants[half](row, block, like)``: the bytes of the first or last 16 weights of every block,
+    unsigned, or ``as_weights`` where they are ``wide`` (eight bits).
     ``scale[half](row, block, like)`` and ``minimum[half](row, block, like, scale)``: f32, four
-    lanes a block; the halves share them where ``group_size`` is 32 rather than 16. ``offset``
-    is minimum / -scale of a format without super-blocks where that is constant, else 0.
+    lanes a block; the halves share them where ``group_size`` is 32 rather than 16. ``offset()``
+    is minimum / -scale of a format without super-blocks where that is constant, else None.
     """
 
     group_size: int
     quants: tuple[Reader, Reader]
     scale: tuple[Reader, Reader]
     minimum: tuple[Reader, Reader]
-    offset: int = 0
+    offset: Reader | None = None
     super_block: SuperBlock | None = None
+    is_wide: bool = False
 
 
 def minimum_code(quants: tuple[Reader, Reader], scale: Reader, minimum: Reader) -> BlockCode:
@@ -64,17 +67,35 @@ def minimum_code(quants: tuple[Reader, Reader], scale: Reader, minimum: Reader) 
 
 def offset_code(quants: tuple[Reader, Reader], scale: Reader, offset: int) -> BlockCode:
     """A format of blocks of 32 whose minimum is a constant times the scale."""
-    times = np.float32(-offset)
+    value = np.float32(offset)
 
+    def constant_offset():
+        return value
+
+    return _offset_code(quants, scale, device(constant_offset), is_wide=False)
+
+
+def wide_code(quants: tuple[Reader, Reader], scale: Reader) -> BlockCode:
+    """A format of blocks of 32 with weights of eight bits and a scale."""
+    return _offset_code(quants, scale, weight_bias, is_wide=True)
+
+
+def _offset_code(
+    quants: tuple[Reader, Reader], scale: Reader, offset: Reader, *, is_wide: bool
+) -> BlockCode:
     def minimum(row, block, like, scale):
-        return mul(scale, splat_f32(times, like))
+        return mul(scale, splat_f32(-offset(), like))
 
     reader = device(minimum)
-    return BlockCode(32, quants, (scale, scale), (reader, reader), offset)
+    return BlockCode(32, quants, (scale, scale), (reader, reader), offset, is_wide=is_wide)
 
 
 def super_block_code(
-    group_size: int, quants: tuple[Reader, Reader], super_block: SuperBlock
+    group_size: int,
+    quants: tuple[Reader, Reader],
+    super_block: SuperBlock,
+    *,
+    is_wide: bool = False,
 ) -> BlockCode:
     """A format of super-blocks, whose groups have small integers for scale and minimum."""
     groups = 32 // group_size
@@ -89,7 +110,12 @@ def super_block_code(
         scales.append(scale)
         minimums.append(_after_scale(minimum))
     return BlockCode(
-        group_size, quants, (scales[0], scales[1]), (minimums[0], minimums[1]), 0, super_block
+        group_size,
+        quants,
+        (scales[0], scales[1]),
+        (minimums[0], minimums[1]),
+        super_block=super_block,
+        is_wide=is_wide,
     )
 
 

@@ -8,14 +8,13 @@ from types import MappingProxyType
 from edgellama.kernels_cpu.block_code import (
     BlockCode,
     SuperBlock,
-    offset_code,
     super_block_code,
     times,
+    wide_code,
 )
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import read_u16, read_u32
 from edgellama.kernels_cpu.simd_bytes import (
-    define_look_up,
     high_nibbles,
     load_chosen_pieces,
     load_pieces,
@@ -23,14 +22,14 @@ from edgellama.kernels_cpu.simd_bytes import (
 )
 from edgellama.kernels_cpu.simd_half import load_half_scales, read_half
 from edgellama.kernels_cpu.simd_scales import BYTE_UNIT
+from edgellama.kernels_cpu.simd_weights import define_look_up, weight_bias
 
-OFFSET = 128
-"""Added to ggml's ``kvalues_iq4nl`` (-127 … 113), which makes them unsigned."""
-TABLE = (1, 24, 45, 63, 79, 93, 106, 118, 129, 141, 153, 166, 181, 197, 217, 241)
+TABLE = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+"""ggml's ``kvalues_iq4nl``."""
 look_up = define_look_up(TABLE)
 
 
-# IQ4_NL: half d; 16 bytes of nibbles, the low ones first; weight = (table[q] - 128) * d
+# IQ4_NL: half d; 16 bytes of nibbles, the low ones first; weight = table[q] * d
 
 
 @device
@@ -49,7 +48,7 @@ def iq4_nl_scale(row, block, like):
 
 
 # IQ4_XS: half d; 16 bits with the upper pairs of eight scales, 4 bytes with their lower nibbles;
-# 128 bytes of nibbles, 16 a sub-block; weight = (table[q] - 128) * d * (s - 32)
+# 128 bytes of nibbles, 16 a sub-block; weight = table[q] * d * (s - 32)
 
 
 @device
@@ -78,19 +77,28 @@ def iq4_xs_scale_words(base):
     return words, words >> 32
 
 
+iq4_xs_scale_factor = times(read_half, BYTE_UNIT / 4)
+
+
+@device
+def iq4_xs_minimum_factor(base):
+    return iq4_xs_scale_factor(base) * -weight_bias()
+
+
 I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {
-        "IQ4_NL": offset_code((iq4_nl_low, iq4_nl_high), iq4_nl_scale, OFFSET),
+        "IQ4_NL": wide_code((iq4_nl_low, iq4_nl_high), iq4_nl_scale),
         "IQ4_XS": super_block_code(
             32,
             (iq4_xs_low, iq4_xs_high),
             SuperBlock(
                 136,
                 iq4_xs_scale_words,
-                times(read_half, BYTE_UNIT / 4),
+                iq4_xs_scale_factor,
                 iq4_xs_scale_words,
-                times(read_half, -OFFSET * BYTE_UNIT / 4),
+                iq4_xs_minimum_factor,
             ),
+            is_wide=True,
         ),
     }
 )

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from edgellama.kernels_cpu.block_code import BlockCode, minimum_code, offset_code
+from edgellama.kernels_cpu.block_code import BlockCode, minimum_code, offset_code, wide_code
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd_bytes import (
     fifth_bits,
-    flip_sign_bits,
     high_nibbles,
     load_pieces,
     low_nibbles,
     merge,
 )
 from edgellama.kernels_cpu.simd_half import halves_of_pieces, load_half_scales
+from edgellama.kernels_cpu.simd_weights import as_weights
 
 # Q4_0: half d; 16 bytes of nibbles, the low ones first; weight = (q - 8) * d
 
@@ -104,17 +104,17 @@ def q5_1_minimum(row, block, like, scale):
     return halves_of_pieces(load_pieces(row + block * 24, 24, like), 1)
 
 
-# Q8_0: half d; 32 signed bytes; weight = q * d, read as (q + 128) * d - 128 * d
+# Q8_0: half d; 32 signed bytes; weight = q * d
 
 
 @device
 def q8_0_low(row, block, like):
-    return flip_sign_bits(load_pieces(row + block * 34 + 2, 34, like))
+    return as_weights(load_pieces(row + block * 34 + 2, 34, like))
 
 
 @device
 def q8_0_high(row, block, like):
-    return flip_sign_bits(load_pieces(row + block * 34 + 18, 34, like))
+    return as_weights(load_pieces(row + block * 34 + 18, 34, like))
 
 
 @device
@@ -128,7 +128,7 @@ LEGACY_CODES: Mapping[str, BlockCode] = MappingProxyType(
         "Q4_1": minimum_code((q4_1_low, q4_1_high), q4_1_scale, q4_1_minimum),
         "Q5_0": offset_code((q5_0_low, q5_0_high), q5_0_scale, 16),
         "Q5_1": minimum_code((q5_1_low, q5_1_high), q5_1_scale, q5_1_minimum),
-        "Q8_0": offset_code((q8_0_low, q8_0_high), q8_0_scale, 128),
+        "Q8_0": wide_code((q8_0_low, q8_0_high), q8_0_scale),
     }
 )
 """Per format name, how its blocks are read."""

@@ -10,11 +10,20 @@ import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from edgellama.quant.errors import KernelError
 
 TIER_VARIABLE = "EDGELLAMA_TIER"
 THREADS_VARIABLE = "EDGELLAMA_NUM_THREADS"
+APPLE_FEATURES = frozenset({"neon", "dotprod"})
+
+
+X86_MACHINES = ("x86_64", "amd64")
+ARM_MACHINES = ("aarch64", "arm64")
+Dot4 = Literal["plain", "unsigned", "pairs", "signed"]
+"""How four byte products are summed: without an instruction for it; unsigned times signed at
+once; in pairs of unsigned times signed that saturate at 16 bits; signed times signed at once."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +39,17 @@ class Tier:
     llvm_cpu: str
     llvm_features: str = ""
     requires: frozenset[str] = frozenset()
-    machines: tuple[str, ...] = ("x86_64", "amd64")
+    machines: tuple[str, ...] = X86_MACHINES
     has_f16_conversion: bool = True
     has_fma: bool = True
-    has_dot4: bool = True
     has_pair_dot: bool = True
     has_byte_shuffle: bool = True
+    dot4: Dot4 = "unsigned"
+
+    @property
+    def is_arm(self) -> bool:
+        """Whether the instructions are those of 64-bit Arm."""
+        return self.machines == ARM_MACHINES
 
     def runs_on(self, machine: str, features: frozenset[str]) -> bool:
         """Whether a CPU of this architecture and feature set can run the tier."""
@@ -49,6 +63,30 @@ AVX512VNNI = Tier(
     llvm_features="+avx512vnni",
     requires=frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512vnni", "f16c"}),
 )
+AVXVNNI = Tier(
+    name="avxvnni",
+    lanes=8,
+    llvm_cpu="x86-64-v3",
+    llvm_features="+avxvnni",
+    requires=frozenset({"avx2", "fma", "f16c", "bmi2", "avxvnni"}),
+)
+AVX2 = Tier(
+    name="avx2",
+    lanes=8,
+    llvm_cpu="x86-64-v3",
+    requires=frozenset({"avx2", "fma", "f16c", "bmi2"}),
+    dot4="pairs",
+)
+NEON_DOTPROD = Tier(
+    name="neon",
+    lanes=4,
+    llvm_cpu="generic",
+    llvm_features="+neon,+dotprod",
+    requires=frozenset({"dotprod"}),
+    machines=ARM_MACHINES,
+    has_pair_dot=False,
+    dot4="signed",
+)
 GENERIC = Tier(
     name="generic",
     lanes=4,
@@ -56,11 +94,11 @@ GENERIC = Tier(
     machines=(),
     has_f16_conversion=False,
     has_fma=False,
-    has_dot4=False,
     has_pair_dot=False,
     has_byte_shuffle=False,
+    dot4="plain",
 )
-TIERS: tuple[Tier, ...] = (AVX512VNNI, GENERIC)
+TIERS: tuple[Tier, ...] = (AVX512VNNI, AVXVNNI, AVX2, NEON_DOTPROD, GENERIC)
 """Fastest first."""
 
 
@@ -69,11 +107,16 @@ def host_features() -> frozenset[str]:
     from llvmlite import binding
 
     try:
-        return frozenset(
-            name for name, present in binding.get_host_cpu_features().items() if present
-        )
+        present = binding.get_host_cpu_features().items()
     except RuntimeError:
-        return frozenset()
+        present = ()
+    # Every Mac with an Arm processor has them, whether LLVM can tell or not.
+    certain = APPLE_FEATURES if platform.system() == "Darwin" and _is_arm() else frozenset()
+    return certain | {name for name, is_present in present if is_present}
+
+
+def _is_arm() -> bool:
+    return platform.machine().lower() in ARM_MACHINES
 
 
 def available_tiers() -> tuple[Tier, ...]:

@@ -6,8 +6,8 @@ from edgellama.kernels_cpu.blocks import BLOCK_CODES
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.gemv import FLOAT_LOADS
 from edgellama.kernels_cpu.simd import f32_zeros_4, read_i32, store, write_f32
-from edgellama.kernels_cpu.simd_bytes import byte_at
 from edgellama.kernels_cpu.simd_math import max_lanes
+from edgellama.kernels_cpu.simd_weights import WEIGHT_AT
 from edgellama.kernels_cpu.tasks import claim, finish
 
 
@@ -15,7 +15,8 @@ def quantized_embed(name):
     """Rows of blocks, dequantized; one token a task."""
     code = BLOCK_CODES[name]
     low, high = (
-        _piece(*parts) for parts in zip(code.quants, code.scale, code.minimum, strict=True)
+        _piece(WEIGHT_AT[code.is_wide], *parts)
+        for parts in zip(code.quants, code.scale, code.minimum, strict=True)
     )
 
     def kernel(
@@ -35,7 +36,7 @@ def quantized_embed(name):
     return kernel
 
 
-def _piece(quants, scale_of, minimum_of):
+def _piece(weight_at, quants, scale_of, minimum_of):
     """16 weights as f32 at ``y``."""
 
     def piece(row, block, y):
@@ -43,9 +44,9 @@ def _piece(quants, scale_of, minimum_of):
         scales = scale_of(row, block, like)
         minimum = max_lanes(minimum_of(row, block, like, scales))
         scale = max_lanes(scales)
-        unsigned = quants(row, block, like)
+        weights = quants(row, block, like)
         for i in range(16):
-            write_f32(y + 4 * i, byte_at(unsigned, i) * scale + minimum)
+            write_f32(y + 4 * i, weight_at(weights, i) * scale + minimum)
 
     return device(piece)
 

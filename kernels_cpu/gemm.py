@@ -22,9 +22,9 @@ from edgellama.kernels_cpu.simd import (
     write_f32,
 )
 from edgellama.kernels_cpu.simd_tiles import (
+    DOT4_TILE,
     FMA_TILE,
     add_tiles,
-    dot4_tile,
     f32_tile,
     i32_tile_like,
     load_tile,
@@ -151,8 +151,9 @@ def _expand_panel(code):
     return device(expand_panel)
 
 
-def _block_tile(group_words):
-    """The register tile over all groups of ``group_words`` words of four quants."""
+def _block_tile(code):
+    """The register tile over all groups of weights that share a scale."""
+    group_words, dot4_tile = code.group_size // 4, DOT4_TILE[code.is_wide]
 
     def multiply(
         panel,
@@ -197,7 +198,7 @@ def store_results(tile, y, y_stride, accumulate):
 def quantized_gemm(name):
     """y = weights x for blocks of ``name`` and many quantized tokens."""
     code = BLOCK_CODES[name]
-    expand_panel, multiply = _expand_panel(code), _block_tile(code.group_size // 4)
+    expand_panel, multiply = _expand_panel(code), _block_tile(code)
     groups_per_block = 32 // code.group_size
 
     def kernel(

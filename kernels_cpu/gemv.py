@@ -24,11 +24,7 @@ from edgellama.kernels_cpu.simd import (
     width_of,
     write_f32,
 )
-from edgellama.kernels_cpu.simd_bytes import (
-    dot4,
-    i32_zeros_like,
-    to_f32,
-)
+from edgellama.kernels_cpu.simd_bytes import i32_zeros_like, to_f32
 from edgellama.kernels_cpu.simd_half import load_bf16, load_f16
 from edgellama.kernels_cpu.simd_math import add, fma, fold, mul, sum_lanes
 from edgellama.kernels_cpu.simd_scales import (
@@ -39,6 +35,7 @@ from edgellama.kernels_cpu.simd_scales import (
     widen_bytes,
     widen_pairs,
 )
+from edgellama.kernels_cpu.simd_weights import DOT4_OF
 from edgellama.kernels_cpu.tasks import claim, finish
 
 FLOAT_LOADS = {"F32": (load_f32, 4), "F16": (load_f16, 2), "BF16": (load_bf16, 2)}
@@ -55,7 +52,7 @@ def write_output(y, value, accumulate):
 
 def _minimum_step(code):
     """Sums += the blocks at ``block``, for formats with a scale and a minimum for 32 weights."""
-    low, high = code.quants
+    (low, high), dot4 = code.quants, DOT4_OF[code.is_wide]
     scale_of, minimum_of = code.scale[0], code.minimum[0]
 
     def step(row, block, record, products, minimums):
@@ -76,8 +73,8 @@ def _minimum_step(code):
 
 def _offset_step(code):
     """Sums += the blocks at ``block``, where the minimum is a constant times the scale."""
-    low, high = code.quants
-    scale_of, offset = code.scale[0], np.float32(-code.offset)
+    (low, high), dot4 = code.quants, DOT4_OF[code.is_wide]
+    scale_of, offset_of = code.scale[0], code.offset
 
     def step(row, block, record, products, minimums):
         size = 4 * width_of(products)
@@ -87,7 +84,7 @@ def _offset_step(code):
         dots = dot4(dots, high(row, block, products), load_bytes(record + size, products))
         scaled = mul(to_f32(dots), load_f32(record + 2 * size, products))
         x_sum = load_f32(record + 3 * size, products)
-        scaled = fma(x_sum, splat_f32(offset, products), scaled)
+        scaled = fma(x_sum, splat_f32(-offset_of(), products), scaled)
         return fma(scaled, scale_of(row, block, products), products), minimums
 
     return device(step)
@@ -124,7 +121,7 @@ def _super_block_step(code):
 
 def _add_blocks_of_32(code):
     """Sums += blocks times integer scales and minimums of 32 weights."""
-    low, high = code.quants
+    (low, high), dot4 = code.quants, DOT4_OF[code.is_wide]
 
     def add_blocks(row, block, record, scales, minima, scaled, offsets):
         size = 4 * width_of(scaled)
@@ -142,7 +139,7 @@ def _add_blocks_of_32(code):
 
 def _add_blocks_of_16(code):
     """Sums += blocks times integer scales and minimums of 16 weights."""
-    low, high = code.quants
+    (low, high), dot4 = code.quants, DOT4_OF[code.is_wide]
 
     def add_blocks(row, block, record, scales, minima, scaled, offsets):
         zeros, size = i32_zeros_like(scaled), 4 * width_of(scaled)

@@ -1,16 +1,13 @@
-"""Bytes and integers: pieces of quantized blocks, their bits, and the four-byte dot product."""
+"""Bytes and integers: pieces of quantized blocks and their bits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from numba import types
 from numba.extending import intrinsic
 
-from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kernels_cpu.simd import (
-    F32,
     I32,
     Vector,
     call_llvm,
@@ -20,9 +17,8 @@ from edgellama.kernels_cpu.simd import (
     pointer,
     shuffle,
     splat,
-    tier_of,
 )
-from edgellama.kernels_cpu.simd_math import define_binary, round_to_integer
+from edgellama.kernels_cpu.simd_math import round_to_integer
 
 PIECE_BYTES = 16
 """Block formats are read in pieces of 16 bytes: half a block of 32, four lanes."""
@@ -107,12 +103,6 @@ def high_nibbles(typingctx, v):
 
 
 @intrinsic
-def flip_sign_bits(typingctx, v):
-    """Signed bytes as unsigned ones, 128 larger."""
-    return v(v), lambda ctx, b, sig, args: b.xor(args[0], constant("i8", [-128] * v.lanes))
-
-
-@intrinsic
 def merge(typingctx, x, y):
     """Bits of both."""
     return x(x, y), lambda ctx, b, sig, args: b.or_(*args)
@@ -172,58 +162,6 @@ def fifth_bits(typingctx, pieces, position):
     return pieces(pieces, position), codegen
 
 
-SHUFFLE_INSTRUCTIONS = {
-    16: "ssse3.pshuf.b.128",
-    32: "avx2.pshuf.b",
-    64: "avx512.pshuf.b.512",
-}
-
-
-def define_look_up(table: Sequence[int]) -> Callable[..., Any]:
-    """A device function that replaces bytes below 16 by those of a table."""
-    signed = [value - 256 if value > 127 else value for value in table]
-
-    @intrinsic
-    def look_up(typingctx, v):
-        tier = tier_of(typingctx)
-
-        def codegen(ctx, b, sig, args):
-            if not tier.has_byte_shuffle:
-                return _select_bytes(b, args[0], signed)
-            pieces = constant("i8", signed * (v.lanes // 16))
-            name = f"llvm.x86.{SHUFFLE_INSTRUCTIONS[v.lanes]}"
-            return call_llvm(b, name, args[0].type, [pieces, args[0]])
-
-        return v(v), codegen
-
-    return look_up
-
-
-def _select_bytes(builder: Any, indices: Any, table: Sequence[int]) -> Any:
-    """Table look-up as a tree of choices, one level for every bit of the indices."""
-    lanes = indices.type.count
-    values = [constant("i8", [value] * lanes) for value in table]
-    bit = 1
-    while len(values) > 1:
-        kept = builder.and_(indices, constant("i8", [bit] * lanes))
-        is_set = builder.icmp_unsigned("!=", kept, constant("i8", [0] * lanes))
-        values = [
-            builder.select(is_set, values[i + 1], values[i]) for i in range(0, len(values), 2)
-        ]
-        bit *= 2
-    return values[0]
-
-
-@intrinsic
-def byte_at(typingctx, v, index):
-    """One unsigned byte as f32."""
-
-    def codegen(ctx, b, sig, args):
-        return b.uitofp(b.extract_element(args[0], b.trunc(args[1], I32)), F32)
-
-    return types.float32(v, types.int64), codegen
-
-
 @intrinsic(prefer_literal=True)
 def bytes_like(typingctx, v, value):
     """The literal ``value`` in every byte."""
@@ -232,38 +170,6 @@ def bytes_like(typingctx, v, value):
         return None
     signed = number - 256 if number > 127 else number
     return v(v, value), lambda ctx, b, sig, args: constant("i8", [signed] * v.lanes)
-
-
-DOT4_INSTRUCTIONS = {16: "512", 8: "256", 4: "128"}
-
-
-def dot4_into(builder: Any, accumulator: Any, unsigned: Any, signed: Any, tier: Tier) -> Any:
-    """accumulator[i] += sum over j of unsigned[4i + j] * signed[4i + j], exactly."""
-    lanes = accumulator.type.count
-    if tier.has_dot4:
-        name = f"llvm.x86.avx512.vpdpbusd.{DOT4_INSTRUCTIONS[lanes]}"
-        # LLVM 22 takes bytes but upgrades words, which all earlier versions take.
-        words = [builder.bitcast(v, accumulator.type) for v in (unsigned, signed)]
-        return call_llvm(builder, name, accumulator.type, [accumulator, *words])
-    wide = llvm_vector("i32", 4 * lanes)
-    products = builder.mul(builder.zext(unsigned, wide), builder.sext(signed, wide))
-    for j in range(4):
-        accumulator = builder.add(
-            accumulator, shuffle(builder, products, products, range(j, 4 * lanes, 4))
-        )
-    return accumulator
-
-
-@intrinsic
-def dot4(typingctx, accumulator, unsigned, signed):
-    """Four products of unsigned and signed bytes added to every lane."""
-    tier = tier_of(typingctx)
-    return accumulator(accumulator, unsigned, signed), lambda ctx, b, sig, args: dot4_into(
-        b, *args, tier
-    )
-
-
-add_i32, sub_i32, mul_i32 = map(define_binary, ("add", "sub", "mul"))
 
 
 @intrinsic

@@ -25,9 +25,9 @@ from edgellama.kernels_cpu.simd import (
     splat,
     tier_of,
 )
-from edgellama.kernels_cpu.simd_bytes import dot4_into
 from edgellama.kernels_cpu.simd_half import float_vector_at
 from edgellama.kernels_cpu.simd_math import multiply_add
+from edgellama.kernels_cpu.simd_weights import dot4_into
 
 
 class Tile(types.Type):
@@ -87,26 +87,37 @@ def i32_tile_like(typingctx, tile):
     return integers(tile), lambda ctx, b, sig, args: _zeros(integers)
 
 
-@intrinsic
-def dot4_tile(typingctx, tile, panel, x, x_stride):
-    """Add four k: ``panel`` holds 4 unsigned bytes a lane, ``x`` 4 signed bytes a token."""
-    tier, num_vectors = tier_of(typingctx), tile.num_vectors
+def _define_dot4_tile(is_wide: bool) -> Callable[..., Any]:
+    @intrinsic
+    def dot4_tile(typingctx, tile, panel, x, x_stride):
+        """Add four k: ``panel`` holds 4 weights a lane, ``x`` 4 signed bytes a token."""
+        tier, num_vectors = tier_of(typingctx), tile.num_vectors
 
-    def codegen(ctx, b, sig, args):
-        value, panel_address, x_address, stride = args
-        bytes_type = llvm_vector("i8", 4 * tile.lanes)
-        weights = [
-            load_at(b, panel_address, bytes_type, 4 * tile.lanes * v) for v in range(num_vectors)
-        ]
-        tokens = []
-        for t in range(tile.num_tokens):
-            word = load_at(b, _offset(b, x_address, stride, t), I32)
-            tokens.append(b.bitcast(splat(b, word, tile.lanes), bytes_type))
-        return _update(
-            b, tile, value, lambda v, t, old: dot4_into(b, old, weights[v], tokens[t], tier)
-        )
+        def codegen(ctx, b, sig, args):
+            value, panel_address, x_address, stride = args
+            bytes_type = llvm_vector("i8", 4 * tile.lanes)
+            weights = [
+                load_at(b, panel_address, bytes_type, 4 * tile.lanes * v)
+                for v in range(num_vectors)
+            ]
+            tokens = []
+            for t in range(tile.num_tokens):
+                word = load_at(b, _offset(b, x_address, stride, t), I32)
+                tokens.append(b.bitcast(splat(b, word, tile.lanes), bytes_type))
+            return _update(
+                b,
+                tile,
+                value,
+                lambda v, t, old: dot4_into(b, old, weights[v], tokens[t], tier, is_wide=is_wide),
+            )
 
-    return tile(tile, *[types.int64] * 3), codegen
+        return tile(tile, *[types.int64] * 3), codegen
+
+    return dot4_tile
+
+
+DOT4_TILE = (_define_dot4_tile(False), _define_dot4_tile(True))
+"""Four products a lane: for weights of up to seven bits, and for those that take eight."""
 
 
 @intrinsic

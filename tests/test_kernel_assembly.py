@@ -12,6 +12,7 @@ import sys
 
 import pytest
 from kernel_harness import TIERS, runner_of, tier_name
+from llvmlite import binding
 
 from edgellama.kernels_cpu.code_cache import cache_folder
 from edgellama.kernels_cpu.compile_worker import read_checked
@@ -20,7 +21,8 @@ from edgellama.kernels_cpu.signatures import SIGNATURES
 
 PROGRAM = """
 import json, sys; sys.path[:] = json.loads(sys.argv[1])
-from edgellama.kernels_cpu import cpu, jit
+from llvmlite import binding
+from edgellama.kernels_cpu import cpu
 
 class Printing:
     '''The target machine, giving assembly where objects are asked for.'''
@@ -32,26 +34,39 @@ class Printing:
     def emit_object(self, module):
         return self.machine.emit_assembly(module).encode()
 
+triple = sys.argv[3]
+if triple != binding.get_process_triple():
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    binding.get_process_triple = lambda: triple
+from edgellama.kernels_cpu import jit
+
 original = jit._target_machine
 jit._target_machine = lambda: Printing(original())
 optimize = jit._optimize
 jit._optimize = lambda module, machine: optimize(module, machine.machine)
 jit.use_tier(next(tier for tier in cpu.TIERS if tier.name == sys.argv[2]))
-print(json.dumps({name: jit.compile_kernel(name).decode() for name in sys.argv[3:]}))
+print(json.dumps({name: jit.compile_kernel(name).decode() for name in sys.argv[4:]}))
 """
 KERNELS = {
     "avx512vnni": ("gemv_Q4_0", "gemv_Q4_K", "gemv_Q6_K", "gemm_Q8_0", "gemm_Q6_K", "gemm_F16"),
+    "avxvnni": ("gemv_Q4_0", "gemm_F16"),
+    "avx2": ("gemv_Q4_K", "gemm_Q8_0", "gemm_F16"),
+    "neon": ("gemm_Q8_0", "gemv_IQ4_NL"),
     "generic": ("gemv_Q4_0", "gemm_F16"),
 }
+ARM_TRIPLES = ("aarch64-unknown-linux-gnu", "arm64-apple-darwin")
+BEYOND_AVX2 = r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])|%k[0-7]"
 pytestmark = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="instructions of x86-64"
 )
 
 
 @functools.cache
-def assembly(tier: str) -> dict[str, str]:
+def assembly(tier: str, triple: str | None = None) -> dict[str, str]:
     """Assembly of the tier's sample of kernels, compiled exactly as for the cache."""
-    command = [sys.executable, "-c", PROGRAM, json.dumps(sys.path), tier, *KERNELS[tier]]
+    triple = triple or binding.get_process_triple()
+    command = [sys.executable, "-c", PROGRAM, json.dumps(sys.path), tier, triple, *KERNELS[tier]]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     kernels: dict[str, str] = json.loads(result.stdout)
@@ -87,6 +102,33 @@ def test_generic_needs_nothing_special(name: str) -> None:
     """The generic tier uses nothing that an old x86-64 lacks."""
     text = assembly("generic")[name]
     assert not re.search(r"%[yz]mm|\bv[a-z]+\w*\s", text)
+
+
+@pytest.mark.parametrize("name", KERNELS["avxvnni"])
+def test_vnni_of_laptops(name: str) -> None:
+    """Kernels of avxvnni use its form of vpdpbusd and nothing that AVX-512 brought."""
+    text = assembly("avxvnni")[name]
+    assert not re.search(BEYOND_AVX2, text)
+    expected = r"\bvfmadd\w+\s[^\n]*%ymm" if "F16" in name else r"\{vex\}\s+vpdpbusd\s[^\n]*%ymm"
+    assert re.search(expected, text)
+
+
+@pytest.mark.parametrize("name", KERNELS["avx2"])
+def test_pairs_of_avx2(name: str) -> None:
+    """Kernels of avx2 multiply bytes in pairs, and wide ones with their signs moved."""
+    text = assembly("avx2")[name]
+    assert not re.search(BEYOND_AVX2 + "|vpdpbusd", text)
+    expected = "vfmadd" if "F16" in name else "vpmaddubsw"
+    assert re.search(rf"\b{expected}\w*\s[^\n]*%ymm", text)
+    assert ("vpsignb" in text) == (name == "gemm_Q8_0")
+
+
+@pytest.mark.parametrize("triple", ARM_TRIPLES)
+def test_dot_products_of_arm(triple: str) -> None:
+    """Kernels compiled for Arm multiply signed bytes with sdot and look up tables with tbl."""
+    for name, text in assembly("neon", triple).items():
+        assert re.search(r"\bsdot", text)
+        assert name != "gemv_IQ4_NL" or re.search(r"\btbl", text)
 
 
 def undefined_symbols(content: bytes) -> set[str]:

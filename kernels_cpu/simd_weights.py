@@ -1,0 +1,215 @@
+"""Weights as bytes: what multiplies them by four, and how eight bits are fed to it.
+
+Instructions differ in which operand may have a sign and in how wide their sums are. Weights of
+up to seven bits are unsigned on every tier; those that take eight bits are what ``as_weights``
+makes of signed bytes, ``weight_bias`` larger where the tier wants them unsigned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from edgellama.kernels_cpu.cpu import Dot4, Tier
+from edgellama.kernels_cpu.simd import F32, I32, call_llvm, constant, llvm_vector, shuffle, tier_of
+from edgellama.kernels_cpu.simd_bytes import concatenate
+
+BIASED = ("plain", "unsigned")
+"""The kinds of dot product that take weights of eight bits as unsigned bytes, 128 larger."""
+BIAS = 128
+
+
+def _dot4_plain(builder: Any, accumulator: Any, unsigned: Any, signed: Any) -> Any:
+    lanes = accumulator.type.count
+    wide = llvm_vector("i32", 4 * lanes)
+    products = builder.mul(builder.zext(unsigned, wide), builder.sext(signed, wide))
+    for j in range(4):
+        accumulator = builder.add(
+            accumulator, shuffle(builder, products, products, range(j, 4 * lanes, 4))
+        )
+    return accumulator
+
+
+def _dot4_unsigned(builder: Any, accumulator: Any, unsigned: Any, signed: Any) -> Any:
+    name = f"llvm.x86.avx512.vpdpbusd.{32 * accumulator.type.count}"
+    # LLVM 22 takes bytes but upgrades words, which all earlier versions take.
+    words = [builder.bitcast(v, accumulator.type) for v in (unsigned, signed)]
+    return call_llvm(builder, name, accumulator.type, [accumulator, *words])
+
+
+def _dot4_pairs(builder: Any, accumulator: Any, unsigned: Any, signed: Any) -> Any:
+    lanes = accumulator.type.count
+    multiply, widen = PAIR_INSTRUCTIONS[lanes]
+    pairs = call_llvm(builder, multiply, llvm_vector("i16", 2 * lanes), [unsigned, signed])
+    ones = constant("i16", [1] * (2 * lanes))
+    return builder.add(accumulator, call_llvm(builder, widen, accumulator.type, [pairs, ones]))
+
+
+def _dot4_signs_moved(builder: Any, accumulator: Any, first: Any, second: Any) -> Any:
+    """Signed times signed: the first's signs go to the second, magnitudes up to 128 fit pairs."""
+    move_signs = SIGN_INSTRUCTIONS[accumulator.type.count]
+    moved = call_llvm(builder, move_signs, second.type, [second, first])
+    keep_minimum = ir.Constant(ir.IntType(1), 0)
+    name = f"llvm.abs.v{first.type.count}i8"
+    magnitudes = call_llvm(builder, name, first.type, [first, keep_minimum])
+    return _dot4_pairs(builder, accumulator, magnitudes, moved)
+
+
+def _dot4_signed(builder: Any, accumulator: Any, first: Any, second: Any) -> Any:
+    name = "llvm.aarch64.neon.sdot.v4i32.v16i8"
+    parts = zip(*(_in_16_bytes(builder, v) for v in (accumulator, first, second)), strict=True)
+    return concatenate(
+        builder, [call_llvm(builder, name, part[0].type, list(part)) for part in parts]
+    )
+
+
+def _in_16_bytes(builder: Any, vector: Any) -> list[Any]:
+    """A vector cut into those of 16 bytes, which is all that Arm has."""
+    width = 128 // vector.type.element.width
+    return [
+        shuffle(builder, vector, vector, range(i, i + width))
+        for i in range(0, vector.type.count, width)
+    ]
+
+
+PAIR_INSTRUCTIONS = {
+    4: ("llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd"),
+    8: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
+}
+SIGN_INSTRUCTIONS = {4: "llvm.x86.ssse3.psign.b.128", 8: "llvm.x86.avx2.psign.b"}
+DOT4: Mapping[Dot4, tuple[Any, Any]] = MappingProxyType(
+    {
+        "plain": (_dot4_plain, _dot4_plain),
+        "unsigned": (_dot4_unsigned, _dot4_unsigned),
+        "pairs": (_dot4_pairs, _dot4_signs_moved),
+        "signed": (_dot4_signed, _dot4_signed),
+    }
+)
+"""Per kind of tier: for weights of up to seven bits, and for weights that take all eight."""
+
+
+def dot4_into(
+    builder: Any, accumulator: Any, weights: Any, x: Any, tier: Tier, *, is_wide: bool = False
+) -> Any:
+    """accumulator[i] += sum over j of weights[4i + j] * x[4i + j], exactly.
+
+    ``weights`` are unsigned bytes up to 127, or, where ``is_wide``, what ``as_weights`` gives;
+    ``x`` are signed bytes from -127 to 127.
+    """
+    return DOT4[tier.dot4][is_wide](builder, accumulator, weights, x)
+
+
+def _define_dot4(is_wide: bool) -> Callable[..., Any]:
+    @intrinsic
+    def dot4(typingctx, accumulator, weights, x):
+        tier = tier_of(typingctx)
+        return accumulator(accumulator, weights, x), lambda ctx, b, sig, args: dot4_into(
+            b, *args, tier, is_wide=is_wide
+        )
+
+    return dot4
+
+
+DOT4_OF = (_define_dot4(False), _define_dot4(True))
+"""Four products added to every lane: for weights of up to seven bits, and of eight."""
+dot4 = DOT4_OF[False]
+
+
+def _sign_bit(tier: Tier) -> int:
+    """What to flip in a signed byte to make it a weight: flipping the sign bit adds 128."""
+    return -BIAS if tier.dot4 in BIASED else 0
+
+
+@intrinsic
+def as_weights(typingctx, v):
+    """Signed bytes as the dot product of wide weights takes them: ``weight_bias`` larger."""
+    tier = tier_of(typingctx)
+
+    def codegen(ctx, b, sig, args):
+        return b.xor(args[0], constant("i8", [_sign_bit(tier)] * v.lanes))
+
+    return v(v), codegen
+
+
+@intrinsic
+def weight_bias(typingctx):
+    """How much larger ``as_weights`` makes bytes on this tier: 128 or nothing."""
+    bias = BIAS if tier_of(typingctx).dot4 in BIASED else 0
+    return types.float32(), lambda ctx, b, sig, args: ir.Constant(F32, float(bias))
+
+
+def _define_weight_at(is_wide: bool) -> Callable[..., Any]:
+    @intrinsic
+    def weight_at(typingctx, v, index):
+        is_signed = is_wide and tier_of(typingctx).dot4 not in BIASED
+
+        def codegen(ctx, b, sig, args):
+            byte = b.extract_element(args[0], b.trunc(args[1], I32))
+            return b.sitofp(byte, F32) if is_signed else b.uitofp(byte, F32)
+
+        return types.float32(v, types.int64), codegen
+
+    return weight_at
+
+
+WEIGHT_AT = (_define_weight_at(False), _define_weight_at(True))
+"""One byte as f32: of weights of up to seven bits, and of those that take eight."""
+
+
+SHUFFLE_INSTRUCTIONS = {
+    16: "llvm.x86.ssse3.pshuf.b.128",
+    32: "llvm.x86.avx2.pshuf.b",
+    64: "llvm.x86.avx512.pshuf.b.512",
+}
+
+
+def define_look_up(table: Sequence[int]) -> Callable[..., Any]:
+    """A device function from bytes below 16 to a table's signed bytes, as ``as_weights``."""
+
+    @intrinsic
+    def look_up(typingctx, v):
+        tier = tier_of(typingctx)
+        weights = [value ^ _sign_bit(tier) for value in table]
+
+        def codegen(ctx, b, sig, args):
+            if not tier.has_byte_shuffle:
+                return _select_bytes(b, args[0], weights)
+            if tier.is_arm:
+                return _shuffle_on_arm(b, args[0], weights)
+            pieces = constant("i8", weights * (v.lanes // 16))
+            return call_llvm(b, SHUFFLE_INSTRUCTIONS[v.lanes], args[0].type, [pieces, args[0]])
+
+        return v(v), codegen
+
+    return look_up
+
+
+def _shuffle_on_arm(builder: Any, indices: Any, table: Sequence[int]) -> Any:
+    name, values = "llvm.aarch64.neon.tbl1.v16i8", constant("i8", table)
+    return concatenate(
+        builder,
+        [
+            call_llvm(builder, name, part.type, [values, part])
+            for part in _in_16_bytes(builder, indices)
+        ],
+    )
+
+
+def _select_bytes(builder: Any, indices: Any, table: Sequence[int]) -> Any:
+    """Table look-up as a tree of choices, one level for every bit of the indices."""
+    lanes = indices.type.count
+    values = [constant("i8", [value] * lanes) for value in table]
+    bit = 1
+    while len(values) > 1:
+        kept = builder.and_(indices, constant("i8", [bit] * lanes))
+        is_set = builder.icmp_unsigned("!=", kept, constant("i8", [0] * lanes))
+        values = [
+            builder.select(is_set, values[i + 1], values[i]) for i in range(0, len(values), 2)
+        ]
+        bit *= 2
+    return values[0]
