@@ -9,6 +9,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgellama.chat_template import ChatTemplate, load_chat_template
@@ -45,20 +46,24 @@ class Llama:
         context_length: int | None = None,
         num_threads: int | None = None,
         kv_type: str = "f16",
+        quantize: str | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Load a GGUF file, given by path or by a name that ``edgellama pull`` knows.
 
+        ``quantize``: a type such as "q4_0" that the model is converted to before it is loaded;
+        needed for a folder with a checkpoint. The result is kept in the user's cache, so that
+        only the first time takes long.
         ``context_length``: tokens that each session holds; None is the model's own, less where
         memory is short. ``num_threads`` None is one per physical core. ``kv_type`` is the KV
         cache's number format, "f16" or "f32". ``progress`` hears of (compiled, total) kernels
         if any must be compiled. Raises ModelNotFoundError, ModelFileError,
-        UnsupportedModelError, TokenizerError, InvalidOptionError.
+        UnsupportedModelError, TokenizerError, InvalidOptionError, ConversionError.
         """
         from edgellama.engine import Engine
 
         _check_options(context_length, kv_type)
-        self._file = GGUFFile(resolve(path_or_name))
+        self._file = GGUFFile(_runnable_file(path_or_name, quantize, progress))
         try:
             self.tokenizer: Tokenizer = load_tokenizer(self._file.metadata)
             self._engine = Engine(self._file, num_threads=num_threads, progress=progress)
@@ -182,6 +187,18 @@ class Llama:
         template = load_chat_template(metadata, self.tokenizer)
         assert template is not None
         return template
+
+
+def _runnable_file(
+    path_or_name: str | os.PathLike[str],
+    quantize: str | None,
+    progress: Callable[[int, int], None] | None,
+) -> Path:
+    if quantize is None:
+        return resolve(path_or_name)
+    from edgellama.checkpoints import converted
+
+    return converted(path_or_name, quantize, kernel_progress=progress)
 
 
 def _check_options(context_length: int | None, kv_type: str) -> None:

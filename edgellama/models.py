@@ -24,6 +24,7 @@ Progress = Callable[[int, int], None]
 """Called with the bytes fetched so far and the bytes expected (0 while unknown)."""
 
 _FIRST_PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
+_CHECKPOINT_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "consolidated.*.pth")
 _ANY_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
@@ -187,10 +188,21 @@ def _resolve_hub(reference: HubReference) -> Path:
     raise ModelNotFoundError(f"{reference} means several downloaded files; name one of: {names}")
 
 
+def holds_checkpoint(path: Path) -> bool:
+    """Whether ``path`` is a folder with the weights of a model that was not converted yet."""
+    return path.is_dir() and any(any(path.glob(pattern)) for pattern in _CHECKPOINT_PATTERNS)
+
+
 def _only_model_in(folder: Path) -> Path:
     models = _models_in(folder, "*.gguf")
     if len(models) == 1:
         return models[0]
+    if not models and holds_checkpoint(folder):
+        raise ModelNotFoundError(
+            f"{folder} holds a checkpoint, which must be converted before it runs: "
+            f"edgellama convert {folder}, edgellama chat {folder} --type q4_k_m, or in Python "
+            'Llama(folder, quantize="q4_k_m")'
+        )
     names = ", ".join(path.name for path in models) or "none"
     raise ModelNotFoundError(
         f"{folder} is a folder that must hold exactly one GGUF model; it holds: {names}"

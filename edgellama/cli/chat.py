@@ -9,7 +9,7 @@ import click
 
 from edgellama.cli.chat_commands import COMMANDS, run_command
 from edgellama.cli.chat_input import MessageReader, PlainReader, TerminalReader, history_path
-from edgellama.cli.options import engine_options, given, sampling_options
+from edgellama.cli.options import engine_options, given, sampling_options, type_option
 from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.terminal import dim, printable
 from edgellama.quant.errors import EdgellamaError
@@ -30,11 +30,13 @@ if TYPE_CHECKING:
     metavar="N",
     help="Stop a reply after this many tokens.",
 )
+@type_option
 @sampling_options
 @engine_options
 def command(
     model: str | None,
     system: str | None,
+    type_name: str | None,
     context_length: int | None,
     num_threads: int | None,
     **options: Any,
@@ -42,17 +44,19 @@ def command(
     """Chat with MODEL (default: the starter model, downloaded first if need be).
 
     On a terminal, /help lists the commands. From a pipe, every line is a message and only
-    the replies go to standard output.
+    the replies go to standard output. MODEL may be a folder with a checkpoint, which is
+    converted first.
 
     \b
     Examples:
       edgellama chat
       edgellama chat model.gguf --system "Answer in French." --temperature 0
+      edgellama chat Llama-3.2-1B-Instruct --type q4_0
       echo "Why is the sky blue?" | edgellama chat smollm2
     """
-    from edgellama.cli.model_argument import find_model, open_model
+    from edgellama.cli.model_argument import find_runnable, open_model
 
-    path = find_model(model)
+    path = find_runnable(model, type_name)
     with open_model(path, context_length, num_threads) as llama:
         chat = Chat(llama.chat(system, **given(options)))
         if sys.stdin.isatty() and sys.stdout.isatty():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellama.cli.options import engine_options, given, sampling_options
+from edgellama.cli.options import engine_options, given, sampling_options, type_option
 from edgellama.cli.prompt_text import STANDARD_INPUT, read_prompt
 from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.terminal import dim, printable
@@ -37,6 +37,7 @@ SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
     show_default=True,
     help="Stop after this many tokens.",
 )
+@type_option
 @sampling_options
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable.")
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
@@ -52,6 +53,7 @@ def command(
     chat: bool,
     system: str | None,
     parse_special: bool,
+    type_name: str | None,
     context_length: int | None,
     num_threads: int | None,
     as_json: bool,
@@ -74,10 +76,10 @@ def command(
         raise click.UsageError("--parse-special is for --raw; a chat message stays text")
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat")
-    from edgellama.cli.model_argument import find_model, open_model
+    from edgellama.cli.model_argument import find_runnable, open_model
 
     options = given(sampling) | {"stop": stop}
-    with open_model(find_model(model), context_length, num_threads) as llama:
+    with open_model(find_runnable(model, type_name), context_length, num_threads) as llama:
         if chat:
             stream = llama.chat(system).stream(text, **options)
         else:

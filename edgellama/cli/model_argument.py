@@ -17,6 +17,7 @@ from edgellama.cli import terminal
 from edgellama.quant.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
+    from edgellama.convert.pipeline import ConversionProgress
     from edgellama.llama import Llama
 
 
@@ -38,6 +39,45 @@ def find_model(name: str | None) -> Path:
     return pull_with_progress(wanted)
 
 
+def find_runnable(name: str | None, type_name: str | None) -> Path:
+    """The file of a model that is to run: converted first where that is asked for, or needed.
+
+    ``type_name`` asks for it, and a folder with a checkpoint needs it.
+    """
+    folder = None if name is None else Path(name).expanduser()
+    if folder is None or not models.holds_checkpoint(folder):
+        path = find_model(name)
+        return path if type_name is None else _convert(path, type_name)
+    if type_name is None:
+        try:
+            return models.resolve(folder)
+        except ModelNotFoundError:
+            from edgellama.checkpoints import DEFAULT_TYPE
+
+            type_name = DEFAULT_TYPE
+    return _convert(folder, type_name)
+
+
+def _convert(source: Path, type_name: str) -> Path:
+    """``source`` as a file of the cache, made now or before; a conversion shows on stderr."""
+    from edgellama.checkpoints import converted
+    from edgellama.cli.conversion_progress import conversion_progress
+
+    show_warnings()
+    announced = False
+    with terminal.kernel_progress() as compiled, conversion_progress() as progress:
+
+        def report(now: ConversionProgress) -> None:
+            nonlocal announced
+            if not announced:
+                terminal.notice(f"converting {source.name} to {type_name}, only this once")
+                announced = True
+            if progress is not None:
+                progress(now)
+
+        return converted(source, type_name, progress=report, kernel_progress=compiled)
+
+
 def open_model(path: Path, context_length: int | None, num_threads: int | None) -> Llama:
     """The model in ``path``, loaded; compiling and warnings show on stderr."""
     from edgellama.llama import Llama
@@ -49,12 +89,15 @@ def open_model(path: Path, context_length: int | None, num_threads: int | None) 
 
 def show_warnings() -> None:
     """From now on, warnings of the library are lines on stderr."""
+    logger = logging.getLogger("edgellama")
+    if logger.handlers:
+        return
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("edgellama: warning: %(message)s"))
     # That a context is full is said in the line after the reply, not within its text.
     handler.addFilter(lambda record: record.name != "edgellama.decoding")
-    logging.getLogger("edgellama").addHandler(handler)
+    logger.addHandler(handler)
 
 
 def pull_with_progress(name: str, *, force: bool = False) -> Path:

@@ -54,6 +54,17 @@ def engine_options(command: Command) -> Command:
     )(command)
 
 
+def type_option(command: Command) -> Command:
+    """Adds the type that the model is converted to before it runs."""
+    return click.option(
+        "--type",
+        "type_name",
+        metavar="TYPE",
+        help="Convert MODEL to TYPE first, such as q4_0, and keep that for the next time.  "
+        "[default: as it is; a checkpoint becomes q4_k_m]",
+    )(command)
+
+
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that the user has set."""
     return {name: value for name, value in options.items() if value is not None}

@@ -11,7 +11,10 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _DIM, _RESET = "\x1b[2m", "\x1b[0m"
@@ -46,51 +49,49 @@ def notice(text: str) -> None:
 
 @contextmanager
 def byte_progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A live bar on a terminal, one plain line elsewhere; yields ``report(done, total)``."""
-    if not sys.stderr.isatty():
-        with count_progress(title) as report:
-            yield report
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    """A live bar with the bytes a second on a terminal, one plain line elsewhere.
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    with Progress(
-        *columns, TransferSpeedColumn(), console=Console(stderr=True), transient=True
-    ) as bars:
-        bar = bars.add_task(title, total=None)
-        yield lambda done, total: bars.update(bar, completed=done, total=total or None)
-
-
-@contextmanager
-def step_progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """A live bar with the time left on a terminal, one plain line elsewhere.
-
-    Yields ``report(done, total)``; nothing is shown before the first report.
+    Yields ``report(done, total)``; nothing is shown before the first report. A total of 0 is
+    not known yet.
     """
     if not sys.stderr.isatty():
         with count_progress(title) as report:
             yield report
         return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import DownloadColumn, TransferSpeedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    bars = Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True)
+    with _live_bar(title, DownloadColumn(), TransferSpeedColumn()) as report:
+        yield report
+
+
+@contextmanager
+def step_progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """The same for steps of other kinds."""
+    if not sys.stderr.isatty():
+        with count_progress(title) as report:
+            yield report
+        return
+    from rich.progress import MofNCompleteColumn
+
+    with _live_bar(title, MofNCompleteColumn()) as report:
+        yield report
+
+
+@contextmanager
+def _live_bar(title: str, *columns: ProgressColumn) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    all_columns = (TextColumn("{task.description}"), BarColumn(), *columns, TimeRemainingColumn())
+    bars = Progress(*all_columns, console=Console(stderr=True), transient=True)
     bar = bars.add_task(title, total=None)
 
-    def report_step(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         bars.start()
-        bars.update(bar, completed=done, total=total)
+        bars.update(bar, completed=done, total=total or None)
 
     try:
-        yield report_step
+        yield report
     finally:
         bars.stop()
 
