@@ -27,6 +27,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "pull": "edgellama.cli.pull",
         "chat": "edgellama.cli.chat",
         "generate": "edgellama.cli.generate",
+        "footprint": "edgellama.cli.footprint",
         "inspect": "edgellama.cli.inspect_model",
         "tokenize": "edgellama.cli.tokenize",
         "perplexity": "edgellama.cli.perplexity",

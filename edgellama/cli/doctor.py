@@ -23,7 +23,10 @@ PACKAGES = (
     "prompt_toolkit",
     "platformdirs",
 )
-OPTIONAL_PACKAGES = {"huggingface_hub": "pull hf:... (pip install 'edgellama[hub]')"}
+OPTIONAL_PACKAGES = {
+    "huggingface_hub": "pull hf:... (pip install 'edgellama[hub]')",
+    "matplotlib": "--plot (pip install 'edgellama[plot]')",
+}
 
 
 @click.command("doctor")

@@ -1,0 +1,86 @@
+"""Measurements in a process of their own, whose start and memory are nobody else's.
+
+The child runs a module's function with a request, and tells of progress, its result or its
+error as lines of JSON on standard output. What is measured is left to the module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from edgellama.quant import errors
+from edgellama.quant.errors import EdgellamaError
+
+Progress = Callable[[int, int], None]
+Request = Mapping[str, Any]
+_ERRORS: Mapping[str, type[EdgellamaError]] = MappingProxyType(
+    {
+        kind.__name__: kind
+        for kind in vars(errors).values()
+        # ContextLengthError wants counts besides its text.
+        if isinstance(kind, type) and kind is not errors.ContextLengthError
+    }
+)
+
+
+def run_in_child(module: str, request: Request, progress: Progress | None = None) -> dict[str, Any]:
+    """The result of the function that ``module`` serves, when run with ``request``.
+
+    Raises what the child raised, by the names in ``quant.errors``; EdgellamaError if it died.
+    """
+    command = [sys.executable, "-m", module, json.dumps(dict(request))]
+    # A session of its own: the terminal's Ctrl-C is for this process, which ends the child.
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONUTF8": "1"},
+        encoding="utf-8",
+        start_new_session=True,
+    ) as child:
+        try:
+            result = _read(child, progress)
+        except BaseException:
+            child.kill()
+            raise
+    if result is None:
+        raise EdgellamaError(f"the measuring process ended with exit code {child.returncode}")
+    return result
+
+
+def _read(child: subprocess.Popen[str], progress: Progress | None) -> dict[str, Any] | None:
+    assert child.stdout is not None
+    for line in child.stdout:
+        message = json.loads(line)
+        if "progress" in message and progress:
+            progress(*message["progress"])
+        if "error" in message:
+            raise _ERRORS.get(message["error"], EdgellamaError)(message["text"])
+        if "result" in message:
+            found: dict[str, Any] = message["result"]
+            return found
+    return None
+
+
+def serve(function: Callable[[dict[str, Any], Progress], dict[str, Any]]) -> None:
+    """The child's side: run ``function`` with the request of the command line, and answer."""
+    try:
+        result = function(
+            json.loads(sys.argv[1]), lambda done, total: _tell(progress=(done, total))
+        )
+    except EdgellamaError as error:
+        _tell(error=type(error).__name__, text=str(error))
+    except BrokenPipeError:
+        os._exit(1)  # Nobody is waiting for the answer.
+    else:
+        _tell(result=result)
+
+
+def _tell(**message: object) -> None:
+    print(json.dumps(message), flush=True)

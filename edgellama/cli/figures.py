@@ -1,0 +1,42 @@
+"""Files with a plot: matplotlib is an optional package, looked for before any work is done."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from edgellama.quant.errors import InvalidOptionError
+
+SUFFIXES = (".png", ".svg", ".pdf")
+COLOURS = ("#3b6ea5", "#e08e45", "#5fa55a", "#9c6bb3", "#8c8c8c", "#c44e52", "#64b5cd", "#ccb974")
+
+
+def check_plot(path: str | None) -> None:
+    """Refuse a file that cannot be drawn; InvalidOptionError."""
+    if path is None:
+        return
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise InvalidOptionError(
+            f"a plot in {path}; allowed: files ending in {', '.join(SUFFIXES)}"
+        )
+    if find_spec("matplotlib") is None:
+        raise InvalidOptionError("--plot needs matplotlib; run: pip install 'edgellama[plot]'")
+
+
+def new_figure(width: float, height: float) -> tuple[Any, Any]:
+    """A figure of inches and its axes, drawn without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def save_figure(figure: Any, path: str) -> None:
+    """Write the figure in the format of the file's ending."""
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,203 @@
+"""``edgellama footprint``: how much memory a model will take, before it is downloaded or run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from edgellama.cli.lists import NumberList, TextList
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgellama.cli.model_outline_source import OutlineSource
+    from edgellama.footprint import Footprint
+    from edgellama.footprint_measurement import Measurement
+
+USUAL_TYPES = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "q3_k_m", "q2_k")
+USUAL_KV_TYPES = ("f16", "q8_0", "q4_0")
+TYPE_HELP = "Types of weights.  [default: the file's own; several of a model that is no file]"
+KV_HELP = "Types of keys and values; K/V for two different ones.  [default: f16, q8_0, q4_0]"
+
+
+@click.command("footprint")
+@click.argument("model")
+@click.option("--type", "types", type=TextList(), metavar="T,...", help=TYPE_HELP)
+@click.option("--kv", "kv_types", type=TextList(), metavar="T,...", help=KV_HELP)
+@click.option(
+    "-c",
+    "--context",
+    "context_lengths",
+    type=NumberList(),
+    metavar="N,...",
+    help="Tokens of context.  [default: 4096, or the model's own if that is less]",
+)
+@click.option("--fit", "memory", metavar="SIZE", help="What fits in SIZE (16GB), the best first.")
+@click.option("--measure", "measured", is_flag=True, help="Run the file and compare.")
+@click.option(
+    "-t",
+    "--threads",
+    "num_threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads to compute with.  [default: physical cores]",
+)
+@click.option(
+    "-o",
+    "--output",
+    "style",
+    type=click.Choice(["md", "csv", "json"]),
+    default="md",
+    show_default=True,
+    help="How to print the figures.",
+)
+@click.option("--plot", metavar="FILE", help="Draw stacked bars as PNG, SVG or PDF.")
+def command(
+    model: str,
+    types: Sequence[str] | None,
+    kv_types: Sequence[str] | None,
+    context_lengths: Sequence[int] | None,
+    memory: str | None,
+    measured: bool,
+    num_threads: int | None,
+    style: str,
+    plot: str | None,
+) -> None:
+    """Predict the memory that MODEL takes, from its header alone.
+
+    MODEL is a GGUF file, the name of a pulled model, a Hugging Face config.json or its
+    folder, or the name of a published size such as llama-2-7b. The total is the peak of
+    the whole process with a full context; GB are 10^9 bytes.
+
+    \b
+    Examples:
+      edgellama footprint llama-3.1-8b --type q4_k_m,q8_0 -c 8192,131072
+      edgellama footprint llama-2-13b --fit 16GB
+      edgellama footprint model.gguf --measure -o json
+      edgellama footprint ./Llama-3.2-1B --plot memory.png
+    """
+    if measured and (memory or plot):
+        raise click.UsageError("--measure goes with neither --fit nor --plot")
+    found = None
+    if measured:
+        # Before anything large is imported here: what two processes share counts half in PSS.
+        found = _measure(model, _single(types, kv_types, context_lengths), num_threads)
+        kv_types, context_lengths = (found[1],), (found[0].num_tokens,)
+    from edgellama.cli.figures import check_plot
+    from edgellama.cli.model_outline_source import find_outline
+    from edgellama.footprint_fit import parse_size
+
+    check_plot(plot)
+    memory_bytes = parse_size(memory) if memory else None
+    source = find_outline(model)
+    predictions = _predict(source, types, kv_types, context_lengths, num_threads, memory_bytes)
+    _print(source, predictions, found[0] if found else None, memory_bytes, style)
+    if plot:
+        from edgellama.cli.footprint_plot import draw
+
+        draw(source.outline.name, predictions, memory_bytes, plot)
+
+
+def _single(
+    types: Sequence[str] | None,
+    kv_types: Sequence[str] | None,
+    context_lengths: Sequence[int] | None,
+) -> tuple[str, int | None]:
+    """The one combination that is measured: KV type and context length."""
+    if types:
+        raise click.UsageError("--measure runs a file as it is, so it takes no --type")
+    if any(values is not None and len(values) > 1 for values in (kv_types, context_lengths)):
+        raise click.UsageError("--measure takes one KV type and one context length")
+    return (kv_types or USUAL_KV_TYPES)[0], context_lengths[0] if context_lengths else None
+
+
+def _measure(
+    model: str, wanted: tuple[str, int | None], num_threads: int | None
+) -> tuple[Measurement, str]:
+    from edgellama.cli.model_argument import find_model
+    from edgellama.cli.terminal import step_progress
+    from edgellama.footprint_measurement import measure
+
+    kv_type, context_length = wanted
+    with step_progress("measuring") as progress:
+        measurement = measure(
+            find_model(model),
+            context_length=context_length,
+            kv_type=kv_type,
+            num_threads=num_threads,
+            progress=progress,
+        )
+    return measurement, kv_type
+
+
+def _predict(
+    source: OutlineSource,
+    types: Sequence[str] | None,
+    kv_types: Sequence[str] | None,
+    context_lengths: Sequence[int] | None,
+    num_threads: int | None,
+    memory_bytes: int | None,
+) -> list[Footprint]:
+    """All combinations; with a memory to fit, those that do, the best first."""
+    from edgellama.footprint import Machine, default_context_length, predict
+    from edgellama.footprint_fit import fitting
+    from edgellama.kernels_cpu.cpu import default_num_threads, select_tier
+    from edgellama.kernels_cpu.signatures import CACHE_TYPES
+
+    machine = Machine(select_tier(), num_threads or default_num_threads())
+    chosen_types = types or _usual_types(source, memory_bytes is not None)
+    kv_pairs = kv_types or [kv_type for kv_type in USUAL_KV_TYPES if kv_type in CACHE_TYPES]
+    lengths = context_lengths or [default_context_length(source.outline.config)]
+    predictions = [
+        predict(
+            source.outline,
+            machine,
+            type=type,
+            key_type=kv_type.partition("/")[0],
+            value_type=kv_type.rpartition("/")[2],
+            context_length=context_length,
+        )
+        for type in chosen_types
+        for kv_type in kv_pairs
+        for context_length in lengths
+    ]
+    if memory_bytes is None:
+        return predictions
+    fits = fitting(predictions, memory_bytes)
+    if not fits:
+        smallest = min(predictions, key=lambda prediction: prediction.total_bytes)
+        raise click.ClickException(
+            f"nothing fits {memory_bytes / 1e9:.2f} GB; the smallest, {smallest.type} with KV "
+            f"{smallest.key_type} and {smallest.context_length} tokens, takes "
+            f"{smallest.total_bytes / 1e9:.2f} GB"
+        )
+    return fits
+
+
+def _usual_types(source: OutlineSource, is_fit: bool) -> Sequence[str]:
+    """A file as it is; to fit it, also what it could be converted to with fewer bits."""
+    from edgellama.footprint import AS_IT_IS
+    from edgellama.footprint_fit import TYPE_DIVERGENCES, types_below
+
+    if source.path is None:
+        return tuple(TYPE_DIVERGENCES) if is_fit else USUAL_TYPES
+    return (AS_IT_IS, *(types_below(source.outline) if is_fit else ()))
+
+
+def _print(
+    source: OutlineSource,
+    predictions: Sequence[Footprint],
+    found: Measurement | None,
+    memory_bytes: int | None,
+    style: str,
+) -> None:
+    from edgellama.cli.footprint_table import fit_row, measured_row, prediction_row, print_rows
+
+    if found is not None:
+        rows = [measured_row(source.outline, predictions[0], found)]
+    elif memory_bytes is not None:
+        rows = [fit_row(source.outline, prediction) for prediction in predictions]
+    else:
+        rows = [prediction_row(source.outline, prediction) for prediction in predictions]
+    print_rows(source.outline, rows, style)

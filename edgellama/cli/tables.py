@@ -1,0 +1,91 @@
+"""Rows of figures as text: Markdown for people, CSV, JSON, JSON lines and SQL for programs.
+
+Programs get every value of a row under its own name; people the columns that a command chose.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column for people: its title, the value's key in a row, and how it is written."""
+
+    title: str
+    key: str
+    write: Callable[[Any], str] = str
+    is_number: bool = True
+
+
+def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """A table with aligned columns; a value of None is a dash."""
+    cells = [[column.title for column in columns]] + [
+        ["-" if row.get(c.key) is None else c.write(row[c.key]).replace("|", "/") for c in columns]
+        for row in rows
+    ]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    rule = [
+        "-" * (width + 1) + (":" if column.is_number else "-")
+        for width, column in zip(widths, columns, strict=True)
+    ]
+    head, *body = (
+        "| "
+        + " | ".join(
+            text.rjust(width) if column.is_number else text.ljust(width)
+            for text, width, column in zip(line, widths, columns, strict=True)
+        )
+        + " |"
+        for line in cells
+    )
+    return "\n".join([head, "|" + "|".join(rule) + "|", *body])
+
+
+def comma_separated(rows: Sequence[Row]) -> str:
+    """CSV with a line of names."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def json_array(rows: Sequence[Row]) -> str:
+    """One array of objects."""
+    return json.dumps([dict(row) for row in rows], indent=2)
+
+
+def json_lines(rows: Sequence[Row]) -> str:
+    """One object a line."""
+    return "\n".join(json.dumps(dict(row)) for row in rows)
+
+
+def sql(rows: Sequence[Row], table: str) -> str:
+    """Statements that make a table and fill it."""
+    if not rows:
+        return ""
+    kinds = {str: "TEXT", bool: "INTEGER", int: "INTEGER", float: "REAL"}
+    names = ",\n  ".join(f"{name} {kinds.get(type(v), 'REAL')}" for name, v in rows[0].items())
+    start = f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES"
+    inserts = [f"{start} ({', '.join(map(_sql_value, row.values()))});" for row in rows]
+    return "\n".join([f"CREATE TABLE IF NOT EXISTS {table} (\n  {names}\n);", *inserts])
+
+
+def size(num_bytes: float) -> str:
+    """Bytes as people read them: GB and MB of powers of ten."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+
+
+def _sql_value(value: object) -> str:
+    if value is None:
+        return "NULL"
+    if isinstance(value, (bool, int, float)):
+        return str(int(value)) if isinstance(value, bool) else repr(value)
+    return "'" + str(value).replace("'", "''") + "'"

@@ -1,0 +1,173 @@
+"""How much memory a model will take, predicted from its header: the peak of a whole process.
+
+Weights are counted whole, as if every token of the vocabulary had been used, and keys and
+values as if the context were full. The bytes of caches, buffers and formats are asked of the
+code that allocates them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgellama.buffers import MAX_STEP_TOKENS, StepBuffers
+from edgellama.config import ModelConfig
+from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kv_cache import CacheLayout
+from edgellama.memory import round_up
+from edgellama.model_outline import ROPE_FREQS, ModelOutline, VocabularySize
+from edgellama.quant.formats import FORMATS_BY_NAME, Format
+from edgellama.quant.recipes import FormatOptions, ModelShape, choose_format, find_recipe
+from edgellama.rope import RopeTable
+
+AS_IT_IS = "file"
+"""The weight type of a file that is not converted."""
+TENSOR_ALIGNMENT = 32
+"""Bytes to which tensors are aligned in a GGUF file."""
+
+# Measured on Linux x86-64 with CPython 3.11, numpy 2.4 and llvmlite 0.48, from /proc/self/smaps
+# of processes that had prefilled and decoded: pages of shared libraries (two thirds of them
+# llvmlite's); the interpreter's own memory, with all modules of a chat; what a vocabulary added
+# to it, by tokens and merges, for SmolLM2 (49 thousand), Llama 3 (128) and SentencePiece (32).
+LIBRARY_BYTES = 73_600_000
+INTERPRETER_BYTES = 21_300_000
+TOKEN_BYTES = 134
+SENTENCEPIECE_TOKEN_BYTES = 268
+MERGE_BYTES = 148
+LOGITS_COPIES = 3
+"""Rows of logits at once: the engine's, the caller's, and a sampler's work on it."""
+
+
+USUAL_CONTEXT_LENGTH = 4096
+
+
+def default_context_length(config: ModelConfig) -> int:
+    """Tokens of context where nobody says how many: as many as most chats need."""
+    return min(config.context_length, USUAL_CONTEXT_LENGTH)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """A prediction in bytes, by what the memory is for."""
+
+    type: str
+    key_type: str
+    value_type: str
+    context_length: int
+    bits_per_weight: float
+    weights_bytes: int
+    kv_bytes: int
+    activations_bytes: int
+    vocabulary_bytes: int
+    code_bytes: int
+
+    @property
+    def parts(self) -> Mapping[str, int]:
+        """Bytes by name, in the order of size for most models."""
+        return {
+            "weights": self.weights_bytes,
+            "kv": self.kv_bytes,
+            "activations": self.activations_bytes,
+            "vocabulary": self.vocabulary_bytes,
+            "code": self.code_bytes,
+        }
+
+    @property
+    def total_bytes(self) -> int:
+        """The peak of the process."""
+        return sum(self.parts.values())
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What of a machine matters for memory."""
+
+    tier: Tier
+    num_threads: int
+
+
+def predict(
+    outline: ModelOutline,
+    machine: Machine,
+    *,
+    type: str,
+    key_type: str,
+    value_type: str,
+    context_length: int,
+) -> Footprint:
+    """The footprint of a model as ``type`` (a recipe, or AS_IT_IS) with a full context.
+
+    Raises InvalidOptionError for unknown types and impossible lengths.
+    """
+    config = outline.config
+    cache = CacheLayout.of(config, context_length, key_type, value_type, machine.tier.lanes)
+    return Footprint(
+        type=type,
+        key_type=key_type,
+        value_type=value_type,
+        context_length=context_length,
+        bits_per_weight=average_bits(outline, type),
+        weights_bytes=weights_bytes(outline, type),
+        kv_bytes=cache.num_bytes,
+        activations_bytes=activation_bytes(outline, machine, context_length),
+        vocabulary_bytes=vocabulary_bytes(outline.vocabulary),
+        code_bytes=LIBRARY_BYTES + INTERPRETER_BYTES,
+    )
+
+
+def weights_bytes(outline: ModelOutline, type: str) -> int:
+    """The whole file: header and tensors."""
+    if type == AS_IT_IS and outline.file_bytes:
+        return outline.file_bytes
+    tensors = tensor_bytes(outline, type).values()
+    aligned = sum(round_up(num_bytes, TENSOR_ALIGNMENT) for num_bytes in tensors)
+    return aligned + outline.vocabulary.header_bytes
+
+
+def average_bits(outline: ModelOutline, type: str) -> float:
+    """Bits per weight."""
+    sizes = tensor_bytes(outline, type)
+    num_bytes = sum(size for name, size in sizes.items() if name != ROPE_FREQS)
+    return 8 * num_bytes / outline.num_parameters
+
+
+def tensor_bytes(outline: ModelOutline, type: str) -> Mapping[str, int]:
+    """Bytes of every tensor by name."""
+    shapes = outline.shapes
+    return {
+        name: math.prod(shapes[name][:-1]) * tensor_format.row_bytes(shapes[name][-1])
+        for name, tensor_format in tensor_formats(outline, type).items()
+    }
+
+
+def tensor_formats(outline: ModelOutline, type: str) -> Mapping[str, Format]:
+    """The format of every tensor; those of the file itself for AS_IT_IS."""
+    if type == AS_IT_IS and outline.formats is not None:
+        return outline.formats
+    config, options = outline.config, FormatOptions(find_recipe(type))
+    shape = ModelShape(config.block_count, config.head_count, config.head_count_kv, outline.is_tied)
+    return {
+        name: FORMATS_BY_NAME["F32"]
+        if name == ROPE_FREQS
+        else choose_format(name, dimensions, options, shape, False)
+        for name, dimensions in outline.shapes.items()
+    }
+
+
+def activation_bytes(outline: ModelOutline, machine: Machine, context_length: int) -> int:
+    """What the largest step works in: 512 tokens, or the context where that is shorter."""
+    config = outline.config
+    row_numbers = RopeTable(config.rope).row_numbers
+    buffers = StepBuffers(config, machine.tier, machine.num_threads, row_numbers)
+    logits_bytes = 4 * LOGITS_COPIES * config.vocab_size
+    return buffers.used_bytes(min(MAX_STEP_TOKENS, context_length)) + logits_bytes
+
+
+def vocabulary_bytes(vocabulary: VocabularySize) -> int:
+    """What the tokenizer holds once it has met a word that it must put together."""
+    num_strings = vocabulary.num_tokens + vocabulary.num_merges
+    parsed = vocabulary.header_bytes + 8 * num_strings
+    token_bytes = TOKEN_BYTES if vocabulary.is_byte_pair else SENTENCEPIECE_TOKEN_BYTES
+    merged = MERGE_BYTES * vocabulary.num_merges
+    return parsed + token_bytes * vocabulary.num_tokens + merged

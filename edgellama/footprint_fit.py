@@ -1,0 +1,82 @@
+"""Which type of weights and of keys and values fits a given memory, the best quality first.
+
+Quality is the mean Kullback-Leibler divergence from the unquantized model that llama.cpp
+publishes for Llama 3 8B without importance matrices, in nats (tools/perplexity/README.md there);
+its order holds for other models, its size does not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+
+from edgellama.footprint import AS_IT_IS, Footprint, average_bits
+from edgellama.model_outline import ModelOutline
+from edgellama.quant.errors import InvalidOptionError
+
+TYPE_DIVERGENCES: Mapping[str, float] = MappingProxyType(
+    {
+        "f32": 0.0,
+        "bf16": 0.0,
+        "f16": 0.0,
+        "q8_0": 0.0014,
+        "q6_k": 0.0057,
+        "q5_k_m": 0.0111,
+        "q5_k_s": 0.0172,
+        "q5_1": 0.0185,
+        "q5_0": 0.0230,
+        "q4_k_m": 0.0320,
+        "q4_k_s": 0.0440,
+        # Published with importance matrices only; without, just behind q4_k_s.
+        "iq4_nl": 0.0480,
+        "iq4_xs": 0.0490,
+        "q4_1": 0.0725,
+        "q4_0": 0.0736,
+        "q3_k_l": 0.0886,
+        "q3_k_m": 0.1038,
+        "q3_k_s": 0.2364,
+        "q2_k": 0.4573,
+    }
+)
+# Keys and values of 8 bits cost what weights of 8 bits do; those of 4 bits more than a step
+# between two types of weights and less than the types below 4 bits.
+_KV_DIVERGENCES: Mapping[str, float] = MappingProxyType({"q8_0": 0.0014, "q4_0": 0.0400})
+_UNITS: Mapping[str, int] = MappingProxyType(
+    {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+    | {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([kmgt]i?|)b?", re.IGNORECASE)
+
+
+def fitting(predictions: Sequence[Footprint], memory_bytes: int) -> list[Footprint]:
+    """Those that need at most ``memory_bytes``, the best quality first.
+
+    One that is larger than a better one is left out.
+    """
+    fits = [prediction for prediction in predictions if prediction.total_bytes <= memory_bytes]
+    chosen: list[Footprint] = []
+    for fit in sorted(fits, key=lambda fit: (divergence(fit), fit.total_bytes)):
+        if not chosen or fit.total_bytes < chosen[-1].total_bytes:
+            chosen.append(fit)
+    return chosen
+
+
+def divergence(prediction: Footprint) -> float:
+    """What quantization is expected to cost, in nats a token; a file as it is costs nothing."""
+    halves = (_KV_DIVERGENCES.get(t, 0.0) / 2 for t in (prediction.key_type, prediction.value_type))
+    return TYPE_DIVERGENCES.get(prediction.type, 0.0) + sum(halves)
+
+
+def types_below(outline: ModelOutline) -> list[str]:
+    """Types that a file's weights could be converted to with fewer bits than they have."""
+    own_bits = average_bits(outline, AS_IT_IS)
+    return [type for type in TYPE_DIVERGENCES if average_bits(outline, type) < own_bits]
+
+
+def parse_size(text: str) -> int:
+    """Bytes of ``16GB`` (10^9 each), ``16GiB`` (2^30 each) or ``500M``; InvalidOptionError."""
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or not (size := int(float(found[1]) * _UNITS[found[2].lower()])):
+        raise InvalidOptionError(f"a memory of {text!r}; allowed: such as 16GB, 7.5GiB or 900MB")
+    return size

@@ -1,0 +1,143 @@
+"""The footprint of a model as measured: it runs in a child process that looks at its own pages.
+
+The child does what a long chat does: it encodes text, fills the context by prefill, decodes,
+and has used every token of the vocabulary. Exact on Linux; elsewhere only the peak is known.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.child_process import Progress, run_in_child, serve
+from edgellama.kernels_cpu.memory_use import peak_memory_bytes
+
+NUM_DECODED = 8
+RARE_TEXT = "zqxwvj Zwölfzylinder 漢字"
+"""Text that no vocabulary has as whole words, so that merges are read."""
+_MAPPING = re.compile(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \S+ *(.*)")
+_PRESENT_OR_SWAPPED = 3 << 62
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Bytes that a process held; parts are None where the system does not tell."""
+
+    peak_bytes: int
+    pss_bytes: int | None
+    weights_bytes: int | None
+    libraries_bytes: int | None
+    kv_bytes: int | None
+    num_tokens: int
+
+
+def measure(
+    path: Path,
+    *,
+    context_length: int | None,
+    kv_type: str,
+    num_threads: int | None = None,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Run the model in ``path`` until its context is full; ``progress`` hears of tokens.
+
+    ``context_length`` None is ``footprint.default_context_length``.
+
+    Raises what loading and running raise.
+    """
+    request = {
+        "path": str(path),
+        "context_length": context_length,
+        "kv_type": kv_type,
+        "num_threads": num_threads,
+    }
+    return Measurement(**run_in_child(__name__, request, progress))
+
+
+def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    from edgellama.engine import Engine
+    from edgellama.footprint import default_context_length
+    from edgellama.quant.gguf_file import GGUFFile
+    from edgellama.sampling import SamplingOptions, make_sampler
+    from edgellama.tokenizer import load_tokenizer
+
+    with GGUFFile(request["path"]) as file:
+        tokenizer = load_tokenizer(file.metadata)
+        tokenizer.encode(RARE_TEXT)
+        sampler = make_sampler(SamplingOptions(seed=0))
+        with Engine(file, num_threads=request["num_threads"]) as engine:
+            length = request["context_length"] or default_context_length(engine.config)
+            cache = engine.new_cache(length, kv_type=request["kv_type"])
+            num_prefilled = max(1, cache.context_length - NUM_DECODED)
+            step = max(1, engine.config.vocab_size // num_prefilled)
+            tokens = np.arange(num_prefilled, dtype=np.int32) * step % engine.config.vocab_size
+            logits = engine.forward(tokens, cache, progress=progress)
+            while cache.length < cache.context_length:
+                logits = engine.forward([sampler(logits[0], [])], cache)
+            _touch(engine.weights.token_embd.data)
+            result = _measured(file.files, cache.memory, cache.length)
+        del tokenizer  # Held until here: a chat needs it to the end.
+        return result
+
+
+def _measured(
+    files: Sequence[str | os.PathLike[str]], memory: Sequence[npt.NDArray[np.uint8]], length: int
+) -> dict[str, Any]:
+    result: dict[str, Any] = dict.fromkeys(
+        ("pss_bytes", "weights_bytes", "libraries_bytes", "kv_bytes")
+    )
+    result |= {"num_tokens": length, "peak_bytes": peak_memory_bytes()}
+    if sys.platform == "linux":
+        resident, shares = _pages_by_file()
+        names = {os.path.realpath(file) for file in files}
+        result["weights_bytes"] = sum(size for name, size in resident.items() if name in names)
+        result["libraries_bytes"] = sum(
+            size for name, size in resident.items() if name.startswith("/") and name not in names
+        )
+        result["pss_bytes"] = shares
+        result["kv_bytes"] = sum(map(_resident_bytes, memory))
+    return result
+
+
+def _touch(rows: npt.NDArray[np.uint8]) -> None:
+    """Read a byte of every page, as a text with all tokens would."""
+    np.add.reduce(rows.reshape(-1)[::4096], dtype=np.int64)
+
+
+def _pages_by_file() -> tuple[Counter[str], int]:
+    """Resident bytes by the file that they map, and this process's proportional share in all."""
+    resident: Counter[str] = Counter()
+    share, name = 0, ""
+    for line in Path("/proc/self/smaps").read_text(errors="replace").splitlines():
+        if found := _MAPPING.match(line):
+            name = found[1]
+        elif line.startswith("Rss:"):
+            resident[name] += int(line.split()[1]) * 1024
+        elif line.startswith("Pss:"):
+            share += int(line.split()[1]) * 1024
+    return resident, share
+
+
+def _resident_bytes(memory: npt.NDArray[np.uint8]) -> int:
+    """Bytes of the pages of an array that have been touched."""
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    first = int(memory.ctypes.data) // page_bytes
+    last = -(-(int(memory.ctypes.data) + memory.nbytes) // page_bytes)
+    with open("/proc/self/pagemap", "rb", buffering=0) as pagemap:
+        pagemap.seek(8 * first)
+        entries = array("Q", pagemap.read(8 * (last - first)))
+    return page_bytes * sum(1 for entry in entries if entry & _PRESENT_OR_SWAPPED)
+
+
+if __name__ == "__main__":
+    serve(_run)

@@ -1,0 +1,149 @@
+"""What a model's header tells of its size: shapes, formats and the length of its vocabulary.
+
+It comes from a GGUF file, from a preset, or from the sizes in a configuration; no weight is read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sized
+from dataclasses import dataclass
+
+from edgellama.config import ModelConfig
+from edgellama.model_presets import ModelPreset
+from edgellama.quant.formats import Format
+from edgellama.quant.gguf_file import GGUFFile
+
+ROPE_FREQS = "rope_freqs.weight"
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class VocabularySize:
+    """Counts of a vocabulary, and ``header_bytes``, what a file's header takes with it."""
+
+    num_tokens: int
+    num_merges: int
+    header_bytes: int
+
+    @property
+    def is_byte_pair(self) -> bool:
+        """Whether text is merged by a list rather than by SentencePiece."""
+        return self.num_merges > 0
+
+
+@dataclass(frozen=True)
+class ModelOutline:
+    """Shapes of all tensors by GGUF name; ``formats`` where they lie in a file already."""
+
+    name: str
+    config: ModelConfig
+    shapes: Mapping[str, Shape]
+    vocabulary: VocabularySize
+    formats: Mapping[str, Format] | None = None
+    file_bytes: int = 0
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the model; divisors of the rotation are none."""
+        return sum(math.prod(shape) for name, shape in self.shapes.items() if name != ROPE_FREQS)
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the output matrix is the embedding."""
+        return "output.weight" not in self.shapes
+
+    @classmethod
+    def from_gguf(cls, file: GGUFFile) -> ModelOutline:
+        """The outline of a file; raises as ``ModelConfig.from_gguf``."""
+        tensor_bytes = sum(tensor.num_bytes for tensor in file.tensors.values())
+        config = ModelConfig.from_gguf(file)
+        return cls(
+            name=str(file.path),
+            config=config,
+            shapes={name: tensor.shape for name, tensor in file.tensors.items()},
+            vocabulary=VocabularySize(
+                _length(file, "tokenizer.ggml.tokens") or config.vocab_size,
+                _length(file, "tokenizer.ggml.merges"),
+                file.file_bytes - tensor_bytes,
+            ),
+            formats={name: tensor.format for name, tensor in file.tensors.items()},
+            file_bytes=file.file_bytes,
+        )
+
+    @classmethod
+    def from_preset(cls, preset: ModelPreset) -> ModelOutline:
+        """The outline of a published model."""
+        return cls.from_sizes(
+            preset.name,
+            preset.config,
+            is_tied=preset.is_tied,
+            has_rope_freqs=preset.has_rope_freqs,
+        )
+
+    @classmethod
+    def from_sizes(
+        cls,
+        name: str,
+        config: ModelConfig,
+        *,
+        is_tied: bool,
+        has_rope_freqs: bool = False,
+        biased: Collection[str] = (),
+    ) -> ModelOutline:
+        """The outline of a model of these sizes; ``biased`` names parts such as ``attn_q``."""
+        shapes = dict(_shapes(config, is_tied, biased))
+        if has_rope_freqs:
+            shapes[ROPE_FREQS] = (config.rope.dimension_count // 2,)
+        return cls(name, config, shapes, usual_vocabulary(config.vocab_size))
+
+
+def usual_vocabulary(num_tokens: int) -> VocabularySize:
+    """What to expect of a vocabulary of which only the size is known.
+
+    Llama 1 and 2 have SentencePiece's of 32 thousand tokens; larger ones are byte pairs.
+    """
+    if num_tokens <= MAX_SENTENCEPIECE_TOKENS:
+        return VocabularySize(num_tokens, 0, round(SENTENCEPIECE_TOKEN_BYTES * num_tokens))
+    num_merges = KNOWN_MERGES.get(num_tokens, num_tokens)
+    num_bytes = BYTE_PAIR_TOKEN_BYTES * num_tokens + MERGE_BYTES * num_merges
+    return VocabularySize(num_tokens, num_merges, round(num_bytes))
+
+
+MAX_SENTENCEPIECE_TOKENS = 40000
+KNOWN_MERGES: Mapping[int, int] = {49152: 48900, 128256: 280147}
+"""SmolLM2's; Llama 3's, where every way to split a token counts."""
+# Bytes in a GGUF header, from the files of SmolLM2, Llama 3.2 and a SentencePiece model of 32k.
+SENTENCEPIECE_TOKEN_BYTES, BYTE_PAIR_TOKEN_BYTES, MERGE_BYTES = 22.4, 18.5, 19.2
+
+
+def _length(file: GGUFFile, key: str) -> int:
+    value = file.metadata.get(key)
+    return len(value) if isinstance(value, Sized) else 0
+
+
+def _shapes(
+    config: ModelConfig, is_tied: bool, biased: Collection[str]
+) -> Iterator[tuple[str, Shape]]:
+    width, hidden = config.embedding_length, config.feed_forward_length
+    query, key = config.query_length, config.key_length
+    matrices = {
+        "attn_q": (query, width),
+        "attn_k": (key, width),
+        "attn_v": (key, width),
+        "attn_output": (width, query),
+        "ffn_gate": (hidden, width),
+        "ffn_up": (hidden, width),
+        "ffn_down": (width, hidden),
+    }
+    yield "token_embd.weight", (config.vocab_size, width)
+    for layer in range(config.block_count):
+        yield f"blk.{layer}.attn_norm.weight", (width,)
+        yield f"blk.{layer}.ffn_norm.weight", (width,)
+        for part, shape in matrices.items():
+            yield f"blk.{layer}.{part}.weight", shape
+            if part in biased:
+                yield f"blk.{layer}.{part}.bias", shape[:1]
+    yield "output_norm.weight", (width,)
+    if not is_tied:
+        yield "output.weight", (config.vocab_size, width)

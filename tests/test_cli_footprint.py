@@ -1,0 +1,163 @@
+"""``edgellama footprint`` in real processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import CliRunner
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+CONFIGURATION = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-05,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "tie_word_embeddings": True,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model with 1000 tokens of context."""
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    return write_tiny_llama(path, TinyLlama(context_length=1000))
+
+
+def rows_of(run_cli: CliRunner, *arguments: object) -> list[dict[str, Any]]:
+    """The rows that ``-o json`` prints."""
+    result = run_cli("footprint", *map(str, arguments), "-o", "json")
+    assert result.returncode == 0, result.stderr
+    rows: list[dict[str, Any]] = json.loads(result.stdout)
+    return rows
+
+
+def test_every_combination_is_a_row(run_cli: CliRunner) -> None:
+    """Types, KV types and contexts multiply; parts add up to the total; counts are exact."""
+    arguments = ("--type", "q4_0,q8_0", "--kv", "f16,f32,f32/f16", "-c", "512,4096")
+    rows = rows_of(run_cli, "llama-2-13b", *arguments)
+    assert [(row["type"], row["kv_type"], row["context_length"]) for row in rows] == [
+        (type, kv_type, context_length)
+        for type in ("q4_0", "q8_0")
+        for kv_type in ("f16", "f32", "f32/f16")
+        for context_length in (512, 4096)
+    ]
+    for row in rows:
+        assert row["parameters"] == 13_015_864_320
+        parts = ("weights", "kv", "activations", "vocabulary", "code")
+        assert row["predicted_total_bytes"] == sum(row[f"predicted_{p}_bytes"] for p in parts)
+
+
+def test_a_configuration_and_its_folder(run_cli: CliRunner, tmp_path: Path) -> None:
+    """config.json, or the folder that it lies in, says as much as the preset of the model."""
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(CONFIGURATION))
+    (expected,) = rows_of(run_cli, "llama-3.2-1b", "--type", "q4_k_m", "--kv", "f16")
+    for source in (path, tmp_path):
+        (row,) = rows_of(run_cli, source, "--type", "q4_k_m", "--kv", "f16")
+        assert row | {"model": ""} == expected | {"model": ""}
+
+
+def test_the_best_that_fits_comes_first(run_cli: CliRunner) -> None:
+    """--fit answers with what fits, the best first, and with one line if nothing does."""
+    rows = rows_of(run_cli, "llama-3-8b", "--fit", "7.5GB", "--context", "8192", "--kv", "f16")
+    assert rows[0]["type"] == "q5_k_m"
+    assert all(row["predicted_total_bytes"] <= 7.5e9 for row in rows)
+    losses = [row["expected_divergence"] for row in rows]
+    assert losses == sorted(losses)
+    result = run_cli("footprint", "llama-3-70b", "--fit", "8GB")
+    assert result.returncode == 1
+    assert result.stderr.startswith("edgellama: error: nothing fits 8.00 GB; the smallest, q2_k")
+
+
+def test_people_and_spreadsheets(run_cli: CliRunner, model: Path) -> None:
+    """Markdown has a heading and a table, CSV the names and values of JSON."""
+    text = run_cli("footprint", model).stdout
+    heading, empty, names, rule, *rows = text.splitlines()
+    assert heading == f"{model}: {rows_of(run_cli, model)[0]['parameters']:,} parameters"
+    assert (empty, names.split("|")[1].strip(), set(rule)) == ("", "type", set("|-:"))
+    assert all(row.startswith("| file ") for row in rows)
+    lines = run_cli("footprint", model, "-o", "csv").stdout.splitlines()
+    for line, row in zip(csv.DictReader(lines), rows_of(run_cli, model), strict=True):
+        assert line == {name: str(value) for name, value in row.items()}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="pages are counted in /proc")
+def test_measured_memory_is_as_predicted(run_cli: CliRunner, model: Path) -> None:
+    """The child fills the context, and each part and the peak agree within 5 %."""
+    (row,) = rows_of(run_cli, model, "--measure", "-c", "800", "-t", "2")
+    assert row["measured_tokens"] == row["context_length"] == 800
+    # Pages are counted whole: each of the two regions may share its first and last page.
+    assert abs(row["measured_kv_bytes"] - row["predicted_kv_bytes"]) <= 4 * 4096
+    assert abs(row["measured_weights_bytes"] - row["predicted_weights_bytes"]) <= 4096
+    assert row["measured_rss_bytes"] == pytest.approx(row["predicted_rss_bytes"], rel=0.05)
+    assert row["measured_pss_bytes"] <= row["measured_rss_bytes"]
+    text = run_cli("footprint", model, "--measure", "--context", "50").stdout
+    assert "| peak (RSS) " in text
+
+
+def test_plot(run_cli: CliRunner, tmp_path: Path) -> None:
+    """--plot draws a picture and leaves the table alone."""
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "bars.png"
+    result = run_cli("footprint", "smollm2-135m", "--plot", path, "--fit", "1GB")
+    assert result.returncode == 0, result.stderr
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert "| q8_0 " in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["llama-9-7b"], 1, "no file and no model called 'llama-9-7b'"),
+        (["{config}"], 1, "architecture 'GPT2LMHeadModel' cannot be converted"),
+        (["llama-2-7b", "--type", "q9"], 1, "no type is called 'q9'"),
+        (["llama-2-7b", "--kv", "f16/q1"], 1, "KV type 'q1'"),
+        (["llama-2-7b", "-c", "0"], 2, "'0'; allowed: whole numbers from 1 on"),
+        (["llama-2-7b", "-c", "1,,2"], 2, "has an empty item"),
+        (["llama-2-7b", "--fit", "much"], 1, "a memory of 'much'"),
+        (["llama-2-7b", "--plot", "bars.txt"], 1, "allowed: files ending in .png"),
+        (["llama-2-7b", "--measure"], 1, "no file and no model called 'llama-2-7b'"),
+        (["{model}", "--measure", "--type", "q4_0"], 2, "so it takes no --type"),
+        (["{model}", "--measure", "--fit", "1GB"], 2, "neither --fit nor --plot"),
+        (["{model}", "--measure", "--kv", "q1"], 1, "KV type 'q1'"),
+        (["{model}", "--measure", "-c", "1,2"], 2, "one context length"),
+    ],
+)
+def test_impossible_requests_are_one_line(
+    run_cli: CliRunner,
+    model: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    code: int,
+    message: str,
+) -> None:
+    """What cannot be done ends with one line that says so."""
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(CONFIGURATION | {"architectures": ["GPT2LMHeadModel"]}))
+    words = [word.format(model=model, config=config) for word in arguments]
+    result = run_cli("footprint", *words)
+    assert result.returncode == code
+    line = result.stderr.splitlines()[-1]
+    assert line.startswith("edgellama: error: ")
+    assert message in line
+    assert "Traceback" not in result.stderr

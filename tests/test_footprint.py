@@ -1,0 +1,233 @@
+"""Footprints predicted from headers: published counts and sizes, caches, buffers, what fits."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama.footprint import AS_IT_IS, Machine, predict, weights_bytes
+from edgellama.footprint_fit import TYPE_DIVERGENCES, divergence, fitting, parse_size, types_below
+from edgellama.kernels_cpu.cpu import GENERIC
+from edgellama.kernels_cpu.signatures import CACHE_TYPES
+from edgellama.kv_cache import KVCache
+from edgellama.model_outline import ModelOutline
+from edgellama.model_presets import MODEL_PRESETS, find_preset
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.recipes import RECIPES
+
+# From the model cards and the checkpoints' indexes.
+PARAMETERS = {
+    "llama-1-7b": 6_738_415_616,
+    "llama-1-13b": 13_015_864_320,
+    "llama-1-33b": 32_528_943_616,
+    "llama-1-65b": 65_285_660_672,
+    "llama-2-7b": 6_738_415_616,
+    "llama-2-13b": 13_015_864_320,
+    "llama-2-70b": 68_976_648_192,
+    "code-llama-7b": 6_738_546_688,
+    "code-llama-13b": 13_016_028_160,
+    "code-llama-34b": 33_743_970_304,
+    "code-llama-70b": 68_976_910_336,
+    "llama-3-8b": 8_030_261_248,
+    "llama-3-70b": 70_553_706_496,
+    "llama-3.1-8b": 8_030_261_248,
+    "llama-3.1-70b": 70_553_706_496,
+    "llama-3.1-405b": 405_853_388_800,
+    "llama-3.2-1b": 1_235_814_400,
+    "llama-3.2-3b": 3_212_749_824,
+    "llama-3.3-70b": 70_553_706_496,
+    "tinyllama-1.1b": 1_100_048_384,
+    "smollm2-135m": 134_515_008,
+    "smollm2-360m": 361_821_120,
+    "smollm2-1.7b": 1_711_376_384,
+}
+# GiB of files that llama.cpp's perplexity page and quantization page list.
+PUBLISHED_GIB = [
+    ("llama-3-8b", "f16", 14.97),
+    ("llama-3-8b", "q8_0", 7.96),
+    ("llama-3-8b", "q6_k", 6.14),
+    ("llama-3-8b", "q5_k_m", 5.33),
+    ("llama-3-8b", "q5_k_s", 5.21),
+    ("llama-3-8b", "q4_k_m", 4.58),
+    ("llama-3-8b", "q4_k_s", 4.37),
+    ("llama-3-8b", "q4_0", 4.34),
+    ("llama-3-8b", "q3_k_m", 3.74),
+    ("llama-3-8b", "q2_k", 2.96),
+    ("llama-2-70b", "q4_0", 36.20),
+    ("llama-2-70b", "q5_0", 44.20),
+]
+MACHINE = Machine(GENERIC, 2)
+
+
+def outline_of(name: str) -> ModelOutline:
+    """The outline of a preset."""
+    preset = find_preset(name)
+    assert preset is not None
+    return ModelOutline.from_preset(preset)
+
+
+@pytest.mark.parametrize("name", MODEL_PRESETS)
+def test_parameters_are_those_published(name: str) -> None:
+    """Every preset has exactly the parameters of the published checkpoint."""
+    assert outline_of(name).num_parameters == PARAMETERS[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("Llama 2 7B", "llama-2-7b"),
+        ("llama3.1-405B", "llama-3.1-405b"),
+        ("CodeLlama-34b", "code-llama-34b"),
+        ("TinyLlama", "tinyllama-1.1b"),
+        ("llama-4-8b", None),
+        ("", None),
+    ],
+)
+def test_names_forgive_punctuation(name: str, found: str | None) -> None:
+    """Case and punctuation of a preset's name do not matter; other names are none."""
+    preset = find_preset(name)
+    assert (preset.name if preset else None) == found
+
+
+@pytest.mark.parametrize(("name", "type", "gib"), PUBLISHED_GIB)
+def test_files_are_as_large_as_published(name: str, type: str, gib: float) -> None:
+    """The predicted size of a file is that of the published file, to its two decimals."""
+    assert weights_bytes(outline_of(name), type) / 2**30 == pytest.approx(gib, abs=0.0101)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        TinyLlama(biases=True, rope_freqs=True, tied=True),
+        TinyLlama(width=256, feed_forward=512, weight_format="Q4_0", formats={"output": "Q8_0"}),
+    ],
+    ids=["float", "quantized"],
+)
+def test_a_file_is_predicted_from_its_header(tmp_path: Path, model: TinyLlama) -> None:
+    """Weights are the file's bytes; the cache is as large as a real one; shapes agree."""
+    path = write_tiny_llama(tmp_path / "tiny.gguf", model)
+    with GGUFFile(path) as file:
+        outline = ModelOutline.from_gguf(file)
+        assert outline.is_tied == model.tied
+        own = outline.config
+        rebuilt = ModelOutline.from_sizes(
+            "again",
+            own,
+            is_tied=model.tied,
+            has_rope_freqs=model.rope_freqs,
+            biased=("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+            if model.biases
+            else (),
+        )
+        assert rebuilt.shapes == outline.shapes
+        for kv_type in CACHE_TYPES:
+            prediction = predict(
+                outline,
+                MACHINE,
+                type=AS_IT_IS,
+                key_type=kv_type,
+                value_type=kv_type,
+                context_length=100,
+            )
+            assert prediction.weights_bytes == path.stat().st_size
+            assert prediction.kv_bytes == KVCache(own, 100, kv_type, GENERIC.lanes).num_bytes
+            assert prediction.total_bytes == sum(prediction.parts.values())
+
+
+def test_longer_contexts_and_more_threads_take_more() -> None:
+    """Keys and values grow with the context in proportion, activations stop at 512 tokens."""
+    outline = outline_of("llama-3.2-1b")
+
+    def at(context_length: int, machine: Machine = MACHINE) -> tuple[int, int]:
+        found = predict(
+            outline,
+            machine,
+            type="q4_0",
+            key_type="f16",
+            value_type="f16",
+            context_length=context_length,
+        )
+        return found.kv_bytes, found.activations_bytes
+
+    assert at(8192)[0] == 2 * at(4096)[0] == 2 * 4096 * 2 * 16 * 8 * 64 * 2
+    assert at(8192)[1] == at(512)[1] > at(64)[1]
+    assert at(512, Machine(GENERIC, 8))[1] > at(512)[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"type": "q4_9"}, "no type is called 'q4_9'"),
+        ({"type": AS_IT_IS}, "no type is called 'file'"),
+        ({"key_type": "q3"}, "KV type 'q3'; allowed: f32"),
+        ({"context_length": 0}, "context length 0"),
+    ],
+)
+def test_impossible_wishes_are_refused(changes: dict[str, object], message: str) -> None:
+    """An unknown type or length is an error that names it."""
+    wish: dict[str, object] = {
+        "type": "q4_0",
+        "key_type": "f16",
+        "value_type": "f16",
+        "context_length": 512,
+    }
+    with pytest.raises(InvalidOptionError, match=message):
+        predict(outline_of("llama-2-7b"), MACHINE, **(wish | changes))  # type: ignore[arg-type]
+
+
+def test_every_type_has_its_place_in_quality() -> None:
+    """Each recipe is ranked, and more bits of the same family are never ranked worse."""
+    assert set(TYPE_DIVERGENCES) == set(RECIPES)
+    assert list(TYPE_DIVERGENCES.values()) == sorted(TYPE_DIVERGENCES.values())
+
+
+def test_what_fits_is_ranked_by_quality() -> None:
+    """Only what fits is offered, better ones first, and nothing larger than a better one."""
+    outline = outline_of("llama-2-13b")
+    predictions = [
+        predict(outline, MACHINE, type=type, key_type=kv, value_type=kv, context_length=4096)
+        for type in TYPE_DIVERGENCES
+        for kv in ("f32", "f16")
+    ]
+    memory_bytes = 12 * 10**9
+    fits = fitting(predictions, memory_bytes)
+    assert (fits[0].type, fits[0].key_type) == ("q4_k_m", "f16")
+    assert all(fit.total_bytes <= memory_bytes for fit in fits)
+    for better, worse in pairwise(fits):
+        assert divergence(better) <= divergence(worse)
+        assert better.total_bytes > worse.total_bytes
+    best = divergence(fits[0])
+    assert not any(p.total_bytes <= memory_bytes and divergence(p) < best for p in predictions)
+    assert fitting(predictions, 10**9) == []
+
+
+def test_a_file_is_only_converted_downwards(tmp_path: Path) -> None:
+    """Of a quantized file only types with fewer bits than it has are of use."""
+    model = TinyLlama(width=256, feed_forward=256, weight_format="Q8_0")
+    with GGUFFile(write_tiny_llama(tmp_path / "tiny.gguf", model)) as file:
+        below = types_below(ModelOutline.from_gguf(file))
+    assert "q4_0" in below
+    assert not {"f16", "f32", "bf16"} & set(below)
+
+
+@pytest.mark.parametrize(
+    ("text", "num_bytes"),
+    [
+        *(("16GB", 16 * 10**9), ("16 gb", 16 * 10**9), ("7.5GiB", 15 * 2**29), ("900M", 9 * 10**8)),
+        *(("1tib", 2**40), ("4096", 4096), ("64kB", 64000)),
+    ],
+)
+def test_sizes_are_read(text: str, num_bytes: int) -> None:
+    """Units are decimal, or binary with an i."""
+    assert parse_size(text) == num_bytes
+
+
+@pytest.mark.parametrize("text", ["", "GB", "-1GB", "16XB", "1e9", "0", "1.2.3GB", "16GBs"])
+def test_sizes_that_are_none_are_refused(text: str) -> None:
+    """Anything else is an error that shows what is allowed."""
+    with pytest.raises(InvalidOptionError, match="allowed: such as 16GB"):
+        parse_size(text)
