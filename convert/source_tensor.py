@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellama.quant.errors import UnsupportedModelError
+from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.formats import FORMATS_BY_NAME, Format
 
 _Self = TypeVar("_Self", bound="SourceTensor")
@@ -100,14 +100,21 @@ class MappedTensor(SourceTensor):
         if data.shape != (self.num_bytes,) or data.dtype != np.uint8:
             raise ValueError(f"data of {name} is not {self.num_bytes} bytes")
         self._data = data
+        self._mapping = _mapping_behind(data)
 
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        # Touching pages that a file no longer has would end the process.
+        if self._mapping is not None and self._mapping.size() < len(self._mapping):
+            raise ModelFileError(
+                f"tensor {self.name}: its file was cut to {self._mapping.size()} bytes while it "
+                f"was read; allowed: the {len(self._mapping)} bytes that it had"
+            )
         piece = self._data[first * self.row_bytes : last * self.row_bytes]
         return piece.reshape(last - first, self.row_bytes)
 
     def release(self) -> None:
         """Drops the pages that hold nothing but this tensor, where the system can."""
-        mapping = _mapping_behind(self._data)
+        mapping = self._mapping
         if mapping is None or not hasattr(mapping, "madvise"):
             return
         start = self._data.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data

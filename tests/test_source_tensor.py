@@ -227,3 +227,17 @@ def test_released_tensors_take_no_memory(tmp_path: Path) -> None:
     tensor.release()
     assert resident_bytes() - before < num_bytes * 0.1
     assert int(rows.sum()) == checksum
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps mapped files whole")
+def test_a_file_that_is_cut_while_it_is_read(tmp_path: Path) -> None:
+    """Reading on after somebody has cut the file raises an error and does not end the process."""
+    path = tmp_path / "data"
+    path.write_bytes(bytes(1 << 20))
+    with open(path, "rb") as file:
+        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    tensor = MappedTensor("w", (256, 1024), F32, np.frombuffer(mapping, np.uint8))
+    assert tensor.rows(0, 256).sum() == 0
+    os.truncate(path, 4096)
+    with pytest.raises(ModelFileError, match="tensor w: its file was cut to 4096 bytes while it"):
+        tensor.rows(200, 256)
