@@ -130,7 +130,7 @@ class TokenTable:
                 )
         if beyond:
             _log.warning(
-                "%s: %d added tokens left out, the first %s, because the embedding has %d rows",
+                "%s: %d added token(s) left out, the first %s, because the embedding has %d rows",
                 self._source,
                 len(beyond),
                 shown(next(iter(beyond.values())).text),

@@ -1,0 +1,219 @@
+"""Hugging Face folders that are no Llama, incomplete or damaged: one clear line for each."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from reference import family_tokenizers as tokenizers
+from reference.family import MEMBERS, write_safetensors
+
+from edgellama.convert.checkpoint import open_checkpoint
+from edgellama.convert.description import ModelDescription, describe
+from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
+
+BY_NAME = {member.name: member for member in MEMBERS}
+NUM_MUTATIONS = 150
+MAX_ITEMS = 12
+WRONG_VALUES = (
+    *(None, True, 0, -1, 10**30, 1e308, float("nan"), "", "text", "\ud800", [], [None], {}),
+    *({"a": 1}, [[["x"]]], [{}], {"0": {}}, "9" * 400),
+)
+
+
+def described(folder: Path) -> ModelDescription:
+    """The description of a folder."""
+    with open_checkpoint(folder) as checkpoint:
+        return describe(checkpoint)
+
+
+def with_config(folder: Path, changes: dict[str, Any]) -> Path:
+    """Llama 2's folder with another configuration."""
+    BY_NAME["llama-2"].write(folder)
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text("ascii")) | changes), "ascii")
+    return folder
+
+
+FOREIGN: dict[str, dict[str, Any]] = {
+    "architecture 'Qwen2ForCausalLM'": {"architectures": ["Qwen2ForCausalLM"]},
+    "architecture 'Gemma2ForCausalLM'": {"architectures": ["Gemma2ForCausalLM"]},
+    "architecture 'Phi3ForCausalLM'": {"architectures": ["Phi3ForCausalLM"]},
+    "architecture 'MixtralForCausalLM'": {"architectures": ["MixtralForCausalLM"]},
+    "architecture 'Llama4ForConditionalGeneration'": {
+        "architectures": ["Llama4ForConditionalGeneration"]
+    },
+    "architecture 'MllamaForConditionalGeneration'": {
+        "architectures": ["MllamaForConditionalGeneration"]
+    },
+    "architecture 'LlamaForSequenceClassification'": {
+        "architectures": ["LlamaForSequenceClassification"]
+    },
+    "model type 'gpt2'": {"architectures": None, "model_type": "gpt2"},
+    "activation function 'gelu'": {"hidden_act": "gelu"},
+    "a mixture of 8 experts": {"num_local_experts": 8},
+    "rotary positions on a part": {"partial_rotary_factor": 0.5},
+}
+
+
+@pytest.mark.parametrize(("what", "changes"), FOREIGN.items(), ids=FOREIGN)
+def test_other_models(what: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    """What is no Llama is refused by its own name, with what is supported."""
+    with pytest.raises(UnsupportedModelError) as caught:
+        described(with_config(tmp_path / "model", changes))
+    assert what in str(caught.value)
+    assert "supported: Llama 1, 2, 3, 3.1" in str(caught.value)
+    assert "LlamaForCausalLM, LLaMAForCausalLM, MistralForCausalLM" in str(caught.value)
+
+
+SCALINGS: dict[str, dict[str, Any]] = {
+    "rope scaling 'longrope'": {"rope_type": "longrope", "factor": 4.0},
+    "rope scaling 'su'": {"type": "su"},
+    "YaRN with beta_fast 64": {"rope_type": "yarn", "factor": 2.0, "beta_fast": 64},
+    "differs between kinds of layers": {"full_attention": {"rope_type": "default"}},
+}
+
+
+@pytest.mark.parametrize(("what", "scaling"), SCALINGS.items(), ids=SCALINGS)
+def test_other_scalings(what: str, scaling: dict[str, Any], tmp_path: Path) -> None:
+    """Positions scaled in a way that GGUF cannot tell are refused."""
+    with pytest.raises(UnsupportedModelError, match=what):
+        described(with_config(tmp_path / "model", {"rope_scaling": scaling}))
+
+
+def test_dynamic_scaling_is_none(tmp_path: Path) -> None:
+    """Dynamic scaling changes nothing up to the configured context, so no key is written."""
+    changes = {"rope_scaling": {"type": "dynamic", "factor": 2.0}}
+    metadata = described(with_config(tmp_path / "model", changes)).metadata
+    assert [key for key in metadata if "scaling" in key] == []
+    assert metadata["llama.context_length"].value == 4096
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "vocab_size is -3; allowed: a whole number": {"vocab_size": -3},
+    "hidden_size is 'wide'": {"hidden_size": "wide"},
+    "num_hidden_layers is None": {"num_hidden_layers": None},
+    "tensor model.embed_tokens.weight has shape 400 x 32; needed: 500 x 32": {"vocab_size": 500},
+    "tensor model.layers.0.mlp.gate_proj.weight has shape 48 x 32; needed: 49 x 32": {
+        "intermediate_size": 49
+    },
+    "tensor model.layers.0.self_attn.k_proj.weight has shape 32 x 32; needed: 16 x 32": {
+        "num_key_value_heads": 2
+    },
+    "is of layer 1; allowed: 0 to 0": {"num_hidden_layers": 1},
+    "tensors blk.2.attn_norm.weight, blk.2.attn_q.weight, blk.2.attn_k.weight, "
+    "blk.2.attn_v.weight, blk.2.attn_output.weight and 4 more are missing": {
+        "num_hidden_layers": 3
+    },
+    "4 query heads cannot share 3 key heads evenly": {"num_key_value_heads": 3},
+    "100000 layers; needed: 1 to 4096": {"num_hidden_layers": 100000},
+    "num_attention_heads is 5; allowed: a divisor of hidden_size 32": {"num_attention_heads": 5},
+    "rms_norm_eps is 0; allowed: a number above 0": {"rms_norm_eps": 0},
+    "rope_scaling is 4; allowed: an object": {"rope_scaling": 4},
+    "rope_scaling.factor is missing": {"rope_scaling": {"type": "linear"}},
+}
+
+
+@pytest.mark.parametrize(("message", "changes"), SIZES.items(), ids=SIZES)
+def test_sizes(message: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    """A size that is none, or that tensors do not have, is named with what is needed."""
+    with pytest.raises(ModelFileError) as caught:
+        described(with_config(tmp_path / "model", changes))
+    assert message in str(caught.value)
+
+
+Change = Callable[[dict[str, Any]], object]
+TENSORS: dict[str, Change] = {
+    "tensor output.weight is missing": lambda t: t.pop("lm_head.weight"),
+    "tensor blk.1.ffn_up.weight is missing": lambda t: t.pop("model.layers.1.mlp.up_proj.weight"),
+    "tensor model.layers.0.self_attn.q_norm.weight is of no Llama": lambda t: t.update(
+        {"model.layers.0.self_attn.q_norm.weight": np.zeros(8, np.float16)}
+    ),
+    "tensor vision_tower.patch.weight is of no Llama": lambda t: t.update(
+        {"vision_tower.patch.weight": np.zeros(8, np.float16)}
+    ),
+    "tensors model.norm.weight and norm.weight are both output_norm.weight": lambda t: t.update(
+        {"norm.weight": np.zeros(32, np.float16)}
+    ),
+    "tensor model.norm.bias is of no Llama": lambda t: t.update(
+        {"model.norm.bias": np.zeros(32, np.float16)}
+    ),
+    "tensor model.norm.weight has shape 16; needed: 32": lambda t: t.update(
+        {"model.norm.weight": np.zeros(16, np.float16)}
+    ),
+    "tensor model.norm.weight has shape 1 x 32; needed: 32": lambda t: t.update(
+        {"model.norm.weight": np.zeros((1, 32), np.float16)}
+    ),
+}
+
+
+@pytest.mark.parametrize(("message", "change"), TENSORS.items(), ids=TENSORS)
+def test_tensors(message: str, change: Change, tmp_path: Path) -> None:
+    """Tensors that are missing, strange, twice there or misshapen are named."""
+    folder = BY_NAME["llama-2"].write(tmp_path / "model")
+    tensors = BY_NAME["llama-2"].weights()
+    change(tensors)
+    write_safetensors(folder / "model.safetensors", tensors)
+    with pytest.raises((ModelFileError, UnsupportedModelError)) as caught:
+        described(folder)
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(str(folder))
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths to the values inside some JSON, a few of each long list or object."""
+    yield path
+    if isinstance(value, (dict, list)):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in [*items][:MAX_ITEMS]:
+            yield from places(item, (*path, key))
+
+
+def mutated(value: Any, path: tuple[Any, ...], wrong: Any) -> Any:
+    """A copy of some JSON with one value replaced."""
+    if not path:
+        return wrong
+    copy = dict(value) if isinstance(value, dict) else list(value)
+    copy[path[0]] = mutated(value[path[0]], path[1:], wrong)
+    return copy
+
+
+@pytest.mark.parametrize("name", ["alpaca", "llama-2", "llama-3.1", "yarn"])
+def test_any_json_gives_one_line(name: str, tmp_path: Path) -> None:
+    """Whatever value a field of any JSON file has, the outcome is a model or one line of ours."""
+    rng = random.Random(name)
+    folder = BY_NAME[name].write(tmp_path / "model")
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text("ascii"))
+        choices = [*places(content)]
+        for _ in range(NUM_MUTATIONS // 4):
+            place, wrong = rng.choice(choices), rng.choice(WRONG_VALUES)
+            path.write_text(json.dumps(mutated(content, place, wrong)), "ascii")
+            try:
+                described(folder)
+            except EdgellamaError as error:
+                assert "\n" not in str(error), (path.name, place, wrong)
+        tokenizers.write_json(path, content)
+    described(folder)
+
+
+def test_any_tokenizer_model_gives_one_line(tmp_path: Path) -> None:
+    """Whatever bytes a tokenizer.model has, the outcome is a model or one line of ours."""
+    rng = random.Random(1)
+    folder = BY_NAME["llama-2"].write(tmp_path / "model")
+    path = folder / "tokenizer.model"
+    content = path.read_bytes()
+    for index in range(NUM_MUTATIONS):
+        data = bytearray(content)
+        for _ in range(rng.randint(1, 3)):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        path.write_bytes(data[: rng.randrange(len(data))] if index % 5 == 0 else data)
+        try:
+            described(folder)
+        except EdgellamaError as error:
+            assert "\n" not in str(error)
