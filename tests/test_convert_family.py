@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 from reference.description_file import values_of, write_description
-from reference.family import MEMBERS, Member, write_safetensors
+from reference.family import MEMBERS
+from reference.family_member import Member, write_safetensors
 
 from edgellama.convert.checkpoint import open_checkpoint
 from edgellama.convert.description import ModelDescription, describe

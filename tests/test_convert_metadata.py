@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from gguf import GGUFValueType, GGUFWriter
 from reference import family_tokenizers as tokenizers
-from reference.family import CHAT_TEMPLATE, MEMBERS
+from reference.family import MEMBERS
+from reference.family_member import CHAT_TEMPLATE
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.convert.chat_template_source import chat_template_items

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from reference import family_tokenizers as tokenizers
-from reference.family import MEMBERS, write_safetensors
+from reference.family import MEMBERS
+from reference.family_member import write_safetensors
 
 from edgellama.convert.checkpoint import open_checkpoint
 from edgellama.convert.description import ModelDescription, describe

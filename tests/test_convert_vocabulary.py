@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from reference import family_tokenizers as tokenizers
-from reference.family import LLAMA_3_1_ALL_SPECIAL, LLAMA_3_ALL_SPECIAL, LLAMA_3_SPECIAL
+from reference.family_llamas import LLAMA_3_1_ALL_SPECIAL, LLAMA_3_ALL_SPECIAL, LLAMA_3_SPECIAL
 from reference.tokenizer_references import hard_text, sentencepiece_ids, visible
 from reference.vocabularies import (
     LLAMA3_RANKS,

@@ -11,7 +11,7 @@ import numpy as np
 import torch_bytes
 
 from reference import family_tokenizers as tokenizers
-from reference.family import Array, Member
+from reference.family_member import Array, Member
 
 LAYER_NAMES = {
     "self_attn.q_proj": "attention.wq",

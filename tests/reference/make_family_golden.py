@@ -18,7 +18,8 @@ import torch
 from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM, MistralForCausalLM
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from reference.family import MEMBERS, Member
+from reference.family import MEMBERS
+from reference.family_member import Member
 
 GOLDEN = Path(__file__).parent.parent / "data" / "family_golden.npz"
 NUM_TOKENS, NUM_LOGITS = 24, 3
