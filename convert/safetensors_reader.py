@@ -14,13 +14,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from edgellama.convert.json_file import parse_json_object
+from edgellama.convert.json_file import MAX_JSON_BYTES, parse_json_object
 from edgellama.convert.source_tensor import MappedTensor, SourceTensor, UnreadableTensor
 from edgellama.quant.formats import FORMATS_BY_NAME
 from edgellama.quant.gguf_cursor import file_error, shown
 from edgellama.quant.mapped_file import map_file
 
-MAX_HEADER_BYTES = 100_000_000  # of the reference implementation
+MAX_HEADER_BYTES = MAX_JSON_BYTES  # a model of 1,000 tensors has about 100 kB
 MAX_TENSORS = 131072
 MAX_DIMENSIONS = 8
 READABLE_DTYPES = ("F32", "F16", "BF16")

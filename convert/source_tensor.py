@@ -207,15 +207,24 @@ class PermutedTensor(SourceTensor):
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
         if self._is_vector:
             elements = self._tensor.rows(first, last).reshape(-1, self.format.block_bytes)
-            return self._interleaved(elements).reshape(last - first, self.row_bytes)
-        start = first // self._head_size * self._head_size
-        end = -(-last // self._head_size) * self._head_size
-        return self._interleaved(self._tensor.rows(start, end))[first - start : last - start]
+            halves = elements.reshape(-1, 2, self._head_size // 2, self.format.block_bytes)
+            interleaved = np.ascontiguousarray(halves.swapaxes(1, 2))
+            return interleaved.reshape(last - first, self.row_bytes)
+        rows = np.empty((last - first, self.row_bytes), np.uint8)
+        for start in range(first - first % self._head_size, last, self._head_size):
+            low, high = max(first - start, 0), min(last - start, self._head_size)
+            for half in (0, 1):
+                self._copy_half(start, half, low, high, rows[start + low - first :])
+        return rows
 
-    def _interleaved(self, items: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Whole heads of ``items`` (n, bytes) in the new order."""
-        halves = items.reshape(-1, 2, self._head_size // 2, items.shape[1])
-        return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(items.shape)
+    def _copy_half(
+        self, start: int, half: int, low: int, high: int, rows: NDArray[np.uint8]
+    ) -> None:
+        """Fills new rows ``low`` to ``high`` of the head at ``start`` with what one half gives."""
+        first, last = (low - half + 1) // 2, (high - half + 1) // 2
+        source = start + half * (self._head_size // 2)
+        new_rows = rows[2 * first + half - low : high - low : 2]
+        new_rows[...] = self._tensor.rows(source + first, source + last)
 
     def release(self) -> None:
         """Releases the tensor behind it."""
