@@ -12,7 +12,7 @@ STEP = 32
 """Numbers converted at once; what is left at the end goes one by one."""
 
 
-def narrow(name):
+def round_floats(name):
     """f32 at ``x`` to as many 16-bit numbers at ``y``."""
     store_narrow = STORES[name]
 

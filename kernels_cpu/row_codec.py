@@ -23,7 +23,6 @@ from edgellama.kernels_cpu.cpu import select_tier
 from edgellama.kernels_cpu.signatures import (
     CODEC_SIGNATURES,
     HALF_FORMATS,
-    LEGACY_FORMATS,
     QUANTIZABLE_FORMATS,
     SIGNATURES,
 )
@@ -33,7 +32,10 @@ from edgellama.quant.formats import FORMATS_BY_NAME
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
-BLOCK = 32
+LEAST_IMPORTANCE = np.float32(1e-6)
+"""Of a column, in units of the largest."""
+SCRATCH_BYTES = 80 * 1024
+"""What a search works in."""
 ROW_SUMS = np.dtype(
     [("error", np.float64), ("squares", np.float64), ("worst", np.float64), ("bad", np.int64)]
 )
@@ -92,15 +94,20 @@ class RowCodec:
         formats that have no use for it ignore it. Raises KernelError for arrays that do not fit.
         """
         name = quantizer_name(format_name)
-        num_rows, num_columns = _checked_rows(rows, format_name, out)
+        _, num_columns = _checked_rows(rows, format_name, out)
         if importance is not None:
             _check("importance", importance, np.float32, (num_columns,))
+            importance = usable_importance(importance)
+            name = quantizer_name(format_name, importance is not None)
         if not name:
             out.view(np.float32)[...] = rows
-        elif format_name in HALF_FORMATS:
-            self._call(name, rows, num_rows * num_columns, out)
-        else:
-            self._call(name, rows, num_rows * num_columns // BLOCK, out)
+            return
+        block_size = FORMATS_BY_NAME[format_name].block_size
+        arguments: list[npt.NDArray[Any] | int] = [rows, rows.size // block_size, out]
+        if name.startswith("search"):
+            weights = 0 if importance is None else importance
+            arguments += [num_columns // block_size, weights, np.empty(SCRATCH_BYTES, np.uint8)]
+        self._call(name, *arguments)
 
     def expand(self, data: Bytes, format_name: str, out: Floats) -> None:
         """Write the rows of ``data`` (n, row_bytes), in a format, to ``out`` (n, columns) as f32.
@@ -157,14 +164,25 @@ class RowCodec:
                 self._entries[name] = ENTRY(self._kernels.address(name))
 
 
-def quantizer_name(format_name: str) -> str:
+def quantizer_name(format_name: str, by_importance: bool = False) -> str:
     """The kernel that writes a format; "" where rows are only copied."""
     if format_name not in QUANTIZABLE_FORMATS:
         allowed = ", ".join(QUANTIZABLE_FORMATS)
         raise KernelError(f"rows cannot be quantized to {format_name}; allowed: {allowed}")
-    if format_name in HALF_FORMATS:
-        return f"narrow_{format_name}"
-    return f"round_{format_name}" if format_name in LEGACY_FORMATS else ""
+    searched = f"search_{format_name}"
+    rounded = f"round_{format_name}"
+    if searched in CODEC_SIGNATURES and (by_importance or rounded not in CODEC_SIGNATURES):
+        return searched
+    return rounded if rounded in CODEC_SIGNATURES else ""
+
+
+def usable_importance(importance: Floats) -> Floats | None:
+    """Importance without zeros, which would leave blocks without any aim; None if all are."""
+    largest = float(importance.max(initial=0.0))
+    if not 0.0 < largest < math.inf:
+        return None
+    usable: Floats = np.maximum(importance / np.float32(largest), LEAST_IMPORTANCE)
+    return usable
 
 
 def expander_name(format_name: str) -> str:

@@ -19,7 +19,11 @@ QUANTIZED_FORMATS = (
 FLOAT_FORMATS = ("F32", "F16", "BF16")
 HALF_FORMATS = ("F16", "BF16")
 LEGACY_FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-QUANTIZABLE_FORMATS = (*FLOAT_FORMATS, *LEGACY_FORMATS)
+AFFINE_SUPER_FORMATS = ("Q2_K", "Q4_K", "Q5_K")
+SYMMETRIC_SUPER_FORMATS = ("Q3_K", "Q6_K", "IQ4_XS")
+SUPER_FORMATS = (*AFFINE_SUPER_FORMATS, *SYMMETRIC_SUPER_FORMATS)
+BLOCK_SEARCH_FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL")
+QUANTIZABLE_FORMATS = (*FLOAT_FORMATS, *LEGACY_FORMATS, "IQ4_NL", *SUPER_FORMATS)
 """Formats that f32 rows can be written in."""
 CACHE_NUMBER_BYTES = MappingProxyType({"f32": 4, "f16": 2})
 """Bytes of one number of the KV cache, by its type."""
@@ -146,10 +150,16 @@ def _codec_signatures() -> dict[str, Signature]:
     measured = ("x", "y", "num_rows", "num_columns", "sums")
     table = {"measure": Signature("quantize_errors", "measure", (), measured)}
     for name in HALF_FORMATS:
-        table[f"narrow_{name}"] = Signature("convert_floats", "narrow", (name,), convert)
+        table[f"round_{name}"] = Signature("convert_floats", "round_floats", (name,), convert)
         table[f"widen_{name}"] = Signature("convert_floats", "widen", (name,), convert)
     for name in LEGACY_FORMATS:
         table[f"round_{name}"] = Signature("quantize_legacy", "round_blocks", (name,), blocks)
+    searched = (*blocks, "blocks_per_row", "importance", "scratch")
+    for name in BLOCK_SEARCH_FORMATS:
+        table[f"search_{name}"] = Signature("quantize_blocks", "search_blocks", (name,), searched)
+    for name in SUPER_FORMATS:
+        factory = "search_affine" if name in AFFINE_SUPER_FORMATS else "search_symmetric"
+        table[f"search_{name}"] = Signature("quantize_kquants", factory, (name,), searched)
     return table
 
 

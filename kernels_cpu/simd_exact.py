@@ -6,6 +6,8 @@ numbers that are not finite give some value and never undefined behaviour.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -20,6 +22,7 @@ from edgellama.kernels_cpu.simd import (
     call_llvm,
     constant,
     llvm_vector,
+    load_at,
     pointer,
     shuffle,
     tier_of,
@@ -86,6 +89,15 @@ def truncate(typingctx, x):
         return b.fptosi(args[0], llvm_vector("i32", x.lanes))
 
     return Vector("i32", x.lanes)(x), codegen
+
+
+@intrinsic
+def load_i32(typingctx, address, like):
+    """Signed 32-bit integers, as many as ``like`` has lanes."""
+    vector = Vector("i32", like.lanes)
+    return vector(types.int64, like), lambda ctx, b, sig, args: load_at(
+        b, args[0], llvm_vector("i32", like.lanes)
+    )
 
 
 @intrinsic
@@ -251,3 +263,30 @@ def write_f64(typingctx, address, value):
         return ctx.get_dummy_value()
 
     return types.void(types.int64, types.float64), codegen
+
+
+def define_codebook(values: Sequence[int]) -> tuple[Any, Any]:
+    """Functions that give the value nearest to each lane, as f32, and its number, as i32.
+
+    The values ascend; the least is given for NaN.
+    """
+    limits = [(low + high) / 2 for low, high in itertools.pairwise(values)]
+
+    def steps(builder: Any, x: Any, choices: Sequence[Any]) -> Any:
+        chosen = choices[0]
+        for limit, choice in zip(limits, choices[1:], strict=True):
+            above = builder.fcmp_ordered(">", x, constant("f32", [limit] * x.type.count))
+            chosen = builder.select(above, choice, chosen)
+        return chosen
+
+    @intrinsic
+    def nearest_value(typingctx, x):
+        choices = [constant("f32", [float(value)] * x.lanes) for value in values]
+        return x(x), lambda ctx, b, sig, args: steps(b, args[0], choices)
+
+    @intrinsic
+    def nearest_number(typingctx, x):
+        choices = [constant("i32", [number] * x.lanes) for number in range(len(values))]
+        return Vector("i32", x.lanes)(x), lambda ctx, b, sig, args: steps(b, args[0], choices)
+
+    return nearest_value, nearest_number

@@ -232,14 +232,38 @@ def store_tile(typingctx, tile, address, token_stride):
 def _transposed_rows(builder: Any, source: Any, lanes: int) -> list[Any]:
     """A square of 32-bit words at ``source`` transposed in registers."""
     vector = llvm_vector("i32", lanes)
-    rows = [load_at(builder, source, vector, 4 * lanes * i) for i in range(lanes)]
-    step = 1
+    return _transposed(
+        builder, [load_at(builder, source, vector, 4 * lanes * i) for i in range(lanes)]
+    )
+
+
+def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
+    """As many vectors as each has lanes, transposed."""
+    lanes, step = len(rows), 1
     while step < lanes:
         for i in range(lanes):
             if not i & step:
                 rows[i], rows[i + step] = _exchange(builder, rows[i], rows[i + step], step, lanes)
         step *= 2
     return rows
+
+
+@intrinsic
+def transpose_scattered(typingctx, table, offset, destination):
+    """Word j at ``offset`` behind the i-th address of a table to lane i of the j-th vector."""
+    lanes = tier_of(typingctx).lanes
+    vector = llvm_vector("i32", lanes)
+
+    def codegen(ctx, b, sig, args):
+        table, offset, destination = args
+        addresses = [load_at(b, table, I64, 8 * i) for i in range(lanes)]
+        rows = [load_at(b, b.add(address, offset), vector) for address in addresses]
+        for j, row in enumerate(_transposed(b, rows)):
+            at = b.add(destination, ir.Constant(I64, 4 * lanes * j))
+            b.store(row, pointer(b, at, vector), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), codegen
 
 
 @intrinsic

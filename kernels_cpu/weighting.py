@@ -1,0 +1,84 @@
+"""How much an error in each number matters to the search: the weights of a tile.
+
+ggml's choices: without importance by size, so that large numbers are kept well; with it, the
+importance of the column, more for numbers that are large in their block.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgellama.kernels_cpu import simd_operators  # noqa: F401
+from edgellama.kernels_cpu.device import exact_device
+from edgellama.kernels_cpu.lane_tiles import vector_bytes
+from edgellama.kernels_cpu.simd import f32_zeros, load_f32, store
+from edgellama.kernels_cpu.simd_exact import square_roots
+from edgellama.kernels_cpu.simd_math import magnitude
+
+GROUP = 32
+
+
+@exact_device
+def mean_square(x, count):
+    """Mean of x² over a run of vectors."""
+    total = f32_zeros()
+    for i in range(count):
+        value = load_f32(x + i * vector_bytes(), total)
+        total = total + value * value
+    return total / np.float32(count)
+
+
+@exact_device
+def weigh_by_group(x, w, size):
+    """w = |x| + root mean square of the group of 32."""
+    for first in range(0, size, GROUP):
+        level = square_roots(mean_square(x + first * vector_bytes(), GROUP))
+        for i in range(first, first + GROUP):
+            at = i * vector_bytes()
+            store(w + at, level + magnitude(load_f32(x + at, level)))
+
+
+@exact_device
+def weigh_by_magnitude(x, w, size):
+    """w = |x|."""
+    for i in range(size):
+        at = i * vector_bytes()
+        store(w + at, magnitude(load_f32(x + at, f32_zeros())))
+
+
+def weigh_by_square(share):
+    """w = x² + share * mean x²: with some share small numbers are not given up."""
+    part = np.float32(share)
+
+    def weigh(x, w, size):
+        level = mean_square(x, size) * part
+        for i in range(size):
+            at = i * vector_bytes()
+            value = load_f32(x + at, level)
+            store(w + at, value * value + level)
+
+    return exact_device(weigh)
+
+
+@exact_device
+def multiply_importance(x, w, size, level):
+    """w = importance * sqrt(level + x²), the importance lying in ``w``."""
+    for i in range(size):
+        at = i * vector_bytes()
+        value = load_f32(x + at, level)
+        store(w + at, load_f32(w + at, level) * square_roots(level + value * value))
+
+
+def weigh_by_importance(factor, size):
+    """w = importance * sqrt(factor * mean x² of the block + x²), the importance lying in ``w``."""
+    times = np.float32(factor)
+
+    def weigh(x, w):
+        multiply_importance(x, w, size, mean_square(x, size) * times)
+
+    return exact_device(weigh)
+
+
+@exact_device
+def leave_importance(x, w):
+    """The importance itself is the weight."""
