@@ -60,7 +60,7 @@ def find_runnable(name: str | None, type_name: str | None) -> Path:
 
 def _convert(source: Path, type_name: str) -> Path:
     """``source`` as a file of the cache, made now or before; a conversion shows on stderr."""
-    from edgellama.checkpoints import converted
+    from edgellama.checkpoints import converted, converted_folder
     from edgellama.cli.conversion_progress import conversion_progress
 
     show_warnings()
@@ -70,7 +70,8 @@ def _convert(source: Path, type_name: str) -> Path:
         def report(now: ConversionProgress) -> None:
             nonlocal announced
             if not announced:
-                terminal.notice(f"converting {source.name} to {type_name}, only this once")
+                where = converted_folder()
+                terminal.notice(f"converting {source.name} to {type_name}, kept in {where}")
                 announced = True
             if progress is not None:
                 progress(now)
