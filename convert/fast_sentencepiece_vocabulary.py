@@ -2,13 +2,15 @@
 
 Such a file holds merges in place of scores. Scores say the same where every split of a piece is
 a merge, and all merges into one piece come together: then a piece's place among the merges is
-its score. Anything else is refused.
+its score. Pieces of equal scores, as runs of spaces have, come mixed, the longest parts first; a
+run grows from its left end either way. Anything else is refused.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
+from itertools import groupby
 
 from edgellama.convert.bpe_vocabulary import bos_and_eos, merge_pairs, vocabulary_entries
 from edgellama.convert.json_fields import Fields
@@ -20,6 +22,8 @@ from edgellama.quant.gguf_cursor import shown
 
 WAY_OUT = "put the model's tokenizer.model into the folder"
 MAX_PIECE_LENGTH = 256
+# What SentencePiece itself calls them.
+ROLES = {"bos": "<s>", "eos": "</s>"}
 _BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 
@@ -37,7 +41,8 @@ def fast_sentencepiece_vocabulary(settings: TokenizerSettings, num_rows: int) ->
     unknown = model.text("unk_token") or "<unk>"
     added = {token.text for token in settings.added_tokens()}
     made = {t for t in entries if t not in added and t != unknown and not _BYTE.fullmatch(t)}
-    scores = _scores(tokenizer.source, merge_pairs(model), entries, made)
+    pairs = [(a.replace("\u0120", " "), b.replace("\u0120", " ")) for a, b in merge_pairs(model)]
+    scores = _scores(tokenizer.source, pairs, entries, made)
     table = TokenTable(tokenizer.source)
     for text, token in entries.items():
         kind = TokenType.BYTE if _BYTE.fullmatch(text) else TokenType.NORMAL
@@ -45,8 +50,12 @@ def fast_sentencepiece_vocabulary(settings: TokenizerSettings, num_rows: int) ->
         table.put(token, Token(text, kind, scores.get(text, 0.0)))
     add_tokens(table, settings)
     tokens = table.finished(num_rows)
-    ids = special_ids(settings, {token.text: index for index, token in enumerate(tokens)}, {})
+    ids_by_text = {token.text: index for index, token in enumerate(tokens)}
+    own = {role: ids_by_text[text] for role, text in ROLES.items() if text in ids_by_text}
+    ids = special_ids(settings, ids_by_text, own | {"unknown": ids_by_text.get(unknown, 0)})
     adds = bos_and_eos(settings, ids, tokens)
+    # Not every program that saves such a file saves its BOS too; Llamas are trained with one.
+    adds["add_bos_token"] = "bos" in ids and settings.flag("add_bos_token") is not False
     return Vocabulary(
         model="llama",
         pre="default",
@@ -66,25 +75,47 @@ def _scores(
 
     ``made``: the pieces that text can become, and so must be made by every split of theirs.
     """
+    scores: dict[str, float] = {}
     splits: dict[str, set[int]] = {}
-    last = None
-    for left, right in pairs:
-        left, right = left.replace("\u0120", " "), right.replace("\u0120", " ")
-        piece = left + right
-        if piece != last and piece in splits:
-            raise _inexact(source, f"the merges into {shown(piece)} do not come together")
-        if piece not in made:
-            raise _inexact(source, f"{shown(piece)} is a merge but no piece")
-        splits.setdefault(piece, set()).add(len(left))
-        last = piece
+    for rank, members in enumerate(_classes(pairs)):
+        pieces = {left + right for left, right in members}
+        if not pieces.isdisjoint(scores):
+            raise _inexact(source, f"the merges into {shown(min(pieces))} do not come together")
+        sizes = [(len(left), len(right)) for left, right in members]
+        if len(pieces) > 1 and sizes != sorted(sizes, reverse=True):
+            raise _inexact(source, f"the merges into {shown(min(pieces))} are out of order")
+        scores |= dict.fromkeys(pieces, -float(rank))
+        for left, right in members:
+            splits.setdefault(left + right, set()).add(len(left))
     for piece in made:
         if len(piece) > MAX_PIECE_LENGTH:
             raise _inexact(source, f"{shown(piece)} is longer than {MAX_PIECE_LENGTH} characters")
         cuts = range(1, len(piece))
         possible = {i for i in cuts if piece[:i] in entries and piece[i:] in entries}
-        if splits.get(piece, set()) != possible:
+        if splits.pop(piece, set()) != possible:
             raise _inexact(source, f"the merges into {shown(piece)} are not all that could be")
-    return {piece: -float(rank) for rank, piece in enumerate(splits)}
+    if splits:
+        raise _inexact(source, f"{shown(min(splits))} is a merge but no piece")
+    return scores
+
+
+def _classes(pairs: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """Merges that have one score: into one piece, or mixed into runs of one character."""
+
+    def piece(pair: tuple[str, str]) -> str:
+        return pair[0] + pair[1]
+
+    def run(pair: tuple[str, str]) -> str:
+        text = piece(pair)
+        return text[0] if text == text[0] * len(text) else text
+
+    for _, together in groupby(pairs, run):
+        members = list(together)
+        by_piece = [list(group) for _, group in groupby(members, piece)]
+        if len(by_piece) == len(set(map(piece, members))):
+            yield from by_piece
+        else:
+            yield members
 
 
 def _adds_space(tokenizer: Fields) -> bool:

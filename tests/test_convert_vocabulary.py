@@ -107,8 +107,7 @@ def test_real_sentencepiece() -> None:
     """A real model's pieces, scores and types are those that the library gives, and so its ids."""
     path = fetch(MISTRAL_V1)
     model = read_sentencepiece(path)
-    processor = SentencePieceProcessor(model_file=str(path))
-    reference = sentencepiece_metadata(processor)
+    reference = sentencepiece_metadata(SentencePieceProcessor(model_file=str(path)))
     assert [piece.text for piece in model.pieces] == reference["tokenizer.ggml.tokens"]
     assert [piece.score for piece in model.pieces] == reference["tokenizer.ggml.scores"]
     assert [piece.type for piece in model.pieces] == reference["tokenizer.ggml.token_type"]
@@ -151,23 +150,30 @@ def test_byte_level_kinds(kind: str, as_pairs: bool, tmp_path: Path) -> None:
 
 
 def test_sentencepiece_without_its_file(tmp_path: Path) -> None:
-    """The merges of a tokenizer.json give back the model that they were made from."""
-    (tmp_path / "lost").mkdir()
-    (tmp_path / "lost" / "tokenizer.model").write_bytes(tokenizers.sentencepiece_model())
-    expected = encoded(vocabulary(tmp_path / "lost", NUM_PIECES))
-    content = tokenizers.fast_tokenizer(tokenizers.sentencepiece_model())
-    tokenizers.write_json(tmp_path / "tokenizer.json", content)
-    found = vocabulary(tmp_path, NUM_PIECES)
+    """The merges of a real model's tokenizer.json cut text as the model itself."""
+    processor = SentencePieceProcessor(model_file=str(fetch(MISTRAL_V1)))
+    tokenizers.write_json(tmp_path / "tokenizer.json", tokenizers.fast_tokenizer(processor))
+    found = vocabulary(tmp_path, 32000)
     assert found.model == "llama"
-    assert encoded(found) == expected
-    content["model"]["merges"].reverse()
+    assert found.special_ids == {"unknown": 0, "bos": 1, "eos": 2}
+    assert found.settings["add_bos_token"] is True
+    assert encoded(found) == golden_ids("mistral-v1")
+
+
+def test_merges_that_are_no_scores(tmp_path: Path) -> None:
+    """Merges that scores cannot say are refused with the way out; another order is another text."""
+    model = SentencePieceProcessor(model_proto=tokenizers.sentencepiece_model())
+    content = tokenizers.fast_tokenizer(model)
+    merges = content["model"]["merges"]
     tokenizers.write_json(tmp_path / "tokenizer.json", content)
-    backwards = encoded(vocabulary(tmp_path, NUM_PIECES))
-    assert backwards != expected
-    del content["model"]["merges"][10]
+    expected = encoded(vocabulary(tmp_path, NUM_PIECES))
+    merges.reverse()
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    assert encoded(vocabulary(tmp_path, NUM_PIECES)) != expected
+    del merges[10]
     tokenizers.write_json(tmp_path / "tokenizer.json", content)
     with pytest.raises(
-        UnsupportedModelError, match=r"are not all that could be; put the model's tokenizer\.model"
+        UnsupportedModelError, match=r"not all that could be; put the model's tokenizer\.model"
     ):
         vocabulary(tmp_path, NUM_PIECES)
 
@@ -187,8 +193,7 @@ def test_texts_are_distinct(tmp_path: Path) -> None:
     """An empty text, or one that is there twice, becomes an unused token under another name."""
     (tmp_path / "tokenizer.model").write_bytes(tokenizers.sentencepiece_model())
     decoder = tokenizers.added_tokens_decoder(("<s>", "", "[PAD403]"), NUM_PIECES)
-    settings = {"added_tokens_decoder": decoder}
-    tokenizers.write_json(tmp_path / "tokenizer_config.json", settings)
+    tokenizers.write_json(tmp_path / "tokenizer_config.json", {"added_tokens_decoder": decoder})
     found = vocabulary(tmp_path, 404)
     assert found.tokens[400:] == ["[PAD400]", "[PAD401]", "[PAD403]", "[[PAD403]]"]
     assert list(found.types[400:]) == [5, 5, 3, 5]
@@ -202,8 +207,7 @@ def test_kinds_of_added_tokens(tmp_path: Path) -> None:
     decoder |= tokenizers.added_tokens_decoder(("<tool>", "<|user|>", "\u2581\u2581x"), NUM_PIECES)
     for token in ("401", "402"):
         decoder[token]["special"] = False
-    settings = {"added_tokens_decoder": decoder}
-    tokenizers.write_json(tmp_path / "tokenizer_config.json", settings)
+    tokenizers.write_json(tmp_path / "tokenizer_config.json", {"added_tokens_decoder": decoder})
     found = vocabulary(tmp_path, NUM_PIECES + 3)
     assert list(found.types[:4]) == [2, 3, 3, 6]
     assert found.tokens[400:] == ["<tool>", "<|user|>", "  x"]

@@ -176,19 +176,22 @@ def added_tokens_decoder(texts: Sequence[str], start: int) -> dict[str, Any]:
     return {str(entry.pop("id")): entry for entry in added_tokens(texts, start)}
 
 
-def fast_tokenizer(model: bytes) -> dict[str, Any]:
-    """A ``tokenizer.json`` with every split of a piece as a merge, as transformers makes it."""
-    from sentencepiece import SentencePieceProcessor
+def fast_tokenizer(processor: Any) -> dict[str, Any]:
+    """A ``tokenizer.json`` with every split of a piece as a merge, as transformers makes it.
 
-    processor = SentencePieceProcessor(model_proto=model)
-    ids = range(processor.vocab_size())
-    pieces = {processor.id_to_piece(index): index for index in ids}
-    merges = []
+    Merges go by score, those of equal scores by the lengths of their parts, the longest first.
+    """
+    pieces = {processor.id_to_piece(index): index for index in range(processor.vocab_size())}
+    scored = []
     for piece, index in pieces.items():
         if processor.is_control(index) or processor.is_byte(index):
             continue
-        splits = ((piece[:i], piece[i:]) for i in range(1, len(piece)))
-        merges += [[a, b] for a, b in splits if a in pieces and b in pieces]
+        splits = [(piece[:i], piece[i:]) for i in range(1, len(piece))]
+        found = [(a, b) for a, b in splits if a in pieces and b in pieces]
+        found.sort(key=lambda pair: (pieces[pair[0]], pieces[pair[1]]))
+        scored += [(processor.get_score(index), len(a), len(b), a, b) for a, b in found]
+    scored.sort(key=lambda merge: merge[:3], reverse=True)
+    merges = [[a, b] for _, _, _, a, b in scored]
     return {
         "version": "1.0",
         "added_tokens": added_tokens(("<unk>", "<s>", "</s>"), 0),
