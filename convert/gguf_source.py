@@ -11,7 +11,7 @@ from gguf import GGUFValueType
 from edgellama.convert.metadata import MetadataItem
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.gguf_cursor import shown
-from edgellama.quant.gguf_file import GGUFFile, MetadataValue, StringArray
+from edgellama.quant.gguf_file import GGUFFile, MetadataValue, StringArray, require_model
 
 ARCHITECTURE = "llama"
 # What depends on the output's types, parts and layout is for the writer to say.
@@ -29,6 +29,7 @@ def gguf_items(path: Path) -> dict[str, MetadataItem]:
     is a Llama.
     """
     with GGUFFile(path) as file:
+        require_model(file)
         architecture = file.metadata.get("general.architecture")
         if architecture != ARCHITECTURE:
             raise UnsupportedModelError(

@@ -17,7 +17,7 @@ from edgellama.cancellation import CancelToken
 from edgellama.engine import Engine
 from edgellama.input_squares import InputSquares
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf_file import GGUFFile, require_model
 from edgellama.text_chunks import cut_text
 from edgellama.tokenizer import load_tokenizer
 
@@ -57,6 +57,7 @@ def measure_importance(
     loading a model.
     """
     with GGUFFile(path) as file:
+        require_model(file)
         tokenizer = load_tokenizer(file.metadata)
         observer = InputSquares()
         with Engine(

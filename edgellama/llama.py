@@ -20,7 +20,7 @@ from edgellama.kernels_cpu.memory_use import available_memory_bytes
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BYTES
 from edgellama.models import resolve
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf_file import GGUFFile, require_model
 from edgellama.session import SamplingArguments, Session
 from edgellama.stream import Stream
 from edgellama.tokenizer import Tokenizer, load_tokenizer
@@ -65,6 +65,7 @@ class Llama:
         _check_options(context_length, kv_type)
         self._file = GGUFFile(_runnable_file(path_or_name, quantize, progress))
         try:
+            require_model(self._file)
             self.tokenizer: Tokenizer = load_tokenizer(self._file.metadata)
             self._engine = Engine(self._file, num_threads=num_threads, progress=progress)
         except BaseException:

@@ -12,14 +12,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from edgellama.quant.errors import ModelFileError, ModelNotFoundError
+from edgellama.quant.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
 from edgellama.quant.gguf_cursor import file_error, shown
 from edgellama.quant.gguf_metadata import MetadataValue
 from edgellama.quant.gguf_part import Part, read_part
 from edgellama.quant.gguf_strings import StringArray
 from edgellama.quant.gguf_tensors import Tensor
 
-__all__ = ["GGUFFile", "MetadataValue", "StringArray", "Tensor"]
+__all__ = ["GGUFFile", "MetadataValue", "StringArray", "Tensor", "require_model"]
+
+MODEL_KIND = "model"
 
 _PART_NAME = re.compile(
     r"(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL
@@ -62,6 +64,15 @@ class GGUFFile:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def require_model(file: GGUFFile) -> None:
+    """UnsupportedModelError for an adapter, an importance matrix, or what else GGUF can hold."""
+    kind = file.metadata.get("general.type", MODEL_KIND)
+    if kind != MODEL_KIND:
+        raise UnsupportedModelError(
+            f"{file.path}: general.type is {shown(kind)}; needed: a model, {MODEL_KIND!r}"
+        )
 
 
 def _read_parts(path: Path) -> list[Part]:

@@ -66,6 +66,21 @@ def test_impossible_requests_are_one_line(
     assert not list(adapter.parent.rglob("*.gguf"))
 
 
+@pytest.mark.parametrize("command", ["generate", "convert", "imatrix", "perplexity"])
+def test_an_adapter_is_no_model(run_cli: CliRunner, adapter: Path, command: str) -> None:
+    """Commands that need a model say what an adapter's file is instead."""
+    path, text = adapter / "a.gguf", adapter / "text.txt"
+    text.touch()
+    assert run_cli("convert-lora", adapter, path, "--base", adapter.parent / "base").returncode == 0
+    options = {"generate": ["-p", "a"], "convert": [adapter / "out.gguf"], "imatrix": ["-f", text]}
+    more = ["-o", adapter / "i.gguf"] if command == "imatrix" else []
+    result = run_cli(command, path, *options.get(command, ["-f", text]), *more)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1].endswith(
+        "a.gguf: general.type is 'adapter'; needed: a model, 'model'"
+    )
+
+
 def test_types_are_those_of_the_converter(run_cli: CliRunner) -> None:
     """The help offers exactly the types that the converter knows."""
     from edgellama.cli.convert_lora import TYPES

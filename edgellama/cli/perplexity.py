@@ -88,10 +88,11 @@ def command(
 def _open(stack: ExitStack, path: Path, num_threads: int | None) -> tuple[Engine, Tokenizer]:
     from edgellama.cli.terminal import kernel_progress
     from edgellama.engine import Engine
-    from edgellama.quant.gguf_file import GGUFFile
+    from edgellama.quant.gguf_file import GGUFFile, require_model
     from edgellama.tokenizer import load_tokenizer
 
     file = stack.enter_context(GGUFFile(path))
+    require_model(file)
     tokenizer = load_tokenizer(file.metadata)
     with kernel_progress() as report:
         engine = stack.enter_context(Engine(file, num_threads=num_threads, progress=report))
