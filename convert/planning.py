@@ -26,6 +26,7 @@ from edgellama.convert.metadata_override import override_metadata
 from edgellama.convert.options import ConversionOptions
 from edgellama.convert.source_tensor import SourceTensor
 from edgellama.convert.split import plan_files
+from edgellama.convert.tensor_sums import RELEASE_BYTES
 from edgellama.convert.writer import partial_path
 from edgellama.quant.errors import ConversionError, InvalidOptionError
 from edgellama.quant.recipes import (
@@ -137,9 +138,8 @@ def free_disk_bytes(plan: ConversionPlan) -> int:
 
 
 def memory_estimate_bytes(plan: ConversionPlan) -> int:
-    """About what a conversion holds at its peak: the largest tensor's pages are the source's."""
-    largest = max(tensor.source.num_bytes for tensor in plan.tensors)
-    return BASE_MEMORY_BYTES + largest + 3 * sum(len(file.header) for file in plan.files)
+    """About what a conversion holds at its peak; only vocabularies make it vary."""
+    return BASE_MEMORY_BYTES + RELEASE_BYTES + 3 * sum(len(file.header) for file in plan.files)
 
 
 def _importance(

@@ -41,8 +41,11 @@ def written_records(
     def compare(chunk: Chunk) -> ChunkResult:
         return worker.compare(chunk, written[chunk.tensor.name])
 
-    for sums in sum_tensors(compare, tensors, num_threads, report):
-        written[sums.tensor.name].release()
+    def release(tensor: PlannedTensor) -> None:
+        tensor.source.release()
+        written[tensor.name].release()
+
+    for sums in sum_tensors(compare, tensors, num_threads, report, release):
         yield sums.record()
 
 
