@@ -5,9 +5,9 @@ from __future__ import annotations
 from edgellama.kernels_cpu.blocks import BLOCK_CODES
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.gemv import FLOAT_LOADS
-from edgellama.kernels_cpu.simd import f32_zeros_4, read_i32, store, write_f32
-from edgellama.kernels_cpu.simd_math import max_lanes
-from edgellama.kernels_cpu.simd_weights import WEIGHT_AT
+from edgellama.kernels_cpu.simd import f32_zeros_4, read_i32, splat_f32, store
+from edgellama.kernels_cpu.simd_math import fma, max_lanes
+from edgellama.kernels_cpu.simd_weights import WEIGHTS_TO_F32
 from edgellama.kernels_cpu.tasks import claim, finish
 
 
@@ -15,7 +15,7 @@ def quantized_embed(name):
     """Rows of blocks, dequantized; one token a task."""
     code = BLOCK_CODES[name]
     low, high = (
-        _piece(WEIGHT_AT[code.is_wide], *parts)
+        _piece(WEIGHTS_TO_F32[code.is_wide], *parts)
         for parts in zip(code.quants, code.scale, code.minimum, strict=True)
     )
 
@@ -36,7 +36,7 @@ def quantized_embed(name):
     return kernel
 
 
-def _piece(weight_at, quants, scale_of, minimum_of):
+def _piece(to_floats, quants, scale_of, minimum_of):
     """16 weights as f32 at ``y``."""
 
     def piece(row, block, y):
@@ -44,9 +44,8 @@ def _piece(weight_at, quants, scale_of, minimum_of):
         scales = scale_of(row, block, like)
         minimum = max_lanes(minimum_of(row, block, like, scales))
         scale = max_lanes(scales)
-        weights = quants(row, block, like)
-        for i in range(16):
-            write_f32(y + 4 * i, weight_at(weights, i) * scale + minimum)
+        weights = to_floats(quants(row, block, like))
+        store(y, fma(weights, splat_f32(scale, weights), splat_f32(minimum, weights)))
 
     return device(piece)
 

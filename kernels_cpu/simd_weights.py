@@ -16,7 +16,15 @@ from numba import types
 from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.cpu import Dot4, Tier
-from edgellama.kernels_cpu.simd import F32, I32, call_llvm, constant, llvm_vector, shuffle, tier_of
+from edgellama.kernels_cpu.simd import (
+    F32,
+    Vector,
+    call_llvm,
+    constant,
+    llvm_vector,
+    shuffle,
+    tier_of,
+)
 from edgellama.kernels_cpu.simd_bytes import concatenate
 
 BIASED = ("plain", "unsigned")
@@ -143,22 +151,22 @@ def weight_bias(typingctx):
     return types.float32(), lambda ctx, b, sig, args: ir.Constant(F32, float(bias))
 
 
-def _define_weight_at(is_wide: bool) -> Callable[..., Any]:
+def _define_weights_to_f32(is_wide: bool) -> Callable[..., Any]:
     @intrinsic
-    def weight_at(typingctx, v, index):
+    def weights_to_f32(typingctx, v):
         is_signed = is_wide and tier_of(typingctx).dot4 not in BIASED
 
         def codegen(ctx, b, sig, args):
-            byte = b.extract_element(args[0], b.trunc(args[1], I32))
-            return b.sitofp(byte, F32) if is_signed else b.uitofp(byte, F32)
+            floats = llvm_vector("f32", v.lanes)
+            return b.sitofp(args[0], floats) if is_signed else b.uitofp(args[0], floats)
 
-        return types.float32(v, types.int64), codegen
+        return Vector("f32", v.lanes)(v), codegen
 
-    return weight_at
+    return weights_to_f32
 
 
-WEIGHT_AT = (_define_weight_at(False), _define_weight_at(True))
-"""One byte as f32: of weights of up to seven bits, and of those that take eight."""
+WEIGHTS_TO_F32 = (_define_weights_to_f32(False), _define_weights_to_f32(True))
+"""Every byte as f32: of weights of up to seven bits, and of those that take eight."""
 
 
 SHUFFLE_INSTRUCTIONS = {
