@@ -79,7 +79,7 @@ def _scores(
     splits: dict[str, set[int]] = {}
     for rank, members in enumerate(_classes(pairs)):
         pieces = {left + right for left, right in members}
-        if not pieces.isdisjoint(scores):
+        if any(piece in scores for piece in pieces):
             raise _inexact(source, f"the merges into {shown(min(pieces))} do not come together")
         sizes = [(len(left), len(right)) for left, right in members]
         if len(pieces) > 1 and sizes != sorted(sizes, reverse=True):
