@@ -16,7 +16,7 @@ from edgellama.convert.checkpoint import Checkpoint
 from edgellama.convert.family import check_hugging_face, check_meta
 from edgellama.convert.general import general_items
 from edgellama.convert.gguf_source import gguf_items
-from edgellama.convert.hparams import hugging_face_hparams, meta_hparams
+from edgellama.convert.hparams import hugging_face_hparams, meta_hparams, meta_release
 from edgellama.convert.json_fields import Fields
 from edgellama.convert.layout import SourceLayout
 from edgellama.convert.metadata import MetadataItem
@@ -57,7 +57,11 @@ def describe(
     (check_meta if is_meta else check_hugging_face)(config)
     layout = SourceLayout(str(checkpoint.path), checkpoint.kind, checkpoint.tensors)
     sizes = (meta_hparams if is_meta else hugging_face_hparams)(config, layout.rows)
-    tied = not is_meta and config.flag("tie_word_embeddings", False)
+    if is_meta:
+        # Meta saves the output of a tied model all the same.
+        tied = meta_release(config).tied and layout.repeats_embedding()
+    else:
+        tied = config.flag("tie_word_embeddings", False)
     tensors = layout.ordered(sizes, tied=tied, half_split=not is_meta)
     settings = TokenizerSettings(checkpoint.folder, config)
     vocabulary = read_vocabulary(

@@ -149,11 +149,14 @@ def meta_hparams(params: Fields, rows: Rows) -> HyperParameters:
 
 @dataclass(frozen=True)
 class MetaRelease:
-    """What params.json does not say: a release's context length, in tokens, and scaling."""
+    """What params.json does not say: a release's context length, in tokens, scaling, and whether
+    its output is tied to the embedding.
+    """
 
     name: str
     context_length: int
     scaling: RopeScaling = field(default_factory=RopeScaling)
+    tied: bool = False
 
 
 _LLAMA_3_1 = RopeScaling(llama3=Llama3Scaling(8.0))
@@ -174,7 +177,7 @@ def meta_release(params: Fields) -> MetaRelease:
     if params.flag("use_scaled_rope", False):
         small = (params.size("dim"), params.size("n_layers")) in _LLAMA_3_2_SIZES
         return (
-            MetaRelease("Llama 3.2", 131072, _LLAMA_3_2)
+            MetaRelease("Llama 3.2", 131072, _LLAMA_3_2, tied=True)
             if small
             else MetaRelease("Llama 3.1", 131072, _LLAMA_3_1)
         )

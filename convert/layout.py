@@ -8,12 +8,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 
+import numpy as np
+
 from edgellama.convert.hparams import HyperParameters
-from edgellama.convert.names import TensorName, is_buffer, parse_name
+from edgellama.convert.names import TensorName, is_buffer, parse_name, source_name
 from edgellama.convert.source_tensor import ArrayTensor, PermutedTensor, SourceTensor
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 
 MAX_LISTED = 5
+NUM_COMPARED_ROWS = 64
 ROPE_FREQS = "rope_freqs.weight"
 _log = logging.getLogger(__name__)
 
@@ -24,6 +27,7 @@ class SourceLayout:
     def __init__(self, source: str, source_kind: str, tensors: Mapping[str, SourceTensor]) -> None:
         """UnsupportedModelError for a tensor that no Llama has, ModelFileError for two of one."""
         self.source = source
+        self._source_kind = source_kind
         self.tensors: dict[str, SourceTensor] = {}
         self._places: dict[str, TensorName] = {}
         strangers = []
@@ -50,6 +54,19 @@ class SourceLayout:
         """Rows of a matrix, for sizes that only tensors tell."""
         tensor = self.tensors.get(name)
         return tensor.shape[0] if tensor is not None and len(tensor.shape) == 2 else None
+
+    def repeats_embedding(self) -> bool:
+        """Whether the output is absent, or a copy of the embedding as far as some rows tell."""
+        output, embedding = (self.tensors.get(f"{n}.weight") for n in ("output", "token_embd"))
+        if output is None or embedding is None:
+            return True
+        if (output.shape, output.format) != (embedding.shape, embedding.format):
+            return False
+        step = max(1, output.num_rows // NUM_COMPARED_ROWS)
+        return all(
+            np.array_equal(output.rows(row, row + 1), embedding.rows(row, row + 1))
+            for row in range(0, output.num_rows, step)
+        )
 
     def ordered(
         self, sizes: HyperParameters, *, tied: bool, half_split: bool
@@ -84,13 +101,20 @@ class SourceLayout:
                 tensor = _interleaved(tensor, name, sizes)
             ordered.append(tensor.renamed(name))
         if missing:
-            raise ModelFileError(f"{self.source}: {_listed(missing)} missing; needed: all of them")
+            raise self._incomplete(missing)
         if found:
             raise UnsupportedModelError(
                 f"{self.source}: {_listed([t.name for t in found.values()])} of no Llama; "
                 "supported: tensors of a dense Llama"
             )
         return _rope_freqs(sizes) + ordered
+
+    def _incomplete(self, missing: list[str]) -> ModelFileError:
+        """The error for tensors that are not there, under the source's own names for them."""
+        names = [source_name(name, self._source_kind) for name in missing]
+        tie = missing == ["output.weight"] and self._source_kind == "hugging_face"
+        note = " (and tie_word_embeddings is not true)" if tie else ""
+        return ModelFileError(f"{self.source}: {_listed(names)} missing{note}; needed: all of them")
 
 
 def tensor_shapes(

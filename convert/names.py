@@ -87,3 +87,16 @@ def parse_name(name: str, source_kind: str) -> TensorName | None:
     if part is None or (part in WHOLE_MODEL) != (layer is None):
         return None
     return TensorName(part, None if layer is None else int(layer), kind)
+
+
+def source_name(name: str, source_kind: str) -> str:
+    """What a source calls the tensor that GGUF calls ``name``."""
+    module, kind = name.rsplit(".", 1)
+    prefix = ""
+    if module.startswith("blk."):
+        _, layer, module = module.split(".")
+        prefix = f"layers.{layer}."
+    own = next(word for word, part in TABLES[source_kind].items() if part == module)
+    if source_kind == "hugging_face" and module != "output":
+        prefix = f"model.{prefix}"
+    return f"{prefix}{own}.{kind}"

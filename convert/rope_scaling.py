@@ -20,7 +20,7 @@ from edgellama.quant.gguf_cursor import shown
 
 SUPPORTED = "default, linear, dynamic, yarn, llama3"
 LLAMA3_ORIGINAL_CONTEXT = 8192
-_YARN_BETA_FAST, _YARN_BETA_SLOW = 32.0, 1.0
+YARN_BETA_FAST, YARN_BETA_SLOW = 32.0, 1.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class RopeScaling:
     factor: float = 1.0
     original_context_length: int | None = None
     attention_factor: float | None = None
+    beta_fast: float = YARN_BETA_FAST
+    beta_slow: float = YARN_BETA_SLOW
     llama3: Llama3Scaling | None = None
 
     def items(self) -> dict[str, MetadataItem]:
@@ -72,6 +74,9 @@ class RopeScaling:
             )
         if self.attention_factor is not None:
             items["llama.rope.scaling.attn_factor"] = metadata.number(self.attention_factor)
+        if (self.beta_fast, self.beta_slow) != (YARN_BETA_FAST, YARN_BETA_SLOW):
+            items["llama.rope.scaling.yarn_beta_fast"] = metadata.number(self.beta_fast)
+            items["llama.rope.scaling.yarn_beta_slow"] = metadata.number(self.beta_slow)
         return items
 
 
@@ -121,20 +126,20 @@ def _llama3(rope: Fields) -> Llama3Scaling:
 
 
 def _yarn(rope: Fields, context_length: int) -> RopeScaling:
-    for name, usual in (
-        ("beta_fast", _YARN_BETA_FAST),
-        ("beta_slow", _YARN_BETA_SLOW),
-        ("extrapolation_factor", 1.0),
-    ):
-        if rope.positive(name, usual) != usual:
-            raise UnsupportedModelError(
-                f"{rope.source}: YaRN with {name} {shown(rope.values[name])}; supported: {usual:g}"
-            )
+    if rope.positive("extrapolation_factor", 1.0) != 1.0:
+        raise UnsupportedModelError(
+            f"{rope.source}: YaRN with extrapolation_factor "
+            f"{shown(rope.values['extrapolation_factor'])}; supported: 1"
+        )
     if not rope.flag("truncate", True):
         raise UnsupportedModelError(f"{rope.source}: YaRN without truncate; supported: with it")
     original = rope.size("original_max_position_embeddings", context_length)
     factor = rope.positive("factor", context_length / original)
-    return RopeScaling("yarn", factor, original, _attention_factor(rope, factor))
+    fast = rope.positive("beta_fast", YARN_BETA_FAST)
+    slow = rope.positive("beta_slow", YARN_BETA_SLOW)
+    if slow > fast:
+        raise rope.error("beta_slow", f"up to beta_fast, {fast:g}")
+    return RopeScaling("yarn", factor, original, _attention_factor(rope, factor), fast, slow)
 
 
 def _attention_factor(rope: Fields, factor: float) -> float | None:

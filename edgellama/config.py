@@ -15,13 +15,18 @@ from edgellama.quant.gguf_file import GGUFFile
 
 ARCHITECTURES = ("llama",)
 ROPE_SCALINGS = ("none", "linear", "yarn")
+YARN_BETA_FAST, YARN_BETA_SLOW = 32.0, 1.0
 MAX_SIZE = 1 << 24
 """No size of a real model comes near; a larger one is a damaged file."""
 
 
 @dataclass(frozen=True)
 class RopeConfig:
-    """Rotary positions: rotated elements per head, base and scaling (GGUF ``rope.*``)."""
+    """Rotary positions: rotated elements per head, base and scaling (GGUF ``rope.*``).
+
+    Of YaRN, ``beta_fast`` and ``beta_slow`` are the rotations over the original context above which
+    a pair is kept, and below which it is interpolated.
+    """
 
     dimension_count: int
     freq_base: float
@@ -29,6 +34,8 @@ class RopeConfig:
     factor: float = 1.0
     attention_factor: float = 1.0
     original_context_length: int = 0
+    beta_fast: float = YARN_BETA_FAST
+    beta_slow: float = YARN_BETA_SLOW
 
     def __post_init__(self) -> None:
         if self.scaling not in ROPE_SCALINGS:
@@ -54,6 +61,11 @@ class RopeConfig:
                 f"YaRN with rope base {self.freq_base} and original context length "
                 f"{self.original_context_length}; the base must be above 1, "
                 f"the length from 1 to {MAX_SIZE}"
+            )
+        if not 0 < self.beta_slow <= self.beta_fast:
+            raise ModelFileError(
+                f"YaRN with beta {self.beta_fast} and {self.beta_slow}; "
+                "both must be positive, the first no less than the second"
             )
 
 
@@ -208,6 +220,8 @@ def _rope(keys: _Keys, head_size: int, context_length: int) -> RopeConfig:
         original_context_length=keys.integer(
             "rope.scaling.original_context_length", context_length
         ),
+        beta_fast=keys.number("rope.scaling.yarn_beta_fast", YARN_BETA_FAST),
+        beta_slow=keys.number("rope.scaling.yarn_beta_slow", YARN_BETA_SLOW),
     )
 
 

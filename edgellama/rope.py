@@ -13,9 +13,6 @@ import numpy.typing as npt
 
 from edgellama.config import RopeConfig
 
-YARN_BETA_FAST, YARN_BETA_SLOW = 32.0, 1.0
-"""Rotations over the original context above which a pair is kept, below which interpolated."""
-
 
 class RopeTable:
     """Cosines and sines for the ``rope`` kernel."""
@@ -56,8 +53,8 @@ def _yarn(frequencies: npt.NDArray[np.float64], config: RopeConfig) -> npt.NDArr
         wavelengths = config.original_context_length / (rotations * 2 * math.pi)
         return config.dimension_count * math.log(wavelengths) / (2 * math.log(config.freq_base))
 
-    low = max(0.0, math.floor(pair_with(YARN_BETA_FAST)))
-    high = min(config.dimension_count - 1.0, math.ceil(pair_with(YARN_BETA_SLOW)))
+    low = max(0.0, math.floor(pair_with(config.beta_fast)))
+    high = min(config.dimension_count - 1.0, math.ceil(pair_with(config.beta_slow)))
     pairs = np.arange(config.dimension_count // 2)
     keep = 1.0 - np.clip((pairs - low) / max(0.001, high - low), 0.0, 1.0)
     mixed: npt.NDArray[np.float64] = frequencies / config.factor * (1.0 - keep) + frequencies * keep

@@ -84,6 +84,8 @@ QUIRKS: dict[str, dict[str, Any]] = {
         "llama.rope.scaling.type": "yarn",
         "llama.rope.scaling.factor": 4.0,
         "llama.rope.scaling.original_context_length": 300,
+        "llama.rope.scaling.yarn_beta_fast": 20.0,
+        "llama.rope.scaling.yarn_beta_slow": 2.0,
         "llama.rope.scaling.attn_factor": pytest.approx(1.3 / (0.1 * np.log(4) + 1)),
     },
 }

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch_bytes
 from reference.description_file import values_of
 from reference.family import MEMBERS
-from reference.family_meta import write_meta
+from reference.family_meta import meta_weights, write_meta
 
+from edgellama.convert import hparams
 from edgellama.convert.checkpoint import open_checkpoint
 from edgellama.convert.description import ModelDescription, describe
 from edgellama.convert.hparams import meta_release
@@ -106,7 +108,11 @@ def test_releases(name: str, context_length: int, factor: float, params: dict[st
         ({"quantization_args": {"group_size": 32}}, UnsupportedModelError, "quantized weights"),
         ({"rope_theta": 12345.0}, UnsupportedModelError, "12345 is of no known release"),
         ({"n_layers": 1}, ModelFileError, "is of layer 1; allowed: 0 to 0"),
-        ({"n_layers": 3}, ModelFileError, "blk.2.attn_norm.weight, blk.2.attn_q.weight"),
+        (
+            {"n_layers": 3},
+            ModelFileError,
+            "layers.2.attention_norm.weight, layers.2.attention.wq.weight",
+        ),
         ({"n_heads": 5}, ModelFileError, "n_heads is 5; allowed: a divisor of dim 32"),
         ({"vocab_size": 300}, ModelFileError, "shape 400 x 32; needed: 300 x 32"),
         ({"norm_eps": None}, ModelFileError, "norm_eps"),
@@ -123,3 +129,16 @@ def test_refusals(
         described(folder)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_tied_output_of_meta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output of Llama 3.2, which Meta saves though it is the embedding, is left out."""
+    monkeypatch.setattr(hparams, "_LLAMA_3_2_SIZES", ((32, 2),))
+    member = BY_NAME["llama-3.1-meta"]
+    folder = write_meta(member, tmp_path / "1B")
+    assert "output.weight" in [tensor.name for tensor in described(folder).tensors]
+    weights = meta_weights(member)
+    weights["output.weight"] = weights["tok_embeddings.weight"]
+    (folder / "consolidated.00.pth").unlink()
+    (folder / "consolidated.00.pth").write_bytes(torch_bytes.saved(weights))
+    assert "output.weight" not in [tensor.name for tensor in described(folder).tensors]

@@ -75,7 +75,8 @@ def test_other_models(what: str, changes: dict[str, Any], tmp_path: Path) -> Non
 SCALINGS: dict[str, dict[str, Any]] = {
     "rope scaling 'longrope'": {"rope_type": "longrope", "factor": 4.0},
     "rope scaling 'su'": {"type": "su"},
-    "YaRN with beta_fast 64": {"rope_type": "yarn", "factor": 2.0, "beta_fast": 64},
+    "YaRN with extrapolation_factor 0.5": {"type": "yarn", "extrapolation_factor": 0.5},
+    "YaRN without truncate": {"rope_type": "yarn", "factor": 2.0, "truncate": False},
     "differs between kinds of layers": {"full_attention": {"rope_type": "default"}},
 }
 
@@ -107,10 +108,9 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 2
     },
     "is of layer 1; allowed: 0 to 0": {"num_hidden_layers": 1},
-    "tensors blk.2.attn_norm.weight, blk.2.attn_q.weight, blk.2.attn_k.weight, "
-    "blk.2.attn_v.weight, blk.2.attn_output.weight and 4 more are missing": {
-        "num_hidden_layers": 3
-    },
+    "tensors model.layers.2.input_layernorm.weight, model.layers.2.self_attn.q_proj.weight, "
+    "model.layers.2.self_attn.k_proj.weight, model.layers.2.self_attn.v_proj.weight, "
+    "model.layers.2.self_attn.o_proj.weight and 4 more are missing": {"num_hidden_layers": 3},
     "4 query heads cannot share 3 key heads evenly": {"num_key_value_heads": 3},
     "100000 layers; needed: 1 to 4096": {"num_hidden_layers": 100000},
     "num_attention_heads is 5; allowed: a divisor of hidden_size 32": {"num_attention_heads": 5},
@@ -130,8 +130,12 @@ def test_sizes(message: str, changes: dict[str, Any], tmp_path: Path) -> None:
 
 Change = Callable[[dict[str, Any]], object]
 TENSORS: dict[str, Change] = {
-    "tensor output.weight is missing": lambda t: t.pop("lm_head.weight"),
-    "tensor blk.1.ffn_up.weight is missing": lambda t: t.pop("model.layers.1.mlp.up_proj.weight"),
+    "tensor lm_head.weight is missing (and tie_word_embeddings is not true)": lambda t: t.pop(
+        "lm_head.weight"
+    ),
+    "tensor model.layers.1.mlp.up_proj.weight is missing": lambda t: t.pop(
+        "model.layers.1.mlp.up_proj.weight"
+    ),
     "tensor model.layers.0.self_attn.q_norm.weight is of no Llama": lambda t: t.update(
         {"model.layers.0.self_attn.q_norm.weight": np.zeros(8, np.float16)}
     ),

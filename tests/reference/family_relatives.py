@@ -146,6 +146,8 @@ RELATIVES = (
                 "factor": 4.0,
                 "original_max_position_embeddings": 300,
                 "attention_factor": 1.3,
+                "beta_fast": 20,
+                "beta_slow": 2,
             },
         },
         llama_2_tokenizer(),
