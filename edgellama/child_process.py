@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from time import monotonic
 from types import MappingProxyType
 from typing import Any
 
@@ -19,6 +20,8 @@ from edgellama.quant.errors import EdgellamaError
 
 Progress = Callable[[int, int], None]
 Request = Mapping[str, Any]
+STARTED = "started"
+"""The request's field that holds ``time.monotonic()`` of the moment before the child's start."""
 _ERRORS: Mapping[str, type[EdgellamaError]] = MappingProxyType(
     {
         kind.__name__: kind
@@ -34,7 +37,8 @@ def run_in_child(module: str, request: Request, progress: Progress | None = None
 
     Raises what the child raised, by the names in ``quant.errors``; EdgellamaError if it died.
     """
-    command = [sys.executable, "-m", module, json.dumps(dict(request))]
+    # The clock is the system's, so that the child can tell how long its own start took.
+    command = [sys.executable, "-m", module, json.dumps({**request, STARTED: monotonic()})]
     # A session of its own: the terminal's Ctrl-C is for this process, which ends the child.
     with subprocess.Popen(
         command,

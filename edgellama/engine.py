@@ -10,6 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from edgellama.cancellation import CancelToken
 from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.code_cache import CompiledKernels, Progress
 from edgellama.kernels_cpu.cpu import default_num_threads, select_tier
-from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, ThreadTeam
+from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, TIMED_ENTRY, ThreadTeam
 from edgellama.kv_cache import KVCache
 from edgellama.llama_program import InputObserver, LlamaProgram, Mode
 from edgellama.program import Op, Program
@@ -32,6 +33,7 @@ from edgellama.quant.errors import (
 )
 from edgellama.quant.gguf_file import GGUFFile
 from edgellama.rope import RopeTable
+from edgellama.step_timer import StepTimer
 from edgellama.weights import load_weights
 
 __all__ = ["CancelToken", "Engine"]
@@ -56,11 +58,12 @@ class Engine:
         tier: str | None = None,
         progress: Progress | None = None,
         observer: InputObserver | None = None,
+        timer: StepTimer | None = None,
     ) -> None:
         """Compile what is missing and start the threads.
 
         ``progress`` hears of (compiled, total) kernels, and only if any must be compiled.
-        ``observer`` is an instrument that becomes part of every step.
+        ``observer`` is an instrument that becomes part of every step, ``timer`` one that runs it.
         Raises ModelFileError, UnsupportedModelError, KernelError or InvalidOptionError.
         """
         self.config = ModelConfig.from_gguf(file)
@@ -80,7 +83,9 @@ class Engine:
         self._all_logits: Rows | None = None
         self._programs: dict[tuple[str, ...], Program] = {}
         self._kernels = CompiledKernels(self.tier)
-        self._kernels.ensure(self._usual_kernels(), progress)
+        entries = {TIMED_ENTRY} if timer else set()
+        self._kernels.ensure(self._usual_kernels() | entries, progress)
+        self._timer = timer
         self._team = ThreadTeam(self._kernels, self.num_threads)
         self._stop_team = weakref.finalize(self, self._team.close)
         self._lock = threading.Lock()
@@ -124,6 +129,28 @@ class Engine:
             if outputs
             else np.empty((0, self.config.vocab_size), np.float32)
         )
+
+    def body_ops(self, num_tokens: int, kv_type: str = "f16") -> list[Op]:
+        """The ops of a step of up to 512 tokens, as far as the last layer."""
+        return self._writer.body(_mode(num_tokens), kv_type)
+
+    def head_ops(self) -> list[Op]:
+        """The ops that make the logits of one token."""
+        return self._writer.head("decode", self._last_logits)
+
+    def run_ops(self, name: str, ops: Callable[[], list[Op]]) -> float:
+        """Run an instrument's own ops between two steps; the seconds that they took.
+
+        ``ops`` is asked once for each ``name``; the caller keeps the memory that they name.
+        """
+        with self._turn(None):
+            program = self._programs.get(("instrument", name))
+            if program is None:
+                program = self._build(("instrument", name), ops())
+            program.prepare(self._team.next_job)
+            started = perf_counter()
+            self._team.run(program.memory, owner=program)
+            return perf_counter() - started
 
     def close(self) -> None:
         """Stop the threads, after the running step; the engine is unusable afterwards."""
@@ -184,7 +211,7 @@ class Engine:
     def _run_body(
         self, chunk: npt.NDArray[np.int64], cache: KVCache, cancelled: CancelToken | None
     ) -> None:
-        mode: Mode = "decode" if len(chunk) <= MAX_DECODE_TOKENS else "prefill"
+        mode = _mode(len(chunk))
         # Others may have used or closed the cache while this caller waited for its turn.
         self._check_room(len(chunk), cache)
         key = ("body", mode, cache.kv_type)
@@ -208,7 +235,7 @@ class Engine:
         self, first: int, count: int, cancelled: CancelToken | None
     ) -> npt.NDArray[np.float32]:
         """Logits of ``count`` tokens from the ``first`` of the step on."""
-        mode: Mode = "decode" if count <= MAX_DECODE_TOKENS else "prefill"
+        mode = _mode(count)
         if count == 1:
             rows = self._last_logits
         else:
@@ -235,10 +262,21 @@ class Engine:
 
     def _build(self, key: tuple[str, ...], ops: list[Op]) -> Program:
         self._kernels.ensure(op.kernel for op in ops)
+        if self._timer:
+            ops = self._timer.separated(ops)
         program = self._programs[key] = Program(ops, self._kernels)
         return program
 
     def _run(self, program: Program, cancelled: CancelToken | None) -> None:
         flag = None if cancelled is None else cancelled.flag
-        if not self._team.run(program.memory, flag, owner=program):
+        if self._timer:
+            done = self._timer.run(self._team, program, flag)
+        else:
+            done = self._team.run(program.memory, flag, owner=program)
+        if not done:
             raise GenerationCancelled("the step was cancelled")
+
+
+def _mode(num_tokens: int) -> Mode:
+    """Which kernels a step of so many tokens takes."""
+    return "decode" if num_tokens <= MAX_DECODE_TOKENS else "prefill"

@@ -119,6 +119,16 @@ def _is_arm() -> bool:
     return platform.machine().lower() in ARM_MACHINES
 
 
+def cpu_name() -> str:
+    """The model of this CPU as the system calls it, or else the architecture."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
 def available_tiers() -> tuple[Tier, ...]:
     """The tiers that this machine can run, fastest first."""
     machine, features = platform.machine().lower(), host_features()

@@ -17,6 +17,7 @@ from edgellama.kernels_cpu.simd_atomics import (
     call_kernel,
     call_yield,
     pause,
+    read_clock,
 )
 from edgellama.kernels_cpu.tasks import is_over
 
@@ -56,12 +57,17 @@ def wait_for_ops(team, job, first_op, last_op):
 
 
 @device
-def run_program(team, job, thread):
-    """All ops of the program in order, as far as the job is not cancelled."""
+def run_program(team, job, thread, stamps):
+    """All ops of the program in order, as far as the job is not cancelled.
+
+    ``stamps`` is 0 or where to write the clock before the first op and after each.
+    """
     program = read_i64(team + layout.PROGRAM)
     op = program + layout.PROGRAM_HEADER
     end = op + read_i64(program) * layout.OP_BYTES
     group = op
+    if stamps != 0:
+        atomic_store(stamps, read_clock())
     while op < end:
         if thread == 0 and atomic_load(read_i64(team + layout.CANCEL_FLAG)) != 0:
             atomic_store(team + layout.STOPPED_JOB, job)
@@ -72,6 +78,9 @@ def run_program(team, job, thread):
             if not wait_for_ops(team, job, group, op):
                 return
             group = op + layout.OP_BYTES
+        if stamps != 0:
+            stamps += 8
+            atomic_store(stamps, read_clock())
         op += layout.OP_BYTES
 
 
@@ -85,14 +94,29 @@ def wait_for_workers(team, job):
             spins += 1
 
 
+@device
+def post_and_run(team, thread, job, stamps):
+    """Start a job and take part in it to its end."""
+    atomic_add(team + layout.JOB, 1)
+    run_program(team, job, thread, stamps)
+    if atomic_load(team + layout.STOPPED_JOB) == job:
+        wait_for_workers(team, job)
+
+
 def execute():
     """Post the job whose program the team's memory names, and take part in it as thread 0."""
 
     def kernel(team, thread, job):
-        atomic_add(team + layout.JOB, 1)
-        run_program(team, job, thread)
-        if atomic_load(team + layout.STOPPED_JOB) == job:
-            wait_for_workers(team, job)
+        post_and_run(team, thread, job, 0)
+
+    return kernel
+
+
+def execute_timed():
+    """As ``execute``, with the clock read between ops into the memory that the team names."""
+
+    def kernel(team, thread, job):
+        post_and_run(team, thread, job, read_i64(team + layout.STAMPS))
 
     return kernel
 
@@ -110,7 +134,7 @@ def serve():
                 atomic_store(seen, posted)
                 # Announced before looking for a cancellation: one of the two sees the other.
                 atomic_add(active, posted)
-                run_program(team, posted, thread)
+                run_program(team, posted, thread, 0)
                 atomic_add(active, -posted)
                 spins = 0
             else:

@@ -136,7 +136,8 @@ def _signatures() -> dict[str, Signature]:
         table |= _matrix_signatures(name)
     for kind in CACHE_TYPES:
         table |= _cache_signatures(kind)
-    for entry in ("execute", "serve"):
+    table["read_bytes"] = _op("bandwidth", "read_bytes", (), ("address", "num_bytes", "sink"))
+    for entry in ("execute", "execute_timed", "serve"):
         table[entry] = Signature("executor", entry, (), ("team",))
     return table
 

@@ -15,6 +15,8 @@ PROGRAM = 16
 CANCEL_FLAG = 24
 YIELD_FUNCTION = 32
 MAX_IDLE_SPINS = 40
+STAMPS = 48
+"""Where a timed job's clock readings go: one before the first op, one after each."""
 
 JOB = 1 * CACHE_LINE
 """Number of the job that was posted last."""

@@ -22,6 +22,8 @@ MAX_IDLE_SPINS = 8_000
 ENTRY = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 ENTRY_KERNELS = ("execute", "serve")
 """Names of the kernels that a team needs to be compiled."""
+TIMED_ENTRY = "execute_timed"
+"""What a team needs besides, to run programs with ``stamps``."""
 Words = npt.NDArray[np.int64]
 
 
@@ -74,9 +76,17 @@ class ThreadTeam:
         return self._job + 1
 
     def run(
-        self, program: Words, cancel_flag: Words | None = None, *, owner: object = None
+        self,
+        program: Words,
+        cancel_flag: Words | None = None,
+        *,
+        owner: object = None,
+        stamps: Words | None = None,
     ) -> bool:
         """Run a program on all threads; False if the cancel flag stopped it.
+
+        ``stamps`` (num_ops + 1,) takes the clock before the first op and after each; ticks are
+        of unknown length. The kernel TIMED_ENTRY must be there for it.
 
         ``owner`` owns the program's records and counters: it is kept as long as the team, since
         a late thread may still glance at them.
@@ -89,7 +99,11 @@ class ThreadTeam:
         if self._num_asleep:
             with self._condition:
                 self._condition.notify_all()
-        self._execute(self._address, 0, job)
+        if stamps is None:
+            self._execute(self._address, 0, job)
+        else:
+            self._set(layout.STAMPS, stamps.ctypes.data)
+            ENTRY(self._kernels.address(TIMED_ENTRY))(self._address, 0, job)
         return bool(self._words[layout.STOPPED_JOB // 8] != job)
 
     def close(self) -> None:

@@ -31,6 +31,8 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "inspect": "edgellama.cli.inspect_model",
         "tokenize": "edgellama.cli.tokenize",
         "perplexity": "edgellama.cli.perplexity",
+        "bench": "edgellama.cli.bench",
+        "profile": "edgellama.cli.profile",
         "convert": "edgellama.cli.convert",
         "imatrix": "edgellama.cli.imatrix",
         "convert-lora": "edgellama.cli.convert_lora",

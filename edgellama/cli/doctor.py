@@ -72,7 +72,7 @@ def _cpu(problems: list[str]) -> Rows:
     from edgellama.kernels_cpu import cpu
     from edgellama.quant.errors import KernelError
 
-    yield "model", _cpu_model()
+    yield "model", cpu.cpu_name()
     try:
         features = cpu.host_features()
         yield "tiers it can run", ", ".join(tier.name for tier in cpu.available_tiers())
@@ -136,15 +136,6 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _size(folder: Path) -> str:

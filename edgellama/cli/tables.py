@@ -71,7 +71,7 @@ def sql(rows: Sequence[Row], table: str) -> str:
     """Statements that make a table and fill it."""
     if not rows:
         return ""
-    kinds = {str: "TEXT", bool: "INTEGER", int: "INTEGER", float: "REAL"}
+    kinds = {str: "TEXT", list: "TEXT", bool: "INTEGER", int: "INTEGER"}
     names = ",\n  ".join(f"{name} {kinds.get(type(v), 'REAL')}" for name, v in rows[0].items())
     start = f"INSERT INTO {table} ({', '.join(rows[0])}) VALUES"
     inserts = [f"{start} ({', '.join(map(_sql_value, row.values()))});" for row in rows]
@@ -79,8 +79,11 @@ def sql(rows: Sequence[Row], table: str) -> str:
 
 
 def size(num_bytes: float) -> str:
-    """Bytes as people read them: GB and MB of powers of ten."""
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
+    """Bytes as people read them: in GB, MB or kB, which are powers of ten."""
+    for unit, name, digits in ((1e9, "GB", 2), (1e6, "MB", 1)):
+        if num_bytes >= unit:
+            return f"{num_bytes / unit:,.{digits}f} {name}"
+    return f"{num_bytes / 1e3:.1f} kB"
 
 
 def _sql_value(value: object) -> str:

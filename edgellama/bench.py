@@ -1,0 +1,140 @@
+"""Speed and memory of a model: tests as llama-bench names them, each in a process of its own.
+
+Knows the tests and what their figures mean; the process that runs one is ``bench_worker``.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from itertools import product
+from typing import Any
+
+from edgellama.child_process import Progress, run_in_child
+from edgellama.quant.errors import InvalidOptionError
+
+WORKER = "edgellama.bench_worker"
+MAX_BATCH_TOKENS = 512
+"""Tokens of the largest step."""
+
+
+@dataclass(frozen=True)
+class BenchTest:
+    """Tokens of the prompt, tokens generated after it, and tokens in the context before both."""
+
+    num_prompt: int
+    num_generated: int
+    depth: int = 0
+
+    def __post_init__(self) -> None:
+        if min(self.num_prompt, self.num_generated, self.depth) < 0 or not self.num_tokens:
+            raise InvalidOptionError(f"impossible test {asdict(self)}; allowed: some tokens")
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are timed."""
+        return self.num_prompt + self.num_generated
+
+    @property
+    def name(self) -> str:
+        """``pp512``, ``tg128`` or ``pp512+tg128``, with ``@ dN`` at a depth."""
+        prompt = f"pp{self.num_prompt}" if self.num_prompt else ""
+        generated = f"tg{self.num_generated}" if self.num_generated else ""
+        name = "+".join(part for part in (prompt, generated) if part)
+        return f"{name} @ d{self.depth}" if self.depth else name
+
+
+@dataclass(frozen=True)
+class BenchSetting:
+    """How a model is run; None is the machine's own choice."""
+
+    path: str
+    num_threads: int | None = None
+    tier: str | None = None
+    key_type: str = "f16"
+    value_type: str = "f16"
+    batch_tokens: int = MAX_BATCH_TOKENS
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.batch_tokens <= MAX_BATCH_TOKENS:
+            raise InvalidOptionError(
+                f"batches of {self.batch_tokens} tokens; allowed: 1 to {MAX_BATCH_TOKENS}"
+            )
+
+
+def all_tests(
+    prompts: Iterable[int],
+    generated: Iterable[int],
+    pairs: Iterable[tuple[int, int]],
+    depths: Sequence[int],
+) -> list[BenchTest]:
+    """Every test at every depth: prompts, then generation, then one after the other; 0 is none."""
+    counts = [(count, 0) for count in prompts] + [(0, count) for count in generated] + [*pairs]
+    return [BenchTest(*count, depth) for depth in depths for count in counts if any(count)]
+
+
+def all_settings(path: str, options: Mapping[str, Sequence[Any]]) -> Iterator[BenchSetting]:
+    """A setting for every combination of the fields' values."""
+    for values in product(*options.values()):
+        yield BenchSetting(path, **dict(zip(options, values, strict=True)))
+
+
+def run_test(
+    setting: BenchSetting, test: BenchTest, repetitions: int, progress: Progress | None = None
+) -> dict[str, Any]:
+    """The row of one test: settings, mean and deviation, and what it took of the machine.
+
+    ``progress`` hears of (repetitions done, all). Raises what loading and running raise.
+    """
+    request = {**asdict(setting), **asdict(test), "repetitions": repetitions}
+    found = run_in_child(WORKER, request, progress)
+    if found["num_compiled"]:
+        # Start-up and memory of the first run ever are the compiler's.
+        found = run_in_child(WORKER, request, progress)
+    return _row(setting, test, found)
+
+
+def _row(setting: BenchSetting, test: BenchTest, found: Mapping[str, Any]) -> dict[str, Any]:
+    seconds: Sequence[float] = found["seconds"]
+    speeds = [test.num_tokens / s for s in seconds]
+    row = {
+        "test": test.name,
+        "tokens_per_second": statistics.fmean(speeds),
+        "stddev": statistics.stdev(speeds) if len(speeds) > 1 else 0.0,
+        "model": setting.path,
+        "type": found["type"],
+        "model_bytes": found["model_bytes"],
+        "parameters": found["parameters"],
+        "edgellama_version": version("edgellama"),
+        "cpu": found["cpu"],
+        "num_threads": found["num_threads"],
+        "tier": found["tier"],
+        "batch_tokens": setting.batch_tokens,
+        "key_type": setting.key_type,
+        "value_type": setting.value_type,
+        "num_prompt": test.num_prompt,
+        "num_generated": test.num_generated,
+        "depth": test.depth,
+        "peak_memory_bytes": found["peak_memory_bytes"],
+        "kv_bytes": found["kv_bytes"],
+        "start_seconds": found["start_seconds"],
+    }
+    return row | _rates(test, found, seconds) | {"samples": speeds}
+
+
+def _rates(
+    test: BenchTest, found: Mapping[str, Any], seconds: Sequence[float]
+) -> dict[str, float | None]:
+    """Bytes a second of decode beside those of a plain read; multiply-adds a second of prefill."""
+    mean_seconds = statistics.fmean(seconds)
+    plain = found["plain_bytes"] / statistics.fmean(found["plain_seconds"]) / 1e9
+    decode = None if test.num_prompt else found["num_bytes"] / mean_seconds / 1e9
+    prefill = None if test.num_generated else found["num_macs"] / mean_seconds / 1e9
+    return {
+        "decode_gb_per_second": decode,
+        "plain_read_gb_per_second": plain,
+        "bandwidth_share": None if decode is None else decode / plain,
+        "prefill_gmac_per_second": prefill,
+    }

@@ -1,0 +1,145 @@
+"""The process of one benchmark test: start, warm-up, repetitions, and a plain read beside each."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from time import monotonic, perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.child_process import STARTED, Progress, serve
+from edgellama.engine import Engine
+from edgellama.kernels_cpu.cpu import cpu_name
+from edgellama.kernels_cpu.memory_use import peak_memory_bytes
+from edgellama.kv_cache import KVCache
+from edgellama.op_work import Step, Work, total_work
+from edgellama.plain_read import PlainRead
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.gguf_file import GGUFFile
+from edgellama.tokenizer import load_tokenizer
+
+Tokens = npt.NDArray[np.int32]
+
+
+def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    compiled: list[int] = []
+    if request["key_type"] != request["value_type"]:
+        raise InvalidOptionError(
+            f"keys as {request['key_type']} and values as {request['value_type']}; "
+            "allowed: the same type for both"
+        )
+    with GGUFFile(request["path"]) as file:
+        tokenizer = load_tokenizer(file.metadata)
+        with Engine(
+            file,
+            num_threads=request["num_threads"],
+            tier=request["tier"],
+            progress=lambda done, total: compiled.append(total),
+        ) as engine:
+            length = request["depth"] + request["num_prompt"] + request["num_generated"]
+            cache = engine.new_cache(max(1, length), kv_type=request["key_type"])
+            first = tokenizer.special.bos_id or 0
+            int(engine.forward([first], cache)[0].argmax())
+            start_seconds = monotonic() - request[STARTED]
+            result = _measure(_Runs(engine, cache, request), request["repetitions"], progress)
+            return result | {
+                "start_seconds": start_seconds,
+                "num_compiled": len(compiled),
+                "num_threads": engine.num_threads,
+                "tier": engine.tier.name,
+                "kv_bytes": cache.num_bytes,
+                "cpu": cpu_name(),
+                **_described(file),
+            }
+
+
+class _Runs:
+    """The timed part of a test, which can be run again and again, and how much work it is."""
+
+    def __init__(self, engine: Engine, cache: KVCache, request: dict[str, Any]) -> None:
+        self.engine, self._cache = engine, cache
+        self._depth: int = request["depth"]
+        self._batch: int = request["batch_tokens"]
+        rng = np.random.default_rng(0)
+        vocab_size = engine.config.vocab_size
+        tokens = rng.integers(0, vocab_size, cache.context_length, dtype=np.int32)
+        end = self._depth + request["num_prompt"]
+        self._past, self._prompt = tokens[: self._depth], tokens[self._depth : end]
+        self._generated = tokens[end : end + request["num_generated"]]
+
+    def warm_up(self) -> None:
+        """Fill the context to the depth and take a step of each kind."""
+        self._cache.truncate(0)
+        self._prefill(self._past)
+        self._prefill(self._prompt[: self._batch])
+        if len(self._generated):
+            self.engine.forward(self._generated[:1], self._cache)
+
+    def seconds(self) -> float:
+        """One timed run from the depth on."""
+        self._cache.truncate(self._depth)
+        started = perf_counter()
+        self._prefill(self._prompt)
+        for index in range(len(self._generated)):
+            self.engine.forward(self._generated[index : index + 1], self._cache)
+        return perf_counter() - started
+
+    def work(self) -> Work:
+        """Of the whole run; logits after the prompt and after each token."""
+        total, position = Work(0, 0), self._depth
+        for start in range(0, len(self._prompt), self._batch):
+            size = min(self._batch, len(self._prompt) - start)
+            total += self._step_work(size, position)
+            position += size
+        # Work grows in proportion to the position, so the middle step stands for all.
+        count = len(self._generated)
+        middle = self._step_work(1, position + count // 2)
+        return total + Work(count * middle.num_bytes, count * middle.num_macs)
+
+    def _step_work(self, num_tokens: int, position: int) -> Work:
+        body = self.engine.body_ops(num_tokens, self._cache.kv_type)
+        sizes = Step.of(num_tokens, position, self._cache.layout)
+        return total_work(body, sizes) + total_work(self.engine.head_ops(), Step(1, position, 0))
+
+    def _prefill(self, tokens: Tokens) -> None:
+        for start in range(0, len(tokens), self._batch):
+            self.engine.forward(tokens[start : start + self._batch], self._cache)
+
+
+def _measure(runs: _Runs, repetitions: int, progress: Progress) -> dict[str, Any]:
+    runs.warm_up()
+    plain = PlainRead(runs.engine)
+    plain.seconds()
+    seconds, plain_seconds = [], []
+    for index in range(repetitions):
+        seconds.append(runs.seconds())
+        plain_seconds.append(plain.seconds())
+        progress(index + 1, repetitions)
+    work = runs.work()
+    return {
+        "seconds": seconds,
+        "plain_seconds": plain_seconds,
+        "plain_bytes": plain.num_bytes,
+        "num_bytes": work.num_bytes,
+        "num_macs": work.num_macs,
+        "peak_memory_bytes": peak_memory_bytes(),
+    }
+
+
+def _described(file: GGUFFile) -> dict[str, Any]:
+    """Size of a model, and the format that most of its weights have."""
+    sizes: Counter[str] = Counter()
+    for tensor in file.tensors.values():
+        sizes[tensor.format.name] += math.prod(tensor.shape)
+    return {
+        "type": sizes.most_common(1)[0][0],
+        "model_bytes": file.file_bytes,
+        "parameters": sum(sizes.values()),
+    }
+
+
+if __name__ == "__main__":
+    serve(_run)

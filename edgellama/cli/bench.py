@@ -1,0 +1,160 @@
+"""``edgellama bench``: speed and memory, test by test, in the manner of llama-bench."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from edgellama.cli.lists import NumberList, TextList
+
+if TYPE_CHECKING:
+    from edgellama.bench import BenchSetting, BenchTest
+    from edgellama.cli.tables import Row
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+EXIT_INTERRUPTED = 130
+PAIR_HELP = "A prompt of PP tokens and TG tokens generated after it; repeatable."
+
+
+def _numbers(
+    *names: str, default: str, smallest: int = 0, text: str
+) -> Callable[[Command], Command]:
+    """An option for one or several whole numbers."""
+    kind = NumberList(smallest)
+    return click.option(
+        *names, type=kind, metavar="N,...", default=default, show_default=True, help=text
+    )
+
+
+@click.command("bench")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@_numbers("-p", "--prompt", "prompts", default="512", text="Tokens of a prompt; 0 for none.")
+@_numbers("-n", "--generate", "generated", default="128", text="Tokens to generate; 0 for none.")
+@click.option("-pg", "pairs", type=NumberList(0), multiple=True, metavar="PP,TG", help=PAIR_HELP)
+@_numbers("-d", "--depth", "depths", default="0", text="Tokens in the context beforehand.")
+@_numbers(
+    *("-b", "--batch", "batches"), default="512", smallest=1, text="Tokens of a step; 512 at most."
+)
+@click.option(
+    *("-t", "--threads", "num_threads"),
+    type=NumberList(),
+    metavar="N,...",
+    help="Threads to compute with.  [default: physical cores]",
+)
+@click.option(
+    *("-ctk", "--key-type", "key_types"),
+    type=TextList(),
+    metavar="T,...",
+    default="f16",
+    show_default=True,
+    help="Types of cached keys.",
+)
+@click.option(
+    *("-ctv", "--value-type", "value_types"),
+    type=TextList(),
+    metavar="T,...",
+    help="Types of cached values.  [default: that of the keys]",
+)
+@click.option(
+    "--tier", "tiers", type=TextList(), metavar="T,...", help="Instruction sets.  [default: best]"
+)
+@click.option(
+    *("-r", "--repetitions"),
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=5,
+    show_default=True,
+    help="Runs of each test, after one to warm up.",
+)
+@click.option(
+    *("-o", "--output", "style"),
+    type=click.Choice(["md", "csv", "json", "jsonl", "sql"]),
+    default="md",
+    show_default=True,
+    help="How to print the figures.",
+)
+def command(models: Sequence[str], repetitions: int, style: str, **options: Any) -> None:
+    """Measure how fast MODELs read prompts (pp) and generate (tg), and what they take.
+
+    Every test runs in a process of its own. Values with commas between are all tried, in
+    every combination. Beside the speed it tells the peak memory, the size of the KV cache,
+    the time from the process's start to the first token, the bytes a second of decode as a
+    share of what a plain read of the weights reaches at that moment, and the multiply-adds
+    a second of prefill.
+
+    \b
+    Examples:
+      edgellama bench smollm2
+      edgellama bench a.gguf b.gguf -p 0 -n 64 -d 0,4096 -t 1,2
+      edgellama bench model.gguf -pg 1024,128 -r 3 -o json
+    """
+    from edgellama.bench import all_tests
+    from edgellama.cli.bench_table import show
+    from edgellama.cli.model_argument import find_model
+
+    pairs = [_pair(pair) for pair in options["pairs"]]
+    tests = all_tests(options["prompts"], options["generated"], pairs, options["depths"])
+    if not tests:
+        raise click.UsageError("nothing to measure: give -p, -n or -pg other than 0")
+    paths = [str(find_model(model)) for model in models]
+    settings = [setting for path in paths for setting in _settings(path, options)]
+    rows: list[Row] = []
+    try:
+        _run_all(settings, tests, repetitions, rows)
+    except KeyboardInterrupt:
+        show(rows, style)
+        raise click.exceptions.Exit(EXIT_INTERRUPTED) from None
+    except Exception:
+        show(rows, style)
+        raise
+    show(rows, style)
+
+
+def _pair(numbers: Sequence[int]) -> tuple[int, int]:
+    if len(numbers) != 2:
+        raise click.UsageError(f"-pg takes two numbers, such as 512,128, not {len(numbers)}")
+    return numbers[0], numbers[1]
+
+
+def _settings(path: str, options: dict[str, Any]) -> list[BenchSetting]:
+    """Every combination of options; without -ctv, values are cached as keys are."""
+    from edgellama.bench import all_settings
+
+    key_types, value_types = options["key_types"], options["value_types"]
+    cache_types = [(key, value) for key in key_types for value in value_types or (key,)]
+    return [
+        setting
+        for key_type, value_type in cache_types
+        for setting in all_settings(
+            path,
+            {
+                "tier": options["tiers"] or (None,),
+                "num_threads": options["num_threads"] or (None,),
+                "batch_tokens": options["batches"],
+                "key_type": (key_type,),
+                "value_type": (value_type,),
+            },
+        )
+    ]
+
+
+def _run_all(
+    settings: Sequence[BenchSetting],
+    tests: Sequence[BenchTest],
+    repetitions: int,
+    rows: list[Row],
+) -> None:
+    """Append the row of every test as soon as it is measured."""
+    from pathlib import Path
+
+    from edgellama.bench import run_test
+    from edgellama.cli.terminal import step_progress
+
+    count = len(settings) * len(tests)
+    for setting in settings:
+        for test in tests:
+            title = f"{len(rows) + 1}/{count} {Path(setting.path).name} {test.name}"
+            with step_progress(title) as progress:
+                rows.append(run_test(setting, test, repetitions, progress))

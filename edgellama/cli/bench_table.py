@@ -1,0 +1,69 @@
+"""The columns of ``edgellama bench``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import click
+
+from edgellama.cli import tables
+from edgellama.cli.tables import Column, Row
+
+COLUMNS = (
+    Column("model", "name", is_number=False),
+    Column("size", "model_bytes", tables.size),
+    Column("params", "parameters", lambda count: f"{count / 1e6:,.0f} M"),
+    Column("tier", "tier", is_number=False),
+    Column("threads", "num_threads"),
+    Column("batch", "batch_tokens"),
+    Column("KV", "kv_type", is_number=False),
+    Column("test", "test", is_number=False),
+    Column("tokens/s", "speed"),
+    Column("peak memory", "peak_memory_bytes", tables.size),
+    Column("KV cache", "kv_bytes", tables.size),
+    Column("start", "start_seconds", "{:.2f} s".format),
+    Column("decode", "decode_gb_per_second", "{:.1f} GB/s".format),
+    Column("of a plain read", "bandwidth_share", "{:.0%}".format),
+    Column("prefill", "prefill_gmac_per_second", "{:.0f} GMAC/s".format),
+)
+USUAL_BATCH_TOKENS = 512
+
+_WRITERS: Mapping[str, Callable[[Sequence[Row]], str]] = MappingProxyType(
+    {
+        "csv": tables.comma_separated,
+        "json": tables.json_array,
+        "jsonl": tables.json_lines,
+        "sql": lambda rows: tables.sql(rows, "bench"),
+    }
+)
+
+
+def show(rows: Sequence[Row], style: str) -> None:
+    """Print the rows, if any, in the style that the user chose."""
+    if style in _WRITERS:
+        if rows or style == "json":
+            click.echo(_WRITERS[style](rows))
+        return
+    if rows:
+        readable = [_readable(row) for row in rows]
+        click.echo(tables.markdown(readable, [column for column in COLUMNS if _says(column, rows)]))
+
+
+def _says(column: Column, rows: Sequence[Row]) -> bool:
+    """A column of batches is only shown where they are unusual."""
+    return column.key != "batch_tokens" or any(
+        row["batch_tokens"] != USUAL_BATCH_TOKENS for row in rows
+    )
+
+
+def _readable(row: Row) -> dict[str, Any]:
+    kv_types = dict.fromkeys((row["key_type"], row["value_type"]))
+    return {
+        **row,
+        "name": f"{Path(row['model']).stem} ({row['type']})",
+        "kv_type": "/".join(kv_types),
+        "speed": f"{row['tokens_per_second']:.2f} ± {row['stddev']:.2f}",
+    }

@@ -1,0 +1,144 @@
+"""``edgellama profile``: where the time of a step goes, op by op."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgellama.op_profile import OpTime
+
+DECODE, PREFILL = "decode", "prefill"
+GROUPS = ("kind", "layer", "op")
+
+
+@click.command("profile")
+@click.argument("model", required=False)
+@click.option(
+    *("-p", "--prompt", "num_prompt"),
+    type=click.IntRange(0, 512),
+    metavar="N",
+    default=512,
+    show_default=True,
+    help="Tokens of the prefill step, 512 at most; 0 for none.",
+)
+@click.option(
+    *("-n", "--decode", "num_decoded"),
+    type=click.IntRange(0, 4),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="Tokens of the decode step, 4 at most; 0 for none.",
+)
+@click.option(
+    *("-d", "--depth"),
+    type=click.IntRange(min=0),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Tokens in the context beforehand.",
+)
+@click.option(
+    *("-r", "--repetitions"),
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=10,
+    show_default=True,
+    help="Runs of each step, after one to warm up; medians are shown.",
+)
+@click.option(
+    *("-t", "--threads", "num_threads"),
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Threads to compute with.  [default: physical cores]",
+)
+@click.option("--kv", "kv_type", metavar="T", default="f16", show_default=True, help="KV type.")
+@click.option("--tier", metavar="T", help="Instruction set.  [default: best]")
+@click.option(
+    "--by",
+    "group",
+    type=click.Choice(GROUPS),
+    default="kind",
+    show_default=True,
+    help="Add up ops of a kind, ops of a layer, or nothing.",
+)
+@click.option(
+    *("-o", "--output", "style"),
+    type=click.Choice(["md", "csv", "json"]),
+    default="md",
+    show_default=True,
+    help="How to print the figures.",
+)
+@click.option("--plot", metavar="FILE", help="Draw a roofline as PNG, SVG or PDF.")
+def command(
+    model: str | None,
+    num_prompt: int,
+    num_decoded: int,
+    depth: int,
+    repetitions: int,
+    num_threads: int | None,
+    kv_type: str,
+    tier: str | None,
+    group: str,
+    style: str,
+    plot: str | None,
+) -> None:
+    """Time each op of a decode step and of a prefill step of MODEL.
+
+    The table has the time, the bytes that must be moved, the multiply-adds, both per second,
+    and the share of the step. Ops are waited for one by one, so a step takes a little longer
+    here than elsewhere. The roofline shows how far each kind of op is from the bandwidth of
+    a plain read of the weights.
+
+    \b
+    Examples:
+      edgellama profile smollm2
+      edgellama profile model.gguf -p 0 -d 4096 --by op -o csv
+      edgellama profile model.gguf --plot roofline.svg
+    """
+    from edgellama.cli.figures import check_plot
+    from edgellama.cli.model_argument import find_model
+    from edgellama.cli.profile_table import print_steps, rows_of
+    from edgellama.cli.terminal import kernel_progress, step_progress
+    from edgellama.engine import Engine
+    from edgellama.op_profile import profile_step
+    from edgellama.plain_read import PlainRead
+    from edgellama.quant.gguf_file import GGUFFile
+    from edgellama.step_timer import StepTimer
+
+    check_plot(plot)
+    sizes = {PREFILL: num_prompt, DECODE: num_decoded}
+    if not any(sizes.values()):
+        raise click.UsageError("nothing to measure: give -p or -n other than 0")
+    timer = StepTimer()
+    steps: dict[str, Sequence[OpTime]] = {}
+    with GGUFFile(find_model(model)) as file:
+        with kernel_progress() as compiled:
+            engine = Engine(
+                file, num_threads=num_threads, tier=tier, progress=compiled, timer=timer
+            )
+        with engine:
+            cache = engine.new_cache(depth + max(sizes.values()), kv_type=kv_type)
+            engine.forward([0] * depth, cache, logits="none")
+            for name, num_tokens in sizes.items():
+                if num_tokens:
+                    with step_progress(f"timing {name}") as progress:
+                        steps[name] = profile_step(
+                            engine,
+                            timer,
+                            cache,
+                            num_tokens=num_tokens,
+                            repetitions=repetitions,
+                            progress=progress,
+                        )
+            plain = PlainRead(engine)
+            plain_seconds = min(plain.seconds() for _ in range(repetitions))
+    bandwidth = plain.num_bytes / plain_seconds / 1e9
+    print_steps(rows_of(steps, group), sizes, bandwidth, style)
+    if plot:
+        from edgellama.cli.roofline_plot import draw
+
+        draw(steps, bandwidth, plot)

@@ -1,0 +1,142 @@
+"""Where the time of a step goes: each op's seconds beside its bytes and products.
+
+Runs steps on an engine with a timer and takes the median of each op; groups of ops are sums.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgellama.engine import Engine
+from edgellama.kv_cache import KVCache
+from edgellama.op_work import Step, Work, op_work
+from edgellama.program import Op
+from edgellama.step_timer import StepTimer
+
+Progress = Callable[[int, int], None]
+_LAYER = re.compile(r"blk\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class OpTime:
+    """One op of a step, or several summed: ``name`` says which, ``layer`` where ("" for none)."""
+
+    name: str
+    layer: str
+    count: int
+    seconds: float
+    work: Work
+
+    @property
+    def gb_per_second(self) -> float:
+        """Bytes moved a second, in 10^9."""
+        return self.work.num_bytes / self.seconds / 1e9 if self.seconds else 0.0
+
+    @property
+    def gmac_per_second(self) -> float:
+        """Multiply-adds a second, in 10^9."""
+        return self.work.num_macs / self.seconds / 1e9 if self.seconds else 0.0
+
+
+def profile_step(
+    engine: Engine,
+    timer: StepTimer,
+    cache: KVCache,
+    *,
+    num_tokens: int,
+    repetitions: int,
+    progress: Progress | None = None,
+) -> list[OpTime]:
+    """Median times of the ops of a step of ``num_tokens`` (up to 512), logits of the last included.
+
+    ``cache`` holds the tokens before it, and as many afterwards; ``timer`` is the engine's.
+    """
+    depth = cache.length
+    tokens = np.random.default_rng(0).integers(0, engine.config.vocab_size, num_tokens)
+    samples = []
+    ops: list[Op] = []
+    for run in range(repetitions + 1):
+        timer.take_jobs()
+        engine.forward(tokens.astype(np.int32), cache)
+        cache.truncate(depth)
+        body, head = timer.take_jobs()
+        ops = [*body.ops, *head.ops]
+        if run:  # The first one warms up.
+            samples.append(np.concatenate([body.seconds, head.seconds]))
+        if progress:
+            progress(run, repetitions)
+    step = Step.of(num_tokens, depth, cache.layout)
+    one = Step(1, depth, 0)
+    steps = [step] * len(body.ops) + [one] * len(head.ops)
+    seconds = np.median(samples, axis=0)
+    return [
+        OpTime(_name(op), layer, 1, float(time), op_work(op, sizes))
+        for op, layer, time, sizes in zip(ops, _layers(ops), seconds, steps, strict=True)
+    ]
+
+
+def by_kind(times: Iterable[OpTime]) -> list[OpTime]:
+    """Ops of the same kernel and the same part of a layer together, the slowest first."""
+    groups = _summed(times, lambda time: time.name, lambda time: "")
+    return sorted(groups, key=lambda group: -group.seconds)
+
+
+def by_kernel(times: Iterable[OpTime]) -> list[OpTime]:
+    """Ops of the same kernel together, the slowest first."""
+    groups = _summed(times, lambda time: time.name.split()[0], lambda time: "")
+    return sorted(groups, key=lambda group: -group.seconds)
+
+
+def by_layer(times: Iterable[OpTime]) -> list[OpTime]:
+    """Ops of a layer together, in order; what is in no layer under its own name."""
+    return _summed(times, lambda time: "" if time.layer else time.name, lambda time: time.layer)
+
+
+def total(times: Sequence[OpTime], name: str) -> OpTime:
+    """The whole step."""
+    works = sum((time.work for time in times), Work(0, 0))
+    return OpTime(name, "", len(times), sum(time.seconds for time in times), works)
+
+
+def _summed(
+    times: Iterable[OpTime], name: Callable[[OpTime], str], layer: Callable[[OpTime], str]
+) -> list[OpTime]:
+    groups: dict[tuple[str, str], list[OpTime]] = {}
+    for time in times:
+        groups.setdefault((name(time), layer(time)), []).append(time)
+    return [
+        OpTime(
+            key[0],
+            key[1],
+            len(group),
+            sum(time.seconds for time in group),
+            sum((time.work for time in group), Work(0, 0)),
+        )
+        for key, group in groups.items()
+    ]
+
+
+def _name(op: Op) -> str:
+    """The kernel, and the part of the layer whose matrix it reads."""
+    part = op.label.removesuffix(".weight").rsplit(".", 1)[-1]
+    return f"{op.kernel} {part}".strip()
+
+
+def _layers(ops: Sequence[Op]) -> list[str]:
+    """The layer of each op: what has no name belongs to the next that has one, a bias before."""
+    layers: list[str] = []
+    following = ""
+    for op in reversed(ops):
+        if op.label:
+            found = _LAYER.match(op.label)
+            following = found[1] if found else ""
+        layers.append(following)
+    layers.reverse()
+    for index, op in enumerate(ops):
+        if op.kernel == "add_bias":
+            layers[index] = layers[index - 1]
+    return layers

@@ -1,0 +1,123 @@
+"""How much an op has to do: bytes that it must move and products that it must add up.
+
+Counted from the op's own arguments. Bytes are those that no cache can save within the op:
+weights, keys and values once, activations in and out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from edgellama.kernels_cpu.signatures import QUANTIZED_FORMATS
+from edgellama.kv_cache import CacheLayout
+from edgellama.program import Bound, Op
+
+F32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """Bytes moved and multiply-adds."""
+
+    num_bytes: int
+    num_macs: int
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.num_bytes + other.num_bytes, self.num_macs + other.num_macs)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What of a step decides its work: tokens in it, tokens before it, bytes a cached token."""
+
+    num_tokens: int
+    position: int
+    cached_token_bytes: int
+    """Bytes of one token's keys and values in one layer."""
+
+    @classmethod
+    def of(cls, num_tokens: int, position: int, cache: CacheLayout) -> Step:
+        """A step over a cache of this layout."""
+        num_positions = cache.value_head_bytes // cache.value_row_bytes
+        layer_bytes = cache.key_layer_bytes + cache.value_layer_bytes
+        return cls(num_tokens, position, layer_bytes // num_positions)
+
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of a query's token and a token that it sees."""
+        first = self.position + 1
+        return self.num_tokens * first + self.num_tokens * (self.num_tokens - 1) // 2
+
+
+def op_work(op: Op, step: Step) -> Work:
+    """The work of an op of a step; of one that is not known to work, none."""
+    count = _COUNTS.get(op.kernel.split("_")[0])
+    return count(op, step) if count else Work(0, 0)
+
+
+def total_work(ops: Iterable[Op], step: Step) -> Work:
+    """The work of a whole step."""
+    return sum((op_work(op, step) for op in ops), Work(0, 0))
+
+
+def _number(op: Op, name: str) -> int:
+    value = op.arguments[name]
+    assert not isinstance(value, Bound)
+    return int(value)
+
+
+def _product(op: Op, step: Step) -> Work:
+    rows, columns = _number(op, "num_rows"), _number(op, "num_columns")
+    is_quantized = op.kernel.partition("_")[2] in QUANTIZED_FORMATS
+    read = columns * (1 if is_quantized else F32_BYTES)
+    written = rows * F32_BYTES * (2 if _number(op, "accumulate") else 1)
+    return Work(
+        rows * _number(op, "row_bytes") + step.num_tokens * (read + written),
+        step.num_tokens * rows * columns,
+    )
+
+
+def _attention(op: Op, step: Step) -> Work:
+    width = _number(op, "num_heads") * _number(op, "head_size")
+    cached = (step.position + step.num_tokens) * step.cached_token_bytes
+    rows = 2 * step.num_tokens * width * F32_BYTES
+    return Work(cached + rows, 2 * width * step.num_pairs)
+
+
+def _rope(op: Op, step: Step) -> Work:
+    head = _number(op, "head_size") * F32_BYTES
+    rotated = 2 * _number(op, "num_heads") * head + 2 * _number(op, "num_kv_heads") * head
+    return Work(step.num_tokens * (rotated + step.cached_token_bytes), 0)
+
+
+def _embed(op: Op, step: Step) -> Work:
+    row = _number(op, "row_bytes") + F32_BYTES * _number(op, "num_columns")
+    return Work(step.num_tokens * row, 0)
+
+
+def _rows(numbers_moved: int) -> Callable[[Op, Step], Work]:
+    """Ops along rows that read and write so many f32 numbers for each column."""
+
+    def count(op: Op, step: Step) -> Work:
+        return Work(step.num_tokens * _number(op, "width") * numbers_moved * F32_BYTES, 0)
+
+    return count
+
+
+_COUNTS: Mapping[str, Callable[[Op, Step], Work]] = MappingProxyType(
+    {
+        "gemv": _product,
+        "gemm": _product,
+        "attention": _attention,
+        "rope": _rope,
+        "embed": _embed,
+        "rms": _rows(2),
+        "swiglu": _rows(3),
+        "quantize": _rows(1),
+        "add": _rows(2),
+        "sum": _rows(1),
+    }
+)
+"""By the first word of a kernel's name."""

@@ -1,0 +1,50 @@
+"""What reading the weights would take if nothing were computed: the measure of a decode step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from edgellama.engine import Engine
+from edgellama.kernels_cpu.team_layout import CACHE_LINE
+from edgellama.kernels_cpu.thread_team import aligned_words
+from edgellama.program import Op
+from edgellama.weights import Matrix, ModelWeights
+
+
+class PlainRead:
+    """Reads all matrices of an engine's model, on its threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._sink = aligned_words(engine.num_threads * CACHE_LINE)
+        self._matrices = list(step_matrices(engine.weights))
+        self.num_bytes = sum(matrix.num_rows * matrix.row_bytes for matrix in self._matrices)
+
+    def seconds(self) -> float:
+        """How long one reading takes now."""
+        return self._engine.run_ops("plain read", self._ops)
+
+    def _ops(self) -> list[Op]:
+        sink = int(self._sink.ctypes.data)
+        return [
+            Op(
+                "read_bytes",
+                {
+                    "address": matrix.address,
+                    "num_bytes": matrix.num_rows * matrix.row_bytes,
+                    "sink": sink,
+                },
+                barrier=matrix is self._matrices[-1],
+                label=matrix.name,
+            )
+            for matrix in self._matrices
+        ]
+
+
+def step_matrices(weights: ModelWeights) -> Iterator[Matrix]:
+    """The matrices that a decode step reads whole."""
+    for layer in weights.layers:
+        for part in vars(layer).values():
+            if isinstance(part, Matrix):
+                yield part
+    yield weights.output

@@ -1,0 +1,177 @@
+"""Instruments of the engine: timed ops, counted work, a plain read of the weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from kernel_harness import TIERS, runner_of, tier_name
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama.cancellation import CancelToken
+from edgellama.engine import Engine
+from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, ThreadTeam
+from edgellama.op_profile import by_kernel, by_kind, by_layer, profile_step, total
+from edgellama.op_work import Step, Work, op_work, total_work
+from edgellama.plain_read import PlainRead
+from edgellama.program import Op, Program
+from edgellama.quant.errors import GenerationCancelled
+from edgellama.quant.gguf_file import GGUFFile
+from edgellama.step_timer import StepTimer
+
+MODEL = TinyLlama(biases=True)
+WIDTH, HIDDEN, LAYERS, VOCAB = MODEL.width, MODEL.feed_forward, MODEL.layers, MODEL.vocab_size
+KEY_WIDTH = WIDTH // MODEL.heads * MODEL.kv_heads
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GGUFFile]:
+    """A tiny model with biases, f32 throughout."""
+    path: Path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    with GGUFFile(write_tiny_llama(path, MODEL)) as file:
+        yield file
+
+
+@pytest.fixture(scope="module")
+def timed(file: GGUFFile) -> Iterator[tuple[Engine, StepTimer]]:
+    """An engine with a timer."""
+    timer = StepTimer()
+    with Engine(file, num_threads=2, timer=timer) as engine:
+        yield engine, timer
+
+
+def test_a_timer_changes_no_result(file: GGUFFile, timed: tuple[Engine, StepTimer]) -> None:
+    """Logits with a timer are those without, for long and short steps."""
+    tokens = np.arange(40) % VOCAB
+    with Engine(file, num_threads=2) as plain:
+        for engine in (plain, timed[0]):
+            cache = engine.new_cache(64)
+            logits = [engine.forward(tokens, cache), engine.forward([1], cache)]
+            if engine is plain:
+                expected = logits
+    for own, other in zip(logits, expected, strict=True):
+        np.testing.assert_array_equal(own, other)
+
+
+def test_times_of_ops_add_up_to_the_step(timed: tuple[Engine, StepTimer]) -> None:
+    """Every op has a time, none negative, and together they are within the time of the step."""
+    engine, timer = timed
+    cache = engine.new_cache(64)
+    engine.forward([1], cache)
+    timer.take_jobs()
+    started = time.perf_counter()
+    engine.forward(np.arange(40) % VOCAB, cache)
+    elapsed = time.perf_counter() - started
+    body, head = timer.take_jobs()
+    assert timer.take_jobs() == []
+    assert [op.label for op in body.ops[:1]] == ["token_embd.weight"]
+    assert [op.kernel for op in head.ops] == ["rms_norm_float", "gemv_F32"]
+    for job in (body, head):
+        assert len(job.seconds) == len(job.ops)
+        assert (job.seconds >= 0).all()
+    # The unit of the clock is measured, to a few parts in a thousand.
+    assert 0 < body.seconds.sum() + head.seconds.sum() < 1.05 * elapsed
+
+
+def test_cancelled_steps_leave_no_times(timed: tuple[Engine, StepTimer]) -> None:
+    """A step that was stopped is not among the jobs."""
+    engine, timer = timed
+    timer.take_jobs()
+    token = CancelToken()
+    token.cancel()
+    with pytest.raises(GenerationCancelled):
+        engine.forward([1], engine.new_cache(64), cancelled=token)
+    assert timer.take_jobs() == []
+
+
+def test_profile_groups(timed: tuple[Engine, StepTimer]) -> None:
+    """Groups keep all of the time and work; layers have their biases; the cache is as before."""
+    engine, timer = timed
+    cache = engine.new_cache(64)
+    engine.forward([1, 2, 3], cache)
+    times = profile_step(engine, timer, cache, num_tokens=1, repetitions=3)
+    assert cache.length == 3
+    whole = total(times, "step")
+    for group in (by_kind, by_kernel, by_layer):
+        summed = total(group(times), "step")
+        assert summed.work == whole.work
+        assert summed.seconds == pytest.approx(whole.seconds)
+        assert sum(time.count for time in group(times)) == len(times)
+    assert [t.seconds for t in by_kind(times)] == sorted(t.seconds for t in by_kind(times))[::-1]
+    layers = [time for time in by_layer(times) if time.layer]
+    assert [time.layer for time in layers] == ["0", "1"]
+    # Nine ops, two norms and rotations among them, seven matrices, seven biases.
+    assert {time.count for time in layers} == {12 + 7}
+    assert {time.name for time in by_kernel(times)} >= {"gemv_F32", "add_bias", "attention_f16_2"}
+
+
+def test_work_of_a_step(timed: tuple[Engine, StepTimer]) -> None:
+    """Products are counted by hand: matrices, and queries with every key that they see."""
+    engine, _ = timed
+    layout = engine.new_cache(64).layout
+    matrices = LAYERS * (2 * WIDTH * WIDTH + 2 * WIDTH * KEY_WIDTH + 3 * WIDTH * HIDDEN)
+    for num_tokens, position in ((1, 0), (1, 20), (30, 0), (30, 10)):
+        pairs = sum(position + token + 1 for token in range(num_tokens))
+        step = Step.of(num_tokens, position, layout)
+        work = total_work(engine.body_ops(num_tokens), step)
+        assert work.num_macs == num_tokens * matrices + LAYERS * 2 * WIDTH * pairs
+        assert work.num_bytes > 4 * matrices
+    head = total_work(engine.head_ops(), Step(1, 0, 0))
+    assert head == Work(4 * VOCAB * WIDTH + 4 * (WIDTH + VOCAB) + 8 * WIDTH, VOCAB * WIDTH)
+
+
+def test_work_of_single_ops(timed: tuple[Engine, StepTimer]) -> None:
+    """Bytes of an op are those of its rows and of the cache; unknown kernels have none."""
+    engine, _ = timed
+    ops = {op.kernel: op for op in engine.body_ops(2)}
+    step = Step(2, 5, 1000)
+    assert op_work(ops["embed_F32"], step) == Work(2 * 8 * WIDTH, 0)
+    assert op_work(ops["attention_f16_2"], step) == Work(
+        7 * 1000 + 2 * 2 * 4 * WIDTH, 2 * WIDTH * (6 + 7)
+    )
+    read = Op("read_bytes", {"address": 0, "num_bytes": 9, "sink": 0})
+    assert op_work(read, step) == Work(0, 0)
+
+
+def test_plain_read_covers_the_weights(timed: tuple[Engine, StepTimer], file: GGUFFile) -> None:
+    """It reads every matrix of a decode step, the embedding only if it is the output."""
+    plain = PlainRead(timed[0])
+    expected = sum(
+        tensor.num_bytes
+        for name, tensor in file.tensors.items()
+        if len(tensor.shape) == 2 and name != "token_embd.weight"
+    )
+    assert plain.num_bytes == expected
+    assert plain.seconds() > 0
+    assert plain.seconds() > 0
+
+
+@pytest.mark.parametrize("tier", TIERS, ids=tier_name)
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_every_byte_is_read(tier: Tier, num_threads: int) -> None:
+    """What the threads have merged is the union of all bits of the whole vectors of all tasks."""
+    runner = runner_of(tier)
+    runner.preload([*ENTRY_KERNELS, "read_bytes"])
+    quantum = 16 * tier.lanes
+    team = ThreadTeam(runner.kernels, num_threads)
+    try:
+        for num_bytes in (quantum, 3 * quantum, (1 << 18) + quantum, 5 << 18):
+            data = np.zeros(num_bytes, np.uint8)
+            places = np.random.default_rng(num_bytes).choice(num_bytes, 8, replace=False)
+            data[places] = 1 << np.arange(8)
+            sink = np.zeros((num_threads, 64), np.uint8)
+            arguments = {
+                "address": int(data.ctypes.data),
+                "num_bytes": num_bytes,
+                "sink": int(sink.ctypes.data),
+            }
+            program = Program([Op("read_bytes", dict(arguments))], runner.kernels)
+            program.prepare(team.next_job)
+            assert team.run(program.memory, owner=program)
+            assert np.bitwise_or.reduce(sink, axis=None) == 255
+    finally:
+        team.close()
