@@ -24,6 +24,8 @@ from edgellama.convert.source_tensor import SourceTensor
 from edgellama.convert.split_pattern_names import checked_name
 from edgellama.convert.tokenizer_settings import TokenizerSettings
 from edgellama.convert.vocabulary_source import read_vocabulary
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.gguf_cursor import shown
 
 __all__ = ["MetadataItem", "ModelDescription", "describe"]
 
@@ -47,8 +49,11 @@ def describe(
 
     ``pre``: the name of the tokenizer's split pattern (``tokenizer.ggml.pre``), for one that is
     not recognised. ``name``: the model's; None for the source's own. UnsupportedModelError for
-    what is no Llama or has an unknown tokenizer, ModelFileError for what is damaged or incomplete.
+    what is no Llama or has an unknown tokenizer, ModelFileError for what is damaged or incomplete,
+    InvalidOptionError for another ``pre`` or ``name`` than there can be.
     """
+    if name is not None and not name.isprintable():
+        raise InvalidOptionError(f"the name {shown(name)}; allowed: printable text")
     if checkpoint.kind == "gguf":
         return _describe_gguf(checkpoint, pre, name)
     is_meta = checkpoint.kind == "meta"
@@ -81,5 +86,11 @@ def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) ->
     if name is not None:
         items["general.name"] = metadata.text(name)
     if pre is not None:
+        kind = items.get("tokenizer.ggml.model")
+        if kind is None or kind.value != "gpt2":
+            raise InvalidOptionError(
+                f"--pre {shown(pre)}: {checkpoint.path} has no split pattern; "
+                "allowed: with byte-level BPE"
+            )
         items["tokenizer.ggml.pre"] = metadata.text(checked_name(pre))
     return ModelDescription(MappingProxyType(items), tuple(checkpoint.tensors.values()))

@@ -88,6 +88,14 @@ class TokenizerSettings:
         """A setting of tokenizer_config.json; None if it is silent."""
         return self.settings.flag(name, False) if self.settings.has(name) else None
 
+    def _additional_special(self) -> Iterator[str]:
+        """Texts of special tokens without a role, written as strings or as objects."""
+        for fields in (self.settings, self._map):
+            for item in fields.items("additional_special_tokens"):
+                text = item.get("content") if isinstance(item, dict) else item
+                if isinstance(text, str):
+                    yield text
+
     def _in_decoder(self) -> Iterator[AddedToken]:
         decoder = self.settings.fields("added_tokens_decoder")
         for key in decoder.values:
@@ -103,7 +111,7 @@ class TokenizerSettings:
             yield AddedToken(_id(token, "id"), _content(token), token.flag("special", False))
 
     def _in_added_tokens(self) -> Iterator[AddedToken]:
-        special = set(self.role_texts().values())
+        special = {*self.role_texts().values(), *self._additional_special()}
         for text in self._added.values:
             self._added.checked_text(text, text)
             yield AddedToken(_id(self._added, text), text, text in special)

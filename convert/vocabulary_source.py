@@ -19,6 +19,8 @@ from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError, Unsup
 from edgellama.quant.gguf_cursor import shown
 
 MODEL_FILE, FAST_FILE = "tokenizer.model", "tokenizer.json"
+# Under the names of versions in Mistral's own folders.
+MODEL_FILES = (MODEL_FILE, "tokenizer.model.v3", "tokenizer.model.v2", "tokenizer.model.v1")
 
 
 def read_vocabulary(
@@ -46,8 +48,9 @@ def read_vocabulary(
 
 def _model_file(folder: Path) -> Path | None:
     """The tokenizer's own file; Llama 1 keeps one for all sizes beside their folders."""
-    candidates = (folder / MODEL_FILE, folder.resolve().parent / MODEL_FILE)
-    places = candidates if (folder / "params.json").is_file() else candidates[:1]
+    has_parameters = (folder / "params.json").is_file()
+    folders = (folder, folder.resolve().parent) if has_parameters else (folder,)
+    places = (place / name for place in folders for name in MODEL_FILES)
     return next((path for path in places if path.is_file()), None)
 
 

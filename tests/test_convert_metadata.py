@@ -170,6 +170,8 @@ def test_gguf_with_options(tmp_path: Path) -> None:
     assert metadata["tokenizer.ggml.pre"].value == "smollm"
     with pytest.raises(InvalidOptionError, match="--pre 'nothing'"):
         described(path, pre="nothing")
+    with pytest.raises(InvalidOptionError, match="allowed: printable text"):
+        described(path, name="a\nb")
     with GGUFFile(path) as file:
         assert set(metadata) - set(file.metadata) == {"general.name"}
 

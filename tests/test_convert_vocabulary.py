@@ -182,9 +182,12 @@ def test_every_row_has_a_token(tmp_path: Path) -> None:
     """Rows beyond the vocabulary get unused tokens; added tokens beyond the rows are left out."""
     (tmp_path / "tokenizer.model").write_bytes(tokenizers.sentencepiece_model())
     tokenizers.write_json(tmp_path / "added_tokens.json", {"<a>": 400, "<b>": 403, "<c>": 410})
+    tokenizers.write_json(
+        tmp_path / "special_tokens_map.json", {"additional_special_tokens": ["<b>"]}
+    )
     found = vocabulary(tmp_path, 405)
     assert found.tokens[400:] == ["<a>", "[PAD401]", "[PAD402]", "<b>", "[PAD404]"]
-    assert list(found.types[400:]) == [4, 5, 5, 4, 5]
+    assert list(found.types[400:]) == [4, 5, 5, 3, 5]
     with pytest.raises(ModelFileError, match="but the embedding has 300 rows"):
         vocabulary(tmp_path, 300)
 

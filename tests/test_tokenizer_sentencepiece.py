@@ -169,3 +169,15 @@ def test_long_pieces_are_written_whole() -> None:
     )
     assert tokenizer.encode(long_piece + "y" * 120) == [3, 2, 1]
     assert tokenizer.decode([2]) == long_piece
+
+
+def test_unknown_token_among_control_tokens() -> None:
+    """A file that types the unknown token as a control token, as llama.cpp does, cuts the same."""
+    _, processor = both_ways(CASES[0])
+    metadata = sentencepiece_metadata(processor)
+    expected = load_tokenizer(metadata)
+    types = [
+        3 if kind == TokenType.UNKNOWN else kind for kind in metadata["tokenizer.ggml.token_type"]
+    ]
+    found = load_tokenizer({**metadata, "tokenizer.ggml.token_type": types})
+    assert [found.encode(t) for t in hard_text()] == [expected.encode(t) for t in hard_text()]
