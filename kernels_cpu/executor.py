@@ -14,10 +14,10 @@ from edgellama.kernels_cpu.simd_atomics import (
     atomic_add,
     atomic_load,
     atomic_store,
+    call_clock,
     call_kernel,
     call_yield,
     pause,
-    read_clock,
 )
 from edgellama.kernels_cpu.tasks import is_over
 
@@ -60,14 +60,14 @@ def wait_for_ops(team, job, first_op, last_op):
 def run_program(team, job, thread, stamps):
     """All ops of the program in order, as far as the job is not cancelled.
 
-    ``stamps`` is 0 or where to write the clock before the first op and after each.
+    ``stamps`` is 0 or where to write the time before the first op and after each.
     """
     program = read_i64(team + layout.PROGRAM)
     op = program + layout.PROGRAM_HEADER
     end = op + read_i64(program) * layout.OP_BYTES
     group = op
     if stamps != 0:
-        atomic_store(stamps, read_clock())
+        call_clock(read_i64(team + layout.CLOCK_FUNCTION), stamps)
     while op < end:
         if thread == 0 and atomic_load(read_i64(team + layout.CANCEL_FLAG)) != 0:
             atomic_store(team + layout.STOPPED_JOB, job)
@@ -79,8 +79,8 @@ def run_program(team, job, thread, stamps):
                 return
             group = op + layout.OP_BYTES
         if stamps != 0:
-            stamps += 8
-            atomic_store(stamps, read_clock())
+            stamps += layout.STAMP_BYTES
+            call_clock(read_i64(team + layout.CLOCK_FUNCTION), stamps)
         op += layout.OP_BYTES
 
 
@@ -113,7 +113,7 @@ def execute():
 
 
 def execute_timed():
-    """As ``execute``, with the clock read between ops into the memory that the team names."""
+    """As ``execute``, with the time taken between ops into the memory that the team names."""
 
     def kernel(team, thread, job):
         post_and_run(team, thread, job, read_i64(team + layout.STAMPS))

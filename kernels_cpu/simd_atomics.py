@@ -9,7 +9,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from edgellama.kernels_cpu.simd import I32, I64, call_llvm, pointer
+from edgellama.kernels_cpu.simd import I32, I64, pointer
 
 PAUSE = {
     "x86_64": ("llvm.x86.sse2.pause", []),
@@ -17,8 +17,8 @@ PAUSE = {
     "arm64": ("llvm.aarch64.hint", [ir.Constant(I32, 1)]),
 }
 """Per architecture, the intrinsic that tells the CPU that a thread is spinning."""
-CYCLE_COUNTER, STEADY_COUNTER = "llvm.readcyclecounter", "llvm.readsteadycounter"
-"""The former is a steady clock on x86 alone, the latter exists on others alone."""
+TIME_UTC = 1
+"""The clock of C11's ``timespec_get``."""
 
 
 @intrinsic
@@ -103,11 +103,12 @@ def call_yield(typingctx, function):
 
 
 @intrinsic
-def read_clock(typingctx):
-    """Ticks of the CPU's steady clock, of an unknown but constant length; int64."""
+def call_clock(typingctx, function, timespec):
+    """Have C11's ``timespec_get`` at address ``function`` write the time, two words."""
 
     def codegen(ctx, b, sig, args):
-        is_x86 = b.module.triple.startswith(("x86_64", "i686"))
-        return call_llvm(b, CYCLE_COUNTER if is_x86 else STEADY_COUNTER, I64, [])
+        signature = ir.FunctionType(I32, [I64, I32])
+        b.call(pointer(b, args[0], signature), [args[1], ir.Constant(I32, TIME_UTC)])
+        return ctx.get_dummy_value()
 
-    return types.int64(), codegen
+    return types.void(types.int64, types.int64), codegen

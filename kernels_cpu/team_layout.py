@@ -15,8 +15,11 @@ PROGRAM = 16
 CANCEL_FLAG = 24
 YIELD_FUNCTION = 32
 MAX_IDLE_SPINS = 40
-STAMPS = 48
+CLOCK_FUNCTION = 48
+STAMPS = 56
 """Where a timed job's clock readings go: one before the first op, one after each."""
+STAMP_BYTES = 16
+"""One reading: seconds and nanoseconds."""
 
 JOB = 1 * CACHE_LINE
 """Number of the job that was posted last."""

@@ -36,6 +36,15 @@ def yield_address() -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
+def clock_address() -> int:
+    """Address of the C library's ``timespec_get``, which kernels can call without the GIL."""
+    if sys.platform == "win32":
+        function = ctypes.CDLL("ucrtbase")._timespec64_get
+    else:
+        function = ctypes.CDLL(None).timespec_get
+    return ctypes.cast(function, ctypes.c_void_p).value or 0
+
+
 def aligned_words(num_bytes: int) -> Words:
     """Zeroed memory that begins on a cache line."""
     words = np.zeros((num_bytes + layout.CACHE_LINE) // 8, np.int64)
@@ -85,8 +94,8 @@ class ThreadTeam:
     ) -> bool:
         """Run a program on all threads; False if the cancel flag stopped it.
 
-        ``stamps`` (num_ops + 1,) takes the clock before the first op and after each; ticks are
-        of unknown length. The kernel TIMED_ENTRY must be there for it.
+        ``stamps`` (num_ops + 1, 2) takes the time before the first op and after each, as seconds
+        and nanoseconds. The kernel TIMED_ENTRY must be there for it.
 
         ``owner`` owns the program's records and counters: it is kept as long as the team, since
         a late thread may still glance at them.
@@ -102,6 +111,7 @@ class ThreadTeam:
         if stamps is None:
             self._execute(self._address, 0, job)
         else:
+            self._set(layout.CLOCK_FUNCTION, clock_address())
             self._set(layout.STAMPS, stamps.ctypes.data)
             ENTRY(self._kernels.address(TIMED_ENTRY))(self._address, 0, job)
         return bool(self._words[layout.STOPPED_JOB // 8] != job)

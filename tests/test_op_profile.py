@@ -73,8 +73,7 @@ def test_times_of_ops_add_up_to_the_step(timed: tuple[Engine, StepTimer]) -> Non
     for job in (body, head):
         assert len(job.seconds) == len(job.ops)
         assert (job.seconds >= 0).all()
-    # The unit of the clock is measured, to a few parts in a thousand.
-    assert 0 < body.seconds.sum() + head.seconds.sum() < 1.05 * elapsed
+    assert 0 < body.seconds.sum() + head.seconds.sum() < elapsed
 
 
 def test_cancelled_steps_leave_no_times(timed: tuple[Engine, StepTimer]) -> None:
