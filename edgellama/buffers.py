@@ -18,6 +18,7 @@ from edgellama.kernels_cpu.signatures import (
     ATTENTION_ROWS,
     GEMM_TOKENS,
     PANEL_VECTORS,
+    decode_bytes,
 )
 from edgellama.memory import reserve, reserve_floats, round_up
 from edgellama.program import Arguments
@@ -56,9 +57,11 @@ class QuantizedRows:
         self._scale = reserve_floats(num_tokens, width // 32)
         self._sum = reserve_floats(num_tokens, width // 32)
         self._half_sum = reserve_floats(num_tokens, width // 16)
-        if num_tokens < 2 * MAX_DECODE_TOKENS:
+        record_bytes = MAX_DECODE_TOKENS * decode_bytes(round_up(width, 256))
+        if num_tokens * width < record_bytes:
             raise ValueError(
-                f"records of {MAX_DECODE_TOKENS} tokens need the room of twice as many"
+                f"records of {MAX_DECODE_TOKENS} tokens need {record_bytes} bytes, "
+                f"{num_tokens} rows have {num_tokens * width}"
             )
 
     @property

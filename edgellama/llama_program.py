@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from edgellama.buffers import MAX_ATTENTION_ROWS, Rows, StepBuffers
 from edgellama.config import ModelConfig
-from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES
+from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, decode_bytes
 from edgellama.program import Arguments, Bound, Op
 from edgellama.weights import FloatVector, LayerWeights, Matrix, ModelWeights
 
@@ -219,7 +219,7 @@ class LlamaProgram:
             "scratch_stride": self.buffers.scratch_bytes,
         }
         if matrix.is_quantized and mode == "decode":
-            arguments |= {"x": q.address, "x_stride": 2 * matrix.num_columns}
+            arguments |= {"x": q.address, "x_stride": decode_bytes(matrix.num_columns)}
         elif matrix.is_quantized:
             arguments |= {f"x{name[1:]}": value for name, value in q.arguments(mode).items()}
         taken = {p: arguments[p] for p in SIGNATURES[kernel].parameters[:-1]}

@@ -3,8 +3,10 @@
 A block is 32 numbers of one token: scale = absmax / 127, q = round(x / scale). The decode
 layout groups blocks as the weights are read (one block to every four lanes) into records of
 quants (first halves, then second halves), scales and scaled sums of the quants: two lanes for
-the first half of a block, two for the second. The prefill layout keeps the quants in order,
-with one scale and the sums in arrays beside them.
+the first half of a block, two for the second. Behind the records of whole super-blocks come,
+for each super-block, the sums of its 16 half blocks in order, and for each of ``BLOCK_ORDERS``
+its quants and its scales, the latter as ``dot_pairs`` leaves the half blocks. The prefill
+layout keeps the quants in order, with one scale and the sums in arrays beside them.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.signatures import BLOCK_ORDERS, HALVES, SUPER_BLOCK, decode_bytes
 from edgellama.kernels_cpu.simd import (
     f32_zeros_4,
     lane_count,
@@ -32,6 +35,11 @@ from edgellama.kernels_cpu.simd_scales import dot_pairs, pairs_of_ones
 from edgellama.kernels_cpu.simd_weights import dot4
 
 BLOCK = 32
+RECORD_BYTES = 64
+"""Of each block in its record."""
+ORDER_BYTES = SUPER_BLOCK * BLOCK + 8 * HALVES
+SUPER_BLOCK_BYTES = 4 * HALVES + len(BLOCK_ORDERS) * ORDER_BYTES
+bytes_of_token = device(decode_bytes)
 
 
 @device
@@ -75,21 +83,70 @@ def record_of_block(block, num_blocks):
 
 
 @device
+def super_blocks_at(records, index, num_blocks, order):
+    """Where a super-block's quants and scales in one of the orders lie, and its sums."""
+    sums = records + num_blocks * RECORD_BYTES + index * SUPER_BLOCK_BYTES
+    quants = sums + 4 * HALVES + order * ORDER_BYTES
+    return quants, quants + SUPER_BLOCK * BLOCK, sums
+
+
+def _define_store_in_order(number):
+    """One block into the super-blocks of one order: its quants and scale."""
+    order = BLOCK_ORDERS[number]
+    places = sum(place << 4 * block for place, block in enumerate(order))
+
+    def store_in_order(records, block, num_blocks, low, high, scale):
+        width, like = lane_count() // 4, f32_zeros_4()
+        quants, scales, _ = super_blocks_at(records, block // SUPER_BLOCK, num_blocks, number)
+        place = (places >> 4 * (block % SUPER_BLOCK)) & 7
+        store(quants + BLOCK * place, load_bytes(low, like))
+        store(quants + BLOCK * place + 16, load_bytes(high, like))
+        for half in range(2 * place, 2 * place + 2):
+            pair, rest = half // (2 * width), half % (2 * width)
+            lanes = scales + 16 * width * pair + 16 * (rest % width) + 8 * (rest // width)
+            write_f32(lanes, scale)
+            write_f32(lanes + 4, scale)
+
+    return device(store_in_order)
+
+
+store_in_first, store_in_second, store_in_third = map(
+    _define_store_in_order, range(len(BLOCK_ORDERS))
+)
+
+
+@device
+def store_in_super_block(records, block, num_blocks, low, high, scale):
+    """One block, whose quants lie at ``low`` and ``high``, into the super-blocks of all orders."""
+    like = f32_zeros_4()
+    _, _, sums = super_blocks_at(records, block // SUPER_BLOCK, num_blocks, 0)
+    at = sums + 8 * (block % SUPER_BLOCK)
+    write_f32(at, sum_lanes(to_f32(word_sums(low, like))) * scale)
+    write_f32(at + 4, sum_lanes(to_f32(word_sums(high, like))) * scale)
+    store_in_first(records, block, num_blocks, low, high, scale)
+    store_in_second(records, block, num_blocks, low, high, scale)
+    store_in_third(records, block, num_blocks, low, high, scale)
+
+
+@device
 def quantize_as_records(
     x, first_block, last_block, num_blocks, q, q_scale, q_sum, q_half_sum, token
 ):
-    """Blocks of one token, read at ``x``, into its records: 64 bytes a block."""
+    """Blocks of one token, read at ``x``, into its records and super-blocks."""
     like = f32_zeros_4()
-    records = q + token * num_blocks * 64
+    records = q + token * bytes_of_token(num_blocks * BLOCK)
     for block in range(first_block, last_block):
         size, place = record_of_block(block, num_blocks)
-        record = records + (block - place) * 64
+        record = records + (block - place) * RECORD_BYTES
         low = record + 16 * place
         high = low + 16 * size
-        factor = splat_f32(quantize_block(x + block * 128, low, high), like)
+        scale = quantize_block(x + block * 128, low, high)
+        factor = splat_f32(scale, like)
         store(high + 16 * size, factor)
         sums = dot_pairs(word_sums(low, like), word_sums(high, like), pairs_of_ones(like))
         store(high + 32 * size, mul(to_f32(sums), factor))
+        if num_blocks % SUPER_BLOCK == 0:
+            store_in_super_block(records, block, num_blocks, low, high, scale)
 
 
 @device

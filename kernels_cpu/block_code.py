@@ -14,30 +14,37 @@ from typing import Any
 import numpy as np
 
 from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.signatures import SUPER_BLOCK
 from edgellama.kernels_cpu.simd import splat_f32
 from edgellama.kernels_cpu.simd_math import mul
-from edgellama.kernels_cpu.simd_scales import widen_bytes
+from edgellama.kernels_cpu.simd_scales import BYTE_UNIT, WIDEN
 from edgellama.kernels_cpu.simd_weights import weight_bias
 
 Reader = Callable[..., Any]
-SUPER_BLOCK = 8
-"""Blocks of 32 weights in a super-block."""
 
 
 @dataclass(frozen=True)
 class SuperBlock:
-    """The scales and minimums of 256 weights, read at once.
+    """How 256 weights are read at once.
 
-    ``scale_words(base)`` and ``minimum_words(base)``: two words with a signed byte for every
-    group of the first and of the last four blocks, in order. ``scale_factor(base)`` and
-    ``minimum_factor(base)``: the f32 that these bytes are to be multiplied with.
+    ``scales(base, like)`` and ``minimums(base, like)``: a signed byte for every group, in 16
+    bytes that are repeated as often as they fit; the minimums begin at byte ``first_minimum``.
+    They count ``scale_unit`` times ``scale_factor(base)``, ``minimum_unit()`` times
+    ``minimum_factor(base)``. ``pieces(base, half, like)``: the quants as 16-byte pieces, from
+    number ``half`` on in the order number ``order`` of ``BLOCK_ORDERS``; without an order they
+    are read block by block.
     """
 
     num_bytes: int
-    scale_words: Reader
+    scales: Reader
     scale_factor: Reader
-    minimum_words: Reader
+    minimums: Reader
     minimum_factor: Reader
+    scale_unit: float
+    minimum_unit: Reader
+    first_minimum: int = 0
+    order: int | None = None
+    pieces: Reader | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,16 @@ class BlockCode:
     is_wide: bool = False
 
 
+def constant(number: float) -> Reader:
+    """A function that gives the number as f32."""
+    value = np.float32(number)
+
+    def give():
+        return value
+
+    return device(give)
+
+
 def minimum_code(quants: tuple[Reader, Reader], scale: Reader, minimum: Reader) -> BlockCode:
     """A format of blocks of 32 that stores a minimum beside each scale."""
     return BlockCode(32, quants, (scale, scale), (minimum, minimum))
@@ -67,12 +84,7 @@ def minimum_code(quants: tuple[Reader, Reader], scale: Reader, minimum: Reader) 
 
 def offset_code(quants: tuple[Reader, Reader], scale: Reader, offset: int) -> BlockCode:
     """A format of blocks of 32 whose minimum is a constant times the scale."""
-    value = np.float32(offset)
-
-    def constant_offset():
-        return value
-
-    return _offset_code(quants, scale, device(constant_offset), is_wide=False)
+    return _offset_code(quants, scale, constant(offset), is_wide=False)
 
 
 def wide_code(quants: tuple[Reader, Reader], scale: Reader) -> BlockCode:
@@ -98,14 +110,17 @@ def super_block_code(
     is_wide: bool = False,
 ) -> BlockCode:
     """A format of super-blocks, whose groups have small integers for scale and minimum."""
-    groups = 32 // group_size
+    parts, groups = super_block, 32 // group_size
+    scale_unit = constant(parts.scale_unit)
     scales, minimums = [], []
     for half in (0, 1):
-        scale = _integers_of_half(
-            super_block, super_block.scale_words, super_block.scale_factor, groups, half
+        first = half % groups
+        scale = _integers(
+            parts.num_bytes, parts.scales, parts.scale_factor, scale_unit, first, groups
         )
-        minimum = _integers_of_half(
-            super_block, super_block.minimum_words, super_block.minimum_factor, groups, half
+        first += parts.first_minimum
+        minimum = _integers(
+            parts.num_bytes, parts.minimums, parts.minimum_factor, parts.minimum_unit, first, groups
         )
         scales.append(scale)
         minimums.append(_after_scale(minimum))
@@ -119,14 +134,14 @@ def super_block_code(
     )
 
 
-def _integers_of_half(super_block, words_of, factor_of, groups, half):
-    """The integers of one half of each block times their factor, four lanes a block."""
-    num_bytes, shift = super_block.num_bytes, 8 * (half % groups)
+def _integers(num_bytes, bytes_of, factor_of, unit_of, first, step):
+    """Integers times their factor, four lanes a block: byte ``first`` and each ``step``-th."""
+    byte_unit, widen = np.float32(BYTE_UNIT), WIDEN[4]
 
     def integers(row, block, like):
         base = row + block // SUPER_BLOCK * num_bytes
-        word = word_of_blocks(words_of(base), block, groups) >> shift
-        return mul(widen_bytes(word, groups, like), splat_f32(factor_of(base), like))
+        wide = widen(bytes_of(base, like), first + block % SUPER_BLOCK * step, step, like)
+        return mul(wide, splat_f32(factor_of(base) * (unit_of() * byte_unit), like))
 
     return device(integers)
 
@@ -136,20 +151,3 @@ def _after_scale(reader):
         return reader(row, block, like)
 
     return device(minimum)
-
-
-@device
-def word_of_blocks(words, block, groups):
-    """The bytes of ``block`` and what follows, lowest first: ``groups`` for every block."""
-    word = words[1] if block & 4 else words[0]
-    return word >> (8 * groups * (block & 3))
-
-
-def times(reader: Reader, number: float) -> Reader:
-    """What ``reader(address)`` gives, times a constant."""
-    constant = np.float32(number)
-
-    def product(address):
-        return reader(address) * constant
-
-    return device(product)

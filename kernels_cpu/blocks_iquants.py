@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import numpy as np
+
 from edgellama.kernels_cpu.block_code import (
     BlockCode,
     SuperBlock,
     super_block_code,
-    times,
     wide_code,
 )
 from edgellama.kernels_cpu.device import device
@@ -21,8 +22,8 @@ from edgellama.kernels_cpu.simd_bytes import (
     low_nibbles,
 )
 from edgellama.kernels_cpu.simd_half import load_half_scales, read_half
-from edgellama.kernels_cpu.simd_scales import BYTE_UNIT
 from edgellama.kernels_cpu.simd_weights import define_look_up, weight_bias
+from edgellama.kernels_cpu.simd_words import piece_of, repeat_piece
 
 TABLE = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """ggml's ``kvalues_iq4nl``."""
@@ -64,7 +65,7 @@ def iq4_xs_high(row, block, like):
 
 
 @device
-def iq4_xs_scale_words(base):
+def iq4_xs_scales(base, like):
     """Four times each scale: shifted up, six bits of which 32 is taken are a signed byte."""
     low, high = read_u32(base + 4), read_u16(base + 2)
     low = (low | low << 16) & 0x0000FFFF0000FFFF
@@ -74,15 +75,12 @@ def iq4_xs_scale_words(base):
     high = (high | high << 12) & 0x000F000F000F000F
     high = (high | high << 6) & 0x0303030303030303
     words = (low << 2 | high << 6) ^ (0x8080808080808080 - (1 << 64))
-    return words, words >> 32
-
-
-iq4_xs_scale_factor = times(read_half, BYTE_UNIT / 4)
+    return repeat_piece(piece_of(words), like)
 
 
 @device
-def iq4_xs_minimum_factor(base):
-    return iq4_xs_scale_factor(base) * -weight_bias()
+def iq4_xs_minimum_unit():
+    return weight_bias() * np.float32(-1 / 4)
 
 
 I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
@@ -93,10 +91,12 @@ I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
             (iq4_xs_low, iq4_xs_high),
             SuperBlock(
                 136,
-                iq4_xs_scale_words,
-                iq4_xs_scale_factor,
-                iq4_xs_scale_words,
-                iq4_xs_minimum_factor,
+                iq4_xs_scales,
+                read_half,
+                iq4_xs_scales,
+                read_half,
+                1 / 4,
+                iq4_xs_minimum_unit,
             ),
             is_wide=True,
         ),

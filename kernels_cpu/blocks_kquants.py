@@ -12,35 +12,39 @@ from edgellama.kernels_cpu.block_code import (
     BlockCode,
     Reader,
     SuperBlock,
+    constant,
     super_block_code,
-    times,
 )
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.simd import read_i64, read_u32
+from edgellama.kernels_cpu.simd import f32_zeros_4
 from edgellama.kernels_cpu.simd_bytes import (
+    flip_sign_bits,
+    high_nibbles,
     keep_bits,
     load_chosen_pieces,
+    load_pieces,
     low_nibbles,
     merge,
     rotate_pieces,
+    shift_all,
     shift_pieces,
 )
 from edgellama.kernels_cpu.simd_half import read_half
-from edgellama.kernels_cpu.simd_scales import BYTE_UNIT
+from edgellama.kernels_cpu.simd_words import (
+    keep_word_bits,
+    pick_words,
+    repeat_piece,
+    rotate_words,
+)
 
-NIBBLES = 0x0F0F0F0F0F0F0F0F
-BIT_PAIRS = 0x0303030303030303
-SIGN_BITS = 0x8080808080808080 - (1 << 64)
-"""Each a mask for eight bytes."""
 
-
-def half_at(offset: int, factor: float) -> Reader:
-    """The half at ``base + offset`` times ``factor``, as f32."""
+def half_at(offset: int) -> Reader:
+    """The half at ``base + offset`` as f32."""
 
     def number(base):
         return read_half(base + offset)
 
-    return times(device(number), factor)
+    return device(number)
 
 
 # Q2_K: 16 bytes with scale (low) and minimum of each 16 weights; 64 bytes of quants, where 32
@@ -61,13 +65,19 @@ def q2_k_quants(half):
 
 
 @device
-def q2_k_scale_words(base):
-    return read_i64(base) & NIBBLES, read_i64(base + 8) & NIBBLES
+def q2_k_scales(base, like):
+    return low_nibbles(load_chosen_pieces(base, 0, 0, 0, 0, like))
 
 
 @device
-def q2_k_minimum_words(base):
-    return (read_i64(base) >> 4) & NIBBLES, (read_i64(base + 8) >> 4) & NIBBLES
+def q2_k_minimums(base, like):
+    return high_nibbles(load_chosen_pieces(base, 0, 0, 0, 0, like))
+
+
+@device
+def q2_k_pieces(base, half, like):
+    pieces = load_chosen_pieces(base + 16 + 16 * (half & 3), 0, 1, 2, 3, like)
+    return keep_bits(shift_all(pieces, 2 * (half >> 2)), 3)
 
 
 # Q3_K: 32 bytes of third bits, the lowest for sub-block 0; 64 bytes of quants as in Q2_K;
@@ -92,13 +102,22 @@ def q3_k_quants(half):
 
 
 @device
-def q3_k_scale_words(base):
+def q3_k_pieces(base, half, like):
+    field = half >> 2
+    low = load_chosen_pieces(base + 32 + 16 * (half & 3), 0, 1, 2, 3, like)
+    low = keep_bits(shift_all(low, 2 * field), 3)
+    high = load_chosen_pieces(base + 16 * (half & 1), 0, 1, 0, 1, like)
+    up = 2 - field - 4 * ((half >> 1) & 1)
+    return merge(low, keep_bits(rotate_pieces(high, up, up, up - 4, up - 4), 4))
+
+
+@device
+def q3_k_scales(base, like):
     """Four times each scale: shifted up, six bits of which 32 is taken are a signed byte."""
-    low, high = read_i64(base + 96), read_u32(base + 104)
-    high |= high << 30
-    first = (low & NIBBLES) << 2 | (high & BIT_PAIRS) << 6
-    last = ((low >> 4) & NIBBLES) << 2 | ((high >> 4) & BIT_PAIRS) << 6
-    return first ^ SIGN_BITS, last ^ SIGN_BITS
+    packed = load_pieces(base + 92, 0, f32_zeros_4())
+    low = keep_bits(rotate_words(pick_words(packed, 1, 2, 1, 2), 2, 2, -2, -2), 0x3C)
+    high = keep_bits(rotate_words(pick_words(packed, 3, 3, 3, 3), 6, 4, 2, 0), 0xC0)
+    return repeat_piece(flip_sign_bits(merge(low, high)), like)
 
 
 # Q4_K: half d, half dmin; 12 bytes of 6-bit scales and minimums; 128 bytes of nibbles, where
@@ -119,15 +138,25 @@ def q4_k_quants(half):
 
 
 @device
-def q4_k_scale_words(base):
-    first, both = read_u32(base + 4), read_u32(base + 12)
-    return first & 0x3F3F3F3F, both & 0x0F0F0F0F | (first >> 2) & 0x30303030
+def nibble_pieces(pairs, half, like):
+    """Nibbles, the low ones of 64 bytes first, then the high ones."""
+    pieces = load_chosen_pieces(pairs + 64 * (half >> 3) + 16 * (half & 3), 0, 1, 2, 3, like)
+    return low_nibbles(shift_all(pieces, half & 4))
 
 
 @device
-def q4_k_minimum_words(base):
-    first, both = read_u32(base + 8), read_u32(base + 12)
-    return first & 0x3F3F3F3F, (both >> 4) & 0x0F0F0F0F | (first >> 2) & 0x30303030
+def q4_k_pieces(base, half, like):
+    return nibble_pieces(base + 16, half, like)
+
+
+@device
+def q4_k_scales(base, like):
+    """Eight scales, eight minimums."""
+    packed = load_pieces(base, 0, f32_zeros_4())
+    low = rotate_words(pick_words(packed, 1, 3, 2, 3), 0, 0, 0, -4)
+    low = keep_word_bits(low, 0x3F3F3F3F, 0x0F0F0F0F, 0x3F3F3F3F, 0x0F0F0F0F)
+    high = rotate_words(pick_words(packed, 1, 1, 2, 2), 0, -2, 0, -2)
+    return repeat_piece(merge(low, keep_word_bits(high, 0, 0x30303030, 0, 0x30303030)), like)
 
 
 # Q5_K: as Q4_K, with 32 bytes of fifth bits before the nibbles, the lowest for sub-block 0
@@ -146,6 +175,14 @@ def q5_k_quants(half):
         return merge(low, keep_bits(rotate_pieces(high, up, up - 1, up - 2, up - 3), 0x10))
 
     return device(quants)
+
+
+@device
+def q5_k_pieces(base, half, like):
+    high = load_chosen_pieces(base + 16 + 16 * (half & 1), 0, 1, 0, 1, like)
+    up = 4 - 4 * (half >> 3) - ((half >> 2) & 1) - (half & 2)
+    high = keep_bits(rotate_pieces(high, up, up, up - 2, up - 2), 0x10)
+    return merge(nibble_pieces(base + 48, half, like), high)
 
 
 # Q6_K: 128 bytes of low nibbles, 64 of high bit pairs, 16 signed scales, half d;
@@ -171,49 +208,63 @@ def q6_k_quants(half):
 
 
 @device
-def q6_k_scale_words(base):
-    return read_i64(base + 192), read_i64(base + 200)
+def q6_k_pieces(base, half, like):
+    high = load_chosen_pieces(base + 128 + 32 * (half >> 3) + 16 * (half & 1), 0, 1, 0, 1, like)
+    up = 4 - (half & 6)
+    high = keep_bits(rotate_pieces(high, up, up, up - 2, up - 2), 0x30)
+    return merge(nibble_pieces(base, half, like), high)
 
 
-def _offset_super_block(num_bytes, words, factor_at, unit, offset):
+@device
+def q6_k_scales(base, like):
+    return load_chosen_pieces(base + 192, 0, 0, 0, 0, like)
+
+
+def _offset_super_block(num_bytes, scales, factor_at, unit, offset, order, pieces):
     """Scales alone: the minimum is a constant times the scale."""
+    factor = half_at(factor_at)
     return SuperBlock(
-        num_bytes, words, half_at(factor_at, unit), words, half_at(factor_at, -offset * unit)
-    )
+        num_bytes, scales, factor, scales, factor, unit, constant(-offset * unit),
+        order=order, pieces=pieces,
+    )  # fmt: skip
 
 
-def _minimum_super_block(num_bytes, scale_words, minimum_words, factors_at):
+def _minimum_super_block(num_bytes, scales, minimums, factors_at, first_minimum, order, pieces):
     """Scales and minimums, their factors in two halves that follow each other."""
-    scale, minimum = half_at(factors_at, BYTE_UNIT), half_at(factors_at + 2, -BYTE_UNIT)
-    return SuperBlock(num_bytes, scale_words, scale, minimum_words, minimum)
+    return SuperBlock(
+        num_bytes, scales, half_at(factors_at), minimums, half_at(factors_at + 2), 1.0,
+        constant(-1.0), first_minimum, order, pieces,
+    )  # fmt: skip
 
 
+QUARTERS, PAIRS, IN_ORDER = 0, 1, 2
+"""Of ``BLOCK_ORDERS``."""
 K_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {
         "Q2_K": super_block_code(
             16,
             (q2_k_quants(0), q2_k_quants(1)),
-            _minimum_super_block(84, q2_k_scale_words, q2_k_minimum_words, 80),
+            _minimum_super_block(84, q2_k_scales, q2_k_minimums, 80, 0, QUARTERS, q2_k_pieces),
         ),
         "Q3_K": super_block_code(
             16,
             (q3_k_quants(0), q3_k_quants(1)),
-            _offset_super_block(110, q3_k_scale_words, 108, BYTE_UNIT / 4, 4),
+            _offset_super_block(110, q3_k_scales, 108, 1 / 4, 4, QUARTERS, q3_k_pieces),
         ),
         "Q4_K": super_block_code(
             32,
             (q4_k_quants(0), q4_k_quants(1)),
-            _minimum_super_block(144, q4_k_scale_words, q4_k_minimum_words, 0),
+            _minimum_super_block(144, q4_k_scales, q4_k_scales, 0, 8, PAIRS, q4_k_pieces),
         ),
         "Q5_K": super_block_code(
             32,
             (q5_k_quants(0), q5_k_quants(1)),
-            _minimum_super_block(176, q4_k_scale_words, q4_k_minimum_words, 0),
+            _minimum_super_block(176, q4_k_scales, q4_k_scales, 0, 8, PAIRS, q5_k_pieces),
         ),
         "Q6_K": super_block_code(
             16,
             (q6_k_quants(0), q6_k_quants(1)),
-            _offset_super_block(210, q6_k_scale_words, 208, BYTE_UNIT, 32),
+            _offset_super_block(210, q6_k_scales, 208, 1, 32, IN_ORDER, q6_k_pieces),
         ),
     }
 )

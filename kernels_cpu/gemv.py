@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgellama.kernels_cpu.block_code import SUPER_BLOCK, word_of_blocks
 from edgellama.kernels_cpu.blocks import BLOCK_CODES
 from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.gemv_super_blocks import super_block_row_dot
 from edgellama.kernels_cpu.simd import (
     f32_zeros,
     f32_zeros_4,
@@ -27,14 +27,6 @@ from edgellama.kernels_cpu.simd import (
 from edgellama.kernels_cpu.simd_bytes import i32_zeros_like, to_f32
 from edgellama.kernels_cpu.simd_half import load_bf16, load_f16
 from edgellama.kernels_cpu.simd_math import add, fma, fold, mul, sum_lanes
-from edgellama.kernels_cpu.simd_scales import (
-    BYTE_UNIT,
-    PAIR_UNIT,
-    dot_pairs,
-    spread_pairs,
-    widen_bytes,
-    widen_pairs,
-)
 from edgellama.kernels_cpu.simd_weights import DOT4_OF
 from edgellama.kernels_cpu.tasks import claim, finish
 
@@ -90,87 +82,6 @@ def _offset_step(code):
     return device(step)
 
 
-def _super_block_step(code):
-    """Sums += super-block number ``index`` of the row, whose scales are unpacked at once."""
-    parts, groups = code.super_block, 32 // code.group_size
-    add_blocks = _add_blocks_of_16(code) if groups == 2 else _add_blocks_of_32(code)
-    num_bytes = parts.num_bytes
-    scale_words, scale_factor = parts.scale_words, parts.scale_factor
-    minimum_words, minimum_factor = parts.minimum_words, parts.minimum_factor
-
-    def step(row, index, x, products, minimums):
-        base = row + index * num_bytes
-        scales, minima = scale_words(base), minimum_words(base)
-        scaled, offsets = f32_zeros(), f32_zeros()
-        for i in range(0, SUPER_BLOCK, lane_count() // 4):
-            block = index * SUPER_BLOCK + i
-            scaled, offsets = add_blocks(
-                row,
-                block,
-                x + block * 64,
-                word_of_blocks(scales, i, groups),
-                word_of_blocks(minima, i, groups),
-                scaled,
-                offsets,
-            )
-        products = fma(scaled, splat_f32(scale_factor(base), products), products)
-        return products, fma(offsets, splat_f32(minimum_factor(base), products), minimums)
-
-    return device(step)
-
-
-def _add_blocks_of_32(code):
-    """Sums += blocks times integer scales and minimums of 32 weights."""
-    (low, high), dot4 = code.quants, DOT4_OF[code.is_wide]
-
-    def add_blocks(row, block, record, scales, minima, scaled, offsets):
-        size = 4 * width_of(scaled)
-        dots = dot4(i32_zeros_like(scaled), low(row, block, scaled), load_bytes(record, scaled))
-        dots = dot4(dots, high(row, block, scaled), load_bytes(record + size, scaled))
-        product = mul(to_f32(dots), load_f32(record + 2 * size, scaled))
-        x_sum = load_f32(record + 3 * size, scaled)
-        return (
-            fma(product, widen_bytes(scales, 1, scaled), scaled),
-            fma(x_sum, widen_bytes(minima, 1, scaled), offsets),
-        )
-
-    return device(add_blocks)
-
-
-def _add_blocks_of_16(code):
-    """Sums += blocks times integer scales and minimums of 16 weights."""
-    (low, high), dot4 = code.quants, DOT4_OF[code.is_wide]
-
-    def add_blocks(row, block, record, scales, minima, scaled, offsets):
-        zeros, size = i32_zeros_like(scaled), 4 * width_of(scaled)
-        first = dot4(zeros, low(row, block, scaled), load_bytes(record, scaled))
-        second = dot4(zeros, high(row, block, scaled), load_bytes(record + size, scaled))
-        dots = dot_pairs(first, second, spread_pairs(scales, scaled))
-        x_scale = load_f32(record + 2 * size, scaled)
-        x_sum = load_f32(record + 3 * size, scaled)
-        return (
-            fma(to_f32(dots), x_scale, scaled),
-            fma(x_sum, widen_pairs(minima, scaled), offsets),
-        )
-
-    return device(add_blocks)
-
-
-def _super_block_row_dot(code):
-    """The dot product of one row of super-blocks with one token's records."""
-    step = _super_block_step(code)
-    unit = np.float32(PAIR_UNIT / BYTE_UNIT if code.group_size == 16 else 1)
-
-    def row_dot(row, x, num_blocks):
-        products, minimums = f32_zeros(), f32_zeros()
-        for index in range(num_blocks // SUPER_BLOCK):
-            products, minimums = step(row, index, x, products, minimums)
-        products = mul(products, splat_f32(unit, products))
-        return sum_lanes(fold(add(products, minimums), f32_zeros_4()))
-
-    return device(row_dot)
-
-
 def _block_row_dot(code):
     """The dot product of one row of blocks of 32 with one token's records."""
     step = _offset_step(code) if code.offset else _minimum_step(code)
@@ -197,7 +108,7 @@ def _block_row_dot(code):
 def quantized_row_dot(name):
     """The dot product of one row of blocks with one token's records."""
     code = BLOCK_CODES[name]
-    return _super_block_row_dot(code) if code.super_block else _block_row_dot(code)
+    return super_block_row_dot(code) if code.super_block else _block_row_dot(code)
 
 
 def float_row_dot(name):

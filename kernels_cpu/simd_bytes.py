@@ -103,6 +103,12 @@ def high_nibbles(typingctx, v):
 
 
 @intrinsic
+def flip_sign_bits(typingctx, v):
+    """Unsigned bytes, less 128, as signed ones."""
+    return v(v), lambda ctx, b, sig, args: b.xor(args[0], constant("i8", [-128] * v.lanes))
+
+
+@intrinsic
 def merge(typingctx, x, y):
     """Bits of both."""
     return x(x, y), lambda ctx, b, sig, args: b.or_(*args)
@@ -126,6 +132,18 @@ def shift_pieces(typingctx, v, first, second, third, fourth):
         return b.bitcast(b.lshr(words, _piece_amounts(b, args[1:], v.lanes)), args[0].type)
 
     return v(v, *[types.int64] * 4), codegen
+
+
+@intrinsic
+def shift_all(typingctx, v, amount):
+    """As ``shift_pieces``, by the same number of bits for all."""
+
+    def codegen(ctx, b, sig, args):
+        words = b.bitcast(args[0], llvm_vector("i32", v.lanes // 4))
+        amounts = splat(b, b.trunc(args[1], I32), v.lanes // 4)
+        return b.bitcast(b.lshr(words, amounts), args[0].type)
+
+    return v(v, types.int64), codegen
 
 
 @intrinsic

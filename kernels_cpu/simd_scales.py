@@ -1,83 +1,118 @@
-"""Small integers of super-blocks: a word of bytes spread to the lanes of the blocks they scale."""
+"""Small integers of super-blocks: bytes spread to the lanes of the weights that they scale.
+
+The bytes come as a vector that repeats the same 16 in every piece of 16, so that one shuffle
+within the pieces takes each to its lanes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numba import types
 from numba.extending import intrinsic
 
+from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kernels_cpu.signatures import HALVES
 from edgellama.kernels_cpu.simd import (
+    I8,
+    I32,
     Vector,
     call_llvm,
     constant,
     llvm_vector,
     shuffle,
+    splat,
     tier_of,
 )
+from edgellama.kernels_cpu.simd_weights import shuffle_in_pieces
 
 BYTE_UNIT = 2.0**-24
 """What a byte counts that stands at the top of a 32-bit lane; that makes it signed for nothing."""
 PAIR_UNIT = 2.0**-8
 """What a byte counts that stands at the top of a 16-bit lane."""
+ZERO = -128
+"""In place of a byte's number: a zero."""
 
 
-def _bytes_on_top(builder: Any, word: Any, numbers: Iterable[int | None], width: int) -> Any:
-    """Bytes of a 64-bit word, each at the top of ``width`` zero bytes; None is zero as well."""
-    taken = builder.bitcast(word, llvm_vector("i8", 8))
-    order = []
-    for number in numbers:
-        order += [8] * (width - 1) + [8 if number is None else number]
-    return shuffle(builder, taken, constant("i8", [0] * 8), order)
+def _take_bytes(builder: Any, pieces: Any, places: Any, numbers: Sequence[int], tier: Tier) -> Any:
+    """The bytes at ``places``; where there is no shuffle, one by one unless the number is ZERO."""
+    if tier.has_byte_shuffle:
+        return shuffle_in_pieces(builder, pieces, places, tier)
+    result = constant("i8", [0] * len(numbers))
+    for lane, number in enumerate(numbers):
+        if number != ZERO:
+            place = builder.extract_element(places, I32(lane))
+            byte = builder.extract_element(pieces, builder.zext(place, I32))
+            result = builder.insert_element(result, byte, I32(lane))
+    return result
 
 
-def _as_f32(builder: Any, spread: Any, lanes: int) -> Any:
-    return builder.sitofp(
-        builder.bitcast(spread, llvm_vector("i32", lanes)), llvm_vector("f32", lanes)
-    )
+def _define_widen(lanes_each: int) -> Callable[..., Any]:
+    """An intrinsic: signed bytes / BYTE_UNIT as f32, ``lanes_each`` lanes for each."""
+
+    @intrinsic(prefer_literal=True)
+    def widen(typingctx, pieces, position, step, like):
+        stride, tier = getattr(step, "literal_value", None), tier_of(typingctx)
+        if stride is None:
+            return None
+
+        def codegen(ctx, b, sig, args):
+            numbers = []
+            for lane in range(like.lanes):
+                numbers += [ZERO, ZERO, ZERO, lane // lanes_each * stride]
+            # A place stays negative, which makes a zero, whatever is added to ZERO.
+            start = splat(b, b.trunc(args[1], I8), len(numbers))
+            places = b.add(constant("i8", numbers), start)
+            taken = _take_bytes(b, args[0], places, numbers, tier)
+            integers = b.bitcast(taken, llvm_vector("i32", like.lanes))
+            return b.sitofp(integers, llvm_vector("f32", like.lanes))
+
+        return Vector("f32", like.lanes)(pieces, types.int64, step, like), codegen
+
+    return widen
 
 
-@intrinsic(prefer_literal=True)
-def widen_bytes(typingctx, word, step, like):
-    """Signed bytes 0, ``step``, 2 ``step``, … of ``word`` / BYTE_UNIT as f32, four lanes each."""
-    stride = getattr(step, "literal_value", None)
-    if stride is None:
-        return None
-
-    def codegen(ctx, b, sig, args):
-        numbers = [i * stride for i in range(like.lanes // 4) for _ in range(4)]
-        return _as_f32(b, _bytes_on_top(b, args[0], numbers, 4), like.lanes)
-
-    return Vector("f32", like.lanes)(types.int64, step, like), codegen
+WIDEN = {lanes: _define_widen(lanes) for lanes in (1, 2, 4)}
+"""By lanes for each: bytes ``position``, ``position + step``, … / BYTE_UNIT as f32."""
 
 
-@intrinsic
-def widen_pairs(typingctx, word, like):
-    """Signed bytes of ``word`` / BYTE_UNIT as f32, in order, two lanes each."""
+def define_spread_pairs(order: Sequence[int], halves_each: int) -> Callable[..., Any]:
+    """An intrinsic that gives the scales which ``dot_pairs`` takes, as bytes / PAIR_UNIT.
 
-    def codegen(ctx, b, sig, args):
-        numbers = [i for i in range(like.lanes // 2) for _ in range(2)]
-        return _as_f32(b, _bytes_on_top(b, args[0], numbers, 4), like.lanes)
+    A byte counts for ``halves_each`` half blocks; ``order`` is that of the blocks. From half
+    ``first`` of that order on, there are as many of them as fit into two vectors like ``like``.
+    """
 
-    return Vector("f32", like.lanes)(types.int64, like), codegen
+    @intrinsic
+    def spread_pairs(typingctx, pieces, first, like):
+        tier, width = tier_of(typingctx), like.lanes // 4
+        count = 2 * like.lanes
 
+        def numbers_from(start: int) -> list[int]:
+            numbers = []
+            for lane in range(count):
+                place = start + lane // 8 + lane % 8 // 4 * width
+                half = 2 * order[place // 2] + place % 2
+                numbers += [ZERO, half // halves_each]
+            return numbers
 
-@intrinsic
-def spread_pairs(typingctx, word, like):
-    """Signed bytes of ``word`` / PAIR_UNIT as i16, in order, four lanes each."""
+        def codegen(ctx, b, sig, args):
+            places = constant("i8", numbers_from(0))
+            for start in range(2 * width, HALVES, 2 * width):
+                is_here = b.icmp_unsigned("==", args[1], args[1].type(start))
+                places = b.select(is_here, constant("i8", numbers_from(start)), places)
+            taken = _take_bytes(b, args[0], places, numbers_from(0), tier)
+            return b.bitcast(taken, llvm_vector("i16", count))
 
-    def codegen(ctx, b, sig, args):
-        numbers = [i for i in range(like.lanes // 2) for _ in range(4)]
-        spread = _bytes_on_top(b, args[0], numbers, 2)
-        return b.bitcast(spread, llvm_vector("i16", 2 * like.lanes))
+        return Vector("i16", count)(pieces, types.int64, like), codegen
 
-    return Vector("i16", 2 * like.lanes)(types.int64, like), codegen
+    return spread_pairs
 
 
 @intrinsic
 def pairs_of_ones(typingctx, like):
-    """i16 ones, as many as ``spread_pairs`` gives."""
+    """i16 ones, as many as ``dot_pairs`` takes of scales."""
     count = 2 * like.lanes
     return Vector("i16", count)(like), lambda ctx, b, sig, args: constant("i16", [1] * count)
 
@@ -91,10 +126,10 @@ PAIR_INSTRUCTIONS = {
 
 @intrinsic
 def dot_pairs(typingctx, low, high, scales):
-    """Of each block, four lanes of ``low`` and of ``high``, scaled and added in pairs.
+    """Of every four lanes of ``low`` and of ``high``, neighbours scaled and added.
 
-    Two lanes from ``low`` come first, then two from ``high``. Integers beyond 16 bits are not
-    allowed in either.
+    Of each such eight, two sums from ``low`` come first, then two from ``high``. Integers beyond
+    16 bits are not allowed in either; ``scales`` has four times the same for each four.
     """
     tier, lanes = tier_of(typingctx), low.lanes
 
@@ -103,8 +138,12 @@ def dot_pairs(typingctx, low, high, scales):
             pack, multiply = (f"llvm.x86.{name}" for name in PAIR_INSTRUCTIONS[lanes])
             packed = call_llvm(b, pack, llvm_vector("i16", 2 * lanes), list(args[:2]))
             return call_llvm(b, multiply, llvm_vector("i32", lanes), [packed, args[2]])
-        order = [source + 4 * i + j for i in range(lanes // 4) for source in (0, lanes)
-                 for j in (0, 2)]  # fmt: skip
+        order = [
+            source + 4 * block + lane
+            for block in range(lanes // 4)
+            for source in (0, lanes)
+            for lane in (0, 2)
+        ]
         even = shuffle(b, args[0], args[1], order)
         odd = shuffle(b, args[0], args[1], [n + 1 for n in order])
         factors = shuffle(b, args[2], args[2], range(0, 2 * lanes, 2))

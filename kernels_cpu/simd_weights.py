@@ -187,24 +187,23 @@ def define_look_up(table: Sequence[int]) -> Callable[..., Any]:
         def codegen(ctx, b, sig, args):
             if not tier.has_byte_shuffle:
                 return _select_bytes(b, args[0], weights)
-            if tier.is_arm:
-                return _shuffle_on_arm(b, args[0], weights)
             pieces = constant("i8", weights * (v.lanes // 16))
-            return call_llvm(b, SHUFFLE_INSTRUCTIONS[v.lanes], args[0].type, [pieces, args[0]])
+            return shuffle_in_pieces(b, pieces, args[0], tier)
 
         return v(v), codegen
 
     return look_up
 
 
-def _shuffle_on_arm(builder: Any, indices: Any, table: Sequence[int]) -> Any:
-    name, values = "llvm.aarch64.neon.tbl1.v16i8", constant("i8", table)
+def shuffle_in_pieces(builder: Any, pieces: Any, places: Any, tier: Tier) -> Any:
+    """The byte at each place of the same 16-byte piece; zero where the place is negative."""
+    if not tier.is_arm:
+        name = SHUFFLE_INSTRUCTIONS[pieces.type.count]
+        return call_llvm(builder, name, pieces.type, [pieces, places])
+    name = "llvm.aarch64.neon.tbl1.v16i8"
+    parts = zip(*(_in_16_bytes(builder, v) for v in (pieces, places)), strict=True)
     return concatenate(
-        builder,
-        [
-            call_llvm(builder, name, part.type, [values, part])
-            for part in _in_16_bytes(builder, indices)
-        ],
+        builder, [call_llvm(builder, name, part[0].type, list(part)) for part in parts]
     )
 
 

@@ -19,7 +19,7 @@ from edgellama.config import ModelConfig, RopeConfig
 from edgellama.kernels_cpu import team_layout as layout
 from edgellama.kernels_cpu.code_cache import CompiledKernels
 from edgellama.kernels_cpu.cpu import Tier, available_tiers
-from edgellama.kernels_cpu.signatures import GEMM_TOKENS, PANEL_VECTORS, SIGNATURES
+from edgellama.kernels_cpu.signatures import GEMM_TOKENS, PANEL_VECTORS, SIGNATURES, decode_bytes
 from edgellama.kernels_cpu.thread_team import ENTRY
 from edgellama.kv_cache import KVCache
 from edgellama.rope import RopeTable
@@ -128,7 +128,7 @@ class KernelRunner:
     def decode_records(self, x: Array) -> Array:
         """Tokens (n, width) as the records that ``gemv`` reads."""
         num_tokens, width = x.shape
-        records = self.output((num_tokens, 2 * width), np.uint8)
+        records = self.output((num_tokens, decode_bytes(width)), np.uint8)
         self("quantize_decode", 2, x=x, x_stride=4 * width, width=width, num_tokens=num_tokens,
              q=records, q_scale=0, q_sum=0, q_half_sum=0)  # fmt: skip
         return records
@@ -221,7 +221,7 @@ class KernelRunner:
         none = dict.fromkeys(("q", "q_scale", "q_sum", "q_half_sum"), 0)
         if form == "float":
             return none
-        return {**none, "q": self.output((num_tokens, 2 * width), np.uint8)}
+        return {**none, "q": self.output((num_tokens, decode_bytes(width)), np.uint8)}
 
     def add_bias(self, x: Array, bias: Array) -> Array:
         """x + bias."""

@@ -1,0 +1,110 @@
+"""The dot product of one row of super-blocks with one token: integers as long as they are exact.
+
+The scales of 256 weights are unpacked once, and the products are added up under the factor that
+they share. Where the quants lie as they are multiplied, in an order of blocks that the
+activations follow, none of them is moved between lanes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgellama.kernels_cpu.activations import RECORD_BYTES, super_blocks_at
+from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.signatures import BLOCK_ORDERS, HALVES, SUPER_BLOCK
+from edgellama.kernels_cpu.simd import (
+    f32_zeros,
+    f32_zeros_4,
+    lane_count,
+    load_bytes,
+    load_f32,
+    splat_f32,
+    width_of,
+)
+from edgellama.kernels_cpu.simd_bytes import i32_zeros_like, to_f32
+from edgellama.kernels_cpu.simd_math import fma, fold, mul, sum_lanes
+from edgellama.kernels_cpu.simd_scales import (
+    BYTE_UNIT,
+    PAIR_UNIT,
+    WIDEN,
+    define_spread_pairs,
+    dot_pairs,
+)
+from edgellama.kernels_cpu.simd_weights import DOT4_OF, dot4
+
+
+def super_block_row_dot(code):
+    """The dot product of one row with one token's records."""
+    parts = code.super_block
+    step = _step_in_records(code) if parts.order is None else _step_in_order(code)
+    scale_unit = np.float32(parts.scale_unit * (BYTE_UNIT if parts.order is None else PAIR_UNIT))
+    minimum_unit = np.float32(BYTE_UNIT)
+    num_bytes, minimum_unit_of = parts.num_bytes, parts.minimum_unit
+    scale_factor, minimum_factor = parts.scale_factor, parts.minimum_factor
+
+    def row_dot(row, x, num_blocks):
+        products, minimums = f32_zeros(), f32_zeros()
+        for index in range(num_blocks // SUPER_BLOCK):
+            base = row + index * num_bytes
+            scaled, offsets = step(row, base, index, x, num_blocks)
+            products = fma(scaled, splat_f32(scale_factor(base), products), products)
+            minimums = fma(offsets, splat_f32(minimum_factor(base), products), minimums)
+        products = mul(products, splat_f32(scale_unit, products))
+        unit = splat_f32(minimum_unit_of() * minimum_unit, products)
+        return sum_lanes(fold(fma(minimums, unit, products), f32_zeros_4()))
+
+    return device(row_dot)
+
+
+def _step_in_order(code):
+    """Products and minimums of a super-block whose quants follow one of ``BLOCK_ORDERS``."""
+    parts, halves_each = code.super_block, code.group_size // 16
+    pieces_of, scales_of, minimums_of = parts.pieces, parts.scales, parts.minimums
+    order, first_minimum = parts.order, parts.first_minimum
+    spread_pairs = define_spread_pairs(BLOCK_ORDERS[order], halves_each)
+    widen = WIDEN[halves_each]
+
+    def step(row, base, index, x, num_blocks):
+        lanes = lane_count()
+        quants, factors, sums = super_blocks_at(x, index, num_blocks, order)
+        scales, minima = scales_of(base, f32_zeros()), minimums_of(base, f32_zeros())
+        scaled, offsets = f32_zeros(), f32_zeros()
+        zeros, pieces = i32_zeros_like(scaled), lanes // 4
+        for half in range(0, HALVES, 2 * pieces):
+            last = half + pieces
+            low = dot4(zeros, pieces_of(base, half, scaled), load_bytes(quants + 16 * half, scaled))
+            high = dot4(
+                zeros, pieces_of(base, last, scaled), load_bytes(quants + 16 * last, scaled)
+            )
+            dots = dot_pairs(low, high, spread_pairs(scales, half, scaled))
+            scaled = fma(to_f32(dots), load_f32(factors + 8 * half, scaled), scaled)
+        for half in range(0, HALVES, lanes):
+            minimum = widen(minima, first_minimum + half // halves_each, 1, scaled)
+            offsets = fma(minimum, load_f32(sums + 4 * half, scaled), offsets)
+        return scaled, offsets
+
+    return device(step)
+
+
+def _step_in_records(code):
+    """Products and minimums of a super-block with scales for 32 weights, read block by block."""
+    parts, (low, high), dot4 = code.super_block, code.quants, DOT4_OF[code.is_wide]
+    scales_of, minimums_of, first_minimum = parts.scales, parts.minimums, parts.first_minimum
+    widen = WIDEN[4]
+
+    def step(row, base, index, x, num_blocks):
+        scales, minima = scales_of(base, f32_zeros()), minimums_of(base, f32_zeros())
+        scaled, offsets = f32_zeros(), f32_zeros()
+        size = 4 * width_of(scaled)
+        for i in range(0, SUPER_BLOCK, lane_count() // 4):
+            block = index * SUPER_BLOCK + i
+            record = x + block * RECORD_BYTES
+            dots = dot4(i32_zeros_like(scaled), low(row, block, scaled), load_bytes(record, scaled))
+            dots = dot4(dots, high(row, block, scaled), load_bytes(record + size, scaled))
+            product = mul(to_f32(dots), load_f32(record + 2 * size, scaled))
+            scaled = fma(product, widen(scales, i, 1, scaled), scaled)
+            x_sum = load_f32(record + 3 * size, scaled)
+            offsets = fma(widen(minima, first_minimum + i, 1, scaled), x_sum, offsets)
+        return scaled, offsets
+
+    return device(step)
