@@ -88,6 +88,11 @@ def rope_fields(config: Fields) -> Fields:
             f"{fields.source}: {fields.prefix[:-1]} differs between kinds of layers; "
             "supported: the same for all layers"
         )
+    if fields.positive("partial_rotary_factor", 1.0) != 1.0:
+        raise UnsupportedModelError(
+            f"{fields.source}: rotary positions on a part of each head cannot be converted; "
+            "supported: on whole heads"
+        )
     return fields
 
 

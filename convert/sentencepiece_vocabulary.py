@@ -72,4 +72,6 @@ def add_tokens(table: TokenTable, settings: TokenizerSettings) -> None:
             known = table[added.id]
             if known.text == added.text and known.type in (*_KEPT, kind):
                 continue
+            if known.type == TokenType.UNKNOWN:
+                kind = TokenType.UNKNOWN
         table.put(added.id, Token(text, kind, ADDED_SCORE))

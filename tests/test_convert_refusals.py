@@ -76,6 +76,7 @@ SCALINGS: dict[str, dict[str, Any]] = {
     "rope scaling 'longrope'": {"rope_type": "longrope", "factor": 4.0},
     "rope scaling 'su'": {"type": "su"},
     "YaRN with extrapolation_factor 0.5": {"type": "yarn", "extrapolation_factor": 0.5},
+    "on a part of each head": {"rope_type": "default", "partial_rotary_factor": 0.5},
     "YaRN without truncate": {"rope_type": "yarn", "factor": 2.0, "truncate": False},
     "differs between kinds of layers": {"full_attention": {"rope_type": "default"}},
 }
