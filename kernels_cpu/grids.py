@@ -10,7 +10,7 @@ import numpy as np
 
 from edgellama.kernels_cpu import simd_operators  # noqa: F401
 from edgellama.kernels_cpu.device import exact_device
-from edgellama.kernels_cpu.scale_search import rounder
+from edgellama.kernels_cpu.scale_search import nearest_whole
 from edgellama.kernels_cpu.simd_exact import define_codebook, truncate
 
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
@@ -19,28 +19,41 @@ IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 8
 
 @dataclass(frozen=True)
 class Grid:
-    """``nearest`` gives the value that numbers become, ``number`` the i32 that stands for it."""
+    """``nearest`` gives the value that numbers become, ``number`` the i32 that stands for it.
+
+    Both are told how many values lie below zero, since that differs between formats.
+    """
 
     nearest: Callable[..., Any]
     number: Callable[..., Any]
 
 
-def offset_grid(half):
-    """Whole numbers from ``-half`` to ``half - 1``, stored from 0 on."""
-    nearest, offset = rounder(-half, half - 1), np.float32(half)
-
-    @exact_device
-    def number(t):
-        return truncate(nearest(t) + offset)
-
-    return Grid(nearest, number)
+@exact_device
+def nearest_symmetric(t, half):
+    """The nearest whole number from ``-half`` to ``half - 1``."""
+    return nearest_whole(t, -half, half - np.float32(1.0))
 
 
-def codebook_grid():
-    """The values of IQ4_NL and IQ4_XS."""
-    return Grid(*define_codebook(IQ4_VALUES))
+@exact_device
+def symmetric_number(t, half):
+    """Its i32 from 0 on."""
+    return truncate(nearest_symmetric(t, half) + half)
 
 
-def places(first, step, count):
-    """Starts of a search: ``count`` numbers, ``step`` apart."""
-    return tuple(first + step * i for i in range(count))
+nearest_value, value_number = define_codebook(IQ4_VALUES)
+
+
+@exact_device
+def nearest_in_codebook(t, half):
+    """The nearest of IQ4's values; ``half`` has no meaning there."""
+    return nearest_value(t)
+
+
+@exact_device
+def number_in_codebook(t, half):
+    """Its place among them."""
+    return value_number(t)
+
+
+WHOLE = Grid(nearest_symmetric, symmetric_number)
+CODEBOOK = Grid(nearest_in_codebook, number_in_codebook)

@@ -5,6 +5,7 @@ Knows each format's weights, search and layout; a block's scale is a half of its
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,7 +15,7 @@ import numpy as np
 from edgellama.kernels_cpu import simd_operators  # noqa: F401
 from edgellama.kernels_cpu.block_layouts import put_block_nibbles, put_word
 from edgellama.kernels_cpu.device import exact_device
-from edgellama.kernels_cpu.grids import Grid, codebook_grid, offset_grid, places
+from edgellama.kernels_cpu.grids import CODEBOOK, WHOLE, Grid
 from edgellama.kernels_cpu.lane_tiles import (
     at_vector,
     load_tile,
@@ -25,11 +26,12 @@ from edgellama.kernels_cpu.lane_tiles import (
 )
 from edgellama.kernels_cpu.scale_search import (
     HUGE,
+    Starts,
     affine_errors,
     affine_search,
     inverse_of,
     nearest_half,
-    rounder,
+    nearest_whole,
     solve_affine,
     symmetric_errors,
     symmetric_search,
@@ -60,20 +62,21 @@ BLOCK_BYTES = 4 * SIZE
 LEVELS = 4
 X, W, QUANTS, WORDS = 5, 5 + SIZE, 5 + 2 * SIZE, 5 + 3 * SIZE
 NUM_ROUNDS = 3
+SHARE = np.float32(0.6)
+"""Of the block's mean square in the weights, without importance."""
 
 
 @dataclass(frozen=True)
 class BlockFormat:
     """A format of blocks with half d, or halves d and m where ``grid`` is None.
 
-    Quants of more than four bits keep the fifth in a word of their own.
+    Quants go from 0 to ``top``; those of more than four bits keep the fifth in a word of its own.
     """
 
     top: int
-    starts: tuple[float, ...]
+    starts: Starts
     grid: Grid | None = None
     uses_row_level: bool = True
-    more_starts: tuple[float, ...] = ()
 
     @property
     def num_words(self) -> int:
@@ -83,13 +86,11 @@ class BlockFormat:
 
 FORMATS: Mapping[str, BlockFormat] = MappingProxyType(
     {
-        "Q4_0": BlockFormat(15, places(-8.9, 0.1, 19), offset_grid(8)),
-        "Q5_0": BlockFormat(31, places(-16.9, 0.1, 19), offset_grid(16)),
-        "Q4_1": BlockFormat(15, places(14.0, 0.1, 21), more_starts=places(14.1, 0.1, 19)),
-        "Q5_1": BlockFormat(31, places(30.0, 0.1, 21), more_starts=places(30.1, 0.1, 19)),
-        "IQ4_NL": BlockFormat(
-            15, places(-134.0, 2.0, 9) + places(105.0, 2.0, 9), codebook_grid(), False
-        ),
+        "Q4_0": BlockFormat(15, Starts(-8.9, 19, 0.0, 0, 0.1), WHOLE),
+        "Q5_0": BlockFormat(31, Starts(-16.9, 19, 0.0, 0, 0.1), WHOLE),
+        "Q4_1": BlockFormat(15, Starts(14.0, 21, 14.1, 19, 0.1)),
+        "Q5_1": BlockFormat(31, Starts(30.0, 21, 30.1, 19, 0.1)),
+        "IQ4_NL": BlockFormat(15, Starts(-134.0, 9, 105.0, 9, 2.0), CODEBOOK, False),
     }
 )
 
@@ -116,15 +117,16 @@ def put_row_levels(levels, x, first, num_blocks, blocks_per_row, row, level):
     return row, level
 
 
+@functools.cache
 def settle_symmetric(nearest):
-    """Turns a scale into the half that loses least, by refitting it to its own quants."""
-    evaluate = symmetric_errors(nearest, SIZE)
+    """For one grid: the half that loses least, by refitting a scale to its own quants."""
+    evaluate = symmetric_errors(nearest)
 
-    def settle(x, w, scale):
+    def settle(x, w, half, scale):
         best, chosen = splat_f32(HUGE, scale), nearest_half(scale)
         for _ in range(NUM_ROUNDS):
             d = nearest_half(scale)
-            lx, l2, error = evaluate(x, w, d)
+            lx, l2, error = evaluate(x, w, SIZE, half, d)
             chosen = where_greater(best, error, d, chosen)
             best = minimum(error, best)
             scale = lx / l2
@@ -133,23 +135,19 @@ def settle_symmetric(nearest):
     return exact_device(settle)
 
 
-def settle_affine(nearest):
+@exact_device
+def settle_affine(x, w, top, scale, low):
     """Turns scale and minimum into halves, by refitting them to their own quants."""
-    evaluate = affine_errors(nearest, SIZE)
-
-    def settle(x, w, scale, low):
-        sum_w, sum_x = weight_sums(x, w, SIZE)
-        best, chosen, chosen_low = splat_f32(HUGE, low), nearest_half(scale), nearest_half(low)
-        for _ in range(NUM_ROUNDS):
-            d, m = nearest_half(scale), nearest_half(low)
-            l1, l2, lx, error = evaluate(x, w, d, f32_zeros() - m)
-            chosen = where_greater(best, error, d, chosen)
-            chosen_low = where_greater(best, error, m, chosen_low)
-            best = minimum(error, best)
-            scale, low, _ = solve_affine(sum_w, sum_x, l1, l2, lx, splat_f32(HUGE, low))
-        return chosen, chosen_low
-
-    return exact_device(settle)
+    sum_w, sum_x = weight_sums(x, w, SIZE)
+    best, chosen, chosen_low = splat_f32(HUGE, low), nearest_half(scale), nearest_half(low)
+    for _ in range(NUM_ROUNDS):
+        d, m = nearest_half(scale), nearest_half(low)
+        l1, l2, lx, error = affine_errors(x, w, SIZE, top, d, m)
+        chosen = where_greater(best, error, d, chosen)
+        chosen_low = where_greater(best, error, m, chosen_low)
+        best = minimum(error, best)
+        scale, low, _ = solve_affine(sum_w, sum_x, l1, l2, lx, splat_f32(HUGE, low))
+    return chosen, chosen_low
 
 
 @exact_device
@@ -163,16 +161,15 @@ def fifth_bits(quants):
 
 def affine_block(fmt):
     """Quants of the block in each lane, and the word of its halves d and m."""
-    nearest = rounder(0, fmt.top)
-    search = affine_search(nearest, fmt.top, fmt.starts, fmt.more_starts, 2, True)
-    settle = settle_affine(nearest)
+    top, starts = np.float32(fmt.top), fmt.starts.arguments
 
     def quantize(x, w, quants, words):
-        scale, low = search(x, w, SIZE)
-        d, m = settle(x, w, scale, low)
+        scale, low = affine_search(x, w, SIZE, top, starts, True)
+        d, m = settle_affine(x, w, top, scale, low)
         inverse = inverse_of(d)
         for at in range(0, SIZE * vector_bytes(), vector_bytes()):
-            store(quants + at, truncate(nearest((load_f32(x + at, m) - m) * inverse)))
+            quant = (load_f32(x + at, m) - m) * inverse
+            store(quants + at, truncate(nearest_whole(quant, np.float32(0.0), top)))
         put_word(words, 0, half_bits(d) | half_bits(m) << 16)
 
     return exact_device(quantize)
@@ -180,15 +177,15 @@ def affine_block(fmt):
 
 def symmetric_block(fmt):
     """Quants of the block in each lane, and its half d behind the words."""
-    number, num_words = fmt.grid.number, fmt.num_words
-    search = symmetric_search(fmt.grid.nearest, fmt.starts, 2)
-    settle = settle_symmetric(fmt.grid.nearest)
+    number, num_words, starts = fmt.grid.number, fmt.num_words, fmt.starts.arguments
+    search, settle = symmetric_search(fmt.grid.nearest), settle_symmetric(fmt.grid.nearest)
+    half = np.float32((fmt.top + 1) // 2)
 
     def quantize(x, w, quants, words):
-        d = settle(x, w, search(x, w, SIZE))
+        d = settle(x, w, half, search(x, w, SIZE, half, starts))
         inverse = inverse_of(d)
         for at in range(0, SIZE * vector_bytes(), vector_bytes()):
-            store(quants + at, number(load_f32(x + at, d) * inverse))
+            store(quants + at, number(load_f32(x + at, d) * inverse, half))
         put_word(words, num_words, half_bits(d))
 
     return exact_device(quantize)
@@ -199,7 +196,6 @@ def search_blocks(name):
     fmt = FORMATS[name]
     affine, has_fifth, num_words = fmt.grid is None, fmt.top > 15, fmt.num_words
     uses_row_level = fmt.uses_row_level
-    weigh = weigh_by_square(0.6)
     leading = 0 if affine else 2
     block_bytes = leading + 4 * num_words
     quantize = affine_block(fmt) if affine else symmetric_block(fmt)
@@ -224,7 +220,7 @@ def search_blocks(name):
                     own_level = mean_square(x_tile, SIZE) * np.float32(2.0)
                     multiply_importance(x_tile, w_tile, SIZE, own_level)
             else:
-                weigh(x_tile, w_tile, SIZE)
+                weigh_by_square(x_tile, w_tile, SIZE, SHARE)
             quantize(x_tile, w_tile, quants, words)
             if has_fifth:
                 put_word(words, num_words - 5, fifth_bits(quants))

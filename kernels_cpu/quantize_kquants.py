@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
 from edgellama.kernels_cpu import block_layouts as layouts
 from edgellama.kernels_cpu.device import exact_device
-from edgellama.kernels_cpu.grids import Grid, codebook_grid, offset_grid, places
+from edgellama.kernels_cpu.grids import CODEBOOK, WHOLE, Grid
 from edgellama.kernels_cpu.lane_tiles import (
     at_vector,
     load_tile,
@@ -23,7 +25,7 @@ from edgellama.kernels_cpu.lane_tiles import (
     write_halves,
     write_words,
 )
-from edgellama.kernels_cpu.scale_search import affine_search, rounder, symmetric_search
+from edgellama.kernels_cpu.scale_search import Starts, affine_search, symmetric_search
 from edgellama.kernels_cpu.simd import f32_zeros, lane_count
 from edgellama.kernels_cpu.super_blocks import (
     GROUP_VECTORS,
@@ -53,83 +55,72 @@ WORDS = GROUPS + NUM_QUANTITIES * GROUP_VECTORS
 
 
 @dataclass(frozen=True)
-class AffineFormat:
-    """A format whose groups have a scale and a minimum, both integers up to ``levels``.
+class SuperFormat:
+    """A format's groups and search; ``pack`` knows its layout of ``num_words`` words.
 
-    The search begins at every one of ``starts`` and goes on ``num_refinements`` times from what is
-    best; the choice of integers takes ``num_rounds``.
+    Without a ``grid`` groups have minimums, quants go up to ``top``, and scales up to ``levels``.
+    With one, ``top`` of its values lie below zero, and scales go from ``-levels`` to ``levels - 1``
+    and are stored ``offset`` larger. They are found in ``num_rounds``.
+    ``weigh`` and ``weigh_importance`` come with a number that they take.
     """
 
     group_size: int
     top: int
     levels: int
-    starts: tuple[float, ...]
-    more_starts: tuple[float, ...]
-    num_refinements: int
+    starts: Starts
     num_rounds: int
-    weigh: Callable[..., Any]
-    weigh_importance: Callable[..., Any]
+    weigh: tuple[Callable[..., Any], float]
+    weigh_importance: tuple[Callable[..., Any], float]
     pack: Callable[..., Any]
     num_words: int
+    grid: Grid | None = None
+    offset: int = 0
+    ends_with_half: bool = False
+
+    @property
+    def shape(self) -> tuple[int, int, np.float32, np.float32, int]:
+        """What the choice of integers must know."""
+        top, levels = np.float32(self.top), np.float32(self.levels)
+        return SIZE // self.group_size, self.group_size, top, levels, self.num_rounds
 
 
-@dataclass(frozen=True)
-class SymmetricFormat:
-    """A format whose groups have a scale alone, an integer from ``-levels`` to ``levels - 1``.
-
-    It is stored ``integer_offset`` larger, and half d follows the words if ``ends_with_half``.
-    """
-
-    group_size: int
-    grid: Grid
-    levels: int
-    integer_offset: int
-    starts: tuple[float, ...]
-    num_refinements: int
-    num_rounds: int
-    weigh: Callable[..., Any]
-    weigh_importance: Callable[..., Any]
-    pack: Callable[..., Any]
-    num_words: int
-    ends_with_half: bool = True
-
-
-AFFINE: Mapping[str, AffineFormat] = MappingProxyType(
+FORMATS: Mapping[str, SuperFormat] = MappingProxyType(
     {
-        "Q2_K": AffineFormat(
-            16, 3, 15, places(2.0, 0.2, 11), places(2.1, 0.2, 10), 2, 4,
-            weigh_by_magnitude, weigh_by_importance(1.0, SIZE), layouts.pack_q2_k, 21,
+        "Q2_K": SuperFormat(
+            16, 3, 15, Starts(2.0, 11, 2.1, 10, 0.2), 4,
+            (weigh_by_magnitude, 0.0), (weigh_by_importance, 1.0), layouts.pack_q2_k, 21,
         ),
-        "Q4_K": AffineFormat(
-            32, 15, 63, places(14.0, 0.2, 11), places(14.1, 0.2, 10), 2, 3,
-            weigh_by_group, weigh_by_importance(2.0, SIZE), layouts.pack_q4_k, 36,
+        "Q4_K": SuperFormat(
+            32, 15, 63, Starts(14.0, 11, 14.1, 10, 0.2), 3,
+            (weigh_by_group, 0.0), (weigh_by_importance, 2.0), layouts.pack_q4_k, 36,
         ),
-        "Q5_K": AffineFormat(
-            32, 31, 63, places(30.0, 0.2, 11), places(30.1, 0.2, 10), 2, 3,
-            weigh_by_group, weigh_by_importance(2.0, SIZE), layouts.pack_q5_k, 44,
+        "Q5_K": SuperFormat(
+            32, 31, 63, Starts(30.0, 11, 30.1, 10, 0.2), 3,
+            (weigh_by_group, 0.0), (weigh_by_importance, 2.0), layouts.pack_q5_k, 44,
         ),
-    }
-)  # fmt: skip
-SYMMETRIC: Mapping[str, SymmetricFormat] = MappingProxyType(
-    {
-        "Q3_K": SymmetricFormat(
-            16, offset_grid(4), 32, 32, places(-4.9, 0.2, 10) + places(3.0, 0.2, 5), 2, 3,
-            weigh_by_square(0.6), weigh_by_importance(2.0, SIZE), layouts.pack_q3_k, 27,
+        "Q3_K": SuperFormat(
+            16, 4, 32, Starts(-4.9, 10, 3.0, 5, 0.2), 3,
+            (weigh_by_square, 0.6), (weigh_by_importance, 2.0), layouts.pack_q3_k, 27,
+            grid=WHOLE, offset=32, ends_with_half=True,
         ),
-        "Q6_K": SymmetricFormat(
-            16, offset_grid(32), 128, 0, places(-32.9, 0.1, 19), 2, 2,
-            weigh_by_square(0.0), leave_importance, layouts.pack_q6_k, 52,
+        "Q6_K": SuperFormat(
+            16, 32, 128, Starts(-32.9, 19, 0.0, 0, 0.1), 2,
+            (weigh_by_square, 0.0), (leave_importance, 0.0), layouts.pack_q6_k, 52,
+            grid=WHOLE, ends_with_half=True,
         ),
-        "IQ4_XS": SymmetricFormat(
-            32, codebook_grid(), 32, 32, places(-134.0, 2.0, 9) + places(105.0, 2.0, 9), 2, 3,
-            weigh_by_square(0.6), weigh_by_importance(2.0, SIZE), layouts.pack_iq4_xs, 34, False,
+        "IQ4_XS": SuperFormat(
+            32, 8, 32, Starts(-134.0, 9, 105.0, 9, 2.0), 3,
+            (weigh_by_square, 0.6), (weigh_by_importance, 2.0), layouts.pack_iq4_xs, 34,
+            grid=CODEBOOK, offset=32,
         ),
     }
 )  # fmt: skip
 
 
-def tile_loader(weigh, weigh_importance):
+def tile_loader(fmt):
     """Loads the numbers and the weights of as many super-blocks as there are lanes."""
+    (weigh, share), (weigh_importance, factor) = fmt.weigh, fmt.weigh_importance
+    share, factor = np.float32(share), np.float32(factor)
 
     def load(x, first, num_blocks, blocks_per_row, importance, scratch):
         x_tile, w_tile = at_vector(scratch, X), at_vector(scratch, W)
@@ -138,73 +129,67 @@ def tile_loader(weigh, weigh_importance):
         if importance:
             point_at_blocks(scratch, importance, first, num_blocks, blocks_per_row, 4 * SIZE)
             load_tile(scratch, SIZE, w_tile)
-            weigh_importance(x_tile, w_tile)
+            weigh_importance(x_tile, w_tile, SIZE, factor)
         else:
-            weigh(x_tile, w_tile, SIZE)
+            weigh(x_tile, w_tile, SIZE, share)
 
     return exact_device(load)
 
 
-def search_affine(name):
-    """Super-blocks of a format with a minimum for every group."""
-    fmt = AFFINE[name]
-    group_size, num_words = fmt.group_size, fmt.num_words
-    num_groups = SIZE // group_size
-    nearest, pack = rounder(0, fmt.top), fmt.pack
-    load = tile_loader(fmt.weigh, fmt.weigh_importance)
-    search = affine_search(
-        nearest, fmt.top, fmt.starts, fmt.more_starts, fmt.num_refinements, False
-    )
-    choose = affine_super_block(nearest, num_groups, group_size, fmt.levels, fmt.num_rounds)
-    quantize = affine_quants(nearest, num_groups, group_size)
+def affine_blocks(fmt):
+    """Words of the super-blocks of a tile, for a format with minimums."""
+    pack, shape, starts = fmt.pack, fmt.shape, fmt.starts.arguments
+    num_groups, group_size, top, _, _ = shape
+
+    def quantize(scratch):
+        x, w, groups = (at_vector(scratch, X), at_vector(scratch, W), at_vector(scratch, GROUPS))
+        quants, integers = at_vector(scratch, QUANTS), at_vector(scratch, INTEGERS)
+        for group in range(num_groups):
+            at = group * group_size * vector_bytes()
+            scale, low = affine_search(x + at, w + at, group_size, top, starts, False)
+            put(groups, SCALE, group, scale)
+            put(groups, MINIMUM, group, f32_zeros() - low)
+        d, dmin = affine_super_block(x, w, groups, shape)
+        affine_quants(x, groups, shape, d, dmin, quants, integers)
+        pack(quants, integers, d, dmin, at_vector(scratch, WORDS))
+
+    return exact_device(quantize)
+
+
+def symmetric_blocks(fmt):
+    """Words of the super-blocks of a tile, for a format with scales alone."""
+    pack, shape, starts, offset = fmt.pack, fmt.shape, fmt.starts.arguments, np.float32(fmt.offset)
+    num_groups, group_size, half, _, _ = shape
+    search, choose = symmetric_search(fmt.grid.nearest), symmetric_super_block(fmt.grid.nearest)
+    write_quants = symmetric_quants(fmt.grid.number)
+
+    def quantize(scratch):
+        x, w, groups = (at_vector(scratch, X), at_vector(scratch, W), at_vector(scratch, GROUPS))
+        quants, integers = at_vector(scratch, QUANTS), at_vector(scratch, INTEGERS)
+        for group in range(num_groups):
+            at = group * group_size * vector_bytes()
+            put(groups, SCALE, group, search(x + at, w + at, group_size, half, starts))
+        d = choose(x, w, groups, shape)
+        write_quants(x, groups, shape, offset, d, quants, integers)
+        pack(quants, integers, d, at_vector(scratch, WORDS))
+
+    return exact_device(quantize)
+
+
+def search_super_blocks(name):
+    """Super-blocks of one format; ``importance`` may be 0."""
+    fmt = FORMATS[name]
+    load = tile_loader(fmt)
+    quantize = affine_blocks(fmt) if fmt.grid is None else symmetric_blocks(fmt)
+    num_words, ends_with_half = fmt.num_words, fmt.ends_with_half
+    block_bytes = 4 * num_words + (2 if ends_with_half else 0)
 
     def kernel(x, num_blocks, blocks, blocks_per_row, importance, scratch, thread, job):
-        x_tile, w_tile = at_vector(scratch, X), at_vector(scratch, W)
-        quants, integers = at_vector(scratch, QUANTS), at_vector(scratch, INTEGERS)
-        groups, words = at_vector(scratch, GROUPS), at_vector(scratch, WORDS)
+        words = at_vector(scratch, WORDS)
         for first in range(0, num_blocks, lane_count()):
             load(x, first, num_blocks, blocks_per_row, importance, scratch)
-            for group in range(num_groups):
-                at = group * group_size * vector_bytes()
-                scale, low = search(x_tile + at, w_tile + at, group_size)
-                put(groups, SCALE, group, scale)
-                put(groups, MINIMUM, group, f32_zeros() - low)
-            d, dmin = choose(x_tile, w_tile, groups)
-            quantize(x_tile, groups, d, dmin, quants, integers)
-            pack(quants, integers, d, dmin, words)
-            count = min(lane_count(), num_blocks - first)
-            write_words(words, num_words, blocks + first * 4 * num_words, 4 * num_words, count)
-
-    return kernel
-
-
-def search_symmetric(name):
-    """Super-blocks of a format whose groups have a scale alone."""
-    fmt = SYMMETRIC[name]
-    group_size, num_words, ends_with_half = fmt.group_size, fmt.num_words, fmt.ends_with_half
-    num_groups, block_bytes = SIZE // group_size, 4 * num_words + (2 if ends_with_half else 0)
-    nearest, pack, levels = fmt.grid.nearest, fmt.pack, fmt.levels
-    load = tile_loader(fmt.weigh, fmt.weigh_importance)
-    search = symmetric_search(nearest, fmt.starts, fmt.num_refinements)
-    choose = symmetric_super_block(
-        nearest, num_groups, group_size, -levels, levels - 1, fmt.num_rounds
-    )
-    quantize = symmetric_quants(fmt.grid.number, num_groups, group_size, fmt.integer_offset)
-
-    def kernel(x, num_blocks, blocks, blocks_per_row, importance, scratch, thread, job):
-        x_tile, w_tile = at_vector(scratch, X), at_vector(scratch, W)
-        quants, integers = at_vector(scratch, QUANTS), at_vector(scratch, INTEGERS)
-        groups, words = at_vector(scratch, GROUPS), at_vector(scratch, WORDS)
-        for first in range(0, num_blocks, lane_count()):
-            load(x, first, num_blocks, blocks_per_row, importance, scratch)
-            for group in range(num_groups):
-                at = group * group_size * vector_bytes()
-                put(groups, SCALE, group, search(x_tile + at, w_tile + at, group_size))
-            d = choose(x_tile, w_tile, groups)
-            quantize(x_tile, groups, d, quants, integers)
-            pack(quants, integers, d, words)
-            count = min(lane_count(), num_blocks - first)
-            block = blocks + first * block_bytes
+            quantize(scratch)
+            count, block = min(lane_count(), num_blocks - first), blocks + first * block_bytes
             write_words(words, num_words, block, block_bytes, count)
             if ends_with_half:
                 half = words + num_words * vector_bytes()

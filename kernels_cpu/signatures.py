@@ -19,9 +19,7 @@ QUANTIZED_FORMATS = (
 FLOAT_FORMATS = ("F32", "F16", "BF16")
 HALF_FORMATS = ("F16", "BF16")
 LEGACY_FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-AFFINE_SUPER_FORMATS = ("Q2_K", "Q4_K", "Q5_K")
-SYMMETRIC_SUPER_FORMATS = ("Q3_K", "Q6_K", "IQ4_XS")
-SUPER_FORMATS = (*AFFINE_SUPER_FORMATS, *SYMMETRIC_SUPER_FORMATS)
+SUPER_FORMATS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
 BLOCK_SEARCH_FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL")
 QUANTIZABLE_FORMATS = (*FLOAT_FORMATS, *LEGACY_FORMATS, "IQ4_NL", *SUPER_FORMATS)
 """Formats that f32 rows can be written in."""
@@ -175,8 +173,9 @@ def _codec_signatures() -> dict[str, Signature]:
     for name in BLOCK_SEARCH_FORMATS:
         table[f"search_{name}"] = Signature("quantize_blocks", "search_blocks", (name,), searched)
     for name in SUPER_FORMATS:
-        factory = "search_affine" if name in AFFINE_SUPER_FORMATS else "search_symmetric"
-        table[f"search_{name}"] = Signature("quantize_kquants", factory, (name,), searched)
+        table[f"search_{name}"] = Signature(
+            "quantize_kquants", "search_super_blocks", (name,), searched
+        )
     return table
 
 

@@ -2,10 +2,13 @@
 
 Given the scales that each group would like, the integers and the halves are chosen with the
 quants that follow from them: integers for fixed quants, quants for fixed integers, then the
-halves by least squares, a few times over; the best of all is kept. A block lies in each lane.
+halves by least squares, a few times over; the best of all is kept. A block lies in each lane. The
+shape of a format is an argument, so that one compilation serves all.
 """
 
 from __future__ import annotations
+
+import functools
 
 import numpy as np
 
@@ -17,7 +20,7 @@ from edgellama.kernels_cpu.scale_search import (
     affine_errors,
     inverse_of,
     nearest_half,
-    rounder,
+    nearest_whole,
     solve_affine,
     symmetric_errors,
     weight_sums,
@@ -80,131 +83,143 @@ SCALE, MINIMUM, SUM_W, SUM_X, L1, L2, LX, MULTIPLE, MIN_MULTIPLE, BEST, MIN_BEST
 NUM_QUANTITIES = 11
 
 
-def affine_super_block(nearest, num_groups, group_size, levels, num_rounds):
-    """Chooses d, dmin and integers up to ``levels``; weights are d s l - dmin m.
+# With minimums: weights are d s l - dmin m; shape is (groups, group size, top, levels, rounds)
 
-    Expects SCALE and MINIMUM, the latter not negative, leaves the integers in BEST and MIN_BEST
-    and returns d and dmin.
+
+@exact_device
+def measure_group(x, w, groups, group, shape, scale, low):
+    """Put the group's sums for quants of this scale and minimum; returns the squared error."""
+    _, group_size, top, _, _ = shape
+    at = group * group_size * vector_bytes()
+    l1, l2, lx, error = affine_errors(x + at, w + at, group_size, top, scale, f32_zeros() - low)
+    put(groups, L1, group, l1)
+    put(groups, L2, group, l2)
+    put(groups, LX, group, lx)
+    return error
+
+
+@exact_device
+def choose_multiples(groups, group, levels, d, dmin):
+    """The integers that suit the group's present quants best."""
+    sum_w, sum_x = get(groups, SUM_W, group), get(groups, SUM_X, group)
+    l1, l2, lx = get(groups, L1, group), get(groups, L2, group), get(groups, LX, group)
+    wanted, _, _ = solve_affine(sum_w, sum_x, l1, l2, lx, f32_zeros())
+    zero = np.float32(0.0)
+    center = nearest_whole(wanted * inverse_of(d), zero, levels)
+    per_dmin, per_weight = inverse_of(dmin), inverse_of(sum_w)
+    best, chosen, min_chosen = splat_f32(-HUGE, d), center, f32_zeros()
+    for k in range(-1, 2):
+        multiple = nearest_whole(center + np.float32(k), zero, levels)
+        scale = d * multiple
+        low = (scale * l1 - sum_x) * per_weight
+        min_multiple = nearest_whole(low * per_dmin, zero, levels)
+        low = dmin * min_multiple
+        gain = scale * (lx + lx - scale * l2)
+        gain = gain - low * (sum_x + sum_x + low * sum_w - (scale + scale) * l1)
+        chosen = where_greater(gain, best, multiple, chosen)
+        min_chosen = where_greater(gain, best, min_multiple, min_chosen)
+        best = maximum(gain, best)
+    put(groups, MULTIPLE, group, chosen)
+    put(groups, MIN_MULTIPLE, group, min_chosen)
+    return chosen, min_chosen
+
+
+@exact_device
+def refit_affine(groups, num_groups):
+    """d and dmin by least squares, for the present integers and quants."""
+    aa = ab = bb = ax = bx = f32_zeros()
+    for group in range(num_groups):
+        a, b = get(groups, MULTIPLE, group), get(groups, MIN_MULTIPLE, group)
+        aa = aa + a * a * get(groups, L2, group)
+        ab = ab + a * b * get(groups, L1, group)
+        bb = bb + b * b * get(groups, SUM_W, group)
+        ax = ax + a * get(groups, LX, group)
+        bx = bx + b * get(groups, SUM_X, group)
+    determinant = aa * bb - ab * ab
+    dmin = (ab * ax - aa * bx) / determinant
+    dmin = maximum(where_greater(determinant, f32_zeros(), dmin, f32_zeros()), f32_zeros())
+    return nearest_half((ax + dmin * ab) / aa), nearest_half(dmin)
+
+
+@exact_device
+def begin_affine(x, w, groups, shape):
+    """Sums of the groups with the scales that they would like."""
+    num_groups, group_size, _, _, _ = shape
+    for group in range(num_groups):
+        at = group * group_size * vector_bytes()
+        sum_w, sum_x = weight_sums(x + at, w + at, group_size)
+        put(groups, SUM_W, group, sum_w)
+        put(groups, SUM_X, group, sum_x)
+        scale, low = get(groups, SCALE, group), get(groups, MINIMUM, group)
+        measure_group(x, w, groups, group, shape, scale, low)
+        put(groups, BEST, group, f32_zeros())
+        put(groups, MIN_BEST, group, f32_zeros())
+
+
+@exact_device
+def affine_super_block(x, w, groups, shape):
+    """Chooses d, dmin and the integers, from 0 to ``levels``.
+
+    Expects SCALE and MINIMUM, the latter not negative; leaves the integers in BEST and MIN_BEST.
     """
-    nearest_level = rounder(0, levels)
-    evaluate = affine_errors(nearest, group_size)
-
-    @exact_device
-    def measure_group(x, w, groups, group, scale, low):
-        l1, l2, lx, error = evaluate(x, w, scale, low)
-        put(groups, L1, group, l1)
-        put(groups, L2, group, l2)
-        put(groups, LX, group, lx)
-        return error
-
-    @exact_device
-    def choose_multiples(groups, group, d, dmin):
-        """The integers that suit the group's present quants best."""
-        sum_w, sum_x = get(groups, SUM_W, group), get(groups, SUM_X, group)
-        l1, l2, lx = get(groups, L1, group), get(groups, L2, group), get(groups, LX, group)
-        wanted, _, _ = solve_affine(sum_w, sum_x, l1, l2, lx, f32_zeros())
-        center = nearest_level(wanted * inverse_of(d))
-        per_dmin, per_weight = inverse_of(dmin), inverse_of(sum_w)
-        best = splat_f32(-HUGE, d)
-        chosen, min_chosen = center, f32_zeros()
-        for k in range(-1, 2):
-            multiple = nearest_level(center + np.float32(k))
-            scale = d * multiple
-            low = (scale * l1 - sum_x) * per_weight
-            min_multiple = nearest_level(low * per_dmin)
-            low = dmin * min_multiple
-            gain = scale * (lx + lx - scale * l2) - low * (
-                sum_x + sum_x + low * sum_w - (scale + scale) * l1
-            )
-            chosen = where_greater(gain, best, multiple, chosen)
-            min_chosen = where_greater(gain, best, min_multiple, min_chosen)
-            best = maximum(gain, best)
-        put(groups, MULTIPLE, group, chosen)
-        put(groups, MIN_MULTIPLE, group, min_chosen)
-        return chosen, min_chosen
-
-    @exact_device
-    def refit(groups):
-        """d and dmin by least squares, for the present integers and quants."""
-        aa = ab = bb = ax = bx = f32_zeros()
+    num_groups, _, _, levels, num_rounds = shape
+    begin_affine(x, w, groups, shape)
+    d = half_not_below(largest_of_groups(groups, SCALE, num_groups) / levels)
+    dmin = half_not_below(largest_of_groups(groups, MINIMUM, num_groups) / levels)
+    best, best_d, best_dmin = splat_f32(-HUGE, d), d, dmin
+    for _ in range(num_rounds):
+        gain = f32_zeros()
         for group in range(num_groups):
-            a, b = get(groups, MULTIPLE, group), get(groups, MIN_MULTIPLE, group)
-            aa = aa + a * a * get(groups, L2, group)
-            ab = ab + a * b * get(groups, L1, group)
-            bb = bb + b * b * get(groups, SUM_W, group)
-            ax = ax + a * get(groups, LX, group)
-            bx = bx + b * get(groups, SUM_X, group)
-        determinant = aa * bb - ab * ab
-        dmin = (ab * ax - aa * bx) / determinant
-        dmin = maximum(where_greater(determinant, f32_zeros(), dmin, f32_zeros()), f32_zeros())
-        return nearest_half((ax + dmin * ab) / aa), nearest_half(dmin)
-
-    def choose(x, w, groups):
-        group_bytes = group_size * vector_bytes()
-        for group in range(num_groups):
-            at = group * group_bytes
-            sum_w, sum_x = weight_sums(x + at, w + at, group_size)
-            put(groups, SUM_W, group, sum_w)
-            put(groups, SUM_X, group, sum_x)
-            scale, low = get(groups, SCALE, group), get(groups, MINIMUM, group)
-            measure_group(x + at, w + at, groups, group, scale, low)
-            put(groups, BEST, group, f32_zeros())
-            put(groups, MIN_BEST, group, f32_zeros())
-        d = half_not_below(largest_of_groups(groups, SCALE, num_groups) / np.float32(levels))
-        dmin = half_not_below(largest_of_groups(groups, MINIMUM, num_groups) / np.float32(levels))
-        best, best_d, best_dmin = splat_f32(-HUGE, d), d, dmin
-        for _ in range(num_rounds):
-            gain = f32_zeros()
-            for group in range(num_groups):
-                at = group * group_bytes
-                multiple, min_multiple = choose_multiples(groups, group, d, dmin)
-                gain = gain - measure_group(
-                    x + at, w + at, groups, group, d * multiple, dmin * min_multiple
-                )
-            keep_better(groups, MULTIPLE, BEST, num_groups, gain, best)
-            keep_better(groups, MIN_MULTIPLE, MIN_BEST, num_groups, gain, best)
-            best_d = where_greater(gain, best, d, best_d)
-            best_dmin = where_greater(gain, best, dmin, best_dmin)
-            best = maximum(gain, best)
-            d, dmin = refit(groups)
-        return best_d, best_dmin
-
-    return exact_device(choose)
+            multiple, min_multiple = choose_multiples(groups, group, levels, d, dmin)
+            scale, low = d * multiple, dmin * min_multiple
+            gain = gain - measure_group(x, w, groups, group, shape, scale, low)
+        keep_better(groups, MULTIPLE, BEST, num_groups, gain, best)
+        keep_better(groups, MIN_MULTIPLE, MIN_BEST, num_groups, gain, best)
+        best_d = where_greater(gain, best, d, best_d)
+        best_dmin = where_greater(gain, best, dmin, best_dmin)
+        best = maximum(gain, best)
+        d, dmin = refit_affine(groups, num_groups)
+    return best_d, best_dmin
 
 
-def affine_quants(nearest, num_groups, group_size):
+@exact_device
+def affine_quants(x, groups, shape, d, dmin, quants, integers):
     """Writes the quants of the chosen integers, as i32, and the integers themselves likewise."""
-
-    def quantize(x, groups, d, dmin, quants, integers):
-        for group in range(num_groups):
-            multiple, min_multiple = get(groups, BEST, group), get(groups, MIN_BEST, group)
-            store(integers + group * vector_bytes(), truncate(multiple))
-            store(integers + (GROUP_VECTORS + group) * vector_bytes(), truncate(min_multiple))
-            inverse, low = inverse_of(d * multiple), dmin * min_multiple
-            for i in range(group * group_size, (group + 1) * group_size):
-                value = load_f32(x + i * vector_bytes(), low)
-                store(quants + i * vector_bytes(), truncate(nearest((value + low) * inverse)))
-
-    return exact_device(quantize)
+    num_groups, group_size, top, _, _ = shape
+    for group in range(num_groups):
+        multiple, min_multiple = get(groups, BEST, group), get(groups, MIN_BEST, group)
+        store(integers + group * vector_bytes(), truncate(multiple))
+        store(integers + (GROUP_VECTORS + group) * vector_bytes(), truncate(min_multiple))
+        inverse, low = inverse_of(d * multiple), f32_zeros() - dmin * min_multiple
+        for i in range(group * group_size, (group + 1) * group_size):
+            at = i * vector_bytes()
+            quant = (load_f32(x + at, low) - low) * inverse
+            store(quants + at, truncate(nearest_whole(quant, np.float32(0.0), top)))
 
 
-def symmetric_super_block(nearest, num_groups, group_size, lowest, highest, num_rounds):
-    """Chooses d and integers from ``lowest`` to ``highest``; weights are d s l.
+# Scales alone: weights are d s l; shape is (groups, group size, half, levels, rounds)
 
-    Expects SCALE, leaves the integers in BEST and returns d.
+
+@functools.cache
+def symmetric_super_block(nearest):
+    """For one grid: chooses d and the integers, from ``-levels`` to ``levels - 1``.
+
+    Expects SCALE; leaves the integers in BEST.
     """
-    nearest_multiple = rounder(lowest, highest)
-    evaluate = symmetric_errors(nearest, group_size)
+    evaluate = symmetric_errors(nearest)
 
     @exact_device
-    def choose_multiple(x, w, groups, group, d):
+    def choose_multiple(x, w, groups, group, shape, d):
         """The integer with the least error, among those next to the scale that is wanted."""
-        center = nearest_multiple(get(groups, SCALE, group) * inverse_of(d))
+        _, group_size, half, levels, _ = shape
+        at = group * group_size * vector_bytes()
+        bottom, top = -levels, levels - np.float32(1.0)
+        center = nearest_whole(get(groups, SCALE, group) * inverse_of(d), bottom, top)
         best, chosen = splat_f32(HUGE, d), center
         best_lx = best_l2 = f32_zeros()
         for k in range(-1, 2):
-            multiple = nearest_multiple(center + np.float32(k))
-            lx, l2, error = evaluate(x, w, d * multiple)
+            multiple = nearest_whole(center + np.float32(k), bottom, top)
+            lx, l2, error = evaluate(x + at, w + at, group_size, half, d * multiple)
             chosen = where_greater(best, error, multiple, chosen)
             best_lx = where_greater(best, error, lx, best_lx)
             best_l2 = where_greater(best, error, l2, best_l2)
@@ -212,20 +227,20 @@ def symmetric_super_block(nearest, num_groups, group_size, lowest, highest, num_
         put(groups, MULTIPLE, group, chosen)
         return chosen, best_lx, best_l2, best
 
-    def choose(x, w, groups):
-        d = half_not_below(largest_of_groups(groups, SCALE, num_groups) / np.float32(lowest))
+    def choose(x, w, groups, shape):
+        num_groups, _, _, levels, num_rounds = shape
+        d = half_not_below(largest_of_groups(groups, SCALE, num_groups) / -levels)
         best, best_d = splat_f32(-HUGE, d), d
         for group in range(num_groups):
             put(groups, BEST, group, f32_zeros())
         for _ in range(num_rounds):
             gain = aa = ax = f32_zeros()
             for group in range(num_groups):
-                at = group * group_size * vector_bytes()
-                multiple, lx, l2, error = choose_multiple(x + at, w + at, groups, group, d)
+                multiple, lx, l2, error = choose_multiple(x, w, groups, group, shape, d)
                 gain = gain - error
                 aa, ax = aa + multiple * multiple * l2, ax + multiple * lx
-                wanted = lx / l2
-                put(groups, SCALE, group, where_greater(l2, f32_zeros(), wanted, d * multiple))
+                wanted = where_greater(l2, f32_zeros(), lx / l2, d * multiple)
+                put(groups, SCALE, group, wanted)
             keep_better(groups, MULTIPLE, BEST, num_groups, gain, best)
             best_d = where_greater(gain, best, d, best_d)
             best = maximum(gain, best)
@@ -235,17 +250,18 @@ def symmetric_super_block(nearest, num_groups, group_size, lowest, highest, num_
     return exact_device(choose)
 
 
-def symmetric_quants(number, num_groups, group_size, integer_offset):
-    """Writes the quants of the chosen integers, as i32, and the integers as bytes likewise."""
+@functools.cache
+def symmetric_quants(number):
+    """For one grid: writes quants, as i32 from 0, and the integers, ``offset`` larger, as bytes."""
 
-    def quantize(x, groups, d, quants, integers):
+    def quantize(x, groups, shape, offset, d, quants, integers):
+        num_groups, group_size, half, _, _ = shape
         for group in range(num_groups):
             multiple = get(groups, BEST, group)
-            stored = truncate(multiple + np.float32(integer_offset))
-            store(integers + group * vector_bytes(), stored & 255)
+            store(integers + group * vector_bytes(), truncate(multiple + offset) & 255)
             inverse = inverse_of(d * multiple)
             for i in range(group * group_size, (group + 1) * group_size):
                 at = i * vector_bytes()
-                store(quants + at, number(load_f32(x + at, d) * inverse))
+                store(quants + at, number(load_f32(x + at, d) * inverse, half))
 
     return exact_device(quantize)

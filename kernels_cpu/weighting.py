@@ -29,7 +29,7 @@ def mean_square(x, count):
 
 
 @exact_device
-def weigh_by_group(x, w, size):
+def weigh_by_group(x, w, size, share):
     """w = |x| + root mean square of the group of 32."""
     for first in range(0, size, GROUP):
         level = square_roots(mean_square(x + first * vector_bytes(), GROUP))
@@ -39,25 +39,21 @@ def weigh_by_group(x, w, size):
 
 
 @exact_device
-def weigh_by_magnitude(x, w, size):
+def weigh_by_magnitude(x, w, size, share):
     """w = |x|."""
     for i in range(size):
         at = i * vector_bytes()
         store(w + at, magnitude(load_f32(x + at, f32_zeros())))
 
 
-def weigh_by_square(share):
+@exact_device
+def weigh_by_square(x, w, size, share):
     """w = x² + share * mean x²: with some share small numbers are not given up."""
-    part = np.float32(share)
-
-    def weigh(x, w, size):
-        level = mean_square(x, size) * part
-        for i in range(size):
-            at = i * vector_bytes()
-            value = load_f32(x + at, level)
-            store(w + at, value * value + level)
-
-    return exact_device(weigh)
+    level = mean_square(x, size) * share
+    for i in range(size):
+        at = i * vector_bytes()
+        value = load_f32(x + at, level)
+        store(w + at, value * value + level)
 
 
 @exact_device
@@ -69,16 +65,12 @@ def multiply_importance(x, w, size, level):
         store(w + at, load_f32(w + at, level) * square_roots(level + value * value))
 
 
-def weigh_by_importance(factor, size):
+@exact_device
+def weigh_by_importance(x, w, size, factor):
     """w = importance * sqrt(factor * mean x² of the block + x²), the importance lying in ``w``."""
-    times = np.float32(factor)
-
-    def weigh(x, w):
-        multiply_importance(x, w, size, mean_square(x, size) * times)
-
-    return exact_device(weigh)
+    multiply_importance(x, w, size, mean_square(x, size) * factor)
 
 
 @exact_device
-def leave_importance(x, w):
+def leave_importance(x, w, size, factor):
     """The importance itself is the weight."""
