@@ -7,6 +7,7 @@ cannot write the same output; the system lifts the lock when the process ends, h
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -58,6 +59,9 @@ class Journal:
             if not self.was_started:
                 self._file.truncate(0)
                 self._append({"version": FORMAT_VERSION, "fingerprint": fingerprint})
+        except OSError as error:
+            self._file.close()
+            raise _unwritable(output, error) from None
         except BaseException:
             self._file.close()
             raise
@@ -85,12 +89,18 @@ class Journal:
 
     def remove(self) -> None:
         """Deletes the journal: there is nothing left to resume."""
-        self.path.unlink(missing_ok=True)
+        try:
+            self.path.unlink(missing_ok=True)
+        except PermissionError:  # Windows deletes no file that is open
+            self._file.close()
+            self.path.unlink(missing_ok=True)
         self._file.close()
 
     def _append(self, entry: dict[str, object]) -> None:
+        line = json.dumps(entry).encode() + b"\n"
         self._file.seek(0, os.SEEK_END)
-        self._file.write(json.dumps(entry).encode() + b"\n")
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def _read(self, output: Path, fingerprint: str) -> bool:
         """Takes over what the file holds; whether it holds anything."""
@@ -118,13 +128,17 @@ class Journal:
         return True
 
 
+def _unwritable(output: Path, error: OSError) -> ConversionError:
+    return ConversionError(f"{output}: cannot be written, {error.strerror}")
+
+
 def _open_locked(path: Path, output: Path) -> FileIO:
     """The file at ``path``, made if need be, with its lock."""
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0), 0o666)
         except OSError as error:
-            raise ConversionError(f"{output}: cannot be written, {error.strerror}") from None
+            raise _unwritable(output, error) from None
         file = FileIO(descriptor, "r+")
         if not try_lock(descriptor):
             file.close()

@@ -27,7 +27,7 @@ from edgellama.convert.tensor_sums import Report, sum_tensors
 from edgellama.convert.verify import verify_files, written_records
 from edgellama.convert.writer import OutputFiles, remove_partial_files, rename_files
 from edgellama.kernels_cpu.memory_use import peak_memory_bytes
-from edgellama.quant.errors import ConversionError, InvalidOptionError
+from edgellama.quant.errors import ConversionError, EdgellamaError, InvalidOptionError
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,10 @@ def run_conversion(
         worker = RowWorker(plan.tensors)
         worker.prepare(kernel_progress)
         conversion = _Conversion(plan, options, worker, progress)
-        with closing(Journal(plan.output, fingerprint(plan), resume=options.resume)) as journal:
+        with (
+            closing(Journal(plan.output, fingerprint(plan), resume=options.resume)) as journal,
+            _system_errors_explained(plan, journal),
+        ):
             num_resumed = conversion.run(journal)
             report = make_report(
                 plan,
@@ -121,7 +124,7 @@ class _Conversion:
             self._check_place(journal)
             with closing(OutputFiles(self._plan, keep=journal.was_started)) as files:
                 num_resumed = self._check_finished(journal)
-                with _kept_or_removed(self._plan, journal):
+                with _removed_on_error(self._plan, journal, files):
                     self._write_tensors(files, journal)
                     if self._options.verify:
                         self._verify(journal)
@@ -195,18 +198,28 @@ class _Conversion:
 
 
 @contextmanager
-def _kept_or_removed(plan: ConversionPlan, journal: Journal) -> Iterator[None]:
-    """What was stopped from outside can be resumed; what is wrong in itself is removed."""
+def _system_errors_explained(plan: ConversionPlan, journal: Journal) -> Iterator[None]:
+    """ConversionError for a full disk and its like, after which a conversion can be resumed."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
-        raise
     except OSError as error:
+        if isinstance(error, EdgellamaError):
+            raise
         raise ConversionError(
             f"{plan.output}: {error.strerror or error}; "
             f"{len(journal.records)} of {len(plan.tensors)} tensors are kept: go on with --resume"
         ) from error
+
+
+@contextmanager
+def _removed_on_error(plan: ConversionPlan, journal: Journal, files: OutputFiles) -> Iterator[None]:
+    """What was stopped from outside is kept; what is wrong in itself is removed."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit, OSError):
+        raise
     except BaseException:
+        files.close()
         remove_partial_files(plan)
         journal.remove()
         raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -127,6 +128,7 @@ class RowWorker:
         return memory[:num_bytes].view(dtype).reshape(shape)
 
 
+@cache
 def _has_kernel(format_name: str) -> bool:
     try:
         expander_name(format_name)

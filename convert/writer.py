@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellama.convert.conversion_plan import ConversionPlan, PlannedFile, PlannedTensor
+from edgellama.quant.errors import ConversionError
 
 SUFFIX = ".partial"
 
@@ -65,10 +66,15 @@ class OutputFiles:
 
 
 def rename_files(plan: ConversionPlan) -> None:
-    """Gives every finished file its own name; the first, which readers open, comes last."""
+    """Gives every finished file its own name; the first, which readers open, comes last.
+
+    What has its name already is left alone; ConversionError for a file that has neither.
+    """
     for file in reversed(plan.files):
         if partial_path(file.path).exists():
             os.replace(partial_path(file.path), file.path)
+        elif not file.path.exists():
+            raise ConversionError(f"{file.path}: it is gone; start without --resume")
 
 
 def remove_partial_files(plan: ConversionPlan) -> None:

@@ -190,7 +190,7 @@ def expander_name(format_name: str) -> str:
     if format_name == "F32":
         return ""
     name = f"{'widen' if format_name in HALF_FORMATS else 'embed'}_{format_name}"
-    if name not in SIGNATURES.keys() | CODEC_SIGNATURES.keys():
+    if name not in SIGNATURES and name not in CODEC_SIGNATURES:
         raise KernelError(f"rows of {format_name} cannot be expanded; no kernel reads that format")
     return name
 

@@ -16,6 +16,7 @@ from reference.tiny_models import Array, TinyLlama, random_weights, write_llama,
 
 from edgellama.convert import convert, pipeline, plan, writer
 from edgellama.convert.chunks import CHUNK_ELEMENTS
+from edgellama.convert.imatrix import write_imatrix
 from edgellama.quant.errors import ConversionError, InvalidOptionError
 from edgellama.quant.gguf_file import GGUFFile
 
@@ -159,6 +160,61 @@ def test_tensors_of_the_same_format_are_copied(tmp_path: Path, type_name: str) -
         for name, tensor in before.tensors.items():
             assert np.array_equal(tensor.data, after.tensors[name].data)
     assert report.relative_rmse == 0
+
+
+def test_formats_without_kernels_are_read(tmp_path: Path) -> None:
+    """What no kernel reads is expanded by the gguf package, to the same values."""
+    model = replace(TINY, weight_format="TQ2_0", formats={"token_embd": "F16"})
+    source = write_tiny_llama(tmp_path / "source.gguf", model)
+    report = convert(source, tmp_path / "out.gguf", type="f32", verify=True)
+    before, after = values_of(source), values_of(report.path)
+    for name, values in before.items():
+        np.testing.assert_array_equal(after[name], values)
+    assert report.relative_rmse == 0
+
+
+def test_mixes_reach_the_file(source: Path, tmp_path: Path) -> None:
+    """The default type writes the formats of its recipe, and they are what they claim to be."""
+    report = convert(source, tmp_path / "out.gguf", verify=True)
+    formats = {tensor.name: tensor.format for tensor in report.tensors}
+    assert report.type == "q4_k_m"
+    assert formats["output.weight"] == "Q6_K"
+    assert formats["blk.0.attn_q.weight"] == "Q4_K"
+    before, after = values_of(source), values_of(report.path)
+    for tensor in report.tensors:
+        errors = after[tensor.name].astype(np.float64) - before[tensor.name]
+        assert tensor.rmse == pytest.approx(np.sqrt(np.mean(errors**2)), rel=1e-4, abs=1e-9)
+        assert tensor.relative_rmse < {"Q4_K": 0.09, "Q6_K": 0.03, "F32": 1e-9}[tensor.format]
+
+
+def test_importance_reaches_the_quantizers(source: Path, tmp_path: Path) -> None:
+    """Columns that an importance matrix names have smaller errors than without it."""
+    name = "blk.0.ffn_up.weight"
+    importance = np.full(TINY.width, 1e-3)
+    importance[::8] = 1.0
+    imatrix = tmp_path / "im.gguf"
+    write_imatrix(imatrix, {name: importance * 100}, num_tokens=100, chunk_tokens=10, datasets=[])
+    original = values_of(source)[name][:, ::8]
+    errors = []
+    for number, path in enumerate((None, imatrix)):
+        report = convert(source, tmp_path / f"{number}.gguf", type="q4_0", pure=True, imatrix=path)
+        errors.append(np.square(values_of(report.path)[name][:, ::8] - original).sum())
+    assert errors[1] < 0.8 * errors[0]
+
+
+@pytest.mark.parametrize(
+    ("sums", "message"),
+    [({"other.weight": 256}, "names no tensor"), ({"blk.0.ffn_up.weight": 32}, "has 32 columns")],
+)
+def test_importance_of_another_model_is_refused(
+    source: Path, tmp_path: Path, sums: dict[str, int], message: str
+) -> None:
+    """An importance matrix whose names or columns do not fit is refused."""
+    imatrix = tmp_path / "im.gguf"
+    rows = {name: np.ones(count) for name, count in sums.items()}
+    write_imatrix(imatrix, rows, num_tokens=10, chunk_tokens=10, datasets=[])
+    with pytest.raises(InvalidOptionError, match=message):
+        convert(source, tmp_path / "out.gguf", type="q4_0", imatrix=imatrix)
 
 
 @pytest.mark.parametrize(("bad", "text"), [(np.nan, "NaN"), (np.inf, "infinite")])

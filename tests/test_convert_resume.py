@@ -39,8 +39,9 @@ main()
 """
 
 
-class Stop(Exception):
+def interrupt(*arguments: Any) -> None:
     """What stands for the end of the process."""
+    raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -140,22 +141,31 @@ def test_resuming_after_the_last_step(
 ) -> None:
     """A process that ends while files are renamed is resumed too, and so is one that ends after."""
     output = tmp_path / "out.gguf"
-
-    def stop(*arguments: Any) -> None:
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(pipeline, "rename_files", stop)
+        patch.setattr(pipeline, "rename_files", interrupt)
         convert(source, output, type="q8_0")
     assert not output.exists()
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(Journal, "remove", stop)
+        patch.setattr(Journal, "remove", interrupt)
         convert(source, output, type="q8_0", resume=True)
     assert output.exists()
     report = convert(source, output, type="q8_0", resume=True)
     assert report.num_resumed_tensors == len(report.tensors)
     assert sha256(output) == expected
     assert list(tmp_path.iterdir()) == [output]
+
+
+def test_a_complete_file_that_is_gone(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A journal that says all is done does not stand for a file that somebody has taken away."""
+    output = tmp_path / "out.gguf"
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(pipeline, "rename_files", interrupt)
+        convert(source, output, type="q8_0")
+    writer.partial_path(output).unlink()
+    with pytest.raises(ConversionError, match=r"out\.gguf: it is gone; start without --resume"):
+        convert(source, output, type="q8_0", resume=True)
 
 
 def test_a_changed_source_is_noticed(
@@ -254,6 +264,32 @@ def test_a_full_disk_keeps_what_is_finished(
     )
     report = convert(source, output, type="q8_0", resume=True)
     assert report.num_resumed_tensors == 9
+    assert sha256(output) == expected
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="resource limits")
+@pytest.mark.parametrize("limit_bytes", [100, 20_000, 500_000])
+def test_a_limit_of_the_system_is_one_line(
+    source: Path, expected: str, tmp_path: Path, limit_bytes: int
+) -> None:
+    """A write that the system refuses, to the journal or the file, is one clear line."""
+    import resource
+
+    output = tmp_path / "out.gguf"
+    command = [sys.executable, "-m", "edgellama", "convert", str(source), str(output)]
+    result = subprocess.run(
+        [*command, "--type", "q8_0"],
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes)),
+    )
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"edgellama: error: {output}: ")
+    assert "File too large" in line
+    assert not output.exists()
+    convert(source, output, type="q8_0", resume=True)
     assert sha256(output) == expected
 
 
