@@ -1,7 +1,8 @@
-"""Writes a model of Llama-3.2-1B's shape with random weights, to measure speed and memory with.
+"""Writes a model of a published shape with random weights, to measure speed and memory with.
 
-Blocks are random bytes with scales that keep the logits finite; the vocabulary is Llama 3's
-own, taken from its ``tokenizer.model`` (in the wheel of ``llama-models``). Needs numpy and gguf.
+Blocks are random bytes with scales that keep the logits finite. The vocabulary is a real one: for
+Llama 3, its ``tokenizer.model`` (in the wheel of ``llama-models``); for Llama 1 and 2, any
+SentencePiece model of their size (that of Mistral v1 is in the wheel of ``mistral-common``).
 """
 
 from __future__ import annotations
@@ -14,13 +15,17 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, LlamaFileType, TokenType
+from gguf import GGMLQuantizationType, GGUFWriter, TokenType
+from sentencepiece import SentencePieceProcessor
+
+from edgellama.footprint import tensor_formats
+from edgellama.model_outline import MAX_SENTENCEPIECE_TOKENS, ROPE_FREQS, ModelOutline
+from edgellama.model_presets import MODEL_PRESETS, ModelPreset
+from edgellama.quant.formats import Format
+from edgellama.quant.recipes import RECIPES
 
 Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
-WIDTH, FEED_FORWARD, LAYERS = 2048, 8192, 16
-HEADS, KV_HEADS, HEAD_SIZE = 32, 8, 64
-CONTEXT_LENGTH, ROPE_BASE = 131072, 500000.0
 NUM_SPECIAL_TOKENS = 256
 NAMED_SPECIAL_TOKENS = {
     0: "<|begin_of_text|>",
@@ -39,22 +44,7 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}"
     "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
 )
-K_MIXES = ("q2_k", "q3_k", "q4_k", "q5_k")
-"""Types whose attn_v and ffn_down have six bits in some layers, as Q4_K_M has."""
-FILE_TYPES = {
-    "q4_0": LlamaFileType.MOSTLY_Q4_0,
-    "q4_1": LlamaFileType.MOSTLY_Q4_1,
-    "q5_0": LlamaFileType.MOSTLY_Q5_0,
-    "q5_1": LlamaFileType.MOSTLY_Q5_1,
-    "q8_0": LlamaFileType.MOSTLY_Q8_0,
-    "q2_k": LlamaFileType.MOSTLY_Q2_K,
-    "q3_k": LlamaFileType.MOSTLY_Q3_K_M,
-    "q4_k": LlamaFileType.MOSTLY_Q4_K_M,
-    "q5_k": LlamaFileType.MOSTLY_Q5_K_M,
-    "q6_k": LlamaFileType.MOSTLY_Q6_K,
-    "iq4_nl": LlamaFileType.MOSTLY_IQ4_NL,
-    "iq4_xs": LlamaFileType.MOSTLY_IQ4_XS,
-}
+TYPES = tuple(name for name, recipe in RECIPES.items() if not recipe.is_float)
 
 
 @dataclass(frozen=True)
@@ -134,8 +124,16 @@ def special_tokens() -> list[str]:
     return texts
 
 
-def add_vocabulary(writer: GGUFWriter, path: Path) -> int:
-    """Write the tokenizer's metadata; the number of tokens."""
+def add_vocabulary(writer: GGUFWriter, path: Path, preset: ModelPreset) -> None:
+    """Write the tokenizer's metadata: byte pairs for large vocabularies, else SentencePiece."""
+    is_large = preset.vocab_size > MAX_SENTENCEPIECE_TOKENS
+    num_tokens = (add_byte_pairs if is_large else add_sentencepiece)(writer, path)
+    if num_tokens != preset.vocab_size:
+        raise SystemExit(f"{path} has {num_tokens} tokens, {preset.name} {preset.vocab_size}")
+
+
+def add_byte_pairs(writer: GGUFWriter, path: Path) -> int:
+    """Write Llama 3's tokenizer; the number of tokens."""
     tokens, characters = read_ranks(path), gpt2_characters()
 
     def written(token: bytes) -> str:
@@ -155,97 +153,92 @@ def add_vocabulary(writer: GGUFWriter, path: Path) -> int:
     return first + len(special)
 
 
-def add_hyperparameters(writer: GGUFWriter, type_name: str, vocab_size: int) -> None:
+def add_sentencepiece(writer: GGUFWriter, path: Path) -> int:
+    """Write a SentencePiece model's tokens; their number."""
+    processor = SentencePieceProcessor(model_file=str(path))
+    ids = range(processor.vocab_size())
+    kinds = (
+        (processor.is_unknown, TokenType.UNKNOWN),
+        (processor.is_control, TokenType.CONTROL),
+        (processor.is_byte, TokenType.BYTE),
+        (lambda token: True, TokenType.NORMAL),
+    )
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([processor.id_to_piece(token) for token in ids])
+    writer.add_token_scores([processor.get_score(token) for token in ids])
+    writer.add_token_types([next(t for holds, t in kinds if holds(token)) for token in ids])
+    writer.add_bos_token_id(processor.bos_id())
+    writer.add_eos_token_id(processor.eos_id())
+    writer.add_add_bos_token(True)
+    return len(ids)
+
+
+def add_hyperparameters(writer: GGUFWriter, type_name: str, preset: ModelPreset) -> None:
     """Write the sizes of the model."""
-    writer.add_name(f"Random Llama 1B {type_name}")
-    writer.add_file_type(FILE_TYPES[type_name])
+    config = preset.config
+    writer.add_name(f"Random {preset.name} {type_name}")
+    writer.add_file_type(RECIPES[type_name].file_type)
     writer.add_quantization_version(2)
-    writer.add_context_length(CONTEXT_LENGTH)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(FEED_FORWARD)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(KV_HEADS)
-    writer.add_key_length(HEAD_SIZE)
-    writer.add_value_length(HEAD_SIZE)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_dimension_count(HEAD_SIZE)
-    writer.add_rope_freq_base(ROPE_BASE)
-    writer.add_vocab_size(vocab_size)
+    writer.add_context_length(config.context_length)
+    writer.add_embedding_length(config.embedding_length)
+    writer.add_block_count(config.block_count)
+    writer.add_feed_forward_length(config.feed_forward_length)
+    writer.add_head_count(config.head_count)
+    writer.add_head_count_kv(config.head_count_kv)
+    writer.add_key_length(config.head_size)
+    writer.add_value_length(config.head_size)
+    writer.add_layer_norm_rms_eps(config.rms_epsilon)
+    writer.add_rope_dimension_count(config.head_size)
+    writer.add_rope_freq_base(config.rope.freq_base)
+    writer.add_vocab_size(config.vocab_size)
 
 
-def rope_divisors(factor: float = 32.0, low: float = 1.0, high: float = 4.0) -> Any:
-    """Llama 3.1's divisors of the rotation frequencies, float32 [HEAD_SIZE / 2]."""
-    original_context = 8192
-    frequencies = ROPE_BASE ** -(np.arange(0, HEAD_SIZE, 2) / HEAD_SIZE)
+def rope_divisors(preset: ModelPreset, low: float = 1.0, high: float = 4.0) -> Any:
+    """Llama 3.1's divisors of the rotation frequencies, float32 [head_size / 2]."""
+    original_context, factor = 8192, 32.0 if preset.is_tied else 8.0
+    head_size = preset.config.head_size
+    frequencies = preset.rope_base ** -(np.arange(0, head_size, 2) / head_size)
     wavelengths = 2 * np.pi / frequencies
     smooth = np.clip((original_context / wavelengths - low) / (high - low), 0, 1)
     return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)
 
 
-def tensor_types(type_name: str, vocab_size: int) -> dict[str, Any]:
-    """(rows, columns, type) of every matrix and None for every norm, in the file's order."""
-    base = GGMLQuantizationType[type_name.upper()]
-    embedding = base if type_name == "q8_0" else GGMLQuantizationType.Q6_K
-    query, key = HEADS * HEAD_SIZE, KV_HEADS * HEAD_SIZE
-    tensors: dict[str, Any] = {"token_embd": (vocab_size, WIDTH, embedding)}
-    for layer in range(LAYERS):
-        more = type_name in K_MIXES and keeps_more(layer)
-        larger = GGMLQuantizationType.Q6_K if more else base
-        tensors |= {
-            f"blk.{layer}.attn_norm": None,
-            f"blk.{layer}.attn_q": (query, WIDTH, base),
-            f"blk.{layer}.attn_k": (key, WIDTH, base),
-            f"blk.{layer}.attn_v": (key, WIDTH, larger),
-            f"blk.{layer}.attn_output": (WIDTH, query, base),
-            f"blk.{layer}.ffn_norm": None,
-            f"blk.{layer}.ffn_gate": (FEED_FORWARD, WIDTH, base),
-            f"blk.{layer}.ffn_up": (FEED_FORWARD, WIDTH, base),
-            f"blk.{layer}.ffn_down": (WIDTH, FEED_FORWARD, larger),
-        }
-    return tensors | {"output_norm": None}
-
-
-def keeps_more(layer: int) -> bool:
-    """Whether Q4_K_M gives the layer's attn_v and ffn_down six bits."""
-    eighth = LAYERS // 8
-    return layer < eighth or layer >= 7 * LAYERS // 8 or (layer - eighth) % 3 == 2
-
-
-def tensor_data(rng: np.random.Generator, kind: Any) -> Bytes | Any:
+def tensor_data(rng: np.random.Generator, name: str, shape: tuple[int, ...], format: Format) -> Any:
     """One tensor's values: a norm about one, or rows of random blocks."""
-    if kind is None:
-        return rng.normal(1, 0.1, WIDTH).astype(np.float32)
-    rows, columns, ggml_type = kind
-    block_size, block_bytes = GGML_QUANT_SIZES[ggml_type]
-    spread = (3.0 if rows > FEED_FORWARD else 1.0) / columns**0.5
-    shape = (rows * columns // block_size, block_bytes)
-    return BLOCKS[ggml_type].make(rng, shape, spread).reshape(rows, -1)
+    if len(shape) == 1:
+        return rng.normal(1, 0.1, shape).astype(np.float32)
+    rows, columns = shape
+    spread = (1.0 if name.startswith("blk.") else 3.0) / columns**0.5
+    blocks = (rows * columns // format.block_size, format.block_bytes)
+    make = BLOCKS[GGMLQuantizationType(format.ggml_id)].make
+    return make(rng, blocks, spread).reshape(rows, -1)
 
 
-def write_model(path: Path, type_name: str, tokenizer: Path, seed: int) -> None:
+def write_model(
+    path: Path, preset: ModelPreset, type_name: str, tokenizer: Path, seed: int
+) -> None:
     """Write the model; tensors are made one at a time, so it takes little memory."""
     writer = GGUFWriter(path, "llama")
-    vocab_size = add_vocabulary(writer, tokenizer)
-    add_hyperparameters(writer, type_name, vocab_size)
-    rope_freqs, tensors = rope_divisors(), tensor_types(type_name, vocab_size)
-    writer.add_tensor_info("rope_freqs.weight", rope_freqs.shape, rope_freqs.dtype, 4 * 32)
-    for name, kind in tensors.items():
-        if kind is None:
-            writer.add_tensor_info(f"{name}.weight", (WIDTH,), np.dtype(np.float32), 4 * WIDTH)
+    add_vocabulary(writer, tokenizer, preset)
+    add_hyperparameters(writer, type_name, preset)
+    outline = ModelOutline.from_preset(preset)
+    formats = tensor_formats(outline, type_name)
+    for name, shape in outline.shapes.items():
+        if len(shape) == 1:
+            writer.add_tensor_info(name, shape, np.dtype(np.float32), 4 * shape[0])
             continue
-        rows, columns, ggml_type = kind
-        block_size, block_bytes = GGML_QUANT_SIZES[ggml_type]
-        shape = (rows, columns // block_size * block_bytes)
-        num_bytes = shape[0] * shape[1]
-        writer.add_tensor_info(f"{name}.weight", shape, np.dtype(np.uint8), num_bytes, ggml_type)
+        stored = (shape[0], formats[name].row_bytes(shape[1]))
+        kind = GGMLQuantizationType(formats[name].ggml_id)
+        writer.add_tensor_info(name, stored, np.dtype(np.uint8), stored[0] * stored[1], kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     rng = np.random.default_rng(seed)
-    writer.write_tensor_data(rope_freqs)
-    for kind in tensors.values():
-        writer.write_tensor_data(tensor_data(rng, kind))
+    for name, shape in outline.shapes.items():
+        if name == ROPE_FREQS:
+            writer.write_tensor_data(rope_divisors(preset))
+        else:
+            writer.write_tensor_data(tensor_data(rng, name, shape, formats[name]))
     writer.close()
 
 
@@ -253,11 +246,13 @@ def main() -> None:
     """Read the command line and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("output", type=Path, help="GGUF file to write")
-    parser.add_argument("--type", choices=FILE_TYPES, default="q4_0", help="weight format")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="Llama 3's tokenizer.model")
+    parser.add_argument("--size", choices=MODEL_PRESETS, default="llama-3.2-1b", help="shape")
+    parser.add_argument("--type", choices=TYPES, default="q4_0", help="type of weights")
+    parser.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.model")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    write_model(options.output, options.type, options.tokenizer, options.seed)
+    preset = MODEL_PRESETS[options.size]
+    write_model(options.output, preset, options.type, options.tokenizer, options.seed)
 
 
 if __name__ == "__main__":
