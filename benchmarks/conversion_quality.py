@@ -24,35 +24,13 @@ from edgellama.convert import convert
 from edgellama.kernels_cpu.row_codec import RowCodec
 from edgellama.quant.gguf_file import GGUFFile, Tensor
 
-FILE_TYPES = {
-    "q8_0": 7,
-    "q6_k": 18,
-    "q5_1": 9,
-    "q5_k_m": 17,
-    "q5_k_s": 16,
-    "q5_0": 8,
-    "q4_1": 3,
-    "q4_k_m": 15,
-    "q4_k_s": 14,
-    "q4_0": 2,
-    "iq4_nl": 25,
-    "iq4_xs": 30,
-    "q3_k_l": 13,
-    "q3_k_m": 12,
-    "q3_k_s": 11,
-    "q2_k": 10,
-}
-"""llama.cpp's numbers of the types that lose something."""
-PEER_PROGRAM = """
-import ctypes, json, sys, llama_cpp
-source, target, file_type, threads = sys.argv[1:]
-llama_cpp.llama_log_set(ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)(
-    lambda *_: None), None)
-options = llama_cpp.llama_model_quantize_default_params()
-options.ftype, options.nthread, options.allow_requantize = int(file_type), int(threads), True
-sys.exit(llama_cpp.llama_model_quantize(source.encode(), target.encode(), ctypes.byref(options)))
-"""
-TEXT_CHARACTERS = 60_000
+TYPES = (
+    *("q8_0", "q6_k", "q5_1", "q5_k_m", "q5_k_s", "q5_0", "q4_1", "q4_k_m", "q4_k_s", "q4_0"),
+    *("iq4_nl", "iq4_xs", "q3_k_l", "q3_k_m", "q3_k_s", "q2_k"),
+)
+"""All that lose something."""
+PEER = Path(__file__).resolve().parent / "run_llama_quantize.py"
+TEXT_CHARACTERS = 40_000
 CHUNK_ROWS = 256
 
 
@@ -110,8 +88,8 @@ def squared_errors(original: Tensor, restored: Tensor) -> tuple[float, float]:
 
 def peer_convert(python: str, source: Path, target: Path, type_name: str, threads: int) -> None:
     """Quantize with llama.cpp."""
-    arguments = [str(source), str(target), str(FILE_TYPES[type_name]), str(threads)]
-    subprocess.run([python, "-c", PEER_PROGRAM, *arguments], check=True, capture_output=True)
+    command = [python, str(PEER), str(source), str(target), type_name, str(threads)]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 def compare(options: argparse.Namespace, folder: Path) -> dict[str, dict[str, Result]]:
@@ -186,7 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path, help="GGUF file or checkpoint folder")
     parser.add_argument("--peer-python", required=True, help="interpreter with llama-cpp-python")
-    parser.add_argument("--types", nargs="+", choices=FILE_TYPES, default=list(FILE_TYPES))
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=TYPES)
     parser.add_argument("--text", type=Path, help="default: topics of the Python manual")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures")
