@@ -100,14 +100,22 @@ def _open(stack: ExitStack, path: Path, num_threads: int | None) -> tuple[Engine
 
 
 def _measure(engines: Sequence[Engine], chunks: Chunks) -> dict[str, Any]:
-    from edgellama.cli.terminal import count_progress
+    from edgellama.cli.background import run_cancellable
+    from edgellama.cli.terminal import step_progress
     from edgellama.perplexity import compare_models, measure_perplexity
 
-    with count_progress("measuring perplexity, chunk") as report:
-        if len(engines) == 1:
-            return _figures(measure_perplexity(engines[0], chunks, progress=report))
-        engine, base = engines
-        own, other, divergence = compare_models(engine, base, chunks, progress=report)
+    engine, *others = engines
+    with step_progress("measuring perplexity, chunk") as report:
+        if not others:
+            result = run_cancellable(
+                lambda token: measure_perplexity(engine, chunks, cancelled=token, progress=report)
+            )
+            return _figures(result)
+        own, other, divergence = run_cancellable(
+            lambda token: compare_models(
+                engine, others[0], chunks, cancelled=token, progress=report
+            )
+        )
     return _figures(own) | {"base": _figures(other), **asdict(divergence)}
 
 
