@@ -25,13 +25,11 @@ _TEKKEN = (
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-_QWEN2 = _LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 _GPT2: Step = ("byte level", "gpt2")
 NAMES: Mapping[tuple[Step, ...], str] = MappingProxyType(
     {
         (("split", _LLAMA3),): "llama-bpe",
         (("split", _TEKKEN),): "tekken",
-        (("split", _QWEN2),): "qwen2",
         (_GPT2,): "gpt-2",
         (("digits", "individual"), _GPT2): "smollm",
     }

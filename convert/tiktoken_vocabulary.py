@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from edgellama.convert.json_fields import read_file
@@ -78,13 +78,20 @@ def tiktoken_vocabulary(
     )
 
 
-def merges(ranks: dict[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
-    """Every split of a token into two, by the token's rank and then by those of its parts."""
-    for token in sorted(ranks, key=ranks.__getitem__):
-        splits = ((token[:i], token[i:]) for i in range(1, len(token)))
-        pairs = [(ranks[a], ranks[b], a, b) for a, b in splits if a in ranks and b in ranks]
-        for _, _, left, right in sorted(pairs):
-            yield left, right
+def merges(ranks: Mapping[bytes, int]) -> Iterator[tuple[bytes, bytes]]:
+    """Every split of a token into two, by the token's rank and then by those of its parts.
+
+    ``ranks`` are in order.
+    """
+    rank_of = ranks.get
+    for token in ranks:
+        pairs = []
+        for cut in range(1, len(token)):
+            left, right = rank_of(token[:cut]), rank_of(token[cut:])
+            if left is not None and right is not None:
+                pairs.append((left, right, cut))
+        for _, _, cut in sorted(pairs):
+            yield token[:cut], token[cut:]
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:

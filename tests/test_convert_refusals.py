@@ -171,6 +171,26 @@ def test_tensors(message: str, change: Change, tmp_path: Path) -> None:
     assert str(caught.value).startswith(str(folder))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers.0.self_attn.rotary_emb.inv_freq",
+        "model.rotary_emb.inv_freq",
+        "model.layers.1.self_attn.rotary_emb.cos_cached",
+        "model.layers.1.self_attn.masked_bias",
+        "rope.freqs",
+    ],
+)
+def test_buffers(name: str, tmp_path: Path) -> None:
+    """Tables and masks that older programs saved with the weights are left out."""
+    folder = BY_NAME["llama-2"].write(tmp_path / "model")
+    expected = [tensor.name for tensor in described(folder).tensors]
+    tensors = BY_NAME["llama-2"].weights() | {name: np.ones(4, np.float32)}
+    (folder / "model.safetensors").unlink()
+    write_safetensors(folder / "model.safetensors", tensors)
+    assert [tensor.name for tensor in described(folder).tensors] == expected
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Paths to the values inside some JSON, a few of each long list or object."""
     yield path

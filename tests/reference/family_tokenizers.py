@@ -27,6 +27,12 @@ from reference.tokenizer_references import (
 ENGLISH = Path(__file__).parent.parent / "data" / "english.txt"
 NUM_PIECES = 400
 NUM_MERGES = 60
+DECODER: dict[str, Any] = {
+    "type": "ByteLevel",
+    "add_prefix_space": True,
+    "trim_offsets": False,
+    "use_regex": True,
+}
 INFILL_PIECES = ("\u2581<PRE>", "\u2581<SUF>", "\u2581<MID>", "\u2581<EOT>")
 
 
@@ -109,6 +115,18 @@ def pre_tokenizer(kind: str) -> dict[str, Any]:
     return {"type": "Sequence", "pretokenizers": [split, {**byte_level, "use_regex": False}]}
 
 
+def post_processor(bos: str, token: int) -> dict[str, Any]:
+    """One that puts BOS before every text."""
+    first = {"Sequence": {"id": "A", "type_id": 0}}
+    template = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, first],
+        "pair": [first, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {bos: {"id": bos, "ids": [token], "tokens": [bos]}},
+    }
+    return {"type": "Sequence", "processors": [DECODER, template]}
+
+
 def byte_level_tokenizer(
     kind: str,
     special: Sequence[str],
@@ -123,32 +141,13 @@ def byte_level_tokenizer(
     merges = byte_level_merges(pattern)
     start = 0 if special_first else len(texts)
     vocab = [*special, *texts] if special_first else texts
-    byte_level = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": False}
-    decoder = {**byte_level, "use_regex": True}
-    post: dict[str, Any] = decoder
-    if bos is not None:
-        template = {
-            "type": "TemplateProcessing",
-            "single": [
-                {"SpecialToken": {"id": bos, "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-            ],
-            "pair": [
-                {"Sequence": {"id": "A", "type_id": 0}},
-                {"Sequence": {"id": "B", "type_id": 1}},
-            ],
-            "special_tokens": {
-                bos: {"id": bos, "ids": [start + special.index(bos)], "tokens": [bos]}
-            },
-        }
-        post = {"type": "Sequence", "processors": [post, template]}
     return {
         "version": "1.0",
         "added_tokens": added_tokens(special, start),
         "normalizer": None,
         "pre_tokenizer": pre_tokenizer(kind),
-        "post_processor": post,
-        "decoder": decoder,
+        "post_processor": post_processor(bos, start + special.index(bos)) if bos else DECODER,
+        "decoder": DECODER,
         "model": {
             "type": "BPE",
             "unk_token": None,
