@@ -14,7 +14,6 @@ import numpy as np
 
 from edgellama.kernels_cpu.device import exact_device
 from edgellama.kernels_cpu.simd import load_f32, read_f32, splat_f32
-from edgellama.kernels_cpu.simd_bytes import to_f32
 from edgellama.kernels_cpu.simd_exact import (
     bits_above_nibble,
     bits_of_equal,
@@ -24,7 +23,7 @@ from edgellama.kernels_cpu.simd_exact import (
     store_low_bytes,
     store_nibble_pairs,
     truncate,
-    where_greater,
+    with_sign_of,
     write_i32,
 )
 from edgellama.kernels_cpu.simd_half import write_f16
@@ -39,23 +38,28 @@ from edgellama.kernels_cpu.simd_math import (
 )
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
+NOT_A_NUMBER = np.float32(np.nan)
+"""In place of an infinite reciprocal it makes every quant 0, as infinity does in ``gguf``."""
+ALMOST_HALF = np.float32(np.nextafter(np.float32(0.5), ZERO))
+"""Added before digits are cut off, it rounds halves away from zero and nothing else wrongly."""
 
 
 @exact_device
-def reciprocal(d):
-    """1 / d, or 0 for a block whose scale is 0."""
+def reciprocal(d, beyond):
+    """1 / d, 0 for a block whose scale is 0, and ``beyond`` where the quotient is infinite."""
     inverse = ZERO
     if d != ZERO:
         inverse = ONE / d
+    if inverse - inverse != ZERO:
+        inverse = beyond
     return inverse
 
 
 @exact_device
 def whole_part(x, top):
-    """The integer part of x as f32 in 0 to ``top``; 0 where x is not finite."""
+    """The integer part of x within 0 to ``top``; 0 where x is not a number."""
     zero = splat_f32(ZERO, x)
-    limited = where_greater(splat_f32(np.float32(256.0), x), x, x, zero)
-    return truncate(minimum(maximum(limited, zero), splat_f32(top, x)))
+    return truncate(minimum(maximum(x, zero), splat_f32(top, x)))
 
 
 @exact_device
@@ -74,7 +78,7 @@ def symmetric_quants(top):
     def quants(x):
         values = load_f32(x, f32_zeros_32())
         d = largest_number(x, values) / divisor
-        scaled = mul(values, splat_f32(reciprocal(d), values))
+        scaled = mul(values, splat_f32(reciprocal(d, NOT_A_NUMBER), values))
         return d, whole_part(add(scaled, splat_f32(offset, values)), highest)
 
     return exact_device(quants)
@@ -89,7 +93,7 @@ def affine_quants(top):
         smallest = min_lanes(values)
         d = (max_lanes(values) - smallest) / highest
         above = sub(values, splat_f32(smallest, values))
-        scaled = mul(above, splat_f32(reciprocal(d), values))
+        scaled = mul(above, splat_f32(reciprocal(d, NOT_A_NUMBER), values))
         half = splat_f32(np.float32(0.5), values)
         return d, smallest, whole_part(add(scaled, half), highest)
 
@@ -130,16 +134,12 @@ def encode_q8_0(x, block):
     """Half d; 32 signed bytes, rounded half away from zero."""
     values = load_f32(x, f32_zeros_32())
     d = max_lanes(magnitude(values)) / np.float32(127.0)
-    scaled = mul(values, splat_f32(reciprocal(d), values))
-    sizes = magnitude(scaled)
-    zero = splat_f32(ZERO, values)
-    sizes = where_greater(splat_f32(np.float32(256.0), values), sizes, sizes, zero)
-    whole = to_f32(truncate(sizes))
-    above = sub(sizes, whole)
-    half = splat_f32(np.float32(0.5), values)
-    rounded = where_greater(half, above, whole, add(whole, splat_f32(ONE, values)))
+    scaled = mul(values, splat_f32(reciprocal(d, ZERO), values))
+    rounded = add(scaled, with_sign_of(splat_f32(ALMOST_HALF, values), scaled))
+    limit = splat_f32(np.float32(127.5), values)
+    limited = minimum(maximum(rounded, sub(splat_f32(ZERO, values), limit)), limit)
     write_f16(block, d)
-    store_low_bytes(block + 2, truncate(where_greater(zero, scaled, sub(zero, rounded), rounded)))
+    store_low_bytes(block + 2, truncate(limited))
 
 
 ENCODERS: Mapping[str, tuple[Callable[..., Any], int]] = MappingProxyType(

@@ -76,12 +76,15 @@ class RowCodec:
         quantized: Iterable[str],
         expanded: Iterable[str],
         progress: Progress | None = None,
+        by_importance: Iterable[str] = (),
     ) -> None:
         """Compile and load what these formats need, and ``measure``, in one go.
 
-        Whatever is not prepared is compiled when it is first used. Raises KernelError.
+        ``by_importance``: the formats that importance will come with. Whatever is not prepared is
+        compiled when it is first used. Raises KernelError.
         """
         names = {quantizer_name(name) for name in quantized}
+        names |= {quantizer_name(name, by_importance=True) for name in by_importance}
         names |= {expander_name(name) for name in expanded}
         self._load([*sorted(names - {""}), "measure"], progress)
 

@@ -61,6 +61,14 @@ def where_greater(typingctx, x, y, chosen, other):
 
 
 @intrinsic
+def with_sign_of(typingctx, x, y):
+    """The magnitude of every lane of ``x`` with the sign of ``y``'s."""
+    return x(x, y), lambda ctx, b, sig, args: call_llvm(
+        b, f"llvm.copysign.v{x.lanes}f32", args[0].type, list(args)
+    )
+
+
+@intrinsic
 def square_roots(typingctx, x):
     """Correctly rounded square root of every lane."""
     return x(x), lambda ctx, b, sig, args: call_llvm(

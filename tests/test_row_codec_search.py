@@ -19,7 +19,7 @@ from quantization_errors import Array
 
 from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kernels_cpu.row_codec import RowCodec
-from edgellama.kernels_cpu.signatures import BLOCK_SEARCH_FORMATS, CODEC_SIGNATURES, SUPER_FORMATS
+from edgellama.kernels_cpu.signatures import BLOCK_SEARCH_FORMATS, SUPER_FORMATS
 from edgellama.quant.formats import FORMATS_BY_NAME
 
 GOLDEN = json.loads(
@@ -34,7 +34,7 @@ CASES = [(name, False) for name in SEARCHED] + [(name, True) for name in WITH_IM
 def codec_of(tier: Tier) -> RowCodec:
     """One codec a tier, all searches compiled in one go."""
     codec = RowCodec(tier.name)
-    codec._load([name for name in CODEC_SIGNATURES if name.startswith("search_")], None)
+    codec.prepare(BLOCK_SEARCH_FORMATS, (), by_importance=WITH_IMPORTANCE)
     return codec
 
 
