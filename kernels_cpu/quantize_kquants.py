@@ -88,7 +88,7 @@ FORMATS: Mapping[str, SuperFormat] = MappingProxyType(
     {
         "Q2_K": SuperFormat(
             16, 3, 15, Starts(2.0, 11, 2.1, 10, 0.2), 4,
-            (weigh_by_magnitude, 0.0), (weigh_by_importance, 1.0), layouts.pack_q2_k, 21,
+            (weigh_by_magnitude, 0.15), (weigh_by_importance, 1.0), layouts.pack_q2_k, 21,
         ),
         "Q4_K": SuperFormat(
             32, 15, 63, Starts(14.0, 11, 14.1, 10, 0.2), 3,
@@ -100,7 +100,7 @@ FORMATS: Mapping[str, SuperFormat] = MappingProxyType(
         ),
         "Q3_K": SuperFormat(
             16, 4, 32, Starts(-4.9, 10, 3.0, 5, 0.2), 3,
-            (weigh_by_square, 0.6), (weigh_by_importance, 2.0), layouts.pack_q3_k, 27,
+            (weigh_by_square, 0.8), (weigh_by_importance, 2.0), layouts.pack_q3_k, 27,
             grid=WHOLE, offset=32, ends_with_half=True,
         ),
         "Q6_K": SuperFormat(

@@ -40,15 +40,16 @@ def weigh_by_group(x, w, size, share):
 
 @exact_device
 def weigh_by_magnitude(x, w, size, share):
-    """w = |x|."""
+    """w = |x| + share * root mean square: with some share small numbers are not given up."""
+    level = square_roots(mean_square(x, size)) * share
     for i in range(size):
         at = i * vector_bytes()
-        store(w + at, magnitude(load_f32(x + at, f32_zeros())))
+        store(w + at, magnitude(load_f32(x + at, level)) + level)
 
 
 @exact_device
 def weigh_by_square(x, w, size, share):
-    """w = x² + share * mean x²: with some share small numbers are not given up."""
+    """w = x² + share * mean x², for the same reason."""
     level = mean_square(x, size) * share
     for i in range(size):
         at = i * vector_bytes()
