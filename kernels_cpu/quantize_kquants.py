@@ -105,7 +105,7 @@ FORMATS: Mapping[str, SuperFormat] = MappingProxyType(
         ),
         "Q6_K": SuperFormat(
             16, 32, 128, Starts(-32.9, 19, 0.0, 0, 0.1), 2,
-            (weigh_by_square, 0.0), (leave_importance, 0.0), layouts.pack_q6_k, 52,
+            (weigh_by_square, 0.1), (leave_importance, 0.0), layouts.pack_q6_k, 52,
             grid=WHOLE, ends_with_half=True,
         ),
         "IQ4_XS": SuperFormat(
