@@ -17,7 +17,6 @@ from edgellama.kernels_cpu.memory_use import peak_memory_bytes
 from edgellama.kv_cache import KVCache
 from edgellama.op_work import Step, Work, total_work
 from edgellama.plain_read import PlainRead
-from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf_file import GGUFFile
 from edgellama.tokenizer import load_tokenizer
 
@@ -26,11 +25,6 @@ Tokens = npt.NDArray[np.int32]
 
 def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     compiled: list[int] = []
-    if request["key_type"] != request["value_type"]:
-        raise InvalidOptionError(
-            f"keys as {request['key_type']} and values as {request['value_type']}; "
-            "allowed: the same type for both"
-        )
     with GGUFFile(request["path"]) as file:
         tokenizer = load_tokenizer(file.metadata)
         with Engine(
@@ -40,7 +34,8 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             progress=lambda done, total: compiled.append(total),
         ) as engine:
             length = request["depth"] + request["num_prompt"] + request["num_generated"]
-            cache = engine.new_cache(max(1, length), kv_type=request["key_type"])
+            types = (request["key_type"], request["value_type"])
+            cache = engine.new_cache(max(1, length), kv_type=types)
             first = tokenizer.special.bos_id or 0
             int(engine.forward([first], cache)[0].argmax())
             start_seconds = monotonic() - request[STARTED]
@@ -100,7 +95,7 @@ class _Runs:
         return total + Work(count * middle.num_bytes, count * middle.num_macs)
 
     def _step_work(self, num_tokens: int, position: int) -> Work:
-        body = self.engine.body_ops(num_tokens, self._cache.kv_type)
+        body = self.engine.body_ops(num_tokens, str(self._cache.types))
         sizes = Step.of(num_tokens, position, self._cache.layout)
         return total_work(body, sizes) + total_work(self.engine.head_ops(), Step(1, position, 0))
 

@@ -17,7 +17,9 @@ from edgellama.kernels_cpu.signatures import (
     ATTENTION_KEYS,
     ATTENTION_ROWS,
     GEMM_TOKENS,
+    MAX_KEY_SPLITS,
     PANEL_VECTORS,
+    PARTIAL_HEAD_BYTES,
     decode_bytes,
 )
 from edgellama.memory import reserve, reserve_floats, round_up
@@ -27,6 +29,8 @@ MAX_STEP_TOKENS = 512
 MAX_DECODE_TOKENS = 4
 """Up to here reading the blocks once for each token is faster than expanding them."""
 MAX_ATTENTION_ROWS = max(ATTENTION_ROWS)
+ATTENTION_TASK_ROWS = 64
+"""Query rows of one attention task of a long step: enough that packing keys costs them little."""
 EXPANSION_BYTES = 8 * 1024
 """Room, beyond a panel, for moving one group of blocks from rows to lanes."""
 
@@ -108,6 +112,7 @@ class StepBuffers:
         self.quantized = QuantizedRows(self._tokens, round_up(widest, 32))
         self.scratch_bytes = self._scratch_bytes(config)
         self.scratch = reserve(num_threads * self.scratch_bytes)
+        self.partials = reserve(partial_bytes(config, self._panel_rows))
 
     def logits(self, vocab_size: int, num_tokens: int) -> Rows:
         """New rows for the logits of up to ``num_tokens`` tokens."""
@@ -129,6 +134,27 @@ class StepBuffers:
         columns = max(config.embedding_length, config.feed_forward_length, config.query_length)
         # Per row and column: four bytes of a float panel, or one quant and its scales' share.
         panel = self._panel_rows * columns * 4 + EXPANSION_BYTES
-        head = round_up(config.head_size, self._panel_rows) + config.head_size
-        attention = MAX_ATTENTION_ROWS * 4 * (head + ATTENTION_KEYS + 2)
+        attention = attention_scratch_bytes(config, self._panel_rows)
         return round_up(max(panel, attention), 4096)
+
+
+def attention_tokens(group: int, is_decode: bool) -> int:
+    """Tokens of one attention task: all of a short step, of a long one as many as share enough."""
+    return MAX_DECODE_TOKENS if is_decode else max(1, ATTENTION_TASK_ROWS // group)
+
+
+def attention_scratch_bytes(config: ModelConfig, panel: int) -> int:
+    """Room for the rows of a task, a tile's scores and a block of packed keys and values."""
+    group = config.head_count // config.head_count_kv
+    rows = max(attention_tokens(group, is_decode) for is_decode in (True, False)) * group
+    size, padded = round_up(config.head_size, 16), round_up(config.head_size, panel)
+    row_bytes = 16 + 4 * size + 4 * padded
+    tile_bytes = MAX_ATTENTION_ROWS * 6 * ATTENTION_KEYS + 4 * ATTENTION_KEYS + 4 * padded
+    packed_bytes = 2 * ATTENTION_KEYS * (size + padded)
+    return (rows + MAX_ATTENTION_ROWS) * row_bytes + tile_bytes + packed_bytes + 1024
+
+
+def partial_bytes(config: ModelConfig, panel: int) -> int:
+    """Room for what the heads of a short step's tokens leave for each part of their keys."""
+    head = PARTIAL_HEAD_BYTES + 4 * round_up(config.head_size, panel)
+    return MAX_DECODE_TOKENS * config.head_count * MAX_KEY_SPLITS * head

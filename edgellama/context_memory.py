@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
-from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BYTES
+from edgellama.kv_types import KVTypes
 
 logger = logging.getLogger(__name__)
 
@@ -31,17 +31,18 @@ class CacheSizes(Protocol):
     def head_size(self) -> int: ...
 
 
-def default_context_length(config: CacheSizes, kv_type: str, available_bytes: int | None) -> int:
+def default_context_length(
+    config: CacheSizes, kv_types: KVTypes, available_bytes: int | None
+) -> int:
     """The model's own context length, or less where its cache would not fit ``available_bytes``.
 
-    ``kv_type`` "f16" or "f32"; None bytes means that free memory is unknown and nothing is
-    capped.
+    None bytes means that free memory is unknown and nothing is capped.
     """
     own_length = config.context_length
     if available_bytes is None:
         return own_length
-    numbers = 2 * config.block_count * config.head_count_kv * config.head_size
-    token_bytes = numbers * CACHE_NUMBER_BYTES[kv_type]
+    num_heads = config.block_count * config.head_count_kv
+    token_bytes = num_heads * kv_types.position_bytes(config.head_size)
     fitting = int(available_bytes * KV_SHARE_OF_MEMORY) // token_bytes
     capped = max(fitting // LENGTH_STEP * LENGTH_STEP, SMALLEST_LENGTH)
     if capped >= own_length:

@@ -23,6 +23,7 @@ from edgellama.kernels_cpu.code_cache import CompiledKernels, Progress
 from edgellama.kernels_cpu.cpu import default_num_threads, select_tier
 from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, TIMED_ENTRY, ThreadTeam
 from edgellama.kv_cache import KVCache
+from edgellama.kv_types import KVTypeChoice, KVTypes
 from edgellama.llama_program import InputObserver, LlamaProgram, Mode
 from edgellama.program import Op, Program
 from edgellama.quant.errors import (
@@ -90,8 +91,13 @@ class Engine:
         self._stop_team = weakref.finalize(self, self._team.close)
         self._lock = threading.Lock()
 
-    def new_cache(self, context_length: int | None = None, *, kv_type: str = "f16") -> KVCache:
-        """A cache for one sequence; ``context_length`` defaults to the model's own."""
+    def new_cache(
+        self, context_length: int | None = None, *, kv_type: KVTypeChoice = "f16"
+    ) -> KVCache:
+        """A cache for one sequence; ``context_length`` defaults to the model's own.
+
+        ``kv_type`` is as for ``Llama``. Raises InvalidOptionError.
+        """
         length = self.config.context_length if context_length is None else context_length
         return KVCache(self.config, length, kv_type, self.tier.lanes)
 
@@ -130,9 +136,9 @@ class Engine:
             else np.empty((0, self.config.vocab_size), np.float32)
         )
 
-    def body_ops(self, num_tokens: int, kv_type: str = "f16") -> list[Op]:
+    def body_ops(self, num_tokens: int, kv_type: KVTypeChoice = "f16") -> list[Op]:
         """The ops of a step of up to 512 tokens, as far as the last layer."""
-        return self._writer.body(_mode(num_tokens), kv_type)
+        return self._writer.body(_mode(num_tokens), KVTypes.of(kv_type))
 
     def head_ops(self) -> list[Op]:
         """The ops that make the logits of one token."""
@@ -180,7 +186,7 @@ class Engine:
         """Kernels of a chat: long and short steps over the usual cache, logits of one token."""
         ops = self._writer.head("decode", self._last_logits)
         for mode in ("decode", "prefill"):
-            ops += self._writer.body(mode, "f16")
+            ops += self._writer.body(mode, KVTypes("f16", "f16"))
         return {op.kernel for op in ops} | set(ENTRY_KERNELS)
 
     def _checked(
@@ -214,10 +220,10 @@ class Engine:
         mode = _mode(len(chunk))
         # Others may have used or closed the cache while this caller waited for its turn.
         self._check_room(len(chunk), cache)
-        key = ("body", mode, cache.kv_type)
+        key = ("body", mode, str(cache.types))
         program = self._programs.get(key)
         if program is None:
-            program = self._build(key, self._writer.body(mode, cache.kv_type))
+            program = self._build(key, self._writer.body(mode, cache.types))
         self._buffers.token_ids[: len(chunk)] = chunk
         self._rope.fill(self._buffers.cos_sin, cache.length, len(chunk))
         program.prepare(

@@ -12,17 +12,32 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.config import ModelConfig
-from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BYTES, CACHE_TYPES, PANEL_VECTORS
+from edgellama.kernels_cpu.signatures import (
+    ATTENTION_KEYS,
+    CACHE_NUMBER_BITS,
+    MAX_KEY_SPLITS,
+    PANEL_VECTORS,
+)
+from edgellama.kv_types import KVTypeChoice, KVTypes, scale_bytes
 from edgellama.memory import reserve, round_up
-from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
+
+SMALLEST_SPLIT = 512
+"""Keys of one part where a token's keys are split: enough to be worth handing out."""
 
 
 @dataclass(frozen=True)
 class CacheLayout:
-    """Bytes of a cache's parts: a value row, all positions of a head, all heads of a layer."""
+    """Bytes of a cache's parts: a block of positions, all of a head, all heads of a layer.
+
+    ``split_keys``: how many keys of a token go together where they are split among threads.
+    """
 
     num_layers: int
-    value_row_bytes: int
+    num_positions: int
+    split_keys: int
+    key_block_bytes: int
+    value_block_bytes: int
     key_head_bytes: int
     value_head_bytes: int
     key_layer_bytes: int
@@ -39,34 +54,48 @@ class CacheLayout:
     ) -> CacheLayout:
         """The layout for ``context_length`` tokens on a tier of ``lanes`` f32 numbers a vector.
 
-        Raises InvalidOptionError for a type that is not in CACHE_TYPES, or no tokens.
+        Raises InvalidOptionError for a type that is not in CACHE_TYPES, or no tokens, and
+        UnsupportedModelError for heads of an odd size.
         """
-        for kv_type in (key_type, value_type):
-            if kv_type not in CACHE_TYPES:
-                raise InvalidOptionError(f"KV type {kv_type!r}; allowed: {', '.join(CACHE_TYPES)}")
+        types = KVTypes(key_type, value_type)
         if context_length < 1:
             raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
-        block = PANEL_VECTORS * lanes
-        positions = round_up(context_length, block)
-        key_head_bytes = positions * config.head_size * CACHE_NUMBER_BYTES[key_type]
-        value_row_bytes = round_up(config.head_size, block) * CACHE_NUMBER_BYTES[value_type]
+        size, block = config.head_size, PANEL_VECTORS * lanes
+        if size % 2:
+            raise UnsupportedModelError(f"head size {size}; supported: even sizes")
+        num_blocks = -(-context_length // block)
+        key_block_bytes = block * _position_bytes(types.keys, size, size)
+        value_block_bytes = block * _position_bytes(types.values, size, round_up(size, block))
+        split_keys = round_up(-(-context_length // MAX_KEY_SPLITS), ATTENTION_KEYS)
         return cls(
             num_layers=config.block_count,
-            value_row_bytes=value_row_bytes,
-            key_head_bytes=key_head_bytes,
-            value_head_bytes=positions * value_row_bytes,
-            key_layer_bytes=config.head_count_kv * key_head_bytes,
-            value_layer_bytes=config.head_count_kv * positions * value_row_bytes,
+            num_positions=num_blocks * block,
+            split_keys=max(SMALLEST_SPLIT, split_keys),
+            key_block_bytes=key_block_bytes,
+            value_block_bytes=value_block_bytes,
+            key_head_bytes=num_blocks * key_block_bytes,
+            value_head_bytes=num_blocks * value_block_bytes,
+            key_layer_bytes=config.head_count_kv * num_blocks * key_block_bytes,
+            value_layer_bytes=config.head_count_kv * num_blocks * value_block_bytes,
         )
+
+
+def _position_bytes(kind: str, head_size: int, stored_elements: int) -> int:
+    """Bytes of one head's key or value at one position, of which scales need no padding."""
+    return stored_elements * CACHE_NUMBER_BITS[kind] // 8 + scale_bytes(kind, head_size)
 
 
 class KVCache:
     """Room for ``context_length`` tokens, of which ``length`` are in use."""
 
-    def __init__(self, config: ModelConfig, context_length: int, kv_type: str, lanes: int) -> None:
-        self.layout = layout = CacheLayout.of(config, context_length, kv_type, kv_type, lanes)
+    def __init__(
+        self, config: ModelConfig, context_length: int, kv_type: KVTypeChoice, lanes: int
+    ) -> None:
+        self.types = types = KVTypes.of(kv_type)
+        self.layout = layout = CacheLayout.of(
+            config, context_length, types.keys, types.values, lanes
+        )
         self.context_length = context_length
-        self.kv_type = kv_type
         self.length = 0
         self._keys = reserve(layout.num_layers * layout.key_layer_bytes)
         self._values = reserve(layout.num_layers * layout.value_layer_bytes)
@@ -88,7 +117,9 @@ class KVCache:
             "values": int(self._values.ctypes.data),
             "key_head_bytes": self.layout.key_head_bytes,
             "value_head_bytes": self.layout.value_head_bytes,
-            "value_row_bytes": self.layout.value_row_bytes,
+            "key_block_bytes": self.layout.key_block_bytes,
+            "value_block_bytes": self.layout.value_block_bytes,
+            "split_keys": self.layout.split_keys,
         }
 
     def strides(self) -> dict[str, int]:

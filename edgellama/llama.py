@@ -17,7 +17,7 @@ from edgellama.context_memory import default_context_length
 from edgellama.conversation import Conversation
 from edgellama.generation import Chunk, Generation, Statistics
 from edgellama.kernels_cpu.memory_use import available_memory_bytes
-from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BYTES
+from edgellama.kv_types import KVTypeChoice, KVTypes
 from edgellama.models import resolve
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
 from edgellama.quant.gguf_file import GGUFFile, require_model
@@ -45,7 +45,7 @@ class Llama:
         *,
         context_length: int | None = None,
         num_threads: int | None = None,
-        kv_type: str = "f16",
+        kv_type: KVTypeChoice = "f16",
         quantize: str | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
@@ -56,13 +56,16 @@ class Llama:
         only the first time takes long.
         ``context_length``: tokens that each session holds; None is the model's own, less where
         memory is short. ``num_threads`` None is one per physical core. ``kv_type`` is the KV
-        cache's number format, "f16" or "f32". ``progress`` hears of (compiled, total) kernels
-        if any must be compiled. Raises ModelNotFoundError, ModelFileError,
-        UnsupportedModelError, TokenizerError, InvalidOptionError, ConversionError.
+        cache's number type: "f32", "f16", "bf16", "q8_0" or "q4_0", or a pair of them for keys
+        and for values, as ("q8_0", "q4_0") or "q8_0/q4_0". ``progress`` hears of (compiled,
+        total) kernels if any must be compiled. Raises ModelNotFoundError, ModelFileError,
+        UnsupportedModelError, TokenizerError, InvalidOptionError,
+        ConversionError.
         """
         from edgellama.engine import Engine
 
-        _check_options(context_length, kv_type)
+        types = KVTypes.of(kv_type)
+        _check_context(context_length)
         self._file = GGUFFile(_runnable_file(path_or_name, quantize, progress))
         try:
             require_model(self._file)
@@ -73,10 +76,10 @@ class Llama:
             raise
         if context_length is None:
             context_length = default_context_length(
-                self._engine.config, kv_type, available_memory_bytes()
+                self._engine.config, types, available_memory_bytes()
             )
         self._context_length = context_length
-        self._kv_type = kv_type
+        self._kv_type = str(types)
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._sessions_lock = threading.Lock()
         self._closed = False
@@ -202,10 +205,7 @@ def _runnable_file(
     return converted(path_or_name, quantize, kernel_progress=progress)
 
 
-def _check_options(context_length: int | None, kv_type: str) -> None:
-    """Refuse impossible values before anything is loaded."""
+def _check_context(context_length: int | None) -> None:
+    """Refuse an impossible length before anything is loaded."""
     if context_length is not None and context_length < 1:
         raise InvalidOptionError(f"context_length is {context_length}; allowed: at least 1")
-    if kv_type not in CACHE_NUMBER_BYTES:
-        allowed = ", ".join(CACHE_NUMBER_BYTES)
-        raise InvalidOptionError(f"kv_type is {kv_type!r}; allowed: {allowed}")

@@ -11,16 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from edgellama.buffers import MAX_ATTENTION_ROWS, Rows, StepBuffers
+from edgellama.buffers import MAX_ATTENTION_ROWS, Rows, StepBuffers, attention_tokens
 from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, decode_bytes
+from edgellama.kv_types import KVTypes
 from edgellama.program import Arguments, Bound, Op
 from edgellama.weights import FloatVector, LayerWeights, Matrix, ModelWeights
 
 Mode = Literal["decode", "prefill"]
 NUM_TOKENS, POSITION = Bound("num_tokens"), Bound("position")
-PREFILL_TASK_ROWS = 32
-"""Query rows of one attention task of a long step: enough to be worth handing out."""
+ALL_KEYS = 1 << 40
+"""More keys than any context has: what a long step, which has tasks enough, splits keys at."""
 
 
 class InputObserver(Protocol):
@@ -44,7 +45,7 @@ class LlamaProgram:
     num_threads: int
     observer: InputObserver | None = None
 
-    def body(self, mode: Mode, kv_type: str) -> list[Op]:
+    def body(self, mode: Mode, types: KVTypes) -> list[Op]:
         """From token ids to the residual stream after the last layer, cache updated.
 
         Bound: num_tokens, position, and the cache's ``bindings`` and ``strides``.
@@ -65,7 +66,7 @@ class LlamaProgram:
         )
         ops = [embed]
         for index, layer in enumerate(self.weights.layers):
-            ops += self._attention(mode, layer, index, kv_type)
+            ops += self._attention(mode, layer, index, types)
             ops += self._feed_forward(mode, layer)
         if self.observer is not None:
             ops += self._observed_output(mode, self.observer)
@@ -80,7 +81,9 @@ class LlamaProgram:
             self._multiply(mode, [(self.weights.output, self.buffers.normed, logits)])
         )
 
-    def _attention(self, mode: Mode, layer: LayerWeights, index: int, kv_type: str) -> Iterator[Op]:
+    def _attention(
+        self, mode: Mode, layer: LayerWeights, index: int, types: KVTypes
+    ) -> Iterator[Op]:
         b = self.buffers
         projections = [
             (layer.attn_q, b.normed, b.query),
@@ -90,8 +93,8 @@ class LlamaProgram:
         yield self._norm(mode, b.residual, layer.attn_norm, [p[0] for p in projections])
         yield from self._observe(b.normed, [p[0] for p in projections])
         yield from self._multiply(mode, projections)
-        yield self._rope_store(index, kv_type)
-        yield self._attend(mode, index, kv_type)
+        yield self._rope_store(index, types)
+        yield from self._attend(mode, index, types)
         yield from self._observe(b.attended, [layer.attn_output])
         if layer.attn_output.is_quantized:
             yield self._quantize(mode, b.attended)
@@ -235,12 +238,13 @@ class LlamaProgram:
             "values": Bound("values", index=index),
             "key_head_bytes": Bound("key_head_bytes"),
             "value_head_bytes": Bound("value_head_bytes"),
-            "value_row_bytes": Bound("value_row_bytes"),
+            "key_block_bytes": Bound("key_block_bytes"),
+            "value_block_bytes": Bound("value_block_bytes"),
             "position": POSITION,
             "num_tokens": NUM_TOKENS,
         }
 
-    def _rope_store(self, index: int, kv_type: str) -> Op:
+    def _rope_store(self, index: int, types: KVTypes) -> Op:
         b = self.buffers
         arguments = self._cache_arguments(index) | {
             "q": b.query.address,
@@ -254,24 +258,37 @@ class LlamaProgram:
             "num_pairs": self.config.rope.dimension_count // 2,
             "cos_sin": int(b.cos_sin.ctypes.data),
         }
-        return Op(f"rope_store_{kv_type}", arguments)
+        return Op(f"rope_store_{types.kernel_suffix}", arguments)
 
-    def _attend(self, mode: Mode, index: int, kv_type: str) -> Op:
+    def _attend(self, mode: Mode, index: int, types: KVTypes) -> Iterator[Op]:
+        """Long steps read packed keys and values, except of f32, which stay exact."""
         config, b = self.config, self.buffers
         group = config.head_count // config.head_count_kv
         is_decode = mode == "decode"
-        rows = min(group, MAX_ATTENTION_ROWS) if is_decode else MAX_ATTENTION_ROWS
-        arguments = self._cache_arguments(index) | {
-            "q": b.query.address,
-            "q_stride": b.query.stride,
+        method = str(min(group, MAX_ATTENTION_ROWS) if is_decode else MAX_ATTENTION_ROWS)
+        if not is_decode and "f32" not in (types.keys, types.values):
+            method = "packed"
+        split_keys = Bound("split_keys") if is_decode else ALL_KEYS
+        common: Arguments = {
             "y": b.attended.address,
             "y_stride": b.attended.stride,
             "head_size": config.head_size,
             "num_heads": config.head_count,
+            "position": POSITION,
+            "num_tokens": NUM_TOKENS,
+            "split_keys": split_keys,
+            "partials": int(b.partials.ctypes.data),
+        }
+        arguments = self._cache_arguments(index) | common
+        arguments |= {
+            "q": b.query.address,
+            "q_stride": b.query.stride,
             "num_kv_heads": config.head_count_kv,
             "scale": 1.0 / math.sqrt(config.head_size),
-            "tokens_per_task": 1 if is_decode else max(1, PREFILL_TASK_ROWS // group),
+            "tokens_per_task": attention_tokens(group, is_decode),
             "scratch": int(b.scratch.ctypes.data),
             "scratch_stride": b.scratch_bytes,
         }
-        return Op(f"attention_{kv_type}_{rows}", arguments)
+        yield Op(f"attention_{types.kernel_suffix}_{method}", arguments)
+        if is_decode:
+            yield Op("merge_attention", common)

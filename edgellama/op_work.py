@@ -40,9 +40,8 @@ class Step:
     @classmethod
     def of(cls, num_tokens: int, position: int, cache: CacheLayout) -> Step:
         """A step over a cache of this layout."""
-        num_positions = cache.value_head_bytes // cache.value_row_bytes
         layer_bytes = cache.key_layer_bytes + cache.value_layer_bytes
-        return cls(num_tokens, position, layer_bytes // num_positions)
+        return cls(num_tokens, position, layer_bytes // cache.num_positions)
 
     @property
     def num_pairs(self) -> int:

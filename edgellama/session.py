@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from edgellama.engine import Engine
+    from edgellama.kv_types import KVTypeChoice
     from edgellama.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -54,9 +55,9 @@ class Session:
         tokenizer: Tokenizer,
         *,
         context_length: int | None = None,
-        kv_type: str = "f16",
+        kv_type: KVTypeChoice = "f16",
     ) -> None:
-        """``context_length`` None is the model's own; ``kv_type`` "f16" or "f32"."""
+        """``context_length`` None is the model's own; ``kv_type`` as for ``Llama``."""
         own_length = engine.config.context_length
         length = own_length if context_length is None else context_length
         if length < 1:

@@ -1,199 +1,251 @@
-"""Causal attention over the cache with an online softmax (Milakov and Gimelshein 2018).
+"""Causal attention over the cache: blocks of keys outside, tiles of query rows inside.
 
-A task is one KV head and a few tokens: all query heads that share the KV head go together, so
-that each key and value is read once for all of them. Keys are taken ``ATTENTION_KEYS`` at a
-time; both products are register tiles, with keys and then head elements in the lanes.
+A task is one KV head, some tokens and some of the keys: all query heads that share the KV head
+go together, so that each key and value is read once for all of them. Where the keys are split
+the tasks leave partial results, which ``merge_attention`` joins in a fixed order; splits are of
+a fixed size, so that results do not depend on the threads.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from edgellama.kernels_cpu.attention_direct import direct
+from edgellama.kernels_cpu.attention_packed import packed
+from edgellama.kernels_cpu.attention_rows import (
+    LOG2_E,
+    add_block,
+    clear,
+    forget_row,
+    largest_score,
+    power,
+    scale_row,
+    weigh,
+)
+from edgellama.kernels_cpu.cache_numbers import panel_lanes, round_up
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, CACHE_NUMBER_BYTES, PANEL_VECTORS
+from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, MAX_KEY_SPLITS, PARTIAL_HEAD_BYTES
 from edgellama.kernels_cpu.simd import (
-    f32_zeros,
     f32_zeros_4,
-    lane_count,
     load_f32,
     read_f32,
+    read_i32,
     splat_f32,
     store,
     write_f32,
 )
-from edgellama.kernels_cpu.simd_math import (
-    add,
-    exponential,
-    mask_from,
-    max_lanes,
-    maximum,
-    mul,
-    sub,
-    sum_lanes,
-)
-from edgellama.kernels_cpu.simd_tiles import FMA_TILE, f32_tile, load_tile, store_tile
+from edgellama.kernels_cpu.simd_exact import write_i32
+from edgellama.kernels_cpu.simd_math import fma
 from edgellama.kernels_cpu.tasks import claim, finish
 
 SCORE_BYTES = 4 * ATTENTION_KEYS
+WEIGHT_BYTES = 2 * ATTENTION_KEYS
+TILE_BYTES = 8 * SCORE_BYTES + 128
+"""Scores, then the factors ``shrink`` and ``gain``, of up to eight rows."""
+LINE = 64
 
 
 @device
-def softmax_row(scores, num_keys, statistics, output, output_bytes):
-    """Turn one row of scores into weights; fold the change of the maximum into the output.
+def row_places(scratch, num_rows, head_size):
+    """Where the statistics, limits, query scales, queries and outputs of a task's rows lie.
 
-    ``statistics`` holds the running maximum and the running sum of weights.
+    The last place is that of what a method of multiplication needs besides.
     """
-    lanes = lane_count()
-    largest = splat_f32(np.float32(-np.inf), f32_zeros())
-    for i in range(0, num_keys, lanes):
-        v = mask_from(load_f32(scores + 4 * i, largest), num_keys - i)
-        store(scores + 4 * i, v)
-        largest = maximum(v, largest)
-    before = read_f32(statistics)
-    now = max(before, max_lanes(largest))
-    shift = splat_f32(now, largest)
-    total = f32_zeros()
-    for i in range(0, num_keys, lanes):
-        v = exponential(sub(load_f32(scores + 4 * i, total), shift))
-        store(scores + 4 * i, v)
-        total = add(total, v)
-    shrink = max_lanes(exponential(splat_f32(before - now, f32_zeros_4())))
-    write_f32(statistics, now)
-    write_f32(statistics + 4, read_f32(statistics + 4) * shrink + sum_lanes(total))
-    if shrink != np.float32(1.0):
-        factor = splat_f32(shrink, total)
-        for i in range(0, output_bytes, 4 * lanes):
-            store(output + i, mul(load_f32(output + i, total), factor))
+    statistics = scratch + TILE_BYTES
+    limits = statistics + round_up(8 * num_rows, LINE)
+    scales = limits + round_up(4 * num_rows, LINE)
+    queries = scales + round_up(4 * num_rows, LINE)
+    outputs = queries + num_rows * round_up(4 * head_size, LINE)
+    work = outputs + num_rows * round_up(4 * head_size, 4 * panel_lanes())
+    return statistics, limits, scales, queries, outputs, round_up(work, LINE)
 
 
-@device
-def clear(address, num_bytes):
-    """Zero f32 memory; a multiple of four numbers."""
-    for i in range(0, num_bytes, 16):
-        store(address + i, f32_zeros_4())
+def attention_direct(key_kind, value_kind, rows):
+    """softmax(q k^T scale) v over all keys up to each token, in f32, from the cache as it is."""
+    return _attention(direct(key_kind, value_kind, rows), rows)
 
 
-@device
-def round_up(number, multiple):
-    """The next multiple."""
-    return (number + multiple - 1) // multiple * multiple
+def attention_packed(key_kind, value_kind, rows):
+    """The same in 16-bit integers that all rows of a task share."""
+    return _attention(packed(key_kind, value_kind, rows), rows)
 
 
-@device
-def load_query(q, scale, head_size, query):
-    """One scaled query."""
-    for i in range(head_size):
-        write_f32(query + 4 * i, read_f32(q + 4 * i) * scale)
-
-
-@device
-def write_row(output, total, head_size, y):
-    """One finished row, divided by the sum of its weights."""
-    inverse = np.float32(1.0) / total
-    for i in range(head_size):
-        write_f32(y + 4 * i, read_f32(output + 4 * i) * inverse)
-
-
-def attention(kind, rows):
-    """softmax(q k^T scale) v over all keys up to each token, ``rows`` query rows at a time."""
-    fma_tile, number_bytes = FMA_TILE[kind], CACHE_NUMBER_BYTES[kind]
+def _attention(method, rows):
+    load_query, prepare, score, finish_weights, gather = method
 
     @device
-    def score(query, head_size, keys, scores, num_keys):
-        """Scores of ``rows`` queries with ``num_keys`` keys, rounded up to whole key blocks."""
-        step = PANEL_VECTORS * lane_count() * number_bytes
-        for key in range(0, num_keys, PANEL_VECTORS * lane_count()):
-            tile = f32_tile(PANEL_VECTORS, rows)
-            for i in range(head_size):
-                tile = fma_tile(tile, keys + i * step, query + 4 * i, 4 * head_size)
-            store_tile(tile, scores + 4 * key, SCORE_BYTES)
-            keys += head_size * step
+    def start(q, q_stride, scale, position, group, head_size, num_rows, padded_rows, places):
+        """Queries, no keys seen, and the position behind the last key that each row sees."""
+        statistics, limits, scales, queries, outputs, _work = places
+        query_bytes = round_up(4 * head_size, LINE)
+        clear(queries, padded_rows * query_bytes)
+        clear(outputs, padded_rows * round_up(4 * head_size, 4 * panel_lanes()))
+        for row in range(padded_rows):
+            place = min(row, num_rows - 1)
+            forget_row(statistics + 8 * row)
+            write_i32(limits + 4 * row, position + place // group + 1)
+            write_f32(scales + 4 * row, np.float32(0.0))
+            if row < num_rows:
+                at = q + place // group * q_stride + place % group * head_size * 4
+                load_query(at, scale, head_size, queries + row * query_bytes, scales + 4 * row)
 
     @device
-    def gather(weights, values, value_row_bytes, num_keys, output, output_bytes):
-        """output += weights times values for ``rows`` rows."""
-        for i in range(0, output_bytes // 4, PANEL_VECTORS * lane_count()):
-            tile = load_tile(f32_tile(PANEL_VECTORS, rows), output + 4 * i, output_bytes)
-            value = values + i * number_bytes
-            for key in range(num_keys):
-                tile = fma_tile(tile, value, weights + 4 * key, SCORE_BYTES)
-                value += value_row_bytes
-            store_tile(tile, output + 4 * i, output_bytes)
+    def weigh_rows(scores, key, num_keys, statistics, limits, work):
+        """Scores of a tile's rows to weights; their factors go behind the scores."""
+        shrink = scores + 8 * SCORE_BYTES
+        for i in range(rows):
+            visible = min(max(read_i32(limits + 4 * i) - key, 0), num_keys)
+            at, total, gain = scores + i * SCORE_BYTES, np.float32(0.0), np.float32(0.0)
+            if visible > 0:
+                largest = largest_score(at, visible)
+                total = weigh(at, visible, num_keys, largest)
+                gain = add_block(statistics + 8 * i, largest, total, shrink + 4 * i)
+            else:
+                clear(at, SCORE_BYTES)
+                write_f32(shrink + 4 * i, np.float32(1.0))
+            unit = finish_weights(at, num_keys, total, work + i * WEIGHT_BYTES)
+            write_f32(shrink + 64 + 4 * i, gain / unit)
 
     @device
-    def attend(query, row, head_size, group, position, keys, values, value_row_bytes, last_row,
-               scores, statistics, outputs, output_bytes):  # fmt: skip
-        """``rows`` query rows from ``row`` on over all the keys that they see."""
-        seen = position + min(row + rows - 1, last_row) // group + 1
-        for key in range(0, seen, ATTENTION_KEYS):
-            num_keys = min(ATTENTION_KEYS, seen - key)
-            score(query, head_size, keys + key * head_size * number_bytes, scores, num_keys)
-            for i in range(rows):
-                visible = position + min(row + i, last_row) // group + 1 - key
-                visible = min(num_keys, max(visible, 0))
-                at = scores + i * SCORE_BYTES
-                if visible > 0:
-                    softmax_row(
-                        at, visible, statistics + 8 * i, outputs + i * output_bytes, output_bytes
-                    )
-                for j in range(round_up(visible, lane_count()), num_keys):
-                    write_f32(at + 4 * j, np.float32(0.0))
-            gather(
-                scores,
-                values + key * value_row_bytes,
-                value_row_bytes,
-                num_keys,
-                outputs,
-                output_bytes,
-            )
+    def attend(first_key, last_key, num_rows, head_size, keys, key_block_bytes, values,
+               value_block_bytes, scratch, places):  # fmt: skip
+        """All rows of a task over keys ``first_key`` to ``last_key``."""
+        statistics, limits, scales, queries, outputs, work = places
+        query_bytes = round_up(4 * head_size, LINE)
+        output_bytes = round_up(4 * head_size, 4 * panel_lanes())
+        shrink = scratch + 8 * SCORE_BYTES
+        for key in range(first_key, last_key, ATTENTION_KEYS):
+            block = key // panel_lanes()
+            key_at, value_at = keys + block * key_block_bytes, values + block * value_block_bytes
+            block_keys = min(ATTENTION_KEYS, last_key - key)
+            prepare(key_at, key_block_bytes, value_at, value_block_bytes, head_size, block_keys,
+                    work)  # fmt: skip
+            for row in range(0, num_rows, rows):
+                num_keys = min(block_keys, read_i32(limits + 4 * (row + rows - 1)) - key)
+                if num_keys > 0:
+                    score(queries + row * query_bytes, query_bytes, scales + 4 * row, head_size,
+                          key_at, key_block_bytes, num_keys, scratch, work)  # fmt: skip
+                    weigh_rows(scratch, key, num_keys, statistics + 8 * row, limits + 4 * row,
+                               work)  # fmt: skip
+                    gather(scratch, num_keys, head_size, value_at, value_block_bytes,
+                           outputs + row * output_bytes, output_bytes, shrink, shrink + 64,
+                           work)  # fmt: skip
 
-    return _tasks(attend, rows, number_bytes)
+    return _kernel(start, attend, rows)
 
 
-def _tasks(attend, rows, number_bytes):
+@device
+def write_rows(y, y_stride, group, head_size, num_rows, places):
+    """Finished rows, divided by the sum of their weights."""
+    statistics, _limits, _scales, _queries, outputs, _work = places
+    output_bytes = round_up(4 * head_size, 4 * panel_lanes())
+    for row in range(num_rows):
+        at = y + row // group * y_stride + row % group * head_size * 4
+        inverse = np.float32(1.0) / read_f32(statistics + 8 * row + 4)
+        scale_row(outputs + row * output_bytes, inverse, head_size, at)
+
+
+@device
+def write_partials(partials, group, num_heads, head_size, num_rows, places):
+    """Rows over some of the keys with their statistics, to be merged."""
+    statistics, _limits, _scales, _queries, outputs, _work = places
+    output_bytes = round_up(4 * head_size, 4 * panel_lanes())
+    row_bytes = MAX_KEY_SPLITS * (PARTIAL_HEAD_BYTES + output_bytes)
+    for row in range(num_rows):
+        at = partials + (row // group * num_heads + row % group) * row_bytes
+        write_f32(at, read_f32(statistics + 8 * row))
+        write_f32(at + 4, read_f32(statistics + 8 * row + 4))
+        source, target = outputs + row * output_bytes, at + PARTIAL_HEAD_BYTES
+        for i in range(0, output_bytes, 16):
+            store(target + i, load_f32(source + i, f32_zeros_4()))
+
+
+def _kernel(start, attend, rows):
     def kernel(
-        q, q_stride, y, y_stride, head_size, num_heads, num_kv_heads, keys, values, key_head_bytes,
-        value_head_bytes, value_row_bytes, position, num_tokens, scale, tokens_per_task,
+        q, q_stride, y, y_stride, head_size, num_heads, num_kv_heads,
+        keys, values, key_head_bytes, value_head_bytes, key_block_bytes, value_block_bytes,
+        position, num_tokens, scale, tokens_per_task, split_keys, partials,
         scratch, scratch_stride, counter, thread, job,
     ):  # fmt: skip
         group = num_heads // num_kv_heads
-        output_bytes = value_row_bytes // number_bytes * 4
-        scores = scratch + thread * scratch_stride
-        statistics = scores + rows * SCORE_BYTES
-        outputs = statistics + 8 * 8
-        queries = outputs + rows * output_bytes
-        num_tasks = (num_tokens + tokens_per_task - 1) // tokens_per_task * num_kv_heads
+        work = scratch + thread * scratch_stride
+        num_splits = (position + num_tokens + split_keys - 1) // split_keys
+        partial_bytes = PARTIAL_HEAD_BYTES + round_up(4 * head_size, 4 * panel_lanes())
+        num_tasks = (
+            (num_tokens + tokens_per_task - 1) // tokens_per_task * num_kv_heads * num_splits
+        )
         num_done = 0
         task = claim(counter, job, num_tasks)
         while task < num_tasks:
-            kv_head = task % num_kv_heads
-            first_token = task // num_kv_heads * tokens_per_task
-            last_row = min(tokens_per_task, num_tokens - first_token) * group - 1
-            source = first_token * q_stride + kv_head * group * head_size * 4
-            target = first_token * y_stride + kv_head * group * head_size * 4
-            for row in range(0, last_row + 1, rows):
-                clear(outputs, rows * output_bytes)
-                for i in range(rows):
-                    place = min(row + i, last_row)
-                    at = source + place // group * q_stride + place % group * head_size * 4
-                    load_query(q + at, scale, head_size, queries + i * head_size * 4)
-                    write_f32(statistics + 8 * i, np.float32(-np.inf))
-                    write_f32(statistics + 8 * i + 4, np.float32(0.0))
-                attend(queries, row, head_size, group, position + first_token,
-                       keys + kv_head * key_head_bytes, values + kv_head * value_head_bytes,
-                       value_row_bytes, last_row, scores, statistics,
-                       outputs, output_bytes)  # fmt: skip
-                for i in range(min(rows, last_row + 1 - row)):
-                    place = row + i
-                    at = target + place // group * y_stride + place % group * head_size * 4
-                    write_row(
-                        outputs + i * output_bytes,
-                        read_f32(statistics + 8 * i + 4),
-                        head_size,
-                        y + at,
-                    )
+            kv_head, split = task % num_kv_heads, task // num_kv_heads % num_splits
+            token = task // num_kv_heads // num_splits * tokens_per_task
+            task_tokens = min(tokens_per_task, num_tokens - token)
+            num_rows = task_tokens * group
+            head = kv_head * group
+            places = row_places(work, round_up(num_rows, rows), head_size)
+            start(q + token * q_stride + head * head_size * 4, q_stride, scale * LOG2_E,
+                  position + token, group, head_size, num_rows, round_up(num_rows, rows),
+                  places)  # fmt: skip
+            last_key = min((split + 1) * split_keys, position + token + task_tokens)
+            attend(split * split_keys, last_key, num_rows, head_size,
+                   keys + kv_head * key_head_bytes, key_block_bytes,
+                   values + kv_head * value_head_bytes, value_block_bytes, work,
+                   places)  # fmt: skip
+            if num_splits == 1:
+                target = y + token * y_stride + head * head_size * 4
+                write_rows(target, y_stride, group, head_size, num_rows, places)
+            else:
+                first = (token * num_heads + head) * MAX_KEY_SPLITS + split
+                write_partials(partials + first * partial_bytes, group, num_heads, head_size,
+                               num_rows, places)  # fmt: skip
             num_done += 1
             task = claim(counter, job, num_tasks)
         finish(counter, num_done, num_tasks)
+
+    return kernel
+
+
+@device
+def merge_head(partials, partial_bytes, num_splits, head_size, y):
+    """One head of one token, split by split; y serves as the sum."""
+    largest = read_f32(partials)
+    for split in range(1, num_splits):
+        largest = max(largest, read_f32(partials + split * partial_bytes))
+    total, like = np.float32(0.0), f32_zeros_4()
+    for split in range(num_splits):
+        at = partials + split * partial_bytes
+        factor = power(read_f32(at) - largest)
+        total += factor * read_f32(at + 4)
+        factors = splat_f32(factor, like)
+        for i in range(PARTIAL_HEAD_BYTES, partial_bytes, 16):
+            if split == 0:
+                store(partials + i, fma(load_f32(at + i, like), factors, like))
+            else:
+                old = load_f32(partials + i, like)
+                store(partials + i, fma(load_f32(at + i, like), factors, old))
+    scale_row(partials + PARTIAL_HEAD_BYTES, np.float32(1.0) / total, head_size, y)
+
+
+def merge_attention():
+    """Join what tasks over parts of the keys have left; one token a task."""
+
+    def kernel(
+        y, y_stride, head_size, num_heads, position, num_tokens, split_keys, partials,
+        counter, thread, job,
+    ):  # fmt: skip
+        partial_bytes = PARTIAL_HEAD_BYTES + round_up(4 * head_size, 4 * panel_lanes())
+        num_done = 0
+        token = claim(counter, job, num_tokens)
+        while token < num_tokens:
+            if position + num_tokens > split_keys:
+                num_splits = (position + token + split_keys) // split_keys
+                for head in range(num_heads):
+                    row = token * num_heads + head
+                    merge_head(partials + row * MAX_KEY_SPLITS * partial_bytes, partial_bytes,
+                               num_splits, head_size,
+                               y + token * y_stride + head * head_size * 4)  # fmt: skip
+            num_done += 1
+            token = claim(counter, job, num_tokens)
+        finish(counter, num_done, num_tokens)
 
     return kernel

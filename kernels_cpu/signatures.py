@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from types import MappingProxyType
 
 QUANTIZED_FORMATS = (
@@ -23,17 +24,26 @@ SUPER_FORMATS = ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS")
 BLOCK_SEARCH_FORMATS = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "IQ4_NL")
 QUANTIZABLE_FORMATS = (*FLOAT_FORMATS, *LEGACY_FORMATS, "IQ4_NL", *SUPER_FORMATS)
 """Formats that f32 rows can be written in."""
-CACHE_NUMBER_BYTES = MappingProxyType({"f32": 4, "f16": 2})
-"""Bytes of one number of the KV cache, by its type."""
-CACHE_TYPES = tuple(CACHE_NUMBER_BYTES)
+CACHE_NUMBER_BITS = MappingProxyType({"f32": 32, "f16": 16, "bf16": 16, "q8_0": 8, "q4_0": 4})
+"""Bits of one number of the KV cache, by its type."""
+CACHE_SCALE_ELEMENTS = MappingProxyType({"q8_0": 32, "q4_0": 32})
+"""Elements of a head that share a scale in the types that have scales."""
+CACHE_SCALE_BYTES = 2
+CACHE_TYPES = tuple(CACHE_NUMBER_BITS)
 ATTENTION_ROWS = (1, 2, 3, 4, 5, 6, 7, 8)
-"""Query rows that one attention kernel handles together."""
+"""Query rows that one attention kernel over the cache as it is handles together."""
+PACKED_ROWS = 6
+"""Query rows of one register tile where keys and values are packed first."""
 GEMM_TOKENS = 6
 """Tokens of one register tile: token buffers are padded to a multiple of it."""
 PANEL_VECTORS = 2
 """Vectors of output rows of one register tile: output buffers are padded to it."""
 ATTENTION_KEYS = 128
 """Keys whose scores are held at once by the online softmax."""
+MAX_KEY_SPLITS = 64
+"""Parts that the keys of one token are split into at most."""
+PARTIAL_HEAD_BYTES = 64
+"""Of a partial result, before its numbers: the statistics of its weights."""
 
 
 SUPER_BLOCK = 8
@@ -80,7 +90,8 @@ CACHE = (
     "values",
     "key_head_bytes",
     "value_head_bytes",
-    "value_row_bytes",
+    "key_block_bytes",
+    "value_block_bytes",
     "position",
     "num_tokens",
 )
@@ -100,20 +111,26 @@ def _matrix_signatures(name: str) -> dict[str, Signature]:
     }
 
 
-def _cache_signatures(kind: str) -> dict[str, Signature]:
+def _cache_signatures(keys: str, values: str) -> dict[str, Signature]:
     store = (
         *("q", "q_stride", "k", "v", "kv_stride", "head_size", "num_heads", "num_kv_heads"),
         *("num_pairs", "cos_sin"),
         *CACHE,
     )
-    read = ("q", "q_stride", "y", "y_stride", "head_size", "num_heads", "num_kv_heads")
-    work = ("scale", "tokens_per_task", *SCRATCH)
-    return {f"rope_store_{kind}": _op("rope", "rope_store", (kind,), store)} | {
-        f"attention_{kind}_{rows}": _op(
-            "attention", "attention", (kind, rows), read + CACHE + work, ("scale",)
+    read = ("q", "q_stride", "y", "y_stride", "head_size", "num_heads", "num_kv_heads", *CACHE)
+    attend = (*read, "scale", "tokens_per_task", "split_keys", "partials", *SCRATCH)
+    kinds = f"{keys}_{values}"
+    table = {f"rope_store_{kinds}": _op("rope", "rope_store", (keys, values), store)}
+    if "f32" not in (keys, values):
+        options = (keys, values, PACKED_ROWS)
+        table[f"attention_{kinds}_packed"] = _op(
+            "attention", "attention_packed", options, attend, ("scale",)
         )
-        for rows in ATTENTION_ROWS
-    }
+    for rows in ATTENTION_ROWS:
+        table[f"attention_{kinds}_{rows}"] = _op(
+            "attention", "attention_direct", (keys, values, rows), attend, ("scale",)
+        )
+    return table
 
 
 def _row_signatures(layout: str) -> dict[str, Signature]:
@@ -140,16 +157,21 @@ def _op(
 
 def _signatures() -> dict[str, Signature]:
     rows = ("x", "x_stride", "width", "num_tokens")
+    merge = (
+        *("y", "y_stride", "head_size", "num_heads", "position", "num_tokens"),
+        *("split_keys", "partials"),
+    )
     table = {
         "add_bias": _op("rows", "add_bias", (), (*rows, "bias")),
+        "merge_attention": _op("attention", "merge_attention", (), merge),
         "sum_squares": _op("rows", "sum_squares", (), (*rows, "sums")),
     }
     for layout in LAYOUTS:
         table |= _row_signatures(layout)
     for name in QUANTIZED_FORMATS + FLOAT_FORMATS:
         table |= _matrix_signatures(name)
-    for kind in CACHE_TYPES:
-        table |= _cache_signatures(kind)
+    for keys, values in product(CACHE_TYPES, CACHE_TYPES):
+        table |= _cache_signatures(keys, values)
     table["read_bytes"] = _op("bandwidth", "read_bytes", (), ("address", "num_bytes", "sink"))
     for entry in ("execute", "execute_timed", "serve"):
         table[entry] = Signature("executor", entry, (), ("team",))
@@ -157,7 +179,7 @@ def _signatures() -> dict[str, Signature]:
 
 
 SIGNATURES: Mapping[str, Signature] = MappingProxyType(_signatures())
-"""Every kernel by name, such as ``gemv_Q4_0`` or ``attention_f16_4``."""
+"""Every kernel by name, such as ``gemv_Q4_0`` or ``attention_f16_q8_0_4``."""
 
 
 def _codec_signatures() -> dict[str, Signature]:

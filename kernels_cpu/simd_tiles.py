@@ -52,7 +52,7 @@ class TileModel(models.PrimitiveModel):
         super().__init__(manager, tile, tile.llvm)
 
 
-def _update(builder: Any, tile: Tile, value: Any, cell: Callable[[int, int, Any], Any]) -> Any:
+def update_tile(builder: Any, tile: Tile, value: Any, cell: Callable[[int, int, Any], Any]) -> Any:
     """The tile with every cell replaced by ``cell(vector, token, old value)``."""
     for token in range(tile.num_tokens):
         for vector in range(tile.num_vectors):
@@ -62,11 +62,11 @@ def _update(builder: Any, tile: Tile, value: Any, cell: Callable[[int, int, Any]
     return value
 
 
-def _offset(builder: Any, address: Any, stride: Any, count: int) -> Any:
+def offset_by(builder: Any, address: Any, stride: Any, count: int) -> Any:
     return builder.add(address, builder.mul(stride, ir.Constant(I64, count)))
 
 
-def _zeros(tile: Tile) -> ir.Constant:
+def tile_zeros(tile: Tile) -> ir.Constant:
     zero = constant(tile.kind, [0] * tile.lanes)
     return ir.Constant(tile.llvm, [zero] * (tile.num_vectors * tile.num_tokens))
 
@@ -77,14 +77,14 @@ def f32_tile(typingctx, num_vectors, num_tokens):
     tile = Tile(
         "f32", tier_of(typingctx).lanes, num_vectors.literal_value, num_tokens.literal_value
     )
-    return tile(num_vectors, num_tokens), lambda ctx, b, sig, args: _zeros(tile)
+    return tile(num_vectors, num_tokens), lambda ctx, b, sig, args: tile_zeros(tile)
 
 
 @intrinsic
 def i32_tile_like(typingctx, tile):
     """A tile of integer zeros in the shape of ``tile``."""
     integers = Tile("i32", tile.lanes, tile.num_vectors, tile.num_tokens)
-    return integers(tile), lambda ctx, b, sig, args: _zeros(integers)
+    return integers(tile), lambda ctx, b, sig, args: tile_zeros(integers)
 
 
 def _define_dot4_tile(is_wide: bool) -> Callable[..., Any]:
@@ -102,9 +102,9 @@ def _define_dot4_tile(is_wide: bool) -> Callable[..., Any]:
             ]
             tokens = []
             for t in range(tile.num_tokens):
-                word = load_at(b, _offset(b, x_address, stride, t), I32)
+                word = load_at(b, offset_by(b, x_address, stride, t), I32)
                 tokens.append(b.bitcast(splat(b, word, tile.lanes), bytes_type))
-            return _update(
+            return update_tile(
                 b,
                 tile,
                 value,
@@ -134,7 +134,7 @@ def scale_tile(typingctx, tile, dots, scale, minimum, x_scale, scale_stride, x_s
         ]
         x_scales, x_sums = (
             [
-                splat(b, load_at(b, _offset(b, at, step, t), F32), tile.lanes)
+                splat(b, load_at(b, offset_by(b, at, step, t), F32), tile.lanes)
                 for t in range(tile.num_tokens)
             ]
             for at, step in ((x_scale_at, scale_step), (x_sum_at, sum_step))
@@ -145,7 +145,7 @@ def scale_tile(typingctx, tile, dots, scale, minimum, x_scale, scale_stride, x_s
             scaled = multiply_add(b, b.fmul(dot, scales[v]), x_scales[t], old, tier)
             return multiply_add(b, minimums[v], x_sums[t], scaled, tier)
 
-        return _update(b, tile, value, cell)
+        return update_tile(b, tile, value, cell)
 
     return tile(tile, dots, *[types.int64] * 6), codegen
 
@@ -166,10 +166,10 @@ def _define_fma_tile(kind: str) -> Callable[..., Any]:
                     float_vector_at(b, kind, b.add(panel_address, offset), tile.lanes, tier)
                 )
             tokens = [
-                splat(b, load_at(b, _offset(b, x_address, stride, t), F32), tile.lanes)
+                splat(b, load_at(b, offset_by(b, x_address, stride, t), F32), tile.lanes)
                 for t in range(tile.num_tokens)
             ]
-            return _update(
+            return update_tile(
                 b, tile, value, lambda v, t, old: multiply_add(b, weights[v], tokens[t], old, tier)
             )
 
@@ -190,7 +190,7 @@ def add_tiles(typingctx, tile, other):
         def cell(v: int, t: int, old: Any) -> Any:
             return b.fadd(old, b.extract_value(args[1], t * tile.num_vectors + v))
 
-        return _update(b, tile, args[0], cell)
+        return update_tile(b, tile, args[0], cell)
 
     return tile(tile, tile), codegen
 
@@ -204,9 +204,9 @@ def load_tile(typingctx, tile, address, token_stride):
         vector = llvm_vector("f32", tile.lanes)
 
         def cell(v: int, t: int, old: Any) -> Any:
-            return load_at(b, _offset(b, at, stride, t), vector, 4 * tile.lanes * v)
+            return load_at(b, offset_by(b, at, stride, t), vector, 4 * tile.lanes * v)
 
-        return _update(b, tile, value, cell)
+        return update_tile(b, tile, value, cell)
 
     return tile(tile, types.int64, types.int64), codegen
 
@@ -219,11 +219,11 @@ def store_tile(typingctx, tile, address, token_stride):
         value, at, stride = args
 
         def cell(v: int, t: int, old: Any) -> Any:
-            where = b.add(_offset(b, at, stride, t), ir.Constant(I64, 4 * tile.lanes * v))
+            where = b.add(offset_by(b, at, stride, t), ir.Constant(I64, 4 * tile.lanes * v))
             b.store(old, pointer(b, where, old.type), align=1)
             return old
 
-        _update(b, tile, value, cell)
+        update_tile(b, tile, value, cell)
         return ctx.get_dummy_value()
 
     return types.void(tile, types.int64, types.int64), codegen
@@ -277,7 +277,9 @@ def transpose_words(typingctx, source, destination, block_step, word_step):
     def codegen(ctx, b, sig, args):
         source, destination, block_step, word_step = args
         for index, row in enumerate(_transposed_rows(b, source, lanes)):
-            at = _offset(b, _offset(b, destination, block_step, index // 4), word_step, index % 4)
+            at = offset_by(
+                b, offset_by(b, destination, block_step, index // 4), word_step, index % 4
+            )
             b.store(row, pointer(b, at, row.type), align=1)
         return ctx.get_dummy_value()
 
@@ -291,7 +293,7 @@ def transpose_every_fourth_word(typingctx, source, destination, step):
 
     def codegen(ctx, b, sig, args):
         for block, row in enumerate(_transposed_rows(b, args[0], lanes)[::4]):
-            b.store(row, pointer(b, _offset(b, args[1], args[2], block), row.type), align=1)
+            b.store(row, pointer(b, offset_by(b, args[1], args[2], block), row.type), align=1)
         return ctx.get_dummy_value()
 
     return types.void(*[types.int64] * 3), codegen

@@ -110,6 +110,35 @@ def rotate(x: Array, position: int, num_pairs: int, freq_base: float = 10000.0) 
     return result
 
 
+def as_cached(kind: str, rows: Array) -> Array:
+    """Rows of heads (…, size) as a cache of this type gives them back, as f32."""
+    if kind == "bf16":
+        bits = rows.view(np.uint32)
+        return (bits + ((bits >> 16) & 1) + 0x7FFF & np.uint32(0xFFFF0000)).view(np.float32)
+    if kind in ("f32", "f16"):
+        return rows.astype({"f32": np.float32, "f16": np.float16}[kind]).astype(np.float32)
+    parts = [
+        _rounded_block(kind, part)
+        for part in np.split(rows, range(BLOCK, rows.shape[-1], BLOCK), -1)
+    ]
+    return np.concatenate(parts, -1)
+
+
+def _rounded_block(kind: str, block: Array) -> Array:
+    """Q8_0 or Q4_0 of GGUF, of up to 32 elements with one scale."""
+    places = np.abs(block).argmax(-1, keepdims=True)
+    extreme = np.take_along_axis(block, places, -1)
+    scale = np.abs(extreme) / np.float32(127) if kind == "q8_0" else extreme / np.float32(-8)
+    with np.errstate(divide="ignore"):
+        inverse = np.where(scale == 0, np.float32(0), np.float32(1) / scale)
+    if kind == "q8_0":
+        scaled = block * inverse
+        numbers = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))
+    else:
+        numbers = np.minimum(np.trunc(block * inverse + np.float32(8.5)), np.float32(15)) - 8
+    return numbers * scale.astype(np.float16).astype(np.float32)
+
+
 def attention(q: Array, keys: Array, values: Array, position: int) -> Array:
     """Causal attention of q (tokens, heads, size) over keys (kv_heads, positions, size)."""
     num_tokens, heads, size = q.shape

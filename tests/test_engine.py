@@ -9,13 +9,13 @@ from pathlib import Path
 import naive_kernels as naive
 import numpy as np
 import pytest
-from kernel_harness import TIERS, runner_of, tier_name
+from kernel_harness import CACHE_KERNELS, OTHER_KERNELS, TIERS, runner_of, tier_name
 from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine import Engine
 from edgellama.kernels_cpu.cpu import Tier
-from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS, SIGNATURES
+from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
 from edgellama.quant.gguf_file import GGUFFile
 
@@ -40,7 +40,7 @@ MakeEngine = Callable[..., Engine]
 @pytest.fixture(scope="module", params=TIERS, ids=tier_name)
 def tier(request: pytest.FixtureRequest) -> Tier:
     """Each tier in turn, all kernels compiled in one go."""
-    runner_of(request.param).preload(SIGNATURES)
+    runner_of(request.param).preload([*OTHER_KERNELS, *CACHE_KERNELS])
     return request.param
 
 
@@ -166,6 +166,25 @@ def test_pieces(make_engine: MakeEngine) -> None:
     for sizes in ([199, 1], [1, 199], [100, 100], [5, 6, 7, 4, 3, 31, 33, 111]):
         pieces = all_logits(engine, tokens, sizes, "f32")
         np.testing.assert_allclose(pieces, whole, rtol=0, atol=5e-5)
+
+
+@pytest.mark.parametrize(("kv_type", "allowed"), [("q8_0", 0.02), ("bf16/q4_0", 0.2)])
+def test_cache_types(make_engine: MakeEngine, tmp_path: Path, kv_type: str, allowed: float) -> None:
+    """A long context in a small cache stays near NumPy's logits, and near itself however cut.
+
+    The keys of the last tokens are split among threads; their number does not change a bit.
+    """
+    model = dataclasses.replace(WIDE, context_length=1100)
+    tokens = prompt(1100)
+    expected = NumpyLlama(model_file(tmp_path, model)).forward(tokens)
+    sizes = [512, 300, 200, 70, 4, 4, 3, 2, *[1] * 5]
+    logits = [all_logits(make_engine(model, n), tokens, sizes, kv_type) for n in (1, 2, 3)]
+    np.testing.assert_array_equal(logits[0], logits[1])
+    np.testing.assert_array_equal(logits[0], logits[2])
+    error = np.sqrt(((logits[0] - expected) ** 2).mean() / (expected**2).mean())
+    assert error < allowed
+    other = all_logits(make_engine(model), tokens, [1, 510, 4, 500, 85], kv_type)
+    assert np.sqrt(((other - logits[0]) ** 2).mean() / (expected**2).mean()) < allowed / 10
 
 
 def test_truncate(make_engine: MakeEngine) -> None:

@@ -11,13 +11,12 @@ import subprocess
 import sys
 
 import pytest
-from kernel_harness import TIERS, runner_of, tier_name
+from kernel_harness import CACHE_KERNELS, OTHER_KERNELS, TIERS, runner_of, tier_name
 from llvmlite import binding
 
 from edgellama.kernels_cpu.code_cache import cache_folder
 from edgellama.kernels_cpu.compile_worker import read_checked
 from edgellama.kernels_cpu.cpu import Tier
-from edgellama.kernels_cpu.signatures import SIGNATURES
 
 PROGRAM = """
 import json, sys; sys.path[:] = json.loads(sys.argv[1])
@@ -158,8 +157,9 @@ def undefined_symbols(content: bytes) -> set[str]:
 @pytest.mark.parametrize("tier", TIERS, ids=tier_name)
 def test_nothing_from_outside(tier: Tier) -> None:
     """The objects of all kernels need no symbol but the three that copy and clear memory."""
-    runner_of(tier).preload(SIGNATURES)
-    for name in SIGNATURES:
+    names = [*OTHER_KERNELS, *CACHE_KERNELS]
+    runner_of(tier).preload(names)
+    for name in names:
         content = read_checked(cache_folder(tier) / f"{name}.o")
         assert content
         assert undefined_symbols(content) <= {"memcpy", "memset", "memmove"}, name

@@ -7,22 +7,31 @@ from collections.abc import Iterator
 import naive_kernels as naive
 import numpy as np
 import pytest
-from kernel_harness import TIERS, CacheRunner, KernelRunner, runner_of, tier_name
+from kernel_harness import (
+    CACHE_KERNELS,
+    F16_ROWS,
+    METHODS,
+    PAIRS,
+    TIERS,
+    CacheRunner,
+    KernelRunner,
+    runner_of,
+    tier_name,
+)
 
-from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, ATTENTION_ROWS, CACHE_TYPES
+from edgellama.kernels_cpu.signatures import ATTENTION_KEYS
 
-KERNELS = [f"rope_store_{kind}" for kind in CACHE_TYPES] + [
-    f"attention_{kind}_{rows}" for kind in CACHE_TYPES for rows in ATTENTION_ROWS
-]
+F16 = ("f16", "f16")
 HEAD_SIZES = (64, 80, 96, 100, 128)
-HALF_LARGEST = 65504.0
+PACKED_TOLERANCE = 6e-4
+"""For queries, keys and values of unit variance; f32 sums stay below a two-hundredth of it."""
 
 
 @pytest.fixture(scope="module", params=TIERS, ids=tier_name)
 def runner(request: pytest.FixtureRequest) -> Iterator[KernelRunner]:
     """The kernels of each tier in turn, compiled in one go."""
     runner = runner_of(request.param)
-    runner.preload(KERNELS)
+    runner.preload(CACHE_KERNELS)
     yield runner
 
 
@@ -41,42 +50,77 @@ class Filled:
         return self._rng.standard_normal(shape).astype(np.float32)
 
     def check(
-        self, position: int, num_tokens: int, tolerance: float = 3e-6, **options: int
+        self,
+        position: int,
+        num_tokens: int,
+        tolerance: float = 3e-6,
+        rows: int | str = 3,
+        **options: int,
     ) -> None:
         """Attention of the tokens from ``position`` on equals the twin's over what is stored."""
         q = np.ascontiguousarray(self.rotated_q[position : position + num_tokens])
-        y = self.cache.attend(position, q, **options)
+        y = self.cache.attend(position, q, rows=rows, **options)
         keys, values = self.cache.stored_keys(), self.cache.stored_values()
         expected = naive.attention(q, keys, values, position)
         np.testing.assert_allclose(y, expected, rtol=0, atol=tolerance)
 
 
-def round_to(kv_type: str, numbers: naive.Array) -> naive.Array:
-    """As the cache stores them."""
-    return numbers.astype({"f32": np.float32, "f16": np.float16}[kv_type])
+def pair_name(pair: object) -> str | None:
+    """How pytest shows types of keys and values."""
+    return ":".join(pair) if isinstance(pair, tuple) else None
 
 
-@pytest.mark.parametrize("kv_type", CACHE_TYPES)
+@pytest.mark.parametrize("types", PAIRS, ids=pair_name)
 @pytest.mark.parametrize("head_size", [*HEAD_SIZES, 2, 6, 20])
-def test_rope_store(runner: KernelRunner, kv_type: str, head_size: int) -> None:
+def test_rope_store(runner: KernelRunner, types: tuple[str, str], head_size: int) -> None:
     """Queries and keys are turned, keys and values stored at their positions, exactly rounded."""
-    cache = CacheRunner(runner, kv_type, head_size, kv_heads=3, group=2, context_length=75)
+    cache = CacheRunner(runner, types, head_size, kv_heads=3, group=2, context_length=75)
     rng = np.random.default_rng(head_size)
-    k_rows, v_rows = [], []
-    for position, num_tokens in ((0, 1), (1, 30), (31, 1), (32, 2), (34, 41)):
+    rows = []
+    for position, num_tokens in ((0, 1), (1, 30), (31, 1), (32, 2), (34, 40)):
         q = rng.standard_normal((num_tokens, 6, head_size)).astype(np.float32)
         k, v = (rng.standard_normal((num_tokens, 3, head_size)).astype(np.float32) for _ in "kv")
         rotated_q, rotated_k = cache.store(position, q, k, v)
         pairs = head_size // 2
         np.testing.assert_allclose(rotated_q, naive.rotate(q, position, pairs), 0, 1e-6)
         np.testing.assert_allclose(rotated_k, naive.rotate(k, position, pairs), 0, 1e-6)
-        k_rows.append(round_to(kv_type, rotated_k))
-        v_rows.append(round_to(kv_type, v))
-    keys, values = (np.concatenate(rows).swapaxes(0, 1) for rows in (k_rows, v_rows))
-    np.testing.assert_array_equal(cache.stored_keys()[:, :75], keys)
-    np.testing.assert_array_equal(cache.stored_values()[:, :75], values)
-    assert np.isnan(cache.stored_keys()[:, 75:]).all()
-    assert np.isnan(cache.stored_values()[:, 75:]).all()
+        rows.append((rotated_k, v))
+    stored = (cache.stored_keys(), cache.stored_values())
+    for kind, given, found in zip(types, zip(*rows, strict=True), stored, strict=True):
+        expected = naive.as_cached(kind, np.concatenate(given).swapaxes(0, 1))
+        np.testing.assert_array_equal(found[:, :74], expected)
+        assert not np.isfinite(found[:, 74:]).any() or "_" in kind
+
+
+@pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
+def test_stored_scales_of_hard_blocks(runner: KernelRunner, kind: str) -> None:
+    """Blocks of zeros, of one huge number, and of ties are stored as GGUF rounds them."""
+    other = {"q8_0": "q8_0", "q4_0": "bf16"}[kind]
+    cache = CacheRunner(runner, (kind, other), 64, kv_heads=1, group=1, context_length=8, pairs=0)
+    k = np.zeros((8, 1, 64), np.float32)
+    k[1, 0, 5] = -60000.0
+    k[2, 0, 40] = 1e-6
+    k[3, 0] = np.linspace(-8, 7.75, 64)
+    k[4, 0] = np.arange(64) * 0.5
+    k[5, 0, ::2] = 1.0
+    cache.store(0, k, k, k)
+    np.testing.assert_array_equal(cache.stored_keys()[0, :8], naive.as_cached(kind, k[:, 0]))
+
+
+def test_neighbours_of_a_stored_position_stay(runner: KernelRunner) -> None:
+    """Storing a position changes no bit of another, also where bytes hold two numbers."""
+    for types in (("bf16", "q4_0"), ("q4_0", "bf16")):
+        cache = CacheRunner(runner, types, 100, kv_heads=2, group=1, context_length=64)
+        x = np.random.default_rng(0).standard_normal((64, 2, 100)).astype(np.float32)
+        cache.store(0, x, x, x)
+        before = [cache.stored_keys(), cache.stored_values()]
+        for position in (0, 17, 31, 32, 63):
+            cache.store(position, x[:1], -2 * x[:1], -2 * x[:1])
+        after = [cache.stored_keys(), cache.stored_values()]
+        kept = np.setdiff1d(np.arange(64), [0, 17, 31, 32, 63])
+        for old, new in zip(before, after, strict=True):
+            np.testing.assert_array_equal(new[:, kept], old[:, kept])
+            assert (new[:, [0, 17, 31, 32, 63]] != old[:, [0, 17, 31, 32, 63]]).any((1, 2)).all()
 
 
 @pytest.mark.parametrize("pairs", [1, 3, 16, 31])
@@ -121,49 +165,110 @@ def test_rounding_to_half(runner: KernelRunner) -> None:
     number = ~np.isnan(expected)
     for stored in (cache.stored_values()[:, :tokens], cache.stored_keys()[:, :tokens]):
         np.testing.assert_array_equal(np.isnan(stored), ~number)
-        given = np.ascontiguousarray(stored).view(np.uint16)[number]
+        given = stored.astype(np.float16).view(np.uint16)[number]
         np.testing.assert_array_equal(given, expected.copy().view(np.uint16)[number])
 
 
-@pytest.mark.parametrize("kv_type", CACHE_TYPES)
+def packed_tolerance(types: tuple[str, str], rows: int | str) -> float:
+    """What a method may be away from the twin over what is stored."""
+    return PACKED_TOLERANCE if rows == "packed" else 3e-6
+
+
+@pytest.mark.parametrize("types", PAIRS, ids=pair_name)
 @pytest.mark.parametrize("head_size", HEAD_SIZES)
-def test_head_sizes(runner: KernelRunner, kv_type: str, head_size: int) -> None:
+def test_head_sizes(runner: KernelRunner, types: tuple[str, str], head_size: int) -> None:
     """Every head size, for one token and for many, before and behind block borders."""
-    cache = CacheRunner(runner, kv_type, head_size, kv_heads=2, group=3, context_length=300)
+    cache = CacheRunner(runner, types, head_size, kv_heads=2, group=3, context_length=300)
     filled = Filled(cache, 300)
-    for position, num_tokens in ((0, 1), (0, 300), (31, 1), (32, 1), (127, 3), (128, 1), (299, 1)):
+    for position, num_tokens in ((0, 1), (31, 1), (32, 1), (127, 3), (128, 1), (299, 1)):
         filled.check(position, num_tokens)
-        filled.check(position, num_tokens, tokens_per_task=5, rows=8)
+    for rows in METHODS[types][-1:]:
+        for position, num_tokens in ((0, 300), (126, 5)):
+            filled.check(
+                position, num_tokens, packed_tolerance(types, rows), rows, tokens_per_task=7
+            )
 
 
-@pytest.mark.parametrize("kv_type", CACHE_TYPES)
-@pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17])
-def test_groups(runner: KernelRunner, kv_type: str, group: int) -> None:
-    """Any number of query heads to a key head, also more than one kernel takes together."""
-    cache = CacheRunner(runner, kv_type, 64, kv_heads=2, group=group, context_length=140)
+@pytest.mark.parametrize("group", [1, 2, 5, 8, 12, 17])
+def test_groups(runner: KernelRunner, group: int) -> None:
+    """Any number of query heads to a key head, also more than one tile takes together."""
+    cache = CacheRunner(runner, F16, 64, kv_heads=2, group=group, context_length=140)
     filled = Filled(cache, 140)
-    filled.check(139, 1)
-    filled.check(126, 4)
-    filled.check(0, 140, tokens_per_task=max(1, 32 // group), rows=8)
+    filled.check(139, 1, rows=8)
+    filled.check(126, 4, rows=8, tokens_per_task=4)
+    filled.check(0, 140, PACKED_TOLERANCE, "packed", tokens_per_task=max(1, 64 // group))
 
 
-@pytest.mark.parametrize("rows", ATTENTION_ROWS)
-def test_padding_rows(runner: KernelRunner, rows: int) -> None:
+@pytest.mark.parametrize("rows", [*F16_ROWS, "packed"])
+def test_padding_rows(runner: KernelRunner, rows: int | str) -> None:
     """A kernel of any number of rows handles tasks whose rows are fewer or do not divide."""
-    cache = CacheRunner(runner, "f16", 64, kv_heads=1, group=3, context_length=140)
+    cache = CacheRunner(runner, F16, 64, kv_heads=1, group=3, context_length=140)
     filled = Filled(cache, 140)
     for num_tokens, tokens_per_task in ((1, 1), (5, 2), (13, 7)):
-        filled.check(127, num_tokens, tokens_per_task=tokens_per_task, rows=rows)
+        tolerance = packed_tolerance(F16, rows)
+        filled.check(127, num_tokens, tolerance, rows, tokens_per_task=tokens_per_task)
 
 
-@pytest.mark.parametrize("kv_type", CACHE_TYPES)
-def test_every_position_across_key_blocks(runner: KernelRunner, kv_type: str) -> None:
+@pytest.mark.parametrize("types", PAIRS, ids=pair_name)
+def test_every_position_across_key_blocks(runner: KernelRunner, types: tuple[str, str]) -> None:
     """One token at each position from 0 to past two key blocks sees exactly the keys before it."""
     length = 2 * ATTENTION_KEYS + 3
-    cache = CacheRunner(runner, kv_type, 20, kv_heads=1, group=2, context_length=length)
+    cache = CacheRunner(runner, types, 20, kv_heads=1, group=2, context_length=length)
     filled = Filled(cache, length, spread=3.0)
     for position in range(length):
         filled.check(position, 1)
+    if "packed" in METHODS[types]:
+        for position in range(0, length, 5):
+            filled.check(position, min(2, length - position), 3 * PACKED_TOLERANCE, "packed")
+
+
+def test_packed_outliers(runner: KernelRunner) -> None:
+    """Elements and values that outdo all others many times cost packed integers little."""
+    cache = CacheRunner(runner, F16, 64, kv_heads=1, group=4, context_length=260, pairs=0)
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.standard_normal((260, heads, 64)).astype(np.float32) for heads in (4, 1, 1))
+    k[:, :, 7] *= 20
+    q[:, :, 7] *= 0.1
+    v[:, :, 3] *= 50
+    v[17] *= 10
+    cache.store(0, q, k, v)
+    y = cache.attend(0, q, rows="packed", tokens_per_task=16)
+    expected = naive.attention(q, cache.stored_keys(), cache.stored_values(), 0)
+    spread = cache.stored_values()[:, :260].std(1)
+    assert (np.abs(y - expected) / spread).max() < 5 * PACKED_TOLERANCE
+
+
+def test_packed_zeros(runner: KernelRunner) -> None:
+    """Queries, keys or values of nothing but zeros give means, or zeros, and no infinities."""
+    cache = CacheRunner(runner, F16, 64, kv_heads=1, group=1, context_length=40, pairs=0)
+    halves = np.random.default_rng(0).standard_normal((40, 1, 64)).astype(np.float16)
+    x = halves.astype(np.float32)
+    zeros = np.zeros_like(x)
+    means = x.cumsum(0) / np.arange(1, 41)[:, None, None]
+    for q, k, v, expected in ((zeros, x, x, means), (x, zeros, x, means), (x, x, zeros, zeros)):
+        cache.store(0, q, k, v)
+        y = cache.attend(0, q, rows="packed", tokens_per_task=16)
+        np.testing.assert_allclose(y, expected, 0, PACKED_TOLERANCE)
+
+
+@pytest.mark.parametrize("split_keys", [128, 256])
+def test_split_keys(runner: KernelRunner, split_keys: int) -> None:
+    """Parts of the keys, merged, give what all keys at once do, by the same bits on any threads."""
+    cache = CacheRunner(runner, ("q8_0", "q8_0"), 100, kv_heads=1, group=5, context_length=700)
+    filled = Filled(cache, 700, spread=4.0)
+    for position, num_tokens in ((127, 2), (254, 4), (511, 3), (696, 4)):
+        options = {"split_keys": split_keys, "tokens_per_task": 4}
+        filled.check(position, num_tokens, **options)
+        q = np.ascontiguousarray(filled.rotated_q[position : position + num_tokens])
+        one, two, three = (
+            cache.attend(position, q, rows=3, num_threads=n, **options) for n in (1, 2, 3)
+        )
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(one, three)
+        alone = [
+            cache.attend(position + i, q[i : i + 1], rows=3, **options) for i in range(num_tokens)
+        ]
+        np.testing.assert_array_equal(one, np.concatenate(alone))
 
 
 @pytest.mark.parametrize("spread", [30.0, 300.0])
@@ -172,7 +277,7 @@ def test_large_scores(runner: KernelRunner, spread: float) -> None:
     cache = CacheRunner(runner, "f32", 64, kv_heads=1, group=4, context_length=400)
     filled = Filled(cache, 400, spread)
     tolerance = 2e-6 * spread
-    filled.check(0, 400, tolerance, tokens_per_task=8, rows=8)
+    filled.check(0, 400, tolerance, 8, tokens_per_task=8)
     filled.check(399, 1, tolerance)
 
 
@@ -183,7 +288,7 @@ def test_rising_scores(runner: KernelRunner) -> None:
     v = np.random.default_rng(0).standard_normal((300, 1, 4)).astype(np.float32)
     cache.store(0, np.ones((300, 1, 4), np.float32), k, v)
     q = np.full((1, 1, 4), 50.0, np.float32)
-    np.testing.assert_array_equal(cache.attend(299, q)[0], v[299])
+    np.testing.assert_array_equal(cache.attend(299, q, rows=3)[0], v[299])
 
 
 def test_equal_scores(runner: KernelRunner) -> None:
@@ -200,9 +305,16 @@ def test_tasks_and_threads_do_not_matter(runner: KernelRunner) -> None:
     cache = CacheRunner(runner, "f16", 64, kv_heads=2, group=3, context_length=200)
     filled = Filled(cache, 200)
     q = np.ascontiguousarray(filled.rotated_q[196:])
-    alone = np.concatenate([cache.attend(196 + i, q[i : i + 1]) for i in range(4)])
-    np.testing.assert_array_equal(cache.attend(196, q, num_threads=3), alone)
-    np.testing.assert_array_equal(cache.attend(196, q[:2].copy(), num_threads=1), alone[:2])
+    alone = np.concatenate([cache.attend(196 + i, q[i : i + 1], rows=3) for i in range(4)])
+    together = cache.attend(196, q, num_threads=3, rows=3, tokens_per_task=4)
+    np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(cache.attend(196, q[:2].copy(), num_threads=1, rows=3), alone[:2])
+    packed = [
+        cache.attend(0, filled.rotated_q, rows="packed", tokens_per_task=21, num_threads=n)
+        for n in (1, 2, 3)
+    ]
+    np.testing.assert_array_equal(packed[0], packed[1])
+    np.testing.assert_array_equal(packed[0], packed[2])
 
 
 def test_rewritten_positions(runner: KernelRunner) -> None:

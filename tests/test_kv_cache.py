@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from kernel_harness import model_of
 
 from edgellama.kernels_cpu.signatures import PANEL_VECTORS
 from edgellama.kv_cache import KVCache
-from edgellama.quant.errors import InvalidOptionError
+from edgellama.kv_types import KVTypes
+from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
 
 CONFIG = model_of(256, head_size=64, heads=4, kv_heads=2)
 
 
-@pytest.mark.parametrize(("kv_type", "number_bytes"), [("f32", 4), ("f16", 2)])
-def test_size(kv_type: str, number_bytes: int) -> None:
+SIZES = [
+    ("f32", 2 * 256),
+    ("f16", 2 * 128),
+    ("bf16", 2 * 128),
+    ("q8_0", 2 * 68),
+    ("q4_0", 2 * 36),
+    (("f16", "q4_0"), 128 + 36),
+    ("q8_0/f32", 68 + 256),
+]
+
+
+@pytest.mark.parametrize(("kv_type", "position_bytes"), SIZES)
+def test_size(kv_type: str | tuple[str, str], position_bytes: int) -> None:
     """Keys and values of every position, rounded up to whole key blocks, and no more."""
     for context_length, positions in ((1, 32), (32, 32), (33, 64), (1000, 1024)):
         cache = KVCache(CONFIG, context_length, kv_type, 16)
-        assert cache.num_bytes == 2 * positions * 2 * 64 * number_bytes
+        assert cache.num_bytes == 2 * positions * position_bytes
         assert cache.context_length == context_length
         assert cache.length == 0
 
@@ -28,9 +42,9 @@ def test_layers_and_heads_do_not_overlap() -> None:
     for lanes in (4, 16):
         layout = KVCache(config, 77, "f16", lanes).layout
         block = PANEL_VECTORS * lanes
-        assert layout.value_row_bytes % (2 * block) == 0
-        assert layout.value_row_bytes >= 200
-        assert layout.value_head_bytes >= 77 * layout.value_row_bytes
+        assert layout.value_block_bytes % (2 * block * block) == 0
+        assert layout.value_block_bytes >= 200 * block
+        assert layout.value_head_bytes >= 77 * layout.value_block_bytes // block
         assert layout.key_head_bytes >= 77 * 200
         assert layout.key_layer_bytes == 2 * layout.key_head_bytes
         assert layout.value_layer_bytes == 2 * layout.value_head_bytes
@@ -47,11 +61,34 @@ def test_memory_is_reserved_not_touched() -> None:
     assert process.memory_info().rss - before < 50_000_000
 
 
-@pytest.mark.parametrize("kv_type", ["q8_0", "F16", ""])
-def test_unknown_type(kv_type: str) -> None:
+@pytest.mark.parametrize("kv_type", ["q5_0", "F16", "", "f16/", "f16/q8", ("f16", "i8")])
+def test_unknown_type(kv_type: str | tuple[str, str]) -> None:
     """A type that there is not is refused with those that there are."""
-    with pytest.raises(InvalidOptionError, match="f32, f16"):
+    with pytest.raises(InvalidOptionError, match=r"allowed: f32, f16, bf16, q8_0, q4_0, or"):
         KVCache(CONFIG, 8, kv_type, 16)
+
+
+@pytest.mark.parametrize("kv_type", ["f16/f16/f16", ("f16",) * 3, (), ("f16", 8)])
+def test_wrong_number_of_types(kv_type: Any) -> None:
+    """More than a type for keys and one for values is refused."""
+    with pytest.raises(InvalidOptionError, match="one type, or one for keys and one for values"):
+        KVCache(CONFIG, 8, kv_type, 16)
+
+
+def test_types_of_keys_and_values() -> None:
+    """One name is for both; the short form of a pair is what it can be given as."""
+    for choice in ("q8_0", "q8_0/q8_0", ("q8_0", "q8_0")):
+        assert str(KVTypes.of(choice)) == "q8_0"
+    for choice in ("f16/q4_0", ("f16", "q4_0")):
+        types = KVTypes.of(choice)
+        assert (types.keys, types.values, str(types)) == ("f16", "q4_0", "f16/q4_0")
+        assert types.position_bytes(80) == 160 + 40 + 3 * 2
+
+
+def test_odd_heads() -> None:
+    """Heads of an odd size, which no positions can turn, are refused."""
+    with pytest.raises(UnsupportedModelError, match="head size 63"):
+        KVCache(model_of(63, head_size=63, pairs=31), 8, "f16", 16)
 
 
 @pytest.mark.parametrize("context_length", [0, -5])

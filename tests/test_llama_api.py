@@ -13,6 +13,7 @@ import edgellama.engine
 from edgellama import llama as facade
 from edgellama.context_memory import default_context_length
 from edgellama.kernels_cpu.memory_use import _container_bytes, available_memory_bytes
+from edgellama.kv_types import KVTypes
 from edgellama.llama import Llama
 from edgellama.quant.errors import (
     EdgellamaError,
@@ -144,10 +145,14 @@ def test_close_ends_everything(numpy_engine: None, make_file: MakeFile) -> None:
     llama.close()
 
 
-@pytest.mark.parametrize("options", [{"context_length": 0}, {"kv_type": "q8"}], ids=str)
-def test_bad_options(options: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"context_length": 0}, "context_length is 0"), ({"kv_type": "q8"}, "KV type 'q8'; allowed")],
+    ids=str,
+)
+def test_bad_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
     """Impossible options are refused before the file is looked for."""
-    with pytest.raises(InvalidOptionError, match=next(iter(options))):
+    with pytest.raises(InvalidOptionError, match=message):
         Llama(tmp_path / "missing.gguf", **options)
 
 
@@ -210,7 +215,7 @@ class Sizes:
 )
 def test_default_context(available_bytes: int | None, kv_type: str, expected: int) -> None:
     """Half of the free memory goes to the cache at most, in whole steps, never under a minimum."""
-    assert default_context_length(Sizes(), kv_type, available_bytes) == expected
+    assert default_context_length(Sizes(), KVTypes.of(kv_type), available_bytes) == expected
 
 
 def test_a_short_context_is_never_lengthened() -> None:
@@ -219,7 +224,7 @@ def test_a_short_context_is_never_lengthened() -> None:
     class Short(Sizes):
         context_length = 64
 
-    assert default_context_length(Short(), "f16", 0) == 64
+    assert default_context_length(Short(), KVTypes.of("f16"), 0) == 64
 
 
 def test_available_memory() -> None:

@@ -39,6 +39,7 @@ def command(
     type_name: str | None,
     context_length: int | None,
     num_threads: int | None,
+    kv_type: str | None,
     **options: Any,
 ) -> None:
     """Chat with MODEL (default: the starter model, downloaded first if need be).
@@ -57,7 +58,10 @@ def command(
     from edgellama.cli.model_argument import find_runnable, open_model
 
     path = find_runnable(model, type_name)
-    with open_model(path, context_length, num_threads) as llama:
+    engine = given(
+        {"context_length": context_length, "num_threads": num_threads, "kv_type": kv_type}
+    )
+    with open_model(path, **engine) as llama:
         chat = Chat(llama.chat(system, **given(options)))
         if sys.stdin.isatty() and sys.stdout.isatty():
             show_dim(f"{path.stem}, {llama.context_length} tokens of context; /help for commands")

@@ -56,6 +56,7 @@ def command(
     type_name: str | None,
     context_length: int | None,
     num_threads: int | None,
+    kv_type: str | None,
     as_json: bool,
     **sampling: Any,
 ) -> None:
@@ -78,8 +79,11 @@ def command(
         raise click.UsageError("--system needs --chat")
     from edgellama.cli.model_argument import find_runnable, open_model
 
+    engine = given(
+        {"context_length": context_length, "num_threads": num_threads, "kv_type": kv_type}
+    )
     options = given(sampling) | {"stop": stop}
-    with open_model(find_runnable(model, type_name), context_length, num_threads) as llama:
+    with open_model(find_runnable(model, type_name), **engine) as llama:
         if chat:
             stream = llama.chat(system).stream(text, **options)
         else:

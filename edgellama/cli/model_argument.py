@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -79,13 +79,13 @@ def _convert(source: Path, type_name: str) -> Path:
         return converted(source, type_name, progress=report, kernel_progress=compiled)
 
 
-def open_model(path: Path, context_length: int | None, num_threads: int | None) -> Llama:
-    """The model in ``path``, loaded; compiling and warnings show on stderr."""
+def open_model(path: Path, **options: Any) -> Llama:
+    """The model in ``path``, loaded with options of ``Llama``; what it tells shows on stderr."""
     from edgellama.llama import Llama
 
     show_warnings()
     with terminal.kernel_progress() as report:
-        return Llama(path, context_length=context_length, num_threads=num_threads, progress=report)
+        return Llama(path, **options, progress=report)
 
 
 def show_warnings() -> None:

@@ -24,6 +24,12 @@ SAMPLING_OPTIONS = {
 """By the API's name: type, help, default as shown."""
 
 
+KV_TYPE_HELP = (
+    "Numbers of the KV cache: f32, f16, bf16, q8_0 or q4_0; for keys and for values apart as "
+    "q8_0/q4_0.  [default: f16]"
+)
+
+
 def sampling_options(command: Command) -> Command:
     """Adds the options of SAMPLING_OPTIONS."""
     for name, (kind, text, default) in reversed(SAMPLING_OPTIONS.items()):
@@ -35,7 +41,7 @@ def sampling_options(command: Command) -> Command:
 
 
 def engine_options(command: Command) -> Command:
-    """Adds the context's length and the number of threads."""
+    """Adds the context's length, the cache's number type and the number of threads."""
     command = click.option(
         "-t",
         "--threads",
@@ -44,6 +50,7 @@ def engine_options(command: Command) -> Command:
         metavar="N",
         help="Threads to compute with.  [default: physical cores]",
     )(command)
+    command = click.option("--kv", "kv_type", metavar="TYPE", help=KV_TYPE_HELP)(command)
     return click.option(
         "-c",
         "--context",
