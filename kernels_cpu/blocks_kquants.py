@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+import numpy as np
+
 from edgellama.kernels_cpu.block_code import (
     BlockCode,
     Reader,
@@ -16,11 +18,12 @@ from edgellama.kernels_cpu.block_code import (
     super_block_code,
 )
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.simd import f32_zeros_4
+from edgellama.kernels_cpu.simd import f32_zeros_4, width_of
 from edgellama.kernels_cpu.simd_bytes import (
     flip_sign_bits,
     high_nibbles,
     keep_bits,
+    keep_chosen_bits,
     load_chosen_pieces,
     load_pieces,
     low_nibbles,
@@ -75,9 +78,31 @@ def q2_k_minimums(base, like):
 
 
 @device
+def place_of_field(half, like):
+    """Where the two bits of these pieces are left to lie: a shift saved for every second vector.
+
+    Only where the two vectors whose products are packed together hold neighbouring fields.
+    """
+    return (half >> 1) & 2 if width_of(like) == 16 else 0
+
+
+@device
+def unit_of_second_field(like):
+    """What the products of every second vector count, whose bits lie two places up."""
+    return np.float32(0.25) if width_of(like) == 16 else np.float32(1.0)
+
+
+@device
+def field_pieces(quants, half, like):
+    """Two bits of every byte of 64, the lowest first, at ``place_of_field``."""
+    place = place_of_field(half, like)
+    pieces = load_chosen_pieces(quants + 16 * (half & 3), 0, 1, 2, 3, like)
+    return keep_chosen_bits(shift_all(pieces, 2 * (half >> 2) - place), 3 << place)
+
+
+@device
 def q2_k_pieces(base, half, like):
-    pieces = load_chosen_pieces(base + 16 + 16 * (half & 3), 0, 1, 2, 3, like)
-    return keep_bits(shift_all(pieces, 2 * (half >> 2)), 3)
+    return field_pieces(base + 16, half, like)
 
 
 # Q3_K: 32 bytes of third bits, the lowest for sub-block 0; 64 bytes of quants as in Q2_K;
@@ -103,12 +128,11 @@ def q3_k_quants(half):
 
 @device
 def q3_k_pieces(base, half, like):
-    field = half >> 2
-    low = load_chosen_pieces(base + 32 + 16 * (half & 3), 0, 1, 2, 3, like)
-    low = keep_bits(shift_all(low, 2 * field), 3)
+    place = place_of_field(half, like)
     high = load_chosen_pieces(base + 16 * (half & 1), 0, 1, 0, 1, like)
-    up = 2 - field - 4 * ((half >> 1) & 1)
-    return merge(low, keep_bits(rotate_pieces(high, up, up, up - 4, up - 4), 4))
+    up = 2 + place - (half >> 2) - 2 * (half & 2)
+    high = keep_chosen_bits(rotate_pieces(high, up, up, up - 4, up - 4), 4 << place)
+    return merge(field_pieces(base + 32, half, like), high)
 
 
 @device
@@ -220,20 +244,24 @@ def q6_k_scales(base, like):
     return load_chosen_pieces(base + 192, 0, 0, 0, 0, like)
 
 
-def _offset_super_block(num_bytes, scales, factor_at, unit, offset, order, pieces):
+def _offset_super_block(
+    num_bytes, scales, factor_at, unit, offset, order, pieces, second_unit=None
+):
     """Scales alone: the minimum is a constant times the scale."""
     factor = half_at(factor_at)
     return SuperBlock(
         num_bytes, scales, factor, scales, factor, unit, constant(-offset * unit),
-        order=order, pieces=pieces,
+        order=order, pieces=pieces, second_unit=second_unit,
     )  # fmt: skip
 
 
-def _minimum_super_block(num_bytes, scales, minimums, factors_at, first_minimum, order, pieces):
+def _minimum_super_block(
+    num_bytes, scales, minimums, factors_at, first_minimum, order, pieces, second_unit=None
+):
     """Scales and minimums, their factors in two halves that follow each other."""
     return SuperBlock(
         num_bytes, scales, half_at(factors_at), minimums, half_at(factors_at + 2), 1.0,
-        constant(-1.0), first_minimum, order, pieces,
+        constant(-1.0), first_minimum, order, pieces, second_unit,
     )  # fmt: skip
 
 
@@ -244,12 +272,16 @@ K_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
         "Q2_K": super_block_code(
             16,
             (q2_k_quants(0), q2_k_quants(1)),
-            _minimum_super_block(84, q2_k_scales, q2_k_minimums, 80, 0, QUARTERS, q2_k_pieces),
+            _minimum_super_block(
+                84, q2_k_scales, q2_k_minimums, 80, 0, QUARTERS, q2_k_pieces, unit_of_second_field
+            ),
         ),
         "Q3_K": super_block_code(
             16,
             (q3_k_quants(0), q3_k_quants(1)),
-            _offset_super_block(110, q3_k_scales, 108, 1 / 4, 4, QUARTERS, q3_k_pieces),
+            _offset_super_block(
+                110, q3_k_scales, 108, 1 / 4, 4, QUARTERS, q3_k_pieces, unit_of_second_field
+            ),
         ),
         "Q4_K": super_block_code(
             32,

@@ -29,8 +29,14 @@ from edgellama.kernels_cpu.simd_scales import (
     WIDEN,
     define_spread_pairs,
     dot_pairs,
+    splat_by_source,
 )
 from edgellama.kernels_cpu.simd_weights import DOT4_OF, dot4
+
+
+@device
+def _one(like):
+    return np.float32(1.0)
 
 
 def super_block_row_dot(code):
@@ -41,6 +47,7 @@ def super_block_row_dot(code):
     minimum_unit = np.float32(BYTE_UNIT)
     num_bytes, minimum_unit_of = parts.num_bytes, parts.minimum_unit
     scale_factor, minimum_factor = parts.scale_factor, parts.minimum_factor
+    second_unit = parts.second_unit or _one
 
     def row_dot(row, x, num_blocks):
         products, minimums = f32_zeros(), f32_zeros()
@@ -49,7 +56,8 @@ def super_block_row_dot(code):
             scaled, offsets = step(row, base, index, x, num_blocks)
             products = fma(scaled, splat_f32(scale_factor(base), products), products)
             minimums = fma(offsets, splat_f32(minimum_factor(base), products), minimums)
-        products = mul(products, splat_f32(scale_unit, products))
+        second = scale_unit * second_unit(products)
+        products = mul(products, splat_by_source(scale_unit, second, products))
         unit = splat_f32(minimum_unit_of() * minimum_unit, products)
         return sum_lanes(fold(fma(minimums, unit, products), f32_zeros_4()))
 

@@ -8,6 +8,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.simd import (
+    I8,
     I32,
     Vector,
     call_llvm,
@@ -88,6 +89,16 @@ def keep_bits(typingctx, v, bits):
     if mask is None:
         return None
     return v(v, bits), lambda ctx, b, sig, args: b.and_(args[0], constant("i8", [mask] * v.lanes))
+
+
+@intrinsic
+def keep_chosen_bits(typingctx, v, bits):
+    """Every byte and ``bits``."""
+
+    def codegen(ctx, b, sig, args):
+        return b.and_(args[0], splat(b, b.trunc(args[1], I8), v.lanes))
+
+    return v(v, types.int64), codegen
 
 
 @intrinsic

@@ -111,6 +111,17 @@ def define_spread_pairs(order: Sequence[int], halves_each: int) -> Callable[...,
 
 
 @intrinsic
+def splat_by_source(typingctx, low, high, like):
+    """Of every four lanes as ``dot_pairs`` gives them: one number for those from each source."""
+
+    def codegen(ctx, b, sig, args):
+        order = [i % 4 // 2 * like.lanes for i in range(like.lanes)]
+        return shuffle(b, *(splat(b, value, like.lanes) for value in args[:2]), order)
+
+    return Vector("f32", like.lanes)(types.float32, types.float32, like), codegen
+
+
+@intrinsic
 def pairs_of_ones(typingctx, like):
     """i16 ones, as many as ``dot_pairs`` takes of scales."""
     count = 2 * like.lanes
