@@ -46,14 +46,15 @@ class Journal:
     """The journal beside ``output``, open and locked; ConversionError if another has it.
 
     ``fingerprint`` stands for all that decides what is written. ``records`` holds what an earlier
-    conversion with the same fingerprint had finished; ``is_complete`` tells whether that was all.
+    conversion with the same fingerprint had finished; ``is_complete`` tells whether that was all,
+    and ``is_verified`` whether it was read back.
     """
 
     def __init__(self, output: Path, fingerprint: str, *, resume: bool) -> None:
         self.path = journal_path(output)
         self._file = _open_locked(self.path, output)
         self.records: list[TensorRecord] = []
-        self.is_complete = False
+        self.is_complete = self.is_verified = False
         try:
             self.was_started = resume and self._read(output, fingerprint)
             if not self.was_started:
@@ -71,10 +72,10 @@ class Journal:
         self._append(asdict(record))
         self.records.append(record)
 
-    def complete(self) -> None:
+    def complete(self, *, is_verified: bool) -> None:
         """All files are whole and only their names are left to be changed."""
-        self._append({"complete": True})
-        self.is_complete = True
+        self._append({"complete": True, "verified": is_verified})
+        self.is_complete, self.is_verified = True, is_verified
 
     def keep_first(self, count: int) -> None:
         """Forgets the records after the first ``count``."""
@@ -115,6 +116,7 @@ class Journal:
             start, *entries = map(json.loads, lines)
             version, found = start["version"], start["fingerprint"]
             self.is_complete = bool(entries) and "complete" in entries[-1]
+            self.is_verified = self.is_complete and bool(entries[-1]["verified"])
             self.records = [TensorRecord(**entry) for entry in entries if "name" in entry]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConversionError(

@@ -78,7 +78,7 @@ def run_conversion(
                 seconds=perf_counter() - started,
                 peak_memory_bytes=peak_memory_bytes(),
                 num_resumed_tensors=num_resumed,
-                is_verified=options.verify,
+                is_verified=journal.is_verified,
             )
     if options.report is not None:
         report.write(options.report)
@@ -128,7 +128,7 @@ class _Conversion:
                     self._write_tensors(files, journal)
                     if self._options.verify:
                         self._verify(journal)
-                    journal.complete()
+                    journal.complete(is_verified=self._options.verify)
         rename_files(self._plan)
         journal.remove()
         return num_resumed
