@@ -187,6 +187,17 @@ def test_mixes_reach_the_file(source: Path, tmp_path: Path) -> None:
         assert tensor.relative_rmse < {"Q4_K": 0.09, "Q6_K": 0.03, "F32": 1e-9}[tensor.format]
 
 
+def test_rows_that_are_no_blocks_are_half_precision(tmp_path: Path) -> None:
+    """Widths that no block divides, and odd numbers of rows, become F16, exact to its precision."""
+    model = replace(TINY, width=80, feed_forward=100, vocab_size=301, biases=True)
+    source = write_tiny_llama(tmp_path / "source.gguf", model)
+    report = convert(source, tmp_path / "out.gguf", type="q4_k_m", verify=True)
+    assert {tensor.format for tensor in report.tensors} == {"F16", "F32"}
+    before, after = values_of(source), values_of(report.path)
+    for name, values in before.items():
+        np.testing.assert_allclose(after[name], values, rtol=2**-11, atol=1e-7)
+
+
 def test_importance_reaches_the_quantizers(source: Path, tmp_path: Path) -> None:
     """Columns that an importance matrix names have smaller errors than without it."""
     name = "blk.0.ffn_up.weight"
