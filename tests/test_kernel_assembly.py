@@ -17,6 +17,7 @@ from llvmlite import binding
 from edgellama.kernels_cpu.code_cache import cache_folder
 from edgellama.kernels_cpu.compile_worker import read_checked
 from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kernels_cpu.signatures import CODEC_SIGNATURES
 
 PROGRAM = """
 import json, sys; sys.path[:] = json.loads(sys.argv[1])
@@ -157,7 +158,7 @@ def undefined_symbols(content: bytes) -> set[str]:
 @pytest.mark.parametrize("tier", TIERS, ids=tier_name)
 def test_nothing_from_outside(tier: Tier) -> None:
     """The objects of all kernels need no symbol but the three that copy and clear memory."""
-    names = [*OTHER_KERNELS, *CACHE_KERNELS]
+    names = [*OTHER_KERNELS, *CACHE_KERNELS, *CODEC_SIGNATURES]
     runner_of(tier).preload(names)
     for name in names:
         content = read_checked(cache_folder(tier) / f"{name}.o")

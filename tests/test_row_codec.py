@@ -120,18 +120,17 @@ NUMBERS = st.floats(-1e4, 1e4, width=32)
 
 
 @given(st.lists(NUMBERS, min_size=64, max_size=64), st.sampled_from(EXPANDABLE))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_quantizing_twice(values: list[float], name: str) -> None:
-    """What was quantized is represented again exactly, where a format keeps its largest number."""
+    """What was quantized is kept exactly the second time, where no minimum is rounded as well."""
     codec = codec_of(TIERS[0])
     once = expanded(codec, name, quantized(codec, name, np.array([values], np.float32)), 64)
     twice = expanded(codec, name, quantized(codec, name, once), 64)
-    if name in FLOAT_FORMATS:
-        np.testing.assert_array_equal(twice, once)
-    else:
-        # The scale is found anew from rounded numbers, and rounded to a half once more.
+    if name in ("Q4_1", "Q5_1"):
         size = np.abs(once).reshape(2, 32).max(-1).repeat(32) + 1e-6
         assert (np.abs(twice - once)[0] <= 2e-3 * size).all()
+    else:
+        np.testing.assert_array_equal(twice, once)
 
 
 def test_threads_and_chunks(codec: RowCodec) -> None:
