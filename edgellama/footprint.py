@@ -95,8 +95,11 @@ def predict(
     key_type: str,
     value_type: str,
     context_length: int,
+    is_pure: bool = False,
 ) -> Footprint:
     """The footprint of a model as ``type`` (a recipe, or AS_IT_IS) with a full context.
+
+    ``is_pure``: all matrices in the recipe's own format, as ``convert --pure`` writes them.
 
     Raises InvalidOptionError for unknown types and impossible lengths.
     """
@@ -107,8 +110,8 @@ def predict(
         key_type=key_type,
         value_type=value_type,
         context_length=context_length,
-        bits_per_weight=average_bits(outline, type),
-        weights_bytes=weights_bytes(outline, type),
+        bits_per_weight=average_bits(outline, type, is_pure),
+        weights_bytes=weights_bytes(outline, type, is_pure),
         kv_bytes=cache.num_bytes,
         activations_bytes=activation_bytes(outline, machine, context_length),
         vocabulary_bytes=vocabulary_bytes(outline.vocabulary),
@@ -116,36 +119,36 @@ def predict(
     )
 
 
-def weights_bytes(outline: ModelOutline, type: str) -> int:
+def weights_bytes(outline: ModelOutline, type: str, is_pure: bool = False) -> int:
     """The whole file: header and tensors."""
     if type == AS_IT_IS and outline.file_bytes:
         return outline.file_bytes
-    tensors = tensor_bytes(outline, type).values()
+    tensors = tensor_bytes(outline, type, is_pure).values()
     aligned = sum(round_up(num_bytes, TENSOR_ALIGNMENT) for num_bytes in tensors)
     return aligned + outline.vocabulary.header_bytes
 
 
-def average_bits(outline: ModelOutline, type: str) -> float:
+def average_bits(outline: ModelOutline, type: str, is_pure: bool = False) -> float:
     """Bits per weight."""
-    sizes = tensor_bytes(outline, type)
+    sizes = tensor_bytes(outline, type, is_pure)
     num_bytes = sum(size for name, size in sizes.items() if name != ROPE_FREQS)
     return 8 * num_bytes / outline.num_parameters
 
 
-def tensor_bytes(outline: ModelOutline, type: str) -> Mapping[str, int]:
+def tensor_bytes(outline: ModelOutline, type: str, is_pure: bool = False) -> Mapping[str, int]:
     """Bytes of every tensor by name."""
     shapes = outline.shapes
     return {
         name: math.prod(shapes[name][:-1]) * tensor_format.row_bytes(shapes[name][-1])
-        for name, tensor_format in tensor_formats(outline, type).items()
+        for name, tensor_format in tensor_formats(outline, type, is_pure).items()
     }
 
 
-def tensor_formats(outline: ModelOutline, type: str) -> Mapping[str, Format]:
+def tensor_formats(outline: ModelOutline, type: str, is_pure: bool = False) -> Mapping[str, Format]:
     """The format of every tensor; those of the file itself for AS_IT_IS."""
     if type == AS_IT_IS and outline.formats is not None:
         return outline.formats
-    config, options = outline.config, FormatOptions(find_recipe(type))
+    config, options = outline.config, FormatOptions(find_recipe(type), is_pure=is_pure)
     shape = ModelShape(config.block_count, config.head_count, config.head_count_kv, outline.is_tied)
     return {
         name: FORMATS_BY_NAME["F32"]

@@ -39,9 +39,10 @@ TYPE_DIVERGENCES: Mapping[str, float] = MappingProxyType(
         "q2_k": 0.4573,
     }
 )
-# Keys and values of 8 bits cost what weights of 8 bits do; those of 4 bits more than a step
-# between two types of weights and less than the types below 4 bits.
-_KV_DIVERGENCES: Mapping[str, float] = MappingProxyType({"q8_0": 0.0014, "q4_0": 0.0400})
+# Measured on SmolLM2 135M over 3,072 tokens against keys and values of 16 bits. Its heads are
+# small, which makes it sensitive; that keys need more bits than values holds for all.
+_KEY_DIVERGENCES: Mapping[str, float] = MappingProxyType({"q8_0": 0.0010, "q4_0": 0.2600})
+_VALUE_DIVERGENCES: Mapping[str, float] = MappingProxyType({"q8_0": 0.0010, "q4_0": 0.0180})
 _UNITS: Mapping[str, int] = MappingProxyType(
     {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
     | {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
@@ -64,8 +65,11 @@ def fitting(predictions: Sequence[Footprint], memory_bytes: int) -> list[Footpri
 
 def divergence(prediction: Footprint) -> float:
     """What quantization is expected to cost, in nats a token; a file as it is costs nothing."""
-    halves = (_KV_DIVERGENCES.get(t, 0.0) / 2 for t in (prediction.key_type, prediction.value_type))
-    return TYPE_DIVERGENCES.get(prediction.type, 0.0) + sum(halves)
+    return (
+        TYPE_DIVERGENCES.get(prediction.type, 0.0)
+        + _KEY_DIVERGENCES.get(prediction.key_type, 0.0)
+        + _VALUE_DIVERGENCES.get(prediction.value_type, 0.0)
+    )
 
 
 def types_below(outline: ModelOutline) -> list[str]:

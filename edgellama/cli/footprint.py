@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
     from edgellama.footprint_measurement import Measurement
 
 USUAL_TYPES = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "q3_k_m", "q2_k")
-USUAL_KV_TYPES = ("f16", "q8_0", "q4_0")
+USUAL_KV_TYPES = ("f16", "q8_0")
+FITTING_KV_TYPES = ("f16", "q8_0", "q8_0/q4_0", "q4_0")
 TYPE_HELP = "Types of weights.  [default: the file's own; several of a model that is no file]"
-KV_HELP = "Types of keys and values; K/V for two different ones.  [default: f16, q8_0, q4_0]"
+KV_HELP = (
+    "Types of keys and values; K/V for two different ones.  [default: f16, q8_0; with --fit all]"
+)
 
 
 @click.command("footprint")
@@ -33,6 +37,7 @@ KV_HELP = "Types of keys and values; K/V for two different ones.  [default: f16,
     metavar="N,...",
     help="Tokens of context.  [default: 4096, or the model's own if that is less]",
 )
+@click.option("--pure", is_flag=True, help="All matrices in one format, as convert --pure does.")
 @click.option("--fit", "memory", metavar="SIZE", help="What fits in SIZE (16GB), the best first.")
 @click.option("--measure", "measured", is_flag=True, help="Run the file and compare.")
 @click.option(
@@ -58,6 +63,7 @@ def command(
     types: Sequence[str] | None,
     kv_types: Sequence[str] | None,
     context_lengths: Sequence[int] | None,
+    pure: bool,
     memory: str | None,
     measured: bool,
     num_threads: int | None,
@@ -91,7 +97,8 @@ def command(
     check_plot(plot)
     memory_bytes = parse_size(memory) if memory else None
     source = find_outline(model)
-    predictions = _predict(source, types, kv_types, context_lengths, num_threads, memory_bytes)
+    wishes = _Wishes(types, kv_types, context_lengths, pure, num_threads)
+    predictions = _predict(source, wishes, memory_bytes)
     _print(source, predictions, found[0] if found else None, memory_bytes, style)
     if plot:
         from edgellama.cli.footprint_plot import draw
@@ -131,24 +138,28 @@ def _measure(
     return measurement, kv_type
 
 
-def _predict(
-    source: OutlineSource,
-    types: Sequence[str] | None,
-    kv_types: Sequence[str] | None,
-    context_lengths: Sequence[int] | None,
-    num_threads: int | None,
-    memory_bytes: int | None,
-) -> list[Footprint]:
+@dataclass(frozen=True)
+class _Wishes:
+    """What to predict for; None for what is usual."""
+
+    types: Sequence[str] | None
+    kv_types: Sequence[str] | None
+    context_lengths: Sequence[int] | None
+    is_pure: bool
+    num_threads: int | None
+
+
+def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -> list[Footprint]:
     """All combinations; with a memory to fit, those that do, the best first."""
     from edgellama.footprint import Machine, default_context_length, predict
     from edgellama.footprint_fit import fitting
     from edgellama.kernels_cpu.cpu import default_num_threads, select_tier
-    from edgellama.kernels_cpu.signatures import CACHE_TYPES
 
-    machine = Machine(select_tier(), num_threads or default_num_threads())
-    chosen_types = types or _usual_types(source, memory_bytes is not None)
-    kv_pairs = kv_types or [kv_type for kv_type in USUAL_KV_TYPES if kv_type in CACHE_TYPES]
-    lengths = context_lengths or [default_context_length(source.outline.config)]
+    machine = Machine(select_tier(), wishes.num_threads or default_num_threads())
+    types = wishes.types or _usual_types(source, memory_bytes is not None)
+    usual = FITTING_KV_TYPES if memory_bytes is not None else USUAL_KV_TYPES
+    kv_pairs = wishes.kv_types or usual
+    lengths = wishes.context_lengths or [default_context_length(source.outline.config)]
     predictions = [
         predict(
             source.outline,
@@ -157,8 +168,9 @@ def _predict(
             key_type=kv_type.partition("/")[0],
             value_type=kv_type.rpartition("/")[2],
             context_length=context_length,
+            is_pure=wishes.is_pure,
         )
-        for type in chosen_types
+        for type in types
         for kv_type in kv_pairs
         for context_length in lengths
     ]
