@@ -10,7 +10,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.footprint import AS_IT_IS, Machine, predict, weights_bytes
 from edgellama.footprint_fit import TYPE_DIVERGENCES, divergence, fitting, parse_size, types_below
-from edgellama.kernels_cpu.cpu import GENERIC
+from edgellama.kernels_cpu.cpu import AVX512VNNI, GENERIC
 from edgellama.kernels_cpu.signatures import CACHE_TYPES
 from edgellama.kv_cache import KVCache
 from edgellama.model_outline import ModelOutline
@@ -177,6 +177,32 @@ def test_impossible_wishes_are_refused(changes: dict[str, object], message: str)
     }
     with pytest.raises(InvalidOptionError, match=message):
         predict(outline_of("llama-2-7b"), MACHINE, **(wish | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "type", "value_type", "is_pure", "memory_bytes"),
+    [
+        ("llama-2-7b", "q4_k_m", "q8_0", False, 5.5e9),
+        ("llama-2-13b", "iq4_xs", "q4_0", False, 8.9e9),
+        ("llama-2-70b", "iq4_xs", "q4_0", True, 37.6e9),
+    ],
+)
+def test_four_bits_need_less_than_published(
+    name: str, type: str, value_type: str, is_pure: bool, memory_bytes: float
+) -> None:
+    """Llama 2 in 4 bits with 4,096 tokens stays below the published figures, as docs say."""
+    found = predict(
+        outline_of(name),
+        Machine(AVX512VNNI, 8),
+        type=type,
+        key_type="q8_0",
+        value_type=value_type,
+        context_length=4096,
+        is_pure=is_pure,
+    )
+    assert 0.9 * memory_bytes < found.total_bytes < memory_bytes
+    if is_pure:
+        assert found.bits_per_weight == pytest.approx(4.25, abs=0.001)
 
 
 def test_every_type_has_its_place_in_quality() -> None:
