@@ -13,6 +13,8 @@ from itertools import product
 from typing import Any
 
 from edgellama.child_process import Progress, run_in_child
+from edgellama.kernels_cpu.cpu import select_tier
+from edgellama.kv_types import KVTypes
 from edgellama.quant.errors import InvalidOptionError
 
 WORKER = "edgellama.bench_worker"
@@ -48,7 +50,10 @@ class BenchTest:
 
 @dataclass(frozen=True)
 class BenchSetting:
-    """How a model is run; None is the machine's own choice."""
+    """How a model is run; None is the machine's own choice.
+
+    Raises InvalidOptionError, or KernelError for a tier that does not run here.
+    """
 
     path: str
     num_threads: int | None = None
@@ -58,6 +63,9 @@ class BenchSetting:
     batch_tokens: int = MAX_BATCH_TOKENS
 
     def __post_init__(self) -> None:
+        KVTypes(self.key_type, self.value_type)
+        if self.tier is not None:
+            select_tier(self.tier)
         if not 1 <= self.batch_tokens <= MAX_BATCH_TOKENS:
             raise InvalidOptionError(
                 f"batches of {self.batch_tokens} tokens; allowed: 1 to {MAX_BATCH_TOKENS}"

@@ -24,15 +24,9 @@ Tokens = npt.NDArray[np.int32]
 
 
 def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    compiled: list[int] = []
     with GGUFFile(request["path"]) as file:
         tokenizer = load_tokenizer(file.metadata)
-        with Engine(
-            file,
-            num_threads=request["num_threads"],
-            tier=request["tier"],
-            progress=lambda done, total: compiled.append(total),
-        ) as engine:
+        with Engine(file, num_threads=request["num_threads"], tier=request["tier"]) as engine:
             length = request["depth"] + request["num_prompt"] + request["num_generated"]
             types = (request["key_type"], request["value_type"])
             cache = engine.new_cache(max(1, length), kv_type=types)
@@ -42,7 +36,7 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             result = _measure(_Runs(engine, cache, request), request["repetitions"], progress)
             return result | {
                 "start_seconds": start_seconds,
-                "num_compiled": len(compiled),
+                "num_compiled": engine.num_compiled,
                 "num_threads": engine.num_threads,
                 "tier": engine.tier.name,
                 "kv_bytes": cache.num_bytes,

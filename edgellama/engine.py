@@ -136,6 +136,11 @@ class Engine:
             else np.empty((0, self.config.vocab_size), np.float32)
         )
 
+    @property
+    def num_compiled(self) -> int:
+        """Kernels that the cache of compiled code did not have when this engine wanted them."""
+        return self._kernels.num_compiled
+
     def body_ops(self, num_tokens: int, kv_type: KVTypeChoice = "f16") -> list[Op]:
         """The ops of a step of up to 512 tokens, as far as the last layer."""
         return self._writer.body(_mode(num_tokens), KVTypes.of(kv_type))

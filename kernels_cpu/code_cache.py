@@ -52,6 +52,7 @@ class CompiledKernels:
         machine = target.create_target_machine(jit=True, codemodel="jitdefault")
         self.tier = tier
         self.code_bytes = 0
+        self.num_compiled = 0
         self._engine: Any = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
         self._addresses: dict[str, int] = {}
 
@@ -63,7 +64,13 @@ class CompiledKernels:
         wanted = sorted(set(names) - self._addresses.keys())
         if not wanted:
             return
-        objects = _read_or_compile(wanted, self.tier, progress)
+
+        def count(done: int, total: int) -> None:
+            self.num_compiled += done > 0
+            if progress:
+                progress(done, total)
+
+        objects = _read_or_compile(wanted, self.tier, count)
         for content in objects.values():
             self._engine.add_object_file(binding.ObjectFileRef.from_data(content))
             self.code_bytes += len(content)

@@ -157,4 +157,5 @@ def _run_all(
         for test in tests:
             title = f"{len(rows) + 1}/{count} {Path(setting.path).name} {test.name}"
             with step_progress(title) as progress:
+                progress(0, repetitions)
                 rows.append(run_test(setting, test, repetitions, progress))

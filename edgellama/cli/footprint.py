@@ -127,9 +127,11 @@ def _measure(
     from edgellama.footprint_measurement import measure
 
     kv_type, context_length = wanted
-    with step_progress("measuring") as progress:
+    path = find_model(model)
+    with step_progress("measuring, tokens") as progress:
+        progress(0, context_length or 1)
         measurement = measure(
-            find_model(model),
+            path,
             context_length=context_length,
             kv_type=kv_type,
             num_threads=num_threads,

@@ -104,6 +104,7 @@ def command(
     from edgellama.cli.profile_table import print_steps, rows_of
     from edgellama.cli.terminal import kernel_progress, step_progress
     from edgellama.engine import Engine
+    from edgellama.kv_types import KVTypes
     from edgellama.op_profile import profile_step
     from edgellama.plain_read import PlainRead
     from edgellama.quant.gguf_file import GGUFFile
@@ -113,6 +114,7 @@ def command(
     sizes = {PREFILL: num_prompt, DECODE: num_decoded}
     if not any(sizes.values()):
         raise click.UsageError("nothing to measure: give -p or -n other than 0")
+    types = str(KVTypes.of(kv_type))
     timer = StepTimer()
     steps: dict[str, Sequence[OpTime]] = {}
     with GGUFFile(find_model(model)) as file:
@@ -121,7 +123,7 @@ def command(
                 file, num_threads=num_threads, tier=tier, progress=compiled, timer=timer
             )
         with engine:
-            cache = engine.new_cache(depth + max(sizes.values()), kv_type=kv_type)
+            cache = engine.new_cache(depth + max(sizes.values()), kv_type=types)
             engine.forward([0] * depth, cache, logits="none")
             for name, num_tokens in sizes.items():
                 if num_tokens:
