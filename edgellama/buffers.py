@@ -29,7 +29,7 @@ MAX_STEP_TOKENS = 512
 MAX_DECODE_TOKENS = 4
 """Up to here reading the blocks once for each token is faster than expanding them."""
 MAX_ATTENTION_ROWS = max(ATTENTION_ROWS)
-ATTENTION_TASK_ROWS = 64
+ATTENTION_TASK_ROWS = 128
 """Query rows of one attention task of a long step: enough that packing keys costs them little."""
 EXPANSION_BYTES = 8 * 1024
 """Room, beyond a panel, for moving one group of blocks from rows to lanes."""

@@ -58,12 +58,14 @@ class Engine:
         num_threads: int | None = None,
         tier: str | None = None,
         progress: Progress | None = None,
+        kv_type: KVTypeChoice = "f16",
         observer: InputObserver | None = None,
         timer: StepTimer | None = None,
     ) -> None:
         """Compile what is missing and start the threads.
 
         ``progress`` hears of (compiled, total) kernels, and only if any must be compiled.
+        ``kv_type``: of caches, as for ``Llama``, unless one is asked to have another.
         ``observer`` is an instrument that becomes part of every step, ``timer`` one that runs it.
         Raises ModelFileError, UnsupportedModelError, KernelError or InvalidOptionError.
         """
@@ -71,6 +73,7 @@ class Engine:
         self.num_threads = default_num_threads() if num_threads is None else num_threads
         if not 1 <= self.num_threads <= MAX_THREADS:
             raise InvalidOptionError(f"{self.num_threads} threads; allowed: 1 to {MAX_THREADS}")
+        self._kv_types = KVTypes.of(kv_type)
         self.tier = select_tier(tier)
         self.weights = load_weights(file, self.config)
         self._rope = RopeTable(self.config.rope, self.weights.rope_freqs)
@@ -92,14 +95,15 @@ class Engine:
         self._lock = threading.Lock()
 
     def new_cache(
-        self, context_length: int | None = None, *, kv_type: KVTypeChoice = "f16"
+        self, context_length: int | None = None, *, kv_type: KVTypeChoice | None = None
     ) -> KVCache:
         """A cache for one sequence; ``context_length`` defaults to the model's own.
 
-        ``kv_type`` is as for ``Llama``. Raises InvalidOptionError.
+        ``kv_type`` defaults to the engine's. Raises InvalidOptionError.
         """
         length = self.config.context_length if context_length is None else context_length
-        return KVCache(self.config, length, kv_type, self.tier.lanes)
+        types = self._kv_types if kv_type is None else KVTypes.of(kv_type)
+        return KVCache(self.config, length, str(types), self.tier.lanes)
 
     def forward(
         self,
@@ -191,7 +195,7 @@ class Engine:
         """Kernels of a chat: long and short steps over the usual cache, logits of one token."""
         ops = self._writer.head("decode", self._last_logits)
         for mode in ("decode", "prefill"):
-            ops += self._writer.body(mode, KVTypes("f16", "f16"))
+            ops += self._writer.body(mode, self._kv_types)
         return {op.kernel for op in ops} | set(ENTRY_KERNELS)
 
     def _checked(

@@ -70,7 +70,9 @@ class Llama:
         try:
             require_model(self._file)
             self.tokenizer: Tokenizer = load_tokenizer(self._file.metadata)
-            self._engine = Engine(self._file, num_threads=num_threads, progress=progress)
+            self._engine = Engine(
+                self._file, num_threads=num_threads, kv_type=str(types), progress=progress
+            )
         except BaseException:
             self._file.close()
             raise

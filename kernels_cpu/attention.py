@@ -91,20 +91,27 @@ def _attention(method, rows):
 
     @device
     def weigh_rows(scores, key, num_keys, statistics, limits, work):
-        """Scores of a tile's rows to weights; their factors go behind the scores."""
+        """Scores of a tile's rows to weights; their factors go behind the scores.
+
+        Each step is done for all rows before the next, so that none waits for its own result.
+        """
         shrink = scores + 8 * SCORE_BYTES
+        gain, largest = shrink + 32, shrink + 64
         for i in range(rows):
             visible = min(max(read_i32(limits + 4 * i) - key, 0), num_keys)
-            at, total, gain = scores + i * SCORE_BYTES, np.float32(0.0), np.float32(0.0)
-            if visible > 0:
-                largest = largest_score(at, visible)
-                total = weigh(at, visible, num_keys, largest)
-                gain = add_block(statistics + 8 * i, largest, total, shrink + 4 * i)
-            else:
-                clear(at, SCORE_BYTES)
-                write_f32(shrink + 4 * i, np.float32(1.0))
-            unit = finish_weights(at, num_keys, total, work + i * WEIGHT_BYTES)
-            write_f32(shrink + 64 + 4 * i, gain / unit)
+            write_f32(largest + 4 * i, largest_score(scores + i * SCORE_BYTES, visible))
+        for i in range(rows):
+            visible = min(max(read_i32(limits + 4 * i) - key, 0), num_keys)
+            top = read_f32(largest + 4 * i)
+            total = weigh(scores + i * SCORE_BYTES, visible, num_keys, top)
+            write_f32(gain + 4 * i, total)
+        for i in range(rows):
+            total, top = read_f32(gain + 4 * i), read_f32(largest + 4 * i)
+            unit = finish_weights(
+                scores + i * SCORE_BYTES, num_keys, total, work + i * WEIGHT_BYTES
+            )
+            factor = add_block(statistics + 8 * i, top, total, shrink + 4 * i)
+            write_f32(gain + 4 * i, factor / unit)
 
     @device
     def attend(first_key, last_key, num_rows, head_size, keys, key_block_bytes, values,
@@ -128,7 +135,7 @@ def _attention(method, rows):
                     weigh_rows(scratch, key, num_keys, statistics + 8 * row, limits + 4 * row,
                                work)  # fmt: skip
                     gather(scratch, num_keys, head_size, value_at, value_block_bytes,
-                           outputs + row * output_bytes, output_bytes, shrink, shrink + 64,
+                           outputs + row * output_bytes, output_bytes, shrink, shrink + 32,
                            work)  # fmt: skip
 
     return _kernel(start, attend, rows)

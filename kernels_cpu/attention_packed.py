@@ -104,8 +104,9 @@ def pack_keys(kind: str) -> Any:
         for i in range(first, last, 2):
             store_word_pairs(
                 packed + (i + vector) * lane_count() * 4,
-                mul(even(numbers, i, vector, factor), factor),
-                mul(odd(numbers, i, vector, factor), factor),
+                even(numbers, i, vector, factor),
+                odd(numbers, i, vector, factor),
+                factor,
             )
 
     @device
@@ -168,7 +169,7 @@ def pack_values(kind: str) -> Any:
                 for place in range(0, last + 1, 2):
                     v = value(block, place, element, head_size, like)
                     w = value(block, min(place + 1, last), element, head_size, like)
-                    store_word_pairs(packed, mul(v, factor), mul(w, factor))
+                    store_word_pairs(packed, v, w, factor)
                     packed += panel_lanes() * 4
                 block += value_block_bytes
 
@@ -238,7 +239,7 @@ def finish_weights(scores, num_keys, total, weights):
     factor = LARGEST_SUM / max(total, np.float32(2.0))
     factors = splat_f32(factor, f32_zeros())
     for i in range(0, num_keys, lane_count()):
-        store_words(weights + 2 * i, mul(load_f32(scores + 4 * i, factors), factors))
+        store_words(weights + 2 * i, load_f32(scores + 4 * i, factors), factors)
     return factor
 
 

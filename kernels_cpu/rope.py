@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from edgellama.kernels_cpu.attention_rows import scale_row
 from edgellama.kernels_cpu.cache_numbers import panel_lanes
 from edgellama.kernels_cpu.cache_store import key_store, value_store
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import f32_zeros_4, load_f32, read_f32, store, write_f32
-from edgellama.kernels_cpu.simd_math import fma, mul, swap_pairs
+from edgellama.kernels_cpu.simd_math import add, fma, mul, square_root, sub, swap_pairs
 from edgellama.kernels_cpu.tasks import claim, finish
 
 
@@ -30,8 +33,42 @@ def rotate_head(head, num_pairs, cosines, sines):
         write_f32(head + at + 4, x1 * cosine + x0 * sine)
 
 
+@device
+def butterfly(x, step, count):
+    """x[i] and x[i + step] become their sum and difference, for ``count`` values of i."""
+    whole = count // 4 * 4
+    for i in range(0, 4 * whole, 16):
+        a, b = load_f32(x + i, f32_zeros_4()), load_f32(x + i + 4 * step, f32_zeros_4())
+        store(x + i, add(a, b))
+        store(x + i + 4 * step, sub(a, b))
+    for i in range(4 * whole, 4 * count, 4):
+        first, second = read_f32(x + i), read_f32(x + i + 4 * step)
+        write_f32(x + i, first + second)
+        write_f32(x + i + 4 * step, first - second)
+
+
+@device
+def spread_head(head, head_size):
+    """Hadamard transform of a head's parts, each as long as the largest power of two that divides.
+
+    It keeps the products of a query and a key, and spreads what single elements stand out by,
+    which four bits cannot hold beside the others (QuaRot, Ashkboos et al. 2024).
+    """
+    length = head_size & -head_size
+    step = 1
+    while step < length:
+        for i in range(0, head_size, 2 * step):
+            butterfly(head + 4 * i, step, step)
+        step *= 2
+    scale_row(head, np.float32(1.0) / square_root(np.float32(length)), head_size, head)
+
+
 def rope_store(key_kind, value_kind):
-    """Rotate queries and keys, append keys and values at ``position``; one token a task."""
+    """Rotate queries and keys, append keys and values at ``position``; one token a task.
+
+    Queries and keys are spread besides where keys are stored in four bits.
+    """
+    is_spread = key_kind == "q4_0"
     store_key, store_value = key_store(key_kind), value_store(value_kind)
 
     def kernel(
@@ -46,13 +83,18 @@ def rope_store(key_kind, value_kind):
             cosines = cos_sin + token * num_pairs * 16
             sines = cosines + num_pairs * 8
             for head in range(num_heads):
-                rotate_head(q + token * q_stride + head * head_bytes, num_pairs, cosines, sines)
+                query = q + token * q_stride + head * head_bytes
+                rotate_head(query, num_pairs, cosines, sines)
+                if is_spread:
+                    spread_head(query, head_size)
             block = (position + token) // panel_lanes()
             place = position + token - block * panel_lanes()
             key_at, value_at = keys + block * key_block_bytes, values + block * value_block_bytes
             for head in range(num_kv_heads):
                 source = token * kv_stride + head * head_bytes
                 rotate_head(k + source, num_pairs, cosines, sines)
+                if is_spread:
+                    spread_head(k + source, head_size)
                 store_key(k + source, head_size, key_at + head * key_head_bytes, place)
                 store_value(v + source, head_size, value_at + head * value_head_bytes, place)
             num_done += 1

@@ -13,6 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kernels_cpu.simd import (
     F32,
     I32,
@@ -26,7 +27,7 @@ from edgellama.kernels_cpu.simd import (
     splat,
     tier_of,
 )
-from edgellama.kernels_cpu.simd_math import multiply_add, round_to_integer
+from edgellama.kernels_cpu.simd_math import multiply_add
 from edgellama.kernels_cpu.simd_tiles import Tile, offset_by, tile_zeros, update_tile
 
 
@@ -110,32 +111,51 @@ def i32_tile(typingctx, num_vectors, num_tokens):
     return tile(num_vectors, num_tokens), lambda ctx, b, sig, args: tile_zeros(tile)
 
 
+ROUNDING = 12582912.0
+"""Added to an f32 of magnitude below 2**15 leaves its nearest whole number in the low 16 bits."""
+
+
+def _rounded_product(builder: Any, values: Any, factors: Any, tier: Tier) -> Any:
+    """i32 lanes whose low halves are ``values * factors`` as signed integers."""
+    lanes = values.type.count
+    shifted = multiply_add(builder, values, factors, constant("f32", [ROUNDING] * lanes), tier)
+    return builder.bitcast(shifted, llvm_vector("i32", lanes))
+
+
 @intrinsic
-def store_word_pairs(typingctx, address, first, second):
-    """Two vectors of magnitude up to 32767, rounded: ``first`` in the low halves of the lanes."""
+def store_word_pairs(typingctx, address, first, second, factors):
+    """Two vectors times ``factors``, rounded: ``first`` in the low halves of the lanes.
+
+    Products reach at most 32767.
+    """
+    tier = tier_of(typingctx)
 
     def codegen(ctx, b, sig, args):
-        address, first, second = args
+        address, first, second, factors = args
         lanes = first.type.count
-        low = b.and_(round_to_integer(b, first), constant("i32", [0xFFFF] * lanes))
-        high = b.shl(round_to_integer(b, second), constant("i32", [16] * lanes))
-        words = b.or_(low, high)
+        low = _rounded_product(b, first, factors, tier)
+        low = b.and_(low, constant("i32", [0xFFFF] * lanes))
+        high = _rounded_product(b, second, factors, tier)
+        words = b.or_(low, b.shl(high, constant("i32", [16] * lanes)))
         b.store(words, pointer(b, address, words.type), align=1)
         return ctx.get_dummy_value()
 
-    return types.void(types.int64, first, second), codegen
+    return types.void(types.int64, first, second, factors), codegen
 
 
 @intrinsic
-def store_words(typingctx, address, v):
-    """Lanes of magnitude up to 32767, rounded, as 16-bit integers side by side."""
+def store_words(typingctx, address, v, factors):
+    """Lanes times ``factors``, at most 32767, rounded: 16-bit integers side by side."""
+    tier = tier_of(typingctx)
 
     def codegen(ctx, b, sig, args):
-        words = b.trunc(round_to_integer(b, args[1]), llvm_vector("i16", v.lanes))
-        b.store(words, pointer(b, args[0], words.type), align=1)
+        address, values, factors = args
+        rounded = _rounded_product(b, values, factors, tier)
+        words = b.trunc(rounded, llvm_vector("i16", v.lanes))
+        b.store(words, pointer(b, address, words.type), align=1)
         return ctx.get_dummy_value()
 
-    return types.void(types.int64, v), codegen
+    return types.void(types.int64, v, factors), codegen
 
 
 def _multiply_pairs(builder: Any, accumulator: Any, x: Any, y: Any) -> Any:
@@ -258,8 +278,8 @@ def power_of_two(typingctx, x):
             return constant("f32", [value] * lanes)
 
         clamped = b.select(b.fcmp_ordered(">", args[0], each(-126.0)), args[0], each(-126.0))
-        magic = b.fadd(clamped, each(12582912.0))
-        rest = b.fsub(clamped, b.fsub(magic, each(12582912.0)))
+        magic = b.fadd(clamped, each(ROUNDING))
+        rest = b.fsub(clamped, b.fsub(magic, each(ROUNDING)))
         value = each(POWER_SERIES[0])
         for coefficient in POWER_SERIES[1:]:
             value = multiply_add(b, value, rest, each(coefficient), tier)

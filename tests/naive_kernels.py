@@ -110,6 +110,14 @@ def rotate(x: Array, position: int, num_pairs: int, freq_base: float = 10000.0) 
     return result
 
 
+def spread(x: Array) -> Array:
+    """Heads (…, size) times a Hadamard matrix of each part of a power of two elements."""
+    length = x.shape[-1] & -x.shape[-1]
+    signs = [[(-1.0) ** (i & j).bit_count() for j in range(length)] for i in range(length)]
+    parts = x.reshape(*x.shape[:-1], -1, length) @ (np.array(signs) / np.sqrt(length))
+    return parts.reshape(x.shape)
+
+
 def as_cached(kind: str, rows: Array) -> Array:
     """Rows of heads (…, size) as a cache of this type gives them back, as f32."""
     if kind == "bf16":

@@ -58,6 +58,9 @@ KERNELS = {
     "neon": ("gemm_Q8_0", "gemv_IQ4_NL", "gemv_Q3_K"),
     "generic": ("gemv_Q4_0", "gemv_Q3_K", "gemm_F16"),
 }
+PACKED_ATTENTION = "attention_f16_f16_packed"
+PAIR_PRODUCTS = {"avx512vnni": r"\bvpdpwssd\s[^\n]*%zmm", "avx2": r"\bvpmaddwd\s[^\n]*%ymm"}
+"""How tiers multiply pairs of 16-bit integers."""
 ARM_TRIPLES = ("aarch64-unknown-linux-gnu", "arm64-apple-darwin")
 BEYOND_AVX2 = r"%zmm|%[xy]mm(1[6-9]|2\d|3[01])|%k[0-7]"
 pytestmark = pytest.mark.skipif(
@@ -70,6 +73,7 @@ def assembly(tier: str, triple: str | None = None) -> dict[str, str]:
     """Assembly of the tier's sample of kernels, compiled exactly as for the cache."""
     triple = triple or binding.get_process_triple()
     command = [sys.executable, "-c", PROGRAM, json.dumps(sys.path), tier, triple, *KERNELS[tier]]
+    command += [PACKED_ATTENTION] * (tier in PAIR_PRODUCTS)
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stderr
     kernels: dict[str, str] = json.loads(result.stdout)
@@ -98,6 +102,16 @@ def test_accumulators_stay_in_registers(name: str) -> None:
     hot = [block for block in blocks if len(multiplies.findall(block)) >= 2]
     assert hot
     assert not [block for block in hot if spill.search(block)]
+
+
+@pytest.mark.parametrize("tier", PAIR_PRODUCTS)
+def test_products_of_packed_attention(tier: str) -> None:
+    """Scores and sums of packed attention are twelve products of pairs a step, none spilled."""
+    blocks = re.split(r"\n(?=\.L\w+:)", assembly(tier)[PACKED_ATTENTION])
+    hot = [block for block in blocks if re.search(PAIR_PRODUCTS[tier], block)]
+    assert [len(re.findall(PAIR_PRODUCTS[tier], block)) for block in hot] == [12, 12]
+    loops = [re.split(r"\n\s+j\w+\s", block)[0] for block in hot]
+    assert not [loop for loop in loops if re.search(r"%[yz]mm\d+, -?\w*\(%r[bs]p\)", loop)]
 
 
 @pytest.mark.parametrize("name", KERNELS["generic"])

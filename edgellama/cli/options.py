@@ -24,9 +24,9 @@ SAMPLING_OPTIONS = {
 """By the API's name: type, help, default as shown."""
 
 
-KV_TYPE_HELP = (
+KV_TYPES_HELP = (
     "Numbers of the KV cache: f32, f16, bf16, q8_0 or q4_0; for keys and for values apart as "
-    "q8_0/q4_0.  [default: f16]"
+    "q8_0/q4_0."
 )
 
 
@@ -50,7 +50,9 @@ def engine_options(command: Command) -> Command:
         metavar="N",
         help="Threads to compute with.  [default: physical cores]",
     )(command)
-    command = click.option("--kv", "kv_type", metavar="TYPE", help=KV_TYPE_HELP)(command)
+    command = click.option(
+        "--kv", "kv_type", metavar="TYPE", help=f"{KV_TYPES_HELP}  [default: f16]"
+    )(command)
     return click.option(
         "-c",
         "--context",

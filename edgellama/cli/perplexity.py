@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellama.cli.options import KV_TYPES_HELP
 from edgellama.cli.prompt_text import read_prompt
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ DEFAULT_CHUNK_TOKENS = 512
     metavar="N",
     help="Threads to compute with.  [default: physical cores]",
 )
+@click.option(
+    "--kv", "kv_type", metavar="TYPE", default="f16", show_default=True, help=KV_TYPES_HELP
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     model: str,
@@ -57,6 +61,7 @@ def command(
     max_chunks: int | None,
     base: str | None,
     num_threads: int | None,
+    kv_type: str,
     as_json: bool,
 ) -> None:
     """Measure how well MODEL predicts a text: lower is better, 1 is certainty.
@@ -74,7 +79,7 @@ def command(
     text = read_prompt(None, file, False)
     paths = [find_model(name) for name in (model, base) if name is not None]
     with ExitStack() as stack:
-        opened = [_open(stack, path, num_threads) for path in paths]
+        opened = [_open(stack, path, num_threads, kv_type) for path in paths]
         chunks = cut_text(opened[0][1], text, chunk_tokens)[:max_chunks]
         engines = [engine for engine, _ in opened]
         figures = _measure(engines, chunks)
@@ -85,7 +90,9 @@ def command(
         click.echo(line)
 
 
-def _open(stack: ExitStack, path: Path, num_threads: int | None) -> tuple[Engine, Tokenizer]:
+def _open(
+    stack: ExitStack, path: Path, num_threads: int | None, kv_type: str
+) -> tuple[Engine, Tokenizer]:
     from edgellama.cli.terminal import kernel_progress
     from edgellama.engine import Engine
     from edgellama.quant.gguf_file import GGUFFile, require_model
@@ -95,7 +102,9 @@ def _open(stack: ExitStack, path: Path, num_threads: int | None) -> tuple[Engine
     require_model(file)
     tokenizer = load_tokenizer(file.metadata)
     with kernel_progress() as report:
-        engine = stack.enter_context(Engine(file, num_threads=num_threads, progress=report))
+        engine = stack.enter_context(
+            Engine(file, num_threads=num_threads, kv_type=kv_type, progress=report)
+        )
     return engine, tokenizer
 
 
