@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from edgellama.convert.conversion_plan import ConversionPlan
     from edgellama.convert.options import AnyPath, ConversionArguments
+    from edgellama.convert.output.conversion_plan import ConversionPlan
+    from edgellama.convert.output.report import ConversionReport
     from edgellama.convert.pipeline import KernelProgress, Progress
-    from edgellama.convert.report import ConversionReport
 
 __all__ = ["convert", "plan"]
 
@@ -51,9 +51,9 @@ def plan(
     source: AnyPath, output: AnyPath | None = None, **arguments: Unpack[ConversionArguments]
 ) -> ConversionPlan:
     """What ``convert`` would write, from headers alone; raises as it does."""
-    from edgellama.convert.checkpoint import open_checkpoint
     from edgellama.convert.options import read_options
-    from edgellama.convert.planning import plan_conversion
+    from edgellama.convert.output.planning import plan_conversion
+    from edgellama.convert.sources.checkpoint import open_checkpoint
 
     with open_checkpoint(Path(source).expanduser()) as checkpoint:
         return plan_conversion(checkpoint, read_options(output, arguments))

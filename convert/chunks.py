@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
-from edgellama.convert.conversion_plan import PlannedTensor
+from edgellama.convert.output.conversion_plan import PlannedTensor
 
 CHUNK_ELEMENTS = 1 << 18
 """1 MB of float32: it stays in a core's cache from reading to writing."""

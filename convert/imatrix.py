@@ -15,7 +15,7 @@ import numpy as np
 from gguf import GGUFWriter
 from numpy.typing import NDArray
 
-from edgellama.convert.whole_file import whole_file
+from edgellama.convert.output.whole_file import whole_file
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf_cursor import Cursor, file_error, shown
 from edgellama.quant.gguf_file import GGUFFile, Tensor

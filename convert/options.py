@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypedDict, Union
 
-from edgellama.convert.split import parse_split_size
+from edgellama.convert.output.split import parse_split_size
 from edgellama.kernels_cpu.cpu import default_num_threads
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import Format

@@ -15,17 +15,22 @@ from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
-from edgellama.convert.checkpoint import open_checkpoint
 from edgellama.convert.chunks import Chunk
-from edgellama.convert.conversion_plan import ConversionPlan, PlannedTensor
-from edgellama.convert.journal import Journal, journal_path
 from edgellama.convert.options import ConversionOptions
-from edgellama.convert.planning import check_absent, check_output, check_room, plan_conversion
-from edgellama.convert.report import ConversionReport, make_report
+from edgellama.convert.output.conversion_plan import ConversionPlan, PlannedTensor
+from edgellama.convert.output.journal import Journal, journal_path
+from edgellama.convert.output.planning import (
+    check_absent,
+    check_output,
+    check_room,
+    plan_conversion,
+)
+from edgellama.convert.output.report import ConversionReport, make_report
+from edgellama.convert.output.verify import verify_files, written_records
+from edgellama.convert.output.writer import OutputFiles, remove_partial_files, rename_files
 from edgellama.convert.row_work import ChunkResult, RowWorker
+from edgellama.convert.sources.checkpoint import open_checkpoint
 from edgellama.convert.tensor_sums import Report, sum_tensors
-from edgellama.convert.verify import verify_files, written_records
-from edgellama.convert.writer import OutputFiles, remove_partial_files, rename_files
 from edgellama.kernels_cpu.memory_use import peak_memory_bytes
 from edgellama.quant.errors import ConversionError, EdgellamaError, InvalidOptionError
 

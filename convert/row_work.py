@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from edgellama.convert.checksum import chunk_checksum
 from edgellama.convert.chunks import Chunk
-from edgellama.convert.conversion_plan import PlannedTensor
-from edgellama.convert.source_tensor import SourceTensor
+from edgellama.convert.output.conversion_plan import PlannedTensor
+from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.kernels_cpu.row_codec import ErrorSums, RowCodec, expander_name
 from edgellama.quant.errors import KernelError, UnsupportedModelError
 from edgellama.quant.formats import Format

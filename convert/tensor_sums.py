@@ -11,8 +11,8 @@ from contextlib import closing
 
 from edgellama.convert.checksum import TensorChecksum
 from edgellama.convert.chunks import Chunk, chunks_of, run_in_order
-from edgellama.convert.conversion_plan import PlannedTensor
-from edgellama.convert.journal import TensorRecord
+from edgellama.convert.output.conversion_plan import PlannedTensor
+from edgellama.convert.output.journal import TensorRecord
 from edgellama.convert.row_work import ChunkResult
 from edgellama.kernels_cpu.row_codec import ErrorSums
 from edgellama.quant.errors import ConversionError

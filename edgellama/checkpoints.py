@@ -101,7 +101,7 @@ def _hash(text: str) -> str:
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
     """Waits until no other process works in ``folder``; the system lifts a dead one's lock."""
-    from edgellama.convert.file_lock import try_lock
+    from edgellama.convert.output.file_lock import try_lock
 
     with open(folder / LOCK_NAME, "ab") as file:
         if not try_lock(file.fileno()):

@@ -13,7 +13,7 @@ import pytest
 import safetensors_bytes
 import torch_bytes
 
-from edgellama.convert.checkpoint import Checkpoint, open_checkpoint
+from edgellama.convert.sources.checkpoint import Checkpoint, open_checkpoint
 from edgellama.quant.errors import (
     EdgellamaError,
     ModelFileError,

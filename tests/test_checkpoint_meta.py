@@ -15,8 +15,8 @@ import torch_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgellama.convert.checkpoint import open_checkpoint
-from edgellama.convert.source_tensor import SourceTensor
+from edgellama.convert.sources.checkpoint import open_checkpoint
+from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.errors import (
     EdgellamaError,
     ModelFileError,

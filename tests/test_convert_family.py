@@ -12,9 +12,9 @@ from reference.family import MEMBERS
 from reference.family_member import Member, write_safetensors
 
 from edgellama.convert import convert
-from edgellama.convert.checkpoint import open_checkpoint
-from edgellama.convert.description import ModelDescription, describe
-from edgellama.convert.rope_scaling import Llama3Scaling
+from edgellama.convert.model.description import ModelDescription, describe
+from edgellama.convert.model.rope_scaling import Llama3Scaling
+from edgellama.convert.sources.checkpoint import open_checkpoint
 from edgellama.quant.gguf_file import GGUFFile
 
 GOLDEN = Path(__file__).parent / "data" / "family_golden.npz"

@@ -14,8 +14,8 @@ from reference import family_tokenizers as tokenizers
 from reference.family import MEMBERS
 from reference.family_member import write_safetensors
 
-from edgellama.convert.checkpoint import open_checkpoint
-from edgellama.convert.description import ModelDescription, describe
+from edgellama.convert.model.description import ModelDescription, describe
+from edgellama.convert.sources.checkpoint import open_checkpoint
 from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
 
 BY_NAME = {member.name: member for member in MEMBERS}

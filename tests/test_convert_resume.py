@@ -18,8 +18,9 @@ import pytest
 from interrupts import accept_interrupts
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.convert import convert, pipeline, writer
-from edgellama.convert.journal import Journal, journal_path
+from edgellama.convert import convert, pipeline
+from edgellama.convert.output import writer
+from edgellama.convert.output.journal import Journal, journal_path
 from edgellama.convert.pipeline import ConversionProgress
 from edgellama.quant.errors import ConversionError
 
@@ -27,7 +28,7 @@ TINY = TinyLlama(width=256, feed_forward=512, vocab_size=300, layers=4)
 STALL_S = 0.05
 STALLING_CLI = f"""
 import sys, time
-from edgellama.convert import writer
+from edgellama.convert.output import writer
 write = writer.OutputFiles.write
 def write_slowly(*arguments):
     time.sleep({STALL_S})

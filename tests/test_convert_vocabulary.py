@@ -20,13 +20,13 @@ from reference.vocabularies import (
 )
 from sentencepiece import SentencePieceProcessor
 
-from edgellama.convert.json_fields import Fields
-from edgellama.convert.metadata import MetadataItem
-from edgellama.convert.sentencepiece_file import read_sentencepiece
-from edgellama.convert.tiktoken_vocabulary import is_tiktoken, tiktoken_vocabulary
-from edgellama.convert.tokenizer_settings import TokenizerSettings
-from edgellama.convert.vocabulary import Vocabulary
-from edgellama.convert.vocabulary_source import read_vocabulary
+from edgellama.convert.model.json_fields import Fields
+from edgellama.convert.model.metadata import MetadataItem
+from edgellama.convert.vocabulary.sentencepiece_file import read_sentencepiece
+from edgellama.convert.vocabulary.tiktoken_vocabulary import is_tiktoken, tiktoken_vocabulary
+from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
+from edgellama.convert.vocabulary.vocabulary import Vocabulary
+from edgellama.convert.vocabulary.vocabulary_source import read_vocabulary
 from edgellama.quant.errors import (
     InvalidOptionError,
     ModelFileError,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
-from edgellama.convert.gguf_header import ALIGNMENT, TableEntry, header_bytes
-from edgellama.convert.metadata import MetadataItem
+from edgellama.convert.model.metadata import MetadataItem
+from edgellama.convert.output.gguf_header import ALIGNMENT, TableEntry, header_bytes
 from edgellama.quant.formats import FORMATS_BY_NAME
 from edgellama.quant.gguf_file import GGUFFile
 

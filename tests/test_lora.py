@@ -20,7 +20,7 @@ from reference.tiny_adapter import (
 from reference.tiny_models import Array, TinyLlama, write_tiny_llama
 from torch_bytes import archive, dictionary, storage, tensor, whole
 
-from edgellama.convert.lora import convert_lora
+from edgellama.convert.adapter.lora import convert_lora
 from edgellama.quant.errors import (
     ConversionError,
     InvalidOptionError,

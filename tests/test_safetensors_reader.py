@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 from safetensors_bytes import entry, file_of, saved
 from test_gguf_fuzz import MUTATIONS
 
-from edgellama.convert.safetensors_reader import read_safetensors
+from edgellama.convert.sources.safetensors_reader import read_safetensors
 from edgellama.quant.errors import (
     EdgellamaError,
     ModelFileError,

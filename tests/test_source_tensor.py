@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgellama.convert.source_tensor import (
+from edgellama.convert.sources.source_tensor import (
     ArrayTensor,
     JoinedTensor,
     MappedTensor,

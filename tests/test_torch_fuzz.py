@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_gguf_fuzz import MUTATIONS
 
-from edgellama.convert.torch_reader import read_torch
+from edgellama.convert.sources.torch_reader import read_torch
 from edgellama.quant.errors import EdgellamaError
 
 DATA_FOLDER = Path(__file__).resolve().parent / "data"

@@ -29,8 +29,8 @@ from torch_bytes import (
     whole,
 )
 
-from edgellama.convert.source_tensor import SourceTensor
-from edgellama.convert.torch_reader import read_torch
+from edgellama.convert.sources.source_tensor import SourceTensor
+from edgellama.convert.sources.torch_reader import read_torch
 from edgellama.quant.errors import (
     ModelFileError,
     ModelNotFoundError,

@@ -69,7 +69,7 @@ def command(
       edgellama convert model-f16.gguf --type q4_0 --tensor-type "ffn_down=q6_k"
     """
     from edgellama.cli.model_argument import show_warnings
-    from edgellama.convert.metadata_override import parse_metadata
+    from edgellama.convert.model.metadata_override import parse_metadata
     from edgellama.convert.options import parse_tensor_type
 
     show_warnings()

@@ -35,7 +35,7 @@ def command(
       edgellama convert-lora my-adapter --base Llama-3.2-1B
       edgellama convert-lora my-adapter adapter.gguf --type f16 --base model-q4_0.gguf
     """
-    from edgellama.convert.lora import convert_lora
+    from edgellama.convert.adapter.lora import convert_lora
 
     report = convert_lora(folder, output, type=type_name, base=base, overwrite=overwrite)
     ranks = ", ".join(map(str, report.ranks))

@@ -69,7 +69,7 @@ def command(
     from edgellama.cli.model_argument import find_model
     from edgellama.cli.terminal import kernel_progress, step_progress
     from edgellama.convert.imatrix import write_imatrix
-    from edgellama.convert.whole_file import check_output
+    from edgellama.convert.output.whole_file import check_output
     from edgellama.importance import measure_importance
 
     path = find_model(model)

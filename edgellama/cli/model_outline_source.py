@@ -53,9 +53,9 @@ def find_outline(name: str) -> OutlineSource:
 def _configured(path: Path) -> ModelOutline:
     """The outline of a Hugging Face configuration."""
     from edgellama.config import ModelConfig, RopeConfig
-    from edgellama.convert.family import check_hugging_face
-    from edgellama.convert.hparams import hugging_face_hparams
-    from edgellama.convert.json_fields import read_fields
+    from edgellama.convert.model.family import check_hugging_face
+    from edgellama.convert.model.hparams import hugging_face_hparams
+    from edgellama.convert.model.json_fields import read_fields
     from edgellama.model_outline import ModelOutline
 
     fields = read_fields(path)

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, quants
 
-from edgellama.convert.description import ModelDescription
-from edgellama.convert.source_tensor import SourceTensor
+from edgellama.convert.model.description import ModelDescription
+from edgellama.convert.sources.source_tensor import SourceTensor
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 

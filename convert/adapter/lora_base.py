@@ -1,0 +1,98 @@
+"""The model that an adapter belongs to: the shapes it must fit, and the heads of its attention.
+
+Only config.json or a GGUF header is read; the weights of a checkpoint need not be there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgellama.convert.model.family import check_hugging_face
+from edgellama.convert.model.hparams import hugging_face_hparams
+from edgellama.convert.model.json_fields import read_fields
+from edgellama.convert.model.layout import tensor_shapes
+from edgellama.quant.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
+from edgellama.quant.gguf_cursor import shown
+from edgellama.quant.gguf_file import GGUFFile
+
+ARCHITECTURE = "llama"
+HEADS, KV_HEADS = "llama.attention.head_count", "llama.attention.head_count_kv"
+
+
+@dataclass(frozen=True)
+class LoraBase:
+    """Shapes (rows, columns) of a model's matrices by GGUF name, and its numbers of heads."""
+
+    path: Path
+    head_count: int
+    head_count_kv: int
+    shapes: Mapping[str, tuple[int, ...]]
+
+    def __post_init__(self) -> None:
+        for name, shape in self.shapes.items():
+            heads = self.heads(name)
+            if heads is not None and shape[0] % (2 * heads):
+                raise ModelFileError(
+                    f"{self.path}: {name} has {shape[0]} rows; needed: {heads} even heads"
+                )
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether the embedding is the output too."""
+        return "output.weight" not in self.shapes
+
+    def heads(self, name: str) -> int | None:
+        """The heads of a matrix whose rows GGUF orders otherwise than Hugging Face; else None."""
+        part = name.removesuffix(".weight").rpartition(".")[2]
+        return {"attn_q": self.head_count, "attn_k": self.head_count_kv}.get(part)
+
+
+def find_base(given: Path | None, base_name: str | None, adapter: Path) -> LoraBase:
+    """The base model: the one given, or the one that the adapter names if it is a path here.
+
+    Raises ModelNotFoundError, whose text says what to give, ModelFileError and
+    UnsupportedModelError.
+    """
+    path = Path(base_name).expanduser() if given is None and base_name else given
+    if path is not None and (path / "config.json").is_file():
+        return _base_of_config(path / "config.json")
+    if path is not None and path.is_file():
+        return _base_of_gguf(path)
+    if given is not None:
+        raise ModelNotFoundError(
+            f"{given} is no base model; needed: a folder with a config.json, or a GGUF file"
+        )
+    raise ModelNotFoundError(
+        f"{adapter}: its base model {shown(base_name)} is not on this machine; needed for the "
+        "number of heads: --base with the model's folder (config.json is enough) or a GGUF file"
+    )
+
+
+def _base_of_config(path: Path) -> LoraBase:
+    config = read_fields(path)
+    check_hugging_face(config)
+    sizes = hugging_face_hparams(config, lambda name: None)
+    tied = config.flag("tie_word_embeddings", False)
+    shapes = {name: shape for name, shape, _ in tensor_shapes(sizes, tied=tied) if len(shape) == 2}
+    return LoraBase(path, sizes.head_count, sizes.head_count_kv, shapes)
+
+
+def _base_of_gguf(path: Path) -> LoraBase:
+    with GGUFFile(path) as file:
+        architecture = file.metadata.get("general.architecture")
+        if architecture != ARCHITECTURE:
+            raise UnsupportedModelError(
+                f"{path}: the architecture is {shown(architecture)}; supported: {ARCHITECTURE!r}"
+            )
+        heads = _heads(file, HEADS, file.metadata.get(HEADS))
+        kv_heads = _heads(file, KV_HEADS, file.metadata.get(KV_HEADS, heads))
+        shapes = {t.name: t.shape for t in file.tensors.values() if len(t.shape) == 2}
+    return LoraBase(path, heads, kv_heads, shapes)
+
+
+def _heads(file: GGUFFile, key: str, value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ModelFileError(f"{file.path}: {key} is {shown(value)}; allowed: numbers from 1")
+    return value

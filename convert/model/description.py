@@ -1,0 +1,96 @@
+"""What the GGUF file of a checkpoint will hold: all metadata and tensors, nothing quantized yet.
+
+All of a conversion that is about Llamas is joined here: names, sizes, vocabulary, chat template.
+Reading the source and writing the file are left to others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from edgellama.convert.model import metadata
+from edgellama.convert.model.family import check_hugging_face, check_meta
+from edgellama.convert.model.general import general_items
+from edgellama.convert.model.gguf_source import gguf_items
+from edgellama.convert.model.hparams import hugging_face_hparams, meta_hparams, meta_release
+from edgellama.convert.model.json_fields import Fields
+from edgellama.convert.model.layout import SourceLayout
+from edgellama.convert.model.metadata import MetadataItem
+from edgellama.convert.sources.checkpoint import Checkpoint
+from edgellama.convert.sources.source_tensor import SourceTensor
+from edgellama.convert.vocabulary.chat_template_source import chat_template_items
+from edgellama.convert.vocabulary.split_pattern_names import checked_name
+from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
+from edgellama.convert.vocabulary.vocabulary_source import read_vocabulary
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.gguf_cursor import shown
+
+__all__ = ["MetadataItem", "ModelDescription", "describe"]
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """``metadata``: GGUF keys in order of writing, without those that depend on the output's
+    types and parts (``general.file_type``, ``general.quantization_version``, ``split.*``).
+
+    ``tensors``: GGUF's names and order of rows, in order of writing.
+    """
+
+    metadata: Mapping[str, MetadataItem]
+    tensors: tuple[SourceTensor, ...]
+
+
+def describe(
+    checkpoint: Checkpoint, *, pre: str | None = None, name: str | None = None
+) -> ModelDescription:
+    """The file that a checkpoint becomes.
+
+    ``pre``: the name of the tokenizer's split pattern (``tokenizer.ggml.pre``), for one that is
+    not recognised. ``name``: the model's; None for the source's own. UnsupportedModelError for
+    what is no Llama or has an unknown tokenizer, ModelFileError for what is damaged or incomplete,
+    InvalidOptionError for another ``pre`` or ``name`` than there can be.
+    """
+    if name is not None and not name.isprintable():
+        raise InvalidOptionError(f"the name {shown(name)}; allowed: printable text")
+    if checkpoint.kind == "gguf":
+        return _describe_gguf(checkpoint, pre, name)
+    is_meta = checkpoint.kind == "meta"
+    config_file = "params.json" if is_meta else "config.json"
+    config = Fields(checkpoint.parameters, str(checkpoint.folder / config_file))
+    (check_meta if is_meta else check_hugging_face)(config)
+    layout = SourceLayout(str(checkpoint.path), checkpoint.kind, checkpoint.tensors)
+    sizes = (meta_hparams if is_meta else hugging_face_hparams)(config, layout.rows)
+    if is_meta:
+        # Meta saves the output of a tied model all the same.
+        tied = meta_release(config).tied and layout.repeats_embedding()
+    else:
+        tied = config.flag("tie_word_embeddings", False)
+    tensors = layout.ordered(sizes, tied=tied, half_split=not is_meta)
+    settings = TokenizerSettings(checkpoint.folder, config)
+    vocabulary = read_vocabulary(
+        settings, sizes.vocab_size, pre, scaled_positions=sizes.scaling.llama3 is not None
+    )
+    items = (
+        general_items(checkpoint, tensors, name)
+        | sizes.items()
+        | vocabulary.items()
+        | chat_template_items(checkpoint.folder, settings.settings)
+    )
+    return ModelDescription(MappingProxyType(items), tuple(tensors))
+
+
+def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) -> ModelDescription:
+    items = gguf_items(checkpoint.path)
+    if name is not None:
+        items["general.name"] = metadata.text(name)
+    if pre is not None:
+        kind = items.get("tokenizer.ggml.model")
+        if kind is None or kind.value != "gpt2":
+            raise InvalidOptionError(
+                f"--pre {shown(pre)}: {checkpoint.path} has no split pattern; "
+                "allowed: with byte-level BPE"
+            )
+        items["tokenizer.ggml.pre"] = metadata.text(checked_name(pre))
+    return ModelDescription(MappingProxyType(items), tuple(checkpoint.tensors.values()))

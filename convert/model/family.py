@@ -1,0 +1,66 @@
+"""Which checkpoints are Llamas: by the architecture that their configuration names.
+
+Sizes are read by hparams; here only the name decides, and what makes a Llama something else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from edgellama.convert.model.json_fields import Fields
+from edgellama.quant.errors import UnsupportedModelError
+from edgellama.quant.gguf_cursor import shown
+
+ARCHITECTURES = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
+MODEL_TYPES = ("llama", "mistral")
+ACTIVATIONS = ("silu", "swish")
+SUPPORTED = (
+    "Llama 1, 2, 3, 3.1, 3.2 and 3.3 text models, Code Llama, and models of the same shape "
+    f"({', '.join(ARCHITECTURES)})"
+)
+# Fields of params.json that only other kinds of model have.
+_FOREIGN_META: Mapping[str, str] = MappingProxyType(
+    {
+        "moe": "a mixture of experts",
+        "moe_args": "a mixture of experts",
+        "vision_model": "a model with vision",
+        "vision_chunk_size": "a model with vision",
+        "vision_args": "a model with vision",
+        "vision_encoder": "a model with vision",
+        "quantization_args": "quantized weights",
+        "lora_args": "weights with adapters",
+    }
+)
+
+
+def check_hugging_face(config: Fields) -> None:
+    """UnsupportedModelError, naming what it is, unless config.json describes a Llama."""
+    architectures = [name for name in config.items("architectures") if isinstance(name, str)]
+    model_type = config.text("model_type")
+    known = [name for name in architectures if name in ARCHITECTURES]
+    if architectures and not known:
+        raise _unsupported(config, f"architecture {shown(architectures[0])}")
+    if not architectures and model_type not in MODEL_TYPES:
+        raise _unsupported(config, f"model type {shown(model_type)}")
+    activation = config.text("hidden_act") or ACTIVATIONS[0]
+    if activation not in ACTIVATIONS:
+        raise _unsupported(config, f"activation function {shown(activation)}")
+    for name in ("num_local_experts", "num_experts"):
+        if config.has(name) and config.values[name] not in (0, 1):
+            raise _unsupported(config, f"a mixture of {shown(config.values[name])} experts")
+    if config.has("partial_rotary_factor") and config.positive("partial_rotary_factor") != 1:
+        raise _unsupported(config, "rotary positions on a part of each head")
+
+
+def check_meta(params: Fields) -> None:
+    """UnsupportedModelError, naming what it is, unless params.json describes a Llama."""
+    for name, what in _FOREIGN_META.items():
+        if params.has(name) and params.values[name] not in (-1, {}):
+            raise _unsupported(params, f"{what} ({name})")
+
+
+def _unsupported(config: Fields, what: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{config.source}: {what} cannot be converted; supported: {SUPPORTED}"
+    )

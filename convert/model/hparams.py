@@ -1,0 +1,209 @@
+"""Sizes and constants of a Llama, from config.json or params.json to GGUF's keys.
+
+Where the configuration is silent, shapes of tensors or a table of the family's releases decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from edgellama.convert.model import metadata
+from edgellama.convert.model.json_fields import MAX_SIZE, Fields
+from edgellama.convert.model.metadata import MetadataItem
+from edgellama.convert.model.rope_scaling import (
+    Llama3Scaling,
+    RopeScaling,
+    read_scaling,
+    rope_fields,
+)
+from edgellama.quant.errors import ModelFileError, UnsupportedModelError
+
+MAX_BLOCKS = 4096
+# What config.json leaves out has these values in transformers.
+_DEFAULT_CONTEXT = 2048
+_DEFAULT_EPSILON = 1e-6
+_DEFAULT_BASE = 10000.0
+
+Rows = Callable[[str], int | None]
+"""Rows of the tensor with a GGUF name; None if there is none of two dimensions."""
+
+
+@dataclass(frozen=True)
+class HyperParameters:
+    """Sizes of a Llama; counts are elements, heads, layers or tokens."""
+
+    vocab_size: int
+    context_length: int
+    embedding_length: int
+    block_count: int
+    feed_forward_length: int
+    head_count: int
+    head_count_kv: int
+    head_size: int
+    rms_epsilon: float
+    rope_base: float
+    scaling: RopeScaling = field(default_factory=RopeScaling)
+    sliding_window: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.block_count <= MAX_BLOCKS:
+            raise ModelFileError(f"{self.block_count} layers; needed: 1 to {MAX_BLOCKS}")
+        if self.head_count % self.head_count_kv:
+            raise ModelFileError(
+                f"{self.head_count} query heads cannot share {self.head_count_kv} key heads evenly"
+            )
+        if self.head_size % 2 or self.head_size * self.head_count > MAX_SIZE:
+            raise ModelFileError(
+                f"{self.head_count} heads of {self.head_size} elements; needed: an even size, "
+                f"together up to {MAX_SIZE}"
+            )
+
+    def items(self) -> dict[str, MetadataItem]:
+        """The keys under ``llama.``."""
+        unsigned, number = metadata.unsigned, metadata.number
+        items = {
+            "llama.vocab_size": unsigned(self.vocab_size),
+            "llama.context_length": unsigned(self.context_length),
+            "llama.embedding_length": unsigned(self.embedding_length),
+            "llama.block_count": unsigned(self.block_count),
+            "llama.feed_forward_length": unsigned(self.feed_forward_length),
+            "llama.attention.head_count": unsigned(self.head_count),
+            "llama.attention.head_count_kv": unsigned(self.head_count_kv),
+            "llama.attention.layer_norm_rms_epsilon": number(self.rms_epsilon),
+            "llama.rope.dimension_count": unsigned(self.head_size),
+            "llama.rope.freq_base": number(self.rope_base),
+        }
+        if self.head_size * self.head_count != self.embedding_length:
+            items["llama.attention.key_length"] = unsigned(self.head_size)
+            items["llama.attention.value_length"] = unsigned(self.head_size)
+        if self.sliding_window is not None:
+            items["llama.attention.sliding_window"] = unsigned(self.sliding_window)
+        return items | self.scaling.items()
+
+
+def hugging_face_hparams(config: Fields, rows: Rows) -> HyperParameters:
+    """The sizes in a config.json."""
+    width, heads = config.size("hidden_size"), config.size("num_attention_heads")
+    if not config.has("head_dim") and width % heads:
+        raise config.error("num_attention_heads", f"a divisor of hidden_size {width}, or head_dim")
+    rope = rope_fields(config)
+    context_length = _context_length(config)
+    return _named(
+        config,
+        lambda: HyperParameters(
+            vocab_size=config.size("vocab_size", rows("token_embd.weight")),
+            context_length=context_length,
+            embedding_length=width,
+            block_count=config.size("num_hidden_layers"),
+            feed_forward_length=config.size("intermediate_size", rows("blk.0.ffn_gate.weight")),
+            head_count=heads,
+            head_count_kv=config.size("num_key_value_heads", heads),
+            head_size=config.size("head_dim", width // heads),
+            rms_epsilon=config.positive("rms_norm_eps", _DEFAULT_EPSILON),
+            rope_base=rope.positive("rope_theta", config.positive("rope_theta", _DEFAULT_BASE)),
+            scaling=read_scaling(rope, context_length),
+            sliding_window=_sliding_window(config),
+        ),
+    )
+
+
+def _context_length(config: Fields) -> int:
+    names = ("max_position_embeddings", "max_sequence_length")
+    name = next((name for name in names if config.has(name)), names[0])
+    return config.size(name, _DEFAULT_CONTEXT)
+
+
+def _sliding_window(config: Fields) -> int | None:
+    if not config.has("sliding_window") or not config.flag("use_sliding_window", True):
+        return None
+    return config.size("sliding_window")
+
+
+def meta_hparams(params: Fields, rows: Rows) -> HyperParameters:
+    """The sizes in a params.json; those that it leaves out from the tensors and the releases."""
+    width, heads = params.size("dim"), params.size("n_heads")
+    if not params.has("head_dim") and width % heads:
+        raise params.error("n_heads", f"a divisor of dim {width}")
+    silent = params.values.get("vocab_size") == -1
+    vocab_size = rows("token_embd.weight") if silent else None
+    release = meta_release(params)
+    return _named(
+        params,
+        lambda: HyperParameters(
+            vocab_size=vocab_size or params.size("vocab_size", rows("token_embd.weight")),
+            context_length=release.context_length,
+            embedding_length=width,
+            block_count=params.size("n_layers"),
+            feed_forward_length=rows("blk.0.ffn_gate.weight") or 1,
+            head_count=heads,
+            head_count_kv=params.size("n_kv_heads", heads),
+            head_size=params.size("head_dim", width // heads),
+            rms_epsilon=params.positive("norm_eps"),
+            rope_base=params.positive("rope_theta", _DEFAULT_BASE),
+            scaling=release.scaling,
+            sliding_window=_sliding_window(params),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class MetaRelease:
+    """What params.json does not say: a release's context length, in tokens, scaling, and whether
+    its output is tied to the embedding.
+    """
+
+    name: str
+    context_length: int
+    scaling: RopeScaling = field(default_factory=RopeScaling)
+    tied: bool = False
+
+
+_LLAMA_3_1 = RopeScaling(llama3=Llama3Scaling(8.0))
+_LLAMA_3_2 = RopeScaling(llama3=Llama3Scaling(32.0))
+_LLAMA_1_EPSILON = 1e-6
+_LLAMA_1_65B: Mapping[str, int] = {"dim": 8192, "n_layers": 80, "n_heads": 64}
+_LLAMA_3_2_SIZES = ((2048, 16), (3072, 28))
+
+
+def meta_release(params: Fields) -> MetaRelease:
+    """Which release a params.json is from; Mistral's, in the same layout, have ``hidden_dim``.
+
+    Llama 1 has an epsilon of 1e-6, except its 65B, which alone has that width without shared key
+    heads; Code Llama a base of 1e6, Llama 3 of 5e5; 3.1 to 3.3 scale positions, by 32 in the 1B
+    and 3B models of 3.2 and by 8 in the others.
+    """
+    base = params.positive("rope_theta", _DEFAULT_BASE)
+    if params.flag("use_scaled_rope", False):
+        small = (params.size("dim"), params.size("n_layers")) in _LLAMA_3_2_SIZES
+        return (
+            MetaRelease("Llama 3.2", 131072, _LLAMA_3_2, tied=True)
+            if small
+            else MetaRelease("Llama 3.1", 131072, _LLAMA_3_1)
+        )
+    if params.has("hidden_dim"):
+        return MetaRelease("Mistral", 32768)
+    if base == 1e6:
+        return MetaRelease("Code Llama", 16384)
+    if base == 5e5:
+        return MetaRelease("Llama 3", 8192)
+    if base != _DEFAULT_BASE:
+        raise UnsupportedModelError(
+            f"{params.source}: rope_theta {base:g} is of no known release, so its context length "
+            "is unknown; supported: 1e4 (Llama 1, 2), 1e6 (Code Llama), 5e5 (Llama 3)"
+        )
+    is_65b = all(params.values.get(name) == size for name, size in _LLAMA_1_65B.items())
+    if params.positive("norm_eps") == _LLAMA_1_EPSILON or (is_65b and not params.has("n_kv_heads")):
+        return MetaRelease("Llama 1", 2048)
+    return MetaRelease("Llama 2", 4096)
+
+
+def _named(config: Fields, build: Callable[[], HyperParameters]) -> HyperParameters:
+    """What ``build`` gives; its errors name the file."""
+    try:
+        return build()
+    except ModelFileError as error:
+        message = str(error)
+        if message.startswith(config.source):
+            raise
+        raise ModelFileError(f"{config.source}: {message}") from None

@@ -1,0 +1,170 @@
+"""The tensors that a Llama of given sizes needs, with their shapes, in the order of writing.
+
+It finds those of a source by name, checks each, and brings queries and keys into GGUF's order.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from edgellama.convert.model.hparams import HyperParameters
+from edgellama.convert.model.names import TensorName, is_buffer, parse_name, source_name
+from edgellama.convert.sources.source_tensor import ArrayTensor, PermutedTensor, SourceTensor
+from edgellama.quant.errors import ModelFileError, UnsupportedModelError
+
+MAX_LISTED = 5
+NUM_COMPARED_ROWS = 64
+ROPE_FREQS = "rope_freqs.weight"
+_log = logging.getLogger(__name__)
+
+
+class SourceLayout:
+    """The tensors of a source by GGUF name, before their shapes are known to be right."""
+
+    def __init__(self, source: str, source_kind: str, tensors: Mapping[str, SourceTensor]) -> None:
+        """UnsupportedModelError for a tensor that no Llama has, ModelFileError for two of one."""
+        self.source = source
+        self._source_kind = source_kind
+        self.tensors: dict[str, SourceTensor] = {}
+        self._places: dict[str, TensorName] = {}
+        strangers = []
+        for name, tensor in tensors.items():
+            if is_buffer(name):
+                continue
+            place = parse_name(name, source_kind)
+            if place is None:
+                strangers.append(name)
+            elif place.gguf in self.tensors:
+                other = self.tensors[place.gguf].name
+                raise ModelFileError(
+                    f"{source}: tensors {other} and {name} are both {place.gguf}; needed: one"
+                )
+            else:
+                self.tensors[place.gguf] = tensor
+                self._places[place.gguf] = place
+        if strangers:
+            raise UnsupportedModelError(
+                f"{source}: {_listed(strangers)} of no Llama; supported: tensors of a dense Llama"
+            )
+
+    def rows(self, name: str) -> int | None:
+        """Rows of a matrix, for sizes that only tensors tell."""
+        tensor = self.tensors.get(name)
+        return tensor.shape[0] if tensor is not None and len(tensor.shape) == 2 else None
+
+    def repeats_embedding(self) -> bool:
+        """Whether the output is absent, or a copy of the embedding as far as some rows tell."""
+        output, embedding = (self.tensors.get(f"{n}.weight") for n in ("output", "token_embd"))
+        if output is None or embedding is None:
+            return True
+        if (output.shape, output.format) != (embedding.shape, embedding.format):
+            return False
+        step = max(1, output.num_rows // NUM_COMPARED_ROWS)
+        return all(
+            np.array_equal(output.rows(row, row + 1), embedding.rows(row, row + 1))
+            for row in range(0, output.num_rows, step)
+        )
+
+    def ordered(
+        self, sizes: HyperParameters, *, tied: bool, half_split: bool
+    ) -> list[SourceTensor]:
+        """The model's tensors under GGUF names, in order of writing.
+
+        ``tied``: the output is the embedding. ``half_split``: queries and keys are in Hugging
+        Face's order. ModelFileError for tensors that are missing, misshapen or too many.
+        """
+        found, ordered, missing = dict(self.tensors), [], []
+        if tied and found.pop("output.weight", None) is not None:
+            _log.info(
+                "%s: the output is tied to the embedding; its own copy is left out", self.source
+            )
+        for name, layer in self._places.items():
+            if layer.layer is not None and layer.layer >= sizes.block_count:
+                raise ModelFileError(
+                    f"{self.source}: tensor {self.tensors[name].name} is of layer {layer.layer}; "
+                    f"allowed: 0 to {sizes.block_count - 1}"
+                )
+        for name, shape, needed in tensor_shapes(sizes, tied=tied):
+            tensor = found.pop(name, None)
+            if tensor is None:
+                missing += [name] if needed else []
+                continue
+            if tensor.shape != shape:
+                raise ModelFileError(
+                    f"{self.source}: tensor {tensor.name} has shape {_shape(tensor.shape)}; "
+                    f"needed: {_shape(shape)}"
+                )
+            if half_split:
+                tensor = _interleaved(tensor, name, sizes)
+            ordered.append(tensor.renamed(name))
+        if missing:
+            raise self._incomplete(missing)
+        if found:
+            raise UnsupportedModelError(
+                f"{self.source}: {_listed([t.name for t in found.values()])} of no Llama; "
+                "supported: tensors of a dense Llama"
+            )
+        return _rope_freqs(sizes) + ordered
+
+    def _incomplete(self, missing: list[str]) -> ModelFileError:
+        """The error for tensors that are not there, under the source's own names for them."""
+        names = [source_name(name, self._source_kind) for name in missing]
+        tie = missing == ["output.weight"] and self._source_kind == "hugging_face"
+        note = " (and tie_word_embeddings is not true)" if tie else ""
+        return ModelFileError(f"{self.source}: {_listed(names)} missing{note}; needed: all of them")
+
+
+def tensor_shapes(
+    sizes: HyperParameters, *, tied: bool
+) -> Iterator[tuple[str, tuple[int, ...], bool]]:
+    """Name, shape, and whether it must be there, in the order of writing."""
+    width, hidden, vocab = sizes.embedding_length, sizes.feed_forward_length, sizes.vocab_size
+    query, key = sizes.head_count * sizes.head_size, sizes.head_count_kv * sizes.head_size
+    matrices = (
+        ("attn_q", query, width),
+        ("attn_k", key, width),
+        ("attn_v", key, width),
+        ("attn_output", width, query),
+        ("ffn_gate", hidden, width),
+        ("ffn_up", hidden, width),
+        ("ffn_down", width, hidden),
+    )
+    yield "token_embd.weight", (vocab, width), True
+    for layer in range(sizes.block_count):
+        prefix = f"blk.{layer}."
+        yield f"{prefix}attn_norm.weight", (width,), True
+        for part, num_rows, num_columns in matrices:
+            if part == "ffn_gate":
+                yield f"{prefix}ffn_norm.weight", (width,), True
+            yield f"{prefix}{part}.weight", (num_rows, num_columns), True
+            yield f"{prefix}{part}.bias", (num_rows,), False
+    yield "output_norm.weight", (width,), True
+    if not tied:
+        yield "output.weight", (vocab, width), True
+
+
+def _interleaved(tensor: SourceTensor, name: str, sizes: HyperParameters) -> SourceTensor:
+    part = name.split(".")[-2]
+    heads = {"attn_q": sizes.head_count, "attn_k": sizes.head_count_kv}.get(part)
+    return tensor if heads is None else PermutedTensor(tensor, heads)
+
+
+def _rope_freqs(sizes: HyperParameters) -> list[SourceTensor]:
+    llama3 = sizes.scaling.llama3
+    if llama3 is None:
+        return []
+    return [ArrayTensor(ROPE_FREQS, llama3.divisors(sizes.rope_base, sizes.head_size))]
+
+
+def _listed(names: list[str]) -> str:
+    """``tensor a is`` or ``tensors a, b and 7 more are``."""
+    shown = ", ".join(names[:MAX_LISTED])
+    rest = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return f"tensor {shown} is" if len(names) == 1 else f"tensors {shown}{rest} are"
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "none"

@@ -1,0 +1,166 @@
+"""How positions are scaled, from a configuration to GGUF: keys, or divisors of frequencies.
+
+Linear and YaRN scaling are keys; Llama 3.1's has none and becomes the tensor
+``rope_freqs.weight``. The rest that configurations may ask for is refused by name.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellama.convert.model import metadata
+from edgellama.convert.model.json_fields import Fields
+from edgellama.convert.model.metadata import MetadataItem
+from edgellama.quant.errors import UnsupportedModelError
+from edgellama.quant.gguf_cursor import shown
+
+SUPPORTED = "default, linear, dynamic, yarn, llama3"
+LLAMA3_ORIGINAL_CONTEXT = 8192
+YARN_BETA_FAST, YARN_BETA_SLOW = 32.0, 1.0
+
+
+@dataclass(frozen=True)
+class Llama3Scaling:
+    """Llama 3.1's: long wavelengths are stretched by ``factor``, short ones kept."""
+
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context_length: int = LLAMA3_ORIGINAL_CONTEXT
+
+    def divisors(self, base: float, head_size: int) -> NDArray[np.float32]:
+        """What each frequency is divided by, (head_size / 2,)."""
+        exponents = np.arange(head_size // 2) * 2.0 / head_size
+        wavelengths = 2 * math.pi * base**exponents
+        context, low, high = (
+            self.original_context_length,
+            self.low_freq_factor,
+            self.high_freq_factor,
+        )
+        kept = (context / wavelengths - low) / (high - low)
+        divisors = 1.0 / ((1.0 - kept) / self.factor + kept)
+        divisors[wavelengths < context / high] = 1.0
+        divisors[wavelengths > context / low] = self.factor
+        return divisors.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Scaling as GGUF tells it: ``kind`` is "none", "linear" or "yarn"."""
+
+    kind: str = "none"
+    factor: float = 1.0
+    original_context_length: int | None = None
+    attention_factor: float | None = None
+    beta_fast: float = YARN_BETA_FAST
+    beta_slow: float = YARN_BETA_SLOW
+    llama3: Llama3Scaling | None = None
+
+    def items(self) -> dict[str, MetadataItem]:
+        """The keys, without those that would say nothing."""
+        if self.kind == "none":
+            return {}
+        items = {
+            "llama.rope.scaling.type": metadata.text(self.kind),
+            "llama.rope.scaling.factor": metadata.number(self.factor),
+        }
+        if self.original_context_length is not None:
+            items["llama.rope.scaling.original_context_length"] = metadata.unsigned(
+                self.original_context_length
+            )
+        if self.attention_factor is not None:
+            items["llama.rope.scaling.attn_factor"] = metadata.number(self.attention_factor)
+        if (self.beta_fast, self.beta_slow) != (YARN_BETA_FAST, YARN_BETA_SLOW):
+            items["llama.rope.scaling.yarn_beta_fast"] = metadata.number(self.beta_fast)
+            items["llama.rope.scaling.yarn_beta_slow"] = metadata.number(self.beta_slow)
+        return items
+
+
+def rope_fields(config: Fields) -> Fields:
+    """The object of config.json that tells base and scaling, in the old and the new layout."""
+    fields = config.fields("rope_parameters") or config.fields("rope_scaling")
+    if any(isinstance(value, dict) for value in fields.values.values()):
+        raise UnsupportedModelError(
+            f"{fields.source}: {fields.prefix[:-1]} differs between kinds of layers; "
+            "supported: the same for all layers"
+        )
+    if fields.positive("partial_rotary_factor", 1.0) != 1.0:
+        raise UnsupportedModelError(
+            f"{fields.source}: rotary positions on a part of each head cannot be converted; "
+            "supported: on whole heads"
+        )
+    return fields
+
+
+def read_scaling(rope: Fields, context_length: int) -> RopeScaling:
+    """The scaling that a configuration asks for.
+
+    ``context_length``: what the model is configured for. Dynamic scaling leaves positions up to
+    there as they are, so it is none. UnsupportedModelError for any other kind.
+    """
+    kind = rope.text("rope_type") or rope.text("type") or "default"
+    if kind in ("default", "none", "dynamic"):
+        return RopeScaling()
+    if kind == "linear":
+        return RopeScaling("linear", rope.positive("factor"))
+    if kind == "yarn":
+        return _yarn(rope, context_length)
+    if kind == "llama3":
+        return RopeScaling(llama3=_llama3(rope))
+    raise UnsupportedModelError(
+        f"{rope.source}: rope scaling {shown(kind)} cannot be converted; supported: {SUPPORTED}"
+    )
+
+
+def _llama3(rope: Fields) -> Llama3Scaling:
+    scaling = Llama3Scaling(
+        factor=rope.positive("factor", 8.0),
+        low_freq_factor=rope.positive("low_freq_factor", 1.0),
+        high_freq_factor=rope.positive("high_freq_factor", 4.0),
+        original_context_length=rope.size(
+            "original_max_position_embeddings", LLAMA3_ORIGINAL_CONTEXT
+        ),
+    )
+    if scaling.high_freq_factor <= scaling.low_freq_factor:
+        raise rope.error("high_freq_factor", f"more than {scaling.low_freq_factor}")
+    return scaling
+
+
+def _yarn(rope: Fields, context_length: int) -> RopeScaling:
+    if rope.positive("extrapolation_factor", 1.0) != 1.0:
+        raise UnsupportedModelError(
+            f"{rope.source}: YaRN with extrapolation_factor "
+            f"{shown(rope.values['extrapolation_factor'])}; supported: 1"
+        )
+    if not rope.flag("truncate", True):
+        raise UnsupportedModelError(f"{rope.source}: YaRN without truncate; supported: with it")
+    original = rope.size("original_max_position_embeddings", context_length)
+    factor = rope.positive("factor", context_length / original)
+    fast = rope.positive("beta_fast", YARN_BETA_FAST)
+    slow = rope.positive("beta_slow", YARN_BETA_SLOW)
+    if slow > fast:
+        raise rope.error("beta_slow", f"up to beta_fast, {fast:g}")
+    return RopeScaling("yarn", factor, original, _attention_factor(rope, factor), fast, slow)
+
+
+def _attention_factor(rope: Fields, factor: float) -> float | None:
+    """What GGUF's readers multiply with their own 0.1 ln(factor) + 1; None where it is 1."""
+    usual = _magnitude(factor, 1.0)
+    if rope.has("attention_factor") or rope.has("attn_factor"):
+        name = "attention_factor" if rope.has("attention_factor") else "attn_factor"
+        wanted = rope.positive(name)
+    elif rope.values.get("mscale") and rope.values.get("mscale_all_dim"):
+        wanted = _magnitude(factor, rope.positive("mscale")) / _magnitude(
+            factor, rope.positive("mscale_all_dim")
+        )
+    else:
+        return None
+    return None if wanted == usual else wanted / usual
+
+
+def _magnitude(factor: float, scale: float) -> float:
+    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0

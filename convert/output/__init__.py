@@ -1,0 +1,1 @@
+"""The files of a conversion: planned to the byte, written, resumed, read back, reported."""

@@ -1,0 +1,1 @@
+"""Sources of a conversion: what lies in a folder or file, as parameters and tensors by rows."""

@@ -1,0 +1,147 @@
+"""SentencePiece out of a ``tokenizer.json``, for checkpoints that have lost ``tokenizer.model``.
+
+Such a file holds merges in place of scores. Scores say the same where every split of a piece is
+a merge, and all merges into one piece come together: then a piece's place among the merges is
+its score. Pieces of equal scores, as runs of spaces have, come mixed, the longest parts first; a
+run grows from its left end either way. Anything else is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Set
+from itertools import groupby
+
+from edgellama.convert.model.json_fields import Fields
+from edgellama.convert.vocabulary.bpe_vocabulary import bos_and_eos, merge_pairs, vocabulary_entries
+from edgellama.convert.vocabulary.sentencepiece_vocabulary import SPACE_SYMBOL, add_tokens
+from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings, special_ids
+from edgellama.convert.vocabulary.vocabulary import Token, TokenTable, TokenType, Vocabulary
+from edgellama.quant.errors import UnsupportedModelError
+from edgellama.quant.gguf_cursor import shown
+
+WAY_OUT = "put the model's tokenizer.model into the folder"
+MAX_PIECE_LENGTH = 256
+# What SentencePiece itself calls them.
+ROLES = {"bos": "<s>", "eos": "</s>"}
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+
+
+def is_fast_sentencepiece(tokenizer: Fields) -> bool:
+    """Whether a tokenizer.json is a BPE that falls back to byte tokens."""
+    model = tokenizer.fields("model")
+    return model.text("type") in ("BPE", None) and model.flag("byte_fallback", False)
+
+
+def fast_sentencepiece_vocabulary(settings: TokenizerSettings, num_rows: int) -> Vocabulary:
+    """What GGUF holds of the tokenizer; UnsupportedModelError where scores cannot say the same."""
+    tokenizer = settings.tokenizer
+    model = tokenizer.fields("model")
+    entries = dict(vocabulary_entries(model))
+    unknown = model.text("unk_token") or "<unk>"
+    added = {token.text for token in settings.added_tokens()}
+    made = {t for t in entries if t not in added and t != unknown and not _BYTE.fullmatch(t)}
+    pairs = [(a.replace("\u0120", " "), b.replace("\u0120", " ")) for a, b in merge_pairs(model)]
+    scores = _scores(tokenizer.source, pairs, entries, made)
+    table = TokenTable(tokenizer.source)
+    for text, token in entries.items():
+        kind = TokenType.BYTE if _BYTE.fullmatch(text) else TokenType.NORMAL
+        kind = TokenType.UNKNOWN if text == unknown else kind
+        table.put(token, Token(text, kind, scores.get(text, 0.0)))
+    add_tokens(table, settings)
+    tokens = table.finished(num_rows)
+    ids_by_text = {token.text: index for index, token in enumerate(tokens)}
+    own = {role: ids_by_text[text] for role, text in ROLES.items() if text in ids_by_text}
+    ids = special_ids(settings, ids_by_text, own | {"unknown": ids_by_text.get(unknown, 0)})
+    adds = bos_and_eos(settings, ids, tokens)
+    # Not every program that saves such a file saves its BOS too; Llamas are trained with one.
+    adds["add_bos_token"] = "bos" in ids and settings.flag("add_bos_token") is not False
+    return Vocabulary(
+        model="llama",
+        pre="default",
+        tokens=[token.text for token in tokens],
+        types=[token.type for token in tokens],
+        scores=[token.score for token in tokens],
+        special_ids=ids,
+        settings=adds
+        | {"add_space_prefix": _adds_space(tokenizer), "remove_extra_whitespaces": False},
+    )
+
+
+def _scores(
+    source: str, pairs: list[tuple[str, str]], entries: Mapping[str, int], made: Set[str]
+) -> dict[str, float]:
+    """Scores of the pieces that merges make: 0, -1, -2, in the order of the merges.
+
+    ``made``: the pieces that text can become, and so must be made by every split of theirs.
+    """
+    scores: dict[str, float] = {}
+    splits: dict[str, set[int]] = {}
+    for rank, members in enumerate(_classes(pairs)):
+        pieces = {left + right for left, right in members}
+        if any(piece in scores for piece in pieces):
+            raise _inexact(source, f"the merges into {shown(min(pieces))} do not come together")
+        sizes = [(len(left), len(right)) for left, right in members]
+        if len(pieces) > 1 and sizes != sorted(sizes, reverse=True):
+            raise _inexact(source, f"the merges into {shown(min(pieces))} are out of order")
+        scores |= dict.fromkeys(pieces, -float(rank))
+        for left, right in members:
+            splits.setdefault(left + right, set()).add(len(left))
+    for piece in made:
+        if len(piece) > MAX_PIECE_LENGTH:
+            raise _inexact(source, f"{shown(piece)} is longer than {MAX_PIECE_LENGTH} characters")
+        cuts = range(1, len(piece))
+        possible = {i for i in cuts if piece[:i] in entries and piece[i:] in entries}
+        if splits.pop(piece, set()) != possible:
+            raise _inexact(source, f"the merges into {shown(piece)} are not all that could be")
+    if splits:
+        raise _inexact(source, f"{shown(min(splits))} is a merge but no piece")
+    return scores
+
+
+def _classes(pairs: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """Merges that have one score: into one piece, or mixed into runs of one character."""
+
+    def piece(pair: tuple[str, str]) -> str:
+        return pair[0] + pair[1]
+
+    def run(pair: tuple[str, str]) -> str:
+        text = piece(pair)
+        return text[0] if text == text[0] * len(text) else text
+
+    for _, together in groupby(pairs, run):
+        members = list(together)
+        by_piece = [list(group) for _, group in groupby(members, piece)]
+        if len(by_piece) == len(set(map(piece, members))):
+            yield from by_piece
+        else:
+            yield members
+
+
+def _adds_space(tokenizer: Fields) -> bool:
+    """Whether a space goes before a text; UnsupportedModelError for unknown steps."""
+    adds = False
+    steps = [*_members(tokenizer, "normalizer"), *_members(tokenizer, "pre_tokenizer")]
+    for step in steps:
+        kind = step.text("type")
+        if kind == "Prepend" and step.text("prepend") == SPACE_SYMBOL:
+            adds = True
+        elif kind == "Metaspace" and step.text("replacement") == SPACE_SYMBOL:
+            scheme = step.text("prepend_scheme")
+            adds = step.flag("add_prefix_space", True) if scheme is None else scheme != "never"
+        elif not (kind == "Replace" and step.text("content") == SPACE_SYMBOL):
+            raise _inexact(tokenizer.source, f"text goes through {shown(kind)}")
+    return adds
+
+
+def _members(tokenizer: Fields, name: str) -> list[Fields]:
+    step = tokenizer.fields(name)
+    if step.text("type") == "Sequence":
+        return list(step.objects("normalizers" if name == "normalizer" else "pretokenizers"))
+    return [step] if step else []
+
+
+def _inexact(source: str, why: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{source}: is no SentencePiece model in other words, because {why}; {WAY_OUT}"
+    )

@@ -1,0 +1,174 @@
+"""What the small files beside a tokenizer say: added tokens, tokens with a role, BOS and EOS.
+
+They are tokenizer_config.json, special_tokens_map.json, added_tokens.json and the list of added
+tokens in tokenizer.json; config.json has the last word on roles. Vocabularies are read elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from edgellama.convert.model.json_fields import Fields, read_fields
+from edgellama.convert.vocabulary.vocabulary import MAX_TOKENS
+
+# Roles by their names in GGUF, and in Hugging Face's files.
+ROLES: Mapping[str, str] = MappingProxyType(
+    {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
+)
+# Tokens that are found by their text, whoever declares them; "eot" ends a turn, "eom" a message.
+WELL_KNOWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "eot": ("<|eot_id|>", "\u2581<EOT>", "<|im_end|>"),
+        "eom": ("<|eom_id|>",),
+        "fim_pre": ("\u2581<PRE>",),
+        "fim_suf": ("\u2581<SUF>",),
+        "fim_mid": ("\u2581<MID>",),
+    }
+)
+# The names that GGUF once had for the tokens of infilling; older readers know only these.
+LEGACY_ROLES: Mapping[str, str] = MappingProxyType(
+    {"prefix": "fim_pre", "suffix": "fim_suf", "middle": "fim_mid"}
+)
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token beside the vocabulary proper; ``special`` ones are never part of plain text."""
+
+    id: int
+    text: str
+    special: bool
+
+
+class TokenizerSettings:
+    """The settings in a folder, read once."""
+
+    def __init__(self, folder: Path, config: Fields) -> None:
+        """``config``: the model's config.json."""
+        self.folder = folder
+        self.config = config
+        self.tokenizer = read_fields(folder / "tokenizer.json")
+        self.settings = read_fields(folder / "tokenizer_config.json")
+        self._map = read_fields(folder / "special_tokens_map.json")
+        self._added = read_fields(folder / "added_tokens.json")
+
+    def added_tokens(self) -> list[AddedToken]:
+        """Added tokens by id; the newest kind of file that lists any decides."""
+        found = (
+            list(self._in_decoder()) or list(self._in_tokenizer()) or list(self._in_added_tokens())
+        )
+        return sorted({token.id: token for token in found}.values(), key=lambda token: token.id)
+
+    def role_texts(self) -> dict[str, str]:
+        """Text of the token for each role that has one; empty texts count as none."""
+        texts = {}
+        for role, short in ROLES.items():
+            found = _token_text(self.settings, f"{short}_token") or _token_text(
+                self._map, f"{short}_token"
+            )
+            if found:
+                texts[role] = found
+        return texts
+
+    def role_ids(self) -> dict[str, int]:
+        """Ids by role in config.json; of several the first, and those below 0 count as none."""
+        ids = {}
+        for role, short in ROLES.items():
+            value = self.config.values.get(f"{short}_token_id")
+            if isinstance(value, list) and value:
+                value = value[0]
+            if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+                ids[role] = value
+        return ids
+
+    def flag(self, name: str) -> bool | None:
+        """A setting of tokenizer_config.json; None if it is silent."""
+        return self.settings.flag(name, False) if self.settings.has(name) else None
+
+    def _additional_special(self) -> Iterator[str]:
+        """Texts of special tokens without a role, written as strings or as objects."""
+        for fields in (self.settings, self._map):
+            for item in fields.items("additional_special_tokens"):
+                text = item.get("content") if isinstance(item, dict) else item
+                if isinstance(text, str):
+                    yield text
+
+    def _in_decoder(self) -> Iterator[AddedToken]:
+        decoder = self.settings.fields("added_tokens_decoder")
+        for key in decoder.values:
+            if not key.isascii() or not key.isdigit() or len(key) > len(str(MAX_TOKENS)):
+                raise self.settings.error(
+                    "added_tokens_decoder", "an object with token ids as keys"
+                )
+            token = decoder.fields(key)
+            yield AddedToken(int(key), _content(token), token.flag("special", False))
+
+    def _in_tokenizer(self) -> Iterator[AddedToken]:
+        for token in self.tokenizer.objects("added_tokens"):
+            yield AddedToken(_id(token, "id"), _content(token), token.flag("special", False))
+
+    def _in_added_tokens(self) -> Iterator[AddedToken]:
+        special = {*self.role_texts().values(), *self._additional_special()}
+        for text in self._added.values:
+            self._added.checked_text(text, text)
+            yield AddedToken(_id(self._added, text), text, text in special)
+
+
+def looks_special(text: str) -> bool:
+    """Whether a token that is not marked as special is a control token all the same."""
+    return text.startswith("<|") and text.endswith("|>")
+
+
+def special_ids(
+    settings: TokenizerSettings, ids_by_text: Mapping[str, int], own: Mapping[str, int]
+) -> dict[str, int]:
+    """Token ids by role: by the declared text, then as the vocabulary itself says (``own``), then
+    by config.json; and the well-known ones that the vocabulary has.
+
+    Which token stands for unknown text the vocabulary knows best.
+    """
+    by_text = {
+        role: ids_by_text[text]
+        for role, text in settings.role_texts().items()
+        if text in ids_by_text
+    }
+    found = {**settings.role_ids(), **own, **by_text}
+    if "unknown" in own:
+        found["unknown"] = own["unknown"]
+    ids = {role: found[role] for role in ROLES if found.get(role, MAX_TOKENS) < len(ids_by_text)}
+    return ids | well_known_ids(ids_by_text)
+
+
+def well_known_ids(ids_by_text: Mapping[str, int]) -> dict[str, int]:
+    """Ids of the tokens whose role is known from their text."""
+    ids = {}
+    for role, candidates in WELL_KNOWN.items():
+        found = next((ids_by_text[text] for text in candidates if text in ids_by_text), None)
+        if found is not None:
+            ids[role] = found
+    return ids | {old: ids[new] for old, new in LEGACY_ROLES.items() if new in ids}
+
+
+def _token_text(fields: Fields, name: str) -> str | None:
+    """A token's text, written as a string or as an object with its content."""
+    value = fields.values.get(name)
+    if isinstance(value, dict):
+        return fields.fields(name).text("content")
+    return fields.text(name)
+
+
+def _content(token: Fields) -> str:
+    text = token.text("content")
+    if text is None:
+        raise token.error("content", "a string")
+    return text
+
+
+def _id(fields: Fields, name: str) -> int:
+    value = fields.values.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_TOKENS:
+        raise fields.error(name, f"a token id from 0 to {MAX_TOKENS - 1}")
+    return value

@@ -1,0 +1,76 @@
+"""Which of the files beside a checkpoint is its tokenizer, and what GGUF holds of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgellama.convert.vocabulary.bpe_vocabulary import bpe_vocabulary
+from edgellama.convert.vocabulary.fast_sentencepiece_vocabulary import (
+    fast_sentencepiece_vocabulary,
+    is_fast_sentencepiece,
+)
+from edgellama.convert.vocabulary.sentencepiece_file import read_sentencepiece
+from edgellama.convert.vocabulary.sentencepiece_vocabulary import sentencepiece_vocabulary
+from edgellama.convert.vocabulary.split_pattern_names import is_byte_level
+from edgellama.convert.vocabulary.tiktoken_vocabulary import is_tiktoken, tiktoken_vocabulary
+from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
+from edgellama.convert.vocabulary.vocabulary import Vocabulary
+from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError, UnsupportedModelError
+from edgellama.quant.gguf_cursor import shown
+
+MODEL_FILE, FAST_FILE = "tokenizer.model", "tokenizer.json"
+# Under the names of versions in Mistral's own folders.
+MODEL_FILES = (MODEL_FILE, "tokenizer.model.v3", "tokenizer.model.v2", "tokenizer.model.v1")
+
+
+def read_vocabulary(
+    settings: TokenizerSettings, num_rows: int, pre: str | None, *, scaled_positions: bool
+) -> Vocabulary:
+    """The vocabulary of the checkpoint in a folder, one token for each row of the embedding.
+
+    A SentencePiece model goes before ``tokenizer.json``, as it is what the model was trained
+    with. ``pre``: the split pattern's name, for byte-level BPE alone. ``scaled_positions``: as in
+    tiktoken_vocabulary. ModelNotFoundError where there is no tokenizer, UnsupportedModelError for
+    one of another kind.
+    """
+    path = _model_file(settings.folder)
+    if path is not None and not is_tiktoken(path):
+        _refuse_pre(path, pre)
+        return sentencepiece_vocabulary(read_sentencepiece(path), settings, num_rows)
+    if settings.tokenizer:
+        return _from_tokenizer_json(settings, num_rows, pre)
+    if path is None:
+        raise ModelNotFoundError(
+            f"{settings.folder}: no tokenizer; needed: {MODEL_FILE} or {FAST_FILE}"
+        )
+    return tiktoken_vocabulary(path, num_rows, pre, scaled_positions=scaled_positions)
+
+
+def _model_file(folder: Path) -> Path | None:
+    """The tokenizer's own file; Llama 1 keeps one for all sizes beside their folders."""
+    has_parameters = (folder / "params.json").is_file()
+    folders = (folder, folder.resolve().parent) if has_parameters else (folder,)
+    places = (place / name for place in folders for name in MODEL_FILES)
+    return next((path for path in places if path.is_file()), None)
+
+
+def _from_tokenizer_json(settings: TokenizerSettings, num_rows: int, pre: str | None) -> Vocabulary:
+    tokenizer = settings.tokenizer
+    if is_fast_sentencepiece(tokenizer):
+        _refuse_pre(Path(tokenizer.source), pre)
+        return fast_sentencepiece_vocabulary(settings, num_rows)
+    kind = tokenizer.fields("model").text("type")
+    if kind not in ("BPE", None) or not is_byte_level(tokenizer):
+        raise UnsupportedModelError(
+            f"{tokenizer.source}: a tokenizer of type {shown(kind)}; supported: byte-level BPE, "
+            f"and SentencePiece as {MODEL_FILE}"
+        )
+    return bpe_vocabulary(settings, num_rows, pre)
+
+
+def _refuse_pre(path: Path, pre: str | None) -> None:
+    if pre is not None:
+        raise InvalidOptionError(
+            f"--pre {shown(pre)}: {path} is SentencePiece, which has no split pattern; "
+            "allowed: with byte-level BPE"
+        )
