@@ -32,7 +32,7 @@ from edgellama.convert.row_work import ChunkResult, RowWorker
 from edgellama.convert.sources.checkpoint import open_checkpoint
 from edgellama.convert.tensor_sums import Report, sum_tensors
 from edgellama.kernels_cpu.memory_use import peak_memory_bytes
-from edgellama.quant.errors import ConversionError, EdgellamaError, InvalidOptionError
+from edgellama.quant.errors import ConversionError, EdgellamaError
 
 _log = logging.getLogger(__name__)
 
@@ -63,10 +63,10 @@ def run_conversion(
 ) -> ConversionReport:
     """Converts ``source``; ``convert`` tells what may be raised."""
     started = perf_counter()
-    _check_report(options.report)
     with open_checkpoint(source) as checkpoint:
         plan = plan_conversion(checkpoint, options)
         check_output(plan)
+        check_report(plan, options.report, overwrite=options.overwrite)
         if not (options.resume and journal_path(plan.output).exists()):
             check_absent(plan, options.overwrite)
         worker = RowWorker(plan.tensors)
@@ -88,12 +88,6 @@ def run_conversion(
     if options.report is not None:
         report.write(options.report)
     return report
-
-
-def _check_report(path: Path | None) -> None:
-    """InvalidOptionError, before the work, if there is no place for the report."""
-    if path is not None and not path.absolute().parent.is_dir():
-        raise InvalidOptionError(f"report {path}: there is no folder {path.parent}")
 
 
 def fingerprint(plan: ConversionPlan) -> str:
@@ -160,7 +154,7 @@ class _Conversion:
         with closing(found):
             for number, (before, now) in enumerate(zip(list(journal.records), found, strict=True)):
                 if before.source_checksum != now.source_checksum:
-                    raise ConversionError(
+                    raise ResumeError(
                         f"{self._plan.source}: tensor {before.name} has changed since the "
                         "conversion was begun; start without --resume"
                     )

@@ -59,7 +59,17 @@ class RowWorker:
         """Compiles the kernels that the tensors need."""
         quantized = {tensor.format.name for tensor in self._tensors if not tensor.is_copy}
         read = quantized | {tensor.source.format.name for tensor in self._tensors}
-        self._codec.prepare(sorted(quantized), sorted(filter(_has_kernel, read)), progress)
+        searched = {
+            tensor.format.name
+            for tensor in self._tensors
+            if tensor.importance is not None and not tensor.is_copy
+        }
+        self._codec.prepare(
+            sorted(quantized),
+            sorted(filter(_has_kernel, read)),
+            progress,
+            by_importance=sorted(searched),
+        )
 
     def convert(self, chunk: Chunk, write: Write) -> ChunkResult:
         """Quantizes the chunk and passes it to ``write``."""

@@ -12,12 +12,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellama.kernels_cpu.user_cache import cache_root
 from edgellama.models import holds_checkpoint, resolve, split_parts
+from edgellama.quant.errors import ResumeError
 from edgellama.quant.recipes import find_recipe
 
 if TYPE_CHECKING:
@@ -63,14 +65,19 @@ def converted(
     with _alone_in(folder):
         if not target.is_file():
             _remove_stale(folder, state)
-            convert(
+            start = partial(
+                convert,
                 path,
                 target,
                 type=type_name,
-                resume=True,
                 progress=progress,
                 kernel_progress=kernel_progress,
             )
+            try:
+                start(resume=True)
+            except ResumeError as error:
+                logger.info("starting the conversion again: %s", error)
+                start()
     return target
 
 

@@ -49,6 +49,10 @@ class ConversionError(EdgellamaError):
     """A conversion that cannot go on or whose result cannot be trusted; no file is left behind."""
 
 
+class ResumeError(ConversionError):
+    """An unfinished conversion that cannot be gone on with; one from the beginning can be."""
+
+
 class GenerationCancelled(EdgellamaError):
     """A step was stopped by its cancel token."""
 

@@ -15,7 +15,12 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 import edgellama.convert
 from edgellama import Llama
 from edgellama.checkpoints import converted, converted_folder
-from edgellama.quant.errors import ConversionError, InvalidOptionError, ModelNotFoundError
+from edgellama.quant.errors import (
+    ConversionError,
+    InvalidOptionError,
+    ModelNotFoundError,
+    ResumeError,
+)
 
 
 class FakeConverter:
@@ -147,6 +152,20 @@ def test_a_failure_is_not_a_model(
         converted(folder, "q4_0")
     assert cached_files() == []
     monkeypatch.setattr(edgellama.convert, "convert", converter)
+    assert converted(folder, "q4_0").read_bytes() == b"weightsq4_0"
+
+
+def test_what_cannot_be_resumed_is_begun_again(
+    converter: FakeConverter, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unfinished conversion that does not fit any more does not stand in the way."""
+
+    def refuse(source: Path, output: Path, **options: Any) -> None:
+        if options.pop("resume", False):
+            raise ResumeError("damaged; start without --resume")
+        converter(source, output, **options)
+
+    monkeypatch.setattr(edgellama.convert, "convert", refuse)
     assert converted(folder, "q4_0").read_bytes() == b"weightsq4_0"
 
 

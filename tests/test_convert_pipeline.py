@@ -92,6 +92,22 @@ def test_results_do_not_depend_on_threads(source: Path, tmp_path: Path) -> None:
     assert results[0] == results[1] == results[2]
 
 
+def test_a_report_replaces_nothing_else(source: Path, tmp_path: Path) -> None:
+    """The report's path is refused if it is a source, an output, or there already."""
+    output, there = tmp_path / "out.gguf", tmp_path / "there.json"
+    there.write_text("mine", "utf-8")
+    before = source.read_bytes()
+    for path in (source, output, tmp_path / "out.gguf.partial"):
+        with pytest.raises(InvalidOptionError, match="report"):
+            convert(source, output, type="q8_0", report=path, overwrite=True)
+    with pytest.raises(ConversionError, match="there already"):
+        convert(source, output, type="q8_0", report=there)
+    assert (source.read_bytes(), there.read_text("utf-8")) == (before, "mine")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["there.json"]
+    convert(source, output, type="q8_0", report=there, overwrite=True)
+    assert json.loads(there.read_text("utf-8"))["files"] == [str(output)]
+
+
 def test_the_report_tells_the_errors(source: Path, tmp_path: Path) -> None:
     """Errors per tensor and in all are those of the written values; JSON holds the same."""
     path = tmp_path / "report.json"

@@ -15,7 +15,7 @@ from io import FileIO
 from pathlib import Path
 
 from edgellama.convert.output.file_lock import try_lock
-from edgellama.quant.errors import ConversionError
+from edgellama.quant.errors import ConversionError, ResumeError
 
 SUFFIX = ".partial.journal"
 FORMAT_VERSION = 1
@@ -119,11 +119,9 @@ class Journal:
             self.is_verified = self.is_complete and bool(entries[-1]["verified"])
             self.records = [TensorRecord(**entry) for entry in entries if "name" in entry]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConversionError(
-                f"{self.path}: damaged, {error}; start without --resume"
-            ) from None
+            raise ResumeError(f"{self.path}: damaged, {error}; start without --resume") from None
         if (version, found) != (FORMAT_VERSION, fingerprint):
-            raise ConversionError(
+            raise ResumeError(
                 f"{output}: options or source are not those that it was begun with; "
                 "start without --resume"
             )

@@ -23,6 +23,7 @@ from edgellama.convert.model.metadata_override import override_metadata
 from edgellama.convert.options import ConversionOptions
 from edgellama.convert.output.conversion_plan import ConversionPlan, PlannedTensor
 from edgellama.convert.output.gguf_header import ALIGNMENT
+from edgellama.convert.output.journal import journal_path
 from edgellama.convert.output.split import plan_files
 from edgellama.convert.output.writer import partial_path
 from edgellama.convert.sources.checkpoint import Checkpoint
@@ -111,6 +112,24 @@ def check_output(plan: ConversionPlan) -> None:
                 raise ConversionError(f"{file.path} is the source itself; give another output")
         if file.path.is_dir():
             raise ConversionError(f"{file.path} is a folder; allowed: the name of a file")
+
+
+def check_report(plan: ConversionPlan, path: Path | None, *, overwrite: bool) -> None:
+    """Refuses, before the work, a report that has no place or would replace something else."""
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        raise InvalidOptionError(f"report {path}: there is no folder {path.parent}")
+    outputs = [file.path for file in plan.files]
+    own = {*outputs, *map(partial_path, outputs), journal_path(plan.output)}
+    if path.absolute() in {own_path.absolute() for own_path in own}:
+        raise InvalidOptionError(f"report {path} is the output itself; give it another name")
+    if not path.exists():
+        return
+    if path.is_dir() or any(os.path.samefile(path, source) for source in plan.source_files):
+        raise InvalidOptionError(f"report {path} is a part of the source, or a folder")
+    if not overwrite:
+        raise ConversionError(f"{path} is there already; --overwrite replaces it")
 
 
 def check_absent(plan: ConversionPlan, overwrite: bool) -> None:
