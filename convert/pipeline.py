@@ -22,6 +22,7 @@ from edgellama.convert.output.journal import Journal, journal_path
 from edgellama.convert.output.planning import (
     check_absent,
     check_output,
+    check_report,
     check_room,
     plan_conversion,
 )
@@ -32,7 +33,7 @@ from edgellama.convert.row_work import ChunkResult, RowWorker
 from edgellama.convert.sources.checkpoint import open_checkpoint
 from edgellama.convert.tensor_sums import Report, sum_tensors
 from edgellama.kernels_cpu.memory_use import peak_memory_bytes
-from edgellama.quant.errors import ConversionError, EdgellamaError
+from edgellama.quant.errors import ConversionError, EdgellamaError, ResumeError
 
 _log = logging.getLogger(__name__)
 
