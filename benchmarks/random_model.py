@@ -18,9 +18,9 @@ import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 from sentencepiece import SentencePieceProcessor
 
-from edgellama.footprint import tensor_formats
-from edgellama.model_outline import MAX_SENTENCEPIECE_TOKENS, ROPE_FREQS, ModelOutline
-from edgellama.model_presets import MODEL_PRESETS, ModelPreset
+from edgellama.measure.footprint import tensor_formats
+from edgellama.measure.model_outline import MAX_SENTENCEPIECE_TOKENS, ROPE_FREQS, ModelOutline
+from edgellama.measure.model_presets import MODEL_PRESETS, ModelPreset
 from edgellama.quant.formats import Format
 from edgellama.quant.recipes import RECIPES
 

@@ -25,6 +25,7 @@ from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, TIMED_ENTRY, Thread
 from edgellama.kv_cache import KVCache
 from edgellama.kv_types import KVTypeChoice, KVTypes
 from edgellama.llama_program import InputObserver, LlamaProgram, Mode
+from edgellama.measure.step_timer import StepTimer
 from edgellama.program import Op, Program
 from edgellama.quant.errors import (
     ContextLengthError,
@@ -34,7 +35,6 @@ from edgellama.quant.errors import (
 )
 from edgellama.quant.gguf_file import GGUFFile
 from edgellama.rope import RopeTable
-from edgellama.step_timer import StepTimer
 from edgellama.weights import load_weights
 
 __all__ = ["CancelToken", "Engine"]

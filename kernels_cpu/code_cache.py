@@ -101,8 +101,10 @@ def _read_or_compile(
 def cache_folder(tier: Tier) -> Path:
     """Where this tier's code lies for the present sources, libraries and CPU."""
     key = hashlib.sha256()
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        key.update(source.name.encode() + b"\0" + source.read_bytes())
+    folder = Path(__file__).parent
+    for source in sorted(folder.rglob("*.py")):
+        name = source.relative_to(folder).as_posix()
+        key.update(name.encode() + b"\0" + source.read_bytes())
     parts = (llvmlite.__version__, binding.get_host_cpu_name(), binding.get_process_triple())
     key.update("\0".join((*parts, _numba_version(), tier.name)).encode())
     return cache_root() / "kernels" / f"{tier.name}-{key.hexdigest()[:16]}"

@@ -185,18 +185,24 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(_signatures())
 def _codec_signatures() -> dict[str, Signature]:
     convert, blocks = ("x", "num_values", "y"), ("x", "num_blocks", "blocks")
     measured = ("x", "y", "num_rows", "num_columns", "sums")
-    table = {"measure": Signature("quantize_errors", "measure", (), measured)}
+    table = {"measure": Signature("quantizers.quantize_errors", "measure", (), measured)}
     for name in HALF_FORMATS:
-        table[f"round_{name}"] = Signature("convert_floats", "round_floats", (name,), convert)
-        table[f"widen_{name}"] = Signature("convert_floats", "widen", (name,), convert)
+        table[f"round_{name}"] = Signature(
+            "quantizers.convert_floats", "round_floats", (name,), convert
+        )
+        table[f"widen_{name}"] = Signature("quantizers.convert_floats", "widen", (name,), convert)
     for name in LEGACY_FORMATS:
-        table[f"round_{name}"] = Signature("quantize_legacy", "round_blocks", (name,), blocks)
+        table[f"round_{name}"] = Signature(
+            "quantizers.quantize_legacy", "round_blocks", (name,), blocks
+        )
     searched = (*blocks, "blocks_per_row", "importance", "scratch")
     for name in BLOCK_SEARCH_FORMATS:
-        table[f"search_{name}"] = Signature("quantize_blocks", "search_blocks", (name,), searched)
+        table[f"search_{name}"] = Signature(
+            "quantizers.quantize_blocks", "search_blocks", (name,), searched
+        )
     for name in SUPER_FORMATS:
         table[f"search_{name}"] = Signature(
-            "quantize_kquants", "search_super_blocks", (name,), searched
+            "quantizers.quantize_kquants", "search_super_blocks", (name,), searched
         )
     return table
 

@@ -15,7 +15,7 @@ from interrupts import accept_interrupts
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.convert.imatrix import read_imatrix
-from edgellama.importance import measure_importance
+from edgellama.measure.importance import measure_importance
 
 TEXT = "hello world, in the beginning there were bytes. " * 20
 

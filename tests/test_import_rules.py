@@ -29,7 +29,7 @@ TEXT_MODULES = ("tokenizer", "chat", "chat_template", "session", "llama", "cli",
 # Third-party packages that are slow to import, or bound to one place by design: where they may be.
 PLACES = {
     "llvmlite": re.compile(r"edgellama\.kernels_cpu\.(simd\w*|jit|code_cache|compile_worker|cpu)"),
-    "numba": re.compile(r"edgellama\.kernels_cpu(\.\w+)?"),
+    "numba": re.compile(r"edgellama\.kernels_cpu(\.\w+)*"),
     "gguf": re.compile(r"edgellama\.convert(\.\w+)*"),
 }
 

@@ -13,11 +13,11 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cancellation import CancelToken
 from edgellama.engine import Engine
-from edgellama.importance import measure_importance
-from edgellama.input_squares import InputSquares
+from edgellama.measure.importance import measure_importance
+from edgellama.measure.input_squares import InputSquares
+from edgellama.measure.text_chunks import cut_text
 from edgellama.quant.errors import GenerationCancelled, InvalidOptionError
 from edgellama.quant.gguf_file import GGUFFile
-from edgellama.text_chunks import cut_text
 from edgellama.tokenizer import load_tokenizer
 
 TEXT = "hello world, in the beginning there were bytes. " * 20

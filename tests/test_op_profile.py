@@ -15,13 +15,13 @@ from edgellama.cancellation import CancelToken
 from edgellama.engine import Engine
 from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, ThreadTeam
-from edgellama.op_profile import by_kernel, by_kind, by_layer, profile_step, total
-from edgellama.op_work import Step, Work, op_work, total_work
-from edgellama.plain_read import PlainRead
+from edgellama.measure.op_profile import by_kernel, by_kind, by_layer, profile_step, total
+from edgellama.measure.op_work import Step, Work, op_work, total_work
+from edgellama.measure.plain_read import PlainRead
+from edgellama.measure.step_timer import StepTimer
 from edgellama.program import Op, Program
 from edgellama.quant.errors import GenerationCancelled
 from edgellama.quant.gguf_file import GGUFFile
-from edgellama.step_timer import StepTimer
 
 MODEL = TinyLlama(biases=True)
 WIDTH, HIDDEN, LAYERS, VOCAB = MODEL.width, MODEL.feed_forward, MODEL.layers, MODEL.vocab_size

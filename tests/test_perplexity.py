@@ -13,10 +13,10 @@ from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine import Engine
-from edgellama.perplexity import compare_models, measure_perplexity
+from edgellama.measure.perplexity import compare_models, measure_perplexity
+from edgellama.measure.text_chunks import cut_text
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf_file import GGUFFile
-from edgellama.text_chunks import cut_text
 from edgellama.tokenizer import load_tokenizer
 
 TEXT = "A llama is no camel, and an alpaca is no sheep. " * 8

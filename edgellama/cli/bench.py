@@ -10,8 +10,8 @@ import click
 from edgellama.cli.lists import NumberList, TextList
 
 if TYPE_CHECKING:
-    from edgellama.bench import BenchSetting, BenchTest
     from edgellama.cli.tables import Row
+    from edgellama.measure.bench import BenchSetting, BenchTest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 EXIT_INTERRUPTED = 130
@@ -90,9 +90,9 @@ def command(models: Sequence[str], repetitions: int, style: str, **options: Any)
       edgellama bench a.gguf b.gguf -p 0 -n 64 -d 0,4096 -t 1,2
       edgellama bench model.gguf -pg 1024,128 -r 3 -o json
     """
-    from edgellama.bench import all_tests
     from edgellama.cli.bench_table import show
     from edgellama.cli.model_argument import find_model
+    from edgellama.measure.bench import all_tests
 
     pairs = [_pair(pair) for pair in options["pairs"]]
     tests = all_tests(options["prompts"], options["generated"], pairs, options["depths"])
@@ -120,7 +120,7 @@ def _pair(numbers: Sequence[int]) -> tuple[int, int]:
 
 def _settings(path: str, options: dict[str, Any]) -> list[BenchSetting]:
     """Every combination of options; without -ctv, values are cached as keys are."""
-    from edgellama.bench import all_settings
+    from edgellama.measure.bench import all_settings
 
     key_types, value_types = options["key_types"], options["value_types"]
     cache_types = [(key, value) for key in key_types for value in value_types or (key,)]
@@ -149,8 +149,8 @@ def _run_all(
     """Append the row of every test as soon as it is measured."""
     from pathlib import Path
 
-    from edgellama.bench import run_test
     from edgellama.cli.terminal import step_progress
+    from edgellama.measure.bench import run_test
 
     count = len(settings) * len(tests)
     for setting in settings:

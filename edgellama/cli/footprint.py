@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgellama.cli.model_outline_source import OutlineSource
-    from edgellama.footprint import Footprint
-    from edgellama.footprint_measurement import Measurement
+    from edgellama.measure.footprint import Footprint
+    from edgellama.measure.footprint_measurement import Measurement
 
 USUAL_TYPES = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "q3_k_m", "q2_k")
 USUAL_KV_TYPES = ("f16", "q8_0")
@@ -92,7 +92,7 @@ def command(
         kv_types, context_lengths = (found[1],), (found[0].num_tokens,)
     from edgellama.cli.figures import check_plot
     from edgellama.cli.model_outline_source import find_outline
-    from edgellama.footprint_fit import parse_size
+    from edgellama.measure.footprint_fit import parse_size
 
     check_plot(plot)
     memory_bytes = parse_size(memory) if memory else None
@@ -124,7 +124,7 @@ def _measure(
 ) -> tuple[Measurement, str]:
     from edgellama.cli.model_argument import find_model
     from edgellama.cli.terminal import step_progress
-    from edgellama.footprint_measurement import measure
+    from edgellama.measure.footprint_measurement import measure
 
     kv_type, context_length = wanted
     path = find_model(model)
@@ -153,9 +153,9 @@ class _Wishes:
 
 def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -> list[Footprint]:
     """All combinations; with a memory to fit, those that do, the best first."""
-    from edgellama.footprint import Machine, default_context_length, predict
-    from edgellama.footprint_fit import fitting
     from edgellama.kernels_cpu.cpu import default_num_threads, select_tier
+    from edgellama.measure.footprint import Machine, default_context_length, predict
+    from edgellama.measure.footprint_fit import fitting
 
     machine = Machine(select_tier(), wishes.num_threads or default_num_threads())
     types = wishes.types or _usual_types(source, memory_bytes is not None)
@@ -191,8 +191,8 @@ def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -
 
 def _usual_types(source: OutlineSource, is_fit: bool) -> Sequence[str]:
     """A file as it is; to fit it, also what it could be converted to with fewer bits."""
-    from edgellama.footprint import AS_IT_IS
-    from edgellama.footprint_fit import TYPE_DIVERGENCES, types_below
+    from edgellama.measure.footprint import AS_IT_IS
+    from edgellama.measure.footprint_fit import TYPE_DIVERGENCES, types_below
 
     if source.path is None:
         return tuple(TYPE_DIVERGENCES) if is_fit else USUAL_TYPES

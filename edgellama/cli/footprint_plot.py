@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgellama.cli.figures import COLOURS, new_figure, save_figure
-from edgellama.footprint import Footprint
+from edgellama.measure.footprint import Footprint
 
 TITLES = {
     "weights": "weights",

@@ -8,10 +8,10 @@ import click
 
 from edgellama.cli import tables
 from edgellama.cli.tables import Column, Row
-from edgellama.footprint import Footprint
-from edgellama.footprint_fit import divergence
-from edgellama.footprint_measurement import Measurement
-from edgellama.model_outline import ModelOutline
+from edgellama.measure.footprint import Footprint
+from edgellama.measure.footprint_fit import divergence
+from edgellama.measure.footprint_measurement import Measurement
+from edgellama.measure.model_outline import ModelOutline
 
 COLUMNS = (
     Column("type", "type", is_number=False),

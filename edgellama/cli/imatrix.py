@@ -70,7 +70,7 @@ def command(
     from edgellama.cli.terminal import kernel_progress, step_progress
     from edgellama.convert.imatrix import write_imatrix
     from edgellama.convert.output.whole_file import check_output
-    from edgellama.importance import measure_importance
+    from edgellama.measure.importance import measure_importance
 
     path = find_model(model)
     check_output(Path(output), overwrite=overwrite)

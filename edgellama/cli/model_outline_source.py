@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError
 
 if TYPE_CHECKING:
-    from edgellama.model_outline import ModelOutline
+    from edgellama.measure.model_outline import ModelOutline
 
 CONFIGURATION = "config.json"
 _ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
@@ -29,8 +29,8 @@ def find_outline(name: str) -> OutlineSource:
 
     Raises ModelNotFoundError with what can be given, ModelFileError, UnsupportedModelError.
     """
-    from edgellama.model_outline import ModelOutline
-    from edgellama.model_presets import MODEL_PRESETS, find_preset
+    from edgellama.measure.model_outline import ModelOutline
+    from edgellama.measure.model_presets import MODEL_PRESETS, find_preset
     from edgellama.models import resolve
     from edgellama.quant.gguf_file import GGUFFile
 
@@ -56,7 +56,7 @@ def _configured(path: Path) -> ModelOutline:
     from edgellama.convert.model.family import check_hugging_face
     from edgellama.convert.model.hparams import hugging_face_hparams
     from edgellama.convert.model.json_fields import read_fields
-    from edgellama.model_outline import ModelOutline
+    from edgellama.measure.model_outline import ModelOutline
 
     fields = read_fields(path)
     if not fields:

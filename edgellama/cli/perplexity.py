@@ -16,7 +16,7 @@ from edgellama.cli.prompt_text import read_prompt
 
 if TYPE_CHECKING:
     from edgellama.engine import Engine
-    from edgellama.perplexity import Chunks
+    from edgellama.measure.perplexity import Chunks
     from edgellama.tokenizer import Tokenizer
 
 DEFAULT_CHUNK_TOKENS = 512
@@ -74,7 +74,7 @@ def command(
       edgellama perplexity model-q4_k_m.gguf -f text.txt --kl-base model-f16.gguf --json
     """
     from edgellama.cli.model_argument import find_model
-    from edgellama.text_chunks import cut_text
+    from edgellama.measure.text_chunks import cut_text
 
     text = read_prompt(None, file, False)
     paths = [find_model(name) for name in (model, base) if name is not None]
@@ -111,7 +111,7 @@ def _open(
 def _measure(engines: Sequence[Engine], chunks: Chunks) -> dict[str, Any]:
     from edgellama.cli.background import run_cancellable
     from edgellama.cli.terminal import step_progress
-    from edgellama.perplexity import compare_models, measure_perplexity
+    from edgellama.measure.perplexity import compare_models, measure_perplexity
 
     engine, *others = engines
     with step_progress("measuring perplexity, chunk") as report:

@@ -9,7 +9,7 @@ import click
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgellama.op_profile import OpTime
+    from edgellama.measure.op_profile import OpTime
 
 DECODE, PREFILL = "decode", "prefill"
 GROUPS = ("kind", "layer", "op")
@@ -105,10 +105,10 @@ def command(
     from edgellama.cli.terminal import kernel_progress, step_progress
     from edgellama.engine import Engine
     from edgellama.kv_types import KVTypes
-    from edgellama.op_profile import profile_step
-    from edgellama.plain_read import PlainRead
+    from edgellama.measure.op_profile import profile_step
+    from edgellama.measure.plain_read import PlainRead
+    from edgellama.measure.step_timer import StepTimer
     from edgellama.quant.gguf_file import GGUFFile
-    from edgellama.step_timer import StepTimer
 
     check_plot(plot)
     sizes = {PREFILL: num_prompt, DECODE: num_decoded}

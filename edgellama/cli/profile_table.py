@@ -10,7 +10,7 @@ import click
 
 from edgellama.cli import tables
 from edgellama.cli.tables import Column, Row
-from edgellama.op_profile import OpTime, by_kind, by_layer, total
+from edgellama.measure.op_profile import OpTime, by_kind, by_layer, total
 
 COLUMNS = (
     Column("op", "op", is_number=False),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from edgellama.cli.figures import COLOURS, new_figure, save_figure
-from edgellama.op_profile import OpTime, by_kernel
+from edgellama.measure.op_profile import OpTime, by_kernel
 
 MARKERS = ("o", "s")
 MAX_AREA = 900

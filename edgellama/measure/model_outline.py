@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sized
 from dataclasses import dataclass
 
 from edgellama.config import ModelConfig
-from edgellama.model_presets import ModelPreset
+from edgellama.measure.model_presets import ModelPreset
 from edgellama.quant.formats import Format
 from edgellama.quant.gguf_file import GGUFFile
 

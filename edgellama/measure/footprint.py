@@ -15,8 +15,8 @@ from edgellama.buffers import MAX_STEP_TOKENS, StepBuffers
 from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kv_cache import CacheLayout
+from edgellama.measure.model_outline import ROPE_FREQS, ModelOutline, VocabularySize
 from edgellama.memory import round_up
-from edgellama.model_outline import ROPE_FREQS, ModelOutline, VocabularySize
 from edgellama.quant.formats import FORMATS_BY_NAME, Format
 from edgellama.quant.recipes import FormatOptions, ModelShape, choose_format, find_recipe
 from edgellama.rope import RopeTable

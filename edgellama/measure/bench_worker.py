@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.child_process import STARTED, Progress, serve
 from edgellama.engine import Engine
 from edgellama.kernels_cpu.cpu import cpu_name
 from edgellama.kernels_cpu.memory_use import peak_memory_bytes
 from edgellama.kv_cache import KVCache
-from edgellama.op_work import Step, Work, total_work
-from edgellama.plain_read import PlainRead
+from edgellama.measure.child_process import STARTED, Progress, serve
+from edgellama.measure.op_work import Step, Work, total_work
+from edgellama.measure.plain_read import PlainRead
 from edgellama.quant.gguf_file import GGUFFile
 from edgellama.tokenizer import load_tokenizer
 

@@ -12,12 +12,12 @@ from importlib.metadata import version
 from itertools import product
 from typing import Any
 
-from edgellama.child_process import Progress, run_in_child
 from edgellama.kernels_cpu.cpu import select_tier
 from edgellama.kv_types import KVTypes
+from edgellama.measure.child_process import Progress, run_in_child
 from edgellama.quant.errors import InvalidOptionError
 
-WORKER = "edgellama.bench_worker"
+WORKER = "edgellama.measure.bench_worker"
 MAX_BATCH_TOKENS = 512
 """Tokens of the largest step."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgellama.kernels_cpu import simd_operators  # noqa: F401
 from edgellama.kernels_cpu.device import exact_device
-from edgellama.kernels_cpu.scale_search import nearest_whole
+from edgellama.kernels_cpu.quantizers.scale_search import nearest_whole
 from edgellama.kernels_cpu.simd_exact import define_codebook, truncate
 
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from edgellama.kernels_cpu import block_layouts as layouts
 from edgellama.kernels_cpu.device import exact_device
-from edgellama.kernels_cpu.grids import CODEBOOK, WHOLE, Grid
-from edgellama.kernels_cpu.lane_tiles import (
+from edgellama.kernels_cpu.quantizers import block_layouts as layouts
+from edgellama.kernels_cpu.quantizers.grids import CODEBOOK, WHOLE, Grid
+from edgellama.kernels_cpu.quantizers.lane_tiles import (
     at_vector,
     load_tile,
     point_at_blocks,
@@ -25,9 +25,8 @@ from edgellama.kernels_cpu.lane_tiles import (
     write_halves,
     write_words,
 )
-from edgellama.kernels_cpu.scale_search import Starts, affine_search, symmetric_search
-from edgellama.kernels_cpu.simd import f32_zeros, lane_count
-from edgellama.kernels_cpu.super_blocks import (
+from edgellama.kernels_cpu.quantizers.scale_search import Starts, affine_search, symmetric_search
+from edgellama.kernels_cpu.quantizers.super_blocks import (
     GROUP_VECTORS,
     MINIMUM,
     NUM_QUANTITIES,
@@ -38,13 +37,14 @@ from edgellama.kernels_cpu.super_blocks import (
     symmetric_quants,
     symmetric_super_block,
 )
-from edgellama.kernels_cpu.weighting import (
+from edgellama.kernels_cpu.quantizers.weighting import (
     leave_importance,
     weigh_by_group,
     weigh_by_importance,
     weigh_by_magnitude,
     weigh_by_square,
 )
+from edgellama.kernels_cpu.simd import f32_zeros, lane_count
 
 SIZE = 256
 # The scratch memory, in vectors: a table of addresses, then tiles.

@@ -13,9 +13,9 @@ import numpy as np
 
 from edgellama.engine import Engine
 from edgellama.kv_cache import KVCache
-from edgellama.op_work import Step, Work, op_work
+from edgellama.measure.op_work import Step, Work, op_work
+from edgellama.measure.step_timer import StepTimer
 from edgellama.program import Op
-from edgellama.step_timer import StepTimer
 
 Progress = Callable[[int, int], None]
 _LAYER = re.compile(r"blk\.(\d+)\.")

@@ -13,10 +13,10 @@ from types import MappingProxyType
 import numpy as np
 
 from edgellama.kernels_cpu import simd_operators  # noqa: F401
-from edgellama.kernels_cpu.block_layouts import put_block_nibbles, put_word
 from edgellama.kernels_cpu.device import exact_device
-from edgellama.kernels_cpu.grids import CODEBOOK, WHOLE, Grid
-from edgellama.kernels_cpu.lane_tiles import (
+from edgellama.kernels_cpu.quantizers.block_layouts import put_block_nibbles, put_word
+from edgellama.kernels_cpu.quantizers.grids import CODEBOOK, WHOLE, Grid
+from edgellama.kernels_cpu.quantizers.lane_tiles import (
     at_vector,
     load_tile,
     point_at_blocks,
@@ -24,7 +24,7 @@ from edgellama.kernels_cpu.lane_tiles import (
     write_halves,
     write_words,
 )
-from edgellama.kernels_cpu.scale_search import (
+from edgellama.kernels_cpu.quantizers.scale_search import (
     HUGE,
     Starts,
     affine_errors,
@@ -36,6 +36,11 @@ from edgellama.kernels_cpu.scale_search import (
     symmetric_errors,
     symmetric_search,
     weight_sums,
+)
+from edgellama.kernels_cpu.quantizers.weighting import (
+    mean_square,
+    multiply_importance,
+    weigh_by_square,
 )
 from edgellama.kernels_cpu.simd import (
     f32_zeros,
@@ -54,7 +59,6 @@ from edgellama.kernels_cpu.simd_exact import (
     where_greater,
 )
 from edgellama.kernels_cpu.simd_math import mul, sum_lanes
-from edgellama.kernels_cpu.weighting import mean_square, multiply_importance, weigh_by_square
 
 SIZE = 32
 BLOCK_BYTES = 4 * SIZE

@@ -14,8 +14,8 @@ import numpy as np
 
 from edgellama.kernels_cpu import simd_operators  # noqa: F401
 from edgellama.kernels_cpu.device import exact_device
-from edgellama.kernels_cpu.lane_tiles import vector_bytes
-from edgellama.kernels_cpu.scale_search import (
+from edgellama.kernels_cpu.quantizers.lane_tiles import vector_bytes
+from edgellama.kernels_cpu.quantizers.scale_search import (
     HUGE,
     affine_errors,
     inverse_of,

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.child_process import Progress, run_in_child, serve
 from edgellama.kernels_cpu.memory_use import peak_memory_bytes
+from edgellama.measure.child_process import Progress, run_in_child, serve
 
 NUM_DECODED = 8
 RARE_TEXT = "zqxwvj Zwölfzylinder 漢字"
@@ -66,7 +66,7 @@ def measure(
 
 def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from edgellama.engine import Engine
-    from edgellama.footprint import default_context_length
+    from edgellama.measure.footprint import default_context_length
     from edgellama.quant.gguf_file import GGUFFile
     from edgellama.sampling import SamplingOptions, make_sampler
     from edgellama.tokenizer import load_tokenizer

@@ -15,10 +15,10 @@ import numpy.typing as npt
 
 from edgellama.cancellation import CancelToken
 from edgellama.engine import Engine
-from edgellama.input_squares import InputSquares
+from edgellama.measure.input_squares import InputSquares
+from edgellama.measure.text_chunks import cut_text
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf_file import GGUFFile, require_model
-from edgellama.text_chunks import cut_text
 from edgellama.tokenizer import load_tokenizer
 
 DEFAULT_CHUNK_TOKENS = 512

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from edgellama.kernels_cpu import simd_operators  # noqa: F401
 from edgellama.kernels_cpu.device import exact_device
-from edgellama.kernels_cpu.lane_tiles import four_bytes, vector_bytes
+from edgellama.kernels_cpu.quantizers.lane_tiles import four_bytes, vector_bytes
+from edgellama.kernels_cpu.quantizers.super_blocks import GROUP_VECTORS
 from edgellama.kernels_cpu.simd import f32_zeros, store
 from edgellama.kernels_cpu.simd_exact import half_bits, load_i32
-from edgellama.kernels_cpu.super_blocks import GROUP_VECTORS
 
 LOW_NIBBLES, LOW_PAIRS, LOW_BITS = 0x0F0F0F0F, 0x03030303, 0x01010101
 

@@ -11,8 +11,8 @@ import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from edgellama.footprint import AS_IT_IS, Footprint, average_bits
-from edgellama.model_outline import ModelOutline
+from edgellama.measure.footprint import AS_IT_IS, Footprint, average_bits
+from edgellama.measure.model_outline import ModelOutline
 from edgellama.quant.errors import InvalidOptionError
 
 TYPE_DIVERGENCES: Mapping[str, float] = MappingProxyType(

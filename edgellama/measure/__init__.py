@@ -1,0 +1,1 @@
+"""What a model costs and how good it is: instruments of the engine, and what they tell."""
