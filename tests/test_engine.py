@@ -9,7 +9,8 @@ from pathlib import Path
 import naive_kernels as naive
 import numpy as np
 import pytest
-from kernel_harness import CACHE_KERNELS, OTHER_KERNELS, TIERS, runner_of, tier_name
+from cache_harness import CACHE_KERNELS, OTHER_KERNELS
+from kernel_harness import TIERS, runner_of, tier_name
 from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 

@@ -11,7 +11,8 @@ import subprocess
 import sys
 
 import pytest
-from kernel_harness import CACHE_KERNELS, OTHER_KERNELS, TIERS, runner_of, tier_name
+from cache_harness import CACHE_KERNELS, OTHER_KERNELS
+from kernel_harness import TIERS, runner_of, tier_name
 from llvmlite import binding
 
 from edgellama.kernels_cpu.code_cache import cache_folder

@@ -7,17 +7,8 @@ from collections.abc import Iterator
 import naive_kernels as naive
 import numpy as np
 import pytest
-from kernel_harness import (
-    CACHE_KERNELS,
-    F16_ROWS,
-    METHODS,
-    PAIRS,
-    TIERS,
-    CacheRunner,
-    KernelRunner,
-    runner_of,
-    tier_name,
-)
+from cache_harness import CACHE_KERNELS, F16_ROWS, METHODS, PAIRS, CacheRunner
+from kernel_harness import TIERS, KernelRunner, runner_of, tier_name
 
 from edgellama.kernels_cpu.signatures import ATTENTION_KEYS
 
