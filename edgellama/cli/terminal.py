@@ -108,19 +108,20 @@ def count_progress(title: str) -> Iterator[Callable[[int, int], None]]:
     Nothing is shown before the first report, and the line is rewritten only on a terminal.
     """
     live = sys.stderr.isatty()
-    shown = False
+    is_shown = has_open_line = False
 
     def report(done: int, total: int) -> None:
-        nonlocal shown
+        nonlocal is_shown, has_open_line
         if live:
             text = dim(f"edgellama: {title} {done}/{total}", sys.stderr)
-            print(f"\r{text}", end="", file=sys.stderr, flush=True)
-        elif not shown:
+            has_open_line = done < total
+            print(f"\r{text}", end="" if has_open_line else "\n", file=sys.stderr, flush=True)
+        elif not is_shown:
             notice(title)
-        shown = True
+        is_shown = True
 
     try:
         yield report
     finally:
-        if shown and live:
+        if has_open_line:
             print(file=sys.stderr, flush=True)
