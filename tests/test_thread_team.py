@@ -21,7 +21,7 @@ from edgellama.program import Op, Program
 ROWS, WIDTH = 13, 64
 
 
-@pytest.fixture(scope="module", params=TIERS, ids=tier_name)
+@pytest.fixture(scope="module", params=TIERS[:1], ids=tier_name)
 def kernels(request: pytest.FixtureRequest) -> CompiledKernels:
     """The few kernels that the programs here call, on each tier."""
     runner = runner_of(request.param)

@@ -7,13 +7,16 @@ from collections.abc import Callable
 
 import click
 
+USUAL_KV_TYPE = "f16"
+
 
 @click.command("warmup")
 @click.argument("model", required=False)
 def command(model: str | None) -> None:
     """Compile now what would otherwise be compiled at first use.
 
-    Without MODEL every kernel for this CPU is compiled; with MODEL, those that it needs.
+    Without MODEL the kernels of all weight formats are compiled, for a KV cache of the usual type;
+    with MODEL, those that it needs.
 
     \b
     Examples:
@@ -45,6 +48,8 @@ def _compile_for(model: str, report: Callable[[int, int], None]) -> None:
 def _compile_all(report: Callable[[int, int], None]) -> None:
     from edgellama.kernels_cpu.code_cache import CompiledKernels
     from edgellama.kernels_cpu.cpu import select_tier
-    from edgellama.kernels_cpu.signatures import SIGNATURES
+    from edgellama.kernels_cpu.signatures import CACHE_TYPES, SIGNATURES
 
-    CompiledKernels(select_tier()).ensure(SIGNATURES, report)
+    unusual = set(CACHE_TYPES) - {USUAL_KV_TYPE}
+    names = [name for name, kernel in SIGNATURES.items() if not unusual & set(kernel.options)]
+    CompiledKernels(select_tier()).ensure(names, report)
