@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import struct
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
@@ -18,7 +19,7 @@ from edgellama.buffers import StepBuffers
 from edgellama.config import ModelConfig, RopeConfig
 from edgellama.kernels_cpu import team_layout as layout
 from edgellama.kernels_cpu.code_cache import CompiledKernels
-from edgellama.kernels_cpu.cpu import Tier, available_tiers
+from edgellama.kernels_cpu.cpu import GENERIC, Tier, available_tiers
 from edgellama.kernels_cpu.signatures import (
     GEMM_TOKENS,
     PANEL_VECTORS,
@@ -29,7 +30,13 @@ from edgellama.kernels_cpu.thread_team import ENTRY
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
-TIERS = available_tiers()
+ALL_TIERS_VARIABLE = "EDGELLAMA_TEST_ALL_TIERS"
+TIERS = tuple(
+    tier
+    for number, tier in enumerate(available_tiers())
+    if number == 0 or tier == GENERIC or os.environ.get(ALL_TIERS_VARIABLE)
+)
+"""The fastest tier and the reference; those between take minutes more, to compile above all."""
 GUARD_BYTES = 4096
 GUARD = 0xA5
 
