@@ -20,8 +20,11 @@ Matrix: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 
 ENGLISH = Path(__file__).parent / "data" / "english.txt"
 SCORED_TOKENS = 384
-MAX_LOSS = {"q8_0": 0.02, "q4_k_m": 0.05}
-"""How far a type's perplexity on so few tokens may be above F16's, int8 activations included."""
+MAX_LOSS = {"q8_0": 0.02, "q4_k_m": 0.1}
+"""How far a type's perplexity on so few tokens may be above F16's, int8 activations included.
+
+The weights have been through Q4_1 before: a second grid of four bits costs more than a first.
+"""
 SAME_METADATA = (
     "tokenizer.ggml.model",
     "tokenizer.ggml.pre",
