@@ -8,13 +8,13 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reference.tokenizer_references import hard_text, sentencepiece_ids
 from reference.vocabularies import sentencepiece_metadata
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from edgellama.tokenizer import Tokenizer, load_tokenizer
+from edgellama.tokenizer import StreamingDetokenizer, Tokenizer, load_tokenizer
 from edgellama.tokenizer.vocabulary import TokenType
 
 USER_DEFINED = ["<tool>", "</tool>", "##", "\u2581\u2581\u2581\u2581"]
@@ -107,8 +107,11 @@ def test_any_tokens_decode_as_in_the_library(options: Options) -> None:
 
     @settings(max_examples=250, deadline=None)
     @given(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=12))
+    @example([processor.piece_to_id(piece) for piece in ("<0xC3>", "<ctl>", "<0xA9>")])
     def check(ids: list[int]) -> None:
         assert tokenizer.decode(ids) == processor.decode(ids)
+        stream = StreamingDetokenizer(tokenizer)
+        assert "".join(map(stream.add, ids)) + stream.finish() == processor.decode(ids)
 
     check()
 

@@ -26,6 +26,8 @@ class Tokenizer(ABC):
     # How bytes that are not UTF-8 decode: "replace" gives one U+FFFD for each maximal
     # invalid part, "surrogateescape" one for each byte (after replace_surrogates).
     decode_errors: ClassVar[str] = "replace"
+    # Whether bytes on both sides of a control token never make one character together.
+    controls_end_characters: ClassVar[bool] = False
     # Token types whose text is matched in any text, before it is cut.
     matched_types: ClassVar[tuple[TokenType, ...]] = ()
 
@@ -96,22 +98,29 @@ class Tokenizer(ABC):
         ``continuation``: the tokens carry on a text, so a first space is kept that would
         otherwise be the one that encoding adds.
         """
-        at_start, parts = not continuation, []
+        at_start, parts = not continuation, [b""]
         for token in tokens:
             if at_start:
                 data, at_start = self.opening_bytes(token, skip_special=skip_special)
             else:
                 data = self.token_bytes(token, skip_special=skip_special)
-            parts.append(data)
-        return replace_surrogates(b"".join(parts).decode("utf-8", self.decode_errors))
+            if self.controls_end_characters and self.is_control(token):
+                parts.append(b"")
+            parts[-1] += data
+        text = "".join(part.decode("utf-8", self.decode_errors) for part in parts)
+        return replace_surrogates(text)
+
+    def is_control(self, token: int) -> bool:
+        """Whether a token has no text of its own and is usually skipped."""
+        token_type = self._vocabulary.types[token]
+        return bool(token_type == TokenType.CONTROL or token in self._untyped_control)
 
     def token_bytes(self, token: int, *, skip_special: bool = True) -> bytes:
         """Bytes that a token stands for inside a text; nothing for a skipped control token."""
         self._check(token)
-        token_type = self._vocabulary.types[token]
-        if token_type == TokenType.CONTROL or token in self._untyped_control:
+        if self.is_control(token):
             return b"" if skip_special else self._vocabulary.tokens[token]
-        return self._plain_bytes(token, token_type)
+        return self._plain_bytes(token, self._vocabulary.types[token])
 
     def opening_bytes(self, token: int, *, skip_special: bool = True) -> tuple[bytes, bool]:
         """Bytes of a token where a text may begin, and whether the next one may still open it."""

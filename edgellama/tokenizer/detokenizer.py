@@ -31,7 +31,10 @@ class StreamingDetokenizer:
             )
         else:
             data = self._tokenizer.token_bytes(token, skip_special=self._skip_special)
-        return replace_surrogates(self._decoder.decode(data))
+        ended = ""
+        if self._tokenizer.controls_end_characters and self._tokenizer.is_control(token):
+            ended = self.finish()
+        return ended + replace_surrogates(self._decoder.decode(data))
 
     def finish(self) -> str:
         """U+FFFD for a character that was never finished, else nothing."""

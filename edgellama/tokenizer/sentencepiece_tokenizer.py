@@ -24,6 +24,7 @@ class SentencePieceTokenizer(Tokenizer):
     """The sentencepiece library over the model's own vocabulary."""
 
     decode_errors = "surrogateescape"
+    controls_end_characters = True
 
     def __init__(self, metadata: Mapping[str, object]) -> None:
         vocabulary = Vocabulary.from_metadata(metadata)
