@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from edgellama.generation import Chunk, FinishReason, Generation, Statistics
-from edgellama.quant.errors import GenerationCancelled, InvalidOptionError
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.sampling import Logits, SamplingOptions, make_sampler
 from edgellama.tokenizer import StopStrings, StreamingDetokenizer
 
@@ -87,7 +87,10 @@ class Decoding:
         try:
             logits = self._prefill()
             yield from self._decode(logits)
-        except GenerationCancelled:
+        except EdgellamaError:
+            # Who cancels may also close what the next step would need.
+            if not self._cancel.cancelled:
+                raise
             self._finish_reason = "cancelled"
         finally:
             del self._held[self._cache.length :]
@@ -123,7 +126,7 @@ class Decoding:
         started = perf_counter()
         prompt, held, cache = self._request.prompt, self._held, self._cache
         # The last token is computed in any case, for its logits.
-        shared = min(shared_length(held, prompt), len(prompt) - 1)
+        shared = min(shared_length(held, prompt), len(prompt) - 1, cache.length)
         cache.truncate(shared)
         held[shared:] = prompt[shared:]
         try:

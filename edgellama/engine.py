@@ -6,10 +6,9 @@ callers on other threads wait inside ``forward``.
 
 from __future__ import annotations
 
-import threading
 import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from functools import partial
 from time import perf_counter
 from typing import Literal
 
@@ -35,6 +34,7 @@ from edgellama.quant.errors import (
 )
 from edgellama.quant.gguf_file import GGUFFile
 from edgellama.rope import RopeTable
+from edgellama.turns import CANCELLED, Turns
 from edgellama.weights import load_weights
 
 __all__ = ["CancelToken", "Engine"]
@@ -92,7 +92,7 @@ class Engine:
         self._timer = timer
         self._team = ThreadTeam(self._kernels, self.num_threads)
         self._stop_team = weakref.finalize(self, self._team.close)
-        self._lock = threading.Lock()
+        self._turns = Turns()
 
     def new_cache(
         self, context_length: int | None = None, *, kv_type: KVTypeChoice | None = None
@@ -125,13 +125,9 @@ class Engine:
         for start in range(0, len(ids), MAX_STEP_TOKENS):
             chunk = ids[start : start + MAX_STEP_TOKENS]
             done = start + len(chunk)
-            with self._turn(cancelled):
-                self._run_body(chunk, cache, cancelled)
-                if logits == "all":
-                    outputs += self._all_rows(len(chunk), cancelled)
-                elif logits == "last" and done == len(ids):
-                    outputs.append(self._run_head(len(chunk) - 1, 1, cancelled))
-                cache.length += len(chunk)
+            wanted: LogitsChoice = "none" if logits == "last" and done < len(ids) else logits
+            work = partial(self._run_chunk, chunk, cache, wanted, cancelled)
+            outputs += self._turns.take(work, cancelled)
             if progress:
                 progress(done, len(ids))
         return (
@@ -158,7 +154,9 @@ class Engine:
 
         ``ops`` is asked once for each ``name``; the caller keeps the memory that they name.
         """
-        with self._turn(None):
+
+        def run() -> float:
+            self._check_open()
             program = self._programs.get(("instrument", name))
             if program is None:
                 program = self._build(("instrument", name), ops())
@@ -167,10 +165,11 @@ class Engine:
             self._team.run(program.memory, owner=program)
             return perf_counter() - started
 
+        return self._turns.take(run)
+
     def close(self) -> None:
         """Stop the threads, after the running step; the engine is unusable afterwards."""
-        with self._lock:
-            self._stop_team()
+        self._turns.take(self._stop_team)
 
     def __enter__(self) -> Engine:
         return self
@@ -178,18 +177,27 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    @contextmanager
-    def _turn(self, cancelled: CancelToken | None) -> Iterator[None]:
-        """The engine to oneself for one chunk; waiting for it can be cancelled too."""
-        while not self._lock.acquire(timeout=0.02):
-            if cancelled is not None and cancelled.cancelled:
-                raise GenerationCancelled("the step was cancelled")
-        try:
-            if not self._stop_team.alive:
-                raise EdgellamaError("the engine is closed")
-            yield
-        finally:
-            self._lock.release()
+    def _check_open(self) -> None:
+        if not self._stop_team.alive:
+            raise EdgellamaError("the engine is closed")
+
+    def _run_chunk(
+        self,
+        chunk: npt.NDArray[np.int64],
+        cache: KVCache,
+        logits: LogitsChoice,
+        cancelled: CancelToken | None,
+    ) -> list[npt.NDArray[np.float32]]:
+        """Append a chunk to the cache; the logits wanted of it, in parts."""
+        self._check_open()
+        outputs: list[npt.NDArray[np.float32]] = []
+        self._run_body(chunk, cache, cancelled)
+        if logits == "all":
+            outputs = self._all_rows(len(chunk), cancelled)
+        elif logits == "last":
+            outputs = [self._run_head(len(chunk) - 1, 1, cancelled)]
+        cache.length += len(chunk)
+        return outputs
 
     def _usual_kernels(self) -> set[str]:
         """Kernels of a chat: long and short steps over the usual cache, logits of one token."""
@@ -289,7 +297,7 @@ class Engine:
         else:
             done = self._team.run(program.memory, flag, owner=program)
         if not done:
-            raise GenerationCancelled("the step was cancelled")
+            raise GenerationCancelled(CANCELLED)
 
 
 def _mode(num_tokens: int) -> Mode:

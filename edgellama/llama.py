@@ -83,7 +83,7 @@ class Llama:
         self._context_length = context_length
         self._kv_type = str(types)
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-        self._sessions_lock = threading.Lock()
+        self._sessions_lock = threading.RLock()
         self._closed = False
 
     @property
@@ -163,8 +163,6 @@ class Llama:
     def close(self) -> None:
         """End all sessions and give everything back; more calls do nothing."""
         with self._sessions_lock:
-            if self._closed:
-                return
             self._closed = True
             sessions = list(self._sessions)
         for session in sessions:

@@ -10,6 +10,7 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from time import sleep
 from typing import TYPE_CHECKING, TypedDict
 
 from edgellama.cancellation import CancelToken
@@ -68,8 +69,9 @@ class Session:
         self._tokenizer = tokenizer
         self._cache = engine.new_cache(length, kv_type=kv_type)
         self._held: list[int] = []
-        self._busy = threading.Lock()
-        self._active: weakref.ref[Stream] | None = None
+        # Reentrant, as in Stream and Llama: a signal's handler may close what it interrupts.
+        self._lock = threading.RLock()
+        self._last: weakref.ref[Stream] | None = None
         self._closed = False
 
     @property
@@ -85,7 +87,7 @@ class Session:
     @property
     def busy(self) -> bool:
         """Whether a stream of this session has started and not ended."""
-        return self._busy.locked()
+        return self._running() is not None
 
     def generate(
         self,
@@ -133,52 +135,50 @@ class Session:
         self, request: Request, *, on_end: Callable[[Generation], None] | None = None
     ) -> Stream:
         """The stream of a request; ``on_end`` gets its result before the stream's user does."""
-        self._check_prompt(request.prompt)
-        if not self._busy.acquire(blocking=False):
-            raise EdgellamaError(
-                "this session is in use; end or close its stream first, or use another session"
-            )
-        try:
+        cancel = CancelToken()
+        with self._lock:
+            if self._running() is not None:
+                raise EdgellamaError(
+                    "this session is in use; end or close its stream first, or use another session"
+                )
             if self._closed:
                 raise EdgellamaError("this session is closed")
-            cancel = CancelToken()
+            self._check_prompt(request.prompt)
             decoding = Decoding(
                 self._engine, self._tokenizer, self._cache, self._held, request, cancel
             )
-        except BaseException:
-            self._busy.release()
-            raise
-
-        def end(result: Generation | None) -> None:
-            try:
-                if result is not None and on_end is not None:
-                    on_end(result)
-            finally:
-                self._busy.release()
-
-        stream = Stream(decoding, cancel, end)
-        self._active = weakref.ref(stream)
+            stream = Stream(decoding, cancel, on_end, owner=self)
+            self._last = weakref.ref(stream)
         return stream
 
     def close(self) -> None:
         """End a running stream and give the cache's memory back; more calls do nothing."""
-        while not self._busy.acquire(timeout=CLOSE_RETRY_S):
-            stream = self._active() if self._active is not None else None
-            if stream is not None:
-                stream.close()
-        try:
-            if not self._closed:
-                self._closed = True
-                self._held.clear()
-                self._cache.close()
-        finally:
-            self._busy.release()
+        with self._lock:
+            self._closed = True
+        while (stream := self._running()) is not None:
+            stream.close()
+            # Called out of the very step that is to end, by a signal's handler.
+            if stream.is_inside(threading.get_ident()):
+                break
+            if not stream.ended:
+                sleep(CLOSE_RETRY_S)
+        self._held.clear()
+        self._cache.close()
 
     def __enter__(self) -> Session:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _running(self) -> Stream | None:
+        """The stream that uses the session.
+
+        What is in use is the stream's to say, not a lock's: wherever Ctrl-C ends a stream, the
+        session is free once it is gone.
+        """
+        stream = self._last() if self._last is not None else None
+        return None if stream is None or stream.ended else stream
 
     def _check_prompt(self, prompt: Sequence[int]) -> None:
         if len(prompt) > self.context_length:

@@ -1,13 +1,14 @@
 """A generation as an iterator that can be cancelled from any thread and never leaks.
 
-It hands out the chunks of a decoding and makes sure that its session is given back exactly
-once: at the end, on an error, on close, or when the stream is dropped.
+It hands out the chunks of a decoding and ends exactly once: at the last chunk, on an error, on
+close, or when it is dropped.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
+from types import GeneratorType
 from typing import TYPE_CHECKING, cast
 
 from edgellama.generation import Chunk, Generation
@@ -16,6 +17,9 @@ from edgellama.quant.errors import EdgellamaError
 if TYPE_CHECKING:
     from edgellama.cancellation import CancelToken
     from edgellama.decoding import Decoding
+
+GENERATOR_IN_USE = "generator already executing"
+"""What Python says to a second thread that enters a generator."""
 
 
 class Stream(Iterator[Chunk]):
@@ -29,14 +33,18 @@ class Stream(Iterator[Chunk]):
         self,
         decoding: Decoding,
         cancel: CancelToken,
-        on_end: Callable[[Generation | None], None],
+        on_end: Callable[[Generation], None] | None = None,
+        *,
+        owner: object = None,
     ) -> None:
-        """``on_end`` is called once, with the result or, after an error, None."""
+        """``on_end`` is called once with the result, if there is one; ``owner`` is kept alive."""
+        self._owner = owner
         self._decoding = decoding
         self._cancel = cancel
         self._on_end = on_end
-        self._steps = cast("Generator[Chunk, None, None]", decoding.steps())
-        self._in_use = threading.Lock()
+        self._steps = cast("GeneratorType[Chunk, None, None]", decoding.steps())
+        self._thread: int | None = None
+        self._ending = threading.RLock()
         self._ended = False
         self._result: Generation | None = None
 
@@ -47,6 +55,15 @@ class Stream(Iterator[Chunk]):
             state = "failed with an error" if self._ended else "has not ended yet"
             raise EdgellamaError(f"no result: the generation {state}")
         return self._result
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further chunk will come."""
+        return self._ended
+
+    def is_inside(self, thread: int) -> bool:
+        """Whether the thread of this number is making a chunk just now."""
+        return self._thread == thread and not self._ended
 
     def cancel(self) -> None:
         """Ask the generation to end; it does within one operation of the model."""
@@ -66,26 +83,32 @@ class Stream(Iterator[Chunk]):
         if self._ended:
             return
         self._cancel.cancel()
-        if self._in_use.acquire(blocking=False):
-            try:
-                self._steps.close()
-                self._end(failed=False)
-            finally:
-                self._in_use.release()
+        try:
+            self._steps.close()
+        except ValueError as error:
+            if str(error) != GENERATOR_IN_USE:
+                raise
+        else:
+            self._thread = None
+            self._end(failed=False)
 
     def __next__(self) -> Chunk:
-        if not self._in_use.acquire(blocking=False):
-            raise EdgellamaError("this stream is being iterated by another thread")
+        # The generator itself keeps other threads out: a lock could be left taken by Ctrl-C.
         try:
-            return next(self._steps)
+            if not self._steps.gi_running:
+                self._thread = threading.get_ident()
+            chunk = next(self._steps)
+            self._thread = None
+            return chunk
         except StopIteration:
             self._end(failed=False)
             raise
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, ValueError) and str(error) == GENERATOR_IN_USE:
+                raise EdgellamaError("this stream is being iterated by another thread") from None
+            self._steps.close()
             self._end(failed=True)
             raise
-        finally:
-            self._in_use.release()
 
     def __enter__(self) -> Stream:
         return self
@@ -99,9 +122,13 @@ class Stream(Iterator[Chunk]):
             self.close()
 
     def _end(self, *, failed: bool) -> None:
-        if self._ended:
-            return
-        self._ended = True
-        if not failed:
-            self._result = self._decoding.result()
-        self._on_end(self._result)
+        with self._ending:
+            if self._ended:
+                return
+            try:
+                if not failed:
+                    self._result = self._decoding.result()
+                    if self._on_end is not None:
+                        self._on_end(self._result)
+            finally:
+                self._ended = True

@@ -2,7 +2,7 @@
 
 The caller of ``run`` takes part as thread 0 and never waits for a worker that is late. Workers
 spin for a short while after a job, since the next usually follows at once, and then sleep on a
-condition variable and use no CPU.
+lock of their own and use no CPU. No lock is ever held, so Ctrl-C can leave none taken.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edgellama.kernels_cpu import team_layout as layout
 from edgellama.kernels_cpu.code_cache import CompiledKernels
+from edgellama.quant.errors import KernelError
 
 MAX_IDLE_SPINS = 8_000
 """About a millisecond between jobs before a worker goes to sleep."""
@@ -56,6 +57,7 @@ class ThreadTeam:
     """Threads over one set of compiled kernels; ``run`` is for one caller at a time."""
 
     def __init__(self, kernels: CompiledKernels, num_threads: int) -> None:
+        """Start the threads; KernelError if the system has no more."""
         self.num_threads = num_threads
         self._words = aligned_words(layout.ACTIVE_JOBS + num_threads * layout.CACHE_LINE)
         self._address = int(self._words.ctypes.data)
@@ -67,22 +69,30 @@ class ThreadTeam:
         self._set(layout.NUM_THREADS, num_threads)
         self._set(layout.YIELD_FUNCTION, yield_address())
         self._set(layout.MAX_IDLE_SPINS, MAX_IDLE_SPINS)
-        self._job = 0
+        self._announced = 0
         self._owners: dict[int, object] = {}
-        self._condition = threading.Condition()
-        self._num_asleep = 0
+        self._asleep = [False] * num_threads
+        self._alarms = [threading.Lock() for _ in range(num_threads)]
+        for alarm in self._alarms:
+            alarm.acquire()
         self._closing = False
         self._workers = [
             threading.Thread(target=self._work, args=(i,), name=f"edgellama-{i}", daemon=True)
             for i in range(1, num_threads)
         ]
-        for worker in self._workers:
-            worker.start()
+        try:
+            for worker in self._workers:
+                worker.start()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, RuntimeError):
+                raise KernelError(f"no {num_threads} threads can be started: {error}") from None
+            raise
 
     @property
     def next_job(self) -> int:
         """The number that the next ``run`` will have; the program's counters must carry it."""
-        return self._job + 1
+        return int(self._words[layout.JOB // 8]) + 1
 
     def run(
         self,
@@ -104,30 +114,40 @@ class ThreadTeam:
         flag = self._never_cancelled if cancel_flag is None else cancel_flag
         self._set(layout.PROGRAM, program.ctypes.data)
         self._set(layout.CANCEL_FLAG, flag.ctypes.data)
-        self._job = job = self._job + 1
-        if self._num_asleep:
-            with self._condition:
-                self._condition.notify_all()
-        if stamps is None:
-            self._execute(self._address, 0, job)
-        else:
-            self._set(layout.CLOCK_FUNCTION, clock_address())
-            self._set(layout.STAMPS, stamps.ctypes.data)
-            ENTRY(self._kernels.address(TIMED_ENTRY))(self._address, 0, job)
+        job = self.next_job
+        try:
+            self._announced = job
+            if True in self._asleep:
+                self._wake_up()
+            if stamps is None:
+                self._execute(self._address, 0, job)
+            else:
+                self._set(layout.CLOCK_FUNCTION, clock_address())
+                self._set(layout.STAMPS, stamps.ctypes.data)
+                ENTRY(self._kernels.address(TIMED_ENTRY))(self._address, 0, job)
+        except BaseException:
+            # A signal came before the job was posted: workers must not stay awake for it.
+            self._announced = self.next_job - 1
+            raise
         return bool(self._words[layout.STOPPED_JOB // 8] != job)
 
     def close(self) -> None:
         """Stop the workers; no job may be running."""
-        with self._condition:
-            self._closing = True
-            # A worker that is late at the last job must not wait for it.
-            self._set(layout.STOPPED_JOB, self._job)
-            self._set(layout.MAX_IDLE_SPINS, 0)
-            self._condition.notify_all()
+        self._closing = True
+        # A worker that is late at the last job must not wait for it.
+        self._set(layout.STOPPED_JOB, self._announced)
+        self._set(layout.MAX_IDLE_SPINS, 0)
+        self._wake_up()
         for worker in self._workers:
             # The garbage collector may end a forgotten team on one of its own threads.
-            if worker is not threading.current_thread():
+            if worker.is_alive() and worker is not threading.current_thread():
                 worker.join()
+
+    def _wake_up(self) -> None:
+        """Ring for all who sleep or are about to; at worst one wakes up in vain."""
+        for asleep, alarm in zip(self._asleep, self._alarms, strict=True):
+            if asleep and alarm.locked():
+                alarm.release()
 
     def _set(self, offset: int, value: int) -> None:
         self._words[offset // 8] = value
@@ -136,8 +156,8 @@ class ThreadTeam:
         seen = (layout.ACTIVE_JOBS + thread * layout.CACHE_LINE + layout.SEEN_JOB) // 8
         while not self._closing:
             self._serve(self._address, thread, 0)
-            with self._condition:
-                self._num_asleep += 1
-                while self._job == self._words[seen] and not self._closing:
-                    self._condition.wait()
-                self._num_asleep -= 1
+            # First said, then looked: what is announced later finds it and rings.
+            self._asleep[thread] = True
+            if self._announced == self._words[seen] and not self._closing:
+                self._alarms[thread].acquire()
+            self._asleep[thread] = False

@@ -131,10 +131,20 @@ def test_two_threads(engine: Engine) -> None:
 
 def test_cancel_while_others_run(engine: Engine) -> None:
     """A caller that still waits for its turn can be cancelled too."""
-    cache, token = engine.new_cache(64), CancelToken()
-    threading.Timer(0.05, token.cancel).start()
-    with engine._lock, pytest.raises(GenerationCancelled):
-        engine.forward(prompt(5), cache, cancelled=token)
+    cache, token, taken = engine.new_cache(64), CancelToken(), threading.Event()
+
+    def hold() -> None:
+        taken.set()
+        time.sleep(0.5)
+
+    with ThreadPoolExecutor(1) as other:
+        other.submit(engine._turns.take, hold)
+        taken.wait()
+        threading.Timer(0.05, token.cancel).start()
+        started = time.perf_counter()
+        with pytest.raises(GenerationCancelled):
+            engine.forward(prompt(5), cache, cancelled=token)
+        assert time.perf_counter() - started < 0.4
     assert cache.length == 0
     assert engine.forward(prompt(5), cache).shape == (1, MODEL.vocab_size)
 

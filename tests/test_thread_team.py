@@ -17,6 +17,7 @@ from edgellama.kernels_cpu import team_layout as layout
 from edgellama.kernels_cpu.code_cache import CompiledKernels
 from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, ThreadTeam, aligned_words
 from edgellama.program import Op, Program
+from edgellama.quant.errors import KernelError
 
 ROWS, WIDTH = 13, 64
 
@@ -155,9 +156,9 @@ def test_idle_threads_use_no_processor(kernels: CompiledKernels) -> None:
     try:
         counting.run(team)
         deadline = time.monotonic() + 10.0
-        while team._num_asleep < 3 and time.monotonic() < deadline:
+        while sum(team._asleep) < 3 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert team._num_asleep == 3
+        assert sum(team._asleep) == 3
         before = time.process_time()
         time.sleep(0.5)
         assert time.process_time() - before < 0.02
@@ -199,6 +200,39 @@ def test_close_of_a_team_that_never_ran(kernels: CompiledKernels) -> None:
     before = set(threading.enumerate())
     ThreadTeam(kernels, 3).close()
     assert set(threading.enumerate()) <= before
+
+
+def test_no_more_threads(kernels: CompiledKernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the system refuses a thread, that is said, and those that were started end."""
+    before, start = set(threading.enumerate()), threading.Thread.start
+
+    def start_two(thread: threading.Thread) -> None:
+        if thread.name.endswith("-3"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_two)
+    with pytest.raises(KernelError, match="no 5 threads can be started"):
+        ThreadTeam(kernels, 5)
+    assert set(threading.enumerate()) <= before
+
+
+def test_interrupted_before_the_job(
+    team: ThreadTeam, kernels: CompiledKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal between announcing a job and posting it costs that job alone; workers go on."""
+    counting, execute = Counting(kernels, num_ops=20), team._execute
+
+    def interrupted(*arguments: int) -> None:
+        raise KeyboardInterrupt
+
+    for job in range(1, 21):
+        monkeypatch.setattr(team, "_execute", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            counting.run(team)
+        monkeypatch.setattr(team, "_execute", execute)
+        assert counting.run(team)
+        assert (counting.x == 20 * job).all(), job
 
 
 def test_aligned_words() -> None:

@@ -1,0 +1,33 @@
+"""``python -m stress NAME MODEL SECONDS SEED``: one of the programs, with a watchdog.
+
+When the program takes a minute longer than it was told to, all threads' stacks are printed and
+it ends with status 1.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import sys
+from pathlib import Path
+
+from stress.crowd import crowd
+from stress.hammer import hammer
+from stress.interrupt import interrupt
+from stress.thousand import thousand
+
+PROGRAMS = {"crowd": crowd, "hammer": hammer, "interrupt": interrupt, "thousand": thousand}
+PATIENCE_S = 60.0
+
+
+def main(name: str, path: str, seconds: str, seed: str) -> None:
+    """Run a program to its end."""
+    # A full context is no news here.
+    logging.disable(logging.WARNING)
+    faulthandler.enable()
+    faulthandler.dump_traceback_later(float(seconds) + PATIENCE_S, exit=True)
+    PROGRAMS[name](Path(path), float(seconds), int(seed))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

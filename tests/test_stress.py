@@ -1,0 +1,57 @@
+"""Hammering start, stop and cancel: no hang, no crash, no leak, no wrong text.
+
+A few seconds by default; EDGELLAMA_TEST_STRESS is how many seconds each program is to hammer.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+STRESS_VARIABLE = "EDGELLAMA_TEST_STRESS"
+MODEL = TinyLlama(layers=4, context_length=2048, weight_format="Q8_0")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is held is read from /proc")
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small model, the kind that other tests have had compiled."""
+    return write_tiny_llama(tmp_path_factory.mktemp("stress") / "tiny.gguf", MODEL)
+
+
+def run(name: str, path: Path, seed: int = 0) -> None:
+    """Run one of the programs in ``stress``; its own watchdog ends it when it hangs."""
+    seconds = os.environ.get(STRESS_VARIABLE, "2")
+    result = subprocess.run(
+        [sys.executable, "-m", "stress", name, str(path), seconds, str(seed)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, f"{result.returncode}\n{result.stdout}\n{result.stderr[-8000:]}"
+
+
+def test_many_threads(path: Path) -> None:
+    """Threads that start, cancel, drop and close what they share get the texts of one alone."""
+    run("hammer", path)
+
+
+def test_signals(path: Path) -> None:
+    """Ctrl-C in any moment leaves session and engine usable, for this thread and for others."""
+    run("interrupt", path)
+
+
+def test_thousand_sessions(path: Path) -> None:
+    """Memory is flat over 1,000 sessions and over engines; threads and files are given back."""
+    run("thousand", path)
+
+
+def test_crowded_machine(path: Path) -> None:
+    """Threads without cores of their own cost a text little more than one thread would take."""
+    run("crowd", path)
