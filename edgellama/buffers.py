@@ -124,8 +124,8 @@ class StepBuffers:
         rows = [value for value in vars(self).values() if isinstance(value, Rows)]
         all_bytes = sum(row.array.nbytes for row in rows) + self.quantized.num_bytes
         share = min(num_tokens, self._tokens) / self._tokens
-        one_token = self.partials.nbytes // MAX_DECODE_TOKENS
-        return int((all_bytes + self.cos_sin.nbytes) * share) + self.scratch.nbytes + one_token
+        partials = self.partials.nbytes * min(num_tokens, MAX_DECODE_TOKENS) // MAX_DECODE_TOKENS
+        return int((all_bytes + self.cos_sin.nbytes) * share) + self.scratch.nbytes + partials
 
     def _rows(self, width: int) -> Rows:
         padded = round_up(width, max(self._panel_rows, 32))

@@ -77,6 +77,32 @@ def test_a_configuration_and_its_folder(run_cli: CliRunner, tmp_path: Path) -> N
         assert row | {"model": ""} == expected | {"model": ""}
 
 
+# From the releases' own params.json.
+PARAMETERS = {
+    "llama-1-7b": {"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32,
+                   "norm_eps": 1e-06, "vocab_size": -1},
+    "llama-2-70b": {"dim": 8192, "multiple_of": 4096, "ffn_dim_multiplier": 1.3, "n_heads": 64,
+                    "n_kv_heads": 8, "n_layers": 80, "norm_eps": 1e-05, "vocab_size": -1},
+    "llama-3-8b": {"dim": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 8,
+                   "vocab_size": 128256, "multiple_of": 1024, "ffn_dim_multiplier": 1.3,
+                   "norm_eps": 1e-05, "rope_theta": 500000.0},
+    "llama-3.2-1b": {"dim": 2048, "n_layers": 16, "n_heads": 32, "n_kv_heads": 8,
+                     "vocab_size": 128256, "ffn_dim_multiplier": 1.5, "multiple_of": 256,
+                     "norm_eps": 1e-05, "rope_theta": 500000.0, "use_scaled_rope": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("preset", PARAMETERS)
+def test_parameters_of_meta(run_cli: CliRunner, tmp_path: Path, preset: str) -> None:
+    """params.json, or its folder, without any weights, says as much as the preset of the model."""
+    path = tmp_path / "params.json"
+    path.write_text(json.dumps(PARAMETERS[preset]))
+    (expected,) = rows_of(run_cli, preset, "--type", "q4_0", "--kv", "q8_0", "-c", "1000")
+    for source in (path, tmp_path):
+        (row,) = rows_of(run_cli, source, "--type", "q4_0", "--kv", "q8_0", "-c", "1000")
+        assert row | {"model": ""} == expected | {"model": ""}
+
+
 def test_the_best_that_fits_comes_first(run_cli: CliRunner) -> None:
     """--fit answers with what fits, the best first, and with one line if nothing does."""
     rows = rows_of(run_cli, "llama-3-8b", "--fit", "7.5GB", "--context", "8192", "--kv", "f16")
@@ -130,6 +156,7 @@ def test_plot(run_cli: CliRunner, tmp_path: Path) -> None:
     [
         (["llama-9-7b"], 1, "no file and no model called 'llama-9-7b'"),
         (["{config}"], 1, "architecture 'GPT2LMHeadModel' cannot be converted"),
+        (["{params}"], 1, "multiple_of is missing"),
         (["llama-2-7b", "--type", "q9"], 1, "no type is called 'q9'"),
         (["llama-2-7b", "--kv", "f16/q1"], 1, "KV type 'q1'"),
         (["llama-2-7b", "-c", "0"], 2, "'0'; allowed: whole numbers from 1 on"),
@@ -154,7 +181,9 @@ def test_impossible_requests_are_one_line(
     """What cannot be done ends with one line that says so."""
     config = tmp_path / "config.json"
     config.write_text(json.dumps(CONFIGURATION | {"architectures": ["GPT2LMHeadModel"]}))
-    words = [word.format(model=model, config=config) for word in arguments]
+    params = tmp_path / "params.json"
+    params.write_text('{"dim": 64, "n_heads": 2, "n_layers": 1, "norm_eps": 1e-5}')
+    words = [word.format(model=model, config=config, params=params) for word in arguments]
     result = run_cli("footprint", *words)
     assert result.returncode == code
     line = result.stderr.splitlines()[-1]

@@ -14,6 +14,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 from edgellama.cancellation import CancelToken
 from edgellama.engine import Engine
 from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kernels_cpu.signatures import PARTIAL_HEAD_BYTES
 from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, ThreadTeam
 from edgellama.measure.op_profile import by_kernel, by_kind, by_layer, profile_step, total
 from edgellama.measure.op_work import Step, Work, op_work, total_work
@@ -136,6 +137,11 @@ def test_work_of_single_ops(timed: tuple[Engine, StepTimer]) -> None:
     assert op_work(ops["attention_f16_f16_2"], step) == Work(
         7 * 1000 + 2 * 2 * 4 * WIDTH, 2 * WIDTH * (6 + 7)
     )
+    assert op_work(ops["merge_attention"], step) == Work(0, 0)
+    # Tokens that see 1024 and 1025 keys in parts of 512 merge two and three results.
+    split = Step(2, 1023, 1000, 512)
+    merged = 5 * (4 * WIDTH + PARTIAL_HEAD_BYTES * MODEL.heads) + 2 * 4 * WIDTH
+    assert op_work(ops["merge_attention"], split) == Work(merged, 5 * WIDTH)
     read = Op("read_bytes", {"address": 0, "num_bytes": 9, "sink": 0})
     assert op_work(read, step) == Work(0, 0)
 

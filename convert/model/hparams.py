@@ -147,6 +147,15 @@ def meta_hparams(params: Fields, rows: Rows) -> HyperParameters:
     )
 
 
+def meta_feed_forward_length(params: Fields) -> int:
+    """What follows from a params.json where no tensor tells, as Meta's own model computes it."""
+    if params.has("hidden_dim"):
+        return params.size("hidden_dim")
+    scale, multiple = params.positive("ffn_dim_multiplier", 1.0), params.size("multiple_of")
+    wanted = int(scale * (8 * params.size("dim") // 3))
+    return -(-wanted // multiple) * multiple
+
+
 @dataclass(frozen=True)
 class MetaRelease:
     """What params.json does not say: a release's context length, in tokens, scaling, and whether

@@ -72,9 +72,10 @@ def command(
 ) -> None:
     """Predict the memory that MODEL takes, from its header alone.
 
-    MODEL is a GGUF file, the name of a pulled model, a Hugging Face config.json or its
-    folder, or the name of a published size such as llama-2-7b. The total is the peak of
-    the whole process with a full context; GB are 10^9 bytes.
+    MODEL is a GGUF file, the name of a pulled model, a Hugging Face config.json, Meta's
+    params.json, the folder of either, or the name of a published size such as
+    llama-2-7b. The total is the peak of the whole process with a full context; GB are
+    10^9 bytes.
 
     \b
     Examples:

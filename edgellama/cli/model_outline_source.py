@@ -1,4 +1,7 @@
-"""From what a user wrote for a model to its outline: a file, a preset, or a configuration."""
+"""From what a user wrote for a model to its outline: a file, a preset, or a configuration.
+
+Of a checkpoint only its configuration is read, so that weights need not be there.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,16 @@ from typing import TYPE_CHECKING
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from edgellama.convert.model.hparams import HyperParameters
+    from edgellama.convert.model.json_fields import Fields
     from edgellama.measure.model_outline import ModelOutline
 
-CONFIGURATION = "config.json"
+CONFIGURATIONS = ("config.json", "params.json")
+"""Of Hugging Face and of Meta, the first of them where there are both."""
+LLAMA_2_VOCABULARY = 32000
+"""Tokens, where params.json says -1, as those of Llama 1 and 2 alone do."""
 _ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
 _FEED_FORWARD = ("ffn_gate", "ffn_up", "ffn_down")
 
@@ -25,7 +35,7 @@ class OutlineSource:
 
 
 def find_outline(name: str) -> OutlineSource:
-    """The outline of a GGUF file, a pulled model, a preset, a config.json or its folder.
+    """The outline of a GGUF file, a pulled model, a preset, a configuration or its folder.
 
     Raises ModelNotFoundError with what can be given, ModelFileError, UnsupportedModelError.
     """
@@ -35,10 +45,10 @@ def find_outline(name: str) -> OutlineSource:
     from edgellama.quant.gguf_file import GGUFFile
 
     path = Path(name)
-    if path.is_dir() and (path / CONFIGURATION).is_file():
-        return OutlineSource(_configured(path / CONFIGURATION), None)
-    if path.is_file() and path.suffix == ".json":
-        return OutlineSource(_configured(path), None)
+    files = [path, *(path / name for name in CONFIGURATIONS)]
+    configuration = next((f for f in files if f.is_file() and f.suffix == ".json"), None)
+    if configuration is not None:
+        return OutlineSource(_configured(configuration), None)
     preset = None if path.exists() else find_preset(name)
     if preset is not None:
         return OutlineSource(ModelOutline.from_preset(preset), None)
@@ -51,18 +61,53 @@ def find_outline(name: str) -> OutlineSource:
 
 
 def _configured(path: Path) -> ModelOutline:
-    """The outline of a Hugging Face configuration."""
-    from edgellama.config import ModelConfig, RopeConfig
-    from edgellama.convert.model.family import check_hugging_face
-    from edgellama.convert.model.hparams import hugging_face_hparams
+    """The outline of a Hugging Face configuration or of Meta's parameters."""
     from edgellama.convert.model.json_fields import read_fields
-    from edgellama.measure.model_outline import ModelOutline
 
     fields = read_fields(path)
     if not fields:
         raise ModelFileError(f"{path}: an empty configuration, {{}}; needed: that of a Llama")
+    if path.name == CONFIGURATIONS[1]:
+        return _outline_of_meta(path, fields.fields("model") if fields.has("model") else fields)
+    return _outline_of_hugging_face(path, fields)
+
+
+def _outline_of_hugging_face(path: Path, fields: Fields) -> ModelOutline:
+    from edgellama.convert.model.family import check_hugging_face
+    from edgellama.convert.model.hparams import hugging_face_hparams
+
     check_hugging_face(fields)
     sizes = hugging_face_hparams(fields, lambda name: None)
+    biased = [
+        *(_ATTENTION if fields.flag("attention_bias", False) else ()),
+        *(_FEED_FORWARD if fields.flag("mlp_bias", False) else ()),
+    ]
+    return _outline(path, sizes, fields.flag("tie_word_embeddings", False), biased)
+
+
+def _outline_of_meta(path: Path, fields: Fields) -> ModelOutline:
+    """Of the parameters alone: weights need not be there."""
+    from edgellama.convert.model.family import check_meta
+    from edgellama.convert.model.hparams import (
+        meta_feed_forward_length,
+        meta_hparams,
+        meta_release,
+    )
+
+    check_meta(fields)
+    rows = {
+        "token_embd.weight": LLAMA_2_VOCABULARY,
+        "blk.0.ffn_gate.weight": meta_feed_forward_length(fields),
+    }
+    return _outline(path, meta_hparams(fields, rows.get), meta_release(fields).tied, ())
+
+
+def _outline(
+    path: Path, sizes: HyperParameters, is_tied: bool, biased: Collection[str]
+) -> ModelOutline:
+    from edgellama.config import ModelConfig, RopeConfig
+    from edgellama.measure.model_outline import ModelOutline
+
     config = ModelConfig(
         vocab_size=sizes.vocab_size,
         context_length=sizes.context_length,
@@ -75,14 +120,10 @@ def _configured(path: Path) -> ModelOutline:
         rms_epsilon=sizes.rms_epsilon,
         rope=RopeConfig(sizes.head_size, sizes.rope_base),
     )
-    biased = [
-        *(_ATTENTION if fields.flag("attention_bias", False) else ()),
-        *(_FEED_FORWARD if fields.flag("mlp_bias", False) else ()),
-    ]
     return ModelOutline.from_sizes(
         str(path),
         config,
-        is_tied=fields.flag("tie_word_embeddings", False),
+        is_tied=is_tied,
         has_rope_freqs=sizes.scaling.llama3 is not None,
         biased=biased,
     )

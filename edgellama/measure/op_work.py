@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from edgellama.kernels_cpu.signatures import QUANTIZED_FORMATS
+from edgellama.kernels_cpu.signatures import PARTIAL_HEAD_BYTES, QUANTIZED_FORMATS
 from edgellama.kv_cache import CacheLayout
 from edgellama.program import Bound, Op
 
@@ -36,18 +36,29 @@ class Step:
     position: int
     cached_token_bytes: int
     """Bytes of one token's keys and values in one layer."""
+    split_keys: int = 0
+    """Keys of one part where a short step's keys are split; 0: never."""
 
     @classmethod
     def of(cls, num_tokens: int, position: int, cache: CacheLayout) -> Step:
         """A step over a cache of this layout."""
         layer_bytes = cache.key_layer_bytes + cache.value_layer_bytes
-        return cls(num_tokens, position, layer_bytes // cache.num_positions)
+        cached_token_bytes = layer_bytes // cache.num_positions
+        return cls(num_tokens, position, cached_token_bytes, cache.split_keys)
 
     @property
     def num_pairs(self) -> int:
         """Pairs of a query's token and a token that it sees."""
         first = self.position + 1
         return self.num_tokens * first + self.num_tokens * (self.num_tokens - 1) // 2
+
+    @property
+    def num_parts(self) -> int:
+        """Parts of keys that all tokens of a short step leave results for; 0 without splits."""
+        if not 0 < self.split_keys < self.position + self.num_tokens:
+            return 0
+        seen = range(self.position + 1, self.position + self.num_tokens + 1)
+        return sum(-(-num_keys // self.split_keys) for num_keys in seen)
 
 
 def op_work(op: Op, step: Step) -> Work:
@@ -85,6 +96,13 @@ def _attention(op: Op, step: Step) -> Work:
     return Work(cached + rows, 2 * width * step.num_pairs)
 
 
+def _merge(op: Op, step: Step) -> Work:
+    width = _number(op, "num_heads") * _number(op, "head_size")
+    statistics = _number(op, "num_heads") * PARTIAL_HEAD_BYTES
+    written = step.num_tokens * width * F32_BYTES if step.num_parts else 0
+    return Work(step.num_parts * (width * F32_BYTES + statistics) + written, step.num_parts * width)
+
+
 def _rope(op: Op, step: Step) -> Work:
     head = _number(op, "head_size") * F32_BYTES
     rotated = 2 * _number(op, "num_heads") * head + 2 * _number(op, "num_kv_heads") * head
@@ -110,6 +128,7 @@ _COUNTS: Mapping[str, Callable[[Op, Step], Work]] = MappingProxyType(
         "gemv": _product,
         "gemm": _product,
         "attention": _attention,
+        "merge": _merge,
         "rope": _rope,
         "embed": _embed,
         "rms": _rows(2),
