@@ -23,6 +23,7 @@ class Finished:
     """A child that succeeded; times are from before its start."""
 
     output: str
+    errors: str
     first_output_s: float
     seconds: float
     peak_memory_bytes: int
@@ -34,7 +35,9 @@ def run_child(command: Sequence[str]) -> Finished:
     """Run ``command`` to its end. Raises RuntimeError, with its last words, if it fails."""
     with tempfile.TemporaryFile() as errors:
         busy_before, started = busy_cpu_s(), perf_counter()
-        with subprocess.Popen(command, bufsize=0, stdout=subprocess.PIPE, stderr=errors) as child:
+        with subprocess.Popen(
+            command, bufsize=0, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+        ) as child:
             assert child.stdout is not None
             output = child.stdout.read(PIPE_BYTES)
             first_output_s = perf_counter() - started
@@ -44,12 +47,14 @@ def run_child(command: Sequence[str]) -> Finished:
             seconds = perf_counter() - started
             child.returncode = os.waitstatus_to_exitcode(status)
         errors.seek(0)
-        last_words = errors.read().decode(errors="replace")[-KEEP_ERROR_CHARACTERS:]
+        error_text = errors.read().decode(errors="replace")
     if child.returncode:
+        last_words = error_text[-KEEP_ERROR_CHARACTERS:]
         raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}:\n{last_words}")
     own_s = usage.ru_utime + usage.ru_stime
     return Finished(
         output=output.decode(errors="replace"),
+        errors=error_text,
         first_output_s=first_output_s,
         seconds=seconds,
         peak_memory_bytes=usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024),

@@ -139,7 +139,8 @@ def greedy(model: Model, prompt: str) -> dict[str, Any]:
     """The most likely tokens after ``prompt``, and how far each was ahead of the second."""
     first = [] if model.bos is None else [model.bos]
     rows = model.forward(first + model.encode(prompt), False)
-    tokens, leads = [], []
+    tokens: list[int] = []
+    leads: list[float] = []
     while len(tokens) < GREEDY_TOKENS:
         second, best = sorted(rows[-1].argpartition(-2)[-2:], key=lambda token: rows[-1][token])
         tokens.append(int(best))

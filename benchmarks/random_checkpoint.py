@@ -166,7 +166,7 @@ def write_checkpoint(folder: Path, shape: Shape, dtype: str, tokenizer: Path, se
     shutil.copyfile(tokenizer, folder / "tokenizer.model")
     pool = np.random.default_rng(seed).standard_normal(POOL_SIZE, np.float32)
     shards = in_shards(shape)
-    places = {}
+    places: dict[str, str] = {}
     for number, tensors in enumerate(shards, 1):
         name = f"model-{number:05}-of-{len(shards):05}.safetensors"
         write_shard(folder / name, tensors, dtype, pool, seed + number)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
-from time import perf_counter
 
-from workload import Workload, measure, read_workload, report
+from workload import Context, Workload, measure, read_workload, report
 
 from edgellama.engine import Engine
 from edgellama.quant.gguf_file import GGUFFile
@@ -16,24 +15,19 @@ from edgellama.tokenizer import load_tokenizer
 
 def run(work: Workload) -> None:
     """Load the model with its tokenizer, as the command line does, and measure."""
-    started = perf_counter()
     with GGUFFile(work.model) as file:
         tokenizer = load_tokenizer(file.metadata)
         with Engine(file, num_threads=work.num_threads) as engine:
             cache = engine.new_cache(work.context_length)
-            load_s = perf_counter() - started
 
-            def forward(tokens: Sequence[int]) -> None:
+            def append(tokens: Sequence[int]) -> None:
                 engine.forward(tokens, cache)
 
-            def forget() -> None:
-                cache.truncate(0)
-
-            speeds = measure(work, tokenizer.vocab_size, load_s, forget, forward)
-            description = {
-                "engine": f"edgellama {version('edgellama')}",
-                "build": f"tier {engine.tier.name}, Python {platform.python_version()}",
-            }
+            speeds = measure(work, tokenizer.vocab_size, Context(append, cache.truncate))
+            description = (
+                f"version {version('edgellama')}, tier {engine.tier.name}, "
+                f"Python {platform.python_version()}"
+            )
     report(speeds, description)
 
 

@@ -1,7 +1,8 @@
 """Type-checks the packages under their import names: ``python tests/typecheck.py``.
 
 mypy cannot follow ``package_dir``, so it sees ``edgellama.quant`` and its siblings as unknown
-and every call across packages as unchecked. A copy in the installed layout cures that.
+and every call across packages as unchecked. A copy in the installed layout cures that. The
+benchmarks are checked with them, as the scripts that they are.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DEFAULT_TREE = REPOSITORY / "build" / "typecheck"
+BENCHMARKS = "benchmarks"
 
 
 def source_folders() -> dict[str, str]:
@@ -30,10 +32,11 @@ def source_folders() -> dict[str, str]:
 def copy_installed_layout(tree: Path) -> None:
     """Fills ``tree`` with the sources as an installation lays them out."""
     shutil.rmtree(tree, ignore_errors=True)
-    for package, folder in source_folders().items():
+    places = {folder: package.replace(".", "/") for package, folder in source_folders().items()}
+    for folder, place in {**places, BENCHMARKS: BENCHMARKS}.items():
         shutil.copytree(
             REPOSITORY / folder,
-            tree / package.replace(".", "/"),
+            tree / place,
             ignore=shutil.ignore_patterns("__pycache__"),
             dirs_exist_ok=True,
         )
@@ -42,9 +45,11 @@ def copy_installed_layout(tree: Path) -> None:
 def check_types(tree: Path) -> tuple[int, str]:
     """mypy's exit code and its report about ``tree``, with the repository's own file names."""
     command = [sys.executable, "-m", "mypy", "-p", "edgellama"]
+    for script in sorted((tree / BENCHMARKS).glob("*.py")):
+        command += ["-m", script.stem]
     command += ["--config-file", str(REPOSITORY / "pyproject.toml")]
     command += ["--cache-dir", str(REPOSITORY / ".mypy_cache")]
-    environment = {key: value for key, value in os.environ.items() if key != "MYPYPATH"}
+    environment = {**os.environ, "MYPYPATH": BENCHMARKS}
     result = subprocess.run(
         command, cwd=tree, env=environment, capture_output=True, text=True, check=False
     )
