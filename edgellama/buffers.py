@@ -26,8 +26,8 @@ from edgellama.memory import reserve, reserve_floats, round_up
 from edgellama.program import Arguments
 
 MAX_STEP_TOKENS = 512
-MAX_DECODE_TOKENS = 4
-"""Up to here reading the blocks once for each token is faster than expanding them."""
+MAX_DECODE_TOKENS = 16
+"""Up to here reading the blocks where they lie is faster than expanding them."""
 MAX_ATTENTION_ROWS = max(ATTENTION_ROWS)
 ATTENTION_TASK_ROWS = 128
 """Query rows of one attention task of a long step: enough that packing keys costs them little."""

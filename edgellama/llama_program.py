@@ -15,6 +15,7 @@ from edgellama.buffers import MAX_ATTENTION_ROWS, Rows, StepBuffers, attention_t
 from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, decode_bytes
 from edgellama.kv_types import KVTypes
+from edgellama.memory import round_up
 from edgellama.program import Arguments, Bound, Op
 from edgellama.weights import FloatVector, LayerWeights, Matrix, ModelWeights
 
@@ -229,8 +230,8 @@ class LlamaProgram:
         return Op(kernel, taken, barrier, matrix.name)
 
     def _chunk_rows(self, matrix: Matrix) -> int:
-        """Rows handed out at a time: some chunks a thread, each long enough to stream."""
-        return max(8, matrix.num_rows // (8 * self.num_threads))
+        """Rows handed out at a time: some chunks a thread, each long enough to stream, and even."""
+        return max(8, round_up(matrix.num_rows // (8 * self.num_threads), 2))
 
     def _cache_arguments(self, index: int) -> Arguments:
         return {

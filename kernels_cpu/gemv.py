@@ -1,17 +1,29 @@
 """Matrix times one or a few tokens: weight blocks are read where they lie, once.
 
-One row at a time, so that each thread reads one sequential stream. Rows are handed out in
-chunks: a slow or preempted thread simply takes fewer. Every output
-is summed in one fixed order, whoever computes it and whatever tokens stand beside it.
+Rows are handed out in chunks, so that each thread reads one sequential stream, and a slow or
+preempted thread simply takes fewer. One token takes two rows at a time, a few tokens take one
+row together. Every output is summed in one fixed order, whoever computes it and whatever
+tokens stand beside it.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
+from edgellama.kernels_cpu.activations import RECORD_BYTES
 from edgellama.kernels_cpu.blocks import BLOCK_CODES
+from edgellama.kernels_cpu.cells import (
+    FOUR_TOKENS,
+    TWO_ROWS,
+    TWO_ROWS_FOUR_TOKENS,
+    cells_at,
+    for_cells,
+    for_each_of,
+)
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.gemv_super_blocks import super_block_row_dot
+from edgellama.kernels_cpu.gemv_super_blocks import super_block_dots
 from edgellama.kernels_cpu.simd import (
     f32_zeros,
     f32_zeros_4,
@@ -19,6 +31,7 @@ from edgellama.kernels_cpu.simd import (
     lane_count,
     load_bytes,
     load_f32,
+    prefetch,
     read_f32,
     splat_f32,
     width_of,
@@ -29,17 +42,22 @@ from edgellama.kernels_cpu.simd_half import load_bf16, load_f16
 from edgellama.kernels_cpu.simd_math import add, fma, fold, mul, sum_lanes
 from edgellama.kernels_cpu.simd_weights import DOT4_OF
 from edgellama.kernels_cpu.tasks import claim, finish
+from edgellama.quant.formats import FORMATS_BY_NAME
 
 FLOAT_LOADS = {"F32": (load_f32, 4), "F16": (load_f16, 2), "BF16": (load_bf16, 2)}
 """Per float format: how a vector is read, and the bytes of one number."""
+PREFETCH_BYTES = 4096
+"""How far ahead weights are asked for; the processor's own prefetching ends with the page."""
 
 
-@device
-def write_output(y, value, accumulate):
+def _write_output(value, cell, accumulate):
     """Store one result, on top of what is there if ``accumulate``."""
-    if accumulate:
-        value += read_f32(y)
-    write_f32(y, value)
+    _row, _x, y = cell
+    if y != 0:
+        result = np.float32(value)
+        if accumulate:
+            result += read_f32(y)
+        write_f32(y, result)
 
 
 def _minimum_step(code):
@@ -47,8 +65,9 @@ def _minimum_step(code):
     (low, high), dot4 = code.quants, DOT4_OF[code.is_wide]
     scale_of, minimum_of = code.scale[0], code.minimum[0]
 
-    def step(row, block, record, products, minimums):
-        size = 4 * width_of(products)
+    def step(cell, sums, block):
+        (row, x, _y), (products, minimums) = cell, sums
+        record, size = x + block * RECORD_BYTES, 4 * width_of(products)
         dots = dot4(
             i32_zeros_like(products), low(row, block, products), load_bytes(record, products)
         )
@@ -60,7 +79,7 @@ def _minimum_step(code):
             minimum, load_f32(record + 3 * size, products), minimums
         )
 
-    return device(step)
+    return step
 
 
 def _offset_step(code):
@@ -68,8 +87,9 @@ def _offset_step(code):
     (low, high), dot4 = code.quants, DOT4_OF[code.is_wide]
     scale_of, offset_of = code.scale[0], code.offset
 
-    def step(row, block, record, products, minimums):
-        size = 4 * width_of(products)
+    def step(cell, sums, block):
+        (row, x, _y), (products, minimums) = cell, sums
+        record, size = x + block * RECORD_BYTES, 4 * width_of(products)
         dots = dot4(
             i32_zeros_like(products), low(row, block, products), load_bytes(record, products)
         )
@@ -79,60 +99,113 @@ def _offset_step(code):
         scaled = fma(x_sum, splat_f32(-offset_of(), products), scaled)
         return fma(scaled, scale_of(row, block, products), products), minimums
 
-    return device(step)
+    return step
 
 
-def _block_row_dot(code):
-    """The dot product of one row of blocks of 32 with one token's records."""
-    step = _offset_step(code) if code.offset else _minimum_step(code)
+def _sum_of_lanes(total, cell):
+    """A cell's result."""
+    return sum_lanes(total)
 
-    def row_dot(row, x, num_blocks):
+
+def _add_narrowed(sums, total):
+    """The total of four lanes plus a vector of products and one of minimums."""
+    products, minimums = sums
+    return add(total, fold(add(products, minimums), total))
+
+
+write_outputs, totals_of = for_cells(_write_output), for_cells(_sum_of_lanes)
+add_all_narrowed = for_cells(_add_narrowed)
+
+
+def _block_dots(code, block_bytes, num_rows):
+    """Dot products of cells of ``num_rows`` rows of blocks of 32."""
+    step = for_cells(_offset_step(code) if code.offset else _minimum_step(code))
+    bytes_ahead = block_bytes * num_rows
+
+    def dots(cells, ahead, num_blocks):
         group = lane_count() // 4
         block = num_blocks // group * group
-        products, minimums = f32_zeros(), f32_zeros()
+        zero, zero_8, zero_4 = f32_zeros(), f32_zeros_8(), f32_zeros_4()
+        sums = for_each_of(cells, (zero, zero))
         for i in range(0, block, group):
-            products, minimums = step(row, i, x + i * 64, products, minimums)
-        total = fold(add(products, minimums), f32_zeros_4())
+            prefetch(ahead + i * bytes_ahead, bytes_ahead, zero)
+            sums = step(cells, sums, (i,))
+        totals = add_all_narrowed(sums, for_each_of(cells, zero_4), ())
         if group == 4 and block + 2 <= num_blocks:
-            pair, pair_minimums = step(row, block, x + block * 64, f32_zeros_8(), f32_zeros_8())
-            total = add(total, fold(add(pair, pair_minimums), total))
+            sums_8 = step(cells, for_each_of(cells, (zero_8, zero_8)), (block,))
+            totals = add_all_narrowed(sums_8, totals, ())
             block += 2
         if block < num_blocks:
-            one, one_minimums = step(row, block, x + block * 64, f32_zeros_4(), f32_zeros_4())
-            total = add(total, add(one, one_minimums))
-        return sum_lanes(total)
+            sums_4 = step(cells, for_each_of(cells, (zero_4, zero_4)), (block,))
+            totals = add_all_narrowed(sums_4, totals, ())
+        return totals_of(totals, cells, ())
 
-    return device(row_dot)
+    return device(dots)
 
 
-def quantized_row_dot(name):
-    """The dot product of one row of blocks with one token's records."""
+def quantized_dots(name, num_rows):
+    """Dot products of cells: rows of blocks with tokens' records."""
     code = BLOCK_CODES[name]
-    return super_block_row_dot(code) if code.super_block else _block_row_dot(code)
+    if code.super_block:
+        return super_block_dots(code, num_rows)
+    return _block_dots(code, FORMATS_BY_NAME[name].row_bytes(32), num_rows)
 
 
-def float_row_dot(name):
-    """The dot product of one row of float weights with one token's f32 activations."""
+def float_dots(name, num_rows):
+    """Dot products of cells: rows of float weights with tokens' f32 activations."""
     load, number_bytes = FLOAT_LOADS[name]
+    bytes_ahead = 8 * number_bytes * num_rows
 
-    def row_dot(row, x, num_columns):
-        lanes = lane_count()
-        first, second = f32_zeros(), f32_zeros()
-        pairs = num_columns // (2 * lanes) * (2 * lanes)
-        for i in range(0, pairs, 2 * lanes):
-            first = fma(load(row + i * number_bytes, first), load_f32(x + 4 * i, first), first)
-            j = i + lanes
-            second = fma(load(row + j * number_bytes, first), load_f32(x + 4 * j, first), second)
-        tail = fold(add(first, second), f32_zeros_4())
-        fours = pairs + (num_columns - pairs) // 4 * 4
-        for i in range(pairs, fours, 4):
-            tail = fma(load(row + i * number_bytes, tail), load_f32(x + 4 * i, tail), tail)
-        return sum_lanes(tail)
+    def step(cell, sums, column):
+        (row, x, _y), (first, second) = cell, sums
+        after = column + width_of(first)
+        weights = load(row + column * number_bytes, first)
+        weights_after = load(row + after * number_bytes, second)
+        first = fma(weights, load_f32(x + 4 * column, first), first)
+        return first, fma(weights_after, load_f32(x + 4 * after, second), second)
 
-    return device(row_dot)
+    def tail_step(cell, total, column):
+        row, x, _y = cell
+        weights = load(row + column * number_bytes, total)
+        return fma(weights, load_f32(x + 4 * column, total), total)
+
+    steps, tail_steps = for_cells(step), for_cells(tail_step)
+
+    def dots(cells, ahead, num_columns):
+        zero, stride = f32_zeros(), 2 * lane_count()
+        pairs = num_columns // stride * stride
+        sums = for_each_of(cells, (zero, zero))
+        for i in range(0, pairs, stride):
+            prefetch(ahead + i // 8 * bytes_ahead, bytes_ahead, zero)
+            sums = steps(cells, sums, (i,))
+        totals = add_all_narrowed(sums, for_each_of(cells, f32_zeros_4()), ())
+        for i in range(pairs, num_columns // 4 * 4, 4):
+            totals = tail_steps(cells, totals, (i,))
+        return totals_of(totals, cells, ())
+
+    return device(dots)
 
 
-def _gemv(row_dot, columns_per_step):
+def _multiply_rows(dots_of, places):
+    """The results of a chunk of rows, so many cells at a time."""
+    num_rows, num_tokens = (number + 1 for number in places[-1])
+    dots = dots_of(num_rows)
+
+    def multiply_rows(first, last, num_steps, accumulate, *memory):
+        total_tokens, weights, row_bytes = memory[0], memory[1], memory[2]
+        for row in range(first, last, num_rows):
+            ahead = weights + row * row_bytes + PREFETCH_BYTES
+            for token in range(0, total_tokens, num_tokens):
+                cells = cells_at(places, places, (row, last, token, *memory))
+                write_outputs(dots(cells, ahead, num_steps), cells, (accumulate,))
+
+    return device(multiply_rows)
+
+
+def _gemv(dots_of, columns_per_step, few_places):
+    one_token = _multiply_rows(dots_of, TWO_ROWS)
+    few_tokens = _multiply_rows(dots_of, few_places)
+
     def kernel(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
         x, x_stride, chunk_rows, counter, thread, job,
@@ -143,11 +216,12 @@ def _gemv(row_dot, columns_per_step):
         task = claim(counter, job, num_tasks)
         while task < num_tasks:
             first = task * chunk_rows
-            for row in range(first, min(first + chunk_rows, num_rows)):
-                at = weights + row * row_bytes
-                for token in range(num_tokens):
-                    value = row_dot(at, x + token * x_stride, num_steps)
-                    write_output(y + token * y_stride + 4 * row, np.float32(value), accumulate)
+            last = min(first + chunk_rows, num_rows)
+            memory = num_tokens, weights, row_bytes, x, x_stride, y, y_stride
+            if num_tokens == 1:
+                one_token(first, last, num_steps, accumulate, *memory)
+            else:
+                few_tokens(first, last, num_steps, accumulate, *memory)
             num_done += 1
             task = claim(counter, job, num_tasks)
         finish(counter, num_done, num_tasks)
@@ -157,9 +231,10 @@ def _gemv(row_dot, columns_per_step):
 
 def quantized_gemv(name):
     """y = weights x for blocks of ``name`` and quantized tokens."""
-    return _gemv(quantized_row_dot(name), 32)
+    few = FOUR_TOKENS if BLOCK_CODES[name].super_block else TWO_ROWS_FOUR_TOKENS
+    return _gemv(partial(quantized_dots, name), 32, few)
 
 
 def float_gemv(name):
     """y = weights x for float weights and f32 tokens; columns a multiple of 4."""
-    return _gemv(float_row_dot(name), 1)
+    return _gemv(partial(float_dots, name), 1, TWO_ROWS_FOUR_TOKENS)

@@ -1,4 +1,4 @@
-"""The dot product of one row of super-blocks with one token: integers as long as they are exact.
+"""Dot products of rows of super-blocks with tokens: integers as long as they are exact.
 
 The scales of 256 weights are unpacked once, and the products are added up under the factor that
 they share. Where the quants lie as they are multiplied, in an order of blocks that the
@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgellama.kernels_cpu.activations import RECORD_BYTES, super_blocks_at
+from edgellama.kernels_cpu.cells import for_cells, for_each_of
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.signatures import BLOCK_ORDERS, HALVES, SUPER_BLOCK
 from edgellama.kernels_cpu.simd import (
@@ -18,6 +19,7 @@ from edgellama.kernels_cpu.simd import (
     lane_count,
     load_bytes,
     load_f32,
+    prefetch,
     splat_f32,
     width_of,
 )
@@ -39,8 +41,8 @@ def _one(like):
     return np.float32(1.0)
 
 
-def super_block_row_dot(code):
-    """The dot product of one row with one token's records."""
+def super_block_dots(code, num_rows):
+    """Dot products of cells of ``num_rows`` rows of super-blocks."""
     parts = code.super_block
     step = _step_in_records(code) if parts.order is None else _step_in_order(code)
     scale_unit = np.float32(parts.scale_unit * (BYTE_UNIT if parts.order is None else PAIR_UNIT))
@@ -48,20 +50,33 @@ def super_block_row_dot(code):
     num_bytes, minimum_unit_of = parts.num_bytes, parts.minimum_unit
     scale_factor, minimum_factor = parts.scale_factor, parts.minimum_factor
     second_unit = parts.second_unit or _one
+    bytes_ahead = num_bytes * num_rows
 
-    def row_dot(row, x, num_blocks):
-        products, minimums = f32_zeros(), f32_zeros()
-        for index in range(num_blocks // SUPER_BLOCK):
-            base = row + index * num_bytes
-            scaled, offsets = step(row, base, index, x, num_blocks)
-            products = fma(scaled, splat_f32(scale_factor(base), products), products)
-            minimums = fma(offsets, splat_f32(minimum_factor(base), products), minimums)
+    def add_super_block(cell, sums, index, num_blocks):
+        (row, x, _y), (products, minimums) = cell, sums
+        base = row + index * num_bytes
+        scaled, offsets = step(row, base, index, x, num_blocks)
+        products = fma(scaled, splat_f32(scale_factor(base), products), products)
+        return products, fma(offsets, splat_f32(minimum_factor(base), products), minimums)
+
+    def finish_cell(sums, cell):
+        products, minimums = sums
         second = scale_unit * second_unit(products)
         products = mul(products, splat_by_source(scale_unit, second, products))
         unit = splat_f32(minimum_unit_of() * minimum_unit, products)
         return sum_lanes(fold(fma(minimums, unit, products), f32_zeros_4()))
 
-    return device(row_dot)
+    add_super_blocks, finish_cells = for_cells(add_super_block), for_cells(finish_cell)
+
+    def dots(cells, ahead, num_blocks):
+        zero = f32_zeros()
+        sums = for_each_of(cells, (zero, zero))
+        for index in range(num_blocks // SUPER_BLOCK):
+            prefetch(ahead + index * bytes_ahead, bytes_ahead, f32_zeros_4())
+            sums = add_super_blocks(cells, sums, (index, num_blocks))
+        return finish_cells(sums, cells, ())
+
+    return device(dots)
 
 
 def _step_in_order(code):

@@ -23,6 +23,7 @@ I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 F16, F32 = ir.HalfType(), ir.FloatType()
 
 
+LINE_BYTES = 64
 SCALARS = {"i8": I8, "i16": I16, "i32": I32, "f16": F16, "f32": F32}
 
 
@@ -140,6 +141,31 @@ load_f32, load_bytes = (
     _define_load("f32", 1),
     _define_load("i8", 4),
 )
+
+
+@intrinsic(prefer_literal=True)
+def prefetch(typingctx, address, num_bytes, like):
+    """Ask for memory from ``address`` on: a literal ``num_bytes`` for each four lanes of ``like``.
+
+    The address may be any: what cannot be read is ignored.
+    """
+    each = getattr(num_bytes, "literal_value", None)
+    if each is None:
+        return None
+    count = each * like.lanes // 4
+
+    def codegen(ctx, b, sig, args):
+        for offset in range(0, count, LINE_BYTES):
+            at = pointer(b, b.add(args[0], ir.Constant(I64, offset)), I8)
+            is_write, locality, is_data = I32(0), I32(3), I32(1)
+            types_ = [at.type, I32, I32, I32]
+            function = cgutils.get_or_insert_function(
+                b.module, ir.FunctionType(ir.VoidType(), types_), "llvm.prefetch.p0"
+            )
+            b.call(function, [at, is_write, locality, is_data])
+        return ctx.get_dummy_value()
+
+    return types.void(types.int64, num_bytes, like), codegen
 
 
 @intrinsic

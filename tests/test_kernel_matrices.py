@@ -96,10 +96,10 @@ def test_gemv_ignores_neighbours_and_threads(runner: KernelRunner, name: str) ->
     rng = np.random.default_rng(5)
     columns = columns_of(name)[-1]
     weights = naive.random_weights(name, 37, columns, rng)
-    x = rng.standard_normal((4, columns)).astype(np.float32)
-    alone = np.concatenate([runner.gemv(name, weights, x[i : i + 1]) for i in range(4)])
+    x = rng.standard_normal((9, columns)).astype(np.float32)
+    alone = np.concatenate([runner.gemv(name, weights, x[i : i + 1]) for i in range(9)])
     np.testing.assert_array_equal(runner.gemv(name, weights, x, 3, chunk_rows=5), alone)
-    for num_tokens in (2, 3):
+    for num_tokens in (2, 3, 4, 7):
         batch = runner.gemv(name, weights, x[:num_tokens], 2, chunk_rows=64)
         np.testing.assert_array_equal(batch, alone[:num_tokens])
 

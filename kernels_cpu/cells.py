@@ -1,0 +1,75 @@
+"""Cells: results that one loop computes side by side, each a row of weights times a token.
+
+A cell is the addresses of its row, of its token's activations and of its result, which is 0
+where nobody wants it. What is written for one cell is done for a tuple of them; what neighbours
+have in common, the unpacked weights of a row or the numbers of a token, the compiler computes
+once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from edgellama.kernels_cpu.device import device
+
+
+def for_cells(function: Callable[..., Any]) -> Any:
+    """A device function that does for each cell what ``function`` does for one.
+
+    It takes two tuples with an element for each cell and a tuple of what all cells share, and
+    gives a tuple of results.
+    """
+    one = device(function)
+
+    @intrinsic
+    def apply(typingctx, first, second, shared):
+        kind = typingctx.resolve_value_type(one)
+        signature = kind.get_call_type(typingctx, (first.dtype, second.dtype, *shared.types), {})
+        results = types.UniTuple(signature.return_type, len(first))
+
+        def codegen(ctx, b, sig, args):
+            call = ctx.get_function(kind, signature)
+            rest = [b.extract_value(args[2], i) for i in range(len(shared.types))]
+            values = [
+                call(b, [b.extract_value(args[0], i), b.extract_value(args[1], i), *rest])
+                for i in range(len(first))
+            ]
+            return ctx.make_tuple(b, results, values)
+
+        return results(first, second, shared), codegen
+
+    return apply
+
+
+@intrinsic
+def for_each_of(typingctx, cells, value):
+    """The same value for every cell."""
+    values = types.UniTuple(value, len(cells))
+
+    def codegen(ctx, b, sig, args):
+        return ctx.make_tuple(b, values, [args[1]] * len(cells))
+
+    return values(cells, value), codegen
+
+
+def _cell_at(place, _place, row, last, token, num_tokens, weights, row_bytes, x, x_stride, y,
+             y_stride):  # fmt: skip
+    """The cell at a place; past the end one that exists, whose result nobody wants."""
+    row, token = row + place[0], token + place[1]
+    result = y + token * y_stride + 4 * row
+    if row >= last or token >= num_tokens:
+        result = 0
+    return (
+        weights + min(row, last - 1) * row_bytes, x + min(token, num_tokens - 1) * x_stride, result,
+    )  # fmt: skip
+
+
+cells_at = for_cells(_cell_at)
+TWO_ROWS = ((0, 0), (1, 0))
+FOUR_TOKENS = ((0, 0), (0, 1), (0, 2), (0, 3))
+TWO_ROWS_FOUR_TOKENS = (*FOUR_TOKENS, (1, 0), (1, 1), (1, 2), (1, 3))
+"""Places (row, token) of cells that go together."""
