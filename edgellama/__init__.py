@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgellama.cancellation import CancelToken
     from edgellama.chat_template import ChatTemplate
-    from edgellama.config import ModelConfig
     from edgellama.conversation import Conversation
     from edgellama.engine import Engine
     from edgellama.generation import Chunk, Generation, Statistics
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
         UnsupportedModelError,
     )
     from edgellama.quant.gguf_file import GGUFFile
+    from edgellama.quant.model_config import ModelConfig
     from edgellama.sampling import SamplingOptions
     from edgellama.session import Session
     from edgellama.stream import Stream
@@ -58,7 +58,7 @@ _MODULES = {
     "KVCache": "edgellama.kv_cache",
     "KernelError": "edgellama.quant.errors",
     "Llama": "edgellama.llama",
-    "ModelConfig": "edgellama.config",
+    "ModelConfig": "edgellama.quant.model_config",
     "ModelFileError": "edgellama.quant.errors",
     "ModelNotFoundError": "edgellama.quant.errors",
     "ResumeError": "edgellama.quant.errors",

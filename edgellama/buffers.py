@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kernels_cpu.signatures import (
     ATTENTION_KEYS,
@@ -24,6 +23,7 @@ from edgellama.kernels_cpu.signatures import (
 )
 from edgellama.memory import reserve, reserve_floats, round_up
 from edgellama.program import Arguments
+from edgellama.quant.model_config import ModelConfig
 
 MAX_STEP_TOKENS = 512
 MAX_DECODE_TOKENS = 16

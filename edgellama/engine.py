@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from edgellama.buffers import MAX_DECODE_TOKENS, MAX_STEP_TOKENS, Rows, StepBuffers
 from edgellama.cancellation import CancelToken
-from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.code_cache import CompiledKernels, Progress
 from edgellama.kernels_cpu.cpu import default_num_threads, select_tier
 from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, TIMED_ENTRY, ThreadTeam
@@ -33,6 +32,7 @@ from edgellama.quant.errors import (
     InvalidOptionError,
 )
 from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.model_config import ModelConfig
 from edgellama.rope import RopeTable
 from edgellama.turns import CANCELLED, Turns
 from edgellama.weights import load_weights

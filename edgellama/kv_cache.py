@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.signatures import (
     ATTENTION_KEYS,
     CACHE_NUMBER_BITS,
@@ -21,6 +20,7 @@ from edgellama.kernels_cpu.signatures import (
 from edgellama.kv_types import KVTypeChoice, KVTypes, scale_bytes
 from edgellama.memory import reserve, round_up
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
+from edgellama.quant.model_config import ModelConfig
 
 SMALLEST_SPLIT = 512
 """Keys of one part where a token's keys are split: enough to be worth handing out."""

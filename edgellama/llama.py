@@ -28,7 +28,7 @@ from edgellama.tokenizer import Tokenizer, load_tokenizer
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from edgellama.config import ModelConfig
+    from edgellama.quant.model_config import ModelConfig
 
 __all__ = ["Chunk", "Conversation", "Generation", "Llama", "Session", "Statistics", "Stream"]
 

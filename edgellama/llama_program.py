@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from edgellama.buffers import MAX_ATTENTION_ROWS, Rows, StepBuffers, attention_tokens
-from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, decode_bytes
 from edgellama.kv_types import KVTypes
 from edgellama.memory import round_up
 from edgellama.program import Arguments, Bound, Op
+from edgellama.quant.model_config import ModelConfig
 from edgellama.weights import FloatVector, LayerWeights, Matrix, ModelWeights
 
 Mode = Literal["decode", "prefill"]

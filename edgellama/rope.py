@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.config import RopeConfig
+from edgellama.quant.model_config import RopeConfig
 
 
 class RopeTable:

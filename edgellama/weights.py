@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf_file import GGUFFile, Tensor
+from edgellama.quant.model_config import ModelConfig
 
 FloatVector = npt.NDArray[np.float32]
 RUNNABLE_FORMATS = (*FLOAT_FORMATS, *QUANTIZED_FORMATS)

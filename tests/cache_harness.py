@@ -12,7 +12,6 @@ import numpy as np
 from kernel_harness import Array, KernelRunner, model_of, round_up
 
 from edgellama.buffers import MAX_ATTENTION_ROWS
-from edgellama.config import RopeConfig
 from edgellama.kernels_cpu.signatures import (
     CACHE_SCALE_ELEMENTS,
     MAX_KEY_SPLITS,
@@ -21,6 +20,7 @@ from edgellama.kernels_cpu.signatures import (
 )
 from edgellama.kv_cache import KVCache
 from edgellama.kv_types import scale_bytes
+from edgellama.quant.model_config import RopeConfig
 from edgellama.rope import RopeTable
 
 F16_ROWS = (1, 2, 3, 5, 8)

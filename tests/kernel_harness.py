@@ -16,7 +16,6 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from edgellama.buffers import StepBuffers
-from edgellama.config import ModelConfig, RopeConfig
 from edgellama.kernels_cpu import team_layout as layout
 from edgellama.kernels_cpu.code_cache import CompiledKernels
 from edgellama.kernels_cpu.cpu import GENERIC, Tier, available_tiers
@@ -27,6 +26,7 @@ from edgellama.kernels_cpu.signatures import (
     decode_bytes,
 )
 from edgellama.kernels_cpu.thread_team import ENTRY
+from edgellama.quant.model_config import ModelConfig, RopeConfig
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 

@@ -17,12 +17,12 @@ from conftest import CliRunner
 from interrupts import accept_interrupts
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.cpu import select_tier
 from edgellama.kv_cache import CacheLayout
 from edgellama.measure.bench import BenchSetting, BenchTest, all_settings, all_tests
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.model_config import ModelConfig
 
 
 @pytest.fixture(scope="module")

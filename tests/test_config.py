@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.config import ModelConfig, RopeConfig
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.model_config import ModelConfig, RopeConfig
 
 MISSING = object()
 PATH = Path("some/model.gguf")

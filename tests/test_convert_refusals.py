@@ -14,9 +14,14 @@ from reference import family_tokenizers as tokenizers
 from reference.family import MEMBERS
 from reference.family_member import write_safetensors
 
+from edgellama.convert import plan
 from edgellama.convert.model.description import ModelDescription, describe
 from edgellama.convert.sources.checkpoint import open_checkpoint
 from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
+from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.model_config import ModelConfig
+from edgellama.tokenizer import load_tokenizer
+from edgellama.weights import load_weights
 
 BY_NAME = {member.name: member for member in MEMBERS}
 NUM_MUTATIONS = 150
@@ -25,6 +30,21 @@ WRONG_VALUES = (
     *(None, True, 0, -1, 10**30, 1e308, float("nan"), "", "text", "\ud800", [], [None], {}),
     *({"a": 1}, [[["x"]]], [{}], {"0": {}}, "9" * 400),
 )
+
+
+def check_loads(folder: Path) -> None:
+    """Plans a conversion, which may fail; what is planned must be what the engine can load."""
+    output = folder.parent / "planned.gguf"
+    planned = plan(folder, output, quantize="q8_0")
+    (header,) = (file.header for file in planned.files)
+    ones = np.ones((planned.num_bytes - len(header)) // 4, "<f4")
+    output.write_bytes(header + ones.tobytes())
+    try:
+        with GGUFFile(output) as model:
+            load_weights(model, ModelConfig.from_gguf(model))
+            load_tokenizer(model.metadata)
+    except EdgellamaError as error:
+        raise AssertionError(f"{error} in a file that the converter would write") from error
 
 
 def described(folder: Path) -> ModelDescription:
@@ -221,7 +241,7 @@ def test_any_json_gives_one_line(name: str, tmp_path: Path) -> None:
             place, wrong = rng.choice(choices), rng.choice(WRONG_VALUES)
             path.write_text(json.dumps(mutated(content, place, wrong)), "ascii")
             try:
-                described(folder)
+                check_loads(folder)
             except EdgellamaError as error:
                 assert "\n" not in str(error), (path.name, place, wrong)
         tokenizers.write_json(path, content)
@@ -240,6 +260,6 @@ def test_any_tokenizer_model_gives_one_line(tmp_path: Path) -> None:
             data[rng.randrange(len(data))] = rng.randrange(256)
         path.write_bytes(data[: rng.randrange(len(data))] if index % 5 == 0 else data)
         try:
-            described(folder)
+            check_loads(folder)
         except EdgellamaError as error:
             assert "\n" not in str(error)

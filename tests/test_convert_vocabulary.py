@@ -132,7 +132,7 @@ def test_sentencepiece_kinds(options: dict[str, Any], tmp_path: Path) -> None:
     assert found == [reference(visible(text)) for text in hard_text()]
 
 
-@pytest.mark.parametrize("kind", ["llama-bpe", "smollm", "gpt-2", "tekken"])
+@pytest.mark.parametrize("kind", ["llama-bpe", "smaug-bpe", "smollm", "gpt-2", "tekken"])
 @pytest.mark.parametrize("as_pairs", [False, True])
 def test_byte_level_kinds(kind: str, as_pairs: bool, tmp_path: Path) -> None:
     """A tokenizer.json is recognised by its steps, and cuts text as the library does."""

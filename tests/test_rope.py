@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgellama.config import RopeConfig
+from edgellama.quant.model_config import RopeConfig
 from edgellama.rope import RopeTable
 
 GOLDEN: dict[str, Any] = json.loads(

@@ -111,10 +111,11 @@ def test_a_join_that_no_merge_names_stays_apart() -> None:
 
 
 def test_whole_words_are_taken_only_where_the_pattern_says() -> None:
-    """With llama-bpe a word in the vocabulary needs no merges; with gpt-2 it does."""
+    """With llama-bpe a word in the vocabulary needs no merges; with the others it does."""
     tokens, merges = ["a", "b", "c", "abc"], ["b c"]
     assert load_tokenizer(metadata_for(tokens, merges, "llama-bpe")).encode("abc") == [3]
-    assert load_tokenizer(metadata_for(tokens, merges, "gpt-2")).encode("abc") == [0, 1, 2]
+    for other in ("gpt-2", "smaug-bpe", "dbrx"):
+        assert load_tokenizer(metadata_for(tokens, merges, other)).encode("abc") == [0, 1, 2]
 
 
 def test_a_merge_into_no_token_is_passed_over() -> None:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from edgellama.convert.imatrix import read_imatrix
 from edgellama.convert.model.description import MetadataItem, ModelDescription, describe
 from edgellama.convert.model.metadata_override import override_metadata
+from edgellama.convert.model.runnable import check_runnable
 from edgellama.convert.options import ConversionOptions
 from edgellama.convert.output.conversion_plan import ConversionPlan, PlannedTensor
 from edgellama.convert.output.gguf_header import ALIGNMENT
@@ -58,9 +59,11 @@ def plan_conversion(checkpoint: Checkpoint, options: ConversionOptions) -> Conve
     model = describe(checkpoint, pre=options.pre, name=options.name)
     tensors = plan_tensors(model, options.formats, _importance(model, options.imatrix))
     output = options.output or default_output(checkpoint.path, options)
-    metadata = _with_own_keys(
-        override_metadata(model.metadata, options.metadata), options.formats.recipe.file_type
+    metadata = override_metadata(model.metadata, options.metadata)
+    check_runnable(
+        str(checkpoint.path), model.metadata, metadata, model.tensors, options.metadata.keys()
     )
+    metadata = _with_own_keys(metadata, options.formats.recipe.file_type)
     return ConversionPlan(
         source=checkpoint.path,
         source_files=checkpoint.files,

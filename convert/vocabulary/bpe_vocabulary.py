@@ -15,11 +15,11 @@ from edgellama.convert.vocabulary.vocabulary import (
     MAX_TOKENS,
     Token,
     TokenTable,
-    TokenType,
     Vocabulary,
 )
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.gguf_cursor import shown
+from edgellama.quant.vocabulary import TokenType
 
 # How a space is written where byte-level BPE has no spaces.
 _SPACE_STAND_IN = "\u0120"

@@ -14,8 +14,9 @@ from enum import IntEnum
 from pathlib import Path
 
 from edgellama.convert.model.json_fields import read_file
-from edgellama.convert.vocabulary.vocabulary import MAX_TOKENS, Token, TokenType
+from edgellama.convert.vocabulary.vocabulary import MAX_TOKENS, Token
 from edgellama.quant.errors import ModelFileError
+from edgellama.quant.vocabulary import TokenType
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _KIND = "a SentencePiece model"

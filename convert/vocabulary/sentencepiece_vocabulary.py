@@ -12,10 +12,10 @@ from edgellama.convert.vocabulary.vocabulary import (
     ADDED_SCORE,
     Token,
     TokenTable,
-    TokenType,
     Vocabulary,
 )
 from edgellama.quant.errors import UnsupportedModelError
+from edgellama.quant.vocabulary import TokenType
 
 SPACE_SYMBOL = "\N{LOWER ONE EIGHTH BLOCK}"
 _MODELS = {ModelType.BPE: "llama", ModelType.UNIGRAM: "t5"}

@@ -34,6 +34,8 @@ NAMES: Mapping[tuple[Step, ...], str] = MappingProxyType(
         (("digits", "individual"), _GPT2): "smollm",
     }
 )
+MERGED_NAMES: Mapping[str, str] = MappingProxyType({"llama-bpe": "smaug-bpe"})
+"""Where words that are tokens are merged like any others, the same pattern has another name."""
 MAX_DEPTH = 8
 # What --pre may name: the patterns that readers of GGUF files know and that Llamas come with.
 KNOWN_NAMES = (
@@ -63,7 +65,8 @@ def split_pattern_name(tokenizer: Fields, pre: str | None) -> str:
             f"is not recognised; recognised: {', '.join(NAMES.values())}; "
             "if you know the name that llama.cpp has for it, give it with --pre NAME"
         )
-    return name
+    takes_whole_words = tokenizer.fields("model").flag("ignore_merges", False)
+    return name if takes_whole_words else MERGED_NAMES.get(name, name)
 
 
 def checked_name(pre: str) -> str:

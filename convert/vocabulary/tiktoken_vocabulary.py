@@ -19,11 +19,11 @@ from edgellama.convert.vocabulary.vocabulary import (
     MAX_TOKENS,
     Token,
     TokenTable,
-    TokenType,
     Vocabulary,
 )
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.gguf_cursor import shown
+from edgellama.quant.vocabulary import TokenType
 
 NUM_SPECIAL = 256
 MAX_TOKEN_BYTES = 256

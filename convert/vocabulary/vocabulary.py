@@ -8,29 +8,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 
 from edgellama.convert.model import metadata
 from edgellama.convert.model.metadata import MetadataItem
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.gguf_cursor import shown
+from edgellama.quant.vocabulary import TokenType
 
 PADDING_SCORE = -10000.0
 ADDED_SCORE = -1000.0
 MAX_TOKENS = 1 << 24
 _log = logging.getLogger(__name__)
-
-
-class TokenType(IntEnum):
-    """What a token is; the numbers are those of GGUF and of SentencePiece."""
-
-    NORMAL = 1
-    UNKNOWN = 2
-    CONTROL = 3
-    USER_DEFINED = 4
-    UNUSED = 5
-    BYTE = 6
-
 
 # What a tokenizer may hold more of than the model has rows: text never becomes one of these.
 _DROPPABLE = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNUSED)

@@ -105,8 +105,8 @@ def _outline_of_meta(path: Path, fields: Fields) -> ModelOutline:
 def _outline(
     path: Path, sizes: HyperParameters, is_tied: bool, biased: Collection[str]
 ) -> ModelOutline:
-    from edgellama.config import ModelConfig, RopeConfig
     from edgellama.measure.model_outline import ModelOutline
+    from edgellama.quant.model_config import ModelConfig, RopeConfig
 
     config = ModelConfig(
         vocab_size=sizes.vocab_size,

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgellama.buffers import MAX_STEP_TOKENS, StepBuffers
-from edgellama.config import ModelConfig
 from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kv_cache import CacheLayout
-from edgellama.measure.model_outline import ROPE_FREQS, ModelOutline, VocabularySize
+from edgellama.measure.model_outline import ModelOutline, VocabularySize
 from edgellama.memory import round_up
 from edgellama.quant.formats import FORMATS_BY_NAME, Format
+from edgellama.quant.llama_tensors import ROPE_FREQS
+from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.recipes import FormatOptions, ModelShape, choose_format, find_recipe
 from edgellama.rope import RopeTable
 

@@ -6,16 +6,14 @@ It comes from a GGUF file, from a preset, or from the sizes in a configuration; 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sized
+from collections.abc import Collection, Mapping, Sized
 from dataclasses import dataclass
 
-from edgellama.config import ModelConfig
 from edgellama.measure.model_presets import ModelPreset
 from edgellama.quant.formats import Format
 from edgellama.quant.gguf_file import GGUFFile
-
-ROPE_FREQS = "rope_freqs.weight"
-Shape = tuple[int, ...]
+from edgellama.quant.llama_tensors import ROPE_FREQS, Shape, tensor_shapes
+from edgellama.quant.model_config import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ class ModelOutline:
         biased: Collection[str] = (),
     ) -> ModelOutline:
         """The outline of a model of these sizes; ``biased`` names parts such as ``attn_q``."""
-        shapes = dict(_shapes(config, is_tied, biased))
+        shapes = dict(tensor_shapes(config, is_tied=is_tied, biased=biased))
         if has_rope_freqs:
             shapes[ROPE_FREQS] = (config.rope.dimension_count // 2,)
         return cls(name, config, shapes, usual_vocabulary(config.vocab_size))
@@ -120,30 +118,3 @@ SENTENCEPIECE_TOKEN_BYTES, BYTE_PAIR_TOKEN_BYTES, MERGE_BYTES = 22.4, 18.5, 19.2
 def _length(file: GGUFFile, key: str) -> int:
     value = file.metadata.get(key)
     return len(value) if isinstance(value, Sized) else 0
-
-
-def _shapes(
-    config: ModelConfig, is_tied: bool, biased: Collection[str]
-) -> Iterator[tuple[str, Shape]]:
-    width, hidden = config.embedding_length, config.feed_forward_length
-    query, key = config.query_length, config.key_length
-    matrices = {
-        "attn_q": (query, width),
-        "attn_k": (key, width),
-        "attn_v": (key, width),
-        "attn_output": (width, query),
-        "ffn_gate": (hidden, width),
-        "ffn_up": (hidden, width),
-        "ffn_down": (width, hidden),
-    }
-    yield "token_embd.weight", (config.vocab_size, width)
-    for layer in range(config.block_count):
-        yield f"blk.{layer}.attn_norm.weight", (width,)
-        yield f"blk.{layer}.ffn_norm.weight", (width,)
-        for part, shape in matrices.items():
-            yield f"blk.{layer}.{part}.weight", shape
-            if part in biased:
-                yield f"blk.{layer}.{part}.bias", shape[:1]
-    yield "output_norm.weight", (width,)
-    if not is_tied:
-        yield "output.weight", (config.vocab_size, width)

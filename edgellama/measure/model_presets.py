@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from edgellama.config import ModelConfig, RopeConfig
+from edgellama.quant.model_config import ModelConfig, RopeConfig
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 Two kinds: SentencePiece and byte-level BPE. This package knows no model and no template.
 """
 
+from edgellama.quant.special_tokens import SpecialTokens
 from edgellama.tokenizer.base import Tokenizer
 from edgellama.tokenizer.detokenizer import StreamingDetokenizer
 from edgellama.tokenizer.load import load_tokenizer
-from edgellama.tokenizer.special_tokens import SpecialTokens
 from edgellama.tokenizer.stop_strings import StopStrings
 
 __all__ = [

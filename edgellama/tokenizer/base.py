@@ -13,8 +13,8 @@ from functools import cached_property
 from typing import ClassVar
 
 from edgellama.quant.errors import TokenizerError
-from edgellama.tokenizer.special_tokens import SpecialTokens
-from edgellama.tokenizer.vocabulary import TokenType, Vocabulary
+from edgellama.quant.special_tokens import SpecialTokens
+from edgellama.quant.vocabulary import TokenType, Vocabulary
 
 REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 _SURROGATE = re.compile("[\ud800-\udfff]")

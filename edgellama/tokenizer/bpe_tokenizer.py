@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgellama.quant.errors import TokenizerError
+from edgellama.quant.special_tokens import read_special_tokens
+from edgellama.quant.vocabulary import TokenType, Vocabulary, string_bytes
 from edgellama.tokenizer.base import Tokenizer
 from edgellama.tokenizer.byte_pair_merge import BytePairMerger, byte_symbols
-from edgellama.tokenizer.special_tokens import read_special_tokens
 from edgellama.tokenizer.split_patterns import splitter_for
-from edgellama.tokenizer.vocabulary import TokenType, Vocabulary, string_bytes
 
 MAX_REMEMBERED_WORDS = 1 << 16
 MAX_REMEMBERED_WORD_LENGTH = 64

@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
-from edgellama.quant.errors import TokenizerError
+from edgellama.quant.sentencepiece_model import SPACE_SYMBOL, processor, read_model
+from edgellama.quant.special_tokens import SENTENCEPIECE_NAMES, read_special_tokens
+from edgellama.quant.vocabulary import TokenType, Vocabulary, flag
 from edgellama.tokenizer.base import Tokenizer
-from edgellama.tokenizer.sentencepiece_model import SPACE_SYMBOL, model_proto
-from edgellama.tokenizer.special_tokens import read_special_tokens
-from edgellama.tokenizer.vocabulary import TokenType, Vocabulary, flag
 
 UNKNOWN_SURFACE = " \N{DOUBLE QUESTION MARK} ".encode()  # what the library writes
-_CONTROL_NAMES = {"bos": "<s>", "eos": "</s>", "unknown": "<unk>"}
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -29,25 +25,13 @@ class SentencePieceTokenizer(Tokenizer):
     def __init__(self, metadata: Mapping[str, object]) -> None:
         vocabulary = Vocabulary.from_metadata(metadata)
         special = read_special_tokens(
-            metadata, vocabulary, add_bos_default=True, names=_CONTROL_NAMES
+            metadata, vocabulary, add_bos_default=True, names=SENTENCEPIECE_NAMES
         )
         super().__init__(vocabulary, special)
         self._adds_space = flag(metadata, "tokenizer.ggml.add_space_prefix", True)
         self._removes_spaces = flag(metadata, "tokenizer.ggml.remove_extra_whitespaces", False)
-        proto = model_proto(
-            vocabulary,
-            add_space_prefix=self._adds_space,
-            remove_extra_whitespaces=self._removes_spaces,
-            unigram=metadata.get("tokenizer.ggml.model") == "t5",
-            charsmap=_charsmap(metadata),
-            unknown_id=special.unknown_id,
-        )
-        from sentencepiece import SentencePieceProcessor
-
-        try:
-            self._processor = SentencePieceProcessor(model_proto=proto)
-        except RuntimeError as error:
-            raise TokenizerError(f"sentencepiece refuses the vocabulary: {error}") from error
+        proto = read_model(metadata, vocabulary, special.unknown_id)
+        self._processor = processor(proto)
 
     def opening_bytes(self, token: int, *, skip_special: bool = True) -> tuple[bytes, bool]:
         """As sentencepiece decodes: a first token loses the space that encoding adds."""
@@ -68,13 +52,3 @@ class SentencePieceTokenizer(Tokenizer):
         if token_type == TokenType.UNKNOWN:
             return UNKNOWN_SURFACE
         return raw.replace(SPACE_SYMBOL, b" ")
-
-
-def _charsmap(metadata: Mapping[str, object]) -> bytes:
-    """How characters are normalized; empty where the file does not say."""
-    values = metadata.get("tokenizer.ggml.precompiled_charsmap")
-    if values is None:
-        return b""
-    if not isinstance(values, np.ndarray) or values.dtype not in (np.uint8, np.int8):
-        raise TokenizerError("tokenizer.ggml.precompiled_charsmap is no array of bytes")
-    return values.tobytes()

@@ -55,8 +55,11 @@ class Splitter:
 SPLITTERS: Mapping[str, Splitter] = MappingProxyType(
     {
         "default": Splitter((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
+        "dbrx": Splitter((_LLAMA3,)),
         "gpt-2": Splitter((_GPT2,)),
         "llama-bpe": Splitter((_LLAMA3,), takes_whole_words=True, adds_bos=True),
+        # As for dbrx, llama.cpp has Llama 3's pattern, but takes no whole words and adds no BOS.
+        "smaug-bpe": Splitter((_LLAMA3,)),
         "smollm": Splitter((r"\p{N}", _GPT2)),
         "tekken": Splitter((_TEKKEN,), takes_whole_words=True, adds_bos=True),
     }

@@ -92,6 +92,13 @@ def byte_level_merges(pattern: str) -> tuple[tuple[str, str], ...]:
     return tuple((left, right) for left, right in merges)
 
 
+PATTERNS = {
+    "llama-bpe": LLAMA3_PATTERN,
+    "smaug-bpe": LLAMA3_PATTERN,
+    "tekken": TEKKEN_PATTERN,
+}
+
+
 def byte_level_tokens(pattern: str) -> list[str]:
     """The 256 bytes and what the merges make of them."""
     return [*byte_characters(), *(left + right for left, right in byte_level_merges(pattern))]
@@ -105,7 +112,7 @@ def pre_tokenizer(kind: str) -> dict[str, Any]:
         return {"type": "Sequence", "pretokenizers": [digits, {**byte_level, "use_regex": True}]}
     if kind == "gpt-2":
         return {**byte_level, "use_regex": True}
-    pattern = {"llama-bpe": LLAMA3_PATTERN, "tekken": TEKKEN_PATTERN}[kind]
+    pattern = PATTERNS[kind]
     split = {
         "type": "Split",
         "pattern": {"Regex": pattern},
@@ -136,7 +143,7 @@ def byte_level_tokenizer(
     special_first: bool = False,
 ) -> dict[str, Any]:
     """A ``tokenizer.json``: special tokens after the vocabulary, or in it and before the rest."""
-    pattern = {"llama-bpe": LLAMA3_PATTERN, "tekken": TEKKEN_PATTERN}.get(kind, GPT2_PATTERN)
+    pattern = PATTERNS.get(kind, GPT2_PATTERN)
     texts = byte_level_tokens(pattern)
     merges = byte_level_merges(pattern)
     start = 0 if special_first else len(texts)

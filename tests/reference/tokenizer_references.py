@@ -91,7 +91,9 @@ def _pre_tokenizer(pattern: str) -> Any:
     if pattern == "smollm":
         return Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
     patterns = {
+        "dbrx": (LLAMA3_PATTERN,),
         "llama-bpe": (LLAMA3_PATTERN,),
+        "smaug-bpe": (LLAMA3_PATTERN,),
         "tekken": (TEKKEN_PATTERN,),
         "default": DEFAULT_PATTERNS,
     }[pattern]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from edgellama.quant.errors import TokenizerError
-from edgellama.tokenizer.vocabulary import TokenType, Vocabulary, flag, token_id
+from edgellama.quant.vocabulary import TokenType, Vocabulary, flag, token_id
 
 # A reply ends at any of these, provided the vocabulary types it as a control token.
 END_OF_TURN_NAMES = (
@@ -27,6 +28,10 @@ END_OF_TURN_NAMES = (
 )
 END_OF_MESSAGE_NAMES = ("<|eom_id|>",)
 END_OF_TEXT_NAMES = ("</s>", "<eos>", "<|eos|>", "[EOS]", "<\uff5cend\u2581of\u2581sentence\uff5c>")
+SENTENCEPIECE_NAMES: Mapping[str, str] = MappingProxyType(
+    {"bos": "<s>", "eos": "</s>", "unknown": "<unk>"}
+)
+"""Control tokens that SentencePiece gives a role where the file declares none."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a GGUF file says about the model: sizes and constants of a Llama.
 
-Read from the metadata and checked against each other; tensors are ``weights``' business.
+Read from the metadata and checked against each other. The engine reads a file by these rules,
+and the converter checks by them what it is about to write; tensors are ``llama_tensors``'.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from edgellama.quant.gguf_file import GGUFFile
 ARCHITECTURES = ("llama",)
 ROPE_SCALINGS = ("none", "linear", "yarn")
 YARN_BETA_FAST, YARN_BETA_SLOW = 32.0, 1.0
+EMBEDDING = "token_embd.weight"
 MAX_SIZE = 1 << 24
 """No size of a real model comes near; a larger one is a damaged file."""
 
@@ -129,10 +131,22 @@ class ModelConfig:
         Raises UnsupportedModelError for another architecture, ModelFileError for missing or
         impossible values; both name the file.
         """
+        embedding = file.tensors.get(EMBEDDING)
         try:
-            return _read(_Keys(file.metadata), file)
+            return cls.from_metadata(file.metadata, embedding.shape[0] if embedding else None)
         except (ModelFileError, UnsupportedModelError) as error:
             raise type(error)(f"{file.path}: {error}") from None
+
+    @classmethod
+    def from_metadata(
+        cls, metadata: Mapping[str, object], embedding_rows: int | None = None
+    ) -> ModelConfig:
+        """The configuration that metadata gives; errors as for a file, without its name.
+
+        ``embedding_rows`` is what logits are made of, so it is the size of the vocabulary
+        whatever the metadata says.
+        """
+        return _read(metadata, embedding_rows)
 
 
 class _Keys:
@@ -181,8 +195,9 @@ class _Keys:
         return value
 
 
-def _read(keys: _Keys, file: GGUFFile) -> ModelConfig:
-    architecture = file.metadata.get("general.architecture")
+def _read(metadata: Mapping[str, object], embedding_rows: int | None) -> ModelConfig:
+    keys = _Keys(metadata)
+    architecture = metadata.get("general.architecture")
     if architecture not in ARCHITECTURES:
         raise UnsupportedModelError(
             f"architecture {architecture!r:.80} cannot run; supported: {', '.join(ARCHITECTURES)}"
@@ -195,7 +210,7 @@ def _read(keys: _Keys, file: GGUFFile) -> ModelConfig:
         raise UnsupportedModelError("keys and values of different sizes cannot run")
     context_length = keys.integer("context_length")
     return ModelConfig(
-        vocab_size=_vocab_size(keys, file),
+        vocab_size=keys.integer("vocab_size") if embedding_rows is None else embedding_rows,
         context_length=context_length,
         embedding_length=width,
         block_count=keys.integer("block_count"),
@@ -223,11 +238,3 @@ def _rope(keys: _Keys, head_size: int, context_length: int) -> RopeConfig:
         beta_fast=keys.number("rope.scaling.yarn_beta_fast", YARN_BETA_FAST),
         beta_slow=keys.number("rope.scaling.yarn_beta_slow", YARN_BETA_SLOW),
     )
-
-
-def _vocab_size(keys: _Keys, file: GGUFFile) -> int:
-    """Rows of the embedding, which is what logits are made of; the metadata may be silent."""
-    embedding = file.tensors.get("token_embd.weight")
-    if embedding is not None:
-        return embedding.shape[0]
-    return keys.integer("vocab_size")

@@ -1,16 +1,20 @@
 """Writes a vocabulary as the SentencePiece model that it was taken from.
 
 It knows the protocol buffer wire format of ``sentencepiece_model.proto`` as far as needed
-(three messages, numbered fields) and what the library refuses. Using the model is left to
-sentencepiece_tokenizer.
+(three messages, numbered fields) and what the library refuses. The engine's tokenizer uses the
+model; the converter makes it to see that it can be made.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
 
 from edgellama.quant.errors import TokenizerError
-from edgellama.tokenizer.vocabulary import TokenType, Vocabulary
+from edgellama.quant.vocabulary import TokenType, Vocabulary, flag
 
 SPACE_SYMBOL = "\N{LOWER ONE EIGHTH BLOCK}".encode()
 _BYTE_PIECE = re.compile(rb"<0x[0-9A-F]{2}>")
@@ -52,6 +56,40 @@ def model_proto(
     )
     pieces = _pieces(texts, types, vocabulary.scores.astype("<f4").tobytes())
     return pieces + _bytes_field(2, trainer) + _bytes_field(3, normalizer)
+
+
+def processor(proto: bytes) -> Any:
+    """The library's processor of a serialized model; TokenizerError if it refuses it."""
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        return SentencePieceProcessor(model_proto=proto)
+    except RuntimeError as error:
+        raise TokenizerError(f"sentencepiece refuses the vocabulary: {error}") from error
+
+
+def read_model(
+    metadata: Mapping[str, object], vocabulary: Vocabulary, unknown_id: int | None
+) -> bytes:
+    """The serialized model that the metadata's settings and the vocabulary make."""
+    return model_proto(
+        vocabulary,
+        add_space_prefix=flag(metadata, "tokenizer.ggml.add_space_prefix", True),
+        remove_extra_whitespaces=flag(metadata, "tokenizer.ggml.remove_extra_whitespaces", False),
+        unigram=metadata.get("tokenizer.ggml.model") == "t5",
+        charsmap=_charsmap(metadata),
+        unknown_id=unknown_id,
+    )
+
+
+def _charsmap(metadata: Mapping[str, object]) -> bytes:
+    """How characters are normalized; empty where the file does not say."""
+    values = metadata.get("tokenizer.ggml.precompiled_charsmap")
+    if values is None:
+        return b""
+    if not isinstance(values, np.ndarray) or values.dtype not in (np.uint8, np.int8):
+        raise TokenizerError("tokenizer.ggml.precompiled_charsmap is no array of bytes")
+    return values.tobytes()
 
 
 def _pieces(texts: list[bytes], types: bytes, scores: bytes) -> bytes:

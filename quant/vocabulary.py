@@ -16,6 +16,10 @@ from numpy.typing import NDArray
 
 from edgellama.quant.errors import TokenizerError
 
+SENTENCEPIECE_KINDS = ("llama", "t5")
+BYTE_PAIR_KIND = "gpt2"
+"""Values of ``tokenizer.ggml.model`` that run."""
+
 
 class TokenType(IntEnum):
     """What a token is; the numbers are those of GGUF and of SentencePiece."""
