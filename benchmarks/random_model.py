@@ -19,9 +19,10 @@ from gguf import GGMLQuantizationType, GGUFWriter, TokenType
 from sentencepiece import SentencePieceProcessor
 
 from edgellama.measure.footprint import tensor_formats
-from edgellama.measure.model_outline import MAX_SENTENCEPIECE_TOKENS, ROPE_FREQS, ModelOutline
+from edgellama.measure.model_outline import MAX_SENTENCEPIECE_TOKENS, ModelOutline
 from edgellama.measure.model_presets import MODEL_PRESETS, ModelPreset
 from edgellama.quant.formats import Format
+from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.recipes import RECIPES
 
 Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
