@@ -26,7 +26,7 @@ from edgellama.program import Arguments
 from edgellama.quant.model_config import ModelConfig
 
 MAX_STEP_TOKENS = 512
-MAX_DECODE_TOKENS = 16
+MAX_DECODE_TOKENS = 12
 """Up to here reading the blocks where they lie is faster than expanding them."""
 MAX_ATTENTION_ROWS = max(ATTENTION_ROWS)
 ATTENTION_TASK_ROWS = 128

@@ -27,11 +27,11 @@ GROUPS = ("kind", "layer", "op")
 )
 @click.option(
     *("-n", "--decode", "num_decoded"),
-    type=click.IntRange(0, 16),
+    type=click.IntRange(0, 12),
     metavar="N",
     default=1,
     show_default=True,
-    help="Tokens of the decode step, 16 at most; 0 for none.",
+    help="Tokens of the decode step, 12 at most; 0 for none.",
 )
 @click.option(
     *("-d", "--depth"),
