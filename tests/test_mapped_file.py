@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,6 @@ def test_huge_pages_are_asked_for(tmp_path: Path) -> None:
     path.write_bytes(bytes(3 * mmap.PAGESIZE))
     mapping = map_file(path, "a file")
     regions = Path("/proc/self/smaps").read_text().split("VmFlags:")
-    flags = next(after for before, after in zip(regions, regions[1:]) if str(path) in before)
+    flags = next(after for before, after in pairwise(regions) if str(path) in before)
     assert "hg" in flags.splitlines()[0].split()
     mapping.close()
