@@ -19,6 +19,7 @@ from edgellama.kernels_cpu.signatures import (
     MAX_KEY_SPLITS,
     PANEL_VECTORS,
     PARTIAL_HEAD_BYTES,
+    SUM_BYTES,
     decode_bytes,
 )
 from edgellama.memory import reserve, reserve_floats, round_up
@@ -59,8 +60,8 @@ class QuantizedRows:
     def __init__(self, num_tokens: int, width: int) -> None:
         self._quants = reserve(num_tokens * width)
         self._scale = reserve_floats(num_tokens, width // 32)
-        self._sum = reserve_floats(num_tokens, width // 32)
-        self._half_sum = reserve_floats(num_tokens, width // 16)
+        self._sum = reserve(num_tokens * (width // 32) * SUM_BYTES)
+        self._half_sum = reserve(num_tokens * (width // 16) * SUM_BYTES)
         record_bytes = MAX_DECODE_TOKENS * decode_bytes(round_up(width, 256))
         if num_tokens * width < record_bytes:
             raise ValueError(

@@ -6,7 +6,9 @@ quants (first halves, then second halves), scales and scaled sums of the quants:
 the first half of a block, two for the second. Behind the records of whole super-blocks come,
 for each super-block, the sums of its 16 half blocks in order, and for each of ``BLOCK_ORDERS``
 its quants and its scales, the latter as ``dot_pairs`` leaves the half blocks. The prefill
-layout keeps the quants in order, with one scale and the sums in arrays beside them.
+layout keeps the quants in order, with the scales in an array beside them and the sums, of
+blocks and of half blocks, in two more: the scaled sum of the quants as f32, and behind it what
+integer sums of products start at (``store_starts``).
 """
 
 from __future__ import annotations
@@ -14,7 +16,14 @@ from __future__ import annotations
 import numpy as np
 
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.signatures import BLOCK_ORDERS, HALVES, SUPER_BLOCK, decode_bytes
+from edgellama.kernels_cpu.signatures import (
+    BLOCK_ORDERS,
+    HALVES,
+    START_AT,
+    SUM_BYTES,
+    SUPER_BLOCK,
+    decode_bytes,
+)
 from edgellama.kernels_cpu.simd import (
     f32_zeros_4,
     lane_count,
@@ -30,6 +39,7 @@ from edgellama.kernels_cpu.simd_bytes import (
     store_rounded_bytes,
     to_f32,
 )
+from edgellama.kernels_cpu.simd_dot_tiles import store_starts
 from edgellama.kernels_cpu.simd_math import magnitude, max_lanes, maximum, mul, sum_lanes
 from edgellama.kernels_cpu.simd_scales import dot_pairs, pairs_of_ones
 from edgellama.kernels_cpu.simd_weights import dot4
@@ -159,10 +169,13 @@ def quantize_in_order(x, first_block, last_block, num_blocks, q, q_scale, q_sum,
         scale = quantize_block(x + block * 128, quants, quants + 16)
         low = sum_lanes(to_f32(word_sums(quants, like))) * scale
         high = sum_lanes(to_f32(word_sums(quants + 16, like))) * scale
+        sums, half_sums = q_sum + unit * SUM_BYTES, q_half_sum + 2 * unit * SUM_BYTES
         write_f32(q_scale + unit * 4, scale)
-        write_f32(q_sum + unit * 4, low + high)
-        write_f32(q_half_sum + unit * 8, low)
-        write_f32(q_half_sum + unit * 8 + 4, high)
+        write_f32(sums, low + high)
+        write_f32(half_sums, low)
+        write_f32(half_sums + SUM_BYTES, high)
+        starts = half_sums + START_AT
+        store_starts(quants, sums + START_AT, starts, starts + SUM_BYTES)
 
 
 @device

@@ -21,6 +21,8 @@ from edgellama.kernels_cpu.simd_scales import BYTE_UNIT, WIDEN
 from edgellama.kernels_cpu.simd_weights import weight_bias
 
 Reader = Callable[..., Any]
+WIDE_RANGE = (255, 128)
+"""Largest quant and centre of weights of eight bits, where they are taken as unsigned."""
 
 
 @dataclass(frozen=True)
@@ -58,15 +60,30 @@ class BlockCode:
     ``scale[half](row, block, like)`` and ``minimum[half](row, block, like, scale)``: f32, four
     lanes a block; the halves share them where ``group_size`` is 32 rather than 16. ``offset()``
     is minimum / -scale of a format without super-blocks where that is constant, else None.
+
+    Prefill takes ``centre`` off every quant, the largest of which is ``largest``: with
+    ``has_minimum`` to keep sums small, and else because that is all that the minimum does.
     """
 
     group_size: int
     quants: tuple[Reader, Reader]
     scale: tuple[Reader, Reader]
     minimum: tuple[Reader, Reader]
+    largest: int
+    centre: int
+    has_minimum: bool
     offset: Reader | None = None
     super_block: SuperBlock | None = None
     is_wide: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that a group's products, added up two by two, fit into 16 bits."""
+        farthest = max(self.centre, self.largest - self.centre)
+        if not self.is_wide and farthest * 127 * self.group_size // 2 >= 1 << 15:
+            raise ValueError(
+                f"quants up to {self.largest} around {self.centre} overflow in groups of "
+                f"{self.group_size}"
+            )
 
 
 def constant(number: float) -> Reader:
@@ -79,39 +96,59 @@ def constant(number: float) -> Reader:
     return device(give)
 
 
-def minimum_code(quants: tuple[Reader, Reader], scale: Reader, minimum: Reader) -> BlockCode:
+def minimum_code(
+    quants: tuple[Reader, Reader], scale: Reader, minimum: Reader, largest: int
+) -> BlockCode:
     """A format of blocks of 32 that stores a minimum beside each scale."""
-    return BlockCode(32, quants, (scale, scale), (minimum, minimum))
+    readers = (quants, (scale, scale), (minimum, minimum))
+    return BlockCode(32, *readers, largest, centre_of(largest), has_minimum=True)
+
+
+def centre_of(largest: int) -> int:
+    """What to take off quants that have a minimum: nothing from those of four bits or less."""
+    return (largest + 1) // 2 if largest > 15 else 0
 
 
 def offset_code(quants: tuple[Reader, Reader], scale: Reader, offset: int) -> BlockCode:
     """A format of blocks of 32 whose minimum is a constant times the scale."""
-    return _offset_code(quants, scale, constant(offset), is_wide=False)
+    return _offset_code(quants, scale, constant(offset), 2 * offset - 1, offset)
 
 
 def wide_code(quants: tuple[Reader, Reader], scale: Reader) -> BlockCode:
     """A format of blocks of 32 with weights of eight bits and a scale."""
-    return _offset_code(quants, scale, weight_bias, is_wide=True)
+    return _offset_code(quants, scale, weight_bias, *WIDE_RANGE, is_wide=True)
 
 
 def _offset_code(
-    quants: tuple[Reader, Reader], scale: Reader, offset: Reader, *, is_wide: bool
+    quants: tuple[Reader, Reader],
+    scale: Reader,
+    offset: Reader,
+    largest: int,
+    centre: int,
+    *,
+    is_wide: bool = False,
 ) -> BlockCode:
     def minimum(row, block, like, scale):
         return mul(scale, splat_f32(-offset(), like))
 
     reader = device(minimum)
-    return BlockCode(32, quants, (scale, scale), (reader, reader), offset, is_wide=is_wide)
+    readers = (quants, (scale, scale), (reader, reader))
+    return BlockCode(32, *readers, largest, centre, False, offset, is_wide=is_wide)
 
 
 def super_block_code(
     group_size: int,
     quants: tuple[Reader, Reader],
     super_block: SuperBlock,
+    largest: int,
     *,
+    has_minimum: bool,
     is_wide: bool = False,
 ) -> BlockCode:
-    """A format of super-blocks, whose groups have small integers for scale and minimum."""
+    """A format of super-blocks, whose groups have small integers for scale and minimum.
+
+    Without a minimum of its own that of a group is the scale times half the range of quants.
+    """
     parts, groups = super_block, 32 // group_size
     scale_unit = constant(parts.scale_unit)
     scales, minimums = [], []
@@ -131,6 +168,9 @@ def super_block_code(
         quants,
         (scales[0], scales[1]),
         (minimums[0], minimums[1]),
+        largest,
+        centre_of(largest) if has_minimum else (largest + 1) // 2,
+        has_minimum,
         super_block=super_block,
         is_wide=is_wide,
     )

@@ -8,6 +8,7 @@ from types import MappingProxyType
 import numpy as np
 
 from edgellama.kernels_cpu.block_code import (
+    WIDE_RANGE,
     BlockCode,
     SuperBlock,
     super_block_code,
@@ -98,6 +99,8 @@ I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
                 1 / 4,
                 iq4_xs_minimum_unit,
             ),
+            WIDE_RANGE[0],
+            has_minimum=False,
             is_wide=True,
         ),
     }

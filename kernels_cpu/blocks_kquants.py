@@ -275,6 +275,8 @@ K_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
             _minimum_super_block(
                 84, q2_k_scales, q2_k_minimums, 80, 0, QUARTERS, q2_k_pieces, unit_of_second_field
             ),
+            3,
+            has_minimum=True,
         ),
         "Q3_K": super_block_code(
             16,
@@ -282,21 +284,29 @@ K_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
             _offset_super_block(
                 110, q3_k_scales, 108, 1 / 4, 4, QUARTERS, q3_k_pieces, unit_of_second_field
             ),
+            7,
+            has_minimum=False,
         ),
         "Q4_K": super_block_code(
             32,
             (q4_k_quants(0), q4_k_quants(1)),
             _minimum_super_block(144, q4_k_scales, q4_k_scales, 0, 8, PAIRS, q4_k_pieces),
+            15,
+            has_minimum=True,
         ),
         "Q5_K": super_block_code(
             32,
             (q5_k_quants(0), q5_k_quants(1)),
             _minimum_super_block(176, q4_k_scales, q4_k_scales, 0, 8, PAIRS, q5_k_pieces),
+            31,
+            has_minimum=True,
         ),
         "Q6_K": super_block_code(
             16,
             (q6_k_quants(0), q6_k_quants(1)),
             _offset_super_block(210, q6_k_scales, 208, 1, 32, IN_ORDER, q6_k_pieces),
+            63,
+            has_minimum=False,
         ),
     }
 )

@@ -125,9 +125,9 @@ def q8_0_scale(row, block, like):
 LEGACY_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {
         "Q4_0": offset_code((q4_0_low, q4_0_high), q4_0_scale, 8),
-        "Q4_1": minimum_code((q4_1_low, q4_1_high), q4_1_scale, q4_1_minimum),
+        "Q4_1": minimum_code((q4_1_low, q4_1_high), q4_1_scale, q4_1_minimum, 15),
         "Q5_0": offset_code((q5_0_low, q5_0_high), q5_0_scale, 16),
-        "Q5_1": minimum_code((q5_1_low, q5_1_high), q5_1_scale, q5_1_minimum),
+        "Q5_1": minimum_code((q5_1_low, q5_1_high), q5_1_scale, q5_1_minimum, 31),
         "Q8_0": wide_code((q8_0_low, q8_0_high), q8_0_scale),
     }
 )

@@ -8,28 +8,31 @@ group. Outputs are padded to whole panels and tiles, so there is no tail code.
 
 from __future__ import annotations
 
+import numpy as np
+
 from edgellama.kernels_cpu.blocks import BLOCK_CODES
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.gemv import FLOAT_LOADS
-from edgellama.kernels_cpu.signatures import GEMM_TOKENS, PANEL_VECTORS
+from edgellama.kernels_cpu.signatures import GEMM_TOKENS, PANEL_VECTORS, START_AT, SUM_BYTES
 from edgellama.kernels_cpu.simd import (
     f32_zeros,
     f32_zeros_4,
     lane_count,
     read_f32,
+    splat_f32,
     store,
     width_of,
     write_f32,
 )
+from edgellama.kernels_cpu.simd_dot_tiles import RESULTS_TILE, SCALE_TILE, define_group_dots
+from edgellama.kernels_cpu.simd_math import fma
 from edgellama.kernels_cpu.simd_tiles import (
-    DOT4_TILE,
     FMA_TILE,
     add_tiles,
     f32_tile,
-    i32_tile_like,
     load_tile,
-    scale_tile,
     store_tile,
+    tokens_of,
     transpose_every_fourth_word,
     transpose_words,
 )
@@ -75,8 +78,9 @@ def row_at(weights, row_bytes, row, num_rows):
 def _expand_half_blocks(code, half):
     """One half of the quants of a few blocks of one vector of rows, moved from rows to lanes."""
     quants, scale_of, minimum_of = code.quants[half], code.scale[half], code.minimum[half]
-    groups_per_block = 32 // code.group_size
-    has_scales = half < groups_per_block
+    groups_per_block, centre = 32 // code.group_size, np.float32(code.centre)
+    has_scales, has_minimum = half < groups_per_block, code.has_minimum
+    is_centred = code.centre != 0
 
     def expand(
         weights, row_bytes, first_row, num_rows, block, like, panel, scales, minimums, spare
@@ -91,12 +95,17 @@ def _expand_half_blocks(code, half):
             if has_scales:
                 scale = scale_of(row, block, like)
                 store(scale_rows + i * row_step, scale)
-                store(minimum_rows + i * row_step, minimum_of(row, block, like, scale))
+                if has_minimum:
+                    minimum = minimum_of(row, block, like, scale)
+                    if is_centred:
+                        minimum = fma(scale, splat_f32(centre, like), minimum)
+                    store(minimum_rows + i * row_step, minimum)
         move_words(spare, panel + (block * 8 + 4 * half) * step, like, 8 * step, step)
         if has_scales:
-            offset, block_step = (block * groups_per_block + half) * step, groups_per_block * step
-            move_words_of_blocks(scale_rows, scales + offset, like, block_step)
-            move_words_of_blocks(minimum_rows, minimums + offset, like, block_step)
+            offset, scale_step = (block * groups_per_block + half) * step, groups_per_block * step
+            move_words_of_blocks(scale_rows, scales + offset, like, scale_step)
+            if has_minimum:
+                move_words_of_blocks(minimum_rows, minimums + offset, like, scale_step)
 
     return device(expand)
 
@@ -153,7 +162,9 @@ def _expand_panel(code):
 
 def _block_tile(code):
     """The register tile over all groups of weights that share a scale."""
-    group_words, dot4_tile = code.group_size // 4, DOT4_TILE[code.is_wide]
+    group_words = code.group_size // 4
+    group_dots = define_group_dots(group_words, code.centre, code.is_wide)
+    scale_tile = SCALE_TILE[code.has_minimum]
 
     def multiply(
         panel,
@@ -164,24 +175,23 @@ def _block_tile(code):
         x_scale,
         x_sum,
         scale_bytes,
+        sum_bytes,
         num_groups,
         groups_per_scale,
         tile,
     ):
         step = PANEL_VECTORS * lane_count() * 4
         for group in range(num_groups):
-            dots = i32_tile_like(tile)
-            for j in range(group_words):
-                dots = dot4_tile(dots, panel + j * step, x + 4 * j, x_bytes)
+            dots = group_dots(tile, panel, step, x, x_bytes, x_sum + START_AT, sum_bytes)
             tile = scale_tile(
                 tile, dots, scales, minimums,
-                x_scale + group // groups_per_scale * 4, scale_bytes,
-                x_sum + group * 4, scale_bytes * groups_per_scale,
+                x_scale + group // groups_per_scale * 4, scale_bytes, x_sum, sum_bytes,
             )  # fmt: skip
             panel += group_words * step
             scales += step
             minimums += step
             x += 4 * group_words
+            x_sum += SUM_BYTES
         return tile
 
     return device(multiply)
@@ -199,7 +209,7 @@ def quantized_gemm(name):
     """y = weights x for blocks of ``name`` and many quantized tokens."""
     code = BLOCK_CODES[name]
     expand_panel, multiply = _expand_panel(code), _block_tile(code)
-    groups_per_block = 32 // code.group_size
+    groups_per_block, results_tile = 32 // code.group_size, RESULTS_TILE[code.is_wide]
 
     def kernel(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
@@ -221,12 +231,12 @@ def quantized_gemm(name):
             expand_panel(
                 weights, row_bytes, first, num_rows, num_blocks, panel, scales, minimums, spare
             )
-            for token in range(0, num_tokens, GEMM_TOKENS):
+            for token in range(0, num_tokens, tokens_of(results_tile())):
                 tile = multiply(
                     panel, scales, minimums, x + token * num_columns, num_columns,
-                    x_scale + token * num_blocks * 4, sums + token * num_groups * 4,
-                    num_blocks * 4, num_groups, groups_per_block,
-                    f32_tile(PANEL_VECTORS, GEMM_TOKENS),
+                    x_scale + token * num_blocks * 4, sums + token * num_groups * SUM_BYTES,
+                    num_blocks * 4, num_groups * SUM_BYTES, num_groups, groups_per_block,
+                    results_tile(),
                 )  # fmt: skip
                 store_results(tile, y + token * y_stride + 4 * first, y_stride, accumulate)
             num_done += 1

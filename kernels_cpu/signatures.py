@@ -84,6 +84,8 @@ MATRIX = (
     "num_tokens",
 )
 QUANTIZED = ("q", "q_scale", "q_sum", "q_half_sum")
+SUM_BYTES, START_AT = 8, 4
+"""Of each sum in ``q_sum`` and ``q_half_sum``: its bytes, and where its second part lies."""
 SCRATCH = ("scratch", "scratch_stride")
 CACHE = (
     "keys",

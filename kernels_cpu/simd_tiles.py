@@ -15,7 +15,6 @@ from numba.extending import intrinsic, models, register_model
 
 from edgellama.kernels_cpu.simd import (
     F32,
-    I32,
     I64,
     constant,
     llvm_vector,
@@ -27,7 +26,6 @@ from edgellama.kernels_cpu.simd import (
 )
 from edgellama.kernels_cpu.simd_half import float_vector_at
 from edgellama.kernels_cpu.simd_math import multiply_add
-from edgellama.kernels_cpu.simd_weights import dot4_into
 
 
 class Tile(types.Type):
@@ -81,73 +79,9 @@ def f32_tile(typingctx, num_vectors, num_tokens):
 
 
 @intrinsic
-def i32_tile_like(typingctx, tile):
-    """A tile of integer zeros in the shape of ``tile``."""
-    integers = Tile("i32", tile.lanes, tile.num_vectors, tile.num_tokens)
-    return integers(tile), lambda ctx, b, sig, args: tile_zeros(integers)
-
-
-def _define_dot4_tile(is_wide: bool) -> Callable[..., Any]:
-    @intrinsic
-    def dot4_tile(typingctx, tile, panel, x, x_stride):
-        """Add four k: ``panel`` holds 4 weights a lane, ``x`` 4 signed bytes a token."""
-        tier, num_vectors = tier_of(typingctx), tile.num_vectors
-
-        def codegen(ctx, b, sig, args):
-            value, panel_address, x_address, stride = args
-            bytes_type = llvm_vector("i8", 4 * tile.lanes)
-            weights = [
-                load_at(b, panel_address, bytes_type, 4 * tile.lanes * v)
-                for v in range(num_vectors)
-            ]
-            tokens = []
-            for t in range(tile.num_tokens):
-                word = load_at(b, offset_by(b, x_address, stride, t), I32)
-                tokens.append(b.bitcast(splat(b, word, tile.lanes), bytes_type))
-            return update_tile(
-                b,
-                tile,
-                value,
-                lambda v, t, old: dot4_into(b, old, weights[v], tokens[t], tier, is_wide=is_wide),
-            )
-
-        return tile(tile, *[types.int64] * 3), codegen
-
-    return dot4_tile
-
-
-DOT4_TILE = (_define_dot4_tile(False), _define_dot4_tile(True))
-"""Four products a lane: for weights of up to seven bits, and for those that take eight."""
-
-
-@intrinsic
-def scale_tile(typingctx, tile, dots, scale, minimum, x_scale, scale_stride, x_sum, sum_stride):
-    """tile += dots * scale * x_scale + minimum * x_sum, per row lane and token."""
-    tier = tier_of(typingctx)
-
-    def codegen(ctx, b, sig, args):
-        value, integers, scale_at, minimum_at, x_scale_at, scale_step, x_sum_at, sum_step = args
-        vector = llvm_vector("f32", tile.lanes)
-        scales = [load_at(b, scale_at, vector, 4 * tile.lanes * v) for v in range(tile.num_vectors)]
-        minimums = [
-            load_at(b, minimum_at, vector, 4 * tile.lanes * v) for v in range(tile.num_vectors)
-        ]
-        x_scales, x_sums = (
-            [
-                splat(b, load_at(b, offset_by(b, at, step, t), F32), tile.lanes)
-                for t in range(tile.num_tokens)
-            ]
-            for at, step in ((x_scale_at, scale_step), (x_sum_at, sum_step))
-        )
-
-        def cell(v: int, t: int, old: Any) -> Any:
-            dot = b.sitofp(b.extract_value(integers, t * tile.num_vectors + v), vector)
-            scaled = multiply_add(b, b.fmul(dot, scales[v]), x_scales[t], old, tier)
-            return multiply_add(b, minimums[v], x_sums[t], scaled, tier)
-
-        return update_tile(b, tile, value, cell)
-
-    return tile(tile, dots, *[types.int64] * 6), codegen
+def tokens_of(typingctx, tile):
+    """Tokens of a tile, as a compile-time constant."""
+    return types.int64(tile), lambda ctx, b, sig, args: ir.Constant(I64, tile.num_tokens)
 
 
 def _define_fma_tile(kind: str) -> Callable[..., Any]:

@@ -130,7 +130,12 @@ dot4 = DOT4_OF[False]
 
 def _sign_bit(tier: Tier) -> int:
     """What to flip in a signed byte to make it a weight: flipping the sign bit adds 128."""
-    return -BIAS if tier.dot4 in BIASED else 0
+    return -bias_of(tier)
+
+
+def bias_of(tier: Tier) -> int:
+    """How much larger ``as_weights`` makes bytes on this tier: 128 or nothing."""
+    return BIAS if tier.dot4 in BIASED else 0
 
 
 @intrinsic
@@ -146,8 +151,8 @@ def as_weights(typingctx, v):
 
 @intrinsic
 def weight_bias(typingctx):
-    """How much larger ``as_weights`` makes bytes on this tier: 128 or nothing."""
-    bias = BIAS if tier_of(typingctx).dot4 in BIASED else 0
+    """``bias_of`` the tier that is compiled for."""
+    bias = bias_of(tier_of(typingctx))
     return types.float32(), lambda ctx, b, sig, args: ir.Constant(F32, float(bias))
 
 

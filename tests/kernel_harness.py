@@ -37,6 +37,7 @@ TIERS = tuple(
     if number == 0 or tier == GENERIC or os.environ.get(ALL_TIERS_VARIABLE)
 )
 """The fastest tier and the reference; those between take minutes more, to compile above all."""
+SUM = np.dtype([("scaled", np.float32), ("start", np.int32)])
 GUARD_BYTES = 4096
 GUARD = 0xA5
 
@@ -155,8 +156,8 @@ class KernelRunner:
         return {
             "q": self.output((num_tokens, width), np.int8),
             "q_scale": self.output((num_tokens, width // 32)),
-            "q_sum": self.output((num_tokens, width // 32)),
-            "q_half_sum": self.output((num_tokens, width // 16)),
+            "q_sum": self.output((num_tokens, width // 32), SUM),
+            "q_half_sum": self.output((num_tokens, width // 16), SUM),
         }
 
     def gemv(self, name: str, weights: Array, x: Array, num_threads: int = 1,

@@ -18,6 +18,12 @@ HALF_OFFSETS = {
     "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,),
 }  # fmt: skip
 """Where a block of each format holds half-precision numbers."""
+QUANT_BYTES = {
+    "Q4_0": (2, 18), "Q4_1": (4, 20), "Q5_0": (2, 22), "Q5_1": (4, 24), "Q8_0": (2, 34),
+    "Q2_K": (16, 80), "Q3_K": (0, 96), "Q4_K": (16, 144), "Q5_K": (16, 176), "Q6_K": (0, 192),
+    "IQ4_NL": (2, 18), "IQ4_XS": (8, 136),
+}  # fmt: skip
+"""Where a block of each format holds quants: the first byte and the one behind the last."""
 
 
 def random_weights(name: str, num_rows: int, num_columns: int, rng: Any) -> Array:

@@ -146,16 +146,27 @@ def test_extreme_scales(runner: KernelRunner, name: str) -> None:
     check_product(name, weights, x, runner.gemm(name, weights, x))
 
 
+def extreme_activations(columns: int) -> naive.Array:
+    """Tokens that are at the limit everywhere, their signs alike or in turn at every distance."""
+    places = np.arange(columns)
+    signs = [(-1.0) ** (places // distance) for distance in (columns, 1, 2, 4, 8, 16)]
+    return np.array([sign * row for row in signs for sign in (5.0, -5.0)], np.float32)
+
+
 @pytest.mark.parametrize("name", QUANTIZED_FORMATS)
 def test_largest_dot_products(runner: KernelRunner, name: str) -> None:
-    """All bits of the quants set, and activations all at the limit, overflow nothing."""
+    """Quants all at an end of their range or alternating overflow nothing, whatever the signs."""
     columns = columns_of(name)[-1]
     weights = np.full((33, naive.FORMATS_BY_NAME[name].row_bytes(columns)), 0xFF, np.uint8)
     blocks = weights.reshape(33, -1, naive.FORMATS_BY_NAME[name].block_bytes)
+    first, last = naive.QUANT_BYTES[name]
+    for row, fill in enumerate((0x00, 0x7F, 0x80, 0x55, 0xAA, 0x0F, 0xF0)):
+        blocks[row, :, first:last] = fill
+    blocks[7, :, first:last:2] = 0
+    blocks[8, :, first + 1 : last : 2] = 0
     for offset in naive.HALF_OFFSETS[name]:
         blocks[:, :, offset : offset + 2] = np.array([1.0], np.float16).view(np.uint8)
-    x = np.where(np.arange(7)[:, None] % 2, 5.0, -5.0).astype(np.float32)
-    x = np.repeat(x, columns, axis=1)
+    x = extreme_activations(columns)
     check_product(name, weights, x, runner.gemv(name, weights, x))
     check_product(name, weights, x, runner.gemm(name, weights, x))
 

@@ -1,0 +1,277 @@
+"""Register tiles of dot products over a group of weights, and what becomes of them.
+
+The sums are of integers and exact. They start at minus ``centre`` times the sum of the
+activations, which takes ``centre`` off every weight. Where the tier adds byte products in
+pairs, they have 16 bits modulo 2**16 over the whole group: only what a lane holds in the end
+must fit, which ``BlockCode`` sees to. Weights of eight bits are summed in 32 bits everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.signatures import GEMM_TOKENS, PANEL_VECTORS
+from edgellama.kernels_cpu.simd import (
+    F32,
+    I8,
+    I16,
+    I32,
+    I64,
+    call_llvm,
+    constant,
+    llvm_vector,
+    load_at,
+    pointer,
+    shuffle,
+    splat,
+    tier_of,
+)
+from edgellama.kernels_cpu.simd_math import multiply_add
+from edgellama.kernels_cpu.simd_tiles import Tile, offset_by, tile_zeros, update_tile
+from edgellama.kernels_cpu.simd_weights import (
+    PAIR_INSTRUCTIONS,
+    bias_of,
+    dot4_into,
+)
+
+WORD = 4
+"""Bytes of the four weights that a lane takes at once."""
+BITS = {I8: 8, I16: 16, I32: 32, F32: 32}
+
+
+def _has_sums_of_pairs(tier: Tier, is_wide: bool) -> bool:
+    return tier.dot4 == "pairs" and not is_wide
+
+
+def _define_results_tile(is_wide: bool) -> Callable[..., Any]:
+    @intrinsic
+    def results_tile(typingctx):
+        tier = tier_of(typingctx)
+        # Signs that are moved and magnitudes take the registers of half of the tokens.
+        num_tokens = GEMM_TOKENS // 2 if is_wide and tier.dot4 == "pairs" else GEMM_TOKENS
+        tile = Tile("f32", tier.lanes, PANEL_VECTORS, num_tokens)
+        return tile(), lambda ctx, b, sig, args: tile_zeros(tile)
+
+    return results_tile
+
+
+RESULTS_TILE = (_define_results_tile(False), _define_results_tile(True))
+"""Zeros for the results of PANEL_VECTORS vectors of rows and as many tokens as fit.
+
+As all such pairs here: for weights of up to seven bits, and for those that take eight.
+"""
+
+
+def _token_addresses(builder: Any, address: Any, stride: Any, num_tokens: int) -> list[Any]:
+    """Where each token's row lies, from few registers: x86 adds one stride or two for nothing."""
+    bases = [offset_by(builder, address, stride, t) for t in range(0, num_tokens, 3)]
+    return [offset_by(builder, bases[t // 3], stride, t % 3) for t in range(num_tokens)]
+
+
+def _row_vectors(builder: Any, address: Any, vector: Any, count: int) -> list[Any]:
+    num_bytes = vector.count * BITS[vector.element] // 8
+    return [load_at(builder, address, vector, num_bytes * v) for v in range(count)]
+
+
+def _splat_word(builder: Any, address: Any, vector: Any) -> Any:
+    """The word at an address, as often as it fits into a vector of this type."""
+    lanes = vector.count * BITS[vector.element] // 32
+    return builder.bitcast(splat(builder, load_at(builder, address, I32), lanes), vector)
+
+
+def _define_start_sums(centre: int, is_wide: bool) -> Callable[..., Any]:
+    @intrinsic
+    def start_sums(typingctx, tile, starts, stride):
+        tier, shape = tier_of(typingctx), (tile.num_vectors, tile.num_tokens)
+        sums = Tile("i32", tile.lanes, *shape)
+        if _has_sums_of_pairs(tier, is_wide):
+            sums = Tile("i16", 2 * tile.lanes, *shape)
+        taken_off = bias_of(tier) if is_wide else centre
+
+        def codegen(ctx, b, sig, args):
+            value = tile_zeros(sums)
+            if not taken_off:
+                return value
+            vector = llvm_vector(sums.kind, sums.lanes)
+            factor = constant(sums.kind, [taken_off] * sums.lanes)
+            addresses = _token_addresses(b, args[1], args[2], tile.num_tokens)
+            tokens = [b.mul(_splat_word(b, at, vector), factor) for at in addresses]
+            return update_tile(b, sums, value, lambda v, t, old: tokens[t])
+
+        return sums(tile, types.int64, types.int64), codegen
+
+    return start_sums
+
+
+def _define_add_word(is_wide: bool) -> Callable[..., Any]:
+    @intrinsic
+    def add_word(typingctx, sums, panel, x, x_stride):
+        tier = tier_of(typingctx)
+        bytes_type = llvm_vector("i8", WORD * tier.lanes)
+
+        def codegen(ctx, b, sig, args):
+            value, panel, x, stride = args
+            weights = _row_vectors(b, panel, bytes_type, sums.num_vectors)
+            tokens = [
+                _splat_word(b, at, bytes_type)
+                for at in _token_addresses(b, x, stride, sums.num_tokens)
+            ]
+
+            def cell(v: int, t: int, old: Any) -> Any:
+                if not _has_sums_of_pairs(tier, is_wide):
+                    return dot4_into(b, old, weights[v], tokens[t], tier, is_wide=is_wide)
+                multiply, _ = PAIR_INSTRUCTIONS[tier.lanes]
+                return b.add(old, call_llvm(b, multiply, old.type, [weights[v], tokens[t]]))
+
+            return update_tile(b, sums, value, cell)
+
+        return sums(sums, *[types.int64] * 3), codegen
+
+    return add_word
+
+
+def _define_finish_sums(is_wide: bool) -> Callable[..., Any]:
+    @intrinsic
+    def finish_sums(typingctx, sums):
+        tier = tier_of(typingctx)
+        dots = Tile("i32", tier.lanes, sums.num_vectors, sums.num_tokens)
+
+        def codegen(ctx, b, sig, args):
+            if not _has_sums_of_pairs(tier, is_wide):
+                return args[0]
+            _, widen = PAIR_INSTRUCTIONS[tier.lanes]
+            vector, ones = llvm_vector("i32", tier.lanes), constant("i16", [1] * sums.lanes)
+
+            def cell(v: int, t: int, old: Any) -> Any:
+                pairs = b.extract_value(args[0], t * sums.num_vectors + v)
+                return call_llvm(b, widen, vector, [pairs, ones])
+
+            return update_tile(b, dots, tile_zeros(dots), cell)
+
+        return dots(sums), codegen
+
+    return finish_sums
+
+
+ADD_WORD = (_define_add_word(False), _define_add_word(True))
+FINISH_SUMS = (_define_finish_sums(False), _define_finish_sums(True))
+
+
+@intrinsic
+def hidden(typingctx, count):
+    """A number that the compiler does not know, so that it leaves a loop over it as it is.
+
+    Unrolled, the loads of all words come first, and the tile is spilled to make room for them.
+    """
+    kind = ir.FunctionType(I64, [I64])
+
+    def codegen(ctx, b, sig, args):
+        return b.asm(kind, "", "=r,0", list(args), side_effect=False)
+
+    return types.int64(types.int64), codegen
+
+
+def define_group_dots(num_words: int, centre: int, is_wide: bool) -> Callable[..., Any]:
+    """A device function: dot products over ``num_words`` words of weights, less ``centre``.
+
+    ``panel`` has four weights of each row in a vector's lane and a word every ``step`` bytes,
+    ``x`` four quants a word; ``starts`` are the tokens' words of ``store_starts``. The result
+    has the shape of ``tile``.
+    """
+    start, add_word = _define_start_sums(centre, is_wide), ADD_WORD[is_wide]
+    finish = FINISH_SUMS[is_wide]
+
+    def group_dots(tile, panel, step, x, x_stride, starts, start_stride):
+        sums = start(tile, starts, start_stride)
+        for j in range(hidden(num_words)):
+            sums = add_word(sums, panel + j * step, x + WORD * j, x_stride)
+        return finish(sums)
+
+    return device(group_dots)
+
+
+def _define_scale_tile(has_minimum: bool) -> Callable[..., Any]:
+    @intrinsic
+    def scale_tile(typingctx, tile, dots, scale, minimum, x_scale, scale_stride, x_sum, sum_stride):
+        tier, vector = tier_of(typingctx), llvm_vector("f32", tile.lanes)
+
+        def codegen(ctx, b, sig, args):
+            value, integers, scale, minimum, x_scale, scale_stride, x_sum, sum_stride = args
+            scales = _row_vectors(b, scale, vector, tile.num_vectors)
+            x_scales = [
+                _splat_word(b, at, vector)
+                for at in _token_addresses(b, x_scale, scale_stride, tile.num_tokens)
+            ]
+            if has_minimum:
+                minimums = _row_vectors(b, minimum, vector, tile.num_vectors)
+                x_sums = [
+                    _splat_word(b, at, vector)
+                    for at in _token_addresses(b, x_sum, sum_stride, tile.num_tokens)
+                ]
+
+            def cell(v: int, t: int, old: Any) -> Any:
+                dot = b.sitofp(b.extract_value(integers, t * tile.num_vectors + v), vector)
+                scaled = multiply_add(b, b.fmul(dot, scales[v]), x_scales[t], old, tier)
+                if not has_minimum:
+                    return scaled
+                return multiply_add(b, minimums[v], x_sums[t], scaled, tier)
+
+            return update_tile(b, tile, value, cell)
+
+        return tile(tile, dots, *[types.int64] * 6), codegen
+
+    return scale_tile
+
+
+SCALE_TILE = (_define_scale_tile(False), _define_scale_tile(True))
+"""tile += dots * scale * x_scale per row lane and token; the second also minimum * x_sum."""
+
+
+def _sums_of_places(builder: Any, address: Any) -> Any:
+    """Of 16 signed bytes, the sums of those at each place of a word."""
+    value = load_at(builder, address, llvm_vector("i8", 16))
+    value = builder.sext(value, llvm_vector("i16", 16))
+    for width in (8, 4):
+        value = builder.add(
+            shuffle(builder, value, value, range(width)),
+            shuffle(builder, value, value, range(width, 2 * width)),
+        )
+    return value
+
+
+@intrinsic
+def store_starts(typingctx, quants, block, low, high):
+    """What sums of products with 32 bytes at ``quants`` start at, for a centre of one.
+
+    A word each for the whole block and its halves: the sum of the bytes negated, or two sums of
+    16 bits, as the tier adds up.
+    """
+    tier = tier_of(typingctx)
+
+    def codegen(ctx, b, sig, args):
+        quants, block, low, high = args
+        halves = [_sums_of_places(b, quants), _sums_of_places(b, b.add(quants, I64(16)))]
+        for at, places in zip((block, low, high), (b.add(*halves), *halves), strict=True):
+            b.store(_start(b, places, tier), pointer(b, at, I32), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(*[types.int64] * 4), codegen
+
+
+def _start(builder: Any, places: Any, tier: Tier) -> Any:
+    """The word that sums start at, from the sums of the bytes at each place of a word."""
+    negated = builder.sub(constant("i16", [0] * 4), places)
+    lanes = [builder.extract_element(negated, I32(place)) for place in range(4)]
+    first, second = builder.add(*lanes[:2]), builder.add(*lanes[2:])
+    if _has_sums_of_pairs(tier, is_wide=False):
+        return builder.or_(
+            builder.zext(first, I32), builder.shl(builder.zext(second, I32), I32(16))
+        )
+    return builder.sext(builder.add(first, second), I32)
