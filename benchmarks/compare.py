@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from comparison.engine import Engine, Task
-from comparison.peers import KINDS, peer_engines
+from comparison.peers import KINDS, OUR_NAME, peer_engines
 from comparison.results import Comparison, ModelResults, Settings, read_comparisons
 from comparison.rounds import measure
 from comparison.table import markdown
@@ -116,8 +116,8 @@ def compare(options: argparse.Namespace) -> Iterator[Comparison]:
     command = [*(["env", f"EDGELLAMA_TIER={options.tier}"] if options.tier else []), sys.executable]
     named = [(kind, text) for kind in KINDS for text in getattr(options, kind.replace("-", "_"))]
     engines = [
-        Engine("edgellama", edgellama(command, options.patience)),
-        *peer_engines(named, options.patience),
+        Engine(OUR_NAME, edgellama(command, options.patience)),
+        *peer_engines(named, settings, options.patience),
     ]
     models: tuple[ModelResults, ...] = ()
     for text in options.models:

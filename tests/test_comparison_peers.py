@@ -95,26 +95,37 @@ def test_sweep_bench_measures_multiples_of_the_prompt() -> None:
         num_threads=2, depths=(0, 96), prompt_tokens=64, decode_tokens=8, repeats=1, rounds=1
     )
     with pytest.raises(RuntimeError, match="depth of 96"):
-        sweep_bench.speed_arguments(Task(Path("model.gguf"), "", settings))
+        peer_engines([("sweep-bench", sys.executable)], settings, 0)
 
 
-def test_peers_of_one_name_share_a_column() -> None:
+@pytest.mark.parametrize("command", ["", "'open", "no-such-program -v"])
+def test_a_peer_that_cannot_run_is_refused(command: str) -> None:
+    """A command that starts no program is refused before anything is measured."""
+    with pytest.raises(RuntimeError, match=r"--llama-bench .*allowed"):
+        peer_engines([("llama-bench", command)], SETTINGS, 0)
+
+
+def test_peers_of_one_name_share_a_column(tmp_path: Path) -> None:
     """A build's benchmark and its command line are one engine; two benchmarks need two names."""
+    program = tmp_path / "a=b"
+    program.touch(mode=0o755)
     named = [
-        ("llama-bench", "/opt/a=b/llama-bench"),
+        ("llama-bench", str(program)),
         ("llama-bench", "avx2=env LD_LIBRARY_PATH=/opt llama-bench"),
-        ("peer-command", "llama-completion -m {model} -p {prompt}"),
+        ("peer-command", f"{program} -m {{model}} -p {{prompt}}"),
     ]
-    engines = {engine.name: set(engine.measurements) for engine in peer_engines(named, 0)}
+    engines = {engine.name: set(engine.measurements) for engine in peer_engines(named, SETTINGS, 0)}
     assert engines == {"llama.cpp": {"speed", "memory", "start"}, "avx2": {"speed", "memory"}}
     with pytest.raises(RuntimeError, match=r"the speed of llama\.cpp is measured already"):
-        peer_engines([*named, ("llama-bench", "llama-bench")], 0)
+        peer_engines([*named, named[0]], SETTINGS, 0)
+    with pytest.raises(RuntimeError, match="a peer called edgellama"):
+        peer_engines([("llama-bench", f"edgellama={sys.executable}")], SETTINGS, 0)
 
 
 @pytest.mark.parametrize("shown", ["", "{prompt} Paris"])
 def test_a_start_is_the_first_token(shown: str) -> None:
     """A command that writes nothing, or the prompt first, is refused: its time means nothing."""
     command = f'{sys.executable} -c \'print("{shown}", end="")\''
-    (engine,) = peer_engines([("peer-command", command)], 0)
+    (engine,) = peer_engines([("peer-command", command)], SETTINGS, 0)
     with pytest.raises(RuntimeError, match="the first token alone"):
         engine.measurements["start"](TASK)

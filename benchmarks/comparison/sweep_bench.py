@@ -63,7 +63,6 @@ def read(output: str, errors: str, task: Task) -> Report:
 
 def _arguments(task: Task, decode_tokens: int) -> list[str]:
     settings = task.settings
-    check(settings)
     return [
         *("-m", str(task.model), "-t", str(settings.num_threads)),
         *("-c", str(settings.context_length), "-ub", str(settings.prompt_tokens)),

@@ -57,12 +57,11 @@ def _median_text(quantity: Quantity, engine: EngineResults) -> str:
 
 def _method(comparison: Comparison) -> str:
     settings = comparison.settings
-    rounds = f"{settings.rounds} rounds" if settings.rounds > 1 else "one round"
     return (
-        f"Each with {settings.num_threads} threads and an f16 KV cache; {rounds} of alternating "
-        f"fresh processes, medians; {settings.decode_tokens} tokens decoded. At a depth the "
-        "context already holds so many tokens. A ratio is the median of the rounds' own ratios, "
-        "in brackets the lowest and highest."
+        f"Threads: {settings.num_threads}; KV cache: f16; tokens decoded: "
+        f"{settings.decode_tokens}; rounds of alternating fresh processes: {settings.rounds}, "
+        "medians. At a depth the context already holds so many tokens. A ratio is the median of "
+        "the rounds' own ratios, in brackets the lowest and highest."
     )
 
 

@@ -37,8 +37,8 @@ def read(output: str, errors: str, task: Task) -> Report:
     report = json.loads(output.strip().splitlines()[-1])
     speeds = {
         Quantity(figure, row["depth"]): row[figure]
-        for row in report["speeds"]
         for figure in ("prefill", "decode")
+        for row in report["speeds"]
     }
     return Report(speeds, report["description"])
 
