@@ -18,7 +18,6 @@ from edgellama.kernels_cpu.row_codec import ErrorSums
 from edgellama.quant.errors import ConversionError
 
 LARGEST_HALF = 65504
-RELEASE_BYTES = 1 << 26
 Report = Callable[[PlannedTensor, int], None]
 """Told a tensor and how many more of its source's bytes are done."""
 
@@ -66,32 +65,19 @@ class TensorSums:
             )
 
 
-def _release_source(tensor: PlannedTensor) -> None:
-    tensor.source.release()
-
-
 def sum_tensors(
     work: Callable[[Chunk], ChunkResult],
     tensors: Sequence[PlannedTensor],
     num_threads: int,
     report: Report,
-    release: Callable[[PlannedTensor], None] = _release_source,
 ) -> Generator[TensorSums, None, None]:
-    """Does ``work`` on every chunk with ``num_threads``; the sums of each tensor, in order.
-
-    Mapped pages are released every RELEASE_BYTES of the source, so that they do not add up.
-    """
-    num_mapped = 0
+    """Does ``work`` on every chunk with ``num_threads``; the sums of each tensor, in order."""
     with closing(run_in_order(work, chunks_of(tensors), num_threads)) as results:
         for chunk, result in results:
             if chunk.first == 0:
                 sums = TensorSums(chunk.tensor)
             sums.add(result)
             num_bytes = (chunk.last - chunk.first) * chunk.tensor.source.row_bytes
-            num_mapped += num_bytes
-            if chunk.is_last or num_mapped >= RELEASE_BYTES:
-                release(chunk.tensor)
-                num_mapped = 0
             report(chunk.tensor, num_bytes)
             if chunk.is_last:
                 yield sums

@@ -36,7 +36,9 @@ __all__ = ["Chunk", "Conversation", "Generation", "Llama", "Session", "Statistic
 class Llama:
     """A model, loaded once and shared by any number of sessions and threads.
 
-    A context manager; closing ends all of its sessions.
+    A context manager; closing ends all of its sessions. The weights are pages of the file, which
+    must therefore be replaced by renaming: rewritten or cut in place, it changes or ends
+    (SIGBUS) the process.
     """
 
     def __init__(

@@ -32,7 +32,8 @@ class GGUFFile:
     """A model file mapped read-only; of a split model, any part's path opens all of them.
 
     The metadata of a split model is that of its first part. Use it as a context manager, or
-    call close(); arrays that were taken from it stay valid as long as they are referenced.
+    call close(); arrays that were taken from it stay valid as long as they are referenced and
+    nobody cuts the file: touching what it no longer has ends the process.
     Raises ModelNotFoundError for an absent file or part, ModelFileError for a malformed one.
     """
 

@@ -1,6 +1,7 @@
 """Opening a file for reading where it lies: checked to be a regular file, mapped read-only.
 
-What the bytes mean is left to the readers of each format.
+What the bytes mean is left to the readers of each format. A file that is cut short while it is
+mapped has pages that end the process when they are touched; ``read_at`` reads without them.
 """
 
 from __future__ import annotations
@@ -9,13 +10,35 @@ import contextlib
 import mmap
 import os
 import stat
+import weakref
 from pathlib import Path
 
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError
 from edgellama.quant.gguf_cursor import file_error
 
+CAN_READ_AT = hasattr(os, "pread")
+"""Windows has no ``pread``, but lets nobody cut a file that is mapped."""
 
-def map_file(path: Path, kind: str) -> mmap.mmap:
+
+class FileMapping(mmap.mmap):
+    """A file mapped read-only, which can also be read like any other, where CAN_READ_AT."""
+
+    def hold(self, descriptor: int) -> None:
+        """Keep another descriptor of the file as long as the mapping lives."""
+        self._descriptor = os.dup(descriptor)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read_at(self, offset: int, num_bytes: int) -> bytes:
+        """The bytes from ``offset`` on, fewer where the file has no more."""
+        pieces = []
+        while num_bytes and (piece := os.pread(self._descriptor, num_bytes, offset)):
+            pieces.append(piece)
+            offset += len(piece)
+            num_bytes -= len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def map_file(path: Path, kind: str) -> FileMapping:
     """The whole file; ``kind`` says what is allowed there, such as "a GGUF file".
 
     Raises ModelNotFoundError for an absent file, ModelFileError for one that cannot be mapped.
@@ -29,7 +52,8 @@ def map_file(path: Path, kind: str) -> mmap.mmap:
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise file_error(path, "is empty, 0 bytes", kind)
-            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapping = FileMapping(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapping.hold(file.fileno())
             _ask_for_huge_pages(mapping)
             return mapping
     except ModelFileError:

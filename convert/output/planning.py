@@ -29,7 +29,6 @@ from edgellama.convert.output.split import plan_files
 from edgellama.convert.output.writer import partial_path
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.source_tensor import SourceTensor
-from edgellama.convert.tensor_sums import RELEASE_BYTES
 from edgellama.quant.errors import ConversionError, InvalidOptionError
 from edgellama.quant.recipes import (
     RECIPES,
@@ -161,7 +160,7 @@ def free_disk_bytes(plan: ConversionPlan) -> int:
 
 def memory_estimate_bytes(plan: ConversionPlan) -> int:
     """About what a conversion holds at its peak; only vocabularies make it vary."""
-    return BASE_MEMORY_BYTES + RELEASE_BYTES + 3 * sum(len(file.header) for file in plan.files)
+    return BASE_MEMORY_BYTES + 3 * sum(len(file.header) for file in plan.files)
 
 
 def _importance(

@@ -41,11 +41,7 @@ def written_records(
     def compare(chunk: Chunk) -> ChunkResult:
         return worker.compare(chunk, written[chunk.tensor.name])
 
-    def release(tensor: PlannedTensor) -> None:
-        tensor.source.release()
-        written[tensor.name].release()
-
-    for sums in sum_tensors(compare, tensors, num_threads, report, release):
+    for sums in sum_tensors(compare, tensors, num_threads, report):
         yield sums.record()
 
 

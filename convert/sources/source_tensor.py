@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeVar
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.formats import FORMATS_BY_NAME, Format
+from edgellama.quant.mapped_file import CAN_READ_AT, FileMapping
 
 _Self = TypeVar("_Self", bound="SourceTensor")
 _ARRAY_FORMATS = {np.dtype("<f4"): "F32", np.dtype("<f2"): "F16"}
@@ -65,7 +65,7 @@ class SourceTensor(ABC):
     def rows(self, first: int, last: int) -> NDArray[np.uint8]:
         """The bytes of rows ``first`` to before ``last``, (last - first, row_bytes), C-contiguous.
 
-        It may be a read-only view of a mapped file. IndexError for rows that are not there.
+        It may be read-only. IndexError for rows that are not there.
         """
         if not 0 <= first <= last <= self.num_rows:
             raise IndexError(f"rows {first} to {last} of {self.num_rows} of tensor {self.name}")
@@ -75,13 +75,6 @@ class SourceTensor(ABC):
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
         """``rows`` for a range that has been checked."""
 
-    @abstractmethod
-    def release(self) -> None:
-        """Gives back the memory of mapped pages, so that it does not add up over a whole model.
-
-        Call it when the tensor is done; rows stay valid, and reading again brings the pages back.
-        """
-
     def renamed(self: _Self, name: str) -> _Self:
         """The same tensor under another name."""
         other = copy.copy(self)
@@ -90,7 +83,11 @@ class SourceTensor(ABC):
 
 
 class MappedTensor(SourceTensor):
-    """A tensor whose bytes lie in one piece of a mapped file."""
+    """A tensor whose bytes lie in one piece of a mapped file, or in memory.
+
+    Of a file they are read, not touched where they are mapped: a page that the file no longer
+    has would end the process, and pages in use would add up over a whole model.
+    """
 
     def __init__(
         self, name: str, shape: Sequence[int], tensor_format: Format, data: NDArray[np.uint8]
@@ -101,36 +98,31 @@ class MappedTensor(SourceTensor):
             raise ValueError(f"data of {name} is not {self.num_bytes} bytes")
         self._data = data
         self._mapping = _mapping_behind(data)
+        self._start = 0
+        if self._mapping is not None:
+            self._start = data.ctypes.data - np.frombuffer(self._mapping, np.uint8).ctypes.data
 
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
-        # Touching pages that a file no longer has would end the process.
-        if self._mapping is not None and self._mapping.size() < len(self._mapping):
+        shape = last - first, self.row_bytes
+        if self._mapping is None or not CAN_READ_AT:
+            return self._data[first * self.row_bytes : last * self.row_bytes].reshape(shape)
+        num_bytes = shape[0] * shape[1]
+        content = self._mapping.read_at(self._start + first * self.row_bytes, num_bytes)
+        if len(content) < num_bytes:
             raise ModelFileError(
                 f"tensor {self.name}: its file was cut to {self._mapping.size()} bytes while it "
                 f"was read; allowed: the {len(self._mapping)} bytes that it had"
             )
-        piece = self._data[first * self.row_bytes : last * self.row_bytes]
-        return piece.reshape(last - first, self.row_bytes)
-
-    def release(self) -> None:
-        """Drops the pages that hold nothing but this tensor, where the system can."""
-        mapping = self._mapping
-        if mapping is None or not hasattr(mapping, "madvise"):
-            return
-        start = self._data.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
-        first_page = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE
-        num_bytes = (start + self.num_bytes) // mmap.PAGESIZE * mmap.PAGESIZE - first_page
-        if num_bytes > 0:
-            mapping.madvise(mmap.MADV_DONTNEED, first_page, num_bytes)
+        return np.frombuffer(content, np.uint8).reshape(shape)
 
 
-def _mapping_behind(array: NDArray[np.uint8]) -> mmap.mmap | None:
+def _mapping_behind(array: NDArray[np.uint8]) -> FileMapping | None:
     """The mapping that ``array`` is a view of; None for an array in memory."""
     owner: object = array
     while isinstance(owner, np.ndarray):
         owner = owner.base
     buffer = owner.obj if isinstance(owner, memoryview) else owner
-    return buffer if isinstance(buffer, mmap.mmap) else None
+    return buffer if isinstance(buffer, FileMapping) else None
 
 
 class ArrayTensor(SourceTensor):
@@ -145,9 +137,6 @@ class ArrayTensor(SourceTensor):
 
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
         return self._data[first:last]
-
-    def release(self) -> None:
-        """Does nothing: no file is mapped."""
 
 
 class JoinedTensor(SourceTensor):
@@ -178,11 +167,6 @@ class JoinedTensor(SourceTensor):
         if len(pieces) == 1:
             return pieces[0]
         return np.concatenate([np.empty((0, self.row_bytes), np.uint8), *pieces])
-
-    def release(self) -> None:
-        """Releases every shard."""
-        for part in self._parts:
-            part.release()
 
 
 class PermutedTensor(SourceTensor):
@@ -226,10 +210,6 @@ class PermutedTensor(SourceTensor):
         new_rows = rows[2 * first + half - low : high - low : 2]
         new_rows[...] = self._tensor.rows(source + first, source + last)
 
-    def release(self) -> None:
-        """Releases the tensor behind it."""
-        self._tensor.release()
-
 
 class UnreadableTensor(SourceTensor):
     """A tensor that is there but cannot be a weight: its name and shape are known, no more.
@@ -255,6 +235,3 @@ class UnreadableTensor(SourceTensor):
 
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
         raise UnsupportedModelError(self._refusal)
-
-    def release(self) -> None:
-        """Does nothing: no rows were read."""
