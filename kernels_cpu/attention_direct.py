@@ -18,8 +18,20 @@ from edgellama.kernels_cpu.cache_numbers import (
     value_vectors,
 )
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, CACHE_SCALE_ELEMENTS, PANEL_VECTORS
-from edgellama.kernels_cpu.simd import f32_zeros, lane_count, load_f32, store
+from edgellama.kernels_cpu.signatures import (
+    ATTENTION_KEYS,
+    CACHE_NUMBER_BITS,
+    CACHE_SCALE_ELEMENTS,
+    PANEL_VECTORS,
+)
+from edgellama.kernels_cpu.simd import (
+    PREFETCH_BYTES,
+    f32_zeros,
+    lane_count,
+    load_f32,
+    prefetch,
+    store,
+)
 from edgellama.kernels_cpu.simd_cache import add_scaled_tile, fma_panel, fold_tile
 from edgellama.kernels_cpu.simd_half import load_f16
 from edgellama.kernels_cpu.simd_math import mul
@@ -50,13 +62,16 @@ def finish_weights(scores, num_keys, total, weights):
 def key_tile(kind: str, rows: int) -> Any:
     """Device function: unscaled scores of elements ``first`` to ``last`` with one key block."""
     even, odd = key_vectors(kind)
-    two_chains = rows <= ROWS_OF_TWO_CHAINS
+    two_chains, bits = rows <= ROWS_OF_TWO_CHAINS, CACHE_NUMBER_BITS[kind]
+    bytes_ahead = 2 * PANEL_VECTORS * bits // 2
 
     @device
     def multiply(numbers, first, last, query, query_bytes):
         like = f32_zeros()
         tile = other = f32_tile(PANEL_VECTORS, rows)
         for i in range(first, last, 2):
+            ahead = numbers + i * panel_lanes() * bits // 8 + PREFETCH_BYTES
+            prefetch(ahead, bytes_ahead, like)
             tile = fma_panel(
                 tile,
                 even(numbers, i, 0, like),
@@ -126,7 +141,8 @@ def scale_weights(weights, rows, num_keys, scales, value_block_bytes, target):
 def value_tile(kind: str, rows: int) -> Any:
     """Device function: weighted sum of one panel of the values' elements over all keys."""
     first, second = value_vectors(kind)
-    row_bytes = value_row_bytes(kind)
+    row_bytes, bits = value_row_bytes(kind), CACHE_NUMBER_BITS[kind]
+    bytes_ahead = PANEL_VECTORS * bits // 2
 
     @device
     def sum_values(weights, numbers, value_block_bytes, element, head_size, num_keys):
@@ -135,6 +151,7 @@ def value_tile(kind: str, rows: int) -> Any:
         for key in range(0, num_keys, panel_lanes()):
             row = numbers
             for i in range(key, min(key + panel_lanes(), num_keys)):
+                prefetch(row + element * bits // 8 + PREFETCH_BYTES, bytes_ahead, like)
                 tile = fma_panel(
                     tile, first(row, element, like), second(row, element, like), weights + 4 * i,
                     SCORE_BYTES,

@@ -25,6 +25,7 @@ from edgellama.kernels_cpu.cells import (
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.gemv_super_blocks import super_block_dots
 from edgellama.kernels_cpu.simd import (
+    PREFETCH_BYTES,
     f32_zeros,
     f32_zeros_4,
     f32_zeros_8,
@@ -46,8 +47,6 @@ from edgellama.quant.formats import FORMATS_BY_NAME
 
 FLOAT_LOADS = {"F32": (load_f32, 4), "F16": (load_f16, 2), "BF16": (load_bf16, 2)}
 """Per float format: how a vector is read, and the bytes of one number."""
-PREFETCH_BYTES = 4096
-"""How far ahead weights are asked for; the processor's own prefetching ends with the page."""
 
 
 def _write_output(value, cell, accumulate):

@@ -24,6 +24,8 @@ F16, F32 = ir.HalfType(), ir.FloatType()
 
 
 LINE_BYTES = 64
+PREFETCH_BYTES = 4096
+"""How far ahead a stream is asked for; the processor's own prefetching ends with the page."""
 SCALARS = {"i8": I8, "i16": I16, "i32": I32, "f16": F16, "f32": F32}
 
 
