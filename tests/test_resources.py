@@ -78,7 +78,7 @@ def test_a_long_context_starts_small_and_idles(path: Path) -> None:
     small, _ = peak_and_idle(path, 512)
     large, idle_s = peak_and_idle(path, LONG_CONTEXT)
     assert abs(large - small) < 8_000_000
-    assert idle_s < 0.01
+    assert idle_s < 0.02
 
 
 def test_a_chat_at_its_prompt_uses_no_processor(path: Path) -> None:

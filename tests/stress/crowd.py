@@ -14,7 +14,7 @@ NUM_TOKENS = 300
 BUSY = "while True: pass"
 MAX_RATIO = 4.0
 """How much longer many threads may take than one takes beside the same busy processes."""
-SLACK_S = 1.0
+SLACK_S = 3.0
 """For the scheduler, which gives a process of many threads its turn in slices of milliseconds."""
 
 
