@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama import Llama
+
 STRESS_VARIABLE = "EDGELLAMA_TEST_STRESS"
 MODEL = TinyLlama(layers=4, context_length=2048, weight_format="Q8_0")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is held is read from /proc")
@@ -20,8 +22,11 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is held is
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model, the kind that other tests have had compiled."""
-    return write_tiny_llama(tmp_path_factory.mktemp("stress") / "tiny.gguf", MODEL)
+    """A small model whose kernels are compiled, so that no watchdog has to wait for it."""
+    path = write_tiny_llama(tmp_path_factory.mktemp("stress") / "tiny.gguf", MODEL)
+    for kv_type in ("f16", "f32"):
+        Llama(path, kv_type=kv_type).close()
+    return path
 
 
 def run(name: str, path: Path, seed: int = 0) -> None:

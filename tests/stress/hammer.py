@@ -145,7 +145,7 @@ class Hammer:
 def hammer(path: Path, seconds: float, seed: int) -> None:
     """Run all hammers; AssertionError for a wrong text or for anything that is not given back."""
     with Llama(path) as llama:
-        # Compiles what is missing, once instead of by every thread.
+        # What the process keeps from its first model on is no leak.
         llama.generate(PROMPTS[0], **GREEDY)
     before = held.num_threads(), held.num_files()
     engines = [Llama(path, num_threads=number, kv_type="f32") for number in (2, 3)]
