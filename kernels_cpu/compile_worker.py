@@ -6,6 +6,7 @@ of each that is finished. Also callable in-process, for applications frozen with
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
 import sys
@@ -15,6 +16,8 @@ from pathlib import Path
 
 from edgellama.kernels_cpu.cpu import select_tier
 
+ALLOCATIONS_BETWEEN_COLLECTIONS = 100_000
+"""A compiler makes large trees that live long: walking them more often finds nothing."""
 DIGEST_BYTES = hashlib.sha256().digest_size
 
 
@@ -54,6 +57,7 @@ def read_checked(path: Path) -> bytes | None:
 
 def main(arguments: Sequence[str]) -> None:
     """Entry of the worker process: tier, folder, names."""
+    gc.set_threshold(ALLOCATIONS_BETWEEN_COLLECTIONS)
     tier_name, folder, *names = arguments
     compile_into(Path(folder), tier_name, names, lambda name: print(name, flush=True))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numba
 from llvmlite import binding, ir
-from numba.core import codegen, compiler, registry
+from numba.core import codegen, compiler, compiler_machinery, registry
 from numba.core.compiler_lock import global_compiler_lock
 
 from edgellama.kernels_cpu.cpu import Tier
@@ -30,8 +30,20 @@ LIBM_INTRINSICS = frozenset(
 I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
+class KernelLibrary(codegen.AOTCodeLibrary):
+    """The code of a function and of those that it calls, optimized as a whole kernel is.
+
+    Numba does so twice, to prune the counting of references; kernels have none.
+    """
+
+    def _optimize_final_module(self) -> None:
+        _optimize(self._final_module, _target_machine())
+
+
 class TierCodegen(codegen.AOTCPUCodegen):
     """Numba code generation that only ever produces objects, for a tier's instruction set."""
+
+    _library_class = KernelLibrary
 
     def __init__(self, tier: Tier) -> None:
         self._tier = tier
@@ -66,6 +78,23 @@ def use_tier(tier: Tier) -> None:
         target_context._internal_codegen = TierCodegen(tier)
         # Numba keeps a distinct built-in callable per function; none is ever called here.
         target_context.get_executable = lambda library, descriptor, environment: [].append
+        _analyse_passes_once()
+
+
+def _analyse_passes_once() -> None:
+    """Spare what Numba finds out anew about the same passes, for every function."""
+    manager = compiler_machinery.PassManager
+    analyse = manager.dependency_analysis
+    analysed: dict[tuple[Any, ...], Any] = {}
+
+    def analyse_once(self: Any) -> Any:
+        """What each pass needs, which depends on the list of passes alone."""
+        passes = tuple(kind for kind, _ in self.passes)
+        if passes not in analysed:
+            analysed[passes] = analyse(self)
+        return analysed[passes]
+
+    manager.dependency_analysis = analyse_once
 
 
 def compile_kernel(name: str) -> bytes:
