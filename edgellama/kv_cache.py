@@ -6,6 +6,7 @@ layout is the attention kernel's; who may use the cache, and for which tokens, i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,8 +98,23 @@ class KVCache:
         )
         self.context_length = context_length
         self.length = 0
-        self._keys = reserve(layout.num_layers * layout.key_layer_bytes)
-        self._values = reserve(layout.num_layers * layout.value_layer_bytes)
+        self._hold(
+            reserve(layout.num_layers * layout.key_layer_bytes),
+            reserve(layout.num_layers * layout.value_layer_bytes),
+        )
+
+    def _hold(self, keys: npt.NDArray[np.uint8], values: npt.NDArray[np.uint8]) -> None:
+        """Take memory; what is asked for in every step is found out once."""
+        self._keys, self._values = keys, values
+        self._bindings = {
+            "keys": int(keys.ctypes.data),
+            "values": int(values.ctypes.data),
+            "key_head_bytes": self.layout.key_head_bytes,
+            "value_head_bytes": self.layout.value_head_bytes,
+            "key_block_bytes": self.layout.key_block_bytes,
+            "value_block_bytes": self.layout.value_block_bytes,
+            "split_keys": self.layout.split_keys,
+        }
 
     @property
     def num_bytes(self) -> int:
@@ -110,17 +126,9 @@ class KVCache:
         """Keys and values: to be held by whoever uses their addresses."""
         return self._keys, self._values
 
-    def bindings(self) -> dict[str, int]:
+    def bindings(self) -> Mapping[str, int]:
         """What the program calls by these names; addresses are of the first layer."""
-        return {
-            "keys": int(self._keys.ctypes.data),
-            "values": int(self._values.ctypes.data),
-            "key_head_bytes": self.layout.key_head_bytes,
-            "value_head_bytes": self.layout.value_head_bytes,
-            "key_block_bytes": self.layout.key_block_bytes,
-            "value_block_bytes": self.layout.value_block_bytes,
-            "split_keys": self.layout.split_keys,
-        }
+        return self._bindings
 
     def strides(self) -> dict[str, int]:
         """Bytes from one layer to the next."""
@@ -137,4 +145,4 @@ class KVCache:
     def close(self) -> None:
         """Give the memory back; the cache is unusable afterwards."""
         self.length = self.context_length = 0
-        self._keys = self._values = reserve(0)
+        self._hold(reserve(0), reserve(0))

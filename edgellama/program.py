@@ -65,6 +65,7 @@ class Program:
             raise ValueError("a program ends with a barrier")
         self.ops = tuple(ops)
         self._counters = aligned_words(len(ops) * layout.COUNTER_BYTES).reshape(len(ops), -1)
+        self._fresh_counter = np.zeros(layout.COUNTER_WORDS, np.int64)
         bindings: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
         slots: list[int] = []
         starts: list[int] = []
@@ -80,6 +81,7 @@ class Program:
         self._bindings = {
             name: np.array(triples, np.int64).T.copy() for name, triples in bindings.items()
         }
+        self._bound: dict[str, tuple[int, int]] = {}
         records = int(self._records.ctypes.data)
         rows = [
             (kernels.address(op.kernel), records + 8 * start, int(counter.ctypes.data), op.barrier)
@@ -91,14 +93,17 @@ class Program:
 
     def prepare(self, job: int, strides: Mapping[str, int] | None = None, **values: int) -> None:
         """Make all tasks of ``job`` available, and bind values; unused names are ignored."""
-        self._counters[:, layout.NUM_TASKS // 8] = 0
-        self._counters[:, layout.NUM_DONE // 8] = 0
-        self._counters[:, layout.NEXT_TASK // 8] = job << layout.JOB_SHIFT
+        self._fresh_counter[layout.NEXT_TASK // 8] = job << layout.JOB_SHIFT
+        self._counters[:, : layout.COUNTER_WORDS] = self._fresh_counter
         for name, value in values.items():
             if name in self._bindings:
-                places, offsets, indices = self._bindings[name]
                 stride = strides.get(name, 0) if strides else 0
-                self._records[places] = offsets + (value + stride * indices)
+                # Most values stay from step to step; an interrupted change must not count as made.
+                if self._bound.get(name) != (value, stride):
+                    self._bound.pop(name, None)
+                    places, offsets, indices = self._bindings[name]
+                    self._records[places] = offsets + (value + stride * indices)
+                    self._bound[name] = value, stride
 
 
 def _word(value: int | float | Bound, is_float: bool) -> int:

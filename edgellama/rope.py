@@ -13,6 +13,10 @@ import numpy.typing as npt
 
 from edgellama.quant.model_config import RopeConfig
 
+BLOCK = 64
+"""Positions whose rows are computed together, so that a step of one token only copies."""
+MAX_BLOCKS = 16
+
 
 class RopeTable:
     """Cosines and sines for the ``rope`` kernel."""
@@ -32,6 +36,7 @@ class RopeTable:
             self._magnitude *= 1.0 + 0.1 * math.log(config.factor) if config.factor > 1.0 else 1.0
         self._frequencies = np.repeat(frequencies, 2)
         self._signs = np.tile([-1.0, 1.0], self.num_pairs)
+        self._blocks: dict[int, npt.NDArray[np.float32]] = {}
 
     @property
     def row_numbers(self) -> int:
@@ -40,10 +45,27 @@ class RopeTable:
 
     def fill(self, table: npt.NDArray[np.float32], position: int, num_tokens: int) -> None:
         """Write rows for ``num_tokens`` tokens from ``position`` on: (tokens, row_numbers)."""
-        angles = np.arange(position, position + num_tokens)[:, None] * self._frequencies
-        half = 2 * self.num_pairs
-        table[:num_tokens, :half] = np.cos(angles) * self._magnitude
-        table[:num_tokens, half:] = np.sin(angles) * self._signs * self._magnitude
+        end = position + num_tokens
+        while position < end:
+            number, first = divmod(position, BLOCK)
+            count = min(BLOCK - first, end - position)
+            row = num_tokens - (end - position)
+            table[row : row + count, : self.row_numbers] = self._block(number)[
+                first : first + count
+            ]
+            position += count
+
+    def _block(self, number: int) -> npt.NDArray[np.float32]:
+        """Rows of ``BLOCK`` positions; the blocks used last are kept."""
+        block = self._blocks.pop(number, None)
+        if block is None:
+            angles = np.arange(number * BLOCK, (number + 1) * BLOCK)[:, None] * self._frequencies
+            cosines, sines = np.cos(angles), np.sin(angles) * self._signs
+            block = (np.concatenate([cosines, sines], axis=1) * self._magnitude).astype(np.float32)
+        self._blocks[number] = block
+        if len(self._blocks) > MAX_BLOCKS:
+            del self._blocks[next(iter(self._blocks))]
+        return block
 
 
 def _yarn(frequencies: npt.NDArray[np.float64], config: RopeConfig) -> npt.NDArray[np.float64]:

@@ -38,6 +38,7 @@ OP_BYTES = 32
 
 NEXT_TASK, NUM_DONE, NUM_TASKS = 0, 8, 16
 """Words of an op's counter: job and next task, tasks done, tasks in all (0 until known)."""
+COUNTER_WORDS = 3
 COUNTER_BYTES = CACHE_LINE
 JOB_SHIFT = 32
 TASK_MASK = (1 << JOB_SHIFT) - 1

@@ -153,9 +153,7 @@ def test_two_callers_with_one_cache(engine: Engine) -> None:
     """Two callers can never write beyond a cache's end: the one that comes too late is refused."""
     cache = engine.new_cache(1024)
     # Room behind the end, so that a failure of this test harms nothing else.
-    cache._keys, cache._values = (
-        np.zeros(4 * a.size, a.dtype) for a in (cache._keys, cache._values)
-    )
+    cache._hold(*(np.zeros(4 * a.size, a.dtype) for a in cache.memory))
 
     def other_caller(done: int, total: int) -> None:
         if done == 512 and cache.length == 512:
@@ -171,10 +169,10 @@ def test_cache_closed_between_chunks(engine: Engine) -> None:
     cache = engine.new_cache(2048)
 
     def close_cache(done: int, total: int) -> None:
-        memory = cache._keys, cache._values
+        memory = cache.memory
         cache.close()
         # Put back, so that a failure of this test harms nothing else.
-        cache._keys, cache._values = memory
+        cache._hold(*memory)
 
     with pytest.raises(EdgellamaError):
         engine.forward(prompt(1024), cache, progress=close_cache)
