@@ -71,7 +71,7 @@ class Decoding:
         self._request = request
         self._cancel = cancel
         self._end_tokens = tokenizer.special.end_of_generation
-        self._sampler = make_sampler(request.sampling)
+        self._sampler = make_sampler(request.sampling, engine.kernels)
         self._stops = StopStrings(request.stop)
         self._detokenizer = StreamingDetokenizer(tokenizer, continuation=request.continuation)
         self._tokens: list[int] = []

@@ -20,6 +20,7 @@ from edgellama.cancellation import CancelToken
 from edgellama.kernels_cpu.code_cache import CompiledKernels, Progress
 from edgellama.kernels_cpu.cpu import default_num_threads, select_tier
 from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, TIMED_ENTRY, ThreadTeam
+from edgellama.kernels_cpu.token_chooser import CHOICE_KERNEL
 from edgellama.kv_cache import KVCache
 from edgellama.kv_types import KVTypeChoice, KVTypes
 from edgellama.llama_program import InputObserver, LlamaProgram, Mode
@@ -130,11 +131,14 @@ class Engine:
             outputs += self._turns.take(work, cancelled)
             if progress:
                 progress(done, len(ids))
-        return (
-            np.concatenate(outputs)
-            if outputs
-            else np.empty((0, self.config.vocab_size), np.float32)
-        )
+        if len(outputs) == 1:
+            return outputs[0]
+        return np.concatenate([np.empty((0, self.config.vocab_size), np.float32), *outputs])
+
+    @property
+    def kernels(self) -> CompiledKernels:
+        """The compiled code, for what is done with logits besides."""
+        return self._kernels
 
     @property
     def num_compiled(self) -> int:
@@ -200,11 +204,11 @@ class Engine:
         return outputs
 
     def _usual_kernels(self) -> set[str]:
-        """Kernels of a chat: long and short steps over the usual cache, logits of one token."""
+        """Kernels of a chat: long and short steps, logits of one token, the choice of the next."""
         ops = self._writer.head("decode", self._last_logits)
         for mode in ("decode", "prefill"):
             ops += self._writer.body(mode, self._kv_types)
-        return {op.kernel for op in ops} | set(ENTRY_KERNELS)
+        return {op.kernel for op in ops} | {*ENTRY_KERNELS, CHOICE_KERNEL}
 
     def _checked(
         self, tokens: Sequence[int] | npt.NDArray[np.int32], cache: KVCache
@@ -214,11 +218,11 @@ class Engine:
             raise InvalidOptionError(
                 f"tokens must be one row of whole numbers, not {ids.dtype} of shape {ids.shape}"
             )
-        if len(ids) and (ids.min() < 0 or ids.max() >= self.config.vocab_size):
-            raise InvalidOptionError(
-                f"token ids from {ids.min()} to {ids.max()}; "
-                f"allowed: 0 to {self.config.vocab_size - 1}"
-            )
+        if len(ids):
+            low, high = (ids[0], ids[0]) if len(ids) == 1 else (ids.min(), ids.max())
+            if low < 0 or high >= self.config.vocab_size:
+                allowed = f"0 to {self.config.vocab_size - 1}"
+                raise InvalidOptionError(f"token ids from {low} to {high}; allowed: {allowed}")
         self._check_room(len(ids), cache)
         return ids.astype(np.int64)
 

@@ -184,7 +184,7 @@ def _compile_in_workers(
             raise KernelError(f"the kernel compiler failed for tier {tier.name}: {reason}")
 
 
-COMPILE_WEIGHTS = {"search": 4, "attention": 3, "gemm": 2}
+COMPILE_WEIGHTS = {"search": 4, "attention": 3, "choose": 3, "gemm": 2}
 """Relative compile times by the first word of a kernel's name, to balance the workers."""
 
 

@@ -187,7 +187,11 @@ SIGNATURES: Mapping[str, Signature] = MappingProxyType(_signatures())
 def _codec_signatures() -> dict[str, Signature]:
     convert, blocks = ("x", "num_values", "y"), ("x", "num_blocks", "blocks")
     measured = ("x", "y", "num_rows", "num_columns", "sums")
-    table = {"measure": Signature("quantizers.quantize_errors", "measure", (), measured)}
+    choice = ("x", "num_values", "top_k", "settings", "scratch", "token")
+    table = {
+        "measure": Signature("quantizers.quantize_errors", "measure", (), measured),
+        "choose_token": Signature("token_choice", "choose_token", (), choice),
+    }
     for name in HALF_FORMATS:
         table[f"round_{name}"] = Signature(
             "quantizers.convert_floats", "round_floats", (name,), convert

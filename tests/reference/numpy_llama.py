@@ -211,6 +211,7 @@ class NumpyEngine:
         self.llama = NumpyLlama(file, dtype)
         self.config = self.llama.shape
         self.num_threads = 1
+        self.kernels = None
         self.forwarded: list[int] = []
         self._lock = threading.Lock()
 

@@ -49,6 +49,7 @@ class ScriptedEngine:
         self.script = list(script)
         self.config = SimpleNamespace(vocab_size=vocab_size, context_length=context_length)
         self.before_step = before_step
+        self.kernels = None
         self.forwarded: list[list[int]] = []
         self.caches: list[ScriptedCache] = []
 
