@@ -24,7 +24,7 @@ from edgellama.kernels_cpu.simd import (
     width_of,
     write_f32,
 )
-from edgellama.kernels_cpu.simd_dot_tiles import RESULTS_TILE, SCALE_TILE, define_group_dots
+from edgellama.kernels_cpu.simd_dot_tiles import SCALE_TILE, define_group_dots
 from edgellama.kernels_cpu.simd_math import fma
 from edgellama.kernels_cpu.simd_tiles import (
     FMA_TILE,
@@ -32,7 +32,6 @@ from edgellama.kernels_cpu.simd_tiles import (
     f32_tile,
     load_tile,
     store_tile,
-    tokens_of,
     transpose_every_fourth_word,
     transpose_words,
 )
@@ -209,7 +208,7 @@ def quantized_gemm(name):
     """y = weights x for blocks of ``name`` and many quantized tokens."""
     code = BLOCK_CODES[name]
     expand_panel, multiply = _expand_panel(code), _block_tile(code)
-    groups_per_block, results_tile = 32 // code.group_size, RESULTS_TILE[code.is_wide]
+    groups_per_block = 32 // code.group_size
 
     def kernel(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
@@ -231,12 +230,12 @@ def quantized_gemm(name):
             expand_panel(
                 weights, row_bytes, first, num_rows, num_blocks, panel, scales, minimums, spare
             )
-            for token in range(0, num_tokens, tokens_of(results_tile())):
+            for token in range(0, num_tokens, GEMM_TOKENS):
                 tile = multiply(
                     panel, scales, minimums, x + token * num_columns, num_columns,
                     x_scale + token * num_blocks * 4, sums + token * num_groups * SUM_BYTES,
                     num_blocks * 4, num_groups * SUM_BYTES, num_groups, groups_per_block,
-                    results_tile(),
+                    f32_tile(PANEL_VECTORS, GEMM_TOKENS),
                 )  # fmt: skip
                 store_results(tile, y + token * y_stride + 4 * first, y_stride, accumulate)
             num_done += 1

@@ -17,7 +17,6 @@ from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.signatures import GEMM_TOKENS, PANEL_VECTORS
 from edgellama.kernels_cpu.simd import (
     F32,
     I8,
@@ -48,25 +47,6 @@ BITS = {I8: 8, I16: 16, I32: 32, F32: 32}
 
 def _has_sums_of_pairs(tier: Tier, is_wide: bool) -> bool:
     return tier.dot4 == "pairs" and not is_wide
-
-
-def _define_results_tile(is_wide: bool) -> Callable[..., Any]:
-    @intrinsic
-    def results_tile(typingctx):
-        tier = tier_of(typingctx)
-        # Signs that are moved and magnitudes take the registers of half of the tokens.
-        num_tokens = GEMM_TOKENS // 2 if is_wide and tier.dot4 == "pairs" else GEMM_TOKENS
-        tile = Tile("f32", tier.lanes, PANEL_VECTORS, num_tokens)
-        return tile(), lambda ctx, b, sig, args: tile_zeros(tile)
-
-    return results_tile
-
-
-RESULTS_TILE = (_define_results_tile(False), _define_results_tile(True))
-"""Zeros for the results of PANEL_VECTORS vectors of rows and as many tokens as fit.
-
-As all such pairs here: for weights of up to seven bits, and for those that take eight.
-"""
 
 
 def _token_addresses(builder: Any, address: Any, stride: Any, num_tokens: int) -> list[Any]:
@@ -164,18 +144,28 @@ ADD_WORD = (_define_add_word(False), _define_add_word(True))
 FINISH_SUMS = (_define_finish_sums(False), _define_finish_sums(True))
 
 
-@intrinsic
-def hidden(typingctx, count):
-    """A number that the compiler does not know, so that it leaves a loop over it as it is.
+def _define_hidden(is_wide: bool) -> Callable[..., Any]:
+    @intrinsic
+    def hidden(typingctx, count):
+        tier = tier_of(typingctx)
 
-    Unrolled, the loads of all words come first, and the tile is spilled to make room for them.
-    """
-    kind = ir.FunctionType(I64, [I64])
+        def codegen(ctx, b, sig, args):
+            # Moved signs and magnitudes need more registers than a loop has left beside the tile.
+            if is_wide and tier.dot4 == "pairs":
+                return args[0]
+            return b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", list(args), side_effect=False)
 
-    def codegen(ctx, b, sig, args):
-        return b.asm(kind, "", "=r,0", list(args), side_effect=False)
+        return types.int64(types.int64), codegen
 
-    return types.int64(types.int64), codegen
+    return hidden
+
+
+HIDDEN = (_define_hidden(False), _define_hidden(True))
+"""A number that the compiler does not know, so that it leaves a loop over it as it is.
+
+Unrolled, the loads of all words come first, and the tile is spilled to make room for them. As all
+such pairs here: for weights of up to seven bits, and for those that take eight.
+"""
 
 
 def define_group_dots(num_words: int, centre: int, is_wide: bool) -> Callable[..., Any]:
@@ -186,7 +176,7 @@ def define_group_dots(num_words: int, centre: int, is_wide: bool) -> Callable[..
     has the shape of ``tile``.
     """
     start, add_word = _define_start_sums(centre, is_wide), ADD_WORD[is_wide]
-    finish = FINISH_SUMS[is_wide]
+    finish, hidden = FINISH_SUMS[is_wide], HIDDEN[is_wide]
 
     def group_dots(tile, panel, step, x, x_stride, starts, start_stride):
         sums = start(tile, starts, start_stride)

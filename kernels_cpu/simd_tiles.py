@@ -78,12 +78,6 @@ def f32_tile(typingctx, num_vectors, num_tokens):
     return tile(num_vectors, num_tokens), lambda ctx, b, sig, args: tile_zeros(tile)
 
 
-@intrinsic
-def tokens_of(typingctx, tile):
-    """Tokens of a tile, as a compile-time constant."""
-    return types.int64(tile), lambda ctx, b, sig, args: ir.Constant(I64, tile.num_tokens)
-
-
 def _define_fma_tile(kind: str) -> Callable[..., Any]:
     bytes_per_number = 4 if kind == "f32" else 2
 
