@@ -7,8 +7,6 @@ either way is not decided here: the kernel says so, and the caller asks the filt
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from edgellama.kernels_cpu.device import exact_device
@@ -102,11 +100,15 @@ def top_p_limit(count, values, weights, wanted, doubt, low, high):
         weight_at_least(values, weights, left, limit)
         - weight_at_least(values, weights, left, next_above(limit))
     ) / equal
-    needed = math.ceil((wanted - above) / each) if each > 0.0 else 0
-    reached = above + needed * each
-    if needed < 1 or needed > equal or reached - wanted < doubt or wanted - reached + each < doubt:
+    share = (wanted - above) / each if each > 0.0 else 0.0
+    if not 0.0 < share <= equal:
         return limit, 0
-    return limit, int(needed)
+    needed = np.int64(share)
+    needed += needed < share
+    reached = above + needed * each
+    if reached - wanted < doubt or wanted - reached + each < doubt:
+        return limit, 0
+    return limit, needed
 
 
 @exact_device
