@@ -58,16 +58,11 @@ class QuantizedRows:
     """int8 rows in the layouts of ``kernels_cpu.activations``, which share the memory."""
 
     def __init__(self, num_tokens: int, width: int) -> None:
-        self._quants = reserve(num_tokens * width)
+        record_bytes = MAX_DECODE_TOKENS * decode_bytes(round_up(width, 256))
+        self._quants = reserve(max(num_tokens * width, record_bytes))
         self._scale = reserve_floats(num_tokens, width // 32)
         self._sum = reserve(num_tokens * (width // 32) * SUM_BYTES)
         self._half_sum = reserve(num_tokens * (width // 16) * SUM_BYTES)
-        record_bytes = MAX_DECODE_TOKENS * decode_bytes(round_up(width, 256))
-        if num_tokens * width < record_bytes:
-            raise ValueError(
-                f"records of {MAX_DECODE_TOKENS} tokens need {record_bytes} bytes, "
-                f"{num_tokens} rows have {num_tokens * width}"
-            )
 
     @property
     def num_bytes(self) -> int:
