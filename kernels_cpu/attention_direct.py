@@ -63,7 +63,7 @@ def key_tile(kind: str, rows: int) -> Any:
     """Device function: unscaled scores of elements ``first`` to ``last`` with one key block."""
     even, odd = key_vectors(kind)
     two_chains, bits = rows <= ROWS_OF_TWO_CHAINS, CACHE_NUMBER_BITS[kind]
-    bytes_ahead = 2 * PANEL_VECTORS * bits // 2
+    bytes_ahead = PANEL_VECTORS * bits
 
     @device
     def multiply(numbers, first, last, query, query_bytes):

@@ -20,27 +20,29 @@ from edgellama.kernels_cpu.device import device
 def for_cells(function: Callable[..., Any]) -> Any:
     """A device function that does for each cell what ``function`` does for one.
 
-    It takes two tuples with an element for each cell and a tuple of what all cells share, and
-    gives a tuple of results.
+    It takes a tuple of its arguments that differ from cell to cell, each a tuple with an element
+    for every cell, then those that all cells share, and gives a tuple of results.
     """
     one = device(function)
 
     @intrinsic
-    def apply(typingctx, first, second, shared):
+    def apply(typingctx, per_cell, *shared):
         kind = typingctx.resolve_value_type(one)
-        signature = kind.get_call_type(typingctx, (first.dtype, second.dtype, *shared.types), {})
-        results = types.UniTuple(signature.return_type, len(first))
+        own = [argument.dtype for argument in per_cell.types]
+        signature = kind.get_call_type(typingctx, (*own, *shared), {})
+        results = types.UniTuple(signature.return_type, len(per_cell.types[0]))
 
         def codegen(ctx, b, sig, args):
             call = ctx.get_function(kind, signature)
-            rest = [b.extract_value(args[2], i) for i in range(len(shared.types))]
+            columns = [b.extract_value(args[0], place) for place in range(len(own))]
+            rest = [b.extract_value(args[1], place) for place in range(len(shared))]
             values = [
-                call(b, [b.extract_value(args[0], i), b.extract_value(args[1], i), *rest])
-                for i in range(len(first))
+                call(b, [*(b.extract_value(column, i) for column in columns), *rest])
+                for i in range(results.count)
             ]
             return ctx.make_tuple(b, results, values)
 
-        return results(first, second, shared), codegen
+        return results(per_cell, types.StarArgTuple(shared)), codegen
 
     return apply
 
@@ -56,8 +58,7 @@ def for_each_of(typingctx, cells, value):
     return values(cells, value), codegen
 
 
-def _cell_at(place, _place, row, last, token, num_tokens, weights, row_bytes, x, x_stride, y,
-             y_stride):  # fmt: skip
+def _cell_at(place, row, last, token, num_tokens, weights, row_bytes, x, x_stride, y, y_stride):
     """The cell at a place; past the end one that exists, whose result nobody wants."""
     row, token = row + place[0], token + place[1]
     result = y + token * y_stride + 4 * row

@@ -2,7 +2,7 @@
 
 Rows are handed out in chunks, so that each thread reads one sequential stream, and a slow or
 preempted thread simply takes fewer. One token takes two rows at a time, a few tokens take one
-row together. Every output is summed in one fixed order, whoever computes it and whatever
+row or two together. Every output is summed in one fixed order, whoever computes it and whatever
 tokens stand beside it.
 """
 
@@ -101,7 +101,7 @@ def _offset_step(code):
     return step
 
 
-def _sum_of_lanes(total, cell):
+def _sum_of_lanes(total):
     """A cell's result."""
     return sum_lanes(total)
 
@@ -128,16 +128,16 @@ def _block_dots(code, block_bytes, num_rows):
         sums = for_each_of(cells, (zero, zero))
         for i in range(0, block, group):
             prefetch(ahead + i * bytes_ahead, bytes_ahead, zero)
-            sums = step(cells, sums, (i,))
-        totals = add_all_narrowed(sums, for_each_of(cells, zero_4), ())
+            sums = step((cells, sums), i)
+        totals = add_all_narrowed((sums, for_each_of(cells, zero_4)))
         if group == 4 and block + 2 <= num_blocks:
-            sums_8 = step(cells, for_each_of(cells, (zero_8, zero_8)), (block,))
-            totals = add_all_narrowed(sums_8, totals, ())
+            sums_8 = step((cells, for_each_of(cells, (zero_8, zero_8))), block)
+            totals = add_all_narrowed((sums_8, totals))
             block += 2
         if block < num_blocks:
-            sums_4 = step(cells, for_each_of(cells, (zero_4, zero_4)), (block,))
-            totals = add_all_narrowed(sums_4, totals, ())
-        return totals_of(totals, cells, ())
+            sums_4 = step((cells, for_each_of(cells, (zero_4, zero_4))), block)
+            totals = add_all_narrowed((sums_4, totals))
+        return totals_of((totals,))
 
     return device(dots)
 
@@ -176,11 +176,11 @@ def float_dots(name, num_rows):
         sums = for_each_of(cells, (zero, zero))
         for i in range(0, pairs, stride):
             prefetch(ahead + i // 8 * bytes_ahead, bytes_ahead, zero)
-            sums = steps(cells, sums, (i,))
-        totals = add_all_narrowed(sums, for_each_of(cells, f32_zeros_4()), ())
+            sums = steps((cells, sums), i)
+        totals = add_all_narrowed((sums, for_each_of(cells, f32_zeros_4())))
         for i in range(pairs, num_columns // 4 * 4, 4):
-            totals = tail_steps(cells, totals, (i,))
-        return totals_of(totals, cells, ())
+            totals = tail_steps((cells, totals), i)
+        return totals_of((totals,))
 
     return device(dots)
 
@@ -191,12 +191,12 @@ def _multiply_rows(dots_of, places):
     dots = dots_of(num_rows)
 
     def multiply_rows(first, last, num_steps, accumulate, *memory):
-        total_tokens, weights, row_bytes = memory[0], memory[1], memory[2]
+        total_tokens, weights, row_bytes, _x, _x_stride, _y, _y_stride = memory
         for row in range(first, last, num_rows):
             ahead = weights + row * row_bytes + PREFETCH_BYTES
             for token in range(0, total_tokens, num_tokens):
-                cells = cells_at(places, places, (row, last, token, *memory))
-                write_outputs(dots(cells, ahead, num_steps), cells, (accumulate,))
+                cells = cells_at((places,), row, last, token, *memory)
+                write_outputs((dots(cells, ahead, num_steps), cells), accumulate)
 
     return device(multiply_rows)
 

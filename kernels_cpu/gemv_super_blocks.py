@@ -59,7 +59,7 @@ def super_block_dots(code, num_rows):
         products = fma(scaled, splat_f32(scale_factor(base), products), products)
         return products, fma(offsets, splat_f32(minimum_factor(base), products), minimums)
 
-    def finish_cell(sums, cell):
+    def finish_cell(sums):
         products, minimums = sums
         second = scale_unit * second_unit(products)
         products = mul(products, splat_by_source(scale_unit, second, products))
@@ -73,8 +73,8 @@ def super_block_dots(code, num_rows):
         sums = for_each_of(cells, (zero, zero))
         for index in range(num_blocks // SUPER_BLOCK):
             prefetch(ahead + index * bytes_ahead, bytes_ahead, f32_zeros_4())
-            sums = add_super_blocks(cells, sums, (index, num_blocks))
-        return finish_cells(sums, cells, ())
+            sums = add_super_blocks((cells, sums), index, num_blocks)
+        return finish_cells((sums,))
 
     return device(dots)
 

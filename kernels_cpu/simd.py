@@ -16,14 +16,13 @@ from numba.core import cgutils
 from numba.extending import intrinsic, models, register_model
 
 from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kernels_cpu.team_layout import CACHE_LINE
 
 I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
 
 F16, F32 = ir.HalfType(), ir.FloatType()
 
-
-LINE_BYTES = 64
 PREFETCH_BYTES = 4096
 """How far ahead a stream is asked for; the processor's own prefetching ends with the page."""
 SCALARS = {"i8": I8, "i16": I16, "i32": I32, "f16": F16, "f32": F32}
@@ -157,14 +156,11 @@ def prefetch(typingctx, address, num_bytes, like):
     count = each * like.lanes // 4
 
     def codegen(ctx, b, sig, args):
-        for offset in range(0, count, LINE_BYTES):
+        is_write, locality, is_data = I32(0), I32(3), I32(1)
+        for offset in range(0, count, CACHE_LINE):
             at = pointer(b, b.add(args[0], ir.Constant(I64, offset)), I8)
-            is_write, locality, is_data = I32(0), I32(3), I32(1)
-            types_ = [at.type, I32, I32, I32]
-            function = cgutils.get_or_insert_function(
-                b.module, ir.FunctionType(ir.VoidType(), types_), "llvm.prefetch.p0"
-            )
-            b.call(function, [at, is_write, locality, is_data])
+            options = [at, is_write, locality, is_data]
+            call_llvm(b, "llvm.prefetch.p0", ir.VoidType(), options)
         return ctx.get_dummy_value()
 
     return types.void(types.int64, num_bytes, like), codegen

@@ -37,10 +37,10 @@ from edgellama.kernels_cpu.token_limits import (
     collect,
     count_at_least,
     group_address,
-    kth_largest,
     narrow,
     next_above,
     scan,
+    value_at_count,
     value_at_weight,
     weight_at_least,
 )
@@ -81,9 +81,11 @@ def top_k_limit(x, num_values, last, maxima, largest, k, values, tokens):
     """The value that top-k keeps last, and how many that equal it."""
     num_groups = (num_values + GROUP - 1) // GROUP
     # At least k logits reach the k-th largest maximum, and few more do.
-    bound = kth_largest(maxima, num_groups, k, largest) if k <= num_groups else LOWEST
+    bound = LOWEST
+    if k <= num_groups:
+        bound = value_at_count((maxima, num_groups), k, LOWEST, largest)
     count = collect(x, num_values, last, maxima, bound, num_values, values, tokens)
-    limit = kth_largest(values, count, k, largest)
+    limit = value_at_count((values, count), k, LOWEST, largest)
     return limit, k - count_at_least(values, count, next_above(limit))
 
 
@@ -91,7 +93,7 @@ def top_k_limit(x, num_values, last, maxima, largest, k, values, tokens):
 def top_p_limit(count, values, weights, wanted, doubt, low, high):
     """The value of a list that top-p keeps last, and how many that equal it; 0 in doubt."""
     left, low, high, above = narrow(values, weights, count, wanted, low, high)
-    limit = value_at_weight(values, weights, left, wanted - above, low, high)
+    limit = value_at_weight((values, weights, left), wanted - above, low, high)
     above += weight_at_least(values, weights, left, next_above(limit))
     equal = count_at_least(values, left, limit) - count_at_least(values, left, next_above(limit))
     if equal == 0:

@@ -136,30 +136,28 @@ def next_above(limit):
     return f32_of_bits(order_of(order_of(bits_of_f32(limit)) + 1))
 
 
-@exact_device
-def kth_largest(values, count, k, largest):
-    """The ``k``-th largest value of a list, by bisection over all f32 up to ``largest``."""
-    low, high = order_of(bits_of_f32(LOWEST)), order_of(bits_of_f32(largest))
-    while low < high:
-        middle = low + (high - low + 1) // 2
-        if count_at_least(values, count, f32_of_bits(order_of(middle))) >= k:
-            low = middle
-        else:
-            high = middle - 1
-    return f32_of_bits(order_of(low))
+def _define_largest_value(measure):
+    """A device function: the largest f32 for which ``measure`` of a list reaches what is wanted.
+
+    By bisection over all f32 from ``low``, which counts as reaching it, to ``high``.
+    """
+
+    @exact_device
+    def largest_value(measured, wanted, low, high):
+        lowest, highest = order_of(bits_of_f32(low)), order_of(bits_of_f32(high))
+        while lowest < highest:
+            middle = lowest + (highest - lowest + 1) // 2
+            if measure(*measured, f32_of_bits(order_of(middle))) >= wanted:
+                lowest = middle
+            else:
+                highest = middle - 1
+        return f32_of_bits(order_of(lowest))
+
+    return largest_value
 
 
-@exact_device
-def value_at_weight(values, weights, count, wanted, low, high):
-    """The largest value that, with all larger ones, weighs ``wanted``; from ``low`` to ``high``."""
-    lowest, highest = order_of(bits_of_f32(low)), order_of(bits_of_f32(high))
-    while lowest < highest:
-        middle = lowest + (highest - lowest + 1) // 2
-        if weight_at_least(values, weights, count, f32_of_bits(order_of(middle))) >= wanted:
-            lowest = middle
-        else:
-            highest = middle - 1
-    return f32_of_bits(order_of(lowest))
+value_at_count = _define_largest_value(count_at_least)
+value_at_weight = _define_largest_value(weight_at_least)
 
 
 @exact_device
