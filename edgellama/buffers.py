@@ -25,10 +25,8 @@ from edgellama.kernels_cpu.signatures import (
 from edgellama.memory import reserve, reserve_floats, round_up
 from edgellama.program import Arguments
 from edgellama.quant.model_config import ModelConfig
+from edgellama.step_sizes import MAX_DECODE_TOKENS, MAX_STEP_TOKENS
 
-MAX_STEP_TOKENS = 512
-MAX_DECODE_TOKENS = 12
-"""Up to here reading the blocks where they lie is faster than expanding them."""
 MAX_ATTENTION_ROWS = max(ATTENTION_ROWS)
 ATTENTION_TASK_ROWS = 128
 """Query rows of one attention task of a long step: enough that packing keys costs them little."""

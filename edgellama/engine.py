@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.buffers import MAX_DECODE_TOKENS, MAX_STEP_TOKENS, Rows, StepBuffers
+from edgellama.buffers import Rows, StepBuffers
 from edgellama.cancellation import CancelToken
 from edgellama.kernels_cpu.code_cache import CompiledKernels, Progress
 from edgellama.kernels_cpu.cpu import default_num_threads, select_tier
@@ -35,6 +35,7 @@ from edgellama.quant.errors import (
 from edgellama.quant.gguf_file import GGUFFile
 from edgellama.quant.model_config import ModelConfig
 from edgellama.rope import RopeTable
+from edgellama.step_sizes import MAX_DECODE_TOKENS, MAX_STEP_TOKENS
 from edgellama.turns import CANCELLED, Turns
 from edgellama.weights import load_weights
 

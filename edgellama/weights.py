@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
-from edgellama.quant.gguf_file import GGUFFile, Tensor
+from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.llama_tensors import OUTPUT, ROPE_FREQS, check_shapes
 from edgellama.quant.model_config import ModelConfig
 
 FloatVector = npt.NDArray[np.float32]
@@ -74,57 +75,50 @@ def load_weights(file: GGUFFile, config: ModelConfig) -> ModelWeights:
     Raises ModelFileError for a missing or misshapen tensor, UnsupportedModelError for a format
     that the engine cannot run.
     """
+    try:
+        check_shapes(config, {name: tensor.shape for name, tensor in file.tensors.items()})
+    except (ModelFileError, UnsupportedModelError) as error:
+        raise type(error)(f"{file.path}: {error}") from None
     reader = _TensorReader(file)
-    width, vocab = config.embedding_length, config.vocab_size
-    token_embd = reader.matrix("token_embd", vocab, width)
-    output = reader.matrix("output", vocab, width) if reader.has("output.weight") else token_embd
+    token_embd = reader.matrix("token_embd")
     return ModelWeights(
         token_embd=token_embd,
-        layers=tuple(_layer(reader, config, f"blk.{i}.") for i in range(config.block_count)),
-        output_norm=reader.vector("output_norm.weight", width),
-        output=output,
-        rope_freqs=reader.divisors("rope_freqs.weight", config.rope.dimension_count // 2),
+        layers=tuple(_layer(reader, f"blk.{i}.") for i in range(config.block_count)),
+        output_norm=reader.vector("output_norm.weight"),
+        output=reader.matrix("output") if OUTPUT in file.tensors else token_embd,
+        rope_freqs=reader.divisors(ROPE_FREQS),
     )
 
 
-def _layer(reader: _TensorReader, config: ModelConfig, prefix: str) -> LayerWeights:
-    width, hidden = config.embedding_length, config.feed_forward_length
-    query, key = config.query_length, config.key_length
+def _layer(reader: _TensorReader, prefix: str) -> LayerWeights:
     return LayerWeights(
-        attn_norm=reader.vector(f"{prefix}attn_norm.weight", width),
-        attn_q=reader.matrix(f"{prefix}attn_q", query, width),
-        attn_k=reader.matrix(f"{prefix}attn_k", key, width),
-        attn_v=reader.matrix(f"{prefix}attn_v", key, width),
-        attn_output=reader.matrix(f"{prefix}attn_output", width, query),
-        ffn_norm=reader.vector(f"{prefix}ffn_norm.weight", width),
-        ffn_gate=reader.matrix(f"{prefix}ffn_gate", hidden, width),
-        ffn_up=reader.matrix(f"{prefix}ffn_up", hidden, width),
-        ffn_down=reader.matrix(f"{prefix}ffn_down", width, hidden),
+        attn_norm=reader.vector(f"{prefix}attn_norm.weight"),
+        attn_q=reader.matrix(f"{prefix}attn_q"),
+        attn_k=reader.matrix(f"{prefix}attn_k"),
+        attn_v=reader.matrix(f"{prefix}attn_v"),
+        attn_output=reader.matrix(f"{prefix}attn_output"),
+        ffn_norm=reader.vector(f"{prefix}ffn_norm.weight"),
+        ffn_gate=reader.matrix(f"{prefix}ffn_gate"),
+        ffn_up=reader.matrix(f"{prefix}ffn_up"),
+        ffn_down=reader.matrix(f"{prefix}ffn_down"),
     )
 
 
 class _TensorReader:
-    """Looks tensors up and checks them."""
+    """Gives tensors whose shapes have been checked; UnsupportedModelError for their formats."""
 
     def __init__(self, file: GGUFFile) -> None:
         self._path = file.path
         self._tensors = file.tensors
 
-    def has(self, name: str) -> bool:
-        return name in self._tensors
-
-    def matrix(self, name: str, num_rows: int, num_columns: int) -> Matrix:
-        tensor = self._tensor(f"{name}.weight", (num_rows, num_columns))
+    def matrix(self, name: str) -> Matrix:
+        tensor = self._tensors[f"{name}.weight"]
         if tensor.format.name not in RUNNABLE_FORMATS:
             raise UnsupportedModelError(
                 f"{self._path}: tensor {tensor.name} has format {tensor.format.name}, "
                 f"which cannot run; supported: {', '.join(RUNNABLE_FORMATS)}"
             )
-        if num_columns % 4:
-            raise UnsupportedModelError(
-                f"{self._path}: tensor {tensor.name} has rows of {num_columns} elements; "
-                "supported: multiples of 4"
-            )
+        num_rows, num_columns = tensor.shape
         return Matrix(
             name=tensor.name,
             format_name=tensor.format.name,
@@ -132,11 +126,11 @@ class _TensorReader:
             num_columns=num_columns,
             row_bytes=tensor.format.row_bytes(num_columns),
             data=tensor.data,
-            bias=self.optional_vector(f"{name}.bias", num_rows),
+            bias=self.optional_vector(f"{name}.bias"),
         )
 
-    def vector(self, name: str, length: int) -> FloatVector:
-        tensor = self._tensor(name, (length,))
+    def vector(self, name: str) -> FloatVector:
+        tensor = self._tensors[name]
         if tensor.format.name == "F32":
             return tensor.data.view(np.float32).copy()
         if tensor.format.name == "F16":
@@ -148,24 +142,14 @@ class _TensorReader:
             f"supported for vectors: {', '.join(FLOAT_FORMATS)}"
         )
 
-    def optional_vector(self, name: str, length: int) -> FloatVector | None:
-        return self.vector(name, length) if self.has(name) else None
+    def optional_vector(self, name: str) -> FloatVector | None:
+        return self.vector(name) if name in self._tensors else None
 
-    def divisors(self, name: str, length: int) -> FloatVector | None:
-        values = self.optional_vector(name, length)
+    def divisors(self, name: str) -> FloatVector | None:
+        values = self.optional_vector(name)
         if values is not None and not ((values > 0) & np.isfinite(values)).all():
             raise ModelFileError(
                 f"{self._path}: tensor {name} holds {values.min()} to {values.max()}; "
                 "divisors must be positive numbers"
             )
         return values
-
-    def _tensor(self, name: str, shape: tuple[int, ...]) -> Tensor:
-        tensor = self._tensors.get(name)
-        if tensor is None:
-            raise ModelFileError(f"{self._path}: tensor {name} is missing")
-        if tensor.shape != shape:
-            raise ModelFileError(
-                f"{self._path}: tensor {name} has shape {tensor.shape}; needed: {shape}"
-            )
-        return tensor

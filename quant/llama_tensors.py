@@ -6,23 +6,47 @@ Formats are ``formats``' and ``recipes``'; finding the tensors in a source is th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from typing import Protocol
 
-from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.errors import ModelFileError, UnsupportedModelError
+from edgellama.quant.model_config import EMBEDDING, ModelConfig
 
-ROPE_FREQS = "rope_freqs.weight"
+OUTPUT, ROPE_FREQS = "output.weight", "rope_freqs.weight"
+ATTENTION_MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output")
+FEED_FORWARD_MATRICES = ("ffn_gate", "ffn_up", "ffn_down")
+LAYER_MATRICES = ATTENTION_MATRICES + FEED_FORWARD_MATRICES
 Shape = tuple[int, ...]
 
 
+class Sizes(Protocol):
+    """What shapes follow from; counts are elements, heads or layers."""
+
+    @property
+    def vocab_size(self) -> int: ...
+    @property
+    def embedding_length(self) -> int: ...
+    @property
+    def feed_forward_length(self) -> int: ...
+    @property
+    def block_count(self) -> int: ...
+    @property
+    def head_count(self) -> int: ...
+    @property
+    def head_count_kv(self) -> int: ...
+    @property
+    def head_size(self) -> int: ...
+
+
 def tensor_shapes(
-    config: ModelConfig, *, is_tied: bool, biased: Collection[str] = ()
+    sizes: Sizes, *, is_tied: bool, biased: Collection[str] = ()
 ) -> Iterator[tuple[str, Shape]]:
     """Names and shapes, matrices as (rows, columns), in the usual order; not the optional divisors.
 
     ``biased`` names parts such as ``attn_q`` that have a bias in every layer.
     """
-    width, hidden = config.embedding_length, config.feed_forward_length
-    query, key = config.query_length, config.key_length
+    width, hidden = sizes.embedding_length, sizes.feed_forward_length
+    query, key = sizes.head_count * sizes.head_size, sizes.head_count_kv * sizes.head_size
     matrices = {
         "attn_q": (query, width),
         "attn_k": (key, width),
@@ -32,14 +56,42 @@ def tensor_shapes(
         "ffn_up": (hidden, width),
         "ffn_down": (width, hidden),
     }
-    yield "token_embd.weight", (config.vocab_size, width)
-    for layer in range(config.block_count):
-        yield f"blk.{layer}.attn_norm.weight", (width,)
-        yield f"blk.{layer}.ffn_norm.weight", (width,)
-        for part, shape in matrices.items():
-            yield f"blk.{layer}.{part}.weight", shape
-            if part in biased:
-                yield f"blk.{layer}.{part}.bias", shape[:1]
+    yield EMBEDDING, (sizes.vocab_size, width)
+    for layer in range(sizes.block_count):
+        prefix = f"blk.{layer}."
+        for norm, parts in (("attn_norm", ATTENTION_MATRICES), ("ffn_norm", FEED_FORWARD_MATRICES)):
+            yield f"{prefix}{norm}.weight", (width,)
+            for part in parts:
+                yield f"{prefix}{part}.weight", matrices[part]
+                if part in biased:
+                    yield f"{prefix}{part}.bias", matrices[part][:1]
     yield "output_norm.weight", (width,)
     if not is_tied:
-        yield "output.weight", (config.vocab_size, width)
+        yield OUTPUT, (sizes.vocab_size, width)
+
+
+def is_optional(name: str) -> bool:
+    """Whether a Llama can do without the tensor of this name."""
+    return name == ROPE_FREQS or name.endswith(".bias")
+
+
+def check_shapes(config: ModelConfig, shapes: Mapping[str, Shape]) -> None:
+    """Refuse tensors that cannot be this model's; others than a Llama's are left alone.
+
+    Raises ModelFileError for one that is missing or misshapen, UnsupportedModelError for rows
+    that no kernel reads.
+    """
+    expected = dict(tensor_shapes(config, is_tied=OUTPUT not in shapes, biased=LAYER_MATRICES))
+    expected[ROPE_FREQS] = (config.rope.dimension_count // 2,)
+    for name, shape in expected.items():
+        found = shapes.get(name)
+        if found is None:
+            if is_optional(name):
+                continue
+            raise ModelFileError(f"tensor {name} is missing")
+        if found != shape:
+            raise ModelFileError(f"tensor {name} has shape {found}; needed: {shape}")
+        if len(shape) == 2 and shape[1] % 4:
+            raise UnsupportedModelError(
+                f"tensor {name} has rows of {shape[1]} elements; supported: multiples of 4"
+            )

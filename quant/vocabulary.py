@@ -19,6 +19,7 @@ from edgellama.quant.errors import TokenizerError
 SENTENCEPIECE_KINDS = ("llama", "t5")
 BYTE_PAIR_KIND = "gpt2"
 """Values of ``tokenizer.ggml.model`` that run."""
+MERGES = "tokenizer.ggml.merges"
 
 
 class TokenType(IntEnum):
@@ -89,6 +90,12 @@ def string_bytes(metadata: Mapping[str, object], key: str) -> list[bytes]:
         return [string.encode("utf-8", "surrogateescape") for string in strings]
     except AttributeError:
         raise TokenizerError(f"{key} has items that are not strings") from None
+
+
+def check_merges(metadata: Mapping[str, object]) -> None:
+    """TokenizerError for a byte-pair vocabulary that comes without its merges."""
+    if MERGES not in metadata:
+        raise TokenizerError(f"{MERGES} is missing; {BYTE_PAIR_KIND} tokenizers need it")
 
 
 def token_id(metadata: Mapping[str, object], key: str, vocab_size: int) -> int | None:

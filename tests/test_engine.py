@@ -14,6 +14,7 @@ from kernel_harness import TIERS, runner_of, tier_name
 from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama.cli.warmup import usual_kernels
 from edgellama.engine import Engine
 from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS
@@ -104,6 +105,13 @@ def test_formats(make_engine: MakeEngine, tmp_path: Path, name: str) -> None:
         logits = all_logits(engine, tokens, sizes, "f16")
         error = np.sqrt(((logits - expected) ** 2).mean() / (expected**2).mean())
         assert error < allowed
+
+
+@pytest.mark.parametrize("name", ["Q4_K", "F16"])
+def test_warm_up_leaves_nothing_out(make_engine: MakeEngine, name: str) -> None:
+    """An engine asks for no kernel that a warm-up without a model has not compiled."""
+    engine = make_engine(dataclasses.replace(WIDE, weight_format=name))
+    assert engine._usual_kernels() <= set(usual_kernels())
 
 
 def test_mixed_formats(make_engine: MakeEngine, tmp_path: Path) -> None:

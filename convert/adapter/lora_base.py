@@ -12,10 +12,10 @@ from pathlib import Path
 from edgellama.convert.model.family import check_hugging_face
 from edgellama.convert.model.hparams import hugging_face_hparams
 from edgellama.convert.model.json_fields import read_fields
-from edgellama.convert.model.layout import tensor_shapes
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
 from edgellama.quant.gguf_cursor import shown
 from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.llama_tensors import tensor_shapes
 
 ARCHITECTURE = "llama"
 HEADS, KV_HEADS = "llama.attention.head_count", "llama.attention.head_count_kv"
@@ -75,7 +75,8 @@ def _base_of_config(path: Path) -> LoraBase:
     check_hugging_face(config)
     sizes = hugging_face_hparams(config, lambda name: None)
     tied = config.flag("tie_word_embeddings", False)
-    shapes = {name: shape for name, shape, _ in tensor_shapes(sizes, tied=tied) if len(shape) == 2}
+    shapes = dict(tensor_shapes(sizes, is_tied=tied))
+    shapes = {name: shape for name, shape in shapes.items() if len(shape) == 2}
     return LoraBase(path, sizes.head_count, sizes.head_count_kv, shapes)
 
 

@@ -1,12 +1,12 @@
-"""The tensors that a Llama of given sizes needs, with their shapes, in the order of writing.
+"""A source's tensors as those of a Llama of given sizes, in the order of writing.
 
-It finds those of a source by name, checks each, and brings queries and keys into GGUF's order.
+It finds them by name, checks each, and brings queries and keys into GGUF's order.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -14,10 +14,10 @@ from edgellama.convert.model.hparams import HyperParameters
 from edgellama.convert.model.names import TensorName, is_buffer, parse_name, source_name
 from edgellama.convert.sources.source_tensor import ArrayTensor, PermutedTensor, SourceTensor
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
+from edgellama.quant.llama_tensors import LAYER_MATRICES, ROPE_FREQS, is_optional, tensor_shapes
 
 MAX_LISTED = 5
 NUM_COMPARED_ROWS = 64
-ROPE_FREQS = "rope_freqs.weight"
 _log = logging.getLogger(__name__)
 
 
@@ -87,10 +87,10 @@ class SourceLayout:
                     f"{self.source}: tensor {self.tensors[name].name} is of layer {layer.layer}; "
                     f"allowed: 0 to {sizes.block_count - 1}"
                 )
-        for name, shape, needed in tensor_shapes(sizes, tied=tied):
+        for name, shape in tensor_shapes(sizes, is_tied=tied, biased=LAYER_MATRICES):
             tensor = found.pop(name, None)
             if tensor is None:
-                missing += [name] if needed else []
+                missing += [] if is_optional(name) else [name]
                 continue
             if tensor.shape != shape:
                 raise ModelFileError(
@@ -115,35 +115,6 @@ class SourceLayout:
         tie = missing == ["output.weight"] and self._source_kind == "hugging_face"
         note = " (and tie_word_embeddings is not true)" if tie else ""
         return ModelFileError(f"{self.source}: {_listed(names)} missing{note}; needed: all of them")
-
-
-def tensor_shapes(
-    sizes: HyperParameters, *, tied: bool
-) -> Iterator[tuple[str, tuple[int, ...], bool]]:
-    """Name, shape, and whether it must be there, in the order of writing."""
-    width, hidden, vocab = sizes.embedding_length, sizes.feed_forward_length, sizes.vocab_size
-    query, key = sizes.head_count * sizes.head_size, sizes.head_count_kv * sizes.head_size
-    matrices = (
-        ("attn_q", query, width),
-        ("attn_k", key, width),
-        ("attn_v", key, width),
-        ("attn_output", width, query),
-        ("ffn_gate", hidden, width),
-        ("ffn_up", hidden, width),
-        ("ffn_down", width, hidden),
-    )
-    yield "token_embd.weight", (vocab, width), True
-    for layer in range(sizes.block_count):
-        prefix = f"blk.{layer}."
-        yield f"{prefix}attn_norm.weight", (width,), True
-        for part, num_rows, num_columns in matrices:
-            if part == "ffn_gate":
-                yield f"{prefix}ffn_norm.weight", (width,), True
-            yield f"{prefix}{part}.weight", (num_rows, num_columns), True
-            yield f"{prefix}{part}.bias", (num_rows,), False
-    yield "output_norm.weight", (width,), True
-    if not tied:
-        yield "output.weight", (vocab, width), True
 
 
 def _interleaved(tensor: SourceTensor, name: str, sizes: HyperParameters) -> SourceTensor:

@@ -18,10 +18,15 @@ from edgellama.quant.errors import (
     TokenizerError,
     UnsupportedModelError,
 )
-from edgellama.quant.llama_tensors import tensor_shapes
+from edgellama.quant.llama_tensors import check_shapes
 from edgellama.quant.model_config import EMBEDDING, ModelConfig
 from edgellama.quant.special_tokens import SENTENCEPIECE_NAMES, read_special_tokens
-from edgellama.quant.vocabulary import BYTE_PAIR_KIND, SENTENCEPIECE_KINDS, Vocabulary
+from edgellama.quant.vocabulary import (
+    BYTE_PAIR_KIND,
+    SENTENCEPIECE_KINDS,
+    Vocabulary,
+    check_merges,
+)
 
 Metadata = Mapping[str, MetadataItem]
 _SIZES = {
@@ -86,16 +91,7 @@ def _checked(metadata: Metadata, tensors: Sequence[SourceTensor]) -> ModelConfig
     config = ModelConfig.from_metadata(values, embedding[0] if embedding else None)
     if config.head_size % 2:
         raise UnsupportedModelError(f"head size {config.head_size}; supported: even sizes")
-    is_tied = "output.weight" not in shapes
-    for name, shape in tensor_shapes(config, is_tied=is_tied):
-        if name not in shapes:
-            raise ModelFileError(f"tensor {name} is missing")
-        if shapes[name] != shape:
-            raise ModelFileError(f"tensor {name} has shape {shapes[name]}; needed: {shape}")
-        if shape[-1] % 4:
-            raise UnsupportedModelError(
-                f"tensor {name} has rows of {shape[-1]} elements; supported: multiples of 4"
-            )
+    check_shapes(config, shapes)
     if "tokenizer.ggml.model" in values:
         _check_tokenizer(values)
     return config
@@ -116,5 +112,5 @@ def _check_tokenizer(values: Mapping[str, object]) -> None:
     if is_sentencepiece:
         model = sentencepiece_model.read_model(values, vocabulary, special.unknown_id)
         sentencepiece_model.processor(model)
-    elif "tokenizer.ggml.merges" not in values:
-        raise TokenizerError("tokenizer.ggml.merges is missing; gpt2 tokenizers need it")
+    else:
+        check_merges(values)

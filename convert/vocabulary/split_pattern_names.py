@@ -12,24 +12,16 @@ from types import MappingProxyType
 from edgellama.convert.model.json_fields import Fields
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
 from edgellama.quant.gguf_cursor import shown
+from edgellama.quant.split_patterns import LLAMA3, TEKKEN
 
 Step = tuple[str, ...]
 """A step by its kind: ("split", pattern), ("digits", "individual") or ("byte level", "gpt2")."""
 
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 _GPT2: Step = ("byte level", "gpt2")
 NAMES: Mapping[tuple[Step, ...], str] = MappingProxyType(
     {
-        (("split", _LLAMA3),): "llama-bpe",
-        (("split", _TEKKEN),): "tekken",
+        (("split", LLAMA3),): "llama-bpe",
+        (("split", TEKKEN),): "tekken",
         (_GPT2,): "gpt-2",
         (("digits", "individual"), _GPT2): "smollm",
     }

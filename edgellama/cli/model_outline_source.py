@@ -22,8 +22,6 @@ CONFIGURATIONS = ("config.json", "params.json")
 """Of Hugging Face and of Meta, the first of them where there are both."""
 LLAMA_2_VOCABULARY = 32000
 """Tokens, where params.json says -1, as those of Llama 1 and 2 alone do."""
-_ATTENTION = ("attn_q", "attn_k", "attn_v", "attn_output")
-_FEED_FORWARD = ("ffn_gate", "ffn_up", "ffn_down")
 
 
 @dataclass(frozen=True)
@@ -75,12 +73,13 @@ def _configured(path: Path) -> ModelOutline:
 def _outline_of_hugging_face(path: Path, fields: Fields) -> ModelOutline:
     from edgellama.convert.model.family import check_hugging_face
     from edgellama.convert.model.hparams import hugging_face_hparams
+    from edgellama.quant.llama_tensors import ATTENTION_MATRICES, FEED_FORWARD_MATRICES
 
     check_hugging_face(fields)
     sizes = hugging_face_hparams(fields, lambda name: None)
     biased = [
-        *(_ATTENTION if fields.flag("attention_bias", False) else ()),
-        *(_FEED_FORWARD if fields.flag("mlp_bias", False) else ()),
+        *(ATTENTION_MATRICES if fields.flag("attention_bias", False) else ()),
+        *(FEED_FORWARD_MATRICES if fields.flag("mlp_bias", False) else ()),
     ]
     return _outline(path, sizes, fields.flag("tie_word_embeddings", False), biased)
 

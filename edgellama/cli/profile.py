@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgellama.step_sizes import MAX_DECODE_TOKENS, MAX_STEP_TOKENS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -19,19 +21,19 @@ GROUPS = ("kind", "layer", "op")
 @click.argument("model", required=False)
 @click.option(
     *("-p", "--prompt", "num_prompt"),
-    type=click.IntRange(0, 512),
+    type=click.IntRange(0, MAX_STEP_TOKENS),
     metavar="N",
     default=512,
     show_default=True,
-    help="Tokens of the prefill step, 512 at most; 0 for none.",
+    help=f"Tokens of the prefill step, {MAX_STEP_TOKENS} at most; 0 for none.",
 )
 @click.option(
     *("-n", "--decode", "num_decoded"),
-    type=click.IntRange(0, 12),
+    type=click.IntRange(0, MAX_DECODE_TOKENS),
     metavar="N",
     default=1,
     show_default=True,
-    help="Tokens of the decode step, 12 at most; 0 for none.",
+    help=f"Tokens of the decode step, {MAX_DECODE_TOKENS} at most; 0 for none.",
 )
 @click.option(
     *("-d", "--depth"),

@@ -45,11 +45,18 @@ def _compile_for(model: str, report: Callable[[int, int], None]) -> None:
         pass
 
 
-def _compile_all(report: Callable[[int, int], None]) -> None:
-    from edgellama.kernels_cpu.code_cache import CompiledKernels
-    from edgellama.kernels_cpu.cpu import select_tier
+def usual_kernels() -> list[str]:
+    """All that a model of any format needs with a KV cache of the usual type."""
     from edgellama.kernels_cpu.signatures import CACHE_TYPES, SIGNATURES
+    from edgellama.kernels_cpu.token_chooser import CHOICE_KERNEL
 
     unusual = set(CACHE_TYPES) - {USUAL_KV_TYPE}
     names = [name for name, kernel in SIGNATURES.items() if not unusual & set(kernel.options)]
-    CompiledKernels(select_tier()).ensure(names, report)
+    return [*names, CHOICE_KERNEL]
+
+
+def _compile_all(report: Callable[[int, int], None]) -> None:
+    from edgellama.kernels_cpu.code_cache import CompiledKernels
+    from edgellama.kernels_cpu.cpu import select_tier
+
+    CompiledKernels(select_tier()).ensure(usual_kernels(), report)

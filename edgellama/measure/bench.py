@@ -16,10 +16,9 @@ from edgellama.kernels_cpu.cpu import select_tier
 from edgellama.kv_types import KVTypes
 from edgellama.measure.child_process import Progress, run_in_child
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.step_sizes import MAX_STEP_TOKENS
 
 WORKER = "edgellama.measure.bench_worker"
-MAX_BATCH_TOKENS = 512
-"""Tokens of the largest step."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +59,15 @@ class BenchSetting:
     tier: str | None = None
     key_type: str = "f16"
     value_type: str = "f16"
-    batch_tokens: int = MAX_BATCH_TOKENS
+    batch_tokens: int = MAX_STEP_TOKENS
 
     def __post_init__(self) -> None:
         KVTypes(self.key_type, self.value_type)
         if self.tier is not None:
             select_tier(self.tier)
-        if not 1 <= self.batch_tokens <= MAX_BATCH_TOKENS:
+        if not 1 <= self.batch_tokens <= MAX_STEP_TOKENS:
             raise InvalidOptionError(
-                f"batches of {self.batch_tokens} tokens; allowed: 1 to {MAX_BATCH_TOKENS}"
+                f"batches of {self.batch_tokens} tokens; allowed: 1 to {MAX_STEP_TOKENS}"
             )
 
 

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgellama.buffers import MAX_STEP_TOKENS, StepBuffers
+from edgellama.buffers import StepBuffers
 from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kv_cache import CacheLayout
 from edgellama.measure.model_outline import ModelOutline, VocabularySize
@@ -21,6 +21,7 @@ from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.recipes import FormatOptions, ModelShape, choose_format, find_recipe
 from edgellama.rope import RopeTable
+from edgellama.step_sizes import MAX_STEP_TOKENS
 
 AS_IT_IS = "file"
 """The weight type of a file that is not converted."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from edgellama.quant.errors import TokenizerError
 from edgellama.quant.special_tokens import read_special_tokens
-from edgellama.quant.vocabulary import TokenType, Vocabulary, string_bytes
+from edgellama.quant.vocabulary import MERGES, TokenType, Vocabulary, check_merges, string_bytes
 from edgellama.tokenizer.base import Tokenizer
 from edgellama.tokenizer.byte_pair_merge import BytePairMerger, byte_symbols
 from edgellama.tokenizer.split_patterns import splitter_for
@@ -39,11 +39,8 @@ class BPETokenizer(Tokenizer):
         self._symbols = byte_symbols()
         self._bytes_by_symbol = {symbol.decode(): byte for byte, symbol in enumerate(self._symbols)}
         self._token_ids = _token_ids(vocabulary)
-        if "tokenizer.ggml.merges" not in metadata:
-            raise TokenizerError("tokenizer.ggml.merges is missing; gpt2 tokenizers need it")
-        self._merger = BytePairMerger(
-            self._token_ids, lambda: string_bytes(metadata, "tokenizer.ggml.merges")
-        )
+        check_merges(metadata)
+        self._merger = BytePairMerger(self._token_ids, lambda: string_bytes(metadata, MERGES))
         self._remembered: dict[str, list[int]] = {}
 
     def _encode_text(self, text: str) -> list[int]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 from edgellama.quant.errors import TokenizerError, UnsupportedModelError
+from edgellama.quant.vocabulary import BYTE_PAIR_KIND, SENTENCEPIECE_KINDS
 from edgellama.tokenizer.base import Tokenizer
 
 
@@ -25,7 +26,7 @@ def _sentencepiece(metadata: Mapping[str, object]) -> Tokenizer:
 
 
 _LOADERS: Mapping[str, Callable[[Mapping[str, object]], Tokenizer]] = MappingProxyType(
-    {"gpt2": _byte_pair, "llama": _sentencepiece, "t5": _sentencepiece}
+    {BYTE_PAIR_KIND: _byte_pair, **dict.fromkeys(SENTENCEPIECE_KINDS, _sentencepiece)}
 )
 
 

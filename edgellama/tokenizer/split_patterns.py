@@ -1,7 +1,6 @@
 """How a BPE tokenizer cuts text into words before it merges: one table by name.
 
-The names are the values of ``tokenizer.ggml.pre``; patterns come from the tokenizers that
-Hugging Face and llama.cpp publish. Merging the words is left to byte_pair_merge.
+The names are the values of ``tokenizer.ggml.pre``. Merging the words is left to byte_pair_merge.
 """
 
 from __future__ import annotations
@@ -14,17 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 from edgellama.quant.errors import UnsupportedModelError
-
-_GPT2 = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
-    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-_TEKKEN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+from edgellama.quant.split_patterns import GPT2, LLAMA3, TEKKEN
 
 
 @dataclass(frozen=True)
@@ -54,14 +43,14 @@ class Splitter:
 
 SPLITTERS: Mapping[str, Splitter] = MappingProxyType(
     {
-        "default": Splitter((r"[\p{P}$+<=>^~|]+", _GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
-        "dbrx": Splitter((_LLAMA3,)),
-        "gpt-2": Splitter((_GPT2,)),
-        "llama-bpe": Splitter((_LLAMA3,), takes_whole_words=True, adds_bos=True),
+        "default": Splitter((r"[\p{P}$+<=>^~|]+", GPT2, r"\p{N}+", r"[0-9][0-9][0-9]")),
+        "dbrx": Splitter((LLAMA3,)),
+        "gpt-2": Splitter((GPT2,)),
+        "llama-bpe": Splitter((LLAMA3,), takes_whole_words=True, adds_bos=True),
         # As for dbrx, llama.cpp has Llama 3's pattern, but takes no whole words and adds no BOS.
-        "smaug-bpe": Splitter((_LLAMA3,)),
-        "smollm": Splitter((r"\p{N}", _GPT2)),
-        "tekken": Splitter((_TEKKEN,), takes_whole_words=True, adds_bos=True),
+        "smaug-bpe": Splitter((LLAMA3,)),
+        "smollm": Splitter((r"\p{N}", GPT2)),
+        "tekken": Splitter((TEKKEN,), takes_whole_words=True, adds_bos=True),
     }
 )
 
