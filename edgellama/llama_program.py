@@ -23,6 +23,8 @@ Mode = Literal["decode", "prefill"]
 NUM_TOKENS, POSITION = Bound("num_tokens"), Bound("position")
 ALL_KEYS = 1 << 40
 """More keys than any context has: what a long step, which has tasks enough, splits keys at."""
+MIN_CHUNK_BYTES, MAX_CHUNKS = 3 << 16, 8
+"""Of a matrix, for each thread: the start of a chunk is read with nothing asked for ahead."""
 
 
 class InputObserver(Protocol):
@@ -230,8 +232,10 @@ class LlamaProgram:
         return Op(kernel, taken, barrier, matrix.name)
 
     def _chunk_rows(self, matrix: Matrix) -> int:
-        """Rows handed out at a time: some chunks a thread, each long enough to stream, and even."""
-        return max(8, round_up(matrix.num_rows // (8 * self.num_threads), 2))
+        """Rows handed out at a time: even, the chunks alike for each thread, long to stream."""
+        share_bytes = matrix.num_rows * matrix.row_bytes // self.num_threads
+        num_chunks = min(max(1, share_bytes // MIN_CHUNK_BYTES), MAX_CHUNKS) * self.num_threads
+        return round_up(-(-matrix.num_rows // num_chunks), 2)
 
     def _cache_arguments(self, index: int) -> Arguments:
         return {

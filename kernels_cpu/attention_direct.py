@@ -25,11 +25,10 @@ from edgellama.kernels_cpu.signatures import (
     PANEL_VECTORS,
 )
 from edgellama.kernels_cpu.simd import (
-    PREFETCH_BYTES,
     f32_zeros,
     lane_count,
     load_f32,
-    prefetch,
+    prefetch_to_l1,
     store,
 )
 from edgellama.kernels_cpu.simd_cache import add_scaled_tile, fma_panel, fold_tile
@@ -38,6 +37,8 @@ from edgellama.kernels_cpu.simd_math import mul
 from edgellama.kernels_cpu.simd_tiles import add_tiles, f32_tile, store_tile
 
 SCORE_BYTES = 4 * ATTENTION_KEYS
+BYTES_AHEAD = 4096
+"""How far ahead the cache is asked for: the processor's own asking ends with the page."""
 ROWS_OF_TWO_CHAINS = 4
 """Up to here a second set of accumulators hides the latency of the first."""
 
@@ -70,8 +71,8 @@ def key_tile(kind: str, rows: int) -> Any:
         like = f32_zeros()
         tile = other = f32_tile(PANEL_VECTORS, rows)
         for i in range(first, last, 2):
-            ahead = numbers + i * panel_lanes() * bits // 8 + PREFETCH_BYTES
-            prefetch(ahead, bytes_ahead, like)
+            ahead = numbers + i * panel_lanes() * bits // 8 + BYTES_AHEAD
+            prefetch_to_l1(ahead, bytes_ahead, like)
             tile = fma_panel(
                 tile,
                 even(numbers, i, 0, like),
@@ -151,7 +152,8 @@ def value_tile(kind: str, rows: int) -> Any:
         for key in range(0, num_keys, panel_lanes()):
             row = numbers
             for i in range(key, min(key + panel_lanes(), num_keys)):
-                prefetch(row + element * bits // 8 + PREFETCH_BYTES, bytes_ahead, like)
+                ahead = row + element * bits // 8 + BYTES_AHEAD
+                prefetch_to_l1(ahead, bytes_ahead, like)
                 tile = fma_panel(
                     tile, first(row, element, like), second(row, element, like), weights + 4 * i,
                     SCORE_BYTES,

@@ -24,15 +24,14 @@ from edgellama.kernels_cpu.cells import (
 )
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.gemv_super_blocks import super_block_dots
+from edgellama.kernels_cpu.prefetching import ask_for_begin, bytes_ahead, define_ask_ahead
 from edgellama.kernels_cpu.simd import (
-    PREFETCH_BYTES,
     f32_zeros,
     f32_zeros_4,
     f32_zeros_8,
     lane_count,
     load_bytes,
     load_f32,
-    prefetch,
     read_f32,
     splat_f32,
     width_of,
@@ -119,7 +118,7 @@ add_all_narrowed = for_cells(_add_narrowed)
 def _block_dots(code, block_bytes, num_rows):
     """Dot products of cells of ``num_rows`` rows of blocks of 32."""
     step = for_cells(_offset_step(code) if code.offset else _minimum_step(code))
-    bytes_ahead = block_bytes * num_rows
+    ask_ahead = define_ask_ahead(num_rows, block_bytes)
 
     def dots(cells, ahead, num_blocks):
         group = lane_count() // 4
@@ -127,14 +126,16 @@ def _block_dots(code, block_bytes, num_rows):
         zero, zero_8, zero_4 = f32_zeros(), f32_zeros_8(), f32_zeros_4()
         sums = for_each_of(cells, (zero, zero))
         for i in range(0, block, group):
-            prefetch(ahead + i * bytes_ahead, bytes_ahead, zero)
+            ask_ahead(cells, ahead, i, zero)
             sums = step((cells, sums), i)
         totals = add_all_narrowed((sums, for_each_of(cells, zero_4)))
         if group == 4 and block + 2 <= num_blocks:
+            ask_ahead(cells, ahead, block, zero_8)
             sums_8 = step((cells, for_each_of(cells, (zero_8, zero_8))), block)
             totals = add_all_narrowed((sums_8, totals))
             block += 2
         if block < num_blocks:
+            ask_ahead(cells, ahead, block, zero_4)
             sums_4 = step((cells, for_each_of(cells, (zero_4, zero_4))), block)
             totals = add_all_narrowed((sums_4, totals))
         return totals_of((totals,))
@@ -153,7 +154,7 @@ def quantized_dots(name, num_rows):
 def float_dots(name, num_rows):
     """Dot products of cells: rows of float weights with tokens' f32 activations."""
     load, number_bytes = FLOAT_LOADS[name]
-    bytes_ahead = 8 * number_bytes * num_rows
+    ask_ahead = define_ask_ahead(num_rows, 8 * number_bytes)
 
     def step(cell, sums, column):
         (row, x, _y), (first, second) = cell, sums
@@ -175,7 +176,7 @@ def float_dots(name, num_rows):
         pairs = num_columns // stride * stride
         sums = for_each_of(cells, (zero, zero))
         for i in range(0, pairs, stride):
-            prefetch(ahead + i // 8 * bytes_ahead, bytes_ahead, zero)
+            ask_ahead(cells, ahead, i // 8, zero)
             sums = steps((cells, sums), i)
         totals = add_all_narrowed((sums, for_each_of(cells, f32_zeros_4())))
         for i in range(pairs, num_columns // 4 * 4, 4):
@@ -192,8 +193,10 @@ def _multiply_rows(dots_of, places):
 
     def multiply_rows(first, last, num_steps, accumulate, *memory):
         total_tokens, weights, row_bytes, _x, _x_stride, _y, _y_stride = memory
+        distance = bytes_ahead(row_bytes, num_rows)
+        ask_for_begin(weights + first * row_bytes, min(distance, (last - first) * row_bytes))
         for row in range(first, last, num_rows):
-            ahead = weights + row * row_bytes + PREFETCH_BYTES
+            ahead = weights + row * row_bytes + distance
             for token in range(0, total_tokens, num_tokens):
                 cells = cells_at((places,), row, last, token, *memory)
                 write_outputs((dots(cells, ahead, num_steps), cells), accumulate)

@@ -12,6 +12,7 @@ import numpy as np
 from edgellama.kernels_cpu.activations import RECORD_BYTES, super_blocks_at
 from edgellama.kernels_cpu.cells import for_cells, for_each_of
 from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.prefetching import define_ask_ahead
 from edgellama.kernels_cpu.signatures import BLOCK_ORDERS, HALVES, SUPER_BLOCK
 from edgellama.kernels_cpu.simd import (
     f32_zeros,
@@ -19,7 +20,6 @@ from edgellama.kernels_cpu.simd import (
     lane_count,
     load_bytes,
     load_f32,
-    prefetch,
     splat_f32,
     width_of,
 )
@@ -50,7 +50,7 @@ def super_block_dots(code, num_rows):
     num_bytes, minimum_unit_of = parts.num_bytes, parts.minimum_unit
     scale_factor, minimum_factor = parts.scale_factor, parts.minimum_factor
     second_unit = parts.second_unit or _one
-    bytes_ahead = num_bytes * num_rows
+    ask_ahead = define_ask_ahead(num_rows, num_bytes)
 
     def add_super_block(cell, sums, index, num_blocks):
         (row, x, _y), (products, minimums) = cell, sums
@@ -72,7 +72,7 @@ def super_block_dots(code, num_rows):
         zero = f32_zeros()
         sums = for_each_of(cells, (zero, zero))
         for index in range(num_blocks // SUPER_BLOCK):
-            prefetch(ahead + index * bytes_ahead, bytes_ahead, f32_zeros_4())
+            ask_ahead(cells, ahead, index, f32_zeros_4())
             sums = add_super_blocks((cells, sums), index, num_blocks)
         return finish_cells((sums,))
 

@@ -7,6 +7,7 @@ are ``int64``. Only the ``simd`` modules build LLVM IR.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,8 +24,6 @@ I8, I16, I32, I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 
 F16, F32 = ir.HalfType(), ir.FloatType()
 
-PREFETCH_BYTES = 4096
-"""How far ahead a stream is asked for; the processor's own prefetching ends with the page."""
 SCALARS = {"i8": I8, "i16": I16, "i32": I32, "f16": F16, "f32": F32}
 
 
@@ -144,26 +143,31 @@ load_f32, load_bytes = (
 )
 
 
-@intrinsic(prefer_literal=True)
-def prefetch(typingctx, address, num_bytes, like):
-    """Ask for memory from ``address`` on: a literal ``num_bytes`` for each four lanes of ``like``.
+def _define_prefetch(locality, round_lines):
+    """llvm.prefetch's ``locality`` is 3 for the first level of the cache, 2 for the second."""
 
-    The address may be any: what cannot be read is ignored.
-    """
-    each = getattr(num_bytes, "literal_value", None)
-    if each is None:
-        return None
-    count = each * like.lanes // 4
+    @intrinsic(prefer_literal=True)
+    def prefetch(typingctx, address, num_bytes, like):
+        """Ask for a literal ``num_bytes`` for each four lanes of ``like``, from any address on."""
+        each = getattr(num_bytes, "literal_value", None)
+        if each is None:
+            return None
+        num_lines = max(1, round_lines(each * like.lanes / 4 / CACHE_LINE))
 
-    def codegen(ctx, b, sig, args):
-        is_write, locality, is_data = I32(0), I32(3), I32(1)
-        for offset in range(0, count, CACHE_LINE):
-            at = pointer(b, b.add(args[0], ir.Constant(I64, offset)), I8)
-            options = [at, is_write, locality, is_data]
-            call_llvm(b, "llvm.prefetch.p0", ir.VoidType(), options)
-        return ctx.get_dummy_value()
+        def codegen(ctx, b, sig, args):
+            is_write, is_data = I32(0), I32(1)
+            for line in range(num_lines):
+                at = pointer(b, b.add(args[0], ir.Constant(I64, line * CACHE_LINE)), I8)
+                options = [at, is_write, I32(locality), is_data]
+                call_llvm(b, "llvm.prefetch.p0", ir.VoidType(), options)
+            return ctx.get_dummy_value()
 
-    return types.void(types.int64, num_bytes, like), codegen
+        return types.void(types.int64, num_bytes, like), codegen
+
+    return prefetch
+
+
+prefetch_to_l1, prefetch_to_l2 = _define_prefetch(3, math.floor), _define_prefetch(2, math.ceil)
 
 
 @intrinsic

@@ -1,0 +1,64 @@
+"""Weights are asked for before they are read: from memory far ahead, from the second level near.
+
+Rows that go together lie one behind the other, and asking goes through them in one stream, which
+comes to the next ones in time. What is far ahead has no place in the first level of the cache
+beside the activations of a long row, hence the second request, for each row by itself.
+"""
+
+from __future__ import annotations
+
+from edgellama.kernels_cpu.cells import for_cells
+from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.simd import f32_zeros_4, prefetch_to_l1, prefetch_to_l2
+from edgellama.kernels_cpu.team_layout import CACHE_LINE
+
+FAR_BYTES = 8192
+NEAR_BYTES = 1024
+
+
+@device
+def bytes_ahead(row_bytes, num_rows):
+    """How far ahead the stream is of the first of ``num_rows`` rows that go together."""
+    return (num_rows - 1) * row_bytes + FAR_BYTES
+
+
+@device
+def ask_for_begin(address, num_bytes):
+    """Ask at once for what the stream of a chunk leaves out, as it begins ahead."""
+    for offset in range(0, num_bytes, CACHE_LINE):
+        prefetch_to_l2(address + offset, CACHE_LINE, f32_zeros_4())
+
+
+@device
+def _only_row(cells):
+    return (cells[0],)
+
+
+@device
+def _both_rows(cells):
+    return cells[0], cells[-1]
+
+
+CELLS_OF_ROWS = {1: _only_row, 2: _both_rows}
+"""By how many rows the cells have: a cell of each."""
+
+
+def define_ask_ahead(num_rows, step_bytes):
+    """What a loop over the steps of cells of ``num_rows`` rows calls before each.
+
+    A step takes ``step_bytes`` of a row for every four lanes of ``like``; ``ahead`` is where the
+    stream is before the first.
+    """
+    stream_bytes, cells_of_rows = num_rows * step_bytes, CELLS_OF_ROWS[num_rows]
+
+    def ask_near(cell, offset, like):
+        row, _x, _y = cell
+        prefetch_to_l1(row + offset + NEAR_BYTES, step_bytes, like)
+
+    ask_near_in_rows = for_cells(ask_near)
+
+    def ask_ahead(cells, ahead, step, like):
+        prefetch_to_l2(ahead + step * stream_bytes, stream_bytes, like)
+        ask_near_in_rows((cells_of_rows(cells),), step * step_bytes, like)
+
+    return device(ask_ahead)
