@@ -7,6 +7,7 @@ code. Reserved for the largest step and touched only as far as steps are large.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +42,7 @@ class Rows:
     array: npt.NDArray[np.float32]
     width: int
 
-    @property
+    @cached_property
     def address(self) -> int:
         """Where the first token's row begins."""
         return int(self.array.ctypes.data)

@@ -115,8 +115,11 @@ class Engine:
         logits: LogitsChoice = "last",
         cancelled: CancelToken | None = None,
         progress: Callable[[int, int], None] | None = None,
+        out: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Append ``tokens`` to the cache; logits (1, n or 0 tokens, vocab_size) as a new array.
+
+        ``out`` (1, vocab_size) takes the place of a new array for the last token's.
 
         Raises ContextLengthError when they do not fit, GenerationCancelled when the token is
         set; the cache then holds the chunks that were complete. ``progress`` hears of
@@ -128,7 +131,7 @@ class Engine:
             chunk = ids[start : start + MAX_STEP_TOKENS]
             done = start + len(chunk)
             wanted: LogitsChoice = "none" if logits == "last" and done < len(ids) else logits
-            work = partial(self._run_chunk, chunk, cache, wanted, cancelled)
+            work = partial(self._run_chunk, chunk, cache, wanted, cancelled, out)
             outputs += self._turns.take(work, cancelled)
             if progress:
                 progress(done, len(ids))
@@ -146,13 +149,9 @@ class Engine:
         """Kernels that the cache of compiled code did not have when this engine wanted them."""
         return self._kernels.num_compiled
 
-    def body_ops(self, num_tokens: int, kv_type: KVTypeChoice = "f16") -> list[Op]:
-        """The ops of a step of up to 512 tokens, as far as the last layer."""
-        return self._writer.body(_mode(num_tokens), KVTypes.of(kv_type))
-
-    def head_ops(self) -> list[Op]:
-        """The ops that make the logits of one token."""
-        return self._writer.head("decode", self._last_logits)
+    def step_ops(self, num_tokens: int, kv_type: KVTypeChoice = "f16") -> list[Op]:
+        """The ops of a step of up to 512 tokens and of the last one's logits."""
+        return self._step_ops(_mode(num_tokens), KVTypes.of(kv_type))
 
     def run_ops(self, name: str, ops: Callable[[], list[Op]]) -> float:
         """Run an instrument's own ops between two steps; the seconds that they took.
@@ -192,23 +191,25 @@ class Engine:
         cache: KVCache,
         logits: LogitsChoice,
         cancelled: CancelToken | None,
+        out: npt.NDArray[np.float32] | None,
     ) -> list[npt.NDArray[np.float32]]:
         """Append a chunk to the cache; the logits wanted of it, in parts."""
         self._check_open()
+        self._run_step(chunk, cache, logits == "last", cancelled)
         outputs: list[npt.NDArray[np.float32]] = []
-        self._run_body(chunk, cache, cancelled)
         if logits == "all":
             outputs = self._all_rows(len(chunk), cancelled)
         elif logits == "last":
-            outputs = [self._run_head(len(chunk) - 1, 1, cancelled)]
+            last = np.empty((1, self.config.vocab_size), np.float32) if out is None else out
+            last[:] = self._last_logits.array[:1, : self.config.vocab_size]
+            outputs = [last]
         cache.length += len(chunk)
         return outputs
 
     def _usual_kernels(self) -> set[str]:
         """Kernels of a chat: long and short steps, logits of one token, the choice of the next."""
-        ops = self._writer.head("decode", self._last_logits)
-        for mode in ("decode", "prefill"):
-            ops += self._writer.body(mode, self._kv_types)
+        modes: tuple[Mode, ...] = ("decode", "prefill")
+        ops = (op for mode in modes for op in self._step_ops(mode, self._kv_types))
         return {op.kernel for op in ops} | {*ENTRY_KERNELS, CHOICE_KERNEL}
 
     def _checked(
@@ -236,16 +237,22 @@ class Engine:
                 cache.context_length,
             )
 
-    def _run_body(
-        self, chunk: npt.NDArray[np.int64], cache: KVCache, cancelled: CancelToken | None
+    def _run_step(
+        self,
+        chunk: npt.NDArray[np.int64],
+        cache: KVCache,
+        with_logits: bool,
+        cancelled: CancelToken | None,
     ) -> None:
+        """The body over a chunk and, if wanted, the head over its last token, in one program."""
         mode = _mode(len(chunk))
         # Others may have used or closed the cache while this caller waited for its turn.
         self._check_room(len(chunk), cache)
-        key = ("body", mode, str(cache.types))
+        key = ("step", mode, str(cache.types), "logits" if with_logits else "")
         program = self._programs.get(key)
         if program is None:
-            program = self._build(key, self._writer.body(mode, cache.types))
+            write = self._step_ops if with_logits else self._writer.body
+            program = self._build(key, write(mode, cache.types))
         self._buffers.token_ids[: len(chunk)] = chunk
         self._rope.fill(self._buffers.cos_sin, cache.length, len(chunk))
         program.prepare(
@@ -253,40 +260,41 @@ class Engine:
             cache.strides(),
             num_tokens=len(chunk),
             position=cache.length,
+            num_outputs=1,
+            first_row=self._residual_row(len(chunk) - 1),
             **cache.bindings(),
         )
         memory = cache.memory
         self._run(program, cancelled)
         del memory
 
-    def _run_head(
-        self, first: int, count: int, cancelled: CancelToken | None
-    ) -> npt.NDArray[np.float32]:
-        """Logits of ``count`` tokens from the ``first`` of the step on."""
-        mode = _mode(count)
-        if count == 1:
-            rows = self._last_logits
-        else:
-            rows = self._all_logits = self._all_logits or self._buffers.logits(
-                self.config.vocab_size, LOGIT_ROWS
-            )
-        key = ("head", mode, "one" if count == 1 else "all")
-        program = self._programs.get(key)
-        if program is None:
-            program = self._build(key, self._writer.head(mode, rows))
-        residual = self._buffers.residual
-        first_row = residual.address + first * residual.stride
-        program.prepare(self._team.next_job, num_tokens=count, first_row=first_row)
-        self._run(program, cancelled)
-        return rows.array[:count, : self.config.vocab_size].copy()
+    def _step_ops(self, mode: Mode, types: KVTypes) -> list[Op]:
+        return self._writer.body(mode, types) + self._writer.head("decode", self._last_logits)
 
     def _all_rows(
         self, num_tokens: int, cancelled: CancelToken | None
     ) -> list[npt.NDArray[np.float32]]:
-        return [
-            self._run_head(first, min(LOGIT_ROWS, num_tokens - first), cancelled)
-            for first in range(0, num_tokens, LOGIT_ROWS)
-        ]
+        """Logits of all tokens of the step that has just run."""
+        vocab_size = self.config.vocab_size
+        rows = self._all_logits = self._all_logits or self._buffers.logits(vocab_size, LOGIT_ROWS)
+        outputs = []
+        for first in range(0, num_tokens, LOGIT_ROWS):
+            count = min(LOGIT_ROWS, num_tokens - first)
+            mode = _mode(count)
+            program = self._programs.get(("head", mode))
+            if program is None:
+                program = self._build(("head", mode), self._writer.head(mode, rows))
+            program.prepare(
+                self._team.next_job, num_outputs=count, first_row=self._residual_row(first)
+            )
+            self._run(program, cancelled)
+            outputs.append(rows.array[:count, :vocab_size].copy())
+        return outputs
+
+    def _residual_row(self, token: int) -> int:
+        """Address of what the last body left of a token of its step."""
+        residual = self._buffers.residual
+        return residual.address + token * residual.stride
 
     def _build(self, key: tuple[str, ...], ops: list[Op]) -> Program:
         self._kernels.ensure(op.kernel for op in ops)

@@ -20,7 +20,8 @@ from edgellama.quant.model_config import ModelConfig
 from edgellama.weights import FloatVector, LayerWeights, Matrix, ModelWeights
 
 Mode = Literal["decode", "prefill"]
-NUM_TOKENS, POSITION = Bound("num_tokens"), Bound("position")
+NUM_TOKENS, NUM_OUTPUTS = Bound("num_tokens"), Bound("num_outputs")
+POSITION = Bound("position")
 ALL_KEYS = 1 << 40
 """More keys than any context has: what a long step, which has tasks enough, splits keys at."""
 MIN_CHUNK_BYTES, MAX_CHUNKS = 3 << 16, 8
@@ -76,13 +77,15 @@ class LlamaProgram:
         return ops
 
     def head(self, mode: Mode, logits: Rows) -> list[Op]:
-        """Logits of ``num_tokens`` tokens whose residual rows begin at the bound ``first_row``."""
+        """Logits of ``num_outputs`` tokens whose residual rows begin at the bound ``first_row``.
+
+        Both are bound, so that the head of one token can follow a body of many.
+        """
         norm = self.weights.output_norm
         source = Rows(self.buffers.residual.array, len(norm))
         ops = [self._norm(mode, source, norm, [self.weights.output], Bound("first_row"))]
-        return ops + list(
-            self._multiply(mode, [(self.weights.output, self.buffers.normed, logits)])
-        )
+        ops += self._multiply(mode, [(self.weights.output, self.buffers.normed, logits)])
+        return [op.with_bound(NUM_TOKENS, NUM_OUTPUTS) for op in ops]
 
     def _attention(
         self, mode: Mode, layer: LayerWeights, index: int, types: KVTypes

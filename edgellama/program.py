@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -55,6 +55,11 @@ class Op:
         expected = SIGNATURES[self.kernel].parameters[:-1]
         if set(self.arguments) != set(expected):
             raise TypeError(f"{self.kernel} takes {expected}, not {tuple(self.arguments)}")
+
+    def with_bound(self, old: Bound, new: Bound) -> Op:
+        """The same call with one bound value in another's place."""
+        arguments = {key: new if value == old else value for key, value in self.arguments.items()}
+        return replace(self, arguments=arguments)
 
 
 class Program:

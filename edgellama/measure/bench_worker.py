@@ -89,9 +89,8 @@ class _Runs:
         return total + Work(count * middle.num_bytes, count * middle.num_macs)
 
     def _step_work(self, num_tokens: int, position: int) -> Work:
-        body = self.engine.body_ops(num_tokens, str(self._cache.types))
-        sizes = Step.of(num_tokens, position, self._cache.layout)
-        return total_work(body, sizes) + total_work(self.engine.head_ops(), Step(1, position, 0))
+        ops = self.engine.step_ops(num_tokens, str(self._cache.types))
+        return total_work(ops, Step.of(num_tokens, position, self._cache.layout))
 
     def _prefill(self, tokens: Tokens) -> None:
         for start in range(0, len(tokens), self._batch):

@@ -58,24 +58,22 @@ def profile_step(
     depth = cache.length
     tokens = np.random.default_rng(0).integers(0, engine.config.vocab_size, num_tokens)
     samples = []
-    ops: list[Op] = []
+    ops: Sequence[Op] = []
     for run in range(repetitions + 1):
         timer.take_jobs()
         engine.forward(tokens.astype(np.int32), cache)
         cache.truncate(depth)
-        body, head = timer.take_jobs()
-        ops = [*body.ops, *head.ops]
+        (job,) = timer.take_jobs()
+        ops = job.ops
         if run:  # The first one warms up.
-            samples.append(np.concatenate([body.seconds, head.seconds]))
+            samples.append(job.seconds)
         if progress:
             progress(run, repetitions)
     step = Step.of(num_tokens, depth, cache.layout)
-    one = Step(1, depth, 0)
-    steps = [step] * len(body.ops) + [one] * len(head.ops)
     seconds = np.median(samples, axis=0)
     return [
-        OpTime(_name(op), layer, 1, float(time), op_work(op, sizes))
-        for op, layer, time, sizes in zip(ops, _layers(ops), seconds, steps, strict=True)
+        OpTime(_name(op), layer, 1, float(time), op_work(op, step))
+        for op, layer, time in zip(ops, _layers(ops), seconds, strict=True)
     ]
 
 

@@ -7,11 +7,12 @@ weights, keys and values once, activations in and out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from edgellama.kernels_cpu.signatures import PARTIAL_HEAD_BYTES, QUANTIZED_FORMATS
 from edgellama.kv_cache import CacheLayout
+from edgellama.llama_program import NUM_OUTPUTS
 from edgellama.program import Bound, Op
 
 F32_BYTES = 4
@@ -62,8 +63,10 @@ class Step:
 
 
 def op_work(op: Op, step: Step) -> Work:
-    """The work of an op of a step; of one that is not known to work, none."""
+    """The work of an op of a step with one token's logits; of one not known to work, none."""
     count = _COUNTS.get(op.kernel.split("_")[0])
+    if op.arguments.get("num_tokens") == NUM_OUTPUTS:
+        step = replace(step, num_tokens=1)
     return count(op, step) if count else Work(0, 0)
 
 
