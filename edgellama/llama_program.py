@@ -118,7 +118,7 @@ class LlamaProgram:
         arguments: Arguments = {
             "gate": b.gate.address,
             "up": b.up.address,
-            "y": b.gate.address,
+            "y": self._float_address(b.gate, [layer.ffn_down]),
             "stride": b.gate.stride,
             "width": b.gate.width,
             "num_tokens": NUM_TOKENS,
@@ -152,7 +152,7 @@ class LlamaProgram:
             "width": source.width,
             "num_tokens": NUM_TOKENS,
             "weight": int(weight.ctypes.data),
-            "y": self.buffers.normed.address,
+            "y": self._float_address(self.buffers.normed, users),
             "y_stride": self.buffers.normed.stride,
             "epsilon": self.config.rms_epsilon,
         }
@@ -171,6 +171,11 @@ class LlamaProgram:
 
     def _layout(self, mode: Mode, users: list[Matrix]) -> str:
         return mode if any(user.is_quantized for user in users) else "float"
+
+    def _float_address(self, rows: Rows, users: list[Matrix]) -> int:
+        """Where a row kernel writes f32; 0: nobody reads them."""
+        unread = self.observer is None and all(user.is_quantized for user in users)
+        return 0 if unread else rows.address
 
     def _quantized_arguments(self, mode: Mode, users: list[Matrix]) -> Arguments:
         if self._layout(mode, users) == "float":

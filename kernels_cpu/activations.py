@@ -8,7 +8,7 @@ for each super-block, the sums of its 16 half blocks in order, and for each of `
 its quants and its scales, the latter as ``dot_pairs`` leaves the half blocks. The prefill
 layout keeps the quants in order, with the scales in an array beside them and the sums, of
 blocks and of half blocks, in two more: the scaled sum of the quants as f32, and behind it what
-integer sums of products start at (``store_starts``).
+integer sums of products start at (``store_start``).
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from edgellama.kernels_cpu.signatures import (
 )
 from edgellama.kernels_cpu.simd import (
     f32_zeros_4,
+    f32_zeros_16,
     lane_count,
-    load_bytes,
     load_f32,
     splat_f32,
     store,
@@ -36,10 +36,10 @@ from edgellama.kernels_cpu.simd import (
 from edgellama.kernels_cpu.simd_bytes import (
     bytes_like,
     i32_zeros_like,
-    store_rounded_bytes,
+    round_to_bytes,
     to_f32,
 )
-from edgellama.kernels_cpu.simd_dot_tiles import store_starts
+from edgellama.kernels_cpu.simd_dot_tiles import add_starts, store_start
 from edgellama.kernels_cpu.simd_math import magnitude, max_lanes, maximum, mul, sum_lanes
 from edgellama.kernels_cpu.simd_scales import dot_pairs, pairs_of_ones
 from edgellama.kernels_cpu.simd_weights import dot4
@@ -53,28 +53,43 @@ bytes_of_token = device(decode_bytes)
 
 
 @device
-def quantize_block(x, first, second):
-    """32 f32 at ``x`` to 16 bytes at ``first`` and 16 at ``second``; returns the scale."""
-    like = f32_zeros_4()
-    largest = magnitude(load_f32(x, like))
-    for i in range(1, 8):
-        largest = maximum(magnitude(load_f32(x + 16 * i, like)), largest)
-    absolute = max_lanes(largest)
-    inverse = np.float32(0.0)
-    if absolute > np.float32(0.0):
-        inverse = np.float32(127.0) / absolute
-    factor = splat_f32(inverse, like)
-    for i in range(4):
-        store_rounded_bytes(first + 4 * i, mul(load_f32(x + 16 * i, like), factor))
-        store_rounded_bytes(second + 4 * i, mul(load_f32(x + 64 + 16 * i, like), factor))
-    return absolute / np.float32(127.0)
+def load_block(x):
+    """32 f32 at ``x`` as two vectors."""
+    like = f32_zeros_16()
+    return load_f32(x, like), load_f32(x + 64, like)
 
 
 @device
-def word_sums(address, like):
-    """Sums of four neighbouring bytes of the 16 at ``address``."""
-    taken = load_bytes(address, like)
-    return dot4(i32_zeros_like(like), bytes_like(taken, 1), taken)
+def store_block(address, values):
+    """Write what ``load_block`` reads."""
+    low, high = values
+    store(address, low)
+    store(address + 64, high)
+
+
+@device
+def quantize_block(values):
+    """Two vectors of 16 f32 as two of 16 bytes, and their scale."""
+    low, high = values
+    absolute = max_lanes(maximum(magnitude(high), magnitude(low)))
+    inverse = np.float32(0.0)
+    if absolute > np.float32(0.0):
+        inverse = np.float32(127.0) / absolute
+    factor = splat_f32(inverse, low)
+    scale = absolute / np.float32(127.0)
+    return round_to_bytes(mul(low, factor)), round_to_bytes(mul(high, factor)), scale
+
+
+@device
+def word_sums(quants):
+    """Sums of every four neighbouring bytes of 16."""
+    return dot4(i32_zeros_like(f32_zeros_4()), bytes_like(quants, 1), quants)
+
+
+@device
+def total_of(quants):
+    """The sum of 16 bytes as f32, which is exact."""
+    return sum_lanes(to_f32(word_sums(quants)))
 
 
 @device
@@ -106,11 +121,11 @@ def _define_store_in_order(number):
     places = sum(place << 4 * block for place, block in enumerate(order))
 
     def store_in_order(records, block, num_blocks, low, high, scale):
-        width, like = lane_count() // 4, f32_zeros_4()
+        width = lane_count() // 4
         quants, scales, _ = super_blocks_at(records, block // SUPER_BLOCK, num_blocks, number)
         place = (places >> 4 * (block % SUPER_BLOCK)) & 7
-        store(quants + BLOCK * place, load_bytes(low, like))
-        store(quants + BLOCK * place + 16, load_bytes(high, like))
+        store(quants + BLOCK * place, low)
+        store(quants + BLOCK * place + 16, high)
         for half in range(2 * place, 2 * place + 2):
             pair, rest = half // (2 * width), half % (2 * width)
             lanes = scales + 16 * width * pair + 16 * (rest % width) + 8 * (rest // width)
@@ -127,61 +142,53 @@ store_in_first, store_in_second, store_in_third = map(
 
 @device
 def store_in_super_block(records, block, num_blocks, low, high, scale):
-    """One block, whose quants lie at ``low`` and ``high``, into the super-blocks of all orders."""
-    like = f32_zeros_4()
+    """One block, the quants of its halves and their scale, into the super-blocks of all orders."""
     _, _, sums = super_blocks_at(records, block // SUPER_BLOCK, num_blocks, 0)
     at = sums + 8 * (block % SUPER_BLOCK)
-    write_f32(at, sum_lanes(to_f32(word_sums(low, like))) * scale)
-    write_f32(at + 4, sum_lanes(to_f32(word_sums(high, like))) * scale)
+    write_f32(at, total_of(low) * scale)
+    write_f32(at + 4, total_of(high) * scale)
     store_in_first(records, block, num_blocks, low, high, scale)
     store_in_second(records, block, num_blocks, low, high, scale)
     store_in_third(records, block, num_blocks, low, high, scale)
 
 
 @device
-def quantize_as_records(
-    x, first_block, last_block, num_blocks, q, q_scale, q_sum, q_half_sum, token
-):
-    """Blocks of one token, read at ``x``, into its records and super-blocks."""
+def quantize_as_record(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, token):
+    """One block of a token into its record and super-block."""
     like = f32_zeros_4()
     records = q + token * bytes_of_token(num_blocks * BLOCK)
-    for block in range(first_block, last_block):
-        size, place = record_of_block(block, num_blocks)
-        record = records + (block - place) * RECORD_BYTES
-        low = record + 16 * place
-        high = low + 16 * size
-        scale = quantize_block(x + block * 128, low, high)
-        factor = splat_f32(scale, like)
-        store(high + 16 * size, factor)
-        sums = dot_pairs(word_sums(low, like), word_sums(high, like), pairs_of_ones(like))
-        store(high + 32 * size, mul(to_f32(sums), factor))
-        if num_blocks % SUPER_BLOCK == 0:
-            store_in_super_block(records, block, num_blocks, low, high, scale)
+    size, place = record_of_block(block, num_blocks)
+    low, high, scale = quantize_block(values)
+    factor, at = splat_f32(scale, like), records + (block - place) * RECORD_BYTES + 16 * place
+    sums = dot_pairs(word_sums(low), word_sums(high), pairs_of_ones(like))
+    store(at, low)
+    store(at + 16 * size, high)
+    store(at + 32 * size, factor)
+    store(at + 48 * size, mul(to_f32(sums), factor))
+    if num_blocks % SUPER_BLOCK == 0:
+        store_in_super_block(records, block, num_blocks, low, high, scale)
 
 
 @device
-def quantize_in_order(x, first_block, last_block, num_blocks, q, q_scale, q_sum, q_half_sum, token):
-    """Blocks of one token, read at ``x``, into the arrays of the prefill layout."""
-    like = f32_zeros_4()
-    for block in range(first_block, last_block):
-        unit = token * num_blocks + block
-        quants = q + unit * BLOCK
-        scale = quantize_block(x + block * 128, quants, quants + 16)
-        low = sum_lanes(to_f32(word_sums(quants, like))) * scale
-        high = sum_lanes(to_f32(word_sums(quants + 16, like))) * scale
-        sums, half_sums = q_sum + unit * SUM_BYTES, q_half_sum + 2 * unit * SUM_BYTES
-        write_f32(q_scale + unit * 4, scale)
-        write_f32(sums, low + high)
-        write_f32(half_sums, low)
-        write_f32(half_sums + SUM_BYTES, high)
-        starts = half_sums + START_AT
-        store_starts(quants, sums + START_AT, starts, starts + SUM_BYTES)
+def quantize_in_order(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, token):
+    """One block of a token into the arrays of the prefill layout."""
+    low, high, scale = quantize_block(values)
+    low_total, high_total = total_of(low), total_of(high)
+    low_sum, high_sum = low_total * scale, high_total * scale
+    unit = token * num_blocks + block
+    quants, sums = q + unit * BLOCK, q_sum + unit * SUM_BYTES
+    half_sums = q_half_sum + 2 * unit * SUM_BYTES
+    starts = half_sums + START_AT
+    store(quants, low)
+    store(quants + 16, high)
+    write_f32(q_scale + unit * 4, scale)
+    write_f32(sums, low_sum + high_sum)
+    write_f32(half_sums, low_sum)
+    write_f32(half_sums + SUM_BYTES, high_sum)
+    store_start(low, low_total, starts)
+    store_start(high, high_total, starts + SUM_BYTES)
+    add_starts(starts, starts + SUM_BYTES, sums + START_AT)
 
 
-@device
-def keep_floats(x, first_block, last_block, num_blocks, q, q_scale, q_sum, q_half_sum, token):
-    """Nothing: the users of these rows read f32."""
-
-
-QUANTIZERS = {"float": keep_floats, "decode": quantize_as_records, "prefill": quantize_in_order}
-"""Per layout of ``signatures.LAYOUTS``."""
+QUANTIZERS = {"decode": quantize_as_record, "prefill": quantize_in_order}
+"""Per layout of ``signatures.LAYOUTS`` that has blocks."""

@@ -1,18 +1,19 @@
 """Kernels that work along rows of f32 activations: norm, SwiGLU, bias, sums of squares.
 
-Norm and SwiGLU also leave their result as int8 in the layout that its users read, while the
-row is still in the cache.
+Norm and SwiGLU leave their result as int8 in the layout that its users read, a block at a time
+from the registers, and as f32 only where somebody reads that (``y`` is not 0).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from edgellama.kernels_cpu.activations import BLOCK, QUANTIZERS
+from edgellama.kernels_cpu.activations import BLOCK, QUANTIZERS, load_block, store_block
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import (
     f32_zeros,
     f32_zeros_4,
+    f32_zeros_16,
     lane_count,
     load_f32,
     read_f32,
@@ -32,6 +33,8 @@ from edgellama.kernels_cpu.simd_math import (
 )
 from edgellama.kernels_cpu.tasks import claim, finish
 
+BLOCK_BYTES = 4 * BLOCK
+"""Of a block of f32."""
 SEGMENT = 1024
 """Columns of one task where a row can be cut: enough to be worth handing out."""
 SUMMED_COLUMNS = 128
@@ -58,27 +61,53 @@ def inverse_rms(x, width, epsilon):
 @device
 def scale_row(x, weight, factor, width, y):
     """y = x * factor * weight; ``width`` is a multiple of four."""
-    like = f32_zeros_4()
-    scale = splat_f32(factor, like)
-    for i in range(0, 4 * width, 16):
+    like, four = f32_zeros(), f32_zeros_4()
+    scale, scale_4 = splat_f32(factor, like), splat_f32(factor, four)
+    end = 4 * (width // lane_count() * lane_count())
+    for i in range(0, end, 4 * lane_count()):
         store(y + i, mul(mul(load_f32(x + i, like), scale), load_f32(weight + i, like)))
+    for i in range(end, 4 * width, 16):
+        store(y + i, mul(mul(load_f32(x + i, four), scale_4), load_f32(weight + i, four)))
+
+
+def _define_norm_row(layout):
+    """y = x * factor * weight for one token, and the same as int8."""
+    if layout == "float":
+
+        def norm_row(x, weight, factor, width, y, token, *quantized):
+            scale_row(x, weight, factor, width, y)
+
+        return device(norm_row)
+    quantize_block = QUANTIZERS[layout]
+
+    def norm_blocks(x, weight, factor, width, y, token, *quantized):
+        scale = splat_f32(factor, f32_zeros_16())
+        for block in range(width // BLOCK):
+            low, high = load_block(x + block * BLOCK_BYTES)
+            low_weight, high_weight = load_block(weight + block * BLOCK_BYTES)
+            values = mul(mul(low, scale), low_weight), mul(mul(high, scale), high_weight)
+            if y != 0:
+                store_block(y + block * BLOCK_BYTES, values)
+            quantize_block(values, block, width // BLOCK, *quantized, token)
+
+    return device(norm_blocks)
 
 
 def rms_norm(layout):
     """y = x / rms(x) * weight (Zhang and Sennrich 2019); one token a task."""
-    quantize = QUANTIZERS[layout]
+    norm_row = _define_norm_row(layout)
 
     def kernel(
         x, x_stride, width, num_tokens, weight, y, y_stride, epsilon,
         q, q_scale, q_sum, q_half_sum, counter, thread, job,
     ):  # fmt: skip
-        num_blocks = width // BLOCK
         num_done = 0
         token = claim(counter, job, num_tokens)
         while token < num_tokens:
-            source, target = x + token * x_stride, y + token * y_stride
-            scale_row(source, weight, inverse_rms(source, width, epsilon), width, target)
-            quantize(target, 0, num_blocks, num_blocks, q, q_scale, q_sum, q_half_sum, token)
+            source = x + token * x_stride
+            target = y + token * y_stride if y != 0 else 0
+            factor = inverse_rms(source, width, epsilon)
+            norm_row(source, weight, factor, width, target, token, q, q_scale, q_sum, q_half_sum)
             num_done += 1
             token = claim(counter, job, num_tokens)
         finish(counter, num_done, num_tokens)
@@ -94,14 +123,37 @@ def silu_product(gate, up):
     return mul(div(gate, add(one, negative)), up)
 
 
+def _define_swiglu_segment(layout):
+    """The columns from ``first`` to ``last`` of one token; rows are padded to blocks."""
+    if layout == "float":
+
+        def multiply(gate, up, y, first, last, width, token, *quantized):
+            like = f32_zeros()
+            for i in range(4 * first, 4 * last, 4 * lane_count()):
+                store(y + i, silu_product(load_f32(gate + i, like), load_f32(up + i, like)))
+
+        return device(multiply)
+    quantize_block = QUANTIZERS[layout]
+
+    def multiply_blocks(gate, up, y, first, last, width, token, *quantized):
+        for block in range(first // BLOCK, last // BLOCK):
+            low, high = load_block(gate + block * BLOCK_BYTES)
+            low_up, high_up = load_block(up + block * BLOCK_BYTES)
+            values = silu_product(low, low_up), silu_product(high, high_up)
+            if y != 0:
+                store_block(y + block * BLOCK_BYTES, values)
+            quantize_block(values, block, width // BLOCK, *quantized, token)
+
+    return device(multiply_blocks)
+
+
 def swiglu(layout):
-    """y = silu(gate) * up (Shazeer 2020); one segment of a token a task, rows padded to blocks."""
-    quantize = QUANTIZERS[layout]
+    """y = silu(gate) * up (Shazeer 2020); one segment of a token a task."""
+    multiply = _define_swiglu_segment(layout)
 
     def kernel(
         gate, up, y, stride, width, num_tokens, q, q_scale, q_sum, q_half_sum, counter, thread, job
     ):  # fmt: skip
-        like = f32_zeros()
         num_segments = (width + SEGMENT - 1) // SEGMENT
         num_tasks = num_tokens * num_segments
         num_done = 0
@@ -109,12 +161,12 @@ def swiglu(layout):
         while task < num_tasks:
             token = task // num_segments
             first = (task - token * num_segments) * SEGMENT
-            last = min(first + SEGMENT, width)
-            row = token * stride
-            for i in range(row + 4 * first, row + 4 * last, 4 * lane_count()):
-                store(y + i, silu_product(load_f32(gate + i, like), load_f32(up + i, like)))
-            quantize(y + row, first // BLOCK, last // BLOCK, width // BLOCK,
-                     q, q_scale, q_sum, q_half_sum, token)  # fmt: skip
+            last, row = min(first + SEGMENT, width), token * stride
+            target = y + row if y != 0 else 0
+            multiply(
+                gate + row, up + row, target, first, last, width, token,
+                q, q_scale, q_sum, q_half_sum,
+            )  # fmt: skip
             num_done += 1
             task = claim(counter, job, num_tasks)
         finish(counter, num_done, num_tasks)
@@ -124,7 +176,7 @@ def swiglu(layout):
 
 def quantize(layout):
     """Rows as int8; one token a task."""
-    quantize_row = QUANTIZERS[layout]
+    quantize_block = QUANTIZERS[layout]
 
     def kernel(
         x, x_stride, width, num_tokens, q, q_scale, q_sum, q_half_sum, counter, thread, job
@@ -133,8 +185,10 @@ def quantize(layout):
         num_done = 0
         token = claim(counter, job, num_tokens)
         while token < num_tokens:
-            at = x + token * x_stride
-            quantize_row(at, 0, num_blocks, num_blocks, q, q_scale, q_sum, q_half_sum, token)
+            row = x + token * x_stride
+            for block in range(num_blocks):
+                values = load_block(row + block * BLOCK_BYTES)
+                quantize_block(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, token)
             num_done += 1
             token = claim(counter, job, num_tokens)
         finish(counter, num_done, num_tokens)

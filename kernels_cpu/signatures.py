@@ -98,7 +98,7 @@ CACHE = (
     "num_tokens",
 )
 LAYOUTS = ("float", "decode", "prefill")
-"""How a row kernel leaves its result besides f32: not at all, as records, in order."""
+"""How a row kernel leaves its result: as f32 alone, as records, in order."""
 
 
 def _matrix_signatures(name: str) -> dict[str, Signature]:
@@ -139,11 +139,13 @@ def _row_signatures(layout: str) -> dict[str, Signature]:
     rows = ("x", "x_stride", "width", "num_tokens")
     norm = (*rows, "weight", "y", "y_stride", "epsilon", *QUANTIZED)
     product = ("gate", "up", "y", "stride", "width", "num_tokens", *QUANTIZED)
-    return {
+    table = {
         f"rms_norm_{layout}": _op("rows", "rms_norm", (layout,), norm, ("epsilon",)),
         f"swiglu_{layout}": _op("rows", "swiglu", (layout,), product),
-        f"quantize_{layout}": _op("rows", "quantize", (layout,), rows + QUANTIZED),
     }
+    if layout != "float":
+        table[f"quantize_{layout}"] = _op("rows", "quantize", (layout,), rows + QUANTIZED)
+    return table
 
 
 def _op(

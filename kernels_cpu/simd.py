@@ -106,6 +106,12 @@ def f32_zeros_4(typingctx):
 
 
 @intrinsic
+def f32_zeros_16(typingctx):
+    """Sixteen zeros: half a block of activations, in several registers where vectors are narrow."""
+    return Vector("f32", 16)(), lambda ctx, b, sig, args: constant("f32", [0.0] * 16)
+
+
+@intrinsic
 def f32_zeros_8(typingctx):
     """Eight zeros: the width at which two blocks are handled."""
     return Vector("f32", 8)(), lambda ctx, b, sig, args: constant("f32", [0.0] * 8)

@@ -15,7 +15,6 @@ from edgellama.kernels_cpu.simd import (
     constant,
     llvm_vector,
     load_at,
-    pointer,
     shuffle,
     splat,
 )
@@ -212,12 +211,10 @@ def to_f32(typingctx, v):
 
 
 @intrinsic
-def store_rounded_bytes(typingctx, address, v):
-    """Store f32 lanes of magnitude at most 127, rounded to nearest even, as signed bytes."""
+def round_to_bytes(typingctx, v):
+    """f32 lanes of magnitude at most 127, rounded to nearest even, as signed bytes."""
 
     def codegen(ctx, b, sig, args):
-        rounded = b.trunc(round_to_integer(b, args[1]), llvm_vector("i8", v.lanes))
-        b.store(rounded, pointer(b, args[0], rounded.type), align=1)
-        return ctx.get_dummy_value()
+        return b.trunc(round_to_integer(b, args[0]), llvm_vector("i8", v.lanes))
 
-    return types.void(types.int64, v), codegen
+    return Vector("i8", v.lanes)(v), codegen

@@ -172,7 +172,7 @@ def define_group_dots(num_words: int, centre: int, is_wide: bool) -> Callable[..
     """A device function: dot products over ``num_words`` words of weights, less ``centre``.
 
     ``panel`` has four weights of each row in a vector's lane and a word every ``step`` bytes,
-    ``x`` four quants a word; ``starts`` are the tokens' words of ``store_starts``. The result
+    ``x`` four quants a word; ``starts`` are the tokens' words of ``store_start``. The result
     has the shape of ``tile``.
     """
     start, add_word = _define_start_sums(centre, is_wide), ADD_WORD[is_wide]
@@ -224,10 +224,9 @@ SCALE_TILE = (_define_scale_tile(False), _define_scale_tile(True))
 """tile += dots * scale * x_scale per row lane and token; the second also minimum * x_sum."""
 
 
-def _sums_of_places(builder: Any, address: Any) -> Any:
+def _sums_of_places(builder: Any, quants: Any) -> Any:
     """Of 16 signed bytes, the sums of those at each place of a word."""
-    value = load_at(builder, address, llvm_vector("i8", 16))
-    value = builder.sext(value, llvm_vector("i16", 16))
+    value = builder.sext(quants, llvm_vector("i16", 16))
     for width in (8, 4):
         value = builder.add(
             shuffle(builder, value, value, range(width)),
@@ -237,31 +236,39 @@ def _sums_of_places(builder: Any, address: Any) -> Any:
 
 
 @intrinsic
-def store_starts(typingctx, quants, block, low, high):
-    """What sums of products with 32 bytes at ``quants`` start at, for a centre of one.
+def store_start(typingctx, quants, total, address):
+    """What sums of products with 16 bytes start at, for a centre of one.
 
-    A word each for the whole block and its halves: the sum of the bytes negated, or two sums of
-    16 bits, as the tier adds up.
+    The sum of the bytes, ``total`` as f32, negated; or two sums of 16 bits, as the tier adds up.
     """
-    tier = tier_of(typingctx)
+    in_pairs = _has_sums_of_pairs(tier_of(typingctx), is_wide=False)
 
     def codegen(ctx, b, sig, args):
-        quants, block, low, high = args
-        halves = [_sums_of_places(b, quants), _sums_of_places(b, b.add(quants, I64(16)))]
-        for at, places in zip((block, low, high), (b.add(*halves), *halves), strict=True):
-            b.store(_start(b, places, tier), pointer(b, at, I32), align=1)
+        quants, total, address = args
+        word = _pairs_of_places(b, quants) if in_pairs else b.fptosi(b.fneg(total), I32)
+        b.store(word, pointer(b, address, I32), align=1)
         return ctx.get_dummy_value()
 
-    return types.void(*[types.int64] * 4), codegen
+    return types.void(quants, total, types.int64), codegen
 
 
-def _start(builder: Any, places: Any, tier: Tier) -> Any:
-    """The word that sums start at, from the sums of the bytes at each place of a word."""
-    negated = builder.sub(constant("i16", [0] * 4), places)
+def _pairs_of_places(builder: Any, quants: Any) -> Any:
+    """The sums at the first two and at the last two places of words, negated, in a word."""
+    negated = builder.sub(constant("i16", [0] * 4), _sums_of_places(builder, quants))
     lanes = [builder.extract_element(negated, I32(place)) for place in range(4)]
     first, second = builder.add(*lanes[:2]), builder.add(*lanes[2:])
-    if _has_sums_of_pairs(tier, is_wide=False):
-        return builder.or_(
-            builder.zext(first, I32), builder.shl(builder.zext(second, I32), I32(16))
-        )
-    return builder.sext(builder.add(first, second), I32)
+    return builder.or_(builder.zext(first, I32), builder.shl(builder.zext(second, I32), I32(16)))
+
+
+@intrinsic
+def add_starts(typingctx, first, second, address):
+    """The start of a block from those of its halves, at their addresses."""
+    in_pairs = _has_sums_of_pairs(tier_of(typingctx), is_wide=False)
+    vector = llvm_vector("i16", 2) if in_pairs else I32
+
+    def codegen(ctx, b, sig, args):
+        starts = [b.load(pointer(b, at, vector), align=1) for at in args[:2]]
+        b.store(b.add(*starts), pointer(b, args[2], vector), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(*[types.int64] * 3), codegen

@@ -206,23 +206,29 @@ class KernelRunner:
 
     # Rows
 
-    def rms_norm(self, x: Array, weight: Array, epsilon: float, form: str = "float") -> Any:
-        """The normed rows, and with ``form`` decode or prefill what ``quantize`` makes of them."""
+    def rms_norm(
+        self, x: Array, weight: Array, epsilon: float, form: str = "float", *, keep: bool = True
+    ) -> Any:
+        """The normed rows, and with ``form`` decode or prefill what ``quantize`` makes of them.
+
+        Without ``keep`` the kernel is told that nobody reads the rows.
+        """
         num_tokens, width = x.shape
         y = self.output((num_tokens, width))
         quantized = self._quantized(form, num_tokens, width)
         self(f"rms_norm_{form}", 2, x=x, x_stride=4 * width, width=width, num_tokens=num_tokens,
-             weight=weight, y=y, y_stride=4 * width, epsilon=epsilon, **quantized)  # fmt: skip
+             weight=weight, y=y if keep else 0, y_stride=4 * width, epsilon=epsilon,
+             **quantized)  # fmt: skip
         return y, quantized
 
-    def swiglu(self, gate: Array, up: Array, form: str = "float") -> Any:
-        """silu(gate) * up, and what ``quantize`` makes of it; in place, as the engine calls it."""
+    def swiglu(self, gate: Array, up: Array, form: str = "float", *, keep: bool = True) -> Any:
+        """silu(gate) * up, in place, and what ``quantize`` makes of it; ``keep`` as above."""
         num_tokens, width = gate.shape
         columns = round_up(width, max(self.panel_rows, 32))
         y = self.output((num_tokens, columns))
         y[:] = padded(gate, num_tokens, columns)
         quantized = self._quantized(form, num_tokens, width)
-        self(f"swiglu_{form}", 2, gate=y, up=padded(up, num_tokens, columns), y=y,
+        self(f"swiglu_{form}", 2, gate=y, up=padded(up, num_tokens, columns), y=y if keep else 0,
              stride=4 * columns, width=width, num_tokens=num_tokens, **quantized)  # fmt: skip
         return y[:, :width], quantized
 

@@ -13,7 +13,10 @@ from kernel_harness import TIERS, KernelRunner, runner_of, tier_name
 from edgellama.kernels_cpu.cpu import Tier
 from edgellama.kernels_cpu.signatures import LAYOUTS
 
-KERNELS = [f"{kind}_{form}" for kind in ("rms_norm", "swiglu", "quantize") for form in LAYOUTS]
+KERNELS = [
+    *(f"{kind}_{form}" for kind in ("rms_norm", "swiglu") for form in LAYOUTS),
+    *(f"quantize_{form}" for form in LAYOUTS if form != "float"),
+]
 ONE_ROUNDING = 1.2e-7
 
 
@@ -86,6 +89,9 @@ def test_rms_norm(runner: KernelRunner, form: str, width: int) -> None:
         y, quantized = runner.rms_norm(x, weight, 1e-5, form)
         np.testing.assert_allclose(y, naive.rms_norm(x, weight, 1e-5), 2e-6, 1e-30)
         check_form(runner, form, y, quantized)
+        if form != "float":
+            _, alone = runner.rms_norm(x, weight, 1e-5, form, keep=False)
+            check_form(runner, form, y, alone)
 
 
 def check_form(runner: KernelRunner, form: str, y: naive.Array, quantized: dict[str, Any]) -> None:
@@ -127,6 +133,10 @@ def test_swiglu(runner: KernelRunner, form: str, width: int) -> None:
         y, quantized = runner.swiglu(gate, up, form)
         np.testing.assert_allclose(y, naive.swiglu(gate, up), 1e-6, 1e-30)
         check_form(runner, form, y, quantized)
+        if form != "float":
+            unread, alone = runner.swiglu(gate, up, form, keep=False)
+            np.testing.assert_array_equal(unread, gate)
+            check_form(runner, form, y, alone)
 
 
 @pytest.mark.parametrize("width", [4, 20, 100, 1028])

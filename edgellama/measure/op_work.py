@@ -118,10 +118,14 @@ def _embed(op: Op, step: Step) -> Work:
 
 
 def _rows(numbers_moved: int) -> Callable[[Op, Step], Work]:
-    """Ops along rows that read and write so many f32 numbers for each column."""
+    """Ops along rows that read and write so many f32 numbers for each column.
+
+    One less where the result is left as int8 alone, which is not counted.
+    """
 
     def count(op: Op, step: Step) -> Work:
-        return Work(step.num_tokens * _number(op, "width") * numbers_moved * F32_BYTES, 0)
+        moved = numbers_moved - (op.arguments.get("y") == 0)
+        return Work(step.num_tokens * _number(op, "width") * moved * F32_BYTES, 0)
 
     return count
 
