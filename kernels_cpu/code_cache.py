@@ -154,18 +154,15 @@ def _remove_unused(folder: Path) -> None:
 def _compile_in_workers(
     names: Sequence[str], tier: Tier, folder: Path, finished: Callable[[str], None]
 ) -> None:
-    # Two at most: each costs half a second of start-up and 200 MB.
-    num_workers = min(2, os.cpu_count() or 1, len(names))
-    heaviest_first = sorted(
-        names, key=lambda name: (-COMPILE_WEIGHTS.get(name.split("_")[0], 1), name)
-    )
-    shares = [heaviest_first[i::num_workers] for i in range(num_workers)]
-    workers = [_start_worker(share, tier, folder) for share in shares]
+    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for name in sorted(names, key=lambda name: (-COMPILE_WEIGHTS.get(name.split("_")[0], 1), name)):
+        jobs.put(name)
+    workers = [_start_worker(tier, folder) for _ in range(_num_workers(len(names)))]
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     for worker in workers:
-        threading.Thread(target=_forward_lines, args=(worker, lines), daemon=True).start()
+        threading.Thread(target=_serve_worker, args=(worker, jobs, lines), daemon=True).start()
     try:
-        open_workers = num_workers
+        open_workers = len(workers)
         while open_workers:
             line = lines.get()
             if line is None:
@@ -184,27 +181,39 @@ def _compile_in_workers(
             raise KernelError(f"the kernel compiler failed for tier {tier.name}: {reason}")
 
 
+def _num_workers(num_kernels: int) -> int:
+    """Each costs half a second of start-up and 200 MB, and types anew what kernels share."""
+    return max(1, min(MAX_WORKERS, os.cpu_count() or 1, num_kernels // 2))
+
+
+MAX_WORKERS = 4
 COMPILE_WEIGHTS = {"search": 4, "attention": 3, "choose": 3, "gemm": 2}
 """Relative compile times by the first word of a kernel's name, to balance the workers."""
 
 
-def _start_worker(names: Sequence[str], tier: Tier, folder: Path) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-c",
-        WORKER_PROGRAM,
-        json.dumps(sys.path),
-        tier.name,
-        str(folder),
-        *names,
-    ]
+def _start_worker(tier: Tier, folder: Path) -> subprocess.Popen[str]:
+    arguments = [json.dumps(sys.path), tier.name, str(folder)]
+    pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-c", WORKER_PROGRAM, *arguments],
+        stdin=pipe, stdout=pipe, stderr=pipe, text=True,
+    )  # fmt: skip
 
 
-def _forward_lines(worker: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
-    if worker.stdout:
-        for line in worker.stdout:
+def _serve_worker(
+    worker: subprocess.Popen[str],
+    jobs: queue.SimpleQueue[str],
+    lines: queue.SimpleQueue[str | None],
+) -> None:
+    """Give a worker one name after another and pass on what it says of each; None at its end."""
+    assert worker.stdin is not None and worker.stdout is not None
+    with contextlib.suppress(queue.Empty, OSError):  # No names left, or the worker has died.
+        while True:
+            print(jobs.get_nowait(), file=worker.stdin, flush=True)
+            line = worker.stdout.readline()
+            if not line:
+                break
             lines.put(line.strip())
+    with contextlib.suppress(OSError):
+        worker.stdin.close()
     lines.put(None)

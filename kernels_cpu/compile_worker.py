@@ -1,7 +1,8 @@
 """Compiles kernels in a process of its own and writes the objects to a folder.
 
-The parent gives the tier, the folder and the kernels' names; one line on standard output tells
-of each that is finished. Also callable in-process, for applications frozen without a Python.
+The parent gives the tier and the folder, and one kernel's name after another on standard input; a
+line on standard output tells of each that is finished. Also callable in-process, for applications
+frozen without a Python.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from edgellama.kernels_cpu.cpu import select_tier
@@ -22,7 +23,7 @@ DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def compile_into(
-    folder: Path, tier_name: str, names: Sequence[str], done: Callable[[str], None]
+    folder: Path, tier_name: str, names: Iterable[str], done: Callable[[str], None]
 ) -> None:
     """Compile ``names`` for a tier and write ``folder/NAME.o``; ``done`` hears of each."""
     from edgellama.kernels_cpu import jit
@@ -56,9 +57,10 @@ def read_checked(path: Path) -> bytes | None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Entry of the worker process: tier, folder, names."""
+    """Entry of the worker process: tier and folder."""
     gc.set_threshold(ALLOCATIONS_BETWEEN_COLLECTIONS)
-    tier_name, folder, *names = arguments
+    tier_name, folder = arguments
+    names = (line.strip() for line in sys.stdin)
     compile_into(Path(folder), tier_name, names, lambda name: print(name, flush=True))
 
 
