@@ -18,6 +18,7 @@ from edgellama.kernels_cpu.cache_numbers import (
     value_vectors,
 )
 from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.prefetching import define_ask_in_line
 from edgellama.kernels_cpu.signatures import (
     ATTENTION_KEYS,
     CACHE_NUMBER_BITS,
@@ -28,7 +29,6 @@ from edgellama.kernels_cpu.simd import (
     f32_zeros,
     lane_count,
     load_f32,
-    prefetch_to_l1,
     store,
 )
 from edgellama.kernels_cpu.simd_cache import add_scaled_tile, fma_panel, fold_tile
@@ -37,8 +37,6 @@ from edgellama.kernels_cpu.simd_math import mul
 from edgellama.kernels_cpu.simd_tiles import add_tiles, f32_tile, store_tile
 
 SCORE_BYTES = 4 * ATTENTION_KEYS
-BYTES_AHEAD = 4096
-"""How far ahead the cache is asked for: the processor's own asking ends with the page."""
 ROWS_OF_TWO_CHAINS = 4
 """Up to here a second set of accumulators hides the latency of the first."""
 
@@ -64,15 +62,14 @@ def key_tile(kind: str, rows: int) -> Any:
     """Device function: unscaled scores of elements ``first`` to ``last`` with one key block."""
     even, odd = key_vectors(kind)
     two_chains, bits = rows <= ROWS_OF_TWO_CHAINS, CACHE_NUMBER_BITS[kind]
-    bytes_ahead = PANEL_VECTORS * bits
+    ask_ahead = define_ask_in_line(PANEL_VECTORS * bits)
 
     @device
     def multiply(numbers, first, last, query, query_bytes):
         like = f32_zeros()
         tile = other = f32_tile(PANEL_VECTORS, rows)
         for i in range(first, last, 2):
-            ahead = numbers + i * panel_lanes() * bits // 8 + BYTES_AHEAD
-            prefetch_to_l1(ahead, bytes_ahead, like)
+            ask_ahead(numbers + i * panel_lanes() * bits // 8, like)
             tile = fma_panel(
                 tile,
                 even(numbers, i, 0, like),
@@ -143,7 +140,7 @@ def value_tile(kind: str, rows: int) -> Any:
     """Device function: weighted sum of one panel of the values' elements over all keys."""
     first, second = value_vectors(kind)
     row_bytes, bits = value_row_bytes(kind), CACHE_NUMBER_BITS[kind]
-    bytes_ahead = PANEL_VECTORS * bits // 2
+    ask_ahead = define_ask_in_line(PANEL_VECTORS * bits // 2)
 
     @device
     def sum_values(weights, numbers, value_block_bytes, element, head_size, num_keys):
@@ -152,8 +149,7 @@ def value_tile(kind: str, rows: int) -> Any:
         for key in range(0, num_keys, panel_lanes()):
             row = numbers
             for i in range(key, min(key + panel_lanes(), num_keys)):
-                ahead = row + element * bits // 8 + BYTES_AHEAD
-                prefetch_to_l1(ahead, bytes_ahead, like)
+                ask_ahead(row + element * bits // 8, like)
                 tile = fma_panel(
                     tile, first(row, element, like), second(row, element, like), weights + 4 * i,
                     SCORE_BYTES,

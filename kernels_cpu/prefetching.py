@@ -1,8 +1,8 @@
-"""Weights are asked for before they are read: from memory far ahead, from the second level near.
+"""Memory is asked for before it is read: from memory far ahead, from the second level near.
 
-Rows that go together lie one behind the other, and asking goes through them in one stream, which
-comes to the next ones in time. What is far ahead has no place in the first level of the cache
-beside the activations of a long row, hence the second request, for each row by itself.
+Rows of weights that go together lie one behind the other, and asking goes through them in one
+stream, which comes to the next ones in time. What is far ahead has no place in the first level of
+the cache beside the activations of a long row, hence the second request, for each row by itself.
 """
 
 from __future__ import annotations
@@ -14,6 +14,16 @@ from edgellama.kernels_cpu.team_layout import CACHE_LINE
 
 FAR_BYTES = 8192
 NEAR_BYTES = 1024
+
+
+def define_ask_in_line(num_bytes):
+    """What a loop calls that reads on from an address, so many bytes for every four lanes."""
+
+    def ask_in_line(address, like):
+        prefetch_to_l2(address + FAR_BYTES, num_bytes, like)
+        prefetch_to_l1(address + NEAR_BYTES, num_bytes, like)
+
+    return device(ask_in_line)
 
 
 @device
