@@ -13,6 +13,7 @@ from edgellama.kernels_cpu.simd import f32_zeros_4, prefetch_to_l1, prefetch_to_
 from edgellama.kernels_cpu.team_layout import CACHE_LINE
 
 FAR_BYTES = 8192
+"""As measured: half as far and twice as far are slower."""
 NEAR_BYTES = 1024
 
 

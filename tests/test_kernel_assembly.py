@@ -105,6 +105,16 @@ def test_accumulators_stay_in_registers(name: str) -> None:
     assert not [block for block in hot if spill.search(block)]
 
 
+@pytest.mark.parametrize("name", [n for n in KERNELS["avx512vnni"] if n.startswith("gemv")])
+def test_weights_are_asked_for(name: str) -> None:
+    """Every loop of a decode kernel that multiplies asks for both levels of the cache."""
+    blocks = re.split(r"\n(?=\.L\w+:)", assembly("avx512vnni")[name])
+    hot = [block for block in blocks if len(re.findall(r"\bvpdpbusd\s[^\n]*%zmm", block)) >= 2]
+    assert hot
+    for level in ("prefetcht0", "prefetcht1"):
+        assert all(level in block for block in hot)
+
+
 @pytest.mark.parametrize("tier", PAIR_PRODUCTS)
 def test_products_of_packed_attention(tier: str) -> None:
     """Scores and sums of packed attention are twelve products of pairs a step, none spilled."""
