@@ -173,7 +173,7 @@ def _define_prefetch(locality, round_lines):
     return prefetch
 
 
-prefetch_to_l1, prefetch_to_l2 = _define_prefetch(3, math.floor), _define_prefetch(2, math.ceil)
+prefetch_to_l1, prefetch_to_l2 = _define_prefetch(3, round), _define_prefetch(2, math.ceil)
 
 
 @intrinsic
