@@ -13,8 +13,6 @@ from numbers import Integral
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from edgellama.generation import Chunk, FinishReason, Generation, Statistics
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.sampling import Logits, SamplingOptions, make_sampler
@@ -144,8 +142,6 @@ class Decoding:
         add_text, cut_text = self._detokenizer.add, self._stops.feed
         end_tokens, cancel = self._end_tokens, self._cancel
         cache, forward = self._cache, self._engine.forward
-        # One array for all steps: a fresh one costs the step dozens of page faults.
-        row = np.empty((1, len(logits)), np.float32)
         max_tokens, context_length = self._request.max_tokens, cache.context_length
         resumed = perf_counter()
         while True:
@@ -176,7 +172,7 @@ class Decoding:
                 self._stop_for_full_context(context_length)
                 break
             held.append(token)
-            logits = forward((token,), cache, cancelled=cancel, out=row)[0]
+            logits = forward((token,), cache, cancelled=cancel)[0]
 
     def _stop_for_full_context(self, context_length: int) -> None:
         self._finish_reason = "length"

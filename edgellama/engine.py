@@ -115,11 +115,8 @@ class Engine:
         logits: LogitsChoice = "last",
         cancelled: CancelToken | None = None,
         progress: Callable[[int, int], None] | None = None,
-        out: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
         """Append ``tokens`` to the cache; logits (1, n or 0 tokens, vocab_size) as a new array.
-
-        ``out`` (1, vocab_size) takes the place of a new array for the last token's.
 
         Raises ContextLengthError when they do not fit, GenerationCancelled when the token is
         set; the cache then holds the chunks that were complete. ``progress`` hears of
@@ -131,7 +128,7 @@ class Engine:
             chunk = ids[start : start + MAX_STEP_TOKENS]
             done = start + len(chunk)
             wanted: LogitsChoice = "none" if logits == "last" and done < len(ids) else logits
-            work = partial(self._run_chunk, chunk, cache, wanted, cancelled, out)
+            work = partial(self._run_chunk, chunk, cache, wanted, cancelled)
             outputs += self._turns.take(work, cancelled)
             if progress:
                 progress(done, len(ids))
@@ -191,7 +188,6 @@ class Engine:
         cache: KVCache,
         logits: LogitsChoice,
         cancelled: CancelToken | None,
-        out: npt.NDArray[np.float32] | None,
     ) -> list[npt.NDArray[np.float32]]:
         """Append a chunk to the cache; the logits wanted of it, in parts."""
         self._check_open()
@@ -200,9 +196,7 @@ class Engine:
         if logits == "all":
             outputs = self._all_rows(len(chunk), cancelled)
         elif logits == "last":
-            last = np.empty((1, self.config.vocab_size), np.float32) if out is None else out
-            last[:] = self._last_logits.array[:1, : self.config.vocab_size]
-            outputs = [last]
+            outputs = [self._last_logits.array[:1, : self.config.vocab_size].copy()]
         cache.length += len(chunk)
         return outputs
 

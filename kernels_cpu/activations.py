@@ -8,7 +8,7 @@ for each super-block, the sums of its 16 half blocks in order, and for each of `
 its quants and its scales, the latter as ``dot_pairs`` leaves the half blocks. The prefill
 layout keeps the quants in order, with the scales in an array beside them and the sums, of
 blocks and of half blocks, in two more: the scaled sum of the quants as f32, and behind it what
-integer sums of products start at (``store_start``).
+integer sums of products start at (``store_starts``).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from edgellama.kernels_cpu.simd_bytes import (
     round_to_bytes,
     to_f32,
 )
-from edgellama.kernels_cpu.simd_dot_tiles import add_starts, store_start
+from edgellama.kernels_cpu.simd_dot_tiles import store_starts
 from edgellama.kernels_cpu.simd_math import magnitude, max_lanes, maximum, mul, sum_lanes
 from edgellama.kernels_cpu.simd_scales import dot_pairs, pairs_of_ones
 from edgellama.kernels_cpu.simd_weights import dot4
@@ -185,9 +185,9 @@ def quantize_in_order(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, 
     write_f32(sums, low_sum + high_sum)
     write_f32(half_sums, low_sum)
     write_f32(half_sums + SUM_BYTES, high_sum)
-    store_start(low, low_total, starts)
-    store_start(high, high_total, starts + SUM_BYTES)
-    add_starts(starts, starts + SUM_BYTES, sums + START_AT)
+    store_starts(
+        low, high, low_total, high_total, sums + START_AT, starts, starts + SUM_BYTES
+    )  # fmt: skip
 
 
 QUANTIZERS = {"decode": quantize_as_record, "prefill": quantize_in_order}

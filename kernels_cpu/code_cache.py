@@ -157,7 +157,8 @@ def _compile_in_workers(
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
     for name in sorted(names, key=lambda name: (-COMPILE_WEIGHTS.get(name.split("_")[0], 1), name)):
         jobs.put(name)
-    workers = [_start_worker(tier, folder) for _ in range(_num_workers(len(names)))]
+    num_workers = min(MAX_WORKERS, os.cpu_count() or 1, len(names))
+    workers = [_start_worker(tier, folder) for _ in range(num_workers)]
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     for worker in workers:
         threading.Thread(target=_serve_worker, args=(worker, jobs, lines), daemon=True).start()
@@ -181,12 +182,8 @@ def _compile_in_workers(
             raise KernelError(f"the kernel compiler failed for tier {tier.name}: {reason}")
 
 
-def _num_workers(num_kernels: int) -> int:
-    """Each costs half a second of start-up and 200 MB, and types anew what kernels share."""
-    return max(1, min(MAX_WORKERS, os.cpu_count() or 1, num_kernels // 2))
-
-
 MAX_WORKERS = 4
+"""Each costs half a second of start-up and 200 MB, and types anew what kernels share."""
 COMPILE_WEIGHTS = {"search": 4, "attention": 3, "choose": 3, "gemm": 2}
 """Relative compile times by the first word of a kernel's name, to balance the workers."""
 

@@ -59,15 +59,32 @@ def inverse_rms(x, width, epsilon):
 
 
 @device
+def scaled(x, weight, scale):
+    """As many numbers at ``x`` as ``scale`` has lanes, times it and those at ``weight``."""
+    return mul(mul(load_f32(x, scale), scale), load_f32(weight, scale))
+
+
+@device
 def scale_row(x, weight, factor, width, y):
     """y = x * factor * weight; ``width`` is a multiple of four."""
-    like, four = f32_zeros(), f32_zeros_4()
-    scale, scale_4 = splat_f32(factor, like), splat_f32(factor, four)
+    scale, scale_4 = splat_f32(factor, f32_zeros()), splat_f32(factor, f32_zeros_4())
     end = 4 * (width // lane_count() * lane_count())
     for i in range(0, end, 4 * lane_count()):
-        store(y + i, mul(mul(load_f32(x + i, like), scale), load_f32(weight + i, like)))
+        store(y + i, scaled(x + i, weight + i, scale))
     for i in range(end, 4 * width, 16):
-        store(y + i, mul(mul(load_f32(x + i, four), scale_4), load_f32(weight + i, four)))
+        store(y + i, scaled(x + i, weight + i, scale_4))
+
+
+def _define_leave_block(layout):
+    """A block of results, to ``y`` if that is not 0 and as int8 to the layout of its users."""
+    quantize_block = QUANTIZERS[layout]
+
+    def leave_block(low, high, y, block, width, token, *quantized):
+        if y != 0:
+            store_block(y + block * BLOCK_BYTES, (low, high))
+        quantize_block((low, high), block, width // BLOCK, *quantized, token)
+
+    return device(leave_block)
 
 
 def _define_norm_row(layout):
@@ -78,17 +95,17 @@ def _define_norm_row(layout):
             scale_row(x, weight, factor, width, y)
 
         return device(norm_row)
-    quantize_block = QUANTIZERS[layout]
+    leave_block = _define_leave_block(layout)
 
     def norm_blocks(x, weight, factor, width, y, token, *quantized):
         scale = splat_f32(factor, f32_zeros_16())
         for block in range(width // BLOCK):
-            low, high = load_block(x + block * BLOCK_BYTES)
-            low_weight, high_weight = load_block(weight + block * BLOCK_BYTES)
-            values = mul(mul(low, scale), low_weight), mul(mul(high, scale), high_weight)
-            if y != 0:
-                store_block(y + block * BLOCK_BYTES, values)
-            quantize_block(values, block, width // BLOCK, *quantized, token)
+            low = block * BLOCK_BYTES
+            high = low + BLOCK_BYTES // 2
+            leave_block(
+                scaled(x + low, weight + low, scale), scaled(x + high, weight + high, scale),
+                y, block, width, token, *quantized,
+            )  # fmt: skip
 
     return device(norm_blocks)
 
@@ -133,16 +150,16 @@ def _define_swiglu_segment(layout):
                 store(y + i, silu_product(load_f32(gate + i, like), load_f32(up + i, like)))
 
         return device(multiply)
-    quantize_block = QUANTIZERS[layout]
+    leave_block = _define_leave_block(layout)
 
     def multiply_blocks(gate, up, y, first, last, width, token, *quantized):
         for block in range(first // BLOCK, last // BLOCK):
             low, high = load_block(gate + block * BLOCK_BYTES)
             low_up, high_up = load_block(up + block * BLOCK_BYTES)
-            values = silu_product(low, low_up), silu_product(high, high_up)
-            if y != 0:
-                store_block(y + block * BLOCK_BYTES, values)
-            quantize_block(values, block, width // BLOCK, *quantized, token)
+            leave_block(
+                silu_product(low, low_up), silu_product(high, high_up),
+                y, block, width, token, *quantized,
+            )  # fmt: skip
 
     return device(multiply_blocks)
 

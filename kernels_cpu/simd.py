@@ -99,22 +99,17 @@ def f32_zeros(typingctx):
     return vector(), lambda ctx, b, sig, args: constant("f32", [0.0] * vector.lanes)
 
 
-@intrinsic
-def f32_zeros_4(typingctx):
-    """Four zeros: the width at which one block is handled where a full vector does not fit."""
-    return Vector("f32", 4)(), lambda ctx, b, sig, args: constant("f32", [0.0] * 4)
+def _define_zeros(lanes: int) -> Callable[..., Any]:
+    @intrinsic
+    def zeros(typingctx):
+        return Vector("f32", lanes)(), lambda ctx, b, sig, args: constant("f32", [0.0] * lanes)
+
+    return zeros
 
 
-@intrinsic
-def f32_zeros_16(typingctx):
-    """Sixteen zeros: half a block of activations, in several registers where vectors are narrow."""
-    return Vector("f32", 16)(), lambda ctx, b, sig, args: constant("f32", [0.0] * 16)
-
-
-@intrinsic
-def f32_zeros_8(typingctx):
-    """Eight zeros: the width at which two blocks are handled."""
-    return Vector("f32", 8)(), lambda ctx, b, sig, args: constant("f32", [0.0] * 8)
+f32_zeros_4, f32_zeros_8, f32_zeros_16 = map(_define_zeros, (4, 8, 16))
+"""Zeros at the widths at which, where a full vector does not fit, one block of weights is handled
+and two; and half a block of activations, in several registers where vectors are narrow."""
 
 
 @intrinsic
@@ -150,7 +145,10 @@ load_f32, load_bytes = (
 
 
 def _define_prefetch(locality, round_lines):
-    """llvm.prefetch's ``locality`` is 3 for the first level of the cache, 2 for the second."""
+    """llvm.prefetch's ``locality`` is 3 for the first level of the cache, 2 for the second.
+
+    ``round_lines`` says what a part of a line counts as.
+    """
 
     @intrinsic(prefer_literal=True)
     def prefetch(typingctx, address, num_bytes, like):

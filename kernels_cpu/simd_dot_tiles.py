@@ -172,7 +172,7 @@ def define_group_dots(num_words: int, centre: int, is_wide: bool) -> Callable[..
     """A device function: dot products over ``num_words`` words of weights, less ``centre``.
 
     ``panel`` has four weights of each row in a vector's lane and a word every ``step`` bytes,
-    ``x`` four quants a word; ``starts`` are the tokens' words of ``store_start``. The result
+    ``x`` four quants a word; ``starts`` are the tokens' words of ``store_starts``. The result
     has the shape of ``tile``.
     """
     start, add_word = _define_start_sums(centre, is_wide), ADD_WORD[is_wide]
@@ -236,39 +236,28 @@ def _sums_of_places(builder: Any, quants: Any) -> Any:
 
 
 @intrinsic
-def store_start(typingctx, quants, total, address):
-    """What sums of products with 16 bytes start at, for a centre of one.
+def store_starts(typingctx, low, high, low_total, high_total, block_at, low_at, high_at):
+    """What sums of products with a block's halves of 16 bytes start at, for a centre of one.
 
-    The sum of the bytes, ``total`` as f32, negated; or two sums of 16 bits, as the tier adds up.
+    A word each for the whole block and its halves: the sum of the bytes, ``total`` as f32, negated;
+    or two sums of 16 bits, as the tier adds up.
     """
     in_pairs = _has_sums_of_pairs(tier_of(typingctx), is_wide=False)
 
     def codegen(ctx, b, sig, args):
-        quants, total, address = args
-        word = _pairs_of_places(b, quants) if in_pairs else b.fptosi(b.fneg(total), I32)
-        b.store(word, pointer(b, address, I32), align=1)
+        if in_pairs:
+            halves = [_pairs_of_places(b, quants) for quants in args[:2]]
+        else:
+            halves = [b.fptosi(b.fneg(total), I32) for total in args[2:4]]
+        for at, word in zip(args[4:], (b.add(*halves), *halves), strict=True):
+            b.store(word, pointer(b, at, word.type), align=1)
         return ctx.get_dummy_value()
 
-    return types.void(quants, total, types.int64), codegen
+    return types.void(low, high, low_total, high_total, *[types.int64] * 3), codegen
 
 
 def _pairs_of_places(builder: Any, quants: Any) -> Any:
-    """The sums at the first two and at the last two places of words, negated, in a word."""
+    """The sums at the first two and at the last two places of words, negated."""
     negated = builder.sub(constant("i16", [0] * 4), _sums_of_places(builder, quants))
-    lanes = [builder.extract_element(negated, I32(place)) for place in range(4)]
-    first, second = builder.add(*lanes[:2]), builder.add(*lanes[2:])
-    return builder.or_(builder.zext(first, I32), builder.shl(builder.zext(second, I32), I32(16)))
-
-
-@intrinsic
-def add_starts(typingctx, first, second, address):
-    """The start of a block from those of its halves, at their addresses."""
-    in_pairs = _has_sums_of_pairs(tier_of(typingctx), is_wide=False)
-    vector = llvm_vector("i16", 2) if in_pairs else I32
-
-    def codegen(ctx, b, sig, args):
-        starts = [b.load(pointer(b, at, vector), align=1) for at in args[:2]]
-        b.store(b.add(*starts), pointer(b, args[2], vector), align=1)
-        return ctx.get_dummy_value()
-
-    return types.void(*[types.int64] * 3), codegen
+    even, odd = (shuffle(builder, negated, negated, places) for places in ((0, 2), (1, 3)))
+    return builder.add(even, odd)

@@ -107,15 +107,6 @@ def test_formats(make_engine: MakeEngine, tmp_path: Path, name: str) -> None:
         assert error < allowed
 
 
-def test_logits_into_an_array(make_engine: MakeEngine) -> None:
-    """An array given for the last logits is filled and returned, over several chunks too."""
-    engine, tokens = make_engine(TinyLlama()), prompt(700)
-    expected = engine.forward(tokens, engine.new_cache(700))
-    row = np.full((1, 288), np.nan, np.float32)
-    assert engine.forward(tokens, engine.new_cache(700), out=row) is row
-    np.testing.assert_array_equal(row, expected)
-
-
 @pytest.mark.parametrize("name", ["Q4_K", "F16"])
 def test_warm_up_leaves_nothing_out(make_engine: MakeEngine, name: str) -> None:
     """An engine asks for no kernel that a warm-up without a model has not compiled."""

@@ -109,8 +109,11 @@ def test_same_answer(smollm2_path: Path, converted: dict[str, Path]) -> None:
     answers = []
     for path in (smollm2_path, converted["f16"], converted["q8_0"]):
         with Llama(path, context_length=256) as llama, llama.chat(temperature=0) as chat:
-            answers.append(chat.send("What is gravity?", max_tokens=8).text)
-    assert answers[0] == answers[1] == answers[2]
+            answers.append(chat.send("What is gravity?", max_tokens=12).tokens)
+    original, f16, q8_0 = answers
+    assert f16 == original
+    # The twelfth is a near tie, which the rounding of a second quantization decides.
+    assert q8_0[:11] == original[:11]
 
 
 def test_perplexity_stays(converted: dict[str, Path]) -> None:

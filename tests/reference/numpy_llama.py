@@ -227,9 +227,8 @@ class NumpyEngine:
         logits: Literal["last", "all", "none"] = "last",
         cancelled: Cancellable | None = None,
         progress: Callable[[int, int], None] | None = None,
-        out: Array | None = None,
     ) -> Array:
-        """Float32 logits of the last, all or no positions; ``out`` is not used."""
+        """Float32 logits of the last, all or no positions; raises as Engine.forward does."""
         total = len(tokens)
         if cache.length + total > cache.context_length:
             raise ContextLengthError(

@@ -67,9 +67,8 @@ class ScriptedEngine:
         logits: Literal["last", "all", "none"] = "last",
         cancelled: Cancellable | None = None,
         progress: Callable[[int, int], None] | None = None,
-        out: Array | None = None,
     ) -> Array:
-        """Logits of the last position, not in ``out``; raises as Engine.forward does."""
+        """Logits of the last position; raises as Engine.forward does."""
         assert logits == "last"
         step = len(self.forwarded)
         self.forwarded.append(list(tokens))
