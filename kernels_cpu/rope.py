@@ -10,7 +10,7 @@ from edgellama.kernels_cpu.cache_store import key_store, value_store
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import f32_zeros_4, load_f32, read_f32, store, write_f32
 from edgellama.kernels_cpu.simd_math import add, fma, mul, square_root, sub, swap_pairs
-from edgellama.kernels_cpu.tasks import claim, finish
+from edgellama.kernels_cpu.tasks import claim, count_tasks, finish
 
 
 @device
@@ -64,7 +64,7 @@ def spread_head(head, head_size):
 
 
 def rope_store(key_kind, value_kind):
-    """Rotate queries and keys, append keys and values at ``position``; one token a task.
+    """Rotate queries and keys, append keys and values at ``position``; a block of keys a task.
 
     Queries and keys are spread besides where keys are stored in four bits.
     """
@@ -77,28 +77,33 @@ def rope_store(key_kind, value_kind):
         position, num_tokens, counter, thread, job,
     ):  # fmt: skip
         head_bytes = head_size * 4
+        lanes = panel_lanes()
+        first_block = position // lanes
+        num_tasks = count_tasks(position + num_tokens, lanes) - first_block
         num_done = 0
-        token = claim(counter, job, num_tokens)
-        while token < num_tokens:
-            cosines = cos_sin + token * num_pairs * 16
-            sines = cosines + num_pairs * 8
-            for head in range(num_heads):
-                query = q + token * q_stride + head * head_bytes
-                rotate_head(query, num_pairs, cosines, sines)
-                if is_spread:
-                    spread_head(query, head_size)
-            block = (position + token) // panel_lanes()
-            place = position + token - block * panel_lanes()
+        task = claim(counter, job, num_tasks)
+        while task < num_tasks:
+            block = first_block + task
             key_at, value_at = keys + block * key_block_bytes, values + block * value_block_bytes
-            for head in range(num_kv_heads):
-                source = token * kv_stride + head * head_bytes
-                rotate_head(k + source, num_pairs, cosines, sines)
-                if is_spread:
-                    spread_head(k + source, head_size)
-                store_key(k + source, head_size, key_at + head * key_head_bytes, place)
-                store_value(v + source, head_size, value_at + head * value_head_bytes, place)
+            first, last = block * lanes, min((block + 1) * lanes, position + num_tokens)
+            for place in range(max(first, position) - first, last - first):
+                token = first + place - position
+                cosines = cos_sin + token * num_pairs * 16
+                sines = cosines + num_pairs * 8
+                for head in range(num_heads):
+                    query = q + token * q_stride + head * head_bytes
+                    rotate_head(query, num_pairs, cosines, sines)
+                    if is_spread:
+                        spread_head(query, head_size)
+                for head in range(num_kv_heads):
+                    source = token * kv_stride + head * head_bytes
+                    rotate_head(k + source, num_pairs, cosines, sines)
+                    if is_spread:
+                        spread_head(k + source, head_size)
+                    store_key(k + source, head_size, key_at + head * key_head_bytes, place)
+                    store_value(v + source, head_size, value_at + head * value_head_bytes, place)
             num_done += 1
-            token = claim(counter, job, num_tokens)
-        finish(counter, num_done, num_tokens)
+            task = claim(counter, job, num_tasks)
+        finish(counter, num_done, num_tasks)
 
     return kernel

@@ -31,7 +31,7 @@ from edgellama.kernels_cpu.simd_math import (
     sub,
     sum_lanes,
 )
-from edgellama.kernels_cpu.tasks import claim, finish
+from edgellama.kernels_cpu.tasks import claim, count_tasks, finish, tokens_at_once
 
 BLOCK_BYTES = 4 * BLOCK
 """Of a block of f32."""
@@ -111,23 +111,28 @@ def _define_norm_row(layout):
 
 
 def rms_norm(layout):
-    """y = x / rms(x) * weight (Zhang and Sennrich 2019); one token a task."""
+    """y = x / rms(x) * weight (Zhang and Sennrich 2019); a few tokens a task."""
     norm_row = _define_norm_row(layout)
 
     def kernel(
         x, x_stride, width, num_tokens, weight, y, y_stride, epsilon,
         q, q_scale, q_sum, q_half_sum, counter, thread, job,
     ):  # fmt: skip
+        at_once = tokens_at_once(num_tokens)
+        num_tasks = count_tasks(num_tokens, at_once)
         num_done = 0
-        token = claim(counter, job, num_tokens)
-        while token < num_tokens:
-            source = x + token * x_stride
-            target = y + token * y_stride if y != 0 else 0
-            factor = inverse_rms(source, width, epsilon)
-            norm_row(source, weight, factor, width, target, token, q, q_scale, q_sum, q_half_sum)
+        task = claim(counter, job, num_tasks)
+        while task < num_tasks:
+            for token in range(task * at_once, min((task + 1) * at_once, num_tokens)):
+                source = x + token * x_stride
+                target = y + token * y_stride if y != 0 else 0
+                factor = inverse_rms(source, width, epsilon)
+                norm_row(
+                    source, weight, factor, width, target, token, q, q_scale, q_sum, q_half_sum
+                )
             num_done += 1
-            token = claim(counter, job, num_tokens)
-        finish(counter, num_done, num_tokens)
+            task = claim(counter, job, num_tasks)
+        finish(counter, num_done, num_tasks)
 
     return kernel
 
@@ -165,25 +170,28 @@ def _define_swiglu_segment(layout):
 
 
 def swiglu(layout):
-    """y = silu(gate) * up (Shazeer 2020); one segment of a token a task."""
+    """y = silu(gate) * up (Shazeer 2020); one segment of a few tokens a task."""
     multiply = _define_swiglu_segment(layout)
 
     def kernel(
         gate, up, y, stride, width, num_tokens, q, q_scale, q_sum, q_half_sum, counter, thread, job
     ):  # fmt: skip
-        num_segments = (width + SEGMENT - 1) // SEGMENT
-        num_tasks = num_tokens * num_segments
+        at_once = tokens_at_once(num_tokens)
+        num_segments = count_tasks(width, SEGMENT)
+        num_tasks = count_tasks(num_tokens, at_once) * num_segments
         num_done = 0
         task = claim(counter, job, num_tasks)
         while task < num_tasks:
-            token = task // num_segments
-            first = (task - token * num_segments) * SEGMENT
-            last, row = min(first + SEGMENT, width), token * stride
-            target = y + row if y != 0 else 0
-            multiply(
-                gate + row, up + row, target, first, last, width, token,
-                q, q_scale, q_sum, q_half_sum,
-            )  # fmt: skip
+            group = task // num_segments
+            first = (task - group * num_segments) * SEGMENT
+            last = min(first + SEGMENT, width)
+            for token in range(group * at_once, min((group + 1) * at_once, num_tokens)):
+                row = token * stride
+                target = y + row if y != 0 else 0
+                multiply(
+                    gate + row, up + row, target, first, last, width, token,
+                    q, q_scale, q_sum, q_half_sum,
+                )  # fmt: skip
             num_done += 1
             task = claim(counter, job, num_tasks)
         finish(counter, num_done, num_tasks)
@@ -192,40 +200,46 @@ def swiglu(layout):
 
 
 def quantize(layout):
-    """Rows as int8; one token a task."""
+    """Rows as int8; a few tokens a task."""
     quantize_block = QUANTIZERS[layout]
 
     def kernel(
         x, x_stride, width, num_tokens, q, q_scale, q_sum, q_half_sum, counter, thread, job
     ):  # fmt: skip
         num_blocks = width // BLOCK
+        at_once = tokens_at_once(num_tokens)
+        num_tasks = count_tasks(num_tokens, at_once)
         num_done = 0
-        token = claim(counter, job, num_tokens)
-        while token < num_tokens:
-            row = x + token * x_stride
-            for block in range(num_blocks):
-                values = load_block(row + block * BLOCK_BYTES)
-                quantize_block(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, token)
+        task = claim(counter, job, num_tasks)
+        while task < num_tasks:
+            for token in range(task * at_once, min((task + 1) * at_once, num_tokens)):
+                row = x + token * x_stride
+                for block in range(num_blocks):
+                    values = load_block(row + block * BLOCK_BYTES)
+                    quantize_block(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, token)
             num_done += 1
-            token = claim(counter, job, num_tokens)
-        finish(counter, num_done, num_tokens)
+            task = claim(counter, job, num_tasks)
+        finish(counter, num_done, num_tasks)
 
     return kernel
 
 
 def add_bias():
-    """x += bias, in place; one token a task."""
+    """x += bias, in place; a few tokens a task."""
 
     def kernel(x, x_stride, width, num_tokens, bias, counter, thread, job):
+        at_once = tokens_at_once(num_tokens)
+        num_tasks = count_tasks(num_tokens, at_once)
         num_done = 0
-        token = claim(counter, job, num_tokens)
-        while token < num_tokens:
-            for i in range(0, 4 * width, 4):
-                at = x + token * x_stride + i
-                write_f32(at, read_f32(at) + read_f32(bias + i))
+        task = claim(counter, job, num_tasks)
+        while task < num_tasks:
+            for token in range(task * at_once, min((task + 1) * at_once, num_tokens)):
+                for i in range(0, 4 * width, 4):
+                    at = x + token * x_stride + i
+                    write_f32(at, read_f32(at) + read_f32(bias + i))
             num_done += 1
-            token = claim(counter, job, num_tokens)
-        finish(counter, num_done, num_tokens)
+            task = claim(counter, job, num_tasks)
+        finish(counter, num_done, num_tasks)
 
     return kernel
 
@@ -235,7 +249,7 @@ def sum_squares():
 
     def kernel(x, x_stride, width, num_tokens, sums, counter, thread, job):
         like = f32_zeros()
-        num_tasks = (width + SUMMED_COLUMNS - 1) // SUMMED_COLUMNS
+        num_tasks = count_tasks(width, SUMMED_COLUMNS)
         num_done = 0
         task = claim(counter, job, num_tasks)
         while task < num_tasks:

@@ -17,6 +17,9 @@ from edgellama.kernels_cpu.simd_atomics import (
     compare_exchange,
 )
 
+MAX_TOKENS_AT_ONCE = 8
+"""Enough that threads seldom meet, few enough that many threads share a long step evenly."""
+
 
 @device
 def claim(counter, job, num_tasks):
@@ -45,3 +48,19 @@ def is_over(counter):
     """Whether all tasks of an op are done."""
     num_tasks = atomic_load(counter + layout.NUM_TASKS)
     return num_tasks > 0 and atomic_load(counter + layout.NUM_DONE) == num_tasks
+
+
+@device
+def tokens_at_once(num_tokens):
+    """Tokens of one task where a token is little work.
+
+    A few in long steps: threads that take turns at neighbouring tokens wait for each other, at
+    the counter and at the cache lines where neighbours' numbers meet.
+    """
+    return 1 + min(num_tokens // 64, MAX_TOKENS_AT_ONCE - 1)
+
+
+@device
+def count_tasks(num_items, items_at_once):
+    """Tasks of ``items_at_once`` items, the last one of what is left."""
+    return (num_items + items_at_once - 1) // items_at_once

@@ -58,7 +58,7 @@ def check_prefill(tier: Tier, arrays: dict[str, Any], x: naive.Array) -> None:
 @pytest.mark.parametrize("width", [32, 64, 96, 288, 1056])
 def test_quantize(runner: KernelRunner, width: int) -> None:
     """int8 blocks equal the twin's exactly, ties rounded to even, for 1 to 13 tokens."""
-    for num_tokens in (1, 2, 6, 13):
+    for num_tokens in (1, 2, 6, 13, 133):
         x = normal(num_tokens, width) * np.float32(10.0)
         x[0, :32] = np.arange(32) + np.float32(0.5)
         x[0, 31] = 127.0
@@ -84,7 +84,7 @@ def test_quantize_extremes(runner: KernelRunner, size: float) -> None:
 @pytest.mark.parametrize("width", [32, 64, 96, 160, 576, 2048])
 def test_rms_norm(runner: KernelRunner, form: str, width: int) -> None:
     """Rows are normed as the twin norms them, and quantized as ``quantize`` would."""
-    for num_tokens in (1, 5, 7):
+    for num_tokens in (1, 5, 7, 133):
         x, weight = normal(num_tokens, width) * np.float32(3.0), normal(width, seed=1)
         y, quantized = runner.rms_norm(x, weight, 1e-5, form)
         np.testing.assert_allclose(y, naive.rms_norm(x, weight, 1e-5), 2e-6, 1e-30)
@@ -128,7 +128,7 @@ def test_rms_norm_of_zeros_and_large_rows(runner: KernelRunner) -> None:
 @pytest.mark.parametrize("width", [32, 96, 1024, 1056, 2080])
 def test_swiglu(runner: KernelRunner, form: str, width: int) -> None:
     """silu(gate) * up in place, across the segments that tasks are cut into, and quantized."""
-    for num_tokens in (1, 3, 7):
+    for num_tokens in (1, 3, 7, 133):
         gate, up = normal(num_tokens, width) * np.float32(4.0), normal(num_tokens, width, seed=1)
         y, quantized = runner.swiglu(gate, up, form)
         np.testing.assert_allclose(y, naive.swiglu(gate, up), 1e-6, 1e-30)
@@ -175,8 +175,9 @@ def test_nan_stays_visible(runner: KernelRunner) -> None:
 @pytest.mark.parametrize("width", [1, 4, 33, 96])
 def test_add_bias(runner: KernelRunner, width: int) -> None:
     """The bias is added to every row and nothing else is touched."""
-    x, bias = normal(7, width), normal(width, seed=1)
-    np.testing.assert_array_equal(runner.add_bias(x, bias), x + bias)
+    for num_tokens in (7, 133):
+        x, bias = normal(num_tokens, width), normal(width, seed=1)
+        np.testing.assert_array_equal(runner.add_bias(x, bias), x + bias)
 
 
 @pytest.mark.parametrize("width", [4, 36, 96, 128, 132, 1056])
