@@ -18,8 +18,10 @@ from edgellama.kernels_cpu.signatures import (
     ATTENTION_ROWS,
     GEMM_TOKENS,
     MAX_KEY_SPLITS,
+    PAIR_BYTES,
     PANEL_VECTORS,
     PARTIAL_HEAD_BYTES,
+    SPARE_BYTES,
     SUM_BYTES,
     decode_bytes,
 )
@@ -31,8 +33,6 @@ from edgellama.step_sizes import MAX_DECODE_TOKENS, MAX_STEP_TOKENS
 MAX_ATTENTION_ROWS = max(ATTENTION_ROWS)
 ATTENTION_TASK_ROWS = 128
 """Query rows of one attention task of a long step: enough that packing keys costs them little."""
-EXPANSION_BYTES = 8 * 1024
-"""Room, beyond a panel, for moving one group of blocks from rows to lanes."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,13 @@ class QuantizedRows:
         }
 
 
+@dataclass(frozen=True)
+class InputRows(Rows):
+    """Rows that matrices are multiplied with: as f32, as int8, or as both."""
+
+    quantized: QuantizedRows
+
+
 class StepBuffers:
     """Activations, quantized activations, logits and scratch of one engine."""
 
@@ -96,15 +103,14 @@ class StepBuffers:
         self.token_ids = np.zeros(self._tokens, np.int32)
         self.cos_sin = reserve_floats(self._tokens, row_numbers)
         self.residual = self._rows(width)
-        self.normed = self._rows(width)
+        narrow = QuantizedRows(self._tokens, round_up(max(width, config.query_length), 32))
+        self.normed = self._inputs(width, narrow)
         self.query = self._rows(config.query_length)
         self.key = self._rows(config.key_length)
         self.value = self._rows(config.key_length)
-        self.attended = self._rows(config.query_length)
-        self.gate = self._rows(hidden)
+        self.attended = self._inputs(config.query_length, narrow)
+        self.gate = self._inputs(hidden, QuantizedRows(self._tokens, round_up(hidden, 32)))
         self.up = self._rows(hidden)
-        widest = max(width, hidden, config.query_length)
-        self.quantized = QuantizedRows(self._tokens, round_up(widest, 32))
         self.scratch_bytes = self._scratch_bytes(config)
         self.scratch = reserve(num_threads * self.scratch_bytes)
         self.partials = reserve(partial_bytes(config, self._panel_rows))
@@ -114,24 +120,36 @@ class StepBuffers:
         columns = round_up(vocab_size, self._panel_rows)
         return Rows(reserve_floats(round_up(num_tokens, GEMM_TOKENS), columns), vocab_size)
 
-    def used_bytes(self, num_tokens: int) -> int:
+    def used_bytes(self, num_tokens: int, is_gated_at_once: bool) -> int:
         """Bytes that steps of up to ``num_tokens`` tokens touch, logits not counted."""
-        rows = [value for value in vars(self).values() if isinstance(value, Rows)]
-        all_bytes = sum(row.array.nbytes for row in rows) + self.quantized.num_bytes
+        unused = ("gate", "up") if is_gated_at_once else ()
+        rows = {name: value for name, value in vars(self).items() if isinstance(value, Rows)}
+        all_bytes = sum(row.array.nbytes for name, row in rows.items() if name not in unused)
+        all_bytes += self.cos_sin.nbytes
+        all_bytes += self.normed.quantized.num_bytes + self.gate.quantized.num_bytes
         share = min(num_tokens, self._tokens) / self._tokens
         partials = self.partials.nbytes * min(num_tokens, MAX_DECODE_TOKENS) // MAX_DECODE_TOKENS
-        return int((all_bytes + self.cos_sin.nbytes) * share) + self.scratch.nbytes + partials
+        return int(all_bytes * share) + self.scratch.nbytes + partials
 
     def _rows(self, width: int) -> Rows:
-        padded = round_up(width, max(self._panel_rows, 32))
-        return Rows(reserve_floats(self._tokens, padded), width)
+        return Rows(self._floats(width), width)
+
+    def _inputs(self, width: int, quantized: QuantizedRows) -> InputRows:
+        return InputRows(self._floats(width), width, quantized)
+
+    def _floats(self, width: int) -> npt.NDArray[np.float32]:
+        return reserve_floats(self._tokens, round_up(width, max(self._panel_rows, 32)))
 
     def _scratch_bytes(self, config: ModelConfig) -> int:
-        columns = max(config.embedding_length, config.feed_forward_length, config.query_length)
-        # Per row and column: four bytes of a float panel, or one quant and its scales' share.
-        panel = self._panel_rows * columns * 4 + EXPANSION_BYTES
+        width = config.embedding_length
+        widest = max(width, config.feed_forward_length, config.query_length)
+        # A panel of f32, or of one byte a weight with two scales for every 16; or those of a
+        # block of gates and of as much beside them.
+        floats = self._panel_rows * widest * 4
+        quants = max(self._panel_rows * widest, 2 * 32 * width) * 3 // 2
+        panels = max(floats, quants + GEMM_TOKENS * PAIR_BYTES) + SPARE_BYTES
         attention = attention_scratch_bytes(config, self._panel_rows)
-        return round_up(max(panel, attention), 4096)
+        return round_up(max(panels, attention), 4096)
 
 
 def attention_tokens(group: int, is_decode: bool) -> int:

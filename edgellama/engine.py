@@ -23,7 +23,7 @@ from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, TIMED_ENTRY, Thread
 from edgellama.kernels_cpu.token_chooser import CHOICE_KERNEL
 from edgellama.kv_cache import KVCache
 from edgellama.kv_types import KVTypeChoice, KVTypes
-from edgellama.llama_program import InputObserver, LlamaProgram, Mode
+from edgellama.llama_program import InputObserver, LlamaProgram
 from edgellama.measure.step_timer import StepTimer
 from edgellama.program import Op, Program
 from edgellama.quant.errors import (
@@ -36,6 +36,7 @@ from edgellama.quant.gguf_file import GGUFFile
 from edgellama.quant.model_config import ModelConfig
 from edgellama.rope import RopeTable
 from edgellama.step_sizes import MAX_DECODE_TOKENS, MAX_STEP_TOKENS
+from edgellama.step_values import Mode
 from edgellama.turns import CANCELLED, Turns
 from edgellama.weights import load_weights
 

@@ -6,24 +6,20 @@ are expanded by panels); they differ only in the matrix kernels and the activati
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
-from edgellama.buffers import MAX_ATTENTION_ROWS, Rows, StepBuffers, attention_tokens
+from edgellama.attention_ops import AttentionOps
+from edgellama.buffers import InputRows, Rows, StepBuffers
 from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, decode_bytes
 from edgellama.kv_types import KVTypes
 from edgellama.memory import round_up
 from edgellama.program import Arguments, Bound, Op
 from edgellama.quant.model_config import ModelConfig
+from edgellama.step_values import NUM_OUTPUTS, NUM_TOKENS, Mode
 from edgellama.weights import FloatVector, LayerWeights, Matrix, ModelWeights
 
-Mode = Literal["decode", "prefill"]
-NUM_TOKENS, NUM_OUTPUTS = Bound("num_tokens"), Bound("num_outputs")
-POSITION = Bound("position")
-ALL_KEYS = 1 << 40
-"""More keys than any context has: what a long step, which has tasks enough, splits keys at."""
 MIN_CHUNK_BYTES, MAX_CHUNKS = 3 << 16, 8
 """Of a matrix, for each thread: the start of a chunk is read with nothing asked for ahead."""
 
@@ -90,7 +86,7 @@ class LlamaProgram:
     def _attention(
         self, mode: Mode, layer: LayerWeights, index: int, types: KVTypes
     ) -> Iterator[Op]:
-        b = self.buffers
+        b, attention = self.buffers, AttentionOps(self.config, self.buffers)
         projections = [
             (layer.attn_q, b.normed, b.query),
             (layer.attn_k, b.normed, b.key),
@@ -99,8 +95,8 @@ class LlamaProgram:
         yield self._norm(mode, b.residual, layer.attn_norm, [p[0] for p in projections])
         yield from self._observe(b.normed, [p[0] for p in projections])
         yield from self._multiply(mode, projections)
-        yield self._rope_store(index, types)
-        yield from self._attend(mode, index, types)
+        yield attention.rope_store(index, types)
+        yield from attention.attend(mode, index, types)
         yield from self._observe(b.attended, [layer.attn_output])
         if layer.attn_output.is_quantized:
             yield self._quantize(mode, b.attended)
@@ -113,19 +109,34 @@ class LlamaProgram:
         projections = [(layer.ffn_gate, b.normed, b.gate), (layer.ffn_up, b.normed, b.up)]
         yield self._norm(mode, b.residual, layer.ffn_norm, [p[0] for p in projections])
         yield from self._observe(b.normed, [p[0] for p in projections])
-        yield from self._multiply(mode, projections)
-        quantized = self._quantized_arguments(mode, [layer.ffn_down])
+        if mode == "prefill" and self.observer is None and layer.is_gated_at_once:
+            yield self._gate(layer)
+        else:
+            yield from self._multiply(mode, projections)
+            yield self._swiglu(mode, layer.ffn_down)
+            yield from self._observe(b.gate, [layer.ffn_down])
+        yield from self._multiply(mode, [(layer.ffn_down, b.gate, b.residual)], accumulate=True)
+
+    def _gate(self, layer: LayerWeights) -> Op:
+        """The gated product of a long step as int8, whose factors are written nowhere."""
+        b = self.buffers
+        gate = self._product("prefill", layer.ffn_gate, b.normed, b.gate, False, True)
+        arguments = gate.arguments | {"up_weights": layer.ffn_up.address}
+        arguments |= b.gate.quantized.arguments("prefill")
+        return Op(gate.kernel, arguments, label=f"{gate.label.removesuffix('.weight')}+up")
+
+    def _swiglu(self, mode: Mode, user: Matrix) -> Op:
+        b = self.buffers
         arguments: Arguments = {
             "gate": b.gate.address,
             "up": b.up.address,
-            "y": self._float_address(b.gate, [layer.ffn_down]),
+            "y": self._float_address(b.gate, [user]),
             "stride": b.gate.stride,
             "width": b.gate.width,
             "num_tokens": NUM_TOKENS,
         }
-        yield Op(f"swiglu_{self._layout(mode, [layer.ffn_down])}", arguments | quantized)
-        yield from self._observe(b.gate, [layer.ffn_down])
-        yield from self._multiply(mode, [(layer.ffn_down, b.gate, b.residual)], accumulate=True)
+        quantized = self._quantized_arguments(mode, b.gate, [user])
+        return Op(f"swiglu_{self._layout(mode, [user])}", arguments | quantized)
 
     def _observe(self, source: Rows, matrices: list[Matrix]) -> Iterator[Op]:
         if self.observer is not None:
@@ -157,9 +168,9 @@ class LlamaProgram:
             "epsilon": self.config.rms_epsilon,
         }
         name = f"rms_norm_{self._layout(mode, users)}"
-        return Op(name, arguments | self._quantized_arguments(mode, users))
+        return Op(name, arguments | self._quantized_arguments(mode, self.buffers.normed, users))
 
-    def _quantize(self, mode: Mode, rows: Rows) -> Op:
+    def _quantize(self, mode: Mode, rows: InputRows) -> Op:
         """Rows as int8."""
         arguments: Arguments = {
             "x": rows.address,
@@ -167,7 +178,7 @@ class LlamaProgram:
             "width": rows.width,
             "num_tokens": NUM_TOKENS,
         }
-        return Op(f"quantize_{mode}", arguments | self.buffers.quantized.arguments(mode))
+        return Op(f"quantize_{mode}", arguments | rows.quantized.arguments(mode))
 
     def _layout(self, mode: Mode, users: list[Matrix]) -> str:
         return mode if any(user.is_quantized for user in users) else "float"
@@ -177,13 +188,13 @@ class LlamaProgram:
         unread = self.observer is None and all(user.is_quantized for user in users)
         return 0 if unread else rows.address
 
-    def _quantized_arguments(self, mode: Mode, users: list[Matrix]) -> Arguments:
+    def _quantized_arguments(self, mode: Mode, rows: InputRows, users: list[Matrix]) -> Arguments:
         if self._layout(mode, users) == "float":
             return dict.fromkeys(QUANTIZED, 0)
-        return self.buffers.quantized.arguments(mode)
+        return rows.quantized.arguments(mode)
 
     def _multiply(
-        self, mode: Mode, products: list[tuple[Matrix, Rows, Rows]], accumulate: bool = False
+        self, mode: Mode, products: list[tuple[Matrix, InputRows, Rows]], accumulate: bool = False
     ) -> Iterator[Op]:
         """Independent products (matrix, input, output); one barrier after all of them."""
         biased = [
@@ -210,13 +221,13 @@ class LlamaProgram:
         self,
         mode: Mode,
         matrix: Matrix,
-        source: Rows,
+        source: InputRows,
         target: Rows,
         accumulate: bool,
         barrier: bool,
     ) -> Op:
         kernel = f"{'gemv' if mode == 'decode' else 'gemm'}_{matrix.format_name}"
-        q = self.buffers.quantized
+        q = source.quantized.arguments(mode)
         arguments: Arguments = {
             "weights": matrix.address,
             "row_bytes": matrix.row_bytes,
@@ -231,11 +242,12 @@ class LlamaProgram:
             "chunk_rows": self._chunk_rows(matrix),
             "scratch": int(self.buffers.scratch.ctypes.data),
             "scratch_stride": self.buffers.scratch_bytes,
+            **dict.fromkeys(("up_weights", *QUANTIZED), 0),
         }
         if matrix.is_quantized and mode == "decode":
-            arguments |= {"x": q.address, "x_stride": decode_bytes(matrix.num_columns)}
+            arguments |= {"x": q["q"], "x_stride": decode_bytes(matrix.num_columns)}
         elif matrix.is_quantized:
-            arguments |= {f"x{name[1:]}": value for name, value in q.arguments(mode).items()}
+            arguments |= {f"x{name[1:]}": value for name, value in q.items()}
         taken = {p: arguments[p] for p in SIGNATURES[kernel].parameters[:-1]}
         return Op(kernel, taken, barrier, matrix.name)
 
@@ -244,64 +256,3 @@ class LlamaProgram:
         share_bytes = matrix.num_rows * matrix.row_bytes // self.num_threads
         num_chunks = min(max(1, share_bytes // MIN_CHUNK_BYTES), MAX_CHUNKS) * self.num_threads
         return round_up(-(-matrix.num_rows // num_chunks), 2)
-
-    def _cache_arguments(self, index: int) -> Arguments:
-        return {
-            "keys": Bound("keys", index=index),
-            "values": Bound("values", index=index),
-            "key_head_bytes": Bound("key_head_bytes"),
-            "value_head_bytes": Bound("value_head_bytes"),
-            "key_block_bytes": Bound("key_block_bytes"),
-            "value_block_bytes": Bound("value_block_bytes"),
-            "position": POSITION,
-            "num_tokens": NUM_TOKENS,
-        }
-
-    def _rope_store(self, index: int, types: KVTypes) -> Op:
-        b = self.buffers
-        arguments = self._cache_arguments(index) | {
-            "q": b.query.address,
-            "q_stride": b.query.stride,
-            "k": b.key.address,
-            "v": b.value.address,
-            "kv_stride": b.key.stride,
-            "head_size": self.config.head_size,
-            "num_heads": self.config.head_count,
-            "num_kv_heads": self.config.head_count_kv,
-            "num_pairs": self.config.rope.dimension_count // 2,
-            "cos_sin": int(b.cos_sin.ctypes.data),
-        }
-        return Op(f"rope_store_{types.kernel_suffix}", arguments)
-
-    def _attend(self, mode: Mode, index: int, types: KVTypes) -> Iterator[Op]:
-        """Long steps read packed keys and values, except of f32, which stay exact."""
-        config, b = self.config, self.buffers
-        group = config.head_count // config.head_count_kv
-        is_decode = mode == "decode"
-        method = str(min(group, MAX_ATTENTION_ROWS) if is_decode else MAX_ATTENTION_ROWS)
-        if not is_decode and "f32" not in (types.keys, types.values):
-            method = "packed"
-        split_keys = Bound("split_keys") if is_decode else ALL_KEYS
-        common: Arguments = {
-            "y": b.attended.address,
-            "y_stride": b.attended.stride,
-            "head_size": config.head_size,
-            "num_heads": config.head_count,
-            "position": POSITION,
-            "num_tokens": NUM_TOKENS,
-            "split_keys": split_keys,
-            "partials": int(b.partials.ctypes.data),
-        }
-        arguments = self._cache_arguments(index) | common
-        arguments |= {
-            "q": b.query.address,
-            "q_stride": b.query.stride,
-            "num_kv_heads": config.head_count_kv,
-            "scale": 1.0 / math.sqrt(config.head_size),
-            "tokens_per_task": attention_tokens(group, is_decode),
-            "scratch": int(b.scratch.ctypes.data),
-            "scratch_stride": b.scratch_bytes,
-        }
-        yield Op(f"attention_{types.kernel_suffix}_{method}", arguments)
-        if is_decode:
-            yield Op("merge_attention", common)

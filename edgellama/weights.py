@@ -57,6 +57,18 @@ class LayerWeights:
     ffn_up: Matrix
     ffn_down: Matrix
 
+    @property
+    def is_gated_at_once(self) -> bool:
+        """Whether one kernel makes the feed-forward network's product of a long step."""
+        matrices = (self.ffn_gate, self.ffn_up, self.ffn_down)
+        is_biased = self.ffn_gate.bias is not None or self.ffn_up.bias is not None
+        return gates_at_once(*(matrix.format_name for matrix in matrices)) and not is_biased
+
+
+def gates_at_once(gate: str, up: str, down: str) -> bool:
+    """Whether matrices of these formats can be multiplied together, the product left as int8."""
+    return gate == up and {gate, down} <= set(QUANTIZED_FORMATS)
+
 
 @dataclass(frozen=True)
 class ModelWeights:

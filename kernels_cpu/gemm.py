@@ -1,162 +1,32 @@
 """Matrix times many tokens: expand a panel of rows once, then multiply it with every token.
 
-A panel is ``PANEL_VECTORS`` vectors of rows over all columns. For block formats each 32-bit
-lane holds four consecutive quants of one row, with one f32 scale and minimum per row and
-group; for float formats one f32. The register tile then never leaves its registers within a
-group. Outputs are padded to whole panels and tiles, so there is no tail code.
+A panel is ``PANEL_VECTORS`` vectors of rows over all columns: of block formats as
+``gemm_panels`` leaves them, of float formats as f32. The register tile never leaves its
+registers within a group. Outputs are padded to whole panels and tiles, so there is no tail code.
 """
 
 from __future__ import annotations
 
-import numpy as np
-
+from edgellama.kernels_cpu.activations import BLOCK, load_block, quantize_in_order
 from edgellama.kernels_cpu.blocks import BLOCK_CODES
 from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.gemm_panels import define_expand_panel, move_words, row_at
 from edgellama.kernels_cpu.gemv import FLOAT_LOADS
-from edgellama.kernels_cpu.signatures import GEMM_TOKENS, PANEL_VECTORS, START_AT, SUM_BYTES
-from edgellama.kernels_cpu.simd import (
-    f32_zeros,
-    f32_zeros_4,
-    lane_count,
-    read_f32,
-    splat_f32,
-    store,
-    width_of,
-    write_f32,
+from edgellama.kernels_cpu.rows import silu_product
+from edgellama.kernels_cpu.signatures import (
+    GEMM_TOKENS,
+    PAIR_BYTES,
+    PANEL_VECTORS,
+    SPARE_BYTES,
+    START_AT,
+    SUM_BYTES,
 )
+from edgellama.kernels_cpu.simd import f32_zeros_4, lane_count, store
 from edgellama.kernels_cpu.simd_dot_tiles import SCALE_TILE, define_group_dots
-from edgellama.kernels_cpu.simd_math import fma
-from edgellama.kernels_cpu.simd_tiles import (
-    FMA_TILE,
-    add_tiles,
-    f32_tile,
-    load_tile,
-    store_tile,
-    transpose_every_fourth_word,
-    transpose_words,
-)
-from edgellama.kernels_cpu.tasks import claim, finish
+from edgellama.kernels_cpu.simd_tiles import FMA_TILE, add_tiles, f32_tile, load_tile, store_tile
+from edgellama.kernels_cpu.tasks import claim, count_tasks, finish
 
 FMA_F32 = FMA_TILE["f32"]
-
-
-@device
-def gather_word(source, source_stride, destination):
-    """The word at ``source`` of every row to the lanes of one vector."""
-    for i in range(lane_count()):
-        write_f32(destination + 4 * i, read_f32(source + i * source_stride))
-
-
-@device
-def move_words(source, destination, like, block_step, word_step):
-    """Rows of ``like``'s width to lanes: word j of block b to b * block_step + j * word_step."""
-    words = width_of(like)
-    if words == lane_count():
-        transpose_words(source, destination, block_step, word_step)
-    else:
-        for j in range(words):
-            gather_word(source + 4 * j, 4 * words, destination + j * word_step)
-
-
-@device
-def move_words_of_blocks(source, destination, like, block_step):
-    """The first of every four words, which are equal, of all rows to lanes."""
-    words = width_of(like)
-    if words == lane_count():
-        transpose_every_fourth_word(source, destination, block_step)
-    else:
-        gather_word(source, 4 * words, destination)
-
-
-@device
-def row_at(weights, row_bytes, row, num_rows):
-    """Address of a row; past the end that of the last, whose results nobody reads."""
-    return weights + min(row, num_rows - 1) * row_bytes
-
-
-def _expand_half_blocks(code, half):
-    """One half of the quants of a few blocks of one vector of rows, moved from rows to lanes."""
-    quants, scale_of, minimum_of = code.quants[half], code.scale[half], code.minimum[half]
-    groups_per_block, centre = 32 // code.group_size, np.float32(code.centre)
-    has_scales, has_minimum = half < groups_per_block, code.has_minimum
-    is_centred = code.centre != 0
-
-    def expand(
-        weights, row_bytes, first_row, num_rows, block, like, panel, scales, minimums, spare
-    ):
-        lanes, words = lane_count(), width_of(like)
-        row_step, step = 4 * words, PANEL_VECTORS * lanes * 4
-        scale_rows = spare + lanes * row_step
-        minimum_rows = scale_rows + lanes * row_step
-        for i in range(lanes):
-            row = row_at(weights, row_bytes, first_row + i, num_rows)
-            store(spare + i * row_step, quants(row, block, like))
-            if has_scales:
-                scale = scale_of(row, block, like)
-                store(scale_rows + i * row_step, scale)
-                if has_minimum:
-                    minimum = minimum_of(row, block, like, scale)
-                    if is_centred:
-                        minimum = fma(scale, splat_f32(centre, like), minimum)
-                    store(minimum_rows + i * row_step, minimum)
-        move_words(spare, panel + (block * 8 + 4 * half) * step, like, 8 * step, step)
-        if has_scales:
-            offset, scale_step = (block * groups_per_block + half) * step, groups_per_block * step
-            move_words_of_blocks(scale_rows, scales + offset, like, scale_step)
-            if has_minimum:
-                move_words_of_blocks(minimum_rows, minimums + offset, like, scale_step)
-
-    return device(expand)
-
-
-def _expand_panel(code):
-    """All columns of PANEL_VECTORS vectors of rows."""
-    expand_low, expand_high = _expand_half_blocks(code, 0), _expand_half_blocks(code, 1)
-
-    @device
-    def expand(weights, row_bytes, row, num_rows, block, like, panel, scales, minimums, spare):
-        expand_low(weights, row_bytes, row, num_rows, block, like, panel, scales, minimums, spare)
-        expand_high(weights, row_bytes, row, num_rows, block, like, panel, scales, minimums, spare)
-
-    def expand_panel(
-        weights, row_bytes, first_row, num_rows, num_blocks, panel, scales, minimums, spare
-    ):
-        lanes = lane_count()
-        group = lanes // 4
-        full = num_blocks // group * group
-        for v in range(PANEL_VECTORS):
-            row, shift = first_row + v * lanes, v * lanes * 4
-            to, to_scales, to_minimums = panel + shift, scales + shift, minimums + shift
-            for block in range(0, full, group):
-                wide = f32_zeros()
-                expand(
-                    weights,
-                    row_bytes,
-                    row,
-                    num_rows,
-                    block,
-                    wide,
-                    to,
-                    to_scales,
-                    to_minimums,
-                    spare,
-                )
-            for block in range(full, num_blocks):
-                narrow = f32_zeros_4()
-                expand(
-                    weights,
-                    row_bytes,
-                    row,
-                    num_rows,
-                    block,
-                    narrow,
-                    to,
-                    to_scales,
-                    to_minimums,
-                    spare,
-                )
-
-    return device(expand_panel)
 
 
 def _block_tile(code):
@@ -204,40 +74,78 @@ def store_results(tile, y, y_stride, accumulate):
     store_tile(tile, y, y_stride)
 
 
+@device
+def leave_products(pairs, block, num_blocks, token, end, q, q_scale, q_sum, q_half_sum):
+    """silu(gate) * up of one block of the tokens up to ``end``, as int8."""
+    for at in range(token, end):
+        gate = pairs + (at - token) * PAIR_BYTES
+        gate_low, gate_high = load_block(gate)
+        up_low, up_high = load_block(gate + PAIR_BYTES // 2)
+        product = silu_product(gate_low, up_low), silu_product(gate_high, up_high)
+        quantize_in_order(product, block, num_blocks, q, q_scale, q_sum, q_half_sum, at)
+
+
 def quantized_gemm(name):
-    """y = weights x for blocks of ``name`` and many quantized tokens."""
+    """y = weights x for blocks of ``name`` and many quantized tokens.
+
+    Where ``up_weights`` is not 0, the result is silu(weights x) * (up_weights x) (Shazeer 2020)
+    instead, left as int8 alone: what it is made of never leaves the thread.
+    """
     code = BLOCK_CODES[name]
-    expand_panel, multiply = _expand_panel(code), _block_tile(code)
+    expand_panel, multiply = define_expand_panel(code), _block_tile(code)
     groups_per_block = 32 // code.group_size
 
     def kernel(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
-        x, x_scale, x_sum, x_half_sum, scratch, scratch_stride, counter, thread, job,
+        x, x_scale, x_sum, x_half_sum, up_weights, q, q_scale, q_sum, q_half_sum,
+        scratch, scratch_stride, counter, thread, job,
     ):  # fmt: skip
         num_blocks = num_columns // 32
         num_groups = num_blocks * groups_per_block
         panel_rows = PANEL_VECTORS * lane_count()
-        panel = scratch + thread * scratch_stride
-        scales = panel + panel_rows * num_columns
-        minimums = scales + panel_rows * num_groups * 4
-        spare = minimums + panel_rows * num_groups * 4
+        scales_at, scale_bytes = panel_rows * num_columns, panel_rows * num_groups * 4
+        panel_bytes = scales_at + 2 * scale_bytes
+        is_gated = up_weights != 0
+        task_rows = BLOCK if is_gated else panel_rows
+        num_panels = 2 * BLOCK // panel_rows if is_gated else 1
+        pairs = scratch + thread * scratch_stride
+        spare = pairs + GEMM_TOKENS * PAIR_BYTES
+        panels = spare + SPARE_BYTES
         sums = x_sum if groups_per_block == 1 else x_half_sum
-        num_tasks = (num_rows + panel_rows - 1) // panel_rows
+        num_tasks = count_tasks(num_rows, task_rows)
         num_done = 0
         task = claim(counter, job, num_tasks)
         while task < num_tasks:
-            first = task * panel_rows
-            expand_panel(
-                weights, row_bytes, first, num_rows, num_blocks, panel, scales, minimums, spare
-            )
-            for token in range(0, num_tokens, GEMM_TOKENS):
-                tile = multiply(
-                    panel, scales, minimums, x + token * num_columns, num_columns,
-                    x_scale + token * num_blocks * 4, sums + token * num_groups * SUM_BYTES,
-                    num_blocks * 4, num_groups * SUM_BYTES, num_groups, groups_per_block,
-                    f32_tile(PANEL_VECTORS, GEMM_TOKENS),
+            first = task * task_rows
+            for i in range(num_panels):
+                matrix, row = weights, i * panel_rows
+                if row >= task_rows:
+                    matrix, row = up_weights, row - task_rows
+                panel = panels + i * panel_bytes
+                scales = panel + scales_at
+                expand_panel(
+                    matrix, row_bytes, first + row, num_rows, num_blocks, panel, scales,
+                    scales + scale_bytes, spare,
                 )  # fmt: skip
-                store_results(tile, y + token * y_stride + 4 * first, y_stride, accumulate)
+            for token in range(0, num_tokens, GEMM_TOKENS):
+                target, stride = y + token * y_stride + 4 * first, y_stride
+                if is_gated:
+                    target, stride = pairs, PAIR_BYTES
+                for i in range(num_panels):
+                    panel = panels + i * panel_bytes
+                    scales = panel + scales_at
+                    tile = multiply(
+                        panel, scales, scales + scale_bytes, x + token * num_columns, num_columns,
+                        x_scale + token * num_blocks * 4, sums + token * num_groups * SUM_BYTES,
+                        num_blocks * 4, num_groups * SUM_BYTES, num_groups, groups_per_block,
+                        f32_tile(PANEL_VECTORS, GEMM_TOKENS),
+                    )  # fmt: skip
+                    store_results(tile, target + 4 * i * panel_rows, stride, accumulate)
+                if is_gated:
+                    leave_products(
+                        pairs, task, num_rows // BLOCK, token,
+                        min(token + GEMM_TOKENS, num_tokens), q, q_scale, q_sum, q_half_sum,
+                    )  # fmt: skip
             num_done += 1
             task = claim(counter, job, num_tasks)
         finish(counter, num_done, num_tasks)
@@ -258,7 +166,7 @@ def float_gemm(name):
         step = panel_rows * 4
         panel = scratch + thread * scratch_stride
         spare = panel + num_columns * step
-        num_tasks = (num_rows + panel_rows - 1) // panel_rows
+        num_tasks = count_tasks(num_rows, panel_rows)
         num_done = 0
         task = claim(counter, job, num_tasks)
         while task < num_tasks:

@@ -38,6 +38,10 @@ GEMM_TOKENS = 6
 """Tokens of one register tile: token buffers are padded to a multiple of it."""
 PANEL_VECTORS = 2
 """Vectors of output rows of one register tile: output buffers are padded to it."""
+PAIR_BYTES = 2 * 32 * 4
+"""A block of a token's gate as f32, and the block that it is multiplied with."""
+SPARE_BYTES = 4 * 1024
+"""Room for moving one group of blocks from rows to lanes."""
 ATTENTION_KEYS = 128
 """Keys whose scores are held at once by the online softmax."""
 MAX_KEY_SPLITS = 64
@@ -103,7 +107,9 @@ LAYOUTS = ("float", "decode", "prefill")
 
 def _matrix_signatures(name: str) -> dict[str, Signature]:
     kind = "quantized" if name in QUANTIZED_FORMATS else "float"
-    panel_x = ("x", "x_scale", "x_sum", "x_half_sum") if kind == "quantized" else ("x", "x_stride")
+    panel_x: tuple[str, ...] = ("x", "x_stride")
+    if kind == "quantized":
+        panel_x = ("x", "x_scale", "x_sum", "x_half_sum", "up_weights", *QUANTIZED)
     embed = ("weights", "row_bytes", "num_columns", "tokens", "y", "y_stride", "num_tokens")
     vector_x = ("x", "x_stride", "chunk_rows")
     return {

@@ -22,6 +22,7 @@ from edgellama.kernels_cpu.cpu import GENERIC, Tier, available_tiers
 from edgellama.kernels_cpu.signatures import (
     GEMM_TOKENS,
     PANEL_VECTORS,
+    QUANTIZED,
     SIGNATURES,
     decode_bytes,
 )
@@ -186,8 +187,7 @@ class KernelRunner:
                 "x_stride": 4 * width,
             }
         else:
-            arrays = self.prefill_arrays(x, padded_tokens)
-            activations = {f"x{key[1:]}": array for key, array in arrays.items()}
+            activations = self._panel_arrays(x) | dict.fromkeys(("up_weights", *QUANTIZED), 0)
         y = self.output((padded_tokens, padded_rows))
         y[:] = np.nan if added_to is None else added_to
         self(f"gemm_{name}", num_threads, weights=weights, row_bytes=weights.shape[1],
@@ -195,6 +195,22 @@ class KernelRunner:
              accumulate=int(added_to is not None), num_tokens=num_tokens, **activations,
              **self.scratch(model_of(width), num_threads))  # fmt: skip
         return y[:num_tokens, : len(weights)]
+
+    def gated(self, name: str, gate: Array, up: Array, x: Array) -> dict[str, Array]:
+        """silu(gate x) * (up x) through ``gemm_NAME``, as ``prefill_arrays`` gives it."""
+        num_tokens, width = x.shape
+        activations = self._panel_arrays(x)
+        quantized = self._prefill_outputs(num_tokens, len(gate))
+        self(f"gemm_{name}", 3, weights=gate, row_bytes=gate.shape[1], num_rows=len(gate),
+             num_columns=width, y=0, y_stride=0, accumulate=0, num_tokens=num_tokens,
+             **activations, up_weights=up, **quantized,
+             **self.scratch(model_of(width), 3))  # fmt: skip
+        return quantized
+
+    def _panel_arrays(self, x: Array) -> dict[str, Array]:
+        """What ``gemm`` reads of quantized tokens, by its names."""
+        arrays = self.prefill_arrays(x, round_up(len(x), GEMM_TOKENS))
+        return {f"x{key[1:]}": array for key, array in arrays.items()}
 
     def embed(self, name: str, weights: Array, num_columns: int, tokens: Sequence[int]) -> Array:
         """Rows of ``weights`` (rows, row_bytes) as f32 through ``embed_NAME``."""

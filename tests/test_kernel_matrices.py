@@ -32,7 +32,7 @@ def columns_of(name: str) -> tuple[int, ...]:
 def runner(request: pytest.FixtureRequest) -> Iterator[KernelRunner]:
     """The kernels of each tier in turn, compiled in one go."""
     runner = runner_of(request.param)
-    runner.preload([*KERNELS, "quantize_decode", "quantize_prefill"])
+    runner.preload([*KERNELS, "quantize_decode", "quantize_prefill", "swiglu_prefill"])
     yield runner
 
 
@@ -114,6 +114,21 @@ def test_gemm_ignores_neighbours(runner: KernelRunner, name: str) -> None:
     together = runner.gemm(name, weights, x, 2)
     for first in (0, 1, 5, 12):
         np.testing.assert_array_equal(runner.gemm(name, weights, x[first:]), together[first:])
+
+
+@pytest.mark.parametrize("name", QUANTIZED_FORMATS)
+def test_gated_product(runner: KernelRunner, name: str) -> None:
+    """Gate and up in one kernel leave the bits that both products and SwiGLU leave."""
+    rng = np.random.default_rng(9)
+    for columns in columns_of(name)[:3]:
+        for num_rows, num_tokens in ((32, 1), (96, 13), (64, 24)):
+            x = rng.standard_normal((num_tokens, columns)).astype(np.float32)
+            gate, up = (naive.random_weights(name, num_rows, columns, rng) for _ in "gu")
+            factors = runner.gemm(name, gate, x), runner.gemm(name, up, x)
+            _, expected = runner.swiglu(*factors, "prefill")
+            left = runner.gated(name, gate, up, x)
+            for part, array in expected.items():
+                np.testing.assert_array_equal(left[part], array, part)
 
 
 @pytest.mark.parametrize("name", FORMATS)

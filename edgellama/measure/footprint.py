@@ -17,11 +17,12 @@ from edgellama.kv_cache import CacheLayout
 from edgellama.measure.model_outline import ModelOutline, VocabularySize
 from edgellama.memory import round_up
 from edgellama.quant.formats import FORMATS_BY_NAME, Format
-from edgellama.quant.llama_tensors import ROPE_FREQS
+from edgellama.quant.llama_tensors import FEED_FORWARD_MATRICES, ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.recipes import FormatOptions, ModelShape, choose_format, find_recipe
 from edgellama.rope import RopeTable
 from edgellama.step_sizes import MAX_STEP_TOKENS
+from edgellama.weights import gates_at_once
 
 AS_IT_IS = "file"
 """The weight type of a file that is not converted."""
@@ -115,7 +116,9 @@ def predict(
         bits_per_weight=average_bits(outline, type, is_pure),
         weights_bytes=weights_bytes(outline, type, is_pure),
         kv_bytes=cache.num_bytes,
-        activations_bytes=activation_bytes(outline, machine, context_length),
+        activations_bytes=activation_bytes(
+            outline, machine, context_length, is_gated_at_once(outline, type, is_pure)
+        ),
         vocabulary_bytes=vocabulary_bytes(outline.vocabulary),
         code_bytes=LIBRARY_BYTES + INTERPRETER_BYTES,
     )
@@ -160,13 +163,25 @@ def tensor_formats(outline: ModelOutline, type: str, is_pure: bool = False) -> M
     }
 
 
-def activation_bytes(outline: ModelOutline, machine: Machine, context_length: int) -> int:
+def is_gated_at_once(outline: ModelOutline, type: str, is_pure: bool = False) -> bool:
+    """Whether long steps leave no f32 rows between the matrices of feed-forward networks."""
+    formats = tensor_formats(outline, type, is_pure)
+    return all(
+        gates_at_once(*(formats[f"blk.{i}.{name}.weight"].name for name in FEED_FORWARD_MATRICES))
+        for i in range(outline.config.block_count)
+    )
+
+
+def activation_bytes(
+    outline: ModelOutline, machine: Machine, context_length: int, is_gated_at_once: bool
+) -> int:
     """What the largest step works in: 512 tokens, or the context where that is shorter."""
     config = outline.config
     row_numbers = RopeTable(config.rope).row_numbers
     buffers = StepBuffers(config, machine.tier, machine.num_threads, row_numbers)
     logits_bytes = 4 * LOGITS_COPIES * config.vocab_size
-    return buffers.used_bytes(min(MAX_STEP_TOKENS, context_length)) + logits_bytes
+    num_tokens = min(MAX_STEP_TOKENS, context_length)
+    return buffers.used_bytes(num_tokens, is_gated_at_once) + logits_bytes
 
 
 def vocabulary_bytes(vocabulary: VocabularySize) -> int:

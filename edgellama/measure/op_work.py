@@ -12,8 +12,8 @@ from types import MappingProxyType
 
 from edgellama.kernels_cpu.signatures import PARTIAL_HEAD_BYTES, QUANTIZED_FORMATS
 from edgellama.kv_cache import CacheLayout
-from edgellama.llama_program import NUM_OUTPUTS
 from edgellama.program import Bound, Op
+from edgellama.step_values import NUM_OUTPUTS
 
 F32_BYTES = 4
 
@@ -86,9 +86,12 @@ def _product(op: Op, step: Step) -> Work:
     is_quantized = op.kernel.partition("_")[2] in QUANTIZED_FORMATS
     read = columns * (1 if is_quantized else F32_BYTES)
     written = rows * F32_BYTES * (2 if _number(op, "accumulate") else 1)
+    num_matrices = 1
+    if op.arguments.get("up_weights"):
+        num_matrices, written = 2, rows
     return Work(
-        rows * _number(op, "row_bytes") + step.num_tokens * (read + written),
-        step.num_tokens * rows * columns,
+        num_matrices * rows * _number(op, "row_bytes") + step.num_tokens * (read + written),
+        num_matrices * step.num_tokens * rows * columns,
     )
 
 
