@@ -2,13 +2,14 @@
 
 A block is 32 numbers of one token: scale = absmax / 127, q = round(x / scale). The decode
 layout groups blocks as the weights are read (one block to every four lanes) into records of
-quants (first halves, then second halves), scales and scaled sums of the quants: two lanes for
-the first half of a block, two for the second. Behind the records of whole super-blocks come,
-for each super-block, the sums of its 16 half blocks in order, and for each of ``BLOCK_ORDERS``
-its quants and its scales, the latter as ``dot_pairs`` leaves the half blocks. The prefill
-layout keeps the quants in order, with the scales in an array beside them and the sums, of
-blocks and of half blocks, in two more: the scaled sum of the quants as f32, and behind it what
-integer sums of products start at (``store_starts``).
+quants (first halves, then second halves), scales, scaled sums of the quants, and negated sums
+that integer products start at, one for every lane. Of the scaled sums, the first two lanes of a
+block have its sum in two parts, and the last two have them again. Behind the records of whole
+super-blocks come, for each super-block, the sums of its 16 half blocks in order, and for each
+of ``BLOCK_ORDERS`` its quants and its scales, the latter as ``dot_pairs`` leaves the half
+blocks. The prefill layout keeps the quants in order, with the scales in an array beside them
+and the sums, of blocks and of half blocks, in two more: the scaled sum of the quants as f32,
+and behind it what integer sums of products start at (``store_starts``).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.signatures import (
     BLOCK_ORDERS,
     HALVES,
+    RECORD_BYTES,
     START_AT,
     SUM_BYTES,
     SUPER_BLOCK,
@@ -36,6 +38,7 @@ from edgellama.kernels_cpu.simd import (
 from edgellama.kernels_cpu.simd_bytes import (
     bytes_like,
     i32_zeros_like,
+    negated,
     round_to_bytes,
     to_f32,
 )
@@ -45,8 +48,10 @@ from edgellama.kernels_cpu.simd_scales import dot_pairs, pairs_of_ones
 from edgellama.kernels_cpu.simd_weights import dot4
 
 BLOCK = 32
-RECORD_BYTES = 64
-"""Of each block in its record."""
+SCALE_AT, SUM_AT, STARTS_AT = 8, 12, 16
+"""Where parts of a record begin, in bytes for every lane of a vector; the quants come first."""
+SUM_REPEATS = 2
+"""How often the four lanes of a block hold its sum."""
 ORDER_BYTES = SUPER_BLOCK * BLOCK + 8 * HALVES
 SUPER_BLOCK_BYTES = 4 * HALVES + len(BLOCK_ORDERS) * ORDER_BYTES
 bytes_of_token = device(decode_bytes)
@@ -160,11 +165,13 @@ def quantize_as_record(values, block, num_blocks, q, q_scale, q_sum, q_half_sum,
     size, place = record_of_block(block, num_blocks)
     low, high, scale = quantize_block(values)
     factor, at = splat_f32(scale, like), records + (block - place) * RECORD_BYTES + 16 * place
-    sums = dot_pairs(word_sums(low), word_sums(high), pairs_of_ones(like))
+    words = dot4(word_sums(low), bytes_like(high, 1), high)
+    sums = dot_pairs(words, words, pairs_of_ones(like))
     store(at, low)
     store(at + 16 * size, high)
     store(at + 32 * size, factor)
     store(at + 48 * size, mul(to_f32(sums), factor))
+    store(at + 64 * size, negated(words))
     if num_blocks % SUPER_BLOCK == 0:
         store_in_super_block(records, block, num_blocks, low, high, scale)
 

@@ -1,14 +1,16 @@
 """Cells: results that one loop computes side by side, each a row of weights times a token.
 
 A cell is the addresses of its row, of its token's activations and of its result, which is 0
-where nobody wants it. What is written for one cell is done for a tuple of them; what neighbours
-have in common, the unpacked weights of a row or the numbers of a token, the compiler computes
-once.
+where nobody wants it; or those of two rows and results that share their vectors, a pair. What is
+written for one cell is done for a tuple of them; what neighbours have in common, the unpacked
+weights of a row or the numbers of a token, the compiler computes once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from numba import types
@@ -69,8 +71,36 @@ def _cell_at(place, row, last, token, num_tokens, weights, row_bytes, x, x_strid
     )  # fmt: skip
 
 
-cells_at = for_cells(_cell_at)
-TWO_ROWS = ((0, 0), (1, 0))
-FOUR_TOKENS = ((0, 0), (0, 1), (0, 2), (0, 3))
-TWO_ROWS_FOUR_TOKENS = (*FOUR_TOKENS, (1, 0), (1, 1), (1, 2), (1, 3))
-"""Places (row, token) of cells that go together."""
+one_cell_at = device(_cell_at)
+
+
+def _pair_at(place, row, last, token, num_tokens, weights, row_bytes, x, x_stride, y, y_stride):
+    """The cells of a row and of the next one, as one."""
+    memory = num_tokens, weights, row_bytes, x, x_stride, y, y_stride
+    first_row, token_x, result = one_cell_at(place, row, last, token, *memory)
+    next_row, _x, next_result = one_cell_at(place, row + 1, last, token, *memory)
+    return first_row, token_x, result, next_row, next_result
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Cells that go together: ``num_rows`` rows times ``num_tokens`` tokens."""
+
+    num_rows: int
+    num_tokens: int
+    is_paired: bool = False
+    """Whether two rows make one cell."""
+
+    @property
+    def places(self) -> tuple[tuple[int, int], ...]:
+        """Of each cell, from the first: rows, tokens."""
+        rows = range(1 if self.is_paired else self.num_rows)
+        return tuple(product(rows, range(self.num_tokens)))
+
+    @property
+    def cells_at(self) -> Any:
+        """The device function that gives the cells at the places."""
+        return PAIRS_AT if self.is_paired else CELLS_AT
+
+
+CELLS_AT, PAIRS_AT = for_cells(_cell_at), for_cells(_pair_at)

@@ -2,7 +2,8 @@
 
 Rows are handed out in chunks, so that each thread reads one sequential stream, and a slow or
 preempted thread simply takes fewer. One token takes two rows at a time, a few tokens take one
-row or two together. Every output is summed in one fixed order, whoever computes it and whatever
+row or two together. Where eight products fit 16 bits, two rows share the vectors of their
+products from there on. Every output is summed in one fixed order, whoever computes it and whatever
 tokens stand beside it.
 """
 
@@ -12,19 +13,13 @@ from functools import partial
 
 import numpy as np
 
-from edgellama.kernels_cpu.activations import RECORD_BYTES
+from edgellama.kernels_cpu.activations import SCALE_AT, STARTS_AT, SUM_AT
 from edgellama.kernels_cpu.blocks import BLOCK_CODES
-from edgellama.kernels_cpu.cells import (
-    FOUR_TOKENS,
-    TWO_ROWS,
-    TWO_ROWS_FOUR_TOKENS,
-    cells_at,
-    for_cells,
-    for_each_of,
-)
+from edgellama.kernels_cpu.cells import Grid, for_cells, for_each_of
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.gemv_super_blocks import super_block_dots
 from edgellama.kernels_cpu.prefetching import ask_for_begin, bytes_ahead, define_ask_ahead
+from edgellama.kernels_cpu.signatures import RECORD_BYTES
 from edgellama.kernels_cpu.simd import (
     f32_zeros,
     f32_zeros_4,
@@ -32,15 +27,16 @@ from edgellama.kernels_cpu.simd import (
     lane_count,
     load_bytes,
     load_f32,
+    load_i32,
     read_f32,
-    splat_f32,
     width_of,
     write_f32,
 )
-from edgellama.kernels_cpu.simd_bytes import i32_zeros_like, to_f32
+from edgellama.kernels_cpu.simd_bytes import to_f32
 from edgellama.kernels_cpu.simd_half import load_bf16, load_f16
 from edgellama.kernels_cpu.simd_math import add, fma, fold, mul, sum_lanes
-from edgellama.kernels_cpu.simd_weights import DOT4_OF
+from edgellama.kernels_cpu.simd_scales import by_source, dot_pairs, pairs_of_ones, sums_by_source
+from edgellama.kernels_cpu.simd_weights import define_dot8
 from edgellama.kernels_cpu.tasks import claim, finish
 from edgellama.quant.formats import FORMATS_BY_NAME
 
@@ -48,9 +44,7 @@ FLOAT_LOADS = {"F32": (load_f32, 4), "F16": (load_f16, 2), "BF16": (load_bf16, 2
 """Per float format: how a vector is read, and the bytes of one number."""
 
 
-def _write_output(value, cell, accumulate):
-    """Store one result, on top of what is there if ``accumulate``."""
-    _row, _x, y = cell
+def _write_result(value, y, accumulate):
     if y != 0:
         result = np.float32(value)
         if accumulate:
@@ -58,44 +52,74 @@ def _write_output(value, cell, accumulate):
         write_f32(y, result)
 
 
-def _minimum_step(code):
-    """Sums += the blocks at ``block``, for formats with a scale and a minimum for 32 weights."""
-    (low, high), dot4 = code.quants, DOT4_OF[code.is_wide]
-    scale_of, minimum_of = code.scale[0], code.minimum[0]
+write_result = device(_write_result)
+
+
+def _write_cell(value, cell, accumulate):
+    """Store one result, on top of what is there if ``accumulate``."""
+    _row, _x, y = cell
+    write_result(value, y, accumulate)
+
+
+def _write_pair(values, cell, accumulate):
+    """Store the results of two rows likewise."""
+    _row, _x, y, _next_row, next_y = cell
+    write_result(values[0], y, accumulate)
+    write_result(values[1], next_y, accumulate)
+
+
+def _define_product(code):
+    """Integer products of the blocks at ``block`` of a row with those of a record."""
+    low, high = code.quants
+    centre = code.centre if code.offset else 0
+    dot8 = define_dot8(is_wide=code.is_wide, centre=centre)
+
+    def product(row, block, record, like):
+        size = 4 * width_of(like)
+        first, second = load_bytes(record, like), load_bytes(record + size, like)
+        starts = load_i32(record + STARTS_AT * width_of(like), like)
+        return dot8(low(row, block, like), high(row, block, like), first, second, starts)
+
+    return device(product)
+
+
+def _single_step(code):
+    """Sums += the blocks at ``block``, for formats without a minimum."""
+    product, scale_of = _define_product(code), code.scale[0]
 
     def step(cell, sums, block):
         (row, x, _y), (products, minimums) = cell, sums
-        record, size = x + block * RECORD_BYTES, 4 * width_of(products)
-        dots = dot4(
-            i32_zeros_like(products), low(row, block, products), load_bytes(record, products)
-        )
-        dots = dot4(dots, high(row, block, products), load_bytes(record + size, products))
-        scale = scale_of(row, block, products)
-        scaled = mul(to_f32(dots), load_f32(record + 2 * size, products))
-        minimum = minimum_of(row, block, products, scale)
-        return fma(scaled, scale, products), fma(
-            minimum, load_f32(record + 3 * size, products), minimums
-        )
+        record = x + block * RECORD_BYTES
+        x_scale = load_f32(record + SCALE_AT * width_of(products), products)
+        scaled = mul(to_f32(product(row, block, record, products)), x_scale)
+        return fma(scaled, scale_of(row, block, products), products), minimums
 
     return step
 
 
-def _offset_step(code):
-    """Sums += the blocks at ``block``, where the minimum is a constant times the scale."""
-    (low, high), dot4 = code.quants, DOT4_OF[code.is_wide]
-    scale_of, offset_of = code.scale[0], code.offset
+def _paired_step(code):
+    """The same for two rows, and for formats with a scale and a minimum for 32 weights."""
+    product, scale_of, minimum_of = _define_product(code), code.scale[0], code.minimum[0]
+    has_minimum = code.has_minimum
 
     def step(cell, sums, block):
-        (row, x, _y), (products, minimums) = cell, sums
-        record, size = x + block * RECORD_BYTES, 4 * width_of(products)
-        dots = dot4(
-            i32_zeros_like(products), low(row, block, products), load_bytes(record, products)
-        )
-        dots = dot4(dots, high(row, block, products), load_bytes(record + size, products))
-        scaled = mul(to_f32(dots), load_f32(record + 2 * size, products))
-        x_sum = load_f32(record + 3 * size, products)
-        scaled = fma(x_sum, splat_f32(-offset_of(), products), scaled)
-        return fma(scaled, scale_of(row, block, products), products), minimums
+        (row, x, _y, next_row, _next_y), (products, minimums) = cell, sums
+        record, width = x + block * RECORD_BYTES, width_of(products)
+        dots = dot_pairs(
+            product(row, block, record, products), product(next_row, block, record, products),
+            pairs_of_ones(products),
+        )  # fmt: skip
+        scale, next_scale = scale_of(row, block, products), scale_of(next_row, block, products)
+        scaled = mul(to_f32(dots), load_f32(record + SCALE_AT * width, products))
+        products = fma(scaled, by_source(scale, next_scale), products)
+        if has_minimum:
+            minimum = by_source(
+                minimum_of(row, block, products, scale),
+                minimum_of(next_row, block, products, next_scale),
+            )
+            x_sum = load_f32(record + SUM_AT * width, products)
+            minimums = fma(minimum, x_sum, minimums)
+        return products, minimums
 
     return step
 
@@ -105,20 +129,27 @@ def _sum_of_lanes(total):
     return sum_lanes(total)
 
 
+def _sums_by_source(total):
+    """The results of a pair."""
+    return sums_by_source(total)
+
+
 def _add_narrowed(sums, total):
     """The total of four lanes plus a vector of products and one of minimums."""
     products, minimums = sums
     return add(total, fold(add(products, minimums), total))
 
 
-write_outputs, totals_of = for_cells(_write_output), for_cells(_sum_of_lanes)
 add_all_narrowed = for_cells(_add_narrowed)
+TOTALS_OF = (for_cells(_sum_of_lanes), for_cells(_sums_by_source))
+WRITE_OUTPUTS = (for_cells(_write_cell), for_cells(_write_pair))
+"""By whether two rows make one cell."""
 
 
-def _block_dots(code, block_bytes, num_rows):
-    """Dot products of cells of ``num_rows`` rows of blocks of 32."""
-    step = for_cells(_offset_step(code) if code.offset else _minimum_step(code))
-    ask_ahead = define_ask_ahead(num_rows, block_bytes)
+def _block_dots(code, block_bytes, grid):
+    """Dot products of a grid's cells, rows of blocks of 32."""
+    step = for_cells(_paired_step(code) if grid.is_paired else _single_step(code))
+    totals_of, ask_ahead = TOTALS_OF[grid.is_paired], define_ask_ahead(grid, block_bytes)
 
     def dots(cells, ahead, num_blocks):
         group = lane_count() // 4
@@ -143,18 +174,18 @@ def _block_dots(code, block_bytes, num_rows):
     return device(dots)
 
 
-def quantized_dots(name, num_rows):
-    """Dot products of cells: rows of blocks with tokens' records."""
+def quantized_dots(name, grid):
+    """Dot products of a grid's cells: rows of blocks with tokens' records."""
     code = BLOCK_CODES[name]
     if code.super_block:
-        return super_block_dots(code, num_rows)
-    return _block_dots(code, FORMATS_BY_NAME[name].row_bytes(32), num_rows)
+        return super_block_dots(code, grid)
+    return _block_dots(code, FORMATS_BY_NAME[name].row_bytes(32), grid)
 
 
-def float_dots(name, num_rows):
-    """Dot products of cells: rows of float weights with tokens' f32 activations."""
+def float_dots(name, grid):
+    """Dot products of a grid's cells: rows of float weights with tokens' f32 activations."""
     load, number_bytes = FLOAT_LOADS[name]
-    ask_ahead = define_ask_ahead(num_rows, 8 * number_bytes)
+    totals_of, ask_ahead = TOTALS_OF[False], define_ask_ahead(grid, 8 * number_bytes)
 
     def step(cell, sums, column):
         (row, x, _y), (first, second) = cell, sums
@@ -186,10 +217,11 @@ def float_dots(name, num_rows):
     return device(dots)
 
 
-def _multiply_rows(dots_of, places):
-    """The results of a chunk of rows, so many cells at a time."""
-    num_rows, num_tokens = (number + 1 for number in places[-1])
-    dots = dots_of(num_rows)
+def _multiply_rows(dots_of, grid):
+    """The results of a chunk of rows, a grid of cells at a time."""
+    num_rows, num_tokens, places = grid.num_rows, grid.num_tokens, grid.places
+    cells_at, write_outputs = grid.cells_at, WRITE_OUTPUTS[grid.is_paired]
+    dots = dots_of(grid)
 
     def multiply_rows(first, last, num_steps, accumulate, *memory):
         total_tokens, weights, row_bytes, _x, _x_stride, _y, _y_stride = memory
@@ -204,9 +236,8 @@ def _multiply_rows(dots_of, places):
     return device(multiply_rows)
 
 
-def _gemv(dots_of, columns_per_step, few_places):
-    one_token = _multiply_rows(dots_of, TWO_ROWS)
-    few_tokens = _multiply_rows(dots_of, few_places)
+def _gemv(dots_of, columns_per_step, one, few):
+    one_token, few_tokens = _multiply_rows(dots_of, one), _multiply_rows(dots_of, few)
 
     def kernel(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
@@ -233,10 +264,13 @@ def _gemv(dots_of, columns_per_step, few_places):
 
 def quantized_gemv(name):
     """y = weights x for blocks of ``name`` and quantized tokens."""
-    few = FOUR_TOKENS if BLOCK_CODES[name].super_block else TWO_ROWS_FOUR_TOKENS
-    return _gemv(partial(quantized_dots, name), 32, few)
+    code = BLOCK_CODES[name]
+    is_super = code.super_block is not None
+    is_paired = not (is_super or code.is_wide)
+    one, few = Grid(2, 1, is_paired), Grid(1 if is_super else 2, 4, is_paired)
+    return _gemv(partial(quantized_dots, name), 32, one, few)
 
 
 def float_gemv(name):
     """y = weights x for float weights and f32 tokens; columns a multiple of 4."""
-    return _gemv(partial(float_dots, name), 1, TWO_ROWS_FOUR_TOKENS)
+    return _gemv(partial(float_dots, name), 1, Grid(2, 1), Grid(2, 4))

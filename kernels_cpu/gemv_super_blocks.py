@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgellama.kernels_cpu.activations import RECORD_BYTES, super_blocks_at
+from edgellama.kernels_cpu.activations import SUM_REPEATS, super_blocks_at
 from edgellama.kernels_cpu.cells import for_cells, for_each_of
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.prefetching import define_ask_ahead
-from edgellama.kernels_cpu.signatures import BLOCK_ORDERS, HALVES, SUPER_BLOCK
+from edgellama.kernels_cpu.signatures import BLOCK_ORDERS, HALVES, RECORD_BYTES, SUPER_BLOCK
 from edgellama.kernels_cpu.simd import (
     f32_zeros,
     f32_zeros_4,
@@ -33,7 +33,7 @@ from edgellama.kernels_cpu.simd_scales import (
     dot_pairs,
     splat_by_source,
 )
-from edgellama.kernels_cpu.simd_weights import DOT4_OF, dot4
+from edgellama.kernels_cpu.simd_weights import define_dot8, dot4
 
 
 @device
@@ -41,16 +41,16 @@ def _one(like):
     return np.float32(1.0)
 
 
-def super_block_dots(code, num_rows):
-    """Dot products of cells of ``num_rows`` rows of super-blocks."""
+def super_block_dots(code, grid):
+    """Dot products of a grid's cells, rows of super-blocks."""
     parts = code.super_block
     step = _step_in_records(code) if parts.order is None else _step_in_order(code)
     scale_unit = np.float32(parts.scale_unit * (BYTE_UNIT if parts.order is None else PAIR_UNIT))
-    minimum_unit = np.float32(BYTE_UNIT)
+    minimum_unit = np.float32(BYTE_UNIT * (1 / SUM_REPEATS if parts.order is None else 1))
     num_bytes, minimum_unit_of = parts.num_bytes, parts.minimum_unit
     scale_factor, minimum_factor = parts.scale_factor, parts.minimum_factor
     second_unit = parts.second_unit or _one
-    ask_ahead = define_ask_ahead(num_rows, num_bytes)
+    ask_ahead = define_ask_ahead(grid, num_bytes)
 
     def add_super_block(cell, sums, index, num_blocks):
         (row, x, _y), (products, minimums) = cell, sums
@@ -111,9 +111,9 @@ def _step_in_order(code):
 
 def _step_in_records(code):
     """Products and minimums of a super-block with scales for 32 weights, read block by block."""
-    parts, (low, high), dot4 = code.super_block, code.quants, DOT4_OF[code.is_wide]
+    parts, (low, high) = code.super_block, code.quants
     scales_of, minimums_of, first_minimum = parts.scales, parts.minimums, parts.first_minimum
-    widen = WIDEN[4]
+    widen, dot8 = WIDEN[4], define_dot8(is_wide=code.is_wide, centre=0)
 
     def step(row, base, index, x, num_blocks):
         scales, minima = scales_of(base, f32_zeros()), minimums_of(base, f32_zeros())
@@ -122,8 +122,9 @@ def _step_in_records(code):
         for i in range(0, SUPER_BLOCK, lane_count() // 4):
             block = index * SUPER_BLOCK + i
             record = x + block * RECORD_BYTES
-            dots = dot4(i32_zeros_like(scaled), low(row, block, scaled), load_bytes(record, scaled))
-            dots = dot4(dots, high(row, block, scaled), load_bytes(record + size, scaled))
+            halves = load_bytes(record, scaled), load_bytes(record + size, scaled)
+            weights = low(row, block, scaled), high(row, block, scaled)
+            dots = dot8(*weights, *halves, i32_zeros_like(scaled))
             product = mul(to_f32(dots), load_f32(record + 2 * size, scaled))
             scaled = fma(product, widen(scales, i, 1, scaled), scaled)
             x_sum = load_f32(record + 3 * size, scaled)

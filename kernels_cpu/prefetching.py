@@ -42,34 +42,41 @@ def ask_for_begin(address, num_bytes):
 
 @device
 def _only_row(cells):
-    return (cells[0],)
+    return (cells[0][0],)
 
 
 @device
 def _both_rows(cells):
-    return cells[0], cells[-1]
+    return cells[0][0], cells[-1][0]
 
 
-CELLS_OF_ROWS = {1: _only_row, 2: _both_rows}
-"""By how many rows the cells have: a cell of each."""
+@device
+def _paired_rows(cells):
+    return cells[0][0], cells[0][3]
 
 
-def define_ask_ahead(num_rows, step_bytes):
-    """What a loop over the steps of cells of ``num_rows`` rows calls before each.
+def _rows_of(grid):
+    """What gives the addresses of the rows of a grid's cells."""
+    if grid.is_paired:
+        return _paired_rows
+    return _only_row if grid.num_rows == 1 else _both_rows
+
+
+def define_ask_ahead(grid, step_bytes):
+    """What a loop over the steps of a grid's cells calls before each.
 
     A step takes ``step_bytes`` of a row for every four lanes of ``like``; ``ahead`` is where the
     stream is before the first.
     """
-    stream_bytes, cells_of_rows = num_rows * step_bytes, CELLS_OF_ROWS[num_rows]
+    stream_bytes, rows_of = grid.num_rows * step_bytes, _rows_of(grid)
 
-    def ask_near(cell, offset, like):
-        row, _x, _y = cell
+    def ask_near(row, offset, like):
         prefetch_to_l1(row + offset + NEAR_BYTES, step_bytes, like)
 
     ask_near_in_rows = for_cells(ask_near)
 
     def ask_ahead(cells, ahead, step, like):
         prefetch_to_l2(ahead + step * stream_bytes, stream_bytes, like)
-        ask_near_in_rows((cells_of_rows(cells),), step * step_bytes, like)
+        ask_near_in_rows((rows_of(cells),), step * step_bytes, like)
 
     return device(ask_ahead)

@@ -56,14 +56,16 @@ HALVES = 2 * SUPER_BLOCK
 """Half blocks of 16 weights in a super-block."""
 BLOCK_ORDERS = ((0, 4, 1, 5, 2, 6, 3, 7), (0, 2, 1, 3, 4, 6, 5, 7), (0, 1, 2, 3, 4, 5, 6, 7))
 """Orders in which formats hold the eight blocks of 32 weights of a super-block."""
+RECORD_BYTES = 80
+"""Of each block of a token in the layout that decoding reads: five vectors of four lanes."""
 
 
 def decode_bytes(num_columns: int) -> int:
     """Bytes of one token in the layout that decoding reads; see ``activations``."""
     num_blocks = num_columns // 32
     if num_blocks % SUPER_BLOCK:
-        return num_blocks * 64
-    return num_blocks * (64 + 8 + 48 * len(BLOCK_ORDERS))
+        return num_blocks * RECORD_BYTES
+    return num_blocks * (RECORD_BYTES + 8 + 48 * len(BLOCK_ORDERS))
 
 
 @dataclass(frozen=True)

@@ -138,8 +138,9 @@ def _define_load(kind: str, lanes_per_lane: int) -> Callable[..., Any]:
     return load
 
 
-load_f32, load_bytes = (
+load_f32, load_i32, load_bytes = (
     _define_load("f32", 1),
+    _define_load("i32", 1),
     _define_load("i8", 4),
 )
 

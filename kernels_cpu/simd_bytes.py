@@ -201,6 +201,12 @@ def bytes_like(typingctx, v, value):
 
 
 @intrinsic
+def negated(typingctx, v):
+    """Integers with the other sign."""
+    return v(v), lambda ctx, b, sig, args: b.neg(args[0])
+
+
+@intrinsic
 def to_f32(typingctx, v):
     """Signed integers as f32."""
 

@@ -122,6 +122,29 @@ def splat_by_source(typingctx, low, high, like):
 
 
 @intrinsic
+def by_source(typingctx, low, high):
+    """Of every four lanes as ``dot_pairs`` gives them: those of ``low``, then those of ``high``."""
+
+    def codegen(ctx, b, sig, args):
+        order = [i + i % 4 // 2 * low.lanes for i in range(low.lanes)]
+        return shuffle(b, args[0], args[1], order)
+
+    return low(low, high), codegen
+
+
+@intrinsic
+def sums_by_source(typingctx, total):
+    """Of four lanes as ``dot_pairs`` gives them: the sum from each source."""
+
+    def codegen(ctx, b, sig, args):
+        lanes = [b.extract_element(args[0], I32(i)) for i in range(4)]
+        sums = b.fadd(lanes[0], lanes[1]), b.fadd(lanes[2], lanes[3])
+        return ctx.make_tuple(b, sig.return_type, sums)
+
+    return types.UniTuple(types.float32, 2)(total), codegen
+
+
+@intrinsic
 def pairs_of_ones(typingctx, like):
     """i16 ones, as many as ``dot_pairs`` takes of scales."""
     count = 2 * like.lanes

@@ -123,9 +123,38 @@ def _define_dot4(is_wide: bool) -> Callable[..., Any]:
     return dot4
 
 
-DOT4_OF = (_define_dot4(False), _define_dot4(True))
-"""Four products added to every lane: for weights of up to seven bits, and of eight."""
-dot4 = DOT4_OF[False]
+dot4 = _define_dot4(False)
+"""Four products of weights of up to seven bits added to every lane."""
+
+
+def define_dot8(*, is_wide: bool, centre: int) -> Callable[..., Any]:
+    """An intrinsic: four products of the first weights and four of the second in every lane.
+
+    ``centre`` is taken off all weights, or what ``as_weights`` added if that is not 0: ``starts``
+    has the negated sum of each lane's x. Two products of the
+    first and two of the second fit 16 bits, where weights have up to seven.
+    """
+
+    @intrinsic
+    def dot8(typingctx, first, second, first_x, second_x, starts):
+        tier = tier_of(typingctx)
+        taken_off = bias_of(tier) if is_wide and centre else centre
+
+        def codegen(ctx, b, sig, args):
+            factor = constant("i32", [taken_off] * starts.lanes)
+            sums = b.mul(args[4], factor) if taken_off else constant("i32", [0] * starts.lanes)
+            if tier.dot4 != "pairs" or is_wide:
+                sums = dot4_into(b, sums, args[0], args[2], tier, is_wide=is_wide)
+                return dot4_into(b, sums, args[1], args[3], tier, is_wide=is_wide)
+            multiply, widen = PAIR_INSTRUCTIONS[starts.lanes]
+            pairs = llvm_vector("i16", 2 * starts.lanes)
+            products = [call_llvm(b, multiply, pairs, [args[i], args[i + 2]]) for i in range(2)]
+            ones = constant("i16", [1] * pairs.count)
+            return b.add(sums, call_llvm(b, widen, sums.type, [b.add(*products), ones]))
+
+        return starts(first, second, first_x, second_x, starts), codegen
+
+    return dot8
 
 
 def _sign_bit(tier: Tier) -> int:
