@@ -31,13 +31,13 @@ I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
 class KernelLibrary(codegen.AOTCodeLibrary):
-    """The code of a function and of those that it calls, optimized as a whole kernel is.
+    """The code of a function and of those that it calls, as it was written.
 
-    Numba does so twice, to prune the counting of references; kernels have none.
+    Numba optimizes every function's, callees included; once they are all in one kernel is enough.
     """
 
     def _optimize_final_module(self) -> None:
-        _optimize(self._final_module, _target_machine())
+        pass
 
 
 class TierCodegen(codegen.AOTCPUCodegen):
