@@ -50,8 +50,6 @@ from edgellama.kernels_cpu.simd_weights import dot4
 BLOCK = 32
 SCALE_AT, SUM_AT, STARTS_AT = 8, 12, 16
 """Where parts of a record begin, in bytes for every lane of a vector; the quants come first."""
-SUM_REPEATS = 2
-"""How often the four lanes of a block hold its sum."""
 ORDER_BYTES = SUPER_BLOCK * BLOCK + 8 * HALVES
 SUPER_BLOCK_BYTES = 4 * HALVES + len(BLOCK_ORDERS) * ORDER_BYTES
 bytes_of_token = device(decode_bytes)

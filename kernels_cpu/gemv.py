@@ -13,21 +13,20 @@ from functools import partial
 
 import numpy as np
 
-from edgellama.kernels_cpu.activations import SCALE_AT, STARTS_AT, SUM_AT
+from edgellama.kernels_cpu.activations import SCALE_AT, SUM_AT
 from edgellama.kernels_cpu.blocks import BLOCK_CODES
 from edgellama.kernels_cpu.cells import Grid, for_cells, for_each_of
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.gemv_super_blocks import super_block_dots
 from edgellama.kernels_cpu.prefetching import ask_for_begin, bytes_ahead, define_ask_ahead
+from edgellama.kernels_cpu.record_products import define_product
 from edgellama.kernels_cpu.signatures import RECORD_BYTES
 from edgellama.kernels_cpu.simd import (
     f32_zeros,
     f32_zeros_4,
     f32_zeros_8,
     lane_count,
-    load_bytes,
     load_f32,
-    load_i32,
     read_f32,
     width_of,
     write_f32,
@@ -36,7 +35,6 @@ from edgellama.kernels_cpu.simd_bytes import to_f32
 from edgellama.kernels_cpu.simd_half import load_bf16, load_f16
 from edgellama.kernels_cpu.simd_math import add, fma, fold, mul, sum_lanes
 from edgellama.kernels_cpu.simd_scales import by_source, dot_pairs, pairs_of_ones, sums_by_source
-from edgellama.kernels_cpu.simd_weights import define_dot8
 from edgellama.kernels_cpu.tasks import claim, finish
 from edgellama.quant.formats import FORMATS_BY_NAME
 
@@ -68,24 +66,9 @@ def _write_pair(values, cell, accumulate):
     write_result(values[1], next_y, accumulate)
 
 
-def _define_product(code):
-    """Integer products of the blocks at ``block`` of a row with those of a record."""
-    low, high = code.quants
-    centre = code.centre if code.offset else 0
-    dot8 = define_dot8(is_wide=code.is_wide, centre=centre)
-
-    def product(row, block, record, like):
-        size = 4 * width_of(like)
-        first, second = load_bytes(record, like), load_bytes(record + size, like)
-        starts = load_i32(record + STARTS_AT * width_of(like), like)
-        return dot8(low(row, block, like), high(row, block, like), first, second, starts)
-
-    return device(product)
-
-
 def _single_step(code):
     """Sums += the blocks at ``block``, for formats without a minimum."""
-    product, scale_of = _define_product(code), code.scale[0]
+    product, scale_of = define_product(code), code.scale[0]
 
     def step(cell, sums, block):
         (row, x, _y), (products, minimums) = cell, sums
@@ -99,7 +82,7 @@ def _single_step(code):
 
 def _paired_step(code):
     """The same for two rows, and for formats with a scale and a minimum for 32 weights."""
-    product, scale_of, minimum_of = _define_product(code), code.scale[0], code.minimum[0]
+    product, scale_of, minimum_of = define_product(code), code.scale[0], code.minimum[0]
     has_minimum = code.has_minimum
 
     def step(cell, sums, block):

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgellama.kernels_cpu.activations import SUM_REPEATS, super_blocks_at
+from edgellama.kernels_cpu.activations import SCALE_AT, super_blocks_at
 from edgellama.kernels_cpu.cells import for_cells, for_each_of
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.prefetching import define_ask_ahead
+from edgellama.kernels_cpu.record_products import define_product
 from edgellama.kernels_cpu.signatures import BLOCK_ORDERS, HALVES, RECORD_BYTES, SUPER_BLOCK
 from edgellama.kernels_cpu.simd import (
     f32_zeros,
@@ -33,7 +34,7 @@ from edgellama.kernels_cpu.simd_scales import (
     dot_pairs,
     splat_by_source,
 )
-from edgellama.kernels_cpu.simd_weights import define_dot8, dot4
+from edgellama.kernels_cpu.simd_weights import dot4
 
 
 @device
@@ -46,18 +47,14 @@ def super_block_dots(code, grid):
     parts = code.super_block
     step = _step_in_records(code) if parts.order is None else _step_in_order(code)
     scale_unit = np.float32(parts.scale_unit * (BYTE_UNIT if parts.order is None else PAIR_UNIT))
-    minimum_unit = np.float32(BYTE_UNIT * (1 / SUM_REPEATS if parts.order is None else 1))
     num_bytes, minimum_unit_of = parts.num_bytes, parts.minimum_unit
-    scale_factor, minimum_factor = parts.scale_factor, parts.minimum_factor
+    minimum_unit = np.float32(BYTE_UNIT)
     second_unit = parts.second_unit or _one
     ask_ahead = define_ask_ahead(grid, num_bytes)
 
     def add_super_block(cell, sums, index, num_blocks):
-        (row, x, _y), (products, minimums) = cell, sums
-        base = row + index * num_bytes
-        scaled, offsets = step(row, base, index, x, num_blocks)
-        products = fma(scaled, splat_f32(scale_factor(base), products), products)
-        return products, fma(offsets, splat_f32(minimum_factor(base), products), minimums)
+        row, x, _y = cell
+        return step(sums, row, row + index * num_bytes, index, x, num_blocks)
 
     def finish_cell(sums):
         products, minimums = sums
@@ -86,10 +83,12 @@ def _step_in_order(code):
     order, first_minimum = parts.order, parts.first_minimum
     spread_pairs = define_spread_pairs(BLOCK_ORDERS[order], halves_each)
     widen = WIDEN[halves_each]
+    scale_factor, minimum_factor = parts.scale_factor, parts.minimum_factor
 
-    def step(row, base, index, x, num_blocks):
+    def step(sums, row, base, index, x, num_blocks):
+        products, minimums = sums
         lanes = lane_count()
-        quants, factors, sums = super_blocks_at(x, index, num_blocks, order)
+        quants, factors, x_sums = super_blocks_at(x, index, num_blocks, order)
         scales, minima = scales_of(base, f32_zeros()), minimums_of(base, f32_zeros())
         scaled, offsets = f32_zeros(), f32_zeros()
         zeros, pieces = i32_zeros_like(scaled), lanes // 4
@@ -103,32 +102,28 @@ def _step_in_order(code):
             scaled = fma(to_f32(dots), load_f32(factors + 8 * half, scaled), scaled)
         for half in range(0, HALVES, lanes):
             minimum = widen(minima, first_minimum + half // halves_each, 1, scaled)
-            offsets = fma(minimum, load_f32(sums + 4 * half, scaled), offsets)
-        return scaled, offsets
+            offsets = fma(minimum, load_f32(x_sums + 4 * half, scaled), offsets)
+        products = fma(scaled, splat_f32(scale_factor(base), products), products)
+        return products, fma(offsets, splat_f32(minimum_factor(base), products), minimums)
 
     return device(step)
 
 
 def _step_in_records(code):
-    """Products and minimums of a super-block with scales for 32 weights, read block by block."""
-    parts, (low, high) = code.super_block, code.quants
-    scales_of, minimums_of, first_minimum = parts.scales, parts.minimums, parts.first_minimum
-    widen, dot8 = WIDEN[4], define_dot8(is_wide=code.is_wide, centre=0)
+    """Products of a super-block with scales for 32 weights and no minimum, block by block."""
+    parts, widen, product = code.super_block, WIDEN[4], define_product(code)
+    scales_of, scale_factor = parts.scales, parts.scale_factor
 
-    def step(row, base, index, x, num_blocks):
-        scales, minima = scales_of(base, f32_zeros()), minimums_of(base, f32_zeros())
-        scaled, offsets = f32_zeros(), f32_zeros()
-        size = 4 * width_of(scaled)
-        for i in range(0, SUPER_BLOCK, lane_count() // 4):
+    def step(sums, row, base, index, x, num_blocks):
+        products, minimums = sums
+        scales, scaled = scales_of(base, products), f32_zeros()
+        width = width_of(scaled)
+        for i in range(0, SUPER_BLOCK, width // 4):
             block = index * SUPER_BLOCK + i
             record = x + block * RECORD_BYTES
-            halves = load_bytes(record, scaled), load_bytes(record + size, scaled)
-            weights = low(row, block, scaled), high(row, block, scaled)
-            dots = dot8(*weights, *halves, i32_zeros_like(scaled))
-            product = mul(to_f32(dots), load_f32(record + 2 * size, scaled))
-            scaled = fma(product, widen(scales, i, 1, scaled), scaled)
-            x_sum = load_f32(record + 3 * size, scaled)
-            offsets = fma(widen(minima, first_minimum + i, 1, scaled), x_sum, offsets)
-        return scaled, offsets
+            x_scale = load_f32(record + SCALE_AT * width, scaled)
+            dots = mul(to_f32(product(row, block, record, scaled)), x_scale)
+            scaled = fma(dots, widen(scales, i, 1, scaled), scaled)
+        return fma(scaled, splat_f32(scale_factor(base), products), products), minimums
 
     return device(step)

@@ -1,0 +1,25 @@
+"""Integer products of blocks of weights with a token's records, which ``activations`` lays out."""
+
+from __future__ import annotations
+
+from edgellama.kernels_cpu.activations import STARTS_AT
+from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.simd import load_bytes, load_i32, width_of
+from edgellama.kernels_cpu.simd_weights import define_dot8
+
+
+def define_product(code):
+    """A device function: the products of the blocks at ``block`` of a row and of a record.
+
+    Eight in every lane, less what the format takes off all weights.
+    """
+    low, high = code.quants
+    dot8 = define_dot8(is_wide=code.is_wide, centre=0 if code.has_minimum else code.centre)
+
+    def product(row, block, record, like):
+        width = width_of(like)
+        first, second = load_bytes(record, like), load_bytes(record + 4 * width, like)
+        starts = load_i32(record + STARTS_AT * width, like)
+        return dot8(low(row, block, like), high(row, block, like), first, second, starts)
+
+    return device(product)
