@@ -6,6 +6,7 @@ code. Reserved for the largest step and touched only as far as steps are large.
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -120,11 +121,13 @@ class StepBuffers:
         columns = round_up(vocab_size, self._panel_rows)
         return Rows(reserve_floats(round_up(num_tokens, GEMM_TOKENS), columns), vocab_size)
 
-    def used_bytes(self, num_tokens: int, is_gated_at_once: bool) -> int:
-        """Bytes that steps of up to ``num_tokens`` tokens touch, logits not counted."""
-        unused = ("gate", "up") if is_gated_at_once else ()
+    def used_bytes(self, num_tokens: int, untouched: Container[str]) -> int:
+        """Bytes that steps of up to ``num_tokens`` tokens touch, logits not counted.
+
+        ``untouched``: rows of which only the int8 are.
+        """
         rows = {name: value for name, value in vars(self).items() if isinstance(value, Rows)}
-        all_bytes = sum(row.array.nbytes for name, row in rows.items() if name not in unused)
+        all_bytes = sum(row.array.nbytes for name, row in rows.items() if name not in untouched)
         all_bytes += self.cos_sin.nbytes
         all_bytes += self.normed.quantized.num_bytes + self.gate.quantized.num_bytes
         share = min(num_tokens, self._tokens) / self._tokens

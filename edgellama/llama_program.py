@@ -12,7 +12,7 @@ from typing import Protocol
 
 from edgellama.attention_ops import AttentionOps
 from edgellama.buffers import InputRows, Rows, StepBuffers
-from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, decode_bytes
+from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, decode_bytes, orders_of
 from edgellama.kv_types import KVTypes
 from edgellama.memory import round_up
 from edgellama.program import Arguments, Bound, Op
@@ -99,7 +99,7 @@ class LlamaProgram:
         yield from attention.attend(mode, index, types)
         yield from self._observe(b.attended, [layer.attn_output])
         if layer.attn_output.is_quantized:
-            yield self._quantize(mode, b.attended)
+            yield self._quantize(mode, b.attended, layer.attn_output)
         yield from self._multiply(
             mode, [(layer.attn_output, b.attended, b.residual)], accumulate=True
         )
@@ -170,7 +170,7 @@ class LlamaProgram:
         name = f"rms_norm_{self._layout(mode, users)}"
         return Op(name, arguments | self._quantized_arguments(mode, self.buffers.normed, users))
 
-    def _quantize(self, mode: Mode, rows: InputRows) -> Op:
+    def _quantize(self, mode: Mode, rows: InputRows, user: Matrix) -> Op:
         """Rows as int8."""
         arguments: Arguments = {
             "x": rows.address,
@@ -178,7 +178,7 @@ class LlamaProgram:
             "width": rows.width,
             "num_tokens": NUM_TOKENS,
         }
-        return Op(f"quantize_{mode}", arguments | rows.quantized.arguments(mode))
+        return Op(f"quantize_{mode}", arguments | self._quantized_arguments(mode, rows, [user]))
 
     def _layout(self, mode: Mode, users: list[Matrix]) -> str:
         return mode if any(user.is_quantized for user in users) else "float"
@@ -190,8 +190,9 @@ class LlamaProgram:
 
     def _quantized_arguments(self, mode: Mode, rows: InputRows, users: list[Matrix]) -> Arguments:
         if self._layout(mode, users) == "float":
-            return dict.fromkeys(QUANTIZED, 0)
-        return rows.quantized.arguments(mode)
+            return dict.fromkeys((*QUANTIZED, "orders"), 0)
+        orders: Arguments = {"orders": orders_of(user.format_name for user in users)}
+        return rows.quantized.arguments(mode) | orders
 
     def _multiply(
         self, mode: Mode, products: list[tuple[Matrix, InputRows, Rows]], accumulate: bool = False

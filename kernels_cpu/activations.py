@@ -144,19 +144,22 @@ store_in_first, store_in_second, store_in_third = map(
 
 
 @device
-def store_in_super_block(records, block, num_blocks, low, high, scale):
-    """One block, the quants of its halves and their scale, into the super-blocks of all orders."""
+def store_in_super_block(records, block, num_blocks, low, high, scale, orders):
+    """One block, the quants of its halves and their scale, into its super-block in some orders."""
     _, _, sums = super_blocks_at(records, block // SUPER_BLOCK, num_blocks, 0)
     at = sums + 8 * (block % SUPER_BLOCK)
     write_f32(at, total_of(low) * scale)
     write_f32(at + 4, total_of(high) * scale)
-    store_in_first(records, block, num_blocks, low, high, scale)
-    store_in_second(records, block, num_blocks, low, high, scale)
-    store_in_third(records, block, num_blocks, low, high, scale)
+    if orders & 1:
+        store_in_first(records, block, num_blocks, low, high, scale)
+    if orders & 2:
+        store_in_second(records, block, num_blocks, low, high, scale)
+    if orders & 4:
+        store_in_third(records, block, num_blocks, low, high, scale)
 
 
 @device
-def quantize_as_record(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, token):
+def quantize_as_record(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, orders, token):
     """One block of a token into its record and super-block."""
     like = f32_zeros_4()
     records = q + token * bytes_of_token(num_blocks * BLOCK)
@@ -170,12 +173,12 @@ def quantize_as_record(values, block, num_blocks, q, q_scale, q_sum, q_half_sum,
     store(at + 32 * size, factor)
     store(at + 48 * size, mul(to_f32(sums), factor))
     store(at + 64 * size, negated(words))
-    if num_blocks % SUPER_BLOCK == 0:
-        store_in_super_block(records, block, num_blocks, low, high, scale)
+    if orders != 0:
+        store_in_super_block(records, block, num_blocks, low, high, scale, orders)
 
 
 @device
-def quantize_in_order(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, token):
+def quantize_in_order(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, orders, token):
     """One block of a token into the arrays of the prefill layout."""
     low, high, scale = quantize_block(values)
     low_total, high_total = total_of(low), total_of(high)

@@ -18,6 +18,7 @@ from edgellama.kernels_cpu.block_code import (
     super_block_code,
 )
 from edgellama.kernels_cpu.device import device
+from edgellama.kernels_cpu.signatures import ORDER_OF_FORMAT
 from edgellama.kernels_cpu.simd import f32_zeros_4, width_of
 from edgellama.kernels_cpu.simd_bytes import (
     flip_sign_bits,
@@ -265,7 +266,7 @@ def _minimum_super_block(
     )  # fmt: skip
 
 
-QUARTERS, PAIRS, IN_ORDER = 0, 1, 2
+QUARTERS, PAIRS, IN_ORDER = (ORDER_OF_FORMAT[name] for name in ("Q3_K", "Q5_K", "Q6_K"))
 """Of ``BLOCK_ORDERS``."""
 K_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {

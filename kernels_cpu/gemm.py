@@ -82,7 +82,7 @@ def leave_products(pairs, block, num_blocks, token, end, q, q_scale, q_sum, q_ha
         gate_low, gate_high = load_block(gate)
         up_low, up_high = load_block(gate + PAIR_BYTES // 2)
         product = silu_product(gate_low, up_low), silu_product(gate_high, up_high)
-        quantize_in_order(product, block, num_blocks, q, q_scale, q_sum, q_half_sum, at)
+        quantize_in_order(product, block, num_blocks, q, q_scale, q_sum, q_half_sum, 0, at)
 
 
 def quantized_gemm(name):

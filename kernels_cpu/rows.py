@@ -116,7 +116,7 @@ def rms_norm(layout):
 
     def kernel(
         x, x_stride, width, num_tokens, weight, y, y_stride, epsilon,
-        q, q_scale, q_sum, q_half_sum, counter, thread, job,
+        q, q_scale, q_sum, q_half_sum, orders, counter, thread, job,
     ):  # fmt: skip
         at_once = tokens_at_once(num_tokens)
         num_tasks = count_tasks(num_tokens, at_once)
@@ -127,9 +127,8 @@ def rms_norm(layout):
                 source = x + token * x_stride
                 target = y + token * y_stride if y != 0 else 0
                 factor = inverse_rms(source, width, epsilon)
-                norm_row(
-                    source, weight, factor, width, target, token, q, q_scale, q_sum, q_half_sum
-                )
+                norm_row(source, weight, factor, width, target, token,
+                         q, q_scale, q_sum, q_half_sum, orders)  # fmt: skip
             num_done += 1
             task = claim(counter, job, num_tasks)
         finish(counter, num_done, num_tasks)
@@ -174,7 +173,8 @@ def swiglu(layout):
     multiply = _define_swiglu_segment(layout)
 
     def kernel(
-        gate, up, y, stride, width, num_tokens, q, q_scale, q_sum, q_half_sum, counter, thread, job
+        gate, up, y, stride, width, num_tokens, q, q_scale, q_sum, q_half_sum, orders,
+        counter, thread, job,
     ):  # fmt: skip
         at_once = tokens_at_once(num_tokens)
         num_segments = count_tasks(width, SEGMENT)
@@ -190,7 +190,7 @@ def swiglu(layout):
                 target = y + row if y != 0 else 0
                 multiply(
                     gate + row, up + row, target, first, last, width, token,
-                    q, q_scale, q_sum, q_half_sum,
+                    q, q_scale, q_sum, q_half_sum, orders,
                 )  # fmt: skip
             num_done += 1
             task = claim(counter, job, num_tasks)
@@ -204,7 +204,7 @@ def quantize(layout):
     quantize_block = QUANTIZERS[layout]
 
     def kernel(
-        x, x_stride, width, num_tokens, q, q_scale, q_sum, q_half_sum, counter, thread, job
+        x, x_stride, width, num_tokens, q, q_scale, q_sum, q_half_sum, orders, counter, thread, job
     ):  # fmt: skip
         num_blocks = width // BLOCK
         at_once = tokens_at_once(num_tokens)
@@ -216,7 +216,8 @@ def quantize(layout):
                 row = x + token * x_stride
                 for block in range(num_blocks):
                     values = load_block(row + block * BLOCK_BYTES)
-                    quantize_block(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, token)
+                    quantize_block(values, block, num_blocks,
+                                   q, q_scale, q_sum, q_half_sum, orders, token)  # fmt: skip
             num_done += 1
             task = claim(counter, job, num_tasks)
         finish(counter, num_done, num_tasks)

@@ -7,7 +7,7 @@ numba nor a kernel is imported here, so that a warm start never pays for them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
@@ -56,6 +56,8 @@ HALVES = 2 * SUPER_BLOCK
 """Half blocks of 16 weights in a super-block."""
 BLOCK_ORDERS = ((0, 4, 1, 5, 2, 6, 3, 7), (0, 2, 1, 3, 4, 6, 5, 7), (0, 1, 2, 3, 4, 5, 6, 7))
 """Orders in which formats hold the eight blocks of 32 weights of a super-block."""
+ORDER_OF_FORMAT = MappingProxyType({"Q2_K": 0, "Q3_K": 0, "Q4_K": 1, "Q5_K": 1, "Q6_K": 2})
+"""Which of them, for the formats that decoding reads in one."""
 RECORD_BYTES = 80
 """Of each block of a token in the layout that decoding reads: five vectors of four lanes."""
 
@@ -66,6 +68,13 @@ def decode_bytes(num_columns: int) -> int:
     if num_blocks % SUPER_BLOCK:
         return num_blocks * RECORD_BYTES
     return num_blocks * (RECORD_BYTES + 8 + 48 * len(BLOCK_ORDERS))
+
+
+def orders_of(formats: Iterable[str]) -> int:
+    """The orders that decoding needs for these formats, a bit each."""
+    return sum(
+        1 << order for order in {ORDER_OF_FORMAT[f] for f in formats if f in ORDER_OF_FORMAT}
+    )
 
 
 @dataclass(frozen=True)
@@ -145,14 +154,15 @@ def _cache_signatures(keys: str, values: str) -> dict[str, Signature]:
 
 def _row_signatures(layout: str) -> dict[str, Signature]:
     rows = ("x", "x_stride", "width", "num_tokens")
-    norm = (*rows, "weight", "y", "y_stride", "epsilon", *QUANTIZED)
-    product = ("gate", "up", "y", "stride", "width", "num_tokens", *QUANTIZED)
+    quantized = (*QUANTIZED, "orders")
+    norm = (*rows, "weight", "y", "y_stride", "epsilon", *quantized)
+    product = ("gate", "up", "y", "stride", "width", "num_tokens", *quantized)
     table = {
         f"rms_norm_{layout}": _op("rows", "rms_norm", (layout,), norm, ("epsilon",)),
         f"swiglu_{layout}": _op("rows", "swiglu", (layout,), product),
     }
     if layout != "float":
-        table[f"quantize_{layout}"] = _op("rows", "quantize", (layout,), rows + QUANTIZED)
+        table[f"quantize_{layout}"] = _op("rows", "quantize", (layout,), rows + quantized)
     return table
 
 

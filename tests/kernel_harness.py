@@ -21,10 +21,12 @@ from edgellama.kernels_cpu.code_cache import CompiledKernels
 from edgellama.kernels_cpu.cpu import GENERIC, Tier, available_tiers
 from edgellama.kernels_cpu.signatures import (
     GEMM_TOKENS,
+    ORDER_OF_FORMAT,
     PANEL_VECTORS,
     QUANTIZED,
     SIGNATURES,
     decode_bytes,
+    orders_of,
 )
 from edgellama.kernels_cpu.thread_team import ENTRY
 from edgellama.quant.model_config import ModelConfig, RopeConfig
@@ -39,6 +41,7 @@ TIERS = tuple(
 )
 """The fastest tier and the reference; those between take minutes more, to compile above all."""
 SUM = np.dtype([("scaled", np.float32), ("start", np.int32)])
+ALL_ORDERS = orders_of(ORDER_OF_FORMAT)
 GUARD_BYTES = 4096
 GUARD = 0xA5
 
@@ -137,12 +140,13 @@ class KernelRunner:
 
     # Matrices
 
-    def decode_records(self, x: Array) -> Array:
-        """Tokens (n, width) as the records that ``gemv`` reads."""
+    def decode_records(self, x: Array, orders: int = ALL_ORDERS) -> Array:
+        """Tokens (n, width) as the records that ``gemv`` reads, of some orders of super-blocks."""
         num_tokens, width = x.shape
         records = self.output((num_tokens, decode_bytes(width)), np.uint8)
         self("quantize_decode", 2, x=x, x_stride=4 * width, width=width, num_tokens=num_tokens,
-             q=records, q_scale=0, q_sum=0, q_half_sum=0)  # fmt: skip
+             q=records, q_scale=0, q_sum=0, q_half_sum=0,
+             orders=orders if width % 256 == 0 else 0)  # fmt: skip
         return records
 
     def prefill_arrays(self, x: Array, padded_tokens: int | None = None) -> dict[str, Array]:
@@ -150,7 +154,7 @@ class KernelRunner:
         num_tokens, width = x.shape
         arrays = self._prefill_outputs(padded_tokens or num_tokens, width)
         self("quantize_prefill", 2, x=x, x_stride=4 * width, width=width, num_tokens=num_tokens,
-             **arrays)  # fmt: skip
+             **arrays, orders=0)  # fmt: skip
         return arrays
 
     def _prefill_outputs(self, num_tokens: int, width: int) -> dict[str, Array]:
@@ -165,7 +169,7 @@ class KernelRunner:
              added_to: float | None = None, chunk_rows: int = 3) -> Array:  # fmt: skip
         """weights x through ``gemv_NAME``; weights (rows, row_bytes) u8, x (n, width) f32."""
         quantized = SIGNATURES[f"gemv_{name}"].factory == "quantized_gemv"
-        activations = self.decode_records(x) if quantized else x
+        activations = self.decode_records(x, orders_of([name])) if quantized else x
         num_rows = len(weights)
         y = self.output((len(x), num_rows))
         y[:] = np.nan if added_to is None else added_to
@@ -234,7 +238,7 @@ class KernelRunner:
         quantized = self._quantized(form, num_tokens, width)
         self(f"rms_norm_{form}", 2, x=x, x_stride=4 * width, width=width, num_tokens=num_tokens,
              weight=weight, y=y if keep else 0, y_stride=4 * width, epsilon=epsilon,
-             **quantized)  # fmt: skip
+             **quantized, orders=ALL_ORDERS if width % 256 == 0 else 0)  # fmt: skip
         return y, quantized
 
     def swiglu(self, gate: Array, up: Array, form: str = "float", *, keep: bool = True) -> Any:
@@ -245,7 +249,8 @@ class KernelRunner:
         y[:] = padded(gate, num_tokens, columns)
         quantized = self._quantized(form, num_tokens, width)
         self(f"swiglu_{form}", 2, gate=y, up=padded(up, num_tokens, columns), y=y if keep else 0,
-             stride=4 * columns, width=width, num_tokens=num_tokens, **quantized)  # fmt: skip
+             stride=4 * columns, width=width, num_tokens=num_tokens, **quantized,
+             orders=ALL_ORDERS if width % 256 == 0 else 0)  # fmt: skip
         return y[:, :width], quantized
 
     def _quantized(self, form: str, num_tokens: int, width: int) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def test_float_arguments(kernels: CompiledKernels) -> None:
         {
             "x": x.ctypes.data, "x_stride": 32, "width": 8, "num_tokens": 2,
             "weight": weight.ctypes.data, "y": y.ctypes.data, "y_stride": 32, "epsilon": 7.0,
-            "q": 0, "q_scale": 0, "q_sum": 0, "q_half_sum": 0,
+            "q": 0, "q_scale": 0, "q_sum": 0, "q_half_sum": 0, "orders": 0,
         },
     )  # fmt: skip
     run(Program([op], kernels), kernels)

@@ -110,7 +110,7 @@ def test_cancel_within_one_op(team: ThreadTeam, kernels: CompiledKernels) -> Non
     arguments: dict[str, int | float | naive.Any] = {
         "gate": gate.ctypes.data, "up": gate.ctypes.data, "y": y.ctypes.data,
         "stride": 4 * width, "width": width, "num_tokens": rows,
-        "q": 0, "q_scale": 0, "q_sum": 0, "q_half_sum": 0,
+        "q": 0, "q_scale": 0, "q_sum": 0, "q_half_sum": 0, "orders": 0,
     }  # fmt: skip
     counting = Counting(kernels, 1)
     counting.program = Program([Op("swiglu_float", arguments)] * num_ops, kernels)

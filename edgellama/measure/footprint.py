@@ -8,11 +8,12 @@ code that allocates them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from edgellama.buffers import StepBuffers
 from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kernels_cpu.signatures import QUANTIZED_FORMATS
 from edgellama.kv_cache import CacheLayout
 from edgellama.measure.model_outline import ModelOutline, VocabularySize
 from edgellama.memory import round_up
@@ -38,6 +39,8 @@ INTERPRETER_BYTES = 21_300_000
 TOKEN_BYTES = 134
 SENTENCEPIECE_TOKEN_BYTES = 268
 MERGE_BYTES = 148
+ATTENTION_INPUTS = ("attn_q", "attn_k", "attn_v")
+"""The matrices that read what the first norm of a layer leaves."""
 LOGITS_COPIES = 3
 """Rows of logits at once: the engine's, the caller's, and a sampler's work on it."""
 
@@ -117,7 +120,7 @@ def predict(
         weights_bytes=weights_bytes(outline, type, is_pure),
         kv_bytes=cache.num_bytes,
         activations_bytes=activation_bytes(
-            outline, machine, context_length, is_gated_at_once(outline, type, is_pure)
+            outline, machine, context_length, untouched_rows(outline, type, is_pure)
         ),
         vocabulary_bytes=vocabulary_bytes(outline.vocabulary),
         code_bytes=LIBRARY_BYTES + INTERPRETER_BYTES,
@@ -163,17 +166,24 @@ def tensor_formats(outline: ModelOutline, type: str, is_pure: bool = False) -> M
     }
 
 
-def is_gated_at_once(outline: ModelOutline, type: str, is_pure: bool = False) -> bool:
-    """Whether long steps leave no f32 rows between the matrices of feed-forward networks."""
+def untouched_rows(outline: ModelOutline, type: str, is_pure: bool = False) -> set[str]:
+    """The f32 rows of ``StepBuffers`` that long steps with weights of this type never write."""
     formats = tensor_formats(outline, type, is_pure)
-    return all(
-        gates_at_once(*(formats[f"blk.{i}.{name}.weight"].name for name in FEED_FORWARD_MATRICES))
-        for i in range(outline.config.block_count)
-    )
+    untouched = {"normed", "gate", "up"}
+    for i in range(outline.config.block_count):
+        gate, up, down, *others = (
+            formats[f"blk.{i}.{name}.weight"].name
+            for name in (*FEED_FORWARD_MATRICES, *ATTENTION_INPUTS)
+        )
+        if not gates_at_once(gate, up, down):
+            untouched -= {"gate", "up"}
+        if not {gate, up, *others} <= set(QUANTIZED_FORMATS):
+            untouched -= {"normed"}
+    return untouched
 
 
 def activation_bytes(
-    outline: ModelOutline, machine: Machine, context_length: int, is_gated_at_once: bool
+    outline: ModelOutline, machine: Machine, context_length: int, untouched: Container[str]
 ) -> int:
     """What the largest step works in: 512 tokens, or the context where that is shorter."""
     config = outline.config
@@ -181,7 +191,7 @@ def activation_bytes(
     buffers = StepBuffers(config, machine.tier, machine.num_threads, row_numbers)
     logits_bytes = 4 * LOGITS_COPIES * config.vocab_size
     num_tokens = min(MAX_STEP_TOKENS, context_length)
-    return buffers.used_bytes(num_tokens, is_gated_at_once) + logits_bytes
+    return buffers.used_bytes(num_tokens, untouched) + logits_bytes
 
 
 def vocabulary_bytes(vocabulary: VocabularySize) -> int:
