@@ -58,11 +58,11 @@ class BlockCode:
     ``quants[half](row, block, like)``: the bytes of the first or last 16 weights of every block,
     unsigned, or ``as_weights`` where they are ``wide`` (eight bits).
     ``scale[half](row, block, like)`` and ``minimum[half](row, block, like, scale)``: f32, four
-    lanes a block; the halves share them where ``group_size`` is 32 rather than 16. ``offset()``
-    is minimum / -scale of a format without super-blocks where that is constant, else None.
+    lanes a block; the halves share them where ``group_size`` is 32 rather than 16.
 
     Prefill takes ``centre`` off every quant, the largest of which is ``largest``: with
-    ``has_minimum`` to keep sums small, and else because that is all that the minimum does.
+    ``has_minimum`` to keep sums small, and else because that is all that the minimum does; then
+    decode does so too.
     """
 
     group_size: int
@@ -72,14 +72,16 @@ class BlockCode:
     largest: int
     centre: int
     has_minimum: bool
-    offset: Reader | None = None
     super_block: SuperBlock | None = None
     is_wide: bool = False
 
     def __post_init__(self) -> None:
-        """Check that a group's products, added up two by two, fit into 16 bits."""
+        """Check that products fit into 16 bits: half a group's, and in decode those of a lane."""
         farthest = max(self.centre, self.largest - self.centre)
-        if not self.is_wide and farthest * 127 * self.group_size // 2 >= 1 << 15:
+        sums = [farthest * self.group_size // 2]
+        if self.super_block is None:
+            sums.append(8 * (self.largest if self.has_minimum else farthest))
+        if not self.is_wide and 127 * max(sums) >= 1 << 15:
             raise ValueError(
                 f"quants up to {self.largest} around {self.centre} overflow in groups of "
                 f"{self.group_size}"
@@ -133,7 +135,7 @@ def _offset_code(
 
     reader = device(minimum)
     readers = (quants, (scale, scale), (reader, reader))
-    return BlockCode(32, *readers, largest, centre, False, offset, is_wide=is_wide)
+    return BlockCode(32, *readers, largest, centre, False, is_wide=is_wide)
 
 
 def super_block_code(

@@ -42,7 +42,9 @@ FLOAT_LOADS = {"F32": (load_f32, 4), "F16": (load_f16, 2), "BF16": (load_bf16, 2
 """Per float format: how a vector is read, and the bytes of one number."""
 
 
-def _write_result(value, y, accumulate):
+@device
+def write_result(value, y, accumulate):
+    """Store a number, on top of what is there if ``accumulate``; nowhere if ``y`` is 0."""
     if y != 0:
         result = np.float32(value)
         if accumulate:
@@ -50,17 +52,14 @@ def _write_result(value, y, accumulate):
         write_f32(y, result)
 
 
-write_result = device(_write_result)
-
-
 def _write_cell(value, cell, accumulate):
-    """Store one result, on top of what is there if ``accumulate``."""
+    """Store the result of one row."""
     _row, _x, y = cell
     write_result(value, y, accumulate)
 
 
 def _write_pair(values, cell, accumulate):
-    """Store the results of two rows likewise."""
+    """Store the results of two rows."""
     _row, _x, y, _next_row, next_y = cell
     write_result(values[0], y, accumulate)
     write_result(values[1], next_y, accumulate)
