@@ -47,11 +47,11 @@ class AttentionOps:
         """Long steps read packed keys and values, except of f32, which stay exact."""
         config, b = self.config, self.buffers
         group = config.head_count // config.head_count_kv
-        is_decode = mode == "decode"
-        method = str(min(group, MAX_ATTENTION_ROWS) if is_decode else MAX_ATTENTION_ROWS)
-        if not is_decode and "f32" not in (types.keys, types.values):
+        is_short = mode != "prefill"
+        method = str(min(group, MAX_ATTENTION_ROWS) if is_short else MAX_ATTENTION_ROWS)
+        if not is_short and "f32" not in (types.keys, types.values):
             method = "packed"
-        split_keys = Bound("split_keys") if is_decode else ALL_KEYS
+        split_keys = Bound("split_keys") if is_short else ALL_KEYS
         common: Arguments = {
             "y": b.attended.address,
             "y_stride": b.attended.stride,
@@ -68,12 +68,12 @@ class AttentionOps:
             "q_stride": b.query.stride,
             "num_kv_heads": config.head_count_kv,
             "scale": 1.0 / math.sqrt(config.head_size),
-            "tokens_per_task": attention_tokens(group, is_decode),
+            "tokens_per_task": attention_tokens(group, is_short),
             "scratch": int(b.scratch.ctypes.data),
             "scratch_stride": b.scratch_bytes,
         }
         yield Op(f"attention_{types.kernel_suffix}_{method}", arguments)
-        if is_decode:
+        if is_short:
             yield Op("merge_attention", common)
 
     def _cache_arguments(self, index: int) -> Arguments:

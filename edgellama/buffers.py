@@ -24,12 +24,13 @@ from edgellama.kernels_cpu.signatures import (
     PARTIAL_HEAD_BYTES,
     SPARE_BYTES,
     SUM_BYTES,
+    TOKEN_PADDING,
     decode_bytes,
 )
 from edgellama.memory import reserve, reserve_floats, round_up
 from edgellama.program import Arguments
 from edgellama.quant.model_config import ModelConfig
-from edgellama.step_sizes import MAX_DECODE_TOKENS, MAX_STEP_TOKENS
+from edgellama.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
 
 MAX_ATTENTION_ROWS = max(ATTENTION_ROWS)
 ATTENTION_TASK_ROWS = 128
@@ -58,8 +59,7 @@ class QuantizedRows:
     """int8 rows in the layouts of ``kernels_cpu.activations``, which share the memory."""
 
     def __init__(self, num_tokens: int, width: int) -> None:
-        record_bytes = MAX_DECODE_TOKENS * decode_bytes(round_up(width, 256))
-        self._quants = reserve(max(num_tokens * width, record_bytes))
+        self._quants = reserve(max(num_tokens * width, decode_bytes(round_up(width, 256))))
         self._scale = reserve_floats(num_tokens, width // 32)
         self._sum = reserve(num_tokens * (width // 32) * SUM_BYTES)
         self._half_sum = reserve(num_tokens * (width // 16) * SUM_BYTES)
@@ -98,7 +98,7 @@ class StepBuffers:
     """Activations, quantized activations, logits and scratch of one engine."""
 
     def __init__(self, config: ModelConfig, tier: Tier, num_threads: int, row_numbers: int) -> None:
-        self._tokens = round_up(MAX_STEP_TOKENS, GEMM_TOKENS)
+        self._tokens = round_up(MAX_STEP_TOKENS, TOKEN_PADDING)
         self._panel_rows = PANEL_VECTORS * tier.lanes
         width, hidden = config.embedding_length, config.feed_forward_length
         self.token_ids = np.zeros(self._tokens, np.int32)
@@ -131,7 +131,7 @@ class StepBuffers:
         all_bytes += self.cos_sin.nbytes
         all_bytes += self.normed.quantized.num_bytes + self.gate.quantized.num_bytes
         share = min(num_tokens, self._tokens) / self._tokens
-        partials = self.partials.nbytes * min(num_tokens, MAX_DECODE_TOKENS) // MAX_DECODE_TOKENS
+        partials = self.partials.nbytes * min(num_tokens, MAX_SHORT_TOKENS) // MAX_SHORT_TOKENS
         return int(all_bytes * share) + self.scratch.nbytes + partials
 
     def _rows(self, width: int) -> Rows:
@@ -155,15 +155,15 @@ class StepBuffers:
         return round_up(max(panels, attention), 4096)
 
 
-def attention_tokens(group: int, is_decode: bool) -> int:
+def attention_tokens(group: int, is_short: bool) -> int:
     """Tokens of one attention task: all of a short step, of a long one as many as share enough."""
-    return MAX_DECODE_TOKENS if is_decode else max(1, ATTENTION_TASK_ROWS // group)
+    return MAX_SHORT_TOKENS if is_short else max(1, ATTENTION_TASK_ROWS // group)
 
 
 def attention_scratch_bytes(config: ModelConfig, panel: int) -> int:
     """Room for the rows of a task, a tile's scores and a block of packed keys and values."""
     group = config.head_count // config.head_count_kv
-    rows = max(attention_tokens(group, is_decode) for is_decode in (True, False)) * group
+    rows = max(attention_tokens(group, is_short) for is_short in (True, False)) * group
     size, padded = round_up(config.head_size, 16), round_up(config.head_size, panel)
     row_bytes = 16 + 4 * size + 4 * padded
     tile_bytes = MAX_ATTENTION_ROWS * 6 * ATTENTION_KEYS + 4 * ATTENTION_KEYS + 4 * padded
@@ -174,4 +174,4 @@ def attention_scratch_bytes(config: ModelConfig, panel: int) -> int:
 def partial_bytes(config: ModelConfig, panel: int) -> int:
     """Room for what the heads of a short step's tokens leave for each part of their keys."""
     head = PARTIAL_HEAD_BYTES + 4 * round_up(config.head_size, panel)
-    return MAX_DECODE_TOKENS * config.head_count * MAX_KEY_SPLITS * head
+    return MAX_SHORT_TOKENS * config.head_count * MAX_KEY_SPLITS * head

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -35,7 +35,7 @@ from edgellama.quant.errors import (
 from edgellama.quant.gguf_file import GGUFFile
 from edgellama.quant.model_config import ModelConfig
 from edgellama.rope import RopeTable
-from edgellama.step_sizes import MAX_DECODE_TOKENS, MAX_STEP_TOKENS
+from edgellama.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
 from edgellama.step_values import Mode
 from edgellama.turns import CANCELLED, Turns
 from edgellama.weights import load_weights
@@ -203,7 +203,7 @@ class Engine:
 
     def _usual_kernels(self) -> set[str]:
         """Kernels of a chat: long and short steps, logits of one token, the choice of the next."""
-        modes: tuple[Mode, ...] = ("decode", "prefill")
+        modes: tuple[Mode, ...] = get_args(Mode)
         ops = (op for mode in modes for op in self._step_ops(mode, self._kv_types))
         return {op.kernel for op in ops} | {*ENTRY_KERNELS, CHOICE_KERNEL}
 
@@ -310,4 +310,6 @@ class Engine:
 
 def _mode(num_tokens: int) -> Mode:
     """Which kernels a step of so many tokens takes."""
-    return "decode" if num_tokens <= MAX_DECODE_TOKENS else "prefill"
+    if num_tokens == 1:
+        return "decode"
+    return "short" if num_tokens <= MAX_SHORT_TOKENS else "prefill"

@@ -1,13 +1,15 @@
 """A Llama's forward pass written as the list of kernel calls that computes it.
 
-``decode`` is for a few tokens (weights are read where they lie), ``prefill`` for many (weights
-are expanded by panels); they differ only in the matrix kernels and the activations' layout.
+``decode`` is for one token and ``short`` for a few (weights are read where they lie), ``prefill``
+for many (weights are expanded by panels); they differ in the matrix kernels, the activations'
+layout and the attention.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Protocol
 
 from edgellama.attention_ops import AttentionOps
@@ -20,6 +22,16 @@ from edgellama.quant.model_config import ModelConfig
 from edgellama.step_values import NUM_OUTPUTS, NUM_TOKENS, Mode
 from edgellama.weights import FloatVector, LayerWeights, Matrix, ModelWeights
 
+LAYOUT_OF_MODE: Mapping[Mode, str] = MappingProxyType(
+    {"decode": "decode", "short": "prefill", "prefill": "prefill"}
+)
+MATRIX_KERNELS: tuple[Mapping[Mode, str], ...] = (
+    MappingProxyType({"decode": "gemv", "short": "gemv", "prefill": "gemm"}),
+    MappingProxyType({"decode": "gemv", "short": "skinny", "prefill": "gemm"}),
+)
+"""Of float matrices, and of quantized ones."""
+PANEL_ROWS = 16
+"""Rows that short steps take together on the widest tier, and a multiple of others'."""
 MIN_CHUNK_BYTES, MAX_CHUNKS = 3 << 16, 8
 """Of a matrix, for each thread: the start of a chunk is read with nothing asked for ahead."""
 
@@ -178,10 +190,13 @@ class LlamaProgram:
             "width": rows.width,
             "num_tokens": NUM_TOKENS,
         }
-        return Op(f"quantize_{mode}", arguments | self._quantized_arguments(mode, rows, [user]))
+        name = f"quantize_{LAYOUT_OF_MODE[mode]}"
+        return Op(name, arguments | self._quantized_arguments(mode, rows, [user]))
 
     def _layout(self, mode: Mode, users: list[Matrix]) -> str:
-        return mode if any(user.is_quantized for user in users) else "float"
+        """Of ``signatures.LAYOUTS``."""
+        is_quantized = any(user.is_quantized for user in users)
+        return LAYOUT_OF_MODE[mode] if is_quantized else "float"
 
     def _float_address(self, rows: Rows, users: list[Matrix]) -> int:
         """Where a row kernel writes f32; 0: nobody reads them."""
@@ -192,7 +207,7 @@ class LlamaProgram:
         if self._layout(mode, users) == "float":
             return dict.fromkeys((*QUANTIZED, "orders"), 0)
         orders: Arguments = {"orders": orders_of(user.format_name for user in users)}
-        return rows.quantized.arguments(mode) | orders
+        return rows.quantized.arguments(LAYOUT_OF_MODE[mode]) | orders
 
     def _multiply(
         self, mode: Mode, products: list[tuple[Matrix, InputRows, Rows]], accumulate: bool = False
@@ -227,8 +242,8 @@ class LlamaProgram:
         accumulate: bool,
         barrier: bool,
     ) -> Op:
-        kernel = f"{'gemv' if mode == 'decode' else 'gemm'}_{matrix.format_name}"
-        q = source.quantized.arguments(mode)
+        kernel = f"{MATRIX_KERNELS[matrix.is_quantized][mode]}_{matrix.format_name}"
+        q = source.quantized.arguments(LAYOUT_OF_MODE[mode])
         arguments: Arguments = {
             "weights": matrix.address,
             "row_bytes": matrix.row_bytes,
@@ -253,7 +268,7 @@ class LlamaProgram:
         return Op(kernel, taken, barrier, matrix.name)
 
     def _chunk_rows(self, matrix: Matrix) -> int:
-        """Rows handed out at a time: even, the chunks alike for each thread, long to stream."""
+        """Rows handed out at a time: whole panels, the chunks alike for each thread, long."""
         share_bytes = matrix.num_rows * matrix.row_bytes // self.num_threads
         num_chunks = min(max(1, share_bytes // MIN_CHUNK_BYTES), MAX_CHUNKS) * self.num_threads
-        return round_up(-(-matrix.num_rows // num_chunks), 2)
+        return round_up(-(-matrix.num_rows // num_chunks), PANEL_ROWS)

@@ -3,5 +3,5 @@
 from __future__ import annotations
 
 MAX_STEP_TOKENS = 512
-MAX_DECODE_TOKENS = 12
+MAX_SHORT_TOKENS = 12
 """Up to here reading the blocks where they lie is faster than expanding them."""

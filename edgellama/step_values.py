@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from edgellama.program import Bound
 
-Mode: TypeAlias = Literal["decode", "prefill"]
-"""How a step runs: a few tokens, or many."""
+Mode: TypeAlias = Literal["decode", "short", "prefill"]
+"""How a step runs: one token, a few, or many."""
 NUM_TOKENS, NUM_OUTPUTS = Bound("num_tokens"), Bound("num_outputs")
 POSITION = Bound("position")

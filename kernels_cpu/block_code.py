@@ -1,8 +1,8 @@
-"""What the matrix kernels ask of a block format, and how super-blocks answer it.
+"""What ``gemv`` and ``embed`` ask of a block format, and how super-blocks answer it.
 
-Every format becomes weight = quant * scale + minimum; ``gemv``, ``gemm`` and ``embed`` are
-written once over that. ``block`` counts blocks of 32 weights within a row, and ``like`` says
-how many blocks are read: one per 4 lanes.
+Every format becomes weight = quant * scale + minimum; both are written once over that. ``block``
+counts blocks of 32 weights within a row, and ``like`` says how many blocks are read: one per four
+lanes.
 """
 
 from __future__ import annotations
@@ -60,9 +60,8 @@ class BlockCode:
     ``scale[half](row, block, like)`` and ``minimum[half](row, block, like, scale)``: f32, four
     lanes a block; the halves share them where ``group_size`` is 32 rather than 16.
 
-    Prefill takes ``centre`` off every quant, the largest of which is ``largest``: with
-    ``has_minimum`` to keep sums small, and else because that is all that the minimum does; then
-    decode does so too.
+    ``centre`` is taken off every quant, the largest of which is ``largest``, where that is all that
+    the minimum does: without ``has_minimum``.
     """
 
     group_size: int
@@ -76,16 +75,11 @@ class BlockCode:
     is_wide: bool = False
 
     def __post_init__(self) -> None:
-        """Check that products fit into 16 bits: half a group's, and in decode those of a lane."""
+        """Check that the eight products of a lane fit into 16 bits."""
         farthest = max(self.centre, self.largest - self.centre)
-        sums = [farthest * self.group_size // 2]
-        if self.super_block is None:
-            sums.append(8 * (self.largest if self.has_minimum else farthest))
-        if not self.is_wide and 127 * max(sums) >= 1 << 15:
-            raise ValueError(
-                f"quants up to {self.largest} around {self.centre} overflow in groups of "
-                f"{self.group_size}"
-            )
+        is_packed = self.super_block is None and not self.is_wide
+        if is_packed and 8 * 127 * farthest >= 1 << 15:
+            raise ValueError(f"quants up to {self.largest} around {self.centre} overflow")
 
 
 def constant(number: float) -> Reader:
@@ -103,12 +97,7 @@ def minimum_code(
 ) -> BlockCode:
     """A format of blocks of 32 that stores a minimum beside each scale."""
     readers = (quants, (scale, scale), (minimum, minimum))
-    return BlockCode(32, *readers, largest, centre_of(largest), has_minimum=True)
-
-
-def centre_of(largest: int) -> int:
-    """What to take off quants that have a minimum: nothing from those of four bits or less."""
-    return (largest + 1) // 2 if largest > 15 else 0
+    return BlockCode(32, *readers, largest, 0, has_minimum=True)
 
 
 def offset_code(quants: tuple[Reader, Reader], scale: Reader, offset: int) -> BlockCode:
@@ -171,7 +160,7 @@ def super_block_code(
         (scales[0], scales[1]),
         (minimums[0], minimums[1]),
         largest,
-        centre_of(largest) if has_minimum else (largest + 1) // 2,
+        0 if has_minimum else (largest + 1) // 2,
         has_minimum,
         super_block=super_block,
         is_wide=is_wide,

@@ -8,21 +8,22 @@ registers within a group. Outputs are padded to whole panels and tiles, so there
 from __future__ import annotations
 
 from edgellama.kernels_cpu.activations import BLOCK, load_block, quantize_in_order
-from edgellama.kernels_cpu.blocks import BLOCK_CODES
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.gemm_panels import define_expand_panel, move_words, row_at
+from edgellama.kernels_cpu.gemm_panels import define_expand_panel
 from edgellama.kernels_cpu.gemv import FLOAT_LOADS
+from edgellama.kernels_cpu.panel_code import ROOM_VECTORS
+from edgellama.kernels_cpu.panels import PANEL_CODES
 from edgellama.kernels_cpu.rows import silu_product
 from edgellama.kernels_cpu.signatures import (
     GEMM_TOKENS,
     PAIR_BYTES,
     PANEL_VECTORS,
-    SPARE_BYTES,
     START_AT,
     SUM_BYTES,
 )
-from edgellama.kernels_cpu.simd import f32_zeros_4, lane_count, store
+from edgellama.kernels_cpu.simd import f32_zeros_4, lane_count, read_f32, store, write_f32
 from edgellama.kernels_cpu.simd_dot_tiles import SCALE_TILE, define_group_dots
+from edgellama.kernels_cpu.simd_rows import stack_room
 from edgellama.kernels_cpu.simd_tiles import FMA_TILE, add_tiles, f32_tile, load_tile, store_tile
 from edgellama.kernels_cpu.tasks import claim, count_tasks, finish
 
@@ -91,7 +92,7 @@ def quantized_gemm(name):
     Where ``up_weights`` is not 0, the result is silu(weights x) * (up_weights x) (Shazeer 2020)
     instead, left as int8 alone: what it is made of never leaves the thread.
     """
-    code = BLOCK_CODES[name]
+    code = PANEL_CODES[name]
     expand_panel, multiply = define_expand_panel(code), _block_tile(code)
     groups_per_block = 32 // code.group_size
 
@@ -109,8 +110,7 @@ def quantized_gemm(name):
         task_rows = BLOCK if is_gated else panel_rows
         num_panels = 2 * BLOCK // panel_rows if is_gated else 1
         pairs = scratch + thread * scratch_stride
-        spare = pairs + GEMM_TOKENS * PAIR_BYTES
-        panels = spare + SPARE_BYTES
+        panels, room = pairs + GEMM_TOKENS * PAIR_BYTES, stack_room(ROOM_VECTORS)
         sums = x_sum if groups_per_block == 1 else x_half_sum
         num_tasks = count_tasks(num_rows, task_rows)
         num_done = 0
@@ -125,7 +125,7 @@ def quantized_gemm(name):
                 scales = panel + scales_at
                 expand_panel(
                     matrix, row_bytes, first + row, num_rows, num_blocks, panel, scales,
-                    scales + scale_bytes, spare,
+                    scales + scale_bytes, room,
                 )  # fmt: skip
             for token in range(0, num_tokens, GEMM_TOKENS):
                 target, stride = y + token * y_stride + 4 * first, y_stride
@@ -153,6 +153,13 @@ def quantized_gemm(name):
     return kernel
 
 
+@device
+def gather_word(source, source_stride, destination):
+    """The word at ``source`` of every row to the lanes of one vector."""
+    for i in range(lane_count()):
+        write_f32(destination + 4 * i, read_f32(source + i * source_stride))
+
+
 def float_gemm(name):
     """y = weights x for float weights and many f32 tokens."""
     load, number_bytes = FLOAT_LOADS[name]
@@ -174,9 +181,12 @@ def float_gemm(name):
             for v in range(PANEL_VECTORS):
                 for column in range(0, num_columns, 4):
                     for i in range(lanes):
-                        row = row_at(weights, row_bytes, first + v * lanes + i, num_rows)
+                        # Past the last row that one again, whose results nobody reads.
+                        row = weights + min(first + v * lanes + i, num_rows - 1) * row_bytes
                         store(spare + 16 * i, load(row + column * number_bytes, f32_zeros_4()))
-                    move_words(spare, panel + column * step + v * lanes * 4, f32_zeros_4(), 0, step)
+                    for i in range(4):
+                        to = panel + (column + i) * step + v * lanes * 4
+                        gather_word(spare + 4 * i, 16, to)
             for token in range(0, num_tokens, GEMM_TOKENS):
                 tile = f32_tile(PANEL_VECTORS, GEMM_TOKENS)
                 for column in range(num_columns):

@@ -1,10 +1,9 @@
-"""Matrix times one or a few tokens: weight blocks are read where they lie, once.
+"""Matrix times one token, or a few of float weights: rows are read where they lie, once.
 
 Rows are handed out in chunks, so that each thread reads one sequential stream, and a slow or
-preempted thread simply takes fewer. One token takes two rows at a time, a few tokens take one
-row or two together. Where eight products fit 16 bits, two rows share the vectors of their
-products from there on. Every output is summed in one fixed order, whoever computes it and whatever
-tokens stand beside it.
+preempted thread simply takes fewer. Two rows are taken at a time; where eight products fit 16 bits,
+they share the vectors of their products from there on. Every output is summed in one fixed order,
+whoever computes it and whatever tokens stand beside it.
 """
 
 from __future__ import annotations
@@ -35,9 +34,11 @@ from edgellama.kernels_cpu.simd_bytes import to_f32
 from edgellama.kernels_cpu.simd_half import load_bf16, load_f16
 from edgellama.kernels_cpu.simd_math import add, fma, fold, mul, sum_lanes
 from edgellama.kernels_cpu.simd_scales import by_source, dot_pairs, pairs_of_ones, sums_by_source
-from edgellama.kernels_cpu.tasks import claim, finish
+from edgellama.kernels_cpu.tasks import claim, count_tasks, finish
 from edgellama.quant.formats import FORMATS_BY_NAME
 
+FLOAT_TOKENS = 4
+"""Tokens whose sums are kept side by side with float weights."""
 FLOAT_LOADS = {"F32": (load_f32, 4), "F16": (load_f16, 2), "BF16": (load_bf16, 2)}
 """Per float format: how a vector is read, and the bytes of one number."""
 
@@ -218,25 +219,21 @@ def _multiply_rows(dots_of, grid):
     return device(multiply_rows)
 
 
-def _gemv(dots_of, columns_per_step, one, few):
-    one_token, few_tokens = _multiply_rows(dots_of, one), _multiply_rows(dots_of, few)
-
+def _gemv(multiply_rows, columns_per_step):
     def kernel(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
         x, x_stride, chunk_rows, counter, thread, job,
     ):  # fmt: skip
         num_steps = num_columns // columns_per_step
-        num_tasks = (num_rows + chunk_rows - 1) // chunk_rows
+        num_tasks = count_tasks(num_rows, chunk_rows)
         num_done = 0
         task = claim(counter, job, num_tasks)
         while task < num_tasks:
             first = task * chunk_rows
-            last = min(first + chunk_rows, num_rows)
-            memory = num_tokens, weights, row_bytes, x, x_stride, y, y_stride
-            if num_tokens == 1:
-                one_token(first, last, num_steps, accumulate, *memory)
-            else:
-                few_tokens(first, last, num_steps, accumulate, *memory)
+            multiply_rows(
+                first, min(first + chunk_rows, num_rows), num_steps, accumulate,
+                num_tokens, weights, row_bytes, x, x_stride, y, y_stride,
+            )  # fmt: skip
             num_done += 1
             task = claim(counter, job, num_tasks)
         finish(counter, num_done, num_tasks)
@@ -245,14 +242,23 @@ def _gemv(dots_of, columns_per_step, one, few):
 
 
 def quantized_gemv(name):
-    """y = weights x for blocks of ``name`` and quantized tokens."""
+    """y = weights x for blocks of ``name`` and quantized tokens, one after the other."""
     code = BLOCK_CODES[name]
-    is_super = code.super_block is not None
-    is_paired = not (is_super or code.is_wide)
-    one, few = Grid(2, 1, is_paired), Grid(1 if is_super else 2, 4, is_paired)
-    return _gemv(partial(quantized_dots, name), 32, one, few)
+    is_paired = not (code.super_block or code.is_wide)
+    grid = Grid(2, 1, is_paired)
+    return _gemv(_multiply_rows(partial(quantized_dots, name), grid), 32)
 
 
 def float_gemv(name):
     """y = weights x for float weights and f32 tokens; columns a multiple of 4."""
-    return _gemv(partial(float_dots, name), 1, Grid(2, 1), Grid(2, 4))
+    one_token, few_tokens = (
+        _multiply_rows(partial(float_dots, name), Grid(2, n)) for n in (1, FLOAT_TOKENS)
+    )
+
+    def multiply_rows(first, last, num_steps, accumulate, num_tokens, *memory):
+        if num_tokens == 1:
+            one_token(first, last, num_steps, accumulate, num_tokens, *memory)
+        else:
+            few_tokens(first, last, num_steps, accumulate, num_tokens, *memory)
+
+    return _gemv(device(multiply_rows), 1)

@@ -9,12 +9,21 @@ from __future__ import annotations
 
 from edgellama.kernels_cpu.cells import for_cells
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.simd import f32_zeros_4, prefetch_to_l1, prefetch_to_l2
+from edgellama.kernels_cpu.simd import (
+    f32_zeros,
+    f32_zeros_4,
+    lane_count,
+    prefetch_to_l1,
+    prefetch_to_l2,
+)
+from edgellama.kernels_cpu.simd_rows import prefetch_rows
 from edgellama.kernels_cpu.team_layout import CACHE_LINE
 
 FAR_BYTES = 8192
 """As measured: half as far and twice as far are slower."""
 NEAR_BYTES = 1024
+NEAR_ROW_BYTES = 256
+"""The same where as many rows as a vector has lanes go together."""
 
 
 def define_ask_in_line(num_bytes):
@@ -80,3 +89,18 @@ def define_ask_ahead(grid, step_bytes):
         ask_near_in_rows((rows_of(cells),), step * step_bytes, like)
 
     return device(ask_ahead)
+
+
+def define_ask_in_panel(part_bytes):
+    """What a loop over the parts of a panel's rows calls before each.
+
+    The far stream, at ``ahead``, goes through the next panel, the near requests through the rows.
+    """
+    num_parts, bytes_of_four = max(1, CACHE_LINE // part_bytes), 4 * part_bytes
+
+    def ask_in_panel(base, steps, ahead, part):
+        prefetch_to_l2(ahead + part * part_bytes * lane_count(), bytes_of_four, f32_zeros())
+        if part % num_parts == 0:
+            prefetch_rows(base + part * part_bytes + NEAR_ROW_BYTES, steps)
+
+    return device(ask_in_panel)

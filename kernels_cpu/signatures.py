@@ -34,8 +34,10 @@ ATTENTION_ROWS = (1, 2, 3, 4, 5, 6, 7, 8)
 """Query rows that one attention kernel over the cache as it is handles together."""
 PACKED_ROWS = 6
 """Query rows of one register tile where keys and values are packed first."""
-GEMM_TOKENS = 6
-"""Tokens of one register tile: token buffers are padded to a multiple of it."""
+GEMM_TOKENS, SKINNY_TOKENS = 6, 4
+"""Tokens of one register tile, of many tokens and of a few."""
+TOKEN_PADDING = 12
+"""Token buffers are padded to a multiple of it, and with it to whole tiles."""
 PANEL_VECTORS = 2
 """Vectors of output rows of one register tile: output buffers are padded to it."""
 PAIR_BYTES = 2 * 32 * 4
@@ -118,12 +120,17 @@ LAYOUTS = ("float", "decode", "prefill")
 
 def _matrix_signatures(name: str) -> dict[str, Signature]:
     kind = "quantized" if name in QUANTIZED_FORMATS else "float"
-    panel_x: tuple[str, ...] = ("x", "x_stride")
-    if kind == "quantized":
-        panel_x = ("x", "x_scale", "x_sum", "x_half_sum", "up_weights", *QUANTIZED)
     embed = ("weights", "row_bytes", "num_columns", "tokens", "y", "y_stride", "num_tokens")
     vector_x = ("x", "x_stride", "chunk_rows")
-    return {
+    panel_x: tuple[str, ...] = ("x", "x_stride")
+    table = {}
+    if kind == "quantized":
+        rows_x = ("x", "x_scale", "x_sum", "x_half_sum")
+        table[f"skinny_{name}"] = _op(
+            "skinny_gemm", "skinny_gemm", (name,), (*MATRIX, *rows_x, "chunk_rows")
+        )
+        panel_x = (*rows_x, "up_weights", *QUANTIZED)
+    return table | {
         f"gemv_{name}": _op("gemv", f"{kind}_gemv", (name,), MATRIX + vector_x),
         f"gemm_{name}": _op("gemm", f"{kind}_gemm", (name,), MATRIX + panel_x + SCRATCH),
         f"embed_{name}": _op("embed", f"{kind}_embed", (name,), embed),

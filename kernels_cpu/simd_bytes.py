@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from numba import types
@@ -188,6 +189,33 @@ def fifth_bits(typingctx, pieces, position):
         )
 
     return pieces(pieces, position), codegen
+
+
+def define_fifth_bits_of_words(half: int) -> Callable[..., Any]:
+    """An intrinsic: 16 of the 32 bits of every word, each as 16 in a byte of its own.
+
+    Four vectors, the first with four bits of every word in its four bytes.
+    """
+
+    @intrinsic
+    def fifth_bits(typingctx, v):
+        result, lanes = types.UniTuple(v, 4), v.lanes // 4
+
+        def codegen(ctx, b, sig, args):
+            zeros, found = constant("i8", [0] * v.lanes), constant("i8", [16] * v.lanes)
+            vectors = []
+            for word in range(4):
+                number = 2 * half + word // 2
+                order = [4 * lane + number for lane in range(lanes) for _ in range(4)]
+                bits = [1 << 4 * (word % 2) + i for i in range(4)]
+                bits = [bit - 256 if bit > 127 else bit for bit in bits] * lanes
+                kept = b.and_(shuffle(b, args[0], args[0], order), constant("i8", bits))
+                vectors.append(b.select(b.icmp_unsigned("!=", kept, zeros), found, zeros))
+            return ctx.make_tuple(b, result, vectors)
+
+        return result(v), codegen
+
+    return fifth_bits
 
 
 @intrinsic(prefer_literal=True)

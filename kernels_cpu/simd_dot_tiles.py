@@ -66,7 +66,9 @@ def _splat_word(builder: Any, address: Any, vector: Any) -> Any:
     return builder.bitcast(splat(builder, load_at(builder, address, I32), lanes), vector)
 
 
-def _define_start_sums(centre: int, is_wide: bool) -> Callable[..., Any]:
+def define_start_sums(centre: int, is_wide: bool) -> Callable[..., Any]:
+    """An intrinsic: integer sums in the shape of ``tile``, as ``starts`` has them of each token."""
+
     @intrinsic
     def start_sums(typingctx, tile, starts, stride):
         tier, shape = tier_of(typingctx), (tile.num_vectors, tile.num_tokens)
@@ -90,6 +92,25 @@ def _define_start_sums(centre: int, is_wide: bool) -> Callable[..., Any]:
     return start_sums
 
 
+def _add_products(
+    builder: Any, sums: Tile, args: Any, weights: list[Any], tier: Tier, is_wide: bool
+) -> Any:
+    """A tile of sums plus products of vectors of weights with the tokens' words at ``x``."""
+    value, _, x, stride = args
+    tokens = [
+        _splat_word(builder, at, weights[0].type)
+        for at in _token_addresses(builder, x, stride, sums.num_tokens)
+    ]
+
+    def cell(v: int, t: int, old: Any) -> Any:
+        if not _has_sums_of_pairs(tier, is_wide):
+            return dot4_into(builder, old, weights[v], tokens[t], tier, is_wide=is_wide)
+        multiply, _ = PAIR_INSTRUCTIONS[tier.lanes]
+        return builder.add(old, call_llvm(builder, multiply, old.type, [weights[v], tokens[t]]))
+
+    return update_tile(builder, sums, value, cell)
+
+
 def _define_add_word(is_wide: bool) -> Callable[..., Any]:
     @intrinsic
     def add_word(typingctx, sums, panel, x, x_stride):
@@ -97,24 +118,25 @@ def _define_add_word(is_wide: bool) -> Callable[..., Any]:
         bytes_type = llvm_vector("i8", WORD * tier.lanes)
 
         def codegen(ctx, b, sig, args):
-            value, panel, x, stride = args
-            weights = _row_vectors(b, panel, bytes_type, sums.num_vectors)
-            tokens = [
-                _splat_word(b, at, bytes_type)
-                for at in _token_addresses(b, x, stride, sums.num_tokens)
-            ]
-
-            def cell(v: int, t: int, old: Any) -> Any:
-                if not _has_sums_of_pairs(tier, is_wide):
-                    return dot4_into(b, old, weights[v], tokens[t], tier, is_wide=is_wide)
-                multiply, _ = PAIR_INSTRUCTIONS[tier.lanes]
-                return b.add(old, call_llvm(b, multiply, old.type, [weights[v], tokens[t]]))
-
-            return update_tile(b, sums, value, cell)
+            weights = _row_vectors(b, args[1], bytes_type, sums.num_vectors)
+            return _add_products(b, sums, args, weights, tier, is_wide)
 
         return sums(sums, *[types.int64] * 3), codegen
 
     return add_word
+
+
+def _define_add_weights(is_wide: bool) -> Callable[..., Any]:
+    @intrinsic
+    def add_weights(typingctx, sums, weights, x, x_stride):
+        tier = tier_of(typingctx)
+
+        def codegen(ctx, b, sig, args):
+            return _add_products(b, sums, args, [args[1]], tier, is_wide)
+
+        return sums(sums, weights, types.int64, types.int64), codegen
+
+    return add_weights
 
 
 def _define_finish_sums(is_wide: bool) -> Callable[..., Any]:
@@ -141,6 +163,9 @@ def _define_finish_sums(is_wide: bool) -> Callable[..., Any]:
 
 
 ADD_WORD = (_define_add_word(False), _define_add_word(True))
+"""Sums += products of a word of weights of each row, from memory, with a word of each token."""
+ADD_WEIGHTS = (_define_add_weights(False), _define_add_weights(True))
+"""The same for a tile of one vector, from a register."""
 FINISH_SUMS = (_define_finish_sums(False), _define_finish_sums(True))
 
 
@@ -175,7 +200,7 @@ def define_group_dots(num_words: int, centre: int, is_wide: bool) -> Callable[..
     ``x`` four quants a word; ``starts`` are the tokens' words of ``store_starts``. The result
     has the shape of ``tile``.
     """
-    start, add_word = _define_start_sums(centre, is_wide), ADD_WORD[is_wide]
+    start, add_word = define_start_sums(centre, is_wide), ADD_WORD[is_wide]
     finish, hidden = FINISH_SUMS[is_wide], HIDDEN[is_wide]
 
     def group_dots(tile, panel, step, x, x_stride, starts, start_stride):

@@ -157,14 +157,6 @@ def store_tile(typingctx, tile, address, token_stride):
     return types.void(tile, types.int64, types.int64), codegen
 
 
-def _transposed_rows(builder: Any, source: Any, lanes: int) -> list[Any]:
-    """A square of 32-bit words at ``source`` transposed in registers."""
-    vector = llvm_vector("i32", lanes)
-    return _transposed(
-        builder, [load_at(builder, source, vector, 4 * lanes * i) for i in range(lanes)]
-    )
-
-
 def _transposed(builder: Any, rows: list[Any]) -> list[Any]:
     """As many vectors as each has lanes, transposed."""
     lanes, step = len(rows), 1
@@ -189,39 +181,6 @@ def transpose_scattered(typingctx, table, offset, destination):
         for j, row in enumerate(_transposed(b, rows)):
             at = b.add(destination, ir.Constant(I64, 4 * lanes * j))
             b.store(row, pointer(b, at, vector), align=1)
-        return ctx.get_dummy_value()
-
-    return types.void(*[types.int64] * 3), codegen
-
-
-@intrinsic
-def transpose_words(typingctx, source, destination, block_step, word_step):
-    """Word 4b + j of row i to lane i of the vector at destination + b block_step + j word_step.
-
-    ``source`` holds as many rows of as many 32-bit words as a full vector has lanes.
-    """
-    lanes = tier_of(typingctx).lanes
-
-    def codegen(ctx, b, sig, args):
-        source, destination, block_step, word_step = args
-        for index, row in enumerate(_transposed_rows(b, source, lanes)):
-            at = offset_by(
-                b, offset_by(b, destination, block_step, index // 4), word_step, index % 4
-            )
-            b.store(row, pointer(b, at, row.type), align=1)
-        return ctx.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), codegen
-
-
-@intrinsic
-def transpose_every_fourth_word(typingctx, source, destination, step):
-    """Word 4b of row i to lane i of the vector at ``destination + b * step``."""
-    lanes = tier_of(typingctx).lanes
-
-    def codegen(ctx, b, sig, args):
-        for block, row in enumerate(_transposed_rows(b, args[0], lanes)[::4]):
-            b.store(row, pointer(b, offset_by(b, args[1], args[2], block), row.type), align=1)
         return ctx.get_dummy_value()
 
     return types.void(*[types.int64] * 3), codegen

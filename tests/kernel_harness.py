@@ -20,11 +20,11 @@ from edgellama.kernels_cpu import team_layout as layout
 from edgellama.kernels_cpu.code_cache import CompiledKernels
 from edgellama.kernels_cpu.cpu import GENERIC, Tier, available_tiers
 from edgellama.kernels_cpu.signatures import (
-    GEMM_TOKENS,
     ORDER_OF_FORMAT,
     PANEL_VECTORS,
     QUANTIZED,
     SIGNATURES,
+    TOKEN_PADDING,
     decode_bytes,
     orders_of,
 )
@@ -179,11 +179,23 @@ class KernelRunner:
              x_stride=activations.strides[0], chunk_rows=chunk_rows)  # fmt: skip
         return y
 
+    def skinny(self, name: str, weights: Array, x: Array, num_threads: int = 1,
+               added_to: float | None = None, chunk_rows: int = 20) -> Array:  # fmt: skip
+        """weights x through ``skinny_NAME``, by default in chunks that end in single rows."""
+        num_rows = len(weights)
+        y = self.output((len(x), num_rows))
+        y[:] = np.nan if added_to is None else added_to
+        self(f"skinny_{name}", num_threads, weights=weights, row_bytes=weights.shape[1],
+             num_rows=num_rows, num_columns=x.shape[1], y=y, y_stride=4 * num_rows,
+             accumulate=int(added_to is not None), num_tokens=len(x), chunk_rows=chunk_rows,
+             **self._panel_arrays(x))  # fmt: skip
+        return y
+
     def gemm(self, name: str, weights: Array, x: Array, num_threads: int = 1,
              added_to: float | None = None) -> Array:  # fmt: skip
         """weights x through ``gemm_NAME``, with the padding that it needs."""
         num_tokens, width = x.shape
-        padded_tokens = round_up(num_tokens, GEMM_TOKENS)
+        padded_tokens = round_up(num_tokens, TOKEN_PADDING)
         padded_rows = round_up(len(weights), self.panel_rows)
         if SIGNATURES[f"gemm_{name}"].factory == "float_gemm":
             activations: dict[str, Any] = {
@@ -212,8 +224,8 @@ class KernelRunner:
         return quantized
 
     def _panel_arrays(self, x: Array) -> dict[str, Array]:
-        """What ``gemm`` reads of quantized tokens, by its names."""
-        arrays = self.prefill_arrays(x, round_up(len(x), GEMM_TOKENS))
+        """What ``gemm`` and ``skinny`` read of quantized tokens, by their names."""
+        arrays = self.prefill_arrays(x, round_up(len(x), TOKEN_PADDING))
         return {f"x{key[1:]}": array for key, array in arrays.items()}
 
     def embed(self, name: str, weights: Array, num_columns: int, tokens: Sequence[int]) -> Array:

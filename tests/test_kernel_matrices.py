@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import naive_kernels as naive
 import numpy as np
@@ -13,7 +13,10 @@ from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.formats import FORMATS_BY_NAME
 
 FORMATS = QUANTIZED_FORMATS + FLOAT_FORMATS
-KERNELS = [f"{kind}_{name}" for name in FORMATS for kind in ("gemv", "gemm", "embed")]
+KERNELS = [
+    *(f"{kind}_{name}" for name in FORMATS for kind in ("gemv", "gemm", "embed")),
+    *(f"skinny_{name}" for name in QUANTIZED_FORMATS),
+]
 BLOCK_COLUMNS = (32, 64, 96, 128, 160, 288, 1056)
 SUPER_BLOCK_COLUMNS = (256, 512, 1280)
 FLOAT_COLUMNS = (4, 8, 12, 28, 32, 36, 60, 64, 100, 260)
@@ -36,6 +39,12 @@ def runner(request: pytest.FixtureRequest) -> Iterator[KernelRunner]:
     yield runner
 
 
+def kernels_of(runner: KernelRunner, name: str) -> tuple[Callable[..., naive.Array], ...]:
+    """What multiplies a matrix of a format."""
+    kernels = runner.gemv, runner.gemm
+    return (*kernels, runner.skinny) if name in QUANTIZED_FORMATS else kernels
+
+
 def check_product(name: str, weights: naive.Array, x: naive.Array, y: naive.Array) -> None:
     """``y`` is weights x up to f32's roundings."""
     error = np.abs(y - naive.matmul(name, weights, x))
@@ -55,6 +64,17 @@ def test_gemv(runner: KernelRunner, name: str) -> None:
             check_product(name, weights, x, runner.gemv(name, weights, x, 2))
 
 
+@pytest.mark.parametrize("name", QUANTIZED_FORMATS)
+def test_skinny(runner: KernelRunner, name: str) -> None:
+    """1 to 12 tokens times a matrix, for ragged columns, panels, chunks and tiles of tokens."""
+    rng = np.random.default_rng(10)
+    for columns in columns_of(name):
+        for num_rows, num_tokens in ((1, 1), (7, 6), (16, 7), (33, 12), (70, 5), (64, 2)):
+            weights = naive.random_weights(name, num_rows, columns, rng)
+            x = rng.standard_normal((num_tokens, columns)).astype(np.float32)
+            check_product(name, weights, x, runner.skinny(name, weights, x, 3))
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_gemm(runner: KernelRunner, name: str) -> None:
     """1 to 13 tokens times a matrix, for ragged columns, panels and tiles of tokens."""
@@ -68,14 +88,14 @@ def test_gemm(runner: KernelRunner, name: str) -> None:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_every_number_of_tokens(runner: KernelRunner, name: str) -> None:
-    """Both kernels agree with the twin for each of 1 to 13 tokens."""
+    """All kernels agree with the twin for each of 1 to 13 tokens."""
     rng = np.random.default_rng(3)
     columns = columns_of(name)[-1]
     weights = naive.random_weights(name, 35, columns, rng)
     for num_tokens in range(1, 14):
         x = rng.standard_normal((num_tokens, columns)).astype(np.float32)
-        check_product(name, weights, x, runner.gemv(name, weights, x))
-        check_product(name, weights, x, runner.gemm(name, weights, x))
+        for kernel in kernels_of(runner, name):
+            check_product(name, weights, x, kernel(name, weights, x))
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -85,7 +105,7 @@ def test_accumulate(runner: KernelRunner, name: str) -> None:
     columns = columns_of(name)[1]
     weights = naive.random_weights(name, 37, columns, rng)
     x = rng.standard_normal((7, columns)).astype(np.float32)
-    for kernel in (runner.gemv, runner.gemm):
+    for kernel in kernels_of(runner, name):
         expected = kernel(name, weights, x) + np.float32(3.25)
         np.testing.assert_array_equal(kernel(name, weights, x, added_to=3.25), expected)
 
@@ -114,6 +134,19 @@ def test_gemm_ignores_neighbours(runner: KernelRunner, name: str) -> None:
     together = runner.gemm(name, weights, x, 2)
     for first in (0, 1, 5, 12):
         np.testing.assert_array_equal(runner.gemm(name, weights, x[first:]), together[first:])
+
+
+@pytest.mark.parametrize("name", QUANTIZED_FORMATS)
+def test_skinny_ignores_neighbours_and_threads(runner: KernelRunner, name: str) -> None:
+    """A token's product has the same bits alone, in a batch, on more threads, in other chunks."""
+    rng = np.random.default_rng(11)
+    columns = columns_of(name)[-1]
+    weights = naive.random_weights(name, 69, columns, rng)
+    x = rng.standard_normal((12, columns)).astype(np.float32)
+    alone = np.concatenate([runner.skinny(name, weights, x[i : i + 1]) for i in range(12)])
+    for num_tokens, num_threads, chunk_rows in ((2, 1, 16), (4, 3, 5), (7, 2, 48), (12, 3, 128)):
+        y = runner.skinny(name, weights, x[:num_tokens], num_threads, chunk_rows=chunk_rows)
+        np.testing.assert_array_equal(y, alone[:num_tokens])
 
 
 @pytest.mark.parametrize("name", QUANTIZED_FORMATS)
@@ -157,8 +190,8 @@ def test_extreme_scales(runner: KernelRunner, name: str) -> None:
     y = runner.embed(name, weights, columns, tokens)
     np.testing.assert_array_equal(y, naive.embed(name, weights, tokens))
     x = rng.standard_normal((7, columns)).astype(np.float32)
-    check_product(name, weights, x, runner.gemv(name, weights, x))
-    check_product(name, weights, x, runner.gemm(name, weights, x))
+    for kernel in kernels_of(runner, name):
+        check_product(name, weights, x, kernel(name, weights, x))
 
 
 def extreme_activations(columns: int) -> naive.Array:
@@ -182,8 +215,8 @@ def test_largest_dot_products(runner: KernelRunner, name: str) -> None:
     for offset in naive.HALF_OFFSETS[name]:
         blocks[:, :, offset : offset + 2] = np.array([1.0], np.float16).view(np.uint8)
     x = extreme_activations(columns)
-    check_product(name, weights, x, runner.gemv(name, weights, x))
-    check_product(name, weights, x, runner.gemm(name, weights, x))
+    for kernel in kernels_of(runner, name):
+        check_product(name, weights, x, kernel(name, weights, x))
 
 
 def test_all_half_patterns(runner: KernelRunner) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgellama.step_sizes import MAX_DECODE_TOKENS, MAX_STEP_TOKENS
+from edgellama.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,11 +29,11 @@ GROUPS = ("kind", "layer", "op")
 )
 @click.option(
     *("-n", "--decode", "num_decoded"),
-    type=click.IntRange(0, MAX_DECODE_TOKENS),
+    type=click.IntRange(0, MAX_SHORT_TOKENS),
     metavar="N",
     default=1,
     show_default=True,
-    help=f"Tokens of the decode step, {MAX_DECODE_TOKENS} at most; 0 for none.",
+    help=f"Tokens of the decode step, {MAX_SHORT_TOKENS} at most; 0 for none.",
 )
 @click.option(
     *("-d", "--depth"),

@@ -136,6 +136,7 @@ def _rows(numbers_moved: int) -> Callable[[Op, Step], Work]:
 _COUNTS: Mapping[str, Callable[[Op, Step], Work]] = MappingProxyType(
     {
         "gemv": _product,
+        "skinny": _product,
         "gemm": _product,
         "attention": _attention,
         "merge": _merge,
