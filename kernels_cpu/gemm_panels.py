@@ -59,7 +59,7 @@ def define_expand_panel(code):
                 if has_minimum:
                     put(minimums + at, minimum_at(room, group), is_one_row)
             for part in range(hidden(blocks * num_parts // SUPER_BLOCK)):
-                ask_in_panel(base, steps, ahead, part)
+                ask_in_panel(ahead, part)
                 halves = quants(base, steps, part, room)
                 put_part(halves, part, panel + block * 8 * step, step, is_one_row)
             base += segment_bytes

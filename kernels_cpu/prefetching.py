@@ -16,14 +16,11 @@ from edgellama.kernels_cpu.simd import (
     prefetch_to_l1,
     prefetch_to_l2,
 )
-from edgellama.kernels_cpu.simd_rows import prefetch_rows
 from edgellama.kernels_cpu.team_layout import CACHE_LINE
 
 FAR_BYTES = 8192
 """As measured: half as far and twice as far are slower."""
 NEAR_BYTES = 1024
-NEAR_ROW_BYTES = 256
-"""The same where as many rows as a vector has lanes go together."""
 
 
 def define_ask_in_line(num_bytes):
@@ -94,13 +91,12 @@ def define_ask_ahead(grid, step_bytes):
 def define_ask_in_panel(part_bytes):
     """What a loop over the parts of a panel's rows calls before each.
 
-    The far stream, at ``ahead``, goes through the next panel, the near requests through the rows.
+    The stream goes through the next panel. What is near is left to the processor, which follows
+    the rows by itself: asking for it costs as many instructions as there are rows.
     """
-    num_parts, bytes_of_four = max(1, CACHE_LINE // part_bytes), 4 * part_bytes
+    bytes_of_four = 4 * part_bytes
 
-    def ask_in_panel(base, steps, ahead, part):
+    def ask_in_panel(ahead, part):
         prefetch_to_l2(ahead + part * part_bytes * lane_count(), bytes_of_four, f32_zeros())
-        if part % num_parts == 0:
-            prefetch_rows(base + part * part_bytes + NEAR_ROW_BYTES, steps)
 
     return device(ask_in_panel)

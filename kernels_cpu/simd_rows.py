@@ -14,13 +14,11 @@ from numba import types
 from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.simd import (
-    I8,
     I16,
     I32,
     I64,
     SCALARS,
     Vector,
-    call_llvm,
     constant,
     llvm_vector,
     load_at,
@@ -191,20 +189,6 @@ def _collected(builder: Any, rows: list[Any], places: list[int], each: int = 1) 
     order += [0] * (width - len(order))
     joined = [shuffle(builder, *pair, order) for pair in zip(rows[::2], rows[1::2], strict=True)]
     return _collected(builder, joined, [2 * each * i for i in range(count)], 2 * each)
-
-
-@intrinsic
-def prefetch_rows(typingctx, address, steps):
-    """Ask for the line at ``address`` in every row, for the first level of the cache."""
-    lanes = tier_of(typingctx).lanes
-
-    def codegen(ctx, b, sig, args):
-        options = [I32(0), I32(3), I32(1)]
-        for row in _row_addresses(b, args[0], args[1], lanes):
-            call_llvm(b, "llvm.prefetch.p0", ir.VoidType(), [pointer(b, row, I8), *options])
-        return ctx.get_dummy_value()
-
-    return types.void(types.int64, steps), codegen
 
 
 @intrinsic(prefer_literal=True)

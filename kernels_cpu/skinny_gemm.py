@@ -121,7 +121,7 @@ def _define_multiply_panel(code):
             blocks = min(SUPER_BLOCK, num_blocks - block)
             scales(base, steps, blocks, room)
             for part in range(hidden(blocks * num_parts // SUPER_BLOCK)):
-                ask_in_panel(base, steps, ahead, part)
+                ask_in_panel(ahead, part)
                 tile = multiply_part(
                     tile, quants(base, steps, part, room), part, room, x + 32 * block,
                     x_scale + 4 * block, x_sum + sum_bytes * block, num_columns,

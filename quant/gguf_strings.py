@@ -46,7 +46,7 @@ class StringArray(Sequence[str]):
         return self._decode(range(len(self))[index])
 
     def __iter__(self) -> Iterator[str]:
-        return (item.decode("utf-8", "surrogateescape") for item in self.as_bytes())
+        return (item.decode("utf-8", "surrogateescape") for item in self.in_place())
 
     def __repr__(self) -> str:
         return f"StringArray({len(self)} strings)"
@@ -56,17 +56,44 @@ class StringArray(Sequence[str]):
         """All strings as a file holds them, each after its 8-byte length."""
         return self._raw
 
+    def in_place(self) -> RawStrings:
+        """Every string as it stands in the file, taken from there when asked for."""
+        return RawStrings(self._raw, self._ends)
+
     def as_bytes(self) -> list[bytes]:
-        """Every string as it stands in the file."""
-        raw, start, items = self._raw, PREFIX_BYTES, []
-        for end in self._ends:
-            items.append(raw[start:end])
-            start = end + PREFIX_BYTES
-        return items
+        """All of them at once."""
+        return list(self.in_place())
 
     def _decode(self, index: int) -> str:
-        start = PREFIX_BYTES + (self._ends[index - 1] if index else 0)
-        return self._raw[start : self._ends[index]].decode("utf-8", "surrogateescape")
+        return self.in_place()[index].decode("utf-8", "surrogateescape")
+
+
+class RawStrings(Sequence[bytes]):
+    """The bytes of the strings of a ``StringArray``."""
+
+    def __init__(self, raw: bytes, ends: array[int]) -> None:
+        self._raw = raw
+        self._ends = ends
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> bytes: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[bytes]: ...
+    def __getitem__(self, index: int | slice) -> bytes | list[bytes]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        start = PREFIX_BYTES + (self._ends[place - 1] if place else 0)
+        return self._raw[start : self._ends[place]]
+
+    def __iter__(self) -> Iterator[bytes]:
+        raw, start = self._raw, PREFIX_BYTES
+        for end in self._ends:
+            yield raw[start:end]
+            start = end + PREFIX_BYTES
 
 
 def string_ends(view: memoryview, count: int) -> array[int]:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellama.quant.errors import TokenizerError
+from edgellama.quant.gguf_strings import StringArray
 
 SENTENCEPIECE_KINDS = ("llama", "t5")
 BYTE_PAIR_KIND = "gpt2"
@@ -54,7 +55,7 @@ class Vocabulary:
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> Vocabulary:
         """Reads ``tokens``, ``token_type`` and ``scores``; the latter two may be absent."""
-        tokens = string_bytes(metadata, "tokenizer.ggml.tokens")
+        tokens = list(string_bytes(metadata, "tokenizer.ggml.tokens"))
         types = metadata.get("tokenizer.ggml.token_type")
         scores = metadata.get("tokenizer.ggml.scores")
         return cls(
@@ -75,15 +76,13 @@ class Vocabulary:
         return self.tokens[token].decode("utf-8", "surrogateescape")
 
 
-def string_bytes(metadata: Mapping[str, object], key: str) -> list[bytes]:
+def string_bytes(metadata: Mapping[str, object], key: str) -> Sequence[bytes]:
     """An array of strings as UTF-8, from a lazily decoded array or any sequence of str."""
     strings = metadata.get(key)
     if strings is None:
         raise TokenizerError(f"{key} is missing; the model file has no complete tokenizer")
-    as_bytes = getattr(strings, "as_bytes", None)
-    if as_bytes is not None:
-        found: list[bytes] = as_bytes()
-        return found
+    if isinstance(strings, StringArray):
+        return strings.in_place()
     if isinstance(strings, str) or not isinstance(strings, Sequence):
         raise TokenizerError(f"{key} is a {type(strings).__name__}; an array of strings")
     try:

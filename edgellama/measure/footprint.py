@@ -38,7 +38,7 @@ LIBRARY_BYTES = 73_600_000
 INTERPRETER_BYTES = 21_300_000
 TOKEN_BYTES = 134
 SENTENCEPIECE_TOKEN_BYTES = 268
-MERGE_BYTES = 148
+MERGE_BYTES = 12
 ATTENTION_INPUTS = ("attn_q", "attn_k", "attn_v")
 """The matrices that read what the first norm of a layer leaves."""
 LOGITS_COPIES = 3
