@@ -36,7 +36,7 @@ from edgellama.kernels_cpu.simd import (
 )
 from edgellama.kernels_cpu.simd_exact import write_i32
 from edgellama.kernels_cpu.simd_math import fma
-from edgellama.kernels_cpu.tasks import claim, finish
+from edgellama.kernels_cpu.tasks import claim, count_tasks, finish
 
 SCORE_BYTES = 4 * ATTENTION_KEYS
 WEIGHT_BYTES = 2 * ATTENTION_KEYS
@@ -176,11 +176,9 @@ def _kernel(start, attend, rows):
     ):  # fmt: skip
         group = num_heads // num_kv_heads
         work = scratch + thread * scratch_stride
-        num_splits = (position + num_tokens + split_keys - 1) // split_keys
+        num_splits = count_tasks(position + num_tokens, split_keys)
         partial_bytes = PARTIAL_HEAD_BYTES + round_up(4 * head_size, 4 * panel_lanes())
-        num_tasks = (
-            (num_tokens + tokens_per_task - 1) // tokens_per_task * num_kv_heads * num_splits
-        )
+        num_tasks = count_tasks(num_tokens, tokens_per_task) * num_kv_heads * num_splits
         num_done = 0
         task = claim(counter, job, num_tasks)
         while task < num_tasks:

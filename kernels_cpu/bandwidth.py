@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgellama.kernels_cpu.simd import f32_zeros, lane_count, load_bytes, store
 from edgellama.kernels_cpu.simd_bytes import merge
-from edgellama.kernels_cpu.tasks import claim, finish
+from edgellama.kernels_cpu.tasks import claim, count_tasks, finish
 
 READ_BYTES = 1 << 18
 """Bytes of one task: long enough to stream, and many tasks in a matrix."""
@@ -19,7 +19,7 @@ def read_bytes():
     def kernel(address, num_bytes, sink, counter, thread, job):
         like = f32_zeros()
         step = 4 * lane_count()
-        num_tasks = (num_bytes + READ_BYTES - 1) // READ_BYTES
+        num_tasks = count_tasks(num_bytes, READ_BYTES)
         num_done = 0
         task = claim(counter, job, num_tasks)
         while task < num_tasks:

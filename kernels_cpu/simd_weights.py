@@ -131,8 +131,8 @@ def define_dot8(*, is_wide: bool, centre: int) -> Callable[..., Any]:
     """An intrinsic: four products of the first weights and four of the second in every lane.
 
     ``centre`` is taken off all weights, or what ``as_weights`` added if that is not 0: ``starts``
-    has the negated sum of each lane's x. Two products of the
-    first and two of the second fit 16 bits, where weights have up to seven.
+    has the negated sum of each lane's x. Two products of the first and two of the second fit
+    16 bits, where weights have up to seven.
     """
 
     @intrinsic

@@ -41,7 +41,6 @@ TIERS = tuple(
 )
 """The fastest tier and the reference; those between take minutes more, to compile above all."""
 SUM = np.dtype([("scaled", np.float32), ("start", np.int32)])
-ALL_ORDERS = orders_of(ORDER_OF_FORMAT)
 GUARD_BYTES = 4096
 GUARD = 0xA5
 
@@ -78,6 +77,11 @@ def model_of(
         feed_forward_length=columns, head_count=heads, head_count_kv=kv_heads, head_size=head_size,
         rms_epsilon=1e-5, rope=RopeConfig(rotated, 10000.0),
     )  # fmt: skip
+
+
+def all_orders(width: int) -> int:
+    """The orders of super-blocks that rows so wide can have."""
+    return orders_of(ORDER_OF_FORMAT) if width % 256 == 0 else 0
 
 
 class KernelRunner:
@@ -140,13 +144,13 @@ class KernelRunner:
 
     # Matrices
 
-    def decode_records(self, x: Array, orders: int = ALL_ORDERS) -> Array:
-        """Tokens (n, width) as the records that ``gemv`` reads, of some orders of super-blocks."""
+    def decode_records(self, x: Array, orders: int | None = None) -> Array:
+        """Tokens (n, width) as the records that ``gemv`` reads, of some orders or all there are."""
         num_tokens, width = x.shape
         records = self.output((num_tokens, decode_bytes(width)), np.uint8)
         self("quantize_decode", 2, x=x, x_stride=4 * width, width=width, num_tokens=num_tokens,
              q=records, q_scale=0, q_sum=0, q_half_sum=0,
-             orders=orders if width % 256 == 0 else 0)  # fmt: skip
+             orders=all_orders(width) if orders is None else orders)  # fmt: skip
         return records
 
     def prefill_arrays(self, x: Array, padded_tokens: int | None = None) -> dict[str, Array]:
@@ -250,7 +254,7 @@ class KernelRunner:
         quantized = self._quantized(form, num_tokens, width)
         self(f"rms_norm_{form}", 2, x=x, x_stride=4 * width, width=width, num_tokens=num_tokens,
              weight=weight, y=y if keep else 0, y_stride=4 * width, epsilon=epsilon,
-             **quantized, orders=ALL_ORDERS if width % 256 == 0 else 0)  # fmt: skip
+             **quantized, orders=all_orders(width))  # fmt: skip
         return y, quantized
 
     def swiglu(self, gate: Array, up: Array, form: str = "float", *, keep: bool = True) -> Any:
@@ -262,7 +266,7 @@ class KernelRunner:
         quantized = self._quantized(form, num_tokens, width)
         self(f"swiglu_{form}", 2, gate=y, up=padded(up, num_tokens, columns), y=y if keep else 0,
              stride=4 * columns, width=width, num_tokens=num_tokens, **quantized,
-             orders=ALL_ORDERS if width % 256 == 0 else 0)  # fmt: skip
+             orders=all_orders(width))  # fmt: skip
         return y[:, :width], quantized
 
     def _quantized(self, form: str, num_tokens: int, width: int) -> dict[str, Any]:
