@@ -13,6 +13,7 @@ from edgellama.kernels_cpu.panel_code import (
     minimum_at,
     scale_at,
 )
+from edgellama.kernels_cpu.prefetching import define_ask_in_panel
 from edgellama.kernels_cpu.signatures import PANEL_VECTORS, SUPER_BLOCK
 from edgellama.kernels_cpu.simd import lane_count, store
 from edgellama.kernels_cpu.simd_dot_tiles import HIDDEN
@@ -41,13 +42,14 @@ def put_half(words, half, panel, step, is_one_row):
 def define_expand_panel(code):
     """A device function: all columns of PANEL_VECTORS vectors of rows."""
     read_scales, quants, hidden = define_centred_scales(code), code.quants, HIDDEN[code.is_wide]
-    put_part = for_each_half(code, put_half)
+    put_part, ask_in_panel = for_each_half(code, put_half), define_ask_in_panel(code.part_bytes)
     num_parts, segment_bytes = code.num_parts, code.segment_bytes
     groups_per_block, has_minimum = 32 // code.group_size, code.has_minimum
 
     @device
     def expand_rows(base, row_bytes, num_blocks, panel, scales, minimums, room, is_one_row):
         steps, step = row_steps(row_bytes), PANEL_VECTORS * lane_count() * 4
+        ahead = base + lane_count() * row_bytes
         for block in range(0, num_blocks, SUPER_BLOCK):
             blocks = min(SUPER_BLOCK, num_blocks - block)
             read_scales(base, steps, blocks, room)
@@ -57,9 +59,11 @@ def define_expand_panel(code):
                 if has_minimum:
                     put(minimums + at, minimum_at(room, group), is_one_row)
             for part in range(hidden(blocks * num_parts // SUPER_BLOCK)):
+                ask_in_panel(ahead, part)
                 halves = quants(base, steps, part, room)
                 put_part(halves, part, panel + block * 8 * step, step, is_one_row)
             base += segment_bytes
+            ahead += lane_count() * segment_bytes
 
     def expand_panel(
         weights, row_bytes, first_row, num_rows, num_blocks, panel, scales, minimums, room
