@@ -6,20 +6,24 @@ quants (first halves, then second halves), scales, scaled sums of the quants, an
 that integer products start at, one for every lane. Of the scaled sums, the first two lanes of a
 block have its sum in two parts, and the last two have them again. Behind the records of whole
 super-blocks come, for each super-block, the sums of its 16 half blocks in order, and for each
-of ``BLOCK_ORDERS`` its quants and its scales, the latter as ``dot_pairs`` leaves the half
-blocks. The prefill layout keeps the quants in order, with the scales in an array beside them
-and the sums, of blocks and of half blocks, in two more: the scaled sum of the quants as f32,
-and behind it what integer sums of products start at (``store_starts``).
+of ``BLOCK_ORDERS`` its quants, its scales as ``dot_pairs`` leaves the half blocks, and the
+integers that the products, as ``pack_pairs`` leaves them, start at.
+
+The prefill layout keeps the quants in order, with the scales in an array beside them and the
+sums, of blocks and of half blocks, in two more: the scaled sum of the quants as f32, and behind
+it what integer sums of products start at (``store_starts``).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from edgellama.kernels_cpu.block_orders import place_in_order
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.signatures import (
     BLOCK_ORDERS,
     HALVES,
+    ORDER_CENTRES,
     RECORD_BYTES,
     START_AT,
     SUM_BYTES,
@@ -40,17 +44,19 @@ from edgellama.kernels_cpu.simd_bytes import (
     i32_zeros_like,
     negated,
     round_to_bytes,
+    store_narrow,
     to_f32,
 )
 from edgellama.kernels_cpu.simd_dot_tiles import store_starts
 from edgellama.kernels_cpu.simd_math import magnitude, max_lanes, maximum, mul, sum_lanes
-from edgellama.kernels_cpu.simd_scales import dot_pairs, pairs_of_ones
+from edgellama.kernels_cpu.simd_scales import dot_pairs, pack_pairs, pairs_of_ones
 from edgellama.kernels_cpu.simd_weights import dot4
 
 BLOCK = 32
 SCALE_AT, SUM_AT, STARTS_AT = 8, 12, 16
 """Where parts of a record begin, in bytes for every lane of a vector; the quants come first."""
-ORDER_BYTES = SUPER_BLOCK * BLOCK + 8 * HALVES
+ORDER_STARTS_AT = SUPER_BLOCK * BLOCK + 8 * HALVES
+ORDER_BYTES = ORDER_STARTS_AT + 8 * HALVES
 SUPER_BLOCK_BYTES = 4 * HALVES + len(BLOCK_ORDERS) * ORDER_BYTES
 bytes_of_token = device(decode_bytes)
 
@@ -112,28 +118,32 @@ def record_of_block(block, num_blocks):
 
 @device
 def super_blocks_at(records, index, num_blocks, order):
-    """Where a super-block's quants and scales in one of the orders lie, and its sums."""
+    """Where a super-block's quants, scales and starts in one of the orders lie, and its sums."""
     sums = records + num_blocks * RECORD_BYTES + index * SUPER_BLOCK_BYTES
     quants = sums + 4 * HALVES + order * ORDER_BYTES
-    return quants, quants + SUPER_BLOCK * BLOCK, sums
+    return quants, quants + SUPER_BLOCK * BLOCK, quants + ORDER_STARTS_AT, sums
 
 
 def _define_store_in_order(number):
-    """One block into the super-blocks of one order: its quants and scale."""
-    order = BLOCK_ORDERS[number]
+    """One block into the super-blocks of one order: its quants, scale and starts."""
+    order, centre = BLOCK_ORDERS[number], ORDER_CENTRES[number]
     places = sum(place << 4 * block for place, block in enumerate(order))
 
     def store_in_order(records, block, num_blocks, low, high, scale):
         width = lane_count() // 4
-        quants, scales, _ = super_blocks_at(records, block // SUPER_BLOCK, num_blocks, number)
+        super_block = block // SUPER_BLOCK
+        quants, scales, starts, _ = super_blocks_at(records, super_block, num_blocks, number)
         place = (places >> 4 * (block % SUPER_BLOCK)) & 7
         store(quants + BLOCK * place, low)
         store(quants + BLOCK * place + 16, high)
         for half in range(2 * place, 2 * place + 2):
             pair, rest = half // (2 * width), half % (2 * width)
-            lanes = scales + 16 * width * pair + 16 * (rest % width) + 8 * (rest // width)
-            write_f32(lanes, scale)
-            write_f32(lanes + 4, scale)
+            at = 16 * width * pair + 16 * (rest % width) + 8 * (rest // width)
+            write_f32(scales + at, scale)
+            write_f32(scales + at + 4, scale)
+            if centre != 0:
+                words = word_sums(high if half % 2 else low)
+                store_narrow(starts + at, words, -(centre << place_in_order(number, half)))
 
     return device(store_in_order)
 
@@ -146,7 +156,7 @@ store_in_first, store_in_second, store_in_third = map(
 @device
 def store_in_super_block(records, block, num_blocks, low, high, scale, orders):
     """One block, the quants of its halves and their scale, into its super-block in some orders."""
-    _, _, sums = super_blocks_at(records, block // SUPER_BLOCK, num_blocks, 0)
+    _, _, _, sums = super_blocks_at(records, block // SUPER_BLOCK, num_blocks, 0)
     at = sums + 8 * (block % SUPER_BLOCK)
     write_f32(at, total_of(low) * scale)
     write_f32(at + 4, total_of(high) * scale)
@@ -167,7 +177,7 @@ def quantize_as_record(values, block, num_blocks, q, q_scale, q_sum, q_half_sum,
     low, high, scale = quantize_block(values)
     factor, at = splat_f32(scale, like), records + (block - place) * RECORD_BYTES + 16 * place
     words = dot4(word_sums(low), bytes_like(high, 1), high)
-    sums = dot_pairs(words, words, pairs_of_ones(like))
+    sums = dot_pairs(pack_pairs(words, words), pairs_of_ones(like))
     store(at, low)
     store(at + 16 * size, high)
     store(at + 32 * size, factor)

@@ -34,8 +34,7 @@ class SuperBlock:
     They count ``scale_unit`` times ``scale_factor(base)``, ``minimum_unit()`` times
     ``minimum_factor(base)``. ``pieces(base, half, like)``: the quants as 16-byte pieces, from
     number ``half`` on in the order number ``order`` of ``BLOCK_ORDERS``; without an order they
-    are read block by block. Products of every second vector of pieces count ``second_unit(like)``
-    where that is given.
+    are read block by block.
     """
 
     num_bytes: int
@@ -48,7 +47,6 @@ class SuperBlock:
     first_minimum: int = 0
     order: int | None = None
     pieces: Reader | None = None
-    second_unit: Reader | None = None
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,11 @@ from edgellama.kernels_cpu.simd_bytes import (
     load_chosen_pieces,
     load_pieces,
     low_nibbles,
+    piece_of,
+    repeat_piece,
 )
 from edgellama.kernels_cpu.simd_half import load_half_scales, read_half
 from edgellama.kernels_cpu.simd_weights import define_look_up, weight_bias
-from edgellama.kernels_cpu.simd_words import piece_of, repeat_piece
 
 TABLE = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """ggml's ``kvalues_iq4nl``."""
@@ -76,7 +77,7 @@ def iq4_xs_scales(base, like):
     high = (high | high << 12) & 0x000F000F000F000F
     high = (high | high << 6) & 0x0303030303030303
     words = (low << 2 | high << 6) ^ (0x8080808080808080 - (1 << 64))
-    return repeat_piece(piece_of(words), like)
+    return repeat_piece(piece_of(words, words), like)
 
 
 @device

@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import numpy as np
-
 from edgellama.kernels_cpu.block_code import (
     BlockCode,
     Reader,
@@ -17,29 +15,23 @@ from edgellama.kernels_cpu.block_code import (
     constant,
     super_block_code,
 )
+from edgellama.kernels_cpu.block_orders import IN_ORDER, PAIRS, QUARTERS, place_in_order
 from edgellama.kernels_cpu.device import device
-from edgellama.kernels_cpu.signatures import ORDER_OF_FORMAT
-from edgellama.kernels_cpu.simd import f32_zeros_4, width_of
+from edgellama.kernels_cpu.simd import read_i64, read_u32
 from edgellama.kernels_cpu.simd_bytes import (
-    flip_sign_bits,
     high_nibbles,
     keep_bits,
     keep_chosen_bits,
     load_chosen_pieces,
-    load_pieces,
     low_nibbles,
     merge,
+    piece_of,
+    repeat_piece,
     rotate_pieces,
     shift_all,
     shift_pieces,
 )
 from edgellama.kernels_cpu.simd_half import read_half
-from edgellama.kernels_cpu.simd_words import (
-    keep_word_bits,
-    pick_words,
-    repeat_piece,
-    rotate_words,
-)
 
 
 def half_at(offset: int) -> Reader:
@@ -79,24 +71,9 @@ def q2_k_minimums(base, like):
 
 
 @device
-def place_of_field(half, like):
-    """Where the two bits of these pieces are left to lie: a shift saved for every second vector.
-
-    Only where the two vectors whose products are packed together hold neighbouring fields.
-    """
-    return (half >> 1) & 2 if width_of(like) == 16 else 0
-
-
-@device
-def unit_of_second_field(like):
-    """What the products of every second vector count, whose bits lie two places up."""
-    return np.float32(0.25) if width_of(like) == 16 else np.float32(1.0)
-
-
-@device
 def field_pieces(quants, half, like):
-    """Two bits of every byte of 64, the lowest first, at ``place_of_field``."""
-    place = place_of_field(half, like)
+    """Two bits of every byte of 64, the lowest first, at ``place_in_order``."""
+    place = place_in_order(QUARTERS, half)
     pieces = load_chosen_pieces(quants + 16 * (half & 3), 0, 1, 2, 3, like)
     return keep_chosen_bits(shift_all(pieces, 2 * (half >> 2) - place), 3 << place)
 
@@ -129,20 +106,25 @@ def q3_k_quants(half):
 
 @device
 def q3_k_pieces(base, half, like):
-    place = place_of_field(half, like)
+    place = place_in_order(QUARTERS, half)
     high = load_chosen_pieces(base + 16 * (half & 1), 0, 1, 0, 1, like)
     up = 2 + place - (half >> 2) - 2 * (half & 2)
     high = keep_chosen_bits(rotate_pieces(high, up, up, up - 4, up - 4), 4 << place)
     return merge(field_pieces(base + 32, half, like), high)
 
 
+NIBBLES_UP, PAIRS_OF_BITS = 0x3C3C3C3C3C3C3C3C, 0x0303030303030303
+SIGNS = 0x8080808080808080 - (1 << 64)
+
+
 @device
 def q3_k_scales(base, like):
     """Four times each scale: shifted up, six bits of which 32 is taken are a signed byte."""
-    packed = load_pieces(base + 92, 0, f32_zeros_4())
-    low = keep_bits(rotate_words(pick_words(packed, 1, 2, 1, 2), 2, 2, -2, -2), 0x3C)
-    high = keep_bits(rotate_words(pick_words(packed, 3, 3, 3, 3), 6, 4, 2, 0), 0xC0)
-    return repeat_piece(flip_sign_bits(merge(low, high)), like)
+    low, high = read_i64(base + 96), read_u32(base + 104)
+    high |= high << 30
+    first = (low << 2) & NIBBLES_UP | (high & PAIRS_OF_BITS) << 6
+    last = (low >> 2) & NIBBLES_UP | (high >> 4 & PAIRS_OF_BITS) << 6
+    return repeat_piece(piece_of(first ^ SIGNS, last ^ SIGNS), like)
 
 
 # Q4_K: half d, half dmin; 12 bytes of 6-bit scales and minimums; 128 bytes of nibbles, where
@@ -177,11 +159,11 @@ def q4_k_pieces(base, half, like):
 @device
 def q4_k_scales(base, like):
     """Eight scales, eight minimums."""
-    packed = load_pieces(base, 0, f32_zeros_4())
-    low = rotate_words(pick_words(packed, 1, 3, 2, 3), 0, 0, 0, -4)
-    low = keep_word_bits(low, 0x3F3F3F3F, 0x0F0F0F0F, 0x3F3F3F3F, 0x0F0F0F0F)
-    high = rotate_words(pick_words(packed, 1, 1, 2, 2), 0, -2, 0, -2)
-    return repeat_piece(merge(low, keep_word_bits(high, 0, 0x30303030, 0, 0x30303030)), like)
+    scales, minimums, nibbles = read_u32(base + 4), read_u32(base + 8), read_u32(base + 12)
+    scales = scales & 0x3F3F3F3F | (scales >> 2 & 0x30303030 | nibbles & 0x0F0F0F0F) << 32
+    nibbles >>= 4
+    minimums = minimums & 0x3F3F3F3F | (minimums >> 2 & 0x30303030 | nibbles & 0x0F0F0F0F) << 32
+    return repeat_piece(piece_of(scales, minimums), like)
 
 
 # Q5_K: as Q4_K, with 32 bytes of fifth bits before the nibbles, the lowest for sub-block 0
@@ -245,46 +227,36 @@ def q6_k_scales(base, like):
     return load_chosen_pieces(base + 192, 0, 0, 0, 0, like)
 
 
-def _offset_super_block(
-    num_bytes, scales, factor_at, unit, offset, order, pieces, second_unit=None
-):
+def _offset_super_block(num_bytes, scales, factor_at, unit, offset, order, pieces):
     """Scales alone: the minimum is a constant times the scale."""
     factor = half_at(factor_at)
     return SuperBlock(
         num_bytes, scales, factor, scales, factor, unit, constant(-offset * unit),
-        order=order, pieces=pieces, second_unit=second_unit,
+        order=order, pieces=pieces,
     )  # fmt: skip
 
 
-def _minimum_super_block(
-    num_bytes, scales, minimums, factors_at, first_minimum, order, pieces, second_unit=None
-):
+def _minimum_super_block(num_bytes, scales, minimums, factors_at, first_minimum, order, pieces):
     """Scales and minimums, their factors in two halves that follow each other."""
     return SuperBlock(
         num_bytes, scales, half_at(factors_at), minimums, half_at(factors_at + 2), 1.0,
-        constant(-1.0), first_minimum, order, pieces, second_unit,
+        constant(-1.0), first_minimum, order, pieces,
     )  # fmt: skip
 
 
-QUARTERS, PAIRS, IN_ORDER = (ORDER_OF_FORMAT[name] for name in ("Q3_K", "Q5_K", "Q6_K"))
-"""Of ``BLOCK_ORDERS``."""
 K_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {
         "Q2_K": super_block_code(
             16,
             (q2_k_quants(0), q2_k_quants(1)),
-            _minimum_super_block(
-                84, q2_k_scales, q2_k_minimums, 80, 0, QUARTERS, q2_k_pieces, unit_of_second_field
-            ),
+            _minimum_super_block(84, q2_k_scales, q2_k_minimums, 80, 0, QUARTERS, q2_k_pieces),
             3,
             has_minimum=True,
         ),
         "Q3_K": super_block_code(
             16,
             (q3_k_quants(0), q3_k_quants(1)),
-            _offset_super_block(
-                110, q3_k_scales, 108, 1 / 4, 4, QUARTERS, q3_k_pieces, unit_of_second_field
-            ),
+            _offset_super_block(110, q3_k_scales, 108, 1 / 4, 4, QUARTERS, q3_k_pieces),
             7,
             has_minimum=False,
         ),

@@ -1,9 +1,9 @@
 """Matrix times one token, or a few of float weights: rows are read where they lie, once.
 
 Rows are handed out in chunks, so that each thread reads one sequential stream, and a slow or
-preempted thread simply takes fewer. Two rows are taken at a time; where eight products fit 16 bits,
-they share the vectors of their products from there on. Every output is summed in one fixed order,
-whoever computes it and whatever tokens stand beside it.
+preempted thread simply takes fewer. Two rows of small blocks are taken at a time; where eight
+products fit 16 bits, they share the vectors of their products from there on. Every output is
+summed in one fixed order, whoever computes it and whatever tokens stand beside it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,13 @@ from edgellama.kernels_cpu.simd import (
 from edgellama.kernels_cpu.simd_bytes import to_f32
 from edgellama.kernels_cpu.simd_half import load_bf16, load_f16
 from edgellama.kernels_cpu.simd_math import add, fma, fold, mul, sum_lanes
-from edgellama.kernels_cpu.simd_scales import by_source, dot_pairs, pairs_of_ones, sums_by_source
+from edgellama.kernels_cpu.simd_scales import (
+    by_source,
+    dot_pairs,
+    pack_pairs,
+    pairs_of_ones,
+    sums_by_source,
+)
 from edgellama.kernels_cpu.tasks import claim, count_tasks, finish
 from edgellama.quant.formats import FORMATS_BY_NAME
 
@@ -88,10 +94,10 @@ def _paired_step(code):
     def step(cell, sums, block):
         (row, x, _y, next_row, _next_y), (products, minimums) = cell, sums
         record, width = x + block * RECORD_BYTES, width_of(products)
-        dots = dot_pairs(
-            product(row, block, record, products), product(next_row, block, record, products),
-            pairs_of_ones(products),
-        )  # fmt: skip
+        packed = pack_pairs(
+            product(row, block, record, products), product(next_row, block, record, products)
+        )
+        dots = dot_pairs(packed, pairs_of_ones(products))
         scale, next_scale = scale_of(row, block, products), scale_of(next_row, block, products)
         scaled = mul(to_f32(dots), load_f32(record + SCALE_AT * width, products))
         products = fma(scaled, by_source(scale, next_scale), products)
@@ -245,7 +251,7 @@ def quantized_gemv(name):
     """y = weights x for blocks of ``name`` and quantized tokens, one after the other."""
     code = BLOCK_CODES[name]
     is_paired = not (code.super_block or code.is_wide)
-    grid = Grid(2, 1, is_paired)
+    grid = Grid(1 if code.super_block else 2, 1, is_paired)
     return _gemv(_multiply_rows(partial(quantized_dots, name), grid), 32)
 
 

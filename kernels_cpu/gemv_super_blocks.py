@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from edgellama.kernels_cpu.activations import SCALE_AT, super_blocks_at
+from edgellama.kernels_cpu.block_orders import unit_of_second
 from edgellama.kernels_cpu.cells import for_cells, for_each_of
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.prefetching import define_ask_ahead
@@ -30,16 +31,13 @@ from edgellama.kernels_cpu.simd_scales import (
     BYTE_UNIT,
     PAIR_UNIT,
     WIDEN,
+    add_words,
     define_spread_pairs,
     dot_pairs,
+    pack_pairs,
     splat_by_source,
 )
 from edgellama.kernels_cpu.simd_weights import dot4
-
-
-@device
-def _one(like):
-    return np.float32(1.0)
 
 
 def super_block_dots(code, grid):
@@ -47,9 +45,8 @@ def super_block_dots(code, grid):
     parts = code.super_block
     step = _step_in_records(code) if parts.order is None else _step_in_order(code)
     scale_unit = np.float32(parts.scale_unit * (BYTE_UNIT if parts.order is None else PAIR_UNIT))
-    num_bytes, minimum_unit_of = parts.num_bytes, parts.minimum_unit
+    order, num_bytes, minimum_unit_of = parts.order, parts.num_bytes, parts.minimum_unit
     minimum_unit = np.float32(BYTE_UNIT)
-    second_unit = parts.second_unit or _one
     ask_ahead = define_ask_ahead(grid, num_bytes)
 
     def add_super_block(cell, sums, index, num_blocks):
@@ -58,7 +55,7 @@ def super_block_dots(code, grid):
 
     def finish_cell(sums):
         products, minimums = sums
-        second = scale_unit * second_unit(products)
+        second = scale_unit * unit_of_second(order)
         products = mul(products, splat_by_source(scale_unit, second, products))
         unit = splat_f32(minimum_unit_of() * minimum_unit, products)
         return sum_lanes(fold(fma(minimums, unit, products), f32_zeros_4()))
@@ -78,35 +75,48 @@ def super_block_dots(code, grid):
 
 def _step_in_order(code):
     """Products and minimums of a super-block whose quants follow one of ``BLOCK_ORDERS``."""
-    parts, halves_each = code.super_block, code.group_size // 16
+    parts, has_minimum = code.super_block, code.has_minimum
     pieces_of, scales_of, minimums_of = parts.pieces, parts.scales, parts.minimums
-    order, first_minimum = parts.order, parts.first_minimum
-    spread_pairs = define_spread_pairs(BLOCK_ORDERS[order], halves_each)
-    widen = WIDEN[halves_each]
-    scale_factor, minimum_factor = parts.scale_factor, parts.minimum_factor
+    order, scale_factor, add_minimums = parts.order, parts.scale_factor, _define_add_minimums(code)
+    spread_pairs = define_spread_pairs(BLOCK_ORDERS[order], code.group_size // 16)
 
     def step(sums, row, base, index, x, num_blocks):
         products, minimums = sums
-        lanes = lane_count()
-        quants, factors, x_sums = super_blocks_at(x, index, num_blocks, order)
-        scales, minima = scales_of(base, f32_zeros()), minimums_of(base, f32_zeros())
-        scaled, offsets = f32_zeros(), f32_zeros()
-        zeros, pieces = i32_zeros_like(scaled), lanes // 4
+        quants, factors, starts, x_sums = super_blocks_at(x, index, num_blocks, order)
+        scales, minima = scales_of(base, products), minimums_of(base, products)
+        scaled, pieces = f32_zeros(), lane_count() // 4
+        zeros = i32_zeros_like(scaled)
         for half in range(0, HALVES, 2 * pieces):
             last = half + pieces
             low = dot4(zeros, pieces_of(base, half, scaled), load_bytes(quants + 16 * half, scaled))
             high = dot4(
                 zeros, pieces_of(base, last, scaled), load_bytes(quants + 16 * last, scaled)
             )
-            dots = dot_pairs(low, high, spread_pairs(scales, half, scaled))
+            packed = pack_pairs(low, high)
+            if not has_minimum:
+                packed = add_words(packed, starts + 8 * half)
+            dots = dot_pairs(packed, spread_pairs(scales, half, scaled))
             scaled = fma(to_f32(dots), load_f32(factors + 8 * half, scaled), scaled)
-        for half in range(0, HALVES, lanes):
-            minimum = widen(minima, first_minimum + half // halves_each, 1, scaled)
-            offsets = fma(minimum, load_f32(x_sums + 4 * half, scaled), offsets)
-        products = fma(scaled, splat_f32(scale_factor(base), products), products)
-        return products, fma(offsets, splat_f32(minimum_factor(base), products), minimums)
+        if has_minimum:
+            minimums = add_minimums(minimums, minima, base, x_sums)
+        return fma(scaled, splat_f32(scale_factor(base), products), products), minimums
 
     return device(step)
+
+
+def _define_add_minimums(code):
+    """A device function: minimums += those of a super-block times the sums of its half blocks."""
+    parts, halves_each = code.super_block, code.group_size // 16
+    first, widen, factor = parts.first_minimum, WIDEN[halves_each], parts.minimum_factor
+
+    def add_minimums(minimums, minima, base, x_sums):
+        offsets = f32_zeros()
+        for half in range(0, HALVES, lane_count()):
+            minimum = widen(minima, first + half // halves_each, 1, offsets)
+            offsets = fma(minimum, load_f32(x_sums + 4 * half, offsets), offsets)
+        return fma(offsets, splat_f32(factor(base), minimums), minimums)
+
+    return device(add_minimums)
 
 
 def _step_in_records(code):

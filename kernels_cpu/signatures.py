@@ -60,6 +60,8 @@ BLOCK_ORDERS = ((0, 4, 1, 5, 2, 6, 3, 7), (0, 2, 1, 3, 4, 6, 5, 7), (0, 1, 2, 3,
 """Orders in which formats hold the eight blocks of 32 weights of a super-block."""
 ORDER_OF_FORMAT = MappingProxyType({"Q2_K": 0, "Q3_K": 0, "Q4_K": 1, "Q5_K": 1, "Q6_K": 2})
 """Which of them, for the formats that decoding reads in one."""
+ORDER_CENTRES = (4, 0, 32)
+"""What is taken off the quants in each order, in the formats without a minimum."""
 RECORD_BYTES = 80
 """Of each block of a token in the layout that decoding reads: five vectors of four lanes."""
 
@@ -69,7 +71,7 @@ def decode_bytes(num_columns: int) -> int:
     num_blocks = num_columns // 32
     if num_blocks % SUPER_BLOCK:
         return num_blocks * RECORD_BYTES
-    return num_blocks * (RECORD_BYTES + 8 + 48 * len(BLOCK_ORDERS))
+    return num_blocks * (RECORD_BYTES + 8 + 64 * len(BLOCK_ORDERS))
 
 
 def orders_of(formats: Iterable[str]) -> int:

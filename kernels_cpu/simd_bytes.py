@@ -10,12 +10,14 @@ from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.simd import (
     I8,
+    I16,
     I32,
     Vector,
     call_llvm,
     constant,
     llvm_vector,
     load_at,
+    pointer,
     shuffle,
     splat,
 )
@@ -80,6 +82,27 @@ def concatenate(builder: Any, vectors: list[Any]) -> Any:
             for i in range(0, len(vectors), 2)
         ]
     return vectors[0]
+
+
+@intrinsic
+def piece_of(typingctx, low, high):
+    """Two words of 64 bits as a piece."""
+
+    def codegen(ctx, b, sig, args):
+        words = b.insert_element(splat(b, args[0], 2), args[1], I32(1))
+        return b.bitcast(words, llvm_vector("i8", PIECE_BYTES))
+
+    return Vector("i8", PIECE_BYTES)(types.int64, types.int64), codegen
+
+
+@intrinsic
+def repeat_piece(typingctx, piece, like):
+    """A piece as often as it fits into ``like``."""
+
+    def codegen(ctx, b, sig, args):
+        return shuffle(b, args[0], args[0], list(range(PIECE_BYTES)) * (like.lanes // 4))
+
+    return Vector("i8", 4 * like.lanes)(piece, like), codegen
 
 
 @intrinsic(prefer_literal=True)
@@ -232,6 +255,19 @@ def bytes_like(typingctx, v, value):
 def negated(typingctx, v):
     """Integers with the other sign."""
     return v(v), lambda ctx, b, sig, args: b.neg(args[0])
+
+
+@intrinsic
+def store_narrow(typingctx, address, v, factor):
+    """Integers times ``factor``, which must fit 16 bits, stored as such."""
+
+    def codegen(ctx, b, sig, args):
+        narrow = b.trunc(args[1], llvm_vector("i16", v.lanes))
+        product = b.mul(narrow, splat(b, b.trunc(args[2], I16), v.lanes))
+        b.store(product, pointer(b, args[0], product.type), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(types.int64, v, types.int64), codegen
 
 
 @intrinsic

@@ -21,6 +21,7 @@ from edgellama.kernels_cpu.simd import (
     call_llvm,
     constant,
     llvm_vector,
+    load_at,
     shuffle,
     splat,
     tier_of,
@@ -159,28 +160,52 @@ PAIR_INSTRUCTIONS = {
 
 
 @intrinsic
-def dot_pairs(typingctx, low, high, scales):
-    """Of every four lanes of ``low`` and of ``high``, neighbours scaled and added.
-
-    Of each such eight, two sums from ``low`` come first, then two from ``high``. Integers beyond
-    16 bits are not allowed in either; ``scales`` has four times the same for each four.
-    """
+def pack_pairs(typingctx, low, high):
+    """Lanes of two vectors in 16 bits, which must hold them: four of each in turn."""
     tier, lanes = tier_of(typingctx), low.lanes
+    packed = Vector("i16", 2 * lanes)
 
     def codegen(ctx, b, sig, args):
+        narrow = llvm_vector("i16", 2 * lanes)
         if tier.has_pair_dot:
-            pack, multiply = (f"llvm.x86.{name}" for name in PAIR_INSTRUCTIONS[lanes])
-            packed = call_llvm(b, pack, llvm_vector("i16", 2 * lanes), list(args[:2]))
-            return call_llvm(b, multiply, llvm_vector("i32", lanes), [packed, args[2]])
+            return call_llvm(b, f"llvm.x86.{PAIR_INSTRUCTIONS[lanes][0]}", narrow, list(args))
         order = [
             source + 4 * block + lane
             for block in range(lanes // 4)
             for source in (0, lanes)
-            for lane in (0, 2)
+            for lane in range(4)
         ]
-        even = shuffle(b, args[0], args[1], order)
-        odd = shuffle(b, args[0], args[1], [n + 1 for n in order])
-        factors = shuffle(b, args[2], args[2], range(0, 2 * lanes, 2))
-        return b.mul(b.add(even, odd), b.sext(factors, llvm_vector("i32", lanes)))
+        return b.trunc(shuffle(b, *args, order), narrow)
 
-    return low(low, high, scales), codegen
+    return packed(low, high), codegen
+
+
+@intrinsic
+def add_words(typingctx, packed, address):
+    """What ``pack_pairs`` gave plus the 16-bit integers at an address."""
+
+    def codegen(ctx, b, sig, args):
+        return b.add(args[0], load_at(b, args[1], args[0].type))
+
+    return packed(packed, types.int64), codegen
+
+
+@intrinsic
+def dot_pairs(typingctx, packed, scales):
+    """Neighbours of what ``pack_pairs`` gave scaled and added.
+
+    Of every four lanes, two are sums from the first vector, then two from the second; ``scales``
+    has the same for each four.
+    """
+    tier, lanes = tier_of(typingctx), packed.lanes // 2
+
+    def codegen(ctx, b, sig, args):
+        wide = llvm_vector("i32", lanes)
+        if tier.has_pair_dot:
+            return call_llvm(b, f"llvm.x86.{PAIR_INSTRUCTIONS[lanes][1]}", wide, list(args))
+        evens = range(0, 2 * lanes, 2)
+        even, factors = (b.sext(shuffle(b, v, v, evens), wide) for v in args)
+        odd = b.sext(shuffle(b, args[0], args[0], [n + 1 for n in evens]), wide)
+        return b.mul(b.add(even, odd), factors)
+
+    return Vector("i32", lanes)(packed, scales), codegen
