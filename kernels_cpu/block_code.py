@@ -17,7 +17,7 @@ from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.signatures import SUPER_BLOCK
 from edgellama.kernels_cpu.simd import splat_f32
 from edgellama.kernels_cpu.simd_math import mul
-from edgellama.kernels_cpu.simd_scales import BYTE_UNIT, WIDEN
+from edgellama.kernels_cpu.simd_scales import BYTE_UNIT, UNSIGNED_UNIT, WIDEN_UNSIGNED, widen_signed
 from edgellama.kernels_cpu.simd_weights import weight_bias
 
 Reader = Callable[..., Any]
@@ -29,24 +29,23 @@ WIDE_RANGE = (255, 128)
 class SuperBlock:
     """How 256 weights are read at once.
 
-    ``scales(base, like)`` and ``minimums(base, like)``: a signed byte for every group, in 16
-    bytes that are repeated as often as they fit; the minimums begin at byte ``first_minimum``.
-    They count ``scale_unit`` times ``scale_factor(base)``, ``minimum_unit()`` times
-    ``minimum_factor(base)``. ``pieces(base, half, like)``: the quants as 16-byte pieces, from
-    number ``half`` on in the order number ``order`` of ``BLOCK_ORDERS``; without an order they
-    are read block by block.
+    ``scales(base, like)`` and ``minimums(base, like)``, where there are any: a byte for every
+    group, in 16 bytes that are repeated as often as they fit; scales are signed, minimums begin at
+    byte ``first_minimum``. They count ``scale_unit`` times the first of ``factors(base)``, and
+    minus ``minimum_unit`` times the second. ``pieces(base, half, like)``: the quants as 16-byte
+    pieces, from number ``half`` on in the order number ``order`` of ``BLOCK_ORDERS``; without an
+    order they are read block by block.
     """
 
     num_bytes: int
     scales: Reader
-    scale_factor: Reader
-    minimums: Reader
-    minimum_factor: Reader
-    scale_unit: float
-    minimum_unit: Reader
-    first_minimum: int = 0
+    factors: Reader
+    scale_unit: float = 1.0
     order: int | None = None
     pieces: Reader | None = None
+    minimums: Reader | None = None
+    minimum_unit: float = 1.0
+    first_minimum: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,10 +116,7 @@ def _offset_code(
     *,
     is_wide: bool = False,
 ) -> BlockCode:
-    def minimum(row, block, like, scale):
-        return mul(scale, splat_f32(-offset(), like))
-
-    reader = device(minimum)
+    reader = _times_scale(offset)
     readers = (quants, (scale, scale), (reader, reader))
     return BlockCode(32, *readers, largest, centre, False, is_wide=is_wide)
 
@@ -130,55 +126,65 @@ def super_block_code(
     quants: tuple[Reader, Reader],
     super_block: SuperBlock,
     largest: int,
+    offset: Reader | None = None,
     *,
-    has_minimum: bool,
     is_wide: bool = False,
 ) -> BlockCode:
     """A format of super-blocks, whose groups have small integers for scale and minimum.
 
-    Without a minimum of its own that of a group is the scale times half the range of quants.
+    Without minimums of its own that of a group is minus ``offset()`` times the scale.
     """
-    parts, groups = super_block, 32 // group_size
-    scale_unit = constant(parts.scale_unit)
-    scales, minimums = [], []
-    for half in (0, 1):
-        first = half % groups
-        scale = _integers(
-            parts.num_bytes, parts.scales, parts.scale_factor, scale_unit, first, groups
-        )
-        first += parts.first_minimum
-        minimum = _integers(
-            parts.num_bytes, parts.minimums, parts.minimum_factor, parts.minimum_unit, first, groups
-        )
-        scales.append(scale)
-        minimums.append(_after_scale(minimum))
+    groups = 32 // group_size
+    firsts = (0, 1 % groups)
+    low, high = (_scale_of(super_block, first, groups) for first in firsts)
+    if offset is None:
+        minimums = tuple(_minimum_of(super_block, first, groups) for first in firsts)
+    else:
+        minimums = (_times_scale(offset),) * 2
     return BlockCode(
         group_size,
         quants,
-        (scales[0], scales[1]),
+        (low, high),
         (minimums[0], minimums[1]),
         largest,
-        0 if has_minimum else (largest + 1) // 2,
-        has_minimum,
+        0 if offset is None else (largest + 1) // 2,
+        has_minimum=offset is None,
         super_block=super_block,
         is_wide=is_wide,
     )
 
 
-def _integers(num_bytes, bytes_of, factor_of, unit_of, first, step):
-    """Integers times their factor, four lanes a block: byte ``first`` and each ``step``-th."""
-    byte_unit, widen = np.float32(BYTE_UNIT), WIDEN[4]
+def _scale_of(parts: SuperBlock, first: int, step: int) -> Reader:
+    """Scales as f32, four lanes a block: byte ``first`` and each ``step``-th."""
+    num_bytes, scales_of, factors = parts.num_bytes, parts.scales, parts.factors
+    unit = np.float32(parts.scale_unit * BYTE_UNIT)
 
-    def integers(row, block, like):
+    def scale(row, block, like):
         base = row + block // SUPER_BLOCK * num_bytes
-        wide = widen(bytes_of(base, like), first + block % SUPER_BLOCK * step, step, like)
-        return mul(wide, splat_f32(factor_of(base) * (unit_of() * byte_unit), like))
+        wide = widen_signed(scales_of(base, like), first + block % SUPER_BLOCK * step, step, like)
+        return mul(wide, splat_f32(factors(base)[0] * unit, like))
 
-    return device(integers)
+    return device(scale)
 
 
-def _after_scale(reader):
+def _minimum_of(parts: SuperBlock, first: int, step: int) -> Reader:
+    """Minimums likewise."""
+    num_bytes, minimums_of, factors = parts.num_bytes, parts.minimums, parts.factors
+    unit, widen = np.float32(-parts.minimum_unit * UNSIGNED_UNIT), WIDEN_UNSIGNED[4]
+    first += parts.first_minimum
+
     def minimum(row, block, like, scale):
-        return reader(row, block, like)
+        base = row + block // SUPER_BLOCK * num_bytes
+        wide = widen(minimums_of(base, like), first + block % SUPER_BLOCK * step, step, like)
+        return mul(wide, splat_f32(factors(base)[1] * unit, like))
+
+    return device(minimum)
+
+
+def _times_scale(offset: Reader) -> Reader:
+    """The minimum that takes ``offset()`` off every quant."""
+
+    def minimum(row, block, like, scale):
+        return mul(scale, splat_f32(-offset(), like))
 
     return device(minimum)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-import numpy as np
-
 from edgellama.kernels_cpu.block_code import (
     WIDE_RANGE,
     BlockCode,
@@ -81,8 +79,9 @@ def iq4_xs_scales(base, like):
 
 
 @device
-def iq4_xs_minimum_unit():
-    return weight_bias() * np.float32(-1 / 4)
+def iq4_xs_factors(base):
+    factor = read_half(base)
+    return factor, factor
 
 
 I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
@@ -91,17 +90,9 @@ I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
         "IQ4_XS": super_block_code(
             32,
             (iq4_xs_low, iq4_xs_high),
-            SuperBlock(
-                136,
-                iq4_xs_scales,
-                read_half,
-                iq4_xs_scales,
-                read_half,
-                1 / 4,
-                iq4_xs_minimum_unit,
-            ),
+            SuperBlock(136, iq4_xs_scales, iq4_xs_factors, 1 / 4),
             WIDE_RANGE[0],
-            has_minimum=False,
+            weight_bias,
             is_wide=True,
         ),
     }

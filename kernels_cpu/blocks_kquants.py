@@ -19,7 +19,6 @@ from edgellama.kernels_cpu.block_orders import IN_ORDER, PAIRS, QUARTERS, place_
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import read_i64, read_u32
 from edgellama.kernels_cpu.simd_bytes import (
-    high_nibbles,
     keep_bits,
     keep_chosen_bits,
     load_chosen_pieces,
@@ -31,16 +30,26 @@ from edgellama.kernels_cpu.simd_bytes import (
     shift_all,
     shift_pieces,
 )
-from edgellama.kernels_cpu.simd_half import read_half
+from edgellama.kernels_cpu.simd_half import read_half, read_two_halves
 
 
-def half_at(offset: int) -> Reader:
-    """The half at ``base + offset`` as f32."""
+def _factor_at(offset: int) -> Reader:
+    """The factor of scales at ``base + offset``, where there are no minimums."""
 
-    def number(base):
-        return read_half(base + offset)
+    def factors(base):
+        factor = read_half(base + offset)
+        return factor, factor
 
-    return device(number)
+    return device(factors)
+
+
+def _two_factors_at(offset: int) -> Reader:
+    """The factors of scales and of minimums, one behind the other."""
+
+    def factors(base):
+        return read_two_halves(base + offset)
+
+    return device(factors)
 
 
 # Q2_K: 16 bytes with scale (low) and minimum of each 16 weights; 64 bytes of quants, where 32
@@ -67,7 +76,8 @@ def q2_k_scales(base, like):
 
 @device
 def q2_k_minimums(base, like):
-    return high_nibbles(load_chosen_pieces(base, 0, 0, 0, 0, like))
+    """Sixteen times each minimum."""
+    return keep_bits(load_chosen_pieces(base, 0, 0, 0, 0, like), 0xF0)
 
 
 @device
@@ -227,60 +237,49 @@ def q6_k_scales(base, like):
     return load_chosen_pieces(base + 192, 0, 0, 0, 0, like)
 
 
-def _offset_super_block(num_bytes, scales, factor_at, unit, offset, order, pieces):
-    """Scales alone: the minimum is a constant times the scale."""
-    factor = half_at(factor_at)
-    return SuperBlock(
-        num_bytes, scales, factor, scales, factor, unit, constant(-offset * unit),
-        order=order, pieces=pieces,
-    )  # fmt: skip
-
-
-def _minimum_super_block(num_bytes, scales, minimums, factors_at, first_minimum, order, pieces):
-    """Scales and minimums, their factors in two halves that follow each other."""
-    return SuperBlock(
-        num_bytes, scales, half_at(factors_at), minimums, half_at(factors_at + 2), 1.0,
-        constant(-1.0), first_minimum, order, pieces,
-    )  # fmt: skip
-
-
 K_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {
         "Q2_K": super_block_code(
             16,
             (q2_k_quants(0), q2_k_quants(1)),
-            _minimum_super_block(84, q2_k_scales, q2_k_minimums, 80, 0, QUARTERS, q2_k_pieces),
+            SuperBlock(
+                84, q2_k_scales, _two_factors_at(80), 1.0, QUARTERS, q2_k_pieces,
+                q2_k_minimums, 1 / 16,
+            ),
             3,
-            has_minimum=True,
         ),
         "Q3_K": super_block_code(
             16,
             (q3_k_quants(0), q3_k_quants(1)),
-            _offset_super_block(110, q3_k_scales, 108, 1 / 4, 4, QUARTERS, q3_k_pieces),
+            SuperBlock(110, q3_k_scales, _factor_at(108), 1 / 4, QUARTERS, q3_k_pieces),
             7,
-            has_minimum=False,
+            constant(4),
         ),
         "Q4_K": super_block_code(
             32,
             (q4_k_quants(0), q4_k_quants(1)),
-            _minimum_super_block(144, q4_k_scales, q4_k_scales, 0, 8, PAIRS, q4_k_pieces),
+            SuperBlock(
+                144, q4_k_scales, _two_factors_at(0), 1.0, PAIRS, q4_k_pieces,
+                q4_k_scales, first_minimum=8,
+            ),
             15,
-            has_minimum=True,
         ),
         "Q5_K": super_block_code(
             32,
             (q5_k_quants(0), q5_k_quants(1)),
-            _minimum_super_block(176, q4_k_scales, q4_k_scales, 0, 8, PAIRS, q5_k_pieces),
+            SuperBlock(
+                176, q4_k_scales, _two_factors_at(0), 1.0, PAIRS, q5_k_pieces,
+                q4_k_scales, first_minimum=8,
+            ),
             31,
-            has_minimum=True,
         ),
         "Q6_K": super_block_code(
             16,
             (q6_k_quants(0), q6_k_quants(1)),
-            _offset_super_block(210, q6_k_scales, 208, 1, 32, IN_ORDER, q6_k_pieces),
+            SuperBlock(210, q6_k_scales, _factor_at(208), 1.0, IN_ORDER, q6_k_pieces),
             63,
-            has_minimum=False,
+            constant(32),
         ),
     }
-)
+)  # fmt: skip
 """Per format name, how its blocks are read."""

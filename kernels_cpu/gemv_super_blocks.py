@@ -30,12 +30,14 @@ from edgellama.kernels_cpu.simd_math import fma, fold, mul, sum_lanes
 from edgellama.kernels_cpu.simd_scales import (
     BYTE_UNIT,
     PAIR_UNIT,
-    WIDEN,
+    UNSIGNED_UNIT,
+    WIDEN_UNSIGNED,
     add_words,
     define_spread_pairs,
     dot_pairs,
     pack_pairs,
     splat_by_source,
+    widen_signed,
 )
 from edgellama.kernels_cpu.simd_weights import dot4
 
@@ -45,8 +47,8 @@ def super_block_dots(code, grid):
     parts = code.super_block
     step = _step_in_records(code) if parts.order is None else _step_in_order(code)
     scale_unit = np.float32(parts.scale_unit * (BYTE_UNIT if parts.order is None else PAIR_UNIT))
-    order, num_bytes, minimum_unit_of = parts.order, parts.num_bytes, parts.minimum_unit
-    minimum_unit = np.float32(BYTE_UNIT)
+    minimum_unit = np.float32(-parts.minimum_unit * UNSIGNED_UNIT)
+    order, num_bytes, has_minimum = parts.order, parts.num_bytes, code.has_minimum
     ask_ahead = define_ask_ahead(grid, num_bytes)
 
     def add_super_block(cell, sums, index, num_blocks):
@@ -57,8 +59,9 @@ def super_block_dots(code, grid):
         products, minimums = sums
         second = scale_unit * unit_of_second(order)
         products = mul(products, splat_by_source(scale_unit, second, products))
-        unit = splat_f32(minimum_unit_of() * minimum_unit, products)
-        return sum_lanes(fold(fma(minimums, unit, products), f32_zeros_4()))
+        if has_minimum:
+            products = fma(minimums, splat_f32(minimum_unit, products), products)
+        return sum_lanes(fold(products, f32_zeros_4()))
 
     add_super_blocks, finish_cells = for_cells(add_super_block), for_cells(finish_cell)
 
@@ -77,14 +80,14 @@ def _step_in_order(code):
     """Products and minimums of a super-block whose quants follow one of ``BLOCK_ORDERS``."""
     parts, has_minimum = code.super_block, code.has_minimum
     pieces_of, scales_of, minimums_of = parts.pieces, parts.scales, parts.minimums
-    order, scale_factor, add_minimums = parts.order, parts.scale_factor, _define_add_minimums(code)
+    order, factors_of, offsets_of = parts.order, parts.factors, _define_offsets(code)
     spread_pairs = define_spread_pairs(BLOCK_ORDERS[order], code.group_size // 16)
 
     def step(sums, row, base, index, x, num_blocks):
         products, minimums = sums
         quants, factors, starts, x_sums = super_blocks_at(x, index, num_blocks, order)
-        scales, minima = scales_of(base, products), minimums_of(base, products)
-        scaled, pieces = f32_zeros(), lane_count() // 4
+        scale_factor, minimum_factor = factors_of(base)
+        scales, scaled, pieces = scales_of(base, products), f32_zeros(), lane_count() // 4
         zeros = i32_zeros_like(scaled)
         for half in range(0, HALVES, 2 * pieces):
             last = half + pieces
@@ -98,31 +101,32 @@ def _step_in_order(code):
             dots = dot_pairs(packed, spread_pairs(scales, half, scaled))
             scaled = fma(to_f32(dots), load_f32(factors + 8 * half, scaled), scaled)
         if has_minimum:
-            minimums = add_minimums(minimums, minima, base, x_sums)
-        return fma(scaled, splat_f32(scale_factor(base), products), products), minimums
+            offsets = offsets_of(minimums_of(base, products), x_sums)
+            minimums = fma(offsets, splat_f32(minimum_factor, minimums), minimums)
+        return fma(scaled, splat_f32(scale_factor, products), products), minimums
 
     return device(step)
 
 
-def _define_add_minimums(code):
-    """A device function: minimums += those of a super-block times the sums of its half blocks."""
-    parts, halves_each = code.super_block, code.group_size // 16
-    first, widen, factor = parts.first_minimum, WIDEN[halves_each], parts.minimum_factor
+def _define_offsets(code):
+    """A device function: minimums of a super-block times the sums of its half blocks."""
+    halves_each, first = code.group_size // 16, code.super_block.first_minimum
+    widen = WIDEN_UNSIGNED[halves_each]
 
-    def add_minimums(minimums, minima, base, x_sums):
+    def offsets_of(minimums, x_sums):
         offsets = f32_zeros()
         for half in range(0, HALVES, lane_count()):
-            minimum = widen(minima, first + half // halves_each, 1, offsets)
+            minimum = widen(minimums, first + half // halves_each, 1, offsets)
             offsets = fma(minimum, load_f32(x_sums + 4 * half, offsets), offsets)
-        return fma(offsets, splat_f32(factor(base), minimums), minimums)
+        return offsets
 
-    return device(add_minimums)
+    return device(offsets_of)
 
 
 def _step_in_records(code):
     """Products of a super-block with scales for 32 weights and no minimum, block by block."""
-    parts, widen, product = code.super_block, WIDEN[4], define_product(code)
-    scales_of, scale_factor = parts.scales, parts.scale_factor
+    parts, product = code.super_block, define_product(code)
+    scales_of, factors_of = parts.scales, parts.factors
 
     def step(sums, row, base, index, x, num_blocks):
         products, minimums = sums
@@ -133,7 +137,7 @@ def _step_in_records(code):
             record = x + block * RECORD_BYTES
             x_scale = load_f32(record + SCALE_AT * width, scaled)
             dots = mul(to_f32(product(row, block, record, scaled)), x_scale)
-            scaled = fma(dots, widen(scales, i, 1, scaled), scaled)
-        return fma(scaled, splat_f32(scale_factor(base), products), products), minimums
+            scaled = fma(dots, widen_signed(scales, i, 1, scaled), scaled)
+        return fma(scaled, splat_f32(factors_of(base)[0], products), products), minimums
 
     return device(step)

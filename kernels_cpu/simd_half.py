@@ -163,6 +163,19 @@ def read_half(typingctx, address):
     return types.float32(types.int64), codegen
 
 
+@intrinsic
+def read_two_halves(typingctx, address):
+    """Two IEEE halves that follow each other, as f32."""
+    tier, result = tier_of(typingctx), types.UniTuple(types.float32, 2)
+
+    def codegen(ctx, b, sig, args):
+        pair = load_at(b, args[0], llvm_vector("i16", 2))
+        values = half_bits_to_f32(b, shuffle(b, pair, pair, [0, 1, 0, 1]), tier)
+        return ctx.make_tuple(b, result, [b.extract_element(values, I32(i)) for i in range(2)])
+
+    return result(types.int64), codegen
+
+
 def _define_write_float(kind: str) -> Callable[..., Any]:
     @intrinsic
     def write(typingctx, address, value):

@@ -30,6 +30,8 @@ from edgellama.kernels_cpu.simd_weights import shuffle_in_pieces
 
 BYTE_UNIT = 2.0**-24
 """What a byte counts that stands at the top of a 32-bit lane; that makes it signed for nothing."""
+UNSIGNED_UNIT = 2.0**-16
+"""What a byte counts that stands below a zero at the top of a 32-bit lane, and stays unsigned."""
 PAIR_UNIT = 2.0**-8
 """What a byte counts that stands at the top of a 16-bit lane."""
 ZERO = -128
@@ -49,8 +51,8 @@ def _take_bytes(builder: Any, pieces: Any, places: Any, numbers: Sequence[int], 
     return result
 
 
-def _define_widen(lanes_each: int) -> Callable[..., Any]:
-    """An intrinsic: signed bytes / BYTE_UNIT as f32, ``lanes_each`` lanes for each."""
+def _define_widen(lanes_each: int, *, is_signed: bool) -> Callable[..., Any]:
+    """An intrinsic: bytes as f32 in BYTE_UNIT or UNSIGNED_UNIT, ``lanes_each`` lanes for each."""
 
     @intrinsic(prefer_literal=True)
     def widen(typingctx, pieces, position, step, like):
@@ -61,7 +63,8 @@ def _define_widen(lanes_each: int) -> Callable[..., Any]:
         def codegen(ctx, b, sig, args):
             numbers = []
             for lane in range(like.lanes):
-                numbers += [ZERO, ZERO, ZERO, lane // lanes_each * stride]
+                number = lane // lanes_each * stride
+                numbers += [ZERO, ZERO, ZERO, number] if is_signed else [ZERO, ZERO, number, ZERO]
             # A place stays negative, which makes a zero, whatever is added to ZERO.
             start = splat(b, b.trunc(args[1], I8), len(numbers))
             places = b.add(constant("i8", numbers), start)
@@ -74,8 +77,10 @@ def _define_widen(lanes_each: int) -> Callable[..., Any]:
     return widen
 
 
-WIDEN = {lanes: _define_widen(lanes) for lanes in (1, 2, 4)}
-"""By lanes for each: bytes ``position``, ``position + step``, … / BYTE_UNIT as f32."""
+widen_signed = _define_widen(4, is_signed=True)
+"""Bytes ``position``, ``position + step``, … as f32 in BYTE_UNIT, four lanes for each."""
+WIDEN_UNSIGNED = {lanes: _define_widen(lanes, is_signed=False) for lanes in (1, 2, 4)}
+"""The same in UNSIGNED_UNIT, by lanes for each."""
 
 
 def define_spread_pairs(order: Sequence[int], halves_each: int) -> Callable[..., Any]:
