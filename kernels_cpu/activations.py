@@ -5,9 +5,10 @@ layout groups blocks as the weights are read (one block to every four lanes) int
 quants (first halves, then second halves), scales, scaled sums of the quants, and negated sums
 that integer products start at, one for every lane. Of the scaled sums, the first two lanes of a
 block have its sum in two parts, and the last two have them again. Behind the records of whole
-super-blocks come, for each super-block, the sums of its 16 half blocks in order, and for each
-of ``BLOCK_ORDERS`` its quants, its scales as ``dot_pairs`` leaves the half blocks, and the
-integers that the products, as ``pack_pairs`` leaves them, start at.
+super-blocks come, for each super-block, the sums of the quants of its 16 half blocks in order,
+in 16 bits, the scales of its blocks, and for each of ``BLOCK_ORDERS`` its quants, its scales as
+``dot_pairs`` leaves the half blocks, and the integers that the products, as ``pack_pairs``
+leaves them, start at.
 
 The prefill layout keeps the quants in order, with the scales in an array beside them and the
 sums, of blocks and of half blocks, in two more: the scaled sum of the quants as f32, and behind
@@ -38,6 +39,7 @@ from edgellama.kernels_cpu.simd import (
     splat_f32,
     store,
     write_f32,
+    write_i16,
 )
 from edgellama.kernels_cpu.simd_bytes import (
     bytes_like,
@@ -57,7 +59,8 @@ SCALE_AT, SUM_AT, STARTS_AT = 8, 12, 16
 """Where parts of a record begin, in bytes for every lane of a vector; the quants come first."""
 ORDER_STARTS_AT = SUPER_BLOCK * BLOCK + 8 * HALVES
 ORDER_BYTES = ORDER_STARTS_AT + 8 * HALVES
-SUPER_BLOCK_BYTES = 4 * HALVES + len(BLOCK_ORDERS) * ORDER_BYTES
+ORDERS_AT = 2 * HALVES + 4 * SUPER_BLOCK
+SUPER_BLOCK_BYTES = ORDERS_AT + len(BLOCK_ORDERS) * ORDER_BYTES
 bytes_of_token = device(decode_bytes)
 
 
@@ -120,7 +123,7 @@ def record_of_block(block, num_blocks):
 def super_blocks_at(records, index, num_blocks, order):
     """Where a super-block's quants, scales and starts in one of the orders lie, and its sums."""
     sums = records + num_blocks * RECORD_BYTES + index * SUPER_BLOCK_BYTES
-    quants = sums + 4 * HALVES + order * ORDER_BYTES
+    quants = sums + ORDERS_AT + order * ORDER_BYTES
     return quants, quants + SUPER_BLOCK * BLOCK, quants + ORDER_STARTS_AT, sums
 
 
@@ -157,9 +160,10 @@ store_in_first, store_in_second, store_in_third = map(
 def store_in_super_block(records, block, num_blocks, low, high, scale, orders):
     """One block, the quants of its halves and their scale, into its super-block in some orders."""
     _, _, _, sums = super_blocks_at(records, block // SUPER_BLOCK, num_blocks, 0)
-    at = sums + 8 * (block % SUPER_BLOCK)
-    write_f32(at, total_of(low) * scale)
-    write_f32(at + 4, total_of(high) * scale)
+    place = block % SUPER_BLOCK
+    write_i16(sums + 4 * place, int(total_of(low)))
+    write_i16(sums + 4 * place + 2, int(total_of(high)))
+    write_f32(sums + 2 * HALVES + 4 * place, scale)
     if orders & 1:
         store_in_first(records, block, num_blocks, low, high, scale)
     if orders & 2:

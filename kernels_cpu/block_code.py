@@ -17,7 +17,7 @@ from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.signatures import SUPER_BLOCK
 from edgellama.kernels_cpu.simd import splat_f32
 from edgellama.kernels_cpu.simd_math import mul
-from edgellama.kernels_cpu.simd_scales import BYTE_UNIT, UNSIGNED_UNIT, WIDEN_UNSIGNED, widen_signed
+from edgellama.kernels_cpu.simd_scales import BYTE_UNIT, UNSIGNED_UNIT, widen_signed, widen_unsigned
 from edgellama.kernels_cpu.simd_weights import weight_bias
 
 Reader = Callable[..., Any]
@@ -170,12 +170,14 @@ def _scale_of(parts: SuperBlock, first: int, step: int) -> Reader:
 def _minimum_of(parts: SuperBlock, first: int, step: int) -> Reader:
     """Minimums likewise."""
     num_bytes, minimums_of, factors = parts.num_bytes, parts.minimums, parts.factors
-    unit, widen = np.float32(-parts.minimum_unit * UNSIGNED_UNIT), WIDEN_UNSIGNED[4]
+    unit = np.float32(-parts.minimum_unit * UNSIGNED_UNIT)
     first += parts.first_minimum
 
     def minimum(row, block, like, scale):
         base = row + block // SUPER_BLOCK * num_bytes
-        wide = widen(minimums_of(base, like), first + block % SUPER_BLOCK * step, step, like)
+        wide = widen_unsigned(
+            minimums_of(base, like), first + block % SUPER_BLOCK * step, step, like
+        )
         return mul(wide, splat_f32(factors(base)[1] * unit, like))
 
     return device(minimum)

@@ -19,6 +19,7 @@ from edgellama.kernels_cpu.signatures import BLOCK_ORDERS, HALVES, RECORD_BYTES,
 from edgellama.kernels_cpu.simd import (
     f32_zeros,
     f32_zeros_4,
+    f32_zeros_8,
     lane_count,
     load_bytes,
     load_f32,
@@ -30,11 +31,11 @@ from edgellama.kernels_cpu.simd_math import fma, fold, mul, sum_lanes
 from edgellama.kernels_cpu.simd_scales import (
     BYTE_UNIT,
     PAIR_UNIT,
-    UNSIGNED_UNIT,
-    WIDEN_UNSIGNED,
     add_words,
     define_spread_pairs,
+    define_words_of_halves,
     dot_pairs,
+    load_words,
     pack_pairs,
     splat_by_source,
     widen_signed,
@@ -47,7 +48,7 @@ def super_block_dots(code, grid):
     parts = code.super_block
     step = _step_in_records(code) if parts.order is None else _step_in_order(code)
     scale_unit = np.float32(parts.scale_unit * (BYTE_UNIT if parts.order is None else PAIR_UNIT))
-    minimum_unit = np.float32(-parts.minimum_unit * UNSIGNED_UNIT)
+    minimum_unit = np.float32(-parts.minimum_unit)
     order, num_bytes, has_minimum = parts.order, parts.num_bytes, code.has_minimum
     ask_ahead = define_ask_ahead(grid, num_bytes)
 
@@ -59,15 +60,17 @@ def super_block_dots(code, grid):
         products, minimums = sums
         second = scale_unit * unit_of_second(order)
         products = mul(products, splat_by_source(scale_unit, second, products))
+        total = fold(products, f32_zeros_4())
         if has_minimum:
-            products = fma(minimums, splat_f32(minimum_unit, products), products)
-        return sum_lanes(fold(products, f32_zeros_4()))
+            minimums = fold(minimums, total)
+            total = fma(minimums, splat_f32(minimum_unit, total), total)
+        return sum_lanes(total)
 
     add_super_blocks, finish_cells = for_cells(add_super_block), for_cells(finish_cell)
 
     def dots(cells, ahead, num_blocks):
         zero = f32_zeros()
-        sums = for_each_of(cells, (zero, zero))
+        sums = for_each_of(cells, (zero, f32_zeros_8()))
         for index in range(num_blocks // SUPER_BLOCK):
             ask_ahead(cells, ahead, index, f32_zeros_4())
             sums = add_super_blocks((cells, sums), index, num_blocks)
@@ -101,7 +104,7 @@ def _step_in_order(code):
             dots = dot_pairs(packed, spread_pairs(scales, half, scaled))
             scaled = fma(to_f32(dots), load_f32(factors + 8 * half, scaled), scaled)
         if has_minimum:
-            offsets = offsets_of(minimums_of(base, products), x_sums)
+            offsets = offsets_of(minimums_of(base, minimums), x_sums, minimums)
             minimums = fma(offsets, splat_f32(minimum_factor, minimums), minimums)
         return fma(scaled, splat_f32(scale_factor, products), products), minimums
 
@@ -109,16 +112,12 @@ def _step_in_order(code):
 
 
 def _define_offsets(code):
-    """A device function: minimums of a super-block times the sums of its half blocks."""
-    halves_each, first = code.group_size // 16, code.super_block.first_minimum
-    widen = WIDEN_UNSIGNED[halves_each]
+    """A device function: minimums of a super-block times the sums of its half blocks, by blocks."""
+    words_of_halves = define_words_of_halves(code.super_block.first_minimum, code.group_size // 16)
 
-    def offsets_of(minimums, x_sums):
-        offsets = f32_zeros()
-        for half in range(0, HALVES, lane_count()):
-            minimum = widen(minimums, first + half // halves_each, 1, offsets)
-            offsets = fma(minimum, load_f32(x_sums + 4 * half, offsets), offsets)
-        return offsets
+    def offsets_of(minimums, x_sums, like):
+        dots = dot_pairs(load_words(x_sums, like), words_of_halves(minimums))
+        return mul(to_f32(dots), load_f32(x_sums + 2 * HALVES, like))
 
     return device(offsets_of)
 

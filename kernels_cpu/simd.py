@@ -225,6 +225,17 @@ read_i64 = _define_read(I64, types.int64, lambda b, x: x)
 
 
 @intrinsic
+def write_i16(typingctx, address, value):
+    """Store the lower 16 bits of an integer."""
+
+    def codegen(ctx, b, sig, args):
+        b.store(b.trunc(args[1], I16), pointer(b, args[0], I16), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
 def write_f32(typingctx, address, value):
     """Store one f32."""
 

@@ -51,8 +51,8 @@ def _take_bytes(builder: Any, pieces: Any, places: Any, numbers: Sequence[int], 
     return result
 
 
-def _define_widen(lanes_each: int, *, is_signed: bool) -> Callable[..., Any]:
-    """An intrinsic: bytes as f32 in BYTE_UNIT or UNSIGNED_UNIT, ``lanes_each`` lanes for each."""
+def _define_widen(*, is_signed: bool) -> Callable[..., Any]:
+    """An intrinsic: bytes as f32 in BYTE_UNIT or UNSIGNED_UNIT, four lanes for each."""
 
     @intrinsic(prefer_literal=True)
     def widen(typingctx, pieces, position, step, like):
@@ -63,7 +63,7 @@ def _define_widen(lanes_each: int, *, is_signed: bool) -> Callable[..., Any]:
         def codegen(ctx, b, sig, args):
             numbers = []
             for lane in range(like.lanes):
-                number = lane // lanes_each * stride
+                number = lane // 4 * stride
                 numbers += [ZERO, ZERO, ZERO, number] if is_signed else [ZERO, ZERO, number, ZERO]
             # A place stays negative, which makes a zero, whatever is added to ZERO.
             start = splat(b, b.trunc(args[1], I8), len(numbers))
@@ -77,10 +77,10 @@ def _define_widen(lanes_each: int, *, is_signed: bool) -> Callable[..., Any]:
     return widen
 
 
-widen_signed = _define_widen(4, is_signed=True)
+widen_signed = _define_widen(is_signed=True)
 """Bytes ``position``, ``position + step``, … as f32 in BYTE_UNIT, four lanes for each."""
-WIDEN_UNSIGNED = {lanes: _define_widen(lanes, is_signed=False) for lanes in (1, 2, 4)}
-"""The same in UNSIGNED_UNIT, by lanes for each."""
+widen_unsigned = _define_widen(is_signed=False)
+"""The same in UNSIGNED_UNIT."""
 
 
 def define_spread_pairs(order: Sequence[int], halves_each: int) -> Callable[..., Any]:
@@ -114,6 +114,23 @@ def define_spread_pairs(order: Sequence[int], halves_each: int) -> Callable[...,
         return Vector("i16", count)(pieces, types.int64, like), codegen
 
     return spread_pairs
+
+
+def define_words_of_halves(first: int, halves_each: int) -> Callable[..., Any]:
+    """An intrinsic: unsigned bytes from number ``first`` on, in 16 bits for each half block."""
+    numbers = [n for half in range(HALVES) for n in (first + half // halves_each, ZERO)]
+
+    @intrinsic
+    def words_of_halves(typingctx, pieces):
+        tier = tier_of(typingctx)
+
+        def codegen(ctx, b, sig, args):
+            taken = _take_bytes(b, args[0], constant("i8", numbers), numbers, tier)
+            return b.bitcast(taken, llvm_vector("i16", HALVES))
+
+        return Vector("i16", HALVES)(pieces), codegen
+
+    return words_of_halves
 
 
 @intrinsic
@@ -196,11 +213,20 @@ def add_words(typingctx, packed, address):
 
 
 @intrinsic
-def dot_pairs(typingctx, packed, scales):
-    """Neighbours of what ``pack_pairs`` gave scaled and added.
+def load_words(typingctx, address, like):
+    """16-bit integers, two for every lane of ``like``."""
+    words = Vector("i16", 2 * like.lanes)
+    return words(types.int64, like), lambda ctx, b, sig, args: load_at(
+        b, args[0], llvm_vector("i16", 2 * like.lanes)
+    )
 
-    Of every four lanes, two are sums from the first vector, then two from the second; ``scales``
-    has the same for each four.
+
+@intrinsic
+def dot_pairs(typingctx, packed, scales):
+    """Products of 16-bit integers, those of neighbours added.
+
+    Of what ``pack_pairs`` gave two lanes of every four are from the first vector, then two from
+    the second.
     """
     tier, lanes = tier_of(typingctx), packed.lanes // 2
 
@@ -208,9 +234,10 @@ def dot_pairs(typingctx, packed, scales):
         wide = llvm_vector("i32", lanes)
         if tier.has_pair_dot:
             return call_llvm(b, f"llvm.x86.{PAIR_INSTRUCTIONS[lanes][1]}", wide, list(args))
-        evens = range(0, 2 * lanes, 2)
-        even, factors = (b.sext(shuffle(b, v, v, evens), wide) for v in args)
-        odd = b.sext(shuffle(b, args[0], args[0], [n + 1 for n in evens]), wide)
-        return b.mul(b.add(even, odd), factors)
+        products = [
+            b.mul(*(b.sext(shuffle(b, v, v, range(n, 2 * lanes, 2)), wide) for v in args))
+            for n in (0, 1)
+        ]
+        return b.add(*products)
 
     return Vector("i32", lanes)(packed, scales), codegen
