@@ -30,7 +30,7 @@ from edgellama.kernels_cpu.signatures import (
 from edgellama.memory import reserve, reserve_floats, round_up
 from edgellama.program import Arguments
 from edgellama.quant.model_config import ModelConfig
-from edgellama.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
+from edgellama.step_sizes import MAX_SHORT_TOKENS, step_tokens
 
 MAX_ATTENTION_ROWS = max(ATTENTION_ROWS)
 ATTENTION_TASK_ROWS = 128
@@ -98,7 +98,7 @@ class StepBuffers:
     """Activations, quantized activations, logits and scratch of one engine."""
 
     def __init__(self, config: ModelConfig, tier: Tier, num_threads: int, row_numbers: int) -> None:
-        self._tokens = round_up(MAX_STEP_TOKENS, TOKEN_PADDING)
+        self._tokens = round_up(step_tokens(config), TOKEN_PADDING)
         self._panel_rows = PANEL_VECTORS * tier.lanes
         width, hidden = config.embedding_length, config.feed_forward_length
         self.token_ids = np.zeros(self._tokens, np.int32)

@@ -35,7 +35,7 @@ from edgellama.quant.errors import (
 from edgellama.quant.gguf_file import GGUFFile
 from edgellama.quant.model_config import ModelConfig
 from edgellama.rope import RopeTable
-from edgellama.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
+from edgellama.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.step_values import Mode
 from edgellama.turns import CANCELLED, Turns
 from edgellama.weights import load_weights
@@ -51,7 +51,7 @@ LogitsChoice = Literal["last", "all", "none"]
 class Engine:
     """A model ready to run; a context manager.
 
-    Thread-safe: callers take turns, one chunk of up to 512 tokens at a time.
+    Thread-safe: callers take turns, one chunk of up to ``step_tokens`` at a time.
     """
 
     def __init__(
@@ -78,6 +78,7 @@ class Engine:
             raise InvalidOptionError(f"{self.num_threads} threads; allowed: 1 to {MAX_THREADS}")
         self._kv_types = KVTypes.of(kv_type)
         self.tier = select_tier(tier)
+        self.step_tokens = step_tokens(self.config)
         self.weights = load_weights(file, self.config)
         self._rope = RopeTable(self.config.rope, self.weights.rope_freqs)
         self._buffers = StepBuffers(
@@ -121,12 +122,12 @@ class Engine:
 
         Raises ContextLengthError when they do not fit, GenerationCancelled when the token is
         set; the cache then holds the chunks that were complete. ``progress`` hears of
-        (tokens done, tokens in all) after each chunk of 512.
+        (tokens done, tokens in all) after each chunk of ``step_tokens``.
         """
         ids = self._checked(tokens, cache)
         outputs: list[npt.NDArray[np.float32]] = []
-        for start in range(0, len(ids), MAX_STEP_TOKENS):
-            chunk = ids[start : start + MAX_STEP_TOKENS]
+        for start in range(0, len(ids), self.step_tokens):
+            chunk = ids[start : start + self.step_tokens]
             done = start + len(chunk)
             wanted: LogitsChoice = "none" if logits == "last" and done < len(ids) else logits
             work = partial(self._run_chunk, chunk, cache, wanted, cancelled)
@@ -148,7 +149,7 @@ class Engine:
         return self._kernels.num_compiled
 
     def step_ops(self, num_tokens: int, kv_type: KVTypeChoice = "f16") -> list[Op]:
-        """The ops of a step of up to 512 tokens and of the last one's logits."""
+        """The ops of a step of up to ``step_tokens`` and of the last one's logits."""
         return self._step_ops(_mode(num_tokens), KVTypes.of(kv_type))
 
     def run_ops(self, name: str, ops: Callable[[], list[Op]]) -> float:

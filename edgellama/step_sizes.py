@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from edgellama.quant.model_config import ModelConfig
+
 MAX_STEP_TOKENS = 512
 MAX_SHORT_TOKENS = 12
 """Up to here reading the blocks where they lie is faster than expanding them."""
+MAX_STEP_NUMBERS = 1 << 25
+"""Activations of a long step: what keeps the memory beside weights and cache below 200 MB."""
+
+
+def step_tokens(config: ModelConfig) -> int:
+    """Tokens of a long step of a model: half as many, or fewer, where their rows are very wide."""
+    widths = config.embedding_length, config.query_length, config.key_length
+    numbers = 2 * (sum(widths) + config.feed_forward_length)
+    tokens = MAX_STEP_TOKENS
+    while tokens > 2 * MAX_SHORT_TOKENS and tokens * numbers > MAX_STEP_NUMBERS:
+        tokens //= 2
+    return tokens

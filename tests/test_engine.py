@@ -182,6 +182,14 @@ def test_long_prompt(make_engine: MakeEngine, tmp_path: Path) -> None:
     np.testing.assert_allclose(last, expected[-1:], rtol=0, atol=2e-4)
 
 
+def test_wide_models_take_shorter_steps(make_engine: MakeEngine) -> None:
+    """A model whose rows are very wide is given its tokens in steps of half as many, or fewer."""
+    engine = make_engine(TinyLlama(layers=1, feed_forward=80_000))
+    cache, told = engine.new_cache(300), []
+    engine.forward(prompt(300), cache, progress=lambda done, total: told.append((done, total)))
+    assert told == [(128, 300), (256, 300), (300, 300)]
+
+
 def test_pieces(make_engine: MakeEngine) -> None:
     """However a prompt is cut into steps, its logits agree within rounding."""
     engine, tokens = make_engine(TinyLlama()), prompt(200)

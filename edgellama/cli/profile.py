@@ -25,7 +25,7 @@ GROUPS = ("kind", "layer", "op")
     metavar="N",
     default=512,
     show_default=True,
-    help=f"Tokens of the prefill step, {MAX_STEP_TOKENS} at most; 0 for none.",
+    help=f"Tokens of the prefill step, {MAX_STEP_TOKENS} at most, fewer from 33B on; 0 for none.",
 )
 @click.option(
     *("-n", "--decode", "num_decoded"),
@@ -125,6 +125,7 @@ def command(
                 file, num_threads=num_threads, tier=tier, progress=compiled, timer=timer
             )
         with engine:
+            sizes[PREFILL] = min(num_prompt, engine.step_tokens)
             cache = engine.new_cache(depth + max(sizes.values()), kv_type=types)
             engine.forward([0] * depth, cache, logits="none")
             for name, num_tokens in sizes.items():

@@ -22,7 +22,7 @@ from edgellama.quant.llama_tensors import FEED_FORWARD_MATRICES, ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.recipes import FormatOptions, ModelShape, choose_format, find_recipe
 from edgellama.rope import RopeTable
-from edgellama.step_sizes import MAX_STEP_TOKENS
+from edgellama.step_sizes import step_tokens
 from edgellama.weights import gates_at_once
 
 AS_IT_IS = "file"
@@ -185,12 +185,12 @@ def untouched_rows(outline: ModelOutline, type: str, is_pure: bool = False) -> s
 def activation_bytes(
     outline: ModelOutline, machine: Machine, context_length: int, untouched: Container[str]
 ) -> int:
-    """What the largest step works in: 512 tokens, or the context where that is shorter."""
+    """What the largest step works in: a long one, or the context where that is shorter."""
     config = outline.config
     row_numbers = RopeTable(config.rope).row_numbers
     buffers = StepBuffers(config, machine.tier, machine.num_threads, row_numbers)
     logits_bytes = 4 * LOGITS_COPIES * config.vocab_size
-    num_tokens = min(MAX_STEP_TOKENS, context_length)
+    num_tokens = min(step_tokens(config), context_length)
     return buffers.used_bytes(num_tokens, untouched) + logits_bytes
 
 

@@ -51,7 +51,7 @@ def profile_step(
     repetitions: int,
     progress: Progress | None = None,
 ) -> list[OpTime]:
-    """Median times of the ops of a step of ``num_tokens`` (up to 512), logits of the last included.
+    """Median times of the ops of one step of ``num_tokens``, logits of the last included.
 
     ``cache`` holds the tokens before it, and as many afterwards; ``timer`` is the engine's.
     """
