@@ -2,8 +2,9 @@
 
 A block is 32 numbers of one token: scale = absmax / 127, q = round(x / scale). The decode
 layout groups blocks as the weights are read (one block to every four lanes) into records of
-quants (first halves, then second halves), scales, scaled sums of the quants, and negated sums
-that integer products start at, one for every lane. Of the scaled sums, the first two lanes of a
+quants (first halves, then second halves), scales, scaled sums of the quants, negated sums that
+integer products start at, one for every lane, and the quants' magnitudes on tiers that want
+them. Of the scaled sums, the first two lanes of a
 block have its sum in two parts, and the last two have them again. Behind the records of whole
 super-blocks come, for each super-block, the sums of the quants of its 16 half blocks in order,
 in 16 bits, the scales of its blocks, and for each of ``BLOCK_ORDERS`` its quants, its scales as
@@ -52,10 +53,10 @@ from edgellama.kernels_cpu.simd_bytes import (
 from edgellama.kernels_cpu.simd_dot_tiles import store_starts
 from edgellama.kernels_cpu.simd_math import magnitude, max_lanes, maximum, mul, sum_lanes
 from edgellama.kernels_cpu.simd_scales import dot_pairs, pack_pairs, pairs_of_ones
-from edgellama.kernels_cpu.simd_weights import dot4
+from edgellama.kernels_cpu.simd_weights import dot4, moves_signs, without_signs
 
 BLOCK = 32
-SCALE_AT, SUM_AT, STARTS_AT = 8, 12, 16
+SCALE_AT, SUM_AT, STARTS_AT, MAGNITUDES_AT = 8, 12, 16, 20
 """Where parts of a record begin, in bytes for every lane of a vector; the quants come first."""
 ORDER_STARTS_AT = SUPER_BLOCK * BLOCK + 8 * HALVES
 ORDER_BYTES = ORDER_STARTS_AT + 8 * HALVES
@@ -187,6 +188,9 @@ def quantize_as_record(values, block, num_blocks, q, q_scale, q_sum, q_half_sum,
     store(at + 32 * size, factor)
     store(at + 48 * size, mul(to_f32(sums), factor))
     store(at + 64 * size, negated(words))
+    if moves_signs():
+        store(at + 80 * size, without_signs(low))
+        store(at + 96 * size, without_signs(high))
     if orders != 0:
         store_in_super_block(records, block, num_blocks, low, high, scale, orders)
 

@@ -58,7 +58,7 @@ class BlockCode:
     lanes a block; the halves share them where ``group_size`` is 32 rather than 16.
 
     ``centre`` is taken off every quant, the largest of which is ``largest``, where that is all that
-    the minimum does: without ``has_minimum``.
+    the minimum does: without ``has_minimum``. Wide weights are ``negatable`` if none is -128.
     """
 
     group_size: int
@@ -70,6 +70,7 @@ class BlockCode:
     has_minimum: bool
     super_block: SuperBlock | None = None
     is_wide: bool = False
+    is_negatable: bool = False
 
     def __post_init__(self) -> None:
         """Check that the eight products of a lane fit into 16 bits."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from edgellama.kernels_cpu.block_code import (
@@ -84,17 +85,18 @@ def iq4_xs_factors(base):
     return factor, factor
 
 
+CODES_OF_WEIGHTS = {
+    "IQ4_NL": wide_code((iq4_nl_low, iq4_nl_high), iq4_nl_scale),
+    "IQ4_XS": super_block_code(
+        32,
+        (iq4_xs_low, iq4_xs_high),
+        SuperBlock(136, iq4_xs_scales, iq4_xs_factors, 1 / 4),
+        WIDE_RANGE[0],
+        weight_bias,
+        is_wide=True,
+    ),
+}
 I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
-    {
-        "IQ4_NL": wide_code((iq4_nl_low, iq4_nl_high), iq4_nl_scale),
-        "IQ4_XS": super_block_code(
-            32,
-            (iq4_xs_low, iq4_xs_high),
-            SuperBlock(136, iq4_xs_scales, iq4_xs_factors, 1 / 4),
-            WIDE_RANGE[0],
-            weight_bias,
-            is_wide=True,
-        ),
-    }
+    {name: replace(code, is_negatable=min(TABLE) > -128) for name, code in CODES_OF_WEIGHTS.items()}
 )
 """Per format name, how its blocks are read."""

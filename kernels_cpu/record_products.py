@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgellama.kernels_cpu.activations import STARTS_AT
+from edgellama.kernels_cpu.activations import MAGNITUDES_AT, STARTS_AT
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import load_bytes, load_i32, width_of
 from edgellama.kernels_cpu.simd_weights import define_dot8
@@ -14,12 +14,17 @@ def define_product(code):
     Eight in every lane, less what the format takes off all weights.
     """
     low, high = code.quants
-    dot8 = define_dot8(is_wide=code.is_wide, centre=0 if code.has_minimum else code.centre)
+    centre = 0 if code.has_minimum else code.centre
+    dot8 = define_dot8(is_wide=code.is_wide, is_negatable=code.is_negatable, centre=centre)
 
     def product(row, block, record, like):
         width = width_of(like)
         first, second = load_bytes(record, like), load_bytes(record + 4 * width, like)
-        starts = load_i32(record + STARTS_AT * width, like)
-        return dot8(low(row, block, like), high(row, block, like), first, second, starts)
+        magnitudes = record + MAGNITUDES_AT * width
+        return dot8(
+            low(row, block, like), high(row, block, like), first, second,
+            load_bytes(magnitudes, like), load_bytes(magnitudes + 4 * width, like),
+            load_i32(record + STARTS_AT * width, like),
+        )  # fmt: skip
 
     return device(product)

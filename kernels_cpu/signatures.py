@@ -62,8 +62,8 @@ ORDER_OF_FORMAT = MappingProxyType({"Q2_K": 0, "Q3_K": 0, "Q4_K": 1, "Q5_K": 1, 
 """Which of them, for the formats that decoding reads in one."""
 ORDER_CENTRES = (4, 0, 32)
 """What is taken off the quants in each order, in the formats without a minimum."""
-RECORD_BYTES = 80
-"""Of each block of a token in the layout that decoding reads: five vectors of four lanes."""
+RECORD_BYTES = 112
+"""Of each block of a token in the layout that decoding reads: seven vectors of four lanes."""
 
 
 def decode_bytes(num_columns: int) -> int:

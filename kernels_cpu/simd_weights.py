@@ -60,12 +60,20 @@ def _dot4_pairs(builder: Any, accumulator: Any, unsigned: Any, signed: Any) -> A
 
 def _dot4_signs_moved(builder: Any, accumulator: Any, first: Any, second: Any) -> Any:
     """Signed times signed: the first's signs go to the second, magnitudes up to 128 fit pairs."""
-    move_signs = SIGN_INSTRUCTIONS[accumulator.type.count]
-    moved = call_llvm(builder, move_signs, second.type, [second, first])
+    moved = _with_signs_of(builder, second, first)
+    return _dot4_pairs(builder, accumulator, _magnitudes(builder, first), moved)
+
+
+def _with_signs_of(builder: Any, numbers: Any, signs: Any) -> Any:
+    """Bytes negated, or made 0, where ``signs`` are; -128 stays."""
+    name = SIGN_INSTRUCTIONS[numbers.type.count // 4]
+    return call_llvm(builder, name, numbers.type, [numbers, signs])
+
+
+def _magnitudes(builder: Any, numbers: Any) -> Any:
     keep_minimum = ir.Constant(ir.IntType(1), 0)
-    name = f"llvm.abs.v{first.type.count}i8"
-    magnitudes = call_llvm(builder, name, first.type, [first, keep_minimum])
-    return _dot4_pairs(builder, accumulator, magnitudes, moved)
+    name = f"llvm.abs.v{numbers.type.count}i8"
+    return call_llvm(builder, name, numbers.type, [numbers, keep_minimum])
 
 
 def _dot4_signed(builder: Any, accumulator: Any, first: Any, second: Any) -> Any:
@@ -127,22 +135,27 @@ dot4 = _define_dot4(False)
 """Four products of weights of up to seven bits added to every lane."""
 
 
-def define_dot8(*, is_wide: bool, centre: int) -> Callable[..., Any]:
+def define_dot8(*, is_wide: bool, is_negatable: bool, centre: int) -> Callable[..., Any]:
     """An intrinsic: four products of the first weights and four of the second in every lane.
 
     ``centre`` is taken off all weights, or what ``as_weights`` added if that is not 0: ``starts``
     has the negated sum of each lane's x. Two products of the first and two of the second fit
-    16 bits, where weights have up to seven.
+    16 bits, where weights have up to seven. Wide weights that are all ``negatable``, none -128,
+    take the signs of x rather than give theirs, where signs are moved.
     """
 
     @intrinsic
-    def dot8(typingctx, first, second, first_x, second_x, starts):
+    def dot8(typingctx, first, second, first_x, second_x, first_size, second_size, starts):
         tier = tier_of(typingctx)
         taken_off = bias_of(tier) if is_wide and centre else centre
 
         def codegen(ctx, b, sig, args):
             factor = constant("i32", [taken_off] * starts.lanes)
-            sums = b.mul(args[4], factor) if taken_off else constant("i32", [0] * starts.lanes)
+            sums = b.mul(args[6], factor) if taken_off else constant("i32", [0] * starts.lanes)
+            if is_negatable and _moves_signs(tier):
+                for weights, x, sizes in zip(args[:2], args[2:4], args[4:6], strict=True):
+                    sums = _dot4_pairs(b, sums, sizes, _with_signs_of(b, weights, x))
+                return sums
             if tier.dot4 != "pairs" or is_wide:
                 sums = dot4_into(b, sums, args[0], args[2], tier, is_wide=is_wide)
                 return dot4_into(b, sums, args[1], args[3], tier, is_wide=is_wide)
@@ -152,9 +165,28 @@ def define_dot8(*, is_wide: bool, centre: int) -> Callable[..., Any]:
             ones = constant("i16", [1] * pairs.count)
             return b.add(sums, call_llvm(b, widen, sums.type, [b.add(*products), ones]))
 
-        return starts(first, second, first_x, second_x, starts), codegen
+        vectors = first, second, first_x, second_x, first_size, second_size
+        return starts(*vectors, starts), codegen
 
     return dot8
+
+
+def _moves_signs(tier: Tier) -> bool:
+    """Whether wide weights are signed and multiplied as unsigned ones are."""
+    return tier.dot4 == "pairs"
+
+
+@intrinsic
+def moves_signs(typingctx):
+    """Whether the tier has use for the magnitudes of activations."""
+    moves = _moves_signs(tier_of(typingctx))
+    return types.boolean(), lambda ctx, b, sig, args: ir.Constant(ir.IntType(1), int(moves))
+
+
+@intrinsic
+def without_signs(typingctx, v):
+    """Magnitudes of signed bytes."""
+    return v(v), lambda ctx, b, sig, args: _magnitudes(b, args[0])
 
 
 def _sign_bit(tier: Tier) -> int:
