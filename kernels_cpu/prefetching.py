@@ -91,8 +91,9 @@ def define_ask_ahead(grid, step_bytes):
 def define_ask_in_panel(part_bytes):
     """What a loop over the parts of a panel's rows calls before each.
 
-    The stream goes through the next panel. What is near is left to the processor, which follows
-    the rows by itself: asking for it costs as many instructions as there are rows.
+    The stream goes through as many rows, from ``ahead`` on, as the panel has. What is near is left
+    to the processor, which follows the rows by itself: asking for it costs as many instructions
+    as there are rows.
     """
     bytes_of_four = 4 * part_bytes
 
