@@ -36,7 +36,7 @@ from edgellama.kernels_cpu.simd import (
 )
 from edgellama.kernels_cpu.simd_exact import write_i32
 from edgellama.kernels_cpu.simd_math import fma
-from edgellama.kernels_cpu.tasks import claim, count_tasks, finish
+from edgellama.kernels_cpu.tasks import count_tasks, tasks_of
 
 SCORE_BYTES = 4 * ATTENTION_KEYS
 WEIGHT_BYTES = 2 * ATTENTION_KEYS
@@ -179,9 +179,7 @@ def _kernel(start, attend, rows):
         num_splits = count_tasks(position + num_tokens, split_keys)
         partial_bytes = PARTIAL_HEAD_BYTES + round_up(4 * head_size, 4 * panel_lanes())
         num_tasks = count_tasks(num_tokens, tokens_per_task) * num_kv_heads * num_splits
-        num_done = 0
-        task = claim(counter, job, num_tasks)
-        while task < num_tasks:
+        for task in tasks_of(counter, job, num_tasks):
             kv_head, split = task % num_kv_heads, task // num_kv_heads % num_splits
             token = task // num_kv_heads // num_splits * tokens_per_task
             task_tokens = min(tokens_per_task, num_tokens - token)
@@ -203,9 +201,6 @@ def _kernel(start, attend, rows):
                 first = (token * num_heads + head) * MAX_KEY_SPLITS + split
                 write_partials(partials + first * partial_bytes, group, num_heads, head_size,
                                num_rows, places)  # fmt: skip
-            num_done += 1
-            task = claim(counter, job, num_tasks)
-        finish(counter, num_done, num_tasks)
 
     return kernel
 
@@ -239,9 +234,7 @@ def merge_attention():
         counter, thread, job,
     ):  # fmt: skip
         partial_bytes = PARTIAL_HEAD_BYTES + round_up(4 * head_size, 4 * panel_lanes())
-        num_done = 0
-        token = claim(counter, job, num_tokens)
-        while token < num_tokens:
+        for token in tasks_of(counter, job, num_tokens):
             if position + num_tokens > split_keys:
                 num_splits = (position + token + split_keys) // split_keys
                 for head in range(num_heads):
@@ -249,8 +242,5 @@ def merge_attention():
                     merge_head(partials + row * MAX_KEY_SPLITS * partial_bytes, partial_bytes,
                                num_splits, head_size,
                                y + token * y_stride + head * head_size * 4)  # fmt: skip
-            num_done += 1
-            token = claim(counter, job, num_tokens)
-        finish(counter, num_done, num_tokens)
 
     return kernel

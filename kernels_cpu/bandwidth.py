@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgellama.kernels_cpu.simd import f32_zeros, lane_count, load_bytes, store
 from edgellama.kernels_cpu.simd_bytes import merge
-from edgellama.kernels_cpu.tasks import claim, count_tasks, finish
+from edgellama.kernels_cpu.tasks import count_tasks, tasks_of
 
 READ_BYTES = 1 << 18
 """Bytes of one task: long enough to stream, and many tasks in a matrix."""
@@ -20,9 +20,7 @@ def read_bytes():
         like = f32_zeros()
         step = 4 * lane_count()
         num_tasks = count_tasks(num_bytes, READ_BYTES)
-        num_done = 0
-        task = claim(counter, job, num_tasks)
-        while task < num_tasks:
+        for task in tasks_of(counter, job, num_tasks):
             at = address + task * READ_BYTES
             end = min(at + READ_BYTES, address + num_bytes) - 4 * step
             first = load_bytes(sink + 64 * thread, like)
@@ -34,8 +32,5 @@ def read_bytes():
                 fourth = merge(fourth, load_bytes(at + 3 * step, like))
                 at += 4 * step
             store(sink + 64 * thread, merge(merge(first, second), merge(third, fourth)))
-            num_done += 1
-            task = claim(counter, job, num_tasks)
-        finish(counter, num_done, num_tasks)
 
     return kernel

@@ -8,7 +8,7 @@ from edgellama.kernels_cpu.gemv import FLOAT_LOADS
 from edgellama.kernels_cpu.simd import f32_zeros_4, read_i32, splat_f32, store
 from edgellama.kernels_cpu.simd_math import fma, max_lanes
 from edgellama.kernels_cpu.simd_weights import WEIGHTS_TO_F32
-from edgellama.kernels_cpu.tasks import claim, finish
+from edgellama.kernels_cpu.tasks import tasks_of
 
 
 def quantized_embed(name):
@@ -22,16 +22,11 @@ def quantized_embed(name):
     def kernel(
         weights, row_bytes, num_columns, tokens, y, y_stride, num_tokens, counter, thread, job
     ):  # fmt: skip
-        num_done = 0
-        token = claim(counter, job, num_tokens)
-        while token < num_tokens:
+        for token in tasks_of(counter, job, num_tokens):
             row = weights + read_i32(tokens + 4 * token) * row_bytes
             for block in range(num_columns // 32):
                 low(row, block, y + token * y_stride + 128 * block)
                 high(row, block, y + token * y_stride + 128 * block + 64)
-            num_done += 1
-            token = claim(counter, job, num_tokens)
-        finish(counter, num_done, num_tokens)
 
     return kernel
 
@@ -57,14 +52,9 @@ def float_embed(name):
     def kernel(
         weights, row_bytes, num_columns, tokens, y, y_stride, num_tokens, counter, thread, job
     ):
-        num_done = 0
-        token = claim(counter, job, num_tokens)
-        while token < num_tokens:
+        for token in tasks_of(counter, job, num_tokens):
             row = weights + read_i32(tokens + 4 * token) * row_bytes
             for i in range(0, num_columns, 4):
                 store(y + token * y_stride + 4 * i, load(row + i * number_bytes, f32_zeros_4()))
-            num_done += 1
-            token = claim(counter, job, num_tokens)
-        finish(counter, num_done, num_tokens)
 
     return kernel

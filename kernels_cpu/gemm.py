@@ -25,7 +25,7 @@ from edgellama.kernels_cpu.simd import f32_zeros_4, lane_count, read_f32, store,
 from edgellama.kernels_cpu.simd_dot_tiles import SCALE_TILE, define_group_dots
 from edgellama.kernels_cpu.simd_rows import stack_room
 from edgellama.kernels_cpu.simd_tiles import FMA_TILE, add_tiles, f32_tile, load_tile, store_tile
-from edgellama.kernels_cpu.tasks import claim, count_tasks, finish
+from edgellama.kernels_cpu.tasks import count_tasks, tasks_of
 
 FMA_F32 = FMA_TILE["f32"]
 
@@ -113,9 +113,7 @@ def quantized_gemm(name):
         panels, room = pairs + GEMM_TOKENS * PAIR_BYTES, stack_room(ROOM_VECTORS)
         sums = x_sum if groups_per_block == 1 else x_half_sum
         num_tasks = count_tasks(num_rows, task_rows)
-        num_done = 0
-        task = claim(counter, job, num_tasks)
-        while task < num_tasks:
+        for task in tasks_of(counter, job, num_tasks):
             first = task * task_rows
             for i in range(num_panels):
                 matrix, row = weights, i * panel_rows
@@ -146,9 +144,6 @@ def quantized_gemm(name):
                         pairs, task, num_rows // BLOCK, token,
                         min(token + GEMM_TOKENS, num_tokens), q, q_scale, q_sum, q_half_sum,
                     )  # fmt: skip
-            num_done += 1
-            task = claim(counter, job, num_tasks)
-        finish(counter, num_done, num_tasks)
 
     return kernel
 
@@ -174,9 +169,7 @@ def float_gemm(name):
         panel = scratch + thread * scratch_stride
         spare = panel + num_columns * step
         num_tasks = count_tasks(num_rows, panel_rows)
-        num_done = 0
-        task = claim(counter, job, num_tasks)
-        while task < num_tasks:
+        for task in tasks_of(counter, job, num_tasks):
             first = task * panel_rows
             for v in range(PANEL_VECTORS):
                 for column in range(0, num_columns, 4):
@@ -194,8 +187,5 @@ def float_gemm(name):
                         tile, panel + column * step, x + token * x_stride + 4 * column, x_stride
                     )
                 store_results(tile, y + token * y_stride + 4 * first, y_stride, accumulate)
-            num_done += 1
-            task = claim(counter, job, num_tasks)
-        finish(counter, num_done, num_tasks)
 
     return kernel

@@ -40,7 +40,7 @@ from edgellama.kernels_cpu.simd_scales import (
     pairs_of_ones,
     sums_by_source,
 )
-from edgellama.kernels_cpu.tasks import claim, count_tasks, finish
+from edgellama.kernels_cpu.tasks import count_tasks, tasks_of
 from edgellama.quant.formats import FORMATS_BY_NAME
 
 FLOAT_TOKENS = 4
@@ -232,17 +232,12 @@ def _gemv(multiply_rows, columns_per_step):
     ):  # fmt: skip
         num_steps = num_columns // columns_per_step
         num_tasks = count_tasks(num_rows, chunk_rows)
-        num_done = 0
-        task = claim(counter, job, num_tasks)
-        while task < num_tasks:
+        for task in tasks_of(counter, job, num_tasks):
             first = task * chunk_rows
             multiply_rows(
                 first, min(first + chunk_rows, num_rows), num_steps, accumulate,
                 num_tokens, weights, row_bytes, x, x_stride, y, y_stride,
             )  # fmt: skip
-            num_done += 1
-            task = claim(counter, job, num_tasks)
-        finish(counter, num_done, num_tasks)
 
     return kernel
 

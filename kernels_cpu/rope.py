@@ -10,7 +10,7 @@ from edgellama.kernels_cpu.cache_store import key_store, value_store
 from edgellama.kernels_cpu.device import device
 from edgellama.kernels_cpu.simd import f32_zeros_4, load_f32, read_f32, store, write_f32
 from edgellama.kernels_cpu.simd_math import add, fma, mul, square_root, sub, swap_pairs
-from edgellama.kernels_cpu.tasks import claim, count_tasks, finish
+from edgellama.kernels_cpu.tasks import count_tasks, tasks_of
 
 
 @device
@@ -80,9 +80,7 @@ def rope_store(key_kind, value_kind):
         lanes = panel_lanes()
         first_block = position // lanes
         num_tasks = count_tasks(position + num_tokens, lanes) - first_block
-        num_done = 0
-        task = claim(counter, job, num_tasks)
-        while task < num_tasks:
+        for task in tasks_of(counter, job, num_tasks):
             block = first_block + task
             key_at, value_at = keys + block * key_block_bytes, values + block * value_block_bytes
             first, last = block * lanes, min((block + 1) * lanes, position + num_tokens)
@@ -102,8 +100,5 @@ def rope_store(key_kind, value_kind):
                         spread_head(k + source, head_size)
                     store_key(k + source, head_size, key_at + head * key_head_bytes, place)
                     store_value(v + source, head_size, value_at + head * value_head_bytes, place)
-            num_done += 1
-            task = claim(counter, job, num_tasks)
-        finish(counter, num_done, num_tasks)
 
     return kernel

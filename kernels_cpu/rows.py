@@ -31,7 +31,7 @@ from edgellama.kernels_cpu.simd_math import (
     sub,
     sum_lanes,
 )
-from edgellama.kernels_cpu.tasks import claim, count_tasks, finish, tokens_at_once
+from edgellama.kernels_cpu.tasks import count_tasks, tasks_of, tokens_at_once
 
 BLOCK_BYTES = 4 * BLOCK
 """Of a block of f32."""
@@ -120,18 +120,13 @@ def rms_norm(layout):
     ):  # fmt: skip
         at_once = tokens_at_once(num_tokens)
         num_tasks = count_tasks(num_tokens, at_once)
-        num_done = 0
-        task = claim(counter, job, num_tasks)
-        while task < num_tasks:
+        for task in tasks_of(counter, job, num_tasks):
             for token in range(task * at_once, min((task + 1) * at_once, num_tokens)):
                 source = x + token * x_stride
                 target = y + token * y_stride if y != 0 else 0
                 factor = inverse_rms(source, width, epsilon)
                 norm_row(source, weight, factor, width, target, token,
                          q, q_scale, q_sum, q_half_sum, orders)  # fmt: skip
-            num_done += 1
-            task = claim(counter, job, num_tasks)
-        finish(counter, num_done, num_tasks)
 
     return kernel
 
@@ -179,9 +174,7 @@ def swiglu(layout):
         at_once = tokens_at_once(num_tokens)
         num_segments = count_tasks(width, SEGMENT)
         num_tasks = count_tasks(num_tokens, at_once) * num_segments
-        num_done = 0
-        task = claim(counter, job, num_tasks)
-        while task < num_tasks:
+        for task in tasks_of(counter, job, num_tasks):
             group = task // num_segments
             first = (task - group * num_segments) * SEGMENT
             last = min(first + SEGMENT, width)
@@ -192,9 +185,6 @@ def swiglu(layout):
                     gate + row, up + row, target, first, last, width, token,
                     q, q_scale, q_sum, q_half_sum, orders,
                 )  # fmt: skip
-            num_done += 1
-            task = claim(counter, job, num_tasks)
-        finish(counter, num_done, num_tasks)
 
     return kernel
 
@@ -209,18 +199,13 @@ def quantize(layout):
         num_blocks = width // BLOCK
         at_once = tokens_at_once(num_tokens)
         num_tasks = count_tasks(num_tokens, at_once)
-        num_done = 0
-        task = claim(counter, job, num_tasks)
-        while task < num_tasks:
+        for task in tasks_of(counter, job, num_tasks):
             for token in range(task * at_once, min((task + 1) * at_once, num_tokens)):
                 row = x + token * x_stride
                 for block in range(num_blocks):
                     values = load_block(row + block * BLOCK_BYTES)
                     quantize_block(values, block, num_blocks,
                                    q, q_scale, q_sum, q_half_sum, orders, token)  # fmt: skip
-            num_done += 1
-            task = claim(counter, job, num_tasks)
-        finish(counter, num_done, num_tasks)
 
     return kernel
 
@@ -231,16 +216,11 @@ def add_bias():
     def kernel(x, x_stride, width, num_tokens, bias, counter, thread, job):
         at_once = tokens_at_once(num_tokens)
         num_tasks = count_tasks(num_tokens, at_once)
-        num_done = 0
-        task = claim(counter, job, num_tasks)
-        while task < num_tasks:
+        for task in tasks_of(counter, job, num_tasks):
             for token in range(task * at_once, min((task + 1) * at_once, num_tokens)):
                 for i in range(0, 4 * width, 4):
                     at = x + token * x_stride + i
                     write_f32(at, read_f32(at) + read_f32(bias + i))
-            num_done += 1
-            task = claim(counter, job, num_tasks)
-        finish(counter, num_done, num_tasks)
 
     return kernel
 
@@ -251,9 +231,7 @@ def sum_squares():
     def kernel(x, x_stride, width, num_tokens, sums, counter, thread, job):
         like = f32_zeros()
         num_tasks = count_tasks(width, SUMMED_COLUMNS)
-        num_done = 0
-        task = claim(counter, job, num_tasks)
-        while task < num_tasks:
+        for task in tasks_of(counter, job, num_tasks):
             first = task * SUMMED_COLUMNS
             last = min(first + SUMMED_COLUMNS, width)
             for i in range(4 * first, 4 * last, 4 * lane_count()):
@@ -262,8 +240,5 @@ def sum_squares():
                     v = load_f32(x + token * x_stride + i, like)
                     total = fma(v, v, total)
                 store(sums + i, add(load_f32(sums + i, like), total))
-            num_done += 1
-            task = claim(counter, job, num_tasks)
-        finish(counter, num_done, num_tasks)
 
     return kernel

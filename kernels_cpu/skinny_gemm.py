@@ -30,7 +30,7 @@ from edgellama.kernels_cpu.simd_dot_tiles import (
 from edgellama.kernels_cpu.simd_math import add
 from edgellama.kernels_cpu.simd_rows import row_steps, stack_room
 from edgellama.kernels_cpu.simd_tiles import f32_tile, store_tile
-from edgellama.kernels_cpu.tasks import claim, count_tasks, finish
+from edgellama.kernels_cpu.tasks import count_tasks, tasks_of
 
 
 def _define_add_half(code):
@@ -195,9 +195,7 @@ def skinny_gemm(name):
         room = stack_room(ROOM_VECTORS)
         sums = x_half_sum if is_in_halves else x_sum
         num_tasks = count_tasks(num_rows, chunk_rows)
-        num_done = 0
-        task = claim(counter, job, num_tasks)
-        while task < num_tasks:
+        for task in tasks_of(counter, job, num_tasks):
             first = task * chunk_rows
             rows, begin = min(chunk_rows, num_rows - first), weights + first * row_bytes
             ask_for_begin(begin, min(rows, lane_count()) * row_bytes)
@@ -205,8 +203,5 @@ def skinny_gemm(name):
                 begin, row_bytes, rows, num_columns, y + 4 * first, y_stride, accumulate,
                 num_tokens, x, x_scale, sums, room,
             )  # fmt: skip
-            num_done += 1
-            task = claim(counter, job, num_tasks)
-        finish(counter, num_done, num_tasks)
 
     return kernel

@@ -22,7 +22,7 @@ MAX_TOKENS_AT_ONCE = 8
 
 
 @device
-def claim(counter, job, num_tasks):
+def _claim(counter, job, num_tasks):
     """The next task of an op, or ``num_tasks`` when none is left for this job."""
     word = atomic_load(counter + layout.NEXT_TASK)
     while True:
@@ -36,8 +36,17 @@ def claim(counter, job, num_tasks):
 
 
 @device
-def finish(counter, num_done, num_tasks):
-    """Publish that this thread has done ``num_done`` of the op's tasks."""
+def tasks_of(counter, job, num_tasks):
+    """The tasks of an op that this thread gets; one is done when the next is asked for.
+
+    For loops that run to their end: only then the other threads hear of what was done.
+    """
+    num_done = 0
+    task = _claim(counter, job, num_tasks)
+    while task < num_tasks:
+        yield task
+        num_done += 1
+        task = _claim(counter, job, num_tasks)
     if num_done > 0:
         atomic_store(counter + layout.NUM_TASKS, num_tasks)
         atomic_add(counter + layout.NUM_DONE, num_done)
