@@ -27,6 +27,8 @@ LIBM_INTRINSICS = frozenset(
     for name in ("exp", "exp2", "exp10", "log", "log2", "log10", "sin", "cos", "tan", "pow", "powi")
 )
 """LLVM functions that become calls of the C library's mathematics."""
+STACK_ALIGNMENT = 64
+"""Vectors that do not fit the registers lie on the stack, where they must not cross cache lines."""
 I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
@@ -165,6 +167,8 @@ def _entry_module(name: str, symbol: str, signature: Signature) -> Any:
     )
     inner = ir.Function(module, inner_type, symbol)
     entry = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, I64, I64]), name)
+    entry.attributes.add("nounwind")
+    entry.attributes.alignstack = STACK_ALIGNMENT
     record, thread, job = entry.args
     builder = ir.IRBuilder(entry.append_basic_block())
     unused = builder.alloca(byte_pointer)

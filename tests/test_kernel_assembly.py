@@ -105,6 +105,13 @@ def test_accumulators_stay_in_registers(name: str) -> None:
     assert not [block for block in hot if spill.search(block)]
 
 
+@pytest.mark.parametrize("tier", [tier for tier in KERNELS if tier != "neon"])
+def test_spilled_vectors_lie_in_one_line(tier: str) -> None:
+    """Every kernel aligns its stack, so that what does not fit the registers crosses no line."""
+    for text in assembly(tier).values():
+        assert re.search(r"\bandq\s+\$-64, %rsp", text)
+
+
 @pytest.mark.parametrize("name", [n for n in KERNELS["avx512vnni"] if n.startswith("gemv")])
 def test_weights_are_asked_for(name: str) -> None:
     """Every loop of a decode kernel that multiplies asks for both levels of the cache."""
