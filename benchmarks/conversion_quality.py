@@ -22,8 +22,8 @@ from pydoc_data import topics
 from quality import log_probabilities, open_edgellama, perplexity
 
 from edgellama.convert import convert
-from edgellama.kernels_cpu.row_codec import RowCodec
-from edgellama.quant.gguf_file import GGUFFile, Tensor
+from edgellama.kernels_cpu.quantizers.row_codec import RowCodec
+from edgellama.quant.gguf.file import GGUFFile, Tensor
 
 TYPES = (
     *("q8_0", "q6_k", "q5_1", "q5_k_m", "q5_k_s", "q5_0", "q4_1", "q4_k_m", "q4_k_s", "q4_0"),

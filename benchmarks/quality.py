@@ -71,9 +71,9 @@ class Model:
 @contextmanager
 def open_edgellama(path: Path, num_threads: int) -> Iterator[Model]:
     """edgellama's engine and tokenizer."""
-    from edgellama.engine import Engine
-    from edgellama.quant.gguf_file import GGUFFile
-    from edgellama.tokenizer import load_tokenizer
+    from edgellama.engine.engine import Engine
+    from edgellama.quant.gguf.file import GGUFFile
+    from edgellama.text.tokenizer import load_tokenizer
 
     with ExitStack() as stack:
         file = stack.enter_context(GGUFFile(path))

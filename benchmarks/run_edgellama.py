@@ -8,9 +8,9 @@ from importlib.metadata import version
 
 from workload import Context, Workload, measure, read_workload, report
 
-from edgellama.engine import Engine
-from edgellama.quant.gguf_file import GGUFFile
-from edgellama.tokenizer import load_tokenizer
+from edgellama.engine.engine import Engine
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.text.tokenizer import load_tokenizer
 
 
 def run(work: Workload) -> None:

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from edgellama.convert.options import AnyPath, ConversionArguments
-    from edgellama.convert.output.conversion_plan import ConversionPlan
     from edgellama.convert.output.report import ConversionReport
     from edgellama.convert.pipeline import KernelProgress, Progress
+    from edgellama.convert.planning.conversion_plan import ConversionPlan
 
 __all__ = ["convert", "plan"]
 
@@ -52,8 +52,8 @@ def plan(
 ) -> ConversionPlan:
     """What ``convert`` would write, from headers alone; raises as it does."""
     from edgellama.convert.options import read_options
-    from edgellama.convert.output.planning import plan_conversion
-    from edgellama.convert.sources.checkpoint import open_checkpoint
+    from edgellama.convert.planning.planner import plan_conversion
+    from edgellama.convert.sources.opening import open_checkpoint
 
     with open_checkpoint(Path(source).expanduser()) as checkpoint:
         return plan_conversion(checkpoint, read_options(output, arguments))

@@ -16,9 +16,10 @@ from gguf import GGUFWriter
 from numpy.typing import NDArray
 
 from edgellama.convert.output.whole_file import whole_file
+from edgellama.quant.error_text import file_error, shown
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.gguf_cursor import Cursor, file_error, shown
-from edgellama.quant.gguf_file import GGUFFile, Tensor
+from edgellama.quant.gguf.cursor import Cursor
+from edgellama.quant.gguf.file import GGUFFile, Tensor
 from edgellama.quant.mapped_file import map_file
 
 FILE_KIND = "imatrix"

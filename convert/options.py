@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypedDict, Union
 
-from edgellama.convert.output.split import parse_split_size
-from edgellama.kernels_cpu.cpu import default_num_threads
+from edgellama.convert.planning.split import parse_split_size
+from edgellama.kernels_cpu.machine.cpu import default_num_threads
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import Format
 from edgellama.quant.recipes import FormatOptions, find_recipe, find_tensor_format

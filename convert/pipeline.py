@@ -15,24 +15,25 @@ from importlib.metadata import version
 from pathlib import Path
 from time import perf_counter
 
-from edgellama.convert.chunks import Chunk
 from edgellama.convert.options import ConversionOptions
-from edgellama.convert.output.conversion_plan import ConversionPlan, PlannedTensor
-from edgellama.convert.output.journal import Journal, journal_path
-from edgellama.convert.output.planning import (
+from edgellama.convert.output.chunks import Chunk
+from edgellama.convert.output.journal import Journal
+from edgellama.convert.output.report import ConversionReport, make_report
+from edgellama.convert.output.row_work import ChunkResult, RowWorker
+from edgellama.convert.output.tensor_sums import Report, sum_tensors
+from edgellama.convert.output.verify import verify_files, written_records
+from edgellama.convert.output.writer import OutputFiles, remove_partial_files, rename_files
+from edgellama.convert.planning.conversion_plan import ConversionPlan, PlannedTensor
+from edgellama.convert.planning.file_names import journal_path
+from edgellama.convert.planning.planner import (
     check_absent,
     check_output,
     check_report,
     check_room,
     plan_conversion,
 )
-from edgellama.convert.output.report import ConversionReport, make_report
-from edgellama.convert.output.verify import verify_files, written_records
-from edgellama.convert.output.writer import OutputFiles, remove_partial_files, rename_files
-from edgellama.convert.row_work import ChunkResult, RowWorker
-from edgellama.convert.sources.checkpoint import open_checkpoint
-from edgellama.convert.tensor_sums import Report, sum_tensors
-from edgellama.kernels_cpu.memory_use import peak_memory_bytes
+from edgellama.convert.sources.opening import open_checkpoint
+from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.quant.errors import ConversionError, EdgellamaError, ResumeError
 
 _log = logging.getLogger(__name__)

@@ -11,14 +11,15 @@ Names are imported when they are first used, so that importing the package costs
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgellama.cancellation import CancelToken
-    from edgellama.chat_template import ChatTemplate
-    from edgellama.conversation import Conversation
-    from edgellama.engine import Engine
-    from edgellama.generation import Chunk, Generation, Statistics
-    from edgellama.kv_cache import KVCache
+    from edgellama.engine.cancellation import CancelToken
+    from edgellama.engine.engine import Engine
+    from edgellama.engine.kv_cache import KVCache
+    from edgellama.generation.conversation import Conversation
+    from edgellama.generation.results import Chunk, Generation, Statistics
+    from edgellama.generation.session import Session
+    from edgellama.generation.stream import Stream
     from edgellama.llama import Llama
-    from edgellama.models import pull
+    from edgellama.models.pulling import pull
     from edgellama.quant.errors import (
         ContextLengthError,
         ConversionError,
@@ -34,44 +35,43 @@ if TYPE_CHECKING:
         TokenizerError,
         UnsupportedModelError,
     )
-    from edgellama.quant.gguf_file import GGUFFile
+    from edgellama.quant.gguf.file import GGUFFile
     from edgellama.quant.model_config import ModelConfig
-    from edgellama.sampling import SamplingOptions
-    from edgellama.session import Session
-    from edgellama.stream import Stream
-    from edgellama.tokenizer import Tokenizer, load_tokenizer
+    from edgellama.sampling.sampling import SamplingOptions
+    from edgellama.text.chat_template import ChatTemplate
+    from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 _MODULES = {
-    "CancelToken": "edgellama.cancellation",
-    "ChatTemplate": "edgellama.chat_template",
-    "Chunk": "edgellama.generation",
+    "CancelToken": "edgellama.engine.cancellation",
+    "ChatTemplate": "edgellama.text.chat_template",
+    "Chunk": "edgellama.generation.results",
     "ContextLengthError": "edgellama.quant.errors",
     "ConversionError": "edgellama.quant.errors",
-    "Conversation": "edgellama.conversation",
+    "Conversation": "edgellama.generation.conversation",
     "DownloadError": "edgellama.quant.errors",
     "EdgellamaError": "edgellama.quant.errors",
-    "Engine": "edgellama.engine",
-    "GGUFFile": "edgellama.quant.gguf_file",
-    "Generation": "edgellama.generation",
+    "Engine": "edgellama.engine.engine",
+    "GGUFFile": "edgellama.quant.gguf.file",
+    "Generation": "edgellama.generation.results",
     "GenerationCancelled": "edgellama.quant.errors",
     "InvalidOptionError": "edgellama.quant.errors",
-    "KVCache": "edgellama.kv_cache",
+    "KVCache": "edgellama.engine.kv_cache",
     "KernelError": "edgellama.quant.errors",
     "Llama": "edgellama.llama",
     "ModelConfig": "edgellama.quant.model_config",
     "ModelFileError": "edgellama.quant.errors",
     "ModelNotFoundError": "edgellama.quant.errors",
     "ResumeError": "edgellama.quant.errors",
-    "SamplingOptions": "edgellama.sampling",
-    "Session": "edgellama.session",
-    "Statistics": "edgellama.generation",
-    "Stream": "edgellama.stream",
+    "SamplingOptions": "edgellama.sampling.sampling",
+    "Session": "edgellama.generation.session",
+    "Statistics": "edgellama.generation.results",
+    "Stream": "edgellama.generation.stream",
     "TemplateError": "edgellama.quant.errors",
-    "Tokenizer": "edgellama.tokenizer",
+    "Tokenizer": "edgellama.text.tokenizer",
     "TokenizerError": "edgellama.quant.errors",
     "UnsupportedModelError": "edgellama.quant.errors",
-    "load_tokenizer": "edgellama.tokenizer",
-    "pull": "edgellama.models",
+    "load_tokenizer": "edgellama.text.tokenizer",
+    "pull": "edgellama.models.pulling",
 }
 
 __all__ = [

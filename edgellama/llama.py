@@ -12,18 +12,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgellama.chat_template import ChatTemplate, load_chat_template
-from edgellama.context_memory import default_context_length
-from edgellama.conversation import Conversation
-from edgellama.generation import Chunk, Generation, Statistics
-from edgellama.kernels_cpu.memory_use import available_memory_bytes
-from edgellama.kv_types import KVTypeChoice, KVTypes
-from edgellama.models import resolve
+from edgellama.engine.context_memory import default_context_length
+from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.generation.conversation import Conversation
+from edgellama.generation.results import Chunk, Generation, Statistics
+from edgellama.generation.session import SamplingArguments, Session
+from edgellama.generation.stream import Stream
+from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
+from edgellama.models.names import resolve
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
-from edgellama.quant.gguf_file import GGUFFile, require_model
-from edgellama.session import SamplingArguments, Session
-from edgellama.stream import Stream
-from edgellama.tokenizer import Tokenizer, load_tokenizer
+from edgellama.quant.gguf.file import GGUFFile, require_model
+from edgellama.text.chat_template import ChatTemplate, load_chat_template
+from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -64,7 +64,7 @@ class Llama:
         UnsupportedModelError, TokenizerError, InvalidOptionError,
         ConversionError.
         """
-        from edgellama.engine import Engine
+        from edgellama.engine.engine import Engine
 
         types = KVTypes.of(kv_type)
         _check_context(context_length)
@@ -202,7 +202,7 @@ def _runnable_file(
 ) -> Path:
     if quantize is None:
         return resolve(path_or_name)
-    from edgellama.checkpoints import converted
+    from edgellama.models.checkpoints import converted
 
     return converted(path_or_name, quantize, kernel_progress=progress)
 

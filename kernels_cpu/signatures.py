@@ -129,13 +129,13 @@ def _matrix_signatures(name: str) -> dict[str, Signature]:
     if kind == "quantized":
         rows_x = ("x", "x_scale", "x_sum", "x_half_sum")
         table[f"skinny_{name}"] = _op(
-            "skinny_gemm", "skinny_gemm", (name,), (*MATRIX, *rows_x, "chunk_rows")
+            "matrices.skinny_gemm", "skinny_gemm", (name,), (*MATRIX, *rows_x, "chunk_rows")
         )
         panel_x = (*rows_x, "up_weights", *QUANTIZED)
     return table | {
-        f"gemv_{name}": _op("gemv", f"{kind}_gemv", (name,), MATRIX + vector_x),
-        f"gemm_{name}": _op("gemm", f"{kind}_gemm", (name,), MATRIX + panel_x + SCRATCH),
-        f"embed_{name}": _op("embed", f"{kind}_embed", (name,), embed),
+        f"gemv_{name}": _op("matrices.gemv", f"{kind}_gemv", (name,), MATRIX + vector_x),
+        f"gemm_{name}": _op("matrices.gemm", f"{kind}_gemm", (name,), MATRIX + panel_x + SCRATCH),
+        f"embed_{name}": _op("matrices.embed", f"{kind}_embed", (name,), embed),
     }
 
 
@@ -148,15 +148,15 @@ def _cache_signatures(keys: str, values: str) -> dict[str, Signature]:
     read = ("q", "q_stride", "y", "y_stride", "head_size", "num_heads", "num_kv_heads", *CACHE)
     attend = (*read, "scale", "tokens_per_task", "split_keys", "partials", *SCRATCH)
     kinds = f"{keys}_{values}"
-    table = {f"rope_store_{kinds}": _op("rope", "rope_store", (keys, values), store)}
+    table = {f"rope_store_{kinds}": _op("attention.rope", "rope_store", (keys, values), store)}
     if "f32" not in (keys, values):
         options = (keys, values, PACKED_ROWS)
         table[f"attention_{kinds}_packed"] = _op(
-            "attention", "attention_packed", options, attend, ("scale",)
+            "attention.tasks", "attention_packed", options, attend, ("scale",)
         )
     for rows in ATTENTION_ROWS:
         table[f"attention_{kinds}_{rows}"] = _op(
-            "attention", "attention_direct", (keys, values, rows), attend, ("scale",)
+            "attention.tasks", "attention_direct", (keys, values, rows), attend, ("scale",)
         )
     return table
 
@@ -167,11 +167,13 @@ def _row_signatures(layout: str) -> dict[str, Signature]:
     norm = (*rows, "weight", "y", "y_stride", "epsilon", *quantized)
     product = ("gate", "up", "y", "stride", "width", "num_tokens", *quantized)
     table = {
-        f"rms_norm_{layout}": _op("rows", "rms_norm", (layout,), norm, ("epsilon",)),
-        f"swiglu_{layout}": _op("rows", "swiglu", (layout,), product),
+        f"rms_norm_{layout}": _op("rows.row_kernels", "rms_norm", (layout,), norm, ("epsilon",)),
+        f"swiglu_{layout}": _op("rows.row_kernels", "swiglu", (layout,), product),
     }
     if layout != "float":
-        table[f"quantize_{layout}"] = _op("rows", "quantize", (layout,), rows + quantized)
+        table[f"quantize_{layout}"] = _op(
+            "rows.row_kernels", "quantize", (layout,), rows + quantized
+        )
     return table
 
 
@@ -193,9 +195,9 @@ def _signatures() -> dict[str, Signature]:
         *("split_keys", "partials"),
     )
     table = {
-        "add_bias": _op("rows", "add_bias", (), (*rows, "bias")),
-        "merge_attention": _op("attention", "merge_attention", (), merge),
-        "sum_squares": _op("rows", "sum_squares", (), (*rows, "sums")),
+        "add_bias": _op("rows.row_kernels", "add_bias", (), (*rows, "bias")),
+        "merge_attention": _op("attention.tasks", "merge_attention", (), merge),
+        "sum_squares": _op("rows.row_kernels", "sum_squares", (), (*rows, "sums")),
     }
     for layout in LAYOUTS:
         table |= _row_signatures(layout)
@@ -203,9 +205,11 @@ def _signatures() -> dict[str, Signature]:
         table |= _matrix_signatures(name)
     for keys, values in product(CACHE_TYPES, CACHE_TYPES):
         table |= _cache_signatures(keys, values)
-    table["read_bytes"] = _op("bandwidth", "read_bytes", (), ("address", "num_bytes", "sink"))
+    table["read_bytes"] = _op(
+        "matrices.bandwidth", "read_bytes", (), ("address", "num_bytes", "sink")
+    )
     for entry in ("execute", "execute_timed", "serve"):
-        table[entry] = Signature("executor", entry, (), ("team",))
+        table[entry] = Signature("threads.executor", entry, (), ("team",))
     return table
 
 
@@ -219,7 +223,7 @@ def _codec_signatures() -> dict[str, Signature]:
     choice = ("x", "num_values", "top_k", "settings", "scratch", "token")
     table = {
         "measure": Signature("quantizers.quantize_errors", "measure", (), measured),
-        "choose_token": Signature("token_choice", "choose_token", (), choice),
+        "choose_token": Signature("sampling.choice", "choose_token", (), choice),
     }
     for name in HALF_FORMATS:
         table[f"round_{name}"] = Signature(

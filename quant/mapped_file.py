@@ -13,8 +13,8 @@ import stat
 import weakref
 from pathlib import Path
 
+from edgellama.quant.error_text import file_error
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError
-from edgellama.quant.gguf_cursor import file_error
 
 CAN_READ_AT = hasattr(os, "pread")
 """Windows has no ``pread``, but lets nobody cut a file that is mapped."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 ARCHITECTURES = ("llama",)
 ROPE_SCALINGS = ("none", "linear", "yarn")

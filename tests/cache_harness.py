@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 from kernel_harness import Array, KernelRunner, model_of, round_up
 
-from edgellama.buffers import MAX_ATTENTION_ROWS
+from edgellama.engine.buffers import MAX_ATTENTION_ROWS
+from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.kv_types import scale_bytes
+from edgellama.engine.rope import RopeTable
 from edgellama.kernels_cpu.signatures import (
     CACHE_SCALE_ELEMENTS,
     MAX_KEY_SPLITS,
     PARTIAL_HEAD_BYTES,
     SIGNATURES,
 )
-from edgellama.kv_cache import KVCache
-from edgellama.kv_types import scale_bytes
 from edgellama.quant.model_config import RopeConfig
-from edgellama.rope import RopeTable
 
 F16_ROWS = (1, 2, 3, 5, 8)
 METHODS: dict[tuple[str, str], tuple[int | str, ...]] = {

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgellama import models
+from edgellama.models import names
+from edgellama.models.pulling import pull
 
 CliRunner = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -18,7 +19,7 @@ CliRunner = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """The real starter model, pulled into the user's normal cache once."""
-    return models.pull(models.STARTER_MODEL)
+    return pull(names.STARTER_MODEL)
 
 
 @pytest.fixture

@@ -15,10 +15,9 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from edgellama.buffers import StepBuffers
-from edgellama.kernels_cpu import team_layout as layout
-from edgellama.kernels_cpu.code_cache import CompiledKernels
-from edgellama.kernels_cpu.cpu import GENERIC, Tier, available_tiers
+from edgellama.engine.buffers import StepBuffers
+from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
+from edgellama.kernels_cpu.machine.cpu import GENERIC, Tier, available_tiers
 from edgellama.kernels_cpu.signatures import (
     ORDER_OF_FORMAT,
     PANEL_VECTORS,
@@ -28,7 +27,8 @@ from edgellama.kernels_cpu.signatures import (
     decode_bytes,
     orders_of,
 )
-from edgellama.kernels_cpu.thread_team import ENTRY
+from edgellama.kernels_cpu.threads import team_layout as layout
+from edgellama.kernels_cpu.threads.thread_team import ENTRY
 from edgellama.quant.model_config import ModelConfig, RopeConfig
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgellama.chat_template import ChatTemplate, encode_chat, load_chat_template
 from edgellama.quant.errors import TemplateError
-from edgellama.quant.gguf_file import GGUFFile
-from edgellama.tokenizer import Tokenizer, load_tokenizer
-from edgellama.tokenizer.byte_pair_merge import byte_symbols
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.text.chat_template import ChatTemplate, encode_chat, load_chat_template
+from edgellama.text.tokenizer import Tokenizer, load_tokenizer
+from edgellama.text.tokenizer.byte_pair_merge import byte_symbols
 
 GOLDEN: list[dict[str, Any]] = json.loads(
     (Path(__file__).parent / "data" / "chat_golden.json").read_text("ascii")

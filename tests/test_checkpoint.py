@@ -12,7 +12,7 @@ import safetensors_bytes
 import torch_bytes
 from gguf_bytes import F32, Q4_0, STRING, UINT16, entry, model, pair, string
 
-from edgellama.convert.sources.checkpoint import open_checkpoint
+from edgellama.convert.sources.opening import open_checkpoint
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.errors import (
     EdgellamaError,

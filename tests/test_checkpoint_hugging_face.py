@@ -13,7 +13,8 @@ import pytest
 import safetensors_bytes
 import torch_bytes
 
-from edgellama.convert.sources.checkpoint import Checkpoint, open_checkpoint
+from edgellama.convert.sources.checkpoint import Checkpoint
+from edgellama.convert.sources.opening import open_checkpoint
 from edgellama.quant.errors import (
     EdgellamaError,
     ModelFileError,

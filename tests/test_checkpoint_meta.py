@@ -15,7 +15,7 @@ import torch_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgellama.convert.sources.checkpoint import open_checkpoint
+from edgellama.convert.sources.opening import open_checkpoint
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.errors import (
     EdgellamaError,

@@ -14,7 +14,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 import edgellama.convert
 from edgellama import Llama
-from edgellama.checkpoints import converted, converted_folder
+from edgellama.models.checkpoints import converted, converted_folder
 from edgellama.quant.errors import (
     ConversionError,
     InvalidOptionError,
@@ -39,7 +39,7 @@ class FakeConverter:
 @pytest.fixture
 def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeConverter:
     """In place of the real one; the cache is empty."""
-    monkeypatch.setattr("edgellama.checkpoints.cache_root", lambda: tmp_path / "cache")
+    monkeypatch.setattr("edgellama.models.checkpoints.cache_root", lambda: tmp_path / "cache")
     fake = FakeConverter()
     monkeypatch.setattr(edgellama.convert, "convert", fake, raising=False)
     return fake

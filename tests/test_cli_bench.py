@@ -17,11 +17,11 @@ from conftest import CliRunner
 from interrupts import accept_interrupts
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.kernels_cpu.cpu import select_tier
-from edgellama.kv_cache import CacheLayout
+from edgellama.engine.kv_cache import CacheLayout
+from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.measure.bench import BenchSetting, BenchTest, all_settings, all_tests
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.model_config import ModelConfig
 
 

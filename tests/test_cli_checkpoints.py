@@ -10,7 +10,7 @@ from conftest import CliRunner
 from reference.family import MEMBERS
 
 from edgellama import Llama
-from edgellama.kernels_cpu.user_cache import CACHE_VARIABLE, cache_root
+from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE, cache_root
 
 MEMBER = next(member for member in MEMBERS if member.name == "llama-2")
 GREEDY = ("-p", "Hello", "-n", "4", "--temperature", "0", "--json")

@@ -9,7 +9,7 @@ import pytest
 from conftest import CliRunner
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.recipes import RECIPES
 
 TINY = TinyLlama(width=256, feed_forward=512, vocab_size=300, layers=2)

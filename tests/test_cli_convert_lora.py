@@ -14,7 +14,7 @@ from reference.tiny_adapter import (
 )
 from reference.tiny_models import TinyLlama
 
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 MODEL = TinyLlama()
 

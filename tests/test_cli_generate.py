@@ -17,9 +17,9 @@ from conftest import CliRunner
 from interrupts import accept_interrupts
 
 from edgellama.cli.options import SAMPLING_OPTIONS
-from edgellama.quant.gguf_file import GGUFFile
-from edgellama.sampling import SamplingOptions
-from edgellama.tokenizer import load_tokenizer
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.sampling.sampling import SamplingOptions
+from edgellama.text.tokenizer import load_tokenizer
 
 PROMPT = "The capital of France is"
 GREEDY = ("--temperature", "0", "-n", "12")

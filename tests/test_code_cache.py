@@ -14,11 +14,11 @@ import pytest
 from kernel_harness import runner_of
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.kernels_cpu import code_cache
-from edgellama.kernels_cpu.code_cache import CompiledKernels, cache_folder
-from edgellama.kernels_cpu.compile_worker import read_checked, write_checked
-from edgellama.kernels_cpu.cpu import GENERIC, TIERS, select_tier
-from edgellama.kernels_cpu.user_cache import CACHE_VARIABLE
+from edgellama.kernels_cpu.compiling import code_cache
+from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, cache_folder
+from edgellama.kernels_cpu.compiling.compile_worker import read_checked, write_checked
+from edgellama.kernels_cpu.machine.cpu import GENERIC, TIERS, select_tier
+from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE
 from edgellama.quant.errors import KernelError
 
 KERNEL = "add_bias"
@@ -140,13 +140,18 @@ def test_key_of_tiers(cold_cache: Path) -> None:
 
 def test_key_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change in any kernel source, also in one that others inline, changes the folder."""
-    sources = Path(code_cache.__file__).parent
+    sources = Path(code_cache.__file__).parent.parent
     copy = tmp_path / "copy"
     shutil.copytree(sources, copy, ignore=shutil.ignore_patterns("__pycache__"))
     before = cache_folder(GENERIC)
-    monkeypatch.setattr(code_cache, "__file__", str(copy / "code_cache.py"))
+    monkeypatch.setattr(code_cache, "__file__", str(copy / "compiling" / "code_cache.py"))
     assert cache_folder(GENERIC) == before
-    for name in ("simd.py", "gemv.py", "blocks.py", "quantizers/scale_search.py"):
+    for name in (
+        "simd/vectors.py",
+        "matrices/gemv.py",
+        "formats/blocks.py",
+        "quantizers/scale_search.py",
+    ):
         with (copy / name).open("a") as file:
             file.write("# changed\n")
         assert cache_folder(GENERIC) != before
@@ -165,8 +170,8 @@ def test_key_of_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_two_processes_at_once(cold_cache: Path) -> None:
     """Processes that compile the same kernel at the same time both end with a whole one."""
     program = (
-        "from edgellama.kernels_cpu.code_cache import CompiledKernels\n"
-        "from edgellama.kernels_cpu.cpu import GENERIC\n"
+        "from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels\n"
+        "from edgellama.kernels_cpu.machine.cpu import GENERIC\n"
         f"k = CompiledKernels(GENERIC); k.ensure(['{KERNEL}']); print(k.address('{KERNEL}') > 0)"
     )
     command = [sys.executable, "-c", "import sys, json; sys.path[:] = json.loads(sys.argv[1])\n"
@@ -179,10 +184,10 @@ def test_two_processes_at_once(cold_cache: Path) -> None:
 EXTERNAL_KERNEL = """
 import math, types
 import numpy as np
-from edgellama.kernels_cpu import jit
-from edgellama.kernels_cpu.cpu import select_tier
+from edgellama.kernels_cpu.compiling import jit
+from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.kernels_cpu.signatures import Signature
-from edgellama.kernels_cpu.simd import {reader}, {writer}
+from edgellama.kernels_cpu.simd.vectors import {reader}, {writer}
 from edgellama.quant.errors import KernelError
 
 def factory():
@@ -221,7 +226,7 @@ def test_one_tier_a_process() -> None:
     result = run_python(
         "import dataclasses\n"
         "from edgellama.kernels_cpu import jit\n"
-        "from edgellama.kernels_cpu.cpu import GENERIC\n"
+        "from edgellama.kernels_cpu.machine.cpu import GENERIC\n"
         "jit.use_tier(GENERIC); jit.use_tier(GENERIC)\n"
         "jit.use_tier(dataclasses.replace(GENERIC, name='other'))"
     )
@@ -230,8 +235,8 @@ def test_one_tier_a_process() -> None:
 
 
 WARM_START = """
-from edgellama.engine import Engine
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.engine.engine import Engine
+from edgellama.quant.gguf.file import GGUFFile
 with GGUFFile(sys.argv[1]) as file, Engine(file, num_threads=2, progress=print) as engine:
     logits = engine.forward([1, 2, 3, 4, 5, 6], engine.new_cache(16))
     engine.forward([7], engine.new_cache(16))

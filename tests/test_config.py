@@ -12,7 +12,7 @@ import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.model_config import ModelConfig, RopeConfig
 
 MISSING = object()

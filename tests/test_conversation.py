@@ -11,17 +11,17 @@ from reference.scripted_engine import ScriptedEngine
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from reference.tiny_vocabulary import CHAT_TEMPLATE
 
-from edgellama.chat_template import encode_chat, load_chat_template
-from edgellama.conversation import Conversation
+from edgellama.generation.conversation import Conversation
+from edgellama.generation.session import Session
 from edgellama.quant.errors import (
     ContextLengthError,
     EdgellamaError,
     InvalidOptionError,
     KernelError,
 )
-from edgellama.quant.gguf_file import GGUFFile
-from edgellama.session import Session
-from edgellama.tokenizer import Tokenizer, load_tokenizer
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.text.chat_template import encode_chat, load_chat_template
+from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 GREEDY: Any = {"temperature": 0, "max_tokens": 6}
 TRIMMING = CHAT_TEMPLATE.replace("message['content']", "(message['content'] | trim)")

@@ -14,8 +14,8 @@ from reference.family_member import Member, write_safetensors
 from edgellama.convert import convert
 from edgellama.convert.model.description import ModelDescription, describe
 from edgellama.convert.model.rope_scaling import Llama3Scaling
-from edgellama.convert.sources.checkpoint import open_checkpoint
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.convert.sources.opening import open_checkpoint
+from edgellama.quant.gguf.file import GGUFFile
 
 GOLDEN = Path(__file__).parent / "data" / "family_golden.npz"
 NUM_PIECES = 400
@@ -119,7 +119,7 @@ def described(member: Member, folder: Path) -> ModelDescription:
 
 def check_logits(path: Path, name: str, golden: dict[str, Any]) -> None:
     """The engine gives transformers' logits for a model file, and the same best tokens."""
-    from edgellama.engine import Engine
+    from edgellama.engine.engine import Engine
 
     tokens = golden[f"{name}/tokens"].tolist()
     with GGUFFile(path) as file, Engine(file) as engine:

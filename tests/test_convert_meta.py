@@ -16,8 +16,8 @@ from reference.family_meta import meta_weights, write_meta
 from edgellama.convert.model import hparams
 from edgellama.convert.model.description import ModelDescription, describe
 from edgellama.convert.model.hparams import meta_release
-from edgellama.convert.model.json_fields import Fields
-from edgellama.convert.sources.checkpoint import open_checkpoint
+from edgellama.convert.sources.json_fields import Fields
+from edgellama.convert.sources.opening import open_checkpoint
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 
 BY_NAME = {member.name: member for member in MEMBERS if member.params is not None}

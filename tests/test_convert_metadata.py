@@ -14,15 +14,15 @@ from reference.family import MEMBERS
 from reference.family_member import CHAT_TEMPLATE
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama.convert.metadata import MetadataItem, number, octets, unsigned
 from edgellama.convert.model.description import ModelDescription, describe
 from edgellama.convert.model.general import folder_name, size_label
-from edgellama.convert.model.json_fields import read_fields
-from edgellama.convert.model.metadata import MetadataItem, number, octets, unsigned
-from edgellama.convert.sources.checkpoint import open_checkpoint
+from edgellama.convert.sources.json_fields import read_fields
+from edgellama.convert.sources.opening import open_checkpoint
 from edgellama.convert.sources.source_tensor import ArrayTensor
 from edgellama.convert.vocabulary.chat_template_source import chat_template_items
 from edgellama.quant.errors import InvalidOptionError, ModelFileError, UnsupportedModelError
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 BY_NAME = {member.name: member for member in MEMBERS}
 KEY = "tokenizer.chat_template"

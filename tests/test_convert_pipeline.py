@@ -15,11 +15,11 @@ from gguf import GGMLQuantizationType, quants
 from reference.tiny_models import Array, TinyLlama, random_weights, write_llama, write_tiny_llama
 
 from edgellama.convert import convert, pipeline, plan
-from edgellama.convert.chunks import CHUNK_ELEMENTS
 from edgellama.convert.imatrix import write_imatrix
 from edgellama.convert.output import writer
+from edgellama.convert.output.chunks import CHUNK_ELEMENTS
 from edgellama.quant.errors import ConversionError, InvalidOptionError
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 TINY = TinyLlama(width=256, feed_forward=512, vocab_size=300, layers=2, rope_freqs=True)
 
@@ -403,7 +403,7 @@ def test_a_full_disk_is_seen_before_the_start(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk without room for the result is refused with both sizes, before anything is written."""
-    from edgellama.convert.output import planning
+    from edgellama.convert.planning import planner as planning
 
     monkeypatch.setattr(planning.shutil, "disk_usage", lambda path: type("U", (), {"free": 10**5}))
     with pytest.raises(ConversionError, match=r"MB are needed; the disk has 0 MB free"):

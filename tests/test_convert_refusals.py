@@ -16,12 +16,12 @@ from reference.family_member import write_safetensors
 
 from edgellama.convert import plan
 from edgellama.convert.model.description import ModelDescription, describe
-from edgellama.convert.sources.checkpoint import open_checkpoint
+from edgellama.convert.sources.opening import open_checkpoint
+from edgellama.engine.weights import load_weights
 from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.model_config import ModelConfig
-from edgellama.tokenizer import load_tokenizer
-from edgellama.weights import load_weights
+from edgellama.text.tokenizer import load_tokenizer
 
 BY_NAME = {member.name: member for member in MEMBERS}
 NUM_MUTATIONS = 150

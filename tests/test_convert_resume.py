@@ -20,8 +20,9 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.convert import convert, pipeline
 from edgellama.convert.output import writer
-from edgellama.convert.output.journal import Journal, journal_path
+from edgellama.convert.output.journal import Journal
 from edgellama.convert.pipeline import ConversionProgress
+from edgellama.convert.planning.file_names import journal_path
 from edgellama.quant.errors import ConversionError
 
 TINY = TinyLlama(width=256, feed_forward=512, vocab_size=300, layers=4)
@@ -348,7 +349,7 @@ def test_an_interrupted_command_can_be_resumed(
 
 def test_checksums_see_every_change() -> None:
     """Any changed, moved or missing byte gives another checksum, wherever it is."""
-    from edgellama.convert.checksum import PIECE_WORDS, WORD_BYTES, chunk_checksum
+    from edgellama.convert.output.checksum import PIECE_WORDS, WORD_BYTES, chunk_checksum
 
     rng = np.random.default_rng(0)
     rows = rng.integers(0, 256, (1, 2 * PIECE_WORDS * WORD_BYTES + 1003), np.uint8)

@@ -20,8 +20,8 @@ from reference.vocabularies import (
 )
 from sentencepiece import SentencePieceProcessor
 
-from edgellama.convert.model.json_fields import Fields
-from edgellama.convert.model.metadata import MetadataItem
+from edgellama.convert.metadata import MetadataItem
+from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.vocabulary.sentencepiece_file import read_sentencepiece
 from edgellama.convert.vocabulary.tiktoken_vocabulary import is_tiktoken, tiktoken_vocabulary
 from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
@@ -33,7 +33,7 @@ from edgellama.quant.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from edgellama.tokenizer import load_tokenizer
+from edgellama.text.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).parent / "data" / "tokenizer_golden.npz"
 # Of the merges that transformers' TikTokenConverter extracts from the same file, one a line.

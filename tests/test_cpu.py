@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgellama.kernels_cpu import cpu
-from edgellama.kernels_cpu.cpu import (
+from edgellama.kernels_cpu.machine import cpu
+from edgellama.kernels_cpu.machine.cpu import (
     AVX512VNNI,
     GENERIC,
     THREADS_VARIABLE,

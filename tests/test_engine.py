@@ -15,11 +15,11 @@ from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cli.warmup import usual_kernels
-from edgellama.engine import Engine
-from edgellama.kernels_cpu.cpu import Tier
+from edgellama.engine.engine import Engine
+from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 FORMATS = QUANTIZED_FORMATS + FLOAT_FORMATS
 SHAPES = {

@@ -16,17 +16,17 @@ import pytest
 from kernel_harness import TIERS, runner_of, tier_name
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.cancellation import CancelToken
-from edgellama.engine import Engine
-from edgellama.kernels_cpu.cpu import Tier
-from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.engine import Engine
+from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS
 from edgellama.quant.errors import (
     ContextLengthError,
     EdgellamaError,
     GenerationCancelled,
     InvalidOptionError,
 )
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 MODEL = TinyLlama(layers=4, context_length=8192, weight_format="Q8_0")
 KERNELS = [

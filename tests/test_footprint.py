@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.kernels_cpu.cpu import AVX512VNNI, GENERIC
+from edgellama.engine.kv_cache import KVCache
+from edgellama.kernels_cpu.machine.cpu import AVX512VNNI, GENERIC
 from edgellama.kernels_cpu.signatures import CACHE_TYPES
-from edgellama.kv_cache import KVCache
 from edgellama.measure.footprint import AS_IT_IS, Machine, predict, weights_bytes
 from edgellama.measure.footprint_fit import (
     TYPE_DIVERGENCES,
@@ -22,7 +22,7 @@ from edgellama.measure.footprint_fit import (
 from edgellama.measure.model_outline import ModelOutline
 from edgellama.measure.model_presets import MODEL_PRESETS, find_preset
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.recipes import RECIPES
 
 # From the model cards and the checkpoints' indexes.

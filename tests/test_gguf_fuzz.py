@@ -11,7 +11,7 @@ import pytest
 from test_gguf_hostile import full_model
 
 from edgellama.quant.errors import EdgellamaError
-from edgellama.quant.gguf_file import GGUFFile, StringArray
+from edgellama.quant.gguf.file import GGUFFile, StringArray
 
 NUM_FILES = 4000
 NUMBERS = [

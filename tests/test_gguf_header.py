@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType, GGUFWriter
 
-from edgellama.convert.model.metadata import MetadataItem
-from edgellama.convert.output.gguf_header import ALIGNMENT, TableEntry, header_bytes
+from edgellama.convert.metadata import MetadataItem
+from edgellama.convert.planning.gguf_header import ALIGNMENT, TableEntry, header_bytes
 from edgellama.quant.formats import FORMATS_BY_NAME
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 Kind = GGUFValueType
 SCALARS: list[tuple[str, Any, GGUFValueType]] = [

@@ -30,7 +30,7 @@ from gguf_bytes import (
 )
 
 from edgellama.quant.errors import EdgellamaError, ModelFileError, ModelNotFoundError
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 HUGE = 2**64 - 1
 DATA = bytes(64)

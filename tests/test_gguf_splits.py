@@ -9,7 +9,7 @@ import pytest
 from gguf_bytes import INT32, STRING, UINT16, entry, model, pair, string, u32, write
 
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 NUM_TENSORS = 5
 

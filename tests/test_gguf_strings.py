@@ -11,10 +11,10 @@ from gguf_bytes import ARRAY, model, pair, string, strings, u32, u64, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgellama.quant import gguf_strings
 from edgellama.quant.errors import ModelFileError
-from edgellama.quant.gguf_file import GGUFFile, StringArray
-from edgellama.quant.gguf_strings import string_ends
+from edgellama.quant.gguf import strings as gguf_strings
+from edgellama.quant.gguf.file import GGUFFile, StringArray
+from edgellama.quant.gguf.strings import string_ends
 
 NUM_TOKENS, NUM_MERGES = 128_256, 280_147  # Llama 3
 

@@ -23,7 +23,7 @@ from gguf_bytes import (
 )
 
 from edgellama.quant.errors import ModelFileError
-from edgellama.quant.gguf_file import GGUFFile, StringArray
+from edgellama.quant.gguf.file import GGUFFile, StringArray
 
 NUMBERS = {
     "uint8": 255,

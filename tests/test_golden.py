@@ -10,7 +10,7 @@ import pytest
 from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_llama
 
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 GOLDEN_FILES = sorted((Path(__file__).parent / "data").glob("golden_*.npz"))
 NAMES = [path.stem.removeprefix("golden_") for path in GOLDEN_FILES]
@@ -56,7 +56,7 @@ def test_numpy_llama(golden: Golden) -> None:
 
 def test_engine_prefill(golden: Golden) -> None:
     """The engine with F32 weights and cache gives the logits of transformers for a whole prompt."""
-    from edgellama.engine import Engine
+    from edgellama.engine.engine import Engine
 
     with GGUFFile(golden.path) as file, Engine(file) as engine:
         cache = engine.new_cache(len(golden.tokens), kv_type="f32")
@@ -67,7 +67,7 @@ def test_engine_prefill(golden: Golden) -> None:
 
 def test_engine_decode(golden: Golden) -> None:
     """The engine gives the same logits when the tokens come one at a time."""
-    from edgellama.engine import Engine
+    from edgellama.engine.engine import Engine
 
     with GGUFFile(golden.path) as file, Engine(file) as engine:
         cache = engine.new_cache(len(golden.tokens), kv_type="f32")

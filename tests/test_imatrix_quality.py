@@ -6,12 +6,12 @@ from pathlib import Path
 
 from edgellama.convert import convert
 from edgellama.convert.imatrix import write_imatrix
-from edgellama.engine import Engine
+from edgellama.engine.engine import Engine
 from edgellama.measure.importance import measure_importance
 from edgellama.measure.perplexity import measure_perplexity
 from edgellama.measure.text_chunks import cut_text
-from edgellama.quant.gguf_file import GGUFFile
-from edgellama.tokenizer import load_tokenizer
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.text.tokenizer import load_tokenizer
 
 TEXT = (Path(__file__).parent / "data" / "english.txt").read_text("utf-8")
 NUM_READ = 14_000

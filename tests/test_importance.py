@@ -11,14 +11,14 @@ import pytest
 from reference.numpy_llama import Array, NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.cancellation import CancelToken
-from edgellama.engine import Engine
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.engine import Engine
 from edgellama.measure.importance import measure_importance
 from edgellama.measure.input_squares import InputSquares
 from edgellama.measure.text_chunks import cut_text
 from edgellama.quant.errors import GenerationCancelled, InvalidOptionError
-from edgellama.quant.gguf_file import GGUFFile
-from edgellama.tokenizer import load_tokenizer
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.text.tokenizer import load_tokenizer
 
 TEXT = "hello world, in the beginning there were bytes. " * 20
 FLOAT = TinyLlama(width=96, heads=3, kv_heads=1, biases=True)

@@ -15,15 +15,15 @@ from cache_harness import CACHE_KERNELS, OTHER_KERNELS
 from kernel_harness import TIERS, runner_of, tier_name
 from llvmlite import binding
 
-from edgellama.kernels_cpu.code_cache import cache_folder
-from edgellama.kernels_cpu.compile_worker import read_checked
-from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kernels_cpu.compiling.code_cache import cache_folder
+from edgellama.kernels_cpu.compiling.compile_worker import read_checked
+from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import CODEC_SIGNATURES
 
 PROGRAM = """
 import json, sys; sys.path[:] = json.loads(sys.argv[1])
 from llvmlite import binding
-from edgellama.kernels_cpu import cpu
+from edgellama.kernels_cpu.machine import cpu
 
 class Printing:
     '''The target machine, giving assembly where objects are asked for.'''
@@ -40,7 +40,7 @@ if triple != binding.get_process_triple():
     binding.initialize_all_targets()
     binding.initialize_all_asmprinters()
     binding.get_process_triple = lambda: triple
-from edgellama.kernels_cpu import jit
+from edgellama.kernels_cpu.compiling import jit
 
 original = jit._target_machine
 jit._target_machine = lambda: Printing(original())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kernel_harness import TIERS, KernelRunner, runner_of, tier_name
 
-from edgellama.kernels_cpu.cpu import Tier
+from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import LAYOUTS
 
 KERNELS = [

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from kernel_harness import model_of
 
+from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.kv_types import KVTypes
 from edgellama.kernels_cpu.signatures import PANEL_VECTORS
-from edgellama.kv_cache import KVCache
-from edgellama.kv_types import KVTypes
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
 
 CONFIG = model_of(256, head_size=64, heads=4, kv_heads=2)

@@ -9,11 +9,11 @@ import pytest
 from reference.numpy_llama import NumpyEngine, NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-import edgellama.engine
+import edgellama.engine.engine
 from edgellama import llama as facade
-from edgellama.context_memory import default_context_length
-from edgellama.kernels_cpu.memory_use import _container_bytes, available_memory_bytes
-from edgellama.kv_types import KVTypes
+from edgellama.engine.context_memory import default_context_length
+from edgellama.engine.kv_types import KVTypes
+from edgellama.kernels_cpu.machine.memory_use import _container_bytes, available_memory_bytes
 from edgellama.llama import Llama
 from edgellama.quant.errors import (
     EdgellamaError,
@@ -22,7 +22,7 @@ from edgellama.quant.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 GREEDY: Any = {"temperature": 0, "max_tokens": 8}
 MakeFile = Callable[..., Path]
@@ -37,7 +37,7 @@ def make_file(tmp_path: Path) -> MakeFile:
 @pytest.fixture
 def numpy_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the facade run on the NumPy engine, for what does not depend on the engine."""
-    monkeypatch.setattr(edgellama.engine, "Engine", NumpyEngine)
+    monkeypatch.setattr(edgellama.engine.engine, "Engine", NumpyEngine)
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_a_failed_start_closes_the_file(
         raise UnsupportedModelError("no such kernel")
 
     monkeypatch.setattr(facade, "GGUFFile", Recorded)
-    monkeypatch.setattr(edgellama.engine, "Engine", fail)
+    monkeypatch.setattr(edgellama.engine.engine, "Engine", fail)
     with pytest.raises(UnsupportedModelError, match="no such kernel"):
         Llama(make_file())
     assert opened and closed == opened

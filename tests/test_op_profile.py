@@ -11,18 +11,18 @@ import pytest
 from kernel_harness import TIERS, runner_of, tier_name
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.cancellation import CancelToken
-from edgellama.engine import Engine
-from edgellama.kernels_cpu.cpu import Tier
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.engine import Engine
+from edgellama.engine.program import Op, Program
+from edgellama.engine.step_timer import StepTimer
+from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import PARTIAL_HEAD_BYTES
-from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, ThreadTeam
+from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, ThreadTeam
 from edgellama.measure.op_profile import by_kernel, by_kind, by_layer, profile_step, total
 from edgellama.measure.op_work import Step, Work, op_work, total_work
 from edgellama.measure.plain_read import PlainRead
-from edgellama.measure.step_timer import StepTimer
-from edgellama.program import Op, Program
 from edgellama.quant.errors import GenerationCancelled
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 MODEL = TinyLlama(biases=True)
 WIDTH, HIDDEN, LAYERS, VOCAB = MODEL.width, MODEL.feed_forward, MODEL.layers, MODEL.vocab_size

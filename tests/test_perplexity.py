@@ -12,12 +12,12 @@ from conftest import CliRunner
 from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine import Engine
+from edgellama.engine.engine import Engine
 from edgellama.measure.perplexity import compare_models, measure_perplexity
 from edgellama.measure.text_chunks import cut_text
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.gguf_file import GGUFFile
-from edgellama.tokenizer import load_tokenizer
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.text.tokenizer import load_tokenizer
 
 TEXT = "A llama is no camel, and an alpaca is no sheep. " * 8
 CHUNK = 32

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from kernel_harness import TIERS, runner_of
 
-from edgellama.kernels_cpu.code_cache import CompiledKernels
-from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, ThreadTeam
-from edgellama.program import Bound, Op, Program
+from edgellama.engine.program import Bound, Op, Program
+from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
+from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, ThreadTeam
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ import pytest
 from conftest import CliRunner
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine import Engine
+from edgellama.engine.engine import Engine
 from edgellama.measure.footprint_measurement import _resident_bytes
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 psutil = pytest.importorskip("psutil")
 LONG_CONTEXT = 131072
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are count
 PROGRAM = """
 import sys, time
 from edgellama import Llama
-from edgellama.kernels_cpu.memory_use import peak_memory_bytes
+from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 
 with Llama(sys.argv[1], context_length=int(sys.argv[2]), num_threads=2) as llama:
     with llama.chat(max_tokens=5, temperature=0) as chat:

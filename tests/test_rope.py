@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgellama.engine.rope import RopeTable
 from edgellama.quant.model_config import RopeConfig
-from edgellama.rope import RopeTable
 
 GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).parent / "data" / "rope_golden.json").read_text("utf-8")

@@ -13,8 +13,8 @@ from reference.hugging_face_folder import expand, half_split_rows
 
 from edgellama import Llama
 from edgellama.convert import convert
-from edgellama.engine import Engine
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.engine.engine import Engine
+from edgellama.quant.gguf.file import GGUFFile
 
 Matrix: TypeAlias = "np.ndarray[Any, np.dtype[np.float32]]"
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_harness import TIERS, tier_name
 
-from edgellama.kernels_cpu.cpu import Tier
-from edgellama.kernels_cpu.row_codec import ErrorSums, RowCodec
+from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.quantizers.row_codec import ErrorSums, RowCodec
 from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, LEGACY_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.errors import KernelError, ModelFileError
 from edgellama.quant.formats import FORMATS_BY_NAME

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from kernel_harness import TIERS, tier_name
 from quantization_errors import Array
 
-from edgellama.kernels_cpu.cpu import Tier
-from edgellama.kernels_cpu.row_codec import RowCodec
+from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.quantizers.row_codec import RowCodec
 from edgellama.kernels_cpu.signatures import BLOCK_SEARCH_FORMATS, SUPER_FORMATS
 from edgellama.quant.formats import FORMATS_BY_NAME
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
-from edgellama.sampling import (
+from edgellama.sampling.sampling import (
     SORTABLE,
     SamplingOptions,
     SeenTokens,

@@ -13,18 +13,18 @@ from reference.numpy_llama import NumpyEngine
 from reference.scripted_engine import ScriptedEngine
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.decoding import shared_length
-from edgellama.generation import Chunk, Generation
+from edgellama.generation.decoding import shared_length
+from edgellama.generation.results import Chunk, Generation
+from edgellama.generation.session import Session
+from edgellama.generation.stream import Stream
 from edgellama.quant.errors import (
     ContextLengthError,
     EdgellamaError,
     InvalidOptionError,
     KernelError,
 )
-from edgellama.quant.gguf_file import GGUFFile
-from edgellama.session import Session
-from edgellama.stream import Stream
-from edgellama.tokenizer import Tokenizer, load_tokenizer
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 TIMEOUT_S = 30.0
 GREEDY: Any = {"temperature": 0}

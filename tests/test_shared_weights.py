@@ -14,8 +14,8 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 PROGRAM = """
 import re, sys
 from pathlib import Path
-from edgellama.engine import Engine
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.engine.engine import Engine
+from edgellama.quant.gguf.file import GGUFFile
 
 path = sys.argv[1]
 with GGUFFile(path) as file, Engine(file, num_threads=1) as engine:

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from kernel_harness import TIERS, runner_of, tier_name
 
-from edgellama.cancellation import CancelToken
-from edgellama.kernels_cpu import team_layout as layout
-from edgellama.kernels_cpu.code_cache import CompiledKernels
-from edgellama.kernels_cpu.thread_team import ENTRY_KERNELS, ThreadTeam, aligned_words
-from edgellama.program import Op, Program
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.program import Op, Program
+from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
+from edgellama.kernels_cpu.layouts import CACHE_LINE
+from edgellama.kernels_cpu.threads import team_layout as layout
+from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, ThreadTeam, aligned_words
 from edgellama.quant.errors import KernelError
 
 ROWS, WIDTH = 13, 64
@@ -239,6 +240,6 @@ def test_aligned_words() -> None:
     """Memory for counters begins on a cache line, is zero and long enough."""
     for num_bytes in (64, 128, 640):
         words = aligned_words(num_bytes)
-        assert words.ctypes.data % layout.CACHE_LINE == 0
+        assert words.ctypes.data % CACHE_LINE == 0
         assert words.nbytes == num_bytes
         assert not words.any()

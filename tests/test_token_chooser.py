@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from kernel_harness import TIERS, tier_name
 
-from edgellama.kernels_cpu.code_cache import CompiledKernels
-from edgellama.kernels_cpu.cpu import Tier
-from edgellama.kernels_cpu.token_chooser import TokenChooser
+from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
+from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.sampling.chooser import TokenChooser
 from edgellama.quant.errors import EdgellamaError
-from edgellama.sampling import SamplingOptions, make_sampler
+from edgellama.sampling.sampling import SamplingOptions, make_sampler
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 SIZES = (1, 2, 40, 63, 64, 65, 128, 1000, 4096, 5123)

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.tokenizer_references import hard_text, hugging_face_ids
 
-from edgellama.quant.gguf_file import GGUFFile
-from edgellama.tokenizer import load_tokenizer
-from edgellama.tokenizer.byte_pair_merge import BytePairMerger, byte_symbols
-from edgellama.tokenizer.split_patterns import SPLITTERS
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.text.tokenizer import load_tokenizer
+from edgellama.text.tokenizer.byte_pair_merge import BytePairMerger, byte_symbols
+from edgellama.text.tokenizer.split_patterns import SPLITTERS
 
 PIECES = (
     *("'s", "'LL", "'", " ", "  ", "\n", "\r\n", "\t", "1", "23", "4567", "the", " and", "ing"),

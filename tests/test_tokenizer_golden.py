@@ -21,8 +21,8 @@ from reference.vocabularies import (
 )
 from sentencepiece import SentencePieceProcessor
 
-from edgellama.quant.gguf_file import GGUFFile
-from edgellama.tokenizer import StreamingDetokenizer, Tokenizer, load_tokenizer
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.text.tokenizer import StreamingDetokenizer, Tokenizer, load_tokenizer
 
 GOLDEN = Path(__file__).parent / "data" / "tokenizer_golden.npz"
 SMOLLM2_PATTERNS = ("smollm", "gpt-2", "default")
@@ -134,7 +134,7 @@ def test_the_largest_vocabulary_is_ready_soon() -> None:
 def test_libraries_are_imported_only_for_their_tokenizers() -> None:
     """Importing the tokenizers and templates imports none of the libraries behind them."""
     code = (
-        "import sys, edgellama.tokenizer, edgellama.chat_template;"
+        "import sys, edgellama.text.tokenizer, edgellama.text.chat_template;"
         "print([m for m in ('regex', 'sentencepiece', 'jinja2', 'numba') if m in sys.modules])"
     )
     command = [sys.executable, "-c", code]

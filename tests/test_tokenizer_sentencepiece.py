@@ -14,8 +14,8 @@ from reference.tokenizer_references import hard_text, sentencepiece_ids
 from reference.vocabularies import sentencepiece_metadata
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from edgellama.quant.vocabulary import TokenType
-from edgellama.tokenizer import StreamingDetokenizer, Tokenizer, load_tokenizer
+from edgellama.quant.vocabulary.vocabulary import TokenType
+from edgellama.text.tokenizer import StreamingDetokenizer, Tokenizer, load_tokenizer
 
 USER_DEFINED = ["<tool>", "</tool>", "##", "\u2581\u2581\u2581\u2581"]
 

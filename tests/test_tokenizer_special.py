@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from edgellama.quant.errors import EdgellamaError, TokenizerError, UnsupportedModelError
-from edgellama.tokenizer import Tokenizer, load_tokenizer
+from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 CONTROL, USER_DEFINED, UNKNOWN, NORMAL = 3, 4, 2, 1
 TOKENS = ["<bos>", "<|im_end|>", "a", "b", "c", "ab", "<x>", "<x>y", "<|end|>", "<", "<unk>"]

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.tokenizer import StopStrings, StreamingDetokenizer, Tokenizer, load_tokenizer
-from edgellama.tokenizer.byte_pair_merge import byte_symbols
+from edgellama.text.tokenizer import StopStrings, StreamingDetokenizer, Tokenizer, load_tokenizer
+from edgellama.text.tokenizer.byte_pair_merge import byte_symbols
 
 BYTE_LEVEL = load_tokenizer(
     {

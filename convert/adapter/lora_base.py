@@ -11,10 +11,10 @@ from pathlib import Path
 
 from edgellama.convert.model.family import check_hugging_face
 from edgellama.convert.model.hparams import hugging_face_hparams
-from edgellama.convert.model.json_fields import read_fields
+from edgellama.convert.sources.json_fields import read_fields
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
-from edgellama.quant.gguf_cursor import shown
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import tensor_shapes
 
 ARCHITECTURE = "llama"

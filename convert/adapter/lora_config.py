@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from edgellama.convert.model.json_fields import Fields, read_fields
+from edgellama.convert.sources.json_fields import Fields, read_fields
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelNotFoundError, UnsupportedModelError
-from edgellama.quant.gguf_cursor import shown
 
 CONFIG_NAME = "adapter_config.json"
 _OFF: tuple[object, ...] = (None, False, [], {}, "")

@@ -15,8 +15,8 @@ from edgellama.convert.adapter.lora_base import LoraBase
 from edgellama.convert.model.names import parse_name
 from edgellama.convert.sources.safetensors_reader import read_safetensors
 from edgellama.convert.sources.source_tensor import PermutedTensor, SourceTensor
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
-from edgellama.quant.gguf_cursor import shown
 
 logger = logging.getLogger(__name__)
 

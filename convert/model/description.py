@@ -10,22 +10,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from edgellama.convert.model import metadata
+from edgellama.convert import metadata
+from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.model.family import check_hugging_face, check_meta
 from edgellama.convert.model.general import general_items
 from edgellama.convert.model.gguf_source import gguf_items
 from edgellama.convert.model.hparams import hugging_face_hparams, meta_hparams, meta_release
-from edgellama.convert.model.json_fields import Fields
 from edgellama.convert.model.layout import SourceLayout
-from edgellama.convert.model.metadata import MetadataItem
 from edgellama.convert.sources.checkpoint import Checkpoint
+from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.convert.vocabulary.chat_template_source import chat_template_items
 from edgellama.convert.vocabulary.split_pattern_names import checked_name
 from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
 from edgellama.convert.vocabulary.vocabulary_source import read_vocabulary
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.gguf_cursor import shown
 
 __all__ = ["MetadataItem", "ModelDescription", "describe"]
 

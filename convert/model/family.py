@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from edgellama.convert.model.json_fields import Fields
+from edgellama.convert.sources.json_fields import Fields
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
-from edgellama.quant.gguf_cursor import shown
 
 ARCHITECTURES = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
 MODEL_TYPES = ("llama", "mistral")

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from edgellama.convert.model import metadata
-from edgellama.convert.model.json_fields import read_text
-from edgellama.convert.model.metadata import MetadataItem
+from edgellama.convert import metadata
+from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.sources.checkpoint import Checkpoint
+from edgellama.convert.sources.json_fields import read_text
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.errors import ModelFileError
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 from gguf import GGUFValueType
 
-from edgellama.convert.model.metadata import MetadataItem
+from edgellama.convert.metadata import MetadataItem
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
-from edgellama.quant.gguf_cursor import shown
-from edgellama.quant.gguf_file import GGUFFile, MetadataValue, StringArray, require_model
+from edgellama.quant.gguf.file import GGUFFile, MetadataValue, StringArray, require_model
 
 ARCHITECTURE = "llama"
 # What depends on the output's types, parts and layout is for the writer to say.

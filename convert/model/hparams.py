@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from edgellama.convert.model import metadata
-from edgellama.convert.model.json_fields import MAX_SIZE, Fields
-from edgellama.convert.model.metadata import MetadataItem
+from edgellama.convert import metadata
+from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.model.rope_scaling import (
     Llama3Scaling,
     RopeScaling,
     read_scaling,
     rope_fields,
 )
+from edgellama.convert.sources.json_fields import MAX_SIZE, Fields
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 
 MAX_BLOCKS = 4096

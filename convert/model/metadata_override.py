@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from gguf import GGUFValueType
 
-from edgellama.convert.model.description import MetadataItem
+from edgellama.convert.metadata import MetadataItem
 from edgellama.quant.errors import InvalidOptionError
 
 _KEY = re.compile(r"[a-z0-9_.-]+(\.[a-z0-9_.-]+)+", re.IGNORECASE)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellama.convert.model import metadata
-from edgellama.convert.model.json_fields import Fields
-from edgellama.convert.model.metadata import MetadataItem
+from edgellama.convert import metadata
+from edgellama.convert.metadata import MetadataItem
+from edgellama.convert.sources.json_fields import Fields
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
-from edgellama.quant.gguf_cursor import shown
 
 SUPPORTED = "default, linear, dynamic, yarn, llama3"
 LLAMA3_ORIGINAL_CONTEXT = 8192

@@ -15,9 +15,9 @@ from io import FileIO
 from pathlib import Path
 
 from edgellama.convert.output.file_lock import try_lock
+from edgellama.convert.planning.file_names import journal_path
 from edgellama.quant.errors import ConversionError, ResumeError
 
-SUFFIX = ".partial.journal"
 FORMAT_VERSION = 1
 
 
@@ -35,11 +35,6 @@ class TensorRecord:
     squared_error: float
     squared_values: float
     worst_block_error: float
-
-
-def journal_path(output: Path) -> Path:
-    """Where the journal of the conversion to ``output`` lies."""
-    return output.with_name(output.name + SUFFIX)
 
 
 class Journal:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgellama.convert.output.conversion_plan import ConversionPlan, PlannedTensor
 from edgellama.convert.output.journal import TensorRecord
+from edgellama.convert.planning.conversion_plan import ConversionPlan, PlannedTensor
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,17 @@ from collections.abc import Generator, Sequence
 import numpy as np
 from gguf import GGUFValueType
 
-from edgellama.convert.chunks import Chunk
-from edgellama.convert.model.description import MetadataItem
-from edgellama.convert.output.conversion_plan import ConversionPlan, PlannedFile, PlannedTensor
+from edgellama.convert.metadata import MetadataItem
+from edgellama.convert.output.chunks import Chunk
 from edgellama.convert.output.journal import TensorRecord
-from edgellama.convert.output.writer import partial_path
-from edgellama.convert.row_work import ChunkResult, RowWorker
+from edgellama.convert.output.row_work import ChunkResult, RowWorker
+from edgellama.convert.output.tensor_sums import Report, sum_tensors
+from edgellama.convert.planning.conversion_plan import ConversionPlan, PlannedFile, PlannedTensor
+from edgellama.convert.planning.file_names import partial_path
 from edgellama.convert.sources.source_tensor import MappedTensor
-from edgellama.convert.tensor_sums import Report, sum_tensors
 from edgellama.quant.errors import ConversionError
-from edgellama.quant.gguf_metadata import MetadataValue
-from edgellama.quant.gguf_part import read_part
+from edgellama.quant.gguf.metadata import MetadataValue
+from edgellama.quant.gguf.part import read_part
 
 
 def written_records(

@@ -9,20 +9,13 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellama.convert.output.conversion_plan import ConversionPlan, PlannedFile, PlannedTensor
+from edgellama.convert.planning.conversion_plan import ConversionPlan, PlannedFile, PlannedTensor
+from edgellama.convert.planning.file_names import partial_path
 from edgellama.quant.errors import ConversionError
-
-SUFFIX = ".partial"
-
-
-def partial_path(path: Path) -> Path:
-    """Where a file lies until it is complete."""
-    return path.with_name(path.name + SUFFIX)
 
 
 class OutputFiles:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.source_tensor import MappedTensor
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 
 def open_gguf(path: Path) -> Checkpoint:

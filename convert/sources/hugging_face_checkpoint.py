@@ -16,8 +16,8 @@ from edgellama.convert.sources.json_file import read_json_object
 from edgellama.convert.sources.safetensors_reader import read_safetensors
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.convert.sources.torch_reader import read_torch
+from edgellama.quant.error_text import file_error, shown
 from edgellama.quant.errors import ModelNotFoundError, UnsupportedModelError
-from edgellama.quant.gguf_cursor import file_error, shown
 
 CONFIG_FILE = "config.json"
 Reader = Callable[[Path], dict[str, SourceTensor]]

@@ -10,8 +10,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from edgellama.quant.error_text import file_error, shown
 from edgellama.quant.errors import ModelFileError
-from edgellama.quant.gguf_cursor import file_error, shown
 from edgellama.quant.mapped_file import map_file
 
 MAX_JSON_BYTES = 16 << 20  # the index of a 405B model has about 100 kB

@@ -18,8 +18,8 @@ from edgellama.convert.sources.json_file import read_json_object
 from edgellama.convert.sources.safetensors_reader import read_safetensors
 from edgellama.convert.sources.source_tensor import JoinedTensor, SourceTensor
 from edgellama.convert.sources.torch_reader import read_torch
+from edgellama.quant.error_text import file_error, shown
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError
-from edgellama.quant.gguf_cursor import file_error, shown
 
 PARAMETERS_FILE = "params.json"
 WHOLE_FILE = "consolidated.safetensors"

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from edgellama.quant.gguf_cursor import MAX_SHOWN_CHARACTERS, file_error, shown
+from edgellama.quant.error_text import MAX_SHOWN_CHARACTERS, file_error, shown
 
 MAX_PICKLE_BYTES = 8 << 20
 MAX_OPERATIONS = 500_000  # about 45 a tensor; each makes one small object at most

@@ -16,8 +16,8 @@ import numpy as np
 
 from edgellama.convert.sources.json_file import MAX_JSON_BYTES, parse_json_object
 from edgellama.convert.sources.source_tensor import MappedTensor, SourceTensor, UnreadableTensor
+from edgellama.quant.error_text import file_error, shown
 from edgellama.quant.formats import FORMATS_BY_NAME
-from edgellama.quant.gguf_cursor import file_error, shown
 from edgellama.quant.mapped_file import map_file
 
 MAX_HEADER_BYTES = MAX_JSON_BYTES  # a model of 1,000 tensors has about 100 kB

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from edgellama.convert.sources.pickle_machine import Name, PickleRefused, Vocabulary
-from edgellama.quant.gguf_cursor import shown
+from edgellama.quant.error_text import shown
 
 MAX_DIMENSIONS = 8
 PURPOSE = (

@@ -25,8 +25,8 @@ from edgellama.convert.sources.torch_pickle import (
     Storage,
 )
 from edgellama.convert.sources.zip_directory import read_zip_directory
+from edgellama.quant.error_text import file_error, shown
 from edgellama.quant.formats import FORMATS_BY_NAME
-from edgellama.quant.gguf_cursor import file_error, shown
 from edgellama.quant.mapped_file import map_file
 
 # Formats of the types that weights may have, by torch's names.

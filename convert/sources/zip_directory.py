@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgellama.quant.gguf_cursor import file_error, shown
+from edgellama.quant.error_text import file_error, shown
 
 MAX_MEMBERS = 262_144
 MAX_DIRECTORY_BYTES = 64 << 20

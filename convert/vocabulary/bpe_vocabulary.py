@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgellama.convert.model.json_fields import Fields
+from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.vocabulary.split_pattern_names import MAX_DEPTH, split_pattern_name
 from edgellama.convert.vocabulary.tokenizer_settings import (
     TokenizerSettings,
@@ -17,9 +17,9 @@ from edgellama.convert.vocabulary.vocabulary import (
     TokenTable,
     Vocabulary,
 )
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError
-from edgellama.quant.gguf_cursor import shown
-from edgellama.quant.vocabulary import TokenType
+from edgellama.quant.vocabulary.vocabulary import TokenType
 
 # How a space is written where byte-level BPE has no spaces.
 _SPACE_STAND_IN = "\u0120"

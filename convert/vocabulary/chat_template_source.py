@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgellama.convert.model import metadata
-from edgellama.convert.model.json_fields import Fields, read_fields, read_text
-from edgellama.convert.model.metadata import MetadataItem
+from edgellama.convert import metadata
+from edgellama.convert.metadata import MetadataItem
+from edgellama.convert.sources.json_fields import Fields, read_fields, read_text
 from edgellama.quant.errors import ModelFileError
 
 KEY = "tokenizer.chat_template"

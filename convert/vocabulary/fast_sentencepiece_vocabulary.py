@@ -12,14 +12,14 @@ import re
 from collections.abc import Iterator, Mapping, Set
 from itertools import groupby
 
-from edgellama.convert.model.json_fields import Fields
+from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.vocabulary.bpe_vocabulary import bos_and_eos, merge_pairs, vocabulary_entries
 from edgellama.convert.vocabulary.sentencepiece_vocabulary import SPACE_SYMBOL, add_tokens
 from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings, special_ids
 from edgellama.convert.vocabulary.vocabulary import Token, TokenTable, Vocabulary
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
-from edgellama.quant.gguf_cursor import shown
-from edgellama.quant.vocabulary import TokenType
+from edgellama.quant.vocabulary.vocabulary import TokenType
 
 WAY_OUT = "put the model's tokenizer.model into the folder"
 MAX_PIECE_LENGTH = 256

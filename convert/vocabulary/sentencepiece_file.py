@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from edgellama.convert.model.json_fields import read_file
+from edgellama.convert.sources.json_fields import read_file
 from edgellama.convert.vocabulary.vocabulary import MAX_TOKENS, Token
 from edgellama.quant.errors import ModelFileError
-from edgellama.quant.vocabulary import TokenType
+from edgellama.quant.vocabulary.vocabulary import TokenType
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _KIND = "a SentencePiece model"

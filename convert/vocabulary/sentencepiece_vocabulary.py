@@ -15,7 +15,7 @@ from edgellama.convert.vocabulary.vocabulary import (
     Vocabulary,
 )
 from edgellama.quant.errors import UnsupportedModelError
-from edgellama.quant.vocabulary import TokenType
+from edgellama.quant.vocabulary.vocabulary import TokenType
 
 SPACE_SYMBOL = "\N{LOWER ONE EIGHTH BLOCK}"
 _MODELS = {ModelType.BPE: "llama", ModelType.UNIGRAM: "t5"}

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
-from edgellama.convert.model.json_fields import Fields
+from edgellama.convert.sources.json_fields import Fields
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
-from edgellama.quant.gguf_cursor import shown
-from edgellama.quant.split_patterns import LLAMA3, TEKKEN
+from edgellama.quant.vocabulary.split_patterns import LLAMA3, TEKKEN
 
 Step = tuple[str, ...]
 """A step by its kind: ("split", pattern), ("digits", "individual") or ("byte level", "gpt2")."""

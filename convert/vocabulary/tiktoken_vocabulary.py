@@ -12,7 +12,7 @@ import binascii
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from edgellama.convert.model.json_fields import read_file
+from edgellama.convert.sources.json_fields import read_file
 from edgellama.convert.vocabulary.split_pattern_names import checked_name
 from edgellama.convert.vocabulary.tokenizer_settings import well_known_ids
 from edgellama.convert.vocabulary.vocabulary import (
@@ -21,9 +21,9 @@ from edgellama.convert.vocabulary.vocabulary import (
     TokenTable,
     Vocabulary,
 )
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError
-from edgellama.quant.gguf_cursor import shown
-from edgellama.quant.vocabulary import TokenType
+from edgellama.quant.vocabulary.vocabulary import TokenType
 
 NUM_SPECIAL = 256
 MAX_TOKEN_BYTES = 256

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from edgellama.convert.model.json_fields import Fields, read_fields
+from edgellama.convert.sources.json_fields import Fields, read_fields
 from edgellama.convert.vocabulary.vocabulary import MAX_TOKENS
 
 # Roles by their names in GGUF, and in Hugging Face's files.

@@ -9,11 +9,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgellama.convert.model import metadata
-from edgellama.convert.model.metadata import MetadataItem
+from edgellama.convert import metadata
+from edgellama.convert.metadata import MetadataItem
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError
-from edgellama.quant.gguf_cursor import shown
-from edgellama.quant.vocabulary import TokenType
+from edgellama.quant.vocabulary.vocabulary import TokenType
 
 PADDING_SCORE = -10000.0
 ADDED_SCORE = -1000.0

@@ -15,8 +15,8 @@ from edgellama.convert.vocabulary.split_pattern_names import is_byte_level
 from edgellama.convert.vocabulary.tiktoken_vocabulary import is_tiktoken, tiktoken_vocabulary
 from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
 from edgellama.convert.vocabulary.vocabulary import Vocabulary
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError, UnsupportedModelError
-from edgellama.quant.gguf_cursor import shown
 
 MODEL_FILE, FAST_FILE = "tokenizer.model", "tokenizer.json"
 # Under the names of versions in Mistral's own folders.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from edgellama.cancellation import CancelToken
+    from edgellama.engine.cancellation import CancelToken
 
 Result = TypeVar("Result")
 WAIT_SECONDS = 0.1
@@ -22,7 +22,7 @@ def run_cancellable(work: Callable[[CancelToken], Result]) -> Result:
 
     Ctrl-C sets its token, waits until it has stopped, and goes on as KeyboardInterrupt.
     """
-    from edgellama.cancellation import CancelToken
+    from edgellama.engine.cancellation import CancelToken
 
     token = CancelToken()
     results: list[Result] = []

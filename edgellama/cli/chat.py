@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from edgellama.cli.chat_commands import COMMANDS, run_command
 from edgellama.cli.chat_input import MessageReader, PlainReader, TerminalReader, history_path
+from edgellama.cli.chat_view import Chat, show_dim
 from edgellama.cli.options import engine_options, given, sampling_options, type_option
-from edgellama.cli.streaming import run_stream, speed_line
-from edgellama.cli.terminal import dim, printable
 from edgellama.quant.errors import EdgellamaError
-
-if TYPE_CHECKING:
-    from edgellama.conversation import Conversation
-    from edgellama.generation import Generation
-    from edgellama.stream import Stream
 
 
 @click.command("chat")
@@ -70,30 +64,6 @@ def command(
             transcribe(chat, PlainReader(sys.stdin))
 
 
-class Chat:
-    """One conversation and its last reply; shows replies as they come."""
-
-    def __init__(self, conversation: Conversation) -> None:
-        self.conversation = conversation
-        self.last_reply: Generation | None = None
-
-    def answer(self, message: str) -> None:
-        """Streams the reply to ``message``; Ctrl-C stops it and goes on as KeyboardInterrupt."""
-        self._show(self.conversation.stream(message))
-
-    def regenerate(self) -> None:
-        """Streams another reply to the last message."""
-        self._show(self.conversation.regenerate())
-
-    def _show(self, stream: Stream) -> None:
-        try:
-            run_stream(stream, _write)
-        finally:
-            _write("\n")
-        self.last_reply = stream.result
-        show_dim(speed_line(stream.result))
-
-
 def talk(chat: Chat, reader: MessageReader) -> None:
     """The loop on a terminal, until the end of input or the second Ctrl-C in a row."""
     interrupted = False
@@ -130,13 +100,3 @@ def respond(chat: Chat, message: str) -> None:
             show_dim(text)
     elif message.strip():
         chat.answer(message)
-
-
-def show_dim(text: str) -> None:
-    """A line that is not part of the conversation, on stderr."""
-    print(dim(printable(text), sys.stderr), file=sys.stderr, flush=True)
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()

@@ -12,11 +12,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from edgellama.cli.streaming import speed_line
-from edgellama.kernels_cpu.memory_use import peak_memory_bytes
+from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.quant.errors import InvalidOptionError
 
 if TYPE_CHECKING:
-    from edgellama.cli.chat import Chat
+    from edgellama.cli.chat_view import Chat
 
 MULTILINE_HELP = '''Several lines: start and end with """, end a line with \\, or press Alt-Enter.
 Ctrl-C stops a reply; once more leaves.'''

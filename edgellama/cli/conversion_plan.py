@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from edgellama.convert.output.planning import free_disk_bytes, memory_estimate_bytes
-from edgellama.kernels_cpu.memory_use import available_memory_bytes
+from edgellama.convert.planning.planner import free_disk_bytes, memory_estimate_bytes
+from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 
 if TYPE_CHECKING:
-    from edgellama.convert.output.conversion_plan import ConversionPlan
+    from edgellama.convert.planning.conversion_plan import ConversionPlan
 
 
 def plan_lines(plan: ConversionPlan) -> Iterator[str]:

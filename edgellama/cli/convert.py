@@ -88,9 +88,9 @@ def _find_source(source: str) -> Path:
     path = Path(source).expanduser()
     if path.exists():
         return path
-    from edgellama import models
+    from edgellama.models import names
 
-    return models.resolve(source)
+    return names.resolve(source)
 
 
 def _show_plan(source: Path, output: str | None, arguments: ConversionArguments) -> None:

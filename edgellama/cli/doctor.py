@@ -69,7 +69,7 @@ def _system() -> Rows:
 
 
 def _cpu(problems: list[str]) -> Rows:
-    from edgellama.kernels_cpu import cpu
+    from edgellama.kernels_cpu.machine import cpu
     from edgellama.quant.errors import KernelError
 
     yield "model", cpu.cpu_name()
@@ -89,7 +89,7 @@ def _cpu(problems: list[str]) -> Rows:
 
 
 def _threads(problems: list[str]) -> Rows:
-    from edgellama.kernels_cpu import cpu
+    from edgellama.kernels_cpu.machine import cpu
     from edgellama.quant.errors import KernelError
 
     quota = cpu.cgroup_cpu_quota()
@@ -104,15 +104,15 @@ def _threads(problems: list[str]) -> Rows:
 
 
 def _cache(problems: list[str]) -> Rows:
-    from edgellama import models
-    from edgellama.kernels_cpu.user_cache import CACHE_VARIABLE, cache_root
+    from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE, cache_root
+    from edgellama.models import names
 
     folder = cache_root()
     yield "folder", str(folder)
     yield "models", _size(folder / "models")
     yield "compiled kernels", _size(folder / "kernels")
-    for name, path in models.pulled_models().items():
-        yield "pulled", name if name.startswith(models.HUB_PREFIX) else f"{name} ({path.name})"
+    for name, path in names.pulled_models().items():
+        yield "pulled", name if name.startswith(names.HUB_PREFIX) else f"{name} ({path.name})"
     if not os.access(_nearest_existing(folder), os.W_OK):
         problems.append(f"{folder} cannot be written to; set {CACHE_VARIABLE}")
 

@@ -154,7 +154,7 @@ class _Wishes:
 
 def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -> list[Footprint]:
     """All combinations; with a memory to fit, those that do, the best first."""
-    from edgellama.kernels_cpu.cpu import default_num_threads, select_tier
+    from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier
     from edgellama.measure.footprint import Machine, default_context_length, predict
     from edgellama.measure.footprint_fit import fitting
 

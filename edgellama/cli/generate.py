@@ -12,10 +12,10 @@ from edgellama.cli.options import engine_options, given, sampling_options, type_
 from edgellama.cli.prompt_text import STANDARD_INPUT, read_prompt
 from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.terminal import dim, printable
-from edgellama.kernels_cpu.memory_use import peak_memory_bytes
+from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 
 if TYPE_CHECKING:
-    from edgellama.generation import Generation
+    from edgellama.generation.results import Generation
 
 DEFAULT_MAX_TOKENS = 512
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from edgellama.quant.gguf_file import GGUFFile, MetadataValue, Tensor
+    from edgellama.quant.gguf.file import GGUFFile, MetadataValue, Tensor
 
 TEMPLATE_KEY = "tokenizer.chat_template"
 MAX_LISTED_ITEMS = 32
@@ -37,7 +37,7 @@ def command(model: str | None, as_json: bool) -> None:
     """
     from edgellama.cli.model_argument import find_model
     from edgellama.cli.terminal import printable
-    from edgellama.quant.gguf_file import GGUFFile
+    from edgellama.quant.gguf.file import GGUFFile
 
     with GGUFFile(find_model(model)) as file:
         summary = summarize(file)

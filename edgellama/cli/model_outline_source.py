@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from edgellama.convert.model.hparams import HyperParameters
-    from edgellama.convert.model.json_fields import Fields
+    from edgellama.convert.sources.json_fields import Fields
     from edgellama.measure.model_outline import ModelOutline
 
 CONFIGURATIONS = ("config.json", "params.json")
@@ -39,8 +39,8 @@ def find_outline(name: str) -> OutlineSource:
     """
     from edgellama.measure.model_outline import ModelOutline
     from edgellama.measure.model_presets import MODEL_PRESETS, find_preset
-    from edgellama.models import resolve
-    from edgellama.quant.gguf_file import GGUFFile
+    from edgellama.models.names import resolve
+    from edgellama.quant.gguf.file import GGUFFile
 
     path = Path(name)
     files = [path, *(path / name for name in CONFIGURATIONS)]
@@ -60,7 +60,7 @@ def find_outline(name: str) -> OutlineSource:
 
 def _configured(path: Path) -> ModelOutline:
     """The outline of a Hugging Face configuration or of Meta's parameters."""
-    from edgellama.convert.model.json_fields import read_fields
+    from edgellama.convert.sources.json_fields import read_fields
 
     fields = read_fields(path)
     if not fields:

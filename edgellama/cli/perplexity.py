@@ -15,9 +15,9 @@ from edgellama.cli.options import KV_TYPES_HELP
 from edgellama.cli.prompt_text import read_prompt
 
 if TYPE_CHECKING:
-    from edgellama.engine import Engine
+    from edgellama.engine.engine import Engine
     from edgellama.measure.perplexity import Chunks
-    from edgellama.tokenizer import Tokenizer
+    from edgellama.text.tokenizer import Tokenizer
 
 DEFAULT_CHUNK_TOKENS = 512
 
@@ -94,9 +94,9 @@ def _open(
     stack: ExitStack, path: Path, num_threads: int | None, kv_type: str
 ) -> tuple[Engine, Tokenizer]:
     from edgellama.cli.terminal import kernel_progress
-    from edgellama.engine import Engine
-    from edgellama.quant.gguf_file import GGUFFile, require_model
-    from edgellama.tokenizer import load_tokenizer
+    from edgellama.engine.engine import Engine
+    from edgellama.quant.gguf.file import GGUFFile, require_model
+    from edgellama.text.tokenizer import load_tokenizer
 
     file = stack.enter_context(GGUFFile(path))
     require_model(file)

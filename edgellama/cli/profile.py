@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgellama.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
+from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,12 +105,12 @@ def command(
     from edgellama.cli.model_argument import find_model
     from edgellama.cli.profile_table import print_steps, rows_of
     from edgellama.cli.terminal import kernel_progress, step_progress
-    from edgellama.engine import Engine
-    from edgellama.kv_types import KVTypes
+    from edgellama.engine.engine import Engine
+    from edgellama.engine.kv_types import KVTypes
+    from edgellama.engine.step_timer import StepTimer
     from edgellama.measure.op_profile import profile_step
     from edgellama.measure.plain_read import PlainRead
-    from edgellama.measure.step_timer import StepTimer
-    from edgellama.quant.gguf_file import GGUFFile
+    from edgellama.quant.gguf.file import GGUFFile
 
     check_plot(plot)
     sizes = {PREFILL: num_prompt, DECODE: num_decoded}

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from edgellama.cli.process_usage import seconds_since_start
 
 if TYPE_CHECKING:
-    from edgellama.generation import Chunk, Generation
-    from edgellama.stream import Stream
+    from edgellama.generation.results import Chunk, Generation
+    from edgellama.generation.stream import Stream
 
 WAIT_SECONDS = 0.1
 

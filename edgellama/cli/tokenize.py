@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from edgellama.tokenizer import Tokenizer
+    from edgellama.text.tokenizer import Tokenizer
 
 
 @click.command("tokenize")
@@ -40,8 +40,8 @@ def command(
     """
     from edgellama.cli.model_argument import find_model
     from edgellama.cli.prompt_text import STANDARD_INPUT, read_prompt
-    from edgellama.quant.gguf_file import GGUFFile
-    from edgellama.tokenizer import load_tokenizer
+    from edgellama.quant.gguf.file import GGUFFile
+    from edgellama.text.tokenizer import load_tokenizer
 
     path = find_model(model)
     from_stdin = text == STANDARD_INPUT

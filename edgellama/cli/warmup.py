@@ -38,8 +38,8 @@ def _compile_for(model: str, report: Callable[[int, int], None]) -> None:
     from edgellama.cli.model_argument import find_model
 
     path = find_model(model)
-    from edgellama.engine import Engine
-    from edgellama.quant.gguf_file import GGUFFile
+    from edgellama.engine.engine import Engine
+    from edgellama.quant.gguf.file import GGUFFile
 
     with GGUFFile(path) as file, Engine(file, progress=report):
         pass
@@ -47,8 +47,8 @@ def _compile_for(model: str, report: Callable[[int, int], None]) -> None:
 
 def usual_kernels() -> list[str]:
     """All that a model of any format needs with a KV cache of the usual type."""
+    from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
     from edgellama.kernels_cpu.signatures import CACHE_TYPES, SIGNATURES
-    from edgellama.kernels_cpu.token_chooser import CHOICE_KERNEL
 
     unusual = set(CACHE_TYPES) - {USUAL_KV_TYPE}
     names = [name for name, kernel in SIGNATURES.items() if not unusual & set(kernel.options)]
@@ -56,7 +56,7 @@ def usual_kernels() -> list[str]:
 
 
 def _compile_all(report: Callable[[int, int], None]) -> None:
-    from edgellama.kernels_cpu.code_cache import CompiledKernels
-    from edgellama.kernels_cpu.cpu import select_tier
+    from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
+    from edgellama.kernels_cpu.machine.cpu import select_tier
 
     CompiledKernels(select_tier()).ensure(usual_kernels(), report)

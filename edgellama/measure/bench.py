@@ -12,11 +12,11 @@ from importlib.metadata import version
 from itertools import product
 from typing import Any
 
-from edgellama.kernels_cpu.cpu import select_tier
-from edgellama.kv_types import KVTypes
+from edgellama.engine.kv_types import KVTypes
+from edgellama.engine.step_sizes import MAX_STEP_TOKENS
+from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.measure.child_process import Progress, run_in_child
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.step_sizes import MAX_STEP_TOKENS
 
 WORKER = "edgellama.measure.bench_worker"
 

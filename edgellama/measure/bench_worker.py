@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine import Engine
-from edgellama.kernels_cpu.cpu import cpu_name
-from edgellama.kernels_cpu.memory_use import peak_memory_bytes
-from edgellama.kv_cache import KVCache
+from edgellama.engine.engine import Engine
+from edgellama.engine.kv_cache import KVCache
+from edgellama.kernels_cpu.machine.cpu import cpu_name
+from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.measure.child_process import STARTED, Progress, serve
 from edgellama.measure.op_work import Step, Work, total_work
 from edgellama.measure.plain_read import PlainRead
-from edgellama.quant.gguf_file import GGUFFile
-from edgellama.tokenizer import load_tokenizer
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.text.tokenizer import load_tokenizer
 
 Tokens = npt.NDArray[np.int32]
 

@@ -11,19 +11,19 @@ import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
-from edgellama.buffers import StepBuffers
-from edgellama.kernels_cpu.cpu import Tier
+from edgellama.engine.buffers import StepBuffers
+from edgellama.engine.kv_cache import CacheLayout
+from edgellama.engine.memory import round_up
+from edgellama.engine.rope import RopeTable
+from edgellama.engine.step_sizes import step_tokens
+from edgellama.engine.weights import gates_at_once
+from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import QUANTIZED_FORMATS
-from edgellama.kv_cache import CacheLayout
 from edgellama.measure.model_outline import ModelOutline, VocabularySize
-from edgellama.memory import round_up
 from edgellama.quant.formats import FORMATS_BY_NAME, Format
 from edgellama.quant.llama_tensors import FEED_FORWARD_MATRICES, ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.recipes import FormatOptions, ModelShape, choose_format, find_recipe
-from edgellama.rope import RopeTable
-from edgellama.step_sizes import step_tokens
-from edgellama.weights import gates_at_once
 
 AS_IT_IS = "file"
 """The weight type of a file that is not converted."""

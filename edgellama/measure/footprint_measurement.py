@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.kernels_cpu.memory_use import peak_memory_bytes
+from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.measure.child_process import Progress, run_in_child, serve
 
 NUM_DECODED = 8
@@ -65,11 +65,11 @@ def measure(
 
 
 def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    from edgellama.engine import Engine
+    from edgellama.engine.engine import Engine
     from edgellama.measure.footprint import default_context_length
-    from edgellama.quant.gguf_file import GGUFFile
-    from edgellama.sampling import SamplingOptions, make_sampler
-    from edgellama.tokenizer import load_tokenizer
+    from edgellama.quant.gguf.file import GGUFFile
+    from edgellama.sampling.sampling import SamplingOptions, make_sampler
+    from edgellama.text.tokenizer import load_tokenizer
 
     with GGUFFile(request["path"]) as file:
         tokenizer = load_tokenizer(file.metadata)

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.cancellation import CancelToken
-from edgellama.engine import Engine
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.engine import Engine
 from edgellama.measure.input_squares import InputSquares
 from edgellama.measure.text_chunks import cut_text
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.gguf_file import GGUFFile, require_model
-from edgellama.tokenizer import load_tokenizer
+from edgellama.quant.gguf.file import GGUFFile, require_model
+from edgellama.text.tokenizer import load_tokenizer
 
 DEFAULT_CHUNK_TOKENS = 512
 

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.buffers import Rows
-from edgellama.memory import reserve_floats
-from edgellama.program import Bound, Op
-from edgellama.weights import Matrix
+from edgellama.engine.buffers import Rows
+from edgellama.engine.memory import reserve_floats
+from edgellama.engine.program import Bound, Op
+from edgellama.engine.weights import Matrix
 
 
 class InputSquares:

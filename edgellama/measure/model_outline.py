@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from edgellama.measure.model_presets import ModelPreset
 from edgellama.quant.formats import Format
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import ROPE_FREQS, Shape, tensor_shapes
 from edgellama.quant.model_config import ModelConfig
 

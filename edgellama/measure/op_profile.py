@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgellama.engine import Engine
-from edgellama.kv_cache import KVCache
+from edgellama.engine.engine import Engine
+from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.program import Op
+from edgellama.engine.step_timer import StepTimer
 from edgellama.measure.op_work import Step, Work, op_work
-from edgellama.measure.step_timer import StepTimer
-from edgellama.program import Op
 
 Progress = Callable[[int, int], None]
 _LAYER = re.compile(r"blk\.(\d+)\.")

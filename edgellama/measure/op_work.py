@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from edgellama.engine.kv_cache import CacheLayout
+from edgellama.engine.program import Bound, Op
+from edgellama.engine.step_values import NUM_OUTPUTS
 from edgellama.kernels_cpu.signatures import PARTIAL_HEAD_BYTES, QUANTIZED_FORMATS
-from edgellama.kv_cache import CacheLayout
-from edgellama.program import Bound, Op
-from edgellama.step_values import NUM_OUTPUTS
 
 F32_BYTES = 4
 

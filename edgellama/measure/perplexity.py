@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.cancellation import CancelToken
-from edgellama.engine import Engine
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.engine import Engine
 from edgellama.quant.errors import InvalidOptionError
 
 MIN_CHUNK_TOKENS = 8
@@ -148,7 +148,8 @@ def log_softmax(logits: FloatRows) -> FloatRows:
 
 def _losses(scores: FloatRows, chunk: Chunks) -> npt.NDArray[np.float64]:
     targets = chunk[len(chunk) - len(scores) :]
-    return -scores[np.arange(len(scores)), targets].astype(np.float64)
+    losses: npt.NDArray[np.float64] = -scores[np.arange(len(scores)), targets].astype(np.float64)
+    return losses
 
 
 def _perplexity(losses: _Moments, chunks: Chunks) -> Perplexity:

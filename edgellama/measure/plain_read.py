@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgellama.engine import Engine
-from edgellama.kernels_cpu.team_layout import CACHE_LINE
-from edgellama.kernels_cpu.thread_team import aligned_words
-from edgellama.program import Op
-from edgellama.weights import Matrix, ModelWeights
+from edgellama.engine.engine import Engine
+from edgellama.engine.program import Op
+from edgellama.engine.weights import Matrix, ModelWeights
+from edgellama.kernels_cpu.layouts import CACHE_LINE
+from edgellama.kernels_cpu.threads.thread_team import aligned_words
 
 
 class PlainRead:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.tokenizer import Tokenizer
+from edgellama.text.tokenizer import Tokenizer
 
 
 def cut_text(tokenizer: Tokenizer, text: str, chunk_tokens: int) -> npt.NDArray[np.int32]:

@@ -6,12 +6,12 @@ block in each lane. What follows the words, or comes before them, is a half.
 
 from __future__ import annotations
 
-from edgellama.kernels_cpu import simd_operators  # noqa: F401
-from edgellama.kernels_cpu.device import exact_device
 from edgellama.kernels_cpu.quantizers.lane_tiles import four_bytes, vector_bytes
 from edgellama.kernels_cpu.quantizers.super_blocks import GROUP_VECTORS
-from edgellama.kernels_cpu.simd import f32_zeros, store
-from edgellama.kernels_cpu.simd_exact import half_bits, load_i32
+from edgellama.kernels_cpu.simd import operators  # noqa: F401
+from edgellama.kernels_cpu.simd.device import exact_device
+from edgellama.kernels_cpu.simd.rounding import half_bits, load_i32
+from edgellama.kernels_cpu.simd.vectors import f32_zeros, store
 
 LOW_NIBBLES, LOW_PAIRS, LOW_BITS = 0x0F0F0F0F, 0x03030303, 0x01010101
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from edgellama.kernels_cpu.simd import load_f32, store
-from edgellama.kernels_cpu.simd_exact import f32_zeros_1, f32_zeros_32, store_bf16, store_f16
-from edgellama.kernels_cpu.simd_half import load_bf16, load_f16
+from edgellama.kernels_cpu.simd.halves import load_bf16, load_f16
+from edgellama.kernels_cpu.simd.rounding import f32_zeros_1, f32_zeros_32, store_bf16, store_f16
+from edgellama.kernels_cpu.simd.vectors import load_f32, store
 
 STORES = {"F16": store_f16, "BF16": store_bf16}
 LOADS = {"F16": load_f16, "BF16": load_bf16}

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from edgellama.kernels_cpu import simd_operators  # noqa: F401
-from edgellama.kernels_cpu.device import exact_device
 from edgellama.kernels_cpu.quantizers.scale_search import nearest_whole
-from edgellama.kernels_cpu.simd_exact import define_codebook, truncate
+from edgellama.kernels_cpu.simd import operators  # noqa: F401
+from edgellama.kernels_cpu.simd.device import exact_device
+from edgellama.kernels_cpu.simd.rounding import define_codebook, truncate
 
 IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """ggml's ``kvalues_iq4nl``: closer together around zero."""

@@ -7,11 +7,11 @@ come through a table of addresses; lanes that have no block repeat the last one.
 
 from __future__ import annotations
 
-from edgellama.kernels_cpu import simd_operators  # noqa: F401
-from edgellama.kernels_cpu.device import exact_device
-from edgellama.kernels_cpu.simd import f32_zeros, lane_count, read_u32
-from edgellama.kernels_cpu.simd_exact import load_i32, write_i16, write_i32, write_i64
-from edgellama.kernels_cpu.simd_tiles import transpose_scattered
+from edgellama.kernels_cpu.simd import operators  # noqa: F401
+from edgellama.kernels_cpu.simd.device import exact_device
+from edgellama.kernels_cpu.simd.rounding import load_i32, write_i16, write_i32, write_i64
+from edgellama.kernels_cpu.simd.tiles import transpose_scattered
+from edgellama.kernels_cpu.simd.vectors import f32_zeros, lane_count, read_u32
 
 
 @exact_device

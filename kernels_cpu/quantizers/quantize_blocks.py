@@ -12,8 +12,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-from edgellama.kernels_cpu import simd_operators  # noqa: F401
-from edgellama.kernels_cpu.device import exact_device
 from edgellama.kernels_cpu.quantizers.block_layouts import put_block_nibbles, put_word
 from edgellama.kernels_cpu.quantizers.grids import CODEBOOK, WHOLE, Grid
 from edgellama.kernels_cpu.quantizers.lane_tiles import (
@@ -42,15 +40,10 @@ from edgellama.kernels_cpu.quantizers.weighting import (
     multiply_importance,
     weigh_by_square,
 )
-from edgellama.kernels_cpu.simd import (
-    f32_zeros,
-    lane_count,
-    load_f32,
-    splat_f32,
-    store,
-    write_f32,
-)
-from edgellama.kernels_cpu.simd_exact import (
+from edgellama.kernels_cpu.simd import operators  # noqa: F401
+from edgellama.kernels_cpu.simd.arithmetic import mul, sum_lanes
+from edgellama.kernels_cpu.simd.device import exact_device
+from edgellama.kernels_cpu.simd.rounding import (
     f32_zeros_32,
     half_bits,
     load_i32,
@@ -58,7 +51,14 @@ from edgellama.kernels_cpu.simd_exact import (
     truncate,
     where_greater,
 )
-from edgellama.kernels_cpu.simd_math import mul, sum_lanes
+from edgellama.kernels_cpu.simd.vectors import (
+    f32_zeros,
+    lane_count,
+    load_f32,
+    splat_f32,
+    store,
+    write_f32,
+)
 
 SIZE = 32
 BLOCK_BYTES = 4 * SIZE

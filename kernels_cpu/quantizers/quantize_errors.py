@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgellama.kernels_cpu.device import exact_device
-from edgellama.kernels_cpu.simd import load_f32
-from edgellama.kernels_cpu.simd_exact import (
+from edgellama.kernels_cpu.simd.arithmetic import mul, sub, sum_lanes
+from edgellama.kernels_cpu.simd.device import exact_device
+from edgellama.kernels_cpu.simd.rounding import (
     count_not_finite,
     f32_zeros_1,
     f32_zeros_32,
     write_f64,
     write_i64,
 )
-from edgellama.kernels_cpu.simd_math import mul, sub, sum_lanes
+from edgellama.kernels_cpu.simd.vectors import load_f32
 
 BLOCK = 32
 SUMS_BYTES = 32

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from edgellama.kernels_cpu.device import exact_device
 from edgellama.kernels_cpu.quantizers import block_layouts as layouts
 from edgellama.kernels_cpu.quantizers.grids import CODEBOOK, WHOLE, Grid
 from edgellama.kernels_cpu.quantizers.lane_tiles import (
@@ -44,7 +43,8 @@ from edgellama.kernels_cpu.quantizers.weighting import (
     weigh_by_magnitude,
     weigh_by_square,
 )
-from edgellama.kernels_cpu.simd import f32_zeros, lane_count
+from edgellama.kernels_cpu.simd.device import exact_device
+from edgellama.kernels_cpu.simd.vectors import f32_zeros, lane_count
 
 SIZE = 256
 # The scratch memory, in vectors: a table of addresses, then tiles.

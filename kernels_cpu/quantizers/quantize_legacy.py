@@ -12,9 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from edgellama.kernels_cpu.device import exact_device
-from edgellama.kernels_cpu.simd import load_f32, read_f32, splat_f32
-from edgellama.kernels_cpu.simd_exact import (
+from edgellama.kernels_cpu.simd.arithmetic import (
+    add,
+    magnitude,
+    max_lanes,
+    maximum,
+    min_lanes,
+    mul,
+    sub,
+)
+from edgellama.kernels_cpu.simd.device import exact_device
+from edgellama.kernels_cpu.simd.halves import write_f16
+from edgellama.kernels_cpu.simd.rounding import (
     bits_above_nibble,
     bits_of_equal,
     f32_zeros_32,
@@ -26,16 +35,7 @@ from edgellama.kernels_cpu.simd_exact import (
     with_sign_of,
     write_i32,
 )
-from edgellama.kernels_cpu.simd_half import write_f16
-from edgellama.kernels_cpu.simd_math import (
-    add,
-    magnitude,
-    max_lanes,
-    maximum,
-    min_lanes,
-    mul,
-    sub,
-)
+from edgellama.kernels_cpu.simd.vectors import load_f32, read_f32, splat_f32
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NOT_A_NUMBER = np.float32(np.nan)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgellama.kernels_cpu import simd_operators  # noqa: F401
-from edgellama.kernels_cpu.device import exact_device
 from edgellama.kernels_cpu.quantizers.lane_tiles import vector_bytes
-from edgellama.kernels_cpu.simd import f32_zeros, load_f32, splat_f32
-from edgellama.kernels_cpu.simd_exact import minimum, round_even, rounded_to_half, where_greater
-from edgellama.kernels_cpu.simd_math import magnitude, maximum
+from edgellama.kernels_cpu.simd import operators  # noqa: F401
+from edgellama.kernels_cpu.simd.arithmetic import magnitude, maximum
+from edgellama.kernels_cpu.simd.device import exact_device
+from edgellama.kernels_cpu.simd.rounding import minimum, round_even, rounded_to_half, where_greater
+from edgellama.kernels_cpu.simd.vectors import f32_zeros, load_f32, splat_f32
 
 LARGEST_HALF = np.float32(65504.0)
 TINY, HUGE = np.float32(1e-30), np.float32(1e30)

@@ -12,8 +12,6 @@ import functools
 
 import numpy as np
 
-from edgellama.kernels_cpu import simd_operators  # noqa: F401
-from edgellama.kernels_cpu.device import exact_device
 from edgellama.kernels_cpu.quantizers.lane_tiles import vector_bytes
 from edgellama.kernels_cpu.quantizers.scale_search import (
     HUGE,
@@ -25,9 +23,11 @@ from edgellama.kernels_cpu.quantizers.scale_search import (
     symmetric_errors,
     weight_sums,
 )
-from edgellama.kernels_cpu.simd import f32_zeros, load_f32, splat_f32, store
-from edgellama.kernels_cpu.simd_exact import minimum, truncate, where_greater
-from edgellama.kernels_cpu.simd_math import magnitude, maximum
+from edgellama.kernels_cpu.simd import operators  # noqa: F401
+from edgellama.kernels_cpu.simd.arithmetic import magnitude, maximum
+from edgellama.kernels_cpu.simd.device import exact_device
+from edgellama.kernels_cpu.simd.rounding import minimum, truncate, where_greater
+from edgellama.kernels_cpu.simd.vectors import f32_zeros, load_f32, splat_f32, store
 
 HALF_SPACING = np.float32(2.9e-8)
 """Just under half the distance of the smallest halves."""

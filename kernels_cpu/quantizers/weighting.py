@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgellama.kernels_cpu import simd_operators  # noqa: F401
-from edgellama.kernels_cpu.device import exact_device
 from edgellama.kernels_cpu.quantizers.lane_tiles import vector_bytes
-from edgellama.kernels_cpu.simd import f32_zeros, load_f32, store
-from edgellama.kernels_cpu.simd_exact import square_roots
-from edgellama.kernels_cpu.simd_math import magnitude
+from edgellama.kernels_cpu.simd import operators  # noqa: F401
+from edgellama.kernels_cpu.simd.arithmetic import magnitude
+from edgellama.kernels_cpu.simd.device import exact_device
+from edgellama.kernels_cpu.simd.rounding import square_roots
+from edgellama.kernels_cpu.simd.vectors import f32_zeros, load_f32, store
 
 GROUP = 32
 

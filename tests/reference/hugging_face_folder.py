@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import gguf
 import numpy as np
 
-from edgellama.quant.gguf_file import GGUFFile
+from edgellama.quant.gguf.file import GGUFFile
 
 Halves: TypeAlias = "np.ndarray[Any, np.dtype[np.float16]]"
 

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgellama.kernels_cpu.user_cache import cache_root
-from edgellama.tokenizer.byte_pair_merge import byte_symbols
+from edgellama.kernels_cpu.machine.user_cache import cache_root
+from edgellama.text.tokenizer.byte_pair_merge import byte_symbols
 
 # As Meta's reference tokenizer numbers them, after the 128,000 ranks.
 LLAMA3_NAMED_CONTROL = (

@@ -1,0 +1,1 @@
+"""What a conversion will write, and whether the engine will run it."""

@@ -1,0 +1,116 @@
+"""Whether the engine will load what is about to be written: metadata, shapes and vocabulary.
+
+The rules are those that the engine reads a file by. A split pattern of another name than it
+knows is no error: the file may be meant for another reader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from edgellama.convert.metadata import MetadataItem
+from edgellama.convert.sources.source_tensor import SourceTensor
+from edgellama.quant.errors import (
+    EdgellamaError,
+    InvalidOptionError,
+    ModelFileError,
+    TokenizerError,
+    UnsupportedModelError,
+)
+from edgellama.quant.llama_tensors import check_shapes
+from edgellama.quant.model_config import EMBEDDING, ModelConfig
+from edgellama.quant.vocabulary import sentencepiece_model
+from edgellama.quant.vocabulary.special_tokens import SENTENCEPIECE_NAMES, read_special_tokens
+from edgellama.quant.vocabulary.vocabulary import (
+    BYTE_PAIR_KIND,
+    SENTENCEPIECE_KINDS,
+    Vocabulary,
+    check_merges,
+)
+
+Metadata = Mapping[str, MetadataItem]
+_SIZES = {
+    "llama.vocab_size": "vocab_size",
+    "llama.embedding_length": "embedding_length",
+    "llama.block_count": "block_count",
+    "llama.feed_forward_length": "feed_forward_length",
+    "llama.attention.head_count": "head_count",
+    "llama.attention.head_count_kv": "head_count_kv",
+    "llama.attention.key_length": "head_size",
+    "llama.attention.value_length": "head_size",
+}
+"""Keys that follow from the tensors, with what they are called in a ModelConfig."""
+
+
+def check_runnable(
+    source: str,
+    original: Metadata,
+    metadata: Metadata,
+    tensors: Sequence[SourceTensor],
+    changed: Collection[str],
+) -> None:
+    """Refuse metadata that no reader could run.
+
+    ``original``: as the source has it; ``changed``: the keys that the user gave. Raises
+    InvalidOptionError where these are to blame, else ModelFileError or UnsupportedModelError.
+    """
+    try:
+        config = _checked(original, tensors)
+    except EdgellamaError as error:
+        found: EdgellamaError | None = error
+    else:
+        found = None
+        _check_sizes(config, metadata, changed)
+    if changed:
+        try:
+            _checked(metadata, tensors)
+        except EdgellamaError as error:
+            given = ", ".join(f"{key}={metadata[key].value}" for key in changed)
+            raise InvalidOptionError(f"{source}: {error}, with metadata {given}") from None
+    elif found is not None:
+        kind = ModelFileError if isinstance(found, TokenizerError) else type(found)
+        raise kind(f"{source}: {found}") from None
+
+
+def _check_sizes(config: ModelConfig, metadata: Metadata, changed: Collection[str]) -> None:
+    """InvalidOptionError for a size that is not that of the tensors."""
+    for key in changed:
+        name = _SIZES.get(key)
+        if name is not None and metadata[key].value != getattr(config, name):
+            raise InvalidOptionError(
+                f"metadata {key}={metadata[key].value}; "
+                f"allowed: {getattr(config, name)}, which the tensors have"
+            )
+
+
+def _checked(metadata: Metadata, tensors: Sequence[SourceTensor]) -> ModelConfig:
+    """The sizes of the model, everything else being checked, too."""
+    values = {key: item.value for key, item in metadata.items()}
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    embedding = shapes.get(EMBEDDING)
+    config = ModelConfig.from_metadata(values, embedding[0] if embedding else None)
+    if config.head_size % 2:
+        raise UnsupportedModelError(f"head size {config.head_size}; supported: even sizes")
+    check_shapes(config, shapes)
+    if "tokenizer.ggml.model" in values:
+        _check_tokenizer(values)
+    return config
+
+
+def _check_tokenizer(values: Mapping[str, object]) -> None:
+    """TokenizerError for a vocabulary that cannot be used, UnsupportedModelError for its kind."""
+    kind = values["tokenizer.ggml.model"]
+    is_sentencepiece = kind in SENTENCEPIECE_KINDS
+    if not is_sentencepiece and kind != BYTE_PAIR_KIND:
+        raise UnsupportedModelError(
+            f"tokenizer.ggml.model is {kind!a:.80}; "
+            f"known: {', '.join((BYTE_PAIR_KIND, *SENTENCEPIECE_KINDS))}"
+        )
+    vocabulary = Vocabulary.from_metadata(values)
+    names = SENTENCEPIECE_NAMES if is_sentencepiece else {}
+    special = read_special_tokens(values, vocabulary, add_bos_default=is_sentencepiece, names=names)
+    if is_sentencepiece:
+        model = sentencepiece_model.read_model(values, vocabulary, special.unknown_id)
+        sentencepiece_model.processor(model)
+    else:
+        check_merges(values)

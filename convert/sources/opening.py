@@ -1,0 +1,82 @@
+"""Finds out what a path is, a model of Hugging Face, of Meta or a GGUF file, and opens it.
+
+Reading each kind is left to hugging_face_checkpoint, meta_checkpoint and gguf_checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgellama.convert.sources import hugging_face_checkpoint as hugging_face
+from edgellama.convert.sources import meta_checkpoint as meta
+from edgellama.convert.sources.checkpoint import Checkpoint
+from edgellama.convert.sources.gguf_checkpoint import open_gguf
+from edgellama.quant.error_text import file_error
+from edgellama.quant.errors import EdgellamaError, ModelNotFoundError, UnsupportedModelError
+
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
+_MODEL_FILES = ("config.json", "params.json", "*.safetensors", "*.bin", "*.pth")
+
+
+def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """The model at ``path``: a folder of Hugging Face or Meta, one of its files, or GGUF.
+
+    Of tensors only names, shapes and places are read. Raises ModelNotFoundError if there is no
+    model, ModelFileError for a malformed one, UnsupportedModelError for quantized weights
+    that are not GGUF and for an adapter.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            return _open_folder(path, path, None)
+        if path.suffix == ".json" and path.is_file():
+            return _open_folder(path, path.parent, None)
+        if path.suffix in WEIGHT_SUFFIXES and path.is_file() and not _is_gguf(path):
+            return _open_folder(path, path.parent, path)
+        return open_gguf(path)
+    except EdgellamaError:
+        raise
+    except OSError as error:  # a folder that may not be entered
+        raise file_error(path, f"cannot be read, {error}", "a readable model") from error
+
+
+def _is_gguf(path: Path) -> bool:
+    """Whether a file is GGUF whatever its name, as early ones were called ``.bin``."""
+    with path.open("rb") as file:
+        return file.read(4) == b"GGUF"
+
+
+def _open_folder(path: Path, folder: Path, file: Path | None) -> Checkpoint:
+    """The model in ``folder``, or what ``file`` is a part of; Hugging Face's before Meta's."""
+    if (folder / hugging_face.CONFIG_FILE).is_file():
+        weights = hugging_face.find_weights(folder)
+        if weights and (file is None or file in weights.files):
+            return hugging_face.open_hugging_face(path, folder, weights)
+    if (folder / meta.PARAMETERS_FILE).is_file():
+        shards = meta.find_shards(folder)
+        if shards and (file is None or file in shards):
+            return meta.open_meta(path, folder, shards)
+    if file is not None and (folder / hugging_face.CONFIG_FILE).is_file():
+        return hugging_face.open_hugging_face(path, folder, hugging_face.single_file(file))
+    if file is not None and (folder / meta.PARAMETERS_FILE).is_file():
+        return meta.open_meta(path, folder, (file,))
+    raise _no_model(folder)
+
+
+def _no_model(folder: Path) -> EdgellamaError:
+    """What is wrong with ``folder``, as far as its file names tell."""
+    if (folder / "adapter_config.json").is_file():
+        return UnsupportedModelError(
+            f"{folder}: holds a LoRA adapter, adapter_config.json, not a model; convert it with "
+            "edgellama convert-lora"
+        )
+    gguf_files = sorted(path.name for path in folder.glob("*.gguf"))
+    if gguf_files:
+        return ModelNotFoundError(f"{folder}: is a folder; name the file in it: {gguf_files[0]}")
+    found = [name for name in _MODEL_FILES if any(folder.glob(name))]
+    return ModelNotFoundError(
+        f"{folder}: holds no whole model, {' and '.join(found) or 'none of its files'}; looked "
+        "for config.json with model*.safetensors or pytorch_model*.bin, and for params.json with "
+        "consolidated.*.pth or consolidated.safetensors"
+    )

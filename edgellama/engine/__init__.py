@@ -1,0 +1,1 @@
+"""From token ids to logits: weights, the program of a step, keys and values."""

@@ -1,0 +1,177 @@
+"""The memory that a step works in: one set for an engine, reused by every step.
+
+Rows are padded to whole panels and tokens to whole tiles, so that matrix kernels need no tail
+code. Reserved for the largest step and touched only as far as steps are large.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.engine.memory import reserve, reserve_floats, round_up
+from edgellama.engine.program import Arguments
+from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
+from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.signatures import (
+    ATTENTION_KEYS,
+    ATTENTION_ROWS,
+    GEMM_TOKENS,
+    MAX_KEY_SPLITS,
+    PAIR_BYTES,
+    PANEL_VECTORS,
+    PARTIAL_HEAD_BYTES,
+    SPARE_BYTES,
+    SUM_BYTES,
+    TOKEN_PADDING,
+    decode_bytes,
+)
+from edgellama.quant.model_config import ModelConfig
+
+MAX_ATTENTION_ROWS = max(ATTENTION_ROWS)
+ATTENTION_TASK_ROWS = 128
+"""Query rows of one attention task of a long step: enough that packing keys costs them little."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """f32 rows of all tokens of a step, ``width`` numbers used of each."""
+
+    array: npt.NDArray[np.float32]
+    width: int
+
+    @cached_property
+    def address(self) -> int:
+        """Where the first token's row begins."""
+        return int(self.array.ctypes.data)
+
+    @property
+    def stride(self) -> int:
+        """Bytes from one token's row to the next."""
+        return int(self.array.strides[0])
+
+
+class QuantizedRows:
+    """int8 rows in the layouts of ``kernels_cpu.activations``, which share the memory."""
+
+    def __init__(self, num_tokens: int, width: int) -> None:
+        self._quants = reserve(max(num_tokens * width, decode_bytes(round_up(width, 256))))
+        self._scale = reserve_floats(num_tokens, width // 32)
+        self._sum = reserve(num_tokens * (width // 32) * SUM_BYTES)
+        self._half_sum = reserve(num_tokens * (width // 16) * SUM_BYTES)
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tokens' rows."""
+        parts = (self._quants, self._scale, self._sum, self._half_sum)
+        return sum(part.nbytes for part in parts)
+
+    @property
+    def address(self) -> int:
+        """Where the quants, or the records, begin."""
+        return int(self._quants.ctypes.data)
+
+    def arguments(self, mode: str) -> Arguments:
+        """The arguments ``signatures.QUANTIZED`` of a kernel that writes the rows."""
+        if mode == "decode":
+            return {"q": self.address, "q_scale": 0, "q_sum": 0, "q_half_sum": 0}
+        return {
+            "q": self.address,
+            "q_scale": int(self._scale.ctypes.data),
+            "q_sum": int(self._sum.ctypes.data),
+            "q_half_sum": int(self._half_sum.ctypes.data),
+        }
+
+
+@dataclass(frozen=True)
+class InputRows(Rows):
+    """Rows that matrices are multiplied with: as f32, as int8, or as both."""
+
+    quantized: QuantizedRows
+
+
+class StepBuffers:
+    """Activations, quantized activations, logits and scratch of one engine."""
+
+    def __init__(self, config: ModelConfig, tier: Tier, num_threads: int, row_numbers: int) -> None:
+        self._tokens = round_up(step_tokens(config), TOKEN_PADDING)
+        self._panel_rows = PANEL_VECTORS * tier.lanes
+        width, hidden = config.embedding_length, config.feed_forward_length
+        self.token_ids = np.zeros(self._tokens, np.int32)
+        self.cos_sin = reserve_floats(self._tokens, row_numbers)
+        self.residual = self._rows(width)
+        narrow = QuantizedRows(self._tokens, round_up(max(width, config.query_length), 32))
+        self.normed = self._inputs(width, narrow)
+        self.query = self._rows(config.query_length)
+        self.key = self._rows(config.key_length)
+        self.value = self._rows(config.key_length)
+        self.attended = self._inputs(config.query_length, narrow)
+        self.gate = self._inputs(hidden, QuantizedRows(self._tokens, round_up(hidden, 32)))
+        self.up = self._rows(hidden)
+        self.scratch_bytes = self._scratch_bytes(config)
+        self.scratch = reserve(num_threads * self.scratch_bytes)
+        self.partials = reserve(partial_bytes(config, self._panel_rows))
+
+    def logits(self, vocab_size: int, num_tokens: int) -> Rows:
+        """New rows for the logits of up to ``num_tokens`` tokens."""
+        columns = round_up(vocab_size, self._panel_rows)
+        return Rows(reserve_floats(round_up(num_tokens, GEMM_TOKENS), columns), vocab_size)
+
+    def used_bytes(self, num_tokens: int, untouched: Container[str]) -> int:
+        """Bytes that steps of up to ``num_tokens`` tokens touch, logits not counted.
+
+        ``untouched``: rows of which only the int8 are.
+        """
+        rows = {name: value for name, value in vars(self).items() if isinstance(value, Rows)}
+        all_bytes = sum(row.array.nbytes for name, row in rows.items() if name not in untouched)
+        all_bytes += self.cos_sin.nbytes
+        all_bytes += self.normed.quantized.num_bytes + self.gate.quantized.num_bytes
+        share = min(num_tokens, self._tokens) / self._tokens
+        partials = self.partials.nbytes * min(num_tokens, MAX_SHORT_TOKENS) // MAX_SHORT_TOKENS
+        return int(all_bytes * share) + self.scratch.nbytes + partials
+
+    def _rows(self, width: int) -> Rows:
+        return Rows(self._floats(width), width)
+
+    def _inputs(self, width: int, quantized: QuantizedRows) -> InputRows:
+        return InputRows(self._floats(width), width, quantized)
+
+    def _floats(self, width: int) -> npt.NDArray[np.float32]:
+        return reserve_floats(self._tokens, round_up(width, max(self._panel_rows, 32)))
+
+    def _scratch_bytes(self, config: ModelConfig) -> int:
+        width = config.embedding_length
+        widest = max(width, config.feed_forward_length, config.query_length)
+        # A panel of f32, or of one byte a weight with two scales for every 16; or those of a
+        # block of gates and of as much beside them.
+        floats = self._panel_rows * widest * 4
+        quants = max(self._panel_rows * widest, 2 * 32 * width) * 3 // 2
+        panels = max(floats, quants + GEMM_TOKENS * PAIR_BYTES) + SPARE_BYTES
+        attention = attention_scratch_bytes(config, self._panel_rows)
+        return round_up(max(panels, attention), 4096)
+
+
+def attention_tokens(group: int, is_short: bool) -> int:
+    """Tokens of one attention task: all of a short step, of a long one as many as share enough."""
+    return MAX_SHORT_TOKENS if is_short else max(1, ATTENTION_TASK_ROWS // group)
+
+
+def attention_scratch_bytes(config: ModelConfig, panel: int) -> int:
+    """Room for the rows of a task, a tile's scores and a block of packed keys and values."""
+    group = config.head_count // config.head_count_kv
+    rows = max(attention_tokens(group, is_short) for is_short in (True, False)) * group
+    size, padded = round_up(config.head_size, 16), round_up(config.head_size, panel)
+    row_bytes = 16 + 4 * size + 4 * padded
+    tile_bytes = MAX_ATTENTION_ROWS * 6 * ATTENTION_KEYS + 4 * ATTENTION_KEYS + 4 * padded
+    packed_bytes = 2 * ATTENTION_KEYS * (size + padded)
+    return (rows + MAX_ATTENTION_ROWS) * row_bytes + tile_bytes + packed_bytes + 1024
+
+
+def partial_bytes(config: ModelConfig, panel: int) -> int:
+    """Room for what the heads of a short step's tokens leave for each part of their keys."""
+    head = PARTIAL_HEAD_BYTES + 4 * round_up(config.head_size, panel)
+    return MAX_SHORT_TOKENS * config.head_count * MAX_KEY_SPLITS * head

@@ -1,0 +1,56 @@
+"""How long a context this machine's memory allows by default.
+
+It knows the size of a token in the KV cache. A length that the user asks for is not its business.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Protocol
+
+from edgellama.engine.kv_types import KVTypes
+
+logger = logging.getLogger(__name__)
+
+KV_SHARE_OF_MEMORY = 0.5
+"""The rest is for the weights, which live in the page cache, and for other programs."""
+LENGTH_STEP = 256
+SMALLEST_LENGTH = 512
+
+
+class CacheSizes(Protocol):
+    """The part of a model's configuration that sizes its KV cache."""
+
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def block_count(self) -> int: ...
+    @property
+    def head_count_kv(self) -> int: ...
+    @property
+    def head_size(self) -> int: ...
+
+
+def default_context_length(
+    config: CacheSizes, kv_types: KVTypes, available_bytes: int | None
+) -> int:
+    """The model's own context length, or less where its cache would not fit ``available_bytes``.
+
+    None bytes means that free memory is unknown and nothing is capped.
+    """
+    own_length = config.context_length
+    if available_bytes is None:
+        return own_length
+    num_heads = config.block_count * config.head_count_kv
+    token_bytes = num_heads * kv_types.position_bytes(config.head_size)
+    fitting = int(available_bytes * KV_SHARE_OF_MEMORY) // token_bytes
+    capped = max(fitting // LENGTH_STEP * LENGTH_STEP, SMALLEST_LENGTH)
+    if capped >= own_length:
+        return own_length
+    logger.warning(
+        "the context is %d tokens, not the model's %d, because of free memory; "
+        "context_length overrides this",
+        capped,
+        own_length,
+    )
+    return capped

@@ -1,0 +1,119 @@
+"""A program: a table of kernel calls with their argument records, and the values bound per step.
+
+Knows how arguments are packed, not what a model is. Values that change from step to step
+(number of tokens, position, addresses of the cache) are named when the program is built and
+bound before each run.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
+from edgellama.kernels_cpu.signatures import SIGNATURES
+from edgellama.kernels_cpu.threads import team_layout as layout
+from edgellama.kernels_cpu.threads.thread_team import aligned_words
+
+Words: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A value given before each run: what is bound to ``name``, plus ``offset``.
+
+    ``index`` counts things that lie a stride apart, such as layers; the stride is bound too.
+    """
+
+    name: str
+    offset: int = 0
+    index: int = 0
+
+
+Arguments: TypeAlias = dict[str, int | float | Bound]
+
+
+@dataclass(frozen=True)
+class Op:
+    """One kernel call; ``barrier`` says whether the next op must wait for it.
+
+    ``arguments`` are all of the kernel's but its counter, which the program adds.
+    """
+
+    kernel: str
+    arguments: Arguments
+    barrier: bool = True
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        expected = SIGNATURES[self.kernel].parameters[:-1]
+        if set(self.arguments) != set(expected):
+            raise TypeError(f"{self.kernel} takes {expected}, not {tuple(self.arguments)}")
+
+    def with_bound(self, old: Bound, new: Bound) -> Op:
+        """The same call with one bound value in another's place."""
+        arguments = {key: new if value == old else value for key, value in self.arguments.items()}
+        return replace(self, arguments=arguments)
+
+
+class Program:
+    """Ops packed for the executor; the last op has a barrier."""
+
+    def __init__(self, ops: Sequence[Op], kernels: CompiledKernels) -> None:
+        if not ops or not ops[-1].barrier:
+            raise ValueError("a program ends with a barrier")
+        self.ops = tuple(ops)
+        self._counters = aligned_words(len(ops) * layout.COUNTER_BYTES).reshape(len(ops), -1)
+        self._fresh_counter = np.zeros(layout.COUNTER_WORDS, np.int64)
+        bindings: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+        slots: list[int] = []
+        starts: list[int] = []
+        for op, counter in zip(ops, self._counters, strict=True):
+            starts.append(len(slots))
+            for parameter in SIGNATURES[op.kernel].parameters[:-1]:
+                value = op.arguments[parameter]
+                if isinstance(value, Bound):
+                    bindings[value.name].append((len(slots), value.offset, value.index))
+                slots.append(_word(value, parameter in SIGNATURES[op.kernel].float_parameters))
+            slots.append(int(counter.ctypes.data))
+        self._records: Words = np.array(slots, np.int64)
+        self._bindings = {
+            name: np.array(triples, np.int64).T.copy() for name, triples in bindings.items()
+        }
+        self._bound: dict[str, tuple[int, int]] = {}
+        records = int(self._records.ctypes.data)
+        rows = [
+            (kernels.address(op.kernel), records + 8 * start, int(counter.ctypes.data), op.barrier)
+            for op, start, counter in zip(ops, starts, self._counters, strict=True)
+        ]
+        self.memory: Words = np.array(
+            [len(ops), *(int(word) for row in rows for word in row)], np.int64
+        )
+
+    def prepare(self, job: int, strides: Mapping[str, int] | None = None, **values: int) -> None:
+        """Make all tasks of ``job`` available, and bind values; unused names are ignored."""
+        self._fresh_counter[layout.NEXT_TASK // 8] = job << layout.JOB_SHIFT
+        self._counters[:, : layout.COUNTER_WORDS] = self._fresh_counter
+        for name, value in values.items():
+            if name in self._bindings:
+                stride = strides.get(name, 0) if strides else 0
+                # Most values stay from step to step; an interrupted change must not count as made.
+                if self._bound.get(name) != (value, stride):
+                    self._bound.pop(name, None)
+                    places, offsets, indices = self._bindings[name]
+                    self._records[places] = offsets + (value + stride * indices)
+                    self._bound[name] = value, stride
+
+
+def _word(value: int | float | Bound, is_float: bool) -> int:
+    """The 8-byte slot of one argument."""
+    if isinstance(value, Bound):
+        return 0
+    packed = struct.pack("<f4x", value) if is_float else struct.pack("<q", value)
+    return int(struct.unpack("<q", packed)[0])

@@ -1,0 +1,1 @@
+"""From logits to text: the loop, streams, sessions, conversations."""

@@ -1,0 +1,194 @@
+"""A session: one KV cache over a shared engine, and the generations that use it.
+
+It reuses what the cache already holds of a prompt, refuses what does not fit, and lets one
+generation run at a time. It knows tokens and plain text; messages are left to conversation.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from time import sleep
+from typing import TYPE_CHECKING, TypedDict
+
+from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.decoding import Decoding, Request
+from edgellama.generation.results import Generation
+from edgellama.generation.stream import Stream
+from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
+from edgellama.sampling.sampling import SamplingOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from edgellama.engine.engine import Engine
+    from edgellama.engine.kv_types import KVTypeChoice
+    from edgellama.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+CLOSE_RETRY_S = 0.002
+
+
+class SamplingArguments(TypedDict, total=False):
+    """SamplingOptions as keyword arguments; what is left out has its default there."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    repeat_last_n: int
+    seed: int | None
+
+
+class Session:
+    """A sequence of tokens held in its own KV cache. A context manager.
+
+    Several sessions of one engine may be used at once, each by one thread at a time.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        tokenizer: Tokenizer,
+        *,
+        context_length: int | None = None,
+        kv_type: KVTypeChoice = "f16",
+    ) -> None:
+        """``context_length`` None is the model's own; ``kv_type`` as for ``Llama``."""
+        own_length = engine.config.context_length
+        length = own_length if context_length is None else context_length
+        if length < 1:
+            raise InvalidOptionError(f"context_length is {length}; allowed: at least 1")
+        if length > own_length:
+            logger.warning("context of %d is more than the model's own %d", length, own_length)
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._cache = engine.new_cache(length, kv_type=kv_type)
+        self._held: list[int] = []
+        # Reentrant, as in Stream and Llama: a signal's handler may close what it interrupts.
+        self._lock = threading.RLock()
+        self._last: weakref.ref[Stream] | None = None
+        self._closed = False
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens fit, prompt and generated text together."""
+        return self._cache.context_length
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The tokens that the cache holds now."""
+        return tuple(self._held[: self._cache.length])
+
+    @property
+    def busy(self) -> bool:
+        """Whether a stream of this session has started and not ended."""
+        return self._running() is not None
+
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        parse_special: bool = False,
+        **sampling: Unpack[SamplingArguments],
+    ) -> Generation:
+        """The text that follows ``prompt``; arguments and errors as for ``stream``."""
+        return self.stream(
+            prompt, max_tokens=max_tokens, stop=stop, parse_special=parse_special, **sampling
+        ).wait()
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] = (),
+        parse_special: bool = False,
+        **sampling: Unpack[SamplingArguments],
+    ) -> Stream:
+        """The same, piece by piece. The session is in use until the stream ends.
+
+        ``prompt``: text, encoded with a BOS where the model wants one, or tokens as they are.
+        What the cache holds of its beginning is not computed again. ``parse_special`` reads
+        control tokens in a text. Raises ContextLengthError for a prompt longer than the
+        context, InvalidOptionError for bad values, EdgellamaError while another stream runs.
+        """
+        if isinstance(prompt, str):
+            wants_bos = self._tokenizer.special.add_bos
+            prompt = self._tokenizer.encode(prompt, add_bos=wants_bos, parse_special=parse_special)
+        return self.start(
+            Request(
+                prompt=list(prompt),
+                sampling=SamplingOptions(**sampling),
+                max_tokens=max_tokens,
+                stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            )
+        )
+
+    def start(
+        self, request: Request, *, on_end: Callable[[Generation], None] | None = None
+    ) -> Stream:
+        """The stream of a request; ``on_end`` gets its result before the stream's user does."""
+        cancel = CancelToken()
+        with self._lock:
+            if self._running() is not None:
+                raise EdgellamaError(
+                    "this session is in use; end or close its stream first, or use another session"
+                )
+            if self._closed:
+                raise EdgellamaError("this session is closed")
+            self._check_prompt(request.prompt)
+            decoding = Decoding(
+                self._engine, self._tokenizer, self._cache, self._held, request, cancel
+            )
+            stream = Stream(decoding, cancel, on_end, owner=self)
+            self._last = weakref.ref(stream)
+        return stream
+
+    def close(self) -> None:
+        """End a running stream and give the cache's memory back; more calls do nothing."""
+        with self._lock:
+            self._closed = True
+        while (stream := self._running()) is not None:
+            stream.close()
+            # Called out of the very step that is to end, by a signal's handler.
+            if stream.is_inside(threading.get_ident()):
+                break
+            if not stream.ended:
+                sleep(CLOSE_RETRY_S)
+        self._held.clear()
+        self._cache.close()
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _running(self) -> Stream | None:
+        """The stream that uses the session.
+
+        What is in use is the stream's to say, not a lock's: wherever Ctrl-C ends a stream, the
+        session is free once it is gone.
+        """
+        stream = self._last() if self._last is not None else None
+        return None if stream is None or stream.ended else stream
+
+    def _check_prompt(self, prompt: Sequence[int]) -> None:
+        if len(prompt) > self.context_length:
+            raise ContextLengthError(
+                f"the prompt has {len(prompt)} tokens, the context {self.context_length}; "
+                "shorten the prompt or raise context_length",
+                len(prompt),
+                self.context_length,
+            )
+        vocab_size = self._engine.config.vocab_size
+        if min(prompt) < 0 or max(prompt) >= vocab_size:
+            wrong = next(token for token in prompt if not 0 <= token < vocab_size)
+            raise InvalidOptionError(f"token {wrong} in the prompt; allowed: 0 to {vocab_size - 1}")

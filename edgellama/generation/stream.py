@@ -1,0 +1,134 @@
+"""A generation as an iterator that can be cancelled from any thread and never leaks.
+
+It hands out the chunks of a decoding and ends exactly once: at the last chunk, on an error, on
+close, or when it is dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from types import GeneratorType
+from typing import TYPE_CHECKING, cast
+
+from edgellama.generation.results import Chunk, Generation
+from edgellama.quant.errors import EdgellamaError
+
+if TYPE_CHECKING:
+    from edgellama.engine.cancellation import CancelToken
+    from edgellama.generation.decoding import Decoding
+
+GENERATOR_IN_USE = "generator already executing"
+"""What Python says to a second thread that enters a generator."""
+
+
+class Stream(Iterator[Chunk]):
+    """Chunks of one generation, made as they are asked for.
+
+    A context manager: leaving it early ends the generation as "cancelled". One thread iterates;
+    any thread may cancel.
+    """
+
+    def __init__(
+        self,
+        decoding: Decoding,
+        cancel: CancelToken,
+        on_end: Callable[[Generation], None] | None = None,
+        *,
+        owner: object = None,
+    ) -> None:
+        """``on_end`` is called once with the result, if there is one; ``owner`` is kept alive."""
+        self._owner = owner
+        self._decoding = decoding
+        self._cancel = cancel
+        self._on_end = on_end
+        self._steps = cast("GeneratorType[Chunk, None, None]", decoding.steps())
+        self._thread: int | None = None
+        self._ending = threading.RLock()
+        self._ended = False
+        self._result: Generation | None = None
+
+    @property
+    def result(self) -> Generation:
+        """The whole generation; EdgellamaError while it runs and if it failed."""
+        if self._result is None:
+            state = "failed with an error" if self._ended else "has not ended yet"
+            raise EdgellamaError(f"no result: the generation {state}")
+        return self._result
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further chunk will come."""
+        return self._ended
+
+    def is_inside(self, thread: int) -> bool:
+        """Whether the thread of this number is making a chunk just now."""
+        return self._thread == thread and not self._ended
+
+    def cancel(self) -> None:
+        """Ask the generation to end; it does within one operation of the model."""
+        self._cancel.cancel()
+
+    def wait(self) -> Generation:
+        """Run to the end and return the result."""
+        for _ in self:
+            pass
+        return self.result
+
+    def close(self) -> None:
+        """End the generation and give its session back.
+
+        While another thread is inside a step this only cancels; that thread ends the stream.
+        """
+        if self._ended:
+            return
+        self._cancel.cancel()
+        try:
+            self._steps.close()
+        except ValueError as error:
+            if str(error) != GENERATOR_IN_USE:
+                raise
+        else:
+            self._thread = None
+            self._end(failed=False)
+
+    def __next__(self) -> Chunk:
+        # The generator itself keeps other threads out: a lock could be left taken by Ctrl-C.
+        try:
+            if not self._steps.gi_running:
+                self._thread = threading.get_ident()
+            chunk = next(self._steps)
+            self._thread = None
+            return chunk
+        except StopIteration:
+            self._end(failed=False)
+            raise
+        except BaseException as error:
+            if isinstance(error, ValueError) and str(error) == GENERATOR_IN_USE:
+                raise EdgellamaError("this stream is being iterated by another thread") from None
+            self._steps.close()
+            self._end(failed=True)
+            raise
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        # An __init__ that failed leaves nothing to end.
+        if hasattr(self, "_ended"):
+            self.close()
+
+    def _end(self, *, failed: bool) -> None:
+        with self._ending:
+            if self._ended:
+                return
+            try:
+                if not failed:
+                    self._result = self._decoding.result()
+                    if self._on_end is not None:
+                        self._on_end(self._result)
+            finally:
+                self._ended = True

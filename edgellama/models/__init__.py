@@ -1,0 +1,1 @@
+"""Names of models, fetching them, and the folder where they are kept."""

@@ -1,0 +1,126 @@
+"""From a checkpoint to a file that runs: converted once and kept in the user's cache.
+
+Knows which cached file belongs to which source and type, and when a source has changed. How to
+convert is the converter's business, which is imported only when there is something to convert.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgellama.kernels_cpu.machine.user_cache import cache_root
+from edgellama.models.names import holds_checkpoint, resolve, split_parts
+from edgellama.quant.errors import ResumeError
+from edgellama.quant.recipes import find_recipe
+
+if TYPE_CHECKING:
+    from edgellama.convert.pipeline import ConversionProgress
+
+DEFAULT_TYPE = "q4_k_m"
+"""For those who do not say, as when converting to a file of one's own."""
+LOCK_NAME = "lock"
+RETRY_SECONDS = 0.2
+# Files of a checkpoint that a conversion may depend on.
+_SOURCE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".json", ".model", ".jinja")
+_HASH_CHARACTERS = 12
+
+logger = logging.getLogger(__name__)
+
+
+def converted(
+    source: str | os.PathLike[str],
+    type_name: str,
+    progress: Callable[[ConversionProgress], None] | None = None,
+    kernel_progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """The GGUF file that ``source`` becomes as ``type_name``; converted now, or before.
+
+    ``source``: a checkpoint's folder, or what names a GGUF file (then it is requantized).
+    ``type_name``: such as "q4_0". A source that has changed since is converted anew, and what
+    was made of its earlier state is removed; a conversion that was stopped goes on. Safe to call
+    from several processes at once. ``progress`` and ``kernel_progress`` are the converter's.
+    Raises ModelNotFoundError, InvalidOptionError, and whatever the conversion raises.
+    """
+    type_name = find_recipe(type_name).name
+    path = Path(source).expanduser()
+    path = (path if holds_checkpoint(path) else resolve(source)).resolve()
+    name = path.name if path.is_dir() else path.stem
+    state = _state_of(path)
+    folder = converted_folder() / f"{name}-{_hash(str(path))}"
+    target = folder / f"{name}-{type_name}-{state}.gguf"
+    if target.is_file():
+        return target
+    from edgellama.convert import convert
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder):
+        if not target.is_file():
+            _remove_stale(folder, state)
+            start = partial(
+                convert,
+                path,
+                target,
+                type=type_name,
+                progress=progress,
+                kernel_progress=kernel_progress,
+            )
+            try:
+                start(resume=True)
+            except ResumeError as error:
+                logger.info("starting the conversion again: %s", error)
+                start()
+    return target
+
+
+def converted_folder() -> Path:
+    """Where converted models lie, a folder for each source."""
+    return cache_root() / "converted"
+
+
+def _state_of(source: Path) -> str:
+    """A hash of our own version and of the names, sizes and times of a source's files."""
+    if source.is_dir():
+        files = [path for path in source.iterdir() if path.suffix in _SOURCE_SUFFIXES]
+        # Meta keeps the tokenizer of several models in the folder above them.
+        files += [path for path in [source.parent / "tokenizer.model"] if path.is_file()]
+    else:
+        files = split_parts(source)
+    lines = [version("edgellama")]
+    for path in sorted(files):
+        status = path.stat()
+        lines.append(f"{path.name}\0{status.st_size}\0{status.st_mtime_ns}")
+    return _hash("\n".join(lines))
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_HASH_CHARACTERS]
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits until no other process works in ``folder``; the system lifts a dead one's lock."""
+    from edgellama.convert.output.file_lock import try_lock
+
+    with open(folder / LOCK_NAME, "ab") as file:
+        if not try_lock(file.fileno()):
+            logger.warning("another process is converting this model; waiting for it")
+            while not try_lock(file.fileno()):
+                time.sleep(RETRY_SECONDS)
+        yield
+
+
+def _remove_stale(folder: Path, state: str) -> None:
+    """Drop what was made of earlier states of the source, finished or not."""
+    for path in folder.iterdir():
+        if path.name != LOCK_NAME and f"-{state}.gguf" not in path.name:
+            with contextlib.suppress(OSError):  # On Windows it may be in use.
+                path.unlink()

@@ -1,0 +1,90 @@
+"""Staging folders for downloads, and how far a foreign downloader has come.
+
+pip and the hub client report progress in their own ways and change them; the bytes that
+they have written so far are the same question for both. Leaves drawing to the caller.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+STAGING_PREFIX = ".partial-"
+ABANDONED_AFTER_SECONDS = 24 * 3600
+POLL_SECONDS = 0.1
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes fetched so far and the bytes expected (0 while unknown)."""
+
+
+@contextmanager
+def staging_folder(parent: Path) -> Iterator[Path]:
+    """A fresh folder in ``parent`` that is gone afterwards, whatever happens inside.
+
+    Folders that a killed process left behind a day ago or more are removed too.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    _remove_abandoned(parent)
+    folder = Path(tempfile.mkdtemp(prefix=STAGING_PREFIX, dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def watch_growth(folder: Path, total_bytes: int, progress: Progress | None) -> Iterator[None]:
+    """Calls ``progress(bytes so far, total_bytes)`` while the files under ``folder`` grow.
+
+    Counts from the size at entry and never runs backwards. The calls come from another thread.
+    """
+    if progress is None:
+        yield
+        return
+    finished = threading.Event()
+    watcher = threading.Thread(
+        target=_report_growth, args=(folder, total_bytes, progress, finished), daemon=True
+    )
+    watcher.start()
+    try:
+        yield
+    finally:
+        finished.set()
+        watcher.join()
+
+
+def _report_growth(
+    folder: Path, total_bytes: int, progress: Callable[[int, int], None], finished: threading.Event
+) -> None:
+    start_bytes = _folder_bytes(folder)
+    most_bytes = 0
+    progress(0, total_bytes)
+    while not finished.wait(POLL_SECONDS):
+        most_bytes = max(most_bytes, _folder_bytes(folder) - start_bytes)
+        progress(min(most_bytes, total_bytes), total_bytes)
+
+
+def _folder_bytes(folder: Path) -> int:
+    num_bytes = 0
+    for path in folder.rglob("*"):
+        try:
+            num_bytes += path.stat().st_size
+        except OSError:
+            continue
+    return num_bytes
+
+
+def _remove_abandoned(parent: Path) -> None:
+    oldest = time.time() - ABANDONED_AFTER_SECONDS
+    for folder in parent.glob(f"{STAGING_PREFIX}*"):
+        try:
+            abandoned = folder.stat().st_mtime < oldest
+        except OSError:
+            continue
+        if abandoned:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,211 @@
+"""A model's chat template: messages to text, and to tokens.
+
+It keeps text and tokens apart: control tokens come from the template alone, and a message
+that looks like one stays text. The sandbox that runs the template is template_sandbox.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from edgellama.quant.errors import TemplateError
+from edgellama.text.tokenizer.base import Tokenizer, well_formed
+
+if TYPE_CHECKING:
+    from edgellama.text.template_sandbox import CompiledTemplate
+
+TEMPLATE_KEY = "tokenizer.chat_template"
+MARKS = range(0xF0000, 0x110000)  # planes 15 and 16: private use
+
+
+class ChatTemplate:
+    """The Jinja2 source of a template and the texts of the model's BOS and EOS."""
+
+    def __init__(self, source: str, *, bos_token: str, eos_token: str) -> None:
+        self.source = source
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        *,
+        add_generation_prompt: bool = True,
+        **variables: object,
+    ) -> str:
+        """The prompt as text.
+
+        Each message has at least the strings ``role`` and ``content``. ``variables`` go to the
+        template by name. TemplateError for messages that are malformed and for anything that
+        goes wrong inside the template.
+        """
+        known: dict[str, object] = {
+            "bos_token": self.bos_token,
+            "eos_token": self.eos_token,
+            "tools": None,
+            "documents": None,
+            "add_generation_prompt": add_generation_prompt,
+        }
+        return self._compiled.render(known | variables | {"messages": _checked(messages)})
+
+    @cached_property
+    def _compiled(self) -> CompiledTemplate:
+        from edgellama.text.template_sandbox import CompiledTemplate
+
+        return CompiledTemplate(self.source)
+
+
+def load_chat_template(metadata: Mapping[str, object], tokenizer: Tokenizer) -> ChatTemplate | None:
+    """The template of a model file, or None if it has none; nothing is guessed."""
+    source = metadata.get(TEMPLATE_KEY)
+    if source is None:
+        return None
+    if not isinstance(source, str):
+        raise TemplateError(f"{TEMPLATE_KEY} is a {type(source).__name__}; a string")
+    bos, eos = (
+        "" if token is None else tokenizer.token_text(token)
+        for token in (tokenizer.special.bos_id, tokenizer.special.eos_id)
+    )
+    return ChatTemplate(well_formed(source), bos_token=bos, eos_token=eos)
+
+
+def encode_chat(
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Mapping[str, object]],
+    *,
+    add_generation_prompt: bool = True,
+    **variables: object,
+) -> list[int]:
+    """The prompt as tokens, with one BOS where the model wants one or the template writes one.
+
+    Control tokens come from the template alone; what looks like one inside a message is text.
+    ``variables`` go to the template by name. Raises TemplateError as ``render`` does.
+    """
+
+    def cut(marked: list[dict[str, object]]) -> list[str | int]:
+        prompt = template.render(marked, add_generation_prompt=add_generation_prompt, **variables)
+        return tokenizer.split_special(well_formed(prompt))
+
+    marks = _Marks(tokenizer.control_texts(), messages, template.source)
+    tokens: list[int] = []
+    for part in _parts(tokenizer, marks, _checked(messages), cut):
+        if isinstance(part, int):
+            tokens.append(part)
+        else:
+            tokens += tokenizer.encode(part, add_bos=False)
+    return _with_one_bos(tokens, tokenizer)
+
+
+def _parts(
+    tokenizer: Tokenizer,
+    marks: _Marks,
+    messages: list[dict[str, object]],
+    cut: Callable[[list[dict[str, object]]], list[str | int]],
+) -> list[str | int]:
+    """The prompt cut at control tokens, from messages that were marked while it was made.
+
+    Marking every character is certain, but a template that looks inside messages then acts
+    differently. Where that shows in the prompt, only the punctuation of control tokens is
+    marked, and where even that shows, only whole texts of control tokens inside messages.
+    """
+
+    def shown(marked: list[dict[str, object]]) -> list[str | int]:
+        return [part if isinstance(part, int) else marks.show(part) for part in cut(marked)]
+
+    def text(parts: list[str | int]) -> str:
+        return "".join(
+            tokenizer.token_text(part) if isinstance(part, int) else part for part in parts
+        )
+
+    loosest = shown([marks.hide_control(message) for message in messages])
+    for characters in (marks.of_characters, marks.of_punctuation):
+        parts = shown([marks.hide_content(message, characters) for message in messages])
+        if text(parts) == text(loosest):
+            return parts
+    return loosest
+
+
+def _with_one_bos(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
+    """The tokens with as many leading BOS as the model and the template together want: 0 or 1."""
+    bos = tokenizer.special.bos_id
+    if bos is None or (tokens[:1] != [bos] and not tokenizer.special.add_bos):
+        return tokens
+    num_leading = next((i for i, token in enumerate(tokens) if token != bos), len(tokens))
+    return [bos, *tokens[num_leading:]]
+
+
+class _Marks:
+    """Private use characters that stand for text of messages while a template runs."""
+
+    def __init__(
+        self, control_texts: Sequence[str], messages: object, template_source: str
+    ) -> None:
+        """No mark is a character of the messages or of the template."""
+        characters = set(template_source).union(*_strings(messages))
+        free = (mark for mark in map(chr, MARKS) if mark not in characters)
+        longest_first = sorted(control_texts, key=len, reverse=True)
+        self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self._control_marks = dict(zip(longest_first, free, strict=False))
+        # White space stays, so that templates trim what they always trim.
+        visible = sorted(character for character in characters if not character.isspace())
+        by_character = dict(zip(visible, free, strict=False))
+        punctuation = {c for text in control_texts for c in text if not c.isalnum()}
+        self.of_characters = str.maketrans(by_character)
+        self.of_punctuation = str.maketrans(
+            {character: by_character[character] for character in punctuation & by_character.keys()}
+        )
+        shown = {mark: text for text, mark in (self._control_marks | by_character).items()}
+        self._shown = str.maketrans(shown)
+
+    def hide_control(self, message: Mapping[str, object]) -> dict[str, object]:
+        """The message with each control token's text, in any string, as one mark."""
+        return {key: self._without_control(value) for key, value in message.items()}
+
+    def hide_content(
+        self, message: Mapping[str, object], characters: Mapping[int, str]
+    ) -> dict[str, object]:
+        """The same, with characters of the content as marks of their own."""
+        content = str(message["content"]).translate(characters)
+        return self.hide_control(message) | {"content": content}
+
+    def show(self, text: str) -> str:
+        """The text with each mark as what it stands for."""
+        return text.translate(self._shown)
+
+    def _without_control(self, value: object) -> object:
+        if isinstance(value, str):
+            return self._control_pattern.sub(lambda found: self._control_marks[found[0]], value)
+        if isinstance(value, Mapping):
+            return {key: self._without_control(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self._without_control(item) for item in value]
+        return value
+
+
+def _strings(value: object) -> Iterator[str]:
+    """Every string inside nested mappings and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _strings(item)
+
+
+def _checked(messages: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Copies of the messages; an error for one without a role and a text."""
+    if isinstance(messages, (str, Mapping)):
+        raise TemplateError("messages are one value; a list of messages")
+    for number, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise TemplateError(f"message {number} is a {type(message).__name__}; a mapping")
+        for key in ("role", "content"):
+            if not isinstance(message.get(key), str):
+                raise TemplateError(f"message {number} has no string {key!r}")
+    return [dict(message) for message in messages]

@@ -1,0 +1,41 @@
+"""Tokens to text one at a time, never half a character.
+
+It keeps the bytes of an unfinished character back until the next token; which bytes a token
+stands for is the tokenizer's knowledge.
+"""
+
+from __future__ import annotations
+
+import codecs
+
+from edgellama.text.tokenizer.base import Tokenizer, replace_surrogates
+
+
+class StreamingDetokenizer:
+    """Text of a growing list of tokens; the parts joined equal ``decode`` of the whole list."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, *, skip_special: bool = True, continuation: bool = False
+    ) -> None:
+        """``continuation``: the tokens carry on a text, so a first space is kept."""
+        self._tokenizer = tokenizer
+        self._skip_special = skip_special
+        self._at_start = not continuation
+        self._decoder = codecs.getincrementaldecoder("utf-8")(tokenizer.decode_errors)
+
+    def add(self, token: int) -> str:
+        """The text that is certain once this token is there; often empty inside a character."""
+        if self._at_start:
+            data, self._at_start = self._tokenizer.opening_bytes(
+                token, skip_special=self._skip_special
+            )
+        else:
+            data = self._tokenizer.token_bytes(token, skip_special=self._skip_special)
+        ended = ""
+        if self._tokenizer.controls_end_characters and self._tokenizer.is_control(token):
+            ended = self.finish()
+        return ended + replace_surrogates(self._decoder.decode(data))
+
+    def finish(self) -> str:
+        """U+FFFD for a character that was never finished, else nothing."""
+        return replace_surrogates(self._decoder.decode(b"", final=True))

@@ -1,0 +1,46 @@
+"""From GGUF metadata to the tokenizer it describes: one table by ``tokenizer.ggml.model``.
+
+Each kind is imported when a file asks for it, because their libraries cost start-up time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+from edgellama.quant.errors import TokenizerError, UnsupportedModelError
+from edgellama.quant.vocabulary.vocabulary import BYTE_PAIR_KIND, SENTENCEPIECE_KINDS
+from edgellama.text.tokenizer.base import Tokenizer
+
+
+def _byte_pair(metadata: Mapping[str, object]) -> Tokenizer:
+    from edgellama.text.tokenizer.bpe_tokenizer import BPETokenizer
+
+    return BPETokenizer(metadata)
+
+
+def _sentencepiece(metadata: Mapping[str, object]) -> Tokenizer:
+    from edgellama.text.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
+
+    return SentencePieceTokenizer(metadata)
+
+
+_LOADERS: Mapping[str, Callable[[Mapping[str, object]], Tokenizer]] = MappingProxyType(
+    {BYTE_PAIR_KIND: _byte_pair, **dict.fromkeys(SENTENCEPIECE_KINDS, _sentencepiece)}
+)
+
+
+def load_tokenizer(metadata: Mapping[str, object]) -> Tokenizer:
+    """The tokenizer of a model file.
+
+    ``metadata``: the ``tokenizer.ggml.*`` keys of a GGUF file. UnsupportedModelError for a
+    kind or split pattern that does not run, TokenizerError for a vocabulary that is broken.
+    """
+    model = metadata.get("tokenizer.ggml.model")
+    if model is None:
+        raise TokenizerError("tokenizer.ggml.model is missing; the file has no tokenizer")
+    loader = _LOADERS.get(model) if isinstance(model, str) else None
+    if loader is None:
+        known = ", ".join(sorted(_LOADERS))
+        raise UnsupportedModelError(f"tokenizer.ggml.model is {model!r}; known: {known}")
+    return loader(metadata)

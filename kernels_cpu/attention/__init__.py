@@ -1,0 +1,1 @@
+"""Positions, storing keys and values, and attention over them."""

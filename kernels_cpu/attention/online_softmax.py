@@ -1,0 +1,114 @@
+"""What every attention kernel does with single rows: the online softmax and the final division.
+
+Milakov and Gimelshein 2018, in powers of two: queries carry the factor log2(e). Within a block
+of keys weights are relative to the block's own largest score; ``gain`` brings the block to the
+running maximum, ``shrink`` what was summed before it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgellama.kernels_cpu.attention.cache_numbers import round_up
+from edgellama.kernels_cpu.simd.arithmetic import (
+    add,
+    mask_from,
+    max_lanes,
+    maximum,
+    mul,
+    sub,
+    sum_lanes,
+)
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.pairs import power_of_two, zero_from
+from edgellama.kernels_cpu.simd.vectors import (
+    f32_zeros,
+    f32_zeros_4,
+    lane_count,
+    load_f32,
+    read_f32,
+    splat_f32,
+    store,
+    write_f32,
+)
+
+LOG2_E = np.float32(1.4426950408889634)
+
+
+@device
+def power(x):
+    """2**x of one number up to 0."""
+    return max_lanes(power_of_two(splat_f32(x, f32_zeros_4())))
+
+
+@device
+def largest_score(scores, visible):
+    """Maximum of the first ``visible`` scores."""
+    lanes = lane_count()
+    whole = visible // lanes * lanes
+    largest = splat_f32(np.float32(-np.inf), f32_zeros())
+    for i in range(0, whole, lanes):
+        largest = maximum(load_f32(scores + 4 * i, largest), largest)
+    if whole < visible:
+        rest = mask_from(load_f32(scores + 4 * whole, largest), visible - whole)
+        largest = maximum(rest, largest)
+    return max_lanes(largest)
+
+
+@device
+def weigh(scores, visible, num_keys, largest):
+    """Turn scores into 2**(score - largest), zero from ``visible`` on; returns their sum."""
+    lanes = lane_count()
+    whole = visible // lanes * lanes
+    total = f32_zeros()
+    shift = splat_f32(largest, total)
+    for i in range(0, whole, lanes):
+        v = power_of_two(sub(load_f32(scores + 4 * i, total), shift))
+        store(scores + 4 * i, v)
+        total = add(total, v)
+    if whole < visible:
+        v = power_of_two(sub(load_f32(scores + 4 * whole, total), shift))
+        v = zero_from(v, visible - whole)
+        store(scores + 4 * whole, v)
+        total = add(total, v)
+    for i in range(round_up(visible, lanes), num_keys, lanes):
+        store(scores + 4 * i, f32_zeros())
+    return sum_lanes(total)
+
+
+@device
+def forget_row(statistics):
+    """No key seen yet: running maximum, sum of weights."""
+    write_f32(statistics, np.float32(-np.inf))
+    write_f32(statistics + 4, np.float32(0.0))
+
+
+@device
+def add_block(statistics, largest, total, shrink):
+    """Fold a block of keys into a row's statistics; returns the block's gain."""
+    before = read_f32(statistics)
+    now = max(before, largest)
+    old_factor, gain = power(before - now), power(largest - now)
+    write_f32(statistics, now)
+    write_f32(statistics + 4, read_f32(statistics + 4) * old_factor + gain * total)
+    write_f32(shrink, old_factor)
+    return gain
+
+
+@device
+def scale_row(source, factor, num_values, target):
+    """target = source * factor."""
+    like = f32_zeros_4()
+    factors = splat_f32(factor, like)
+    whole = num_values // 4 * 4
+    for i in range(0, 4 * whole, 16):
+        store(target + i, mul(load_f32(source + i, like), factors))
+    for i in range(4 * whole, 4 * num_values, 4):
+        write_f32(target + i, read_f32(source + i) * factor)
+
+
+@device
+def clear(address, num_bytes):
+    """Zero f32 memory; a multiple of four numbers."""
+    for i in range(0, num_bytes, 16):
+        store(address + i, f32_zeros_4())

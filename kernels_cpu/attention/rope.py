@@ -1,0 +1,104 @@
+"""Rotary positions, and handing keys and values to the cache (``cache_store``)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgellama.kernels_cpu.attention.cache_numbers import panel_lanes
+from edgellama.kernels_cpu.attention.cache_store import key_store, value_store
+from edgellama.kernels_cpu.attention.online_softmax import scale_row
+from edgellama.kernels_cpu.simd.arithmetic import add, fma, mul, square_root, sub, swap_pairs
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.vectors import f32_zeros_4, load_f32, read_f32, store, write_f32
+from edgellama.kernels_cpu.threads.tasks import count_tasks, tasks_of
+
+
+@device
+def rotate_head(head, num_pairs, cosines, sines):
+    """Rotate neighbouring pairs in place (Su et al. 2021).
+
+    The tables hold cos(a0) cos(a0) cos(a1) cos(a1) … and -sin(a0) sin(a0) …
+    """
+    like = f32_zeros_4()
+    whole = num_pairs // 2 * 2
+    for i in range(0, 8 * whole, 16):
+        v = load_f32(head + i, like)
+        turned = mul(swap_pairs(v), load_f32(sines + i, like))
+        store(head + i, fma(v, load_f32(cosines + i, like), turned))
+    if whole < num_pairs:
+        at = 8 * whole
+        x0, x1 = read_f32(head + at), read_f32(head + at + 4)
+        cosine, sine = read_f32(cosines + at), read_f32(sines + at + 4)
+        write_f32(head + at, x0 * cosine - x1 * sine)
+        write_f32(head + at + 4, x1 * cosine + x0 * sine)
+
+
+@device
+def butterfly(x, step, count):
+    """x[i] and x[i + step] become their sum and difference, for ``count`` values of i."""
+    whole = count // 4 * 4
+    for i in range(0, 4 * whole, 16):
+        a, b = load_f32(x + i, f32_zeros_4()), load_f32(x + i + 4 * step, f32_zeros_4())
+        store(x + i, add(a, b))
+        store(x + i + 4 * step, sub(a, b))
+    for i in range(4 * whole, 4 * count, 4):
+        first, second = read_f32(x + i), read_f32(x + i + 4 * step)
+        write_f32(x + i, first + second)
+        write_f32(x + i + 4 * step, first - second)
+
+
+@device
+def spread_head(head, head_size):
+    """Hadamard transform of a head's parts, each as long as the largest power of two that divides.
+
+    It keeps the products of a query and a key, and spreads what single elements stand out by,
+    which four bits cannot hold beside the others (QuaRot, Ashkboos et al. 2024).
+    """
+    length = head_size & -head_size
+    step = 1
+    while step < length:
+        for i in range(0, head_size, 2 * step):
+            butterfly(head + 4 * i, step, step)
+        step *= 2
+    scale_row(head, np.float32(1.0) / square_root(np.float32(length)), head_size, head)
+
+
+def rope_store(key_kind, value_kind):
+    """Rotate queries and keys, append keys and values at ``position``; a block of keys a task.
+
+    Queries and keys are spread besides where keys are stored in four bits.
+    """
+    is_spread = key_kind == "q4_0"
+    store_key, store_value = key_store(key_kind), value_store(value_kind)
+
+    def kernel(
+        q, q_stride, k, v, kv_stride, head_size, num_heads, num_kv_heads, num_pairs, cos_sin,
+        keys, values, key_head_bytes, value_head_bytes, key_block_bytes, value_block_bytes,
+        position, num_tokens, counter, thread, job,
+    ):  # fmt: skip
+        head_bytes = head_size * 4
+        lanes = panel_lanes()
+        first_block = position // lanes
+        num_tasks = count_tasks(position + num_tokens, lanes) - first_block
+        for task in tasks_of(counter, job, num_tasks):
+            block = first_block + task
+            key_at, value_at = keys + block * key_block_bytes, values + block * value_block_bytes
+            first, last = block * lanes, min((block + 1) * lanes, position + num_tokens)
+            for place in range(max(first, position) - first, last - first):
+                token = first + place - position
+                cosines = cos_sin + token * num_pairs * 16
+                sines = cosines + num_pairs * 8
+                for head in range(num_heads):
+                    query = q + token * q_stride + head * head_bytes
+                    rotate_head(query, num_pairs, cosines, sines)
+                    if is_spread:
+                        spread_head(query, head_size)
+                for head in range(num_kv_heads):
+                    source = token * kv_stride + head * head_bytes
+                    rotate_head(k + source, num_pairs, cosines, sines)
+                    if is_spread:
+                        spread_head(k + source, head_size)
+                    store_key(k + source, head_size, key_at + head * key_head_bytes, place)
+                    store_value(v + source, head_size, value_at + head * value_head_bytes, place)
+
+    return kernel

@@ -1,0 +1,1 @@
+"""From Python functions to machine code: compiling it, keeping it, loading it."""

@@ -1,0 +1,68 @@
+"""Compiles kernels in a process of its own and writes the objects to a folder.
+
+The parent gives the tier and the folder, and one kernel's name after another on standard input; a
+line on standard output tells of each that is finished. Also callable in-process, for applications
+frozen without a Python.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from edgellama.kernels_cpu.machine.cpu import select_tier
+
+ALLOCATIONS_BETWEEN_COLLECTIONS = 100_000
+"""A compiler makes large trees that live long: walking them more often finds nothing."""
+DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def compile_into(
+    folder: Path, tier_name: str, names: Iterable[str], done: Callable[[str], None]
+) -> None:
+    """Compile ``names`` for a tier and write ``folder/NAME.o``; ``done`` hears of each."""
+    from edgellama.kernels_cpu.compiling import jit
+
+    jit.use_tier(select_tier(tier_name))
+    for name in names:
+        write_checked(folder / f"{name}.o", jit.compile_kernel(name))
+        done(name)
+
+
+def write_checked(path: Path, content: bytes) -> None:
+    """Write atomically, behind a SHA-256 digest."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(hashlib.sha256(content).digest() + content)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_checked(path: Path) -> bytes | None:
+    """What ``write_checked`` wrote, or None where it is absent or damaged."""
+    try:
+        stored = path.read_bytes()
+    except OSError:
+        return None
+    digest, content = stored[:DIGEST_BYTES], stored[DIGEST_BYTES:]
+    return content if hashlib.sha256(content).digest() == digest else None
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Entry of the worker process: tier and folder."""
+    gc.set_threshold(ALLOCATIONS_BETWEEN_COLLECTIONS)
+    tier_name, folder = arguments
+    names = (line.strip() for line in sys.stdin)
+    compile_into(Path(folder), tier_name, names, lambda name: print(name, flush=True))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,102 @@
+"""Four bits that choose from a table of 16 values: IQ4_NL and IQ4_XS, as in ggml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from edgellama.kernels_cpu.formats.block_code import (
+    WIDE_RANGE,
+    BlockCode,
+    SuperBlock,
+    super_block_code,
+    wide_code,
+)
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.halves import load_half_scales, read_half
+from edgellama.kernels_cpu.simd.integers import (
+    high_nibbles,
+    load_chosen_pieces,
+    load_pieces,
+    low_nibbles,
+    piece_of,
+    repeat_piece,
+)
+from edgellama.kernels_cpu.simd.vectors import read_u16, read_u32
+from edgellama.kernels_cpu.simd.weight_bytes import define_look_up, weight_bias
+
+TABLE = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+"""ggml's ``kvalues_iq4nl``."""
+look_up = define_look_up(TABLE)
+
+
+# IQ4_NL: half d; 16 bytes of nibbles, the low ones first; weight = table[q] * d
+
+
+@device
+def iq4_nl_low(row, block, like):
+    return look_up(low_nibbles(load_pieces(row + block * 18 + 2, 18, like)))
+
+
+@device
+def iq4_nl_high(row, block, like):
+    return look_up(high_nibbles(load_pieces(row + block * 18 + 2, 18, like)))
+
+
+@device
+def iq4_nl_scale(row, block, like):
+    return load_half_scales(row + block * 18, 18, like)
+
+
+# IQ4_XS: half d; 16 bits with the upper pairs of eight scales, 4 bytes with their lower nibbles;
+# 128 bytes of nibbles, 16 a sub-block; weight = table[q] * d * (s - 32)
+
+
+@device
+def iq4_xs_low(row, block, like):
+    quants = row + (block >> 3) * 136 + 8 + 16 * (block & 7)
+    return look_up(low_nibbles(load_chosen_pieces(quants, 0, 1, 2, 3, like)))
+
+
+@device
+def iq4_xs_high(row, block, like):
+    quants = row + (block >> 3) * 136 + 8 + 16 * (block & 7)
+    return look_up(high_nibbles(load_chosen_pieces(quants, 0, 1, 2, 3, like)))
+
+
+@device
+def iq4_xs_scales(base, like):
+    """Four times each scale: shifted up, six bits of which 32 is taken are a signed byte."""
+    low, high = read_u32(base + 4), read_u16(base + 2)
+    low = (low | low << 16) & 0x0000FFFF0000FFFF
+    low = (low | low << 8) & 0x00FF00FF00FF00FF
+    low = (low | low << 4) & 0x0F0F0F0F0F0F0F0F
+    high = (high | high << 24) & 0x000000FF000000FF
+    high = (high | high << 12) & 0x000F000F000F000F
+    high = (high | high << 6) & 0x0303030303030303
+    words = (low << 2 | high << 6) ^ (0x8080808080808080 - (1 << 64))
+    return repeat_piece(piece_of(words, words), like)
+
+
+@device
+def iq4_xs_factors(base):
+    factor = read_half(base)
+    return factor, factor
+
+
+CODES_OF_WEIGHTS = {
+    "IQ4_NL": wide_code((iq4_nl_low, iq4_nl_high), iq4_nl_scale),
+    "IQ4_XS": super_block_code(
+        32,
+        (iq4_xs_low, iq4_xs_high),
+        SuperBlock(136, iq4_xs_scales, iq4_xs_factors, 1 / 4),
+        WIDE_RANGE[0],
+        weight_bias,
+        is_wide=True,
+    ),
+}
+I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
+    {name: replace(code, is_negatable=min(TABLE) > -128) for name, code in CODES_OF_WEIGHTS.items()}
+)
+"""Per format name, how its blocks are read."""

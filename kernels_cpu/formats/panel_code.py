@@ -1,0 +1,175 @@
+"""What ``gemm`` and ``skinny`` ask of a block format, and what the formats share in answering.
+
+Every format becomes weight = quant * scale + minimum, the minimum being either its own or minus
+``centre`` times the scale. A segment of up to eight blocks of 32 weights, a super-block, is read at
+a time, of as many rows as a vector has lanes: the scales into ``room``, then the quants by parts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgellama.kernels_cpu.formats.block_code import Reader
+from edgellama.kernels_cpu.signatures import HALVES, SUPER_BLOCK
+from edgellama.kernels_cpu.simd.arithmetic import fma
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.integers import merge
+from edgellama.kernels_cpu.simd.rows_in_lanes import bits_at
+from edgellama.kernels_cpu.simd.vectors import f32_zeros, lane_count, load_f32, splat_f32, store
+
+MINIMUMS_AT, SPARE_AT, ROOM_VECTORS = HALVES, 2 * HALVES, 2 * HALVES + SUPER_BLOCK
+"""Of ``room``, in vectors: where minimums begin, and what a format leaves for itself."""
+
+
+@dataclass(frozen=True)
+class PanelCode:
+    """The functions that read rows of one format side by side, to be called from kernels.
+
+    ``scales(base, steps, num_blocks, room)`` leaves f32 vectors with the scale of every group of
+    ``group_size`` weights of the segment at ``base``, and with the minimum if it ``has_minimum``.
+    ``quants(base, steps, part, room)``: unsigned bytes, or ``as_weights`` where they are ``wide``
+    (eight bits): for each of ``halves_each`` half blocks four vectors, a word of each row in
+    every lane. The first is ``first_half(part)``, the next ones ``half_step`` behind each other.
+
+    The matrix kernels take ``centre`` off every quant, the largest of which is ``largest``: with
+    a minimum to keep sums small, and else because that is all that the minimum does.
+    """
+
+    segment_bytes: int
+    group_size: int
+    num_parts: int
+    scales: Reader
+    quants: Reader
+    first_half: Reader
+    half_step: int
+    largest: int
+    centre: int
+    has_minimum: bool = False
+    is_wide: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that products of half a group fit into 16 bits."""
+        farthest = max(self.centre, self.largest - self.centre)
+        if not self.is_wide and 127 * farthest * self.group_size // 2 >= 1 << 15:
+            raise ValueError(
+                f"quants up to {self.largest} around {self.centre} overflow in groups of "
+                f"{self.group_size}"
+            )
+
+    @property
+    def halves_each(self) -> int:
+        """Half blocks of a part."""
+        return HALVES // self.num_parts
+
+    @property
+    def part_bytes(self) -> int:
+        """Bytes of a row in each part of a segment."""
+        return self.segment_bytes // self.num_parts
+
+
+@device
+def in_room(room, index):
+    """The address of a vector of ``room``."""
+    return room + index * 4 * lane_count()
+
+
+@device
+def leave_scale(room, group, scale):
+    """The scale of a group of all rows."""
+    store(in_room(room, group), scale)
+
+
+@device
+def leave_minimum(room, group, minimum):
+    """The minimum of a group of all rows."""
+    store(in_room(room, MINIMUMS_AT + group), minimum)
+
+
+@device
+def scale_at(room, group):
+    """What ``leave_scale`` left."""
+    return load_f32(in_room(room, group), f32_zeros())
+
+
+@device
+def minimum_at(room, group):
+    """What ``leave_minimum`` left."""
+    return load_f32(in_room(room, MINIMUMS_AT + group), f32_zeros())
+
+
+def define_centred_scales(code: PanelCode) -> Reader:
+    """``code.scales`` with the minimums of quants of which the centre is taken off."""
+    if not (code.has_minimum and code.centre):
+        return code.scales
+    read_scales, centre = code.scales, np.float32(code.centre)
+    groups_per_block = 32 // code.group_size
+
+    def centred_scales(base, steps, num_blocks, room):
+        read_scales(base, steps, num_blocks, room)
+        for group in range(num_blocks * groups_per_block):
+            scale = scale_at(room, group)
+            moved = fma(scale, splat_f32(centre, scale), minimum_at(room, group))
+            leave_minimum(room, group, moved)
+
+    return device(centred_scales)
+
+
+@device
+def twice(part):
+    """Parts of two half blocks."""
+    return 2 * part
+
+
+def for_words(function: Reader) -> Reader:
+    """A device function: of a half block's four vectors what ``function`` makes of each."""
+
+    def one(words):
+        return function(words[0]), function(words[1]), function(words[2]), function(words[3])
+
+    return device(one)
+
+
+def for_pairs(function: Reader) -> Reader:
+    """The same of two half blocks, for a function of two vectors."""
+
+    def one(words, others):
+        return (
+            function(words[0], others[0]), function(words[1], others[1]),
+            function(words[2], others[2]), function(words[3], others[3]),
+        )  # fmt: skip
+
+    return device(one)
+
+
+def define_bits(amount: int, mask: int) -> Reader:
+    """A device function: ``bits_at`` of a half block's four vectors."""
+
+    @device
+    def bits(v):
+        return bits_at(v, amount, mask)
+
+    return for_words(bits)
+
+
+low_nibbles, high_nibbles, merge_words = define_bits(0, 15), define_bits(4, 15), for_pairs(merge)
+
+
+def for_each_half(code: PanelCode, function: Reader) -> Reader:
+    """A device function: ``function`` of every half block of a part, and of its number."""
+    first_half, step = code.first_half, code.half_step
+
+    def two(halves, part, *rest):
+        half = first_half(part)
+        function(halves[0], half, *rest)
+        function(halves[1], half + step, *rest)
+
+    def four(halves, part, *rest):
+        half = first_half(part)
+        function(halves[0], half, *rest)
+        function(halves[1], half + step, *rest)
+        function(halves[2], half + 2 * step, *rest)
+        function(halves[3], half + 3 * step, *rest)
+
+    return device(two if code.halves_each == 2 else four)

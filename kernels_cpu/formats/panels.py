@@ -1,0 +1,16 @@
+"""How rows of each block format are read side by side: the one table, by families."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from edgellama.kernels_cpu.formats.panel_code import PanelCode
+from edgellama.kernels_cpu.formats.panels_iquants import I_QUANT_PANELS
+from edgellama.kernels_cpu.formats.panels_kquants import K_QUANT_PANELS
+from edgellama.kernels_cpu.formats.panels_legacy import LEGACY_PANELS
+
+PANEL_CODES: Mapping[str, PanelCode] = MappingProxyType(
+    {**LEGACY_PANELS, **K_QUANT_PANELS, **I_QUANT_PANELS}
+)
+"""Per format name of ``signatures.QUANTIZED_FORMATS``."""

@@ -1,0 +1,69 @@
+"""Rows side by side of IQ4_NL and IQ4_XS; ``blocks_iquants`` says how blocks lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+
+from edgellama.kernels_cpu.formats.block_code import WIDE_RANGE
+from edgellama.kernels_cpu.formats.blocks_iquants import look_up
+from edgellama.kernels_cpu.formats.panel_code import (
+    PanelCode,
+    for_words,
+    high_nibbles,
+    leave_scale,
+    low_nibbles,
+    twice,
+)
+from edgellama.kernels_cpu.formats.panels_legacy import block_panels, define_scales
+from edgellama.kernels_cpu.signatures import SUPER_BLOCK
+from edgellama.kernels_cpu.simd.arithmetic import mul
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.integers import flip_sign_bits, merge, shift_all
+from edgellama.kernels_cpu.simd.rows_in_lanes import bits_at, half_of_words, load_words, signed_byte
+from edgellama.kernels_cpu.simd.vectors import f32_zeros, splat_f32
+
+look_up_words = for_words(look_up)
+
+
+@device
+def looked_up(base, steps):
+    """16 bytes of nibbles, the low ones first."""
+    words = load_words(base, steps)
+    return look_up_words(low_nibbles(words)), look_up_words(high_nibbles(words))
+
+
+@device
+def iq4_nl_quants(base, steps, part, room):
+    return looked_up(base + 18 * part + 2, steps)
+
+
+@device
+def iq4_xs_scales(base, steps, num_blocks, room):
+    factors, low, _, _ = load_words(base, steps)
+    scale = mul(half_of_words(factors, 0), splat_f32(np.float32(0.25), f32_zeros()))
+    high = shift_all(factors, 16)
+    for block in range(SUPER_BLOCK):
+        # Shifted up, six bits of which 32 is taken are a signed byte.
+        bits = merge(bits_at(low, -2, 60), bits_at(high, -6, 192))
+        leave_scale(room, block, mul(signed_byte(flip_sign_bits(bits), 0), scale))
+        low, high = shift_all(low, 4), shift_all(high, 2)
+
+
+@device
+def iq4_xs_quants(base, steps, part, room):
+    return looked_up(base + 16 * part + 8, steps)
+
+
+I_QUANT_PANELS: Mapping[str, PanelCode] = MappingProxyType(
+    {
+        "IQ4_NL": block_panels(18, define_scales(18), iq4_nl_quants, *WIDE_RANGE, is_wide=True),
+        "IQ4_XS": PanelCode(
+            136, 32, SUPER_BLOCK, iq4_xs_scales, iq4_xs_quants, twice, 1, *WIDE_RANGE,
+            is_wide=True,
+        ),
+    }
+)  # fmt: skip
+"""Per format name, how its blocks are read."""

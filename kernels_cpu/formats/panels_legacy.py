@@ -1,0 +1,140 @@
+"""Rows side by side of Q4_0, Q4_1, Q5_0, Q5_1, Q8_0; ``blocks_legacy`` says how blocks lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from edgellama.kernels_cpu.formats.block_code import WIDE_RANGE, Reader
+from edgellama.kernels_cpu.formats.panel_code import (
+    PanelCode,
+    for_words,
+    high_nibbles,
+    leave_minimum,
+    leave_scale,
+    low_nibbles,
+    merge_words,
+    twice,
+)
+from edgellama.kernels_cpu.signatures import SUPER_BLOCK
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.integers import define_fifth_bits_of_words
+from edgellama.kernels_cpu.simd.rows_in_lanes import (
+    blocks_in_reach,
+    define_at_blocks,
+    half_of_words,
+    halves_at,
+    load_words,
+    words_at,
+)
+from edgellama.kernels_cpu.simd.weight_bytes import as_weights
+
+
+def for_blocks(number: str, block_bytes: int, leave: Reader) -> Reader:
+    """A device function: ``leave`` of what begins each of some blocks, and of its number."""
+    at, num_bytes = (halves_at, 2) if number == "i16" else (words_at, 4)
+    at_once, at_blocks = (
+        blocks_in_reach(block_bytes, num_bytes),
+        define_at_blocks(number, block_bytes),
+    )
+
+    @device
+    def leave_two(base, steps, block, room):
+        values = at_blocks(base, steps)
+        leave(room, block, values[0])
+        leave(room, block + 1, values[1])
+
+    @device
+    def leave_four(base, steps, block, room):
+        values = at_blocks(base, steps)
+        leave(room, block, values[0])
+        leave(room, block + 1, values[1])
+        leave(room, block + 2, values[2])
+        leave(room, block + 3, values[3])
+
+    leave_some = leave_two if at_once == 2 else leave_four
+
+    def scales(base, steps, num_blocks, room):
+        together = num_blocks // at_once * at_once
+        for block in range(0, together, at_once):
+            leave_some(base + block * block_bytes, steps, block, room)
+        for block in range(together, num_blocks):
+            leave(room, block, at(base + block * block_bytes, steps))
+
+    return device(scales)
+
+
+def define_scales(block_bytes: int) -> Reader:
+    """Reads a half scale at the begin of every block."""
+    return for_blocks("i16", block_bytes, leave_scale)
+
+
+@device
+def leave_scale_and_minimum(room, block, words):
+    leave_scale(room, block, half_of_words(words, 0))
+    leave_minimum(room, block, half_of_words(words, 1))
+
+
+def _define_scales_and_minimums(block_bytes: int) -> Reader:
+    """The same for a half scale and a half minimum."""
+    return for_blocks("i32", block_bytes, leave_scale_and_minimum)
+
+
+def _define_nibbles(block_bytes: int, first: int) -> Reader:
+    """16 bytes of nibbles from byte ``first`` of a block on, the low ones first."""
+
+    def quants(base, steps, part, room):
+        words = load_words(base + part * block_bytes + first, steps)
+        return low_nibbles(words), high_nibbles(words)
+
+    return device(quants)
+
+
+fifth_of_low, fifth_of_high = define_fifth_bits_of_words(0), define_fifth_bits_of_words(1)
+
+
+def _define_five_bits(block_bytes: int, bits: int, first: int) -> Reader:
+    """The same, with fifth bits in the four bytes from byte ``bits`` on."""
+    nibbles = _define_nibbles(block_bytes, first)
+
+    def quants(base, steps, part, room):
+        low, high = nibbles(base, steps, part, room)
+        fifth = words_at(base + part * block_bytes + bits, steps)
+        return merge_words(low, fifth_of_low(fifth)), merge_words(high, fifth_of_high(fifth))
+
+    return device(quants)
+
+
+weights_of_words = for_words(as_weights)
+
+
+@device
+def q8_0_words(base, steps, part, room):
+    at = base + part * 34 + 2
+    return weights_of_words(load_words(at, steps)), weights_of_words(load_words(at + 16, steps))
+
+
+def block_panels(block_bytes: int, scales: Reader, quants: Reader, largest: int, centre: int,
+                 *, has_minimum: bool = False, is_wide: bool = False) -> PanelCode:  # fmt: skip
+    """A format of blocks of 32, each a part of its segment."""
+    return PanelCode(
+        SUPER_BLOCK * block_bytes, 32, SUPER_BLOCK, scales, quants, twice, 1, largest,
+        centre, has_minimum, is_wide,
+    )  # fmt: skip
+
+
+LEGACY_PANELS: Mapping[str, PanelCode] = MappingProxyType(
+    {
+        "Q4_0": block_panels(18, define_scales(18), _define_nibbles(18, 2), 15, 8),
+        "Q4_1": block_panels(
+            20, _define_scales_and_minimums(20), _define_nibbles(20, 4), 15, 0, has_minimum=True
+        ),
+        "Q5_0": block_panels(22, define_scales(22), _define_five_bits(22, 2, 6), 31, 16),
+        "Q5_1": block_panels(
+            24, _define_scales_and_minimums(24), _define_five_bits(24, 4, 8), 31, 16,
+            has_minimum=True,
+        ),
+        "Q8_0": block_panels(34, define_scales(34), q8_0_words, *WIDE_RANGE, is_wide=True),
+    }
+)  # fmt: skip
+"""Per format name, how its panels are read."""

@@ -1,0 +1,1 @@
+"""What this machine offers: instruction sets, memory, a folder for what can be made again."""

@@ -1,0 +1,1 @@
+"""Products of quantized matrices with one token, a few, or many."""

@@ -1,0 +1,191 @@
+"""Matrix times many tokens: expand a panel of rows once, then multiply it with every token.
+
+A panel is ``PANEL_VECTORS`` vectors of rows over all columns: of block formats as
+``gemm_panels`` leaves them, of float formats as f32. The register tile never leaves its
+registers within a group. Outputs are padded to whole panels and tiles, so there is no tail code.
+"""
+
+from __future__ import annotations
+
+from edgellama.kernels_cpu.formats.panel_code import ROOM_VECTORS
+from edgellama.kernels_cpu.formats.panels import PANEL_CODES
+from edgellama.kernels_cpu.matrices.gemm_panels import define_expand_panel
+from edgellama.kernels_cpu.matrices.gemv import FLOAT_LOADS
+from edgellama.kernels_cpu.rows.activations import BLOCK, load_block, quantize_in_order
+from edgellama.kernels_cpu.rows.row_kernels import silu_product
+from edgellama.kernels_cpu.signatures import (
+    GEMM_TOKENS,
+    PAIR_BYTES,
+    PANEL_VECTORS,
+    START_AT,
+    SUM_BYTES,
+)
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.dot_tiles import SCALE_TILE, define_group_dots
+from edgellama.kernels_cpu.simd.rows_in_lanes import stack_room
+from edgellama.kernels_cpu.simd.tiles import FMA_TILE, add_tiles, f32_tile, load_tile, store_tile
+from edgellama.kernels_cpu.simd.vectors import f32_zeros_4, lane_count, read_f32, store, write_f32
+from edgellama.kernels_cpu.threads.tasks import count_tasks, tasks_of
+
+FMA_F32 = FMA_TILE["f32"]
+
+
+def _block_tile(code):
+    """The register tile over all groups of weights that share a scale."""
+    group_words = code.group_size // 4
+    group_dots = define_group_dots(group_words, code.centre, code.is_wide)
+    scale_tile = SCALE_TILE[code.has_minimum]
+
+    def multiply(
+        panel,
+        scales,
+        minimums,
+        x,
+        x_bytes,
+        x_scale,
+        x_sum,
+        scale_bytes,
+        sum_bytes,
+        num_groups,
+        groups_per_scale,
+        tile,
+    ):
+        step = PANEL_VECTORS * lane_count() * 4
+        for group in range(num_groups):
+            dots = group_dots(tile, panel, step, x, x_bytes, x_sum + START_AT, sum_bytes)
+            tile = scale_tile(
+                tile, dots, scales, minimums,
+                x_scale + group // groups_per_scale * 4, scale_bytes, x_sum, sum_bytes,
+            )  # fmt: skip
+            panel += group_words * step
+            scales += step
+            minimums += step
+            x += 4 * group_words
+            x_sum += SUM_BYTES
+        return tile
+
+    return device(multiply)
+
+
+@device
+def store_results(tile, y, y_stride, accumulate):
+    """Write a finished tile, on top of what is there if ``accumulate``."""
+    if accumulate:
+        tile = add_tiles(tile, load_tile(tile, y, y_stride))
+    store_tile(tile, y, y_stride)
+
+
+@device
+def leave_products(pairs, block, num_blocks, token, end, q, q_scale, q_sum, q_half_sum):
+    """silu(gate) * up of one block of the tokens up to ``end``, as int8."""
+    for at in range(token, end):
+        gate = pairs + (at - token) * PAIR_BYTES
+        gate_low, gate_high = load_block(gate)
+        up_low, up_high = load_block(gate + PAIR_BYTES // 2)
+        product = silu_product(gate_low, up_low), silu_product(gate_high, up_high)
+        quantize_in_order(product, block, num_blocks, q, q_scale, q_sum, q_half_sum, 0, at)
+
+
+def quantized_gemm(name):
+    """y = weights x for blocks of ``name`` and many quantized tokens.
+
+    Where ``up_weights`` is not 0, the result is silu(weights x) * (up_weights x) (Shazeer 2020)
+    instead, left as int8 alone: what it is made of never leaves the thread.
+    """
+    code = PANEL_CODES[name]
+    expand_panel, multiply = define_expand_panel(code), _block_tile(code)
+    groups_per_block = 32 // code.group_size
+
+    def kernel(
+        weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
+        x, x_scale, x_sum, x_half_sum, up_weights, q, q_scale, q_sum, q_half_sum,
+        scratch, scratch_stride, counter, thread, job,
+    ):  # fmt: skip
+        num_blocks = num_columns // 32
+        num_groups = num_blocks * groups_per_block
+        panel_rows = PANEL_VECTORS * lane_count()
+        scales_at, scale_bytes = panel_rows * num_columns, panel_rows * num_groups * 4
+        panel_bytes = scales_at + 2 * scale_bytes
+        is_gated = up_weights != 0
+        task_rows = BLOCK if is_gated else panel_rows
+        num_panels = 2 * BLOCK // panel_rows if is_gated else 1
+        pairs = scratch + thread * scratch_stride
+        panels, room = pairs + GEMM_TOKENS * PAIR_BYTES, stack_room(ROOM_VECTORS)
+        sums = x_sum if groups_per_block == 1 else x_half_sum
+        num_tasks = count_tasks(num_rows, task_rows)
+        for task in tasks_of(counter, job, num_tasks):
+            first = task * task_rows
+            for i in range(num_panels):
+                matrix, row = weights, i * panel_rows
+                if row >= task_rows:
+                    matrix, row = up_weights, row - task_rows
+                panel = panels + i * panel_bytes
+                scales = panel + scales_at
+                expand_panel(
+                    matrix, row_bytes, first + row, num_rows, num_blocks, panel, scales,
+                    scales + scale_bytes, room,
+                )  # fmt: skip
+            for token in range(0, num_tokens, GEMM_TOKENS):
+                target, stride = y + token * y_stride + 4 * first, y_stride
+                if is_gated:
+                    target, stride = pairs, PAIR_BYTES
+                for i in range(num_panels):
+                    panel = panels + i * panel_bytes
+                    scales = panel + scales_at
+                    tile = multiply(
+                        panel, scales, scales + scale_bytes, x + token * num_columns, num_columns,
+                        x_scale + token * num_blocks * 4, sums + token * num_groups * SUM_BYTES,
+                        num_blocks * 4, num_groups * SUM_BYTES, num_groups, groups_per_block,
+                        f32_tile(PANEL_VECTORS, GEMM_TOKENS),
+                    )  # fmt: skip
+                    store_results(tile, target + 4 * i * panel_rows, stride, accumulate)
+                if is_gated:
+                    leave_products(
+                        pairs, task, num_rows // BLOCK, token,
+                        min(token + GEMM_TOKENS, num_tokens), q, q_scale, q_sum, q_half_sum,
+                    )  # fmt: skip
+
+    return kernel
+
+
+@device
+def gather_word(source, source_stride, destination):
+    """The word at ``source`` of every row to the lanes of one vector."""
+    for i in range(lane_count()):
+        write_f32(destination + 4 * i, read_f32(source + i * source_stride))
+
+
+def float_gemm(name):
+    """y = weights x for float weights and many f32 tokens."""
+    load, number_bytes = FLOAT_LOADS[name]
+
+    def kernel(
+        weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
+        x, x_stride, scratch, scratch_stride, counter, thread, job,
+    ):  # fmt: skip
+        lanes = lane_count()
+        panel_rows = PANEL_VECTORS * lanes
+        step = panel_rows * 4
+        panel = scratch + thread * scratch_stride
+        spare = panel + num_columns * step
+        num_tasks = count_tasks(num_rows, panel_rows)
+        for task in tasks_of(counter, job, num_tasks):
+            first = task * panel_rows
+            for v in range(PANEL_VECTORS):
+                for column in range(0, num_columns, 4):
+                    for i in range(lanes):
+                        # Past the last row that one again, whose results nobody reads.
+                        row = weights + min(first + v * lanes + i, num_rows - 1) * row_bytes
+                        store(spare + 16 * i, load(row + column * number_bytes, f32_zeros_4()))
+                    for i in range(4):
+                        to = panel + (column + i) * step + v * lanes * 4
+                        gather_word(spare + 4 * i, 16, to)
+            for token in range(0, num_tokens, GEMM_TOKENS):
+                tile = f32_tile(PANEL_VECTORS, GEMM_TOKENS)
+                for column in range(num_columns):
+                    tile = FMA_F32(
+                        tile, panel + column * step, x + token * x_stride + 4 * column, x_stride
+                    )
+                store_results(tile, y + token * y_stride + 4 * first, y_stride, accumulate)
+
+    return kernel

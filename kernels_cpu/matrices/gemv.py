@@ -1,0 +1,265 @@
+"""Matrix times one token, or a few of float weights: rows are read where they lie, once.
+
+Rows are handed out in chunks, so that each thread reads one sequential stream, and a slow or
+preempted thread simply takes fewer. Two rows of small blocks are taken at a time; where eight
+products fit 16 bits, they share the vectors of their products from there on. Every output is
+summed in one fixed order, whoever computes it and whatever tokens stand beside it.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from edgellama.kernels_cpu.formats.blocks import BLOCK_CODES
+from edgellama.kernels_cpu.matrices.gemv_super_blocks import super_block_dots
+from edgellama.kernels_cpu.matrices.prefetching import ask_for_begin, bytes_ahead, define_ask_ahead
+from edgellama.kernels_cpu.matrices.record_products import define_product
+from edgellama.kernels_cpu.matrices.side_by_side import Grid, for_cells, for_each_of
+from edgellama.kernels_cpu.rows.activations import SCALE_AT, SUM_AT
+from edgellama.kernels_cpu.signatures import RECORD_BYTES
+from edgellama.kernels_cpu.simd.arithmetic import add, fma, fold, mul, sum_lanes
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.halves import load_bf16, load_f16
+from edgellama.kernels_cpu.simd.integers import to_f32
+from edgellama.kernels_cpu.simd.scales import (
+    by_source,
+    dot_pairs,
+    pack_pairs,
+    pairs_of_ones,
+    sums_by_source,
+)
+from edgellama.kernels_cpu.simd.vectors import (
+    f32_zeros,
+    f32_zeros_4,
+    f32_zeros_8,
+    lane_count,
+    load_f32,
+    read_f32,
+    width_of,
+    write_f32,
+)
+from edgellama.kernels_cpu.threads.tasks import count_tasks, tasks_of
+from edgellama.quant.formats import FORMATS_BY_NAME
+
+FLOAT_TOKENS = 4
+"""Tokens whose sums are kept side by side with float weights."""
+FLOAT_LOADS = {"F32": (load_f32, 4), "F16": (load_f16, 2), "BF16": (load_bf16, 2)}
+"""Per float format: how a vector is read, and the bytes of one number."""
+
+
+@device
+def write_result(value, y, accumulate):
+    """Store a number, on top of what is there if ``accumulate``; nowhere if ``y`` is 0."""
+    if y != 0:
+        result = np.float32(value)
+        if accumulate:
+            result += read_f32(y)
+        write_f32(y, result)
+
+
+def _write_cell(value, cell, accumulate):
+    """Store the result of one row."""
+    _row, _x, y = cell
+    write_result(value, y, accumulate)
+
+
+def _write_pair(values, cell, accumulate):
+    """Store the results of two rows."""
+    _row, _x, y, _next_row, next_y = cell
+    write_result(values[0], y, accumulate)
+    write_result(values[1], next_y, accumulate)
+
+
+def _single_step(code):
+    """Sums += the blocks at ``block``, for formats without a minimum."""
+    product, scale_of = define_product(code), code.scale[0]
+
+    def step(cell, sums, block):
+        (row, x, _y), (products, minimums) = cell, sums
+        record = x + block * RECORD_BYTES
+        x_scale = load_f32(record + SCALE_AT * width_of(products), products)
+        scaled = mul(to_f32(product(row, block, record, products)), x_scale)
+        return fma(scaled, scale_of(row, block, products), products), minimums
+
+    return step
+
+
+def _paired_step(code):
+    """The same for two rows, and for formats with a scale and a minimum for 32 weights."""
+    product, scale_of, minimum_of = define_product(code), code.scale[0], code.minimum[0]
+    has_minimum = code.has_minimum
+
+    def step(cell, sums, block):
+        (row, x, _y, next_row, _next_y), (products, minimums) = cell, sums
+        record, width = x + block * RECORD_BYTES, width_of(products)
+        packed = pack_pairs(
+            product(row, block, record, products), product(next_row, block, record, products)
+        )
+        dots = dot_pairs(packed, pairs_of_ones(products))
+        scale, next_scale = scale_of(row, block, products), scale_of(next_row, block, products)
+        scaled = mul(to_f32(dots), load_f32(record + SCALE_AT * width, products))
+        products = fma(scaled, by_source(scale, next_scale), products)
+        if has_minimum:
+            minimum = by_source(
+                minimum_of(row, block, products, scale),
+                minimum_of(next_row, block, products, next_scale),
+            )
+            x_sum = load_f32(record + SUM_AT * width, products)
+            minimums = fma(minimum, x_sum, minimums)
+        return products, minimums
+
+    return step
+
+
+def _sum_of_lanes(total):
+    """A cell's result."""
+    return sum_lanes(total)
+
+
+def _sums_by_source(total):
+    """The results of a pair."""
+    return sums_by_source(total)
+
+
+def _add_narrowed(sums, total):
+    """The total of four lanes plus a vector of products and one of minimums."""
+    products, minimums = sums
+    return add(total, fold(add(products, minimums), total))
+
+
+add_all_narrowed = for_cells(_add_narrowed)
+TOTALS_OF = (for_cells(_sum_of_lanes), for_cells(_sums_by_source))
+WRITE_OUTPUTS = (for_cells(_write_cell), for_cells(_write_pair))
+"""By whether two rows make one cell."""
+
+
+def _block_dots(code, block_bytes, grid):
+    """Dot products of a grid's cells, rows of blocks of 32."""
+    step = for_cells(_paired_step(code) if grid.is_paired else _single_step(code))
+    totals_of, ask_ahead = TOTALS_OF[grid.is_paired], define_ask_ahead(grid, block_bytes)
+
+    def dots(cells, ahead, num_blocks):
+        group = lane_count() // 4
+        block = num_blocks // group * group
+        zero, zero_8, zero_4 = f32_zeros(), f32_zeros_8(), f32_zeros_4()
+        sums = for_each_of(cells, (zero, zero))
+        for i in range(0, block, group):
+            ask_ahead(cells, ahead, i, zero)
+            sums = step((cells, sums), i)
+        totals = add_all_narrowed((sums, for_each_of(cells, zero_4)))
+        if group == 4 and block + 2 <= num_blocks:
+            ask_ahead(cells, ahead, block, zero_8)
+            sums_8 = step((cells, for_each_of(cells, (zero_8, zero_8))), block)
+            totals = add_all_narrowed((sums_8, totals))
+            block += 2
+        if block < num_blocks:
+            ask_ahead(cells, ahead, block, zero_4)
+            sums_4 = step((cells, for_each_of(cells, (zero_4, zero_4))), block)
+            totals = add_all_narrowed((sums_4, totals))
+        return totals_of((totals,))
+
+    return device(dots)
+
+
+def quantized_dots(name, grid):
+    """Dot products of a grid's cells: rows of blocks with tokens' records."""
+    code = BLOCK_CODES[name]
+    if code.super_block:
+        return super_block_dots(code, grid)
+    return _block_dots(code, FORMATS_BY_NAME[name].row_bytes(32), grid)
+
+
+def float_dots(name, grid):
+    """Dot products of a grid's cells: rows of float weights with tokens' f32 activations."""
+    load, number_bytes = FLOAT_LOADS[name]
+    totals_of, ask_ahead = TOTALS_OF[False], define_ask_ahead(grid, 8 * number_bytes)
+
+    def step(cell, sums, column):
+        (row, x, _y), (first, second) = cell, sums
+        after = column + width_of(first)
+        weights = load(row + column * number_bytes, first)
+        weights_after = load(row + after * number_bytes, second)
+        first = fma(weights, load_f32(x + 4 * column, first), first)
+        return first, fma(weights_after, load_f32(x + 4 * after, second), second)
+
+    def tail_step(cell, total, column):
+        row, x, _y = cell
+        weights = load(row + column * number_bytes, total)
+        return fma(weights, load_f32(x + 4 * column, total), total)
+
+    steps, tail_steps = for_cells(step), for_cells(tail_step)
+
+    def dots(cells, ahead, num_columns):
+        zero, stride = f32_zeros(), 2 * lane_count()
+        pairs = num_columns // stride * stride
+        sums = for_each_of(cells, (zero, zero))
+        for i in range(0, pairs, stride):
+            ask_ahead(cells, ahead, i // 8, zero)
+            sums = steps((cells, sums), i)
+        totals = add_all_narrowed((sums, for_each_of(cells, f32_zeros_4())))
+        for i in range(pairs, num_columns // 4 * 4, 4):
+            totals = tail_steps((cells, totals), i)
+        return totals_of((totals,))
+
+    return device(dots)
+
+
+def _multiply_rows(dots_of, grid):
+    """The results of a chunk of rows, a grid of cells at a time."""
+    num_rows, num_tokens, places = grid.num_rows, grid.num_tokens, grid.places
+    cells_at, write_outputs = grid.cells_at, WRITE_OUTPUTS[grid.is_paired]
+    dots = dots_of(grid)
+
+    def multiply_rows(first, last, num_steps, accumulate, *memory):
+        total_tokens, weights, row_bytes, _x, _x_stride, _y, _y_stride = memory
+        distance = bytes_ahead(row_bytes, num_rows)
+        ask_for_begin(weights + first * row_bytes, min(distance, (last - first) * row_bytes))
+        for row in range(first, last, num_rows):
+            ahead = weights + row * row_bytes + distance
+            for token in range(0, total_tokens, num_tokens):
+                cells = cells_at((places,), row, last, token, *memory)
+                write_outputs((dots(cells, ahead, num_steps), cells), accumulate)
+
+    return device(multiply_rows)
+
+
+def _gemv(multiply_rows, columns_per_step):
+    def kernel(
+        weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
+        x, x_stride, chunk_rows, counter, thread, job,
+    ):  # fmt: skip
+        num_steps = num_columns // columns_per_step
+        num_tasks = count_tasks(num_rows, chunk_rows)
+        for task in tasks_of(counter, job, num_tasks):
+            first = task * chunk_rows
+            multiply_rows(
+                first, min(first + chunk_rows, num_rows), num_steps, accumulate,
+                num_tokens, weights, row_bytes, x, x_stride, y, y_stride,
+            )  # fmt: skip
+
+    return kernel
+
+
+def quantized_gemv(name):
+    """y = weights x for blocks of ``name`` and quantized tokens, one after the other."""
+    code = BLOCK_CODES[name]
+    is_paired = not (code.super_block or code.is_wide)
+    grid = Grid(1 if code.super_block else 2, 1, is_paired)
+    return _gemv(_multiply_rows(partial(quantized_dots, name), grid), 32)
+
+
+def float_gemv(name):
+    """y = weights x for float weights and f32 tokens; columns a multiple of 4."""
+    one_token, few_tokens = (
+        _multiply_rows(partial(float_dots, name), Grid(2, n)) for n in (1, FLOAT_TOKENS)
+    )
+
+    def multiply_rows(first, last, num_steps, accumulate, num_tokens, *memory):
+        if num_tokens == 1:
+            one_token(first, last, num_steps, accumulate, num_tokens, *memory)
+        else:
+            few_tokens(first, last, num_steps, accumulate, num_tokens, *memory)
+
+    return _gemv(device(multiply_rows), 1)

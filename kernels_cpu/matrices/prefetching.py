@@ -1,0 +1,103 @@
+"""Memory is asked for before it is read: from memory far ahead, from the second level near.
+
+Rows of weights that go together lie one behind the other, and asking goes through them in one
+stream, which comes to the next ones in time. What is far ahead has no place in the first level of
+the cache beside the activations of a long row, hence the second request, for each row by itself.
+"""
+
+from __future__ import annotations
+
+from edgellama.kernels_cpu.layouts import CACHE_LINE
+from edgellama.kernels_cpu.matrices.side_by_side import for_cells
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.vectors import (
+    f32_zeros,
+    f32_zeros_4,
+    lane_count,
+    prefetch_to_l1,
+    prefetch_to_l2,
+)
+
+FAR_BYTES = 8192
+"""As measured: half as far and twice as far are slower."""
+NEAR_BYTES = 1024
+
+
+def define_ask_in_line(num_bytes):
+    """What a loop calls that reads on from an address, so many bytes for every four lanes."""
+
+    def ask_in_line(address, like):
+        prefetch_to_l2(address + FAR_BYTES, num_bytes, like)
+        prefetch_to_l1(address + NEAR_BYTES, num_bytes, like)
+
+    return device(ask_in_line)
+
+
+@device
+def bytes_ahead(row_bytes, num_rows):
+    """How far ahead the stream is of the first of ``num_rows`` rows that go together."""
+    return (num_rows - 1) * row_bytes + FAR_BYTES
+
+
+@device
+def ask_for_begin(address, num_bytes):
+    """Ask at once for what the stream of a chunk leaves out, as it begins ahead."""
+    for offset in range(0, num_bytes, CACHE_LINE):
+        prefetch_to_l2(address + offset, CACHE_LINE, f32_zeros_4())
+
+
+@device
+def _only_row(cells):
+    return (cells[0][0],)
+
+
+@device
+def _both_rows(cells):
+    return cells[0][0], cells[-1][0]
+
+
+@device
+def _paired_rows(cells):
+    return cells[0][0], cells[0][3]
+
+
+def _rows_of(grid):
+    """What gives the addresses of the rows of a grid's cells."""
+    if grid.is_paired:
+        return _paired_rows
+    return _only_row if grid.num_rows == 1 else _both_rows
+
+
+def define_ask_ahead(grid, step_bytes):
+    """What a loop over the steps of a grid's cells calls before each.
+
+    A step takes ``step_bytes`` of a row for every four lanes of ``like``; ``ahead`` is where the
+    stream is before the first.
+    """
+    stream_bytes, rows_of = grid.num_rows * step_bytes, _rows_of(grid)
+
+    def ask_near(row, offset, like):
+        prefetch_to_l1(row + offset + NEAR_BYTES, step_bytes, like)
+
+    ask_near_in_rows = for_cells(ask_near)
+
+    def ask_ahead(cells, ahead, step, like):
+        prefetch_to_l2(ahead + step * stream_bytes, stream_bytes, like)
+        ask_near_in_rows((rows_of(cells),), step * step_bytes, like)
+
+    return device(ask_ahead)
+
+
+def define_ask_in_panel(part_bytes):
+    """What a loop over the parts of a panel's rows calls before each.
+
+    The stream goes through as many rows, from ``ahead`` on, as the panel has. What is near is left
+    to the processor, which follows the rows by itself: asking for it costs as many instructions
+    as there are rows.
+    """
+    bytes_of_four = 4 * part_bytes
+
+    def ask_in_panel(ahead, part):
+        prefetch_to_l2(ahead + part * part_bytes * lane_count(), bytes_of_four, f32_zeros())
+
+    return device(ask_in_panel)

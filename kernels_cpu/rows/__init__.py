@@ -1,0 +1,1 @@
+"""Kernels along rows of activations, and activations as int8."""

@@ -1,0 +1,220 @@
+"""Activations as int8: the layouts that the matrix kernels read.
+
+A block is 32 numbers of one token: scale = absmax / 127, q = round(x / scale). The decode
+layout groups blocks as the weights are read (one block to every four lanes) into records of
+quants (first halves, then second halves), scales, scaled sums of the quants, negated sums that
+integer products start at, one for every lane, and the quants' magnitudes on tiers that want
+them. Of the scaled sums, the first two lanes of a
+block have its sum in two parts, and the last two have them again. Behind the records of whole
+super-blocks come, for each super-block, the sums of the quants of its 16 half blocks in order,
+in 16 bits, the scales of its blocks, and for each of ``BLOCK_ORDERS`` its quants, its scales as
+``dot_pairs`` leaves the half blocks, and the integers that the products, as ``pack_pairs``
+leaves them, start at.
+
+The prefill layout keeps the quants in order, with the scales in an array beside them and the
+sums, of blocks and of half blocks, in two more: the scaled sum of the quants as f32, and behind
+it what integer sums of products start at (``store_starts``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgellama.kernels_cpu.formats.block_orders import place_in_order
+from edgellama.kernels_cpu.signatures import (
+    BLOCK_ORDERS,
+    HALVES,
+    ORDER_CENTRES,
+    RECORD_BYTES,
+    START_AT,
+    SUM_BYTES,
+    SUPER_BLOCK,
+    decode_bytes,
+)
+from edgellama.kernels_cpu.simd.arithmetic import magnitude, max_lanes, maximum, mul, sum_lanes
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.dot_tiles import store_starts
+from edgellama.kernels_cpu.simd.integers import (
+    bytes_like,
+    i32_zeros_like,
+    negated,
+    round_to_bytes,
+    store_narrow,
+    to_f32,
+)
+from edgellama.kernels_cpu.simd.scales import dot_pairs, pack_pairs, pairs_of_ones
+from edgellama.kernels_cpu.simd.vectors import (
+    f32_zeros_4,
+    f32_zeros_16,
+    lane_count,
+    load_f32,
+    splat_f32,
+    store,
+    write_f32,
+    write_i16,
+)
+from edgellama.kernels_cpu.simd.weight_bytes import dot4, moves_signs, without_signs
+
+BLOCK = 32
+SCALE_AT, SUM_AT, STARTS_AT, MAGNITUDES_AT = 8, 12, 16, 20
+"""Where parts of a record begin, in bytes for every lane of a vector; the quants come first."""
+ORDER_STARTS_AT = SUPER_BLOCK * BLOCK + 8 * HALVES
+ORDER_BYTES = ORDER_STARTS_AT + 8 * HALVES
+ORDERS_AT = 2 * HALVES + 4 * SUPER_BLOCK
+SUPER_BLOCK_BYTES = ORDERS_AT + len(BLOCK_ORDERS) * ORDER_BYTES
+bytes_of_token = device(decode_bytes)
+
+
+@device
+def load_block(x):
+    """32 f32 at ``x`` as two vectors."""
+    like = f32_zeros_16()
+    return load_f32(x, like), load_f32(x + 64, like)
+
+
+@device
+def store_block(address, values):
+    """Write what ``load_block`` reads."""
+    low, high = values
+    store(address, low)
+    store(address + 64, high)
+
+
+@device
+def quantize_block(values):
+    """Two vectors of 16 f32 as two of 16 bytes, and their scale."""
+    low, high = values
+    absolute = max_lanes(maximum(magnitude(high), magnitude(low)))
+    inverse = np.float32(0.0)
+    if absolute > np.float32(0.0):
+        inverse = np.float32(127.0) / absolute
+    factor = splat_f32(inverse, low)
+    scale = absolute / np.float32(127.0)
+    return round_to_bytes(mul(low, factor)), round_to_bytes(mul(high, factor)), scale
+
+
+@device
+def word_sums(quants):
+    """Sums of every four neighbouring bytes of 16."""
+    return dot4(i32_zeros_like(f32_zeros_4()), bytes_like(quants, 1), quants)
+
+
+@device
+def total_of(quants):
+    """The sum of 16 bytes as f32, which is exact."""
+    return sum_lanes(to_f32(word_sums(quants)))
+
+
+@device
+def record_of_block(block, num_blocks):
+    """Blocks in the record of a block, and its place there.
+
+    Records are as wide as a vector; what is left of a row makes one of two and one of one.
+    """
+    group = lane_count() // 4
+    full = num_blocks // group * group
+    if block < full:
+        return group, block % group
+    if group == 4 and block - full < (num_blocks - full) // 2 * 2:
+        return 2, (block - full) % 2
+    return 1, 0
+
+
+@device
+def super_blocks_at(records, index, num_blocks, order):
+    """Where a super-block's quants, scales and starts in one of the orders lie, and its sums."""
+    sums = records + num_blocks * RECORD_BYTES + index * SUPER_BLOCK_BYTES
+    quants = sums + ORDERS_AT + order * ORDER_BYTES
+    return quants, quants + SUPER_BLOCK * BLOCK, quants + ORDER_STARTS_AT, sums
+
+
+def _define_store_in_order(number):
+    """One block into the super-blocks of one order: its quants, scale and starts."""
+    order, centre = BLOCK_ORDERS[number], ORDER_CENTRES[number]
+    places = sum(place << 4 * block for place, block in enumerate(order))
+
+    def store_in_order(records, block, num_blocks, low, high, scale):
+        width = lane_count() // 4
+        super_block = block // SUPER_BLOCK
+        quants, scales, starts, _ = super_blocks_at(records, super_block, num_blocks, number)
+        place = (places >> 4 * (block % SUPER_BLOCK)) & 7
+        store(quants + BLOCK * place, low)
+        store(quants + BLOCK * place + 16, high)
+        for half in range(2 * place, 2 * place + 2):
+            pair, rest = half // (2 * width), half % (2 * width)
+            at = 16 * width * pair + 16 * (rest % width) + 8 * (rest // width)
+            write_f32(scales + at, scale)
+            write_f32(scales + at + 4, scale)
+            if centre != 0:
+                words = word_sums(high if half % 2 else low)
+                store_narrow(starts + at, words, -(centre << place_in_order(number, half)))
+
+    return device(store_in_order)
+
+
+store_in_first, store_in_second, store_in_third = map(
+    _define_store_in_order, range(len(BLOCK_ORDERS))
+)
+
+
+@device
+def store_in_super_block(records, block, num_blocks, low, high, scale, orders):
+    """One block, the quants of its halves and their scale, into its super-block in some orders."""
+    _, _, _, sums = super_blocks_at(records, block // SUPER_BLOCK, num_blocks, 0)
+    place = block % SUPER_BLOCK
+    write_i16(sums + 4 * place, int(total_of(low)))
+    write_i16(sums + 4 * place + 2, int(total_of(high)))
+    write_f32(sums + 2 * HALVES + 4 * place, scale)
+    if orders & 1:
+        store_in_first(records, block, num_blocks, low, high, scale)
+    if orders & 2:
+        store_in_second(records, block, num_blocks, low, high, scale)
+    if orders & 4:
+        store_in_third(records, block, num_blocks, low, high, scale)
+
+
+@device
+def quantize_as_record(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, orders, token):
+    """One block of a token into its record and super-block."""
+    like = f32_zeros_4()
+    records = q + token * bytes_of_token(num_blocks * BLOCK)
+    size, place = record_of_block(block, num_blocks)
+    low, high, scale = quantize_block(values)
+    factor, at = splat_f32(scale, like), records + (block - place) * RECORD_BYTES + 16 * place
+    words = dot4(word_sums(low), bytes_like(high, 1), high)
+    sums = dot_pairs(pack_pairs(words, words), pairs_of_ones(like))
+    store(at, low)
+    store(at + 16 * size, high)
+    store(at + 32 * size, factor)
+    store(at + 48 * size, mul(to_f32(sums), factor))
+    store(at + 64 * size, negated(words))
+    if moves_signs():
+        store(at + 80 * size, without_signs(low))
+        store(at + 96 * size, without_signs(high))
+    if orders != 0:
+        store_in_super_block(records, block, num_blocks, low, high, scale, orders)
+
+
+@device
+def quantize_in_order(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, orders, token):
+    """One block of a token into the arrays of the prefill layout."""
+    low, high, scale = quantize_block(values)
+    low_total, high_total = total_of(low), total_of(high)
+    low_sum, high_sum = low_total * scale, high_total * scale
+    unit = token * num_blocks + block
+    quants, sums = q + unit * BLOCK, q_sum + unit * SUM_BYTES
+    half_sums = q_half_sum + 2 * unit * SUM_BYTES
+    starts = half_sums + START_AT
+    store(quants, low)
+    store(quants + 16, high)
+    write_f32(q_scale + unit * 4, scale)
+    write_f32(sums, low_sum + high_sum)
+    write_f32(half_sums, low_sum)
+    write_f32(half_sums + SUM_BYTES, high_sum)
+    store_starts(
+        low, high, low_total, high_total, sums + START_AT, starts, starts + SUM_BYTES
+    )  # fmt: skip
+
+
+QUANTIZERS = {"decode": quantize_as_record, "prefill": quantize_in_order}
+"""Per layout of ``signatures.LAYOUTS`` that has blocks."""

@@ -1,0 +1,1 @@
+"""The kernel that chooses a token from logits, and the door to it."""

@@ -1,0 +1,288 @@
+"""Register tiles of dot products over a group of weights, and what becomes of them.
+
+The sums are of integers and exact. They start at minus ``centre`` times the sum of the
+activations, which takes ``centre`` off every weight. Where the tier adds byte products in
+pairs, they have 16 bits modulo 2**16 over the whole group: only what a lane holds in the end
+must fit, which ``BlockCode`` sees to. Weights of eight bits are summed in 32 bits everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.simd.arithmetic import multiply_add
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.tiles import Tile, offset_by, tile_zeros, update_tile
+from edgellama.kernels_cpu.simd.vectors import (
+    F32,
+    I8,
+    I16,
+    I32,
+    I64,
+    call_llvm,
+    constant,
+    llvm_vector,
+    load_at,
+    pointer,
+    shuffle,
+    splat,
+    tier_of,
+)
+from edgellama.kernels_cpu.simd.weight_bytes import (
+    PAIR_INSTRUCTIONS,
+    bias_of,
+    dot4_into,
+)
+
+WORD = 4
+"""Bytes of the four weights that a lane takes at once."""
+BITS = {I8: 8, I16: 16, I32: 32, F32: 32}
+
+
+def _has_sums_of_pairs(tier: Tier, is_wide: bool) -> bool:
+    return tier.dot4 == "pairs" and not is_wide
+
+
+def _token_addresses(builder: Any, address: Any, stride: Any, num_tokens: int) -> list[Any]:
+    """Where each token's row lies, from few registers: x86 adds one stride or two for nothing."""
+    bases = [offset_by(builder, address, stride, t) for t in range(0, num_tokens, 3)]
+    return [offset_by(builder, bases[t // 3], stride, t % 3) for t in range(num_tokens)]
+
+
+def _row_vectors(builder: Any, address: Any, vector: Any, count: int) -> list[Any]:
+    num_bytes = vector.count * BITS[vector.element] // 8
+    return [load_at(builder, address, vector, num_bytes * v) for v in range(count)]
+
+
+def _splat_word(builder: Any, address: Any, vector: Any) -> Any:
+    """The word at an address, as often as it fits into a vector of this type."""
+    lanes = vector.count * BITS[vector.element] // 32
+    return builder.bitcast(splat(builder, load_at(builder, address, I32), lanes), vector)
+
+
+def define_start_sums(centre: int, is_wide: bool) -> Callable[..., Any]:
+    """An intrinsic: integer sums in the shape of ``tile``, as ``starts`` has them of each token."""
+
+    @intrinsic
+    def start_sums(typingctx, tile, starts, stride):
+        tier, shape = tier_of(typingctx), (tile.num_vectors, tile.num_tokens)
+        sums = Tile("i32", tile.lanes, *shape)
+        if _has_sums_of_pairs(tier, is_wide):
+            sums = Tile("i16", 2 * tile.lanes, *shape)
+        taken_off = bias_of(tier) if is_wide else centre
+
+        def codegen(ctx, b, sig, args):
+            value = tile_zeros(sums)
+            if not taken_off:
+                return value
+            vector = llvm_vector(sums.kind, sums.lanes)
+            factor = constant(sums.kind, [taken_off] * sums.lanes)
+            addresses = _token_addresses(b, args[1], args[2], tile.num_tokens)
+            tokens = [b.mul(_splat_word(b, at, vector), factor) for at in addresses]
+            return update_tile(b, sums, value, lambda v, t, old: tokens[t])
+
+        return sums(tile, types.int64, types.int64), codegen
+
+    return start_sums
+
+
+def _add_products(
+    builder: Any, sums: Tile, args: Any, weights: list[Any], tier: Tier, is_wide: bool
+) -> Any:
+    """A tile of sums plus products of vectors of weights with the tokens' words at ``x``."""
+    value, _, x, stride = args
+    tokens = [
+        _splat_word(builder, at, weights[0].type)
+        for at in _token_addresses(builder, x, stride, sums.num_tokens)
+    ]
+
+    def cell(v: int, t: int, old: Any) -> Any:
+        if not _has_sums_of_pairs(tier, is_wide):
+            return dot4_into(builder, old, weights[v], tokens[t], tier, is_wide=is_wide)
+        multiply, _ = PAIR_INSTRUCTIONS[tier.lanes]
+        return builder.add(old, call_llvm(builder, multiply, old.type, [weights[v], tokens[t]]))
+
+    return update_tile(builder, sums, value, cell)
+
+
+def _define_add_word(is_wide: bool) -> Callable[..., Any]:
+    @intrinsic
+    def add_word(typingctx, sums, panel, x, x_stride):
+        tier = tier_of(typingctx)
+        bytes_type = llvm_vector("i8", WORD * tier.lanes)
+
+        def codegen(ctx, b, sig, args):
+            weights = _row_vectors(b, args[1], bytes_type, sums.num_vectors)
+            return _add_products(b, sums, args, weights, tier, is_wide)
+
+        return sums(sums, *[types.int64] * 3), codegen
+
+    return add_word
+
+
+def _define_add_weights(is_wide: bool) -> Callable[..., Any]:
+    @intrinsic
+    def add_weights(typingctx, sums, weights, x, x_stride):
+        tier = tier_of(typingctx)
+
+        def codegen(ctx, b, sig, args):
+            return _add_products(b, sums, args, [args[1]], tier, is_wide)
+
+        return sums(sums, weights, types.int64, types.int64), codegen
+
+    return add_weights
+
+
+def _define_finish_sums(is_wide: bool) -> Callable[..., Any]:
+    @intrinsic
+    def finish_sums(typingctx, sums):
+        tier = tier_of(typingctx)
+        dots = Tile("i32", tier.lanes, sums.num_vectors, sums.num_tokens)
+
+        def codegen(ctx, b, sig, args):
+            if not _has_sums_of_pairs(tier, is_wide):
+                return args[0]
+            _, widen = PAIR_INSTRUCTIONS[tier.lanes]
+            vector, ones = llvm_vector("i32", tier.lanes), constant("i16", [1] * sums.lanes)
+
+            def cell(v: int, t: int, old: Any) -> Any:
+                pairs = b.extract_value(args[0], t * sums.num_vectors + v)
+                return call_llvm(b, widen, vector, [pairs, ones])
+
+            return update_tile(b, dots, tile_zeros(dots), cell)
+
+        return dots(sums), codegen
+
+    return finish_sums
+
+
+ADD_WORD = (_define_add_word(False), _define_add_word(True))
+"""Sums += products of a word of weights of each row, from memory, with a word of each token."""
+ADD_WEIGHTS = (_define_add_weights(False), _define_add_weights(True))
+"""The same for a tile of one vector, from a register."""
+FINISH_SUMS = (_define_finish_sums(False), _define_finish_sums(True))
+
+
+def _define_hidden(is_wide: bool) -> Callable[..., Any]:
+    @intrinsic
+    def hidden(typingctx, count):
+        tier = tier_of(typingctx)
+
+        def codegen(ctx, b, sig, args):
+            # Moved signs and magnitudes need more registers than a loop has left beside the tile.
+            if is_wide and tier.dot4 == "pairs":
+                return args[0]
+            return b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", list(args), side_effect=False)
+
+        return types.int64(types.int64), codegen
+
+    return hidden
+
+
+HIDDEN = (_define_hidden(False), _define_hidden(True))
+"""A number that the compiler does not know, so that it leaves a loop over it as it is.
+
+Unrolled, the loads of all words come first, and the tile is spilled to make room for them. As all
+such pairs here: for weights of up to seven bits, and for those that take eight.
+"""
+
+
+def define_group_dots(num_words: int, centre: int, is_wide: bool) -> Callable[..., Any]:
+    """A device function: dot products over ``num_words`` words of weights, less ``centre``.
+
+    ``panel`` has four weights of each row in a vector's lane and a word every ``step`` bytes,
+    ``x`` four quants a word; ``starts`` are the tokens' words of ``store_starts``. The result
+    has the shape of ``tile``.
+    """
+    start, add_word = define_start_sums(centre, is_wide), ADD_WORD[is_wide]
+    finish, hidden = FINISH_SUMS[is_wide], HIDDEN[is_wide]
+
+    def group_dots(tile, panel, step, x, x_stride, starts, start_stride):
+        sums = start(tile, starts, start_stride)
+        for j in range(hidden(num_words)):
+            sums = add_word(sums, panel + j * step, x + WORD * j, x_stride)
+        return finish(sums)
+
+    return device(group_dots)
+
+
+def _define_scale_tile(has_minimum: bool) -> Callable[..., Any]:
+    @intrinsic
+    def scale_tile(typingctx, tile, dots, scale, minimum, x_scale, scale_stride, x_sum, sum_stride):
+        tier, vector = tier_of(typingctx), llvm_vector("f32", tile.lanes)
+
+        def codegen(ctx, b, sig, args):
+            value, integers, scale, minimum, x_scale, scale_stride, x_sum, sum_stride = args
+            scales = _row_vectors(b, scale, vector, tile.num_vectors)
+            x_scales = [
+                _splat_word(b, at, vector)
+                for at in _token_addresses(b, x_scale, scale_stride, tile.num_tokens)
+            ]
+            if has_minimum:
+                minimums = _row_vectors(b, minimum, vector, tile.num_vectors)
+                x_sums = [
+                    _splat_word(b, at, vector)
+                    for at in _token_addresses(b, x_sum, sum_stride, tile.num_tokens)
+                ]
+
+            def cell(v: int, t: int, old: Any) -> Any:
+                dot = b.sitofp(b.extract_value(integers, t * tile.num_vectors + v), vector)
+                scaled = multiply_add(b, b.fmul(dot, scales[v]), x_scales[t], old, tier)
+                if not has_minimum:
+                    return scaled
+                return multiply_add(b, minimums[v], x_sums[t], scaled, tier)
+
+            return update_tile(b, tile, value, cell)
+
+        return tile(tile, dots, *[types.int64] * 6), codegen
+
+    return scale_tile
+
+
+SCALE_TILE = (_define_scale_tile(False), _define_scale_tile(True))
+"""tile += dots * scale * x_scale per row lane and token; the second also minimum * x_sum."""
+
+
+def _sums_of_places(builder: Any, quants: Any) -> Any:
+    """Of 16 signed bytes, the sums of those at each place of a word."""
+    value = builder.sext(quants, llvm_vector("i16", 16))
+    for width in (8, 4):
+        value = builder.add(
+            shuffle(builder, value, value, range(width)),
+            shuffle(builder, value, value, range(width, 2 * width)),
+        )
+    return value
+
+
+@intrinsic
+def store_starts(typingctx, low, high, low_total, high_total, block_at, low_at, high_at):
+    """What sums of products with a block's halves of 16 bytes start at, for a centre of one.
+
+    A word each for the whole block and its halves: the sum of the bytes, ``total`` as f32, negated;
+    or two sums of 16 bits, as the tier adds up.
+    """
+    in_pairs = _has_sums_of_pairs(tier_of(typingctx), is_wide=False)
+
+    def codegen(ctx, b, sig, args):
+        if in_pairs:
+            halves = [_pairs_of_places(b, quants) for quants in args[:2]]
+        else:
+            halves = [b.fptosi(b.fneg(total), I32) for total in args[2:4]]
+        for at, word in zip(args[4:], (b.add(*halves), *halves), strict=True):
+            b.store(word, pointer(b, at, word.type), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(low, high, low_total, high_total, *[types.int64] * 3), codegen
+
+
+def _pairs_of_places(builder: Any, quants: Any) -> Any:
+    """The sums at the first two and at the last two places of words, negated."""
+    negated = builder.sub(constant("i16", [0] * 4), _sums_of_places(builder, quants))
+    even, odd = (shuffle(builder, negated, negated, places) for places in ((0, 2), (1, 3)))
+    return builder.add(even, odd)

@@ -1,0 +1,1 @@
+"""The threads that run programs together, and how they share the work."""

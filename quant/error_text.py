@@ -1,0 +1,25 @@
+"""How an offending value is written into an error's message, and the form of a file's error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgellama.quant.errors import ModelFileError
+
+MAX_SHOWN_CHARACTERS = 80
+
+
+def shown(value: object) -> str:
+    """``value`` for an error message: ASCII alone, about 80 characters at most, cheap to make."""
+    if isinstance(value, (str, bytes)):
+        text = ascii(value[:MAX_SHOWN_CHARACTERS])
+    elif value is None or isinstance(value, (bool, int, float)):
+        text = str(value)
+    else:
+        text = f"of type {type(value).__name__}"
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "..."
+
+
+def file_error(path: Path, what: str, allowed: str) -> ModelFileError:
+    """The error for ``path``: ``what`` names the offending value."""
+    return ModelFileError(f"{path}: {what}; allowed: {allowed}")

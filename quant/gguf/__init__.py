@@ -1,0 +1,1 @@
+"""Reading a GGUF file: header, metadata, tensors, parts."""

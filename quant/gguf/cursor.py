@@ -1,0 +1,87 @@
+"""A bounds-checked cursor over a mapped file: the only place that reads header bytes.
+
+It knows little-endian integers, length-prefixed byte strings and where reading must stop;
+what the bytes mean is left to gguf_metadata and gguf_tensors.
+"""
+
+from __future__ import annotations
+
+import sys
+from mmap import mmap
+from pathlib import Path
+
+from edgellama.quant.error_text import file_error, shown
+from edgellama.quant.errors import ModelFileError
+from edgellama.quant.gguf.strings import PREFIX_BYTES, StringArray, string_ends
+
+
+class Cursor:
+    """Reads forward through ``buffer``; nothing is read or allocated past ``limit`` bytes."""
+
+    def __init__(self, path: Path, buffer: mmap, limit: int) -> None:
+        self.path = path
+        self.buffer = buffer
+        self.limit = limit
+        self.position = 0
+
+    def error(self, what: str, allowed: str) -> ModelFileError:
+        """A ModelFileError that names this file."""
+        return file_error(self.path, what, allowed)
+
+    def take(self, num_bytes: int, what: str) -> bytes:
+        """The next ``num_bytes`` bytes; ModelFileError naming ``what`` if they are not there."""
+        start = self.position
+        if num_bytes > self.limit - start:
+            raise self.error(
+                f"{what} runs past the end, {num_bytes} bytes at offset {start}",
+                f"the header ends by byte {self.limit}",
+            )
+        self.position = start + num_bytes
+        return self.buffer[start : self.position]
+
+    def unsigned32(self, what: str) -> int:
+        """The next little-endian uint32."""
+        return int.from_bytes(self.take(4, what), "little")
+
+    def unsigned64(self, what: str) -> int:
+        """The next little-endian uint64."""
+        return int.from_bytes(self.take(8, what), "little")
+
+    def count(self, what: str, item_bytes: int, maximum: int = sys.maxsize) -> int:
+        """The next uint64 as a number of items of at least ``item_bytes`` that must still fit."""
+        number = self.unsigned64(what)
+        room = min(maximum, (self.limit - self.position) // item_bytes)
+        if number > room:
+            raise self.error(f"{what} is {number}", f"at most {room} here")
+        return number
+
+    def string(self, what: str) -> bytes:
+        """The next length-prefixed byte string."""
+        return self.take(self.unsigned64(f"the length of {what}"), what)
+
+    def name(self, what: str, max_bytes: int) -> str:
+        """The next string as a key or a tensor name: printable UTF-8 of 1 to ``max_bytes`` bytes.
+
+        Printable, because names go to terminals and logs.
+        """
+        num_bytes = self.unsigned64(f"the length of {what}")
+        if not 1 <= num_bytes <= max_bytes:
+            raise self.error(f"the length of {what} is {num_bytes}", f"1 to {max_bytes} bytes")
+        raw = self.take(num_bytes, what)
+        try:
+            name = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            name = ""
+        if not name.isprintable() or not name:
+            raise self.error(f"{what} is {shown(raw)}", "printable UTF-8")
+        return name
+
+    def strings(self, what: str) -> StringArray:
+        """The next array of strings after its length: their extents are checked, not their text."""
+        count = self.count(f"the length of {what}", PREFIX_BYTES)
+        start = self.position
+        ends = string_ends(memoryview(self.buffer)[start : self.limit], count)
+        self.position = start + (ends[-1] if ends else 0)
+        if len(ends) < count:
+            self.string(f"string {len(ends)} of {count} in {what}")
+        return StringArray(self.buffer[start : self.position], ends)

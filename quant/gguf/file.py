@@ -1,0 +1,142 @@
+"""A GGUF model file as the engine sees it: one set of metadata and tensors, split or not.
+
+It joins the parts of a split model and checks that they belong together; parsing one file
+is left to gguf_part.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from edgellama.quant.error_text import file_error, shown
+from edgellama.quant.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
+from edgellama.quant.gguf.metadata import MetadataValue
+from edgellama.quant.gguf.part import Part, read_part
+from edgellama.quant.gguf.strings import StringArray
+from edgellama.quant.gguf.tensors import Tensor
+
+__all__ = ["GGUFFile", "MetadataValue", "StringArray", "Tensor", "require_model"]
+
+MODEL_KIND = "model"
+
+_PART_NAME = re.compile(
+    r"(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL
+)
+
+
+class GGUFFile:
+    """A model file mapped read-only; of a split model, any part's path opens all of them.
+
+    The metadata of a split model is that of its first part. Use it as a context manager, or
+    call close(); arrays that were taken from it stay valid as long as they are referenced and
+    nobody cuts the file: touching what it no longer has ends the process.
+    Raises ModelNotFoundError for an absent file or part, ModelFileError for a malformed one.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        parts = _read_parts(Path(path))
+        first = parts[0]
+        self.path = first.path
+        self.version = first.version
+        self.alignment = first.alignment
+        self.files = tuple(part.path for part in parts)
+        self.file_bytes = sum(part.file_bytes for part in parts)
+        self.metadata: Mapping[str, MetadataValue] = MappingProxyType(first.metadata)
+        self.metadata_types: Mapping[str, int] = MappingProxyType(first.metadata_types)
+        self._tensors: Mapping[str, Tensor] | None = MappingProxyType(_join_tensors(parts))
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """Every tensor by name, in the order of the files; ModelFileError after close()."""
+        if self._tensors is None:
+            raise ModelFileError(f"{self.path}: the file is closed")
+        return self._tensors
+
+    def close(self) -> None:
+        """Lets go of the mapping, which ends with the last array that still views it."""
+        self._tensors = None
+
+    def __enter__(self) -> GGUFFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def require_model(file: GGUFFile) -> None:
+    """UnsupportedModelError for an adapter, an importance matrix, or what else GGUF can hold."""
+    kind = file.metadata.get("general.type", MODEL_KIND)
+    if kind != MODEL_KIND:
+        raise UnsupportedModelError(
+            f"{file.path}: general.type is {shown(kind)}; needed: a model, {MODEL_KIND!r}"
+        )
+
+
+def _read_parts(path: Path) -> list[Part]:
+    """The parts that ``path`` belongs to, in order; one for a model that is not split."""
+    opened = read_part(path)
+    count = _split_number(opened, "split.count", default=1)
+    if count <= 1:
+        return [opened]
+    name = _PART_NAME.fullmatch(path.name)
+    if name is None or int(name["count"]) != count or not 1 <= int(name["number"]) <= count:
+        raise file_error(
+            path,
+            f"the file is one of split.count {count} parts, which its name does not say",
+            f"names that end in -00001-of-{count:05d}.gguf and so on",
+        )
+    names = [f"{name['stem']}-{i:05d}-of-{count:05d}.gguf" for i in range(1, count + 1)]
+    parts = [opened if n == path.name else _read_sibling(path, n) for n in names]
+    _check_parts(parts)
+    return parts
+
+
+def _read_sibling(path: Path, name: str) -> Part:
+    try:
+        return read_part(path.with_name(name))
+    except ModelNotFoundError:
+        raise ModelNotFoundError(
+            f"{path}: its part {path.with_name(name)} is missing; a split model needs all parts"
+        ) from None
+
+
+def _check_parts(parts: list[Part]) -> None:
+    """ModelFileError unless each part says which one it is, and all their tensors are there."""
+    count = len(parts)
+    num_tensors = sum(len(part.tensors) for part in parts)
+    allowed: dict[str, Sequence[int]] = {
+        "split.no": range(count),
+        "split.count": [count] * count,
+        "split.tensors.count": [num_tensors] * count,
+    }
+    for key, numbers in allowed.items():
+        for part, number in zip(parts, numbers, strict=True):
+            found = _split_number(part, key, default=None)
+            if found != number:
+                raise file_error(part.path, f"{key} is {found}", str(number))
+
+
+def _split_number(part: Part, key: str, default: int | None) -> int:
+    value = part.metadata.get(key, default)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise file_error(part.path, f"{key} is {shown(value)}", "a number from 0")
+
+
+def _join_tensors(parts: list[Part]) -> dict[str, Tensor]:
+    """The tensors of all parts by name; ModelFileError if two parts hold the same."""
+    tensors: dict[str, Tensor] = {}
+    for part in parts:
+        for tensor in part.tensors:
+            if tensor.name in tensors:
+                raise file_error(
+                    part.path,
+                    f"tensor {shown(tensor.name)} is in an earlier part too",
+                    "each name once in a split model",
+                )
+            tensors[tensor.name] = tensor
+    return tensors

@@ -1,0 +1,116 @@
+"""The tensor table of a GGUF file: names, shapes, formats, and where the bytes lie.
+
+It checks each entry by itself and all of them against the data section; mapping the bytes
+is left to gguf_part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import ModelFileError
+from edgellama.quant.formats import FORMATS_BY_ID, RETIRED_FORMATS, Format
+from edgellama.quant.gguf.cursor import Cursor
+
+MAX_TENSORS = 131072  # real files have about 1,000
+MAX_TENSOR_NAME_BYTES = 64  # of the GGUF specification
+MAX_DIMENSIONS = 4
+MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8  # length, name, dimensions, one size, type, offset
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of a model file.
+
+    ``shape`` is in NumPy's order, (rows, columns): GGUF's sizes reversed. ``data`` is a
+    read-only view of the mapped file, uint8, one dimension, ``num_bytes`` long.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    format: Format
+    num_bytes: int
+    data: NDArray[np.uint8]
+
+    def __post_init__(self) -> None:
+        if self.data.shape != (self.num_bytes,) or self.data.dtype != np.uint8:
+            raise ValueError(f"data of {self.name} is not {self.num_bytes} bytes")
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One line of the table; ``offset`` counts from the start of the data section."""
+
+    name: str
+    shape: tuple[int, ...]
+    format: Format
+    num_bytes: int
+    offset: int
+
+
+def read_tensor_entries(cursor: Cursor, num_tensors: int) -> list[TensorEntry]:
+    """The next ``num_tensors`` entries; ModelFileError for a wrong or repeated one."""
+    entries: dict[str, TensorEntry] = {}
+    for index in range(num_tensors):
+        name = cursor.name(f"the name of tensor {index}", MAX_TENSOR_NAME_BYTES)
+        if name in entries:
+            raise cursor.error(f"tensor {shown(name)} is there twice", "each name once")
+        entries[name] = _read_entry(cursor, name)
+    return list(entries.values())
+
+
+def _read_entry(cursor: Cursor, name: str) -> TensorEntry:
+    what = f"tensor {shown(name)}"
+    num_dimensions = cursor.unsigned32(f"the number of dimensions of {what}")
+    if not 1 <= num_dimensions <= MAX_DIMENSIONS:
+        raise cursor.error(f"{what} has {num_dimensions} dimensions", f"1 to {MAX_DIMENSIONS}")
+    sizes = [cursor.unsigned64(f"a size of {what}") for _ in range(num_dimensions)]
+    if min(sizes) == 0:
+        raise cursor.error(f"{what} has the sizes {sizes}", "sizes of 1 and more")
+    tensor_format = _read_format(cursor, what)
+    offset = cursor.unsigned64(f"the offset of {what}")
+    try:
+        row_bytes = tensor_format.row_bytes(sizes[0])
+    except ModelFileError as error:
+        raise ModelFileError(f"{cursor.path}: {what}: {error}") from None
+    # Python's integers do not overflow, so a product past 64 bits is simply larger than the file.
+    num_bytes = row_bytes * math.prod(sizes[1:])
+    return TensorEntry(name, tuple(reversed(sizes)), tensor_format, num_bytes, offset)
+
+
+def _read_format(cursor: Cursor, what: str) -> Format:
+    format_id = cursor.unsigned32(f"the format of {what}")
+    if format_id in FORMATS_BY_ID:
+        return FORMATS_BY_ID[format_id]
+    retired = RETIRED_FORMATS.get(format_id)
+    note = f" ({retired}, which ggml has withdrawn)" if retired else ""
+    known = ", ".join(f"{f.ggml_id} {f.name}" for f in FORMATS_BY_ID.values())
+    raise cursor.error(f"the format of {what} is {format_id}{note}", known)
+
+
+def check_layout(
+    cursor: Cursor, entries: Sequence[TensorEntry], alignment: int, data_bytes: int
+) -> None:
+    """ModelFileError unless every tensor is aligned, inside the data section, and alone there."""
+    for entry in entries:
+        what = f"the offset of tensor {shown(entry.name)}"
+        if entry.offset % alignment:
+            raise cursor.error(f"{what} is {entry.offset}", f"multiples of {alignment}")
+        if entry.offset + entry.num_bytes > data_bytes:
+            raise cursor.error(
+                f"tensor {shown(entry.name)} with shape {entry.shape} in {entry.format.name} has "
+                f"{entry.num_bytes} bytes at offset {entry.offset}",
+                f"the data section has {max(0, data_bytes)} bytes",
+            )
+    for before, after in pairwise(sorted(entries, key=lambda entry: entry.offset)):
+        end = before.offset + before.num_bytes
+        if after.offset < end:
+            what = f"tensor {shown(after.name)} at offset {after.offset}"
+            raise cursor.error(f"{what} overlaps {shown(before.name)}", f"offsets from {end}")

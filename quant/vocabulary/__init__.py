@@ -1,0 +1,1 @@
+"""The vocabulary that a model file holds."""
