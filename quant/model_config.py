@@ -73,7 +73,11 @@ class RopeConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a Llama; counts are elements, heads, layers or tokens."""
+    """Sizes of a Llama; counts are elements, heads, layers or tokens.
+
+    ``sliding_window``: a token sees itself and the ``sliding_window - 1`` tokens before it, as in
+    Mistral 7B v0.1; None where it sees all.
+    """
 
     vocab_size: int
     context_length: int
@@ -85,6 +89,7 @@ class ModelConfig:
     head_size: int
     rms_epsilon: float
     rope: RopeConfig
+    sliding_window: int | None = None
 
     def __post_init__(self) -> None:
         sizes = (
@@ -108,6 +113,10 @@ class ModelConfig:
         if self.rope.dimension_count > self.head_size:
             raise ModelFileError(
                 f"rope rotates {self.rope.dimension_count} of {self.head_size} elements of a head"
+            )
+        if self.sliding_window is not None and not 1 <= self.sliding_window <= MAX_SIZE:
+            raise ModelFileError(
+                f"the sliding window is {self.sliding_window}; it must be from 1 to {MAX_SIZE}"
             )
         if not 0 < self.rms_epsilon < 1:
             raise ModelFileError(
@@ -220,6 +229,8 @@ def _read(metadata: Mapping[str, object], embedding_rows: int | None) -> ModelCo
         head_size=head_size,
         rms_epsilon=keys.number("attention.layer_norm_rms_epsilon"),
         rope=_rope(keys, head_size, context_length),
+        # Writers without a window leave the key out, or say 0.
+        sliding_window=keys.integer("attention.sliding_window", 0) or None,
     )
 
 

@@ -78,6 +78,19 @@ def test_optional_keys() -> None:
     assert config.rope == RopeConfig(40, 500000.0, "linear", 2.5, 0.5, 2048)
 
 
+@pytest.mark.parametrize(("value", "expected"), [(MISSING, None), (0, None), (4096, 4096)])
+def test_sliding_window(value: object, expected: int | None) -> None:
+    """A window is a size; without the key, and with 0, every token sees all before it."""
+    assert config_of(attention__sliding_window=value).sliding_window == expected
+
+
+@pytest.mark.parametrize("value", [-1, (1 << 24) + 1, 4096.0, "4096"])
+def test_an_impossible_sliding_window(value: object) -> None:
+    """A window that is no size is refused by the key's name, or by what it is."""
+    with pytest.raises(ModelFileError, match=r"sliding.window is .*4096|sliding window is -1|1677"):
+        config_of(attention__sliding_window=value)
+
+
 def test_legacy_scale() -> None:
     """Old files say ``rope.scale_linear`` for linear scaling."""
     rope = config_of(rope__scale_linear=4.0).rope
