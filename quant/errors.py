@@ -25,6 +25,10 @@ class DownloadError(EdgellamaError):
     """A model could not be fetched, or what came is not what was asked for."""
 
 
+class CacheError(EdgellamaError):
+    """The cache folder cannot hold what belongs there; the text names it and what to do."""
+
+
 class TokenizerError(EdgellamaError, ValueError):
     """A vocabulary that cannot be rebuilt, or tokens and text that do not fit it."""
 

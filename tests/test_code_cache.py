@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,8 +19,13 @@ from edgellama.kernels_cpu.compiling import code_cache
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, cache_folder
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked, write_checked
 from edgellama.kernels_cpu.machine.cpu import GENERIC, TIERS, select_tier
-from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE
-from edgellama.quant.errors import KernelError
+from edgellama.kernels_cpu.machine.user_cache import (
+    CACHE_VARIABLE,
+    cache_folders,
+    folder_to_fill,
+    temporary_root,
+)
+from edgellama.quant.errors import CacheError, KernelError
 
 KERNEL = "add_bias"
 
@@ -97,18 +103,74 @@ def test_written_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", failing)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(CacheError, match="disk full"):
         write_checked(path, b"new")
     assert read_checked(path) == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["kernel.o"]
 
 
-def test_unusable_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache that cannot be written is a KernelError that names folder and variable."""
+def unusable_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder that cannot be made, and an empty folder for what is temporary."""
     (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "temporary").mkdir()
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "cache"))
-    with pytest.raises(KernelError, match=rf"cannot write.*file.*{CACHE_VARIABLE}"):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    return tmp_path / "file" / "cache"
+
+
+def test_unusable_folder_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Kernels of a cache that cannot be written go to a private folder, which is said once."""
+    folder = unusable_cache(tmp_path, monkeypatch)
+    progress: list[tuple[int, int]] = []
+    assert compiled(progress)
+    assert compiled(progress)
+    assert progress == [(0, 1), (1, 1)]
+    (temporary,) = (tmp_path / "temporary").iterdir()
+    assert temporary.stat().st_mode & 0o077 == 0
+    (record,) = caplog.records
+    for text in (str(folder), str(temporary), "Not a directory", CACHE_VARIABLE):
+        assert text in record.getMessage()
+
+
+def test_no_folder_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the temporary folder is open to others too, the error names cache and variable."""
+    folder = unusable_cache(tmp_path, monkeypatch)
+    temporary_root().mkdir(mode=0o777)
+    temporary_root().chmod(0o777)
+    with pytest.raises(CacheError, match=rf"{folder}.*Not a directory.*{CACHE_VARIABLE}"):
         compiled()
+    assert cache_folders("kernels") == [folder / "kernels"]
+
+
+def test_full_disk(cold_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk is an error that names the folder and two ways out, and nothing replaces it."""
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    with pytest.raises(CacheError, match=rf"{cold_cache}.*No space.*clean.*{CACHE_VARIABLE}"):
+        folder_to_fill("kernels")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a device that is always full")
+def test_worker_that_meets_a_full_disk(cold_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a compiling worker cannot write is told as the parent would tell it."""
+    folder = cache_folder(GENERIC)
+    worker = (
+        "import os\n"
+        "def fdopen(descriptor, mode):\n"
+        "    os.close(descriptor)\n"
+        "    return open('/dev/full', mode)\n"
+        "os.fdopen = fdopen\n"
+    )
+    program = code_cache.WORKER_PROGRAM.replace("from edge", f"exec({worker!r}); from edge", 1)
+    monkeypatch.setattr(code_cache, "WORKER_PROGRAM", program)
+    with pytest.raises(CacheError, match=rf"^{folder}/{KERNEL}\.o cannot be written: No space"):
+        compiled()
+    assert list(folder.iterdir()) == []
 
 
 def test_old_code_is_dropped(cold_cache: Path) -> None:
@@ -188,7 +250,7 @@ from edgellama.kernels_cpu.compiling import jit
 from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.kernels_cpu.signatures import Signature
 from edgellama.kernels_cpu.simd.vectors import {reader}, {writer}
-from edgellama.quant.errors import KernelError
+from edgellama.quant.errors import CacheError, KernelError
 
 def factory():
     def kernel(x, thread, job):

@@ -28,11 +28,13 @@ from llvmlite import binding
 
 from edgellama.kernels_cpu.compiling.compile_worker import compile_into, read_checked
 from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE, cache_root
-from edgellama.quant.errors import KernelError
+from edgellama.kernels_cpu.machine.user_cache import cache_folders, cache_root, folder_to_fill
+from edgellama.quant.errors import CacheError, KernelError
 
 logger = logging.getLogger(__name__)
 
+FOLDER_NAME = "kernels"
+"""Within the cache folder."""
 MONTH_SECONDS = 30 * 24 * 3600
 WORKER_PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
@@ -86,20 +88,33 @@ class CompiledKernels:
 def _read_or_compile(
     names: Sequence[str], tier: Tier, progress: Progress | None
 ) -> Mapping[str, bytes]:
-    folder = cache_folder(tier)
-    objects = {name: read_checked(folder / f"{name}.o") for name in names}
-    missing = [name for name, content in objects.items() if content is None]
+    name_in_cache = f"{FOLDER_NAME}/{code_key(tier)}"
+    places = cache_folders(name_in_cache)
+    found = {name: _read_first(places, name) for name in names}
+    missing = [name for name, content in found.items() if content is None]
     if missing:
+        folder = folder_to_fill(name_in_cache)
         _compile(missing, tier, folder, progress)
-        objects |= {name: read_checked(folder / f"{name}.o") for name in missing}
-    complete = {name: content for name, content in objects.items() if content is not None}
+        found |= {name: read_checked(folder / f"{name}.o") for name in missing}
+    complete = {name: content for name, content in found.items() if content is not None}
     if len(complete) < len(names):
         raise KernelError(f"compiled kernels could not be read back from {folder}")
     return complete
 
 
+def _read_first(places: Iterable[Path], name: str) -> bytes | None:
+    """The kernel from the first place that holds it whole."""
+    contents = (read_checked(place / f"{name}.o") for place in places)
+    return next((content for content in contents if content is not None), None)
+
+
 def cache_folder(tier: Tier) -> Path:
-    """Where this tier's code lies for the present sources, libraries and CPU."""
+    """Where this tier's code lies in the user's cache."""
+    return cache_root() / FOLDER_NAME / code_key(tier)
+
+
+def code_key(tier: Tier) -> str:
+    """The name of the folder with this tier's code for the present sources, libraries and CPU."""
     key = hashlib.sha256()
     folder = Path(__file__).parent.parent
     for source in sorted(folder.rglob("*.py")):
@@ -107,7 +122,7 @@ def cache_folder(tier: Tier) -> Path:
         key.update(name.encode() + b"\0" + source.read_bytes())
     parts = (llvmlite.__version__, binding.get_host_cpu_name(), binding.get_process_triple())
     key.update("\0".join((*parts, _numba_version(), tier.name)).encode())
-    return cache_root() / "kernels" / f"{tier.name}-{key.hexdigest()[:16]}"
+    return f"{tier.name}-{key.hexdigest()[:16]}"
 
 
 def _numba_version() -> str:
@@ -119,13 +134,6 @@ def _numba_version() -> str:
 
 
 def _compile(names: Sequence[str], tier: Tier, folder: Path, progress: Progress | None) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KernelError(
-            f"cannot write compiled kernels to {folder}: {error}; "
-            f"set {CACHE_VARIABLE} to a folder that you can write to"
-        ) from error
     _remove_unused(folder)
     count = 0
 
@@ -179,6 +187,8 @@ def _compile_in_workers(
             report = worker.stderr.read().strip() if worker.stderr else ""
             logger.debug("kernel compiler: %s", report)
             reason = report.splitlines()[-1] if report else f"exit code {worker.returncode}"
+            if told := reason.partition(f"{CacheError.__qualname__}: ")[2]:
+                raise CacheError(told)
             raise KernelError(f"the kernel compiler failed for tier {tier.name}: {reason}")
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from edgellama.kernels_cpu.machine.cpu import select_tier
+from edgellama.kernels_cpu.machine.user_cache import storage_error
 
 ALLOCATIONS_BETWEEN_COLLECTIONS = 100_000
 """A compiler makes large trees that live long: walking them more often finds nothing."""
@@ -35,15 +36,18 @@ def compile_into(
 
 
 def write_checked(path: Path, content: bytes) -> None:
-    """Write atomically, behind a SHA-256 digest."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    """Write atomically, behind a SHA-256 digest; CacheError where that cannot be done."""
     try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(hashlib.sha256(content).digest() + content)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(hashlib.sha256(content).digest() + content)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise storage_error(path, error) from error
 
 
 def read_checked(path: Path) -> bytes | None:
