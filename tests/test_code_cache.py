@@ -287,7 +287,7 @@ def test_one_tier_a_process() -> None:
     """A process that compiles for one tier refuses to compile for another."""
     result = run_python(
         "import dataclasses\n"
-        "from edgellama.kernels_cpu import jit\n"
+        "from edgellama.kernels_cpu.compiling import jit\n"
         "from edgellama.kernels_cpu.machine.cpu import GENERIC\n"
         "jit.use_tier(GENERIC); jit.use_tier(GENERIC)\n"
         "jit.use_tier(dataclasses.replace(GENERIC, name='other'))"
