@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     )
     from edgellama.quant.gguf.file import GGUFFile
     from edgellama.quant.model_config import ModelConfig
-    from edgellama.sampling.sampling import SamplingOptions
+    from edgellama.sampling.options import SamplingOptions
     from edgellama.text.chat_template import ChatTemplate
     from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -62,7 +62,7 @@ _MODULES = {
     "ModelFileError": "edgellama.quant.errors",
     "ModelNotFoundError": "edgellama.quant.errors",
     "ResumeError": "edgellama.quant.errors",
-    "SamplingOptions": "edgellama.sampling.sampling",
+    "SamplingOptions": "edgellama.sampling.options",
     "Session": "edgellama.generation.session",
     "Statistics": "edgellama.generation.results",
     "Stream": "edgellama.generation.stream",

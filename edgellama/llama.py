@@ -16,12 +16,13 @@ from edgellama.engine.context_memory import default_context_length
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.generation.conversation import Conversation
 from edgellama.generation.results import Chunk, Generation, Statistics
-from edgellama.generation.session import SamplingArguments, Session
+from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 from edgellama.models.names import resolve
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile, require_model
+from edgellama.sampling.options import SamplingArguments
 from edgellama.text.chat_template import ChatTemplate, load_chat_template
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 

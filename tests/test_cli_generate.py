@@ -18,7 +18,7 @@ from interrupts import accept_interrupts
 
 from edgellama.cli.options import SAMPLING_OPTIONS
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.sampling.sampling import SamplingOptions
+from edgellama.sampling.options import SamplingOptions
 from edgellama.text.tokenizer import load_tokenizer
 
 PROMPT = "The capital of France is"

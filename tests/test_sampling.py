@@ -10,18 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
-from edgellama.sampling.sampling import (
+from edgellama.sampling.filters import (
     SORTABLE,
-    SamplingOptions,
-    SeenTokens,
     draw,
     greedy,
     keep_min_p,
     keep_top_k,
     keep_top_p,
-    make_sampler,
-    penalize_repeats,
 )
+from edgellama.sampling.options import SamplingOptions
+from edgellama.sampling.penalties import SeenTokens, penalize_repeats
+from edgellama.sampling.sampler import make_sampler
 
 Logits = npt.NDArray[np.float32]
 SIZES = (1, 2, 40, SORTABLE, SORTABLE + 1, 5 * SORTABLE + 3)

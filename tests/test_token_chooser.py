@@ -16,7 +16,8 @@ from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.sampling.chooser import TokenChooser
 from edgellama.quant.errors import EdgellamaError
-from edgellama.sampling.sampling import SamplingOptions, make_sampler
+from edgellama.sampling.options import SamplingOptions
+from edgellama.sampling.sampler import make_sampler
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 SIZES = (1, 2, 40, 63, 64, 65, 128, 1000, 4096, 5123)

@@ -16,7 +16,7 @@ from edgellama.generation.decoding import Request, shared_length
 from edgellama.generation.results import Generation
 from edgellama.generation.session import Session
 from edgellama.quant.errors import EdgellamaError
-from edgellama.sampling.sampling import SamplingOptions
+from edgellama.sampling.options import SamplingOptions
 from edgellama.text.chat_template import ChatTemplate, encode_chat
 
 if TYPE_CHECKING:

@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING
 
 from edgellama.generation.results import Chunk, FinishReason, Generation, Statistics
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
-from edgellama.sampling.sampling import Logits, SamplingOptions, make_sampler
+from edgellama.sampling.filters import Logits
+from edgellama.sampling.options import SamplingOptions
+from edgellama.sampling.sampler import make_sampler
+from edgellama.text.sequence_breakers import SequenceBreakers
 from edgellama.text.tokenizer import StopStrings, StreamingDetokenizer
 
 if TYPE_CHECKING:
@@ -71,7 +74,12 @@ class Decoding:
         self._request = request
         self._cancel = cancel
         self._end_tokens = tokenizer.special.end_of_generation
-        self._sampler = make_sampler(request.sampling, engine.kernels)
+        self._sampler = make_sampler(
+            request.sampling,
+            engine.kernels,
+            end_tokens=self._end_tokens,
+            breaks=SequenceBreakers(tokenizer, request.sampling.dry_breakers),
+        )
         self._stops = StopStrings(request.stop)
         self._detokenizer = StreamingDetokenizer(tokenizer, continuation=request.continuation)
         self._tokens: list[int] = []

@@ -11,14 +11,14 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from time import sleep
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.decoding import Decoding, Request
 from edgellama.generation.results import Generation
 from edgellama.generation.stream import Stream
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
-from edgellama.sampling.sampling import SamplingOptions
+from edgellama.sampling.options import SamplingArguments, SamplingOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -30,18 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CLOSE_RETRY_S = 0.002
-
-
-class SamplingArguments(TypedDict, total=False):
-    """SamplingOptions as keyword arguments; what is left out has its default there."""
-
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    repeat_penalty: float
-    repeat_last_n: int
-    seed: int | None
 
 
 class Session:

@@ -68,7 +68,8 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from edgellama.engine.engine import Engine
     from edgellama.measure.footprint import default_context_length
     from edgellama.quant.gguf.file import GGUFFile
-    from edgellama.sampling.sampling import SamplingOptions, make_sampler
+    from edgellama.sampling.options import SamplingOptions
+    from edgellama.sampling.sampler import make_sampler
     from edgellama.text.tokenizer import load_tokenizer
 
     with GGUFFile(request["path"]) as file:

@@ -1,0 +1,115 @@
+"""DRY ("don't repeat yourself"): a token that would carry on a repetition becomes less likely.
+
+Source: p-e-w, https://github.com/oobabooga/text-generation-webui/pull/5677. The penalty grows
+with the length of what is repeated, so loops break while names and phrases may come again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.sampling.filters import Logits
+
+Tokens: TypeAlias = npt.NDArray[np.int64]
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Breaks: TypeAlias = Callable[[int], bool]
+"""Whether sequences end at a token."""
+
+FIRST_ROOM = 256
+LARGEST_PENALTY = 1e30
+"""Beyond it a float32 logit could overflow; such a token is not chosen anyway."""
+
+
+def penalize_repetitions(
+    logits: Logits,
+    history: Tokens,
+    broken: Mask,
+    *,
+    multiplier: float,
+    base: float,
+    allowed_length: int,
+) -> Logits:
+    """A copy in which tokens that carry on a repetition are weakened.
+
+    ``history``: int64 tokens so far; ``broken``: bool, where in it sequences end, at tokens that
+    are never weakened themselves. A token that has followed the last ``length`` tokens before
+    loses ``multiplier * base ** (length - allowed_length)``, if ``length`` is at least
+    ``allowed_length``.
+    """
+    limit = allowed_length + _largest_exponent(multiplier, base)
+    lengths = repeated_lengths(history, broken, allowed_length, limit)
+    if not lengths:
+        return logits
+    tokens = np.fromiter(lengths, dtype=np.intp, count=len(lengths))
+    repeated = np.fromiter(lengths.values(), dtype=np.float64, count=len(lengths))
+    weakened = logits.copy()
+    weakened[tokens] -= (multiplier * base ** (repeated - allowed_length)).astype(np.float32)
+    return weakened
+
+
+def repeated_lengths(
+    history: Tokens, broken: Mask, shortest: int = 1, longest: int | None = None
+) -> dict[int, int]:
+    """By token: the length of the longest end of ``history`` that it has followed before.
+
+    Lengths below ``shortest`` are left out; none is counted beyond ``longest``.
+    """
+    last = len(history) - 1
+    if last < 1 or broken[last]:
+        return {}
+    # Places where such an end may have come to its own end, before the token that followed it.
+    ends = np.flatnonzero(history[:last] == history[last])
+    ends = ends[~broken[ends + 1]]
+    lengths: dict[int, int] = {}
+    length = 1
+    while len(ends):
+        if length >= shortest:
+            lengths.update(dict.fromkeys(history[ends + 1].tolist(), length))
+        if length == longest:
+            break
+        if broken[last - length]:
+            break
+        ends = ends[ends >= length]
+        ends = ends[history[ends - length] == history[last - length]]
+        length += 1
+    return lengths
+
+
+class GrowingTokens:
+    """One growing history as arrays, of which only what is new is looked at."""
+
+    def __init__(self, breaks: Breaks) -> None:
+        self._breaks = breaks
+        self._tokens: Tokens = np.empty(FIRST_ROOM, dtype=np.int64)
+        self._broken: Mask = np.empty(FIRST_ROOM, dtype=np.bool_)
+        self._length = 0
+
+    def last(self, history: Sequence[int], count: int) -> tuple[Tokens, Mask]:
+        """The last ``count`` tokens of ``history`` (-1: all), and where sequences end; views.
+
+        ``history`` begins as in the last call, or is a shorter one.
+        """
+        length = len(history)
+        if length < self._length:
+            self._length = 0
+        if length > len(self._tokens):
+            self._tokens = np.resize(self._tokens, 2 * length)
+            self._broken = np.resize(self._broken, 2 * length)
+        new = history[self._length :]
+        self._tokens[self._length : length] = new
+        self._broken[self._length : length] = [self._breaks(token) for token in new]
+        self._length = length
+        first = 0 if count < 0 else max(0, length - count)
+        return self._tokens[first:length], self._broken[first:length]
+
+
+def _largest_exponent(multiplier: float, base: float) -> int:
+    """The exponent of ``base`` at which the penalty reaches its largest value."""
+    if base == 1:
+        return 0
+    return max(0, math.floor((math.log(LARGEST_PENALTY) - math.log(multiplier)) / math.log(base)))
