@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgellama.llama import Llama
     from edgellama.models.pulling import pull
     from edgellama.quant.errors import (
+        CacheError,
         ContextLengthError,
         ConversionError,
         DownloadError,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 _MODULES = {
+    "CacheError": "edgellama.quant.errors",
     "CancelToken": "edgellama.engine.cancellation",
     "ChatTemplate": "edgellama.text.chat_template",
     "Chunk": "edgellama.generation.results",
@@ -75,6 +77,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "CacheError",
     "CancelToken",
     "ChatTemplate",
     "Chunk",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellama.engine.context_memory import default_context_length
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
-from edgellama.generation.conversation import Conversation
+from edgellama.generation.conversation import Conversation, ReplyOptions
 from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
@@ -109,7 +109,7 @@ class Llama:
         prompt: str | Sequence[int],
         *,
         max_tokens: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         parse_special: bool = False,
         **sampling: Unpack[SamplingArguments],
     ) -> Generation:
@@ -123,7 +123,7 @@ class Llama:
         prompt: str | Sequence[int],
         *,
         max_tokens: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         parse_special: bool = False,
         **sampling: Unpack[SamplingArguments],
     ) -> Stream:
@@ -138,16 +138,25 @@ class Llama:
         )
 
     def chat(
-        self, system: str | None = None, *, template: str | None = None, **options: Any
+        self,
+        system: str | None = None,
+        *,
+        messages: Sequence[Mapping[str, object]] | None = None,
+        template: str | None = None,
+        **options: Unpack[ReplyOptions],
     ) -> Conversation:
         """A new conversation in the model's own chat format, with its own session.
 
+        ``messages``: what was said before, as dictionaries with ``role`` ("system", "user",
+        "assistant") and ``content``; ``regenerate`` answers them if they end with the user's.
         ``template``: Jinja source to use instead of the file's. ``options`` hold for every
         reply: ``max_tokens``, ``stop`` and the fields of SamplingOptions. Raises
         UnsupportedModelError if there is no template.
         """
         chosen = self._chat_template(template)
-        return Conversation(self.session(), self.tokenizer, chosen, system=system, **options)
+        return Conversation(
+            self.session(), self.tokenizer, chosen, system=system, messages=messages, **options
+        )
 
     def session(self, *, context_length: int | None = None) -> Session:
         """A new session: its own KV cache over this model."""

@@ -187,12 +187,133 @@ def test_clear_keeps_the_system_prompt(engine: NumpyEngine, tokenizer: Tokenizer
     assert reply.statistics.prefilled_tokens == 1
 
 
-def test_messages_are_copies(chat: Conversation) -> None:
-    """Changing what messages returns does not change the conversation."""
+SAID: Any = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "hello"},
+    {"role": "assistant", "content": "Hi!"},
+]
+
+
+def test_going_on_from_messages(
+    engine: NumpyEngine, file: GGUFFile, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    """Messages given at the start count as said: the next prompt is the template's for them."""
+    chat = conversation_of(engine, tokenizer, messages=SAID)
+    assert chat.system == "Be brief."
+    reply = chat.send("go on", **GREEDY)
+    template = load_chat_template({"tokenizer.chat_template": CHAT_TEMPLATE}, tokenizer)
+    assert template is not None
+    expected = encode_chat(tokenizer, template, [*SAID, {"role": "user", "content": "go on"}])
+    assert chat.session.tokens[: len(expected)] == tuple(expected)
+    assert chat.messages[:3] == SAID and len(chat.messages) == 5
+    waiting = conversation_of(NumpyEngine(file), tokenizer, messages=chat.messages[:4])
+    assert waiting.regenerate(**GREEDY).wait().tokens == reply.tokens
+    assert waiting.messages == chat.messages
+
+
+def test_messages_can_be_edited(chat: Conversation, tokenizer: Tokenizer) -> None:
+    """The list is the conversation's own: what is changed in it, or assigned, is what counts."""
     chat.send("hello", **GREEDY)
-    chat.messages[0]["content"] = "something else"
-    chat.messages.clear()
-    assert chat.messages[0]["content"] == "hello"
+    chat.messages[1]["content"] = "Ahoy!"
+    chat.messages.insert(0, {"role": "system", "content": "A pirate."})
+    assert chat.system == "A pirate."
+    chat.send("more", **GREEDY)
+    seen = tokenizer.decode(chat.session.tokens, skip_special=False)
+    assert "A pirate." in seen and "Ahoy!" in seen
+    kept = chat.messages
+    chat.messages = SAID
+    assert kept is chat.messages and chat.messages == SAID
+    assert chat.messages[1] is not SAID[1]
+    chat.system = None
+    assert chat.messages == SAID[1:]
+    del chat.messages[-1]
+    reply = chat.regenerate(**GREEDY).wait()
+    assert [m["content"] for m in chat.messages] == ["hello", reply.text]
+
+
+def test_a_message_in_parts(chat: Conversation, tokenizer: Tokenizer) -> None:
+    """Text parts are one message, each part on lines of its own."""
+    chat.send([{"type": "text", "text": "hello"}, {"type": "text", "text": "world"}], **GREEDY)
+    assert chat.messages[0]["content"] == "hello\nworld"
+    chat.messages[0]["content"] = [{"type": "text", "text": "edited"}]  # type: ignore[typeddict-item]
+    chat.regenerate(**GREEDY).wait()
+    assert "user\nedited<|im_end|>" in tokenizer.decode(chat.session.tokens, skip_special=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"hello", "content of a message is b'hello'; allowed: text"),
+        (None, "content of a message is None"),
+        (7, "content of a message is 7"),
+        ([], r"content of a message is \[\]"),
+        (["hello"], "a part of the message is 'hello'; allowed"),
+        ([{"type": "image_url", "image_url": {}}], "the type 'image_url'; allowed: 'text'"),
+        ([{"type": "text"}], "a part of the message is"),
+    ],
+    ids=str,
+)
+def test_what_is_no_message(content: Any, complaint: str, chat: Conversation) -> None:
+    """A message that is neither text nor text parts is refused by its value; nothing changes."""
+    with pytest.raises(InvalidOptionError, match=complaint):
+        chat.send(content)
+    assert chat.messages == [] and not chat.session.busy
+
+
+@pytest.mark.parametrize(
+    ("messages", "complaint"),
+    [
+        ("hello", "messages are 'hello'; allowed: a list"),
+        ({"role": "user", "content": "x"}, "messages are of type dict"),
+        (7, "messages are 7"),
+        (["hello"], "message 0 is 'hello'; allowed: a role of system, user"),
+        ([{"role": "bot", "content": "x"}], "message 0 is"),
+        ([{"role": "user"}], "message 0 is"),
+        ([{"role": "user", "content": b"x"}], "message 0: the content of a message is b'x'"),
+        ([*SAID, SAID[0]], "message 3 is"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_what_are_no_messages(
+    messages: Any, complaint: str, engine: NumpyEngine, tokenizer: Tokenizer
+) -> None:
+    """Malformed messages are refused by number and value, at the start, assigned or edited."""
+    with pytest.raises(InvalidOptionError, match=complaint):
+        conversation_of(engine, tokenizer, messages=messages)
+    chat = conversation_of(engine, tokenizer, messages=SAID)
+    with pytest.raises(InvalidOptionError, match=complaint):
+        chat.messages = messages
+    assert chat.messages == SAID
+    if isinstance(messages, list):
+        chat.messages[:] = messages
+        with pytest.raises(InvalidOptionError, match="message"):
+            chat.send("hello")
+
+
+def test_two_system_prompts(engine: NumpyEngine, tokenizer: Tokenizer) -> None:
+    """A system prompt beside messages that have one is refused; without it, it comes first."""
+    with pytest.raises(InvalidOptionError, match="system is given"):
+        conversation_of(engine, tokenizer, system="A pirate.", messages=SAID)
+    chat = conversation_of(engine, tokenizer, system="A pirate.", messages=SAID[1:])
+    assert [m["content"] for m in chat.messages] == ["A pirate.", "hello", "Hi!"]
+
+
+def test_an_interrupted_reply_is_kept(tokenizer: Tokenizer) -> None:
+    """Ctrl-C inside a step ends the stream with what was said, which the messages keep."""
+    chat, engine = scripted_chat([list(b"hello")], tokenizer)
+
+    def interrupt(step: int) -> None:
+        if step == 3:
+            raise KeyboardInterrupt
+
+    engine.before_step = interrupt
+    stream = chat.stream("x")
+    with pytest.raises(KeyboardInterrupt):
+        stream.wait()
+    assert (stream.result.text, stream.result.finish_reason) == ("hel", "cancelled")
+    assert chat.messages[-1] == {"role": "assistant", "content": "hel"}
+    engine.before_step = lambda step: None
+    assert chat.send("go on", max_tokens=1).tokens
 
 
 @pytest.mark.parametrize("system", [None, "Ünïcode 🙂"])
@@ -246,7 +367,7 @@ def test_save_and_load(
 def test_loading_something_else(content: bytes, chat: Conversation, tmp_path: Path) -> None:
     """A file that is no saved conversation is refused with its name; nothing changes."""
     chat.send("hello", **GREEDY)
-    before = chat.messages
+    before = list(chat.messages)
     path = tmp_path / "other.json"
     path.write_bytes(content)
     with pytest.raises(InvalidOptionError, match=r"other\.json"):
@@ -269,7 +390,7 @@ def test_cancelled_reply_is_kept(chat: Conversation) -> None:
 def test_turn_without_a_reply_is_not_kept(chat: Conversation) -> None:
     """A turn that is stopped before its first token leaves no messages."""
     chat.send("hello", **GREEDY)
-    before = chat.messages
+    before = list(chat.messages)
     chat.stream("never mind").close()
     assert chat.messages == before
 
@@ -293,7 +414,7 @@ def test_an_error_leaves_the_messages(tokenizer: Tokenizer) -> None:
 def test_conversation_longer_than_the_context(chat: Conversation) -> None:
     """It is refused with the counts and nothing is dropped; clear() makes room."""
     chat.send("hello", **GREEDY)
-    before = chat.messages
+    before = list(chat.messages)
     with pytest.raises(ContextLengthError) as caught:
         chat.send("long " * 400)
     assert caught.value.prompt_tokens > caught.value.context_length == 512
@@ -325,7 +446,19 @@ def test_options_of_the_conversation(engine: NumpyEngine, tokenizer: Tokenizer) 
     assert len(overridden.tokens) == 1
 
 
-@pytest.mark.parametrize("options", [{"top_p": 3.0}, {"max_tokens": 0}, {"temperature": "hot"}])
+def test_no_stop_strings(engine: NumpyEngine, tokenizer: Tokenizer) -> None:
+    """``stop=None`` takes back what the conversation was told."""
+    chat, _ = scripted_chat([list(b"a.b")], tokenizer, stop=".", max_tokens=3)
+    assert chat.send("x").text == "a"
+    chat, _ = scripted_chat([list(b"a.b")], tokenizer, stop=".", max_tokens=3)
+    assert chat.send("x", stop=None).text == "a.b"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"top_p": 3.0}, {"max_tokens": 0}, {"temperature": "hot"}, {"stop": b"x"}, {"stop": [""]}],
+    ids=str,
+)
 def test_bad_options(options: dict[str, Any], engine: NumpyEngine, tokenizer: Tokenizer) -> None:
     """Impossible options are refused where they are given: at the start or with a call."""
     with pytest.raises(InvalidOptionError):

@@ -149,6 +149,27 @@ def test_cancel_while_others_run(engine: Engine) -> None:
     assert engine.forward(prompt(5), cache).shape == (1, MODEL.vocab_size)
 
 
+def test_closed_inside_a_step(tier: Tier, file: GGUFFile) -> None:
+    """A signal's handler that closes the engine inside a step ends the step, not the process."""
+    for moment in ("fill", "prepare", "run"):
+        engine = Engine(file, num_threads=2, tier=tier.name)
+        cache = engine.new_cache(64)
+        engine.forward([1], cache)
+        owner = {"fill": engine._rope, "prepare": next(iter(engine._programs.values())),
+                 "run": engine._team}[moment]  # fmt: skip
+        interrupted = getattr(owner, moment)
+
+        def close_first(*values: Any, call: Any = interrupted, engine: Any = engine, **named: Any):  # type: ignore[no-untyped-def]
+            engine.close()
+            return call(*values, **named)
+
+        setattr(owner, moment, close_first)
+        with contextlib.suppress(EdgellamaError):
+            engine.forward([1], cache)
+        with pytest.raises(EdgellamaError, match="closed"):
+            engine.forward([1], cache)
+
+
 def test_two_callers_with_one_cache(engine: Engine) -> None:
     """Two callers can never write beyond a cache's end: the one that comes too late is refused."""
     cache = engine.new_cache(1024)

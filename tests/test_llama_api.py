@@ -1,10 +1,12 @@
 """The facade: a model from a path, and everything that hangs on it."""
 
 import threading
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from reference.numpy_llama import NumpyEngine, NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
@@ -143,6 +145,40 @@ def test_close_ends_everything(numpy_engine: None, make_file: MakeFile) -> None:
         with pytest.raises(EdgellamaError, match="closed"):
             use()
     llama.close()
+
+
+def test_close_gives_the_file_back(make_file: MakeFile) -> None:
+    """After close() nothing maps the file, though every object still lives; use is an error."""
+    path = make_file()
+    llama = Llama(path, num_threads=2)
+    session, chat = llama.session(), llama.chat()
+    stream = chat.stream("hello")
+    next(stream)
+    engine, file = llama._engine, llama._file
+    mapping = weakref.ref(mapping_of(file.tensors["token_embd.weight"].data))
+    llama.close()
+    assert mapping() is None
+    assert stream.result.finish_reason == "cancelled"
+    assert llama.config.vocab_size == 288 and "tokenizer.ggml.model" in llama.metadata
+    for use in (
+        lambda: llama.generate("x"),
+        lambda: session.generate("x"),
+        lambda: chat.send("x"),
+        lambda: engine.forward([1], engine.new_cache(8)),
+        lambda: engine.step_ops(1),
+        lambda: engine.run_ops("idle", list),
+        lambda: engine.weights,
+        lambda: file.tensors,
+    ):
+        with pytest.raises(EdgellamaError, match="closed"):
+            use()
+
+
+def mapping_of(array: Any) -> Any:
+    """The mapping that an array views, through whatever views lie between."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return array.obj if isinstance(array, memoryview) else array
 
 
 @pytest.mark.parametrize(

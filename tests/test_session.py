@@ -434,6 +434,15 @@ def test_closing_ends_a_running_stream(scripted: Any) -> None:
         {"max_tokens": "3"},
         {"stop": ""},
         {"stop": ["a", ""]},
+        {"stop": b"a"},
+        {"stop": 7},
+        {"prompt": b"hello"},
+        {"prompt": bytearray(b"hello")},
+        {"prompt": ["hello", "world"]},
+        {"prompt": [1.5]},
+        {"prompt": [True]},
+        {"prompt": None},
+        {"prompt": 7},
         {"temperature": -1.0},
         {"top_p": 2.0},
     ],
@@ -444,6 +453,22 @@ def test_bad_arguments(arguments: dict[str, Any], session: Session) -> None:
     with pytest.raises(InvalidOptionError):
         session.stream(**({"prompt": PROMPT} | arguments))
     assert not session.busy
+
+
+def test_prompts_that_mean_the_same(session: Session) -> None:
+    """Ids may come in any row of whole numbers, and no stop strings may be said with None."""
+    expected = session.generate(PROMPT, max_tokens=3, **GREEDY).tokens
+    for prompt in (tuple(PROMPT), np.array(PROMPT, np.int32), range(0)):
+        given: Any = prompt if len(prompt) else iter(PROMPT)
+        assert session.generate(given, max_tokens=3, stop=None, **GREEDY).tokens == expected
+
+
+def test_a_prompt_of_several_texts(session: Session) -> None:
+    """Several texts at once are refused with the text, and bytes with what decodes them."""
+    with pytest.raises(InvalidOptionError, match=r"the text 'hello'; allowed: text, or token ids"):
+        session.generate(["hello", "world"])  # type: ignore[list-item]
+    with pytest.raises(InvalidOptionError, match=r"b'hello'; allowed: .*prompt\.decode"):
+        session.generate(b"hello")
 
 
 def test_impossible_context_length(engine: NumpyEngine, tokenizer: Tokenizer) -> None:

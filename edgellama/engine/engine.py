@@ -26,7 +26,7 @@ from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer
 from edgellama.engine.step_values import Mode
 from edgellama.engine.turns import CANCELLED, Turns
-from edgellama.engine.weights import load_weights
+from edgellama.engine.weights import ModelWeights, load_weights
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, Progress
 from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
@@ -79,13 +79,13 @@ class Engine:
         self._kv_types = KVTypes.of(kv_type)
         self.tier = select_tier(tier)
         self.step_tokens = step_tokens(self.config)
-        self.weights = load_weights(file, self.config)
-        self._rope = RopeTable(self.config.rope, self.weights.rope_freqs)
+        weights = load_weights(file, self.config)
+        self._rope = RopeTable(self.config.rope, weights.rope_freqs)
         self._buffers = StepBuffers(
             self.config, self.tier, self.num_threads, self._rope.row_numbers
         )
-        self._writer = LlamaProgram(
-            self.config, self.weights, self._buffers, self.num_threads, observer
+        self._model: LlamaProgram | None = LlamaProgram(
+            self.config, weights, self._buffers, self.num_threads, observer
         )
         self._last_logits = self._buffers.logits(self.config.vocab_size, 1)
         self._all_logits: Rows | None = None
@@ -139,6 +139,11 @@ class Engine:
         return np.concatenate([np.empty((0, self.config.vocab_size), np.float32), *outputs])
 
     @property
+    def weights(self) -> ModelWeights:
+        """The model's tensors; EdgellamaError once the engine is closed."""
+        return self._writer.weights
+
+    @property
     def kernels(self) -> CompiledKernels:
         """The compiled code, for what is done with logits besides."""
         return self._kernels
@@ -159,20 +164,24 @@ class Engine:
         """
 
         def run() -> float:
-            self._check_open()
+            held = self._writer
             program = self._programs.get(("instrument", name))
             if program is None:
                 program = self._build(("instrument", name), ops())
             program.prepare(self._team.next_job)
             started = perf_counter()
             self._team.run(program.memory, owner=program)
+            del held
             return perf_counter() - started
 
         return self._turns.take(run)
 
     def close(self) -> None:
-        """Stop the threads, after the running step; the engine is unusable afterwards."""
-        self._turns.take(self._stop_team)
+        """Stop the threads, after the running step, and let go of the file's weights.
+
+        The engine is unusable afterwards.
+        """
+        self._turns.take(self._release)
 
     def __enter__(self) -> Engine:
         return self
@@ -180,9 +189,20 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _check_open(self) -> None:
-        if not self._stop_team.alive:
+    def _release(self) -> None:
+        self._stop_team()
+        self._model = None
+        self._programs.clear()
+
+    @property
+    def _writer(self) -> LlamaProgram:
+        """What writes the steps, and with it the weights: held by whoever runs one.
+
+        A signal's handler may close the engine inside a step, which ends on mapped memory.
+        """
+        if self._model is None:
             raise EdgellamaError("the engine is closed")
+        return self._model
 
     def _run_chunk(
         self,
@@ -192,7 +212,7 @@ class Engine:
         cancelled: CancelToken | None,
     ) -> list[npt.NDArray[np.float32]]:
         """Append a chunk to the cache; the logits wanted of it, in parts."""
-        self._check_open()
+        held = self._writer
         self._run_step(chunk, cache, logits == "last", cancelled)
         outputs: list[npt.NDArray[np.float32]] = []
         if logits == "all":
@@ -200,6 +220,7 @@ class Engine:
         elif logits == "last":
             outputs = [self._last_logits.array[:1, : self.config.vocab_size].copy()]
         cache.length += len(chunk)
+        del held
         return outputs
 
     def _usual_kernels(self) -> set[str]:

@@ -11,19 +11,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgellama.generation.conversation_file import Message, read_messages, write_messages
+from edgellama.generation.arguments import stop_strings
+from edgellama.generation.conversation_file import read_messages, write_messages
 from edgellama.generation.decoding import Request, shared_length
+from edgellama.generation.messages import (
+    Content,
+    Message,
+    checked_messages,
+    content_text,
+    is_role,
+)
 from edgellama.generation.results import Generation
 from edgellama.generation.session import Session
-from edgellama.quant.errors import EdgellamaError
-from edgellama.sampling.options import SamplingOptions
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.sampling.options import SamplingArguments, SamplingOptions
 from edgellama.text.chat_template import ChatTemplate, encode_chat
 
 if TYPE_CHECKING:
     import os
 
+    from typing_extensions import Unpack
+
     from edgellama.generation.stream import Stream
     from edgellama.text.tokenizer import Tokenizer
+
+
+class ReplyOptions(SamplingArguments, total=False):
+    """What a reply may be told, as keyword arguments; what is left out has its default.
+
+    ``max_tokens`` None (the default) means until the model ends its turn or the context is
+    full; ``stop`` ends the reply before a string or any of several, None before none.
+    """
+
+    max_tokens: int | None
+    stop: str | Sequence[str] | None
 
 
 @dataclass(frozen=True)
@@ -39,8 +60,11 @@ class _Turn:
 class Conversation:
     """Messages so far and the session that knows them. A context manager; closes the session.
 
-    Options given here hold for every reply: ``max_tokens``, ``stop`` and those of
-    SamplingOptions; a call may override them.
+    Options given here hold for every reply; a call may override them.
+
+    >>> from edgellama import Llama
+    >>> with Llama("smollm2") as llama, llama.chat("Be brief.") as chat:  # doctest: +SKIP
+    ...     print(chat.send("What is a llama?", max_tokens=64).text)
     """
 
     def __init__(
@@ -50,71 +74,107 @@ class Conversation:
         template: ChatTemplate,
         *,
         system: str | None = None,
-        **options: Any,
+        messages: Sequence[Mapping[str, object]] | None = None,
+        **options: Unpack[ReplyOptions],
     ) -> None:
+        """Go on from ``messages``, none by default; ``system`` is one more before them.
+
+        Raises InvalidOptionError for malformed messages, for two system prompts, and for
+        options out of their ranges.
+        """
         self._session = session
         self._tokenizer = tokenizer
         self._template = template
-        self._system = system
         self._options = options
-        self._turns: list[Message] = []
+        self._messages = checked_messages(() if messages is None else messages)
+        if system is not None:
+            if self.system is not None:
+                raise InvalidOptionError(
+                    "system is given, and messages begin with a system message; allowed: one"
+                )
+            self.system = system
         self._last: _Turn | None = None
         # Bad options are reported here, not at the first reply.
         self._request((0,), {})
 
     @property
     def system(self) -> str | None:
-        """The system prompt; a new one holds from the next reply on."""
-        return self._system
+        """The system prompt, None for none; a new one holds from the next reply on."""
+        return content_text(self._messages[0]["content"]) if self._num_system else None
 
     @system.setter
     def system(self, text: str | None) -> None:
         self._check_idle()
-        self._system = text
+        given: list[Message] = []
+        if text is not None:
+            given = [{"role": "system", "content": content_text(text)}]
+        self._messages[: self._num_system] = given
 
     @property
     def messages(self) -> list[Message]:
-        """Copies of all messages, each with ``role`` and ``content``, the system's first."""
-        return self._messages_with(())
+        """All messages, each with ``role`` and ``content``, the system's first.
+
+        The list is the conversation's own: change it between replies as you like (append, pop,
+        write another ``content``), or assign another. The next reply checks it, and computes
+        only what differs from the last one. InvalidOptionError for malformed messages.
+        """
+        return self._messages
+
+    @messages.setter
+    def messages(self, messages: Sequence[Mapping[str, object]]) -> None:
+        self._check_idle()
+        self._messages[:] = checked_messages(messages)
 
     @property
     def session(self) -> Session:
         """The session that holds the conversation's tokens."""
         return self._session
 
-    def send(self, text: str, **options: Any) -> Generation:
-        """Add the user's message and return the reply, which is added too."""
+    def send(self, text: Content, **options: Unpack[ReplyOptions]) -> Generation:
+        """Add the user's message and return the reply, which is added too.
+
+        ``text``: a string, or text parts such as ``[{"type": "text", "text": "hello"}]``.
+        ``options`` and errors as for ``stream``.
+        """
         return self.stream(text, **options).wait()
 
-    def stream(self, text: str, **options: Any) -> Stream:
+    def stream(self, text: Content, **options: Unpack[ReplyOptions]) -> Stream:
         """The same, piece by piece.
 
-        Both messages are added when the stream ends, however it ends, provided that some text
-        came. Raises ContextLengthError when the conversation is longer than the context;
-        nothing is dropped silently.
+        Both messages are added when the stream ends, also by Ctrl-C or ``close``, provided that
+        some text came; an error of the engine adds nothing. ``options``: ``max_tokens``,
+        ``stop`` and the fields of SamplingOptions, each in place of the conversation's. Raises
+        ContextLengthError when the conversation is longer than the context; nothing is dropped
+        silently. InvalidOptionError for other values than these, EdgellamaError while another
+        reply runs or after ``close``.
         """
         self._check_idle()
-        return self._reply([*self._turns, {"role": "user", "content": text}], options)
+        message: Message = {"role": "user", "content": content_text(text)}
+        return self._reply(len(self._messages), [message], options)
 
-    def regenerate(self, **options: Any) -> Stream:
-        """Another reply to the last message of the user, in place of the one it had."""
+    def regenerate(self, **options: Unpack[ReplyOptions]) -> Stream:
+        """Another reply to the last message of the user, in place of the one it had, if any.
+
+        So it also answers ``messages`` that end with the user's. ``options`` and errors as for
+        ``stream``; EdgellamaError if there is no message to answer.
+        """
         self._check_idle()
-        turns = list(self._turns)
-        while turns and turns[-1]["role"] == "assistant":
-            turns.pop()
-        if not turns:
+        count = len(self._messages)
+        while count > self._num_system and is_role(self._messages[count - 1], "assistant"):
+            count -= 1
+        if count == self._num_system:
             raise EdgellamaError("there is no message to answer again")
-        return self._reply(turns, options)
+        return self._reply(count, [], options)
 
     def clear(self) -> None:
         """Forget all messages but the system prompt."""
         self._check_idle()
-        self._turns = []
+        del self._messages[self._num_system :]
         self._last = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all messages to a JSON file, in one step."""
-        write_messages(Path(path), self.messages)
+        """Write all messages to a JSON file, in one step. OSError if it cannot be written."""
+        write_messages(Path(path), checked_messages(self._messages))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take all messages, the system prompt too, from a file that ``save`` wrote.
@@ -122,10 +182,7 @@ class Conversation:
         InvalidOptionError if it is no such file; then nothing changes.
         """
         self._check_idle()
-        messages = read_messages(Path(path))
-        has_system = bool(messages) and messages[0]["role"] == "system"
-        self._system = messages.pop(0)["content"] if has_system else None
-        self._turns = messages
+        self._messages[:] = read_messages(Path(path))
         self._last = None
 
     def close(self) -> None:
@@ -138,13 +195,16 @@ class Conversation:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _reply(self, turns: list[Message], options: Mapping[str, Any]) -> Stream:
-        written = encode_chat(self._tokenizer, self._template, self._messages_with(turns))
+    def _reply(self, num_kept: int, asked: Sequence[Message], options: ReplyOptions) -> Stream:
+        """The reply to the first ``num_kept`` messages and what is asked after them."""
+        messages = checked_messages([*self._messages[:num_kept], *asked])
+        written = encode_chat(self._tokenizer, self._template, messages)
         computed = self._as_computed(written)
 
         def end(result: Generation) -> None:
             if result.tokens:
-                self._turns = [*turns, {"role": "assistant", "content": result.text}]
+                reply: Message = {"role": "assistant", "content": result.text}
+                self._messages[num_kept:] = [*asked, reply]
                 self._last = _Turn(written, computed, result.tokens, result.text)
 
         return self._session.start(self._request(computed, options), on_end=end)
@@ -171,24 +231,21 @@ class Conversation:
         ]
         return [*last.computed, *last.reply, *written[end:]] if all(same) else written
 
-    def _request(self, prompt: Sequence[int], options: Mapping[str, Any]) -> Request:
-        given = {**self._options, **options}
-        max_tokens = given.pop("max_tokens", None)
-        stop = given.pop("stop", ())
+    def _request(self, prompt: Sequence[int], options: ReplyOptions) -> Request:
+        given: dict[str, Any] = {**self._options, **options}
+        max_tokens, stop = given.pop("max_tokens", None), given.pop("stop", None)
         return Request(
             prompt=prompt,
             sampling=SamplingOptions(**given),
             max_tokens=max_tokens,
-            stop=(stop,) if isinstance(stop, str) else tuple(stop),
+            stop=stop_strings(stop),
             continuation=False,
         )
 
-    def _messages_with(self, turns: Sequence[Message]) -> list[Message]:
-        turns = turns or self._turns
-        system: list[Message] = []
-        if self._system is not None:
-            system = [{"role": "system", "content": self._system}]
-        return [*system, *(message.copy() for message in turns)]
+    @property
+    def _num_system(self) -> int:
+        """How many messages at the start are the system's: one or none."""
+        return int(bool(self._messages) and is_role(self._messages[0], "system"))
 
     def _check_idle(self) -> None:
         if self._session.busy:

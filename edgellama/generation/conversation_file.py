@@ -6,20 +6,12 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
 
+from edgellama.generation.messages import Message, checked_messages
 from edgellama.quant.errors import InvalidOptionError
 
 FORMAT_NAME = "edgellama conversation"
 FORMAT_VERSION = 1
-ROLES = ("system", "user", "assistant")
-
-
-class Message(TypedDict):
-    """One message: ``role`` is "system", "user" or "assistant"."""
-
-    role: str
-    content: str
 
 
 def write_messages(path: Path, messages: Sequence[Message]) -> None:
@@ -49,16 +41,4 @@ def read_messages(path: Path) -> list[Message]:
     messages = content.get("messages")
     if not isinstance(messages, list):
         raise InvalidOptionError(f"{path}: no list of messages")
-    return [_checked(path, number, message) for number, message in enumerate(messages)]
-
-
-def _checked(path: Path, number: int, message: object) -> Message:
-    if isinstance(message, dict):
-        role, content = message.get("role"), message.get("content")
-        first_only = role != "system" or number == 0
-        if role in ROLES and first_only and isinstance(content, str):
-            return {"role": str(role), "content": content}
-    raise InvalidOptionError(
-        f"{path}: message {number} is {message!r:.80}; allowed: a role of {', '.join(ROLES)} "
-        "(system first) and a content of text"
-    )
+    return checked_messages(messages, f"{path}: ")

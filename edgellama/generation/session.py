@@ -14,6 +14,7 @@ from time import sleep
 from typing import TYPE_CHECKING
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.arguments import prompt_tokens, stop_strings
 from edgellama.generation.decoding import Decoding, Request
 from edgellama.generation.results import Generation
 from edgellama.generation.stream import Stream
@@ -82,7 +83,7 @@ class Session:
         prompt: str | Sequence[int],
         *,
         max_tokens: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         parse_special: bool = False,
         **sampling: Unpack[SamplingArguments],
     ) -> Generation:
@@ -96,7 +97,7 @@ class Session:
         prompt: str | Sequence[int],
         *,
         max_tokens: int | None = None,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         parse_special: bool = False,
         **sampling: Unpack[SamplingArguments],
     ) -> Stream:
@@ -107,15 +108,12 @@ class Session:
         control tokens in a text. Raises ContextLengthError for a prompt longer than the
         context, InvalidOptionError for bad values, EdgellamaError while another stream runs.
         """
-        if isinstance(prompt, str):
-            wants_bos = self._tokenizer.special.add_bos
-            prompt = self._tokenizer.encode(prompt, add_bos=wants_bos, parse_special=parse_special)
         return self.start(
             Request(
-                prompt=list(prompt),
+                prompt=prompt_tokens(self._tokenizer, prompt, parse_special=parse_special),
                 sampling=SamplingOptions(**sampling),
                 max_tokens=max_tokens,
-                stop=(stop,) if isinstance(stop, str) else tuple(stop),
+                stop=stop_strings(stop),
             )
         )
 

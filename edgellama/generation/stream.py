@@ -107,7 +107,8 @@ class Stream(Iterator[Chunk]):
             if isinstance(error, ValueError) and str(error) == GENERATOR_IN_USE:
                 raise EdgellamaError("this stream is being iterated by another thread") from None
             self._steps.close()
-            self._end(failed=True)
+            # An interruption, such as Ctrl-C, keeps what was said; an error of a step does not.
+            self._end(failed=isinstance(error, Exception))
             raise
 
     def __enter__(self) -> Stream:

@@ -1,0 +1,62 @@
+"""What callers may give as a prompt and as stop strings, and how it becomes what decoding takes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import TYPE_CHECKING
+
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from edgellama.text.tokenizer import Tokenizer
+
+PROMPT_FORM = "text, or token ids as whole numbers"
+
+
+def prompt_tokens(
+    tokenizer: Tokenizer, prompt: str | Sequence[int], *, parse_special: bool
+) -> list[int]:
+    """The tokens of a prompt: text encoded, with a BOS where the model wants one, or ids as given.
+
+    InvalidOptionError for anything else. Bytes are refused, since each would pass for a token.
+    """
+    if isinstance(prompt, str):
+        wants_bos = tokenizer.special.add_bos
+        return tokenizer.encode(prompt, add_bos=wants_bos, parse_special=parse_special)
+    if isinstance(prompt, (bytes, bytearray, memoryview)):
+        raise InvalidOptionError(
+            f"the prompt is {shown(bytes(prompt))}; allowed: {PROMPT_FORM}; decode bytes first: "
+            'prompt.decode("utf-8")'
+        )
+    try:
+        return [_token(item) for item in prompt]
+    except TypeError:
+        raise InvalidOptionError(f"the prompt is {prompt!r:.80}; allowed: {PROMPT_FORM}") from None
+
+
+def _token(item: object) -> int:
+    is_truth = isinstance(item, bool)  # a whole number too, for Python
+    if isinstance(item, Integral) and not is_truth:
+        return int(item)
+    if isinstance(item, str):
+        raise InvalidOptionError(
+            f"the prompt is a list with the text {shown(item)}; allowed: {PROMPT_FORM}; give each "
+            "text in a call of its own"
+        )
+    raise InvalidOptionError(f"the prompt holds {item!r:.80}; allowed: {PROMPT_FORM}")
+
+
+def stop_strings(stop: str | Iterable[str] | None) -> tuple[str, ...]:
+    """The strings that end a text; None is none. InvalidOptionError for anything but texts."""
+    if stop is None or isinstance(stop, str):
+        texts: tuple[object, ...] = () if stop is None else (stop,)
+    else:
+        texts = tuple(stop) if isinstance(stop, (list, tuple, set, frozenset)) else (None,)
+    strings = tuple(text for text in texts if isinstance(text, str) and text)
+    if len(strings) < len(texts):
+        raise InvalidOptionError(
+            f"stop is {stop!r:.80}; allowed: a string, a list of strings, none empty, or None"
+        )
+    return strings
