@@ -13,6 +13,7 @@ import numpy as np
 from gguf import GGUFValueType
 
 MAX_UNSIGNED = (1 << 32) - 1
+MIN_INTEGER, MAX_INTEGER = -(1 << 31), (1 << 31) - 1
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,13 @@ def unsigned(value: int) -> MetadataItem:
     if not 0 <= value <= MAX_UNSIGNED:
         raise ValueError(f"{value} is no 32-bit unsigned number")
     return MetadataItem(value, GGUFValueType.UINT32)
+
+
+def integer(value: float) -> MetadataItem:
+    """A whole number as 32 bits with a sign; ValueError if it does not fit."""
+    if value != int(value) or not MIN_INTEGER <= value <= MAX_INTEGER:
+        raise ValueError(f"{value} is no 32-bit integer")
+    return MetadataItem(int(value), GGUFValueType.INT32)
 
 
 def number(value: float) -> MetadataItem:

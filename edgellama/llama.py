@@ -10,7 +10,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from edgellama.engine.context_memory import default_context_length
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
@@ -22,6 +22,7 @@ from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 from edgellama.models.names import resolve
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile, require_model
+from edgellama.quant.sampling_keys import recommended_sampling
 from edgellama.sampling.options import SamplingArguments
 from edgellama.text.chat_template import ChatTemplate, load_chat_template
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
@@ -104,6 +105,14 @@ class Llama:
         """How many tokens each session holds."""
         return self._context_length
 
+    @property
+    def sampling_defaults(self) -> SamplingArguments:
+        """The sampling that the file recommends, by option, such as ``{"temperature": 0.6}``.
+
+        Empty where it recommends none. Chats use it unless they are told otherwise.
+        """
+        return cast("SamplingArguments", recommended_sampling(self._file.metadata))
+
     def generate(
         self,
         prompt: str | Sequence[int],
@@ -150,9 +159,10 @@ class Llama:
         ``messages``: what was said before, as dictionaries with ``role`` ("system", "user",
         "assistant") and ``content``; ``regenerate`` answers them if they end with the user's.
         ``template``: Jinja source to use instead of the file's. ``options`` hold for every
-        reply: ``max_tokens``, ``stop`` and the fields of SamplingOptions. Raises
-        UnsupportedModelError if there is no template.
+        reply: ``max_tokens``, ``stop`` and the fields of SamplingOptions, which go before
+        ``sampling_defaults``. Raises UnsupportedModelError if there is no template.
         """
+        options = {**self.sampling_defaults, **options}
         chosen = self._chat_template(template)
         return Conversation(
             self.session(), self.tokenizer, chosen, system=system, messages=messages, **options

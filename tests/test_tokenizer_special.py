@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from edgellama.quant.errors import EdgellamaError, TokenizerError, UnsupportedModelError
+from edgellama.quant.vocabulary.special_tokens import END_TOKENS_KEY
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 CONTROL, USER_DEFINED, UNKNOWN, NORMAL = 3, 4, 2, 1
@@ -22,7 +23,7 @@ BPE: dict[str, object] = {
     "tokenizer.ggml.bos_token_id": 0,
 }
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
-SENTENCEPIECE: dict[str, object] = {
+SENTENCEPIECE: dict[str, Any] = {
     "tokenizer.ggml.model": "llama",
     "tokenizer.ggml.tokens": ["<unk>", "<s>", "</s>", *BYTES, "\u2581", "a", "\u2581a"],
     "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, 1, 1, 1],
@@ -75,11 +76,51 @@ def test_add_bos_without_a_bos_token_is_an_error() -> None:
 
 
 def test_end_of_generation_takes_declared_and_well_known_tokens() -> None:
-    """Known names count if they are control tokens: <|end|> is a normal token here."""
+    """Declared ids count, and well-known names, though <|end|> is a normal token here."""
     special = bpe(eos_token_id=4).special
-    assert special.end_of_generation == {1, 4}
+    assert special.end_of_generation == {1, 4, 8}
     assert (special.eos_id, special.eot_id) == (4, 1)
-    assert bpe(eom_token_id=9, eot_token_id=3).special.end_of_generation == {1, 3, 9}
+    assert bpe(eom_token_id=9, eot_token_id=3).special.end_of_generation == {1, 3, 8, 9}
+
+
+def test_more_end_tokens_are_under_a_key_of_our_own() -> None:
+    """Ids under edgellama.tokenizer.end_token_ids end a reply; those out of range end nothing."""
+    for ids in ([2, 3, 99], np.array([2, 3, -1], np.int32)):
+        metadata = BPE | {END_TOKENS_KEY: ids}
+        assert load_tokenizer(metadata).special.end_of_generation == {1, 2, 3, 8}
+    with pytest.raises(TokenizerError, match="array of token ids"):
+        load_tokenizer(BPE | {END_TOKENS_KEY: "2"})
+
+
+@pytest.mark.parametrize("kind", [NORMAL, USER_DEFINED, CONTROL])
+@pytest.mark.parametrize("name", ["<|im_end|>", "<|eot_id|>", "<end_of_turn>"])
+def test_turn_ends_are_control_tokens_whatever_their_type(name: str, kind: int) -> None:
+    """A turn's end of any type ends a reply, shows nothing, and is no part of a plain text."""
+    for tokenizer in (
+        bpe(tokens=[name, *TOKENS[2:]], token_type=[kind, *TYPES[2:]], bos_token_id=None),
+        load_tokenizer(
+            changed(
+                SENTENCEPIECE,
+                tokens=[*SENTENCEPIECE["tokenizer.ggml.tokens"], name],
+                token_type=[*SENTENCEPIECE["tokenizer.ggml.token_type"], kind],
+                scores=[*SENTENCEPIECE["tokenizer.ggml.scores"], 0.0],
+            )
+        ),
+    ):
+        (end,) = tokenizer.encode(name, add_bos=False, parse_special=True)
+        assert tokenizer.token_text(end) == name
+        assert end in tokenizer.special.end_of_generation
+        assert end not in tokenizer.encode(f"a{name}")
+        assert tokenizer.decode([end]) == ""
+
+
+def test_names_that_are_also_words_end_only_as_added_tokens() -> None:
+    """</s> as an ordinary word is HTML; as a token that was added it ends a reply."""
+    for kind, ends in ((NORMAL, set()), (USER_DEFINED, {0}), (CONTROL, {0})):
+        tokens = ["</s>", *TOKENS[2:8], *TOKENS[9:]]
+        types = [kind, *TYPES[2:8], *TYPES[9:]]
+        tokenizer = bpe(tokens=tokens, token_type=types, bos_token_id=None)
+        assert tokenizer.special.end_of_generation == ends
 
 
 def test_control_tokens_are_skipped_in_text_unless_asked_for() -> None:

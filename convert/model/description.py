@@ -14,11 +14,12 @@ from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.model.family import check_hugging_face, check_meta
 from edgellama.convert.model.general import general_items
+from edgellama.convert.model.generation_config import FILE, end_token_items, sampling_items
 from edgellama.convert.model.gguf_source import gguf_items
 from edgellama.convert.model.hparams import hugging_face_hparams, meta_hparams, meta_release
 from edgellama.convert.model.layout import SourceLayout
 from edgellama.convert.sources.checkpoint import Checkpoint
-from edgellama.convert.sources.json_fields import Fields
+from edgellama.convert.sources.json_fields import Fields, read_fields
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.convert.vocabulary.chat_template_source import chat_template_items
 from edgellama.convert.vocabulary.split_pattern_names import checked_name
@@ -72,10 +73,13 @@ def describe(
     vocabulary = read_vocabulary(
         settings, sizes.vocab_size, pre, scaled_positions=sizes.scaling.llama3 is not None
     )
+    generation = read_fields(checkpoint.folder / FILE)
     items = (
         general_items(checkpoint, tensors, name)
+        | sampling_items(generation)
         | sizes.items()
         | vocabulary.items()
+        | end_token_items([config, generation], vocabulary.special_ids, len(vocabulary.tokens))
         | chat_template_items(checkpoint.folder, settings.settings)
     )
     return ModelDescription(MappingProxyType(items), tuple(tensors))

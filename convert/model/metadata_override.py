@@ -14,6 +14,7 @@ from gguf import GGUFValueType
 
 from edgellama.convert.metadata import MetadataItem
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.sampling_keys import PREFIX, SAMPLING_KEYS
 
 _KEY = re.compile(r"[a-z0-9_.-]+(\.[a-z0-9_.-]+)+", re.IGNORECASE)
 _DECIDED = re.compile(r"general\.(architecture|file_type|quantization_version|alignment)|split\..*")
@@ -29,6 +30,12 @@ _RANGES: Mapping[GGUFValueType, tuple[int, int]] = MappingProxyType(
         GGUFValueType.INT32: (-(2**31), 2**31 - 1),
         GGUFValueType.UINT64: (0, 2**64 - 1),
         GGUFValueType.INT64: (-(2**63), 2**63 - 1),
+    }
+)
+_SAMPLING: Mapping[str, GGUFValueType] = MappingProxyType(
+    {
+        PREFIX + entry.key: GGUFValueType.INT32 if entry.is_whole else GGUFValueType.FLOAT32
+        for entry in SAMPLING_KEYS.values()
     }
 )
 _GUESSED_INTEGERS = (GGUFValueType.UINT32, GGUFValueType.INT32, GGUFValueType.INT64)
@@ -53,8 +60,9 @@ def override_metadata(
 ) -> dict[str, MetadataItem]:
     """``metadata`` with ``values`` put in; texts are read as what the key's type is.
 
-    A key that is not there yet becomes a text, or, outside ``general.``, what its text looks
-    like: bool, integer, float. InvalidOptionError for keys and values that are not allowed.
+    A key that is not there yet becomes a number where it recommends sampling, elsewhere under
+    ``general.`` a text, and else what its text looks like: bool, integer, float.
+    InvalidOptionError for keys and values that are not allowed.
     """
     result = dict(metadata)
     for key, value in values.items():
@@ -62,6 +70,8 @@ def override_metadata(
         known = metadata.get(key)
         if known is not None:
             kinds: tuple[GGUFValueType, ...] = (known.type,)
+        elif key in _SAMPLING:
+            kinds = (_SAMPLING[key],)
         elif key.startswith("general.") or not isinstance(value, str):
             kinds = _kinds_of(value)
         else:

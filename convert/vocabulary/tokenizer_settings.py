@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from edgellama.convert.sources.json_fields import Fields, read_fields
 from edgellama.convert.vocabulary.vocabulary import MAX_TOKENS
+from edgellama.quant.vocabulary.control_names import is_control_name
 
 # Roles by their names in GGUF, and in Hugging Face's files.
 ROLES: Mapping[str, str] = MappingProxyType(
@@ -119,7 +120,7 @@ class TokenizerSettings:
 
 def looks_special(text: str) -> bool:
     """Whether a token that is not marked as special is a control token all the same."""
-    return text.startswith("<|") and text.endswith("|>")
+    return (text.startswith("<|") and text.endswith("|>")) or is_control_name(text)
 
 
 def special_ids(

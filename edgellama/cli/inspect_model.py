@@ -50,6 +50,8 @@ def command(model: str | None, as_json: bool) -> None:
 
 def summarize(file: GGUFFile) -> dict[str, Any]:
     """Everything that ``--json`` prints; long arrays as their length and first items."""
+    from edgellama.quant.sampling_keys import recommended_sampling
+
     tensors = list(file.tensors.values())
     num_parameters = sum(num_elements(tensor) for tensor in tensors)
     tensor_bytes = sum(tensor.num_bytes for tensor in tensors)
@@ -63,6 +65,7 @@ def summarize(file: GGUFFile) -> dict[str, Any]:
         "parameters": num_parameters,
         "bits_per_weight": 8 * tensor_bytes / num_parameters if num_parameters else None,
         "formats": _formats(tensors),
+        "sampling": recommended_sampling(file.metadata),
         "metadata": {
             key: to_json(value) for key, value in file.metadata.items() if key != TEMPLATE_KEY
         },
@@ -114,6 +117,9 @@ def _overview_lines(summary: dict[str, Any]) -> Iterator[str]:
     if summary["bits_per_weight"] is not None:
         yield f"bits per weight {summary['bits_per_weight']:.3f}"
     formats = summary["formats"].items()
+    if summary["sampling"]:
+        values = (f"{option} {value}" for option, value in summary["sampling"].items())
+        yield "sampling        " + ", ".join(values)
     yield "formats         " + ", ".join(f"{name} ({use['tensors']})" for name, use in formats)
 
 

@@ -1,7 +1,8 @@
 """The tokens with a role: start and end of text, of a turn, of a message.
 
 It reads the ids that the file declares and finds the well-known end tokens that files
-often forget to declare. Encoding and decoding are left to the tokenizers.
+often forget to declare, by the names in control_names. Encoding and decoding are left to the
+tokenizers.
 """
 
 from __future__ import annotations
@@ -10,24 +11,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import numpy as np
+
 from edgellama.quant.errors import TokenizerError
+from edgellama.quant.vocabulary.control_names import (
+    END_OF_MESSAGE_NAMES,
+    END_OF_TEXT_NAMES,
+    END_OF_TURN_NAMES,
+)
 from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary, flag, token_id
 
-# A reply ends at any of these, provided the vocabulary types it as a control token.
-END_OF_TURN_NAMES = (
-    "<|eot_id|>",
-    "<|im_end|>",
-    "<|end|>",
-    "<end_of_turn>",
-    "<|end_of_turn|>",
-    "<end_of_utterance>",
-    "<|endoftext|>",
-    "<|end_of_text|>",
-    "<EOT>",
-    "[EOT]",
-)
-END_OF_MESSAGE_NAMES = ("<|eom_id|>",)
-END_OF_TEXT_NAMES = ("</s>", "<eos>", "<|eos|>", "[EOS]", "<\uff5cend\u2581of\u2581sentence\uff5c>")
+END_TOKENS_KEY = "edgellama.tokenizer.end_token_ids"
+"""Ids at which a reply ends besides those that GGUF has keys for; a key of our own."""
 SENTENCEPIECE_NAMES: Mapping[str, str] = MappingProxyType(
     {"bos": "<s>", "eos": "</s>", "unknown": "<unk>"}
 )
@@ -90,6 +85,7 @@ def read_special_tokens(
     eot = next(iter(turns), None) if eot is None else eot
     eom = next(iter(messages), None) if eom is None else eom
     ends = {*turns, *messages, *well_known(END_OF_TEXT_NAMES), eos, eot, eom}
+    ends |= _more_ends(metadata, len(vocabulary.tokens))
     return SpecialTokens(
         bos_id=bos,
         eos_id=eos,
@@ -101,3 +97,14 @@ def read_special_tokens(
         add_eos=flag(metadata, "tokenizer.ggml.add_eos_token", False),
         end_of_generation=frozenset(token for token in ends if token is not None),
     )
+
+
+def _more_ends(metadata: Mapping[str, object], vocab_size: int) -> set[int]:
+    """The ids under our own key; those beyond the vocabulary end nothing."""
+    values = metadata.get(END_TOKENS_KEY)
+    if values is None:
+        return set()
+    array = np.asarray(values)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise TokenizerError(f"{END_TOKENS_KEY} is no array of token ids")
+    return {token for token in array.tolist() if 0 <= token < vocab_size}

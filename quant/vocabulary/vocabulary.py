@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgellama.quant.errors import TokenizerError
 from edgellama.quant.gguf.strings import StringArray
+from edgellama.quant.vocabulary.control_names import control_by_name
 
 SENTENCEPIECE_KINDS = ("llama", "t5")
 BYTE_PAIR_KIND = "gpt2"
@@ -54,15 +55,26 @@ class Vocabulary:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, object]) -> Vocabulary:
-        """Reads ``tokens``, ``token_type`` and ``scores``; the latter two may be absent."""
+        """Reads ``tokens``, ``token_type`` and ``scores``; the latter two may be absent.
+
+        The well-known marks of chat formats are control tokens whatever type the file gives them.
+        """
         tokens = list(string_bytes(metadata, "tokenizer.ggml.tokens"))
-        types = metadata.get("tokenizer.ggml.token_type")
+        given = metadata.get("tokenizer.ggml.token_type")
+        types = bytes([TokenType.NORMAL]) * len(tokens) if given is None else _types(given)
         scores = metadata.get("tokenizer.ggml.scores")
+        if len(types) == len(tokens):
+            types = control_by_name(
+                tokens,
+                types,
+                text_types=(TokenType.NORMAL, TokenType.USER_DEFINED),
+                control=TokenType.CONTROL,
+            )
         return cls(
             tokens=tokens,
-            types=bytes([TokenType.NORMAL]) * len(tokens) if types is None else _types(types),
+            types=types,
             scores=np.zeros(len(tokens), np.float32) if scores is None else _scores(scores),
-            has_types=types is not None,
+            has_types=given is not None,
         )
 
     def ids_of(self, *types: TokenType) -> list[int]:

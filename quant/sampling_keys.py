@@ -1,0 +1,73 @@
+"""Sampling that a model file recommends: llama.cpp's keys under ``general.sampling.``.
+
+The converter writes them, chats use them. How tokens are chosen by them is left to sampling.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+PREFIX = "general.sampling."
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SamplingKey:
+    """One recommendation: what follows ``general.sampling.``, and which values make sense."""
+
+    key: str
+    is_whole: bool
+    allowed: Callable[[float], bool]
+    words: str
+
+    def checked(self, value: object) -> float | int | None:
+        """The value as a number of the key's kind; None for one that makes no sense."""
+        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+            return None
+        number = float(value)
+        if not math.isfinite(number) or (self.is_whole and number != int(number)):
+            return None
+        if not self.allowed(number):
+            return None
+        return int(number) if self.is_whole else _shortest(number)
+
+
+SAMPLING_KEYS: Mapping[str, SamplingKey] = MappingProxyType(
+    {
+        "temperature": SamplingKey("temp", False, lambda v: v >= 0, "a number from 0"),
+        "top_k": SamplingKey("top_k", True, lambda v: v >= 0, "a whole number from 0"),
+        "top_p": SamplingKey("top_p", False, lambda v: 0 < v <= 1, "a number above 0 up to 1"),
+        "min_p": SamplingKey("min_p", False, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
+        "repeat_penalty": SamplingKey("penalty_repeat", False, lambda v: v > 0, "a number above 0"),
+        "repeat_last_n": SamplingKey(
+            "penalty_last_n", True, lambda v: v >= -1, "a whole number from -1"
+        ),
+    }
+)
+"""By the name of the sampling option."""
+
+
+def recommended_sampling(metadata: Mapping[str, object]) -> dict[str, float | int]:
+    """The options that a file recommends, by name; what makes no sense is passed over."""
+    found: dict[str, float | int] = {}
+    for option, key in SAMPLING_KEYS.items():
+        value = metadata.get(PREFIX + key.key)
+        if value is None:
+            continue
+        number = key.checked(value)
+        if number is None:
+            _log.warning("%s%s is %.40r, which is ignored: %s", PREFIX, key.key, value, key.words)
+        else:
+            found[option] = number
+    return found
+
+
+def _shortest(number: float) -> float:
+    """The number as a person writes it who means this float32."""
+    return float(str(np.float32(number)))

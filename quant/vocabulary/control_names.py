@@ -1,0 +1,55 @@
+"""Tokens that are control tokens by their name, whatever type a file gives them.
+
+Converters often type the marks of a chat format as ordinary or user-defined text. As such they
+would be shown in a reply instead of ending it, and a message could write them. Which token has
+which role is left to special_tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+END_OF_TURN_NAMES = (
+    *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>", "<|eot|>"),
+    *("<end_of_utterance>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "[EOT]", "\u2581<EOT>"),
+)
+END_OF_MESSAGE_NAMES = ("<|eom_id|>", "<|eom|>")
+END_OF_TEXT_NAMES = ("</s>", "<eos>", "<|eos|>", "[EOS]", "<\uff5cend\u2581of\u2581sentence\uff5c>")
+"""A reply ends at any of these."""
+START_NAMES = (
+    *("<|im_start|>", "<|im_sep|>", "<|start_header_id|>", "<|end_header_id|>"),
+    *("<start_of_turn>", "<|start_of_turn|>", "<|begin_of_text|>"),
+    *("<|system|>", "<|user|>", "<|assistant|>", "<|prompter|>"),
+    *("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
+)
+"""What begins a turn or parts it from its role."""
+
+# A vocabulary that was learned from text may hold these as words of HTML, XML or code.
+_ALSO_WORDS = frozenset({b"</s>", b"<eos>", b"[EOS]", b"<EOT>", b"[EOT]"})
+_NAMES = frozenset(
+    name.encode()
+    for name in (*END_OF_TURN_NAMES, *END_OF_MESSAGE_NAMES, *END_OF_TEXT_NAMES, *START_NAMES)
+)
+
+
+def is_control_name(text: str) -> bool:
+    """Whether a token that was added to a vocabulary is a control token by its name."""
+    return text.encode("utf-8", "surrogatepass") in _NAMES
+
+
+def control_by_name(
+    tokens: Sequence[bytes], types: bytes, *, text_types: tuple[int, int], control: int
+) -> bytes:
+    """``types`` with the well-known names among ``tokens`` as ``control``, by token id.
+
+    ``text_types``: the type of an ordinary word, and that of a token which was added as text.
+    """
+    found = _NAMES.intersection(tokens)
+    word, added = text_types
+    changed = bytearray(types)
+    for name in found:
+        token = tokens.index(name)
+        may_be_word = types[token] == word and name in _ALSO_WORDS
+        if types[token] in (word, added) and not may_be_word:
+            changed[token] = control
+    return bytes(changed)
