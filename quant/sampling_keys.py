@@ -6,7 +6,6 @@ The converter writes them, chats use them. How tokens are chosen by them is left
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,6 +13,7 @@ from types import MappingProxyType
 import numpy as np
 
 PREFIX = "general.sampling."
+LARGEST = (1 << 31) - 1
 _log = logging.getLogger(__name__)
 
 
@@ -30,12 +30,10 @@ class SamplingKey:
         """The value as a number of the key's kind; None for one that makes no sense."""
         if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
             return None
-        number = float(value)
-        if not math.isfinite(number) or (self.is_whole and number != int(number)):
+        if not abs(value) <= LARGEST:
             return None
-        if not self.allowed(number):
-            return None
-        return int(number) if self.is_whole else _shortest(number)
+        number = int(value) if self.is_whole else _shortest(float(value))
+        return number if self.allowed(number) and (number == value or not self.is_whole) else None
 
 
 SAMPLING_KEYS: Mapping[str, SamplingKey] = MappingProxyType(
@@ -50,7 +48,7 @@ SAMPLING_KEYS: Mapping[str, SamplingKey] = MappingProxyType(
         ),
     }
 )
-"""By the name of the sampling option."""
+"""By the name of the sampling option; values are int32 or float32."""
 
 
 def recommended_sampling(metadata: Mapping[str, object]) -> dict[str, float | int]:
