@@ -28,9 +28,11 @@ class SamplingKey:
 
     def checked(self, value: object) -> float | int | None:
         """The value as a number of the key's kind; None for one that makes no sense."""
-        if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        if isinstance(value, (bool, np.bool_)) or not isinstance(
+            value, (int, float, np.integer, np.floating)
+        ):
             return None
-        if not abs(value) <= LARGEST:
+        if not -LARGEST <= value <= LARGEST:
             return None
         number = int(value) if self.is_whole else _shortest(float(value))
         return number if self.allowed(number) and (number == value or not self.is_whole) else None
