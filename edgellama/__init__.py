@@ -42,6 +42,9 @@ if TYPE_CHECKING:
     from edgellama.text.chat_template import ChatTemplate
     from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
+__version__ = "0.1.0"
+"""The version of this package, as ``pip show edgellama`` tells it."""
+
 _MODULES = {
     "CacheError": "edgellama.quant.errors",
     "CancelToken": "edgellama.engine.cancellation",

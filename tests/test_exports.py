@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -81,3 +82,9 @@ def test_the_api_does_not_import_numba() -> None:
         "print([m for m in ('numba', 'jinja2', 'click', 'rich') if m in sys.modules])"
     )
     assert run_python(code).strip() == "[]"
+
+
+def test_version() -> None:
+    """The package says its version without importing anything, as its metadata does."""
+    code = "import sys, edgellama; print(edgellama.__version__, 'numpy' in sys.modules)"
+    assert run_python(code) == f"{version('edgellama')} False\n"
