@@ -20,6 +20,7 @@ from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 from edgellama.models.names import resolve
+from edgellama.models.usage import note_use
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.quant.sampling_keys import recommended_sampling
@@ -70,7 +71,9 @@ class Llama:
 
         types = KVTypes.of(kv_type)
         _check_context(context_length)
-        self._file = GGUFFile(_runnable_file(path_or_name, quantize, progress))
+        path = _runnable_file(path_or_name, quantize, progress)
+        note_use(path)
+        self._file = GGUFFile(path)
         try:
             require_model(self._file)
             self.tokenizer: Tokenizer = load_tokenizer(self._file.metadata)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgellama.models import names
+from edgellama.models import well_known
 from edgellama.models.pulling import pull
 
 CliRunner = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -19,7 +19,7 @@ CliRunner = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(scope="session")
 def smollm2_path() -> Path:
     """The real starter model, pulled into the user's normal cache once."""
-    return pull(names.STARTER_MODEL)
+    return pull(well_known.STARTER_MODEL)
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 import edgellama.convert
 from edgellama import Llama
-from edgellama.models.checkpoints import converted, converted_folder
+from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE, cache_root
+from edgellama.models.checkpoints import CONVERTED_FOLDER, converted
 from edgellama.quant.errors import (
     ConversionError,
     InvalidOptionError,
@@ -39,7 +40,7 @@ class FakeConverter:
 @pytest.fixture
 def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeConverter:
     """In place of the real one; the cache is empty."""
-    monkeypatch.setattr("edgellama.models.checkpoints.cache_root", lambda: tmp_path / "cache")
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     fake = FakeConverter()
     monkeypatch.setattr(edgellama.convert, "convert", fake, raising=False)
     return fake
@@ -53,6 +54,11 @@ def folder(tmp_path: Path) -> Path:
     (path / "model.safetensors").write_bytes(b"weights")
     (path / "config.json").write_text("{}")
     return path
+
+
+def converted_folder() -> Path:
+    """Where converted models lie."""
+    return cache_root() / CONVERTED_FOLDER
 
 
 def cached_files() -> list[Path]:
@@ -88,7 +94,7 @@ def test_a_changed_source_is_converted_anew(
     (earlier[0].parent / f"{earlier[0].name}.partial").touch()
     later = converted(folder, "q4_0")
     assert later not in earlier
-    assert {path.name for path in later.parent.iterdir()} == {"lock", later.name}
+    assert {path.name for path in later.parent.iterdir()} == {"lock", "source", later.name}
     with open(folder / name, "a") as file:
         file.write("more")
     os.utime(folder / name, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000))

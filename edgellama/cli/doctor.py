@@ -112,7 +112,7 @@ def _cache(problems: list[str]) -> Rows:
     yield "models", _size(folder / "models")
     yield "compiled kernels", _size(folder / "kernels")
     for name, path in names.pulled_models().items():
-        yield "pulled", name if name.startswith(names.HUB_PREFIX) else f"{name} ({path.name})"
+        yield "pulled", name if path.name in name else f"{name} ({path.name})"
     if not os.access(_nearest_existing(folder), os.W_OK):
         problems.append(f"{folder} cannot be written to; set {CACHE_VARIABLE}")
 

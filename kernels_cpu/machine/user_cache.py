@@ -6,6 +6,7 @@ written to. What lies in it is the business of those who fill it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -89,7 +90,8 @@ def _make_writable(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     descriptor, path = tempfile.mkstemp(prefix=".writable-", dir=folder)
     os.close(descriptor)
-    os.unlink(path)
+    with contextlib.suppress(FileNotFoundError):  # Another process may tidy up there.
+        os.unlink(path)
 
 
 def _make_private(folder: Path) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgellama.models import names
+from edgellama.models import well_known
 from edgellama.models.pulling import pull
 from edgellama.quant.gguf.file import GGUFFile
 from reference.tokenizer_references import (
@@ -43,7 +43,7 @@ def references() -> dict[str, Encode]:
     cases: dict[str, Encode] = {"mistral-v1": sentencepiece_ids(processor)}
     for suffix, special in (("", False), ("-special", True)):
         cases[f"llama3{suffix}"] = tiktoken_ids(ranks, LLAMA3_CONTROL, special=special)
-    with GGUFFile(pull(names.STARTER_MODEL)) as file:
+    with GGUFFile(pull(well_known.STARTER_MODEL)) as file:
         for pattern in ("smollm", "gpt-2", "default"):
             metadata: dict[str, Any] = {**file.metadata, "tokenizer.ggml.pre": pattern}
             cases[f"smollm2-{pattern}"] = hugging_face_ids(metadata)

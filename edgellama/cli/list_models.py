@@ -1,0 +1,103 @@
+"""``edgellama list``: the models that the cache holds."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import click
+
+from edgellama.cli import tables
+from edgellama.cli.tables import Column, Row
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgellama.models.library import StoredModel
+
+COLUMNS = (
+    Column("name", "name", is_number=False),
+    Column("size", "size_bytes", tables.size),
+    Column("type", "type", is_number=False),
+    Column("context", "context_tokens", "{:,}".format),
+    Column("last use", "last_use", lambda moment: ago(moment), is_number=False),
+)
+_AGES = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"))
+
+
+@click.command("list", short_help="List the models in the cache.")
+@click.option(
+    *("-o", "--output", "style"),
+    type=click.Choice(["md", "csv", "json"]),
+    default="md",
+    show_default=True,
+    help="How to print the list.",
+)
+def command(style: str) -> None:
+    """List the models in the cache: pulled ones, then converted ones.
+
+    The name is what other commands take for MODEL. Converted models are made again when
+    they are needed, from the checkpoint that "edgellama show NAME" names.
+
+    \b
+    Examples:
+      edgellama list
+      edgellama list -o json
+    """
+    from edgellama.models.library import stored_models
+
+    rows = [row_of(model) for model in stored_models()]
+    if style == "json":
+        click.echo(tables.json_array(rows))
+    elif style == "csv":
+        click.echo(tables.comma_separated(rows))
+    elif rows:
+        _show(rows)
+    else:
+        click.echo("no models yet; to get a small one: edgellama pull smollm2", err=True)
+
+
+def row_of(model: StoredModel) -> dict[str, object]:
+    """One model under the names that programs read; what is damaged has a type that says so."""
+    from edgellama.models.facts import read_facts
+    from edgellama.quant.errors import EdgellamaError
+
+    try:
+        facts = read_facts(model.path)
+    except EdgellamaError:
+        facts = None
+    return {
+        "name": model.name,
+        "size_bytes": model.num_bytes,
+        "type": facts.type if facts else "damaged",
+        "context_tokens": facts.context_length if facts else None,
+        "last_use": moment(model.last_use),
+        "path": str(model.path),
+        "origin": model.origin,
+    }
+
+
+def moment(seconds: float | None) -> str | None:
+    """A time in ISO 8601, UTC."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat(timespec="seconds")
+
+
+def ago(text: str) -> str:
+    """How long ago a time in ISO 8601 was, for people."""
+    seconds = time.time() - datetime.fromisoformat(text).timestamp()
+    for unit_seconds, name in _AGES:
+        if seconds >= unit_seconds:
+            count = int(seconds / unit_seconds)
+            return f"{count} {name}{'s' if count > 1 else ''} ago"
+    return "just now"
+
+
+def _show(rows: Sequence[Row]) -> None:
+    from edgellama.cli.terminal import printable
+
+    total = sum(int(row["size_bytes"]) for row in rows)
+    click.echo(printable(tables.markdown(rows, COLUMNS)))
+    click.echo(f"\n{tables.size(total)} in all")

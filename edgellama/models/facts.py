@@ -1,0 +1,66 @@
+"""What a GGUF file's header tells of its model in a few words, for lists of models."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.recipes import RECIPES
+
+_TYPES_BY_NUMBER = {recipe.file_type: recipe.name for recipe in RECIPES.values()}
+_LICENSE_KEYS = ("general.license", "general.license.name", "general.license.link")
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """A model in brief; None for what its file does not say. ``context_length`` is in tokens."""
+
+    title: str | None
+    architecture: str | None
+    type: str | None
+    num_parameters: int
+    context_length: int | None
+    license: str | None
+
+    @classmethod
+    def of(cls, file: GGUFFile) -> ModelFacts:
+        """The facts of an open file."""
+        architecture = _text(file, "general.architecture")
+        return cls(
+            title=_text(file, "general.name"),
+            architecture=architecture,
+            type=type_of(file),
+            num_parameters=sum(math.prod(tensor.shape) for tensor in file.tensors.values()),
+            context_length=_count(file, f"{architecture}.context_length"),
+            license=next(filter(None, (_text(file, key) for key in _LICENSE_KEYS)), None),
+        )
+
+
+def read_facts(path: Path) -> ModelFacts:
+    """The facts of the file at ``path``; ModelNotFoundError, ModelFileError."""
+    with GGUFFile(path) as file:
+        return ModelFacts.of(file)
+
+
+def type_of(file: GGUFFile) -> str | None:
+    """The type that a file says it has, else the format of most of its bytes, such as ``q4_0``."""
+    number = file.metadata.get("general.file_type")
+    if isinstance(number, int) and number in _TYPES_BY_NUMBER:
+        return _TYPES_BY_NUMBER[number]
+    sizes: Counter[str] = Counter()
+    for tensor in file.tensors.values():
+        sizes[tensor.format.name] += tensor.num_bytes
+    return sizes.most_common(1)[0][0].lower() if sizes else None
+
+
+def _text(file: GGUFFile, key: str) -> str | None:
+    value = file.metadata.get(key)
+    return value if isinstance(value, str) and value else None
+
+
+def _count(file: GGUFFile, key: str) -> int | None:
+    value = file.metadata.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
