@@ -20,9 +20,11 @@ NOTES = ".cache/huggingface/download"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder."""
+    """An empty cache folder, and an empty one for what is temporary."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("EDGELLAMA_CACHE", str(folder))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     return folder
 
 

@@ -47,6 +47,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder, and a pip that knows only the wheels of ``index``."""
     folder = tmp_path / "cache"
     monkeypatch.setenv("EDGELLAMA_CACHE", str(folder))
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     return folder
 
 
@@ -464,9 +466,7 @@ def test_models_of_the_temporary_folder_are_found(
 ) -> None:
     """Where the cache cannot be written to, a model is kept elsewhere and found again."""
     (tmp_path / "file").touch()
-    (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("EDGELLAMA_CACHE", str(tmp_path / "file" / "cache"))
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     path = pull("hf:me/mine:q8_0")
     assert path.is_relative_to(tmp_path / "temporary")
     assert pull("hf:me/mine:q8_0") == path
