@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # uint16 stands for bfloat16, which NumPy lacks.
-DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64"}
+DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64", "int32": "I32"}
+DTYPES |= {"int8": "I8", "uint8": "U8", "uint32": "U32"}
 
 
 def entry(dtype: str, shape: object, start: int, end: int) -> dict[str, object]:
@@ -25,13 +26,19 @@ def file_of(header: object, data: bytes = b"", num_header_bytes: int | None = No
 
 
 def saved(
-    arrays: Mapping[str, NDArray[np.generic]], metadata: Mapping[str, str] | None = None
+    arrays: Mapping[str, NDArray[np.generic]],
+    metadata: Mapping[str, str] | None = None,
+    dtypes: Mapping[str, str] | None = None,
 ) -> bytes:
-    """What the reference implementation writes for these arrays, one after the other."""
+    """What the reference implementation writes for these arrays, one after the other.
+
+    ``dtypes``: of tensors whose type NumPy lacks, by name.
+    """
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     data = b""
     for name, array in arrays.items():
         end = len(data) + array.nbytes
-        header[name] = entry(DTYPES[array.dtype.name], list(array.shape), len(data), end)
+        dtype = (dtypes or {}).get(name) or DTYPES[array.dtype.name]
+        header[name] = entry(dtype, list(array.shape), len(data), end)
         data += array.tobytes()
     return file_of(header, data)

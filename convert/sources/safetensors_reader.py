@@ -15,7 +15,12 @@ from types import MappingProxyType
 import numpy as np
 
 from edgellama.convert.sources.json_file import MAX_JSON_BYTES, parse_json_object
-from edgellama.convert.sources.source_tensor import MappedTensor, SourceTensor, UnreadableTensor
+from edgellama.convert.sources.source_tensor import (
+    ElementTensor,
+    MappedTensor,
+    SourceTensor,
+    UnreadableTensor,
+)
 from edgellama.quant.error_text import file_error, shown
 from edgellama.quant.formats import FORMATS_BY_NAME
 from edgellama.quant.mapped_file import map_file
@@ -46,7 +51,7 @@ class _Entry:
 
 
 def read_safetensors(path: Path) -> dict[str, SourceTensor]:
-    """The tensors of one file, in the order of their bytes; those of other dtypes unreadable.
+    """The tensors of one file, in the order of their bytes; of other dtypes only elements.
 
     Raises ModelNotFoundError, or ModelFileError for a header that the file does not bear out.
     """
@@ -70,17 +75,19 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
     mapped = np.frombuffer(buffer, np.uint8)
     tensors: dict[str, SourceTensor] = {}
     for entry in entries:
+        data = mapped[data_start + entry.start : data_start + entry.end]
         if entry.dtype in READABLE_DTYPES:
-            data = mapped[data_start + entry.start : data_start + entry.end]
             tensor_format = FORMATS_BY_NAME[entry.dtype]
             tensors[entry.name] = MappedTensor(entry.name, entry.shape, tensor_format, data)
+            continue
+        refusal = (
+            f"{path}: tensor {shown(entry.name)} has dtype {shown(entry.dtype)}; allowed: "
+            f"{', '.join(READABLE_DTYPES)}; quantized models must be dequantized first"
+        )
+        if _DTYPE_BITS.get(entry.dtype, 0) % 8 == 0 < _DTYPE_BITS.get(entry.dtype, 0):
+            tensors[entry.name] = ElementTensor(entry.name, entry.shape, entry.dtype, data, refusal)
         else:
-            tensors[entry.name] = UnreadableTensor(
-                entry.name,
-                entry.shape,
-                f"{path}: tensor {shown(entry.name)} has dtype {shown(entry.dtype)}; allowed: "
-                f"{', '.join(READABLE_DTYPES)}; quantized models must be dequantized first",
-            )
+            tensors[entry.name] = UnreadableTensor(entry.name, entry.shape, refusal)
     return tensors
 
 

@@ -15,9 +15,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellama.quant.errors import ModelFileError, UnsupportedModelError
+from edgellama.convert.sources.mapped_bytes import MappedBytes
+from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.formats import FORMATS_BY_NAME, Format
-from edgellama.quant.mapped_file import CAN_READ_AT, FileMapping
 
 _Self = TypeVar("_Self", bound="SourceTensor")
 _ARRAY_FORMATS = {np.dtype("<f4"): "F32", np.dtype("<f2"): "F16"}
@@ -83,11 +83,7 @@ class SourceTensor(ABC):
 
 
 class MappedTensor(SourceTensor):
-    """A tensor whose bytes lie in one piece of a mapped file, or in memory.
-
-    Of a file they are read, not touched where they are mapped: a page that the file no longer
-    has would end the process, and pages in use would add up over a whole model.
-    """
+    """A tensor whose bytes lie in one piece of a mapped file, or in memory."""
 
     def __init__(
         self, name: str, shape: Sequence[int], tensor_format: Format, data: NDArray[np.uint8]
@@ -96,33 +92,15 @@ class MappedTensor(SourceTensor):
         super().__init__(name, shape, tensor_format)
         if data.shape != (self.num_bytes,) or data.dtype != np.uint8:
             raise ValueError(f"data of {name} is not {self.num_bytes} bytes")
-        self._data = data
-        self._mapping = _mapping_behind(data)
-        self._start = 0
-        if self._mapping is not None:
-            self._start = data.ctypes.data - np.frombuffer(self._mapping, np.uint8).ctypes.data
+        self._content = MappedBytes(name, data)
+
+    def is_same_piece(self, other: SourceTensor) -> bool:
+        """Whether both are the very same bytes of one file."""
+        return isinstance(other, MappedTensor) and self._content.is_same_piece(other._content)
 
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
-        shape = last - first, self.row_bytes
-        if self._mapping is None or not CAN_READ_AT:
-            return self._data[first * self.row_bytes : last * self.row_bytes].reshape(shape)
-        num_bytes = shape[0] * shape[1]
-        content = self._mapping.read_at(self._start + first * self.row_bytes, num_bytes)
-        if len(content) < num_bytes:
-            raise ModelFileError(
-                f"tensor {self.name}: its file was cut to {self._mapping.size()} bytes while it "
-                f"was read; allowed: the {len(self._mapping)} bytes that it had"
-            )
-        return np.frombuffer(content, np.uint8).reshape(shape)
-
-
-def _mapping_behind(array: NDArray[np.uint8]) -> FileMapping | None:
-    """The mapping that ``array`` is a view of; None for an array in memory."""
-    owner: object = array
-    while isinstance(owner, np.ndarray):
-        owner = owner.base
-    buffer = owner.obj if isinstance(owner, memoryview) else owner
-    return buffer if isinstance(buffer, FileMapping) else None
+        content = self._content.read(first * self.row_bytes, last * self.row_bytes)
+        return content.reshape(last - first, self.row_bytes)
 
 
 class ArrayTensor(SourceTensor):
@@ -235,3 +213,30 @@ class UnreadableTensor(SourceTensor):
 
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
         raise UnsupportedModelError(self._refusal)
+
+
+class ElementTensor(UnreadableTensor):
+    """A tensor of numbers that are no weights by themselves, such as packed integers or FP8.
+
+    ``element_type`` is safetensors' name of their type. What they mean is left to who knows how
+    the checkpoint was quantized; as a weight it is refused like any unreadable tensor.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shape: Sequence[int],
+        element_type: str,
+        data: NDArray[np.uint8],
+        refusal: str,
+    ) -> None:
+        """``data``: a view of all its bytes, one dimension."""
+        super().__init__(name, shape, refusal)
+        self.element_type = element_type
+        self._content = MappedBytes(name, data)
+        self._bytes_a_row = data.size // max(1, self.num_rows)
+
+    def raw_rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        """The bytes of rows ``first`` to before ``last``, (last - first, bytes of a row)."""
+        content = self._content.read(first * self._bytes_a_row, last * self._bytes_a_row)
+        return content.reshape(last - first, self._bytes_a_row)

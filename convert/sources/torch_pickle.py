@@ -61,6 +61,8 @@ ELEMENT_BYTES: Mapping[str, int] = MappingProxyType(
     {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
     | {"int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1}
     | {"complex64": 8, "complex128": 16, "bytes": 1}
+    | {"float8_e4m3fn": 1, "float8_e5m2": 1, "float8_e8m0fnu": 1}
+    | {"float8_e4m3fnuz": 1, "float8_e5m2fnuz": 1}
 )
 _STORAGES: Mapping[str, str] = MappingProxyType(
     {

@@ -17,7 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellama.convert.sources.pickle_machine import MAX_PICKLE_BYTES, read_pickle
-from edgellama.convert.sources.source_tensor import MappedTensor, SourceTensor, UnreadableTensor
+from edgellama.convert.sources.source_tensor import (
+    ElementTensor,
+    MappedTensor,
+    SourceTensor,
+    UnreadableTensor,
+)
 from edgellama.convert.sources.torch_pickle import (
     ELEMENT_BYTES,
     TORCH_VOCABULARY,
@@ -32,6 +37,12 @@ from edgellama.quant.mapped_file import map_file
 # Formats of the types that weights may have, by torch's names.
 _FORMATS: Mapping[str, str] = MappingProxyType(
     {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+)
+# Other types that a quantized checkpoint's tensors may have, with safetensors' names of them.
+_ELEMENT_TYPES: Mapping[str, str] = MappingProxyType(
+    {"int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8"}
+    | {"float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2", "float8_e8m0fnu": "F8_E8M0"}
+    | {"float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ"}
 )
 # Under which keys training programs put the state_dict among other things.
 _WRAPPERS = ("state_dict", "model", "module", "model_state_dict")
@@ -179,13 +190,13 @@ def _map_tensor(
     path: Path, name: str, tensor: PickledTensor, storage_bytes: _StorageBytes
 ) -> SourceTensor:
     what = f"tensor {shown(name)}"
-    if tensor.dtype not in _FORMATS:
-        allowed = ", ".join(_FORMATS)
-        return UnreadableTensor(
-            name, tensor.shape, f"{path}: {what} has dtype {tensor.dtype}; allowed: {allowed}"
-        )
+    refusal = f"{path}: {what} has dtype {tensor.dtype}; allowed: {', '.join(_FORMATS)}"
+    element_bytes = ELEMENT_BYTES.get(tensor.dtype)
+    if element_bytes is None or not {tensor.dtype} & (_FORMATS.keys() | _ELEMENT_TYPES.keys()):
+        return UnreadableTensor(name, tensor.shape, refusal)
     num_elements = math.prod(tensor.shape)
-    if tensor.offset + num_elements > tensor.storage.num_elements:
+    # A storage without a type of its own counts bytes.
+    if (tensor.offset + num_elements) * element_bytes > tensor.storage.num_bytes:
         raise file_error(
             path,
             f"{what} has shape {tensor.shape} at element {tensor.offset}",
@@ -198,6 +209,8 @@ def _map_tensor(
             f"{path}: {what} of shape {tensor.shape} has strides {tensor.strides}; allowed: rows "
             f"one after the other, so {_WAY_OUT}, each tensor made contiguous()",
         )
-    start = tensor.offset * ELEMENT_BYTES[tensor.dtype]
-    data = storage_bytes(tensor.storage)[start : start + num_elements * ELEMENT_BYTES[tensor.dtype]]
-    return MappedTensor(name, tensor.shape, FORMATS_BY_NAME[_FORMATS[tensor.dtype]], data)
+    start = tensor.offset * element_bytes
+    data = storage_bytes(tensor.storage)[start : start + num_elements * element_bytes]
+    if tensor.dtype in _FORMATS:
+        return MappedTensor(name, tensor.shape, FORMATS_BY_NAME[_FORMATS[tensor.dtype]], data)
+    return ElementTensor(name, tensor.shape, _ELEMENT_TYPES[tensor.dtype], data, refusal)
