@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +185,26 @@ def test_divisors(golden: dict[str, Any], head_size: int, factor: float) -> None
     np.testing.assert_allclose(divisors, golden[f"divisors/{head_size}/{factor:g}"], rtol=2e-5)
     assert divisors[0] == 1.0
     assert divisors[-1] == factor
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"sliding_window": 8}, 8),
+        ({"sliding_window": None}, None),
+        ({"sliding_window": 0}, None),
+        ({"sliding_window": 8, "use_sliding_window": False}, None),
+        ({"sliding_window": 8, "max_window_layers": 1, "model_type": None}, 8),
+        ({"sliding_window": 8, "model_type": "llama"}, None),
+        ({"sliding_window": 8, "architectures": ["LlamaForCausalLM"], "model_type": None}, None),
+    ],
+)
+def test_sliding_window(changes: dict[str, Any], expected: int | None, tmp_path: Path) -> None:
+    """A Mistral's window goes into the file, where it has one; a Llama's config may say one."""
+    config = {**BY_NAME["mistral"].config, **changes}
+    description = described(replace(BY_NAME["mistral"], config=config), tmp_path)
+    item = description.metadata.get("llama.attention.sliding_window")
+    assert (None if item is None else item.value) == expected
 
 
 def test_tied_output_is_left_out(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def hugging_face_hparams(config: Fields, rows: Rows) -> HyperParameters:
             rms_epsilon=config.positive("rms_norm_eps", _DEFAULT_EPSILON),
             rope_base=rope.positive("rope_theta", config.positive("rope_theta", _DEFAULT_BASE)),
             scaling=read_scaling(rope, context_length),
-            sliding_window=_sliding_window(config),
+            sliding_window=_sliding_window(config) if _is_mistral(config) else None,
         ),
     )
 
@@ -114,10 +114,22 @@ def _context_length(config: Fields) -> int:
     return config.size(name, _DEFAULT_CONTEXT)
 
 
+def _is_mistral(config: Fields) -> bool:
+    """Whether config.json is of a Mistral, whose window counts; a Llama has none."""
+    model_type = config.text("model_type")
+    return model_type == "mistral" or (
+        model_type is None and "MistralForCausalLM" in config.items("architectures")
+    )
+
+
 def _sliding_window(config: Fields) -> int | None:
-    if not config.has("sliding_window") or not config.flag("use_sliding_window", True):
+    """The window in tokens; None where there is none, which some say as 0 or -1."""
+    if not config.flag("use_sliding_window", True) or config.values.get("sliding_window") in (
+        0,
+        -1,
+    ):
         return None
-    return config.size("sliding_window")
+    return config.size("sliding_window") if config.has("sliding_window") else None
 
 
 def meta_hparams(params: Fields, rows: Rows) -> HyperParameters:
