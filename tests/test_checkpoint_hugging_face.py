@@ -15,12 +15,7 @@ import torch_bytes
 
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.opening import open_checkpoint
-from edgellama.quant.errors import (
-    EdgellamaError,
-    ModelFileError,
-    ModelNotFoundError,
-    UnsupportedModelError,
-)
+from edgellama.quant.errors import EdgellamaError, ModelFileError, ModelNotFoundError
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 Writer: TypeAlias = Callable[[Mapping[str, Array]], bytes]
@@ -141,24 +136,75 @@ def test_files_of_similar_names_are_no_shards(
 def test_an_index_that_names_an_absent_file(
     tmp_path: Path, layout: tuple[str, str, Writer]
 ) -> None:
-    """The file that is missing is named, with the index that wants it."""
+    """What an absent file should hold is told; whether it is needed is for others to say."""
     first, second = write_shards(tmp_path, layout)
-    index = write_index(tmp_path, layout, {"a": first, "b": second, "x": "x.bin"})
+    write_index(tmp_path, layout, {"a": first, "b": second, "x": "x.bin"})
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert contents(checkpoint) == {"a": 1, "b": 2, "c": 3}
+        assert checkpoint.absent == {"x": tmp_path / "x.bin"}
+
+
+def test_an_index_whose_files_are_all_absent(
+    tmp_path: Path, layout: tuple[str, str, Writer]
+) -> None:
+    """Without any file the first is named; where other shards make a model, they count."""
+    names = write_shards(tmp_path, layout)
+    index = write_index(tmp_path, layout, {"a": "x.bin", "b": "y\x1b[2J"})
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert contents(checkpoint) == {"a": 1, "b": 2, "c": 3}
+        assert checkpoint.notes == (
+            f"{index.name} names none of the 2 shards that are there, which count",
+        )
+    for name in names:
+        (tmp_path / name).unlink()
     message = refusal(tmp_path, ModelNotFoundError)
     assert message == (
-        f"{index}: names 'x.bin', which is missing; allowed: all 3 files that the index names"
+        f"{index}: names 'x.bin', which is missing; allowed: all 2 files that the index names"
     )
 
 
-@pytest.mark.parametrize(("name", "place"), [("x", 0), ("b", 0), ("a", 1)])
-def test_an_index_that_names_an_absent_tensor(
+@pytest.mark.parametrize(("name", "place"), [("b", 0), ("a", 1)])
+def test_an_index_that_names_another_file(
     tmp_path: Path, layout: tuple[str, str, Writer], name: str, place: int
 ) -> None:
-    """A tensor that is nowhere, or in another file than the index says, is named."""
+    """A tensor in another file than the index says is taken from where it is."""
     names = write_shards(tmp_path, layout)
-    index = write_index(tmp_path, layout, {"c": names[0], "b": names[1], name: names[place]})
-    message = refusal(tmp_path, ModelFileError)
-    assert message.startswith(f"{index}: names tensor '{name}' in {names[place]}, which does not")
+    write_index(tmp_path, layout, {"c": names[0], "b": names[1], name: names[place]})
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert contents(checkpoint) == {"a": 1, "b": 2, "c": 3}
+        assert not checkpoint.absent
+
+
+def test_an_index_that_names_an_absent_tensor(
+    tmp_path: Path, layout: tuple[str, str, Writer]
+) -> None:
+    """A tensor that is nowhere is told with the file that should hold it."""
+    names = write_shards(tmp_path, layout)
+    write_index(tmp_path, layout, {"x": names[0], "b": names[1]})
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert checkpoint.absent == {"x": tmp_path / names[0]}
+
+
+def test_a_shard_that_the_index_does_not_name(
+    tmp_path: Path, layout: tuple[str, str, Writer]
+) -> None:
+    """A shard of the same count gives what no other has, and that is told; others are let be."""
+    stem, suffix, saved = layout
+    first, second = write_shards(tmp_path, layout)
+    write_index(tmp_path, layout, {"a": first})
+    (tmp_path / second).write_bytes(saved({"b": B, "a": C}))
+    (tmp_path / f"{stem}-00007-of-00007{suffix}").write_bytes(saved({"d": A}))
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert contents(checkpoint) == {"a": 1, "b": 2, "c": 3}
+        (note,) = checkpoint.notes
+        assert note.startswith(f"'{second}' is not named by the index, but holds 1 tensors")
+    with open_checkpoint(tmp_path / second) as checkpoint:
+        assert contents(checkpoint) == {"a": 1, "b": 2, "c": 3}
+    (tmp_path / second).write_bytes(b"junk that is no tensor")
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert contents(checkpoint) == {"a": 1, "c": 3}
+        (note,) = checkpoint.notes
+        assert note.startswith("a shard that the index does not name is passed over: ")
 
 
 @pytest.mark.parametrize(
@@ -175,7 +221,6 @@ def test_an_index_that_names_an_absent_tensor(
         ({"a": "."}, r"names '\.'"),
         ({"a": ""}, r"names ''"),
         ({"a": "x\0"}, r"names 'x\\x00'"),
-        ({"a": "\x1b[2J"}, r"names '\\x1b\[2J', which is missing"),
     ],
 )
 def test_a_malformed_index(
@@ -188,14 +233,22 @@ def test_a_malformed_index(
 
 
 def test_a_tensor_in_two_shards(tmp_path: Path, layout: tuple[str, str, Writer]) -> None:
-    """A name in two shards is refused with both files' names, with an index and without."""
+    """The index decides between two copies; without its word they must be the same."""
     saved = layout[2]
     first, second = write_shards(tmp_path, layout)
     (tmp_path / second).write_bytes(saved({"b": B, "a": A}))
-    for _ in range(2):
+    with open_checkpoint(tmp_path) as checkpoint:
+        assert contents(checkpoint) == {"a": 1, "b": 2, "c": 3}
+    (tmp_path / second).write_bytes(saved({"b": B, "a": B}))
+    for weight_map in (None, {"b": second, "c": first}):
+        if weight_map is not None:
+            write_index(tmp_path, layout, weight_map)
         message = refusal(tmp_path, ModelFileError)
-        assert f"{second}: tensor 'a' is in {first} too; allowed: each name once" in message
-        write_index(tmp_path, layout, {"a": first, "b": second, "c": first})
+        assert f"{second}: tensor 'a' is in {first} too, with other values; allowed" in message
+    for place, expected in ((first, 1.0), (second, 2.0)):
+        write_index(tmp_path, layout, {"a": place, "b": second, "c": first})
+        with open_checkpoint(tmp_path) as checkpoint:
+            assert contents(checkpoint) == {"a": expected, "b": 2, "c": 3}
 
 
 def test_a_shard_that_is_malformed(tmp_path: Path, layout: tuple[str, str, Writer]) -> None:
@@ -204,30 +257,3 @@ def test_a_shard_that_is_malformed(tmp_path: Path, layout: tuple[str, str, Write
     (tmp_path / names[1]).write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     message = refusal(tmp_path, ModelFileError)
     assert f"{names[1]}: is a Git LFS pointer" in message
-
-
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ({"quant_method": "gptq", "bits": 4}, "'gptq'"),
-        ({"quant_method": "awq"}, "'awq'"),
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "'bitsandbytes'"),
-        ({"bits": 4}, "None"),
-        ("fp8", "'fp8'"),
-    ],
-)
-def test_quantized_checkpoints_are_refused_by_method(
-    tmp_path: Path, settings: object, named: str
-) -> None:
-    """A checkpoint that another method has quantized says which, and what to do."""
-    write_shards(tmp_path, SUFFIXES["safetensors"], {"quantization_config": settings})
-    message = refusal(tmp_path, UnsupportedModelError)
-    assert f"config.json: quantization_config has quant_method {named}; allowed: " in message
-    assert "dequantize the model first" in message
-
-
-def test_a_config_without_quantization(tmp_path: Path) -> None:
-    """quantization_config may be there and be null."""
-    write_shards(tmp_path, SUFFIXES["safetensors"], {"quantization_config": None})
-    with open_checkpoint(tmp_path) as checkpoint:
-        assert len(checkpoint.tensors) == 3

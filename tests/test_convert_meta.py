@@ -132,11 +132,15 @@ def test_refusals(
 
 
 def test_tied_output_of_meta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The output of Llama 3.2, which Meta saves though it is the embedding, is left out."""
+    """The output of Llama 3.2, which Meta saves though it is the embedding, is left out; one that
+    differs is kept and told.
+    """
     monkeypatch.setattr(hparams, "_LLAMA_3_2_SIZES", ((32, 2),))
     member = BY_NAME["llama-3.1-meta"]
     folder = write_meta(member, tmp_path / "1B")
     assert "output.weight" in [tensor.name for tensor in described(folder).tensors]
+    (note,) = described(folder).notes
+    assert "output.weight differs from tok_embeddings.weight, although Llama 3.2 of this" in note
     weights = meta_weights(member)
     weights["output.weight"] = weights["tok_embeddings.weight"]
     (folder / "consolidated.00.pth").unlink()

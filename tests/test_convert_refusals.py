@@ -151,8 +151,8 @@ def test_sizes(message: str, changes: dict[str, Any], tmp_path: Path) -> None:
 
 Change = Callable[[dict[str, Any]], object]
 TENSORS: dict[str, Change] = {
-    "tensor lm_head.weight is missing (and tie_word_embeddings is not true)": lambda t: t.pop(
-        "lm_head.weight"
+    'lm_head.weight is missing; needed: the output, or "tie_word_embeddings": true in': lambda t: (
+        t.pop("lm_head.weight")
     ),
     "tensor model.layers.1.mlp.up_proj.weight is missing": lambda t: t.pop(
         "model.layers.1.mlp.up_proj.weight"

@@ -50,7 +50,10 @@ ALLOWED: dict[str, set[str]] = {
     },
     "convert.sources": QUANT,
     "convert.vocabulary": {"convert", "convert.sources", *QUANT},
-    "convert.model": {"convert", "convert.sources", "convert.vocabulary", *QUANT},
+    "convert.dequantize": {"convert.sources", *QUANT},
+    "convert.model": {
+        *("convert", "convert.dequantize", "convert.sources", "convert.vocabulary", *QUANT),
+    },
     "convert.planning": {"convert", "convert.model", "convert.sources", *QUANT},
     "convert.output": {
         *("convert", "convert.planning", "convert.sources", "kernels_cpu.quantizers", *QUANT),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from edgellama.convert import metadata
+from edgellama.convert.dequantize.recognition import float_tensors
 from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.model.family import check_hugging_face, check_meta
 from edgellama.convert.model.general import general_items
@@ -18,6 +19,7 @@ from edgellama.convert.model.generation_config import FILE, end_token_items, sam
 from edgellama.convert.model.gguf_source import gguf_items
 from edgellama.convert.model.hparams import hugging_face_hparams, meta_hparams, meta_release
 from edgellama.convert.model.layout import SourceLayout
+from edgellama.convert.model.output_tie import decide_tie
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.json_fields import Fields, read_fields
 from edgellama.convert.sources.source_tensor import SourceTensor
@@ -36,11 +38,13 @@ class ModelDescription:
     """``metadata``: GGUF keys in order of writing, without those that depend on the output's
     types and parts (``general.file_type``, ``general.quantization_version``, ``split.*``).
 
-    ``tensors``: GGUF's names and order of rows, in order of writing.
+    ``tensors``: GGUF's names and order of rows, in order of writing. ``notes``: where the source
+    says one thing and holds another, what was done.
     """
 
     metadata: Mapping[str, MetadataItem]
     tensors: tuple[SourceTensor, ...]
+    notes: tuple[str, ...] = ()
 
 
 def describe(
@@ -61,14 +65,17 @@ def describe(
     config_file = "params.json" if is_meta else "config.json"
     config = Fields(checkpoint.parameters, str(checkpoint.folder / config_file))
     (check_meta if is_meta else check_hugging_face)(config)
-    layout = SourceLayout(str(checkpoint.path), checkpoint.kind, checkpoint.tensors)
+    weights = float_tensors(checkpoint)
+    layout = SourceLayout(str(checkpoint.path), checkpoint.kind, weights.tensors, checkpoint.absent)
     sizes = (meta_hparams if is_meta else hugging_face_hparams)(config, layout.rows)
     if is_meta:
         # Meta saves the output of a tied model all the same.
-        tied = meta_release(config).tied and layout.repeats_embedding()
+        release = meta_release(config)
+        tie = decide_tie(layout.tensors, release.tied, f"{release.name} of this size is tied")
     else:
-        tied = config.flag("tie_word_embeddings", False)
-    tensors = layout.ordered(sizes, tied=tied, half_split=not is_meta)
+        says_tied = config.flag("tie_word_embeddings", False)
+        tie = decide_tie(layout.tensors, says_tied, "config.json has tie_word_embeddings true")
+    tensors = layout.ordered(sizes, tied=tie.is_tied, half_split=not is_meta)
     settings = TokenizerSettings(checkpoint.folder, config)
     vocabulary = read_vocabulary(
         settings, sizes.vocab_size, pre, scaled_positions=sizes.scaling.llama3 is not None
@@ -82,7 +89,8 @@ def describe(
         | end_token_items([config, generation], vocabulary.special_ids, len(vocabulary.tokens))
         | chat_template_items(checkpoint.folder, settings.settings)
     )
-    return ModelDescription(MappingProxyType(items), tuple(tensors))
+    notes = *checkpoint.notes, *weights.notes, *([tie.note] if tie.note else [])
+    return ModelDescription(MappingProxyType(items), tuple(tensors), notes)
 
 
 def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) -> ModelDescription:

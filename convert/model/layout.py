@@ -5,28 +5,47 @@ It finds them by name, checks each, and brings queries and keys into GGUF's orde
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-
-import numpy as np
+from pathlib import Path
+from types import MappingProxyType
 
 from edgellama.convert.model.hparams import HyperParameters
 from edgellama.convert.model.names import TensorName, is_buffer, parse_name, source_name
 from edgellama.convert.sources.source_tensor import ArrayTensor, PermutedTensor, SourceTensor
-from edgellama.quant.errors import ModelFileError, UnsupportedModelError
-from edgellama.quant.llama_tensors import LAYER_MATRICES, ROPE_FREQS, is_optional, tensor_shapes
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import (
+    EdgellamaError,
+    ModelFileError,
+    ModelNotFoundError,
+    UnsupportedModelError,
+)
+from edgellama.quant.llama_tensors import (
+    LAYER_MATRICES,
+    OUTPUT,
+    ROPE_FREQS,
+    is_optional,
+    tensor_shapes,
+)
 
 MAX_LISTED = 5
-NUM_COMPARED_ROWS = 64
-_log = logging.getLogger(__name__)
 
 
 class SourceLayout:
     """The tensors of a source by GGUF name, before their shapes are known to be right."""
 
-    def __init__(self, source: str, source_kind: str, tensors: Mapping[str, SourceTensor]) -> None:
-        """UnsupportedModelError for a tensor that no Llama has, ModelFileError for two of one."""
+    def __init__(
+        self,
+        source: str,
+        source_kind: str,
+        tensors: Mapping[str, SourceTensor],
+        absent: Mapping[str, Path] = MappingProxyType({}),
+    ) -> None:
+        """``absent``: files that should hold tensors, and do not, by the source's names.
+
+        UnsupportedModelError for a tensor that no Llama has, ModelFileError for two of one.
+        """
         self.source = source
+        self._absent = absent
         self._source_kind = source_kind
         self.tensors: dict[str, SourceTensor] = {}
         self._places: dict[str, TensorName] = {}
@@ -55,19 +74,6 @@ class SourceLayout:
         tensor = self.tensors.get(name)
         return tensor.shape[0] if tensor is not None and len(tensor.shape) == 2 else None
 
-    def repeats_embedding(self) -> bool:
-        """Whether the output is absent, or a copy of the embedding as far as some rows tell."""
-        output, embedding = (self.tensors.get(f"{n}.weight") for n in ("output", "token_embd"))
-        if output is None or embedding is None:
-            return True
-        if (output.shape, output.format) != (embedding.shape, embedding.format):
-            return False
-        step = max(1, output.num_rows // NUM_COMPARED_ROWS)
-        return all(
-            np.array_equal(output.rows(row, row + 1), embedding.rows(row, row + 1))
-            for row in range(0, output.num_rows, step)
-        )
-
     def ordered(
         self, sizes: HyperParameters, *, tied: bool, half_split: bool
     ) -> list[SourceTensor]:
@@ -77,10 +83,8 @@ class SourceLayout:
         Face's order. ModelFileError for tensors that are missing, misshapen or too many.
         """
         found, ordered, missing = dict(self.tensors), [], []
-        if tied and found.pop("output.weight", None) is not None:
-            _log.info(
-                "%s: the output is tied to the embedding; its own copy is left out", self.source
-            )
+        if tied:
+            found.pop(OUTPUT, None)
         for name, layer in self._places.items():
             if layer.layer is not None and layer.layer >= sizes.block_count:
                 raise ModelFileError(
@@ -109,12 +113,34 @@ class SourceLayout:
             )
         return _rope_freqs(sizes) + ordered
 
-    def _incomplete(self, missing: list[str]) -> ModelFileError:
+    def _incomplete(self, missing: list[str]) -> EdgellamaError:
         """The error for tensors that are not there, under the source's own names for them."""
         names = [source_name(name, self._source_kind) for name in missing]
-        tie = missing == ["output.weight"] and self._source_kind == "hugging_face"
-        note = " (and tie_word_embeddings is not true)" if tie else ""
+        places = {name: file for name in names if (file := self._place(name)) is not None}
+        gone = sorted({file.name for file in places.values() if not file.is_file()})
+        if gone:
+            return ModelNotFoundError(
+                f"{self.source}: {_listed(names)} missing: the index names them in "
+                f"{', '.join(map(shown, gone[:MAX_LISTED]))}, of which there is no file; needed: "
+                "all shards, so download what is missing"
+            )
+        note = ""
+        if places:
+            name, file = next(iter(places.items()))
+            note = f" (the index names {name} in {shown(file.name)}, which does not hold it)"
+        if missing == [OUTPUT] and self._source_kind == "hugging_face":
+            note += (
+                '; needed: the output, or "tie_word_embeddings": true in config.json if the '
+                "embedding is the output"
+            )
+            return ModelFileError(f"{self.source}: {_listed(names)} missing{note}")
         return ModelFileError(f"{self.source}: {_listed(names)} missing{note}; needed: all of them")
+
+    def _place(self, name: str) -> Path | None:
+        """The file that should hold a tensor, or the parts that it is quantized to."""
+        module = name.rpartition(".")[0] + "."
+        found = (file for absent, file in self._absent.items() if absent.startswith(module))
+        return self._absent.get(name) or next(found, None)
 
 
 def _interleaved(tensor: SourceTensor, name: str, sizes: HyperParameters) -> SourceTensor:

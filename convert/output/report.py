@@ -32,7 +32,10 @@ class TensorReport:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """A finished conversion. ``relative_rmse`` is over all weights; speed counts source bytes."""
+    """A finished conversion. ``relative_rmse`` is over all weights; speed counts source bytes.
+
+    ``notes``: where the source said one thing and held another, what was done.
+    """
 
     source: Path
     files: tuple[Path, ...]
@@ -48,6 +51,7 @@ class ConversionReport:
     peak_memory_bytes: int
     num_resumed_tensors: int
     is_verified: bool
+    notes: tuple[str, ...] = ()
 
     @property
     def path(self) -> Path:
@@ -117,6 +121,7 @@ def make_report(
         peak_memory_bytes=peak_memory_bytes,
         num_resumed_tensors=num_resumed_tensors,
         is_verified=is_verified,
+        notes=plan.notes,
     )
 
 

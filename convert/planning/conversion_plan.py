@@ -99,7 +99,8 @@ class PlannedFile:
 class ConversionPlan:
     """A whole conversion. ``output`` is the path asked for, ``files`` what will be there.
 
-    ``source_files`` are those that must not be written to.
+    ``source_files`` are those that must not be written to. ``notes``: where the source says one
+    thing and holds another, what is done.
     """
 
     source: Path
@@ -108,6 +109,7 @@ class ConversionPlan:
     recipe: Recipe
     tensors: tuple[PlannedTensor, ...]
     files: tuple[PlannedFile, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def num_weights(self) -> int:

@@ -56,6 +56,8 @@ def plan_conversion(checkpoint: Checkpoint, options: ConversionOptions) -> Conve
     do not fit the model.
     """
     model = describe(checkpoint, pre=options.pre, name=options.name)
+    for note in model.notes:
+        _log.warning("%s: %s", checkpoint.path, note)
     tensors = plan_tensors(model, options.formats, _importance(model, options.imatrix))
     output = options.output or default_output(checkpoint.path, options)
     metadata = override_metadata(model.metadata, options.metadata)
@@ -70,6 +72,7 @@ def plan_conversion(checkpoint: Checkpoint, options: ConversionOptions) -> Conve
         recipe=options.formats.recipe,
         tensors=tensors,
         files=plan_files(output, metadata, tensors, options.split_max_bytes),
+        notes=model.notes,
     )
 
 

@@ -6,7 +6,7 @@ meta_checkpoint and gguf_checkpoint.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
@@ -21,7 +21,9 @@ class Checkpoint:
     """An open source; use it as a context manager, or call close().
 
     ``path``: what was opened. ``folder``: where tokenizer files lie. ``files``: the weights.
-    ``parameters``: config.json, params.json or GGUF metadata.
+    ``parameters``: config.json, params.json or GGUF metadata. ``absent``: tensors that an index
+    promises and no file holds, with the file that should; whether they are needed is not known
+    here. ``notes``: what its user should hear.
     """
 
     def __init__(
@@ -33,12 +35,16 @@ class Checkpoint:
         files: tuple[Path, ...],
         parameters: Mapping[str, object],
         tensors: Mapping[str, SourceTensor],
+        absent: Mapping[str, Path] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.path = path
         self.kind: CheckpointKind = kind
         self.folder = folder
         self.files = files
         self.parameters: Mapping[str, object] = MappingProxyType(dict(parameters))
+        self.absent: Mapping[str, Path] = MappingProxyType(dict(absent or {}))
+        self.notes = tuple(notes)
         self._tensors: Mapping[str, SourceTensor] | None = MappingProxyType(dict(tensors))
 
     @property

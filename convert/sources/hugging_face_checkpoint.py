@@ -7,20 +7,19 @@ safetensors_reader and torch_reader.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.json_file import read_json_object
 from edgellama.convert.sources.safetensors_reader import read_safetensors
-from edgellama.convert.sources.source_tensor import SourceTensor
+from edgellama.convert.sources.shards import Reader, ShardReader
 from edgellama.convert.sources.torch_reader import read_torch
 from edgellama.quant.error_text import file_error, shown
-from edgellama.quant.errors import ModelNotFoundError, UnsupportedModelError
+from edgellama.quant.errors import ModelNotFoundError
 
 CONFIG_FILE = "config.json"
-Reader = Callable[[Path], dict[str, SourceTensor]]
 
 
 @dataclass(frozen=True)
@@ -41,21 +40,26 @@ class Layout:
         """The table of which tensor is in which shard."""
         return f"{self.stem}{self.suffix}.index.json"
 
+    def numbered(self, folder: Path) -> dict[Path, tuple[int, int]]:
+        """The files of ``folder`` that are called shards, with their numbers and counts."""
+        stem, suffix = re.escape(self.stem), re.escape(self.suffix)
+        pattern = re.compile(rf"{stem}-([0-9]{{1,6}})-of-([0-9]{{1,6}}){suffix}")
+        names = sorted(path.name for path in folder.glob(f"{self.stem}-*{self.suffix}"))
+        matches = [match for match in map(pattern.fullmatch, names) if match]
+        return {folder / match[0]: (int(match[1]), int(match[2])) for match in matches}
+
     def shards(self, folder: Path) -> tuple[Path, ...]:
         """The numbered files of ``folder`` in order, or none.
 
         ModelNotFoundError unless they are 1 to the count in their names.
         """
-        stem, suffix = re.escape(self.stem), re.escape(self.suffix)
-        pattern = re.compile(rf"{stem}-([0-9]{{1,6}})-of-([0-9]{{1,6}}){suffix}")
-        names = sorted(path.name for path in folder.glob(f"{self.stem}-*{self.suffix}"))
-        matches = [match for match in map(pattern.fullmatch, names) if match]
-        by_number = {int(match[1]): folder / match[0] for match in matches}
-        counts = sorted({int(match[2]) for match in matches})
-        is_one = len(counts) < 2 and len(by_number) == len(matches)
+        numbered = self.numbered(folder)
+        by_number = {number: path for path, (number, _) in numbered.items()}
+        counts = sorted({count for _, count in numbered.values()})
+        is_one = len(counts) < 2 and len(by_number) == len(numbered)
         if not is_one or not all(1 <= number <= counts[0] for number in by_number):
             raise file_error(
-                folder, f"has {len(matches)} shards of models of {counts} files", "one model"
+                folder, f"has {len(numbered)} shards of models of {counts} files", "one model"
             )
         for number in range(1, counts[0] + 1 if counts else 0):
             if number not in by_number:
@@ -75,11 +79,20 @@ LAYOUTS = (
 
 @dataclass(frozen=True)
 class Weights:
-    """The files of a model in order; ``places`` names each tensor's file if an index did."""
+    """The files of a model in order; ``places`` names each tensor's file if an index did, and
+    ``unnamed`` are the shards of the same model that it does not name. ``notes``: what its user
+    should hear.
+    """
 
     layout: Layout
     files: tuple[Path, ...]
-    places: Mapping[str, Path] | None = None
+    places: Mapping[str, Path] = field(default_factory=dict)
+    unnamed: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def holds(self, file: Path) -> bool:
+        """Whether a file is one of the model's."""
+        return file in self.files or file in self.unnamed
 
 
 def single_file(file: Path) -> Weights:
@@ -91,30 +104,23 @@ def single_file(file: Path) -> Weights:
 def open_hugging_face(path: Path, folder: Path, weights: Weights) -> Checkpoint:
     """The model in ``folder``, which was opened as ``path``.
 
-    Raises ModelNotFoundError for a missing shard, ModelFileError for files that contradict
-    each other, UnsupportedModelError for quantized weights.
+    Raises ModelNotFoundError where no shard is there, ModelFileError for files that contradict
+    each other.
     """
-    config_path = folder / CONFIG_FILE
-    config = read_json_object(config_path)
-    _refuse_quantized(config_path, config)
+    config = read_json_object(folder / CONFIG_FILE)
+    shards = ShardReader(folder, weights.layout.read, weights.places)
+    for file in weights.files:
+        shards.add(file)
+    notes = [*weights.notes, *(n for file in weights.unnamed for n in shards.add_unnamed(file))]
     return Checkpoint(
         path=path,
         kind="hugging_face",
         folder=folder,
-        files=weights.files,
+        files=(*weights.files, *weights.unnamed),
         parameters=config,
-        tensors=_read_all(folder, weights),
-    )
-
-
-def _refuse_quantized(path: Path, config: Mapping[str, object]) -> None:
-    settings = config.get("quantization_config")
-    if settings is None:
-        return
-    method = settings.get("quant_method") if isinstance(settings, dict) else settings
-    raise UnsupportedModelError(
-        f"{path}: quantization_config has quant_method {shown(method)}; allowed: weights in F32, "
-        "F16 or BF16, so dequantize the model first, or take the one it was made from"
+        tensors=shards.tensors,
+        absent={name: file for name, file in weights.places.items() if name not in shards.tensors},
+        notes=notes,
     )
 
 
@@ -144,38 +150,34 @@ def _indexed(folder: Path, layout: Layout) -> Weights:
                 f"weight_map names {shown(file)} for {shown(name)}",
                 "files in the same folder",
             )
-    files = tuple(folder / name for name in sorted(set(weight_map.values())))
-    for file in files:
-        if not file.is_file():
-            raise ModelNotFoundError(
-                f"{path}: names {shown(file.name)}, which is missing; allowed: all "
-                f"{len(files)} files that the index names"
-            )
-    return Weights(layout, files, {name: folder / file for name, file in weight_map.items()})
+    named = [folder / name for name in sorted(set(weight_map.values()))]
+    files = tuple(file for file in named if file.is_file())
+    if not files:
+        shards = layout.shards(folder)
+        if shards:
+            note = f"{path.name} names none of the {len(shards)} shards that are there, which count"
+            return Weights(layout, shards, notes=(note,))
+        raise ModelNotFoundError(
+            f"{path}: names {shown(named[0].name)}, which is missing; allowed: all {len(named)} "
+            "files that the index names"
+        )
+    return Weights(
+        layout,
+        files,
+        {name: folder / file for name, file in weight_map.items()},
+        _unnamed_shards(folder, layout, named),
+    )
+
+
+def _unnamed_shards(folder: Path, layout: Layout, named: Sequence[Path]) -> tuple[Path, ...]:
+    """Numbered files of the model that ``named`` are of, by the count in their names."""
+    numbered = layout.numbered(folder)
+    counts = {numbered[file][1] for file in named if file in numbered}
+    return tuple(
+        file for file, (_, count) in numbered.items() if count in counts and file not in named
+    )
 
 
 def _is_plain_name(file: str) -> bool:
     """Whether ``file`` can only mean a file of the same folder."""
-    return Path(file).name == file != "" and not {"/", "\\", "\0"} & set(file)
-
-
-def _read_all(folder: Path, weights: Weights) -> dict[str, SourceTensor]:
-    tensors: dict[str, SourceTensor] = {}
-    origins: dict[str, Path] = {}
-    for file in weights.files:
-        for name, tensor in weights.layout.read(file).items():
-            if name in tensors:
-                raise file_error(
-                    file,
-                    f"tensor {shown(name)} is in {origins[name].name} too",
-                    "each name once in a model",
-                )
-            tensors[name], origins[name] = tensor, file
-    for name, file in (weights.places or {}).items():
-        if origins.get(name) != file:
-            raise file_error(
-                folder / weights.layout.index,
-                f"names tensor {shown(name)} in {file.name}, which does not hold it",
-                "names of tensors that are there",
-            )
-    return tensors
+    return Path(file).name == file not in ("", "..") and not {"/", "\\", "\0"} & set(file)

@@ -51,7 +51,7 @@ def _open_folder(path: Path, folder: Path, file: Path | None) -> Checkpoint:
     """The model in ``folder``, or what ``file`` is a part of; Hugging Face's before Meta's."""
     if (folder / hugging_face.CONFIG_FILE).is_file():
         weights = hugging_face.find_weights(folder)
-        if weights and (file is None or file in weights.files):
+        if weights and (file is None or weights.holds(file)):
             return hugging_face.open_hugging_face(path, folder, weights)
     if (folder / meta.PARAMETERS_FILE).is_file():
         shards = meta.find_shards(folder)

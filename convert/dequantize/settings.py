@@ -1,0 +1,81 @@
+"""What config.json and quantize_config.json say about a quantization, as far as it is of use.
+
+They are hints: an entry of another type than it should have counts as absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgellama.convert.sources.checkpoint import Checkpoint
+from edgellama.convert.sources.json_fields import read_fields
+
+GPTQ_FILE = "quantize_config.json"
+USUAL_SIZE = 128
+_LARGEST_POWER = 24
+
+
+@dataclass(frozen=True)
+class QuantizationSettings:
+    """``block``: rows and columns that share a scale; ``group_size``: columns that do.
+
+    ``bits``: of an integer. ``gptq_format``: "gptq" or "gptq_v2"; ``is_symmetric``: whether zero
+    points are all alike.
+    """
+
+    block: tuple[int, int] | None = None
+    group_size: int | None = None
+    bits: int | None = None
+    gptq_format: str | None = None
+    is_symmetric: bool | None = None
+
+
+def read_settings(checkpoint: Checkpoint) -> QuantizationSettings:
+    """What the checkpoint's files say."""
+    found = checkpoint.parameters.get("quantization_config")
+    if not isinstance(found, dict):
+        found = dict(read_fields(checkpoint.folder / GPTQ_FILE).values)
+    return QuantizationSettings(
+        block=_block(found),
+        group_size=_size(found.get("group_size")),
+        bits=_size(found.get("bits")),
+        gptq_format=_text(found.get("checkpoint_format")),
+        is_symmetric=_flag(found.get("sym")),
+    )
+
+
+def shared_size(length: int, count: int, hint: int | None) -> int | None:
+    """How many of ``length`` items share one of ``count`` values, the last perhaps fewer.
+
+    The hint, 128, a power of two, or an even share, the first that gives the count; None if
+    none does.
+    """
+    if not 1 <= count <= length:
+        return None
+    powers = (1 << exponent for exponent in range(_LARGEST_POWER + 1))
+    for size in (hint or length, USUAL_SIZE, *powers, -(-length // count)):
+        if -(-length // size) == count:
+            return size
+    return None
+
+
+def _block(settings: Mapping[str, object]) -> tuple[int, int] | None:
+    value = settings.get("weight_block_size")
+    sizes = [_size(item) for item in value] if isinstance(value, list) else []
+    if len(sizes) != 2 or sizes[0] is None or sizes[1] is None:
+        return None
+    return sizes[0], sizes[1]
+
+
+def _size(value: object) -> int | None:
+    is_size = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return value if is_size and isinstance(value, int) else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _flag(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
