@@ -24,8 +24,10 @@ BY_NAME = {member.name: member for member in MEMBERS if member.params is not Non
 CASES = [
     (name, shards) for name in BY_NAME for shards in (1, 2) if (name, shards) != ("llama-2-70b", 2)
 ]
-# Meta's file has ranks alone, of which every split is a merge, and there is no chat template.
+# Meta's file has ranks alone, of which every split is a merge, and there is no chat template and
+# no config.json with end tokens.
 OWN = {"general.name", "tokenizer.ggml.merges", "tokenizer.chat_template"}
+OWN |= {"edgellama.tokenizer.end_token_ids"}
 
 
 def described(folder: Path) -> ModelDescription:
