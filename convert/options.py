@@ -13,7 +13,7 @@ from edgellama.convert.planning.split import parse_split_size
 from edgellama.kernels_cpu.machine.cpu import default_num_threads
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import Format
-from edgellama.quant.recipes import FormatOptions, find_recipe, find_tensor_format
+from edgellama.quant.recipes import COPY, FormatOptions, find_recipe, find_tensor_format
 
 DEFAULT_TYPE = "q4_k_m"
 AnyPath: TypeAlias = Union[str, "os.PathLike[str]"]
@@ -22,8 +22,9 @@ AnyPath: TypeAlias = Union[str, "os.PathLike[str]"]
 class ConversionArguments(TypedDict, total=False):
     """ConversionOptions as keyword arguments.
 
-    ``type``: of the whole file, such as ``q4_k_m``. ``tensor_types``: (pattern, type) pairs, of
-    which the first whose pattern is found in a matrix's name goes before ``type``;
+    ``type``: of the whole file, such as ``q4_k_m``, or ``copy`` for a GGUF file whose tensors stay
+    as they are, to change ``metadata``, ``name`` or ``pre``. ``tensor_types``: (pattern, type)
+    pairs, of which the first whose pattern is found in a matrix's name goes before ``type``;
     ``output_tensor_type``, ``token_embedding_type``: the same for those two. ``pure``: one format
     for all matrices. ``imatrix``: file with the importance of columns. ``num_threads``: default
     is one a physical core. ``resume``: go on with what was stopped. ``verify``: read the file
@@ -106,7 +107,17 @@ def parse_tensor_type(text: str) -> tuple[str, str]:
     return pattern, name
 
 
+_NOT_WITH_COPY = (
+    *("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "imatrix"),
+)
+
+
 def _formats(arguments: ConversionArguments) -> FormatOptions:
+    if arguments.get("type", "").lower() == COPY.name:
+        given = [name for name in _NOT_WITH_COPY if arguments.get(name)]
+        if given:
+            raise InvalidOptionError(f"type copy with {given[0]}; allowed: one of the two")
+        return FormatOptions(COPY)
     return FormatOptions(
         recipe=find_recipe(arguments.get("type", DEFAULT_TYPE)),
         tensor_formats=tuple(

@@ -76,7 +76,7 @@ class Llama:
         self._file = GGUFFile(path)
         try:
             require_model(self._file)
-            self.tokenizer: Tokenizer = load_tokenizer(self._file.metadata)
+            self.tokenizer: Tokenizer = load_tokenizer(self._file.metadata, self._file.path)
             self._engine = Engine(
                 self._file, num_threads=num_threads, kv_type=str(types), progress=progress
             )

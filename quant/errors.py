@@ -4,9 +4,34 @@ Every class derives from EdgellamaError, so that one ``except`` is enough; those
 natural built-in parent have that too. Which message to write is left to the raiser.
 """
 
+from __future__ import annotations
+
+from edgellama.quant.ways import Way
+
 
 class EdgellamaError(Exception):
-    """Base of every error that edgellama raises on purpose."""
+    """Base of every error that edgellama raises on purpose.
+
+    ``way``: what helps, in words for a program and for a terminal. As text the error has the
+    former, ``in_terminal`` has the latter.
+    """
+
+    def __init__(self, *arguments: object, way: Way | None = None) -> None:
+        super().__init__(*arguments)
+        self.way = way
+
+    @property
+    def what(self) -> str:
+        """What is wrong, without the way out."""
+        return super().__str__()
+
+    @property
+    def in_terminal(self) -> str:
+        """The text for somebody who types commands."""
+        return self.what if self.way is None else f"{self.what}; {self.way.command}"
+
+    def __str__(self) -> str:
+        return self.what if self.way is None else f"{self.what}; {self.way.python}"
 
 
 class ModelFileError(EdgellamaError, ValueError):
@@ -40,12 +65,16 @@ class TemplateError(EdgellamaError, ValueError):
 class ContextLengthError(EdgellamaError, ValueError):
     """More tokens than the context has room for; both counts are attributes."""
 
-    def __init__(self, message: str, prompt_tokens: int, context_length: int) -> None:
-        super().__init__(message, prompt_tokens, context_length)
+    def __init__(
+        self, message: str, prompt_tokens: int, context_length: int, *, way: Way | None = None
+    ) -> None:
+        super().__init__(message, prompt_tokens, context_length, way=way)
         self.prompt_tokens = prompt_tokens
         self.context_length = context_length
 
-    def __str__(self) -> str:
+    @property
+    def what(self) -> str:
+        """What is wrong, without the way out."""
         return str(self.args[0])
 
 

@@ -184,6 +184,9 @@ _TABLE = (
     Recipe("iq4_nl", 25, "IQ4_NL", _IQ4),
     Recipe("iq4_xs", 30, "IQ4_XS", _IQ4),
 )
+COPY = Recipe("copy", -1, "")
+"""Every tensor stays as a GGUF file has it, and so does ``general.file_type``; no type to convert
+a checkpoint to."""
 RECIPES: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe in _TABLE})
 _ALIASES: Mapping[str, str] = MappingProxyType(
     {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from edgellama.quant.errors import (
     ModelNotFoundError,
     UnsupportedModelError,
 )
+from edgellama.quant.vocabulary.split_patterns import SPLIT_RULES
 from edgellama.text.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).parent / "data" / "tokenizer_golden.npz"
@@ -132,12 +134,17 @@ def test_sentencepiece_kinds(options: dict[str, Any], tmp_path: Path) -> None:
     assert found == [reference(visible(text)) for text in hard_text()]
 
 
-@pytest.mark.parametrize("kind", ["llama-bpe", "smaug-bpe", "smollm", "gpt-2", "tekken"])
-@pytest.mark.parametrize("as_pairs", [False, True])
-def test_byte_level_kinds(kind: str, as_pairs: bool, tmp_path: Path) -> None:
+# The converter's name for each rule; those of llama.cpp's own making are no tokenizer's.
+KINDS = sorted({rule: name for name, rule in reversed(SPLIT_RULES.items())}.values())
+NOT_PUBLISHED = ("default", "falcon", "glm4", "youtu", "chameleon")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in NOT_PUBLISHED])
+def test_byte_level_kinds(kind: str, tmp_path: Path) -> None:
     """A tokenizer.json is recognised by its steps, and cuts text as the library does."""
     from tokenizers import Tokenizer
 
+    as_pairs = KINDS.index(kind) % 2 == 0
     content = tokenizers.byte_level_tokenizer(kind, LLAMA_3_SPECIAL, merges_as_pairs=as_pairs)
     tokenizers.write_json(tmp_path / "tokenizer.json", content)
     found = vocabulary(tmp_path, 320)
@@ -263,11 +270,25 @@ def test_unknown_split_pattern(tmp_path: Path) -> None:
     content = tokenizers.byte_level_tokenizer("llama-bpe", LLAMA_3_SPECIAL)
     content["pre_tokenizer"]["pretokenizers"][0]["pattern"]["Regex"] = "[a-z]+"
     tokenizers.write_json(tmp_path / "tokenizer.json", content)
-    with pytest.raises(UnsupportedModelError, match=r"'\[a-z\]\+', which is not recognised.*--pre"):
+    with pytest.raises(UnsupportedModelError, match=r"'\[a-z\]\+', which is none of") as caught:
         vocabulary(tmp_path, 320)
+    assert str(caught.value).endswith("pass pre=NAME")
+    assert caught.value.in_terminal.endswith("give it with --pre NAME")
     assert vocabulary(tmp_path, 320, pre="deepseek-llm").pre == "deepseek-llm"
-    with pytest.raises(InvalidOptionError, match="--pre 'deepsek'; allowed: default, "):
+    with pytest.raises(InvalidOptionError, match=r"is called 'deepsek'; allowed: a\.x-4"):
         vocabulary(tmp_path, 320, pre="deepsek")
+
+
+def test_a_pattern_that_only_others_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A name that llama.cpp alone knows is written, and it is said that edgellama cannot run it."""
+    content = tokenizers.byte_level_tokenizer("llama-bpe", LLAMA_3_SPECIAL)
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    with caplog.at_level(logging.WARNING):
+        assert vocabulary(tmp_path, 320, pre="kimi-k2").pre == "kimi-k2"
+    assert "'kimi-k2' is one that llama.cpp knows and edgellama does not" in caplog.text
+    caplog.clear()
+    vocabulary(tmp_path, 320, pre="viking")
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -283,7 +304,7 @@ def test_other_steps_are_no_known_pattern(change: dict[str, Any], tmp_path: Path
     """A step more, or another, is not passed over."""
     content = tokenizers.byte_level_tokenizer("gpt-2", LLAMA_3_SPECIAL) | change
     tokenizers.write_json(tmp_path / "tokenizer.json", content)
-    with pytest.raises(UnsupportedModelError, match="is not recognised"):
+    with pytest.raises(UnsupportedModelError, match="is none of the"):
         vocabulary(tmp_path, 320)
 
 

@@ -6,8 +6,10 @@ Reading the source and writing the file are left to others.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
 from edgellama.convert import metadata
@@ -29,6 +31,11 @@ from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
 from edgellama.convert.vocabulary.vocabulary_source import read_vocabulary
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.vocabulary.file_pattern import PRE, declared_pattern, recognised_pattern
+from edgellama.quant.vocabulary.vocabulary import BYTE_PAIR_KIND, string_bytes
+from edgellama.quant.ways import Way
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["MetadataItem", "ModelDescription", "describe"]
 
@@ -97,12 +104,32 @@ def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) ->
     items = gguf_items(checkpoint.path)
     if name is not None:
         items["general.name"] = metadata.text(name)
-    if pre is not None:
-        kind = items.get("tokenizer.ggml.model")
-        if kind is None or kind.value != "gpt2":
-            raise InvalidOptionError(
-                f"--pre {shown(pre)}: {checkpoint.path} has no split pattern; "
-                "allowed: with byte-level BPE"
-            )
-        items["tokenizer.ggml.pre"] = metadata.text(checked_name(pre))
+    kind = items.get("tokenizer.ggml.model")
+    if kind is not None and kind.value == BYTE_PAIR_KIND:
+        found = checked_name(pre) if pre is not None else _missing_pattern(checkpoint.path, items)
+        if found is not None:
+            items[PRE] = metadata.text(found)
+    elif pre is not None:
+        raise InvalidOptionError(
+            f"the split pattern {shown(pre)}: {checkpoint.path} has none; "
+            "allowed: with byte-level BPE"
+        )
     return ModelDescription(MappingProxyType(items), tuple(checkpoint.tensors.values()))
+
+
+def _missing_pattern(path: Path, items: Mapping[str, MetadataItem]) -> str | None:
+    """The split pattern that an old file's vocabulary tells; None where the file says it."""
+    values = {key: item.value for key, item in items.items()}
+    if declared_pattern(values) is not None:
+        return None
+    found = recognised_pattern(values, list(string_bytes(values, "tokenizer.ggml.tokens")))
+    if found is None:
+        way = Way("say which it is, pass pre=NAME", "say which it is with --pre NAME")
+        _log.warning(
+            "%s: tokenizer.ggml.pre is missing, the pattern by which text is cut into words, and "
+            "the vocabulary does not tell it; %s",
+            *(path, way),
+        )
+    else:
+        _log.warning("%s: tokenizer.ggml.pre is missing; it becomes %s", path, found)
+    return found

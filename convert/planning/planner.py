@@ -31,6 +31,7 @@ from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.errors import ConversionError, InvalidOptionError
 from edgellama.quant.recipes import (
+    COPY,
     RECIPES,
     TENSOR_FORMATS,
     FormatOptions,
@@ -38,6 +39,7 @@ from edgellama.quant.recipes import (
     choose_format,
 )
 
+FILE_TYPE = "general.file_type"
 QUANTIZATION_VERSION = 2
 BASE_MEMORY_BYTES = 200_000_000
 """Interpreter, libraries, compiled kernels and the threads' own arrays, generously."""
@@ -55,6 +57,9 @@ def plan_conversion(checkpoint: Checkpoint, options: ConversionOptions) -> Conve
     Raises what ``describe`` and ``read_imatrix`` raise, and InvalidOptionError for options that
     do not fit the model.
     """
+    is_copy = options.formats.recipe is COPY
+    if is_copy and checkpoint.kind != "gguf":
+        raise InvalidOptionError(f"type copy: {checkpoint.path} is no GGUF file; allowed: those")
     model = describe(checkpoint, pre=options.pre, name=options.name)
     for note in model.notes:
         _log.warning("%s: %s", checkpoint.path, note)
@@ -64,7 +69,10 @@ def plan_conversion(checkpoint: Checkpoint, options: ConversionOptions) -> Conve
     check_runnable(
         str(checkpoint.path), model.metadata, metadata, model.tensors, options.metadata.keys()
     )
-    metadata = _with_own_keys(metadata, options.formats.recipe.file_type)
+    file_type: object = options.formats.recipe.file_type
+    if is_copy:
+        file_type = checkpoint.parameters.get(FILE_TYPE)
+    metadata = _with_own_keys(metadata, file_type)
     return ConversionPlan(
         source=checkpoint.path,
         source_files=checkpoint.files,
@@ -86,6 +94,8 @@ def plan_tensors(
     for pattern, _ in formats.tensor_formats:
         if not any(pattern.search(name) for name in names):
             _log.warning("tensor type %r matches no tensor", pattern.pattern)
+    if formats.recipe is COPY:
+        return tuple(PlannedTensor(tensor, tensor.format) for tensor in model.tensors)
     shape = _model_shape(model.metadata, is_tied="output.weight" not in names)
     return tuple(
         PlannedTensor(
@@ -199,10 +209,12 @@ def _model_shape(metadata: Mapping[str, MetadataItem], is_tied: bool) -> ModelSh
     )
 
 
-def _with_own_keys(metadata: Mapping[str, MetadataItem], file_type: int) -> dict[str, MetadataItem]:
+def _with_own_keys(
+    metadata: Mapping[str, MetadataItem], file_type: object
+) -> dict[str, MetadataItem]:
     """The keys that follow from the conversion, after the others of ``general.``."""
     own = {
-        "general.file_type": file_type,
+        **({FILE_TYPE: file_type} if isinstance(file_type, int) else {}),
         "general.quantization_version": QUANTIZATION_VERSION,
         "general.alignment": ALIGNMENT,
     }

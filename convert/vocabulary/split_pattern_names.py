@@ -6,37 +6,38 @@ of ``pre_tokenizer`` are compared with those that stand behind the names.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
-from edgellama.quant.vocabulary.split_patterns import LLAMA3, TEKKEN
+from edgellama.quant.vocabulary.split_patterns import (
+    BEFORE_THREES,
+    BLOOM,
+    DIGIT,
+    GPT2,
+    OTHER_NAMES,
+    SPLIT_RULES,
+    THREES_TO_WORD_END,
+)
+from edgellama.quant.ways import Way
 
-Step = tuple[str, ...]
-"""A step by its kind: ("split", pattern), ("digits", "individual") or ("byte level", "gpt2")."""
-
-_GPT2: Step = ("byte level", "gpt2")
-NAMES: Mapping[tuple[Step, ...], str] = MappingProxyType(
+MAX_DEPTH = 8
+# Published spellings of patterns that mean the same as ours.
+_SPELLINGS: Mapping[str, str] = MappingProxyType(
     {
-        (("split", LLAMA3),): "llama-bpe",
-        (("split", TEKKEN),): "tekken",
-        (_GPT2,): "gpt-2",
-        (("digits", "individual"), _GPT2): "smollm",
+        r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+": GPT2,
+        " ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+": BLOOM,
+        r"(?=(\d{3})+(?!\d))": BEFORE_THREES,
+        r"\d{1,3}(?=(?:\d{3})*\b)": THREES_TO_WORD_END,
     }
 )
-MERGED_NAMES: Mapping[str, str] = MappingProxyType({"llama-bpe": "smaug-bpe"})
-"""Where words that are tokens are merged like any others, the same pattern has another name."""
-MAX_DEPTH = 8
-# What --pre may name: the patterns that readers of GGUF files know and that Llamas come with.
-KNOWN_NAMES = (
-    *("default", "gpt-2", "llama-bpe", "smollm", "tekken", "qwen2"),
-    *("deepseek-llm", "deepseek-coder", "deepseek-v3", "starcoder", "refact", "command-r"),
-    *("falcon", "mpt", "olmo", "dbrx", "stablelm2", "smaug-bpe", "poro-chat", "viking"),
-    *("jais", "codeshell", "chatglm-bpe", "bloom", "gpt3-finnish", "exaone", "minerva-7b"),
-    *("gpt-4o", "superbpe", "trillion", "granite-docling", "seed-coder", "hunyuan", "llama4"),
-)
+_DIGITS = {True: DIGIT, False: r"\p{N}+"}
+# Its last step parts digits, which is the same where no token has two of them.
+_DEEPSEEK_LLM = (*SPLIT_RULES["deepseek-llm"].patterns[:-1], DIGIT)
+_log = logging.getLogger(__name__)
 
 
 def split_pattern_name(tokenizer: Fields, pre: str | None) -> str:
@@ -48,23 +49,42 @@ def split_pattern_name(tokenizer: Fields, pre: str | None) -> str:
     if pre is not None:
         return checked_name(pre)
     steps = tuple(_steps(tokenizer.fields("pre_tokenizer"), MAX_DEPTH))
-    name = NAMES.get(steps)
+    takes_whole_words = tokenizer.fields("model").flag("ignore_merges", False)
+    name = _name_of(steps, takes_whole_words)
     if name is None or (
         tokenizer.fields("normalizer") and not _does_nothing(tokenizer.fields("normalizer"))
     ):
         raise UnsupportedModelError(
             f"{tokenizer.source}: text is cut into words by {_written(tokenizer, steps)}, which "
-            f"is not recognised; recognised: {', '.join(NAMES.values())}; "
-            "if you know the name that llama.cpp has for it, give it with --pre NAME"
+            f"is none of the {len(set(SPLIT_RULES.values()))} patterns that are recognised",
+            way=Way(
+                "if you know the name that llama.cpp has for it, pass pre=NAME",
+                "if you know the name that llama.cpp has for it, give it with --pre NAME",
+            ),
         )
-    takes_whole_words = tokenizer.fields("model").flag("ignore_merges", False)
-    return name if takes_whole_words else MERGED_NAMES.get(name, name)
+    return name
+
+
+def _name_of(steps: tuple[str, ...], takes_whole_words: bool) -> str | None:
+    """The first name of these patterns, of a rule that takes whole words alike if there is one."""
+    if steps == _DEEPSEEK_LLM:
+        return "deepseek-llm"
+    names = [name for name, rule in SPLIT_RULES.items() if rule.patterns == steps]
+    exact = (n for n in names if SPLIT_RULES[n].takes_whole_words == takes_whole_words)
+    return next(exact, next(iter(names), None))
 
 
 def checked_name(pre: str) -> str:
-    """A name that readers know; InvalidOptionError for any other."""
-    if pre not in KNOWN_NAMES:
-        raise InvalidOptionError(f"--pre {shown(pre)}; allowed: {', '.join(KNOWN_NAMES)}")
+    """A name that readers know; InvalidOptionError for any other, a warning where ours is none."""
+    if pre in OTHER_NAMES:
+        _log.warning(
+            "the split pattern %s is one that llama.cpp knows and edgellama does not: "
+            "edgellama will not load the file",
+            shown(pre),
+        )
+    elif pre not in SPLIT_RULES:
+        known = ", ".join(sorted((*SPLIT_RULES, *OTHER_NAMES)))
+        raise InvalidOptionError(f"no split pattern is called {shown(pre)}; allowed: {known}")
     return pre
 
 
@@ -79,8 +99,11 @@ def is_byte_level(tokenizer: Fields) -> bool:
     return any(member.text("type") == "ByteLevel" for member in members)
 
 
-def _steps(step: Fields, depth: int) -> Iterator[Step]:
-    """A pre-tokenizer and those inside it, in order, without those that change nothing."""
+def _steps(step: Fields, depth: int) -> Iterator[str]:
+    """Patterns of a pre-tokenizer and those inside it, in order, without steps that cut nothing.
+
+    A step of another kind is its name in angle brackets.
+    """
     kind = step.text("type")
     if kind == "Sequence" and depth:
         for member in step.objects("pretokenizers"):
@@ -88,20 +111,26 @@ def _steps(step: Fields, depth: int) -> Iterator[Step]:
     elif kind == "Split":
         pattern = step.fields("pattern").text("Regex")
         usual = step.text("behavior") == "Isolated" and not step.flag("invert", False)
-        yield ("split", pattern) if usual and pattern else ("unknown split",)
+        yield _our_spelling(pattern) if usual and pattern else "<unknown split>"
     elif kind == "Digits":
-        yield ("digits", "individual" if step.flag("individual_digits", False) else "together")
+        yield _DIGITS[step.flag("individual_digits", False)]
     elif kind == "ByteLevel":
         if step.flag("add_prefix_space", True):
-            yield ("space before the text",)
+            yield "<space before the text>"
         if step.flag("use_regex", True):
-            yield _GPT2
+            yield GPT2
     else:
-        yield (kind or "nothing",)
+        yield f"<{kind or 'nothing'}>"
 
 
-def _written(tokenizer: Fields, steps: tuple[Step, ...]) -> str:
+def _our_spelling(pattern: str) -> str:
+    """A published pattern as it stands among ours, line ends as escapes."""
+    escaped = pattern.replace("\r", r"\r").replace("\n", r"\n")
+    return _SPELLINGS.get(escaped, escaped)
+
+
+def _written(tokenizer: Fields, steps: tuple[str, ...]) -> str:
     normalizer = tokenizer.fields("normalizer").text("type")
     parts = [f"normalizer {shown(normalizer)}"] if normalizer else []
-    parts += [shown(step[-1]) for step in steps]
+    parts += [shown(step) for step in steps]
     return ", then ".join(parts) or "nothing"

@@ -71,6 +71,6 @@ def _from_tokenizer_json(settings: TokenizerSettings, num_rows: int, pre: str | 
 def _refuse_pre(path: Path, pre: str | None) -> None:
     if pre is not None:
         raise InvalidOptionError(
-            f"--pre {shown(pre)}: {path} is SentencePiece, which has no split pattern; "
+            f"the split pattern {shown(pre)}: {path} is SentencePiece, which has none; "
             "allowed: with byte-level BPE"
         )

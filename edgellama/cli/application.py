@@ -63,7 +63,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; a vanished reader and Ctrl-C become exit codes here."""
-        from edgellama.cli.model_argument import show_warnings
+        from edgellama.cli.library_warnings import show_warnings
 
         show_warnings()
         try:
@@ -120,7 +120,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _describe(error: Exception) -> str:
     if isinstance(error, EdgellamaError):
-        return str(error)
+        return error.in_terminal
     if isinstance(error, OSError) and error.strerror:
         where = f"{error.filename}: " if error.filename else ""
         return where + error.strerror

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 TYPE_HELP = (
     "f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q3_k_s q3_k_m q3_k_l q4_k_s q4_k_m q5_k_s q5_k_m "
-    "q6_k iq4_nl iq4_xs.  [default: q4_k_m]"
+    "q6_k iq4_nl iq4_xs, or copy: a GGUF file's tensors stay as they are.  [default: q4_k_m]"
 )
 TENSOR_TYPE_HELP = "Type of the matrices in whose names REGEX is found; the first match counts."
 METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
@@ -44,7 +44,9 @@ METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
 @click.option("--split-max-size", metavar="SIZE", help="Split into parts of 500M, 2G, ...")
 @click.option("--metadata", "assignments", multiple=True, metavar="KEY=VALUE", help=METADATA_HELP)
 @click.option("--name", metavar="TEXT", help="The model's name.")
-@click.option("--pre", metavar="NAME", help="Split pattern of a tokenizer that is not known.")
+@click.option(
+    "--pre", metavar="NAME", help="Split pattern of a tokenizer, by llama.cpp's name for it."
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it is there.")
 def command(
     source: str,
@@ -67,12 +69,11 @@ def command(
       edgellama convert Llama-3.2-1B-Instruct model.gguf --type q4_k_m --dry-run
       edgellama convert model-f16.gguf --type q3_k_m --imatrix model.imatrix --verify
       edgellama convert model-f16.gguf --type q4_0 --tensor-type "ffn_down=q6_k"
+      edgellama convert old.gguf new.gguf --type copy --pre llama-bpe
     """
-    from edgellama.cli.model_argument import show_warnings
     from edgellama.convert.model.metadata_override import parse_metadata
     from edgellama.convert.options import parse_tensor_type
 
-    show_warnings()
     arguments: ConversionArguments = {name: value for name, value in given.items() if value}  # type: ignore[assignment]
     arguments["tensor_types"] = [parse_tensor_type(text) for text in tensor_type]
     arguments["metadata"] = parse_metadata(assignments)

@@ -5,8 +5,6 @@ Pulls what is missing when that is possible, and shows what loading has to tell.
 
 from __future__ import annotations
 
-import logging
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +63,6 @@ def _convert(source: Path, type_name: str) -> Path:
     from edgellama.cli.conversion_progress import conversion_progress
     from edgellama.models.checkpoints import converted
 
-    show_warnings()
     announced = False
     with terminal.kernel_progress() as compiled, conversion_progress() as progress:
 
@@ -87,22 +84,8 @@ def open_model(path: Path, **options: Any) -> Llama:
     """The model in ``path``, loaded with options of ``Llama``; what it tells shows on stderr."""
     from edgellama.llama import Llama
 
-    show_warnings()
     with terminal.kernel_progress() as report:
         return Llama(path, **options, progress=report)
-
-
-def show_warnings() -> None:
-    """From now on, warnings of the library are lines on stderr."""
-    logger = logging.getLogger("edgellama")
-    if logger.handlers:
-        return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setLevel(logging.WARNING)
-    handler.setFormatter(logging.Formatter("edgellama: warning: %(message)s"))
-    # That a context is full is said in the line after the reply, not within its text.
-    handler.addFilter(lambda record: record.name != "edgellama.generation.decoding")
-    logger.addHandler(handler)
 
 
 def pull_with_progress(name: str, *, force: bool = False) -> Path:

@@ -100,7 +100,7 @@ def _open(
 
     file = stack.enter_context(GGUFFile(path))
     require_model(file)
-    tokenizer = load_tokenizer(file.metadata)
+    tokenizer = load_tokenizer(file.metadata, file.path)
     with kernel_progress() as report:
         engine = stack.enter_context(
             Engine(file, num_threads=num_threads, kv_type=kv_type, progress=report)

@@ -47,7 +47,7 @@ def command(
     from_stdin = text == STANDARD_INPUT
     prompt = read_prompt(None if from_stdin else text, file, from_stdin)
     with GGUFFile(path) as gguf:
-        tokenizer = load_tokenizer(gguf.metadata)
+        tokenizer = load_tokenizer(gguf.metadata, gguf.path)
         tokens = tokenizer.encode(
             prompt, add_bos=False if no_bos else None, parse_special=parse_special
         )

@@ -73,7 +73,7 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from edgellama.text.tokenizer import load_tokenizer
 
     with GGUFFile(request["path"]) as file:
-        tokenizer = load_tokenizer(file.metadata)
+        tokenizer = load_tokenizer(file.metadata, file.path)
         tokenizer.encode(RARE_TEXT)
         sampler = make_sampler(SamplingOptions(seed=0))
         with Engine(file, num_threads=request["num_threads"]) as engine:

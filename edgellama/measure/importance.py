@@ -58,7 +58,7 @@ def measure_importance(
     """
     with GGUFFile(path) as file:
         require_model(file)
-        tokenizer = load_tokenizer(file.metadata)
+        tokenizer = load_tokenizer(file.metadata, file.path)
         observer = InputSquares()
         with Engine(
             file, num_threads=num_threads, progress=kernel_progress, observer=observer

@@ -17,12 +17,7 @@ from typing import Any
 from sentencepiece import SentencePieceTrainer
 
 from reference.tiny_vocabulary import byte_characters
-from reference.tokenizer_references import (
-    GPT2_PATTERN,
-    LLAMA3_PATTERN,
-    TEKKEN_PATTERN,
-    WHOLE_WORDS,
-)
+from reference.tokenizer_references import LLAMA3_PATTERN, published_patterns
 
 ENGLISH = Path(__file__).parent.parent / "data" / "english.txt"
 NUM_PIECES = 400
@@ -92,11 +87,13 @@ def byte_level_merges(pattern: str) -> tuple[tuple[str, str], ...]:
     return tuple((left, right) for left, right in merges)
 
 
-PATTERNS = {
-    "llama-bpe": LLAMA3_PATTERN,
-    "smaug-bpe": LLAMA3_PATTERN,
-    "tekken": TEKKEN_PATTERN,
-}
+# Published with Llama 3's own spelling, which llama.cpp has rewritten.
+_SPELLED = {"smaug-bpe": [LLAMA3_PATTERN]}
+
+
+def split_patterns(kind: str) -> list[str]:
+    """The patterns that a kind's tokenizer.json holds."""
+    return _SPELLED.get(kind, published_patterns()[kind][0])
 
 
 def byte_level_tokens(pattern: str) -> list[str]:
@@ -112,14 +109,11 @@ def pre_tokenizer(kind: str) -> dict[str, Any]:
         return {"type": "Sequence", "pretokenizers": [digits, {**byte_level, "use_regex": True}]}
     if kind == "gpt-2":
         return {**byte_level, "use_regex": True}
-    pattern = PATTERNS[kind]
-    split = {
-        "type": "Split",
-        "pattern": {"Regex": pattern},
-        "behavior": "Isolated",
-        "invert": False,
-    }
-    return {"type": "Sequence", "pretokenizers": [split, {**byte_level, "use_regex": False}]}
+    splits = [
+        {"type": "Split", "pattern": {"Regex": p}, "behavior": "Isolated", "invert": False}
+        for p in split_patterns(kind)
+    ]
+    return {"type": "Sequence", "pretokenizers": [*splits, {**byte_level, "use_regex": False}]}
 
 
 def post_processor(bos: str, token: int) -> dict[str, Any]:
@@ -143,7 +137,7 @@ def byte_level_tokenizer(
     special_first: bool = False,
 ) -> dict[str, Any]:
     """A ``tokenizer.json``: special tokens after the vocabulary, or in it and before the rest."""
-    pattern = PATTERNS.get(kind, GPT2_PATTERN)
+    pattern = split_patterns(kind)[-1]
     texts = byte_level_tokens(pattern)
     merges = byte_level_merges(pattern)
     start = 0 if special_first else len(texts)
@@ -159,7 +153,7 @@ def byte_level_tokenizer(
             "type": "BPE",
             "unk_token": None,
             "byte_fallback": False,
-            "ignore_merges": kind in WHOLE_WORDS,
+            "ignore_merges": published_patterns()[kind][1],
             "vocab": {text: index for index, text in enumerate(vocab)},
             "merges": [list(pair) for pair in merges]
             if merges_as_pairs

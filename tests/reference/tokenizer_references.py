@@ -8,25 +8,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 Encode = Callable[[str], list[int]]
 
 HARD_TEXT = Path(__file__).parent.parent / "data" / "hard_text.json"
-GPT2_PATTERN = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 LLAMA3_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-TEKKEN_PATTERN = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
-    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-WHOLE_WORDS = ("llama-bpe", "tekken")
-# What llama.cpp does for models without a named pattern, as Hugging Face would write it.
-DEFAULT_PATTERNS = (r"[\p{P}\$\+<=>\^~\|]+", GPT2_PATTERN, r"\p{N}+", r"[0-9][0-9][0-9]")
+SPLIT_PATTERNS = Path(__file__).parent.parent / "data" / "split_patterns.json"
+
+
+@cache
+def published_patterns() -> dict[str, tuple[list[str], bool]]:
+    """By name the patterns that llama.cpp or the tokenizer itself has, and ``ignore_merges``."""
+    content = json.loads(SPLIT_PATTERNS.read_text("ascii"))
+    return {
+        name: (content["patterns"][entry["type"]], entry.get("ignore_merges", False))
+        for name, entry in content["names"].items()
+    }
 
 
 def hard_text() -> list[str]:
@@ -71,7 +74,7 @@ def hugging_face_ids(metadata: Mapping[str, Any], *, special: bool = False) -> E
         models.BPE(
             vocab={token: index for index, token in enumerate(tokens)},
             merges=[tuple(merge.split(" ")) for merge in metadata["tokenizer.ggml.merges"]],
-            ignore_merges=pattern in WHOLE_WORDS,
+            ignore_merges=published_patterns()[pattern][1],
         )
     )
     tokenizer.pre_tokenizer = _pre_tokenizer(pattern)
@@ -90,11 +93,5 @@ def _pre_tokenizer(pattern: str) -> Any:
         return ByteLevel(add_prefix_space=False)
     if pattern == "smollm":
         return Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False)])
-    patterns = {
-        "dbrx": (LLAMA3_PATTERN,),
-        "llama-bpe": (LLAMA3_PATTERN,),
-        "smaug-bpe": (LLAMA3_PATTERN,),
-        "tekken": (TEKKEN_PATTERN,),
-        "default": DEFAULT_PATTERNS,
-    }[pattern]
-    return Sequence([*(Split(Regex(p), "isolated") for p in patterns), byte_level])
+    splits = (Split(Regex(p), "isolated") for p in published_patterns()[pattern][0])
+    return Sequence([*splits, byte_level])

@@ -6,9 +6,14 @@ are remembered. Bytes that the vocabulary lacks are dropped, as Hugging Face's B
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
-from edgellama.quant.errors import TokenizerError
+from edgellama.quant.vocabulary.file_pattern import (
+    DEFAULT_PATTERN,
+    declared_pattern,
+    recognised_pattern,
+)
 from edgellama.quant.vocabulary.special_tokens import read_special_tokens
 from edgellama.quant.vocabulary.vocabulary import (
     MERGES,
@@ -17,10 +22,12 @@ from edgellama.quant.vocabulary.vocabulary import (
     check_merges,
     string_bytes,
 )
+from edgellama.quant.ways import Way, command_line
 from edgellama.text.tokenizer.base import Tokenizer
 from edgellama.text.tokenizer.byte_pair_merge import BytePairMerger, byte_symbols
-from edgellama.text.tokenizer.split_patterns import splitter_for
+from edgellama.text.tokenizer.split_patterns import Splitter, split_rule
 
+_log = logging.getLogger(__name__)
 MAX_REMEMBERED_WORDS = 1 << 16
 MAX_REMEMBERED_WORD_LENGTH = 64
 # Text never merges into these, so a look-alike of a control token stays text.
@@ -32,15 +39,13 @@ class BPETokenizer(Tokenizer):
 
     matched_types = (TokenType.USER_DEFINED,)
 
-    def __init__(self, metadata: Mapping[str, object]) -> None:
+    def __init__(self, metadata: Mapping[str, object], source: object = None) -> None:
+        """``source``: the file's path, which messages name."""
         vocabulary = Vocabulary.from_metadata(metadata)
-        pre = metadata.get("tokenizer.ggml.pre", "default")
-        if not isinstance(pre, str):
-            raise TokenizerError(f"tokenizer.ggml.pre is {pre!r}; a string")
-        self._splitter = splitter_for(pre)
-        special = read_special_tokens(
-            metadata, vocabulary, add_bos_default=self._splitter.adds_bos, names={}
-        )
+        rule = split_rule(_pattern_name(metadata, vocabulary, source))
+        self._splitter = Splitter(rule)
+        self._takes_whole_words = rule.takes_whole_words
+        special = read_special_tokens(metadata, vocabulary, add_bos_default=rule.adds_bos, names={})
         super().__init__(vocabulary, special)
         self._symbols = byte_symbols()
         self._bytes_by_symbol = {symbol.decode(): byte for byte, symbol in enumerate(self._symbols)}
@@ -65,7 +70,7 @@ class BPETokenizer(Tokenizer):
     def _encode_word(self, word: str) -> list[int]:
         ids, table = self._token_ids, self._symbols
         symbols = [table[byte] for byte in word.encode()]
-        if self._splitter.takes_whole_words:
+        if self._takes_whole_words:
             whole = ids.get(b"".join(symbols))
             if whole is not None:
                 return [whole]
@@ -80,6 +85,29 @@ class BPETokenizer(Tokenizer):
             return bytes(map(self._bytes_by_symbol.__getitem__, self._vocabulary.text(token)))
         except KeyError:
             return raw  # added by a converter as plain text
+
+
+def _pattern_name(metadata: Mapping[str, object], vocabulary: Vocabulary, source: object) -> str:
+    """The split pattern's name; where the file is silent, that is said."""
+    name = declared_pattern(metadata)
+    if name is not None:
+        return name
+    file = "the model file" if source is None else source
+    name = recognised_pattern(metadata, vocabulary.tokens)
+    if name is not None:
+        _log.warning(
+            "%s: tokenizer.ggml.pre is missing; the vocabulary is Llama 3's, so it is taken as %s",
+            *(file, name),
+        )
+        return name
+    call = f'edgellama.convert.convert({str(file)!r}, "new.gguf", type="copy", pre="llama-bpe")'
+    command = command_line("convert", file, "new.gguf", "--type", "copy", "--pre", "llama-bpe")
+    _log.warning(
+        "%s: tokenizer.ggml.pre is missing, so text is cut into words in a way that is seldom the "
+        "model's own, and answers get worse; if it was made from Llama 3, repair it: %s",
+        *(file, Way(call, command)),
+    )
+    return DEFAULT_PATTERN
 
 
 def _token_ids(vocabulary: Vocabulary) -> dict[bytes, int]:

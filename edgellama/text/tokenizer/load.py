@@ -5,6 +5,7 @@ Each kind is imported when a file asks for it, because their libraries cost star
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
@@ -12,28 +13,33 @@ from edgellama.quant.errors import TokenizerError, UnsupportedModelError
 from edgellama.quant.vocabulary.vocabulary import BYTE_PAIR_KIND, SENTENCEPIECE_KINDS
 from edgellama.text.tokenizer.base import Tokenizer
 
+_Loader = Callable[[Mapping[str, object], object], Tokenizer]
 
-def _byte_pair(metadata: Mapping[str, object]) -> Tokenizer:
+
+def _byte_pair(metadata: Mapping[str, object], source: object) -> Tokenizer:
     from edgellama.text.tokenizer.bpe_tokenizer import BPETokenizer
 
-    return BPETokenizer(metadata)
+    return BPETokenizer(metadata, source)
 
 
-def _sentencepiece(metadata: Mapping[str, object]) -> Tokenizer:
+def _sentencepiece(metadata: Mapping[str, object], source: object) -> Tokenizer:
     from edgellama.text.tokenizer.sentencepiece_tokenizer import SentencePieceTokenizer
 
     return SentencePieceTokenizer(metadata)
 
 
-_LOADERS: Mapping[str, Callable[[Mapping[str, object]], Tokenizer]] = MappingProxyType(
+_LOADERS: Mapping[str, _Loader] = MappingProxyType(
     {BYTE_PAIR_KIND: _byte_pair, **dict.fromkeys(SENTENCEPIECE_KINDS, _sentencepiece)}
 )
 
 
-def load_tokenizer(metadata: Mapping[str, object]) -> Tokenizer:
+def load_tokenizer(
+    metadata: Mapping[str, object], source: str | os.PathLike[str] | None = None
+) -> Tokenizer:
     """The tokenizer of a model file.
 
-    ``metadata``: the ``tokenizer.ggml.*`` keys of a GGUF file. UnsupportedModelError for a
+    ``metadata``: the ``tokenizer.ggml.*`` keys of a GGUF file. ``source``: its path, for warnings.
+    UnsupportedModelError for a
     kind or split pattern that does not run, TokenizerError for a vocabulary that is broken.
     """
     model = metadata.get("tokenizer.ggml.model")
@@ -43,4 +49,4 @@ def load_tokenizer(metadata: Mapping[str, object]) -> Tokenizer:
     if loader is None:
         known = ", ".join(sorted(_LOADERS))
         raise UnsupportedModelError(f"tokenizer.ggml.model is {model!r}; known: {known}")
-    return loader(metadata)
+    return loader(metadata, source)
