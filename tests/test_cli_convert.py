@@ -10,7 +10,7 @@ from conftest import CliRunner
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.quant.recipes import RECIPES
+from edgellama.quant.recipes import COPY, RECIPES
 
 TINY = TinyLlama(width=256, feed_forward=512, vocab_size=300, layers=2)
 
@@ -109,7 +109,7 @@ def test_a_missing_source_says_what_can_be_given(run_cli: CliRunner) -> None:
 def test_the_help_names_every_type(run_cli: CliRunner) -> None:
     """Every type that a recipe exists for is in the help."""
     words = run_cli("convert", "--help").stdout.replace(".", " ").split()
-    assert set(RECIPES) <= set(words)
+    assert {*RECIPES, COPY.name} <= set(words)
 
 
 def test_a_real_model(run_cli: CliRunner, smollm2_path: Path, tmp_path: Path) -> None:

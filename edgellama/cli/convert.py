@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 TYPE_HELP = (
     "f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q3_k_s q3_k_m q3_k_l q4_k_s q4_k_m q5_k_s q5_k_m "
-    "q6_k iq4_nl iq4_xs, or copy: a GGUF file's tensors stay as they are.  [default: q4_k_m]"
+    "q6_k iq4_nl iq4_xs copy (a GGUF file's tensors as they are).  [default: q4_k_m]"
 )
 TENSOR_TYPE_HELP = "Type of the matrices in whose names REGEX is found; the first match counts."
 METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
