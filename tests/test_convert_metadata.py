@@ -168,7 +168,7 @@ def test_gguf_with_options(tmp_path: Path) -> None:
     metadata = described(path, name="New", pre="smollm").metadata
     assert metadata["general.name"].value == "New"
     assert metadata["tokenizer.ggml.pre"].value == "smollm"
-    with pytest.raises(InvalidOptionError, match="--pre 'nothing'"):
+    with pytest.raises(InvalidOptionError, match="no split pattern is called 'nothing'"):
         described(path, pre="nothing")
     with pytest.raises(InvalidOptionError, match="allowed: printable text"):
         described(path, name="a\nb")
