@@ -13,7 +13,7 @@ import numpy as np
 from edgellama.convert.dequantize.elements import Numbers, rows
 from edgellama.convert.sources.source_tensor import SourceTensor
 
-SLAB_BYTES = 1 << 24
+SLAB_BYTES = 1 << 23
 MAX_HELD_BYTES = 3 * SLAB_BYTES
 _READ_ELEMENTS = 1 << 19
 
@@ -61,7 +61,9 @@ def _bytes(array: Numbers) -> int:
 def _read_columns(tensor: SourceTensor, first: int, last: int) -> Numbers:
     """The slab itself, from a few rows at a time."""
     step = max(1, _READ_ELEMENTS // max(1, tensor.num_columns))
-    starts = range(0, tensor.num_rows, step)
-    return np.concatenate(
-        [rows(tensor, row, min(row + step, tensor.num_rows))[:, first:last] for row in starts]
-    )
+    width = min(last, tensor.num_columns) - first
+    slab = np.empty((tensor.num_rows, width), rows(tensor, 0, 0).dtype)
+    for row in range(0, tensor.num_rows, step):
+        end = min(row + step, tensor.num_rows)
+        slab[row:end] = rows(tensor, row, end)[:, first:last]
+    return slab

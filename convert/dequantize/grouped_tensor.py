@@ -51,11 +51,18 @@ class GroupedTensor(SourceTensor):
         self._parts = parts
 
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
-        groups = self._groups()
+        zeros, scales = self._zeros(first, last), self._scales(first, last)
         values = self._integers(first, last).astype(np.float32, order="C")
-        values -= self._zeros(first, last)[:, groups]
-        values *= self._scales(first, last)[:, groups]
-        return values.view(np.uint8).reshape(last - first, self.row_bytes)
+        groups, size = self._groups(), self._parts.group_size
+        if groups is not None:
+            values -= zeros[:, groups]
+            values *= scales[:, groups]
+            return values.view(np.uint8)
+        for group in range(self._num_groups):
+            columns = values[:, group * size : (group + 1) * size]
+            columns -= zeros[:, group : group + 1]
+            columns *= scales[:, group : group + 1]
+        return values.view(np.uint8)
 
     @abstractmethod
     def _integers(self, first: int, last: int) -> NDArray[np.uint8]:
@@ -73,13 +80,16 @@ class GroupedTensor(SourceTensor):
     def _num_groups(self) -> int:
         return self._parts.scales.shape[0]
 
-    def _groups(self) -> NDArray[np.int64]:
-        """The group of each column; ModelFileError for one that has no scale."""
+    def _groups(self) -> NDArray[np.int64] | None:
+        """The group of each column, None where runs of columns make one; ModelFileError for one
+        that has no scale.
+        """
         if self._parts.groups is None:
-            return np.arange(self.num_columns) // self._parts.group_size
+            return None
         groups: NDArray[np.int64] = rows(self._parts.groups, 0, 1)[0].astype(np.int64)
-        if (groups == UNSET_GROUP).all():
-            return np.arange(self.num_columns) // self._parts.group_size
+        in_order = np.arange(self.num_columns) // self._parts.group_size
+        if (groups == UNSET_GROUP).all() or np.array_equal(groups, in_order):
+            return None
         wrong = (groups < 0) | (groups >= self._num_groups)
         if wrong.any():
             raise ModelFileError(
@@ -103,14 +113,15 @@ class _TransposedTensor(GroupedTensor):
         return as_floats(self._reader.columns(scales, first, last), element_type(scales)).T
 
     def _packed_columns(self, tensor: SourceTensor, first: int, last: int) -> NDArray[np.uint8]:
-        """Integers of columns of which several lie in a word: (rows of the tensor, columns)."""
+        """Integers of columns of which several lie in a word: (columns, rows of the tensor)."""
         bits, start = self._parts.bits, first - first % _ALIGNED
         end = min(num_words(last + (-last % _ALIGNED), bits), tensor.num_columns)
         words = self._reader.columns(tensor, start * bits // WORD_BITS, end)
-        return self._unpack(words)[:, first - start : last - start]
+        return self._unpack(words)[first - start : last - start]
 
     def _unpack(self, words: NDArray[np.int32]) -> NDArray[np.uint8]:
-        return unpack_rows(words, self._parts.bits)
+        """Integers of all columns that words hold: (columns, rows of words)."""
+        return unpack_rows(words, self._parts.bits).T
 
 
 class GPTQTensor(_TransposedTensor):
@@ -137,22 +148,25 @@ class GPTQTensor(_TransposedTensor):
         zeros = self._packed_columns(self._parts.zeros, first, last)
         if self._zeros_less_one:
             zeros = (zeros + np.uint8(1)) & np.uint8((1 << self._parts.bits) - 1)
-        return zeros.T.astype(np.float32)
+        return zeros.astype(np.float32)
 
 
 class AWQTensor(_TransposedTensor):
     """AWQ's usual layout (GEMM): rows share words, in an order of their own."""
 
     def _integers(self, first: int, last: int) -> NDArray[np.uint8]:
-        return self._packed_columns(self._parts.integers, first, last).T
+        return self._packed_columns(self._parts.integers, first, last)
 
     def _zeros(self, first: int, last: int) -> Floats:
         assert self._parts.zeros is not None
-        return self._packed_columns(self._parts.zeros, first, last).T.astype(np.float32)
+        return self._packed_columns(self._parts.zeros, first, last).astype(np.float32)
 
     def _unpack(self, words: NDArray[np.int32]) -> NDArray[np.uint8]:
-        integers = super()._unpack(words).reshape(len(words), -1, len(AWQ_ORDER))
-        return integers[:, :, np.argsort(AWQ_ORDER)].reshape(len(words), -1)
+        packed, num = np.ascontiguousarray(words.T), len(AWQ_ORDER)
+        integers = np.empty((len(packed) * num, len(words)), np.uint8)
+        for place, column in enumerate(AWQ_ORDER):
+            integers[column::num] = (packed >> (self._parts.bits * place)) & 15
+        return integers
 
 
 class PackedTensor(GroupedTensor):

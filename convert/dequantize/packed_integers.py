@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 BITS = (2, 3, 4, 8)
-WORD_BITS = 32
+BYTE_BITS, WORD_BITS = 8, 32
 
 
 def num_words(num_integers: int, bits: int) -> int:
@@ -21,13 +21,15 @@ def num_words(num_integers: int, bits: int) -> int:
 
 def unpack_rows(words: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """The integers of each row: (rows, words) of 32 bits become (rows, integers)."""
-    packed = np.ascontiguousarray(words).view(np.uint32)
+    packed = np.ascontiguousarray(words, np.dtype("<i4")).view("<u4")
     num_rows, count = packed.shape
-    mask = np.uint32((1 << bits) - 1)
-    if WORD_BITS % bits == 0:
-        shifts = np.arange(0, WORD_BITS, bits, dtype=np.uint32)
-        integers = (packed[:, :, None] >> shifts) & mask
-        return integers.astype(np.uint8).reshape(num_rows, count * len(shifts))
+    mask = (1 << bits) - 1
+    if BYTE_BITS % bits == 0:
+        octets, in_octet = packed.view(np.uint8), BYTE_BITS // bits
+        integers = np.empty((num_rows, octets.shape[1] * in_octet), np.uint8)
+        for place in range(in_octet):
+            integers[:, place::in_octet] = (octets >> (bits * place)) & mask
+        return integers
     starts = np.arange(count * WORD_BITS // bits) * bits
     index = starts // WORD_BITS
     following = np.minimum(index + 1, count - 1)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgellama.convert.sources.checkpoint import Checkpoint
-from edgellama.convert.sources.json_fields import read_fields
+from edgellama.convert.sources.json_fields import MAX_SIZE, read_fields
 
 GPTQ_FILE = "quantize_config.json"
 USUAL_SIZE = 128
@@ -69,8 +69,9 @@ def _block(settings: Mapping[str, object]) -> tuple[int, int] | None:
 
 
 def _size(value: object) -> int | None:
-    is_size = isinstance(value, int) and not isinstance(value, bool) and value > 0
-    return value if is_size and isinstance(value, int) else None
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_SIZE:
+        return value
+    return None
 
 
 def _text(value: object) -> str | None:

@@ -23,8 +23,7 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """The model at ``path``: a folder of Hugging Face or Meta, one of its files, or GGUF.
 
     Of tensors only names, shapes and places are read. Raises ModelNotFoundError if there is no
-    model, ModelFileError for a malformed one, UnsupportedModelError for quantized weights
-    that are not GGUF and for an adapter.
+    model, ModelFileError for a malformed one, UnsupportedModelError for an adapter.
     """
     path = Path(path)
     try:
