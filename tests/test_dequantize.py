@@ -147,7 +147,8 @@ def test_the_stated_block_decides(tmp_path: Path) -> None:
     codes = np.full((200, 4), 0x38, np.uint8)
     scale = np.array([[1], [2]], np.float32)
     arrays = {f"{MODULE}.weight": codes, f"{MODULE}.weight_scale_inv": scale}
-    for block, border in (([100, 4], 100), ([150, 8], 150), (None, 128), (["x"], 128), ([10**30, 4], 128)):
+    borders = (([100, 4], 100), ([150, 8], 150), (None, 128), (["x"], 128), ([10**30, 4], 128))
+    for block, border in borders:
         settings = {"weight_block_size": block}
         found = expanded(tmp_path, arrays, E4M3, settings).tensors[f"{MODULE}.weight"]
         assert np.flatnonzero(np.diff(values(found)[:, 0])).tolist() == [border - 1]
