@@ -7,6 +7,8 @@ from pathlib import Path
 from edgellama.quant.errors import ModelFileError
 
 MAX_SHOWN_CHARACTERS = 80
+INCOMPLETE = "the file is incomplete: download it again"
+"""What to do about a file that ends too early."""
 
 
 def shown(value: object) -> str:

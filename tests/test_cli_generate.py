@@ -89,6 +89,7 @@ def test_prompt_from_argument_file_and_pipe(
         run_cli("generate", smollm2_path, "-p", PROMPT, *GREEDY).stdout,
         run_cli("generate", smollm2_path, "-f", file, *GREEDY).stdout,
         run_cli("generate", smollm2_path, *GREEDY, "-", text_input=PROMPT).stdout,
+        run_cli("generate", smollm2_path, *GREEDY, text_input=PROMPT).stdout,
     }
     assert len(texts) == 1
     assert "Paris" in texts.pop()

@@ -95,6 +95,13 @@ def test_wrong_usage_is_one_line(run_cli: CliRunner, arguments: list[str], messa
     assert "--help)" in line
 
 
+def test_empty_pipe_is_no_prompt(run_cli: CliRunner) -> None:
+    """Where nothing comes through the pipe, the error is that of no prompt at all."""
+    result = run_cli("generate", "x.gguf", text_input="")
+    assert result.returncode == 2
+    assert "no prompt; give one of" in result.stderr
+
+
 def test_no_command_shows_the_help(run_cli: CliRunner) -> None:
     """The bare command explains itself, as wrong usage."""
     result = run_cli()

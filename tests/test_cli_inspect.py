@@ -31,12 +31,18 @@ def test_inspect_counts_exactly(run_cli: CliRunner, smollm2_path: Path) -> None:
 
 
 def test_inspect_for_people(run_cli: CliRunner, smollm2_path: Path) -> None:
-    """The text has the same figures, every tensor, and the template."""
+    """A summary with the same figures comes first, tensors only when they are asked for."""
     output = run_cli("inspect", smollm2_path).stdout
-    assert "parameters      134,515,008\n" in output
-    assert "bits per weight 5.744\n" in output
-    assert "blk.29.ffn_down.weight" in output
-    assert "chat template\n  {% for message in messages %}" in output
+    summary, _, rest = output.partition("\n\n")
+    lines = dict(line.split(maxsplit=1) for line in summary.splitlines())
+    assert lines["parameters"] == "134,515,008"
+    assert (lines["type"], lines["context"]) == ("q4_1", "8,192 tokens")
+    assert "bits per weight 5.744" in summary
+    assert rest.startswith("metadata (")
+    assert "\nchat template\n  {% for message in messages %}" in rest
+    tensor = "\n  blk.29.ffn_down.weight"
+    assert tensor not in output
+    assert tensor in run_cli("inspect", smollm2_path, "--tensors").stdout
 
 
 def test_inspect_cannot_steer_the_terminal(run_cli: CliRunner, tmp_path: Path) -> None:

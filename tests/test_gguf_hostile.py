@@ -222,11 +222,13 @@ def test_full_model_is_valid(tmp_path: Path) -> None:
 
 
 def test_truncated_anywhere(tmp_path: Path) -> None:
-    """A file cut at any byte is refused, by the size that is missing."""
+    """A file cut at any byte is refused, by the size that is missing, with what to do."""
     content = full_model()
     for size in range(len(content)):
         path = write(tmp_path, content[:size])
-        assert str(path) in refusal(path)
+        message = refusal(path)
+        assert str(path) in message
+        assert "incomplete: download it again" in message or size == 0
 
 
 def test_absent_file(tmp_path: Path) -> None:

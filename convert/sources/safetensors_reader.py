@@ -21,7 +21,7 @@ from edgellama.convert.sources.source_tensor import (
     SourceTensor,
     UnreadableTensor,
 )
-from edgellama.quant.error_text import file_error, shown
+from edgellama.quant.error_text import INCOMPLETE, file_error, shown
 from edgellama.quant.formats import FORMATS_BY_NAME
 from edgellama.quant.mapped_file import map_file
 
@@ -68,7 +68,8 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
         raise file_error(
             path,
             f"the header has {num_header_bytes} bytes",
-            f"at most {max(0, min(MAX_HEADER_BYTES, len(buffer) - _LENGTH_BYTES))} here",
+            f"at most {max(0, min(MAX_HEADER_BYTES, len(buffer) - _LENGTH_BYTES))} here"
+            + ("" if num_header_bytes > MAX_HEADER_BYTES else f"; {INCOMPLETE}"),
         )
     entries = _read_header(path, buffer[_LENGTH_BYTES:data_start])
     _check_extents(path, entries, len(buffer) - data_start)
@@ -160,6 +161,5 @@ def _check_extents(path: Path, entries: list[_Entry], data_bytes: int) -> None:
             )
         end = entry.end
     if end != data_bytes:
-        raise file_error(
-            path, f"the tensors have {end} bytes, the file {data_bytes}", "the same number"
-        )
+        allowed = f"the same number; {INCOMPLETE}" if end > data_bytes else "the same number"
+        raise file_error(path, f"the tensors have {end} bytes, the file {data_bytes}", allowed)

@@ -60,7 +60,7 @@ def command(
     as_json: bool,
     **sampling: Any,
 ) -> None:
-    """Generate text from a prompt: -p TEXT, -f FILE, or - for standard input.
+    """Generate text from a prompt: -p TEXT, -f FILE, or what comes through a pipe.
 
     Only the generated text goes to standard output. Without MODEL, the starter model answers
     (and is downloaded first if need be).
@@ -69,7 +69,7 @@ def command(
     Examples:
       edgellama generate smollm2 --chat -p "Why is the sky blue?"
       edgellama generate model.gguf -f story.txt -n 200 --temperature 0
-      echo "Once upon a time" | edgellama generate smollm2 - --json
+      echo "Once upon a time" | edgellama generate smollm2 --json
     """
     model, from_stdin = _take_apart(model_and_dash)
     text = read_prompt(prompt, file, from_stdin)

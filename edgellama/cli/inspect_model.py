@@ -24,15 +24,17 @@ MAX_SHOWN_CHARACTERS = 100
 
 @click.command("inspect")
 @click.argument("model", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(model: str | None, as_json: bool) -> None:
-    """Show a model's metadata, tensors, size and chat template.
+@click.option("--tensors", "with_tensors", is_flag=True, help="List every tensor, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all of it.")
+def command(model: str | None, with_tensors: bool, as_json: bool) -> None:
+    """Show a model's size, metadata and chat template.
 
-    MODEL is the path of a GGUF file or the name of a pulled model.
+    MODEL is the path of a GGUF file or the name of a pulled model. A summary comes first.
 
     \b
     Examples:
       edgellama inspect smollm2
+      edgellama inspect model.gguf --tensors
       edgellama inspect model.gguf --json
     """
     from edgellama.cli.model_argument import find_model
@@ -44,19 +46,26 @@ def command(model: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return
-    for line in report_lines(summary):
+    for line in report_lines(summary, with_tensors=with_tensors):
         click.echo(printable(line))
 
 
 def summarize(file: GGUFFile) -> dict[str, Any]:
     """Everything that ``--json`` prints; long arrays as their length and first items."""
+    from edgellama.models.facts import ModelFacts
     from edgellama.quant.sampling_keys import recommended_sampling
 
+    facts = ModelFacts.of(file)
     tensors = list(file.tensors.values())
     num_parameters = sum(num_elements(tensor) for tensor in tensors)
     tensor_bytes = sum(tensor.num_bytes for tensor in tensors)
     template = file.metadata.get(TEMPLATE_KEY)
     return {
+        "name": facts.title,
+        "architecture": facts.architecture,
+        "type": facts.type,
+        "context_tokens": facts.context_length,
+        "license": facts.license,
         "path": str(Path(file.path)),
         "files": [str(path) for path in file.files],
         "file_bytes": file.file_bytes,
@@ -82,7 +91,7 @@ def summarize(file: GGUFFile) -> dict[str, Any]:
     }
 
 
-def report_lines(summary: dict[str, Any]) -> Iterator[str]:
+def report_lines(summary: dict[str, Any], *, with_tensors: bool) -> Iterator[str]:
     """The text for people, line by line, from what ``summarize`` returns."""
     yield from _overview_lines(summary)
     yield ""
@@ -90,7 +99,16 @@ def report_lines(summary: dict[str, Any]) -> Iterator[str]:
     width = max((len(key) for key in summary["metadata"]), default=0)
     for key, value in summary["metadata"].items():
         yield f"  {key:<{width}}  {_shortened(value)}"
-    yield ""
+    if with_tensors:
+        yield ""
+        yield from _tensor_lines(summary)
+    if summary["chat_template"] is not None:
+        yield ""
+        yield "chat template"
+        yield from ("  " + line for line in summary["chat_template"].splitlines())
+
+
+def _tensor_lines(summary: dict[str, Any]) -> Iterator[str]:
     yield f"tensors ({len(summary['tensors'])}; rows x columns)"
     width = max((len(tensor["name"]) for tensor in summary["tensors"]), default=0)
     for tensor in summary["tensors"]:
@@ -99,28 +117,37 @@ def report_lines(summary: dict[str, Any]) -> Iterator[str]:
             f"  {tensor['name']:<{width}}  {tensor['format']:<8}"
             f"{shape:<16}  {tensor['num_bytes']:>13,} bytes"
         )
-    yield ""
-    if summary["chat_template"] is None:
-        yield "chat template: none"
-    else:
-        yield "chat template"
-        yield from ("  " + line for line in summary["chat_template"].splitlines())
 
 
 def _overview_lines(summary: dict[str, Any]) -> Iterator[str]:
-    yield f"file            {summary['path']}"
-    if len(summary["files"]) > 1:
-        yield f"parts           {len(summary['files'])}"
-    yield f"size            {summary['file_bytes']:,} bytes"
-    yield f"GGUF version    {summary['version']}"
-    yield f"parameters      {summary['parameters']:,}"
-    if summary["bits_per_weight"] is not None:
-        yield f"bits per weight {summary['bits_per_weight']:.3f}"
-    formats = summary["formats"].items()
-    if summary["sampling"]:
-        values = (f"{option} {value}" for option, value in summary["sampling"].items())
-        yield "sampling        " + ", ".join(values)
-    yield "formats         " + ", ".join(f"{name} ({use['tensors']})" for name, use in formats)
+    for title, value in _overview(summary).items():
+        if value is not None:
+            yield f"{title:<15} {value}"
+
+
+def _overview(summary: dict[str, Any]) -> dict[str, str | None]:
+    bits, context_tokens = summary["bits_per_weight"], summary["context_tokens"]
+    num_parts = len(summary["files"])
+    sampling = (f"{option} {value}" for option, value in summary["sampling"].items())
+    formats = (f"{name} ({use['tensors']})" for name, use in summary["formats"].items())
+    template = summary["chat_template"]
+    return {
+        "name": summary["name"],
+        "file": summary["path"],
+        "parts": str(num_parts) if num_parts > 1 else None,
+        "size": f"{summary['file_bytes']:,} bytes",
+        "architecture": summary["architecture"],
+        "parameters": f"{summary['parameters']:,}",
+        "type": summary["type"],
+        "bits per weight": None if bits is None else f"{bits:.3f}",
+        "formats": ", ".join(formats),
+        "tensors": f"{len(summary['tensors'])} (all of them: --tensors)",
+        "context": None if context_tokens is None else f"{context_tokens:,} tokens",
+        "sampling": ", ".join(sampling) or None,
+        "chat template": "none" if template is None else "there, see below",
+        "license": summary["license"],
+        "GGUF version": str(summary["version"]),
+    }
 
 
 def num_elements(tensor: Tensor) -> int:

@@ -10,7 +10,7 @@ import sys
 from mmap import mmap
 from pathlib import Path
 
-from edgellama.quant.error_text import file_error, shown
+from edgellama.quant.error_text import INCOMPLETE, file_error, shown
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.gguf.strings import PREFIX_BYTES, StringArray, string_ends
 
@@ -34,7 +34,7 @@ class Cursor:
         if num_bytes > self.limit - start:
             raise self.error(
                 f"{what} runs past the end, {num_bytes} bytes at offset {start}",
-                f"the header ends by byte {self.limit}",
+                f"the header ends by byte {self.limit}{self._note_of_the_end()}",
             )
         self.position = start + num_bytes
         return self.buffer[start : self.position]
@@ -52,8 +52,13 @@ class Cursor:
         number = self.unsigned64(what)
         room = min(maximum, (self.limit - self.position) // item_bytes)
         if number > room:
-            raise self.error(f"{what} is {number}", f"at most {room} here")
+            note = self._note_of_the_end() if number <= maximum else ""
+            raise self.error(f"{what} is {number}", f"at most {room} here{note}")
         return number
+
+    def _note_of_the_end(self) -> str:
+        """What to do where the file itself ends too early, and not what may be a header."""
+        return f"; {INCOMPLETE}" if self.limit == len(self.buffer) else ""
 
     def string(self, what: str) -> bytes:
         """The next length-prefixed byte string."""

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellama.quant.error_text import shown
+from edgellama.quant.error_text import INCOMPLETE, shown
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.formats import FORMATS_BY_ID, RETIRED_FORMATS, Format
 from edgellama.quant.gguf.cursor import Cursor
@@ -107,7 +107,7 @@ def check_layout(
             raise cursor.error(
                 f"tensor {shown(entry.name)} with shape {entry.shape} in {entry.format.name} has "
                 f"{entry.num_bytes} bytes at offset {entry.offset}",
-                f"the data section has {max(0, data_bytes)} bytes",
+                f"the data section has {max(0, data_bytes)} bytes; {INCOMPLETE}",
             )
     for before, after in pairwise(sorted(entries, key=lambda entry: entry.offset)):
         end = before.offset + before.num_bytes
