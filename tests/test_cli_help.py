@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,17 @@ def test_every_command_shows_examples(run_cli: CliRunner, name: str) -> None:
     result = run_cli(name, "--help")
     assert result.returncode == 0
     assert f"edgellama {name}" in result.stdout.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize("name", ["", *COMMANDS])
+def test_help_fits_a_terminal(run_cli: CliRunner, name: str) -> None:
+    """No line is longer than 80 columns, and none of the texts in short is cut off by dots."""
+    arguments = [name, "--help"] if name else ["--help"]
+    result = run_cli(*arguments, environment={"COLUMNS": "80"})
+    lines = result.stdout.splitlines()
+    assert [line for line in lines if len(line) > 80] == []
+    if not name:
+        assert [line for line in lines[1:] if line.endswith("...")] == []
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["chat", "--help"]])
@@ -182,6 +194,15 @@ def test_reader_that_goes_away_is_quiet(smollm2_path: Path) -> None:
         os.close(writing)
     assert result.returncode == 141
     assert result.stderr == ""
+
+
+def test_reference_page_has_every_variable() -> None:
+    """docs/cli.md lists every environment variable of ours that the sources name."""
+    root = cli_reference.PAGE.parent.parent
+    folders = ("edgellama", "quant", "convert", "kernels_cpu")
+    sources = [path.read_text("utf-8") for name in folders for path in (root / name).rglob("*.py")]
+    found = {name for text in sources for name in re.findall(r"\bEDGELLAMA_[A-Z_]+\b", text)}
+    assert found <= set(cli_reference.VARIABLES)
 
 
 def test_reference_page_is_current() -> None:

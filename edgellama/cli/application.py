@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
+from edgellama.cli.completion import COMPLETE_VARIABLE, register_shells
 from edgellama.quant.errors import EdgellamaError
 
 DEBUG_VARIABLE = "EDGELLAMA_DEBUG"
@@ -95,6 +96,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
     Every error is one line on stderr; EDGELLAMA_DEBUG=1 lets the traceback through.
     """
+    if COMPLETE_VARIABLE in os.environ:
+        register_shells()
     try:
         result = root.main(
             args=None if arguments is None else list(arguments),

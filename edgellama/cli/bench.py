@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgellama.cli.completion import KV_TYPE, MODEL, TIER
 from edgellama.cli.lists import NumberList, TextList
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def _numbers(
     )
 
 
-@click.command("bench")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.command("bench", short_help="Measure speed and memory, as llama-bench does.")
+@click.argument("models", nargs=-1, required=True, type=MODEL, metavar="MODEL...")
 @_numbers("-p", "--prompt", "prompts", default="512", text="Tokens of a prompt; 0 for none.")
 @_numbers("-n", "--generate", "generated", default="128", text="Tokens to generate; 0 for none.")
 @click.option("-pg", "pairs", type=NumberList(0), multiple=True, metavar="PP,TG", help=PAIR_HELP)
@@ -45,7 +46,7 @@ def _numbers(
 )
 @click.option(
     *("-ctk", "--key-type", "key_types"),
-    type=TextList(),
+    type=TextList(KV_TYPE),
     metavar="T,...",
     default="f16",
     show_default=True,
@@ -53,12 +54,16 @@ def _numbers(
 )
 @click.option(
     *("-ctv", "--value-type", "value_types"),
-    type=TextList(),
+    type=TextList(KV_TYPE),
     metavar="T,...",
     help="Types of cached values.  [default: that of the keys]",
 )
 @click.option(
-    "--tier", "tiers", type=TextList(), metavar="T,...", help="Instruction sets.  [default: best]"
+    "--tier",
+    "tiers",
+    type=TextList(TIER),
+    metavar="T,...",
+    help="Instruction sets.  [default: best]",
 )
 @click.option(
     *("-r", "--repetitions"),

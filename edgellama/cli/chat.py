@@ -10,12 +10,13 @@ import click
 from edgellama.cli.chat_commands import COMMANDS, run_command
 from edgellama.cli.chat_input import MessageReader, PlainReader, TerminalReader, history_path
 from edgellama.cli.chat_view import Chat, show_dim
+from edgellama.cli.completion import MODEL
 from edgellama.cli.options import engine_options, given, sampling_options, type_option
 from edgellama.quant.errors import EdgellamaError
 
 
-@click.command("chat")
-@click.argument("model", required=False)
+@click.command("chat", short_help="Chat with a model.")
+@click.argument("model", required=False, type=MODEL)
 @click.option("--system", metavar="TEXT", help="System prompt.")
 @click.option(
     "-n",

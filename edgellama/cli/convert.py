@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli import terminal
+from edgellama.cli.completion import MODEL, PATH, TENSOR_TYPE, TYPE
 
 if TYPE_CHECKING:
     from edgellama.convert.options import ConversionArguments
@@ -20,15 +21,21 @@ TENSOR_TYPE_HELP = "Type of the matrices in whose names REGEX is found; the firs
 METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
 
 
-@click.command("convert")
-@click.argument("source")
-@click.argument("output", required=False)
-@click.option("--type", metavar="TYPE", help=TYPE_HELP)
+@click.command("convert", short_help="Convert a checkpoint to a GGUF file, such as q4_k_m.")
+@click.argument("source", type=MODEL)
+@click.argument("output", required=False, type=PATH)
+@click.option("--type", type=TYPE, metavar="TYPE", help=TYPE_HELP)
 @click.option("--tensor-type", multiple=True, metavar="REGEX=TYPE", help=TENSOR_TYPE_HELP)
-@click.option("--output-tensor-type", metavar="TYPE", help="Type of the output matrix.")
-@click.option("--token-embedding-type", metavar="TYPE", help="Type of the token embedding.")
+@click.option(
+    "--output-tensor-type", type=TENSOR_TYPE, metavar="TYPE", help="Type of the output matrix."
+)
+@click.option(
+    "--token-embedding-type", type=TENSOR_TYPE, metavar="TYPE", help="Type of the token embedding."
+)
 @click.option("--pure", is_flag=True, help="One type for all matrices, without the mix.")
-@click.option("--imatrix", metavar="FILE", help="Importance matrix, from edgellama imatrix.")
+@click.option(
+    "--imatrix", type=PATH, metavar="FILE", help="Importance matrix, from edgellama imatrix."
+)
 @click.option(
     "-t",
     "--threads",
@@ -40,7 +47,9 @@ METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
 @click.option("--dry-run", is_flag=True, help="Show every tensor and size; write nothing.")
 @click.option("--resume", is_flag=True, help="Go on with what was stopped.")
 @click.option("--verify", is_flag=True, help="Read the file back and compare.")
-@click.option("--report", metavar="FILE.json", help="Write size and error of every tensor.")
+@click.option(
+    "--report", type=PATH, metavar="FILE.json", help="Write size and error of every tensor."
+)
 @click.option("--split-max-size", metavar="SIZE", help="Split into parts of 500M, 2G, ...")
 @click.option("--metadata", "assignments", multiple=True, metavar="KEY=VALUE", help=METADATA_HELP)
 @click.option("--name", metavar="TEXT", help="The model's name.")
@@ -67,7 +76,7 @@ def command(
     Examples:
       edgellama convert Llama-3.2-1B-Instruct --type q4_k_m
       edgellama convert Llama-3.2-1B-Instruct model.gguf --type q4_k_m --dry-run
-      edgellama convert model-f16.gguf --type q3_k_m --imatrix model.imatrix --verify
+      edgellama convert model-f16.gguf --type q3_k_m --imatrix i.gguf --verify
       edgellama convert model-f16.gguf --type q4_0 --tensor-type "ffn_down=q6_k"
       edgellama convert old.gguf new.gguf --type copy --pre llama-bpe
     """

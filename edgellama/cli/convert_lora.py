@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import click
 
+from edgellama.cli.completion import PATH
+
 TYPES = ("f32", "f16", "bf16", "q8_0")
 BASE_HELP = "The base model: its folder (config.json is enough) or a GGUF file of it."
 
 
-@click.command("convert-lora")
-@click.argument("folder", metavar="PEFT_FOLDER")
-@click.argument("output", required=False)
+@click.command("convert-lora", short_help="Convert a LoRA adapter, saved by PEFT, to a GGUF file.")
+@click.argument("folder", type=PATH, metavar="PEFT_FOLDER")
+@click.argument("output", required=False, type=PATH)
 @click.option(
     "--type",
     "type_name",
@@ -19,7 +21,7 @@ BASE_HELP = "The base model: its folder (config.json is enough) or a GGUF file o
     show_default=True,
     help="How the adapter's numbers are written.",
 )
-@click.option("--base", metavar="PATH", help=BASE_HELP)
+@click.option("--base", type=PATH, metavar="PATH", help=BASE_HELP)
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it is there.")
 def command(
     folder: str, output: str | None, type_name: str, base: str | None, overwrite: bool
@@ -33,7 +35,7 @@ def command(
     \b
     Examples:
       edgellama convert-lora my-adapter --base Llama-3.2-1B
-      edgellama convert-lora my-adapter adapter.gguf --type f16 --base model-q4_0.gguf
+      edgellama convert-lora my-adapter adapter.gguf --type f16 --base model.gguf
     """
     from edgellama.convert.adapter.lora import convert_lora
 

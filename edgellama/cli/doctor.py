@@ -29,7 +29,7 @@ OPTIONAL_PACKAGES = {
 }
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Show CPU, threads, cache, and what is missing.")
 @click.pass_context
 def command(ctx: click.Context) -> None:
     """Show CPU, threads, cache and versions, and say what is missing.

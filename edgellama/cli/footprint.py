@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgellama.cli.completion import KV_TYPE, MODEL_OR_SIZE, PATH, TYPE
 from edgellama.cli.lists import NumberList, TextList
 
 if TYPE_CHECKING:
@@ -25,10 +26,10 @@ KV_HELP = (
 )
 
 
-@click.command("footprint")
-@click.argument("model")
-@click.option("--type", "types", type=TextList(), metavar="T,...", help=TYPE_HELP)
-@click.option("--kv", "kv_types", type=TextList(), metavar="T,...", help=KV_HELP)
+@click.command("footprint", short_help="Predict the memory that a model takes.")
+@click.argument("model", type=MODEL_OR_SIZE)
+@click.option("--type", "types", type=TextList(TYPE), metavar="T,...", help=TYPE_HELP)
+@click.option("--kv", "kv_types", type=TextList(KV_TYPE), metavar="T,...", help=KV_HELP)
 @click.option(
     "-c",
     "--context",
@@ -57,7 +58,7 @@ KV_HELP = (
     show_default=True,
     help="How to print the figures.",
 )
-@click.option("--plot", metavar="FILE", help="Draw stacked bars as PNG, SVG or PDF.")
+@click.option("--plot", type=PATH, metavar="FILE", help="Draw stacked bars as PNG, SVG or PDF.")
 def command(
     model: str,
     types: Sequence[str] | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellama.cli.completion import MODEL, PATH
 from edgellama.cli.options import engine_options, given, sampling_options, type_option
 from edgellama.cli.prompt_text import STANDARD_INPUT, read_prompt
 from edgellama.cli.streaming import run_stream, speed_line
@@ -24,10 +25,12 @@ CHAT_HELP = "Ask in the model's chat format, or continue the text as it is.  [de
 SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 
 
-@click.command("generate")
-@click.argument("model_and_dash", nargs=-1, metavar="[MODEL] [-]")
+@click.command("generate", short_help="Generate text from a prompt, or answer one.")
+@click.argument("model_and_dash", nargs=-1, type=MODEL, metavar="[MODEL] [-]")
 @click.option("-p", "--prompt", metavar="TEXT", help="The prompt.")
-@click.option("-f", "--file", metavar="FILE", help="Read the prompt from FILE (- is stdin).")
+@click.option(
+    "-f", "--file", type=PATH, metavar="FILE", help="Read the prompt from FILE (- is stdin)."
+)
 @click.option(
     "-n",
     "--max-tokens",

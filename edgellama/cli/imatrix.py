@@ -6,18 +6,29 @@ from pathlib import Path
 
 import click
 
+from edgellama.cli.completion import MODEL, PATH
 from edgellama.cli.prompt_text import read_prompt
 
 OUTPUT_HELP = "Count the output matrix too, which is usually better left out."
 
 
-@click.command("imatrix")
-@click.argument("model")
+@click.command("imatrix", short_help="Measure which weights matter most, for convert.")
+@click.argument("model", type=MODEL)
 @click.option(
-    "-f", "--file", required=True, metavar="TEXT", help="The text, a UTF-8 file (- is stdin)."
+    "-f",
+    "--file",
+    required=True,
+    type=PATH,
+    metavar="TEXT",
+    help="The text, a UTF-8 file (- is stdin).",
 )
 @click.option(
-    "-o", "--output", required=True, metavar="FILE", help="Where to write the importance matrix."
+    "-o",
+    "--output",
+    required=True,
+    type=PATH,
+    metavar="FILE",
+    help="Where to write the importance matrix.",
 )
 @click.option(
     "-c",

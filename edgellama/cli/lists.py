@@ -6,12 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
+
+from edgellama.cli.completion import Named
 
 
 class TextList(click.ParamType[Any]):
-    """``a,b,c`` as a tuple of names."""
+    """``a,b,c`` as a tuple of names; a shell completes the last of them like ``kind``."""
 
     name = "list"
+
+    def __init__(self, kind: Named | None = None) -> None:
+        self.kind = kind
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -29,11 +35,20 @@ class TextList(click.ParamType[Any]):
         """One value."""
         return text
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem[Any]]:
+        """Completions of the last item, with those before it."""
+        before, comma, last = incomplete.rpartition(",")
+        found = self.kind.shell_complete(ctx, param, last) if self.kind else []
+        return [CompletionItem(f"{before}{comma}{item.value}") for item in found]
+
 
 class NumberList(TextList):
     """``1,2,3`` as a tuple of whole numbers from ``smallest`` on."""
 
     def __init__(self, smallest: int = 1) -> None:
+        super().__init__()
         self.smallest = smallest
 
     def item(self, text: str, param: click.Parameter | None) -> int:

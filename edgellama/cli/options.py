@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import click
 
+from edgellama.cli.completion import KV_TYPE, TYPE
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 SAMPLING_OPTIONS = {
@@ -51,7 +53,7 @@ def engine_options(command: Command) -> Command:
         help="Threads to compute with.  [default: physical cores]",
     )(command)
     command = click.option(
-        "--kv", "kv_type", metavar="TYPE", help=f"{KV_TYPES_HELP}  [default: f16]"
+        "--kv", "kv_type", type=KV_TYPE, metavar="TYPE", help=f"{KV_TYPES_HELP}  [default: f16]"
     )(command)
     return click.option(
         "-c",
@@ -68,6 +70,7 @@ def type_option(command: Command) -> Command:
     return click.option(
         "--type",
         "type_name",
+        type=TYPE,
         metavar="TYPE",
         help="Convert MODEL to TYPE first, such as q4_0, and keep that for the next time.  "
         "[default: as it is; a checkpoint becomes q4_k_m]",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellama.cli.completion import KV_TYPE, MODEL, PATH
 from edgellama.cli.options import KV_TYPES_HELP
 from edgellama.cli.prompt_text import read_prompt
 
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
 DEFAULT_CHUNK_TOKENS = 512
 
 
-@click.command("perplexity")
-@click.argument("model")
-@click.option("-f", "--file", required=True, metavar="FILE", help="The text (- is stdin).")
+@click.command("perplexity", short_help="Measure how well a model predicts a text.")
+@click.argument("model", type=MODEL)
+@click.option(
+    "-f", "--file", required=True, type=PATH, metavar="FILE", help="The text (- is stdin)."
+)
 @click.option(
     "-c",
     "--context",
@@ -39,6 +42,7 @@ DEFAULT_CHUNK_TOKENS = 512
 @click.option(
     "--kl-base",
     "base",
+    type=MODEL,
     metavar="MODEL",
     help="Compare with this model's distributions: mean KL divergence, same top token.",
 )
@@ -51,7 +55,13 @@ DEFAULT_CHUNK_TOKENS = 512
     help="Threads to compute with.  [default: physical cores]",
 )
 @click.option(
-    "--kv", "kv_type", metavar="TYPE", default="f16", show_default=True, help=KV_TYPES_HELP
+    "--kv",
+    "kv_type",
+    type=KV_TYPE,
+    metavar="TYPE",
+    default="f16",
+    show_default=True,
+    help=KV_TYPES_HELP,
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
@@ -71,7 +81,7 @@ def command(
     \b
     Examples:
       edgellama perplexity smollm2 -f wiki.test.raw
-      edgellama perplexity model-q4_k_m.gguf -f text.txt --kl-base model-f16.gguf --json
+      edgellama perplexity q4_k_m.gguf -f text.txt --kl-base f16.gguf --json
     """
     from edgellama.cli.model_argument import find_model
     from edgellama.measure.text_chunks import cut_text

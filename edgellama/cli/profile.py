@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgellama.cli.completion import KV_TYPE, MODEL, PATH, TIER
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ DECODE, PREFILL = "decode", "prefill"
 GROUPS = ("kind", "layer", "op")
 
 
-@click.command("profile")
-@click.argument("model", required=False)
+@click.command("profile", short_help="Time each op of a step of a model.")
+@click.argument("model", required=False, type=MODEL)
 @click.option(
     *("-p", "--prompt", "num_prompt"),
     type=click.IntRange(0, MAX_STEP_TOKENS),
@@ -57,8 +58,10 @@ GROUPS = ("kind", "layer", "op")
     metavar="N",
     help="Threads to compute with.  [default: physical cores]",
 )
-@click.option("--kv", "kv_type", metavar="T", default="f16", show_default=True, help="KV type.")
-@click.option("--tier", metavar="T", help="Instruction set.  [default: best]")
+@click.option(
+    "--kv", "kv_type", type=KV_TYPE, metavar="T", default="f16", show_default=True, help="KV type."
+)
+@click.option("--tier", type=TIER, metavar="T", help="Instruction set.  [default: best]")
 @click.option(
     "--by",
     "group",
@@ -74,7 +77,7 @@ GROUPS = ("kind", "layer", "op")
     show_default=True,
     help="How to print the figures.",
 )
-@click.option("--plot", metavar="FILE", help="Draw a roofline as PNG, SVG or PDF.")
+@click.option("--plot", type=PATH, metavar="FILE", help="Draw a roofline as PNG, SVG or PDF.")
 def command(
     model: str | None,
     num_prompt: int,

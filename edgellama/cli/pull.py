@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from edgellama.cli.completion import MODEL_TO_PULL
+
 
 @click.command("pull", short_help="Download a model into the cache.")
-@click.argument("model")
+@click.argument("model", type=MODEL_TO_PULL)
 @click.option("--force", is_flag=True, help="Download again, even if the model is there.")
 def command(model: str, force: bool) -> None:
     """Download MODEL into the cache and print its path.

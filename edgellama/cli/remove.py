@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from edgellama.cli.completion import PULLED_MODEL
+
 
 @click.command("rm", short_help="Delete models from the cache.")
-@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.argument("models", nargs=-1, required=True, type=PULLED_MODEL, metavar="MODEL...")
 def command(models: tuple[str, ...]) -> None:
     """Delete MODELs from the cache and say what that gives back.
 

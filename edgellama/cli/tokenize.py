@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgellama.cli.completion import MODEL, PATH
+
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
 
 
-@click.command("tokenize")
-@click.argument("model")
+@click.command("tokenize", short_help="Print the tokens of a text.")
+@click.argument("model", type=MODEL)
 @click.argument("text", required=False)
-@click.option("-f", "--file", metavar="FILE", help="Read the text from FILE (- is stdin).")
+@click.option(
+    "-f", "--file", type=PATH, metavar="FILE", help="Read the text from FILE (- is stdin)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the list of ids as JSON.")
 @click.option("--no-bos", is_flag=True, help="Leave out the token that begins a text.")
 @click.option(

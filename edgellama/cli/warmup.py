@@ -7,11 +7,13 @@ from collections.abc import Callable
 
 import click
 
+from edgellama.cli.completion import MODEL
+
 USUAL_KV_TYPE = "f16"
 
 
-@click.command("warmup")
-@click.argument("model", required=False)
+@click.command("warmup", short_help="Compile the kernels now, before they are needed.")
+@click.argument("model", required=False, type=MODEL)
 def command(model: str | None) -> None:
     """Compile now what would otherwise be compiled at first use.
 
