@@ -89,6 +89,12 @@ def _types(_: str) -> Iterable[str]:
     return RECIPES
 
 
+def _written_types(_: str) -> Iterable[str]:
+    from edgellama.quant.recipes import COPY, RECIPES
+
+    return [*RECIPES, COPY.name]
+
+
 def _tensor_types(_: str) -> Iterable[str]:
     from edgellama.quant.recipes import TENSOR_FORMATS
 
@@ -114,6 +120,7 @@ PULLED_MODEL = Named("model", _stored)
 MODEL_TO_PULL = Named("model", _known)
 MODEL_OR_SIZE = Named("model", _sized, with_paths=True)
 TYPE = Named("type", _types)
+WRITTEN_TYPE = Named("type", _written_types)
 TENSOR_TYPE = Named("type", _tensor_types)
 KV_TYPE = Named("type", _kv_types)
 TIER = Named("tier", _tiers)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli import terminal
-from edgellama.cli.completion import MODEL, PATH, TENSOR_TYPE, TYPE
+from edgellama.cli.completion import MODEL, PATH, TENSOR_TYPE, WRITTEN_TYPE
 
 if TYPE_CHECKING:
     from edgellama.convert.options import ConversionArguments
@@ -24,7 +24,7 @@ METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
 @click.command("convert", short_help="Convert a checkpoint to a GGUF file, such as q4_k_m.")
 @click.argument("source", type=MODEL)
 @click.argument("output", required=False, type=PATH)
-@click.option("--type", type=TYPE, metavar="TYPE", help=TYPE_HELP)
+@click.option("--type", type=WRITTEN_TYPE, metavar="TYPE", help=TYPE_HELP)
 @click.option("--tensor-type", multiple=True, metavar="REGEX=TYPE", help=TENSOR_TYPE_HELP)
 @click.option(
     "--output-tensor-type", type=TENSOR_TYPE, metavar="TYPE", help="Type of the output matrix."
