@@ -56,7 +56,7 @@ def complete(run_cli: CliRunner, cache: Path) -> Complete:
             "edgellama pull llama3.1:8b-q4_k",
             ["plain,llama3.1:8b-q4_k_s", "plain,llama3.1:8b-q4_k_m"],
         ),
-        ("edgellama chat mine --type q4_", None),
+        ("edgellama chat mine --type q4_k", ["plain,q4_k_s", "plain,q4_k_m"]),
         ("edgellama convert x --output-tensor-type iq", ["plain,iq4_nl", "plain,iq4_xs"]),
         ("edgellama footprint llama-3.2-3", ["file,llama-3.2-3", "plain,llama-3.2-3b"]),
         ("edgellama footprint x --type q4_0,q8", ["plain,q4_0,q8_0"]),
