@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from edgellama.engine.context_memory import default_context_length
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.generation.conversation import Conversation, ReplyOptions
+from edgellama.generation.fitting import WhenFull
 from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
@@ -24,7 +25,7 @@ from edgellama.models.usage import note_use
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.quant.sampling_keys import recommended_sampling
-from edgellama.sampling.options import SamplingArguments
+from edgellama.sampling.options import CHAT_SAMPLING, SamplingArguments
 from edgellama.text.chat_template import ChatTemplate, load_chat_template
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -155,20 +156,31 @@ class Llama:
         *,
         messages: Sequence[Mapping[str, object]] | None = None,
         template: str | None = None,
+        when_full: WhenFull = "drop",
         **options: Unpack[ReplyOptions],
     ) -> Conversation:
         """A new conversation in the model's own chat format, with its own session.
 
         ``messages``: what was said before, as dictionaries with ``role`` ("system", "user",
         "assistant") and ``content``; ``regenerate`` answers them if they end with the user's.
-        ``template``: Jinja source to use instead of the file's. ``options`` hold for every
-        reply: ``max_tokens``, ``stop`` and the fields of SamplingOptions, which go before
-        ``sampling_defaults``. Raises UnsupportedModelError if there is no template.
+        ``template``: Jinja source to use instead of the file's. ``when_full``: what happens once
+        the messages fill the context, "drop" (the oldest turns), "stop" (the reply is empty) or
+        "error" (ContextLengthError). ``options`` hold for every reply: ``max_tokens``, ``stop``
+        and the fields of SamplingOptions. Sampling that is not given is what the file
+        recommends (``sampling_defaults``); where it recommends nothing, a repetition penalty of
+        1.1 and DRY keep small models from looping. Raises UnsupportedModelError if there is no
+        template.
         """
-        options = {**self.sampling_defaults, **options}
+        options = {**(self.sampling_defaults or CHAT_SAMPLING), **options}
         chosen = self._chat_template(template)
         return Conversation(
-            self.session(), self.tokenizer, chosen, system=system, messages=messages, **options
+            self.session(),
+            self.tokenizer,
+            chosen,
+            system=system,
+            messages=messages,
+            when_full=when_full,
+            **options,
         )
 
     def session(self, *, context_length: int | None = None) -> Session:

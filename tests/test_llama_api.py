@@ -60,7 +60,7 @@ def test_the_real_engine_says_what_numpy_says(make_file: MakeFile) -> None:
         while len(tokens) < len(prompt) + len(result.tokens):
             tokens.append(int(reference.forward(tokens)[-1].argmax()))
         assert list(result.tokens) == tokens[len(prompt) :]
-        with llama.chat("Be brief.") as chat:
+        with llama.chat("Be brief.", repeat_penalty=1, dry_multiplier=0) as chat:
             first = chat.send("hello", **GREEDY)
             held = chat.session.tokens
             second = chat.send("go on", **GREEDY)

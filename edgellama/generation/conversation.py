@@ -7,13 +7,16 @@ How a template becomes tokens is known to chat_template, generating to session.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.arguments import stop_strings
 from edgellama.generation.conversation_file import read_messages, write_messages
 from edgellama.generation.decoding import Request, shared_length
+from edgellama.generation.fitting import NoReply, WhenFull, check_when_full, first_kept
 from edgellama.generation.messages import (
     Content,
     Message,
@@ -23,6 +26,7 @@ from edgellama.generation.messages import (
 )
 from edgellama.generation.results import Generation
 from edgellama.generation.session import Session
+from edgellama.generation.stream import Stream
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.sampling.options import SamplingArguments, SamplingOptions
 from edgellama.text.chat_template import ChatTemplate, encode_chat
@@ -32,7 +36,6 @@ if TYPE_CHECKING:
 
     from typing_extensions import Unpack
 
-    from edgellama.generation.stream import Stream
     from edgellama.text.tokenizer import Tokenizer
 
 
@@ -48,11 +51,18 @@ class ReplyOptions(SamplingArguments, total=False):
 
 
 @dataclass(frozen=True)
-class _Turn:
-    """A prompt as the template writes it, as it was computed, and the reply's own tokens."""
+class _Prompt:
+    """The tokens of a prompt as the template writes it, and as they are computed."""
 
     written: list[int]
     computed: list[int]
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """A prompt and the reply's own tokens."""
+
+    prompt: _Prompt
     reply: tuple[int, ...]
     reply_text: str
 
@@ -75,16 +85,23 @@ class Conversation:
         *,
         system: str | None = None,
         messages: Sequence[Mapping[str, object]] | None = None,
+        when_full: WhenFull = "drop",
         **options: Unpack[ReplyOptions],
     ) -> None:
         """Go on from ``messages``, none by default; ``system`` is one more before them.
 
-        Raises InvalidOptionError for malformed messages, for two system prompts, and for
-        options out of their ranges.
+        ``when_full`` says what happens once the messages leave no room for a reply. "drop": the
+        oldest turns, but never the system prompt, go out of the prompt (they stay in
+        ``messages``), and the result says how many. "stop": the reply is empty and its result
+        ``context_full``. "error": ContextLengthError. Raises InvalidOptionError for malformed
+        messages, for two system prompts, and for options out of their ranges.
         """
+        check_when_full(when_full)
         self._session = session
         self._tokenizer = tokenizer
         self._template = template
+        self._when_full = when_full
+        self._dropped_messages = 0
         self._options = options
         self._messages = checked_messages(() if messages is None else messages)
         if system is not None:
@@ -124,6 +141,22 @@ class Conversation:
     def messages(self, messages: Sequence[Mapping[str, object]]) -> None:
         self._check_idle()
         self._messages[:] = checked_messages(messages)
+        self._dropped_messages = 0
+
+    @property
+    def options(self) -> ReplyOptions:
+        """The options that hold for every reply; assign others, which are checked."""
+        return self._options.copy()
+
+    @options.setter
+    def options(self, options: ReplyOptions) -> None:
+        self._request((0,), {}, options)
+        self._options = options.copy()
+
+    @property
+    def dropped_messages(self) -> int:
+        """How many of the oldest messages the model no longer sees, for want of room."""
+        return min(self._dropped_messages, len(self._messages) - self._num_system)
 
     @property
     def session(self) -> Session:
@@ -144,9 +177,9 @@ class Conversation:
         Both messages are added when the stream ends, also by Ctrl-C or ``close``, provided that
         some text came; an error of the engine adds nothing. ``options``: ``max_tokens``,
         ``stop`` and the fields of SamplingOptions, each in place of the conversation's. Raises
-        ContextLengthError when the conversation is longer than the context; nothing is dropped
-        silently. InvalidOptionError for other values than these, EdgellamaError while another
-        reply runs or after ``close``.
+        ContextLengthError where ``when_full`` is "error" and the conversation is longer than the
+        context, and for a message that does not fit even alone. InvalidOptionError for other
+        values than these, EdgellamaError while another reply runs or after ``close``.
         """
         self._check_idle()
         message: Message = {"role": "user", "content": content_text(text)}
@@ -166,10 +199,24 @@ class Conversation:
             raise EdgellamaError("there is no message to answer again")
         return self._reply(count, [], options)
 
+    def undo(self) -> list[Message]:
+        """Take back the last message of the user and all that followed; they are returned.
+
+        EdgellamaError if there is none.
+        """
+        self._check_idle()
+        users = [n for n, message in enumerate(self._messages) if is_role(message, "user")]
+        if not users:
+            raise EdgellamaError("there is no message to take back")
+        taken = self._messages[users[-1] :]
+        del self._messages[users[-1] :]
+        return taken
+
     def clear(self) -> None:
         """Forget all messages but the system prompt."""
         self._check_idle()
         del self._messages[self._num_system :]
+        self._dropped_messages = 0
         self._last = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -183,6 +230,7 @@ class Conversation:
         """
         self._check_idle()
         self._messages[:] = read_messages(Path(path))
+        self._dropped_messages = 0
         self._last = None
 
     def close(self) -> None:
@@ -198,16 +246,42 @@ class Conversation:
     def _reply(self, num_kept: int, asked: Sequence[Message], options: ReplyOptions) -> Stream:
         """The reply to the first ``num_kept`` messages and what is asked after them."""
         messages = checked_messages([*self._messages[:num_kept], *asked])
-        written = encode_chat(self._tokenizer, self._template, messages)
-        computed = self._as_computed(written)
+        num_system = int(is_role(messages[0], "system"))
+        system, turns = messages[:num_system], messages[num_system:]
+
+        @cache
+        def prompt(dropped: int) -> _Prompt:
+            return self._prompt([*system, *turns[dropped:]])
+
+        request = self._request((0,), options)
+        context_length = self._session.context_length
+        dropped = 0
+        if self._when_full == "drop":
+            dropped = first_kept(
+                turns,
+                self._dropped_messages,
+                context_length,
+                request.max_tokens,
+                lambda first: len(prompt(first).computed),
+            )
+        now = prompt(dropped)
+        if self._when_full == "stop" and len(now.computed) > context_length:
+            return Stream(NoReply(len(now.computed)), CancelToken(), owner=self._session)
+        newly_dropped = max(0, dropped - self._dropped_messages)
 
         def end(result: Generation) -> None:
             if result.tokens:
                 reply: Message = {"role": "assistant", "content": result.text}
                 self._messages[num_kept:] = [*asked, reply]
-                self._last = _Turn(written, computed, result.tokens, result.text)
+                self._dropped_messages = dropped
+                self._last = _Turn(now, result.tokens, result.text)
 
-        return self._session.start(self._request(computed, options), on_end=end)
+        request = replace(request, prompt=now.computed, dropped_messages=newly_dropped)
+        return self._session.start(request, on_end=end)
+
+    def _prompt(self, messages: Sequence[Message]) -> _Prompt:
+        written = encode_chat(self._tokenizer, self._template, messages)
+        return _Prompt(written, self._as_computed(written))
 
     def _as_computed(self, written: list[int]) -> list[int]:
         """The prompt with the last reply as the tokens that the model itself chose.
@@ -216,11 +290,13 @@ class Conversation:
         would not fit. It is done only where the written reply is that reply's text.
         """
         last = self._last
-        if last is None or shared_length(last.written, written) < len(last.written):
+        if last is None:
             return written
-        start = len(last.written)
+        start = len(last.prompt.written)
+        if shared_length(last.prompt.written, written) < start:
+            return written
         if len(written) == start:
-            return last.computed
+            return last.prompt.computed
         ends = self._tokenizer.special.end_of_generation
         end = next((i for i in range(start, len(written)) if written[i] in ends), None)
         if end is None:
@@ -229,10 +305,12 @@ class Conversation:
             self._tokenizer.decode(tokens, continuation=True).strip() == last.reply_text.strip()
             for tokens in (written[start:end], last.reply)
         ]
-        return [*last.computed, *last.reply, *written[end:]] if all(same) else written
+        return [*last.prompt.computed, *last.reply, *written[end:]] if all(same) else written
 
-    def _request(self, prompt: Sequence[int], options: ReplyOptions) -> Request:
-        given: dict[str, Any] = {**self._options, **options}
+    def _request(
+        self, prompt: Sequence[int], options: ReplyOptions, defaults: ReplyOptions | None = None
+    ) -> Request:
+        given: dict[str, Any] = {**(self._options if defaults is None else defaults), **options}
         max_tokens, stop = given.pop("max_tokens", None), given.pop("stop", None)
         return Request(
             prompt=prompt,

@@ -35,7 +35,8 @@ class Request:
     """What to generate from; InvalidOptionError for impossible values.
 
     ``max_tokens`` None means until an end token or a full context. ``continuation``: the text
-    carries on the prompt's, so a leading space is kept.
+    carries on the prompt's, so a leading space is kept. ``dropped_messages`` is handed on to the
+    result.
     """
 
     prompt: Sequence[int]
@@ -43,6 +44,7 @@ class Request:
     max_tokens: int | None = None
     stop: Sequence[str] = ()
     continuation: bool = True
+    dropped_messages: int = 0
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -127,6 +129,7 @@ class Decoding:
                 decode_s=self._decode_s,
                 time_to_first_token_s=self._first_token_s,
             ),
+            dropped_messages=self._request.dropped_messages,
         )
 
     def _prefill(self) -> Logits:

@@ -55,6 +55,7 @@ class Generation:
     ``tokens`` are those of the text, without the prompt and without the token that ended it.
     ``finish_reason``: "stop" by an end token or a stop string, "length" by ``max_tokens`` or,
     with ``context_full``, because the context has no room left, "cancelled" by the caller.
+    ``dropped_messages`` of the conversation went out of the prompt to make room for this reply.
     """
 
     text: str
@@ -63,3 +64,4 @@ class Generation:
     finish_reason: FinishReason
     context_full: bool
     statistics: Statistics
+    dropped_messages: int = 0

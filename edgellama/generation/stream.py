@@ -9,17 +9,28 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from types import GeneratorType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from edgellama.generation.results import Chunk, Generation
 from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
-    from edgellama.generation.decoding import Decoding
 
 GENERATOR_IN_USE = "generator already executing"
 """What Python says to a second thread that enters a generator."""
+
+
+class Steps(Protocol):
+    """What a stream hands out, such as a decoding."""
+
+    def steps(self) -> Iterator[Chunk]:
+        """A generator of the chunks."""
+        ...
+
+    def result(self) -> Generation:
+        """The generation so far."""
+        ...
 
 
 class Stream(Iterator[Chunk]):
@@ -31,7 +42,7 @@ class Stream(Iterator[Chunk]):
 
     def __init__(
         self,
-        decoding: Decoding,
+        decoding: Steps,
         cancel: CancelToken,
         on_end: Callable[[Generation], None] | None = None,
         *,

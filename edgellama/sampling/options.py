@@ -73,6 +73,14 @@ class SamplingArguments(TypedDict, total=False):
     seed: int | None
 
 
+CHAT_SAMPLING: SamplingArguments = {
+    "repeat_penalty": 1.1,
+    "repeat_last_n": 256,
+    "dry_multiplier": 0.8,
+}
+"""For chats with a model whose file recommends nothing: even small ones do not loop."""
+
+
 def _are_breakers(value: Any) -> bool:
     return not isinstance(value, str) and all(isinstance(text, str) and text for text in value)
 

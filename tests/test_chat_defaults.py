@@ -1,0 +1,46 @@
+"""What a chat samples with when nobody says anything: on the real starter model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama import Llama
+from edgellama.sampling.options import CHAT_SAMPLING
+
+QUESTIONS = (
+    "Why is the sky blue?",
+    "What is a computer?",
+    "How do I boil an egg?",
+    "Tell me a short story about a cat.",
+    "What is the capital of France?",
+    "Write a poem about the sea.",
+    "How can I learn to play the guitar?",
+    "Explain what gravity is.",
+    "Give me three tips to sleep better.",
+    "What is the difference between a cat and a dog?",
+)
+
+
+def test_beginners_questions_end_by_themselves(smollm2_path: Path) -> None:
+    """Greedily, where small models loop first, every reply ends on its own."""
+    with Llama(smollm2_path) as llama:
+        for question in QUESTIONS:
+            with llama.chat(temperature=0) as chat:
+                reply = chat.send(question, max_tokens=800)
+            assert reply.finish_reason == "stop", (question, reply.text)
+            assert len(reply.tokens) > 5
+
+
+def test_defaults_are_those_of_chats_alone(tmp_path: Path) -> None:
+    """A chat has them unless it is told otherwise; plain generation has none of them."""
+    path = write_tiny_llama(tmp_path / "tiny.gguf", TinyLlama())
+    with Llama(path) as llama:
+        assert llama.chat().options == CHAT_SAMPLING
+        assert llama.chat(repeat_penalty=1.0).options == {**CHAT_SAMPLING, "repeat_penalty": 1.0}
+        first = llama.generate("hello", temperature=0, max_tokens=30)
+        plain = llama.generate(
+            "hello", temperature=0, max_tokens=30, repeat_penalty=1.0, dry_multiplier=0.0
+        )
+        assert first.tokens == plain.tokens
