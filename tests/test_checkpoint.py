@@ -142,7 +142,12 @@ LOOKED_FOR = "looked for config.json with model*.safetensors or pytorch_model*.b
         ({"model__safetensors": SAFETENSORS}, ModelNotFoundError, "model, *.safetensors; looked"),
         ({"params__json": "{}"}, ModelNotFoundError, "no whole model, params.json; looked for"),
         ({"consolidated__00__pth": TORCH}, ModelNotFoundError, "no whole model, *.pth; looked"),
-        ({"b__gguf": b"", "a__gguf": b""}, ModelNotFoundError, "name the file in it: a.gguf"),
+        ({"b__gguf": b"", "a__gguf": b""}, ModelNotFoundError, "name the file in it: 'a.gguf'"),
+        (
+            {"config__json": "{}", "gptq-4bit__safetensors": SAFETENSORS},
+            ModelNotFoundError,
+            "is a folder; name the file in it: 'gptq-4bit.safetensors'",
+        ),
         (
             {"adapter_config__json": "{}", "adapter_model__safetensors": SAFETENSORS},
             UnsupportedModelError,

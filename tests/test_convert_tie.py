@@ -65,6 +65,18 @@ def test_a_head_that_equals_the_embedding_stays_tied(format_name: str, tmp_path:
     assert output_of(report.path) is None and report.notes == ()
 
 
+def test_a_tied_model_that_was_saved_by_its_head(tmp_path: Path) -> None:
+    """Of the two names of one matrix, a file may hold either."""
+    folder = BY_NAME["smollm2"].write(tmp_path / "model")
+    weights = BY_NAME["smollm2"].weights()
+    embedding = weights.pop(EMBEDDING)
+    write_safetensors(folder / "model.safetensors", weights | {HEAD: embedding})
+    report = convert(folder, tmp_path / "out.gguf", type="f16")
+    assert output_of(report.path) is None
+    with GGUFFile(report.path) as file:
+        assert file.tensors["token_embd.weight"].data.tobytes() == embedding.tobytes()
+
+
 def test_an_untied_model_without_a_head_is_refused(tmp_path: Path) -> None:
     """The error names the tensor and the way out; nothing is written."""
     folder = BY_NAME["llama-2"].write(tmp_path / "model")

@@ -260,6 +260,34 @@ def test_other_methods_are_named(suffix: str, tmp_path: Path) -> None:
     assert f"'{MODULE}.{suffix}'" in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("suffix", FOREIGN)
+def test_what_other_methods_left_beside_plain_weights(suffix: str, tmp_path: Path) -> None:
+    """A model that was dequantized is plain, whatever still lies beside its weights."""
+    weight = np.ones((4, 4), np.float16)
+    arrays = {f"{MODULE}.weight": weight, f"{MODULE}.{suffix}": np.ones(2, np.float32)}
+    found = expanded(tmp_path, arrays)
+    assert list(found.tensors) == [f"{MODULE}.weight"] and found.notes == ()
+
+
+def test_vectors_of_fp8(tmp_path: Path) -> None:
+    """Norms that were cast with all the rest are vectors still."""
+    found = expanded(tmp_path, {"model.norm.weight": np.full(4, 0x3C, np.uint8)},
+                     {"model.norm.weight": "F8_E4M3"})  # fmt: skip
+    tensor = found.tensors["model.norm.weight"]
+    assert tensor.shape == (4,) and values(tensor).tolist() == [[1.5] * 4]
+
+
+def test_zero_points_of_fp8(tmp_path: Path) -> None:
+    """Zero points that early compressed-tensors files have beside FP8 are zeros of any type."""
+    arrays = {
+        f"{MODULE}.weight": np.full((2, 4), 0x38, np.uint8),
+        f"{MODULE}.weight_scale": np.array([2], np.float32),
+        f"{MODULE}.weight_zero_point": np.zeros((), np.uint8),
+    }
+    found = expanded(tmp_path, arrays, {**E4M3, f"{MODULE}.weight_zero_point": "F8_E4M3"})
+    assert values(found.tensors[f"{MODULE}.weight"]).tolist() == [[2.0] * 4] * 2
+
+
 def without(case: str, part: str, golden: Mapping[str, Any]) -> dict[str, Any]:
     """A golden case's tensors less one."""
     arrays, _ = parts_of(golden, case)

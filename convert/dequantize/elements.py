@@ -24,9 +24,9 @@ _TYPES: Mapping[str, str] = MappingProxyType(
     | {"F8_E4M3": "<u1", "F8_E5M2": "<u1", "F8_E8M0": "<u1"}
     | {"F8_E4M3FNUZ": "<u1", "F8_E5M2FNUZ": "<u1"}
 )
-INTEGERS = ("I64", "I32", "I16", "I8", "U8", "U32")
-FLOATS = ("F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0")
+PLAIN = ("F32", "F16", "BF16")
 FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+FLOATS = (*PLAIN, *FP8, "F8_E8M0")
 
 
 def element_type(tensor: SourceTensor) -> str:

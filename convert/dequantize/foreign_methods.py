@@ -6,8 +6,11 @@ Each has a name, and what its user can do instead.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from edgellama.convert.dequantize.elements import PLAIN, element_type
+from edgellama.convert.sources.source_tensor import SourceTensor
 
 ORIGINAL = "convert the model that it was made from"
 WITH_TRANSFORMERS = (
@@ -22,19 +25,19 @@ WITH_MLX = (
 
 @dataclass(frozen=True)
 class ForeignMethod:
-    """``suffix``: of names of tensors that no other method has."""
+    """``name``: of tensors that no other method has; its first group is the module."""
 
     title: str
-    suffix: re.Pattern[str]
+    name: re.Pattern[str]
     way_out: str = ORIGINAL
 
 
 FOREIGN_METHODS = tuple(
-    ForeignMethod(title, re.compile(rf".*\.({suffix})"), *way_out)
+    ForeignMethod(title, re.compile(rf"(.*)\.(?:{suffix})"), *way_out)
     for title, suffix, *way_out in (
         (
             "bitsandbytes in 4 bits",
-            r"quant_state\.bitsandbytes__\w+|weight\.(nested_)?(absmax|quant_map)",
+            r"weight\.(quant_state\.bitsandbytes__\w+|(nested_)?(absmax|quant_map))",
             WITH_TRANSFORMERS,
         ),
         ("bitsandbytes in int8", "SCB|weight_format", WITH_TRANSFORMERS),
@@ -56,10 +59,28 @@ FOREIGN_METHODS = tuple(
 )
 
 
-def find_foreign(names: Iterable[str]) -> tuple[ForeignMethod, str] | None:
-    """The method that left one of the tensors, with its name; None if none is known."""
-    for name in names:
-        for method in FOREIGN_METHODS:
-            if method.suffix.fullmatch(name):
-                return method, name
+def foreign_method(name: str) -> tuple[ForeignMethod, str] | None:
+    """The method that leaves a tensor of this name, with the module that it is of."""
+    for method in FOREIGN_METHODS:
+        match = method.name.fullmatch(name)
+        if match is not None:
+            return method, match[1]
     return None
+
+
+def find_foreign(tensors: Mapping[str, SourceTensor]) -> tuple[ForeignMethod, str] | None:
+    """The method that a model is quantized by, with a tensor that tells it.
+
+    None if no method is known, or what tells it lies beside plain weights, of an earlier state.
+    """
+    for name in tensors:
+        found = foreign_method(name)
+        if found is not None and not has_plain_weight(tensors, found[1]):
+            return found[0], name
+    return None
+
+
+def has_plain_weight(tensors: Mapping[str, SourceTensor], module: str) -> bool:
+    """Whether a module's weights are floats as they are."""
+    weight = tensors.get(f"{module}.weight")
+    return weight is not None and element_type(weight) in PLAIN

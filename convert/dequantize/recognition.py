@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from edgellama.convert.dequantize import elements
-from edgellama.convert.dequantize.foreign_methods import find_foreign
+from edgellama.convert.dequantize.foreign_methods import find_foreign, foreign_method
 from edgellama.convert.dequantize.groups import Grouping
 from edgellama.convert.dequantize.scaled_tensor import ScaledTensor
 from edgellama.convert.dequantize.settings import read_settings, shared_size
@@ -66,7 +66,7 @@ def _is_quantized(tensors: Mapping[str, SourceTensor]) -> bool:
         not suffixes.isdisjoint({"qweight", "weight_packed", ZERO_NAME, *SCALE_NAMES})
         or any(isinstance(t, ElementTensor) and n.endswith("weight") for n, t in tensors.items())
         or any(map(_NEEDLESS.fullmatch, tensors))
-        or find_foreign(tensors) is not None
+        or any(map(foreign_method, tensors))
     )
 
 
@@ -78,7 +78,8 @@ class _Expansion:
         self._settings = read_settings(checkpoint)
         self._modules: dict[str, dict[str, SourceTensor]] = {}
         for name, tensor in checkpoint.tensors.items():
-            if not _NEEDLESS.fullmatch(name):
+            # What tells a foreign method lies beside plain weights here.
+            if not _NEEDLESS.fullmatch(name) and foreign_method(name) is None:
                 module, _, suffix = name.rpartition(".")
                 self._modules.setdefault(module, {})[suffix] = tensor
         self._grouping = Grouping(str(checkpoint.path), self._settings)
@@ -140,18 +141,18 @@ class _Expansion:
                 "numbers of weight need; needed: a scale for each matrix"
             )
         name = f"{module}.weight" if module else "weight"
-        shape = _scale_shape(numbers, scale)
+        zero_point = rest.get(ZERO_NAME)
+        shape = _scale_shape(scale)
+        lengths = numbers.num_rows, numbers.num_columns
         sizes = [
             shared_size(length, count, hint)
             for length, count, hint in zip(
-                numbers.shape, shape, self._settings.block or (None, None), strict=False
+                lengths, shape, self._settings.block or (None, None), strict=True
             )
         ]
-        zero_point = rest.get(ZERO_NAME)
-        is_readable = scale is None or elements.element_type(scale) in elements.FLOATS
-        has_zero = zero_point is not None and elements.element_type(zero_point) in elements.INTEGERS
-        fits = zero_point is None or (has_zero and scale and zero_point.shape == scale.shape)
-        if len(numbers.shape) != 2 or None in sizes or not is_readable or not fits:
+        is_readable = all(map(elements.element_type, filter(None, (scale, zero_point))))
+        fits = zero_point is None or _scale_shape(zero_point) == shape
+        if len(numbers.shape) not in (1, 2) or None in sizes or not is_readable or not fits:
             found = "none" if scale is None else " x ".join(map(str, scale.shape)) or "one number"
             raise ModelFileError(
                 f"{self._path}: the scales of {shown(name)}, of shape {found}, do not fit "
@@ -174,7 +175,7 @@ def _scale_of(parts: Mapping[str, SourceTensor]) -> SourceTensor | None:
     return next((parts[name] for name in SCALE_NAMES if name in parts), None)
 
 
-def _scale_shape(numbers: SourceTensor, scale: SourceTensor | None) -> tuple[int, int]:
+def _scale_shape(scale: SourceTensor | None) -> tuple[int, int]:
     """Scales along rows and columns; one number is for all, a vector for rows."""
     if scale is None or scale.shape in ((), (1,)):
         return 1, 1

@@ -26,6 +26,7 @@ from edgellama.quant.llama_tensors import (
     is_optional,
     tensor_shapes,
 )
+from edgellama.quant.model_config import EMBEDDING
 
 MAX_LISTED = 5
 
@@ -83,8 +84,10 @@ class SourceLayout:
         Face's order. ModelFileError for tensors that are missing, misshapen or too many.
         """
         found, ordered, missing = dict(self.tensors), [], []
-        if tied:
-            found.pop(OUTPUT, None)
+        output = found.pop(OUTPUT, None) if tied else None
+        if output is not None:
+            # Of tensors that are one, a writer may have kept either name.
+            found.setdefault(EMBEDDING, output)
         for name, layer in self._places.items():
             if layer.layer is not None and layer.layer >= sizes.block_count:
                 raise ModelFileError(

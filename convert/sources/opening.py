@@ -12,7 +12,7 @@ from edgellama.convert.sources import hugging_face_checkpoint as hugging_face
 from edgellama.convert.sources import meta_checkpoint as meta
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.gguf_checkpoint import open_gguf
-from edgellama.quant.error_text import file_error
+from edgellama.quant.error_text import file_error, shown
 from edgellama.quant.errors import EdgellamaError, ModelNotFoundError, UnsupportedModelError
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
@@ -71,8 +71,11 @@ def _no_model(folder: Path) -> EdgellamaError:
             "edgellama convert-lora"
         )
     gguf_files = sorted(path.name for path in folder.glob("*.gguf"))
-    if gguf_files:
-        return ModelNotFoundError(f"{folder}: is a folder; name the file in it: {gguf_files[0]}")
+    has_config = (folder / hugging_face.CONFIG_FILE).is_file()
+    files = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    if gguf_files or (has_config and files):
+        file = [*gguf_files, *files][0]
+        return ModelNotFoundError(f"{folder}: is a folder; name the file in it: {shown(file)}")
     found = [name for name in _MODEL_FILES if any(folder.glob(name))]
     return ModelNotFoundError(
         f"{folder}: holds no whole model, {' and '.join(found) or 'none of its files'}; looked "
