@@ -16,7 +16,7 @@ SOURCE_FOLDERS = {
     "edgellama.convert": "convert",
     "edgellama.kernels_cpu": "kernels_cpu",
 }
-DATA_PATTERNS = ["py.typed", "*.json", "*.txt", "*.jinja"]
+DATA_PATTERNS = ["py.typed", "*.json", "*.txt", "templates/*.jinja"]
 ROOT = Path(__file__).resolve().parent
 
 

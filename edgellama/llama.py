@@ -26,7 +26,8 @@ from edgellama.quant.errors import EdgellamaError, InvalidOptionError, Unsupport
 from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.quant.sampling_keys import recommended_sampling
 from edgellama.sampling.options import CHAT_SAMPLING, SamplingArguments
-from edgellama.text.chat_template import ChatTemplate, load_chat_template
+from edgellama.text.chat_template import ChatTemplate, given_template, load_chat_template
+from edgellama.text.named_templates import missing_template
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ class Llama:
 
         ``messages``: what was said before, as dictionaries with ``role`` ("system", "user",
         "assistant") and ``content``; ``regenerate`` answers them if they end with the user's.
-        ``template``: Jinja source to use instead of the file's. ``when_full``: what happens once
+        ``template``: used instead of the file's, the name of a published format ("llama2",
+        "llama3", "chatml", "mistral", "zephyr", "alpaca", "vicuna", "wizardlm", "koala",
+        "openassistant", "guanaco") or Jinja source. ``when_full``: what happens once
         the messages fill the context, "drop" (the oldest turns), "stop" (the reply is empty) or
         "error" (ContextLengthError). ``options`` hold for every reply: ``max_tokens``, ``stop``
         and the fields of SamplingOptions. Sampling that is not given is what the file
@@ -213,20 +216,14 @@ class Llama:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _chat_template(self, source: str | None) -> ChatTemplate:
-        if source is None:
-            template = load_chat_template(self._file.metadata, self.tokenizer)
-            if template is None:
-                raise UnsupportedModelError(
-                    f"{self._file.path}: the file has no chat template; use generate() with a "
-                    "prompt in the model's format, or pass chat(template=...)"
-                )
-            return template
-        if not source:
-            raise InvalidOptionError("template is empty; allowed: Jinja source")
-        metadata = {"tokenizer.chat_template": source}
-        template = load_chat_template(metadata, self.tokenizer)
-        assert template is not None
+    def _chat_template(self, given: str | None) -> ChatTemplate:
+        if given is not None:
+            return given_template(given, self.tokenizer)
+        template = load_chat_template(self._file.metadata, self.tokenizer)
+        if template is None:
+            raise UnsupportedModelError(
+                f"{self._file.path}: the file has no chat template", way=missing_template()
+            )
         return template
 
 

@@ -121,7 +121,7 @@ def test_no_template(numpy_engine: None, make_file: MakeFile) -> None:
             llama.chat()
         with llama.chat(template="{{ messages[0]['content'] }}") as chat:
             assert chat.send("hello", **GREEDY).prompt_tokens == 2
-        with pytest.raises(InvalidOptionError, match="template is empty"):
+        with pytest.raises(InvalidOptionError, match="no chat format is called ''"):
             llama.chat(template="")
         assert llama.generate("hello", **GREEDY).tokens
 

@@ -12,6 +12,7 @@ from edgellama.cli.chat_input import MessageReader, PlainReader, TerminalReader,
 from edgellama.cli.chat_view import Chat, show_dim
 from edgellama.cli.completion import MODEL
 from edgellama.cli.options import engine_options, given, sampling_options, type_option
+from edgellama.cli.template_option import template_option
 from edgellama.quant.errors import EdgellamaError
 
 
@@ -25,6 +26,7 @@ from edgellama.quant.errors import EdgellamaError
     metavar="N",
     help="Stop a reply after this many tokens.",
 )
+@template_option
 @type_option
 @sampling_options
 @engine_options
@@ -40,14 +42,15 @@ def command(
     """Chat with MODEL (default: the starter model, downloaded first if need be).
 
     On a terminal, /help lists the commands. From a pipe, every line is a message and only
-    the replies go to standard output. MODEL may be a folder with a checkpoint, which is
-    converted first.
+    the replies go to standard output. Sampling is what the model's file recommends, unless an
+    option says otherwise. MODEL may be a folder with a checkpoint, which is converted first.
 
     \b
     Examples:
       edgellama chat
       edgellama chat model.gguf --system "Answer in French." --temperature 0
       edgellama chat Llama-3.2-1B-Instruct --type q4_0
+      edgellama chat old-vicuna.gguf --template vicuna
       echo "Why is the sky blue?" | edgellama chat smollm2
     """
     from edgellama.cli.model_argument import find_runnable, open_model
@@ -81,7 +84,8 @@ def talk(chat: Chat, reader: MessageReader) -> None:
             interrupted = True
             show_dim("Ctrl-C again leaves; what was said so far is kept")
         except (EdgellamaError, OSError) as error:
-            show_dim(f"error: {error}")
+            text = error.in_terminal if isinstance(error, EdgellamaError) else error
+            show_dim(f"error: {text}")
 
 
 def transcribe(chat: Chat, reader: MessageReader) -> None:

@@ -12,6 +12,7 @@ from edgellama.cli.completion import MODEL, PATH
 from edgellama.cli.options import engine_options, given, sampling_options, type_option
 from edgellama.cli.prompt_text import STANDARD_INPUT, read_prompt
 from edgellama.cli.streaming import run_stream, speed_line
+from edgellama.cli.template_option import template_option
 from edgellama.cli.terminal import dim, printable
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 
@@ -45,6 +46,7 @@ SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable.")
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
 @click.option("--system", metavar="TEXT", help="System prompt, with --chat.")
+@template_option
 @click.option("--parse-special", is_flag=True, help=SPECIAL_HELP)
 @engine_options
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, text and figures.")
@@ -55,6 +57,7 @@ def command(
     stop: tuple[str, ...],
     chat: bool,
     system: str | None,
+    template: str | None,
     parse_special: bool,
     type_name: str | None,
     context_length: int | None,
@@ -66,7 +69,7 @@ def command(
     """Generate text from a prompt: -p TEXT, -f FILE, or what comes through a pipe.
 
     Only the generated text goes to standard output. Without MODEL, the starter model answers
-    (and is downloaded first if need be).
+    (and is downloaded first if need be). --template includes --chat.
 
     \b
     Examples:
@@ -74,6 +77,7 @@ def command(
       edgellama generate model.gguf -f story.txt -n 200 --temperature 0
       echo "Once upon a time" | edgellama generate smollm2 --json
     """
+    chat = chat or template is not None
     model, from_stdin = _take_apart(model_and_dash)
     text = read_prompt(prompt, file, from_stdin)
     if chat and parse_special:
@@ -88,7 +92,7 @@ def command(
     options = given(sampling) | {"stop": stop}
     with open_model(find_runnable(model, type_name), **engine) as llama:
         if chat:
-            stream = llama.chat(system).stream(text, **options)
+            stream = llama.chat(system, template=template).stream(text, **options)
         else:
             stream = llama.stream(text, parse_special=parse_special, **options)
         first_token_s = run_stream(stream, _discard if as_json else _write)

@@ -316,7 +316,7 @@ class Conversation:
             prompt=prompt,
             sampling=SamplingOptions(**given),
             max_tokens=max_tokens,
-            stop=stop_strings(stop),
+            stop=(*stop_strings(stop), *self._template.stop),
             continuation=False,
         )
 

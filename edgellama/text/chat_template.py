@@ -12,6 +12,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from edgellama.quant.errors import TemplateError
+from edgellama.text.named_templates import (
+    NAMED_TEMPLATES,
+    find_template,
+    template_source,
+    unknown_template,
+)
 from edgellama.text.tokenizer.base import Tokenizer, well_formed
 
 if TYPE_CHECKING:
@@ -22,10 +28,16 @@ MARKS = range(0xF0000, 0x110000)  # planes 15 and 16: private use
 
 
 class ChatTemplate:
-    """The Jinja2 source of a template and the texts of the model's BOS and EOS."""
+    """The Jinja2 source of a template and the texts of the model's BOS and EOS.
 
-    def __init__(self, source: str, *, bos_token: str, eos_token: str) -> None:
+    ``stop``: strings that end a reply of this format where no token does.
+    """
+
+    def __init__(
+        self, source: str, *, bos_token: str, eos_token: str, stop: Sequence[str] = ()
+    ) -> None:
         self.source = source
+        self.stop = tuple(stop)
         self.bos_token = bos_token
         self.eos_token = eos_token
 
@@ -65,11 +77,28 @@ def load_chat_template(metadata: Mapping[str, object], tokenizer: Tokenizer) -> 
         return None
     if not isinstance(source, str):
         raise TemplateError(f"{TEMPLATE_KEY} is a {type(source).__name__}; a string")
+    return _for_tokenizer(source, (), tokenizer)
+
+
+def given_template(text: str, tokenizer: Tokenizer) -> ChatTemplate:
+    """The template that a user means: the name of a published format, or Jinja source.
+
+    InvalidOptionError for what is neither.
+    """
+    name = find_template(text)
+    if name is not None:
+        return _for_tokenizer(template_source(name), NAMED_TEMPLATES[name].stop, tokenizer)
+    if "{" not in text:
+        raise unknown_template(text)
+    return _for_tokenizer(text, (), tokenizer)
+
+
+def _for_tokenizer(source: str, stop: Sequence[str], tokenizer: Tokenizer) -> ChatTemplate:
     bos, eos = (
         "" if token is None else tokenizer.token_text(token)
         for token in (tokenizer.special.bos_id, tokenizer.special.eos_id)
     )
-    return ChatTemplate(well_formed(source), bos_token=bos, eos_token=eos)
+    return ChatTemplate(well_formed(source), bos_token=bos, eos_token=eos, stop=stop)
 
 
 def encode_chat(

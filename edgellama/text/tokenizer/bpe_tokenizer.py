@@ -100,7 +100,8 @@ def _pattern_name(metadata: Mapping[str, object], vocabulary: Vocabulary, source
             *(file, name),
         )
         return name
-    call = f'edgellama.convert.convert({str(file)!r}, "new.gguf", type="copy", pre="llama-bpe")'
+    path = "FILE" if source is None else repr(str(source))
+    call = f'edgellama.convert.convert({path}, "new.gguf", type="copy", pre="llama-bpe")'
     command = command_line("convert", file, "new.gguf", "--type", "copy", "--pre", "llama-bpe")
     _log.warning(
         "%s: tokenizer.ggml.pre is missing, so text is cut into words in a way that is seldom the "
