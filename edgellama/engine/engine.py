@@ -6,6 +6,7 @@ callers on other threads wait inside ``forward``.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -42,6 +43,7 @@ from edgellama.quant.model_config import ModelConfig
 
 __all__ = ["CancelToken", "Engine"]
 
+_log = logging.getLogger(__name__)
 LOGIT_ROWS = 64
 """Tokens whose logits are computed together when all are wanted."""
 MAX_THREADS = 256
@@ -97,6 +99,7 @@ class Engine:
         self._team = ThreadTeam(self._kernels, self.num_threads)
         self._stop_team = weakref.finalize(self, self._team.close)
         self._turns = Turns()
+        self._has_warned = False
 
     def new_cache(
         self, context_length: int | None = None, *, kv_type: KVTypeChoice | None = None
@@ -107,6 +110,15 @@ class Engine:
         """
         length = self.config.context_length if context_length is None else context_length
         types = self._kv_types if kv_type is None else KVTypes.of(kv_type)
+        window = self.config.sliding_window
+        if window is not None and length > window and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "this model has a sliding window of %d tokens, which is not obeyed yet: with more "
+                "in the context (of %d) replies differ from what its makers intended; "
+                "a context of %d (-c, context_length) avoids it",
+                *(window, length, window),
+            )
         return KVCache(self.config, length, str(types), self.tier.lanes)
 
     def forward(
