@@ -6,9 +6,11 @@ checkout without links (Windows, some archives) has small text files in their pl
 table maps the folders, which installs the same.
 """
 
+import runpy
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 SOURCE_FOLDERS = {
     "edgellama": "edgellama",
@@ -34,13 +36,30 @@ def package_folders() -> dict[str, str]:
 def all_packages() -> list[str]:
     """Every import package, sub-packages included."""
     packages = []
-    for package, folder in SOURCE_FOLDERS.items():
+    places = SOURCE_FOLDERS if not has_links() else {"edgellama": "edgellama"}
+    for package, folder in places.items():
         packages.append(package)
         packages += [f"{package}.{name}" for name in find_packages(folder)]
-    return sorted(set(packages))
+    return packages
+
+
+class BuildWithHash(build_py):
+    """Writes the hash of the kernels' sources beside them, for applications frozen without them."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:
+            kernels = ROOT / SOURCE_FOLDERS["edgellama.kernels_cpu"]
+            if not kernels.is_dir():  # a source distribution has them in the package alone
+                kernels = ROOT / "edgellama" / "kernels_cpu"
+            bound = runpy.run_path(str(kernels / "compiling" / "source_hash.py"))
+            target = Path(self.build_lib) / "edgellama" / "kernels_cpu"
+            name, text = bound["BOUND_NAME"], bound["hash_sources"](target)
+            (target / name).write_text(text, "ascii")
 
 
 setup(
+    cmdclass={"build_py": BuildWithHash},
     packages=all_packages(),
     package_dir=package_folders(),
     package_data=dict.fromkeys(all_packages(), DATA_PATTERNS),

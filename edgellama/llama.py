@@ -5,8 +5,10 @@ It joins the file, the tokenizer, the engine and sessions; each of them can be u
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +22,7 @@ from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
+from edgellama.load_report import load_report
 from edgellama.models.names import resolve
 from edgellama.models.usage import note_use
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from edgellama.quant.model_config import ModelConfig
 
 __all__ = ["Chunk", "Conversation", "Generation", "Llama", "Session", "Statistics", "Stream"]
+
+logger = logging.getLogger(__name__)
 
 
 class Llama:
@@ -55,6 +60,7 @@ class Llama:
         kv_type: KVTypeChoice = "f16",
         quantize: str | None = None,
         progress: Callable[[int, int], None] | None = None,
+        compile_usual: bool = False,
     ) -> None:
         """Load a GGUF file, given by path or by a name that ``edgellama pull`` knows.
 
@@ -65,12 +71,16 @@ class Llama:
         memory is short. ``num_threads`` None is one per physical core. ``kv_type`` is the KV
         cache's number type: "f32", "f16", "bf16", "q8_0" or "q4_0", or a pair of them for keys
         and for values, as ("q8_0", "q4_0") or "q8_0/q4_0". ``progress`` hears of (compiled,
-        total) kernels if any must be compiled. Raises ModelNotFoundError, ModelFileError,
+        total) kernels if any must be compiled; with ``compile_usual`` those of other usual models
+        and caches are then compiled too, so that later ones need not wait. Raises
+        ModelNotFoundError, ModelFileError,
         UnsupportedModelError, TokenizerError, InvalidOptionError,
         ConversionError.
         """
         from edgellama.engine.engine import Engine
+        from edgellama.engine.usual_kernels import usual_kernels
 
+        started = time.perf_counter()
         types = KVTypes.of(kv_type)
         _check_context(context_length)
         path = _runnable_file(path_or_name, quantize, progress)
@@ -80,7 +90,11 @@ class Llama:
             require_model(self._file)
             self.tokenizer: Tokenizer = load_tokenizer(self._file.metadata, self._file.path)
             self._engine = Engine(
-                self._file, num_threads=num_threads, kv_type=str(types), progress=progress
+                self._file,
+                num_threads=num_threads,
+                kv_type=str(types),
+                progress=progress,
+                companions=usual_kernels() if compile_usual else (),
             )
         except BaseException:
             self._file.close()
@@ -94,6 +108,7 @@ class Llama:
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._sessions_lock = threading.RLock()
         self._closed = False
+        self._log_load(time.perf_counter() - started)
 
     @property
     def config(self) -> ModelConfig:
@@ -215,6 +230,12 @@ class Llama:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _log_load(self, seconds: float) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            for line in load_report(self._file, self._engine, self._kv_type, self._context_length):
+                logger.debug(line)
+            logger.debug("loaded in %.2f s", seconds)
 
     def _chat_template(self, given: str | None) -> ChatTemplate:
         if given is not None:

@@ -20,6 +20,8 @@ What `edgellama COMMAND --help` prints, then [environment variables](#environmen
 VARIABLES: Mapping[str, str] = {
     "EDGELLAMA_CACHE": "folder for models, conversions and compiled kernels, instead of the "
     "platform's own (`edgellama doctor` shows it)",
+    "EDGELLAMA_KERNELS": "folder of compiled kernels that an application ships "
+    "(`edgellama warmup --export`)",
     "EDGELLAMA_TIER": "instruction set to use, one that `edgellama doctor` lists",
     "EDGELLAMA_NUM_THREADS": "default number of threads",
     "EDGELLAMA_DEBUG": "1: errors show their traceback",

@@ -15,9 +15,10 @@ import pytest
 from kernel_harness import runner_of
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.kernels_cpu.compiling import code_cache
+from edgellama.kernels_cpu.compiling import code_cache, compile_pool
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, cache_folder
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked, write_checked
+from edgellama.kernels_cpu.compiling.source_hash import BOUND_NAME, SOURCE_FOLDER, source_hash
 from edgellama.kernels_cpu.machine.cpu import GENERIC, TIERS, select_tier
 from edgellama.kernels_cpu.machine.user_cache import (
     CACHE_VARIABLE,
@@ -166,8 +167,8 @@ def test_worker_that_meets_a_full_disk(cold_cache: Path, monkeypatch: pytest.Mon
         "    return open('/dev/full', mode)\n"
         "os.fdopen = fdopen\n"
     )
-    program = code_cache.WORKER_PROGRAM.replace("from edge", f"exec({worker!r}); from edge", 1)
-    monkeypatch.setattr(code_cache, "WORKER_PROGRAM", program)
+    program = compile_pool.WORKER_PROGRAM.replace("from edge", f"exec({worker!r}); from edge", 1)
+    monkeypatch.setattr(compile_pool, "WORKER_PROGRAM", program)
     with pytest.raises(CacheError, match=rf"^{folder}/{KERNEL}\.o cannot be written: No space"):
         compiled()
     assert list(folder.iterdir()) == []
@@ -202,12 +203,13 @@ def test_key_of_tiers(cold_cache: Path) -> None:
 
 def test_key_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A change in any kernel source, also in one that others inline, changes the folder."""
-    sources = Path(code_cache.__file__).parent.parent
     copy = tmp_path / "copy"
-    shutil.copytree(sources, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(SOURCE_FOLDER, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(code_cache, "source_hash", lambda: source_hash(copy))
     before = cache_folder(GENERIC)
-    monkeypatch.setattr(code_cache, "__file__", str(copy / "compiling" / "code_cache.py"))
-    assert cache_folder(GENERIC) == before
+    monkeypatch.undo()
+    assert cache_folder(GENERIC).name == before.name
+    monkeypatch.setattr(code_cache, "source_hash", lambda: source_hash(copy))
     for name in (
         "simd/vectors.py",
         "matrices/gemv.py",
@@ -220,13 +222,86 @@ def test_key_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         before = cache_folder(GENERIC)
 
 
+def test_key_without_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the sources the hash that was bound at build time counts; without it, an error."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert source_hash(tmp_path) is None
+    (tmp_path / BOUND_NAME).write_text("abc\n", "ascii")
+    assert source_hash(tmp_path) == "abc"
+    folders = []
+    for sources in ("abc", "abd"):
+        monkeypatch.setattr(code_cache, "source_hash", lambda value=sources: value)
+        folders.append(cache_folder(GENERIC))
+    assert folders[0] != folders[1]
+    monkeypatch.setattr(code_cache, "source_hash", lambda: None)
+    with pytest.raises(KernelError, match=r"frozen without.*source_hash\.txt"):
+        cache_folder(GENERIC)
+
+
+def test_sources_count_more_than_a_bound_hash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where sources lie they are hashed, whatever a wheel has bound; in a frozen application the
+    bound hash counts, since only some of them may be there."""
+    copy = tmp_path / "copy"
+    shutil.copytree(SOURCE_FOLDER, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    (copy / BOUND_NAME).write_text("abc", "ascii")
+    assert source_hash(copy) == source_hash() != "abc"
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    assert source_hash(copy) == "abc"
+
+
 def test_key_of_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another version of the compiler, or another CPU, changes the folder."""
+    """Another version of the compiler or of Numba changes the folder, another CPU does not."""
     before = cache_folder(GENERIC)
-    with monkeypatch.context() as patch:
-        patch.setattr(code_cache.binding, "get_host_cpu_name", lambda: "other-cpu")
-        assert cache_folder(GENERIC) != before
+    for module, name, value in (
+        (code_cache.llvmlite, "__version__", "0.0"),
+        (code_cache, "_numba_version", lambda: "0.0"),
+        (code_cache, "system_name", lambda: "other-system"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, value)
+            assert cache_folder(GENERIC) != before
+    monkeypatch.setattr(code_cache.binding, "get_host_cpu_name", lambda: "other-cpu")
     assert cache_folder(GENERIC) == before
+
+
+OTHER_CPU = """
+import hashlib
+from llvmlite import binding
+name = sys.argv[1]
+if name:
+    binding.get_host_cpu_name = lambda: name
+    host = binding.get_host_cpu_features()
+    host.update({feature: False for feature in host})
+    binding.get_host_cpu_features = lambda: host
+from edgellama.kernels_cpu.compiling import jit
+from edgellama.kernels_cpu.machine.cpu import compilable_tiers
+jit.use_tier(compilable_tiers()[0])
+for kernel in ("add_bias", "rms_norm_float"):
+    # Names of inner functions, beside the code, differ from run to run.
+    code = binding.ObjectFileRef.from_data(jit.compile_kernel(kernel))
+    parts = [section.data() for section in code.sections() if section.is_text()]
+    print(hashlib.sha256(b"".join(parts)).hexdigest(), len(b"".join(parts)) > 500)
+"""
+
+
+def test_code_of_a_tier_does_not_depend_on_the_cpu() -> None:
+    """A tier's code is the same bytes on a CPU of another name without any feature."""
+    here, there = (run_python(OTHER_CPU, name) for name in ("", "i386"))
+    assert here.returncode == there.returncode == 0, here.stderr + there.stderr
+    assert here.stdout == there.stdout and here.stdout.count("True") == 2
+
+
+def test_companions_come_with_the_first(cold_cache: Path) -> None:
+    """When anything is compiled its companions are too, and when nothing is, nothing is."""
+    progress: list[tuple[int, int]] = []
+    kernels = CompiledKernels(GENERIC)
+    kernels.ensure([KERNEL], lambda *pair: progress.append(pair), ["sum_squares", KERNEL])
+    assert progress == [(0, 2), (1, 2), (2, 2)]
+    assert {path.stem for path in cold_cache.rglob("*.o")} == {KERNEL, "sum_squares"}
+    CompiledKernels(GENERIC).ensure([KERNEL], None, ["merge_attention"])
+    assert len(list(cold_cache.rglob("*.o"))) == 2
 
 
 def test_two_processes_at_once(cold_cache: Path) -> None:

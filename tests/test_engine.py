@@ -14,8 +14,14 @@ from kernel_harness import TIERS, runner_of, tier_name
 from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.cli.warmup import usual_kernels
 from edgellama.engine.engine import Engine
+from edgellama.engine.usual_kernels import (
+    USUAL_CACHE_TYPES,
+    USUAL_FORMATS,
+    USUAL_GROUPS,
+    kernels_for,
+    usual_kernels,
+)
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
@@ -111,7 +117,25 @@ def test_formats(make_engine: MakeEngine, tmp_path: Path, name: str) -> None:
 def test_warm_up_leaves_nothing_out(make_engine: MakeEngine, name: str) -> None:
     """An engine asks for no kernel that a warm-up without a model has not compiled."""
     engine = make_engine(dataclasses.replace(WIDE, weight_format=name))
-    assert engine._usual_kernels() <= set(usual_kernels())
+    assert engine.usual_kernels() <= set(kernels_for())
+
+
+@pytest.mark.parametrize("kv_type", USUAL_CACHE_TYPES)
+@pytest.mark.parametrize("group", USUAL_GROUPS)
+def test_usual_models_need_usual_kernels(
+    group: int, kv_type: str, tier: Tier, tmp_path: Path
+) -> None:
+    """A usual model with a usual cache asks for no kernel but those compiled the first time."""
+    usual, name = set(usual_kernels()), USUAL_FORMATS[group % len(USUAL_FORMATS)]
+    for output in USUAL_FORMATS:
+        model = dataclasses.replace(
+            WIDE, heads=8, kv_heads=8 // group or 1, weight_format=name,
+            formats={"output": output},
+        )  # fmt: skip
+        if group == 3:
+            model = dataclasses.replace(model, heads=3, kv_heads=1, head_size=64)
+        with Engine(model_file(tmp_path, model), tier=tier.name, kv_type=kv_type) as engine:
+            assert engine.usual_kernels() <= usual
 
 
 def test_mixed_formats(make_engine: MakeEngine, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ ALLOWED: dict[str, set[str]] = {
     "measure": {"engine", "sampling", "text", *HOST_KERNELS, *QUANT},
     "": {"engine", "generation", "models", "sampling", "text", "kernels_cpu.machine", *QUANT},
 }
-UNBOUND = ("cli", "__main__")
+UNBOUND = ("cli", "pyinstaller", "__main__")
 """Rooms that may import every other."""
 # Third-party packages that are slow to import, or bound to one place by design: where they may be.
 PLACES = {

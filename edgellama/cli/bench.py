@@ -105,6 +105,7 @@ def command(models: Sequence[str], repetitions: int, style: str, **options: Any)
         raise click.UsageError("nothing to measure: give -p, -n or -pg other than 0")
     paths = [str(find_model(model)) for model in models]
     settings = [setting for path in paths for setting in _settings(path, options)]
+    _compile(settings)
     rows: list[Row] = []
     try:
         _run_all(settings, tests, repetitions, rows)
@@ -143,6 +144,31 @@ def _settings(path: str, options: dict[str, Any]) -> list[BenchSetting]:
             },
         )
     ]
+
+
+def _compile(settings: Sequence[BenchSetting]) -> None:
+    """Compile what the tests need here, where it shows; their processes then only load it."""
+    from edgellama.cli.terminal import kernel_progress
+    from edgellama.engine.engine import Engine
+    from edgellama.engine.usual_kernels import usual_kernels
+    from edgellama.quant.gguf.file import GGUFFile
+
+    with kernel_progress(of_usual=True) as report:
+        for path, tier, keys, values in {
+            (setting.path, setting.tier, setting.key_type, setting.value_type): None
+            for setting in settings
+        }:
+            with (
+                GGUFFile(path) as file,
+                Engine(
+                    file,
+                    tier=tier,
+                    kv_type=(keys, values),
+                    progress=report,
+                    companions=usual_kernels(),
+                ),
+            ):
+                pass
 
 
 def _run_all(

@@ -74,9 +74,11 @@ def _cpu(problems: list[str]) -> Rows:
 
     yield "model", cpu.cpu_name()
     try:
+        from edgellama.kernels_cpu.compiling.code_cache import choose_tier
+
         features = cpu.host_features()
         yield "tiers it can run", ", ".join(tier.name for tier in cpu.available_tiers())
-        yield "tier in use", cpu.select_tier().name
+        yield "tier in use", choose_tier().name
     except (ImportError, KernelError) as error:
         problems.append(f"no kernels can run: {error}")
         return

@@ -84,8 +84,8 @@ def open_model(path: Path, **options: Any) -> Llama:
     """The model in ``path``, loaded with options of ``Llama``; what it tells shows on stderr."""
     from edgellama.llama import Llama
 
-    with terminal.kernel_progress() as report:
-        return Llama(path, **options, progress=report)
+    with terminal.kernel_progress(of_usual=True) as report:
+        return Llama(path, **options, progress=report, compile_usual=True)
 
 
 def pull_with_progress(name: str, *, force: bool = False) -> Path:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -96,9 +96,34 @@ def _live_bar(title: str, *columns: ProgressColumn) -> Iterator[Callable[[int, i
         bars.stop()
 
 
-def kernel_progress() -> AbstractContextManager[Callable[[int, int], None]]:
-    """The line that is shown while kernels are compiled; nothing if none are."""
-    return count_progress("compiling kernels for this CPU, only this once")
+@contextmanager
+def kernel_progress(*, of_usual: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """The line that is shown while kernels are compiled; nothing if none are.
+
+    ``of_usual``: those of the usual models are compiled with them, so that the first time is the
+    only one unless an unusual model comes.
+    """
+    with ExitStack() as shown:
+        count: Callable[[int, int], None] | None = None
+
+        def report(done: int, total: int) -> None:
+            nonlocal count
+            if count is None:
+                is_first = of_usual and not _has_compiled()
+                count = shown.enter_context(count_progress(FIRST if is_first else FURTHER))
+            count(done, total)
+
+        yield report
+
+
+FIRST = "compiling kernels for this CPU, only this once"
+FURTHER = "compiling kernels that nothing has needed before"
+
+
+def _has_compiled() -> bool:
+    from edgellama.kernels_cpu.compiling.code_cache import choose_tier, has_compiled
+
+    return has_compiled(choose_tier())
 
 
 @contextmanager

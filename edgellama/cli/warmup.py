@@ -1,64 +1,126 @@
-"""``edgellama warmup``: compiles kernels before they are needed."""
+"""``edgellama warmup``: compiles kernels before they are needed, here or for others to ship."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgellama.cli.completion import MODEL
+from edgellama.cli.lists import TextList
 
-USUAL_KV_TYPE = "f16"
+if TYPE_CHECKING:
+    from edgellama.kernels_cpu.machine.cpu import Tier
+
+ALL_TIERS = "all"
 
 
 @click.command("warmup", short_help="Compile the kernels now, before they are needed.")
 @click.argument("model", required=False, type=MODEL)
-def command(model: str | None) -> None:
+@click.option(
+    "--kv",
+    "kv_types",
+    type=TextList(),
+    metavar="TYPE,...",
+    default="f16,q8_0",
+    show_default=True,
+    help="Types of the KV cache.",
+)
+@click.option(
+    "--export",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write the compiled kernels to FOLDER, for an application to ship.",
+)
+@click.option(
+    "--tiers",
+    type=TextList(),
+    metavar="T,...",
+    help="Instruction sets, or all.  [default: this CPU's best]",
+)
+def command(
+    model: str | None,
+    kv_types: Sequence[str],
+    folder: Path | None,
+    tiers: Sequence[str] | None,
+) -> None:
     """Compile now what would otherwise be compiled at first use.
 
-    Without MODEL the kernels of all weight formats are compiled, for a KV cache of the usual type;
-    with MODEL, those that it needs.
+    Without MODEL that is for models of every type of weights; with MODEL, what it needs.
+
+    An application that ships the folder that --export writes makes nobody compile:
+    it finds the kernels where EDGELLAMA_KERNELS says or, if it is frozen, in
+    edgellama-kernels beside the executable. They run on every CPU of their tiers;
+    see docs/frozen.md.
 
     \b
     Examples:
       edgellama warmup
-      edgellama warmup smollm2
+      edgellama warmup smollm2 --kv f16
+      edgellama warmup --export kernels --tiers all
     """
     from edgellama.cli.terminal import kernel_progress
+    from edgellama.engine.kv_types import KVTypes
 
+    pairs = [str(KVTypes.of(kind)) for kind in kv_types]
     started = time.monotonic()
     with kernel_progress() as report:
-        if model:
-            _compile_for(model, report)
-        else:
-            _compile_all(report)
+        names = _names_for(model, pairs, report) if model else _all_names(pairs)
+    objects = {}
+    for tier in _chosen_tiers(tiers):
+        objects[tier.name] = _compiled(names, tier)
+    if folder is not None:
+        _export(folder, objects)
     click.echo(f"kernels ready after {time.monotonic() - started:.1f} s")
 
 
-def _compile_for(model: str, report: Callable[[int, int], None]) -> None:
+def _names_for(model: str, kv_types: Sequence[str], report: Callable[[int, int], None]) -> set[str]:
+    """The kernels of one model, which an engine knows."""
     from edgellama.cli.model_argument import find_model
-
-    path = find_model(model)
     from edgellama.engine.engine import Engine
     from edgellama.quant.gguf.file import GGUFFile
 
-    with GGUFFile(path) as file, Engine(file, progress=report):
-        pass
+    names: set[str] = set()
+    with GGUFFile(find_model(model)) as file:
+        for kv_type in kv_types:
+            with Engine(file, kv_type=kv_type, progress=report) as engine:
+                names |= engine.usual_kernels()
+    return names
 
 
-def usual_kernels() -> list[str]:
-    """All that a model of any format needs with a KV cache of the usual type."""
-    from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
-    from edgellama.kernels_cpu.signatures import CACHE_TYPES, SIGNATURES
+def _all_names(kv_types: Sequence[str]) -> set[str]:
+    from edgellama.engine.usual_kernels import kernels_for
 
-    unusual = set(CACHE_TYPES) - {USUAL_KV_TYPE}
-    names = [name for name, kernel in SIGNATURES.items() if not unusual & set(kernel.options)]
-    return [*names, CHOICE_KERNEL]
+    return set(kernels_for(cache_types=kv_types))
 
 
-def _compile_all(report: Callable[[int, int], None]) -> None:
-    from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
-    from edgellama.kernels_cpu.machine.cpu import select_tier
+def _chosen_tiers(names: Sequence[str] | None) -> Sequence[Tier]:
+    from edgellama.kernels_cpu.machine.cpu import compilable_tier, compilable_tiers, select_tier
 
-    CompiledKernels(select_tier()).ensure(usual_kernels(), report)
+    if not names:
+        return (select_tier(),)
+    if ALL_TIERS in names:
+        return compilable_tiers()
+    return [compilable_tier(name) for name in names]
+
+
+def _compiled(names: set[str], tier: Tier) -> dict[str, bytes]:
+    from edgellama.cli.terminal import step_progress
+    from edgellama.kernels_cpu.compiling.code_cache import read_or_compile
+
+    with step_progress(f"compiling kernels for {tier.name}") as report:
+        return dict(read_or_compile(sorted(names), tier, report))
+
+
+def _export(folder: Path, objects: dict[str, dict[str, bytes]]) -> None:
+    from edgellama import __version__
+    from edgellama.kernels_cpu.compiling.exported_kernels import write_exported
+
+    write_exported(folder, objects, made_by=f"edgellama {__version__}")
+    num_bytes = sum(len(content) for code in objects.values() for content in code.values())
+    counts = ", ".join(f"{len(code)} for {tier}" for tier, code in objects.items())
+    click.echo(f"{folder}: kernels: {counts}; {num_bytes / 1e6:.1f} MB")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from time import perf_counter
 from typing import Literal, get_args
@@ -28,8 +28,9 @@ from edgellama.engine.step_timer import StepTimer
 from edgellama.engine.step_values import Mode
 from edgellama.engine.turns import CANCELLED, Turns
 from edgellama.engine.weights import ModelWeights, load_weights
-from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, Progress
-from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier
+from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
+from edgellama.kernels_cpu.compiling.compile_pool import Progress
+from edgellama.kernels_cpu.machine.cpu import default_num_threads
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY, ThreadTeam
 from edgellama.quant.errors import (
@@ -66,10 +67,12 @@ class Engine:
         kv_type: KVTypeChoice = "f16",
         observer: InputObserver | None = None,
         timer: StepTimer | None = None,
+        companions: Iterable[str] = (),
     ) -> None:
         """Compile what is missing and start the threads.
 
-        ``progress`` hears of (compiled, total) kernels, and only if any must be compiled.
+        ``progress`` hears of (compiled, total) kernels, and only if any must be compiled; then
+        ``companions`` are compiled too, for other models.
         ``kv_type``: of caches, as for ``Llama``, unless one is asked to have another.
         ``observer`` is an instrument that becomes part of every step, ``timer`` one that runs it.
         Raises ModelFileError, UnsupportedModelError, KernelError or InvalidOptionError.
@@ -79,7 +82,7 @@ class Engine:
         if not 1 <= self.num_threads <= MAX_THREADS:
             raise InvalidOptionError(f"{self.num_threads} threads; allowed: 1 to {MAX_THREADS}")
         self._kv_types = KVTypes.of(kv_type)
-        self.tier = select_tier(tier)
+        self.tier = choose_tier(tier)
         self.step_tokens = step_tokens(self.config)
         weights = load_weights(file, self.config)
         self._rope = RopeTable(self.config.rope, weights.rope_freqs)
@@ -94,7 +97,7 @@ class Engine:
         self._programs: dict[tuple[str, ...], Program] = {}
         self._kernels = CompiledKernels(self.tier)
         entries = {TIMED_ENTRY} if timer else set()
-        self._kernels.ensure(self._usual_kernels() | entries, progress)
+        self._kernels.ensure(self.usual_kernels() | entries, progress, companions)
         self._timer = timer
         self._team = ThreadTeam(self._kernels, self.num_threads)
         self._stop_team = weakref.finalize(self, self._team.close)
@@ -235,7 +238,7 @@ class Engine:
         del held
         return outputs
 
-    def _usual_kernels(self) -> set[str]:
+    def usual_kernels(self) -> set[str]:
         """Kernels of a chat: long and short steps, logits of one token, the choice of the next."""
         modes: tuple[Mode, ...] = get_args(Mode)
         ops = (op for mode in modes for op in self._step_ops(mode, self._kv_types))

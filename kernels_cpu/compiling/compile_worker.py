@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from edgellama.kernels_cpu.machine.cpu import select_tier
+from edgellama.kernels_cpu.machine.cpu import compilable_tier
 from edgellama.kernels_cpu.machine.user_cache import storage_error
 
 ALLOCATIONS_BETWEEN_COLLECTIONS = 100_000
@@ -29,7 +29,7 @@ def compile_into(
     """Compile ``names`` for a tier and write ``folder/NAME.o``; ``done`` hears of each."""
     from edgellama.kernels_cpu.compiling import jit
 
-    jit.use_tier(select_tier(tier_name))
+    jit.use_tier(compilable_tier(tier_name))
     for name in names:
         write_checked(folder / f"{name}.o", jit.compile_kernel(name))
         done(name)

@@ -135,6 +135,21 @@ def available_tiers() -> tuple[Tier, ...]:
     return tuple(tier for tier in TIERS if tier.runs_on(machine, features))
 
 
+def compilable_tiers() -> tuple[Tier, ...]:
+    """The tiers of this machine's architecture, also those that its CPU cannot run."""
+    machine = platform.machine().lower()
+    return tuple(tier for tier in TIERS if not tier.machines or machine in tier.machines)
+
+
+def compilable_tier(name: str) -> Tier:
+    """The one of them called ``name``; KernelError if there is none."""
+    for tier in compilable_tiers():
+        if tier.name == name:
+            return tier
+    known = ", ".join(tier.name for tier in compilable_tiers())
+    raise KernelError(f"tier {name!r} cannot be compiled for here; allowed: {known}")
+
+
 def select_tier(name: str | None = None) -> Tier:
     """The tier called ``name``, or the one that EDGELLAMA_TIER names, or the fastest.
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, Progress
-from edgellama.kernels_cpu.machine.cpu import select_tier
+from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
+from edgellama.kernels_cpu.compiling.compile_pool import Progress
 from edgellama.kernels_cpu.signatures import (
     CODEC_SIGNATURES,
     HALF_FORMATS,
@@ -67,7 +67,7 @@ class RowCodec:
     """Quantizes, expands and measures rows on one tier; every method may run on many threads."""
 
     def __init__(self, tier: str | None = None) -> None:
-        self._kernels = CompiledKernels(select_tier(tier))
+        self._kernels = CompiledKernels(choose_tier(tier))
         self._entries: dict[str, Callable[[int, int, int], None]] = {}
         self._lock = threading.Lock()
 

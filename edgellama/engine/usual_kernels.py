@@ -1,0 +1,54 @@
+"""Which kernels the models need that people usually run, beyond the one that is loaded now.
+
+They are compiled together, the first time that anything is, so that no later model makes anybody
+wait. Names and contracts of kernels are known to signatures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
+from edgellama.kernels_cpu.signatures import (
+    FLOAT_FORMATS,
+    QUANTIZED_FORMATS,
+    SIGNATURES,
+    Signature,
+)
+
+WEIGHT_FORMATS = frozenset((*QUANTIZED_FORMATS, *FLOAT_FORMATS))
+USUAL_FORMATS = ("F16", "F32", "Q4_0", "Q4_1", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
+"""Of weights: those of the starter model and of the files that are downloaded most."""
+USUAL_CACHE_TYPES = ("f16", "q8_0")
+"""Of the KV cache, the same for keys and for values."""
+USUAL_GROUPS = (1, 3, 4, 8)
+"""Query heads that share a key head: Llama 2, SmolLM, Llama 3 and Mistral, TinyLlama."""
+
+
+def usual_kernels() -> list[str]:
+    """The kernels of a chat, a generation and a benchmark with any of the usual types."""
+    rows = {name for name, kernel in SIGNATURES.items() if _has_unusual_rows(kernel)}
+    return [n for n in kernels_for(USUAL_FORMATS, USUAL_CACHE_TYPES) if n not in rows]
+
+
+def kernels_for(
+    formats: Iterable[str] = WEIGHT_FORMATS,
+    cache_types: Iterable[KVTypeChoice] = USUAL_CACHE_TYPES,
+) -> list[str]:
+    """What models of these formats need, whatever their shape, with a cache of these types."""
+    allowed = set(formats)
+    pairs = {(types.keys, types.values) for types in map(KVTypes.of, cache_types)}
+    names = []
+    for name, kernel in SIGNATURES.items():
+        if kernel.module.startswith("attention") and kernel.options:
+            is_wanted = kernel.options[:2] in pairs
+        else:
+            is_wanted = allowed.issuperset(WEIGHT_FORMATS.intersection(kernel.options))
+        if is_wanted:
+            names.append(name)
+    return [*names, CHOICE_KERNEL]
+
+
+def _has_unusual_rows(kernel: Signature) -> bool:
+    return kernel.factory == "attention_direct" and kernel.options[-1] not in USUAL_GROUPS

@@ -1,0 +1,41 @@
+"""What PyInstaller must bundle with edgellama; PyInstaller runs this file and reads its names.
+
+Kernels are imported by name when they are compiled, the version of a package is asked of its
+metadata, and compiled code is told apart by a hash of sources that a bundle does not have. If
+EDGELLAMA_KERNELS names an exported folder, that is bundled, and Numba left out.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+from PyInstaller.utils.hooks import copy_metadata
+
+from edgellama.kernels_cpu.compiling.exported_kernels import (
+    EXPORT_NAME,
+    EXPORT_VARIABLE,
+    ExportedKernels,
+)
+from edgellama.kernels_cpu.compiling.source_hash import BOUND_NAME, source_hash
+from edgellama.kernels_cpu.signatures import CODEC_SIGNATURES, SIGNATURES
+
+PACKAGE = "edgellama.kernels_cpu"
+COMPILERS = ["numba", f"{PACKAGE}.compiling.jit"]
+
+bound = Path(tempfile.mkdtemp(prefix="edgellama-hook-")) / BOUND_NAME
+bound.write_text(source_hash() or "", "ascii")
+
+datas = [(str(bound), PACKAGE.replace(".", "/")), *copy_metadata("edgellama")]
+# Imported by name, when a tokenizer needs it.
+hiddenimports = ["regex"]
+excludedimports: list[str] = []
+
+exported = os.environ.get(EXPORT_VARIABLE)
+if exported:
+    ExportedKernels.open(Path(exported))
+    datas.append((str(Path(exported).resolve()), EXPORT_NAME))
+    excludedimports += COMPILERS
+else:
+    datas += copy_metadata("numba")
+    kernels = [*SIGNATURES.values(), *CODEC_SIGNATURES.values()]
+    hiddenimports += sorted({f"{PACKAGE}.{kernel.module}" for kernel in kernels})

@@ -1,0 +1,123 @@
+"""Compiles kernels in several processes at once, or in this one where there is no Python to start.
+
+Which kernels, and where their code lies, is the caller's business; how one is compiled is known
+to jit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from edgellama.kernels_cpu.compiling.compile_worker import compile_into
+from edgellama.kernels_cpu.compiling.exported_kernels import EXPORT_VARIABLE
+from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.quant.errors import CacheError, KernelError
+
+logger = logging.getLogger(__name__)
+
+MAX_WORKERS = 4
+"""Each costs half a second of start-up and 200 MB, and types anew what kernels share."""
+COMPILE_WEIGHTS = {"search": 4, "attention": 3, "choose": 3, "gemm": 2}
+"""Relative compile times by the first word of a kernel's name, to balance the workers."""
+WORKER_PROGRAM = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "from edgellama.kernels_cpu.compiling.compile_worker import main; main(sys.argv[2:])"
+)
+Progress = Callable[[int, int], None]
+"""Told the number of kernels compiled so far and their total."""
+
+
+def compile_kernels(
+    names: Sequence[str], tier: Tier, folder: Path, progress: Progress | None = None
+) -> None:
+    """Compile the kernels of these names into ``folder``; KernelError on failure."""
+    if find_spec("numba") is None:
+        raise KernelError(
+            f"{names[0]} must be compiled for {tier.name}, and Numba is not here; ship it with the "
+            f"others (edgellama warmup --export FOLDER; {EXPORT_VARIABLE}=FOLDER), or install numba"
+        )
+    count = 0
+
+    def finished(_: str) -> None:
+        nonlocal count
+        count += 1
+        if progress:
+            progress(count, len(names))
+
+    if progress:
+        progress(0, len(names))
+    if getattr(sys, "frozen", False):
+        compile_into(folder, tier.name, names, finished)
+    else:
+        _compile_in_workers(names, tier, folder, finished)
+
+
+def _compile_in_workers(
+    names: Sequence[str], tier: Tier, folder: Path, finished: Callable[[str], None]
+) -> None:
+    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
+    for name in sorted(names, key=lambda name: (-COMPILE_WEIGHTS.get(name.split("_")[0], 1), name)):
+        jobs.put(name)
+    num_workers = min(MAX_WORKERS, os.cpu_count() or 1, len(names))
+    workers = [_start_worker(tier, folder) for _ in range(num_workers)]
+    lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    for worker in workers:
+        threading.Thread(target=_serve_worker, args=(worker, jobs, lines), daemon=True).start()
+    try:
+        open_workers = len(workers)
+        while open_workers:
+            line = lines.get()
+            if line is None:
+                open_workers -= 1
+            else:
+                finished(line)
+    except BaseException:
+        for worker in workers:
+            worker.kill()
+        raise
+    for worker in workers:
+        if worker.wait() != 0:
+            report = worker.stderr.read().strip() if worker.stderr else ""
+            logger.debug("kernel compiler: %s", report)
+            reason = report.splitlines()[-1] if report else f"exit code {worker.returncode}"
+            if told := reason.partition(f"{CacheError.__qualname__}: ")[2]:
+                raise CacheError(told)
+            raise KernelError(f"the kernel compiler failed for tier {tier.name}: {reason}")
+
+
+def _start_worker(tier: Tier, folder: Path) -> subprocess.Popen[str]:
+    arguments = [json.dumps(sys.path), tier.name, str(folder)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        [sys.executable, "-c", WORKER_PROGRAM, *arguments],
+        stdin=pipe, stdout=pipe, stderr=pipe, text=True,
+    )  # fmt: skip
+
+
+def _serve_worker(
+    worker: subprocess.Popen[str],
+    jobs: queue.SimpleQueue[str],
+    lines: queue.SimpleQueue[str | None],
+) -> None:
+    """Give a worker one name after another and pass on what it says of each; None at its end."""
+    assert worker.stdin is not None and worker.stdout is not None
+    with contextlib.suppress(queue.Empty, OSError):  # No names left, or the worker has died.
+        while True:
+            print(jobs.get_nowait(), file=worker.stdin, flush=True)
+            line = worker.stdout.readline()
+            if not line:
+                break
+            lines.put(line.strip())
+    with contextlib.suppress(OSError):
+        worker.stdin.close()
+    lines.put(None)

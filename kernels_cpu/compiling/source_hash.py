@@ -1,0 +1,46 @@
+"""One hash of all kernel sources, which tells compiled code of one version from another's.
+
+Where the sources lie beside this file they are hashed. An application that was frozen without
+them carries the hash that was bound when it, or the wheel, was built. Standard library alone:
+``setup.py`` runs this file too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+SOURCE_FOLDER = Path(__file__).parent.parent
+BOUND_NAME = "source_hash.txt"
+"""The bound hash, in the folder where the sources would lie."""
+
+
+def hash_sources(folder: Path = SOURCE_FOLDER) -> str:
+    """SHA-256, in hexadecimal, of every Python file in ``folder`` with its name."""
+    key = hashlib.sha256()
+    for source in sorted(folder.rglob("*.py")):
+        name = source.relative_to(folder).as_posix()
+        key.update(name.encode() + b"\0" + source.read_bytes())
+    return key.hexdigest()
+
+
+def bound_hash(folder: Path = SOURCE_FOLDER) -> str | None:
+    """The hash that a build has written, or None."""
+    try:
+        return (folder / BOUND_NAME).read_text("ascii").strip() or None
+    except OSError:
+        return None
+
+
+def source_hash(folder: Path = SOURCE_FOLDER) -> str | None:
+    """The hash of the sources that this process would compile; None if nothing tells it.
+
+    A frozen application may carry some of the files, so there the bound hash comes first.
+    """
+    bound = bound_hash(folder)
+    is_frozen = bool(getattr(sys, "frozen", False))
+    has_sources = (folder / "compiling" / Path(__file__).with_suffix(".py").name).is_file()
+    if has_sources and not (is_frozen and bound):
+        return hash_sources(folder)
+    return bound
