@@ -20,22 +20,20 @@ from edgellama.kernels_cpu.compiling.source_hash import BOUND_NAME, source_hash
 from edgellama.kernels_cpu.signatures import CODEC_SIGNATURES, SIGNATURES
 
 PACKAGE = "edgellama.kernels_cpu"
-COMPILERS = ["numba", f"{PACKAGE}.compiling.jit"]
+KERNELS = [*SIGNATURES.values(), *CODEC_SIGNATURES.values()]
 
 bound = Path(tempfile.mkdtemp(prefix="edgellama-hook-")) / BOUND_NAME
 bound.write_text(source_hash() or "", "ascii")
 
 datas = [(str(bound), PACKAGE.replace(".", "/")), *copy_metadata("edgellama")]
-# Imported by name, when a tokenizer needs it.
-hiddenimports = ["regex"]
+# All by name. Without Numba kernels are of no use, but PyInstaller must see when they change.
+hiddenimports = ["regex", *sorted({f"{PACKAGE}.{kernel.module}" for kernel in KERNELS})]
 excludedimports: list[str] = []
 
 exported = os.environ.get(EXPORT_VARIABLE)
 if exported:
     ExportedKernels.open(Path(exported))
     datas.append((str(Path(exported).resolve()), EXPORT_NAME))
-    excludedimports += COMPILERS
+    excludedimports.append("numba")
 else:
     datas += copy_metadata("numba")
-    kernels = [*SIGNATURES.values(), *CODEC_SIGNATURES.values()]
-    hiddenimports += sorted({f"{PACKAGE}.{kernel.module}" for kernel in kernels})
