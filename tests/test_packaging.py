@@ -14,6 +14,7 @@ import pytest
 from typecheck import LINKED, REPOSITORY
 
 import edgellama
+from edgellama.kernels_cpu.compiling.source_hash import BOUND_NAME, source_hash
 
 USER_FILE = """
 from edgellama import Conversation, Llama, __version__
@@ -81,9 +82,12 @@ def test_a_wheel_has_every_file(with_links: bool, tmp_path: Path) -> None:
     pip("wheel", "-w", tmp_path, checkout)
     (wheel,) = tmp_path.glob("*.whl")
     assert wheel.name.startswith(f"edgellama-{edgellama.__version__}-")
-    names = zipfile.ZipFile(wheel).namelist()
+    archive = zipfile.ZipFile(wheel)
+    names = archive.namelist()
     assert len(set(names)) == len(names)
-    assert {name for name in names if ".dist-info/" not in name} == source_names()
+    bound = f"edgellama/kernels_cpu/{BOUND_NAME}"
+    assert {name for name in names if ".dist-info/" not in name} == {*source_names(), bound}
+    assert archive.read(bound).decode() == source_hash()
 
 
 @pytest.mark.parametrize("editable", [False, True], ids=["pip install .", "pip install -e ."])
