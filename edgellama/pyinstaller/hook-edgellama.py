@@ -9,7 +9,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from PyInstaller.utils.hooks import copy_metadata
+from PyInstaller.utils.hooks import collect_data_files, copy_metadata
 
 from edgellama.kernels_cpu.compiling.exported_kernels import (
     EXPORT_NAME,
@@ -26,6 +26,9 @@ bound = Path(tempfile.mkdtemp(prefix="edgellama-hook-")) / BOUND_NAME
 bound.write_text(source_hash() or "", "ascii")
 
 datas = [(str(bound), PACKAGE.replace(".", "/")), *copy_metadata("edgellama")]
+# Each folder by itself: in a checkout three of them are links, which nothing walks into.
+for package in ("edgellama", "edgellama.quant", "edgellama.convert", PACKAGE):
+    datas += collect_data_files(package)
 # All by name. Without Numba kernels are of no use, but PyInstaller must see when they change.
 hiddenimports = ["regex", *sorted({f"{PACKAGE}.{kernel.module}" for kernel in KERNELS})]
 excludedimports: list[str] = []
