@@ -20,6 +20,8 @@ from edgellama.quant.errors import (
 from edgellama.quant.llama_tensors import check_shapes
 from edgellama.quant.model_config import EMBEDDING, ModelConfig
 from edgellama.quant.vocabulary import sentencepiece_model
+from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
+from edgellama.quant.vocabulary.space_rules import SpaceRules
 from edgellama.quant.vocabulary.special_tokens import SENTENCEPIECE_NAMES, read_special_tokens
 from edgellama.quant.vocabulary.vocabulary import (
     BYTE_PAIR_KIND,
@@ -107,10 +109,12 @@ def _check_tokenizer(values: Mapping[str, object]) -> None:
             f"known: {', '.join((BYTE_PAIR_KIND, *SENTENCEPIECE_KINDS))}"
         )
     vocabulary = Vocabulary.from_metadata(values)
+    AddedTokenRules.from_metadata(values, len(vocabulary.tokens))
     names = SENTENCEPIECE_NAMES if is_sentencepiece else {}
     special = read_special_tokens(values, vocabulary, add_bos_default=is_sentencepiece, names=names)
     if is_sentencepiece:
-        model = sentencepiece_model.read_model(values, vocabulary, special.unknown_id)
-        sentencepiece_model.processor(model)
+        spaces = SpaceRules.from_metadata(values)
+        make_model = sentencepiece_model.model_maker(values, vocabulary, special.unknown_id)
+        sentencepiece_model.processor(make_model(spaces.adds_space))
     else:
         check_merges(values)

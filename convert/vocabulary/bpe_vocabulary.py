@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgellama.convert.sources.json_fields import Fields
-from edgellama.convert.vocabulary.split_pattern_names import MAX_DEPTH, split_pattern_name
+from edgellama.convert.vocabulary.added_tokens import added_tokens, rules_of, user_defined
+from edgellama.convert.vocabulary.sequence_ends import bos_and_eos
+from edgellama.convert.vocabulary.split_pattern_names import split_pattern_name
 from edgellama.convert.vocabulary.tokenizer_settings import (
     TokenizerSettings,
     looks_special,
@@ -30,14 +32,18 @@ def bpe_vocabulary(settings: TokenizerSettings, num_rows: int, pre: str | None) 
     tokenizer = settings.tokenizer
     name = split_pattern_name(tokenizer, pre)
     table = TokenTable(tokenizer.source)
-    for text, token in vocabulary_entries(tokenizer.fields("model")):
+    entries = dict(vocabulary_entries(tokenizer.fields("model")))
+    for text, token in entries.items():
         table.put(token, Token(text, TokenType.NORMAL))
-    for added in settings.added_tokens():
-        special = added.special or looks_special(added.text)
+    added = added_tokens(settings, entries)
+    for token, entry in added.items():
+        special = entry.special or looks_special(entry.text)
         kind = TokenType.CONTROL if special else TokenType.USER_DEFINED
-        table.put(added.id, Token(added.text, kind))
+        table.put(token, Token(entry.text, kind))
     tokens = table.finished(num_rows)
     ids = special_ids(settings, {token.text: index for index, token in enumerate(tokens)}, {})
+    # What the vocabulary proper lacks is never made of a word that is left in the text.
+    beside = [i for i, token in user_defined(tokens) if token.text not in entries]
     return Vocabulary(
         model="gpt2",
         pre=name,
@@ -45,7 +51,9 @@ def bpe_vocabulary(settings: TokenizerSettings, num_rows: int, pre: str | None) 
         types=[token.type for token in tokens],
         merges=[" ".join(pair) for pair in merge_pairs(tokenizer.fields("model"))],
         special_ids=ids,
-        settings=bos_and_eos(settings, ids, tokens) | {"add_space_prefix": False},
+        settings=bos_and_eos(settings, ids, tokens, is_sentencepiece=False)
+        | {"add_space_prefix": False},
+        added=rules_of(added, tokens, found_in_text=beside),
     )
 
 
@@ -89,40 +97,3 @@ def merge_pairs(model: Fields) -> list[tuple[str, str]]:
             f"{model.source}: {model.prefix}merges holds lone surrogates; allowed: Unicode text"
         ) from None
     return pairs
-
-
-def bos_and_eos(
-    settings: TokenizerSettings, ids: dict[str, int], tokens: list[Token]
-) -> dict[str, bool]:
-    """Whether encoding adds BOS and EOS: as tokenizer_config.json or the post-processor says.
-
-    A post-processor that adds a token of its own declares it to be BOS or EOS.
-    """
-    first, last = _template_ends(settings.tokenizer.fields("post_processor"), MAX_DEPTH)
-    by_text = {token.text: index for index, token in enumerate(tokens)}
-    for role, text in (("bos", first), ("eos", last)):
-        if text in by_text:
-            ids.setdefault(role, by_text[text])
-    adds = {}
-    for role, text in (("bos", first), ("eos", last)):
-        declared = settings.flag(f"add_{role}_token")
-        by_template = role in ids and by_text.get(text or "") == ids[role]
-        adds[f"add_{role}_token"] = role in ids and (by_template if declared is None else declared)
-    return adds
-
-
-def _template_ends(processor: Fields, depth: int) -> tuple[str | None, str | None]:
-    """The special tokens that a post-processor puts before and after a text."""
-    if processor.text("type") == "Sequence" and depth:
-        ends = [_template_ends(member, depth - 1) for member in processor.objects("processors")]
-        first = next((first for first, _ in ends if first is not None), None)
-        return first, next((last for _, last in ends if last is not None), None)
-    if processor.text("type") != "TemplateProcessing":
-        return None, None
-    parts = list(processor.objects("single"))
-    if len(parts) < 2:
-        return None, None
-    return (
-        parts[0].fields("SpecialToken").text("id"),
-        parts[-1].fields("SpecialToken").text("id"),
-    )

@@ -13,8 +13,11 @@ from collections.abc import Iterator, Mapping, Set
 from itertools import groupby
 
 from edgellama.convert.sources.json_fields import Fields
-from edgellama.convert.vocabulary.bpe_vocabulary import bos_and_eos, merge_pairs, vocabulary_entries
-from edgellama.convert.vocabulary.sentencepiece_vocabulary import SPACE_SYMBOL, add_tokens
+from edgellama.convert.vocabulary.added_tokens import added_tokens
+from edgellama.convert.vocabulary.bpe_vocabulary import merge_pairs, vocabulary_entries
+from edgellama.convert.vocabulary.sentencepiece_vocabulary import add_tokens, added_rules
+from edgellama.convert.vocabulary.sequence_ends import bos_and_eos
+from edgellama.convert.vocabulary.space_steps import TextRules, UnknownStep, text_rules
 from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings, special_ids
 from edgellama.convert.vocabulary.vocabulary import Token, TokenTable, Vocabulary
 from edgellama.quant.error_text import shown
@@ -40,23 +43,24 @@ def fast_sentencepiece_vocabulary(settings: TokenizerSettings, num_rows: int) ->
     model = tokenizer.fields("model")
     entries = dict(vocabulary_entries(model))
     unknown = model.text("unk_token") or "<unk>"
-    added = {token.text for token in settings.added_tokens()}
-    made = {t for t in entries if t not in added and t != unknown and not _BYTE.fullmatch(t)}
+    added = added_tokens(settings, entries)
+    rules = _text_rules(settings)
     pairs = [(a.replace("\u0120", " "), b.replace("\u0120", " ")) for a, b in merge_pairs(model)]
+    beside = {token.text for token in added.values()} - {a + b for a, b in pairs}
+    never_made = {unknown, *beside, *rules.user_defined}
+    made = {t for t in entries if t not in never_made and not _BYTE.fullmatch(t)}
     scores = _scores(tokenizer.source, pairs, entries, made)
     table = TokenTable(tokenizer.source)
     for text, token in entries.items():
         kind = TokenType.BYTE if _BYTE.fullmatch(text) else TokenType.NORMAL
         kind = TokenType.UNKNOWN if text == unknown else kind
+        kind = TokenType.USER_DEFINED if text in rules.user_defined else kind
         table.put(token, Token(text, kind, scores.get(text, 0.0)))
-    add_tokens(table, settings)
+    add_tokens(table, added)
     tokens = table.finished(num_rows)
     ids_by_text = {token.text: index for index, token in enumerate(tokens)}
     own = {role: ids_by_text[text] for role, text in ROLES.items() if text in ids_by_text}
     ids = special_ids(settings, ids_by_text, own | {"unknown": ids_by_text.get(unknown, 0)})
-    adds = bos_and_eos(settings, ids, tokens)
-    # Not every program that saves such a file saves its BOS too; Llamas are trained with one.
-    adds["add_bos_token"] = "bos" in ids and settings.flag("add_bos_token") is not False
     return Vocabulary(
         model="llama",
         pre="default",
@@ -64,9 +68,20 @@ def fast_sentencepiece_vocabulary(settings: TokenizerSettings, num_rows: int) ->
         types=[token.type for token in tokens],
         scores=[token.score for token in tokens],
         special_ids=ids,
-        settings=adds
-        | {"add_space_prefix": _adds_space(tokenizer), "remove_extra_whitespaces": False},
+        settings=bos_and_eos(settings, ids, tokens, is_sentencepiece=True),
+        charsmap=rules.charsmap,
+        added=added_rules(added, tokens, rules, entries),
+        spaces=rules.spaces,
     )
+
+
+def _text_rules(settings: TokenizerSettings) -> TextRules:
+    """Where spaces go; UnsupportedModelError for unknown steps."""
+    try:
+        return text_rules(settings, None)
+    except UnknownStep as step:
+        source = settings.tokenizer.source
+        raise _inexact(source, f"text goes through {shown(str(step))}") from None
 
 
 def _scores(
@@ -117,29 +132,6 @@ def _classes(pairs: list[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
             yield from by_piece
         else:
             yield members
-
-
-def _adds_space(tokenizer: Fields) -> bool:
-    """Whether a space goes before a text; UnsupportedModelError for unknown steps."""
-    adds = False
-    steps = [*_members(tokenizer, "normalizer"), *_members(tokenizer, "pre_tokenizer")]
-    for step in steps:
-        kind = step.text("type")
-        if kind == "Prepend" and step.text("prepend") == SPACE_SYMBOL:
-            adds = True
-        elif kind == "Metaspace" and step.text("replacement") == SPACE_SYMBOL:
-            scheme = step.text("prepend_scheme")
-            adds = step.flag("add_prefix_space", True) if scheme is None else scheme != "never"
-        elif not (kind == "Replace" and step.text("content") == SPACE_SYMBOL):
-            raise _inexact(tokenizer.source, f"text goes through {shown(kind)}")
-    return adds
-
-
-def _members(tokenizer: Fields, name: str) -> list[Fields]:
-    step = tokenizer.fields(name)
-    if step.text("type") == "Sequence":
-        return list(step.objects("normalizers" if name == "normalizer" else "pretokenizers"))
-    return [step] if step else []
 
 
 def _inexact(source: str, why: str) -> UnsupportedModelError:

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from edgellama.convert.vocabulary.added_tokens import (
+    AddedToken,
+    added_tokens,
+    rules_of,
+    user_defined,
+)
 from edgellama.convert.vocabulary.sentencepiece_file import ModelType, SentencePieceFile
+from edgellama.convert.vocabulary.sequence_ends import bos_and_eos
+from edgellama.convert.vocabulary.space_steps import SPACE_SYMBOL, TextRules, text_rules
 from edgellama.convert.vocabulary.tokenizer_settings import (
     TokenizerSettings,
     looks_special,
@@ -15,9 +26,10 @@ from edgellama.convert.vocabulary.vocabulary import (
     Vocabulary,
 )
 from edgellama.quant.errors import UnsupportedModelError
+from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
+from edgellama.quant.vocabulary.space_rules import SpaceRules
 from edgellama.quant.vocabulary.vocabulary import TokenType
 
-SPACE_SYMBOL = "\N{LOWER ONE EIGHTH BLOCK}"
 _MODELS = {ModelType.BPE: "llama", ModelType.UNIGRAM: "t5"}
 # Types that a list of added tokens does not change: text becomes them by other rules.
 _KEPT = (TokenType.UNKNOWN, TokenType.BYTE)
@@ -36,11 +48,12 @@ def sentencepiece_vocabulary(
     table = TokenTable(str(model.path))
     for token, piece in enumerate(model.pieces):
         table.put(token, piece)
-    add_tokens(table, settings)
+    rules = text_rules(settings, _rules_of_model(model))
+    pieces = {piece.text: token for token, piece in enumerate(model.pieces)}
+    added = added_tokens(settings, pieces)
+    add_tokens(table, added)
     tokens = table.finished(num_rows)
     ids_by_text = {token.text: index for index, token in enumerate(tokens)}
-    adds_bos, adds_eos = settings.flag("add_bos_token"), settings.flag("add_eos_token")
-    adds_space = settings.flag("add_prefix_space")
     ids = special_ids(settings, ids_by_text, model.special_ids)
     return Vocabulary(
         model=kind,
@@ -49,29 +62,57 @@ def sentencepiece_vocabulary(
         types=[token.type for token in tokens],
         scores=[token.score for token in tokens],
         special_ids=ids,
-        settings={
-            "add_bos_token": "bos" in ids and adds_bos is not False,
-            "add_eos_token": "eos" in ids and adds_eos is True,
-            "add_space_prefix": model.adds_space_prefix if adds_space is None else adds_space,
-            "remove_extra_whitespaces": model.removes_extra_spaces,
-        },
-        charsmap=model.charsmap,
+        settings=bos_and_eos(settings, ids, tokens, is_sentencepiece=True),
+        charsmap=rules.charsmap,
+        added=added_rules(added, tokens, rules, pieces),
+        spaces=rules.spaces,
     )
 
 
-def add_tokens(table: TokenTable, settings: TokenizerSettings) -> None:
+def _rules_of_model(model: SentencePieceFile) -> TextRules:
+    kind = TokenType.USER_DEFINED
+    return TextRules(
+        SpaceRules(model.adds_space_prefix, model.removes_extra_spaces),
+        charsmap=model.charsmap,
+        user_defined=frozenset(piece.text for piece in model.pieces if piece.type == kind),
+    )
+
+
+def added_rules(
+    added: Mapping[int, AddedToken],
+    tokens: Sequence[Token],
+    rules: TextRules,
+    pieces: Mapping[str, int],
+) -> AddedTokenRules:
+    """How tokens are looked for. ``pieces``: ids in the vocabulary proper.
+
+    Those that sentencepiece finds itself are left to it, unless a file lists them, too.
+    """
+    known = {pieces.get(text) for text in rules.user_defined}
+    found = [i for i, _ in user_defined(tokens) if i in added or i not in known]
+    if not rules.normalizes:
+        added = {token: replace(entry, normalized=False) for token, entry in added.items()}
+    ids = rules_of(added, tokens, found_in_text=found, normalizer=rules.normalizer)
+    return replace(ids, piece=ids.added.intersection(pieces.values()) - known)
+
+
+def add_tokens(table: TokenTable, added: Mapping[int, AddedToken]) -> None:
     """Puts the added tokens into a table of SentencePiece's.
 
     GGUF's readers look for user-defined tokens in the text itself, so these get plain spaces.
+    What text can be merged to keeps its score.
     """
-    for added in settings.added_tokens():
-        special = added.special or looks_special(added.text)
+    for token, entry in added.items():
+        special = entry.special or looks_special(entry.text)
         kind = TokenType.CONTROL if special else TokenType.USER_DEFINED
-        text = added.text if special else added.text.replace(SPACE_SYMBOL, " ")
-        if added.id in table:
-            known = table[added.id]
-            if known.text == added.text and known.type in (*_KEPT, kind):
+        text = entry.text if special else entry.text.replace(SPACE_SYMBOL, " ")
+        score = ADDED_SCORE
+        if token in table:
+            known = table[token]
+            if known.text == entry.text and known.type in (*_KEPT, kind):
                 continue
             if known.type == TokenType.UNKNOWN:
                 kind = TokenType.UNKNOWN
-        table.put(added.id, Token(text, kind, ADDED_SCORE))
+            if known.text == entry.text and known.type == TokenType.NORMAL:
+                score = known.score
+        table.put(token, Token(text, kind, score))

@@ -1,13 +1,12 @@
-"""What the small files beside a tokenizer say: added tokens, tokens with a role, BOS and EOS.
+"""The small files beside a tokenizer, and the tokens with a role that they name.
 
-They are tokenizer_config.json, special_tokens_map.json, added_tokens.json and the list of added
-tokens in tokenizer.json; config.json has the last word on roles. Vocabularies are read elsewhere.
+They are tokenizer_config.json, special_tokens_map.json, added_tokens.json and tokenizer.json;
+config.json has the last word on roles. Vocabularies and added tokens are read elsewhere.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -19,6 +18,9 @@ from edgellama.quant.vocabulary.control_names import is_control_name
 ROLES: Mapping[str, str] = MappingProxyType(
     {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
 )
+# Whose objects build their steps from tokenizer_config.json, whatever tokenizer.json says.
+LLAMA_CLASSES = ("LlamaTokenizer", "CodeLlamaTokenizer")
+GENERIC_CLASSES = ("PreTrainedTokenizerFast", "TokenizersBackend", "PreTrainedTokenizer")
 # Tokens that are found by their text, whoever declares them; "eot" ends a turn, "eom" a message.
 WELL_KNOWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -35,15 +37,6 @@ LEGACY_ROLES: Mapping[str, str] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True)
-class AddedToken:
-    """A token beside the vocabulary proper; ``special`` ones are never part of plain text."""
-
-    id: int
-    text: str
-    special: bool
-
-
 class TokenizerSettings:
     """The settings in a folder, read once."""
 
@@ -53,22 +46,26 @@ class TokenizerSettings:
         self.config = config
         self.tokenizer = read_fields(folder / "tokenizer.json")
         self.settings = read_fields(folder / "tokenizer_config.json")
-        self._map = read_fields(folder / "special_tokens_map.json")
-        self._added = read_fields(folder / "added_tokens.json")
+        self.special_tokens_map = read_fields(folder / "special_tokens_map.json")
+        self.added = read_fields(folder / "added_tokens.json")
 
-    def added_tokens(self) -> list[AddedToken]:
-        """Added tokens by id; the newest kind of file that lists any decides."""
-        found = (
-            list(self._in_decoder()) or list(self._in_tokenizer()) or list(self._in_added_tokens())
-        )
-        return sorted({token.id: token for token in found}.values(), key=lambda token: token.id)
+    @property
+    def tokenizer_class(self) -> str:
+        """The name of the tokenizer's class in transformers, without "Fast"; empty if unsaid."""
+        name = self.settings.text("tokenizer_class") or self.config.text("tokenizer_class") or ""
+        return name if name in GENERIC_CLASSES else name.removesuffix("Fast")
+
+    @property
+    def is_llama_class(self) -> bool:
+        """Whether the class obeys tokenizer_config.json before tokenizer.json."""
+        return self.tokenizer_class in LLAMA_CLASSES
 
     def role_texts(self) -> dict[str, str]:
         """Text of the token for each role that has one; empty texts count as none."""
         texts = {}
         for role, short in ROLES.items():
             found = _token_text(self.settings, f"{short}_token") or _token_text(
-                self._map, f"{short}_token"
+                self.special_tokens_map, f"{short}_token"
             )
             if found:
                 texts[role] = found
@@ -88,34 +85,6 @@ class TokenizerSettings:
     def flag(self, name: str) -> bool | None:
         """A setting of tokenizer_config.json; None if it is silent."""
         return self.settings.flag(name, False) if self.settings.has(name) else None
-
-    def _additional_special(self) -> Iterator[str]:
-        """Texts of special tokens without a role, written as strings or as objects."""
-        for fields in (self.settings, self._map):
-            for item in fields.items("additional_special_tokens"):
-                text = item.get("content") if isinstance(item, dict) else item
-                if isinstance(text, str):
-                    yield text
-
-    def _in_decoder(self) -> Iterator[AddedToken]:
-        decoder = self.settings.fields("added_tokens_decoder")
-        for key in decoder.values:
-            if not key.isascii() or not key.isdigit() or len(key) > len(str(MAX_TOKENS)):
-                raise self.settings.error(
-                    "added_tokens_decoder", "an object with token ids as keys"
-                )
-            token = decoder.fields(key)
-            yield AddedToken(int(key), _content(token), token.flag("special", False))
-
-    def _in_tokenizer(self) -> Iterator[AddedToken]:
-        for token in self.tokenizer.objects("added_tokens"):
-            yield AddedToken(_id(token, "id"), _content(token), token.flag("special", False))
-
-    def _in_added_tokens(self) -> Iterator[AddedToken]:
-        special = {*self.role_texts().values(), *self._additional_special()}
-        for text in self._added.values:
-            self._added.checked_text(text, text)
-            yield AddedToken(_id(self._added, text), text, text in special)
 
 
 def looks_special(text: str) -> bool:
@@ -161,14 +130,8 @@ def _token_text(fields: Fields, name: str) -> str | None:
     return fields.text(name)
 
 
-def _content(token: Fields) -> str:
-    text = token.text("content")
-    if text is None:
-        raise token.error("content", "a string")
-    return text
-
-
-def _id(fields: Fields, name: str) -> int:
+def checked_id(fields: Fields, name: str) -> int:
+    """A token id; an error for anything else."""
     value = fields.values.get(name)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < MAX_TOKENS:
         raise fields.error(name, f"a token id from 0 to {MAX_TOKENS - 1}")

@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError
+from edgellama.quant.vocabulary.added_tokens import NORMALIZER_KEY, AddedTokenRules
+from edgellama.quant.vocabulary.space_rules import (
+    ADDS_SPACE_KEY,
+    REMOVES_SPACES_KEY,
+    SCHEME_KEY,
+    SPLITS_WORDS_KEY,
+    STRIPS_SPACE_KEY,
+    SpaceRules,
+)
 from edgellama.quant.vocabulary.vocabulary import TokenType
 
 PADDING_SCORE = -10000.0
@@ -30,6 +39,7 @@ class Vocabulary:
 
     ``model`` is "llama" (SentencePiece BPE), "t5" (SentencePiece unigram) or "gpt2" (byte-level
     BPE). ``special_ids`` goes by role ("bos", "fim_pre"), ``settings`` by key ("add_bos_token").
+    ``spaces``: of SentencePiece alone.
     """
 
     model: str
@@ -41,6 +51,8 @@ class Vocabulary:
     scores: Sequence[float] | None = None
     merges: Sequence[str] | None = None
     charsmap: bytes = b""
+    added: AddedTokenRules = field(default_factory=AddedTokenRules)
+    spaces: SpaceRules | None = None
 
     def __post_init__(self) -> None:
         if not len(self.tokens) == len(self.types) == len(self.scores or self.tokens):
@@ -68,6 +80,24 @@ class Vocabulary:
             items[f"{prefix}{key}"] = metadata.flag(value)
         if self.charsmap:
             items[f"{prefix}precompiled_charsmap"] = metadata.octets(self.charsmap)
+        return items | self._own_items()
+
+    def _own_items(self) -> dict[str, MetadataItem]:
+        """What GGUF has no keys for, and none where readers do right without."""
+        ids = self.added.ids_by_key()
+        items = {key: metadata.integers(sorted(ids[key])) for key in ids}
+        if self.added.normalizer:
+            items[NORMALIZER_KEY] = metadata.text(self.added.normalizer)
+        spaces = self.spaces
+        if spaces is not None:
+            items[ADDS_SPACE_KEY] = metadata.flag(spaces.adds_space)
+            items[REMOVES_SPACES_KEY] = metadata.flag(spaces.removes_spaces)
+            if spaces.scheme is not None:
+                items[SCHEME_KEY] = metadata.text(spaces.scheme)
+            if spaces.splits_words:
+                items[SPLITS_WORDS_KEY] = metadata.flag(True)
+            if spaces.strips_space != (spaces.adds_space or spaces.removes_spaces):
+                items[STRIPS_SPACE_KEY] = metadata.flag(spaces.strips_space)
         return items
 
 

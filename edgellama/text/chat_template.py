@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from edgellama.text.named_templates import (
     template_source,
     unknown_template,
 )
+from edgellama.text.tokenizer.added_tokens import Stretch
 from edgellama.text.tokenizer.base import Tokenizer, well_formed
 
 if TYPE_CHECKING:
@@ -115,7 +117,7 @@ def encode_chat(
     ``variables`` go to the template by name. Raises TemplateError as ``render`` does.
     """
 
-    def cut(marked: list[dict[str, object]]) -> list[str | int]:
+    def cut(marked: list[dict[str, object]]) -> list[Stretch | int]:
         prompt = template.render(marked, add_generation_prompt=add_generation_prompt, **variables)
         return tokenizer.split_special(well_formed(prompt))
 
@@ -125,7 +127,7 @@ def encode_chat(
         if isinstance(part, int):
             tokens.append(part)
         else:
-            tokens += tokenizer.encode(part, add_bos=False)
+            tokens += tokenizer.encode_stretch(part)
     return _with_one_bos(tokens, tokenizer)
 
 
@@ -133,8 +135,8 @@ def _parts(
     tokenizer: Tokenizer,
     marks: _Marks,
     messages: list[dict[str, object]],
-    cut: Callable[[list[dict[str, object]]], list[str | int]],
-) -> list[str | int]:
+    cut: Callable[[list[dict[str, object]]], list[Stretch | int]],
+) -> list[Stretch | int]:
     """The prompt cut at control tokens, from messages that were marked while it was made.
 
     Marking every character is certain, but a template that looks inside messages then acts
@@ -142,12 +144,15 @@ def _parts(
     marked, and where even that shows, only whole texts of control tokens inside messages.
     """
 
-    def shown(marked: list[dict[str, object]]) -> list[str | int]:
-        return [part if isinstance(part, int) else marks.show(part) for part in cut(marked)]
+    def shown(marked: list[dict[str, object]]) -> list[Stretch | int]:
+        return [
+            part if isinstance(part, int) else replace(part, text=marks.show(part.text))
+            for part in cut(marked)
+        ]
 
-    def text(parts: list[str | int]) -> str:
+    def text(parts: list[Stretch | int]) -> str:
         return "".join(
-            tokenizer.token_text(part) if isinstance(part, int) else part for part in parts
+            tokenizer.token_text(part) if isinstance(part, int) else part.text for part in parts
         )
 
     loosest = shown([marks.hide_control(message) for message in messages])

@@ -8,12 +8,14 @@ model; the converter makes it to see that it can be made.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from edgellama.quant.errors import TokenizerError
+from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
+from edgellama.quant.vocabulary.space_rules import REMOVES_SPACES_KEY
 from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary, flag
 
 SPACE_SYMBOL = "\N{LOWER ONE EIGHTH BLOCK}".encode()
@@ -29,14 +31,16 @@ def model_proto(
     unigram: bool = False,
     charsmap: bytes = b"",
     unknown_id: int | None = None,
+    rules: AddedTokenRules | None = None,
 ) -> bytes:
     """The serialized model: pieces in id order, byte pair encoding unless ``unigram``.
 
     ``charsmap``: how characters are normalized, as the library compiled it; empty for not at all.
-    ``unknown_id``: the unknown piece of a vocabulary that types none so.
+    ``unknown_id``: the unknown piece of a vocabulary that types none so. ``rules``: which
+    tokens are taken out of the text before, so that the library must not look for them.
     """
     byte_fallback = _has_byte_fallback(vocabulary)
-    texts, types = _loadable_pieces(vocabulary, unknown_id)
+    texts, types = _loadable_pieces(vocabulary, unknown_id, rules or AddedTokenRules())
     trainer = b"".join(
         (
             _varint_field(3, _UNIGRAM_MODEL if unigram else _BYTE_PAIR_MODEL),
@@ -68,18 +72,31 @@ def processor(proto: bytes) -> Any:
         raise TokenizerError(f"sentencepiece refuses the vocabulary: {error}") from error
 
 
-def read_model(
+def model_maker(
     metadata: Mapping[str, object], vocabulary: Vocabulary, unknown_id: int | None
-) -> bytes:
-    """The serialized model that the metadata's settings and the vocabulary make."""
-    return model_proto(
-        vocabulary,
-        add_space_prefix=flag(metadata, "tokenizer.ggml.add_space_prefix", True),
-        remove_extra_whitespaces=flag(metadata, "tokenizer.ggml.remove_extra_whitespaces", False),
-        unigram=metadata.get("tokenizer.ggml.model") == "t5",
-        charsmap=_charsmap(metadata),
-        unknown_id=unknown_id,
-    )
+) -> Callable[[bool], bytes]:
+    """Makes the serialized model that the metadata's settings and the vocabulary say.
+
+    Whether the library puts a space before text is left to the caller. The metadata are not
+    held on to.
+    """
+    rules = AddedTokenRules.from_metadata(metadata, len(vocabulary.tokens))
+    removes_spaces = flag(metadata, REMOVES_SPACES_KEY, False)
+    unigram = metadata.get("tokenizer.ggml.model") == "t5"
+    charsmap = _charsmap(metadata)
+
+    def make(add_space_prefix: bool) -> bytes:
+        return model_proto(
+            vocabulary,
+            add_space_prefix=add_space_prefix,
+            remove_extra_whitespaces=removes_spaces,
+            unigram=unigram,
+            charsmap=charsmap,
+            unknown_id=unknown_id,
+            rules=rules,
+        )
+
+    return make
 
 
 def _charsmap(metadata: Mapping[str, object]) -> bytes:
@@ -127,7 +144,9 @@ def _has_byte_fallback(vocabulary: Vocabulary) -> bool:
     return True
 
 
-def _loadable_pieces(vocabulary: Vocabulary, unknown_id: int | None) -> tuple[list[bytes], bytes]:
+def _loadable_pieces(
+    vocabulary: Vocabulary, unknown_id: int | None, rules: AddedTokenRules
+) -> tuple[list[bytes], bytes]:
     """Texts and types as the library accepts them: distinct, not empty, one unknown piece.
 
     What it would refuse becomes an unused piece under a name of its own. User-defined tokens
@@ -135,6 +154,9 @@ def _loadable_pieces(vocabulary: Vocabulary, unknown_id: int | None) -> tuple[li
     finds them.
     """
     texts, types = list(vocabulary.tokens), bytearray(vocabulary.types)
+    for token in rules.added:
+        if types[token] == TokenType.USER_DEFINED:
+            types[token] = TokenType.NORMAL if token in rules.piece else TokenType.CONTROL
     seen: set[bytes] = set()
     for token, text in enumerate(texts):
         if types[token] == TokenType.USER_DEFINED:

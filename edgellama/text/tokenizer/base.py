@@ -13,8 +13,10 @@ from functools import cached_property
 from typing import ClassVar
 
 from edgellama.quant.errors import TokenizerError
+from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
 from edgellama.quant.vocabulary.special_tokens import SpecialTokens
 from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary
+from edgellama.text.tokenizer.added_tokens import AddedTokenMatcher, Stretch
 
 REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -28,12 +30,15 @@ class Tokenizer(ABC):
     decode_errors: ClassVar[str] = "replace"
     # Whether bytes on both sides of a control token never make one character together.
     controls_end_characters: ClassVar[bool] = False
-    # Token types whose text is matched in any text, before it is cut.
-    matched_types: ClassVar[tuple[TokenType, ...]] = ()
+    # Whether all user-defined tokens are looked for in any text, or only those the file lists.
+    matches_user_defined: ClassVar[bool] = False
 
-    def __init__(self, vocabulary: Vocabulary, special: SpecialTokens) -> None:
+    def __init__(
+        self, vocabulary: Vocabulary, special: SpecialTokens, rules: AddedTokenRules
+    ) -> None:
         self.special = special
         self._vocabulary = vocabulary
+        self._rules = rules
         # Without types, only the declared roles tell a control token from text.
         self._untyped_control = () if vocabulary.has_types else (special.bos_id, special.eos_id)
 
@@ -55,10 +60,7 @@ class Tokenizer(ABC):
             raise TokenizerError("add_bos is True, but the model has no BOS token")
         tokens: list[int] = []
         for part in self.split_special(well_formed(text), parse_special=parse_special):
-            if isinstance(part, int):
-                tokens.append(part)
-            else:
-                tokens += self._encode_text(part)
+            tokens += [part] if isinstance(part, int) else self._encode_text(part)
         bos, eos = self.special.bos_id, self.special.eos_id
         wants_bos = self.special.add_bos if add_bos is None else add_bos
         if wants_bos and bos is not None and tokens[:1] != [bos]:
@@ -67,23 +69,20 @@ class Tokenizer(ABC):
             tokens.append(eos)
         return tokens
 
-    def split_special(self, text: str, *, parse_special: bool = True) -> list[str | int]:
+    def split_special(self, text: str, *, parse_special: bool = True) -> list[Stretch | int]:
         """The text cut at special tokens: ids of those, and the stretches between them.
 
         The leftmost and then longest match wins, as in Hugging Face tokenizers. User-defined
-        tokens count as special here where the kind of tokenizer matches them in any text.
+        tokens count as special here where they are looked for in any text.
         """
-        pattern = self._special_pattern if parse_special else self._matched_pattern
-        if pattern is None:
-            return [text] if text else []
-        ids = self._special_ids
-        parts: list[str | int] = []
-        for index, part in enumerate(pattern.split(text)):
-            if index % 2:
-                parts.append(ids[part])
-            elif part:
-                parts.append(part)
-        return parts
+        return (self._special if parse_special else self._user_defined).split(Stretch(text))
+
+    def encode_stretch(self, stretch: Stretch) -> list[int]:
+        """Tokens of well-formed text between control tokens; user-defined ones are found in it."""
+        tokens: list[int] = []
+        for part in self._user_defined.split(stretch):
+            tokens += [part] if isinstance(part, int) else self._encode_text(part)
+        return tokens
 
     def control_texts(self) -> list[str]:
         """Texts of the tokens that only a template or ``parse_special`` may produce."""
@@ -133,8 +132,8 @@ class Tokenizer(ABC):
         return self._vocabulary.text(token)
 
     @abstractmethod
-    def _encode_text(self, text: str) -> list[int]:
-        """Tokens of a non-empty, well-formed stretch without special tokens."""
+    def _encode_text(self, stretch: Stretch) -> list[int]:
+        """Tokens of a well-formed stretch without special tokens."""
 
     @abstractmethod
     def _plain_bytes(self, token: int, token_type: int) -> bytes:
@@ -145,19 +144,21 @@ class Tokenizer(ABC):
             raise TokenizerError(f"token {token}; 0 to {self.vocab_size - 1}")
 
     @cached_property
-    def _special_ids(self) -> dict[str, int]:
-        types = (TokenType.CONTROL, TokenType.UNKNOWN, *self.matched_types)
-        ids = reversed(self._vocabulary.ids_of(*types))
-        return {text: token for token in ids if (text := self._vocabulary.text(token))}
+    def _special(self) -> AddedTokenMatcher:
+        return self._matcher(self._vocabulary.ids_of(TokenType.CONTROL, TokenType.UNKNOWN))
 
     @cached_property
-    def _special_pattern(self) -> re.Pattern[str] | None:
-        return _any_of(list(self._special_ids))
+    def _user_defined(self) -> AddedTokenMatcher:
+        return self._matcher([])
 
-    @cached_property
-    def _matched_pattern(self) -> re.Pattern[str] | None:
-        ids = self._vocabulary.ids_of(*self.matched_types)
-        return _any_of([text for text in map(self._vocabulary.text, ids) if text])
+    def _matcher(self, control: Sequence[int]) -> AddedTokenMatcher:
+        """Looks for these tokens, and for the user-defined ones that are found in any text."""
+        matched = self._vocabulary.ids_of(TokenType.USER_DEFINED)
+        if not self.matches_user_defined:
+            matched = [token for token in matched if token in self._rules.added]
+        ids = sorted([*control, *matched], reverse=True)
+        texts = {text: token for token in ids if (text := self._vocabulary.text(token))}
+        return AddedTokenMatcher(texts, self._rules)
 
 
 def well_formed(text: str) -> str:
@@ -170,11 +171,3 @@ def well_formed(text: str) -> str:
 def replace_surrogates(text: str) -> str:
     """The text with every surrogate replaced by U+FFFD."""
     return text if text.isascii() else _SURROGATE.sub(REPLACEMENT_CHARACTER, text)
-
-
-def _any_of(texts: list[str]) -> re.Pattern[str] | None:
-    """A pattern that captures the longest of these texts; None for no texts."""
-    if not texts:
-        return None
-    longest_first = sorted(texts, key=len, reverse=True)
-    return re.compile(f"({'|'.join(map(re.escape, longest_first))})")

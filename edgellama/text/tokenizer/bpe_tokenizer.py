@@ -7,8 +7,9 @@ are remembered. Bytes that the vocabulary lacks are dropped, as Hugging Face's B
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
+from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
 from edgellama.quant.vocabulary.file_pattern import (
     DEFAULT_PATTERN,
     declared_pattern,
@@ -23,6 +24,7 @@ from edgellama.quant.vocabulary.vocabulary import (
     string_bytes,
 )
 from edgellama.quant.ways import Way, command_line
+from edgellama.text.tokenizer.added_tokens import Stretch
 from edgellama.text.tokenizer.base import Tokenizer
 from edgellama.text.tokenizer.byte_pair_merge import BytePairMerger, byte_symbols
 from edgellama.text.tokenizer.split_patterns import Splitter, split_rule
@@ -37,7 +39,7 @@ _NEVER_FROM_TEXT = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.UNUSED)
 class BPETokenizer(Tokenizer):
     """Byte-level BPE that follows the model's own list of merges."""
 
-    matched_types = (TokenType.USER_DEFINED,)
+    matches_user_defined = True
 
     def __init__(self, metadata: Mapping[str, object], source: object = None) -> None:
         """``source``: the file's path, which messages name."""
@@ -46,17 +48,18 @@ class BPETokenizer(Tokenizer):
         self._splitter = Splitter(rule)
         self._takes_whole_words = rule.takes_whole_words
         special = read_special_tokens(metadata, vocabulary, add_bos_default=rule.adds_bos, names={})
-        super().__init__(vocabulary, special)
+        rules = AddedTokenRules.from_metadata(metadata, len(vocabulary.tokens))
+        super().__init__(vocabulary, special, rules)
         self._symbols = byte_symbols()
         self._bytes_by_symbol = {symbol.decode(): byte for byte, symbol in enumerate(self._symbols)}
-        self._token_ids = _token_ids(vocabulary)
+        self._token_ids = _token_ids(vocabulary, rules.added)
         check_merges(metadata)
         self._merger = BytePairMerger(self._token_ids, lambda: string_bytes(metadata, MERGES))
         self._remembered: dict[str, list[int]] = {}
 
-    def _encode_text(self, text: str) -> list[int]:
+    def _encode_text(self, stretch: Stretch) -> list[int]:
         tokens: list[int] = []
-        for word in self._splitter.split(text):
+        for word in self._splitter.split(stretch.text):
             found = self._remembered.get(word)
             if found is None:
                 found = self._encode_word(word)
@@ -111,9 +114,9 @@ def _pattern_name(metadata: Mapping[str, object], vocabulary: Vocabulary, source
     return DEFAULT_PATTERN
 
 
-def _token_ids(vocabulary: Vocabulary) -> dict[bytes, int]:
+def _token_ids(vocabulary: Vocabulary, found_before: Collection[int]) -> dict[bytes, int]:
     """Ids of the tokens that text can become; the later of two equal texts counts."""
     token_ids = dict(zip(vocabulary.tokens, range(len(vocabulary.tokens)), strict=True))
-    for token in vocabulary.ids_of(*_NEVER_FROM_TEXT):
+    for token in [*vocabulary.ids_of(*_NEVER_FROM_TEXT), *found_before]:
         token_ids.pop(vocabulary.tokens[token], None)
     return token_ids

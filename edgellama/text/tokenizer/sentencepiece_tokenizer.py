@@ -6,14 +6,21 @@ text. Tokens go back to bytes here, one by one, as streaming needs it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
 
-from edgellama.quant.vocabulary.sentencepiece_model import SPACE_SYMBOL, processor, read_model
+from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
+from edgellama.quant.vocabulary.sentencepiece_model import SPACE_SYMBOL, model_maker, processor
+from edgellama.quant.vocabulary.space_rules import SpaceRules
 from edgellama.quant.vocabulary.special_tokens import SENTENCEPIECE_NAMES, read_special_tokens
-from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary, flag
+from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary
+from edgellama.text.tokenizer.added_tokens import Stretch
 from edgellama.text.tokenizer.base import Tokenizer
 
 UNKNOWN_SURFACE = " \N{DOUBLE QUESTION MARK} ".encode()  # what the library writes
+_WORD = re.compile("[ \u2581]?[^ \u2581]+|[ \u2581]")
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -27,23 +34,36 @@ class SentencePieceTokenizer(Tokenizer):
         special = read_special_tokens(
             metadata, vocabulary, add_bos_default=True, names=SENTENCEPIECE_NAMES
         )
-        super().__init__(vocabulary, special)
-        self._adds_space = flag(metadata, "tokenizer.ggml.add_space_prefix", True)
-        self._removes_spaces = flag(metadata, "tokenizer.ggml.remove_extra_whitespaces", False)
-        proto = read_model(metadata, vocabulary, special.unknown_id)
-        self._processor = processor(proto)
+        rules = AddedTokenRules.from_metadata(metadata, len(vocabulary.tokens))
+        super().__init__(vocabulary, special, rules)
+        self._spaces = SpaceRules.from_metadata(metadata)
+        self._make_model = model_maker(metadata, vocabulary, special.unknown_id)
+        self._library_prefixes = self._spaces.lets_library_prefix and self._spaces.adds_space
+        # That the vocabulary can be loaded is known at once, not with the first text.
+        self._processor = processor(self._make_model(self._library_prefixes))
 
     def opening_bytes(self, token: int, *, skip_special: bool = True) -> tuple[bytes, bool]:
         """As sentencepiece decodes: a first token loses the space that encoding adds."""
         data = self.token_bytes(token, skip_special=skip_special)
-        strips = self._adds_space or self._removes_spaces
-        if strips and self._vocabulary.tokens[token].startswith(SPACE_SYMBOL):
-            return data[1:], self._removes_spaces and len(data) == 1
+        if self._spaces.strips_space and self._vocabulary.tokens[token].startswith(SPACE_SYMBOL):
+            return data[1:], self._spaces.removes_spaces and len(data) == 1
         return data, not data
 
-    def _encode_text(self, text: str) -> list[int]:
-        tokens: list[int] = self._processor.encode(text)
-        return tokens
+    def _encode_text(self, stretch: Stretch) -> list[int]:
+        spaces, text = self._spaces, stretch.text
+        prefixed = not stretch.has_prefix and spaces.wants_prefix(text, is_first=stretch.is_first)
+        if self._library_prefixes and prefixed and text:
+            tokens: list[int] = self._processor.encode(text)
+            return tokens
+        library = self._bare_processor if self._library_prefixes else self._processor
+        text = f" {text}" if prefixed else text
+        words = _WORD.findall(text) if spaces.splits_words else [text]
+        return [token for word in words for token in library.encode(word)]
+
+    @cached_property
+    def _bare_processor(self) -> Any:
+        """One that puts no space before text."""
+        return processor(self._make_model(False))
 
     def _plain_bytes(self, token: int, token_type: int) -> bytes:
         raw = self._vocabulary.tokens[token]
