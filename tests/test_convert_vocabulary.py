@@ -249,14 +249,14 @@ def test_roles(
     [
         (None, {}, (False, False)),
         ("<|begin_of_text|>", {}, (True, False)),
-        ("<|begin_of_text|>", {"add_bos_token": False}, (False, False)),
-        (None, {"add_bos_token": True, "add_eos_token": True}, (True, True)),
+        ("<|begin_of_text|>", {"add_bos_token": False}, (True, False)),
+        (None, {"add_bos_token": True, "add_eos_token": True}, (False, False)),
     ],
 )
 def test_bos_and_eos(
     bos: str | None, settings: dict[str, Any], expected: tuple[bool, bool], tmp_path: Path
 ) -> None:
-    """Byte-level vocabularies add BOS and EOS as the settings say, or else the post-processor."""
+    """Byte-level vocabularies add BOS and EOS as the post-processor says, whatever the flags."""
     content = tokenizers.byte_level_tokenizer("llama-bpe", LLAMA_3_SPECIAL, bos=bos)
     tokenizers.write_json(tmp_path / "tokenizer.json", content)
     roles = {"bos_token": LLAMA_3_SPECIAL[0], "eos_token": LLAMA_3_SPECIAL[1]}

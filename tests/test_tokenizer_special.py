@@ -196,6 +196,31 @@ BROKEN: dict[str, dict[str, Any]] = {
     "bos is text": {"bos_token_id": "<bos>"},
     "flag is a number": {"add_bos_token": 3},
 }
+ROLES_WITHOUT_NEED = ("padding", "unknown", "eot", "eom", "mask", "seperator", "cls", "fim_pre")
+
+
+@pytest.mark.parametrize("token", [1 << 20, -1, 0xFFFFFFFF, "<pad>"])
+@pytest.mark.parametrize("role", ROLES_WITHOUT_NEED)
+def test_roles_that_nothing_needs_never_stop_a_file(role: str, token: object) -> None:
+    """An id that is no token counts as none for every role but BOS and EOS."""
+    assert bpe(**{f"{role}_token_id": token}).encode("ab") == [5]
+    special = load_tokenizer(changed(SENTENCEPIECE, **{f"{role}_token_id": token})).special
+    assert (special.unknown_id, special.padding_id) == (0, None)
+
+
+@pytest.mark.parametrize("role", ["bos", "eos"])
+def test_needed_roles_out_of_range_are_told(role: str) -> None:
+    """A BOS or EOS that is no token is one line with the file's name and how to repair it."""
+    key = f"tokenizer.ggml.{role}_token_id"
+    with pytest.raises(TokenizerError) as caught:
+        load_tokenizer(changed(BPE, **{f"{role}_token_id": 11}), "folder/model.gguf")
+    assert caught.value.in_terminal == (
+        f"folder/model.gguf: {key} is 11; 0 to 10; repair it with the right ID: "
+        f"edgellama convert OLD.gguf NEW.gguf --type copy --metadata {key}=ID"
+    )
+    assert f'metadata={{"{key}": ID}})' in str(caught.value)
+
+
 BROKEN_SENTENCEPIECE: dict[str, dict[str, Any]] = {
     "no unknown token": {"token_type": [1, 3, 3, *[6] * 256, 1, 1, 1]},
     "a byte is missing": {"token_type": [2, 3, 3, 1, *[6] * 255, 1, 1, 1]},

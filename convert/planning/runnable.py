@@ -71,7 +71,7 @@ def check_runnable(
             raise InvalidOptionError(f"{source}: {error}, with metadata {given}") from None
     elif found is not None:
         kind = ModelFileError if isinstance(found, TokenizerError) else type(found)
-        raise kind(f"{source}: {found}") from None
+        raise kind(f"{source}: {found.what}", way=found.way) from None
 
 
 def _check_sizes(config: ModelConfig, metadata: Metadata, changed: Collection[str]) -> None:

@@ -6,6 +6,7 @@ config.json has the last word on roles. Vocabularies and added tokens are read e
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from edgellama.convert.sources.json_fields import Fields, read_fields
 from edgellama.convert.vocabulary.vocabulary import MAX_TOKENS
 from edgellama.quant.vocabulary.control_names import is_control_name
 
+_log = logging.getLogger(__name__)
 # Roles by their names in GGUF, and in Hugging Face's files.
 ROLES: Mapping[str, str] = MappingProxyType(
     {"bos": "bos", "eos": "eos", "unknown": "unk", "padding": "pad"}
@@ -108,7 +110,13 @@ def special_ids(
     found = {**settings.role_ids(), **own, **by_text}
     if "unknown" in own:
         found["unknown"] = own["unknown"]
-    ids = {role: found[role] for role in ROLES if found.get(role, MAX_TOKENS) < len(ids_by_text)}
+    num_tokens = len(ids_by_text)
+    if found.get("bos", 0) >= num_tokens:
+        _log.warning(
+            "%s: bos_token_id %d is left out, because the vocabulary has %d tokens",
+            *(settings.config.source, found["bos"], num_tokens),
+        )
+    ids = {role: found[role] for role in ROLES if found.get(role, MAX_TOKENS) < num_tokens}
     return ids | well_known_ids(ids_by_text)
 
 

@@ -7,6 +7,7 @@ tokenizers.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -20,9 +21,13 @@ from edgellama.quant.vocabulary.control_names import (
     END_OF_TURN_NAMES,
 )
 from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary, flag, token_id
+from edgellama.quant.ways import Way
 
+_log = logging.getLogger(__name__)
 END_TOKENS_KEY = "edgellama.tokenizer.end_token_ids"
 """Ids at which a reply ends besides those that GGUF has keys for; a key of our own."""
+NEEDED_ROLES = ("bos", "eos")
+"""Where these are no token of the vocabulary, the file is wrong; other roles count as absent."""
 SENTENCEPIECE_NAMES: Mapping[str, str] = MappingProxyType(
     {"bos": "<s>", "eos": "</s>", "unknown": "<unk>"}
 )
@@ -73,7 +78,14 @@ def read_special_tokens(
     }
 
     def declared(role: str) -> int | None:
-        token = token_id(metadata, f"tokenizer.ggml.{role}_token_id", len(vocabulary.tokens))
+        key = f"tokenizer.ggml.{role}_token_id"
+        try:
+            token = token_id(metadata, key, len(vocabulary.tokens))
+        except TokenizerError as error:
+            if role in NEEDED_ROLES:
+                raise TokenizerError(error.what, way=_way_to_set(key)) from None
+            _log.debug("%s: ignored", error)
+            token = None
         return control_ids.get(names.get(role, "").encode()) if token is None else token
 
     def well_known(candidates: tuple[str, ...]) -> list[int]:
@@ -97,6 +109,13 @@ def read_special_tokens(
         add_eos=flag(metadata, "tokenizer.ggml.add_eos_token", False),
         end_of_generation=frozenset(token for token in ends if token is not None),
     )
+
+
+def _way_to_set(key: str) -> Way:
+    call = 'edgellama.convert.convert("OLD.gguf", "NEW.gguf", type="copy", metadata='
+    command = "edgellama convert OLD.gguf NEW.gguf --type copy --metadata "
+    repair = "repair it with the right ID"
+    return Way(f'{repair}: {call}{{"{key}": ID}})', f"{repair}: {command}{key}=ID")
 
 
 def _more_ends(metadata: Mapping[str, object], vocab_size: int) -> set[int]:

@@ -38,10 +38,19 @@ def load_tokenizer(
 ) -> Tokenizer:
     """The tokenizer of a model file.
 
-    ``metadata``: the ``tokenizer.ggml.*`` keys of a GGUF file. ``source``: its path, for warnings.
-    UnsupportedModelError for a
-    kind or split pattern that does not run, TokenizerError for a vocabulary that is broken.
+    ``metadata``: the ``tokenizer.ggml.*`` keys of a GGUF file. ``source``: its path, which
+    warnings and errors name. UnsupportedModelError for a kind or split pattern that does not run,
+    TokenizerError for a vocabulary that is broken.
     """
+    try:
+        return _loaded(metadata, source)
+    except (TokenizerError, UnsupportedModelError) as error:
+        if source is None:
+            raise
+        raise type(error)(f"{os.fspath(source)}: {error.what}", way=error.way) from None
+
+
+def _loaded(metadata: Mapping[str, object], source: object) -> Tokenizer:
     model = metadata.get("tokenizer.ggml.model")
     if model is None:
         raise TokenizerError("tokenizer.ggml.model is missing; the file has no tokenizer")
