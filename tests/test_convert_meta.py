@@ -25,7 +25,7 @@ CASES = [
     (name, shards) for name in BY_NAME for shards in (1, 2) if (name, shards) != ("llama-2-70b", 2)
 ]
 # Meta's file has ranks alone, of which every split is a merge, and there is no chat template and
-# no config.json with end tokens. Spaces beside special tokens are a matter of transformers' classes.
+# no config.json with end tokens. Spaces beside special tokens only transformers' classes decide.
 OWN = {"general.name", "tokenizer.ggml.merges", "tokenizer.chat_template"}
 OWN |= {"edgellama.tokenizer.end_token_ids", "edgellama.tokenizer.prepend_scheme"}
 
