@@ -85,7 +85,9 @@ def test_a_needed_shard_that_is_absent_is_named(tmp_path: Path) -> None:
     (tmp_path / "model" / SHARDS[1]).unlink()
     with pytest.raises(ModelNotFoundError) as caught:
         described(tmp_path / "model")
-    assert f"missing: the index names them in '{SHARDS[1]}', of which there" in str(caught.value)
+    assert f"missing, with '{SHARDS[1]}', where the index places what is missing" in str(
+        caught.value
+    )
     assert any(name in str(caught.value) for name in shards[1])
 
 

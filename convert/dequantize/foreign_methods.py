@@ -18,7 +18,7 @@ WITH_TRANSFORMERS = (
     f"that, or {ORIGINAL}"
 )
 WITH_MLX = (
-    "python -m mlx_lm convert --hf-path FOLDER --mlx-path OTHER --dequantize and convert that, "
+    "run python -m mlx_lm convert --hf-path FOLDER --mlx-path OTHER --dequantize and convert that, "
     f"or {ORIGINAL}"
 )
 

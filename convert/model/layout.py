@@ -123,9 +123,9 @@ class SourceLayout:
         gone = sorted({file.name for file in places.values() if not file.is_file()})
         if gone:
             return ModelNotFoundError(
-                f"{self.source}: {_listed(names)} missing: the index names them in "
-                f"{', '.join(map(shown, gone[:MAX_LISTED]))}, of which there is no file; needed: "
-                "all shards, so download what is missing"
+                f"{self.source}: {_listed(names)} missing, with "
+                f"{', '.join(map(shown, gone[:MAX_LISTED]))}, where the index places what is "
+                "missing; needed: all shards, so download the rest of the model"
             )
         note = ""
         if places:
