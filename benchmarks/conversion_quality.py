@@ -21,7 +21,10 @@ from pydoc_data import topics
 
 from quality import log_probabilities, open_edgellama, perplexity
 
+from edgellama.cli.figures import COLOURS, new_figure, plain_ticks, run_title, save_figure
+from edgellama.cli.plot_labels import Dot, place_labels
 from edgellama.convert import convert
+from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.kernels_cpu.quantizers.row_codec import RowCodec
 from edgellama.quant.gguf.file import GGUFFile, Tensor
 
@@ -134,30 +137,35 @@ def table(results: dict[str, dict[str, Result]]) -> str:
     return "\n".join(lines)
 
 
-def plot(results: dict[str, dict[str, Result]], path: Path) -> None:
+def plot(results: dict[str, dict[str, Result]], path: Path, title: str) -> None:
     """Perplexity above F16 over bits per weight, both quantizers."""
-    from matplotlib import pyplot
-
     base = results["f16"]["edgellama"].perplexity
-    figure, axes = pyplot.subplots(figsize=(8, 5), layout="constrained")
-    for name, marker in (("edgellama", "o"), ("llama.cpp", "x")):
-        chosen = {kind: pair[name] for kind, pair in results.items() if "llama.cpp" in pair}
-        axes.scatter(
-            [result.bits_per_weight for result in chosen.values()],
-            [100 * (result.perplexity / base - 1) for result in chosen.values()],
-            marker=marker,
-            label=name,
-        )
+    figure, axes = new_figure(8.0, 5.0)
+    dots: list[Dot] = []
+    others: list[tuple[float, float]] = []
+    markers = {"edgellama": "o", "llama.cpp": "x"}
+    for (name, marker), colour in zip(markers.items(), COLOURS, strict=False):
+        chosen = {kind: pair[name] for kind, pair in results.items() if name in pair}
+        chosen.pop("f16", None)
+        losses = [100 * (result.perplexity / base - 1) for result in chosen.values()]
+        bits = [result.bits_per_weight for result in chosen.values()]
+        axes.scatter(bits, losses, marker=marker, color=colour, label=name)
         if name == "edgellama":
-            for kind, result in chosen.items():
-                at = (result.bits_per_weight, 100 * (result.perplexity / base - 1))
-                axes.annotate(kind, at, xytext=(5, 5), textcoords="offset points", fontsize=8)
+            dots = [Dot(*dot) for dot in zip(chosen, bits, losses, strict=True)]
+        else:
+            others = list(zip(bits, losses, strict=True))
     axes.set_yscale("symlog", linthresh=1)
+    axes.set_yticks([0, 0.5, 1, 2, 5, 10, 20, 50, 100])
+    plain_ticks(axes.yaxis)
+    axes.set_ylim(0, 1.4 * max(dot.y for dot in dots))
+    axes.margins(x=0.08)
     axes.set_xlabel("bits per weight")
-    axes.set_ylabel("perplexity above F16 (%)")
+    axes.set_ylabel("perplexity above F16, % (logarithmic from 1 on)")
     axes.grid(alpha=0.3)
-    axes.legend()
-    figure.savefig(path)
+    axes.legend(frameon=False)
+    figure.suptitle(title, fontsize=10)
+    place_labels(figure, axes, dots, others)
+    save_figure(figure, str(path))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -170,6 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures")
     parser.add_argument("--plot", type=Path, help="write a plot, .png or .svg")
+    parser.add_argument("--title", help="the model's name in the plot  [default: its file's]")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         results = compare(options, Path(folder))
@@ -178,7 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         plain = {kind: {n: asdict(r) for n, r in pair.items()} for kind, pair in results.items()}
         options.json.write_text(json.dumps(plain, indent=1), encoding="utf-8")
     if options.plot:
-        plot(results, options.plot)
+        name = options.title or options.model.stem
+        plot(results, options.plot, run_title(name, select_tier().name, options.threads))
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def test_other_styles(run_cli: CliRunner, model: Path, style: str) -> None:
         titles = [title.strip() for title in lines[0].strip("|").split("|")]
         cells = [cell.strip() for cell in lines[2].strip("|").split("|")]
         row = dict(zip(titles, cells, strict=True))
-        assert (row["test"], row["batch"], row["decode"]) == ("pp8", "4", "-")
+        assert (row["test"], row["batch"], row["decode GB/s"]) == ("pp8", "4", "-")
         assert row["tokens/s"].endswith(" ± 0.00")
         assert len({len(line) for line in lines}) == 1
     elif style == "csv":
@@ -176,7 +176,7 @@ def test_profile_of_both_steps(run_cli: CliRunner, model: Path) -> None:
             for figure in ("bytes", "macs", "count"):
                 assert sum(row[figure] for row in parts) == whole[figure]
             assert sum(row["share"] for row in parts) == pytest.approx(1)
-            assert sum(row["seconds"] for row in parts) == pytest.approx(whole["seconds"])
+            assert sum(row["time_seconds"] for row in parts) == pytest.approx(whole["time_seconds"])
 
 
 def test_profile_for_people(run_cli: CliRunner, model: Path, tmp_path: Path) -> None:

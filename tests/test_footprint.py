@@ -46,6 +46,9 @@ PARAMETERS = {
     "llama-3.2-1b": 1_235_814_400,
     "llama-3.2-3b": 3_212_749_824,
     "llama-3.3-70b": 70_553_706_496,
+    "mistral-7b-v0.1": 7_241_732_096,
+    "mistral-7b-v0.2": 7_241_732_096,
+    "mistral-7b-v0.3": 7_248_023_552,
     "tinyllama-1.1b": 1_100_048_384,
     "smollm2-135m": 134_515_008,
     "smollm2-360m": 361_821_120,
@@ -64,6 +67,8 @@ PUBLISHED_GIB = [
     ("llama-3-8b", "q3_k_m", 3.74),
     ("llama-3-8b", "q2_k", 2.96),
     ("llama-2-70b", "q4_0", 36.20),
+    ("mistral-7b-v0.1", "q4_k_m", 4.07),
+    ("mistral-7b-v0.3", "q4_k_m", 4.07),
     ("llama-2-70b", "q5_0", 44.20),
 ]
 MACHINE = Machine(GENERIC, 2)
@@ -89,6 +94,8 @@ def test_parameters_are_those_published(name: str) -> None:
         ("llama3.1-405B", "llama-3.1-405b"),
         ("CodeLlama-34b", "code-llama-34b"),
         ("TinyLlama", "tinyllama-1.1b"),
+        ("Mistral 7B", "mistral-7b-v0.3"),
+        ("mistral-7b-v0.1", "mistral-7b-v0.1"),
         ("llama-4-8b", None),
         ("", None),
     ],
@@ -250,12 +257,19 @@ def test_a_file_is_only_converted_downwards(tmp_path: Path) -> None:
     ("text", "num_bytes"),
     [
         *(("16GB", 16 * 10**9), ("16 gb", 16 * 10**9), ("7.5GiB", 15 * 2**29), ("900M", 9 * 10**8)),
-        *(("1tib", 2**40), ("4096", 4096), ("64kB", 64000)),
+        *(("1tib", 2**40), ("4096B", 4096), ("64kB", 64000)),
+        *(("8", 8 * 10**9), ("7.5", 75 * 10**8), ("8000000000B", 8 * 10**9)),
     ],
 )
 def test_sizes_are_read(text: str, num_bytes: int) -> None:
-    """Units are decimal, or binary with an i."""
+    """Units are decimal, or binary with an i; without one, GB are meant."""
     assert parse_size(text) == num_bytes
+
+
+def test_bytes_need_their_unit() -> None:
+    """A bare number of a size that only bytes have is asked about."""
+    with pytest.raises(InvalidOptionError, match=r"which would be GB; .*as in 8000000000B"):
+        parse_size("8000000000")
 
 
 @pytest.mark.parametrize("text", ["", "GB", "-1GB", "16XB", "1e9", "0", "1.2.3GB", "16GBs"])

@@ -27,7 +27,7 @@ def draw(comparison: Comparison, path: Path) -> None:
     from matplotlib.figure import Figure
 
     heights = [_row_inches(model, comparison) for model in comparison.models]
-    size = (WIDTH_INCHES, sum(heights) + 0.5)
+    size = (WIDTH_INCHES, sum(heights) + 0.75)
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     rows = figure.subplots(len(heights), 2, squeeze=False, height_ratios=heights)
@@ -43,11 +43,20 @@ def draw(comparison: Comparison, path: Path) -> None:
     for axes, text in zip(rows[0], columns.values(), strict=True):
         # The empty line lifts it above the title of the model.
         axes.set_title(f"{text}\n", fontsize=8)
+    figure.suptitle(_title(comparison), fontsize=9)
     handles, labels = _legend(rows)
     figure.legend(
         handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=8
     )
     save_figure(figure, str(path))
+
+
+def _title(comparison: Comparison) -> str:
+    """What all models ran on: the threads, and what ours says of itself, its tier among it."""
+    num_threads = comparison.settings.num_threads
+    ours = [model.engines[0] for model in comparison.models]
+    said = dict.fromkeys(f"{engine.name} {text}" for engine in ours for text in engine.descriptions)
+    return "; ".join([*said, "1 thread" if num_threads == 1 else f"{num_threads} threads"])
 
 
 def _row_inches(model: ModelResults, comparison: Comparison) -> float:

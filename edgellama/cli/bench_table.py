@@ -13,21 +13,23 @@ from edgellama.cli import tables
 from edgellama.cli.tables import Column, Row
 
 COLUMNS = (
-    Column("model", "name", is_number=False),
-    Column("size", "model_bytes", tables.size),
-    Column("params", "parameters", lambda count: f"{count / 1e6:,.0f} M"),
-    Column("tier", "tier", is_number=False),
-    Column("threads", "num_threads"),
-    Column("batch", "batch_tokens"),
-    Column("KV", "kv_type", is_number=False),
-    Column("test", "test", is_number=False),
-    Column("tokens/s", "speed"),
-    Column("peak memory", "peak_memory_bytes", tables.size),
-    Column("KV cache", "kv_bytes", tables.size),
-    Column("start", "start_seconds", "{:.2f} s".format),
-    Column("decode", "decode_gb_per_second", "{:.1f} GB/s".format),
-    Column("of a plain read", "bandwidth_share", "{:.0%}".format),
-    Column("prefill", "prefill_gmac_per_second", "{:.0f} GMAC/s".format),
+    Column("model", lambda path: Path(path).stem, is_number=False),
+    Column("type", is_number=False),
+    Column("size_bytes", tables.size),
+    Column("parameters", lambda count: f"{count / 1e6:,.0f} M"),
+    Column("tier", is_number=False),
+    Column("num_threads"),
+    Column("batch_tokens"),
+    Column("key_type", is_number=False),
+    Column("value_type", is_number=False),
+    Column("test", is_number=False),
+    Column("tokens_per_second"),
+    Column("peak_memory_bytes", tables.size),
+    Column("kv_bytes", tables.size),
+    Column("start_seconds", "{:.2f} s".format),
+    Column("decode_gb_per_second", "{:.1f}".format),
+    Column("bandwidth_share", "{:.0%}".format),
+    Column("prefill_gmac_per_second", "{:.0f}".format),
 )
 USUAL_BATCH_TOKENS = 512
 
@@ -60,10 +62,5 @@ def _says(column: Column, rows: Sequence[Row]) -> bool:
 
 
 def _readable(row: Row) -> dict[str, Any]:
-    kv_types = dict.fromkeys((row["key_type"], row["value_type"]))
-    return {
-        **row,
-        "name": f"{Path(row['model']).stem} ({row['type']})",
-        "kv_type": "/".join(kv_types),
-        "speed": f"{row['tokens_per_second']:.2f} ± {row['stddev']:.2f}",
-    }
+    speed = f"{row['tokens_per_second']:.2f} ± {row['stddev']:.2f}"
+    return {**row, "tokens_per_second": speed}

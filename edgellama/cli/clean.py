@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 KINDS = ("kernels", "converted", "downloads")
 COLUMNS = (
-    Column("what", "kind", is_number=False),
-    Column("size", "num_bytes", tables.size),
-    Column("path", "path", is_number=False),
+    Column("kind", is_number=False),
+    Column("size_bytes", tables.size),
+    Column("path", is_number=False),
 )
 
 
@@ -44,7 +44,10 @@ def command(kinds: tuple[str, ...], dry_run: bool, yes: bool) -> None:
     if not leftovers:
         click.echo("nothing to clean")
         return
-    rows = [vars(leftover) | {"path": str(leftover.path)} for leftover in leftovers]
+    rows = [
+        {"kind": leftover.kind, "size_bytes": leftover.num_bytes, "path": str(leftover.path)}
+        for leftover in leftovers
+    ]
     total = tables.size(sum(leftover.num_bytes for leftover in leftovers))
     click.echo(printable(tables.markdown(rows, COLUMNS)))
     if dry_run:

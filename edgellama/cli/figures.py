@@ -37,6 +37,20 @@ def new_figure(width: float, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
+def run_title(model: str, tier: str, num_threads: int) -> str:
+    """The title of a plot: what was run or predicted, and on what."""
+    threads = "1 thread" if num_threads == 1 else f"{num_threads} threads"
+    return f"{model}, {tier}, {threads}"
+
+
+def plain_ticks(axis: Any) -> None:
+    """Write the ticks of a logarithmic axis as the numbers that they stand for."""
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
 def save_figure(figure: Any, path: str) -> None:
     """Write the figure in the format of the file's ending."""
     figure.savefig(path, dpi=150)

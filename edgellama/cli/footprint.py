@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgellama.cli.model_outline_source import OutlineSource
-    from edgellama.measure.footprint import Footprint
+    from edgellama.measure.footprint import Footprint, Machine
     from edgellama.measure.footprint_measurement import Measurement
 
 USUAL_TYPES = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "q3_k_m", "q2_k")
@@ -39,7 +39,12 @@ KV_HELP = (
     help="Tokens of context.  [default: 4096, or the model's own if that is less]",
 )
 @click.option("--pure", is_flag=True, help="All matrices in one format, as convert --pure does.")
-@click.option("--fit", "memory", metavar="SIZE", help="What fits in SIZE (16GB), the best first.")
+@click.option(
+    "--fit",
+    "memory",
+    metavar="SIZE",
+    help="What fits in SIZE, the best first: 16GB, or 16 for the same.",
+)
 @click.option("--measure", "measured", is_flag=True, help="Run the file and compare.")
 @click.option(
     "-t",
@@ -81,7 +86,7 @@ def command(
     \b
     Examples:
       edgellama footprint llama-3.1-8b --type q4_k_m,q8_0 -c 8192,131072
-      edgellama footprint llama-2-13b --fit 16GB
+      edgellama footprint llama-2-13b --fit 16
       edgellama footprint model.gguf --measure -o json
       edgellama footprint ./Llama-3.2-1B --plot memory.png
     """
@@ -103,9 +108,12 @@ def command(
     predictions = _predict(source, wishes, memory_bytes)
     _print(source, predictions, found[0] if found else None, memory_bytes, style)
     if plot:
+        from edgellama.cli.figures import run_title
         from edgellama.cli.footprint_plot import draw
 
-        draw(source.outline.name, predictions, memory_bytes, plot)
+        machine = wishes.machine
+        title = run_title(source.outline.name, machine.tier.name, machine.num_threads)
+        draw(title, predictions, memory_bytes, plot)
 
 
 def _single(
@@ -152,14 +160,21 @@ class _Wishes:
     is_pure: bool
     num_threads: int | None
 
+    @property
+    def machine(self) -> Machine:
+        """This one, with the threads that were asked for."""
+        from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier
+        from edgellama.measure.footprint import Machine
+
+        return Machine(select_tier(), self.num_threads or default_num_threads())
+
 
 def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -> list[Footprint]:
     """All combinations; with a memory to fit, those that do, the best first."""
-    from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier
-    from edgellama.measure.footprint import Machine, default_context_length, predict
+    from edgellama.measure.footprint import default_context_length, predict
     from edgellama.measure.footprint_fit import fitting
 
-    machine = Machine(select_tier(), wishes.num_threads or default_num_threads())
+    machine = wishes.machine
     types = wishes.types or _usual_types(source, memory_bytes is not None)
     usual = FITTING_KV_TYPES if memory_bytes is not None else USUAL_KV_TYPES
     kv_pairs = wishes.kv_types or usual

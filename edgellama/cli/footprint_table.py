@@ -14,23 +14,16 @@ from edgellama.measure.footprint_measurement import Measurement
 from edgellama.measure.model_outline import ModelOutline
 
 COLUMNS = (
-    Column("type", "type", is_number=False),
-    Column("bits/weight", "bits_per_weight", "{:.2f}".format),
-    Column("KV", "kv_type", is_number=False),
-    Column("context", "context_length"),
+    Column("type", is_number=False),
+    Column("bits_per_weight", "{:.2f}".format),
+    Column("kv_type", is_number=False),
+    Column("context_length"),
     *(
-        Column(title, f"predicted_{part}_bytes", tables.size)
-        for title, part in (
-            ("weights", "weights"),
-            ("KV cache", "kv"),
-            ("activations", "activations"),
-            ("vocabulary", "vocabulary"),
-            ("code", "code"),
-            ("total", "total"),
-        )
+        Column(f"predicted_{part}_bytes", tables.size)
+        for part in ("weights", "kv", "activations", "vocabulary", "code", "total")
     ),
 )
-LOSS_COLUMN = Column("loss (nats)", "expected_divergence", "{:.3f}".format)
+LOSS_COLUMN = Column("expected_divergence", "{:.3f} nats".format)
 MEASURED_PARTS = ("weights", "kv", "rss", "pss")
 
 
@@ -87,12 +80,12 @@ def print_rows(outline: ModelOutline, rows: Sequence[Row], style: str) -> None:
 
 
 COMPARISON_COLUMNS = (
-    Column("", "part", is_number=False),
-    Column("predicted", "predicted", tables.size),
-    Column("measured", "measured", tables.size),
-    Column("difference", "difference", "{:+.1%}".format),
+    Column("part", is_number=False),
+    Column("predicted", tables.size),
+    Column("measured", tables.size),
+    Column("difference", "{:+.1%}".format),
 )
-_TITLES = {"weights": "weights", "kv": "KV cache", "rss": "peak (RSS)", "pss": "at the end (PSS)"}
+_TITLES = {"weights": "weights", "kv": "KV", "rss": "peak (RSS)", "pss": "at the end (PSS)"}
 
 
 def _comparison(row: Row) -> list[Row]:

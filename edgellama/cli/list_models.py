@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from edgellama.models.library import StoredModel
 
 COLUMNS = (
-    Column("name", "name", is_number=False),
-    Column("size", "size_bytes", tables.size),
-    Column("type", "type", is_number=False),
-    Column("context", "context_tokens", "{:,}".format),
-    Column("last use", "last_use", lambda moment: ago(moment), is_number=False),
+    Column("name", is_number=False),
+    Column("size_bytes", tables.size),
+    Column("type", is_number=False),
+    Column("context_tokens", "{:,}".format),
+    Column("last_use", lambda moment: ago(moment), is_number=False),
 )
 _AGES = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"))
 

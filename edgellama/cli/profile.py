@@ -50,7 +50,7 @@ GROUPS = ("kind", "layer", "op")
     metavar="N",
     default=10,
     show_default=True,
-    help="Runs of each step, after one to warm up; medians are shown.",
+    help="Runs of each step, after one to warm up; medians of the quiet ones are shown.",
 )
 @click.option(
     *("-t", "--threads", "num_threads"),
@@ -93,10 +93,11 @@ def command(
 ) -> None:
     """Time each op of a decode step and of a prefill step of MODEL.
 
-    The table has the time, the bytes that must be moved, the multiply-adds, both per second,
-    and the share of the step. Ops are waited for one by one, so a step takes a little longer
-    here than elsewhere. The roofline shows how far each kind of op is from the bandwidth of
-    a plain read of the weights.
+    The table has the time, the bytes that must be moved, the multiply-adds, both per
+    second, and the share of the step. A rate above that of a plain read of the weights is
+    not shown: such an op finds its bytes in a cache. Ops are waited for one by one, so a
+    step takes a little longer here than elsewhere. The roofline shows how far each kind of
+    op is from the bandwidth of a plain read of the weights.
 
     \b
     Examples:
@@ -122,11 +123,13 @@ def command(
     types = str(KVTypes.of(kv_type))
     timer = StepTimer()
     steps: dict[str, Sequence[OpTime]] = {}
-    with GGUFFile(find_model(model)) as file:
+    path = find_model(model)
+    with GGUFFile(path) as file:
         with kernel_progress() as compiled:
             engine = Engine(
                 file, num_threads=num_threads, tier=tier, progress=compiled, timer=timer
             )
+        tier_name, used_threads = engine.kernels.tier.name, engine.num_threads
         with engine:
             sizes[PREFILL] = min(num_prompt, engine.step_tokens)
             cache = engine.new_cache(depth + max(sizes.values()), kv_type=types)
@@ -145,8 +148,9 @@ def command(
             plain = PlainRead(engine)
             plain_seconds = min(plain.seconds() for _ in range(repetitions))
     bandwidth = plain.num_bytes / plain_seconds / 1e9
-    print_steps(rows_of(steps, group), sizes, bandwidth, style)
+    print_steps(rows_of(steps, group, bandwidth), sizes, bandwidth, style)
     if plot:
+        from edgellama.cli.figures import run_title
         from edgellama.cli.roofline_plot import draw
 
-        draw(steps, bandwidth, plot)
+        draw(run_title(path.stem, tier_name, used_threads), steps, bandwidth, plot)

@@ -1,6 +1,7 @@
 """Rows of figures as text: Markdown for people, CSV, JSON, JSON lines and SQL for programs.
 
-Programs get every value of a row under its own name; people the columns that a command chose.
+Programs get every value of a row under its own name; people the columns that a command chose, under
+the same names in words.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,14 +17,25 @@ from typing import Any
 Row = Mapping[str, Any]
 
 
+_UNITS = re.compile(r"_(bytes|tokens|seconds|length)$")
+_WRITTEN = {"kv": "KV", "macs": "MACs", "gb": "GB", "gmac": "GMAC"}
+
+
 @dataclass(frozen=True)
 class Column:
-    """A column for people: its title, the value's key in a row, and how it is written."""
+    """A column for people: the value's key in a row, and how it is written."""
 
-    title: str
     key: str
     write: Callable[[Any], str] = str
     is_number: bool = True
+
+    @property
+    def title(self) -> str:
+        """The name that programs read, in words: without its unit, which the values show."""
+        name = self.key.removeprefix("predicted_").removeprefix("num_")
+        words = _UNITS.sub("", name).removesuffix("_per_second").split("_")
+        title = " ".join(_WRITTEN.get(word, word) for word in words)
+        return f"{title}/s" if name.endswith("_per_second") else title
 
 
 def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:

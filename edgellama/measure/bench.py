@@ -112,7 +112,7 @@ def _row(setting: BenchSetting, test: BenchTest, found: Mapping[str, Any]) -> di
         "stddev": statistics.stdev(speeds) if len(speeds) > 1 else 0.0,
         "model": setting.path,
         "type": found["type"],
-        "model_bytes": found["model_bytes"],
+        "size_bytes": found["model_bytes"],
         "parameters": found["parameters"],
         "edgellama_version": version("edgellama"),
         "cpu": found["cpu"],

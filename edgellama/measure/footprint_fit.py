@@ -47,7 +47,8 @@ _UNITS: Mapping[str, int] = MappingProxyType(
     {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
     | {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 )
-_SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([kmgt]i?|)b?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*([kmgt]i?|)(b?)", re.IGNORECASE)
+MAX_BARE_GB = 100_000
 
 
 def fitting(predictions: Sequence[Footprint], memory_bytes: int) -> list[Footprint]:
@@ -79,8 +80,19 @@ def types_below(outline: ModelOutline) -> list[str]:
 
 
 def parse_size(text: str) -> int:
-    """Bytes of ``16GB`` (10^9 each), ``16GiB`` (2^30 each) or ``500M``; InvalidOptionError."""
+    """Bytes of ``16GB`` (10^9 each), ``16GiB`` (2^30 each), ``500M`` or ``8``, which means GB.
+
+    Raises InvalidOptionError; a bare number that can only be meant as bytes is one too.
+    """
     found = _SIZE.fullmatch(text.strip())
-    if found is None or not (size := int(float(found[1]) * _UNITS[found[2].lower()])):
+    if found is None or not float(found[1]):
         raise InvalidOptionError(f"a memory of {text!r}; allowed: such as 16GB, 7.5GiB or 900MB")
-    return size
+    number, prefix, byte = float(found[1]), found[2].lower(), found[3]
+    if not prefix and not byte:
+        if number >= MAX_BARE_GB:
+            raise InvalidOptionError(
+                f"a memory of {text!r} without a unit, which would be GB; allowed: less than "
+                f"{MAX_BARE_GB}, or a unit, as in {found[1]}B"
+            )
+        prefix = "g"
+    return int(number * _UNITS[prefix])

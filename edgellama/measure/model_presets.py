@@ -26,6 +26,7 @@ class ModelPreset:
     vocab_size: int
     context_length: int
     rope_base: float
+    sliding_window: int | None = None
     is_tied: bool = False
     has_rope_freqs: bool = False
 
@@ -44,6 +45,7 @@ class ModelPreset:
             head_size=head_size,
             rms_epsilon=1e-5,
             rope=RopeConfig(head_size, self.rope_base),
+            sliding_window=self.sliding_window,
         )
 
 
@@ -55,6 +57,7 @@ _SIZES = {
     "65b": (8192, 80, 64, 64, 22016),
     "34b": (8192, 48, 64, 8, 22016),
     "70b": (8192, 80, 64, 8, 28672),
+    # Mistral's 7B has Llama 3 8B's.
     "8b": (4096, 32, 32, 8, 14336),
     "405b": (16384, 126, 128, 8, 53248),
     "3.2-1b": (2048, 16, 32, 8, 8192),
@@ -96,6 +99,13 @@ def _llama_3_2(size: str) -> ModelPreset:
     )
 
 
+def _mistral(
+    version: str, vocab_size: int, rope_base: float, sliding_window: int | None = None
+) -> ModelPreset:
+    sizes = (*_SIZES["8b"], vocab_size, 32768, rope_base, sliding_window)
+    return ModelPreset(f"mistral-7b-{version}", *sizes)
+
+
 def _smollm2(size: str, rope_base: float) -> ModelPreset:
     return ModelPreset(f"smollm2-{size}", *_SIZES[size], 49152, 8192, rope_base, is_tied=True)
 
@@ -110,6 +120,8 @@ _TABLE = (
     *(_llama_3_1("3.1", size) for size in ("8b", "70b", "405b")),
     *(_llama_3_2(size) for size in ("1b", "3b")),
     _llama_3_1("3.3", "70b"),
+    *(_mistral("v0.1", 32000, 1e4, 4096), _mistral("v0.2", 32000, 1e6)),
+    _mistral("v0.3", 32768, 1e6),
     ModelPreset("tinyllama-1.1b", *_SIZES["1.1b"], 32000, 2048, 1e4),
     *(_smollm2("135m", 1e5), _smollm2("360m", 1e5), _smollm2("1.7b", 1.3e5)),
 )
@@ -130,4 +142,5 @@ def _letters(name: str) -> str:
 _BY_LETTERS: Mapping[str, ModelPreset] = MappingProxyType(
     {_letters(name): preset for name, preset in MODEL_PRESETS.items()}
     | {"tinyllama": MODEL_PRESETS["tinyllama-1.1b"]}
+    | {"mistral7b": MODEL_PRESETS["mistral-7b-v0.3"]}
 )

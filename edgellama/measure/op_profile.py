@@ -1,6 +1,7 @@
 """Where the time of a step goes: each op's seconds beside its bytes and products.
 
-Runs steps on an engine with a timer and takes the median of each op; groups of ops are sums.
+Runs steps on an engine with a timer and takes the median of each op over the runs that nothing
+else disturbed; groups of ops are sums.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from edgellama.engine.engine import Engine
 from edgellama.engine.kv_cache import KVCache
@@ -18,6 +20,8 @@ from edgellama.engine.step_timer import StepTimer
 from edgellama.measure.op_work import Step, Work, op_work
 
 Progress = Callable[[int, int], None]
+QUIET_SHARE = 0.1
+"""How much longer than the fastest a run may take to count as quiet."""
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
 
@@ -51,7 +55,7 @@ def profile_step(
     repetitions: int,
     progress: Progress | None = None,
 ) -> list[OpTime]:
-    """Median times of the ops of one step of ``num_tokens``, logits of the last included.
+    """Times of the ops of one step of ``num_tokens``, logits of the last included.
 
     ``cache`` holds the tokens before it, and as many afterwards; ``timer`` is the engine's.
     """
@@ -70,11 +74,23 @@ def profile_step(
         if progress:
             progress(run, repetitions)
     step = Step.of(num_tokens, depth, cache.layout)
-    seconds = np.median(samples, axis=0)
+    seconds = quiet_median(np.array(samples))
     return [
         OpTime(_name(op), layer, 1, float(time), op_work(op, step))
         for op, layer, time in zip(ops, _layers(ops), seconds, strict=True)
     ]
+
+
+def quiet_median(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The median time of each op (num_ops,) over the runs (num_runs, num_ops) that were quiet.
+
+    Those take little longer than the fastest. In others somebody else had a core for a while, and
+    what the other threads did meanwhile counts for the wrong op.
+    """
+    totals = samples.sum(axis=1)
+    quiet = samples[totals <= (1 + QUIET_SHARE) * totals.min()]
+    medians: npt.NDArray[np.float64] = np.median(quiet, axis=0)
+    return medians
 
 
 def by_kind(times: Iterable[OpTime]) -> list[OpTime]:
