@@ -34,8 +34,10 @@ ATTENTION_ROWS = (1, 2, 3, 4, 5, 6, 7, 8)
 """Query rows that one attention kernel over the cache as it is handles together."""
 PACKED_ROWS = 6
 """Query rows of one register tile where keys and values are packed first."""
-GEMM_TOKENS, SKINNY_TOKENS = 6, 4
-"""Tokens of one register tile, of many tokens and of a few."""
+GEMM_TOKENS = 6
+"""Tokens of one register tile, of many tokens."""
+SKINNY_TILES = (4,)
+"""Tokens of one register tile, of a few."""
 TOKEN_PADDING = 12
 """Token buffers are padded to a multiple of it, and with it to whole tiles."""
 PANEL_VECTORS = 2
@@ -46,8 +48,6 @@ SPARE_BYTES = 4 * 1024
 """Room for moving one group of blocks from rows to lanes."""
 ATTENTION_KEYS = 128
 """Keys whose scores are held at once by the online softmax."""
-MAX_KEY_SPLITS = 64
-"""Parts that the keys of one token are split into at most."""
 PARTIAL_HEAD_BYTES = 64
 """Of a partial result, before its numbers: the statistics of its weights."""
 
@@ -107,15 +107,15 @@ SUM_BYTES, START_AT = 8, 4
 """Of each sum in ``q_sum`` and ``q_half_sum``: its bytes, and where its second part lies."""
 SCRATCH = ("scratch", "scratch_stride")
 CACHE = (
-    "keys",
-    "values",
+    "key_offset",
+    "value_offset",
     "key_head_bytes",
     "value_head_bytes",
     "key_block_bytes",
     "value_block_bytes",
-    "position",
-    "num_tokens",
 )
+"""Where a layer's keys and values lie in a page, and heads and blocks of positions in them."""
+SEGMENTS = ("segments", "num_segments")
 LAYOUTS = ("float", "decode", "prefill")
 """How a row kernel leaves its result: as f32 alone, as records, in order."""
 
@@ -128,9 +128,11 @@ def _matrix_signatures(name: str) -> dict[str, Signature]:
     table = {}
     if kind == "quantized":
         rows_x = ("x", "x_scale", "x_sum", "x_half_sum")
-        table[f"skinny_{name}"] = _op(
-            "matrices.skinny_gemm", "skinny_gemm", (name,), (*MATRIX, *rows_x, "chunk_rows")
-        )
+        for tokens in SKINNY_TILES:
+            table[f"skinny_{name}_{tokens}"] = _op(
+                "matrices.skinny_gemm", "skinny_gemm", (name, tokens),
+                (*MATRIX, *rows_x, "chunk_rows"),
+            )  # fmt: skip
         panel_x = (*rows_x, "up_weights", *QUANTIZED)
     return table | {
         f"gemv_{name}": _op("matrices.gemv", f"{kind}_gemv", (name,), MATRIX + vector_x),
@@ -144,9 +146,10 @@ def _cache_signatures(keys: str, values: str) -> dict[str, Signature]:
         *("q", "q_stride", "k", "v", "kv_stride", "head_size", "num_heads", "num_kv_heads"),
         *("num_pairs", "cos_sin"),
         *CACHE,
+        *SEGMENTS,
     )
     read = ("q", "q_stride", "y", "y_stride", "head_size", "num_heads", "num_kv_heads", *CACHE)
-    attend = (*read, "scale", "tokens_per_task", "split_keys", "partials", *SCRATCH)
+    attend = (*read, *SEGMENTS, "window", "scale", "tokens_per_task", *SCRATCH)
     kinds = f"{keys}_{values}"
     table = {f"rope_store_{kinds}": _op("attention.rope", "rope_store", (keys, values), store)}
     if "f32" not in (keys, values):
@@ -190,10 +193,7 @@ def _op(
 
 def _signatures() -> dict[str, Signature]:
     rows = ("x", "x_stride", "width", "num_tokens")
-    merge = (
-        *("y", "y_stride", "head_size", "num_heads", "position", "num_tokens"),
-        *("split_keys", "partials"),
-    )
+    merge = ("y", "y_stride", "head_size", "num_heads", *SEGMENTS, "window")
     table = {
         "add_bias": _op("rows.row_kernels", "add_bias", (), (*rows, "bias")),
         "merge_attention": _op("attention.tasks", "merge_attention", (), merge),

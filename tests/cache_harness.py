@@ -5,22 +5,25 @@ How numbers lie in a cache stays in here: tests see plain arrays.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
+from unittest import mock
 
 import numpy as np
-from kernel_harness import Array, KernelRunner, model_of, round_up
+from kernel_harness import Array, KernelRunner, model_of
 
+from edgellama.engine import segments as engine_segments
 from edgellama.engine.buffers import MAX_ATTENTION_ROWS
-from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.kv_types import scale_bytes
+from edgellama.engine.kv_cache import KVCache, page_parts
+from edgellama.engine.kv_types import KVTypes, scale_bytes
+from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.page_pool import Page, PagePool
 from edgellama.engine.rope import RopeTable
-from edgellama.kernels_cpu.signatures import (
-    CACHE_SCALE_ELEMENTS,
-    MAX_KEY_SPLITS,
-    PARTIAL_HEAD_BYTES,
-    SIGNATURES,
-)
+from edgellama.engine.segments import MAX_TOKEN_SPLITS, Segment, SegmentTable
+from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, partial_bytes
+from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, SIGNATURES
 from edgellama.quant.model_config import RopeConfig
 
 F16_ROWS = (1, 2, 3, 5, 8)
@@ -46,8 +49,32 @@ OTHER_KERNELS = [
 ]
 
 
+class ShuffledPool(PagePool):
+    """Gives pages of NaN from one piece of memory, from its end to its beginning."""
+
+    def __init__(self, layout: PageLayout, num_pages: int) -> None:
+        super().__init__(layout)
+        self._memory = np.full((num_pages, layout.page_bytes), 0xFF, np.uint8)
+        self._taken = 0
+
+    def new(self) -> Page:
+        """The next page."""
+        self._taken += 1
+        return self.adopt(self._memory[-self._taken])
+
+
+@contextlib.contextmanager
+def split_into(split_keys: int) -> Iterator[None]:
+    """Keys are split into parts of this size, whatever the position."""
+    with mock.patch.object(engine_segments, "split_keys_at", lambda position: split_keys):
+        yield
+
+
 class CacheRunner:
-    """Storing into and attending over one layer of a real cache, all of it NaN before."""
+    """Storing into and attending over one layer of real pages, all of them NaN before.
+
+    Pages are taken in no order, so that neighbours in a sequence are none in memory.
+    """
 
     def __init__(
         self,
@@ -59,6 +86,7 @@ class CacheRunner:
         context_length: int,
         pairs: int | None = None,
         freq_base: float = 10000.0,
+        window: int | None = None,
     ) -> None:
         self._runner = runner
         self.head_size = head_size
@@ -67,10 +95,13 @@ class CacheRunner:
         self.config = model_of(
             self.heads * head_size, head_size=head_size, heads=self.heads, kv_heads=kv_heads
         )
-        self.cache = KVCache(self.config, context_length, kv_type, runner.tier.lanes)
-        self.types = self.cache.types
-        self._keys, self._values = self.cache._keys, self.cache._values
-        self._keys[:], self._values[:] = 0xFF, 0xFF
+        self.types = KVTypes.of(kv_type)
+        layout = PageLayout.of(self.config, self.types, runner.tier.lanes)
+        self.window = ALL_KEYS if window is None else window
+        self.cache = KVCache(
+            ShuffledPool(layout, -(-context_length // PAGE_POSITIONS)), context_length
+        )
+        self.cache.prepare(context_length)
         self._rope = RopeTable(RopeConfig(2 * self.pairs, freq_base)) if self.pairs else None
 
     def store(self, position: int, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
@@ -85,52 +116,75 @@ class CacheRunner:
             f"rope_store_{self.types.kernel_suffix}", 2, q=queries,
             q_stride=queries.strides[0], k=keys, v=v,
             kv_stride=keys.strides[0], num_pairs=self.pairs, cos_sin=table,
-            **self._cache_arguments(position, num_tokens),
+            **self._page_arguments([(position, num_tokens)], 1, None),
         )  # fmt: skip
         return queries, keys
 
     def attend(self, position: int, q: Array, tokens_per_task: int = 1, num_threads: int = 2,
-               rows: int | str | None = None, split_keys: int = 1 << 40) -> Array:  # fmt: skip
-        """Attention of rotated q (tokens, heads, size), whose keys are stored already.
+               rows: int | str | None = None, split_keys: int | None = None) -> Array:  # fmt: skip
+        """Attention of rotated q (tokens, heads, size), whose keys are stored already."""
+        parts = [(position, len(q))]
+        return self.attend_segments(parts, q, tokens_per_task, num_threads, rows, split_keys)
 
-        ``rows`` of a tile, or "packed".
+    def attend_segments(
+        self,
+        parts: Sequence[tuple[int, int]],
+        q: Array,
+        tokens_per_task: int = 1,
+        num_threads: int = 2,
+        rows: int | str | None = None,
+        split_keys: int | None = None,
+    ) -> Array:
+        """The same of several segments (position, number of tokens) over the same pages.
+
+        ``rows`` of a tile, or "packed"; ``split_keys`` None: keys are not split.
         """
         method = rows or min(self.heads // self.kv_heads, MAX_ATTENTION_ROWS)
         y = self._runner.output(q.shape)
-        row_numbers = round_up(self.head_size, self._runner.panel_rows) + PARTIAL_HEAD_BYTES // 4
-        partials = self._runner.output((len(q), self.heads, MAX_KEY_SPLITS, row_numbers))
-        partials[:] = np.nan
+        arguments = self._page_arguments(parts, tokens_per_task, split_keys)
         common = {
             "y": y, "y_stride": y.strides[0], "head_size": self.head_size, "num_heads": self.heads,
-            "position": position, "num_tokens": len(q), "split_keys": split_keys,
-            "partials": partials,
+            "segments": arguments["segments"], "num_segments": len(parts), "window": self.window,
         }  # fmt: skip
         self._runner(
             f"attention_{self.types.kernel_suffix}_{method}", num_threads, q=q,
             q_stride=q.strides[0], scale=1.0 / math.sqrt(self.head_size),
-            tokens_per_task=tokens_per_task,
-            **{**self._cache_arguments(position, len(q)), **common},
+            tokens_per_task=tokens_per_task, **{**arguments, **common},
             **self._runner.scratch(self.config, num_threads),
         )  # fmt: skip
         self._runner("merge_attention", num_threads, **common)
         return y
 
-    def _cache_arguments(self, position: int, num_tokens: int) -> dict[str, Any]:
+    def _page_arguments(
+        self, parts: Sequence[tuple[int, int]], tokens_per_task: int, split_keys: int | None
+    ) -> dict[str, Any]:
         layout = self.cache.layout
+        part_bytes = self.heads * partial_bytes(self.head_size, self._runner.panel_rows)
+        room = self._runner.output((MAX_TOKEN_SPLITS // 2, part_bytes), np.uint8)
+        room[:] = 0xFF
+        table = SegmentTable(
+            self.kv_heads, layout.block_positions, int(room.ctypes.data), part_bytes
+        )
+        self._held = table, room
+        segments = [
+            Segment(self.cache, position, np.zeros(count, np.int64)) for position, count in parts
+        ]
+        self.cache.window = self.window
+        with split_into(split_keys or ALL_KEYS):
+            table.fill(segments, tokens_per_task, is_split=True)
         return {
             "head_size": self.head_size, "num_heads": self.heads, "num_kv_heads": self.kv_heads,
-            "keys": self._keys, "values": self._values, "key_head_bytes": layout.key_head_bytes,
+            "key_offset": layout.key_offset(0), "value_offset": layout.value_offset(0),
+            "key_head_bytes": layout.key_head_bytes,
             "value_head_bytes": layout.value_head_bytes,
             "key_block_bytes": layout.key_block_bytes,
             "value_block_bytes": layout.value_block_bytes,
-            "position": position, "num_tokens": num_tokens,
+            "segments": table.address, "num_segments": len(parts),
         }  # fmt: skip
 
     def stored_keys(self) -> Array:
         """(kv_heads, positions, head_size) as they lie in the cache, as f32."""
-        scales, numbers = self._blocks(
-            self._keys, self.cache.layout.key_block_bytes, self.types.keys
-        )
+        scales, numbers = self._blocks(0, self.types.keys)
         if self.types.keys == "q4_0":
             pairs = numbers.reshape(*numbers.shape[:2], -1, 1, self._runner.panel_rows)
             numbers = np.concatenate([pairs & 15, pairs >> 4], axis=3)
@@ -140,9 +194,7 @@ class CacheRunner:
 
     def stored_values(self) -> Array:
         """(kv_heads, positions, head_size) as they lie in the cache, as f32."""
-        scales, numbers = self._blocks(
-            self._values, self.cache.layout.value_block_bytes, self.types.values
-        )
+        scales, numbers = self._blocks(1, self.types.values)
         if self.types.values == "q4_0":
             panels = numbers.reshape(*numbers.shape[:2], -1, 1, self._runner.tier.lanes)
             numbers = np.concatenate([panels & 15, panels >> 4], axis=3)
@@ -150,9 +202,11 @@ class CacheRunner:
         rows = numbers.reshape(*numbers.shape[:2], self._runner.panel_rows, -1)
         return self._scaled(rows[:, :, :, : self.head_size], scales)
 
-    def _blocks(self, memory: Array, block_bytes: int, kind: str) -> tuple[Array, Array]:
+    def _blocks(self, part: int, kind: str) -> tuple[Array, Array]:
         """Bytes of scales, if there are any, and of numbers: (kv_heads, blocks, bytes)."""
-        blocks = memory.reshape(self.kv_heads, -1, block_bytes)
+        pages = [page for page in self.cache.pages if page is not None]
+        parts = [page_parts(page, self.cache.layout)[part][0] for page in pages]
+        blocks = np.concatenate(parts, axis=1)
         num_bytes = self._runner.panel_rows * scale_bytes(kind, self.head_size)
         return blocks[:, :, :num_bytes], blocks[:, :, num_bytes:]
 

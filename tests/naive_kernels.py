@@ -153,16 +153,22 @@ def _rounded_block(kind: str, block: Array) -> Array:
     return numbers * scale.astype(np.float16).astype(np.float32)
 
 
-def attention(q: Array, keys: Array, values: Array, position: int) -> Array:
-    """Causal attention of q (tokens, heads, size) over keys (kv_heads, positions, size)."""
+def attention(
+    q: Array, keys: Array, values: Array, position: int, window: int | None = None
+) -> Array:
+    """Causal attention of q (tokens, heads, size) over keys (kv_heads, positions, size).
+
+    ``window``: how many keys a token sees at most, its own included.
+    """
     num_tokens, heads, size = q.shape
     group = heads // len(keys)
     y = np.zeros(q.shape)
     for token in range(num_tokens):
         seen = position + token + 1
+        first = 0 if window is None else max(seen - window, 0)
         for head in range(heads):
-            k = keys[head // group, :seen].astype(np.float64)
-            v = values[head // group, :seen].astype(np.float64)
+            k = keys[head // group, first:seen].astype(np.float64)
+            v = values[head // group, first:seen].astype(np.float64)
             scores = k @ q[token, head].astype(np.float64) / np.sqrt(size)
             weights = np.exp(scores - scores.max())
             y[token, head] = weights @ v / weights.sum()

@@ -17,7 +17,8 @@ from conftest import CliRunner
 from interrupts import accept_interrupts
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.kv_cache import CacheLayout
+from edgellama.engine.kv_types import KVTypes
+from edgellama.engine.page_layout import PageLayout
 from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.measure.bench import BenchSetting, BenchTest, all_settings, all_tests
 from edgellama.quant.errors import InvalidOptionError
@@ -78,8 +79,8 @@ def test_rows_for_programs(run_cli: CliRunner, model: Path) -> None:
     with GGUFFile(model) as file:
         config = ModelConfig.from_gguf(file)
     for row, num_tokens in zip(rows, (40, 6, 23, 70, 36, 53), strict=True):
-        layout = CacheLayout.of(config, num_tokens, "f16", "f16", select_tier().lanes)
-        assert row["kv_bytes"] == layout.num_bytes
+        pages = PageLayout.of(config, KVTypes("f16", "f16"), select_tier().lanes)
+        assert row["kv_bytes"] == pages.used_bytes(num_tokens)
 
 
 @pytest.mark.parametrize("style", ["md", "csv", "jsonl", "sql"])

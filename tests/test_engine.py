@@ -246,8 +246,8 @@ def test_usual_cache_type(tier: Tier, tmp_path: Path) -> None:
     """Caches have the type that the engine was made for, unless another is asked for."""
     file = model_file(tmp_path, WIDE)
     with Engine(file, num_threads=1, tier=tier.name, kv_type=("q8_0", "q8_0")) as engine:
-        assert str(engine.new_cache(8).types) == "q8_0"
-        assert str(engine.new_cache(8, kv_type="bf16/q4_0").types) == "bf16/q4_0"
+        assert str(engine.new_cache(8).layout.types) == "q8_0"
+        assert str(engine.new_cache(8, kv_type="bf16/q4_0").layout.types) == "bf16/q4_0"
     with pytest.raises(InvalidOptionError, match="KV type 'q8'"):
         Engine(file, num_threads=1, kv_type="q8")
 

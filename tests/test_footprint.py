@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.kv_types import KVTypes
+from edgellama.engine.page_layout import PageLayout
 from edgellama.kernels_cpu.machine.cpu import AVX512VNNI, GENERIC
 from edgellama.kernels_cpu.signatures import CACHE_TYPES
 from edgellama.measure.footprint import AS_IT_IS, Machine, predict, weights_bytes
@@ -138,6 +139,7 @@ def test_a_file_is_predicted_from_its_header(tmp_path: Path, model: TinyLlama) -
         )
         assert rebuilt.shapes == outline.shapes
         for kv_type in CACHE_TYPES:
+            pages = PageLayout.of(own, KVTypes.of(kv_type), GENERIC.lanes)
             prediction = predict(
                 outline,
                 MACHINE,
@@ -147,7 +149,7 @@ def test_a_file_is_predicted_from_its_header(tmp_path: Path, model: TinyLlama) -
                 context_length=100,
             )
             assert prediction.weights_bytes == path.stat().st_size
-            assert prediction.kv_bytes == KVCache(own, 100, kv_type, GENERIC.lanes).num_bytes
+            assert prediction.kv_bytes == pages.used_bytes(100)
             assert prediction.total_bytes == sum(prediction.parts.values())
 
 

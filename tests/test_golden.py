@@ -36,13 +36,14 @@ def golden(request: pytest.FixtureRequest, tmp_path: Path) -> Golden:
 
 
 def test_the_cases_are_there() -> None:
-    """MHA and GQA, tied and untied, a free head size with biases, and each RoPE scaling."""
+    """MHA and GQA, tied and untied, a free head size with biases, a window, each RoPE scaling."""
     assert NAMES == [
         "gqa_tied",
         "head_size_biases",
         "linear_rope",
         "llama3_rope",
         "mha_untied",
+        "window",
         "yarn_rope",
     ]
 

@@ -10,6 +10,7 @@ import pytest
 from cache_harness import CACHE_KERNELS, F16_ROWS, METHODS, PAIRS, CacheRunner
 from kernel_harness import TIERS, KernelRunner, runner_of, tier_name
 
+from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.kernels_cpu.signatures import ATTENTION_KEYS
 
 F16 = ("f16", "f16")
@@ -46,13 +47,15 @@ class Filled:
         num_tokens: int,
         tolerance: float = 3e-6,
         rows: int | str = 3,
+        window: int | None = None,
         **options: int,
     ) -> None:
         """Attention of the tokens from ``position`` on equals the twin's over what is stored."""
+        self.cache.window = ALL_KEYS if window is None else window
         q = np.ascontiguousarray(self.rotated_q[position : position + num_tokens])
         y = self.cache.attend(position, q, rows=rows, **options)
         keys, values = self.cache.stored_keys(), self.cache.stored_values()
-        expected = naive.attention(q, keys, values, position)
+        expected = naive.attention(q, keys, values, position, window)
         np.testing.assert_allclose(y, expected, rtol=0, atol=tolerance)
 
 
@@ -263,6 +266,42 @@ def test_split_keys(runner: KernelRunner, split_keys: int) -> None:
             cache.attend(position + i, q[i : i + 1], rows=3, **options) for i in range(num_tokens)
         ]
         np.testing.assert_array_equal(one, np.concatenate(alone))
+
+
+@pytest.mark.parametrize("types", [F16, ("q8_0", "q8_0"), ("f32", "f32")], ids=pair_name)
+@pytest.mark.parametrize("window", [1, 3, 128, 129, 200, 1000])
+def test_windows(runner: KernelRunner, types: tuple[str, str], window: int) -> None:
+    """A token sees the last keys of its window alone, in one part or several, in every method."""
+    cache = CacheRunner(runner, types, 64, kv_heads=2, group=3, context_length=520)
+    filled = Filled(cache, 520)
+    for position, num_tokens in ((0, 1), (127, 3), (128, 1), (257, 12), (519, 1)):
+        for split_keys in (None, 128, 256):
+            options = {} if split_keys is None else {"split_keys": split_keys}
+            filled.check(position, num_tokens, window=window, tokens_per_task=12, **options)
+    rows = METHODS[types][-1]
+    tolerance = 3e-6 if rows != "packed" else 3 * PACKED_TOLERANCE
+    for position, num_tokens in ((0, 520), (100, 300), (250, 13)):
+        filled.check(position, num_tokens, tolerance, rows, window=window, tokens_per_task=40)
+
+
+@pytest.mark.parametrize("split_keys", [None, 128])
+@pytest.mark.parametrize("window", [None, 150])
+def test_segments(runner: KernelRunner, split_keys: int | None, window: int | None) -> None:
+    """Segments of any lengths in one step have the bits that each of them has alone."""
+    cache = CacheRunner(runner, F16, 64, kv_heads=2, group=3, context_length=520, window=window)
+    filled = Filled(cache, 520)
+    options = {"tokens_per_task": 12, "split_keys": split_keys}
+    parts = [(0, 1), (127, 2), (511, 1), (128, 1), (5, 40), (255, 3), (0, 12), (384, 136)]
+    for chosen in (parts, parts[::-1], parts[2:3], parts[1:4] * 40):
+        queries = [filled.rotated_q[position : position + count] for position, count in chosen]
+        together = cache.attend_segments(
+            chosen, np.concatenate(queries), rows=3, num_threads=3, **options
+        )
+        alone = [
+            cache.attend(position, np.ascontiguousarray(q), rows=3, **options)
+            for (position, _), q in zip(chosen, queries, strict=True)
+        ]
+        np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
 @pytest.mark.parametrize("spread", [30.0, 300.0])

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from kernel_harness import TIERS, KernelRunner, runner_of, tier_name
 
-from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS
+from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS, SKINNY_TILES
 from edgellama.quant.formats import FORMATS_BY_NAME
 
 FORMATS = QUANTIZED_FORMATS + FLOAT_FORMATS
 KERNELS = [
     *(f"{kind}_{name}" for name in FORMATS for kind in ("gemv", "gemm", "embed")),
-    *(f"skinny_{name}" for name in QUANTIZED_FORMATS),
+    *(f"skinny_{name}_{tile}" for name in QUANTIZED_FORMATS for tile in SKINNY_TILES),
 ]
 BLOCK_COLUMNS = (32, 64, 96, 128, 160, 288, 1056)
 SUPER_BLOCK_COLUMNS = (256, 512, 1280)

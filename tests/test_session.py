@@ -13,7 +13,7 @@ from reference.numpy_llama import NumpyEngine
 from reference.scripted_engine import ScriptedEngine
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.generation.decoding import shared_length
+from edgellama.engine.kv_cache import shared_length
 from edgellama.generation.results import Chunk, Generation
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
@@ -524,7 +524,7 @@ def test_overhead_of_a_token(tokenizer: Tokenizer) -> None:
         row = np.zeros((1, 288), dtype=np.float32)
 
         def forward(self, tokens: Any, cache: Any, **_: Any) -> Any:
-            cache.length += len(tokens)
+            cache.tokens += tokens
             return self.row
 
     engine = Instant([0], tokenizer.vocab_size, context_length=1000)

@@ -1,47 +1,44 @@
-"""Models with a sliding window: told once where a context exceeds it."""
+"""Models with a sliding window: each token sees the last ones, and memory is the window's alone."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import CliRunner
-from gguf import GGUFReader
+from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama import Llama
-from edgellama.convert import convert
+from edgellama.engine.engine import Engine
+from edgellama.quant.gguf.file import GGUFFile
+
+MODEL = TinyLlama(context_length=700, sliding_window=150)
 
 
-@pytest.fixture
-def model(tmp_path: Path) -> Path:
-    """A model of 256 tokens of context with a window of 8."""
-    plain = write_tiny_llama(tmp_path / "plain.gguf", TinyLlama())
-    metadata = {"llama.attention.sliding_window": 8}
-    return convert(plain, tmp_path / "window.gguf", type="f32", metadata=metadata).path
+@pytest.mark.parametrize("sizes", [[600], [300, 300], [1] * 20 + [580], [590, *[1] * 10]])
+def test_logits_are_those_of_a_window(tmp_path: Path, sizes: list[int]) -> None:
+    """Far beyond the window, long and short steps give NumPy's logits of a model with one."""
+    tokens = np.random.default_rng(0).integers(0, 288, 600).tolist()
+    with GGUFFile(write_tiny_llama(tmp_path / "window.gguf", MODEL)) as file:
+        expected = NumpyLlama(file).forward(tokens)
+        with Engine(file, num_threads=2) as engine:
+            cache = engine.new_cache(kv_type="f32")
+            rows = []
+            for size in sizes:
+                start = cache.length
+                rows.append(engine.forward(tokens[start : start + size], cache, logits="all"))
+    np.testing.assert_allclose(np.concatenate(rows), expected, rtol=0, atol=2e-4)
 
 
-def test_a_context_beyond_the_window_is_told_once(
-    model: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """One warning a model, however many sessions; none where no context exceeds the window."""
-    with caplog.at_level(logging.WARNING, "edgellama"), Llama(model) as llama:
-        assert llama.config.sliding_window == 8
-        with llama.session(context_length=8):
-            pass
-        assert not caplog.records
-        for _ in range(2):
-            llama.generate("abc", max_tokens=1)
-    assert ["sliding window of 8 tokens" in record.message for record in caplog.records] == [True]
-
-
-def test_a_context_beyond_the_window_is_told_on_the_command_line(
-    model: Path, run_cli: CliRunner
-) -> None:
-    """The line names the window and the option; with that option it is gone."""
-    generate = ("generate", model, "-p", "a", "-n", "1")
-    told = run_cli(*generate).stderr
-    assert "sliding window of 8 tokens" in told and "-c" in told
-    assert "window" not in run_cli(*generate, "-c", "8").stderr
-    assert "llama.attention.sliding_window" in GGUFReader(model).fields
+def test_pages_behind_the_window_are_given_back(tmp_path: Path) -> None:
+    """However long the text, keys and values take the window and the pages at its ends."""
+    with (
+        GGUFFile(write_tiny_llama(tmp_path / "window.gguf", MODEL)) as file,
+        Engine(file, num_threads=2) as engine,
+    ):
+        cache = engine.new_cache()
+        engine.forward(list(range(200)), cache)
+        for token in range(400):
+            engine.forward([token % 288], cache)
+            assert cache.num_bytes <= 3 * cache.layout.page_bytes
+        assert cache.length == 600

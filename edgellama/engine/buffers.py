@@ -9,30 +9,33 @@ from __future__ import annotations
 from collections.abc import Container
 from dataclasses import dataclass
 from functools import cached_property
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.memory import reserve, reserve_floats, round_up
 from edgellama.engine.program import Arguments
+from edgellama.engine.segments import MAX_TOKEN_SPLITS
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
+from edgellama.engine.step_values import Attending
+from edgellama.kernels_cpu.layouts import (
+    TILE_ROWS,
+    attention_scratch_bytes,
+    gemm_scratch_bytes,
+    partial_bytes,
+)
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import (
-    ATTENTION_KEYS,
-    ATTENTION_ROWS,
     GEMM_TOKENS,
-    MAX_KEY_SPLITS,
-    PAIR_BYTES,
     PANEL_VECTORS,
-    PARTIAL_HEAD_BYTES,
-    SPARE_BYTES,
     SUM_BYTES,
     TOKEN_PADDING,
     decode_bytes,
 )
 from edgellama.quant.model_config import ModelConfig
 
-MAX_ATTENTION_ROWS = max(ATTENTION_ROWS)
+MAX_ATTENTION_ROWS = TILE_ROWS
 ATTENTION_TASK_ROWS = 128
 """Query rows of one attention task of a long step: enough that packing keys costs them little."""
 
@@ -99,7 +102,7 @@ class StepBuffers:
 
     def __init__(self, config: ModelConfig, tier: Tier, num_threads: int, row_numbers: int) -> None:
         self._tokens = round_up(step_tokens(config), TOKEN_PADDING)
-        self._panel_rows = PANEL_VECTORS * tier.lanes
+        self.panel_rows = PANEL_VECTORS * tier.lanes
         width, hidden = config.embedding_length, config.feed_forward_length
         self.token_ids = np.zeros(self._tokens, np.int32)
         self.cos_sin = reserve_floats(self._tokens, row_numbers)
@@ -114,11 +117,14 @@ class StepBuffers:
         self.up = self._rows(hidden)
         self.scratch_bytes = self._scratch_bytes(config)
         self.scratch = reserve(num_threads * self.scratch_bytes)
-        self.partials = reserve(partial_bytes(config, self._panel_rows))
+        self.token_split_bytes = config.head_count * partial_bytes(
+            config.head_size, self.panel_rows
+        )
+        self.partials = reserve(MAX_TOKEN_SPLITS * self.token_split_bytes)
 
     def logits(self, vocab_size: int, num_tokens: int) -> Rows:
         """New rows for the logits of up to ``num_tokens`` tokens."""
-        columns = round_up(vocab_size, self._panel_rows)
+        columns = round_up(vocab_size, self.panel_rows)
         return Rows(reserve_floats(round_up(num_tokens, GEMM_TOKENS), columns), vocab_size)
 
     def used_bytes(self, num_tokens: int, untouched: Container[str]) -> int:
@@ -131,8 +137,7 @@ class StepBuffers:
         all_bytes += self.cos_sin.nbytes
         all_bytes += self.normed.quantized.num_bytes + self.gate.quantized.num_bytes
         share = min(num_tokens, self._tokens) / self._tokens
-        partials = self.partials.nbytes * min(num_tokens, MAX_SHORT_TOKENS) // MAX_SHORT_TOKENS
-        return int(all_bytes * share) + self.scratch.nbytes + partials
+        return int(all_bytes * share) + self.scratch.nbytes
 
     def _rows(self, width: int) -> Rows:
         return Rows(self._floats(width), width)
@@ -141,37 +146,19 @@ class StepBuffers:
         return InputRows(self._floats(width), width, quantized)
 
     def _floats(self, width: int) -> npt.NDArray[np.float32]:
-        return reserve_floats(self._tokens, round_up(width, max(self._panel_rows, 32)))
+        return reserve_floats(self._tokens, round_up(width, max(self.panel_rows, 32)))
 
     def _scratch_bytes(self, config: ModelConfig) -> int:
-        width = config.embedding_length
+        width, panel = config.embedding_length, self.panel_rows
         widest = max(width, config.feed_forward_length, config.query_length)
-        # A panel of f32, or of one byte a weight with two scales for every 16; or those of a
-        # block of gates and of as much beside them.
-        floats = self._panel_rows * widest * 4
-        quants = max(self._panel_rows * widest, 2 * 32 * width) * 3 // 2
-        panels = max(floats, quants + GEMM_TOKENS * PAIR_BYTES) + SPARE_BYTES
-        attention = attention_scratch_bytes(config, self._panel_rows)
-        return round_up(max(panels, attention), 4096)
+        group = config.head_count // config.head_count_kv
+        most_rows = group * max(attention_tokens(config, how) for how in get_args(Attending))
+        attention = attention_scratch_bytes(most_rows, config.head_size, panel)
+        return round_up(max(gemm_scratch_bytes(panel, widest, width), attention), 4096)
 
 
-def attention_tokens(group: int, is_short: bool) -> int:
-    """Tokens of one attention task: all of a short step, of a long one as many as share enough."""
-    return MAX_SHORT_TOKENS if is_short else max(1, ATTENTION_TASK_ROWS // group)
-
-
-def attention_scratch_bytes(config: ModelConfig, panel: int) -> int:
-    """Room for the rows of a task, a tile's scores and a block of packed keys and values."""
-    group = config.head_count // config.head_count_kv
-    rows = max(attention_tokens(group, is_short) for is_short in (True, False)) * group
-    size, padded = round_up(config.head_size, 16), round_up(config.head_size, panel)
-    row_bytes = 16 + 4 * size + 4 * padded
-    tile_bytes = MAX_ATTENTION_ROWS * 6 * ATTENTION_KEYS + 4 * ATTENTION_KEYS + 4 * padded
-    packed_bytes = 2 * ATTENTION_KEYS * (size + padded)
-    return (rows + MAX_ATTENTION_ROWS) * row_bytes + tile_bytes + packed_bytes + 1024
-
-
-def partial_bytes(config: ModelConfig, panel: int) -> int:
-    """Room for what the heads of a short step's tokens leave for each part of their keys."""
-    head = PARTIAL_HEAD_BYTES + 4 * round_up(config.head_size, panel)
-    return MAX_SHORT_TOKENS * config.head_count * MAX_KEY_SPLITS * head
+def attention_tokens(config: ModelConfig, attending: Attending) -> int:
+    """Tokens of one attention task: a few, or as many as share what is packed for them."""
+    if attending == "direct":
+        return MAX_SHORT_TOKENS
+    return max(1, ATTENTION_TASK_ROWS // (config.head_count // config.head_count_kv))

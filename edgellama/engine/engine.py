@@ -1,60 +1,52 @@
 """The engine: runs steps of a Llama over token ids, on its own threads.
 
-Knows weights, programs and caches; no text, no sampling, no sessions. One step runs at a time;
-callers on other threads wait inside ``forward``.
+Joins weights, kernels, threads, the runner of a step and the scheduler; knows no text, no
+sampling, no sessions. Callers on other threads share steps.
 """
 
 from __future__ import annotations
 
-import logging
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from time import perf_counter
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.buffers import Rows, StepBuffers
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
-from edgellama.engine.llama_program import InputObserver, LlamaProgram
+from edgellama.engine.llama_program import InputObserver
+from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.page_pool import PagePool
 from edgellama.engine.program import Op, Program
-from edgellama.engine.rope import RopeTable
+from edgellama.engine.scheduler import Scheduler
+from edgellama.engine.segments import LogitsChoice, Segment
+from edgellama.engine.step import FloatRows, StepRunner
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer
-from edgellama.engine.step_values import Mode
-from edgellama.engine.turns import CANCELLED, Turns
+from edgellama.engine.step_values import Attending, Batch, StepKind
 from edgellama.engine.weights import ModelWeights, load_weights
+from edgellama.engine.work import Work
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
 from edgellama.kernels_cpu.compiling.compile_pool import Progress
 from edgellama.kernels_cpu.machine.cpu import default_num_threads
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY, ThreadTeam
-from edgellama.quant.errors import (
-    ContextLengthError,
-    EdgellamaError,
-    GenerationCancelled,
-    InvalidOptionError,
-)
+from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.model_config import ModelConfig
 
 __all__ = ["CancelToken", "Engine"]
 
-_log = logging.getLogger(__name__)
-LOGIT_ROWS = 64
-"""Tokens whose logits are computed together when all are wanted."""
 MAX_THREADS = 256
-LogitsChoice = Literal["last", "all", "none"]
 
 
 class Engine:
     """A model ready to run; a context manager.
 
-    Thread-safe: callers take turns, one chunk of up to ``step_tokens`` at a time.
+    Thread-safe: callers who wait at the same time share steps of up to ``step_tokens`` tokens.
     """
 
     def __init__(
@@ -65,6 +57,9 @@ class Engine:
         tier: str | None = None,
         progress: Progress | None = None,
         kv_type: KVTypeChoice = "f16",
+        cache_limit: int = 0,
+        exact: bool = False,
+        layers: range | None = None,
         observer: InputObserver | None = None,
         timer: StepTimer | None = None,
         companions: Iterable[str] = (),
@@ -74,6 +69,10 @@ class Engine:
         ``progress`` hears of (compiled, total) kernels, and only if any must be compiled; then
         ``companions`` are compiled too, for other models.
         ``kv_type``: of caches, as for ``Llama``, unless one is asked to have another.
+        ``cache_limit``: bytes that pages may take which no sequence holds any more.
+        ``exact``: the same bits whatever else is in a step, see ``StepRunner.kind_of``.
+        ``layers``: those that run, all by default; without the first, ``forward_rows`` takes
+        residual rows instead of tokens.
         ``observer`` is an instrument that becomes part of every step, ``timer`` one that runs it.
         Raises ModelFileError, UnsupportedModelError, KernelError or InvalidOptionError.
         """
@@ -82,27 +81,33 @@ class Engine:
         if not 1 <= self.num_threads <= MAX_THREADS:
             raise InvalidOptionError(f"{self.num_threads} threads; allowed: 1 to {MAX_THREADS}")
         self._kv_types = KVTypes.of(kv_type)
+        self._cache_limit = cache_limit
         self.tier = choose_tier(tier)
         self.step_tokens = step_tokens(self.config)
-        weights = load_weights(file, self.config)
-        self._rope = RopeTable(self.config.rope, weights.rope_freqs)
-        self._buffers = StepBuffers(
-            self.config, self.tier, self.num_threads, self._rope.row_numbers
-        )
-        self._model: LlamaProgram | None = LlamaProgram(
-            self.config, weights, self._buffers, self.num_threads, observer
-        )
-        self._last_logits = self._buffers.logits(self.config.vocab_size, 1)
-        self._all_logits: Rows | None = None
-        self._programs: dict[tuple[str, ...], Program] = {}
+        self.layers = _checked_layers(layers, self.config.block_count)
+        self._weights: ModelWeights | None = load_weights(file, self.config)
+        self._runner: StepRunner | None = StepRunner(
+            self.config, self._weights, self.tier, self.num_threads,
+            layers=self.layers, is_exact=exact, observer=observer,
+        )  # fmt: skip
+        self._pools: dict[KVTypes, PagePool] = {}
+        self._programs: dict[tuple[object, ...], Program] = {}
         self._kernels = CompiledKernels(self.tier)
         entries = {TIMED_ENTRY} if timer else set()
         self._kernels.ensure(self.usual_kernels() | entries, progress, companions)
         self._timer = timer
         self._team = ThreadTeam(self._kernels, self.num_threads)
         self._stop_team = weakref.finalize(self, self._team.close)
-        self._turns = Turns()
-        self._has_warned = False
+        self.scheduler = Scheduler(self._run_step, self.step_tokens)
+
+    def pool(self, kv_type: KVTypeChoice | None = None) -> PagePool:
+        """The pages of all sequences whose keys and values are of these types."""
+        types = self._kv_types if kv_type is None else KVTypes.of(kv_type)
+        pool = self._pools.get(types)
+        if pool is None:
+            layout = PageLayout.of(self.config, types, self.tier.lanes, len(self.layers))
+            pool = self._pools.setdefault(types, PagePool(layout, self._cache_limit))
+        return pool
 
     def new_cache(
         self, context_length: int | None = None, *, kv_type: KVTypeChoice | None = None
@@ -112,17 +117,7 @@ class Engine:
         ``kv_type`` defaults to the engine's. Raises InvalidOptionError.
         """
         length = self.config.context_length if context_length is None else context_length
-        types = self._kv_types if kv_type is None else KVTypes.of(kv_type)
-        window = self.config.sliding_window
-        if window is not None and length > window and not self._has_warned:
-            self._has_warned = True
-            _log.warning(
-                "this model has a sliding window of %d tokens, which is not obeyed yet: with more "
-                "in the context (of %d) replies differ from what its makers intended; "
-                "a context of %d (-c, context_length) avoids it",
-                *(window, length, window),
-            )
-        return KVCache(self.config, length, str(types), self.tier.lanes)
+        return KVCache(self.pool(kv_type), length, window=self.config.sliding_window)
 
     def forward(
         self,
@@ -132,31 +127,36 @@ class Engine:
         logits: LogitsChoice = "last",
         cancelled: CancelToken | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> npt.NDArray[np.float32]:
+    ) -> FloatRows:
         """Append ``tokens`` to the cache; logits (1, n or 0 tokens, vocab_size) as a new array.
 
         Raises ContextLengthError when they do not fit, GenerationCancelled when the token is
-        set; the cache then holds the chunks that were complete. ``progress`` hears of
-        (tokens done, tokens in all) after each chunk of ``step_tokens``.
+        set; the cache then holds the steps that were complete. ``progress`` hears of
+        (tokens done, tokens in all) after each step.
         """
-        ids = self._checked(tokens, cache)
-        outputs: list[npt.NDArray[np.float32]] = []
-        for start in range(0, len(ids), self.step_tokens):
-            chunk = ids[start : start + self.step_tokens]
-            done = start + len(chunk)
-            wanted: LogitsChoice = "none" if logits == "last" and done < len(ids) else logits
-            work = partial(self._run_chunk, chunk, cache, wanted, cancelled)
-            outputs += self._turns.take(work, cancelled)
-            if progress:
-                progress(done, len(ids))
-        if len(outputs) == 1:
-            return outputs[0]
-        return np.concatenate([np.empty((0, self.config.vocab_size), np.float32), *outputs])
+        work = self.work(tokens, cache, logits=logits, cancelled=cancelled, progress=progress)
+        if not work.is_over:
+            self.scheduler.run(work)
+        return work.result(self.config.vocab_size)
+
+    def work(
+        self,
+        tokens: Sequence[int] | npt.NDArray[np.int32],
+        cache: KVCache,
+        *,
+        logits: LogitsChoice = "last",
+        cancelled: CancelToken | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Work:
+        """The same, for the scheduler to run together with others' works."""
+        return Work(cache, self._checked(tokens, cache), logits, cancelled, progress)
 
     @property
     def weights(self) -> ModelWeights:
         """The model's tensors; EdgellamaError once the engine is closed."""
-        return self._writer.weights
+        if self._weights is None:
+            raise EdgellamaError("the engine is closed")
+        return self._weights
 
     @property
     def kernels(self) -> CompiledKernels:
@@ -168,9 +168,11 @@ class Engine:
         """Kernels that the cache of compiled code did not have when this engine wanted them."""
         return self._kernels.num_compiled
 
-    def step_ops(self, num_tokens: int, kv_type: KVTypeChoice = "f16") -> list[Op]:
-        """The ops of a step of up to ``step_tokens`` and of the last one's logits."""
-        return self._step_ops(_mode(num_tokens), KVTypes.of(kv_type))
+    def step_ops(self, num_tokens: int, kv_type: KVTypeChoice | None = None) -> list[Op]:
+        """The ops of a step of one sequence's tokens and of the last one's logits."""
+        runner = self._open_runner()
+        kind = runner.kind_of(num_tokens, is_prompt=num_tokens > MAX_SHORT_TOKENS)
+        return runner.ops(kind, self.pool(kv_type).layout)
 
     def run_ops(self, name: str, ops: Callable[[], list[Op]]) -> float:
         """Run an instrument's own ops between two steps; the seconds that they took.
@@ -179,24 +181,22 @@ class Engine:
         """
 
         def run() -> float:
-            held = self._writer
-            program = self._programs.get(("instrument", name))
-            if program is None:
-                program = self._build(("instrument", name), ops())
+            held = self._open_runner()
+            program = self._program(("instrument", name), ops)
             program.prepare(self._team.next_job)
             started = perf_counter()
             self._team.run(program.memory, owner=program)
             del held
             return perf_counter() - started
 
-        return self._turns.take(run)
+        return self.scheduler.exclusively(run)
 
     def close(self) -> None:
         """Stop the threads, after the running step, and let go of the file's weights.
 
         The engine is unusable afterwards.
         """
-        self._turns.take(self._release)
+        self.scheduler.exclusively(self._release)
 
     def __enter__(self) -> Engine:
         return self
@@ -206,42 +206,62 @@ class Engine:
 
     def _release(self) -> None:
         self._stop_team()
-        self._model = None
+        self._runner = self._weights = None
         self._programs.clear()
+        for pool in self._pools.values():
+            pool.clear()
 
-    @property
-    def _writer(self) -> LlamaProgram:
-        """What writes the steps, and with it the weights: held by whoever runs one.
+    def _open_runner(self) -> StepRunner:
+        """What runs steps, and with it the weights: held by whoever runs one.
 
         A signal's handler may close the engine inside a step, which ends on mapped memory.
         """
-        if self._model is None:
+        if self._runner is None:
             raise EdgellamaError("the engine is closed")
-        return self._model
+        return self._runner
 
-    def _run_chunk(
-        self,
-        chunk: npt.NDArray[np.int64],
-        cache: KVCache,
-        logits: LogitsChoice,
-        cancelled: CancelToken | None,
-    ) -> list[npt.NDArray[np.float32]]:
-        """Append a chunk to the cache; the logits wanted of it, in parts."""
-        held = self._writer
-        self._run_step(chunk, cache, logits == "last", cancelled)
-        outputs: list[npt.NDArray[np.float32]] = []
-        if logits == "all":
-            outputs = self._all_rows(len(chunk), cancelled)
-        elif logits == "last":
-            outputs = [self._last_logits.array[:1, : self.config.vocab_size].copy()]
-        cache.length += len(chunk)
+    def _run_step(
+        self, segments: Sequence[Segment], cancelled: CancelToken | None
+    ) -> list[FloatRows] | None:
+        """One step for the scheduler; None if the token has stopped it."""
+        runner = self._open_runner()
+        # Their sequences may be closed meanwhile by other threads.
+        held = [segment.cache.hold() for segment in segments]
+        flag = None if cancelled is None else cancelled.flag
+
+        def run_ops(
+            key: tuple[object, ...], ops: Callable[[], list[Op]], values: dict[str, int]
+        ) -> bool:
+            program = self._program(key, ops)
+            program.prepare(self._team.next_job, **values)
+            if self._timer:
+                return self._timer.run(self._team, program, flag)
+            return self._team.run(program.memory, flag, owner=program)
+
+        results = runner.run(segments, run_ops)
         del held
-        return outputs
+        return results
+
+    def _program(self, key: tuple[object, ...], ops: Callable[[], list[Op]]) -> Program:
+        """The program of ``ops``, which are asked for once for each key."""
+        program = self._programs.get(key)
+        if program is None:
+            written = ops()
+            self._kernels.ensure(op.kernel for op in written)
+            if self._timer:
+                written = self._timer.separated(written)
+            program = self._programs[key] = Program(written, self._kernels)
+        return program
 
     def usual_kernels(self) -> set[str]:
-        """Kernels of a chat: long and short steps, logits of one token, the choice of the next."""
-        modes: tuple[Mode, ...] = get_args(Mode)
-        ops = (op for mode in modes for op in self._step_ops(mode, self._kv_types))
+        """Kernels of a chat: all kinds of steps, logits of one token, the choice of the next."""
+        runner, pages = self._open_runner(), self.pool().layout
+        kinds = (
+            StepKind(batch, attending)
+            for batch in get_args(Batch)
+            for attending in get_args(Attending)
+        )
+        ops = (op for kind in kinds for op in runner.ops(kind, pages))
         return {op.kernel for op in ops} | {*ENTRY_KERNELS, CHOICE_KERNEL}
 
     def _checked(
@@ -257,96 +277,20 @@ class Engine:
             if low < 0 or high >= self.config.vocab_size:
                 allowed = f"0 to {self.config.vocab_size - 1}"
                 raise InvalidOptionError(f"token ids from {low} to {high}; allowed: {allowed}")
-        self._check_room(len(ids), cache)
-        return ids.astype(np.int64)
-
-    def _check_room(self, num_tokens: int, cache: KVCache) -> None:
-        if cache.length + num_tokens > cache.context_length:
+        if cache.length + len(ids) > cache.context_length:
             raise ContextLengthError(
-                f"{cache.length} tokens and {num_tokens} more do not fit a context of "
+                f"{cache.length} tokens and {len(ids)} more do not fit a context of "
                 f"{cache.context_length} tokens",
-                cache.length + num_tokens,
+                cache.length + len(ids),
                 cache.context_length,
             )
-
-    def _run_step(
-        self,
-        chunk: npt.NDArray[np.int64],
-        cache: KVCache,
-        with_logits: bool,
-        cancelled: CancelToken | None,
-    ) -> None:
-        """The body over a chunk and, if wanted, the head over its last token, in one program."""
-        mode = _mode(len(chunk))
-        # Others may have used or closed the cache while this caller waited for its turn.
-        self._check_room(len(chunk), cache)
-        key = ("step", mode, str(cache.types), "logits" if with_logits else "")
-        program = self._programs.get(key)
-        if program is None:
-            write = self._step_ops if with_logits else self._writer.body
-            program = self._build(key, write(mode, cache.types))
-        self._buffers.token_ids[: len(chunk)] = chunk
-        self._rope.fill(self._buffers.cos_sin, cache.length, len(chunk))
-        program.prepare(
-            self._team.next_job,
-            cache.strides(),
-            num_tokens=len(chunk),
-            position=cache.length,
-            num_outputs=1,
-            first_row=self._residual_row(len(chunk) - 1),
-            **cache.bindings(),
-        )
-        memory = cache.memory
-        self._run(program, cancelled)
-        del memory
-
-    def _step_ops(self, mode: Mode, types: KVTypes) -> list[Op]:
-        return self._writer.body(mode, types) + self._writer.head("decode", self._last_logits)
-
-    def _all_rows(
-        self, num_tokens: int, cancelled: CancelToken | None
-    ) -> list[npt.NDArray[np.float32]]:
-        """Logits of all tokens of the step that has just run."""
-        vocab_size = self.config.vocab_size
-        rows = self._all_logits = self._all_logits or self._buffers.logits(vocab_size, LOGIT_ROWS)
-        outputs = []
-        for first in range(0, num_tokens, LOGIT_ROWS):
-            count = min(LOGIT_ROWS, num_tokens - first)
-            mode = _mode(count)
-            program = self._programs.get(("head", mode))
-            if program is None:
-                program = self._build(("head", mode), self._writer.head(mode, rows))
-            program.prepare(
-                self._team.next_job, num_outputs=count, first_row=self._residual_row(first)
-            )
-            self._run(program, cancelled)
-            outputs.append(rows.array[:count, :vocab_size].copy())
-        return outputs
-
-    def _residual_row(self, token: int) -> int:
-        """Address of what the last body left of a token of its step."""
-        residual = self._buffers.residual
-        return residual.address + token * residual.stride
-
-    def _build(self, key: tuple[str, ...], ops: list[Op]) -> Program:
-        self._kernels.ensure(op.kernel for op in ops)
-        if self._timer:
-            ops = self._timer.separated(ops)
-        program = self._programs[key] = Program(ops, self._kernels)
-        return program
-
-    def _run(self, program: Program, cancelled: CancelToken | None) -> None:
-        flag = None if cancelled is None else cancelled.flag
-        if self._timer:
-            done = self._timer.run(self._team, program, flag)
-        else:
-            done = self._team.run(program.memory, flag, owner=program)
-        if not done:
-            raise GenerationCancelled(CANCELLED)
+        return ids.astype(np.int64)
 
 
-def _mode(num_tokens: int) -> Mode:
-    """Which kernels a step of so many tokens takes."""
-    if num_tokens == 1:
-        return "decode"
-    return "short" if num_tokens <= MAX_SHORT_TOKENS else "prefill"
+def _checked_layers(layers: range | None, num_layers: int) -> range:
+    """The layers that run. InvalidOptionError for others than some neighbours of the model's."""
+    if layers is None:
+        return range(num_layers)
+    if layers.step != 1 or not 0 <= layers.start < layers.stop <= num_layers:
+        raise InvalidOptionError(f"layers {layers}; allowed: neighbours among 0 to {num_layers}")
+    return layers

@@ -1,148 +1,253 @@
-"""Keys and values of the tokens that a session has seen.
+"""Keys and values of one sequence: a table of pages, and the tokens that they are of.
 
-Memory is reserved for the whole context and touched only as far as tokens are stored. The
-layout is the attention kernel's; who may use the cache, and for which tokens, is the session's.
+Pages are taken as tokens come, copied before they are written where others hold them too, and
+given back behind a sliding window. What is in them is the kernels', who holds them the pool's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.kv_types import KVTypeChoice, KVTypes, scale_bytes
-from edgellama.engine.memory import reserve, round_up
-from edgellama.kernels_cpu.signatures import (
-    ATTENTION_KEYS,
-    CACHE_NUMBER_BITS,
-    MAX_KEY_SPLITS,
-    PANEL_VECTORS,
-)
-from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
-from edgellama.quant.model_config import ModelConfig
+from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.page_pool import Page, PageKey, PagePool
+from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, first_seen
+from edgellama.quant.errors import InvalidOptionError
 
-SMALLEST_SPLIT = 512
-"""Keys of one part where a token's keys are split: enough to be worth handing out."""
-
-
-@dataclass(frozen=True)
-class CacheLayout:
-    """Bytes of a cache's parts: a block of positions, all of a head, all heads of a layer.
-
-    ``split_keys``: how many keys of a token go together where they are split among threads.
-    """
-
-    num_layers: int
-    num_positions: int
-    split_keys: int
-    key_block_bytes: int
-    value_block_bytes: int
-    key_head_bytes: int
-    value_head_bytes: int
-    key_layer_bytes: int
-    value_layer_bytes: int
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of the whole cache."""
-        return self.num_layers * (self.key_layer_bytes + self.value_layer_bytes)
-
-    @classmethod
-    def of(
-        cls, config: ModelConfig, context_length: int, key_type: str, value_type: str, lanes: int
-    ) -> CacheLayout:
-        """The layout for ``context_length`` tokens on a tier of ``lanes`` f32 numbers a vector.
-
-        Raises InvalidOptionError for a type that is not in CACHE_TYPES, or no tokens, and
-        UnsupportedModelError for heads of an odd size.
-        """
-        types = KVTypes(key_type, value_type)
-        if context_length < 1:
-            raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
-        size, block = config.head_size, PANEL_VECTORS * lanes
-        if size % 2:
-            raise UnsupportedModelError(f"head size {size}; supported: even sizes")
-        num_blocks = -(-context_length // block)
-        key_block_bytes = block * _position_bytes(types.keys, size, size)
-        value_block_bytes = block * _position_bytes(types.values, size, round_up(size, block))
-        split_keys = round_up(-(-context_length // MAX_KEY_SPLITS), ATTENTION_KEYS)
-        return cls(
-            num_layers=config.block_count,
-            num_positions=num_blocks * block,
-            split_keys=max(SMALLEST_SPLIT, split_keys),
-            key_block_bytes=key_block_bytes,
-            value_block_bytes=value_block_bytes,
-            key_head_bytes=num_blocks * key_block_bytes,
-            value_head_bytes=num_blocks * value_block_bytes,
-            key_layer_bytes=config.head_count_kv * num_blocks * key_block_bytes,
-            value_layer_bytes=config.head_count_kv * num_blocks * value_block_bytes,
-        )
-
-
-def _position_bytes(kind: str, head_size: int, stored_elements: int) -> int:
-    """Bytes of one head's key or value at one position, of which scales need no padding."""
-    return stored_elements * CACHE_NUMBER_BITS[kind] // 8 + scale_bytes(kind, head_size)
+Octets: TypeAlias = npt.NDArray[np.uint8]
+KEY_BYTES = 16
+"""Of a page's key: two different texts share one with a probability of 2**-64 at most."""
 
 
 class KVCache:
-    """Room for ``context_length`` tokens, of which ``length`` are in use."""
+    """Room for ``context_length`` tokens of one sequence; ``tokens`` are those in it.
+
+    ``window``: how many tokens each one sees, itself included. ``origin`` stands for what else
+    decides keys and values, such as adapters: pages are shared only where it is the same.
+    """
 
     def __init__(
-        self, config: ModelConfig, context_length: int, kv_type: KVTypeChoice, lanes: int
+        self,
+        pool: PagePool,
+        context_length: int,
+        *,
+        window: int | None = None,
+        origin: bytes = b"",
     ) -> None:
-        self.types = types = KVTypes.of(kv_type)
-        self.layout = layout = CacheLayout.of(
-            config, context_length, types.keys, types.values, lanes
-        )
+        if context_length < 1:
+            raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
         self.context_length = context_length
-        self.length = 0
-        self._hold(
-            reserve(layout.num_layers * layout.key_layer_bytes),
-            reserve(layout.num_layers * layout.value_layer_bytes),
-        )
+        self.window = ALL_KEYS if window is None else window
+        self._pool = pool
+        self._origin = origin
+        self._pages: list[Page | None] = []
+        self._keys: list[PageKey] = []
+        try:
+            self._table = np.zeros(-(-context_length // PAGE_POSITIONS), np.int64)
+        except (MemoryError, ValueError):
+            raise InvalidOptionError(
+                f"no memory for a context of {context_length} tokens; choose a shorter one"
+            ) from None
+        self._tokens: list[int] = []
 
-    def _hold(self, keys: npt.NDArray[np.uint8], values: npt.NDArray[np.uint8]) -> None:
-        """Take memory; what is asked for in every step is found out once."""
-        self._keys, self._values = keys, values
-        self._bindings = {
-            "keys": int(keys.ctypes.data),
-            "values": int(values.ctypes.data),
-            "key_head_bytes": self.layout.key_head_bytes,
-            "value_head_bytes": self.layout.value_head_bytes,
-            "key_block_bytes": self.layout.key_block_bytes,
-            "value_block_bytes": self.layout.value_block_bytes,
-            "split_keys": self.layout.split_keys,
-        }
+    @property
+    def layout(self) -> PageLayout:
+        """Where numbers lie in the pages."""
+        return self._pool.layout
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """The tokens whose keys and values are here; not to be changed."""
+        return self._tokens
+
+    @property
+    def length(self) -> int:
+        """How many tokens are in use."""
+        return len(self._tokens)
+
+    @property
+    def origin(self) -> bytes:
+        """What else than tokens decides keys and values."""
+        return self._origin
 
     @property
     def num_bytes(self) -> int:
-        """Bytes reserved, all of which are touched once the context is full."""
-        return self._keys.nbytes + self._values.nbytes
+        """What the pages take once they are full."""
+        return sum(page is not None for page in self._pages) * self.layout.page_bytes
 
     @property
-    def memory(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
-        """Keys and values: to be held by whoever uses their addresses."""
-        return self._keys, self._values
+    def pages(self) -> tuple[Page | None, ...]:
+        """The pages in order, None for those behind the window."""
+        return tuple(self._pages)
 
-    def bindings(self) -> Mapping[str, int]:
-        """What the program calls by these names; addresses are of the first layer."""
-        return self._bindings
+    @property
+    def table_address(self) -> int:
+        """Where the addresses of the pages lie, which kernels read."""
+        return int(self._table.ctypes.data)
 
-    def strides(self) -> dict[str, int]:
-        """Bytes from one layer to the next."""
-        return {"keys": self.layout.key_layer_bytes, "values": self.layout.value_layer_bytes}
+    def hold(self) -> object:
+        """What a step must hold while it runs: others may close the sequence meanwhile."""
+        return self._table, tuple(self._pages)
+
+    def part_from_step(self) -> None:
+        """Leave the present table to a step that is running still but was given up."""
+        self._table = self._table.copy()
+
+    def prepare(self, num_tokens: int) -> None:
+        """Make the next ``num_tokens`` positions writable. InvalidOptionError without memory."""
+        start = self.length
+        number, used = divmod(start, PAGE_POSITIONS)
+        end = start + num_tokens
+        if used and number < len(self._pages):
+            page = self._pages[number]
+            assert page is not None
+            if page.is_shared:
+                self._place(number, self._copy(page, used))
+        while number * PAGE_POSITIONS < end:
+            if number >= len(self._pages):
+                self._place(number, self._pool.new())
+            elif number * PAGE_POSITIONS >= start:
+                page = self._pages[number]
+                if page is None or page.is_shared:
+                    self._place(number, self._pool.new())
+            number += 1
+
+    def append(self, tokens: Sequence[int]) -> None:
+        """Count ``tokens``, whose keys and values have been stored, as part of the sequence."""
+        self._tokens.extend(tokens)
+        for number in range(len(self._keys), self.length // PAGE_POSITIONS):
+            key = self._next_key(number, self._tokens)
+            self._keys.append(key)
+            page = self._pages[number]
+            if page is not None:
+                self._pool.publish(page, key)
+        self._leave_behind()
+
+    def reuse(self, prompt: Sequence[int]) -> int:
+        """Keep or find what is there of ``prompt``, all but its last token at most; its length.
+
+        Own tokens come first, then whole pages that other sequences have left in the pool.
+        """
+        most = len(prompt) - 1
+        shared = min(shared_length(self._tokens, prompt), most)
+        self.truncate(shared)
+        while (first := len(self._keys)) * PAGE_POSITIONS + PAGE_POSITIONS <= len(prompt):
+            key = self._next_key(first, prompt)
+            page = self._pool.find(key)
+            if page is None:
+                break
+            self._place(first, page)
+            self._keys.append(key)
+            start, end = first * PAGE_POSITIONS, (first + 1) * PAGE_POSITIONS
+            self._tokens[start:] = prompt[start:end]
+        if self.length > most:
+            self.truncate(most)
+        return self.length
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens from ``length`` on."""
+        """Forget all tokens from ``length`` on; all, where a window has given up what it needs."""
         if not 0 <= length <= self.length:
             raise InvalidOptionError(
                 f"cannot truncate to {length} tokens; the cache holds {self.length}"
             )
-        self.length = length
+        if length == self.length:
+            return
+        needed = range(first_seen(length, self.window) // PAGE_POSITIONS, length // PAGE_POSITIONS)
+        if any(self._pages[number] is None for number in needed):
+            length = 0
+        del self._tokens[length:]
+        del self._keys[length // PAGE_POSITIONS :]
+        self._drop_pages(-(-length // PAGE_POSITIONS))
+
+    def fork(self) -> KVCache:
+        """Another sequence of the same tokens, which shares the pages until either writes."""
+        other = KVCache(self._pool, self.context_length, window=self.window, origin=self._origin)
+        for number, page in enumerate(self._pages[: -(-self.length // PAGE_POSITIONS)]):
+            other._place(number, None if page is None else self._pool.share(page))
+        other._keys = self._keys.copy()
+        other._tokens = self._tokens.copy()
+        return other
+
+    def restore(self, tokens: Sequence[int], pages: Sequence[Page]) -> None:
+        """Take over pages that hold ``tokens``, from the first on, in an empty sequence."""
+        for number, page in enumerate(pages):
+            self._place(number, page)
+        self.append(tokens)
 
     def close(self) -> None:
-        """Give the memory back; the cache is unusable afterwards."""
-        self.length = self.context_length = 0
-        self._hold(reserve(0), reserve(0))
+        """Give the pages back; the cache is unusable afterwards."""
+        self._tokens.clear()
+        self._keys.clear()
+        self.context_length = 0
+        self._drop_pages(0)
+
+    def __del__(self) -> None:
+        # An __init__ that failed has no pages.
+        if hasattr(self, "_tokens"):
+            self.close()
+
+    def _place(self, number: int, page: Page | None) -> None:
+        """Put a page into the table, in place of the one that is there."""
+        old = None
+        if number < len(self._pages):
+            old, self._pages[number] = self._pages[number], page
+        else:
+            self._pages.append(page)
+        self._table[number] = 0 if page is None else page.address
+        if old is not None:
+            self._pool.release(old)
+
+    def _drop_pages(self, first: int) -> None:
+        """Release pages from ``first`` on, the last first: a text's beginning stays longest."""
+        while len(self._pages) > first:
+            # Addresses stay in the table: a step that is running still may read them.
+            page = self._pages.pop()
+            if page is not None:
+                self._pool.release(page)
+
+    def _leave_behind(self) -> None:
+        """Release pages that no token from here on sees."""
+        for number in reversed(range(first_seen(self.length, self.window) // PAGE_POSITIONS)):
+            if self._pages[number] is None:
+                break
+            self._place(number, None)
+
+    def _copy(self, page: Page, used: int) -> Page:
+        """A page of one's own with the first ``used`` positions of another."""
+        copy, layout = self._pool.new(), self.layout
+        num_blocks = -(-used // layout.block_positions)
+        for old, new in zip(page_parts(page, layout), page_parts(copy, layout), strict=True):
+            new[:, :, :num_blocks] = old[:, :, :num_blocks]
+        return copy
+
+    def _next_key(self, number: int, tokens: Sequence[int]) -> PageKey:
+        """The key of page ``number`` of a text whose earlier pages have keys here."""
+        before = self._keys[number - 1] if number else self._origin
+        own = np.array(tokens[number * PAGE_POSITIONS : (number + 1) * PAGE_POSITIONS], "<i4")
+        return hashlib.blake2b(before + own.tobytes(), digest_size=KEY_BYTES).digest()
+
+
+def page_parts(page: Page, layout: PageLayout) -> tuple[Octets, Octets]:
+    """Keys and values of a page: (layers, heads, blocks, bytes)."""
+    layers = page.memory.reshape(layout.num_layers, layout.layer_bytes)
+    key_bytes = layout.num_heads * layout.key_head_bytes
+    shape = (layout.num_layers, layout.num_heads, -1)
+    return (
+        layers[:, :key_bytes].reshape(*shape, layout.key_block_bytes),
+        layers[:, key_bytes:].reshape(*shape, layout.value_block_bytes),
+    )
+
+
+def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many leading tokens are the same."""
+    most = min(len(first), len(second))
+    if list(first[:most]) == list(second[:most]):
+        return most
+    for index, (one, other) in enumerate(zip(first, second, strict=False)):
+        if one != other:
+            return index
+    return most

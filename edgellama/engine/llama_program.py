@@ -1,8 +1,8 @@
 """A Llama's forward pass written as the list of kernel calls that computes it.
 
-``decode`` is for one token and ``short`` for a few (weights are read where they lie), ``prefill``
-for many (weights are expanded by panels); they differ in the matrix kernels, the activations'
-layout and the attention.
+Batch of matrices with one token read weights in an order of their own, those with a few tokens
+read as many rows as a vector has lanes, those with many expand panels of rows; activations lie as
+each of them reads them.
 """
 
 from __future__ import annotations
@@ -14,22 +14,30 @@ from typing import Protocol
 
 from edgellama.engine.attention_ops import AttentionOps
 from edgellama.engine.buffers import InputRows, Rows, StepBuffers
-from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.memory import round_up
+from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Arguments, Bound, Op
-from edgellama.engine.step_values import NUM_OUTPUTS, NUM_TOKENS, Mode
+from edgellama.engine.step_values import NUM_OUTPUTS, NUM_TOKENS, Batch, StepKind
 from edgellama.engine.weights import FloatVector, LayerWeights, Matrix, ModelWeights
-from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, decode_bytes, orders_of
+from edgellama.kernels_cpu.signatures import (
+    QUANTIZED,
+    SIGNATURES,
+    SKINNY_TILES,
+    decode_bytes,
+    orders_of,
+)
 from edgellama.quant.model_config import ModelConfig
 
-LAYOUT_OF_MODE: Mapping[Mode, str] = MappingProxyType(
-    {"decode": "decode", "short": "prefill", "prefill": "prefill"}
+LAYOUTS: Mapping[Batch, str] = MappingProxyType(
+    {"one": "decode", "few": "prefill", "many": "prefill"}
 )
-MATRIX_KERNELS: tuple[Mapping[Mode, str], ...] = (
-    MappingProxyType({"decode": "gemv", "short": "gemv", "prefill": "gemm"}),
-    MappingProxyType({"decode": "gemv", "short": "skinny", "prefill": "gemm"}),
+"""How activations lie, of ``signatures.LAYOUTS``."""
+FLOAT_KERNELS: Mapping[Batch, str] = MappingProxyType(
+    {"one": "gemv", "few": "gemv", "many": "gemm"}
 )
-"""Of float matrices, and of quantized ones."""
+QUANTIZED_KERNELS: Mapping[Batch, str] = MappingProxyType(
+    {"one": "gemv", "few": "skinny", "many": "gemm"}
+)
 PANEL_ROWS = 16
 """Rows that short steps take together on the widest tier, and a multiple of others'."""
 MIN_CHUNK_BYTES, MAX_CHUNKS = 3 << 16, 8
@@ -46,24 +54,50 @@ class InputObserver(Protocol):
 
 @dataclass(frozen=True)
 class LlamaProgram:
-    """Writes the ops of one model for one kind of cache and number of threads.
+    """Writes the ops of one model, or of some of its layers, for a number of threads.
 
+    ``layers``: which of the model's layers run; ``segments``: the address of the step's table.
     Without an ``observer`` nothing is spent on it: its ops are not there.
     """
 
     config: ModelConfig
     weights: ModelWeights
     buffers: StepBuffers
+    segments: int
     num_threads: int
+    layers: range
+    is_exact: bool = False
     observer: InputObserver | None = None
 
-    def body(self, mode: Mode, types: KVTypes) -> list[Op]:
-        """From token ids to the residual stream after the last layer, cache updated.
+    def body(self, kind: StepKind, pages: PageLayout) -> list[Op]:
+        """From token ids, or residual rows, to the residual stream after the last layer.
 
-        Bound: num_tokens, position, and the cache's ``bindings`` and ``strides``.
+        Bound: num_tokens and num_segments. Keys and values are stored in the segments' pages.
         """
+        attention = AttentionOps(self.config, self.buffers, pages, self.segments)
+        ops = [] if self.layers.start else [self._embed()]
+        for index, number in enumerate(self.layers):
+            layer = self.weights.layers[number]
+            ops += self._attention(kind, layer, attention, index)
+            ops += self._feed_forward(kind.batch, layer)
+        if self.observer is not None:
+            ops += self._observed_output(kind.batch, self.observer)
+        return ops
+
+    def head(self, batch: Batch, logits: Rows) -> list[Op]:
+        """Logits of ``num_outputs`` tokens whose residual rows begin at the bound ``first_row``.
+
+        Both are bound, so that the head of one token can follow a body of many.
+        """
+        norm = self.weights.output_norm
+        source = Rows(self.buffers.residual.array, len(norm))
+        ops = [self._norm(batch, source, norm, [self.weights.output], Bound("first_row"))]
+        ops += self._multiply(batch, [(self.weights.output, self.buffers.normed, logits)])
+        return [op.with_bound(NUM_TOKENS, NUM_OUTPUTS) for op in ops]
+
+    def _embed(self) -> Op:
         table = self.weights.token_embd
-        embed = Op(
+        return Op(
             f"embed_{table.format_name}",
             {
                 "weights": table.address,
@@ -76,68 +110,50 @@ class LlamaProgram:
             },
             label=table.name,
         )
-        ops = [embed]
-        for index, layer in enumerate(self.weights.layers):
-            ops += self._attention(mode, layer, index, types)
-            ops += self._feed_forward(mode, layer)
-        if self.observer is not None:
-            ops += self._observed_output(mode, self.observer)
-        return ops
-
-    def head(self, mode: Mode, logits: Rows) -> list[Op]:
-        """Logits of ``num_outputs`` tokens whose residual rows begin at the bound ``first_row``.
-
-        Both are bound, so that the head of one token can follow a body of many.
-        """
-        norm = self.weights.output_norm
-        source = Rows(self.buffers.residual.array, len(norm))
-        ops = [self._norm(mode, source, norm, [self.weights.output], Bound("first_row"))]
-        ops += self._multiply(mode, [(self.weights.output, self.buffers.normed, logits)])
-        return [op.with_bound(NUM_TOKENS, NUM_OUTPUTS) for op in ops]
 
     def _attention(
-        self, mode: Mode, layer: LayerWeights, index: int, types: KVTypes
+        self, kind: StepKind, layer: LayerWeights, attention: AttentionOps, index: int
     ) -> Iterator[Op]:
-        b, attention = self.buffers, AttentionOps(self.config, self.buffers)
+        b, batch = self.buffers, kind.batch
         projections = [
             (layer.attn_q, b.normed, b.query),
             (layer.attn_k, b.normed, b.key),
             (layer.attn_v, b.normed, b.value),
         ]
-        yield self._norm(mode, b.residual, layer.attn_norm, [p[0] for p in projections])
+        yield self._norm(batch, b.residual, layer.attn_norm, [p[0] for p in projections])
         yield from self._observe(b.normed, [p[0] for p in projections])
-        yield from self._multiply(mode, projections)
-        yield attention.rope_store(index, types)
-        yield from attention.attend(mode, index, types)
+        yield from self._multiply(batch, projections)
+        yield attention.rope_store(index)
+        yield from attention.attend(kind.attending, index)
         yield from self._observe(b.attended, [layer.attn_output])
         if layer.attn_output.is_quantized:
-            yield self._quantize(mode, b.attended, layer.attn_output)
+            yield self._quantize(batch, b.attended, layer.attn_output)
         yield from self._multiply(
-            mode, [(layer.attn_output, b.attended, b.residual)], accumulate=True
+            batch, [(layer.attn_output, b.attended, b.residual)], accumulate=True
         )
 
-    def _feed_forward(self, mode: Mode, layer: LayerWeights) -> Iterator[Op]:
+    def _feed_forward(self, batch: Batch, layer: LayerWeights) -> Iterator[Op]:
         b = self.buffers
         projections = [(layer.ffn_gate, b.normed, b.gate), (layer.ffn_up, b.normed, b.up)]
-        yield self._norm(mode, b.residual, layer.ffn_norm, [p[0] for p in projections])
+        yield self._norm(batch, b.residual, layer.ffn_norm, [p[0] for p in projections])
         yield from self._observe(b.normed, [p[0] for p in projections])
-        if mode == "prefill" and self.observer is None and layer.is_gated_at_once:
+        if batch == "many" and self.observer is None and layer.is_gated_at_once:
             yield self._gate(layer)
         else:
-            yield from self._multiply(mode, projections)
-            yield self._swiglu(mode, layer.ffn_down)
+            yield from self._multiply(batch, projections)
+            yield self._swiglu(batch, layer.ffn_down)
             yield from self._observe(b.gate, [layer.ffn_down])
-        yield from self._multiply(mode, [(layer.ffn_down, b.gate, b.residual)], accumulate=True)
+        yield from self._multiply(batch, [(layer.ffn_down, b.gate, b.residual)], accumulate=True)
 
     def _gate(self, layer: LayerWeights) -> Op:
         """The gated product of a long step as int8, whose factors are written nowhere."""
         b = self.buffers
-        gate = self._product("prefill", layer.ffn_gate, b.normed, b.gate, False, True)
+        gate = self._product("many", layer.ffn_gate, b.normed, b.gate, False, True)
         arguments = gate.arguments | {"up_weights": layer.ffn_up.address}
         arguments |= b.gate.quantized.arguments("prefill")
         return Op(gate.kernel, arguments, label=f"{gate.label.removesuffix('.weight')}+up")
 
-    def _swiglu(self, mode: Mode, user: Matrix) -> Op:
+    def _swiglu(self, batch: Batch, user: Matrix) -> Op:
         b = self.buffers
         arguments: Arguments = {
             "gate": b.gate.address,
@@ -147,22 +163,22 @@ class LlamaProgram:
             "width": b.gate.width,
             "num_tokens": NUM_TOKENS,
         }
-        quantized = self._quantized_arguments(mode, b.gate, [user])
-        return Op(f"swiglu_{self._layout(mode, [user])}", arguments | quantized)
+        quantized = self._quantized_arguments(batch, b.gate, [user])
+        return Op(f"swiglu_{self._layout(batch, [user])}", arguments | quantized)
 
     def _observe(self, source: Rows, matrices: list[Matrix]) -> Iterator[Op]:
         if self.observer is not None:
             yield self.observer.op(source, matrices, NUM_TOKENS)
 
-    def _observed_output(self, mode: Mode, observer: InputObserver) -> Iterator[Op]:
+    def _observed_output(self, batch: Batch, observer: InputObserver) -> Iterator[Op]:
         """The output matrix's input, of all tokens: logits are wanted of few or none."""
         b, output = self.buffers, self.weights.output
-        yield self._norm(mode, b.residual, self.weights.output_norm, [output])
+        yield self._norm(batch, b.residual, self.weights.output_norm, [output])
         yield observer.op(b.normed, [output], NUM_TOKENS)
 
     def _norm(
         self,
-        mode: Mode,
+        batch: Batch,
         source: Rows,
         weight: FloatVector,
         users: list[Matrix],
@@ -179,10 +195,10 @@ class LlamaProgram:
             "y_stride": self.buffers.normed.stride,
             "epsilon": self.config.rms_epsilon,
         }
-        name = f"rms_norm_{self._layout(mode, users)}"
-        return Op(name, arguments | self._quantized_arguments(mode, self.buffers.normed, users))
+        name = f"rms_norm_{self._layout(batch, users)}"
+        return Op(name, arguments | self._quantized_arguments(batch, self.buffers.normed, users))
 
-    def _quantize(self, mode: Mode, rows: InputRows, user: Matrix) -> Op:
+    def _quantize(self, batch: Batch, rows: InputRows, user: Matrix) -> Op:
         """Rows as int8."""
         arguments: Arguments = {
             "x": rows.address,
@@ -190,27 +206,27 @@ class LlamaProgram:
             "width": rows.width,
             "num_tokens": NUM_TOKENS,
         }
-        name = f"quantize_{LAYOUT_OF_MODE[mode]}"
-        return Op(name, arguments | self._quantized_arguments(mode, rows, [user]))
+        name = f"quantize_{LAYOUTS[batch]}"
+        return Op(name, arguments | self._quantized_arguments(batch, rows, [user]))
 
-    def _layout(self, mode: Mode, users: list[Matrix]) -> str:
+    def _layout(self, batch: Batch, users: list[Matrix]) -> str:
         """Of ``signatures.LAYOUTS``."""
         is_quantized = any(user.is_quantized for user in users)
-        return LAYOUT_OF_MODE[mode] if is_quantized else "float"
+        return LAYOUTS[batch] if is_quantized else "float"
 
     def _float_address(self, rows: Rows, users: list[Matrix]) -> int:
         """Where a row kernel writes f32; 0: nobody reads them."""
         unread = self.observer is None and all(user.is_quantized for user in users)
         return 0 if unread else rows.address
 
-    def _quantized_arguments(self, mode: Mode, rows: InputRows, users: list[Matrix]) -> Arguments:
-        if self._layout(mode, users) == "float":
+    def _quantized_arguments(self, batch: Batch, rows: InputRows, users: list[Matrix]) -> Arguments:
+        if self._layout(batch, users) == "float":
             return dict.fromkeys((*QUANTIZED, "orders"), 0)
         orders: Arguments = {"orders": orders_of(user.format_name for user in users)}
-        return rows.quantized.arguments(LAYOUT_OF_MODE[mode]) | orders
+        return rows.quantized.arguments(LAYOUTS[batch]) | orders
 
     def _multiply(
-        self, mode: Mode, products: list[tuple[Matrix, InputRows, Rows]], accumulate: bool = False
+        self, batch: Batch, products: list[tuple[Matrix, InputRows, Rows]], accumulate: bool = False
     ) -> Iterator[Op]:
         """Independent products (matrix, input, output); one barrier after all of them."""
         biased = [
@@ -218,7 +234,7 @@ class LlamaProgram:
         ]
         for index, (matrix, source, target) in enumerate(products):
             yield self._product(
-                mode, matrix, source, target, accumulate, index == len(products) - 1
+                batch, matrix, source, target, accumulate, index == len(products) - 1
             )
         for index, (bias, output) in enumerate(biased):
             yield Op(
@@ -235,15 +251,15 @@ class LlamaProgram:
 
     def _product(
         self,
-        mode: Mode,
+        batch: Batch,
         matrix: Matrix,
         source: InputRows,
         target: Rows,
         accumulate: bool,
         barrier: bool,
     ) -> Op:
-        kernel = f"{MATRIX_KERNELS[matrix.is_quantized][mode]}_{matrix.format_name}"
-        q = source.quantized.arguments(LAYOUT_OF_MODE[mode])
+        kernel = self._kernel(matrix, batch)
+        q = source.quantized.arguments(LAYOUTS[batch])
         arguments: Arguments = {
             "weights": matrix.address,
             "row_bytes": matrix.row_bytes,
@@ -260,12 +276,20 @@ class LlamaProgram:
             "scratch_stride": self.buffers.scratch_bytes,
             **dict.fromkeys(("up_weights", *QUANTIZED), 0),
         }
-        if matrix.is_quantized and mode == "decode":
+        if matrix.is_quantized and batch == "one":
             arguments |= {"x": q["q"], "x_stride": decode_bytes(matrix.num_columns)}
         elif matrix.is_quantized:
             arguments |= {f"x{name[1:]}": value for name, value in q.items()}
         taken = {p: arguments[p] for p in SIGNATURES[kernel].parameters[:-1]}
         return Op(kernel, taken, barrier, matrix.name)
+
+    def _kernel(self, matrix: Matrix, batch: Batch) -> str:
+        """Its products add up in the order of those with many tokens where steps are exact."""
+        if not matrix.is_quantized:
+            batch = "many" if self.is_exact else batch
+            return f"{FLOAT_KERNELS[batch]}_{matrix.format_name}"
+        tile = f"_{SKINNY_TILES[-1]}" if batch == "few" else ""
+        return f"{QUANTIZED_KERNELS[batch]}_{matrix.format_name}{tile}"
 
     def _chunk_rows(self, matrix: Matrix) -> int:
         """Rows handed out at a time: whole panels, the chunks alike for each thread, long."""

@@ -1,7 +1,7 @@
 """A program: a table of kernel calls with their argument records, and the values bound per step.
 
 Knows how arguments are packed, not what a model is. Values that change from step to step
-(number of tokens, position, addresses of the cache) are named when the program is built and
+(numbers of tokens and of segments) are named when the program is built and
 bound before each run.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
@@ -26,14 +26,10 @@ Words: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Bound:
-    """A value given before each run: what is bound to ``name``, plus ``offset``.
-
-    ``index`` counts things that lie a stride apart, such as layers; the stride is bound too.
-    """
+    """A value given before each run: what is bound to ``name``, plus ``offset``."""
 
     name: str
     offset: int = 0
-    index: int = 0
 
 
 Arguments: TypeAlias = dict[str, int | float | Bound]
@@ -71,7 +67,7 @@ class Program:
         self.ops = tuple(ops)
         self._counters = aligned_words(len(ops) * layout.COUNTER_BYTES).reshape(len(ops), -1)
         self._fresh_counter = np.zeros(layout.COUNTER_WORDS, np.int64)
-        bindings: dict[str, list[tuple[int, int, int]]] = defaultdict(list)
+        bindings: dict[str, list[tuple[int, int]]] = defaultdict(list)
         slots: list[int] = []
         starts: list[int] = []
         for op, counter in zip(ops, self._counters, strict=True):
@@ -79,14 +75,14 @@ class Program:
             for parameter in SIGNATURES[op.kernel].parameters[:-1]:
                 value = op.arguments[parameter]
                 if isinstance(value, Bound):
-                    bindings[value.name].append((len(slots), value.offset, value.index))
+                    bindings[value.name].append((len(slots), value.offset))
                 slots.append(_word(value, parameter in SIGNATURES[op.kernel].float_parameters))
             slots.append(int(counter.ctypes.data))
         self._records: Words = np.array(slots, np.int64)
         self._bindings = {
-            name: np.array(triples, np.int64).T.copy() for name, triples in bindings.items()
+            name: np.array(pairs, np.int64).T.copy() for name, pairs in bindings.items()
         }
-        self._bound: dict[str, tuple[int, int]] = {}
+        self._bound: dict[str, int] = {}
         records = int(self._records.ctypes.data)
         rows = [
             (kernels.address(op.kernel), records + 8 * start, int(counter.ctypes.data), op.barrier)
@@ -96,19 +92,17 @@ class Program:
             [len(ops), *(int(word) for row in rows for word in row)], np.int64
         )
 
-    def prepare(self, job: int, strides: Mapping[str, int] | None = None, **values: int) -> None:
+    def prepare(self, job: int, **values: int) -> None:
         """Make all tasks of ``job`` available, and bind values; unused names are ignored."""
         self._fresh_counter[layout.NEXT_TASK // 8] = job << layout.JOB_SHIFT
         self._counters[:, : layout.COUNTER_WORDS] = self._fresh_counter
         for name, value in values.items():
-            if name in self._bindings:
-                stride = strides.get(name, 0) if strides else 0
-                # Most values stay from step to step; an interrupted change must not count as made.
-                if self._bound.get(name) != (value, stride):
-                    self._bound.pop(name, None)
-                    places, offsets, indices = self._bindings[name]
-                    self._records[places] = offsets + (value + stride * indices)
-                    self._bound[name] = value, stride
+            # Most values stay from step to step; an interrupted change must not count as made.
+            if name in self._bindings and self._bound.get(name) != value:
+                self._bound.pop(name, None)
+                places, offsets = self._bindings[name]
+                self._records[places] = offsets + value
+                self._bound[name] = value
 
 
 def _word(value: int | float | Bound, is_float: bool) -> int:

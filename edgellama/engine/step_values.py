@@ -1,12 +1,23 @@
-"""What changes from step to step of a Llama's program, by the names that it is bound under."""
+"""How a step runs, and what changes from step to step by the names that it is bound under."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from edgellama.engine.program import Bound
 
-Mode: TypeAlias = Literal["decode", "short", "prefill"]
-"""How a step runs: one token, a few, or many."""
+Batch: TypeAlias = Literal["one", "few", "many"]
+"""How matrices are multiplied: with one token, with a few, or with many."""
+Attending: TypeAlias = Literal["direct", "packed"]
+"""How attention reads the cache: as it is, or packed to integers that many tokens share."""
 NUM_TOKENS, NUM_OUTPUTS = Bound("num_tokens"), Bound("num_outputs")
-POSITION = Bound("position")
+NUM_SEGMENTS = Bound("num_segments")
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """Which kernels a step takes."""
+
+    batch: Batch
+    attending: Attending

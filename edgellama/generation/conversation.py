@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.kv_cache import shared_length
 from edgellama.generation.arguments import stop_strings
 from edgellama.generation.conversation_file import read_messages, write_messages
-from edgellama.generation.decoding import Request, shared_length
+from edgellama.generation.decoding import Request
 from edgellama.generation.fitting import NoReply, WhenFull, check_when_full, first_kept
 from edgellama.generation.messages import (
     Content,

@@ -56,9 +56,10 @@ class Request:
 
 
 class Decoding:
-    """The running state of one generation; ``steps`` makes it, ``result`` sums it up.
+    """The state of one generation: it says which tokens come next, and takes their logits.
 
-    ``held`` lists the tokens in ``cache`` and is kept in step with it.
+    Who computes them, alone or together with other generations, is not its business; ``steps``
+    does it alone.
     """
 
     def __init__(
@@ -66,15 +67,13 @@ class Decoding:
         engine: Engine,
         tokenizer: Tokenizer,
         cache: KVCache,
-        held: list[int],
         request: Request,
         cancel: CancelToken,
     ) -> None:
         self._engine = engine
-        self._cache = cache
-        self._held = held
+        self.cache = cache
+        self.cancel = cancel
         self._request = request
-        self._cancel = cancel
         self._end_tokens = tokenizer.special.end_of_generation
         self._sampler = make_sampler(
             request.sampling,
@@ -84,33 +83,88 @@ class Decoding:
         )
         self._stops = StopStrings(request.stop)
         self._detokenizer = StreamingDetokenizer(tokenizer, continuation=request.continuation)
+        self._history = list(request.prompt)
         self._tokens: list[int] = []
         self._texts: list[str] = []
         self._finish_reason: FinishReason = "cancelled"
-        self._context_full = False
+        self._is_over = self._context_full = False
+        self._num_shared: int | None = None
         self._prefilled_tokens = 0
         self._decoded_tokens = 0
         self._prefill_s = self._decode_s = self._first_token_s = 0.0
+        self._resumed = 0.0
 
     def steps(self) -> Iterator[Chunk]:
         """One chunk a token, and one more if text was still held back at the end."""
+        forward, cache = self._engine.forward, self.cache
         try:
-            logits = self._prefill()
-            yield from self._decode(logits)
+            while (tokens := self.next_tokens()) is not None:
+                chunk = self.take(forward(tokens, cache, cancelled=self.cancel)[0])
+                if chunk is not None:
+                    yield chunk
         except EdgellamaError:
             # Who cancels may also close what the next step would need.
-            if not self._cancel.cancelled:
+            if not self.cancel.cancelled:
                 raise
-            self._finish_reason = "cancelled"
-        finally:
-            del self._held[self._cache.length :]
+            self.stop_early()
+        if (rest := self.rest()) is not None:
+            yield rest
+
+    def next_tokens(self) -> Sequence[int] | None:
+        """The tokens whose logits come next, for the end of ``cache``; None at the end.
+
+        At first the prompt, of which the cache may hold a part already.
+        """
+        self._resumed = perf_counter()
+        if self._num_shared is None:
+            # The last token is computed in any case, for its logits.
+            self._num_shared = self.cache.reuse(self._request.prompt)
+            return self._request.prompt[self._num_shared :]
+        self._check_end()
+        if self._is_over:
+            return None
+        self._history.append(self._tokens[-1])
+        return self._history[-1:]
+
+    def take(self, logits: Logits) -> Chunk | None:
+        """Choose a token by the logits (vocab_size,); its text, or None if it ends the text."""
+        is_first = not self._tokens
+        if is_first:
+            self._note_prefill()
+        token = self._sampler(logits, self._history)
+        seconds = perf_counter() - self._resumed
+        # Sampling the first token belongs to its latency, not to the decoding speed.
+        if is_first:
+            self._first_token_s = seconds
+        else:
+            self._decode_s += seconds
+            self._decoded_tokens += 1
+        if token in self._end_tokens:
+            self._end("stop")
+            return None
+        self._tokens.append(token)
+        text, stopped = self._stops.feed(self._detokenizer.add(token))
+        self._texts.append(text)
+        if stopped:
+            self._end("stop")
+        return Chunk(text, token)
+
+    def stop_early(self) -> None:
+        """End as cancelled."""
+        if not self._tokens:
+            self._note_prefill()
+        self._end("cancelled")
+
+    def rest(self) -> Chunk | None:
+        """Text that was still held back at the end."""
         rest, stopped = self._stops.feed(self._detokenizer.finish())
         rest += self._stops.flush()
         if stopped:
             self._finish_reason = "stop"
-        if rest:
-            self._texts.append(rest)
-            yield Chunk(rest, None)
+        if not rest:
+            return None
+        self._texts.append(rest)
+        return Chunk(rest, None)
 
     def result(self) -> Generation:
         """The generation so far."""
@@ -132,71 +186,28 @@ class Decoding:
             dropped_messages=self._request.dropped_messages,
         )
 
-    def _prefill(self) -> Logits:
-        """Logits after the prompt's last token; only what the cache lacks is computed."""
-        started = perf_counter()
-        prompt, held, cache = self._request.prompt, self._held, self._cache
-        # The last token is computed in any case, for its logits.
-        shared = min(shared_length(held, prompt), len(prompt) - 1, cache.length)
-        cache.truncate(shared)
-        held[shared:] = prompt[shared:]
-        try:
-            logits: Logits = self._engine.forward(prompt[shared:], cache, cancelled=self._cancel)[0]
-        finally:
-            self._prefilled_tokens = cache.length - shared
-            self._prefill_s = perf_counter() - started
-        return logits
+    def _note_prefill(self) -> None:
+        self._prefill_s = perf_counter() - self._resumed
+        self._prefilled_tokens = max(0, self.cache.length - (self._num_shared or 0))
 
-    def _decode(self, logits: Logits) -> Iterator[Chunk]:
-        # Names are bound once because this loop runs hundreds of times a second.
-        sampler, held, tokens, texts = self._sampler, self._held, self._tokens, self._texts
-        add_text, cut_text = self._detokenizer.add, self._stops.feed
-        end_tokens, cancel = self._end_tokens, self._cancel
-        cache, forward = self._cache, self._engine.forward
-        max_tokens, context_length = self._request.max_tokens, cache.context_length
-        resumed = perf_counter()
-        while True:
-            token = sampler(logits, held)
-            # Sampling the first token belongs to its latency, not to the decoding speed.
-            if not tokens:
-                self._first_token_s = self._prefill_s + perf_counter() - resumed
-            else:
-                self._decode_s += perf_counter() - resumed
-                self._decoded_tokens += 1
-            if token in end_tokens:
-                self._finish_reason = "stop"
-                break
-            tokens.append(token)
-            text, stopped = cut_text(add_text(token))
-            texts.append(text)
-            yield Chunk(text, token)
-            resumed = perf_counter()
-            if stopped:
-                self._finish_reason = "stop"
-                break
-            if len(tokens) == max_tokens:
-                self._finish_reason = "length"
-                break
-            if cancel.cancelled:
-                break
-            if len(held) >= context_length:
-                self._stop_for_full_context(context_length)
-                break
-            held.append(token)
-            logits = forward((token,), cache, cancelled=cancel)[0]
+    def _check_end(self) -> None:
+        """Find out whether the last token was the last one."""
+        if self._is_over:
+            return
+        if len(self._tokens) == self._request.max_tokens:
+            self._end("length")
+        elif self.cancel.cancelled:
+            self._end("cancelled")
+        elif len(self._history) >= self.cache.context_length:
+            self._context_full = True
+            self._end("length")
+            logger.warning(
+                "the context of %d tokens is full; the text ends here", self.cache.context_length
+            )
 
-    def _stop_for_full_context(self, context_length: int) -> None:
-        self._finish_reason = "length"
-        self._context_full = True
-        logger.warning("the context of %d tokens is full; the text ends here", context_length)
-
-
-def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many leading tokens are the same."""
-    for index, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
-            return index
-    return min(len(first), len(second))
+    def _end(self, reason: FinishReason) -> None:
+        self._finish_reason = reason
+        self._is_over = True
 
 
 def _is_limit(value: object) -> bool:

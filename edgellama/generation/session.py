@@ -57,7 +57,6 @@ class Session:
         self._engine = engine
         self._tokenizer = tokenizer
         self._cache = engine.new_cache(length, kv_type=kv_type)
-        self._held: list[int] = []
         # Reentrant, as in Stream and Llama: a signal's handler may close what it interrupts.
         self._lock = threading.RLock()
         self._last: weakref.ref[Stream] | None = None
@@ -71,7 +70,7 @@ class Session:
     @property
     def tokens(self) -> tuple[int, ...]:
         """The tokens that the cache holds now."""
-        return tuple(self._held[: self._cache.length])
+        return tuple(self._cache.tokens)
 
     @property
     def busy(self) -> bool:
@@ -130,9 +129,7 @@ class Session:
             if self._closed:
                 raise EdgellamaError("this session is closed")
             self._check_prompt(request.prompt)
-            decoding = Decoding(
-                self._engine, self._tokenizer, self._cache, self._held, request, cancel
-            )
+            decoding = Decoding(self._engine, self._tokenizer, self._cache, request, cancel)
             stream = Stream(decoding, cancel, on_end, owner=self)
             self._last = weakref.ref(stream)
         return stream
@@ -148,7 +145,6 @@ class Session:
                 break
             if not stream.ended:
                 sleep(CLOSE_RETRY_S)
-        self._held.clear()
         self._cache.close()
 
     def __enter__(self) -> Session:

@@ -89,7 +89,7 @@ class _Runs:
         return total + Work(count * middle.num_bytes, count * middle.num_macs)
 
     def _step_work(self, num_tokens: int, position: int) -> Work:
-        ops = self.engine.step_ops(num_tokens, str(self._cache.types))
+        ops = self.engine.step_ops(num_tokens, str(self._cache.layout.types))
         return total_work(ops, Step.of(num_tokens, position, self._cache.layout))
 
     def _prefill(self, tokens: Tokens) -> None:

@@ -12,14 +12,16 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 from edgellama.engine.buffers import StepBuffers
-from edgellama.engine.kv_cache import CacheLayout
+from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.memory import round_up
+from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.rope import RopeTable
 from edgellama.engine.step_sizes import step_tokens
 from edgellama.engine.weights import gates_at_once
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import QUANTIZED_FORMATS
 from edgellama.measure.model_outline import ModelOutline, VocabularySize
+from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import FORMATS_BY_NAME, Format
 from edgellama.quant.llama_tensors import FEED_FORWARD_MATRICES, ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
@@ -110,7 +112,9 @@ def predict(
     Raises InvalidOptionError for unknown types and impossible lengths.
     """
     config = outline.config
-    cache = CacheLayout.of(config, context_length, key_type, value_type, machine.tier.lanes)
+    if context_length < 1:
+        raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
+    pages = PageLayout.of(config, KVTypes(key_type, value_type), machine.tier.lanes)
     return Footprint(
         type=type,
         key_type=key_type,
@@ -118,7 +122,7 @@ def predict(
         context_length=context_length,
         bits_per_weight=average_bits(outline, type, is_pure),
         weights_bytes=weights_bytes(outline, type, is_pure),
-        kv_bytes=cache.num_bytes,
+        kv_bytes=pages.used_bytes(context_length, config.sliding_window),
         activations_bytes=activation_bytes(
             outline, machine, context_length, untouched_rows(outline, type, is_pure)
         ),

@@ -86,7 +86,8 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             while cache.length < cache.context_length:
                 logits = engine.forward([sampler(logits[0], [])], cache)
             _touch(engine.weights.token_embd.data)
-            result = _measured(file.files, cache.memory, cache.length)
+            pages = [page.memory for page in cache.pages if page is not None]
+            result = _measured(file.files, pages, cache.length)
         del tokenizer  # Held until here: a chat needs it to the end.
         return result
 

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from edgellama.engine.kv_cache import CacheLayout
+from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Bound, Op
+from edgellama.engine.segments import split_keys_at
 from edgellama.engine.step_values import NUM_OUTPUTS
+from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import PARTIAL_HEAD_BYTES, QUANTIZED_FORMATS
 
 F32_BYTES = 4
@@ -41,11 +43,10 @@ class Step:
     """Keys of one part where a short step's keys are split; 0: never."""
 
     @classmethod
-    def of(cls, num_tokens: int, position: int, cache: CacheLayout) -> Step:
-        """A step over a cache of this layout."""
-        layer_bytes = cache.key_layer_bytes + cache.value_layer_bytes
-        cached_token_bytes = layer_bytes // cache.num_positions
-        return cls(num_tokens, position, cached_token_bytes, cache.split_keys)
+    def of(cls, num_tokens: int, position: int, pages: PageLayout) -> Step:
+        """A step over keys and values in pages of this layout."""
+        cached_token_bytes = pages.layer_bytes // PAGE_POSITIONS
+        return cls(num_tokens, position, cached_token_bytes, split_keys_at(position))
 
     @property
     def num_pairs(self) -> int:

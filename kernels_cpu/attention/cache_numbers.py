@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from edgellama.kernels_cpu import layouts
 from edgellama.kernels_cpu.signatures import (
     CACHE_NUMBER_BITS,
-    CACHE_SCALE_BYTES,
     CACHE_SCALE_ELEMENTS,
     PANEL_VECTORS,
 )
@@ -36,20 +36,13 @@ def panel_lanes():
     return PANEL_VECTORS * lane_count()
 
 
-@device
-def round_up(number, multiple):
-    """The next multiple."""
-    return (number + multiple - 1) // multiple * multiple
-
-
 def scale_bytes(kind: str) -> Any:
     """Device function ``(head_size)``: bytes of the scales of one block."""
-    bytes_per_scale = CACHE_SCALE_BYTES if kind in CACHE_SCALE_ELEMENTS else 0
-    elements = CACHE_SCALE_ELEMENTS.get(kind, 1)
+    elements = CACHE_SCALE_ELEMENTS.get(kind, 0)
 
     @device
     def num_bytes(head_size):
-        return round_up(head_size, elements) // elements * bytes_per_scale * panel_lanes()
+        return layouts.scales_bytes(head_size, elements, panel_lanes())
 
     return num_bytes
 
@@ -60,7 +53,7 @@ def value_row_bytes(kind: str) -> Any:
 
     @device
     def num_bytes(head_size):
-        return round_up(head_size, panel_lanes()) * bits // 8
+        return layouts.value_row_bytes(head_size, bits, panel_lanes())
 
     return num_bytes
 

@@ -17,9 +17,9 @@ from edgellama.kernels_cpu.attention.cache_numbers import (
     value_vectors,
 )
 from edgellama.kernels_cpu.attention.online_softmax import scale_row
+from edgellama.kernels_cpu.layouts import SCORE_BYTES
 from edgellama.kernels_cpu.matrices.prefetching import define_ask_in_line
 from edgellama.kernels_cpu.signatures import (
-    ATTENTION_KEYS,
     CACHE_NUMBER_BITS,
     CACHE_SCALE_ELEMENTS,
     PANEL_VECTORS,
@@ -36,7 +36,6 @@ from edgellama.kernels_cpu.simd.vectors import (
     store,
 )
 
-SCORE_BYTES = 4 * ATTENTION_KEYS
 ROWS_OF_TWO_CHAINS = 4
 """Up to here a second set of accumulators hides the latency of the first."""
 

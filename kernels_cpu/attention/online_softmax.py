@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgellama.kernels_cpu.attention.cache_numbers import round_up
+from edgellama.kernels_cpu.layouts import round_up
 from edgellama.kernels_cpu.simd.arithmetic import (
     add,
     mask_from,
@@ -33,12 +33,21 @@ from edgellama.kernels_cpu.simd.vectors import (
 )
 
 LOG2_E = np.float32(1.4426950408889634)
+LOWEST = np.float32(-1e30)
+"""The running maximum before any key was seen: finite, so that differences to it are numbers."""
 
 
 @device
 def power(x):
     """2**x of one number up to 0."""
     return max_lanes(power_of_two(splat_f32(x, f32_zeros_4())))
+
+
+@device
+def hide(scores, num_hidden):
+    """Keys before a row's window are as if they were not there."""
+    for i in range(num_hidden):
+        write_f32(scores + 4 * i, np.float32(-np.inf))
 
 
 @device
@@ -79,7 +88,7 @@ def weigh(scores, visible, num_keys, largest):
 @device
 def forget_row(statistics):
     """No key seen yet: running maximum, sum of weights."""
-    write_f32(statistics, np.float32(-np.inf))
+    write_f32(statistics, LOWEST)
     write_f32(statistics + 4, np.float32(0.0))
 
 

@@ -15,11 +15,11 @@ import numpy as np
 from edgellama.kernels_cpu.attention.cache_numbers import (
     key_vectors,
     panel_lanes,
-    round_up,
     scale_bytes,
     value_row_bytes,
     value_vectors,
 )
+from edgellama.kernels_cpu.layouts import SCORE_BYTES, WEIGHT_BYTES, packed_places
 from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, CACHE_SCALE_ELEMENTS, PANEL_VECTORS
 from edgellama.kernels_cpu.simd.arithmetic import div, fma, magnitude, maximum, mul, square_root
 from edgellama.kernels_cpu.simd.device import device
@@ -43,8 +43,6 @@ from edgellama.kernels_cpu.simd.vectors import (
     write_f32,
 )
 
-SCORE_BYTES = 4 * ATTENTION_KEYS
-WEIGHT_BYTES = 2 * ATTENTION_KEYS
 LARGEST_NORM = np.float32(32000.0)
 LARGEST_VALUE = np.float32(32767.0)
 LARGEST_SUM = np.float32(65000.0)
@@ -191,14 +189,9 @@ def pack_values(kind: str) -> Any:
 
 @device
 def places(work, head_size):
-    """Where ``work`` holds the weights, the scales of keys and values, and packed keys and values.
-
-    Room for the weights of eight rows comes first.
-    """
-    key_scales = work + 8 * WEIGHT_BYTES
-    value_scales = key_scales + 4 * ATTENTION_KEYS
-    keys = value_scales + round_up(4 * head_size, 64 * 2)
-    return key_scales, value_scales, keys, keys + round_up(head_size, 2) * 2 * ATTENTION_KEYS
+    """Where ``work`` holds the scales of keys and values, and packed keys and values."""
+    key_scales, value_scales, keys, values = packed_places(head_size)
+    return work + key_scales, work + value_scales, work + keys, work + values
 
 
 def prepare(key_kind: str, value_kind: str) -> Any:

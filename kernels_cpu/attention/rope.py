@@ -1,4 +1,4 @@
-"""Rotary positions, and handing keys and values to the cache (``cache_store``)."""
+"""Rotary positions, and handing keys and values to their pages (``cache_store``)."""
 
 from __future__ import annotations
 
@@ -7,10 +7,25 @@ import numpy as np
 from edgellama.kernels_cpu.attention.cache_numbers import panel_lanes
 from edgellama.kernels_cpu.attention.cache_store import key_store, value_store
 from edgellama.kernels_cpu.attention.online_softmax import scale_row
+from edgellama.kernels_cpu.attention.segments import find_segment, page_of, total_of
+from edgellama.kernels_cpu.layouts import (
+    FIRST_ROW,
+    FIRST_STORE_TASK,
+    NUM_TOKENS,
+    PAGE_POSITIONS,
+    POSITION,
+)
 from edgellama.kernels_cpu.simd.arithmetic import add, fma, mul, square_root, sub, swap_pairs
 from edgellama.kernels_cpu.simd.device import device
-from edgellama.kernels_cpu.simd.vectors import f32_zeros_4, load_f32, read_f32, store, write_f32
-from edgellama.kernels_cpu.threads.tasks import count_tasks, tasks_of
+from edgellama.kernels_cpu.simd.vectors import (
+    f32_zeros_4,
+    load_f32,
+    read_f32,
+    read_i64,
+    store,
+    write_f32,
+)
+from edgellama.kernels_cpu.threads.tasks import tasks_of
 
 
 @device
@@ -64,7 +79,7 @@ def spread_head(head, head_size):
 
 
 def rope_store(key_kind, value_kind):
-    """Rotate queries and keys, append keys and values at ``position``; a block of keys a task.
+    """Rotate queries and keys, store keys and values in their pages; a block of keys a task.
 
     Queries and keys are spread besides where keys are stored in four bits.
     """
@@ -73,19 +88,24 @@ def rope_store(key_kind, value_kind):
 
     def kernel(
         q, q_stride, k, v, kv_stride, head_size, num_heads, num_kv_heads, num_pairs, cos_sin,
-        keys, values, key_head_bytes, value_head_bytes, key_block_bytes, value_block_bytes,
-        position, num_tokens, counter, thread, job,
+        key_offset, value_offset, key_head_bytes, value_head_bytes, key_block_bytes,
+        value_block_bytes, segments, num_segments, counter, thread, job,
     ):  # fmt: skip
         head_bytes = head_size * 4
         lanes = panel_lanes()
-        first_block = position // lanes
-        num_tasks = count_tasks(position + num_tokens, lanes) - first_block
-        for task in tasks_of(counter, job, num_tasks):
-            block = first_block + task
-            key_at, value_at = keys + block * key_block_bytes, values + block * value_block_bytes
-            first, last = block * lanes, min((block + 1) * lanes, position + num_tokens)
+        for task in tasks_of(counter, job, total_of(segments, num_segments, FIRST_STORE_TASK)):
+            segment = find_segment(segments, num_segments, FIRST_STORE_TASK, task)
+            position = read_i64(segment + POSITION)
+            end = position + read_i64(segment + NUM_TOKENS)
+            first_row = read_i64(segment + FIRST_ROW)
+            block = position // lanes + task - read_i64(segment + FIRST_STORE_TASK)
+            page = page_of(segment, block * lanes)
+            in_page = block % (PAGE_POSITIONS // lanes)
+            key_at = page + key_offset + in_page * key_block_bytes
+            value_at = page + value_offset + in_page * value_block_bytes
+            first, last = block * lanes, min((block + 1) * lanes, end)
             for place in range(max(first, position) - first, last - first):
-                token = first + place - position
+                token = first_row + first + place - position
                 cosines = cos_sin + token * num_pairs * 16
                 sines = cosines + num_pairs * 8
                 for head in range(num_heads):

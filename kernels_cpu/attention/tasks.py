@@ -1,29 +1,50 @@
-"""Causal attention over the cache: blocks of keys outside, tiles of query rows inside.
+"""Causal attention over pages of keys and values: pages outside, tiles of query rows inside.
 
-A task is one KV head, some tokens and some of the keys: all query heads that share the KV head
-go together, so that each key and value is read once for all of them. Where the keys are split
-the tasks leave partial results, which ``merge_attention`` joins in a fixed order; splits are of
-a fixed size, so that results do not depend on the threads.
+A task is one KV head of some tokens of a segment and some of their keys: all query heads that share
+the KV head go together, so that each key and value is read once for all of them. Where the keys are
+split the tasks leave partial results, which ``merge_attention`` joins in a fixed order. Where they
+are split depends on positions alone, so that results depend on no thread and on no other segment.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from edgellama.kernels_cpu.attention.cache_numbers import panel_lanes, round_up
+from edgellama.kernels_cpu.attention.cache_numbers import panel_lanes
 from edgellama.kernels_cpu.attention.direct import direct
 from edgellama.kernels_cpu.attention.online_softmax import (
     LOG2_E,
     add_block,
     clear,
     forget_row,
+    hide,
     largest_score,
     power,
     scale_row,
     weigh,
 )
 from edgellama.kernels_cpu.attention.packed import packed
-from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, MAX_KEY_SPLITS, PARTIAL_HEAD_BYTES
+from edgellama.kernels_cpu.attention.segments import find_segment, page_of, total_of
+from edgellama.kernels_cpu.layouts import (
+    CACHE_LINE,
+    FIRST_ATTEND_TASK,
+    FIRST_ROW,
+    NUM_TOKENS,
+    PAGE_POSITIONS,
+    PARTIALS,
+    POSITION,
+    SCORE_BYTES,
+    SPLIT_KEYS,
+    TILE_BYTES,
+    TILE_ROWS,
+    WEIGHT_BYTES,
+    attention_places,
+    count_splits,
+    first_seen,
+    partial_bytes,
+    round_up,
+)
+from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, PARTIAL_HEAD_BYTES
 from edgellama.kernels_cpu.simd.arithmetic import fma
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.rounding import write_i32
@@ -32,17 +53,12 @@ from edgellama.kernels_cpu.simd.vectors import (
     load_f32,
     read_f32,
     read_i32,
+    read_i64,
     splat_f32,
     store,
     write_f32,
 )
-from edgellama.kernels_cpu.threads.tasks import count_tasks, tasks_of
-
-SCORE_BYTES = 4 * ATTENTION_KEYS
-WEIGHT_BYTES = 2 * ATTENTION_KEYS
-TILE_BYTES = 8 * SCORE_BYTES + 128
-"""Scores, then the factors ``shrink`` and ``gain``, of up to eight rows."""
-LINE = 64
+from edgellama.kernels_cpu.threads.tasks import tasks_of
 
 
 @device
@@ -51,13 +67,11 @@ def row_places(scratch, num_rows, head_size):
 
     The last place is that of what a method of multiplication needs besides.
     """
-    statistics = scratch + TILE_BYTES
-    limits = statistics + round_up(8 * num_rows, LINE)
-    scales = limits + round_up(4 * num_rows, LINE)
-    queries = scales + round_up(4 * num_rows, LINE)
-    outputs = queries + num_rows * round_up(4 * head_size, LINE)
-    work = outputs + num_rows * round_up(4 * head_size, 4 * panel_lanes())
-    return statistics, limits, scales, queries, outputs, round_up(work, LINE)
+    limits, scales, queries, outputs, own = attention_places(num_rows, head_size, panel_lanes())
+    return (
+        scratch + TILE_BYTES, scratch + limits, scratch + scales, scratch + queries,
+        scratch + outputs, scratch + own,
+    )  # fmt: skip
 
 
 def attention_direct(key_kind, value_kind, rows):
@@ -77,7 +91,7 @@ def _attention(method, rows):
     def start(q, q_stride, scale, position, group, head_size, num_rows, padded_rows, places):
         """Queries, no keys seen, and the position behind the last key that each row sees."""
         statistics, limits, scales, queries, outputs, _work = places
-        query_bytes = round_up(4 * head_size, LINE)
+        query_bytes = round_up(4 * head_size, CACHE_LINE)
         clear(queries, padded_rows * query_bytes)
         clear(outputs, padded_rows * round_up(4 * head_size, 4 * panel_lanes()))
         for row in range(padded_rows):
@@ -90,18 +104,27 @@ def _attention(method, rows):
                 load_query(at, scale, head_size, queries + row * query_bytes, scales + 4 * row)
 
     @device
-    def weigh_rows(scores, key, num_keys, statistics, limits, work):
+    def visible_keys(limit, key, num_keys, window):
+        """Keys of a block that a row sees, those before its window counted; 0 if there are none."""
+        visible = min(max(limit - key, 0), num_keys)
+        return visible if limit - window - key < visible else 0
+
+    @device
+    def weigh_rows(scores, key, num_keys, window, statistics, limits, work):
         """Scores of a tile's rows to weights; their factors go behind the scores.
 
         Each step is done for all rows before the next, so that none waits for its own result.
         """
-        shrink = scores + 8 * SCORE_BYTES
+        shrink = scores + TILE_ROWS * SCORE_BYTES
         gain, largest = shrink + 32, shrink + 64
         for i in range(rows):
-            visible = min(max(read_i32(limits + 4 * i) - key, 0), num_keys)
+            limit = read_i32(limits + 4 * i)
+            visible = visible_keys(limit, key, num_keys, window)
+            if limit - window > key:
+                hide(scores + i * SCORE_BYTES, min(limit - window - key, visible))
             write_f32(largest + 4 * i, largest_score(scores + i * SCORE_BYTES, visible))
         for i in range(rows):
-            visible = min(max(read_i32(limits + 4 * i) - key, 0), num_keys)
+            visible = visible_keys(read_i32(limits + 4 * i), key, num_keys, window)
             top = read_f32(largest + 4 * i)
             total = weigh(scores + i * SCORE_BYTES, visible, num_keys, top)
             write_f32(gain + 4 * i, total)
@@ -114,26 +137,30 @@ def _attention(method, rows):
             write_f32(gain + 4 * i, factor / unit)
 
     @device
-    def attend(first_key, last_key, num_rows, head_size, keys, key_block_bytes, values,
-               value_block_bytes, scratch, places):  # fmt: skip
-        """All rows of a task over keys ``first_key`` to ``last_key``."""
+    def attend(segment, first_key, last_key, window, num_rows, head_size, keys, key_block_bytes,
+               values, value_block_bytes, scratch, places):  # fmt: skip
+        """All rows of a task over keys ``first_key``, where a page begins, to ``last_key``.
+
+        ``keys`` and ``values`` say where the head's lie within a page.
+        """
         statistics, limits, scales, queries, outputs, work = places
-        query_bytes = round_up(4 * head_size, LINE)
+        query_bytes = round_up(4 * head_size, CACHE_LINE)
         output_bytes = round_up(4 * head_size, 4 * panel_lanes())
-        shrink = scratch + 8 * SCORE_BYTES
+        shrink = scratch + TILE_ROWS * SCORE_BYTES
         for key in range(first_key, last_key, ATTENTION_KEYS):
-            block = key // panel_lanes()
-            key_at, value_at = keys + block * key_block_bytes, values + block * value_block_bytes
+            page = page_of(segment, key)
+            key_at, value_at = page + keys, page + values
             block_keys = min(ATTENTION_KEYS, last_key - key)
             prepare(key_at, key_block_bytes, value_at, value_block_bytes, head_size, block_keys,
                     work)  # fmt: skip
             for row in range(0, num_rows, rows):
                 num_keys = min(block_keys, read_i32(limits + 4 * (row + rows - 1)) - key)
-                if num_keys > 0:
+                is_seen = read_i32(limits + 4 * row) - window - key < block_keys
+                if num_keys > 0 and is_seen:
                     score(queries + row * query_bytes, query_bytes, scales + 4 * row, head_size,
                           key_at, key_block_bytes, num_keys, scratch, work)  # fmt: skip
-                    weigh_rows(scratch, key, num_keys, statistics + 8 * row, limits + 4 * row,
-                               work)  # fmt: skip
+                    weigh_rows(scratch, key, num_keys, window, statistics + 8 * row,
+                               limits + 4 * row, work)  # fmt: skip
                     gather(scratch, num_keys, head_size, value_at, value_block_bytes,
                            outputs + row * output_bytes, output_bytes, shrink, shrink + 32,
                            work)  # fmt: skip
@@ -153,11 +180,11 @@ def write_rows(y, y_stride, group, head_size, num_rows, places):
 
 
 @device
-def write_partials(partials, group, num_heads, head_size, num_rows, places):
+def write_partials(partials, group, num_heads, num_splits, head_size, num_rows, places):
     """Rows over some of the keys with their statistics, to be merged."""
     statistics, _limits, _scales, _queries, outputs, _work = places
     output_bytes = round_up(4 * head_size, 4 * panel_lanes())
-    row_bytes = MAX_KEY_SPLITS * (PARTIAL_HEAD_BYTES + output_bytes)
+    row_bytes = num_splits * partial_bytes(head_size, panel_lanes())
     for row in range(num_rows):
         at = partials + (row // group * num_heads + row % group) * row_bytes
         write_f32(at, read_f32(statistics + 8 * row))
@@ -167,57 +194,73 @@ def write_partials(partials, group, num_heads, head_size, num_rows, places):
             store(target + i, load_f32(source + i, f32_zeros_4()))
 
 
+@device
+def splits_of(segment, window):
+    """The first part of the keys that a segment sees, and how many there are."""
+    position, split_keys = read_i64(segment + POSITION), read_i64(segment + SPLIT_KEYS)
+    num_tokens = read_i64(segment + NUM_TOKENS)
+    first = first_seen(position, window) // split_keys
+    return first, count_splits(position, num_tokens, split_keys, window)
+
+
 def _kernel(start, attend, rows):
     def kernel(
         q, q_stride, y, y_stride, head_size, num_heads, num_kv_heads,
-        keys, values, key_head_bytes, value_head_bytes, key_block_bytes, value_block_bytes,
-        position, num_tokens, scale, tokens_per_task, split_keys, partials,
+        key_offset, value_offset, key_head_bytes, value_head_bytes, key_block_bytes,
+        value_block_bytes, segments, num_segments, window, scale, tokens_per_task,
         scratch, scratch_stride, counter, thread, job,
     ):  # fmt: skip
         group = num_heads // num_kv_heads
         work = scratch + thread * scratch_stride
-        num_splits = count_tasks(position + num_tokens, split_keys)
-        partial_bytes = PARTIAL_HEAD_BYTES + round_up(4 * head_size, 4 * panel_lanes())
-        num_tasks = count_tasks(num_tokens, tokens_per_task) * num_kv_heads * num_splits
-        for task in tasks_of(counter, job, num_tasks):
+        for task in tasks_of(counter, job, total_of(segments, num_segments, FIRST_ATTEND_TASK)):
+            segment = find_segment(segments, num_segments, FIRST_ATTEND_TASK, task)
+            task -= read_i64(segment + FIRST_ATTEND_TASK)
+            first_split, num_splits = splits_of(segment, window)
+            split_keys = read_i64(segment + SPLIT_KEYS)
             kv_head, split = task % num_kv_heads, task // num_kv_heads % num_splits
             token = task // num_kv_heads // num_splits * tokens_per_task
-            task_tokens = min(tokens_per_task, num_tokens - token)
-            num_rows = task_tokens * group
+            task_tokens = min(tokens_per_task, read_i64(segment + NUM_TOKENS) - token)
+            position = read_i64(segment + POSITION) + token
+            row, num_rows = read_i64(segment + FIRST_ROW) + token, task_tokens * group
             head = kv_head * group
             places = row_places(work, round_up(num_rows, rows), head_size)
-            start(q + token * q_stride + head * head_size * 4, q_stride, scale * LOG2_E,
-                  position + token, group, head_size, num_rows, round_up(num_rows, rows),
-                  places)  # fmt: skip
-            last_key = min((split + 1) * split_keys, position + token + task_tokens)
-            attend(split * split_keys, last_key, num_rows, head_size,
-                   keys + kv_head * key_head_bytes, key_block_bytes,
-                   values + kv_head * value_head_bytes, value_block_bytes, work,
+            start(q + row * q_stride + head * head_size * 4, q_stride, scale * LOG2_E, position,
+                  group, head_size, num_rows, round_up(num_rows, rows), places)  # fmt: skip
+            first_key = max(
+                (first_split + split) * split_keys,
+                first_seen(position, window) // PAGE_POSITIONS * PAGE_POSITIONS,
+            )
+            last_key = min((first_split + split + 1) * split_keys, position + task_tokens)
+            attend(segment, first_key, last_key, window, num_rows, head_size,
+                   key_offset + kv_head * key_head_bytes, key_block_bytes,
+                   value_offset + kv_head * value_head_bytes, value_block_bytes, work,
                    places)  # fmt: skip
             if num_splits == 1:
-                target = y + token * y_stride + head * head_size * 4
+                target = y + row * y_stride + head * head_size * 4
                 write_rows(target, y_stride, group, head_size, num_rows, places)
             else:
-                first = (token * num_heads + head) * MAX_KEY_SPLITS + split
-                write_partials(partials + first * partial_bytes, group, num_heads, head_size,
-                               num_rows, places)  # fmt: skip
+                first = (token * num_heads + head) * num_splits + split
+                target = read_i64(segment + PARTIALS)
+                target += first * partial_bytes(head_size, panel_lanes())
+                write_partials(target, group, num_heads, num_splits, head_size, num_rows,
+                               places)  # fmt: skip
 
     return kernel
 
 
 @device
-def merge_head(partials, partial_bytes, num_splits, head_size, y):
+def merge_head(partials, part_bytes, num_splits, head_size, y):
     """One head of one token, split by split; y serves as the sum."""
     largest = read_f32(partials)
     for split in range(1, num_splits):
-        largest = max(largest, read_f32(partials + split * partial_bytes))
+        largest = max(largest, read_f32(partials + split * part_bytes))
     total, like = np.float32(0.0), f32_zeros_4()
     for split in range(num_splits):
-        at = partials + split * partial_bytes
+        at = partials + split * part_bytes
         factor = power(read_f32(at) - largest)
         total += factor * read_f32(at + 4)
         factors = splat_f32(factor, like)
-        for i in range(PARTIAL_HEAD_BYTES, partial_bytes, 16):
+        for i in range(PARTIAL_HEAD_BYTES, part_bytes, 16):
             if split == 0:
                 store(partials + i, fma(load_f32(at + i, like), factors, like))
             else:
@@ -230,17 +273,19 @@ def merge_attention():
     """Join what tasks over parts of the keys have left; one token a task."""
 
     def kernel(
-        y, y_stride, head_size, num_heads, position, num_tokens, split_keys, partials,
-        counter, thread, job,
+        y, y_stride, head_size, num_heads, segments, num_segments, window, counter, thread, job,
     ):  # fmt: skip
-        partial_bytes = PARTIAL_HEAD_BYTES + round_up(4 * head_size, 4 * panel_lanes())
-        for token in tasks_of(counter, job, num_tokens):
-            if position + num_tokens > split_keys:
-                num_splits = (position + token + split_keys) // split_keys
+        part_bytes = partial_bytes(head_size, panel_lanes())
+        for row in tasks_of(counter, job, total_of(segments, num_segments, FIRST_ROW)):
+            segment = find_segment(segments, num_segments, FIRST_ROW, row)
+            first_split, num_splits = splits_of(segment, window)
+            if num_splits > 1:
+                token = row - read_i64(segment + FIRST_ROW)
+                position = read_i64(segment + POSITION) + token
+                seen = position // read_i64(segment + SPLIT_KEYS) - first_split + 1
                 for head in range(num_heads):
-                    row = token * num_heads + head
-                    merge_head(partials + row * MAX_KEY_SPLITS * partial_bytes, partial_bytes,
-                               num_splits, head_size,
-                               y + token * y_stride + head * head_size * 4)  # fmt: skip
+                    at = (token * num_heads + head) * num_splits * part_bytes
+                    merge_head(read_i64(segment + PARTIALS) + at, part_bytes, seen, head_size,
+                               y + row * y_stride + head * head_size * 4)  # fmt: skip
 
     return kernel

@@ -64,9 +64,25 @@ class PanelCode:
         return HALVES // self.num_parts
 
     @property
+    def group_in_order(self) -> Reader:
+        """Which group comes at a place in the order of the parts, in which sums are made."""
+        return _as_parts_hold_them if self.group_size == 16 else _as_counted
+
+    @property
     def part_bytes(self) -> int:
         """Bytes of a row in each part of a segment."""
         return self.segment_bytes // self.num_parts
+
+
+@device
+def _as_counted(number):
+    return number
+
+
+@device
+def _as_parts_hold_them(number):
+    """0 2 4 6 1 3 5 7, then the same of the second half of a super-block."""
+    return number // 8 * 8 + number % 4 * 2 + number // 4 % 2
 
 
 @device

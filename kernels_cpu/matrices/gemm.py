@@ -34,7 +34,7 @@ def _block_tile(code):
     """The register tile over all groups of weights that share a scale."""
     group_words = code.group_size // 4
     group_dots = define_group_dots(group_words, code.centre, code.is_wide)
-    scale_tile = SCALE_TILE[code.has_minimum]
+    scale_tile, in_order = SCALE_TILE[code.has_minimum], code.group_in_order
 
     def multiply(
         panel,
@@ -51,17 +51,17 @@ def _block_tile(code):
         tile,
     ):
         step = PANEL_VECTORS * lane_count() * 4
-        for group in range(num_groups):
-            dots = group_dots(tile, panel, step, x, x_bytes, x_sum + START_AT, sum_bytes)
-            tile = scale_tile(
-                tile, dots, scales, minimums,
-                x_scale + group // groups_per_scale * 4, scale_bytes, x_sum, sum_bytes,
+        for number in range(num_groups):
+            group = in_order(number)
+            sums = x_sum + group * SUM_BYTES
+            dots = group_dots(
+                tile, panel + group * group_words * step, step, x + 4 * group * group_words,
+                x_bytes, sums + START_AT, sum_bytes,
             )  # fmt: skip
-            panel += group_words * step
-            scales += step
-            minimums += step
-            x += 4 * group_words
-            x_sum += SUM_BYTES
+            tile = scale_tile(
+                tile, dots, scales + group * step, minimums + group * step,
+                x_scale + group // groups_per_scale * 4, scale_bytes, sums, sum_bytes,
+            )  # fmt: skip
         return tile
 
     return device(multiply)

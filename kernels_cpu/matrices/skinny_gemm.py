@@ -17,7 +17,7 @@ from edgellama.kernels_cpu.formats.panel_code import (
 )
 from edgellama.kernels_cpu.formats.panels import PANEL_CODES
 from edgellama.kernels_cpu.matrices.prefetching import ask_for_begin, define_ask_in_panel
-from edgellama.kernels_cpu.signatures import SKINNY_TOKENS, START_AT, SUM_BYTES, SUPER_BLOCK
+from edgellama.kernels_cpu.signatures import START_AT, SUM_BYTES, SUPER_BLOCK
 from edgellama.kernels_cpu.simd.arithmetic import add
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.dot_tiles import (
@@ -114,7 +114,7 @@ def _define_multiply_part(code):
     return device({1: one, 2: two, 4: four}[groups_each])
 
 
-def _define_multiply_panel(code):
+def _define_multiply_panel(code, tile_tokens):
     """The results of a panel's rows for a tile of tokens."""
     multiply_part, ask_in_panel = _define_multiply_part(code), define_ask_in_panel(code.part_bytes)
     scales, quants, hidden = define_centred_scales(code), code.quants, HIDDEN[code.is_wide]
@@ -122,7 +122,7 @@ def _define_multiply_panel(code):
     sum_bytes = SUM_BYTES * 32 // code.group_size
 
     def multiply_panel(base, steps, num_blocks, room, x, x_scale, x_sum):
-        tile = f32_tile(1, SKINNY_TOKENS)
+        tile = f32_tile(1, tile_tokens)
         num_columns, ahead = 32 * num_blocks, base + lane_count() * steps[0]
         for block in range(0, num_blocks, SUPER_BLOCK):
             blocks = min(SUPER_BLOCK, num_blocks - block)
@@ -159,12 +159,12 @@ def write_results(tile, room, y, y_stride, num_tokens, is_one_row, accumulate):
             store(target, values)
 
 
-def _define_multiply_rows(code):
+def _define_multiply_rows(code, tile_tokens):
     """The results of a chunk of rows for all tokens.
 
     Rows that do not fill a panel are taken one by one, each as if it were all of a panel's.
     """
-    multiply_panel = _define_multiply_panel(code)
+    multiply_panel = _define_multiply_panel(code, tile_tokens)
     groups_per_block = 32 // code.group_size
 
     def multiply_rows(
@@ -175,7 +175,7 @@ def _define_multiply_rows(code):
         while row < num_rows:
             is_one_row = row + lane_count() > num_rows
             steps = row_steps(0 if is_one_row else row_bytes)
-            for token in range(0, num_tokens, SKINNY_TOKENS):
+            for token in range(0, num_tokens, tile_tokens):
                 tile = multiply_panel(
                     weights + row * row_bytes, steps, num_columns // 32, room,
                     x + token * num_columns, x_scale + token * num_columns // 8,
@@ -183,17 +183,17 @@ def _define_multiply_rows(code):
                 )  # fmt: skip
                 write_results(
                     tile, room, y + token * y_stride + 4 * row, y_stride,
-                    min(SKINNY_TOKENS, num_tokens - token), is_one_row, accumulate,
+                    min(tile_tokens, num_tokens - token), is_one_row, accumulate,
                 )  # fmt: skip
             row += 1 if is_one_row else lane_count()
 
     return device(multiply_rows)
 
 
-def skinny_gemm(name):
+def skinny_gemm(name, tile_tokens):
     """y = weights x for blocks of ``name`` and a few quantized tokens."""
     code = PANEL_CODES[name]
-    multiply_rows, is_in_halves = _define_multiply_rows(code), code.group_size == 16
+    multiply_rows, is_in_halves = _define_multiply_rows(code, tile_tokens), code.group_size == 16
 
     def kernel(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,

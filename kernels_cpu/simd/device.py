@@ -1,10 +1,16 @@
-"""How functions that kernels call are compiled: inlined machine code, no Python around it."""
+"""How functions that kernels call are compiled: inlined machine code, no Python around it.
+
+With this module the formulas of ``layouts`` can be called by kernels too.
+"""
 
 from __future__ import annotations
 
+from types import FunctionType
 from typing import Any
 
 from numba.extending import register_jitable
+
+from edgellama.kernels_cpu import layouts
 
 FAST_MATH = frozenset({"nsz", "arcp", "contract", "afn"})
 """No nnan or ninf: masks are minus infinity. No reassoc: sums keep their written order."""
@@ -24,3 +30,7 @@ exact_device: Any = register_jitable(
     fastmath=False,
 )
 """As ``device``, but every operation is rounded as written: the same bits on every tier."""
+
+for _formula in vars(layouts).values():
+    if isinstance(_formula, FunctionType):
+        device(_formula)

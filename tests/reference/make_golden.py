@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -68,6 +68,14 @@ CASES: dict[str, dict[str, Any]] = {
         "rope_factor": 4.0,
         "rope_original_context": 300,
         "context_length": 1200,
+    },
+    "window": {
+        "width": 32,
+        "heads": 4,
+        "kv_heads": 2,
+        "feed_forward": 48,
+        "tied": True,
+        "sliding_window": 7,
     },
 }
 
@@ -134,25 +142,29 @@ def rope_parameters(shape: dict[str, Any]) -> dict[str, Any]:
     return rope
 
 
-def build(shape: dict[str, Any]) -> LlamaForCausalLM:
+def build(shape: dict[str, Any]) -> Any:
     """A float32 model of ``shape`` with random weights of unit gain."""
-    config = LlamaConfig(
-        vocab_size=shape["vocab_size"],
-        hidden_size=shape["width"],
-        intermediate_size=shape["feed_forward"],
-        num_hidden_layers=shape["layers"],
-        num_attention_heads=shape["heads"],
-        num_key_value_heads=shape["kv_heads"],
-        head_dim=shape.get("head_size"),
-        max_position_embeddings=shape["context_length"],
-        rms_norm_eps=shape["rms_epsilon"],
-        rope_parameters=rope_parameters(shape),
-        tie_word_embeddings=shape.get("tied", False),
-        attention_bias=shape.get("biases", False),
-        mlp_bias=shape.get("biases", False),
-        attn_implementation="eager",
-    )
-    model = LlamaForCausalLM(config).float().eval()
+    sizes: dict[str, Any] = {
+        "vocab_size": shape["vocab_size"],
+        "hidden_size": shape["width"],
+        "intermediate_size": shape["feed_forward"],
+        "num_hidden_layers": shape["layers"],
+        "num_attention_heads": shape["heads"],
+        "num_key_value_heads": shape["kv_heads"],
+        "head_dim": shape.get("head_size"),
+        "max_position_embeddings": shape["context_length"],
+        "rms_norm_eps": shape["rms_epsilon"],
+        "rope_parameters": rope_parameters(shape),
+        "tie_word_embeddings": shape.get("tied", False),
+        "attn_implementation": "eager",
+    }
+    model: Any
+    if "sliding_window" in shape:
+        model = MistralForCausalLM(MistralConfig(sliding_window=shape["sliding_window"], **sizes))
+    else:
+        biased = shape.get("biases", False)
+        model = LlamaForCausalLM(LlamaConfig(attention_bias=biased, mlp_bias=biased, **sizes))
+    model = model.float().eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2:
@@ -165,7 +177,7 @@ def build(shape: dict[str, Any]) -> LlamaForCausalLM:
     return model
 
 
-def arrays_of(model: LlamaForCausalLM, shape: dict[str, Any]) -> dict[str, Any]:
+def arrays_of(model: Any, shape: dict[str, Any]) -> dict[str, Any]:
     """The model's parameters under GGUF names and in GGUF's order."""
     arrays: dict[str, Any] = {}
     heads = {"attn_q": shape["heads"], "attn_k": shape["kv_heads"]}

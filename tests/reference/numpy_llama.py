@@ -34,18 +34,31 @@ class NumpyCache:
         self.keys = np.zeros(shape, dtype)
         self.values = np.zeros(shape, dtype)
         self.context_length = shape[1]
-        self.length = 0
+        self.tokens: list[int] = []
 
     @property
     def num_bytes(self) -> int:
         """Bytes of both arrays."""
         return int(self.keys.nbytes + self.values.nbytes)
 
+    @property
+    def length(self) -> int:
+        """How many positions are in use."""
+        return len(self.tokens)
+
+    def reuse(self, prompt: Sequence[int]) -> int:
+        """Keep what is there of a prompt, all but its last token at most."""
+        pairs = zip(self.tokens, prompt[:-1], strict=False)
+        different = (i for i, (one, other) in enumerate(pairs) if one != other)
+        shared = next(different, min(self.length, len(prompt) - 1))
+        self.truncate(shared)
+        return shared
+
     def truncate(self, length: int) -> None:
         """Forget the positions from ``length`` on."""
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot truncate {self.length} positions to {length}")
-        self.length = length
+        del self.tokens[length:]
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -67,6 +80,7 @@ class Shape:
     rope_scaling: str
     rope_factor: float
     rope_original_context: int
+    sliding_window: int | None
 
     @classmethod
     def from_metadata(cls, metadata: Any, vocab_size: int) -> "Shape":
@@ -88,6 +102,7 @@ class Shape:
             rope_original_context=int(
                 metadata.get("llama.rope.scaling.original_context_length", 0)
             ),
+            sliding_window=metadata.get("llama.attention.sliding_window"),
         )
 
 
@@ -120,7 +135,7 @@ class NumpyLlama:
             normed = self._norm(f"blk.{layer}.attn_norm", x)
             x = x + self._attention(layer, normed, positions, cache)
             x = x + self._feed_forward(layer, self._norm(f"blk.{layer}.ffn_norm", x))
-        cache.length += len(tokens)
+        cache.tokens += [int(token) for token in tokens]
         x = self._norm("output_norm", x)
         output = "output" if "output.weight" in self.weights else "token_embd"
         return self._linear(output, x)
@@ -155,7 +170,8 @@ class NumpyLlama:
         keys = np.repeat(cache.keys[layer, :end].astype(self.dtype), group, axis=1)
         values = np.repeat(cache.values[layer, :end].astype(self.dtype), group, axis=1)
         scores = np.einsum("qhd,khd->hqk", self._rotate(q, positions), keys) / np.sqrt(s.head_size)
-        visible = np.arange(end)[None, :] <= positions[:, None]
+        distances = positions[:, None] - np.arange(end)[None, :]
+        visible = (distances >= 0) & (distances < (s.sliding_window or end))
         scores = np.where(visible, scores, -np.inf)
         scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
         probabilities = scores / scores.sum(axis=-1, keepdims=True)

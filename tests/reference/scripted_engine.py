@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from edgellama.engine.kv_cache import shared_length
 from edgellama.quant.errors import ContextLengthError, GenerationCancelled
 from reference.numpy_llama import Cancellable
 
@@ -17,14 +18,25 @@ class ScriptedCache:
 
     def __init__(self, context_length: int) -> None:
         self.context_length = context_length
-        self.length = 0
+        self.tokens: list[int] = []
         self.num_bytes = 0
         self.closed = False
+
+    @property
+    def length(self) -> int:
+        """How many tokens it counts."""
+        return len(self.tokens)
+
+    def reuse(self, prompt: Sequence[int]) -> int:
+        """Keep what is there of a prompt, all but its last token at most."""
+        shared = min(shared_length(self.tokens, prompt), len(prompt) - 1)
+        self.truncate(shared)
+        return shared
 
     def truncate(self, length: int) -> None:
         """Forget the positions from ``length`` on."""
         assert 0 <= length <= self.length
-        self.length = length
+        del self.tokens[length:]
 
     def close(self) -> None:
         """Remember that it was closed."""
@@ -77,7 +89,7 @@ class ScriptedEngine:
             raise GenerationCancelled("the step was cancelled")
         if cache.length + len(tokens) > cache.context_length:
             raise ContextLengthError("full", cache.length + len(tokens), cache.context_length)
-        cache.length += len(tokens)
+        cache.tokens += tokens
         row = np.ones((1, self.config.vocab_size), dtype=np.float32)
         row[0, self.script[min(step, len(self.script) - 1)]] = 50.0
         return row

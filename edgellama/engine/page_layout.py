@@ -1,0 +1,117 @@
+"""Where keys and values lie in a page: 128 positions of one sequence, of all layers and heads.
+
+The formulas for a head's blocks are the kernels' (``layouts``). Who owns pages is left to
+``page_pool``, which of them make a sequence to ``kv_cache``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgellama.engine.kv_types import KVTypes
+from edgellama.kernels_cpu.layouts import (
+    PAGE_POSITIONS,
+    first_seen,
+    key_block_bytes,
+    round_up,
+    value_block_bytes,
+)
+from edgellama.kernels_cpu.signatures import (
+    CACHE_NUMBER_BITS,
+    CACHE_SCALE_ELEMENTS,
+    PANEL_VECTORS,
+)
+from edgellama.quant.errors import UnsupportedModelError
+from edgellama.quant.model_config import ModelConfig
+
+
+@dataclass(frozen=True)
+class PageLayout:
+    """Bytes of a page's parts: layer after layer, in each all heads' keys, then all values.
+
+    ``lanes``: f32 numbers of a vector of the tier, of which a block of positions has two.
+    """
+
+    types: KVTypes
+    num_layers: int
+    num_heads: int
+    head_size: int
+    lanes: int
+
+    def __post_init__(self) -> None:
+        if self.head_size % 2:
+            raise UnsupportedModelError(f"head size {self.head_size}; supported: even sizes")
+
+    @classmethod
+    def of(
+        cls, config: ModelConfig, types: KVTypes, lanes: int, num_layers: int | None = None
+    ) -> PageLayout:
+        """The layout for a model, or for some of its layers, on a tier.
+
+        UnsupportedModelError for heads of an odd size.
+        """
+        layers = config.block_count if num_layers is None else num_layers
+        return cls(types, layers, config.head_count_kv, config.head_size, lanes)
+
+    @property
+    def block_positions(self) -> int:
+        """Positions of a block."""
+        return PANEL_VECTORS * self.lanes
+
+    @property
+    def key_block_bytes(self) -> int:
+        """One head's keys at the positions of a block."""
+        kind = self.types.keys
+        elements = CACHE_SCALE_ELEMENTS.get(kind, 0)
+        return key_block_bytes(
+            self.head_size, CACHE_NUMBER_BITS[kind], elements, self.block_positions
+        )
+
+    @property
+    def value_block_bytes(self) -> int:
+        """One head's values at the positions of a block."""
+        kind = self.types.values
+        elements = CACHE_SCALE_ELEMENTS.get(kind, 0)
+        return value_block_bytes(
+            self.head_size, CACHE_NUMBER_BITS[kind], elements, self.block_positions
+        )
+
+    @property
+    def key_head_bytes(self) -> int:
+        """All blocks of one head's keys."""
+        return PAGE_POSITIONS // self.block_positions * self.key_block_bytes
+
+    @property
+    def value_head_bytes(self) -> int:
+        """All blocks of one head's values."""
+        return PAGE_POSITIONS // self.block_positions * self.value_block_bytes
+
+    @property
+    def layer_bytes(self) -> int:
+        """Keys and values of one layer."""
+        return self.num_heads * (self.key_head_bytes + self.value_head_bytes)
+
+    @property
+    def page_bytes(self) -> int:
+        """A whole page."""
+        return self.num_layers * self.layer_bytes
+
+    @property
+    def position_bytes(self) -> int:
+        """Keys and values of one position in all layers, padding included."""
+        return self.page_bytes // PAGE_POSITIONS
+
+    def key_offset(self, layer: int) -> int:
+        """Where a layer's keys begin in a page."""
+        return layer * self.layer_bytes
+
+    def value_offset(self, layer: int) -> int:
+        """Where a layer's values begin in a page."""
+        return layer * self.layer_bytes + self.num_heads * self.key_head_bytes
+
+    def used_bytes(self, num_tokens: int, window: int | None = None) -> int:
+        """What a sequence of ``num_tokens`` tokens touches: whole blocks of what it still sees."""
+        given_back = 0
+        if window is not None:
+            given_back = first_seen(num_tokens, window) // PAGE_POSITIONS * PAGE_POSITIONS
+        return (round_up(num_tokens, self.block_positions) - given_back) * self.position_bytes

@@ -1,0 +1,230 @@
+"""Which works share a step, and who runs it: there is no thread but those of the callers.
+
+Who waits for a work and finds nobody driving drives: it runs steps for all that wait, puts their
+results where they are waited for, and hands over when its own is done. Steps of a few tokens for
+every sequence alternate with pieces of long prompts, so that a long prompt stops no other text.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.segments import MAX_SEGMENTS, MAX_TOKEN_SPLITS, Segment, num_token_splits
+from edgellama.engine.work import CANCELLED, Work
+from edgellama.quant.errors import EdgellamaError, GenerationCancelled
+
+POLL_S = 0.02
+"""How often who waits looks for a cancellation that rings no alarm."""
+SHARED_PROMPT_TOKENS = 128
+"""Tokens of long prompts in a step while others wait for theirs."""
+GATHER_SHARE, GATHER_S = 0.2, 0.003
+"""How long a step waits for those who had a part in the last one: of its time, and at most."""
+NAP_S = 2e-5
+Result = TypeVar("Result")
+RunStep = Callable[[Sequence[Segment], CancelToken | None], "list[npt.NDArray[np.float32]] | None"]
+"""Computes segments: their logits, or None where the token has stopped it."""
+
+
+class Scheduler:
+    """Works of all callers of one engine, over a function that runs one step."""
+
+    def __init__(self, run_step: RunStep, step_tokens: int) -> None:
+        self._run_step = run_step
+        self._step_tokens = step_tokens
+        # Reentrant: a signal's handler may close the engine in the middle of its thread's step.
+        self._driving = threading.RLock()
+        self._is_in_step = False
+        self._waiting: list[Work] = []
+        self._wanted_alone: list[object] = []
+        self._num_expected = 0
+        self._last_step_s = 0.0
+        self._turn = 0
+
+    def run(self, work: Work) -> None:
+        """Return when ``work`` is over. What went wrong is in its ``error``."""
+        self.run_any((work,))
+
+    def run_any(self, works: Sequence[Work]) -> None:
+        """Return when one of ``works`` is over; the others go on with the next call."""
+        self._refuse_within_a_step()
+        first = works[0]
+        for work in works:
+            work.alarm = first.alarm
+        self._waiting += [work for work in works if work not in self._waiting]
+        try:
+            while not any(work.is_over for work in works):
+                if self._wanted_alone or not self._driving.acquire(blocking=False):
+                    first.alarm.acquire(timeout=POLL_S)
+                    for work in works:
+                        work.check_cancelled()
+                    self._wanted_alone.clear()
+                else:
+                    try:
+                        self._drive(works)
+                    finally:
+                        self._driving.release()
+                first.report()
+        except BaseException:
+            self._leave(works)
+            raise
+        self._leave([work for work in works if work.is_over])
+        self._wake_next()
+
+    def leave(self, works: Sequence[Work]) -> None:
+        """Give up works that are not over."""
+        self._leave(works)
+        self._wake_next()
+
+    def exclusively(
+        self, action: Callable[[], Result], cancelled: CancelToken | None = None
+    ) -> Result:
+        """What ``action`` returns, called while no step runs. GenerationCancelled before it.
+
+        No context manager: Ctrl-C could come between the taking of its lock and its body.
+        """
+        try:
+            while not self._driving.acquire(blocking=False):
+                # Who drives lets others in between two steps, where somebody says so.
+                self._wanted_alone.append(action)
+                if self._driving.acquire(timeout=POLL_S):
+                    break
+                _check(cancelled)
+            self._wanted_alone.clear()
+            _check(cancelled)
+            return action()
+        finally:
+            # RuntimeError: it was not taken yet. Nothing is called before the release, since a
+            # signal's handler could run there.
+            try:  # noqa: SIM105
+                self._driving.release()
+            except RuntimeError:
+                pass
+
+    def _refuse_within_a_step(self) -> None:
+        if self._is_in_step and self._driving.acquire(blocking=False):
+            self._driving.release()
+            if self._is_in_step:
+                raise EdgellamaError(
+                    "a signal's handler cannot compute in the middle of its thread's own step"
+                )
+
+    def _drive(self, works: Sequence[Work]) -> None:
+        """Run steps for all that wait until one of ``works`` is over, or somebody wants to."""
+        while not any(work.is_over for work in works) and not self._wanted_alone:
+            self._gather(works)
+            waiting = list(self._waiting)
+            for work in waiting:
+                work.check()
+            waiting = [work for work in waiting if not work.is_over]
+            short = [work for work in waiting if work.is_short]
+            if short:
+                self._num_expected = 0
+                self._step(self._short_segments(short), works)
+            long = [work for work in waiting if not work.is_short]
+            if long and not any(work.is_over for work in works):
+                self._step(self._long_segments(long, self._is_shared(waiting, works)), works)
+
+    def _is_shared(self, waiting: Sequence[Work], works: Sequence[Work]) -> bool:
+        """Whether somebody else waits for a short step, or will again soon."""
+        return self._num_expected > 0 or any(
+            work.is_short and work not in works for work in waiting
+        )
+
+    def _short_segments(self, works: Sequence[Work]) -> list[tuple[Work, Segment]]:
+        """A few tokens of as many works as fit; who has waited longest first."""
+        chosen: list[tuple[Work, Segment]] = []
+        num_tokens = num_splits = 0
+        for work in works:
+            segment = work.segment(self._step_tokens)
+            assert segment is not None
+            num_tokens += segment.num_tokens
+            num_splits += num_token_splits(segment)
+            is_full = num_tokens > self._step_tokens or num_splits > MAX_TOKEN_SPLITS
+            if chosen and (is_full or len(chosen) == MAX_SEGMENTS):
+                break
+            chosen.append((work, segment))
+        return chosen
+
+    def _long_segments(self, works: Sequence[Work], is_shared: bool) -> list[tuple[Work, Segment]]:
+        """Pieces of long prompts; another prompt's comes first every time."""
+        self._turn += 1
+        first = self._turn % len(works)
+        left = min(SHARED_PROMPT_TOKENS, self._step_tokens) if is_shared else self._step_tokens
+        chosen: list[tuple[Work, Segment]] = []
+        for work in (*works[first:], *works[:first]):
+            segment = work.segment(left)
+            if segment is not None:
+                chosen.append((work, segment))
+                left -= segment.num_tokens
+        return chosen
+
+    def _step(self, chosen: Sequence[tuple[Work, Segment]], works: Sequence[Work]) -> None:
+        """Run one step and deliver what it gives; ``works`` are the driver's own."""
+        chosen = [(work, segment) for work, segment in chosen if _is_prepared(work, segment)]
+        if not chosen:
+            return
+        flag = next((work.cancelled for work, _ in chosen if work in works), None)
+        started = time.perf_counter()
+        self._is_in_step = True
+        try:
+            results = self._run_step([segment for _, segment in chosen], flag)
+        finally:
+            self._is_in_step = False
+        if results is None:
+            return  # The driver's own work was cancelled, which the next check finds.
+        self._last_step_s = time.perf_counter() - started
+        for (work, segment), logits in zip(chosen, results, strict=True):
+            work.deliver(segment, logits)
+            if work in works:
+                work.report()
+            else:
+                work.ring()
+                self._num_expected += work.is_over
+
+    def _gather(self, works: Sequence[Work]) -> None:
+        """Wait a moment for those who had a part in the last short step and will be back."""
+        if not self._num_expected:
+            return
+        until = time.perf_counter() + min(self._last_step_s * GATHER_SHARE, GATHER_S)
+        while self._num_others(works) < self._num_expected and time.perf_counter() < until:
+            time.sleep(NAP_S)
+
+    def _num_others(self, works: Sequence[Work]) -> int:
+        return sum(work not in works for work in self._waiting)
+
+    def _leave(self, works: Sequence[Work]) -> None:
+        for work in works:
+            if work in self._waiting:
+                self._waiting.remove(work)
+            if not work.is_over or work.error is not None:
+                work.give_up()
+
+    def _wake_next(self) -> None:
+        """Let somebody who waits find out that nobody drives."""
+        for work in self._waiting:
+            if not work.is_over:
+                work.ring()
+                return
+
+
+def _is_prepared(work: Work, segment: Segment) -> bool:
+    """Whether there is memory for a segment; if not, that is its work's error alone."""
+    try:
+        segment.cache.prepare(segment.num_tokens)
+    except EdgellamaError as error:
+        work.error = error
+        work.ring()
+        return False
+    return True
+
+
+def _check(token: CancelToken | None) -> None:
+    if token is not None and token.cancelled:
+        raise GenerationCancelled(CANCELLED)

@@ -1,0 +1,109 @@
+"""The segments of a step: whose tokens it computes, and the table that kernels read of them.
+
+A segment is some tokens of one sequence. Where its keys are split depends on the position of its
+tokens alone, so that what is computed depends on no other segment and on no reserved length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.engine.kv_cache import KVCache
+from edgellama.kernels_cpu.layouts import (
+    ALL_KEYS,
+    FIRST_ATTEND_TASK,
+    FIRST_ROW,
+    FIRST_STORE_TASK,
+    NUM_TOKENS,
+    PAGES,
+    PARTIALS,
+    POSITION,
+    SEGMENT_BYTES,
+    SPLIT_KEYS,
+    count_splits,
+)
+
+LogitsChoice: TypeAlias = Literal["last", "all", "none"]
+SMALLEST_SPLIT = 512
+"""Keys of one part where a token's keys are split: enough to be worth handing out."""
+SPLITS_AT_MOST = 64
+"""Parts from which on they are longer instead."""
+MAX_SEGMENTS = 512
+MAX_TOKEN_SPLITS = 4096
+"""Parts of the keys of all tokens of a step together: what there is room for."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """``tokens`` (n,) for ``cache`` from ``position``, its end, on, and whose logits are wanted."""
+
+    cache: KVCache
+    position: int
+    tokens: npt.NDArray[np.int64]
+    logits: LogitsChoice = "last"
+
+    @property
+    def num_tokens(self) -> int:
+        """How many tokens."""
+        return len(self.tokens)
+
+
+def split_keys_at(position: int) -> int:
+    """Keys of one part for the token at ``position``, the next power of two for long contexts."""
+    split = SMALLEST_SPLIT
+    while position >= split * SPLITS_AT_MOST:
+        split *= 2
+    return split
+
+
+def tokens_with_one_split(position: int) -> int:
+    """How many tokens from ``position`` on have their keys split alike."""
+    return split_keys_at(position) * SPLITS_AT_MOST - position
+
+
+def num_token_splits(segment: Segment) -> int:
+    """Parts of the keys of all the segment's tokens; 0 where they are not split."""
+    position, count = segment.position, segment.num_tokens
+    splits = count_splits(position, count, split_keys_at(position), segment.cache.window)
+    return count * splits if splits > 1 else 0
+
+
+class SegmentTable:
+    """The table of one step, in memory that kernels read; refilled for every step."""
+
+    def __init__(
+        self, num_kv_heads: int, block_positions: int, partials: int, token_split_bytes: int
+    ) -> None:
+        """``partials``: address of room for MAX_TOKEN_SPLITS times ``token_split_bytes``."""
+        self._words = np.zeros((MAX_SEGMENTS + 1, SEGMENT_BYTES // 8), np.int64)
+        self.address = int(self._words.ctypes.data)
+        self._num_kv_heads = num_kv_heads
+        self._block = block_positions
+        self._partials = partials
+        self._token_split_bytes = token_split_bytes
+
+    def fill(self, segments: Sequence[Segment], tokens_per_task: int, is_split: bool) -> None:
+        """Write the records; ``is_split``: whether the keys of a token are cut into parts."""
+        row = store = attend = token_splits = 0
+        block = self._block
+        for record, segment in zip(self._words, segments, strict=False):
+            cache, count = segment.cache, len(segment.tokens)
+            position = segment.position
+            split = split_keys_at(position) if is_split else ALL_KEYS
+            splits = count_splits(position, count, split, cache.window)
+            partials = self._partials + token_splits * self._token_split_bytes
+            record[:] = (row, count, position, cache.table_address, store, attend, split, partials)
+            row += count
+            store += (position + count - 1) // block - position // block + 1
+            attend += -(-count // tokens_per_task) * self._num_kv_heads * splits
+            token_splits += count * splits if splits > 1 else 0
+        self._words[len(segments)] = (row, 0, 0, 0, store, attend, 0, 0)
+
+
+_ORDER = (FIRST_ROW, NUM_TOKENS, POSITION, PAGES, FIRST_STORE_TASK, FIRST_ATTEND_TASK)
+assert (*_ORDER, SPLIT_KEYS, PARTIALS) == tuple(range(0, SEGMENT_BYTES, 8))

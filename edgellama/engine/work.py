@@ -1,0 +1,145 @@
+"""What a caller wants computed: tokens to append to a sequence, in as many steps as they take.
+
+How far it has come is read off the sequence itself, so that an interruption between two lines
+leaves nothing to repair. Which works share a step is the scheduler's business.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.segments import LogitsChoice, Segment
+from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
+from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
+from edgellama.quant.errors import ContextLengthError, EdgellamaError, GenerationCancelled
+
+CANCELLED = "the step was cancelled"
+CLAIM_S = 0.1
+"""Far longer than a delivery takes; an interrupted one must not hold up who gives up."""
+Progress = Callable[[int, int], None]
+
+
+class Work:
+    """``tokens`` (n,) for the end of ``cache``; ``logits`` are there when it is over."""
+
+    def __init__(
+        self,
+        cache: KVCache,
+        tokens: npt.NDArray[np.int64],
+        logits: LogitsChoice = "last",
+        cancelled: CancelToken | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.cache = cache
+        self.tokens = tokens
+        self.wanted = logits
+        self.cancelled = cancelled
+        self.error: BaseException | None = None
+        # Held until there is news for who waits, as an alarm rather than a lock.
+        self.alarm = threading.Lock()
+        self.alarm.acquire()
+        # Taken for a moment by who delivers to it, for ever by who gives it up.
+        self._claim = threading.Lock()
+        self._progress = progress
+        self._reported = 0
+        self._start = cache.length
+        self._outputs: dict[int, npt.NDArray[np.float32]] = {}
+
+    @property
+    def num_done(self) -> int:
+        """Tokens that the sequence holds already."""
+        return self.cache.length - self._start
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that are still to be computed."""
+        return len(self.tokens) - self.num_done
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do, or to be hoped for."""
+        return self.error is not None or self.num_left == 0
+
+    @property
+    def is_short(self) -> bool:
+        """Whether what is left goes into a step of a few tokens a sequence."""
+        return self.num_left <= MAX_SHORT_TOKENS
+
+    def check_cancelled(self) -> None:
+        """A cancellation becomes the work's error."""
+        if self.cancelled is not None and self.cancelled.cancelled and not self.is_over:
+            self.error = GenerationCancelled(CANCELLED)
+
+    def check(self) -> None:
+        """Find out what makes a further step impossible; it becomes the work's error."""
+        cache = self.cache
+        self.check_cancelled()
+        if self.error is not None:
+            return
+        if cache.length + self.num_left > cache.context_length:
+            self.error = ContextLengthError(
+                f"{cache.length} tokens and {self.num_left} more do not fit a context of "
+                f"{cache.context_length} tokens",
+                cache.length + self.num_left,
+                cache.context_length,
+            )
+        elif not 0 <= self.num_done <= len(self.tokens):
+            self.error = EdgellamaError("the sequence was changed while its tokens were computed")
+
+    def segment(self, most: int) -> Segment | None:
+        """The next tokens, up to ``most``; None where too few fit to be worth a step.
+
+        All that is left, or whole pages: so that how a prompt is cut never depends on what else
+        is in a step.
+        """
+        start, count = self.num_done, self.num_left
+        if count > most:
+            end = self.cache.length + most
+            count = end // PAGE_POSITIONS * PAGE_POSITIONS - self.cache.length
+            if count <= 0:
+                return None
+        is_last = start + count == len(self.tokens)
+        wanted = self.wanted if is_last or self.wanted == "all" else "none"
+        return Segment(self.cache, self.cache.length, self.tokens[start : start + count], wanted)
+
+    def deliver(self, segment: Segment, logits: npt.NDArray[np.float32]) -> None:
+        """Take a step's result, unless it was given up: its tokens belong to the sequence now."""
+        if not self._claim.acquire(blocking=False):
+            return
+        try:
+            if len(logits):
+                self._outputs[segment.position] = logits
+            segment.cache.append(segment.tokens.tolist())
+        finally:
+            self._claim.release()
+
+    def give_up(self) -> None:
+        """Let no step that is still running change the sequence any more."""
+        self._claim.acquire(timeout=CLAIM_S)
+        self.cache.part_from_step()
+
+    def ring(self) -> None:
+        """Wake up who waits for this work; never more than once before it has looked."""
+        if self.alarm.locked():
+            self.alarm.release()
+
+    def report(self) -> None:
+        """Tell who asked for it how far the work has come."""
+        if self._progress is not None and self.error is None and self.num_done > self._reported:
+            self._reported = self.num_done
+            self._progress(self._reported, len(self.tokens))
+
+    def result(self, vocab_size: int) -> npt.NDArray[np.float32]:
+        """The logits, (1, n or 0 tokens, vocab_size); raises the error instead if there is one."""
+        if self.error is not None:
+            raise self.error
+        parts = list(self._outputs.values())
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([np.empty((0, vocab_size), np.float32), *parts])
