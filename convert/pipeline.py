@@ -35,6 +35,7 @@ from edgellama.convert.planning.planner import (
 from edgellama.convert.sources.opening import open_checkpoint
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.quant.errors import ConversionError, EdgellamaError, ResumeError
+from edgellama.quant.ways import Way
 
 _log = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ class _Conversion:
                 if before.source_checksum != now.source_checksum:
                     raise ResumeError(
                         f"{self._plan.source}: tensor {before.name} has changed since the "
-                        "conversion was begun; start without --resume"
+                        "conversion was begun"
                     )
                 if before != now:
                     _log.warning(
@@ -208,7 +209,8 @@ def _system_errors_explained(plan: ConversionPlan, journal: Journal) -> Iterator
             raise
         raise ConversionError(
             f"{plan.output}: {error.strerror or error}; "
-            f"{len(journal.records)} of {len(plan.tensors)} tensors are kept: go on with --resume"
+            f"{len(journal.records)} of {len(plan.tensors)} tensors are kept",
+            way=Way("call it again with resume=True to go on", "go on with --resume"),
         ) from error
 
 

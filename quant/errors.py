@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from edgellama.quant.ways import Way
 
+FROM_THE_START = Way("call it again without resume=True", "start without --resume")
+"""What helps where a conversion cannot be gone on with."""
+
 
 class EdgellamaError(Exception):
     """Base of every error that edgellama raises on purpose.
@@ -24,6 +27,10 @@ class EdgellamaError(Exception):
     def what(self) -> str:
         """What is wrong, without the way out."""
         return super().__str__()
+
+    def within(self, place: object) -> EdgellamaError:
+        """The same error, of the same class, that names the file or thing it was found in."""
+        return type(self)(f"{place}: {self.what}", way=self.way)
 
     @property
     def in_terminal(self) -> str:
@@ -84,6 +91,9 @@ class ConversionError(EdgellamaError):
 
 class ResumeError(ConversionError):
     """An unfinished conversion that cannot be gone on with; one from the beginning can be."""
+
+    def __init__(self, *arguments: object, way: Way | None = FROM_THE_START) -> None:
+        super().__init__(*arguments, way=way)
 
 
 class GenerationCancelled(EdgellamaError):

@@ -144,7 +144,7 @@ class ModelConfig:
         try:
             return cls.from_metadata(file.metadata, embedding.shape[0] if embedding else None)
         except (ModelFileError, UnsupportedModelError) as error:
-            raise type(error)(f"{file.path}: {error}") from None
+            raise error.within(file.path) from None
 
     @classmethod
     def from_metadata(

@@ -152,7 +152,7 @@ LOOKED_FOR = "looked for config.json with model*.safetensors or pytorch_model*.b
             {"adapter_config__json": "{}", "adapter_model__safetensors": SAFETENSORS},
             UnsupportedModelError,
             "holds a LoRA adapter, adapter_config.json, not a model; convert it with "
-            "edgellama convert-lora",
+            "edgellama.convert.adapter.lora.convert_lora(",
         ),
     ],
 )

@@ -168,7 +168,7 @@ def test_what_cannot_be_resumed_is_begun_again(
 
     def refuse(source: Path, output: Path, **options: Any) -> None:
         if options.pop("resume", False):
-            raise ResumeError("damaged; start without --resume")
+            raise ResumeError("damaged")
         converter(source, output, **options)
 
     monkeypatch.setattr(edgellama.convert, "convert", refuse)
@@ -190,7 +190,7 @@ def test_llama_takes_a_checkpoint_only_with_a_type(
     converter: FakeConverter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without ``quantize`` the error names the ways out; with it the converted file is loaded."""
-    with pytest.raises(ModelNotFoundError, match=r'Llama\(folder, quantize="q4_k_m"\)'):
+    with pytest.raises(ModelNotFoundError, match=r"Llama\('.*', quantize=\"q4_k_m\"\)"):
         Llama(folder)
     model = write_tiny_llama(tmp_path / "tiny.gguf", TinyLlama())
     monkeypatch.setattr(

@@ -46,7 +46,7 @@ def test_adapter_is_written_beside_the_folder(run_cli: CliRunner, adapter: Path)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["{adapter}"], "--base with the model's folder"),
+        (["{adapter}"], "name it with --base, the model's folder"),
         (["{adapter}", "--base", "{adapter}"], "is no base model"),
         (["{base}", "--base", "{base}"], "holds no adapter_config.json"),
         (["nowhere"], "nowhere holds no adapter_config.json"),

@@ -166,7 +166,7 @@ def test_a_complete_file_that_is_gone(
         patch.setattr(pipeline, "rename_files", interrupt)
         convert(source, output, type="q8_0")
     writer.partial_path(output).unlink()
-    with pytest.raises(ConversionError, match=r"out\.gguf: it is gone; start without --resume"):
+    with pytest.raises(ConversionError, match=r"out\.gguf: it is gone; .*without resume=True"):
         convert(source, output, type="q8_0", resume=True)
 
 
@@ -187,7 +187,7 @@ def test_a_changed_source_is_noticed(
         last = file.read(1)
         file.seek(-1, os.SEEK_CUR)
         file.write(bytes([last[0] ^ 1]))
-    with pytest.raises(ConversionError, match=rf"{first['name']} has changed.*without --resume"):
+    with pytest.raises(ConversionError, match=rf"{first['name']} has changed.*without resume=True"):
         convert(copy, output, type="q8_0", resume=True)
     convert(copy, output, type="q8_0")
     assert output.exists()
@@ -262,7 +262,8 @@ def test_a_full_disk_keeps_what_is_finished(
         patch.setattr(os, "pwrite", write)
         convert(source, output, type="q8_0", num_threads=1)
     assert str(failure.value) == (
-        f"{output}: No space left on device; 9 of 39 tensors are kept: go on with --resume"
+        f"{output}: No space left on device; 9 of 39 tensors are kept; "
+        "call it again with resume=True to go on"
     )
     report = convert(source, output, type="q8_0", resume=True)
     assert report.num_resumed_tensors == 9

@@ -180,7 +180,7 @@ def test_merges_that_are_no_scores(tmp_path: Path) -> None:
     del merges[10]
     tokenizers.write_json(tmp_path / "tokenizer.json", content)
     with pytest.raises(
-        UnsupportedModelError, match=r"not all that could be; put the model's tokenizer\.model"
+        UnsupportedModelError, match=r"not all that could be; if the model .* tokenizer\.model"
     ):
         vocabulary(tmp_path, NUM_PIECES)
 

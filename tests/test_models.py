@@ -278,9 +278,9 @@ def test_a_folder_does_not_hide_a_short_name(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("smollm2", "run: edgellama pull smollm2"),
+        ("smollm2", r"edgellama\.pull\('smollm2'\)"),
         ("nonsense", "one of: smollm2"),
-        ("hf:me/mine:a.gguf", "run: edgellama pull hf:me/mine:a.gguf"),
+        ("hf:me/mine:a.gguf", r"edgellama\.pull\('hf:me/mine:a.gguf'\)"),
         (".", "exactly one GGUF model"),
     ],
 )
@@ -430,8 +430,9 @@ def test_short_names_of_the_hub(cache: Path, name: str) -> None:
     """A short name means its file on the hub before and after it was pulled, and names it."""
     reference = well_known.parse_hub_reference(SHORT_NAMES[name])
     assert names.can_pull(name)
-    with pytest.raises(ModelNotFoundError, match=f"run: edgellama pull {name}$"):
+    with pytest.raises(ModelNotFoundError) as caught:
         names.resolve(name)
+    assert caught.value.in_terminal.endswith(f"; run: edgellama pull {name}")
     wanted = well_known.find_hub_model(name)
     assert wanted is not None and wanted.repository == reference.repository
     assert reference.file is not None

@@ -16,6 +16,7 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import tensor_shapes
+from edgellama.quant.ways import Way
 
 ARCHITECTURE = "llama"
 HEADS, KV_HEADS = "llama.attention.head_count", "llama.attention.head_count_kv"
@@ -65,8 +66,12 @@ def find_base(given: Path | None, base_name: str | None, adapter: Path) -> LoraB
             f"{given} is no base model; needed: a folder with a config.json, or a GGUF file"
         )
     raise ModelNotFoundError(
-        f"{adapter}: its base model {shown(base_name)} is not on this machine; needed for the "
-        "number of heads: --base with the model's folder (config.json is enough) or a GGUF file"
+        f"{adapter}: its base model {shown(base_name)}, needed for the number of heads, is not on "
+        "this machine",
+        way=Way(
+            "pass base=, the model's folder (config.json is enough) or a GGUF file",
+            "name it with --base, the model's folder (config.json is enough) or a GGUF file",
+        ),
     )
 
 

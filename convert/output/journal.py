@@ -114,12 +114,9 @@ class Journal:
             self.is_verified = self.is_complete and bool(entries[-1]["verified"])
             self.records = [TensorRecord(**entry) for entry in entries if "name" in entry]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ResumeError(f"{self.path}: damaged, {error}; start without --resume") from None
+            raise ResumeError(f"{self.path}: damaged, {error}") from None
         if (version, found) != (FORMAT_VERSION, fingerprint):
-            raise ResumeError(
-                f"{output}: options or source are not those that it was begun with; "
-                "start without --resume"
-            )
+            raise ResumeError(f"{output}: options or source are not those that it was begun with")
         return True
 
 

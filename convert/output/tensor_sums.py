@@ -16,6 +16,7 @@ from edgellama.convert.output.row_work import ChunkResult
 from edgellama.convert.planning.conversion_plan import PlannedTensor
 from edgellama.kernels_cpu.quantizers.row_codec import ErrorSums
 from edgellama.quant.errors import ConversionError
+from edgellama.quant.ways import Way
 
 LARGEST_HALF = 65504
 Report = Callable[[PlannedTensor, int], None]
@@ -61,7 +62,11 @@ class TensorSums:
         if not math.isfinite(self._errors.squared_error):
             raise ConversionError(
                 f"tensor {tensor.name} has weights too large for {tensor.format.name}; "
-                f"allowed: up to {LARGEST_HALF}; --tensor-type can give it bf16 or f32"
+                f"allowed: up to {LARGEST_HALF}",
+                way=Way(
+                    f'tensor_types=[("{tensor.name}", "bf16")] gives it a larger range',
+                    f"--tensor-type {tensor.name}=bf16 gives it a larger range",
+                ),
             )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgellama.convert.planning.conversion_plan import ConversionPlan, PlannedFile, PlannedTensor
 from edgellama.convert.planning.file_names import partial_path
-from edgellama.quant.errors import ConversionError
+from edgellama.quant.errors import FROM_THE_START, ConversionError
 
 
 class OutputFiles:
@@ -67,7 +67,7 @@ def rename_files(plan: ConversionPlan) -> None:
         if partial_path(file.path).exists():
             os.replace(partial_path(file.path), file.path)
         elif not file.path.exists():
-            raise ConversionError(f"{file.path}: it is gone; start without --resume")
+            raise ConversionError(f"{file.path}: it is gone", way=FROM_THE_START)
 
 
 def remove_partial_files(plan: ConversionPlan) -> None:

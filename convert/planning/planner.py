@@ -38,11 +38,13 @@ from edgellama.quant.recipes import (
     ModelShape,
     choose_format,
 )
+from edgellama.quant.ways import Way
 
 FILE_TYPE = "general.file_type"
 QUANTIZATION_VERSION = 2
 BASE_MEMORY_BYTES = 200_000_000
 """Interpreter, libraries, compiled kernels and the threads' own arrays, generously."""
+REPLACE_IT = Way("overwrite=True replaces it", "--overwrite replaces it")
 _log = logging.getLogger(__name__)
 _OWN_TYPE = re.compile(
     rf"[-_.]({'|'.join(sorted({*RECIPES, *TENSOR_FORMATS, 'fp16', 'fp32'}, reverse=True))})$",
@@ -144,14 +146,14 @@ def check_report(plan: ConversionPlan, path: Path | None, *, overwrite: bool) ->
     if path.is_dir() or any(os.path.samefile(path, source) for source in plan.source_files):
         raise InvalidOptionError(f"report {path} is a part of the source, or a folder")
     if not overwrite:
-        raise ConversionError(f"{path} is there already; --overwrite replaces it")
+        raise ConversionError(f"{path} is there already", way=REPLACE_IT)
 
 
 def check_absent(plan: ConversionPlan, overwrite: bool) -> None:
     """ConversionError if a file is there already and may not be replaced."""
     for file in plan.files:
         if file.path.exists() and not overwrite:
-            raise ConversionError(f"{file.path} is there already; --overwrite replaces it")
+            raise ConversionError(f"{file.path} is there already", way=REPLACE_IT)
 
 
 def check_room(plan: ConversionPlan) -> None:

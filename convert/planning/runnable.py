@@ -68,7 +68,8 @@ def check_runnable(
             _checked(metadata, tensors)
         except EdgellamaError as error:
             given = ", ".join(f"{key}={metadata[key].value}" for key in changed)
-            raise InvalidOptionError(f"{source}: {error}, with metadata {given}") from None
+            text = f"{source}: {error.what}, with metadata {given}"
+            raise InvalidOptionError(text, way=error.way) from None
     elif found is not None:
         kind = ModelFileError if isinstance(found, TokenizerError) else type(found)
         raise kind(f"{source}: {found.what}", way=found.way) from None

@@ -14,6 +14,7 @@ from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.gguf_checkpoint import open_gguf
 from edgellama.quant.error_text import file_error, shown
 from edgellama.quant.errors import EdgellamaError, ModelNotFoundError, UnsupportedModelError
+from edgellama.quant.ways import Way, command_line
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
 _MODEL_FILES = ("config.json", "params.json", "*.safetensors", "*.bin", "*.pth")
@@ -67,8 +68,11 @@ def _no_model(folder: Path) -> EdgellamaError:
     """What is wrong with ``folder``, as far as its file names tell."""
     if (folder / "adapter_config.json").is_file():
         return UnsupportedModelError(
-            f"{folder}: holds a LoRA adapter, adapter_config.json, not a model; convert it with "
-            "edgellama convert-lora"
+            f"{folder}: holds a LoRA adapter, adapter_config.json, not a model",
+            way=Way(
+                f"convert it with edgellama.convert.adapter.lora.convert_lora({str(folder)!r})",
+                f"convert it with: {command_line('convert-lora', folder)}",
+            ),
         )
     gguf_files = sorted(path.name for path in folder.glob("*.gguf"))
     has_config = (folder / hugging_face.CONFIG_FILE).is_file()

@@ -24,7 +24,10 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.vocabulary.vocabulary import TokenType
 
-WAY_OUT = "put the model's tokenizer.model into the folder"
+WAY_OUT = (
+    "if the model that it was made from has a tokenizer.model, put that into the folder; "
+    "edgellama has no other way to run it"
+)
 MAX_PIECE_LENGTH = 256
 # What SentencePiece itself calls them.
 ROLES = {"bos": "<s>", "eos": "</s>"}

@@ -102,7 +102,7 @@ def _threads(problems: list[str]) -> Rows:
     try:
         yield "default", str(cpu.default_num_threads())
     except KernelError as error:
-        problems.append(str(error))
+        problems.append(error.in_terminal)
 
 
 def _cache(problems: list[str]) -> Rows:

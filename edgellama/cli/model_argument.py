@@ -35,7 +35,7 @@ def find_model(name: str | None) -> Path:
     if terminal.is_interactive() and not click.confirm(
         f"{_title(wanted)} is not downloaded yet. Download it now?", default=True, err=True
     ):
-        raise ModelNotFoundError(f"{wanted} is not downloaded; run: edgellama pull {wanted}")
+        raise ModelNotFoundError(f"{wanted} is not downloaded", way=names.pull_it(wanted))
     return pull_with_progress(wanted)
 
 

@@ -53,7 +53,9 @@ def find_outline(name: str) -> OutlineSource:
     try:
         path = resolve(name)
     except ModelNotFoundError as error:
-        raise ModelNotFoundError(f"{error}; known sizes: {', '.join(MODEL_PRESETS)}") from None
+        raise ModelNotFoundError(
+            f"{error.in_terminal}; known sizes: {', '.join(MODEL_PRESETS)}"
+        ) from None
     with GGUFFile(path) as file:
         return OutlineSource(ModelOutline.from_gguf(file), path)
 

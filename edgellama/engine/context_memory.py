@@ -9,6 +9,7 @@ import logging
 from typing import Protocol
 
 from edgellama.engine.kv_types import KVTypes
+from edgellama.quant.ways import Way
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +49,9 @@ def default_context_length(
     if capped >= own_length:
         return own_length
     logger.warning(
-        "the context is %d tokens, not the model's %d, because of free memory; "
-        "context_length overrides this",
+        "the context is %d tokens, not the model's %d, because of free memory; %s",
         capped,
         own_length,
+        Way("context_length=N overrides this", "--context N overrides this"),
     )
     return capped

@@ -90,7 +90,7 @@ def load_weights(file: GGUFFile, config: ModelConfig) -> ModelWeights:
     try:
         check_shapes(config, {name: tensor.shape for name, tensor in file.tensors.items()})
     except (ModelFileError, UnsupportedModelError) as error:
-        raise type(error)(f"{file.path}: {error}") from None
+        raise error.within(file.path) from None
     reader = _TensorReader(file)
     token_embd = reader.matrix("token_embd")
     return ModelWeights(

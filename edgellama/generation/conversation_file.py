@@ -9,6 +9,7 @@ from pathlib import Path
 
 from edgellama.generation.messages import Message, checked_messages
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.ways import Way
 
 FORMAT_NAME = "edgellama conversation"
 FORMAT_VERSION = 1
@@ -33,7 +34,10 @@ def read_messages(path: Path) -> list[Message]:
     except (ValueError, RecursionError) as error:
         raise InvalidOptionError(f"{path}: no saved conversation, {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:
-        raise InvalidOptionError(f"{path}: no saved conversation; allowed: files that save() wrote")
+        raise InvalidOptionError(
+            f"{path}: no saved conversation",
+            way=Way("allowed: files that save() wrote", "allowed: files that /save wrote"),
+        )
     if content.get("version") != FORMAT_VERSION:
         raise InvalidOptionError(
             f"{path}: version {content.get('version')!r} of the format; allowed: {FORMAT_VERSION}"

@@ -19,6 +19,7 @@ from edgellama.generation.decoding import Decoding, Request
 from edgellama.generation.results import Generation
 from edgellama.generation.stream import Stream
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
+from edgellama.quant.ways import Way
 from edgellama.sampling.options import SamplingArguments, SamplingOptions
 
 if TYPE_CHECKING:
@@ -165,10 +166,13 @@ class Session:
     def _check_prompt(self, prompt: Sequence[int]) -> None:
         if len(prompt) > self.context_length:
             raise ContextLengthError(
-                f"the prompt has {len(prompt)} tokens, the context {self.context_length}; "
-                "shorten the prompt or raise context_length",
+                f"the prompt has {len(prompt)} tokens, the context {self.context_length}",
                 len(prompt),
                 self.context_length,
+                way=Way(
+                    "shorten the prompt or raise context_length",
+                    "shorten the prompt or raise --context",
+                ),
             )
         vocab_size = self._engine.config.vocab_size
         if min(prompt) < 0 or max(prompt) >= vocab_size:

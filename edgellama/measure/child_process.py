@@ -17,6 +17,7 @@ from typing import Any
 
 from edgellama.quant import errors
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.ways import Way
 
 Progress = Callable[[int, int], None]
 Request = Mapping[str, Any]
@@ -65,7 +66,8 @@ def _read(child: subprocess.Popen[str], progress: Progress | None) -> dict[str, 
         if "progress" in message and progress:
             progress(*message["progress"])
         if "error" in message:
-            raise _ERRORS.get(message["error"], EdgellamaError)(message["text"])
+            kind, way = _ERRORS.get(message["error"], EdgellamaError), message["way"]
+            raise kind(message["text"], way=Way(*way) if way else None)
         if "result" in message:
             found: dict[str, Any] = message["result"]
             return found
@@ -79,7 +81,8 @@ def serve(function: Callable[[dict[str, Any], Progress], dict[str, Any]]) -> Non
             json.loads(sys.argv[1]), lambda done, total: _tell(progress=(done, total))
         )
     except EdgellamaError as error:
-        _tell(error=type(error).__name__, text=str(error))
+        way = error.way and (error.way.python, error.way.command)
+        _tell(error=type(error).__name__, text=error.what, way=way)
     except BrokenPipeError:
         os._exit(1)  # Nobody is waiting for the answer.
     else:

@@ -23,6 +23,7 @@ from edgellama.models.well_known import (
     short_name,
 )
 from edgellama.quant.errors import ModelNotFoundError
+from edgellama.quant.ways import Way, command_line
 
 _FIRST_PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
 _CHECKPOINT_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "consolidated.*.pth")
@@ -85,9 +86,12 @@ def can_pull(name: str) -> bool:
 
 
 def _not_downloaded(name: str) -> ModelNotFoundError:
-    return ModelNotFoundError(
-        f"the model {name!r} is not downloaded yet; run: edgellama pull {name}"
-    )
+    return ModelNotFoundError(f"the model {name!r} is not downloaded yet", way=pull_it(name))
+
+
+def pull_it(name: str) -> Way:
+    """What helps where a model that can be pulled is not there."""
+    return Way(f"edgellama.pull({name!r}) fetches it", f"run: {command_line('pull', name)}")
 
 
 def resolve_hub(reference: HubReference) -> Path:
@@ -104,7 +108,7 @@ def resolve_hub(reference: HubReference) -> Path:
                 f"{reference} means several downloaded files; name one of: {files}"
             )
     raise ModelNotFoundError(
-        f"the model {reference} is not downloaded yet; run: edgellama pull {reference}"
+        f"the model {reference} is not downloaded yet", way=pull_it(str(reference))
     )
 
 
@@ -142,9 +146,12 @@ def _only_model_in(folder: Path) -> Path:
         return models[0]
     if not models and holds_checkpoint(folder):
         raise ModelNotFoundError(
-            f"{folder} holds a checkpoint, which must be converted before it runs: "
-            f"edgellama convert {folder}, edgellama chat {folder} --type q4_k_m, or in Python "
-            'Llama(folder, quantize="q4_k_m")'
+            f"{folder} holds a checkpoint, which must be converted before it runs",
+            way=Way(
+                f'Llama({str(folder)!r}, quantize="q4_k_m") does so and keeps the result',
+                f"{command_line('convert', folder)} writes a file, "
+                f"{command_line('chat', folder, '--type', 'q4_k_m')} converts it and chats",
+            ),
         )
     names = ", ".join(path.name for path in models) or "none"
     raise ModelNotFoundError(

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE
+from edgellama.kernels_cpu.machine.user_cache import free_space
 from edgellama.quant.errors import DownloadError
 
 STAGING_PREFIX = ".partial-"
@@ -46,9 +46,8 @@ def check_disk_space(folder: Path, num_bytes: int) -> None:
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < num_bytes:
         raise DownloadError(
-            f"{folder} has {free_bytes / 1e6:.0f} MB free and {num_bytes / 1e6:.0f} MB are needed; "
-            f"free some space (edgellama clean removes what is not needed), or set "
-            f"{CACHE_VARIABLE} to a folder on another disk"
+            f"{folder} has {free_bytes / 1e6:.0f} MB free and {num_bytes / 1e6:.0f} MB are needed",
+            way=free_space(),
         )
 
 

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from edgellama.quant.errors import CacheError
+from edgellama.quant.ways import Way
 
 CACHE_VARIABLE = "EDGELLAMA_CACHE"
 _FULL_DISK = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
@@ -72,11 +73,17 @@ def storage_error(path: Path, error: OSError) -> CacheError:
     """The error for what the system refuses to store at ``path``, with what to do about it."""
     problem = f"{path} cannot be written: {error.strerror or error}"
     if error.errno in _FULL_DISK:
-        return CacheError(
-            f"{problem}; free some space (edgellama clean removes what is not needed), or set "
-            f"{CACHE_VARIABLE} to a folder on another disk"
-        )
+        return CacheError(problem, way=free_space())
     return CacheError(f"{problem}; set {CACHE_VARIABLE} to a folder that you can write to")
+
+
+def free_space() -> Way:
+    """What helps where the cache's disk is full."""
+    other = f"set {CACHE_VARIABLE} to a folder on another disk"
+    return Way(
+        f"free some space, or {other}",
+        f"free some space (edgellama clean removes what is not needed), or {other}",
+    )
 
 
 def temporary_root() -> Path:
