@@ -211,7 +211,7 @@ def test_unknown_base_says_what_to_give(tmp_path: Path, base: Path) -> None:
     tensors = adapter_tensors(random_factors(MODEL, NAMES, {"": 4}))
     folder = write_adapter(tmp_path / "adapter", tensors)
     with pytest.raises(
-        ModelNotFoundError, match=r"'someone/tiny-llama' needed .* is not .* pass base="
+        ModelNotFoundError, match=r"'someone/tiny-llama', needed .* is not .* pass base="
     ):
         convert_lora(folder)
     with pytest.raises(

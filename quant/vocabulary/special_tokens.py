@@ -113,9 +113,11 @@ def read_special_tokens(
 
 def _way_to_set(key: str) -> Way:
     call = 'edgellama.convert.convert("OLD.gguf", "NEW.gguf", type="copy", metadata='
-    command = "edgellama convert OLD.gguf NEW.gguf --type copy --metadata "
     repair = "repair it with the right ID"
-    return Way(f'{repair}: {call}{{"{key}": ID}})', f"{repair}: {command}{key}=ID")
+    return Way(
+        f'{repair}: {call}{{"{key}": ID}})',
+        f"{repair}: edgellama convert OLD.gguf NEW.gguf --type copy --metadata {key}=ID",
+    )
 
 
 def _more_ends(metadata: Mapping[str, object], vocab_size: int) -> set[int]:
