@@ -30,15 +30,38 @@ def convert(
 ) -> ConversionReport:
     """Writes the model at ``source`` as a GGUF file of a given type.
 
-    ``source``: a folder of Hugging Face or Meta, one of its weight files, or a GGUF file.
-    ``output``: the file, by default NAME-TYPE.gguf in the current folder; it gets that name when
-    it is complete. ``arguments``: see ConversionArguments. ``progress`` is called on this thread;
-    ``kernel_progress`` with the kernels compiled and to compile, where some are not cached.
+    After a full disk or an interruption, what was finished stays beside ``output`` and
+    ``resume=True`` goes on; other errors leave nothing.
 
-    Raises InvalidOptionError, ModelNotFoundError, ModelFileError, UnsupportedModelError, and
-    ConversionError: the output is there, is the source or cannot be written, weights are NaN or
-    infinite, the source has changed. After a full disk or an interruption, what was finished
-    stays beside ``output`` and ``resume=True`` goes on; other errors leave nothing.
+    Arguments:
+        source: A folder of Hugging Face or Meta, one of its weight files, or a GGUF file.
+        output: The file; it gets that name when it is complete. None (the default) is
+            NAME-TYPE.gguf in the current folder.
+        progress: Called on this thread with a ConversionProgress as tensors are done. None (the
+            default) tells nobody.
+        kernel_progress: Called with the kernels compiled and to compile, where some are not
+            cached. None (the default) tells nobody.
+        arguments: ``type`` ("q4_k_m" by default), ``imatrix``, ``verify`` and the others that
+            ConversionArguments explains.
+
+    Returns:
+        Size and error of every tensor and of the whole file.
+
+    Raises:
+        InvalidOptionError: An argument outside its range.
+        ModelNotFoundError: There is no such source.
+        ModelFileError: The source is malformed.
+        UnsupportedModelError: The source is no Llama, or has weights that cannot be read.
+        ConversionError: The output is there, is the source or cannot be written; weights are NaN
+            or infinite; the source has changed.
+
+    Example:
+        >>> import tempfile
+        >>> from edgellama import pull
+        >>> from edgellama.convert import convert
+        >>> report = convert(pull("smollm2"), tempfile.mkdtemp() + "/small.gguf", type="q4_0")
+        >>> report.path.name
+        'small.gguf'
     """
     from edgellama.convert.options import read_options
     from edgellama.convert.pipeline import run_conversion
@@ -50,7 +73,24 @@ def convert(
 def plan(
     source: AnyPath, output: AnyPath | None = None, **arguments: Unpack[ConversionArguments]
 ) -> ConversionPlan:
-    """What ``convert`` would write, from headers alone; raises as it does."""
+    """What ``convert`` would write, from headers alone.
+
+    Arguments:
+        source: A folder of Hugging Face or Meta, one of its weight files, or a GGUF file.
+        output: The file. None (the default) is NAME-TYPE.gguf in the current folder.
+        arguments: As for ``convert``.
+
+    Returns:
+        Every tensor with its type and size.
+
+    Raises: as ``convert``, for what headers tell.
+
+    Example:
+        >>> from edgellama import pull
+        >>> from edgellama.convert import plan
+        >>> len(plan(pull("smollm2"), type="q8_0").tensors)
+        272
+    """
     from edgellama.convert.options import read_options
     from edgellama.convert.planning.planner import plan_conversion
     from edgellama.convert.sources.opening import open_checkpoint

@@ -48,7 +48,14 @@ class Llama:
 
     A context manager; closing ends all of its sessions. The weights are pages of the file, which
     must therefore be replaced by renaming: rewritten or cut in place, it changes or ends
-    (SIGBUS) the process.
+    (SIGBUS) the process. The logger "edgellama" tells at DEBUG what loading did.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2", context_length=512) as llama:
+        ...     result = llama.generate("The capital of France is", max_tokens=2, temperature=0)
+        >>> result.text
+        ' Paris.'
     """
 
     def __init__(
@@ -62,20 +69,40 @@ class Llama:
         progress: Callable[[int, int], None] | None = None,
         compile_usual: bool = False,
     ) -> None:
-        """Load a GGUF file, given by path or by a name that ``edgellama pull`` knows.
+        """Load a model.
 
-        ``quantize``: a type such as "q4_0" that the model is converted to before it is loaded;
-        needed for a folder with a checkpoint. The result is kept in the user's cache, so that
-        only the first time takes long.
-        ``context_length``: tokens that each session holds; None is the model's own, less where
-        memory is short. ``num_threads`` None is one per physical core. ``kv_type`` is the KV
-        cache's number type: "f32", "f16", "bf16", "q8_0" or "q4_0", or a pair of them for keys
-        and for values, as ("q8_0", "q4_0") or "q8_0/q4_0". ``progress`` hears of (compiled,
-        total) kernels if any must be compiled; with ``compile_usual`` those of other usual models
-        and caches are then compiled too, so that later ones need not wait. Raises
-        ModelNotFoundError, ModelFileError,
-        UnsupportedModelError, TokenizerError, InvalidOptionError,
-        ConversionError.
+        Arguments:
+            path_or_name: Path of a GGUF file, or a name that ``edgellama pull`` has fetched, such
+                as "smollm2". With ``quantize`` also the folder of a checkpoint.
+            context_length: Tokens that each session holds, prompt and generated text together,
+                from 1. None (the default) is the model's own length, less where memory is short.
+            num_threads: Threads that compute, 1 to 256. None (the default) is one per physical
+                core, or what EDGELLAMA_NUM_THREADS says.
+            kv_type: Number type of the KV cache: "f32", "f16" (the default), "bf16", "q8_0" or
+                "q4_0"; two of them for keys and for values, as ("q8_0", "q4_0") or "q8_0/q4_0".
+            quantize: Type that the model is converted to before it is loaded, such as "q4_k_m".
+                The result is kept in the user's cache, so that only the first time takes long.
+                None (the default) loads the file as it is.
+            progress: Called as ``progress(compiled, total)`` while kernels are compiled; not at
+                all when none must be.
+            compile_usual: If any kernel must be compiled, compile those of other usual models and
+                caches in the same go, so that later ones need not wait. False by default.
+
+        Raises:
+            ModelNotFoundError: No such file, or a name that was not pulled.
+            ModelFileError: The file is damaged, incomplete or no GGUF file.
+            UnsupportedModelError: An architecture, format or tokenizer that does not run here.
+            TokenizerError: The file's vocabulary is broken.
+            InvalidOptionError: An argument outside its range.
+            ConversionError: ``quantize`` failed.
+            KernelError: Kernels cannot be compiled or loaded, or the shipped ones do not fit.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> llama = Llama("smollm2", context_length=512, kv_type="q8_0", num_threads=2)
+            >>> llama.context_length
+            512
+            >>> llama.close()
         """
         from edgellama.engine.engine import Engine
         from edgellama.engine.usual_kernels import usual_kernels
@@ -142,7 +169,32 @@ class Llama:
         parse_special: bool = False,
         **sampling: Unpack[SamplingArguments],
     ) -> Generation:
-        """The text that follows ``prompt``, as it is; arguments and errors as for ``stream``."""
+        """Go on with a text, in a session of its own, and wait for the end.
+
+        Arguments:
+            prompt: Text, encoded with a BOS where the model wants one, or token ids as they are.
+            max_tokens: Tokens to generate at most, from 1. None (the default) is no limit but
+                the context's.
+            stop: A string, or several, before which the text ends. None (the default) is none.
+            parse_special: Read control tokens such as "<|im_end|>" in a text. False (the
+                default) keeps them as text.
+            sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
+
+        Returns:
+            The text, its tokens, why it ended, and counts and seconds.
+
+        Raises:
+            ContextLengthError: The prompt has more tokens than the context holds.
+            InvalidOptionError: An argument of another type or outside its range.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     result = llama.generate("One, two,", max_tokens=2, temperature=0, stop=".")
+            >>> result.finish_reason
+            'length'
+        """
         return self.stream(
             prompt, max_tokens=max_tokens, stop=stop, parse_special=parse_special, **sampling
         ).wait()
@@ -156,11 +208,33 @@ class Llama:
         parse_special: bool = False,
         **sampling: Unpack[SamplingArguments],
     ) -> Stream:
-        """The same, piece by piece, in a session of its own.
+        """Go on with a text, piece by piece, in a session of its own.
 
-        ``prompt`` is text or tokens; ``stop`` ends the text before any of these strings;
-        ``parse_special`` reads control tokens in the text; ``sampling`` are the fields of
-        SamplingOptions. Raises ContextLengthError and InvalidOptionError.
+        Arguments:
+            prompt: Text, encoded with a BOS where the model wants one, or token ids as they are.
+            max_tokens: Tokens to generate at most, from 1. None (the default) is no limit but
+                the context's.
+            stop: A string, or several, before which the text ends. None (the default) is none.
+            parse_special: Read control tokens such as "<|im_end|>" in a text. False (the
+                default) keeps them as text.
+            sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
+
+        Returns:
+            An iterator of chunks, made as they are asked for. ``cancel`` ends it from any
+            thread, leaving it as a context manager too; ``result`` then is the whole.
+
+        Raises:
+            ContextLengthError: The prompt has more tokens than the context holds.
+            InvalidOptionError: An argument of another type or outside its range.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     with llama.stream("Once upon a time", max_tokens=3, seed=1) as stream:
+            ...         texts = [chunk.text for chunk in stream]
+            >>> "".join(texts) == stream.result.text
+            True
         """
         return self.session().stream(
             prompt, max_tokens=max_tokens, stop=stop, parse_special=parse_special, **sampling
@@ -177,17 +251,41 @@ class Llama:
     ) -> Conversation:
         """A new conversation in the model's own chat format, with its own session.
 
-        ``messages``: what was said before, as dictionaries with ``role`` ("system", "user",
-        "assistant") and ``content``; ``regenerate`` answers them if they end with the user's.
-        ``template``: used instead of the file's, the name of a published format ("llama2",
-        "llama3", "chatml", "mistral", "zephyr", "alpaca", "vicuna", "wizardlm", "koala",
-        "openassistant", "guanaco") or Jinja source. ``when_full``: what happens once
-        the messages fill the context, "drop" (the oldest turns), "stop" (the reply is empty) or
-        "error" (ContextLengthError). ``options`` hold for every reply: ``max_tokens``, ``stop``
-        and the fields of SamplingOptions. Sampling that is not given is what the file
-        recommends (``sampling_defaults``); where it recommends nothing, a repetition penalty of
-        1.1 and DRY keep small models from looping. Raises UnsupportedModelError if there is no
-        template.
+        Arguments:
+            system: System prompt, before all messages. None (the default) is none, or the one
+                that ``messages`` begin with.
+            messages: What was said before, as dictionaries with ``role`` ("system", "user" or
+                "assistant") and ``content`` (text, or text parts). If they end with the user's,
+                ``regenerate`` answers it. None (the default) starts anew.
+            template: Chat format in place of the file's: the name of a published one ("llama2",
+                "llama3", "chatml", "mistral", "zephyr", "alpaca", "vicuna", "wizardlm", "koala",
+                "openassistant", "guanaco") or Jinja source. None (the default) is the file's.
+            when_full: What happens once the messages fill the context: "drop" (the default)
+                leaves the oldest turns out, "stop" gives empty replies, "error" raises
+                ContextLengthError.
+            options: For every reply: ``max_tokens``, ``stop`` and the fields of SamplingOptions.
+                Sampling that is not given is what the file recommends (``sampling_defaults``);
+                where it recommends nothing, a repetition penalty of 1.1 and DRY keep small models
+                from looping.
+
+        Returns:
+            The conversation, a context manager; closing it gives its memory back.
+
+        Raises:
+            UnsupportedModelError: The file has no template and none is given.
+            InvalidOptionError: Malformed messages, two system prompts, options out of range, a
+                ``template`` that is no known name. Jinja source that does not compile is a
+                TemplateError of the first reply.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     with llama.chat("Answer in one word.", temperature=0, max_tokens=8) as chat:
+            ...         reply = chat.send("What is the capital of Italy?")
+            ...         roles = [message["role"] for message in chat.messages]
+            >>> roles
+            ['system', 'user', 'assistant']
         """
         options = {**(self.sampling_defaults or CHAT_SAMPLING), **options}
         chosen = self._chat_template(template)
@@ -202,7 +300,27 @@ class Llama:
         )
 
     def session(self, *, context_length: int | None = None) -> Session:
-        """A new session: its own KV cache over this model."""
+        """A new session: a KV cache of its own, which keeps what it has seen between calls.
+
+        Arguments:
+            context_length: Tokens that it holds, from 1. None (the default) is the model's
+                ``context_length`` as loaded.
+
+        Returns:
+            The session, a context manager; closing it gives its memory back.
+
+        Raises:
+            InvalidOptionError: A length below 1.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2") as llama, llama.session(context_length=128) as session:
+            ...     first = session.generate("Once upon", max_tokens=1, temperature=0)
+            ...     again = session.generate("Once upon a time", max_tokens=1, temperature=0)
+            >>> again.statistics.prefilled_tokens < again.prompt_tokens
+            True
+        """
         with self._sessions_lock:
             if self._closed:
                 raise EdgellamaError("this model is closed")
@@ -216,7 +334,19 @@ class Llama:
         return session
 
     def close(self) -> None:
-        """End all sessions and give everything back; more calls do nothing."""
+        """End all sessions and give everything back, the mapped file too; more calls do nothing.
+
+        Whatever was made from the model raises EdgellamaError when it is used afterwards;
+        ``config``, ``metadata`` and ``tokenizer`` stay.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> llama = Llama("smollm2", context_length=128)
+            >>> llama.close()
+            >>> llama.generate("Hello")
+            Traceback (most recent call last):
+            edgellama.quant.errors.EdgellamaError: this model is closed
+        """
         with self._sessions_lock:
             self._closed = True
             sessions = list(self._sessions)

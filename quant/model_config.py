@@ -75,8 +75,18 @@ class RopeConfig:
 class ModelConfig:
     """Sizes of a Llama; counts are elements, heads, layers or tokens.
 
-    ``sliding_window``: a token sees itself and the ``sliding_window - 1`` tokens before it, as in
-    Mistral 7B v0.1; None where it sees all.
+    ``vocab_size`` tokens, of which ``context_length`` were seen together in training;
+    ``block_count`` layers of ``embedding_length`` numbers a token, ``feed_forward_length`` inside;
+    ``head_count`` query heads and ``head_count_kv`` key heads of ``head_size`` numbers;
+    ``rms_epsilon`` of the norms; ``rope``, the rotary positions. ``sliding_window``: a token sees
+    itself and the ``sliding_window - 1`` tokens before it, as in Mistral 7B v0.1; None where it
+    sees all.
+
+    Example:
+        >>> from edgellama import GGUFFile, ModelConfig, pull
+        >>> with GGUFFile(pull("smollm2")) as file:
+        ...     ModelConfig.from_gguf(file).block_count
+        30
     """
 
     vocab_size: int

@@ -1,5 +1,6 @@
 """The facade: a model from a path, and everything that hangs on it."""
 
+import logging
 import threading
 import weakref
 from collections.abc import Callable
@@ -172,6 +173,30 @@ def test_close_gives_the_file_back(make_file: MakeFile) -> None:
     ):
         with pytest.raises(EdgellamaError, match="closed"):
             use()
+
+
+def test_debug_tells_what_a_load_did(make_file: MakeFile, caplog: pytest.LogCaptureFixture) -> None:
+    """At DEBUG the log has the file, its types, where kernels came from, and the memory."""
+    path = make_file(weight_format="F32", context_length=64)
+    with caplog.at_level(logging.DEBUG, "edgellama"), Llama(path, num_threads=2, kv_type="q8_0"):
+        pass
+    told = caplog.text
+    for expected in (
+        f"file {path}: 0.",
+        "mapped; tensors: F32 0.",
+        "2 layers, embedding 64, vocabulary 288, context 64 tokens",
+        "2 threads, tier",
+        "kernels for",
+        "the rest from the cache",
+        "a KV cache (q8_0) of 64 tokens takes 0.0 MB",
+        "peak so far is",
+        "loaded in",
+    ):
+        assert expected in told
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "edgellama"), Llama(path, num_threads=2):
+        pass
+    assert caplog.text == ""
 
 
 def mapping_of(array: Any) -> Any:

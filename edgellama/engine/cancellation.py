@@ -7,7 +7,15 @@ import numpy.typing as npt
 
 
 class CancelToken:
-    """Cancels the step or generation that it was given to; stays cancelled."""
+    """Cancels the step or generation that it was given to; stays cancelled.
+
+    Example:
+        >>> from edgellama import CancelToken
+        >>> token = CancelToken()
+        >>> token.cancel()
+        >>> token.cancelled
+        True
+    """
 
     def __init__(self) -> None:
         self.flag: npt.NDArray[np.int64] = np.zeros(1, np.int64)

@@ -71,11 +71,16 @@ class _Turn:
 class Conversation:
     """Messages so far and the session that knows them. A context manager; closes the session.
 
-    Options given here hold for every reply; a call may override them.
+    ``Llama.chat`` makes one. Options given at the start hold for every reply; a call may
+    override them.
 
-    >>> from edgellama import Llama
-    >>> with Llama("smollm2") as llama, llama.chat("Be brief.") as chat:  # doctest: +SKIP
-    ...     print(chat.send("What is a llama?", max_tokens=64).text)
+    Example:
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2", context_length=512) as llama:
+        ...     with llama.chat("Be brief.", max_tokens=8, temperature=0) as chat:
+        ...         first = chat.send("What is a llama?")
+        ...         chat.messages.pop()["role"], len(chat.messages)
+        ('assistant', 2)
     """
 
     def __init__(
@@ -89,13 +94,22 @@ class Conversation:
         when_full: WhenFull = "drop",
         **options: Unpack[ReplyOptions],
     ) -> None:
-        """Go on from ``messages``, none by default; ``system`` is one more before them.
+        """Join a session, its tokenizer and a template; ``Llama.chat`` does it for you.
 
-        ``when_full`` says what happens once the messages leave no room for a reply. "drop": the
-        oldest turns, but never the system prompt, go out of the prompt (they stay in
-        ``messages``), and the result says how many. "stop": the reply is empty and its result
-        ``context_full``. "error": ContextLengthError. Raises InvalidOptionError for malformed
-        messages, for two system prompts, and for options out of their ranges.
+        Arguments:
+            session: Holds the conversation's tokens, and is closed with it.
+            tokenizer: The model's.
+            template: How messages become a prompt.
+            system: System prompt, before all messages. None (the default) is none.
+            messages: What was said before. None (the default) is nothing.
+            when_full: What happens once the messages leave no room for a reply. "drop" (the
+                default): the oldest turns, but never the system prompt, go out of the prompt
+                (they stay in ``messages``), and the result says how many. "stop": the reply is
+                empty and its result ``context_full``. "error": ContextLengthError.
+            options: ``max_tokens``, ``stop`` and the fields of SamplingOptions, for every reply.
+
+        Raises:
+            InvalidOptionError: Malformed messages, two system prompts, options out of range.
         """
         check_when_full(when_full)
         self._session = session
@@ -167,20 +181,60 @@ class Conversation:
     def send(self, text: Content, **options: Unpack[ReplyOptions]) -> Generation:
         """Add the user's message and return the reply, which is added too.
 
-        ``text``: a string, or text parts such as ``[{"type": "text", "text": "hello"}]``.
-        ``options`` and errors as for ``stream``.
+        Arguments:
+            text: The message: a string, or text parts such as
+                ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
+            options: ``max_tokens`` (from 1; None is no limit), ``stop`` (a string, several, or
+                None) and the fields of SamplingOptions, each in place of the conversation's.
+
+        Returns:
+            The reply's text and tokens, why it ended, and counts and seconds.
+
+        Raises:
+            ContextLengthError: ``when_full`` is "error" and the conversation is longer than the
+                context, or the message alone does not fit.
+            InvalidOptionError: A message or an option of another type or outside its range.
+            TemplateError: The template refuses these messages.
+            EdgellamaError: Another reply runs, or the conversation is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama, llama.chat() as chat:
+            ...     reply = chat.send("Say hello.", max_tokens=1, temperature=0)
+            >>> reply.finish_reason
+            'length'
         """
         return self.stream(text, **options).wait()
 
     def stream(self, text: Content, **options: Unpack[ReplyOptions]) -> Stream:
-        """The same, piece by piece.
+        """Ask, and get the reply piece by piece.
 
         Both messages are added when the stream ends, also by Ctrl-C or ``close``, provided that
-        some text came; an error of the engine adds nothing. ``options``: ``max_tokens``,
-        ``stop`` and the fields of SamplingOptions, each in place of the conversation's. Raises
-        ContextLengthError where ``when_full`` is "error" and the conversation is longer than the
-        context, and for a message that does not fit even alone. InvalidOptionError for other
-        values than these, EdgellamaError while another reply runs or after ``close``.
+        some text came; an error of the engine adds nothing.
+
+        Arguments:
+            text: The message: a string, or text parts such as
+                ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
+            options: ``max_tokens`` (from 1; None is no limit), ``stop`` (a string, several, or
+                None) and the fields of SamplingOptions, each in place of the conversation's.
+
+        Returns:
+            An iterator of chunks, and a context manager; ``result`` then is the whole.
+
+        Raises:
+            ContextLengthError: ``when_full`` is "error" and the conversation is longer than the
+                context, or the message alone does not fit.
+            InvalidOptionError: A message or an option of another type or outside its range.
+            TemplateError: The template refuses these messages.
+            EdgellamaError: Another reply runs, or the conversation is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama, llama.chat() as chat:
+            ...     with chat.stream("Count to ten.", seed=1) as stream:
+            ...         pieces = [next(stream).text for _ in range(3)]
+            ...     chat.messages[-1]["content"] == "".join(pieces)
+            True
         """
         self._check_idle()
         message: Message = {"role": "user", "content": content_text(text)}
@@ -189,8 +243,27 @@ class Conversation:
     def regenerate(self, **options: Unpack[ReplyOptions]) -> Stream:
         """Another reply to the last message of the user, in place of the one it had, if any.
 
-        So it also answers ``messages`` that end with the user's. ``options`` and errors as for
-        ``stream``; EdgellamaError if there is no message to answer.
+        So it also answers ``messages`` that end with the user's.
+
+        Arguments:
+            options: ``max_tokens`` (from 1; None is no limit), ``stop`` (a string, several, or
+                None) and the fields of SamplingOptions, each in place of the conversation's.
+
+        Returns:
+            An iterator of chunks, and a context manager; ``result`` then is the whole.
+
+        Raises:
+            EdgellamaError: There is no message to answer, another reply runs, or the
+                conversation is closed. The others are those of ``stream``.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> asked = [{"role": "user", "content": "Say hello."}]
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     with llama.chat(messages=asked, max_tokens=2, temperature=0) as chat:
+            ...         reply = chat.regenerate().wait()
+            ...         len(chat.messages)
+            2
         """
         self._check_idle()
         count = len(self._messages)
@@ -203,7 +276,15 @@ class Conversation:
     def undo(self) -> list[Message]:
         """Take back the last message of the user and all that followed; they are returned.
 
-        EdgellamaError if there is none.
+        Raises:
+            EdgellamaError: There is no message of the user, or a reply runs.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama, llama.chat() as chat:
+            ...     reply = chat.send("Say hello.", max_tokens=2)
+            ...     len(chat.undo()), len(chat.messages)
+            (2, 0)
         """
         self._check_idle()
         users = [n for n, message in enumerate(self._messages) if is_role(message, "user")]
@@ -221,13 +302,42 @@ class Conversation:
         self._last = None
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write all messages to a JSON file, in one step. OSError if it cannot be written."""
+        """Write all messages to a JSON file, in one step: the old file or the new one is there.
+
+        Arguments:
+            path: The file, replaced if it is there.
+
+        Raises:
+            OSError: It cannot be written.
+            InvalidOptionError: The messages were edited into something else.
+
+        Example:
+            >>> import tempfile
+            >>> from pathlib import Path
+            >>> from edgellama import Llama
+            >>> file = Path(tempfile.mkdtemp()) / "talk.json"
+            >>> said = [{"role": "user", "content": "Hello"}]
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     llama.chat(messages=said).save(file)
+            ...     chat = llama.chat()
+            ...     chat.load(file)
+            >>> chat.messages == said
+            True
+        """
         write_messages(Path(path), checked_messages(self._messages))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take all messages, the system prompt too, from a file that ``save`` wrote.
 
-        InvalidOptionError if it is no such file; then nothing changes.
+        Arguments:
+            path: The file.
+
+        Raises:
+            InvalidOptionError: It is no such file; then nothing changes.
+            OSError: It cannot be read.
+            EdgellamaError: A reply runs.
+
+        Example: see ``save``.
         """
         self._check_idle()
         self._messages[:] = read_messages(Path(path))

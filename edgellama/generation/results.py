@@ -13,9 +13,14 @@ FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True)
 class Chunk:
-    """One step's text. It may be empty, inside a character or a possible stop string.
+    """One step's ``text``. It may be empty, inside a character or a possible stop string.
 
-    ``token`` is None for text that was held back and belongs to no further token.
+    ``token`` is its id, None for text that was held back and belongs to no further token.
+
+    Example:
+        >>> from edgellama import Chunk
+        >>> Chunk(" llama", 1234).text
+        ' llama'
     """
 
     text: str
@@ -26,8 +31,19 @@ class Chunk:
 class Statistics:
     """Counts and seconds of one generation; time that the caller spent is not counted.
 
-    ``prefilled_tokens`` is the part of the prompt that was computed, the rest came from the
-    session's cache. ``decoded_tokens`` counts the steps of one token after it.
+    ``prompt_tokens`` are those of the prompt, ``prefilled_tokens`` of them were computed, the
+    rest came from the session's cache. ``decoded_tokens`` counts the steps of one token after
+    it. ``prefill_s`` and ``decode_s`` are the seconds of both, ``time_to_first_token_s`` those
+    until the first token was chosen.
+
+    Example:
+        >>> from edgellama import Statistics
+        >>> figures = Statistics(
+        ...     prompt_tokens=512, prefilled_tokens=512, decoded_tokens=100,
+        ...     prefill_s=2.0, decode_s=4.0, time_to_first_token_s=2.1,
+        ... )
+        >>> figures.prefill_tokens_per_second, figures.decode_tokens_per_second
+        (256.0, 25.0)
     """
 
     prompt_tokens: int
@@ -52,10 +68,19 @@ class Statistics:
 class Generation:
     """A generated text.
 
-    ``tokens`` are those of the text, without the prompt and without the token that ended it.
-    ``finish_reason``: "stop" by an end token or a stop string, "length" by ``max_tokens`` or,
-    with ``context_full``, because the context has no room left, "cancelled" by the caller.
+    ``text`` is what came after the prompt. ``tokens`` are its ids, without the prompt's (of
+    which there are ``prompt_tokens``) and without the token that ended it. ``finish_reason``:
+    "stop" by an end token or a stop string, "length" by ``max_tokens`` or, with
+    ``context_full``, because the context has no room left, "cancelled" by the caller.
     ``dropped_messages`` of the conversation went out of the prompt to make room for this reply.
+    ``statistics`` has counts and seconds.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2", context_length=512) as llama:
+        ...     result = llama.generate("Once upon", max_tokens=2, temperature=0)
+        >>> len(result.tokens), result.finish_reason, result.context_full
+        (2, 'length', False)
     """
 
     text: str

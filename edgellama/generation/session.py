@@ -87,7 +87,32 @@ class Session:
         parse_special: bool = False,
         **sampling: Unpack[SamplingArguments],
     ) -> Generation:
-        """The text that follows ``prompt``; arguments and errors as for ``stream``."""
+        """Go on with a text and wait for the end; what the session holds is not computed again.
+
+        Arguments:
+            prompt: Text, encoded with a BOS where the model wants one, or token ids as they are.
+            max_tokens: Tokens to generate at most, from 1. None (the default) is no limit but
+                the context's.
+            stop: A string, or several, before which the text ends. None (the default) is none.
+            parse_special: Read control tokens such as "<|im_end|>" in a text. False (the
+                default) keeps them as text.
+            sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
+
+        Returns:
+            The text, its tokens, why it ended, and counts and seconds.
+
+        Raises:
+            ContextLengthError: The prompt has more tokens than the context holds.
+            InvalidOptionError: An argument of another type or outside its range.
+            EdgellamaError: Another stream of the session runs, or it is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2") as llama, llama.session(context_length=64) as session:
+            ...     result = session.generate([1, 2, 3], max_tokens=4, temperature=0)
+            ...     session.tokens[:3], len(result.tokens) <= 4
+            ((1, 2, 3), True)
+        """
         return self.stream(
             prompt, max_tokens=max_tokens, stop=stop, parse_special=parse_special, **sampling
         ).wait()
@@ -101,12 +126,33 @@ class Session:
         parse_special: bool = False,
         **sampling: Unpack[SamplingArguments],
     ) -> Stream:
-        """The same, piece by piece. The session is in use until the stream ends.
+        """Go on with a text, piece by piece; the session is in use until the stream ends.
 
-        ``prompt``: text, encoded with a BOS where the model wants one, or tokens as they are.
-        What the cache holds of its beginning is not computed again. ``parse_special`` reads
-        control tokens in a text. Raises ContextLengthError for a prompt longer than the
-        context, InvalidOptionError for bad values, EdgellamaError while another stream runs.
+        What the cache holds of the prompt's beginning is not computed again.
+
+        Arguments:
+            prompt: Text, encoded with a BOS where the model wants one, or token ids as they are.
+            max_tokens: Tokens to generate at most, from 1. None (the default) is no limit but
+                the context's.
+            stop: A string, or several, before which the text ends. None (the default) is none.
+            parse_special: Read control tokens such as "<|im_end|>" in a text. False (the
+                default) keeps them as text.
+            sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
+
+        Returns:
+            An iterator of chunks, and a context manager; ``result`` then is the whole.
+
+        Raises:
+            ContextLengthError: The prompt has more tokens than the context holds.
+            InvalidOptionError: An argument of another type or outside its range.
+            EdgellamaError: Another stream of the session runs, or it is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2") as llama, llama.session(context_length=64) as session:
+            ...     stream = session.stream("Once upon", max_tokens=2, temperature=0)
+            ...     [chunk.token is not None for chunk in stream], session.busy
+            ([True, True], False)
         """
         return self.start(
             Request(

@@ -38,6 +38,14 @@ class Stream(Iterator[Chunk]):
 
     A context manager: leaving it early ends the generation as "cancelled". One thread iterates;
     any thread may cancel.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2", context_length=512) as llama:
+        ...     with llama.stream("Once upon a time") as stream:
+        ...         first = next(stream)
+        >>> stream.result.finish_reason, stream.result.text == first.text
+        ('cancelled', True)
     """
 
     def __init__(
@@ -81,7 +89,7 @@ class Stream(Iterator[Chunk]):
         self._cancel.cancel()
 
     def wait(self) -> Generation:
-        """Run to the end and return the result."""
+        """Run to the end and return the result; raises what iterating raises."""
         for _ in self:
             pass
         return self.result

@@ -23,11 +23,28 @@ from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
 
 
 def pull(name: str, *, progress: Progress | None = None, force: bool = False) -> Path:
-    """Fetches a model into the cache and returns its path; at once when it is there already.
+    """Fetches a model into the user's cache; at once when it is there already.
 
-    ``name`` is a short name or ``hf:OWNER/REPO[:FILE]``; ``force`` fetches it again. An
-    interruption leaves no half-written model. Raises DownloadError, CacheError where it cannot
-    be stored, or InvalidOptionError when ``name`` is neither.
+    An interruption leaves no half-written model.
+
+    Arguments:
+        name: A short name such as "smollm2", or "hf:OWNER/REPO[:FILE]".
+        progress: Called as ``progress(bytes so far, bytes in all)``, where 0 in all is not known
+            yet. None (the default) tells nobody.
+        force: Fetch it again though it is there. False by default.
+
+    Returns:
+        The path of the model's file, of a split one the first part.
+
+    Raises:
+        DownloadError: It cannot be fetched, or is not what was asked for.
+        CacheError: It cannot be stored.
+        InvalidOptionError: ``name`` is neither of the two.
+
+    Example:
+        >>> from edgellama import pull
+        >>> pull("smollm2").suffix
+        '.gguf'
     """
     model = NAMED_MODELS.get(ALIASES.get(name.lower(), name))
     if model is not None:

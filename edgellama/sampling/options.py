@@ -30,6 +30,19 @@ class SamplingOptions:
     tokens (-1: all) already: by ``dry_multiplier * dry_base ** (length - dry_allowed_length)``
     once ``length`` tokens are repeated. Sequences end at tokens that contain one of the
     ``dry_breakers``.
+
+    Ranges: ``temperature`` from 0, ``top_k`` from 0, ``top_p`` above 0 up to 1, ``min_p`` from 0
+    to 1, ``repeat_penalty`` above 0, ``repeat_last_n`` and ``dry_last_n`` from -1,
+    ``dry_multiplier`` from 0, ``dry_base`` from 1, ``dry_allowed_length`` from 1, ``seed`` from
+    0 or None for another text every time.
+
+    Example:
+        >>> from edgellama import SamplingOptions
+        >>> SamplingOptions(temperature=0.2, seed=1).top_k
+        40
+        >>> SamplingOptions(top_p=3)
+        Traceback (most recent call last):
+        edgellama.quant.errors.InvalidOptionError: top_p is 3; allowed: a number above 0 up to 1
     """
 
     temperature: float = 0.8

@@ -33,6 +33,12 @@ class ChatTemplate:
     """The Jinja2 source of a template and the texts of the model's BOS and EOS.
 
     ``stop``: strings that end a reply of this format where no token does.
+
+    Example:
+        >>> from edgellama import ChatTemplate
+        >>> template = ChatTemplate("{{ bos_token }}...", bos_token="<s>", eos_token="</s>")
+        >>> template.render([])
+        '<s>...'
     """
 
     def __init__(
@@ -52,9 +58,22 @@ class ChatTemplate:
     ) -> str:
         """The prompt as text.
 
-        Each message has at least the strings ``role`` and ``content``. ``variables`` go to the
-        template by name. TemplateError for messages that are malformed and for anything that
-        goes wrong inside the template.
+        Arguments:
+            messages: Each with at least the strings ``role`` and ``content``.
+            add_generation_prompt: End with what opens the model's reply. True by default.
+            variables: Go to the template by name.
+
+        Returns:
+            What the template writes, BOS included if it writes one.
+
+        Raises:
+            TemplateError: Malformed messages, and anything that goes wrong in the template.
+
+        Example:
+            >>> from edgellama import ChatTemplate
+            >>> template = ChatTemplate("{{ messages[0].content }}!", bos_token="", eos_token="")
+            >>> template.render([{"role": "user", "content": "Hello"}])
+            'Hello!'
         """
         known: dict[str, object] = {
             "bos_token": self.bos_token,

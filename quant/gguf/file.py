@@ -34,7 +34,19 @@ class GGUFFile:
     The metadata of a split model is that of its first part. Use it as a context manager, or
     call close(); arrays that were taken from it stay valid as long as they are referenced and
     nobody cuts the file: touching what it no longer has ends the process.
-    Raises ModelNotFoundError for an absent file or part, ModelFileError for a malformed one.
+
+    ``path`` is the first part's and ``files`` are those of all, ``file_bytes`` their size
+    together. ``metadata`` is by GGUF key, ``metadata_types`` are GGUF's numbers of types.
+
+    Raises:
+        ModelNotFoundError: An absent file or part.
+        ModelFileError: A malformed one.
+
+    Example:
+        >>> from edgellama import GGUFFile, pull
+        >>> with GGUFFile(pull("smollm2")) as file:
+        ...     file.metadata["general.architecture"], file.tensors["token_embd.weight"].shape
+        ('llama', (49152, 576))
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -52,9 +52,24 @@ class Tokenizer(ABC):
     ) -> list[int]:
         """Token ids of a text.
 
-        ``add_bos``: None follows the model for BOS and EOS, True adds BOS alone, False neither;
-        a text that starts with a parsed BOS gets no second one. ``parse_special``: False keeps
-        text that looks like a control token as text. Lone surrogates count as U+FFFD.
+        Arguments:
+            text: Any text; lone surrogates count as U+FFFD.
+            add_bos: None (the default) follows the model for BOS and EOS, True adds BOS alone,
+                False neither; a text that starts with a parsed BOS gets no second one.
+            parse_special: Read control tokens such as "<|im_end|>" in the text. False (the
+                default) keeps them as text.
+
+        Returns:
+            The ids, an empty list for an empty text without BOS and EOS.
+
+        Raises:
+            TokenizerError: ``add_bos`` is True and the model has no BOS.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=64) as llama:
+            ...     llama.tokenizer.encode("Hello world", add_bos=False)
+            [19556, 905]
         """
         if add_bos and self.special.bos_id is None:
             raise TokenizerError("add_bos is True, but the model has no BOS token")
@@ -94,8 +109,23 @@ class Tokenizer(ABC):
     ) -> str:
         """Text of some tokens; invalid UTF-8 becomes U+FFFD.
 
-        ``continuation``: the tokens carry on a text, so a first space is kept that would
-        otherwise be the one that encoding adds.
+        Arguments:
+            tokens: Ids from 0 to ``vocab_size - 1``.
+            skip_special: Leave control tokens out. True by default.
+            continuation: The tokens carry on a text, so a first space is kept that would
+                otherwise be the one that encoding adds. False by default.
+
+        Returns:
+            The text.
+
+        Raises:
+            TokenizerError: An id that the vocabulary does not have.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=64) as llama:
+            ...     llama.tokenizer.decode([19556, 905])
+            'Hello world'
         """
         at_start, parts = not continuation, [b""]
         for token in tokens:

@@ -38,9 +38,22 @@ def load_tokenizer(
 ) -> Tokenizer:
     """The tokenizer of a model file.
 
-    ``metadata``: the ``tokenizer.ggml.*`` keys of a GGUF file. ``source``: its path, which
-    warnings and errors name. UnsupportedModelError for a kind or split pattern that does not run,
-    TokenizerError for a vocabulary that is broken.
+    Arguments:
+        metadata: The ``tokenizer.ggml.*`` keys of a GGUF file.
+        source: The file's path, for warnings. None (the default) leaves it out of them.
+
+    Returns:
+        The tokenizer, which may be used by several threads.
+
+    Raises:
+        UnsupportedModelError: A kind or split pattern that does not run.
+        TokenizerError: A vocabulary that is broken.
+
+    Example:
+        >>> from edgellama import GGUFFile, load_tokenizer, pull
+        >>> with GGUFFile(pull("smollm2")) as file:
+        ...     load_tokenizer(file.metadata).vocab_size
+        49152
     """
     try:
         return _loaded(metadata, source)
