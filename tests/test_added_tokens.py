@@ -149,7 +149,7 @@ def test_files_without_our_keys_work_as_before(
     ours = {key for key in metadata if key.startswith("edgellama.")}
     assert {key.removeprefix("edgellama.tokenizer.") for key in ours} == {
         *("prepend_scheme", "added_token_ids", "lstrip_token_ids", "rstrip_token_ids"),
-        *("single_word_token_ids", "normalized_token_ids"),
+        *("single_word_token_ids", "normalized_token_ids", "piece_token_ids"),
     }
     old = load_tokenizer({key: metadata[key] for key in metadata.keys() - ours})
     pieces = [old.token_text(i) for i in old.encode("</s>hello<tool>", parse_special=True)]

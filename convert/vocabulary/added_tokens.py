@@ -10,7 +10,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from edgellama.convert.sources.json_fields import Fields
-from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings, checked_id
+from edgellama.convert.vocabulary.tokenizer_settings import (
+    TokenizerSettings,
+    checked_id,
+    looks_special,
+)
 from edgellama.convert.vocabulary.vocabulary import MAX_TOKENS, Token
 from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
 from edgellama.quant.vocabulary.vocabulary import TokenType
@@ -74,6 +78,7 @@ def _by_text(tokens: Iterable[AddedToken]) -> dict[str, AddedToken]:
 def rules_of(
     added: Mapping[int, AddedToken],
     tokens: Sequence[Token],
+    vocab: Mapping[str, int],
     *,
     found_in_text: Collection[int],
     normalizer: str = "",
@@ -84,9 +89,21 @@ def rules_of(
     ids = {name: frozenset(i for i, t in kept.items() if getattr(t, name)) for name in _FLAGS}
     return AddedTokenRules(
         added=frozenset(found_in_text),
+        piece=frozenset(i for i, token in kept.items() if _is_piece(token.text, i, vocab)),
         normalizer=normalizer if ids["normalized"] else "",
         **ids,
     )
+
+
+def _is_piece(text: str, token: int, vocab: Mapping[str, int]) -> bool:
+    """Whether merging can make a token of text in which it was not found.
+
+    What looks like a control token is never made.
+    """
+    if vocab.get(text) != token or looks_special(text):
+        return False
+    cuts = range(1, len(text))
+    return len(text) == 1 or any(text[:cut] in vocab and text[cut:] in vocab for cut in cuts)
 
 
 def user_defined(tokens: Sequence[Token]) -> Iterator[tuple[int, Token]]:

@@ -53,7 +53,7 @@ def bpe_vocabulary(settings: TokenizerSettings, num_rows: int, pre: str | None) 
         special_ids=ids,
         settings=bos_and_eos(settings, ids, tokens, is_sentencepiece=False)
         | {"add_space_prefix": False},
-        added=rules_of(added, tokens, found_in_text=beside),
+        added=rules_of(added, tokens, entries, found_in_text=beside),
     )
 
 

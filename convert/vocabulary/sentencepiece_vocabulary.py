@@ -92,8 +92,8 @@ def added_rules(
     found = [i for i, _ in user_defined(tokens) if i in added or i not in known]
     if not rules.normalizes:
         added = {token: replace(entry, normalized=False) for token, entry in added.items()}
-    ids = rules_of(added, tokens, found_in_text=found, normalizer=rules.normalizer)
-    return replace(ids, piece=ids.added.intersection(pieces.values()) - known)
+    ids = rules_of(added, tokens, pieces, found_in_text=found, normalizer=rules.normalizer)
+    return replace(ids, piece=ids.piece - known)
 
 
 def add_tokens(table: TokenTable, added: Mapping[int, AddedToken]) -> None:

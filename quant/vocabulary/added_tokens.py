@@ -25,10 +25,10 @@ class AddedTokenRules:
     """Ids by rule. A field's name, with ``_token_ids`` behind it, is the key.
 
     ``added``: user-defined tokens of SentencePiece that are looked for in the text itself, not
-    by the library; of these, ``piece`` ones may also be made of a text in which they were not
-    found. ``lstrip`` and ``rstrip`` take the white space before and behind;
-    ``single_word`` ones stand between no letters; ``normalized`` ones are looked for when all
-    others are found.
+    by the library. ``piece`` ones are words of the vocabulary, too: merging makes them of a text
+    in which they were not found. ``lstrip`` and ``rstrip`` ones take the white space before and
+    behind; ``single_word`` ones stand between no letters; ``normalized`` ones are looked for when
+    all others are found.
     """
 
     added: frozenset[int] = frozenset()

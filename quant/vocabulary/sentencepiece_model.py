@@ -156,7 +156,10 @@ def _loadable_pieces(
     texts, types = list(vocabulary.tokens), bytearray(vocabulary.types)
     for token in rules.added:
         if types[token] == TokenType.USER_DEFINED:
-            types[token] = TokenType.NORMAL if token in rules.piece else TokenType.CONTROL
+            types[token] = TokenType.CONTROL
+    for token in rules.piece:
+        if types[token] == TokenType.CONTROL:
+            types[token] = TokenType.NORMAL
     seen: set[bytes] = set()
     for token, text in enumerate(texts):
         if types[token] == TokenType.USER_DEFINED:

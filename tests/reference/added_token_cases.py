@@ -6,7 +6,7 @@ the texts must give is left to make_added_token_golden.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,8 @@ MERGED = (
     *(f"{SPACE}world", f"{SPACE}{SPACE}{SPACE}", f"{SPACE}{SPACE}{SPACE}{SPACE}", "in", "us"),
 )
 LETTERS = (SPACE, *"abcdefghijklmnopqrstuvwxyz")
+BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+PIECES = ("<unk>", "<s>", "</s>", *BYTES, *MERGED, *LETTERS)
 NUM_ROWS = 320
 ADDED: Mapping[str, Mapping[str, bool]] = {
     "<|im_start|>": {"special": True},
@@ -37,6 +39,7 @@ ADDED: Mapping[str, Mapping[str, bool]] = {
     "word": {"single_word": True},
     "<n>": {"normalized": True},
     "<m k>": {"normalized": True, "special": True},
+    "in": {"single_word": True, "special": True},
 }
 TEXTS = (
     *("", " ", "  ", "hello", " hello", "  hello world  ", "hello\n\n world", f"{SPACE}hello"),
@@ -49,6 +52,7 @@ TEXTS = (
     *("word\u0301", "\u00e9word", "word\u00b2", "\u2028<l>\u00a0", "\x1c<l>", "<r>\u3000x"),
     *("<n>", "a<n>b", "a <n> b", " <n>", "<n><n>", "<|im_start|><n> hello", "hello <m k> world"),
     *(f"<m{SPACE}k>", "the<m k>the", "\u00e9 \U0001f600 1 2", "in  the   world"),
+    *("in", "inin in", "win <tool>in"),
 )
 
 
@@ -107,30 +111,35 @@ CASES: Mapping[str, Case] = {
 
 def write(case: Case, folder: Path) -> None:
     """The files of a case."""
-    tokens = [
-        {"content": text, "special": False, **_NO_FLAGS, **flags} for text, flags in ADDED.items()
-    ]
+    roles = {"bos_token": "<s>", "eos_token": "</s>"}
     if case.kind == "bytes":
-        content = _byte_level(case, tokens)
-        roles = {"bos_token": "<s>", "eos_token": "</s>"}
-    else:
-        size = 3 + 256 + len(LETTERS) + len(MERGED)
-        roles = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-        content = {}
-        if case.kind == "model":
-            (folder / "tokenizer.model").write_bytes(sentencepiece_model())
-            decoder = {str(size + i): token for i, token in enumerate(tokens)}
-            decoder |= family_tokenizers.added_tokens_decoder(("<unk>", "<s>", "</s>"), 0)
-            settings = {**roles, **case.settings, "added_tokens_decoder": decoder}
-            family_tokenizers.write_json(folder / "tokenizer_config.json", settings)
-            return
+        content = _byte_level(case)
+    elif case.kind == "steps":
         processor = SentencePieceProcessor(model_proto=sentencepiece_model())
         content = family_tokenizers.fast_tokenizer(processor)
-        content["added_tokens"] += [{"id": size + i, **token} for i, token in enumerate(tokens)]
+        added = [{"id": token, **entry} for token, entry in _added(PIECES).items()]
+        content["added_tokens"] = sorted(content["added_tokens"] + added, key=lambda e: e["id"])
         content["post_processor"] = family_tokenizers.post_processor("<s>", 1)["processors"][1]
         content |= {"decoder": _decoder(True)} | dict(case.json)
+    else:
+        (folder / "tokenizer.model").write_bytes(sentencepiece_model())
+        decoder = family_tokenizers.added_tokens_decoder(("<unk>", "<s>", "</s>"), 0)
+        decoder |= {str(token): entry for token, entry in _added(PIECES).items()}
+        settings = {**roles, **case.settings, "added_tokens_decoder": decoder}
+        family_tokenizers.write_json(folder / "tokenizer_config.json", settings)
+        return
     family_tokenizers.write_json(folder / "tokenizer.json", content)
     family_tokenizers.write_json(folder / "tokenizer_config.json", {**roles, **case.settings})
+
+
+def _added(vocab: Sequence[str]) -> dict[int, dict[str, Any]]:
+    """The added tokens by id: behind the vocabulary, or where it has them already."""
+    beside = [text for text in ADDED if text not in vocab]
+    ids = [*vocab, *beside]
+    return {
+        ids.index(text): {"content": text, "special": False, **_NO_FLAGS, **flags}
+        for text, flags in ADDED.items()
+    }
 
 
 _NO_FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
@@ -138,26 +147,25 @@ _NO_FLAGS = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), Fal
 
 def sentencepiece_model() -> bytes:
     """The fixed vocabulary as a file holds it."""
-    texts = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *MERGED, *LETTERS]
     control, byte = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL], [TokenType.BYTE]
-    types = [*control, *byte * 256, *[TokenType.NORMAL] * (len(MERGED) + len(LETTERS))]
-    scores = [0.0] * 259 + [-float(i) for i in range(len(MERGED) + len(LETTERS))]
+    num_words = len(MERGED) + len(LETTERS)
     vocabulary = Vocabulary(
-        tokens=[text.encode() for text in texts],
-        types=bytes(types),
-        scores=np.array(scores, np.float32),
+        tokens=[text.encode() for text in PIECES],
+        types=bytes([*control, *byte * 256, *[TokenType.NORMAL] * num_words]),
+        scores=np.array([0.0] * 259 + [-float(i) for i in range(num_words)], np.float32),
         has_types=True,
     )
     return model_proto(vocabulary, add_space_prefix=True, remove_extra_whitespaces=False)
 
 
-def _byte_level(case: Case, tokens: list[dict[str, Any]]) -> dict[str, Any]:
+def _byte_level(case: Case) -> dict[str, Any]:
     merges = [pair.split(" ") for pair in MERGED_PAIRS]
     vocab = ["<s>", "</s>", *byte_characters(), *(left + right for left, right in merges)]
+    added = [{"id": token, **entry} for token, entry in _added(vocab).items()]
     ends = family_tokenizers.added_tokens(("<s>", "</s>"), 0)
     return {
         "version": "1.0",
-        "added_tokens": [*ends, *({"id": len(vocab) + i, **t} for i, t in enumerate(tokens))],
+        "added_tokens": sorted(ends + added, key=lambda entry: entry["id"]),
         "normalizer": None,
         "pre_tokenizer": family_tokenizers.pre_tokenizer("llama-bpe"),
         "post_processor": family_tokenizers.post_processor("<s>", 0),

@@ -7,7 +7,7 @@ are remembered. Bytes that the vocabulary lacks are dropped, as Hugging Face's B
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
 from edgellama.quant.vocabulary.file_pattern import (
@@ -52,7 +52,7 @@ class BPETokenizer(Tokenizer):
         super().__init__(vocabulary, special, rules)
         self._symbols = byte_symbols()
         self._bytes_by_symbol = {symbol.decode(): byte for byte, symbol in enumerate(self._symbols)}
-        self._token_ids = _token_ids(vocabulary, rules.added)
+        self._token_ids = _token_ids(vocabulary, rules)
         check_merges(metadata)
         self._merger = BytePairMerger(self._token_ids, lambda: string_bytes(metadata, MERGES))
         self._remembered: dict[str, list[int]] = {}
@@ -114,9 +114,9 @@ def _pattern_name(metadata: Mapping[str, object], vocabulary: Vocabulary, source
     return DEFAULT_PATTERN
 
 
-def _token_ids(vocabulary: Vocabulary, found_before: Collection[int]) -> dict[bytes, int]:
+def _token_ids(vocabulary: Vocabulary, rules: AddedTokenRules) -> dict[bytes, int]:
     """Ids of the tokens that text can become; the later of two equal texts counts."""
     token_ids = dict(zip(vocabulary.tokens, range(len(vocabulary.tokens)), strict=True))
-    for token in [*vocabulary.ids_of(*_NEVER_FROM_TEXT), *found_before]:
+    for token in rules.added.union(vocabulary.ids_of(*_NEVER_FROM_TEXT)) - rules.piece:
         token_ids.pop(vocabulary.tokens[token], None)
     return token_ids
