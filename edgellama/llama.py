@@ -10,13 +10,17 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgellama.engine.context_memory import default_context_length
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.generation.arguments import prompt_tokens, stop_strings
+from edgellama.generation.batch import DEFAULT_WIDTH, Batch, OnError
 from edgellama.generation.conversation import Conversation, ReplyOptions
+from edgellama.generation.decoding import Request
 from edgellama.generation.fitting import WhenFull
 from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
@@ -28,7 +32,7 @@ from edgellama.models.usage import note_use
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.quant.sampling_keys import recommended_sampling
-from edgellama.sampling.options import CHAT_SAMPLING, SamplingArguments
+from edgellama.sampling.options import CHAT_SAMPLING, SamplingArguments, SamplingOptions
 from edgellama.text.chat_template import ChatTemplate, given_template, load_chat_template
 from edgellama.text.named_templates import missing_template
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
@@ -41,6 +45,9 @@ if TYPE_CHECKING:
 __all__ = ["Chunk", "Conversation", "Generation", "Llama", "Session", "Statistics", "Stream"]
 
 logger = logging.getLogger(__name__)
+
+CACHE_SHARE_OF_MEMORY = 0.25
+"""What the beginnings of earlier texts may take where nobody says how much."""
 
 
 class Llama:
@@ -66,6 +73,8 @@ class Llama:
         num_threads: int | None = None,
         kv_type: KVTypeChoice = "f16",
         quantize: str | None = None,
+        cache_limit: int | None = None,
+        exact: bool = False,
         progress: Callable[[int, int], None] | None = None,
         compile_usual: bool = False,
     ) -> None:
@@ -83,6 +92,11 @@ class Llama:
             quantize: Type that the model is converted to before it is loaded, such as "q4_k_m".
                 The result is kept in the user's cache, so that only the first time takes long.
                 None (the default) loads the file as it is.
+            cache_limit: Bytes, from 0, that keys and values of earlier texts may take, so that
+                what begins like them is not computed again. None (the default) is a quarter of
+                the memory that is free now.
+            exact: Whether a text is the same bit for bit alone, computed beside others, after a
+                fork and from earlier texts. False by default, because it costs speed.
             progress: Called as ``progress(compiled, total)`` while kernels are compiled; not at
                 all when none must be.
             compile_usual: If any kernel must be compiled, compile those of other usual models and
@@ -110,6 +124,7 @@ class Llama:
         started = time.perf_counter()
         types = KVTypes.of(kv_type)
         _check_context(context_length)
+        _check_cache_limit(cache_limit)
         path = _runnable_file(path_or_name, quantize, progress)
         note_use(path)
         self._file = GGUFFile(path)
@@ -120,6 +135,8 @@ class Llama:
                 self._file,
                 num_threads=num_threads,
                 kv_type=str(types),
+                cache_limit=_default_cache_limit() if cache_limit is None else cache_limit,
+                exact=exact,
                 progress=progress,
                 companions=usual_kernels() if compile_usual else (),
             )
@@ -159,6 +176,21 @@ class Llama:
         Empty where it recommends none. Chats use it unless they are told otherwise.
         """
         return cast("SamplingArguments", recommended_sampling(self._file.metadata))
+
+    @property
+    def cache_limit(self) -> int:
+        """Bytes that the beginnings of earlier texts may take; less drops the oldest at once."""
+        return self._engine.pool().limit_bytes
+
+    @cache_limit.setter
+    def cache_limit(self, num_bytes: int) -> None:
+        _check_cache_limit(num_bytes)
+        self._engine.pool().limit_bytes = num_bytes
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes that the beginnings of earlier texts take now."""
+        return self._engine.pool().idle_bytes
 
     def generate(
         self,
@@ -239,6 +271,52 @@ class Llama:
         return self.session().stream(
             prompt, max_tokens=max_tokens, stop=stop, parse_special=parse_special, **sampling
         )
+
+    def generate_batch(
+        self,
+        prompts: Iterable[str | Sequence[int]],
+        *,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        parse_special: bool = False,
+        width: int = DEFAULT_WIDTH,
+        on_error: OnError | None = None,
+        **sampling: Unpack[SamplingArguments],
+    ) -> Iterator[Generation]:
+        """Texts that follow many prompts, up to ``width`` computed together, as they finish.
+
+        ``prompts``: any iterable, read as far as there is room, so that millions of prompts take
+        the memory of ``width``. A result's ``index`` is the number of its prompt. The other
+        arguments are those of ``generate``, for every prompt. ``on_error(index, error)`` hears of
+        prompts that cannot run, such as ones longer than the context; without it the first of
+        them is raised. Leaving the loop early cancels what runs.
+
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2", context_length=512) as llama:  # doctest: +SKIP
+        ...     for result in llama.generate_batch(["One, two,", "A, b,"], max_tokens=8):
+        ...         print(result.index, result.text)
+        """
+
+        def request(prompt: str | Sequence[int]) -> Request:
+            return Request(
+                prompt=prompt_tokens(self.tokenizer, prompt, parse_special=parse_special),
+                sampling=options,
+                max_tokens=max_tokens,
+                stop=stops,
+            )
+
+        options, stops = SamplingOptions(**sampling), stop_strings(stop)
+        if isinstance(prompts, str):
+            raise InvalidOptionError("prompts is one text; allowed: an iterable of prompts")
+        batch = Batch(
+            self._engine,
+            self.tokenizer,
+            (partial(request, prompt) for prompt in prompts),
+            width=width,
+            context_length=self._context_length,
+            on_error=on_error,
+        )
+        return batch.results()
 
     def chat(
         self,
@@ -329,8 +407,8 @@ class Llama:
                 self.tokenizer,
                 context_length=self._context_length if context_length is None else context_length,
                 kv_type=self._kv_type,
+                siblings=self._sessions,
             )
-            self._sessions.add(session)
         return session
 
     def close(self) -> None:
@@ -388,6 +466,16 @@ def _runnable_file(
     from edgellama.models.checkpoints import converted
 
     return converted(path_or_name, quantize, kernel_progress=progress)
+
+
+def _default_cache_limit() -> int:
+    """A share of the memory that is free, or nothing where the system does not tell."""
+    return int((available_memory_bytes() or 0) * CACHE_SHARE_OF_MEMORY)
+
+
+def _check_cache_limit(num_bytes: int | None) -> None:
+    if num_bytes is not None and num_bytes < 0:
+        raise InvalidOptionError(f"cache_limit is {num_bytes}; allowed: None, or bytes from 0")
 
 
 def _check_context(context_length: int | None) -> None:

@@ -344,6 +344,24 @@ class Conversation:
         self._dropped_messages = 0
         self._last = None
 
+    def fork(self) -> Conversation:
+        """Another conversation that goes on from the same messages, at once.
+
+        Both keep what was said so far, and share its memory. EdgellamaError while a reply runs.
+        """
+        self._check_idle()
+        fork = Conversation(
+            self._session.fork(),
+            self._tokenizer,
+            self._template,
+            messages=self._messages,
+            when_full=self._when_full,
+            **self._options,
+        )
+        fork._last = self._last
+        fork._dropped_messages = self._dropped_messages
+        return fork
+
     def close(self) -> None:
         """End a running reply and close the session."""
         self._session.close()

@@ -73,7 +73,7 @@ class Generation:
     "stop" by an end token or a stop string, "length" by ``max_tokens`` or, with
     ``context_full``, because the context has no room left, "cancelled" by the caller.
     ``dropped_messages`` of the conversation went out of the prompt to make room for this reply.
-    ``statistics`` has counts and seconds.
+    ``statistics`` has counts and seconds, ``index`` is the number of its prompt in a batch.
 
     Example:
         >>> from edgellama import Llama
@@ -90,3 +90,4 @@ class Generation:
     context_full: bool
     statistics: Statistics
     dropped_messages: int = 0
+    index: int = 0

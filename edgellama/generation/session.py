@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from edgellama.engine.engine import Engine
+    from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.kv_types import KVTypeChoice
     from edgellama.text.tokenizer import Tokenizer
 
@@ -47,21 +48,33 @@ class Session:
         *,
         context_length: int | None = None,
         kv_type: KVTypeChoice = "f16",
+        cache: KVCache | None = None,
+        siblings: weakref.WeakSet[Session] | None = None,
     ) -> None:
-        """``context_length`` None is the model's own; ``kv_type`` as for ``Llama``."""
+        """``context_length`` None is the model's own; ``kv_type`` as for ``Llama``.
+
+        ``cache``: tokens to begin with, instead of an empty context. ``siblings``: where forks
+        are entered, so that who closes the model finds them.
+        """
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._cache = self._empty_cache(context_length, kv_type) if cache is None else cache
+        self._siblings = weakref.WeakSet[Session]() if siblings is None else siblings
+        # Reentrant, as in Stream and Llama: a signal's handler may close what it interrupts.
+        self._lock = threading.RLock()
+        self._last: weakref.ref[Stream] | None = None
+        self._closed = False
+        self._siblings.add(self)
+
+    def _empty_cache(self, context_length: int | None, kv_type: KVTypeChoice) -> KVCache:
+        engine = self._engine
         own_length = engine.config.context_length
         length = own_length if context_length is None else context_length
         if length < 1:
             raise InvalidOptionError(f"context_length is {length}; allowed: at least 1")
         if length > own_length:
             logger.warning("context of %d is more than the model's own %d", length, own_length)
-        self._engine = engine
-        self._tokenizer = tokenizer
-        self._cache = engine.new_cache(length, kv_type=kv_type)
-        # Reentrant, as in Stream and Llama: a signal's handler may close what it interrupts.
-        self._lock = threading.RLock()
-        self._last: weakref.ref[Stream] | None = None
-        self._closed = False
+        return engine.new_cache(length, kv_type=kv_type)
 
     @property
     def context_length(self) -> int:
@@ -169,17 +182,24 @@ class Session:
         """The stream of a request; ``on_end`` gets its result before the stream's user does."""
         cancel = CancelToken()
         with self._lock:
-            if self._running() is not None:
-                raise EdgellamaError(
-                    "this session is in use; end or close its stream first, or use another session"
-                )
-            if self._closed:
-                raise EdgellamaError("this session is closed")
+            self._check_free()
             self._check_prompt(request.prompt)
             decoding = Decoding(self._engine, self._tokenizer, self._cache, request, cancel)
             stream = Stream(decoding, cancel, on_end, owner=self)
             self._last = weakref.ref(stream)
         return stream
+
+    def fork(self) -> Session:
+        """Another session that holds the same tokens, at once and without their memory.
+
+        Keys and values are shared until either session writes on. EdgellamaError while a stream
+        runs and after close().
+        """
+        with self._lock:
+            self._check_free()
+            return Session(
+                self._engine, self._tokenizer, cache=self._cache.fork(), siblings=self._siblings
+            )
 
     def close(self) -> None:
         """End a running stream and give the cache's memory back; more calls do nothing."""
@@ -209,18 +229,31 @@ class Session:
         stream = self._last() if self._last is not None else None
         return None if stream is None or stream.ended else stream
 
-    def _check_prompt(self, prompt: Sequence[int]) -> None:
-        if len(prompt) > self.context_length:
-            raise ContextLengthError(
-                f"the prompt has {len(prompt)} tokens, the context {self.context_length}",
-                len(prompt),
-                self.context_length,
-                way=Way(
-                    "shorten the prompt or raise context_length",
-                    "shorten the prompt or raise --context",
-                ),
+    def _check_free(self) -> None:
+        if self._running() is not None:
+            raise EdgellamaError(
+                "this session is in use; end or close its stream first, or use another session"
             )
+        if self._closed:
+            raise EdgellamaError("this session is closed")
+
+    def _check_prompt(self, prompt: Sequence[int]) -> None:
+        check_fits(prompt, self.context_length)
         vocab_size = self._engine.config.vocab_size
         if min(prompt) < 0 or max(prompt) >= vocab_size:
             wrong = next(token for token in prompt if not 0 <= token < vocab_size)
             raise InvalidOptionError(f"token {wrong} in the prompt; allowed: 0 to {vocab_size - 1}")
+
+
+def check_fits(prompt: Sequence[int], context_length: int) -> None:
+    """ContextLengthError for a prompt that is longer than the context."""
+    if len(prompt) > context_length:
+        raise ContextLengthError(
+            f"the prompt has {len(prompt)} tokens, the context {context_length}",
+            len(prompt),
+            context_length,
+            way=Way(
+                "shorten the prompt or raise context_length",
+                "shorten the prompt or raise --context",
+            ),
+        )
