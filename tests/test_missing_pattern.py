@@ -64,6 +64,9 @@ def test_llama_3_is_recognised_by_its_vocabulary(caplog: pytest.LogCaptureFixtur
         tokenizer = load_tokenizer(old, "old.gguf")
     assert "old.gguf: tokenizer.ggml.pre is missing; the vocabulary is Llama 3's" in caplog.text
     assert tokenizer.encode(TEXT) == load_tokenizer(known).encode(TEXT)
+    guessed = load_tokenizer(old | {PRE: "default"}, "old.gguf")
+    assert "old.gguf: tokenizer.ggml.pre is 'default'; the vocabulary is Llama 3's" in caplog.text
+    assert guessed.encode(TEXT) == tokenizer.encode(TEXT)
     tokens, merges = old["tokenizer.ggml.tokens"], old["tokenizer.ggml.merges"]
     assert isinstance(tokens, list)
     assert isinstance(merges, list)

@@ -11,7 +11,7 @@ from edgellama.quant.errors import EdgellamaError, TokenizerError, UnsupportedMo
 from edgellama.quant.vocabulary.special_tokens import END_TOKENS_KEY
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
-CONTROL, USER_DEFINED, UNKNOWN, NORMAL = 3, 4, 2, 1
+CONTROL, USER_DEFINED, UNKNOWN, NORMAL, UNUSED = 3, 4, 2, 1, 5
 TOKENS = ["<bos>", "<|im_end|>", "a", "b", "c", "ab", "<x>", "<x>y", "<|end|>", "<", "<unk>"]
 TYPES = [CONTROL, CONTROL, *[NORMAL] * 4, *[USER_DEFINED] * 2, NORMAL, NORMAL, UNKNOWN]
 BPE: dict[str, object] = {
@@ -92,7 +92,7 @@ def test_more_end_tokens_are_under_a_key_of_our_own() -> None:
         load_tokenizer(BPE | {END_TOKENS_KEY: "2"})
 
 
-@pytest.mark.parametrize("kind", [NORMAL, USER_DEFINED, CONTROL])
+@pytest.mark.parametrize("kind", [NORMAL, USER_DEFINED, CONTROL, UNUSED])
 @pytest.mark.parametrize("name", ["<|im_end|>", "<|eot_id|>", "<end_of_turn>"])
 def test_turn_ends_are_control_tokens_whatever_their_type(name: str, kind: int) -> None:
     """A turn's end of any type ends a reply, shows nothing, and is no part of a plain text."""

@@ -31,7 +31,12 @@ from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
 from edgellama.convert.vocabulary.vocabulary_source import read_vocabulary
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.vocabulary.file_pattern import PRE, declared_pattern, recognised_pattern
+from edgellama.quant.vocabulary.file_pattern import (
+    DEFAULT_PATTERN,
+    PRE,
+    declared_pattern,
+    recognised_pattern,
+)
 from edgellama.quant.vocabulary.vocabulary import BYTE_PAIR_KIND, string_bytes
 from edgellama.quant.ways import Way
 
@@ -120,16 +125,18 @@ def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) ->
 def _missing_pattern(path: Path, items: Mapping[str, MetadataItem]) -> str | None:
     """The split pattern that an old file's vocabulary tells; None where the file says it."""
     values = {key: item.value for key, item in items.items()}
-    if declared_pattern(values) is not None:
+    name = declared_pattern(values)
+    if name not in (None, DEFAULT_PATTERN):
         return None
     found = recognised_pattern(values, list(string_bytes(values, "tokenizer.ggml.tokens")))
-    if found is None:
+    if found is None and name is None:
         way = Way("say which it is, pass pre=NAME", "say which it is with --pre NAME")
         _log.warning(
             "%s: tokenizer.ggml.pre is missing, the pattern by which text is cut into words, and "
             "the vocabulary does not tell it; %s",
             *(path, way),
         )
-    else:
-        _log.warning("%s: tokenizer.ggml.pre is missing; it becomes %s", path, found)
+    elif found is not None:
+        state = "missing" if name is None else repr(name)
+        _log.warning("%s: tokenizer.ggml.pre is %s; it becomes %s", path, state, found)
     return found

@@ -61,7 +61,7 @@ def missing_template() -> Way:
         f"name the format that it was trained with, chat(template=NAME) with one of {names}, or "
         "pass Jinja source; generate() continues a text as it is",
         f"name the format that it was trained with, --template NAME with one of {names}, or a "
-        "Jinja file",
+        "Jinja file; edgellama generate continues a text as it is",
     )
 
 

@@ -7,7 +7,7 @@ which role is left to special_tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 END_OF_TURN_NAMES = (
     *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>", "<|eot|>"),
@@ -38,18 +38,16 @@ def is_control_name(text: str) -> bool:
 
 
 def control_by_name(
-    tokens: Sequence[bytes], types: bytes, *, text_types: tuple[int, int], control: int
+    tokens: Sequence[bytes], types: bytes, *, word: int, others: Collection[int], control: int
 ) -> bytes:
     """``types`` with the well-known names among ``tokens`` as ``control``, by token id.
 
-    ``text_types``: the type of an ordinary word, and that of a token which was added as text.
+    ``word``: the type of an ordinary word; ``others``: further types that are changed.
     """
-    found = _NAMES.intersection(tokens)
-    word, added = text_types
     changed = bytearray(types)
-    for name in found:
+    for name in _NAMES.intersection(tokens):
         token = tokens.index(name)
-        may_be_word = types[token] == word and name in _ALSO_WORDS
-        if types[token] in (word, added) and not may_be_word:
+        is_mark = types[token] == word and name not in _ALSO_WORDS
+        if is_mark or types[token] in others:
             changed[token] = control
     return bytes(changed)

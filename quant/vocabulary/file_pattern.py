@@ -1,7 +1,8 @@
 """The split pattern of a file's byte-level BPE, also of a file from before it was written.
 
-Where ``tokenizer.ggml.pre`` is missing, a vocabulary that is known for certain decides; else the
-pattern is llama.cpp's default, which is seldom the model's own.
+Where ``tokenizer.ggml.pre`` is missing, or is what converters wrote that did not know, a vocabulary
+that is known for certain decides; else the pattern is llama.cpp's default, which is seldom the
+model's own.
 """
 
 from __future__ import annotations

@@ -67,7 +67,8 @@ class Vocabulary:
             types = control_by_name(
                 tokens,
                 types,
-                text_types=(TokenType.NORMAL, TokenType.USER_DEFINED),
+                word=TokenType.NORMAL,
+                others=(TokenType.USER_DEFINED, TokenType.UNUSED),
                 control=TokenType.CONTROL,
             )
         return cls(

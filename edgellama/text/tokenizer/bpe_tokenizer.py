@@ -93,15 +93,18 @@ class BPETokenizer(Tokenizer):
 def _pattern_name(metadata: Mapping[str, object], vocabulary: Vocabulary, source: object) -> str:
     """The split pattern's name; where the file is silent, that is said."""
     name = declared_pattern(metadata)
-    if name is not None:
+    if name not in (None, DEFAULT_PATTERN):
         return name
     file = "the model file" if source is None else source
-    name = recognised_pattern(metadata, vocabulary.tokens)
-    if name is not None:
+    found = recognised_pattern(metadata, vocabulary.tokens)
+    if found is not None:
+        state = "missing" if name is None else repr(name)
         _log.warning(
-            "%s: tokenizer.ggml.pre is missing; the vocabulary is Llama 3's, so it is taken as %s",
-            *(file, name),
+            "%s: tokenizer.ggml.pre is %s; the vocabulary is Llama 3's, so it is taken as %s",
+            *(file, state, found),
         )
+        return found
+    if name is not None:
         return name
     path = "FILE" if source is None else repr(str(source))
     call = f'edgellama.convert.convert({path}, "new.gguf", type="copy", pre="llama-bpe")'
