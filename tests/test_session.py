@@ -16,7 +16,6 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 from edgellama.engine.kv_cache import shared_length
 from edgellama.generation.results import Chunk, Generation
 from edgellama.generation.session import Session
-from edgellama.generation.stream import Stream
 from edgellama.quant.errors import (
     ContextLengthError,
     EdgellamaError,
@@ -514,26 +513,3 @@ def test_one_token_has_no_decoding_speed(session: Session) -> None:
     """A text of one token has a prefill speed and a decoding speed of zero."""
     statistics = session.generate(PROMPT, max_tokens=1).statistics
     assert statistics.decode_tokens_per_second == 0.0 < statistics.prefill_tokens_per_second
-
-
-def test_overhead_of_a_token(tokenizer: Tokenizer) -> None:
-    """Around the engine's step and the sampler a token costs under 60 microseconds."""
-    num_tokens = 500
-
-    class Instant(ScriptedEngine):
-        row = np.zeros((1, 288), dtype=np.float32)
-
-        def forward(self, tokens: Any, cache: Any, **_: Any) -> Any:
-            cache.tokens += tokens
-            return self.row
-
-    engine = Instant([0], tokenizer.vocab_size, context_length=1000)
-    seconds = []
-    for _ in range(5):
-        stream: Stream = Session(engine, tokenizer).stream(  # type: ignore[arg-type]
-            PROMPT, max_tokens=num_tokens, stop=["\n\n"], **GREEDY
-        )
-        started = perf_counter()
-        stream.wait()
-        seconds.append(perf_counter() - started)
-    assert min(seconds) / num_tokens < 60e-6
