@@ -46,7 +46,8 @@ class InstantEngine:
 
     def forward(self, tokens: Sequence[int], cache: Any, **_: Any) -> Any:
         """The logits at once."""
-        cache.length += len(tokens)
+        cache.prepare(len(tokens))
+        cache.append(tokens)
         return self._logits
 
     def __getattr__(self, name: str) -> Any:
