@@ -7,7 +7,7 @@ which role is left to special_tokens.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 END_OF_TURN_NAMES = (
     *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>", "<|eot|>"),
@@ -45,9 +45,18 @@ def control_by_name(
     ``word``: the type of an ordinary word; ``others``: further types that are changed.
     """
     changed = bytearray(types)
-    for name in _NAMES.intersection(tokens):
+    # Most files type them as they should; to look for a name among all tokens takes a while.
+    settled = {tokens[token] for token in _positions(types, control)}
+    for name in _NAMES.intersection(tokens) - settled:
         token = tokens.index(name)
         is_mark = types[token] == word and name not in _ALSO_WORDS
         if is_mark or types[token] in others:
             changed[token] = control
     return bytes(changed)
+
+
+def _positions(types: bytes, wanted: int) -> Iterator[int]:
+    position = types.find(wanted)
+    while position >= 0:
+        yield position
+        position = types.find(wanted, position + 1)
