@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import select
-import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from conftest import CliRunner
-from interrupts import accept_interrupts
+from pseudo_terminal import PROMPT, Terminal, chat_environment
 
-GREEDY = ("--temperature", "0", "-n", "24")
-PROMPT = b">>>"
+GREEDY = ("--temp", "0", "-n", "24")
+SMALL = ("--temp", "0", "-n", "16", "-c", "160")
+needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 
 
 def test_pipe_gives_replies_only(run_cli: CliRunner, smollm2_path: Path) -> None:
@@ -42,115 +39,48 @@ def test_only_the_new_turn_is_computed(run_cli: CliRunner, smollm2_path: Path) -
     assert new <= 16
 
 
-def test_commands_through_a_pipe(run_cli: CliRunner, smollm2_path: Path, tmp_path: Path) -> None:
-    """/system, /save, /clear, /load, /regen, /stats and /exit do what /help says."""
-    file = tmp_path / "talk.json"
-    lines = [
-        "/help",
-        "/system You are a parrot.",
-        '"""',
-        "Say",
-        "hello.",
-        '"""',
-        f"/save {file}",
-        "/clear",
-        "/stats",
-        f"/load {file}",
-        "/regen",
-        "/stats",
-        "/exit",
-        "never read",
-    ]
+def test_text_from_a_pipe_is_never_a_command(
+    run_cli: CliRunner, smollm2_path: Path, tmp_path: Path
+) -> None:
+    """What would be a command on a terminal is a message, and writes no file."""
+    victim = tmp_path / "victim.txt"
+    victim.write_text("precious")
+    lines = [f"/save {victim}", "/bye", '"""', "/clear", "it", '"""']
     result = run_cli("chat", smollm2_path, *GREEDY, text_input="\n".join(lines))
     assert result.returncode == 0, result.stderr
-    messages = json.loads(file.read_text("utf-8"))
-    messages = messages["messages"] if isinstance(messages, dict) else messages
-    assert [message["role"] for message in messages] == ["system", "user", "assistant"]
-    assert [message["content"] for message in messages[:2]] == ["You are a parrot.", "Say\nhello."]
-    assert messages[2]["content"] in result.stdout
-    counts = re.findall(r"(?m)^messages +(\d+)$", result.stderr)
-    assert counts == ["1", "3"]
-    assert "loaded 3 messages" in result.stderr
-    assert "/regen" in result.stderr
+    assert victim.read_text() == "precious"
+    assert len(re.findall(r"(?m)^\d+ tokens at .* tokens/s", result.stderr)) == 3
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("/nonsense", "unknown command /nonsense; /help lists the commands"),
-        ("/save", "/save needs a file name"),
-        ("/load nowhere.json", "nowhere.json"),
-        ("/regen", "no message to answer again"),
-    ],
-)
-def test_wrong_command_ends_a_pipe(
-    run_cli: CliRunner, smollm2_path: Path, line: str, message: str
+def test_a_full_context_through_a_pipe(run_cli: CliRunner, smollm2_path: Path) -> None:
+    """The conversation goes on and says in one line what the model no longer sees."""
+    lines = "".join(f"Tell me about the number {number}.\n" for number in range(8))
+    result = run_cli("chat", smollm2_path, *SMALL, text_input=lines)
+    assert result.returncode == 0, result.stderr
+    assert len(re.findall(r"(?m)^\d+ tokens at .* tokens/s", result.stderr)) == 8
+    said = [line for line in result.stderr.splitlines() if "no longer sees" in line]
+    assert 1 <= len(said) < 7
+    assert "the context of 160 tokens is full" in said[0]
+
+
+@pytest.mark.parametrize(("way", "exit_code"), [("stop", 0), ("error", 1)])
+def test_other_ways_to_be_full(
+    run_cli: CliRunner, smollm2_path: Path, way: str, exit_code: int
 ) -> None:
-    """Through a pipe an error ends the chat with exit code 1 and one line."""
-    result = run_cli("chat", smollm2_path, text_input=f"{line}\nHi\n")
-    assert result.returncode == 1
-    assert result.stdout == ""
-    last = result.stderr.splitlines()[-1]
-    assert last.startswith("edgellama: error: ")
-    assert message in last
+    """The chat ends there, with the reason as its last line."""
+    lines = "".join(f"Tell me about the number {number}.\n" for number in range(8))
+    result = run_cli("chat", smollm2_path, *SMALL, "--when-full", way, text_input=lines)
+    assert result.returncode == exit_code
+    assert result.stderr.count("tokens/s, after") < 8
+    assert re.search(
+        "context is full|context of 160|the context 160", result.stderr.splitlines()[-1]
+    )
 
 
-class Terminal:
-    """``edgellama chat`` on a pseudo-terminal: type keys, wait for text."""
-
-    def __init__(self, arguments: list[str], environment: dict[str, str]) -> None:
-        import fcntl
-        import pty
-        import struct
-        import termios
-
-        self.process_id, self._descriptor = pty.fork()
-        if self.process_id == 0:
-            accept_interrupts()
-            os.environ.update(environment)
-            os.execv(sys.executable, [sys.executable, "-m", "edgellama", "chat", *arguments])
-        size = struct.pack("HHHH", 40, 100, 0, 0)
-        fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, size)
-        self.output = b""
-
-    def type(self, keys: str) -> None:
-        """Sends keys as a keyboard would."""
-        os.write(self._descriptor, keys.encode())
-
-    def wait_for(self, text: bytes, *, after: int, timeout_s: float = 60) -> int:
-        """Reads until ``text`` has come after position ``after``; returns the position behind."""
-        deadline = time.monotonic() + timeout_s
-        while (position := self.output.find(text, after)) < 0:
-            assert time.monotonic() < deadline, self.output[after:]
-            if select.select([self._descriptor], [], [], 0.1)[0]:
-                self.output += os.read(self._descriptor, 4096)
-                # prompt_toolkit asks where the cursor is and waits for the answer.
-                if self.output.endswith(b"\x1b[6n"):
-                    os.write(self._descriptor, b"\x1b[1;1R")
-        return position + len(text)
-
-    def exit_code(self, timeout_s: float = 20) -> int:
-        """Waits for the end of the process."""
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if select.select([self._descriptor], [], [], 0.1)[0]:
-                try:
-                    self.output += os.read(self._descriptor, 4096)
-                except OSError:
-                    break
-            done, status = os.waitpid(self.process_id, os.WNOHANG)
-            if done:
-                return os.waitstatus_to_exitcode(status)
-        else:
-            os.kill(self.process_id, signal.SIGKILL)
-        return os.waitstatus_to_exitcode(os.waitpid(self.process_id, 0)[1])
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@needs_terminal
 def test_interrupts_on_a_terminal(smollm2_path: Path, tmp_path: Path) -> None:
     """The first Ctrl-C stops the reply and keeps the conversation, a second in a row leaves."""
-    environment = {"TERM": "xterm", "XDG_STATE_HOME": str(tmp_path), "HOME": str(tmp_path)}
-    environment["EDGELLAMA_CACHE"] = str(smollm2_path.parent.parent)
+    environment = chat_environment(smollm2_path, tmp_path)
     terminal = Terminal([str(smollm2_path), "--temperature", "0"], environment)
     at = terminal.wait_for(PROMPT, after=0)
     terminal.type("Tell me a very long story about llamas.\r")
@@ -173,11 +103,10 @@ def test_interrupts_on_a_terminal(smollm2_path: Path, tmp_path: Path) -> None:
     assert "+Tell me a very long story about llamas." in history
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@needs_terminal
 def test_no_color_on_a_terminal(smollm2_path: Path, tmp_path: Path) -> None:
     """NO_COLOR keeps our own lines plain; Ctrl-D leaves with success."""
-    environment = {"TERM": "xterm", "NO_COLOR": "1", "XDG_STATE_HOME": str(tmp_path)}
-    environment["EDGELLAMA_CACHE"] = str(smollm2_path.parent.parent)
+    environment = {**chat_environment(smollm2_path, tmp_path), "NO_COLOR": "1"}
     terminal = Terminal([str(smollm2_path), *GREEDY], environment)
     at = terminal.wait_for(PROMPT, after=0)
     terminal.type('"""one\r')
@@ -187,3 +116,98 @@ def test_no_color_on_a_terminal(smollm2_path: Path, tmp_path: Path) -> None:
     terminal.type("\x04")
     assert terminal.exit_code() == 0
     assert b"\x1b[2m" not in terminal.output
+
+
+@needs_terminal
+def test_commands_on_a_terminal(smollm2_path: Path, tmp_path: Path) -> None:
+    """Commands do what /help says, quoted and unknown names are messages, slips are told."""
+    environment = {**chat_environment(smollm2_path, tmp_path), "NO_COLOR": "1"}
+    terminal = Terminal([str(smollm2_path), *GREEDY], environment)
+    at = terminal.wait_for(PROMPT, after=0)
+    replies = b"tokens/s"
+    for typed, shown in (
+        ("/?", b"/undo"),
+        ("/system You are a parrot.", b"holds from the next"),
+        ('"""/bye"""', replies),
+        ("/usr/bin is a folder", replies),
+        ("/sav x", b"did you mean /save?"),
+        ("/undo", b"taken back: /usr/bin is a folder"),
+        ("/set temp 0.5", b"temperature is 0.5"),
+        ("/set temp default", b"temperature is 0.8"),
+        ("/set topk 1", b"did you mean top_k?"),
+        ("/set top_p 2", b"error: top_p is 2.0; allowed: "),
+        ("/show", b"peak memory"),
+        ("/show template", b"im_start"),
+        ("/save ~/talk.json", b"saved to "),
+        ("/save ~/talk.json", b"overwrite it?"),
+        ("/system none", b"no system prompt from"),
+        ("/clear", b"starts anew"),
+        ("/regen", b"error: there is no message to answer again"),
+        ("/load ~/talk.json", b"loaded 3 messages"),
+        ("/model smollm2", b"q4_1"),
+        ("/regen", replies),
+    ):
+        terminal.type(f"{typed}\r")
+        at = terminal.wait_for(shown, after=at)
+        if shown == b"overwrite it?":
+            terminal.type("n\r")
+            at = terminal.wait_for(b"nothing was saved", after=at)
+        at = terminal.wait_for(PROMPT, after=at)
+    terminal.type("/bye\r")
+    assert terminal.exit_code() == 0
+    assert b"Traceback" not in terminal.output
+    messages = json.loads((tmp_path / "talk.json").read_text("utf-8"))["messages"]
+    assert [message["role"] for message in messages] == ["system", "user", "assistant"]
+    assert [message["content"] for message in messages[:2]] == ["You are a parrot.", "/bye"]
+
+
+@needs_terminal
+def test_what_is_typed_during_a_reply(smollm2_path: Path, tmp_path: Path) -> None:
+    """It is not shown within the reply, but at the next prompt; the terminal echoes again."""
+    environment = chat_environment(smollm2_path, tmp_path)
+    terminal = Terminal([str(smollm2_path), "--temp", "0", "-n", "150"], environment)
+    at = terminal.wait_for(PROMPT, after=0)
+    terminal.type("Tell me a very long story about llamas.\r")
+    at = terminal.wait_for(b"lamas ", after=terminal.wait_for(b"story", after=at) + 20)
+    assert not terminal.echoes()
+    terminal.type("XYZZY")
+    at = terminal.wait_for(b"tokens/s", after=at)
+    assert b"XYZZY" not in terminal.output[:at]
+    terminal.wait_for(b"XYZZY", after=at)
+    terminal.type("\x03\x04")
+    assert terminal.exit_code() == 0
+    assert terminal.echoes()
+
+
+@needs_terminal
+def test_an_interrupted_prompt(smollm2_path: Path, tmp_path: Path) -> None:
+    """A long prompt shows how far it is read, and Ctrl-C ends it."""
+    environment = chat_environment(smollm2_path, tmp_path)
+    terminal = Terminal([str(smollm2_path), "-t", "1"], environment)
+    at = terminal.wait_for(PROMPT, after=0)
+    text = " ".join(f"word{number} is here." for number in range(900))
+    terminal.type(f"\x1b[200~{text}\x1b[201~\r")
+    at = terminal.wait_for(b"reading the prompt", after=at)
+    terminal.type("\x03")
+    at = terminal.wait_for(b"nothing was said yet", after=at)
+    terminal.wait_for(PROMPT, after=at)
+    terminal.type("\x03")
+    assert terminal.exit_code() == 130
+
+
+@needs_terminal
+def test_searching_what_was_typed(smollm2_path: Path, tmp_path: Path) -> None:
+    """Ctrl-R finds an earlier line and Enter takes it; long lines have no marks of their own."""
+    environment = {**chat_environment(smollm2_path, tmp_path), "NO_COLOR": "1"}
+    terminal = Terminal([str(smollm2_path), *GREEDY], environment, columns=50)
+    at = terminal.wait_for(PROMPT, after=0)
+    terminal.type("/system " + "kind " * 20 + "\r")
+    at = terminal.wait_for(PROMPT, after=terminal.wait_for(b"holds from", after=at))
+    assert b"... " not in terminal.output[:at]
+    terminal.type("/stats\r")
+    at = terminal.wait_for(PROMPT, after=terminal.wait_for(b"peak memory", after=at))
+    terminal.type("\x12kind k\r")
+    at = terminal.wait_for(b"holds from", after=at)
+    terminal.wait_for(PROMPT, after=at)
+    terminal.type("\x04")
+    assert terminal.exit_code() == 0

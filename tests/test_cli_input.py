@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgellama.cli.chat_input import PlainReader, is_complete, unwrap
+from edgellama.cli.chat.input import PlainReader, UserMessage, is_complete, unwrap
 
 
 def all_messages(text: str) -> list[str]:
@@ -13,7 +13,7 @@ def all_messages(text: str) -> list[str]:
     messages = []
     while True:
         try:
-            messages.append(reader.read())
+            messages.append(reader.read().text)
         except EOFError:
             return messages
 
@@ -50,4 +50,10 @@ def test_enter_ends_a_message_only_when_it_is_complete(text: str, complete: bool
 
 def test_lines_from_alt_enter_stay_as_typed() -> None:
     """Line breaks inside a message without marks are its own."""
-    assert unwrap("one\ntwo") == "one\ntwo"
+    assert unwrap("one\ntwo") == UserMessage("one\ntwo")
+
+
+def test_quoted_messages_are_told_apart() -> None:
+    """What stands between quotes is a message, whatever it begins with."""
+    assert unwrap('"""/save x"""') == UserMessage("/save x", is_quoted=True)
+    assert unwrap("/save x") == UserMessage("/save x")

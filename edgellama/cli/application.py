@@ -30,7 +30,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "show": "edgellama.cli.show",
         "rm": "edgellama.cli.remove",
         "clean": "edgellama.cli.clean",
-        "chat": "edgellama.cli.chat",
+        "chat": "edgellama.cli.chat.command",
         "generate": "edgellama.cli.generate",
         "footprint": "edgellama.cli.footprint",
         "inspect": "edgellama.cli.inspect_model",

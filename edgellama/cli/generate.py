@@ -42,7 +42,7 @@ SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
     help="Stop after this many tokens.",
 )
 @type_option
-@sampling_options
+@sampling_options(chat=False)
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable.")
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
 @click.option("--system", metavar="TEXT", help="System prompt, with --chat.")

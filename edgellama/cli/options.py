@@ -6,12 +6,13 @@ the help text repeats them and a test compares.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
 from edgellama.cli.completion import KV_TYPE, TYPE
+from edgellama.sampling.options import CHAT_SAMPLING
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -21,9 +22,15 @@ SAMPLING_OPTIONS = {
     "top_p": (float, "Choose among the likeliest tokens of this total probability.", "0.95"),
     "min_p": (float, "Drop tokens below this fraction of the likeliest one's.", "0.05"),
     "repeat_penalty": (float, "Weaken tokens that came lately; 1 for not at all.", "1.0"),
+    "repeat_last_n": (int, "How many tokens are lately; -1 for all.", "64"),
+    "dry_multiplier": (float, "Weaken what would repeat a sequence (DRY); 0 for not.", "0.0"),
+    "dry_base": (float, "How fast that grows with the sequence's length.", "1.75"),
+    "dry_allowed_length": (int, "Tokens that a sequence may repeat freely.", "2"),
+    "dry_last_n": (int, "Look for sequences in so many last tokens; -1 for all.", "-1"),
     "seed": (int, "Same seed, same text; left out, every run differs.", None),
 }
 """By the API's name: type, help, default as shown."""
+SHORT_NAMES = {"temperature": ("--temp",)}
 
 
 KV_TYPES_HELP = (
@@ -32,14 +39,40 @@ KV_TYPES_HELP = (
 )
 
 
-def sampling_options(command: Command) -> Command:
-    """Adds the options of SAMPLING_OPTIONS."""
-    for name, (kind, text, default) in reversed(SAMPLING_OPTIONS.items()):
-        shown = f"{text}  [default: {default}]" if default else text
+def sampling_options(*, chat: bool) -> Callable[[Command], Command]:
+    """Adds the options of SAMPLING_OPTIONS, with the defaults of a chat or of plain text."""
+
+    def add(command: Command) -> Command:
         command = click.option(
-            "--" + name.replace("_", "-"), name, type=kind, metavar="N", help=shown
+            "--dry-breaker",
+            "dry_breakers",
+            multiple=True,
+            metavar="TEXT",
+            callback=lambda context, option, texts: breaker_texts(texts) if texts else None,
+            help='Sequences end here; repeatable, none for nowhere.  [default: \\n : " *]',
         )(command)
-    return command
+        for name, (kind, text, default) in reversed(SAMPLING_OPTIONS.items()):
+            shown = f"{CHAT_SAMPLING.get(name, default)}" if chat else default
+            is_recommended = name in CHAT_SAMPLING or not name.startswith("dry")
+            whose = "the model's own, else " if chat and is_recommended else ""
+            command = click.option(
+                "--" + name.replace("_", "-"),
+                *SHORT_NAMES.get(name, ()),
+                name,
+                type=kind,
+                metavar="N",
+                help=f"{text}  [default: {whose}{shown}]" if default else text,
+            )(command)
+        return command
+
+    return add
+
+
+def breaker_texts(texts: Sequence[str]) -> tuple[str, ...]:
+    """DRY's breakers as a user writes them: \\n and \\t stand for themselves, none for no text."""
+    if tuple(texts) == ("none",):
+        return ()
+    return tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in texts)
 
 
 def engine_options(command: Command) -> Command:

@@ -20,19 +20,21 @@ if TYPE_CHECKING:
 WAIT_SECONDS = 0.1
 
 
-def run_stream(stream: Stream, show: Callable[[str], None]) -> float:
+def run_stream(
+    stream: Stream, show: Callable[[str], None], idle: Callable[[], None] = lambda: None
+) -> float:
     """Takes every chunk of ``stream`` and shows its text, in order.
 
-    Returns the process's age in seconds when the first token came (when the reply ended, if it
-    has none). Ctrl-C cancels the stream, waits until it has stopped, and goes on as
-    KeyboardInterrupt.
+    ``idle`` is called several times a second while nothing comes. Returns the process's age in
+    seconds when the first token came (when the reply ended, if it has none). Ctrl-C cancels the
+    stream, waits until it has stopped, and goes on as KeyboardInterrupt.
     """
     items: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
     worker = threading.Thread(target=_produce, args=(stream, items), daemon=True)
     first_token_s = None
     worker.start()
     try:
-        while (item := _next_item(items)) is not None:
+        while (item := _next_item(items, idle)) is not None:
             if isinstance(item, BaseException):
                 raise item
             if first_token_s is None:
@@ -57,14 +59,14 @@ def _produce(stream: Stream, items: queue.SimpleQueue[Chunk | BaseException | No
 
 
 def _next_item(
-    items: queue.SimpleQueue[Chunk | BaseException | None],
+    items: queue.SimpleQueue[Chunk | BaseException | None], idle: Callable[[], None]
 ) -> Chunk | BaseException | None:
     """The next item, waited for in slices because on Windows no signal ends a long wait."""
     while True:
         try:
             return items.get(timeout=WAIT_SECONDS)
         except queue.Empty:
-            continue
+            idle()
 
 
 def speed_line(result: Generation) -> str:

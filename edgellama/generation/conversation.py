@@ -159,6 +159,11 @@ class Conversation:
         self._dropped_messages = 0
 
     @property
+    def template(self) -> ChatTemplate:
+        """The template that makes prompts of the messages."""
+        return self._template
+
+    @property
     def options(self) -> ReplyOptions:
         """The options that hold for every reply; assign others, which are checked."""
         return self._options.copy()

@@ -94,6 +94,14 @@ class Decoding:
         self._prefill_s = self._decode_s = self._first_token_s = 0.0
         self._resumed = 0.0
 
+    @property
+    def prefill_progress(self) -> tuple[int, int]:
+        """Tokens of the prompt that were computed so far, and that must be; (0, 0) before."""
+        if self._num_shared is None:
+            return 0, 0
+        num_wanted = len(self._request.prompt) - self._num_shared
+        return min(max(0, self.cache.length - self._num_shared), num_wanted), num_wanted
+
     def steps(self) -> Iterator[Chunk]:
         """One chunk a token, and one more if text was still held back at the end."""
         forward, cache = self._engine.forward, self.cache

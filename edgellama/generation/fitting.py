@@ -55,6 +55,8 @@ def first_kept(
 class NoReply:
     """Stands for a generation whose prompt is longer than the context: it ends at once."""
 
+    prefill_progress = (0, 0)
+
     def __init__(self, prompt_tokens: int) -> None:
         self._prompt_tokens = prompt_tokens
 

@@ -32,6 +32,11 @@ class Steps(Protocol):
         """The generation so far."""
         ...
 
+    @property
+    def prefill_progress(self) -> tuple[int, int]:
+        """Tokens of the prompt that were computed, and that are to be."""
+        ...
+
 
 class Stream(Iterator[Chunk]):
     """Chunks of one generation, made as they are asked for.
@@ -74,6 +79,11 @@ class Stream(Iterator[Chunk]):
             state = "failed with an error" if self._ended else "has not ended yet"
             raise EdgellamaError(f"no result: the generation {state}")
         return self._result
+
+    @property
+    def prefill_progress(self) -> tuple[int, int]:
+        """Tokens of the prompt that were computed so far, and that must be; (0, 0) before."""
+        return self._decoding.prefill_progress
 
     @property
     def ended(self) -> bool:

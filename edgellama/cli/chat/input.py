@@ -7,24 +7,33 @@ or (on a terminal) after Alt-Enter. Leaves what a message means to ``chat``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession
-    from prompt_toolkit.completion import CompleteEvent, Completer, Completion
-    from prompt_toolkit.document import Document
+    from prompt_toolkit.completion import Completer
     from prompt_toolkit.history import History
     from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
 FENCE = '"""'
+PROMPT = ">>> "
+
+
+@dataclass(frozen=True)
+class UserMessage:
+    """What a user wrote; what was quoted is a message, whatever it begins with."""
+
+    text: str
+    is_quoted: bool = False
 
 
 class MessageReader(Protocol):
     """Where messages come from."""
 
-    def read(self) -> str:
+    def read(self) -> UserMessage:
         """The next message; EOFError at the end, KeyboardInterrupt for Ctrl-C."""
         ...
 
@@ -36,11 +45,12 @@ def is_complete(text: str) -> bool:
     return not text.endswith("\\")
 
 
-def unwrap(text: str) -> str:
+def unwrap(text: str) -> UserMessage:
     """The message itself, without the marks that held its lines together."""
     if text.startswith(FENCE):
-        return text.strip().removeprefix(FENCE).removesuffix(FENCE).strip("\n")
-    return text.replace("\\\n", "\n")
+        inner = text.strip().removeprefix(FENCE).removesuffix(FENCE)
+        return UserMessage(inner.strip("\n"), is_quoted=True)
+    return UserMessage(text.replace("\\\n", "\n"))
 
 
 class PlainReader:
@@ -49,7 +59,7 @@ class PlainReader:
     def __init__(self, lines: Iterable[str]) -> None:
         self._lines: Iterator[str] = iter(lines)
 
-    def read(self) -> str:
+    def read(self) -> UserMessage:
         """The next message, over as many lines as it takes."""
         text = ""
         for line in self._lines:
@@ -63,24 +73,24 @@ class PlainReader:
 
 
 class TerminalReader:
-    """Messages typed at a prompt with editing, completion of commands, and a history file."""
+    """Messages typed at a prompt with editing, completion, and a history file."""
 
-    def __init__(self, commands: Sequence[str], history_file: Path) -> None:
+    def __init__(self, completer: Completer, history_file: Path) -> None:
         from prompt_toolkit import PromptSession
 
         self._session: PromptSession[str] = PromptSession(
             history=_open_history(history_file),
             multiline=True,
             key_bindings=_key_bindings(),
-            completer=_command_completer(commands),
+            completer=completer,
             complete_while_typing=True,
-            prompt_continuation="... ",
+            prompt_continuation=_continuation,
             enable_open_in_editor=True,
         )
 
-    def read(self) -> str:
+    def read(self) -> UserMessage:
         """The next message; Ctrl-C on a line with text only clears the line."""
-        return unwrap(self._session.prompt(">>> "))
+        return unwrap(self._session.prompt(PROMPT))
 
 
 def history_path() -> Path:
@@ -88,6 +98,11 @@ def history_path() -> Path:
     from platformdirs import user_state_path
 
     return user_state_path("edgellama", appauthor=False) / "history"
+
+
+def _continuation(width: int, line_number: int, wrap_count: int) -> str:
+    """What stands before a line of its own; a line that the terminal's edge cut has nothing."""
+    return "" if wrap_count else "... "
 
 
 def _open_history(file: Path) -> History:
@@ -102,7 +117,9 @@ def _open_history(file: Path) -> History:
 
 
 def _key_bindings() -> KeyBindings:
+    from prompt_toolkit.filters import is_searching
     from prompt_toolkit.key_binding import KeyBindings
+    from prompt_toolkit.search import accept_search
 
     bindings = KeyBindings()
 
@@ -113,6 +130,10 @@ def _key_bindings() -> KeyBindings:
         else:
             buffer.newline(copy_margin=False)
 
+    def accept_found(event: KeyPressEvent) -> None:
+        accept_search()
+        accept_or_continue(event)
+
     def insert_newline(event: KeyPressEvent) -> None:
         event.current_buffer.newline(copy_margin=False)
 
@@ -122,25 +143,9 @@ def _key_bindings() -> KeyBindings:
         else:
             event.app.exit(exception=KeyboardInterrupt, style="class:aborting")
 
-    bindings.add("enter")(accept_or_continue)
-    bindings.add("escape", "enter")(insert_newline)
-    bindings.add("c-c")(clear_or_interrupt)
+    # While Ctrl-R searches, keys belong to the search, but Enter takes what was found.
+    bindings.add("enter", filter=is_searching)(accept_found)
+    bindings.add("enter", filter=~is_searching)(accept_or_continue)
+    bindings.add("escape", "enter", filter=~is_searching)(insert_newline)
+    bindings.add("c-c", filter=~is_searching)(clear_or_interrupt)
     return bindings
-
-
-def _command_completer(commands: Sequence[str]) -> Completer:
-    from prompt_toolkit.completion import Completer, Completion
-
-    class CommandCompleter(Completer):
-        """Completes the first word of a message that starts with a slash."""
-
-        def get_completions(
-            self, document: Document, complete_event: CompleteEvent
-        ) -> Iterator[Completion]:
-            typed = document.text
-            if typed.startswith("/") and document.is_cursor_at_the_end:
-                for command in commands:
-                    if command.startswith(typed) and command != typed:
-                        yield Completion(command, start_position=-len(typed))
-
-    return CommandCompleter()

@@ -1,0 +1,1 @@
+"""The chat: commands, input, and replies as they are shown."""

@@ -1,0 +1,154 @@
+"""One chat: a model, its conversation, and replies as they are shown.
+
+What a user typed is known to loop, what slash commands are to commands.
+"""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from edgellama.cli.chat.keyboard import silent_keyboard
+from edgellama.cli.streaming import run_stream, speed_line
+from edgellama.cli.terminal import dim, printable
+from edgellama.sampling.options import CHAT_SAMPLING
+
+if TYPE_CHECKING:
+    from edgellama.cli.chat.reply_view import ReplyView
+    from edgellama.generation.conversation import Conversation, ReplyOptions
+    from edgellama.generation.fitting import WhenFull
+    from edgellama.generation.results import Generation
+    from edgellama.generation.stream import Stream
+    from edgellama.llama import Llama
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """What the command line said: ``engine`` are options of ``Llama``, ``reply`` of replies."""
+
+    system: str | None = None
+    template: str | None = None
+    when_full: WhenFull = "drop"
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    reply: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Chat:
+    """A model's conversation and its last reply. A context manager; closes the model."""
+
+    def __init__(
+        self, path: Path, settings: ChatSettings, make_view: Callable[[], ReplyView]
+    ) -> None:
+        self.settings = settings
+        self.given: dict[str, Any] = dict(settings.reply)
+        self.last_reply: Generation | None = None
+        self._make_view = make_view
+        self.path = path
+        self.llama, self.conversation = self._open(path)
+
+    def answer(self, message: str) -> None:
+        """Streams the reply to ``message``; Ctrl-C stops it and goes on as KeyboardInterrupt."""
+        self._show(self.conversation.stream(message))
+
+    def regenerate(self) -> None:
+        """Streams another reply to the last message."""
+        self._show(self.conversation.regenerate())
+
+    def use_model(self, path: Path) -> None:
+        """Goes on with another model, which reads the conversation so far at the next reply."""
+        llama, conversation = self._open(path)
+        try:
+            conversation.messages = list(self.conversation.messages)
+        except BaseException:
+            llama.close()
+            raise
+        self.llama.close()
+        self.path, self.llama, self.conversation = path, llama, conversation
+
+    def set_options(self, given: Mapping[str, Any]) -> None:
+        """Options of replies from now on, in place of those given so far; the rest is default."""
+        defaults = self.llama.sampling_defaults or CHAT_SAMPLING
+        self.conversation.options = cast("ReplyOptions", {**defaults, **given})
+        self.given = dict(given)
+
+    def close(self) -> None:
+        """Closes the model."""
+        self.llama.close()
+
+    def __enter__(self) -> Chat:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _open(self, path: Path) -> tuple[Llama, Conversation]:
+        from edgellama.cli.model_argument import open_model
+
+        llama = open_model(path, **self.settings.engine)
+        try:
+            conversation = llama.chat(
+                self.settings.system,
+                template=self.settings.template,
+                when_full=self.settings.when_full,
+                **self.given,
+            )
+        except BaseException:
+            llama.close()
+            raise
+        return llama, conversation
+
+    def _show(self, stream: Stream) -> None:
+        view = self._make_view()
+        interrupted = False
+        with silent_keyboard():
+            try:
+                run_stream(stream, view.add, lambda: view.idle(*stream.prefill_progress))
+            except KeyboardInterrupt:
+                interrupted = True
+            finally:
+                view.end()
+        result = self.last_reply = stream.result
+        if interrupted:
+            kept = "what was said so far is kept" if result.tokens else "nothing was said yet"
+            show_dim(f"stopped; {kept}")
+            raise KeyboardInterrupt
+        if result.dropped_messages:
+            show_dim(
+                f"the context of {self.llama.context_length:,} tokens is full: the model no longer "
+                f"sees the oldest {self.conversation.dropped_messages} messages"
+            )
+        if result.context_full and not result.tokens:
+            show_dim(
+                f"the context of {self.llama.context_length:,} tokens is full, and this chat stops "
+                "there; /undo or /clear makes room, /save FILE keeps it"
+            )
+        else:
+            show_dim(speed_line(result))
+
+
+def show_dim(text: str) -> None:
+    """A line that is not part of the conversation, on stderr; a terminal's is wrapped by words."""
+    text = printable(text)
+    if sys.stderr.isatty():
+        text = "\n".join(_wrapped(line) for line in text.split("\n"))
+    print(dim(text, sys.stderr), file=sys.stderr, flush=True)
+
+
+def _wrapped(line: str) -> str:
+    """A line by words, later rows below the second column of a table with two."""
+    import re
+    import shutil
+
+    width = max(20, shutil.get_terminal_size().columns - 1)
+    table = re.match(r"\S.*?  +(?=\S)", line)
+    indent = " " * len(table[0]) if table and len(table[0]) < width // 2 else ""
+    return "\n".join(
+        textwrap.wrap(
+            line, width, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True
+        )
+        or [""]
+    )

@@ -1,0 +1,111 @@
+"""``edgellama chat``: a conversation on a terminal or through a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgellama.cli.completion import MODEL
+from edgellama.cli.options import engine_options, given, sampling_options, type_option
+from edgellama.cli.template_option import template_option
+
+if TYPE_CHECKING:
+    from prompt_toolkit.completion import Completer
+
+    from edgellama.generation.fitting import WhenFull
+
+WAYS = ("drop", "stop", "error")
+
+
+@click.command("chat", short_help="Chat with MODEL, by default a small starter model.")
+@click.argument("model", required=False, type=MODEL)
+@click.option("--system", metavar="TEXT", help="System prompt.")
+@click.option(
+    "-n",
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Stop a reply after this many tokens.",
+)
+@click.option(
+    "--when-full",
+    type=click.Choice(WAYS),
+    default="drop",
+    show_default=True,
+    help="Once the conversation fills the context: drop its oldest turns and go on, stop, or "
+    "report an error.",
+)
+@click.option("--plain", is_flag=True, help="Show replies as they are, not as Markdown.")
+@template_option
+@type_option
+@sampling_options(chat=True)
+@engine_options
+def command(
+    model: str | None,
+    system: str | None,
+    when_full: WhenFull,
+    plain: bool,
+    template: str | None,
+    type_name: str | None,
+    context_length: int | None,
+    num_threads: int | None,
+    kv_type: str | None,
+    **options: Any,
+) -> None:
+    """Chat with MODEL (default: the starter model, downloaded first if need be).
+
+    On a terminal, /help lists the commands. From a pipe, every line is a message, never
+    a command, and only the replies go to standard output. Sampling is what the model's file
+    recommends, unless an option says otherwise. MODEL may be a folder with a checkpoint, which
+    is converted first.
+
+    \b
+    Examples:
+      edgellama chat
+      edgellama chat model.gguf --system "Answer in French." --temp 0
+      edgellama chat Llama-3.2-1B-Instruct --type q4_0
+      edgellama chat old-vicuna.gguf --template vicuna
+      echo "Why is the sky blue?" | edgellama chat smollm2
+    """
+    from edgellama.cli.chat.chat import Chat, ChatSettings, show_dim
+    from edgellama.cli.chat.input import PlainReader, TerminalReader, history_path
+    from edgellama.cli.chat.loop import talk, transcribe
+    from edgellama.cli.chat.reply_view import make_reply_view
+    from edgellama.cli.model_argument import find_runnable
+
+    engine = given(
+        {"context_length": context_length, "num_threads": num_threads, "kv_type": kv_type}
+    )
+    settings = ChatSettings(system, template, when_full, engine, given(options))
+    path = find_runnable(model, type_name)
+    with Chat(path, settings, make_reply_view(sys.stdout, plain=plain)) as chat:
+        if sys.stdin.isatty() and sys.stdout.isatty():
+            context = f"{chat.llama.context_length:,} tokens of context"
+            show_dim(f"{path.stem}, {context}; /help for commands")
+            talk(chat, TerminalReader(_completer(), history_path()))
+        else:
+            transcribe(chat, PlainReader(sys.stdin))
+
+
+def _completer() -> Completer:
+    from edgellama.cli.chat.commands import COMMANDS, SHOW_TOPICS
+    from edgellama.cli.chat.completion import chat_completer
+    from edgellama.cli.chat.settings import KINDS
+
+    def options(argument: str) -> Iterable[str]:
+        name, space, _ = argument.partition(" ")
+        return [f"{name} default"] if space else [f"{option} " for option in KINDS]
+
+    return chat_completer(
+        list(COMMANDS),
+        {
+            "/set": options,
+            "/show": lambda _: SHOW_TOPICS,
+            "/model": MODEL.names,
+            "/system": lambda _: ("none",),
+        },
+        ("/save", "/load"),
+    )

@@ -1,0 +1,224 @@
+"""The slash commands of the chat: one table, one small function each.
+
+A command gets the chat and the rest of its line and returns the text to show. What a
+conversation can do is the Python API's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+
+from edgellama.cli.chat.chat import Chat
+from edgellama.cli.chat.settings import DEFAULT, NONE, option_name, option_rows, option_value
+from edgellama.cli.streaming import speed_line
+from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
+from edgellama.quant.errors import InvalidOptionError
+
+MULTILINE_HELP = '''Several lines: start and end with """, end a line with \\, or press Alt-Enter.
+A message between """ may begin with / too. Ctrl-R searches what you typed before.
+Ctrl-C stops a reply; once more leaves.'''
+CLOSE_ENOUGH = 0.75
+"""How like a command's name a word must be to be taken for a slip."""
+
+
+@dataclass(frozen=True)
+class SlashCommand:
+    """One command: what to write after its name, what it does, and how."""
+
+    argument: str
+    summary: str
+    run: Callable[[Chat, str], str]
+    aliases: tuple[str, ...] = ()
+
+
+def run_command(chat: Chat, line: str) -> str | None:
+    """Runs ``/name rest`` and returns what to show; None if the line is no command.
+
+    InvalidOptionError for a name that is nearly one.
+    """
+    if not line.startswith("/"):
+        return None
+    name, _, argument = line.replace("\n", " \n", 1).partition(" ")
+    command = COMMANDS.get(ALIASES.get(name, name))
+    if command is not None:
+        return command.run(chat, argument.strip())
+    close = get_close_matches(name, [*COMMANDS, *ALIASES], n=1, cutoff=CLOSE_ENOUGH)
+    if close:
+        raise InvalidOptionError(
+            f"unknown command {name}; did you mean {close[0]}? A message that begins like this "
+            'goes between """'
+        )
+    return None
+
+
+def table(rows: Mapping[str, str], width: int = 16) -> str:
+    """Two columns."""
+    return "\n".join(f"{label:<{width}}{value}" for label, value in rows.items())
+
+
+def _help(chat: Chat, argument: str) -> str:
+    rows = {
+        f"{name} {command.argument}".strip(): command.summary for name, command in COMMANDS.items()
+    }
+    return f"{table(rows, 18)}\n{MULTILINE_HELP}"
+
+
+def _system(chat: Chat, argument: str) -> str:
+    conversation = chat.conversation
+    if argument.lower() in (NONE, "clear"):
+        conversation.system = None
+        return "no system prompt from the next reply on"
+    if argument:
+        conversation.system = argument
+        return "the system prompt holds from the next reply on"
+    return f"system prompt: {conversation.system}" if conversation.system else "no system prompt"
+
+
+def _set(chat: Chat, argument: str) -> str:
+    name_text, _, value = argument.partition(" ")
+    if not name_text:
+        return table(option_rows(chat.conversation.options), 20)
+    name = option_name(name_text)
+    if value.strip():
+        given = {key: old for key, old in chat.given.items() if key != name}
+        if value.strip() != DEFAULT:
+            given[name] = option_value(name, value.strip())
+        chat.set_options(given)
+    return f"{name} is {option_rows(chat.conversation.options)[name]}"
+
+
+def _show(chat: Chat, argument: str) -> str:
+    if not argument:
+        lines = chat.conversation.template.source.count("\n") + 1
+        options = option_rows(chat.conversation.options).items()
+        rows = {
+            **_model_rows(chat),
+            "options": ", ".join(f"{name} {value}" for name, value in options),
+            "template": f"{lines} lines of Jinja; /show template prints them",
+            **_memory_rows(chat),
+        }
+        return table(rows)
+    if argument not in SHOW_TOPICS:
+        allowed = ", ".join(SHOW_TOPICS)
+        raise InvalidOptionError(f"nothing to show for {argument!r}; allowed: {allowed}")
+    return SHOW_TOPICS[argument](chat)
+
+
+def _model_rows(chat: Chat) -> dict[str, str]:
+    from edgellama.models.facts import read_facts
+
+    facts = read_facts(chat.path)
+    return {
+        "model": f"{facts.title or chat.path.stem}, {facts.type}",
+        "file": f"{chat.path}",
+        "parameters": f"{facts.num_parameters:,}",
+    }
+
+
+def _memory_rows(chat: Chat) -> dict[str, str]:
+    conversation = chat.conversation
+    session = conversation.session
+    rows = {
+        "messages": f"{len(conversation.messages)}",
+        "context": f"{len(session.tokens):,} of {session.context_length:,} tokens",
+        "when full": chat.settings.when_full,
+        "peak memory": f"{peak_memory_bytes() / 1e6:,.0f} MB",
+    }
+    if conversation.dropped_messages:
+        rows["not seen"] = f"the oldest {conversation.dropped_messages} messages"
+    return rows
+
+
+def _stats(chat: Chat, argument: str) -> str:
+    rows = _memory_rows(chat)
+    if chat.last_reply is not None:
+        rows["last reply"] = speed_line(chat.last_reply)
+    return table(rows)
+
+
+def _model(chat: Chat, argument: str) -> str:
+    from edgellama.cli.model_argument import find_runnable
+
+    if argument:
+        chat.use_model(find_runnable(argument, None))
+    return table(_model_rows(chat))
+
+
+def _clear(chat: Chat, argument: str) -> str:
+    chat.conversation.clear()
+    return "the conversation starts anew"
+
+
+def _undo(chat: Chat, argument: str) -> str:
+    message, *_ = chat.conversation.undo()
+    return f"taken back: {' '.join(message['content'].split()):.60}"
+
+
+def _regenerate(chat: Chat, argument: str) -> str:
+    chat.regenerate()
+    return ""
+
+
+def _save(chat: Chat, argument: str) -> str:
+    path = _path(argument, "/save")
+    if path.exists() and not _confirm(f"{path} is there already; overwrite it? [y/N] "):
+        return "nothing was saved"
+    chat.conversation.save(path)
+    return f"saved to {path}"
+
+
+def _load(chat: Chat, argument: str) -> str:
+    path = _path(argument, "/load")
+    chat.conversation.load(path)
+    return f"loaded {len(chat.conversation.messages)} messages from {path}"
+
+
+def _exit(chat: Chat, argument: str) -> str:
+    raise EOFError
+
+
+def _path(argument: str, command: str) -> Path:
+    if not argument:
+        raise InvalidOptionError(f"{command} needs a file name, such as {command} talk.json")
+    return Path(argument).expanduser()
+
+
+def _confirm(question: str) -> bool:
+    """Whether the user says yes; Ctrl-D is no."""
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+SHOW_TOPICS: Mapping[str, Callable[[Chat], str]] = MappingProxyType(
+    {
+        "model": lambda chat: table(_model_rows(chat)),
+        "options": lambda chat: table(option_rows(chat.conversation.options), 20),
+        "template": lambda chat: chat.conversation.template.source,
+        "memory": lambda chat: table(_memory_rows(chat)),
+    }
+)
+COMMANDS: Mapping[str, SlashCommand] = MappingProxyType(
+    {
+        "/help": SlashCommand("", "Show this.", _help, ("/?", "/")),
+        "/set": SlashCommand("NAME VALUE", "Set an option of replies; alone, show all.", _set),
+        "/show": SlashCommand("TOPIC", "Show model, options, template, memory.", _show),
+        "/system": SlashCommand("TEXT", "Set the system prompt, or show it; none clears.", _system),
+        "/clear": SlashCommand("", "Forget the conversation, keep the system prompt.", _clear),
+        "/undo": SlashCommand("", "Take back the last message and its reply.", _undo),
+        "/regen": SlashCommand("", "Answer the last message again.", _regenerate),
+        "/model": SlashCommand("NAME", "Go on with another model, or show this one.", _model),
+        "/save": SlashCommand("FILE", "Save the conversation.", _save),
+        "/load": SlashCommand("FILE", "Go on with a saved conversation.", _load),
+        "/stats": SlashCommand("", "Show context, speed and memory.", _stats),
+        "/bye": SlashCommand("", "Leave; so does Ctrl-D.", _exit, ("/exit", "/quit")),
+    }
+)
+ALIASES: Mapping[str, str] = MappingProxyType(
+    {alias: name for name, command in COMMANDS.items() for alias in command.aliases}
+)

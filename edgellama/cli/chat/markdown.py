@@ -1,0 +1,142 @@
+"""Markdown as lines for a terminal, block by block while the text still grows.
+
+rich renders and markdown-it parses; here is decided where a block ends, and how a reply should
+look. What is painted when is left to reply_view.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from edgellama.cli.chat.painter import Line
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_TRAILING = re.compile(r"\s+((?:\x1b\[0m)?)$")
+CODE_COLUMNS = 2
+"""How far code is indented."""
+
+
+def split_blocks(text: str) -> list[str]:
+    """The text cut at its blocks (paragraphs, lists, code ...), of which the last may go on."""
+    lines = text.split("\n")
+    starts = [token.map[0] for token in _parser().parse(text) if _opens_block(token) and token.map]
+    cuts = [0, *starts[1:], len(lines)]
+    blocks = ("\n".join(lines[start:end]) for start, end in pairwise(cuts))
+    return [block for block in blocks if block.strip()]
+
+
+class MarkdownRenderer:
+    """Blocks of Markdown to lines; ``colour_system`` as rich calls it, None for no styles."""
+
+    def __init__(self, colour_system: str | None) -> None:
+        self._colour_system = colour_system
+
+    def lines(self, block: str, width: int) -> list[Line]:
+        """One block in lines of at most ``width`` columns."""
+        from rich.cells import cell_len
+
+        console = self._console(width)
+        console.print(_reply_markdown()(block), end="")
+        output = console.file
+        assert isinstance(output, io.StringIO)
+        texts = [_TRAILING.sub(r"\1", line) for line in output.getvalue().split("\n")]
+        lines = [Line(text, cell_len(_ESCAPES.sub("", text))) for text in texts]
+        return _without_margins(lines)
+
+    def _console(self, width: int) -> Console:
+        from rich.console import Console
+        from rich.theme import Theme
+
+        styles = {"markdown.code": "cyan", "markdown.item.number": "none"}
+        return Console(
+            file=io.StringIO(),
+            width=width,
+            force_terminal=True,
+            color_system=self._colour_system,  # type: ignore[arg-type]
+            theme=Theme(styles),
+            legacy_windows=False,
+        )
+
+
+def _without_margins(lines: Sequence[Line]) -> list[Line]:
+    """The lines from the first to the last that is not empty."""
+    filled = [index for index, line in enumerate(lines) if line.num_columns]
+    return list(lines[filled[0] : filled[-1] + 1]) if filled else []
+
+
+def _opens_block(token: Token) -> bool:
+    return token.level == 0 and token.nesting >= 0
+
+
+@cache
+def _parser() -> MarkdownIt:
+    """Without what would take text away: a reply's tags are text, and so are its references."""
+    from markdown_it import MarkdownIt
+
+    parser = MarkdownIt("commonmark", {"html": False})
+    return parser.enable(["strikethrough", "table"]).disable("reference")
+
+
+def _tokens(text: str) -> Iterator[Token]:
+    """The parsed text, whose line breaks stay where they are: a poem is no paragraph."""
+    for token in _parser().parse(text):
+        for child in token.children or ():
+            if child.type == "softbreak":
+                child.type = "hardbreak"
+        yield token
+
+
+@cache
+def _reply_markdown() -> type[Markdown]:
+    """rich's Markdown with plainer headings and code, which can be copied as it is."""
+    from rich.console import ConsoleOptions, RenderResult
+    from rich.markdown import CodeBlock, Heading, Markdown
+    from rich.padding import Padding
+    from rich.syntax import Syntax
+
+    class PlainHeading(Heading):
+        """A heading at the left edge."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            self.text.justify = "left"
+            yield self.text
+
+    class PlainCode(CodeBlock):
+        """Code in colours, without a background."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            code = Syntax(
+                str(self.text).rstrip(),
+                self.lexer_name,
+                theme="ansi_dark",
+                word_wrap=True,
+                background_color="default",
+            )
+            yield Padding(code, (0, 0, 0, CODE_COLUMNS))
+
+    class ReplyMarkdown(Markdown):
+        """Markdown of a reply, which nobody has to trust."""
+
+        elements: ClassVar[dict[str, Any]] = {
+            **Markdown.elements,
+            "heading_open": PlainHeading,
+            "fence": PlainCode,
+            "code_block": PlainCode,
+        }
+
+        def __init__(self, text: str) -> None:
+            super().__init__(text, hyperlinks=False)
+            self.parsed = list(_tokens(text))
+
+    return ReplyMarkdown
