@@ -10,12 +10,13 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgellama.engine.context_memory import default_context_length
+from edgellama.engine.hooks import HookPlace, RowFunction, RowHook
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.generation.arguments import prompt_tokens, stop_strings
 from edgellama.generation.batch import DEFAULT_WIDTH, Batch, OnError
@@ -410,6 +411,52 @@ class Llama:
                 siblings=self._sessions,
             )
         return session
+
+    def add_hook(
+        self,
+        function: RowFunction,
+        place: HookPlace = "residual",
+        *,
+        layers: Collection[int] | None = None,
+    ) -> RowHook:
+        """Let a function see, and change, numbers in the middle of every step from now on.
+
+        Arguments:
+            function: Called as ``function(rows, step)`` on the thread that computes, with f32
+                ``rows`` (tokens, width) that may be changed in place. ``step`` says which
+                ``tokens``, ``positions`` and ``sequences`` they belong to.
+            place: "residual" (the default), the residual stream after a layer; "attention", what
+                queries, keys and values of a layer are made of; "logits".
+            layers: Numbers of layers, from 0; None (the default) for all of them.
+
+        Returns:
+            The hook, for ``remove_hook``. Texts computed earlier are not used for new ones.
+
+        Raises:
+            InvalidOptionError: An unknown place, or layers that there are not.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> def silence(rows, step):
+            ...     rows[:, 0] = -1000.0
+            >>> with Llama("smollm2", context_length=64) as llama:
+            ...     hook = llama.add_hook(silence, "logits")
+            ...     llama.remove_hook(hook)
+        """
+        hook = RowHook(function, place, None if layers is None else tuple(layers))
+        count = self.config.block_count
+        wrong = [layer for layer in hook.layers or () if not 0 <= layer < count]
+        if wrong:
+            raise InvalidOptionError(f"a hook at layer {wrong[0]}; allowed: 0 to {count - 1}")
+        self._engine.hooks = (*self._engine.hooks, hook)
+        return hook
+
+    def remove_hook(self, hook: RowHook) -> None:
+        """Take back what ``add_hook`` gave; InvalidOptionError if it is not there."""
+        hooks = [other for other in self._engine.hooks if other is not hook]
+        if len(hooks) == len(self._engine.hooks):
+            raise InvalidOptionError("this model has no such hook; give what add_hook returned")
+        self._engine.hooks = tuple(hooks)
 
     def close(self) -> None:
         """End all sessions and give everything back, the mapped file too; more calls do nothing.

@@ -102,7 +102,7 @@ def test_an_engine_without_an_observer_has_no_such_op(tmp_path: Path) -> None:
     path = write_tiny_llama(tmp_path / "model.gguf", FLOAT)
     logits = []
     for observer in (None, InputSquares()):
-        with GGUFFile(path) as file, Engine(file, observer=observer) as engine:
+        with GGUFFile(path) as file, Engine(file, hooks=[observer] if observer else []) as engine:
             logits.append(engine.forward([1, 2, 3], engine.new_cache(8), logits="all"))
             kernels = [op.kernel for program in engine._programs.values() for op in program.ops]
         assert kernels.count("sum_squares") == (0 if observer is None else 4 * FLOAT.layers + 1)

@@ -15,14 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
-from edgellama.engine.llama_program import InputObserver
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import PagePool
 from edgellama.engine.program import Op, Program
 from edgellama.engine.scheduler import Scheduler
-from edgellama.engine.segments import LogitsChoice, Segment
+from edgellama.engine.segments import Segment, Wanted
 from edgellama.engine.step import FloatRows, StepRunner
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer
@@ -60,7 +60,7 @@ class Engine:
         cache_limit: int = 0,
         exact: bool = False,
         layers: range | None = None,
-        observer: InputObserver | None = None,
+        hooks: Sequence[Hook] = (),
         timer: StepTimer | None = None,
         companions: Iterable[str] = (),
     ) -> None:
@@ -71,9 +71,9 @@ class Engine:
         ``kv_type``: of caches, as for ``Llama``, unless one is asked to have another.
         ``cache_limit``: bytes that pages may take which no sequence holds any more.
         ``exact``: the same bits whatever else is in a step, see ``StepRunner.kind_of``.
-        ``layers``: those that run, all by default; without the first, ``forward_rows`` takes
-        residual rows instead of tokens.
-        ``observer`` is an instrument that becomes part of every step, ``timer`` one that runs it.
+        ``layers``: those that run, all by default; without the first, ``forward`` takes the rows
+        that the layers before have left, and without the last it gives rows.
+        ``hooks`` see every step, and may change it; ``timer`` is an instrument that runs it.
         Raises ModelFileError, UnsupportedModelError, KernelError or InvalidOptionError.
         """
         self.config = ModelConfig.from_gguf(file)
@@ -88,8 +88,10 @@ class Engine:
         self._weights: ModelWeights | None = load_weights(file, self.config)
         self._runner: StepRunner | None = StepRunner(
             self.config, self._weights, self.tier, self.num_threads,
-            layers=self.layers, is_exact=exact, observer=observer,
+            layers=self.layers, is_exact=exact,
         )  # fmt: skip
+        self._hooks: tuple[Hook, ...] = ()
+        self._num_hook_changes = 0
         self._pools: dict[KVTypes, PagePool] = {}
         self._programs: dict[tuple[object, ...], Program] = {}
         self._kernels = CompiledKernels(self.tier)
@@ -99,6 +101,8 @@ class Engine:
         self._team = ThreadTeam(self._kernels, self.num_threads)
         self._stop_team = weakref.finalize(self, self._team.close)
         self.scheduler = Scheduler(self._run_step, self.step_tokens)
+        if hooks:
+            self.hooks = tuple(hooks)
 
     def pool(self, kv_type: KVTypeChoice | None = None) -> PagePool:
         """The pages of all sequences whose keys and values are of these types."""
@@ -117,34 +121,41 @@ class Engine:
         ``kv_type`` defaults to the engine's. Raises InvalidOptionError.
         """
         length = self.config.context_length if context_length is None else context_length
-        return KVCache(self.pool(kv_type), length, window=self.config.sliding_window)
+        pool, window = self.pool(kv_type), self.config.sliding_window
+        return KVCache(pool, length, window=window, origin=self._origin())
 
     def forward(
         self,
         tokens: Sequence[int] | npt.NDArray[np.int32],
         cache: KVCache,
         *,
-        logits: LogitsChoice = "last",
+        logits: Wanted = "last",
+        rows: FloatRows | None = None,
         cancelled: CancelToken | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> FloatRows:
         """Append ``tokens`` to the cache; logits (1, n or 0 tokens, vocab_size) as a new array.
 
+        ``logits`` "rows" gives the residual stream (n, embedding_length) after the last layer
+        that runs here; ``rows`` is what the layers before the first one here have left.
         Raises ContextLengthError when they do not fit, GenerationCancelled when the token is
         set; the cache then holds the steps that were complete. ``progress`` hears of
         (tokens done, tokens in all) after each step.
         """
-        work = self.work(tokens, cache, logits=logits, cancelled=cancelled, progress=progress)
+        ids = self._checked(tokens, cache)
+        self._check_layers(logits, rows, len(ids))
+        work = Work(cache, ids, logits, cancelled, progress, rows)
         if not work.is_over:
             self.scheduler.run(work)
-        return work.result(self.config.vocab_size)
+        is_rows = logits == "rows"
+        return work.result(self.config.embedding_length if is_rows else self.config.vocab_size)
 
     def work(
         self,
         tokens: Sequence[int] | npt.NDArray[np.int32],
         cache: KVCache,
         *,
-        logits: LogitsChoice = "last",
+        logits: Wanted = "last",
         cancelled: CancelToken | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Work:
@@ -157,6 +168,27 @@ class Engine:
         if self._weights is None:
             raise EdgellamaError("the engine is closed")
         return self._weights
+
+    @property
+    def hooks(self) -> tuple[Hook, ...]:
+        """What sees every step; others hold from the next step on.
+
+        What earlier texts have left is not found any more then, since it may differ.
+        """
+        return self._hooks
+
+    @hooks.setter
+    def hooks(self, hooks: Sequence[Hook]) -> None:
+        def change() -> None:
+            self._open_runner().set_hooks(tuple(hooks))
+            self._hooks = tuple(hooks)
+            self._num_hook_changes += 1
+            for pool in self._pools.values():
+                pool.clear()
+            for key in [key for key in self._programs if isinstance(key[0], tuple)]:
+                del self._programs[key]
+
+        self.scheduler.exclusively(change)
 
     @property
     def kernels(self) -> CompiledKernels:
@@ -263,6 +295,22 @@ class Engine:
         )
         ops = (op for kind in kinds for op in runner.ops(kind, pages))
         return {op.kernel for op in ops} | {*ENTRY_KERNELS, CHOICE_KERNEL}
+
+    def _origin(self) -> bytes:
+        """What else than tokens decides keys and values of new sequences."""
+        return self._num_hook_changes.to_bytes(8, "little") if self._num_hook_changes else b""
+
+    def _check_layers(self, wanted: Wanted, rows: FloatRows | None, num_tokens: int) -> None:
+        """Refuse what the layers that run here cannot take or give."""
+        is_first, is_last = self.layers.start == 0, self.layers.stop == self.config.block_count
+        shape = (num_tokens, self.config.embedding_length)
+        if is_first and rows is not None:
+            raise InvalidOptionError("rows are given, but the first layer runs here")
+        if not is_first and (rows is None or rows.shape != shape):
+            found = "none" if rows is None else f"{rows.shape}"
+            raise InvalidOptionError(f"rows {found}; allowed: an array of shape {shape}")
+        if not is_last and wanted in ("last", "all"):
+            raise InvalidOptionError('logits are wanted; allowed without the last layer: "rows"')
 
     def _checked(
         self, tokens: Sequence[int] | npt.NDArray[np.int32], cache: KVCache

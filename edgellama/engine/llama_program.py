@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Protocol
+from typing import TypeAlias
 
 from edgellama.engine.attention_ops import AttentionOps
 from edgellama.engine.buffers import InputRows, Rows, StepBuffers
+from edgellama.engine.hooks import Call, Hook, Place, Site
 from edgellama.engine.memory import round_up
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Arguments, Bound, Op
@@ -40,16 +41,10 @@ QUANTIZED_KERNELS: Mapping[Batch, str] = MappingProxyType(
 )
 PANEL_ROWS = 16
 """Rows that short steps take together on the widest tier, and a multiple of others'."""
+Product: TypeAlias = tuple[Matrix, InputRows, Rows]
+"""A matrix, its input and where its output goes."""
 MIN_CHUNK_BYTES, MAX_CHUNKS = 3 << 16, 8
 """Of a matrix, for each thread: the start of a chunk is read with nothing asked for ahead."""
-
-
-class InputObserver(Protocol):
-    """An instrument that sees the rows that matrices are multiplied with."""
-
-    def op(self, source: Rows, matrices: Sequence[Matrix], num_tokens: Bound) -> Op:
-        """A kernel call that reads the first ``num_tokens`` rows of the matrices' one input."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,7 @@ class LlamaProgram:
     """Writes the ops of one model, or of some of its layers, for a number of threads.
 
     ``layers``: which of the model's layers run; ``segments``: the address of the step's table.
-    Without an ``observer`` nothing is spent on it: its ops are not there.
+    ``hooks`` are asked at every place; where none wants anything, nothing is there.
     """
 
     config: ModelConfig
@@ -67,24 +62,24 @@ class LlamaProgram:
     num_threads: int
     layers: range
     is_exact: bool = False
-    observer: InputObserver | None = None
+    hooks: tuple[Hook, ...] = ()
 
-    def body(self, kind: StepKind, pages: PageLayout) -> list[Op]:
+    def body(self, kind: StepKind, pages: PageLayout) -> list[Op | Call]:
         """From token ids, or residual rows, to the residual stream after the last layer.
 
         Bound: num_tokens and num_segments. Keys and values are stored in the segments' pages.
         """
         attention = AttentionOps(self.config, self.buffers, pages, self.segments)
-        ops = [] if self.layers.start else [self._embed()]
+        ops: list[Op | Call] = [] if self.layers.start else [self._embed()]
         for index, number in enumerate(self.layers):
             layer = self.weights.layers[number]
             ops += self._attention(kind, layer, attention, index)
-            ops += self._feed_forward(kind.batch, layer)
-        if self.observer is not None:
-            ops += self._observed_output(kind.batch, self.observer)
+            ops += self._feed_forward(kind.batch, layer, number)
+            ops += self._hooked("residual", number, self.buffers.residual, [])
+        ops += self._seen_output(kind.batch)
         return ops
 
-    def head(self, batch: Batch, logits: Rows) -> list[Op]:
+    def head(self, batch: Batch, logits: Rows) -> list[Op | Call]:
         """Logits of ``num_outputs`` tokens whose residual rows begin at the bound ``first_row``.
 
         Both are bound, so that the head of one token can follow a body of many.
@@ -93,7 +88,8 @@ class LlamaProgram:
         source = Rows(self.buffers.residual.array, len(norm))
         ops = [self._norm(batch, source, norm, [self.weights.output], Bound("first_row"))]
         ops += self._multiply(batch, [(self.weights.output, self.buffers.normed, logits)])
-        return [op.with_bound(NUM_TOKENS, NUM_OUTPUTS) for op in ops]
+        counted = [op.with_bound(NUM_TOKENS, NUM_OUTPUTS) for op in ops]
+        return [*counted, *self._hooked("logits", None, logits, [], NUM_OUTPUTS)]
 
     def _embed(self) -> Op:
         table = self.weights.token_embd
@@ -113,37 +109,68 @@ class LlamaProgram:
 
     def _attention(
         self, kind: StepKind, layer: LayerWeights, attention: AttentionOps, index: int
-    ) -> Iterator[Op]:
-        b, batch = self.buffers, kind.batch
+    ) -> Iterator[Op | Call]:
+        b, batch, number = self.buffers, kind.batch, self.layers[index]
         projections = [
             (layer.attn_q, b.normed, b.query),
             (layer.attn_k, b.normed, b.key),
             (layer.attn_v, b.normed, b.value),
         ]
-        yield self._norm(batch, b.residual, layer.attn_norm, [p[0] for p in projections])
-        yield from self._observe(b.normed, [p[0] for p in projections])
+        yield from self._normed("attention", batch, layer.attn_norm, projections, number)
         yield from self._multiply(batch, projections)
         yield attention.rope_store(index)
         yield from attention.attend(kind.attending, index)
-        yield from self._observe(b.attended, [layer.attn_output])
+        yield from self._hooked("attended", number, b.attended, [layer.attn_output])
         if layer.attn_output.is_quantized:
-            yield self._quantize(batch, b.attended, layer.attn_output)
+            yield self._quantize(batch, b.attended, [layer.attn_output])
         yield from self._multiply(
             batch, [(layer.attn_output, b.attended, b.residual)], accumulate=True
         )
 
-    def _feed_forward(self, batch: Batch, layer: LayerWeights) -> Iterator[Op]:
+    def _feed_forward(self, batch: Batch, layer: LayerWeights, number: int) -> Iterator[Op | Call]:
         b = self.buffers
         projections = [(layer.ffn_gate, b.normed, b.gate), (layer.ffn_up, b.normed, b.up)]
-        yield self._norm(batch, b.residual, layer.ffn_norm, [p[0] for p in projections])
-        yield from self._observe(b.normed, [p[0] for p in projections])
-        if batch == "many" and self.observer is None and layer.is_gated_at_once:
+        yield from self._normed("feed_forward", batch, layer.ffn_norm, projections, number)
+        is_seen = self._is_wanted("gated", number)
+        if batch == "many" and not is_seen and layer.is_gated_at_once:
             yield self._gate(layer)
         else:
             yield from self._multiply(batch, projections)
-            yield self._swiglu(batch, layer.ffn_down)
-            yield from self._observe(b.gate, [layer.ffn_down])
+            yield self._swiglu(batch, layer.ffn_down, is_seen)
+            yield from self._hooked("gated", number, b.gate, [layer.ffn_down])
         yield from self._multiply(batch, [(layer.ffn_down, b.gate, b.residual)], accumulate=True)
+
+    def _normed(
+        self,
+        place: Place,
+        batch: Batch,
+        norm: FloatVector,
+        products: list[Product],
+        layer: int,
+    ) -> Iterator[Op | Call]:
+        """RMSNorm of the residual stream, and what hooks do to its result."""
+        b, users = self.buffers, [matrix for matrix, _, _ in products]
+        yield self._norm(batch, b.residual, norm, users, is_seen=self._is_wanted(place, layer))
+        yield from self._hooked(place, layer, b.normed, users)
+        is_changed = any(hook.changes_rows for hook in self.hooks if hook.wants(place, layer))
+        if is_changed and any(user.is_quantized for user in users):
+            yield self._quantize(batch, b.normed, users)
+
+    def _is_wanted(self, place: Place, layer: int | None) -> bool:
+        return any(hook.wants(place, layer) for hook in self.hooks)
+
+    def _hooked(
+        self,
+        place: Place,
+        layer: int | None,
+        rows: Rows,
+        matrices: Sequence[Matrix],
+        num_rows: Bound = NUM_TOKENS,
+    ) -> Iterator[Op | Call]:
+        site = Site(place, layer, rows, matrices, num_rows)
+        for hook in self.hooks:
+            if hook.wants(place, layer):
+                yield from hook.steps(site)
 
     def _gate(self, layer: LayerWeights) -> Op:
         """The gated product of a long step as int8, whose factors are written nowhere."""
@@ -153,12 +180,12 @@ class LlamaProgram:
         arguments |= b.gate.quantized.arguments("prefill")
         return Op(gate.kernel, arguments, label=f"{gate.label.removesuffix('.weight')}+up")
 
-    def _swiglu(self, batch: Batch, user: Matrix) -> Op:
+    def _swiglu(self, batch: Batch, user: Matrix, is_seen: bool) -> Op:
         b = self.buffers
         arguments: Arguments = {
             "gate": b.gate.address,
             "up": b.up.address,
-            "y": self._float_address(b.gate, [user]),
+            "y": _float_address(b.gate, [user], is_seen),
             "stride": b.gate.stride,
             "width": b.gate.width,
             "num_tokens": NUM_TOKENS,
@@ -166,15 +193,12 @@ class LlamaProgram:
         quantized = self._quantized_arguments(batch, b.gate, [user])
         return Op(f"swiglu_{self._layout(batch, [user])}", arguments | quantized)
 
-    def _observe(self, source: Rows, matrices: list[Matrix]) -> Iterator[Op]:
-        if self.observer is not None:
-            yield self.observer.op(source, matrices, NUM_TOKENS)
-
-    def _observed_output(self, batch: Batch, observer: InputObserver) -> Iterator[Op]:
-        """The output matrix's input, of all tokens: logits are wanted of few or none."""
+    def _seen_output(self, batch: Batch) -> Iterator[Op | Call]:
+        """The output matrix's input, of all tokens, if any hook wants it: few logits are made."""
         b, output = self.buffers, self.weights.output
-        yield self._norm(batch, b.residual, self.weights.output_norm, [output])
-        yield observer.op(b.normed, [output], NUM_TOKENS)
+        if self._is_wanted("output", None):
+            yield self._norm(batch, b.residual, self.weights.output_norm, [output], is_seen=True)
+            yield from self._hooked("output", None, b.normed, [output])
 
     def _norm(
         self,
@@ -183,22 +207,26 @@ class LlamaProgram:
         weight: FloatVector,
         users: list[Matrix],
         first: Bound | None = None,
+        is_seen: bool = False,
     ) -> Op:
-        """RMSNorm into ``buffers.normed``, quantized as well where a user of it needs that."""
+        """RMSNorm into ``buffers.normed``, quantized as well where a user of it needs that.
+
+        ``is_seen``: a hook reads it as f32.
+        """
         arguments: Arguments = {
             "x": first or source.address,
             "x_stride": source.stride,
             "width": source.width,
             "num_tokens": NUM_TOKENS,
             "weight": int(weight.ctypes.data),
-            "y": self._float_address(self.buffers.normed, users),
+            "y": _float_address(self.buffers.normed, users, is_seen),
             "y_stride": self.buffers.normed.stride,
             "epsilon": self.config.rms_epsilon,
         }
         name = f"rms_norm_{self._layout(batch, users)}"
         return Op(name, arguments | self._quantized_arguments(batch, self.buffers.normed, users))
 
-    def _quantize(self, batch: Batch, rows: InputRows, user: Matrix) -> Op:
+    def _quantize(self, batch: Batch, rows: InputRows, users: list[Matrix]) -> Op:
         """Rows as int8."""
         arguments: Arguments = {
             "x": rows.address,
@@ -207,17 +235,12 @@ class LlamaProgram:
             "num_tokens": NUM_TOKENS,
         }
         name = f"quantize_{LAYOUTS[batch]}"
-        return Op(name, arguments | self._quantized_arguments(batch, rows, [user]))
+        return Op(name, arguments | self._quantized_arguments(batch, rows, users))
 
     def _layout(self, batch: Batch, users: list[Matrix]) -> str:
         """Of ``signatures.LAYOUTS``."""
         is_quantized = any(user.is_quantized for user in users)
         return LAYOUTS[batch] if is_quantized else "float"
-
-    def _float_address(self, rows: Rows, users: list[Matrix]) -> int:
-        """Where a row kernel writes f32; 0: nobody reads them."""
-        unread = self.observer is None and all(user.is_quantized for user in users)
-        return 0 if unread else rows.address
 
     def _quantized_arguments(self, batch: Batch, rows: InputRows, users: list[Matrix]) -> Arguments:
         if self._layout(batch, users) == "float":
@@ -226,7 +249,7 @@ class LlamaProgram:
         return rows.quantized.arguments(LAYOUTS[batch]) | orders
 
     def _multiply(
-        self, batch: Batch, products: list[tuple[Matrix, InputRows, Rows]], accumulate: bool = False
+        self, batch: Batch, products: list[Product], accumulate: bool = False
     ) -> Iterator[Op]:
         """Independent products (matrix, input, output); one barrier after all of them."""
         biased = [
@@ -296,3 +319,8 @@ class LlamaProgram:
         share_bytes = matrix.num_rows * matrix.row_bytes // self.num_threads
         num_chunks = min(max(1, share_bytes // MIN_CHUNK_BYTES), MAX_CHUNKS) * self.num_threads
         return round_up(-(-matrix.num_rows // num_chunks), PANEL_ROWS)
+
+
+def _float_address(rows: Rows, users: list[Matrix], is_seen: bool) -> int:
+    """Where a row kernel writes f32; 0: nobody reads them."""
+    return rows.address if is_seen or not all(user.is_quantized for user in users) else 0

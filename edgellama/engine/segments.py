@@ -28,7 +28,8 @@ from edgellama.kernels_cpu.layouts import (
     count_splits,
 )
 
-LogitsChoice: TypeAlias = Literal["last", "all", "none"]
+Wanted: TypeAlias = Literal["last", "all", "none", "rows"]
+"""Logits of the last token or of all, nothing, or the residual stream's rows instead of logits."""
 SMALLEST_SPLIT = 512
 """Keys of one part where a token's keys are split: enough to be worth handing out."""
 SPLITS_AT_MOST = 64
@@ -40,12 +41,17 @@ MAX_TOKEN_SPLITS = 4096
 
 @dataclass(frozen=True)
 class Segment:
-    """``tokens`` (n,) for ``cache`` from ``position``, its end, on, and whose logits are wanted."""
+    """``tokens`` (n,) for ``cache`` from ``position``, its end, on, and what is wanted of them.
+
+    ``rows`` (n, width): the residual stream that they begin with, where the first layer runs
+    elsewhere.
+    """
 
     cache: KVCache
     position: int
     tokens: npt.NDArray[np.int64]
-    logits: LogitsChoice = "last"
+    wanted: Wanted = "last"
+    rows: npt.NDArray[np.float32] | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -7,6 +7,7 @@ It knows neither who asked nor in which order; one step runs at a time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeAlias
 
@@ -14,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.buffers import Rows, StepBuffers, attention_tokens
-from edgellama.engine.llama_program import InputObserver, LlamaProgram
+from edgellama.engine.hooks import Call, Hook, StepRows
+from edgellama.engine.llama_program import LlamaProgram
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Op
 from edgellama.engine.rope import RopeTable
@@ -44,7 +46,6 @@ class StepRunner:
         *,
         layers: range,
         is_exact: bool = False,
-        observer: InputObserver | None = None,
     ) -> None:
         """``is_exact``: one order of sums for one token and for many, see ``kind_of``."""
         self._config = config
@@ -56,9 +57,10 @@ class StepRunner:
             config.head_count_kv, b.panel_rows, int(b.partials.ctypes.data), b.token_split_bytes
         )
         self._writer = LlamaProgram(
-            config, weights, b, self._table.address, num_threads, layers, is_exact, observer
+            config, weights, b, self._table.address, num_threads, layers, is_exact
         )
         self._logits = b.logits(config.vocab_size, LOGIT_ROWS)
+        self._parts: dict[tuple[object, ...], list[list[Op] | Call]] = {}
 
     def kind_of(self, num_tokens: int, is_prompt: bool) -> StepKind:
         """Which kernels a step of so many tokens takes; ``is_prompt``: many of one sequence.
@@ -69,11 +71,18 @@ class StepRunner:
         return StepKind(self._batch_of(num_tokens), attending)
 
     def ops(self, kind: StepKind, pages: PageLayout) -> list[Op]:
-        """The ops of a step and of the logits of its last token."""
-        return self._writer.body(kind, pages) + self._writer.head(self._batch_of(1), self._logits)
+        """The ops of a step and of the logits of its last token, without hooks."""
+        writer = replace(self._writer, hooks=())
+        steps = writer.body(kind, pages) + writer.head(self._batch_of(1), self._logits)
+        return [step for step in steps if isinstance(step, Op)]
+
+    def set_hooks(self, hooks: tuple[Hook, ...]) -> None:
+        """Other hooks from the next step on."""
+        self._writer = replace(self._writer, hooks=hooks)
+        self._parts.clear()
 
     def run(self, segments: Sequence[Segment], run_ops: RunOps) -> list[FloatRows] | None:
-        """Logits (0, 1 or all tokens, vocab_size) of each segment; None if it was cancelled.
+        """What is wanted of each segment, a row a token; None if it was cancelled.
 
         The caller has made room for the tokens, and counts them as stored afterwards.
         """
@@ -85,38 +94,99 @@ class StepRunner:
         )
         rows = _wanted_rows(segments)
         values = {"num_tokens": num_tokens, "num_segments": len(segments)}
+        body = partial(self._writer.body, kind, pages)
         if 0 < len(rows) <= LOGIT_ROWS and rows[-1] - rows[0] == len(rows) - 1:
             batch = self._batch_of(len(rows))
             values |= {"num_outputs": len(rows), "first_row": self._residual_row(rows[0])}
 
-            def whole() -> list[Op]:
-                return self._writer.body(kind, pages) + self._writer.head(batch, self._logits)
+            def whole() -> list[Op | Call]:
+                return body() + self._writer.head(batch, self._logits)
 
-            if not run_ops(("step", kind, pages.types, batch), whole, values):
+            if not self._run(("step", kind, pages.types, batch), whole, values, segments, rows,
+                             run_ops):  # fmt: skip
                 return None
-            return _shares(segments, self._logits.array[: len(rows), : self._config.vocab_size])
-        if not run_ops(("body", kind, pages.types), lambda: self._writer.body(kind, pages), values):
+            logits = self._logits.array[: len(rows), : self._config.vocab_size]
+            return self._shares(segments, logits)
+        if not self._run(("body", kind, pages.types), body, values, segments, rows, run_ops):
             return None
-        parts = list(self._heads(rows, run_ops))
+        residual = self._residual_rows(segments)
+        parts = list(self._heads(segments, rows, run_ops))
         if any(part is None for part in parts):
             return None
         empty = np.empty((0, self._config.vocab_size), np.float32)
-        return _shares(segments, np.concatenate([empty, *(p for p in parts if p is not None)]))
+        logits = np.concatenate([empty, *(part for part in parts if part is not None)])
+        return self._shares(segments, logits, residual)
 
-    def _heads(self, rows: Sequence[int], run_ops: RunOps) -> Iterator[FloatRows | None]:
+    def _run(
+        self,
+        key: tuple[object, ...],
+        write: Callable[[], list[Op | Call]],
+        values: dict[str, int],
+        segments: Sequence[Segment],
+        logit_rows: Sequence[int],
+        run_ops: RunOps,
+    ) -> bool:
+        """Run ops, and call what hooks want called between them; False: cancelled."""
+        if not self._writer.hooks:
+            return run_ops(key, lambda: [op for op in write() if isinstance(op, Op)], values)
+        parts = self._parts.get(key)
+        if parts is None:
+            parts = self._parts[key] = _split_at_calls(write())
+        all_rows = _rows_of(segments)
+        for number, part in enumerate(parts):
+            if isinstance(part, Call):
+                chosen = logit_rows if part.is_of_logits else range(len(all_rows.tokens))
+                count, width = len(chosen), part.rows.width
+                part.function(part.rows.array[:count, :width], all_rows.of(chosen))
+            elif not run_ops((self._writer.hooks, key, number), partial(list, part), values):
+                return False
+        return True
+
+    def _heads(
+        self, segments: Sequence[Segment], rows: Sequence[int], run_ops: RunOps
+    ) -> Iterator[FloatRows | None]:
         """Logits of rows of the step that has just run, LOGIT_ROWS at a time."""
         residual = self.buffers.residual.array
         # Rows only ever move towards the front, so that none is overwritten before it is read.
         residual[: len(rows)] = residual[list(rows)]
         for first in range(0, len(rows), LOGIT_ROWS):
-            count = min(LOGIT_ROWS, len(rows) - first)
-            batch = self._batch_of(count)
-            values = {"num_outputs": count, "first_row": self._residual_row(first)}
-            ops = partial(self._writer.head, batch, self._logits)
-            if not run_ops(("head", batch), ops, values):
+            chosen = rows[first : first + LOGIT_ROWS]
+            batch = self._batch_of(len(chosen))
+            values = {"num_outputs": len(chosen), "first_row": self._residual_row(first)}
+            head = partial(self._writer.head, batch, self._logits)
+            if not self._run(("head", batch), head, values, segments, chosen, run_ops):
                 yield None
                 return
-            yield self._logits.array[:count, : self._config.vocab_size].copy()
+            yield self._logits.array[: len(chosen), : self._config.vocab_size].copy()
+
+    def _residual_rows(self, segments: Sequence[Segment]) -> list[FloatRows]:
+        """Copies of the residual stream's rows of the segments that want them, in order."""
+        array, width, start = self.buffers.residual.array, self._config.embedding_length, 0
+        found = []
+        for segment in segments:
+            end = start + segment.num_tokens
+            if segment.wanted == "rows":
+                found.append(array[start:end, :width].copy())
+            start = end
+        return found
+
+    def _shares(
+        self,
+        segments: Sequence[Segment],
+        logits: FloatRows,
+        residual: Sequence[FloatRows] = (),
+    ) -> list[FloatRows]:
+        """Each segment's own rows, as arrays that stay."""
+        shares: list[FloatRows] = []
+        start, others = 0, iter(residual)
+        for segment in segments:
+            if segment.wanted == "rows":
+                shares.append(next(others))
+                continue
+            end = start + {"none": 0, "last": 1, "all": segment.num_tokens}[segment.wanted]
+            shares.append(logits[start:end].copy())
+            start = end
+        return shares
 
     def _fill(self, segments: Sequence[Segment]) -> int:
         """Token ids and positions of all segments; how many tokens they have."""
@@ -124,6 +194,9 @@ class StepRunner:
         for segment in segments:
             end = row + segment.num_tokens
             self.buffers.token_ids[row:end] = segment.tokens
+            if segment.rows is not None:
+                width = self._config.embedding_length
+                self.buffers.residual.array[row:end, :width] = segment.rows
             self._rope.fill(self.buffers.cos_sin[row:end], segment.position, segment.num_tokens)
             row = end
         return row
@@ -145,21 +218,38 @@ def _wanted_rows(segments: Sequence[Segment]) -> list[int]:
     start = 0
     for segment in segments:
         end = start + segment.num_tokens
-        if segment.logits == "last":
+        if segment.wanted == "last":
             rows.append(end - 1)
-        elif segment.logits == "all":
+        elif segment.wanted == "all":
             rows += range(start, end)
         start = end
     return rows
 
 
-def _shares(segments: Sequence[Segment], logits: FloatRows) -> list[FloatRows]:
-    """Each segment's own rows, as arrays that stay."""
-    shares: list[FloatRows] = []
-    start = 0
-    for segment in segments:
-        counts = {"none": 0, "last": 1, "all": segment.num_tokens}
-        end = start + counts[segment.logits]
-        shares.append(logits[start:end].copy())
-        start = end
-    return shares
+def _split_at_calls(steps: Sequence[Op | Call]) -> list[list[Op] | Call]:
+    """Runs of ops, each of which ends with a barrier, and the calls between them."""
+    parts: list[list[Op] | Call] = []
+    ops: list[Op] = []
+    for step in (*steps, None):
+        if isinstance(step, Op):
+            ops.append(step)
+            continue
+        if ops:
+            parts.append([*ops[:-1], replace(ops[-1], barrier=True)])
+        ops = []
+        if step is not None:
+            parts.append(step)
+    return parts
+
+
+def _rows_of(segments: Sequence[Segment]) -> StepRows:
+    """Which tokens the rows of a step belong to."""
+    counts = [segment.num_tokens for segment in segments]
+    positions = [
+        np.arange(segment.position, segment.position + segment.num_tokens) for segment in segments
+    ]
+    return StepRows(
+        tokens=np.concatenate([segment.tokens for segment in segments]),
+        positions=np.concatenate(positions),
+        sequences=np.repeat(np.arange(len(segments)), counts),
+    )

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.segments import LogitsChoice, Segment
+from edgellama.engine.segments import Segment, Wanted
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, GenerationCancelled
@@ -26,19 +26,21 @@ Progress = Callable[[int, int], None]
 
 
 class Work:
-    """``tokens`` (n,) for the end of ``cache``; ``logits`` are there when it is over."""
+    """``tokens`` (n,) for the end of ``cache``; its ``result`` is there when it is over."""
 
     def __init__(
         self,
         cache: KVCache,
         tokens: npt.NDArray[np.int64],
-        logits: LogitsChoice = "last",
+        wanted: Wanted = "last",
         cancelled: CancelToken | None = None,
         progress: Progress | None = None,
+        rows: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self.cache = cache
         self.tokens = tokens
-        self.wanted = logits
+        self.wanted = wanted
+        self._rows = rows
         self.cancelled = cancelled
         self.error: BaseException | None = None
         # Held until there is news for who waits, as an alarm rather than a lock.
@@ -105,8 +107,10 @@ class Work:
             if count <= 0:
                 return None
         is_last = start + count == len(self.tokens)
-        wanted = self.wanted if is_last or self.wanted == "all" else "none"
-        return Segment(self.cache, self.cache.length, self.tokens[start : start + count], wanted)
+        wanted = "none" if self.wanted == "last" and not is_last else self.wanted
+        part = slice(start, start + count)
+        rows = None if self._rows is None else self._rows[part]
+        return Segment(self.cache, self.cache.length, self.tokens[part], wanted, rows)
 
     def deliver(self, segment: Segment, logits: npt.NDArray[np.float32]) -> None:
         """Take a step's result, unless it was given up: its tokens belong to the sequence now."""
@@ -135,11 +139,11 @@ class Work:
             self._reported = self.num_done
             self._progress(self._reported, len(self.tokens))
 
-    def result(self, vocab_size: int) -> npt.NDArray[np.float32]:
-        """The logits, (1, n or 0 tokens, vocab_size); raises the error instead if there is one."""
+    def result(self, width: int) -> npt.NDArray[np.float32]:
+        """What was wanted, a row of ``width`` a token; raises the error instead if there is one."""
         if self.error is not None:
             raise self.error
         parts = list(self._outputs.values())
         if len(parts) == 1:
             return parts[0]
-        return np.concatenate([np.empty((0, vocab_size), np.float32), *parts])
+        return np.concatenate([np.empty((0, width), np.float32), *parts])

@@ -61,7 +61,7 @@ def measure_importance(
         tokenizer = load_tokenizer(file.metadata, file.path)
         observer = InputSquares()
         with Engine(
-            file, num_threads=num_threads, progress=kernel_progress, observer=observer
+            file, num_threads=num_threads, progress=kernel_progress, hooks=[observer]
         ) as engine:
             length = _chunk_length(chunk_tokens, engine.config.context_length)
             chunks = cut_text(tokenizer, text, length)[:max_chunks]

@@ -6,19 +6,18 @@ what an importance matrix is made of. Knows programs and buffers; no text and no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.buffers import Rows
+from edgellama.engine.hooks import Place, Site
 from edgellama.engine.memory import reserve_floats
-from edgellama.engine.program import Bound, Op
-from edgellama.engine.weights import Matrix
+from edgellama.engine.program import Op
 
 
 class InputSquares:
-    """Sums of squares by matrix; give it to an Engine as its ``observer`` before the first step.
+    """Sums of squares by matrix; give it to an Engine as a hook before the first step.
 
     Matrices that share an input share one array. Steps add in f32; ``take_steps`` now and then
     moves that to totals in f64, so that long texts lose no precision.
@@ -29,22 +28,28 @@ class InputSquares:
         self._totals: dict[str, npt.NDArray[np.float64]] = {}
         self._names: dict[str, tuple[str, ...]] = {}
 
-    def op(self, source: Rows, matrices: Sequence[Matrix], num_tokens: Bound) -> Op:
-        """The kernel call that adds up the rows of ``source``, the input of all ``matrices``."""
-        names = tuple(matrix.name for matrix in matrices)
+    changes_rows = False
+
+    def wants(self, place: Place, layer: int | None) -> bool:
+        """Everything that matrices are multiplied with."""
+        return place not in ("residual", "logits")
+
+    def steps(self, site: Site) -> Iterator[Op]:
+        """The kernel call that adds up a site's rows, the input of all its matrices."""
+        source, names = site.rows, tuple(matrix.name for matrix in site.matrices)
         sums = self._step_sums.get(names[0])
         if sums is None:
             # As long as the padded rows, so that the kernel may take whole vectors.
             sums = self._step_sums[names[0]] = reserve_floats(1, source.array.shape[1])[0]
             self._totals[names[0]] = np.zeros(source.width)
             self._names[names[0]] = names
-        return Op(
+        yield Op(
             "sum_squares",
             {
                 "x": source.address,
                 "x_stride": source.stride,
                 "width": source.width,
-                "num_tokens": num_tokens,
+                "num_tokens": site.num_rows,
                 "sums": int(sums.ctypes.data),
             },
             label=names[0],

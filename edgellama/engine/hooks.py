@@ -1,0 +1,118 @@
+"""Hooks: what sees, and may change, rows in the middle of a step.
+
+A hook is asked about each place of the program while it is written, and answers with ops of its
+own or with calls of Python functions; where no hook wants a place, nothing is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.engine.buffers import Rows
+from edgellama.engine.program import Bound, Op
+from edgellama.engine.weights import Matrix
+from edgellama.quant.errors import InvalidOptionError
+
+Place: TypeAlias = Literal[
+    "attention", "attended", "feed_forward", "gated", "residual", "output", "logits"
+]
+"""What queries, keys and values are made of; what attention gives; what gate and up are made of;
+their product; the residual stream after a layer; what logits are made of; the logits."""
+HookPlace: TypeAlias = Literal["residual", "attention", "logits"]
+"""Where users' functions may stand."""
+FloatRows: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """Which tokens the rows of a call belong to, each array (num_rows,).
+
+    ``sequences`` numbers the sequences of a step from 0; ``positions`` are those in each.
+    """
+
+    tokens: npt.NDArray[np.int64]
+    positions: npt.NDArray[np.int64]
+    sequences: npt.NDArray[np.int64]
+
+    def of(self, rows: Sequence[int]) -> StepRows:
+        """The same of some rows."""
+        chosen = list(rows)
+        return StepRows(self.tokens[chosen], self.positions[chosen], self.sequences[chosen])
+
+
+RowFunction: TypeAlias = Callable[[FloatRows, StepRows], None]
+"""Sees rows (num_rows, width), and may change them in place."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A Python function between two ops, over the rows that are used of ``rows``."""
+
+    function: RowFunction
+    rows: Rows
+    is_of_logits: bool = False
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place of the program: rows, and the matrices that they are multiplied with.
+
+    ``num_rows`` is how many of ``rows`` are used.
+    """
+
+    place: Place
+    layer: int | None
+    rows: Rows
+    matrices: Sequence[Matrix]
+    num_rows: Bound
+
+
+class Hook(Protocol):
+    """What the program asks of a hook."""
+
+    @property
+    def changes_rows(self) -> bool:
+        """Whether rows may be others afterwards, so that what was made of them is made anew."""
+        ...
+
+    def wants(self, place: Place, layer: int | None) -> bool:
+        """Whether the hook has anything to do at a place; ``layer`` None: outside of layers."""
+        ...
+
+    def steps(self, site: Site) -> Iterable[Op | Call]:
+        """What is to be done at a site that the hook wants."""
+        ...
+
+
+@dataclass(frozen=True)
+class RowHook:
+    """A user's function at one place of some layers, or of all."""
+
+    function: RowFunction
+    place: HookPlace = "residual"
+    layers: Collection[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.place not in get_args(HookPlace):
+            allowed = ", ".join(get_args(HookPlace))
+            raise InvalidOptionError(f"a hook at {self.place!r}; allowed: {allowed}")
+        if self.place == "logits" and self.layers is not None:
+            raise InvalidOptionError("a hook at the logits of some layers; allowed: no layers")
+
+    @property
+    def changes_rows(self) -> bool:
+        """A function may do what it likes."""
+        return True
+
+    def wants(self, place: Place, layer: int | None) -> bool:
+        """Its own place in its own layers."""
+        return place == self.place and (self.layers is None or layer in self.layers)
+
+    def steps(self, site: Site) -> Iterable[Op | Call]:
+        """One call."""
+        yield Call(self.function, site.rows, is_of_logits=site.place == "logits")
