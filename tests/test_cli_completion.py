@@ -48,7 +48,7 @@ def complete(run_cli: CliRunner, cache: Path) -> Complete:
     ("line", "expected"),
     [
         ("edgellama cha", ["plain,chat"]),
-        ("edgellama chat --temp", ["plain,--temperature"]),
+        ("edgellama chat --temp", ["plain,--template", "plain,--temperature"]),
         ("edgellama chat mi", ["file,mi", "plain,mine", "plain,mistral:7b"]),
         ("edgellama inspect llama3.2:1b-q8", ["file,llama3.2:1b-q8", "plain,llama3.2:1b-q8_0"]),
         ("edgellama rm ll", ["plain,llama3.2:1b-q8_0"]),
@@ -64,6 +64,8 @@ def complete(run_cli: CliRunner, cache: Path) -> Complete:
         ("edgellama profile mine --tier gen", ["plain,generic"]),
         ("edgellama generate mine -f sto", ["file,sto"]),
         ("edgellama clean ker", ["plain,kernels"]),
+        ("edgellama chat mine --template llama", ["file,llama", "plain,llama2", "plain,llama3"]),
+        ("edgellama convert x --pre deepseek-c", ["plain,deepseek-coder"]),
     ],
 )
 def test_completions(complete: Complete, line: str, expected: list[str]) -> None:

@@ -214,15 +214,8 @@ def test_bad_templates_are_one_line(
     assert message in line
 
 
-def test_names_are_listed_and_completed(run_cli: CliRunner) -> None:
-    """--template list shows every name with its users, and the shell completes them."""
+def test_names_are_listed(run_cli: CliRunner) -> None:
+    """--template list shows every name with its users."""
     lines = run_cli("chat", "--template", "list").stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(NAMED_TEMPLATES)
-    completed = run_cli(
-        environment={
-            "_EDGELLAMA_COMPLETE": "bash_complete",
-            "COMP_WORDS": "edgellama chat m.gguf --template lla",
-            "COMP_CWORD": "4",
-        }
-    )
-    assert {"plain,llama2", "plain,llama3"} <= set(completed.stdout.split())
+    assert all(len(line) <= 80 for line in lines)

@@ -109,6 +109,18 @@ def _kv_types(incomplete: str) -> Iterable[str]:
     return [f"{keys}/{name}" for name in CACHE_TYPES] if slash else CACHE_TYPES
 
 
+def _templates(_: str) -> Iterable[str]:
+    from edgellama.text.named_templates import NAMED_TEMPLATES
+
+    return ["list", *NAMED_TEMPLATES]
+
+
+def _split_patterns(_: str) -> Iterable[str]:
+    from edgellama.quant.vocabulary.split_patterns import SPLIT_RULES
+
+    return SPLIT_RULES
+
+
 def _tiers(_: str) -> Iterable[str]:
     from edgellama.kernels_cpu.machine.cpu import available_tiers
 
@@ -116,6 +128,8 @@ def _tiers(_: str) -> Iterable[str]:
 
 
 MODEL = Named("model", _models, with_paths=True)
+TEMPLATE = Named("template", _templates, with_paths=True)
+SPLIT_PATTERN = Named("split pattern", _split_patterns)
 PULLED_MODEL = Named("model", _stored)
 MODEL_TO_PULL = Named("model", _known)
 MODEL_OR_SIZE = Named("model", _sized, with_paths=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli import terminal
-from edgellama.cli.completion import MODEL, PATH, TENSOR_TYPE, WRITTEN_TYPE
+from edgellama.cli.completion import MODEL, PATH, SPLIT_PATTERN, TENSOR_TYPE, WRITTEN_TYPE
 
 if TYPE_CHECKING:
     from edgellama.convert.options import ConversionArguments
@@ -54,7 +54,10 @@ METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
 @click.option("--metadata", "assignments", multiple=True, metavar="KEY=VALUE", help=METADATA_HELP)
 @click.option("--name", metavar="TEXT", help="The model's name.")
 @click.option(
-    "--pre", metavar="NAME", help="Split pattern of a tokenizer, by llama.cpp's name for it."
+    "--pre",
+    type=SPLIT_PATTERN,
+    metavar="NAME",
+    help="Split pattern of a tokenizer, by llama.cpp's name for it.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it is there.")
 def command(

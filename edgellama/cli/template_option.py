@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
+
+from edgellama.cli.completion import TEMPLATE
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -22,7 +23,7 @@ HELP = (
 def template_option(command: Command) -> Command:
     """Adds ``--template``, whose value is a name or Jinja source."""
     return click.option(
-        "--template", callback=_chosen, shell_complete=_complete, metavar="NAME|FILE", help=HELP
+        "--template", type=TEMPLATE, callback=_chosen, metavar="NAME|FILE", help=HELP
     )(command)
 
 
@@ -43,14 +44,6 @@ def _chosen(ctx: click.Context, param: click.Parameter, value: str | None) -> st
     if name is None:
         raise unknown_template(value)
     return name
-
-
-def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The names that begin so, and files."""
-    from edgellama.text.named_templates import NAMED_TEMPLATES
-
-    names = [name for name in (LIST, *NAMED_TEMPLATES) if name.startswith(incomplete)]
-    return [*map(CompletionItem, names), CompletionItem(incomplete, type="file")]
 
 
 def _lines() -> list[str]:
