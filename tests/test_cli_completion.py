@@ -48,7 +48,7 @@ def complete(run_cli: CliRunner, cache: Path) -> Complete:
     ("line", "expected"),
     [
         ("edgellama cha", ["plain,chat"]),
-        ("edgellama chat --temp", ["plain,--template", "plain,--temperature"]),
+        ("edgellama chat --temp", ["plain,--template", "plain,--temperature", "plain,--temp"]),
         ("edgellama chat mi", ["file,mi", "plain,mine", "plain,mistral:7b"]),
         ("edgellama inspect llama3.2:1b-q8", ["file,llama3.2:1b-q8", "plain,llama3.2:1b-q8_0"]),
         ("edgellama rm ll", ["plain,llama3.2:1b-q8_0"]),
