@@ -19,7 +19,7 @@ from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.quant.errors import InvalidOptionError
 
 MULTILINE_HELP = '''Several lines: start and end with """, end a line with \\, or press Alt-Enter.
-A message between """ may begin with / too. Ctrl-R searches what you typed before.
+A message between """ may begin with / too. Ctrl-R finds what you typed before.
 Ctrl-C stops a reply; once more leaves.'''
 CLOSE_ENOUGH = 0.75
 """How like a command's name a word must be to be taken for a slip."""
@@ -42,10 +42,10 @@ def run_command(chat: Chat, line: str) -> str | None:
     """
     if not line.startswith("/"):
         return None
-    name, _, argument = line.replace("\n", " \n", 1).partition(" ")
+    name = line.split(maxsplit=1)[0]
     command = COMMANDS.get(ALIASES.get(name, name))
     if command is not None:
-        return command.run(chat, argument.strip())
+        return command.run(chat, line[len(name) :].strip())
     close = get_close_matches(name, [*COMMANDS, *ALIASES], n=1, cutoff=CLOSE_ENOUGH)
     if close:
         raise InvalidOptionError(

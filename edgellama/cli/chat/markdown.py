@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _TRAILING = re.compile(r"\s+((?:\x1b\[0m)?)$")
+_MARK = re.compile(r"\W*\d{0,9}\W*")
+"""What stands for itself, or begins something that is not known yet."""
 CODE_COLUMNS = 2
 """How far code is indented."""
 
@@ -32,8 +34,12 @@ def split_blocks(text: str) -> list[str]:
     lines = text.split("\n")
     starts = [token.map[0] for token in _parser().parse(text) if _opens_block(token) and token.map]
     cuts = [0, *starts[1:], len(lines)]
-    blocks = ("\n".join(lines[start:end]) for start, end in pairwise(cuts))
-    return [block for block in blocks if block.strip()]
+    parts = ["\n".join(lines[start:end]) for start, end in pairwise(cuts)]
+    blocks = [part for part in parts if part.strip()]
+    if len(blocks) > 1 and _MARK.fullmatch(blocks[-1]):
+        # It may yet turn out to carry on the block before it, such as the 2 of a list's 2nd item.
+        blocks[-2:] = ["\n".join(blocks[-2:])]
+    return blocks
 
 
 class MarkdownRenderer:

@@ -18,6 +18,8 @@ from edgellama.cli.chat.painter import Line, Painter
 from edgellama.cli.terminal import printable
 
 PAINT_SECONDS = 0.04
+PAINT_SHARE = 0.1
+"""Least pause between two paintings, and what part of the time they may take of the model's."""
 SIGN_OF_LIFE_SECONDS = 0.3
 FRAMES = "\u280b\u2819\u2839\u2838\u283c\u2834\u2826\u2827\u2807\u280f"
 ASCII_FRAMES = "|/-\\"
@@ -42,22 +44,30 @@ class ReplyView(Protocol):
 
 
 class PlainReply:
-    """The text as it is; on a terminal without what could steer it."""
+    """The text as it is; on a terminal, which has a painter, without what could steer it."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, painter: Painter | None = None) -> None:
         self._stream = stream
+        self._sign = None if painter is None else SignOfLife(painter)
         self._is_terminal = stream.isatty()
 
     def add(self, text: str) -> None:
         """Writes the text at once."""
+        if text and self._sign is not None:
+            self._sign.erase()
+            self._sign = None
         self._stream.write(printable(text) if self._is_terminal else text)
         self._stream.flush()
 
     def idle(self, num_done: int, num_wanted: int) -> None:
-        """Shows nothing."""
+        """Shows a sign of life until the first text."""
+        if self._sign is not None:
+            self._sign.show(num_done, num_wanted)
 
     def end(self) -> None:
         """Ends the line."""
+        if self._sign is not None:
+            self._sign.erase()
         self._stream.write("\n")
         self._stream.flush()
 
@@ -71,13 +81,15 @@ class RenderedReply:
         self._open = ""
         self._is_first = True
         self._is_painted = True
-        self._started = self._painted = monotonic()
+        self._painted = monotonic()
+        self._pause = PAINT_SECONDS
+        self._sign = SignOfLife(painter)
 
     def add(self, text: str) -> None:
         """Paints the text, unless the last time is only just past."""
         self._open += printable(text)
         self._is_painted = False
-        if monotonic() - self._painted >= PAINT_SECONDS:
+        if monotonic() - self._painted >= self._pause:
             self._paint()
 
     def idle(self, num_done: int, num_wanted: int) -> None:
@@ -85,10 +97,7 @@ class RenderedReply:
         if not self._is_painted:
             self._paint()
         elif self._is_first and not self._open.strip():
-            seconds = monotonic() - self._started
-            if seconds >= SIGN_OF_LIFE_SECONDS:
-                sign = sign_of_life(seconds, num_done, num_wanted, self._painter.width)
-                self._painter.paint([Line(sign, len(sign))])
+            self._sign.show(num_done, num_wanted)
 
     def end(self) -> None:
         """Paints the rest; a reply without text leaves nothing."""
@@ -96,7 +105,8 @@ class RenderedReply:
         self._painter.commit(self._lines(self._open))
 
     def _paint(self) -> None:
-        *finished, last = split_blocks(self._open) or [""]
+        started = monotonic()
+        *finished, last = split_blocks(self._open) or [self._open]
         for block in finished:
             self._painter.commit(self._lines(block))
             self._is_first = False
@@ -104,6 +114,7 @@ class RenderedReply:
         self._painter.paint(self._lines(last))
         self._is_painted = True
         self._painted = monotonic()
+        self._pause = max(PAINT_SECONDS, (self._painted - started) / PAINT_SHARE)
 
     def _lines(self, block: str) -> list[Line]:
         """The lines of a block, an empty one before it if it is not the first."""
@@ -111,6 +122,25 @@ class RenderedReply:
             return []
         lines = self._renderer.lines(block, self._painter.width)
         return lines if self._is_first else [Line("", 0), *lines]
+
+
+class SignOfLife:
+    """A line that moves, once a reply has been waited for."""
+
+    def __init__(self, painter: Painter) -> None:
+        self._painter = painter
+        self._started = monotonic()
+
+    def show(self, num_done: int, num_wanted: int) -> None:
+        """Paints it anew; ``num_done`` tokens of ``num_wanted`` of the prompt are read."""
+        seconds = monotonic() - self._started
+        if seconds >= SIGN_OF_LIFE_SECONDS:
+            sign = sign_of_life(seconds, num_done, num_wanted, self._painter.width)
+            self._painter.paint([Line(sign, len(sign))])
+
+    def erase(self) -> None:
+        """Leaves nothing of it."""
+        self._painter.paint([])
 
 
 def sign_of_life(seconds: float, num_done: int, num_wanted: int, width: int) -> str:
@@ -135,13 +165,16 @@ def make_reply_view(stream: TextIO, *, plain: bool) -> Callable[[], ReplyView]:
     """What makes the view of each reply on ``stream``: rendered on a terminal unless ``plain``."""
     from edgellama.cli.terminal import may_colour
 
-    if plain or not stream.isatty() or _is_dumb():
+    if not stream.isatty() or _is_dumb():
         return lambda: PlainReply(stream)
+    size = _size_of(stream)
+    if plain:
+        return lambda: PlainReply(stream, Painter(stream, size))
     from rich.console import Console
 
     colour_system = Console(file=stream).color_system if may_colour(stream) else None
     renderer = MarkdownRenderer(colour_system)
-    return lambda: RenderedReply(Painter(stream, _size_of(stream)), renderer)
+    return lambda: RenderedReply(Painter(stream, size), renderer)
 
 
 def _size_of(stream: TextIO) -> Callable[[], os.terminal_size]:

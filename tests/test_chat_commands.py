@@ -1,0 +1,219 @@
+"""The slash commands of the chat, on a tiny model, without a terminal."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama.cli.chat.chat import Chat, ChatSettings
+from edgellama.cli.chat.commands import ALIASES, COMMANDS, SHOW_TOPICS, run_command
+from edgellama.cli.chat.completion import chat_completer
+from edgellama.cli.chat.reply_view import PlainReply
+from edgellama.cli.chat.settings import KINDS
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.sampling.options import SamplingOptions
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model's file."""
+    return write_tiny_llama(tmp_path_factory.mktemp("chat") / "tiny.gguf", TinyLlama())
+
+
+@pytest.fixture
+def chat(model: Path) -> Iterator[Chat]:
+    """A chat with one turn in it."""
+    settings = ChatSettings(system="be kind", reply={"max_tokens": 4, "top_k": 1})
+    with Chat(model, settings, lambda: PlainReply(io.StringIO())) as chat:
+        chat.answer("hello")
+        yield chat
+
+
+@pytest.mark.parametrize("line", ["hello", "/usr/bin is a folder", "/tmp", " /bye", "a /bye", ""])
+def test_what_is_no_command(chat: Chat, line: str) -> None:
+    """Text that does not begin with a command's name is a message."""
+    assert run_command(chat, line) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("/hlep", "/help"),
+        ("/sav x", "/save"),
+        ("/Bye", "/bye"),
+        ("/quti", "/quit"),
+        ("/sets", "/set"),
+    ],
+)
+def test_slips_are_told(chat: Chat, line: str, meant: str) -> None:
+    """A name that is nearly a command's is not sent to the model."""
+    with pytest.raises(InvalidOptionError, match=f"did you mean {meant}\\?"):
+        run_command(chat, line)
+
+
+def test_help_names_every_command(chat: Chat) -> None:
+    """It fits 80 columns, /? gives the same, and every command is in it."""
+    text = run_command(chat, "/help")
+    assert text is not None
+    assert run_command(chat, "/?") == text
+    assert all(f"\n{name} " in f"\n{text}" for name in COMMANDS)
+    assert max(map(len, text.splitlines())) < 80
+
+
+@pytest.mark.parametrize("name", ["/bye", "/exit", "/quit"])
+def test_leaving(chat: Chat, name: str) -> None:
+    """Each of the names ends the chat."""
+    assert ALIASES.get(name, name) == "/bye"
+    with pytest.raises(EOFError):
+        run_command(chat, name)
+
+
+def test_every_sampling_option_can_be_set() -> None:
+    """What SamplingOptions has, /set has."""
+    assert set(KINDS) == {*SamplingOptions.__dataclass_fields__, "max_tokens"}
+
+
+@pytest.mark.parametrize(
+    ("typed", "name", "value", "shown"),
+    [
+        ("temp 0.25", "temperature", 0.25, "0.25"),
+        ("--top-k 7", "top_k", 7, "7"),
+        ("seed 3", "seed", 3, "3"),
+        ("seed none", "seed", None, "none"),
+        ("max_tokens none", "max_tokens", None, "none"),
+        ("dry_breakers \\n ; END", "dry_breakers", ("\n", ";", "END"), "\\n ; END"),
+        ("dry_breakers none", "dry_breakers", (), "none"),
+        ("repeat_penalty 1.0", "repeat_penalty", 1.0, "1.0"),
+    ],
+)
+def test_setting_options(chat: Chat, typed: str, name: str, value: Any, shown: str) -> None:
+    """A value holds from the next reply on, until default takes it back."""
+    before = chat.conversation.options
+    assert run_command(chat, f"/set {typed}") == f"{name} is {shown}"
+    assert chat.conversation.options.get(name, "missing") == value
+    chat.answer("and now?")
+    run_command(chat, f"/set {name} default")
+    expected = {key: old for key, old in before.items() if key != name or key in DEFAULTS}
+    assert chat.conversation.options == expected | {
+        key: default for key, default in DEFAULTS.items() if key == name
+    }
+
+
+DEFAULTS = {"repeat_penalty": 1.1, "repeat_last_n": 256, "dry_multiplier": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("temperature hot", "temperature is 'hot'; allowed: a number, or default"),
+        ("top_k 1.5", "top_k is '1.5'; allowed: a whole number"),
+        ("top_p 7", r"top_p is 7.0; allowed: "),
+        ("max_tokens 0", "max_tokens is 0; allowed: "),
+        ("temprature 1", "did you mean temperature"),
+        ("colour red", "unknown option colour; allowed: temperature, "),
+    ],
+)
+def test_wrong_options(chat: Chat, typed: str, message: str) -> None:
+    """The error says what is allowed, and nothing changes."""
+    before = chat.conversation.options
+    with pytest.raises(InvalidOptionError, match=message):
+        run_command(chat, f"/set {typed}")
+    assert chat.conversation.options == before
+    assert chat.given == {"max_tokens": 4, "top_k": 1}
+
+
+def test_showing(chat: Chat) -> None:
+    """/set alone and /show tell everything that holds; a topic tells of itself."""
+    options = run_command(chat, "/set")
+    assert options is not None
+    assert all(f"\n{name} " in f"\n{options}" for name in KINDS)
+    everything = run_command(chat, "/show")
+    assert everything is not None
+    for text in ("top_k 1", "tiny.gguf", "peak memory", "when full       drop"):
+        assert text in everything
+    for topic in SHOW_TOPICS:
+        assert run_command(chat, f"/show {topic}")
+    assert run_command(chat, "/show template") == chat.conversation.template.source
+    with pytest.raises(InvalidOptionError, match="model, options, template, memory"):
+        run_command(chat, "/show nothing")
+
+
+def test_system_prompt(chat: Chat) -> None:
+    """It is shown, set and cleared."""
+    assert run_command(chat, "/system") == "system prompt: be kind"
+    run_command(chat, "/system be brief\nand true")
+    assert chat.conversation.system == "be brief\nand true"
+    run_command(chat, "/system none")
+    assert run_command(chat, "/system") == "no system prompt"
+    assert chat.conversation.system is None
+
+
+def test_undo(chat: Chat) -> None:
+    """The last turn goes; without one there is an error."""
+    assert run_command(chat, "/undo") == "taken back: hello"
+    assert [message["role"] for message in chat.conversation.messages] == ["system"]
+    with pytest.raises(EdgellamaError, match="no message to take back"):
+        run_command(chat, "/undo")
+
+
+def test_saving_asks(chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """~ is the home; a file that is there is overwritten only after a yes."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    file = tmp_path / "talk.json"
+    assert run_command(chat, "/save ~/talk.json") == f"saved to {file}"
+    saved = file.read_text("utf-8")
+    run_command(chat, "/clear")
+    for answer, text in (("", "nothing was saved"), ("no", "nothing was saved")):
+        monkeypatch.setattr("builtins.input", lambda question, answer=answer: answer)
+        assert run_command(chat, "/save ~/talk.json") == text
+        assert file.read_text("utf-8") == saved
+    monkeypatch.setattr("builtins.input", lambda question: "y")
+    assert run_command(chat, "/save ~/talk.json") == f"saved to {file}"
+    assert file.read_text("utf-8") != saved
+    file.write_text(saved, "utf-8")
+    assert run_command(chat, "/load ~/talk.json") == f"loaded 3 messages from {file}"
+
+
+def test_another_model(chat: Chat, tmp_path: Path) -> None:
+    """The conversation and what was set go on with it; where it fails, the old one stays."""
+    other = write_tiny_llama(tmp_path / "other.gguf", TinyLlama(context_length=512))
+    run_command(chat, "/set top_k 2")
+    before = list(chat.conversation.messages)
+    assert "other.gguf" in str(run_command(chat, f"/model {other}"))
+    assert chat.conversation.messages == before
+    assert chat.conversation.options["top_k"] == 2
+    assert chat.llama.context_length == 512
+    chat.answer("go on")
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF")
+    for path in (tmp_path / "nothing.gguf", broken):
+        with pytest.raises(EdgellamaError):
+            run_command(chat, f"/model {path}")
+    chat.answer("still there?")
+    assert "other.gguf" in str(run_command(chat, "/model"))
+
+
+def test_completion(tmp_path: Path) -> None:
+    """Commands, their arguments and files; nothing within a message."""
+    from prompt_toolkit.completion import CompleteEvent
+    from prompt_toolkit.document import Document
+
+    (tmp_path / "talk.json").touch()
+    completer = chat_completer(
+        list(COMMANDS), {"/set": lambda _: [f"{name} " for name in KINDS]}, ("/save", "/load")
+    )
+
+    def completed(typed: str) -> list[str]:
+        found = completer.get_completions(Document(typed), CompleteEvent())
+        return [typed[: len(typed) + one.start_position] + one.text for one in found]
+
+    assert completed("/s") == ["/set", "/show", "/system", "/save", "/stats"]
+    assert completed("/set top") == ["/set top_k ", "/set top_p "]
+    assert completed(f"/load {tmp_path}/ta") == [f"/load {tmp_path}/talk.json"]
+    assert completed("hello /s") == completed("/undo x") == completed("hello") == []
