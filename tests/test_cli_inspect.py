@@ -131,3 +131,12 @@ def test_doctor_finds_bad_settings(
     result = run_cli("doctor", environment=environment)
     assert result.returncode == 1
     assert message in result.stdout.partition("\nmissing\n")[2]
+
+
+def test_doctor_finds_a_cache_that_cannot_be_written(run_cli: CliRunner, tmp_path: Path) -> None:
+    """A cache folder below a file is listed with the variable that helps."""
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "cache"
+    result = run_cli("doctor", environment={"EDGELLAMA_CACHE": str(folder)})
+    assert result.returncode == 1
+    assert f"{folder} cannot be written to" in result.stdout.partition("\nmissing\n")[2]

@@ -106,17 +106,24 @@ def _threads(problems: list[str]) -> Rows:
 
 
 def _cache(problems: list[str]) -> Rows:
-    from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE, cache_root
+    from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE, cache_folders, cache_root
     from edgellama.models import names
 
     folder = cache_root()
     yield "folder", str(folder)
     yield "models", _size(folder / "models")
+    yield "converted models", _size(folder / "converted")
     yield "compiled kernels", _size(folder / "kernels")
+    for stand_in in cache_folders("")[1:]:
+        yield "temporary stand-in", f"{stand_in} ({_size(stand_in)})"
     for name, path in names.pulled_models().items():
         yield "pulled", name if path.name in name else f"{name} ({path.name})"
-    if not os.access(_nearest_existing(folder), os.W_OK):
-        problems.append(f"{folder} cannot be written to; set {CACHE_VARIABLE}")
+    nearest = _nearest_existing(folder)
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        problems.append(
+            f"{folder} cannot be written to, so that a temporary folder is used; set "
+            f"{CACHE_VARIABLE}"
+        )
 
 
 def _packages(problems: list[str]) -> Rows:
