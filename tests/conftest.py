@@ -30,7 +30,7 @@ def run_cli(tmp_path: Path) -> CliRunner:
         *arguments: str | os.PathLike[str],
         text_input: str | None = None,
         environment: Mapping[str, str] | None = None,
-        timeout_s: float = 120.0,
+        timeout_s: float = 600.0,
     ) -> subprocess.CompletedProcess[str]:
         folder = tmp_path / "empty"
         folder.mkdir(exist_ok=True)

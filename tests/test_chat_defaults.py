@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import Llama
@@ -23,6 +24,7 @@ QUESTIONS = (
 )
 
 
+@pytest.mark.slow
 def test_beginners_questions_end_by_themselves(smollm2_path: Path) -> None:
     """Greedily, where small models loop first, every reply ends on its own."""
     with Llama(smollm2_path) as llama:

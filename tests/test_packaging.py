@@ -90,6 +90,7 @@ def test_a_wheel_has_every_file(with_links: bool, tmp_path: Path) -> None:
     assert archive.read(bound).decode() == source_hash()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("editable", [False, True], ids=["pip install .", "pip install -e ."])
 def test_type_checkers_see_an_install(editable: bool, tmp_path: Path) -> None:
     """mypy --strict on a user's file finds what is wrong in it and nothing else."""

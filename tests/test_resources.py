@@ -81,6 +81,7 @@ def test_a_long_context_starts_small_and_idles(path: Path) -> None:
     assert idle_s < 0.02
 
 
+@pytest.mark.slow
 def test_a_chat_at_its_prompt_uses_no_processor(path: Path) -> None:
     """The command waits for the next message without work."""
     command = [sys.executable, "-m", "edgellama", "chat", str(path), "-n", "5", "-c", "512"]

@@ -116,6 +116,7 @@ def test_same_answer(smollm2_path: Path, converted: dict[str, Path]) -> None:
     assert q8_0[:11] == original[:11]
 
 
+@pytest.mark.slow
 def test_perplexity_stays(converted: dict[str, Path]) -> None:
     """Quantizing costs what the type is known to cost, and no more."""
     base = perplexity(converted["f16"])

@@ -47,16 +47,19 @@ def test_many_threads(path: Path) -> None:
     run("hammer", path)
 
 
+@pytest.mark.slow
 def test_signals(path: Path) -> None:
     """Ctrl-C in any moment leaves session and engine usable, for this thread and for others."""
     run("interrupt", path)
 
 
+@pytest.mark.slow
 def test_thousand_sessions(path: Path) -> None:
     """Memory is flat over 1,000 sessions and over engines; threads and files are given back."""
     run("thousand", path)
 
 
+@pytest.mark.slow
 def test_crowded_machine(path: Path) -> None:
     """Threads without cores of their own cost a text little more than one thread would take."""
     run("crowd", path)

@@ -36,6 +36,7 @@ def test_ruff_has_no_complaint() -> None:
     assert result.returncode == 0, result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_mypy_has_no_complaint() -> None:
     """All packages together pass mypy in its strict mode."""
     exit_code, report = check_types(REPOSITORY)
