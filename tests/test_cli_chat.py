@@ -58,7 +58,7 @@ def test_a_full_context_through_a_pipe(run_cli: CliRunner, smollm2_path: Path) -
     result = run_cli("chat", smollm2_path, *SMALL, text_input=lines)
     assert result.returncode == 0, result.stderr
     assert len(re.findall(r"(?m)^\d+ tokens at .* tokens/s", result.stderr)) == 8
-    said = [line for line in result.stderr.splitlines() if "no longer sees" in line]
+    said = [line for line in result.stderr.splitlines() if "no longer seen" in line]
     assert 1 <= len(said) < 7
     assert "the context of 160 tokens is full" in said[0]
 

@@ -118,8 +118,8 @@ class Chat:
             raise KeyboardInterrupt
         if result.dropped_messages:
             show_dim(
-                f"the context of {self.llama.context_length:,} tokens is full: the model no longer "
-                f"sees the oldest {self.conversation.dropped_messages} messages"
+                f"the context of {self.llama.context_length:,} tokens is full; the oldest "
+                f"{self.conversation.dropped_messages} messages are no longer seen"
             )
         if result.context_full and not result.tokens:
             show_dim(
