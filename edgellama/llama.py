@@ -458,6 +458,40 @@ class Llama:
             raise InvalidOptionError("this model has no such hook; give what add_hook returned")
         self._engine.hooks = tuple(hooks)
 
+    def load_session(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        context_length: int | None = None,
+        verify: bool = False,
+    ) -> Session:
+        """A session that goes on where a saved one was, at once.
+
+        Arguments:
+            path: What ``Session.save`` wrote, for the same model and KV type, on any CPU.
+            context_length: As for ``session``.
+            verify: As for ``Session.load``.
+
+        Returns:
+            The session, a context manager. Prompts that begin with its ``tokens`` go on from
+            there.
+
+        Raises:
+            SessionFileError: No such file, a damaged one, or one of another model or KV type.
+            ContextLengthError: It has more tokens than the context.
+            OSError: It cannot be read.
+            EdgellamaError: The model is closed.
+
+        Example: see ``Session.save``.
+        """
+        session = self.session(context_length=context_length)
+        try:
+            session.load(path, verify=verify)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
     def close(self) -> None:
         """End all sessions and give everything back, the mapped file too; more calls do nothing.
 

@@ -85,6 +85,10 @@ class ContextLengthError(EdgellamaError, ValueError):
         return str(self.args[0])
 
 
+class SessionFileError(EdgellamaError, ValueError):
+    """A saved session that is damaged, or of another model, type or adapter than is needed."""
+
+
 class ConversionError(EdgellamaError):
     """A conversion that cannot go on or whose result cannot be trusted; no file is left behind."""
 

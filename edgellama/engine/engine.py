@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from functools import cached_property
 from time import perf_counter
 from typing import get_args
 
@@ -18,9 +19,11 @@ from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.engine.model_identity import model_identity
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import PagePool
 from edgellama.engine.program import Op, Program
+from edgellama.engine.saved_cache import CacheMaker
 from edgellama.engine.scheduler import Scheduler
 from edgellama.engine.segments import Segment, Wanted
 from edgellama.engine.step import FloatRows, StepRunner
@@ -31,6 +34,7 @@ from edgellama.engine.weights import ModelWeights, load_weights
 from edgellama.engine.work import Work
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
 from edgellama.kernels_cpu.compiling.compile_pool import Progress
+from edgellama.kernels_cpu.compiling.source_hash import source_hash
 from edgellama.kernels_cpu.machine.cpu import default_num_threads
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY, ThreadTeam
@@ -94,6 +98,7 @@ class Engine:
         self._num_hook_changes = 0
         self._pools: dict[KVTypes, PagePool] = {}
         self._programs: dict[tuple[object, ...], Program] = {}
+        self._file, self._is_exact = file, exact
         self._kernels = CompiledKernels(self.tier)
         entries = {TIMED_ENTRY} if timer else set()
         self._kernels.ensure(self.usual_kernels() | entries, progress, companions)
@@ -168,6 +173,22 @@ class Engine:
         if self._weights is None:
             raise EdgellamaError("the engine is closed")
         return self._weights
+
+    @cached_property
+    def cache_maker(self) -> CacheMaker:
+        """What saved keys and values must be of to be used here; EdgellamaError once closed.
+
+        The first time it reads samples of all tensors.
+        """
+        rounding = f"{self.tier.name} {(source_hash() or 'unknown')[:16]}"
+        return CacheMaker(
+            model=model_identity(self._file),
+            model_name=str(self._file.metadata.get("general.name") or self._file.path.stem),
+            layers=self.layers,
+            vocab_size=self.config.vocab_size,
+            arithmetic=f"{'exact' if self._is_exact else 'fast'} {rounding}",
+            is_exact=self._is_exact,
+        )
 
     @property
     def hooks(self) -> tuple[Hook, ...]:

@@ -60,6 +60,11 @@ class KVCache:
         return self._pool.layout
 
     @property
+    def pool(self) -> PagePool:
+        """Where its pages come from."""
+        return self._pool
+
+    @property
     def tokens(self) -> Sequence[int]:
         """The tokens whose keys and values are here; not to be changed."""
         return self._tokens
@@ -172,8 +177,16 @@ class KVCache:
         other._tokens = self._tokens.copy()
         return other
 
-    def restore(self, tokens: Sequence[int], pages: Sequence[Page]) -> None:
-        """Take over pages that hold ``tokens``, from the first on, in an empty sequence."""
+    def restore(self, tokens: Sequence[int], pages: Sequence[Page | None]) -> None:
+        """Take over pages that hold ``tokens`` in place of what is here.
+
+        None stands for pages behind the window. InvalidOptionError for more than fits.
+        """
+        if len(tokens) > self.context_length:
+            raise InvalidOptionError(
+                f"{len(tokens)} tokens do not fit a context of {self.context_length}"
+            )
+        self.truncate(0)
         for number, page in enumerate(pages):
             self._place(number, page)
         self.append(tokens)
@@ -233,7 +246,12 @@ class KVCache:
 
 def page_parts(page: Page, layout: PageLayout) -> tuple[Octets, Octets]:
     """Keys and values of a page: (layers, heads, blocks, bytes)."""
-    layers = page.memory.reshape(layout.num_layers, layout.layer_bytes)
+    return memory_parts(page.memory, layout)
+
+
+def memory_parts(memory: Octets, layout: PageLayout) -> tuple[Octets, Octets]:
+    """The same of a page's memory."""
+    layers = memory.reshape(layout.num_layers, layout.layer_bytes)
     key_bytes = layout.num_heads * layout.key_head_bytes
     shape = (layout.num_layers, layout.num_heads, -1)
     return (

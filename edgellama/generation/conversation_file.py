@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgellama.generation.messages import Message, checked_messages
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.replaced_file import replaced_file
 from edgellama.quant.ways import Way
 
 FORMAT_NAME = "edgellama conversation"
@@ -19,12 +19,8 @@ def write_messages(path: Path, messages: Sequence[Message]) -> None:
     """Write the messages; an interruption leaves the old file or the new one, whole."""
     content = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "messages": list(messages)}
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", errors="surrogatepass", newline="\n")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replaced_file(path) as file:
+        file.write(text.encode("utf-8", errors="surrogatepass"))
 
 
 def read_messages(path: Path) -> list[Message]:

@@ -7,13 +7,16 @@ generation run at a time. It knows tokens and plain text; messages are left to c
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.saved_cache import load_cache, save_cache
 from edgellama.generation.arguments import prompt_tokens, stop_strings
 from edgellama.generation.decoding import Decoding, Request
 from edgellama.generation.results import Generation
@@ -200,6 +203,70 @@ class Session:
             return Session(
                 self._engine, self._tokenizer, cache=self._cache.fork(), siblings=self._siblings
             )
+
+    def save(
+        self, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Write the session's tokens with their keys and values, so that ``load`` goes on at once.
+
+        The file is replaced in one step: the old one or the new one is there, whole. The session
+        may be used meanwhile.
+
+        Arguments:
+            path: The file. It holds the text, as token ids: keep it as private as that.
+            progress: Called as ``progress(written, total)`` with bytes. None (the default) is
+                nobody.
+
+        Raises:
+            SessionFileError: The session holds no tokens.
+            OSError: The file cannot be written.
+            EdgellamaError: A stream of the session runs, or it is closed.
+
+        Example:
+            >>> import tempfile
+            >>> from pathlib import Path
+            >>> from edgellama import Llama
+            >>> file = Path(tempfile.mkdtemp()) / "story.session"
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     with llama.session() as session:
+            ...         first = session.generate("Once upon a time", max_tokens=8)
+            ...         session.save(file)
+            ...     with llama.load_session(file) as session:
+            ...         again = session.generate("Once upon a time", max_tokens=8)
+            >>> again.statistics.prefilled_tokens
+            1
+        """
+        with self._lock:
+            self._check_free()
+            fork = self._cache.fork()
+        try:
+            save_cache(Path(path), fork, self._engine.cache_maker, progress)
+        finally:
+            fork.close()
+
+    def load(self, path: str | os.PathLike[str], *, verify: bool = False) -> None:
+        """Hold the tokens of a file that ``save`` wrote, in place of what is held now.
+
+        Keys and values are mapped, not read, where the file was written on a CPU with vectors
+        of the same length; the file must then be replaced by renaming alone, as ``save`` does.
+
+        Arguments:
+            path: The file. Its header and tokens are checked.
+            verify: Read all keys and values at once and compare their checksums. False (the
+                default) takes them as they are: damaged ones change texts, nothing else.
+
+        Raises:
+            SessionFileError: No such file, a damaged one, or one of another model, KV type or
+                adapter. A file that is cut off is used as far as it goes, with a warning.
+            ContextLengthError: It has more tokens than the context.
+            OSError: It cannot be read.
+            EdgellamaError: A stream of the session runs, or it is closed.
+
+        Example: see ``save``.
+        """
+        with self._lock:
+            self._check_free()
+            load_cache(Path(path), self._cache, self._engine.cache_maker, verify=verify)
 
     def close(self) -> None:
         """End a running stream and give the cache's memory back; more calls do nothing."""

@@ -1,0 +1,27 @@
+"""A file that is replaced in one step: whoever looks finds the old one or the new one, whole."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[BinaryIO]:
+    """Yields a file to write to, which becomes ``path`` when the block ends well.
+
+    It has reached the disk by then. Otherwise ``path`` stays as it was. OSError where the system
+    refuses.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with partial.open("xb", buffering=0) as file:
+            yield file
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
