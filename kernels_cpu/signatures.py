@@ -36,7 +36,7 @@ PACKED_ROWS = 6
 """Query rows of one register tile where keys and values are packed first."""
 GEMM_TOKENS = 6
 """Tokens of one register tile, of many tokens."""
-SKINNY_TILES = (4,)
+SKINNY_TILES = (2, 4, 8)
 """Tokens of one register tile, of a few."""
 TOKEN_PADDING = 12
 """Token buffers are padded to a multiple of it, and with it to whole tiles."""

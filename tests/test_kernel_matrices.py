@@ -150,6 +150,20 @@ def test_skinny_ignores_neighbours_and_threads(runner: KernelRunner, name: str) 
 
 
 @pytest.mark.parametrize("name", QUANTIZED_FORMATS)
+def test_a_few_and_many_add_up_alike(runner: KernelRunner, name: str) -> None:
+    """Kernels for two, four and eight tokens at a time and for many give a token the same bits."""
+    rng = np.random.default_rng(12)
+    for columns in columns_of(name):
+        weights = naive.random_weights(name, 69, columns, rng)
+        x = rng.standard_normal((12, columns)).astype(np.float32)
+        expected = runner.gemm(name, weights, x)
+        for tile in SKINNY_TILES:
+            for num_tokens in (1, tile, 12):
+                y = runner.skinny(name, weights, x[:num_tokens], tile=tile)
+                np.testing.assert_array_equal(y, expected[:num_tokens])
+
+
+@pytest.mark.parametrize("name", QUANTIZED_FORMATS)
 def test_gated_product(runner: KernelRunner, name: str) -> None:
     """Gate and up in one kernel leave the bits that both products and SwiGLU leave."""
     rng = np.random.default_rng(9)

@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from time import perf_counter
-from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +28,6 @@ from edgellama.engine.segments import Segment, Wanted
 from edgellama.engine.step import FloatRows, StepRunner
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer
-from edgellama.engine.step_values import Attending, Batch, StepKind
 from edgellama.engine.weights import ModelWeights, load_weights
 from edgellama.engine.work import Work
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
@@ -309,12 +307,7 @@ class Engine:
     def usual_kernels(self) -> set[str]:
         """Kernels of a chat: all kinds of steps, logits of one token, the choice of the next."""
         runner, pages = self._open_runner(), self.pool().layout
-        kinds = (
-            StepKind(batch, attending)
-            for batch in get_args(Batch)
-            for attending in get_args(Attending)
-        )
-        ops = (op for kind in kinds for op in runner.ops(kind, pages))
+        ops = (op for kind in runner.kinds() for op in runner.ops(kind, pages))
         return {op.kernel for op in ops} | {*ENTRY_KERNELS, CHOICE_KERNEL}
 
     def _origin(self) -> bytes:

@@ -23,22 +23,13 @@ from edgellama.engine.weights import FloatVector, LayerWeights, Matrix, ModelWei
 from edgellama.kernels_cpu.signatures import (
     QUANTIZED,
     SIGNATURES,
-    SKINNY_TILES,
     decode_bytes,
     orders_of,
 )
 from edgellama.quant.model_config import ModelConfig
 
-LAYOUTS: Mapping[Batch, str] = MappingProxyType(
-    {"one": "decode", "few": "prefill", "many": "prefill"}
-)
-"""How activations lie, of ``signatures.LAYOUTS``."""
-FLOAT_KERNELS: Mapping[Batch, str] = MappingProxyType(
-    {"one": "gemv", "few": "gemv", "many": "gemm"}
-)
-QUANTIZED_KERNELS: Mapping[Batch, str] = MappingProxyType(
-    {"one": "gemv", "few": "skinny", "many": "gemm"}
-)
+TILES: Mapping[Batch, int] = MappingProxyType({"two": 2, "four": 4, "eight": 8})
+"""Tokens that a kernel for a few handles at a time."""
 PANEL_ROWS = 16
 """Rows that short steps take together on the widest tier, and a multiple of others'."""
 Product: TypeAlias = tuple[Matrix, InputRows, Rows]
@@ -234,19 +225,19 @@ class LlamaProgram:
             "width": rows.width,
             "num_tokens": NUM_TOKENS,
         }
-        name = f"quantize_{LAYOUTS[batch]}"
+        name = f"quantize_{_layout_of(batch)}"
         return Op(name, arguments | self._quantized_arguments(batch, rows, users))
 
     def _layout(self, batch: Batch, users: list[Matrix]) -> str:
         """Of ``signatures.LAYOUTS``."""
         is_quantized = any(user.is_quantized for user in users)
-        return LAYOUTS[batch] if is_quantized else "float"
+        return _layout_of(batch) if is_quantized else "float"
 
     def _quantized_arguments(self, batch: Batch, rows: InputRows, users: list[Matrix]) -> Arguments:
         if self._layout(batch, users) == "float":
             return dict.fromkeys((*QUANTIZED, "orders"), 0)
         orders: Arguments = {"orders": orders_of(user.format_name for user in users)}
-        return rows.quantized.arguments(LAYOUTS[batch]) | orders
+        return rows.quantized.arguments(_layout_of(batch)) | orders
 
     def _multiply(
         self, batch: Batch, products: list[Product], accumulate: bool = False
@@ -282,7 +273,7 @@ class LlamaProgram:
         barrier: bool,
     ) -> Op:
         kernel = self._kernel(matrix, batch)
-        q = source.quantized.arguments(LAYOUTS[batch])
+        q = source.quantized.arguments(_layout_of(batch))
         arguments: Arguments = {
             "weights": matrix.address,
             "row_bytes": matrix.row_bytes,
@@ -309,16 +300,22 @@ class LlamaProgram:
     def _kernel(self, matrix: Matrix, batch: Batch) -> str:
         """Its products add up in the order of those with many tokens where steps are exact."""
         if not matrix.is_quantized:
-            batch = "many" if self.is_exact else batch
-            return f"{FLOAT_KERNELS[batch]}_{matrix.format_name}"
-        tile = f"_{SKINNY_TILES[-1]}" if batch == "few" else ""
-        return f"{QUANTIZED_KERNELS[batch]}_{matrix.format_name}{tile}"
+            is_read_by_rows = batch != "many" and not self.is_exact
+            return f"{'gemv' if is_read_by_rows else 'gemm'}_{matrix.format_name}"
+        if batch in TILES:
+            return f"skinny_{matrix.format_name}_{TILES[batch]}"
+        return f"{'gemv' if batch == 'one' else 'gemm'}_{matrix.format_name}"
 
     def _chunk_rows(self, matrix: Matrix) -> int:
         """Rows handed out at a time: whole panels, the chunks alike for each thread, long."""
         share_bytes = matrix.num_rows * matrix.row_bytes // self.num_threads
         num_chunks = min(max(1, share_bytes // MIN_CHUNK_BYTES), MAX_CHUNKS) * self.num_threads
         return round_up(-(-matrix.num_rows // num_chunks), PANEL_ROWS)
+
+
+def _layout_of(batch: Batch) -> str:
+    """How activations lie, of ``signatures.LAYOUTS``."""
+    return "decode" if batch == "one" else "prefill"
 
 
 def _float_address(rows: Rows, users: list[Matrix], is_seen: bool) -> int:

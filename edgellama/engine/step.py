@@ -27,6 +27,7 @@ from edgellama.engine.weights import ModelWeights
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.quant.model_config import ModelConfig
 
+WIDEST_LANES = 16
 LOGIT_ROWS = 64
 """Tokens whose logits are computed together."""
 FloatRows: TypeAlias = npt.NDArray[np.float32]
@@ -49,6 +50,7 @@ class StepRunner:
     ) -> None:
         """``is_exact``: one order of sums for one token and for many, see ``kind_of``."""
         self._config = config
+        self._tier = tier
         self._is_exact = is_exact
         self._rope = RopeTable(config.rope, weights.rope_freqs)
         self.buffers = b = StepBuffers(config, tier, num_threads, self._rope.row_numbers)
@@ -69,6 +71,11 @@ class StepRunner:
         """
         attending: Attending = "packed" if is_prompt and not self._is_exact else "direct"
         return StepKind(self._batch_of(num_tokens), attending)
+
+    def kinds(self) -> set[StepKind]:
+        """All kinds that steps on this tier can be of."""
+        counts = (*range(1, MAX_SHORT_TOKENS + 1), MAX_SHORT_TOKENS + 1)
+        return {self.kind_of(count, is_prompt) for count in counts for is_prompt in (False, True)}
 
     def ops(self, kind: StepKind, pages: PageLayout) -> list[Op]:
         """The ops of a step and of the logits of its last token, without hooks."""
@@ -204,7 +211,13 @@ class StepRunner:
     def _batch_of(self, num_tokens: int) -> Batch:
         if num_tokens == 1 and not self._is_exact:
             return "one"
-        return "few" if num_tokens <= MAX_SHORT_TOKENS else "many"
+        if num_tokens > MAX_SHORT_TOKENS:
+            return "many"
+        if num_tokens <= 2:
+            return "two"
+        # Eight at a time need as many registers as the widest tiers have.
+        is_eight = 4 < num_tokens <= 8 and self._tier.lanes == WIDEST_LANES
+        return "eight" if is_eight else "four"
 
     def _residual_row(self, row: int) -> int:
         """Address of what the last body left of a token of its step."""

@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 from edgellama.engine.program import Bound
 
-Batch: TypeAlias = Literal["one", "few", "many"]
-"""How matrices are multiplied: with one token, with a few, or with many."""
+Batch: TypeAlias = Literal["one", "two", "four", "eight", "many"]
+"""How matrices are multiplied: with one token, with up to so many at a time, or with many."""
 Attending: TypeAlias = Literal["direct", "packed"]
 """How attention reads the cache: as it is, or packed to integers that many tokens share."""
 NUM_TOKENS, NUM_OUTPUTS = Bound("num_tokens"), Bound("num_outputs")

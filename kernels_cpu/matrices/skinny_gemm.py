@@ -40,6 +40,12 @@ from edgellama.kernels_cpu.simd.vectors import (
 from edgellama.kernels_cpu.threads.tasks import count_tasks, tasks_of
 
 
+def _tile_tokens(code, tokens):
+    """Tokens of one register tile: half where as many sums and unpacked words do not fit."""
+    is_long = code.halves_each == 4 and code.group_size == 32
+    return tokens // 2 if tokens > 4 and is_long else tokens
+
+
 def _define_add_half(code):
     """Sums += products of 16 weights of every row with every token's quants at ``x``."""
     add_weights = ADD_WEIGHTS[code.is_wide]
@@ -115,27 +121,38 @@ def _define_multiply_part(code):
 
 
 def _define_multiply_panel(code, tile_tokens):
-    """The results of a panel's rows for a tile of tokens."""
+    """The results of a panel's rows for one or two tiles of tokens, by one unpacking."""
     multiply_part, ask_in_panel = _define_multiply_part(code), define_ask_in_panel(code.part_bytes)
     scales, quants, hidden = define_centred_scales(code), code.quants, HIDDEN[code.is_wide]
     num_parts, segment_bytes = code.num_parts, code.segment_bytes
     sum_bytes = SUM_BYTES * 32 // code.group_size
+    num_tokens = _tile_tokens(code, tile_tokens)
+    is_double = num_tokens < tile_tokens
 
     def multiply_panel(base, steps, num_blocks, room, x, x_scale, x_sum):
-        tile = f32_tile(1, tile_tokens)
+        tile = other = f32_tile(1, num_tokens)
         num_columns, ahead = 32 * num_blocks, base + lane_count() * steps[0]
+        x_step, scale_step = num_tokens * num_columns, num_tokens * num_blocks * 4
+        sum_step = num_tokens * num_blocks * sum_bytes
         for block in range(0, num_blocks, SUPER_BLOCK):
             blocks = min(SUPER_BLOCK, num_blocks - block)
             scales(base, steps, blocks, room)
             for part in range(hidden(blocks * num_parts // SUPER_BLOCK)):
                 ask_in_panel(ahead, part)
+                words = quants(base, steps, part, room)
+                here, here_scale = x + 32 * block, x_scale + 4 * block
+                here_sum = x_sum + sum_bytes * block
                 tile = multiply_part(
-                    tile, quants(base, steps, part, room), part, room, x + 32 * block,
-                    x_scale + 4 * block, x_sum + sum_bytes * block, num_columns,
-                )  # fmt: skip
+                    tile, words, part, room, here, here_scale, here_sum, num_columns
+                )
+                if is_double:
+                    other = multiply_part(
+                        other, words, part, room, here + x_step, here_scale + scale_step,
+                        here_sum + sum_step, num_columns,
+                    )  # fmt: skip
             base += segment_bytes
             ahead += lane_count() * segment_bytes
-        return tile
+        return tile, other
 
     return device(multiply_panel)
 
@@ -166,6 +183,8 @@ def _define_multiply_rows(code, tile_tokens):
     """
     multiply_panel = _define_multiply_panel(code, tile_tokens)
     groups_per_block = 32 // code.group_size
+    half = _tile_tokens(code, tile_tokens)
+    is_double = half < tile_tokens
 
     def multiply_rows(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
@@ -176,15 +195,18 @@ def _define_multiply_rows(code, tile_tokens):
             is_one_row = row + lane_count() > num_rows
             steps = row_steps(0 if is_one_row else row_bytes)
             for token in range(0, num_tokens, tile_tokens):
-                tile = multiply_panel(
+                tile, other = multiply_panel(
                     weights + row * row_bytes, steps, num_columns // 32, room,
                     x + token * num_columns, x_scale + token * num_columns // 8,
                     x_sum + token * groups_per_block * num_columns // 4,
                 )  # fmt: skip
-                write_results(
-                    tile, room, y + token * y_stride + 4 * row, y_stride,
-                    min(tile_tokens, num_tokens - token), is_one_row, accumulate,
-                )  # fmt: skip
+                left, at = num_tokens - token, y + token * y_stride + 4 * row
+                write_results(tile, room, at, y_stride, min(half, left), is_one_row, accumulate)
+                if is_double and left > half:
+                    write_results(
+                        other, room, at + half * y_stride, y_stride, min(half, left - half),
+                        is_one_row, accumulate,
+                    )  # fmt: skip
             row += 1 if is_one_row else lane_count()
 
     return device(multiply_rows)
