@@ -284,18 +284,38 @@ class Llama:
         on_error: OnError | None = None,
         **sampling: Unpack[SamplingArguments],
     ) -> Iterator[Generation]:
-        """Texts that follow many prompts, up to ``width`` computed together, as they finish.
+        """Texts that follow many prompts, some computed together, as they finish.
 
-        ``prompts``: any iterable, read as far as there is room, so that millions of prompts take
-        the memory of ``width``. A result's ``index`` is the number of its prompt. The other
-        arguments are those of ``generate``, for every prompt. ``on_error(index, error)`` hears of
-        prompts that cannot run, such as ones longer than the context; without it the first of
-        them is raised. Leaving the loop early cancels what runs.
+        Leaving the loop early cancels what runs.
 
-        >>> from edgellama import Llama
-        >>> with Llama("smollm2", context_length=512) as llama:  # doctest: +SKIP
-        ...     for result in llama.generate_batch(["One, two,", "A, b,"], max_tokens=8):
-        ...         print(result.index, result.text)
+        Arguments:
+            prompts: Any iterable of texts or rows of token ids, read as far as there is room, so
+                that millions of prompts take the memory of ``width``.
+            max_tokens: Tokens to generate at most for each, from 1. None (the default) is no
+                limit but the context's.
+            stop: A string, or several, before which a text ends. None (the default) is none.
+            parse_special: Read control tokens such as "<|im_end|>" in texts. False (the default)
+                keeps them as text.
+            width: How many are computed together at most, from 1; 32 by default.
+            on_error: Called as ``on_error(index, error)`` for prompts that cannot run, such as
+                ones longer than the context. None (the default) raises the first such error.
+            sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
+
+        Returns:
+            An iterator of results, in the order in which they finish; ``index`` is the number of
+            a result's prompt.
+
+        Raises:
+            ContextLengthError: A prompt has more tokens than the context holds.
+            InvalidOptionError: An argument of another type or outside its range.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     results = list(llama.generate_batch(["One, two,", "A, b,"], max_tokens=2))
+            >>> sorted(result.index for result in results)
+            [0, 1]
         """
 
         def request(prompt: str | Sequence[int]) -> Request:
@@ -452,7 +472,16 @@ class Llama:
         return hook
 
     def remove_hook(self, hook: RowHook) -> None:
-        """Take back what ``add_hook`` gave; InvalidOptionError if it is not there."""
+        """Let a function of ``add_hook`` see nothing any more.
+
+        Arguments:
+            hook: What ``add_hook`` returned.
+
+        Raises:
+            InvalidOptionError: This model has no such hook.
+
+        Example: see ``add_hook``.
+        """
         hooks = [other for other in self._engine.hooks if other is not hook]
         if len(hooks) == len(self._engine.hooks):
             raise InvalidOptionError("this model has no such hook; give what add_hook returned")
