@@ -134,7 +134,13 @@ def test_showing(chat: Chat) -> None:
     assert all(f"\n{name} " in f"\n{options}" for name in KINDS)
     everything = run_command(chat, "/show")
     assert everything is not None
-    for text in ("top_k 1", "tiny.gguf", "peak memory", "when full       drop"):
+    for text in (
+        "top_k 1",
+        "tiny.gguf",
+        "peak memory",
+        "prompt cache    0 of ",
+        "when full       drop",
+    ):
         assert text in everything
     for topic in SHOW_TOPICS:
         assert run_command(chat, f"/show {topic}")

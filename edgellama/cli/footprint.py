@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.completion import KV_TYPE, MODEL_OR_SIZE, PATH, TYPE
 from edgellama.cli.lists import NumberList, TextList
 
@@ -45,6 +46,13 @@ KV_HELP = (
     metavar="SIZE",
     help="What fits in SIZE, the best first: 16GB, or 16 for the same.",
 )
+@click.option(
+    "--prompt-cache",
+    "prompt_cache_bytes",
+    type=ByteSize(),
+    metavar="SIZE",
+    help="Count what the beginnings of earlier texts may take (chat --prompt-cache) up to SIZE.",
+)
 @click.option("--measure", "measured", is_flag=True, help="Run the file and compare.")
 @click.option(
     "-t",
@@ -71,6 +79,7 @@ def command(
     context_lengths: Sequence[int] | None,
     pure: bool,
     memory: str | None,
+    prompt_cache_bytes: int | None,
     measured: bool,
     num_threads: int | None,
     style: str,
@@ -90,8 +99,8 @@ def command(
       edgellama footprint model.gguf --measure -o json
       edgellama footprint ./Llama-3.2-1B --plot memory.png
     """
-    if measured and (memory or plot):
-        raise click.UsageError("--measure goes with neither --fit nor --plot")
+    if measured and (memory or plot or prompt_cache_bytes):
+        raise click.UsageError("--measure goes with none of --fit, --plot and --prompt-cache")
     found = None
     if measured:
         # Before anything large is imported here: what two processes share counts half in PSS.
@@ -104,7 +113,7 @@ def command(
     check_plot(plot)
     memory_bytes = parse_size(memory) if memory else None
     source = find_outline(model)
-    wishes = _Wishes(types, kv_types, context_lengths, pure, num_threads)
+    wishes = _Wishes(types, kv_types, context_lengths, pure, num_threads, prompt_cache_bytes or 0)
     predictions = _predict(source, wishes, memory_bytes)
     _print(source, predictions, found[0] if found else None, memory_bytes, style)
     if plot:
@@ -159,6 +168,7 @@ class _Wishes:
     context_lengths: Sequence[int] | None
     is_pure: bool
     num_threads: int | None
+    prompt_cache_bytes: int
 
     @property
     def machine(self) -> Machine:
@@ -188,6 +198,7 @@ def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -
             value_type=kv_type.rpartition("/")[2],
             context_length=context_length,
             is_pure=wishes.is_pure,
+            prompt_cache_bytes=wishes.prompt_cache_bytes,
         )
         for type in types
         for kv_type in kv_pairs

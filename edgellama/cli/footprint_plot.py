@@ -13,6 +13,7 @@ TITLES = {
     "activations": "activations",
     "vocabulary": "vocabulary",
     "code": "code",
+    "prompt_cache": "prompt cache",
 }
 
 
@@ -23,6 +24,8 @@ def draw(title: str, predictions: Sequence[Footprint], memory_bytes: int | None,
     starts = [0.0] * len(predictions)
     for (part, part_title), colour in zip(TITLES.items(), COLOURS, strict=False):
         widths = [prediction.parts[part] / 1e9 for prediction in predictions]
+        if not any(widths):
+            continue
         axes.barh(range(len(labels)), widths, 0.7, starts, color=colour, label=part_title)
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
     largest = max([*starts, (memory_bytes or 0) / 1e9])

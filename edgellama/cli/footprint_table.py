@@ -13,15 +13,13 @@ from edgellama.measure.footprint_fit import divergence
 from edgellama.measure.footprint_measurement import Measurement
 from edgellama.measure.model_outline import ModelOutline
 
+PARTS = ("weights", "kv", "activations", "vocabulary", "code", "prompt_cache", "total")
 COLUMNS = (
     Column("type", is_number=False),
     Column("bits_per_weight", "{:.2f}".format),
     Column("kv_type", is_number=False),
     Column("context_length"),
-    *(
-        Column(f"predicted_{part}_bytes", tables.size)
-        for part in ("weights", "kv", "activations", "vocabulary", "code", "total")
-    ),
+    *(Column(f"predicted_{part}_bytes", tables.size) for part in PARTS),
 )
 LOSS_COLUMN = Column("expected_divergence", "{:.3f} nats".format)
 MEASURED_PARTS = ("weights", "kv", "rss", "pss")
@@ -74,7 +72,8 @@ def print_rows(outline: ModelOutline, rows: Sequence[Row], style: str) -> None:
     else:
         click.echo(f"{outline.name}: {outline.num_parameters:,} parameters\n")
         losses = (LOSS_COLUMN,) if "expected_divergence" in rows[0] else ()
-        click.echo(tables.markdown(rows, COLUMNS + losses))
+        columns = [column for column in COLUMNS if rows[0].get(column.key) != 0]
+        click.echo(tables.markdown(rows, (*columns, *losses)))
         if "measured_rss_bytes" in rows[0]:
             click.echo("\n" + tables.markdown(_comparison(rows[0]), COMPARISON_COLUMNS))
 

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli.completion import MODEL, PATH
-from edgellama.cli.options import engine_options, given, sampling_options, type_option
+from edgellama.cli.options import (
+    engine_options,
+    given,
+    sampling_options,
+    take_engine_arguments,
+    type_option,
+)
 from edgellama.cli.prompt_text import STANDARD_INPUT, read_prompt
 from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.template_option import template_option
@@ -60,11 +66,8 @@ def command(
     template: str | None,
     parse_special: bool,
     type_name: str | None,
-    context_length: int | None,
-    num_threads: int | None,
-    kv_type: str | None,
     as_json: bool,
-    **sampling: Any,
+    **options: Any,
 ) -> None:
     """Generate text from a prompt: -p TEXT, -f FILE, or what comes through a pipe.
 
@@ -86,15 +89,13 @@ def command(
         raise click.UsageError("--system needs --chat")
     from edgellama.cli.model_argument import find_runnable, open_model
 
-    engine = given(
-        {"context_length": context_length, "num_threads": num_threads, "kv_type": kv_type}
-    )
-    options = given(sampling) | {"stop": stop}
+    engine = take_engine_arguments(options)
+    sampling = given(options) | {"stop": stop}
     with open_model(find_runnable(model, type_name), **engine) as llama:
         if chat:
-            stream = llama.chat(system, template=template).stream(text, **options)
+            stream = llama.chat(system, template=template).stream(text, **sampling)
         else:
-            stream = llama.stream(text, parse_special=parse_special, **options)
+            stream = llama.stream(text, parse_special=parse_special, **sampling)
         first_token_s = run_stream(stream, _discard if as_json else _write)
         _report(stream.result, first_token_s, as_json)
 

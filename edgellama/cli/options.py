@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.completion import KV_TYPE, TYPE
 from edgellama.sampling.options import CHAT_SAMPLING
 
@@ -75,8 +76,23 @@ def breaker_texts(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in texts)
 
 
+PROMPT_CACHE_HELP = (
+    "Memory for the beginnings of earlier texts, which are not computed again: 2GB, 500MB, 0."
+)
+EXACT_HELP = "The same text, bit for bit, alone, beside others and from a cache; a little slower."
+ENGINE_ARGUMENTS = ("context_length", "num_threads", "kv_type", "cache_limit", "exact")
+
+
 def engine_options(command: Command) -> Command:
-    """Adds the context's length, the cache's number type and the number of threads."""
+    """Adds what decides how a model is loaded: ENGINE_ARGUMENTS, which ``Llama`` takes."""
+    command = click.option("--exact", is_flag=True, default=None, help=EXACT_HELP)(command)
+    command = click.option(
+        "--prompt-cache",
+        "cache_limit",
+        type=ByteSize(),
+        metavar="SIZE",
+        help=f"{PROMPT_CACHE_HELP}  [default: a quarter of what is free]",
+    )(command)
     command = click.option(
         "-t",
         "--threads",
@@ -108,6 +124,11 @@ def type_option(command: Command) -> Command:
         help="Convert MODEL to TYPE first, such as q4_0, and keep that for the next time.  "
         "[default: as it is; a checkpoint becomes q4_k_m]",
     )(command)
+
+
+def take_engine_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """The engine options that the user has set, which then are no longer among ``options``."""
+    return given({name: options.pop(name) for name in ENGINE_ARGUMENTS})
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,7 @@ class Footprint:
     activations_bytes: int
     vocabulary_bytes: int
     code_bytes: int
+    prompt_cache_bytes: int = 0
 
     @property
     def parts(self) -> Mapping[str, int]:
@@ -79,6 +80,7 @@ class Footprint:
             "activations": self.activations_bytes,
             "vocabulary": self.vocabulary_bytes,
             "code": self.code_bytes,
+            "prompt_cache": self.prompt_cache_bytes,
         }
 
     @property
@@ -104,9 +106,11 @@ def predict(
     value_type: str,
     context_length: int,
     is_pure: bool = False,
+    prompt_cache_bytes: int = 0,
 ) -> Footprint:
     """The footprint of a model as ``type`` (a recipe, or AS_IT_IS) with a full context.
 
+    ``prompt_cache_bytes``: the limit of what the beginnings of earlier texts may take.
     ``is_pure``: all matrices in the recipe's own format, as ``convert --pure`` writes them.
 
     Raises InvalidOptionError for unknown types and impossible lengths.
@@ -128,6 +132,7 @@ def predict(
         ),
         vocabulary_bytes=vocabulary_bytes(outline.vocabulary),
         code_bytes=LIBRARY_BYTES + INTERPRETER_BYTES,
+        prompt_cache_bytes=prompt_cache_bytes,
     )
 
 

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli.completion import MODEL
-from edgellama.cli.options import engine_options, given, sampling_options, type_option
+from edgellama.cli.options import (
+    engine_options,
+    given,
+    sampling_options,
+    take_engine_arguments,
+    type_option,
+)
 from edgellama.cli.template_option import template_option
 
 if TYPE_CHECKING:
@@ -50,9 +56,6 @@ def command(
     plain: bool,
     template: str | None,
     type_name: str | None,
-    context_length: int | None,
-    num_threads: int | None,
-    kv_type: str | None,
     **options: Any,
 ) -> None:
     """Chat with MODEL (default: the starter model, downloaded first if need be).
@@ -76,9 +79,7 @@ def command(
     from edgellama.cli.chat.reply_view import make_reply_view
     from edgellama.cli.model_argument import find_runnable
 
-    engine = given(
-        {"context_length": context_length, "num_threads": num_threads, "kv_type": kv_type}
-    )
+    engine = take_engine_arguments(options)
     settings = ChatSettings(system, template, when_full, engine, given(options))
     path = find_runnable(model, type_name)
     with Chat(path, settings, make_reply_view(sys.stdout, plain=plain)) as chat:

@@ -125,6 +125,8 @@ def _memory_rows(chat: Chat) -> dict[str, str]:
     rows = {
         "messages": f"{len(conversation.messages)}",
         "context": f"{len(session.tokens):,} of {session.context_length:,} tokens",
+        "prompt cache": f"{chat.llama.cached_bytes / 1e6:,.0f} of "
+        f"{chat.llama.cache_limit / 1e6:,.0f} MB",
         "when full": chat.settings.when_full,
         "peak memory": f"{peak_memory_bytes() / 1e6:,.0f} MB",
     }
