@@ -274,7 +274,7 @@ def test_existing_files_are_kept(source: Path, tmp_path: Path) -> None:
     """A file that is there is replaced only if that is asked for, and never the source."""
     output = tmp_path / "out.gguf"
     output.write_bytes(b"old")
-    with pytest.raises(ConversionError, match=r"is there already; --overwrite"):
+    with pytest.raises(ConversionError, match=r"is there already; overwrite=True"):
         convert(source, output, type="q8_0")
     assert output.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [output]
