@@ -10,18 +10,17 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from edgellama.engine.context_memory import default_context_length
 from edgellama.engine.hooks import HookPlace, RowFunction, RowHook
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
-from edgellama.generation.arguments import prompt_tokens, stop_strings
 from edgellama.generation.batch import DEFAULT_WIDTH, Batch, OnError
+from edgellama.generation.batch_prompts import BatchPrompt, BatchPrompts
 from edgellama.generation.conversation import Conversation, ReplyOptions
-from edgellama.generation.decoding import Request
 from edgellama.generation.fitting import WhenFull
 from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
@@ -33,7 +32,7 @@ from edgellama.models.usage import note_use
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.quant.sampling_keys import recommended_sampling
-from edgellama.sampling.options import CHAT_SAMPLING, SamplingArguments, SamplingOptions
+from edgellama.sampling.options import CHAT_SAMPLING, SamplingArguments
 from edgellama.text.chat_template import ChatTemplate, given_template, load_chat_template
 from edgellama.text.named_templates import missing_template
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
@@ -275,35 +274,42 @@ class Llama:
 
     def generate_batch(
         self,
-        prompts: Iterable[str | Sequence[int]],
+        prompts: Iterable[BatchPrompt | None],
         *,
         max_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
         parse_special: bool = False,
+        template: str | None = None,
         width: int = DEFAULT_WIDTH,
         on_error: OnError | None = None,
         **sampling: Unpack[SamplingArguments],
-    ) -> Iterator[Generation]:
+    ) -> Batch:
         """Texts that follow many prompts, some computed together, as they finish.
 
         Leaving the loop early cancels what runs.
 
         Arguments:
-            prompts: Any iterable of texts or rows of token ids, read as far as there is room, so
-                that millions of prompts take the memory of ``width``.
+            prompts: Any iterable, read as far as there is room, so that millions of prompts take
+                the memory of ``width``. Each is a text, a row of token ids, or a mapping such as
+                ``{"prompt": "One,", "max_tokens": 8}`` or ``{"messages": [...]}``, a chat: its
+                other keys are options of this call, for it alone. None among them says that
+                there is none at the moment.
             max_tokens: Tokens to generate at most for each, from 1. None (the default) is no
                 limit but the context's.
             stop: A string, or several, before which a text ends. None (the default) is none.
             parse_special: Read control tokens such as "<|im_end|>" in texts. False (the default)
                 keeps them as text.
+            template: Chat format of ``messages``: the name of a published one or Jinja source.
+                None (the default) is the file's.
             width: How many are computed together at most, from 1; 32 by default.
             on_error: Called as ``on_error(index, error)`` for prompts that cannot run, such as
                 ones longer than the context. None (the default) raises the first such error.
-            sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
+            sampling: ``temperature`` and the other fields of SamplingOptions. What is not given
+                has its default there, for ``messages`` that of ``chat``.
 
         Returns:
             An iterator of results, in the order in which they finish; ``index`` is the number of
-            a result's prompt.
+            a result's prompt. ``cancel`` ends it from any thread, ``close`` from its own.
 
         Raises:
             ContextLengthError: A prompt has more tokens than the context holds.
@@ -317,27 +323,22 @@ class Llama:
             >>> sorted(result.index for result in results)
             [0, 1]
         """
-
-        def request(prompt: str | Sequence[int]) -> Request:
-            return Request(
-                prompt=prompt_tokens(self.tokenizer, prompt, parse_special=parse_special),
-                sampling=options,
-                max_tokens=max_tokens,
-                stop=stops,
-            )
-
-        options, stops = SamplingOptions(**sampling), stop_strings(stop)
-        if isinstance(prompts, str):
-            raise InvalidOptionError("prompts is one text; allowed: an iterable of prompts")
-        batch = Batch(
+        if isinstance(prompts, (str, Mapping)):
+            raise InvalidOptionError("prompts is one prompt; allowed: an iterable of prompts")
+        requests = BatchPrompts(
+            self.tokenizer,
+            cache(partial(self._chat_template, template)),
+            self.sampling_defaults or CHAT_SAMPLING,
+            {"max_tokens": max_tokens, "stop": stop, "parse_special": parse_special, **sampling},
+        )
+        return Batch(
             self._engine,
             self.tokenizer,
-            (partial(request, prompt) for prompt in prompts),
+            (None if prompt is None else partial(requests.request, prompt) for prompt in prompts),
             width=width,
             context_length=self._context_length,
             on_error=on_error,
         )
-        return batch.results()
 
     def chat(
         self,
@@ -498,8 +499,10 @@ class Llama:
 
         Arguments:
             path: What ``Session.save`` wrote, for the same model and KV type, on any CPU.
-            context_length: As for ``session``.
-            verify: As for ``Session.load``.
+            context_length: Tokens that it holds, from 1. None (the default) is the model's
+                ``context_length`` as loaded.
+            verify: Read all keys and values at once and compare their checksums. False (the
+                default) takes them as they are: damaged ones change texts, nothing else.
 
         Returns:
             The session, a context manager. Prompts that begin with its ``tokens`` go on from
@@ -511,7 +514,18 @@ class Llama:
             OSError: It cannot be read.
             EdgellamaError: The model is closed.
 
-        Example: see ``Session.save``.
+        Example:
+            >>> import tempfile
+            >>> from pathlib import Path
+            >>> from edgellama import Llama
+            >>> file = Path(tempfile.mkdtemp()) / "story.session"
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     with llama.session() as session:
+            ...         first = session.generate("Once upon a time", max_tokens=8)
+            ...         session.save(file)
+            ...     with llama.load_session(file) as session:
+            ...         len(session.tokens) >= first.prompt_tokens
+            True
         """
         session = self.session(context_length=context_length)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama import ContextLengthError, InvalidOptionError, Llama
+from edgellama import ContextLengthError, GenerationCancelled, InvalidOptionError, Llama
 
 PROMPTS = ["a", "bcd", "once upon a time there was", "x" * 150, "hello hello", "z" * 40]
 
@@ -48,7 +49,7 @@ def test_prompts_are_read_as_there_is_room(llama: Llama) -> None:
     for number in range(1, 30):
         next(results)
         assert read <= number + 4
-    results.close()  # type: ignore[attr-defined]
+    results.close()
     assert llama._engine.pool().num_owned == 0
 
 
@@ -68,7 +69,7 @@ def test_a_prompt_that_cannot_run(llama: Llama) -> None:
 
 def test_wrong_arguments(llama: Llama) -> None:
     """One text instead of many, and no room at all, are refused at once."""
-    with pytest.raises(InvalidOptionError, match="one text"):
+    with pytest.raises(InvalidOptionError, match="one prompt"):
         llama.generate_batch("abc")
     with pytest.raises(InvalidOptionError, match="width is 0"):
         llama.generate_batch(["abc"], width=0)
@@ -88,4 +89,75 @@ def test_stopping_early_frees_everything(llama: Llama, tmp_path: Path) -> None:
     for _ in llama.generate_batch(["a"] * 10, max_tokens=20):
         break
     assert llama.generate("a", max_tokens=3, temperature=0).text
+    assert llama._engine.pool().num_owned == 0
+
+
+def test_prompts_with_options_of_their_own(llama: Llama) -> None:
+    """A mapping's options go before the batch's; chats get what a chat of their own gets."""
+    messages = [{"role": "user", "content": "Hello"}]
+    prompts: list[Any] = [
+        "abc",
+        {"prompt": "abc", "max_tokens": 5},
+        {"prompt": [97, 98, 99], "temperature": 1.5, "seed": 3},
+        {"messages": messages},
+        {"messages": messages, "repeat_penalty": 1.9, "max_tokens": 6, "stop": ["e"]},
+    ]
+    options: Any = {"max_tokens": 9, "temperature": 0}
+    results = sorted(llama.generate_batch(prompts, **options), key=lambda result: result.index)
+    with llama.chat(messages=messages, **options) as chat:
+        reply = chat.regenerate().wait().text
+        own = chat.regenerate(repeat_penalty=1.9, max_tokens=6, stop="e").wait().text
+    assert [result.text for result in results] == [
+        llama.generate("abc", **options).text,
+        llama.generate("abc", max_tokens=5, temperature=0).text,
+        llama.generate([97, 98, 99], max_tokens=9, temperature=1.5, seed=3).text,
+        reply,
+        own,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ({}, "has neither; allowed: one of prompt, messages"),
+        ({"prompt": "a", "messages": []}, "has prompt and messages"),
+        ({"prompt": "a", "tempreature": 1}, "option 'tempreature'; allowed: max_tokens"),
+        ({"prompt": "a", "temperature": "warm"}, "temperature is 'warm'"),
+        ({"prompt": "a", "max_tokens": 0}, "max_tokens is 0"),
+        ({"prompt": "a", "parse_special": "no"}, "parse_special is 'no'"),
+        ({"prompt": {"a": 1}}, "the prompt"),
+        ({"messages": []}, "messages is empty"),
+        ({"messages": [{"role": "cook", "content": "a"}]}, "message 0"),
+        (17, "prompt is 17"),
+    ],
+)
+def test_impossible_prompts(llama: Llama, prompt: Any, words: str) -> None:
+    """What is wrong with one prompt is told with its number; the others run."""
+    told: list[tuple[int, str]] = []
+    results = llama.generate_batch(
+        ["a", prompt, "b"],
+        max_tokens=2,
+        on_error=lambda *error: told.append((error[0], str(error[1]))),
+    )
+    assert sorted(result.index for result in results) == [0, 2]
+    ((index, text),) = told
+    assert index == 1
+    assert words in text
+
+
+def test_no_prompt_at_the_moment(llama: Llama) -> None:
+    """None holds up nobody and has no number."""
+    prompts = ["a", None, None, "b", None]
+    results = list(llama.generate_batch(prompts, max_tokens=2))
+    assert sorted(result.index for result in results) == [0, 1]
+
+
+def test_cancelled_by_another_thread(llama: Llama) -> None:
+    """A batch without end ends for who iterates, and gives all memory back."""
+    batch = llama.generate_batch(iter(lambda: "abc", ""), max_tokens=50, temperature=0)
+    next(batch)
+    threading.Timer(0.05, batch.cancel).start()
+    with pytest.raises(GenerationCancelled):
+        for _ in batch:
+            pass
     assert llama._engine.pool().num_owned == 0

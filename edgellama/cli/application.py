@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "clean": "edgellama.cli.clean",
         "chat": "edgellama.cli.chat.command",
         "generate": "edgellama.cli.generate",
+        "batch": "edgellama.cli.batch",
         "footprint": "edgellama.cli.footprint",
         "inspect": "edgellama.cli.inspect_model",
         "tokenize": "edgellama.cli.tokenize",

@@ -6,16 +6,16 @@ Which of their tokens share a step is the scheduler's business.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, TypeAlias
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.decoding import Decoding, Request
 from edgellama.generation.results import Generation
 from edgellama.generation.session import check_fits
-from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.quant.errors import EdgellamaError, GenerationCancelled, InvalidOptionError
 
 if TYPE_CHECKING:
     from edgellama.engine.engine import Engine
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 DEFAULT_WIDTH = 32
 """Texts at once: most of what there is to gain, for keys and values of so many texts."""
-OnError = Callable[[int, EdgellamaError], None]
+OnError: TypeAlias = Callable[[int, EdgellamaError], None]
+MakeRequest: TypeAlias = Callable[[], Request]
 
 
 @dataclass
@@ -36,86 +37,129 @@ class _Running:
     work: Work
 
 
-class Batch:
-    """Runs requests, up to ``width`` at once.
+class Batch(Iterator[Generation]):
+    """Generations with their ``index``, as they finish; up to ``width`` run at once.
 
-    ``requests`` gives a function for each prompt in turn, which makes its request and may raise
-    what is wrong with it. ``on_error`` hears of prompts that cannot run, with their numbers;
-    without it the first of them ends the batch.
+    One thread iterates; any may cancel. Dropping it, or ``close``, cancels what runs.
     """
 
     def __init__(
         self,
         engine: Engine,
         tokenizer: Tokenizer,
-        requests: Iterator[Callable[[], Request]],
+        requests: Iterable[MakeRequest | None],
         *,
         width: int,
         context_length: int,
         on_error: OnError | None = None,
     ) -> None:
+        """Check the options; nothing runs before the first result is asked for.
+
+        ``requests`` gives a function for each prompt in turn, which makes its request and may
+        raise what is wrong with it, or None where there is none at the moment. ``on_error`` hears
+        of prompts that cannot run, with their numbers; without it the first ends the batch.
+        """
         if width < 1:
             raise InvalidOptionError(f"width is {width}; allowed: at least 1")
-        self._engine = engine
-        self._tokenizer = tokenizer
-        self._requests = enumerate(requests)
-        self._width = width
-        self._context_length = context_length
-        self._on_error = on_error
         self._cancel = CancelToken()
-        self._running: list[_Running] = []
+        # The generator knows nothing of this object, so that dropping it ends the generator.
+        self._results = _Runner(
+            engine, tokenizer, iter(requests), width, context_length, on_error, self._cancel
+        ).results()
 
-    def results(self) -> Iterator[Generation]:
-        """Generations with their ``index``, as they finish; closing it cancels the others."""
-        scheduler = self._engine.scheduler
+    def __next__(self) -> Generation:
+        return next(self._results)
+
+    def cancel(self) -> None:
+        """Ask all that runs to end; GenerationCancelled then is raised to who iterates."""
+        self._cancel.cancel()
+
+    def close(self) -> None:
+        """Cancel what runs and give its memory back; more calls do nothing."""
+        self._results.close()
+
+
+@dataclass
+class _Runner:
+    """Keeps up to ``width`` generations running."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    requests: Iterator[MakeRequest | None]
+    width: int
+    context_length: int
+    on_error: OnError | None
+    cancel: CancelToken
+    num_taken: int = 0
+    running: list[_Running] = field(default_factory=list)
+
+    def results(self) -> Generator[Generation, None, None]:
+        """Finished generations; closing it cancels the others."""
+        scheduler = self.engine.scheduler
         try:
             while self._fill():
-                scheduler.run_any([running.work for running in self._running])
-                for running in [running for running in self._running if running.work.is_over]:
-                    if not self._advance(running):
-                        self._running.remove(running)
-                        yield self._finished(running)
+                scheduler.run_any([running.work for running in self.running])
+                for running in [running for running in self.running if running.work.is_over]:
+                    if (result := self._gone_on(running)) is not None:
+                        yield result
         finally:
-            scheduler.leave([running.work for running in self._running])
-            for running in self._running:
+            scheduler.leave([running.work for running in self.running])
+            for running in self.running:
                 running.decoding.cache.close()
 
     def _fill(self) -> bool:
         """Start requests until as many run as may; False when there are none."""
-        while len(self._running) < self._width:
-            index, make_request = next(self._requests, (0, None))
-            if make_request is None:
+        while len(self.running) < self.width:
+            try:
+                make_request = next(self.requests)
+            except StopIteration:
                 break
+            if make_request is None:
+                if self.running:
+                    break
+                if self.cancel.cancelled:
+                    raise GenerationCancelled("the batch was cancelled")
+                continue
+            index = self.num_taken
+            self.num_taken += 1
             with self._reported(index):
-                self._running.append(self._started(index, make_request()))
-        return bool(self._running)
+                self.running.append(self._started(index, make_request()))
+        return bool(self.running)
 
     def _started(self, index: int, request: Request) -> _Running:
         """A generation with room for its own text, no more."""
-        length = self._context_length
+        length = self.context_length
         check_fits(request.prompt, length)
         if request.max_tokens is not None:
             length = min(length, len(request.prompt) + request.max_tokens)
-        cache = self._engine.new_cache(length)
-        decoding = Decoding(self._engine, self._tokenizer, cache, request, self._cancel)
+        cache = self.engine.new_cache(length)
+        decoding = Decoding(self.engine, self.tokenizer, cache, request, self.cancel)
         tokens = decoding.next_tokens()
         assert tokens is not None
-        return _Running(index, decoding, self._engine.work(tokens, cache, cancelled=self._cancel))
+        return _Running(index, decoding, self.engine.work(tokens, cache, cancelled=self.cancel))
+
+    def _gone_on(self, running: _Running) -> Generation | None:
+        """Let a generation go on after its step; what it gives if that was the last one."""
+        result, is_over = None, True
+        with self._reported(running.index):
+            is_over = not self._advance(running)
+            if is_over:
+                running.decoding.rest()
+                result = replace(running.decoding.result(), index=running.index)
+        if is_over:
+            self.running.remove(running)
+            running.decoding.cache.close()
+        return result
 
     def _advance(self, running: _Running) -> bool:
         """Take what was computed and ask for what is next; False at the end of the text."""
         decoding = running.decoding
-        decoding.take(running.work.result(self._engine.config.vocab_size)[0])
+        decoding.take(running.work.result(self.engine.config.vocab_size)[0])
         tokens = decoding.next_tokens()
         if tokens is None:
             return False
-        running.work = self._engine.work(tokens, decoding.cache, cancelled=self._cancel)
+        running.work = self.engine.work(tokens, decoding.cache, cancelled=self.cancel)
         return True
-
-    def _finished(self, running: _Running) -> Generation:
-        running.decoding.rest()
-        running.decoding.cache.close()
-        return replace(running.decoding.result(), index=running.index)
 
     @contextmanager
     def _reported(self, index: int) -> Iterator[None]:
@@ -123,6 +167,6 @@ class Batch:
         try:
             yield
         except EdgellamaError as error:
-            if self._on_error is None:
+            if self.on_error is None or isinstance(error, GenerationCancelled):
                 raise
-            self._on_error(index, error)
+            self.on_error(index, error)

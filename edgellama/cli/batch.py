@@ -1,0 +1,229 @@
+"""``edgellama batch``: many prompts from a file, their texts into another, to be gone on with."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgellama.cli.batch_progress import Counts, batch_progress
+from edgellama.cli.completion import MODEL
+from edgellama.cli.options import (
+    engine_options,
+    given,
+    sampling_options,
+    take_engine_arguments,
+    type_option,
+)
+from edgellama.cli.template_option import template_option
+
+if TYPE_CHECKING:
+    from edgellama.cli.batch_files import BatchInput, BatchOutput
+    from edgellama.generation.batch import Batch
+    from edgellama.generation.batch_prompts import BatchPrompt
+    from edgellama.generation.results import Generation
+    from edgellama.quant.errors import EdgellamaError
+
+DEFAULT_WIDTH = 32
+DEFAULT_MAX_TOKENS = 512
+WAIT_SECONDS = 0.1
+CHAT_HELP = "Take each prompt for a chat's message, or continue it as it is.  [default: raw]"
+
+
+@click.command("batch", short_help="Generate texts from a file of prompts.")
+@click.argument("words", nargs=-1, type=MODEL, metavar="[MODEL] IN.jsonl OUT.jsonl")
+@click.option(
+    "-w",
+    "--width",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=DEFAULT_WIDTH,
+    show_default=True,
+    help="Texts that are computed together; each takes memory for its keys and values.",
+)
+@click.option(
+    "-n",
+    "--max-tokens",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=DEFAULT_MAX_TOKENS,
+    show_default=True,
+    help="Stop a text after this many tokens.",
+)
+@type_option
+@sampling_options(chat=False)
+@click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable.")
+@click.option("--chat/--raw", default=False, help=CHAT_HELP)
+@click.option("--system", metavar="TEXT", help="System prompt of chats that have none.")
+@template_option
+@click.option("--retry-errors", is_flag=True, help="Run lines again that are errors in OUT.")
+@engine_options
+def command(
+    words: tuple[str, ...],
+    width: int,
+    max_tokens: int,
+    type_name: str | None,
+    stop: tuple[str, ...],
+    chat: bool,
+    system: str | None,
+    template: str | None,
+    retry_errors: bool,
+    **options: Any,
+) -> None:
+    """Generate texts from a file of prompts, several at once.
+
+    A line of IN is a JSON object with "prompt", or with "messages" for a chat; "id" is what its
+    line of OUT is known by (left out, the line's number), and any of max_tokens, stop,
+    temperature and the other sampling options holds for it alone. A line of OUT has "id" with
+    "text", "finish_reason" and "usage", or with "error"; they come as they finish.
+
+    The same command again goes on where the last one ended, however it ended: ids that OUT
+    has are passed over. - is standard input or output. Without MODEL, the starter model runs.
+
+    \b
+    Examples:
+      edgellama batch smollm2 prompts.jsonl texts.jsonl -n 64
+      edgellama batch model.gguf questions.jsonl answers.jsonl --chat
+      jq -c '{id, prompt: .text}' a.jsonl | edgellama batch - out.jsonl
+    """
+    from edgellama.cli.batch_files import BatchInput, BatchOutput
+    from edgellama.cli.model_argument import find_runnable, open_model
+
+    model, source, target = _take_apart(words)
+    engine = take_engine_arguments(options)
+    path = find_runnable(model, type_name)
+    lines = BatchInput(source)
+    output = BatchOutput(target, retry_errors=retry_errors)
+    try:
+        with open_model(path, **engine) as llama:
+            job = Job(lines, output, is_chat=chat, system=system)
+            batch = llama.generate_batch(
+                job.prompts(),
+                width=width,
+                on_error=job.refuse,
+                max_tokens=max_tokens,
+                stop=stop,
+                template=template,
+                **given(options),
+            )
+            with batch_progress(lines.num_lines, target) as show:
+                run(batch, job, show)
+    finally:
+        output.close()
+    counts = job.counts
+    if counts.num_errors:
+        raise click.ClickException(
+            f"{counts.num_errors} of {counts.num_lines} lines failed; the output says why, under "
+            '"error", and --retry-errors runs them again'
+        )
+
+
+def _take_apart(words: tuple[str, ...]) -> tuple[str | None, str, str]:
+    """The model, if one is named, and both files."""
+    if not 2 <= len(words) <= 3:
+        raise click.UsageError("give the two files IN.jsonl and OUT.jsonl, and MODEL before them")
+    model, (source, target) = (words[0] if len(words) == 3 else None), words[-2:]
+    if source == target != "-" or (Path(target).exists() and _is_same(source, target)):
+        raise click.UsageError(f"IN and OUT are the same file: {target}")
+    return model, source, target
+
+
+def _is_same(source: str, target: str) -> bool:
+    return Path(source).exists() and Path(source).samefile(target)
+
+
+class Job:
+    """Which prompts run, and what becomes of their texts and errors; used by one thread."""
+
+    def __init__(
+        self, lines: BatchInput, output: BatchOutput, *, is_chat: bool, system: str | None
+    ) -> None:
+        self.counts = Counts()
+        self._lines = lines
+        self._output = output
+        self._is_chat = is_chat
+        self._system = system
+        self._ids: dict[int, object] = {}
+        self._num_given = 0
+
+    def prompts(self) -> Iterator[BatchPrompt | None]:
+        """The prompts of lines that are not done; of two lines with one id the first counts."""
+        for line in self._lines.lines():
+            if line is None:
+                yield None
+            elif not self._output.done.add(line.id):
+                self.counts.num_skipped += 1
+            elif line.content is None:
+                self._write_error(line.id, line.error)
+            else:
+                self._ids[self._num_given] = line.id
+                self._num_given += 1
+                yield self._prompt(line.content)
+
+    def finish(self, result: Generation) -> None:
+        """Write a text."""
+        num_tokens = len(result.tokens)
+        usage = {
+            "prompt_tokens": result.prompt_tokens,
+            "completion_tokens": num_tokens,
+            "total_tokens": result.prompt_tokens + num_tokens,
+        }
+        self._output.write(
+            {
+                "id": self._ids.pop(result.index),
+                "text": result.text,
+                "finish_reason": result.finish_reason,
+                "usage": usage,
+            }
+        )
+        self.counts.num_texts += 1
+        self.counts.num_tokens += num_tokens
+
+    def refuse(self, index: int, error: EdgellamaError) -> None:
+        """Write what is wrong with a prompt."""
+        self._write_error(self._ids.pop(index), error.in_terminal)
+
+    def _write_error(self, line_id: object, text: str) -> None:
+        self._output.write({"id": line_id, "error": text})
+        self.counts.num_errors += 1
+
+    def _prompt(self, content: dict[str, Any]) -> BatchPrompt:
+        text = content.get("prompt")
+        if self._is_chat and isinstance(text, str) and "messages" not in content:
+            del content["prompt"]
+            content["messages"] = [{"role": "user", "content": text}]
+        messages = content.get("messages")
+        if self._system is not None and isinstance(messages, list):
+            first = messages[0] if messages else None
+            if not (isinstance(first, dict) and first.get("role") == "system"):
+                messages.insert(0, {"role": "system", "content": self._system})
+        return content
+
+
+def run(batch: Batch, job: Job, show: Callable[[Counts], None]) -> None:
+    """Write all texts while the main thread waits, so that Ctrl-C reaches it at any moment."""
+    errors: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for result in batch:
+                job.finish(result)
+        except BaseException as error:
+            errors.append(error)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        while worker.is_alive():
+            worker.join(WAIT_SECONDS)
+            show(job.counts)
+        show(job.counts)
+    except BaseException:
+        batch.cancel()
+        worker.join()
+        raise
+    if errors:
+        raise errors[0]
