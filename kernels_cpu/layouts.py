@@ -7,18 +7,25 @@ panel: positions of a block of the cache, f32 numbers to which output rows are p
 
 from __future__ import annotations
 
-from edgellama.kernels_cpu.signatures import (
-    ATTENTION_KEYS,
-    ATTENTION_ROWS,
-    CACHE_SCALE_BYTES,
-    GEMM_TOKENS,
-    PAIR_BYTES,
-    PARTIAL_HEAD_BYTES,
-    SPARE_BYTES,
-)
+from edgellama.kernels_cpu.signatures import ATTENTION_ROWS
+from edgellama.quant.formats import BLOCK_ORDERS
 
 CACHE_LINE = 64
 """Bytes that cores exchange at a time."""
+PANEL_VECTORS = 2
+"""Vectors of a panel: output buffers are padded to it."""
+GEMM_TOKENS = 6
+"""Tokens of one register tile, of many tokens."""
+TOKEN_PADDING = 12
+"""Token buffers are padded to a multiple of it, and with it to whole tiles."""
+PACKED_ROWS = 6
+"""Query rows of one register tile where keys and values are packed first."""
+ATTENTION_KEYS = 128
+"""Keys whose scores are held at once by the online softmax."""
+CACHE_SCALE_BYTES = 2
+"""Of a scale in the types of the KV cache that have scales."""
+PARTIAL_HEAD_BYTES = 64
+"""Of a partial result, before its numbers: the statistics of its weights."""
 SELECTION_GROUP = 64
 """Logits that are compared at once where a token is chosen."""
 
@@ -121,9 +128,80 @@ def attention_scratch_bytes(num_rows: int, head_size: int, panel: int) -> int:
     return own + max(packed, TILE_ROWS * SCORE_BYTES) + 1024
 
 
-def expanded_panel_bytes(panel_rows: int, num_columns: int) -> int:
-    """Bytes of a panel of expanded rows: a byte a weight, two f32 for 16 of them at most."""
-    return panel_rows * num_columns * 3 // 2
+# Activations as int8. A block is 32 numbers of one token with one scale; there are two layouts.
+
+BLOCK = 32
+"""Numbers that share a scale."""
+SUPER_BLOCK = 8
+"""Blocks of 32 weights in a super-block."""
+HALVES = 2 * SUPER_BLOCK
+"""Half blocks of 16 weights in a super-block."""
+
+SCALE_AT, SUM_AT, STARTS_AT, MAGNITUDES_AT = 8, 12, 16, 20
+"""Where parts of a record begin, in bytes for every lane of a vector; the quants come first."""
+RECORD_BYTES = 4 * (MAGNITUDES_AT + 8)
+"""Of each block of a token in records: seven vectors of four lanes."""
+SUPER_SCALES_AT = 2 * HALVES
+ORDERS_AT = SUPER_SCALES_AT + 4 * SUPER_BLOCK
+"""Behind the records, for each super-block: sums of the quants of its half blocks in 16 bits, the
+scales of its blocks, and then, for each of BLOCK_ORDERS, its quants, scales and starts."""
+ORDER_SCALES_AT = SUPER_BLOCK * BLOCK
+ORDER_STARTS_AT = ORDER_SCALES_AT + 8 * HALVES
+ORDER_BYTES = ORDER_STARTS_AT + 8 * HALVES
+SUPER_BLOCK_BYTES = ORDERS_AT + len(BLOCK_ORDERS) * ORDER_BYTES
+
+SUM_BYTES, START_AT = 8, 4
+"""In order, of each sum of a block or a half block: its bytes, and where its second part lies."""
+
+
+def records_bytes(num_columns: int) -> int:
+    """Bytes of one token as records, and as super-blocks where it is whole ones."""
+    num_blocks = num_columns // BLOCK
+    if num_blocks % SUPER_BLOCK:
+        return num_blocks * RECORD_BYTES
+    return num_blocks * (RECORD_BYTES + SUPER_BLOCK_BYTES // SUPER_BLOCK)
+
+
+def scales_at(num_blocks: int) -> int:
+    """In order, where the scale of the block behind so many of all tokens lies in its array."""
+    return num_blocks * 4
+
+
+def sums_at(num_blocks: int) -> int:
+    """Where its sum lies."""
+    return num_blocks * SUM_BYTES
+
+
+def half_sums_at(num_blocks: int) -> int:
+    """Where the sums of its two halves lie."""
+    return 2 * num_blocks * SUM_BYTES
+
+
+# Scratch of products of long steps.
+
+PAIR_BYTES = 2 * BLOCK * 4
+"""A block of a token's gate as f32, and the block that it is multiplied with."""
+SPARE_BYTES = 4 * 1024
+"""Room for moving one group of blocks from rows to lanes."""
+
+
+def panel_scales_at(panel_rows: int, num_columns: int) -> int:
+    """Where an expanded panel holds its scales: behind a byte a weight."""
+    return panel_rows * num_columns
+
+
+def panel_scale_bytes(panel_rows: int, num_groups: int) -> int:
+    """Bytes of an expanded panel's scales, behind which come as many of minimums.
+
+    A row has one of both, f32, for each of ``num_groups`` groups of its weights.
+    """
+    return panel_rows * num_groups * 4
+
+
+def _panel_bytes(panel_rows: int, num_columns: int) -> int:
+    """Bytes of an expanded panel of the format with the smallest groups."""
+    scale_bytes = panel_scale_bytes(panel_rows, -(-num_columns // 16))
+    return panel_scales_at(panel_rows, num_columns) + 2 * scale_bytes
 
 
 def gemm_scratch_bytes(panel_rows: int, widest: int, width: int) -> int:
@@ -133,5 +211,5 @@ def gemm_scratch_bytes(panel_rows: int, widest: int, width: int) -> int:
     of as much beside them, ``width`` columns wide.
     """
     floats = panel_rows * widest * 4
-    panels = max(expanded_panel_bytes(panel_rows, widest), expanded_panel_bytes(2 * 32, width))
+    panels = max(_panel_bytes(panel_rows, widest), _panel_bytes(2 * BLOCK, width))
     return max(floats, panels + GEMM_TOKENS * PAIR_BYTES) + SPARE_BYTES

@@ -13,33 +13,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.formats import FORMATS_BY_NAME, Format
+from edgellama.quant.formats import FLOAT_FORMATS, FORMATS_BY_NAME, WRITABLE_FORMATS, Format
 
-FLOAT_FORMATS = ("F32", "F16", "BF16")
 TENSOR_FORMATS: Mapping[str, Format] = MappingProxyType(
-    {
-        name.lower(): FORMATS_BY_NAME[name]
-        for name in (
-            *FLOAT_FORMATS,
-            *("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1"),
-            *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"),
-        )
-    }
+    {name.lower(): FORMATS_BY_NAME[name] for name in WRITABLE_FORMATS}
 )
 """What a single tensor can be written as, by the name that a user gives."""
 
-# What a format becomes in a row that is not whole blocks of it; F16 if that fails too.
-_FALLBACKS: Mapping[str, str] = MappingProxyType(
-    {
-        "Q2_K": "Q4_0",
-        "Q3_K": "Q4_0",
-        "Q4_K": "Q5_0",
-        "Q5_K": "Q5_1",
-        "Q6_K": "Q8_0",
-        "IQ4_XS": "IQ4_NL",
-    }
-)
-_LAST_FALLBACK = "F16"
 _OUTPUT_FORMAT = "Q6_K"
 _RAGGED_OUTPUT_FORMAT = "Q8_0"
 # Llama 2 and 3 70B: attn_v is an eighth of attn_q there, so more bits cost next to nothing.
@@ -131,12 +111,17 @@ def _first_eighth_if(has_imatrix: bool, name: str) -> Choice:
 class Recipe:
     """A type that a whole model is written as; ``file_type`` is its number in the metadata.
 
-    ``choices`` overrides ``format`` by the matrix's role: attn_v, attn_output, ffn_down.
+    ``divergence``: what it is expected to cost in quality, the mean Kullback-Leibler divergence
+    from the unquantized model that llama.cpp publishes for Llama 3 8B without importance
+    matrices, in nats (tools/perplexity/README.md there); its order holds for other models, its
+    size does not. ``choices`` overrides ``format`` by the matrix's role: attn_v, attn_output,
+    ffn_down.
     """
 
     name: str
     file_type: int
     format: str
+    divergence: float = 0.0
     choices: Mapping[str, Choice] = field(default_factory=dict)
 
     @property
@@ -154,35 +139,39 @@ _IQ4 = {"attn_v": _grouped("Q5_K"), "ffn_down": _first_eighth_if(False, "Q5_K")}
 
 _TABLE = (
     Recipe("f32", 0, "F32"),
-    Recipe("f16", 1, "F16"),
     Recipe("bf16", 32, "BF16"),
-    Recipe("q8_0", 7, "Q8_0"),
-    Recipe("q4_0", 2, "Q4_0", {"ffn_down": _first_eighth_if(True, "Q4_1")}),
-    Recipe("q4_1", 3, "Q4_1"),
-    Recipe("q5_0", 8, "Q5_0", {"ffn_down": _first_eighth_if(True, "Q5_1")}),
-    Recipe("q5_1", 9, "Q5_1"),
+    Recipe("f16", 1, "F16"),
+    Recipe("q8_0", 7, "Q8_0", 0.0014),
+    Recipe("q4_0", 2, "Q4_0", 0.0736, {"ffn_down": _first_eighth_if(True, "Q4_1")}),
+    Recipe("q4_1", 3, "Q4_1", 0.0725),
+    Recipe("q5_0", 8, "Q5_0", 0.0230, {"ffn_down": _first_eighth_if(True, "Q5_1")}),
+    Recipe("q5_1", 9, "Q5_1", 0.0185),
     Recipe(
-        *("q2_k", 10, "Q2_K"),
+        *("q2_k", 10, "Q2_K", 0.4573),
         _attention_and_down(_grouped("Q4_K", "Q3_K"), "Q3_K", _always("Q3_K")),
     ),
-    Recipe("q3_k_s", 11, "Q3_K"),
+    Recipe("q3_k_s", 11, "Q3_K", 0.2364),
     Recipe(
-        *("q3_k_m", 12, "Q3_K"),
+        *("q3_k_m", 12, "Q3_K", 0.1038),
         _attention_and_down(
             _first_layers(2, "Q5_K", "Q4_K"), "Q4_K", _first_part(16, "Q5_K", "Q4_K")
         ),
     ),
-    Recipe(*("q3_k_l", 13, "Q3_K"), _attention_and_down(_always("Q5_K"), "Q5_K", _always("Q5_K"))),
     Recipe(
-        *("q4_k_s", 14, "Q4_K"),
+        *("q3_k_l", 13, "Q3_K", 0.0886),
+        _attention_and_down(_always("Q5_K"), "Q5_K", _always("Q5_K")),
+    ),
+    Recipe(
+        *("q4_k_s", 14, "Q4_K", 0.0440),
         {"attn_v": _first_layers(4, "Q5_K"), "ffn_down": _first_part(8, "Q5_K")},
     ),
-    Recipe("q4_k_m", 15, "Q4_K", _MORE_BITS),
-    Recipe("q5_k_s", 16, "Q5_K"),
-    Recipe("q5_k_m", 17, "Q5_K", _MORE_BITS),
-    Recipe("q6_k", 18, "Q6_K"),
-    Recipe("iq4_nl", 25, "IQ4_NL", _IQ4),
-    Recipe("iq4_xs", 30, "IQ4_XS", _IQ4),
+    Recipe("q4_k_m", 15, "Q4_K", 0.0320, _MORE_BITS),
+    Recipe("q5_k_s", 16, "Q5_K", 0.0172),
+    Recipe("q5_k_m", 17, "Q5_K", 0.0111, _MORE_BITS),
+    Recipe("q6_k", 18, "Q6_K", 0.0057),
+    # Published with importance matrices only; without, just behind q4_k_s.
+    Recipe("iq4_nl", 25, "IQ4_NL", 0.0480, _IQ4),
+    Recipe("iq4_xs", 30, "IQ4_XS", 0.0490, _IQ4),
 )
 COPY = Recipe("copy", -1, "")
 """Every tensor stays as a GGUF file has it, and so does ``general.file_type``; no type to convert
@@ -244,10 +233,10 @@ def choose_format(
 
 def fitting_format(wanted: Format, num_columns: int) -> Format:
     """``wanted`` if rows of ``num_columns`` are whole blocks of it, else what replaces it."""
-    for name in (wanted.name, _FALLBACKS.get(wanted.name, _LAST_FALLBACK)):
-        if num_columns % FORMATS_BY_NAME[name].block_size == 0:
-            return FORMATS_BY_NAME[name]
-    return FORMATS_BY_NAME[_LAST_FALLBACK]
+    chosen = wanted
+    while num_columns % chosen.block_size:
+        chosen = FORMATS_BY_NAME[chosen.fallback]
+    return chosen
 
 
 def _users_format(name: str, options: FormatOptions, model: ModelShape) -> Format | None:

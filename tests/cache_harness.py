@@ -22,8 +22,9 @@ from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import Page, PagePool
 from edgellama.engine.rope import RopeTable
 from edgellama.engine.segments import MAX_TOKEN_SPLITS, Segment, SegmentTable
+from edgellama.engine.usual_kernels import CACHE_FAMILIES
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, partial_bytes
-from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, SIGNATURES
+from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, SIGNATURES, Kernel
 from edgellama.quant.model_config import RopeConfig
 
 F16_ROWS = (1, 2, 3, 5, 8)
@@ -39,13 +40,28 @@ METHODS: dict[tuple[str, str], tuple[int | str, ...]] = {
 Numbers are rows of a kernel over the cache as it is.
 """
 PAIRS = tuple(METHODS)
+
+
+def attention_kernel(pair: tuple[str, str], method: int | str) -> Kernel:
+    """The kernel of a method of ``METHODS``."""
+    if method == "packed":
+        return Kernel("attention_packed", pair)
+    return Kernel("attention_direct", (*pair, method))
+
+
 CACHE_KERNELS = [
     "merge_attention",
-    *(f"rope_store_{keys}_{values}" for keys, values in PAIRS),
-    *(f"attention_{k}_{v}_{method}" for (k, v), methods in METHODS.items() for method in methods),
+    *(Kernel("rope_store", pair).name for pair in PAIRS),
+    *(
+        attention_kernel(pair, method).name
+        for pair, methods in METHODS.items()
+        for method in methods
+    ),
 ]
 OTHER_KERNELS = [
-    name for name in SIGNATURES if not name.startswith(("rope_", "attention_", "merge_"))
+    kernel.name
+    for kernel in SIGNATURES
+    if kernel.family not in (*CACHE_FAMILIES, "merge_attention")
 ]
 
 
@@ -113,7 +129,7 @@ class CacheRunner:
         queries, keys = self._runner.output(q.shape), self._runner.output(k.shape)
         queries[:], keys[:] = q, k
         self._runner(
-            f"rope_store_{self.types.kernel_suffix}", 2, q=queries,
+            Kernel("rope_store", self.types.pair).name, 2, q=queries,
             q_stride=queries.strides[0], k=keys, v=v,
             kv_stride=keys.strides[0], num_pairs=self.pairs, cos_sin=table,
             **self._page_arguments([(position, num_tokens)], 1, None),
@@ -147,7 +163,7 @@ class CacheRunner:
             "segments": arguments["segments"], "num_segments": len(parts), "window": self.window,
         }  # fmt: skip
         self._runner(
-            f"attention_{self.types.kernel_suffix}_{method}", num_threads, q=q,
+            attention_kernel(self.types.pair, method).name, num_threads, q=q,
             q_stride=q.strides[0], scale=1.0 / math.sqrt(self.head_size),
             tokens_per_task=tokens_per_task, **{**arguments, **common},
             **self._runner.scratch(self.config, num_threads),

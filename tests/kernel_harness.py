@@ -17,19 +17,12 @@ import numpy as np
 
 from edgellama.engine.buffers import StepBuffers
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
+from edgellama.kernels_cpu.layouts import PANEL_VECTORS, TOKEN_PADDING, records_bytes
 from edgellama.kernels_cpu.machine.cpu import GENERIC, Tier, available_tiers
-from edgellama.kernels_cpu.signatures import (
-    ORDER_OF_FORMAT,
-    PANEL_VECTORS,
-    QUANTIZED,
-    SIGNATURES,
-    SKINNY_TILES,
-    TOKEN_PADDING,
-    decode_bytes,
-    orders_of,
-)
+from edgellama.kernels_cpu.signatures import KERNELS, QUANTIZED, SIGNATURES, SKINNY_TILES
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.kernels_cpu.threads.thread_team import ENTRY
+from edgellama.quant.formats import QUANTIZED_FORMATS, orders_of
 from edgellama.quant.model_config import ModelConfig, RopeConfig
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -82,7 +75,7 @@ def model_of(
 
 def all_orders(width: int) -> int:
     """The orders of super-blocks that rows so wide can have."""
-    return orders_of(ORDER_OF_FORMAT) if width % 256 == 0 else 0
+    return orders_of(QUANTIZED_FORMATS) if width % 256 == 0 else 0
 
 
 class KernelRunner:
@@ -111,7 +104,7 @@ class KernelRunner:
     def __call__(self, name: str, num_threads: int = 1, **arguments: Any) -> None:
         """Run a kernel as thread ``num_threads - 1`` finds all tasks, then as the others do."""
         self.preload([name])
-        signature = SIGNATURES[name]
+        signature = SIGNATURES[KERNELS[name]]
         counter = np.zeros(layout.COUNTER_BYTES // 8, np.int64)
         arguments = {**arguments, "counter": counter}
         assert set(arguments) == set(signature.parameters), name
@@ -145,24 +138,24 @@ class KernelRunner:
 
     # Matrices
 
-    def decode_records(self, x: Array, orders: int | None = None) -> Array:
+    def records(self, x: Array, orders: int | None = None) -> Array:
         """Tokens (n, width) as the records that ``gemv`` reads, of some orders or all there are."""
         num_tokens, width = x.shape
-        records = self.output((num_tokens, decode_bytes(width)), np.uint8)
-        self("quantize_decode", 2, x=x, x_stride=4 * width, width=width, num_tokens=num_tokens,
+        records = self.output((num_tokens, records_bytes(width)), np.uint8)
+        self("quantize_records", 2, x=x, x_stride=4 * width, width=width, num_tokens=num_tokens,
              q=records, q_scale=0, q_sum=0, q_half_sum=0,
              orders=all_orders(width) if orders is None else orders)  # fmt: skip
         return records
 
-    def prefill_arrays(self, x: Array, padded_tokens: int | None = None) -> dict[str, Array]:
+    def arrays_in_order(self, x: Array, padded_tokens: int | None = None) -> dict[str, Array]:
         """Tokens (n, width) quantized in order, by the names of ``signatures.QUANTIZED``."""
         num_tokens, width = x.shape
-        arrays = self._prefill_outputs(padded_tokens or num_tokens, width)
-        self("quantize_prefill", 2, x=x, x_stride=4 * width, width=width, num_tokens=num_tokens,
+        arrays = self._outputs_in_order(padded_tokens or num_tokens, width)
+        self("quantize_in_order", 2, x=x, x_stride=4 * width, width=width, num_tokens=num_tokens,
              **arrays, orders=0)  # fmt: skip
         return arrays
 
-    def _prefill_outputs(self, num_tokens: int, width: int) -> dict[str, Array]:
+    def _outputs_in_order(self, num_tokens: int, width: int) -> dict[str, Array]:
         return {
             "q": self.output((num_tokens, width), np.int8),
             "q_scale": self.output((num_tokens, width // 32)),
@@ -173,8 +166,8 @@ class KernelRunner:
     def gemv(self, name: str, weights: Array, x: Array, num_threads: int = 1,
              added_to: float | None = None, chunk_rows: int = 3) -> Array:  # fmt: skip
         """weights x through ``gemv_NAME``; weights (rows, row_bytes) u8, x (n, width) f32."""
-        quantized = SIGNATURES[f"gemv_{name}"].factory == "quantized_gemv"
-        activations = self.decode_records(x, orders_of([name])) if quantized else x
+        quantized = name in QUANTIZED_FORMATS
+        activations = self.records(x, orders_of([name])) if quantized else x
         num_rows = len(weights)
         y = self.output((len(x), num_rows))
         y[:] = np.nan if added_to is None else added_to
@@ -203,7 +196,7 @@ class KernelRunner:
         num_tokens, width = x.shape
         padded_tokens = round_up(num_tokens, TOKEN_PADDING)
         padded_rows = round_up(len(weights), self.panel_rows)
-        if SIGNATURES[f"gemm_{name}"].factory == "float_gemm":
+        if name not in QUANTIZED_FORMATS:
             activations: dict[str, Any] = {
                 "x": padded(x, padded_tokens, width),
                 "x_stride": 4 * width,
@@ -219,10 +212,10 @@ class KernelRunner:
         return y[:num_tokens, : len(weights)]
 
     def gated(self, name: str, gate: Array, up: Array, x: Array) -> dict[str, Array]:
-        """silu(gate x) * (up x) through ``gemm_NAME``, as ``prefill_arrays`` gives it."""
+        """silu(gate x) * (up x) through ``gemm_NAME``, as ``arrays_in_order`` gives it."""
         num_tokens, width = x.shape
         activations = self._panel_arrays(x)
-        quantized = self._prefill_outputs(num_tokens, len(gate))
+        quantized = self._outputs_in_order(num_tokens, len(gate))
         self(f"gemm_{name}", 3, weights=gate, row_bytes=gate.shape[1], num_rows=len(gate),
              num_columns=width, y=0, y_stride=0, accumulate=0, num_tokens=num_tokens,
              **activations, up_weights=up, **quantized,
@@ -231,7 +224,7 @@ class KernelRunner:
 
     def _panel_arrays(self, x: Array) -> dict[str, Array]:
         """What ``gemm`` and ``skinny`` read of quantized tokens, by their names."""
-        arrays = self.prefill_arrays(x, round_up(len(x), TOKEN_PADDING))
+        arrays = self.arrays_in_order(x, round_up(len(x), TOKEN_PADDING))
         return {f"x{key[1:]}": array for key, array in arrays.items()}
 
     def embed(self, name: str, weights: Array, num_columns: int, tokens: Sequence[int]) -> Array:
@@ -247,7 +240,7 @@ class KernelRunner:
     def rms_norm(
         self, x: Array, weight: Array, epsilon: float, form: str = "float", *, keep: bool = True
     ) -> Any:
-        """The normed rows, and with ``form`` decode or prefill what ``quantize`` makes of them.
+        """The normed rows, and with ``form`` records or in_order what ``quantize`` makes of them.
 
         Without ``keep`` the kernel is told that nobody reads the rows.
         """
@@ -272,12 +265,12 @@ class KernelRunner:
         return y[:, :width], quantized
 
     def _quantized(self, form: str, num_tokens: int, width: int) -> dict[str, Any]:
-        if form == "prefill":
-            return self._prefill_outputs(num_tokens, width)
+        if form == "in_order":
+            return self._outputs_in_order(num_tokens, width)
         none = dict.fromkeys(("q", "q_scale", "q_sum", "q_half_sum"), 0)
         if form == "float":
             return none
-        return {**none, "q": self.output((num_tokens, decode_bytes(width)), np.uint8)}
+        return {**none, "q": self.output((num_tokens, records_bytes(width)), np.uint8)}
 
     def add_bias(self, x: Array, bias: Array) -> Array:
         """x + bias."""

@@ -7,8 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from gguf import GGMLQuantizationType, quants
 
-from edgellama.kernels_cpu.signatures import QUANTIZED_FORMATS
-from edgellama.quant.formats import FORMATS_BY_NAME
+from edgellama.quant.formats import FORMATS_BY_NAME, QUANTIZED_FORMATS
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 

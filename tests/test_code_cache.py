@@ -18,7 +18,12 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 from edgellama.kernels_cpu.compiling import code_cache, compile_pool
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, cache_folder
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked, write_checked
-from edgellama.kernels_cpu.compiling.source_hash import BOUND_NAME, SOURCE_FOLDER, source_hash
+from edgellama.kernels_cpu.compiling.source_hash import (
+    BOUND_NAME,
+    FORMATS_FILE,
+    SOURCE_FOLDER,
+    source_hash,
+)
 from edgellama.kernels_cpu.machine.cpu import GENERIC, TIERS, select_tier
 from edgellama.kernels_cpu.machine.user_cache import (
     CACHE_VARIABLE,
@@ -201,10 +206,20 @@ def test_key_of_tiers(cold_cache: Path) -> None:
     assert all(folder.is_relative_to(cold_cache) for folder in folders)
 
 
-def test_key_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A change in any kernel source, also in one that others inline, changes the folder."""
-    copy = tmp_path / "copy"
+def copy_sources(folder: Path) -> Path:
+    """A copy of the kernels' sources, with the formats beside them."""
+    copy = folder / "kernels_cpu"
     shutil.copytree(SOURCE_FOLDER, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    formats = copy.parent / FORMATS_FILE
+    formats.parent.mkdir()
+    shutil.copy(SOURCE_FOLDER.parent / FORMATS_FILE, formats)
+    return copy
+
+
+def test_key_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change in any kernel source, also in one that others inline, or in the formats, changes
+    the folder."""
+    copy = copy_sources(tmp_path)
     monkeypatch.setattr(code_cache, "source_hash", lambda: source_hash(copy))
     before = cache_folder(GENERIC)
     monkeypatch.undo()
@@ -215,6 +230,7 @@ def test_key_of_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         "matrices/gemv.py",
         "formats/blocks.py",
         "quantizers/scale_search.py",
+        "../quant/formats.py",
     ):
         with (copy / name).open("a") as file:
             file.write("# changed\n")
@@ -243,8 +259,7 @@ def test_sources_count_more_than_a_bound_hash(
 ) -> None:
     """Where sources lie they are hashed, whatever a wheel has bound; in a frozen application the
     bound hash counts, since only some of them may be there."""
-    copy = tmp_path / "copy"
-    shutil.copytree(SOURCE_FOLDER, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    copy = copy_sources(tmp_path)
     (copy / BOUND_NAME).write_text("abc", "ascii")
     assert source_hash(copy) == source_hash() != "abc"
     monkeypatch.setattr(sys, "frozen", True, raising=False)
@@ -277,10 +292,11 @@ if name:
     binding.get_host_cpu_features = lambda: host
 from edgellama.kernels_cpu.compiling import jit
 from edgellama.kernels_cpu.machine.cpu import compilable_tiers
+from edgellama.kernels_cpu.signatures import KERNELS
 jit.use_tier(compilable_tiers()[0])
 for kernel in ("add_bias", "rms_norm_float"):
     # Names of inner functions, beside the code, differ from run to run.
-    code = binding.ObjectFileRef.from_data(jit.compile_kernel(kernel))
+    code = binding.ObjectFileRef.from_data(jit.compile_kernel(KERNELS[kernel]))
     parts = [section.data() for section in code.sections() if section.is_text()]
     print(hashlib.sha256(b"".join(parts)).hexdigest(), len(b"".join(parts)) > 500)
 """
@@ -323,7 +339,7 @@ import math, types
 import numpy as np
 from edgellama.kernels_cpu.compiling import jit
 from edgellama.kernels_cpu.machine.cpu import select_tier
-from edgellama.kernels_cpu.signatures import Signature
+from edgellama.kernels_cpu.signatures import Kernel, Signature
 from edgellama.kernels_cpu.simd.vectors import {reader}, {writer}
 from edgellama.quant.errors import CacheError, KernelError
 
@@ -335,10 +351,10 @@ def factory():
 module = types.ModuleType("edgellama.kernels_cpu.sample")
 module.factory = factory
 sys.modules[module.__name__] = module
-jit.SIGNATURES = {{"sample": Signature("sample", "factory", (), ("x",))}}
+jit.signature_of = lambda kernel: Signature("sample", "factory", ("x",))
 jit.use_tier(select_tier("generic"))
 try:
-    print(len(jit.compile_kernel("sample")) > 100)
+    print(len(jit.compile_kernel(Kernel("sample"))) > 100)
 except KernelError as error:
     print("refused:", error)
 """

@@ -23,8 +23,8 @@ from edgellama.engine.usual_kernels import (
     usual_kernels,
 )
 from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
+from edgellama.quant.formats import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.gguf.file import GGUFFile
 
 FORMATS = QUANTIZED_FORMATS + FLOAT_FORMATS

@@ -29,10 +29,10 @@ from edgellama.quant.gguf.file import GGUFFile
 
 MODEL = TinyLlama(layers=4, context_length=8192, weight_format="Q8_0")
 KERNELS = [
-    *ENTRY_KERNELS, "embed_Q8_0", "gemv_Q8_0", "gemm_Q8_0", "attention_f16_f16_2",
-    "attention_f16_f16_packed", "merge_attention", "rope_store_f16_f16",
+    *ENTRY_KERNELS, "embed_Q8_0", "gemv_Q8_0", "gemm_Q8_0", "attention_direct_f16_f16_2",
+    "attention_packed_f16_f16", "merge_attention", "rope_store_f16_f16",
     *(f"{kind}_{form}" for kind in ("rms_norm", "swiglu", "quantize")
-      for form in ("decode", "prefill")),
+      for form in ("records", "in_order")),
 ]  # fmt: skip
 
 

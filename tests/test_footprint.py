@@ -14,7 +14,7 @@ from edgellama.kernels_cpu.machine.cpu import AVX512VNNI, GENERIC
 from edgellama.kernels_cpu.signatures import CACHE_TYPES
 from edgellama.measure.footprint import AS_IT_IS, Machine, predict, weights_bytes
 from edgellama.measure.footprint_fit import (
-    TYPE_DIVERGENCES,
+    TYPES_BY_QUALITY,
     divergence,
     fitting,
     parse_size,
@@ -222,8 +222,8 @@ def test_four_bits_need_less_than_published(
 
 def test_every_type_has_its_place_in_quality() -> None:
     """Each recipe is ranked, and more bits of the same family are never ranked worse."""
-    assert set(TYPE_DIVERGENCES) == set(RECIPES)
-    assert list(TYPE_DIVERGENCES.values()) == sorted(TYPE_DIVERGENCES.values())
+    assert set(TYPES_BY_QUALITY) == set(RECIPES)
+    assert TYPES_BY_QUALITY[0] == "f32" and TYPES_BY_QUALITY[-1] == "q2_k"
 
 
 def test_what_fits_is_ranked_by_quality() -> None:
@@ -231,7 +231,7 @@ def test_what_fits_is_ranked_by_quality() -> None:
     outline = outline_of("llama-2-13b")
     predictions = [
         predict(outline, MACHINE, type=type, key_type=kv, value_type=kv, context_length=4096)
-        for type in TYPE_DIVERGENCES
+        for type in TYPES_BY_QUALITY
         for kv in ("f32", "f16")
     ]
     memory_bytes = 12 * 10**9

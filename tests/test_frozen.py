@@ -98,7 +98,7 @@ def test_an_updated_application_runs_its_own_kernels(workshop: Workshop) -> None
     assert first == workshop.expected(**{CACHE_VARIABLE: cache})
     again, told = workshop.run(application)
     assert again == first and told == ""
-    kernel = workshop.sources / "kernels_cpu" / "rows" / "row_kernels.py"
+    kernel = workshop.sources / "kernels_cpu" / "rows" / "kernels.py"
     source = kernel.read_text("utf-8")
     kernel.write_text(source.replace("/ np.float32(width)", "/ np.float32(width - 1)"), "utf-8")
     assert kernel.read_text("utf-8") != source

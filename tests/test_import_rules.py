@@ -30,9 +30,10 @@ ALLOWED: dict[str, set[str]] = {
     "kernels_cpu.simd": {"kernels_cpu", "kernels_cpu.machine"},
     "kernels_cpu.compiling": {"kernels_cpu", "kernels_cpu.machine", "kernels_cpu.simd", *QUANT},
     "kernels_cpu.threads": {"kernels_cpu", "kernels_cpu.compiling", "kernels_cpu.simd", *QUANT},
-    "kernels_cpu.formats": {"kernels_cpu", "kernels_cpu.simd"},
+    "kernels_cpu.formats": {"kernels_cpu", "kernels_cpu.simd", "quant"},
     "kernels_cpu.rows": {
         *("kernels_cpu", "kernels_cpu.formats", "kernels_cpu.simd", "kernels_cpu.threads"),
+        "quant",
     },
     "kernels_cpu.matrices": {
         *("kernels_cpu", "kernels_cpu.formats", "kernels_cpu.rows", "kernels_cpu.simd"),

@@ -20,7 +20,7 @@ from llvmlite import binding
 from edgellama.kernels_cpu.compiling.code_cache import cache_folder
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked
 from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.signatures import CODEC_SIGNATURES
+from edgellama.kernels_cpu.signatures import ONE_THREAD_SIGNATURES
 
 PROGRAM = """
 import json, sys; sys.path[:] = json.loads(sys.argv[1])
@@ -43,13 +43,14 @@ if triple != binding.get_process_triple():
     binding.initialize_all_asmprinters()
     binding.get_process_triple = lambda: triple
 from edgellama.kernels_cpu.compiling import jit
+from edgellama.kernels_cpu.signatures import KERNELS
 
 original = jit._target_machine
 jit._target_machine = lambda: Printing(original())
 optimize = jit._optimize
 jit._optimize = lambda module, machine: optimize(module, machine.machine)
 jit.use_tier(next(tier for tier in cpu.TIERS if tier.name == sys.argv[2]))
-print(json.dumps({name: jit.compile_kernel(name).decode() for name in sys.argv[4:]}))
+print(json.dumps({name: jit.compile_kernel(KERNELS[name]).decode() for name in sys.argv[4:]}))
 """
 KERNELS = {
     "avx512vnni": (
@@ -61,7 +62,7 @@ KERNELS = {
     "neon": ("gemm_Q8_0", "gemv_IQ4_NL", "gemv_Q3_K"),
     "generic": ("gemv_Q4_0", "gemv_Q3_K", "gemm_F16"),
 }
-PACKED_ATTENTION = "attention_f16_f16_packed"
+PACKED_ATTENTION = "attention_packed_f16_f16"
 PAIR_PRODUCTS = {"avx512vnni": r"\bvpdpwssd\s[^\n]*%zmm", "avx2": r"\bvpmaddwd\s[^\n]*%ymm"}
 """How tiers multiply pairs of 16-bit integers."""
 ARM_TRIPLES = ("aarch64-unknown-linux-gnu", "arm64-apple-darwin")
@@ -205,7 +206,7 @@ def undefined_symbols(content: bytes) -> set[str]:
 @pytest.mark.parametrize("tier", TIERS, ids=tier_name)
 def test_nothing_from_outside(tier: Tier) -> None:
     """The objects of all kernels need no symbol but the three that copy and clear memory."""
-    names = [*OTHER_KERNELS, *CACHE_KERNELS, *CODEC_SIGNATURES]
+    names = [*OTHER_KERNELS, *CACHE_KERNELS, *(kernel.name for kernel in ONE_THREAD_SIGNATURES)]
     runner_of(tier).preload(names)
     for name in names:
         content = read_checked(cache_folder(tier) / f"{name}.o")

@@ -10,8 +10,7 @@ import pytest
 from cache_harness import CACHE_KERNELS, F16_ROWS, METHODS, PAIRS, CacheRunner
 from kernel_harness import TIERS, KernelRunner, runner_of, tier_name
 
-from edgellama.kernels_cpu.layouts import ALL_KEYS
-from edgellama.kernels_cpu.signatures import ATTENTION_KEYS
+from edgellama.kernels_cpu.layouts import ALL_KEYS, ATTENTION_KEYS
 
 F16 = ("f16", "f16")
 HEAD_SIZES = (64, 80, 96, 100, 128)

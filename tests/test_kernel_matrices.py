@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from kernel_harness import TIERS, KernelRunner, runner_of, tier_name
 
-from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS, SKINNY_TILES
-from edgellama.quant.formats import FORMATS_BY_NAME
+from edgellama.kernels_cpu.signatures import SKINNY_TILES
+from edgellama.quant.formats import FLOAT_FORMATS, FORMATS_BY_NAME, QUANTIZED_FORMATS
 
 FORMATS = QUANTIZED_FORMATS + FLOAT_FORMATS
 KERNELS = [
@@ -35,7 +35,7 @@ def columns_of(name: str) -> tuple[int, ...]:
 def runner(request: pytest.FixtureRequest) -> Iterator[KernelRunner]:
     """The kernels of each tier in turn, compiled in one go."""
     runner = runner_of(request.param)
-    runner.preload([*KERNELS, "quantize_decode", "quantize_prefill", "swiglu_prefill"])
+    runner.preload([*KERNELS, "quantize_records", "quantize_in_order", "swiglu_in_order"])
     yield runner
 
 
@@ -172,7 +172,7 @@ def test_gated_product(runner: KernelRunner, name: str) -> None:
             x = rng.standard_normal((num_tokens, columns)).astype(np.float32)
             gate, up = (naive.random_weights(name, num_rows, columns, rng) for _ in "gu")
             factors = runner.gemm(name, gate, x), runner.gemm(name, up, x)
-            _, expected = runner.swiglu(*factors, "prefill")
+            _, expected = runner.swiglu(*factors, "in_order")
             left = runner.gated(name, gate, up, x)
             for part, array in expected.items():
                 np.testing.assert_array_equal(left[part], array, part)

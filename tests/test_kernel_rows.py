@@ -40,7 +40,7 @@ def starts(pairs: naive.Array, tier: Tier) -> naive.Array:
     return -pairs.sum(-1)
 
 
-def check_prefill(tier: Tier, arrays: dict[str, Any], x: naive.Array) -> None:
+def check_in_order(tier: Tier, arrays: dict[str, Any], x: naive.Array) -> None:
     """Quants are the twin's bit for bit, scales but for one rounding; the sums are their own."""
     q, scale = naive.quantize(x)
     np.testing.assert_array_equal(arrays["q"], q)
@@ -62,7 +62,7 @@ def test_quantize(runner: KernelRunner, width: int) -> None:
         x = normal(num_tokens, width) * np.float32(10.0)
         x[0, :32] = np.arange(32) + np.float32(0.5)
         x[0, 31] = 127.0
-        check_prefill(runner.tier, runner.prefill_arrays(x), x)
+        check_in_order(runner.tier, runner.arrays_in_order(x), x)
 
 
 @pytest.mark.parametrize("size", [0.0, 1e-45, 1e-38, 1e-30, 1e30, 1e36])
@@ -70,7 +70,7 @@ def test_quantize_extremes(runner: KernelRunner, size: float) -> None:
     """Zeros, tiny and huge numbers give finite scales and sums, none of them NaN."""
     x = (np.sign(normal(3, 96)) * np.float32(size)).astype(np.float32)
     x[1, 40:] = 0.0
-    arrays = runner.prefill_arrays(x)
+    arrays = runner.arrays_in_order(x)
     floats = (arrays["q_scale"], arrays["q_sum"]["scaled"], arrays["q_half_sum"]["scaled"])
     assert all(np.isfinite(array).all() for array in floats)
     if size == 0.0 or size >= 1e-30:
@@ -97,10 +97,10 @@ def test_rms_norm(runner: KernelRunner, form: str, width: int) -> None:
 def check_form(runner: KernelRunner, form: str, y: naive.Array, quantized: dict[str, Any]) -> None:
     """What a kernel left beside ``y`` is what ``quantize`` makes of ``y``, bit for bit."""
     rows = np.ascontiguousarray(y)
-    if form == "decode":
-        np.testing.assert_array_equal(quantized["q"], runner.decode_records(rows))
-    elif form == "prefill":
-        expected = runner.prefill_arrays(rows)
+    if form == "records":
+        np.testing.assert_array_equal(quantized["q"], runner.records(rows))
+    elif form == "in_order":
+        expected = runner.arrays_in_order(rows)
         for name, array in expected.items():
             np.testing.assert_array_equal(quantized[name], array)
 

@@ -16,8 +16,7 @@ from edgellama.engine.kv_cache import KVCache, page_parts
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import PagePool
-from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
-from edgellama.kernels_cpu.signatures import PANEL_VECTORS
+from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, PANEL_VECTORS
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
 
 CONFIG = model_of(256, head_size=64, heads=4, kv_heads=2)

@@ -15,8 +15,9 @@ from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.program import Op, Program
 from edgellama.engine.step_timer import StepTimer
+from edgellama.kernels_cpu.layouts import PARTIAL_HEAD_BYTES
 from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.signatures import PARTIAL_HEAD_BYTES
+from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, ThreadTeam
 from edgellama.measure.op_profile import (
     by_kernel,
@@ -77,7 +78,7 @@ def test_times_of_ops_add_up_to_the_step(timed: tuple[Engine, StepTimer]) -> Non
     (job,) = timer.take_jobs()
     assert timer.take_jobs() == []
     assert job.ops[0].label == "token_embd.weight"
-    assert [op.kernel for op in job.ops[-2:]] == ["rms_norm_float", "gemv_F32"]
+    assert [op.kernel.name for op in job.ops[-2:]] == ["rms_norm_float", "gemv_F32"]
     assert len(job.seconds) == len(job.ops)
     assert (job.seconds >= 0).all()
     assert 0 < job.seconds.sum() < elapsed
@@ -115,7 +116,7 @@ def test_profile_groups(timed: tuple[Engine, StepTimer]) -> None:
     assert {time.name for time in by_kernel(times)} >= {
         "gemv_F32",
         "add_bias",
-        "attention_f16_f16_2",
+        "attention_direct_f16_f16_2",
     }
 
 
@@ -138,10 +139,10 @@ def test_work_of_a_step(timed: tuple[Engine, StepTimer]) -> None:
 def test_work_of_single_ops(timed: tuple[Engine, StepTimer]) -> None:
     """Bytes of an op are those of its rows and of the cache; unknown kernels have none."""
     engine, _ = timed
-    ops = {op.kernel: op for op in engine.step_ops(2)}
+    ops = {op.kernel.name: op for op in engine.step_ops(2)}
     step = Step(2, 5, 1000)
     assert op_work(ops["embed_F32"], step) == Work(2 * 8 * WIDTH, 0)
-    assert op_work(ops["attention_f16_f16_2"], step) == Work(
+    assert op_work(ops["attention_direct_f16_f16_2"], step) == Work(
         7 * 1000 + 2 * 2 * 4 * WIDTH, 2 * WIDTH * (6 + 7)
     )
     assert op_work(ops["merge_attention"], step) == Work(0, 0)
@@ -149,7 +150,7 @@ def test_work_of_single_ops(timed: tuple[Engine, StepTimer]) -> None:
     split = Step(2, 1023, 1000, 512)
     merged = 5 * (4 * WIDTH + PARTIAL_HEAD_BYTES * MODEL.heads) + 2 * 4 * WIDTH
     assert op_work(ops["merge_attention"], split) == Work(merged, 5 * WIDTH)
-    read = Op("read_bytes", {"address": 0, "num_bytes": 9, "sink": 0})
+    read = Op(Kernel("read_bytes"), {"address": 0, "num_bytes": 9, "sink": 0})
     assert op_work(read, step) == Work(0, 0)
 
 
@@ -185,7 +186,7 @@ def test_every_byte_is_read(tier: Tier, num_threads: int) -> None:
                 "num_bytes": num_bytes,
                 "sink": int(sink.ctypes.data),
             }
-            program = Program([Op("read_bytes", dict(arguments))], runner.kernels)
+            program = Program([Op(Kernel("read_bytes"), dict(arguments))], runner.kernels)
             program.prepare(team.next_job)
             assert team.run(program.memory, owner=program)
             assert np.bitwise_or.reduce(sink, axis=None) == 255

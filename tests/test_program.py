@@ -9,6 +9,7 @@ from kernel_harness import TIERS, runner_of
 
 from edgellama.engine.program import Bound, Op, Program
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
+from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, ThreadTeam
 
 
@@ -29,7 +30,7 @@ def bias_op(rows: naive.Array, addend: naive.Array, **changes: int | Bound) -> O
         "num_tokens": len(rows),
         "bias": addend.ctypes.data,
     }
-    return Op("add_bias", arguments | changes)
+    return Op(Kernel("add_bias"), arguments | changes)
 
 
 def run(program: Program, kernels: CompiledKernels, **values: int) -> None:
@@ -48,9 +49,9 @@ def test_arguments_are_checked() -> None:
     good = dict(bias_op(x, bias).arguments)
     for wrong in (good | {"scale": 1}, {k: v for k, v in good.items() if k != "bias"}, {}):
         with pytest.raises(TypeError, match="add_bias takes"):
-            Op("add_bias", wrong)
+            Op(Kernel("add_bias"), wrong)
     with pytest.raises(KeyError):
-        Op("no_such_kernel", good)
+        Op(Kernel("no_such_kernel"), good)
 
 
 def test_last_op_needs_a_barrier(kernels: CompiledKernels) -> None:
@@ -85,7 +86,7 @@ def test_float_arguments(kernels: CompiledKernels) -> None:
     x = np.full((2, 8), 3.0, np.float32)
     weight, y = np.ones(8, np.float32), np.zeros((2, 8), np.float32)
     op = Op(
-        "rms_norm_float",
+        Kernel("rms_norm", ("float",)),
         {
             "x": x.ctypes.data, "x_stride": 32, "width": 8, "num_tokens": 2,
             "weight": weight.ctypes.data, "y": y.ctypes.data, "y_stride": 32, "epsilon": 7.0,

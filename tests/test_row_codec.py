@@ -17,12 +17,18 @@ from kernel_harness import TIERS, tier_name
 
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.quantizers.row_codec import ErrorSums, RowCodec
-from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, LEGACY_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.errors import KernelError, ModelFileError
-from edgellama.quant.formats import FORMATS_BY_NAME
+from edgellama.quant.formats import (
+    FLOAT_FORMATS,
+    FORMATS_BY_NAME,
+    QUANTIZED_FORMATS,
+    WRITABLE_FORMATS,
+)
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-EXACT_FORMATS = (*FLOAT_FORMATS, *LEGACY_FORMATS)
+EXACT_FORMATS = tuple(
+    name for name in WRITABLE_FORMATS if FORMATS_BY_NAME[name].writers[0] in ("copy", "round")
+)
 EXPANDABLE = tuple(name for name in EXACT_FORMATS if name in FLOAT_FORMATS + QUANTIZED_FORMATS)
 SIZES = (1.0, 1e-45, 1e-40, 1e-38, 3e-38, 1e-6, 1e4, 1e30, 7e37)
 

@@ -19,14 +19,13 @@ from quantization_errors import Array
 
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.quantizers.row_codec import RowCodec
-from edgellama.kernels_cpu.signatures import BLOCK_SEARCH_FORMATS, SUPER_FORMATS
 from edgellama.quant.formats import FORMATS_BY_NAME
 
 GOLDEN = json.loads(
     (Path(__file__).parent / "data" / "llama_cpp_quantization.json").read_text("utf-8")
 )
-SEARCHED = ("IQ4_NL", *SUPER_FORMATS)
-WITH_IMPORTANCE = (*BLOCK_SEARCH_FORMATS, *SUPER_FORMATS)
+SEARCHED = tuple(name for name, f in FORMATS_BY_NAME.items() if f.writers == ("search",))
+WITH_IMPORTANCE = tuple(name for name, f in FORMATS_BY_NAME.items() if "search" in f.writers)
 CASES = [(name, False) for name in SEARCHED] + [(name, True) for name in WITH_IMPORTANCE]
 
 
@@ -34,7 +33,7 @@ CASES = [(name, False) for name in SEARCHED] + [(name, True) for name in WITH_IM
 def codec_of(tier: Tier) -> RowCodec:
     """One codec a tier, all searches compiled in one go."""
     codec = RowCodec(tier.name)
-    codec.prepare(BLOCK_SEARCH_FORMATS, (), by_importance=WITH_IMPORTANCE)
+    codec.prepare(WITH_IMPORTANCE, (), by_importance=WITH_IMPORTANCE)
     return codec
 
 

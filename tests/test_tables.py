@@ -42,8 +42,8 @@ def test_titles_differ(columns: tuple[Column, ...]) -> None:
 def test_bytes_from_a_cache_have_no_rate() -> None:
     """What seems to move more than a plain read of the weights shows no GB/s to anybody."""
     times = [
-        OpTime("gemv x", "0", 1, 1e-3, Work(20_000_000, 1000)),
-        OpTime("rope", "0", 1, 1e-6, Work(100_000, 0)),
+        OpTime("gemv", "x", "0", 1, 1e-3, Work(20_000_000, 1000)),
+        OpTime("rope", "", "0", 1, 1e-6, Work(100_000, 0)),
     ]
     rows = profile_table.rows_of({"decode": times}, "op", 30.0)
     assert [row["is_from_cache"] for row in rows] == [False, True, False]

@@ -16,6 +16,7 @@ from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.program import Op, Program
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.layouts import CACHE_LINE
+from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, ThreadTeam, aligned_words
 from edgellama.quant.errors import KernelError
@@ -51,7 +52,7 @@ class Counting:
             "num_tokens": rows,
             "bias": self._bias.ctypes.data,
         }
-        self.program = Program([Op("add_bias", arguments)] * num_ops, kernels)
+        self.program = Program([Op(Kernel("add_bias"), arguments)] * num_ops, kernels)
 
     def run(self, team: ThreadTeam, token: CancelToken | None = None) -> bool:
         """One job."""
@@ -114,7 +115,7 @@ def test_cancel_within_one_op(team: ThreadTeam, kernels: CompiledKernels) -> Non
         "q": 0, "q_scale": 0, "q_sum": 0, "q_half_sum": 0, "orders": 0,
     }  # fmt: skip
     counting = Counting(kernels, 1)
-    counting.program = Program([Op("swiglu_float", arguments)] * num_ops, kernels)
+    counting.program = Program([Op(Kernel("swiglu", ("float",)), arguments)] * num_ops, kernels)
     token = CancelToken()
 
     def cancel() -> None:

@@ -21,10 +21,10 @@ def test_usual_kernels_are_some_of_all() -> None:
     """The usual ones are among those of all formats, and a mixed cache has kernels of its own."""
     usual, every = set(usual_kernels()), set(kernels_for())
     assert usual < every
-    assert {"gemv_Q4_K", "attention_q8_0_q8_0_4", "choose_token"} <= usual
-    assert not {"gemv_Q2_K", "attention_f16_f16_7", "attention_q8_0_f16_4"} & usual
+    assert {"gemv_Q4_K", "attention_direct_q8_0_q8_0_4", "choose_token"} <= usual
+    assert not {"gemv_Q2_K", "attention_direct_f16_f16_7", "attention_direct_q8_0_f16_4"} & usual
     mixed = set(kernels_for(["Q2_K"], ["q8_0/q4_0"]))
-    assert {"gemv_Q2_K", "attention_q8_0_q4_0_7", "rope_store_q8_0_q4_0"} <= mixed
+    assert {"gemv_Q2_K", "attention_direct_q8_0_q4_0_7", "rope_store_q8_0_q4_0"} <= mixed
     assert not {"gemv_Q4_K", "attention_q8_0_q8_0_7", "attention_q4_0_q8_0_7"} & mixed
 
 

@@ -11,8 +11,8 @@ from gguf import GGMLQuantizationType, GGUFWriter, quants
 from reference.tiny_models import TinyLlama, random_weights, write_llama, write_tiny_llama
 
 from edgellama.engine.weights import ModelWeights, load_weights
-from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
+from edgellama.quant.formats import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.model_config import ModelConfig
 

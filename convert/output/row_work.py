@@ -19,7 +19,7 @@ from edgellama.convert.output.checksum import chunk_checksum
 from edgellama.convert.output.chunks import Chunk
 from edgellama.convert.planning.conversion_plan import PlannedTensor
 from edgellama.convert.sources.source_tensor import SourceTensor
-from edgellama.kernels_cpu.quantizers.row_codec import ErrorSums, RowCodec, expander_name
+from edgellama.kernels_cpu.quantizers.row_codec import ErrorSums, RowCodec, expander_of
 from edgellama.quant.errors import KernelError, UnsupportedModelError
 from edgellama.quant.formats import Format
 
@@ -141,7 +141,7 @@ class RowWorker:
 @cache
 def _has_kernel(format_name: str) -> bool:
     try:
-        expander_name(format_name)
+        expander_of(format_name)
     except KernelError:
         return False
     return True

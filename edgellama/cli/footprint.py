@@ -220,10 +220,10 @@ def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -
 def _usual_types(source: OutlineSource, is_fit: bool) -> Sequence[str]:
     """A file as it is; to fit it, also what it could be converted to with fewer bits."""
     from edgellama.measure.footprint import AS_IT_IS
-    from edgellama.measure.footprint_fit import TYPE_DIVERGENCES, types_below
+    from edgellama.measure.footprint_fit import TYPES_BY_QUALITY, types_below
 
     if source.path is None:
-        return tuple(TYPE_DIVERGENCES) if is_fit else USUAL_TYPES
+        return TYPES_BY_QUALITY if is_fit else USUAL_TYPES
     return (AS_IT_IS, *(types_below(source.outline) if is_fit else ()))
 
 

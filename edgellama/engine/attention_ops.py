@@ -14,6 +14,7 @@ from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Arguments, Op
 from edgellama.engine.step_values import NUM_SEGMENTS, Attending
 from edgellama.kernels_cpu.layouts import ALL_KEYS
+from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.model_config import ModelConfig
 
 
@@ -44,7 +45,7 @@ class AttentionOps:
             "num_pairs": self.config.rope.dimension_count // 2,
             "cos_sin": int(b.cos_sin.ctypes.data),
         }
-        return Op(f"rope_store_{self.pages.types.kernel_suffix}", arguments)
+        return Op(Kernel("rope_store", self.pages.types.pair), arguments)
 
     def attend(self, attending: Attending, index: int) -> Iterator[Op]:
         """Attention of all segments; parts of keys are joined where they are split."""
@@ -68,17 +69,18 @@ class AttentionOps:
             "scratch": int(b.scratch.ctypes.data),
             "scratch_stride": b.scratch_bytes,
         }
-        yield Op(f"attention_{self.pages.types.kernel_suffix}_{self._method(attending)}", arguments)
+        yield Op(self._kernel(attending), arguments)
         if attending == "direct":
-            yield Op("merge_attention", common)
+            yield Op(Kernel("merge_attention"), common)
 
-    def _method(self, attending: Attending) -> str:
-        """Rows of a tile that reads the cache as it is, which f32 always is, or "packed"."""
-        if attending == "direct":
-            group = self.config.head_count // self.config.head_count_kv
-            return str(min(group, MAX_ATTENTION_ROWS))
-        types = self.pages.types
-        return str(MAX_ATTENTION_ROWS) if "f32" in (types.keys, types.values) else "packed"
+    def _kernel(self, attending: Attending) -> Kernel:
+        """A cache of f32 is never packed, however many tokens share its keys."""
+        pair = self.pages.types.pair
+        if attending == "packed" and "f32" not in pair:
+            return Kernel("attention_packed", pair)
+        group = self.config.head_count // self.config.head_count_kv
+        rows = MAX_ATTENTION_ROWS if attending == "packed" else min(group, MAX_ATTENTION_ROWS)
+        return Kernel("attention_direct", (*pair, rows))
 
     def _page_arguments(self, index: int) -> Arguments:
         pages = self.pages

@@ -20,19 +20,21 @@ from edgellama.engine.segments import MAX_TOKEN_SPLITS
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_values import Attending
 from edgellama.kernels_cpu.layouts import (
-    TILE_ROWS,
-    attention_scratch_bytes,
-    gemm_scratch_bytes,
-    partial_bytes,
-)
-from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.signatures import (
+    BLOCK,
     GEMM_TOKENS,
     PANEL_VECTORS,
-    SUM_BYTES,
+    SUPER_BLOCK,
+    TILE_ROWS,
     TOKEN_PADDING,
-    decode_bytes,
+    attention_scratch_bytes,
+    gemm_scratch_bytes,
+    half_sums_at,
+    partial_bytes,
+    records_bytes,
+    scales_at,
+    sums_at,
 )
+from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.quant.model_config import ModelConfig
 
 MAX_ATTENTION_ROWS = TILE_ROWS
@@ -59,13 +61,14 @@ class Rows:
 
 
 class QuantizedRows:
-    """int8 rows in the layouts of ``kernels_cpu.activations``, which share the memory."""
+    """int8 rows in the two layouts of ``kernels_cpu.layouts``, which share the memory."""
 
     def __init__(self, num_tokens: int, width: int) -> None:
-        self._quants = reserve(max(num_tokens * width, decode_bytes(round_up(width, 256))))
-        self._scale = reserve_floats(num_tokens, width // 32)
-        self._sum = reserve(num_tokens * (width // 32) * SUM_BYTES)
-        self._half_sum = reserve(num_tokens * (width // 16) * SUM_BYTES)
+        num_blocks = num_tokens * (width // BLOCK)
+        one_token = records_bytes(round_up(width, SUPER_BLOCK * BLOCK))
+        self._quants = reserve(max(num_blocks * BLOCK, one_token))
+        self._scale = reserve(scales_at(num_blocks))
+        self._sum, self._half_sum = reserve(sums_at(num_blocks)), reserve(half_sums_at(num_blocks))
 
     @property
     def num_bytes(self) -> int:
@@ -78,9 +81,9 @@ class QuantizedRows:
         """Where the quants, or the records, begin."""
         return int(self._quants.ctypes.data)
 
-    def arguments(self, mode: str) -> Arguments:
+    def arguments(self, layout: str) -> Arguments:
         """The arguments ``signatures.QUANTIZED`` of a kernel that writes the rows."""
-        if mode == "decode":
+        if layout == "records":
             return {"q": self.address, "q_scale": 0, "q_sum": 0, "q_half_sum": 0}
         return {
             "q": self.address,
@@ -107,13 +110,13 @@ class StepBuffers:
         self.token_ids = np.zeros(self._tokens, np.int32)
         self.cos_sin = reserve_floats(self._tokens, row_numbers)
         self.residual = self._rows(width)
-        narrow = QuantizedRows(self._tokens, round_up(max(width, config.query_length), 32))
+        narrow = QuantizedRows(self._tokens, round_up(max(width, config.query_length), BLOCK))
         self.normed = self._inputs(width, narrow)
         self.query = self._rows(config.query_length)
         self.key = self._rows(config.key_length)
         self.value = self._rows(config.key_length)
         self.attended = self._inputs(config.query_length, narrow)
-        self.gate = self._inputs(hidden, QuantizedRows(self._tokens, round_up(hidden, 32)))
+        self.gate = self._inputs(hidden, QuantizedRows(self._tokens, round_up(hidden, BLOCK)))
         self.up = self._rows(hidden)
         self.scratch_bytes = self._scratch_bytes(config)
         self.scratch = reserve(num_threads * self.scratch_bytes)
@@ -146,7 +149,7 @@ class StepBuffers:
         return InputRows(self._floats(width), width, quantized)
 
     def _floats(self, width: int) -> npt.NDArray[np.float32]:
-        return reserve_floats(self._tokens, round_up(width, max(self.panel_rows, 32)))
+        return reserve_floats(self._tokens, round_up(width, max(self.panel_rows, BLOCK)))
 
     def _scratch_bytes(self, config: ModelConfig) -> int:
         width, panel = config.embedding_length, self.panel_rows

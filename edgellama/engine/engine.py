@@ -298,17 +298,17 @@ class Engine:
         program = self._programs.get(key)
         if program is None:
             written = ops()
-            self._kernels.ensure(op.kernel for op in written)
+            self._kernels.ensure(op.kernel.name for op in written)
             if self._timer:
                 written = self._timer.separated(written)
             program = self._programs[key] = Program(written, self._kernels)
         return program
 
     def usual_kernels(self) -> set[str]:
-        """Kernels of a chat: all kinds of steps, logits of one token, the choice of the next."""
+        """Names of a chat's kernels: all kinds of steps, one token's logits, the next's choice."""
         runner, pages = self._open_runner(), self.pool().layout
         ops = (op for kind in runner.kinds() for op in runner.ops(kind, pages))
-        return {op.kernel for op in ops} | {*ENTRY_KERNELS, CHOICE_KERNEL}
+        return {op.kernel.name for op in ops} | {*ENTRY_KERNELS, CHOICE_KERNEL}
 
     def _origin(self) -> bytes:
         """What else than tokens decides keys and values of new sequences."""

@@ -8,12 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from edgellama.kernels_cpu.signatures import (
-    CACHE_NUMBER_BITS,
-    CACHE_SCALE_BYTES,
-    CACHE_SCALE_ELEMENTS,
-    CACHE_TYPES,
-)
+from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES
+from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS, CACHE_TYPES
 from edgellama.quant.errors import InvalidOptionError
 
 KVTypeChoice: TypeAlias = "str | tuple[str, str]"
@@ -52,9 +48,9 @@ class KVTypes:
         return self.keys if self.keys == self.values else f"{self.keys}{SEPARATOR}{self.values}"
 
     @property
-    def kernel_suffix(self) -> str:
-        """How kernels for these types are called, behind what they do."""
-        return f"{self.keys}_{self.values}"
+    def pair(self) -> tuple[str, str]:
+        """The types of keys and of values, which kernels are compiled for."""
+        return self.keys, self.values
 
     def position_bytes(self, head_size: int) -> int:
         """Bytes of one head's key and value at one position, without padding."""

@@ -20,12 +20,9 @@ from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Arguments, Bound, Op
 from edgellama.engine.step_values import NUM_OUTPUTS, NUM_TOKENS, Batch, StepKind
 from edgellama.engine.weights import FloatVector, LayerWeights, Matrix, ModelWeights
-from edgellama.kernels_cpu.signatures import (
-    QUANTIZED,
-    SIGNATURES,
-    decode_bytes,
-    orders_of,
-)
+from edgellama.kernels_cpu.layouts import records_bytes
+from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, Kernel
+from edgellama.quant.formats import orders_of
 from edgellama.quant.model_config import ModelConfig
 
 TILES: Mapping[Batch, int] = MappingProxyType({"two": 2, "four": 4, "eight": 8})
@@ -85,7 +82,7 @@ class LlamaProgram:
     def _embed(self) -> Op:
         table = self.weights.token_embd
         return Op(
-            f"embed_{table.format_name}",
+            Kernel("embed", (table.format_name,)),
             {
                 "weights": table.address,
                 "row_bytes": table.row_bytes,
@@ -168,7 +165,7 @@ class LlamaProgram:
         b = self.buffers
         gate = self._product("many", layer.ffn_gate, b.normed, b.gate, False, True)
         arguments = gate.arguments | {"up_weights": layer.ffn_up.address}
-        arguments |= b.gate.quantized.arguments("prefill")
+        arguments |= b.gate.quantized.arguments("in_order")
         return Op(gate.kernel, arguments, label=f"{gate.label.removesuffix('.weight')}+up")
 
     def _swiglu(self, batch: Batch, user: Matrix, is_seen: bool) -> Op:
@@ -182,7 +179,8 @@ class LlamaProgram:
             "num_tokens": NUM_TOKENS,
         }
         quantized = self._quantized_arguments(batch, b.gate, [user])
-        return Op(f"swiglu_{self._layout(batch, [user])}", arguments | quantized)
+        kernel = Kernel("swiglu", (self._layout(batch, [user]),))
+        return Op(kernel, arguments | quantized)
 
     def _seen_output(self, batch: Batch) -> Iterator[Op | Call]:
         """The output matrix's input, of all tokens, if any hook wants it: few logits are made."""
@@ -214,8 +212,8 @@ class LlamaProgram:
             "y_stride": self.buffers.normed.stride,
             "epsilon": self.config.rms_epsilon,
         }
-        name = f"rms_norm_{self._layout(batch, users)}"
-        return Op(name, arguments | self._quantized_arguments(batch, self.buffers.normed, users))
+        kernel = Kernel("rms_norm", (self._layout(batch, users),))
+        return Op(kernel, arguments | self._quantized_arguments(batch, self.buffers.normed, users))
 
     def _quantize(self, batch: Batch, rows: InputRows, users: list[Matrix]) -> Op:
         """Rows as int8."""
@@ -225,8 +223,8 @@ class LlamaProgram:
             "width": rows.width,
             "num_tokens": NUM_TOKENS,
         }
-        name = f"quantize_{_layout_of(batch)}"
-        return Op(name, arguments | self._quantized_arguments(batch, rows, users))
+        kernel = Kernel("quantize", (_layout_of(batch),))
+        return Op(kernel, arguments | self._quantized_arguments(batch, rows, users))
 
     def _layout(self, batch: Batch, users: list[Matrix]) -> str:
         """Of ``signatures.LAYOUTS``."""
@@ -252,7 +250,7 @@ class LlamaProgram:
             )
         for index, (bias, output) in enumerate(biased):
             yield Op(
-                "add_bias",
+                Kernel("add_bias"),
                 {
                     "x": output.address,
                     "x_stride": output.stride,
@@ -291,20 +289,20 @@ class LlamaProgram:
             **dict.fromkeys(("up_weights", *QUANTIZED), 0),
         }
         if matrix.is_quantized and batch == "one":
-            arguments |= {"x": q["q"], "x_stride": decode_bytes(matrix.num_columns)}
+            arguments |= {"x": q["q"], "x_stride": records_bytes(matrix.num_columns)}
         elif matrix.is_quantized:
             arguments |= {f"x{name[1:]}": value for name, value in q.items()}
         taken = {p: arguments[p] for p in SIGNATURES[kernel].parameters[:-1]}
         return Op(kernel, taken, barrier, matrix.name)
 
-    def _kernel(self, matrix: Matrix, batch: Batch) -> str:
+    def _kernel(self, matrix: Matrix, batch: Batch) -> Kernel:
         """Its products add up in the order of those with many tokens where steps are exact."""
         if not matrix.is_quantized:
             is_read_by_rows = batch != "many" and not self.is_exact
-            return f"{'gemv' if is_read_by_rows else 'gemm'}_{matrix.format_name}"
+            return Kernel("gemv" if is_read_by_rows else "gemm", (matrix.format_name,))
         if batch in TILES:
-            return f"skinny_{matrix.format_name}_{TILES[batch]}"
-        return f"{'gemv' if batch == 'one' else 'gemm'}_{matrix.format_name}"
+            return Kernel("skinny", (matrix.format_name, TILES[batch]))
+        return Kernel("gemv" if batch == "one" else "gemm", (matrix.format_name,))
 
     def _chunk_rows(self, matrix: Matrix) -> int:
         """Rows handed out at a time: whole panels, the chunks alike for each thread, long."""
@@ -315,7 +313,7 @@ class LlamaProgram:
 
 def _layout_of(batch: Batch) -> str:
     """How activations lie, of ``signatures.LAYOUTS``."""
-    return "decode" if batch == "one" else "prefill"
+    return "records" if batch == "one" else "in_order"
 
 
 def _float_address(rows: Rows, users: list[Matrix], is_seen: bool) -> int:

@@ -11,16 +11,13 @@ from dataclasses import dataclass
 from edgellama.engine.kv_types import KVTypes
 from edgellama.kernels_cpu.layouts import (
     PAGE_POSITIONS,
+    PANEL_VECTORS,
     first_seen,
     key_block_bytes,
     round_up,
     value_block_bytes,
 )
-from edgellama.kernels_cpu.signatures import (
-    CACHE_NUMBER_BITS,
-    CACHE_SCALE_ELEMENTS,
-    PANEL_VECTORS,
-)
+from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.model_config import ModelConfig
 

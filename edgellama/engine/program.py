@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
-from edgellama.kernels_cpu.signatures import SIGNATURES
+from edgellama.kernels_cpu.signatures import SIGNATURES, Kernel
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.kernels_cpu.threads.thread_team import aligned_words
 
@@ -42,7 +42,7 @@ class Op:
     ``arguments`` are all of the kernel's but its counter, which the program adds.
     """
 
-    kernel: str
+    kernel: Kernel
     arguments: Arguments
     barrier: bool = True
     label: str = ""
@@ -50,7 +50,7 @@ class Op:
     def __post_init__(self) -> None:
         expected = SIGNATURES[self.kernel].parameters[:-1]
         if set(self.arguments) != set(expected):
-            raise TypeError(f"{self.kernel} takes {expected}, not {tuple(self.arguments)}")
+            raise TypeError(f"{self.kernel.name} takes {expected}, not {tuple(self.arguments)}")
 
     def with_bound(self, old: Bound, new: Bound) -> Op:
         """The same call with one bound value in another's place."""
@@ -85,7 +85,12 @@ class Program:
         self._bound: dict[str, int] = {}
         records = int(self._records.ctypes.data)
         rows = [
-            (kernels.address(op.kernel), records + 8 * start, int(counter.ctypes.data), op.barrier)
+            (
+                kernels.address(op.kernel.name),
+                records + 8 * start,
+                int(counter.ctypes.data),
+                op.barrier,
+            )
             for op, start, counter in zip(ops, starts, self._counters, strict=True)
         ]
         self.memory: Words = np.array(

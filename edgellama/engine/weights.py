@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.kernels_cpu.signatures import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
+from edgellama.quant.formats import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import OUTPUT, ROPE_FREQS, check_shapes
 from edgellama.quant.model_config import ModelConfig

@@ -19,10 +19,9 @@ from edgellama.engine.rope import RopeTable
 from edgellama.engine.step_sizes import step_tokens
 from edgellama.engine.weights import gates_at_once
 from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.signatures import QUANTIZED_FORMATS
 from edgellama.measure.model_outline import ModelOutline, VocabularySize
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.formats import FORMATS_BY_NAME, Format
+from edgellama.quant.formats import FORMATS_BY_NAME, QUANTIZED_FORMATS, Format
 from edgellama.quant.llama_tensors import FEED_FORWARD_MATRICES, ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.recipes import FormatOptions, ModelShape, choose_format, find_recipe

@@ -1,8 +1,6 @@
 """Which type of weights and of keys and values fits a given memory, the best quality first.
 
-Quality is the mean Kullback-Leibler divergence from the unquantized model that llama.cpp
-publishes for Llama 3 8B without importance matrices, in nats (tools/perplexity/README.md there);
-its order holds for other models, its size does not.
+Quality is what a type's recipe says, and what keys and values lose besides.
 """
 
 from __future__ import annotations
@@ -14,30 +12,10 @@ from types import MappingProxyType
 from edgellama.measure.footprint import AS_IT_IS, Footprint, average_bits
 from edgellama.measure.model_outline import ModelOutline
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.recipes import RECIPES
 
-TYPE_DIVERGENCES: Mapping[str, float] = MappingProxyType(
-    {
-        "f32": 0.0,
-        "bf16": 0.0,
-        "f16": 0.0,
-        "q8_0": 0.0014,
-        "q6_k": 0.0057,
-        "q5_k_m": 0.0111,
-        "q5_k_s": 0.0172,
-        "q5_1": 0.0185,
-        "q5_0": 0.0230,
-        "q4_k_m": 0.0320,
-        "q4_k_s": 0.0440,
-        # Published with importance matrices only; without, just behind q4_k_s.
-        "iq4_nl": 0.0480,
-        "iq4_xs": 0.0490,
-        "q4_1": 0.0725,
-        "q4_0": 0.0736,
-        "q3_k_l": 0.0886,
-        "q3_k_m": 0.1038,
-        "q3_k_s": 0.2364,
-        "q2_k": 0.4573,
-    }
+TYPES_BY_QUALITY = tuple(
+    recipe.name for recipe in sorted(RECIPES.values(), key=lambda recipe: recipe.divergence)
 )
 # Measured on SmolLM2 135M over 3,072 tokens against keys and values of 16 bits. Its heads are
 # small, which makes it sensitive; that keys need more bits than values holds for all.
@@ -67,7 +45,7 @@ def fitting(predictions: Sequence[Footprint], memory_bytes: int) -> list[Footpri
 def divergence(prediction: Footprint) -> float:
     """What quantization is expected to cost, in nats a token; a file as it is costs nothing."""
     return (
-        TYPE_DIVERGENCES.get(prediction.type, 0.0)
+        _type_divergence(prediction.type)
         + _KEY_DIVERGENCES.get(prediction.key_type, 0.0)
         + _VALUE_DIVERGENCES.get(prediction.value_type, 0.0)
     )
@@ -76,7 +54,11 @@ def divergence(prediction: Footprint) -> float:
 def types_below(outline: ModelOutline) -> list[str]:
     """Types that a file's weights could be converted to with fewer bits than they have."""
     own_bits = average_bits(outline, AS_IT_IS)
-    return [type for type in TYPE_DIVERGENCES if average_bits(outline, type) < own_bits]
+    return [type for type in TYPES_BY_QUALITY if average_bits(outline, type) < own_bits]
+
+
+def _type_divergence(type: str) -> float:
+    return RECIPES[type].divergence if type in RECIPES else 0.0
 
 
 def parse_size(text: str) -> int:

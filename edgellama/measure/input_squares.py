@@ -14,6 +14,7 @@ import numpy.typing as npt
 from edgellama.engine.hooks import Place, Site
 from edgellama.engine.memory import reserve_floats
 from edgellama.engine.program import Op
+from edgellama.kernels_cpu.signatures import Kernel
 
 
 class InputSquares:
@@ -44,7 +45,7 @@ class InputSquares:
             self._totals[names[0]] = np.zeros(source.width)
             self._names[names[0]] = names
         yield Op(
-            "sum_squares",
+            Kernel("sum_squares"),
             {
                 "x": source.address,
                 "x_stride": source.stride,

@@ -27,13 +27,22 @@ _LAYER = re.compile(r"blk\.(\d+)\.")
 
 @dataclass(frozen=True)
 class OpTime:
-    """One op of a step, or several summed: ``name`` says which, ``layer`` where ("" for none)."""
+    """One op of a step, or several summed: ``kernel`` and ``part`` say which, ``layer`` where.
 
-    name: str
+    ``part`` is the part of a layer whose matrix the kernel reads. "" stands for none, or several.
+    """
+
+    kernel: str
+    part: str
     layer: str
     count: int
     seconds: float
     work: Work
+
+    @property
+    def name(self) -> str:
+        """The kernel and the part."""
+        return f"{self.kernel} {self.part}".strip()
 
     @property
     def gb_per_second(self) -> float:
@@ -76,7 +85,7 @@ def profile_step(
     step = Step.of(num_tokens, depth, cache.layout)
     seconds = quiet_median(np.array(samples))
     return [
-        OpTime(_name(op), layer, 1, float(time), op_work(op, step))
+        OpTime(op.kernel.name, _part(op), layer, 1, float(time), op_work(op, step))
         for op, layer, time in zip(ops, _layers(ops), seconds, strict=True)
     ]
 
@@ -95,37 +104,39 @@ def quiet_median(samples: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 def by_kind(times: Iterable[OpTime]) -> list[OpTime]:
     """Ops of the same kernel and the same part of a layer together, the slowest first."""
-    groups = _summed(times, lambda time: time.name, lambda time: "")
+    groups = _summed(times, lambda time: (time.kernel, time.part, ""))
     return sorted(groups, key=lambda group: -group.seconds)
 
 
 def by_kernel(times: Iterable[OpTime]) -> list[OpTime]:
     """Ops of the same kernel together, the slowest first."""
-    groups = _summed(times, lambda time: time.name.split()[0], lambda time: "")
+    groups = _summed(times, lambda time: (time.kernel, "", ""))
     return sorted(groups, key=lambda group: -group.seconds)
 
 
 def by_layer(times: Iterable[OpTime]) -> list[OpTime]:
     """Ops of a layer together, in order; what is in no layer under its own name."""
-    return _summed(times, lambda time: "" if time.layer else time.name, lambda time: time.layer)
+    return _summed(
+        times, lambda time: ("", "", time.layer) if time.layer else (time.kernel, time.part, "")
+    )
 
 
 def total(times: Sequence[OpTime], name: str) -> OpTime:
     """The whole step."""
     works = sum((time.work for time in times), Work(0, 0))
-    return OpTime(name, "", len(times), sum(time.seconds for time in times), works)
+    return OpTime(name, "", "", len(times), sum(time.seconds for time in times), works)
 
 
 def _summed(
-    times: Iterable[OpTime], name: Callable[[OpTime], str], layer: Callable[[OpTime], str]
+    times: Iterable[OpTime], group_of: Callable[[OpTime], tuple[str, str, str]]
 ) -> list[OpTime]:
-    groups: dict[tuple[str, str], list[OpTime]] = {}
+    """Those of one group, the kernel, part and layer that they are shown as, together."""
+    groups: dict[tuple[str, str, str], list[OpTime]] = {}
     for time in times:
-        groups.setdefault((name(time), layer(time)), []).append(time)
+        groups.setdefault(group_of(time), []).append(time)
     return [
         OpTime(
-            key[0],
-            key[1],
+            *key,
             len(group),
             sum(time.seconds for time in group),
             sum((time.work for time in group), Work(0, 0)),
@@ -134,10 +145,9 @@ def _summed(
     ]
 
 
-def _name(op: Op) -> str:
-    """The kernel, and the part of the layer whose matrix it reads."""
-    part = op.label.removesuffix(".weight").rsplit(".", 1)[-1]
-    return f"{op.kernel} {part}".strip()
+def _part(op: Op) -> str:
+    """The part of the layer whose matrix an op reads."""
+    return op.label.removesuffix(".weight").rsplit(".", 1)[-1]
 
 
 def _layers(ops: Sequence[Op]) -> list[str]:
@@ -151,6 +161,6 @@ def _layers(ops: Sequence[Op]) -> list[str]:
         layers.append(following)
     layers.reverse()
     for index, op in enumerate(ops):
-        if op.kernel == "add_bias":
+        if op.kernel.family == "add_bias":
             layers[index] = layers[index - 1]
     return layers

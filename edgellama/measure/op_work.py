@@ -14,8 +14,8 @@ from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Bound, Op
 from edgellama.engine.segments import split_keys_at
 from edgellama.engine.step_values import NUM_OUTPUTS
-from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
-from edgellama.kernels_cpu.signatures import PARTIAL_HEAD_BYTES, QUANTIZED_FORMATS
+from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, PARTIAL_HEAD_BYTES
+from edgellama.quant.formats import QUANTIZED_FORMATS
 
 F32_BYTES = 4
 
@@ -65,7 +65,7 @@ class Step:
 
 def op_work(op: Op, step: Step) -> Work:
     """The work of an op of a step with one token's logits; of one not known to work, none."""
-    count = _COUNTS.get(op.kernel.split("_")[0])
+    count = _COUNTS.get(op.kernel.family)
     if op.arguments.get("num_tokens") == NUM_OUTPUTS:
         step = replace(step, num_tokens=1)
     return count(op, step) if count else Work(0, 0)
@@ -84,7 +84,7 @@ def _number(op: Op, name: str) -> int:
 
 def _product(op: Op, step: Step) -> Work:
     rows, columns = _number(op, "num_rows"), _number(op, "num_columns")
-    is_quantized = op.kernel.partition("_")[2] in QUANTIZED_FORMATS
+    is_quantized = op.kernel.options[0] in QUANTIZED_FORMATS
     read = columns * (1 if is_quantized else F32_BYTES)
     written = rows * F32_BYTES * (2 if _number(op, "accumulate") else 1)
     num_matrices = 1
@@ -139,15 +139,16 @@ _COUNTS: Mapping[str, Callable[[Op, Step], Work]] = MappingProxyType(
         "gemv": _product,
         "skinny": _product,
         "gemm": _product,
-        "attention": _attention,
-        "merge": _merge,
-        "rope": _rope,
+        "attention_direct": _attention,
+        "attention_packed": _attention,
+        "merge_attention": _merge,
+        "rope_store": _rope,
         "embed": _embed,
-        "rms": _rows(2),
+        "rms_norm": _rows(2),
         "swiglu": _rows(3),
         "quantize": _rows(1),
-        "add": _rows(2),
-        "sum": _rows(1),
+        "add_bias": _rows(2),
+        "sum_squares": _rows(1),
     }
 )
-"""By the first word of a kernel's name."""
+"""By the family of a kernel."""

@@ -8,6 +8,7 @@ from edgellama.engine.engine import Engine
 from edgellama.engine.program import Op
 from edgellama.engine.weights import Matrix, ModelWeights
 from edgellama.kernels_cpu.layouts import CACHE_LINE
+from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.kernels_cpu.threads.thread_team import aligned_words
 
 
@@ -28,7 +29,7 @@ class PlainRead:
         sink = int(self._sink.ctypes.data)
         return [
             Op(
-                "read_bytes",
+                Kernel("read_bytes"),
                 {
                     "address": matrix.address,
                     "num_bytes": matrix.num_rows * matrix.row_bytes,

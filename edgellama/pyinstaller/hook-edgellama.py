@@ -17,10 +17,10 @@ from edgellama.kernels_cpu.compiling.exported_kernels import (
     ExportedKernels,
 )
 from edgellama.kernels_cpu.compiling.source_hash import BOUND_NAME, source_hash
-from edgellama.kernels_cpu.signatures import CODEC_SIGNATURES, SIGNATURES
+from edgellama.kernels_cpu.signatures import KERNELS, signature_of
 
 PACKAGE = "edgellama.kernels_cpu"
-KERNELS = [*SIGNATURES.values(), *CODEC_SIGNATURES.values()]
+MODULES = {f"{PACKAGE}.{signature_of(kernel).module}" for kernel in KERNELS.values()}
 
 bound = Path(tempfile.mkdtemp(prefix="edgellama-hook-")) / BOUND_NAME
 bound.write_text(source_hash() or "", "ascii")
@@ -30,7 +30,7 @@ datas = [(str(bound), PACKAGE.replace(".", "/")), *copy_metadata("edgellama")]
 for package in ("edgellama", "edgellama.quant", "edgellama.convert", PACKAGE):
     datas += collect_data_files(package)
 # All by name. Without Numba kernels are of no use, but PyInstaller must see when they change.
-hiddenimports = ["regex", *sorted({f"{PACKAGE}.{kernel.module}" for kernel in KERNELS})]
+hiddenimports = ["regex", *sorted(MODULES)]
 excludedimports: list[str] = []
 
 exported = os.environ.get(EXPORT_VARIABLE)

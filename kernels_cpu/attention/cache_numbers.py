@@ -12,18 +12,15 @@ from __future__ import annotations
 from typing import Any
 
 from edgellama.kernels_cpu import layouts
-from edgellama.kernels_cpu.signatures import (
-    CACHE_NUMBER_BITS,
-    CACHE_SCALE_ELEMENTS,
-    PANEL_VECTORS,
-)
-from edgellama.kernels_cpu.simd.device import device
-from edgellama.kernels_cpu.simd.halves import load_bf16, load_f16
-from edgellama.kernels_cpu.simd.pairs import (
+from edgellama.kernels_cpu.layouts import PANEL_VECTORS
+from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
+from edgellama.kernels_cpu.simd.attention_vectors import (
     load_high_nibbles,
     load_low_nibbles,
     load_signed_bytes,
 )
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.halves import load_bf16, load_f16
 from edgellama.kernels_cpu.simd.vectors import lane_count, load_f32
 
 LOADS = {"f32": load_f32, "f16": load_f16, "bf16": load_bf16, "q8_0": load_signed_bytes}

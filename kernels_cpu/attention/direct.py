@@ -17,17 +17,13 @@ from edgellama.kernels_cpu.attention.cache_numbers import (
     value_vectors,
 )
 from edgellama.kernels_cpu.attention.online_softmax import scale_row
-from edgellama.kernels_cpu.layouts import SCORE_BYTES
+from edgellama.kernels_cpu.layouts import PANEL_VECTORS, SCORE_BYTES
 from edgellama.kernels_cpu.matrices.prefetching import define_ask_in_line
-from edgellama.kernels_cpu.signatures import (
-    CACHE_NUMBER_BITS,
-    CACHE_SCALE_ELEMENTS,
-    PANEL_VECTORS,
-)
+from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 from edgellama.kernels_cpu.simd.arithmetic import mul
+from edgellama.kernels_cpu.simd.attention_vectors import add_scaled_tile, fma_panel, fold_tile
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.halves import load_f16
-from edgellama.kernels_cpu.simd.pairs import add_scaled_tile, fma_panel, fold_tile
 from edgellama.kernels_cpu.simd.tiles import add_tiles, f32_tile, store_tile
 from edgellama.kernels_cpu.simd.vectors import (
     f32_zeros,

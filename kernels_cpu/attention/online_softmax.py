@@ -19,8 +19,8 @@ from edgellama.kernels_cpu.simd.arithmetic import (
     sub,
     sum_lanes,
 )
+from edgellama.kernels_cpu.simd.attention_vectors import exp2, zero_from
 from edgellama.kernels_cpu.simd.device import device
-from edgellama.kernels_cpu.simd.pairs import power_of_two, zero_from
 from edgellama.kernels_cpu.simd.vectors import (
     f32_zeros,
     f32_zeros_4,
@@ -40,7 +40,7 @@ LOWEST = np.float32(-1e30)
 @device
 def power(x):
     """2**x of one number up to 0."""
-    return max_lanes(power_of_two(splat_f32(x, f32_zeros_4())))
+    return max_lanes(exp2(splat_f32(x, f32_zeros_4())))
 
 
 @device
@@ -72,11 +72,11 @@ def weigh(scores, visible, num_keys, largest):
     total = f32_zeros()
     shift = splat_f32(largest, total)
     for i in range(0, whole, lanes):
-        v = power_of_two(sub(load_f32(scores + 4 * i, total), shift))
+        v = exp2(sub(load_f32(scores + 4 * i, total), shift))
         store(scores + 4 * i, v)
         total = add(total, v)
     if whole < visible:
-        v = power_of_two(sub(load_f32(scores + 4 * whole, total), shift))
+        v = exp2(sub(load_f32(scores + 4 * whole, total), shift))
         v = zero_from(v, visible - whole)
         store(scores + 4 * whole, v)
         total = add(total, v)

@@ -19,12 +19,16 @@ from edgellama.kernels_cpu.attention.cache_numbers import (
     value_row_bytes,
     value_vectors,
 )
-from edgellama.kernels_cpu.layouts import SCORE_BYTES, WEIGHT_BYTES, packed_places
-from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, CACHE_SCALE_ELEMENTS, PANEL_VECTORS
+from edgellama.kernels_cpu.layouts import (
+    ATTENTION_KEYS,
+    PANEL_VECTORS,
+    SCORE_BYTES,
+    WEIGHT_BYTES,
+    packed_places,
+)
+from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS
 from edgellama.kernels_cpu.simd.arithmetic import div, fma, magnitude, maximum, mul, square_root
-from edgellama.kernels_cpu.simd.device import device
-from edgellama.kernels_cpu.simd.halves import load_f16, read_half
-from edgellama.kernels_cpu.simd.pairs import (
+from edgellama.kernels_cpu.simd.attention_vectors import (
     fold_scaled_tile,
     i32_tile,
     multiply_pairs_tile,
@@ -32,6 +36,8 @@ from edgellama.kernels_cpu.simd.pairs import (
     store_word_pairs,
     store_words,
 )
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.halves import load_f16, read_half
 from edgellama.kernels_cpu.simd.rounding import square_roots, write_i16
 from edgellama.kernels_cpu.simd.vectors import (
     f32_zeros,

@@ -14,21 +14,25 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 
 from edgellama.kernels_cpu.compiling.compile_worker import compile_into
 from edgellama.kernels_cpu.compiling.exported_kernels import EXPORT_VARIABLE
 from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.signatures import KERNELS
 from edgellama.quant.errors import CacheError, KernelError
 
 logger = logging.getLogger(__name__)
 
 MAX_WORKERS = 4
 """Each costs half a second of start-up and 200 MB, and types anew what kernels share."""
-COMPILE_WEIGHTS = {"search": 4, "attention": 3, "choose": 3, "gemm": 2}
-"""Relative compile times by the first word of a kernel's name, to balance the workers."""
+COMPILE_WEIGHTS: Mapping[str, int] = MappingProxyType(
+    {"search": 4, "attention_direct": 3, "attention_packed": 3, "choose_token": 3, "gemm": 2}
+)
+"""Relative compile times of families of kernels, to balance the workers; others take 1."""
 WORKER_PROGRAM = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "from edgellama.kernels_cpu.compiling.compile_worker import main; main(sys.argv[2:])"
@@ -66,7 +70,7 @@ def _compile_in_workers(
     names: Sequence[str], tier: Tier, folder: Path, finished: Callable[[str], None]
 ) -> None:
     jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for name in sorted(names, key=lambda name: (-COMPILE_WEIGHTS.get(name.split("_")[0], 1), name)):
+    for name in sorted(names, key=lambda name: (-_compile_weight(name), name)):
         jobs.put(name)
     num_workers = min(MAX_WORKERS, os.cpu_count() or 1, len(names))
     workers = [_start_worker(tier, folder) for _ in range(num_workers)]
@@ -93,6 +97,11 @@ def _compile_in_workers(
             if told := reason.partition(f"{CacheError.__qualname__}: ")[2]:
                 raise CacheError(told)
             raise KernelError(f"the kernel compiler failed for tier {tier.name}: {reason}")
+
+
+def _compile_weight(name: str) -> int:
+    kernel = KERNELS.get(name)  # A worker says which name it does not know.
+    return COMPILE_WEIGHTS.get(kernel.family, 1) if kernel else 1
 
 
 def _start_worker(tier: Tier, folder: Path) -> subprocess.Popen[str]:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from edgellama.kernels_cpu.machine.cpu import compilable_tier
 from edgellama.kernels_cpu.machine.user_cache import storage_error
+from edgellama.kernels_cpu.signatures import KERNELS
 
 ALLOCATIONS_BETWEEN_COLLECTIONS = 100_000
 """A compiler makes large trees that live long: walking them more often finds nothing."""
@@ -31,7 +32,7 @@ def compile_into(
 
     jit.use_tier(compilable_tier(tier_name))
     for name in names:
-        write_checked(folder / f"{name}.o", jit.compile_kernel(name))
+        write_checked(folder / f"{name}.o", jit.compile_kernel(KERNELS[name]))
         done(name)
 
 

@@ -17,7 +17,7 @@ from numba.core import codegen, compiler, compiler_machinery, registry
 from numba.core.compiler_lock import global_compiler_lock
 
 from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.signatures import CODEC_SIGNATURES, SIGNATURES, Signature
+from edgellama.kernels_cpu.signatures import Kernel, Signature, signature_of
 from edgellama.kernels_cpu.simd.device import FAST_MATH
 from edgellama.quant.errors import KernelError
 
@@ -99,13 +99,13 @@ def _analyse_passes_once() -> None:
     manager.dependency_analysis = analyse_once
 
 
-def compile_kernel(name: str) -> bytes:
+def compile_kernel(kernel: Kernel) -> bytes:
     """Object code of one kernel, with one symbol: its name, ``void(args, thread, job)``.
 
     Raises KernelError when the code needs a symbol from outside.
     """
-    signature = SIGNATURES.get(name) or CODEC_SIGNATURES[name]
-    library, symbol = _typed_library(signature)
+    name, signature = kernel.name, signature_of(kernel)
+    library, symbol = _typed_library(kernel, signature)
     module = binding.parse_assembly(str(_entry_module(name, symbol, signature)))
     module.link_in(library._final_module, preserve=True)
     for function in module.functions:
@@ -124,10 +124,10 @@ def _target_machine() -> Any:
     return registry.cpu_target.target_context.codegen()._tm
 
 
-def _typed_library(signature: Signature) -> tuple[Any, str]:
+def _typed_library(kernel: Kernel, signature: Signature) -> tuple[Any, str]:
     """Numba's library for a kernel and the symbol of its function."""
     module = importlib.import_module(f"edgellama.kernels_cpu.{signature.module}")
-    function = getattr(module, signature.factory)(*signature.options)
+    function = getattr(module, signature.factory)(*kernel.options)
     expected = (*signature.parameters, "thread", "job")
     if tuple(inspect.signature(function).parameters) != expected:
         raise KernelError(f"{signature.factory} in {signature.module} does not take {expected}")

@@ -1,6 +1,7 @@
 """One hash of all kernel sources, which tells compiled code of one version from another's.
 
-Where the sources lie beside this file they are hashed. An application that was frozen without
+Where the sources lie beside this file they are hashed, with the record of formats that kernels
+are compiled from. An application that was frozen without
 them carries the hash that was bound when it, or the wheel, was built. Standard library alone:
 ``setup.py`` runs this file too.
 """
@@ -14,11 +15,13 @@ from pathlib import Path
 SOURCE_FOLDER = Path(__file__).parent.parent
 BOUND_NAME = "source_hash.txt"
 """The bound hash, in the folder where the sources would lie."""
+FORMATS_FILE = Path("quant", "formats.py")
+"""Beside the folder of the sources."""
 
 
 def hash_sources(folder: Path = SOURCE_FOLDER) -> str:
-    """SHA-256, in hexadecimal, of every Python file in ``folder`` with its name."""
-    key = hashlib.sha256()
+    """SHA-256, in hexadecimal, of the formats and every Python file in ``folder`` with its name."""
+    key = hashlib.sha256((folder.parent / FORMATS_FILE).read_bytes())
     for source in sorted(folder.rglob("*.py")):
         name = source.relative_to(folder).as_posix()
         key.update(name.encode() + b"\0" + source.read_bytes())
@@ -40,7 +43,8 @@ def source_hash(folder: Path = SOURCE_FOLDER) -> str | None:
     """
     bound = bound_hash(folder)
     is_frozen = bool(getattr(sys, "frozen", False))
-    has_sources = (folder / "compiling" / Path(__file__).with_suffix(".py").name).is_file()
+    own = folder / "compiling" / Path(__file__).with_suffix(".py").name
+    has_sources = own.is_file() and (folder.parent / FORMATS_FILE).is_file()
     if has_sources and not (is_frozen and bound):
         return hash_sources(folder)
     return bound

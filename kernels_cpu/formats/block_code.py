@@ -13,16 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from edgellama.kernels_cpu.signatures import SUPER_BLOCK
+from edgellama.kernels_cpu.layouts import SUPER_BLOCK
 from edgellama.kernels_cpu.simd.arithmetic import mul
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.scales import BYTE_UNIT, UNSIGNED_UNIT, widen_signed, widen_unsigned
 from edgellama.kernels_cpu.simd.vectors import splat_f32
 from edgellama.kernels_cpu.simd.weight_bytes import weight_bias
+from edgellama.quant.formats import FORMATS_BY_NAME, Format, Quants
 
 Reader = Callable[..., Any]
-WIDE_RANGE = (255, 128)
-"""Largest quant and centre of weights of eight bits, where they are taken as unsigned."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,13 @@ class SuperBlock:
     group, in 16 bytes that are repeated as often as they fit; scales are signed, minimums begin at
     byte ``first_minimum``. They count ``scale_unit`` times the first of ``factors(base)``, and
     minus ``minimum_unit`` times the second. ``pieces(base, half, like)``: the quants as 16-byte
-    pieces, from number ``half`` on in the order number ``order`` of ``BLOCK_ORDERS``; without an
-    order they are read block by block.
+    pieces, from number ``half`` on in the format's order of blocks; without an order they are
+    read block by block.
     """
 
-    num_bytes: int
     scales: Reader
     factors: Reader
     scale_unit: float = 1.0
-    order: int | None = None
     pieces: Reader | None = None
     minimums: Reader | None = None
     minimum_unit: float = 1.0
@@ -50,34 +47,59 @@ class SuperBlock:
 
 @dataclass(frozen=True)
 class BlockCode:
-    """The functions that read one format, to be called from kernels.
+    """The functions that read one format, ``quant.formats``' record of it, for kernels to call.
 
     ``quants[half](row, block, like)``: the bytes of the first or last 16 weights of every block,
     unsigned, or ``as_weights`` where they are ``wide`` (eight bits).
     ``scale[half](row, block, like)`` and ``minimum[half](row, block, like, scale)``: f32, four
-    lanes a block; the halves share them where ``group_size`` is 32 rather than 16.
-
-    ``centre`` is taken off every quant, the largest of which is ``largest``, where that is all that
-    the minimum does: without ``has_minimum``. Wide weights are ``negatable`` if none is -128.
+    lanes a block; the halves share them where the group size is 32 rather than 16. Wide weights
+    are ``negatable`` if none is -128.
     """
 
-    group_size: int
+    format: Format
     quants: tuple[Reader, Reader]
     scale: tuple[Reader, Reader]
     minimum: tuple[Reader, Reader]
-    largest: int
-    centre: int
-    has_minimum: bool
     super_block: SuperBlock | None = None
-    is_wide: bool = False
     is_negatable: bool = False
 
     def __post_init__(self) -> None:
         """Check that the eight products of a lane fit into 16 bits."""
-        farthest = max(self.centre, self.largest - self.centre)
+        farthest = max(self.centre, self.numbers.largest - self.centre)
         is_packed = self.super_block is None and not self.is_wide
         if is_packed and 8 * 127 * farthest >= 1 << 15:
-            raise ValueError(f"quants up to {self.largest} around {self.centre} overflow")
+            raise ValueError(f"quants of {self.format!r} overflow")
+
+    @property
+    def numbers(self) -> Quants:
+        """What the numbers of the format's blocks mean."""
+        return numbers_of(self.format)
+
+    @property
+    def group_size(self) -> int:
+        """Weights that share a scale."""
+        return self.numbers.group_size
+
+    @property
+    def has_minimum(self) -> bool:
+        """Whether a group has a minimum of its own."""
+        return self.numbers.has_minimum
+
+    @property
+    def centre(self) -> int:
+        """What is taken off every quant, where that is all that the minimum does."""
+        return 0 if self.has_minimum else self.numbers.centre
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether weights have eight bits."""
+        return self.numbers.is_wide
+
+
+def numbers_of(tensor_format: Format) -> Quants:
+    """What the numbers of a quantized format mean."""
+    assert tensor_format.quants is not None, tensor_format
+    return tensor_format.quants
 
 
 def constant(number: float) -> Reader:
@@ -91,73 +113,50 @@ def constant(number: float) -> Reader:
 
 
 def minimum_code(
-    quants: tuple[Reader, Reader], scale: Reader, minimum: Reader, largest: int
+    name: str, quants: tuple[Reader, Reader], scale: Reader, minimum: Reader
 ) -> BlockCode:
     """A format of blocks of 32 that stores a minimum beside each scale."""
-    readers = (quants, (scale, scale), (minimum, minimum))
-    return BlockCode(32, *readers, largest, 0, has_minimum=True)
+    return BlockCode(FORMATS_BY_NAME[name], quants, (scale, scale), (minimum, minimum))
 
 
-def offset_code(quants: tuple[Reader, Reader], scale: Reader, offset: int) -> BlockCode:
-    """A format of blocks of 32 whose minimum is a constant times the scale."""
-    return _offset_code(quants, scale, constant(offset), 2 * offset - 1, offset)
-
-
-def wide_code(quants: tuple[Reader, Reader], scale: Reader) -> BlockCode:
-    """A format of blocks of 32 with weights of eight bits and a scale."""
-    return _offset_code(quants, scale, weight_bias, *WIDE_RANGE, is_wide=True)
-
-
-def _offset_code(
-    quants: tuple[Reader, Reader],
-    scale: Reader,
-    offset: Reader,
-    largest: int,
-    centre: int,
-    *,
-    is_wide: bool = False,
+def offset_code(
+    name: str, quants: tuple[Reader, Reader], scale: Reader, *, is_negatable: bool = False
 ) -> BlockCode:
-    reader = _times_scale(offset)
-    readers = (quants, (scale, scale), (reader, reader))
-    return BlockCode(32, *readers, largest, centre, False, is_wide=is_wide)
+    """A format of blocks of 32 whose minimum is a constant times the scale."""
+    minimum = _times_scale(_offset_of(FORMATS_BY_NAME[name]))
+    readers = (quants, (scale, scale), (minimum, minimum))
+    return BlockCode(FORMATS_BY_NAME[name], *readers, is_negatable=is_negatable)
 
 
 def super_block_code(
-    group_size: int,
+    name: str,
     quants: tuple[Reader, Reader],
     super_block: SuperBlock,
-    largest: int,
-    offset: Reader | None = None,
     *,
-    is_wide: bool = False,
+    is_negatable: bool = False,
 ) -> BlockCode:
-    """A format of super-blocks, whose groups have small integers for scale and minimum.
-
-    Without minimums of its own that of a group is minus ``offset()`` times the scale.
-    """
-    groups = 32 // group_size
+    """A format of super-blocks, whose groups have small integers for scale and minimum."""
+    tensor_format = FORMATS_BY_NAME[name]
+    num_bytes, groups = tensor_format.block_bytes, 32 // numbers_of(tensor_format).group_size
     firsts = (0, 1 % groups)
-    low, high = (_scale_of(super_block, first, groups) for first in firsts)
-    if offset is None:
-        minimums = tuple(_minimum_of(super_block, first, groups) for first in firsts)
+    low, high = (_scale_of(super_block, num_bytes, first, groups) for first in firsts)
+    if numbers_of(tensor_format).has_minimum:
+        minimums = tuple(_minimum_of(super_block, num_bytes, first, groups) for first in firsts)
     else:
-        minimums = (_times_scale(offset),) * 2
-    return BlockCode(
-        group_size,
-        quants,
-        (low, high),
-        (minimums[0], minimums[1]),
-        largest,
-        0 if offset is None else (largest + 1) // 2,
-        has_minimum=offset is None,
-        super_block=super_block,
-        is_wide=is_wide,
-    )
+        minimums = (_times_scale(_offset_of(tensor_format)),) * 2
+    readers = (quants, (low, high), (minimums[0], minimums[1]))
+    return BlockCode(tensor_format, *readers, super_block, is_negatable)
 
 
-def _scale_of(parts: SuperBlock, first: int, step: int) -> Reader:
+def _offset_of(tensor_format: Format) -> Reader:
+    """What is taken off every quant, or off every weight of eight bits as its tier reads it."""
+    numbers = numbers_of(tensor_format)
+    return weight_bias if numbers.is_wide else constant(numbers.centre)
+
+
+def _scale_of(parts: SuperBlock, num_bytes: int, first: int, step: int) -> Reader:
     """Scales as f32, four lanes a block: byte ``first`` and each ``step``-th."""
-    num_bytes, scales_of, factors = parts.num_bytes, parts.scales, parts.factors
+    scales_of, factors = parts.scales, parts.factors
     unit = np.float32(parts.scale_unit * BYTE_UNIT)
 
     def scale(row, block, like):
@@ -168,9 +167,9 @@ def _scale_of(parts: SuperBlock, first: int, step: int) -> Reader:
     return device(scale)
 
 
-def _minimum_of(parts: SuperBlock, first: int, step: int) -> Reader:
+def _minimum_of(parts: SuperBlock, num_bytes: int, first: int, step: int) -> Reader:
     """Minimums likewise."""
-    num_bytes, minimums_of, factors = parts.num_bytes, parts.minimums, parts.factors
+    minimums_of, factors = parts.minimums, parts.factors
     unit = np.float32(-parts.minimum_unit * UNSIGNED_UNIT)
     first += parts.first_minimum
 

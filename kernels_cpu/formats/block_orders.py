@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgellama.kernels_cpu.signatures import ORDER_OF_FORMAT
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.vectors import lane_count
-
-QUARTERS, PAIRS, IN_ORDER = (ORDER_OF_FORMAT[name] for name in ("Q3_K", "Q5_K", "Q6_K"))
-"""Of ``BLOCK_ORDERS``."""
+from edgellama.quant.formats import QUARTERS
 
 
 @device

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from types import MappingProxyType
 
 from edgellama.kernels_cpu.formats.block_code import (
-    WIDE_RANGE,
     BlockCode,
     SuperBlock,
+    offset_code,
     super_block_code,
-    wide_code,
 )
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.halves import load_half_scales, read_half
@@ -24,7 +22,7 @@ from edgellama.kernels_cpu.simd.integers import (
     repeat_piece,
 )
 from edgellama.kernels_cpu.simd.vectors import read_u16, read_u32
-from edgellama.kernels_cpu.simd.weight_bytes import define_look_up, weight_bias
+from edgellama.kernels_cpu.simd.weight_bytes import define_look_up
 
 TABLE = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """ggml's ``kvalues_iq4nl``."""
@@ -85,18 +83,18 @@ def iq4_xs_factors(base):
     return factor, factor
 
 
-CODES_OF_WEIGHTS = {
-    "IQ4_NL": wide_code((iq4_nl_low, iq4_nl_high), iq4_nl_scale),
-    "IQ4_XS": super_block_code(
-        32,
-        (iq4_xs_low, iq4_xs_high),
-        SuperBlock(136, iq4_xs_scales, iq4_xs_factors, 1 / 4),
-        WIDE_RANGE[0],
-        weight_bias,
-        is_wide=True,
-    ),
-}
+IS_NEGATABLE = min(TABLE) > -128
 I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
-    {name: replace(code, is_negatable=min(TABLE) > -128) for name, code in CODES_OF_WEIGHTS.items()}
+    {
+        "IQ4_NL": offset_code(
+            "IQ4_NL", (iq4_nl_low, iq4_nl_high), iq4_nl_scale, is_negatable=IS_NEGATABLE
+        ),
+        "IQ4_XS": super_block_code(
+            "IQ4_XS",
+            (iq4_xs_low, iq4_xs_high),
+            SuperBlock(iq4_xs_scales, iq4_xs_factors, 1 / 4),
+            is_negatable=IS_NEGATABLE,
+        ),
+    }
 )
 """Per format name, how its blocks are read."""

@@ -6,16 +6,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from edgellama.kernels_cpu.formats.block_code import (
     BlockCode,
     Reader,
     SuperBlock,
-    constant,
     super_block_code,
 )
-from edgellama.kernels_cpu.formats.block_orders import IN_ORDER, PAIRS, QUARTERS, place_in_order
+from edgellama.kernels_cpu.formats.block_orders import place_in_order
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.halves import read_half, read_two_halves
 from edgellama.kernels_cpu.simd.integers import (
@@ -31,6 +31,7 @@ from edgellama.kernels_cpu.simd.integers import (
     shift_pieces,
 )
 from edgellama.kernels_cpu.simd.vectors import read_i64, read_u32
+from edgellama.quant.formats import QUARTERS
 
 
 def _factor_at(offset: int) -> Reader:
@@ -237,49 +238,29 @@ def q6_k_scales(base, like):
     return load_chosen_pieces(base + 192, 0, 0, 0, 0, like)
 
 
+def _code(name, quants, super_block):
+    """How blocks are read by themselves and, ``super_block``, together."""
+    return super_block_code(name, (quants(0), quants(1)), super_block)
+
+
+Q4_K_PARTS = SuperBlock(
+    q4_k_scales, _two_factors_at(0), 1.0, q4_k_pieces, q4_k_scales, first_minimum=8
+)
 K_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {
-        "Q2_K": super_block_code(
-            16,
-            (q2_k_quants(0), q2_k_quants(1)),
-            SuperBlock(
-                84, q2_k_scales, _two_factors_at(80), 1.0, QUARTERS, q2_k_pieces,
-                q2_k_minimums, 1 / 16,
-            ),
-            3,
+        "Q2_K": _code(
+            "Q2_K",
+            q2_k_quants,
+            SuperBlock(q2_k_scales, _two_factors_at(80), 1.0, q2_k_pieces, q2_k_minimums, 1 / 16),
         ),
-        "Q3_K": super_block_code(
-            16,
-            (q3_k_quants(0), q3_k_quants(1)),
-            SuperBlock(110, q3_k_scales, _factor_at(108), 1 / 4, QUARTERS, q3_k_pieces),
-            7,
-            constant(4),
+        "Q3_K": _code(
+            "Q3_K", q3_k_quants, SuperBlock(q3_k_scales, _factor_at(108), 1 / 4, q3_k_pieces)
         ),
-        "Q4_K": super_block_code(
-            32,
-            (q4_k_quants(0), q4_k_quants(1)),
-            SuperBlock(
-                144, q4_k_scales, _two_factors_at(0), 1.0, PAIRS, q4_k_pieces,
-                q4_k_scales, first_minimum=8,
-            ),
-            15,
-        ),
-        "Q5_K": super_block_code(
-            32,
-            (q5_k_quants(0), q5_k_quants(1)),
-            SuperBlock(
-                176, q4_k_scales, _two_factors_at(0), 1.0, PAIRS, q5_k_pieces,
-                q4_k_scales, first_minimum=8,
-            ),
-            31,
-        ),
-        "Q6_K": super_block_code(
-            16,
-            (q6_k_quants(0), q6_k_quants(1)),
-            SuperBlock(210, q6_k_scales, _factor_at(208), 1.0, IN_ORDER, q6_k_pieces),
-            63,
-            constant(32),
+        "Q4_K": _code("Q4_K", q4_k_quants, Q4_K_PARTS),
+        "Q5_K": _code("Q5_K", q5_k_quants, replace(Q4_K_PARTS, pieces=q5_k_pieces)),
+        "Q6_K": _code(
+            "Q6_K", q6_k_quants, SuperBlock(q6_k_scales, _factor_at(208), 1.0, q6_k_pieces)
         ),
     }
-)  # fmt: skip
+)
 """Per format name, how its blocks are read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from edgellama.kernels_cpu.formats.block_code import BlockCode, minimum_code, offset_code, wide_code
+from edgellama.kernels_cpu.formats.block_code import BlockCode, minimum_code, offset_code
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.halves import halves_of_pieces, load_half_scales
 from edgellama.kernels_cpu.simd.integers import (
@@ -124,11 +124,14 @@ def q8_0_scale(row, block, like):
 
 LEGACY_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {
-        "Q4_0": offset_code((q4_0_low, q4_0_high), q4_0_scale, 8),
-        "Q4_1": minimum_code((q4_1_low, q4_1_high), q4_1_scale, q4_1_minimum, 15),
-        "Q5_0": offset_code((q5_0_low, q5_0_high), q5_0_scale, 16),
-        "Q5_1": minimum_code((q5_1_low, q5_1_high), q5_1_scale, q5_1_minimum, 31),
-        "Q8_0": wide_code((q8_0_low, q8_0_high), q8_0_scale),
+        code.format.name: code
+        for code in (
+            offset_code("Q4_0", (q4_0_low, q4_0_high), q4_0_scale),
+            minimum_code("Q4_1", (q4_1_low, q4_1_high), q4_1_scale, q4_1_minimum),
+            offset_code("Q5_0", (q5_0_low, q5_0_high), q5_0_scale),
+            minimum_code("Q5_1", (q5_1_low, q5_1_high), q5_1_scale, q5_1_minimum),
+            offset_code("Q8_0", (q8_0_low, q8_0_high), q8_0_scale),
+        )
     }
 )
 """Per format name, how its blocks are read."""

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgellama.kernels_cpu.formats.block_code import Reader
-from edgellama.kernels_cpu.signatures import HALVES, SUPER_BLOCK
+from edgellama.kernels_cpu.formats.block_code import Reader, numbers_of
+from edgellama.kernels_cpu.layouts import BLOCK, HALVES, SUPER_BLOCK
 from edgellama.kernels_cpu.simd.arithmetic import fma
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.integers import merge
 from edgellama.kernels_cpu.simd.rows_in_lanes import bits_at
 from edgellama.kernels_cpu.simd.vectors import f32_zeros, lane_count, load_f32, splat_f32, store
+from edgellama.quant.formats import MAX_PACKED_SUM, Format, Quants
 
 MINIMUMS_AT, SPARE_AT, ROOM_VECTORS = HALVES, 2 * HALVES, 2 * HALVES + SUPER_BLOCK
 """Of ``room``, in vectors: where minimums begin, and what a format leaves for itself."""
@@ -25,38 +26,60 @@ MINIMUMS_AT, SPARE_AT, ROOM_VECTORS = HALVES, 2 * HALVES, 2 * HALVES + SUPER_BLO
 
 @dataclass(frozen=True)
 class PanelCode:
-    """The functions that read rows of one format side by side, to be called from kernels.
+    """The functions that read rows of one format side by side, for kernels to call.
 
     ``scales(base, steps, num_blocks, room)`` leaves f32 vectors with the scale of every group of
-    ``group_size`` weights of the segment at ``base``, and with the minimum if it ``has_minimum``.
+    weights of the segment at ``base``, and with the minimum if there is one.
     ``quants(base, steps, part, room)``: unsigned bytes, or ``as_weights`` where they are ``wide``
     (eight bits): for each of ``halves_each`` half blocks four vectors, a word of each row in
     every lane. The first is ``first_half(part)``, the next ones ``half_step`` behind each other.
-
-    The matrix kernels take ``centre`` off every quant, the largest of which is ``largest``: with
-    a minimum to keep sums small, and else because that is all that the minimum does.
     """
 
-    segment_bytes: int
-    group_size: int
+    format: Format
     num_parts: int
     scales: Reader
     quants: Reader
     first_half: Reader
     half_step: int
-    largest: int
-    centre: int
-    has_minimum: bool = False
-    is_wide: bool = False
 
     def __post_init__(self) -> None:
         """Check that products of half a group fit into 16 bits."""
-        farthest = max(self.centre, self.largest - self.centre)
-        if not self.is_wide and 127 * farthest * self.group_size // 2 >= 1 << 15:
-            raise ValueError(
-                f"quants up to {self.largest} around {self.centre} overflow in groups of "
-                f"{self.group_size}"
-            )
+        farthest = max(self.centre, self.numbers.largest - self.centre)
+        if not self.is_wide and 127 * farthest * self.group_size // 2 > MAX_PACKED_SUM:
+            raise ValueError(f"quants of {self.format!r} overflow in groups")
+
+    @property
+    def numbers(self) -> Quants:
+        """What the numbers of the format's blocks mean."""
+        return numbers_of(self.format)
+
+    @property
+    def group_size(self) -> int:
+        """Weights that share a scale."""
+        return self.numbers.group_size
+
+    @property
+    def has_minimum(self) -> bool:
+        """Whether a group has a minimum of its own."""
+        return self.numbers.has_minimum
+
+    @property
+    def centre(self) -> int:
+        """What the matrix kernels take off every quant.
+
+        With a minimum that keeps sums small, and else it is all that the minimum does.
+        """
+        return self.numbers.centre
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether weights have eight bits."""
+        return self.numbers.is_wide
+
+    @property
+    def segment_bytes(self) -> int:
+        """Bytes of a row in each segment."""
+        return self.format.row_bytes(SUPER_BLOCK * BLOCK)
 
     @property
     def halves_each(self) -> int:

@@ -7,7 +7,6 @@ from types import MappingProxyType
 
 import numpy as np
 
-from edgellama.kernels_cpu.formats.block_code import WIDE_RANGE
 from edgellama.kernels_cpu.formats.blocks_iquants import look_up
 from edgellama.kernels_cpu.formats.panel_code import (
     PanelCode,
@@ -15,10 +14,9 @@ from edgellama.kernels_cpu.formats.panel_code import (
     high_nibbles,
     leave_scale,
     low_nibbles,
-    twice,
 )
 from edgellama.kernels_cpu.formats.panels_legacy import block_panels, define_scales
-from edgellama.kernels_cpu.signatures import SUPER_BLOCK
+from edgellama.kernels_cpu.layouts import SUPER_BLOCK
 from edgellama.kernels_cpu.simd.arithmetic import mul
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.integers import flip_sign_bits, merge, shift_all
@@ -59,11 +57,8 @@ def iq4_xs_quants(base, steps, part, room):
 
 I_QUANT_PANELS: Mapping[str, PanelCode] = MappingProxyType(
     {
-        "IQ4_NL": block_panels(18, define_scales(18), iq4_nl_quants, *WIDE_RANGE, is_wide=True),
-        "IQ4_XS": PanelCode(
-            136, 32, SUPER_BLOCK, iq4_xs_scales, iq4_xs_quants, twice, 1, *WIDE_RANGE,
-            is_wide=True,
-        ),
+        "IQ4_NL": block_panels("IQ4_NL", define_scales("IQ4_NL"), iq4_nl_quants),
+        "IQ4_XS": block_panels("IQ4_XS", iq4_xs_scales, iq4_xs_quants),
     }
-)  # fmt: skip
+)
 """Per format name, how its blocks are read."""

@@ -32,6 +32,7 @@ from edgellama.kernels_cpu.simd.rows_in_lanes import (
     words_at,
 )
 from edgellama.kernels_cpu.simd.vectors import f32_zeros, load_bytes, splat_f32, store
+from edgellama.quant.formats import FORMATS_BY_NAME
 
 PARTS = 4
 """Of a super-block: two blocks each, or halves of four."""
@@ -239,27 +240,23 @@ def q6_k_quants(base, steps, part, room):
     )
 
 
-def _in_blocks(num_bytes, scales, quants, largest, centre=0):
+def _in_blocks(name, scales, quants):
     """Scale and minimum for 32 weights."""
-    return PanelCode(
-        num_bytes, 32, PARTS, scales, quants, twice_two, 1, largest, centre, has_minimum=True
-    )
+    return PanelCode(FORMATS_BY_NAME[name], PARTS, scales, quants, twice_two, 1)
 
 
-def _in_halves(num_bytes, scales, quants, largest, centre, *, has_minimum=False):
+def _in_halves(name, scales, quants):
     """Scale, and perhaps minimum, for 16 weights."""
-    return PanelCode(
-        num_bytes, 16, PARTS, scales, quants, of_two_quarters, 2, largest, centre, has_minimum
-    )
+    return PanelCode(FORMATS_BY_NAME[name], PARTS, scales, quants, of_two_quarters, 2)
 
 
 K_QUANT_PANELS: Mapping[str, PanelCode] = MappingProxyType(
     {
-        "Q2_K": _in_halves(84, q2_k_scales, q2_k_quants, 3, 0, has_minimum=True),
-        "Q3_K": _in_halves(110, q3_k_scales, q3_k_quants, 7, 4),
-        "Q4_K": _in_blocks(144, q4_k_scales, q4_k_quants, 15),
-        "Q5_K": _in_blocks(176, q5_k_scales, q5_k_quants, 31, 16),
-        "Q6_K": _in_halves(210, q6_k_scales, q6_k_quants, 63, 32),
+        "Q2_K": _in_halves("Q2_K", q2_k_scales, q2_k_quants),
+        "Q3_K": _in_halves("Q3_K", q3_k_scales, q3_k_quants),
+        "Q4_K": _in_blocks("Q4_K", q4_k_scales, q4_k_quants),
+        "Q5_K": _in_blocks("Q5_K", q5_k_scales, q5_k_quants),
+        "Q6_K": _in_halves("Q6_K", q6_k_scales, q6_k_quants),
     }
 )
 """Per format name, how its blocks are read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from edgellama.kernels_cpu.formats.block_code import WIDE_RANGE, Reader
+from edgellama.kernels_cpu.formats.block_code import Reader
 from edgellama.kernels_cpu.formats.panel_code import (
     PanelCode,
     for_words,
@@ -16,7 +16,7 @@ from edgellama.kernels_cpu.formats.panel_code import (
     merge_words,
     twice,
 )
-from edgellama.kernels_cpu.signatures import SUPER_BLOCK
+from edgellama.kernels_cpu.layouts import SUPER_BLOCK
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.integers import define_fifth_bits_of_words
 from edgellama.kernels_cpu.simd.rows_in_lanes import (
@@ -28,6 +28,7 @@ from edgellama.kernels_cpu.simd.rows_in_lanes import (
     words_at,
 )
 from edgellama.kernels_cpu.simd.weight_bytes import as_weights
+from edgellama.quant.formats import FORMATS_BY_NAME
 
 
 def for_blocks(number: str, block_bytes: int, leave: Reader) -> Reader:
@@ -64,9 +65,13 @@ def for_blocks(number: str, block_bytes: int, leave: Reader) -> Reader:
     return device(scales)
 
 
-def define_scales(block_bytes: int) -> Reader:
-    """Reads a half scale at the begin of every block."""
-    return for_blocks("i16", block_bytes, leave_scale)
+def _block_bytes(name: str) -> int:
+    return FORMATS_BY_NAME[name].block_bytes
+
+
+def define_scales(name: str) -> Reader:
+    """Reads a half scale at the begin of every block of a format."""
+    return for_blocks("i16", _block_bytes(name), leave_scale)
 
 
 @device
@@ -75,13 +80,14 @@ def leave_scale_and_minimum(room, block, words):
     leave_minimum(room, block, half_of_words(words, 1))
 
 
-def _define_scales_and_minimums(block_bytes: int) -> Reader:
+def _define_scales_and_minimums(name: str) -> Reader:
     """The same for a half scale and a half minimum."""
-    return for_blocks("i32", block_bytes, leave_scale_and_minimum)
+    return for_blocks("i32", _block_bytes(name), leave_scale_and_minimum)
 
 
-def _define_nibbles(block_bytes: int, first: int) -> Reader:
+def _define_nibbles(name: str, first: int) -> Reader:
     """16 bytes of nibbles from byte ``first`` of a block on, the low ones first."""
+    block_bytes = _block_bytes(name)
 
     def quants(base, steps, part, room):
         words = load_words(base + part * block_bytes + first, steps)
@@ -93,9 +99,9 @@ def _define_nibbles(block_bytes: int, first: int) -> Reader:
 fifth_of_low, fifth_of_high = define_fifth_bits_of_words(0), define_fifth_bits_of_words(1)
 
 
-def _define_five_bits(block_bytes: int, bits: int, first: int) -> Reader:
+def _define_five_bits(name: str, bits: int, first: int) -> Reader:
     """The same, with fifth bits in the four bytes from byte ``bits`` on."""
-    nibbles = _define_nibbles(block_bytes, first)
+    nibbles, block_bytes = _define_nibbles(name, first), _block_bytes(name)
 
     def quants(base, steps, part, room):
         low, high = nibbles(base, steps, part, room)
@@ -114,27 +120,23 @@ def q8_0_words(base, steps, part, room):
     return weights_of_words(load_words(at, steps)), weights_of_words(load_words(at + 16, steps))
 
 
-def block_panels(block_bytes: int, scales: Reader, quants: Reader, largest: int, centre: int,
-                 *, has_minimum: bool = False, is_wide: bool = False) -> PanelCode:  # fmt: skip
+def block_panels(name: str, scales: Reader, quants: Reader) -> PanelCode:
     """A format of blocks of 32, each a part of its segment."""
-    return PanelCode(
-        SUPER_BLOCK * block_bytes, 32, SUPER_BLOCK, scales, quants, twice, 1, largest,
-        centre, has_minimum, is_wide,
-    )  # fmt: skip
+    return PanelCode(FORMATS_BY_NAME[name], SUPER_BLOCK, scales, quants, twice, 1)
 
 
 LEGACY_PANELS: Mapping[str, PanelCode] = MappingProxyType(
     {
-        "Q4_0": block_panels(18, define_scales(18), _define_nibbles(18, 2), 15, 8),
-        "Q4_1": block_panels(
-            20, _define_scales_and_minimums(20), _define_nibbles(20, 4), 15, 0, has_minimum=True
-        ),
-        "Q5_0": block_panels(22, define_scales(22), _define_five_bits(22, 2, 6), 31, 16),
-        "Q5_1": block_panels(
-            24, _define_scales_and_minimums(24), _define_five_bits(24, 4, 8), 31, 16,
-            has_minimum=True,
-        ),
-        "Q8_0": block_panels(34, define_scales(34), q8_0_words, *WIDE_RANGE, is_wide=True),
+        code.format.name: code
+        for code in (
+            block_panels("Q4_0", define_scales("Q4_0"), _define_nibbles("Q4_0", 2)),
+            block_panels("Q4_1", _define_scales_and_minimums("Q4_1"), _define_nibbles("Q4_1", 4)),
+            block_panels("Q5_0", define_scales("Q5_0"), _define_five_bits("Q5_0", 2, 6)),
+            block_panels(
+                "Q5_1", _define_scales_and_minimums("Q5_1"), _define_five_bits("Q5_1", 4, 8)
+            ),
+            block_panels("Q8_0", define_scales("Q8_0"), q8_0_words),
+        )
     }
-)  # fmt: skip
+)
 """Per format name, how its panels are read."""

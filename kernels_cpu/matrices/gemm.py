@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from edgellama.kernels_cpu.formats.panel_code import ROOM_VECTORS
 from edgellama.kernels_cpu.formats.panels import PANEL_CODES
-from edgellama.kernels_cpu.matrices.gemm_panels import define_expand_panel
-from edgellama.kernels_cpu.matrices.gemv import FLOAT_LOADS
-from edgellama.kernels_cpu.rows.activations import BLOCK, load_block, quantize_in_order
-from edgellama.kernels_cpu.rows.row_kernels import silu_product
-from edgellama.kernels_cpu.signatures import (
+from edgellama.kernels_cpu.layouts import (
+    BLOCK,
     GEMM_TOKENS,
     PAIR_BYTES,
     PANEL_VECTORS,
     START_AT,
     SUM_BYTES,
+    panel_scale_bytes,
+    panel_scales_at,
 )
+from edgellama.kernels_cpu.matrices.gemm_panels import define_expand_panel
+from edgellama.kernels_cpu.matrices.gemv import FLOAT_LOADS
+from edgellama.kernels_cpu.rows.activations import load_block, quantize_in_order
+from edgellama.kernels_cpu.rows.kernels import silu_product
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.dot_tiles import SCALE_TILE, define_group_dots
 from edgellama.kernels_cpu.simd.rows_in_lanes import stack_room
@@ -104,7 +107,8 @@ def quantized_gemm(name):
         num_blocks = num_columns // 32
         num_groups = num_blocks * groups_per_block
         panel_rows = PANEL_VECTORS * lane_count()
-        scales_at, scale_bytes = panel_rows * num_columns, panel_rows * num_groups * 4
+        scales_at = panel_scales_at(panel_rows, num_columns)
+        scale_bytes = panel_scale_bytes(panel_rows, num_groups)
         panel_bytes = scales_at + 2 * scale_bytes
         is_gated = up_weights != 0
         task_rows = BLOCK if is_gated else panel_rows

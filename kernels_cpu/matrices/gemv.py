@@ -13,12 +13,11 @@ from functools import partial
 import numpy as np
 
 from edgellama.kernels_cpu.formats.blocks import BLOCK_CODES
+from edgellama.kernels_cpu.layouts import RECORD_BYTES, SCALE_AT, SUM_AT
 from edgellama.kernels_cpu.matrices.gemv_super_blocks import super_block_dots
 from edgellama.kernels_cpu.matrices.prefetching import ask_for_begin, bytes_ahead, define_ask_ahead
 from edgellama.kernels_cpu.matrices.record_products import define_product
-from edgellama.kernels_cpu.matrices.side_by_side import Grid, for_cells, for_each_of
-from edgellama.kernels_cpu.rows.activations import SCALE_AT, SUM_AT
-from edgellama.kernels_cpu.signatures import RECORD_BYTES
+from edgellama.kernels_cpu.matrices.side_by_side import CellTile, for_cells, for_each_of
 from edgellama.kernels_cpu.simd.arithmetic import add, fma, fold, mul, sum_lanes
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.halves import load_bf16, load_f16
@@ -41,7 +40,6 @@ from edgellama.kernels_cpu.simd.vectors import (
     write_f32,
 )
 from edgellama.kernels_cpu.threads.tasks import count_tasks, tasks_of
-from edgellama.quant.formats import FORMATS_BY_NAME
 
 FLOAT_TOKENS = 4
 """Tokens whose sums are kept side by side with float weights."""
@@ -135,10 +133,10 @@ WRITE_OUTPUTS = (for_cells(_write_cell), for_cells(_write_pair))
 """By whether two rows make one cell."""
 
 
-def _block_dots(code, block_bytes, grid):
-    """Dot products of a grid's cells, rows of blocks of 32."""
-    step = for_cells(_paired_step(code) if grid.is_paired else _single_step(code))
-    totals_of, ask_ahead = TOTALS_OF[grid.is_paired], define_ask_ahead(grid, block_bytes)
+def _block_dots(code, block_bytes, tile):
+    """Dot products of a tile's cells, rows of blocks of 32."""
+    step = for_cells(_paired_step(code) if tile.is_paired else _single_step(code))
+    totals_of, ask_ahead = TOTALS_OF[tile.is_paired], define_ask_ahead(tile, block_bytes)
 
     def dots(cells, ahead, num_blocks):
         group = lane_count() // 4
@@ -163,18 +161,18 @@ def _block_dots(code, block_bytes, grid):
     return device(dots)
 
 
-def quantized_dots(name, grid):
-    """Dot products of a grid's cells: rows of blocks with tokens' records."""
+def quantized_dots(name, tile):
+    """Dot products of a tile's cells: rows of blocks with tokens' records."""
     code = BLOCK_CODES[name]
     if code.super_block:
-        return super_block_dots(code, grid)
-    return _block_dots(code, FORMATS_BY_NAME[name].row_bytes(32), grid)
+        return super_block_dots(code, tile)
+    return _block_dots(code, code.format.block_bytes, tile)
 
 
-def float_dots(name, grid):
-    """Dot products of a grid's cells: rows of float weights with tokens' f32 activations."""
+def float_dots(name, tile):
+    """Dot products of a tile's cells: rows of float weights with tokens' f32 activations."""
     load, number_bytes = FLOAT_LOADS[name]
-    totals_of, ask_ahead = TOTALS_OF[False], define_ask_ahead(grid, 8 * number_bytes)
+    totals_of, ask_ahead = TOTALS_OF[False], define_ask_ahead(tile, 8 * number_bytes)
 
     def step(cell, sums, column):
         (row, x, _y), (first, second) = cell, sums
@@ -206,11 +204,11 @@ def float_dots(name, grid):
     return device(dots)
 
 
-def _multiply_rows(dots_of, grid):
-    """The results of a chunk of rows, a grid of cells at a time."""
-    num_rows, num_tokens, places = grid.num_rows, grid.num_tokens, grid.places
-    cells_at, write_outputs = grid.cells_at, WRITE_OUTPUTS[grid.is_paired]
-    dots = dots_of(grid)
+def _multiply_rows(dots_of, tile):
+    """The results of a chunk of rows, a tile of cells at a time."""
+    num_rows, num_tokens, places = tile.num_rows, tile.num_tokens, tile.places
+    cells_at, write_outputs = tile.cells_at, WRITE_OUTPUTS[tile.is_paired]
+    dots = dots_of(tile)
 
     def multiply_rows(first, last, num_steps, accumulate, *memory):
         total_tokens, weights, row_bytes, _x, _x_stride, _y, _y_stride = memory
@@ -246,14 +244,14 @@ def quantized_gemv(name):
     """y = weights x for blocks of ``name`` and quantized tokens, one after the other."""
     code = BLOCK_CODES[name]
     is_paired = not (code.super_block or code.is_wide)
-    grid = Grid(1 if code.super_block else 2, 1, is_paired)
-    return _gemv(_multiply_rows(partial(quantized_dots, name), grid), 32)
+    tile = CellTile(1 if code.super_block else 2, 1, is_paired)
+    return _gemv(_multiply_rows(partial(quantized_dots, name), tile), 32)
 
 
 def float_gemv(name):
     """y = weights x for float weights and f32 tokens; columns a multiple of 4."""
     one_token, few_tokens = (
-        _multiply_rows(partial(float_dots, name), Grid(2, n)) for n in (1, FLOAT_TOKENS)
+        _multiply_rows(partial(float_dots, name), CellTile(2, n)) for n in (1, FLOAT_TOKENS)
     )
 
     def multiply_rows(first, last, num_steps, accumulate, num_tokens, *memory):

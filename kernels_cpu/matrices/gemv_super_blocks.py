@@ -10,11 +10,17 @@ from __future__ import annotations
 import numpy as np
 
 from edgellama.kernels_cpu.formats.block_orders import unit_of_second
+from edgellama.kernels_cpu.layouts import (
+    HALVES,
+    RECORD_BYTES,
+    SCALE_AT,
+    SUPER_BLOCK,
+    SUPER_SCALES_AT,
+)
 from edgellama.kernels_cpu.matrices.prefetching import define_ask_ahead
 from edgellama.kernels_cpu.matrices.record_products import define_product
 from edgellama.kernels_cpu.matrices.side_by_side import for_cells, for_each_of
-from edgellama.kernels_cpu.rows.activations import SCALE_AT, super_blocks_at
-from edgellama.kernels_cpu.signatures import BLOCK_ORDERS, HALVES, RECORD_BYTES, SUPER_BLOCK
+from edgellama.kernels_cpu.rows.activations import super_blocks_at
 from edgellama.kernels_cpu.simd.arithmetic import fma, fold, mul, sum_lanes
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.integers import i32_zeros_like, to_f32
@@ -41,16 +47,18 @@ from edgellama.kernels_cpu.simd.vectors import (
     width_of,
 )
 from edgellama.kernels_cpu.simd.weight_bytes import dot4
+from edgellama.quant.formats import BLOCK_ORDERS
 
 
-def super_block_dots(code, grid):
-    """Dot products of a grid's cells, rows of super-blocks."""
+def super_block_dots(code, tile):
+    """Dot products of a tile's cells, rows of super-blocks."""
     parts = code.super_block
-    step = _step_in_records(code) if parts.order is None else _step_in_order(code)
-    scale_unit = np.float32(parts.scale_unit * (BYTE_UNIT if parts.order is None else PAIR_UNIT))
+    step = _step_in_records(code) if code.numbers.order is None else _step_in_order(code)
+    unit = BYTE_UNIT if code.numbers.order is None else PAIR_UNIT
+    scale_unit = np.float32(parts.scale_unit * unit)
     minimum_unit = np.float32(-parts.minimum_unit)
-    order, num_bytes, has_minimum = parts.order, parts.num_bytes, code.has_minimum
-    ask_ahead = define_ask_ahead(grid, num_bytes)
+    order, num_bytes, has_minimum = code.numbers.order, code.format.block_bytes, code.has_minimum
+    ask_ahead = define_ask_ahead(tile, num_bytes)
 
     def add_super_block(cell, sums, index, num_blocks):
         row, x, _y = cell
@@ -83,7 +91,7 @@ def _step_in_order(code):
     """Products and minimums of a super-block whose quants follow one of ``BLOCK_ORDERS``."""
     parts, has_minimum = code.super_block, code.has_minimum
     pieces_of, scales_of, minimums_of = parts.pieces, parts.scales, parts.minimums
-    order, factors_of, offsets_of = parts.order, parts.factors, _define_offsets(code)
+    order, factors_of, offsets_of = code.numbers.order, parts.factors, _define_offsets(code)
     spread_pairs = define_spread_pairs(BLOCK_ORDERS[order], code.group_size // 16)
 
     def step(sums, row, base, index, x, num_blocks):
@@ -117,7 +125,7 @@ def _define_offsets(code):
 
     def offsets_of(minimums, x_sums, like):
         dots = dot_pairs(load_words(x_sums, like), words_of_halves(minimums))
-        return mul(to_f32(dots), load_f32(x_sums + 2 * HALVES, like))
+        return mul(to_f32(dots), load_f32(x_sums + SUPER_SCALES_AT, like))
 
     return device(offsets_of)
 

@@ -61,20 +61,20 @@ def _paired_rows(cells):
     return cells[0][0], cells[0][3]
 
 
-def _rows_of(grid):
-    """What gives the addresses of the rows of a grid's cells."""
-    if grid.is_paired:
+def _rows_of(tile):
+    """What gives the addresses of the rows of a tile's cells."""
+    if tile.is_paired:
         return _paired_rows
-    return _only_row if grid.num_rows == 1 else _both_rows
+    return _only_row if tile.num_rows == 1 else _both_rows
 
 
-def define_ask_ahead(grid, step_bytes):
-    """What a loop over the steps of a grid's cells calls before each.
+def define_ask_ahead(tile, step_bytes):
+    """What a loop over the steps of a tile's cells calls before each.
 
     A step takes ``step_bytes`` of a row for every four lanes of ``like``; ``ahead`` is where the
     stream is before the first.
     """
-    stream_bytes, rows_of = grid.num_rows * step_bytes, _rows_of(grid)
+    stream_bytes, rows_of = tile.num_rows * step_bytes, _rows_of(tile)
 
     def ask_near(row, offset, like):
         prefetch_to_l1(row + offset + NEAR_BYTES, step_bytes, like)

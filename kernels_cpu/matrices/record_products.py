@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgellama.kernels_cpu.rows.activations import MAGNITUDES_AT, STARTS_AT
+from edgellama.kernels_cpu.layouts import MAGNITUDES_AT, STARTS_AT
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.vectors import load_bytes, load_i32, width_of
 from edgellama.kernels_cpu.simd.weight_bytes import define_dot8

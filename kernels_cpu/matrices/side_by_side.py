@@ -83,7 +83,7 @@ def _pair_at(place, row, last, token, num_tokens, weights, row_bytes, x, x_strid
 
 
 @dataclass(frozen=True)
-class Grid:
+class CellTile:
     """Cells that go together: ``num_rows`` rows times ``num_tokens`` tokens."""
 
     num_rows: int

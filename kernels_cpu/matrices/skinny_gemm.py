@@ -16,8 +16,8 @@ from edgellama.kernels_cpu.formats.panel_code import (
     in_room,
 )
 from edgellama.kernels_cpu.formats.panels import PANEL_CODES
+from edgellama.kernels_cpu.layouts import START_AT, SUM_BYTES, SUPER_BLOCK
 from edgellama.kernels_cpu.matrices.prefetching import ask_for_begin, define_ask_in_panel
-from edgellama.kernels_cpu.signatures import START_AT, SUM_BYTES, SUPER_BLOCK
 from edgellama.kernels_cpu.simd.arithmetic import add
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.dot_tiles import (

@@ -59,6 +59,7 @@ from edgellama.kernels_cpu.simd.vectors import (
     store,
     write_f32,
 )
+from edgellama.quant.formats import FORMATS_BY_NAME
 
 SIZE = 32
 BLOCK_BYTES = 4 * SIZE
@@ -81,11 +82,6 @@ class BlockFormat:
     starts: Starts
     grid: Grid | None = None
     uses_row_level: bool = True
-
-    @property
-    def num_words(self) -> int:
-        """Words behind a leading half, or in all where there are two."""
-        return 4 + (self.top > 15) + (self.grid is None)
 
 
 FORMATS: Mapping[str, BlockFormat] = MappingProxyType(
@@ -179,9 +175,9 @@ def affine_block(fmt):
     return exact_device(quantize)
 
 
-def symmetric_block(fmt):
+def symmetric_block(fmt, num_words):
     """Quants of the block in each lane, and its half d behind the words."""
-    number, num_words, starts = fmt.grid.number, fmt.num_words, fmt.starts.arguments
+    number, starts = fmt.grid.number, fmt.starts.arguments
     search, settle = symmetric_search(fmt.grid.nearest), settle_symmetric(fmt.grid.nearest)
     half = np.float32((fmt.top + 1) // 2)
 
@@ -197,12 +193,11 @@ def symmetric_block(fmt):
 
 def search_blocks(name):
     """Blocks of 32; ``importance`` may be 0 for the formats that can do without."""
-    fmt = FORMATS[name]
-    affine, has_fifth, num_words = fmt.grid is None, fmt.top > 15, fmt.num_words
+    fmt, block_bytes = FORMATS[name], FORMATS_BY_NAME[name].block_bytes
+    affine, has_fifth, num_words = fmt.grid is None, fmt.top > 15, block_bytes // 4
     uses_row_level = fmt.uses_row_level
     leading = 0 if affine else 2
-    block_bytes = leading + 4 * num_words
-    quantize = affine_block(fmt) if affine else symmetric_block(fmt)
+    quantize = affine_block(fmt) if affine else symmetric_block(fmt, num_words)
 
     def kernel(x, num_blocks, blocks, blocks_per_row, importance, scratch, thread, job):
         x_tile, w_tile = at_vector(scratch, X), at_vector(scratch, W)

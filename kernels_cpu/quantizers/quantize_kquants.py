@@ -45,6 +45,7 @@ from edgellama.kernels_cpu.quantizers.weighting import (
 )
 from edgellama.kernels_cpu.simd.device import exact_device
 from edgellama.kernels_cpu.simd.vectors import f32_zeros, lane_count
+from edgellama.quant.formats import FORMATS_BY_NAME
 
 SIZE = 256
 # The scratch memory, in vectors: a table of addresses, then tiles.
@@ -56,7 +57,7 @@ WORDS = GROUPS + NUM_QUANTITIES * GROUP_VECTORS
 
 @dataclass(frozen=True)
 class SuperFormat:
-    """A format's groups and search; ``pack`` knows its layout of ``num_words`` words.
+    """A format's search; ``pack`` knows its layout of words, and of a half where one is left.
 
     Without a ``grid`` groups have minimums, quants go up to ``top``, and scales up to ``levels``.
     With one, ``top`` of its values lie below zero, and scales go from ``-levels`` to ``levels - 1``
@@ -64,7 +65,7 @@ class SuperFormat:
     ``weigh`` and ``weigh_importance`` come with a number that they take.
     """
 
-    group_size: int
+    name: str
     top: int
     levels: int
     starts: Starts
@@ -72,47 +73,49 @@ class SuperFormat:
     weigh: tuple[Callable[..., Any], float]
     weigh_importance: tuple[Callable[..., Any], float]
     pack: Callable[..., Any]
-    num_words: int
     grid: Grid | None = None
     offset: int = 0
-    ends_with_half: bool = False
 
     @property
     def shape(self) -> tuple[int, int, np.float32, np.float32, int]:
         """What the choice of integers must know."""
+        quants = FORMATS_BY_NAME[self.name].quants
+        assert quants is not None
         top, levels = np.float32(self.top), np.float32(self.levels)
-        return SIZE // self.group_size, self.group_size, top, levels, self.num_rounds
+        return SIZE // quants.group_size, quants.group_size, top, levels, self.num_rounds
 
 
 FORMATS: Mapping[str, SuperFormat] = MappingProxyType(
     {
-        "Q2_K": SuperFormat(
-            16, 3, 15, Starts(2.0, 11, 2.1, 10, 0.2), 4,
-            (weigh_by_magnitude, 0.15), (weigh_by_importance, 1.0), layouts.pack_q2_k, 21,
-        ),
-        "Q4_K": SuperFormat(
-            32, 15, 63, Starts(14.0, 11, 14.1, 10, 0.2), 3,
-            (weigh_by_group, 0.0), (weigh_by_importance, 2.0), layouts.pack_q4_k, 36,
-        ),
-        "Q5_K": SuperFormat(
-            32, 31, 63, Starts(30.0, 11, 30.1, 10, 0.2), 3,
-            (weigh_by_group, 0.0), (weigh_by_importance, 2.0), layouts.pack_q5_k, 44,
-        ),
-        "Q3_K": SuperFormat(
-            16, 4, 32, Starts(-4.9, 10, 3.0, 5, 0.2), 3,
-            (weigh_by_square, 0.8), (weigh_by_importance, 2.0), layouts.pack_q3_k, 27,
-            grid=WHOLE, offset=32, ends_with_half=True,
-        ),
-        "Q6_K": SuperFormat(
-            16, 32, 128, Starts(-32.9, 19, 0.0, 0, 0.1), 2,
-            (weigh_by_square, 0.1), (leave_importance, 0.0), layouts.pack_q6_k, 52,
-            grid=WHOLE, ends_with_half=True,
-        ),
-        "IQ4_XS": SuperFormat(
-            32, 8, 32, Starts(-134.0, 9, 105.0, 9, 2.0), 3,
-            (weigh_by_square, 0.6), (weigh_by_importance, 2.0), layouts.pack_iq4_xs, 34,
-            grid=CODEBOOK, offset=32,
-        ),
+        search.name: search
+        for search in (
+            SuperFormat(
+                "Q2_K", 3, 15, Starts(2.0, 11, 2.1, 10, 0.2), 4,
+                (weigh_by_magnitude, 0.15), (weigh_by_importance, 1.0), layouts.pack_q2_k,
+            ),
+            SuperFormat(
+                "Q4_K", 15, 63, Starts(14.0, 11, 14.1, 10, 0.2), 3,
+                (weigh_by_group, 0.0), (weigh_by_importance, 2.0), layouts.pack_q4_k,
+            ),
+            SuperFormat(
+                "Q5_K", 31, 63, Starts(30.0, 11, 30.1, 10, 0.2), 3,
+                (weigh_by_group, 0.0), (weigh_by_importance, 2.0), layouts.pack_q5_k,
+            ),
+            SuperFormat(
+                "Q3_K", 4, 32, Starts(-4.9, 10, 3.0, 5, 0.2), 3,
+                (weigh_by_square, 0.8), (weigh_by_importance, 2.0), layouts.pack_q3_k,
+                grid=WHOLE, offset=32,
+            ),
+            SuperFormat(
+                "Q6_K", 32, 128, Starts(-32.9, 19, 0.0, 0, 0.1), 2,
+                (weigh_by_square, 0.1), (leave_importance, 0.0), layouts.pack_q6_k, grid=WHOLE,
+            ),
+            SuperFormat(
+                "IQ4_XS", 8, 32, Starts(-134.0, 9, 105.0, 9, 2.0), 3,
+                (weigh_by_square, 0.6), (weigh_by_importance, 2.0), layouts.pack_iq4_xs,
+                grid=CODEBOOK, offset=32,
+            ),
+        )
     }
 )  # fmt: skip
 
@@ -181,8 +184,8 @@ def search_super_blocks(name):
     fmt = FORMATS[name]
     load = tile_loader(fmt)
     quantize = affine_blocks(fmt) if fmt.grid is None else symmetric_blocks(fmt)
-    num_words, ends_with_half = fmt.num_words, fmt.ends_with_half
-    block_bytes = 4 * num_words + (2 if ends_with_half else 0)
+    block_bytes = FORMATS_BY_NAME[name].block_bytes
+    num_words, ends_with_half = block_bytes // 4, block_bytes % 4 == 2
 
     def kernel(x, num_blocks, blocks, blocks_per_row, importance, scratch, thread, job):
         words = at_vector(scratch, WORDS)

@@ -36,6 +36,7 @@ from edgellama.kernels_cpu.simd.rounding import (
     write_i32,
 )
 from edgellama.kernels_cpu.simd.vectors import load_f32, read_f32, splat_f32
+from edgellama.quant.formats import FORMATS_BY_NAME
 
 ZERO, ONE = np.float32(0.0), np.float32(1.0)
 NOT_A_NUMBER = np.float32(np.nan)
@@ -142,21 +143,21 @@ def encode_q8_0(x, block):
     store_low_bytes(block + 2, truncate(limited))
 
 
-ENCODERS: Mapping[str, tuple[Callable[..., Any], int]] = MappingProxyType(
+ENCODERS: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
-        "Q4_0": (encode_symmetric(15, 0), 18),
-        "Q4_1": (encode_affine(15, 0), 20),
-        "Q5_0": (encode_symmetric(31, 4), 22),
-        "Q5_1": (encode_affine(31, 4), 24),
-        "Q8_0": (encode_q8_0, 34),
+        "Q4_0": encode_symmetric(15, 0),
+        "Q4_1": encode_affine(15, 0),
+        "Q5_0": encode_symmetric(31, 4),
+        "Q5_1": encode_affine(31, 4),
+        "Q8_0": encode_q8_0,
     }
 )
-"""Per format: how 32 f32 become a block, and the block's bytes."""
+"""Per format: how 32 f32 become a block."""
 
 
 def round_blocks(name):
     """Blocks of 32 one after the other, as many as ``num_blocks``."""
-    encode, block_bytes = ENCODERS[name]
+    encode, block_bytes = ENCODERS[name], FORMATS_BY_NAME[name].block_bytes
 
     def kernel(x, num_blocks, blocks, thread, job):
         for i in range(num_blocks):

@@ -19,21 +19,18 @@ import numpy.typing as npt
 
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
 from edgellama.kernels_cpu.compiling.compile_pool import Progress
-from edgellama.kernels_cpu.signatures import (
-    CODEC_SIGNATURES,
-    HALF_FORMATS,
-    QUANTIZABLE_FORMATS,
-    SIGNATURES,
-)
+from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.kernels_cpu.threads.thread_team import ENTRY
 from edgellama.quant.errors import KernelError
-from edgellama.quant.formats import FORMATS_BY_NAME
+from edgellama.quant.formats import FORMATS_BY_NAME, QUANTIZED_FORMATS, WRITABLE_FORMATS
 
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 LEAST_IMPORTANCE = np.float32(1e-6)
 """Of a column, in units of the largest."""
+ROUND, SEARCH, WIDEN, MEASURE = "round", "search", "widen", Kernel("measure")
+"""Families of kernels that write formats and read them, and the kernel that compares rows."""
 SCRATCH_BYTES = 80 * 1024
 """What a search works in."""
 ROW_SUMS = np.dtype(
@@ -83,10 +80,10 @@ class RowCodec:
         ``by_importance``: the formats that importance will come with. Whatever is not prepared is
         compiled when it is first used. Raises KernelError.
         """
-        names = {quantizer_name(name) for name in quantized}
-        names |= {quantizer_name(name, by_importance=True) for name in by_importance}
-        names |= {expander_name(name) for name in expanded}
-        self._load([*sorted(names - {""}), "measure"], progress)
+        wanted = {quantizer_of(name) for name in quantized}
+        wanted |= {quantizer_of(name, by_importance=True) for name in by_importance}
+        wanted |= {expander_of(name) for name in expanded} | {MEASURE}
+        self._load(sorted(kernel.name for kernel in wanted if kernel is not None), progress)
 
     def quantize(
         self, rows: Floats, format_name: str, out: Bytes, importance: Floats | None = None
@@ -96,38 +93,38 @@ class RowCodec:
         ``importance`` (columns,), not negative, tells how much an error in each column matters;
         formats that have no use for it ignore it. Raises KernelError for arrays that do not fit.
         """
-        name = quantizer_name(format_name)
+        kernel = quantizer_of(format_name)
         _, num_columns = _checked_rows(rows, format_name, out)
         if importance is not None:
             _check("importance", importance, np.float32, (num_columns,))
             importance = usable_importance(importance)
-            name = quantizer_name(format_name, importance is not None)
-        if not name:
+            kernel = quantizer_of(format_name, importance is not None)
+        if kernel is None:
             out.view(np.float32)[...] = rows
             return
         block_size = FORMATS_BY_NAME[format_name].block_size
         arguments: list[npt.NDArray[Any] | int] = [rows, rows.size // block_size, out]
-        if name.startswith("search"):
+        if kernel.family == SEARCH:
             weights = 0 if importance is None else importance
             arguments += [num_columns // block_size, weights, np.empty(SCRATCH_BYTES, np.uint8)]
-        self._call(name, *arguments)
+        self._call(kernel, *arguments)
 
     def expand(self, data: Bytes, format_name: str, out: Floats) -> None:
         """Write the rows of ``data`` (n, row_bytes), in a format, to ``out`` (n, columns) as f32.
 
         Raises KernelError for arrays that do not fit and for formats that have no kernel.
         """
-        name = expander_name(format_name)
+        kernel = expander_of(format_name)
         num_rows, num_columns = _checked_rows(out, format_name, data)
-        if not name:
+        if kernel is None:
             out[...] = data.view(np.float32)
-        elif format_name in HALF_FORMATS:
-            self._call(name, data, num_rows * num_columns, out)
+        elif kernel.family == WIDEN:
+            self._call(kernel, data, num_rows * num_columns, out)
         else:
             row_numbers = np.arange(num_rows, dtype=np.int32)
             counter = np.zeros(layout.COUNTER_BYTES // 8, np.int64)
             self._call(
-                *(name, data, data.strides[0], num_columns),
+                *(kernel, data, data.strides[0], num_columns),
                 *(row_numbers, out, out.strides[0], num_rows, counter),
             )
 
@@ -140,7 +137,7 @@ class RowCodec:
         _check("restored", restored, np.float32, rows.shape)
         num_rows, num_columns = rows.shape
         sums = np.zeros(num_rows, ROW_SUMS)
-        self._call("measure", rows, restored, num_rows, num_columns, sums)
+        self._call(MEASURE, rows, restored, num_rows, num_columns, sums)
         return ErrorSums(
             math.fsum(sums["error"]),
             math.fsum(sums["squares"]),
@@ -148,15 +145,15 @@ class RowCodec:
             int(sums["bad"].sum()),
         )
 
-    def _call(self, name: str, *arguments: npt.NDArray[Any] | int) -> None:
+    def _call(self, kernel: Kernel, *arguments: npt.NDArray[Any] | int) -> None:
         """Run a kernel over a record of its arguments; arrays are passed by address."""
         record = np.array(
             [a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments], np.int64
         )
-        entry = self._entries.get(name)
+        entry = self._entries.get(kernel.name)
         if entry is None:
-            self._load([name], None)
-            entry = self._entries[name]
+            self._load([kernel.name], None)
+            entry = self._entries[kernel.name]
         entry(record.ctypes.data, 0, 0)
 
     def _load(self, names: Iterable[str], progress: Progress | None) -> None:
@@ -167,16 +164,15 @@ class RowCodec:
                 self._entries[name] = ENTRY(self._kernels.address(name))
 
 
-def quantizer_name(format_name: str, by_importance: bool = False) -> str:
-    """The kernel that writes a format; "" where rows are only copied."""
-    if format_name not in QUANTIZABLE_FORMATS:
-        allowed = ", ".join(QUANTIZABLE_FORMATS)
+def quantizer_of(format_name: str, by_importance: bool = False) -> Kernel | None:
+    """The kernel that writes a format; None where rows are only copied."""
+    if format_name not in WRITABLE_FORMATS:
+        allowed = ", ".join(WRITABLE_FORMATS)
         raise KernelError(f"rows cannot be quantized to {format_name}; allowed: {allowed}")
-    searched = f"search_{format_name}"
-    rounded = f"round_{format_name}"
-    if searched in CODEC_SIGNATURES and (by_importance or rounded not in CODEC_SIGNATURES):
-        return searched
-    return rounded if rounded in CODEC_SIGNATURES else ""
+    writers = FORMATS_BY_NAME[format_name].writers
+    if SEARCH in writers and (by_importance or ROUND not in writers):
+        return Kernel(SEARCH, (format_name,))
+    return Kernel(ROUND, (format_name,)) if ROUND in writers else None
 
 
 def usable_importance(importance: Floats) -> Floats | None:
@@ -188,14 +184,14 @@ def usable_importance(importance: Floats) -> Floats | None:
     return usable
 
 
-def expander_name(format_name: str) -> str:
-    """The kernel that reads a format; "" where rows are only copied."""
-    if format_name == "F32":
-        return ""
-    name = f"{'widen' if format_name in HALF_FORMATS else 'embed'}_{format_name}"
-    if name not in SIGNATURES and name not in CODEC_SIGNATURES:
+def expander_of(format_name: str) -> Kernel | None:
+    """The kernel that reads a format; None where rows are only copied."""
+    found = FORMATS_BY_NAME[format_name]
+    if found.is_float:
+        return None if "copy" in found.writers else Kernel(WIDEN, (format_name,))
+    if format_name not in QUANTIZED_FORMATS:
         raise KernelError(f"rows of {format_name} cannot be expanded; no kernel reads that format")
-    return name
+    return Kernel("embed", (format_name,))
 
 
 def _checked_rows(rows: Floats, format_name: str, data: Bytes) -> tuple[int, int]:

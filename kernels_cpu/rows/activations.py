@@ -1,19 +1,17 @@
-"""Activations as int8: the layouts that the matrix kernels read.
+"""Activations as int8, in the two layouts that the matrix kernels read; ``layouts`` has the places.
 
-A block is 32 numbers of one token: scale = absmax / 127, q = round(x / scale). The decode
-layout groups blocks as the weights are read (one block to every four lanes) into records of
-quants (first halves, then second halves), scales, scaled sums of the quants, negated sums that
-integer products start at, one for every lane, and the quants' magnitudes on tiers that want
-them. Of the scaled sums, the first two lanes of a
-block have its sum in two parts, and the last two have them again. Behind the records of whole
-super-blocks come, for each super-block, the sums of the quants of its 16 half blocks in order,
-in 16 bits, the scales of its blocks, and for each of ``BLOCK_ORDERS`` its quants, its scales as
-``dot_pairs`` leaves the half blocks, and the integers that the products, as ``pack_pairs``
-leaves them, start at.
+A block is 32 numbers of one token: scale = absmax / 127, q = round(x / scale).
 
-The prefill layout keeps the quants in order, with the scales in an array beside them and the
-sums, of blocks and of half blocks, in two more: the scaled sum of the quants as f32, and behind
-it what integer sums of products start at (``store_starts``).
+Records group blocks as one token's kernels read weights, one block to every four lanes: quants
+(first halves, then second halves), scales, scaled sums of the quants, negated sums that integer
+products start at, one for every lane, and the quants' magnitudes on tiers that want them. Of the
+scaled sums, the first two lanes of a block have its sum in two parts, and the last two have them
+again. Behind the records come, for each super-block, what its kernels read: the starts are those
+of products as ``pack_pairs`` leaves them, the scales lie as ``dot_pairs`` leaves the half blocks.
+
+In order, as panels of rows are multiplied with several tokens, lie the quants, with the scales in
+an array beside them and the sums, of blocks and of half blocks, in two more: the scaled sum of the
+quants as f32, and behind it what integer sums of products start at (``store_starts``).
 """
 
 from __future__ import annotations
@@ -21,15 +19,26 @@ from __future__ import annotations
 import numpy as np
 
 from edgellama.kernels_cpu.formats.block_orders import place_in_order
-from edgellama.kernels_cpu.signatures import (
-    BLOCK_ORDERS,
-    HALVES,
-    ORDER_CENTRES,
+from edgellama.kernels_cpu.layouts import (
+    BLOCK,
+    MAGNITUDES_AT,
+    ORDER_BYTES,
+    ORDER_SCALES_AT,
+    ORDER_STARTS_AT,
+    ORDERS_AT,
     RECORD_BYTES,
+    SCALE_AT,
     START_AT,
+    STARTS_AT,
+    SUM_AT,
     SUM_BYTES,
     SUPER_BLOCK,
-    decode_bytes,
+    SUPER_BLOCK_BYTES,
+    SUPER_SCALES_AT,
+    half_sums_at,
+    records_bytes,
+    scales_at,
+    sums_at,
 )
 from edgellama.kernels_cpu.simd.arithmetic import magnitude, max_lanes, maximum, mul, sum_lanes
 from edgellama.kernels_cpu.simd.device import device
@@ -54,15 +63,7 @@ from edgellama.kernels_cpu.simd.vectors import (
     write_i16,
 )
 from edgellama.kernels_cpu.simd.weight_bytes import dot4, moves_signs, without_signs
-
-BLOCK = 32
-SCALE_AT, SUM_AT, STARTS_AT, MAGNITUDES_AT = 8, 12, 16, 20
-"""Where parts of a record begin, in bytes for every lane of a vector; the quants come first."""
-ORDER_STARTS_AT = SUPER_BLOCK * BLOCK + 8 * HALVES
-ORDER_BYTES = ORDER_STARTS_AT + 8 * HALVES
-ORDERS_AT = 2 * HALVES + 4 * SUPER_BLOCK
-SUPER_BLOCK_BYTES = ORDERS_AT + len(BLOCK_ORDERS) * ORDER_BYTES
-bytes_of_token = device(decode_bytes)
+from edgellama.quant.formats import BLOCK_ORDERS, centre_of_order
 
 
 @device
@@ -125,12 +126,12 @@ def super_blocks_at(records, index, num_blocks, order):
     """Where a super-block's quants, scales and starts in one of the orders lie, and its sums."""
     sums = records + num_blocks * RECORD_BYTES + index * SUPER_BLOCK_BYTES
     quants = sums + ORDERS_AT + order * ORDER_BYTES
-    return quants, quants + SUPER_BLOCK * BLOCK, quants + ORDER_STARTS_AT, sums
+    return quants, quants + ORDER_SCALES_AT, quants + ORDER_STARTS_AT, sums
 
 
 def _define_store_in_order(number):
     """One block into the super-blocks of one order: its quants, scale and starts."""
-    order, centre = BLOCK_ORDERS[number], ORDER_CENTRES[number]
+    order, centre = BLOCK_ORDERS[number], centre_of_order(number)
     places = sum(place << 4 * block for place, block in enumerate(order))
 
     def store_in_order(records, block, num_blocks, low, high, scale):
@@ -164,7 +165,7 @@ def store_in_super_block(records, block, num_blocks, low, high, scale, orders):
     place = block % SUPER_BLOCK
     write_i16(sums + 4 * place, int(total_of(low)))
     write_i16(sums + 4 * place + 2, int(total_of(high)))
-    write_f32(sums + 2 * HALVES + 4 * place, scale)
+    write_f32(sums + SUPER_SCALES_AT + 4 * place, scale)
     if orders & 1:
         store_in_first(records, block, num_blocks, low, high, scale)
     if orders & 2:
@@ -177,7 +178,7 @@ def store_in_super_block(records, block, num_blocks, low, high, scale, orders):
 def quantize_as_record(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, orders, token):
     """One block of a token into its record and super-block."""
     like = f32_zeros_4()
-    records = q + token * bytes_of_token(num_blocks * BLOCK)
+    records = q + token * records_bytes(num_blocks * BLOCK)
     size, place = record_of_block(block, num_blocks)
     low, high, scale = quantize_block(values)
     factor, at = splat_f32(scale, like), records + (block - place) * RECORD_BYTES + 16 * place
@@ -185,29 +186,30 @@ def quantize_as_record(values, block, num_blocks, q, q_scale, q_sum, q_half_sum,
     sums = dot_pairs(pack_pairs(words, words), pairs_of_ones(like))
     store(at, low)
     store(at + 16 * size, high)
-    store(at + 32 * size, factor)
-    store(at + 48 * size, mul(to_f32(sums), factor))
-    store(at + 64 * size, negated(words))
+    width = 4 * size
+    store(at + SCALE_AT * width, factor)
+    store(at + SUM_AT * width, mul(to_f32(sums), factor))
+    store(at + STARTS_AT * width, negated(words))
     if moves_signs():
-        store(at + 80 * size, without_signs(low))
-        store(at + 96 * size, without_signs(high))
+        store(at + MAGNITUDES_AT * width, without_signs(low))
+        store(at + MAGNITUDES_AT * width + 16 * size, without_signs(high))
     if orders != 0:
         store_in_super_block(records, block, num_blocks, low, high, scale, orders)
 
 
 @device
 def quantize_in_order(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, orders, token):
-    """One block of a token into the arrays of the prefill layout."""
+    """One block of a token into the arrays of the layout in order."""
     low, high, scale = quantize_block(values)
     low_total, high_total = total_of(low), total_of(high)
     low_sum, high_sum = low_total * scale, high_total * scale
     unit = token * num_blocks + block
-    quants, sums = q + unit * BLOCK, q_sum + unit * SUM_BYTES
-    half_sums = q_half_sum + 2 * unit * SUM_BYTES
+    quants, sums = q + unit * BLOCK, q_sum + sums_at(unit)
+    half_sums = q_half_sum + half_sums_at(unit)
     starts = half_sums + START_AT
     store(quants, low)
     store(quants + 16, high)
-    write_f32(q_scale + unit * 4, scale)
+    write_f32(q_scale + scales_at(unit), scale)
     write_f32(sums, low_sum + high_sum)
     write_f32(half_sums, low_sum)
     write_f32(half_sums + SUM_BYTES, high_sum)
@@ -216,5 +218,5 @@ def quantize_in_order(values, block, num_blocks, q, q_scale, q_sum, q_half_sum, 
     )  # fmt: skip
 
 
-QUANTIZERS = {"decode": quantize_as_record, "prefill": quantize_in_order}
+QUANTIZERS = {"records": quantize_as_record, "in_order": quantize_in_order}
 """Per layout of ``signatures.LAYOUTS`` that has blocks."""

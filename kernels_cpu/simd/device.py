@@ -31,6 +31,9 @@ exact_device: Any = register_jitable(
 )
 """As ``device``, but every operation is rounded as written: the same bits on every tier."""
 
+WRITTEN_OUT = (layouts.panel_scales_at, layouts.panel_scale_bytes)
+"""Formulas that Numba puts in a call's place: ``gemm`` keeps other registers with a call, even an
+inlined one."""
 for _formula in vars(layouts).values():
     if isinstance(_formula, FunctionType):
-        device(_formula)
+        (register_jitable(inline="always") if _formula in WRITTEN_OUT else device)(_formula)

@@ -12,8 +12,8 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
+from edgellama.kernels_cpu.layouts import HALVES
 from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.signatures import HALVES
 from edgellama.kernels_cpu.simd.vectors import (
     I8,
     I32,

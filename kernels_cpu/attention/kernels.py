@@ -26,11 +26,14 @@ from edgellama.kernels_cpu.attention.online_softmax import (
 from edgellama.kernels_cpu.attention.packed import packed
 from edgellama.kernels_cpu.attention.segments import find_segment, page_of, total_of
 from edgellama.kernels_cpu.layouts import (
+    ATTENTION_KEYS,
     CACHE_LINE,
     FIRST_ATTEND_TASK,
     FIRST_ROW,
     NUM_TOKENS,
+    PACKED_ROWS,
     PAGE_POSITIONS,
+    PARTIAL_HEAD_BYTES,
     PARTIALS,
     POSITION,
     SCORE_BYTES,
@@ -44,7 +47,6 @@ from edgellama.kernels_cpu.layouts import (
     partial_bytes,
     round_up,
 )
-from edgellama.kernels_cpu.signatures import ATTENTION_KEYS, PARTIAL_HEAD_BYTES
 from edgellama.kernels_cpu.simd.arithmetic import fma
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.rounding import write_i32
@@ -79,9 +81,9 @@ def attention_direct(key_kind, value_kind, rows):
     return _attention(direct(key_kind, value_kind, rows), rows)
 
 
-def attention_packed(key_kind, value_kind, rows):
+def attention_packed(key_kind, value_kind):
     """The same in 16-bit integers that all rows of a task share."""
-    return _attention(packed(key_kind, value_kind, rows), rows)
+    return _attention(packed(key_kind, value_kind, PACKED_ROWS), PACKED_ROWS)
 
 
 def _attention(method, rows):

@@ -269,7 +269,7 @@ POWER_SERIES = (
 
 
 @intrinsic
-def power_of_two(typingctx, x):
+def exp2(typingctx, x):
     """2**x to about 2e-7 relative for x up to 126; 2**-126 for all x below, minus infinity too."""
     lanes, tier = x.lanes, tier_of(typingctx)
 

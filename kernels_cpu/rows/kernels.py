@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgellama.kernels_cpu.rows.activations import BLOCK, QUANTIZERS, load_block, store_block
+from edgellama.kernels_cpu.layouts import BLOCK
+from edgellama.kernels_cpu.rows.activations import QUANTIZERS, load_block, store_block
 from edgellama.kernels_cpu.simd.arithmetic import (
     add,
     div,
