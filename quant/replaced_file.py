@@ -19,8 +19,9 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        with partial.open("xb", buffering=0) as file:
+        with partial.open("xb") as file:
             yield file
+            file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:

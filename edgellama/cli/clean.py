@@ -13,7 +13,7 @@ from edgellama.cli.tables import Column
 if TYPE_CHECKING:
     from edgellama.models.cleaning import Leftover
 
-KINDS = ("kernels", "converted", "downloads")
+KINDS = ("kernels", "converted", "downloads", "chats")
 COLUMNS = (
     Column("kind", is_number=False),
     Column("size_bytes", tables.size),
@@ -29,8 +29,9 @@ def command(kinds: tuple[str, ...], dry_run: bool, yes: bool) -> None:
     """Free what of the cache can be made again; pulled models stay.
 
     WHAT is kernels (code of other versions of edgellama, of Numba or of the CPU's
-    settings), converted (models made of a checkpoint) or downloads (what broken
-    downloads left).  Without it, all of them. To delete a pulled model: edgellama rm.
+    settings), converted (models made of a checkpoint), downloads (what broken
+    downloads left) or chats (what conversations of chat --resume have computed; their
+    messages stay).  Without it, all of them. To delete a pulled model: edgellama rm.
 
     \b
     Examples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -26,7 +27,17 @@ COLUMNS = (
 _AGES = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"))
 
 
+CHAT_COLUMNS = (
+    Column("name", is_number=False),
+    Column("num_messages"),
+    Column("size_bytes", tables.size),
+    Column("last_use", lambda moment: ago(moment), is_number=False),
+    Column("model", is_number=False),
+)
+
+
 @click.command("list", short_help="List the models in the cache.")
+@click.option("--chats", is_flag=True, help="List conversations of chat --resume instead.")
 @click.option(
     *("-o", "--output", "style"),
     type=click.Choice(["md", "csv", "json"]),
@@ -34,7 +45,7 @@ _AGES = ((86400.0, "day"), (3600.0, "hour"), (60.0, "minute"))
     show_default=True,
     help="How to print the list.",
 )
-def command(style: str) -> None:
+def command(style: str, chats: bool) -> None:
     """List the models in the cache: pulled ones, then converted ones.
 
     The name is what other commands take for MODEL. Converted models are made again when
@@ -44,16 +55,19 @@ def command(style: str) -> None:
     Examples:
       edgellama list
       edgellama list -o json
+      edgellama list --chats
     """
     from edgellama.models.library import stored_models
 
-    rows = [row_of(model) for model in stored_models()]
+    rows = chat_rows() if chats else [row_of(model) for model in stored_models()]
     if style == "json":
         click.echo(tables.json_array(rows))
     elif style == "csv":
         click.echo(tables.comma_separated(rows))
     elif rows:
-        _show(rows)
+        _show(rows, CHAT_COLUMNS if chats else COLUMNS)
+    elif chats:
+        click.echo("no conversations yet; to keep one: edgellama chat --resume NAME", err=True)
     else:
         click.echo("no models yet; to get a small one: edgellama pull smollm2", err=True)
 
@@ -78,6 +92,32 @@ def row_of(model: StoredModel) -> dict[str, object]:
     }
 
 
+def chat_rows() -> list[Row]:
+    """The conversations that are kept, under the names that programs read."""
+    from edgellama.cli.chat.kept import KeptConversation, kept_names
+    from edgellama.quant.errors import EdgellamaError
+
+    rows: list[Row] = []
+    for name in kept_names():
+        kept = KeptConversation(name)
+        try:
+            saved = kept.read()
+        except (EdgellamaError, OSError):
+            saved = None
+        model = saved.model if saved else None
+        rows.append(
+            {
+                "name": name,
+                "num_messages": len(saved.messages) if saved else None,
+                "size_bytes": kept.num_bytes,
+                "last_use": moment(kept.last_use),
+                "model": Path(model).stem if model else None,
+                "path": str(kept.messages_path),
+            }
+        )
+    return rows
+
+
 def moment(seconds: float | None) -> str | None:
     """A time in ISO 8601, UTC."""
     if seconds is None:
@@ -95,9 +135,9 @@ def ago(text: str) -> str:
     return "just now"
 
 
-def _show(rows: Sequence[Row]) -> None:
+def _show(rows: Sequence[Row], columns: Sequence[Column]) -> None:
     from edgellama.cli.terminal import printable
 
     total = sum(int(row["size_bytes"]) for row in rows)
-    click.echo(printable(tables.markdown(rows, COLUMNS)))
+    click.echo(printable(tables.markdown(rows, columns)))
     click.echo(f"\n{tables.size(total)} in all")

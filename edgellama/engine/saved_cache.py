@@ -102,9 +102,7 @@ def save_cache(
                 memory = np.zeros_like(memory)
                 convert_page(page.memory, layout, memory, layout, used)
             file.seek(places.page_offset(number))
-            view = memory.data
-            while view:
-                view = view[file.write(view) :]
+            file.write(memory.data)
             sums.append(zlib.crc32(memory.data))
             if progress is not None:
                 progress((number + 1) * layout.page_bytes, len(pages) * layout.page_bytes)

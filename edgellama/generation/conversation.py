@@ -7,15 +7,14 @@ How a template becomes tokens is known to chat_template, generating to session.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.kv_cache import shared_length
 from edgellama.generation.arguments import stop_strings
-from edgellama.generation.conversation_file import read_messages, write_messages
+from edgellama.generation.conversation_file import SavedMessages, read_messages, write_messages
 from edgellama.generation.decoding import Request
 from edgellama.generation.fitting import NoReply, WhenFull, check_when_full, first_kept
 from edgellama.generation.messages import (
@@ -28,6 +27,7 @@ from edgellama.generation.messages import (
 from edgellama.generation.results import Generation
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
+from edgellama.generation.turns import PromptTokens, Turn, as_computed, turn_as_json, turn_from_json
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.sampling.options import SamplingArguments, SamplingOptions
 from edgellama.text.chat_template import ChatTemplate, encode_chat
@@ -49,23 +49,6 @@ class ReplyOptions(SamplingArguments, total=False):
 
     max_tokens: int | None
     stop: str | Sequence[str] | None
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    """The tokens of a prompt as the template writes it, and as they are computed."""
-
-    written: list[int]
-    computed: list[int]
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """A prompt and the reply's own tokens."""
-
-    prompt: _Prompt
-    reply: tuple[int, ...]
-    reply_text: str
 
 
 class Conversation:
@@ -125,7 +108,7 @@ class Conversation:
                     "system is given, and messages begin with a system message; allowed: one"
                 )
             self.system = system
-        self._last: _Turn | None = None
+        self._last: Turn | None = None
         # Bad options are reported here, not at the first reply.
         self._request((0,), {})
 
@@ -306,11 +289,16 @@ class Conversation:
         self._dropped_messages = 0
         self._last = None
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, model: str | None = None) -> None:
         """Write all messages to a JSON file, in one step: the old file or the new one is there.
+
+        With what ``session.save`` writes into a file of its own the conversation goes on at once
+        where both are loaded; without, it is computed from the messages.
 
         Arguments:
             path: The file, replaced if it is there.
+            model: What the file is to say about the model, such as its path; for those who read
+                it. None (the default) is nothing.
 
         Raises:
             OSError: It cannot be written.
@@ -329,7 +317,9 @@ class Conversation:
             >>> chat.messages == said
             True
         """
-        write_messages(Path(path), checked_messages(self._messages))
+        last = None if self._last is None else turn_as_json(self._last)
+        messages = checked_messages(self._messages)
+        write_messages(Path(path), SavedMessages(messages, self.dropped_messages, last, model))
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take all messages, the system prompt too, from a file that ``save`` wrote.
@@ -345,9 +335,10 @@ class Conversation:
         Example: see ``save``.
         """
         self._check_idle()
-        self._messages[:] = read_messages(Path(path))
-        self._dropped_messages = 0
-        self._last = None
+        saved = read_messages(Path(path))
+        self._messages[:] = saved.messages
+        self._dropped_messages = saved.dropped_messages
+        self._last = turn_from_json(saved.last_turn, self._tokenizer.vocab_size)
 
     def fork(self) -> Conversation:
         """Another conversation that goes on from the same messages, at once.
@@ -384,7 +375,7 @@ class Conversation:
         system, turns = messages[:num_system], messages[num_system:]
 
         @cache
-        def prompt(dropped: int) -> _Prompt:
+        def prompt(dropped: int) -> PromptTokens:
             return self._prompt([*system, *turns[dropped:]])
 
         request = self._request((0,), options)
@@ -408,38 +399,14 @@ class Conversation:
                 reply: Message = {"role": "assistant", "content": result.text}
                 self._messages[num_kept:] = [*asked, reply]
                 self._dropped_messages = dropped
-                self._last = _Turn(now, result.tokens, result.text)
+                self._last = Turn(now, result.tokens, result.text)
 
         request = replace(request, prompt=now.computed, dropped_messages=newly_dropped)
         return self._session.start(request, on_end=end)
 
-    def _prompt(self, messages: Sequence[Message]) -> _Prompt:
+    def _prompt(self, messages: Sequence[Message]) -> PromptTokens:
         written = encode_chat(self._tokenizer, self._template, messages)
-        return _Prompt(written, self._as_computed(written))
-
-    def _as_computed(self, written: list[int]) -> list[int]:
-        """The prompt with the last reply as the tokens that the model itself chose.
-
-        Encoding a reply's text can give other tokens than were generated, and then the cache
-        would not fit. It is done only where the written reply is that reply's text.
-        """
-        last = self._last
-        if last is None:
-            return written
-        start = len(last.prompt.written)
-        if shared_length(last.prompt.written, written) < start:
-            return written
-        if len(written) == start:
-            return last.prompt.computed
-        ends = self._tokenizer.special.end_of_generation
-        end = next((i for i in range(start, len(written)) if written[i] in ends), None)
-        if end is None:
-            return written
-        same = [
-            self._tokenizer.decode(tokens, continuation=True).strip() == last.reply_text.strip()
-            for tokens in (written[start:end], last.reply)
-        ]
-        return [*last.prompt.computed, *last.reply, *written[end:]] if all(same) else written
+        return PromptTokens(written, as_computed(self._tokenizer, written, self._last))
 
     def _request(
         self, prompt: Sequence[int], options: ReplyOptions, defaults: ReplyOptions | None = None

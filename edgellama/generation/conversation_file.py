@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgellama.generation.messages import Message, checked_messages
@@ -15,16 +16,38 @@ FORMAT_NAME = "edgellama conversation"
 FORMAT_VERSION = 1
 
 
-def write_messages(path: Path, messages: Sequence[Message]) -> None:
+@dataclass(frozen=True)
+class SavedMessages:
+    """Messages, and what spares work when they are gone on with.
+
+    ``dropped_messages`` of the oldest were no longer in the prompt. ``last_turn`` is what
+    ``turns`` makes of the last turn, None for none; read from a file, it is not checked yet.
+    ``model`` says which model it was.
+    """
+
+    messages: Sequence[Message]
+    dropped_messages: int = 0
+    last_turn: object = None
+    model: str | None = None
+
+
+def write_messages(path: Path, saved: SavedMessages) -> None:
     """Write the messages; an interruption leaves the old file or the new one, whole."""
-    content = {"format": FORMAT_NAME, "version": FORMAT_VERSION, "messages": list(messages)}
+    content = {
+        "format": FORMAT_NAME,
+        "version": FORMAT_VERSION,
+        "messages": list(saved.messages),
+        "dropped_messages": saved.dropped_messages,
+        "last_turn": saved.last_turn,
+        "model": saved.model,
+    }
     text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
     with replaced_file(path) as file:
         file.write(text.encode("utf-8", errors="surrogatepass"))
 
 
-def read_messages(path: Path) -> list[Message]:
-    """The messages of a saved conversation; InvalidOptionError if the file is something else."""
+def read_messages(path: Path) -> SavedMessages:
+    """A saved conversation; InvalidOptionError if the file is something else."""
     try:
         content = json.loads(path.read_bytes().decode("utf-8", errors="surrogatepass"))
     except (ValueError, RecursionError) as error:
@@ -41,4 +64,10 @@ def read_messages(path: Path) -> list[Message]:
     messages = content.get("messages")
     if not isinstance(messages, list):
         raise InvalidOptionError(f"{path}: no list of messages")
-    return checked_messages(messages, f"{path}: ")
+    dropped, model = content.get("dropped_messages"), content.get("model")
+    return SavedMessages(
+        checked_messages(messages, f"{path}: "),
+        min(dropped, len(messages)) if type(dropped) is int and dropped >= 0 else 0,
+        content.get("last_turn"),
+        model if isinstance(model, str) else None,
+    )

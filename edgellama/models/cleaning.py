@@ -18,6 +18,8 @@ from edgellama.models.names import FOLDER_NAME
 from edgellama.models.progress import STAGING_PREFIX
 
 KERNELS_FOLDER = "kernels"
+CHATS_FOLDER = "chats"
+"""Keys and values of conversations, which are computed again from their messages."""
 QUIET_SECONDS = 600.0
 """A download whose files have not changed for so long has ended."""
 
@@ -67,8 +69,18 @@ def _partial_downloads(_: Collection[str]) -> Iterator[Path]:
             yield from (path for path in sorted(root.glob(pattern)) if _is_quiet(path))
 
 
+def _kept_sessions(_: Collection[str]) -> Iterator[Path]:
+    for root in cache_folders(CHATS_FOLDER):
+        yield from sorted(path for path in root.glob("*") if path.is_file())
+
+
 KINDS: Mapping[str, Callable[[Collection[str]], Iterator[Path]]] = MappingProxyType(
-    {"kernels": _old_kernels, "converted": _conversions, "downloads": _partial_downloads}
+    {
+        "kernels": _old_kernels,
+        "converted": _conversions,
+        "downloads": _partial_downloads,
+        "chats": _kept_sessions,
+    }
 )
 """What there is to clean, and how it is found."""
 

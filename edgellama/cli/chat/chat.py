@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -15,12 +16,15 @@ from typing import TYPE_CHECKING, Any, cast
 from edgellama.cli.chat.keyboard import silent_keyboard
 from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.terminal import dim, printable
+from edgellama.quant.errors import EdgellamaError
 from edgellama.sampling.options import CHAT_SAMPLING
 
 if TYPE_CHECKING:
+    from edgellama.cli.chat.kept import KeptConversation
     from edgellama.cli.chat.reply_view import ReplyView
     from edgellama.generation.conversation import Conversation, ReplyOptions
     from edgellama.generation.fitting import WhenFull
+    from edgellama.generation.messages import Message
     from edgellama.generation.results import Generation
     from edgellama.generation.stream import Stream
     from edgellama.llama import Llama
@@ -38,17 +42,33 @@ class ChatSettings:
 
 
 class Chat:
-    """A model's conversation and its last reply. A context manager; closes the model."""
+    """A model's conversation and its last reply. A context manager; closes the model.
+
+    ``kept``: the name under which the conversation is kept, and gone on with if it is there.
+    """
 
     def __init__(
-        self, path: Path, settings: ChatSettings, make_view: Callable[[], ReplyView]
+        self,
+        path: Path,
+        settings: ChatSettings,
+        make_view: Callable[[], ReplyView],
+        kept: KeptConversation | None = None,
     ) -> None:
+        self._holding = ExitStack()
+        self._computed: tuple[int, ...] = ()
+        self.kept: KeptConversation | None = None
+        if kept is not None:
+            self._hold(kept)
         self.settings = settings
         self.given: dict[str, Any] = dict(settings.reply)
         self.last_reply: Generation | None = None
         self._make_view = make_view
         self.path = path
-        self.llama, self.conversation = self._open(path)
+        try:
+            self.llama, self.conversation = self._open(path)
+        except BaseException:
+            self._holding.close()
+            raise
 
     def answer(self, message: str) -> None:
         """Streams the reply to ``message``; Ctrl-C stops it and goes on as KeyboardInterrupt."""
@@ -75,15 +95,83 @@ class Chat:
         self.conversation.options = cast("ReplyOptions", {**defaults, **given})
         self.given = dict(given)
 
+    def resume(self) -> None:
+        """Goes on with the kept conversation, if it is there, and shows where it was."""
+        if self.kept is None:
+            return
+        if not self.kept.exists:
+            show_dim(f"a new conversation, kept as {self.kept.name}")
+            return
+        why = self.kept.load(self.conversation)
+        if self.settings.system is not None:
+            self.conversation.system = self.settings.system
+        self._computed = self.conversation.session.tokens
+        messages = self.conversation.messages
+        show_dim(f"going on with {self.kept.name}, {len(messages)} messages")
+        if why is not None:
+            show_dim(f"the next reply computes them again: {why}")
+        if sys.stdout.isatty():
+            self._show_last(messages)
+
+    def keep(self) -> None:
+        """Writes the messages, if the conversation is kept and has any or had some before."""
+        if self.kept is not None and (self._is_begun() or self.kept.exists):
+            self.kept.save_messages(self.conversation, self.path)
+
+    def keep_as(self, kept: KeptConversation) -> None:
+        """Keeps the conversation under this name from now on."""
+        self._hold(kept)
+        self._computed = ()
+        self.keep()
+
     def close(self) -> None:
-        """Closes the model."""
-        self.llama.close()
+        """Closes the model; what a kept conversation has computed is written before."""
+        try:
+            self._keep_session()
+        except (EdgellamaError, OSError) as error:
+            show_dim(f"what was computed is not kept: {error}")
+        finally:
+            self.llama.close()
+            self._holding.close()
 
     def __enter__(self) -> Chat:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _hold(self, kept: KeptConversation) -> None:
+        if self.kept is not None and self.kept.name == kept.name:
+            return
+        with ExitStack() as holding:
+            holding.enter_context(kept.held())
+            self._holding.close()
+            self._holding = holding.pop_all()
+        self.kept = kept
+
+    def _is_begun(self) -> bool:
+        return any(message["role"] == "user" for message in self.conversation.messages)
+
+    def _keep_session(self) -> None:
+        tokens = self.conversation.session.tokens
+        if self.kept is None or tokens == self._computed:
+            return
+        if self._is_begun() and tokens:
+            self.kept.save_session(self.conversation)
+        else:
+            self.kept.remove_session()
+
+    def _show_last(self, messages: Sequence[Message]) -> None:
+        """The last message of the user and what was answered."""
+        users = [n for n, message in enumerate(messages) if message["role"] == "user"]
+        if not users:
+            return
+        asked, *replies = messages[users[-1] :]
+        show_dim(f">>> {asked['content']}")
+        for reply in replies:
+            view = self._make_view()
+            view.add(reply["content"])
+            view.end()
 
     def _open(self, path: Path) -> tuple[Llama, Conversation]:
         from edgellama.cli.model_argument import open_model
@@ -112,6 +200,7 @@ class Chat:
             finally:
                 view.end()
         result = self.last_reply = stream.result
+        self.keep()
         if interrupted:
             kept = "what was said so far is kept" if result.tokens else "nothing was said yet"
             show_dim(f"stopped; {kept}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellama.cli.completion import MODEL
+from edgellama.cli.completion import CONVERSATION, MODEL
 from edgellama.cli.options import (
     engine_options,
     given,
@@ -44,6 +44,13 @@ WAYS = ("drop", "stop", "error")
     help="Once the conversation fills the context: drop its oldest turns and go on, stop, or "
     "report an error.",
 )
+@click.option(
+    "--resume",
+    "resumed",
+    type=CONVERSATION,
+    metavar="NAME",
+    help="Go on with the conversation NAME, or begin it: it is kept.",
+)
 @click.option("--plain", is_flag=True, help="Show replies as they are, not as Markdown.")
 @template_option
 @type_option
@@ -53,6 +60,7 @@ def command(
     model: str | None,
     system: str | None,
     when_full: WhenFull,
+    resumed: str | None,
     plain: bool,
     template: str | None,
     type_name: str | None,
@@ -65,29 +73,39 @@ def command(
     recommends, unless an option says otherwise. MODEL may be a folder with a checkpoint, which
     is converted first.
 
+    A conversation with --resume NAME goes on where it was left, at once and, unless MODEL
+    says otherwise, with the same model ("edgellama list --chats" shows all).
+
     \b
     Examples:
       edgellama chat
       edgellama chat model.gguf --system "Answer in French." --temp 0
       edgellama chat Llama-3.2-1B-Instruct --type q4_0
       edgellama chat old-vicuna.gguf --template vicuna
+      edgellama chat --resume holidays
       echo "Why is the sky blue?" | edgellama chat smollm2
     """
     from edgellama.cli.chat.chat import Chat, ChatSettings, show_dim
     from edgellama.cli.chat.input import PlainReader, TerminalReader, history_path
+    from edgellama.cli.chat.kept import KeptConversation, model_of
     from edgellama.cli.chat.loop import talk, transcribe
     from edgellama.cli.chat.reply_view import make_reply_view
     from edgellama.cli.model_argument import find_runnable
 
     engine = take_engine_arguments(options)
     settings = ChatSettings(system, template, when_full, engine, given(options))
+    kept = None if resumed is None else KeptConversation(resumed)
+    if kept is not None and model is None and kept.exists:
+        model = model_of(kept)
     path = find_runnable(model, type_name)
-    with Chat(path, settings, make_reply_view(sys.stdout, plain=plain)) as chat:
+    with Chat(path, settings, make_reply_view(sys.stdout, plain=plain), kept) as chat:
         if sys.stdin.isatty() and sys.stdout.isatty():
             context = f"{chat.llama.context_length:,} tokens of context"
             show_dim(f"{path.stem}, {context}; /help for commands")
+            chat.resume()
             talk(chat, TerminalReader(_completer(), history_path()))
         else:
+            chat.resume()
             transcribe(chat, PlainReader(sys.stdin))
 
 

@@ -6,6 +6,7 @@ conversation can do is the Python API's business.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -179,6 +180,21 @@ def _load(chat: Chat, argument: str) -> str:
     return f"loaded {len(chat.conversation.messages)} messages from {path}"
 
 
+def _keep(chat: Chat, argument: str) -> str:
+    from edgellama.cli.chat.kept import KeptConversation
+
+    if not argument:
+        if chat.kept is not None:
+            return f"kept as {chat.kept.name}"
+        return "not kept; /keep NAME keeps it for edgellama chat --resume NAME"
+    kept = KeptConversation(argument)
+    question = f"there is a conversation {kept.name} already; overwrite it? [y/N] "
+    if kept != chat.kept and kept.exists and not _confirm(question):
+        return "nothing was kept"
+    chat.keep_as(kept)
+    return f"kept as {kept.name}: edgellama chat --resume {shlex.quote(kept.name)} goes on with it"
+
+
 def _exit(chat: Chat, argument: str) -> str:
     raise EOFError
 
@@ -215,6 +231,7 @@ COMMANDS: Mapping[str, SlashCommand] = MappingProxyType(
         "/undo": SlashCommand("", "Take back the last message and its reply.", _undo),
         "/regen": SlashCommand("", "Answer the last message again.", _regenerate),
         "/model": SlashCommand("NAME", "Go on with another model, or show this one.", _model),
+        "/keep": SlashCommand("NAME", "Keep the conversation for chat --resume NAME.", _keep),
         "/save": SlashCommand("FILE", "Save the conversation.", _save),
         "/load": SlashCommand("FILE", "Go on with a saved conversation.", _load),
         "/stats": SlashCommand("", "Show context, speed and memory.", _stats),

@@ -45,6 +45,8 @@ def transcribe(chat: Chat, reader: MessageReader) -> None:
 def respond(chat: Chat, message: UserMessage) -> None:
     """Obeys a slash command or answers a message; an empty one is passed over."""
     shown = None if message.is_quoted else run_command(chat, message.text)
+    if shown is not None:
+        chat.keep()
     if shown:
         show_dim(shown)
     elif shown is None and message.text.strip():
