@@ -21,6 +21,9 @@ from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEM
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.model_config import ModelConfig
 
+SYSTEM_PAGE_BYTES = 4096
+"""What memory is handed out in, on most systems."""
+
 
 @dataclass(frozen=True)
 class PageLayout:
@@ -107,8 +110,17 @@ class PageLayout:
         return layer * self.layer_bytes + self.num_heads * self.key_head_bytes
 
     def used_bytes(self, num_tokens: int, window: int | None = None) -> int:
-        """What a sequence of ``num_tokens`` tokens touches: whole blocks of what it still sees."""
+        """What a sequence of ``num_tokens`` tokens touches of the pages that it still sees.
+
+        Whole blocks of every head, and whole pages of the system's memory.
+        """
         given_back = 0
         if window is not None:
             given_back = first_seen(num_tokens, window) // PAGE_POSITIONS * PAGE_POSITIONS
-        return (round_up(num_tokens, self.block_positions) - given_back) * self.position_bytes
+        total = 0
+        for block_bytes in (self.key_block_bytes, self.value_block_bytes):
+            blocks = -(-SYSTEM_PAGE_BYTES // block_bytes)
+            granule = min(blocks * self.block_positions, PAGE_POSITIONS)
+            positions = round_up(num_tokens, granule) - given_back
+            total += positions * block_bytes // self.block_positions
+        return total * self.num_layers * self.num_heads

@@ -24,8 +24,9 @@ POLL_S = 0.02
 """How often who waits looks for a cancellation that rings no alarm."""
 SHARED_PROMPT_TOKENS = 128
 """Tokens of long prompts in a step while others wait for theirs."""
-GATHER_SHARE, GATHER_S = 0.2, 0.003
-"""How long a step waits for those who had a part in the last one: of its time, and at most."""
+GATHER_SHARE, SHORTEST_GATHER_S, LONGEST_GATHER_S = 0.2, 5e-4, 3e-3
+"""How long a step waits for those who had a part in the last one: a share of its time, within
+limits. Python needs some of it to let another thread choose its token."""
 NAP_S = 2e-5
 Result = TypeVar("Result")
 RunStep = Callable[[Sequence[Segment], CancelToken | None], "list[npt.NDArray[np.float32]] | None"]
@@ -192,7 +193,8 @@ class Scheduler:
         """Wait a moment for those who had a part in the last short step and will be back."""
         if not self._num_expected:
             return
-        until = time.perf_counter() + min(self._last_step_s * GATHER_SHARE, GATHER_S)
+        patience = min(self._last_step_s * GATHER_SHARE, LONGEST_GATHER_S)
+        until = time.perf_counter() + max(patience, SHORTEST_GATHER_S)
         while self._num_others(works) < self._num_expected and time.perf_counter() < until:
             time.sleep(NAP_S)
 

@@ -1,0 +1,209 @@
+"""Who shares a step, and who runs it: long prompts between others' tokens, cancelling only one."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.engine import Engine
+from edgellama.engine.scheduler import SHARED_PROMPT_TOKENS
+from edgellama.engine.segments import Segment
+from edgellama.engine.work import Work
+from edgellama.quant.errors import EdgellamaError, GenerationCancelled, InvalidOptionError
+from edgellama.quant.gguf.file import GGUFFile
+
+MODEL = TinyLlama(layers=2, context_length=8192, weight_format="Q8_0")
+
+
+class Recorder:
+    """Runs an engine's steps and notes their sizes; ``pause`` is called before each."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.steps: list[list[int]] = []
+        self.pause: Any = lambda segments: None
+        self._run = engine.scheduler._run_step
+        engine.scheduler._run_step = self._recorded
+
+    def _recorded(self, segments: Sequence[Segment], cancelled: CancelToken | None) -> Any:
+        self.pause(segments)
+        self.steps.append([segment.num_tokens for segment in segments])
+        return self._run(segments, cancelled)
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    """An exact engine over a tiny model."""
+    path = write_tiny_llama(tmp_path / "tiny.gguf", MODEL)
+    with GGUFFile(path) as file, Engine(file, num_threads=2, exact=True) as engine:
+        yield engine
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    """Reproducible token ids."""
+    return np.random.default_rng(seed).integers(0, 288, length).tolist()
+
+
+def test_alone_a_prompt_takes_whole_steps(engine: Engine) -> None:
+    """Nobody else waits: steps are as long as they may be, and one token follows another."""
+    recorder = Recorder(engine)
+    cache = engine.new_cache()
+    engine.forward(prompt(1300), cache)
+    for token in range(3):
+        engine.forward([token], cache)
+    assert recorder.steps == [[512], [512], [276], [1], [1], [1]]
+
+
+def test_a_long_prompt_lets_others_through(engine: Engine) -> None:
+    """While a prompt is read, another text gets a token after every piece of at most 128."""
+    recorder, started, ended = Recorder(engine), threading.Event(), threading.Event()
+    text, reader = engine.new_cache(), engine.new_cache()
+    engine.forward(prompt(20), text)
+    recorder.steps.clear()
+
+    def wait_for_the_text(segments: Sequence[Segment]) -> None:
+        started.set()
+        if segments[0].num_tokens > 12 and not ended.is_set():
+            while not any(work.is_short for work in engine.scheduler._waiting):
+                time.sleep(1e-4)
+
+    recorder.pause = wait_for_the_text
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(engine.forward, prompt(4096), reader)
+        started.wait()
+        while len(recorder.steps) < 40:
+            engine.forward([2], text)
+        ended.set()
+        logits = reading.result()
+    np.testing.assert_array_equal(logits, engine.forward(prompt(4096), engine.new_cache()))
+    shared = recorder.steps[1:40]
+    pieces = [index for index, step in enumerate(shared) if step == [SHARED_PROMPT_TOKENS]]
+    tokens = [index for index, step in enumerate(shared) if step == [1]]
+    assert len(pieces) + len(tokens) == len(shared)
+    assert all(after == before + 2 for before, after in itertools.pairwise(pieces))
+
+
+def test_those_who_wait_share_a_step(engine: Engine) -> None:
+    """Works of one call run together, long and short apart, in as few steps as possible."""
+    recorder = Recorder(engine)
+    works = [engine.work([token], engine.new_cache(300)) for token in range(9)]
+    works += [engine.work(prompt(length), engine.new_cache(300)) for length in (40, 60, 70)]
+    while left := [work for work in works if not work.is_over]:
+        engine.scheduler.run_any(left)
+    assert [sorted(step) for step in recorder.steps] == [[1] * 9, [40, 60, 70]]
+
+
+def test_threads_share_steps(engine: Engine) -> None:
+    """Texts of eight threads mostly go through steps together, and are what each is alone."""
+
+    def text(seed: int) -> list[int]:
+        cache, tokens = engine.new_cache(200), prompt(10, seed)
+        logits = engine.forward(tokens, cache)
+        for _ in range(40):
+            tokens.append(int(logits[0].argmax()))
+            logits = engine.forward(tokens[-1:], cache)
+        return tokens
+
+    alone = [text(seed) for seed in range(8)]
+    recorder = Recorder(engine)
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(text, range(8))) == alone
+    assert len(recorder.steps) < 0.7 * 8 * 41
+
+
+def test_cancelling_ends_only_the_own_text(engine: Engine) -> None:
+    """A text that waits for a step, or drives it, is cancelled; the others get their results."""
+    recorder, token = Recorder(engine), CancelToken()
+    caches = [engine.new_cache(3000) for _ in range(3)]
+    expected = engine.forward(prompt(2000, 1), engine.new_cache(3000))
+
+    def cancel_at_third(segments: Sequence[Segment]) -> None:
+        if len(recorder.steps) == 3:
+            token.cancel()
+
+    recorder.steps.clear()
+    recorder.pause = cancel_at_third
+    with ThreadPoolExecutor(3) as pool:
+        cancelled = pool.submit(engine.forward, prompt(2000), caches[0], cancelled=token)
+        others = [pool.submit(engine.forward, prompt(2000, 1), cache) for cache in caches[1:]]
+        with pytest.raises(GenerationCancelled):
+            cancelled.result()
+        for other in others:
+            np.testing.assert_array_equal(other.result(), expected)
+    assert caches[0].length < 2000
+    again = engine.forward(prompt(2000)[caches[0].length :], caches[0])
+    np.testing.assert_array_equal(again, engine.forward(prompt(2000), engine.new_cache(3000)))
+
+
+def test_a_consumer_that_stalls_holds_up_nobody(engine: Engine) -> None:
+    """A text whose reader does not come back has no part in the steps of the others."""
+    stalled, other = engine.new_cache(100), engine.new_cache(100)
+    engine.forward(prompt(5), stalled)
+    recorder = Recorder(engine)
+    for token in range(50):
+        engine.forward([token], other)
+    assert recorder.steps == [[1]] * 50
+
+
+def test_no_memory_is_the_own_error(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sequence for which there is no page fails alone, with those beside it unharmed."""
+    poor, rich = engine.new_cache(300), engine.new_cache(300)
+    prepare = type(poor).prepare
+
+    def refuse(cache: Any, num_tokens: int) -> None:
+        if cache is poor:
+            raise InvalidOptionError("no memory for 1 GB of keys")
+        prepare(cache, num_tokens)
+
+    monkeypatch.setattr(type(poor), "prepare", refuse)
+    works = [engine.work([1], cache) for cache in (poor, rich)]
+    while left := [work for work in works if not work.is_over]:
+        engine.scheduler.run_any(left)
+    with pytest.raises(InvalidOptionError, match="no memory"):
+        works[0].result(288)
+    assert works[1].result(288).shape == (1, 288)
+
+
+def test_a_work_that_was_given_up_changes_nothing(engine: Engine) -> None:
+    """What a step computes for a work that its caller has left is not counted."""
+    cache = engine.new_cache(300)
+    work = Work(cache, np.arange(5))
+    segment = work.segment(100)
+    assert segment is not None
+    work.give_up()
+    work.deliver(segment, np.zeros((1, 288), np.float32))
+    assert cache.length == 0
+
+
+def test_a_closed_engine_tells_all_who_wait(engine: Engine) -> None:
+    """Every thread hears of the end; none waits for ever."""
+    recorder = Recorder(engine)
+    closing = threading.Event()
+
+    def close_at_fifth(segments: Sequence[Segment]) -> None:
+        if len(recorder.steps) == 5:
+            closing.set()
+
+    recorder.pause = close_at_fifth
+
+    def endless(seed: int) -> None:
+        cache = engine.new_cache()
+        with pytest.raises(EdgellamaError, match="closed"):
+            while True:
+                engine.forward(prompt(3, seed), cache)
+
+    with ThreadPoolExecutor(4) as pool:
+        texts = [pool.submit(endless, seed) for seed in range(4)]
+        closing.wait()
+        engine.close()
+        for text in texts:
+            text.result(timeout=20)
