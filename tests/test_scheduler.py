@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama.engine import scheduler
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.scheduler import SHARED_PROMPT_TOKENS
@@ -72,9 +73,10 @@ def test_a_long_prompt_lets_others_through(engine: Engine) -> None:
 
     def wait_for_the_text(segments: Sequence[Segment]) -> None:
         started.set()
-        if segments[0].num_tokens > 12 and not ended.is_set():
-            while not any(work.is_short for work in engine.scheduler._waiting):
-                time.sleep(1e-4)
+        while segments[0].num_tokens > 12 and not ended.is_set():
+            if any(work.is_short for work in engine.scheduler._waiting):
+                break
+            time.sleep(1e-4)
 
     recorder.pause = wait_for_the_text
     with ThreadPoolExecutor(1) as pool:
@@ -102,8 +104,10 @@ def test_those_who_wait_share_a_step(engine: Engine) -> None:
     assert [sorted(step) for step in recorder.steps] == [[1] * 9, [40, 60, 70]]
 
 
-def test_threads_share_steps(engine: Engine) -> None:
+def test_threads_share_steps(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts of eight threads mostly go through steps together, and are what each is alone."""
+    # On a busy machine threads come back late.
+    monkeypatch.setattr(scheduler, "SHORTEST_GATHER_S", 0.2)
 
     def text(seed: int) -> list[int]:
         cache, tokens = engine.new_cache(200), prompt(10, seed)
@@ -117,7 +121,7 @@ def test_threads_share_steps(engine: Engine) -> None:
     recorder = Recorder(engine)
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(text, range(8))) == alone
-    assert len(recorder.steps) < 0.7 * 8 * 41
+    assert len(recorder.steps) < 0.4 * 8 * 41
 
 
 def test_cancelling_ends_only_the_own_text(engine: Engine) -> None:

@@ -7,6 +7,7 @@ every sequence alternate with pieces of long prompts, so that a long prompt stop
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ import numpy.typing as npt
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.segments import MAX_SEGMENTS, MAX_TOKEN_SPLITS, Segment, num_token_splits
+from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.work import CANCELLED, Work
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled
 
@@ -25,8 +27,10 @@ POLL_S = 0.02
 SHARED_PROMPT_TOKENS = 128
 """Tokens of long prompts in a step while others wait for theirs."""
 GATHER_SHARE, SHORTEST_GATHER_S, LONGEST_GATHER_S = 0.2, 5e-4, 3e-3
-"""How long a step waits for those who had a part in the last one: a share of its time, within
-limits. Python needs some of it to let another thread choose its token."""
+"""How long a step waits for those who had one lately: a share of its time, within limits. Python
+needs some of it to let another thread choose its token."""
+LATELY_STEPS = 3
+"""Who had a step no longer ago than so many last, is expected for the next one."""
 NAP_S = 2e-5
 Result = TypeVar("Result")
 RunStep = Callable[[Sequence[Segment], CancelToken | None], "list[npt.NDArray[np.float32]] | None"]
@@ -44,7 +48,7 @@ class Scheduler:
         self._is_in_step = False
         self._waiting: list[Work] = []
         self._wanted_alone: list[object] = []
-        self._num_expected = 0
+        self._last_seen: dict[int, float] = {}
         self._last_step_s = 0.0
         self._turn = 0
 
@@ -126,7 +130,6 @@ class Scheduler:
             waiting = [work for work in waiting if not work.is_over]
             short = [work for work in waiting if work.is_short]
             if short:
-                self._num_expected = 0
                 self._step(self._short_segments(short), works)
             long = [work for work in waiting if not work.is_short]
             if long and not any(work.is_over for work in works):
@@ -134,7 +137,7 @@ class Scheduler:
 
     def _is_shared(self, waiting: Sequence[Work], works: Sequence[Work]) -> bool:
         """Whether somebody else waits for a short step, or will again soon."""
-        return self._num_expected > 0 or any(
+        return bool(self._absent(works)) or any(
             work.is_short and work not in works for work in waiting
         )
 
@@ -183,30 +186,45 @@ class Scheduler:
         self._last_step_s = time.perf_counter() - started
         for (work, segment), logits in zip(chosen, results, strict=True):
             work.deliver(segment, logits)
+            if work.is_over:
+                self._remove(work)
             if work in works:
                 work.report()
             else:
                 work.ring()
-                self._num_expected += work.is_over
+            if segment.num_tokens <= MAX_SHORT_TOKENS:
+                self._last_seen[id(work.cache)] = time.perf_counter()
 
     def _gather(self, works: Sequence[Work]) -> None:
-        """Wait a moment for those who had a part in the last short step and will be back."""
-        if not self._num_expected:
+        """Wait a moment for sequences that had a step lately and will be back for the next."""
+        if not self._absent(works):
             return
         patience = min(self._last_step_s * GATHER_SHARE, LONGEST_GATHER_S)
         until = time.perf_counter() + max(patience, SHORTEST_GATHER_S)
-        while self._num_others(works) < self._num_expected and time.perf_counter() < until:
+        while (absent := self._absent(works)) and time.perf_counter() < until:
             time.sleep(NAP_S)
+        # Whoever did not come back in time is not waited for until it has had a step again.
+        for sequence in absent:
+            self._last_seen.pop(sequence, None)
 
-    def _num_others(self, works: Sequence[Work]) -> int:
-        return sum(work not in works for work in self._waiting)
+    def _absent(self, works: Sequence[Work]) -> set[int]:
+        """Sequences that had a step of a few tokens lately, and do not wait for one now."""
+        if len(self._last_seen) <= 1 and len(works) == 1 and id(works[0].cache) in self._last_seen:
+            return set()
+        since = time.perf_counter() - max(LATELY_STEPS * self._last_step_s, LONGEST_GATHER_S)
+        lately = {sequence for sequence, seen in self._last_seen.copy().items() if seen >= since}
+        return lately - {id(work.cache) for work in (*works, *self._waiting)}
 
     def _leave(self, works: Sequence[Work]) -> None:
         for work in works:
-            if work in self._waiting:
-                self._waiting.remove(work)
+            self._remove(work)
             if not work.is_over or work.error is not None:
                 work.give_up()
+
+    def _remove(self, work: Work) -> None:
+        """Off the list, if another thread has not taken it off already."""
+        with contextlib.suppress(ValueError):
+            self._waiting.remove(work)
 
     def _wake_next(self) -> None:
         """Let somebody who waits find out that nobody drives."""

@@ -39,7 +39,9 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
                 "num_compiled": engine.num_compiled,
                 "num_threads": engine.num_threads,
                 "tier": engine.tier.name,
-                "kv_bytes": cache.num_bytes,
+                "kv_bytes": cache.layout.used_bytes(
+                    cache.context_length, engine.config.sliding_window
+                ),
                 "cpu": cpu_name(),
                 **_described(file),
             }
