@@ -204,12 +204,23 @@ def _panel_bytes(panel_rows: int, num_columns: int) -> int:
     return panel_scales_at(panel_rows, num_columns) + 2 * scale_bytes
 
 
+ADDED_WEIGHTS, ADDED_ROW_BYTES, ADDED_FORMAT, ADDED_RANK = 0, 8, 16, 24
+"""Words of a record of what is added to products: a matrix of floats, the number of its format
+among FLOAT_FORMATS, its columns."""
+ADDED_ROWS, ADDED_STRIDE = 32, 40
+"""The f32 rows that it is multiplied with, one for each token of the step."""
+ADDED_BYTES = 48
+MAX_ADDED_RANK = 256
+"""Columns of such a matrix at most."""
+
+
 def gemm_scratch_bytes(panel_rows: int, widest: int, width: int) -> int:
     """Bytes of a thread's scratch for products of long steps.
 
     A panel of f32 or an expanded one, ``widest`` columns wide; or those of a block of gates and
-    of as much beside them, ``width`` columns wide.
+    of as much beside them, ``width`` columns wide, and as many of what is added to them.
     """
     floats = panel_rows * widest * 4
     panels = max(_panel_bytes(panel_rows, widest), _panel_bytes(2 * BLOCK, width))
-    return max(floats, panels + GEMM_TOKENS * PAIR_BYTES) + SPARE_BYTES
+    added = 2 * BLOCK * 4 * MAX_ADDED_RANK
+    return max(floats, panels + GEMM_TOKENS * PAIR_BYTES + added) + SPARE_BYTES

@@ -99,7 +99,7 @@ def _matrix_signatures(name: str) -> Table:
             table[Kernel("skinny", (name, tokens))] = _op(
                 "matrices.skinny_gemm", "skinny_gemm", (*MATRIX, *rows_x, "chunk_rows")
             )
-        panel_x = (*rows_x, "up_weights", *QUANTIZED)
+        panel_x = (*rows_x, "up_weights", "added", *QUANTIZED)
     kernels = {
         "gemv": _op("matrices.gemv", f"{kind}_gemv", MATRIX + vector_x),
         "gemm": _op("matrices.gemm", f"{kind}_gemm", MATRIX + panel_x + SCRATCH),
@@ -156,6 +156,7 @@ def _signatures() -> Table:
     table = {
         Kernel("add_bias"): _op("rows.kernels", "add_bias", (*rows, "bias")),
         Kernel("merge_attention"): _op("attention.kernels", "merge_attention", merge),
+        Kernel("scale_rows"): _op("rows.kernels", "scale_rows", (*rows, "multiple", "scales")),
         Kernel("sum_squares"): _op("rows.kernels", "sum_squares", (*rows, "sums")),
     }
     for layout in LAYOUTS:

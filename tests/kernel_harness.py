@@ -22,7 +22,7 @@ from edgellama.kernels_cpu.machine.cpu import GENERIC, Tier, available_tiers
 from edgellama.kernels_cpu.signatures import KERNELS, QUANTIZED, SIGNATURES, SKINNY_TILES
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.kernels_cpu.threads.thread_team import ENTRY
-from edgellama.quant.formats import QUANTIZED_FORMATS, orders_of
+from edgellama.quant.formats import FLOAT_FORMATS, QUANTIZED_FORMATS, orders_of
 from edgellama.quant.model_config import ModelConfig, RopeConfig
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -86,6 +86,7 @@ class KernelRunner:
         self.kernels = CompiledKernels(tier)
         self._loaded: dict[str, Any] = {}
         self._guarded: list[Array] = []
+        self._held: list[Array] = []
 
     def preload(self, names: Iterable[str]) -> None:
         """Compile and load several kernels at once."""
@@ -191,8 +192,8 @@ class KernelRunner:
         return y
 
     def gemm(self, name: str, weights: Array, x: Array, num_threads: int = 1,
-             added_to: float | None = None) -> Array:  # fmt: skip
-        """weights x through ``gemm_NAME``, with the padding that it needs."""
+             added_to: float | None = None, added: Any = 0) -> Array:  # fmt: skip
+        """weights x through ``gemm_NAME``, with the padding that it needs; ``added`` as told."""
         num_tokens, width = x.shape
         padded_tokens = round_up(num_tokens, TOKEN_PADDING)
         padded_rows = round_up(len(weights), self.panel_rows)
@@ -203,6 +204,7 @@ class KernelRunner:
             }
         else:
             activations = self._panel_arrays(x) | dict.fromkeys(("up_weights", *QUANTIZED), 0)
+            activations["added"] = added
         y = self.output((padded_tokens, padded_rows))
         y[:] = np.nan if added_to is None else added_to
         self(f"gemm_{name}", num_threads, weights=weights, row_bytes=weights.shape[1],
@@ -211,14 +213,29 @@ class KernelRunner:
              **self.scratch(model_of(width), num_threads))  # fmt: skip
         return y[:num_tokens, : len(weights)]
 
-    def gated(self, name: str, gate: Array, up: Array, x: Array) -> dict[str, Array]:
+    def added(self, products: Sequence[tuple[str, Array, Array]]) -> Array:
+        """Records of products (float format, matrix, rows) that ``gemm`` and ``gated`` add."""
+        records = []
+        for name, weights, x in products:
+            rank = x.shape[1]
+            rows = padded(x, round_up(len(x), TOKEN_PADDING), rank)
+            self._held += [weights, rows]
+            address, number = int(weights.ctypes.data), FLOAT_FORMATS.index(name)
+            records.append(
+                (address, weights.shape[1], number, rank, int(rows.ctypes.data), 4 * rank)
+            )
+        return np.array(records, np.int64)
+
+    def gated(
+        self, name: str, gate: Array, up: Array, x: Array, added: Any = 0
+    ) -> dict[str, Array]:
         """silu(gate x) * (up x) through ``gemm_NAME``, as ``arrays_in_order`` gives it."""
         num_tokens, width = x.shape
         activations = self._panel_arrays(x)
         quantized = self._outputs_in_order(num_tokens, len(gate))
         self(f"gemm_{name}", 3, weights=gate, row_bytes=gate.shape[1], num_rows=len(gate),
              num_columns=width, y=0, y_stride=0, accumulate=0, num_tokens=num_tokens,
-             **activations, up_weights=up, **quantized,
+             **activations, up_weights=up, added=added, **quantized,
              **self.scratch(model_of(width), 3))  # fmt: skip
         return quantized
 
@@ -279,6 +296,15 @@ class KernelRunner:
         self("add_bias", 2, x=y, x_stride=y.strides[0], width=x.shape[1], num_tokens=len(x),
              bias=bias)  # fmt: skip
         return y
+
+    def scale_rows(self, x: Array, scales: Array, num_tokens: int, multiple: int) -> Array:
+        """x * scales in the first ``num_tokens`` of rows that are padded to vectors."""
+        columns = round_up(x.shape[1], self.tier.lanes)
+        y = self.output((len(x), columns))
+        y[:] = padded(x, len(x), columns)
+        self("scale_rows", 2, x=y, x_stride=4 * columns, width=x.shape[1], num_tokens=num_tokens,
+             multiple=multiple, scales=padded(scales[None], 1, columns))  # fmt: skip
+        return y[:, : x.shape[1]]
 
     def sum_squares(self, x: Array, added_to: float, num_threads: int = 2) -> Array:
         """What the kernel makes of sums that hold ``added_to``."""

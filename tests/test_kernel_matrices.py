@@ -178,6 +178,47 @@ def test_gated_product(runner: KernelRunner, name: str) -> None:
                 np.testing.assert_array_equal(left[part], array, part)
 
 
+@pytest.mark.parametrize("name", QUANTIZED_FORMATS)
+@pytest.mark.parametrize("float_name", FLOAT_FORMATS)
+@pytest.mark.parametrize("rank", [4, 20, 256])
+def test_added_product(runner: KernelRunner, name: str, float_name: str, rank: int) -> None:
+    """What is added in the kernel leaves the bits that a product of its own leaves."""
+    rng = np.random.default_rng(11)
+    columns = columns_of(name)[1]
+    for num_rows, num_tokens in ((96, 13), (32, 1), (41, 24)):
+        x = rng.standard_normal((num_tokens, columns)).astype(np.float32)
+        few = rng.standard_normal((num_tokens, rank)).astype(np.float32)
+        weights = naive.random_weights(name, num_rows, columns, rng)
+        more = naive.random_weights(float_name, num_rows, rank, rng)
+        extra = runner.gemm(float_name, more, few)
+        added = runner.added([(float_name, more, few)])
+        for before in (None, 0.5):
+            plain = runner.gemm(name, weights, x, added_to=before)
+            y = runner.gemm(name, weights, x, 2, added_to=before, added=added)
+            np.testing.assert_array_equal(y, plain + extra)
+
+
+@pytest.mark.parametrize("name", QUANTIZED_FORMATS)
+def test_gated_product_with_additions(runner: KernelRunner, name: str) -> None:
+    """Each factor of a gated product gets its own addition, or none."""
+    rng = np.random.default_rng(12)
+    columns, num_rows, num_tokens = columns_of(name)[1], 64, 13
+    x = rng.standard_normal((num_tokens, columns)).astype(np.float32)
+    gate, up = (naive.random_weights(name, num_rows, columns, rng) for _ in "gu")
+    for gate_rank, up_rank in ((8, 4), (0, 12), (16, 0)):
+        factors, products = [], []
+        for weights, rank in ((gate, gate_rank), (up, up_rank)):
+            few = rng.standard_normal((num_tokens, rank)).astype(np.float32)
+            more = naive.random_weights("F32", num_rows, rank, rng)
+            extra = runner.gemm("F32", more, few) if rank else np.float32(0)
+            factors.append(runner.gemm(name, weights, x) + extra)
+            products.append(("F32", more, few))
+        _, expected = runner.swiglu(*factors, "in_order")
+        left = runner.gated(name, gate, up, x, runner.added(products))
+        for part, array in expected.items():
+            np.testing.assert_array_equal(left[part], array, part)
+
+
 @pytest.mark.parametrize("name", FORMATS)
 def test_embed(runner: KernelRunner, name: str) -> None:
     """The rows of any tokens, in any order and repeated, have the bits that ``gguf`` gives."""

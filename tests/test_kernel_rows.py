@@ -24,7 +24,7 @@ ONE_ROUNDING = 1.2e-7
 def runner(request: pytest.FixtureRequest) -> Iterator[KernelRunner]:
     """The kernels of each tier in turn, compiled in one go."""
     runner = runner_of(request.param)
-    runner.preload([*KERNELS, "add_bias", "sum_squares"])
+    runner.preload([*KERNELS, "add_bias", "scale_rows", "sum_squares"])
     yield runner
 
 
@@ -178,6 +178,20 @@ def test_add_bias(runner: KernelRunner, width: int) -> None:
     for num_tokens in (7, 133):
         x, bias = normal(num_tokens, width), normal(width, seed=1)
         np.testing.assert_array_equal(runner.add_bias(x, bias), x + bias)
+
+
+@pytest.mark.parametrize("width", [4, 32, 36, 96])
+@pytest.mark.parametrize("multiple", [1, 6])
+def test_scale_rows(runner: KernelRunner, width: int, multiple: int) -> None:
+    """Columns are scaled, rows up to the multiple become zero, those behind it stay."""
+    for num_tokens in (1, 6, 7, 131):
+        x, scales = normal(140, width), normal(1, width, seed=1)[0]
+        end = -(-num_tokens // multiple) * multiple
+        expected = x.copy()
+        expected[:num_tokens] *= scales
+        expected[num_tokens:end] = 0
+        y = runner.scale_rows(x, scales, num_tokens, multiple)
+        np.testing.assert_array_equal(y, expected)
 
 
 @pytest.mark.parametrize("width", [4, 36, 96, 128, 132, 1056])

@@ -93,6 +93,17 @@ class QuantizedRows:
         }
 
 
+def quantized_strides(width: int) -> dict[str, int]:
+    """Bytes from one token to the next in each array of int8 rows in order."""
+    num_blocks = width // BLOCK
+    return {
+        "q": width,
+        "q_scale": scales_at(num_blocks),
+        "q_sum": sums_at(num_blocks),
+        "q_half_sum": half_sums_at(num_blocks),
+    }
+
+
 @dataclass(frozen=True)
 class InputRows(Rows):
     """Rows that matrices are multiplied with: as f32, as int8, or as both."""
@@ -104,7 +115,8 @@ class StepBuffers:
     """Activations, quantized activations, logits and scratch of one engine."""
 
     def __init__(self, config: ModelConfig, tier: Tier, num_threads: int, row_numbers: int) -> None:
-        self._tokens = round_up(step_tokens(config), TOKEN_PADDING)
+        # Tiles may begin at any row, where only some of a step's rows are multiplied.
+        self._tokens = round_up(step_tokens(config) + GEMM_TOKENS, TOKEN_PADDING)
         self.panel_rows = PANEL_VECTORS * tier.lanes
         width, hidden = config.embedding_length, config.feed_forward_length
         self.token_ids = np.zeros(self._tokens, np.int32)
@@ -125,10 +137,24 @@ class StepBuffers:
         )
         self.partials = reserve(MAX_TOKEN_SPLITS * self.token_split_bytes)
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of every buffer: a step's tokens, and padding."""
+        return self._tokens
+
+    @property
+    def strides(self) -> set[int]:
+        """Bytes from one token to the next, of all rows, of what is int8, and of token ids."""
+        rows = [value for value in vars(self).values() if isinstance(value, Rows)]
+        inputs = [row for row in rows if isinstance(row, InputRows)]
+        quantized = {stride for row in inputs for stride in quantized_strides(row.width).values()}
+        return {row.stride for row in rows} | quantized | {self.token_ids.itemsize}
+
     def logits(self, vocab_size: int, num_tokens: int) -> Rows:
         """New rows for the logits of up to ``num_tokens`` tokens."""
         columns = round_up(vocab_size, self.panel_rows)
-        return Rows(reserve_floats(round_up(num_tokens, GEMM_TOKENS), columns), vocab_size)
+        num_rows = round_up(num_tokens + GEMM_TOKENS, GEMM_TOKENS)
+        return Rows(reserve_floats(num_rows, columns), vocab_size)
 
     def used_bytes(self, num_tokens: int, untouched: Container[str]) -> int:
         """Bytes that steps of up to ``num_tokens`` tokens touch, logits not counted.

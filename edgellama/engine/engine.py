@@ -14,6 +14,8 @@ from time import perf_counter
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
+from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_cache import KVCache
@@ -43,6 +45,8 @@ from edgellama.quant.model_config import ModelConfig
 __all__ = ["CancelToken", "Engine"]
 
 MAX_THREADS = 256
+MAX_PROGRAMS = 64
+"""Programs that are kept: more than there are kinds of steps, not as many as sets of adapters."""
 
 
 class Engine:
@@ -92,6 +96,8 @@ class Engine:
             self.config, self._weights, self.tier, self.num_threads,
             layers=self.layers, is_exact=exact,
         )  # fmt: skip
+        buffers = self._runner.buffers
+        self.adapters = AdapterShelf(file, self.config, buffers.num_rows, buffers.panel_rows)
         self._hooks: tuple[Hook, ...] = ()
         self._num_hook_changes = 0
         self._pools: dict[KVTypes, PagePool] = {}
@@ -117,15 +123,20 @@ class Engine:
         return pool
 
     def new_cache(
-        self, context_length: int | None = None, *, kv_type: KVTypeChoice | None = None
+        self,
+        context_length: int | None = None,
+        *,
+        kv_type: KVTypeChoice | None = None,
+        adapters: AdapterSet = NO_ADAPTERS,
     ) -> KVCache:
         """A cache for one sequence; ``context_length`` defaults to the model's own.
 
-        ``kv_type`` defaults to the engine's. Raises InvalidOptionError.
+        ``kv_type`` defaults to the engine's; ``adapters``, of this engine's shelf, are what its
+        tokens are computed with. Raises InvalidOptionError.
         """
         length = self.config.context_length if context_length is None else context_length
         pool, window = self.pool(kv_type), self.config.sliding_window
-        return KVCache(pool, length, window=window, origin=self._origin())
+        return KVCache(pool, length, window=window, origin=self._origin(), adapters=adapters)
 
     def forward(
         self,
@@ -294,14 +305,20 @@ class Engine:
         return results
 
     def _program(self, key: tuple[object, ...], ops: Callable[[], list[Op]]) -> Program:
-        """The program of ``ops``, which are asked for once for each key."""
-        program = self._programs.get(key)
+        """The program of ``ops``, which are asked for once for each key.
+
+        Those that were used least recently go first: sets of adapters come and go.
+        """
+        program = self._programs.pop(key, None)
         if program is None:
             written = ops()
             self._kernels.ensure(op.kernel.name for op in written)
             if self._timer:
                 written = self._timer.separated(written)
-            program = self._programs[key] = Program(written, self._kernels)
+            program = Program(written, self._kernels)
+            while len(self._programs) >= MAX_PROGRAMS:
+                del self._programs[next(iter(self._programs))]
+        self._programs[key] = program
         return program
 
     def usual_kernels(self) -> set[str]:

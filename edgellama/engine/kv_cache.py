@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import Page, PageKey, PagePool
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, first_seen
@@ -26,8 +27,9 @@ KEY_BYTES = 16
 class KVCache:
     """Room for ``context_length`` tokens of one sequence; ``tokens`` are those in it.
 
-    ``window``: how many tokens each one sees, itself included. ``origin`` stands for what else
-    decides keys and values, such as adapters: pages are shared only where it is the same.
+    ``window``: how many tokens each one sees, itself included. ``adapters`` are those that its
+    tokens are computed with, ``origin`` stands for what else decides keys and values: pages are
+    shared only where both are the same.
     """
 
     def __init__(
@@ -37,13 +39,15 @@ class KVCache:
         *,
         window: int | None = None,
         origin: bytes = b"",
+        adapters: AdapterSet = NO_ADAPTERS,
     ) -> None:
         if context_length < 1:
             raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
         self.context_length = context_length
         self.window = ALL_KEYS if window is None else window
         self._pool = pool
-        self._origin = origin
+        self._base_origin = origin
+        self._adapters = adapters
         self._pages: list[Page | None] = []
         self._keys: list[PageKey] = []
         try:
@@ -77,7 +81,18 @@ class KVCache:
     @property
     def origin(self) -> bytes:
         """What else than tokens decides keys and values."""
-        return self._origin
+        return self._base_origin + self._adapters.origin
+
+    @property
+    def adapters(self) -> AdapterSet:
+        """What the tokens here are computed with; other adapters forget all tokens."""
+        return self._adapters
+
+    @adapters.setter
+    def adapters(self, adapters: AdapterSet) -> None:
+        if adapters is not self._adapters:
+            self.truncate(0)
+            self._adapters = adapters
 
     @property
     def num_bytes(self) -> int:
@@ -170,7 +185,13 @@ class KVCache:
 
     def fork(self) -> KVCache:
         """Another sequence of the same tokens, which shares the pages until either writes."""
-        other = KVCache(self._pool, self.context_length, window=self.window, origin=self._origin)
+        other = KVCache(
+            self._pool,
+            self.context_length,
+            window=self.window,
+            origin=self._base_origin,
+            adapters=self._adapters,
+        )
         for number, page in enumerate(self._pages[: -(-self.length // PAGE_POSITIONS)]):
             other._place(number, None if page is None else self._pool.share(page))
         other._keys = self._keys.copy()
@@ -239,7 +260,7 @@ class KVCache:
 
     def _next_key(self, number: int, tokens: Sequence[int]) -> PageKey:
         """The key of page ``number`` of a text whose earlier pages have keys here."""
-        before = self._keys[number - 1] if number else self._origin
+        before = self._keys[number - 1] if number else self.origin
         own = np.array(tokens[number * PAGE_POSITIONS : (number + 1) * PAGE_POSITIONS], "<i4")
         return hashlib.blake2b(before + own.tobytes(), digest_size=KEY_BYTES).digest()
 

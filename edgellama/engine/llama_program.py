@@ -7,15 +7,14 @@ each of them reads them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import TypeAlias
 
+from edgellama.engine.adapter_ops import AdapterOps, Product
 from edgellama.engine.attention_ops import AttentionOps
 from edgellama.engine.buffers import InputRows, Rows, StepBuffers
 from edgellama.engine.hooks import Call, Hook, Place, Site
-from edgellama.engine.memory import round_up
+from edgellama.engine.matrix_kernels import chunk_rows, kernel_of, layout_of
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Arguments, Bound, Op
 from edgellama.engine.step_values import NUM_OUTPUTS, NUM_TOKENS, Batch, StepKind
@@ -25,22 +24,14 @@ from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, Kernel
 from edgellama.quant.formats import orders_of
 from edgellama.quant.model_config import ModelConfig
 
-TILES: Mapping[Batch, int] = MappingProxyType({"two": 2, "four": 4, "eight": 8})
-"""Tokens that a kernel for a few handles at a time."""
-PANEL_ROWS = 16
-"""Rows that short steps take together on the widest tier, and a multiple of others'."""
-Product: TypeAlias = tuple[Matrix, InputRows, Rows]
-"""A matrix, its input and where its output goes."""
-MIN_CHUNK_BYTES, MAX_CHUNKS = 3 << 16, 8
-"""Of a matrix, for each thread: the start of a chunk is read with nothing asked for ahead."""
-
 
 @dataclass(frozen=True)
 class LlamaProgram:
     """Writes the ops of one model, or of some of its layers, for a number of threads.
 
     ``layers``: which of the model's layers run; ``segments``: the address of the step's table.
-    ``hooks`` are asked at every place; where none wants anything, nothing is there.
+    ``hooks`` are asked at every place; where none wants anything, nothing is there. Nor do
+    ``adapters`` add anything where they have no groups of rows.
     """
 
     config: ModelConfig
@@ -49,6 +40,7 @@ class LlamaProgram:
     segments: int
     num_threads: int
     layers: range
+    adapters: AdapterOps
     is_exact: bool = False
     hooks: tuple[Hook, ...] = ()
 
@@ -58,7 +50,7 @@ class LlamaProgram:
         Bound: num_tokens and num_segments. Keys and values are stored in the segments' pages.
         """
         attention = AttentionOps(self.config, self.buffers, pages, self.segments)
-        ops: list[Op | Call] = [] if self.layers.start else [self._embed()]
+        ops: list[Op | Call] = [] if self.layers.start else [*self._embed()]
         for index, number in enumerate(self.layers):
             layer = self.weights.layers[number]
             ops += self._attention(kind, layer, attention, index)
@@ -79,9 +71,9 @@ class LlamaProgram:
         counted = [op.with_bound(NUM_TOKENS, NUM_OUTPUTS) for op in ops]
         return [*counted, *self._hooked("logits", None, logits, [], NUM_OUTPUTS)]
 
-    def _embed(self) -> Op:
+    def _embed(self) -> Iterator[Op]:
         table = self.weights.token_embd
-        return Op(
+        yield Op(
             Kernel("embed", (table.format_name,)),
             {
                 "weights": table.address,
@@ -94,6 +86,7 @@ class LlamaProgram:
             },
             label=table.name,
         )
+        yield from self.adapters.embedding(table, self.buffers.residual)
 
     def _attention(
         self, kind: StepKind, layer: LayerWeights, attention: AttentionOps, index: int
@@ -120,7 +113,11 @@ class LlamaProgram:
         projections = [(layer.ffn_gate, b.normed, b.gate), (layer.ffn_up, b.normed, b.up)]
         yield from self._normed("feed_forward", batch, layer.ffn_norm, projections, number)
         is_seen = self._is_wanted("gated", number)
-        if batch == "many" and not is_seen and layer.is_gated_at_once:
+        is_at_once = batch == "many" and not is_seen and layer.is_gated_at_once
+        if is_at_once and self.adapters.can_be_added(batch, projections):
+            yield from self.adapters.before(batch, projections)
+            yield self._gate(layer, self.adapters.added(projections)[0])
+        elif is_at_once and not self.adapters.adapts([layer.ffn_gate, layer.ffn_up]):
             yield self._gate(layer)
         else:
             yield from self._multiply(batch, projections)
@@ -160,11 +157,14 @@ class LlamaProgram:
             if hook.wants(place, layer):
                 yield from hook.steps(site)
 
-    def _gate(self, layer: LayerWeights) -> Op:
-        """The gated product of a long step as int8, whose factors are written nowhere."""
+    def _gate(self, layer: LayerWeights, added: int = 0) -> Op:
+        """The gated product of a long step as int8, whose factors are written nowhere.
+
+        ``added``: where two records say what adapters add to the factors.
+        """
         b = self.buffers
         gate = self._product("many", layer.ffn_gate, b.normed, b.gate, False, True)
-        arguments = gate.arguments | {"up_weights": layer.ffn_up.address}
+        arguments = gate.arguments | {"up_weights": layer.ffn_up.address, "added": added}
         arguments |= b.gate.quantized.arguments("in_order")
         return Op(gate.kernel, arguments, label=f"{gate.label.removesuffix('.weight')}+up")
 
@@ -223,31 +223,39 @@ class LlamaProgram:
             "width": rows.width,
             "num_tokens": NUM_TOKENS,
         }
-        kernel = Kernel("quantize", (_layout_of(batch),))
+        kernel = Kernel("quantize", (layout_of(batch),))
         return Op(kernel, arguments | self._quantized_arguments(batch, rows, users))
 
     def _layout(self, batch: Batch, users: list[Matrix]) -> str:
         """Of ``signatures.LAYOUTS``."""
         is_quantized = any(user.is_quantized for user in users)
-        return _layout_of(batch) if is_quantized else "float"
+        return layout_of(batch) if is_quantized else "float"
 
     def _quantized_arguments(self, batch: Batch, rows: InputRows, users: list[Matrix]) -> Arguments:
         if self._layout(batch, users) == "float":
             return dict.fromkeys((*QUANTIZED, "orders"), 0)
         orders: Arguments = {"orders": orders_of(user.format_name for user in users)}
-        return rows.quantized.arguments(_layout_of(batch)) | orders
+        return rows.quantized.arguments(layout_of(batch)) | orders
 
     def _multiply(
         self, batch: Batch, products: list[Product], accumulate: bool = False
     ) -> Iterator[Op]:
-        """Independent products (matrix, input, output); one barrier after all of them."""
+        """Independent products of rows with one input; one barrier after all of them."""
+        is_added = self.adapters.can_be_added(batch, products)
+        added = self.adapters.added(products) if is_added else [0] * len(products)
+        if is_added:
+            yield from self.adapters.before(batch, products)
+        else:
+            yield from self.adapters.into(batch, products)
         biased = [
             (matrix.bias, output) for matrix, _, output in products if matrix.bias is not None
         ]
         for index, (matrix, source, target) in enumerate(products):
             yield self._product(
-                batch, matrix, source, target, accumulate, index == len(products) - 1
+                batch, matrix, source, target, accumulate, index == len(products) - 1, added[index]
             )
+        if not is_added:
+            yield from self.adapters.out_of(products)
         for index, (bias, output) in enumerate(biased):
             yield Op(
                 Kernel("add_bias"),
@@ -269,9 +277,10 @@ class LlamaProgram:
         target: Rows,
         accumulate: bool,
         barrier: bool,
+        added: int = 0,
     ) -> Op:
-        kernel = self._kernel(matrix, batch)
-        q = source.quantized.arguments(_layout_of(batch))
+        kernel = kernel_of(matrix, batch, self.is_exact)
+        q = source.quantized.arguments(layout_of(batch))
         arguments: Arguments = {
             "weights": matrix.address,
             "row_bytes": matrix.row_bytes,
@@ -283,9 +292,10 @@ class LlamaProgram:
             "num_tokens": NUM_TOKENS,
             "x": source.address,
             "x_stride": source.stride,
-            "chunk_rows": self._chunk_rows(matrix),
+            "chunk_rows": chunk_rows(matrix, self.num_threads),
             "scratch": int(self.buffers.scratch.ctypes.data),
             "scratch_stride": self.buffers.scratch_bytes,
+            "added": added,
             **dict.fromkeys(("up_weights", *QUANTIZED), 0),
         }
         if matrix.is_quantized and batch == "one":
@@ -294,26 +304,6 @@ class LlamaProgram:
             arguments |= {f"x{name[1:]}": value for name, value in q.items()}
         taken = {p: arguments[p] for p in SIGNATURES[kernel].parameters[:-1]}
         return Op(kernel, taken, barrier, matrix.name)
-
-    def _kernel(self, matrix: Matrix, batch: Batch) -> Kernel:
-        """Its products add up in the order of those with many tokens where steps are exact."""
-        if not matrix.is_quantized:
-            is_read_by_rows = batch != "many" and not self.is_exact
-            return Kernel("gemv" if is_read_by_rows else "gemm", (matrix.format_name,))
-        if batch in TILES:
-            return Kernel("skinny", (matrix.format_name, TILES[batch]))
-        return Kernel("gemv" if batch == "one" else "gemm", (matrix.format_name,))
-
-    def _chunk_rows(self, matrix: Matrix) -> int:
-        """Rows handed out at a time: whole panels, the chunks alike for each thread, long."""
-        share_bytes = matrix.num_rows * matrix.row_bytes // self.num_threads
-        num_chunks = min(max(1, share_bytes // MIN_CHUNK_BYTES), MAX_CHUNKS) * self.num_threads
-        return round_up(-(-matrix.num_rows // num_chunks), PANEL_ROWS)
-
-
-def _layout_of(batch: Batch) -> str:
-    """How activations lie, of ``signatures.LAYOUTS``."""
-    return "records" if batch == "one" else "in_order"
 
 
 def _float_address(rows: Rows, users: list[Matrix], is_seen: bool) -> int:

@@ -14,6 +14,16 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.engine.adapted_rows import (
+    AdaptedGroup,
+    RowRange,
+    adapted_order,
+    adapted_ranges,
+    bound_values,
+    groups_of,
+    ranges_among,
+)
+from edgellama.engine.adapter_ops import AdapterOps
 from edgellama.engine.buffers import Rows, StepBuffers, attention_tokens
 from edgellama.engine.hooks import Call, Hook, StepRows
 from edgellama.engine.llama_program import LlamaProgram
@@ -25,11 +35,16 @@ from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.step_values import Attending, Batch, StepKind
 from edgellama.engine.weights import ModelWeights
 from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.quant.llama_tensors import OUTPUT
 from edgellama.quant.model_config import ModelConfig
 
 WIDEST_LANES = 16
 LOGIT_ROWS = 64
 """Tokens whose logits are computed together."""
+MAX_WRITTEN = 64
+"""Programs that are kept where hooks cut them into parts."""
+BODY, HEAD = "body", "head"
+"""Whose ranges of rows a bound value is of."""
 FloatRows: TypeAlias = npt.NDArray[np.float32]
 RunOps: TypeAlias = Callable[[tuple[object, ...], Callable[[], list[Op]], "dict[str, int]"], bool]
 """Runs ops, which are asked for once for each key, with values bound; False: cancelled."""
@@ -59,9 +74,11 @@ class StepRunner:
             config.head_count_kv, b.panel_rows, int(b.partials.ctypes.data), b.token_split_bytes
         )
         self._writer = LlamaProgram(
-            config, weights, b, self._table.address, num_threads, layers, is_exact
-        )
+            config, weights, b, self._table.address, num_threads, layers,
+            AdapterOps(b, num_threads, is_exact), is_exact,
+        )  # fmt: skip
         self._logits = b.logits(config.vocab_size, LOGIT_ROWS)
+        self._strides = b.strides | {self._logits.stride}
         self._parts: dict[tuple[object, ...], list[list[Op] | Call]] = {}
 
     def kind_of(self, num_tokens: int, is_prompt: bool) -> StepKind:
@@ -93,6 +110,20 @@ class StepRunner:
 
         The caller has made room for the tokens, and counts them as stored afterwards.
         """
+        order = adapted_order(segments)
+        if order is None:
+            return self._run_ordered(segments, [], run_ops)
+        ordered = [segments[i] for i in order]
+        found = self._run_ordered(ordered, adapted_ranges(ordered), run_ops)
+        if found is None:
+            return None
+        places = {number: place for place, number in enumerate(order)}
+        return [found[places[number]] for number in range(len(segments))]
+
+    def _run_ordered(
+        self, segments: Sequence[Segment], ranges: Sequence[RowRange], run_ops: RunOps
+    ) -> list[FloatRows] | None:
+        """The same for segments whose adapted rows are in ``ranges``."""
         num_tokens = self._fill(segments)
         is_prompt = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
         kind, pages = self.kind_of(num_tokens, is_prompt), segments[0].cache.layout
@@ -101,23 +132,25 @@ class StepRunner:
         )
         rows = _wanted_rows(segments)
         values = {"num_tokens": num_tokens, "num_segments": len(segments)}
-        body = partial(self._writer.body, kind, pages)
+        values |= bound_values(ranges, BODY, self._strides)
+        adapted = groups_of(ranges, self._batch_of, num_tokens)
+        body = partial(self._body, kind, pages, adapted)
         if 0 < len(rows) <= LOGIT_ROWS and rows[-1] - rows[0] == len(rows) - 1:
             batch = self._batch_of(len(rows))
             values |= {"num_outputs": len(rows), "first_row": self._residual_row(rows[0])}
-
-            def whole() -> list[Op | Call]:
-                return body() + self._writer.head(batch, self._logits)
-
-            if not self._run(("step", kind, pages.types, batch), whole, values, segments, rows,
-                             run_ops):  # fmt: skip
+            outputs = ranges_among(ranges, rows, OUTPUT)
+            values |= bound_values(outputs, HEAD, self._strides)
+            head = partial(self._head, batch, groups_of(outputs, self._batch_of, len(rows)))
+            key = ("step", kind, pages.types, batch, adapted, head.args)
+            if not self._run(key, lambda: body() + head(), values, segments, rows, run_ops):
                 return None
             logits = self._logits.array[: len(rows), : self._config.vocab_size]
             return self._shares(segments, logits)
-        if not self._run(("body", kind, pages.types), body, values, segments, rows, run_ops):
+        body_key = ("body", kind, pages.types, adapted)
+        if not self._run(body_key, body, values, segments, rows, run_ops):
             return None
         residual = self._residual_rows(segments)
-        parts = list(self._heads(segments, rows, run_ops))
+        parts = list(self._heads(segments, rows, ranges, run_ops))
         if any(part is None for part in parts):
             return None
         empty = np.empty((0, self._config.vocab_size), np.float32)
@@ -138,6 +171,8 @@ class StepRunner:
             return run_ops(key, lambda: [op for op in write() if isinstance(op, Op)], values)
         parts = self._parts.get(key)
         if parts is None:
+            if len(self._parts) >= MAX_WRITTEN:
+                self._parts.clear()
             parts = self._parts[key] = _split_at_calls(write())
         all_rows = _rows_of(segments)
         for number, part in enumerate(parts):
@@ -150,7 +185,11 @@ class StepRunner:
         return True
 
     def _heads(
-        self, segments: Sequence[Segment], rows: Sequence[int], run_ops: RunOps
+        self,
+        segments: Sequence[Segment],
+        rows: Sequence[int],
+        ranges: Sequence[RowRange],
+        run_ops: RunOps,
     ) -> Iterator[FloatRows | None]:
         """Logits of rows of the step that has just run, LOGIT_ROWS at a time."""
         residual = self.buffers.residual.array
@@ -160,11 +199,23 @@ class StepRunner:
             chosen = rows[first : first + LOGIT_ROWS]
             batch = self._batch_of(len(chosen))
             values = {"num_outputs": len(chosen), "first_row": self._residual_row(first)}
-            head = partial(self._writer.head, batch, self._logits)
-            if not self._run(("head", batch), head, values, segments, chosen, run_ops):
+            outputs = ranges_among(ranges, chosen, OUTPUT)
+            values |= bound_values(outputs, HEAD, self._strides)
+            head = partial(self._head, batch, groups_of(outputs, self._batch_of, len(chosen)))
+            if not self._run(("head", head.args), head, values, segments, chosen, run_ops):
                 yield None
                 return
             yield self._logits.array[: len(chosen), : self._config.vocab_size].copy()
+
+    def _body(
+        self, kind: StepKind, pages: PageLayout, groups: tuple[AdaptedGroup, ...]
+    ) -> list[Op | Call]:
+        adapters = replace(self._writer.adapters, groups=groups, prefix=BODY)
+        return replace(self._writer, adapters=adapters).body(kind, pages)
+
+    def _head(self, batch: Batch, groups: tuple[AdaptedGroup, ...]) -> list[Op | Call]:
+        adapters = replace(self._writer.adapters, groups=groups, prefix=HEAD)
+        return replace(self._writer, adapters=adapters).head(batch, self._logits)
 
     def _residual_rows(self, segments: Sequence[Segment]) -> list[FloatRows]:
         """Copies of the residual stream's rows of the segments that want them, in order."""

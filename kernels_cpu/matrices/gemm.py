@@ -1,7 +1,8 @@
 """Matrix times many tokens: expand a panel of rows once, then multiply it with every token.
 
 A panel is ``PANEL_VECTORS`` vectors of rows over all columns: of block formats as
-``gemm_panels`` leaves them, of float formats as f32. The register tile never leaves its
+``gemm_panels`` leaves them, of float formats as f32. What adapters add to the products of blocks
+is added before they leave the registers. The register tile never leaves its
 registers within a group. Outputs are padded to whole panels and tiles, so there is no tail code.
 """
 
@@ -10,8 +11,16 @@ from __future__ import annotations
 from edgellama.kernels_cpu.formats.panel_code import ROOM_VECTORS
 from edgellama.kernels_cpu.formats.panels import PANEL_CODES
 from edgellama.kernels_cpu.layouts import (
+    ADDED_BYTES,
+    ADDED_FORMAT,
+    ADDED_RANK,
+    ADDED_ROW_BYTES,
+    ADDED_ROWS,
+    ADDED_STRIDE,
+    ADDED_WEIGHTS,
     BLOCK,
     GEMM_TOKENS,
+    MAX_ADDED_RANK,
     PAIR_BYTES,
     PANEL_VECTORS,
     START_AT,
@@ -27,8 +36,16 @@ from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.dot_tiles import SCALE_TILE, define_group_dots
 from edgellama.kernels_cpu.simd.rows_in_lanes import stack_room
 from edgellama.kernels_cpu.simd.tiles import FMA_TILE, add_tiles, f32_tile, load_tile, store_tile
-from edgellama.kernels_cpu.simd.vectors import f32_zeros_4, lane_count, read_f32, store, write_f32
+from edgellama.kernels_cpu.simd.vectors import (
+    f32_zeros_4,
+    lane_count,
+    read_f32,
+    read_i64,
+    store,
+    write_f32,
+)
 from edgellama.kernels_cpu.threads.tasks import count_tasks, tasks_of
+from edgellama.quant.formats import FLOAT_FORMATS
 
 FMA_F32 = FMA_TILE["f32"]
 
@@ -71,6 +88,69 @@ def _block_tile(code):
 
 
 @device
+def gather_word(source, source_stride, destination):
+    """The word at ``source`` of every row to the lanes of one vector."""
+    for i in range(lane_count()):
+        write_f32(destination + 4 * i, read_f32(source + i * source_stride))
+
+
+def _define_expand_floats(name):
+    """A panel of float rows from ``first`` on as f32, and behind it room for four columns."""
+    load, number_bytes = FLOAT_LOADS[name]
+
+    def expand(weights, row_bytes, num_columns, first, num_rows, panel):
+        lanes = lane_count()
+        step = PANEL_VECTORS * lanes * 4
+        spare = panel + num_columns * step
+        for v in range(PANEL_VECTORS):
+            for column in range(0, num_columns, 4):
+                for i in range(lanes):
+                    # Past the last row that one again, whose results nobody reads.
+                    row = weights + min(first + v * lanes + i, num_rows - 1) * row_bytes
+                    store(spare + 16 * i, load(row + column * number_bytes, f32_zeros_4()))
+                for i in range(4):
+                    to = panel + (column + i) * step + v * lanes * 4
+                    gather_word(spare + 4 * i, 16, to)
+
+    return device(expand)
+
+
+EXPAND_FLOATS = {name: _define_expand_floats(name) for name in FLOAT_FORMATS}
+_expand_f32, _expand_f16, _expand_bf16 = EXPAND_FLOATS.values()
+
+
+@device
+def float_tile(panel, num_columns, x, x_stride):
+    """The products of a panel of f32 rows with a tile of tokens."""
+    step = PANEL_VECTORS * lane_count() * 4
+    tile = f32_tile(PANEL_VECTORS, GEMM_TOKENS)
+    for column in range(num_columns):
+        tile = FMA_F32(tile, panel + column * step, x + 4 * column, x_stride)
+    return tile
+
+
+@device
+def expand_added(added, first, num_rows, panel):
+    """The panel of the float matrix that a record of ``layouts`` names."""
+    weights, row_bytes = read_i64(added + ADDED_WEIGHTS), read_i64(added + ADDED_ROW_BYTES)
+    number, rank = read_i64(added + ADDED_FORMAT), read_i64(added + ADDED_RANK)
+    if number == 0:
+        _expand_f32(weights, row_bytes, rank, first, num_rows, panel)
+    elif number == 1:
+        _expand_f16(weights, row_bytes, rank, first, num_rows, panel)
+    else:
+        _expand_bf16(weights, row_bytes, rank, first, num_rows, panel)
+
+
+@device
+def added_tile(added, panel, token):
+    """What is added to a tile of tokens' products."""
+    stride = read_i64(added + ADDED_STRIDE)
+    x = read_i64(added + ADDED_ROWS) + token * stride
+    return float_tile(panel, read_i64(added + ADDED_RANK), x, stride)
+
+
+@device
 def store_results(tile, y, y_stride, accumulate):
     """Write a finished tile, on top of what is there if ``accumulate``."""
     if accumulate:
@@ -93,7 +173,9 @@ def quantized_gemm(name):
     """y = weights x for blocks of ``name`` and many quantized tokens.
 
     Where ``up_weights`` is not 0, the result is silu(weights x) * (up_weights x) (Shazeer 2020)
-    instead, left as int8 alone: what it is made of never leaves the thread.
+    instead, left as int8 alone: what it is made of never leaves the thread. ``added`` is 0, or
+    where a record says which product of float rows is added, of few columns; two records where
+    there are two matrices.
     """
     code = PANEL_CODES[name]
     expand_panel, multiply = define_expand_panel(code), _block_tile(code)
@@ -101,7 +183,7 @@ def quantized_gemm(name):
 
     def kernel(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
-        x, x_scale, x_sum, x_half_sum, up_weights, q, q_scale, q_sum, q_half_sum,
+        x, x_scale, x_sum, x_half_sum, up_weights, added, q, q_scale, q_sum, q_half_sum,
         scratch, scratch_stride, counter, thread, job,
     ):  # fmt: skip
         num_blocks = num_columns // 32
@@ -115,20 +197,24 @@ def quantized_gemm(name):
         num_panels = 2 * BLOCK // panel_rows if is_gated else 1
         pairs = scratch + thread * scratch_stride
         panels, room = pairs + GEMM_TOKENS * PAIR_BYTES, stack_room(ROOM_VECTORS)
+        added_panels = panels + num_panels * panel_bytes
+        added_bytes = MAX_ADDED_RANK * panel_rows * 4
         sums = x_sum if groups_per_block == 1 else x_half_sum
         num_tasks = count_tasks(num_rows, task_rows)
         for task in tasks_of(counter, job, num_tasks):
             first = task * task_rows
             for i in range(num_panels):
-                matrix, row = weights, i * panel_rows
+                matrix, row, record = weights, i * panel_rows, added
                 if row >= task_rows:
-                    matrix, row = up_weights, row - task_rows
+                    matrix, row, record = up_weights, row - task_rows, added + ADDED_BYTES
                 panel = panels + i * panel_bytes
                 scales = panel + scales_at
                 expand_panel(
                     matrix, row_bytes, first + row, num_rows, num_blocks, panel, scales,
                     scales + scale_bytes, room,
                 )  # fmt: skip
+                if added != 0:
+                    expand_added(record, first + row, num_rows, added_panels + i * added_bytes)
             for token in range(0, num_tokens, GEMM_TOKENS):
                 target, stride = y + token * y_stride + 4 * first, y_stride
                 if is_gated:
@@ -142,7 +228,15 @@ def quantized_gemm(name):
                         num_blocks * 4, num_groups * SUM_BYTES, num_groups, groups_per_block,
                         f32_tile(PANEL_VECTORS, GEMM_TOKENS),
                     )  # fmt: skip
-                    store_results(tile, target + 4 * i * panel_rows, stride, accumulate)
+                    results = target + 4 * i * panel_rows
+                    if added != 0:
+                        if accumulate:
+                            tile = add_tiles(tile, load_tile(tile, results, stride))
+                        record = added + (i * panel_rows >= task_rows) * ADDED_BYTES
+                        more = added_tile(record, added_panels + i * added_bytes, token)
+                        store_tile(add_tiles(tile, more), results, stride)
+                    else:
+                        store_results(tile, results, stride, accumulate)
                 if is_gated:
                     leave_products(
                         pairs, task, num_rows // BLOCK, token,
@@ -152,44 +246,22 @@ def quantized_gemm(name):
     return kernel
 
 
-@device
-def gather_word(source, source_stride, destination):
-    """The word at ``source`` of every row to the lanes of one vector."""
-    for i in range(lane_count()):
-        write_f32(destination + 4 * i, read_f32(source + i * source_stride))
-
-
 def float_gemm(name):
     """y = weights x for float weights and many f32 tokens."""
-    load, number_bytes = FLOAT_LOADS[name]
+    expand = EXPAND_FLOATS[name]
 
     def kernel(
         weights, row_bytes, num_rows, num_columns, y, y_stride, accumulate, num_tokens,
         x, x_stride, scratch, scratch_stride, counter, thread, job,
     ):  # fmt: skip
-        lanes = lane_count()
-        panel_rows = PANEL_VECTORS * lanes
-        step = panel_rows * 4
+        panel_rows = PANEL_VECTORS * lane_count()
         panel = scratch + thread * scratch_stride
-        spare = panel + num_columns * step
         num_tasks = count_tasks(num_rows, panel_rows)
         for task in tasks_of(counter, job, num_tasks):
             first = task * panel_rows
-            for v in range(PANEL_VECTORS):
-                for column in range(0, num_columns, 4):
-                    for i in range(lanes):
-                        # Past the last row that one again, whose results nobody reads.
-                        row = weights + min(first + v * lanes + i, num_rows - 1) * row_bytes
-                        store(spare + 16 * i, load(row + column * number_bytes, f32_zeros_4()))
-                    for i in range(4):
-                        to = panel + (column + i) * step + v * lanes * 4
-                        gather_word(spare + 4 * i, 16, to)
+            expand(weights, row_bytes, num_columns, first, num_rows, panel)
             for token in range(0, num_tokens, GEMM_TOKENS):
-                tile = f32_tile(PANEL_VECTORS, GEMM_TOKENS)
-                for column in range(num_columns):
-                    tile = FMA_F32(
-                        tile, panel + column * step, x + token * x_stride + 4 * column, x_stride
-                    )
+                tile = float_tile(panel, num_columns, x + token * x_stride, x_stride)
                 store_results(tile, y + token * y_stride + 4 * first, y_stride, accumulate)
 
     return kernel

@@ -1,4 +1,4 @@
-"""Kernels that work along rows of f32 activations: norm, SwiGLU, bias, sums of squares.
+"""Kernels that work along rows of f32 activations: norm, SwiGLU, bias, scales, sums of squares.
 
 Norm and SwiGLU leave their result as int8 in the layout that its users read, a block at a time
 from the registers, and as f32 only where somebody reads that (``y`` is not 0).
@@ -222,6 +222,29 @@ def add_bias():
                 for i in range(0, 4 * width, 4):
                     at = x + token * x_stride + i
                     write_f32(at, read_f32(at) + read_f32(bias + i))
+
+    return kernel
+
+
+def scale_rows():
+    """x *= scales, column by column, in place; rows padded to vectors.
+
+    Behind the last row, up to a multiple of ``multiple`` rows, x becomes 0.
+    """
+
+    def kernel(x, x_stride, width, num_tokens, multiple, scales, counter, thread, job):
+        like = f32_zeros()
+        num_rows = count_tasks(num_tokens, multiple) * multiple
+        at_once = tokens_at_once(num_rows)
+        num_tasks = count_tasks(num_rows, at_once)
+        for task in tasks_of(counter, job, num_tasks):
+            for row in range(task * at_once, min((task + 1) * at_once, num_rows)):
+                at = x + row * x_stride
+                for i in range(0, 4 * width, 4 * lane_count()):
+                    if row < num_tokens:
+                        store(at + i, mul(load_f32(at + i, like), load_f32(scales + i, like)))
+                    else:
+                        store(at + i, like)
 
     return kernel
 

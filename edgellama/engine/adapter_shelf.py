@@ -1,0 +1,114 @@
+"""The adapters that are loaded for one model, by name, and the sets of them that texts ask for."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeAlias
+
+from edgellama.engine.adapter import Adapter, make_adapter
+from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet, checked_scale
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.formats import QUANTIZED_FORMATS
+from edgellama.quant.gguf.adapter_file import read_adapter
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.model_config import ModelConfig
+
+AdapterScales: TypeAlias = Mapping["Adapter | str", float]
+"""Adapters, or their names, with the scale of each."""
+
+
+class AdapterShelf:
+    """Loads adapters for a model, and gives the same object for equal sets. Thread-safe."""
+
+    def __init__(self, file: GGUFFile, config: ModelConfig, num_rows: int, panel_rows: int) -> None:
+        """``num_rows`` and ``panel_rows``: of the buffers that steps work in."""
+        self._base = file.path
+        self._shapes = {
+            tensor.name: tensor.shape for tensor in file.tensors.values() if len(tensor.shape) == 2
+        }
+        self._quantized = {
+            tensor.name
+            for tensor in file.tensors.values()
+            if tensor.format.name in QUANTIZED_FORMATS
+        }
+        widths = config.embedding_length, config.feed_forward_length, config.query_length
+        self._max_rank = max(widths)
+        self._num_rows = num_rows
+        self._panel_rows = panel_rows
+        self._adapters: dict[str, Adapter] = {}
+        self._sets: weakref.WeakValueDictionary[bytes, AdapterSet] = weakref.WeakValueDictionary()
+        self._lock = threading.Lock()
+
+    @property
+    def loaded(self) -> Mapping[str, Adapter]:
+        """Adapters by name."""
+        return dict(self._adapters)
+
+    def load(self, path: str | os.PathLike[str], name: str | None = None) -> Adapter:
+        """Map the adapter in a GGUF file; ``name`` None is the file's without its ending.
+
+        Raises ModelNotFoundError, ModelFileError, UnsupportedModelError, and InvalidOptionError
+        for a name that another adapter has.
+        """
+        name = Path(path).stem if name is None else name
+        if not name:
+            raise InvalidOptionError("the name of an adapter is empty; allowed: any other")
+        self._check_new(name)
+        file = read_adapter(path, self._shapes, self._base, self._max_rank)
+        adapter = make_adapter(name, file, self._quantized)
+        with self._lock:
+            self._check_new(name)
+            self._adapters[name] = adapter
+        return adapter
+
+    def unload(self, adapter: Adapter | str) -> None:
+        """Forget an adapter; texts that use it go on, and its memory goes with the last of them."""
+        found = self._find(adapter)
+        with self._lock:
+            self._adapters.pop(found.name, None)
+
+    def adapter_set(self, scales: AdapterScales | None) -> AdapterSet:
+        """The adapters with their scales, those with 0 left out.
+
+        InvalidOptionError for an adapter that is not loaded here, and for scales that are no
+        numbers.
+        """
+        if not scales:
+            return NO_ADAPTERS
+        if not isinstance(scales, Mapping):
+            raise InvalidOptionError(
+                f"adapters is {scales!r:.80}; allowed: a dictionary of adapters, or their names, "
+                "with the scale of each, such as {'french': 1.0}"
+            )
+        found: dict[Adapter, float] = {}
+        for key, scale in scales.items():
+            adapter = self._find(key)
+            if adapter in found:
+                raise InvalidOptionError(f"adapter {adapter.name!r} is given twice; allowed: once")
+            found[adapter] = checked_scale(adapter.name, scale)
+        wanted = AdapterSet(found, self._num_rows, self._panel_rows)
+        if not wanted:
+            return NO_ADAPTERS
+        with self._lock:
+            return self._sets.setdefault(wanted.origin, wanted)
+
+    def _find(self, key: Adapter | str) -> Adapter:
+        name = key.name if isinstance(key, Adapter) else key
+        found = self._adapters.get(name) if isinstance(name, str) else None
+        if found is None or (isinstance(key, Adapter) and key is not found):
+            names = ", ".join(map(repr, self._adapters)) or "none; load_adapter loads one"
+            raise InvalidOptionError(
+                f"adapter {name!r:.80} is not loaded for this model; loaded: {names}"
+            )
+        return found
+
+    def _check_new(self, name: str) -> None:
+        if name in self._adapters:
+            raise InvalidOptionError(
+                f"an adapter {name!r} is loaded already, {self._adapters[name].path}; give "
+                "another name, or unload that one"
+            )
