@@ -127,10 +127,12 @@ def special_tokens() -> list[str]:
 
 def add_vocabulary(writer: GGUFWriter, path: Path, preset: ModelPreset) -> None:
     """Write the tokenizer's metadata: byte pairs for large vocabularies, else SentencePiece."""
-    is_large = preset.vocab_size > MAX_SENTENCEPIECE_TOKENS
+    is_large = preset.config.vocab_size > MAX_SENTENCEPIECE_TOKENS
     num_tokens = (add_byte_pairs if is_large else add_sentencepiece)(writer, path)
-    if num_tokens != preset.vocab_size:
-        raise SystemExit(f"{path} has {num_tokens} tokens, {preset.name} {preset.vocab_size}")
+    if num_tokens != preset.config.vocab_size:
+        raise SystemExit(
+            f"{path} has {num_tokens} tokens, {preset.name} {preset.config.vocab_size}"
+        )
 
 
 def add_byte_pairs(writer: GGUFWriter, path: Path) -> int:
@@ -198,7 +200,7 @@ def rope_divisors(preset: ModelPreset, low: float = 1.0, high: float = 4.0) -> A
     """Llama 3.1's divisors of the rotation frequencies, float32 [head_size / 2]."""
     original_context, factor = 8192, 32.0 if preset.is_tied else 8.0
     head_size = preset.config.head_size
-    frequencies = preset.rope_base ** -(np.arange(0, head_size, 2) / head_size)
+    frequencies = preset.config.rope.freq_base ** -(np.arange(0, head_size, 2) / head_size)
     wavelengths = 2 * np.pi / frequencies
     smooth = np.clip((original_context / wavelengths - low) / (high - low), 0, 1)
     return (1 / ((1 - smooth) / factor + smooth)).astype(np.float32)

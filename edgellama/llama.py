@@ -15,7 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from edgellama.engine.context_memory import default_context_length
+from edgellama.engine.context_memory import fitting_context_length
 from edgellama.engine.hooks import HookPlace, RowFunction, RowHook
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.generation.batch import DEFAULT_WIDTH, Batch, OnError
@@ -144,7 +144,7 @@ class Llama:
             self._file.close()
             raise
         if context_length is None:
-            context_length = default_context_length(
+            context_length = fitting_context_length(
                 self._engine.config, types, available_memory_bytes()
             )
         self._context_length = context_length

@@ -134,6 +134,11 @@ class ModelConfig:
             )
 
     @property
+    def heads_per_group(self) -> int:
+        """Query heads that share one key head."""
+        return self.head_count // self.head_count_kv
+
+    @property
     def query_length(self) -> int:
         """Elements of all query heads of one token."""
         return self.head_count * self.head_size

@@ -11,9 +11,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import FLOAT_FORMATS, FORMATS_BY_NAME, WRITABLE_FORMATS, Format
+
+if TYPE_CHECKING:
+    from edgellama.quant.model_config import ModelConfig
 
 TENSOR_FORMATS: Mapping[str, Format] = MappingProxyType(
     {name.lower(): FORMATS_BY_NAME[name] for name in WRITABLE_FORMATS}
@@ -31,52 +35,33 @@ _ROLES = re.compile(r"attn_v\.weight|attn_output\.weight|ffn_down")
 
 
 @dataclass(frozen=True)
-class ModelShape:
-    """What the recipes ask of a model: its depth, its heads, and whether it has an output."""
-
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    is_tied: bool
-
-    def __post_init__(self) -> None:
-        if min(self.num_layers, self.num_heads, self.num_kv_heads) < 1:
-            raise ValueError(f"impossible model: {self!r}")
-
-    @property
-    def heads_per_group(self) -> int:
-        """Query heads that share one key head."""
-        return self.num_heads // self.num_kv_heads
-
-    @property
-    def is_70b(self) -> bool:
-        """Whether this is the depth of the 70B models, with grouped heads."""
-        return self.num_layers == _LAYERS_OF_70B and self.num_heads != self.num_kv_heads
-
-
-@dataclass(frozen=True)
 class Place:
     """Where in which model a matrix stands, and whether its columns' importance is known."""
 
     layer: int
-    model: ModelShape
+    model: ModelConfig
     has_imatrix: bool
 
     def is_in_first(self, divisor: int) -> bool:
         """Whether the layer is in the first 1/divisor of the model."""
-        return self.layer < self.model.num_layers // divisor
+        return self.layer < self.model.block_count // divisor
 
     @property
     def wants_more_bits(self) -> bool:
         """The first and last eighth of the layers, and every third between."""
-        eighth = self.model.num_layers // 8
-        is_late = self.layer >= 7 * self.model.num_layers // 8
+        eighth = self.model.block_count // 8
+        is_late = self.layer >= 7 * self.model.block_count // 8
         return self.layer < eighth or is_late or (self.layer - eighth) % 3 == 2
 
     @property
     def shares_keys(self) -> bool:
         """Whether attn_v is small beside the rest of the layer."""
         return self.model.heads_per_group >= _MANY_HEADS_A_GROUP
+
+    @property
+    def is_in_70b(self) -> bool:
+        """Whether the model has the depth of the 70B models, with grouped heads."""
+        return self.model.block_count == _LAYERS_OF_70B and self.model.heads_per_group > 1
 
 
 Choice = Callable[[Place], "str | None"]
@@ -216,18 +201,29 @@ class FormatOptions:
 
 
 def choose_format(
-    name: str, shape: tuple[int, ...], options: FormatOptions, model: ModelShape, has_imatrix: bool
+    name: str,
+    shape: tuple[int, ...],
+    options: FormatOptions,
+    model: ModelConfig,
+    *,
+    is_tied: bool,
+    has_imatrix: bool,
 ) -> Format:
-    """The format of the tensor ``name``; vectors and norms are F32.
+    """The format of the tensor ``name`` of a model; vectors and norms are F32.
+
+    ``is_tied``: the embedding is the output; ``has_imatrix``: columns' importance is known.
 
     What the user asked for goes first, then the recipe; where the rows are not whole blocks of
     the result, its fallback.
     """
     if len(shape) < 2 or not name.endswith("weight") or "_norm.weight" in name:
         return FORMATS_BY_NAME["F32"]
-    wanted = _users_format(name, options, model)
+    is_output = name == ("token_embd.weight" if is_tied else "output.weight")
+    wanted = _users_format(name, options, is_output)
+    if wanted is None and is_output:
+        wanted = _output_format(options, shape[-1])
     if wanted is None:
-        wanted = FORMATS_BY_NAME[_mixed(name, shape[-1], options, model, has_imatrix)]
+        wanted = FORMATS_BY_NAME[_mixed(name, options, model, has_imatrix)]
     return fitting_format(wanted, shape[-1])
 
 
@@ -239,10 +235,10 @@ def fitting_format(wanted: Format, num_columns: int) -> Format:
     return chosen
 
 
-def _users_format(name: str, options: FormatOptions, model: ModelShape) -> Format | None:
+def _users_format(name: str, options: FormatOptions, is_output: bool) -> Format | None:
     if name == "token_embd.weight" and options.embedding_format is not None:
         return options.embedding_format
-    if _is_output(name, model) and options.output_format is not None:
+    if is_output and options.output_format is not None:
         return options.output_format
     for pattern, tensor_format in options.tensor_formats:
         if pattern.search(name):
@@ -250,27 +246,26 @@ def _users_format(name: str, options: FormatOptions, model: ModelShape) -> Forma
     return None
 
 
-def _is_output(name: str, model: ModelShape) -> bool:
-    return name == ("token_embd.weight" if model.is_tied else "output.weight")
-
-
-def _mixed(
-    name: str, num_columns: int, options: FormatOptions, model: ModelShape, has_imatrix: bool
-) -> str:
+def _output_format(options: FormatOptions, num_columns: int) -> Format | None:
+    """What a mix takes for the output matrix; None for a recipe that is no mix."""
     recipe = options.recipe
     if recipe.is_float or options.is_pure:
-        return recipe.format
-    if _is_output(name, model):
-        if num_columns % FORMATS_BY_NAME[recipe.format].block_size:
-            return _RAGGED_OUTPUT_FORMAT
-        return recipe.format if recipe.format == "Q8_0" else _OUTPUT_FORMAT
+        return None
+    own = FORMATS_BY_NAME[recipe.format]
+    if num_columns % own.block_size:
+        return FORMATS_BY_NAME[_RAGGED_OUTPUT_FORMAT]
+    return own if recipe.format == "Q8_0" else FORMATS_BY_NAME[_OUTPUT_FORMAT]
+
+
+def _mixed(name: str, options: FormatOptions, model: ModelConfig, has_imatrix: bool) -> str:
+    recipe = options.recipe
     layer, role = _LAYER.match(name), _ROLES.search(name)
-    if layer is None or role is None:
+    if recipe.is_float or options.is_pure or layer is None or role is None:
         return recipe.format
     role_name = role[0].removesuffix(".weight")
     place = Place(int(layer[1]), model, has_imatrix)
     choice = recipe.choices.get(role_name)
     chosen = (choice(place) if choice else None) or recipe.format
-    if role_name == "attn_v" and model.is_70b:
+    if role_name == "attn_v" and place.is_in_70b:
         return _RAISED_IN_70B.get(chosen, chosen)
     return chosen

@@ -73,6 +73,7 @@ PUBLISHED_GIB = [
     ("llama-2-70b", "q5_0", 44.20),
 ]
 MACHINE = Machine(GENERIC, 2)
+F16 = KVTypes("f16", "f16")
 
 
 def outline_of(name: str) -> ModelOutline:
@@ -144,8 +145,7 @@ def test_a_file_is_predicted_from_its_header(tmp_path: Path, model: TinyLlama) -
                 outline,
                 MACHINE,
                 type=AS_IT_IS,
-                key_type=kv_type,
-                value_type=kv_type,
+                kv_types=KVTypes.of(kv_type),
                 context_length=100,
             )
             assert prediction.weights_bytes == path.stat().st_size
@@ -162,8 +162,7 @@ def test_longer_contexts_and_more_threads_take_more() -> None:
             outline,
             machine,
             type="q4_0",
-            key_type="f16",
-            value_type="f16",
+            kv_types=F16,
             context_length=context_length,
         )
         return found.kv_bytes, found.activations_bytes
@@ -178,7 +177,6 @@ def test_longer_contexts_and_more_threads_take_more() -> None:
     [
         ({"type": "q4_9"}, "no type is called 'q4_9'"),
         ({"type": AS_IT_IS}, "no type is called 'file'"),
-        ({"key_type": "q3"}, "KV type 'q3'; allowed: f32"),
         ({"context_length": 0}, "context length 0"),
     ],
 )
@@ -186,8 +184,7 @@ def test_impossible_wishes_are_refused(changes: dict[str, object], message: str)
     """An unknown type or length is an error that names it."""
     wish: dict[str, object] = {
         "type": "q4_0",
-        "key_type": "f16",
-        "value_type": "f16",
+        "kv_types": F16,
         "context_length": 512,
     }
     with pytest.raises(InvalidOptionError, match=message):
@@ -210,8 +207,7 @@ def test_four_bits_need_less_than_published(
         outline_of(name),
         Machine(AVX512VNNI, 8),
         type=type,
-        key_type="q8_0",
-        value_type=value_type,
+        kv_types=KVTypes("q8_0", value_type),
         context_length=4096,
         is_pure=is_pure,
     )
@@ -230,13 +226,13 @@ def test_what_fits_is_ranked_by_quality() -> None:
     """Only what fits is offered, better ones first, and nothing larger than a better one."""
     outline = outline_of("llama-2-13b")
     predictions = [
-        predict(outline, MACHINE, type=type, key_type=kv, value_type=kv, context_length=4096)
+        predict(outline, MACHINE, type=type, kv_types=KVTypes.of(kv), context_length=4096)
         for type in TYPES_BY_QUALITY
         for kv in ("f32", "f16")
     ]
     memory_bytes = 12 * 10**9
     fits = fitting(predictions, memory_bytes)
-    assert (fits[0].type, fits[0].key_type) == ("q4_k_m", "f16")
+    assert (fits[0].type, fits[0].kv_types) == ("q4_k_m", F16)
     assert all(fit.total_bytes <= memory_bytes for fit in fits)
     for better, worse in pairwise(fits):
         assert divergence(better) <= divergence(worse)

@@ -4,17 +4,19 @@ import logging
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from kernel_harness import model_of
 from reference.numpy_llama import NumpyEngine, NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 import edgellama.engine.engine
 from edgellama import llama as facade
-from edgellama.engine.context_memory import default_context_length
+from edgellama.engine.context_memory import fitting_context_length
 from edgellama.engine.kv_types import KVTypes
 from edgellama.kernels_cpu.machine.memory_use import _container_bytes, available_memory_bytes
 from edgellama.llama import Llama
@@ -253,13 +255,10 @@ def test_a_failed_start_closes_the_file(
     assert opened and closed == opened
 
 
-class Sizes:
-    """A model with a context of 131072 tokens at 64 kB each in F16."""
-
-    context_length = 131072
-    block_count = 16
-    head_count_kv = 8
-    head_size = 128
+LONG = replace(
+    model_of(4096, head_size=128, heads=32, kv_heads=8), block_count=16, context_length=131072
+)
+"""A model with a context of 131072 tokens at 64 kB each in F16."""
 
 
 @pytest.mark.parametrize(
@@ -276,16 +275,13 @@ class Sizes:
 )
 def test_default_context(available_bytes: int | None, kv_type: str, expected: int) -> None:
     """Half of the free memory goes to the cache at most, in whole steps, never under a minimum."""
-    assert default_context_length(Sizes(), KVTypes.of(kv_type), available_bytes) == expected
+    assert fitting_context_length(LONG, KVTypes.of(kv_type), available_bytes) == expected
 
 
 def test_a_short_context_is_never_lengthened() -> None:
     """A model whose own context is below the minimum keeps it."""
-
-    class Short(Sizes):
-        context_length = 64
-
-    assert default_context_length(Short(), KVTypes.of("f16"), 0) == 64
+    short = replace(LONG, context_length=64)
+    assert fitting_context_length(short, KVTypes.of("f16"), 0) == 64
 
 
 def test_available_memory() -> None:

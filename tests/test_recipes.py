@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from gguf import LlamaFileType
+from kernel_harness import model_of
 from reference.tiny_models import TinyLlama
 
 from edgellama.quant.errors import InvalidOptionError
@@ -19,7 +20,6 @@ from edgellama.quant.recipes import (
     RECIPES,
     TENSOR_FORMATS,
     FormatOptions,
-    ModelShape,
     Recipe,
     choose_format,
     find_recipe,
@@ -27,13 +27,21 @@ from edgellama.quant.recipes import (
 )
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "recipe_golden.json").read_text("utf-8"))
-SHAPE = ModelShape(num_layers=32, num_heads=8, num_kv_heads=2, is_tied=False)
+MODEL = replace(model_of(512, heads=8, kv_heads=2), block_count=32)
 Q4_K_M = FormatOptions(RECIPES["q4_k_m"])
 
 
-def shape_of(model: TinyLlama) -> ModelShape:
-    """What recipes ask of a tiny model."""
-    return ModelShape(model.layers, model.heads, model.kv_heads, model.tied)
+def chosen_format(
+    name: str,
+    shape: tuple[int, ...],
+    options: FormatOptions,
+    *,
+    is_tied: bool = False,
+    has_imatrix: bool = False,
+) -> str:
+    """The format that a tensor of MODEL gets."""
+    found = choose_format(name, shape, options, MODEL, is_tied=is_tied, has_imatrix=has_imatrix)
+    return found.name
 
 
 def unroll(runs: str) -> list[str]:
@@ -48,6 +56,9 @@ def test_every_tensor_gets_the_format_of_llama_cpp(case: str) -> None:
     model_name, _, imatrix = case.partition("+")
     model = TinyLlama(**GOLDEN["models"][model_name])
     shapes = model.matrix_shapes()
+    sizes = replace(
+        MODEL, block_count=model.layers, head_count=model.heads, head_count_kv=model.kv_heads
+    )
     assert set(GOLDEN["formats"][case]) == set(RECIPES)
     for type_name, roles in GOLDEN["formats"][case].items():
         assert {name.split(".")[-1] for name in shapes} == set(roles)
@@ -56,7 +67,12 @@ def test_every_tensor_gets_the_format_of_llama_cpp(case: str) -> None:
             options = FormatOptions(find_recipe(type_name))
             chosen = [
                 choose_format(
-                    f"{name}.weight", shapes[name], options, shape_of(model), bool(imatrix)
+                    f"{name}.weight",
+                    shapes[name],
+                    options,
+                    sizes,
+                    is_tied=model.tied,
+                    has_imatrix=bool(imatrix),
                 ).name
                 for name in names
             ]
@@ -75,9 +91,9 @@ def test_norms_and_vectors_are_f32(name: str) -> None:
     """One-dimensional tensors and norms are F32, whatever is asked for."""
     everything = (re.compile(""), FORMATS_BY_NAME["Q4_0"])
     options = replace(Q4_K_M, tensor_formats=(everything,))
-    assert choose_format(name, (4096,), options, SHAPE, False).name == "F32"
-    assert choose_format(name, (1, 4096), options, SHAPE, False).name == "F32"
-    assert choose_format("blk.0.attn_q.bias", (64, 64), options, SHAPE, False).name == "F32"
+    assert chosen_format(name, (4096,), options) == "F32"
+    assert chosen_format(name, (1, 4096), options) == "F32"
+    assert chosen_format("blk.0.attn_q.bias", (64, 64), options) == "F32"
 
 
 def test_the_first_pattern_that_is_found_counts() -> None:
@@ -90,7 +106,7 @@ def test_the_first_pattern_that_is_found_counts() -> None:
         ),
     )
     chosen = {
-        name: choose_format(name, (512, 512), options, SHAPE, False).name
+        name: chosen_format(name, (512, 512), options)
         for name in ("blk.1.ffn_down.weight", "blk.2.ffn_down.weight", "blk.8.attn_v.weight")
     }
     assert list(chosen.values()) == ["F16", "Q8_0", "Q4_K"]
@@ -104,24 +120,20 @@ def test_output_and_embedding_formats_go_before_all(is_tied: bool) -> None:
         tensor_formats=((re.compile(""), FORMATS_BY_NAME["Q2_K"]),),
         output_format=FORMATS_BY_NAME["F16"],
     )
-    shape = replace(SHAPE, is_tied=is_tied)
-    embedding = choose_format("token_embd.weight", (512, 512), options, shape, False)
-    assert embedding.name == ("F16" if is_tied else "Q2_K")
-    output = choose_format(
-        "output.weight", (512, 512), options, replace(shape, is_tied=False), True
-    )
-    assert output.name == "F16"
+    embedding = chosen_format("token_embd.weight", (512, 512), options, is_tied=is_tied)
+    assert embedding == ("F16" if is_tied else "Q2_K")
+    assert chosen_format("output.weight", (512, 512), options, has_imatrix=True) == "F16"
     both = replace(options, embedding_format=FORMATS_BY_NAME["BF16"])
-    assert choose_format("token_embd.weight", (512, 512), both, shape, False).name == "BF16"
+    assert chosen_format("token_embd.weight", (512, 512), both, is_tied=is_tied) == "BF16"
 
 
 def test_pure_leaves_out_the_mix() -> None:
     """With the pure option every matrix gets the type's own format, or its fallback."""
     options = replace(Q4_K_M, is_pure=True)
     names = ("token_embd.weight", "output.weight", "blk.0.attn_v.weight", "blk.0.ffn_down.weight")
-    assert {choose_format(name, (8, 512), options, SHAPE, True).name for name in names} == {"Q4_K"}
-    assert {choose_format(name, (8, 288), options, SHAPE, True).name for name in names} == {"Q5_0"}
-    assert {choose_format(name, (8, 80), options, SHAPE, True).name for name in names} == {"F16"}
+    assert {chosen_format(name, (8, 512), options, has_imatrix=True) for name in names} == {"Q4_K"}
+    assert {chosen_format(name, (8, 288), options, has_imatrix=True) for name in names} == {"Q5_0"}
+    assert {chosen_format(name, (8, 80), options, has_imatrix=True) for name in names} == {"F16"}
 
 
 @pytest.mark.parametrize("columns", [1, 32, 80, 96, 256, 288, 512])
@@ -133,8 +145,8 @@ def test_rows_are_always_whole_blocks(columns: int) -> None:
     for recipe, wish in itertools.product(RECIPES.values(), wishes):
         for name in [*names, "output.weight", "token_embd.weight"]:
             options = FormatOptions(recipe, **wish)
-            chosen = choose_format(name, (8, columns), options, SHAPE, False)
-            assert columns % chosen.block_size == 0
+            chosen = chosen_format(name, (8, columns), options)
+            assert columns % FORMATS_BY_NAME[chosen].block_size == 0
 
 
 @pytest.mark.parametrize(

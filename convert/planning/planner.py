@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,12 @@ from edgellama.convert.planning.split import plan_files
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.errors import ConversionError, InvalidOptionError
+from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.recipes import (
     COPY,
     RECIPES,
     TENSOR_FORMATS,
     FormatOptions,
-    ModelShape,
     choose_format,
 )
 from edgellama.quant.ways import Way
@@ -65,12 +66,13 @@ def plan_conversion(checkpoint: Checkpoint, options: ConversionOptions) -> Conve
     model = describe(checkpoint, pre=options.pre, name=options.name)
     for note in model.notes:
         _log.warning("%s: %s", checkpoint.path, note)
-    tensors = plan_tensors(model, options.formats, _importance(model, options.imatrix))
-    output = options.output or default_output(checkpoint.path, options)
     metadata = override_metadata(model.metadata, options.metadata)
-    check_runnable(
+    config = check_runnable(
         str(checkpoint.path), model.metadata, metadata, model.tensors, options.metadata.keys()
     )
+    importance = _importance(model, options.imatrix)
+    tensors = plan_tensors(model, config, options.formats, importance)
+    output = options.output or default_output(checkpoint.path, options)
     file_type: object = options.formats.recipe.file_type
     if is_copy:
         file_type = checkpoint.parameters.get(FILE_TYPE)
@@ -88,6 +90,7 @@ def plan_conversion(checkpoint: Checkpoint, options: ConversionOptions) -> Conve
 
 def plan_tensors(
     model: ModelDescription,
+    config: ModelConfig,
     formats: FormatOptions,
     importance: Mapping[str, NDArray[np.float32]] | None,
 ) -> tuple[PlannedTensor, ...]:
@@ -98,12 +101,16 @@ def plan_tensors(
             _log.warning("tensor type %r matches no tensor", pattern.pattern)
     if formats.recipe is COPY:
         return tuple(PlannedTensor(tensor, tensor.format) for tensor in model.tensors)
-    shape = _model_shape(model.metadata, is_tied="output.weight" not in names)
+    choose = partial(
+        choose_format,
+        options=formats,
+        model=config,
+        is_tied="output.weight" not in names,
+        has_imatrix=importance is not None,
+    )
     return tuple(
         PlannedTensor(
-            tensor,
-            choose_format(tensor.name, tensor.shape, formats, shape, importance is not None),
-            (importance or {}).get(tensor.name),
+            tensor, choose(tensor.name, tensor.shape), (importance or {}).get(tensor.name)
         )
         for tensor in model.tensors
     )
@@ -195,20 +202,6 @@ def _importance(
                 f"there; needed: {tensor.num_columns}"
             )
     return importance
-
-
-def _model_shape(metadata: Mapping[str, MetadataItem], is_tied: bool) -> ModelShape:
-    def size(key: str, otherwise: int) -> int:
-        item = metadata.get(f"llama.{key}")
-        return item.value if item is not None and isinstance(item.value, int) else otherwise
-
-    num_heads = size("attention.head_count", 1)
-    return ModelShape(
-        num_layers=size("block_count", 1),
-        num_heads=num_heads,
-        num_kv_heads=size("attention.head_count_kv", num_heads),
-        is_tied=is_tied,
-    )
 
 
 def _with_own_keys(

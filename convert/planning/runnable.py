@@ -50,8 +50,8 @@ def check_runnable(
     metadata: Metadata,
     tensors: Sequence[SourceTensor],
     changed: Collection[str],
-) -> None:
-    """Refuse metadata that no reader could run.
+) -> ModelConfig:
+    """The sizes of what will be written; refuses metadata that no reader could run.
 
     ``original``: as the source has it; ``changed``: the keys that the user gave. Raises
     InvalidOptionError where these are to blame, else ModelFileError or UnsupportedModelError.
@@ -59,20 +59,19 @@ def check_runnable(
     try:
         config = _checked(original, tensors)
     except EdgellamaError as error:
-        found: EdgellamaError | None = error
+        if not changed:
+            kind = ModelFileError if isinstance(error, TokenizerError) else type(error)
+            raise kind(f"{source}: {error.what}", way=error.way) from None
     else:
-        found = None
+        if not changed:
+            return config
         _check_sizes(config, metadata, changed)
-    if changed:
-        try:
-            _checked(metadata, tensors)
-        except EdgellamaError as error:
-            given = ", ".join(f"{key}={metadata[key].value}" for key in changed)
-            text = f"{source}: {error.what}, with metadata {given}"
-            raise InvalidOptionError(text, way=error.way) from None
-    elif found is not None:
-        kind = ModelFileError if isinstance(found, TokenizerError) else type(found)
-        raise kind(f"{source}: {found.what}", way=found.way) from None
+    try:
+        return _checked(metadata, tensors)
+    except EdgellamaError as error:
+        given = ", ".join(f"{key}={metadata[key].value}" for key in changed)
+        text = f"{source}: {error.what}, with metadata {given}"
+        raise InvalidOptionError(text, way=error.way) from None
 
 
 def _check_sizes(config: ModelConfig, metadata: Metadata, changed: Collection[str]) -> None:

@@ -126,24 +126,23 @@ def _pair(numbers: Sequence[int]) -> tuple[int, int]:
 
 def _settings(path: str, options: dict[str, Any]) -> list[BenchSetting]:
     """Every combination of options; without -ctv, values are cached as keys are."""
+    from edgellama.engine.kv_types import KVTypes
     from edgellama.measure.bench import all_settings
 
     key_types, value_types = options["key_types"], options["value_types"]
-    cache_types = [(key, value) for key in key_types for value in value_types or (key,)]
-    return [
-        setting
-        for key_type, value_type in cache_types
-        for setting in all_settings(
+    return list(
+        all_settings(
             path,
             {
+                "kv_types": [
+                    KVTypes(key, value) for key in key_types for value in value_types or (key,)
+                ],
                 "tier": options["tiers"] or (None,),
                 "num_threads": options["num_threads"] or (None,),
                 "batch_tokens": options["batches"],
-                "key_type": (key_type,),
-                "value_type": (value_type,),
             },
         )
-    ]
+    )
 
 
 def _compile(settings: Sequence[BenchSetting]) -> None:
@@ -154,16 +153,15 @@ def _compile(settings: Sequence[BenchSetting]) -> None:
     from edgellama.quant.gguf.file import GGUFFile
 
     with kernel_progress(of_usual=True) as report:
-        for path, tier, keys, values in {
-            (setting.path, setting.tier, setting.key_type, setting.value_type): None
-            for setting in settings
+        for path, tier, types in {
+            (setting.path, setting.tier, setting.kv_types): None for setting in settings
         }:
             with (
                 GGUFFile(path) as file,
                 Engine(
                     file,
                     tier=tier,
-                    kv_type=(keys, values),
+                    kv_type=types.pair,
                     progress=report,
                     companions=usual_kernels(),
                 ),

@@ -181,27 +181,27 @@ class _Wishes:
 
 def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -> list[Footprint]:
     """All combinations; with a memory to fit, those that do, the best first."""
-    from edgellama.measure.footprint import default_context_length, predict
+    from edgellama.engine.kv_types import KVTypes
+    from edgellama.measure.footprint import predict, usual_context_length
     from edgellama.measure.footprint_fit import fitting
 
     machine = wishes.machine
     types = wishes.types or _usual_types(source, memory_bytes is not None)
     usual = FITTING_KV_TYPES if memory_bytes is not None else USUAL_KV_TYPES
-    kv_pairs = wishes.kv_types or usual
-    lengths = wishes.context_lengths or [default_context_length(source.outline.config)]
+    kv_pairs = [KVTypes.of(kv_type) for kv_type in wishes.kv_types or usual]
+    lengths = wishes.context_lengths or [usual_context_length(source.outline.config)]
     predictions = [
         predict(
             source.outline,
             machine,
             type=type,
-            key_type=kv_type.partition("/")[0],
-            value_type=kv_type.rpartition("/")[2],
+            kv_types=kv_types,
             context_length=context_length,
             is_pure=wishes.is_pure,
             prompt_cache_bytes=wishes.prompt_cache_bytes,
         )
         for type in types
-        for kv_type in kv_pairs
+        for kv_types in kv_pairs
         for context_length in lengths
     ]
     if memory_bytes is None:
@@ -211,7 +211,7 @@ def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -
         smallest = min(predictions, key=lambda prediction: prediction.total_bytes)
         raise click.ClickException(
             f"nothing fits {memory_bytes / 1e9:.2f} GB; the smallest, {smallest.type} with KV "
-            f"{smallest.key_type} and {smallest.context_length} tokens, takes "
+            f"{smallest.kv_types} and {smallest.context_length} tokens, takes "
             f"{smallest.total_bytes / 1e9:.2f} GB"
         )
     return fits

@@ -48,5 +48,4 @@ def draw(title: str, predictions: Sequence[Footprint], memory_bytes: int | None,
 
 
 def _label(prediction: Footprint) -> str:
-    kv_type = "/".join(dict.fromkeys((prediction.key_type, prediction.value_type)))
-    return f"{prediction.type}, KV {kv_type}, {prediction.context_length:,} tokens"
+    return f"{prediction.type}, KV {prediction.kv_types}, {prediction.context_length:,} tokens"

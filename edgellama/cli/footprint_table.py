@@ -27,13 +27,12 @@ MEASURED_PARTS = ("weights", "kv", "rss", "pss")
 
 def prediction_row(outline: ModelOutline, prediction: Footprint) -> dict[str, object]:
     """One prediction under the names that programs read."""
-    kv_types = dict.fromkeys((prediction.key_type, prediction.value_type))
     return {
         "model": outline.name,
         "parameters": outline.num_parameters,
         "type": prediction.type,
         "bits_per_weight": round(prediction.bits_per_weight, 4),
-        "kv_type": "/".join(kv_types),
+        "kv_type": str(prediction.kv_types),
         "context_length": prediction.context_length,
         **{f"predicted_{part}_bytes": size for part, size in prediction.parts.items()},
         "predicted_total_bytes": prediction.total_bytes,

@@ -78,7 +78,7 @@ class AttentionOps:
         pair = self.pages.types.pair
         if attending == "packed" and "f32" not in pair:
             return Kernel("attention_packed", pair)
-        group = self.config.head_count // self.config.head_count_kv
+        group = self.config.heads_per_group
         rows = MAX_ATTENTION_ROWS if attending == "packed" else min(group, MAX_ATTENTION_ROWS)
         return Kernel("attention_direct", (*pair, rows))
 

@@ -180,7 +180,7 @@ class StepBuffers:
     def _scratch_bytes(self, config: ModelConfig) -> int:
         width, panel = config.embedding_length, self.panel_rows
         widest = max(width, config.feed_forward_length, config.query_length)
-        group = config.head_count // config.head_count_kv
+        group = config.heads_per_group
         most_rows = group * max(attention_tokens(config, how) for how in get_args(Attending))
         attention = attention_scratch_bytes(most_rows, config.head_size, panel)
         return round_up(max(gemm_scratch_bytes(panel, widest, width), attention), 4096)
@@ -190,4 +190,4 @@ def attention_tokens(config: ModelConfig, attending: Attending) -> int:
     """Tokens of one attention task: a few, or as many as share what is packed for them."""
     if attending == "direct":
         return MAX_SHORT_TOKENS
-    return max(1, ATTENTION_TASK_ROWS // (config.head_count // config.head_count_kv))
+    return max(1, ATTENTION_TASK_ROWS // config.heads_per_group)

@@ -6,9 +6,9 @@ It knows the size of a token in the KV cache. A length that the user asks for is
 from __future__ import annotations
 
 import logging
-from typing import Protocol
 
 from edgellama.engine.kv_types import KVTypes
+from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.ways import Way
 
 logger = logging.getLogger(__name__)
@@ -19,21 +19,8 @@ LENGTH_STEP = 256
 SMALLEST_LENGTH = 512
 
 
-class CacheSizes(Protocol):
-    """The part of a model's configuration that sizes its KV cache."""
-
-    @property
-    def context_length(self) -> int: ...
-    @property
-    def block_count(self) -> int: ...
-    @property
-    def head_count_kv(self) -> int: ...
-    @property
-    def head_size(self) -> int: ...
-
-
-def default_context_length(
-    config: CacheSizes, kv_types: KVTypes, available_bytes: int | None
+def fitting_context_length(
+    config: ModelConfig, kv_types: KVTypes, available_bytes: int | None
 ) -> int:
     """The model's own context length, or less where its cache would not fit ``available_bytes``.
 

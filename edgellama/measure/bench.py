@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from itertools import product
 from typing import Any
@@ -57,12 +57,10 @@ class BenchSetting:
     path: str
     num_threads: int | None = None
     tier: str | None = None
-    key_type: str = "f16"
-    value_type: str = "f16"
+    kv_types: KVTypes = field(default_factory=lambda: KVTypes("f16", "f16"))
     batch_tokens: int = MAX_STEP_TOKENS
 
     def __post_init__(self) -> None:
-        KVTypes(self.key_type, self.value_type)
         if self.tier is not None:
             select_tier(self.tier)
         if not 1 <= self.batch_tokens <= MAX_STEP_TOKENS:
@@ -119,8 +117,8 @@ def _row(setting: BenchSetting, test: BenchTest, found: Mapping[str, Any]) -> di
         "num_threads": found["num_threads"],
         "tier": found["tier"],
         "batch_tokens": setting.batch_tokens,
-        "key_type": setting.key_type,
-        "value_type": setting.value_type,
+        "key_type": setting.kv_types.keys,
+        "value_type": setting.kv_types.values,
         "num_prompt": test.num_prompt,
         "num_generated": test.num_generated,
         "depth": test.depth,

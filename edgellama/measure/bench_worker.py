@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgellama.engine.engine import Engine
 from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.kv_types import KVTypes
 from edgellama.kernels_cpu.machine.cpu import cpu_name
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.measure.child_process import STARTED, Progress, serve
@@ -28,8 +29,8 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         tokenizer = load_tokenizer(file.metadata)
         with Engine(file, num_threads=request["num_threads"], tier=request["tier"]) as engine:
             length = request["depth"] + request["num_prompt"] + request["num_generated"]
-            types = (request["key_type"], request["value_type"])
-            cache = engine.new_cache(max(1, length), kv_type=types)
+            types = KVTypes(**request["kv_types"])
+            cache = engine.new_cache(max(1, length), kv_type=types.pair)
             first = tokenizer.special.bos_id or 0
             int(engine.forward([first], cache)[0].argmax())
             start_seconds = monotonic() - request[STARTED]

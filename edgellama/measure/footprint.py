@@ -24,7 +24,7 @@ from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import FORMATS_BY_NAME, QUANTIZED_FORMATS, Format
 from edgellama.quant.llama_tensors import FEED_FORWARD_MATRICES, ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
-from edgellama.quant.recipes import FormatOptions, ModelShape, choose_format, find_recipe
+from edgellama.quant.recipes import FormatOptions, choose_format, find_recipe
 
 AS_IT_IS = "file"
 """The weight type of a file that is not converted."""
@@ -49,7 +49,7 @@ LOGITS_COPIES = 3
 USUAL_CONTEXT_LENGTH = 4096
 
 
-def default_context_length(config: ModelConfig) -> int:
+def usual_context_length(config: ModelConfig) -> int:
     """Tokens of context where nobody says how many: as many as most chats need."""
     return min(config.context_length, USUAL_CONTEXT_LENGTH)
 
@@ -59,8 +59,7 @@ class Footprint:
     """A prediction in bytes, by what the memory is for."""
 
     type: str
-    key_type: str
-    value_type: str
+    kv_types: KVTypes
     context_length: int
     bits_per_weight: float
     weights_bytes: int
@@ -101,8 +100,7 @@ def predict(
     machine: Machine,
     *,
     type: str,
-    key_type: str,
-    value_type: str,
+    kv_types: KVTypes,
     context_length: int,
     is_pure: bool = False,
     prompt_cache_bytes: int = 0,
@@ -117,11 +115,10 @@ def predict(
     config = outline.config
     if context_length < 1:
         raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
-    pages = PageLayout.of(config, KVTypes(key_type, value_type), machine.tier.lanes)
+    pages = PageLayout.of(config, kv_types, machine.tier.lanes)
     return Footprint(
         type=type,
-        key_type=key_type,
-        value_type=value_type,
+        kv_types=kv_types,
         context_length=context_length,
         bits_per_weight=average_bits(outline, type, is_pure),
         weights_bytes=weights_bytes(outline, type, is_pure),
@@ -165,11 +162,12 @@ def tensor_formats(outline: ModelOutline, type: str, is_pure: bool = False) -> M
     if type == AS_IT_IS and outline.formats is not None:
         return outline.formats
     config, options = outline.config, FormatOptions(find_recipe(type), is_pure=is_pure)
-    shape = ModelShape(config.block_count, config.head_count, config.head_count_kv, outline.is_tied)
     return {
         name: FORMATS_BY_NAME["F32"]
         if name == ROPE_FREQS
-        else choose_format(name, dimensions, options, shape, False)
+        else choose_format(
+            name, dimensions, options, config, is_tied=outline.is_tied, has_imatrix=False
+        )
         for name, dimensions in outline.shapes.items()
     }
 

@@ -46,8 +46,8 @@ def divergence(prediction: Footprint) -> float:
     """What quantization is expected to cost, in nats a token; a file as it is costs nothing."""
     return (
         _type_divergence(prediction.type)
-        + _KEY_DIVERGENCES.get(prediction.key_type, 0.0)
-        + _VALUE_DIVERGENCES.get(prediction.value_type, 0.0)
+        + _KEY_DIVERGENCES.get(prediction.kv_types.keys, 0.0)
+        + _VALUE_DIVERGENCES.get(prediction.kv_types.values, 0.0)
     )
 
 

@@ -51,7 +51,7 @@ def measure(
 ) -> Measurement:
     """Run the model in ``path`` until its context is full; ``progress`` hears of tokens.
 
-    ``context_length`` None is ``footprint.default_context_length``.
+    ``context_length`` None is ``footprint.usual_context_length``.
 
     Raises what loading and running raise.
     """
@@ -66,7 +66,7 @@ def measure(
 
 def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from edgellama.engine.engine import Engine
-    from edgellama.measure.footprint import default_context_length
+    from edgellama.measure.footprint import usual_context_length
     from edgellama.quant.gguf.file import GGUFFile
     from edgellama.sampling.options import SamplingOptions
     from edgellama.sampling.sampler import make_sampler
@@ -77,7 +77,7 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         tokenizer.encode(RARE_TEXT)
         sampler = make_sampler(SamplingOptions(seed=0))
         with Engine(file, num_threads=request["num_threads"]) as engine:
-            length = request["context_length"] or default_context_length(engine.config)
+            length = request["context_length"] or usual_context_length(engine.config)
             cache = engine.new_cache(length, kv_type=request["kv_type"])
             num_prefilled = max(1, cache.context_length - NUM_DECODED)
             step = max(1, engine.config.vocab_size // num_prefilled)

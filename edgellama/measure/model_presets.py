@@ -15,38 +15,12 @@ from edgellama.quant.model_config import ModelConfig, RopeConfig
 
 @dataclass(frozen=True)
 class ModelPreset:
-    """One published size; counts are elements, heads, layers or tokens."""
+    """One published size: the configuration as a file of the model would give it."""
 
     name: str
-    embedding_length: int
-    block_count: int
-    head_count: int
-    head_count_kv: int
-    feed_forward_length: int
-    vocab_size: int
-    context_length: int
-    rope_base: float
-    sliding_window: int | None = None
+    config: ModelConfig
     is_tied: bool = False
     has_rope_freqs: bool = False
-
-    @property
-    def config(self) -> ModelConfig:
-        """The sizes as a file of the model would give them."""
-        head_size = self.embedding_length // self.head_count
-        return ModelConfig(
-            vocab_size=self.vocab_size,
-            context_length=self.context_length,
-            embedding_length=self.embedding_length,
-            block_count=self.block_count,
-            feed_forward_length=self.feed_forward_length,
-            head_count=self.head_count,
-            head_count_kv=self.head_count_kv,
-            head_size=head_size,
-            rms_epsilon=1e-5,
-            rope=RopeConfig(head_size, self.rope_base),
-            sliding_window=self.sliding_window,
-        )
 
 
 _SIZES = {
@@ -69,45 +43,69 @@ _SIZES = {
 }
 
 
+def _preset(
+    name: str,
+    size: str,
+    vocab_size: int,
+    context_length: int,
+    rope_base: float,
+    *,
+    sliding_window: int | None = None,
+    is_tied: bool = False,
+    has_rope_freqs: bool = False,
+) -> ModelPreset:
+    width, num_layers, num_heads, num_key_heads, hidden = _SIZES[size]
+    head_size = width // num_heads
+    config = ModelConfig(
+        vocab_size=vocab_size,
+        context_length=context_length,
+        embedding_length=width,
+        block_count=num_layers,
+        feed_forward_length=hidden,
+        head_count=num_heads,
+        head_count_kv=num_key_heads,
+        head_size=head_size,
+        rms_epsilon=1e-5,
+        rope=RopeConfig(head_size, rope_base),
+        sliding_window=sliding_window,
+    )
+    return ModelPreset(name, config, is_tied, has_rope_freqs)
+
+
 def _llama_1(size: str) -> ModelPreset:
-    return ModelPreset(f"llama-1-{size}", *_SIZES[size], 32000, 2048, 1e4)
+    return _preset(f"llama-1-{size}", size, 32000, 2048, 1e4)
 
 
 def _llama_2(size: str) -> ModelPreset:
-    return ModelPreset(f"llama-2-{size}", *_SIZES[size], 32000, 4096, 1e4)
+    return _preset(f"llama-2-{size}", size, 32000, 4096, 1e4)
 
 
 def _code_llama(size: str, vocab_size: int) -> ModelPreset:
-    return ModelPreset(f"code-llama-{size}", *_SIZES[size], vocab_size, 16384, 1e6)
+    return _preset(f"code-llama-{size}", size, vocab_size, 16384, 1e6)
 
 
 def _llama_3(size: str) -> ModelPreset:
-    return ModelPreset(f"llama-3-{size}", *_SIZES[size], 128256, 8192, 5e5)
+    return _preset(f"llama-3-{size}", size, 128256, 8192, 5e5)
 
 
 def _llama_3_1(version: str, size: str) -> ModelPreset:
-    return ModelPreset(
-        f"llama-{version}-{size}", *_SIZES[size], 128256, 131072, 5e5, has_rope_freqs=True
-    )
+    return _preset(f"llama-{version}-{size}", size, 128256, 131072, 5e5, has_rope_freqs=True)
 
 
 def _llama_3_2(size: str) -> ModelPreset:
-    return ModelPreset(
-        *(f"llama-3.2-{size}", *_SIZES[f"3.2-{size}"], 128256, 131072, 5e5),
-        is_tied=True,
-        has_rope_freqs=True,
-    )
+    sizes = (f"3.2-{size}", 128256, 131072, 5e5)
+    return _preset(f"llama-3.2-{size}", *sizes, is_tied=True, has_rope_freqs=True)
 
 
 def _mistral(
     version: str, vocab_size: int, rope_base: float, sliding_window: int | None = None
 ) -> ModelPreset:
-    sizes = (*_SIZES["8b"], vocab_size, 32768, rope_base, sliding_window)
-    return ModelPreset(f"mistral-7b-{version}", *sizes)
+    sizes = ("8b", vocab_size, 32768, rope_base)
+    return _preset(f"mistral-7b-{version}", *sizes, sliding_window=sliding_window)
 
 
 def _smollm2(size: str, rope_base: float) -> ModelPreset:
-    return ModelPreset(f"smollm2-{size}", *_SIZES[size], 49152, 8192, rope_base, is_tied=True)
+    return _preset(f"smollm2-{size}", size, 49152, 8192, rope_base, is_tied=True)
 
 
 _TABLE = (
@@ -122,7 +120,7 @@ _TABLE = (
     _llama_3_1("3.3", "70b"),
     *(_mistral("v0.1", 32000, 1e4, 4096), _mistral("v0.2", 32000, 1e6)),
     _mistral("v0.3", 32768, 1e6),
-    ModelPreset("tinyllama-1.1b", *_SIZES["1.1b"], 32000, 2048, 1e4),
+    _preset("tinyllama-1.1b", "1.1b", 32000, 2048, 1e4),
     *(_smollm2("135m", 1e5), _smollm2("360m", 1e5), _smollm2("1.7b", 1.3e5)),
 )
 MODEL_PRESETS: Mapping[str, ModelPreset] = MappingProxyType({p.name: p for p in _TABLE})
