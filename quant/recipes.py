@@ -124,8 +124,8 @@ _IQ4 = {"attn_v": _grouped("Q5_K"), "ffn_down": _first_eighth_if(False, "Q5_K")}
 
 _TABLE = (
     Recipe("f32", 0, "F32"),
-    Recipe("bf16", 32, "BF16"),
     Recipe("f16", 1, "F16"),
+    Recipe("bf16", 32, "BF16"),
     Recipe("q8_0", 7, "Q8_0", 0.0014),
     Recipe("q4_0", 2, "Q4_0", 0.0736, {"ffn_down": _first_eighth_if(True, "Q4_1")}),
     Recipe("q4_1", 3, "Q4_1", 0.0725),

@@ -219,7 +219,7 @@ def test_four_bits_need_less_than_published(
 def test_every_type_has_its_place_in_quality() -> None:
     """Each recipe is ranked, and more bits of the same family are never ranked worse."""
     assert set(TYPES_BY_QUALITY) == set(RECIPES)
-    assert TYPES_BY_QUALITY[0] == "f32" and TYPES_BY_QUALITY[-1] == "q2_k"
+    assert TYPES_BY_QUALITY[0] == "bf16" and TYPES_BY_QUALITY[-1] == "q2_k"
 
 
 def test_what_fits_is_ranked_by_quality() -> None:

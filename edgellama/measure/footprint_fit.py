@@ -14,9 +14,8 @@ from edgellama.measure.model_outline import ModelOutline
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.recipes import RECIPES
 
-TYPES_BY_QUALITY = tuple(
-    recipe.name for recipe in sorted(RECIPES.values(), key=lambda recipe: recipe.divergence)
-)
+TYPES_BY_QUALITY = tuple(sorted(RECIPES, key=lambda name: (RECIPES[name].divergence, name)))
+"""The best first; of 16 bits, bf16, which is what most checkpoints have."""
 # Measured on SmolLM2 135M over 3,072 tokens against keys and values of 16 bits. Its heads are
 # small, which makes it sensitive; that keys need more bits than values holds for all.
 _KEY_DIVERGENCES: Mapping[str, float] = MappingProxyType({"q8_0": 0.0010, "q4_0": 0.2600})
