@@ -12,9 +12,12 @@ import click
 from edgellama.cli.batch_progress import Counts, batch_progress
 from edgellama.cli.completion import MODEL
 from edgellama.cli.options import (
+    count_option,
     engine_options,
     given,
+    max_tokens_option,
     sampling_options,
+    stop_option,
     take_engine_arguments,
     type_option,
 )
@@ -28,34 +31,21 @@ if TYPE_CHECKING:
     from edgellama.quant.errors import EdgellamaError
 
 DEFAULT_WIDTH = 32
-DEFAULT_MAX_TOKENS = 512
 WAIT_SECONDS = 0.1
 CHAT_HELP = "Take each prompt for a chat's message, or continue it as it is.  [default: raw]"
 
 
 @click.command("batch", short_help="Generate texts from a file of prompts.")
 @click.argument("words", nargs=-1, type=MODEL, metavar="[MODEL] IN.jsonl OUT.jsonl")
-@click.option(
-    "-w",
-    "--width",
-    type=click.IntRange(min=1),
-    metavar="N",
+@count_option(
+    *("-w", "--width"),
     default=DEFAULT_WIDTH,
-    show_default=True,
-    help="Texts that are computed together; each takes memory for its keys and values.",
+    text="Texts that are computed together; each takes memory for its keys and values.",
 )
-@click.option(
-    "-n",
-    "--max-tokens",
-    type=click.IntRange(min=1),
-    metavar="N",
-    default=DEFAULT_MAX_TOKENS,
-    show_default=True,
-    help="Stop a text after this many tokens.",
-)
+@max_tokens_option
 @type_option
 @sampling_options(chat=False)
-@click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable.")
+@stop_option
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
 @click.option("--system", metavar="TEXT", help="System prompt of chats that have none.")
 @template_option

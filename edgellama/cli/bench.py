@@ -9,6 +9,7 @@ import click
 
 from edgellama.cli.completion import KV_TYPE, MODEL, TIER
 from edgellama.cli.lists import NumberList, TextList
+from edgellama.cli.options import count_option, style_option
 
 if TYPE_CHECKING:
     from edgellama.cli.tables import Row
@@ -65,21 +66,8 @@ def _numbers(
     metavar="T,...",
     help="Instruction sets.  [default: best]",
 )
-@click.option(
-    *("-r", "--repetitions"),
-    type=click.IntRange(min=1),
-    metavar="N",
-    default=5,
-    show_default=True,
-    help="Runs of each test, after one to warm up.",
-)
-@click.option(
-    *("-o", "--output", "style"),
-    type=click.Choice(["md", "csv", "json", "jsonl", "sql"]),
-    default="md",
-    show_default=True,
-    help="How to print the figures.",
-)
+@count_option(*("-r", "--repetitions"), default=5, text="Runs of each test, after one to warm up.")
+@style_option(more=("jsonl", "sql"))
 def command(models: Sequence[str], repetitions: int, style: str, **options: Any) -> None:
     """Measure how fast MODELs read prompts (pp) and generate (tg), and what they take.
 

@@ -9,6 +9,7 @@ import click
 
 from edgellama.cli import terminal
 from edgellama.cli.completion import MODEL, PATH, SPLIT_PATTERN, TENSOR_TYPE, WRITTEN_TYPE
+from edgellama.cli.options import overwrite_option, threads_option
 
 if TYPE_CHECKING:
     from edgellama.convert.options import ConversionArguments
@@ -36,14 +37,7 @@ METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
 @click.option(
     "--imatrix", type=PATH, metavar="FILE", help="Importance matrix, from edgellama imatrix."
 )
-@click.option(
-    "-t",
-    "--threads",
-    "num_threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Threads to compute with.  [default: physical cores]",
-)
+@threads_option
 @click.option("--dry-run", is_flag=True, help="Show every tensor and size; write nothing.")
 @click.option("--resume", is_flag=True, help="Go on with what was stopped.")
 @click.option("--verify", is_flag=True, help="Read the file back and compare.")
@@ -59,7 +53,7 @@ METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
     metavar="NAME",
     help="Split pattern of a tokenizer, by llama.cpp's name for it.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it is there.")
+@overwrite_option("OUTPUT")
 def command(
     source: str,
     output: str | None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgellama.cli.completion import PATH
+from edgellama.cli.options import overwrite_option
 
 TYPES = ("f32", "f16", "bf16", "q8_0")
 BASE_HELP = "The base model: its folder (config.json is enough) or a GGUF file of it."
@@ -22,7 +23,7 @@ BASE_HELP = "The base model: its folder (config.json is enough) or a GGUF file o
     help="How the adapter's numbers are written.",
 )
 @click.option("--base", type=PATH, metavar="PATH", help=BASE_HELP)
-@click.option("--overwrite", is_flag=True, help="Replace OUTPUT if it is there.")
+@overwrite_option("OUTPUT")
 def command(
     folder: str, output: str | None, type_name: str, base: str | None, overwrite: bool
 ) -> None:

@@ -10,6 +10,7 @@ import click
 from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.completion import KV_TYPE, MODEL_OR_SIZE, PATH, TYPE
 from edgellama.cli.lists import NumberList, TextList
+from edgellama.cli.options import style_option, threads_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,23 +55,8 @@ KV_HELP = (
     help="Count what the beginnings of earlier texts may take (chat --prompt-cache) up to SIZE.",
 )
 @click.option("--measure", "measured", is_flag=True, help="Run the file and compare.")
-@click.option(
-    "-t",
-    "--threads",
-    "num_threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Threads to compute with.  [default: physical cores]",
-)
-@click.option(
-    "-o",
-    "--output",
-    "style",
-    type=click.Choice(["md", "csv", "json"]),
-    default="md",
-    show_default=True,
-    help="How to print the figures.",
-)
+@threads_option
+@style_option()
 @click.option("--plot", type=PATH, metavar="FILE", help="Draw stacked bars as PNG, SVG or PDF.")
 def command(
     model: str,

@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellama.cli.completion import MODEL, PATH
+from edgellama.cli.completion import MODEL
 from edgellama.cli.options import (
     engine_options,
     given,
+    json_option,
+    max_tokens_option,
     sampling_options,
+    stop_option,
     take_engine_arguments,
+    text_file_option,
     type_option,
 )
 from edgellama.cli.prompt_text import STANDARD_INPUT, read_prompt
@@ -25,8 +29,6 @@ from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
 
-DEFAULT_MAX_TOKENS = 512
-
 
 CHAT_HELP = "Ask in the model's chat format, or continue the text as it is.  [default: raw]"
 SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
@@ -35,27 +37,17 @@ SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 @click.command("generate", short_help="Generate text from a prompt, or answer one.")
 @click.argument("model_and_dash", nargs=-1, type=MODEL, metavar="[MODEL] [-]")
 @click.option("-p", "--prompt", metavar="TEXT", help="The prompt.")
-@click.option(
-    "-f", "--file", type=PATH, metavar="FILE", help="Read the prompt from FILE (- is stdin)."
-)
-@click.option(
-    "-n",
-    "--max-tokens",
-    type=click.IntRange(min=1),
-    metavar="N",
-    default=DEFAULT_MAX_TOKENS,
-    show_default=True,
-    help="Stop after this many tokens.",
-)
+@text_file_option("Read the prompt from FILE")
+@max_tokens_option
 @type_option
 @sampling_options(chat=False)
-@click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable.")
+@stop_option
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
 @click.option("--system", metavar="TEXT", help="System prompt, with --chat.")
 @template_option
 @click.option("--parse-special", is_flag=True, help=SPECIAL_HELP)
 @engine_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, text and figures.")
+@json_option("Print one JSON object, text and figures.")
 def command(
     model_and_dash: tuple[str, ...],
     prompt: str | None,

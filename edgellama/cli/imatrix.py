@@ -7,6 +7,13 @@ from pathlib import Path
 import click
 
 from edgellama.cli.completion import MODEL, PATH
+from edgellama.cli.options import (
+    chunks_option,
+    count_option,
+    overwrite_option,
+    text_file_option,
+    threads_option,
+)
 from edgellama.cli.prompt_text import read_prompt
 
 OUTPUT_HELP = "Count the output matrix too, which is usually better left out."
@@ -14,14 +21,7 @@ OUTPUT_HELP = "Count the output matrix too, which is usually better left out."
 
 @click.command("imatrix", short_help="Measure which weights matter most, for convert.")
 @click.argument("model", type=MODEL)
-@click.option(
-    "-f",
-    "--file",
-    required=True,
-    type=PATH,
-    metavar="TEXT",
-    help="The text, a UTF-8 file (- is stdin).",
-)
+@text_file_option("The text, a UTF-8 file", required=True, metavar="TEXT")
 @click.option(
     "-o",
     "--output",
@@ -30,31 +30,13 @@ OUTPUT_HELP = "Count the output matrix too, which is usually better left out."
     metavar="FILE",
     help="Where to write the importance matrix.",
 )
-@click.option(
-    "-c",
-    "--context",
-    "chunk_tokens",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Tokens that are read together.  [default: 512]",
+@count_option(
+    *("-c", "--context", "chunk_tokens"), text="Tokens that are read together.  [default: 512]"
 )
-@click.option(
-    "--chunks",
-    "max_chunks",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Read this many chunks of the text at most.  [default: all]",
-)
-@click.option(
-    "-t",
-    "--threads",
-    "num_threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Threads to compute with.  [default: physical cores]",
-)
+@chunks_option
+@threads_option
 @click.option("--process-output", "with_output", is_flag=True, help=OUTPUT_HELP)
-@click.option("--overwrite", is_flag=True, help="Replace FILE if it is there.")
+@overwrite_option("FILE")
 def command(
     model: str,
     file: str,

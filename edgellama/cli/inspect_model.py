@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli.completion import MODEL
+from edgellama.cli.options import json_option
 
 if TYPE_CHECKING:
     from edgellama.quant.gguf.file import GGUFFile, MetadataValue, Tensor
@@ -27,7 +28,7 @@ MAX_SHOWN_CHARACTERS = 100
 @click.command("inspect", short_help="Show all that a model's file says.")
 @click.argument("model", required=False, type=MODEL)
 @click.option("--tensors", "with_tensors", is_flag=True, help="List every tensor, too.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with all of it.")
+@json_option("Print one JSON object with all of it.")
 def command(model: str | None, with_tensors: bool, as_json: bool) -> None:
     """Show a model's size, metadata and chat template.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgellama.cli import tables
+from edgellama.cli.options import style_option
 from edgellama.cli.tables import Column, Row
 
 if TYPE_CHECKING:
@@ -38,13 +39,7 @@ CHAT_COLUMNS = (
 
 @click.command("list", short_help="List the models in the cache.")
 @click.option("--chats", is_flag=True, help="List conversations of chat --resume instead.")
-@click.option(
-    *("-o", "--output", "style"),
-    type=click.Choice(["md", "csv", "json"]),
-    default="md",
-    show_default=True,
-    help="How to print the list.",
-)
+@style_option("list")
 def command(style: str, chats: bool) -> None:
     """List the models in the cache: pulled ones, then converted ones.
 

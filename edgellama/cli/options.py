@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from edgellama.cli.byte_size import ByteSize
-from edgellama.cli.completion import KV_TYPE, TYPE
+from edgellama.cli.completion import KV_TYPE, PATH, TYPE
 from edgellama.sampling.options import CHAT_SAMPLING
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -32,6 +32,7 @@ SAMPLING_OPTIONS = {
 }
 """By the API's name: type, help, default as shown."""
 SHORT_NAMES = {"temperature": ("--temp",)}
+DEFAULT_MAX_TOKENS = 512
 
 
 KV_TYPES_HELP = (
@@ -76,6 +77,79 @@ def breaker_texts(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in texts)
 
 
+def count_option(
+    *names: str, text: str, default: int | None = None
+) -> Callable[[Command], Command]:
+    """Adds an option that takes a whole number from 1 on."""
+    return click.option(
+        *names,
+        type=click.IntRange(min=1),
+        metavar="N",
+        default=default,
+        show_default=default is not None,
+        help=text,
+    )
+
+
+threads_option = count_option(
+    *("-t", "--threads", "num_threads"),
+    text="Threads to compute with.  [default: physical cores]",
+)
+chunks_option = count_option(
+    *("--chunks", "max_chunks"), text="Read this many chunks of the text at most.  [default: all]"
+)
+max_tokens_option = count_option(
+    *("-n", "--max-tokens"), default=DEFAULT_MAX_TOKENS, text="Stop a text after this many tokens."
+)
+stop_option = click.option(
+    "--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable."
+)
+kv_type_option = click.option(
+    *("--kv", "kv_type"),
+    type=KV_TYPE,
+    metavar="TYPE",
+    default="f16",
+    show_default=True,
+    help=KV_TYPES_HELP,
+)
+
+
+def text_file_option(
+    text: str, *, required: bool = False, metavar: str = "FILE"
+) -> Callable[[Command], Command]:
+    """Adds the file that a text is read from."""
+    return click.option(
+        *("-f", "--file"),
+        required=required,
+        type=PATH,
+        metavar=metavar,
+        help=f"{text} (- is stdin).",
+    )
+
+
+def json_option(text: str = "Print one JSON object.") -> Callable[[Command], Command]:
+    """Adds the switch from what people read to what programs do."""
+    return click.option("--json", "as_json", is_flag=True, help=text)
+
+
+def style_option(
+    what: str = "figures", *, more: Sequence[str] = ()
+) -> Callable[[Command], Command]:
+    """Adds how a table is printed, ``more`` ways beside those of all tables."""
+    return click.option(
+        *("-o", "--output", "style"),
+        type=click.Choice(["md", "csv", "json", *more]),
+        default="md",
+        show_default=True,
+        help=f"How to print the {what}.",
+    )
+
+
+def overwrite_option(file: str) -> Callable[[Command], Command]:
+    """Adds that a file may be replaced."""
+    return click.option("--overwrite", is_flag=True, help=f"Replace {file} if it is there.")
+
+
 PROMPT_CACHE_HELP = (
     "Memory for the beginnings of earlier texts, which are not computed again: 2GB, 500MB, 0."
 )
@@ -93,24 +167,13 @@ def engine_options(command: Command) -> Command:
         metavar="SIZE",
         help=f"{PROMPT_CACHE_HELP}  [default: a quarter of what is free]",
     )(command)
-    command = click.option(
-        "-t",
-        "--threads",
-        "num_threads",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Threads to compute with.  [default: physical cores]",
-    )(command)
+    command = threads_option(command)
     command = click.option(
         "--kv", "kv_type", type=KV_TYPE, metavar="TYPE", help=f"{KV_TYPES_HELP}  [default: f16]"
     )(command)
-    return click.option(
-        "-c",
-        "--context",
-        "context_length",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Tokens of text the model can look back on.  [default: the model's own]",
+    return count_option(
+        *("-c", "--context", "context_length"),
+        text="Tokens of text the model can look back on.  [default: the model's own]",
     )(command)
 
 

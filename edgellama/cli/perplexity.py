@@ -11,8 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellama.cli.completion import KV_TYPE, MODEL, PATH
-from edgellama.cli.options import KV_TYPES_HELP
+from edgellama.cli.completion import MODEL
+from edgellama.cli.options import (
+    chunks_option,
+    count_option,
+    json_option,
+    kv_type_option,
+    text_file_option,
+    threads_option,
+)
 from edgellama.cli.prompt_text import read_prompt
 
 if TYPE_CHECKING:
@@ -25,20 +32,13 @@ DEFAULT_CHUNK_TOKENS = 512
 
 @click.command("perplexity", short_help="Measure how well a model predicts a text.")
 @click.argument("model", type=MODEL)
-@click.option(
-    "-f", "--file", required=True, type=PATH, metavar="FILE", help="The text (- is stdin)."
-)
-@click.option(
-    "-c",
-    "--context",
-    "chunk_tokens",
-    type=click.IntRange(min=1),
-    metavar="N",
+@text_file_option("The text, a UTF-8 file", required=True)
+@count_option(
+    *("-c", "--context", "chunk_tokens"),
     default=DEFAULT_CHUNK_TOKENS,
-    show_default=True,
-    help="Tokens of a chunk; the second half of each is scored.",
+    text="Tokens of a chunk; the second half of each is scored.",
 )
-@click.option("--chunks", "max_chunks", type=click.IntRange(min=1), metavar="N", help="At most N.")
+@chunks_option
 @click.option(
     "--kl-base",
     "base",
@@ -46,24 +46,9 @@ DEFAULT_CHUNK_TOKENS = 512
     metavar="MODEL",
     help="Compare with this model's distributions: mean KL divergence, same top token.",
 )
-@click.option(
-    "-t",
-    "--threads",
-    "num_threads",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Threads to compute with.  [default: physical cores]",
-)
-@click.option(
-    "--kv",
-    "kv_type",
-    type=KV_TYPE,
-    metavar="TYPE",
-    default="f16",
-    show_default=True,
-    help=KV_TYPES_HELP,
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@threads_option
+@kv_type_option
+@json_option()
 def command(
     model: str,
     file: str,

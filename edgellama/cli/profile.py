@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgellama.cli.completion import KV_TYPE, MODEL, PATH, TIER
+from edgellama.cli.completion import MODEL, PATH, TIER
+from edgellama.cli.options import count_option, kv_type_option, style_option, threads_option
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
 
 if TYPE_CHECKING:
@@ -44,23 +45,13 @@ GROUPS = ("kind", "layer", "op")
     show_default=True,
     help="Tokens in the context beforehand.",
 )
-@click.option(
+@count_option(
     *("-r", "--repetitions"),
-    type=click.IntRange(min=1),
-    metavar="N",
     default=10,
-    show_default=True,
-    help="Runs of each step, after one to warm up; medians of the quiet ones are shown.",
+    text="Runs of each step, after one to warm up; medians of the quiet ones are shown.",
 )
-@click.option(
-    *("-t", "--threads", "num_threads"),
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Threads to compute with.  [default: physical cores]",
-)
-@click.option(
-    "--kv", "kv_type", type=KV_TYPE, metavar="T", default="f16", show_default=True, help="KV type."
-)
+@threads_option
+@kv_type_option
 @click.option("--tier", type=TIER, metavar="T", help="Instruction set.  [default: best]")
 @click.option(
     "--by",
@@ -70,13 +61,7 @@ GROUPS = ("kind", "layer", "op")
     show_default=True,
     help="Add up ops of a kind, ops of a layer, or nothing.",
 )
-@click.option(
-    *("-o", "--output", "style"),
-    type=click.Choice(["md", "csv", "json"]),
-    default="md",
-    show_default=True,
-    help="How to print the figures.",
-)
+@style_option()
 @click.option("--plot", type=PATH, metavar="FILE", help="Draw a roofline as PNG, SVG or PDF.")
 def command(
     model: str | None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli.completion import MODEL
+from edgellama.cli.options import json_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("show", short_help="Show a model in brief: path, origin, type, license.")
 @click.argument("model", required=False, type=MODEL)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 def command(model: str | None, as_json: bool) -> None:
     """Show MODEL in brief: path, origin, type, license, size.
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgellama.cli.completion import MODEL, PATH
+from edgellama.cli.completion import MODEL
+from edgellama.cli.options import json_option, text_file_option
 
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
@@ -17,10 +18,8 @@ if TYPE_CHECKING:
 @click.command("tokenize", short_help="Print the tokens of a text.")
 @click.argument("model", type=MODEL)
 @click.argument("text", required=False)
-@click.option(
-    "-f", "--file", type=PATH, metavar="FILE", help="Read the text from FILE (- is stdin)."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the list of ids as JSON.")
+@text_file_option("Read the text from FILE")
+@json_option("Print the list of ids as JSON.")
 @click.option("--no-bos", is_flag=True, help="Leave out the token that begins a text.")
 @click.option(
     "--parse-special", is_flag=True, help="Read text such as <|im_end|> as control tokens."
