@@ -29,6 +29,7 @@ VARIABLES: Mapping[str, str] = {
     "TMPDIR": "where the temporary folder is that stands in for a cache that cannot be written to "
     "(`TEMP` on Windows)",
     "XDG_CACHE_HOME": "on Linux, where the cache folder is made",
+    "XDG_DATA_HOME": "on Linux, where conversations of `chat --resume` are kept",
     "XDG_STATE_HOME": "on Linux, where the history of the chat is kept",
     "PIP_INDEX_URL": "where `pull smollm2` asks, as everything else that pip obeys",
     "HF_TOKEN": "log-in for the Hugging Face hub, as everything else that huggingface_hub obeys",
@@ -44,11 +45,15 @@ FILES: Mapping[str, str] = {
     "whoever converts, and the path of the source",
     "`CACHE/kernels/TIER-HASH/*.o`": "compiled kernels, a folder for each version and instruction "
     "set",
+    "`CACHE/chats/NAME.session`": "what a conversation of `chat --resume NAME` has computed",
     "`TMPDIR/edgellama-UID/`": "the same again, where CACHE cannot be written to",
+    "`DATA/chats/NAME.json`": "the messages of a conversation (`~/.local/share/edgellama` on "
+    "Linux), which nothing can make again, and its lock, `.NAME.lock`",
     "`STATE/history`": "what was typed in the chat (`~/.local/state/edgellama` on Linux)",
     "`OUTPUT.partial`, `OUTPUT.partial.journal`": "a conversion that runs or was stopped, beside "
     "its output; `edgellama convert --resume` goes on with it",
-    "`.FILE.PID.partial`": "an adapter or an importance matrix that is being written",
+    "`.FILE.PID.partial`": "an adapter, an importance matrix, a session or a conversation that is "
+    "being written",
 }
 COMPLETION = """Commands, options, names of models, types such as q4_k_m, and paths are completed
 once the shell has read what edgellama prints for it:
@@ -75,7 +80,7 @@ def render_page() -> str:
     parts.append("## Environment variables\n\n" + _table("name", variables))
     parts.append(
         "## Files that edgellama writes\n\nBesides the files that a command is asked for. CACHE is "
-        "the cache folder, `~/.cache/edgellama` on Linux.\nAll of it can be deleted at any time; "
+        "the cache folder, `~/.cache/edgellama` on Linux.\nAll of that can be deleted at any time; "
         "`edgellama list` and `edgellama clean` say what there is.\n\n" + _table("path", FILES)
     )
     parts.append("## Completion in a shell\n\n" + COMPLETION)
