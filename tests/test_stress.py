@@ -26,6 +26,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = write_tiny_llama(tmp_path_factory.mktemp("stress") / "tiny.gguf", MODEL)
     for kv_type in ("f16", "f32"):
         Llama(path, kv_type=kv_type).close()
+    Llama(path, exact=True).close()
     return path
 
 
@@ -45,6 +46,11 @@ def run(name: str, path: Path, seed: int = 0) -> None:
 def test_many_threads(path: Path) -> None:
     """Threads that start, cancel, drop and close what they share get the texts of one alone."""
     run("hammer", path)
+
+
+def test_many_sequences(path: Path) -> None:
+    """Texts that are forked, saved, loaded, cancelled and batched by threads stay what they are."""
+    run("sequences", path)
 
 
 @pytest.mark.slow

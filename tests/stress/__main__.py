@@ -14,9 +14,16 @@ from pathlib import Path
 from stress.crowd import crowd
 from stress.hammer import hammer
 from stress.interrupt import interrupt
+from stress.sequences import sequences
 from stress.thousand import thousand
 
-PROGRAMS = {"crowd": crowd, "hammer": hammer, "interrupt": interrupt, "thousand": thousand}
+PROGRAMS = {
+    "crowd": crowd,
+    "hammer": hammer,
+    "interrupt": interrupt,
+    "sequences": sequences,
+    "thousand": thousand,
+}
 PATIENCE_S = 120.0
 
 
