@@ -17,7 +17,7 @@ from reference.added_token_cases import CASES, NUM_ROWS, TEXTS, Case, write
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.vocabulary.added_tokens import AddedToken, added_tokens
 from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
-from edgellama.convert.vocabulary.vocabulary import Vocabulary
+from edgellama.convert.vocabulary.vocabulary import ConvertedVocabulary
 from edgellama.convert.vocabulary.vocabulary_source import read_vocabulary
 from edgellama.quant.errors import TokenizerError
 from edgellama.text.chat_template import ChatTemplate, encode_chat
@@ -38,13 +38,13 @@ def golden() -> dict[str, list[list[int]]]:
         return {str(n): rows[i * width : (i + 1) * width] for i, n in enumerate(arrays["names"])}
 
 
-def vocabulary(folder: Path, config: dict[str, Any] | None = None) -> Vocabulary:
+def vocabulary(folder: Path, config: dict[str, Any] | None = None) -> ConvertedVocabulary:
     """What converting the tokenizer in a folder gives."""
     settings = TokenizerSettings(folder, Fields(config or {}, "config.json"))
     return read_vocabulary(settings, NUM_ROWS, None, scaled_positions=False)
 
 
-def metadata_of(found: Vocabulary) -> dict[str, object]:
+def metadata_of(found: ConvertedVocabulary) -> dict[str, object]:
     """Metadata as a GGUF file would give them back."""
     return {key: item.value for key, item in found.items().items()}
 

@@ -26,7 +26,7 @@ from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.vocabulary.sentencepiece_file import read_sentencepiece
 from edgellama.convert.vocabulary.tiktoken_vocabulary import is_tiktoken, tiktoken_vocabulary
 from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
-from edgellama.convert.vocabulary.vocabulary import Vocabulary
+from edgellama.convert.vocabulary.vocabulary import ConvertedVocabulary
 from edgellama.convert.vocabulary.vocabulary_source import read_vocabulary
 from edgellama.quant.errors import (
     InvalidOptionError,
@@ -50,7 +50,7 @@ def vocabulary(
     config: dict[str, Any] | None = None,
     pre: str | None = None,
     scaled: bool = False,
-) -> Vocabulary:
+) -> ConvertedVocabulary:
     """The vocabulary of the files in a folder."""
     settings = TokenizerSettings(folder, Fields(config or {}, "config.json"))
     return read_vocabulary(settings, num_rows, pre, scaled_positions=scaled)
@@ -61,7 +61,7 @@ def values(items: dict[str, MetadataItem]) -> dict[str, object]:
     return {key: item.value for key, item in items.items()}
 
 
-def encoded(found: Vocabulary) -> list[list[int]]:
+def encoded(found: ConvertedVocabulary) -> list[list[int]]:
     """What our engine makes of the hard text with a vocabulary."""
     tokenizer = load_tokenizer(values(found.items()))
     return [tokenizer.encode(text, add_bos=False) for text in hard_text()]

@@ -49,7 +49,7 @@ class Name:
 
 
 @dataclass(frozen=True)
-class Vocabulary(Generic[Outside]):
+class PickleScope(Generic[Outside]):
     """What a pickle may refer to: ``names`` by "module.name", and values kept outside it."""
 
     names: Mapping[str, Name]
@@ -58,14 +58,14 @@ class Vocabulary(Generic[Outside]):
 
 
 def read_pickle(
-    path: Path, buffer: bytes | mmap, start: int, vocabulary: Vocabulary[Outside]
+    path: Path, buffer: bytes | mmap, start: int, scope: PickleScope[Outside]
 ) -> tuple[object, int]:
     """The value of the pickle at ``start`` in ``buffer``, and where it ends.
 
-    Raises ModelFileError, naming ``path``, for whatever ``vocabulary`` does not hold and for
+    Raises ModelFileError, naming ``path``, for whatever ``scope`` does not hold and for
     opcodes that torch does not write. Nothing that the pickle names is imported or called.
     """
-    machine = _Machine(buffer, start, vocabulary)
+    machine = _Machine(buffer, start, scope)
     try:
         return machine.run(), machine.position
     except PickleRefused as refusal:
@@ -82,10 +82,10 @@ class _Machine:
     struct.error.
     """
 
-    def __init__(self, buffer: bytes | mmap, start: int, vocabulary: Vocabulary[Any]) -> None:
+    def __init__(self, buffer: bytes | mmap, start: int, scope: PickleScope[Any]) -> None:
         self._buffer = buffer
         self._limit = min(len(buffer), start + MAX_PICKLE_BYTES)
-        self._vocabulary = vocabulary
+        self._scope = scope
         self._stack: list[object] = []
         self._marks: list[int] = []
         self._memo: dict[int, object] = {}
@@ -100,7 +100,7 @@ class _Machine:
             handler = _HANDLERS.get(opcode)
             if handler is None:
                 raise PickleRefused(
-                    f"the pickle uses opcode {_opcode_name(opcode)}", self._vocabulary.purpose
+                    f"the pickle uses opcode {_opcode_name(opcode)}", self._scope.purpose
                 )
             handler(self)
         raise PickleRefused("the pickle does not end", f"{MAX_OPERATIONS} operations")
@@ -142,9 +142,9 @@ class _Machine:
         if not isinstance(module, str) or not isinstance(name, str):
             raise TypeError
         text = f"{module}.{name}"
-        known = self._vocabulary.names.get(text)
+        known = self._scope.names.get(text)
         if known is None:
-            raise PickleRefused(f"the pickle names {_plain(text)}", self._vocabulary.purpose)
+            raise PickleRefused(f"the pickle names {_plain(text)}", self._scope.purpose)
         self._push(known)
 
     def mark(self) -> None:
@@ -234,7 +234,7 @@ class _Machine:
     def instance(self) -> None:
         """INST names a class as GLOBAL does, so that it is refused by name; torch never uses it."""
         self.name()
-        raise PickleRefused("the pickle uses opcode INST", self._vocabulary.purpose)
+        raise PickleRefused("the pickle uses opcode INST", self._scope.purpose)
 
     def reduce(self) -> None:
         arguments = self._stack.pop()
@@ -242,7 +242,7 @@ class _Machine:
         if not isinstance(arguments, tuple) or not isinstance(name, Name):
             raise TypeError
         if name.call is None:
-            raise PickleRefused(f"the pickle calls {name.text}", self._vocabulary.purpose)
+            raise PickleRefused(f"the pickle calls {name.text}", self._scope.purpose)
         self._push(name.call(arguments))
 
     def build(self) -> None:
@@ -252,7 +252,7 @@ class _Machine:
             raise TypeError
 
     def persistent(self) -> None:
-        self._push(self._vocabulary.persistent(self._stack.pop()))
+        self._push(self._scope.persistent(self._stack.pop()))
 
 
 def _plain(text: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from edgellama.convert.sources.pickle_machine import Name, PickleRefused, Vocabulary
+from edgellama.convert.sources.pickle_machine import Name, PickleRefused, PickleScope
 from edgellama.quant.error_text import shown
 
 MAX_DIMENSIONS = 8
@@ -153,7 +153,7 @@ def _ordered_dict(arguments: tuple[object, ...]) -> dict[object, object]:
     return {}
 
 
-TORCH_VOCABULARY = Vocabulary(
+TORCH_SCOPE = PickleScope(
     names=MappingProxyType(
         {
             name.text: name

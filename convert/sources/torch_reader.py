@@ -25,7 +25,7 @@ from edgellama.convert.sources.source_tensor import (
 )
 from edgellama.convert.sources.torch_pickle import (
     ELEMENT_BYTES,
-    TORCH_VOCABULARY,
+    TORCH_SCOPE,
     PickledTensor,
     Storage,
 )
@@ -101,7 +101,7 @@ def _open_archive(path: Path, buffer: mmap) -> tuple[object, _StorageBytes]:
     if place.num_bytes > MAX_PICKLE_BYTES:
         raise file_error(path, f"data.pkl has {place.num_bytes} bytes", f"{MAX_PICKLE_BYTES}")
     raw = buffer[place.start : place.start + place.num_bytes]
-    content, _ = read_pickle(path, raw, 0, TORCH_VOCABULARY)
+    content, _ = read_pickle(path, raw, 0, TORCH_SCOPE)
     mapped = np.frombuffer(buffer, np.uint8)
 
     def storage_bytes(storage: Storage) -> NDArray[np.uint8]:
@@ -120,16 +120,16 @@ def _open_legacy(path: Path, buffer: mmap) -> tuple[object, _StorageBytes]:
     storages: dict[str, Storage] = {}
 
     def note(value: object) -> Storage:
-        storage = TORCH_VOCABULARY.persistent(value)
+        storage = TORCH_SCOPE.persistent(value)
         if storages.setdefault(storage.key, storage) != storage:
             raise file_error(path, f"storage {shown(storage.key)} has two sizes", "one size")
         return storage
 
-    vocabulary = replace(TORCH_VOCABULARY, persistent=note)
+    scope = replace(TORCH_SCOPE, persistent=note)
     values: list[object] = []
     position = 0
     for _ in range(5):
-        value, position = read_pickle(path, buffer, position, vocabulary)
+        value, position = read_pickle(path, buffer, position, scope)
         values.append(value)
         if values[0] != _LEGACY_MAGIC:
             raise file_error(path, "is a pickle, but none of torch.save", _WAY_OUT)

@@ -15,9 +15,9 @@ from edgellama.convert.vocabulary.tokenizer_settings import (
 )
 from edgellama.convert.vocabulary.vocabulary import (
     MAX_TOKENS,
+    ConvertedVocabulary,
     Token,
     TokenTable,
-    Vocabulary,
 )
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError
@@ -27,7 +27,9 @@ from edgellama.quant.vocabulary.vocabulary import TokenType
 _SPACE_STAND_IN = "\u0120"
 
 
-def bpe_vocabulary(settings: TokenizerSettings, num_rows: int, pre: str | None) -> Vocabulary:
+def bpe_vocabulary(
+    settings: TokenizerSettings, num_rows: int, pre: str | None
+) -> ConvertedVocabulary:
     """What GGUF holds of the tokenizer; ``pre`` as in split_pattern_name."""
     tokenizer = settings.tokenizer
     name = split_pattern_name(tokenizer, pre)
@@ -44,7 +46,7 @@ def bpe_vocabulary(settings: TokenizerSettings, num_rows: int, pre: str | None) 
     ids = special_ids(settings, {token.text: index for index, token in enumerate(tokens)}, {})
     # What the vocabulary proper lacks is never made of a word that is left in the text.
     beside = [i for i, token in user_defined(tokens) if token.text not in entries]
-    return Vocabulary(
+    return ConvertedVocabulary(
         model="gpt2",
         pre=name,
         tokens=[token.text for token in tokens],

@@ -19,7 +19,7 @@ from edgellama.convert.vocabulary.sentencepiece_vocabulary import add_tokens, ad
 from edgellama.convert.vocabulary.sequence_ends import bos_and_eos
 from edgellama.convert.vocabulary.space_steps import TextRules, UnknownStep, text_rules
 from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings, special_ids
-from edgellama.convert.vocabulary.vocabulary import Token, TokenTable, Vocabulary
+from edgellama.convert.vocabulary.vocabulary import ConvertedVocabulary, Token, TokenTable
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.vocabulary.vocabulary import TokenType
@@ -40,7 +40,9 @@ def is_fast_sentencepiece(tokenizer: Fields) -> bool:
     return model.text("type") in ("BPE", None) and model.flag("byte_fallback", False)
 
 
-def fast_sentencepiece_vocabulary(settings: TokenizerSettings, num_rows: int) -> Vocabulary:
+def fast_sentencepiece_vocabulary(
+    settings: TokenizerSettings, num_rows: int
+) -> ConvertedVocabulary:
     """What GGUF holds of the tokenizer; UnsupportedModelError where scores cannot say the same."""
     tokenizer = settings.tokenizer
     model = tokenizer.fields("model")
@@ -64,7 +66,7 @@ def fast_sentencepiece_vocabulary(settings: TokenizerSettings, num_rows: int) ->
     ids_by_text = {token.text: index for index, token in enumerate(tokens)}
     own = {role: ids_by_text[text] for role, text in ROLES.items() if text in ids_by_text}
     ids = special_ids(settings, ids_by_text, own | {"unknown": ids_by_text.get(unknown, 0)})
-    return Vocabulary(
+    return ConvertedVocabulary(
         model="llama",
         pre="default",
         tokens=[token.text for token in tokens],

@@ -21,9 +21,9 @@ from edgellama.convert.vocabulary.tokenizer_settings import (
 )
 from edgellama.convert.vocabulary.vocabulary import (
     ADDED_SCORE,
+    ConvertedVocabulary,
     Token,
     TokenTable,
-    Vocabulary,
 )
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
@@ -37,7 +37,7 @@ _KEPT = (TokenType.UNKNOWN, TokenType.BYTE)
 
 def sentencepiece_vocabulary(
     model: SentencePieceFile, settings: TokenizerSettings, num_rows: int
-) -> Vocabulary:
+) -> ConvertedVocabulary:
     """What GGUF holds of the model; UnsupportedModelError for a kind that chooses words."""
     kind = _MODELS.get(model.model_type)
     if kind is None:
@@ -55,7 +55,7 @@ def sentencepiece_vocabulary(
     tokens = table.finished(num_rows)
     ids_by_text = {token.text: index for index, token in enumerate(tokens)}
     ids = special_ids(settings, ids_by_text, model.special_ids)
-    return Vocabulary(
+    return ConvertedVocabulary(
         model=kind,
         pre="default",
         tokens=[token.text for token in tokens],

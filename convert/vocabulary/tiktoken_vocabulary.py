@@ -17,9 +17,9 @@ from edgellama.convert.vocabulary.split_pattern_names import checked_name
 from edgellama.convert.vocabulary.tokenizer_settings import well_known_ids
 from edgellama.convert.vocabulary.vocabulary import (
     MAX_TOKENS,
+    ConvertedVocabulary,
     Token,
     TokenTable,
-    Vocabulary,
 )
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError
@@ -56,7 +56,7 @@ def is_tiktoken(path: Path) -> bool:
 
 def tiktoken_vocabulary(
     path: Path, num_rows: int, pre: str | None, *, scaled_positions: bool
-) -> Vocabulary:
+) -> ConvertedVocabulary:
     """What GGUF holds of the tokenizer.
 
     ``scaled_positions``: whether the model scales positions, as Llama 3.1 and its successors do;
@@ -73,7 +73,7 @@ def tiktoken_vocabulary(
     ids_by_text = {token.text: index for index, token in enumerate(tokens)}
     roles = {"bos": BOS, "eos": EOS, "padding": PADDING}
     ids = {role: ids_by_text[text] for role, text in roles.items() if text in ids_by_text}
-    return Vocabulary(
+    return ConvertedVocabulary(
         model="gpt2",
         pre="llama-bpe" if pre is None else checked_name(pre),
         tokens=[token.text for token in tokens],

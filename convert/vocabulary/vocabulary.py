@@ -34,7 +34,7 @@ _DROPPABLE = (TokenType.CONTROL, TokenType.USER_DEFINED, TokenType.UNUSED)
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class ConvertedVocabulary:
     """Everything under ``tokenizer.ggml.``; tokens, types and scores go by token id.
 
     ``model`` is "llama" (SentencePiece BPE), "t5" (SentencePiece unigram) or "gpt2" (byte-level

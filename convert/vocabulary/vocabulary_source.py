@@ -14,7 +14,7 @@ from edgellama.convert.vocabulary.sentencepiece_vocabulary import sentencepiece_
 from edgellama.convert.vocabulary.split_pattern_names import is_byte_level
 from edgellama.convert.vocabulary.tiktoken_vocabulary import is_tiktoken, tiktoken_vocabulary
 from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
-from edgellama.convert.vocabulary.vocabulary import Vocabulary
+from edgellama.convert.vocabulary.vocabulary import ConvertedVocabulary
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError, UnsupportedModelError
 
@@ -25,7 +25,7 @@ MODEL_FILES = (MODEL_FILE, "tokenizer.model.v3", "tokenizer.model.v2", "tokenize
 
 def read_vocabulary(
     settings: TokenizerSettings, num_rows: int, pre: str | None, *, scaled_positions: bool
-) -> Vocabulary:
+) -> ConvertedVocabulary:
     """The vocabulary of the checkpoint in a folder, one token for each row of the embedding.
 
     A SentencePiece model goes before ``tokenizer.json``, as it is what the model was trained
@@ -54,7 +54,9 @@ def _model_file(folder: Path) -> Path | None:
     return next((path for path in places if path.is_file()), None)
 
 
-def _from_tokenizer_json(settings: TokenizerSettings, num_rows: int, pre: str | None) -> Vocabulary:
+def _from_tokenizer_json(
+    settings: TokenizerSettings, num_rows: int, pre: str | None
+) -> ConvertedVocabulary:
     tokenizer = settings.tokenizer
     if is_fast_sentencepiece(tokenizer):
         _refuse_pre(Path(tokenizer.source), pre)
