@@ -21,6 +21,9 @@ MAX_PACKED_SUM = (1 << 15) - 1
 QUARTERS, PAIRS, IN_ORDER = 0, 1, 2
 BLOCK_ORDERS = ((0, 4, 1, 5, 2, 6, 3, 7), (0, 2, 1, 3, 4, 6, 5, 7), (0, 1, 2, 3, 4, 5, 6, 7))
 """Orders in which formats hold the eight blocks of 32 weights of a super-block."""
+IQ4_CODEBOOK = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+"""What the four bits of IQ4_NL and IQ4_XS stand for, closer together around zero: ggml's
+``kvalues_iq4nl``."""
 
 
 @dataclass(frozen=True)

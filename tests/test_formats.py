@@ -3,8 +3,29 @@
 import pytest
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from edgellama.kernels_cpu.layouts import (
+    BLOCK,
+    RECORD_BYTES,
+    gemm_scratch_bytes,
+    panel_scale_bytes,
+    panel_scales_at,
+    records_bytes,
+)
+from edgellama.kernels_cpu.signatures import KERNELS, ONE_THREAD_SIGNATURES, SIGNATURES, Kernel
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, ModelFileError
-from edgellama.quant.formats import FORMATS_BY_ID, FORMATS_BY_NAME, RETIRED_FORMATS, Format
+from edgellama.quant.formats import (
+    BLOCK_ORDERS,
+    FLOAT_FORMATS,
+    FORMATS_BY_ID,
+    FORMATS_BY_NAME,
+    QUANTIZED_FORMATS,
+    RETIRED_FORMATS,
+    WRITABLE_FORMATS,
+    Format,
+    Quants,
+    centre_of_order,
+    orders_of,
+)
 
 
 def test_table_equals_ggml() -> None:
@@ -54,3 +75,58 @@ def test_context_length_error_carries_the_counts() -> None:
     error = ContextLengthError("too long", 10, 8)
     assert isinstance(error, EdgellamaError)
     assert (str(error), error.prompt_tokens, error.context_length) == ("too long", 10, 8)
+
+
+def test_centres_are_half_the_range_or_nothing() -> None:
+    """What products are made without is half the quants' range, or nothing beside a minimum whose
+    products fit 16 bits."""
+    centres = {name: FORMATS_BY_NAME[name].quants for name in QUANTIZED_FORMATS}
+    assert {name: quants.centre for name, quants in centres.items() if quants} == {
+        "Q4_0": 8, "Q4_1": 0, "Q5_0": 16, "Q5_1": 16, "Q8_0": 128, "Q2_K": 0, "Q3_K": 4,
+        "Q4_K": 0, "Q5_K": 16, "Q6_K": 32, "IQ4_NL": 128, "IQ4_XS": 128,
+    }  # fmt: skip
+    assert [centre_of_order(order) for order in range(len(BLOCK_ORDERS))] == [4, 0, 32]
+
+
+def test_orders_are_a_bit_each() -> None:
+    """Formats that hold their quants in an order ask for it, others for none."""
+    assert orders_of(["Q4_0", "F16", "IQ4_XS"]) == 0
+    assert orders_of(["Q3_K", "Q2_K"]) == 1
+    assert orders_of(QUANTIZED_FORMATS) == 7
+    assert all(sorted(order) == list(range(8)) for order in BLOCK_ORDERS)
+
+
+@pytest.mark.parametrize(
+    "quants", [{"bits": 9, "group_size": 32}, {"bits": 4, "group_size": 8}, {"bits": 4, "order": 3}]
+)
+def test_impossible_quants_are_refused(quants: dict[str, int]) -> None:
+    """Bits, group sizes and orders that no kernel could read are errors."""
+    with pytest.raises(ValueError, match="impossible"):
+        Quants(**{"group_size": 32, **quants})
+
+
+def test_every_format_has_its_kernels() -> None:
+    """What can be read has a kernel for each way, and what can be written one for each writer."""
+    for name in (*FLOAT_FORMATS, *QUANTIZED_FORMATS):
+        assert {Kernel(family, (name,)) for family in ("gemv", "gemm", "embed")} <= set(SIGNATURES)
+    for name in WRITABLE_FORMATS:
+        writers = {w for w in FORMATS_BY_NAME[name].writers if w != "copy"}
+        assert {Kernel(writer, (name,)) for writer in writers} <= set(ONE_THREAD_SIGNATURES)
+
+
+def test_names_of_kernels_tell_them_apart() -> None:
+    """No two kernels share a file or a symbol."""
+    assert len(KERNELS) == len(SIGNATURES) + len(ONE_THREAD_SIGNATURES)
+    assert all(kernel.name == name and name.isidentifier() for name, kernel in KERNELS.items())
+
+
+@pytest.mark.parametrize("columns", [32, 96, 256, 4096, 11008])
+def test_activations_and_panels_have_room(columns: int) -> None:
+    """A token's records are whole vectors, and a panel of any format fits the scratch."""
+    assert records_bytes(columns) >= columns // BLOCK * RECORD_BYTES
+    assert records_bytes(columns) % 8 == 0
+    for panel_rows in (8, 16, 32):
+        for group_size in (16, 32):
+            scales = panel_scale_bytes(panel_rows, columns // group_size)
+            end = panel_scales_at(panel_rows, columns) + 2 * scales
+            assert end < gemm_scratch_bytes(panel_rows, columns, columns)

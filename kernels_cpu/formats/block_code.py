@@ -45,30 +45,17 @@ class SuperBlock:
     first_minimum: int = 0
 
 
-@dataclass(frozen=True)
-class BlockCode:
-    """The functions that read one format, ``quant.formats``' record of it, for kernels to call.
+def numbers_of(tensor_format: Format) -> Quants:
+    """What the numbers of a quantized format mean."""
+    assert tensor_format.quants is not None, tensor_format
+    return tensor_format.quants
 
-    ``quants[half](row, block, like)``: the bytes of the first or last 16 weights of every block,
-    unsigned, or ``as_weights`` where they are ``wide`` (eight bits).
-    ``scale[half](row, block, like)`` and ``minimum[half](row, block, like, scale)``: f32, four
-    lanes a block; the halves share them where the group size is 32 rather than 16. Wide weights
-    are ``negatable`` if none is -128.
-    """
+
+@dataclass(frozen=True)
+class FormatCode:
+    """Functions that read a format, and what its record says of its numbers."""
 
     format: Format
-    quants: tuple[Reader, Reader]
-    scale: tuple[Reader, Reader]
-    minimum: tuple[Reader, Reader]
-    super_block: SuperBlock | None = None
-    is_negatable: bool = False
-
-    def __post_init__(self) -> None:
-        """Check that the eight products of a lane fit into 16 bits."""
-        farthest = max(self.centre, self.numbers.largest - self.centre)
-        is_packed = self.super_block is None and not self.is_wide
-        if is_packed and 8 * 127 * farthest >= 1 << 15:
-            raise ValueError(f"quants of {self.format!r} overflow")
 
     @property
     def numbers(self) -> Quants:
@@ -86,20 +73,39 @@ class BlockCode:
         return self.numbers.has_minimum
 
     @property
-    def centre(self) -> int:
-        """What is taken off every quant, where that is all that the minimum does."""
-        return 0 if self.has_minimum else self.numbers.centre
-
-    @property
     def is_wide(self) -> bool:
         """Whether weights have eight bits."""
         return self.numbers.is_wide
 
 
-def numbers_of(tensor_format: Format) -> Quants:
-    """What the numbers of a quantized format mean."""
-    assert tensor_format.quants is not None, tensor_format
-    return tensor_format.quants
+@dataclass(frozen=True)
+class BlockCode(FormatCode):
+    """The functions that read one format, to be called from kernels.
+
+    ``quants[half](row, block, like)``: the bytes of the first or last 16 weights of every block,
+    unsigned, or ``as_weights`` where they are ``wide`` (eight bits).
+    ``scale[half](row, block, like)`` and ``minimum[half](row, block, like, scale)``: f32, four
+    lanes a block; the halves share them where the group size is 32 rather than 16. Wide weights
+    are ``negatable`` if none is -128.
+    """
+
+    quants: tuple[Reader, Reader]
+    scale: tuple[Reader, Reader]
+    minimum: tuple[Reader, Reader]
+    super_block: SuperBlock | None = None
+    is_negatable: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that the eight products of a lane fit into 16 bits."""
+        farthest = max(self.centre, self.numbers.largest - self.centre)
+        is_packed = self.super_block is None and not self.is_wide
+        if is_packed and 8 * 127 * farthest >= 1 << 15:
+            raise ValueError(f"quants of {self.format!r} overflow")
+
+    @property
+    def centre(self) -> int:
+        """What is taken off every quant, where that is all that the minimum does."""
+        return 0 if self.has_minimum else self.numbers.centre
 
 
 def constant(number: float) -> Reader:

@@ -23,10 +23,9 @@ from edgellama.kernels_cpu.simd.integers import (
 )
 from edgellama.kernels_cpu.simd.vectors import read_u16, read_u32
 from edgellama.kernels_cpu.simd.weight_bytes import define_look_up
+from edgellama.quant.formats import IQ4_CODEBOOK
 
-TABLE = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-"""ggml's ``kvalues_iq4nl``."""
-look_up = define_look_up(TABLE)
+look_up = define_look_up(IQ4_CODEBOOK)
 
 
 # IQ4_NL: half d; 16 bytes of nibbles, the low ones first; weight = table[q] * d
@@ -83,7 +82,7 @@ def iq4_xs_factors(base):
     return factor, factor
 
 
-IS_NEGATABLE = min(TABLE) > -128
+IS_NEGATABLE = min(IQ4_CODEBOOK) > -128
 I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {
         "IQ4_NL": offset_code(

@@ -11,22 +11,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgellama.kernels_cpu.formats.block_code import Reader, numbers_of
+from edgellama.kernels_cpu.formats.block_code import FormatCode, Reader
 from edgellama.kernels_cpu.layouts import BLOCK, HALVES, SUPER_BLOCK
 from edgellama.kernels_cpu.simd.arithmetic import fma
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.integers import merge
 from edgellama.kernels_cpu.simd.rows_in_lanes import bits_at
 from edgellama.kernels_cpu.simd.vectors import f32_zeros, lane_count, load_f32, splat_f32, store
-from edgellama.quant.formats import MAX_PACKED_SUM, Format, Quants
+from edgellama.quant.formats import MAX_PACKED_SUM
 
 MINIMUMS_AT, SPARE_AT, ROOM_VECTORS = HALVES, 2 * HALVES, 2 * HALVES + SUPER_BLOCK
 """Of ``room``, in vectors: where minimums begin, and what a format leaves for itself."""
 
 
 @dataclass(frozen=True)
-class PanelCode:
-    """The functions that read rows of one format side by side, for kernels to call.
+class PanelCode(FormatCode):
+    """The functions that read rows of one format side by side, to be called from kernels.
 
     ``scales(base, steps, num_blocks, room)`` leaves f32 vectors with the scale of every group of
     weights of the segment at ``base``, and with the minimum if there is one.
@@ -35,7 +35,6 @@ class PanelCode:
     every lane. The first is ``first_half(part)``, the next ones ``half_step`` behind each other.
     """
 
-    format: Format
     num_parts: int
     scales: Reader
     quants: Reader
@@ -49,32 +48,12 @@ class PanelCode:
             raise ValueError(f"quants of {self.format!r} overflow in groups")
 
     @property
-    def numbers(self) -> Quants:
-        """What the numbers of the format's blocks mean."""
-        return numbers_of(self.format)
-
-    @property
-    def group_size(self) -> int:
-        """Weights that share a scale."""
-        return self.numbers.group_size
-
-    @property
-    def has_minimum(self) -> bool:
-        """Whether a group has a minimum of its own."""
-        return self.numbers.has_minimum
-
-    @property
     def centre(self) -> int:
         """What the matrix kernels take off every quant.
 
         With a minimum that keeps sums small, and else it is all that the minimum does.
         """
         return self.numbers.centre
-
-    @property
-    def is_wide(self) -> bool:
-        """Whether weights have eight bits."""
-        return self.numbers.is_wide
 
     @property
     def segment_bytes(self) -> int:

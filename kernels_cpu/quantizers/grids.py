@@ -12,9 +12,7 @@ from edgellama.kernels_cpu.quantizers.scale_search import nearest_whole
 from edgellama.kernels_cpu.simd import operators  # noqa: F401
 from edgellama.kernels_cpu.simd.device import exact_device
 from edgellama.kernels_cpu.simd.rounding import define_codebook, truncate
-
-IQ4_VALUES = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-"""ggml's ``kvalues_iq4nl``: closer together around zero."""
+from edgellama.quant.formats import IQ4_CODEBOOK
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ def symmetric_number(t, half):
     return truncate(nearest_symmetric(t, half) + half)
 
 
-nearest_value, value_number = define_codebook(IQ4_VALUES)
+nearest_value, value_number = define_codebook(IQ4_CODEBOOK)
 
 
 @exact_device
