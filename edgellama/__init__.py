@@ -11,6 +11,7 @@ Names are imported when they are first used, so that importing the package costs
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from edgellama.engine.adapter import Adapter
     from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
@@ -47,6 +48,7 @@ __version__ = "0.1.0"
 """The version of this package, as ``pip show edgellama`` tells it."""
 
 _MODULES = {
+    "Adapter": "edgellama.engine.adapter",
     "CacheError": "edgellama.quant.errors",
     "CancelToken": "edgellama.engine.cancellation",
     "ChatTemplate": "edgellama.text.chat_template",
@@ -82,6 +84,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "Adapter",
     "CacheError",
     "CancelToken",
     "ChatTemplate",

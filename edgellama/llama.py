@@ -40,6 +40,8 @@ from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from edgellama.engine.adapter import Adapter
+    from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.quant.model_config import ModelConfig
 
 __all__ = ["Chunk", "Conversation", "Generation", "Llama", "Session", "Statistics", "Stream"]
@@ -199,6 +201,7 @@ class Llama:
         max_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
         parse_special: bool = False,
+        adapters: AdapterScales | None = None,
         **sampling: Unpack[SamplingArguments],
     ) -> Generation:
         """Go on with a text, in a session of its own, and wait for the end.
@@ -210,6 +213,8 @@ class Llama:
             stop: A string, or several, before which the text ends. None (the default) is none.
             parse_special: Read control tokens such as "<|im_end|>" in a text. False (the
                 default) keeps them as text.
+            adapters: Loaded adapters, or their names, with scales, such as ``{"french": 0.5}``.
+                None (the default) is none.
             sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
 
         Returns:
@@ -228,7 +233,12 @@ class Llama:
             'length'
         """
         return self.stream(
-            prompt, max_tokens=max_tokens, stop=stop, parse_special=parse_special, **sampling
+            prompt,
+            max_tokens=max_tokens,
+            stop=stop,
+            parse_special=parse_special,
+            adapters=adapters,
+            **sampling,
         ).wait()
 
     def stream(
@@ -238,6 +248,7 @@ class Llama:
         max_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
         parse_special: bool = False,
+        adapters: AdapterScales | None = None,
         **sampling: Unpack[SamplingArguments],
     ) -> Stream:
         """Go on with a text, piece by piece, in a session of its own.
@@ -249,6 +260,8 @@ class Llama:
             stop: A string, or several, before which the text ends. None (the default) is none.
             parse_special: Read control tokens such as "<|im_end|>" in a text. False (the
                 default) keeps them as text.
+            adapters: Loaded adapters, or their names, with scales, such as ``{"french": 0.5}``.
+                None (the default) is none.
             sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
 
         Returns:
@@ -269,7 +282,12 @@ class Llama:
             True
         """
         return self.session().stream(
-            prompt, max_tokens=max_tokens, stop=stop, parse_special=parse_special, **sampling
+            prompt,
+            max_tokens=max_tokens,
+            stop=stop,
+            parse_special=parse_special,
+            adapters=adapters,
+            **sampling,
         )
 
     def generate_batch(
@@ -280,6 +298,7 @@ class Llama:
         stop: str | Sequence[str] | None = None,
         parse_special: bool = False,
         template: str | None = None,
+        adapters: AdapterScales | None = None,
         width: int = DEFAULT_WIDTH,
         on_error: OnError | None = None,
         **sampling: Unpack[SamplingArguments],
@@ -301,6 +320,8 @@ class Llama:
                 keeps them as text.
             template: Chat format of ``messages``: the name of a published one or Jinja source.
                 None (the default) is the file's.
+            adapters: Loaded adapters, or their names, with scales, such as ``{"french": 0.5}``.
+                None (the default) is none.
             width: How many are computed together at most, from 1; 32 by default.
             on_error: Called as ``on_error(index, error)`` for prompts that cannot run, such as
                 ones longer than the context. None (the default) raises the first such error.
@@ -329,7 +350,13 @@ class Llama:
             self.tokenizer,
             cache(partial(self._chat_template, template)),
             self.sampling_defaults or CHAT_SAMPLING,
-            {"max_tokens": max_tokens, "stop": stop, "parse_special": parse_special, **sampling},
+            {
+                "max_tokens": max_tokens,
+                "stop": stop,
+                "parse_special": parse_special,
+                "adapters": adapters,
+                **sampling,
+            },
         )
         return Batch(
             self._engine,
@@ -363,10 +390,10 @@ class Llama:
             when_full: What happens once the messages fill the context: "drop" (the default)
                 leaves the oldest turns out, "stop" gives empty replies, "error" raises
                 ContextLengthError.
-            options: For every reply: ``max_tokens``, ``stop`` and the fields of SamplingOptions.
-                Sampling that is not given is what the file recommends (``sampling_defaults``);
-                where it recommends nothing, a repetition penalty of 1.1 and DRY keep small models
-                from looping.
+            options: For every reply: ``max_tokens``, ``stop``, ``adapters`` (loaded ones, or their
+                names, with scales) and the fields of SamplingOptions. Sampling that is not given
+                is what the file recommends (``sampling_defaults``); where it recommends nothing, a
+                repetition penalty of 1.1 and DRY keep small models from looping.
 
         Returns:
             The conversation, a context manager; closing it gives its memory back.
@@ -389,6 +416,7 @@ class Llama:
         """
         options = {**(self.sampling_defaults or CHAT_SAMPLING), **options}
         chosen = self._chat_template(template)
+        self._engine.adapters.adapter_set(options.get("adapters"))
         return Conversation(
             self.session(),
             self.tokenizer,
@@ -399,18 +427,78 @@ class Llama:
             **options,
         )
 
-    def session(self, *, context_length: int | None = None) -> Session:
+    def load_adapter(self, path: str | os.PathLike[str], *, name: str | None = None) -> Adapter:
+        """Make a LoRA adapter ready for texts; the model itself stays as it is.
+
+        The file stays mapped, as the model's does. ``adapters=`` of sessions and of single texts
+        then takes the adapter, with a scale, beside any number of others.
+
+        Arguments:
+            path: What ``edgellama convert-lora`` writes, or llama.cpp's converter.
+            name: What it is called in ``adapters=``. None (the default) is the file's name
+                without its ending.
+
+        Returns:
+            The adapter, with its ``name``, ``ranks`` and ``num_matrices``.
+
+        Raises:
+            ModelNotFoundError: No such file.
+            ModelFileError: The file is damaged, or an adapter of another model.
+            UnsupportedModelError: It is no plain LoRA adapter of a Llama.
+            InvalidOptionError: The name is taken.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2") as llama:  # doctest: +SKIP
+            ...     french = llama.load_adapter("french.gguf")
+            ...     text = llama.generate("Once upon", adapters={french: 0.8}).text
+        """
+        with self._sessions_lock:
+            if self._closed:
+                raise EdgellamaError("this model is closed")
+        return self._engine.adapters.load(path, name)
+
+    def unload_adapter(self, adapter: Adapter | str) -> None:
+        """Let go of an adapter, whose name is free then.
+
+        Texts that use it go on; its memory is given back with the last of them.
+
+        Arguments:
+            adapter: What ``load_adapter`` returned, or its name.
+
+        Raises:
+            InvalidOptionError: No such adapter is loaded.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2") as llama:  # doctest: +SKIP
+            ...     llama.load_adapter("french.gguf")
+            ...     llama.unload_adapter("french")
+        """
+        self._engine.adapters.unload(adapter)
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """The adapters that are loaded, by name."""
+        return self._engine.adapters.loaded
+
+    def session(
+        self, *, context_length: int | None = None, adapters: AdapterScales | None = None
+    ) -> Session:
         """A new session: a KV cache of its own, which keeps what it has seen between calls.
 
         Arguments:
             context_length: Tokens that it holds, from 1. None (the default) is the model's
                 ``context_length`` as loaded.
+            adapters: Loaded adapters, or their names, with scales, such as ``{"french": 0.5}``,
+                for all its texts; ``session.adapters`` changes them. None (the default) is none.
 
         Returns:
             The session, a context manager; closing it gives its memory back.
 
         Raises:
-            InvalidOptionError: A length below 1.
+            InvalidOptionError: A length below 1, an adapter that is not loaded.
             EdgellamaError: The model is closed.
 
         Example:
@@ -429,6 +517,7 @@ class Llama:
                 self.tokenizer,
                 context_length=self._context_length if context_length is None else context_length,
                 kv_type=self._kv_type,
+                adapters=adapters,
                 siblings=self._sessions,
             )
         return session
@@ -493,6 +582,7 @@ class Llama:
         path: str | os.PathLike[str],
         *,
         context_length: int | None = None,
+        adapters: AdapterScales | None = None,
         verify: bool = False,
     ) -> Session:
         """A session that goes on where a saved one was, at once.
@@ -501,6 +591,8 @@ class Llama:
             path: What ``Session.save`` wrote, for the same model and KV type, on any CPU.
             context_length: Tokens that it holds, from 1. None (the default) is the model's
                 ``context_length`` as loaded.
+            adapters: Those that it was saved with, as for a new session, with the same scales.
+                None (the default) is none.
             verify: Read all keys and values at once and compare their checksums. False (the
                 default) takes them as they are: damaged ones change texts, nothing else.
 
@@ -509,7 +601,8 @@ class Llama:
             there.
 
         Raises:
-            SessionFileError: No such file, a damaged one, or one of another model or KV type.
+            SessionFileError: No such file, a damaged one, or one of another model, KV type or
+                adapters.
             ContextLengthError: It has more tokens than the context.
             OSError: It cannot be read.
             EdgellamaError: The model is closed.
@@ -527,7 +620,7 @@ class Llama:
             ...         len(session.tokens) >= first.prompt_tokens
             True
         """
-        session = self.session(context_length=context_length)
+        session = self.session(context_length=context_length, adapters=adapters)
         try:
             session.load(path, verify=verify)
         except BaseException:

@@ -53,8 +53,16 @@ class LowRank:
 class Adapter:
     """An adapter of one loaded model; ``Llama.load_adapter`` makes it.
 
-    ``name``: what it is called in ``adapters=``. ``ranks``: those of its pairs, each once.
-    ``digest`` stands for all that the file says.
+    ``name``: what it is called in ``adapters=``. ``path``: its file, whose factors take
+    ``num_bytes``. ``pairs``: them by the names of the model's matrices. ``ranks``: those of its
+    pairs, each once. ``digest`` stands for all that the file says.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2") as llama:  # doctest: +SKIP
+        ...     french = llama.load_adapter("french.gguf")
+        ...     french.num_matrices, french.ranks
+        (210, (16,))
     """
 
     name: str

@@ -17,7 +17,9 @@ from edgellama.quant.gguf.adapter_file import read_adapter
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.model_config import ModelConfig
 
-AdapterScales: TypeAlias = Mapping["Adapter | str", float]
+AdapterScales: TypeAlias = (
+    Mapping[Adapter, float] | Mapping[str, float] | Mapping[Adapter | str, float]
+)
 """Adapters, or their names, with the scale of each."""
 
 
@@ -71,14 +73,16 @@ class AdapterShelf:
         with self._lock:
             self._adapters.pop(found.name, None)
 
-    def adapter_set(self, scales: AdapterScales | None) -> AdapterSet:
-        """The adapters with their scales, those with 0 left out.
+    def adapter_set(self, scales: AdapterScales | AdapterSet | None) -> AdapterSet:
+        """The adapters with their scales, those with 0 left out; a set is there already.
 
         InvalidOptionError for an adapter that is not loaded here, and for scales that are no
         numbers.
         """
         if not scales:
             return NO_ADAPTERS
+        if isinstance(scales, AdapterSet):
+            return scales
         if not isinstance(scales, Mapping):
             raise InvalidOptionError(
                 f"adapters is {scales!r:.80}; allowed: a dictionary of adapters, or their names, "

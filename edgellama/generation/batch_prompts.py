@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 BatchPrompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
 """A text, token ids, or ``{"prompt": ..., "max_tokens": 8}``, ``{"messages": [...]}``."""
 PROMPT_KEYS = ("prompt", "messages")
-OPTION_KEYS = ("max_tokens", "stop", "parse_special", *SamplingArguments.__annotations__)
+OPTION_KEYS = (
+    "max_tokens",
+    "stop",
+    "parse_special",
+    "adapters",
+    *SamplingArguments.__annotations__,
+)
 
 
 class BatchPrompts:
@@ -90,6 +96,7 @@ class BatchPrompts:
             max_tokens=options.get("max_tokens"),
             stop=(*stop_strings(options.get("stop")), *stop),
             continuation=continuation,
+            adapters=options.get("adapters"),
         )
 
 

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.arguments import stop_strings
 from edgellama.generation.conversation_file import SavedMessages, read_messages, write_messages
@@ -44,11 +45,13 @@ class ReplyOptions(SamplingArguments, total=False):
     """What a reply may be told, as keyword arguments; what is left out has its default.
 
     ``max_tokens`` None (the default) means until the model ends its turn or the context is
-    full; ``stop`` ends the reply before a string or any of several, None before none.
+    full; ``stop`` ends the reply before a string or any of several, None before none;
+    ``adapters`` are loaded ones, or their names, with scales, None are the session's.
     """
 
     max_tokens: int | None
     stop: str | Sequence[str] | None
+    adapters: AdapterScales | None
 
 
 class Conversation:
@@ -173,7 +176,8 @@ class Conversation:
             text: The message: a string, or text parts such as
                 ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
             options: ``max_tokens`` (from 1; None is no limit), ``stop`` (a string, several, or
-                None) and the fields of SamplingOptions, each in place of the conversation's.
+                None), ``adapters`` and the fields of SamplingOptions, each in place of the
+                conversation's.
 
         Returns:
             The reply's text and tokens, why it ended, and counts and seconds.
@@ -204,7 +208,8 @@ class Conversation:
             text: The message: a string, or text parts such as
                 ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
             options: ``max_tokens`` (from 1; None is no limit), ``stop`` (a string, several, or
-                None) and the fields of SamplingOptions, each in place of the conversation's.
+                None), ``adapters`` and the fields of SamplingOptions, each in place of the
+                conversation's.
 
         Returns:
             An iterator of chunks, and a context manager; ``result`` then is the whole.
@@ -235,7 +240,8 @@ class Conversation:
 
         Arguments:
             options: ``max_tokens`` (from 1; None is no limit), ``stop`` (a string, several, or
-                None) and the fields of SamplingOptions, each in place of the conversation's.
+                None), ``adapters`` and the fields of SamplingOptions, each in place of the
+                conversation's.
 
         Returns:
             An iterator of chunks, and a context manager; ``result`` then is the whole.
@@ -413,12 +419,14 @@ class Conversation:
     ) -> Request:
         given: dict[str, Any] = {**(self._options if defaults is None else defaults), **options}
         max_tokens, stop = given.pop("max_tokens", None), given.pop("stop", None)
+        adapters = given.pop("adapters", None)
         return Request(
             prompt=prompt,
             sampling=SamplingOptions(**given),
             max_tokens=max_tokens,
             stop=(*stop_strings(stop), *self._template.stop),
             continuation=False,
+            adapters=adapters,
         )
 
     @property

@@ -13,6 +13,7 @@ from numbers import Integral
 from time import perf_counter
 from typing import TYPE_CHECKING
 
+from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.generation.results import Chunk, FinishReason, Generation, Statistics
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.sampling.filters import Logits
@@ -22,6 +23,7 @@ from edgellama.text.sequence_breakers import SequenceBreakers
 from edgellama.text.tokenizer import StopStrings, StreamingDetokenizer
 
 if TYPE_CHECKING:
+    from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
@@ -36,7 +38,7 @@ class Request:
 
     ``max_tokens`` None means until an end token or a full context. ``continuation``: the text
     carries on the prompt's, so a leading space is kept. ``dropped_messages`` is handed on to the
-    result.
+    result. ``adapters`` None are those of who asks, else none.
     """
 
     prompt: Sequence[int]
@@ -45,6 +47,7 @@ class Request:
     stop: Sequence[str] = ()
     continuation: bool = True
     dropped_messages: int = 0
+    adapters: AdapterScales | AdapterSet | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -74,6 +77,9 @@ class Decoding:
         self.cache = cache
         self.cancel = cancel
         self._request = request
+        self._adapters = (
+            engine.adapters.adapter_set(request.adapters) if request.adapters else NO_ADAPTERS
+        )
         self._end_tokens = tokenizer.special.end_of_generation
         self._sampler = make_sampler(
             request.sampling,
@@ -125,6 +131,7 @@ class Decoding:
         """
         self._resumed = perf_counter()
         if self._num_shared is None:
+            self.cache.adapters = self._adapters
             # The last token is computed in any case, for its logits.
             self._num_shared = self.cache.reuse(self._request.prompt)
             return self._request.prompt[self._num_shared :]

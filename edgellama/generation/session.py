@@ -10,11 +10,13 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from time import sleep
 from typing import TYPE_CHECKING
 
+from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.saved_cache import load_cache, save_cache
 from edgellama.generation.arguments import prompt_tokens, stop_strings
@@ -28,6 +30,8 @@ from edgellama.sampling.options import SamplingArguments, SamplingOptions
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from edgellama.engine.adapter import Adapter
+    from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.kv_types import KVTypeChoice
@@ -52,15 +56,17 @@ class Session:
         context_length: int | None = None,
         kv_type: KVTypeChoice = "f16",
         cache: KVCache | None = None,
+        adapters: AdapterScales | AdapterSet | None = None,
         siblings: weakref.WeakSet[Session] | None = None,
     ) -> None:
         """``context_length`` None is the model's own; ``kv_type`` as for ``Llama``.
 
-        ``cache``: tokens to begin with, instead of an empty context. ``siblings``: where forks
-        are entered, so that who closes the model finds them.
+        ``cache``: tokens to begin with, instead of an empty context. ``adapters``: as the
+        property. ``siblings``: where forks are entered, so that who closes the model finds them.
         """
         self._engine = engine
         self._tokenizer = tokenizer
+        self._adapters = engine.adapters.adapter_set(adapters) if adapters else NO_ADAPTERS
         self._cache = self._empty_cache(context_length, kv_type) if cache is None else cache
         self._siblings = weakref.WeakSet[Session]() if siblings is None else siblings
         # Reentrant, as in Stream and Llama: a signal's handler may close what it interrupts.
@@ -77,7 +83,7 @@ class Session:
             raise InvalidOptionError(f"context_length is {length}; allowed: at least 1")
         if length > own_length:
             logger.warning("context of %d is more than the model's own %d", length, own_length)
-        return engine.new_cache(length, kv_type=kv_type)
+        return engine.new_cache(length, kv_type=kv_type, adapters=self._adapters)
 
     @property
     def context_length(self) -> int:
@@ -88,6 +94,22 @@ class Session:
     def tokens(self) -> tuple[int, ...]:
         """The tokens that the cache holds now."""
         return tuple(self._cache.tokens)
+
+    @property
+    def adapters(self) -> Mapping[Adapter, float]:
+        """The adapters that texts are computed with, and the scale of each.
+
+        Others may be assigned while no stream runs, by name too: ``session.adapters = {"a": 0.5}``.
+        What the session holds is forgotten then, since it was computed otherwise.
+        """
+        return dict(self._adapters.scales)
+
+    @adapters.setter
+    def adapters(self, adapters: AdapterScales | None) -> None:
+        with self._lock:
+            self._check_free()
+            self._adapters = self._engine.adapters.adapter_set(adapters)
+            self._cache.adapters = self._adapters
 
     @property
     def busy(self) -> bool:
@@ -101,6 +123,7 @@ class Session:
         max_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
         parse_special: bool = False,
+        adapters: AdapterScales | None = None,
         **sampling: Unpack[SamplingArguments],
     ) -> Generation:
         """Go on with a text and wait for the end; what the session holds is not computed again.
@@ -112,6 +135,8 @@ class Session:
             stop: A string, or several, before which the text ends. None (the default) is none.
             parse_special: Read control tokens such as "<|im_end|>" in a text. False (the
                 default) keeps them as text.
+            adapters: Loaded adapters, or their names, with scales, for this text alone, such as
+                ``{"french": 0.5}``; {} is none. None (the default) are the session's.
             sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
 
         Returns:
@@ -130,7 +155,12 @@ class Session:
             ((1, 2, 3), True)
         """
         return self.stream(
-            prompt, max_tokens=max_tokens, stop=stop, parse_special=parse_special, **sampling
+            prompt,
+            max_tokens=max_tokens,
+            stop=stop,
+            parse_special=parse_special,
+            adapters=adapters,
+            **sampling,
         ).wait()
 
     def stream(
@@ -140,6 +170,7 @@ class Session:
         max_tokens: int | None = None,
         stop: str | Sequence[str] | None = None,
         parse_special: bool = False,
+        adapters: AdapterScales | None = None,
         **sampling: Unpack[SamplingArguments],
     ) -> Stream:
         """Go on with a text, piece by piece; the session is in use until the stream ends.
@@ -153,6 +184,8 @@ class Session:
             stop: A string, or several, before which the text ends. None (the default) is none.
             parse_special: Read control tokens such as "<|im_end|>" in a text. False (the
                 default) keeps them as text.
+            adapters: Loaded adapters, or their names, with scales, for this text alone, such as
+                ``{"french": 0.5}``; {} is none. None (the default) are the session's.
             sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
 
         Returns:
@@ -176,6 +209,7 @@ class Session:
                 sampling=SamplingOptions(**sampling),
                 max_tokens=max_tokens,
                 stop=stop_strings(stop),
+                adapters=adapters,
             )
         )
 
@@ -187,6 +221,8 @@ class Session:
         with self._lock:
             self._check_free()
             self._check_prompt(request.prompt)
+            if request.adapters is None:
+                request = replace(request, adapters=self._adapters)
             decoding = Decoding(self._engine, self._tokenizer, self._cache, request, cancel)
             stream = Stream(decoding, cancel, on_end, owner=self)
             self._last = weakref.ref(stream)
@@ -201,7 +237,11 @@ class Session:
         with self._lock:
             self._check_free()
             return Session(
-                self._engine, self._tokenizer, cache=self._cache.fork(), siblings=self._siblings
+                self._engine,
+                self._tokenizer,
+                cache=self._cache.fork(),
+                adapters=self._adapters,
+                siblings=self._siblings,
             )
 
     def save(
@@ -266,6 +306,7 @@ class Session:
         """
         with self._lock:
             self._check_free()
+            self._cache.adapters = self._adapters
             load_cache(Path(path), self._cache, self._engine.cache_maker, verify=verify)
 
     def close(self) -> None:
