@@ -391,9 +391,10 @@ class Llama:
                 leaves the oldest turns out, "stop" gives empty replies, "error" raises
                 ContextLengthError.
             options: For every reply: ``max_tokens``, ``stop``, ``adapters`` (loaded ones, or their
-                names, with scales) and the fields of SamplingOptions. Sampling that is not given
-                is what the file recommends (``sampling_defaults``); where it recommends nothing, a
-                repetition penalty of 1.1 and DRY keep small models from looping.
+                names, with scales, which its session then has) and the fields of
+                SamplingOptions. Sampling that is not given is what the file recommends
+                (``sampling_defaults``); where it recommends nothing, a repetition penalty of 1.1
+                and DRY keep small models from looping.
 
         Returns:
             The conversation, a context manager; closing it gives its memory back.
@@ -416,9 +417,9 @@ class Llama:
         """
         options = {**(self.sampling_defaults or CHAT_SAMPLING), **options}
         chosen = self._chat_template(template)
-        self._engine.adapters.adapter_set(options.get("adapters"))
+        adapters = options.pop("adapters", None)
         return Conversation(
-            self.session(),
+            self.session(adapters=adapters),
             self.tokenizer,
             chosen,
             system=system,
@@ -427,7 +428,13 @@ class Llama:
             **options,
         )
 
-    def load_adapter(self, path: str | os.PathLike[str], *, name: str | None = None) -> Adapter:
+    def load_adapter(
+        self,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Adapter:
         """Make a LoRA adapter ready for texts; the model itself stays as it is.
 
         The file stays mapped, as the model's does. ``adapters=`` of sessions and of single texts
@@ -437,6 +444,8 @@ class Llama:
             path: What ``edgellama convert-lora`` writes, or llama.cpp's converter.
             name: What it is called in ``adapters=``. None (the default) is the file's name
                 without its ending.
+            progress: Called as ``progress(compiled, total)`` while kernels are compiled; not at
+                all when none must be. None (the default) tells nobody.
 
         Returns:
             The adapter, with its ``name``, ``ranks`` and ``num_matrices``.
@@ -457,7 +466,7 @@ class Llama:
         with self._sessions_lock:
             if self._closed:
                 raise EdgellamaError("this model is closed")
-        return self._engine.adapters.load(path, name)
+        return self._engine.adapters.load(path, name, progress)
 
     def unload_adapter(self, adapter: Adapter | str) -> None:
         """Let go of an adapter, whose name is free then.

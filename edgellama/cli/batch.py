@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.batch_progress import Counts, batch_progress
 from edgellama.cli.completion import MODEL
 from edgellama.cli.options import (
@@ -50,6 +51,7 @@ CHAT_HELP = "Take each prompt for a chat's message, or continue it as it is.  [d
 @click.option("--system", metavar="TEXT", help="System prompt of chats that have none.")
 @template_option
 @click.option("--retry-errors", is_flag=True, help="Run lines again that are errors in OUT.")
+@adapter_option()
 @engine_options
 def command(
     words: tuple[str, ...],
@@ -61,6 +63,7 @@ def command(
     system: str | None,
     template: str | None,
     retry_errors: bool,
+    adapters: Sequence[AdapterPath],
     **options: Any,
 ) -> None:
     """Generate texts from a file of prompts, several at once.
@@ -97,6 +100,7 @@ def command(
                 max_tokens=max_tokens,
                 stop=stop,
                 template=template,
+                adapters=load_adapters(llama.load_adapter, adapters),
                 **given(options),
             )
             with batch_progress(lines.num_lines, target) as show:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from edgellama.cli.adapter_option import adapter_option
 from edgellama.cli.completion import KV_TYPE, MODEL, TIER
 from edgellama.cli.lists import NumberList, TextList
 from edgellama.cli.options import count_option, style_option
@@ -68,6 +69,7 @@ def _numbers(
 )
 @count_option(*("-r", "--repetitions"), default=5, text="Runs of each test, after one to warm up.")
 @style_option(more=("jsonl", "sql"))
+@adapter_option()
 def command(models: Sequence[str], repetitions: int, style: str, **options: Any) -> None:
     """Measure how fast MODELs read prompts (pp) and generate (tg), and what they take.
 
@@ -75,13 +77,15 @@ def command(models: Sequence[str], repetitions: int, style: str, **options: Any)
     every combination. Beside the speed it tells the peak memory, the size of the KV cache,
     the time from the process's start to the first token, the bytes a second of decode as a
     share of what a plain read of the weights reaches at that moment, and the multiply-adds
-    a second of prefill.
+    a second of prefill. Adapters are used in every test, their own bytes and multiply-adds
+    are not counted.
 
     \b
     Examples:
       edgellama bench smollm2
       edgellama bench a.gguf b.gguf -p 0 -n 64 -d 0,4096 -t 1,2
       edgellama bench model.gguf -pg 1024,128 -r 3 -o json
+      edgellama bench model.gguf --lora adapter.gguf
     """
     from edgellama.cli.bench_table import show
     from edgellama.cli.model_argument import find_model
@@ -128,6 +132,7 @@ def _settings(path: str, options: dict[str, Any]) -> list[BenchSetting]:
                 "tier": options["tiers"] or (None,),
                 "num_threads": options["num_threads"] or (None,),
                 "batch_tokens": options["batches"],
+                "adapters": (options["adapters"],),
             },
         )
     )

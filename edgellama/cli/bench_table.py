@@ -22,6 +22,7 @@ COLUMNS = (
     Column("batch_tokens"),
     Column("key_type", is_number=False),
     Column("value_type", is_number=False),
+    Column("adapters", is_number=False),
     Column("test", is_number=False),
     Column("tokens_per_second"),
     Column("peak_memory_bytes", tables.size),
@@ -31,7 +32,8 @@ COLUMNS = (
     Column("bandwidth_share", "{:.0%}".format),
     Column("prefill_gmac_per_second", "{:.0f}".format),
 )
-USUAL_BATCH_TOKENS = 512
+USUAL: Mapping[str, Any] = MappingProxyType({"batch_tokens": 512, "adapters": ""})
+"""What columns have where nobody has asked for anything else."""
 
 _WRITERS: Mapping[str, Callable[[Sequence[Row]], str]] = MappingProxyType(
     {
@@ -55,10 +57,9 @@ def show(rows: Sequence[Row], style: str) -> None:
 
 
 def _says(column: Column, rows: Sequence[Row]) -> bool:
-    """A column of batches is only shown where they are unusual."""
-    return column.key != "batch_tokens" or any(
-        row["batch_tokens"] != USUAL_BATCH_TOKENS for row in rows
-    )
+    """Columns of batches and adapters are only shown where they are unusual."""
+    usual = USUAL.get(column.key)
+    return usual is None or any(row[column.key] != usual for row in rows)
 
 
 def _readable(row: Row) -> dict[str, Any]:

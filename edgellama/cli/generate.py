@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.completion import MODEL
 from edgellama.cli.options import (
     engine_options,
@@ -46,6 +48,7 @@ SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 @click.option("--system", metavar="TEXT", help="System prompt, with --chat.")
 @template_option
 @click.option("--parse-special", is_flag=True, help=SPECIAL_HELP)
+@adapter_option()
 @engine_options
 @json_option("Print one JSON object, text and figures.")
 def command(
@@ -58,6 +61,7 @@ def command(
     template: str | None,
     parse_special: bool,
     type_name: str | None,
+    adapters: Sequence[AdapterPath],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -70,6 +74,7 @@ def command(
     Examples:
       edgellama generate smollm2 --chat -p "Why is the sky blue?"
       edgellama generate model.gguf -f story.txt -n 200 --temperature 0
+      edgellama generate model.gguf --lora french.gguf:0.8 -p "Once upon a time"
       echo "Once upon a time" | edgellama generate smollm2 --json
     """
     chat = chat or template is not None
@@ -84,6 +89,7 @@ def command(
     engine = take_engine_arguments(options)
     sampling = given(options) | {"stop": stop}
     with open_model(find_runnable(model, type_name), **engine) as llama:
+        sampling["adapters"] = load_adapters(llama.load_adapter, adapters)
         if chat:
             stream = llama.chat(system, template=template).stream(text, **sampling)
         else:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.completion import MODEL
 from edgellama.cli.options import (
     chunks_option,
@@ -23,6 +24,7 @@ from edgellama.cli.options import (
 from edgellama.cli.prompt_text import read_prompt
 
 if TYPE_CHECKING:
+    from edgellama.engine.adapter_set import AdapterSet
     from edgellama.engine.engine import Engine
     from edgellama.measure.perplexity import Chunks
     from edgellama.text.tokenizer import Tokenizer
@@ -48,6 +50,7 @@ DEFAULT_CHUNK_TOKENS = 512
 )
 @threads_option
 @kv_type_option
+@adapter_option()
 @json_option()
 def command(
     model: str,
@@ -57,6 +60,7 @@ def command(
     base: str | None,
     num_threads: int | None,
     kv_type: str,
+    adapters: Sequence[AdapterPath],
     as_json: bool,
 ) -> None:
     """Measure how well MODEL predicts a text: lower is better, 1 is certainty.
@@ -67,6 +71,7 @@ def command(
     Examples:
       edgellama perplexity smollm2 -f wiki.test.raw
       edgellama perplexity q4_k_m.gguf -f text.txt --kl-base f16.gguf --json
+      edgellama perplexity a.gguf -f text.txt --lora lora.gguf --kl-base a.gguf
     """
     from edgellama.cli.model_argument import find_model
     from edgellama.measure.text_chunks import cut_text
@@ -77,7 +82,8 @@ def command(
         opened = [_open(stack, path, num_threads, kv_type) for path in paths]
         chunks = cut_text(opened[0][1], text, chunk_tokens)[:max_chunks]
         engines = [engine for engine, _ in opened]
-        figures = _measure(engines, chunks)
+        shelf = engines[0].adapters
+        figures = _measure(engines, chunks, shelf.adapter_set(load_adapters(shelf.load, adapters)))
     if as_json:
         click.echo(json.dumps({"model": str(paths[0]), "chunk_tokens": chunk_tokens, **figures}))
         return
@@ -103,7 +109,8 @@ def _open(
     return engine, tokenizer
 
 
-def _measure(engines: Sequence[Engine], chunks: Chunks) -> dict[str, Any]:
+def _measure(engines: Sequence[Engine], chunks: Chunks, adapters: AdapterSet) -> dict[str, Any]:
+    """Figures of the first model, with ``adapters``, beside the second if there is one."""
     from edgellama.cli.background import run_cancellable
     from edgellama.cli.terminal import step_progress
     from edgellama.measure.perplexity import compare_models, measure_perplexity
@@ -112,12 +119,14 @@ def _measure(engines: Sequence[Engine], chunks: Chunks) -> dict[str, Any]:
     with step_progress("measuring perplexity, chunk") as report:
         if not others:
             result = run_cancellable(
-                lambda token: measure_perplexity(engine, chunks, cancelled=token, progress=report)
+                lambda token: measure_perplexity(
+                    engine, chunks, adapters=adapters, cancelled=token, progress=report
+                )
             )
             return _figures(result)
         own, other, divergence = run_cancellable(
             lambda token: compare_models(
-                engine, others[0], chunks, cancelled=token, progress=report
+                engine, others[0], chunks, adapters=adapters, cancelled=token, progress=report
             )
         )
     return _figures(own) | {"base": _figures(other), **asdict(divergence)}

@@ -18,8 +18,9 @@ import numpy.typing as npt
 from edgellama.engine.memory import round_up
 from edgellama.engine.weights import Matrix
 from edgellama.quant.errors import ModelFileError
-from edgellama.quant.gguf.adapter_file import EMBEDDING, AdapterFile, FactorPair
+from edgellama.quant.gguf.adapter_file import AdapterFile, FactorPair
 from edgellama.quant.gguf.tensors import Tensor
+from edgellama.quant.model_config import EMBEDDING
 
 RANK_MULTIPLE = 4
 """Columns of a matrix of floats come in as many as the smallest vector has."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 from edgellama.engine.adapted_rows import AdaptedGroup, num_rows, row_address
+from edgellama.engine.adapter import Adapter
 from edgellama.engine.adapter_set import Hidden, PlacedPair
 from edgellama.engine.buffers import InputRows, Rows, StepBuffers, quantized_strides
 from edgellama.engine.matrix_kernels import chunk_rows, kernel_of, layout_of, takes_tiles
@@ -22,6 +23,7 @@ from edgellama.engine.step_values import Batch
 from edgellama.engine.weights import Matrix
 from edgellama.kernels_cpu.layouts import GEMM_TOKENS, records_bytes
 from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, Kernel
+from edgellama.quant.model_config import EMBEDDING
 
 Product: TypeAlias = tuple[Matrix, InputRows, Rows]
 """A matrix, its input and where its output goes."""
@@ -213,6 +215,19 @@ class AdapterOps:
         rows = group.adapters.rows(hidden.width)
         address = int(rows.ctypes.data) + rows.itemsize * column
         return {name: address, f"{name}_stride": int(rows.strides[0])}
+
+
+def kernels_of(adapter: Adapter) -> set[str]:
+    """Names of what steps of any size need besides the model's own."""
+    kernels = {Kernel("scale_rows")}
+    for name, pair in adapter.pairs.items():
+        for is_exact in (False, True):
+            kernels |= {kernel_of(pair.b, batch, is_exact) for batch in get_args(Batch)}
+            if name != EMBEDDING:
+                kernels |= {kernel_of(pair.a, batch, is_exact) for batch in get_args(Batch)}
+        if name == EMBEDDING:
+            kernels.add(Kernel("embed", (pair.a.format_name,)))
+    return {kernel.name for kernel in kernels}
 
 
 def _waited_for(ops: Sequence[Op]) -> list[Op]:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
 from edgellama.engine.adapter import Adapter, make_adapter
+from edgellama.engine.adapter_ops import kernels_of
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet, checked_scale
+from edgellama.kernels_cpu.compiling.compile_pool import Progress
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import QUANTIZED_FORMATS
 from edgellama.quant.gguf.adapter_file import read_adapter
@@ -26,8 +28,19 @@ AdapterScales: TypeAlias = (
 class AdapterShelf:
     """Loads adapters for a model, and gives the same object for equal sets. Thread-safe."""
 
-    def __init__(self, file: GGUFFile, config: ModelConfig, num_rows: int, panel_rows: int) -> None:
-        """``num_rows`` and ``panel_rows``: of the buffers that steps work in."""
+    def __init__(
+        self,
+        file: GGUFFile,
+        config: ModelConfig,
+        num_rows: int,
+        panel_rows: int,
+        ensure: Callable[[Iterable[str], Progress | None], None],
+    ) -> None:
+        """``num_rows`` and ``panel_rows``: of the buffers that steps work in.
+
+        ``ensure`` compiles what is missing of some kernels.
+        """
+        self._ensure = ensure
         self._base = file.path
         self._shapes = {
             tensor.name: tensor.shape for tensor in file.tensors.values() if len(tensor.shape) == 2
@@ -50,11 +63,17 @@ class AdapterShelf:
         """Adapters by name."""
         return dict(self._adapters)
 
-    def load(self, path: str | os.PathLike[str], name: str | None = None) -> Adapter:
+    def load(
+        self,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        progress: Progress | None = None,
+    ) -> Adapter:
         """Map the adapter in a GGUF file; ``name`` None is the file's without its ending.
 
-        Raises ModelNotFoundError, ModelFileError, UnsupportedModelError, and InvalidOptionError
-        for a name that another adapter has.
+        ``progress`` hears of (compiled, total) kernels, if any must be compiled. Raises
+        ModelNotFoundError, ModelFileError, UnsupportedModelError, and InvalidOptionError for a
+        name that another adapter has.
         """
         name = Path(path).stem if name is None else name
         if not name:
@@ -62,6 +81,7 @@ class AdapterShelf:
         self._check_new(name)
         file = read_adapter(path, self._shapes, self._base, self._max_rank)
         adapter = make_adapter(name, file, self._quantized)
+        self._ensure(kernels_of(adapter), progress)
         with self._lock:
             self._check_new(name)
             self._adapters[name] = adapter

@@ -97,7 +97,6 @@ class Engine:
             layers=self.layers, is_exact=exact,
         )  # fmt: skip
         buffers = self._runner.buffers
-        self.adapters = AdapterShelf(file, self.config, buffers.num_rows, buffers.panel_rows)
         self._hooks: tuple[Hook, ...] = ()
         self._num_hook_changes = 0
         self._pools: dict[KVTypes, PagePool] = {}
@@ -107,6 +106,9 @@ class Engine:
         entries = {TIMED_ENTRY} if timer else set()
         self._kernels.ensure(self.usual_kernels() | entries, progress, companions)
         self._timer = timer
+        self.adapters = AdapterShelf(
+            file, self.config, buffers.num_rows, buffers.panel_rows, self._kernels.ensure
+        )
         self._team = ThreadTeam(self._kernels, self.num_threads)
         self._stop_team = weakref.finalize(self, self._team.close)
         self.scheduler = Scheduler(self._run_step, self.step_tokens)

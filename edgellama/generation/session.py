@@ -83,7 +83,9 @@ class Session:
             raise InvalidOptionError(f"context_length is {length}; allowed: at least 1")
         if length > own_length:
             logger.warning("context of %d is more than the model's own %d", length, own_length)
-        return engine.new_cache(length, kv_type=kv_type, adapters=self._adapters)
+        cache = engine.new_cache(length, kv_type=kv_type)
+        cache.adapters = self._adapters
+        return cache
 
     @property
     def context_length(self) -> int:

@@ -49,7 +49,7 @@ class BenchTest:
 
 @dataclass(frozen=True)
 class BenchSetting:
-    """How a model is run; None is the machine's own choice.
+    """How a model is run; None is the machine's own choice. ``adapters``: files and scales.
 
     Raises InvalidOptionError, or KernelError for a tier that does not run here.
     """
@@ -59,6 +59,7 @@ class BenchSetting:
     tier: str | None = None
     kv_types: KVTypes = field(default_factory=lambda: KVTypes("f16", "f16"))
     batch_tokens: int = MAX_STEP_TOKENS
+    adapters: Sequence[tuple[str, float]] = ()
 
     def __post_init__(self) -> None:
         if self.tier is not None:
@@ -106,6 +107,7 @@ def _row(setting: BenchSetting, test: BenchTest, found: Mapping[str, Any]) -> di
     speeds = [test.num_tokens / s for s in seconds]
     row = {
         "test": test.name,
+        "adapters": " ".join(f"{path}:{scale:g}" for path, scale in setting.adapters),
         "tokens_per_second": statistics.fmean(speeds),
         "stddev": statistics.stdev(speeds) if len(speeds) > 1 else 0.0,
         "model": setting.path,

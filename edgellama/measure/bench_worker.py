@@ -30,7 +30,10 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         with Engine(file, num_threads=request["num_threads"], tier=request["tier"]) as engine:
             length = request["depth"] + request["num_prompt"] + request["num_generated"]
             types = KVTypes(**request["kv_types"])
-            cache = engine.new_cache(max(1, length), kv_type=types.pair)
+            shelf = engine.adapters
+            loaded = {shelf.load(path, path): scale for path, scale in request["adapters"]}
+            adapters = shelf.adapter_set(loaded)
+            cache = engine.new_cache(max(1, length), kv_type=types.pair, adapters=adapters)
             first = tokenizer.special.bos_id or 0
             int(engine.forward([first], cache)[0].argmax())
             start_seconds = monotonic() - request[STARTED]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.quant.errors import InvalidOptionError
@@ -67,15 +68,17 @@ def measure_perplexity(
     engine: Engine,
     chunks: Chunks,
     *,
+    adapters: AdapterSet = NO_ADAPTERS,
     cancelled: CancelToken | None = None,
     progress: Progress | None = None,
 ) -> Perplexity:
     """Perplexity over ``chunks`` (n, tokens); ``progress`` hears of (chunks done, chunks).
 
-    Raises InvalidOptionError for chunks too short to score.
+    ``adapters``: what the chunks are computed with. Raises InvalidOptionError for chunks too short
+    to score.
     """
     losses = _Moments()
-    for chunk, logits in _scored_logits(engine, chunks, cancelled, progress):
+    for chunk, logits in _scored_logits(engine, chunks, adapters, cancelled, progress):
         losses.add(_losses(log_softmax(logits), chunk))
     return _perplexity(losses, chunks)
 
@@ -85,11 +88,13 @@ def compare_models(
     base: Engine,
     chunks: Chunks,
     *,
+    adapters: AdapterSet = NO_ADAPTERS,
     cancelled: CancelToken | None = None,
     progress: Progress | None = None,
 ) -> tuple[Perplexity, Perplexity, Divergence]:
     """Perplexities of ``engine`` and ``base``, and how far the first is from the second.
 
+    ``adapters``: what the first computes with.
     Raises InvalidOptionError when the vocabularies have different sizes.
     """
     sizes = engine.config.vocab_size, base.config.vocab_size
@@ -99,8 +104,8 @@ def compare_models(
         )
     own_losses, base_losses, divergences, agreements = (_Moments() for _ in range(4))
     pairs = zip(
-        _scored_logits(engine, chunks, cancelled, progress),
-        _scored_logits(base, chunks, cancelled, None),
+        _scored_logits(engine, chunks, adapters, cancelled, progress),
+        _scored_logits(base, chunks, NO_ADAPTERS, cancelled, None),
         strict=True,
     )
     for (chunk, own_logits), (_, base_logits) in pairs:
@@ -120,6 +125,7 @@ def compare_models(
 def _scored_logits(
     engine: Engine,
     chunks: Chunks,
+    adapters: AdapterSet,
     cancelled: CancelToken | None,
     progress: Progress | None,
 ) -> Iterator[tuple[Chunks, FloatRows]]:
@@ -128,7 +134,7 @@ def _scored_logits(
         raise InvalidOptionError(
             f"chunks of {chunks.shape[1]} tokens; allowed: at least {MIN_CHUNK_TOKENS}"
         )
-    with closing(engine.new_cache(len(chunks[0]))) as cache:
+    with closing(engine.new_cache(len(chunks[0]), adapters=adapters)) as cache:
         for number, chunk in enumerate(chunks, 1):
             half = len(chunk) // 2
             cache.truncate(0)

@@ -16,9 +16,10 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.gguf.tensors import Tensor
+from edgellama.quant.llama_tensors import OUTPUT
+from edgellama.quant.model_config import EMBEDDING
 
 ARCHITECTURE = "llama"
-EMBEDDING, OUTPUT = "token_embd.weight", "output.weight"
 FACTOR_FORMATS = ("F32", "F16", "BF16", "Q8_0")
 """What factors are written in, by every program that writes them."""
 _INVOCATION = "adapter.alora.invocation_tokens"

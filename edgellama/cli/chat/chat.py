@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from edgellama.cli.adapter_option import AdapterPath, load_adapters
 from edgellama.cli.chat.keyboard import silent_keyboard
 from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.terminal import dim, printable
@@ -32,13 +33,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChatSettings:
-    """What the command line said: ``engine`` are options of ``Llama``, ``reply`` of replies."""
+    """What the command line said: ``engine`` are options of ``Llama``, ``reply`` of replies.
+
+    ``adapters`` are files with scales, of every model of the chat.
+    """
 
     system: str | None = None
     template: str | None = None
     when_full: WhenFull = "drop"
     engine: Mapping[str, Any] = field(default_factory=dict)
     reply: Mapping[str, Any] = field(default_factory=dict)
+    adapters: Sequence[AdapterPath] = ()
 
 
 class Chat:
@@ -182,6 +187,7 @@ class Chat:
                 self.settings.system,
                 template=self.settings.template,
                 when_full=self.settings.when_full,
+                adapters=load_adapters(llama.load_adapter, self.settings.adapters),
                 **self.given,
             )
         except BaseException:

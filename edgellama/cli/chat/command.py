@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellama.cli.adapter_option import AdapterPath, adapter_option
 from edgellama.cli.completion import CONVERSATION, MODEL
 from edgellama.cli.options import (
     engine_options,
@@ -55,6 +56,7 @@ WAYS = ("drop", "stop", "error")
 @template_option
 @type_option
 @sampling_options(chat=True)
+@adapter_option()
 @engine_options
 def command(
     model: str | None,
@@ -64,6 +66,7 @@ def command(
     plain: bool,
     template: str | None,
     type_name: str | None,
+    adapters: Sequence[AdapterPath],
     **options: Any,
 ) -> None:
     """Chat with MODEL (default: the starter model, downloaded first if need be).
@@ -82,6 +85,7 @@ def command(
       edgellama chat model.gguf --system "Answer in French." --temp 0
       edgellama chat Llama-3.2-1B-Instruct --type q4_0
       edgellama chat old-vicuna.gguf --template vicuna
+      edgellama chat model.gguf --lora french.gguf:0.8 --lora polite.gguf
       edgellama chat --resume holidays
       echo "Why is the sky blue?" | edgellama chat smollm2
     """
@@ -93,7 +97,7 @@ def command(
     from edgellama.cli.model_argument import find_runnable
 
     engine = take_engine_arguments(options)
-    settings = ChatSettings(system, template, when_full, engine, given(options))
+    settings = ChatSettings(system, template, when_full, engine, given(options), adapters)
     kept = None if resumed is None else KeptConversation(resumed)
     if kept is not None and model is None and kept.exists:
         model = model_of(kept)
