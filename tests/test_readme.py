@@ -1,4 +1,4 @@
-"""What the README and the CI script promise is what happens."""
+"""What the README, the other pages and the CI script promise is what happens."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ OWN_PATH = re.compile(r"(?<![\w~.])/(?:home|root|work|tmp|Users)/\S+")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
-def code_blocks(language: str) -> list[str]:
-    """The README's fenced blocks in one language, in order."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+def code_blocks(language: str, page: str = README) -> list[str]:
+    """A page's fenced blocks in one language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
 
 
 def edgellama_commands() -> list[list[str]]:
-    """Arguments of every ``edgellama`` command in the README's shell blocks."""
+    """Arguments of every ``edgellama`` command in the pages' shell blocks."""
     commands = []
-    for block in code_blocks("sh"):
-        for command in re.split(r"&&|\n", block):
-            words = shlex.split(command)
-            if words and Path(words[0]).name == "edgellama":
-                commands.append(words[1:])
+    for page in PAGES:
+        for block in code_blocks("sh", page.read_text("utf-8")):
+            for command in re.split(r"&&|(?<!\\)\n", block):
+                words = shlex.split(command)
+                if words and Path(words[0]).name == "edgellama":
+                    commands.append(words[1:])
     return commands
 
 
@@ -59,8 +60,8 @@ def test_first_command_needs_nothing_but_python() -> None:
 
 
 @pytest.mark.parametrize("arguments", edgellama_commands(), ids=" ".join)
-def test_commands_of_the_readme_parse(arguments: list[str]) -> None:
-    """Every command line of the README is one that the program accepts."""
+def test_commands_of_the_pages_parse(arguments: list[str]) -> None:
+    """Every command line of the pages is one that the program accepts."""
     with root.make_context("edgellama", list(arguments)) as context:
         name, command, rest = root.resolve_command(context, list(arguments))
         assert command is not None
