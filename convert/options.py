@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -30,8 +31,9 @@ class ConversionArguments(TypedDict, total=False):
     is one a physical core. ``resume``: go on with what was stopped. ``verify``: read the file
     back and compare. ``report``: JSON file for the report. ``split_max_size``: bytes of a part,
     or a text such as ``2G``. ``metadata``: keys and values to set. ``name``: the model's name.
-    ``pre``: the tokenizer's split pattern, where it is not recognised. ``overwrite``: replace an
-    older file.
+    ``pre``: the tokenizer's split pattern, where it is not recognised. ``adapters``: (path, scale)
+    of LoRA adapters in GGUF files, which are added to the weights. ``overwrite``: replace an older
+    file.
     """
 
     type: str
@@ -48,6 +50,7 @@ class ConversionArguments(TypedDict, total=False):
     metadata: Mapping[str, object]
     name: str | None
     pre: str | None
+    adapters: Iterable[tuple[AnyPath, float]]
     overwrite: bool
 
 
@@ -66,6 +69,7 @@ class ConversionOptions:
     metadata: Mapping[str, object]
     name: str | None
     pre: str | None
+    adapters: tuple[tuple[Path, float], ...]
     overwrite: bool
 
     def __post_init__(self) -> None:
@@ -93,6 +97,10 @@ def read_options(output: AnyPath | None, arguments: ConversionArguments) -> Conv
         metadata=dict(arguments.get("metadata", {})),
         name=arguments.get("name"),
         pre=arguments.get("pre"),
+        adapters=tuple(
+            (Path(path).expanduser(), _scale(path, scale))
+            for path, scale in arguments.get("adapters", ())
+        ),
         overwrite=arguments.get("overwrite", False),
     )
 
@@ -108,7 +116,7 @@ def parse_tensor_type(text: str) -> tuple[str, str]:
 
 
 _NOT_WITH_COPY = (
-    *("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "imatrix"),
+    *("tensor_types", "output_tensor_type", "token_embedding_type", "pure", "imatrix", "adapters"),
 )
 
 
@@ -127,6 +135,13 @@ def _formats(arguments: ConversionArguments) -> FormatOptions:
         embedding_format=_format(arguments.get("token_embedding_type")),
         is_pure=arguments.get("pure", False),
     )
+
+
+def _scale(path: AnyPath, scale: object) -> float:
+    is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+    if is_number and math.isfinite(scale):  # type: ignore[arg-type]
+        return float(scale)  # type: ignore[arg-type]
+    raise InvalidOptionError(f"the scale of {path} is {scale!r:.40}; allowed: finite numbers")
 
 
 def _format(name: str | None) -> Format | None:

@@ -37,6 +37,7 @@ from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.quant.errors import ConversionError, EdgellamaError, ResumeError
 from edgellama.quant.ways import Way
 
+READ_BYTES = 1 << 20
 _log = logging.getLogger(__name__)
 
 
@@ -100,6 +101,11 @@ def fingerprint(plan: ConversionPlan) -> str:
         digest.update(file.path.name.encode() + b"\0" + file.header)
     for tensor in plan.tensors:
         digest.update(b"" if tensor.importance is None else tensor.importance.tobytes())
+    for path, scale in plan.adapters:
+        digest.update(repr(scale).encode())
+        with path.open("rb") as adapter:
+            while block := adapter.read(READ_BYTES):
+                digest.update(block)
     return digest.hexdigest()
 
 

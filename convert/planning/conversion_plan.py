@@ -100,7 +100,7 @@ class ConversionPlan:
     """A whole conversion. ``output`` is the path asked for, ``files`` what will be there.
 
     ``source_files`` are those that must not be written to. ``notes``: where the source says one
-    thing and holds another, what is done.
+    thing and holds another, what is done. ``adapters``: files that are added, with scales.
     """
 
     source: Path
@@ -110,6 +110,7 @@ class ConversionPlan:
     tensors: tuple[PlannedTensor, ...]
     files: tuple[PlannedFile, ...]
     notes: tuple[str, ...] = ()
+    adapters: tuple[tuple[Path, float], ...] = ()
 
     @property
     def num_weights(self) -> int:

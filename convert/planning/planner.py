@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from edgellama.convert.imatrix import read_imatrix
 from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.model.description import ModelDescription, describe
+from edgellama.convert.model.merged_adapters import with_adapters
 from edgellama.convert.model.metadata_override import override_metadata
 from edgellama.convert.options import ConversionOptions
 from edgellama.convert.planning.conversion_plan import ConversionPlan, PlannedTensor
@@ -57,13 +59,16 @@ _PART = re.compile(r"-\d{5}-of-\d{5}$")
 def plan_conversion(checkpoint: Checkpoint, options: ConversionOptions) -> ConversionPlan:
     """What converting ``checkpoint`` will write.
 
-    Raises what ``describe`` and ``read_imatrix`` raise, and InvalidOptionError for options that
-    do not fit the model.
+    Raises what ``describe``, ``with_adapters`` and ``read_imatrix`` raise, and InvalidOptionError
+    for options that do not fit the model.
     """
     is_copy = options.formats.recipe is COPY
     if is_copy and checkpoint.kind != "gguf":
         raise InvalidOptionError(f"type copy: {checkpoint.path} is no GGUF file; allowed: those")
     model = describe(checkpoint, pre=options.pre, name=options.name)
+    if options.adapters:
+        merged = with_adapters(model.tensors, options.adapters, checkpoint.path)
+        model = replace(model, tensors=merged)
     for note in model.notes:
         _log.warning("%s: %s", checkpoint.path, note)
     metadata = override_metadata(model.metadata, options.metadata)
@@ -79,12 +84,13 @@ def plan_conversion(checkpoint: Checkpoint, options: ConversionOptions) -> Conve
     metadata = _with_own_keys(metadata, file_type)
     return ConversionPlan(
         source=checkpoint.path,
-        source_files=checkpoint.files,
+        source_files=(*checkpoint.files, *(path for path, _ in options.adapters)),
         output=output,
         recipe=options.formats.recipe,
         tensors=tensors,
         files=plan_files(output, metadata, tensors, options.split_max_bytes),
         notes=model.notes,
+        adapters=options.adapters,
     )
 
 

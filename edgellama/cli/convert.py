@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli import terminal
+from edgellama.cli.adapter_option import MERGE_HELP, adapter_option
 from edgellama.cli.completion import MODEL, PATH, SPLIT_PATTERN, TENSOR_TYPE, WRITTEN_TYPE
 from edgellama.cli.options import overwrite_option, threads_option
 
@@ -53,6 +54,7 @@ METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
     metavar="NAME",
     help="Split pattern of a tokenizer, by llama.cpp's name for it.",
 )
+@adapter_option(MERGE_HELP)
 @overwrite_option("OUTPUT")
 def command(
     source: str,
@@ -75,6 +77,7 @@ def command(
       edgellama convert Llama-3.2-1B-Instruct model.gguf --type q4_k_m --dry-run
       edgellama convert model-f16.gguf --type q3_k_m --imatrix i.gguf --verify
       edgellama convert model-f16.gguf --type q4_0 --tensor-type "ffn_down=q6_k"
+      edgellama convert model-f16.gguf french.gguf --lora lora.gguf:0.8
       edgellama convert old.gguf new.gguf --type copy --pre llama-bpe
     """
     from edgellama.convert.model.metadata_override import parse_metadata
