@@ -1,6 +1,6 @@
 """A GGUF file as a source, split or not: its tensors stay mapped in the formats they have.
 
-Reading the file is left to quant.gguf_file, expanding quantized rows to kernels_cpu.
+Reading the file is left to quant.gguf, expanding quantized rows to kernels_cpu.
 """
 
 from __future__ import annotations

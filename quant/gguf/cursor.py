@@ -1,7 +1,7 @@
 """A bounds-checked cursor over a mapped file: the only place that reads header bytes.
 
 It knows little-endian integers, length-prefixed byte strings and where reading must stop;
-what the bytes mean is left to gguf_metadata and gguf_tensors.
+what the bytes mean is left to metadata and tensors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A GGUF model file as the engine sees it: one set of metadata and tensors, split or not.
 
 It joins the parts of a split model and checks that they belong together; parsing one file
-is left to gguf_part.
+is left to part.
 """
 
 from __future__ import annotations

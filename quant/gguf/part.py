@@ -1,6 +1,6 @@
 """One GGUF file on disk: opened, mapped read-only, and parsed into metadata and tensors.
 
-A part knows nothing of its siblings; joining the parts of a split model is left to gguf_file.
+A part knows nothing of its siblings; joining the parts of a split model is left to file.
 """
 
 from __future__ import annotations

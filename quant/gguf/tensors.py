@@ -1,7 +1,7 @@
 """The tensor table of a GGUF file: names, shapes, formats, and where the bytes lie.
 
 It checks each entry by itself and all of them against the data section; mapping the bytes
-is left to gguf_part.
+is left to part.
 """
 
 from __future__ import annotations
