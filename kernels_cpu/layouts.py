@@ -37,7 +37,7 @@ FIRST_ROW, NUM_TOKENS, POSITION, PAGES = 0, 8, 16, 24
 first of them, the address of its sequence's table of pages."""
 FIRST_STORE_TASK, FIRST_ATTEND_TASK, SPLIT_KEYS, PARTIALS = 32, 40, 48, 56
 """The tasks of all segments before it, the keys of one part where keys are split, and where
-partial results go. A last record, behind all segments, holds the totals."""
+partial results go."""
 SEGMENT_BYTES = 64
 ALL_KEYS = 1 << 40
 """More keys than any context has: the part of keys that are not split, the window of no window."""

@@ -84,7 +84,8 @@ CACHE = (
     "value_block_bytes",
 )
 """Where a layer's keys and values lie in a page, and heads and blocks of positions in them."""
-SEGMENTS = ("segments", "num_segments")
+SEGMENTS = ("segments", "num_segments", "num_tasks")
+"""Numbers are bound once an op's counter is fresh: a thread that is late must not read others."""
 
 
 def _matrix_signatures(name: str) -> Table:

@@ -132,7 +132,7 @@ class CacheRunner:
             Kernel("rope_store", self.types.pair).name, 2, q=queries,
             q_stride=queries.strides[0], k=keys, v=v,
             kv_stride=keys.strides[0], num_pairs=self.pairs, cos_sin=table,
-            **self._page_arguments([(position, num_tokens)], 1, None),
+            **self._page_arguments([(position, num_tokens)], 1, None)[0],
         )  # fmt: skip
         return queries, keys
 
@@ -157,7 +157,7 @@ class CacheRunner:
         """
         method = rows or min(self.heads // self.kv_heads, MAX_ATTENTION_ROWS)
         y = self._runner.output(q.shape)
-        arguments = self._page_arguments(parts, tokens_per_task, split_keys)
+        arguments, num_tasks = self._page_arguments(parts, tokens_per_task, split_keys)
         common = {
             "y": y, "y_stride": y.strides[0], "head_size": self.head_size, "num_heads": self.heads,
             "segments": arguments["segments"], "num_segments": len(parts), "window": self.window,
@@ -165,15 +165,16 @@ class CacheRunner:
         self._runner(
             attention_kernel(self.types.pair, method).name, num_threads, q=q,
             q_stride=q.strides[0], scale=1.0 / math.sqrt(self.head_size),
-            tokens_per_task=tokens_per_task, **{**arguments, **common},
+            tokens_per_task=tokens_per_task, **{**arguments, **common, "num_tasks": num_tasks},
             **self._runner.scratch(self.config, num_threads),
         )  # fmt: skip
-        self._runner("merge_attention", num_threads, **common)
+        self._runner("merge_attention", num_threads, **common, num_tasks=len(q))
         return y
 
     def _page_arguments(
         self, parts: Sequence[tuple[int, int]], tokens_per_task: int, split_keys: int | None
-    ) -> dict[str, Any]:
+    ) -> tuple[dict[str, Any], int]:
+        """Arguments of the kernels, those of storing, and how many tasks attending has."""
         layout = self.cache.layout
         part_bytes = self.heads * partial_bytes(self.head_size, self._runner.panel_rows)
         room = self._runner.output((MAX_TOKEN_SPLITS // 2, part_bytes), np.uint8)
@@ -187,8 +188,8 @@ class CacheRunner:
         ]
         self.cache.window = self.window
         with split_into(split_keys or ALL_KEYS):
-            table.fill(segments, tokens_per_task, is_split=True)
-        return {
+            numbers = table.fill(segments, tokens_per_task, is_split=True)
+        arguments = {
             "head_size": self.head_size, "num_heads": self.heads, "num_kv_heads": self.kv_heads,
             "key_offset": layout.key_offset(0), "value_offset": layout.value_offset(0),
             "key_head_bytes": layout.key_head_bytes,
@@ -196,7 +197,9 @@ class CacheRunner:
             "key_block_bytes": layout.key_block_bytes,
             "value_block_bytes": layout.value_block_bytes,
             "segments": table.address, "num_segments": len(parts),
+            "num_tasks": numbers["num_store_tasks"],
         }  # fmt: skip
+        return arguments, numbers["num_attend_tasks"]
 
     def stored_keys(self) -> Array:
         """(kv_heads, positions, head_size) as they lie in the cache, as f32."""

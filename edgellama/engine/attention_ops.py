@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from edgellama.engine.buffers import MAX_ATTENTION_ROWS, StepBuffers, attention_tokens
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Arguments, Op
-from edgellama.engine.step_values import NUM_SEGMENTS, Attending
+from edgellama.engine.step_values import (
+    NUM_ATTEND_TASKS,
+    NUM_SEGMENTS,
+    NUM_STORE_TASKS,
+    NUM_TOKENS,
+    Attending,
+)
 from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.model_config import ModelConfig
@@ -42,6 +48,7 @@ class AttentionOps:
             "head_size": self.config.head_size,
             "num_heads": self.config.head_count,
             "num_kv_heads": self.config.head_count_kv,
+            "num_tasks": NUM_STORE_TASKS,
             "num_pairs": self.config.rope.dimension_count // 2,
             "cos_sin": int(b.cos_sin.ctypes.data),
         }
@@ -57,12 +64,14 @@ class AttentionOps:
             "num_heads": config.head_count,
             "segments": self.segments,
             "num_segments": NUM_SEGMENTS,
+            "num_tasks": NUM_TOKENS,
             "window": config.sliding_window or ALL_KEYS,
         }
         arguments = self._page_arguments(index) | common
         arguments |= {
             "q": b.query.address,
             "q_stride": b.query.stride,
+            "num_tasks": NUM_ATTEND_TASKS,
             "num_kv_heads": config.head_count_kv,
             "scale": 1.0 / math.sqrt(config.head_size),
             "tokens_per_task": attention_tokens(config, attending),

@@ -25,7 +25,7 @@ from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import PagePool
 from edgellama.engine.program import Op, Program
 from edgellama.engine.saved_cache import CacheMaker
-from edgellama.engine.scheduler import Scheduler
+from edgellama.engine.scheduler import RunStep, Scheduler
 from edgellama.engine.segments import Segment, Wanted
 from edgellama.engine.step import FloatRows, StepRunner
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
@@ -111,7 +111,7 @@ class Engine:
         )
         self._team = ThreadTeam(self._kernels, self.num_threads)
         self._stop_team = weakref.finalize(self, self._team.close)
-        self.scheduler = Scheduler(self._run_step, self.step_tokens)
+        self.scheduler = Scheduler(_without_a_cycle(self._run_step), self.step_tokens)
         if hooks:
             self.hooks = tuple(hooks)
 
@@ -290,7 +290,7 @@ class Engine:
         """One step for the scheduler; None if the token has stopped it."""
         runner = self._open_runner()
         # Their sequences may be closed meanwhile by other threads.
-        held = [segment.cache.hold() for segment in segments]
+        held = [segment.cache.pages for segment in segments]
         flag = None if cancelled is None else cancelled.flag
 
         def run_ops(
@@ -375,3 +375,16 @@ def _checked_layers(layers: range | None, num_layers: int) -> range:
     if layers.step != 1 or not 0 <= layers.start < layers.stop <= num_layers:
         raise InvalidOptionError(f"layers {layers}; allowed: neighbours among 0 to {num_layers}")
     return layers
+
+
+def _without_a_cycle(run_step: RunStep) -> RunStep:
+    """The same of an engine that is not held by it: a forgotten one ends at once."""
+    reference = weakref.WeakMethod(run_step)
+
+    def run(segments: Sequence[Segment], cancelled: CancelToken | None) -> list[FloatRows] | None:
+        method = reference()
+        assert method is not None, "whoever runs a step holds the engine"
+        result: list[FloatRows] | None = method(segments, cancelled)
+        return result
+
+    return run

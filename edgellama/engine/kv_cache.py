@@ -104,18 +104,12 @@ class KVCache:
         """The pages in order, None for those behind the window."""
         return tuple(self._pages)
 
-    @property
-    def table_address(self) -> int:
-        """Where the addresses of the pages lie, which kernels read."""
-        return int(self._table.ctypes.data)
+    def page_addresses(self, num_tokens: int) -> npt.NDArray[np.int64]:
+        """A copy of the addresses of the pages of ``num_tokens`` tokens, for a step to read.
 
-    def hold(self) -> object:
-        """What a step must hold while it runs: others may close the sequence meanwhile."""
-        return self._table, tuple(self._pages)
-
-    def part_from_step(self) -> None:
-        """Leave the present table to a step that is running still but was given up."""
-        self._table = self._table.copy()
+        Who gives a step up may change the sequence while that is running still.
+        """
+        return self._table[: -(-num_tokens // PAGE_POSITIONS)].copy()
 
     def prepare(self, num_tokens: int) -> None:
         """Make the next ``num_tokens`` positions writable. InvalidOptionError without memory."""
@@ -238,7 +232,6 @@ class KVCache:
     def _drop_pages(self, first: int) -> None:
         """Release pages from ``first`` on, the last first: a text's beginning stays longest."""
         while len(self._pages) > first:
-            # Addresses stay in the table: a step that is running still may read them.
             page = self._pages.pop()
             if page is not None:
                 self._pool.release(page)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -37,6 +38,10 @@ RunStep = Callable[[Sequence[Segment], CancelToken | None], "list[npt.NDArray[np
 """Computes segments: their logits, or None where the token has stopped it."""
 
 
+class Caller:
+    """Stands for a call, as long as that runs."""
+
+
 class Scheduler:
     """Works of all callers of one engine, over a function that runs one step."""
 
@@ -56,25 +61,24 @@ class Scheduler:
         """Return when ``work`` is over. What went wrong is in its ``error``."""
         self.run_any((work,))
 
-    def run_any(self, works: Sequence[Work]) -> None:
-        """Return when one of ``works`` is over; the others go on with the next call."""
+    def run_any(self, works: Sequence[Work], caller: object = None) -> None:
+        """Return when one of ``works`` is over; the others go on with the next call.
+
+        ``caller``: who wants them all; with it, or without one with this call, they are forgotten,
+        so that nothing is left of works whose caller was interrupted in any moment.
+        """
         self._refuse_within_a_step()
-        first = works[0]
+        first, caller = works[0], caller or Caller()
         for work in works:
-            work.alarm = first.alarm
+            work.alarm, work.caller = first.alarm, weakref.ref(caller)
         self._waiting += [work for work in works if work not in self._waiting]
         try:
             while not any(work.is_over for work in works):
-                if self._wanted_alone or not self._driving.acquire(blocking=False):
+                if self._wanted_alone or not self._drive_if_nobody_does(works):
                     first.alarm.acquire(timeout=POLL_S)
                     for work in works:
                         work.check_cancelled()
                     self._wanted_alone.clear()
-                else:
-                    try:
-                        self._drive(works)
-                    finally:
-                        self._driving.release()
                 first.report()
         except BaseException:
             self._leave(works)
@@ -120,6 +124,22 @@ class Scheduler:
                     "a signal's handler cannot compute in the middle of its thread's own step"
                 )
 
+    def _drive_if_nobody_does(self, works: Sequence[Work]) -> bool:
+        """Run steps until one of ``works`` is over; False if another thread does.
+
+        Ctrl-C leaves the lock free wherever it comes, as in ``exclusively``.
+        """
+        try:
+            if not self._driving.acquire(blocking=False):
+                return False
+            self._drive(works)
+            return True
+        finally:
+            try:  # noqa: SIM105
+                self._driving.release()
+            except RuntimeError:
+                pass
+
     def _drive(self, works: Sequence[Work]) -> None:
         """Run steps for all that wait until one of ``works`` is over, or somebody wants to."""
         while not any(work.is_over for work in works) and not self._wanted_alone:
@@ -127,6 +147,8 @@ class Scheduler:
             waiting = list(self._waiting)
             for work in waiting:
                 work.check()
+                if work.is_over:
+                    self._remove(work)
             waiting = [work for work in waiting if not work.is_over]
             short = [work for work in waiting if work.is_short]
             if short:

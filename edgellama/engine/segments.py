@@ -86,29 +86,43 @@ class SegmentTable:
         self, num_kv_heads: int, block_positions: int, partials: int, token_split_bytes: int
     ) -> None:
         """``partials``: address of room for MAX_TOKEN_SPLITS times ``token_split_bytes``."""
-        self._words = np.zeros((MAX_SEGMENTS + 1, SEGMENT_BYTES // 8), np.int64)
+        self._words = np.zeros((MAX_SEGMENTS, SEGMENT_BYTES // 8), np.int64)
         self.address = int(self._words.ctypes.data)
+        self._tables: list[npt.NDArray[np.int64]] = []
         self._num_kv_heads = num_kv_heads
         self._block = block_positions
         self._partials = partials
         self._token_split_bytes = token_split_bytes
 
-    def fill(self, segments: Sequence[Segment], tokens_per_task: int, is_split: bool) -> None:
-        """Write the records; ``is_split``: whether the keys of a token are cut into parts."""
+    def fill(
+        self, segments: Sequence[Segment], tokens_per_task: int, is_split: bool
+    ) -> dict[str, int]:
+        """Write the records; ``is_split``: whether the keys of a token are cut into parts.
+
+        Gives the numbers that a program binds, of segments and of tasks.
+        """
         row = store = attend = token_splits = 0
-        block = self._block
+        block, tables = self._block, list[npt.NDArray[np.int64]]()
         for record, segment in zip(self._words, segments, strict=False):
             cache, count = segment.cache, len(segment.tokens)
             position = segment.position
             split = split_keys_at(position) if is_split else ALL_KEYS
             splits = count_splits(position, count, split, cache.window)
             partials = self._partials + token_splits * self._token_split_bytes
-            record[:] = (row, count, position, cache.table_address, store, attend, split, partials)
+            addresses = cache.page_addresses(position + count)
+            tables.append(addresses)
+            pages = addresses.ctypes.data
+            record[:] = (row, count, position, pages, store, attend, split, partials)
             row += count
             store += (position + count - 1) // block - position // block + 1
             attend += -(-count // tokens_per_task) * self._num_kv_heads * splits
             token_splits += count * splits if splits > 1 else 0
-        self._words[len(segments)] = (row, 0, 0, 0, store, attend, 0, 0)
+        self._tables = tables
+        return {
+            "num_segments": len(segments),
+            "num_store_tasks": store,
+            "num_attend_tasks": attend,
+        }
 
 
 _ORDER = (FIRST_ROW, NUM_TOKENS, POSITION, PAGES, FIRST_STORE_TASK, FIRST_ATTEND_TASK)

@@ -127,11 +127,11 @@ class StepRunner:
         num_tokens = self._fill(segments)
         is_prompt = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
         kind, pages = self.kind_of(num_tokens, is_prompt), segments[0].cache.layout
-        self._table.fill(
+        numbers = self._table.fill(
             segments, attention_tokens(self._config, kind.attending), kind.attending == "direct"
         )
         rows = _wanted_rows(segments)
-        values = {"num_tokens": num_tokens, "num_segments": len(segments)}
+        values = {"num_tokens": num_tokens, **numbers}
         values |= bound_values(ranges, BODY, self._strides)
         adapted = groups_of(ranges, self._batch_of, num_tokens)
         body = partial(self._body, kind, pages, adapted)

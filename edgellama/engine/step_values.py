@@ -13,6 +13,7 @@ Attending: TypeAlias = Literal["direct", "packed"]
 """How attention reads the cache: as it is, or packed to integers that many tokens share."""
 NUM_TOKENS, NUM_OUTPUTS = Bound("num_tokens"), Bound("num_outputs")
 NUM_SEGMENTS = Bound("num_segments")
+NUM_STORE_TASKS, NUM_ATTEND_TASKS = Bound("num_store_tasks"), Bound("num_attend_tasks")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ leaves nothing to repair. Which works share a step is the scheduler's business.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -20,6 +21,7 @@ from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, GenerationCancelled
 
 CANCELLED = "the step was cancelled"
+CHANGED = "the sequence was changed while its tokens were computed"
 CLAIM_S = 0.1
 """Far longer than a delivery takes; an interrupted one must not hold up who gives up."""
 Progress = Callable[[int, int], None]
@@ -44,6 +46,7 @@ class Work:
         self.cancelled = cancelled
         self.error: BaseException | None = None
         # Held until there is news for who waits, as an alarm rather than a lock.
+        self.caller: weakref.ref[object] | None = None
         self.alarm = threading.Lock()
         self.alarm.acquire()
         # Taken for a moment by who delivers to it, for ever by who gives it up.
@@ -66,7 +69,11 @@ class Work:
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to do, or to be hoped for."""
-        return self.error is not None or self.num_left == 0
+        return self.error is not None or self.num_left <= 0
+
+    @property
+    def _is_forgotten(self) -> bool:
+        return self.caller is not None and self.caller() is None
 
     @property
     def is_short(self) -> bool:
@@ -74,8 +81,9 @@ class Work:
         return self.num_left <= MAX_SHORT_TOKENS
 
     def check_cancelled(self) -> None:
-        """A cancellation becomes the work's error."""
-        if self.cancelled is not None and self.cancelled.cancelled and not self.is_over:
+        """A cancellation, or the end of who wanted it, becomes the work's error."""
+        is_cancelled = self.cancelled is not None and self.cancelled.cancelled
+        if (is_cancelled or self._is_forgotten) and not self.is_over:
             self.error = GenerationCancelled(CANCELLED)
 
     def check(self) -> None:
@@ -92,7 +100,7 @@ class Work:
                 cache.context_length,
             )
         elif not 0 <= self.num_done <= len(self.tokens):
-            self.error = EdgellamaError("the sequence was changed while its tokens were computed")
+            self.error = EdgellamaError(CHANGED)
 
     def segment(self, most: int) -> Segment | None:
         """The next tokens, up to ``most``; None where too few fit to be worth a step.
@@ -114,7 +122,7 @@ class Work:
 
     def deliver(self, segment: Segment, logits: npt.NDArray[np.float32]) -> None:
         """Take a step's result, unless it was given up: its tokens belong to the sequence now."""
-        if not self._claim.acquire(blocking=False):
+        if self._is_forgotten or not self._claim.acquire(blocking=False):
             return
         try:
             if len(logits):
@@ -126,7 +134,6 @@ class Work:
     def give_up(self) -> None:
         """Let no step that is still running change the sequence any more."""
         self._claim.acquire(timeout=CLAIM_S)
-        self.cache.part_from_step()
 
     def ring(self) -> None:
         """Wake up who waits for this work; never more than once before it has looked."""
@@ -141,6 +148,8 @@ class Work:
 
     def result(self, width: int) -> npt.NDArray[np.float32]:
         """What was wanted, a row of ``width`` a token; raises the error instead if there is one."""
+        if self.error is None and self.num_left:
+            self.error = EdgellamaError(CHANGED)
         if self.error is not None:
             raise self.error
         parts = list(self._outputs.values())

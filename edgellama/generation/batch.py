@@ -98,7 +98,7 @@ class _Runner:
         scheduler = self.engine.scheduler
         try:
             while self._fill():
-                scheduler.run_any([running.work for running in self.running])
+                scheduler.run_any([running.work for running in self.running], caller=self)
                 for running in [running for running in self.running if running.work.is_over]:
                     if (result := self._gone_on(running)) is not None:
                         yield result

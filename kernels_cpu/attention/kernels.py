@@ -24,7 +24,7 @@ from edgellama.kernels_cpu.attention.online_softmax import (
     weigh,
 )
 from edgellama.kernels_cpu.attention.packed import packed
-from edgellama.kernels_cpu.attention.segments import find_segment, page_of, total_of
+from edgellama.kernels_cpu.attention.segments import find_segment, page_of
 from edgellama.kernels_cpu.layouts import (
     ATTENTION_KEYS,
     CACHE_LINE,
@@ -209,12 +209,12 @@ def _kernel(start, attend, rows):
     def kernel(
         q, q_stride, y, y_stride, head_size, num_heads, num_kv_heads,
         key_offset, value_offset, key_head_bytes, value_head_bytes, key_block_bytes,
-        value_block_bytes, segments, num_segments, window, scale, tokens_per_task,
+        value_block_bytes, segments, num_segments, num_tasks, window, scale, tokens_per_task,
         scratch, scratch_stride, counter, thread, job,
     ):  # fmt: skip
         group = num_heads // num_kv_heads
         work = scratch + thread * scratch_stride
-        for task in tasks_of(counter, job, total_of(segments, num_segments, FIRST_ATTEND_TASK)):
+        for task in tasks_of(counter, job, num_tasks):
             segment = find_segment(segments, num_segments, FIRST_ATTEND_TASK, task)
             task -= read_i64(segment + FIRST_ATTEND_TASK)
             first_split, num_splits = splits_of(segment, window)
@@ -275,10 +275,11 @@ def merge_attention():
     """Join what tasks over parts of the keys have left; one token a task."""
 
     def kernel(
-        y, y_stride, head_size, num_heads, segments, num_segments, window, counter, thread, job,
+        y, y_stride, head_size, num_heads, segments, num_segments, num_tasks, window, counter,
+        thread, job,
     ):  # fmt: skip
         part_bytes = partial_bytes(head_size, panel_lanes())
-        for row in tasks_of(counter, job, total_of(segments, num_segments, FIRST_ROW)):
+        for row in tasks_of(counter, job, num_tasks):
             segment = find_segment(segments, num_segments, FIRST_ROW, row)
             first_split, num_splits = splits_of(segment, window)
             if num_splits > 1:

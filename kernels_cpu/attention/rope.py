@@ -7,7 +7,7 @@ import numpy as np
 from edgellama.kernels_cpu.attention.cache_numbers import panel_lanes
 from edgellama.kernels_cpu.attention.cache_store import key_store, value_store
 from edgellama.kernels_cpu.attention.online_softmax import scale_row
-from edgellama.kernels_cpu.attention.segments import find_segment, page_of, total_of
+from edgellama.kernels_cpu.attention.segments import find_segment, page_of
 from edgellama.kernels_cpu.layouts import (
     FIRST_ROW,
     FIRST_STORE_TASK,
@@ -89,11 +89,11 @@ def rope_store(key_kind, value_kind):
     def kernel(
         q, q_stride, k, v, kv_stride, head_size, num_heads, num_kv_heads, num_pairs, cos_sin,
         key_offset, value_offset, key_head_bytes, value_head_bytes, key_block_bytes,
-        value_block_bytes, segments, num_segments, counter, thread, job,
+        value_block_bytes, segments, num_segments, num_tasks, counter, thread, job,
     ):  # fmt: skip
         head_bytes = head_size * 4
         lanes = panel_lanes()
-        for task in tasks_of(counter, job, total_of(segments, num_segments, FIRST_STORE_TASK)):
+        for task in tasks_of(counter, job, num_tasks):
             segment = find_segment(segments, num_segments, FIRST_STORE_TASK, task)
             position = read_i64(segment + POSITION)
             end = position + read_i64(segment + NUM_TOKENS)

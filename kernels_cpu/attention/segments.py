@@ -25,12 +25,6 @@ def find_segment(segments, num_segments, word, number):
 
 
 @device
-def total_of(segments, num_segments, word):
-    """What the record behind the last segment says of all."""
-    return read_i64(segments + num_segments * SEGMENT_BYTES + word)
-
-
-@device
 def page_of(segment, position):
     """Address of the page that holds a position of the segment's sequence."""
     return read_i64(read_i64(segment + PAGES) + position // PAGE_POSITIONS * 8)

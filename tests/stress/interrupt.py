@@ -90,7 +90,7 @@ def interrupt(path: Path, seconds: float, seed: int) -> None:
 def interrupt_texts(path: Path, seconds: float, draw: random.Random) -> None:
     """Interrupt texts, closing sessions and closing models while a neighbour works."""
     num_interrupted = num_done = 0
-    with Llama(path, num_threads=2) as llama:
+    with Llama(path, num_threads=2, exact=True) as llama:
         expected = llama.generate(PROMPT, **GREEDY).tokens
         with Neighbour(llama, expected) as neighbour:
             session = llama.session()
