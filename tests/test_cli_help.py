@@ -17,6 +17,7 @@ from conftest import CliRunner
 from edgellama.cli import application
 from edgellama.cli.application import COMMANDS
 from edgellama.quant.errors import KernelError
+from edgellama.sampling.options import CHAT_SAMPLING
 
 HEAVY_MODULES = ("numpy", "numba", "llvmlite", "rich", "prompt_toolkit", "jinja2", "tiktoken")
 
@@ -191,3 +192,11 @@ def test_reference_page_is_current() -> None:
     """docs/cli.md says what the commands' help says (else: python tests/cli_reference.py)."""
     written = cli_reference.PAGE.read_text("utf-8")
     assert written.split() == cli_reference.render_page().split()
+
+
+def test_help_tells_the_defaults_of_chats(run_cli: CliRunner) -> None:
+    """Commands that chat on demand say what is otherwise then, by the table of the Python API."""
+    for command in ("generate", "batch"):
+        text = " ".join(run_cli(command, "--help").stdout.split())
+        for value in CHAT_SAMPLING.values():
+            assert f"in chats the model's own, else {value}]" in text

@@ -54,20 +54,36 @@ def sampling_options(*, chat: bool) -> Callable[[Command], Command]:
             help='Sequences end here; repeatable, none for nowhere.  [default: \\n : " *]',
         )(command)
         for name, (kind, text, default) in reversed(SAMPLING_OPTIONS.items()):
-            shown = f"{CHAT_SAMPLING.get(name, default)}" if chat else default
-            is_recommended = name in CHAT_SAMPLING or not name.startswith("dry")
-            whose = "the model's own, else " if chat and is_recommended else ""
+            shown = _chat_default(name, default) if chat else _text_default(name, default)
             command = click.option(
                 "--" + name.replace("_", "-"),
                 *SHORT_NAMES.get(name, ()),
                 name,
                 type=kind,
                 metavar="N",
-                help=f"{text}  [default: {whose}{shown}]" if default else text,
+                help=f"{text}  [default: {shown}]" if default else text,
             )(command)
         return command
 
     return add
+
+
+def _chat_default(name: str, default: str | None) -> str:
+    """What help says of a command that always chats."""
+    own = "the model's own, else " if name in CHAT_SAMPLING or _is_recommended(name) else ""
+    return f"{own}{CHAT_SAMPLING.get(name, default)}"
+
+
+def _text_default(name: str, default: str | None) -> str:
+    """What help says of a command that continues texts, and chats if it is asked to."""
+    if name in CHAT_SAMPLING:
+        return f"{default}; in chats the model's own, else {CHAT_SAMPLING.get(name)}"
+    return f"{default}; in chats the model's own, if any" if _is_recommended(name) else f"{default}"
+
+
+def _is_recommended(name: str) -> bool:
+    """Whether a model's file may recommend the option."""
+    return not name.startswith("dry")
 
 
 def breaker_texts(texts: Sequence[str]) -> tuple[str, ...]:
