@@ -182,6 +182,8 @@ def test_wrong_usage(run_cli: CliRunner, model: Path, tmp_path: Path) -> None:
     source = write_lines(tmp_path / "in.jsonl", [{"prompt": "a"}])
     for words, code, message in (
         ([model], 2, "give the two files"),
+        (["smollm2", source], 2, f"batch smollm2 {source} OUT.jsonl"),
+        ([model, source], 2, f"batch {model} {source} OUT.jsonl"),
         ([model, source, source], 2, "the same file"),
         ([model, tmp_path / "none", tmp_path / "out"], 1, "none: No such file"),
         ([model, source, tmp_path / "no" / "out"], 1, "out: No such file"),

@@ -120,9 +120,20 @@ def _take_apart(words: tuple[str, ...]) -> tuple[str | None, str, str]:
     if not 2 <= len(words) <= 3:
         raise click.UsageError("give the two files IN.jsonl and OUT.jsonl, and MODEL before them")
     model, (source, target) = (words[0] if len(words) == 3 else None), words[-2:]
+    if len(words) == 2 and _is_no_input(source):
+        raise click.UsageError(
+            f"{source} is no file of prompts; if it is the model, OUT.jsonl is missing: "
+            f"edgellama batch {source} {target} OUT.jsonl"
+        )
     if source == target != "-" or (Path(target).exists() and _is_same(source, target)):
         raise click.UsageError(f"IN and OUT are the same file: {target}")
     return model, source, target
+
+
+def _is_no_input(source: str) -> bool:
+    """Whether the first of two words is rather a model, or nothing that is there."""
+    path = Path(source)
+    return source != "-" and (not path.exists() or path.is_dir() or path.suffix == ".gguf")
 
 
 def _is_same(source: str, target: str) -> bool:
