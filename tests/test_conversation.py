@@ -470,8 +470,8 @@ def test_bad_options(options: dict[str, Any], engine: NumpyEngine, tokenizer: To
 
 
 def test_unknown_options(chat: Conversation) -> None:
-    """A misspelt option is a TypeError that names it."""
-    with pytest.raises(TypeError, match="temprature"):
+    """A misspelt option is our own error, which names it and the one that was meant."""
+    with pytest.raises(InvalidOptionError, match="'temprature'; did you mean temperature"):
         chat.stream("hello", temprature=1)
 
 

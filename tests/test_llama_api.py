@@ -219,6 +219,23 @@ def test_bad_options(options: dict[str, Any], message: str, tmp_path: Path) -> N
         Llama(tmp_path / "missing.gguf", **options)
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda llama: llama.generate("x", temp=3),
+        lambda llama: llama.stream("x", temp=3),
+        lambda llama: llama.generate_batch(["x"], temp=3),
+        lambda llama: llama.chat(template="chatml", temp=3),
+        lambda llama: llama.chat(template="chatml").send("x", temp=3),
+    ],
+    ids=["generate", "stream", "generate_batch", "chat", "send"],
+)
+def test_options_that_there_are_not(llama: Llama, call: Callable[[Any], object]) -> None:
+    """A name that is no option is our own error, which names the one that was meant."""
+    with pytest.raises(InvalidOptionError, match="no option 'temp'; did you mean temperature"):
+        call(llama)
+
+
 def test_missing_and_broken_files(tmp_path: Path) -> None:
     """A missing model and a file that is none have errors of their own."""
     with pytest.raises(ModelNotFoundError):

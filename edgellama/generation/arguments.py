@@ -12,6 +12,10 @@ from edgellama.quant.errors import InvalidOptionError
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
 
+REPLY_OPTIONS = ("max_tokens", "stop", "adapters")
+"""What every reply takes beside sampling."""
+TEXT_OPTIONS = (*REPLY_OPTIONS, "parse_special")
+"""What every text takes beside sampling."""
 PROMPT_FORM = "text, or token ids as whole numbers"
 
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from edgellama.generation.arguments import prompt_tokens, stop_strings
+from edgellama.generation.arguments import TEXT_OPTIONS, prompt_tokens, stop_strings
 from edgellama.generation.decoding import Request
 from edgellama.generation.messages import checked_messages
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.sampling.options import SamplingArguments, SamplingOptions
+from edgellama.sampling.options import SamplingArguments, SamplingOptions, check_option_names
 from edgellama.text.chat_template import ChatTemplate, encode_chat
 
 if TYPE_CHECKING:
@@ -23,13 +23,7 @@ if TYPE_CHECKING:
 BatchPrompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
 """A text, token ids, or ``{"prompt": ..., "max_tokens": 8}``, ``{"messages": [...]}``."""
 PROMPT_KEYS = ("prompt", "messages")
-OPTION_KEYS = (
-    "max_tokens",
-    "stop",
-    "parse_special",
-    "adapters",
-    *SamplingArguments.__annotations__,
-)
+OPTION_KEYS = (*TEXT_OPTIONS, *SamplingArguments.__annotations__)
 
 
 class BatchPrompts:
@@ -50,6 +44,7 @@ class BatchPrompts:
         self._template = template
         self._chat_sampling = chat_sampling
         self._options = options
+        check_option_names(options, OPTION_KEYS)
         self._request([0], options)
 
     def request(self, prompt: BatchPrompt) -> Request:
@@ -105,8 +100,7 @@ def _check_keys(given: Mapping[str, Any]) -> None:
     if len(named) != 1:
         found = " and ".join(named) or "neither"
         raise InvalidOptionError(f"a prompt has {found}; allowed: one of {', '.join(PROMPT_KEYS)}")
-    unknown = [key for key in given if key not in (*PROMPT_KEYS, *OPTION_KEYS)]
-    if unknown:
-        raise InvalidOptionError(
-            f"a prompt has the option {shown(unknown[0])}; allowed: {', '.join(OPTION_KEYS)}"
-        )
+    try:
+        check_option_names([key for key in given if key not in PROMPT_KEYS], OPTION_KEYS)
+    except InvalidOptionError as error:
+        raise error.within("a prompt") from None

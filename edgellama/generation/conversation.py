@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.engine.cancellation import CancelToken
-from edgellama.generation.arguments import stop_strings
+from edgellama.generation.arguments import REPLY_OPTIONS, stop_strings
 from edgellama.generation.conversation_file import SavedMessages, read_messages, write_messages
 from edgellama.generation.decoding import Request
 from edgellama.generation.fitting import NoReply, WhenFull, check_when_full, first_kept
@@ -422,7 +422,7 @@ class Conversation:
         adapters = given.pop("adapters", None)
         return Request(
             prompt=prompt,
-            sampling=SamplingOptions(**given),
+            sampling=SamplingOptions.of(given, REPLY_OPTIONS),
             max_tokens=max_tokens,
             stop=(*stop_strings(stop), *self._template.stop),
             continuation=False,

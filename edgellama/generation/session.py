@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.saved_cache import load_cache, save_cache
-from edgellama.generation.arguments import prompt_tokens, stop_strings
+from edgellama.generation.arguments import TEXT_OPTIONS, prompt_tokens, stop_strings
 from edgellama.generation.decoding import Decoding, Request
 from edgellama.generation.results import Generation
 from edgellama.generation.stream import Stream
@@ -208,7 +208,7 @@ class Session:
         return self.start(
             Request(
                 prompt=prompt_tokens(self._tokenizer, prompt, parse_special=parse_special),
-                sampling=SamplingOptions(**sampling),
+                sampling=SamplingOptions.of(sampling, TEXT_OPTIONS),
                 max_tokens=max_tokens,
                 stop=stop_strings(stop),
                 adapters=adapters,

@@ -6,15 +6,19 @@ How it is obeyed is known to sampler and to what that composes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, TypedDict
 
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 
 WHOLE_HISTORY = -1
 DRY_BREAKERS = ("\n", ":", '"', "*")
+CLOSE_ENOUGH = 0.5
+"""How like an option's name another must be to be taken for a slip."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,15 @@ class SamplingOptions:
                 raise InvalidOptionError(f"{name} is {value!r}; allowed: {words}")
         object.__setattr__(self, "dry_breakers", tuple(self.dry_breakers))
 
+    @classmethod
+    def of(cls, given: Mapping[str, Any], beside: Collection[str] = ()) -> SamplingOptions:
+        """Options by name; InvalidOptionError for a name that is neither one nor in ``beside``.
+
+        ``beside`` are other options that the caller takes, which may be what was meant.
+        """
+        check_option_names(given, (*beside, *SamplingArguments.__annotations__))
+        return cls(**given)
+
 
 class SamplingArguments(TypedDict, total=False):
     """SamplingOptions as keyword arguments; what is left out has its default there."""
@@ -84,6 +97,17 @@ class SamplingArguments(TypedDict, total=False):
     dry_last_n: int
     dry_breakers: Sequence[str]
     seed: int | None
+
+
+def check_option_names(names: Collection[str], allowed: Sequence[str]) -> None:
+    """InvalidOptionError for the first name that is not allowed; it says which one is nearest."""
+    for name in names:
+        if name not in allowed:
+            close = get_close_matches(str(name)[:80], allowed, n=1, cutoff=CLOSE_ENOUGH)
+            guess = f"did you mean {close[0]}? " if close else ""
+            raise InvalidOptionError(
+                f"there is no option {shown(name)}; {guess}allowed: {', '.join(allowed)}"
+            )
 
 
 CHAT_SAMPLING: SamplingArguments = {
