@@ -47,7 +47,7 @@ def test_generate_and_batch(run_cli: Callable[..., Any], files: Files, tmp_path:
         (("--lora", f"{one}:.5", "--lora", two), both),
     ):
         done = run_cli("generate", model, "-p", "abc", *options, *lora)
-        assert (done.stdout, done.returncode) == (text, 0), done.stderr
+        assert (done.stdout, done.returncode) == (text.removesuffix("\n") + "\n", 0), done.stderr
     (tmp_path / "in.jsonl").write_text('{"prompt": "abc"}\n')
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     done = run_cli("batch", model, source, target, *options, "--lora", one)

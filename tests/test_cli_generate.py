@@ -45,13 +45,18 @@ def generate_json(run_cli: CliRunner, *arguments: str | os.PathLike[str]) -> dic
 
 
 def test_only_the_text_goes_to_stdout(run_cli: CliRunner, smollm2_path: Path) -> None:
-    """stdout is exactly the text, without even a line break; figures are on stderr."""
+    """stdout is exactly the text and a line break; figures are on stderr, or on the last line."""
     answer = generate_json(run_cli, smollm2_path, "-p", PROMPT, *GREEDY)
     result = run_cli("generate", smollm2_path, "-p", PROMPT, *GREEDY)
     assert result.returncode == 0
-    assert result.stdout == answer["text"]
+    assert result.stdout == answer["text"] + "\n"
     assert "Paris" in result.stdout
     assert "12 tokens at" in result.stderr.splitlines()[-1]
+    command = [sys.executable, "-m", "edgellama", "generate", smollm2_path, "-p", PROMPT, *GREEDY]
+    both = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
+    )
+    assert both.stdout.startswith(result.stdout + "12 tokens at")
 
 
 def test_json_is_complete_and_consistent(run_cli: CliRunner, smollm2_path: Path) -> None:

@@ -67,7 +67,8 @@ def command(
 ) -> None:
     """Generate text from a prompt: -p TEXT, -f FILE, or what comes through a pipe.
 
-    Only the generated text goes to standard output. Without MODEL, the starter model answers
+    Only the generated text goes to standard output, and a line break behind it unless standard
+    error alone is a terminal. Without MODEL, the starter model answers
     (and is downloaded first if need be). --template includes --chat.
 
     \b
@@ -120,8 +121,10 @@ def _report(result: Generation, first_token_s: float, as_json: bool) -> None:
     if as_json:
         print(json.dumps(_figures(result, first_token_s)))
         return
-    if sys.stdout.isatty():
-        print()
+    # Where somebody may read both as one text, the figures begin on a line of their own.
+    is_one_text = sys.stdout.isatty() or not sys.stderr.isatty()
+    if is_one_text and result.text and not result.text.endswith("\n"):
+        print(flush=True)
     print(dim(speed_line(result), sys.stderr), file=sys.stderr)
 
 
