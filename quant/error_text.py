@@ -22,6 +22,13 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "..."
 
 
+def system_error_text(error: OSError) -> str:
+    """What the system refused, on one line: the file and the reason, without a number."""
+    if not error.strerror:
+        return str(error)
+    return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
 def file_error(path: Path, what: str, allowed: str) -> ModelFileError:
     """The error for ``path``: ``what`` names the offending value."""
     return ModelFileError(f"{path}: {what}; allowed: {allowed}")

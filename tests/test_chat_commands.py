@@ -165,6 +165,19 @@ def test_undo(chat: Chat) -> None:
     assert [message["role"] for message in chat.conversation.messages] == ["system"]
     with pytest.raises(EdgellamaError, match="no message to take back"):
         run_command(chat, "/undo")
+    for text in ("one", "two", "three"):
+        chat.answer(text)
+    for wrong in ("4", "0", "-1", "two"):
+        with pytest.raises(InvalidOptionError, match=f"there are 3, not '{wrong}'"):
+            run_command(chat, f"/undo {wrong}")
+    assert run_command(chat, "/undo 2") == "taken back: two"
+    assert [message["content"] for message in chat.conversation.messages[1::2]] == ["one"]
+
+
+def test_loading_what_is_not_there(chat: Chat) -> None:
+    """It is one plain line."""
+    with pytest.raises(InvalidOptionError, match=r"^nothere: no such file; allowed: a saved conv"):
+        run_command(chat, "/load nothere")
 
 
 def test_saving_asks(chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import click
 
 from edgellama.cli.completion import COMPLETE_VARIABLE, register_shells
+from edgellama.quant.error_text import system_error_text
 from edgellama.quant.errors import EdgellamaError
 
 DEBUG_VARIABLE = "EDGELLAMA_DEBUG"
@@ -126,8 +127,7 @@ def _describe(error: Exception) -> str:
     if isinstance(error, EdgellamaError):
         return error.in_terminal
     if isinstance(error, OSError) and error.strerror:
-        where = f"{error.filename}: " if error.filename else ""
-        return where + error.strerror
+        return system_error_text(error)
     if isinstance(error, MemoryError):
         return f"out of memory {error}".rstrip()
     return f"internal error, {type(error).__name__}: {error} (traceback: set {DEBUG_VARIABLE}=1)"

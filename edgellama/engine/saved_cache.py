@@ -117,7 +117,11 @@ def load_cache(path: Path, cache: KVCache, maker: CacheMaker, *, verify: bool = 
     warning says. SessionFileError for a file that does not fit, ContextLengthError for more
     tokens than the context, OSError where the system refuses; then the cache stays as it was.
     """
-    if not stat.S_ISREG(os.stat(path).st_mode):
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        raise SessionFileError(f"{path}: no such file; allowed: a saved session") from None
+    if not stat.S_ISREG(mode):
         raise SessionFileError(f"{path}: not a regular file; allowed: a saved session")
     with path.open("rb") as file:
         file_bytes = os.fstat(file.fileno()).st_size

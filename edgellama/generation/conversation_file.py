@@ -47,9 +47,11 @@ def write_messages(path: Path, saved: SavedMessages) -> None:
 
 
 def read_messages(path: Path) -> SavedMessages:
-    """A saved conversation; InvalidOptionError if the file is something else."""
+    """A saved conversation; InvalidOptionError if there is none at ``path``."""
     try:
         content = json.loads(path.read_bytes().decode("utf-8", errors="surrogatepass"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise InvalidOptionError(f"{path}: no such file; allowed: a saved conversation") from None
     except (ValueError, RecursionError) as error:
         raise InvalidOptionError(f"{path}: no saved conversation, {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:

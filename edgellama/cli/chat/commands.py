@@ -16,12 +16,14 @@ from types import MappingProxyType
 from edgellama.cli.chat.chat import Chat
 from edgellama.cli.chat.settings import DEFAULT, NONE, option_name, option_rows, option_value
 from edgellama.cli.streaming import speed_line
+from edgellama.generation.messages import is_role
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 
 MULTILINE_HELP = '''Several lines: start and end with """, end a line with \\, or press Alt-Enter.
-A message between """ may begin with / too. Ctrl-R finds what you typed before.
-Ctrl-C stops a reply; once more leaves.'''
+A line with / that is no command is a message; between """ any line is one.
+Ctrl-R finds what you typed before. Ctrl-C stops a reply; once more leaves.'''
 CLOSE_ENOUGH = 0.75
 """How like a command's name a word must be to be taken for a slip."""
 
@@ -157,7 +159,16 @@ def _clear(chat: Chat, argument: str) -> str:
 
 
 def _undo(chat: Chat, argument: str) -> str:
-    message, *_ = chat.conversation.undo()
+    conversation = chat.conversation
+    if argument:
+        there = sum(is_role(message, "user") for message in conversation.messages)
+        if argument not in [str(number) for number in range(1, there + 1)]:
+            raise InvalidOptionError(
+                f"/undo takes back one message, or as many as it is told; there are {there}, "
+                f"not {shown(argument)}"
+            )
+    for _ in range(int(argument or 1)):
+        message, *_ = conversation.undo()
     return f"taken back: {' '.join(message['content'].split()):.60}"
 
 
@@ -228,14 +239,14 @@ COMMANDS: Mapping[str, SlashCommand] = MappingProxyType(
         "/show": SlashCommand("TOPIC", "Show model, options, template, memory.", _show),
         "/system": SlashCommand("TEXT", "Set the system prompt, or show it; none clears.", _system),
         "/clear": SlashCommand("", "Forget the conversation, keep the system prompt.", _clear),
-        "/undo": SlashCommand("", "Take back the last message and its reply.", _undo),
+        "/undo": SlashCommand("N", "Take back the last message and its reply, or N.", _undo),
         "/regen": SlashCommand("", "Answer the last message again.", _regenerate),
         "/model": SlashCommand("NAME", "Go on with another model, or show this one.", _model),
         "/keep": SlashCommand("NAME", "Keep the conversation for chat --resume NAME.", _keep),
         "/save": SlashCommand("FILE", "Save the conversation.", _save),
         "/load": SlashCommand("FILE", "Go on with a saved conversation.", _load),
         "/stats": SlashCommand("", "Show context, speed and memory.", _stats),
-        "/bye": SlashCommand("", "Leave; so does Ctrl-D.", _exit, ("/exit", "/quit")),
+        "/bye": SlashCommand("", "Leave, as /exit, /quit, Ctrl-D.", _exit, ("/exit", "/quit")),
     }
 )
 ALIASES: Mapping[str, str] = MappingProxyType(

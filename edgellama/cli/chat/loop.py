@@ -5,6 +5,7 @@ from __future__ import annotations
 from edgellama.cli.chat.chat import Chat, show_dim
 from edgellama.cli.chat.commands import run_command
 from edgellama.cli.chat.input import MessageReader, UserMessage
+from edgellama.quant.error_text import system_error_text
 from edgellama.quant.errors import EdgellamaError
 
 
@@ -24,8 +25,10 @@ def talk(chat: Chat, reader: MessageReader) -> None:
             interrupted = True
             show_dim("Ctrl-C again leaves")
         except (EdgellamaError, OSError) as error:
-            text = error.in_terminal if isinstance(error, EdgellamaError) else error
-            show_dim(f"error: {text}")
+            if isinstance(error, EdgellamaError):
+                show_dim(f"error: {error.in_terminal}")
+            else:
+                show_dim(f"error: {system_error_text(error)}")
 
 
 def transcribe(chat: Chat, reader: MessageReader) -> None:
