@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 from conftest import CliRunner
+
+from edgellama.kernels_cpu.machine.cpu import TIERS, compilable_tiers
 
 NUM_PARAMETERS = 134_515_008
 
@@ -109,8 +112,15 @@ def test_tokenize_refuses_text_that_is_not_utf8(
 
 def test_doctor_reports_this_machine(run_cli: CliRunner, tmp_path: Path) -> None:
     """Tier, threads, cache folder and versions are there, and nothing is missing here."""
+    models = tmp_path / "cache" / "models"
+    models.mkdir(parents=True)
+    for name in ("a.gguf", "a.gguf.used"):
+        (models / name).touch()
     result = run_cli("doctor", environment={"EDGELLAMA_CACHE": str(tmp_path / "cache")})
     assert result.returncode == 0
+    assert re.search(r"\n  models +1 file, 0.0 MB\n", result.stdout)
+    for tier in TIERS:
+        assert tier in compilable_tiers() or f"{tier.name} lacks" not in result.stdout
     assert result.stdout.endswith("nothing is missing\n")
     for label in ("tier in use", "usable cores", "numba", "llvmlite", "compiled kernels"):
         assert f"\n  {label} " in result.stdout

@@ -82,7 +82,7 @@ def _cpu(problems: list[str]) -> Rows:
     except (ImportError, KernelError) as error:
         problems.append(f"no kernels can run: {error}")
         return
-    for tier in cpu.TIERS:
+    for tier in cpu.compilable_tiers():
         lacking = sorted(tier.requires - features)
         if lacking:
             yield f"{tier.name} lacks", ", ".join(lacking)
@@ -148,9 +148,14 @@ def _version(name: str) -> str | None:
 
 
 def _size(folder: Path) -> str:
+    from edgellama.models import usage
+
     files = [path for path in folder.rglob("*") if path.is_file()]
     total_bytes = sum(path.stat().st_size for path in files)
-    return f"{len(files)} files, {total_bytes / 1e6:.1f} MB"
+    # What lies beside models, such as the times of their last use, is no file for a reader.
+    if folder.name in usage.FOLDERS:
+        files = [path for path in files if path.suffix.lower() == ".gguf"]
+    return f"{len(files)} file{'s' if len(files) != 1 else ''}, {total_bytes / 1e6:.1f} MB"
 
 
 def _nearest_existing(folder: Path) -> Path:
