@@ -17,8 +17,8 @@ from edgellama.kernels_cpu.attention.cache_numbers import (
     value_vectors,
 )
 from edgellama.kernels_cpu.attention.online_softmax import scale_row
-from edgellama.kernels_cpu.layouts import PANEL_VECTORS, SCORE_BYTES
-from edgellama.kernels_cpu.matrices.prefetching import define_ask_in_line
+from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, PANEL_VECTORS, SCORE_BYTES
+from edgellama.kernels_cpu.matrices.prefetching import define_ask_in_page, far_block
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 from edgellama.kernels_cpu.simd.arithmetic import mul
 from edgellama.kernels_cpu.simd.attention_vectors import add_scaled_tile, fma_panel, fold_tile
@@ -57,14 +57,14 @@ def key_tile(kind: str, rows: int) -> Any:
     """Device function: unscaled scores of elements ``first`` to ``last`` with one key block."""
     even, odd = key_vectors(kind)
     two_chains, bits = rows <= ROWS_OF_TWO_CHAINS, CACHE_NUMBER_BITS[kind]
-    ask_ahead = define_ask_in_line(PANEL_VECTORS * bits)
+    ask_ahead = define_ask_in_page(PANEL_VECTORS * bits)
 
     @device
-    def multiply(numbers, first, last, query, query_bytes):
+    def multiply(numbers, first, last, query, query_bytes, far):
         like = f32_zeros()
         tile = other = f32_tile(PANEL_VECTORS, rows)
         for i in range(first, last, 2):
-            ask_ahead(numbers + i * panel_lanes() * bits // 8, like)
+            ask_ahead(numbers + i * panel_lanes() * bits // 8, far, like)
             tile = fma_panel(
                 tile,
                 even(numbers, i, 0, like),
@@ -94,13 +94,14 @@ def score(kind: str, rows: int) -> Any:
     scales_bytes = scale_bytes(kind)
 
     @device
-    def of_block(block, head_size, query, query_bytes):
+    def of_block(block, head_size, query, query_bytes, far):
         if elements == 0:
-            return multiply(block, 0, head_size, query, query_bytes)
+            return multiply(block, 0, head_size, query, query_bytes, far)
         tile = f32_tile(PANEL_VECTORS, rows)
         numbers, scales = block + scales_bytes(head_size), block
         for i in range(0, head_size, elements):
-            part = multiply(numbers, i, min(i + elements, head_size), query, query_bytes)
+            last = min(i + elements, head_size)
+            part = multiply(numbers, i, last, query, query_bytes, far)
             like = f32_zeros()
             second = load_f16(scales + 2 * lane_count(), like)
             tile = add_scaled_tile(tile, part, load_f16(scales, like), second)
@@ -108,10 +109,12 @@ def score(kind: str, rows: int) -> Any:
         return tile
 
     @device
-    def score_rows(query, query_bytes, query_scales, head_size, keys, key_block_bytes, num_keys,
-                   scores, work):  # fmt: skip
+    def score_rows(query, query_bytes, query_scales, head_size, keys, following, key_block_bytes,
+                   num_keys, scores, work):  # fmt: skip
+        num_blocks = PAGE_POSITIONS // panel_lanes()
         for key in range(0, num_keys, panel_lanes()):
-            tile = of_block(keys, head_size, query, query_bytes)
+            far = far_block(keys, key // panel_lanes(), num_blocks, key_block_bytes, following)
+            tile = of_block(keys, head_size, query, query_bytes, far)
             store_tile(tile, scores + 4 * key, SCORE_BYTES)
             keys += key_block_bytes
 
@@ -135,16 +138,19 @@ def value_tile(kind: str, rows: int) -> Any:
     """Device function: weighted sum of one panel of the values' elements over all keys."""
     first, second = value_vectors(kind)
     row_bytes, bits = value_row_bytes(kind), CACHE_NUMBER_BITS[kind]
-    ask_ahead = define_ask_in_line(PANEL_VECTORS * bits // 2)
+    ask_ahead = define_ask_in_page(PANEL_VECTORS * bits // 2)
 
     @device
-    def sum_values(weights, numbers, value_block_bytes, element, head_size, num_keys):
+    def sum_values(weights, numbers, following, value_block_bytes, element, head_size, num_keys):
         like = f32_zeros()
         tile = f32_tile(PANEL_VECTORS, rows)
+        num_blocks = PAGE_POSITIONS // panel_lanes()
         for key in range(0, num_keys, panel_lanes()):
+            number = key // panel_lanes()
+            far = far_block(numbers, number, num_blocks, value_block_bytes, following)
             row = numbers
             for i in range(key, min(key + panel_lanes(), num_keys)):
-                ask_ahead(row + element * bits // 8, like)
+                ask_ahead(row + element * bits // 8, far, like)
                 tile = fma_panel(
                     tile, first(row, element, like), second(row, element, like), weights + 4 * i,
                     SCORE_BYTES,
@@ -163,16 +169,18 @@ def gather(kind: str, rows: int) -> Any:
     scales_bytes = scale_bytes(kind)
 
     @device
-    def gather_rows(scores, num_keys, head_size, values, value_block_bytes, output, output_bytes,
-                    shrink, gain, work):  # fmt: skip
+    def gather_rows(scores, num_keys, head_size, values, following, value_block_bytes, output,
+                    output_bytes, shrink, gain, work):  # fmt: skip
         weights, numbers = scores, values + scales_bytes(head_size)
+        following += scales_bytes(head_size)
         for element in range(0, head_size, panel_lanes()):
             if elements != 0 and element % elements == 0:
                 weights = work
                 scale_weights(scores, rows, num_keys,
                               values + element // elements * 2 * panel_lanes(),
                               value_block_bytes, weights)  # fmt: skip
-            tile = sum_values(weights, numbers, value_block_bytes, element, head_size, num_keys)
+            tile = sum_values(weights, numbers, following, value_block_bytes, element, head_size,
+                              num_keys)  # fmt: skip
             fold_tile(tile, output + 4 * element, output_bytes, shrink, gain)
 
     return gather_rows

@@ -152,6 +152,7 @@ def _attention(method, rows):
         for key in range(first_key, last_key, ATTENTION_KEYS):
             page = page_of(segment, key)
             key_at, value_at = page + keys, page + values
+            following = page_of(segment, min(key + ATTENTION_KEYS, last_key - 1))
             block_keys = min(ATTENTION_KEYS, last_key - key)
             prepare(key_at, key_block_bytes, value_at, value_block_bytes, head_size, block_keys,
                     work)  # fmt: skip
@@ -160,12 +161,13 @@ def _attention(method, rows):
                 is_seen = read_i32(limits + 4 * row) - window - key < block_keys
                 if num_keys > 0 and is_seen:
                     score(queries + row * query_bytes, query_bytes, scales + 4 * row, head_size,
-                          key_at, key_block_bytes, num_keys, scratch, work)  # fmt: skip
+                          key_at, following + keys, key_block_bytes, num_keys, scratch,
+                          work)  # fmt: skip
                     weigh_rows(scratch, key, num_keys, window, statistics + 8 * row,
                                limits + 4 * row, work)  # fmt: skip
-                    gather(scratch, num_keys, head_size, value_at, value_block_bytes,
-                           outputs + row * output_bytes, output_bytes, shrink, shrink + 32,
-                           work)  # fmt: skip
+                    gather(scratch, num_keys, head_size, value_at, following + values,
+                           value_block_bytes, outputs + row * output_bytes, output_bytes,
+                           shrink, shrink + 32, work)  # fmt: skip
 
     return _kernel(start, attend, rows)
 

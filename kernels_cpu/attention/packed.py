@@ -217,8 +217,8 @@ def score(rows: int) -> Any:
     """Device function: scores of ``rows`` queries with ``num_keys`` keys, in whole key blocks."""
 
     @device
-    def score_rows(query, query_bytes, query_scales, head_size, keys, key_block_bytes, num_keys,
-                   scores, work):  # fmt: skip
+    def score_rows(query, query_bytes, query_scales, head_size, keys, following, key_block_bytes,
+                   num_keys, scores, work):  # fmt: skip
         key_scales, _value_scales, packed, _packed_values = places(work, head_size)
         for key in range(0, num_keys, panel_lanes()):
             tile = i32_tile(PANEL_VECTORS, rows)
@@ -246,8 +246,8 @@ def gather(rows: int) -> Any:
     """Device function: output = output * shrink + gain * weights times values."""
 
     @device
-    def gather_rows(scores, num_keys, head_size, values, value_block_bytes, output, output_bytes,
-                    shrink, gain, work):  # fmt: skip
+    def gather_rows(scores, num_keys, head_size, values, following, value_block_bytes, output,
+                    output_bytes, shrink, gain, work):  # fmt: skip
         _key_scales, value_scales, _packed_keys, packed = places(work, head_size)
         for element in range(0, head_size, panel_lanes()):
             tile, panel = i32_tile(PANEL_VECTORS, rows), packed

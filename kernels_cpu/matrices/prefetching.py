@@ -23,14 +23,29 @@ FAR_BYTES = 8192
 NEAR_BYTES = 1024
 
 
-def define_ask_in_line(num_bytes):
-    """What a loop calls that reads on from an address, so many bytes for every four lanes."""
+def define_ask_in_page(num_bytes):
+    """What a loop over blocks of a page calls at an address, so many bytes for every four lanes.
 
-    def ask_in_line(address, like):
-        prefetch_to_l2(address + FAR_BYTES, num_bytes, like)
+    ``far`` is how far away the block is that is read after the ones between, see ``far_block``.
+    """
+
+    def ask_in_page(address, far, like):
+        prefetch_to_l2(address + far, num_bytes, like)
         prefetch_to_l1(address + NEAR_BYTES, num_bytes, like)
 
-    return device(ask_in_line)
+    return device(ask_in_page)
+
+
+@device
+def far_block(block, number, num_blocks, block_bytes, following):
+    """From a block of a page, number ``number``, to what is read FAR_BYTES later.
+
+    That is in the same page, or in the one whose blocks begin at ``following``.
+    """
+    later = number + min(max(FAR_BYTES // block_bytes, 1), num_blocks)
+    if later < num_blocks:
+        return (later - number) * block_bytes
+    return following + (later - num_blocks) * block_bytes - block
 
 
 @device
