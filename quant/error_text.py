@@ -22,6 +22,11 @@ def shown(value: object) -> str:
     return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "..."
 
 
+def shape_text(shape: tuple[int, ...]) -> str:
+    """A tensor's shape, such as "2048 x 512"; "none" for a single number."""
+    return " x ".join(map(str, shape)) or "none"
+
+
 def system_error_text(error: OSError) -> str:
     """What the system refused, on one line: the file and the reason, without a number."""
     if not error.strerror:

@@ -15,7 +15,7 @@ from edgellama.convert.sources.json_fields import read_fields
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.quant.llama_tensors import tensor_shapes
+from edgellama.quant.llama_tensors import OUTPUT, tensor_shapes
 from edgellama.quant.ways import Way
 
 ARCHITECTURE = "llama"
@@ -42,7 +42,7 @@ class LoraBase:
     @property
     def is_tied(self) -> bool:
         """Whether the embedding is the output too."""
-        return "output.weight" not in self.shapes
+        return OUTPUT not in self.shapes
 
     def heads(self, name: str) -> int | None:
         """The heads of a matrix whose rows GGUF orders otherwise than Hugging Face; else None."""

@@ -15,7 +15,7 @@ from edgellama.convert.adapter.lora_base import LoraBase
 from edgellama.convert.model.names import parse_name
 from edgellama.convert.sources.safetensors_reader import read_safetensors
 from edgellama.convert.sources.source_tensor import PermutedTensor, SourceTensor
-from edgellama.quant.error_text import shown
+from edgellama.quant.error_text import shape_text, shown
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
 
 logger = logging.getLogger(__name__)
@@ -129,10 +129,6 @@ def _check_shapes(
     needed = ((rank, shape[1]), (shape[0], rank))
     if rank < 1 or (a.shape, b.shape) != needed:
         raise ModelFileError(
-            f"{path}: module {shown(module)} has factors of shapes {_text(a.shape)} and "
-            f"{_text(b.shape)}; needed: rank x {shape[1]} and {shape[0]} x rank, the base's"
+            f"{path}: module {shown(module)} has factors of shapes {shape_text(a.shape)} and "
+            f"{shape_text(b.shape)}; needed: rank x {shape[1]} and {shape[0]} x rank, the base's"
         )
-
-
-def _text(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "none"

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from edgellama.convert.model.hparams import HyperParameters
 from edgellama.convert.model.names import TensorName, is_buffer, parse_name, source_name
 from edgellama.convert.sources.source_tensor import ArrayTensor, PermutedTensor, SourceTensor
-from edgellama.quant.error_text import shown
+from edgellama.quant.error_text import shape_text, shown
 from edgellama.quant.errors import (
     EdgellamaError,
     ModelFileError,
@@ -101,8 +101,8 @@ class SourceLayout:
                 continue
             if tensor.shape != shape:
                 raise ModelFileError(
-                    f"{self.source}: tensor {tensor.name} has shape {_shape(tensor.shape)}; "
-                    f"needed: {_shape(shape)}"
+                    f"{self.source}: tensor {tensor.name} has shape {shape_text(tensor.shape)}; "
+                    f"needed: {shape_text(shape)}"
                 )
             if half_split:
                 tensor = _interleaved(tensor, name, sizes)
@@ -164,7 +164,3 @@ def _listed(names: list[str]) -> str:
     shown = ", ".join(names[:MAX_LISTED])
     rest = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
     return f"tensor {shown} is" if len(names) == 1 else f"tensors {shown}{rest} are"
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape)) or "none"

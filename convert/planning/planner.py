@@ -33,6 +33,7 @@ from edgellama.convert.planning.split import plan_files
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.errors import ConversionError, InvalidOptionError
+from edgellama.quant.llama_tensors import OUTPUT
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.recipes import (
     COPY,
@@ -111,7 +112,7 @@ def plan_tensors(
         choose_format,
         options=formats,
         model=config,
-        is_tied="output.weight" not in names,
+        is_tied=OUTPUT not in names,
         has_imatrix=importance is not None,
     )
     return tuple(

@@ -67,11 +67,6 @@ def split_keys_at(position: int) -> int:
     return split
 
 
-def tokens_with_one_split(position: int) -> int:
-    """How many tokens from ``position`` on have their keys split alike."""
-    return split_keys_at(position) * SPLITS_AT_MOST - position
-
-
 def num_token_splits(segment: Segment) -> int:
     """Parts of the keys of all the segment's tokens; 0 where they are not split."""
     position, count = segment.position, segment.num_tokens
@@ -88,6 +83,7 @@ class SegmentTable:
         """``partials``: address of room for MAX_TOKEN_SPLITS times ``token_split_bytes``."""
         self._words = np.zeros((MAX_SEGMENTS, SEGMENT_BYTES // 8), np.int64)
         self.address = int(self._words.ctypes.data)
+        # Kernels know them by their addresses alone.
         self._tables: list[npt.NDArray[np.int64]] = []
         self._num_kv_heads = num_kv_heads
         self._block = block_positions

@@ -69,7 +69,6 @@ class StepRunner:
         self._is_exact = is_exact
         self._rope = RopeTable(config.rope, weights.rope_freqs)
         self.buffers = b = StepBuffers(config, tier, num_threads, self._rope.row_numbers)
-        self._block_positions = b.panel_rows
         self._table = SegmentTable(
             config.head_count_kv, b.panel_rows, int(b.partials.ctypes.data), b.token_split_bytes
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from edgellama.measure.model_presets import ModelPreset
 from edgellama.quant.formats import Format
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.quant.llama_tensors import ROPE_FREQS, Shape, tensor_shapes
+from edgellama.quant.llama_tensors import OUTPUT, ROPE_FREQS, Shape, tensor_shapes
 from edgellama.quant.model_config import ModelConfig
 
 
@@ -49,7 +49,7 @@ class ModelOutline:
     @property
     def is_tied(self) -> bool:
         """Whether the output matrix is the embedding."""
-        return "output.weight" not in self.shapes
+        return OUTPUT not in self.shapes
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> ModelOutline:

@@ -28,7 +28,6 @@ class StoredModel:
     name: str
     path: Path
     origin: str
-    is_converted: bool = False
 
     @property
     def files(self) -> list[Path]:
@@ -91,7 +90,7 @@ def _converted_models() -> Iterator[StoredModel]:
             name = path.stem.rpartition("-")[0] or path.stem
             source = read_source(path.parent)
             origin = f"converted from {source}" if source else "converted"
-            yield StoredModel(name, path, origin, is_converted=True)
+            yield StoredModel(name, path, origin)
 
 
 def _origin(path: Path) -> str:

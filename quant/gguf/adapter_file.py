@@ -12,18 +12,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgellama.quant.error_text import shown
+from edgellama.quant.error_text import shape_text, shown
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.gguf.tensors import Tensor
-from edgellama.quant.llama_tensors import OUTPUT
+from edgellama.quant.llama_tensors import OUTPUT, Shape
 from edgellama.quant.model_config import EMBEDDING
 
 ARCHITECTURE = "llama"
 FACTOR_FORMATS = ("F32", "F16", "BF16", "Q8_0")
 """What factors are written in, by every program that writes them."""
 _INVOCATION = "adapter.alora.invocation_tokens"
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -157,11 +156,7 @@ def _pair(
         needed = ((rows, rank), (columns, rank))
     if rank < 1 or (a.shape, b.shape) != needed:
         raise ModelFileError(
-            f"{path}: the factors of {name} have shapes {_text(a.shape)} and {_text(b.shape)}, "
-            f"which do not fit {_text(shape)}, its shape in {base}"
+            f"{path}: the factors of {name} have shapes {shape_text(a.shape)} and "
+            f"{shape_text(b.shape)}, which do not fit {shape_text(shape)}, its shape in {base}"
         )
     return FactorPair(name, a, b, alpha / rank if alpha else 1.0)
-
-
-def _text(shape: Shape) -> str:
-    return " x ".join(map(str, shape)) or "none"
