@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -56,10 +55,9 @@ def copy_checkout(folder: Path, *, with_links: bool) -> Path:
 
 
 def pip(*arguments: str | Path, python: str | Path = sys.executable) -> None:
-    """Run pip for an interpreter; where setuptools is at hand it is not fetched for the build."""
-    isolation = ["--no-build-isolation"] if importlib.util.find_spec("setuptools") else []
+    """Run pip for an interpreter; builds use the setuptools of the test extra, fetched once."""
     start = [sys.executable, "-m", "pip", "--python", python]
-    command = [*start, arguments[0], "-q", "--no-deps", *isolation, *arguments[1:]]
+    command = [*start, arguments[0], "-q", "--no-deps", "--no-build-isolation", *arguments[1:]]
     result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
 
