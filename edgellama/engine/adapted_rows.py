@@ -79,6 +79,8 @@ def groups_of(
 
 def bound_values(ranges: Sequence[RowRange], prefix: str, strides: Iterable[int]) -> dict[str, int]:
     """What ``num_rows`` and ``row_address`` stand for in a step."""
+    if not ranges:
+        return {}
     values = {num_rows(prefix, number).name: part.count for number, part in enumerate(ranges)}
     for stride in strides:
         for number, part in enumerate(ranges):

@@ -105,11 +105,11 @@ class KVCache:
         return tuple(self._pages)
 
     def page_addresses(self, num_tokens: int) -> npt.NDArray[np.int64]:
-        """A copy of the addresses of the pages of ``num_tokens`` tokens, for a step to read.
+        """The addresses of the pages of ``num_tokens`` tokens, as they are now.
 
-        Who gives a step up may change the sequence while that is running still.
+        A step copies them: who gives it up may change the sequence while it is running still.
         """
-        return self._table[: -(-num_tokens // PAGE_POSITIONS)].copy()
+        return self._table[: -(-num_tokens // PAGE_POSITIONS)]
 
     def prepare(self, num_tokens: int) -> None:
         """Make the next ``num_tokens`` positions writable. InvalidOptionError without memory."""

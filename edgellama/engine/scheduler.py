@@ -73,7 +73,7 @@ class Scheduler:
             work.alarm, work.caller = first.alarm, weakref.ref(caller)
         self._waiting += [work for work in works if work not in self._waiting]
         try:
-            while not any(work.is_over for work in works):
+            while not _is_any_over(works):
                 if self._wanted_alone or not self._drive_if_nobody_does(works):
                     first.alarm.acquire(timeout=POLL_S)
                     for work in works:
@@ -142,7 +142,7 @@ class Scheduler:
 
     def _drive(self, works: Sequence[Work]) -> None:
         """Run steps for all that wait until one of ``works`` is over, or somebody wants to."""
-        while not any(work.is_over for work in works) and not self._wanted_alone:
+        while not _is_any_over(works) and not self._wanted_alone:
             self._gather(works)
             waiting = list(self._waiting)
             for work in waiting:
@@ -154,7 +154,7 @@ class Scheduler:
             if short:
                 self._step(self._short_segments(short), works)
             long = [work for work in waiting if not work.is_short]
-            if long and not any(work.is_over for work in works):
+            if long and not _is_any_over(works):
                 self._step(self._long_segments(long, self._is_shared(waiting, works)), works)
 
     def _is_shared(self, waiting: Sequence[Work], works: Sequence[Work]) -> bool:
@@ -245,8 +245,9 @@ class Scheduler:
 
     def _remove(self, work: Work) -> None:
         """Off the list, if another thread has not taken it off already."""
-        with contextlib.suppress(ValueError):
-            self._waiting.remove(work)
+        if work in self._waiting:
+            with contextlib.suppress(ValueError):
+                self._waiting.remove(work)
 
     def _wake_next(self) -> None:
         """Let somebody who waits find out that nobody drives."""
@@ -254,6 +255,14 @@ class Scheduler:
             if not work.is_over:
                 work.ring()
                 return
+
+
+def _is_any_over(works: Sequence[Work]) -> bool:
+    # A loop, since a generator costs more than what it asks.
+    for work in works:  # noqa: SIM110
+        if work.is_over:
+            return True
+    return False
 
 
 def _is_prepared(work: Work, segment: Segment) -> bool:

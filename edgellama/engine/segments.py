@@ -83,8 +83,7 @@ class SegmentTable:
         """``partials``: address of room for MAX_TOKEN_SPLITS times ``token_split_bytes``."""
         self._words = np.zeros((MAX_SEGMENTS, SEGMENT_BYTES // 8), np.int64)
         self.address = int(self._words.ctypes.data)
-        # Kernels know them by their addresses alone.
-        self._tables: list[npt.NDArray[np.int64]] = []
+        self._make_room(MAX_SEGMENTS)
         self._num_kv_heads = num_kv_heads
         self._block = block_positions
         self._partials = partials
@@ -97,28 +96,37 @@ class SegmentTable:
 
         Gives the numbers that a program binds, of segments and of tasks.
         """
-        row = store = attend = token_splits = 0
-        block, tables = self._block, list[npt.NDArray[np.int64]]()
-        for record, segment in zip(self._words, segments, strict=False):
-            cache, count = segment.cache, len(segment.tokens)
-            position = segment.position
+        row = store = attend = token_splits = num_pages = 0
+        block = self._block
+        tables = [
+            segment.cache.page_addresses(segment.position + segment.num_tokens)
+            for segment in segments
+        ]
+        if (total := sum(map(len, tables))) > len(self._pages):
+            self._make_room(2 * total)
+        for record, segment, table in zip(self._words, segments, tables, strict=False):
+            cache, count, position = segment.cache, len(segment.tokens), segment.position
             split = split_keys_at(position) if is_split else ALL_KEYS
             splits = count_splits(position, count, split, cache.window)
             partials = self._partials + token_splits * self._token_split_bytes
-            addresses = cache.page_addresses(position + count)
-            tables.append(addresses)
-            pages = addresses.ctypes.data
+            pages = self._pages_address + num_pages * table.itemsize
+            self._pages[num_pages : num_pages + len(table)] = table
+            num_pages += len(table)
             record[:] = (row, count, position, pages, store, attend, split, partials)
             row += count
             store += (position + count - 1) // block - position // block + 1
             attend += -(-count // tokens_per_task) * self._num_kv_heads * splits
             token_splits += count * splits if splits > 1 else 0
-        self._tables = tables
         return {
             "num_segments": len(segments),
             "num_store_tasks": store,
             "num_attend_tasks": attend,
         }
+
+    def _make_room(self, num_pages: int) -> None:
+        """Memory for so many addresses of pages, of all segments one after the other."""
+        self._pages = np.zeros(num_pages, np.int64)
+        self._pages_address = int(self._pages.ctypes.data)
 
 
 _ORDER = (FIRST_ROW, NUM_TOKENS, POSITION, PAGES, FIRST_STORE_TASK, FIRST_ATTEND_TASK)

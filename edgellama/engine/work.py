@@ -54,6 +54,7 @@ class Work:
         self._progress = progress
         self._reported = 0
         self._start = cache.length
+        self._end = cache.length + len(tokens)
         self._outputs: dict[int, npt.NDArray[np.float32]] = {}
 
     @property
@@ -64,12 +65,12 @@ class Work:
     @property
     def num_left(self) -> int:
         """Tokens that are still to be computed."""
-        return len(self.tokens) - self.num_done
+        return self._end - self.cache.length
 
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to do, or to be hoped for."""
-        return self.error is not None or self.num_left <= 0
+        return self.error is not None or self.cache.length >= self._end
 
     @property
     def _is_forgotten(self) -> bool:
@@ -92,14 +93,14 @@ class Work:
         self.check_cancelled()
         if self.error is not None:
             return
-        if cache.length + self.num_left > cache.context_length:
+        if self._end > cache.context_length:
             self.error = ContextLengthError(
                 f"{cache.length} tokens and {self.num_left} more do not fit a context of "
                 f"{cache.context_length} tokens",
-                cache.length + self.num_left,
+                self._end,
                 cache.context_length,
             )
-        elif not 0 <= self.num_done <= len(self.tokens):
+        elif not self._start <= cache.length <= self._end:
             self.error = EdgellamaError(CHANGED)
 
     def segment(self, most: int) -> Segment | None:
