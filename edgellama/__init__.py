@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgellama.generation.results import Chunk, Generation, Statistics
     from edgellama.generation.session import Session
     from edgellama.generation.stream import Stream
+    from edgellama.generation.text_options import PromptOptions, TextOptions
     from edgellama.llama import Llama
     from edgellama.models.pulling import pull
     from edgellama.quant.errors import (
@@ -69,6 +70,7 @@ _MODULES = {
     "ModelConfig": "edgellama.quant.model_config",
     "ModelFileError": "edgellama.quant.errors",
     "ModelNotFoundError": "edgellama.quant.errors",
+    "PromptOptions": "edgellama.generation.text_options",
     "ResumeError": "edgellama.quant.errors",
     "SamplingOptions": "edgellama.sampling.options",
     "Session": "edgellama.generation.session",
@@ -76,6 +78,7 @@ _MODULES = {
     "Statistics": "edgellama.generation.results",
     "Stream": "edgellama.generation.stream",
     "TemplateError": "edgellama.quant.errors",
+    "TextOptions": "edgellama.generation.text_options",
     "Tokenizer": "edgellama.text.tokenizer",
     "TokenizerError": "edgellama.quant.errors",
     "UnsupportedModelError": "edgellama.quant.errors",
@@ -105,6 +108,7 @@ __all__ = [
     "ModelConfig",
     "ModelFileError",
     "ModelNotFoundError",
+    "PromptOptions",
     "ResumeError",
     "SamplingOptions",
     "Session",
@@ -112,6 +116,7 @@ __all__ = [
     "Statistics",
     "Stream",
     "TemplateError",
+    "TextOptions",
     "Tokenizer",
     "TokenizerError",
     "UnsupportedModelError",

@@ -20,11 +20,12 @@ from edgellama.engine.hooks import HookPlace, RowFunction, RowHook
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.generation.batch import DEFAULT_WIDTH, Batch, OnError
 from edgellama.generation.batch_prompts import BatchPrompt, BatchPrompts
-from edgellama.generation.conversation import Conversation, ReplyOptions
+from edgellama.generation.conversation import Conversation
 from edgellama.generation.fitting import WhenFull
 from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
+from edgellama.generation.text_options import PromptOptions, TextOptions
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 from edgellama.load_report import load_report
 from edgellama.models.names import resolve
@@ -197,25 +198,14 @@ class Llama:
     def generate(
         self,
         prompt: str | Sequence[int],
-        *,
-        max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        parse_special: bool = False,
-        adapters: AdapterScales | None = None,
-        **sampling: Unpack[SamplingArguments],
+        **options: Unpack[PromptOptions],
     ) -> Generation:
         """Go on with a text, in a session of its own, and wait for the end.
 
         Arguments:
             prompt: Text, encoded with a BOS where the model wants one, or token ids as they are.
-            max_tokens: Tokens to generate at most, from 1. None (the default) is no limit but
-                the context's.
-            stop: A string, or several, before which the text ends. None (the default) is none.
-            parse_special: Read control tokens such as "<|im_end|>" in a text. False (the
-                default) keeps them as text.
-            adapters: Loaded adapters, or their names, with scales, such as ``{"french": 0.5}``.
-                None (the default) is none.
-            sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
+            options: PromptOptions: ``max_tokens``, ``stop``, ``adapters``, ``parse_special`` and
+                the fields of SamplingOptions.
 
         Returns:
             The text, its tokens, why it ended, and counts and seconds.
@@ -232,37 +222,19 @@ class Llama:
             >>> result.finish_reason
             'length'
         """
-        return self.stream(
-            prompt,
-            max_tokens=max_tokens,
-            stop=stop,
-            parse_special=parse_special,
-            adapters=adapters,
-            **sampling,
-        ).wait()
+        return self.stream(prompt, **options).wait()
 
     def stream(
         self,
         prompt: str | Sequence[int],
-        *,
-        max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        parse_special: bool = False,
-        adapters: AdapterScales | None = None,
-        **sampling: Unpack[SamplingArguments],
+        **options: Unpack[PromptOptions],
     ) -> Stream:
         """Go on with a text, piece by piece, in a session of its own.
 
         Arguments:
             prompt: Text, encoded with a BOS where the model wants one, or token ids as they are.
-            max_tokens: Tokens to generate at most, from 1. None (the default) is no limit but
-                the context's.
-            stop: A string, or several, before which the text ends. None (the default) is none.
-            parse_special: Read control tokens such as "<|im_end|>" in a text. False (the
-                default) keeps them as text.
-            adapters: Loaded adapters, or their names, with scales, such as ``{"french": 0.5}``.
-                None (the default) is none.
-            sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
+            options: PromptOptions: ``max_tokens``, ``stop``, ``adapters``, ``parse_special`` and
+                the fields of SamplingOptions.
 
         Returns:
             An iterator of chunks, made as they are asked for. ``cancel`` ends it from any
@@ -281,27 +253,16 @@ class Llama:
             >>> "".join(texts) == stream.result.text
             True
         """
-        return self.session().stream(
-            prompt,
-            max_tokens=max_tokens,
-            stop=stop,
-            parse_special=parse_special,
-            adapters=adapters,
-            **sampling,
-        )
+        return self.session().stream(prompt, **options)
 
     def generate_batch(
         self,
         prompts: Iterable[BatchPrompt | None],
         *,
-        max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        parse_special: bool = False,
         template: str | None = None,
-        adapters: AdapterScales | None = None,
         width: int = DEFAULT_WIDTH,
         on_error: OnError | None = None,
-        **sampling: Unpack[SamplingArguments],
+        **options: Unpack[PromptOptions],
     ) -> Batch:
         """Texts that follow many prompts, some computed together, as they finish.
 
@@ -313,20 +274,13 @@ class Llama:
                 ``{"prompt": "One,", "max_tokens": 8}`` or ``{"messages": [...]}``, a chat: its
                 other keys are options of this call, for it alone. None among them says that
                 there is none at the moment.
-            max_tokens: Tokens to generate at most for each, from 1. None (the default) is no
-                limit but the context's.
-            stop: A string, or several, before which a text ends. None (the default) is none.
-            parse_special: Read control tokens such as "<|im_end|>" in texts. False (the default)
-                keeps them as text.
             template: Chat format of ``messages``: the name of a published one or Jinja source.
                 None (the default) is the file's.
-            adapters: Loaded adapters, or their names, with scales, such as ``{"french": 0.5}``.
-                None (the default) is none.
             width: How many are computed together at most, from 1; 32 by default.
             on_error: Called as ``on_error(index, error)`` for prompts that cannot run, such as
                 ones longer than the context. None (the default) raises the first such error.
-            sampling: ``temperature`` and the other fields of SamplingOptions. What is not given
-                has its default there, for ``messages`` that of ``chat``.
+            options: PromptOptions for all prompts. Sampling that is not given has its default, for
+                ``messages`` that of ``chat``.
 
         Returns:
             An iterator of results, in the order in which they finish; ``index`` is the number of
@@ -350,13 +304,7 @@ class Llama:
             self.tokenizer,
             cache(partial(self._chat_template, template)),
             self.sampling_defaults or CHAT_SAMPLING,
-            {
-                "max_tokens": max_tokens,
-                "stop": stop,
-                "parse_special": parse_special,
-                "adapters": adapters,
-                **sampling,
-            },
+            options,
         )
         return Batch(
             self._engine,
@@ -374,7 +322,7 @@ class Llama:
         messages: Sequence[Mapping[str, object]] | None = None,
         template: str | None = None,
         when_full: WhenFull = "drop",
-        **options: Unpack[ReplyOptions],
+        **options: Unpack[TextOptions],
     ) -> Conversation:
         """A new conversation in the model's own chat format, with its own session.
 
@@ -390,9 +338,8 @@ class Llama:
             when_full: What happens once the messages fill the context: "drop" (the default)
                 leaves the oldest turns out, "stop" gives empty replies, "error" raises
                 ContextLengthError.
-            options: For every reply: ``max_tokens``, ``stop``, ``adapters`` (loaded ones, or their
-                names, with scales, which its session then has) and the fields of
-                SamplingOptions. Sampling that is not given is what the file recommends
+            options: TextOptions for every reply; its session has the ``adapters``. Sampling that
+                is not given is what the file recommends
                 (``sampling_defaults``); where it recommends nothing, a repetition penalty of 1.1
                 and DRY keep small models from looping.
 

@@ -12,10 +12,6 @@ from edgellama.quant.errors import InvalidOptionError
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
 
-REPLY_OPTIONS = ("max_tokens", "stop", "adapters")
-"""What every reply takes beside sampling."""
-TEXT_OPTIONS = (*REPLY_OPTIONS, "parse_special")
-"""What every text takes beside sampling."""
 PROMPT_FORM = "text, or token ids as whole numbers"
 
 
@@ -26,6 +22,8 @@ def prompt_tokens(
 
     InvalidOptionError for anything else. Bytes are refused, since each would pass for a token.
     """
+    if not isinstance(parse_special, bool):
+        raise InvalidOptionError(f"parse_special is {shown(parse_special)}; allowed: True or False")
     if isinstance(prompt, str):
         wants_bos = tokenizer.special.add_bos
         return tokenizer.encode(prompt, add_bos=wants_bos, parse_special=parse_special)

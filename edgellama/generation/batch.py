@@ -12,9 +12,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgellama.engine.cancellation import CancelToken
-from edgellama.generation.decoding import Decoding, Request
+from edgellama.generation.decoding import Decoding
 from edgellama.generation.results import Generation
 from edgellama.generation.session import check_fits
+from edgellama.generation.text_options import Request
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled, InvalidOptionError
 
 if TYPE_CHECKING:

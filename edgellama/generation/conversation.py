@@ -10,13 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.engine.cancellation import CancelToken
-from edgellama.generation.arguments import REPLY_OPTIONS, stop_strings
 from edgellama.generation.conversation_file import SavedMessages, read_messages, write_messages
-from edgellama.generation.decoding import Request
 from edgellama.generation.fitting import NoReply, WhenFull, check_when_full, first_kept
 from edgellama.generation.messages import (
     Content,
@@ -28,9 +25,9 @@ from edgellama.generation.messages import (
 from edgellama.generation.results import Generation
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
+from edgellama.generation.text_options import Request, TextOptions, text_request
 from edgellama.generation.turns import PromptTokens, Turn, as_computed, turn_as_json, turn_from_json
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
-from edgellama.sampling.options import SamplingArguments, SamplingOptions
 from edgellama.text.chat_template import ChatTemplate, encode_chat
 
 if TYPE_CHECKING:
@@ -39,19 +36,6 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from edgellama.text.tokenizer import Tokenizer
-
-
-class ReplyOptions(SamplingArguments, total=False):
-    """What a reply may be told, as keyword arguments; what is left out has its default.
-
-    ``max_tokens`` None (the default) means until the model ends its turn or the context is
-    full; ``stop`` ends the reply before a string or any of several, None before none;
-    ``adapters`` are loaded ones, or their names, with scales, None are the session's.
-    """
-
-    max_tokens: int | None
-    stop: str | Sequence[str] | None
-    adapters: AdapterScales | None
 
 
 class Conversation:
@@ -78,7 +62,7 @@ class Conversation:
         system: str | None = None,
         messages: Sequence[Mapping[str, object]] | None = None,
         when_full: WhenFull = "drop",
-        **options: Unpack[ReplyOptions],
+        **options: Unpack[TextOptions],
     ) -> None:
         """Join a session, its tokenizer and a template; ``Llama.chat`` does it for you.
 
@@ -92,7 +76,7 @@ class Conversation:
                 default): the oldest turns, but never the system prompt, go out of the prompt
                 (they stay in ``messages``), and the result says how many. "stop": the reply is
                 empty and its result ``context_full``. "error": ContextLengthError.
-            options: ``max_tokens``, ``stop`` and the fields of SamplingOptions, for every reply.
+            options: TextOptions, for every reply.
 
         Raises:
             InvalidOptionError: Malformed messages, two system prompts, options out of range.
@@ -150,12 +134,12 @@ class Conversation:
         return self._template
 
     @property
-    def options(self) -> ReplyOptions:
+    def options(self) -> TextOptions:
         """The options that hold for every reply; assign others, which are checked."""
         return self._options.copy()
 
     @options.setter
-    def options(self, options: ReplyOptions) -> None:
+    def options(self, options: TextOptions) -> None:
         self._request((0,), {}, options)
         self._options = options.copy()
 
@@ -169,15 +153,14 @@ class Conversation:
         """The session that holds the conversation's tokens."""
         return self._session
 
-    def send(self, text: Content, **options: Unpack[ReplyOptions]) -> Generation:
+    def send(self, text: Content, **options: Unpack[TextOptions]) -> Generation:
         """Add the user's message and return the reply, which is added too.
 
         Arguments:
             text: The message: a string, or text parts such as
                 ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
-            options: ``max_tokens`` (from 1; None is no limit), ``stop`` (a string, several, or
-                None), ``adapters`` and the fields of SamplingOptions, each in place of the
-                conversation's.
+            options: TextOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
+                SamplingOptions, each in place of the conversation's.
 
         Returns:
             The reply's text and tokens, why it ended, and counts and seconds.
@@ -198,7 +181,7 @@ class Conversation:
         """
         return self.stream(text, **options).wait()
 
-    def stream(self, text: Content, **options: Unpack[ReplyOptions]) -> Stream:
+    def stream(self, text: Content, **options: Unpack[TextOptions]) -> Stream:
         """Ask, and get the reply piece by piece.
 
         Both messages are added when the stream ends, also by Ctrl-C or ``close``, provided that
@@ -207,9 +190,8 @@ class Conversation:
         Arguments:
             text: The message: a string, or text parts such as
                 ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
-            options: ``max_tokens`` (from 1; None is no limit), ``stop`` (a string, several, or
-                None), ``adapters`` and the fields of SamplingOptions, each in place of the
-                conversation's.
+            options: TextOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
+                SamplingOptions, each in place of the conversation's.
 
         Returns:
             An iterator of chunks, and a context manager; ``result`` then is the whole.
@@ -233,15 +215,14 @@ class Conversation:
         message: Message = {"role": "user", "content": content_text(text)}
         return self._reply(len(self._messages), [message], options)
 
-    def regenerate(self, **options: Unpack[ReplyOptions]) -> Stream:
+    def regenerate(self, **options: Unpack[TextOptions]) -> Stream:
         """Another reply to the last message of the user, in place of the one it had, if any.
 
         So it also answers ``messages`` that end with the user's.
 
         Arguments:
-            options: ``max_tokens`` (from 1; None is no limit), ``stop`` (a string, several, or
-                None), ``adapters`` and the fields of SamplingOptions, each in place of the
-                conversation's.
+            options: TextOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
+                SamplingOptions, each in place of the conversation's.
 
         Returns:
             An iterator of chunks, and a context manager; ``result`` then is the whole.
@@ -374,7 +355,7 @@ class Conversation:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _reply(self, num_kept: int, asked: Sequence[Message], options: ReplyOptions) -> Stream:
+    def _reply(self, num_kept: int, asked: Sequence[Message], options: TextOptions) -> Stream:
         """The reply to the first ``num_kept`` messages and what is asked after them."""
         messages = checked_messages([*self._messages[:num_kept], *asked])
         num_system = int(is_role(messages[0], "system"))
@@ -415,19 +396,10 @@ class Conversation:
         return PromptTokens(written, as_computed(self._tokenizer, written, self._last))
 
     def _request(
-        self, prompt: Sequence[int], options: ReplyOptions, defaults: ReplyOptions | None = None
+        self, prompt: Sequence[int], options: TextOptions, defaults: TextOptions | None = None
     ) -> Request:
-        given: dict[str, Any] = {**(self._options if defaults is None else defaults), **options}
-        max_tokens, stop = given.pop("max_tokens", None), given.pop("stop", None)
-        adapters = given.pop("adapters", None)
-        return Request(
-            prompt=prompt,
-            sampling=SamplingOptions.of(given, REPLY_OPTIONS),
-            max_tokens=max_tokens,
-            stop=(*stop_strings(stop), *self._template.stop),
-            continuation=False,
-            adapters=adapters,
-        )
+        given = {**(self._options if defaults is None else defaults), **options}
+        return text_request(prompt, given, stop=self._template.stop, continuation=False)
 
     @property
     def _num_system(self) -> int:

@@ -8,54 +8,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from numbers import Integral
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
+from edgellama.engine.adapter_set import NO_ADAPTERS
 from edgellama.generation.results import Chunk, FinishReason, Generation, Statistics
-from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.generation.text_options import Request
+from edgellama.quant.errors import EdgellamaError
 from edgellama.sampling.filters import Logits
-from edgellama.sampling.options import SamplingOptions
 from edgellama.sampling.sampler import make_sampler
 from edgellama.text.sequence_breakers import SequenceBreakers
 from edgellama.text.tokenizer import StopStrings, StreamingDetokenizer
 
 if TYPE_CHECKING:
-    from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
     from edgellama.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Request:
-    """What to generate from; InvalidOptionError for impossible values.
-
-    ``max_tokens`` None means until an end token or a full context. ``continuation``: the text
-    carries on the prompt's, so a leading space is kept. ``dropped_messages`` is handed on to the
-    result. ``adapters`` None are those of who asks, else none.
-    """
-
-    prompt: Sequence[int]
-    sampling: SamplingOptions
-    max_tokens: int | None = None
-    stop: Sequence[str] = ()
-    continuation: bool = True
-    dropped_messages: int = 0
-    adapters: AdapterScales | AdapterSet | None = None
-
-    def __post_init__(self) -> None:
-        if not self.prompt:
-            raise InvalidOptionError("the prompt is empty; allowed: at least one token")
-        if not _is_limit(self.max_tokens):
-            raise InvalidOptionError(
-                f"max_tokens is {self.max_tokens!r}; allowed: None or a whole number from 1"
-            )
 
 
 class Decoding:
@@ -223,7 +194,3 @@ class Decoding:
     def _end(self, reason: FinishReason) -> None:
         self._finish_reason = reason
         self._is_over = True
-
-
-def _is_limit(value: object) -> bool:
-    return value is None or (isinstance(value, Integral) and int(value) >= 1)

@@ -19,13 +19,12 @@ from typing import TYPE_CHECKING
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.saved_cache import load_cache, save_cache
-from edgellama.generation.arguments import TEXT_OPTIONS, prompt_tokens, stop_strings
-from edgellama.generation.decoding import Decoding, Request
+from edgellama.generation.decoding import Decoding
 from edgellama.generation.results import Generation
 from edgellama.generation.stream import Stream
+from edgellama.generation.text_options import PromptOptions, Request, prompt_request
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
 from edgellama.quant.ways import Way
-from edgellama.sampling.options import SamplingArguments, SamplingOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -121,25 +120,14 @@ class Session:
     def generate(
         self,
         prompt: str | Sequence[int],
-        *,
-        max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        parse_special: bool = False,
-        adapters: AdapterScales | None = None,
-        **sampling: Unpack[SamplingArguments],
+        **options: Unpack[PromptOptions],
     ) -> Generation:
         """Go on with a text and wait for the end; what the session holds is not computed again.
 
         Arguments:
             prompt: Text, encoded with a BOS where the model wants one, or token ids as they are.
-            max_tokens: Tokens to generate at most, from 1. None (the default) is no limit but
-                the context's.
-            stop: A string, or several, before which the text ends. None (the default) is none.
-            parse_special: Read control tokens such as "<|im_end|>" in a text. False (the
-                default) keeps them as text.
-            adapters: Loaded adapters, or their names, with scales, for this text alone, such as
-                ``{"french": 0.5}``; {} is none. None (the default) are the session's.
-            sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
+            options: PromptOptions: ``max_tokens``, ``stop``, ``adapters``, ``parse_special`` and
+                the fields of SamplingOptions.
 
         Returns:
             The text, its tokens, why it ended, and counts and seconds.
@@ -156,24 +144,12 @@ class Session:
             ...     session.tokens[:3], len(result.tokens) <= 4
             ((1, 2, 3), True)
         """
-        return self.stream(
-            prompt,
-            max_tokens=max_tokens,
-            stop=stop,
-            parse_special=parse_special,
-            adapters=adapters,
-            **sampling,
-        ).wait()
+        return self.stream(prompt, **options).wait()
 
     def stream(
         self,
         prompt: str | Sequence[int],
-        *,
-        max_tokens: int | None = None,
-        stop: str | Sequence[str] | None = None,
-        parse_special: bool = False,
-        adapters: AdapterScales | None = None,
-        **sampling: Unpack[SamplingArguments],
+        **options: Unpack[PromptOptions],
     ) -> Stream:
         """Go on with a text, piece by piece; the session is in use until the stream ends.
 
@@ -181,14 +157,8 @@ class Session:
 
         Arguments:
             prompt: Text, encoded with a BOS where the model wants one, or token ids as they are.
-            max_tokens: Tokens to generate at most, from 1. None (the default) is no limit but
-                the context's.
-            stop: A string, or several, before which the text ends. None (the default) is none.
-            parse_special: Read control tokens such as "<|im_end|>" in a text. False (the
-                default) keeps them as text.
-            adapters: Loaded adapters, or their names, with scales, for this text alone, such as
-                ``{"french": 0.5}``; {} is none. None (the default) are the session's.
-            sampling: ``temperature`` and the other fields of SamplingOptions, with its defaults.
+            options: PromptOptions: ``max_tokens``, ``stop``, ``adapters``, ``parse_special`` and
+                the fields of SamplingOptions.
 
         Returns:
             An iterator of chunks, and a context manager; ``result`` then is the whole.
@@ -205,15 +175,7 @@ class Session:
             ...     [chunk.token is not None for chunk in stream], session.busy
             ([True, True], False)
         """
-        return self.start(
-            Request(
-                prompt=prompt_tokens(self._tokenizer, prompt, parse_special=parse_special),
-                sampling=SamplingOptions.of(sampling, TEXT_OPTIONS),
-                max_tokens=max_tokens,
-                stop=stop_strings(stop),
-                adapters=adapters,
-            )
-        )
+        return self.start(prompt_request(self._tokenizer, prompt, options))
 
     def start(
         self, request: Request, *, on_end: Callable[[Generation], None] | None = None

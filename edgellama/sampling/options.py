@@ -6,7 +6,7 @@ How it is obeyed is known to sampler and to what that composes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from numbers import Integral, Real
@@ -71,15 +71,6 @@ class SamplingOptions:
             if isinstance(value, bool) or not isinstance(value, kind) or not allowed(value):
                 raise InvalidOptionError(f"{name} is {value!r}; allowed: {words}")
         object.__setattr__(self, "dry_breakers", tuple(self.dry_breakers))
-
-    @classmethod
-    def of(cls, given: Mapping[str, Any], beside: Collection[str] = ()) -> SamplingOptions:
-        """Options by name; InvalidOptionError for a name that is neither one nor in ``beside``.
-
-        ``beside`` are other options that the caller takes, which may be what was meant.
-        """
-        check_option_names(given, (*beside, *SamplingArguments.__annotations__))
-        return cls(**given)
 
 
 class SamplingArguments(TypedDict, total=False):

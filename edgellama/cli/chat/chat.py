@@ -23,11 +23,12 @@ from edgellama.sampling.options import CHAT_SAMPLING
 if TYPE_CHECKING:
     from edgellama.cli.chat.kept import KeptConversation
     from edgellama.cli.chat.reply_view import ReplyView
-    from edgellama.generation.conversation import Conversation, ReplyOptions
+    from edgellama.generation.conversation import Conversation
     from edgellama.generation.fitting import WhenFull
     from edgellama.generation.messages import Message
     from edgellama.generation.results import Generation
     from edgellama.generation.stream import Stream
+    from edgellama.generation.text_options import TextOptions
     from edgellama.llama import Llama
 
 
@@ -97,7 +98,7 @@ class Chat:
     def set_options(self, given: Mapping[str, Any]) -> None:
         """Options of replies from now on, in place of those given so far; the rest is default."""
         defaults = self.llama.sampling_defaults or CHAT_SAMPLING
-        self.conversation.options = cast("ReplyOptions", {**defaults, **given})
+        self.conversation.options = cast("TextOptions", {**defaults, **given})
         self.given = dict(given)
 
     def resume(self) -> None:

@@ -1,0 +1,138 @@
+"""Options of a text: what may be said about it, each written, checked and explained here alone.
+
+Every call that generates takes them by name and makes a ``Request`` of them. What an option does
+is known to whoever reads the request: a field of it, of the same name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import TYPE_CHECKING, Any
+
+from edgellama.engine.adapter_set import AdapterSet
+from edgellama.engine.adapter_shelf import AdapterScales
+from edgellama.generation.arguments import prompt_tokens, stop_strings
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.sampling.options import SamplingArguments, SamplingOptions, check_option_names
+
+if TYPE_CHECKING:
+    from edgellama.text.tokenizer import Tokenizer
+
+
+class TextOptions(SamplingArguments, total=False):
+    """What may be said about a text, as keyword arguments of every call that generates.
+
+    The fields of SamplingOptions belong to them. What is left out, or None, has its default.
+
+    Arguments:
+        max_tokens: Tokens to generate at most, from 1. None (the default) is no limit but the
+            context's.
+        stop: A string, or several, before which the text ends. None (the default) is none.
+        adapters: Loaded adapters, or their names, with scales, for this text alone, such as
+            ``{"french": 0.5}``; {} is none. None (the default) are those of the session.
+
+    Example:
+        >>> from edgellama import Llama, TextOptions
+        >>> options: TextOptions = {"max_tokens": 2, "temperature": 0, "stop": ["."]}
+        >>> with Llama("smollm2", context_length=512) as llama:
+        ...     llama.generate("One, two,", **options).text
+        ' or three'
+    """
+
+    max_tokens: int | None
+    stop: str | Sequence[str] | None
+    adapters: AdapterScales | None
+
+
+class PromptOptions(TextOptions, total=False):
+    """TextOptions, and how the prompt is read; for calls that go on with a prompt as it stands.
+
+    Arguments:
+        parse_special: Read control tokens such as "<|im_end|>" in a text. False (the default)
+            keeps them as text.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2", context_length=512) as llama:
+        ...     result = llama.generate("<|im_start|>", parse_special=True, max_tokens=1)
+        >>> result.prompt_tokens
+        1
+    """
+
+    parse_special: bool
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to generate from; InvalidOptionError for impossible values.
+
+    Fields that an option of a text has are explained there. ``continuation``: the text carries
+    on the prompt's, so a leading space is kept. ``dropped_messages`` is handed on to the result.
+    ``adapters`` None are those of who asks, else none.
+    """
+
+    prompt: Sequence[int]
+    sampling: SamplingOptions
+    max_tokens: int | None = None
+    stop: Sequence[str] = ()
+    continuation: bool = True
+    dropped_messages: int = 0
+    adapters: AdapterScales | AdapterSet | None = None
+
+    def __post_init__(self) -> None:
+        if not self.prompt:
+            raise InvalidOptionError("the prompt is empty; allowed: at least one token")
+
+
+def _token_limit(value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, Integral) and int(value) >= 1:
+        return int(value)
+    raise InvalidOptionError(f"max_tokens is {value!r}; allowed: None or a whole number from 1")
+
+
+def _as_given(value: Any) -> Any:
+    """For options that are checked where they are used, before the first step."""
+    return value
+
+
+_CHECKED: Mapping[str, Callable[[Any], Any]] = {
+    "max_tokens": _token_limit,
+    "stop": stop_strings,
+    "adapters": _as_given,
+}
+"""By the name of an option and of its field in Request: what is given, checked, as the field."""
+TEXT_OPTION_NAMES = (*_CHECKED, *SamplingArguments.__annotations__)
+PROMPT_OPTION_NAMES = (*TEXT_OPTION_NAMES, "parse_special")
+
+
+def prompt_request(
+    tokenizer: Tokenizer, prompt: str | Sequence[int], options: Mapping[str, Any]
+) -> Request:
+    """The request of a text or of token ids, with PromptOptions."""
+    check_option_names(options, PROMPT_OPTION_NAMES)
+    own = {name: value for name, value in options.items() if name != "parse_special"}
+    parse_special = options.get("parse_special", False)
+    return text_request(prompt_tokens(tokenizer, prompt, parse_special=parse_special), own)
+
+
+def text_request(
+    prompt: Sequence[int],
+    options: Mapping[str, Any],
+    *,
+    stop: Collection[str] = (),
+    continuation: bool = True,
+) -> Request:
+    """The request of a prompt's tokens, with TextOptions.
+
+    InvalidOptionError for what is no such option, or has no such value. ``stop``: strings that
+    end the text beside those of the options.
+    """
+    check_option_names(options, TEXT_OPTION_NAMES)
+    own = {name: check(options[name]) for name, check in _CHECKED.items() if name in options}
+    own["stop"] = (*own.get("stop", ()), *stop)
+    sampling = {name: value for name, value in options.items() if name not in _CHECKED}
+    return Request(prompt, SamplingOptions(**sampling), continuation=continuation, **own)
