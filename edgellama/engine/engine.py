@@ -150,9 +150,10 @@ class Engine:
         cancelled: CancelToken | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> FloatRows:
-        """Append ``tokens`` to the cache; logits (1, n or 0 tokens, vocab_size) as a new array.
+        """Append ``tokens`` to the cache; logits (tokens, vocab_size) as a new array.
 
-        ``logits`` "rows" gives the residual stream (n, embedding_length) after the last layer
+        ``logits``: of the "last" token, of "all", of "none", or of so many at the end; "rows"
+        gives the residual stream (n, embedding_length) after the last layer
         that runs here; ``rows`` is what the layers before the first one here have left.
         Raises ContextLengthError when they do not fit, GenerationCancelled when the token is
         set; the cache then holds the steps that were complete. ``progress`` hears of
@@ -342,7 +343,7 @@ class Engine:
         if not is_first and (rows is None or rows.shape != shape):
             found = "none" if rows is None else f"{rows.shape}"
             raise InvalidOptionError(f"rows {found}; allowed: an array of shape {shape}")
-        if not is_last and wanted in ("last", "all"):
+        if not is_last and wanted not in ("none", "rows"):
             raise InvalidOptionError('logits are wanted; allowed without the last layer: "rows"')
 
     def _checked(

@@ -177,6 +177,17 @@ class KVCache:
         del self._keys[length // PAGE_POSITIONS :]
         self._drop_pages(-(-length // PAGE_POSITIONS))
 
+    def passing_room(self, length: int) -> int:
+        """How many tokens behind ``length`` may come and be forgotten again.
+
+        A sliding window must not give up a page for them.
+        """
+        room = self.context_length - length
+        if length > self.window:
+            oldest = first_seen(length, self.window)
+            room = min(room, PAGE_POSITIONS - 1 - oldest % PAGE_POSITIONS)
+        return room
+
     def fork(self) -> KVCache:
         """Another sequence of the same tokens, which shares the pages until either writes."""
         other = KVCache(

@@ -28,8 +28,9 @@ from edgellama.kernels_cpu.layouts import (
     count_splits,
 )
 
-Wanted: TypeAlias = Literal["last", "all", "none", "rows"]
-"""Logits of the last token or of all, nothing, or the residual stream's rows instead of logits."""
+Wanted: TypeAlias = Literal["last", "all", "none", "rows"] | int
+"""Logits of the last token, of all, or of so many at the end; nothing, or the residual stream's
+rows instead of logits."""
 SMALLEST_SPLIT = 512
 """Keys of one part where a token's keys are split: enough to be worth handing out."""
 SPLITS_AT_MOST = 64
@@ -57,6 +58,20 @@ class Segment:
     def num_tokens(self) -> int:
         """How many tokens."""
         return len(self.tokens)
+
+    @property
+    def num_logits(self) -> int:
+        """How many tokens at the end have their logits computed."""
+        return num_logits(self.wanted, len(self.tokens))
+
+
+def num_logits(wanted: Wanted, num_tokens: int) -> int:
+    """How many of ``num_tokens`` at their end have their logits computed."""
+    if wanted == "last":
+        return min(1, num_tokens)
+    if isinstance(wanted, int):
+        return min(max(0, wanted), num_tokens)
+    return num_tokens if wanted == "all" else 0
 
 
 def split_keys_at(position: int) -> int:

@@ -240,7 +240,7 @@ class StepRunner:
             if segment.wanted == "rows":
                 shares.append(next(others))
                 continue
-            end = start + {"none": 0, "last": 1, "all": segment.num_tokens}[segment.wanted]
+            end = start + segment.num_logits
             shares.append(logits[start:end].copy())
             start = end
         return shares
@@ -281,10 +281,7 @@ def _wanted_rows(segments: Sequence[Segment]) -> list[int]:
     start = 0
     for segment in segments:
         end = start + segment.num_tokens
-        if segment.wanted == "last":
-            rows.append(end - 1)
-        elif segment.wanted == "all":
-            rows += range(start, end)
+        rows += range(end - segment.num_logits, end)
         start = end
     return rows
 

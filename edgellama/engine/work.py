@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.segments import Segment, Wanted
+from edgellama.engine.segments import Segment, Wanted, num_logits
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, GenerationCancelled
@@ -115,8 +115,10 @@ class Work:
             count = end // PAGE_POSITIONS * PAGE_POSITIONS - self.cache.length
             if count <= 0:
                 return None
-        is_last = start + count == len(self.tokens)
-        wanted = "none" if self.wanted == "last" and not is_last else self.wanted
+        num_later = len(self.tokens) - start - count
+        wanted = self.wanted
+        if num_later and wanted != "rows":
+            wanted = num_logits(wanted, len(self.tokens)) - num_later
         part = slice(start, start + count)
         rows = None if self._rows is None else self._rows[part]
         return Segment(self.cache, self.cache.length, self.tokens[part], wanted, rows)

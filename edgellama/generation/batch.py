@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgellama.engine.cancellation import CancelToken
-from edgellama.generation.decoding import Decoding
+from edgellama.generation.decoding import Decoding, NextTokens
 from edgellama.generation.results import Generation
 from edgellama.generation.session import check_fits
 from edgellama.generation.text_options import Request
@@ -135,9 +135,9 @@ class _Runner:
             length = min(length, len(request.prompt) + request.max_tokens)
         cache = self.engine.new_cache(length)
         decoding = Decoding(self.engine, self.tokenizer, cache, request, self.cancel)
-        tokens = decoding.next_tokens()
-        assert tokens is not None
-        return _Running(index, decoding, self.engine.work(tokens, cache, cancelled=self.cancel))
+        step = decoding.next_tokens()
+        assert step is not None
+        return _Running(index, decoding, self._work(decoding, step))
 
     def _gone_on(self, running: _Running) -> Generation | None:
         """Let a generation go on after its step; what it gives if that was the last one."""
@@ -155,12 +155,17 @@ class _Runner:
     def _advance(self, running: _Running) -> bool:
         """Take what was computed and ask for what is next; False at the end of the text."""
         decoding = running.decoding
-        decoding.take(running.work.result(self.engine.config.vocab_size)[0])
-        tokens = decoding.next_tokens()
-        if tokens is None:
+        for _ in decoding.take(running.work.result(self.engine.config.vocab_size)):
+            pass
+        step = decoding.next_tokens()
+        if step is None:
             return False
-        running.work = self.engine.work(tokens, decoding.cache, cancelled=self.cancel)
+        running.work = self._work(decoding, step)
         return True
+
+    def _work(self, decoding: Decoding, step: NextTokens) -> Work:
+        tokens, wanted = step
+        return self.engine.work(tokens, decoding.cache, logits=wanted, cancelled=self.cancel)
 
     @contextmanager
     def _reported(self, index: int) -> Iterator[None]:

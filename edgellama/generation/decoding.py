@@ -1,39 +1,51 @@
-"""One generation: prefill what the cache lacks, then sample token after token.
+"""One generation: prefill what the cache lacks, then choose token after token.
 
-It knows tokens, their text, and the reasons to stop. Who may start one, and what the text
-is for, is left to session and conversation.
+It knows which tokens are computed next, what their logits are for, and the reasons to stop.
+Who may start one, and what the text is for, is left to session and conversation.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgellama.engine.adapter_set import NO_ADAPTERS
-from edgellama.generation.results import Chunk, FinishReason, Generation, Statistics
-from edgellama.generation.text_options import Request
+from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
+from edgellama.generation.decoding_clock import DecodingClock
+from edgellama.generation.results import Chunk, FinishReason, Generation
+from edgellama.generation.text_assembly import TextAssembly
 from edgellama.quant.errors import EdgellamaError
-from edgellama.sampling.filters import Logits
 from edgellama.sampling.sampler import make_sampler
 from edgellama.text.sequence_breakers import SequenceBreakers
-from edgellama.text.tokenizer import StopStrings, StreamingDetokenizer
 
 if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.segments import Wanted
+    from edgellama.generation.drafting import Drafter
+    from edgellama.generation.text_options import Request
+    from edgellama.sampling.filters import Logits
     from edgellama.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
+
+
+class NextTokens(NamedTuple):
+    """``tokens`` for the end of the cache, and whose logits are wanted: those at their end."""
+
+    tokens: Sequence[int]
+    wanted: Wanted
 
 
 class Decoding:
     """The state of one generation: it says which tokens come next, and takes their logits.
 
     Who computes them, alone or together with other generations, is not its business; ``steps``
-    does it alone.
+    does it alone. ``history`` is prompt and text so far. The cache holds its beginning, so what
+    it lacks is computed next, however it came about; behind it there may be a draft, of which
+    what the sampler does not choose is taken off again.
     """
 
     def __init__(
@@ -43,6 +55,7 @@ class Decoding:
         cache: KVCache,
         request: Request,
         cancel: CancelToken,
+        drafter: Drafter | None = None,
     ) -> None:
         self._engine = engine
         self.cache = cache
@@ -58,18 +71,14 @@ class Decoding:
             end_tokens=self._end_tokens,
             breaks=SequenceBreakers(tokenizer, request.sampling.dry_breakers),
         )
-        self._stops = StopStrings(request.stop)
-        self._detokenizer = StreamingDetokenizer(tokenizer, continuation=request.continuation)
+        self._assembly = TextAssembly(tokenizer, request.stop, continuation=request.continuation)
+        self._drafter = drafter
+        self._draft: list[int] = []
         self._history = list(request.prompt)
-        self._tokens: list[int] = []
-        self._texts: list[str] = []
         self._finish_reason: FinishReason = "cancelled"
         self._is_over = self._context_full = False
         self._num_shared: int | None = None
-        self._prefilled_tokens = 0
-        self._decoded_tokens = 0
-        self._prefill_s = self._decode_s = self._first_token_s = 0.0
-        self._resumed = 0.0
+        self._clock = DecodingClock()
 
     @property
     def prefill_progress(self) -> tuple[int, int]:
@@ -83,10 +92,9 @@ class Decoding:
         """One chunk a token, and one more if text was still held back at the end."""
         forward, cache = self._engine.forward, self.cache
         try:
-            while (tokens := self.next_tokens()) is not None:
-                chunk = self.take(forward(tokens, cache, cancelled=self.cancel)[0])
-                if chunk is not None:
-                    yield chunk
+            while (step := self.next_tokens()) is not None:
+                tokens, wanted = step
+                yield from self.take(forward(tokens, cache, logits=wanted, cancelled=self.cancel))
         except EdgellamaError:
             # Who cancels may also close what the next step would need.
             if not self.cancel.cancelled:
@@ -95,96 +103,123 @@ class Decoding:
         if (rest := self.rest()) is not None:
             yield rest
 
-    def next_tokens(self) -> Sequence[int] | None:
-        """The tokens whose logits come next, for the end of ``cache``; None at the end.
+    def next_tokens(self) -> NextTokens | None:
+        """The tokens that come next, for the end of ``cache``; None at the end.
 
         At first the prompt, of which the cache may hold a part already.
         """
-        self._resumed = perf_counter()
+        self._clock.resume()
+        history, cache = self._history, self.cache
         if self._num_shared is None:
-            self.cache.adapters = self._adapters
+            cache.adapters = self._adapters
             # The last token is computed in any case, for its logits.
-            self._num_shared = self.cache.reuse(self._request.prompt)
-            return self._request.prompt[self._num_shared :]
+            self._num_shared = cache.reuse(history)
+            return NextTokens(history[self._num_shared :], "last")
         self._check_end()
         if self._is_over:
             return None
-        self._history.append(self._tokens[-1])
-        return self._history[-1:]
+        tokens = history[cache.length :]
+        if self._drafter is None:
+            return NextTokens(tokens, "last")
+        self._draft = list(self._drafter.draft(history, self._room_for_draft(len(tokens))))
+        return NextTokens(tokens + self._draft, 1 + len(self._draft))
 
-    def take(self, logits: Logits) -> Chunk | None:
-        """Choose a token by the logits (vocab_size,); its text, or None if it ends the text."""
-        is_first = not self._tokens
-        if is_first:
-            self._note_prefill()
-        token = self._sampler(logits, self._history)
-        seconds = perf_counter() - self._resumed
-        # Sampling the first token belongs to its latency, not to the decoding speed.
-        if is_first:
-            self._first_token_s = seconds
-        else:
-            self._decode_s += seconds
-            self._decoded_tokens += 1
-        if token in self._end_tokens:
-            self._end("stop")
-            return None
-        self._tokens.append(token)
-        text, stopped = self._stops.feed(self._detokenizer.add(token))
-        self._texts.append(text)
-        if stopped:
-            self._end("stop")
-        return Chunk(text, token)
+    def take(self, logits: Logits) -> Iterator[Chunk]:
+        """Choose tokens by the logits that were wanted (n, vocab_size), each when it is asked for.
+
+        Row 0 is of the history's last token, the others are of the draft: they count as long as
+        the draft says what was appended. A token that ends the text gives no chunk.
+        """
+        history, start = self._history, len(self._history)
+        draft, row = self._draft, 0
+        try:
+            while True:
+                token = self._choose(logits[row])
+                if token is None:
+                    break
+                yield self._append(token)
+                next_row = len(history) - start
+                if next_row > len(draft) or draft[row:next_row] != history[start + row :]:
+                    break
+                self._clock.resume()
+                self._check_end()
+                if self._is_over:
+                    break
+                row = next_row
+        finally:
+            if draft:
+                self._draft = []
+                self.cache.truncate(min(self.cache.length, start + row))
 
     def stop_early(self) -> None:
         """End as cancelled."""
-        if not self._tokens:
+        if self._num_tokens == 0:
             self._note_prefill()
         self._end("cancelled")
 
     def rest(self) -> Chunk | None:
         """Text that was still held back at the end."""
-        rest, stopped = self._stops.feed(self._detokenizer.finish())
-        rest += self._stops.flush()
-        if stopped:
+        text, is_stopped = self._assembly.finish()
+        if is_stopped:
             self._finish_reason = "stop"
-        if not rest:
-            return None
-        self._texts.append(rest)
-        return Chunk(rest, None)
+        return Chunk(text, None) if text else None
 
     def result(self) -> Generation:
         """The generation so far."""
         prompt_tokens = len(self._request.prompt)
         return Generation(
-            text="".join(self._texts),
-            tokens=tuple(self._tokens),
+            text=self._assembly.text,
+            tokens=tuple(self._history[prompt_tokens:]),
             prompt_tokens=prompt_tokens,
             finish_reason=self._finish_reason,
             context_full=self._context_full,
-            statistics=Statistics(
-                prompt_tokens=prompt_tokens,
-                prefilled_tokens=self._prefilled_tokens,
-                decoded_tokens=self._decoded_tokens,
-                prefill_s=self._prefill_s,
-                decode_s=self._decode_s,
-                time_to_first_token_s=self._first_token_s,
-            ),
+            statistics=self._clock.statistics(prompt_tokens),
             dropped_messages=self._request.dropped_messages,
         )
 
+    @property
+    def _num_tokens(self) -> int:
+        """Tokens of the text so far."""
+        return len(self._history) - len(self._request.prompt)
+
+    def _room_for_draft(self, num_pending: int) -> int:
+        """How long a draft behind ``num_pending`` tokens may be; all of it may be refused."""
+        room = min(MAX_SHORT_TOKENS - num_pending, self.cache.passing_room(len(self._history)))
+        if self._request.max_tokens is not None:
+            room = min(room, self._request.max_tokens - self._num_tokens - 1)
+        return max(0, room)
+
+    def _choose(self, logits: Logits) -> int | None:
+        """The next token; None if it ends the text."""
+        if self._num_tokens == 0:
+            self._note_prefill()
+        token = self._sampler(logits, self._history)
+        self._clock.note_token()
+        if token in self._end_tokens:
+            self._end("stop")
+            return None
+        return token
+
+    def _append(self, token: int) -> Chunk:
+        """Let a token, chosen or certain anyway, be the text's next one."""
+        self._history.append(token)
+        text, is_stopped = self._assembly.add(token)
+        if is_stopped:
+            self._end("stop")
+        return Chunk(text, token)
+
     def _note_prefill(self) -> None:
-        self._prefill_s = perf_counter() - self._resumed
-        self._prefilled_tokens = max(0, self.cache.length - (self._num_shared or 0))
+        self._clock.note_prefill(self.cache.length - (self._num_shared or 0))
 
     def _check_end(self) -> None:
         """Find out whether the last token was the last one."""
         if self._is_over:
             return
-        if len(self._tokens) == self._request.max_tokens:
+        if self._num_tokens == self._request.max_tokens:
             self._end("length")
         elif self.cancel.cancelled:
             self._end("cancelled")
-        elif len(self._history) >= self.cache.context_length:
+        elif len(self._history) > self.cache.context_length:
             self._context_full = True
             self._end("length")
             logger.warning(

@@ -1,0 +1,42 @@
+"""The text of one generation as its tokens come: whole characters, up to a stop string.
+
+It knows neither where tokens come from nor what else ends a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgellama.text.tokenizer import StopStrings, StreamingDetokenizer
+
+if TYPE_CHECKING:
+    from edgellama.text.tokenizer import Tokenizer
+
+
+class TextAssembly:
+    """Tokens in, text out; what may still become a stop string is held back."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], *, continuation: bool) -> None:
+        """``continuation``: the text carries on another, so a leading space is kept."""
+        self._stops = StopStrings(stop)
+        self._detokenizer = StreamingDetokenizer(tokenizer, continuation=continuation)
+        self._texts: list[str] = []
+
+    @property
+    def text(self) -> str:
+        """All text that was given out."""
+        return "".join(self._texts)
+
+    def add(self, token: int) -> tuple[str, bool]:
+        """The text that is certain now, and whether a stop string has been reached."""
+        text, is_stopped = self._stops.feed(self._detokenizer.add(token))
+        self._texts.append(text)
+        return text, is_stopped
+
+    def finish(self) -> tuple[str, bool]:
+        """Text that was still held back at the end, and whether it has reached a stop string."""
+        text, is_stopped = self._stops.feed(self._detokenizer.finish())
+        text += self._stops.flush()
+        self._texts.append(text)
+        return text, is_stopped

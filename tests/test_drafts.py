@@ -1,0 +1,169 @@
+"""Drafts: however good or bad the guesses, a text and what its cache holds are as without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.engine import Engine
+from edgellama.generation.decoding import Decoding
+from edgellama.generation.drafting import Drafter
+from edgellama.generation.results import Generation
+from edgellama.generation.text_options import Request
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.sampling.options import SamplingOptions
+from edgellama.text.tokenizer import Tokenizer, load_tokenizer
+
+MODEL = TinyLlama(context_length=700, sliding_window=150)
+PROMPT = list(b"once upon a time there was a llama")
+SAMPLING = {
+    "greedy": SamplingOptions(temperature=0),
+    "hot": SamplingOptions(temperature=1.5, seed=4),
+    "penalties": SamplingOptions(
+        temperature=0.7, seed=5, repeat_penalty=1.3, dry_multiplier=1, dry_allowed_length=2
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=[None, 150], ids=["all keys", "window"])
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """An exact engine, where a token has the same bits in steps of any length."""
+    model = replace(MODEL, sliding_window=request.param)
+    path = write_tiny_llama(tmp_path_factory.mktemp("drafts") / "tiny.gguf", model)
+    with GGUFFile(path) as file, Engine(file, num_threads=2, exact=True) as engine:
+        yield engine, load_tokenizer(file.metadata)
+
+
+@dataclass
+class Oracle:
+    """Knows the text, and guesses each of its tokens right with probability ``hits``."""
+
+    text: Sequence[int]
+    hits: float
+    rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    lengths: list[int] = field(default_factory=list)
+
+    def draft(self, tokens: Sequence[int], most: int) -> Sequence[int]:
+        """Some of the text's next tokens, up to ``most``."""
+        count = int(self.rng.integers(0, most + 1)) if most else 0
+        coming = list(self.text[len(tokens) : len(tokens) + count])
+        self.lengths.append(len(coming))
+        return [
+            token if self.rng.random() < self.hits else int(self.rng.integers(0, 288))
+            for token in coming
+        ]
+
+
+def decode(
+    made: tuple[Engine, Tokenizer], request: Request, drafter: Drafter | None, length: int = 700
+) -> tuple[Generation, list[int | None], list[int]]:
+    """The result, the tokens of its chunks, and what the cache holds in the end."""
+    engine, tokenizer = made
+    cache = engine.new_cache(length)
+    decoding = Decoding(engine, tokenizer, cache, request, CancelToken(), drafter)
+    chunks = list(decoding.steps())
+    result = decoding.result()
+    assert "".join(chunk.text for chunk in chunks) == result.text
+    return result, [chunk.token for chunk in chunks], list(cache.tokens)
+
+
+@pytest.mark.parametrize("hits", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("sampling", SAMPLING.values(), ids=SAMPLING)
+def test_a_draft_never_changes_a_text(engine: Any, sampling: SamplingOptions, hits: float) -> None:
+    """Right, wrong and mixed drafts give the text, its end and the cache of no draft at all."""
+    request = Request(PROMPT, sampling, max_tokens=300)
+    expected = decode(engine, request, None)
+    text = [*PROMPT, *expected[0].tokens]
+    for seed in range(2):
+        oracle = Oracle(text, hits, np.random.default_rng(seed))
+        result, chunks, held = decode(engine, request, oracle)
+        assert sum(oracle.lengths) > 100
+        assert (result.text, result.tokens) == (expected[0].text, expected[0].tokens)
+        assert result.finish_reason == expected[0].finish_reason
+        assert (chunks, held) == expected[1:]
+        figures = result.statistics
+        assert figures.decoded_tokens == expected[0].statistics.decoded_tokens
+        if hits == 1:
+            assert len(oracle.lengths) < 0.4 * len(result.tokens)
+
+
+@pytest.mark.parametrize("place", range(1, 12))
+def test_a_text_ends_inside_a_draft(engine: Any, place: int) -> None:
+    """Stop strings, limits and a full context end a text at the token where they would alone."""
+    free = Request(PROMPT, SAMPLING["hot"], max_tokens=60)
+    text = decode(engine, free, None)[0]
+    stop = engine[1].decode(text.tokens[place * 3 : place * 3 + 2], continuation=True)
+    limit = len(PROMPT) + place
+    for request, length in (
+        (replace(free, stop=[stop or "llama"]), 700),
+        (replace(free, max_tokens=place), 700),
+        (replace(free, max_tokens=None), limit),
+    ):
+        expected = decode(engine, request, None, length)
+        drafter = Oracle([*PROMPT, *text.tokens], 1.0)
+        found = decode(engine, request, drafter, length)
+        assert found[1:] == expected[1:]
+        assert found[0].finish_reason == expected[0].finish_reason
+        assert found[0].context_full == expected[0].context_full
+
+
+def chunks_before(made: Any, count: int, *, cancels: bool) -> tuple[Generation, int]:
+    """A result, and how many tokens the cache holds, of a text that is left after ``count``."""
+    text = decode(made, Request(PROMPT, SAMPLING["greedy"], max_tokens=40), None)[0].tokens
+    cache, cancel = made[0].new_cache(700), CancelToken()
+    request = Request(PROMPT, SAMPLING["greedy"], max_tokens=40)
+    oracle = Oracle([*PROMPT, *text], 1.0)
+    decoding = Decoding(*made, cache, request, cancel, oracle)
+    steps: Iterator[Any] = decoding.steps()
+    for _ in range(count):
+        next(steps)
+    if cancels:
+        cancel.cancel()
+        assert [chunk for chunk in steps if chunk.token is not None] == []
+    else:
+        steps.close()  # type: ignore[attr-defined]
+    assert decoding.result().tokens == text[:count]
+    return decoding.result(), cache.length
+
+
+@pytest.mark.parametrize("cancels", [False, True])
+def test_who_leaves_inside_a_draft_has_what_was_handed_out(engine: Any, cancels: bool) -> None:
+    """Closed or cancelled after any chunk, text and cache hold what came up to there."""
+    for count in range(1, 12):
+        result, held = chunks_before(engine, count, cancels=cancels)
+        assert result.finish_reason == "cancelled"
+        assert held == len(PROMPT) + count - 1
+
+
+@pytest.mark.parametrize("num_tokens", [5, 600])
+def test_logits_of_so_many_tokens_at_the_end(engine: Any, num_tokens: int) -> None:
+    """A number asks for the logits of so many last tokens, also across the steps of a prompt."""
+    tokens = np.random.default_rng(0).integers(0, 288, num_tokens).tolist()
+    runner = engine[0]
+    rows = runner.forward(tokens, runner.new_cache(), logits="all")
+    for count in (0, 1, 3, num_tokens - 2, num_tokens):
+        found = runner.forward(tokens, runner.new_cache(), logits=count)
+        np.testing.assert_array_equal(found, rows[num_tokens - count :])
+
+
+def test_steps_of_several_sequences_give_each_its_own_rows(engine: Any, tmp_path: Path) -> None:
+    """Sequences that want the logits of different numbers of tokens share a step."""
+    runner, rng = engine[0], np.random.default_rng(1)
+    texts = [rng.integers(0, 288, count).tolist() for count in (3, 1, 5, 4)]
+    counts = [2, 1, 5, 0]
+    works = [
+        runner.work(text, runner.new_cache(), logits=count)
+        for text, count in zip(texts, counts, strict=True)
+    ]
+    while left := [work for work in works if not work.is_over]:
+        runner.scheduler.run_any(left)
+    for work, text, count in zip(works, texts, counts, strict=True):
+        alone = runner.forward(text, runner.new_cache(), logits="all")
+        np.testing.assert_array_equal(work.result(288), alone[len(text) - count :])
