@@ -5,19 +5,15 @@ It joins the file, the tokenizer, the engine and sessions; each of them can be u
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
-import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from edgellama.engine.context_memory import fitting_context_length
 from edgellama.engine.hooks import HookPlace, RowFunction, RowHook
-from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.engine.kv_types import KVTypeChoice
 from edgellama.generation.batch import DEFAULT_WIDTH, Batch, OnError
 from edgellama.generation.batch_prompts import BatchPrompt, BatchPrompts
 from edgellama.generation.conversation import Conversation
@@ -26,17 +22,12 @@ from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.generation.text_options import PromptOptions, TextOptions
-from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
-from edgellama.load_report import load_report
-from edgellama.models.names import resolve
-from edgellama.models.usage import note_use
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
-from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.quant.sampling_keys import recommended_sampling
 from edgellama.sampling.options import CHAT_SAMPLING, SamplingArguments
 from edgellama.text.chat_template import ChatTemplate, given_template, load_chat_template
 from edgellama.text.named_templates import missing_template
-from edgellama.text.tokenizer import Tokenizer, load_tokenizer
+from edgellama.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,11 +37,6 @@ if TYPE_CHECKING:
     from edgellama.quant.model_config import ModelConfig
 
 __all__ = ["Chunk", "Conversation", "Generation", "Llama", "Session", "Statistics", "Stream"]
-
-logger = logging.getLogger(__name__)
-
-CACHE_SHARE_OF_MEMORY = 0.25
-"""What the beginnings of earlier texts may take where nobody says how much."""
 
 
 class Llama:
@@ -121,41 +107,24 @@ class Llama:
             512
             >>> llama.close()
         """
-        from edgellama.engine.engine import Engine
-        from edgellama.engine.usual_kernels import usual_kernels
+        from edgellama.loading import load_model
 
-        started = time.perf_counter()
-        types = KVTypes.of(kv_type)
-        _check_context(context_length)
-        _check_cache_limit(cache_limit)
-        path = _runnable_file(path_or_name, quantize, progress)
-        note_use(path)
-        self._file = GGUFFile(path)
-        try:
-            require_model(self._file)
-            self.tokenizer: Tokenizer = load_tokenizer(self._file.metadata, self._file.path)
-            self._engine = Engine(
-                self._file,
-                num_threads=num_threads,
-                kv_type=str(types),
-                cache_limit=_default_cache_limit() if cache_limit is None else cache_limit,
-                exact=exact,
-                progress=progress,
-                companions=usual_kernels() if compile_usual else (),
-            )
-        except BaseException:
-            self._file.close()
-            raise
-        if context_length is None:
-            context_length = fitting_context_length(
-                self._engine.config, types, available_memory_bytes()
-            )
-        self._context_length = context_length
-        self._kv_type = str(types)
+        self._model = load_model(
+            path_or_name,
+            context_length=context_length,
+            num_threads=num_threads,
+            kv_type=kv_type,
+            quantize=quantize,
+            cache_limit=cache_limit,
+            exact=exact,
+            progress=progress,
+            compile_usual=compile_usual,
+        )
+        self._engine, self._file = self._model.engine, self._model.file
+        self.tokenizer: Tokenizer = self._model.tokenizer
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._sessions_lock = threading.RLock()
         self._closed = False
-        self._log_load(time.perf_counter() - started)
 
     @property
     def config(self) -> ModelConfig:
@@ -170,7 +139,7 @@ class Llama:
     @property
     def context_length(self) -> int:
         """How many tokens each session holds."""
-        return self._context_length
+        return self._model.context_length
 
     @property
     def sampling_defaults(self) -> SamplingArguments:
@@ -187,7 +156,9 @@ class Llama:
 
     @cache_limit.setter
     def cache_limit(self, num_bytes: int) -> None:
-        _check_cache_limit(num_bytes)
+        from edgellama.loading import check_cache_limit
+
+        check_cache_limit(num_bytes)
         self._engine.pool().limit_bytes = num_bytes
 
     @property
@@ -311,7 +282,7 @@ class Llama:
             self.tokenizer,
             (None if prompt is None else partial(requests.request, prompt) for prompt in prompts),
             width=width,
-            context_length=self._context_length,
+            context_length=self.context_length,
             on_error=on_error,
         )
 
@@ -471,8 +442,8 @@ class Llama:
             session = Session(
                 self._engine,
                 self.tokenizer,
-                context_length=self._context_length if context_length is None else context_length,
-                kv_type=self._kv_type,
+                context_length=self.context_length if context_length is None else context_length,
+                kv_type=self._model.kv_type,
                 adapters=adapters,
                 siblings=self._sessions,
             )
@@ -510,10 +481,7 @@ class Llama:
             ...     llama.remove_hook(hook)
         """
         hook = RowHook(function, place, None if layers is None else tuple(layers))
-        count = self.config.block_count
-        wrong = [layer for layer in hook.layers or () if not 0 <= layer < count]
-        if wrong:
-            raise InvalidOptionError(f"a hook at layer {wrong[0]}; allowed: 0 to {count - 1}")
+        hook.check_layers(self.config.block_count)
         self._engine.hooks = (*self._engine.hooks, hook)
         return hook
 
@@ -612,12 +580,6 @@ class Llama:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _log_load(self, seconds: float) -> None:
-        if logger.isEnabledFor(logging.DEBUG):
-            for line in load_report(self._file, self._engine, self._kv_type, self._context_length):
-                logger.debug(line)
-            logger.debug("loaded in %.2f s", seconds)
-
     def _chat_template(self, given: str | None) -> ChatTemplate:
         if given is not None:
             return given_template(given, self.tokenizer)
@@ -627,31 +589,3 @@ class Llama:
                 f"{self._file.path}: the file has no chat template", way=missing_template()
             )
         return template
-
-
-def _runnable_file(
-    path_or_name: str | os.PathLike[str],
-    quantize: str | None,
-    progress: Callable[[int, int], None] | None,
-) -> Path:
-    if quantize is None:
-        return resolve(path_or_name)
-    from edgellama.models.checkpoints import converted
-
-    return converted(path_or_name, quantize, kernel_progress=progress)
-
-
-def _default_cache_limit() -> int:
-    """A share of the memory that is free, or nothing where the system does not tell."""
-    return int((available_memory_bytes() or 0) * CACHE_SHARE_OF_MEMORY)
-
-
-def _check_cache_limit(num_bytes: int | None) -> None:
-    if num_bytes is not None and num_bytes < 0:
-        raise InvalidOptionError(f"cache_limit is {num_bytes}; allowed: None, or bytes from 0")
-
-
-def _check_context(context_length: int | None) -> None:
-    """Refuse an impossible length before anything is loaded."""
-    if context_length is not None and context_length < 1:
-        raise InvalidOptionError(f"context_length is {context_length}; allowed: at least 1")

@@ -14,8 +14,7 @@ from kernel_harness import model_of
 from reference.numpy_llama import NumpyEngine, NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-import edgellama.engine.engine
-from edgellama import llama as facade
+from edgellama import loading
 from edgellama.engine.context_memory import fitting_context_length
 from edgellama.engine.kv_types import KVTypes
 from edgellama.kernels_cpu.machine.memory_use import _container_bytes, available_memory_bytes
@@ -42,7 +41,7 @@ def make_file(tmp_path: Path) -> MakeFile:
 @pytest.fixture
 def numpy_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets the facade run on the NumPy engine, for what does not depend on the engine."""
-    monkeypatch.setattr(edgellama.engine.engine, "Engine", NumpyEngine)
+    monkeypatch.setattr(loading, "Engine", NumpyEngine)
 
 
 @pytest.fixture
@@ -265,8 +264,8 @@ def test_a_failed_start_closes_the_file(
     def fail(*_: object, **__: object) -> None:
         raise UnsupportedModelError("no such kernel")
 
-    monkeypatch.setattr(facade, "GGUFFile", Recorded)
-    monkeypatch.setattr(edgellama.engine.engine, "Engine", fail)
+    monkeypatch.setattr(loading, "GGUFFile", Recorded)
+    monkeypatch.setattr(loading, "Engine", fail)
     with pytest.raises(UnsupportedModelError, match="no such kernel"):
         Llama(make_file())
     assert opened and closed == opened

@@ -104,6 +104,12 @@ class RowHook:
         if self.place == "logits" and self.layers is not None:
             raise InvalidOptionError("a hook at the logits of some layers; allowed: no layers")
 
+    def check_layers(self, num_layers: int) -> None:
+        """InvalidOptionError for a layer that a model of so many does not have."""
+        wrong = [layer for layer in self.layers or () if not 0 <= layer < num_layers]
+        if wrong:
+            raise InvalidOptionError(f"a hook at layer {wrong[0]}; allowed: 0 to {num_layers - 1}")
+
     @property
     def changes_rows(self) -> bool:
         """A function may do what it likes."""

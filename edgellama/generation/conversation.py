@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellama.engine.cancellation import CancelToken
-from edgellama.generation.conversation_file import SavedMessages, read_messages, write_messages
 from edgellama.generation.fitting import NoReply, WhenFull, check_when_full, first_kept
 from edgellama.generation.messages import (
     Content,
@@ -26,7 +25,8 @@ from edgellama.generation.results import Generation
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.generation.text_options import Request, TextOptions, text_request
-from edgellama.generation.turns import PromptTokens, Turn, as_computed, turn_as_json, turn_from_json
+from edgellama.generation.transcript import Transcript
+from edgellama.generation.turns import PromptTokens, Turn, as_computed
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.text.chat_template import ChatTemplate, encode_chat
 
@@ -86,31 +86,26 @@ class Conversation:
         self._tokenizer = tokenizer
         self._template = template
         self._when_full = when_full
-        self._dropped_messages = 0
         self._options = options
-        self._messages = checked_messages(() if messages is None else messages)
+        self._transcript = Transcript(() if messages is None else messages)
         if system is not None:
             if self.system is not None:
                 raise InvalidOptionError(
                     "system is given, and messages begin with a system message; allowed: one"
                 )
             self.system = system
-        self._last: Turn | None = None
         # Bad options are reported here, not at the first reply.
         self._request((0,), {})
 
     @property
     def system(self) -> str | None:
         """The system prompt, None for none; a new one holds from the next reply on."""
-        return content_text(self._messages[0]["content"]) if self._num_system else None
+        return self._transcript.system
 
     @system.setter
     def system(self, text: str | None) -> None:
         self._check_idle()
-        given: list[Message] = []
-        if text is not None:
-            given = [{"role": "system", "content": content_text(text)}]
-        self._messages[: self._num_system] = given
+        self._transcript.system = text
 
     @property
     def messages(self) -> list[Message]:
@@ -120,13 +115,12 @@ class Conversation:
         write another ``content``), or assign another. The next reply checks it, and computes
         only what differs from the last one. InvalidOptionError for malformed messages.
         """
-        return self._messages
+        return self._transcript.messages
 
     @messages.setter
     def messages(self, messages: Sequence[Mapping[str, object]]) -> None:
         self._check_idle()
-        self._messages[:] = checked_messages(messages)
-        self._dropped_messages = 0
+        self._transcript.replace(messages)
 
     @property
     def template(self) -> ChatTemplate:
@@ -146,7 +140,7 @@ class Conversation:
     @property
     def dropped_messages(self) -> int:
         """How many of the oldest messages the model no longer sees, for want of room."""
-        return min(self._dropped_messages, len(self._messages) - self._num_system)
+        return self._transcript.dropped_messages
 
     @property
     def session(self) -> Session:
@@ -213,7 +207,7 @@ class Conversation:
         """
         self._check_idle()
         message: Message = {"role": "user", "content": content_text(text)}
-        return self._reply(len(self._messages), [message], options)
+        return self._reply(len(self.messages), [message], options)
 
     def regenerate(self, **options: Unpack[TextOptions]) -> Stream:
         """Another reply to the last message of the user, in place of the one it had, if any.
@@ -241,12 +235,7 @@ class Conversation:
             2
         """
         self._check_idle()
-        count = len(self._messages)
-        while count > self._num_system and is_role(self._messages[count - 1], "assistant"):
-            count -= 1
-        if count == self._num_system:
-            raise EdgellamaError("there is no message to answer again")
-        return self._reply(count, [], options)
+        return self._reply(self._transcript.num_asked(), [], options)
 
     def undo(self) -> list[Message]:
         """Take back the last message of the user and all that followed; they are returned.
@@ -262,19 +251,12 @@ class Conversation:
             (2, 0)
         """
         self._check_idle()
-        users = [n for n, message in enumerate(self._messages) if is_role(message, "user")]
-        if not users:
-            raise EdgellamaError("there is no message to take back")
-        taken = self._messages[users[-1] :]
-        del self._messages[users[-1] :]
-        return taken
+        return self._transcript.undo()
 
     def clear(self) -> None:
         """Forget all messages but the system prompt."""
         self._check_idle()
-        del self._messages[self._num_system :]
-        self._dropped_messages = 0
-        self._last = None
+        self._transcript.clear()
 
     def save(self, path: str | os.PathLike[str], *, model: str | None = None) -> None:
         """Write all messages to a JSON file, in one step: the old file or the new one is there.
@@ -304,9 +286,7 @@ class Conversation:
             >>> chat.messages == said
             True
         """
-        last = None if self._last is None else turn_as_json(self._last)
-        messages = checked_messages(self._messages)
-        write_messages(Path(path), SavedMessages(messages, self.dropped_messages, last, model))
+        self._transcript.save(Path(path), model)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take all messages, the system prompt too, from a file that ``save`` wrote.
@@ -322,10 +302,7 @@ class Conversation:
         Example: see ``save``.
         """
         self._check_idle()
-        saved = read_messages(Path(path))
-        self._messages[:] = saved.messages
-        self._dropped_messages = saved.dropped_messages
-        self._last = turn_from_json(saved.last_turn, self._tokenizer.vocab_size)
+        self._transcript.load(Path(path), self._tokenizer.vocab_size)
 
     def fork(self) -> Conversation:
         """Another conversation that goes on from the same messages, at once.
@@ -337,12 +314,10 @@ class Conversation:
             self._session.fork(),
             self._tokenizer,
             self._template,
-            messages=self._messages,
             when_full=self._when_full,
             **self._options,
         )
-        fork._last = self._last
-        fork._dropped_messages = self._dropped_messages
+        fork._transcript = self._transcript.copy()
         return fork
 
     def close(self) -> None:
@@ -357,7 +332,7 @@ class Conversation:
 
     def _reply(self, num_kept: int, asked: Sequence[Message], options: TextOptions) -> Stream:
         """The reply to the first ``num_kept`` messages and what is asked after them."""
-        messages = checked_messages([*self._messages[:num_kept], *asked])
+        messages = checked_messages([*self.messages[:num_kept], *asked])
         num_system = int(is_role(messages[0], "system"))
         system, turns = messages[:num_system], messages[num_system:]
 
@@ -367,11 +342,11 @@ class Conversation:
 
         request = self._request((0,), options)
         context_length = self._session.context_length
-        dropped = 0
+        dropped, dropped_before = 0, self._transcript.dropped_messages
         if self._when_full == "drop":
             dropped = first_kept(
                 turns,
-                self._dropped_messages,
+                dropped_before,
                 context_length,
                 request.max_tokens,
                 lambda first: len(prompt(first).computed),
@@ -379,32 +354,29 @@ class Conversation:
         now = prompt(dropped)
         if self._when_full == "stop" and len(now.computed) > context_length:
             return Stream(NoReply(len(now.computed)), CancelToken(), owner=self._session)
-        newly_dropped = max(0, dropped - self._dropped_messages)
+        newly_dropped = max(0, dropped - dropped_before)
 
         def end(result: Generation) -> None:
             if result.tokens:
                 reply: Message = {"role": "assistant", "content": result.text}
-                self._messages[num_kept:] = [*asked, reply]
-                self._dropped_messages = dropped
-                self._last = Turn(now, result.tokens, result.text)
+                turn = Turn(now, result.tokens, result.text)
+                said = [*asked, reply]
+                self._transcript.add(num_kept, said, dropped_messages=dropped, turn=turn)
 
         request = replace(request, prompt=now.computed, dropped_messages=newly_dropped)
         return self._session.start(request, on_end=end)
 
     def _prompt(self, messages: Sequence[Message]) -> PromptTokens:
         written = encode_chat(self._tokenizer, self._template, messages)
-        return PromptTokens(written, as_computed(self._tokenizer, written, self._last))
+        return PromptTokens(
+            written, as_computed(self._tokenizer, written, self._transcript.last_turn)
+        )
 
     def _request(
         self, prompt: Sequence[int], options: TextOptions, defaults: TextOptions | None = None
     ) -> Request:
         given = {**(self._options if defaults is None else defaults), **options}
         return text_request(prompt, given, stop=self._template.stop, continuation=False)
-
-    @property
-    def _num_system(self) -> int:
-        """How many messages at the start are the system's: one or none."""
-        return int(bool(self._messages) and is_role(self._messages[0], "system"))
 
     def _check_idle(self) -> None:
         if self._session.busy:

@@ -1,0 +1,119 @@
+"""From a path or a name to a model that can compute: file, tokenizer and engine.
+
+What texts are made with them is the facade's business.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgellama.engine.context_memory import fitting_context_length
+from edgellama.engine.engine import Engine
+from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.engine.usual_kernels import usual_kernels
+from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
+from edgellama.load_report import load_report
+from edgellama.models.names import resolve
+from edgellama.models.usage import note_use
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.gguf.file import GGUFFile, require_model
+from edgellama.text.tokenizer import Tokenizer, load_tokenizer
+
+logger = logging.getLogger("edgellama.llama")
+
+CACHE_SHARE_OF_MEMORY = 0.25
+"""What the beginnings of earlier texts may take where nobody says how much."""
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model's parts; ``context_length`` and ``kv_type`` are those of its sessions."""
+
+    file: GGUFFile
+    tokenizer: Tokenizer
+    engine: Engine
+    context_length: int
+    kv_type: str
+
+
+def load_model(
+    path_or_name: str | os.PathLike[str],
+    *,
+    context_length: int | None,
+    num_threads: int | None,
+    kv_type: KVTypeChoice,
+    quantize: str | None,
+    cache_limit: int | None,
+    exact: bool,
+    progress: Progress | None,
+    compile_usual: bool,
+) -> LoadedModel:
+    """Load a model, with the arguments of ``Llama``; what fails leaves nothing open."""
+    started = time.perf_counter()
+    types = KVTypes.of(kv_type)
+    _check_context(context_length)
+    check_cache_limit(cache_limit)
+    path = _runnable_file(path_or_name, quantize, progress)
+    note_use(path)
+    file = GGUFFile(path)
+    try:
+        require_model(file)
+        tokenizer = load_tokenizer(file.metadata, file.path)
+        engine = Engine(
+            file,
+            num_threads=num_threads,
+            kv_type=str(types),
+            cache_limit=_default_cache_limit() if cache_limit is None else cache_limit,
+            exact=exact,
+            progress=progress,
+            companions=usual_kernels() if compile_usual else (),
+        )
+    except BaseException:
+        file.close()
+        raise
+    if context_length is None:
+        context_length = fitting_context_length(engine.config, types, available_memory_bytes())
+    _log_load(file, engine, str(types), context_length, time.perf_counter() - started)
+    return LoadedModel(file, tokenizer, engine, context_length, str(types))
+
+
+def check_cache_limit(num_bytes: int | None) -> None:
+    """InvalidOptionError for less than nothing."""
+    if num_bytes is not None and num_bytes < 0:
+        raise InvalidOptionError(f"cache_limit is {num_bytes}; allowed: None, or bytes from 0")
+
+
+def _check_context(context_length: int | None) -> None:
+    """Refuse an impossible length before anything is loaded."""
+    if context_length is not None and context_length < 1:
+        raise InvalidOptionError(f"context_length is {context_length}; allowed: at least 1")
+
+
+def _runnable_file(
+    path_or_name: str | os.PathLike[str], quantize: str | None, progress: Progress | None
+) -> Path:
+    if quantize is None:
+        return resolve(path_or_name)
+    from edgellama.models.checkpoints import converted
+
+    return converted(path_or_name, quantize, kernel_progress=progress)
+
+
+def _default_cache_limit() -> int:
+    """A share of the memory that is free, or nothing where the system does not tell."""
+    return int((available_memory_bytes() or 0) * CACHE_SHARE_OF_MEMORY)
+
+
+def _log_load(
+    file: GGUFFile, engine: Engine, kv_type: str, context_length: int, seconds: float
+) -> None:
+    if logger.isEnabledFor(logging.DEBUG):
+        for line in load_report(file, engine, kv_type, context_length):
+            logger.debug(line)
+        logger.debug("loaded in %.2f s", seconds)
