@@ -14,6 +14,7 @@ from types import MappingProxyType
 from edgellama.convert.sources.json_fields import Fields, read_fields
 from edgellama.convert.vocabulary.vocabulary import MAX_TOKENS
 from edgellama.quant.vocabulary.control_names import is_control_name
+from edgellama.quant.vocabulary.infill_names import LEGACY_ROLES, infill_ids
 
 _log = logging.getLogger(__name__)
 # Roles by their names in GGUF, and in Hugging Face's files.
@@ -28,14 +29,7 @@ WELL_KNOWN: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "eot": ("<|eot_id|>", "\u2581<EOT>", "<|im_end|>"),
         "eom": ("<|eom_id|>",),
-        "fim_pre": ("\u2581<PRE>",),
-        "fim_suf": ("\u2581<SUF>",),
-        "fim_mid": ("\u2581<MID>",),
     }
-)
-# The names that GGUF once had for the tokens of infilling; older readers know only these.
-LEGACY_ROLES: Mapping[str, str] = MappingProxyType(
-    {"prefix": "fim_pre", "suffix": "fim_suf", "middle": "fim_mid"}
 )
 
 
@@ -127,7 +121,8 @@ def well_known_ids(ids_by_text: Mapping[str, int]) -> dict[str, int]:
         found = next((ids_by_text[text] for text in candidates if text in ids_by_text), None)
         if found is not None:
             ids[role] = found
-    return ids | {old: ids[new] for old, new in LEGACY_ROLES.items() if new in ids}
+    ids |= infill_ids(ids_by_text)
+    return ids | {old: ids[new] for new, old in LEGACY_ROLES.items() if new in ids}
 
 
 def _token_text(fields: Fields, name: str) -> str | None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
+from edgellama.quant.vocabulary.infill_names import INFILL_NAMES, MARKS
+
 END_OF_TURN_NAMES = (
     *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>", "<|eot|>"),
     *("<end_of_utterance>", "<|endoftext|>", "<|end_of_text|>", "<EOT>", "[EOT]", "\u2581<EOT>"),
@@ -23,12 +25,21 @@ START_NAMES = (
     *("[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]"),
 )
 """What begins a turn or parts it from its role."""
+INFILL_MARKS = tuple(
+    family[role] for family in INFILL_NAMES for role in (*MARKS, "fim_pad") if role in family
+)
+"""What stands around the texts of an infill prompt."""
 
 # A vocabulary that was learned from text may hold these as words of HTML, XML or code.
-_ALSO_WORDS = frozenset({b"</s>", b"<eos>", b"[EOS]", b"<EOT>", b"[EOT]"})
+_ALSO_WORDS = frozenset(
+    {b"</s>", b"<eos>", b"[EOS]", b"<EOT>", b"[EOT]", b"<PRE>", b"<SUF>", b"<MID>"}
+)
 _NAMES = frozenset(
     name.encode()
-    for name in (*END_OF_TURN_NAMES, *END_OF_MESSAGE_NAMES, *END_OF_TEXT_NAMES, *START_NAMES)
+    for names in (
+        *(END_OF_TURN_NAMES, END_OF_MESSAGE_NAMES, END_OF_TEXT_NAMES, START_NAMES, INFILL_MARKS),
+    )
+    for name in names
 )
 
 

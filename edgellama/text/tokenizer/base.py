@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 from typing import ClassVar
 
@@ -98,6 +98,17 @@ class Tokenizer(ABC):
         for part in self._user_defined.split(stretch):
             tokens += [part] if isinstance(part, int) else self._encode_text(part)
         return tokens
+
+    @property
+    def opens_with_space(self) -> bool:
+        """Whether encoding puts a space before a text that has none."""
+        return False
+
+    def ids_of_texts(self, texts: Collection[str]) -> dict[str, int]:
+        """Ids of the tokens that the vocabulary writes like these texts, of those it has."""
+        wanted = {text.encode("utf-8", "surrogateescape") for text in texts}
+        pairs = enumerate(self._vocabulary.tokens)
+        return {token.decode("utf-8"): index for index, token in pairs if token in wanted}
 
     def control_texts(self) -> list[str]:
         """Texts of the tokens that only a template or ``parse_special`` may produce."""

@@ -49,6 +49,11 @@ class SentencePieceTokenizer(Tokenizer):
             return data[1:], self._spaces.removes_spaces and len(data) == 1
         return data, not data
 
+    @property
+    def opens_with_space(self) -> bool:
+        """Whether the first stretch of a text gets a space."""
+        return self._spaces.wants_prefix("x", is_first=True)
+
     def _encode_text(self, stretch: Stretch) -> list[int]:
         spaces, text = self._spaces, stretch.text
         prefixed = not stretch.has_prefix and spaces.wants_prefix(text, is_first=stretch.is_first)
