@@ -226,6 +226,42 @@ class Llama:
         """
         return self.session().stream(prompt, **options)
 
+    def fill(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        suffix_first: bool = False,
+        **options: Unpack[TextOptions],
+    ) -> Generation:
+        """Write what stands between a prefix and a suffix, and wait for the end.
+
+        For models that were trained to fill gaps, such as Code Llama 7B and 13B. ``stream``,
+        ``generate_batch`` and sessions do it with ``suffix=``.
+
+        Arguments:
+            prefix: What stands before the gap; may be empty.
+            suffix: What stands behind it; may be empty.
+            suffix_first: Show the model the suffix before the prefix. False by default; models
+                that know only one order have theirs.
+            options: TextOptions.
+
+        Returns:
+            The text that fills the gap, as ``generate`` gives it.
+
+        Raises:
+            UnsupportedModelError: The model has no tokens for infilling.
+            ContextLengthError: Both together have more tokens than the context holds.
+            InvalidOptionError: An argument of another type or outside its range.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("code-llama-7b.gguf") as llama:  # doctest: +SKIP
+            ...     llama.fill("def add(a, b):\\n", "\\n\\nprint(add(1, 2))").text
+        """
+        return self.generate(prefix, suffix=suffix, suffix_first=suffix_first, **options)
+
     def generate_batch(
         self,
         prompts: Iterable[BatchPrompt | None],

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 
 CHAT_HELP = "Ask in the model's chat format, or continue the text as it is.  [default: raw]"
+SUFFIX_HELP = "Fill the gap between the prompt and TEXT, with models trained for it."
+SUFFIX_FIRST_HELP = "Show the model TEXT of --suffix before the prompt."
 SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 
 
@@ -47,6 +49,8 @@ SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
 @click.option("--system", metavar="TEXT", help="System prompt, with --chat.")
 @template_option
+@click.option("--suffix", metavar="TEXT", help=SUFFIX_HELP)
+@click.option("--suffix-first", is_flag=True, help=SUFFIX_FIRST_HELP)
 @click.option("--parse-special", is_flag=True, help=SPECIAL_HELP)
 @adapter_option()
 @engine_options
@@ -59,6 +63,8 @@ def command(
     chat: bool,
     system: str | None,
     template: str | None,
+    suffix: str | None,
+    suffix_first: bool,
     parse_special: bool,
     type_name: str | None,
     adapters: Sequence[AdapterPath],
@@ -75,6 +81,7 @@ def command(
     Examples:
       edgellama generate smollm2 --chat -p "Why is the sky blue?"
       edgellama generate model.gguf -f story.txt -n 200 --temperature 0
+      edgellama generate code-llama.gguf -f before.py --suffix "$(cat after.py)"
       edgellama generate model.gguf --lora french.gguf:0.8 -p "Once upon a time"
       echo "Once upon a time" | edgellama generate smollm2 --json
     """
@@ -85,6 +92,9 @@ def command(
         raise click.UsageError("--parse-special is for --raw; a chat message stays text")
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat")
+    if suffix is not None and (chat or parse_special):
+        other = "--chat" if chat else "--parse-special"
+        raise click.UsageError(f"--suffix fills a gap in plain text; leave {other} away")
     from edgellama.cli.model_argument import find_runnable, open_model
 
     engine = take_engine_arguments(options)
@@ -94,7 +104,8 @@ def command(
         if chat:
             stream = llama.chat(system, template=template).stream(text, **sampling)
         else:
-            stream = llama.stream(text, parse_special=parse_special, **sampling)
+            gap = given({"suffix": suffix, "suffix_first": suffix_first})
+            stream = llama.stream(text, parse_special=parse_special, **gap, **sampling)
         first_token_s = run_stream(stream, _discard if as_json else _write)
         _report(stream.result, first_token_s, as_json)
 

@@ -22,8 +22,6 @@ def prompt_tokens(
 
     InvalidOptionError for anything else. Bytes are refused, since each would pass for a token.
     """
-    if not isinstance(parse_special, bool):
-        raise InvalidOptionError(f"parse_special is {shown(parse_special)}; allowed: True or False")
     if isinstance(prompt, str):
         wants_bos = tokenizer.special.add_bos
         return tokenizer.encode(prompt, add_bos=wants_bos, parse_special=parse_special)

@@ -64,7 +64,7 @@ class Decoding:
         self._adapters = (
             engine.adapters.adapter_set(request.adapters) if request.adapters else NO_ADAPTERS
         )
-        self._end_tokens = tokenizer.special.end_of_generation
+        self._end_tokens = tokenizer.special.end_of_generation | request.end_tokens
         self._sampler = make_sampler(
             request.sampling,
             engine.kernels,

@@ -7,15 +7,17 @@ is known to whoever reads the request: a field of it, of the same name.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from edgellama.engine.adapter_set import AdapterSet
 from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.generation.arguments import prompt_tokens, stop_strings
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import SamplingArguments, SamplingOptions, check_option_names
+from edgellama.text.infill import infill_prompt
 
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
@@ -52,6 +54,9 @@ class PromptOptions(TextOptions, total=False):
     Arguments:
         parse_special: Read control tokens such as "<|im_end|>" in a text. False (the default)
             keeps them as text.
+        suffix: What is to stand behind the text; the prompt, a text, is what stands before it.
+            For models that were trained to fill gaps. None (the default) is nothing.
+        suffix_first: Show such a model the suffix before the prefix. False by default.
 
     Example:
         >>> from edgellama import Llama
@@ -62,6 +67,8 @@ class PromptOptions(TextOptions, total=False):
     """
 
     parse_special: bool
+    suffix: str | None
+    suffix_first: bool
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,8 @@ class Request:
 
     Fields that an option of a text has are explained there. ``continuation``: the text carries
     on the prompt's, so a leading space is kept. ``dropped_messages`` is handed on to the result.
-    ``adapters`` None are those of who asks, else none.
+    ``adapters`` None are those of who asks, else none. ``end_tokens`` end the text beside those
+    of the model.
     """
 
     prompt: Sequence[int]
@@ -80,6 +88,7 @@ class Request:
     continuation: bool = True
     dropped_messages: int = 0
     adapters: AdapterScales | AdapterSet | None = None
+    end_tokens: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
         if not self.prompt:
@@ -106,7 +115,8 @@ _CHECKED: Mapping[str, Callable[[Any], Any]] = {
 }
 """By the name of an option and of its field in Request: what is given, checked, as the field."""
 TEXT_OPTION_NAMES = (*_CHECKED, *SamplingArguments.__annotations__)
-PROMPT_OPTION_NAMES = (*TEXT_OPTION_NAMES, "parse_special")
+_PROMPT_ONLY = ("parse_special", "suffix", "suffix_first")
+PROMPT_OPTION_NAMES = (*TEXT_OPTION_NAMES, *_PROMPT_ONLY)
 
 
 def prompt_request(
@@ -114,9 +124,26 @@ def prompt_request(
 ) -> Request:
     """The request of a text or of token ids, with PromptOptions."""
     check_option_names(options, PROMPT_OPTION_NAMES)
-    own = {name: value for name, value in options.items() if name != "parse_special"}
-    parse_special = options.get("parse_special", False)
-    return text_request(prompt_tokens(tokenizer, prompt, parse_special=parse_special), own)
+    own = {name: value for name, value in options.items() if name not in _PROMPT_ONLY}
+    parse_special, suffix_first = (
+        _is_set(name, options) for name in ("parse_special", "suffix_first")
+    )
+    if options.get("suffix") is None:
+        return text_request(prompt_tokens(tokenizer, prompt, parse_special=parse_special), own)
+    if parse_special:
+        raise InvalidOptionError(
+            "parse_special is True and suffix is given; allowed: one of them, since what stands "
+            "around a gap stays text"
+        )
+    tokens = infill_prompt(tokenizer, prompt, options["suffix"], suffix_first=suffix_first)
+    return replace(text_request(tokens, own), end_tokens=frozenset(tokenizer.infill_ids.values()))
+
+
+def _is_set(name: str, options: Mapping[str, Any]) -> bool:
+    value = options.get(name, False)
+    if not isinstance(value, bool):
+        raise InvalidOptionError(f"{name} is {shown(value)}; allowed: True or False")
+    return value
 
 
 def text_request(

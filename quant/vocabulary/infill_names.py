@@ -20,6 +20,13 @@ LEGACY_ROLES: Mapping[str, str] = MappingProxyType(
 """The names that GGUF once had for the marks; older readers know, and older files have, only
 these."""
 END_ROLES = ("fim_pad", "fim_rep", "fim_sep")
+ROLE_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        **{legacy: role for role, legacy in LEGACY_ROLES.items()},
+        **{role: role for role in (*MARKS, *END_ROLES)},
+    }
+)
+"""Roles by the names of GGUF's keys; of a role's keys the one that counts comes last."""
 
 
 def _family(*marks: str, **ends: str) -> Mapping[str, str]:

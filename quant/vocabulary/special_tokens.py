@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 import numpy as np
@@ -20,6 +20,7 @@ from edgellama.quant.vocabulary.control_names import (
     END_OF_TEXT_NAMES,
     END_OF_TURN_NAMES,
 )
+from edgellama.quant.vocabulary.infill_names import ROLE_KEYS
 from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary, flag, token_id
 from edgellama.quant.ways import Way
 
@@ -36,7 +37,10 @@ SENTENCEPIECE_NAMES: Mapping[str, str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class SpecialTokens:
-    """Ids by role (None where the model has no such token) and what encoding adds."""
+    """Ids by role (None where the model has no such token) and what encoding adds.
+
+    ``infill_ids``: ids by the roles of infilling, of those that the file declares.
+    """
 
     bos_id: int | None
     eos_id: int | None
@@ -47,6 +51,7 @@ class SpecialTokens:
     add_bos: bool
     add_eos: bool
     end_of_generation: frozenset[int]
+    infill_ids: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, wanted, token in (
@@ -77,8 +82,8 @@ def read_special_tokens(
         for token in reversed(vocabulary.ids_of(TokenType.CONTROL, TokenType.UNKNOWN))
     }
 
-    def declared(role: str) -> int | None:
-        key = f"tokenizer.ggml.{role}_token_id"
+    def declared(role: str, key: str = "") -> int | None:
+        key = f"tokenizer.ggml.{key or role}_token_id"
         try:
             token = token_id(metadata, key, len(vocabulary.tokens))
         except TokenizerError as error:
@@ -98,6 +103,7 @@ def read_special_tokens(
     eom = next(iter(messages), None) if eom is None else eom
     ends = {*turns, *messages, *well_known(END_OF_TEXT_NAMES), eos, eot, eom}
     ends |= _more_ends(metadata, len(vocabulary.tokens))
+    infill = [(role, declared(role, key)) for key, role in ROLE_KEYS.items()]
     return SpecialTokens(
         bos_id=bos,
         eos_id=eos,
@@ -108,6 +114,7 @@ def read_special_tokens(
         add_bos=flag(metadata, "tokenizer.ggml.add_bos_token", add_bos_default and bos is not None),
         add_eos=flag(metadata, "tokenizer.ggml.add_eos_token", False),
         end_of_generation=frozenset(token for token in ends if token is not None),
+        infill_ids={role: token for role, token in infill if token is not None},
     )
 
 

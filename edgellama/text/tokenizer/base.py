@@ -8,12 +8,18 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar
 
 from edgellama.quant.errors import TokenizerError
 from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
+from edgellama.quant.vocabulary.infill_names import (
+    INFILL_NAMES,
+    MARKS,
+    MISTRAL_NAMES,
+    infill_ids,
+)
 from edgellama.quant.vocabulary.special_tokens import SpecialTokens
 from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary
 from edgellama.text.tokenizer.added_tokens import AddedTokenMatcher, Stretch
@@ -104,11 +110,22 @@ class Tokenizer(ABC):
         """Whether encoding puts a space before a text that has none."""
         return False
 
-    def ids_of_texts(self, texts: Collection[str]) -> dict[str, int]:
-        """Ids of the tokens that the vocabulary writes like these texts, of those it has."""
-        wanted = {text.encode("utf-8", "surrogateescape") for text in texts}
+    @cached_property
+    def infill_ids(self) -> Mapping[str, int]:
+        """Ids by the roles of infilling, as the file declares them, else by well-known names.
+
+        Empty for a model that has none; without ``fim_mid`` where no token stands before the text
+        that is asked for.
+        """
+        families = (*INFILL_NAMES, MISTRAL_NAMES)
+        texts = {text.encode(): text for family in families for text in family.values()}
         pairs = enumerate(self._vocabulary.tokens)
-        return {token.decode("utf-8"): index for index, token in pairs if token in wanted}
+        by_text = {texts[token]: index for index, token in pairs if token in texts}
+        ids = {**infill_ids(by_text), **self.special.infill_ids}
+        if all(mark in ids for mark in MARKS):
+            return ids
+        mistral = infill_ids(by_text, (MISTRAL_NAMES,))
+        return {role: token for role, token in mistral.items() if role != "fim_mid"}
 
     def control_texts(self) -> list[str]:
         """Texts of the tokens that only a template or ``parse_special`` may produce."""
