@@ -97,6 +97,35 @@ def test_legacy_scale() -> None:
     assert (rope.scaling, rope.factor) == ("linear", 4.0)
 
 
+def test_factor_alone_is_linear() -> None:
+    """A factor without a type is linear scaling, as in llama.cpp; "none" means what it says."""
+    assert config_of(rope__scaling__factor=4.0).rope.scaling == "linear"
+    assert config_of(rope__scaling__factor=4.0, rope__scaling__type="none").rope.scaling == "none"
+
+
+def test_yarn_factors() -> None:
+    """YaRN's keys of llama.cpp are obeyed; a negative extrapolation is the usual one."""
+    rope = config_of(
+        rope__scaling__type="yarn",
+        rope__scaling__factor=4.0,
+        rope__scaling__attn_factor=0.5,
+        rope__scaling__yarn_attn_factor=3.0,
+        rope__scaling__yarn_ext_factor=0.25,
+    ).rope
+    assert (rope.attention_factor, rope.extrapolation) == (1.5, 0.25)
+    usual = config_of(rope__scaling__type="yarn", rope__scaling__yarn_ext_factor=-1.0).rope
+    assert usual.extrapolation == 1.0
+
+
+def test_dynamic_scaling() -> None:
+    """Our own key gives dynamic scaling; the context is so many times the file's."""
+    config = ModelConfig.from_metadata({**METADATA, "edgellama.rope.dynamic_factor": 2.5})
+    length = config_of().context_length
+    assert config.context_length == int(2.5 * length)
+    assert config.rope == RopeConfig(32, 10000.0, "dynamic", 2.5, 1.0, length)
+    assert (config.rope.dynamic_from, config_of().rope.dynamic_from) == (length, None)
+
+
 def test_counts_per_layer() -> None:
     """A count given for every layer is accepted where all agree, and refused where not."""
     equal = config_of(attention__head_count_kv=np.array([2, 2, 2], np.int32))
@@ -157,6 +186,8 @@ def test_required_numbers(key: str, value: Any) -> None:
         ({"rope__scaling__factor": 0.0}, ModelFileError, "factor 0.0"),
         ({"rope__scaling__factor": -2.0}, ModelFileError, "factor -2.0"),
         ({"rope__scaling__type": "longrope"}, UnsupportedModelError, "longrope.*yarn"),
+        ({"rope__scaling__type": "dynamic"}, UnsupportedModelError, "dynamic.*none, linear, yarn"),
+        ({"rope__scaling__yarn_ext_factor": 1.5}, ModelFileError, "extrapolation 1.5"),
         ({"rope__scaling__type": 3}, ModelFileError, "scaling.type"),
         ({"rope__scaling__attn_factor": 0.0}, ModelFileError, "attention factor 0.0"),
         (

@@ -90,6 +90,17 @@ QUIRKS: dict[str, dict[str, Any]] = {
         "llama.rope.scaling.yarn_beta_slow": 2.0,
         "llama.rope.scaling.attn_factor": pytest.approx(1.3 / (0.1 * np.log(4) + 1)),
     },
+    "vicuna-16k": {
+        "llama.rope.scaling.type": "linear",
+        "llama.rope.scaling.factor": 4.0,
+        "llama.context_length": 64,
+    },
+    "dynamic-ntk": {
+        "edgellama.rope.dynamic_factor": 2.0,
+        "llama.rope.scaling.type": None,
+        "llama.context_length": 16,
+    },
+    "long-llama": {"general.architecture": "llama", "llama.context_length": 2048},
 }
 ALWAYS = (
     *("general.architecture", "general.name", "llama.vocab_size", "llama.context_length"),
@@ -217,6 +228,13 @@ def test_tied_output_is_left_out(tmp_path: Path) -> None:
     with open_checkpoint(folder) as checkpoint:
         names = [tensor.name for tensor in describe(checkpoint).tensors]
     assert "output.weight" not in names
+
+
+def test_long_llama_is_told(tmp_path: Path) -> None:
+    """Who converts a LongLLaMA hears that its memory is left out; others hear nothing."""
+    notes = {name: described(BY_NAME[name], tmp_path).notes for name in ("long-llama", "llama-2")}
+    assert [("memory" in note) for note in notes["long-llama"]] == [True]
+    assert notes["llama-2"] == ()
 
 
 def test_names_without_prefix(tmp_path: Path) -> None:

@@ -89,13 +89,12 @@ def test_other_models(what: str, changes: dict[str, Any], tmp_path: Path) -> Non
         described(with_config(tmp_path / "model", changes))
     assert what in str(caught.value)
     assert "supported: Llama 1, 2, 3, 3.1" in str(caught.value)
-    assert "LlamaForCausalLM, LLaMAForCausalLM, MistralForCausalLM" in str(caught.value)
+    assert "LlamaForCausalLM, LLaMAForCausalLM, LongLlamaForCausalLM" in str(caught.value)
 
 
 SCALINGS: dict[str, dict[str, Any]] = {
     "rope scaling 'longrope'": {"rope_type": "longrope", "factor": 4.0},
     "rope scaling 'su'": {"type": "su"},
-    "YaRN with extrapolation_factor 0.5": {"type": "yarn", "extrapolation_factor": 0.5},
     "on a part of each head": {"rope_type": "default", "partial_rotary_factor": 0.5},
     "YaRN without truncate": {"rope_type": "yarn", "factor": 2.0, "truncate": False},
     "differs between kinds of layers": {"full_attention": {"rope_type": "default"}},
@@ -109,12 +108,39 @@ def test_other_scalings(what: str, scaling: dict[str, Any], tmp_path: Path) -> N
         described(with_config(tmp_path / "model", {"rope_scaling": scaling}))
 
 
-def test_dynamic_scaling_is_none(tmp_path: Path) -> None:
-    """Dynamic scaling changes nothing up to the configured context, so no key is written."""
-    changes = {"rope_scaling": {"type": "dynamic", "factor": 2.0}}
+CONTEXT_LENGTHS: dict[str, tuple[int, dict[str, Any]]] = {
+    "pretrained length": (32768, {"rope_scaling": {"type": "linear", "factor": 8.0}}),
+    "length of its own": (
+        16384,
+        {"rope_scaling": {"type": "linear", "factor": 4.0}, "max_sequence_length": 16384},
+    ),
+    "extended length": (
+        16384,
+        {"rope_scaling": {"type": "linear", "factor": 4.0}, "max_position_embeddings": 16384},
+    ),
+    "yarn, extended": (
+        16384,
+        {
+            "rope_scaling": {"type": "yarn", "original_max_position_embeddings": 4096},
+            "max_position_embeddings": 16384,
+        },
+    ),
+    "yarn, pretrained": (
+        16384,
+        {"rope_scaling": {"type": "yarn", "original_max_position_embeddings": 4096, "factor": 4.0}},
+    ),
+    # Readers that do not know our key must not believe in more.
+    "dynamic": (4096, {"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
+}
+
+
+@pytest.mark.parametrize(
+    ("expected", "changes"), CONTEXT_LENGTHS.values(), ids=CONTEXT_LENGTHS.keys()
+)
+def test_context_lengths(expected: int, changes: dict[str, Any], tmp_path: Path) -> None:
+    """The context is what scaling was meant for, whichever length config.json kept."""
     metadata = described(with_config(tmp_path / "model", changes)).metadata
-    assert [key for key in metadata if "scaling" in key] == []
-    assert metadata["llama.context_length"].value == 4096
+    assert metadata["llama.context_length"].value == expected
 
 
 SIZES: dict[str, dict[str, Any]] = {
@@ -138,6 +164,12 @@ SIZES: dict[str, dict[str, Any]] = {
     "rms_norm_eps is 0; allowed: a number above 0": {"rms_norm_eps": 0},
     "rope_scaling is 4; allowed: an object": {"rope_scaling": 4},
     "rope_scaling.factor is missing": {"rope_scaling": {"type": "linear"}},
+    "rope_scaling.factor is 0.5; allowed: a number from 1": {
+        "rope_scaling": {"type": "dynamic", "factor": 0.5}
+    },
+    "rope_scaling.extrapolation_factor is 2; allowed: a number above 0, up to 1": {
+        "rope_scaling": {"type": "yarn", "extrapolation_factor": 2}
+    },
 }
 
 

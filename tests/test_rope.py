@@ -87,6 +87,16 @@ def test_attention_factor() -> None:
     check(RopeTable(config), case["frequencies"], 0.25 * case["magnitude"], 3)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.25])
+def test_yarn_extrapolation(share: float) -> None:
+    """Of what YaRN keeps of the frequencies a share is kept; without any it is linear scaling."""
+    case = GOLDEN["yarn_64"]
+    config = RopeConfig(64, 10000.0, "yarn", 4.0, 1.0, 4096, extrapolation=share)
+    linear = 10000.0 ** -(np.arange(32) / 32) / 4.0
+    mixed = linear + share * (np.array(case["frequencies"]) - linear)
+    check(RopeTable(config), mixed, case["magnitude"] if share else 1.0, 3)
+
+
 def test_yarn_without_stretching() -> None:
     """A factor of one changes nothing."""
     yarn = RopeTable(RopeConfig(64, 10000.0, "yarn", 1.0, 1.0, 4096))

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from edgellama.convert import metadata
 from edgellama.convert.dequantize.recognition import float_tensors
 from edgellama.convert.metadata import MetadataItem
-from edgellama.convert.model.family import check_hugging_face, check_meta
+from edgellama.convert.model.family import check_hugging_face, check_meta, family_notes
 from edgellama.convert.model.general import general_items
 from edgellama.convert.model.generation_config import FILE, end_token_items, sampling_items
 from edgellama.convert.model.gguf_source import gguf_items
@@ -101,7 +101,10 @@ def describe(
         | end_token_items([config, generation], vocabulary.special_ids, len(vocabulary.tokens))
         | chat_template_items(checkpoint.folder, settings.settings)
     )
-    notes = *checkpoint.notes, *weights.notes, *([tie.note] if tie.note else [])
+    notes = (
+        *(*checkpoint.notes, *weights.notes, *family_notes(config)),
+        *([tie.note] if tie.note else []),
+    )
     return ModelDescription(MappingProxyType(items), tuple(tensors), notes)
 
 

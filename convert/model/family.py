@@ -12,8 +12,14 @@ from edgellama.convert.sources.json_fields import Fields
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
 
-ARCHITECTURES = ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM")
-MODEL_TYPES = ("llama", "mistral")
+ARCHITECTURES = (
+    "LlamaForCausalLM",
+    "LLaMAForCausalLM",
+    "LongLlamaForCausalLM",
+    "MistralForCausalLM",
+)
+"""LongLLaMA's weights are those of a Llama; its memory of earlier texts is code of its own."""
+MODEL_TYPES = ("llama", "longllama", "mistral")
 ACTIVATIONS = ("silu", "swish")
 SUPPORTED = (
     "Llama 1, 2, 3, 3.1, 3.2 and 3.3 text models, Code Llama, and models of the same shape "
@@ -58,6 +64,18 @@ def check_meta(params: Fields) -> None:
     for name, what in _FOREIGN_META.items():
         if params.has(name) and params.values[name] not in (-1, {}):
             raise _unsupported(params, f"{what} ({name})")
+
+
+def family_notes(config: Fields) -> tuple[str, ...]:
+    """What the user should know of a model that is converted as the plain Llama that it is."""
+    if config.text("model_type") == "longllama" or "LongLlamaForCausalLM" in config.items(
+        "architectures"
+    ):
+        return (
+            "LongLLaMA is converted as the Llama that it was made of: its memory of what lies "
+            "behind the context is left out",
+        )
+    return ()
 
 
 def _unsupported(config: Fields, what: str) -> UnsupportedModelError:

@@ -60,7 +60,7 @@ class HyperParameters:
             )
 
     def items(self) -> dict[str, MetadataItem]:
-        """The keys under ``llama.``."""
+        """The keys under ``llama.``, and that of dynamic scaling."""
         unsigned, number = metadata.unsigned, metadata.number
         items = {
             "llama.vocab_size": unsigned(self.vocab_size),
@@ -88,12 +88,13 @@ def hugging_face_hparams(config: Fields, rows: Rows) -> HyperParameters:
     if not config.has("head_dim") and width % heads:
         raise config.error("num_attention_heads", f"a divisor of hidden_size {width}, or head_dim")
     rope = rope_fields(config)
-    context_length = _context_length(config)
+    length = _context_length(config)
+    scaling = read_scaling(rope, length)
     return _named(
         config,
         lambda: HyperParameters(
             vocab_size=config.size("vocab_size", rows("token_embd.weight")),
-            context_length=context_length,
+            context_length=scaling.context_length(config, length),
             embedding_length=width,
             block_count=config.size("num_hidden_layers"),
             feed_forward_length=config.size("intermediate_size", rows("blk.0.ffn_gate.weight")),
@@ -102,7 +103,7 @@ def hugging_face_hparams(config: Fields, rows: Rows) -> HyperParameters:
             head_size=config.size("head_dim", width // heads),
             rms_epsilon=config.positive("rms_norm_eps", _DEFAULT_EPSILON),
             rope_base=rope.positive("rope_theta", config.positive("rope_theta", _DEFAULT_BASE)),
-            scaling=read_scaling(rope, context_length),
+            scaling=scaling,
             sliding_window=_sliding_window(config) if _is_mistral(config) else None,
         ),
     )

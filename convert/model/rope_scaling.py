@@ -1,7 +1,7 @@
 """How positions are scaled, from a configuration to GGUF: keys, or divisors of frequencies.
 
-Linear and YaRN scaling are keys; Llama 3.1's has none and becomes the tensor
-``rope_freqs.weight``. The rest that configurations may ask for is refused by name.
+Linear and YaRN scaling are keys, dynamic scaling a key of ours; Llama 3.1's has none and becomes
+the tensor ``rope_freqs.weight``. The rest that configurations may ask for is refused by name.
 """
 
 from __future__ import annotations
@@ -17,10 +17,13 @@ from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
+from edgellama.quant.model_config import DYNAMIC_FACTOR_KEY
 
 SUPPORTED = "default, linear, dynamic, yarn, llama3"
 LLAMA3_ORIGINAL_CONTEXT = 8192
 YARN_BETA_FAST, YARN_BETA_SLOW = 32.0, 1.0
+PRETRAINED_LENGTHS = (2048, 4096, 8192)
+"""Of Llama 1, 2 and 3: where config.json says one of these, it is what scaling began with."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Llama3Scaling:
 
 @dataclass(frozen=True)
 class RopeScaling:
-    """Scaling as GGUF tells it: ``kind`` is "none", "linear" or "yarn"."""
+    """Scaling as GGUF tells it: ``kind`` is "none", "linear", "dynamic" or "yarn"."""
 
     kind: str = "none"
     factor: float = 1.0
@@ -58,12 +61,15 @@ class RopeScaling:
     attention_factor: float | None = None
     beta_fast: float = YARN_BETA_FAST
     beta_slow: float = YARN_BETA_SLOW
+    extrapolation: float = 1.0
     llama3: Llama3Scaling | None = None
 
     def items(self) -> dict[str, MetadataItem]:
         """The keys, without those that would say nothing."""
         if self.kind == "none":
             return {}
+        if self.kind == "dynamic":
+            return {DYNAMIC_FACTOR_KEY: metadata.number(self.factor)}
         items = {
             "llama.rope.scaling.type": metadata.text(self.kind),
             "llama.rope.scaling.factor": metadata.number(self.factor),
@@ -77,7 +83,23 @@ class RopeScaling:
         if (self.beta_fast, self.beta_slow) != (YARN_BETA_FAST, YARN_BETA_SLOW):
             items["llama.rope.scaling.yarn_beta_fast"] = metadata.number(self.beta_fast)
             items["llama.rope.scaling.yarn_beta_slow"] = metadata.number(self.beta_slow)
+        if self.extrapolation != 1:
+            items["llama.rope.scaling.yarn_ext_factor"] = metadata.number(self.extrapolation)
         return items
+
+    def context_length(self, config: Fields, length: int) -> int:
+        """Tokens that a model is made for whose config.json says ``length``.
+
+        Fine-tuned models often keep the length that they were pretrained with there, or have the
+        other in a field of its own, as Vicuna-16k. Of dynamic scaling the file keeps the first.
+        """
+        if self.kind == "yarn" and self.original_context_length == length:
+            return int(length * self.factor)
+        if self.kind != "linear":
+            return length
+        if config.has("max_sequence_length"):
+            return max(length, config.size("max_sequence_length"))
+        return int(length * self.factor) if length in PRETRAINED_LENGTHS else length
 
 
 def rope_fields(config: Fields) -> Fields:
@@ -99,12 +121,13 @@ def rope_fields(config: Fields) -> Fields:
 def read_scaling(rope: Fields, context_length: int) -> RopeScaling:
     """The scaling that a configuration asks for.
 
-    ``context_length``: what the model is configured for. Dynamic scaling leaves positions up to
-    there as they are, so it is none. UnsupportedModelError for any other kind.
+    ``context_length``: what the model is configured for. UnsupportedModelError for any other kind.
     """
     kind = rope.text("rope_type") or rope.text("type") or "default"
-    if kind in ("default", "none", "dynamic"):
+    if kind in ("default", "none"):
         return RopeScaling()
+    if kind == "dynamic":
+        return RopeScaling("dynamic", _factor(rope)) if _factor(rope) != 1 else RopeScaling()
     if kind == "linear":
         return RopeScaling("linear", rope.positive("factor"))
     if kind == "yarn":
@@ -114,6 +137,13 @@ def read_scaling(rope: Fields, context_length: int) -> RopeScaling:
     raise UnsupportedModelError(
         f"{rope.source}: rope scaling {shown(kind)} cannot be converted; supported: {SUPPORTED}"
     )
+
+
+def _factor(rope: Fields) -> float:
+    factor = rope.positive("factor")
+    if factor < 1:
+        raise rope.error("factor", "a number from 1")
+    return factor
 
 
 def _llama3(rope: Fields) -> Llama3Scaling:
@@ -131,11 +161,9 @@ def _llama3(rope: Fields) -> Llama3Scaling:
 
 
 def _yarn(rope: Fields, context_length: int) -> RopeScaling:
-    if rope.positive("extrapolation_factor", 1.0) != 1.0:
-        raise UnsupportedModelError(
-            f"{rope.source}: YaRN with extrapolation_factor "
-            f"{shown(rope.values['extrapolation_factor'])}; supported: 1"
-        )
+    extrapolation = rope.positive("extrapolation_factor", 1.0)
+    if extrapolation > 1:
+        raise rope.error("extrapolation_factor", "a number above 0, up to 1")
     if not rope.flag("truncate", True):
         raise UnsupportedModelError(f"{rope.source}: YaRN without truncate; supported: with it")
     original = rope.size("original_max_position_embeddings", context_length)
@@ -144,7 +172,8 @@ def _yarn(rope: Fields, context_length: int) -> RopeScaling:
     slow = rope.positive("beta_slow", YARN_BETA_SLOW)
     if slow > fast:
         raise rope.error("beta_slow", f"up to beta_fast, {fast:g}")
-    return RopeScaling("yarn", factor, original, _attention_factor(rope, factor), fast, slow)
+    magnitude = _attention_factor(rope, factor)
+    return RopeScaling("yarn", factor, original, magnitude, fast, slow, extrapolation)
 
 
 def _attention_factor(rope: Fields, factor: float) -> float | None:

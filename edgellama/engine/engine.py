@@ -138,7 +138,10 @@ class Engine:
         """
         length = self.config.context_length if context_length is None else context_length
         pool, window = self.pool(kv_type), self.config.sliding_window
-        return KVCache(pool, length, window=window, origin=self._origin(), adapters=adapters)
+        return KVCache(
+            pool, length, window=window, origin=self._origin(), adapters=adapters,
+            dynamic_from=self.config.rope.dynamic_from,
+        )  # fmt: skip
 
     def forward(
         self,

@@ -29,7 +29,8 @@ class KVCache:
 
     ``window``: how many tokens each one sees, itself included. ``adapters`` are those that its
     tokens are computed with, ``origin`` stands for what else decides keys and values: pages are
-    shared only where both are the same.
+    shared only where both are the same. ``dynamic_from``: prompts of more tokens are turned by
+    their own length, see ``begin``; None: no prompt is.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class KVCache:
         window: int | None = None,
         origin: bytes = b"",
         adapters: AdapterSet = NO_ADAPTERS,
+        dynamic_from: int | None = None,
     ) -> None:
         if context_length < 1:
             raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
@@ -48,6 +50,8 @@ class KVCache:
         self._pool = pool
         self._base_origin = origin
         self._adapters = adapters
+        self._dynamic_from = dynamic_from
+        self.prompt_length = 0
         self._pages: list[Page | None] = []
         self._keys: list[PageKey] = []
         try:
@@ -104,6 +108,17 @@ class KVCache:
         """The pages in order, None for those behind the window."""
         return tuple(self._pages)
 
+    def begin(self, prompt_length: int) -> None:
+        """Say how long the prompt is, before its first token is computed.
+
+        Where positions are scaled dynamically, the keys of a prompt beyond the original length are
+        turned by that. Those of a prompt of another length are forgotten, so that what is here
+        never depends on what was asked before.
+        """
+        if self._turned_for(prompt_length) != self._turned_for(self.prompt_length):
+            self.truncate(0)
+        self.prompt_length = prompt_length
+
     def page_addresses(self, num_tokens: int) -> npt.NDArray[np.int64]:
         """The addresses of the pages of ``num_tokens`` tokens, as they are now.
 
@@ -146,6 +161,7 @@ class KVCache:
 
         Own tokens come first, then whole pages that other sequences have left in the pool.
         """
+        self.begin(len(prompt))
         most = len(prompt) - 1
         shared = min(shared_length(self._tokens, prompt), most)
         self.truncate(shared)
@@ -196,23 +212,29 @@ class KVCache:
             window=self.window,
             origin=self._base_origin,
             adapters=self._adapters,
+            dynamic_from=self._dynamic_from,
         )
+        other.prompt_length = self.prompt_length
         for number, page in enumerate(self._pages[: -(-self.length // PAGE_POSITIONS)]):
             other._place(number, None if page is None else self._pool.share(page))
         other._keys = self._keys.copy()
         other._tokens = self._tokens.copy()
         return other
 
-    def restore(self, tokens: Sequence[int], pages: Sequence[Page | None]) -> None:
+    def restore(
+        self, tokens: Sequence[int], pages: Sequence[Page | None], prompt_length: int
+    ) -> None:
         """Take over pages that hold ``tokens`` in place of what is here.
 
-        None stands for pages behind the window. InvalidOptionError for more than fits.
+        None stands for pages behind the window; ``prompt_length``: what they began with.
+        InvalidOptionError for more than fits.
         """
         if len(tokens) > self.context_length:
             raise InvalidOptionError(
                 f"{len(tokens)} tokens do not fit a context of {self.context_length}"
             )
         self.truncate(0)
+        self.prompt_length = prompt_length
         for number, page in enumerate(pages):
             self._place(number, page)
         self.append(tokens)
@@ -262,9 +284,19 @@ class KVCache:
             new[:, :, :num_blocks] = old[:, :, :num_blocks]
         return copy
 
+    def _turned_for(self, prompt_length: int) -> int:
+        """The length that a prompt's keys are turned by; 0 where it does not matter."""
+        is_beyond = self._dynamic_from is not None and prompt_length > self._dynamic_from
+        return prompt_length if is_beyond else 0
+
+    def _first_key(self) -> bytes:
+        """What stands before a text's first page: all that decides keys besides tokens."""
+        turned_for = self._turned_for(self.prompt_length)
+        return self.origin + (turned_for.to_bytes(8, "little") if turned_for else b"")
+
     def _next_key(self, number: int, tokens: Sequence[int]) -> PageKey:
         """The key of page ``number`` of a text whose earlier pages have keys here."""
-        before = self._keys[number - 1] if number else self.origin
+        before = self._keys[number - 1] if number else self._first_key()
         own = np.array(tokens[number * PAGE_POSITIONS : (number + 1) * PAGE_POSITIONS], "<i4")
         return hashlib.blake2b(before + own.tobytes(), digest_size=KEY_BYTES).digest()
 

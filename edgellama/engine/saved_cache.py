@@ -89,6 +89,7 @@ def save_cache(
         num_tokens=len(tokens),
         first_page=-(-len(tokens) // PAGE_POSITIONS) - len(pages),
         page_bytes=layout.page_bytes,
+        prompt_length=cache.prompt_length,
     )
     start = pages_start(len(header_json(header)), header.num_tokens, header.num_pages)
     places = SavedFile(header, tokens, np.empty(0, np.uint32), start)
@@ -137,7 +138,7 @@ def load_cache(path: Path, cache: KVCache, maker: CacheMaker, *, verify: bool = 
     if verify:
         pages.verify(num_pages)
     behind: list[Page | None] = [None] * saved.header.first_page
-    cache.restore(tokens, behind + pages.taken(num_pages, cache))
+    cache.restore(tokens, behind + pages.taken(num_pages, cache), saved.header.prompt_length)
 
 
 class _MappedPages:

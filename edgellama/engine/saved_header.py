@@ -48,7 +48,7 @@ class SavedHeader:
     ``model`` is the model's identity, ``model_name`` what people call it. ``first_layer`` and
     ``num_layers``: those that the engine runs. ``origin``: that of the cache, in hexadecimal.
     ``arithmetic``: whose results they are, to the bit. Pages before ``first_page`` lie behind the
-    window.
+    window. ``prompt_length``: tokens of the prompt, for which positions may have been scaled.
     """
 
     model: str
@@ -64,6 +64,7 @@ class SavedHeader:
     num_tokens: int
     first_page: int
     page_bytes: int
+    prompt_length: int
 
     @property
     def num_pages(self) -> int:

@@ -254,7 +254,12 @@ class StepRunner:
             if segment.rows is not None:
                 width = self._config.embedding_length
                 self.buffers.residual.array[row:end, :width] = segment.rows
-            self._rope.fill(self.buffers.cos_sin[row:end], segment.position, segment.num_tokens)
+            self._rope.fill(
+                self.buffers.cos_sin[row:end],
+                segment.position,
+                segment.num_tokens,
+                segment.cache.prompt_length,
+            )
             row = end
         return row
 

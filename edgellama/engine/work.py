@@ -54,6 +54,8 @@ class Work:
         self._progress = progress
         self._reported = 0
         self._start = cache.length
+        if not self._start:
+            cache.begin(len(tokens))
         self._end = cache.length + len(tokens)
         self._outputs: dict[int, npt.NDArray[np.float32]] = {}
 

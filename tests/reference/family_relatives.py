@@ -152,4 +152,33 @@ RELATIVES = (
         },
         llama_2_tokenizer(),
     ),
+    Member(
+        "vicuna-16k",
+        # Pretrained for fewer tokens than the reference has: 16 stand for 4,096.
+        {
+            "max_position_embeddings": 16,
+            "max_sequence_length": 64,
+            "rope_scaling": {"type": "linear", "factor": 4.0},
+        },
+        llama_2_tokenizer(),
+    ),
+    Member(
+        "dynamic-ntk",
+        {"max_position_embeddings": 16, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+        llama_2_tokenizer(),
+    ),
+    Member(
+        "long-llama",
+        {
+            "architectures": ["LongLlamaForCausalLM"],
+            "model_type": "longllama",
+            "max_position_embeddings": 2048,
+            "last_context_length": 1024,
+            "mem_layers": [1],
+            "mem_dtype": "bfloat16",
+            "mem_positionals": True,
+            "torch_attention": False,
+        },
+        llama_2_tokenizer(),
+    ),
 )

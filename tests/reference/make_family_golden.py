@@ -30,7 +30,11 @@ def outputs(member: Member, seed: int) -> dict[str, Any]:
     """Tokens, best next tokens and logits of a member, loaded from its own folder."""
     with tempfile.TemporaryDirectory() as parent:
         # Without tables of angles, and as safetensors, which is all that the library needs.
-        folder = replace(member, old=False).write(Path(parent) / member.name)
+        # What transformers does not know is loaded as the plain Llama that it is.
+        plain = {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
+        is_known = member.full_config["model_type"] in CLASSES
+        config = {**member.config, **({} if is_known else plain)}
+        folder = replace(member, old=False, config=config).write(Path(parent) / member.name)
         kind = CLASSES[AutoConfig.from_pretrained(folder).model_type]
         model = kind.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager"

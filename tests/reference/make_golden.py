@@ -56,6 +56,8 @@ CASES: dict[str, dict[str, Any]] = {
         "tied": True,
         "rope_scaling": "linear",
         "rope_factor": 3.0,
+        # Less than the sequence has tokens, as of the others that scale.
+        "context_length": 16,
     },
     "yarn_rope": {
         "width": 64,
@@ -66,8 +68,8 @@ CASES: dict[str, dict[str, Any]] = {
         "tied": True,
         "rope_scaling": "yarn",
         "rope_factor": 4.0,
-        "rope_original_context": 300,
-        "context_length": 1200,
+        "rope_original_context": 24,
+        "context_length": 96,
     },
     "window": {
         "width": 32,

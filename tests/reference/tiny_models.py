@@ -39,6 +39,7 @@ class TinyLlama:
     rope_scaling: str = "none"
     rope_factor: float = 1.0
     rope_original_context: int = 0
+    rope_dynamic_factor: float = 1.0
     sliding_window: int | None = None
     weight_format: str = "F32"
     formats: Mapping[str, str] = field(default_factory=dict)
@@ -189,6 +190,8 @@ def _write_hyperparameters(writer: GGUFWriter, model: TinyLlama) -> None:
         writer.add_rope_scaling_factor(model.rope_factor)
     if model.sliding_window:
         writer.add_sliding_window(model.sliding_window)
+    if model.rope_dynamic_factor != 1.0:
+        writer.add_float32("edgellama.rope.dynamic_factor", model.rope_dynamic_factor)
     if model.rope_original_context:
         writer.add_rope_scaling_orig_ctx_len(model.rope_original_context)
     writer.add_vocab_size(model.vocab_size)
