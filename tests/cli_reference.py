@@ -24,6 +24,7 @@ VARIABLES: Mapping[str, str] = {
     "(`edgellama warmup --export`)",
     "EDGELLAMA_TIER": "instruction set to use, one that `edgellama doctor` lists",
     "EDGELLAMA_NUM_THREADS": "default number of threads",
+    "EDGELLAMA_API_KEY": "key that clients of `edgellama serve` must send, in place of `--api-key`",
     "EDGELLAMA_DEBUG": "1: errors show their traceback",
     "NO_COLOR": "set to anything: no colours (so does `TERM=dumb`)",
     "TMPDIR": "where the temporary folder is that stands in for a cache that cannot be written to "

@@ -69,6 +69,9 @@ ALLOWED: dict[str, set[str]] = {
     "generation": {"engine", "sampling", "text", *QUANT},
     "models": {"convert", "convert.output", "kernels_cpu.machine", *QUANT},
     "measure": {"engine", "sampling", "text", *HOST_KERNELS, *QUANT},
+    "server": {
+        *("", "engine", "generation", "measure", "models", "text", "kernels_cpu.machine", *QUANT),
+    },
     "": {"engine", "generation", "models", "sampling", "text", "kernels_cpu.machine", *QUANT},
 }
 UNBOUND = ("cli", "pyinstaller", "__main__")
@@ -78,6 +81,7 @@ PLACES = {
     "llvmlite": re.compile(r"edgellama\.kernels_cpu\.(simd\.\w+|compiling\.\w+|machine\.cpu)"),
     "numba": re.compile(r"edgellama\.kernels_cpu(\.\w+)*"),
     "gguf": re.compile(r"edgellama\.convert(\.\w+)*"),
+    **dict.fromkeys(("msgspec", "starlette", "uvicorn"), re.compile(r"edgellama\.server\.\w+")),
 }
 
 

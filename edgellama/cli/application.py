@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "chat": "edgellama.cli.chat.command",
         "generate": "edgellama.cli.generate",
         "batch": "edgellama.cli.batch",
+        "serve": "edgellama.cli.serve",
         "footprint": "edgellama.cli.footprint",
         "inspect": "edgellama.cli.inspect_model",
         "tokenize": "edgellama.cli.tokenize",

@@ -1,0 +1,286 @@
+"""The texts of one request: made by threads, read in the event loop as they come.
+
+An answer waits for its model and its turn, has a thread for each of its texts, and hands on
+pieces, results and what went wrong. What texts are of, and how they are sent, is left to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+from edgellama.generation.results import Chunk, Generation
+from edgellama.server.errors import RequestError, as_request_error
+from edgellama.server.text_queue import Place, TextQueue
+
+if TYPE_CHECKING:
+    from edgellama.generation.stream import Stream
+    from edgellama.llama import Llama
+    from edgellama.server.metrics import Metrics
+    from edgellama.server.model_shelf import ModelShelf
+
+logger = logging.getLogger(__name__)
+
+OpenText: TypeAlias = "Callable[[Llama, int, ExitStack], Stream]"
+"""Starts the text of a number; what is to be closed after it goes on the stack."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Some text of the text ``index``."""
+
+    index: int
+    chunk: Chunk
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The text ``index`` is whole."""
+
+    index: int
+    result: Generation
+
+
+@dataclass(frozen=True)
+class Failed:
+    """Nothing more will come of the answer."""
+
+    error: RequestError
+
+
+@dataclass(frozen=True)
+class Done:
+    """All texts have ended."""
+
+
+Event: TypeAlias = "Piece | Ended | Failed | Done"
+
+
+class Mailbox:
+    """Events from any thread for one reader in the event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._events: deque[Event] = deque()
+        self._arrived = asyncio.Event()
+
+    def post(self, event: Event) -> None:
+        """Add an event; from any thread."""
+        self._events.append(event)
+        try:
+            self._loop.call_soon_threadsafe(self._arrived.set)
+        except RuntimeError:
+            logger.debug("nobody reads any more")  # the loop is closed
+
+    async def get(self, timeout_s: float | None = None) -> Event | None:
+        """The next event; None if there is none for so long."""
+        while not self._events:
+            self._arrived.clear()
+            if self._events:
+                break
+            if timeout_s is None:
+                await self._arrived.wait()
+                continue
+            try:
+                await asyncio.wait_for(self._arrived.wait(), timeout_s)
+            except asyncio.TimeoutError:
+                return None
+        return self._events.popleft()
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a request asks for: ``num_texts`` of a model, and ``open``, which starts each."""
+
+    model: str | None
+    open: OpenText
+    num_texts: int = 1
+    keep_alive_s: float | None = None
+
+
+@dataclass
+class Times:
+    """Seconds of an answer on the clock of ``perf_counter``, and what came of it."""
+
+    asked: float = field(default_factory=time.perf_counter)
+    loaded: float = 0.0
+    begun: float = 0.0
+    first: float = 0.0
+
+    @property
+    def load_s(self) -> float:
+        """How long the model was waited for."""
+        return max(0.0, self.loaded - self.asked)
+
+
+class Answer:
+    """The texts that a wish asks for, on their way. ``close`` ends them, ended or not."""
+
+    def __init__(
+        self,
+        wish: Wish,
+        shelf: ModelShelf,
+        queue: TextQueue,
+        threads: ThreadPoolExecutor,
+        metrics: Metrics,
+    ) -> None:
+        """Take places in the queue at once; RequestError if it is full."""
+        self._wish = wish
+        self._shelf = shelf
+        self._threads = threads
+        self._metrics = metrics
+        self._places: list[Place] = []
+        try:
+            for _ in range(wish.num_texts):
+                self._places.append(queue.place())
+        except RequestError:
+            self._leave_queue()
+            raise
+        self._mailbox = Mailbox()
+        self._streams: dict[int, Stream] = {}
+        self._is_stopped = False
+        self._at_close: list[Callable[[], object]] = []
+        self.times = Times()
+        self._work = asyncio.create_task(self._run())
+
+    async def next(self, timeout_s: float | None = None) -> Event | None:
+        """The next event; None if none comes for so long."""
+        return await self._mailbox.get(timeout_s)
+
+    async def results(self) -> list[Generation]:
+        """Wait for all texts; RequestError if anything goes wrong."""
+        found: dict[int, Generation] = {}
+        while not isinstance(event := await self._mailbox.get(), Done):
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Ended):
+                found[event.index] = event.result
+        return [found[index] for index in sorted(found)]
+
+    @property
+    def state(self) -> str:
+        """What is waited for, in a few words."""
+        if not self.times.loaded:
+            return "the model is being loaded"
+        waiting = [place.position for place in self._places if place.position]
+        if waiting and not self._streams:
+            return f"waiting, position {min(waiting)}"
+        for stream in list(self._streams.values()):
+            done, wanted = stream.prefill_progress
+            if done < wanted:
+                return f"reading the prompt, {done} of {wanted} tokens"
+        return "working"
+
+    def on_close(self, action: Callable[[], object]) -> None:
+        """Call ``action`` when the answer is closed."""
+        self._at_close.append(action)
+
+    def stop(self, error: RequestError) -> None:
+        """End all texts, and say why."""
+        if not self._work.done():
+            self._mailbox.post(Failed(error))
+            self._cancel()
+
+    async def close(self) -> None:
+        """End what runs, and wait until its threads have let go: an op of the model at most."""
+        for action in self._at_close:
+            action()
+        self._cancel()
+        await asyncio.shield(self._work)
+
+    def _cancel(self) -> None:
+        self._is_stopped = True
+        if not self.times.loaded:
+            self._work.cancel()
+        for stream in list(self._streams.values()):
+            stream.cancel()
+        for place in self._places:
+            if place.wanted is not None and not place.wanted.done():
+                place.wanted.cancel()
+
+    def _leave_queue(self) -> None:
+        for place in self._places:
+            place.__exit__()
+
+    async def _run(self) -> None:
+        """Wait for the model, then for turns; make the texts; let go of everything."""
+        try:
+            async with self._shelf.lease(self._wish.model, self._wish.keep_alive_s) as llama:
+                self.times.loaded = time.perf_counter()
+                await self._make_all(llama)
+            self._mailbox.post(Done())
+        except asyncio.CancelledError:
+            self._mailbox.post(Failed(RequestError(503, "the answer was cancelled")))
+        except Exception as error:
+            self._mailbox.post(Failed(as_request_error(error)))
+        finally:
+            self._leave_queue()
+
+    async def _make_all(self, llama: Llama) -> None:
+        """Texts side by side; the others begin once the first has the prompt computed."""
+        prompt_is_there = asyncio.Event()
+        waits = [
+            self._make(index, place, llama, prompt_is_there)
+            for index, place in enumerate(self._places)
+        ]
+        outcomes = await asyncio.gather(*waits, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _make(
+        self, index: int, place: Place, llama: Llama, prompt_is_there: asyncio.Event
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            if index:
+                await prompt_is_there.wait()
+            await place.turn()
+            if self._is_stopped:
+                return
+            self.times.begun = self.times.begun or time.perf_counter()
+
+            def first_piece() -> None:
+                loop.call_soon_threadsafe(prompt_is_there.set)
+
+            work = loop.run_in_executor(
+                self._threads, self._make_in_thread, index, llama, first_piece
+            )
+            # A thread cannot be left behind: its model may be closed next.
+            while not work.done():
+                try:
+                    await asyncio.shield(work)
+                except asyncio.CancelledError:
+                    self._cancel()
+            work.result()
+        except BaseException:
+            self._cancel()  # What is left of the others would not be sent.
+            raise
+        finally:
+            prompt_is_there.set()
+            place.__exit__()
+
+    def _make_in_thread(self, index: int, llama: Llama, first_piece: Callable[[], None]) -> None:
+        with ExitStack() as stack:
+            stream = self._wish.open(llama, index, stack)
+            stack.callback(stream.close)
+            self._streams[index] = stream
+            if self._is_stopped:
+                stream.cancel()
+            is_first = True
+            for chunk in stream:
+                if is_first:
+                    is_first = False
+                    self.times.first = self.times.first or time.perf_counter()
+                    first_piece()
+                self._mailbox.post(Piece(index, chunk))
+            result = stream.result
+            self._metrics.count_text(result)
+            self._mailbox.post(Ended(index, result))

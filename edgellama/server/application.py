@@ -1,0 +1,128 @@
+"""The routes, and what every request passes through; each protocol has a module of its own."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from edgellama.server import openai_routes
+from edgellama.server.errors import RequestError, as_request_error, error_shape
+from edgellama.server.security import Guard
+from edgellama.server.settings import ServerSettings
+from edgellama.server.state import ServerState
+from edgellama.server.wire import json_response
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def make_application(settings: ServerSettings) -> ASGIApp:
+    """The whole server as an ASGI application; its state is made when it starts."""
+
+    @asynccontextmanager
+    async def life(app: Starlette) -> AsyncIterator[None]:
+        app.state.server = ServerState(settings)
+        try:
+            for name in settings.models:
+                async with app.state.server.shelf.lease(name):
+                    pass
+            yield
+        finally:
+            await app.state.server.close()
+
+    routes = [
+        Route(path, _told(endpoint), methods=list(methods))
+        for path, methods, endpoint in openai_routes.ROUTES
+    ]
+    handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _error}
+    app = Starlette(routes=routes, lifespan=life, exception_handlers=handlers)
+    guarded = Guard(
+        app,
+        host=settings.host,
+        hosts=settings.hosts,
+        cors=settings.cors,
+        api_keys=settings.api_keys,
+    )
+    return Watched(guarded, app)
+
+
+def state_of(request: Request) -> ServerState:
+    """The state of the server that a request came to."""
+    state: ServerState = request.app.state.server
+    return state
+
+
+class Watched:
+    """Counts every answer and writes a line of it to the log, without what was said."""
+
+    def __init__(self, app: ASGIApp, inner: Starlette) -> None:
+        self._app = app
+        self.inner = inner
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            route = scope.get("route")
+            path = route.path if isinstance(route, Route) else "other"
+            self.inner.state.server.metrics.count_request(path, status)
+            seconds = time.perf_counter() - started
+            logger.info("%s %s %d %.3f s", scope["method"], path, status, seconds)
+
+
+def _told(endpoint: Endpoint) -> Endpoint:
+    """An endpoint whose errors are answers in the shape of its protocol."""
+
+    async def tell(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except ClientDisconnect:
+            return Response(status_code=499)
+        except Exception as error:
+            return _shaped(request, as_request_error(error))
+
+    return tell
+
+
+def _shaped(request: Request, error: RequestError) -> Response:
+    path = request.url.path
+    return json_response(error_shape(path)(error), error.status, error.headers)
+
+
+async def _http_error(request: Request, error: HTTPException) -> Response:
+    """No such route, or another method."""
+    texts = {
+        404: f"there is no {request.method} {request.url.path[:100]!a} here",
+        405: f"{request.method} is not allowed here",
+    }
+    text = texts.get(error.status_code, str(error.detail))
+    own = RequestError(error.status_code, text, code="no_route", headers=error.headers or {})
+    return _shaped(request, own)
+
+
+async def _error(request: Request, error: Exception) -> Response:
+    return _shaped(request, as_request_error(error))

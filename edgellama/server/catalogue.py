@@ -1,0 +1,127 @@
+"""The models that requests may name: those that the server was given, and those of the cache.
+
+A name is looked up among these and never taken for a path. Loading is left to model_shelf.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from edgellama.models.facts import ModelFacts, read_facts
+from edgellama.models.library import stored_models
+from edgellama.models.names import split_parts
+from edgellama.models.well_known import ALIASES, find_hub_model
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import EdgellamaError
+from edgellama.server.errors import RequestError
+
+LATEST = ":latest"
+"""What Ollama's clients add to a name that has no colon."""
+MAX_NAME_CHARACTERS = 300
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model by the name that clients see."""
+
+    name: str
+    path: Path
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """Bytes of all its parts."""
+        return sum(part.stat().st_size for part in split_parts(self.path) if part.is_file())
+
+    @cached_property
+    def modified(self) -> float:
+        """When its file was written, in seconds since 1970."""
+        return self.path.stat().st_mtime
+
+    @cached_property
+    def digest(self) -> str:
+        """64 hexadecimal digits that change with the file; no checksum of its content."""
+        state = f"{self.path.name}:{self.num_bytes}:{self.modified}"
+        return hashlib.sha256(state.encode()).hexdigest()
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """What its header says; ModelFileError for a damaged file."""
+        return read_facts(self.path)
+
+
+class Catalogue:
+    """Models by name; the first given one is the default."""
+
+    def __init__(
+        self, given: Mapping[str, Path], *, only_given: bool, aliases: Mapping[str, str]
+    ) -> None:
+        self._given = {name: ServedModel(name, path) for name, path in given.items()}
+        self._only_given = only_given
+        self._aliases = aliases
+        self._known: dict[tuple[str, Path, float], ServedModel] = {}
+
+    def models(self) -> dict[str, ServedModel]:
+        """All models by name, the given ones first."""
+        found = dict(self._given)
+        if not self._only_given:
+            taken = {os.path.realpath(model.path) for model in found.values()}
+            for stored in stored_models():
+                if stored.name in found or os.path.realpath(stored.path) in taken:
+                    continue
+                try:
+                    key = (stored.name, stored.path, stored.path.stat().st_mtime)
+                except OSError:
+                    continue
+                found[stored.name] = self._known.setdefault(key, ServedModel(*key[:2]))
+        return found
+
+    def usable(self) -> list[ServedModel]:
+        """Those whose header can be read."""
+        found = []
+        for model in self.models().values():
+            try:
+                _ = model.facts, model.num_bytes, model.modified
+            except (EdgellamaError, OSError):
+                continue
+            found.append(model)
+        return found
+
+    def find(self, name: str | None) -> ServedModel:
+        """The model of a name, or the default for none; RequestError (404) if there is none."""
+        models = self.models()
+        if not name:
+            if not models:
+                raise RequestError(404, "there is no model yet; pull one", code="model_not_found")
+            return next(iter(models.values()))
+        for candidate in self._candidates(name[:MAX_NAME_CHARACTERS]):
+            if candidate in models:
+                return models[candidate]
+        raise RequestError(
+            404,
+            f"there is no model {shown(name)}; allowed: {', '.join(models) or 'none yet'}",
+            param="model",
+            code="model_not_found",
+        )
+
+    def _candidates(self, name: str) -> list[str]:
+        """What a name may be meant for, the most exact first."""
+        bare = name.removesuffix(LATEST)
+        candidates = [name, bare]
+        candidates += [self._aliases[text] for text in (name, bare) if text in self._aliases]
+        candidates += [ALIASES[bare.lower()]] if bare.lower() in ALIASES else []
+        reference = find_hub_model(bare)
+        if reference is not None:
+            candidates += [str(reference), *_short_names(str(reference))]
+        return [*candidates, *(text.lower() for text in candidates)]
+
+
+def _short_names(reference: str) -> list[str]:
+    from edgellama.models.well_known import parse_hub_reference, short_name
+
+    name = short_name(parse_hub_reference(reference))
+    return [] if name is None else [name]

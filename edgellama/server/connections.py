@@ -1,0 +1,62 @@
+"""Connections that say nothing, or say it byte by byte, are closed (slow loris).
+
+uvicorn limits how long a connection may be idle between requests; this adds how long the head of
+a request may take. Bodies have a limit of their own in wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+class GuardedConnection(H11Protocol):
+    """An HTTP/1.1 connection whose request must have come within ``header_seconds``."""
+
+    header_seconds = 10.0
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """A client has connected: its first request is awaited."""
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        """Some bytes have come; a request's first ones start the clock."""
+        if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
+            self._await_head()
+        cycle = self.cycle
+        super().data_received(data)
+        if self.cycle is not cycle:
+            self._stop_clock()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone."""
+        self._stop_clock()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        self._deadline = self.loop.call_later(self.header_seconds, self._too_slow)
+
+    def _stop_clock(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _too_slow(self) -> None:
+        self._deadline = None
+        is_waited_for = self.cycle is None or self.cycle.response_complete
+        if is_waited_for and not self.transport.is_closing():
+            self.transport.close()
+
+
+def guarded_connection(header_seconds: float) -> type[GuardedConnection]:
+    """The class of connections with this limit, as uvicorn takes it."""
+
+    class Connection(GuardedConnection):
+        pass
+
+    Connection.header_seconds = header_seconds
+    return Connection

@@ -1,0 +1,142 @@
+"""From what went wrong to what a client is told: a status, a text, and a shape per protocol.
+
+No text names a file of this machine, and none has a traceback. Logs have both.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+from edgellama.quant.errors import (
+    CacheError,
+    ContextLengthError,
+    DownloadError,
+    EdgellamaError,
+    InvalidOptionError,
+    ModelNotFoundError,
+    TemplateError,
+    TokenizerError,
+    UnsupportedModelError,
+)
+
+logger = logging.getLogger(__name__)
+
+RETRY_AFTER_S = 2
+"""What a client is told to wait where the server has too much to do."""
+_FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:[\\/]|/|~/|\\\\)(?:[^\s'\"/\\:;,]+[\\/])+")
+"""The folders of an absolute path, up to its last name."""
+
+
+class RequestError(EdgellamaError):
+    """What a client is told. ``param`` is the field that it is about, ``code`` a word for it."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+        self.headers = dict(headers)
+
+
+def too_busy(message: str, code: str = "queue_full", status: int = 429) -> RequestError:
+    """The error of a server that has too much to do: the client is to come again."""
+    return RequestError(status, message, code=code, headers={"retry-after": str(RETRY_AFTER_S)})
+
+
+_STATUS: tuple[tuple[type[Exception], int, str | None], ...] = (
+    (ContextLengthError, 400, "context_length_exceeded"),
+    (ModelNotFoundError, 404, "model_not_found"),
+    (InvalidOptionError, 400, "invalid_value"),
+    (TemplateError, 400, "invalid_messages"),
+    (TokenizerError, 400, "invalid_value"),
+    (UnsupportedModelError, 400, "unsupported_model"),
+    (DownloadError, 502, "download_failed"),
+    (CacheError, 507, "storage"),
+    (MemoryError, 503, "out_of_memory"),
+    (EdgellamaError, 500, "failed"),
+)
+
+
+def as_request_error(error: BaseException) -> RequestError:
+    """What a client is told of any error; what is not meant for clients is logged."""
+    if isinstance(error, RequestError):
+        return error
+    for kind, status, code in _STATUS:
+        if isinstance(error, kind):
+            if status >= 500:
+                logger.error("%s", error)
+            text = error.what if isinstance(error, EdgellamaError) else "out of memory"
+            return RequestError(status, without_paths(text), code=code)
+    logger.error("a request failed", exc_info=error)
+    return RequestError(500, "internal error; the server's log has more", code="internal_error")
+
+
+def without_paths(text: str) -> str:
+    """``text`` with the last name alone of every absolute path."""
+    return _FOLDERS.sub("", text)
+
+
+def openai_error(error: RequestError) -> dict[str, Any]:
+    """OpenAI's shape."""
+    return {
+        "error": {
+            "message": error.what,
+            "type": _OPENAI_TYPES.get(error.status, _openai_type(error.status)),
+            "param": error.param,
+            "code": error.code,
+        }
+    }
+
+
+def ollama_error(error: RequestError) -> dict[str, Any]:
+    """Ollama's shape."""
+    return {"error": error.what}
+
+
+def anthropic_error(error: RequestError) -> dict[str, Any]:
+    """Anthropic's shape."""
+    is_ours = error.status >= 500
+    kind = _ANTHROPIC_TYPES.get(error.status, "api_error" if is_ours else "invalid_request_error")
+    return {"type": "error", "error": {"type": kind, "message": error.what}}
+
+
+ErrorShape: TypeAlias = Callable[[RequestError], "dict[str, Any]"]
+
+
+def error_shape(path: str) -> ErrorShape:
+    """The shape of the protocol that a path belongs to."""
+    if path.startswith("/api/") or path == "/":
+        return ollama_error
+    return anthropic_error if path.startswith("/v1/messages") else openai_error
+
+
+def _openai_type(status: int) -> str:
+    return "server_error" if status >= 500 else "invalid_request_error"
+
+
+_OPENAI_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    429: "rate_limit_error",
+}
+_ANTHROPIC_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}

@@ -1,0 +1,96 @@
+"""A request's fields: those of its protocol, those of the text, and those that are refused.
+
+What no text could obey is an error that names it; nothing is dropped but what has no influence on
+a text, and that is listed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from difflib import get_close_matches
+from typing import Any, TypeVar
+
+import msgspec
+
+from edgellama.generation.text_options import TEXT_OPTION_NAMES
+from edgellama.quant.error_text import shown
+from edgellama.server.errors import RequestError
+
+Fields = TypeVar("Fields", bound=msgspec.Struct)
+
+TEXT_FIELDS = frozenset(TEXT_OPTION_NAMES) - {"adapters"}
+"""Options of a text that a request may give by name."""
+WITHOUT_INFLUENCE = frozenset(
+    {
+        *("user", "metadata", "store", "service_tier", "safety_identifier"),
+        *("prompt_cache_key", "prompt_cache_retention"),
+    }
+)
+"""Fields of OpenAI's protocol that say something about the caller, not about the text."""
+_NEUTRAL: Mapping[str, tuple[object, ...]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logprobs": (False, 0),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "functions": ([],),
+    "tool_choice": ("none",),
+    "parallel_tool_calls": (True, False),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "reasoning_effort": ("none",),
+    "best_of": (1,),
+}
+"""Values that ask for nothing, so that they need no support."""
+_PLACE = re.compile(r" - at `\$\.?(.*)`$")
+
+
+def take_fields(
+    body: Mapping[str, Any], kind: type[Fields], *, ignored: Collection[str] = WITHOUT_INFLUENCE
+) -> tuple[Fields, dict[str, Any]]:
+    """A request's own fields, and the options of its text; RequestError names what is wrong."""
+    known = {field.encode_name for field in msgspec.structs.fields(kind)}
+    own: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    for name, value in body.items():
+        if value is None or name in ignored:
+            continue
+        if name in known:
+            own[name] = value
+        elif name in TEXT_FIELDS:
+            options[name] = value
+        elif not _is_neutral(name, value):
+            raise _unknown(name, {*known, *TEXT_FIELDS})
+    return convert(own, kind), options
+
+
+def convert(value: object, kind: type[Fields]) -> Fields:
+    """JSON values as the fields of ``kind``; RequestError names the field that is wrong."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        place = _PLACE.search(text)
+        what = text[: place.start()] if place else text
+        param = place[1] if place else None
+        where = f"{param}: " if param else ""
+        raise RequestError(400, f"{where}{what}", param=param, code="invalid_value") from None
+
+
+def _is_neutral(name: str, value: object) -> bool:
+    return any(
+        value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
+        for neutral in _NEUTRAL.get(name, ())
+    )
+
+
+def _unknown(name: str, allowed: set[str]) -> RequestError:
+    if name in _NEUTRAL:
+        text = f"{name} is not supported here"
+    else:
+        close = get_close_matches(name[:80], sorted(allowed), n=1, cutoff=0.7)
+        guess = f"did you mean {close[0]}? " if close else ""
+        text = f"there is no field {shown(name)}; {guess}allowed: {', '.join(sorted(allowed))}"
+    return RequestError(400, text, param=name[:80], code="unsupported_parameter")

@@ -1,0 +1,207 @@
+"""Models that are loaded when they are asked for, and let go of when nobody does.
+
+Whether one fits is known before it is loaded: its footprint is predicted from its header, and
+models without work make room for it. Names are the catalogue's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgellama.server.catalogue import Catalogue, ServedModel
+from edgellama.server.errors import RequestError, too_busy
+
+if TYPE_CHECKING:
+    from edgellama.llama import Llama
+
+logger = logging.getLogger(__name__)
+
+MODEST_CONTEXT = 2048
+"""Tokens that must fit where nobody says how many."""
+
+
+@dataclass
+class LoadedModel:
+    """A model on the shelf: its uses now, and when it goes if there are none."""
+
+    model: ServedModel
+    llama: Llama
+    num_bytes: int
+    keep_alive_s: float
+    num_uses: int = 0
+    last_use: float = 0.0
+    timer: asyncio.TimerHandle | None = None
+
+    @property
+    def seconds_left(self) -> float:
+        """How long it stays if nobody uses it."""
+        return max(0.0, self.last_use + self.keep_alive_s - time.time())
+
+
+class ModelShelf:
+    """Models by name, each loaded once."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        *,
+        engine: Mapping[str, Any],
+        keep_alive_s: Callable[[ServedModel], float],
+        available_bytes: Callable[[], int | None],
+    ) -> None:
+        """``engine``: options of ``Llama``. ``keep_alive_s``: of a model that nobody asks for."""
+        self.catalogue = catalogue
+        self.loaded: dict[str, LoadedModel] = {}
+        self._engine = engine
+        self._keep_alive_s = keep_alive_s
+        self._available_bytes = available_bytes
+        self._changing = asyncio.Lock()
+        self._freed = asyncio.Event()
+        self._closing: set[asyncio.Task[None]] = set()
+
+    @asynccontextmanager
+    async def lease(
+        self, name: str | None, keep_alive_s: float | None = None
+    ) -> AsyncIterator[Llama]:
+        """The model of a name, loaded first if need be; it stays as long as this is open."""
+        model = self.catalogue.find(name)
+        entry = self.loaded.get(model.name)
+        if entry is None:
+            async with self._changing:
+                entry = self.loaded.get(model.name)
+                if entry is None:
+                    entry = await self._load(model)
+                entry.num_uses += 1
+        else:
+            entry.num_uses += 1
+        self._stop_timer(entry)
+        try:
+            yield entry.llama
+        finally:
+            entry.num_uses -= 1
+            if keep_alive_s is not None:
+                entry.keep_alive_s = keep_alive_s
+            if not entry.num_uses:
+                self._rest(entry)
+
+    async def unload(self, name: str | None) -> None:
+        """Let go of a model once nobody uses it; nothing if it is not loaded."""
+        entry = self.loaded.get(self.catalogue.find(name).name)
+        if entry is not None:
+            entry.keep_alive_s = 0.0
+            if not entry.num_uses:
+                await self._unload(entry)
+
+    async def close(self) -> None:
+        """Let go of all models; nobody may use one any more."""
+        for entry in list(self.loaded.values()):
+            await self._unload(entry)
+        while self._closing:
+            await asyncio.gather(*self._closing)
+
+    def _rest(self, entry: LoadedModel) -> None:
+        """Nobody uses it now: it goes later, unless somebody comes."""
+        entry.last_use = time.time()
+        self._freed.set()
+        loop = asyncio.get_running_loop()
+        if math.isfinite(entry.keep_alive_s):
+            entry.timer = loop.call_later(entry.keep_alive_s, self._let_go, entry)
+
+    def _let_go(self, entry: LoadedModel) -> None:
+        if not entry.num_uses and self.loaded.get(entry.model.name) is entry:
+            task = asyncio.get_running_loop().create_task(self._unload(entry))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def _stop_timer(self, entry: LoadedModel) -> None:
+        if entry.timer is not None:
+            entry.timer.cancel()
+            entry.timer = None
+
+    async def _unload(self, entry: LoadedModel) -> None:
+        self._stop_timer(entry)
+        if self.loaded.get(entry.model.name) is not entry:
+            return
+        del self.loaded[entry.model.name]
+        logger.info("unloading %s", entry.model.name)
+        await asyncio.to_thread(entry.llama.close)
+        self._freed.set()
+
+    async def _load(self, model: ServedModel) -> LoadedModel:
+        """Load a model that fits; wait for those in use to make room for it."""
+        needed = await asyncio.to_thread(self._footprint, model)
+        await self._make_room(model, needed)
+        started = time.perf_counter()
+        loading = asyncio.ensure_future(asyncio.to_thread(self._open, model))
+        try:
+            llama = await asyncio.shield(loading)
+        except asyncio.CancelledError:
+            # Who asked has left; what is loaded already is kept for the next one.
+            llama = await loading
+        logger.info("loaded %s in %.2f s", model.name, time.perf_counter() - started)
+        entry = LoadedModel(model, llama, needed, self._keep_alive_s(model))
+        self.loaded[model.name] = entry
+        self._rest(entry)
+        return entry
+
+    def _open(self, model: ServedModel) -> Llama:
+        from edgellama.llama import Llama
+
+        return Llama(model.path, **self._engine)
+
+    async def _make_room(self, model: ServedModel, needed: int) -> None:
+        """Unload what has no work, the least recently used first, until ``needed`` bytes fit."""
+        while (available := self._free_bytes()) is not None and available < needed:
+            idle = [entry for entry in self.loaded.values() if not entry.num_uses]
+            if idle:
+                await self._unload(min(idle, key=lambda entry: entry.last_use))
+                continue
+            text = f"{model.name} needs {needed / 1e9:.2f} GB and {available / 1e9:.2f} GB are free"
+            if not self.loaded:
+                raise RequestError(507, f"{text}; take a smaller model or context")
+            logger.info("%s; waiting for %s", text, ", ".join(self.loaded))
+            self._freed.clear()
+            try:
+                await asyncio.wait_for(self._freed.wait(), WAIT_FOR_ROOM_S)
+            except asyncio.TimeoutError:
+                raise too_busy(f"{text}; other models are in use", "no_memory", 503) from None
+
+    def _free_bytes(self) -> int | None:
+        """What is free beside the weights of loaded models, which the system counts as free."""
+        available = self._available_bytes()
+        if available is None:
+            return None
+        return max(0, available - sum(entry.model.num_bytes for entry in self.loaded.values()))
+
+    def _footprint(self, model: ServedModel) -> int:
+        """Bytes that loading the model and one text of it will take beside what runs already."""
+        from edgellama.engine.kv_types import KVTypes
+        from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier
+        from edgellama.measure.footprint import AS_IT_IS, Machine, predict
+        from edgellama.measure.model_outline import ModelOutline
+        from edgellama.quant.gguf.file import GGUFFile, require_model
+
+        with GGUFFile(model.path) as file:
+            require_model(file)
+            outline = ModelOutline.from_gguf(file)
+        context = self._engine.get("context_length")
+        machine = Machine(select_tier(), self._engine.get("num_threads") or default_num_threads())
+        footprint = predict(
+            outline,
+            machine,
+            type=AS_IT_IS,
+            kv_types=KVTypes.of(self._engine.get("kv_type") or "f16"),
+            context_length=context or min(MODEST_CONTEXT, outline.config.context_length),
+        )
+        return footprint.total_bytes - footprint.code_bytes
+
+
+WAIT_FOR_ROOM_S = 120.0
+"""How long a model waits for others to end their work before its request is sent away."""

@@ -1,0 +1,146 @@
+"""OpenAI's chat completions: fields in, one JSON object or a stream of chunks out."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgellama.server.answers import Ended, Event, OpenText, Piece, Wish
+from edgellama.server.chat_messages import ordered_messages
+from edgellama.server.errors import RequestError, openai_error
+from edgellama.server.fields import take_fields
+from edgellama.server.openai_common import (
+    StreamOptions,
+    check_num_texts,
+    finish_reason,
+    model_stream_end,
+    token_limit,
+    usage,
+)
+from edgellama.server.wire import StreamWriter, now, sse
+
+if TYPE_CHECKING:
+    from edgellama.generation.results import Generation
+    from edgellama.generation.stream import Stream
+    from edgellama.llama import Llama
+    from edgellama.server.settings import Limits
+
+
+class ChatFields(msgspec.Struct):
+    """Fields of a request that are not options of the text."""
+
+    messages: list[dict[str, Any]]
+    model: str = ""
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = 1
+    max_completion_tokens: int | None = None
+    keep_alive: float | str | None = None
+
+
+class ChatRequest:
+    """A request for chat completions, checked."""
+
+    def __init__(self, body: Mapping[str, Any], limits: Limits) -> None:
+        """RequestError for what cannot be obeyed."""
+        fields, options = take_fields(body, ChatFields)
+        if fields.max_completion_tokens is not None:
+            options["max_tokens"] = fields.max_completion_tokens
+        token_limit(options, limits)
+        check_num_texts(fields.n, limits)
+        self.fields = fields
+        self.messages = ordered_messages(fields.messages)
+        self.options = options
+
+    def wish(self) -> Wish:
+        """What is to be made."""
+        return Wish(self.fields.model, open_chat(self.messages, self.options), self.fields.n)
+
+
+def open_chat(messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> OpenText:
+    """What starts a reply to messages; of several replies each has a seed of its own."""
+    if messages[-1]["role"] != "user":
+        raise RequestError(
+            400,
+            f"the last message is the {messages[-1]['role']}'s; allowed: a message of the user",
+            param="messages",
+            code="invalid_value",
+        )
+
+    def start(llama: Llama, index: int, stack: ExitStack) -> Stream:
+        own = dict(options)
+        if index and own.get("seed") is not None:
+            own["seed"] += index
+        chat = stack.enter_context(llama.chat(messages=messages, when_full="error", **own))
+        return chat.regenerate()
+
+    return start
+
+
+class ChatStream(StreamWriter):
+    """Chunks of a chat completion."""
+
+    error_shape = staticmethod(openai_error)
+
+    def __init__(self, model: str, num_texts: int, with_usage: bool) -> None:
+        self._head = {
+            "id": completion_id(),
+            "object": "chat.completion.chunk",
+            "created": now(),
+            "model": model,
+            "system_fingerprint": None,
+        }
+        self._num_texts = num_texts
+        self._with_usage = with_usage
+        self._results: list[Generation] = []
+
+    def begin(self) -> bytes:
+        """The role, said once."""
+        delta = {"role": "assistant", "content": ""}
+        return b"".join(self._chunk(index, delta) for index in range(self._num_texts))
+
+    def event(self, event: Event) -> bytes:
+        """A piece of text, the reason of its end, or the end of the stream."""
+        if isinstance(event, Piece):
+            if not event.chunk.text:
+                return b""
+            return self._chunk(event.index, {"content": event.chunk.text})
+        if isinstance(event, Ended):
+            self._results.append(event.result)
+            return self._chunk(event.index, {}, finish_reason(event.result))
+        head = {**self._head, "choices": [], "usage": usage(self._results)}
+        return (sse(head) if self._with_usage else b"") + model_stream_end()
+
+    def _chunk(self, index: int, delta: Mapping[str, Any], reason: str | None = None) -> bytes:
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+        return sse({**self._head, "choices": [choice]})
+
+
+def chat_completion(model: str, results: Sequence[Generation]) -> dict[str, Any]:
+    """All texts as one object."""
+    return {
+        "id": completion_id(),
+        "object": "chat.completion",
+        "created": now(),
+        "model": model,
+        "system_fingerprint": None,
+        "choices": [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": result.text, "refusal": None},
+                "logprobs": None,
+                "finish_reason": finish_reason(result),
+            }
+            for index, result in enumerate(results)
+        ],
+        "usage": usage(results),
+    }
+
+
+def completion_id() -> str:
+    """A new id in OpenAI's form."""
+    return f"chatcmpl-{secrets.token_hex(12)}"

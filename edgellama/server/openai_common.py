@@ -1,0 +1,79 @@
+"""What OpenAI's text endpoints share: usage, reasons of the end, limits, how a stream ends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgellama.server.errors import RequestError
+
+if TYPE_CHECKING:
+    from edgellama.generation.results import Generation
+    from edgellama.server.settings import Limits
+
+FINISH_REASONS = {"stop": "stop", "length": "length", "cancelled": "stop"}
+
+
+class StreamOptions(msgspec.Struct):
+    """``stream_options``."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+def usage(results: Sequence[Generation]) -> dict[str, Any]:
+    """Tokens of the prompt, once, and of all texts."""
+    prompt = results[0].prompt_tokens if results else 0
+    completion = sum(len(result.tokens) for result in results)
+    computed = max((result.statistics.prefilled_tokens for result in results), default=0)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": max(0, prompt - computed), "audio_tokens": 0},
+        "completion_tokens_details": {
+            "reasoning_tokens": 0,
+            "audio_tokens": 0,
+            "accepted_prediction_tokens": 0,
+            "rejected_prediction_tokens": 0,
+        },
+    }
+
+
+def finish_reason(result: Generation) -> str:
+    """Why a text ended, in OpenAI's words."""
+    return FINISH_REASONS.get(result.finish_reason, "length")
+
+
+def model_stream_end() -> bytes:
+    """What closes every stream of OpenAI's older endpoints."""
+    return b"data: [DONE]\n\n"
+
+
+def token_limit(options: dict[str, Any], limits: Limits) -> None:
+    """Keep ``max_tokens`` below the server's own limit."""
+    wanted = options.get("max_tokens")
+    if limits.max_tokens is None:
+        return
+    if wanted is None:
+        options["max_tokens"] = limits.max_tokens
+    elif isinstance(wanted, int) and wanted > limits.max_tokens:
+        raise RequestError(
+            400,
+            f"max_tokens is {wanted}; allowed: up to {limits.max_tokens}",
+            param="max_tokens",
+            code="invalid_value",
+        )
+
+
+def check_num_texts(number: int, limits: Limits) -> None:
+    """RequestError for an impossible number of texts."""
+    if not 1 <= number <= limits.max_texts:
+        raise RequestError(
+            400,
+            f"n is {number}; allowed: 1 to {limits.max_texts}",
+            param="n",
+            code="invalid_value",
+        )

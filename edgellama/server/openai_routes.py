@@ -1,0 +1,89 @@
+"""The endpoints of OpenAI's protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edgellama.server.catalogue import ServedModel
+from edgellama.server.openai_chat import ChatRequest, ChatStream, chat_completion
+from edgellama.server.wire import AnswerStream, json_response, read_json, wait_for_results
+
+if TYPE_CHECKING:
+    from edgellama.server.state import ServerState
+
+
+async def health(request: Request) -> Response:
+    """Whether the server can answer."""
+    state = _state(request)
+    if state.is_ending:
+        return json_response({"status": "ending"}, 503)
+    return json_response(
+        {
+            "status": "ok",
+            "running": state.queue.num_running,
+            "waiting": state.queue.num_waiting,
+            "loaded": sorted(state.shelf.loaded),
+        }
+    )
+
+
+async def models(request: Request) -> Response:
+    """All models that a request may name."""
+    entries = [_entry(model) for model in _state(request).catalogue.usable()]
+    return json_response({"object": "list", "data": entries})
+
+
+async def model(request: Request) -> Response:
+    """One model."""
+    found = _state(request).catalogue.find(request.path_params["name"])
+    return json_response(_entry(found))
+
+
+def _entry(model: ServedModel) -> dict[str, Any]:
+    facts = model.facts
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": int(model.modified),
+        "owned_by": "edgellama",
+        "meta": {
+            "title": facts.title,
+            "type": facts.type,
+            "num_parameters": facts.num_parameters,
+            "context_length": facts.context_length,
+            "size_bytes": model.num_bytes,
+        },
+    }
+
+
+async def chat_completions(request: Request) -> Response:
+    """A reply, or several, to messages."""
+    state = _state(request)
+    limits = state.settings.limits
+    asked = ChatRequest(await read_json(request, limits), limits)
+    name = state.catalogue.find(asked.fields.model).name
+    answer = state.answer(asked.wish())
+    fields = asked.fields
+    if fields.stream:
+        with_usage = bool(fields.stream_options and fields.stream_options.include_usage)
+        writer = ChatStream(name, fields.n, with_usage)
+        return AnswerStream(answer, writer, state.settings.ping_s)
+    return json_response(chat_completion(name, await wait_for_results(answer, request.receive)))
+
+
+def _state(request: Request) -> ServerState:
+    state: ServerState = request.app.state.server
+    return state
+
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+ROUTES: tuple[tuple[str, tuple[str, ...], Endpoint], ...] = (
+    ("/health", ("GET",), health),
+    ("/v1/models", ("GET",), models),
+    ("/v1/models/{name:path}", ("GET",), model),
+    ("/v1/chat/completions", ("POST",), chat_completions),
+)

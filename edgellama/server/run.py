@@ -1,0 +1,237 @@
+"""A server's life: sockets, signals, what ends it, and that nothing is lost at the end.
+
+Answers that run when it is told to end may finish for a while; what does not is told why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import os
+import secrets
+import signal
+import socket
+import stat
+import sys
+import threading
+from collections.abc import Callable, Generator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from edgellama.quant.errors import EdgellamaError
+from edgellama.server.application import Watched, make_application
+from edgellama.server.connections import guarded_connection
+from edgellama.server.parent import when_parent_ends
+from edgellama.server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from edgellama.server.state import ServerState
+
+logger = logging.getLogger(__name__)
+
+LOOPBACKS = (("127.0.0.1", socket.AF_INET), ("::1", socket.AF_INET6))
+ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+TICK_S = 1.0
+GRACE_S = 5.0
+"""What the last words of cancelled answers may take."""
+
+
+def with_token(settings: ServerSettings) -> ServerSettings:
+    """The settings with a key that nobody else knows, if they have none."""
+    if settings.api_keys:
+        return settings
+    return replace(settings, api_keys=(secrets.token_urlsafe(24),))
+
+
+def serve(
+    settings: ServerSettings,
+    *,
+    on_ready: Callable[[str, int], None],
+    parent_pid: int | None = None,
+    until_stdin_ends: bool = False,
+) -> None:
+    """Serve until a signal, the parent's end or standard input's ends it.
+
+    ``on_ready(host, port)`` is called once requests are taken. EdgellamaError if the port cannot
+    be had.
+    """
+    sockets = open_sockets(settings.host, settings.port)
+    port = sockets[0].getsockname()[1]
+    application = make_application(settings)
+    assert isinstance(application, Watched)
+    limits = settings.limits
+    config = uvicorn.Config(
+        application,
+        http=guarded_connection(limits.header_seconds),
+        ws="none",
+        loop="asyncio",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=limits.max_connections,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(settings.drain_s + GRACE_S) + 1,
+    )
+    server = DrainingServer(config, application, settings, lambda: on_ready(settings.host, port))
+    try:
+        asyncio.run(server.live(sockets, parent_pid, until_stdin_ends))
+    finally:
+        for listener in sockets:
+            listener.close()
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn's server, which waits for nothing while it is idle and lets answers finish."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        application: Watched,
+        settings: ServerSettings,
+        on_ready: Callable[[], None],
+    ) -> None:
+        super().__init__(config)
+        self._application = application
+        self._settings = settings
+        self._on_ready = on_ready
+        self._told = asyncio.Event()
+
+    async def live(
+        self, sockets: list[socket.socket], parent_pid: int | None, until_stdin_ends: bool
+    ) -> None:
+        """Serve until something ends it."""
+        loop = asyncio.get_running_loop()
+        watchers = []
+        if parent_pid is not None:
+            watchers.append(loop.create_task(self._end_with_parent(parent_pid)))
+        if until_stdin_ends:
+            watch_stdin(loop, lambda: self.end("standard input has ended"))
+        try:
+            await self.serve(sockets)
+        finally:
+            for watcher in watchers:
+                watcher.cancel()
+
+    def end(self, reason: str) -> None:
+        """Begin to end; a second time, at once."""
+        if self.should_exit:
+            self.force_exit = True
+            self._state.stop_all("the server was stopped")
+        else:
+            logger.info("ending: %s", reason)
+        self.should_exit = True
+        self._told.set()
+
+    async def main_loop(self) -> None:
+        """Wait for the end; now and then uvicorn renews its Date header."""
+        self._on_ready()
+        while not await self.on_tick(0):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._told.wait(), TICK_S)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more requests, let answers finish, and end what has not after a while."""
+        self._state.is_ending = True
+        late = asyncio.get_running_loop().call_later(
+            self._settings.drain_s, self._state.stop_all, "the server was stopped"
+        )
+        try:
+            await super().shutdown(sockets)
+        finally:
+            late.cancel()
+
+    @property
+    def _state(self) -> ServerState:
+        state: ServerState = self._application.inner.state.server
+        return state
+
+    async def _end_with_parent(self, pid: int) -> None:
+        await when_parent_ends(pid)
+        self.end(f"the process {pid} has ended")
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Polite signals begin the end; in another thread than the main one there are none."""
+        loop = asyncio.get_running_loop()
+        before = {}
+        for name in ENDING_SIGNALS:
+            number = getattr(signal, name, None)
+            if number is not None and threading.current_thread() is threading.main_thread():
+                before[number] = signal.signal(number, self._handler(loop, name))
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handler(self, loop: asyncio.AbstractEventLoop, name: str) -> Callable[..., None]:
+        def handle(number: int, frame: object) -> None:
+            loop.call_soon_threadsafe(self.end, name)
+
+        return handle
+
+
+def open_sockets(host: str, port: int) -> list[socket.socket]:
+    """Listening sockets: of both loopback addresses for "localhost", else of the one address."""
+    if host != "localhost":
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return [_bound(host.strip("[]"), port, family)]
+    first = _bound(LOOPBACKS[0][0], port, LOOPBACKS[0][1])
+    try:
+        second = _bound(LOOPBACKS[1][0], first.getsockname()[1], LOOPBACKS[1][1])
+    except (EdgellamaError, OSError):
+        # No IPv6 here, or another program has that port there.
+        return [first]
+    return [first, second]
+
+
+def _bound(host: str, port: int, family: socket.AddressFamily) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        if sys.platform != "win32":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise EdgellamaError(_refused(host, port, error)) from error
+    listener.setblocking(False)
+    return listener
+
+
+def _refused(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return (
+            f"port {port} of {host} is in use, perhaps by another edgellama or ollama; "
+            "give another with --port, or --port 0 for a free one"
+        )
+    return f"cannot listen on {host}, port {port}: {error.strerror or error}"
+
+
+def stdin_is_pipe() -> bool:
+    """Whether somebody holds the other end of standard input."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def watch_stdin(loop: asyncio.AbstractEventLoop, end: Callable[[], None]) -> None:
+    """Call ``end`` in the loop once standard input ends; a thread reads and forgets it."""
+
+    def read() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while os.read(sys.stdin.fileno(), 65536):
+                pass
+        with contextlib.suppress(RuntimeError):  # The loop has ended.
+            loop.call_soon_threadsafe(end)
+
+    threading.Thread(target=read, name="edgellama-stdin", daemon=True).start()

@@ -1,0 +1,173 @@
+"""Who may call at all: checked before anything of a request's body is read.
+
+A page in a browser must not reach this server by another name (DNS rebinding) or from another
+origin (CSRF), unless it is on the list. Then comes the key, if there is one. Pages are never
+given credentials: they send the key themselves.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from collections.abc import Collection, Iterable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from edgellama.server.errors import RequestError, error_shape
+from edgellama.server.wire import json_response
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+OPEN_PATHS = frozenset({"/", "/health"})
+"""What needs no key: whether somebody is there."""
+LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
+ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
+ALLOWED_METHODS = "GET, POST, DELETE, HEAD, OPTIONS"
+PREFLIGHT_SECONDS = "600"
+
+
+class Guard:
+    """An ASGI application that lets through to another what may pass."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        host: str,
+        hosts: Iterable[str] = (),
+        cors: Collection[str] = (),
+        api_keys: Iterable[str] = (),
+    ) -> None:
+        """``host`` is what the server listens on, ``hosts`` further names of it.
+
+        ``cors``: origins of pages, or "*" for all. ``api_keys``: any of them opens; none is open.
+        """
+        self._app = app
+        self._takes_addresses = host in ANY_ADDRESS
+        self._hosts = {*LOOPBACK_NAMES, host.strip("[]").lower(), *(h.lower() for h in hosts)}
+        self._cors = frozenset(origin.rstrip("/").lower() for origin in cors)
+        self._keys = [key.encode() for key in api_keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or hand it on."""
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = _headers(scope)
+        cors: list[tuple[bytes, bytes]] = []
+        try:
+            self._check_host(headers)
+            cors = self._cors_headers(headers, scope.get("scheme", "http"))
+            if scope["method"] == "OPTIONS":
+                await _answer_options(send, headers, cors)
+                return
+            self._check_key(headers, scope["path"])
+        except RequestError as error:
+            response = json_response(error_shape(scope["path"])(error), error.status, error.headers)
+            await response(scope, receive, _with_headers(send, cors))
+            return
+        await self._app(scope, receive, _with_headers(send, cors))
+
+    def _check_host(self, headers: dict[str, str]) -> None:
+        """Refuse names that are not ours: a foreign one may have been pointed here."""
+        given = headers.get("host", "")
+        name = _host_name(given)
+        if name in self._hosts or (self._takes_addresses and _is_address(name)):
+            return
+        raise RequestError(
+            403,
+            f"the Host header is {given[:100]!a}; allowed: {', '.join(sorted(self._hosts - {''}))}"
+            " (--allow-host adds one)",
+            code="host_not_allowed",
+        )
+
+    def _cors_headers(self, headers: dict[str, str], scheme: str) -> list[tuple[bytes, bytes]]:
+        """What a page of this origin is told; RequestError if it may not call."""
+        origin = headers.get("origin")
+        if origin is None:
+            return []
+        plain = origin.rstrip("/").lower()
+        if "*" in self._cors:
+            return [(b"access-control-allow-origin", b"*")]
+        is_own = plain == f"{scheme}://{headers.get('host', '')}".lower()
+        if not is_own and plain not in self._cors:
+            raise RequestError(
+                403,
+                f"pages of {origin[:100]!a} may not call; allowed: this server's own"
+                + "".join(f", {other}" for other in sorted(self._cors))
+                + " (--cors adds one)",
+                code="origin_not_allowed",
+            )
+        allowed = origin.encode("latin-1")
+        return [(b"access-control-allow-origin", allowed), (b"vary", b"Origin")]
+
+    def _check_key(self, headers: dict[str, str], path: str) -> None:
+        """Compare with every key, each in constant time."""
+        if not self._keys or path in OPEN_PATHS:
+            return
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        presented = given.encode("utf-8", "replace")
+        # All are compared, so that which of them fits takes no other time.
+        num_fitting = sum(hmac.compare_digest(presented, key) for key in self._keys)
+        if not num_fitting:
+            raise RequestError(
+                401,
+                "the API key is wrong"
+                if given
+                else "an API key is needed; send it as Authorization: Bearer KEY, or as x-api-key",
+                code="invalid_api_key",
+                headers={"www-authenticate": "Bearer"},
+            )
+
+
+def _headers(scope: Any) -> dict[str, str]:
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+
+
+def _host_name(text: str) -> str:
+    """The name in a Host header, without its port and the brackets of an IPv6 address."""
+    try:
+        return (urlsplit(f"//{text}").hostname or "").rstrip(".")
+    except ValueError:
+        return ""
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+async def _answer_options(
+    send: Send, headers: dict[str, str], cors: list[tuple[bytes, bytes]]
+) -> None:
+    """A browser's question before the call itself; it never carries the key."""
+    answer = [(b"allow", ALLOWED_METHODS.encode()), (b"content-length", b"0"), *cors]
+    if cors:
+        wanted = headers.get("access-control-request-headers", "authorization, content-type")
+        answer += [
+            (b"access-control-allow-methods", ALLOWED_METHODS.encode()),
+            (b"access-control-allow-headers", wanted.encode("latin-1")),
+            (b"access-control-max-age", PREFLIGHT_SECONDS.encode()),
+        ]
+    await send({"type": "http.response.start", "status": 204, "headers": answer})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _with_headers(send: Send, more: list[tuple[bytes, bytes]]) -> Send:
+    """``send`` that adds headers to the response, and those that every response has."""
+
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = [*message.get("headers", ()), *more, (b"x-content-type-options", b"nosniff")]
+            message = {**message, "headers": headers}
+        await send(message)
+
+    return sending

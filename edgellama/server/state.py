@@ -1,0 +1,72 @@
+"""What all requests of a server share: settings, models, the queue, threads, counts."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
+from edgellama.server.answers import Answer, Wish
+from edgellama.server.catalogue import Catalogue, ServedModel
+from edgellama.server.errors import RequestError, too_busy
+from edgellama.server.metrics import Metrics
+from edgellama.server.model_shelf import ModelShelf
+from edgellama.server.settings import ServerSettings
+from edgellama.server.text_queue import TextQueue
+
+
+class ServerState:
+    """Made in the event loop when a server starts, closed when it ends."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self.settings = settings
+        self.catalogue = Catalogue(
+            settings.models, only_given=settings.only_given, aliases=settings.aliases
+        )
+        self.shelf = ModelShelf(
+            self.catalogue,
+            engine=settings.engine,
+            keep_alive_s=self._keep_alive_s,
+            available_bytes=available_memory_bytes,
+        )
+        self.queue = TextQueue(settings.limits.parallel, settings.limits.max_waiting)
+        self.metrics = Metrics()
+        self.is_ending = False
+        self._threads = ThreadPoolExecutor(settings.limits.parallel, "edgellama-text")
+        self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
+
+    def answer(self, wish: Wish) -> Answer:
+        """Begin to make what is wished for; RequestError where there is no room, or no model."""
+        if self.is_ending:
+            raise too_busy("the server is about to end", "shutting_down", 503)
+        self.catalogue.find(wish.model)
+        answer = Answer(wish, self.shelf, self.queue, self._threads, self.metrics)
+        self._answers.add(answer)
+        seconds = self.settings.limits.max_seconds
+        if seconds is not None:
+            late = RequestError(
+                504, f"the answer took longer than {seconds:g} s", code="time_limit"
+            )
+            timer = asyncio.get_running_loop().call_later(seconds, answer.stop, late)
+            answer.on_close(timer.cancel)
+        return answer
+
+    def stop_all(self, reason: str) -> None:
+        """End all answers that still run, and tell their clients why."""
+        for answer in list(self._answers):
+            answer.stop(too_busy(reason, "shutting_down", 503))
+
+    async def close(self) -> None:
+        """Let go of threads and models."""
+        self.is_ending = True
+        self.stop_all("the server has ended")
+        await asyncio.to_thread(self._threads.shutdown)
+        await self.shelf.close()
+
+    def _keep_alive_s(self, model: ServedModel) -> float:
+        is_given = model.name in self.settings.models
+        return (
+            math.inf if is_given and not self.settings.unloads_given else self.settings.keep_alive_s
+        )
