@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
+    from edgellama.generation.async_stream import AsyncStream
+    from edgellama.generation.batch import AsyncBatch, Batch
     from edgellama.generation.conversation import Conversation
     from edgellama.generation.results import Chunk, Generation, Statistics
     from edgellama.generation.session import Session
@@ -50,6 +52,9 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Adapter": "edgellama.engine.adapter",
+    "AsyncBatch": "edgellama.generation.batch",
+    "AsyncStream": "edgellama.generation.async_stream",
+    "Batch": "edgellama.generation.batch",
     "CacheError": "edgellama.quant.errors",
     "CancelToken": "edgellama.engine.cancellation",
     "ChatTemplate": "edgellama.text.chat_template",
@@ -88,6 +93,9 @@ _MODULES = {
 
 __all__ = [
     "Adapter",
+    "AsyncBatch",
+    "AsyncStream",
+    "Batch",
     "CacheError",
     "CancelToken",
     "ChatTemplate",

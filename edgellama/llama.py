@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from edgellama.engine.hooks import HookPlace, RowFunction, RowHook
 from edgellama.engine.kv_types import KVTypeChoice
-from edgellama.generation.batch import DEFAULT_WIDTH, Batch, OnError
+from edgellama.generation.async_stream import AsyncStream
+from edgellama.generation.batch import DEFAULT_WIDTH, AsyncBatch, Batch, OnError
 from edgellama.generation.batch_prompts import BatchPrompt, BatchPrompts
 from edgellama.generation.conversation import Conversation
 from edgellama.generation.fitting import WhenFull
@@ -262,6 +263,30 @@ class Llama:
         """
         return self.generate(prefix, suffix=suffix, suffix_first=suffix_first, **options)
 
+    async def generate_async(
+        self, prompt: str | Sequence[int], **options: Unpack[PromptOptions]
+    ) -> Generation:
+        """``generate`` for event loops; cancelling the task ends it within one operation.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     result = asyncio.run(llama.generate_async("One, two,", max_tokens=2))
+            >>> result.finish_reason
+            'length'
+        """
+        return await self.stream_async(prompt, **options).wait()
+
+    def stream_async(
+        self, prompt: str | Sequence[int], **options: Unpack[PromptOptions]
+    ) -> AsyncStream:
+        """``stream`` for event loops; what is wrong with the call is raised by the first await.
+
+        Example: see AsyncStream.
+        """
+        return AsyncStream(lambda: self.stream(prompt, **options))
+
     def generate_batch(
         self,
         prompts: Iterable[BatchPrompt | None],
@@ -320,6 +345,25 @@ class Llama:
             width=width,
             context_length=self.context_length,
             on_error=on_error,
+        )
+
+    def generate_batch_async(
+        self,
+        prompts: Iterable[BatchPrompt | None],
+        *,
+        template: str | None = None,
+        width: int = DEFAULT_WIDTH,
+        on_error: OnError | None = None,
+        **options: Unpack[PromptOptions],
+    ) -> AsyncBatch:
+        """``generate_batch`` for event loops; what is wrong is raised by the first await.
+
+        Example: see AsyncBatch.
+        """
+        return AsyncBatch(
+            lambda: self.generate_batch(
+                prompts, template=template, width=width, on_error=on_error, **options
+            )
         )
 
     def chat(

@@ -56,9 +56,14 @@ del DOCUMENTED["Session.start"]  # It takes a Request, which is not public.
 
 @pytest.mark.parametrize("name", sorted(DOCUMENTED))
 def test_a_call_explains_its_arguments(name: str) -> None:
-    """Every argument, the errors and an example are in the call's own docstring."""
+    """Every argument, the errors and an example are in the call's own docstring, or its twin's."""
     text = inspect.getdoc(DOCUMENTED[name]) or ""
     lines = text.splitlines()
+    if name.endswith("_async"):
+        twin = name.removesuffix("_async")
+        assert text.startswith(f"``{twin.split('.')[1]}`` for event loops")
+        assert arguments_of(DOCUMENTED[name]) == arguments_of(DOCUMENTED[twin])
+        return
     for argument in arguments_of(DOCUMENTED[name]):
         assert any(line.startswith(f"    {argument}: ") for line in lines), argument
     for section in ("Arguments:", "Raises:", "Example:"):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.async_items import AsyncItems
 from edgellama.generation.decoding import Decoding, NextTokens
 from edgellama.generation.results import Generation
 from edgellama.generation.session import check_fits
@@ -42,6 +43,13 @@ class Batch(Iterator[Generation]):
     """Generations with their ``index``, as they finish; up to ``width`` run at once.
 
     One thread iterates; any may cancel. Dropping it, or ``close``, cancels what runs.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2", context_length=512) as llama:
+        ...     batch = llama.generate_batch(["One, two,", "A, b,"], max_tokens=2)
+        ...     sorted(result.index for result in batch)
+        [0, 1]
     """
 
     def __init__(
@@ -78,6 +86,23 @@ class Batch(Iterator[Generation]):
     def close(self) -> None:
         """Cancel what runs and give its memory back; more calls do nothing."""
         self._results.close()
+
+
+class AsyncBatch(AsyncItems[Generation, Batch]):
+    """Generations with their ``index`` for ``async for``, as they finish.
+
+    Made and ended as an AsyncStream is; the prompts are read on its thread, too.
+
+    Example:
+        >>> import asyncio
+        >>> from edgellama import Llama
+        >>> async def main() -> list[int]:
+        ...     with Llama("smollm2", context_length=512) as llama:
+        ...         batch = llama.generate_batch_async(["One, two,", "A, b,"], max_tokens=2)
+        ...         return sorted([result.index async for result in batch])
+        >>> asyncio.run(main())
+        [0, 1]
+    """
 
 
 @dataclass

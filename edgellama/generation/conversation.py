@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.fitting import NoReply, WhenFull, check_when_full, first_kept
 from edgellama.generation.messages import (
     Content,
@@ -236,6 +237,33 @@ class Conversation:
         """
         self._check_idle()
         return self._reply(self._transcript.num_asked(), [], options)
+
+    async def send_async(self, text: Content, **options: Unpack[TextOptions]) -> Generation:
+        """``send`` for event loops, see AsyncStream.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama, llama.chat() as chat:
+            ...     reply = asyncio.run(chat.send_async("Say hello.", max_tokens=1))
+            ...     len(chat.messages)
+            2
+        """
+        return await self.stream_async(text, **options).wait()
+
+    def stream_async(self, text: Content, **options: Unpack[TextOptions]) -> AsyncStream:
+        """``stream`` for event loops; what is wrong with the call is raised by the first await.
+
+        Example: see AsyncStream.
+        """
+        return AsyncStream(lambda: self.stream(text, **options))
+
+    def regenerate_async(self, **options: Unpack[TextOptions]) -> AsyncStream:
+        """``regenerate`` for event loops; the first await raises what is wrong with the call.
+
+        Example: see AsyncStream.
+        """
+        return AsyncStream(lambda: self.regenerate(**options))
 
     def undo(self) -> list[Message]:
         """Take back the last message of the user and all that followed; they are returned.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.saved_cache import load_cache, save_cache
+from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.results import Generation
 from edgellama.generation.stream import Stream
@@ -176,6 +177,30 @@ class Session:
             ([True, True], False)
         """
         return self.start(prompt_request(self._tokenizer, prompt, options))
+
+    async def generate_async(
+        self, prompt: str | Sequence[int], **options: Unpack[PromptOptions]
+    ) -> Generation:
+        """``generate`` for event loops, see AsyncStream.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2") as llama, llama.session(context_length=64) as session:
+            ...     result = asyncio.run(session.generate_async([1, 2, 3], max_tokens=4))
+            >>> result.prompt_tokens
+            3
+        """
+        return await self.stream_async(prompt, **options).wait()
+
+    def stream_async(
+        self, prompt: str | Sequence[int], **options: Unpack[PromptOptions]
+    ) -> AsyncStream:
+        """``stream`` for event loops; what is wrong with the call is raised by the first await.
+
+        Example: see AsyncStream.
+        """
+        return AsyncStream(lambda: self.stream(prompt, **options))
 
     def start(
         self, request: Request, *, on_end: Callable[[Generation], None] | None = None
