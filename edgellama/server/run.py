@@ -89,6 +89,9 @@ def serve(
 class DrainingServer(uvicorn.Server):
     """uvicorn's server, which waits for nothing while it is idle and lets answers finish."""
 
+    should_exit: bool
+    force_exit: bool
+
     def __init__(
         self,
         config: uvicorn.Config,
