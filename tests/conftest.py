@@ -22,6 +22,14 @@ def smollm2_path() -> Path:
     return pull(well_known.STARTER_MODEL)
 
 
+@pytest.fixture(scope="session")
+def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model with a chat template and a context of 256 tokens."""
+    from reference.tiny_models import TinyLlama, write_tiny_llama
+
+    return write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny.gguf", TinyLlama())
+
+
 @pytest.fixture
 def run_cli(tmp_path: Path) -> CliRunner:
     """Runs ``edgellama`` with arguments in a process of its own, in an empty folder."""

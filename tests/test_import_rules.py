@@ -70,7 +70,8 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"convert", "convert.output", "kernels_cpu.machine", *QUANT},
     "measure": {"engine", "sampling", "text", *HOST_KERNELS, *QUANT},
     "server": {
-        *("", "engine", "generation", "measure", "models", "text", "kernels_cpu.machine", *QUANT),
+        *("", "engine", "generation", "measure", "models", "sampling", "text"),
+        *("kernels_cpu.machine", *QUANT),
     },
     "": {"engine", "generation", "models", "sampling", "text", "kernels_cpu.machine", *QUANT},
 }

@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import pytest
-from reference.tiny_models import TinyLlama, write_tiny_llama
 from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.llama import Llama
@@ -17,12 +16,6 @@ from edgellama.server.settings import Limits, ServerSettings
 
 ASKED = [{"role": "user", "content": "Hello"}]
 CHAT = "/v1/chat/completions"
-
-
-@pytest.fixture(scope="module")
-def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model with a chat template and a context of 256 tokens."""
-    return write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny.gguf", TinyLlama())
 
 
 @pytest.fixture(scope="module")

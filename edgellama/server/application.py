@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgellama.server import openai_routes
+from edgellama.server import ollama_routes, openai_routes
 from edgellama.server.errors import RequestError, as_request_error, error_shape
+from edgellama.server.routing import Endpoint
 from edgellama.server.security import Guard
 from edgellama.server.settings import ServerSettings
 from edgellama.server.state import ServerState
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def make_application(settings: ServerSettings) -> ASGIApp:
@@ -44,7 +44,7 @@ def make_application(settings: ServerSettings) -> ASGIApp:
 
     routes = [
         Route(path, _told(endpoint), methods=list(methods))
-        for path, methods, endpoint in openai_routes.ROUTES
+        for path, methods, endpoint in (*openai_routes.ROUTES, *ollama_routes.ROUTES)
     ]
     handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _error}
     app = Starlette(routes=routes, lifespan=life, exception_handlers=handlers)
@@ -56,12 +56,6 @@ def make_application(settings: ServerSettings) -> ASGIApp:
         api_keys=settings.api_keys,
     )
     return Watched(guarded, app)
-
-
-def state_of(request: Request) -> ServerState:
-    """The state of the server that a request came to."""
-    state: ServerState = request.app.state.server
-    return state
 
 
 class Watched:

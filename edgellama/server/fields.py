@@ -35,13 +35,21 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "top_logprobs": (0,),
     "logit_bias": ({},),
     "tools": ([],),
-    "functions": ([],),
     "tool_choice": ("none",),
     "parallel_tool_calls": (True, False),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "reasoning_effort": ("none",),
     "best_of": (1,),
+    "prediction": (),
+    "functions": ([],),
+    "format": ("",),
+    "images": ([],),
+    "think": (False, "none"),
+    "template": ("",),
+    "tfs_z": (1,),
+    "typical_p": (1,),
+    "mirostat": (0,),
 }
 """Values that ask for nothing, so that they need no support."""
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
@@ -61,7 +69,7 @@ def take_fields(
             own[name] = value
         elif name in TEXT_FIELDS:
             options[name] = value
-        elif not _is_neutral(name, value):
+        elif not is_neutral(name, value):
             raise _unknown(name, {*known, *TEXT_FIELDS})
     return convert(own, kind), options
 
@@ -79,7 +87,8 @@ def convert(value: object, kind: type[Fields]) -> Fields:
         raise RequestError(400, f"{where}{what}", param=param, code="invalid_value") from None
 
 
-def _is_neutral(name: str, value: object) -> bool:
+def is_neutral(name: str, value: object) -> bool:
+    """Whether a field, or an option, asks for nothing."""
     return any(
         value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
         for neutral in _NEUTRAL.get(name, ())

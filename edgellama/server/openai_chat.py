@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgellama.server.answers import Ended, Event, OpenText, Piece, Wish
+from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.chat_messages import ordered_messages
-from edgellama.server.errors import RequestError, openai_error
+from edgellama.server.errors import openai_error
 from edgellama.server.fields import take_fields
 from edgellama.server.openai_common import (
     StreamOptions,
@@ -21,12 +20,11 @@ from edgellama.server.openai_common import (
     token_limit,
     usage,
 )
+from edgellama.server.text_openers import open_chat
 from edgellama.server.wire import StreamWriter, now, sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
-    from edgellama.generation.stream import Stream
-    from edgellama.llama import Llama
     from edgellama.server.settings import Limits
 
 
@@ -59,26 +57,6 @@ class ChatRequest:
     def wish(self) -> Wish:
         """What is to be made."""
         return Wish(self.fields.model, open_chat(self.messages, self.options), self.fields.n)
-
-
-def open_chat(messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> OpenText:
-    """What starts a reply to messages; of several replies each has a seed of its own."""
-    if messages[-1]["role"] != "user":
-        raise RequestError(
-            400,
-            f"the last message is the {messages[-1]['role']}'s; allowed: a message of the user",
-            param="messages",
-            code="invalid_value",
-        )
-
-    def start(llama: Llama, index: int, stack: ExitStack) -> Stream:
-        own = dict(options)
-        if index and own.get("seed") is not None:
-            own["seed"] += index
-        chat = stack.enter_context(llama.chat(messages=messages, when_full="error", **own))
-        return chat.regenerate()
-
-    return start
 
 
 class ChatStream(StreamWriter):

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from edgellama.server.catalogue import ServedModel
 from edgellama.server.openai_chat import ChatRequest, ChatStream, chat_completion
+from edgellama.server.routing import Routes, state_of
 from edgellama.server.wire import AnswerStream, json_response, read_json, wait_for_results
-
-if TYPE_CHECKING:
-    from edgellama.server.state import ServerState
 
 
 async def health(request: Request) -> Response:
     """Whether the server can answer."""
-    state = _state(request)
+    state = state_of(request)
     if state.is_ending:
         return json_response({"status": "ending"}, 503)
     return json_response(
@@ -33,13 +30,13 @@ async def health(request: Request) -> Response:
 
 async def models(request: Request) -> Response:
     """All models that a request may name."""
-    entries = [_entry(model) for model in _state(request).catalogue.usable()]
+    entries = [_entry(model) for model in state_of(request).catalogue.usable()]
     return json_response({"object": "list", "data": entries})
 
 
 async def model(request: Request) -> Response:
     """One model."""
-    found = _state(request).catalogue.find(request.path_params["name"])
+    found = state_of(request).catalogue.find(request.path_params["name"])
     return json_response(_entry(found))
 
 
@@ -62,7 +59,7 @@ def _entry(model: ServedModel) -> dict[str, Any]:
 
 async def chat_completions(request: Request) -> Response:
     """A reply, or several, to messages."""
-    state = _state(request)
+    state = state_of(request)
     limits = state.settings.limits
     asked = ChatRequest(await read_json(request, limits), limits)
     name = state.catalogue.find(asked.fields.model).name
@@ -75,13 +72,7 @@ async def chat_completions(request: Request) -> Response:
     return json_response(chat_completion(name, await wait_for_results(answer, request.receive)))
 
 
-def _state(request: Request) -> ServerState:
-    state: ServerState = request.app.state.server
-    return state
-
-
-Endpoint = Callable[[Request], Awaitable[Response]]
-ROUTES: tuple[tuple[str, tuple[str, ...], Endpoint], ...] = (
+ROUTES: Routes = (
     ("/health", ("GET",), health),
     ("/v1/models", ("GET",), models),
     ("/v1/models/{name:path}", ("GET",), model),

@@ -6,6 +6,7 @@ import asyncio
 import math
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 from edgellama.server.answers import Answer, Wish
@@ -15,6 +16,9 @@ from edgellama.server.metrics import Metrics
 from edgellama.server.model_shelf import ModelShelf
 from edgellama.server.settings import ServerSettings
 from edgellama.server.text_queue import TextQueue
+
+if TYPE_CHECKING:
+    from edgellama.server.downloads import Download
 
 
 class ServerState:
@@ -33,6 +37,7 @@ class ServerState:
         )
         self.queue = TextQueue(settings.limits.parallel, settings.limits.max_waiting)
         self.metrics = Metrics()
+        self.downloads: dict[str, Download] = {}
         self.is_ending = False
         self._threads = ThreadPoolExecutor(settings.limits.parallel, "edgellama-text")
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,11 @@ def json_response(
     return Response(
         encode_json(content), status_code=status, headers=dict(headers), media_type=JSON_TYPE
     )
+
+
+def ndjson_response(lines: Sequence[object]) -> Response:
+    """A few lines of JSON."""
+    return Response(b"".join(map(ndjson, lines)), media_type=NDJSON_TYPE)
 
 
 async def read_body(request: Request, limits: Limits) -> bytes:

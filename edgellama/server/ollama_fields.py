@@ -1,0 +1,94 @@
+"""Requests in Ollama's protocol, checked, as what a text is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from edgellama.server.durations import seconds
+from edgellama.server.errors import RequestError
+from edgellama.server.fields import TEXT_FIELDS, is_neutral, take_fields
+
+LOAD_OPTIONS = frozenset(
+    {
+        *("numa", "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep"),
+        *("low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock"),
+        *("embedding_only", "penalize_newline", "draft_num_predict"),
+    }
+)
+"""Options about loading, which the server decides; a context is always as long as it can be."""
+WITHOUT_USE = frozenset({"mirostat_tau", "mirostat_eta"})
+"""Options that change nothing as long as those beside them are off."""
+_OUR_NAMES: Mapping[str, str] = {"num_predict": "max_tokens"}
+
+
+class CommonFields(msgspec.Struct):
+    """What both kinds of texts take."""
+
+    model: str = ""
+    name: str = ""
+    stream: bool = True
+    options: dict[str, Any] = {}
+    keep_alive: float | str | None = None
+    truncate: bool | None = None
+    shift: bool | None = None
+
+
+class ChatFields(CommonFields):
+    """``/api/chat``."""
+
+    messages: list[dict[str, Any]] = []
+
+
+class GenerateFields(CommonFields):
+    """``/api/generate``."""
+
+    prompt: str = ""
+    suffix: str = ""
+    system: str = ""
+    raw: bool = False
+    context: list[int] = []
+
+
+def take_ollama_fields(
+    body: Mapping[str, Any], kind: type[CommonFields]
+) -> tuple[Any, dict[str, Any]]:
+    """The fields of a request, and the options of its text; RequestError for what is refused."""
+    fields, top_level = take_fields(body, kind, ignored=())
+    options = {**text_options(fields.options), **top_level}
+    return fields, options
+
+
+def text_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Ollama's ``options`` as options of a text."""
+    options: dict[str, Any] = {}
+    for name, value in given.items():
+        ours = _OUR_NAMES.get(name, name)
+        if value is None or name in LOAD_OPTIONS:
+            continue
+        if ours in TEXT_FIELDS:
+            options[ours] = value
+        elif name not in WITHOUT_USE and not is_neutral(name, value):
+            allowed = sorted((TEXT_FIELDS - {"max_tokens"}) | LOAD_OPTIONS | {"num_predict"})
+            raise RequestError(
+                400, f"there is no option {name[:80]!a}; allowed: {', '.join(allowed)}"
+            )
+    is_unlimited = isinstance(options.get("max_tokens"), int) and options["max_tokens"] < 0
+    if is_unlimited:
+        del options["max_tokens"]
+    is_random = isinstance(options.get("seed"), int) and options["seed"] < 0
+    if is_random:
+        del options["seed"]
+    return options
+
+
+def keep_alive_seconds(fields: CommonFields) -> float | None:
+    """How long the model is to stay loaded; None if that is not said."""
+    return None if fields.keep_alive is None else seconds(fields.keep_alive)
+
+
+def model_name(fields: CommonFields) -> str:
+    """The model; older clients call it name."""
+    return fields.model or fields.name

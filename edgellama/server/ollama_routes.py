@@ -1,0 +1,243 @@
+"""The endpoints of Ollama's protocol."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+
+from edgellama.server.answers import Wish
+from edgellama.server.catalogue import ServedModel
+from edgellama.server.chat_messages import ordered_messages
+from edgellama.server.errors import RequestError
+from edgellama.server.ollama_fields import (
+    ChatFields,
+    CommonFields,
+    GenerateFields,
+    keep_alive_seconds,
+    model_name,
+    take_ollama_fields,
+)
+from edgellama.server.ollama_pull import pull
+from edgellama.server.ollama_texts import (
+    More,
+    OllamaStream,
+    Wrap,
+    as_message,
+    as_response,
+    final,
+    timestamp,
+    without_text,
+)
+from edgellama.server.openai_common import token_limit
+from edgellama.server.routing import Routes, state_of
+from edgellama.server.text_openers import open_chat, open_prompt
+from edgellama.server.wire import (
+    AnswerStream,
+    json_response,
+    ndjson_response,
+    read_json,
+    wait_for_results,
+)
+
+if TYPE_CHECKING:
+    from edgellama.generation.results import Generation
+    from edgellama.server.model_shelf import LoadedModel
+    from edgellama.server.state import ServerState
+
+PROTOCOL_VERSION = "0.12.0"
+"""The version of Ollama whose protocol this is: clients refuse older ones."""
+FAR_AWAY_S = 100 * 365 * 86400.0
+"""For a model that stays: clients want a moment."""
+
+
+async def root(request: Request) -> Response:
+    """That somebody is there."""
+    return PlainTextResponse("edgellama is running")
+
+
+async def version(request: Request) -> Response:
+    """Numbers that clients compare."""
+    from edgellama import __version__
+
+    return json_response({"version": PROTOCOL_VERSION, "edgellama": __version__})
+
+
+async def tags(request: Request) -> Response:
+    """All models."""
+    models = [_tag(model) for model in state_of(request).catalogue.usable()]
+    return json_response({"models": models})
+
+
+async def running(request: Request) -> Response:
+    """The loaded models."""
+    entries = list(state_of(request).shelf.loaded.values())
+    return json_response({"models": [_process(entry) for entry in entries]})
+
+
+async def show(request: Request) -> Response:
+    """All that a model's file says, but its long lists."""
+    state = state_of(request)
+    body = await read_json(request, state.settings.limits)
+    name = body.get("model") or body.get("name")
+    if not isinstance(name, str):
+        raise RequestError(400, "model is missing; allowed: a name", param="model")
+    return json_response(_shown(state.catalogue.find(name)))
+
+
+async def chat(request: Request) -> Response:
+    """A reply to messages."""
+    state = state_of(request)
+    body = await read_json(request, state.settings.limits)
+    fields, options = take_ollama_fields(body, ChatFields)
+    if not fields.messages:
+        return await _load_or_unload(state, fields, as_message)
+    token_limit(options, state.settings.limits)
+    wish = Wish(
+        model_name(fields),
+        open_chat(ordered_messages(fields.messages), options),
+        keep_alive_s=keep_alive_seconds(fields),
+    )
+    return await _answer(request, wish, fields, as_message, lambda result: {})
+
+
+async def generate(request: Request) -> Response:
+    """A reply to one message, or what follows a prompt or stands in a gap."""
+    state = state_of(request)
+    body = await read_json(request, state.settings.limits)
+    fields, options = take_ollama_fields(body, GenerateFields)
+    if not (fields.prompt or fields.suffix):
+        return await _load_or_unload(state, fields, as_response)
+    token_limit(options, state.settings.limits)
+    prompt: list[int] = []
+    if fields.suffix:
+        start = open_prompt(fields.prompt, {**options, "suffix": fields.suffix})
+    elif fields.raw:
+        start = open_prompt(fields.prompt, {**options, "parse_special": True})
+    else:
+        system = [{"role": "system", "content": fields.system}] if fields.system else []
+        messages = [*system, {"role": "user", "content": fields.prompt}]
+        start = open_chat(messages, options, context=fields.context, prompt=prompt)
+
+    def more(result: Generation) -> dict[str, Any]:
+        return {"context": [*prompt, *result.tokens]} if prompt else {}
+
+    wish = Wish(model_name(fields), start, keep_alive_s=keep_alive_seconds(fields))
+    return await _answer(request, wish, fields, as_response, more)
+
+
+async def _answer(
+    request: Request, wish: Wish, fields: CommonFields, wrap: Wrap, more: More
+) -> Response:
+    state = state_of(request)
+    name = model_name(fields) or state.catalogue.find(None).name
+    answer = state.answer(wish)
+    if fields.stream:
+        return AnswerStream(answer, OllamaStream(name, wrap, answer, more), state.settings.ping_s)
+    (result,) = await wait_for_results(answer, request.receive)
+    return json_response(final(name, {**wrap(result.text), **more(result)}, result, answer.times))
+
+
+async def _load_or_unload(state: ServerState, fields: CommonFields, wrap: Wrap) -> Response:
+    """What a request without a prompt is for."""
+    name, keep_alive_s = model_name(fields), keep_alive_seconds(fields)
+    if keep_alive_s == 0:
+        await state.shelf.unload(name)
+        return ndjson_response([without_text(name, wrap(""), "unload")])
+    async with state.shelf.lease(name, keep_alive_s):
+        pass
+    return ndjson_response([without_text(name, wrap(""), "load")])
+
+
+def _tag(model: ServedModel) -> dict[str, Any]:
+    name = _tagged(model.name)
+    return {
+        "name": name,
+        "model": name,
+        "modified_at": timestamp(model.modified),
+        "size": model.num_bytes,
+        "digest": model.digest,
+        "details": _details(model),
+    }
+
+
+def _tagged(name: str) -> str:
+    return name if ":" in name else f"{name}:latest"
+
+
+def _details(model: ServedModel) -> dict[str, Any]:
+    facts = model.facts
+    family = facts.architecture or "llama"
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": family,
+        "families": [family],
+        "parameter_size": _count(facts.num_parameters),
+        "quantization_level": (facts.type or "unknown").upper(),
+    }
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.2f}M"
+
+
+def _process(entry: LoadedModel) -> dict[str, Any]:
+    left = entry.seconds_left
+    stays = entry.num_uses or not math.isfinite(left)
+    return {
+        **_tag(entry.model),
+        "expires_at": timestamp(time.time() + (FAR_AWAY_S if stays else left)),
+        "size": entry.num_bytes,
+        "size_vram": 0,
+        "context_length": entry.llama.context_length,
+    }
+
+
+def _shown(model: ServedModel) -> dict[str, Any]:
+    from edgellama.quant.gguf.file import GGUFFile
+
+    with GGUFFile(model.path) as file:
+        metadata = dict(file.metadata)
+    template = metadata.get("tokenizer.chat_template")
+    return {
+        "modelfile": f"FROM {model.name}\n",
+        "parameters": "",
+        "template": template if isinstance(template, str) else "",
+        "license": model.facts.license or "",
+        "details": _details(model),
+        "model_info": _scalars(metadata),
+        "capabilities": _capabilities(metadata),
+        "modified_at": timestamp(model.modified),
+    }
+
+
+def _scalars(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: value
+        for key, value in metadata.items()
+        if isinstance(value, (str, int, float, bool)) and key != "tokenizer.chat_template"
+    }
+
+
+def _capabilities(metadata: Mapping[str, Any]) -> list[str]:
+    found = ["completion"]
+    if any(key.startswith("tokenizer.ggml.fim_mid") for key in metadata):
+        found.append("insert")
+    return found
+
+
+ROUTES: Routes = (
+    ("/", ("GET", "HEAD"), root),
+    ("/api/version", ("GET",), version),
+    ("/api/tags", ("GET",), tags),
+    ("/api/ps", ("GET",), running),
+    ("/api/show", ("POST",), show),
+    ("/api/chat", ("POST",), chat),
+    ("/api/generate", ("POST",), generate),
+    ("/api/pull", ("POST",), pull),
+)

@@ -1,0 +1,105 @@
+"""Texts as Ollama's clients read them: a line of JSON for every piece, the figures in the last."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from edgellama.server.answers import Answer, Ended, Event, Piece, Times
+from edgellama.server.errors import RequestError, ollama_error
+from edgellama.server.wire import NDJSON_TYPE, StreamWriter, ndjson
+
+if TYPE_CHECKING:
+    from edgellama.generation.results import Generation
+
+DONE_REASONS = {"stop": "stop", "length": "length", "cancelled": "stop"}
+Wrap = Callable[[str], "dict[str, Any]"]
+"""How a kind of text holds what was written."""
+More = Callable[["Generation"], "dict[str, Any]"]
+
+
+def as_message(text: str) -> dict[str, Any]:
+    """In ``/api/chat``."""
+    return {"message": {"role": "assistant", "content": text}}
+
+
+def as_response(text: str) -> dict[str, Any]:
+    """In ``/api/generate``."""
+    return {"response": text}
+
+
+class OllamaStream(StreamWriter):
+    """Lines of one text."""
+
+    media_type = NDJSON_TYPE
+    error_shape = staticmethod(ollama_error)
+
+    def __init__(self, model: str, wrap: Wrap, answer: Answer, more: More) -> None:
+        """``more``: what the last line has of a result beside its figures."""
+        self._model = model
+        self._wrap = wrap
+        self._times = answer.times
+        self._more = more
+
+    def event(self, event: Event) -> bytes:
+        """A piece, or the end with its figures."""
+        if isinstance(event, Piece):
+            return self._line(event.chunk.text) if event.chunk.text else b""
+        if isinstance(event, Ended):
+            content = {**self._wrap(""), **self._more(event.result)}
+            return ndjson(final(self._model, content, event.result, self._times))
+        return b""
+
+    def ping(self, state: str) -> bytes:
+        """An empty piece: a line that is no JSON would break clients."""
+        return self._line("")
+
+    def failure(self, error: RequestError) -> bytes:
+        """An error as a line."""
+        return ndjson(ollama_error(error))
+
+    def _line(self, text: str) -> bytes:
+        head = {"model": self._model, "created_at": timestamp(), **self._wrap(text)}
+        return ndjson({**head, "done": False})
+
+
+def final(
+    model: str,
+    content: Mapping[str, Any],
+    result: Generation,
+    times: Times,
+) -> dict[str, Any]:
+    """The last line, or the only one: what was written, and counts and nanoseconds."""
+    figures = result.statistics
+    return {
+        "model": model,
+        "created_at": timestamp(),
+        **content,
+        "done": True,
+        "done_reason": DONE_REASONS.get(result.finish_reason, "length"),
+        "total_duration": nanoseconds(time.perf_counter() - times.asked),
+        "load_duration": nanoseconds(times.load_s),
+        "prompt_eval_count": result.prompt_tokens,
+        "prompt_eval_duration": nanoseconds(figures.prefill_s),
+        "eval_count": len(result.tokens),
+        "eval_duration": nanoseconds(figures.decode_s),
+    }
+
+
+def without_text(model: str, content: Mapping[str, Any], reason: str) -> dict[str, Any]:
+    """The answer to who only loads or unloads a model."""
+    head = {"model": model, "created_at": timestamp(), **content}
+    return {**head, "done": True, "done_reason": reason}
+
+
+def timestamp(seconds: float | None = None) -> str:
+    """A moment, now by default, as Ollama writes it."""
+    moment = datetime.fromtimestamp(time.time() if seconds is None else seconds, timezone.utc)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def nanoseconds(seconds: float) -> int:
+    """Seconds as Ollama counts."""
+    return round(seconds * 1e9)
