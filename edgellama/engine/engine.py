@@ -352,13 +352,15 @@ class Engine:
     def _checked(
         self, tokens: Sequence[int] | npt.NDArray[np.int32], cache: KVCache
     ) -> npt.NDArray[np.int64]:
-        ids = np.asarray(tokens)
+        ids = np.array(tokens)
         if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
             raise InvalidOptionError(
                 f"tokens must be one row of whole numbers, not {ids.dtype} of shape {ids.shape}"
             )
         if len(ids):
-            low, high = (ids[0], ids[0]) if len(ids) == 1 else (ids.min(), ids.max())
+            low = high = int(ids[0])
+            if len(ids) > 1:
+                low, high = int(ids.min()), int(ids.max())
             if low < 0 or high >= self.config.vocab_size:
                 allowed = f"0 to {self.config.vocab_size - 1}"
                 raise InvalidOptionError(f"token ids from {low} to {high}; allowed: {allowed}")
@@ -369,7 +371,7 @@ class Engine:
                 cache.length + len(ids),
                 cache.context_length,
             )
-        return ids.astype(np.int64)
+        return ids.astype(np.int64, copy=False)
 
 
 def _checked_layers(layers: range | None, num_layers: int) -> range:

@@ -138,7 +138,8 @@ class KVCache:
                 self._place(number, self._copy(page, used))
         while number * PAGE_POSITIONS < end:
             if number >= len(self._pages):
-                self._place(number, self._pool.new())
+                is_whole = start <= number * PAGE_POSITIONS <= end - PAGE_POSITIONS
+                self._place(number, self._pool.new(is_for_all=is_whole))
             elif number * PAGE_POSITIONS >= start:
                 page = self._pages[number]
                 if page is None or page.is_shared:

@@ -11,26 +11,38 @@ import numpy.typing as npt
 from edgellama.quant.errors import InvalidOptionError
 
 
-def reserve(num_bytes: int) -> npt.NDArray[np.uint8]:
+HUGE_PAGE_BYTES = 1 << 21
+
+
+def reserve(num_bytes: int, *, is_for_all: bool = False) -> npt.NDArray[np.uint8]:
     """Zeroed bytes whose pages exist from their first use on; freed with the array.
 
+    ``is_for_all``: every byte will be used soon; whole huge pages of it are then one page each.
     Raises InvalidOptionError when the system refuses so much.
     """
     if num_bytes == 0:
         return np.empty(0, np.uint8)
+    has_huge_pages = hasattr(mmap, "MADV_HUGEPAGE")
+    num_huge_bytes = num_bytes - num_bytes % HUGE_PAGE_BYTES if is_for_all and has_huge_pages else 0
+    num_reserved = num_bytes + HUGE_PAGE_BYTES if num_huge_bytes else num_bytes
     try:
         if sys.platform == "win32":
             return np.frombuffer(mmap.mmap(-1, num_bytes), np.uint8)
-        mapping = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        mapping = mmap.mmap(-1, num_reserved, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, ValueError, OverflowError):
         raise InvalidOptionError(
             f"no memory for {num_bytes / 1e9:.1f} GB of keys, values or activations; "
             "choose a shorter context"
         ) from None
-    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+    memory = np.frombuffer(mapping, np.uint8)
+    if has_huge_pages:
         # The parts in use are many and small; a huge page for each would cost gigabytes.
         mapping.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(mapping, np.uint8)
+    if num_huge_bytes:
+        start = -memory.ctypes.data % HUGE_PAGE_BYTES
+        mapping.madvise(mmap.MADV_HUGEPAGE, start, num_huge_bytes)
+        return memory[start : start + num_bytes]
+    return memory
 
 
 def reserve_floats(num_rows: int, num_columns: int) -> npt.NDArray[np.float32]:

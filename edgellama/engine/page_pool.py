@@ -70,9 +70,12 @@ class PagePool:
         """Pages that sequences hold, each counted once."""
         return self._num_owned
 
-    def new(self) -> Page:
-        """An empty page with one owner. InvalidOptionError where there is no memory."""
-        page = Page(reserve(self.layout.page_bytes))
+    def new(self, *, is_for_all: bool = False) -> Page:
+        """An empty page with one owner. InvalidOptionError where there is no memory.
+
+        ``is_for_all``: all of its positions are written by the next step.
+        """
+        page = Page(reserve(self.layout.page_bytes, is_for_all=is_for_all))
         with self._lock:
             self._num_owned += 1
         return page

@@ -170,6 +170,8 @@ class Scheduler:
         for work in works:
             segment = work.segment(self._step_tokens)
             assert segment is not None
+            if len(works) == 1:
+                return [(work, segment)]
             num_tokens += segment.num_tokens
             num_splits += num_token_splits(segment)
             is_full = num_tokens > self._step_tokens or num_splits > MAX_TOKEN_SPLITS

@@ -132,7 +132,7 @@ class StepRunner:
         rows = _wanted_rows(segments)
         values = {"num_tokens": num_tokens, **numbers}
         values |= bound_values(ranges, BODY, self._strides)
-        adapted = groups_of(ranges, self._batch_of, num_tokens)
+        adapted = groups_of(ranges, self._batch_of, num_tokens) if ranges else ()
         body = partial(self._body, kind, pages, adapted)
         if 0 < len(rows) <= LOGIT_ROWS and rows[-1] - rows[0] == len(rows) - 1:
             batch = self._batch_of(len(rows))

@@ -111,10 +111,11 @@ class Work:
         All that is left, or whole pages: so that how a prompt is cut never depends on what else
         is in a step.
         """
-        start, count = self.num_done, self.num_left
+        start, count, position = self.num_done, self.num_left, self.cache.length
+        if count == len(self.tokens) <= most:
+            return Segment(self.cache, position, self.tokens, self.wanted, self._rows)
         if count > most:
-            end = self.cache.length + most
-            count = end // PAGE_POSITIONS * PAGE_POSITIONS - self.cache.length
+            count = (position + most) // PAGE_POSITIONS * PAGE_POSITIONS - position
             if count <= 0:
                 return None
         num_later = len(self.tokens) - start - count
@@ -123,7 +124,7 @@ class Work:
             wanted = num_logits(wanted, len(self.tokens)) - num_later
         part = slice(start, start + count)
         rows = None if self._rows is None else self._rows[part]
-        return Segment(self.cache, self.cache.length, self.tokens[part], wanted, rows)
+        return Segment(self.cache, position, self.tokens[part], wanted, rows)
 
     def deliver(self, segment: Segment, logits: npt.NDArray[np.float32]) -> None:
         """Take a step's result, unless it was given up: its tokens belong to the sequence now."""
