@@ -21,6 +21,7 @@ from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.model_identity import model_identity
+from edgellama.engine.next_token import RepeatableStep
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import PagePool
 from edgellama.engine.program import Op, Program
@@ -106,6 +107,7 @@ class Engine:
         entries = {TIMED_ENTRY} if timer else set()
         self._kernels.ensure(self.usual_kernels() | entries, progress, companions)
         self._timer = timer
+        self._last_step: RepeatableStep | None = None
         self.adapters = AdapterShelf(
             file, self.config, buffers.num_rows, buffers.panel_rows, self._kernels.ensure
         )
@@ -162,6 +164,11 @@ class Engine:
         set; the cache then holds the steps that were complete. ``progress`` hears of
         (tokens done, tokens in all) after each step.
         """
+        is_one = isinstance(tokens, list) and len(tokens) == 1
+        if is_one and logits in ("last", 1) and progress is None:
+            repeated = self._repeat_step(tokens[0], cache, cancelled)
+            if repeated is not None:
+                return repeated
         ids = self._checked(tokens, cache)
         self._check_layers(logits, rows, len(ids))
         work = Work(cache, ids, logits, cancelled, progress, rows)
@@ -218,6 +225,7 @@ class Engine:
         def change() -> None:
             self._open_runner().set_hooks(tuple(hooks))
             self._hooks = tuple(hooks)
+            self._last_step = None
             self._num_hook_changes += 1
             for pool in self._pools.values():
                 pool.clear()
@@ -250,6 +258,7 @@ class Engine:
 
         def run() -> float:
             held = self._open_runner()
+            self._last_step = None
             program = self._program(("instrument", name), ops)
             program.prepare(self._team.next_job)
             started = perf_counter()
@@ -274,7 +283,7 @@ class Engine:
 
     def _release(self) -> None:
         self._stop_team()
-        self._runner = self._weights = None
+        self._runner = self._weights = self._last_step = None
         self._programs.clear()
         for pool in self._pools.values():
             pool.clear()
@@ -292,7 +301,8 @@ class Engine:
         self, segments: Sequence[Segment], cancelled: CancelToken | None
     ) -> list[FloatRows] | None:
         """One step for the scheduler; None if the token has stopped it."""
-        runner = self._open_runner()
+        runner, programs = self._open_runner(), list[Program]()
+        self._last_step = None
         # Their sequences may be closed meanwhile by other threads.
         held = [segment.cache.pages for segment in segments]
         flag = None if cancelled is None else cancelled.flag
@@ -301,6 +311,7 @@ class Engine:
             key: tuple[object, ...], ops: Callable[[], list[Op]], values: dict[str, int]
         ) -> bool:
             program = self._program(key, ops)
+            programs.append(program)
             program.prepare(self._team.next_job, **values)
             if self._timer:
                 return self._timer.run(self._team, program, flag)
@@ -308,7 +319,37 @@ class Engine:
 
         results = runner.run(segments, run_ops)
         del held
+        if results is not None and len(segments) == 1 and not self._hooks and not self._timer:
+            self._last_step = RepeatableStep.of(segments[0], programs[0])
         return results
+
+    def _repeat_step(
+        self, token: int, cache: KVCache, cancelled: CancelToken | None
+    ) -> FloatRows | None:
+        """The logits of a token whose step is the last one again; None where it is another."""
+        last = self._last_step
+        is_token = type(token) is int and 0 <= token < self.config.vocab_size
+        if last is None or not is_token or not last.is_followed_by(cache):
+            return None
+
+        def run() -> FloatRows | None:
+            runner = self._runner
+            if self._last_step is not last or runner is None or not last.is_followed_by(cache):
+                return None
+            self._last_step = None
+            held = cache.pages
+            runner.place_next(token, cache)
+            last.program.prepare(self._team.next_job)
+            flag = None if cancelled is None else cancelled.flag
+            if not self._team.run(last.program.memory, flag, owner=last.program):
+                return None
+            del held
+            logits = runner.first_logits()
+            cache.append((token,))
+            self._last_step = last
+            return logits
+
+        return self.scheduler.run_alone(cache, run)
 
     def _program(self, key: tuple[object, ...], ops: Callable[[], list[Op]]) -> Program:
         """The program of ``ops``, which are asked for once for each key.

@@ -52,6 +52,7 @@ class KVCache:
         self._adapters = adapters
         self._dynamic_from = dynamic_from
         self.prompt_length = 0
+        self.num_page_changes = 0
         self._pages: list[Page | None] = []
         self._keys: list[PageKey] = []
         try:
@@ -102,6 +103,13 @@ class KVCache:
     def num_bytes(self) -> int:
         """What the pages take once they are full."""
         return sum(page is not None for page in self._pages) * self.layout.page_bytes
+
+    @property
+    def is_end_writable(self) -> bool:
+        """Whether the next token has a page already, which nobody else holds or may find."""
+        number = len(self._tokens) // PAGE_POSITIONS
+        page = self._pages[number] if number < len(self._pages) else None
+        return page is not None and not page.is_shared
 
     @property
     def pages(self) -> tuple[Page | None, ...]:
@@ -254,6 +262,7 @@ class KVCache:
 
     def _place(self, number: int, page: Page | None) -> None:
         """Put a page into the table, in place of the one that is there."""
+        self.num_page_changes += 1
         old = None
         if number < len(self._pages):
             old, self._pages[number] = self._pages[number], page
@@ -266,6 +275,7 @@ class KVCache:
     def _drop_pages(self, first: int) -> None:
         """Release pages from ``first`` on, the last first: a text's beginning stays longest."""
         while len(self._pages) > first:
+            self.num_page_changes += 1
             page = self._pages.pop()
             if page is not None:
                 self._pool.release(page)

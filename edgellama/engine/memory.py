@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from edgellama.quant.errors import InvalidOptionError
 
-
 HUGE_PAGE_BYTES = 1 << 21
 
 

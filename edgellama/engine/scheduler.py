@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.segments import MAX_SEGMENTS, MAX_TOKEN_SPLITS, Segment, num_token_splits
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.work import CANCELLED, Work
@@ -115,6 +116,34 @@ class Scheduler:
                 self._driving.release()
             except RuntimeError:
                 pass
+
+    def run_alone(self, sequence: KVCache, action: Callable[[], Result | None]) -> Result | None:
+        """What ``action`` returns, which is a step of one sequence.
+
+        None, and nothing is called, where others wait for a step or had one lately.
+        """
+        seen = self._last_seen
+        is_shared = self._waiting or self._wanted_alone or len(seen) != 1
+        if is_shared or self._is_in_step or id(sequence) not in seen:
+            return None
+        is_taken, started = False, time.perf_counter()
+        try:
+            if not self._driving.acquire(blocking=False):
+                return None
+            is_taken = self._is_in_step = True
+            result = action()
+        finally:
+            if is_taken:
+                self._is_in_step = False
+            try:  # noqa: SIM105
+                self._driving.release()
+            except RuntimeError:
+                pass
+        now = time.perf_counter()
+        self._last_step_s, seen[id(sequence)] = now - started, now
+        if self._waiting:
+            self._wake_next()
+        return result
 
     def _refuse_within_a_step(self) -> None:
         if self._is_in_step and self._driving.acquire(blocking=False):
@@ -236,8 +265,10 @@ class Scheduler:
         if len(self._last_seen) <= 1 and len(works) == 1 and id(works[0].cache) in self._last_seen:
             return set()
         since = time.perf_counter() - max(LATELY_STEPS * self._last_step_s, LONGEST_GATHER_S)
-        lately = {sequence for sequence, seen in self._last_seen.copy().items() if seen >= since}
-        return lately - {id(work.cache) for work in (*works, *self._waiting)}
+        for sequence, seen in self._last_seen.copy().items():
+            if seen < since:
+                self._last_seen.pop(sequence, None)
+        return set(self._last_seen) - {id(work.cache) for work in (*works, *self._waiting)}
 
     def _leave(self, works: Sequence[Work]) -> None:
         for work in works:

@@ -138,6 +138,10 @@ class SegmentTable:
             "num_attend_tasks": attend,
         }
 
+    def move_first(self, position: int) -> None:
+        """Let the first segment begin elsewhere, within the page where it is."""
+        self._words[0, POSITION // 8] = position
+
     def _make_room(self, num_pages: int) -> None:
         """Memory for so many addresses of pages, of all segments one after the other."""
         self._pages = np.zeros(num_pages, np.int64)

@@ -26,6 +26,7 @@ from edgellama.engine.adapted_rows import (
 from edgellama.engine.adapter_ops import AdapterOps
 from edgellama.engine.buffers import Rows, StepBuffers, attention_tokens
 from edgellama.engine.hooks import Call, Hook, StepRows
+from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.llama_program import LlamaProgram
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Op
@@ -118,6 +119,17 @@ class StepRunner:
             return None
         places = {number: place for place, number in enumerate(order)}
         return [found[places[number]] for number in range(len(segments))]
+
+    def place_next(self, token: int, cache: KVCache) -> None:
+        """Make the step that has just run one of the next token of its only sequence."""
+        position = cache.length
+        self.buffers.token_ids[0] = token
+        self._rope.fill(self.buffers.cos_sin[:1], position, 1, cache.prompt_length)
+        self._table.move_first(position)
+
+    def first_logits(self) -> FloatRows:
+        """A copy of the logits (1, vocab_size) of the first row of the step that has just run."""
+        return self._logits.array[:1, : self._config.vocab_size].copy()
 
     def _run_ordered(
         self, segments: Sequence[Segment], ranges: Sequence[RowRange], run_ops: RunOps
