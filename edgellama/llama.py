@@ -25,7 +25,7 @@ from edgellama.generation.stream import Stream
 from edgellama.generation.text_options import PromptOptions, TextOptions
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
 from edgellama.quant.sampling_keys import recommended_sampling
-from edgellama.sampling.options import CHAT_SAMPLING, SamplingArguments
+from edgellama.sampling.options import CHAT_SAMPLING, SamplingArguments, merged_options
 from edgellama.text.chat_template import ChatTemplate, given_template, load_chat_template
 from edgellama.text.named_templates import missing_template
 from edgellama.text.tokenizer import Tokenizer
@@ -413,7 +413,8 @@ class Llama:
             >>> roles
             ['system', 'user', 'assistant']
         """
-        options = {**(self.sampling_defaults or CHAT_SAMPLING), **options}
+        defaults = self.sampling_defaults or CHAT_SAMPLING
+        options = cast("TextOptions", merged_options(defaults, options))
         chosen = self._chat_template(template)
         adapters = options.pop("adapters", None)
         return Conversation(

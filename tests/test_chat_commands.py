@@ -14,9 +14,9 @@ from edgellama.cli.chat.chat import Chat, ChatSettings
 from edgellama.cli.chat.commands import ALIASES, COMMANDS, SHOW_TOPICS, run_command
 from edgellama.cli.chat.completion import chat_completer
 from edgellama.cli.chat.reply_view import PlainReply
-from edgellama.cli.chat.settings import KINDS
+from edgellama.cli.chat.settings import OPTION_NAMES
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
-from edgellama.sampling.options import SamplingOptions
+from edgellama.sampling.options import SamplingArguments
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_leaving(chat: Chat, name: str) -> None:
 
 def test_every_sampling_option_can_be_set() -> None:
     """What SamplingOptions has, /set has."""
-    assert set(KINDS) == {*SamplingOptions.__dataclass_fields__, "max_tokens"}
+    assert set(OPTION_NAMES) == {*SamplingArguments.__annotations__, "max_tokens"}
 
 
 @pytest.mark.parametrize(
@@ -89,6 +89,15 @@ def test_every_sampling_option_can_be_set() -> None:
         ("dry_breakers \\n ; END", "dry_breakers", ("\n", ";", "END"), "\\n ; END"),
         ("dry_breakers none", "dry_breakers", (), "none"),
         ("repeat_penalty 1.0", "repeat_penalty", 1.0, "1.0"),
+        ("xtc-probability .5", "xtc_probability", 0.5, "0.5"),
+        ("samplers top_k;temperature", "samplers", ("top_k", "temperature"), "top_k,temperature"),
+        ("ignore_eos on", "ignore_eos", True, "on"),
+        (
+            'logit_bias [[4, -1.5], ["a", false]]',
+            "logit_bias",
+            [(4, -1.5), ("a", False)],
+            '[[4, -1.5], ["a", false]]',
+        ),
     ],
 )
 def test_setting_options(chat: Chat, typed: str, name: str, value: Any, shown: str) -> None:
@@ -131,7 +140,12 @@ def test_showing(chat: Chat) -> None:
     """/set alone and /show tell everything that holds; a topic tells of itself."""
     options = run_command(chat, "/set")
     assert options is not None
-    assert all(f"\n{name} " in f"\n{options}" for name in KINDS)
+    rows, rest = options.split("\nThe rest is as usual: ")
+    shown = [line.split()[0] for line in rows.splitlines()]
+    assert {*shown, *rest.rstrip(".").split(", ")} == set(OPTION_NAMES)
+    assert "top_k" in shown and "mirostat" in rest
+    assert run_command(chat, "/set mirostat 2") == "mirostat is 2"
+    assert "mirostat  " in (run_command(chat, "/set") or "").split("The rest")[0]
     everything = run_command(chat, "/show")
     assert everything is not None
     for text in (
@@ -225,7 +239,9 @@ def test_completion(tmp_path: Path) -> None:
 
     (tmp_path / "talk.json").touch()
     completer = chat_completer(
-        list(COMMANDS), {"/set": lambda _: [f"{name} " for name in KINDS]}, ("/save", "/load")
+        list(COMMANDS),
+        {"/set": lambda _: [f"{name} " for name in OPTION_NAMES]},
+        ("/save", "/load"),
     )
 
     def completed(typed: str) -> list[str]:
@@ -233,6 +249,6 @@ def test_completion(tmp_path: Path) -> None:
         return [typed[: len(typed) + one.start_position] + one.text for one in found]
 
     assert completed("/s") == ["/set", "/show", "/system", "/save", "/stats"]
-    assert completed("/set top") == ["/set top_k ", "/set top_p "]
+    assert completed("/set top_") == ["/set top_k ", "/set top_p ", "/set top_n_sigma "]
     assert completed(f"/load {tmp_path}/ta") == [f"/load {tmp_path}/talk.json"]
     assert completed("hello /s") == completed("/undo x") == completed("hello") == []

@@ -189,8 +189,24 @@ def test_model_without_template_cannot_chat(
 def test_help_shows_the_real_defaults() -> None:
     """The defaults that the help repeats are those of the Python API."""
     defaults = {field.name: field.default for field in fields(SamplingOptions)}
-    for name, (kind, _, shown) in SAMPLING_OPTIONS.items():
-        assert defaults[name] == (None if shown is None else kind(shown))
+    for name, (_, _, shown) in SAMPLING_OPTIONS.items():
+        assert defaults[name] == shown
+
+
+def test_any_sampling_option_on_the_command_line(run_cli: CliRunner, smollm2_path: Path) -> None:
+    """--sampling takes what has no option of its own; slips are named, and so is the way there."""
+    start = ("generate", smollm2_path, "-p", "The capital of France is", "-n", "1")
+    usual = run_cli(*start, "--temp", "0")
+    other = run_cli(*start, "--temp", "0", "--sampling", 'logit_bias=[[" Paris", false]]')
+    assert (usual.stdout, other.returncode) == (" Paris\n", 0)
+    assert other.stdout != usual.stdout
+    for arguments, message in (
+        (("--mirostat", "2"), "No such option '--mirostat'. Say it so: --sampling mirostat=..."),
+        (("--sampling", "mirostatt=2"), "did you mean mirostat?"),
+        (("--sampling", "mirostat=3"), "mirostat is 3; allowed: 0 (off), 1 or 2"),
+        (("--sampling", "top_n_sigma=x"), "top_n_sigma is 'x'; allowed: a number"),
+    ):
+        assert message in run_cli(*start, *arguments).stderr
 
 
 def test_without_the_starter_model_it_is_pulled(run_cli: CliRunner, tmp_path: Path) -> None:

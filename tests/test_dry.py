@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.dry import GrowingTokens, repeated_lengths
 from edgellama.sampling.options import SamplingOptions
-from edgellama.sampling.sampler import make_sampler
+from edgellama.sampling.sampler import Sampler
 from edgellama.text.sequence_breakers import SequenceBreakers
 from edgellama.text.tokenizer import load_tokenizer
 from edgellama.text.tokenizer.byte_pair_merge import byte_symbols
@@ -86,14 +86,14 @@ def test_penalties_are_the_published_ones(
         dry_allowed_length=allowed_length,
         dry_last_n=last_n,
     )
-    sampler = make_sampler(options, breaks=breakers.__contains__)
+    sampler = Sampler(options, breaks=breakers.__contains__)
     assert sampler(logits, history) == int(expected.argmax())
     np.testing.assert_array_equal(logits, before)
 
 
 def test_a_loop_is_left() -> None:
     """Where the likeliest token is always that of a loop, the text leaves it soon."""
-    sampler = make_sampler(SamplingOptions(temperature=0, dry_multiplier=0.8))
+    sampler = Sampler(SamplingOptions(temperature=0, dry_multiplier=0.8))
     history = [0, 1, 2]
     for _ in range(60):
         logits = np.full(5, -1.0, np.float32)
@@ -107,7 +107,7 @@ def test_a_very_long_repetition_does_not_overflow() -> None:
     """After thousands of equal tokens the penalty is finite and the token is not chosen."""
     options = SamplingOptions(temperature=0, dry_multiplier=1.0, dry_base=9.0)
     logits = np.array([1e4, 0.0], dtype=np.float32)
-    assert make_sampler(options)(logits, [0] * 5000) == 1
+    assert Sampler(options)(logits, [0] * 5000) == 1
 
 
 def test_end_tokens_are_never_weakened() -> None:
@@ -119,8 +119,8 @@ def test_end_tokens_are_never_weakened() -> None:
         SamplingOptions(temperature=0, repeat_penalty=2.0, repeat_last_n=-1),
         SamplingOptions(temperature=0, dry_multiplier=5.0),
     ):
-        assert make_sampler(options, end_tokens={2})(logits, history) == 2
-        assert make_sampler(options)(logits, history) != 2
+        assert Sampler(options, end_tokens={2})(logits, history) == 2
+        assert Sampler(options)(logits, history) != 2
 
 
 @given(st.lists(HISTORIES, max_size=4), st.sampled_from([-1, 0, 1, 7]))

@@ -1,6 +1,7 @@
 """Laws of the sampling filters and of the samplers composed from them."""
 
 import math
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ from edgellama.sampling.filters import (
     keep_top_p,
 )
 from edgellama.sampling.options import SamplingOptions
-from edgellama.sampling.penalties import SeenTokens, penalize_repeats
-from edgellama.sampling.sampler import make_sampler
+from edgellama.sampling.penalties import SeenTokens, penalize_seen
+from edgellama.sampling.sampler import Sampler
 
 Logits = npt.NDArray[np.float32]
 SIZES = (1, 2, 40, SORTABLE, SORTABLE + 1, 5 * SORTABLE + 3)
@@ -87,7 +88,7 @@ def test_min_p_keeps_tokens_above_the_threshold(logits: Logits, min_p: float) ->
 def test_temperature_zero_is_argmax(logits: Logits, top_k: int, top_p: float, min_p: float) -> None:
     """At temperature 0 the likeliest token is taken, whatever the filters are."""
     options = SamplingOptions(temperature=0, top_k=top_k, top_p=top_p, min_p=min_p)
-    assert make_sampler(options)(logits, []) == greedy(logits) == int(np.argmax(logits))
+    assert Sampler(options)(logits, []) == greedy(logits) == int(np.argmax(logits))
 
 
 @settings(deadline=None)
@@ -100,7 +101,7 @@ def test_a_sample_passes_every_filter(
     if top_p < 1:
         kept = kept[keep_top_p(logits[kept], top_p)]
     kept = kept[keep_min_p(logits[kept], min_p)]
-    sampler = make_sampler(SamplingOptions(top_k=top_k, top_p=top_p, min_p=min_p, seed=1))
+    sampler = Sampler(SamplingOptions(top_k=top_k, top_p=top_p, min_p=min_p, seed=1))
     for _ in range(5):
         token = sampler(logits, [])
         assert token in kept
@@ -113,8 +114,8 @@ def test_logits_of_any_float_in_any_layout(dtype: Any) -> None:
     values = np.random.default_rng(0).normal(0, 3, 5000).astype(np.float16)
     for options in (SamplingOptions(seed=3), SamplingOptions(temperature=0)):
         strided = np.repeat(values.astype(dtype), 2)[::2]
-        expected = make_sampler(options)(values.astype(np.float32), [])
-        assert make_sampler(options)(strided, []) == expected
+        expected = Sampler(options)(values.astype(np.float32), [])
+        assert Sampler(options)(strided, []) == expected
 
 
 @settings(deadline=None)
@@ -122,7 +123,7 @@ def test_logits_of_any_float_in_any_layout(dtype: Any) -> None:
 def test_the_same_seed_gives_the_same_tokens(logits: Logits, seed: int) -> None:
     """Two samplers with one seed choose the same tokens."""
     options = SamplingOptions(temperature=1.5, seed=seed)
-    first, second = make_sampler(options), make_sampler(options)
+    first, second = Sampler(options), Sampler(options)
     assert [first(logits, []) for _ in range(5)] == [second(logits, []) for _ in range(5)]
 
 
@@ -130,14 +131,14 @@ def test_different_seeds_differ() -> None:
     """Seeds matter, and no seed is not a fixed seed."""
     logits = np.zeros(100_000, dtype=np.float32)
     seeds = (1, 2, None, None)
-    samplers = [make_sampler(SamplingOptions(seed=seed, **UNFILTERED)) for seed in seeds]
+    samplers = [Sampler(SamplingOptions(seed=seed, **UNFILTERED)) for seed in seeds]
     assert len({tuple(sampler(logits, []) for _ in range(4)) for sampler in samplers}) == 4
 
 
 def test_samples_follow_the_distribution() -> None:
     """Frequencies of many samples match softmax(logits / temperature)."""
     logits = np.array([2.0, 1.0, 0.0, -1.0], dtype=np.float32)
-    sampler = make_sampler(SamplingOptions(temperature=0.5, seed=7, **UNFILTERED))
+    sampler = Sampler(SamplingOptions(temperature=0.5, seed=7, **UNFILTERED))
     counts = np.bincount([sampler(logits, []) for _ in range(20_000)], minlength=4)
     np.testing.assert_allclose(counts / 20_000, probabilities(logits * 2), atol=0.01)
 
@@ -145,7 +146,7 @@ def test_samples_follow_the_distribution() -> None:
 def test_high_temperature_flattens() -> None:
     """A very high temperature makes all kept tokens about equally likely."""
     logits = np.array([5.0, 0.0, -5.0], dtype=np.float32)
-    sampler = make_sampler(SamplingOptions(temperature=1e6, seed=7, **UNFILTERED))
+    sampler = Sampler(SamplingOptions(temperature=1e6, seed=7, **UNFILTERED))
     counts = np.bincount([sampler(logits, []) for _ in range(9_000)], minlength=3)
     np.testing.assert_allclose(counts / 9_000, 1 / 3, atol=0.03)
 
@@ -165,7 +166,8 @@ def test_penalty_always_weakens(values: list[float], penalty: float, data: st.Da
     logits = np.array(values, dtype=np.float32)
     recent = data.draw(st.lists(st.integers(0, len(values) - 1), max_size=10))
     before = logits.copy()
-    weakened = penalize_repeats(logits, recent, penalty)
+    places = np.array(sorted(set(recent)), np.intp)
+    weakened = penalize_seen(logits, places, np.ones_like(places), repeat=penalty)
     np.testing.assert_array_equal(logits, before)
     for token, value in enumerate(before):
         expected = value
@@ -176,10 +178,12 @@ def test_penalty_always_weakens(values: list[float], penalty: float, data: st.Da
 
 
 def test_growing_history_is_followed() -> None:
-    """Tokens seen are those of the whole history, as it grows and after it was cut."""
-    seen = SeenTokens()
-    for history in ([3, 5, 3], [3, 5, 3, 8, 5], [3], [3, 4, 4]):
-        assert sorted(seen.of(history)) == sorted(set(history))
+    """Tokens are counted in the whole history or its end, as it grows and after it was cut."""
+    for last_n in (-1, 2):
+        seen = SeenTokens({7})
+        for history in ([3, 5, 3, 7], [3, 5, 3, 7, 8, 5], [3], [3, 4, 4]):
+            window = history if last_n < 0 else history[-last_n:]
+            assert seen.of(history, last_n) == Counter(t for t in window if t != 7)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +193,7 @@ def test_penalty_window(last_n: int, expected: int) -> None:
     """Only the last repeat_last_n tokens are weakened; -1 means all of them."""
     options = SamplingOptions(temperature=0, repeat_penalty=2.0, repeat_last_n=last_n)
     logits = np.array([1.0, 0.9, 0.1], dtype=np.float32)
-    assert make_sampler(options)(logits, [0, 2]) == expected
+    assert Sampler(options)(logits, [0, 2]) == expected
 
 
 @pytest.mark.parametrize(
@@ -221,7 +225,7 @@ def test_options_outside_their_ranges_are_refused(name: str, value: Any) -> None
 def test_numpy_numbers_are_options() -> None:
     """NumPy scalars are accepted where Python's numbers are."""
     options = SamplingOptions(temperature=np.float32(0.5), top_k=np.int64(3), seed=np.uint32(1))  # type: ignore[arg-type]
-    assert make_sampler(options)(np.array([0, 50], dtype=np.float32), []) == 1
+    assert Sampler(options)(np.array([0, 50], dtype=np.float32), []) == 1
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
@@ -230,4 +234,4 @@ def test_damaged_logits_are_reported(bad: float, temperature: float) -> None:
     """Logits that are not numbers raise an error instead of giving a token."""
     logits = np.array([0.0, bad, 1.0], dtype=np.float32)
     with pytest.raises(EdgellamaError, match="damaged"):
-        make_sampler(SamplingOptions(temperature=temperature))(logits, [])
+        Sampler(SamplingOptions(temperature=temperature))(logits, [])

@@ -17,7 +17,7 @@ from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.sampling.chooser import TokenChooser
 from edgellama.quant.errors import EdgellamaError
 from edgellama.sampling.options import SamplingOptions
-from edgellama.sampling.sampler import make_sampler
+from edgellama.sampling.sampler import Sampler
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 SIZES = (1, 2, 40, 63, 64, 65, 128, 1000, 4096, 5123)
@@ -127,7 +127,7 @@ def test_damaged_logits_are_reported(kernels: CompiledKernels, bad: float, place
     logits = np.zeros(100, np.float32)
     logits[place] = bad
     with pytest.raises(EdgellamaError, match="damaged"):
-        make_sampler(SamplingOptions(), kernels)(logits, [])
+        Sampler(SamplingOptions(), kernels)(logits, [])
 
 
 @settings(deadline=None, max_examples=30)
@@ -141,7 +141,7 @@ def test_samplers_with_and_without_the_kernel_agree(
     """With one seed, both give the same tokens."""
     logits, wanted, _ = case
     options = SamplingOptions(seed=seed, repeat_penalty=repeat_penalty, **wanted)
-    samplers = make_sampler(options), make_sampler(options, kernels)
+    samplers = Sampler(options), Sampler(options, kernels)
     chosen: tuple[list[int], list[int]] = [], []
     for _ in range(6):
         for sampler, tokens in zip(samplers, chosen, strict=True):

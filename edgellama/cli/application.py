@@ -114,7 +114,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 2
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "edgellama"
-        return _complain(f"{error.format_message()} (see: {path} --help)", exit_code=2)
+        hint = _rare_option(error) if isinstance(error, click.NoSuchOption) else ""
+        return _complain(f"{error.format_message()}{hint} (see: {path} --help)", exit_code=2)
     except click.ClickException as error:
         return _complain(error.format_message())
     except (Exception, RecursionError) as error:
@@ -122,6 +123,19 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(_describe(error))
     return result if isinstance(result, int) else 0
+
+
+def _rare_option(error: click.NoSuchOption) -> str:
+    """How an option is said that a command has without listing it; nothing for others."""
+    from edgellama.cli.options import RARE, SAMPLING_OPTIONS
+    from edgellama.sampling.options import RULES
+
+    name = error.option_name.lstrip("-").replace("-", "_")
+    parameters = error.ctx.command.params if error.ctx else ()
+    is_rare = name in RULES and name not in SAMPLING_OPTIONS
+    if not is_rare or not any(parameter.name == RARE for parameter in parameters):
+        return ""
+    return f" Say it so: --sampling {name}=..."
 
 
 def _describe(error: Exception) -> str:

@@ -6,35 +6,37 @@ the help text repeats them and a test compares.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import click
 
 from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.completion import KV_TYPE, PATH, TYPE
-from edgellama.sampling.options import CHAT_SAMPLING
+from edgellama.cli.sampling_values import READERS, breaker_texts, read_value
+from edgellama.sampling.options import CHAT_SAMPLING, PRESETS, RULES
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_CLICK_KINDS: Mapping[object, type] = {Real: float, Integral: int}
 SAMPLING_OPTIONS = {
-    "temperature": (float, "Randomness; 0 always takes the likeliest token.", "0.8"),
-    "top_k": (int, "Choose among this many likeliest tokens; 0 for all.", "40"),
-    "top_p": (float, "Choose among the likeliest tokens of this total probability.", "0.95"),
-    "min_p": (float, "Drop tokens below this fraction of the likeliest one's.", "0.05"),
-    "repeat_penalty": (float, "Weaken tokens that came lately; 1 for not at all.", "1.0"),
-    "repeat_last_n": (int, "How many tokens are lately; -1 for all.", "64"),
-    "dry_multiplier": (float, "Weaken what would repeat a sequence (DRY); 0 for not.", "0.0"),
-    "dry_base": (float, "How fast that grows with the sequence's length.", "1.75"),
-    "dry_allowed_length": (int, "Tokens that a sequence may repeat freely.", "2"),
-    "dry_last_n": (int, "Look for sequences in so many last tokens; -1 for all.", "-1"),
-    "seed": (int, "Same seed, same text; left out, every run differs.", None),
+    name: (_CLICK_KINDS[rule.range.kind], rule.text, rule.default)
+    for name, rule in RULES.items()
+    if rule.is_common
 }
-"""By the API's name: type, help, default as shown."""
+"""By the API's name: type, help, default; the others are for --sampling."""
+RARE = "rare_sampling"
+"""The argument of a command that holds what --sampling has read."""
 SHORT_NAMES = {"temperature": ("--temp",)}
 DEFAULT_MAX_TOKENS = 512
 
 
+SAMPLING_HELP = (
+    "Any other way to choose tokens, such as xtc_probability=0.5; repeatable. docs/sampling.md "
+    "has them all."
+)
 KV_TYPES_HELP = (
     "Numbers of the KV cache: f32, f16, bf16, q8_0 or q4_0; for keys and for values apart as "
     "q8_0/q4_0."
@@ -53,6 +55,20 @@ def sampling_options(*, chat: bool) -> Callable[[Command], Command]:
             callback=lambda context, option, texts: breaker_texts(texts) if texts else None,
             help='Sequences end here; repeatable, none for nowhere.  [default: \\n : " *]',
         )(command)
+        command = click.option(
+            "--preset",
+            type=click.Choice([*PRESETS]),
+            metavar="NAME",
+            help=f"Choose as other programs do: {', '.join(PRESETS)}.",
+        )(command)
+        command = click.option(
+            "--sampling",
+            RARE,
+            multiple=True,
+            metavar="NAME=VALUE",
+            callback=_read_rare,
+            help=SAMPLING_HELP,
+        )(command)
         for name, (kind, text, default) in reversed(SAMPLING_OPTIONS.items()):
             shown = _chat_default(name, default) if chat else _text_default(name, default)
             command = click.option(
@@ -61,20 +77,20 @@ def sampling_options(*, chat: bool) -> Callable[[Command], Command]:
                 name,
                 type=kind,
                 metavar="N",
-                help=f"{text}  [default: {shown}]" if default else text,
+                help=text if default is None else f"{text}  [default: {shown}]",
             )(command)
         return command
 
     return add
 
 
-def _chat_default(name: str, default: str | None) -> str:
+def _chat_default(name: str, default: object) -> str:
     """What help says of a command that always chats."""
     own = "the model's own, else " if name in CHAT_SAMPLING or _is_recommended(name) else ""
     return f"{own}{CHAT_SAMPLING.get(name, default)}"
 
 
-def _text_default(name: str, default: str | None) -> str:
+def _text_default(name: str, default: object) -> str:
     """What help says of a command that continues texts, and chats if it is asked to."""
     if name in CHAT_SAMPLING:
         return f"{default}; in chats the model's own, else {CHAT_SAMPLING.get(name)}"
@@ -86,11 +102,20 @@ def _is_recommended(name: str) -> bool:
     return not name.startswith("dry")
 
 
-def breaker_texts(texts: Sequence[str]) -> tuple[str, ...]:
-    """DRY's breakers as a user writes them: \\n and \\t stand for themselves, none for no text."""
-    if tuple(texts) == ("none",):
-        return ()
-    return tuple(text.replace("\\n", "\n").replace("\\t", "\t") for text in texts)
+def _read_rare(
+    context: click.Context, option: click.Parameter, texts: Sequence[str]
+) -> dict[str, Any]:
+    """The options of NAME=VALUE, by name."""
+    values = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in READERS:
+            close = get_close_matches(name, READERS, n=1)
+            guess = f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(READERS)}"
+            raise click.BadParameter(f"{text!r} is no NAME=VALUE of an option{guess}")
+        values[name] = read_value(name, value)
+    return values
 
 
 def count_option(
@@ -212,4 +237,6 @@ def take_engine_arguments(options: dict[str, Any]) -> dict[str, Any]:
 
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """The options that the user has set."""
-    return {name: value for name, value in options.items() if value is not None}
+    own = {name: value for name, value in options.items() if value is not None}
+    rare: Mapping[str, Any] = own.pop(RARE, {})
+    return {**own, **rare}

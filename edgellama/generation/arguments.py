@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING
 
@@ -60,3 +61,35 @@ def stop_strings(stop: str | Iterable[str] | None) -> tuple[str, ...]:
             f"stop is {stop!r:.80}; allowed: a string, a list of strings, none empty, or None"
         )
     return strings
+
+
+def token_bias(tokenizer: Tokenizer, bias: Mapping[int | str, float | bool]) -> dict[int, float]:
+    """What is added to the logit of each token, by id; False is minus infinity.
+
+    InvalidOptionError for an id that the vocabulary lacks, and for a text that is not one token.
+    """
+    amounts: dict[int, float] = {}
+    for name, amount in bias.items():
+        token = _one_token(tokenizer, name) if isinstance(name, str) else int(name)
+        if not 0 <= token < tokenizer.vocab_size:
+            raise InvalidOptionError(
+                f"token {token} in logit_bias; allowed: 0 to {tokenizer.vocab_size - 1}"
+            )
+        added = -math.inf if amount is False else float(amount)
+        amounts[token] = amounts.get(token, 0.0) + added
+    return amounts
+
+
+def _one_token(tokenizer: Tokenizer, text: str) -> int:
+    """The token that is ``text`` exactly, with or without a space at its start."""
+    tokens = tokenizer.encode(text, add_bos=False, parse_special=True)
+    data = text.encode("utf-8", "replace")
+    # Behind a line break, because some vocabularies put a space before a first token.
+    later = tokenizer.encode(f"\n{text}", add_bos=False)[-1:]
+    for found in (tokens, later):
+        if len(found) == 1 and tokenizer.token_bytes(found[0], skip_special=False) == data:
+            return found[0]
+    raise InvalidOptionError(
+        f"the text {shown(text)} in logit_bias is the tokens {tokens}; allowed: ids, and texts "
+        "that are one token with just these spaces"
+    )

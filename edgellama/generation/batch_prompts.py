@@ -17,7 +17,7 @@ from edgellama.generation.text_options import (
     text_request,
 )
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.sampling.options import check_option_names
+from edgellama.sampling.options import check_option_names, merged_options
 from edgellama.text.chat_template import ChatTemplate, encode_chat
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ class BatchPrompts:
         own = {key: value for key, value in given.items() if key not in PROMPT_KEYS}
         if "messages" in given:
             return self._chat_request(given["messages"], own)
-        return prompt_request(self._tokenizer, given["prompt"], {**self._options, **own})
+        return prompt_request(self._tokenizer, given["prompt"], merged_options(self._options, own))
 
     def _chat_request(self, messages: Any, own: Mapping[str, Any]) -> Request:
         checked = checked_messages(messages)
         if not checked:
             raise InvalidOptionError("messages is empty; allowed: at least one message")
         template = self._template()
-        options = {**self._chat_sampling, **self._options, **own}
+        options = merged_options(self._chat_sampling, self._options, own)
         options.pop("parse_special", None)  # templates know what is a control token
         tokens = encode_chat(self._tokenizer, template, checked)
         return text_request(tokens, options, stop=template.stop, continuation=False)

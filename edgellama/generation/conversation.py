@@ -29,6 +29,7 @@ from edgellama.generation.text_options import Request, TextOptions, text_request
 from edgellama.generation.transcript import Transcript
 from edgellama.generation.turns import PromptTokens, Turn, as_computed
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.sampling.options import merged_options
 from edgellama.text.chat_template import ChatTemplate, encode_chat
 
 if TYPE_CHECKING:
@@ -403,7 +404,7 @@ class Conversation:
     def _request(
         self, prompt: Sequence[int], options: TextOptions, defaults: TextOptions | None = None
     ) -> Request:
-        given = {**(self._options if defaults is None else defaults), **options}
+        given = merged_options(self._options if defaults is None else defaults, options)
         return text_request(prompt, given, stop=self._template.stop, continuation=False)
 
     def _check_idle(self) -> None:

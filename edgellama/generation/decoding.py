@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgellama.engine.adapter_set import NO_ADAPTERS
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
+from edgellama.generation.arguments import token_bias
 from edgellama.generation.decoding_clock import DecodingClock
 from edgellama.generation.results import Chunk, FinishReason, Generation
 from edgellama.generation.text_assembly import TextAssembly
 from edgellama.quant.errors import EdgellamaError
-from edgellama.sampling.sampler import make_sampler
+from edgellama.sampling.sampler import Sampler
 from edgellama.text.sequence_breakers import SequenceBreakers
 
 if TYPE_CHECKING:
@@ -65,13 +66,20 @@ class Decoding:
             engine.adapters.adapter_set(request.adapters) if request.adapters else NO_ADAPTERS
         )
         self._end_tokens = tokenizer.special.end_of_generation | request.end_tokens
-        self._sampler = make_sampler(
+        self._sampler = Sampler(
             request.sampling,
             engine.kernels,
             end_tokens=self._end_tokens,
             breaks=SequenceBreakers(tokenizer, request.sampling.dry_breakers),
+            bias=token_bias(tokenizer, dict(request.sampling.logit_bias or {})),
+            prompt_length=len(request.prompt),
         )
-        self._assembly = TextAssembly(tokenizer, request.stop, continuation=request.continuation)
+        self._assembly = TextAssembly(
+            tokenizer,
+            request.stop,
+            continuation=request.continuation,
+            min_tokens=request.sampling.min_tokens,
+        )
         self._drafter = drafter
         self._draft: list[int] = []
         self._history = list(request.prompt)

@@ -17,8 +17,19 @@ if TYPE_CHECKING:
 class TextAssembly:
     """Tokens in, text out; what may still become a stop string is held back."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], *, continuation: bool) -> None:
-        """``continuation``: the text carries on another, so a leading space is kept."""
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str],
+        *,
+        continuation: bool,
+        min_tokens: int = 0,
+    ) -> None:
+        """``continuation``: the text carries on another, so a leading space is kept.
+
+        Stop strings do not count in the text of the first ``min_tokens``.
+        """
+        self._num_unstopped = min_tokens
         self._stops = StopStrings(stop)
         self._detokenizer = StreamingDetokenizer(tokenizer, continuation=continuation)
         self._texts: list[str] = []
@@ -30,7 +41,11 @@ class TextAssembly:
 
     def add(self, token: int) -> tuple[str, bool]:
         """The text that is certain now, and whether a stop string has been reached."""
-        text, is_stopped = self._stops.feed(self._detokenizer.add(token))
+        text, is_stopped = self._detokenizer.add(token), False
+        if self._num_unstopped:
+            self._num_unstopped -= 1
+        else:
+            text, is_stopped = self._stops.feed(text)
         self._texts.append(text)
         return text, is_stopped
 

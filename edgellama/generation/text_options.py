@@ -16,7 +16,12 @@ from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.generation.arguments import prompt_tokens, stop_strings
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.sampling.options import SamplingArguments, SamplingOptions, check_option_names
+from edgellama.sampling.options import (
+    SamplingArguments,
+    SamplingOptions,
+    check_option_names,
+    merged_options,
+)
 from edgellama.text.infill import infill_prompt
 
 if TYPE_CHECKING:
@@ -162,4 +167,6 @@ def text_request(
     own = {name: check(options[name]) for name, check in _CHECKED.items() if name in options}
     own["stop"] = (*own.get("stop", ()), *stop)
     sampling = {name: value for name, value in options.items() if name not in _CHECKED}
-    return Request(prompt, SamplingOptions(**sampling), continuation=continuation, **own)
+    return Request(
+        prompt, SamplingOptions(**merged_options(sampling)), continuation=continuation, **own
+    )

@@ -69,13 +69,13 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from edgellama.measure.footprint import usual_context_length
     from edgellama.quant.gguf.file import GGUFFile
     from edgellama.sampling.options import SamplingOptions
-    from edgellama.sampling.sampler import make_sampler
+    from edgellama.sampling.sampler import Sampler
     from edgellama.text.tokenizer import load_tokenizer
 
     with GGUFFile(request["path"]) as file:
         tokenizer = load_tokenizer(file.metadata, file.path)
         tokenizer.encode(RARE_TEXT)
-        sampler = make_sampler(SamplingOptions(seed=0))
+        sampler = Sampler(SamplingOptions(seed=0))
         with Engine(file, num_threads=request["num_threads"]) as engine:
             length = request["context_length"] or usual_context_length(engine.config)
             cache = engine.new_cache(length, kv_type=request["kv_type"])

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.sampling.filters import Logits
+from edgellama.sampling.filters import Indices, Logits
 
 Tokens: TypeAlias = npt.NDArray[np.int64]
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -25,16 +25,15 @@ LARGEST_PENALTY = 1e30
 """Beyond it a float32 logit could overflow; such a token is not chosen anyway."""
 
 
-def penalize_repetitions(
-    logits: Logits,
+def repetition_penalties(
     history: Tokens,
     broken: Mask,
     *,
     multiplier: float,
     base: float,
     allowed_length: int,
-) -> Logits:
-    """A copy in which tokens that carry on a repetition are weakened.
+) -> tuple[Indices, Logits]:
+    """Tokens that carry on a repetition, and what the logit of each loses.
 
     ``history``: int64 tokens so far; ``broken``: bool, where in it sequences end, at tokens that
     are never weakened themselves. A token that has followed the last ``length`` tokens before
@@ -43,13 +42,9 @@ def penalize_repetitions(
     """
     limit = allowed_length + _largest_exponent(multiplier, base)
     lengths = repeated_lengths(history, broken, allowed_length, limit)
-    if not lengths:
-        return logits
     tokens = np.fromiter(lengths, dtype=np.intp, count=len(lengths))
     repeated = np.fromiter(lengths.values(), dtype=np.float64, count=len(lengths))
-    weakened = logits.copy()
-    weakened[tokens] -= (multiplier * base ** (repeated - allowed_length)).astype(np.float32)
-    return weakened
+    return tokens, (multiplier * base ** (repeated - allowed_length)).astype(np.float32)
 
 
 def repeated_lengths(

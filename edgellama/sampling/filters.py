@@ -1,7 +1,7 @@
 """Filters of logits: each says which tokens may be chosen; then one of them is.
 
 A filter takes float32 logits and returns the indices that it keeps, in rising order, so it can
-be checked alone. What weakens logits before is in penalties and dry; their order is sampler's.
+be checked alone. What weakens logits is in penalties and dry; the order is stages'.
 """
 
 from __future__ import annotations

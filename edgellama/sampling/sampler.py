@@ -1,140 +1,177 @@
-"""Composes filters and penalties once into a function from logits to the next token.
+"""Composes the stages once into a function from logits to the next token.
 
-They run in the order repetition penalty, DRY, top-k, top-p, min-p, temperature. A kernel that
-comes to the same tokens faster may stand in for the filters. Where the logits come from and when
-a text ends is left to others.
+A kernel that comes to the same tokens faster stands in for the last stages where they are those
+that it knows. Where the logits come from and when a text ends is left to others.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from edgellama.sampling.dry import Breaks, GrowingTokens, penalize_repetitions
-from edgellama.sampling.filters import (
-    Indices,
-    Logits,
-    check_finite,
-    draw,
-    greedy,
-    keep_min_p,
-    keep_top_k,
-    keep_top_p,
-)
-from edgellama.sampling.options import WHOLE_HISTORY, SamplingOptions
-from edgellama.sampling.penalties import SeenTokens, penalize_repeats
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.sampling.candidates import Candidates
+from edgellama.sampling.dry import Breaks
+from edgellama.sampling.filters import Logits, check_finite, draw, greedy
+from edgellama.sampling.mirostat import Mirostat
+from edgellama.sampling.options import SamplingOptions
+from edgellama.sampling.stages import WEAKENING, SparedTokens, Stage, active_stages, cooled
 
 if TYPE_CHECKING:
     from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 
-Sampler: TypeAlias = Callable[[Logits, Sequence[int]], int]
-"""From float32 logits [vocab_size] and the tokens so far to the next token."""
-Penalty: TypeAlias = Callable[[Logits, Sequence[int]], Logits]
+KERNEL_STAGES = ("top_k", "top_p", "min_p", "temperature")
+"""What the kernel does, in this order."""
+Choose: TypeAlias = Callable[[Logits, float], int | None]
 
 
-def make_sampler(
-    options: SamplingOptions,
-    kernels: CompiledKernels | None = None,
-    *,
-    end_tokens: Collection[int] = (),
-    breaks: Breaks = lambda token: False,
-) -> Sampler:
-    """A function from logits and history to a token; it holds its own random generator.
+class Sampler:
+    """Chooses the tokens of one text, whose history only grows or is cut; for one thread.
 
-    Use one sampler for one text, whose history only grows. It raises EdgellamaError where the
-    likeliest logit is not finite, which only a broken model produces. With ``kernels``, compiled
-    code chooses the same tokens in a fraction of the time. ``end_tokens`` are never weakened, so
-    that a text can end as others did before; ``breaks`` says at which tokens DRY's sequences end.
+    It holds its own random generator. Where the likeliest logit is not finite, which only a
+    broken model produces, it raises EdgellamaError.
     """
-    penalties = _penalties(options, frozenset(end_tokens), breaks)
-    filters = _filters(options)
-    choose = _kernel_choice(options, kernels) if kernels and options.temperature else None
-    generator = np.random.default_rng(options.seed)
-    temperature = float(options.temperature)
 
-    def sample(logits: Logits, history: Sequence[int]) -> int:
-        kept = logits if temperature == 0 else np.asarray(logits, np.float32)
-        for penalize in penalties:
-            kept = penalize(kept, history)
-        if temperature == 0:
-            return greedy(kept)
-        fraction = generator.random()
-        token = choose(kept, fraction) if choose else None
-        if token is not None:
-            return token
-        check_finite(kept.max())
-        tokens = np.arange(len(kept))
-        for keep in filters:
-            indices = keep(kept)
-            kept, tokens = kept[indices], tokens[indices]
-        return int(tokens[draw(kept, temperature, fraction)])
+    def __init__(
+        self,
+        options: SamplingOptions,
+        kernels: CompiledKernels | None = None,
+        *,
+        end_tokens: Collection[int] = (),
+        breaks: Breaks = lambda token: False,
+        bias: Mapping[int, float] | None = None,
+        prompt_length: int = 0,
+    ) -> None:
+        """With ``kernels``, compiled code chooses the same tokens in a fraction of the time.
 
-    return sample
+        ``end_tokens`` end a text, so penalties spare them; ``breaks`` says at which tokens DRY's
+        sequences end. ``bias``: what is added to logits, by token. ``prompt_length``: tokens of
+        the history that do not count for ``min_tokens``.
+        """
+        self._temperature = float(np.float32(options.temperature))
+        self._ends = np.fromiter(end_tokens, dtype=np.intp, count=len(end_tokens))
+        self._num_unended = math.inf if options.ignore_eos else prompt_length + options.min_tokens
+        bias = bias or {}
+        self._biased = np.fromiter(bias, dtype=np.intp, count=len(bias))
+        self._bias = np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
+        self._generator = np.random.default_rng(options.seed)
+        self._mirostat = Mirostat(options) if options.mirostat and self._temperature else None
+        stages = active_stages(options, SparedTokens(frozenset(end_tokens), breaks))
+        if not self._temperature:
+            stages = {name: stage for name, stage in stages.items() if name in WEAKENING}
+        head, tail = (stages, {}) if self._mirostat else _split(stages, options)
+        self._head, self._tail = list(head.values()), list(tail.values())
+        # Division comes with the draw, which takes the largest logit off first.
+        self._last_temperature = 1.0
+        if "temperature" in tail:
+            self._tail.pop()
+            self._last_temperature = self._temperature
+        self._kernel: Choose | None = None
+        if kernels is not None and self._temperature and self._mirostat is None:
+            self._kernel = _kernel_choice(options, kernels, tail, self._last_temperature)
+
+    def __call__(
+        self,
+        logits: Logits,
+        history: Sequence[int],
+        allowed: npt.NDArray[np.bool_] | None = None,
+    ) -> int:
+        """The next token, from float32 logits (vocab_size,) and the tokens so far.
+
+        ``allowed`` (vocab_size,): which tokens may be chosen; None is all of them.
+        """
+        candidates = Candidates(self._prepared(logits, len(history), allowed))
+        for stage in self._head:
+            candidates = stage(candidates, history, self._generator)
+        if not self._temperature:
+            return candidates.token(greedy(candidates.logits))
+        if self._mirostat is not None:
+            check_finite(candidates.logits.max())
+            return candidates.token(self._mirostat(candidates.logits, self._generator.random()))
+        fraction = self._generator.random()
+        if self._kernel is not None:
+            index = self._kernel(candidates.logits, fraction)
+            if index is not None:
+                return candidates.token(index)
+        check_finite(candidates.logits.max())
+        for stage in self._tail:
+            candidates = stage(candidates, history, self._generator)
+        return candidates.token(draw(candidates.logits, self._last_temperature, fraction))
+
+    def chances(self, logits: Logits, history: Sequence[int]) -> npt.NDArray[np.float64]:
+        """The probability of every token (vocab_size,) to be chosen now; nothing is chosen.
+
+        Where XTC is on, its die is thrown, as for a choice.
+        """
+        candidates = Candidates(self._prepared(logits, len(history), None))
+        for stage in (*self._head, *self._tail):
+            candidates = stage(candidates, history, self._generator)
+        if self._mirostat is not None:
+            candidates = candidates.kept(self._mirostat.keep(candidates.logits))
+        if not self._temperature:
+            candidates = cooled(candidates, 0.0)
+        chances = np.zeros(len(logits))
+        below = (candidates.logits - candidates.logits.max()).astype(np.float64)
+        weights = np.exp(below / self._last_temperature)
+        chances[slice(None) if candidates.tokens is None else candidates.tokens] = weights
+        chances /= weights.sum()
+        return chances
+
+    def _prepared(
+        self, logits: Logits, length: int, allowed: npt.NDArray[np.bool_] | None
+    ) -> Logits:
+        """The logits with all that is said of single tokens; a copy if anything is."""
+        is_open = length >= self._num_unended or not len(self._ends)
+        if is_open and allowed is None and not len(self._biased):
+            return logits if self._temperature == 0 else np.asarray(logits, np.float32)
+        changed = np.array(logits, np.float32)
+        changed[self._biased] += self._bias
+        if not is_open:
+            changed[self._ends] = -np.inf
+        if allowed is not None:
+            changed[~allowed] = -np.inf
+        if changed.max() == -np.inf and logits.max() > -np.inf:
+            raise InvalidOptionError(
+                "no token is left to choose; allowed: logit_bias, min_tokens, ignore_eos and what "
+                "the text must match leave at least one together"
+            )
+        return changed
 
 
-def _penalties(
-    options: SamplingOptions, end_tokens: frozenset[int], breaks: Breaks
-) -> list[Penalty]:
-    penalties: list[Penalty] = []
-    if options.repeat_penalty != 1 and options.repeat_last_n != 0:
-        penalties.append(_repeat_penalty(options, end_tokens))
-    if options.dry_multiplier > 0 and options.dry_last_n != 0:
-        penalties.append(_dry(options, lambda token: token in end_tokens or breaks(token)))
-    return penalties
-
-
-def _repeat_penalty(options: SamplingOptions, spared: frozenset[int]) -> Penalty:
-    penalty, last_n = float(options.repeat_penalty), int(options.repeat_last_n)
-    seen = SeenTokens()
-
-    def penalize(logits: Logits, history: Sequence[int]) -> Logits:
-        recent = seen.of(history) if last_n == WHOLE_HISTORY else history[-last_n:]
-        return penalize_repeats(logits, [t for t in recent if t not in spared], penalty)
-
-    return penalize
-
-
-def _dry(options: SamplingOptions, breaks: Breaks) -> Penalty:
-    multiplier, base = float(options.dry_multiplier), float(options.dry_base)
-    allowed_length, last_n = int(options.dry_allowed_length), int(options.dry_last_n)
-    tokens = GrowingTokens(breaks)
-
-    def penalize(logits: Logits, history: Sequence[int]) -> Logits:
-        return penalize_repetitions(
-            logits,
-            *tokens.last(history, last_n),
-            multiplier=multiplier,
-            base=base,
-            allowed_length=allowed_length,
-        )
-
-    return penalize
+def _split(
+    stages: Mapping[str, Stage], options: SamplingOptions
+) -> tuple[dict[str, Stage], dict[str, Stage]]:
+    """The stages before, and those at the end that a draw or the kernel takes over."""
+    names = list(stages)
+    tail: list[str] = []
+    while names and names[-1] in KERNEL_STAGES:
+        place = KERNEL_STAGES.index(names[-1])
+        is_in_order = not tail or place < KERNEL_STAGES.index(tail[0])
+        # What follows a plain division of logits takes them divided.
+        is_plain = names[-1] != "temperature" or not options.dynatemp_range
+        if not is_in_order or not is_plain:
+            break
+        tail.insert(0, names.pop())
+    return {name: stages[name] for name in names}, {name: stages[name] for name in tail}
 
 
 def _kernel_choice(
-    options: SamplingOptions, kernels: CompiledKernels
-) -> Callable[[Logits, float], int | None]:
-    """What ``make_sampler`` composes, as one kernel; None where it leaves it to the filters."""
+    options: SamplingOptions,
+    kernels: CompiledKernels,
+    tail: Collection[str],
+    temperature: float,
+) -> Choose:
+    """The stages of ``tail`` and the draw as one kernel; None where it leaves it to them."""
     from edgellama.kernels_cpu.sampling.chooser import TokenChooser
 
     return TokenChooser(
         kernels,
-        top_k=int(options.top_k),
-        top_p=float(options.top_p),
-        min_p_distance=math.log(options.min_p) if options.min_p > 0 else -math.inf,
-        temperature=float(options.temperature),
+        top_k=int(options.top_k) if "top_k" in tail else 0,
+        top_p=float(options.top_p) if "top_p" in tail else 1.0,
+        min_p_distance=math.log(options.min_p) if "min_p" in tail else -math.inf,
+        temperature=temperature,
     ).choose
-
-
-def _filters(options: SamplingOptions) -> list[Callable[[Logits], Indices]]:
-    filters: list[Callable[[Logits], Indices]] = []
-    if options.top_k > 0:
-        filters.append(lambda logits: keep_top_k(logits, int(options.top_k)))
-    if options.top_p < 1:
-        filters.append(lambda logits: keep_top_p(logits, float(options.top_p)))
-    if options.min_p > 0:
-        filters.append(lambda logits: keep_min_p(logits, float(options.min_p)))
-    return filters

@@ -18,7 +18,7 @@ from edgellama.cli.chat.keyboard import silent_keyboard
 from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.terminal import dim, printable
 from edgellama.quant.errors import EdgellamaError
-from edgellama.sampling.options import CHAT_SAMPLING
+from edgellama.sampling.options import CHAT_SAMPLING, merged_options
 
 if TYPE_CHECKING:
     from edgellama.cli.chat.kept import KeptConversation
@@ -98,7 +98,7 @@ class Chat:
     def set_options(self, given: Mapping[str, Any]) -> None:
         """Options of replies from now on, in place of those given so far; the rest is default."""
         defaults = self.llama.sampling_defaults or CHAT_SAMPLING
-        self.conversation.options = cast("TextOptions", {**defaults, **given})
+        self.conversation.options = cast("TextOptions", merged_options(defaults, given))
         self.given = dict(given)
 
     def resume(self) -> None:

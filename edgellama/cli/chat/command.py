@@ -116,11 +116,11 @@ def command(
 def _completer() -> Completer:
     from edgellama.cli.chat.commands import COMMANDS, SHOW_TOPICS
     from edgellama.cli.chat.completion import chat_completer
-    from edgellama.cli.chat.settings import KINDS
+    from edgellama.cli.chat.settings import OPTION_NAMES
 
     def options(argument: str) -> Iterable[str]:
         name, space, _ = argument.partition(" ")
-        return [f"{name} default"] if space else [f"{option} " for option in KINDS]
+        return [f"{name} default"] if space else [f"{option} " for option in OPTION_NAMES]
 
     return chat_completer(
         list(COMMANDS),

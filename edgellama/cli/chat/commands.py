@@ -12,9 +12,17 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 from edgellama.cli.chat.chat import Chat
-from edgellama.cli.chat.settings import DEFAULT, NONE, option_name, option_rows, option_value
+from edgellama.cli.chat.settings import (
+    DEFAULT,
+    option_name,
+    option_rows,
+    option_value,
+    usual_rows,
+)
+from edgellama.cli.sampling_values import NONE
 from edgellama.cli.streaming import speed_line
 from edgellama.generation.messages import is_role
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
@@ -84,20 +92,30 @@ def _system(chat: Chat, argument: str) -> str:
 def _set(chat: Chat, argument: str) -> str:
     name_text, _, value = argument.partition(" ")
     if not name_text:
-        return table(option_rows(chat.conversation.options), 20)
+        return _option_table(chat)
     name = option_name(name_text)
     if value.strip():
         given = {key: old for key, old in chat.given.items() if key != name}
         if value.strip() != DEFAULT:
             given[name] = option_value(name, value.strip())
         chat.set_options(given)
-    return f"{name} is {option_rows(chat.conversation.options)[name]}"
+    return f"{name} is {option_rows(_options(chat))[name]}"
+
+
+def _options(chat: Chat) -> dict[str, Any]:
+    """What holds for the next reply, and the preset that it came from."""
+    return {**chat.conversation.options, "preset": chat.given.get("preset")}
+
+
+def _option_table(chat: Chat) -> str:
+    usual, others = usual_rows(_options(chat))
+    return f"{table(usual, 20)}\nThe rest is as usual: {', '.join(others)}."
 
 
 def _show(chat: Chat, argument: str) -> str:
     if not argument:
         lines = chat.conversation.template.source.count("\n") + 1
-        options = option_rows(chat.conversation.options).items()
+        options = usual_rows(_options(chat))[0].items()
         rows = {
             **_model_rows(chat),
             "options": ", ".join(f"{name} {value}" for name, value in options),
@@ -227,7 +245,7 @@ def _confirm(question: str) -> bool:
 SHOW_TOPICS: Mapping[str, Callable[[Chat], str]] = MappingProxyType(
     {
         "model": lambda chat: table(_model_rows(chat)),
-        "options": lambda chat: table(option_rows(chat.conversation.options), 20),
+        "options": _option_table,
         "template": lambda chat: chat.conversation.template.source,
         "memory": lambda chat: table(_memory_rows(chat)),
     }
