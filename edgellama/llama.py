@@ -23,6 +23,7 @@ from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.generation.text_options import PromptOptions, TextOptions
+from edgellama.generation.waiting_line import WaitingLine
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
 from edgellama.quant.sampling_keys import recommended_sampling
 from edgellama.sampling.options import CHAT_SAMPLING, SamplingArguments, merged_options
@@ -67,6 +68,7 @@ class Llama:
         exact: bool = False,
         progress: Callable[[int, int], None] | None = None,
         compile_usual: bool = False,
+        max_concurrent: int | None = None,
     ) -> None:
         """Load a model.
 
@@ -91,6 +93,7 @@ class Llama:
                 all when none must be.
             compile_usual: If any kernel must be compiled, compile those of other usual models and
                 caches in the same go, so that later ones need not wait. False by default.
+            max_concurrent: Texts that run at once, as the property; None (the default) is no limit.
 
         Raises:
             ModelNotFoundError: No such file, or a name that was not pulled.
@@ -110,6 +113,7 @@ class Llama:
         """
         from edgellama.loading import load_model
 
+        self._line = WaitingLine(max_concurrent)
         self._model = load_model(
             path_or_name,
             context_length=context_length,
@@ -166,6 +170,21 @@ class Llama:
     def cached_bytes(self) -> int:
         """Bytes that the beginnings of earlier texts take now."""
         return self._engine.pool().idle_bytes
+
+    @property
+    def max_concurrent(self) -> int | None:
+        """How many texts may run at once; None is no limit. Another may be assigned at any time.
+
+        Further ones wait in the order in which their first chunk was asked for; their
+        ``queue_position`` tells how many have to end before. A batch counts as one text. A text
+        runs until its stream ends, so who holds one stream open and waits for another on the
+        same thread waits for itself.
+        """
+        return self._line.max_running
+
+    @max_concurrent.setter
+    def max_concurrent(self, most: int | None) -> None:
+        self._line.max_running = most
 
     def generate(
         self,
@@ -345,6 +364,7 @@ class Llama:
             width=width,
             context_length=self.context_length,
             on_error=on_error,
+            line=self._line,
         )
 
     def generate_batch_async(
@@ -527,6 +547,7 @@ class Llama:
                 kv_type=self._model.kv_type,
                 adapters=adapters,
                 siblings=self._sessions,
+                line=self._line,
             )
         return session
 

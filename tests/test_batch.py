@@ -123,7 +123,7 @@ def test_prompts_with_options_of_their_own(llama: Llama) -> None:
         ({"prompt": "a", "messages": []}, "has prompt and messages"),
         ({"prompt": "a", "tempreature": 1}, "option 'tempreature'; did you mean temperature"),
         ({"prompt": "a", "temperature": "warm"}, "temperature is 'warm'"),
-        ({"prompt": "a", "max_tokens": 0}, "max_tokens is 0"),
+        ({"prompt": "a", "max_tokens": -1}, "max_tokens is -1"),
         ({"prompt": "a", "parse_special": "no"}, "parse_special is 'no'"),
         ({"prompt": {"a": 1}}, "the prompt"),
         ({"messages": []}, "messages is empty"),

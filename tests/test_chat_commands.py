@@ -122,7 +122,7 @@ DEFAULTS = {"repeat_penalty": 1.1, "repeat_last_n": 256, "dry_multiplier": 0.8}
         ("temperature hot", "temperature is 'hot'; allowed: a number, or default"),
         ("top_k 1.5", "top_k is '1.5'; allowed: a whole number"),
         ("top_p 7", r"top_p is 7.0; allowed: "),
-        ("max_tokens 0", "max_tokens is 0; allowed: "),
+        ("max_tokens -1", "max_tokens is -1; allowed: "),
         ("temprature 1", "did you mean temperature"),
         ("colour red", "unknown option colour; allowed: temperature, "),
     ],

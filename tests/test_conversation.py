@@ -456,7 +456,7 @@ def test_no_stop_strings(engine: NumpyEngine, tokenizer: Tokenizer) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"top_p": 3.0}, {"max_tokens": 0}, {"temperature": "hot"}, {"stop": b"x"}, {"stop": [""]}],
+    [{"top_p": 3.0}, {"max_tokens": -1}, {"temperature": "hot"}, {"stop": b"x"}, {"stop": [""]}],
     ids=str,
 )
 def test_bad_options(options: dict[str, Any], engine: NumpyEngine, tokenizer: Tokenizer) -> None:

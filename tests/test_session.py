@@ -428,7 +428,7 @@ def test_closing_ends_a_running_stream(scripted: Any) -> None:
         {"prompt": []},
         {"prompt": [-1]},
         {"prompt": [1, 288]},
-        {"max_tokens": 0},
+        {"max_tokens": -1},
         {"max_tokens": 2.5},
         {"max_tokens": "3"},
         {"stop": ""},

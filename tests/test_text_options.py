@@ -22,7 +22,7 @@ from edgellama.sampling.options import SamplingArguments
 
 ASKED = [{"role": "user", "content": "hello"}]
 WRONG_VALUES = {
-    "max_tokens": 0,
+    "max_tokens": -1,
     "stop": [""],
     "adapters": {"nobody": 1.0},
     "temperature": -1,

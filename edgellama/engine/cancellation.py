@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 import numpy as np
 import numpy.typing as npt
+
+CancelReason: TypeAlias = Literal["cancelled", "timeout"]
 
 
 class CancelToken:
@@ -19,9 +23,12 @@ class CancelToken:
 
     def __init__(self) -> None:
         self.flag: npt.NDArray[np.int64] = np.zeros(1, np.int64)
+        self.reason: CancelReason = "cancelled"
 
-    def cancel(self) -> None:
-        """Ask for the end; returns at once."""
+    def cancel(self, reason: CancelReason = "cancelled") -> None:
+        """Ask for the end; returns at once. The first reason is kept."""
+        if not self.flag[0]:
+            self.reason = reason
         self.flag[0] = 1
 
     @property

@@ -39,6 +39,11 @@ class AsyncStream(AsyncItems[Chunk, Stream]):
         """Tokens of the prompt that were computed so far, and that must be; (0, 0) before."""
         return (0, 0) if self._source is None else self._source.prefill_progress
 
+    @property
+    def queue_position(self) -> int:
+        """How many texts have to end before this one begins, see ``Llama.max_concurrent``."""
+        return 0 if self._source is None else self._source.queue_position
+
     async def wait(self) -> Generation:
         """Run to the end and return the result; raises what iterating raises."""
         if not self._is_over:

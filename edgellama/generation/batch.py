@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.async_items import AsyncItems
+from edgellama.generation.deadline import Deadline
 from edgellama.generation.decoding import Decoding, NextTokens
 from edgellama.generation.results import Generation
 from edgellama.generation.session import check_fits
 from edgellama.generation.text_options import Request
+from edgellama.generation.waiting_line import Turn, WaitingLine
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled, InvalidOptionError
 
 if TYPE_CHECKING:
@@ -36,7 +38,13 @@ class _Running:
 
     index: int
     decoding: Decoding
+    deadline: Deadline
     work: Work
+
+    def end(self) -> None:
+        """Give everything back."""
+        self.deadline.call_off()
+        self.decoding.cache.close()
 
 
 class Batch(Iterator[Generation]):
@@ -61,27 +69,40 @@ class Batch(Iterator[Generation]):
         width: int,
         context_length: int,
         on_error: OnError | None = None,
+        line: WaitingLine | None = None,
     ) -> None:
         """Check the options; nothing runs before the first result is asked for.
 
         ``requests`` gives a function for each prompt in turn, which makes its request and may
         raise what is wrong with it, or None where there is none at the moment. ``on_error`` hears
         of prompts that cannot run, with their numbers; without it the first ends the batch.
+        ``line``: where the batch waits for its turn, as one text does.
         """
         if width < 1:
             raise InvalidOptionError(f"width is {width}; allowed: at least 1")
-        self._cancel = CancelToken()
-        # The generator knows nothing of this object, so that dropping it ends the generator.
-        self._results = _Runner(
-            engine, tokenizer, iter(requests), width, context_length, on_error, self._cancel
-        ).results()
+        # It knows nothing of this object, so that dropping it ends the generator.
+        self._runner = _Runner(
+            engine,
+            tokenizer,
+            iter(requests),
+            width,
+            context_length,
+            on_error,
+            Turn(WaitingLine() if line is None else line),
+        )
+        self._results = self._runner.results()
+
+    @property
+    def queue_position(self) -> int:
+        """How many texts have to end before this one begins, see ``Llama.max_concurrent``."""
+        return self._runner.turn.position
 
     def __next__(self) -> Generation:
         return next(self._results)
 
     def cancel(self) -> None:
         """Ask all that runs to end; GenerationCancelled then is raised to who iterates."""
-        self._cancel.cancel()
+        self._runner.cancel_all()
 
     def close(self) -> None:
         """Cancel what runs and give its memory back; more calls do nothing."""
@@ -115,14 +136,22 @@ class _Runner:
     width: int
     context_length: int
     on_error: OnError | None
-    cancel: CancelToken
+    turn: Turn
+    cancel: CancelToken = field(default_factory=CancelToken)
     num_taken: int = 0
     running: list[_Running] = field(default_factory=list)
+
+    def cancel_all(self) -> None:
+        """Cancel what runs, and what would begin."""
+        self.cancel.cancel()
+        for running in self.running.copy():
+            running.decoding.cancel.cancel()
 
     def results(self) -> Generator[Generation, None, None]:
         """Finished generations; closing it cancels the others."""
         scheduler = self.engine.scheduler
         try:
+            self.turn.wait(self.cancel)
             while self._fill():
                 scheduler.run_any([running.work for running in self.running], caller=self)
                 for running in [running for running in self.running if running.work.is_over]:
@@ -131,7 +160,8 @@ class _Runner:
         finally:
             scheduler.leave([running.work for running in self.running])
             for running in self.running:
-                running.decoding.cache.close()
+                running.end()
+            self.turn.leave()
 
     def _fill(self) -> bool:
         """Start requests until as many run as may; False when there are none."""
@@ -143,13 +173,13 @@ class _Runner:
             if make_request is None:
                 if self.running:
                     break
-                if self.cancel.cancelled:
-                    raise GenerationCancelled("the batch was cancelled")
+                self._check_cancelled()
                 continue
             index = self.num_taken
             self.num_taken += 1
             with self._reported(index):
                 self.running.append(self._started(index, make_request()))
+            self._check_cancelled()
         return bool(self.running)
 
     def _started(self, index: int, request: Request) -> _Running:
@@ -159,10 +189,12 @@ class _Runner:
         if request.max_tokens is not None:
             length = min(length, len(request.prompt) + request.max_tokens)
         cache = self.engine.new_cache(length)
-        decoding = Decoding(self.engine, self.tokenizer, cache, request, self.cancel)
+        cancel = CancelToken()
+        decoding = Decoding(self.engine, self.tokenizer, cache, request, cancel)
         step = decoding.next_tokens()
         assert step is not None
-        return _Running(index, decoding, self._work(decoding, step))
+        work = self._work(decoding, step)
+        return _Running(index, decoding, Deadline(cancel, request.timeout), work)
 
     def _gone_on(self, running: _Running) -> Generation | None:
         """Let a generation go on after its step; what it gives if that was the last one."""
@@ -174,13 +206,20 @@ class _Runner:
                 result = replace(running.decoding.result(), index=running.index)
         if is_over:
             self.running.remove(running)
-            running.decoding.cache.close()
+            running.end()
         return result
 
     def _advance(self, running: _Running) -> bool:
         """Take what was computed and ask for what is next; False at the end of the text."""
         decoding = running.decoding
-        for _ in decoding.take(running.work.result(self.engine.config.vocab_size)):
+        try:
+            logits = running.work.result(self.engine.config.vocab_size)
+        except GenerationCancelled:
+            if decoding.cancel.reason != "timeout":
+                raise
+            decoding.stop_early()
+            return False
+        for _ in decoding.take(logits):
             pass
         step = decoding.next_tokens()
         if step is None:
@@ -190,7 +229,17 @@ class _Runner:
 
     def _work(self, decoding: Decoding, step: NextTokens) -> Work:
         tokens, wanted = step
-        return self.engine.work(tokens, decoding.cache, logits=wanted, cancelled=self.cancel)
+        return self.engine.work(
+            tokens,
+            decoding.cache,
+            logits=wanted,
+            cancelled=decoding.cancel,
+            progress=decoding.on_progress,
+        )
+
+    def _check_cancelled(self) -> None:
+        if self.cancel.cancelled:
+            raise GenerationCancelled("the batch was cancelled")
 
     @contextmanager
     def _reported(self, index: int) -> Iterator[None]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.segments import Wanted
+    from edgellama.engine.work import Progress
     from edgellama.generation.drafting import Drafter
     from edgellama.generation.text_options import Request
     from edgellama.sampling.filters import Logits
@@ -96,13 +97,21 @@ class Decoding:
         num_wanted = len(self._request.prompt) - self._num_shared
         return min(max(0, self.cache.length - self._num_shared), num_wanted), num_wanted
 
+    @property
+    def on_progress(self) -> Progress | None:
+        """Who is told how far the step that comes next has come: of the prompt alone."""
+        return self._request.on_prefill if self._num_tokens == 0 else None
+
     def steps(self) -> Iterator[Chunk]:
         """One chunk a token, and one more if text was still held back at the end."""
         forward, cache = self._engine.forward, self.cache
         try:
             while (step := self.next_tokens()) is not None:
                 tokens, wanted = step
-                yield from self.take(forward(tokens, cache, logits=wanted, cancelled=self.cancel))
+                logits = forward(
+                    tokens, cache, logits=wanted, cancelled=self.cancel, progress=self.on_progress
+                )
+                yield from self.take(logits)
         except EdgellamaError:
             # Who cancels may also close what the next step would need.
             if not self.cancel.cancelled:
@@ -138,6 +147,10 @@ class Decoding:
         Row 0 is of the history's last token, the others are of the draft: they count as long as
         the draft says what was appended. A token that ends the text gives no chunk.
         """
+        if self._request.max_tokens == 0:
+            self._note_prefill()
+            self._end("length")
+            return
         history, start = self._history, len(self._history)
         draft, row = self._draft, 0
         try:
@@ -160,10 +173,10 @@ class Decoding:
                 self.cache.truncate(min(self.cache.length, start + row))
 
     def stop_early(self) -> None:
-        """End as cancelled."""
+        """End as cancelled, for the reason that its token has."""
         if self._num_tokens == 0:
             self._note_prefill()
-        self._end("cancelled")
+        self._end(self.cancel.reason)
 
     def rest(self) -> Chunk | None:
         """Text that was still held back at the end."""
@@ -226,7 +239,7 @@ class Decoding:
         if self._num_tokens == self._request.max_tokens:
             self._end("length")
         elif self.cancel.cancelled:
-            self._end("cancelled")
+            self._end(self.cancel.reason)
         elif len(self._history) > self.cache.context_length:
             self._context_full = True
             self._end("length")

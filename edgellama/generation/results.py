@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-FinishReason: TypeAlias = Literal["stop", "length", "cancelled"]
+FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "timeout"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class Generation:
     ``text`` is what came after the prompt. ``tokens`` are its ids, without the prompt's (of
     which there are ``prompt_tokens``) and without the token that ended it. ``finish_reason``:
     "stop" by an end token or a stop string, "length" by ``max_tokens`` or, with
-    ``context_full``, because the context has no room left, "cancelled" by the caller.
+    ``context_full``, because the context has no room left, "cancelled" by the caller,
+    "timeout" by its option.
     ``dropped_messages`` of the conversation went out of the prompt to make room for this reply.
     ``statistics`` has counts and seconds, ``index`` is the number of its prompt in a batch.
 

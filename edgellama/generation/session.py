@@ -24,6 +24,7 @@ from edgellama.generation.decoding import Decoding
 from edgellama.generation.results import Generation
 from edgellama.generation.stream import Stream
 from edgellama.generation.text_options import PromptOptions, Request, prompt_request
+from edgellama.generation.waiting_line import Turn, WaitingLine
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
 from edgellama.quant.ways import Way
 
@@ -58,16 +59,19 @@ class Session:
         cache: KVCache | None = None,
         adapters: AdapterScales | AdapterSet | None = None,
         siblings: weakref.WeakSet[Session] | None = None,
+        line: WaitingLine | None = None,
     ) -> None:
         """``context_length`` None is the model's own; ``kv_type`` as for ``Llama``.
 
         ``cache``: tokens to begin with, instead of an empty context. ``adapters``: as the
         property. ``siblings``: where forks are entered, so that who closes the model finds them.
+        ``line``: where its texts wait for their turn.
         """
         self._engine = engine
         self._tokenizer = tokenizer
         self._adapters = engine.adapters.adapter_set(adapters) if adapters else NO_ADAPTERS
         self._cache = self._empty_cache(context_length, kv_type) if cache is None else cache
+        self._line = WaitingLine() if line is None else line
         self._siblings = weakref.WeakSet[Session]() if siblings is None else siblings
         # Reentrant, as in Stream and Llama: a signal's handler may close what it interrupts.
         self._lock = threading.RLock()
@@ -213,7 +217,14 @@ class Session:
             if request.adapters is None:
                 request = replace(request, adapters=self._adapters)
             decoding = Decoding(self._engine, self._tokenizer, self._cache, request, cancel)
-            stream = Stream(decoding, cancel, on_end, owner=self)
+            stream = Stream(
+                decoding,
+                cancel,
+                on_end,
+                owner=self,
+                turn=Turn(self._line),
+                timeout=request.timeout,
+            )
             self._last = weakref.ref(stream)
         return stream
 
@@ -231,6 +242,7 @@ class Session:
                 cache=self._cache.fork(),
                 adapters=self._adapters,
                 siblings=self._siblings,
+                line=self._line,
             )
 
     def save(

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator
 from types import GeneratorType
 from typing import TYPE_CHECKING, Protocol, cast
 
+from edgellama.generation.deadline import Deadline
 from edgellama.generation.results import Chunk, Generation
 from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
+    from edgellama.generation.waiting_line import Turn
 
 GENERATOR_IN_USE = "generator already executing"
 """What Python says to a second thread that enters a generator."""
@@ -60,8 +62,13 @@ class Stream(Iterator[Chunk]):
         on_end: Callable[[Generation], None] | None = None,
         *,
         owner: object = None,
+        turn: Turn | None = None,
+        timeout: float | None = None,
     ) -> None:
-        """``on_end`` is called once with the result, if there is one; ``owner`` is kept alive."""
+        """``on_end`` is called once with the result, if there is one; ``owner`` is kept alive.
+
+        ``turn`` is waited for before the first chunk. ``timeout``: seconds from now.
+        """
         self._owner = owner
         self._decoding = decoding
         self._cancel = cancel
@@ -71,6 +78,8 @@ class Stream(Iterator[Chunk]):
         self._ending = threading.RLock()
         self._ended = False
         self._result: Generation | None = None
+        self._turn = turn
+        self._deadline = Deadline(cancel, timeout)
 
     @property
     def result(self) -> Generation:
@@ -84,6 +93,14 @@ class Stream(Iterator[Chunk]):
     def prefill_progress(self) -> tuple[int, int]:
         """Tokens of the prompt that were computed so far, and that must be; (0, 0) before."""
         return self._decoding.prefill_progress
+
+    @property
+    def queue_position(self) -> int:
+        """How many texts have to end before this one begins, see ``Llama.max_concurrent``.
+
+        0 while it runs, and before anybody asked for its first chunk.
+        """
+        return 0 if self._turn is None else self._turn.position
 
     @property
     def ended(self) -> bool:
@@ -126,6 +143,8 @@ class Stream(Iterator[Chunk]):
         try:
             if not self._steps.gi_running:
                 self._thread = threading.get_ident()
+            if self._turn is not None:
+                self._turn.wait(self._cancel)
             chunk = next(self._steps)
             self._thread = None
             return chunk
@@ -162,3 +181,6 @@ class Stream(Iterator[Chunk]):
                         self._on_end(self._result)
             finally:
                 self._ended = True
+                self._deadline.call_off()
+                if self._turn is not None:
+                    self._turn.leave()

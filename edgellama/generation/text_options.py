@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from edgellama.engine.adapter_set import AdapterSet
@@ -34,11 +34,16 @@ class TextOptions(SamplingArguments, total=False):
     The fields of SamplingOptions belong to them. What is left out, or None, has its default.
 
     Arguments:
-        max_tokens: Tokens to generate at most, from 1. None (the default) is no limit but the
-            context's.
+        max_tokens: Tokens to generate at most. 0 computes the prompt alone, so that a text that
+            begins like it starts at once. None (the default) is no limit but the context's.
         stop: A string, or several, before which the text ends. None (the default) is none.
         adapters: Loaded adapters, or their names, with scales, for this text alone, such as
             ``{"french": 0.5}``; {} is none. None (the default) are those of the session.
+        timeout: Seconds, from the call on, after which the text ends as it is, with "timeout"
+            as its ``finish_reason``; in a batch from its own beginning. None (the default) is no
+            limit.
+        on_prefill: Called as ``on_prefill(done, total)`` with tokens of the prompt after every
+            step of it, on the thread that waits. None (the default) tells nobody.
 
     Example:
         >>> from edgellama import Llama, TextOptions
@@ -51,6 +56,8 @@ class TextOptions(SamplingArguments, total=False):
     max_tokens: int | None
     stop: str | Sequence[str] | None
     adapters: AdapterScales | None
+    timeout: float | None
+    on_prefill: Callable[[int, int], None] | None
 
 
 class PromptOptions(TextOptions, total=False):
@@ -93,6 +100,8 @@ class Request:
     continuation: bool = True
     dropped_messages: int = 0
     adapters: AdapterScales | AdapterSet | None = None
+    timeout: float | None = None
+    on_prefill: Callable[[int, int], None] | None = None
     end_tokens: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
@@ -103,9 +112,27 @@ class Request:
 def _token_limit(value: Any) -> int | None:
     if value is None:
         return None
-    if isinstance(value, Integral) and int(value) >= 1:
+    is_truth = isinstance(value, bool)  # a whole number too, for Python
+    if isinstance(value, Integral) and not is_truth and int(value) >= 0:
         return int(value)
-    raise InvalidOptionError(f"max_tokens is {value!r}; allowed: None or a whole number from 1")
+    raise InvalidOptionError(f"max_tokens is {value!r}; allowed: None or a whole number from 0")
+
+
+def _seconds(value: Any) -> float | None:
+    if value is None:
+        return None
+    is_truth = isinstance(value, bool)
+    if isinstance(value, Real) and not is_truth and float(value) > 0:
+        return float(value)
+    raise InvalidOptionError(f"timeout is {value!r}; allowed: None or seconds above 0")
+
+
+def _prefill_listener(value: Any) -> Any:
+    if value is None or callable(value):
+        return value
+    raise InvalidOptionError(
+        f"on_prefill is {shown(value)}; allowed: None or a function of two numbers"
+    )
 
 
 def _as_given(value: Any) -> Any:
@@ -117,6 +144,8 @@ _CHECKED: Mapping[str, Callable[[Any], Any]] = {
     "max_tokens": _token_limit,
     "stop": stop_strings,
     "adapters": _as_given,
+    "timeout": _seconds,
+    "on_prefill": _prefill_listener,
 }
 """By the name of an option and of its field in Request: what is given, checked, as the field."""
 TEXT_OPTION_NAMES = (*_CHECKED, *SamplingArguments.__annotations__)

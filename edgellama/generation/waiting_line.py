@@ -1,0 +1,106 @@
+"""Who may run while others run: texts in the order in which they came, so many at a time.
+
+Who has its turn is read off the list of those who are there. A text that is dropped is off that
+list, so that no place is lost wherever Ctrl-C ends one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import weakref
+from typing import TYPE_CHECKING
+
+from edgellama.quant.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from edgellama.engine.cancellation import CancelToken
+
+POLL_S = 0.02
+"""How often who waits looks for a cancellation, which rings no alarm."""
+
+
+class WaitingLine:
+    """Those who run, and behind them those who wait, first come, first served."""
+
+    def __init__(self, max_running: int | None = None) -> None:
+        """``max_running`` may run at once; None is no limit."""
+        self._turns: list[weakref.ref[Turn]] = []
+        self._max_running: int | None = None
+        self.max_running = max_running
+
+    @property
+    def max_running(self) -> int | None:
+        """How many may run at once; a change holds at once, but ends nobody who runs."""
+        return self._max_running
+
+    @max_running.setter
+    def max_running(self, most: int | None) -> None:
+        is_number = isinstance(most, int) and not isinstance(most, bool)
+        if most is not None and not (is_number and most >= 1):
+            raise InvalidOptionError(
+                f"max_concurrent is {most!r}; allowed: None or a whole number from 1"
+            )
+        self._max_running = most
+        self._ring()
+
+    def position(self, turn: Turn) -> int:
+        """How many have to end before it is this one's turn."""
+        if self._max_running is None:
+            return 0
+        there = [reference() for reference in self._turns.copy()]
+        index = there.index(turn) if turn in there else 0
+        return max(0, index - self._max_running + 1)
+
+    def enter(self, turn: Turn) -> None:
+        """Stand at the end of the line."""
+        self._turns.append(weakref.ref(turn, self._leave))
+
+    def leave(self, turn: Turn) -> None:
+        """Let the next one have its turn; more calls do nothing."""
+        self._leave(weakref.ref(turn))
+
+    def _leave(self, reference: weakref.ref[Turn]) -> None:
+        with contextlib.suppress(ValueError):
+            self._turns.remove(reference)
+            self._ring()
+
+    def _ring(self) -> None:
+        for reference in self._turns.copy():
+            if (turn := reference()) is not None:
+                turn.ring()
+
+
+class Turn:
+    """One text's place in a line, from the first ``wait`` until it leaves or is dropped."""
+
+    def __init__(self, line: WaitingLine) -> None:
+        self._line = line
+        self._alarm = threading.Lock()
+        self._alarm.acquire()
+        self._has_come = self._is_there = False
+
+    @property
+    def position(self) -> int:
+        """How many texts have to end before this one begins; 0 while it does not wait."""
+        return 0 if self._has_come or not self._is_there else self._line.position(self)
+
+    def wait(self, cancelled: CancelToken) -> None:
+        """Return when it is this one's turn, or when it is cancelled; at once from then on."""
+        if self._has_come:
+            return
+        self._line.enter(self)
+        self._is_there = True
+        while self._line.position(self) > 0 and not cancelled.cancelled:
+            self._alarm.acquire(timeout=POLL_S)
+        self._has_come = True
+
+    def leave(self) -> None:
+        """Make room for others."""
+        self._has_come = True
+        self._line.leave(self)
+
+    def ring(self) -> None:
+        """Let who waits look again."""
+        with contextlib.suppress(RuntimeError):
+            self._alarm.release()
