@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgellama.server import ollama_routes, openai_routes
+from edgellama.server import ollama_routes, openai_routes, plain_routes
 from edgellama.server.errors import RequestError, as_request_error, error_shape
 from edgellama.server.routing import Endpoint
 from edgellama.server.security import Guard
@@ -42,9 +42,11 @@ def make_application(settings: ServerSettings) -> ASGIApp:
         finally:
             await app.state.server.close()
 
+    tables = (openai_routes.ROUTES, ollama_routes.ROUTES, plain_routes.ROUTES)
     routes = [
         Route(path, _told(endpoint), methods=list(methods))
-        for path, methods, endpoint in (*openai_routes.ROUTES, *ollama_routes.ROUTES)
+        for table in tables
+        for path, methods, endpoint in table
     ]
     handlers: dict[Any, Any] = {HTTPException: _http_error, Exception: _error}
     app = Starlette(routes=routes, lifespan=life, exception_handlers=handlers)

@@ -9,23 +9,13 @@ from starlette.responses import Response
 
 from edgellama.server.catalogue import ServedModel
 from edgellama.server.openai_chat import ChatRequest, ChatStream, chat_completion
+from edgellama.server.openai_completions import (
+    CompletionRequest,
+    CompletionStream,
+    completion,
+)
 from edgellama.server.routing import Routes, state_of
 from edgellama.server.wire import AnswerStream, json_response, read_json, wait_for_results
-
-
-async def health(request: Request) -> Response:
-    """Whether the server can answer."""
-    state = state_of(request)
-    if state.is_ending:
-        return json_response({"status": "ending"}, 503)
-    return json_response(
-        {
-            "status": "ok",
-            "running": state.queue.num_running,
-            "waiting": state.queue.num_waiting,
-            "loaded": sorted(state.shelf.loaded),
-        }
-    )
 
 
 async def models(request: Request) -> Response:
@@ -72,9 +62,22 @@ async def chat_completions(request: Request) -> Response:
     return json_response(chat_completion(name, await wait_for_results(answer, request.receive)))
 
 
+async def completions(request: Request) -> Response:
+    """What follows prompts."""
+    state = state_of(request)
+    limits = state.settings.limits
+    asked = CompletionRequest(await read_json(request, limits), limits)
+    name = state.catalogue.find(asked.fields.model).name
+    answer = state.answer(asked.wish())
+    if asked.fields.stream:
+        return AnswerStream(answer, CompletionStream(name, asked), state.settings.ping_s)
+    results = await wait_for_results(answer, request.receive)
+    return json_response(completion(name, asked, results))
+
+
 ROUTES: Routes = (
-    ("/health", ("GET",), health),
     ("/v1/models", ("GET",), models),
     ("/v1/models/{name:path}", ("GET",), model),
     ("/v1/chat/completions", ("POST",), chat_completions),
+    ("/v1/completions", ("POST",), completions),
 )

@@ -1,0 +1,178 @@
+"""OpenAI's completions of plain prompts: a text, several, or token ids."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgellama.server.answers import Ended, Event, Piece, Wish
+from edgellama.server.errors import RequestError, openai_error
+from edgellama.server.fields import take_fields
+from edgellama.server.openai_common import (
+    StreamOptions,
+    check_num_texts,
+    finish_reason,
+    model_stream_end,
+    token_limit,
+    usage,
+)
+from edgellama.server.text_openers import open_prompt
+from edgellama.server.wire import StreamWriter, now, sse
+
+if TYPE_CHECKING:
+    from edgellama.generation.results import Generation
+    from edgellama.generation.stream import Stream
+    from edgellama.llama import Llama
+    from edgellama.server.settings import Limits
+
+DEFAULT_MAX_TOKENS = 16
+"""OpenAI's, where a request says nothing."""
+Prompt = str | list[int]
+
+
+class CompletionFields(msgspec.Struct):
+    """Fields of a request that are not options of the text."""
+
+    prompt: str | list[str | int | list[int]] = ""
+    model: str = ""
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int = 1
+    echo: bool = False
+    suffix: str | None = None
+
+
+class CompletionRequest:
+    """A request for completions, checked. ``echoes`` are the prompts' texts, once they run."""
+
+    def __init__(self, body: Mapping[str, Any], limits: Limits) -> None:
+        """RequestError for what cannot be obeyed."""
+        fields, options = take_fields(body, CompletionFields)
+        options.setdefault("max_tokens", DEFAULT_MAX_TOKENS)
+        token_limit(options, limits)
+        if fields.suffix is None:
+            options["parse_special"] = True  # Prompts come with a chat format's tokens in them.
+        else:
+            options["suffix"] = fields.suffix
+        self.prompts = prompts_of(fields.prompt)
+        self.num_texts = len(self.prompts) * fields.n
+        check_num_texts(fields.n, limits)
+        if self.num_texts > limits.max_texts:
+            raise RequestError(
+                400,
+                f"{len(self.prompts)} prompts with {fields.n} texts each; allowed: up to "
+                f"{limits.max_texts} texts",
+                param="prompt",
+                code="invalid_value",
+            )
+        self.fields = fields
+        self.options = options
+        self.echoes: dict[int, str] = {}
+
+    def wish(self) -> Wish:
+        """What is to be made: for every prompt its texts."""
+        num_each = self.fields.n
+
+        def start(llama: Llama, index: int, stack: ExitStack) -> Stream:
+            number, which = divmod(index, num_each)
+            prompt = self.prompts[number]
+            if self.fields.echo:
+                self.echoes[index] = (
+                    prompt if isinstance(prompt, str) else llama.tokenizer.decode(prompt)
+                )
+            return open_prompt(prompt, self.options)(llama, which, stack)
+
+        return Wish(self.fields.model, start, self.num_texts)
+
+
+def prompts_of(given: str | Sequence[str | int | list[int]]) -> list[Prompt]:
+    """The prompts that are meant: one text, several, one list of token ids, or several."""
+    if isinstance(given, str):
+        return [given]
+    if given and all(isinstance(item, int) for item in given):
+        return [[item for item in given if isinstance(item, int)]]
+    prompts = [item for item in given if isinstance(item, (str, list)) and item]
+    if not prompts or len(prompts) < len(given):
+        raise RequestError(
+            400,
+            "prompt is neither; allowed: a text, texts, token ids, or lists of them, none empty",
+            param="prompt",
+            code="invalid_value",
+        )
+    return prompts
+
+
+class CompletionStream(StreamWriter):
+    """Chunks of completions."""
+
+    error_shape = staticmethod(openai_error)
+
+    def __init__(self, model: str, request: CompletionRequest) -> None:
+        stream_options = request.fields.stream_options
+        self._head = _head(model)
+        self._request = request
+        self._with_usage = bool(stream_options and stream_options.include_usage)
+        self._results: dict[int, Generation] = {}
+        self._echoed: set[int] = set()
+
+    def event(self, event: Event) -> bytes:
+        """A piece of text, the reason of its end, or the end of the stream."""
+        if isinstance(event, Piece):
+            text = self._echo(event.index) + event.chunk.text
+            return self._chunk(event.index, text, None) if text else b""
+        if isinstance(event, Ended):
+            self._results[event.index] = event.result
+            echo = self._echo(event.index)
+            return self._chunk(event.index, echo, finish_reason(event.result))
+        counts = prompt_usage(self._request, [self._results[i] for i in sorted(self._results)])
+        last = sse({**self._head, "choices": [], "usage": counts}) if self._with_usage else b""
+        return last + model_stream_end()
+
+    def _echo(self, index: int) -> str:
+        if index in self._echoed:
+            return ""
+        self._echoed.add(index)
+        return self._request.echoes.get(index, "")
+
+    def _chunk(self, index: int, text: str, reason: str | None) -> bytes:
+        choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+        return sse({**self._head, "choices": [choice]})
+
+
+def completion(
+    model: str, request: CompletionRequest, results: Sequence[Generation]
+) -> dict[str, Any]:
+    """All texts as one object."""
+    choices = [
+        {
+            "index": index,
+            "text": request.echoes.get(index, "") + result.text,
+            "logprobs": None,
+            "finish_reason": finish_reason(result),
+        }
+        for index, result in enumerate(results)
+    ]
+    return {**_head(model), "choices": choices, "usage": prompt_usage(request, results)}
+
+
+def prompt_usage(request: CompletionRequest, results: Sequence[Generation]) -> dict[str, Any]:
+    """Tokens of each prompt, once, and of all texts."""
+    each = [
+        usage(results[first : first + request.fields.n])
+        for first in range(0, len(results), request.fields.n)
+    ]
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    return {name: sum(counts[name] for counts in each) for name in names}
+
+
+def _head(model: str) -> dict[str, Any]:
+    return {
+        "id": f"cmpl-{secrets.token_hex(12)}",
+        "object": "text_completion",
+        "created": now(),
+        "model": model,
+    }

@@ -1,0 +1,204 @@
+"""Endpoints of no protocol but llama.cpp's habits: tokens, gaps in code, health and figures."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes, peak_memory_bytes
+from edgellama.server.answers import Ended, Event, Piece, Wish
+from edgellama.server.errors import RequestError, openai_error
+from edgellama.server.fields import take_fields
+from edgellama.server.openai_common import finish_reason, token_limit
+from edgellama.server.routing import Routes, state_of
+from edgellama.server.text_openers import open_prompt
+from edgellama.server.wire import (
+    AnswerStream,
+    StreamWriter,
+    json_response,
+    read_json,
+    sse,
+    wait_for_results,
+)
+
+if TYPE_CHECKING:
+    from edgellama.generation.results import Generation
+    from edgellama.server.state import ServerState
+
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class TokenizeFields(msgspec.Struct):
+    """``/tokenize``."""
+
+    content: str
+    model: str = ""
+    add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False
+
+
+class DetokenizeFields(msgspec.Struct):
+    """``/detokenize``."""
+
+    tokens: list[int]
+    model: str = ""
+
+
+class InfillFields(msgspec.Struct):
+    """``/infill``: ``prompt`` stands behind the prefix, as llama.cpp's clients have it."""
+
+    input_prefix: str = ""
+    input_suffix: str = ""
+    prompt: str = ""
+    model: str = ""
+    stream: bool = False
+    n_predict: int | None = None
+
+
+async def health(request: Request) -> Response:
+    """Whether the server can answer."""
+    state = state_of(request)
+    if state.is_ending:
+        return json_response({"status": "ending"}, 503)
+    return json_response({"status": "ok", **_queue(state), "loaded": sorted(state.shelf.loaded)})
+
+
+async def metrics(request: Request) -> Response:
+    """Counters for Prometheus."""
+    state = state_of(request)
+    gauges = {
+        "texts_running": state.queue.num_running,
+        "texts_waiting": state.queue.num_waiting,
+        "models_loaded": len(state.shelf.loaded),
+        "prompt_cache_bytes": _cached_bytes(state),
+    }
+    return Response(state.metrics.as_text(gauges), media_type=METRICS_TYPE)
+
+
+async def stats(request: Request) -> Response:
+    """What a page about the server shows."""
+    state = state_of(request)
+    models = [
+        {
+            "name": entry.model.name,
+            "predicted_bytes": entry.num_bytes,
+            "file_bytes": entry.model.num_bytes,
+            "prompt_cache_bytes": entry.llama.cached_bytes,
+            "context_length": entry.llama.context_length,
+            "num_uses": entry.num_uses,
+        }
+        for entry in state.shelf.loaded.values()
+    ]
+    return json_response(
+        {
+            **_queue(state),
+            "parallel": state.queue.width,
+            "max_waiting": state.queue.max_waiting,
+            "models": models,
+            "totals": dict(state.metrics.counts),
+            "available_bytes": available_memory_bytes(),
+            "peak_bytes": peak_memory_bytes(),
+        }
+    )
+
+
+async def tokenize(request: Request) -> Response:
+    """The tokens of a text."""
+    state = state_of(request)
+    fields, _ = take_fields(await read_json(request, state.settings.limits), TokenizeFields)
+    async with state.shelf.lease(fields.model) as llama:
+        tokenizer = llama.tokenizer
+        tokens = await asyncio.to_thread(
+            tokenizer.encode,
+            fields.content,
+            add_bos=fields.add_special and tokenizer.special.add_bos,
+            parse_special=fields.parse_special,
+        )
+        if not fields.with_pieces:
+            return json_response({"tokens": tokens})
+        pieces = [{"id": token, "piece": tokenizer.token_text(token)} for token in tokens]
+        return json_response({"tokens": pieces})
+
+
+async def detokenize(request: Request) -> Response:
+    """The text of tokens."""
+    state = state_of(request)
+    fields, _ = take_fields(await read_json(request, state.settings.limits), DetokenizeFields)
+    async with state.shelf.lease(fields.model) as llama:
+        size = llama.tokenizer.vocab_size
+        wrong = [token for token in fields.tokens if not 0 <= token < size]
+        if wrong:
+            raise RequestError(400, f"token {wrong[0]}; allowed: 0 to {size - 1}", param="tokens")
+        return json_response(
+            {"content": await asyncio.to_thread(llama.tokenizer.decode, fields.tokens)}
+        )
+
+
+async def infill(request: Request) -> Response:
+    """What stands in a gap."""
+    state = state_of(request)
+    fields, options = take_fields(await read_json(request, state.settings.limits), InfillFields)
+    if fields.n_predict is not None and fields.n_predict >= 0:
+        options["max_tokens"] = fields.n_predict
+    token_limit(options, state.settings.limits)
+    options["suffix"] = fields.input_suffix
+    start = open_prompt(fields.input_prefix + fields.prompt, options)
+    answer = state.answer(Wish(fields.model, start))
+    if fields.stream:
+        return AnswerStream(answer, InfillStream(), state.settings.ping_s)
+    (result,) = await wait_for_results(answer, request.receive)
+    return json_response({"content": result.text, **_infill_end(result)})
+
+
+class InfillStream(StreamWriter):
+    """Pieces of what stands in a gap."""
+
+    error_shape = staticmethod(openai_error)
+
+    def event(self, event: Event) -> bytes:
+        """A piece, or the end with its counts."""
+        if isinstance(event, Piece):
+            return sse({"content": event.chunk.text, "stop": False}) if event.chunk.text else b""
+        if isinstance(event, Ended):
+            return sse({"content": "", **_infill_end(event.result)})
+        return b""
+
+
+def _infill_end(result: Generation) -> dict[str, Any]:
+    figures = result.statistics
+    return {
+        "stop": True,
+        "stop_type": "limit" if finish_reason(result) == "length" else "eos",
+        "tokens_predicted": len(result.tokens),
+        "tokens_evaluated": result.prompt_tokens,
+        "timings": {
+            "prompt_n": figures.prefilled_tokens,
+            "prompt_ms": 1e3 * figures.prefill_s,
+            "predicted_n": len(result.tokens),
+            "predicted_ms": 1e3 * figures.decode_s,
+            "predicted_per_second": figures.decode_tokens_per_second,
+        },
+    }
+
+
+def _queue(state: ServerState) -> dict[str, int]:
+    return {"running": state.queue.num_running, "waiting": state.queue.num_waiting}
+
+
+def _cached_bytes(state: ServerState) -> int:
+    return sum(entry.llama.cached_bytes for entry in state.shelf.loaded.values())
+
+
+ROUTES: Routes = (
+    ("/health", ("GET",), health),
+    ("/metrics", ("GET",), metrics),
+    ("/stats", ("GET",), stats),
+    ("/tokenize", ("POST",), tokenize),
+    ("/detokenize", ("POST",), detokenize),
+    ("/infill", ("POST",), infill),
+)
