@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from elf_bytes import sample_object
 from kernel_harness import runner_of
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
@@ -87,6 +88,18 @@ def test_damaged_object(cold_cache: Path, damage: str) -> None:
         assert compiled(progress)
         assert progress == [(0, 1), (1, 1)]
         assert read_checked(path)
+
+
+def test_stored_kernel_that_is_no_object(cold_cache: Path) -> None:
+    """What has the right digest and is no kernel is compiled anew, like what is damaged."""
+    folder = cache_folder(GENERIC)
+    folder.mkdir(parents=True)
+    path = folder / f"{KERNEL}.o"
+    for content in (b"machine code", sample_object()):
+        write_checked(path, content)
+        progress: list[tuple[int, int]] = []
+        assert compiled(progress)
+        assert progress == [(0, 1), (1, 1)]
 
 
 def runner_object() -> bytes:
@@ -267,17 +280,16 @@ def test_sources_count_more_than_a_bound_hash(
 
 
 def test_key_of_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another version of the compiler or of Numba changes the folder, another CPU does not."""
-    before = cache_folder(GENERIC)
+    """Another version of LLVM or of Numba, or another system, changes the folder."""
+    before, real = cache_folder(GENERIC), code_cache._package_version
     for module, name, value in (
-        (code_cache.llvmlite, "__version__", "0.0"),
-        (code_cache, "_numba_version", lambda: "0.0"),
+        (code_cache, "_package_version", lambda name: "0.0" if name == "llvmlite" else real(name)),
+        (code_cache, "_package_version", lambda name: "0.0" if name == "numba" else real(name)),
         (code_cache, "system_name", lambda: "other-system"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, value)
             assert cache_folder(GENERIC) != before
-    monkeypatch.setattr(code_cache.binding, "get_host_cpu_name", lambda: "other-cpu")
     assert cache_folder(GENERIC) == before
 
 
@@ -393,13 +405,13 @@ from edgellama.quant.gguf.file import GGUFFile
 with GGUFFile(sys.argv[1]) as file, Engine(file, num_threads=2, progress=print) as engine:
     logits = engine.forward([1, 2, 3, 4, 5, 6], engine.new_cache(16))
     engine.forward([7], engine.new_cache(16))
-heavy = {"numba", "jinja2", "rich", "prompt_toolkit", "tiktoken", "sentencepiece", "gguf"}
+heavy = {"numba", "llvmlite", "jinja2", "rich", "prompt_toolkit", "tiktoken", "sentencepiece"}
 print(logits.shape, sorted(heavy & set(sys.modules)))
 """
 
 
-def test_warm_start_without_numba(tmp_path: Path) -> None:
-    """With a warm cache an engine runs without importing numba, and reports no compilation."""
+def test_warm_start_without_a_compiler(tmp_path: Path) -> None:
+    """With a warm cache an engine runs without Numba and LLVM, and reports no compilation."""
     path = write_tiny_llama(tmp_path / "tiny.gguf", TinyLlama(weight_format="Q4_0"))
     first = run_python(WARM_START, str(path))
     assert first.returncode == 0, first.stderr

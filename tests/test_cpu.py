@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgellama.kernels_cpu.machine import cpu
+from edgellama.kernels_cpu.machine import cpu, cpu_features
 from edgellama.kernels_cpu.machine.cpu import (
     AVX512VNNI,
     GENERIC,
@@ -21,6 +21,7 @@ from edgellama.kernels_cpu.machine.cpu import (
     usable_cpus,
     usable_physical_cores,
 )
+from edgellama.kernels_cpu.machine.cpu_features import FEATURE_BITS, features_of, host_features
 from edgellama.quant.errors import KernelError
 
 
@@ -187,3 +188,45 @@ def test_affinity() -> None:
         assert default_num_threads() == 1
     finally:
         os.sched_setaffinity(0, before)
+
+
+@pytest.mark.skipif(not cpu_features.is_x86(), reason="LLVM and cpuid tell of x86-64")
+def test_features_are_those_that_llvm_finds() -> None:
+    """Every feature that tiers can ask for is told as LLVM tells it."""
+    from llvmlite import binding
+
+    told = binding.get_host_cpu_features()
+    assert {name for name in FEATURE_BITS if told[name]} == host_features()
+    assert {name for tier in TIERS if not tier.is_arm for name in tier.requires} <= set(
+        FEATURE_BITS
+    )
+
+
+ALL_BITS = (0xFFFFFFFF,) * 4
+WIDE = {"avx", "avx2", "avxvnni", "f16c", "fma"}
+
+
+@pytest.mark.parametrize(
+    ("answers", "saved", "is_mac", "missing"),
+    [
+        ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): ALL_BITS, (7, 1): ALL_BITS}, 0xE7, False, set()),
+        ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): (0, *ALL_BITS[1:])}, 0xE7, False, {"avxvnni"}),
+        ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): ALL_BITS, (7, 1): ALL_BITS}, 0x07, True, set()),
+        ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): ALL_BITS, (7, 1): ALL_BITS}, 0x07, False,
+         {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni"}),
+        ({(0, 0): (7,), (1, 0): ALL_BITS, (7, 0): ALL_BITS, (7, 1): ALL_BITS}, 0x03, True,
+         WIDE | {"avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512vnni"}),
+        ({(0, 0): (1,), (1, 0): ALL_BITS}, 0xE7, False,
+         {name for name, (leaf, _, _) in FEATURE_BITS.items() if leaf[0] == 7}),
+    ],
+)  # fmt: skip
+def test_features_of_other_cpus(
+    answers: dict[tuple[int, int], tuple[int, ...]], saved: int, is_mac: bool, missing: set[str]
+) -> None:
+    """Only leaves that a CPU has are asked for, and only registers that the system saves count."""
+
+    def ask(leaf: tuple[int, int]) -> tuple[int, int, int, int]:
+        eax, ebx, ecx, edx = (*answers[leaf], 0, 0, 0)[:4]
+        return eax, ebx, ecx, edx
+
+    assert set(FEATURE_BITS) - features_of(ask, saved, is_mac) == missing

@@ -34,7 +34,7 @@ MADE_BY = "edgellama test"
 @pytest.fixture(scope="module")
 def code() -> dict[str, bytes]:
     """Object code of one kernel, by name, for the generic tier."""
-    return dict(read_or_compile([KERNEL], GENERIC))
+    return {name: found.content for name, found in read_or_compile([KERNEL], GENERIC).items()}
 
 
 @pytest.fixture
@@ -113,7 +113,8 @@ def test_a_frozen_application_finds_its_own(
     assert ExportedKernels.find() is None
     monkeypatch.setattr(sys, "frozen", True, raising=False)
     found = ExportedKernels.find()
-    assert found is not None and found.read(GENERIC.name, KERNEL) == code[KERNEL]
+    kernel = found.read(GENERIC.name, KERNEL) if found else None
+    assert kernel is not None and kernel.content == code[KERNEL]
 
 
 @pytest.mark.parametrize(
@@ -152,6 +153,13 @@ def test_damaged_code(folder: Path) -> None:
         CompiledKernels(GENERIC).ensure([KERNEL])
     path.unlink()
     with pytest.raises(KernelError, match=r"add_bias\.o: cannot be read"):
+        CompiledKernels(GENERIC).ensure([KERNEL])
+
+
+def test_code_that_is_no_object(folder: Path, code: dict[str, bytes]) -> None:
+    """Code that the manifest names and that is no kernel is refused by its path."""
+    write_exported(folder, {GENERIC.name: {KERNEL: code[KERNEL][:-1]}}, made_by=MADE_BY)
+    with pytest.raises(KernelError, match=r"add_bias\.o: not an object file.*make the folder anew"):
         CompiledKernels(GENERIC).ensure([KERNEL])
 
 

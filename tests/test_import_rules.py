@@ -79,7 +79,7 @@ UNBOUND = ("cli", "pyinstaller", "__main__")
 """Rooms that may import every other."""
 # Third-party packages that are slow to import, or bound to one place by design: where they may be.
 PLACES = {
-    "llvmlite": re.compile(r"edgellama\.kernels_cpu\.(simd\.\w+|compiling\.\w+|machine\.cpu)"),
+    "llvmlite": re.compile(r"edgellama\.kernels_cpu\.(simd\.\w+|compiling\.jit)"),
     "numba": re.compile(r"edgellama\.kernels_cpu(\.\w+)*"),
     "gguf": re.compile(r"edgellama\.convert(\.\w+)*"),
     **dict.fromkeys(("msgspec", "starlette", "uvicorn"), re.compile(r"edgellama\.server\.\w+")),

@@ -75,8 +75,9 @@ def _cpu(problems: list[str]) -> Rows:
     yield "model", cpu.cpu_name()
     try:
         from edgellama.kernels_cpu.compiling.code_cache import choose_tier
+        from edgellama.kernels_cpu.machine.cpu_features import host_features
 
-        features = cpu.host_features()
+        features = host_features()
         yield "tiers it can run", ", ".join(tier.name for tier in cpu.available_tiers())
         yield "tier in use", choose_tier().name
     except (ImportError, KernelError) as error:

@@ -113,7 +113,8 @@ def _compiled(names: set[str], tier: Tier) -> dict[str, bytes]:
     from edgellama.kernels_cpu.compiling.code_cache import read_or_compile
 
     with step_progress(f"compiling kernels for {tier.name}") as report:
-        return dict(read_or_compile(sorted(names), tier, report))
+        found = read_or_compile(sorted(names), tier, report)
+    return {name: kernel.content for name, kernel in found.items()}
 
 
 def _export(folder: Path, objects: dict[str, dict[str, bytes]]) -> None:

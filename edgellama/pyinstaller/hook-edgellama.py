@@ -2,7 +2,7 @@
 
 Kernels are imported by name when they are compiled, the version of a package is asked of its
 metadata, and compiled code is told apart by a hash of sources that a bundle does not have. If
-EDGELLAMA_KERNELS names an exported folder, that is bundled, and Numba left out.
+EDGELLAMA_KERNELS names an exported folder, that is bundled, and Numba left out with its LLVM.
 """
 
 import os
@@ -37,6 +37,6 @@ exported = os.environ.get(EXPORT_VARIABLE)
 if exported:
     ExportedKernels.open(Path(exported))
     datas.append((str(Path(exported).resolve()), EXPORT_NAME))
-    excludedimports.append("numba")
+    excludedimports += ["numba", "llvmlite"]
 else:
-    datas += copy_metadata("numba")
+    datas += copy_metadata("numba") + copy_metadata("llvmlite")

@@ -2,7 +2,7 @@
 
 The folder's name is a hash of everything that the code depends on (all kernel sources, numba,
 llvmlite, the tier), so stale code cannot run. Kernels that an application ships come first.
-Loading needs llvmlite alone; Numba is started, in worker processes, only when something is missing.
+Numba and LLVM are started, in worker processes, only when something is missing.
 """
 
 from __future__ import annotations
@@ -14,16 +14,13 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
-import llvmlite
-from llvmlite import binding
-
+from edgellama.kernels_cpu.compiling.code_loader import LoadedCode
 from edgellama.kernels_cpu.compiling.compile_pool import Progress, compile_kernels
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked
+from edgellama.kernels_cpu.compiling.elf_object import ElfObject
 from edgellama.kernels_cpu.compiling.exported_kernels import (
     ExportedKernels,
     system_name,
@@ -42,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 FOLDER_NAME = "kernels"
 """Within the cache folder."""
+COMPILERS = ("llvmlite", "numba")
+"""Packages whose versions decide what the code is."""
 MONTH_SECONDS = 30 * 24 * 3600
 
 
@@ -49,15 +48,11 @@ class CompiledKernels:
     """Compiled kernels of one tier; the machine code lives as long as this object."""
 
     def __init__(self, tier: Tier) -> None:
-        binding.initialize_native_target()
-        binding.initialize_native_asmprinter()
-        target = binding.Target.from_default_triple()
-        machine = target.create_target_machine(jit=True, codemodel="jitdefault")
         self.tier = tier
         self.code_bytes = 0
         self.num_compiled = 0
         self._exported = ExportedKernels.find()
-        self._engine: Any = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+        self._loaded: list[LoadedCode] = []
         self._addresses: dict[str, int] = {}
 
     def ensure(
@@ -87,29 +82,27 @@ class CompiledKernels:
         # Who ships kernels does not want others compiled.
         others = () if self._exported else companions
         objects |= read_or_compile(missing, self.tier, count, others)
-        for content in objects.values():
-            self._engine.add_object_file(binding.ObjectFileRef.from_data(content))
-            self.code_bytes += len(content)
-        self._engine.finalize_object()
+        code = LoadedCode(objects.values())
+        self._loaded.append(code)
+        self.code_bytes += code.num_bytes
         num_compiled = self.num_compiled - compiled_before
         logger.debug(
             "%d kernels for %s, %d of them shipped; %d compiled, the rest from the cache; %.2f s",
             *(len(wanted), self.tier.name, num_exported, num_compiled),
             time.perf_counter() - started,
         )
-        for name in wanted:
-            self._addresses[name] = int(self._engine.get_function_address(name))
+        self._addresses |= code.addresses
 
     def address(self, name: str) -> int:
         """Address of ``void(int64 args, int64 thread, int64 job)``."""
         return self._addresses[name]
 
-    def _exported_objects(self, names: Sequence[str]) -> dict[str, bytes]:
+    def _exported_objects(self, names: Sequence[str]) -> dict[str, ElfObject]:
         """Those kernels that the application ships."""
         if self._exported is None:
             return {}
         contents = {name: self._exported.read(self.tier.name, name) for name in names}
-        return {name: content for name, content in contents.items() if content is not None}
+        return {name: found for name, found in contents.items() if found is not None}
 
 
 def choose_tier(name: str | None = None) -> Tier:
@@ -128,8 +121,8 @@ def read_or_compile(
     tier: Tier,
     progress: Progress | None = None,
     companions: Iterable[str] = (),
-) -> Mapping[str, bytes]:
-    """Object code by name, from the user's cache, where it is put first if need be.
+) -> Mapping[str, ElfObject]:
+    """Object files by name, from the user's cache, where it is put first if need be.
 
     The tier need not be one that this CPU can run. ``progress`` and ``companions`` as for
     ``CompiledKernels.ensure``. Raises KernelError and CacheError.
@@ -146,17 +139,21 @@ def read_or_compile(
         others = [name for name in others if _read_first(places, name) is None]
         _remove_unused(folder)
         compile_kernels([*missing, *others], tier, folder, progress)
-        found |= {name: read_checked(folder / f"{name}.o") for name in missing}
-    complete = {name: content for name, content in found.items() if content is not None}
+        found |= {name: _read_first([folder], name) for name in missing}
+    complete = {name: code for name, code in found.items() if code is not None}
     if len(complete) < len(names):
         raise KernelError(f"compiled kernels could not be read back from {folder}")
     return complete
 
 
-def _read_first(places: Iterable[Path], name: str) -> bytes | None:
-    """The kernel from the first place that holds it whole."""
-    contents = (read_checked(place / f"{name}.o") for place in places)
-    return next((content for content in contents if content is not None), None)
+def _read_first(places: Iterable[Path], name: str) -> ElfObject | None:
+    """The kernel from the first place that holds it whole; whatever else lies there is ignored."""
+    for place in places:
+        content = read_checked(place / f"{name}.o")
+        if content is not None:
+            with contextlib.suppress(KernelError):
+                return ElfObject.parse(content, name)
+    return None
 
 
 def has_compiled(tier: Tier) -> bool:
@@ -181,20 +178,23 @@ def code_key(tier: Tier) -> str:
             "this application was frozen without edgellama's sources and their hash; bundle "
             "edgellama/kernels_cpu/source_hash.txt (PyInstaller does it by itself)"
         )
-    parts = (sources, llvmlite.__version__, system_name(), _numba_version(), tier.name)
+    versions = [_package_version(name) for name in COMPILERS]
+    parts = (sources, system_name(), *versions, tier.name)
     return f"{tier.name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
 
-def _numba_version() -> str:
-    """What numba says of its version, without the cost of importing it."""
-    spec = find_spec("numba")
+def _package_version(name: str) -> str:
+    """What a package says of its version, without the cost of importing it."""
+    spec = find_spec(name)
     if spec is None or spec.origin is None:
         return "absent"
     try:
         return (Path(spec.origin).parent / "_version.py").read_text(encoding="utf-8")
     except OSError:  # frozen
+        from importlib.metadata import PackageNotFoundError, version
+
         try:
-            return version("numba")
+            return version(name)
         except PackageNotFoundError:
             return "unknown"
 

@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgellama.kernels_cpu.compiling.elf_object import ElfObject
 from edgellama.kernels_cpu.compiling.source_hash import SOURCE_FOLDER, source_hash
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, KernelError
@@ -74,8 +75,8 @@ class ExportedKernels:
             raise KernelError(f"{path}: tiers are {shown(tiers)}; {REMEDY}")
         return cls(folder, tiers)
 
-    def read(self, tier: str, kernel: str) -> bytes | None:
-        """Object code of a kernel, None if the folder has none; KernelError for a damaged file."""
+    def read(self, tier: str, kernel: str) -> ElfObject | None:
+        """A kernel's object, None if the folder has none; KernelError for a damaged file."""
         digest = self.digests.get(tier, {}).get(kernel)
         if digest is None:
             return None
@@ -86,7 +87,10 @@ class ExportedKernels:
             raise KernelError(f"{path}: cannot be read, {error}; {REMEDY}") from error
         if hashlib.sha256(content).hexdigest() != digest:
             raise KernelError(f"{path}: not the file that {MANIFEST_NAME} names; {REMEDY}")
-        return content
+        try:
+            return ElfObject.parse(content, kernel)
+        except KernelError as error:
+            raise KernelError(f"{path}: {error}; {REMEDY}") from error
 
 
 def write_exported(

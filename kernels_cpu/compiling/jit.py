@@ -51,19 +51,36 @@ class TierCodegen(codegen.AOTCPUCodegen):
         self._tier = tier
         super().__init__(f"edgellama.{tier.name}")
 
+    def _init(self, llvm_module: Any) -> None:
+        super()._init(llvm_module)
+        target = binding.Target.from_triple(object_triple())
+        self._tm = target.create_target_machine(**target_options(self._tier))
+        self._target_data = self._tm.target_data
+        self._data_layout = str(self._target_data)
+
+    def _create_empty_module(self, name: str) -> Any:
+        module = super()._create_empty_module(name)
+        module.triple = object_triple()
+        return module
+
     def _customize_tm_options(self, options: dict[str, Any]) -> None:
         options.update(target_options(self._tier))
 
 
+def object_triple() -> str:
+    """This system's triple, whose calling convention kernels have, for ELF objects everywhere."""
+    triple: str = binding.get_process_triple()
+    return triple if "linux" in triple else f"{triple}-elf"
+
+
 def target_options(tier: Tier) -> dict[str, Any]:
-    """How LLVM is told to compile for a tier; position-dependent as Numba's own JIT does on x86."""
+    """How LLVM is told to compile for a tier: code that reaches its constants wherever it lies."""
     x86 = binding.get_process_triple().startswith("x86")
     return {
         "cpu": tier.llvm_cpu or ("x86-64" if x86 else "generic"),
         "features": tier.llvm_features,
-        "reloc": "static" if x86 else "default",
-        "codemodel": "jitdefault",
-        "jit": True,
+        "reloc": "pic",
+        "codemodel": "small",
         "opt": 3,
     }
 
@@ -159,7 +176,7 @@ def _typed_library(kernel: Kernel, signature: Signature) -> tuple[Any, str]:
 def _entry_module(name: str, symbol: str, signature: Signature) -> Any:
     """A function that reads a kernel's arguments from its record and calls it."""
     module = ir.Module(name)
-    module.triple = binding.get_process_triple()
+    module.triple = object_triple()
     kinds = [F32 if p in signature.float_parameters else I64 for p in signature.parameters]
     byte_pointer = ir.IntType(8).as_pointer()
     inner_type = ir.FunctionType(

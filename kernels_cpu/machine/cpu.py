@@ -1,7 +1,7 @@
 """What this machine offers: instruction-set tiers, and how many threads are worth starting.
 
-Knows the table of tiers and how to detect them; leaves code generation to ``jit`` and the
-choice of kernels to the engine. Imports neither numba nor any kernel.
+Knows the table of tiers; what the CPU has is told by ``cpu_features``. Leaves code generation to
+``jit`` and the choice of kernels to the engine. Imports neither numba nor any kernel.
 """
 
 from __future__ import annotations
@@ -12,15 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from edgellama.kernels_cpu.machine.cpu_features import ARM_MACHINES, X86_MACHINES, host_features
 from edgellama.quant.errors import KernelError
 
 TIER_VARIABLE = "EDGELLAMA_TIER"
 THREADS_VARIABLE = "EDGELLAMA_NUM_THREADS"
-APPLE_FEATURES = frozenset({"neon", "dotprod"})
-
-
-X86_MACHINES = ("x86_64", "amd64")
-ARM_MACHINES = ("aarch64", "arm64")
 Dot4 = Literal["plain", "unsigned", "pairs", "signed"]
 """How four byte products are summed: without an instruction for it; unsigned times signed at
 once; in pairs of unsigned times signed that saturate at 16 bits; signed times signed at once."""
@@ -100,23 +96,6 @@ GENERIC = Tier(
 )
 TIERS: tuple[Tier, ...] = (AVX512VNNI, AVXVNNI, AVX2, NEON_DOTPROD, GENERIC)
 """Fastest first."""
-
-
-def host_features() -> frozenset[str]:
-    """LLVM's names of the features of this CPU; empty where LLVM cannot tell."""
-    from llvmlite import binding
-
-    try:
-        present = binding.get_host_cpu_features().items()
-    except RuntimeError:
-        present = ()
-    # Every Mac with an Arm processor has them, whether LLVM can tell or not.
-    certain = APPLE_FEATURES if platform.system() == "Darwin" and _is_arm() else frozenset()
-    return certain | {name for name, is_present in present if is_present}
-
-
-def _is_arm() -> bool:
-    return platform.machine().lower() in ARM_MACHINES
 
 
 def cpu_name() -> str:

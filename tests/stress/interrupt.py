@@ -1,8 +1,7 @@
 """Ctrl-C at any moment: in a step, in a stream, while a session or a model is closed.
 
 Signals come to the main thread, as they do to a user's; another thread works on the same engine
-all the while and must neither wait for ever nor get another text. Loading is left out: llvmlite
-frees some of its strings twice when it is interrupted.
+all the while and must neither wait for ever nor get another text.
 """
 
 from __future__ import annotations
