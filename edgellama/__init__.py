@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgellama.generation.async_stream import AsyncStream
     from edgellama.generation.batch import AsyncBatch, Batch
     from edgellama.generation.conversation import Conversation
+    from edgellama.generation.embedding import Embedding, EmbedOptions
     from edgellama.generation.results import Chunk, Generation, Statistics
     from edgellama.generation.session import Session
     from edgellama.generation.stream import Stream
@@ -64,6 +65,8 @@ _MODULES = {
     "Conversation": "edgellama.generation.conversation",
     "DownloadError": "edgellama.quant.errors",
     "EdgellamaError": "edgellama.quant.errors",
+    "EmbedOptions": "edgellama.generation.embedding",
+    "Embedding": "edgellama.generation.embedding",
     "Engine": "edgellama.engine.engine",
     "GGUFFile": "edgellama.quant.gguf.file",
     "Generation": "edgellama.generation.results",
@@ -105,6 +108,8 @@ __all__ = [
     "ConversionError",
     "DownloadError",
     "EdgellamaError",
+    "EmbedOptions",
+    "Embedding",
     "Engine",
     "GGUFFile",
     "Generation",

@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
 
 from edgellama.engine.hooks import HookPlace, RowFunction, RowHook
 from edgellama.engine.kv_types import KVTypeChoice
@@ -18,6 +20,7 @@ from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.batch import DEFAULT_WIDTH, AsyncBatch, Batch, OnError
 from edgellama.generation.batch_prompts import BatchPrompt, BatchPrompts
 from edgellama.generation.conversation import Conversation
+from edgellama.generation.embedding import Embedder, Embedding, EmbedOptions, HowToEmbed, as_texts
 from edgellama.generation.fitting import WhenFull
 from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
@@ -32,6 +35,7 @@ from edgellama.text.named_templates import missing_template
 from edgellama.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     from typing_extensions import Unpack
 
     from edgellama.engine.adapter import Adapter
@@ -386,6 +390,77 @@ class Llama:
             )
         )
 
+    def embed(
+        self,
+        texts: str | Iterable[str | Sequence[int]],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> npt.NDArray[np.float32]:
+        """Texts as vectors, several computed together: the states after the last norm, pooled.
+
+        Arguments:
+            texts: One text or several, each a string or a row of token ids.
+            progress: Called as ``progress(done, total)`` with texts. None (the default) is nobody.
+            options: EmbedOptions for all texts, such as ``pooling="last"``.
+
+        Returns:
+            float32 (texts, width), in the order of the texts; of one text, too.
+
+        Raises:
+            ContextLengthError: A text has more tokens than the context holds, without ``truncate``.
+            InvalidOptionError: An empty text, an argument of another type or outside its range.
+            UnsupportedModelError: The file asks for a pooling that there is not.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> texts = ["How do I bake bread?", "Recipes for loaves", "Tax law"]
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     question, *others = llama.embed(texts)
+            >>> bool(question @ others[0] > question @ others[1])
+            True
+        """
+        rows, all_texts = [], as_texts(texts)
+        for embedding in self.embed_each(all_texts, **options):
+            rows.append(embedding.vector)
+            if progress is not None:
+                progress(len(rows), len(all_texts))
+        return np.stack(rows) if rows else np.empty((0, self.config.embedding_length), np.float32)
+
+    def embed_each(
+        self, texts: Iterable[str | Sequence[int]], **options: Unpack[EmbedOptions]
+    ) -> Iterator[Embedding]:
+        """The same one after the other, so that millions of texts take little memory.
+
+        Arguments:
+            texts: Any iterable, read as far as there is room.
+            options: EmbedOptions for all texts, such as ``pooling="last"``.
+
+        Returns:
+            An iterator of embeddings in the order of the texts, with counts of tokens; leaving
+            it early ends what runs.
+
+        Raises:
+            ContextLengthError: A text has more tokens than the context holds, without ``truncate``.
+            InvalidOptionError: An empty text, an argument of another type or outside its range.
+            UnsupportedModelError: The file asks for a pooling that there is not.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=4) as llama:
+            ...     found = list(llama.embed_each(["one two three four five"], truncate=True))
+            >>> found[0].num_tokens, found[0].num_dropped
+            (4, 1)
+        """
+        self._check_open()
+        adapters = self._engine.adapters.adapter_set(options.get("adapters"))
+        how = HowToEmbed.of(options, self.metadata)
+        return Embedder(self._engine, self.tokenizer, self.context_length, how, adapters).each(
+            texts
+        )
+
     def chat(
         self,
         system: str | None = None,
@@ -482,9 +557,7 @@ class Llama:
             ...     french = llama.load_adapter("french.gguf")
             ...     text = llama.generate("Once upon", adapters={french: 0.8}).text
         """
-        with self._sessions_lock:
-            if self._closed:
-                raise EdgellamaError("this model is closed")
+        self._check_open()
         return self._engine.adapters.load(path, name, progress)
 
     def unload_adapter(self, adapter: Adapter | str) -> None:
@@ -538,8 +611,7 @@ class Llama:
             True
         """
         with self._sessions_lock:
-            if self._closed:
-                raise EdgellamaError("this model is closed")
+            self._check_open()
             session = Session(
                 self._engine,
                 self.tokenizer,
@@ -681,6 +753,10 @@ class Llama:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EdgellamaError("this model is closed")
 
     def _chat_template(self, given: str | None) -> ChatTemplate:
         if given is not None:

@@ -22,6 +22,8 @@ from edgellama.convert.model.gguf_source import gguf_items
 from edgellama.convert.model.hparams import hugging_face_hparams, meta_hparams, meta_release
 from edgellama.convert.model.layout import SourceLayout
 from edgellama.convert.model.output_tie import decide_tie
+from edgellama.convert.model.pooling import FILE as POOLING_FILE
+from edgellama.convert.model.pooling import pooling_items
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.json_fields import Fields, read_fields
 from edgellama.convert.sources.source_tensor import SourceTensor
@@ -96,6 +98,7 @@ def describe(
     items = (
         general_items(checkpoint, tensors, name)
         | sampling_items(generation)
+        | pooling_items(read_fields(checkpoint.folder / POOLING_FILE))
         | sizes.items()
         | vocabulary.items()
         | end_token_items([config, generation], vocabulary.special_ids, len(vocabulary.tokens))

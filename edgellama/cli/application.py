@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "generate": "edgellama.cli.generate",
         "batch": "edgellama.cli.batch",
         "serve": "edgellama.cli.serve",
+        "embed": "edgellama.cli.embed",
         "footprint": "edgellama.cli.footprint",
         "inspect": "edgellama.cli.inspect_model",
         "tokenize": "edgellama.cli.tokenize",

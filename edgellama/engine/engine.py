@@ -32,7 +32,7 @@ from edgellama.engine.step import FloatRows, StepRunner
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer
 from edgellama.engine.weights import ModelWeights, load_weights
-from edgellama.engine.work import Work
+from edgellama.engine.work import Kept, Work
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
 from edgellama.kernels_cpu.compiling.compile_pool import Progress
 from edgellama.kernels_cpu.compiling.source_hash import source_hash
@@ -132,17 +132,19 @@ class Engine:
         *,
         kv_type: KVTypeChoice | None = None,
         adapters: AdapterSet = NO_ADAPTERS,
+        is_passing: bool = False,
     ) -> KVCache:
         """A cache for one sequence; ``context_length`` defaults to the model's own.
 
         ``kv_type`` defaults to the engine's; ``adapters``, of this engine's shelf, are what its
-        tokens are computed with. Raises InvalidOptionError.
+        tokens are computed with; of a passing text nothing is kept for later ones. Raises
+        InvalidOptionError.
         """
         length = self.config.context_length if context_length is None else context_length
         pool, window = self.pool(kv_type), self.config.sliding_window
         return KVCache(
             pool, length, window=window, origin=self._origin(), adapters=adapters,
-            dynamic_from=self.config.rope.dynamic_from,
+            dynamic_from=self.config.rope.dynamic_from, is_passing=is_passing,
         )  # fmt: skip
 
     def forward(
@@ -185,9 +187,14 @@ class Engine:
         logits: Wanted = "last",
         cancelled: CancelToken | None = None,
         progress: Callable[[int, int], None] | None = None,
+        kept: Kept | None = None,
     ) -> Work:
-        """The same, for the scheduler to run together with others' works."""
-        return Work(cache, self._checked(tokens, cache), logits, cancelled, progress)
+        """The same, for the scheduler to run together with others' works.
+
+        ``kept``: what the result has of the rows that each step gives; all of them by default.
+        """
+        ids = self._checked(tokens, cache)
+        return Work(cache, ids, logits, cancelled, progress, kept=kept)
 
     @property
     def weights(self) -> ModelWeights:

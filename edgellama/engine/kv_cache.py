@@ -30,7 +30,8 @@ class KVCache:
     ``window``: how many tokens each one sees, itself included. ``adapters`` are those that its
     tokens are computed with, ``origin`` stands for what else decides keys and values: pages are
     shared only where both are the same. ``dynamic_from``: prompts of more tokens are turned by
-    their own length, see ``begin``; None: no prompt is.
+    their own length, see ``begin``; None: no prompt is. ``is_passing``: pages are not left in the
+    pool, where they would take the place of texts that come back.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class KVCache:
         origin: bytes = b"",
         adapters: AdapterSet = NO_ADAPTERS,
         dynamic_from: int | None = None,
+        is_passing: bool = False,
     ) -> None:
         if context_length < 1:
             raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
@@ -51,6 +53,7 @@ class KVCache:
         self._base_origin = origin
         self._adapters = adapters
         self._dynamic_from = dynamic_from
+        self._is_passing = is_passing
         self.prompt_length = 0
         self.num_page_changes = 0
         self._pages: list[Page | None] = []
@@ -161,7 +164,7 @@ class KVCache:
             key = self._next_key(number, self._tokens)
             self._keys.append(key)
             page = self._pages[number]
-            if page is not None:
+            if page is not None and not self._is_passing:
                 self._pool.publish(page, key)
         self._leave_behind()
 
@@ -222,6 +225,7 @@ class KVCache:
             origin=self._base_origin,
             adapters=self._adapters,
             dynamic_from=self._dynamic_from,
+            is_passing=self._is_passing,
         )
         other.prompt_length = self.prompt_length
         for number, page in enumerate(self._pages[: -(-self.length // PAGE_POSITIONS)]):

@@ -156,7 +156,7 @@ class StepRunner:
             if not self._run(key, lambda: body() + head(), values, segments, rows, run_ops):
                 return None
             logits = self._logits.array[: len(rows), : self._config.vocab_size]
-            return self._shares(segments, logits)
+            return self._shares(segments, logits, self._residual_rows(segments))
         body_key = ("body", kind, pages.types, adapted)
         if not self._run(body_key, body, values, segments, rows, run_ops):
             return None
@@ -243,7 +243,7 @@ class StepRunner:
         self,
         segments: Sequence[Segment],
         logits: FloatRows,
-        residual: Sequence[FloatRows] = (),
+        residual: Sequence[FloatRows],
     ) -> list[FloatRows]:
         """Each segment's own rows, as arrays that stay."""
         shares: list[FloatRows] = []

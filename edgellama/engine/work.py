@@ -25,6 +25,8 @@ CHANGED = "the sequence was changed while its tokens were computed"
 CLAIM_S = 0.1
 """Far longer than a delivery takes; an interrupted one must not hold up who gives up."""
 Progress = Callable[[int, int], None]
+Kept = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+"""What is kept of the rows that a step has given."""
 
 
 class Work:
@@ -38,11 +40,14 @@ class Work:
         cancelled: CancelToken | None = None,
         progress: Progress | None = None,
         rows: npt.NDArray[np.float32] | None = None,
+        kept: Kept | None = None,
     ) -> None:
+        """``kept`` sums up the rows of each step, where all of a long text would be too many."""
         self.cache = cache
         self.tokens = tokens
         self.wanted = wanted
         self._rows = rows
+        self._kept = kept
         self.cancelled = cancelled
         self.error: BaseException | None = None
         # Held until there is news for who waits, as an alarm rather than a lock.
@@ -132,7 +137,7 @@ class Work:
             return
         try:
             if len(logits):
-                self._outputs[segment.position] = logits
+                self._outputs[segment.position] = self._kept(logits) if self._kept else logits
             segment.cache.append(segment.tokens.tolist())
         finally:
             self._claim.release()

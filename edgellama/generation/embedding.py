@@ -1,0 +1,276 @@
+"""Texts to vectors: the hidden states of a text's tokens after the last norm, pooled to one.
+
+Many texts are computed together, as many as fill a few steps. Which of their tokens share a step
+is the scheduler's business; what a file says of pooling is read here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.arguments import prompt_tokens
+from edgellama.quant.errors import (
+    ContextLengthError,
+    InvalidOptionError,
+    ModelFileError,
+    UnsupportedModelError,
+)
+from edgellama.quant.pooling import POOLING_KEY, POOLING_TYPES
+from edgellama.quant.ways import Way
+from edgellama.sampling.options import check_option_names
+
+if TYPE_CHECKING:
+    from edgellama.engine.adapter_set import AdapterSet
+    from edgellama.engine.adapter_shelf import AdapterScales
+    from edgellama.engine.engine import Engine
+    from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.work import Work
+    from edgellama.text.tokenizer import Tokenizer
+
+Pooling: TypeAlias = Literal["mean", "last", "first"]
+FloatRows: TypeAlias = npt.NDArray[np.float32]
+MOST_TEXTS = 128
+"""Texts at once: each has a page of keys and values at least."""
+STEPS_AT_ONCE = 2
+"""Tokens of the texts at once, in long steps: so that the next one is full, too."""
+SMALLEST_LENGTH = 1e-12
+"""Vectors that are shorter stay as they are."""
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A text as a vector.
+
+    ``vector`` is float32 (width,). ``num_tokens`` were computed, ``num_dropped`` more were cut off
+    its end.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2", context_length=64) as llama:
+        ...     found = list(llama.embed_each(["A cat.", "A dog sleeps."]))
+        >>> [(each.vector.shape, each.num_tokens) for each in found]
+        [((576,), 3), ((576,), 5)]
+    """
+
+    vector: FloatRows
+    num_tokens: int
+    num_dropped: int = 0
+
+
+class EmbedOptions(TypedDict, total=False):
+    """How texts become vectors, as keyword arguments of ``embed`` and its kin.
+
+    Arguments:
+        pooling: Whose states become the vector: "mean" of all tokens, those of the "last" or of
+            the "first". None (the default) is what the file says, else "mean".
+        normalize: Divide vectors by their length, so that a dot product is the cosine. True by
+            default.
+        truncate: Drop the end of texts that are longer than the context. False (the default)
+            refuses them.
+        parse_special: Read control tokens such as "<|im_end|>" in texts. False (the default)
+            keeps them as text.
+        adapters: Loaded adapters, or their names, with scales, such as ``{"french": 0.5}``. None
+            (the default) is none.
+
+    Example:
+        >>> from edgellama import EmbedOptions, Llama
+        >>> options: EmbedOptions = {"pooling": "last", "normalize": False}
+        >>> with Llama("smollm2", context_length=64) as llama:
+        ...     llama.embed("A cat.", **options).shape
+        (1, 576)
+    """
+
+    pooling: Pooling | None
+    normalize: bool
+    truncate: bool
+    parse_special: bool
+    adapters: AdapterScales | None
+
+
+@dataclass(frozen=True)
+class HowToEmbed:
+    """EmbedOptions, checked; adapters are the engine's to find."""
+
+    pooling: Pooling = "mean"
+    normalize: bool = True
+    truncate: bool = False
+    parse_special: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pooling not in get_args(Pooling):
+            allowed = ", ".join(get_args(Pooling))
+            raise InvalidOptionError(f"pooling is {self.pooling!r}; allowed: {allowed}, or None")
+        for name in ("normalize", "truncate", "parse_special"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidOptionError(
+                    f"{name} is {getattr(self, name)!r:.80}; allowed: True, False"
+                )
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], metadata: Mapping[str, Any]) -> HowToEmbed:
+        """What was given, and what the file recommends instead of what was not."""
+        check_option_names(options, tuple(EmbedOptions.__annotations__))
+        given = {name: value for name, value in options.items() if name != "adapters"}
+        if given.get("pooling") is None:
+            given["pooling"] = recommended_pooling(metadata)
+        return cls(**given)
+
+
+def recommended_pooling(metadata: Mapping[str, Any]) -> Pooling:
+    """What a file says of pooling; the mean where it says nothing.
+
+    UnsupportedModelError for models that score texts instead, ModelFileError for what is none.
+    """
+    value = metadata.get(POOLING_KEY, 0)
+    name = POOLING_TYPES.get(value) if isinstance(value, int) else None
+    if name is None:
+        allowed = ", ".join(f"{number} ({name})" for number, name in POOLING_TYPES.items())
+        raise ModelFileError(f"metadata {POOLING_KEY} is {value!r:.80}; allowed: {allowed}")
+    if name == "rank":
+        raise UnsupportedModelError(
+            "the model ranks texts by a head of its own, which cannot run; give pooling to embed "
+            "with its hidden states"
+        )
+    pooling: Pooling = "mean" if name == "none" else name
+    return pooling
+
+
+def as_texts(texts: str | Iterable[str | Sequence[int]]) -> Sequence[str | Sequence[int]]:
+    """One text or several as several; InvalidOptionError for what is neither."""
+    if isinstance(texts, str):
+        return (texts,)
+    if isinstance(texts, (bytes, bytearray, Mapping)) or not isinstance(texts, Iterable):
+        raise InvalidOptionError(f"texts is {texts!r:.80}; allowed: a text, or several")
+    return tuple(texts)
+
+
+@dataclass
+class _Running:
+    """A text that is being computed."""
+
+    work: Work
+    cache: KVCache
+    num_tokens: int
+    num_dropped: int
+
+
+@dataclass
+class Embedder:
+    """Makes vectors with one model; ``context_length`` is how long a text may be."""
+
+    engine: Engine
+    tokenizer: Tokenizer
+    context_length: int
+    options: HowToEmbed
+    adapters: AdapterSet
+    cancel: CancelToken = field(default_factory=CancelToken)
+    _running: deque[_Running] = field(default_factory=deque)
+
+    def each(self, texts: Iterable[str | Sequence[int]]) -> Generator[Embedding, None, None]:
+        """An embedding for each text, in their order; read as far as there is room.
+
+        Raises ContextLengthError and InvalidOptionError with a text's number, from 0.
+        """
+        scheduler, given = self.engine.scheduler, enumerate(texts)
+        try:
+            while self._fill(given):
+                first = self._running[0]
+                works = [running.work for running in self._running if not running.work.is_over]
+                if works and not first.work.is_over:
+                    scheduler.run_any(works, caller=self)
+                    continue
+                yield self._finished(self._running.popleft())
+        finally:
+            scheduler.leave([running.work for running in self._running])
+            for running in self._running:
+                running.cache.close()
+
+    def _fill(self, given: Iterator[tuple[int, str | Sequence[int]]]) -> bool:
+        """Begin texts until enough are computed together; False when there are none."""
+        room = STEPS_AT_ONCE * self.engine.step_tokens
+        room -= sum(running.work.num_left for running in self._running)
+        while room > 0 and len(self._running) < MOST_TEXTS:
+            index, text = next(given, (-1, ""))
+            if index < 0:
+                break
+            self._running.append(self._begun(index, text))
+            room -= self._running[-1].num_tokens
+        return bool(self._running)
+
+    def _begun(self, index: int, text: str | Sequence[int]) -> _Running:
+        tokens, num_dropped = self._fitting(index, self._tokens(index, text))
+        cache = self.engine.new_cache(len(tokens), adapters=self.adapters, is_passing=True)
+        work = self.engine.work(
+            tokens, cache, logits="rows", cancelled=self.cancel, kept=self._kept
+        )
+        return _Running(work, cache, len(tokens), num_dropped)
+
+    def _tokens(self, index: int, text: str | Sequence[int]) -> list[int]:
+        """The tokens of a text as the model wants them, with BOS and EOS; of ids these alone."""
+        if isinstance(text, str):
+            tokens = self.tokenizer.encode(text, parse_special=self.options.parse_special)
+        else:
+            try:
+                tokens = prompt_tokens(self.tokenizer, text, parse_special=False)
+            except InvalidOptionError as error:
+                raise error.within(f"text {index}") from None
+        if not tokens or text == "":
+            raise InvalidOptionError(f"text {index} is empty; allowed: at least one token")
+        return tokens
+
+    def _fitting(self, index: int, tokens: list[int]) -> tuple[list[int], int]:
+        """As many tokens as fit, and how many do not; an EOS at the end stays there."""
+        length, most = len(tokens), self.context_length
+        if length <= most:
+            return tokens, 0
+        if not self.options.truncate:
+            raise ContextLengthError(
+                f"text {index} has {length} tokens, the context {most}",
+                length,
+                most,
+                way=Way(
+                    "cut it into parts, raise context_length, or let truncate=True drop its end",
+                    "cut it into parts, raise --context, or let --truncate drop its end",
+                ),
+            )
+        has_end = tokens[-1] == self.tokenizer.special.eos_id and most > 1
+        kept = [*tokens[: most - 1], tokens[-1]] if has_end else tokens[:most]
+        return kept, length - most
+
+    def _kept(self, rows: FloatRows) -> FloatRows:
+        """What pooling needs of the residual rows of some neighbours among a text's tokens."""
+        if self.options.pooling == "first":
+            return rows[:1]
+        if self.options.pooling == "last":
+            return rows[-1:]
+        total: FloatRows = self._normed(rows).sum(axis=0, keepdims=True)
+        return total
+
+    def _normed(self, rows: FloatRows) -> FloatRows:
+        """The model's last norm."""
+        squares = np.mean(np.square(rows), axis=1, keepdims=True, dtype=np.float64)
+        scale = 1.0 / np.sqrt(squares + self.engine.config.rms_epsilon)
+        normed: FloatRows = (rows * scale * self.engine.weights.output_norm).astype(np.float32)
+        return normed
+
+    def _finished(self, running: _Running) -> Embedding:
+        """The embedding of a text that is over; raises what went wrong with it."""
+        parts = running.work.result(self.engine.config.embedding_length)
+        running.cache.close()
+        if self.options.pooling == "mean":
+            vector = parts.sum(axis=0) / running.num_tokens
+        else:
+            vector = self._normed(parts[:1] if self.options.pooling == "first" else parts[-1:])[0]
+        length = float(np.linalg.norm(vector))
+        if self.options.normalize and length > SMALLEST_LENGTH:
+            vector = vector / length
+        return Embedding(
+            vector.astype(np.float32, copy=False), running.num_tokens, running.num_dropped
+        )
