@@ -89,15 +89,17 @@ def main() -> None:
         {name: measure(command, task) for name, command in commands.items()}
         for _ in range(options.rounds)
     ]
-    num_tokens = options.prompts * options.tokens
-    print(f"{options.model.name}: {options.prompts} prompts of {SHORTEST} to {LONGEST} tokens, "
-          f"{options.tokens} tokens each, width {options.width}, {options.threads} threads")  # fmt: skip
+    print(
+        f"{options.model.name}: {options.prompts} prompts of {SHORTEST} to {LONGEST} tokens, "
+        f"{options.tokens} tokens each, width {options.width}, {options.threads} threads"
+    )
     print("| | seconds | tokens/s | batch against it |\n|---|---|---|---|")
     for name in commands:
-        seconds = [found[name] for found in rounds]
+        typical = median(found[name] for found in rounds)
         ratios = [found[name] / found[TOGETHER] for found in rounds]
-        print(f"| {name} | {median(seconds):.1f} | {num_tokens / median(seconds):.1f} | "
-              f"{median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f}) |")  # fmt: skip
+        speed = options.prompts * options.tokens / typical
+        spread = f"{median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})"
+        print(f"| {name} | {typical:.1f} | {speed:.1f} | {spread} |")
 
 
 def read_options() -> argparse.Namespace:

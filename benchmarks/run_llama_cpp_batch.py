@@ -77,7 +77,7 @@ class Batcher:
         return perf_counter() - started
 
     def _fits(self, prompt: list[int]) -> bool:
-        return self._batch.n_tokens + len(prompt) <= BATCH_TOKENS
+        return bool(self._batch.n_tokens + len(prompt) <= BATCH_TOKENS)
 
     def _add(self, token: int, position: int, sequence: int, *, is_wanted: bool) -> None:
         row = self._batch.n_tokens
