@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from edgellama.generation.batch import AsyncBatch, Batch
     from edgellama.generation.conversation import Conversation
     from edgellama.generation.embedding import Embedding, EmbedOptions
-    from edgellama.generation.results import Chunk, Generation, Statistics
+    from edgellama.generation.results import Chunk, Generation, Statistics, Usage
     from edgellama.generation.session import Session
     from edgellama.generation.stream import Stream
     from edgellama.generation.text_options import PromptOptions, TextOptions
@@ -90,6 +90,7 @@ _MODULES = {
     "Tokenizer": "edgellama.text.tokenizer",
     "TokenizerError": "edgellama.quant.errors",
     "UnsupportedModelError": "edgellama.quant.errors",
+    "Usage": "edgellama.generation.results",
     "load_tokenizer": "edgellama.text.tokenizer",
     "pull": "edgellama.models.pulling",
 }
@@ -133,6 +134,7 @@ __all__ = [
     "Tokenizer",
     "TokenizerError",
     "UnsupportedModelError",
+    "Usage",
     "load_tokenizer",
     "pull",
 ]

@@ -25,6 +25,8 @@ from edgellama.text.tokenizer import load_tokenizer
 PROMPT = "The capital of France is"
 GREEDY = ("--temperature", "0", "-n", "12")
 JSON_FIELDS = {
+    "cached_tokens",
+    "matched_stop",
     "text",
     "tokens",
     "prompt_tokens",
@@ -68,7 +70,8 @@ def test_json_is_complete_and_consistent(run_cli: CliRunner, smollm2_path: Path)
         assert answer["prompt_tokens"] == len(tokenizer.encode(PROMPT))
         assert tokenizer.decode(answer["tokens"]) == answer["text"]
     assert len(answer["tokens"]) == 12
-    assert answer["finish_reason"] == "length"
+    assert (answer["finish_reason"], answer["matched_stop"]) == ("length", None)
+    assert answer["cached_tokens"] == 0
     assert answer["prefill_tokens_per_second"] > 0
     assert answer["decode_tokens_per_second"] > 0
     assert answer["time_to_first_token_s"] > 0
@@ -141,13 +144,13 @@ def test_control_tokens_only_on_request(run_cli: CliRunner, smollm2_path: Path) 
 
 
 def test_full_context_is_said(run_cli: CliRunner, smollm2_path: Path) -> None:
-    """When the context is full the text ends as "length", and the line on stderr says why."""
+    """When the context is full the text ends as "context", and the line on stderr says why."""
     arguments = ("generate", smollm2_path, "-p", PROMPT, "-c", "16", "--temperature", "0")
     result = run_cli(*arguments)
     assert result.returncode == 0
     assert result.stderr.splitlines()[-1].endswith("cut off, the context is full")
     assert result.stderr.count("full") == 1
-    assert json.loads(run_cli(*arguments, "--json").stdout)["finish_reason"] == "length"
+    assert json.loads(run_cli(*arguments, "--json").stdout)["finish_reason"] == "context"
 
 
 @pytest.mark.parametrize(

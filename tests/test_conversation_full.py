@@ -92,7 +92,7 @@ def test_stop_says_that_it_is_full(tokenizer: Tokenizer) -> None:
         pass
     steps, before = len(engine.forwarded), list(chat.messages)
     result = chat.send("a message of some length")
-    assert (result.text, result.finish_reason, result.tokens) == ("", "length", ())
+    assert (result.text, result.finish_reason, result.tokens) == ("", "context", ())
     assert result.prompt_tokens > CONTEXT
     assert len(engine.forwarded) == steps
     assert list(chat.messages) == before
@@ -115,7 +115,7 @@ def test_a_reply_that_fills_the_context(tokenizer: Tokenizer) -> None:
     """It ends with that reason, and the next message is answered with room again."""
     chat, _ = scripted_chat(tokenizer, b"x" * 1000)
     first = chat.send("go")
-    assert (first.finish_reason, first.context_full) == ("length", True)
+    assert (first.finish_reason, first.context_full) == ("context", True)
     second = chat.send("go on")
     assert second.dropped_messages == 2
     assert len(second.tokens) >= CONTEXT // 2

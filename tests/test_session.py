@@ -14,7 +14,7 @@ from reference.scripted_engine import ScriptedEngine
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine.kv_cache import shared_length
-from edgellama.generation.results import Chunk, Generation
+from edgellama.generation.results import Chunk, Generation, Usage
 from edgellama.generation.session import Session
 from edgellama.quant.errors import (
     ContextLengthError,
@@ -177,12 +177,12 @@ def test_prompt_longer_than_the_context(session: Session) -> None:
 def test_full_context_ends_the_text(
     prompt_tokens: int, scripted: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A full context ends the text with "length", a flag and a log line; nothing is dropped."""
+    """A full context ends the text with that reason and a log line; nothing is dropped."""
     session, _ = scripted("x", context_length=64)
     prompt = (PROMPT * 4)[:prompt_tokens]
     with caplog.at_level(logging.WARNING, "edgellama"):
         result = session.generate(prompt, **GREEDY)
-    assert (result.finish_reason, result.context_full) == ("length", True)
+    assert (result.finish_reason, result.context_full) == ("context", True)
     assert len(result.tokens) == 64 - prompt_tokens + 1
     assert session.tokens == (*prompt, *result.tokens[:-1])
     assert "context of 64 tokens is full" in caplog.text
@@ -201,6 +201,7 @@ def test_end_tokens_end_the_text(scripted: Any, tokenizer: Tokenizer) -> None:
         session, _ = scripted([104, 105, end])
         result = session.generate(PROMPT)
         assert (result.text, result.tokens, result.finish_reason) == ("hi", (104, 105), "stop")
+        assert result.matched_stop == end
         assert result.statistics.decoded_tokens == 2
         assert session.tokens == (*PROMPT, 104, 105)
     assert len(tokenizer.special.end_of_generation) >= 2
@@ -212,9 +213,34 @@ def test_stop_string_over_several_tokens(scripted: Any) -> None:
     stream = session.stream(PROMPT, stop=["STOP"])
     texts = [chunk.text for chunk in stream]
     assert "".join(texts) == stream.result.text == "a ST b "
-    assert stream.result.finish_reason == "stop"
+    assert (stream.result.finish_reason, stream.result.matched_stop) == ("stop", "STOP")
     assert texts[:6] == ["a", " ", "", "", "ST ", "b"]
     assert len(engine.forwarded) == len("a ST b STOP")
+
+
+def test_stop_tokens(scripted: Any, tokenizer: Tokenizer) -> None:
+    """They end the text, and are no part of it; ignore_eos concerns the model's own alone."""
+    session, _ = scripted("a;b;c")
+    result = session.generate(PROMPT, stop_tokens=[59, 60])
+    assert (result.text, result.finish_reason, result.matched_stop) == ("a", "stop", 59)
+    end = min(tokenizer.special.end_of_generation)
+    session, _ = scripted([97, end, 59])
+    result = session.generate(PROMPT, stop_tokens=[59], ignore_eos=True, temperature=0)
+    assert (result.matched_stop, len(result.tokens)) == (59, 2)
+    for wrong in (59, "a", [-1], [True], [1.5]):
+        with pytest.raises(InvalidOptionError, match=r"stop_tokens is .*allowed: a list of token"):
+            session.generate(PROMPT, stop_tokens=wrong)
+
+
+def test_usage(scripted: Any) -> None:
+    """Tokens of the prompt, of these the ones the session had, and of the text."""
+    session, _ = scripted("abc")
+    first = session.generate(PROMPT, max_tokens=2)
+    again = session.generate((*PROMPT, *first.tokens), max_tokens=1)
+    assert first.usage == Usage(len(PROMPT), 0, 2)
+    assert again.usage == Usage(len(PROMPT) + 2, len(PROMPT) + 1, 1)
+    assert again.usage.total_tokens == len(PROMPT) + 3
+    assert (first.finish_reason, first.matched_stop) == ("length", None)
 
 
 def test_one_stop_string_may_be_a_plain_string(scripted: Any) -> None:

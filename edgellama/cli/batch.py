@@ -181,6 +181,7 @@ class Job:
                 "id": self._ids.pop(result.index),
                 "text": result.text,
                 "finish_reason": result.finish_reason,
+                "matched_stop": result.matched_stop,
                 "usage": usage,
             }
         )

@@ -18,6 +18,13 @@ if TYPE_CHECKING:
     from edgellama.generation.stream import Stream
 
 WAIT_SECONDS = 0.1
+CUT_OFF = {
+    "length": "cut off by --max-tokens",
+    "context": "cut off, the context is full",
+    "timeout": "cut off, its time is over",
+    "constraint": "cut off, what it must match has no way on",
+}
+"""What is said of a text that did not end by itself, by its finish reason."""
 
 
 def run_stream(
@@ -77,8 +84,5 @@ def speed_line(result: Generation) -> str:
         f"after {statistics.prefilled_tokens} of {result.prompt_tokens} prompt tokens at "
         f"{statistics.prefill_tokens_per_second:.1f} tokens/s"
     )
-    if result.context_full:
-        return f"{line}; cut off, the context is full"
-    if result.finish_reason == "length":
-        return f"{line}; cut off by --max-tokens"
-    return line
+    cut_off = CUT_OFF.get(result.finish_reason)
+    return f"{line}; {cut_off}" if cut_off else line

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING
 
@@ -61,6 +61,23 @@ def stop_strings(stop: str | Iterable[str] | None) -> tuple[str, ...]:
             f"stop is {stop!r:.80}; allowed: a string, a list of strings, none empty, or None"
         )
     return strings
+
+
+def stop_tokens(tokens: Collection[int] | None) -> frozenset[int]:
+    """The ids of tokens that end a text; None is none. InvalidOptionError for anything else."""
+    ids: tuple[object, ...] = ()
+    if tokens is not None:
+        ids = tuple(tokens) if isinstance(tokens, (list, tuple, set, frozenset)) else (None,)
+    if not all(_is_id(token) for token in ids):
+        raise InvalidOptionError(
+            f"stop_tokens is {tokens!r:.80}; allowed: a list of token ids from 0, or None"
+        )
+    return frozenset(int(token) for token in tokens or ())
+
+
+def _is_id(item: object) -> bool:
+    is_truth = isinstance(item, bool)  # a whole number too, for Python
+    return isinstance(item, Integral) and not is_truth and int(item) >= 0
 
 
 def token_bias(tokenizer: Tokenizer, bias: Mapping[int | str, float | bool]) -> dict[int, float]:

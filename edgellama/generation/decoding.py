@@ -66,11 +66,13 @@ class Decoding:
         self._adapters = (
             engine.adapters.adapter_set(request.adapters) if request.adapters else NO_ADAPTERS
         )
-        self._end_tokens = tokenizer.special.end_of_generation | request.end_tokens
+        own_ends = tokenizer.special.end_of_generation | request.end_tokens
+        self._end_tokens = own_ends | request.stop_tokens
         self._sampler = Sampler(
             request.sampling,
             engine.kernels,
-            end_tokens=self._end_tokens,
+            end_tokens=own_ends,
+            stop_tokens=request.stop_tokens,
             breaks=SequenceBreakers(tokenizer, request.sampling.dry_breakers),
             bias=token_bias(tokenizer, dict(request.sampling.logit_bias or {})),
             prompt_length=len(request.prompt),
@@ -85,7 +87,8 @@ class Decoding:
         self._draft: list[int] = []
         self._history = list(request.prompt)
         self._finish_reason: FinishReason = "cancelled"
-        self._is_over = self._context_full = False
+        self._end_token: int | None = None
+        self._is_over = False
         self._num_shared: int | None = None
         self._clock = DecodingClock()
 
@@ -193,8 +196,8 @@ class Decoding:
             tokens=tuple(self._history[prompt_tokens:]),
             prompt_tokens=prompt_tokens,
             finish_reason=self._finish_reason,
-            context_full=self._context_full,
             statistics=self._clock.statistics(prompt_tokens),
+            matched_stop=self._matched_stop(),
             dropped_messages=self._request.dropped_messages,
         )
 
@@ -217,6 +220,7 @@ class Decoding:
         token = self._sampler(logits, self._history)
         self._clock.note_token()
         if token in self._end_tokens:
+            self._end_token = token
             self._end("stop")
             return None
         return token
@@ -228,6 +232,11 @@ class Decoding:
         if is_stopped:
             self._end("stop")
         return Chunk(text, token)
+
+    def _matched_stop(self) -> str | int | None:
+        if self._finish_reason != "stop":
+            return None
+        return self._assembly.matched_stop or self._end_token
 
     def _note_prefill(self) -> None:
         self._clock.note_prefill(self.cache.length - (self._num_shared or 0))
@@ -241,8 +250,7 @@ class Decoding:
         elif self.cancel.cancelled:
             self._end(self.cancel.reason)
         elif len(self._history) > self.cache.context_length:
-            self._context_full = True
-            self._end("length")
+            self._end("context")
             logger.warning(
                 "the context of %d tokens is full; the text ends here", self.cache.context_length
             )

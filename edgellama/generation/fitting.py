@@ -70,7 +70,6 @@ class NoReply:
             text="",
             tokens=(),
             prompt_tokens=self._prompt_tokens,
-            finish_reason="length",
-            context_full=True,
+            finish_reason="context",
             statistics=Statistics(self._prompt_tokens, 0, 0, 0.0, 0.0, 0.0),
         )

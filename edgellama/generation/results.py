@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "timeout"]
+FinishReason: TypeAlias = Literal[
+    "stop", "length", "context", "cancelled", "timeout", "tool_calls", "constraint"
+]
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,35 @@ class Statistics:
 
 
 @dataclass(frozen=True)
+class Usage:
+    """Tokens of a text: of its prompt, of these the ones that were not computed, of the text.
+
+    Example:
+        >>> from edgellama import Usage
+        >>> Usage(prompt_tokens=100, cached_tokens=60, generated_tokens=20).total_tokens
+        120
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    generated_tokens: int
+
+    @property
+    def total_tokens(self) -> int:
+        """Of prompt and text."""
+        return self.prompt_tokens + self.generated_tokens
+
+
+@dataclass(frozen=True)
 class Generation:
     """A generated text.
 
     ``text`` is what came after the prompt. ``tokens`` are its ids, without the prompt's (of
     which there are ``prompt_tokens``) and without the token that ended it. ``finish_reason``:
-    "stop" by an end token or a stop string, "length" by ``max_tokens`` or, with
-    ``context_full``, because the context has no room left, "cancelled" by the caller,
-    "timeout" by its option.
+    "stop" by an end token, a stop token or a stop string, which ``matched_stop`` has (an id or
+    the string); "length" by ``max_tokens``; "context" because the context has no room left;
+    "cancelled" by the caller; "timeout" by its option; "tool_calls" to call tools; "constraint"
+    where what the text must match has no way on.
     ``dropped_messages`` of the conversation went out of the prompt to make room for this reply.
     ``statistics`` has counts and seconds, ``index`` is the number of its prompt in a batch.
 
@@ -80,15 +103,26 @@ class Generation:
         >>> from edgellama import Llama
         >>> with Llama("smollm2", context_length=512) as llama:
         ...     result = llama.generate("Once upon", max_tokens=2, temperature=0)
-        >>> len(result.tokens), result.finish_reason, result.context_full
-        (2, 'length', False)
+        >>> len(result.tokens), result.finish_reason, result.usage.generated_tokens
+        (2, 'length', 2)
     """
 
     text: str
     tokens: tuple[int, ...]
     prompt_tokens: int
     finish_reason: FinishReason
-    context_full: bool
     statistics: Statistics
+    matched_stop: str | int | None = None
     dropped_messages: int = 0
     index: int = 0
+
+    @property
+    def context_full(self) -> bool:
+        """Whether the text ended because the context has no room left."""
+        return self.finish_reason == "context"
+
+    @property
+    def usage(self) -> Usage:
+        """Tokens of prompt and text, and how many of the prompt's came from a cache."""
+        cached = max(0, self.prompt_tokens - self.statistics.prefilled_tokens)
+        return Usage(self.prompt_tokens, cached, len(self.tokens))

@@ -35,6 +35,11 @@ class TextAssembly:
         self._texts: list[str] = []
 
     @property
+    def matched_stop(self) -> str | None:
+        """The stop string that was reached."""
+        return self._stops.matched
+
+    @property
     def text(self) -> str:
         """All text that was given out."""
         return "".join(self._texts)

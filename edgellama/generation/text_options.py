@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellama.engine.adapter_set import AdapterSet
 from edgellama.engine.adapter_shelf import AdapterScales
-from edgellama.generation.arguments import prompt_tokens, stop_strings
+from edgellama.generation.arguments import prompt_tokens, stop_strings, stop_tokens
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import (
@@ -37,6 +37,8 @@ class TextOptions(SamplingArguments, total=False):
         max_tokens: Tokens to generate at most. 0 computes the prompt alone, so that a text that
             begins like it starts at once. None (the default) is no limit but the context's.
         stop: A string, or several, before which the text ends. None (the default) is none.
+        stop_tokens: Ids of tokens that end the text, and are no part of it. None (the default)
+            are the model's end tokens alone.
         adapters: Loaded adapters, or their names, with scales, for this text alone, such as
             ``{"french": 0.5}``; {} is none. None (the default) are those of the session.
         timeout: Seconds, from the call on, after which the text ends as it is, with "timeout"
@@ -55,6 +57,7 @@ class TextOptions(SamplingArguments, total=False):
 
     max_tokens: int | None
     stop: str | Sequence[str] | None
+    stop_tokens: Collection[int] | None
     adapters: AdapterScales | None
     timeout: float | None
     on_prefill: Callable[[int, int], None] | None
@@ -97,6 +100,7 @@ class Request:
     sampling: SamplingOptions
     max_tokens: int | None = None
     stop: Sequence[str] = ()
+    stop_tokens: frozenset[int] = frozenset()
     continuation: bool = True
     dropped_messages: int = 0
     adapters: AdapterScales | AdapterSet | None = None
@@ -143,6 +147,7 @@ def _as_given(value: Any) -> Any:
 _CHECKED: Mapping[str, Callable[[Any], Any]] = {
     "max_tokens": _token_limit,
     "stop": stop_strings,
+    "stop_tokens": stop_tokens,
     "adapters": _as_given,
     "timeout": _seconds,
     "on_prefill": _prefill_listener,

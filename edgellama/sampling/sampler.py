@@ -42,25 +42,29 @@ class Sampler:
         kernels: CompiledKernels | None = None,
         *,
         end_tokens: Collection[int] = (),
+        stop_tokens: Collection[int] = (),
         breaks: Breaks = lambda token: False,
         bias: Mapping[int, float] | None = None,
         prompt_length: int = 0,
     ) -> None:
         """With ``kernels``, compiled code chooses the same tokens in a fraction of the time.
 
-        ``end_tokens`` end a text, so penalties spare them; ``breaks`` says at which tokens DRY's
-        sequences end. ``bias``: what is added to logits, by token. ``prompt_length``: tokens of
-        the history that do not count for ``min_tokens``.
+        ``end_tokens`` end a text, so penalties spare them, and so do ``stop_tokens``, which
+        ``ignore_eos`` does not concern; ``breaks`` says at which tokens DRY's sequences end.
+        ``bias``: what is added to logits, by token. ``prompt_length``: tokens of the history
+        that do not count for ``min_tokens``.
         """
         self._temperature = float(np.float32(options.temperature))
-        self._ends = np.fromiter(end_tokens, dtype=np.intp, count=len(end_tokens))
-        self._num_unended = math.inf if options.ignore_eos else prompt_length + options.min_tokens
+        ends, all_ends = frozenset(end_tokens), frozenset((*end_tokens, *stop_tokens))
+        self._early_length = prompt_length + options.min_tokens
+        self._forbidden_early = np.array(sorted(all_ends), np.intp)
+        self._forbidden = np.array(sorted(ends) if options.ignore_eos else [], np.intp)
         bias = bias or {}
         self._biased = np.fromiter(bias, dtype=np.intp, count=len(bias))
         self._bias = np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
         self._generator = np.random.default_rng(options.seed)
         self._mirostat = Mirostat(options) if options.mirostat and self._temperature else None
-        stages = active_stages(options, SparedTokens(frozenset(end_tokens), breaks))
+        stages = active_stages(options, SparedTokens(all_ends, breaks))
         if not self._temperature:
             stages = {name: stage for name, stage in stages.items() if name in WEAKENING}
         head, tail = (stages, {}) if self._mirostat else _split(stages, options)
@@ -125,13 +129,12 @@ class Sampler:
         self, logits: Logits, length: int, allowed: npt.NDArray[np.bool_] | None
     ) -> Logits:
         """The logits with all that is said of single tokens; a copy if anything is."""
-        is_open = length >= self._num_unended or not len(self._ends)
-        if is_open and allowed is None and not len(self._biased):
+        forbidden = self._forbidden_early if length < self._early_length else self._forbidden
+        if allowed is None and not len(forbidden) and not len(self._biased):
             return logits if self._temperature == 0 else np.asarray(logits, np.float32)
         changed = np.array(logits, np.float32)
         changed[self._biased] += self._bias
-        if not is_open:
-            changed[self._ends] = -np.inf
+        changed[forbidden] = -np.inf
         if allowed is not None:
             changed[~allowed] = -np.inf
         if changed.max() == -np.inf and logits.max() > -np.inf:

@@ -14,7 +14,8 @@ class StopStrings:
     """Passes text through up to the stop string that is complete first.
 
     Among stop strings complete at the same character the longest counts, so that the text
-    passed through does not depend on how it was cut into parts.
+    passed through does not depend on how it was cut into parts. ``matched`` is the one that
+    ended the text.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -24,19 +25,22 @@ class StopStrings:
         self._stops = tuple(stops)
         self._longest = max(map(len, self._stops), default=0)
         self._held = ""
-        self._stopped = False
+        self.matched: str | None = None
 
     def feed(self, text: str) -> tuple[str, bool]:
         """Text that may be shown now, and whether a stop string has been reached."""
-        if self._stopped:
+        if self.matched is not None:
             return "", True
         pending = self._held + text
         found = [
-            (start + len(stop), start) for stop in self._stops if (start := pending.find(stop)) >= 0
+            (start + len(stop), start, stop)
+            for stop in self._stops
+            if (start := pending.find(stop)) >= 0
         ]
         if found:
-            self._held, self._stopped = "", True
-            return pending[: min(found)[1]], True
+            _, start, self.matched = min(found)
+            self._held = ""
+            return pending[:start], True
         keep = self._num_held(pending)
         self._held = pending[len(pending) - keep :]
         return pending[: len(pending) - keep], False
