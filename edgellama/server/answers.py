@@ -146,7 +146,6 @@ class Answer:
         self._mailbox = Mailbox()
         self._streams: dict[int, Stream] = {}
         self._is_stopped = False
-        self._at_close: list[Callable[[], object]] = []
         self.times = Times()
         self._work = asyncio.create_task(self._run())
 
@@ -178,10 +177,6 @@ class Answer:
                 return f"reading the prompt, {done} of {wanted} tokens"
         return "working"
 
-    def on_close(self, action: Callable[[], object]) -> None:
-        """Call ``action`` when the answer is closed."""
-        self._at_close.append(action)
-
     def stop(self, error: RequestError) -> None:
         """End all texts, and say why."""
         if not self._work.done():
@@ -190,8 +185,6 @@ class Answer:
 
     async def close(self) -> None:
         """End what runs, and wait until its threads have let go: an op of the model at most."""
-        for action in self._at_close:
-            action()
         self._cancel()
         await asyncio.shield(self._work)
 

@@ -14,7 +14,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from edgellama.server import ollama_routes, openai_routes, plain_routes
+from edgellama.server import (
+    anthropic_routes,
+    ollama_routes,
+    openai_routes,
+    plain_routes,
+    response_routes,
+)
 from edgellama.server.errors import RequestError, as_request_error, error_shape
 from edgellama.server.routing import Endpoint
 from edgellama.server.security import Guard
@@ -42,7 +48,13 @@ def make_application(settings: ServerSettings) -> ASGIApp:
         finally:
             await app.state.server.close()
 
-    tables = (openai_routes.ROUTES, ollama_routes.ROUTES, plain_routes.ROUTES)
+    tables = (
+        openai_routes.ROUTES,
+        response_routes.ROUTES,
+        ollama_routes.ROUTES,
+        anthropic_routes.ROUTES,
+        plain_routes.ROUTES,
+    )
     routes = [
         Route(path, _told(endpoint), methods=list(methods))
         for table in tables

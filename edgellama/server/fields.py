@@ -19,7 +19,7 @@ from edgellama.server.errors import RequestError
 
 Fields = TypeVar("Fields", bound=msgspec.Struct)
 
-TEXT_FIELDS = frozenset(TEXT_OPTION_NAMES) - {"adapters"}
+TEXT_FIELDS = frozenset(TEXT_OPTION_NAMES) - {"adapters", "on_prefill"}
 """Options of a text that a request may give by name."""
 WITHOUT_INFLUENCE = frozenset(
     {
@@ -46,6 +46,14 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "format": ("",),
     "images": ([],),
     "think": (False, "none"),
+    "thinking": ({"type": "disabled"},),
+    "reasoning": ({}, {"effort": None}, {"effort": "none"}),
+    "text": ({}, {"format": {"type": "text"}}),
+    "truncation": ("disabled",),
+    "include": ([],),
+    "background": (False,),
+    "mcp_servers": ([],),
+    "verbosity": ("medium",),
     "template": ("",),
     "tfs_z": (1,),
     "typical_p": (1,),
@@ -68,7 +76,7 @@ def take_fields(
         if name in known:
             own[name] = value
         elif name in TEXT_FIELDS:
-            options[name] = value
+            options[name] = _bias(value) if name == "logit_bias" else value
         elif not is_neutral(name, value):
             raise _unknown(name, {*known, *TEXT_FIELDS})
     return convert(own, kind), options
@@ -85,6 +93,13 @@ def convert(value: object, kind: type[Fields]) -> Fields:
         param = place[1] if place else None
         where = f"{param}: " if param else ""
         raise RequestError(400, f"{where}{what}", param=param, code="invalid_value") from None
+
+
+def _bias(value: object) -> object:
+    """Biases of tokens, whose ids are texts in JSON."""
+    if not isinstance(value, dict):
+        return value
+    return {int(key) if key.isdecimal() else key: amount for key, amount in value.items()}
 
 
 def is_neutral(name: str, value: object) -> bool:

@@ -33,7 +33,7 @@ from edgellama.server.ollama_texts import (
     timestamp,
     without_text,
 )
-from edgellama.server.openai_common import token_limit
+from edgellama.server.openai_common import hold_limits
 from edgellama.server.routing import Routes, state_of
 from edgellama.server.text_openers import open_chat, open_prompt
 from edgellama.server.wire import (
@@ -96,7 +96,7 @@ async def chat(request: Request) -> Response:
     fields, options = take_ollama_fields(body, ChatFields)
     if not fields.messages:
         return await _load_or_unload(state, fields, as_message)
-    token_limit(options, state.settings.limits)
+    hold_limits(options, state.settings.limits)
     wish = Wish(
         model_name(fields),
         open_chat(ordered_messages(fields.messages), options),
@@ -112,7 +112,7 @@ async def generate(request: Request) -> Response:
     fields, options = take_ollama_fields(body, GenerateFields)
     if not (fields.prompt or fields.suffix):
         return await _load_or_unload(state, fields, as_response)
-    token_limit(options, state.settings.limits)
+    hold_limits(options, state.settings.limits)
     prompt: list[int] = []
     if fields.suffix:
         start = open_prompt(fields.prompt, {**options, "suffix": fields.suffix})

@@ -16,8 +16,8 @@ from edgellama.server.openai_common import (
     StreamOptions,
     check_num_texts,
     finish_reason,
+    hold_limits,
     model_stream_end,
-    token_limit,
     usage,
 )
 from edgellama.server.text_openers import open_chat
@@ -48,7 +48,7 @@ class ChatRequest:
         fields, options = take_fields(body, ChatFields)
         if fields.max_completion_tokens is not None:
             options["max_tokens"] = fields.max_completion_tokens
-        token_limit(options, limits)
+        hold_limits(options, limits)
         check_num_texts(fields.n, limits)
         self.fields = fields
         self.messages = ordered_messages(fields.messages)

@@ -52,8 +52,10 @@ def model_stream_end() -> bytes:
     return b"data: [DONE]\n\n"
 
 
-def token_limit(options: dict[str, Any], limits: Limits) -> None:
-    """Keep ``max_tokens`` below the server's own limit."""
+def hold_limits(options: dict[str, Any], limits: Limits) -> None:
+    """Keep the options of a text below the server's own limits; RequestError for more tokens."""
+    if limits.max_seconds is not None and isinstance(options.get("timeout", 0), (int, float)):
+        options["timeout"] = min(options.get("timeout", limits.max_seconds), limits.max_seconds)
     wanted = options.get("max_tokens")
     if limits.max_tokens is None:
         return

@@ -16,8 +16,8 @@ from edgellama.server.openai_common import (
     StreamOptions,
     check_num_texts,
     finish_reason,
+    hold_limits,
     model_stream_end,
-    token_limit,
     usage,
 )
 from edgellama.server.text_openers import open_prompt
@@ -53,7 +53,7 @@ class CompletionRequest:
         """RequestError for what cannot be obeyed."""
         fields, options = take_fields(body, CompletionFields)
         options.setdefault("max_tokens", DEFAULT_MAX_TOKENS)
-        token_limit(options, limits)
+        hold_limits(options, limits)
         if fields.suffix is None:
             options["parse_special"] = True  # Prompts come with a chat format's tokens in them.
         else:

@@ -13,7 +13,7 @@ from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes, pea
 from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.fields import take_fields
-from edgellama.server.openai_common import finish_reason, token_limit
+from edgellama.server.openai_common import finish_reason, hold_limits
 from edgellama.server.routing import Routes, state_of
 from edgellama.server.text_openers import open_prompt
 from edgellama.server.wire import (
@@ -145,7 +145,7 @@ async def infill(request: Request) -> Response:
     fields, options = take_fields(await read_json(request, state.settings.limits), InfillFields)
     if fields.n_predict is not None and fields.n_predict >= 0:
         options["max_tokens"] = fields.n_predict
-    token_limit(options, state.settings.limits)
+    hold_limits(options, state.settings.limits)
     options["suffix"] = fields.input_suffix
     start = open_prompt(fields.input_prefix + fields.prompt, options)
     answer = state.answer(Wish(fields.model, start))

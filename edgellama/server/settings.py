@@ -68,7 +68,7 @@ class ServerSettings:
     ``models`` stay unless ``unloads_given``. ``cors`` are origins of web pages that may call,
     ``hosts`` names under which the server may be called beside its address. ``ping_s``: how
     often a silent stream says that it lives. ``drain_s``: how long answers may go on once the
-    server is told to end.
+    server is told to end. ``store`` is the file of kept responses, None the usual one.
     """
 
     host: str = "localhost"

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 from edgellama.server.answers import Answer, Wish
 from edgellama.server.catalogue import Catalogue, ServedModel
-from edgellama.server.errors import RequestError, too_busy
+from edgellama.server.errors import too_busy
 from edgellama.server.metrics import Metrics
 from edgellama.server.model_shelf import ModelShelf
+from edgellama.server.response_store import ResponseStore, usual_store
 from edgellama.server.settings import ServerSettings
 from edgellama.server.text_queue import TextQueue
 
@@ -37,6 +38,7 @@ class ServerState:
         )
         self.queue = TextQueue(settings.limits.parallel, settings.limits.max_waiting)
         self.metrics = Metrics()
+        self.responses = ResponseStore(settings.store or usual_store())
         self.downloads: dict[str, Download] = {}
         self.is_ending = False
         self._threads = ThreadPoolExecutor(settings.limits.parallel, "edgellama-text")
@@ -49,13 +51,6 @@ class ServerState:
         self.catalogue.find(wish.model)
         answer = Answer(wish, self.shelf, self.queue, self._threads, self.metrics)
         self._answers.add(answer)
-        seconds = self.settings.limits.max_seconds
-        if seconds is not None:
-            late = RequestError(
-                504, f"the answer took longer than {seconds:g} s", code="time_limit"
-            )
-            timer = asyncio.get_running_loop().call_later(seconds, answer.stop, late)
-            answer.on_close(timer.cancel)
         return answer
 
     def stop_all(self, reason: str) -> None:
@@ -69,6 +64,7 @@ class ServerState:
         self.stop_all("the server has ended")
         await asyncio.to_thread(self._threads.shutdown)
         await self.shelf.close()
+        self.responses.close()
 
     def _keep_alive_s(self, model: ServedModel) -> float:
         is_given = model.name in self.settings.models

@@ -10,9 +10,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from edgellama.generation.text_options import text_request
-from edgellama.sampling.options import CHAT_SAMPLING
+from edgellama.sampling.options import CHAT_SAMPLING, merged_options
 from edgellama.server.answers import OpenText
-from edgellama.text.chat_template import encode_chat
+from edgellama.text.chat_template import ChatTemplate, encode_chat
 
 if TYPE_CHECKING:
     from edgellama.generation.stream import Stream
@@ -39,21 +39,32 @@ def open_chat(
         if not is_begun and prompt is None:
             chat = stack.enter_context(llama.chat(messages=messages, when_full="error", **own))
             return chat.regenerate()
-        with llama.chat() as chat:
-            template = chat.template
-        asked = messages[:-1] if is_begun else messages
-        tokens = encode_chat(llama.tokenizer, template, asked)
+        tokens = chat_tokens(llama, messages)
         if context:
             tokens = [*context, *_without_bos(tokens, llama)]
-        if is_begun:
-            tokens += llama.tokenizer.encode(messages[-1]["content"], add_bos=False)
         if prompt is not None:
             prompt[:] = tokens
-        own = {**(llama.sampling_defaults or CHAT_SAMPLING), **own}
-        request = text_request(tokens, own, stop=template.stop, continuation=is_begun)
+        own = merged_options(llama.sampling_defaults or CHAT_SAMPLING, own)
+        stop = _template(llama).stop
+        request = text_request(tokens, own, stop=stop, continuation=is_begun)
         return stack.enter_context(llama.session()).start(request)
 
     return start
+
+
+def chat_tokens(llama: Llama, messages: Messages) -> list[int]:
+    """The prompt that messages become, with the beginning of a reply if they end with one."""
+    is_begun = messages[-1]["role"] == "assistant"
+    asked = messages[:-1] if is_begun else messages
+    tokens = encode_chat(llama.tokenizer, _template(llama), asked)
+    if is_begun:
+        tokens += llama.tokenizer.encode(messages[-1]["content"], add_bos=False)
+    return tokens
+
+
+def _template(llama: Llama) -> ChatTemplate:
+    with llama.chat() as chat:
+        return chat.template
 
 
 def open_prompt(prompt: str | Sequence[int], options: Mapping[str, Any]) -> OpenText:

@@ -1,0 +1,154 @@
+"""Anthropic's messages: fields in, one message or a stream of named events out."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgellama.server.answers import Ended, Event, Piece, Wish
+from edgellama.server.chat_messages import ordered_messages
+from edgellama.server.errors import RequestError, anthropic_error
+from edgellama.server.fields import take_fields
+from edgellama.server.openai_common import hold_limits
+from edgellama.server.text_openers import open_chat
+from edgellama.server.wire import StreamWriter, sse
+
+if TYPE_CHECKING:
+    from edgellama.generation.results import Generation
+    from edgellama.server.settings import Limits
+
+WITHOUT_INFLUENCE = frozenset(
+    {
+        *("metadata", "service_tier", "cache_control", "inference_geo", "user_profile_id"),
+        *("workspace_id", "speed"),
+    }
+)
+"""Fields about the caller, prices and a cache that is always on here."""
+
+
+class CountFields(msgspec.Struct):
+    """``/v1/messages/count_tokens``."""
+
+    messages: list[dict[str, Any]]
+    model: str = ""
+    system: str | list[dict[str, Any]] = ""
+
+
+class MessageFields(CountFields):
+    """``/v1/messages``."""
+
+    max_tokens: int | None = None
+    stream: bool = False
+    stop_sequences: list[str] = []
+
+
+class MessagesRequest:
+    """A request for a message, checked. ``prompt`` has its tokens once it runs."""
+
+    def __init__(self, body: Mapping[str, Any], limits: Limits) -> None:
+        """RequestError for what cannot be obeyed."""
+        fields, options = take_fields(body, MessageFields, ignored=WITHOUT_INFLUENCE)
+        if fields.max_tokens is None:
+            raise RequestError(
+                400, "max_tokens is missing; allowed: at least 1", param="max_tokens"
+            )
+        options["max_tokens"] = fields.max_tokens
+        hold_limits(options, limits)
+        if fields.stop_sequences:
+            options["stop"] = fields.stop_sequences
+        self.fields = fields
+        self.options = options
+        self.messages = messages_of(fields)
+        self.prompt: list[int] = []
+
+    def wish(self) -> Wish:
+        """What is to be made."""
+        return Wish(self.fields.model, open_chat(self.messages, self.options, prompt=self.prompt))
+
+
+def messages_of(fields: CountFields) -> list[dict[str, Any]]:
+    """The messages with the system prompt, which has a field of its own here, in front."""
+    system = [{"role": "system", "content": fields.system}] if fields.system else []
+    return ordered_messages([*system, *fields.messages])
+
+
+class MessageStream(StreamWriter):
+    """Events of a message with one block of text."""
+
+    error_shape = staticmethod(anthropic_error)
+
+    def __init__(self, model: str, request: MessagesRequest) -> None:
+        self._model = model
+        self._request = request
+
+    def begin(self) -> bytes:
+        """The empty message and the empty block."""
+        counts = {"input_tokens": len(self._request.prompt), "output_tokens": 0}
+        message = {**_head(self._model), "content": [], "stop_reason": None, "usage": counts}
+        block = {"type": "text", "text": ""}
+        return (
+            _event("message_start", message={**message, "stop_sequence": None})
+            + _event("content_block_start", index=0, content_block=block)
+            + self.ping("")
+        )
+
+    def event(self, event: Event) -> bytes:
+        """A piece of text, or the end with its reason and counts."""
+        if isinstance(event, Piece):
+            if not event.chunk.text:
+                return b""
+            delta = {"type": "text_delta", "text": event.chunk.text}
+            return _event("content_block_delta", index=0, delta=delta)
+        if isinstance(event, Ended):
+            return (
+                _event("content_block_stop", index=0)
+                + _event("message_delta", delta=stop_of(event.result), usage=usage(event.result))
+                + _event("message_stop")
+            )
+        return b""
+
+    def ping(self, state: str) -> bytes:
+        """Anthropic's own sign of life."""
+        return _event("ping")
+
+    def failure(self, error: RequestError) -> bytes:
+        """An error as an event."""
+        return sse(anthropic_error(error), "error")
+
+
+def message(model: str, result: Generation) -> dict[str, Any]:
+    """The whole message."""
+    content = [{"type": "text", "text": result.text}]
+    return {**_head(model), "content": content, **stop_of(result), "usage": usage(result)}
+
+
+def stop_of(result: Generation) -> dict[str, Any]:
+    """Why the message ended."""
+    reasons = {"stop": "end_turn", "cancelled": "end_turn"}
+    reason = reasons.get(result.finish_reason, "max_tokens")
+    if result.context_full:
+        reason = "model_context_window_exceeded"
+    return {"stop_reason": reason, "stop_sequence": None}
+
+
+def usage(result: Generation) -> dict[str, Any]:
+    """Counts; what was found in the cache is counted apart here."""
+    cached = max(0, result.prompt_tokens - result.statistics.prefilled_tokens)
+    return {
+        "input_tokens": result.prompt_tokens - cached,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": cached,
+        "output_tokens": len(result.tokens),
+    }
+
+
+def _head(model: str) -> dict[str, Any]:
+    name = f"msg_{secrets.token_hex(12)}"
+    return {"id": name, "type": "message", "role": "assistant", "model": model}
+
+
+def _event(name: str, **content: Any) -> bytes:
+    return sse({"type": name, **content}, name)

@@ -1,0 +1,51 @@
+"""The endpoints of Anthropic's protocol."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edgellama.server.anthropic_messages import (
+    WITHOUT_INFLUENCE,
+    CountFields,
+    MessagesRequest,
+    MessageStream,
+    message,
+    messages_of,
+)
+from edgellama.server.fields import take_fields
+from edgellama.server.routing import Routes, state_of
+from edgellama.server.text_openers import chat_tokens
+from edgellama.server.wire import AnswerStream, json_response, read_json, wait_for_results
+
+
+async def messages(request: Request) -> Response:
+    """A message in reply to others."""
+    state = state_of(request)
+    limits = state.settings.limits
+    asked = MessagesRequest(await read_json(request, limits), limits)
+    name = state.catalogue.find(asked.fields.model).name
+    answer = state.answer(asked.wish())
+    if asked.fields.stream:
+        return AnswerStream(answer, MessageStream(name, asked), state.settings.ping_s)
+    (result,) = await wait_for_results(answer, request.receive)
+    return json_response(message(name, result))
+
+
+async def count_tokens(request: Request) -> Response:
+    """How many tokens a prompt has."""
+    state = state_of(request)
+    body = await read_json(request, state.settings.limits)
+    fields, _ = take_fields(body, CountFields, ignored=WITHOUT_INFLUENCE)
+    said = messages_of(fields)
+    async with state.shelf.lease(fields.model) as llama:
+        tokens = await asyncio.to_thread(chat_tokens, llama, said)
+    return json_response({"input_tokens": len(tokens)})
+
+
+ROUTES: Routes = (
+    ("/v1/messages", ("POST",), messages),
+    ("/v1/messages/count_tokens", ("POST",), count_tokens),
+)

@@ -1,0 +1,181 @@
+"""OpenAI's responses: what a request may say, and the object that it becomes."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgellama.server.answers import Wish
+from edgellama.server.chat_messages import ordered_messages
+from edgellama.server.errors import RequestError
+from edgellama.server.fields import WITHOUT_INFLUENCE, take_fields
+from edgellama.server.openai_common import hold_limits
+from edgellama.server.text_openers import open_chat
+from edgellama.server.wire import now
+
+if TYPE_CHECKING:
+    from edgellama.generation.results import Generation
+    from edgellama.server.settings import Limits
+
+Messages = list[dict[str, Any]]
+TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
+
+
+class ResponseFields(msgspec.Struct):
+    """Fields of a request that are not options of the text."""
+
+    input: str | list[dict[str, Any]] = ""
+    model: str = ""
+    instructions: str | None = None
+    previous_response_id: str | None = None
+    store: bool = True
+    stream: bool = False
+    max_output_tokens: int | None = None
+    metadata: dict[str, str] = {}
+    stream_options: dict[str, Any] = {}
+
+
+class ResponseRequest:
+    """A request for a response, checked; ``said`` are the messages before its own."""
+
+    def __init__(self, body: Mapping[str, Any], limits: Limits) -> None:
+        """RequestError for what cannot be obeyed."""
+        ignored = (WITHOUT_INFLUENCE | {"prompt_cache_options"}) - {"metadata", "store"}
+        fields, options = take_fields(body, ResponseFields, ignored=ignored)
+        if fields.max_output_tokens is not None:
+            options["max_tokens"] = fields.max_output_tokens
+        hold_limits(options, limits)
+        self.fields = fields
+        self.options = options
+        self.own = input_messages(fields.input)
+        self.said: Messages = []
+
+    def wish(self) -> Wish:
+        """What is to be made."""
+        return Wish(
+            self.fields.model, open_chat(ordered_messages(self.prompt_messages), self.options)
+        )
+
+    @property
+    def prompt_messages(self) -> Messages:
+        """Instructions, which hold for this response alone, and all that was said."""
+        given = self.fields.instructions
+        instructions = [{"role": "system", "content": given}] if given else []
+        return [*instructions, *self.said, *self.own]
+
+    def messages_after(self, result: Generation) -> Messages:
+        """All that was said once the reply is there."""
+        return [*self.said, *self.own, {"role": "assistant", "content": result.text}]
+
+
+def input_messages(given: str | Sequence[Mapping[str, Any]]) -> Messages:
+    """The messages of an input: a text, or items."""
+    if isinstance(given, str):
+        return [{"role": "user", "content": given}]
+    return [_message(item, f"input[{number}]") for number, item in enumerate(given)]
+
+
+def _message(item: Mapping[str, Any], place: str) -> dict[str, Any]:
+    kind = item.get("type", "message")
+    if kind != "message":
+        raise RequestError(
+            400, f"{place} is a {kind!a:.80}; allowed: message", param=place, code="invalid_value"
+        )
+    content = item.get("content")
+    if isinstance(content, list):
+        content = [_part(part) for part in content]
+    return {"role": item.get("role"), "content": content}
+
+
+def _part(part: object) -> object:
+    """A part of a message as chats have it."""
+    if isinstance(part, dict) and part.get("type") in TEXT_PARTS:
+        return {"type": "text", "text": part.get("text")}
+    return part
+
+
+class ResponseObject:
+    """A response from its beginning to its end."""
+
+    def __init__(self, model: str, request: ResponseRequest) -> None:
+        self.id = f"resp_{secrets.token_hex(16)}"
+        self.message_id = f"msg_{secrets.token_hex(16)}"
+        self._model = model
+        self._request = request
+        self._created = now()
+
+    def begun(self) -> dict[str, Any]:
+        """Without any output yet."""
+        return self._object("in_progress", [], None)
+
+    def ended(self, result: Generation) -> dict[str, Any]:
+        """With the whole text."""
+        status = status_of(result)
+        return self._object(status, [self.item(result.text, status)], _usage(result))
+
+    def failed(self, error: RequestError) -> dict[str, Any]:
+        """With what went wrong."""
+        what = {"code": error.code or "server_error", "message": error.what}
+        return {**self._object("failed", [], None), "error": what}
+
+    def item(self, text: str | None, status: str) -> dict[str, Any]:
+        """The message of the output; None is one without content yet."""
+        content = [] if text is None else [text_part(text)]
+        head = {"id": self.message_id, "type": "message", "status": status, "role": "assistant"}
+        return {**head, "content": content}
+
+    def _object(
+        self, status: str, output: list[dict[str, Any]], usage: dict[str, Any] | None
+    ) -> dict[str, Any]:
+        fields, options = self._request.fields, self._request.options
+        is_short = status == "incomplete"
+        return {
+            "id": self.id,
+            "object": "response",
+            "created_at": self._created,
+            "status": status,
+            "error": None,
+            "incomplete_details": {"reason": "max_output_tokens"} if is_short else None,
+            "instructions": fields.instructions,
+            "max_output_tokens": fields.max_output_tokens,
+            "model": self._model,
+            "output": output,
+            "parallel_tool_calls": True,
+            "previous_response_id": fields.previous_response_id,
+            "reasoning": {"effort": None, "summary": None},
+            "store": fields.store,
+            "temperature": options.get("temperature"),
+            "text": {"format": {"type": "text"}},
+            "tool_choice": "auto",
+            "tools": [],
+            "top_p": options.get("top_p"),
+            "truncation": "disabled",
+            "usage": usage,
+            "user": None,
+            "metadata": fields.metadata,
+        }
+
+
+def text_part(text: str) -> dict[str, Any]:
+    """A text of the output."""
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+
+
+def status_of(result: Generation) -> str:
+    """Whether a text has come to its own end."""
+    return "completed" if result.finish_reason == "stop" else "incomplete"
+
+
+def _usage(result: Generation) -> dict[str, Any]:
+    cached = max(0, result.prompt_tokens - result.statistics.prefilled_tokens)
+    num_tokens = len(result.tokens)
+    return {
+        "input_tokens": result.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": cached},
+        "output_tokens": num_tokens,
+        "output_tokens_details": {"reasoning_tokens": 0},
+        "total_tokens": result.prompt_tokens + num_tokens,
+    }

@@ -1,0 +1,78 @@
+"""The endpoints of OpenAI's responses, which later requests may go on from."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edgellama.quant.error_text import shown
+from edgellama.server.errors import RequestError
+from edgellama.server.openai_responses import ResponseObject, ResponseRequest
+from edgellama.server.response_stream import ResponseStream
+from edgellama.server.routing import Routes, state_of
+from edgellama.server.wire import AnswerStream, json_response, read_json, wait_for_results
+
+if TYPE_CHECKING:
+    from edgellama.generation.results import Generation
+
+
+async def create(request: Request) -> Response:
+    """A response, kept unless that is not wanted."""
+    state = state_of(request)
+    limits = state.settings.limits
+    asked = ResponseRequest(await read_json(request, limits), limits)
+    previous = asked.fields.previous_response_id
+    if previous is not None:
+        _, asked.said = await _found(request, previous, "previous_response_id")
+    name = state.catalogue.find(asked.fields.model).name
+    response = ResponseObject(name, asked)
+    answer = state.answer(asked.wish())
+
+    def keep(result: Generation) -> None:
+        if asked.fields.store:
+            state.responses.save(response.ended(result), asked.messages_after(result))
+
+    if asked.fields.stream:
+        return AnswerStream(answer, ResponseStream(response, keep), state.settings.ping_s)
+    (result,) = await wait_for_results(answer, request.receive)
+    await asyncio.to_thread(keep, result)
+    return json_response(response.ended(result))
+
+
+async def retrieve(request: Request) -> Response:
+    """A response that was kept."""
+    response, _ = await _found(request, request.path_params["name"])
+    return json_response(response)
+
+
+async def delete(request: Request) -> Response:
+    """Forget a response."""
+    name = request.path_params["name"]
+    if not await asyncio.to_thread(state_of(request).responses.remove, name):
+        raise _unknown(name)
+    return json_response({"id": name, "object": "response.deleted", "deleted": True})
+
+
+async def _found(
+    request: Request, name: str, param: str | None = None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    found = await asyncio.to_thread(state_of(request).responses.find, name)
+    if found is None:
+        raise _unknown(name, param)
+    return found
+
+
+def _unknown(name: str, param: str | None = None) -> RequestError:
+    return RequestError(
+        404, f"there is no response {shown(name)}", param=param, code="response_not_found"
+    )
+
+
+ROUTES: Routes = (
+    ("/v1/responses", ("POST",), create),
+    ("/v1/responses/{name}", ("GET",), retrieve),
+    ("/v1/responses/{name}", ("DELETE",), delete),
+)

@@ -1,0 +1,76 @@
+"""A response as events with numbers, each with the name of what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from edgellama.server.answers import Ended, Event, Piece
+from edgellama.server.errors import RequestError, openai_error
+from edgellama.server.openai_responses import ResponseObject, status_of, text_part
+from edgellama.server.wire import StreamWriter, sse
+
+if TYPE_CHECKING:
+    from edgellama.generation.results import Generation
+
+
+class ResponseStream(StreamWriter):
+    """Events of a response with one message."""
+
+    error_shape = staticmethod(openai_error)
+
+    def __init__(self, response: ResponseObject, on_end: Callable[[Generation], None]) -> None:
+        """``on_end`` is called with the result before the last event is written."""
+        self._response = response
+        self._on_end = on_end
+        self._number = 0
+
+    def begin(self) -> bytes:
+        """The response, its message and the part that text goes to."""
+        response = self._response
+        return (
+            self._event("response.created", response=response.begun())
+            + self._event("response.in_progress", response=response.begun())
+            + self._event(
+                "response.output_item.added",
+                output_index=0,
+                item=response.item(None, "in_progress"),
+            )
+            + self._of_part("response.content_part.added", part=text_part(""))
+        )
+
+    def event(self, event: Event) -> bytes:
+        """A piece of text, or the end of everything."""
+        if isinstance(event, Piece):
+            text = event.chunk.text
+            if not text:
+                return b""
+            return self._of_part("response.output_text.delta", delta=text, logprobs=[])
+        return self._end(event.result) if isinstance(event, Ended) else b""
+
+    def failure(self, error: RequestError) -> bytes:
+        """A response that has failed."""
+        return self._event("response.failed", response=self._response.failed(error))
+
+    def _end(self, result: Generation) -> bytes:
+        self._on_end(result)
+        status = status_of(result)
+        return (
+            self._of_part("response.output_text.done", text=result.text, logprobs=[])
+            + self._of_part("response.content_part.done", part=text_part(result.text))
+            + self._event(
+                "response.output_item.done",
+                output_index=0,
+                item=self._response.item(result.text, status),
+            )
+            + self._event(f"response.{status}", response=self._response.ended(result))
+        )
+
+    def _of_part(self, name: str, **content: Any) -> bytes:
+        item = self._response.message_id
+        return self._event(name, item_id=item, output_index=0, content_index=0, **content)
+
+    def _event(self, name: str, **content: Any) -> bytes:
+        number = self._number
+        self._number += 1
+        return sse({"type": name, "sequence_number": number, **content}, name)

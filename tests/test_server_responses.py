@@ -1,0 +1,148 @@
+"""OpenAI's responses over real sockets: a tiny random model, and a file of kept responses."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from server_harness import RunningServer, running_server, sse_events
+
+from edgellama.server.response_store import MAX_AGE_S, ResponseStore
+from edgellama.server.settings import ServerSettings
+
+PATH = "/v1/responses"
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> ServerSettings:
+    """Settings of a server with a file of its own."""
+    store = tmp_path_factory.mktemp("store") / "folder" / "responses.sqlite"
+    return ServerSettings(models={"tiny": tiny_path}, only_given=True, store=store)
+
+
+@pytest.fixture(scope="module")
+def server(settings: ServerSettings) -> Iterator[RunningServer]:
+    """A server of the tiny model alone."""
+    with running_server(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    """A client of the server."""
+    with server.client() as client:
+        yield client
+
+
+def ask(**fields: Any) -> dict[str, Any]:
+    """The body of a small request."""
+    return {"model": "tiny", "max_output_tokens": 6, "temperature": 0, "input": "Hello", **fields}
+
+
+def text_of(response: dict[str, Any]) -> str:
+    """The text of a response."""
+    (item,) = response["output"]
+    return "".join(part["text"] for part in item["content"])
+
+
+def test_a_response_has_the_text_of_a_chat(client: httpx.Client) -> None:
+    """The same prompt gives the same text in both of OpenAI's protocols."""
+    response = client.post(PATH, json=ask()).json()
+    messages = [{"role": "user", "content": "Hello"}]
+    body = {"messages": messages, "max_tokens": 6, "temperature": 0}
+    chat = client.post("/v1/chat/completions", json=body).json()
+    assert text_of(response) == chat["choices"][0]["message"]["content"]
+    assert response["status"] == "incomplete"
+    assert response["incomplete_details"] == {"reason": "max_output_tokens"}
+    assert response["usage"]["output_tokens"] == 6
+
+
+def test_a_response_is_gone_on_with(client: httpx.Client, server: RunningServer) -> None:
+    """previous_response_id stands for all that was said, twice over, without its instructions."""
+    first = client.post(PATH, json=ask(instructions="Be brief.")).json()
+    second = client.post(PATH, json=ask(previous_response_id=first["id"], input="And?")).json()
+    said = [
+        {"role": "user", "content": "Hello"},
+        {"role": "assistant", "content": [{"type": "output_text", "text": text_of(first)}]},
+        {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "And?"}]},
+    ]
+    whole = client.post(PATH, json=ask(input=said)).json()
+    assert text_of(second) == text_of(whole)
+    assert second["usage"]["input_tokens"] == whole["usage"]["input_tokens"]
+    third = client.post(PATH, json=ask(previous_response_id=second["id"])).json()
+    assert third["usage"]["input_tokens"] > second["usage"]["input_tokens"]
+
+
+def test_a_stream_numbers_its_events(client: httpx.Client) -> None:
+    """Events come in order, with the text in pieces and whole, and the response is kept."""
+    whole = client.post(PATH, json=ask()).json()
+    events = sse_events(client.post(PATH, json=ask(stream=True)).text)
+    assert [content["sequence_number"] for _, content in events] == list(range(len(events)))
+    assert all(name == content["type"] for name, content in events)
+    names = [name for name, _ in events if name != "response.output_text.delta"]
+    assert names == [
+        *("response.created", "response.in_progress", "response.output_item.added"),
+        *("response.content_part.added", "response.output_text.done"),
+        *("response.content_part.done", "response.output_item.done", "response.incomplete"),
+    ]
+    deltas = [content["delta"] for name, content in events if name == "response.output_text.delta"]
+    last = events[-1][1]["response"]
+    assert "".join(deltas) == text_of(last) == text_of(whole)
+    assert client.get(f"{PATH}/{last['id']}").json() == last
+
+
+def test_responses_are_found_and_forgotten(client: httpx.Client) -> None:
+    """A kept response is found until it is deleted; one that is not kept is not."""
+    kept = client.post(PATH, json=ask(metadata={"a": "b"})).json()
+    assert client.get(f"{PATH}/{kept['id']}").json() == kept and kept["metadata"] == {"a": "b"}
+    assert client.delete(f"{PATH}/{kept['id']}").json()["deleted"] is True
+    loose = client.post(PATH, json=ask(store=False)).json()
+    for name in (kept["id"], loose["id"]):
+        assert client.get(f"{PATH}/{name}").status_code == 404
+        answer = client.post(PATH, json=ask(previous_response_id=name))
+        assert answer.status_code == 404
+        assert answer.json()["error"]["param"] == "previous_response_id"
+
+
+def test_responses_outlive_the_server(client: httpx.Client, settings: ServerSettings) -> None:
+    """Another server with the same file goes on; the file is its owner's alone."""
+    first = client.post(PATH, json=ask()).json()
+    with running_server(settings) as other, other.client() as second:
+        answer = second.post(PATH, json=ask(previous_response_id=first["id"]))
+    assert answer.status_code == 200
+    assert settings.store is not None
+    if os.name == "posix":
+        assert stat.S_IMODE(settings.store.stat().st_mode) == 0o600
+
+
+def test_old_responses_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is older than a month is forgotten when something new is kept."""
+    store = ResponseStore(tmp_path / "responses.sqlite")
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    store.save({"id": "old"}, [])
+    monkeypatch.setattr("time.time", lambda: MAX_AGE_S + 1)
+    store.save({"id": "new"}, [])
+    assert store.find("old") is None and store.find("new") == ({"id": "new"}, [])
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"input": [{"type": "reasoning"}]},
+        {"input": []},
+        {"tools": [{"type": "web_search"}]},
+        {"background": True},
+        {"truncation": "auto"},
+        {"text": {"format": {"type": "xml"}}},
+    ],
+)
+def test_what_cannot_be_obeyed_is_refused(client: httpx.Client, fields: dict[str, Any]) -> None:
+    """A 400 in OpenAI's shape."""
+    answer = client.post(PATH, json=ask(**fields))
+    assert answer.status_code == 400 and answer.json()["error"]["message"]
