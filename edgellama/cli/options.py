@@ -142,9 +142,23 @@ chunks_option = count_option(
 max_tokens_option = count_option(
     *("-n", "--max-tokens"), default=DEFAULT_MAX_TOKENS, text="Stop a text after this many tokens."
 )
-stop_option = click.option(
+_stop_option = click.option(
     "--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable."
 )
+_ban_option = click.option(
+    *("--ban", "banned"),
+    multiple=True,
+    metavar="TEXT",
+    callback=lambda context, option, texts: texts or None,
+    help="Never write this text, but go back and find other words; repeatable.",
+)
+
+
+def stop_option(command: Command) -> Command:
+    """Adds what ends a text, and what it must not contain."""
+    return _stop_option(_ban_option(command))
+
+
 kv_type_option = click.option(
     *("--kv", "kv_type"),
     type=KV_TYPE,

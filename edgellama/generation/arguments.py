@@ -49,16 +49,16 @@ def _token(item: object) -> int:
     raise InvalidOptionError(f"the prompt holds {item!r:.80}; allowed: {PROMPT_FORM}")
 
 
-def stop_strings(stop: str | Iterable[str] | None) -> tuple[str, ...]:
-    """The strings that end a text; None is none. InvalidOptionError for anything but texts."""
-    if stop is None or isinstance(stop, str):
-        texts: tuple[object, ...] = () if stop is None else (stop,)
+def given_strings(name: str, given: str | Iterable[str] | None) -> tuple[str, ...]:
+    """The strings of an option; None is none. InvalidOptionError for anything but texts."""
+    if given is None or isinstance(given, str):
+        texts: tuple[object, ...] = () if given is None else (given,)
     else:
-        texts = tuple(stop) if isinstance(stop, (list, tuple, set, frozenset)) else (None,)
+        texts = tuple(given) if isinstance(given, (list, tuple, set, frozenset)) else (None,)
     strings = tuple(text for text in texts if isinstance(text, str) and text)
     if len(strings) < len(texts):
         raise InvalidOptionError(
-            f"stop is {stop!r:.80}; allowed: a string, a list of strings, none empty, or None"
+            f"{name} is {given!r:.80}; allowed: a string, a list of strings, none empty, or None"
         )
     return strings
 

@@ -14,6 +14,7 @@ from edgellama.engine.adapter_set import NO_ADAPTERS
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.generation.arguments import token_bias
 from edgellama.generation.decoding_clock import DecodingClock
+from edgellama.generation.held_tokens import RefusedTokens
 from edgellama.generation.results import Chunk, FinishReason, Generation
 from edgellama.generation.text_assembly import TextAssembly
 from edgellama.quant.errors import EdgellamaError
@@ -82,10 +83,12 @@ class Decoding:
             request.stop,
             continuation=request.continuation,
             min_tokens=request.sampling.min_tokens,
+            banned=request.banned,
         )
         self._drafter = drafter
         self._draft: list[int] = []
         self._history = list(request.prompt)
+        self._refused = RefusedTokens()
         self._finish_reason: FinishReason = "cancelled"
         self._end_token: int | None = None
         self._is_over = False
@@ -120,8 +123,7 @@ class Decoding:
             if not self.cancel.cancelled:
                 raise
             self.stop_early()
-        if (rest := self.rest()) is not None:
-            yield rest
+        yield from self.rest()
 
     def next_tokens(self) -> NextTokens | None:
         """The tokens that come next, for the end of ``cache``; None at the end.
@@ -161,9 +163,12 @@ class Decoding:
                 token = self._choose(logits[row])
                 if token is None:
                     break
-                yield self._append(token)
+                yield from self._append(token)
                 next_row = len(history) - start
-                if next_row > len(draft) or draft[row:next_row] != history[start + row :]:
+                if next_row == row and not self._is_over:
+                    continue  # taken back: another one, by the same logits
+                is_drafted = row < next_row <= len(draft)
+                if not is_drafted or draft[row:next_row] != history[start + row :]:
                     break
                 self._clock.resume()
                 self._check_end()
@@ -171,9 +176,10 @@ class Decoding:
                     break
                 row = next_row
         finally:
-            if draft:
-                self._draft = []
-                self.cache.truncate(min(self.cache.length, start + row))
+            self._draft = []
+            # Where the text went back, the logits of its last token are wanted again.
+            length = start + row if len(history) >= start + row else len(history) - 1
+            self.cache.truncate(min(self.cache.length, length))
 
     def stop_early(self) -> None:
         """End as cancelled, for the reason that its token has."""
@@ -181,12 +187,13 @@ class Decoding:
             self._note_prefill()
         self._end(self.cancel.reason)
 
-    def rest(self) -> Chunk | None:
-        """Text that was still held back at the end."""
-        text, is_stopped = self._assembly.finish()
-        if is_stopped:
+    def rest(self) -> Sequence[Chunk]:
+        """What was still held back at the end."""
+        added = self._assembly.finish()
+        if added.is_stopped:
             self._finish_reason = "stop"
-        return Chunk(text, None) if text else None
+        self._drop(added.num_dropped)
+        return added.chunks
 
     def result(self) -> Generation:
         """The generation so far."""
@@ -217,7 +224,9 @@ class Decoding:
         """The next token; None if it ends the text."""
         if self._num_tokens == 0:
             self._note_prefill()
-        token = self._sampler(logits, self._history)
+        token = self._sampler(
+            logits, self._history, self._refused.allowed(len(self._history), len(logits))
+        )
         self._clock.note_token()
         if token in self._end_tokens:
             self._end_token = token
@@ -225,13 +234,25 @@ class Decoding:
             return None
         return token
 
-    def _append(self, token: int) -> Chunk:
-        """Let a token, chosen or certain anyway, be the text's next one."""
-        self._history.append(token)
-        text, is_stopped = self._assembly.add(token)
-        if is_stopped:
+    def _append(self, token: int) -> Sequence[Chunk]:
+        """Let a token, chosen or certain anyway, be the text's next one.
+
+        If a banned string is complete then, the text goes back to the token at which it begins,
+        which cannot be chosen there again.
+        """
+        history = self._history
+        history.append(token)
+        added = self._assembly.add(token)
+        if added.is_stopped:
             self._end("stop")
-        return Chunk(text, token)
+        elif added.num_dropped:
+            place = len(history) - added.num_dropped
+            self._refused.add(place, history[place])
+        self._drop(added.num_dropped)
+        return added.chunks
+
+    def _drop(self, num_tokens: int) -> None:
+        del self._history[len(self._history) - num_tokens :]
 
     def _matched_stop(self) -> str | int | None:
         if self._finish_reason != "stop":

@@ -21,7 +21,9 @@ class DecodingClock:
         self._resumed = perf_counter()
 
     def note_prefill(self, num_tokens: int) -> None:
-        """So many tokens of the prompt were computed since the clock was resumed."""
+        """So many tokens of the prompt were computed since the clock was resumed; said once."""
+        if self._num_tokens:
+            return
         self._prefill_s = perf_counter() - self._resumed
         self._prefilled_tokens = max(0, num_tokens)
 

@@ -1,21 +1,36 @@
-"""The text of one generation as its tokens come: whole characters, up to a stop string.
+"""The text of one generation as its tokens come: whole characters, nothing banned, up to a stop.
 
 It knows neither where tokens come from nor what else ends a text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
+from edgellama.generation.held_tokens import HeldTokens, TokenText
+from edgellama.generation.results import Chunk
 from edgellama.text.tokenizer import StopStrings, StreamingDetokenizer
 
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
 
 
+class Added(NamedTuple):
+    """What a token makes of a text.
+
+    ``chunks`` are certain now. ``is_stopped``: a stop string has been reached. ``num_dropped``:
+    how many of the last tokens belong to the text no longer, because they come behind the stop
+    or, if there is none, because a banned string begins at the first of them.
+    """
+
+    chunks: Sequence[Chunk]
+    is_stopped: bool = False
+    num_dropped: int = 0
+
+
 class TextAssembly:
-    """Tokens in, text out; what may still become a stop string is held back."""
+    """Tokens in, text out; what may still become a stop string or a banned one is held back."""
 
     def __init__(
         self,
@@ -24,6 +39,7 @@ class TextAssembly:
         *,
         continuation: bool,
         min_tokens: int = 0,
+        banned: Sequence[str] = (),
     ) -> None:
         """``continuation``: the text carries on another, so a leading space is kept.
 
@@ -32,6 +48,7 @@ class TextAssembly:
         self._num_unstopped = min_tokens
         self._stops = StopStrings(stop)
         self._detokenizer = StreamingDetokenizer(tokenizer, continuation=continuation)
+        self._held = HeldTokens(self._detokenizer, banned) if banned else None
         self._texts: list[str] = []
 
     @property
@@ -44,19 +61,35 @@ class TextAssembly:
         """All text that was given out."""
         return "".join(self._texts)
 
-    def add(self, token: int) -> tuple[str, bool]:
-        """The text that is certain now, and whether a stop string has been reached."""
-        text, is_stopped = self._detokenizer.add(token), False
-        if self._num_unstopped:
-            self._num_unstopped -= 1
-        else:
-            text, is_stopped = self._stops.feed(text)
-        self._texts.append(text)
-        return text, is_stopped
+    def add(self, token: int) -> Added:
+        """Let a token be the text's next one."""
+        if self._held is None:
+            return self._shown([TokenText(token, self._detokenizer.add(token))])
+        certain, num_taken_back = self._held.add(token)
+        return Added((), num_dropped=num_taken_back) if num_taken_back else self._shown(certain)
 
-    def finish(self) -> tuple[str, bool]:
-        """Text that was still held back at the end, and whether it has reached a stop string."""
-        text, is_stopped = self._stops.feed(self._detokenizer.finish())
-        text += self._stops.flush()
-        self._texts.append(text)
-        return text, is_stopped
+    def finish(self) -> Added:
+        """What was still held back at the end."""
+        added = self._shown(self._held.release() if self._held else ())
+        rest, is_stopped = self._stops.feed(self._detokenizer.finish())
+        rest += self._stops.flush()
+        self._texts.append(rest)
+        chunks = (*added.chunks, Chunk(rest, None)) if rest else added.chunks
+        return Added(chunks, is_stopped, added.num_dropped)
+
+    def _shown(self, certain: Iterable[TokenText]) -> Added:
+        """Certain tokens as chunks, up to a stop string; what comes behind it is dropped."""
+        chunks: list[Chunk] = []
+        tokens = list(certain)
+        for place, (token, text) in enumerate(tokens):
+            is_stopped = False
+            if self._num_unstopped:
+                self._num_unstopped -= 1
+            else:
+                text, is_stopped = self._stops.feed(text)
+            self._texts.append(text)
+            chunks.append(Chunk(text, token))
+            if is_stopped:
+                held = self._held.release() if self._held else ()
+                return Added(chunks, True, len(tokens) - place - 1 + len(held))
+        return Added(chunks)

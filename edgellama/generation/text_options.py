@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from edgellama.engine.adapter_set import AdapterSet
 from edgellama.engine.adapter_shelf import AdapterScales
-from edgellama.generation.arguments import prompt_tokens, stop_strings, stop_tokens
+from edgellama.generation.arguments import given_strings, prompt_tokens, stop_tokens
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import (
@@ -39,6 +40,9 @@ class TextOptions(SamplingArguments, total=False):
         stop: A string, or several, before which the text ends. None (the default) is none.
         stop_tokens: Ids of tokens that end the text, and are no part of it. None (the default)
             are the model's end tokens alone.
+        banned: A string, or several, that the text must not contain. Where one comes about, the
+            text goes back to the token at which it began and takes another. None (the default)
+            is none.
         adapters: Loaded adapters, or their names, with scales, for this text alone, such as
             ``{"french": 0.5}``; {} is none. None (the default) are those of the session.
         timeout: Seconds, from the call on, after which the text ends as it is, with "timeout"
@@ -58,6 +62,7 @@ class TextOptions(SamplingArguments, total=False):
     max_tokens: int | None
     stop: str | Sequence[str] | None
     stop_tokens: Collection[int] | None
+    banned: str | Sequence[str] | None
     adapters: AdapterScales | None
     timeout: float | None
     on_prefill: Callable[[int, int], None] | None
@@ -101,6 +106,7 @@ class Request:
     max_tokens: int | None = None
     stop: Sequence[str] = ()
     stop_tokens: frozenset[int] = frozenset()
+    banned: Sequence[str] = ()
     continuation: bool = True
     dropped_messages: int = 0
     adapters: AdapterScales | AdapterSet | None = None
@@ -146,8 +152,9 @@ def _as_given(value: Any) -> Any:
 
 _CHECKED: Mapping[str, Callable[[Any], Any]] = {
     "max_tokens": _token_limit,
-    "stop": stop_strings,
+    "stop": partial(given_strings, "stop"),
     "stop_tokens": stop_tokens,
+    "banned": partial(given_strings, "banned"),
     "adapters": _as_given,
     "timeout": _seconds,
     "on_prefill": _prefill_listener,

@@ -13,10 +13,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.sampling.filters import Indices, Logits
+from edgellama.sampling.filters import Indices, Logits, Mask
 
 Tokens: TypeAlias = npt.NDArray[np.int64]
-Mask: TypeAlias = npt.NDArray[np.bool_]
 Breaks: TypeAlias = Callable[[int], bool]
 """Whether sequences end at a token."""
 

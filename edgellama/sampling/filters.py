@@ -16,6 +16,7 @@ from edgellama.quant.errors import EdgellamaError
 
 Logits: TypeAlias = npt.NDArray[np.float32]
 Indices: TypeAlias = npt.NDArray[np.intp]
+Mask: TypeAlias = npt.NDArray[np.bool_]
 
 SORTABLE = 1024
 """Up to so many candidates are simply sorted; more are narrowed down first."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.candidates import Candidates
 from edgellama.sampling.dry import Breaks
-from edgellama.sampling.filters import Logits, check_finite, draw, greedy
+from edgellama.sampling.filters import Logits, Mask, check_finite, draw, greedy
 from edgellama.sampling.mirostat import Mirostat
 from edgellama.sampling.options import SamplingOptions
 from edgellama.sampling.stages import WEAKENING, SparedTokens, Stage, active_stages, cooled
@@ -82,7 +82,7 @@ class Sampler:
         self,
         logits: Logits,
         history: Sequence[int],
-        allowed: npt.NDArray[np.bool_] | None = None,
+        allowed: Mask | None = None,
     ) -> int:
         """The next token, from float32 logits (vocab_size,) and the tokens so far.
 
@@ -125,9 +125,7 @@ class Sampler:
         chances /= weights.sum()
         return chances
 
-    def _prepared(
-        self, logits: Logits, length: int, allowed: npt.NDArray[np.bool_] | None
-    ) -> Logits:
+    def _prepared(self, logits: Logits, length: int, allowed: Mask | None) -> Logits:
         """The logits with all that is said of single tokens; a copy if anything is."""
         forbidden = self._forbidden_early if length < self._early_length else self._forbidden
         if allowed is None and not len(forbidden) and not len(self._biased):
@@ -139,8 +137,8 @@ class Sampler:
             changed[~allowed] = -np.inf
         if changed.max() == -np.inf and logits.max() > -np.inf:
             raise InvalidOptionError(
-                "no token is left to choose; allowed: logit_bias, min_tokens, ignore_eos and what "
-                "the text must match leave at least one together"
+                "no token is left to choose; allowed: logit_bias, min_tokens, ignore_eos, banned "
+                "and what the text must match leave at least one together"
             )
         return changed
 

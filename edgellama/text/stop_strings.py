@@ -23,7 +23,6 @@ class StopStrings:
         if isinstance(stops, str) or not all(isinstance(s, str) and s for s in stops):
             raise InvalidOptionError(f"stop strings {stops!r}; a list of strings, none empty")
         self._stops = tuple(stops)
-        self._longest = max(map(len, self._stops), default=0)
         self._held = ""
         self.matched: str | None = None
 
@@ -41,7 +40,7 @@ class StopStrings:
             _, start, self.matched = min(found)
             self._held = ""
             return pending[:start], True
-        keep = self._num_held(pending)
+        keep = num_begun(pending, self._stops)
         self._held = pending[len(pending) - keep :]
         return pending[: len(pending) - keep], False
 
@@ -50,9 +49,11 @@ class StopStrings:
         held, self._held = self._held, ""
         return held
 
-    def _num_held(self, text: str) -> int:
-        """Length of the longest end of the text with which a stop string begins."""
-        for length in range(min(len(text), self._longest - 1), 0, -1):
-            if any(stop.startswith(text[-length:]) for stop in self._stops):
-                return length
-        return 0
+
+def num_begun(text: str, strings: Sequence[str]) -> int:
+    """Length of the longest end of the text with which one of the strings begins."""
+    longest = max(map(len, strings), default=0)
+    for length in range(min(len(text), longest - 1), 0, -1):
+        if any(string.startswith(text[-length:]) for string in strings):
+            return length
+    return 0

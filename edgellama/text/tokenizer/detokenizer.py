@@ -7,8 +7,17 @@ stands for is the tokenizer's knowledge.
 from __future__ import annotations
 
 import codecs
+from typing import TypeAlias
 
 from edgellama.text.tokenizer.base import Tokenizer, replace_surrogates
+
+DetokenizerState: TypeAlias = "tuple[bool, tuple[bytes, int]]"
+"""What a detokenizer remembers of the tokens so far."""
+
+
+def is_inside_character(state: DetokenizerState) -> bool:
+    """Whether bytes of a character have come, but not all."""
+    return bool(state[1][0])
 
 
 class StreamingDetokenizer:
@@ -22,6 +31,16 @@ class StreamingDetokenizer:
         self._skip_special = skip_special
         self._at_start = not continuation
         self._decoder = codecs.getincrementaldecoder("utf-8")(tokenizer.decode_errors)
+
+    @property
+    def state(self) -> DetokenizerState:
+        """What it remembers; assigned again, it forgets the tokens since."""
+        return self._at_start, self._decoder.getstate()
+
+    @state.setter
+    def state(self, state: DetokenizerState) -> None:
+        self._at_start, of_decoder = state
+        self._decoder.setstate(of_decoder)
 
     def add(self, token: int) -> str:
         """The text that is certain once this token is there; often empty inside a character."""
