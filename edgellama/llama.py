@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from edgellama.engine.hooks import HookPlace, RowFunction, RowHook
+from edgellama.engine.idle_watch import IdleWatch, check_idle_seconds
 from edgellama.engine.kv_types import KVTypeChoice
 from edgellama.generation.async_items import AsyncItems, gathered
 from edgellama.generation.async_stream import AsyncStream
@@ -92,6 +93,8 @@ class Llama:
         progress: Callable[[int, int], None] | None = None,
         compile_usual: bool = False,
         max_concurrent: int | None = None,
+        low_priority: bool = False,
+        idle_seconds: float | None = None,
     ) -> None:
         """Load a model.
 
@@ -117,6 +120,9 @@ class Llama:
             compile_usual: If any kernel must be compiled, compile those of other usual models and
                 caches in the same go, so that later ones need not wait. False by default.
             max_concurrent: Texts that run at once, as the property; None (the default) is no limit.
+            low_priority: Whether other programs come first, as the property. False by default.
+            idle_seconds: After so long without a text the memory is given back, as by ``unload``.
+                None (the default) is never.
 
         Raises:
             ModelNotFoundError: No such file, or a name that was not pulled.
@@ -136,6 +142,7 @@ class Llama:
         """
         from edgellama.loading import load_model
 
+        check_idle_seconds(idle_seconds)
         self._line = WaitingLine(max_concurrent)
         self._model = load_model(
             path_or_name,
@@ -145,6 +152,7 @@ class Llama:
             quantize=quantize,
             cache_limit=cache_limit,
             exact=exact,
+            low_priority=low_priority,
             progress=progress,
             compile_usual=compile_usual,
         )
@@ -153,6 +161,7 @@ class Llama:
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._sessions_lock = threading.RLock()
         self._closed = False
+        self._idle_watch = IdleWatch(self._engine, idle_seconds)
 
     @property
     def config(self) -> ModelConfig:
@@ -193,6 +202,65 @@ class Llama:
     def cached_bytes(self) -> int:
         """Bytes that the beginnings of earlier texts take now."""
         return self._engine.pool().idle_bytes
+
+    @property
+    def num_threads(self) -> int:
+        """How many threads compute. Another number may be assigned at any time, as a cap.
+
+        It holds from the next step on, and changes no text.
+        """
+        return self._engine.num_threads
+
+    @num_threads.setter
+    def num_threads(self, number: int) -> None:
+        self._engine.num_threads = number
+
+    @property
+    def low_priority(self) -> bool:
+        """Whether the threads that compute give way to other programs; may be assigned.
+
+        The thread that waits for a text computes, too, and keeps its own priority. On macOS
+        this changes nothing.
+        """
+        return self._engine.low_priority
+
+    @low_priority.setter
+    def low_priority(self, is_low: bool) -> None:
+        self._engine.low_priority = is_low
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """After how long without a text the memory is given back; None is never."""
+        return self._idle_watch.seconds
+
+    @idle_seconds.setter
+    def idle_seconds(self, seconds: float | None) -> None:
+        self._idle_watch.seconds = seconds
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether weights are mapped and threads are there; the next text sees to both."""
+        return self._engine.is_loaded
+
+    def unload(self) -> None:
+        """Give back all memory but that of open sessions, until the next text loads it again.
+
+        That takes as long as mapping the file. What texts of earlier sessions have left is
+        forgotten; sessions and conversations go on where they were.
+
+        Raises:
+            EdgellamaError: It is called by a hook, in the middle of a step.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     llama.unload()
+            ...     before = llama.is_loaded
+            ...     text = llama.generate("One, two,", max_tokens=2, temperature=0).text
+            ...     before, text, llama.is_loaded
+            (False, ' or three', True)
+        """
+        self._engine.unload()
 
     @property
     def max_concurrent(self) -> int | None:
@@ -862,6 +930,7 @@ class Llama:
         with self._sessions_lock:
             self._closed = True
             sessions = list(self._sessions)
+        self._idle_watch.close()
         for session in sessions:
             session.close()
         self._engine.close()

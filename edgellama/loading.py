@@ -51,6 +51,7 @@ def load_model(
     quantize: str | None,
     cache_limit: int | None,
     exact: bool,
+    low_priority: bool,
     progress: Progress | None,
     compile_usual: bool,
 ) -> LoadedModel:
@@ -74,6 +75,8 @@ def load_model(
             progress=progress,
             companions=usual_kernels() if compile_usual else (),
         )
+        if low_priority:
+            engine.low_priority = True
     except BaseException:
         file.close()
         raise

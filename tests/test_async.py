@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,7 @@ def test_leaving_early_ends_the_text(
 
 def test_a_deadline_of_asyncio(llama: Llama) -> None:
     """``asyncio.wait_for`` and ``asyncio.timeout`` end a text, which leaves nothing in use."""
+    llama.add_hook(lambda *_: time.sleep(0.02))
 
     async def main() -> None:
         with llama.session() as session:

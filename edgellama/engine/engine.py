@@ -31,6 +31,7 @@ from edgellama.engine.segments import Segment, Wanted
 from edgellama.engine.step import FloatRows, StepRunner
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer
+from edgellama.engine.thread_priority import lower_priority
 from edgellama.engine.weights import ModelWeights, load_weights
 from edgellama.engine.work import Kept, Work
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
@@ -84,25 +85,21 @@ class Engine:
         Raises ModelFileError, UnsupportedModelError, KernelError or InvalidOptionError.
         """
         self.config = ModelConfig.from_gguf(file)
-        self.num_threads = default_num_threads() if num_threads is None else num_threads
-        if not 1 <= self.num_threads <= MAX_THREADS:
-            raise InvalidOptionError(f"{self.num_threads} threads; allowed: 1 to {MAX_THREADS}")
+        self._num_threads = _checked_num_threads(num_threads)
         self._kv_types = KVTypes.of(kv_type)
         self._cache_limit = cache_limit
         self.tier = choose_tier(tier)
         self.step_tokens = step_tokens(self.config)
         self.layers = _checked_layers(layers, self.config.block_count)
-        self._weights: ModelWeights | None = load_weights(file, self.config)
-        self._runner: StepRunner | None = StepRunner(
-            self.config, self._weights, self.tier, self.num_threads,
-            layers=self.layers, is_exact=exact,
-        )  # fmt: skip
-        buffers = self._runner.buffers
+        self._file, self._is_exact = file, exact
+        self._is_closed = self._is_low_priority = False
         self._hooks: tuple[Hook, ...] = ()
+        self._weights: ModelWeights | None = load_weights(file, self.config)
+        self._runner: StepRunner | None = self._new_runner(self._weights)
+        buffers = self._runner.buffers
         self._num_hook_changes = 0
         self._pools: dict[KVTypes, PagePool] = {}
         self._programs: dict[tuple[object, ...], Program] = {}
-        self._file, self._is_exact = file, exact
         self._kernels = CompiledKernels(self.tier)
         entries = {TIMED_ENTRY} if timer else set()
         self._kernels.ensure(self.usual_kernels() | entries, progress, companions)
@@ -111,7 +108,7 @@ class Engine:
         self.adapters = AdapterShelf(
             file, self.config, buffers.num_rows, buffers.panel_rows, self._kernels.ensure
         )
-        self._team = ThreadTeam(self._kernels, self.num_threads)
+        self._team = self._new_team()
         self._stop_team = weakref.finalize(self, self._team.close)
         self.scheduler = Scheduler(_without_a_cycle(self._run_step), self.step_tokens)
         if hooks:
@@ -199,9 +196,7 @@ class Engine:
     @property
     def weights(self) -> ModelWeights:
         """The model's tensors; EdgellamaError once the engine is closed."""
-        if self._weights is None:
-            raise EdgellamaError("the engine is closed")
-        return self._weights
+        return self.scheduler.exclusively(self._open_weights)
 
     @cached_property
     def cache_maker(self) -> CacheMaker:
@@ -209,6 +204,7 @@ class Engine:
 
         The first time it reads samples of all tensors.
         """
+        self.load()
         rounding = f"{self.tier.name} {(source_hash() or 'unknown')[:16]}"
         return CacheMaker(
             model=model_identity(self._file),
@@ -240,6 +236,51 @@ class Engine:
                 del self._programs[key]
 
         self.scheduler.exclusively(change)
+
+    @property
+    def num_threads(self) -> int:
+        """How many threads compute; other numbers hold from the next step on."""
+        return self._num_threads
+
+    @num_threads.setter
+    def num_threads(self, number: int) -> None:
+        self._restart(_checked_num_threads(number), self._is_low_priority)
+
+    @property
+    def low_priority(self) -> bool:
+        """Whether the threads give way to other programs, but for those that wait for texts."""
+        return self._is_low_priority
+
+    @low_priority.setter
+    def low_priority(self, is_low: bool) -> None:
+        self._restart(self._num_threads, is_low)
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether weights are mapped and threads are there, which the next step sees to."""
+        return self._runner is not None
+
+    @property
+    def num_jobs(self) -> int:
+        """A number that grows with every step."""
+        return self._team.next_job
+
+    def load(self) -> None:
+        """Have everything that a step needs; EdgellamaError once the engine is closed."""
+        self.scheduler.exclusively(self._open_runner)
+
+    def unload(self) -> None:
+        """Give back weights, buffers, threads and pages without a sequence until the next step.
+
+        The file is closed meanwhile. ModelFileError at that step, if another lies in its place.
+        """
+
+        def unload() -> None:
+            self._release()
+            self._file.close()
+
+        self.scheduler.refuse_within_a_step()
+        self.scheduler.exclusively(unload)
 
     @property
     def kernels(self) -> CompiledKernels:
@@ -280,6 +321,7 @@ class Engine:
 
         The engine is unusable afterwards.
         """
+        self._is_closed = True
         self.scheduler.exclusively(self._release)
 
     def __enter__(self) -> Engine:
@@ -287,6 +329,49 @@ class Engine:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _open_weights(self) -> ModelWeights:
+        self._open_runner()
+        assert self._weights is not None
+        return self._weights
+
+    def _new_runner(self, weights: ModelWeights) -> StepRunner:
+        runner = StepRunner(
+            self.config, weights, self.tier, self._num_threads,
+            layers=self.layers, is_exact=self._is_exact,
+        )  # fmt: skip
+        if self._hooks:
+            runner.set_hooks(self._hooks)
+        return runner
+
+    def _new_team(self) -> ThreadTeam:
+        team = ThreadTeam(self._kernels, self._num_threads)
+        if self._is_low_priority:
+            lower_priority(worker.native_id or 0 for worker in team._workers)
+        return team
+
+    def _restart(self, num_threads: int, is_low_priority: bool) -> None:
+        """Let other threads run the next step, with what belongs to their number."""
+
+        def restart() -> None:
+            before = self._num_threads, self._is_low_priority
+            self._num_threads, self._is_low_priority = num_threads, is_low_priority
+            try:
+                if self._weights is not None:
+                    self._use(self._new_runner(self._weights), self._new_team())
+            except BaseException:
+                self._num_threads, self._is_low_priority = before
+                raise
+
+        self.scheduler.refuse_within_a_step()
+        self.scheduler.exclusively(restart)
+
+    def _use(self, runner: StepRunner, team: ThreadTeam) -> None:
+        self._stop_team()
+        self._programs.clear()
+        self._last_step = None
+        self._runner, self._team = runner, team
+        self._stop_team = weakref.finalize(self, team.close)
 
     def _release(self) -> None:
         self._stop_team()
@@ -300,8 +385,13 @@ class Engine:
 
         A signal's handler may close the engine inside a step, which ends on mapped memory.
         """
-        if self._runner is None:
+        if self._is_closed:
             raise EdgellamaError("the engine is closed")
+        if self._runner is None:
+            self._file.reopen()
+            self._weights = load_weights(self._file, self.config)
+            self._use(self._new_runner(self._weights), self._new_team())
+        assert self._runner is not None
         return self._runner
 
     def _run_step(
@@ -420,6 +510,13 @@ class Engine:
                 cache.context_length,
             )
         return ids.astype(np.int64, copy=False)
+
+
+def _checked_num_threads(number: int | None) -> int:
+    found = default_num_threads() if number is None else number
+    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= MAX_THREADS:
+        raise InvalidOptionError(f"{found!r} threads; allowed: 1 to {MAX_THREADS}")
+    return found
 
 
 def _checked_layers(layers: range | None, num_layers: int) -> range:

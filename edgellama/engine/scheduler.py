@@ -58,6 +58,11 @@ class Scheduler:
         self._last_step_s = 0.0
         self._turn = 0
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no step runs and nobody waits for one."""
+        return not self._is_in_step and not self._waiting
+
     def run(self, work: Work) -> None:
         """Return when ``work`` is over. What went wrong is in its ``error``."""
         self.run_any((work,))
@@ -68,7 +73,7 @@ class Scheduler:
         ``caller``: who wants them all; with it, or without one with this call, they are forgotten,
         so that nothing is left of works whose caller was interrupted in any moment.
         """
-        self._refuse_within_a_step()
+        self.refuse_within_a_step()
         first, caller = works[0], caller or Caller()
         for work in works:
             work.alarm, work.caller = first.alarm, weakref.ref(caller)
@@ -145,12 +150,13 @@ class Scheduler:
             self._wake_next()
         return result
 
-    def _refuse_within_a_step(self) -> None:
+    def refuse_within_a_step(self) -> None:
+        """EdgellamaError where this thread is in the middle of a step: in a hook, or a handler."""
         if self._is_in_step and self._driving.acquire(blocking=False):
             self._driving.release()
             if self._is_in_step:
                 raise EdgellamaError(
-                    "a signal's handler cannot compute in the middle of its thread's own step"
+                    "a hook or a signal's handler cannot do this in the middle of its own step"
                 )
 
     def _drive_if_nobody_does(self, works: Sequence[Work]) -> bool:

@@ -6,6 +6,7 @@ is left to part.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -50,6 +51,8 @@ class GGUFFile:
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
+        # What it was opened by, for reopen: the folder may be changed meanwhile.
+        self._opened = Path(path).absolute()
         parts = _read_parts(Path(path))
         first = parts[0]
         self.path = first.path
@@ -60,6 +63,7 @@ class GGUFFile:
         self.metadata: Mapping[str, MetadataValue] = MappingProxyType(first.metadata)
         self.metadata_types: Mapping[str, int] = MappingProxyType(first.metadata_types)
         self._tensors: Mapping[str, Tensor] | None = MappingProxyType(_join_tensors(parts))
+        self._stamps = _stamps(parts)
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -67,6 +71,19 @@ class GGUFFile:
         if self._tensors is None:
             raise ModelFileError(f"{self.path}: the file is closed")
         return self._tensors
+
+    def reopen(self) -> None:
+        """Map the same files again after close(); nothing happens before it.
+
+        ModelNotFoundError or ModelFileError if they are not there, or are others now.
+        """
+        if self._tensors is None:
+            parts = _read_parts(self._opened)
+            if _stamps(parts) != self._stamps:
+                raise ModelFileError(
+                    f"{self.path}: the file is another than the one that was loaded; load it anew"
+                )
+            self._tensors = MappingProxyType(_join_tensors(parts))
 
     def close(self) -> None:
         """Lets go of the mapping, which ends with the last array that still views it."""
@@ -105,6 +122,16 @@ def _read_parts(path: Path) -> list[Part]:
     parts = [opened if n == path.name else _read_sibling(path, n) for n in names]
     _check_parts(parts)
     return parts
+
+
+def _stamps(parts: Sequence[Part]) -> list[tuple[int, int]]:
+    """What tells files from others of their names: how long they are, and when written."""
+    found = []
+    for part in parts:
+        with contextlib.suppress(OSError):  # removed since it was mapped
+            status = os.stat(part.path)
+            found.append((status.st_size, status.st_mtime_ns))
+    return found
 
 
 def _read_sibling(path: Path, name: str) -> Part:

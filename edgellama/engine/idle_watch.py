@@ -1,0 +1,74 @@
+"""A thread that lets an engine give back its memory once nobody has computed for a while."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING
+
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+
+if TYPE_CHECKING:
+    from edgellama.engine.engine import Engine
+
+LOOKS = 4
+"""How often the watch looks within the time that an engine may be idle."""
+
+
+class IdleWatch:
+    """Unloads an engine after ``seconds`` without a step, None for never; the next step loads it.
+
+    It costs steps nothing: the watch looks now and then whether their number has grown.
+    """
+
+    def __init__(self, engine: Engine, seconds: float | None) -> None:
+        self._engine = weakref.ref(engine)
+        self._seconds: float | None = None
+        self._ended = threading.Event()
+        self.seconds = seconds
+
+    @property
+    def seconds(self) -> float | None:
+        """How long the engine may be idle."""
+        return self._seconds
+
+    @seconds.setter
+    def seconds(self, seconds: float | None) -> None:
+        check_idle_seconds(seconds)
+        self.close()
+        self._seconds, self._ended = seconds, threading.Event()
+        if seconds is not None:
+            wait = min(seconds, threading.TIMEOUT_MAX)
+            threading.Thread(
+                target=_watch,
+                args=(self._engine, wait, self._ended),
+                name="edgellama-idle",
+                daemon=True,
+            ).start()
+
+    def close(self) -> None:
+        """Watch no more."""
+        self._ended.set()
+
+
+def check_idle_seconds(seconds: float | None) -> None:
+    """InvalidOptionError for what is no time."""
+    is_time = isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and seconds > 0
+    if seconds is not None and not is_time:
+        raise InvalidOptionError(f"idle_seconds is {seconds!r}; allowed: None or seconds above 0")
+
+
+def _watch(reference: weakref.ref[Engine], seconds: float, ended: threading.Event) -> None:
+    seen, since = -1, time.monotonic()
+    while not ended.wait(seconds / LOOKS):
+        engine = reference()
+        if engine is None:
+            return
+        if engine.num_jobs != seen or not engine.scheduler.is_idle:
+            seen, since = engine.num_jobs, time.monotonic()
+        elif engine.is_loaded and time.monotonic() - since >= seconds:
+            with contextlib.suppress(EdgellamaError):
+                engine.unload()
+        del engine

@@ -1,0 +1,38 @@
+"""Threads that give way to other programs: how each system is asked for it.
+
+Only threads of one's own may be lowered, since systems do not let everybody raise one again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable
+
+NICENESS = 10
+"""Of 19: a tenth of a core that another program wants, and all of a free one."""
+THREAD_SET_INFORMATION, BELOW_NORMAL = 0x0020, -1
+CAN_LOWER = sys.platform in ("linux", "win32")
+"""Elsewhere a thread alone may lower itself, or none may."""
+
+
+def lower_priority(thread_ids: Iterable[int]) -> None:
+    """Let these threads give way; by the system's numbers. Those that are gone are left out."""
+    for number in thread_ids:
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                os.setpriority(os.PRIO_PROCESS, number, NICENESS)
+        elif sys.platform == "win32":
+            _lower_on_windows(number)
+
+
+def _lower_on_windows(number: int) -> None:
+    import ctypes
+
+    kernel = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined,unused-ignore]
+    kernel.OpenThread.restype = ctypes.c_void_p
+    handle = kernel.OpenThread(THREAD_SET_INFORMATION, False, number)
+    if handle:
+        kernel.SetThreadPriority(ctypes.c_void_p(handle), BELOW_NORMAL)
+        kernel.CloseHandle(ctypes.c_void_p(handle))
