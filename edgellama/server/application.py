@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from edgellama.server import (
     anthropic_routes,
+    embeddings,
     ollama_routes,
     openai_routes,
     plain_routes,
@@ -51,6 +52,7 @@ def make_application(settings: ServerSettings) -> ASGIApp:
     tables = (
         openai_routes.ROUTES,
         response_routes.ROUTES,
+        embeddings.ROUTES,
         ollama_routes.ROUTES,
         anthropic_routes.ROUTES,
         plain_routes.ROUTES,

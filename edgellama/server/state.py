@@ -46,12 +46,16 @@ class ServerState:
 
     def answer(self, wish: Wish) -> Answer:
         """Begin to make what is wished for; RequestError where there is no room, or no model."""
-        if self.is_ending:
-            raise too_busy("the server is about to end", "shutting_down", 503)
-        self.catalogue.find(wish.model)
+        self.check_open(wish.model)
         answer = Answer(wish, self.shelf, self.queue, self._threads, self.metrics)
         self._answers.add(answer)
         return answer
+
+    def check_open(self, model: str | None) -> None:
+        """RequestError if the server ends, or has no such model."""
+        if self.is_ending:
+            raise too_busy("the server is about to end", "shutting_down", 503)
+        self.catalogue.find(model)
 
     def stop_all(self, reason: str) -> None:
         """End all answers that still run, and tell their clients why."""

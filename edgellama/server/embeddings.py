@@ -1,0 +1,185 @@
+"""Embeddings in OpenAI's and in Ollama's protocol."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edgellama.generation.embedding import Embedding
+from edgellama.server.durations import seconds
+from edgellama.server.errors import RequestError
+from edgellama.server.fields import take_fields
+from edgellama.server.ollama_fields import LOAD_OPTIONS
+from edgellama.server.ollama_texts import nanoseconds
+from edgellama.server.routing import Routes, state_of
+from edgellama.server.turns import Leaving, Worked, in_turn
+from edgellama.server.wire import json_response, read_json
+
+if TYPE_CHECKING:
+    from edgellama.llama import Llama
+
+MAX_TEXTS = 2048
+
+
+class OpenAIFields(msgspec.Struct):
+    """``/v1/embeddings``."""
+
+    input: str | list[Any]
+    model: str = ""
+    encoding_format: str = "float"
+    dimensions: int | None = None
+
+
+class OllamaFields(msgspec.Struct):
+    """``/api/embed``, and ``/api/embeddings`` with ``prompt``."""
+
+    input: str | list[str] = []
+    prompt: str = ""
+    model: str = ""
+    name: str = ""
+    truncate: bool = True
+    dimensions: int | None = None
+    options: dict[str, Any] = {}
+    keep_alive: float | str | None = None
+
+
+async def openai_embeddings(request: Request) -> Response:
+    """A vector for each text, as numbers or as base64 of little-endian float32."""
+    state = state_of(request)
+    fields, _ = take_fields(await read_json(request, state.settings.limits), OpenAIFields)
+    if fields.encoding_format not in ("float", "base64"):
+        raise RequestError(
+            400,
+            f"encoding_format is {fields.encoding_format[:80]!a}; allowed: float, base64",
+            param="encoding_format",
+        )
+    texts = _texts(fields.input)
+    name = state.catalogue.find(fields.model).name
+    worked = await _embed(request, fields.model, texts, fields.dimensions)
+    as_text = fields.encoding_format == "base64"
+    num_tokens = sum(found.num_tokens for found in worked.result)
+    data = [
+        {"object": "embedding", "index": index, "embedding": _written(found, as_text)}
+        for index, found in enumerate(worked.result)
+    ]
+    usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
+    return json_response({"object": "list", "data": data, "model": name, "usage": usage})
+
+
+async def ollama_embed(request: Request) -> Response:
+    """A vector for each text."""
+    state = state_of(request)
+    fields = _ollama_fields(await read_json(request, state.settings.limits))
+    texts = [fields.input] if isinstance(fields.input, str) else fields.input
+    worked = await _embed_for_ollama(request, fields, texts, normalize=True)
+    return json_response(
+        {
+            "model": fields.model or fields.name,
+            "embeddings": [_written(found, False) for found in worked.result],
+            "total_duration": nanoseconds(worked.total_s),
+            "load_duration": nanoseconds(worked.load_s),
+            "prompt_eval_count": sum(found.num_tokens for found in worked.result),
+        }
+    )
+
+
+async def ollama_embeddings(request: Request) -> Response:
+    """The vector of one text, in Ollama's older way: its length is not one."""
+    state = state_of(request)
+    fields = _ollama_fields(await read_json(request, state.settings.limits))
+    worked = await _embed_for_ollama(request, fields, [fields.prompt], normalize=False)
+    return json_response({"embedding": _written(worked.result[0], False)})
+
+
+def _ollama_fields(body: dict[str, Any]) -> OllamaFields:
+    fields, _ = take_fields(body, OllamaFields, ignored=())
+    unknown = fields.options.keys() - LOAD_OPTIONS - {"temperature", "seed"}
+    if unknown:
+        raise RequestError(
+            400,
+            f"there is no option {min(unknown)[:80]!a} of an embedding; allowed: "
+            + ", ".join(sorted(LOAD_OPTIONS)),
+        )
+    return fields
+
+
+async def _embed_for_ollama(
+    request: Request, fields: OllamaFields, texts: Sequence[str], *, normalize: bool
+) -> Worked[list[Embedding]]:
+    keep_alive_s = None if fields.keep_alive is None else seconds(fields.keep_alive)
+    return await _embed(
+        request,
+        fields.model or fields.name,
+        texts,
+        fields.dimensions,
+        keep_alive_s,
+        truncate=fields.truncate,
+        normalize=normalize,
+    )
+
+
+async def _embed(
+    request: Request,
+    model: str,
+    texts: Sequence[str],
+    dimensions: int | None,
+    keep_alive_s: float | None = None,
+    *,
+    truncate: bool = False,
+    normalize: bool = True,
+) -> Worked[list[Embedding]]:
+    if len(texts) > MAX_TEXTS:
+        raise RequestError(400, f"{len(texts)} texts; allowed: up to {MAX_TEXTS}", param="input")
+
+    def work(llama: Llama, leaving: Leaving) -> list[Embedding]:
+        width = llama.config.embedding_length
+        if dimensions not in (None, width):
+            raise RequestError(
+                400, f"dimensions is {dimensions}; allowed: {width}", param="dimensions"
+            )
+        found = []
+        for embedding in llama.embed_each(texts, truncate=truncate, normalize=normalize):
+            leaving.check()
+            found.append(embedding)
+        return found
+
+    return await in_turn(state_of(request), request, model, work, keep_alive_s)
+
+
+def _texts(given: str | Sequence[Any]) -> list[str]:
+    texts = [given] if isinstance(given, str) else list(given)
+    if texts and all(isinstance(text, str) and text for text in texts):
+        return texts
+    has_ids = any(isinstance(item, (int, list)) for item in texts)
+    advice = (
+        "; token ids of another model's vocabulary would give wrong vectors (LangChain: "
+        "check_embedding_ctx_length=False)"
+    )
+    raise RequestError(
+        400,
+        f"input is {'token ids' if has_ids else 'empty, or has an empty text'}; allowed: a text "
+        f"or texts{advice if has_ids else ''}",
+        param="input",
+        code="invalid_value",
+    )
+
+
+def _written(embedding: Embedding, as_text: bool) -> str | list[float]:
+    vector = embedding.vector
+    if as_text:
+        return base64.b64encode(np.ascontiguousarray(vector, dtype="<f4").tobytes()).decode()
+    numbers: list[float] = vector.tolist()
+    return numbers
+
+
+ROUTES: Routes = (
+    ("/v1/embeddings", ("POST",), openai_embeddings),
+    ("/api/embed", ("POST",), ollama_embed),
+    ("/api/embeddings", ("POST",), ollama_embeddings),
+)

@@ -1,0 +1,67 @@
+"""Work that is no text, such as embeddings: it waits for its turn as texts do."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from edgellama.server.errors import RequestError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from edgellama.llama import Llama
+    from edgellama.server.state import ServerState
+
+Result = TypeVar("Result")
+
+
+class Leaving:
+    """Says whether whoever asked has left; work looks at it between two steps."""
+
+    has_left = False
+
+    def check(self) -> None:
+        """RequestError if nobody waits any more."""
+        if self.has_left:
+            raise RequestError(499, "the client has left", code="client_left")
+
+
+@dataclass(frozen=True)
+class Worked(Generic[Result]):
+    """A result, and seconds that its model was waited for and that all took."""
+
+    result: Result
+    load_s: float
+    total_s: float
+
+
+async def in_turn(
+    state: ServerState,
+    request: Request,
+    model: str | None,
+    work: Callable[[Llama, Leaving], Result],
+    keep_alive_s: float | None = None,
+) -> Worked[Result]:
+    """What ``work`` gives, in a thread, once it is its turn."""
+    state.check_open(model)
+    started, leaving = time.perf_counter(), Leaving()
+    watching = asyncio.create_task(_watch(request, leaving))
+    try:
+        with state.queue.place() as place:
+            async with state.shelf.lease(model, keep_alive_s) as llama:
+                load_s = time.perf_counter() - started
+                await place.turn()
+                result = await asyncio.to_thread(work, llama, leaving)
+        return Worked(result, load_s, time.perf_counter() - started)
+    finally:
+        watching.cancel()
+
+
+async def _watch(request: Request, leaving: Leaving) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    leaving.has_left = True
