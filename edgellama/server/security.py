@@ -60,6 +60,7 @@ class Guard:
         headers = _headers(scope)
         cors: list[tuple[bytes, bytes]] = []
         try:
+            _check_length(headers)
             self._check_host(headers)
             cors = self._cors_headers(headers, scope.get("scheme", "http"))
             if scope["method"] == "OPTIONS":
@@ -123,6 +124,16 @@ class Guard:
                 code="invalid_api_key",
                 headers={"www-authenticate": "Bearer"},
             )
+
+
+def _check_length(headers: dict[str, str]) -> None:
+    """Refuse a body with two lengths, of which a proxy may have believed the other."""
+    if "content-length" in headers and "transfer-encoding" in headers:
+        raise RequestError(
+            400,
+            "the body has a Content-Length and a Transfer-Encoding; allowed: one of them",
+            headers={"connection": "close"},
+        )
 
 
 def _headers(scope: Any) -> dict[str, str]:

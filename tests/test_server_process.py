@@ -1,0 +1,154 @@
+"""``edgellama serve`` as a process: what it prints, and everything that ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import CliRunner
+from server_harness import sse_events
+
+CHAT = "/v1/chat/completions"
+LONG = {"messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True, "temperature": 0}
+
+
+@contextlib.contextmanager
+def served(
+    model: Path, *arguments: str, stdin: int = subprocess.DEVNULL
+) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """A server on a free port, and the facts that it prints; killed if it does not end itself."""
+    command = [sys.executable, "-m", "edgellama", "serve", str(model), "--only", "--port", "0"]
+    process = subprocess.Popen(
+        [*command, *arguments],
+        stdin=stdin,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        yield process, json.loads(process.stdout.readline())
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def client_of(facts: dict[str, Any]) -> httpx.Client:
+    """A client with the key that the server printed."""
+    headers = {"authorization": f"Bearer {facts['token']}"}
+    return httpx.Client(base_url=facts["url"], headers=headers, timeout=60, verify=False)
+
+
+def test_a_sidecar_prints_its_address_and_ends_with_stdin(tiny_path: Path) -> None:
+    """One line of JSON, a key that is needed, both loopback addresses, and the end with a pipe."""
+    with served(tiny_path, stdin=subprocess.PIPE) as (process, facts):
+        assert set(facts) == {"host", "port", "url", "token"}
+        assert httpx.get(f"{facts['url']}/v1/models").status_code == 401
+        with client_of(facts) as client:
+            models = client.get("/v1/models").json()
+            assert [entry["id"] for entry in models["data"]] == [tiny_path.stem]
+        for address in ("127.0.0.1", "::1") if socket.has_ipv6 else ("127.0.0.1",):
+            with contextlib.suppress(OSError):  # A machine without ::1.
+                socket.create_connection((address, facts["port"]), timeout=5).close()
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(30) == 0
+        process.stdin = None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_running_answers_finish_when_the_server_is_told_to_end(tiny_path: Path) -> None:
+    """SIGTERM: the stream comes to its own end, and then the process ends well."""
+    with served(tiny_path) as (process, facts), client_of(facts) as client:
+        body = {**LONG, "max_tokens": 200, "stream": True}
+        with client.stream("POST", CHAT, json=body) as answer:
+            pieces = answer.iter_text()
+            text = next(pieces)
+            process.send_signal(signal.SIGTERM)
+            text += "".join(pieces)
+        assert sse_events(text)[-1] == (None, "[DONE]")
+        reasons = [content["choices"][0]["finish_reason"] for _, content in sse_events(text)[:-1]]
+        assert reasons[-1] == "length"
+        assert process.wait(30) == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_what_cannot_finish_is_told_why(tiny_path: Path) -> None:
+    """With no time to drain, a stream ends with an error event, and nothing hangs."""
+    with served(tiny_path, "--drain", "0", "--parallel", "1") as (process, facts):
+        body = {**LONG, "max_tokens": 250, "stream": True}
+        texts: list[str] = []
+
+        def run() -> None:
+            with client_of(facts) as client:
+                texts.append(client.post(CHAT, json=body).text)
+
+        with client_of(facts) as client, client.stream("POST", CHAT, json=body) as answer:
+            pieces = answer.iter_text()
+            text = next(pieces)
+            waiting = threading.Thread(target=run)
+            waiting.start()
+            process.send_signal(signal.SIGTERM)
+            texts.append(text + "".join(pieces))
+        waiting.join()
+        assert process.wait(30) == 0
+    for text in texts:
+        is_whole = "[DONE]" in text
+        assert is_whole or "shutting_down" in text
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a shell is needed")
+def test_it_ends_with_its_parent(tiny_path: Path) -> None:
+    """--parent-pid: the end of that process is the server's."""
+    parent = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with served(tiny_path, "--parent-pid", str(parent.pid)) as (process, facts):
+        assert httpx.get(f"{facts['url']}/health").status_code == 200
+        parent.communicate()
+        assert process.wait(30) == 0
+
+
+def test_what_cannot_be_served_is_said_in_a_line(run_cli: CliRunner, tiny_path: Path) -> None:
+    """A port that is in use, a parent that there is not, wrong keys and aliases."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = run_cli("serve", tiny_path, "--host", "127.0.0.1", "--port", port)
+    assert result.returncode == 1 and f"port {port}" in result.stderr
+    assert "--port 0" in result.stderr and "Traceback" not in result.stderr
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    cases = (
+        ["--parent-pid", str(gone.pid)],
+        ["--api-key", " "],
+        ["--alias", "gpt-4o"],
+        ["--keep-alive", "soon"],
+        ["--host", "no.such.host.invalid"],
+    )
+    for arguments in cases:
+        result = run_cli("serve", tiny_path, "--port", "0", *arguments)
+        assert result.returncode in (1, 2), arguments
+        assert result.stderr.startswith("edgellama: error:") and result.stdout == ""
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_keys_come_from_a_file(tiny_path: Path, tmp_path: Path) -> None:
+    """One on each line; comments and empty lines are none."""
+    file = tmp_path / "keys"
+    file.write_text("# a comment\n\nfirst\nsecond\n")
+    with served(tiny_path, "--api-key-file", os.fspath(file)) as (_, facts):
+        assert facts["token"] == "first"
+        headers = {"x-api-key": "second"}
+        assert httpx.get(f"{facts['url']}/v1/models", headers=headers).status_code == 200
