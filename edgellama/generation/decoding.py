@@ -77,6 +77,8 @@ class Decoding:
             breaks=SequenceBreakers(tokenizer, request.sampling.dry_breakers),
             bias=token_bias(tokenizer, dict(request.sampling.logit_bias or {})),
             prompt_length=len(request.prompt),
+            processors=request.processors,
+            choose=request.sampler,
         )
         self._assembly = TextAssembly(
             tokenizer,

@@ -23,6 +23,7 @@ from edgellama.sampling.options import (
     check_option_names,
     merged_options,
 )
+from edgellama.sampling.user_functions import Processor, TokenChoice
 from edgellama.text.infill import infill_prompt
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ class TextOptions(SamplingArguments, total=False):
         banned: A string, or several, that the text must not contain. Where one comes about, the
             text goes back to the token at which it began and takes another. None (the default)
             is none.
+        processors: Functions called as ``processor(logits, tokens)`` before every choice, with
+            f32 logits (vocab_size,) of the model, which they may change or give others for, and
+            the tokens of prompt and text so far. None (the default) is none.
+        sampler: A function called as ``sampler(logits, tokens)`` that gives the next token, in
+            place of all sampling options but those of single tokens; what is forbidden has minus
+            infinity. None (the default) is the sampling of the options.
         adapters: Loaded adapters, or their names, with scales, for this text alone, such as
             ``{"french": 0.5}``; {} is none. None (the default) are those of the session.
         timeout: Seconds, from the call on, after which the text ends as it is, with "timeout"
@@ -63,6 +70,8 @@ class TextOptions(SamplingArguments, total=False):
     stop: str | Sequence[str] | None
     stop_tokens: Collection[int] | None
     banned: str | Sequence[str] | None
+    processors: Sequence[Processor] | None
+    sampler: TokenChoice | None
     adapters: AdapterScales | None
     timeout: float | None
     on_prefill: Callable[[int, int], None] | None
@@ -107,6 +116,8 @@ class Request:
     stop: Sequence[str] = ()
     stop_tokens: frozenset[int] = frozenset()
     banned: Sequence[str] = ()
+    processors: Sequence[Processor] = ()
+    sampler: TokenChoice | None = None
     continuation: bool = True
     dropped_messages: int = 0
     adapters: AdapterScales | AdapterSet | None = None
@@ -145,6 +156,24 @@ def _prefill_listener(value: Any) -> Any:
     )
 
 
+def _processors(value: Any) -> tuple[Processor, ...]:
+    functions = () if value is None else value
+    if not isinstance(functions, (list, tuple)) or not all(map(callable, functions)):
+        raise InvalidOptionError(
+            f"processors is {shown(value)}; allowed: None or a list of functions of logits and "
+            "tokens"
+        )
+    return tuple(functions)
+
+
+def _token_choice(value: Any) -> Any:
+    if value is None or callable(value):
+        return value
+    raise InvalidOptionError(
+        f"sampler is {shown(value)}; allowed: None or a function of logits and tokens"
+    )
+
+
 def _as_given(value: Any) -> Any:
     """For options that are checked where they are used, before the first step."""
     return value
@@ -155,6 +184,8 @@ _CHECKED: Mapping[str, Callable[[Any], Any]] = {
     "stop": partial(given_strings, "stop"),
     "stop_tokens": stop_tokens,
     "banned": partial(given_strings, "banned"),
+    "processors": _processors,
+    "sampler": _token_choice,
     "adapters": _as_given,
     "timeout": _seconds,
     "on_prefill": _prefill_listener,

@@ -20,6 +20,7 @@ from edgellama.sampling.filters import Logits, Mask, check_finite, draw, greedy
 from edgellama.sampling.mirostat import Mirostat
 from edgellama.sampling.options import SamplingOptions
 from edgellama.sampling.stages import WEAKENING, SparedTokens, Stage, active_stages, cooled
+from edgellama.sampling.user_functions import Processor, TokenChoice, chosen_token, processed
 
 if TYPE_CHECKING:
     from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
@@ -46,14 +47,18 @@ class Sampler:
         breaks: Breaks = lambda token: False,
         bias: Mapping[int, float] | None = None,
         prompt_length: int = 0,
+        processors: Sequence[Processor] = (),
+        choose: TokenChoice | None = None,
     ) -> None:
         """With ``kernels``, compiled code chooses the same tokens in a fraction of the time.
 
         ``end_tokens`` end a text, so penalties spare them, and so do ``stop_tokens``, which
         ``ignore_eos`` does not concern; ``breaks`` says at which tokens DRY's sequences end.
         ``bias``: what is added to logits, by token. ``prompt_length``: tokens of the history
-        that do not count for ``min_tokens``.
+        that do not count for ``min_tokens``. ``processors`` change the logits before all else,
+        ``choose`` stands in for all stages.
         """
+        self._processors, self._choose = tuple(processors), choose
         self._temperature = float(np.float32(options.temperature))
         ends, all_ends = frozenset(end_tokens), frozenset((*end_tokens, *stop_tokens))
         self._early_length = prompt_length + options.min_tokens
@@ -88,7 +93,9 @@ class Sampler:
 
         ``allowed`` (vocab_size,): which tokens may be chosen; None is all of them.
         """
-        candidates = Candidates(self._prepared(logits, len(history), allowed))
+        candidates = Candidates(self._prepared(logits, history, allowed))
+        if self._choose is not None:
+            return chosen_token(candidates.logits, tuple(history), self._choose)
         for stage in self._head:
             candidates = stage(candidates, history, self._generator)
         if not self._temperature:
@@ -111,7 +118,7 @@ class Sampler:
 
         Where XTC is on, its die is thrown, as for a choice.
         """
-        candidates = Candidates(self._prepared(logits, len(history), None))
+        candidates = Candidates(self._prepared(logits, history, None))
         for stage in (*self._head, *self._tail):
             candidates = stage(candidates, history, self._generator)
         if self._mirostat is not None:
@@ -125,20 +132,23 @@ class Sampler:
         chances /= weights.sum()
         return chances
 
-    def _prepared(self, logits: Logits, length: int, allowed: Mask | None) -> Logits:
+    def _prepared(self, logits: Logits, history: Sequence[int], allowed: Mask | None) -> Logits:
         """The logits with all that is said of single tokens; a copy if anything is."""
-        forbidden = self._forbidden_early if length < self._early_length else self._forbidden
-        if allowed is None and not len(forbidden) and not len(self._biased):
+        is_early = len(history) < self._early_length
+        forbidden = self._forbidden_early if is_early else self._forbidden
+        is_changed = len(forbidden) or len(self._biased) or self._processors
+        if allowed is None and not is_changed and self._choose is None:
             return logits if self._temperature == 0 else np.asarray(logits, np.float32)
-        changed = np.array(logits, np.float32)
+        check_finite(logits.max())
+        changed = processed(logits, tuple(history), self._processors)
         changed[self._biased] += self._bias
         changed[forbidden] = -np.inf
         if allowed is not None:
             changed[~allowed] = -np.inf
-        if changed.max() == -np.inf and logits.max() > -np.inf:
+        if changed.max() == -np.inf:
             raise InvalidOptionError(
-                "no token is left to choose; allowed: logit_bias, min_tokens, ignore_eos, banned "
-                "and what the text must match leave at least one together"
+                "no token is left to choose; allowed: logit_bias, min_tokens, ignore_eos, banned, "
+                "processors and what the text must match leave at least one together"
             )
         return changed
 
