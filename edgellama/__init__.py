@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from edgellama.generation.batch import AsyncBatch, Batch
     from edgellama.generation.conversation import Conversation
     from edgellama.generation.embedding import Embedding, EmbedOptions
-    from edgellama.generation.reranking import Ranked, RerankOptions
     from edgellama.generation.results import Chunk, Generation, Statistics, Usage
     from edgellama.generation.session import Session
     from edgellama.generation.stream import Stream
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from edgellama.models.pulling import pull
     from edgellama.quant.errors import (
         CacheError,
+        ConstraintError,
         ContextLengthError,
         ConversionError,
         DownloadError,
@@ -61,6 +61,7 @@ _MODULES = {
     "CancelToken": "edgellama.engine.cancellation",
     "ChatTemplate": "edgellama.text.chat_template",
     "Chunk": "edgellama.generation.results",
+    "ConstraintError": "edgellama.quant.errors",
     "ContextLengthError": "edgellama.quant.errors",
     "ConversionError": "edgellama.quant.errors",
     "Conversation": "edgellama.generation.conversation",
@@ -80,8 +81,6 @@ _MODULES = {
     "ModelFileError": "edgellama.quant.errors",
     "ModelNotFoundError": "edgellama.quant.errors",
     "PromptOptions": "edgellama.generation.text_options",
-    "Ranked": "edgellama.generation.reranking",
-    "RerankOptions": "edgellama.generation.reranking",
     "ResumeError": "edgellama.quant.errors",
     "SamplingOptions": "edgellama.sampling.options",
     "Session": "edgellama.generation.session",
@@ -107,6 +106,7 @@ __all__ = [
     "CancelToken",
     "ChatTemplate",
     "Chunk",
+    "ConstraintError",
     "ContextLengthError",
     "Conversation",
     "ConversionError",
@@ -126,8 +126,6 @@ __all__ = [
     "ModelFileError",
     "ModelNotFoundError",
     "PromptOptions",
-    "Ranked",
-    "RerankOptions",
     "ResumeError",
     "SamplingOptions",
     "Session",

@@ -110,3 +110,7 @@ class KernelError(EdgellamaError):
 
 class InvalidOptionError(EdgellamaError, ValueError):
     """An argument or option outside its allowed values."""
+
+
+class ConstraintError(InvalidOptionError):
+    """A schema, regular expression, grammar or choice that no text can be held to."""

@@ -65,8 +65,9 @@ ALLOWED: dict[str, set[str]] = {
     },
     "engine": {*HOST_KERNELS, *QUANT},
     "text": QUANT,
+    "constraints": {"sampling", "text", *QUANT},
     "sampling": {"kernels_cpu.compiling", "kernels_cpu.sampling", *QUANT},
-    "generation": {"engine", "sampling", "text", *QUANT},
+    "generation": {"constraints", "engine", "sampling", "text", *QUANT},
     "models": {"convert", "convert.output", "kernels_cpu.machine", *QUANT},
     "measure": {"engine", "sampling", "text", *HOST_KERNELS, *QUANT},
     "server": {
@@ -82,7 +83,9 @@ PLACES = {
     "llvmlite": re.compile(r"edgellama\.kernels_cpu\.(simd\.\w+|compiling\.jit)"),
     "numba": re.compile(r"edgellama\.kernels_cpu(\.\w+)*"),
     "gguf": re.compile(r"edgellama\.convert(\.\w+)*"),
-    **dict.fromkeys(("msgspec", "starlette", "uvicorn"), re.compile(r"edgellama\.server\.\w+")),
+    **dict.fromkeys(("starlette", "uvicorn"), re.compile(r"edgellama\.server\.\w+")),
+    "msgspec": re.compile(r"edgellama\.(server\.\w+|constraints\.answer_types)"),
+    **dict.fromkeys(("llguidance", "pydantic"), re.compile(r"edgellama\.constraints\.\w+")),
 }
 
 

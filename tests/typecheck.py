@@ -1,4 +1,4 @@
-"""Type-checks the packages and, as scripts, the benchmarks: ``python tests/typecheck.py``."""
+"""Type-checks packages, benchmarks and examples: ``python tests/typecheck.py``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BENCHMARKS = "benchmarks"
+SCRIPTS = (BENCHMARKS, "examples")
 LINKED = ("quant", "convert", "kernels_cpu")
 """Folders of the repository that stand in ``edgellama`` as links."""
 
@@ -17,11 +18,11 @@ LINKED = ("quant", "convert", "kernels_cpu")
 def check_types(tree: Path) -> tuple[int, str]:
     """mypy's exit code and its report about ``tree``, with the repository's own file names."""
     command = [sys.executable, "-m", "mypy", "-p", "edgellama"]
-    for script in sorted((tree / BENCHMARKS).glob("*.py")):
+    for script in sorted(path for folder in SCRIPTS for path in (tree / folder).glob("*.py")):
         command += ["-m", script.stem]
     command += ["--config-file", str(REPOSITORY / "pyproject.toml")]
     command += ["--cache-dir", str(REPOSITORY / ".mypy_cache")]
-    environment = {**os.environ, "MYPYPATH": BENCHMARKS}
+    environment = {**os.environ, "MYPYPATH": os.pathsep.join(SCRIPTS)}
     result = subprocess.run(
         command, cwd=tree, env=environment, capture_output=True, text=True, check=False
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
+from edgellama.cli.answer_options import answer_arguments, answer_options
 from edgellama.cli.batch_progress import Counts, batch_progress
 from edgellama.cli.completion import MODEL
 from edgellama.cli.options import (
@@ -47,6 +48,7 @@ CHAT_HELP = "Take each prompt for a chat's message, or continue it as it is.  [d
 @type_option
 @sampling_options(chat=False)
 @stop_option
+@answer_options
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
 @click.option("--system", metavar="TEXT", help="System prompt of chats that have none.")
 @template_option
@@ -70,8 +72,8 @@ def command(
 
     A line of IN is a JSON object with "prompt", or with "messages" for a chat; "id" is what its
     line of OUT is known by (left out, the line's number), and any of max_tokens, stop,
-    temperature and the other sampling options holds for it alone. A line of OUT has "id" with
-    "text", "finish_reason" and "usage", or with "error"; they come as they finish.
+    schema, temperature and the other options of texts holds for it alone. A line of OUT has "id"
+    with "text", "finish_reason" and "usage", or with "error"; they come as they finish.
 
     The same command again goes on where the last one ended, however it ended: ids that OUT
     has are passed over. - is standard input or output. Without MODEL, the starter model runs.
@@ -101,7 +103,7 @@ def command(
                 stop=stop,
                 template=template,
                 adapters=load_adapters(llama.load_adapter, adapters),
-                **given(options),
+                **given(answer_arguments(options)),
             )
             with batch_progress(lines.num_lines, target) as show:
                 run(batch, job, show)
@@ -182,6 +184,7 @@ class Job:
                 "text": result.text,
                 "finish_reason": result.finish_reason,
                 "matched_stop": result.matched_stop,
+                **({} if result.parsed is None else {"parsed": result.parsed}),
                 "usage": usage,
             }
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
+from edgellama.cli.answer_options import answer_arguments, answer_options
 from edgellama.cli.completion import MODEL
 from edgellama.cli.options import (
     engine_options,
@@ -46,6 +47,7 @@ SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 @type_option
 @sampling_options(chat=False)
 @stop_option
+@answer_options
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
 @click.option("--system", metavar="TEXT", help="System prompt, with --chat.")
 @template_option
@@ -83,6 +85,7 @@ def command(
       edgellama generate model.gguf -f story.txt -n 200 --temperature 0
       edgellama generate code-llama.gguf -f before.py --suffix "$(cat after.py)"
       edgellama generate model.gguf --lora french.gguf:0.8 -p "Once upon a time"
+      edgellama generate smollm2 --chat --schema person.json -p "Anna is 34."
       echo "Once upon a time" | edgellama generate smollm2 --json
     """
     chat = chat or template is not None
@@ -98,7 +101,7 @@ def command(
     from edgellama.cli.model_argument import find_runnable, open_model
 
     engine = take_engine_arguments(options)
-    sampling = given(options) | {"stop": stop}
+    sampling = given(answer_arguments(options)) | {"stop": stop}
     with open_model(find_runnable(model, type_name), **engine) as llama:
         sampling["adapters"] = load_adapters(llama.load_adapter, adapters)
         if chat:
@@ -148,6 +151,7 @@ def _figures(result: Generation, first_token_s: float) -> dict[str, Any]:
         "cached_tokens": result.usage.cached_tokens,
         "finish_reason": result.finish_reason,
         "matched_stop": result.matched_stop,
+        **({} if result.parsed is None else {"parsed": result.parsed}),
         "prefill_tokens_per_second": statistics.prefill_tokens_per_second,
         "decode_tokens_per_second": statistics.decode_tokens_per_second,
         "time_to_first_token_s": first_token_s,

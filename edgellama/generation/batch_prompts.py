@@ -7,18 +7,21 @@ other keys are options for it alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from edgellama.generation.instruction import encode_instructed, instruction
 from edgellama.generation.messages import checked_messages
 from edgellama.generation.text_options import (
     PROMPT_OPTION_NAMES,
     Request,
+    layered_options,
     prompt_request,
     text_request,
 )
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.sampling.options import check_option_names, merged_options
-from edgellama.text.chat_template import ChatTemplate, encode_chat
+from edgellama.sampling.options import check_option_names
+from edgellama.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
@@ -55,17 +58,18 @@ class BatchPrompts:
         own = {key: value for key, value in given.items() if key not in PROMPT_KEYS}
         if "messages" in given:
             return self._chat_request(given["messages"], own)
-        return prompt_request(self._tokenizer, given["prompt"], merged_options(self._options, own))
+        return prompt_request(self._tokenizer, given["prompt"], layered_options(self._options, own))
 
     def _chat_request(self, messages: Any, own: Mapping[str, Any]) -> Request:
         checked = checked_messages(messages)
         if not checked:
             raise InvalidOptionError("messages is empty; allowed: at least one message")
         template = self._template()
-        options = merged_options(self._chat_sampling, self._options, own)
+        options = layered_options(self._chat_sampling, self._options, own)
         options.pop("parse_special", None)  # templates know what is a control token
-        tokens = encode_chat(self._tokenizer, template, checked)
-        return text_request(tokens, options, stop=template.stop, continuation=False)
+        request = text_request([0], options, stop=template.stop, continuation=False)
+        tokens = encode_instructed(self._tokenizer, template, checked, instruction(request))
+        return replace(request, prompt=tokens)
 
 
 def _check_keys(given: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.fitting import NoReply, WhenFull, check_when_full, first_kept
+from edgellama.generation.instruction import encode_instructed, instruction
 from edgellama.generation.messages import (
     Content,
     Message,
@@ -25,12 +26,16 @@ from edgellama.generation.messages import (
 from edgellama.generation.results import Generation
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
-from edgellama.generation.text_options import Request, TextOptions, text_request
+from edgellama.generation.text_options import (
+    Request,
+    TextOptions,
+    layered_options,
+    text_request,
+)
 from edgellama.generation.transcript import Transcript
 from edgellama.generation.turns import PromptTokens, Turn, as_computed
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
-from edgellama.sampling.options import merged_options
-from edgellama.text.chat_template import ChatTemplate, encode_chat
+from edgellama.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     import os
@@ -367,7 +372,7 @@ class Conversation:
 
         @cache
         def prompt(dropped: int) -> PromptTokens:
-            return self._prompt([*system, *turns[dropped:]])
+            return self._prompt([*system, *turns[dropped:]], instruction(request))
 
         request = self._request((0,), options)
         context_length = self._session.context_length
@@ -395,8 +400,8 @@ class Conversation:
         request = replace(request, prompt=now.computed, dropped_messages=newly_dropped)
         return self._session.start(request, on_end=end)
 
-    def _prompt(self, messages: Sequence[Message]) -> PromptTokens:
-        written = encode_chat(self._tokenizer, self._template, messages)
+    def _prompt(self, messages: Sequence[Message], words: str) -> PromptTokens:
+        written = encode_instructed(self._tokenizer, self._template, messages, words)
         return PromptTokens(
             written, as_computed(self._tokenizer, written, self._transcript.last_turn)
         )
@@ -404,7 +409,7 @@ class Conversation:
     def _request(
         self, prompt: Sequence[int], options: TextOptions, defaults: TextOptions | None = None
     ) -> Request:
-        given = merged_options(self._options if defaults is None else defaults, options)
+        given = layered_options(self._options if defaults is None else defaults, options)
         return text_request(prompt, given, stop=self._template.stop, continuation=False)
 
     def _check_idle(self) -> None:

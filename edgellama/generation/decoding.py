@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgellama.engine.adapter_set import NO_ADAPTERS
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.generation.arguments import token_bias
+from edgellama.generation.constraining import constraint_of, parsed_answer
 from edgellama.generation.decoding_clock import DecodingClock
 from edgellama.generation.held_tokens import RefusedTokens
 from edgellama.generation.results import Chunk, FinishReason, Generation
 from edgellama.generation.text_assembly import TextAssembly
 from edgellama.quant.errors import EdgellamaError
+from edgellama.sampling.constraint import allowed_token
 from edgellama.sampling.sampler import Sampler
 from edgellama.text.sequence_breakers import SequenceBreakers
 
@@ -91,10 +93,13 @@ class Decoding:
         self._draft: list[int] = []
         self._history = list(request.prompt)
         self._refused = RefusedTokens()
+        self._constraint = constraint_of(tokenizer, request)
+        self._certain: list[Chunk] = []
         self._finish_reason: FinishReason = "cancelled"
         self._end_token: int | None = None
         self._is_over = False
         self._num_shared: int | None = None
+        self._is_prefilled = False
         self._clock = DecodingClock()
 
     @property
@@ -108,7 +113,7 @@ class Decoding:
     @property
     def on_progress(self) -> Progress | None:
         """Who is told how far the step that comes next has come: of the prompt alone."""
-        return self._request.on_prefill if self._num_tokens == 0 else None
+        return None if self._is_prefilled else self._request.on_prefill
 
     def steps(self) -> Iterator[Chunk]:
         """One chunk a token, and one more if text was still held back at the end."""
@@ -136,6 +141,7 @@ class Decoding:
         history, cache = self._history, self.cache
         if self._num_shared is None:
             cache.adapters = self._adapters
+            self._append_opening()
             # The last token is computed in any case, for its logits.
             self._num_shared = cache.reuse(history)
             return NextTokens(history[self._num_shared :], "last")
@@ -160,12 +166,14 @@ class Decoding:
             return
         history, start = self._history, len(self._history)
         draft, row = self._draft, 0
+        yield from self._taken_certain()
         try:
             while True:
                 token = self._choose(logits[row])
                 if token is None:
                     break
                 yield from self._append(token)
+                yield from self._forced()
                 next_row = len(history) - start
                 if next_row == row and not self._is_over:
                     continue  # taken back: another one, by the same logits
@@ -185,8 +193,7 @@ class Decoding:
 
     def stop_early(self) -> None:
         """End as cancelled, for the reason that its token has."""
-        if self._num_tokens == 0:
-            self._note_prefill()
+        self._note_prefill()
         self._end(self.cancel.reason)
 
     def rest(self) -> Sequence[Chunk]:
@@ -195,20 +202,30 @@ class Decoding:
         if added.is_stopped:
             self._finish_reason = "stop"
         self._drop(added.num_dropped)
-        return added.chunks
+        return [*self._taken_certain(), *added.chunks]
 
     def result(self) -> Generation:
         """The generation so far."""
         prompt_tokens = len(self._request.prompt)
+        text = self._assembly.text
+        is_whole = self._finish_reason == "stop" and self._is_complete
+        parsed, parse_error = parsed_answer(self._request.answer if is_whole else None, text)
         return Generation(
-            text=self._assembly.text,
+            text=text,
             tokens=tuple(self._history[prompt_tokens:]),
             prompt_tokens=prompt_tokens,
             finish_reason=self._finish_reason,
             statistics=self._clock.statistics(prompt_tokens),
             matched_stop=self._matched_stop(),
             dropped_messages=self._request.dropped_messages,
+            parsed=parsed,
+            parse_error=parse_error,
         )
+
+    @property
+    def _is_complete(self) -> bool:
+        """Whether the text has all of the form that was asked for."""
+        return self._constraint is None or self._constraint.is_complete
 
     @property
     def _num_tokens(self) -> int:
@@ -224,17 +241,55 @@ class Decoding:
 
     def _choose(self, logits: Logits) -> int | None:
         """The next token; None if it ends the text."""
-        if self._num_tokens == 0:
-            self._note_prefill()
-        token = self._sampler(
-            logits, self._history, self._refused.allowed(len(self._history), len(logits))
-        )
+        self._note_prefill()
+        place, history = len(self._history), self._history
+        allowed = self._refused.allowed(place, len(logits))
+        if self._constraint is None:
+            token: int | None = self._sampler(logits, history, allowed)
+        else:
+            token = allowed_token(self._sampler, logits, history, self._constraint, allowed)
         self._clock.note_token()
-        if token in self._end_tokens:
+        if token is None:
+            self._end("constraint")
+        elif token in self._end_tokens:
             self._end_token = token
             self._end("stop")
             return None
         return token
+
+    def _append_opening(self) -> None:
+        """Let the prompt go on with what must follow it anyway, but for what may end the text."""
+        if self._constraint is None:
+            return
+        forced = self._constraint.forced()[:-1]
+        room = self.cache.context_length - len(self._history)
+        if self._request.max_tokens is not None:
+            room = min(room, self._request.max_tokens - 1)
+        for token in forced[: max(0, room)]:
+            length = len(self._history)
+            self._certain += self._append(token)
+            if self._is_over or len(self._history) <= length:
+                break
+
+    def _taken_certain(self) -> list[Chunk]:
+        """Chunks of what the prompt went on with, once."""
+        certain, self._certain = self._certain, []
+        return certain
+
+    def _forced(self) -> Iterator[Chunk]:
+        """Append what must follow the last token, as far as there is room for it."""
+        if self._constraint is None:
+            return
+        for token in self._constraint.forced():
+            self._check_end()
+            length = len(self._history)
+            if self._is_over or self._refused.has(length, token):
+                return
+            yield from self._append(token)
+            if len(self._history) <= length:
+                return
+        if not self._is_over and self._constraint.is_finished:
+            self._end("stop")
 
     def _append(self, token: int) -> Sequence[Chunk]:
         """Let a token, chosen or certain anyway, be the text's next one.
@@ -244,6 +299,8 @@ class Decoding:
         """
         history = self._history
         history.append(token)
+        if self._constraint is not None:
+            self._constraint.advance(token)
         added = self._assembly.add(token)
         if added.is_stopped:
             self._end("stop")
@@ -255,6 +312,8 @@ class Decoding:
 
     def _drop(self, num_tokens: int) -> None:
         del self._history[len(self._history) - num_tokens :]
+        if num_tokens and self._constraint is not None:
+            self._constraint.rollback(num_tokens)
 
     def _matched_stop(self) -> str | int | None:
         if self._finish_reason != "stop":
@@ -262,7 +321,11 @@ class Decoding:
         return self._assembly.matched_stop or self._end_token
 
     def _note_prefill(self) -> None:
-        self._clock.note_prefill(self.cache.length - (self._num_shared or 0))
+        if self._is_prefilled:
+            return
+        self._is_prefilled = True
+        num_computed = min(self.cache.length, len(self._request.prompt))
+        self._clock.note_prefill(num_computed - (self._num_shared or 0))
 
     def _check_end(self) -> None:
         """Find out whether the last token was the last one."""

@@ -87,6 +87,10 @@ class RefusedTokens:
         self._by_place = {at: kept for at, kept in self._by_place.items() if at <= place}
         self._by_place.setdefault(place, set()).add(token)
 
+    def has(self, place: int, token: int) -> bool:
+        """Whether a token is refused at a place."""
+        return token in self._by_place.get(place, ())
+
     def allowed(self, place: int, vocab_size: int) -> Mask | None:
         """Which tokens may stand at a place (vocab_size,); None: all."""
         refused = self._by_place.get(place)

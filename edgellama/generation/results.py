@@ -6,7 +6,7 @@ Plain frozen data; how tokens come about is known to decoding and session.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 FinishReason: TypeAlias = Literal[
     "stop", "length", "context", "cancelled", "timeout", "tool_calls", "constraint"
@@ -96,6 +96,9 @@ class Generation:
     the string); "length" by ``max_tokens``; "context" because the context has no room left;
     "cancelled" by the caller; "timeout" by its option; "tool_calls" to call tools; "constraint"
     where what the text must match has no way on.
+    ``parsed`` is what a text says that was asked for by ``schema``, ``json`` or ``choices``: the
+    object, None if the text was cut, or if the class refuses it for reasons that its schema does
+    not tell, which ``parse_error`` then names.
     ``dropped_messages`` of the conversation went out of the prompt to make room for this reply.
     ``statistics`` has counts and seconds, ``index`` is the number of its prompt in a batch.
 
@@ -115,6 +118,8 @@ class Generation:
     matched_stop: str | int | None = None
     dropped_messages: int = 0
     index: int = 0
+    parsed: Any = None
+    parse_error: str = ""
 
     @property
     def context_full(self) -> bool:

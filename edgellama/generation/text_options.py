@@ -12,6 +12,7 @@ from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from edgellama.constraints.answer_form import FORM_OPTIONS, AnswerForm, Schema, answer_form
 from edgellama.engine.adapter_set import AdapterSet
 from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.generation.arguments import given_strings, prompt_tokens, stop_tokens
@@ -57,6 +58,19 @@ class TextOptions(SamplingArguments, total=False):
             limit.
         on_prefill: Called as ``on_prefill(done, total)`` with tokens of the prompt after every
             step of it, on the thread that waits. None (the default) tells nobody.
+        schema: The text is JSON that follows this JSON Schema: a dict, JSON text, True for any
+            JSON, or a class such as a dataclass, a TypedDict, a pydantic model or a msgspec
+            Struct, of which ``Generation.parsed`` then is an object. None (the default) is none.
+        json: True: the text is a JSON object. False by default.
+        regex: The text matches this regular expression as a whole. None (the default) is none.
+        grammar: The text follows this grammar, in the syntax of Lark or GBNF. None (the
+            default) is none.
+        choices: The text is one of these. None (the default) is any.
+        show_schema: Chats tell the model of the schema or the choices, in the system prompt.
+            True by default. What goes on with a prompt tells it nothing.
+
+    A text has one of ``schema``, ``json``, ``regex``, ``grammar`` and ``choices`` at most; they
+    need the package llguidance: ``pip install "edgellama[grammar]"``.
 
     Example:
         >>> from edgellama import Llama, TextOptions
@@ -75,6 +89,12 @@ class TextOptions(SamplingArguments, total=False):
     adapters: AdapterScales | None
     timeout: float | None
     on_prefill: Callable[[int, int], None] | None
+    schema: Schema
+    json: bool | None
+    regex: str | None
+    grammar: str | None
+    choices: Sequence[str] | None
+    show_schema: bool | None
 
 
 class PromptOptions(TextOptions, total=False):
@@ -106,7 +126,8 @@ class Request:
 
     Fields that an option of a text has are explained there. ``continuation``: the text carries
     on the prompt's, so a leading space is kept. ``dropped_messages`` is handed on to the result.
-    ``adapters`` None are those of who asks, else none. ``end_tokens`` end the text beside those
+    ``adapters`` None are those of who asks, else none. ``answer``: the form that the text must
+    have. ``end_tokens`` end the text beside those
     of the model.
     """
 
@@ -123,6 +144,8 @@ class Request:
     adapters: AdapterScales | AdapterSet | None = None
     timeout: float | None = None
     on_prefill: Callable[[int, int], None] | None = None
+    answer: AnswerForm | None = None
+    show_schema: bool = True
     end_tokens: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
@@ -179,6 +202,10 @@ def _as_given(value: Any) -> Any:
     return value
 
 
+def _shows_schema(value: Any) -> bool:
+    return value is None or _is_true("show_schema", value)
+
+
 _CHECKED: Mapping[str, Callable[[Any], Any]] = {
     "max_tokens": _token_limit,
     "stop": partial(given_strings, "stop"),
@@ -189,9 +216,10 @@ _CHECKED: Mapping[str, Callable[[Any], Any]] = {
     "adapters": _as_given,
     "timeout": _seconds,
     "on_prefill": _prefill_listener,
+    "show_schema": _shows_schema,
 }
 """By the name of an option and of its field in Request: what is given, checked, as the field."""
-TEXT_OPTION_NAMES = (*_CHECKED, *SamplingArguments.__annotations__)
+TEXT_OPTION_NAMES = (*_CHECKED, *FORM_OPTIONS, *SamplingArguments.__annotations__)
 _PROMPT_ONLY = ("parse_special", "suffix", "suffix_first")
 PROMPT_OPTION_NAMES = (*TEXT_OPTION_NAMES, *_PROMPT_ONLY)
 
@@ -217,10 +245,26 @@ def prompt_request(
 
 
 def _is_set(name: str, options: Mapping[str, Any]) -> bool:
-    value = options.get(name, False)
+    return _is_true(name, options.get(name, False))
+
+
+def _is_true(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise InvalidOptionError(f"{name} is {shown(value)}; allowed: True or False")
     return value
+
+
+def layered_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by name, of which later layers win; what an answer must look like is one of them."""
+    last = max((n for n, layer in enumerate(layers) if layer.keys() & FORM_OPTIONS), default=0)
+    return merged_options(
+        *(
+            {name: value for name, value in layer.items() if name not in FORM_OPTIONS}
+            if number < last
+            else layer
+            for number, layer in enumerate(layers)
+        )
+    )
 
 
 def text_request(
@@ -238,7 +282,12 @@ def text_request(
     check_option_names(options, TEXT_OPTION_NAMES)
     own = {name: check(options[name]) for name, check in _CHECKED.items() if name in options}
     own["stop"] = (*own.get("stop", ()), *stop)
-    sampling = {name: value for name, value in options.items() if name not in _CHECKED}
+    own["answer"] = answer_form(options)
+    sampling = {
+        name: value
+        for name, value in options.items()
+        if name not in _CHECKED and name not in FORM_OPTIONS
+    }
     return Request(
         prompt, SamplingOptions(**merged_options(sampling)), continuation=continuation, **own
     )

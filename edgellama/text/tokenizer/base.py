@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from typing import ClassVar
+from typing import ClassVar, TypeVar, cast
 
 from edgellama.quant.errors import TokenizerError
 from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
@@ -24,6 +24,7 @@ from edgellama.quant.vocabulary.special_tokens import SpecialTokens
 from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary
 from edgellama.text.tokenizer.added_tokens import AddedTokenMatcher, Stretch
 
+Derived = TypeVar("Derived")
 REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -45,8 +46,15 @@ class Tokenizer(ABC):
         self.special = special
         self._vocabulary = vocabulary
         self._rules = rules
+        self._derived: dict[object, object] = {}
         # Without types, only the declared roles tell a control token from text.
         self._untyped_control = () if vocabulary.has_types else (special.bos_id, special.eos_id)
+
+    def derived(self, make: Callable[[Tokenizer], Derived]) -> Derived:
+        """What ``make`` gives for this tokenizer, made once and kept as long as it."""
+        if make not in self._derived:
+            self._derived.setdefault(make, make(self))
+        return cast(Derived, self._derived[make])
 
     @property
     def vocab_size(self) -> int:

@@ -1,0 +1,1 @@
+"""What a text must look like: schemas, regexes and grammars, followed token by token."""

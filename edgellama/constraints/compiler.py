@@ -1,0 +1,88 @@
+"""From the form of an answer to the constraint of a text: compiled once, used by many texts.
+
+Kept per tokenizer, see ``Tokenizer.derived``. What a form is, is known to answer_form.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from edgellama.constraints.answer_form import AnswerForm
+from edgellama.constraints.error_place import place_of_error
+from edgellama.constraints.guidance import llguidance, plain_message
+from edgellama.constraints.guidance_vocabulary import GuidanceVocabulary
+from edgellama.constraints.token_constraint import TokenConstraint
+from edgellama.quant.errors import ConstraintError
+from edgellama.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+MAX_KEPT = 32
+"""Compiled forms; those used least recently go."""
+
+
+class ConstraintCompiler:
+    """Makes constraints for the tokens of one tokenizer. Safe to share between threads."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._vocabulary = GuidanceVocabulary(tokenizer)
+        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def constraint(self, form: AnswerForm, *, continuation: bool) -> TokenConstraint:
+        """The constraint of a new text.
+
+        ``continuation``: the text carries on another, see StreamingDetokenizer. ConstraintError
+        for what cannot be compiled, or what no text of these tokens can follow.
+        """
+        with self._lock:
+            matcher = self._kept.get(form.grammar)
+        if matcher is None:
+            matcher = self._compiled(form)
+        with self._lock:
+            self._kept[form.grammar] = matcher
+            self._kept.move_to_end(form.grammar)
+            if len(self._kept) > MAX_KEPT:
+                self._kept.popitem(last=False)
+            own = matcher.deep_copy()
+        return TokenConstraint(own, self._vocabulary, opens_text=not continuation)
+
+    def _compiled(self, form: AnswerForm) -> Any:
+        module = llguidance()
+        limits = module.LLParserLimits(verbose_errors=False)
+        matcher = module.LLMatcher(
+            self._vocabulary.tokenizer, form.grammar, log_level=0, limits=limits
+        )
+        warnings = [] if matcher.is_error() else matcher.get_grammar_warnings()
+        # The first mask finds out what can never be followed, and what is too large.
+        if not matcher.is_error() and not warnings:
+            first = matcher.deep_copy()
+            first.compute_ff_tokens()
+            any_token = any(first.compute_bitmask())
+            if not first.is_error() and any_token:
+                return matcher
+            matcher = first
+        message = "; ".join(warnings) or plain_message(matcher.get_error())
+        raise ConstraintError(_explained(form, message))
+
+
+def _explained(form: AnswerForm, message: str) -> str:
+    name = "schema" if form.option == "json" else form.option
+    place = place_of_error(form.grammar, message) if name == "schema" else ""
+    if "regex parse error" in message:
+        # What llguidance made of it, and its place in that, helps nobody.
+        message = message[message.index("regex parse error") :].split(" 1 | start")[0]
+    plain = next((words for start, words in _PLAINER.items() if message.startswith(start)), message)
+    return f"the {name}{place}: {plain or NO_TEXT}; see docs/structured.md for what is supported"
+
+
+NO_TEXT = "no text can follow it"
+_PLAINER = {
+    "NoExtension": NO_TEXT,
+    "oneOf constraints": "members of oneOf may hold together; allowed: members that differ in type "
+    "or in a required constant, or anyOf",
+    "Resource": "it refers to what is not in it, and nothing is fetched",
+}
+"""llguidance's words that would mislead, by their beginning."""

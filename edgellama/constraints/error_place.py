@@ -1,0 +1,26 @@
+"""Where in a schema an error of llguidance comes from, which says what is wrong alone."""
+
+from __future__ import annotations
+
+import json
+
+from edgellama.constraints.guidance import llguidance, plain_message
+from edgellama.constraints.json_schema import subschemas
+from edgellama.constraints.keywords import DEFINITIONS
+
+MAX_ATTEMPTS = 200
+
+
+def place_of_error(grammar: str, message: str) -> str:
+    """Where the innermost subschema stands that fails in the same way alone; "" for the whole."""
+    root = json.loads(grammar)["grammars"][0]["json_schema"]
+    definitions = {name: root[name] for name in DEFINITIONS if name in root}
+    matcher = llguidance().LLMatcher
+    for number, (place, inner) in enumerate(subschemas(root)):
+        if number >= MAX_ATTEMPTS or place == "#":
+            break
+        alone = json.dumps({**definitions, **inner})
+        found = matcher.validate_grammar(matcher.grammar_from_json_schema(alone))
+        if plain_message(found) == message:
+            return f" at {place}"
+    return ""

@@ -1,0 +1,84 @@
+"""A tokenizer as llguidance sees it: the bytes of each token, the end tokens, and an encoder.
+
+Made once for a model. How texts are cut is the tokenizer's knowledge, what they mean no one's here.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.constraints.guidance import llguidance
+from edgellama.text.tokenizer import Tokenizer
+from edgellama.text.tokenizer.added_tokens import Stretch
+
+
+class GuidanceVocabulary:
+    """What llguidance needs of one tokenizer, as ``tokenizer``, and what it does not know of it."""
+
+    def __init__(self, own: Tokenizer) -> None:
+        module = llguidance()
+        self._own = own
+        self.size = own.vocab_size
+        self.ends = own.special.end_of_generation
+        ends = sorted(self.ends)
+        control = {token for token in range(self.size) if own.is_control(token)}
+        tokens = [own.token_bytes(token, skip_special=False) for token in range(self.size)]
+        if not ends:
+            # llguidance must be told of one: it lies behind those that a model can choose.
+            ends = [self.size]
+            tokens.append(b"<end>")
+        described = _Described(tokens, sorted(control.union(ends)), ends[0], self._encode)
+        self.tokenizer: Any = module.LLTokenizer(
+            module.TokenizerWrapper(described), n_vocab=len(tokens), eos_token=ends
+        )
+
+    def bytes_of(self, tokens: list[int]) -> bytes:
+        """The bytes of tokens inside a text."""
+        return b"".join(self._own.token_bytes(token) for token in tokens)
+
+    @cached_property
+    def openings(self) -> Openings:
+        """Tokens that give other bytes where a text begins than inside it."""
+        return Openings(self._own)
+
+    def _encode(self, data: bytes) -> list[int]:
+        # Inside a text no space goes before it.
+        return self._own.encode_stretch(Stretch(data.decode(), is_first=False, has_prefix=True))
+
+
+class Openings:
+    """The first token of a text may lose a space, as SentencePiece decodes.
+
+    ``tokens`` are those, ``twins`` for each a token that gives the same bytes inside a text, or -1.
+    ``spelled`` gives the bytes of each, ``by_bytes`` the token of given bytes.
+    """
+
+    def __init__(self, own: Tokenizer) -> None:
+        inside = [own.token_bytes(token) for token in range(own.vocab_size)]
+        opening = [own.opening_bytes(token)[0] for token in range(own.vocab_size)]
+        inner = {data: token for token, data in enumerate(inside)}
+        changed = [token for token, data in enumerate(opening) if data != inside[token]]
+        self.spelled = {token: opening[token] for token in changed}
+        self.by_bytes = {data: token for token, data in self.spelled.items() if data}
+        twins = [inner.get(opening[token], -1) if opening[token] else -1 for token in changed]
+        self.tokens: npt.NDArray[np.intp] = np.array(changed, dtype=np.intp)
+        self.twins: npt.NDArray[np.intp] = np.array(twins, dtype=np.intp)
+
+
+class _Described:
+    """The attributes that llguidance asks a tokenizer for."""
+
+    bos_token_id = None
+
+    def __init__(self, tokens: list[bytes], special: list[int], end: int, encode: Any) -> None:
+        self.tokens = tokens
+        self.special_token_ids = special
+        self.eos_token_id = end
+        self._encode = encode
+
+    def __call__(self, data: bytes) -> list[int]:
+        return list(self._encode(data))

@@ -1,0 +1,116 @@
+"""A constraint of one text: llguidance's matcher behind the protocol of the sampler.
+
+It knows how far the text has come. What it must look like was compiled before.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from edgellama.constraints.guidance import plain_message
+from edgellama.constraints.guidance_vocabulary import GuidanceVocabulary, Openings
+from edgellama.sampling.filters import Mask
+
+logger = logging.getLogger(__name__)
+
+
+class TokenConstraint:
+    """How far one text has come in its grammar; for one thread at a time."""
+
+    def __init__(self, matcher: Any, vocabulary: GuidanceVocabulary, *, opens_text: bool) -> None:
+        """``matcher`` is this text's own; ``opens_text``: its first token begins a text."""
+        self._matcher = matcher
+        self._vocabulary = vocabulary
+        self._opens_text = opens_text
+        self._mask: Mask | None = None
+        self._num_consumed: list[int] = []
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text may end here."""
+        return bool(self._matcher.is_accepting())
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the text may end here and nothing may follow."""
+        return bool(self._matcher.is_stopped()) and self.is_complete
+
+    def allows(self, token: int) -> bool:
+        """Whether a token may come next."""
+        if token >= self._vocabulary.size:
+            return False
+        if token in self._vocabulary.ends:
+            return self.is_complete
+        if self._mask is not None:
+            return bool(self._mask[token])
+        tokens = self._as_inside(token)
+        return bool(tokens) and self._matcher.validate_tokens(tokens) == len(tokens)
+
+    def mask(self) -> Mask:
+        """Bool by token: what may come next; nothing at all where the grammar has no way on."""
+        if self._mask is None:
+            bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+            mask = np.unpackbits(bits, count=self._vocabulary.size, bitorder="little")
+            self._mask = mask.view(np.bool_)
+            if self._openings is not None:
+                self._mask = self._opening_mask(self._mask, self._openings)
+            if self._matcher.is_error():
+                logger.warning("the constraint cannot go on: %s", self.error)
+                self._mask = np.zeros_like(self._mask)
+        return self._mask
+
+    def forced(self) -> list[int]:
+        """Tokens that must come next in any case; none where there is a choice."""
+        tokens: list[int] = self._matcher.compute_ff_tokens()
+        # A tokenizer that normalizes text may have written something else.
+        data = self._vocabulary.bytes_of(tokens)
+        if not tokens or not self._matcher.compute_ff_bytes().startswith(data) or not data:
+            return []
+        if self._openings is not None:
+            first = self._vocabulary.bytes_of(tokens[:1])
+            tokens[0] = self._openings.by_bytes.get(first, tokens[0])
+        return tokens
+
+    def advance(self, token: int) -> None:
+        """Note an allowed token as the text's next one."""
+        tokens = self._as_inside(token)
+        self._matcher.consume_tokens(tokens)
+        self._num_consumed.append(len(tokens))
+        self._mask = None
+
+    def rollback(self, num_tokens: int) -> None:
+        """Take the last tokens back."""
+        first = len(self._num_consumed) - num_tokens
+        self._matcher.rollback(sum(self._num_consumed[first:]))
+        del self._num_consumed[first:]
+        self._mask = None
+
+    @property
+    def error(self) -> str:
+        """Why the grammar has no way on, "" where it has or simply ends."""
+        return plain_message(self._matcher.get_error())
+
+    @property
+    def _openings(self) -> Openings | None:
+        """What tokens give other bytes just now; None inside a text."""
+        is_opening = self._opens_text and not self._num_consumed
+        return self._vocabulary.openings if is_opening else None
+
+    def _as_inside(self, token: int) -> list[int]:
+        """Tokens that give the same bytes inside a text as this one here; none for no bytes."""
+        if self._openings is None or token not in self._openings.spelled:
+            return [token]
+        data = self._openings.spelled[token]
+        return list(self._vocabulary.tokenizer.tokenize_bytes(data)) if data else []
+
+    def _opening_mask(self, inside: Mask, openings: Openings) -> Mask:
+        """What may begin a text: tokens that lose a space count as what is left of them."""
+        mask = inside.copy()
+        mask[openings.tokens] = np.where(openings.twins >= 0, inside[openings.twins], False)
+        for token in openings.tokens[openings.twins < 0].tolist():
+            tokens = self._as_inside(token)
+            mask[token] = bool(tokens) and self._matcher.validate_tokens(tokens) == len(tokens)
+        return mask

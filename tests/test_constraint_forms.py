@@ -1,0 +1,418 @@
+"""Regexes, grammars, choices and classes as constraints, and what a tokenizer makes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import decimal
+import json
+import re
+import subprocess
+import sys
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+
+import msgspec
+import numpy as np
+import pydantic
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference.constraint_texts import END, allows_text, byte_tokenizer, random_text
+from test_tokenizer_sentencepiece import CASES, both_ways
+
+from edgellama.constraints.answer_form import AnswerForm, answer_form
+from edgellama.constraints.compiler import ConstraintCompiler
+from edgellama.quant.errors import ConstraintError, InvalidOptionError
+from edgellama.sampling.constraint import allowed_token
+from edgellama.sampling.options import SamplingOptions
+from edgellama.sampling.sampler import Sampler
+from edgellama.text.tokenizer import Tokenizer
+
+
+def form(**options: Any) -> AnswerForm:
+    """The form that options say."""
+    found = answer_form(options)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("grammar", "right", "wrong"),
+    [
+        ('root ::= "a"+ "b" # two', ["ab", "aaab"], ["b", "a", "abb"]),
+        ("root ::= [^a] .", ["b\n", "é\0", "\n\n"], ["ab", "b", "bbb"]),
+        ('root ::= "\\u00e9" [\\u00e0-\\u00ff] "\\U0001F600"', ["éü😀"], ["éu😀", "ee😀"]),
+        ('root ::= "\\x41\\t\\"\\\\" [\\]\\-x]', ['A\t"\\]', 'A\t"\\-'], ['A\t"\\y']),
+        ('root ::= "\\x01" "a/b" [/]', ["\x01a/b/"], ["a/b/"]),
+        (
+            'root ::= fooBar foo-bar foo_bar\nfooBar ::= "1"\nfoo-bar ::= "2"\nfoo_bar ::= "3"',
+            ["123"],
+            ["12"],
+        ),
+        ('root ::= x{2} | x{4,} | "y"?\nx ::= "x"', ["xx", "xxxxx", "y", ""], ["x", "xxx"]),
+        ('root ::= (\n "a" |\n "b")*', ["", "abba"], ["c"]),
+        ('root ::= e\ne ::= t ("+" t)*\nt ::= [0-9]+ | "(" e ")"', ["1+(2+3)"], ["1+", "(1"]),
+        ('root ::= [$.*+?^(){}|-] "-"', ["$-", "^-", "--", "|-"], ["a-"]),
+        ('start: "a" B\nB: /[0-9]+/', ["a12"], ["a", "b1"]),
+    ],
+)
+def test_grammars(grammar: str, right: list[str], wrong: list[str]) -> None:
+    """GBNF and Lark allow what they say and nothing else."""
+    asked = form(grammar=grammar)
+    assert [text for text in right if not allows_text(asked, text)] == []
+    assert [text for text in wrong if allows_text(asked, text)] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"grammar": "root ::= a"}, "the grammar, line 1: there is no rule 'a'"),
+        ({"grammar": 'a ::= "x"'}, "no rule root; it has a"),
+        ({"grammar": 'root ::= "a"\nroot ::= "b"'}, "the rule 'root' twice"),
+        ({"grammar": 'root ::= "a"\n b ::= []'}, "line 2: a set is empty"),
+        ({"grammar": 'root ::= "\\q"'}, "there is no escape '\\\\q'"),
+        ({"grammar": "root ::= 'a'"}, "is no GBNF"),
+        ({"grammar": "root ::= (a\na ::= 'b"}, "is no GBNF"),
+        ({"grammar": "nothing at all"}, "the grammar: "),
+        ({"grammar": 'start: %json {"not": {}}'}, 'Unimplemented keys: ["not"]'),
+        ({"grammar": "start: a\na: a"}, "no text can follow it"),
+        ({"regex": "("}, "the regex: regex parse error: ( ^ error: unclosed group"),
+        ({"regex": "(?=a)b"}, "look-around"),
+        ({"regex": "\ud800"}, "surrogate"),
+    ],
+)
+def test_what_is_no_regex_or_grammar(options: dict[str, Any], words: str) -> None:
+    """A mistake is told before the first token."""
+    with pytest.raises(ConstraintError) as caught:
+        allows_text(form(**options), "")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"regex": ""}, {"regex": 1}, {"grammar": b"x"}),
+        *({"choices": []}, {"choices": "ab"}, {"choices": [""]}, {"choices": ["a", 1]}),
+    ],
+)
+def test_options_of_other_types(options: dict[str, Any]) -> None:
+    """What is of another type is refused by its name."""
+    with pytest.raises(InvalidOptionError, match=next(iter(options))):
+        answer_form(options)
+
+
+PATTERNS = (r"\d{3}-[a-c]+", r"(yes|no)!?", r"[^x]{2,5}", r"a/b|\"é+\"", r"(?i)Ab\.")
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=20, deadline=None)
+def test_random_texts_match_their_regex(pattern: str, seed: int) -> None:
+    """What is drawn matches as a whole."""
+    text = random_text(form(regex=pattern), np.random.default_rng(seed), num_free=10)
+    assert text is None or re.fullmatch(pattern, text)
+
+
+def test_choices() -> None:
+    """One of the texts and nothing else; it is what was parsed."""
+    asked = form(choices=["yes", "yes, but", 'é "quoted"\n', "yes"])
+    assert all(allows_text(asked, text) for text in ("yes", "yes, but", 'é "quoted"\n'))
+    assert not any(allows_text(asked, text) for text in ("", "ye", "yes,", "yes, buts"))
+    assert asked.read is not None and asked.read("yes") == "yes"
+
+
+class Pet(TypedDict):
+    """A TypedDict."""
+
+    name: str
+    legs: int
+
+
+@dataclasses.dataclass
+class Owner:
+    """A dataclass with others inside."""
+
+    name: str
+    pets: list[Pet]
+
+
+class Point(msgspec.Struct):
+    """A msgspec Struct."""
+
+    x: int
+    kind: Literal["a", "b"] = "a"
+
+
+class Pair(NamedTuple):
+    """A named tuple."""
+
+    left: int
+    right: str
+
+
+class Bill(pydantic.BaseModel):
+    """A pydantic model of what pydantic writes in ways of its own."""
+
+    sum: decimal.Decimal
+    day: datetime.date
+    tags: set[Literal["x", "y"]]
+    note: str | None = None
+
+
+class Cat(pydantic.BaseModel):
+    """One of two."""
+
+    kind: Literal["cat"]
+
+
+class Dog(pydantic.BaseModel):
+    """The other."""
+
+    kind: Literal["dog"]
+
+
+@dataclasses.dataclass
+class Household:
+    """A dataclass that msgspec cannot describe."""
+
+    owner: str
+    bill: Bill
+
+
+EITHER = Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "value"),
+    [
+        (Pet, '{"name": "Rex", "legs": 4}', {"name": "Rex", "legs": 4}),
+        (Owner, '{"name": "A", "pets": []}', Owner("A", [])),
+        (Point, '{"x": 1, "kind": "b"}', Point(1, "b")),
+        (Pair, '[1, "a"]', Pair(1, "a")),
+        (list[Point], '[{"x": 1}]', [Point(1)]),
+        (int, "-3", -3),
+        (
+            Bill,
+            '{"sum": 1.5, "day": "2024-02-29", "tags": ["x", "x"]}',
+            Bill(sum=decimal.Decimal("1.5"), day=datetime.date(2024, 2, 29), tags={"x"}),
+        ),
+        (pydantic.TypeAdapter(EITHER), '{"kind": "dog"}', Dog(kind="dog")),
+        (
+            Household,
+            '{"owner": "A", "bill": {"sum": 2, "day": "2024-01-01", "tags": [], "note": null}}',
+            Household(
+                "A",
+                Bill(sum=decimal.Decimal(2), day=datetime.date(2024, 1, 1), tags=set()),
+            ),
+        ),
+    ],
+    ids=str,
+)
+def test_classes(kind: Any, text: str, value: object) -> None:
+    """The JSON of a class is allowed and becomes an object of it; other fields are not."""
+    asked = form(schema=kind)
+    assert asked.read is not None
+    assert allows_text(asked, text)
+    assert asked.read(text) == value
+    if text.startswith("{"):
+        assert not allows_text(asked, text[:-1] + ', "more": 1}')
+
+
+def test_a_class_that_nobody_describes() -> None:
+    """A class without fields that are known is refused by its name."""
+
+    class Plain:
+        pass
+
+    with pytest.raises(ConstraintError, match="Plain"):
+        answer_form({"schema": Plain})
+
+
+@pytest.mark.parametrize(
+    ("schema", "words"),
+    [
+        ({"const": 1}, 'JSON Schema:\n{"const": 1}'),
+        (True, "Answer with JSON, on one line"),
+        (Pet, '"legs": {"type": "integer"}'),
+    ],
+)
+def test_the_model_is_told(schema: Any, words: str) -> None:
+    """The instruction has the schema."""
+    assert words in form(schema=schema).instruction
+
+
+def drawn_tokens(
+    tokenizer: Tokenizer, asked: AnswerForm, rng: np.random.Generator, *, continuation: bool
+) -> tuple[list[int], bool]:
+    """Tokens by chance as ``allowed_token`` chooses them, and whether the text came to its end."""
+    constraint = tokenizer.derived(ConstraintCompiler).constraint(asked, continuation=continuation)
+    sampler = Sampler(SamplingOptions(seed=int(rng.integers(2**31)), top_k=0, top_p=1, min_p=0))
+    tokens: list[int] = []
+    while not constraint.is_finished and len(tokens) < 60:
+        logits = rng.standard_normal(tokenizer.vocab_size + 7).astype(np.float32)
+        token = allowed_token(sampler, logits, tokens, constraint)
+        assert token is not None and constraint.allows(token)
+        if token in tokenizer.special.end_of_generation:
+            return tokens, True
+        constraint.advance(token)
+        tokens.append(token)
+    return tokens, constraint.is_finished
+
+
+@pytest.mark.parametrize("continuation", [False, True])
+@pytest.mark.parametrize("case", CASES[:2], ids=str)
+@given(seed=st.integers(0, 2**32))
+@settings(max_examples=15, deadline=None)
+def test_the_text_is_what_counts(case: Any, continuation: bool, seed: int) -> None:
+    """Where a text loses its first space, what is left of it follows the form."""
+    tokenizer, _ = both_ways(case)
+    rng = np.random.default_rng(seed)
+    for pattern in (r" ?[a-z]{2,6}[ ,] ?the", r"[^a]{3,9}"):
+        asked = form(regex=pattern)
+        tokens, is_whole = drawn_tokens(tokenizer, asked, rng, continuation=continuation)
+        text = tokenizer.decode(tokens, continuation=continuation)
+        assert not is_whole or re.fullmatch(pattern, text)
+
+
+@pytest.mark.parametrize("continuation", [False, True])
+def test_forced_tokens_are_those_of_the_tokenizer(continuation: bool) -> None:
+    """What must come is cut as the tokenizer cuts it, with the space before a first word."""
+    tokenizer, _ = both_ways(CASES[0])
+    text = "the other people "
+    asked = form(regex=re.escape(text) + "[ab]")
+    constraint = tokenizer.derived(ConstraintCompiler).constraint(asked, continuation=continuation)
+    forced = constraint.forced()
+    assert text.startswith(tokenizer.decode(forced, continuation=continuation))
+    assert len(forced) > 2
+    if not continuation:
+        own = tokenizer.encode(text, add_bos=False)
+        assert forced == own[: len(forced)]
+    for token in forced:
+        assert constraint.allows(token)
+        constraint.advance(token)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_k": 0, "top_p": 1, "min_p": 0, "temperature": 1.0},
+        {"top_k": 4, "top_p": 1, "min_p": 0, "temperature": 1.0},
+        {"top_k": 0, "top_p": 0.7, "min_p": 0, "temperature": 0.8},
+        {"top_k": 0, "top_p": 1, "min_p": 0.3, "temperature": 1.5},
+    ],
+)
+def test_the_distribution_is_that_of_masking(options: dict[str, Any]) -> None:
+    """Tokens come as often as where all others had no probability from the beginning."""
+    tokenizer = byte_tokenizer()
+    asked = form(regex="[a-jA-C]")
+    logits = np.random.default_rng(3).standard_normal(257).astype(np.float32) * 2
+    logits[[10, 20, 30, ord("z")]] = 9  # likely and refused
+    constraint = tokenizer.derived(ConstraintCompiler).constraint(asked, continuation=True)
+    allowed = constraint.mask()
+    masked = np.where(allowed, logits, -np.inf).astype(np.float32)
+    expected = Sampler(SamplingOptions(seed=1, **options)).chances(masked, [])
+    sampler = Sampler(SamplingOptions(seed=1, **options))
+    num_draws = 4000
+    tokens = [allowed_token(sampler, logits, [], constraint) for _ in range(num_draws)]
+    counts = np.bincount(np.array(tokens, dtype=np.intp), minlength=257)
+    possible = expected > 0
+    assert not counts[~possible].any()
+    errors = counts[possible] / num_draws - expected[possible]
+    deviation = np.sqrt(expected[possible] * (1 - expected[possible]) / num_draws)
+    assert np.all(np.abs(errors) <= 5 * deviation + 1e-9)
+
+
+def test_a_text_without_an_end_token_ends_where_nothing_may_follow() -> None:
+    """A vocabulary without end tokens takes constraints, too."""
+    from reference.tiny_vocabulary import byte_characters
+
+    from edgellama.text.tokenizer import load_tokenizer
+
+    tokenizer = load_tokenizer(
+        {
+            "tokenizer.ggml.model": "gpt2",
+            "tokenizer.ggml.pre": "llama-bpe",
+            "tokenizer.ggml.tokens": byte_characters(),
+            "tokenizer.ggml.merges": [],
+        }
+    )
+    compiler = tokenizer.derived(ConstraintCompiler)
+    constraint = compiler.constraint(form(regex="ab?"), continuation=True)
+    constraint.advance(ord("a"))
+    assert constraint.is_complete and not constraint.is_finished
+    assert np.flatnonzero(constraint.mask()).tolist() == [ord("b")]
+    constraint.advance(ord("b"))
+    assert constraint.is_finished
+    assert len(constraint.mask()) == tokenizer.vocab_size
+
+
+@pytest.mark.parametrize("case", [None, CASES[0]], ids=str)
+@given(seed=st.integers(0, 2**32), back=st.integers(1, 12))
+@settings(max_examples=20, deadline=None)
+def test_what_is_taken_back_was_never_there(case: Any, seed: int, back: int) -> None:
+    """After a rollback the same tokens may come as before, from the first token on."""
+    tokenizer = byte_tokenizer() if case is None else both_ways(case)[0]
+    asked = form(schema={"enum": ["the other", {"a": [1, 2]}], "title": str(case)})
+    rng = np.random.default_rng(seed)
+    tokens, _ = drawn_tokens(tokenizer, asked, rng, continuation=False)
+    compiler = tokenizer.derived(ConstraintCompiler)
+    constraint = compiler.constraint(asked, continuation=False)
+    masks = []
+    for token in tokens:
+        masks.append(constraint.mask().copy())
+        constraint.advance(token)
+    count = min(back, len(tokens))
+    constraint.rollback(count)
+    assert np.array_equal(constraint.mask(), masks[len(tokens) - count])
+    for token in tokens[len(tokens) - count :]:
+        assert constraint.allows(token)
+        constraint.advance(token)
+    assert constraint.is_finished
+
+
+def test_end_tokens_come_where_the_text_is_complete() -> None:
+    """The end is allowed exactly there."""
+    compiler = byte_tokenizer().derived(ConstraintCompiler)
+    constraint = compiler.constraint(form(regex="ab?"), continuation=True)
+    seen = [constraint.allows(END)]
+    for byte in b"ab":
+        constraint.advance(byte)
+        seen.append(constraint.allows(END))
+    assert seen == [False, True, True]
+
+
+def run_without(*modules: str, code: str) -> str:
+    """What a process prints that cannot import some modules."""
+    blocked = "".join(f"sys.modules[{name!r}] = None\n" for name in modules)
+    source = f"import sys\n{blocked}{code}"
+    result = subprocess.run(
+        [sys.executable, "-c", source], capture_output=True, text=True, check=True, timeout=60
+    )
+    return result.stdout
+
+
+def test_without_the_package() -> None:
+    """Where llguidance lacks, the error says how to install it."""
+    code = (
+        "from edgellama.constraints.answer_form import answer_form\n"
+        "from edgellama.quant.errors import EdgellamaError\n"
+        "try: answer_form({'regex': 'a'})\n"
+        "except EdgellamaError as error: print(error)\n"
+    )
+    assert 'pip install "edgellama[grammar]"' in run_without("llguidance", code=code)
+
+
+def test_importing_generation_loads_no_library_of_constraints() -> None:
+    """llguidance, msgspec and pydantic are loaded when a constraint asks for them."""
+    code = (
+        "import edgellama.generation.session\n"
+        "print([m for m in ('llguidance', 'msgspec', 'pydantic') if m in sys.modules])\n"
+    )
+    assert run_without(code=code).strip() == "[]"
+
+
+def test_json_of_any_object() -> None:
+    """``json=True`` is an object, ``schema=True`` any JSON."""
+    assert allows_text(form(json=True), json.dumps({"a": [1, None]}))
+    assert not allows_text(form(json=True), "[1]")
+    assert allows_text(form(schema=True), "[1]")
