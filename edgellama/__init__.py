@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from edgellama.generation.batch import AsyncBatch, Batch
     from edgellama.generation.conversation import Conversation
     from edgellama.generation.embedding import Embedding, EmbedOptions
+    from edgellama.generation.reranking import Ranked, RerankOptions
     from edgellama.generation.results import Chunk, Generation, Statistics, Usage
     from edgellama.generation.session import Session
     from edgellama.generation.stream import Stream
@@ -81,6 +82,8 @@ _MODULES = {
     "ModelFileError": "edgellama.quant.errors",
     "ModelNotFoundError": "edgellama.quant.errors",
     "PromptOptions": "edgellama.generation.text_options",
+    "Ranked": "edgellama.generation.reranking",
+    "RerankOptions": "edgellama.generation.reranking",
     "ResumeError": "edgellama.quant.errors",
     "SamplingOptions": "edgellama.sampling.options",
     "Session": "edgellama.generation.session",
@@ -126,6 +129,8 @@ __all__ = [
     "ModelFileError",
     "ModelNotFoundError",
     "PromptOptions",
+    "Ranked",
+    "RerankOptions",
     "ResumeError",
     "SamplingOptions",
     "Session",

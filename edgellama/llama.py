@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
@@ -17,12 +17,31 @@ import numpy as np
 from edgellama.engine.hooks import HookPlace, RowFunction, RowHook
 from edgellama.engine.idle_watch import IdleWatch, check_idle_seconds
 from edgellama.engine.kv_types import KVTypeChoice
+from edgellama.generation.async_items import AsyncItems, gathered
 from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.batch import DEFAULT_WIDTH, AsyncBatch, Batch, OnError
 from edgellama.generation.batch_prompts import BatchPrompt, BatchPrompts
 from edgellama.generation.conversation import Conversation
-from edgellama.generation.embedding import Embedder, Embedding, EmbedOptions, HowToEmbed, as_texts
+from edgellama.generation.embedding import (
+    Embedder,
+    Embedding,
+    EmbedOptions,
+    HowToEmbed,
+    as_rows,
+    as_texts,
+)
 from edgellama.generation.fitting import WhenFull
+from edgellama.generation.in_order import InOrder, told
+from edgellama.generation.reranking import (
+    HowToRank,
+    Ranked,
+    RankPrompt,
+    Reranker,
+    RerankOptions,
+    as_documents,
+    best_first,
+    checked_top_n,
+)
 from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
@@ -489,16 +508,36 @@ class Llama:
             >>> bool(question @ others[0] > question @ others[1])
             True
         """
-        rows, all_texts = [], as_texts(texts)
-        for embedding in self.embed_each(all_texts, **options):
-            rows.append(embedding.vector)
-            if progress is not None:
-                progress(len(rows), len(all_texts))
-        return np.stack(rows) if rows else np.empty((0, self.config.embedding_length), np.float32)
+        all_texts = as_texts(texts)
+        found = told(self.embed_each(all_texts, **options), len(all_texts), progress)
+        return as_rows(found, self.config.embedding_length)
+
+    async def embed_async(
+        self,
+        texts: str | Iterable[str | Sequence[int]],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> npt.NDArray[np.float32]:
+        """``embed`` for event loops; cancelling the task ends what runs.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     asyncio.run(llama.embed_async(["one", "two"])).shape
+            (2, 576)
+        """
+        all_texts = as_texts(texts)
+        items: AsyncItems[Embedding, InOrder[Embedding]] = AsyncItems(
+            lambda: self.embed_each(all_texts, **options)
+        )
+        found = await gathered(items, len(all_texts), progress)
+        return as_rows(found, self.config.embedding_length)
 
     def embed_each(
         self, texts: Iterable[str | Sequence[int]], **options: Unpack[EmbedOptions]
-    ) -> Iterator[Embedding]:
+    ) -> InOrder[Embedding]:
         """The same one after the other, so that millions of texts take little memory.
 
         Arguments:
@@ -506,8 +545,8 @@ class Llama:
             options: EmbedOptions for all texts, such as ``pooling="last"``.
 
         Returns:
-            An iterator of embeddings in the order of the texts, with counts of tokens; leaving
-            it early ends what runs.
+            An iterator of embeddings in the order of the texts, with counts of tokens. ``cancel``
+            ends it from any thread, ``close`` from its own, as does leaving the loop.
 
         Raises:
             ContextLengthError: A text has more tokens than the context holds, without ``truncate``.
@@ -528,6 +567,86 @@ class Llama:
         return Embedder(self._engine, self.tokenizer, self.context_length, how, adapters).each(
             texts
         )
+
+    def rerank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        *,
+        top_n: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Unpack[RerankOptions],
+    ) -> tuple[Ranked, ...]:
+        """Documents by how well they answer a query: how probably the model says yes to each.
+
+        Arguments:
+            query: A question, or what is looked for.
+            documents: Texts, of which several are computed together.
+            top_n: How many of the best to return, from 1. None (the default) is all.
+            progress: Called as ``progress(done, total)`` with documents. None (the default) is
+                nobody.
+            options: RerankOptions, such as ``prompt="..."``.
+
+        Returns:
+            The documents with their scores, the best first.
+
+        Raises:
+            ContextLengthError: A prompt has more tokens than the context holds, without
+                ``truncate``.
+            InvalidOptionError: An argument of another type or outside its range.
+            UnsupportedModelError: ``chat`` is True and the file has no chat format.
+            TemplateError: The chat format refuses the prompt.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> animals = ["A stone is hard.", "A bat can fly.", "Tables have legs."]
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     ranked = llama.rerank("Which animals can fly?", animals, top_n=2)
+            >>> [each.score >= ranked[1].score for each in ranked]
+            [True, True]
+        """
+        texts, best = as_documents(documents), checked_top_n(top_n)
+        return best_first(told(self._ranked(query, texts, options), len(texts), progress), best)
+
+    async def rerank_async(
+        self,
+        query: str,
+        documents: Iterable[str],
+        *,
+        top_n: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Unpack[RerankOptions],
+    ) -> tuple[Ranked, ...]:
+        """``rerank`` for event loops; cancelling the task ends what runs.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     len(asyncio.run(llama.rerank_async("Fruit?", ["An apple.", "A car."])))
+            2
+        """
+        texts, best = as_documents(documents), checked_top_n(top_n)
+        items: AsyncItems[Ranked, InOrder[Ranked]] = AsyncItems(
+            lambda: self._ranked(query, texts, options)
+        )
+        return best_first(await gathered(items, len(texts), progress), best)
+
+    def _ranked(
+        self, query: str, documents: Sequence[str], options: RerankOptions
+    ) -> InOrder[Ranked]:
+        self._check_open()
+        how = HowToRank.of(options)
+        chat, template = options.get("chat"), options.get("template")
+        if template is not None or chat:
+            chosen: ChatTemplate | None = self._chat_template(template)
+        else:
+            own = load_chat_template(self._file.metadata, self.tokenizer)
+            chosen = own if chat is None else None
+        prompt = RankPrompt(self.tokenizer, query, how.prompt, chosen)
+        adapters = self._engine.adapters.adapter_set(options.get("adapters"))
+        return Reranker(self._engine, prompt, self.context_length, how, adapters).each(documents)
 
     def chat(
         self,

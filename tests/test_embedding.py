@@ -148,7 +148,7 @@ def test_early_end(llama: Llama) -> None:
     embeddings = llama.embed_each(f"text {number}" for number in range(10_000))
     assert next(embeddings).num_tokens > 1
     assert llama._engine.pool().num_owned
-    embeddings.close()  # type: ignore[attr-defined]
+    embeddings.close()
     assert llama._engine.pool().num_owned == 0
 
 

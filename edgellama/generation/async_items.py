@@ -147,6 +147,19 @@ class AsyncItems(AsyncIterator[Item], Generic[Item, SourceType]):
             return ()
 
 
+async def gathered(
+    items: AsyncItems[Item, Any], total: int, progress: Callable[[int, int], None] | None
+) -> list[Item]:
+    """All items; ``progress`` hears of (done, total). Cancelling the task ends what runs."""
+    found = []
+    async with items:
+        async for item in items:
+            found.append(item)
+            if progress is not None:
+                progress(len(found), total)
+    return found
+
+
 async def _settled(future: asyncio.Future[Any]) -> None:
     """Wait for a future, which being cancelled here does not cancel."""
     await asyncio.wait([future])

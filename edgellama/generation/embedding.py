@@ -1,21 +1,20 @@
 """Texts to vectors: the hidden states of a text's tokens after the last norm, pooled to one.
 
-Many texts are computed together, as many as fill a few steps. Which of their tokens share a step
-is the scheduler's business; what a file says of pooling is read here.
+What a file says of pooling is read here; how many texts are computed together is in_order's.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.arguments import prompt_tokens
+from edgellama.generation.in_order import Begun, BegunTexts, InOrder
 from edgellama.quant.errors import (
     ContextLengthError,
     InvalidOptionError,
@@ -29,17 +28,13 @@ from edgellama.sampling.options import check_option_names
 if TYPE_CHECKING:
     from edgellama.engine.adapter_set import AdapterSet
     from edgellama.engine.adapter_shelf import AdapterScales
+    from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
-    from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.work import Work
     from edgellama.text.tokenizer import Tokenizer
 
 Pooling: TypeAlias = Literal["mean", "last", "first"]
 FloatRows: TypeAlias = npt.NDArray[np.float32]
-MOST_TEXTS = 128
-"""Texts at once: each has a page of keys and values at least."""
-STEPS_AT_ONCE = 2
-"""Tokens of the texts at once, in long steps: so that the next one is full, too."""
 SMALLEST_LENGTH = 1e-12
 """Vectors that are shorter stay as they are."""
 
@@ -151,17 +146,13 @@ def as_texts(texts: str | Iterable[str | Sequence[int]]) -> Sequence[str | Seque
     return tuple(texts)
 
 
-@dataclass
-class _Running:
-    """A text that is being computed."""
-
-    work: Work
-    cache: KVCache
-    num_tokens: int
-    num_dropped: int
+def as_rows(embeddings: Iterable[Embedding], width: int) -> FloatRows:
+    """Their vectors, (texts, width)."""
+    rows = [embedding.vector for embedding in embeddings]
+    return np.stack(rows) if rows else np.empty((0, width), np.float32)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Embedder:
     """Makes vectors with one model; ``context_length`` is how long a text may be."""
 
@@ -170,47 +161,22 @@ class Embedder:
     context_length: int
     options: HowToEmbed
     adapters: AdapterSet
-    cancel: CancelToken = field(default_factory=CancelToken)
-    _running: deque[_Running] = field(default_factory=deque)
 
-    def each(self, texts: Iterable[str | Sequence[int]]) -> Generator[Embedding, None, None]:
+    def each(self, texts: Iterable[str | Sequence[int]]) -> InOrder[Embedding]:
         """An embedding for each text, in their order; read as far as there is room.
 
         Raises ContextLengthError and InvalidOptionError with a text's number, from 0.
         """
-        scheduler, given = self.engine.scheduler, enumerate(texts)
-        try:
-            while self._fill(given):
-                first = self._running[0]
-                works = [running.work for running in self._running if not running.work.is_over]
-                if works and not first.work.is_over:
-                    scheduler.run_any(works, caller=self)
-                    continue
-                yield self._finished(self._running.popleft())
-        finally:
-            scheduler.leave([running.work for running in self._running])
-            for running in self._running:
-                running.cache.close()
+        return InOrder(self.engine, partial(self._begun, texts))
 
-    def _fill(self, given: Iterator[tuple[int, str | Sequence[int]]]) -> bool:
-        """Begin texts until enough are computed together; False when there are none."""
-        room = STEPS_AT_ONCE * self.engine.step_tokens
-        room -= sum(running.work.num_left for running in self._running)
-        while room > 0 and len(self._running) < MOST_TEXTS:
-            index, text = next(given, (-1, ""))
-            if index < 0:
-                break
-            self._running.append(self._begun(index, text))
-            room -= self._running[-1].num_tokens
-        return bool(self._running)
-
-    def _begun(self, index: int, text: str | Sequence[int]) -> _Running:
-        tokens, num_dropped = self._fitting(index, self._tokens(index, text))
-        cache = self.engine.new_cache(len(tokens), adapters=self.adapters, is_passing=True)
-        work = self.engine.work(
-            tokens, cache, logits="rows", cancelled=self.cancel, kept=self._kept
-        )
-        return _Running(work, cache, len(tokens), num_dropped)
+    def _begun(
+        self, texts: Iterable[str | Sequence[int]], cancel: CancelToken
+    ) -> BegunTexts[Embedding]:
+        for index, text in enumerate(texts):
+            tokens, num_dropped = self._fitting(index, self._tokens(index, text))
+            cache = self.engine.new_cache(len(tokens), adapters=self.adapters, is_passing=True)
+            work = self.engine.work(tokens, cache, logits="rows", cancelled=cancel, kept=self._kept)
+            yield Begun(work, cache, partial(self._result, work, len(tokens), num_dropped))
 
     def _tokens(self, index: int, text: str | Sequence[int]) -> list[int]:
         """The tokens of a text as the model wants them, with BOS and EOS; of ids these alone."""
@@ -260,17 +226,14 @@ class Embedder:
         normed: FloatRows = (rows * scale * self.engine.weights.output_norm).astype(np.float32)
         return normed
 
-    def _finished(self, running: _Running) -> Embedding:
+    def _result(self, work: Work, num_tokens: int, num_dropped: int) -> Embedding:
         """The embedding of a text that is over; raises what went wrong with it."""
-        parts = running.work.result(self.engine.config.embedding_length)
-        running.cache.close()
+        parts = work.result(self.engine.config.embedding_length)
         if self.options.pooling == "mean":
-            vector = parts.sum(axis=0) / running.num_tokens
+            vector = parts.sum(axis=0) / num_tokens
         else:
             vector = self._normed(parts[:1] if self.options.pooling == "first" else parts[-1:])[0]
         length = float(np.linalg.norm(vector))
         if self.options.normalize and length > SMALLEST_LENGTH:
             vector = vector / length
-        return Embedding(
-            vector.astype(np.float32, copy=False), running.num_tokens, running.num_dropped
-        )
+        return Embedding(vector.astype(np.float32, copy=False), num_tokens, num_dropped)

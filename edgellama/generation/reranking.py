@@ -1,0 +1,309 @@
+"""Documents in the order in which they answer a query: by how probably a model says yes.
+
+What the prompts of all documents begin with alike is computed once, and then forked; how many
+documents are computed together is in_order's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.engine.kv_cache import shared_length
+from edgellama.generation.in_order import Begun, BegunTexts, InOrder
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import ContextLengthError, InvalidOptionError
+from edgellama.quant.ways import Way
+from edgellama.sampling.options import check_option_names
+from edgellama.text.chat_template import ChatTemplate, encode_chat
+
+if TYPE_CHECKING:
+    from edgellama.engine.adapter_set import AdapterSet
+    from edgellama.engine.adapter_shelf import AdapterScales
+    from edgellama.engine.cancellation import CancelToken
+    from edgellama.engine.engine import Engine
+    from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.work import Work
+    from edgellama.text.tokenizer import Tokenizer
+
+PROMPT = """\
+Judge whether the document is relevant to the question. Answer yes or no.
+
+Question: {query}
+Document: {document}
+Relevant:"""
+"""Of some wordings the one by which a small model ranks best, as a chat's message."""
+ANSWERS = ("yes", "no")
+PLACEHOLDER = re.compile(r"\{(query|document)\}")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A document with its score.
+
+    ``index`` is its number among the documents, from 0, ``document`` its text. ``score``, from 0
+    to 1, is the probability of yes against no. Its prompt has ``num_tokens``; ``num_dropped`` of
+    the document's own are not among them.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2", context_length=512) as llama:
+        ...     best = llama.rerank("Who wrote Faust?", ["Goethe wrote Faust.", "It rains."])[0]
+        >>> 0 <= best.score <= 1, best.document in ("Goethe wrote Faust.", "It rains.")
+        (True, True)
+    """
+
+    index: int
+    document: str
+    score: float
+    num_tokens: int
+    num_dropped: int = 0
+
+
+class RerankOptions(TypedDict, total=False):
+    """How documents are ranked, as keyword arguments of ``rerank``.
+
+    Arguments:
+        prompt: What the model is asked, a text with {query} and {document}. None (the default)
+            begins "Judge whether the document is relevant to the question. Answer yes or no."
+            What stands before the document is computed once for all.
+        answers: The words for yes and for no, ("yes", "no") by default; with a capital and behind a
+            space they count too.
+        chat: Put the prompt into the model's chat format. None (the default) where it has one;
+            otherwise the prompt stands as it is, its control tokens too.
+        template: Chat format in place of the file's: the name of a published one or Jinja source.
+            None (the default) is the file's.
+        truncate: Drop the end of documents whose prompt is longer than the context. False (the
+            default) refuses them.
+        adapters: Loaded adapters, or their names, with scales, such as ``{"french": 0.5}``. None
+            (the default) is none.
+
+    Example:
+        >>> from edgellama import Llama, RerankOptions
+        >>> options: RerankOptions = {"prompt": "{query}: {document}", "answers": ("ja", "nein")}
+        >>> with Llama("smollm2", context_length=512) as llama:
+        ...     len(llama.rerank("Farbe", ["rot", "laut"], **options))
+        2
+    """
+
+    prompt: str | None
+    answers: tuple[str, str]
+    chat: bool | None
+    template: str | None
+    truncate: bool
+    adapters: AdapterScales | None
+
+
+@dataclass(frozen=True)
+class HowToRank:
+    """RerankOptions, checked; adapters and templates are for others to find."""
+
+    prompt: str | None = None
+    answers: Sequence[str] = ANSWERS
+    truncate: bool = False
+
+    chat: bool | None = None
+
+    def __post_init__(self) -> None:
+        if self.prompt is not None:
+            found = PLACEHOLDER.findall(self.prompt) if isinstance(self.prompt, str) else []
+            if not {"query", "document"} <= set(found):
+                raise InvalidOptionError(
+                    f"prompt is {self.prompt!r:.80}; allowed: text with {{query}} and {{document}}"
+                )
+        is_row = isinstance(self.answers, (tuple, list)) and len(self.answers) == 2
+        if not is_row or not all(isinstance(word, str) and word for word in self.answers):
+            raise InvalidOptionError(
+                f"answers is {self.answers!r:.80}; allowed: two texts, for yes and for no"
+            )
+        if not isinstance(self.truncate, bool):
+            raise InvalidOptionError(f"truncate is {self.truncate!r:.80}; allowed: True, False")
+        if not (self.chat is None or isinstance(self.chat, bool)):
+            raise InvalidOptionError(f"chat is {self.chat!r:.80}; allowed: True, False, None")
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any]) -> HowToRank:
+        """What was given."""
+        check_option_names(options, tuple(RerankOptions.__annotations__))
+        known = ("prompt", "answers", "truncate", "chat")
+        return cls(**{name: options[name] for name in known if name in options})
+
+
+@dataclass(frozen=True)
+class RankPrompt:
+    """Makes the tokens of a query's prompts; ``template`` None takes the prompt as it stands."""
+
+    tokenizer: Tokenizer
+    query: str
+    prompt: str | None
+    template: ChatTemplate | None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.query, str):
+            raise InvalidOptionError(f"query is {self.query!r:.80}; allowed: a text")
+
+    def tokens(self, document: str) -> list[int]:
+        """The prompt of a document; no control token comes from it or from the query."""
+        texts = {"query": self.query, "document": document}
+        if self.template is not None:
+            content = PLACEHOLDER.sub(lambda found: texts[found[1]], self.prompt or PROMPT)
+            return encode_chat(
+                self.tokenizer, self.template, [{"role": "user", "content": content}]
+            )
+        messages = [{"role": role, "content": text} for role, text in texts.items()]
+        return encode_chat(self.tokenizer, _as_template(self.prompt or PROMPT), messages)
+
+
+def _as_template(prompt: str) -> ChatTemplate:
+    """A prompt as the template of messages that are the query and the document."""
+    parts = []
+    for number, part in enumerate(PLACEHOLDER.split(prompt)):
+        name = f"messages[{0 if part == 'query' else 1}].content"
+        parts.append("{{ " + (name if number % 2 else json.dumps(part)) + " }}")
+    return ChatTemplate("".join(parts), bos_token="", eos_token="")
+
+
+@dataclass(frozen=True)
+class Reranker:
+    """Scores documents with one model; ``context_length`` is how long a prompt may be."""
+
+    engine: Engine
+    prompt: RankPrompt
+    context_length: int
+    how: HowToRank
+    adapters: AdapterSet
+
+    def each(self, documents: Sequence[str]) -> InOrder[Ranked]:
+        """The documents with their scores, in the order in which they were given."""
+        answers = answer_tokens(self.prompt.tokenizer, self.how.answers)
+        return InOrder(self.engine, partial(self._begun, documents, answers))
+
+    def _begun(
+        self, documents: Sequence[str], answers: Sequence[Sequence[int]], cancel: CancelToken
+    ) -> BegunTexts[Ranked]:
+        prompts = [self._fitting(index, document) for index, document in enumerate(documents)]
+        if not prompts:
+            return
+        base = self._shared([tokens for tokens, _ in prompts], cancel)
+        try:
+            for index, (tokens, num_dropped) in enumerate(prompts):
+                cache = base.fork()
+                left = tokens[cache.reuse(tokens) :]
+                work = self.engine.work(left, cache, logits="last", cancelled=cancel)
+                ranked = partial(Ranked, index, documents[index])
+                yield Begun(
+                    work, cache, partial(_score, work, answers, ranked, len(tokens), num_dropped)
+                )
+        finally:
+            base.close()
+
+    def _shared(self, prompts: Sequence[Sequence[int]], cancel: CancelToken) -> KVCache:
+        """A cache with what all prompts begin with; with nothing, where there is only one."""
+        longest = max(map(len, prompts))
+        cache = self.engine.new_cache(longest, adapters=self.adapters, is_passing=True)
+        if len(prompts) > 1:
+            first = prompts[0][:-1]
+            shared = min(shared_length(first, other[:-1]) for other in prompts[1:])
+            self.engine.forward(prompts[0][:shared], cache, logits="none", cancelled=cancel)
+        return cache
+
+    def _fitting(self, index: int, document: str) -> tuple[list[int], int]:
+        """The prompt's tokens, and how many of the document had to go so that it fits."""
+        tokens = self.prompt.tokens(document)
+        if len(tokens) <= self.context_length:
+            return tokens, 0
+        if not self.how.truncate:
+            raise self._too_long(f"the prompt of document {index}", len(tokens))
+        own = self.prompt.tokenizer.encode(document, add_bos=False)
+        kept, length = len(own), len(tokens)
+        while kept and length > self.context_length:
+            kept = max(0, kept - (length - self.context_length))
+            tokens = self.prompt.tokens(self.prompt.tokenizer.decode(own[:kept]).rstrip("\ufffd"))
+            length = len(tokens)
+        if length > self.context_length:
+            raise self._too_long("the prompt without a document", length)
+        return tokens, len(own) - kept
+
+    def _too_long(self, what: str, length: int) -> ContextLengthError:
+        return ContextLengthError(
+            f"{what} has {length} tokens, the context {self.context_length}",
+            length,
+            self.context_length,
+            way=Way(
+                "shorten it, raise context_length, or let truncate=True drop ends of documents",
+                "shorten it or raise --context",
+            ),
+        )
+
+
+def as_documents(documents: Iterable[str]) -> Sequence[str]:
+    """All documents; InvalidOptionError for one text, or what is no text."""
+    if isinstance(documents, (str, bytes, Mapping)) or not isinstance(documents, Iterable):
+        raise InvalidOptionError(f"documents is {documents!r:.80}; allowed: several texts")
+    texts = tuple(documents)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise InvalidOptionError(f"document {index} is {text!r:.80}; allowed: a text")
+    return texts
+
+
+def checked_top_n(top_n: Any) -> int | None:
+    """How many are wanted; None: all. InvalidOptionError for what is no number from 1."""
+    if top_n is None or (isinstance(top_n, int) and not isinstance(top_n, bool) and top_n >= 1):
+        return top_n
+    raise InvalidOptionError(f"top_n is {top_n!r:.80}; allowed: None or a whole number from 1")
+
+
+def best_first(ranked: Iterable[Ranked], top_n: int | None) -> tuple[Ranked, ...]:
+    """The best by score; of equal ones the first that was given."""
+    return tuple(sorted(ranked, key=lambda each: -each.score)[:top_n])
+
+
+def answer_tokens(tokenizer: Tokenizer, answers: Sequence[str]) -> list[list[int]]:
+    """The tokens that begin each answer, as a model may write it; InvalidOptionError if none do.
+
+    Whole words come first; only where an answer is no token in any spelling its first one counts.
+    """
+    found: list[set[int]] = []
+    for word in answers:
+        spellings = {word, word.lower(), word.capitalize(), word.upper()}
+        texts = [space + spelling for space, spelling in product(("", " "), spellings)]
+        rows = [tokenizer.encode(text, add_bos=False) for text in texts]
+        whole = {row[0] for row in rows if len(row) == 1}
+        found.append(whole or {row[0] for row in rows if row})
+    both = found[0] & found[1]
+    rows = [sorted(tokens - both) for tokens in found]
+    if not all(rows):
+        raise InvalidOptionError(
+            f"answers are {shown(answers[0])} and {shown(answers[1])}, which begin with the same "
+            "tokens; allowed: two that differ from the first on"
+        )
+    return rows
+
+
+def _score(
+    work: Work,
+    answers: Sequence[Sequence[int]],
+    ranked: partial[Ranked],
+    num_tokens: int,
+    num_dropped: int,
+) -> Ranked:
+    """The probability that the next token says yes rather than no."""
+    (logits,) = work.result(0)
+    yes, no = (_log_sum(logits[list(tokens)]) for tokens in answers)
+    score = float(1.0 / (1.0 + np.exp(np.clip(no - yes, -700.0, 700.0))))
+    return ranked(score=score, num_tokens=num_tokens, num_dropped=num_dropped)
+
+
+def _log_sum(logits: npt.NDArray[np.float32]) -> float:
+    """The logarithm of the sum of all exponentials."""
+    largest = float(logits.max())
+    return largest + float(np.log(np.exp(logits.astype(np.float64) - largest).sum()))
