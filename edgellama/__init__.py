@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from edgellama.engine.adapter import Adapter
     from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
+    from edgellama.engine.hooks import StepRows
     from edgellama.engine.kv_cache import KVCache
     from edgellama.generation.async_stream import AsyncStream
     from edgellama.generation.batch import AsyncBatch, Batch
@@ -89,6 +90,7 @@ _MODULES = {
     "Session": "edgellama.generation.session",
     "SessionFileError": "edgellama.quant.errors",
     "Statistics": "edgellama.generation.results",
+    "StepRows": "edgellama.engine.hooks",
     "Stream": "edgellama.generation.stream",
     "TemplateError": "edgellama.quant.errors",
     "TextOptions": "edgellama.generation.text_options",
@@ -136,6 +138,7 @@ __all__ = [
     "Session",
     "SessionFileError",
     "Statistics",
+    "StepRows",
     "Stream",
     "TemplateError",
     "TextOptions",

@@ -30,9 +30,21 @@ FloatRows: TypeAlias = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class StepRows:
-    """Which tokens the rows of a call belong to, each array (num_rows,).
+    """Which tokens the rows of a hook's call belong to, each array (num_rows,).
 
-    ``sequences`` numbers the sequences of a step from 0; ``positions`` are those in each.
+    ``tokens`` are ids, ``positions`` those in each sequence; ``sequences`` numbers the sequences of
+    a step from 0.
+
+    Example:
+        >>> from edgellama import Llama, StepRows
+        >>> seen = []
+        >>> def note(rows, step: StepRows) -> None:
+        ...     seen.extend(step.positions.tolist())
+        >>> with Llama("smollm2", context_length=64) as llama:
+        ...     hook = llama.add_hook(note, layers=[0])
+        ...     result = llama.generate([1, 2, 3], max_tokens=1)
+        >>> seen
+        [0, 1, 2]
     """
 
     tokens: npt.NDArray[np.int64]
