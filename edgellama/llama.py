@@ -44,6 +44,11 @@ from edgellama.generation.reranking import (
 )
 from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
+from edgellama.generation.speculation.speculation import (
+    Speculation,
+    SpeculationMode,
+    speculation_mode,
+)
 from edgellama.generation.stream import Stream
 from edgellama.generation.text_options import PromptOptions, TextOptions
 from edgellama.generation.waiting_line import WaitingLine
@@ -90,6 +95,7 @@ class Llama:
         quantize: str | None = None,
         cache_limit: int | None = None,
         exact: bool = False,
+        speculation: SpeculationMode = False,
         progress: Callable[[int, int], None] | None = None,
         compile_usual: bool = False,
         max_concurrent: int | None = None,
@@ -115,6 +121,10 @@ class Llama:
                 the memory that is free now.
             exact: Whether a text is the same bit for bit alone, computed beside others, after a
                 fork and from earlier texts. False by default, because it costs speed.
+            speculation: Guess tokens ahead out of the text itself and check several in a step,
+                which is faster where a text repeats something and never changes what it says.
+                "auto" does so unless hooks would see the guesses; True always,
+                False (the default) never. A text may have its own.
             progress: Called as ``progress(compiled, total)`` while kernels are compiled; not at
                 all when none must be.
             compile_usual: If any kernel must be compiled, compile those of other usual models and
@@ -144,6 +154,7 @@ class Llama:
 
         check_idle_seconds(idle_seconds)
         self._line = WaitingLine(max_concurrent)
+        mode = speculation_mode(speculation)
         self._model = load_model(
             path_or_name,
             context_length=context_length,
@@ -157,6 +168,7 @@ class Llama:
             compile_usual=compile_usual,
         )
         self._engine, self._file = self._model.engine, self._model.file
+        self._speculation = Speculation(self._engine, "auto" if mode is None else mode)
         self.tokenizer: Tokenizer = self._model.tokenizer
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._sessions_lock = threading.RLock()
@@ -456,6 +468,7 @@ class Llama:
             context_length=self.context_length,
             on_error=on_error,
             line=self._line,
+            speculation=self._speculation,
         )
 
     def generate_batch_async(
@@ -807,6 +820,7 @@ class Llama:
                 adapters=adapters,
                 siblings=self._sessions,
                 line=self._line,
+                speculation=self._speculation,
             )
         return session
 

@@ -13,7 +13,7 @@ PAGES = [ROOT / "ARCHITECTURE.md", ROOT / "docs" / "kernels.md"]
 PICTURE = re.compile(r"^```text\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SHARED = {"convert/options.py", "convert/imatrix.py"}
 """Files that belong to several rooms."""
-LABEL = re.compile(r"(?:^|\| +)((?:edgellama|convert|kernels_cpu|quant)(?:/[\w.]+)?)(?= |$)")
+LABEL = re.compile(r"(?:^|\| +)((?:edgellama|convert|kernels_cpu|quant)(?:/[\w.]+){0,2})(?= |$)")
 
 
 def named_paths(line: str) -> Iterator[tuple[str, bool]]:
@@ -48,7 +48,9 @@ def label_of(module: str) -> str:
     if room in ("quant", "quant.gguf"):
         return "quant"
     assert room is not None
-    return room.replace(".", "/") if "." in room else f"edgellama/{room}"
+    folder = room.replace(".", "/")
+    is_of_top_level = folder.startswith(("convert/", "kernels_cpu/", "quant/"))
+    return folder if is_of_top_level else f"edgellama/{folder}"
 
 
 def module_in(name: str, modules: set[str]) -> str | None:

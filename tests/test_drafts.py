@@ -14,8 +14,8 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.generation.decoding import Decoding
-from edgellama.generation.drafting import Drafter
 from edgellama.generation.results import Generation
+from edgellama.generation.speculation.drafter import Drafter
 from edgellama.generation.text_options import Request
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.sampling.options import SamplingOptions
@@ -167,3 +167,25 @@ def test_steps_of_several_sequences_give_each_its_own_rows(engine: Any, tmp_path
     for work, text, count in zip(works, texts, counts, strict=True):
         alone = runner.forward(text, runner.new_cache(), logits="all")
         np.testing.assert_array_equal(work.result(288), alone[len(text) - count :])
+
+
+def test_a_draft_keeps_the_distribution(engine: Any) -> None:
+    """Over many seeds, pairs of tokens are as frequent with right and wrong drafts as without.
+
+    Two samples of the same distribution: a chi-squared statistic of as many degrees of freedom
+    exceeds this limit with a probability of 1e-6.
+    """
+    made, counts = engine, [dict[tuple[int, ...], int](), dict[tuple[int, ...], int]()]
+    for number, table in enumerate(counts):
+        for seed in range(250):
+            sampling = SamplingOptions(temperature=1.2, top_k=3, seed=1000 * number + seed)
+            request = Request(PROMPT[:6], sampling, max_tokens=3)
+            usual = decode(made, replace(request, sampling=SAMPLING["greedy"]), None)[0].tokens
+            oracle = Oracle([*PROMPT[:6], *usual], 0.8, np.random.default_rng(seed))
+            tokens = decode(made, request, oracle if number else None)[0].tokens
+            table[tokens[1:]] = table.get(tokens[1:], 0) + 1
+    pairs = [(counts[0].get(key, 0), counts[1].get(key, 0)) for key in {*counts[0], *counts[1]}]
+    statistic = sum((one - other) ** 2 / (one + other) for one, other in pairs)
+    freedom = len(pairs) - 1
+    assert freedom > 3
+    assert statistic < freedom + 4.9 * (2 * freedom) ** 0.5 + 12

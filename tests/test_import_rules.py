@@ -67,14 +67,20 @@ ALLOWED: dict[str, set[str]] = {
     "text": QUANT,
     "constraints": {"sampling", "text", *QUANT},
     "sampling": {"kernels_cpu.compiling", "kernels_cpu.sampling", *QUANT},
-    "generation": {"constraints", "engine", "sampling", "text", *QUANT},
+    "generation.speculation": {"engine", "text", *QUANT},
+    "generation": {
+        *("constraints", "engine", "generation.speculation", "sampling", "text", *QUANT),
+    },
     "models": {"convert", "convert.output", "kernels_cpu.machine", *QUANT},
     "measure": {"engine", "sampling", "text", *HOST_KERNELS, *QUANT},
     "server": {
         *("", "engine", "generation", "measure", "models", "sampling", "text"),
         *("kernels_cpu.machine", *QUANT),
     },
-    "": {"engine", "generation", "models", "sampling", "text", "kernels_cpu.machine", *QUANT},
+    "": {
+        *("engine", "generation", "generation.speculation", "models", "sampling", "text"),
+        *("kernels_cpu.machine", *QUANT),
+    },
 }
 UNBOUND = ("cli", "pyinstaller", "__main__")
 """Rooms that may import every other."""

@@ -154,6 +154,8 @@ def _figures(result: Generation, first_token_s: float) -> dict[str, Any]:
         **({} if result.parsed is None else {"parsed": result.parsed}),
         "prefill_tokens_per_second": statistics.prefill_tokens_per_second,
         "decode_tokens_per_second": statistics.decode_tokens_per_second,
+        "drafted_tokens": statistics.drafted_tokens,
+        "accepted_tokens": statistics.accepted_tokens,
         "time_to_first_token_s": first_token_s,
         "peak_memory_bytes": peak_memory_bytes(),
     }

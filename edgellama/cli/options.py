@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral, Real
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -17,6 +17,9 @@ from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.completion import KV_TYPE, PATH, TYPE
 from edgellama.cli.sampling_values import READERS, breaker_texts, read_value
 from edgellama.sampling.options import CHAT_SAMPLING, PRESETS, RULES
+
+if TYPE_CHECKING:
+    from edgellama.generation.speculation.speculation import SpeculationMode
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -209,11 +212,23 @@ PROMPT_CACHE_HELP = (
     "Memory for the beginnings of earlier texts, which are not computed again: 2GB, 500MB, 0."
 )
 EXACT_HELP = "The same text, bit for bit, alone, beside others and from a cache; a little slower."
-ENGINE_ARGUMENTS = ("context_length", "num_threads", "kv_type", "cache_limit", "exact")
+SPECULATION_HELP = (
+    "Guess tokens ahead out of the text and check several in a step: auto, on or off."
+)
+SPECULATION_MODES: dict[str, SpeculationMode] = {"auto": "auto", "on": True, "off": False}
+ENGINE_ARGUMENTS = (
+    *("context_length", "num_threads", "kv_type", "cache_limit", "exact", "speculation"),
+)
 
 
 def engine_options(command: Command) -> Command:
     """Adds what decides how a model is loaded: ENGINE_ARGUMENTS, which ``Llama`` takes."""
+    command = click.option(
+        "--speculation",
+        type=click.Choice(list(SPECULATION_MODES)),
+        callback=lambda context, option, name: SPECULATION_MODES.get(name),
+        help=f"{SPECULATION_HELP}  [default: off]",
+    )(command)
     command = click.option("--exact", is_flag=True, default=None, help=EXACT_HELP)(command)
     command = click.option(
         "--prompt-cache",

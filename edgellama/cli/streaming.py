@@ -84,5 +84,7 @@ def speed_line(result: Generation) -> str:
         f"after {statistics.prefilled_tokens} of {result.prompt_tokens} prompt tokens at "
         f"{statistics.prefill_tokens_per_second:.1f} tokens/s"
     )
+    if statistics.drafted_tokens:
+        line += f", {statistics.accepted_tokens} of {statistics.drafted_tokens} guesses right"
     cut_off = CUT_OFF.get(result.finish_reason)
     return f"{line}; {cut_off}" if cut_off else line

@@ -163,10 +163,12 @@ class Engine:
         set; the cache then holds the steps that were complete. ``progress`` hears of
         (tokens done, tokens in all) after each step.
         """
+        started = perf_counter()
         is_one = isinstance(tokens, list) and len(tokens) == 1
         if is_one and logits in ("last", 1) and progress is None:
             repeated = self._repeat_step(tokens[0], cache, cancelled)
             if repeated is not None:
+                self.scheduler.costs.note_alone(1, perf_counter() - started)
                 return repeated
         ids = self._checked(tokens, cache)
         self._check_layers(logits, rows, len(ids))
@@ -174,7 +176,10 @@ class Engine:
         if not work.is_over:
             self.scheduler.run(work)
         is_rows = logits == "rows"
-        return work.result(self.config.embedding_length if is_rows else self.config.vocab_size)
+        result = work.result(self.config.embedding_length if is_rows else self.config.vocab_size)
+        if len(result) == len(ids) <= MAX_SHORT_TOKENS and not is_rows:
+            self.scheduler.costs.note_alone(len(ids), perf_counter() - started)
+        return result
 
     def work(
         self,

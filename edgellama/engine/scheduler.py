@@ -20,6 +20,7 @@ import numpy.typing as npt
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.segments import MAX_SEGMENTS, MAX_TOKEN_SPLITS, Segment, num_token_splits
+from edgellama.engine.step_costs import StepCosts
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.work import CANCELLED, Work
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled
@@ -56,6 +57,7 @@ class Scheduler:
         self._wanted_alone: list[object] = []
         self._last_seen: dict[int, float] = {}
         self._last_step_s = 0.0
+        self.costs = StepCosts()
         self._turn = 0
 
     @property
@@ -243,6 +245,7 @@ class Scheduler:
         if results is None:
             return  # The driver's own work was cancelled, which the next check finds.
         self._last_step_s = time.perf_counter() - started
+        self.costs.note_together([segment.num_tokens for _, segment in chosen], self._last_step_s)
         for (work, segment), logits in zip(chosen, results, strict=True):
             work.deliver(segment, logits)
             if work.is_over:

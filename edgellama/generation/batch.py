@@ -17,13 +17,14 @@ from edgellama.generation.deadline import Deadline
 from edgellama.generation.decoding import Decoding, NextTokens
 from edgellama.generation.results import Generation
 from edgellama.generation.session import check_fits
-from edgellama.generation.text_options import Request
+from edgellama.generation.text_options import Request, drafter_of
 from edgellama.generation.waiting_line import Turn, WaitingLine
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled, InvalidOptionError
 
 if TYPE_CHECKING:
     from edgellama.engine.engine import Engine
     from edgellama.engine.work import Work
+    from edgellama.generation.speculation.speculation import Speculation
     from edgellama.text.tokenizer import Tokenizer
 
 DEFAULT_WIDTH = 32
@@ -70,6 +71,7 @@ class Batch(Iterator[Generation]):
         context_length: int,
         on_error: OnError | None = None,
         line: WaitingLine | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         """Check the options; nothing runs before the first result is asked for.
 
@@ -77,6 +79,7 @@ class Batch(Iterator[Generation]):
         raise what is wrong with it, or None where there is none at the moment. ``on_error`` hears
         of prompts that cannot run, with their numbers; without it the first ends the batch.
         ``line``: where the batch waits for its turn, as one text does.
+        ``speculation``: what guesses ahead; None: nobody.
         """
         if width < 1:
             raise InvalidOptionError(f"width is {width}; allowed: at least 1")
@@ -89,6 +92,7 @@ class Batch(Iterator[Generation]):
             context_length,
             on_error,
             Turn(WaitingLine() if line is None else line),
+            speculation,
         )
         self._results = self._runner.results()
 
@@ -137,6 +141,7 @@ class _Runner:
     context_length: int
     on_error: OnError | None
     turn: Turn
+    speculation: Speculation | None
     cancel: CancelToken = field(default_factory=CancelToken)
     num_taken: int = 0
     running: list[_Running] = field(default_factory=list)
@@ -190,7 +195,8 @@ class _Runner:
             length = min(length, len(request.prompt) + request.max_tokens)
         cache = self.engine.new_cache(length)
         cancel = CancelToken()
-        decoding = Decoding(self.engine, self.tokenizer, cache, request, cancel)
+        drafter = drafter_of(self.speculation, request, length)
+        decoding = Decoding(self.engine, self.tokenizer, cache, request, cancel, drafter)
         step = decoding.next_tokens()
         assert step is not None
         work = self._work(decoding, step)

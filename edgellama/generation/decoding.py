@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.segments import Wanted
     from edgellama.engine.work import Progress
-    from edgellama.generation.drafting import Drafter
+    from edgellama.generation.speculation.drafter import Drafter
     from edgellama.generation.text_options import Request
     from edgellama.sampling.filters import Logits
     from edgellama.text.tokenizer import Tokenizer
@@ -62,6 +62,7 @@ class Decoding:
         cancel: CancelToken,
         drafter: Drafter | None = None,
     ) -> None:
+        """``drafter``: what guesses ahead; None: nobody."""
         self._engine = engine
         self.cache = cache
         self.cancel = cancel
@@ -152,7 +153,7 @@ class Decoding:
         if self._drafter is None:
             return NextTokens(tokens, "last")
         self._draft = list(self._drafter.draft(history, self._room_for_draft(len(tokens))))
-        return NextTokens(tokens + self._draft, 1 + len(self._draft))
+        return NextTokens(tokens + self._draft, 1 + len(self._draft) if self._draft else "last")
 
     def take(self, logits: Logits) -> Iterator[Chunk]:
         """Choose tokens by the logits that were wanted (n, vocab_size), each when it is asked for.
@@ -186,7 +187,9 @@ class Decoding:
                     break
                 row = next_row
         finally:
-            self._draft = []
+            if draft:
+                self._draft = []
+                self._clock.note_draft(len(draft), row)
             # Where the text went back, the logits of its last token are wanted again.
             length = start + row if len(history) >= start + row else len(history) - 1
             self.cache.truncate(min(self.cache.length, length))

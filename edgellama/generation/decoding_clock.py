@@ -13,7 +13,7 @@ class DecodingClock:
     def __init__(self) -> None:
         self._resumed = 0.0
         self._prefilled_tokens = 0
-        self._num_tokens = 0
+        self._num_tokens = self._drafted_tokens = self._accepted_tokens = 0
         self._prefill_s = self._decode_s = self._first_token_s = 0.0
 
     def resume(self) -> None:
@@ -38,6 +38,11 @@ class DecodingClock:
         self._num_tokens += 1
         self._resumed = now
 
+    def note_draft(self, num_tokens: int, num_accepted: int) -> None:
+        """Of so many tokens that were guessed, so many were right."""
+        self._drafted_tokens += num_tokens
+        self._accepted_tokens += num_accepted
+
     def statistics(self, prompt_tokens: int) -> Statistics:
         """The figures so far."""
         return Statistics(
@@ -47,4 +52,6 @@ class DecodingClock:
             prefill_s=self._prefill_s,
             decode_s=self._decode_s,
             time_to_first_token_s=self._first_token_s,
+            drafted_tokens=self._drafted_tokens,
+            accepted_tokens=self._accepted_tokens,
         )

@@ -36,7 +36,8 @@ class Statistics:
     ``prompt_tokens`` are those of the prompt, ``prefilled_tokens`` of them were computed, the
     rest came from the session's cache. ``decoded_tokens`` counts the steps of one token after
     it. ``prefill_s`` and ``decode_s`` are the seconds of both, ``time_to_first_token_s`` those
-    until the first token was chosen.
+    until the first token was chosen. Of ``drafted_tokens``, which were guessed ahead,
+    ``accepted_tokens`` were right.
 
     Example:
         >>> from edgellama import Statistics
@@ -54,6 +55,8 @@ class Statistics:
     prefill_s: float
     decode_s: float
     time_to_first_token_s: float
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
 
     @property
     def prefill_tokens_per_second(self) -> float:

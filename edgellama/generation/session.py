@@ -23,7 +23,7 @@ from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.results import Generation
 from edgellama.generation.stream import Stream
-from edgellama.generation.text_options import PromptOptions, Request, prompt_request
+from edgellama.generation.text_options import PromptOptions, Request, drafter_of, prompt_request
 from edgellama.generation.waiting_line import Turn, WaitingLine
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
 from edgellama.quant.ways import Way
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.kv_types import KVTypeChoice
+    from edgellama.generation.speculation.speculation import Speculation
     from edgellama.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -60,18 +61,21 @@ class Session:
         adapters: AdapterScales | AdapterSet | None = None,
         siblings: weakref.WeakSet[Session] | None = None,
         line: WaitingLine | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         """``context_length`` None is the model's own; ``kv_type`` as for ``Llama``.
 
         ``cache``: tokens to begin with, instead of an empty context. ``adapters``: as the
         property. ``siblings``: where forks are entered, so that who closes the model finds them.
         ``line``: where its texts wait for their turn.
+        ``speculation``: what guesses ahead; None: nobody.
         """
         self._engine = engine
         self._tokenizer = tokenizer
         self._adapters = engine.adapters.adapter_set(adapters) if adapters else NO_ADAPTERS
         self._cache = self._empty_cache(context_length, kv_type) if cache is None else cache
         self._line = WaitingLine() if line is None else line
+        self._speculation = speculation
         self._siblings = weakref.WeakSet[Session]() if siblings is None else siblings
         # Reentrant, as in Stream and Llama: a signal's handler may close what it interrupts.
         self._lock = threading.RLock()
@@ -216,7 +220,10 @@ class Session:
             self._check_prompt(request.prompt)
             if request.adapters is None:
                 request = replace(request, adapters=self._adapters)
-            decoding = Decoding(self._engine, self._tokenizer, self._cache, request, cancel)
+            drafter = drafter_of(self._speculation, request, self.context_length)
+            decoding = Decoding(
+                self._engine, self._tokenizer, self._cache, request, cancel, drafter
+            )
             stream = Stream(
                 decoding,
                 cancel,
@@ -243,6 +250,7 @@ class Session:
                 adapters=self._adapters,
                 siblings=self._siblings,
                 line=self._line,
+                speculation=self._speculation,
             )
 
     def save(

@@ -16,6 +16,7 @@ from edgellama.constraints.answer_form import FORM_OPTIONS, AnswerForm, Schema, 
 from edgellama.engine.adapter_set import AdapterSet
 from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.generation.arguments import given_strings, prompt_tokens, stop_tokens
+from edgellama.generation.speculation.speculation import SpeculationMode, speculation_mode
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import (
@@ -28,7 +29,12 @@ from edgellama.sampling.user_functions import Processor, TokenChoice
 from edgellama.text.infill import infill_prompt
 
 if TYPE_CHECKING:
+    from edgellama.generation.speculation.drafter import Drafter
+    from edgellama.generation.speculation.speculation import Speculation
     from edgellama.text.tokenizer import Tokenizer
+
+LIKELY_TEXT_TOKENS = 4096
+"""How long most texts are at most, beside what repeats their prompts."""
 
 
 class TextOptions(SamplingArguments, total=False):
@@ -58,6 +64,8 @@ class TextOptions(SamplingArguments, total=False):
             limit.
         on_prefill: Called as ``on_prefill(done, total)`` with tokens of the prompt after every
             step of it, on the thread that waits. None (the default) tells nobody.
+        speculation: Guess tokens ahead and check several in a step: "auto", True or False, as
+            for ``Llama``. None (the default) is what the model was loaded with.
         schema: The text is JSON that follows this JSON Schema: a dict, JSON text, True for any
             JSON, or a class such as a dataclass, a TypedDict, a pydantic model or a msgspec
             Struct, of which ``Generation.parsed`` then is an object. None (the default) is none.
@@ -89,6 +97,7 @@ class TextOptions(SamplingArguments, total=False):
     adapters: AdapterScales | None
     timeout: float | None
     on_prefill: Callable[[int, int], None] | None
+    speculation: SpeculationMode | None
     schema: Schema
     json: bool | None
     regex: str | None
@@ -144,6 +153,7 @@ class Request:
     adapters: AdapterScales | AdapterSet | None = None
     timeout: float | None = None
     on_prefill: Callable[[int, int], None] | None = None
+    speculation: SpeculationMode | None = None
     answer: AnswerForm | None = None
     show_schema: bool = True
     end_tokens: frozenset[int] = frozenset()
@@ -151,6 +161,16 @@ class Request:
     def __post_init__(self) -> None:
         if not self.prompt:
             raise InvalidOptionError("the prompt is empty; allowed: at least one token")
+
+
+def drafter_of(
+    speculation: Speculation | None, request: Request, context_length: int
+) -> Drafter | None:
+    """What guesses ahead for a request's text."""
+    if speculation is None:
+        return None
+    likely_length = 2 * len(request.prompt) + LIKELY_TEXT_TOKENS
+    return speculation.drafter(request.speculation, min(likely_length, context_length))
 
 
 def _token_limit(value: Any) -> int | None:
@@ -216,6 +236,7 @@ _CHECKED: Mapping[str, Callable[[Any], Any]] = {
     "adapters": _as_given,
     "timeout": _seconds,
     "on_prefill": _prefill_listener,
+    "speculation": speculation_mode,
     "show_schema": _shows_schema,
 }
 """By the name of an option and of its field in Request: what is given, checked, as the field."""

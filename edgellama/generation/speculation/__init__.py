@@ -1,0 +1,1 @@
+"""Guesses of a text's next tokens, which one step checks together."""

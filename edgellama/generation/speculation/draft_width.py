@@ -1,0 +1,68 @@
+"""How many tokens to guess at a time: what is likely to be right, against what a step costs.
+
+Guesses are made only where they are expected to save time, and only as far as what they may cost
+is on account: time that earlier guesses have saved, and a hundredth of the time of all tokens. So
+whatever the text is like, it comes out at most that much slower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+FIRST_CREDIT = 1.0
+"""In steps of one token, like all that is on account."""
+CREDIT_PER_TOKEN = 0.01
+LARGEST_CREDIT = 12.0
+NEEDED_GAIN = 1.03
+"""Tokens per time from which on guesses are worth the bother, in those of single steps."""
+MEMORY = 0.93
+"""How much of what was learnt counts still after another guess."""
+PRIOR_WEIGHT = 3.0
+
+
+class Acceptance:
+    """How often guesses of one kind were right, the latest ones above all."""
+
+    def __init__(self, prior: float) -> None:
+        self._right = prior * PRIOR_WEIGHT
+        self._guesses = PRIOR_WEIGHT
+
+    @property
+    def probability(self) -> float:
+        """That the next one is right."""
+        return self._right / self._guesses
+
+    def note(self, is_right: bool) -> None:
+        """One more guess, whether it was computed or only made."""
+        self._right = self._right * MEMORY + is_right
+        self._guesses = self._guesses * MEMORY + 1
+
+
+class DraftAccount:
+    """Decides how long a draft is, and keeps account of what drafts have saved and cost."""
+
+    def __init__(self) -> None:
+        self._credit = FIRST_CREDIT
+
+    def width(self, probabilities: Sequence[float], costs: Sequence[float]) -> int:
+        """How many tokens to guess; 0 where that would not be faster.
+
+        ``probabilities``: of each guess, if all before it are right. ``costs``: by the number of
+        tokens of a step, as far as it may have so many, with that of [1] as the unit.
+        """
+        best, most_gain = 0, NEEDED_GAIN
+        tokens = chance = 1.0
+        for width, (probability, cost) in enumerate(zip(probabilities, costs[2:], strict=False), 1):
+            chance *= probability
+            tokens += chance
+            if cost - 1 > self._credit:
+                break
+            if tokens / cost > most_gain:
+                best, most_gain = width, tokens / cost
+        return best
+
+    def settle(self, num_drafted: int, num_tokens: int, costs: Sequence[float]) -> None:
+        """A step with a draft of ``num_drafted``, or none, has brought ``num_tokens``."""
+        gained = num_tokens - costs[min(num_drafted + 1, len(costs) - 1)] if num_drafted else 0.0
+        credit = self._credit + gained + CREDIT_PER_TOKEN * num_tokens
+        self._credit = min(credit, LARGEST_CREDIT)

@@ -1,0 +1,90 @@
+"""Guesses out of the text itself: what came after the same words before comes again.
+
+Follows an earlier place of the text as long as that goes on in the same way, and picks it up
+again a few tokens after a difference, as an edited text does with its original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from edgellama.engine.step_costs import StepCosts
+from edgellama.generation.speculation.draft_width import Acceptance, DraftAccount
+from edgellama.generation.speculation.ngram_index import LENGTHS, NGramIndex
+
+PRIORS = (0.5, 0.4, 0.6, 0.75, 0.85, 0.9)
+"""How likely a guess is right after 0 or 1, 2, 4, 8, 16, 32 tokens that were the same, at first."""
+LONGEST_DRAFT = 11
+RESUMED_WITHIN = 12
+"""Tokens of the place that was followed, in which the text's last token is looked for."""
+
+
+class NGramDrafter:
+    """Guesses for one text."""
+
+    def __init__(self, num_tokens: int, costs: StepCosts) -> None:
+        """``num_tokens``: about how long the text becomes; ``costs``: of steps of the engine."""
+        self._index = NGramIndex(num_tokens)
+        self._costs = costs
+        self._account = DraftAccount()
+        self._kinds = [Acceptance(prior) for prior in PRIORS]
+        self._num_seen = 0
+        self._num_drafted = 0
+        # Where the text's next token is guessed to stand, and how many before it are the same.
+        self._place = self._num_same = 0
+        # Where a place that was followed has differed; 0 for none.
+        self._lost = 0
+
+    def draft(self, tokens: Sequence[int], most: int) -> Sequence[int]:
+        """Up to ``most`` tokens that followed where the text was the same, as many as pay off."""
+        num_new = len(tokens) - self._num_seen
+        if self._num_seen and num_new > 0:
+            self._learn(tokens)
+            self._account.settle(self._num_drafted, num_new, self._costs.table)
+        self._num_seen = len(tokens)
+        self._num_drafted = 0
+        self._look(tokens)
+        if not self._place:
+            return ()
+        kinds, most = self._kinds, min(most, LONGEST_DRAFT)
+        probabilities = [kinds[_kind(self._num_same + ahead)].probability for ahead in range(most)]
+        self._num_drafted = self._account.width(probabilities, self._costs.table)
+        return self._continuation(tokens, self._num_drafted)
+
+    def _learn(self, tokens: Sequence[int]) -> None:
+        """Compare what was guessed, also where it was not computed, with what has come."""
+        if not self._place:
+            return
+        for position in range(self._num_seen, len(tokens)):
+            is_right = tokens[self._place] == tokens[position]
+            self._kinds[_kind(self._num_same)].note(is_right)
+            if not is_right:
+                self._lost, self._place, self._num_same = self._place, 0, 0
+                return
+            self._place += 1
+            self._num_same += 1
+
+    def _look(self, tokens: Sequence[int]) -> None:
+        """Find the best place to follow."""
+        if self._num_same >= LENGTHS[-1]:
+            return
+        place, num_same = self._index.find(tokens, max(self._num_same, 1))
+        if place:
+            self._place, self._num_same = place, num_same
+        elif not self._place and self._lost:
+            near = tokens[self._lost : min(self._lost + RESUMED_WITHIN, len(tokens) - 1)]
+            if tokens[-1] in near:
+                self._place, self._num_same = self._lost + near.index(tokens[-1]) + 1, 1
+                self._lost = 0
+
+    def _continuation(self, tokens: Sequence[int], count: int) -> list[int]:
+        """The tokens from the place on; behind the text's end its guessed ones follow."""
+        found = list(tokens[self._place : self._place + count])
+        while len(found) < count:
+            found.append(found[self._place + len(found) - len(tokens)])
+        return found
+
+
+def _kind(num_same: int) -> int:
+    """Which of PRIORS is meant."""
+    return min(num_same.bit_length() - 1, len(PRIORS) - 1) if num_same > 1 else 0
