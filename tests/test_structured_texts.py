@@ -76,6 +76,21 @@ def test_the_schema_is_shown_in_chats_alone(llama: Llama) -> None:
     assert plain.prompt_tokens == len(llama.tokenizer.encode(ABOUT_ANNA))
 
 
+def test_a_template_without_a_system_prompt(llama: Llama) -> None:
+    """The schema then stands before the first message of the user."""
+    template = (
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system prompt') }}{% endif %}"
+        "{% for message in messages %}<{{ message.content }}>{% endfor %}"
+    )
+    with llama.chat(template=template, max_tokens=4) as chat:
+        chat.send(ABOUT_ANNA, json=True)
+        held = llama.tokenizer.decode(chat.session.tokens)
+        assert chat.messages[0]["content"] == ABOUT_ANNA
+    assert held.startswith(
+        f"<Answer with a JSON object, on one line, and nothing else.\n\n{ABOUT_ANNA}>"
+    )
+
+
 def test_all_calls_that_generate(llama: Llama) -> None:
     """The same greedy text comes from every call, and from a batch of different forms."""
     options: Any = {"schema": Person, "temperature": 0}
