@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import datetime
 import decimal
+import gc
 import json
 import re
 import subprocess
 import sys
+import weakref
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
+import llguidance
 import msgspec
 import numpy as np
 import pydantic
@@ -22,6 +26,8 @@ from test_tokenizer_sentencepiece import CASES, both_ways
 
 from edgellama.constraints.answer_form import AnswerForm, answer_form
 from edgellama.constraints.compiler import ConstraintCompiler
+from edgellama.constraints.guidance_vocabulary import GuidanceVocabulary
+from edgellama.constraints.token_constraint import TokenConstraint
 from edgellama.quant.errors import ConstraintError, InvalidOptionError
 from edgellama.sampling.constraint import allowed_token
 from edgellama.sampling.options import SamplingOptions
@@ -368,6 +374,34 @@ def test_what_is_taken_back_was_never_there(case: Any, seed: int, back: int) -> 
         assert constraint.allows(token)
         constraint.advance(token)
     assert constraint.is_finished
+
+
+def test_an_interruption_goes_through() -> None:
+    """Ctrl-C while llguidance asks the tokenizer is not taken for a grammar without a way on."""
+
+    class Interrupted(type(byte_tokenizer())):  # type: ignore[misc]
+        def encode_stretch(self, stretch: object) -> list[int]:
+            raise KeyboardInterrupt
+
+    tokenizer = copy.copy(byte_tokenizer())
+    tokenizer._derived = {}
+    tokenizer.__class__ = Interrupted
+    vocabulary = GuidanceVocabulary(tokenizer)
+    matcher = llguidance.LLMatcher(vocabulary.tokenizer, form(regex="hello world").grammar)
+    with pytest.raises(KeyboardInterrupt):
+        TokenConstraint(matcher, vocabulary, opens_text=False).forced()
+
+
+def test_nothing_outlives_the_tokenizer() -> None:
+    """The compiler, its vocabulary and its constraints go with the tokenizer."""
+    tokenizer, _ = both_ways.__wrapped__(CASES[1])
+    compiler = tokenizer.derived(ConstraintCompiler)
+    constraint = compiler.constraint(form(regex="abc[de]"), continuation=False)
+    constraint.forced()
+    alive = weakref.ref(tokenizer), weakref.ref(compiler)
+    del tokenizer, compiler, constraint
+    gc.collect()
+    assert [one() for one in alive] == [None, None]
 
 
 def test_end_tokens_come_where_the_text_is_complete() -> None:

@@ -5,6 +5,7 @@ Made once for a model. How texts are cut is the tokenizer's knowledge, what they
 
 from __future__ import annotations
 
+import weakref
 from functools import cached_property
 from typing import Any
 
@@ -31,10 +32,10 @@ class GuidanceVocabulary:
             # llguidance must be told of one: it lies behind those that a model can choose.
             ends = [self.size]
             tokens.append(b"<end>")
-        described = _Described(tokens, sorted(control.union(ends)), ends[0], self._encode)
-        self.tokenizer: Any = module.LLTokenizer(
-            module.TokenizerWrapper(described), n_vocab=len(tokens), eos_token=ends
-        )
+        described = _Described(tokens, sorted(control.union(ends)), ends[0], own)
+        self.tokenizer: Any = module.LLTokenizer(described, n_vocab=len(tokens), eos_token=ends)
+        # It has a trie of its own now.
+        tokens.clear()
 
     def bytes_of(self, tokens: list[int]) -> bytes:
         """The bytes of tokens inside a text."""
@@ -44,10 +45,6 @@ class GuidanceVocabulary:
     def openings(self) -> Openings:
         """Tokens that give other bytes where a text begins than inside it."""
         return Openings(self._own)
-
-    def _encode(self, data: bytes) -> list[int]:
-        # Inside a text no space goes before it.
-        return self._own.encode_stretch(Stretch(data.decode(), is_first=False, has_prefix=True))
 
 
 class Openings:
@@ -72,13 +69,19 @@ class Openings:
 class _Described:
     """The attributes that llguidance asks a tokenizer for."""
 
+    is_tokenizer_wrapper = True
     bos_token_id = None
 
-    def __init__(self, tokens: list[bytes], special: list[int], end: int, encode: Any) -> None:
+    def __init__(self, tokens: list[bytes], special: list[int], end: int, own: Tokenizer) -> None:
         self.tokens = tokens
         self.special_token_ids = special
         self.eos_token_id = end
-        self._encode = encode
+        # Through llguidance's objects Python would not see the circle back to the tokenizer.
+        self._own = weakref.ref(own)
 
-    def __call__(self, data: bytes) -> list[int]:
-        return list(self._encode(data))
+    def __call__(self, text: str) -> list[int]:
+        own = self._own()
+        if own is None:
+            return []
+        # Inside a text no space goes before it.
+        return own.encode_stretch(Stretch(text, is_first=False, has_prefix=True))

@@ -57,7 +57,7 @@ class TokenConstraint:
             self._mask = mask.view(np.bool_)
             if self._openings is not None:
                 self._mask = self._opening_mask(self._mask, self._openings)
-            if self._matcher.is_error():
+            if self._is_broken():
                 logger.warning("the constraint cannot go on: %s", self.error)
                 self._mask = np.zeros_like(self._mask)
         return self._mask
@@ -65,6 +65,8 @@ class TokenConstraint:
     def forced(self) -> list[int]:
         """Tokens that must come next in any case; none where there is a choice."""
         tokens: list[int] = self._matcher.compute_ff_tokens()
+        if self._is_broken():
+            return []
         # A tokenizer that normalizes text may have written something else.
         data = self._vocabulary.bytes_of(tokens)
         if not tokens or not self._matcher.compute_ff_bytes().startswith(data) or not data:
@@ -92,6 +94,17 @@ class TokenConstraint:
     def error(self) -> str:
         """Why the grammar has no way on, "" where it has or simply ends."""
         return plain_message(self._matcher.get_error())
+
+    def _is_broken(self) -> bool:
+        """Whether the matcher has met an error that it cannot leave.
+
+        Ctrl-C while it asks the tokenizer is such an error to it, but not to us.
+        """
+        if not self._matcher.is_error():
+            return False
+        if KeyboardInterrupt.__name__ in self._matcher.get_error():
+            raise KeyboardInterrupt
+        return True
 
     @property
     def _openings(self) -> Openings | None:
