@@ -72,6 +72,15 @@ def test_a_stream_has_the_events_in_order(client: httpx.Client) -> None:
     assert by_name["message_delta"]["usage"]["output_tokens"] == 6
 
 
+def test_a_stop_sequence_is_named(client: httpx.Client) -> None:
+    """The reason says that one matched, and which."""
+    text = client.post(PATH, json=ask()).json()["content"][0]["text"]
+    stop = text[len(text) // 2 :][:2]
+    answer = client.post(PATH, json=ask(stop_sequences=["never", stop])).json()
+    assert answer["stop_reason"] == "stop_sequence" and answer["stop_sequence"] == stop
+    assert answer["content"][0]["text"] == text.partition(stop)[0]
+
+
 def test_a_system_prompt_is_part_of_the_prompt(client: httpx.Client) -> None:
     """As a text and as blocks it counts the same."""
 

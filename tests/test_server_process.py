@@ -100,6 +100,8 @@ def test_what_cannot_finish_is_told_why(tiny_path: Path) -> None:
             text = next(pieces)
             waiting = threading.Thread(target=run)
             waiting.start()
+            while client.get("/health").json()["waiting"] == 0:
+                assert waiting.is_alive()
             process.send_signal(signal.SIGTERM)
             texts.append(text + "".join(pieces))
         waiting.join()

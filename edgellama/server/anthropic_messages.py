@@ -27,6 +27,12 @@ WITHOUT_INFLUENCE = frozenset(
     }
 )
 """Fields about the caller, prices and a cache that is always on here."""
+STOP_REASONS = {
+    "stop": "end_turn",
+    "tool_calls": "tool_use",
+    "context": "model_context_window_exceeded",
+    "cancelled": "end_turn",
+}
 
 
 class CountFields(msgspec.Struct):
@@ -127,21 +133,22 @@ def message(model: str, result: Generation) -> dict[str, Any]:
 
 def stop_of(result: Generation) -> dict[str, Any]:
     """Why the message ended."""
-    reasons = {"stop": "end_turn", "cancelled": "end_turn"}
-    reason = reasons.get(result.finish_reason, "max_tokens")
-    if result.context_full:
-        reason = "model_context_window_exceeded"
-    return {"stop_reason": reason, "stop_sequence": None}
+    if isinstance(result.matched_stop, str):
+        return {"stop_reason": "stop_sequence", "stop_sequence": result.matched_stop}
+    return {
+        "stop_reason": STOP_REASONS.get(result.finish_reason, "max_tokens"),
+        "stop_sequence": None,
+    }
 
 
 def usage(result: Generation) -> dict[str, Any]:
     """Counts; what was found in the cache is counted apart here."""
-    cached = max(0, result.prompt_tokens - result.statistics.prefilled_tokens)
+    counts = result.usage
     return {
-        "input_tokens": result.prompt_tokens - cached,
+        "input_tokens": counts.prompt_tokens - counts.cached_tokens,
         "cache_creation_input_tokens": 0,
-        "cache_read_input_tokens": cached,
-        "output_tokens": len(result.tokens),
+        "cache_read_input_tokens": counts.cached_tokens,
+        "output_tokens": counts.generated_tokens,
     }
 
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from edgellama.generation.results import Generation
     from edgellama.server.settings import Limits
 
-FINISH_REASONS = {"stop": "stop", "length": "length", "cancelled": "stop"}
+FINISH_REASONS = {"stop": "stop", "tool_calls": "tool_calls", "cancelled": "stop"}
+"""In OpenAI's words; every other reason means that the text is not whole: "length"."""
 
 
 class StreamOptions(msgspec.Struct):
@@ -25,14 +26,15 @@ class StreamOptions(msgspec.Struct):
 
 def usage(results: Sequence[Generation]) -> dict[str, Any]:
     """Tokens of the prompt, once, and of all texts."""
-    prompt = results[0].prompt_tokens if results else 0
-    completion = sum(len(result.tokens) for result in results)
-    computed = max((result.statistics.prefilled_tokens for result in results), default=0)
+    counts = [result.usage for result in results]
+    prompt = counts[0].prompt_tokens if counts else 0
+    completion = sum(each.generated_tokens for each in counts)
+    cached = min((each.cached_tokens for each in counts), default=0)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
-        "prompt_tokens_details": {"cached_tokens": max(0, prompt - computed), "audio_tokens": 0},
+        "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
         "completion_tokens_details": {
             "reasoning_tokens": 0,
             "audio_tokens": 0,

@@ -170,12 +170,11 @@ def status_of(result: Generation) -> str:
 
 
 def _usage(result: Generation) -> dict[str, Any]:
-    cached = max(0, result.prompt_tokens - result.statistics.prefilled_tokens)
-    num_tokens = len(result.tokens)
+    counts = result.usage
     return {
-        "input_tokens": result.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": cached},
-        "output_tokens": num_tokens,
+        "input_tokens": counts.prompt_tokens,
+        "input_tokens_details": {"cached_tokens": counts.cached_tokens},
+        "output_tokens": counts.generated_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
-        "total_tokens": result.prompt_tokens + num_tokens,
+        "total_tokens": counts.total_tokens,
     }

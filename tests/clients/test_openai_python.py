@@ -1,0 +1,126 @@
+"""openai-python, with its own retries, stream helpers and error classes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from clients.conftest import Served
+
+openai = pytest.importorskip("openai")
+ASKED: Any = [{"role": "user", "content": "Name a colour."}]
+
+
+@pytest.fixture(scope="module")
+def client(served: Served) -> Iterator[Any]:
+    """A client that does not try again."""
+    with openai.OpenAI(base_url=served.openai_url, api_key=served.key, max_retries=0) as client:
+        yield client
+
+
+def test_models(client: Any) -> None:
+    """The list and one of it."""
+    assert "smollm2" in [model.id for model in client.models.list()]
+    assert client.models.retrieve("smollm2").id == "smollm2"
+
+
+def test_chat(client: Any) -> None:
+    """Whole, in pieces, and by the helper that puts pieces together give the same text."""
+    options: Any = {"model": "smollm2", "messages": ASKED, "temperature": 0, "max_tokens": 20}
+    whole = client.chat.completions.create(**options)
+    text = whole.choices[0].message.content
+    assert whole.choices[0].message.role == "assistant" and whole.usage.completion_tokens <= 20
+    pieces = client.chat.completions.create(**options, stream=True)
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in pieces) == text
+    with client.chat.completions.stream(
+        **options, stream_options={"include_usage": True}
+    ) as stream:
+        final = stream.get_final_completion()
+    assert final.choices[0].message.content == text
+    assert final.choices[0].finish_reason == whole.choices[0].finish_reason
+    assert final.usage.total_tokens == whole.usage.total_tokens
+
+
+def test_completions(client: Any) -> None:
+    """Plain prompts, with echo and a stream."""
+    options: Any = {"model": "smollm2", "temperature": 0, "max_tokens": 8}
+    whole = client.completions.create(prompt="Once upon a time", **options).choices[0].text
+    pieces = client.completions.create(prompt="Once upon a time", stream=True, **options)
+    assert "".join(chunk.choices[0].text for chunk in pieces) == whole
+    echoed = client.completions.create(prompt="Once upon a time", echo=True, **options)
+    assert echoed.choices[0].text == "Once upon a time" + whole
+
+
+def test_embeddings(client: Any) -> None:
+    """The client asks for base64 and decodes it; numbers are the same."""
+    options: Any = {"model": "smollm2", "input": ["A cat.", "A dog."]}
+    coded = client.embeddings.create(**options)
+    plain = client.embeddings.create(**options, encoding_format="float")
+    assert len(coded.data[0].embedding) == 576
+    assert coded.data[1].embedding == pytest.approx(plain.data[1].embedding, abs=1e-7)
+
+
+def test_responses(client: Any) -> None:
+    """A response, one that goes on from it, and a stream."""
+    options: Any = {"model": "smollm2", "temperature": 0, "max_output_tokens": 20}
+    first = client.responses.create(input="My name is Ada.", **options)
+    second = client.responses.create(
+        input="What is my name?", previous_response_id=first.id, **options
+    )
+    assert first.output_text and "Ada" in second.output_text
+    with client.responses.stream(input="My name is Ada.", **options) as stream:
+        types = [event.type for event in stream]
+        assert stream.get_final_response().output_text == first.output_text
+    assert types[0] == "response.created" and types[-1] in (
+        "response.completed",
+        "response.incomplete",
+    )
+    assert client.responses.retrieve(first.id).output_text == first.output_text
+    client.responses.delete(first.id)
+
+
+def test_errors(client: Any, served: Served) -> None:
+    """Each status is the client's own class, with the field that is wrong."""
+    with pytest.raises(openai.NotFoundError, match="no model"):
+        client.chat.completions.create(model="none", messages=ASKED)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="smollm2", messages=ASKED, temperature=-1)
+    assert caught.value.code == "invalid_value"
+    with pytest.raises(openai.BadRequestError, match="context"):
+        long: Any = [{"role": "user", "content": "word " * 5000}]
+        client.chat.completions.create(model="smollm2", messages=long, stream=True)
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=served.openai_url, api_key="wrong").models.list()
+
+
+def test_a_cancelled_task_ends_its_text(served: Served) -> None:
+    """Another task goes on meanwhile, and the server is free again afterwards."""
+
+    async def main() -> None:
+        async with openai.AsyncOpenAI(base_url=served.openai_url, api_key=served.key) as client:
+            options: Any = {"model": "smollm2", "messages": ASKED, "temperature": 0}
+
+            async def endless() -> None:
+                stream = await client.chat.completions.create(
+                    **options, stream=True, extra_body={"ignore_eos": True}
+                )
+                async for _ in stream:
+                    pass
+
+            gone = asyncio.create_task(endless())
+            beside = client.chat.completions.create(**options, max_tokens=20)
+            await asyncio.sleep(0.3)
+            gone.cancel()
+            assert (await beside).choices[0].message.content
+            with pytest.raises(asyncio.CancelledError):
+                await gone
+
+    asyncio.run(main())
+    import httpx
+
+    for _ in range(100):
+        if httpx.get(f"{served.url}/health").json()["running"] == 0:
+            break
+    assert httpx.get(f"{served.url}/health").json()["running"] == 0
