@@ -8,6 +8,7 @@ import subprocess
 from typing import Any
 
 import pytest
+
 from clients.conftest import Served
 
 

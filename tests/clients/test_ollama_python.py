@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
+
 from clients.conftest import Served
 
 ollama = pytest.importorskip("ollama")

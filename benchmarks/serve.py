@@ -1,0 +1,266 @@
+"""The server: a burst of clients, streams together, what HTTP adds, and what it costs at rest.
+
+``python benchmarks/serve.py MODEL [--peer-python INTERPRETER]``. The peer is the server of
+llama-cpp-python, in whose environment INTERPRETER must be. Rounds alternate between what is
+compared, and medians are shown. Linux only, for memory and processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import httpx
+
+from edgellama.models.pulling import pull
+from edgellama.models.well_known import STARTER_MODEL
+
+CHAT = "/v1/chat/completions"
+CONTEXT = 2048
+IDLE_S = 10.0
+WORDS = ("red", "green", "blue", "yellow", "black", "white", "grey", "pink", "brown", "violet")
+
+
+def prompt(number: int, num_words: int) -> str:
+    """A text that no other begins like, so that no cache knows it."""
+    words = [
+        WORDS[(number * 7 + place * 5 + place * place) % len(WORDS)] for place in range(num_words)
+    ]
+    return f"{number} " + " ".join(words)
+
+
+def body(text: str, num_tokens: int, *, is_ours: bool, stream: bool) -> dict[str, Any]:
+    """A request for a text of that many tokens."""
+    messages = [{"role": "user", "content": text}]
+    fields: dict[str, Any] = {"messages": messages, "max_tokens": num_tokens, "temperature": 0}
+    return {**fields, "stream": stream, **({"ignore_eos": True} if is_ours else {})}
+
+
+@contextmanager
+def our_server(model: Path, *arguments: str) -> Iterator[tuple[str, int]]:
+    """The URL and the process of a server of ours."""
+    command = [sys.executable, "-m", "edgellama", "serve", str(model), "--only", "--port", "0"]
+    command += ["--api-key", "k", "--context", str(CONTEXT), *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    try:
+        assert process.stdout is not None
+        yield json.loads(process.stdout.readline())["url"], process.pid
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+@contextmanager
+def peer_server(interpreter: str, model: Path, num_threads: int) -> Iterator[str]:
+    """The URL of llama-cpp-python's server."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [interpreter, "-m", "llama_cpp.server", "--model", str(model), "--port", str(port)]
+    command += ["--n_ctx", str(CONTEXT), "--n_threads", str(num_threads), "--verbose", "False"]
+    command += ["--interrupt_requests", "False"]
+    with open(os.devnull, "w") as nowhere:
+        process = subprocess.Popen(command, stdout=nowhere, stderr=nowhere)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(600):
+            try:
+                httpx.get(f"{url}/v1/models", timeout=1)
+                break
+            except httpx.TransportError:
+                if process.poll() is not None:
+                    raise SystemExit("the peer's server did not start") from None
+                time.sleep(0.1)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def client(url: str) -> httpx.AsyncClient:
+    """A client of any number of connections."""
+    limits = httpx.Limits(max_connections=None)
+    headers = {"authorization": "Bearer k"}
+    return httpx.AsyncClient(
+        base_url=url, headers=headers, limits=limits, timeout=600, verify=False
+    )
+
+
+async def burst(url: str, num_clients: int) -> Counter[str]:
+    """How the requests of clients that come all at once end."""
+
+    async def one(number: int, connection: httpx.AsyncClient) -> str:
+        asked = body(prompt(number, 10), 8, is_ours=True, stream=number % 2 == 0)
+        try:
+            answer = await connection.post(CHAT, json=asked)
+        except httpx.TransportError as error:
+            return f"lost ({type(error).__name__})"
+        if answer.status_code == 429:
+            return "told to come again" if "retry-after" in answer.headers else "lost (429)"
+        is_whole = answer.status_code == 200 and (
+            answer.text.endswith("data: [DONE]\n\n") or '"choices"' in answer.text
+        )
+        return "answered" if is_whole else f"lost ({answer.status_code})"
+
+    async with client(url) as connection:
+        return Counter(await asyncio.gather(*(one(n, connection) for n in range(num_clients))))
+
+
+async def streams(
+    url: str, num_streams: int, num_tokens: int, first: int, *, is_ours: bool
+) -> float:
+    """Tokens per second of several streams together."""
+
+    async def one(number: int, connection: httpx.AsyncClient) -> int:
+        asked = body(prompt(number, 30), num_tokens, is_ours=is_ours, stream=True)
+        count = 0
+        async with connection.stream("POST", CHAT, json=asked) as answer:
+            async for line in answer.aiter_lines():
+                count += '"content":' in line and '"content":""' not in line
+        return count
+
+    async with client(url) as connection:
+        started = time.perf_counter()
+        counts = await asyncio.gather(*(one(first + n, connection) for n in range(num_streams)))
+        return sum(counts) / (time.perf_counter() - started)
+
+
+async def stream_times(url: str, text: str, num_tokens: int) -> tuple[float, float]:
+    """Seconds to the first token of a stream, and of each further one."""
+    async with client(url) as connection:
+        await connection.get("/health")  # The connection is there.
+        started, times = time.perf_counter(), []
+        asked = body(text, num_tokens, is_ours=True, stream=True)
+        async with connection.stream("POST", CHAT, json=asked) as answer:
+            async for line in answer.aiter_lines():
+                if '"content":' in line and '"content":""' not in line:
+                    times.append(time.perf_counter())
+    return times[0] - started, (times[-1] - times[0]) / (len(times) - 1)
+
+
+def library_times(llama: Any, text: str, num_tokens: int) -> tuple[float, float]:
+    """The same of the library alone, in this process."""
+    started, times = time.perf_counter(), []
+    options: dict[str, Any] = {"max_tokens": num_tokens, "temperature": 0, "ignore_eos": True}
+    with llama.chat(**options) as chat:
+        for chunk in chat.stream(text):
+            if chunk.text:
+                times.append(time.perf_counter())
+    return times[0] - started, (times[-1] - times[0]) / (len(times) - 1)
+
+
+def added_by_http(model: Path, rounds: int, num_tokens: int) -> dict[str, float]:
+    """Milliseconds that the server adds to a first token, and to each: medians of differences."""
+    from edgellama import Llama
+
+    firsts, each = [], []
+    with our_server(model) as (url, _), Llama(model, context_length=CONTEXT) as llama:
+        for number in range(rounds + 1):
+            text = prompt(1000 + number, 20)
+            ours = asyncio.run(stream_times(url, text, num_tokens))
+            alone = library_times(llama, text, num_tokens)
+            if number:  # The first round warms both up.
+                firsts.append(1e3 * (ours[0] - alone[0]))
+                each.append(1e3 * (ours[1] - alone[1]))
+    return {"first_token_ms": median(firsts), "each_token_ms": median(each)}
+
+
+def at_rest(model: Path) -> dict[str, float]:
+    """Processor time of an idle server, and its memory beside that of the library alone."""
+    asked = body(prompt(1, 30), 16, is_ours=True, stream=False)
+    program = (
+        "import sys; from edgellama import Llama\n"
+        f"llama = Llama(sys.argv[1], context_length={CONTEXT})\n"
+        f"llama.chat(max_tokens=16, temperature=0, ignore_eos=True).send({prompt(1, 30)!r})\n"
+        "print(open('/proc/self/status').read())"
+    )
+    alone = subprocess.run(
+        [sys.executable, "-c", program, str(model)], capture_output=True, text=True, check=True
+    )
+    with our_server(model) as (url, pid):
+        httpx.post(f"{url}{CHAT}", json=asked, headers={"authorization": "Bearer k"}, timeout=600)
+        time.sleep(1)
+        before = _processor_s(pid)
+        time.sleep(IDLE_S)
+        idle = (_processor_s(pid) - before) / IDLE_S
+        mine = _resident_mb(Path(f"/proc/{pid}/status").read_text())
+    return {"idle_cpu_percent": 100 * idle, "memory_beside_mb": mine - _resident_mb(alone.stdout)}
+
+
+def _processor_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _resident_mb(status: str) -> float:
+    return int(status.partition("VmRSS:")[2].split()[0]) / 1000
+
+
+def together(arguments: argparse.Namespace, model: Path) -> dict[str, float]:
+    """Tokens per second of streams together, ours and the peer's, and their ratio."""
+    count = arguments.streams
+    ours: list[float] = []
+    peers: list[float] = []
+    from edgellama.kernels_cpu.machine.cpu import default_num_threads
+
+    for number in range(arguments.rounds):
+        first = 100 * (number + 1)
+        with our_server(model, "--parallel", str(count)) as (url, _):
+            asyncio.run(streams(url, 1, 4, 9000 + number, is_ours=True))
+            ours.append(asyncio.run(streams(url, count, arguments.tokens, first, is_ours=True)))
+        if arguments.peer_python:
+            with peer_server(arguments.peer_python, model, default_num_threads()) as url:
+                asyncio.run(streams(url, 1, 4, 9000 + number, is_ours=False))
+                peers.append(
+                    asyncio.run(streams(url, count, arguments.tokens, first, is_ours=False))
+                )
+    found = {"ours_tokens_per_s": median(ours)}
+    if peers:
+        ratios = [mine / other for mine, other in zip(ours, peers, strict=True)]
+        found |= {"peer_tokens_per_s": median(peers), "ratio": median(ratios)}
+    return found
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure, and print a line for each figure."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", nargs="?", help="a GGUF file; the starter model by default")
+    parser.add_argument("--peer-python", help="interpreter with llama_cpp.server")
+    parser.add_argument("--clients", type=int, default=200, help="of the burst")
+    parser.add_argument("--streams", type=int, default=8, help="together")
+    parser.add_argument("--tokens", type=int, default=64, help="of each stream")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", choices=["burst", "streams", "http", "rest"])
+    arguments = parser.parse_args(words)
+    model = Path(arguments.model) if arguments.model else pull(STARTER_MODEL)
+
+    def is_wanted(name: str) -> bool:
+        return arguments.only in (None, name)
+
+    if is_wanted("burst"):
+        with our_server(model, "--queue", "150") as (url, _):
+            print("burst:", dict(asyncio.run(burst(url, arguments.clients))), flush=True)
+    if is_wanted("http"):
+        print(
+            "added by HTTP:", added_by_http(model, arguments.rounds, arguments.tokens), flush=True
+        )
+    if is_wanted("rest"):
+        print("at rest:", at_rest(model), flush=True)
+    if is_wanted("streams"):
+        print("streams together:", together(arguments, model), flush=True)
+
+
+if __name__ == "__main__":
+    main()
