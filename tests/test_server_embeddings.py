@@ -70,7 +70,7 @@ def test_the_older_endpoint_gives_one_vector(client: httpx.Client, expected: Any
         ("/v1/embeddings", {"input": ["a"] * 2049}, "2048"),
         ("/v1/embeddings", {"input": "x" * 999}, "256"),
         ("/v1/embeddings", {"model": "none", "input": "a"}, "tiny"),
-        ("/api/embed", {"input": "a", "options": {"top_k": 3}}, "top_k"),
+        ("/api/embed", {"input": "a", "options": {"topk": 3}}, "topk"),
         ("/api/embed", {"input": "x" * 999, "truncate": False}, "256"),
     ],
 )

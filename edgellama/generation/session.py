@@ -231,6 +231,7 @@ class Session:
                 owner=self,
                 turn=Turn(self._line),
                 timeout=request.timeout,
+                prompt=request.prompt,
             )
             self._last = weakref.ref(stream)
         return stream

@@ -7,7 +7,7 @@ close, or when it is dropped.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import GeneratorType
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -64,10 +64,12 @@ class Stream(Iterator[Chunk]):
         owner: object = None,
         turn: Turn | None = None,
         timeout: float | None = None,
+        prompt: Sequence[int] = (),
     ) -> None:
         """``on_end`` is called once with the result, if there is one; ``owner`` is kept alive.
 
-        ``turn`` is waited for before the first chunk. ``timeout``: seconds from now.
+        ``turn`` is waited for before the first chunk. ``timeout``: seconds from now. ``prompt``
+        is what the property says.
         """
         self._owner = owner
         self._decoding = decoding
@@ -80,6 +82,7 @@ class Stream(Iterator[Chunk]):
         self._result: Generation | None = None
         self._turn = turn
         self._deadline = Deadline(cancel, timeout)
+        self._prompt = tuple(prompt)
 
     @property
     def result(self) -> Generation:
@@ -88,6 +91,11 @@ class Stream(Iterator[Chunk]):
             state = "failed with an error" if self._ended else "has not ended yet"
             raise EdgellamaError(f"no result: the generation {state}")
         return self._result
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The tokens that the text follows."""
+        return self._prompt
 
     @property
     def prefill_progress(self) -> tuple[int, int]:

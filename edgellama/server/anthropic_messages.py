@@ -10,6 +10,7 @@ import msgspec
 
 from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.chat_messages import ordered_messages
+from edgellama.server.constraints import anthropic_format
 from edgellama.server.errors import RequestError, anthropic_error
 from edgellama.server.fields import take_fields
 from edgellama.server.openai_common import hold_limits
@@ -49,6 +50,7 @@ class MessageFields(CountFields):
     max_tokens: int | None = None
     stream: bool = False
     stop_sequences: list[str] = []
+    output_config: dict[str, Any] | None = None
 
 
 class MessagesRequest:
@@ -62,6 +64,7 @@ class MessagesRequest:
                 400, "max_tokens is missing; allowed: at least 1", param="max_tokens"
             )
         options["max_tokens"] = fields.max_tokens
+        options |= anthropic_format(fields.output_config)
         hold_limits(options, limits)
         if fields.stop_sequences:
             options["stop"] = fields.stop_sequences

@@ -15,7 +15,7 @@ from edgellama.generation.embedding import Embedding
 from edgellama.server.durations import seconds
 from edgellama.server.errors import RequestError
 from edgellama.server.fields import take_fields
-from edgellama.server.ollama_fields import LOAD_OPTIONS
+from edgellama.server.ollama_fields import text_options
 from edgellama.server.ollama_texts import nanoseconds
 from edgellama.server.routing import Routes, state_of
 from edgellama.server.turns import Leaving, Worked, in_turn
@@ -99,13 +99,7 @@ async def ollama_embeddings(request: Request) -> Response:
 
 def _ollama_fields(body: dict[str, Any]) -> OllamaFields:
     fields, _ = take_fields(body, OllamaFields, ignored=())
-    unknown = fields.options.keys() - LOAD_OPTIONS - {"temperature", "seed"}
-    if unknown:
-        raise RequestError(
-            400,
-            f"there is no option {min(unknown)[:80]!a} of an embedding; allowed: "
-            + ", ".join(sorted(LOAD_OPTIONS)),
-        )
+    text_options(fields.options)  # They choose no vector, but a slip among them is told.
     return fields
 
 

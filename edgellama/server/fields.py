@@ -19,7 +19,9 @@ from edgellama.server.errors import RequestError
 
 Fields = TypeVar("Fields", bound=msgspec.Struct)
 
-TEXT_FIELDS = frozenset(TEXT_OPTION_NAMES) - {"adapters", "on_prefill"}
+KEPT_FROM_REQUESTS = frozenset({"adapters", "on_prefill", "processors", "sampler"})
+"""Options of a text that are Python's alone, or name what this server does not have."""
+TEXT_FIELDS = frozenset(TEXT_OPTION_NAMES) - KEPT_FROM_REQUESTS
 """Options of a text that a request may give by name."""
 WITHOUT_INFLUENCE = frozenset(
     {
@@ -37,18 +39,15 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "tools": ([],),
     "tool_choice": ("none",),
     "parallel_tool_calls": (True, False),
-    "response_format": ({"type": "text"},),
     "modalities": (["text"],),
     "reasoning_effort": ("none",),
     "best_of": (1,),
     "prediction": (),
     "functions": ([],),
-    "format": ("",),
     "images": ([],),
     "think": (False, "none"),
     "thinking": ({"type": "disabled"},),
     "reasoning": ({}, {"effort": None}, {"effort": "none"}),
-    "text": ({}, {"format": {"type": "text"}}),
     "truncation": ("disabled",),
     "include": ([],),
     "background": (False,),

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from edgellama.server.constraints import ollama_format
 from edgellama.server.durations import seconds
 from edgellama.server.errors import RequestError
 from edgellama.server.fields import TEXT_FIELDS, is_neutral, take_fields
@@ -32,6 +33,7 @@ class CommonFields(msgspec.Struct):
     stream: bool = True
     options: dict[str, Any] = {}
     keep_alive: float | str | None = None
+    format: str | dict[str, Any] | None = None
     truncate: bool | None = None
     shift: bool | None = None
 
@@ -57,7 +59,7 @@ def take_ollama_fields(
 ) -> tuple[Any, dict[str, Any]]:
     """The fields of a request, and the options of its text; RequestError for what is refused."""
     fields, top_level = take_fields(body, kind, ignored=())
-    options = {**text_options(fields.options), **top_level}
+    options = {**text_options(fields.options), **top_level, **ollama_format(fields.format)}
     return fields, options
 
 

@@ -10,6 +10,7 @@ import msgspec
 
 from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.chat_messages import ordered_messages
+from edgellama.server.constraints import openai_format
 from edgellama.server.errors import openai_error
 from edgellama.server.fields import take_fields
 from edgellama.server.openai_common import (
@@ -37,6 +38,7 @@ class ChatFields(msgspec.Struct):
     stream_options: StreamOptions | None = None
     n: int = 1
     max_completion_tokens: int | None = None
+    response_format: dict[str, Any] | None = None
     keep_alive: float | str | None = None
 
 
@@ -48,6 +50,7 @@ class ChatRequest:
         fields, options = take_fields(body, ChatFields)
         if fields.max_completion_tokens is not None:
             options["max_tokens"] = fields.max_completion_tokens
+        options |= openai_format(fields.response_format, "response_format")
         hold_limits(options, limits)
         check_num_texts(fields.n, limits)
         self.fields = fields

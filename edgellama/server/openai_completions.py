@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgellama.server.answers import Ended, Event, Piece, Wish
+from edgellama.server.constraints import openai_format
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.fields import take_fields
 from edgellama.server.openai_common import (
@@ -44,6 +45,7 @@ class CompletionFields(msgspec.Struct):
     n: int = 1
     echo: bool = False
     suffix: str | None = None
+    response_format: dict[str, Any] | None = None
 
 
 class CompletionRequest:
@@ -53,6 +55,7 @@ class CompletionRequest:
         """RequestError for what cannot be obeyed."""
         fields, options = take_fields(body, CompletionFields)
         options.setdefault("max_tokens", DEFAULT_MAX_TOKENS)
+        options |= openai_format(fields.response_format, "response_format")
         hold_limits(options, limits)
         if fields.suffix is None:
             options["parse_special"] = True  # Prompts come with a chat format's tokens in them.

@@ -10,6 +10,7 @@ import msgspec
 
 from edgellama.server.answers import Wish
 from edgellama.server.chat_messages import ordered_messages
+from edgellama.server.constraints import openai_format
 from edgellama.server.errors import RequestError
 from edgellama.server.fields import WITHOUT_INFLUENCE, take_fields
 from edgellama.server.openai_common import hold_limits
@@ -36,6 +37,7 @@ class ResponseFields(msgspec.Struct):
     max_output_tokens: int | None = None
     metadata: dict[str, str] = {}
     stream_options: dict[str, Any] = {}
+    text: dict[str, Any] = {}
 
 
 class ResponseRequest:
@@ -47,6 +49,7 @@ class ResponseRequest:
         fields, options = take_fields(body, ResponseFields, ignored=ignored)
         if fields.max_output_tokens is not None:
             options["max_tokens"] = fields.max_output_tokens
+        options |= openai_format(fields.text.get("format"), "text.format")
         hold_limits(options, limits)
         self.fields = fields
         self.options = options
@@ -148,7 +151,7 @@ class ResponseObject:
             "reasoning": {"effort": None, "summary": None},
             "store": fields.store,
             "temperature": options.get("temperature"),
-            "text": {"format": {"type": "text"}},
+            "text": {"format": fields.text.get("format") or {"type": "text"}},
             "tool_choice": "auto",
             "tools": [],
             "top_p": options.get("top_p"),

@@ -36,9 +36,12 @@ def open_chat(
 
     def start(llama: Llama, index: int, stack: ExitStack) -> Stream:
         own = _of_text(options, index)
-        if not is_begun and prompt is None:
+        if not (is_begun or context):
             chat = stack.enter_context(llama.chat(messages=messages, when_full="error", **own))
-            return chat.regenerate()
+            stream = chat.regenerate()
+            if prompt is not None:
+                prompt[:] = stream.prompt
+            return stream
         tokens = chat_tokens(llama, messages)
         if context:
             tokens = [*context, *_without_bos(tokens, llama)]

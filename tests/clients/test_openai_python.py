@@ -68,9 +68,7 @@ def test_responses(client: Any) -> None:
     """A response, one that goes on from it, and a stream."""
     options: Any = {"model": "smollm2", "temperature": 0, "max_output_tokens": 60}
     first = client.responses.create(input="Say hello.", **options)
-    second = client.responses.create(
-        input="And again.", previous_response_id=first.id, **options
-    )
+    second = client.responses.create(input="And again.", previous_response_id=first.id, **options)
     assert first.output_text and second.output_text
     assert second.usage.input_tokens > first.usage.input_tokens + first.usage.output_tokens
     with client.responses.stream(input="Say hello.", **options) as stream:

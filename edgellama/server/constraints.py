@@ -1,0 +1,62 @@
+"""What a reply must look like, as each protocol says it, as options of a text.
+
+Whether a schema can be kept is known to the library; what it cannot keep is an error before the
+first token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from edgellama.quant.error_text import shown
+from edgellama.server.errors import RequestError
+
+CONSTRAINTS = frozenset({"schema", "json", "regex", "grammar", "choices"})
+"""Options of a text, of which it may have one."""
+
+
+def openai_format(given: Mapping[str, Any] | None, param: str) -> dict[str, Any]:
+    """``response_format`` of chats, and ``text.format`` of responses, whose schema lies flat."""
+    if not given:
+        return {}
+    kind = given.get("type")
+    if kind == "text":
+        return {}
+    if kind == "json_object":
+        return {"json": True}
+    if kind == "json_schema":
+        inner = given.get("json_schema", given)
+        schema = inner.get("schema") if isinstance(inner, dict) else None
+        return {"schema": _schema(schema, f"{param}.json_schema.schema")}
+    raise _refused(param, f"{param}.type is {shown(kind)}; allowed: text, json_object, json_schema")
+
+
+def ollama_format(given: object) -> dict[str, Any]:
+    """``format``: "json", or a schema."""
+    if given in (None, ""):
+        return {}
+    return {"json": True} if given == "json" else {"schema": _schema(given, "format")}
+
+
+def anthropic_format(given: Mapping[str, Any] | None) -> dict[str, Any]:
+    """``output_config`` with its ``format``."""
+    wanted = (given or {}).get("format")
+    unknown = [name for name, value in (given or {}).items() if value and name != "format"]
+    if unknown:
+        raise _refused("output_config", f"output_config.{unknown[0]} is not supported here")
+    if not wanted:
+        return {}
+    if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
+        raise _refused("output_config", "output_config.format.type; allowed: json_schema")
+    return {"schema": _schema(wanted.get("schema"), "output_config.format.schema")}
+
+
+def _schema(value: object, param: str) -> Any:
+    if isinstance(value, dict):
+        return value
+    raise _refused(param, f"{param} is {shown(value)}; allowed: a JSON Schema, as an object")
+
+
+def _refused(param: str, text: str) -> RequestError:
+    return RequestError(400, text, param=param, code="invalid_value")
