@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from edgellama.sampling.options import SamplingOptions
     from edgellama.text.chat_template import ChatTemplate
     from edgellama.text.tokenizer import Tokenizer, load_tokenizer
+    from edgellama.text_pipeline import TextGenerationPipeline, pipeline
 
 __version__ = "0.1.0"
 """The version of this package, as ``pip show edgellama`` tells it."""
@@ -93,12 +94,14 @@ _MODULES = {
     "StepRows": "edgellama.engine.hooks",
     "Stream": "edgellama.generation.stream",
     "TemplateError": "edgellama.quant.errors",
+    "TextGenerationPipeline": "edgellama.text_pipeline",
     "TextOptions": "edgellama.generation.text_options",
     "Tokenizer": "edgellama.text.tokenizer",
     "TokenizerError": "edgellama.quant.errors",
     "UnsupportedModelError": "edgellama.quant.errors",
     "Usage": "edgellama.generation.results",
     "load_tokenizer": "edgellama.text.tokenizer",
+    "pipeline": "edgellama.text_pipeline",
     "pull": "edgellama.models.pulling",
 }
 
@@ -141,12 +144,14 @@ __all__ = [
     "StepRows",
     "Stream",
     "TemplateError",
+    "TextGenerationPipeline",
     "TextOptions",
     "Tokenizer",
     "TokenizerError",
     "UnsupportedModelError",
     "Usage",
     "load_tokenizer",
+    "pipeline",
     "pull",
 ]
 

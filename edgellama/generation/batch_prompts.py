@@ -19,6 +19,7 @@ from edgellama.generation.text_options import (
     prompt_request,
     text_request,
 )
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import check_option_names
 from edgellama.text.chat_template import ChatTemplate
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 BatchPrompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
 """A text, token ids, or ``{"prompt": ..., "max_tokens": 8}``, ``{"messages": [...]}``."""
 PROMPT_KEYS = ("prompt", "messages")
+CONTINUE_KEY = "continue_final_message"
+"""Of a chat: whether the text carries on its last message, instead of answering it."""
 
 
 class BatchPrompts:
@@ -65,10 +68,19 @@ class BatchPrompts:
         if not checked:
             raise InvalidOptionError("messages is empty; allowed: at least one message")
         template = self._template()
+        continues = own.get(CONTINUE_KEY, False)
+        if not isinstance(continues, bool):
+            raise InvalidOptionError(
+                f"{CONTINUE_KEY} is {shown(continues)}; allowed: True or False"
+            )
+        own = {key: value for key, value in own.items() if key != CONTINUE_KEY}
         options = layered_options(self._chat_sampling, self._options, own)
         options.pop("parse_special", None)  # templates know what is a control token
-        request = text_request([0], options, stop=template.stop, continuation=False)
-        tokens = encode_instructed(self._tokenizer, template, checked, instruction(request))
+        request = text_request([0], options, stop=template.stop, continuation=continues)
+        words = instruction(request)
+        tokens = encode_instructed(
+            self._tokenizer, template, checked, words, continue_final_message=continues
+        )
         return replace(request, prompt=tokens)
 
 
@@ -78,6 +90,7 @@ def _check_keys(given: Mapping[str, Any]) -> None:
         found = " and ".join(named) or "neither"
         raise InvalidOptionError(f"a prompt has {found}; allowed: one of {', '.join(PROMPT_KEYS)}")
     try:
-        check_option_names([key for key in given if key not in PROMPT_KEYS], PROMPT_OPTION_NAMES)
+        known = (*PROMPT_OPTION_NAMES, CONTINUE_KEY) if "messages" in given else PROMPT_OPTION_NAMES
+        check_option_names([key for key in given if key not in PROMPT_KEYS], known)
     except InvalidOptionError as error:
         raise error.within("a prompt") from None

@@ -45,6 +45,12 @@ if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
 
 
+COMPLETION_TOKENS = 16
+"""Of a suggestion, where nobody says how long it may be."""
+PLACEHOLDER = "a"
+"""Stands for a message of which nothing is there yet, since templates may refuse an empty one."""
+
+
 class Conversation:
     """Messages so far and the session that knows them. A context manager; closes the session.
 
@@ -94,6 +100,7 @@ class Conversation:
         self._template = template
         self._when_full = when_full
         self._options = options
+        self._preload: Stream | None = None
         self._transcript = Transcript(() if messages is None else messages)
         if system is not None:
             if self.system is not None:
@@ -271,6 +278,82 @@ class Conversation:
         """
         return AsyncStream(lambda: self.regenerate(**options))
 
+    def preload_prompt(self, text: Content = "") -> Stream:
+        """Compute what a reply will need, while the user still types.
+
+        The stream gives no chunk; ``wait`` in a thread of yours computes. The next call of this
+        conversation ends it, and goes on from where it came.
+
+        Arguments:
+            text: What the user has typed so far. The default is nothing yet.
+
+        Returns:
+            A stream whose result has no text, and says how many tokens were computed.
+
+        Raises:
+            InvalidOptionError: A message of another type.
+            TemplateError: The template refuses these messages.
+            EdgellamaError: A reply runs, or the conversation is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama, llama.chat() as chat:
+            ...     preloaded = chat.preload_prompt("What is the capital").wait()
+            ...     reply = chat.send("What is the capital of Italy?", max_tokens=1)
+            >>> reply.usage.cached_tokens >= preloaded.prompt_tokens - 1
+            True
+        """
+        self._check_idle()
+        # What is typed next may change the last token of what is there.
+        request = self._request((0,), {"max_tokens": 0})
+        tokens = self._unfinished(content_text(text) or PLACEHOLDER, instruction(request))
+        tokens = (tokens[:-1] or tokens)[: self._session.context_length]
+        self._preload = self._session.start(replace(request, prompt=tokens))
+        return self._preload
+
+    def complete_prompt(self, text: Content, **options: Unpack[TextOptions]) -> Stream:
+        """Go on with a message that the user has not finished, as a suggestion.
+
+        Nothing is added to ``messages``.
+
+        Arguments:
+            text: What the user has typed so far; not empty.
+            options: TextOptions, without those of the conversation; ``max_tokens`` is 16 where
+                it is not among them.
+
+        Returns:
+            An iterator of chunks, and a context manager; ``result`` then is the whole.
+
+        Raises:
+            EdgellamaError: A reply runs, or the conversation is closed. The others are those of
+                ``stream``.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama, llama.chat() as chat:
+            ...     rest = chat.complete_prompt("What is the capital of", temperature=0).wait()
+            ...     len(rest.tokens) <= 16, chat.messages
+            (True, [])
+        """
+        self._check_idle()
+        given: TextOptions = {"max_tokens": COMPLETION_TOKENS, **options}
+        request = self._request(self._unfinished(content_text(text), ""), given, {})
+        return self._session.start(replace(request, continuation=True))
+
+    def preload_prompt_async(self, text: Content = "") -> AsyncStream:
+        """``preload_prompt`` for event loops; the first await raises what is wrong with the call.
+
+        Example: see AsyncStream.
+        """
+        return AsyncStream(lambda: self.preload_prompt(text))
+
+    def complete_prompt_async(self, text: Content, **options: Unpack[TextOptions]) -> AsyncStream:
+        """``complete_prompt`` for event loops; the first await raises what is wrong with the call.
+
+        Example: see AsyncStream.
+        """
+        return AsyncStream(lambda: self.complete_prompt(text, **options))
+
     def undo(self) -> list[Message]:
         """Take back the last message of the user and all that followed; they are returned.
 
@@ -412,6 +495,20 @@ class Conversation:
         given = layered_options(self._options if defaults is None else defaults, options)
         return text_request(prompt, given, stop=self._template.stop, continuation=False)
 
+    def _unfinished(self, text: str, words: str) -> Sequence[int]:
+        """The prompt up to the end of a user's message that is not finished."""
+        asked: Message = {"role": "user", "content": text}
+        messages = checked_messages([*self.messages, asked])
+        first = self._transcript.num_system
+        del messages[first : first + self._transcript.dropped_messages]
+        written = encode_instructed(
+            self._tokenizer, self._template, messages, words, continue_final_message=True
+        )
+        return as_computed(self._tokenizer, written, self._transcript.last_turn)
+
     def _check_idle(self) -> None:
+        preload, self._preload = self._preload, None
+        if preload is not None:
+            preload.end()
         if self._session.busy:
             raise EdgellamaError("a reply is still running; end or close its stream first")

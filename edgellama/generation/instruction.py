@@ -7,6 +7,7 @@ same form; where a template has no system prompt, before the first message of th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from edgellama.generation.messages import Message, is_role
@@ -26,19 +27,27 @@ def instruction(request: Request) -> str:
 
 
 def encode_instructed(
-    tokenizer: Tokenizer, template: ChatTemplate, messages: Sequence[Message], words: str
+    tokenizer: Tokenizer,
+    template: ChatTemplate,
+    messages: Sequence[Message],
+    words: str,
+    *,
+    continue_final_message: bool = False,
 ) -> list[int]:
     """The prompt as tokens, ``words`` included; TemplateError as ``encode_chat`` raises it."""
+    encoded = partial(
+        encode_chat, tokenizer, template, continue_final_message=continue_final_message
+    )
     if not words:
-        return encode_chat(tokenizer, template, messages)
+        return encoded(messages)
     first, *others = messages
     if is_role(first, "system"):
-        return encode_chat(tokenizer, template, [_joined(first, first["content"], words), *others])
+        return encoded([_joined(first, first["content"], words), *others])
     system: Message = {"role": "system", "content": words}
     try:
-        return encode_chat(tokenizer, template, [system, *messages])
+        return encoded([system, *messages])
     except TemplateError:
-        return encode_chat(tokenizer, template, [_joined(first, words, first["content"]), *others])
+        return encoded([_joined(first, words, first["content"]), *others])
 
 
 def _joined(message: Message, *parts: str) -> Message:

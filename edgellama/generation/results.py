@@ -71,7 +71,10 @@ class Statistics:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens of a text: of its prompt, of these the ones that were not computed, of the text.
+    """How many tokens a text took.
+
+    ``prompt_tokens`` are those of its prompt, ``cached_tokens`` those among them that were not
+    computed, ``generated_tokens`` the text's own.
 
     Example:
         >>> from edgellama import Usage

@@ -13,7 +13,6 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from time import sleep
 from typing import TYPE_CHECKING
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
@@ -40,8 +39,6 @@ if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-
-CLOSE_RETRY_S = 0.002
 
 
 class Session:
@@ -323,13 +320,8 @@ class Session:
         """End a running stream and give the cache's memory back; more calls do nothing."""
         with self._lock:
             self._closed = True
-        while (stream := self._running()) is not None:
-            stream.close()
-            # Called out of the very step that is to end, by a signal's handler.
-            if stream.is_inside(threading.get_ident()):
-                break
-            if not stream.ended:
-                sleep(CLOSE_RETRY_S)
+        if (stream := self._running()) is not None:
+            stream.end()
         self._cache.close()
 
     def __enter__(self) -> Session:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from time import sleep
 from types import GeneratorType
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
     from edgellama.generation.waiting_line import Turn
 
+END_RETRY_S = 0.002
 GENERATOR_IN_USE = "generator already executing"
 """What Python says to a second thread that enters a generator."""
 
@@ -145,6 +147,16 @@ class Stream(Iterator[Chunk]):
         else:
             self._thread = None
             self._end(failed=False)
+
+    def end(self) -> None:
+        """Close, and wait until a thread that is inside a step has left it."""
+        while not self._ended:
+            self.close()
+            # Called out of the very step that is to end, by a signal's handler.
+            if self.is_inside(threading.get_ident()):
+                return
+            if not self._ended:
+                sleep(END_RETRY_S)
 
     def __next__(self) -> Chunk:
         # The generator itself keeps other threads out: a lock could be left taken by Ctrl-C.

@@ -128,21 +128,29 @@ def encode_chat(
     messages: Sequence[Mapping[str, object]],
     *,
     add_generation_prompt: bool = True,
+    continue_final_message: bool = False,
     **variables: object,
 ) -> list[int]:
     """The prompt as tokens, with one BOS where the model wants one or the template writes one.
 
     Control tokens come from the template alone; what looks like one inside a message is text.
-    ``variables`` go to the template by name. Raises TemplateError as ``render`` does.
+    With ``continue_final_message`` the prompt ends behind the last message's text, so that what
+    follows carries it on. ``variables`` go to the template by name. Raises TemplateError as
+    ``render`` does, and where that text is not found in the prompt.
     """
+    add_generation_prompt = add_generation_prompt and not continue_final_message
 
     def cut(marked: list[dict[str, object]]) -> list[Stretch | int]:
         prompt = template.render(marked, add_generation_prompt=add_generation_prompt, **variables)
         return tokenizer.split_special(well_formed(prompt))
 
     marks = _Marks(tokenizer.control_texts(), messages, template.source)
+    checked = _checked(messages)
+    parts = _parts(tokenizer, marks, checked, cut)
+    if continue_final_message:
+        parts = _up_to_final_text(parts, str(checked[-1]["content"]) if checked else "")
     tokens: list[int] = []
-    for part in _parts(tokenizer, marks, _checked(messages), cut):
+    for part in parts:
         if isinstance(part, int):
             tokens.append(part)
         else:
@@ -180,6 +188,20 @@ def _parts(
         if text(parts) == text(loosest):
             return parts
     return loosest
+
+
+def _up_to_final_text(parts: list[Stretch | int], content: str) -> list[Stretch | int]:
+    """The parts up to the end of the last message's text, with its spaces if they were kept."""
+    for wanted in (content.lstrip(), content.strip()):
+        for index in reversed(range(len(parts)) if wanted else ()):
+            part = parts[index]
+            if isinstance(part, Stretch) and wanted in part.text:
+                end = part.text.rindex(wanted) + len(wanted)
+                return [*parts[:index], replace(part, text=part.text[:end])]
+    raise TemplateError(
+        "the last message cannot be carried on, since its text is empty or the template writes "
+        "it otherwise"
+    )
 
 
 def _with_one_bos(tokens: list[int], tokenizer: Tokenizer) -> list[int]:

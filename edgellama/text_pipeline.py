@@ -1,0 +1,290 @@
+"""``transformers``' way to call a model, so that examples port by changing an import.
+
+What goes in and what comes out is that of its text-generation pipeline; its options become ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from types import GeneratorType
+from typing import Any, TypeAlias
+
+from edgellama.generation.batch import DEFAULT_WIDTH
+from edgellama.generation.results import Generation
+from edgellama.llama import Llama
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
+from edgellama.sampling.options import check_option_names
+
+TASK = "text-generation"
+Message: TypeAlias = "Mapping[str, Any]"
+Record: TypeAlias = "dict[str, Any]"
+DEFAULTS: Mapping[str, Any] = {
+    "max_tokens": 256,
+    "temperature": 0.7,
+    "top_k": 50,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repeat_penalty": 1.0,
+    "repeat_last_n": -1,
+    "dry_multiplier": 0.0,
+}
+"""What that pipeline does where neither the call nor the model's file says anything."""
+OUR_NAMES = {
+    "max_new_tokens": "max_tokens",
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "typical_p": "typical_p",
+    "repetition_penalty": "repeat_penalty",
+    "min_new_tokens": "min_tokens",
+    "max_time": "timeout",
+    "seed": "seed",
+}
+"""Options of generate() that mean the same here, by their names there."""
+WITHOUT_EFFECT = (
+    *("device", "device_map", "dtype", "torch_dtype", "framework", "trust_remote_code"),
+    *("use_fast", "use_cache", "pad_token_id", "padding", "num_workers", "token"),
+)
+"""They say where and how something is computed that is computed here in one way."""
+OWN_OPTIONS = (
+    *("return_full_text", "return_text", "return_tensors", "do_sample", "num_return_sequences"),
+    *("max_length", "stop_sequence", "stop_strings", "eos_token_id", "batch_size", "prefix"),
+    *("add_special_tokens", "continue_final_message"),
+)
+ALLOWED = (*OUR_NAMES, *OWN_OPTIONS, *WITHOUT_EFFECT)
+
+
+def pipeline(
+    task: str = TASK, model: str | PathLike[str] | Llama | None = None, **options: Any
+) -> TextGenerationPipeline:
+    """A model as ``transformers.pipeline("text-generation", ...)`` gives it.
+
+    Arguments:
+        task: "text-generation" (the default).
+        model: A Llama, or what it takes: a path, or a name such as "smollm2". A repository
+            such as "meta-llama/Llama-3.2-1B-Instruct" is one that was pulled from the hub. None
+            (the default) is "smollm2".
+        options: Options of every call, see TextGenerationPipeline; ``model_kwargs`` go to Llama.
+            ``device_map``, ``torch_dtype`` and their like are taken, and change nothing.
+
+    Returns:
+        What is called with a text, a chat, or a list of either.
+
+    Raises:
+        InvalidOptionError: Another task, or an option that there is not.
+        ModelNotFoundError: The model is not there.
+
+    Example:
+        >>> import edgellama
+        >>> pipe = edgellama.pipeline("text-generation", model="smollm2", do_sample=False)
+        >>> pipe("The capital of France is", max_new_tokens=2)
+        [{'generated_text': 'The capital of France is Paris.'}]
+    """
+    if task != TASK:
+        raise InvalidOptionError(f"the task is {shown(task)}; allowed: {TASK!r}")
+    given = dict(options.pop("model_kwargs", None) or {})
+    arguments = {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
+    tokenizer = options.pop("tokenizer", None)
+    if tokenizer is not None and tokenizer != model:
+        raise InvalidOptionError("tokenizer is given; allowed: the model's own, which its file has")
+    check_option_names(options, (*ALLOWED, "model_kwargs", "tokenizer"))
+    if not isinstance(model, Llama):
+        model = _loaded("smollm2" if model is None else model, arguments)
+    return TextGenerationPipeline(model, options)
+
+
+class TextGenerationPipeline:
+    """Texts from a model in ``transformers``' words.
+
+    Called with a text it gives ``[{"generated_text": ...}]``, with a chat the same with all its
+    messages, with a list of either a list of such lists, and for a generator an iterator.
+
+    Options, there and here: ``max_new_tokens`` (256), ``max_length``, ``min_new_tokens``,
+    ``do_sample`` (True), ``temperature`` (0.7), ``top_k`` (50), ``top_p``, ``min_p``,
+    ``typical_p``, ``repetition_penalty``, ``num_return_sequences``, ``stop_sequence``,
+    ``stop_strings``, ``eos_token_id``, ``max_time``, ``batch_size``, ``return_full_text``,
+    ``return_text``, ``return_tensors``, ``prefix``, ``add_special_tokens`` and
+    ``continue_final_message``; ``seed`` besides. What the model's file recommends is the default.
+    ``return_tensors`` gives lists of token ids.
+
+    Example:
+        >>> from edgellama import pipeline
+        >>> pipe = pipeline(model="smollm2", do_sample=False)
+        >>> chat = [{"role": "user", "content": "What is the capital of Italy?"}]
+        >>> pipe(chat, max_new_tokens=8)[0]["generated_text"][-1]["role"]
+        'assistant'
+    """
+
+    def __init__(self, model: Llama, options: Mapping[str, Any]) -> None:
+        """``options`` are the defaults of every call."""
+        self.model = model
+        self.tokenizer = model.tokenizer
+        self._options = dict(options)
+        self._request(options)
+
+    def __call__(self, text_inputs: Any, **options: Any) -> Any:
+        """The texts that follow; see the class for what is taken and given."""
+        request = self._request(options)
+        if isinstance(text_inputs, GeneratorType):
+            return self._each(text_inputs, request)
+        if isinstance(text_inputs, str) or _is_chat(text_inputs):
+            return self._records([text_inputs], request)[0]
+        if isinstance(text_inputs, Sequence) and not isinstance(text_inputs, (bytes, Mapping)):
+            return self._records(text_inputs, request)
+        raise InvalidOptionError(
+            f"the input is {text_inputs!r:.80}; allowed: a text, a chat, or a list of either"
+        )
+
+    def _each(self, inputs: Iterator[Any], request: _Request) -> Iterator[list[Record]]:
+        first = next(inputs, None)
+        if isinstance(first, Mapping):
+            yield from self._records([[first, *inputs]], request)
+        elif first is not None:
+            yield self._records([first], request)[0]
+            yield from (self._records([item], request)[0] for item in inputs)
+
+    def _request(self, options: Mapping[str, Any]) -> _Request:
+        check_option_names(options, ALLOWED)
+        return _Request.of({**self._options, **options}, dict(self.model.sampling_defaults))
+
+    def _records(self, inputs: Sequence[Any], request: _Request) -> list[list[Record]]:
+        num_each = request.num_return_sequences
+        prompts: list[dict[str, Any]] = []
+        for item in inputs:
+            prompt = self._prompt(item, request)
+            prompts += [prompt | request.seeded(number) for number in range(num_each)]
+        results = sorted(
+            self.model.generate_batch(prompts, width=request.width), key=lambda r: r.index
+        )
+        return [
+            [
+                self._record(item, prompts[index * num_each], result, request)
+                for result in results[index * num_each : (index + 1) * num_each]
+            ]
+            for index, item in enumerate(inputs)
+        ]
+
+    def _prompt(self, item: Any, request: _Request) -> dict[str, Any]:
+        """A prompt of a batch; the tokens of texts, since they are asked for again."""
+        if _is_chat(item):
+            if request.max_length is not None or request.gives == "tokens":
+                raise InvalidOptionError(
+                    "max_length or return_tensors is given with a chat; allowed: with texts"
+                )
+            continues = request.continues(item)
+            return {"messages": item, "continue_final_message": continues, **request.options}
+        if not isinstance(item, str):
+            raise InvalidOptionError(f"an input is {item!r:.80}; allowed: a text or a chat")
+        wants_bos = self.tokenizer.special.add_bos and request.add_special_tokens
+        tokens = self.tokenizer.encode(request.prefix + item, add_bos=wants_bos, parse_special=True)
+        options = dict(request.options)
+        if request.max_length is not None:
+            options["max_tokens"] = max(0, request.max_length - len(tokens))
+        return {"prompt": tokens, **options}
+
+    def _record(
+        self, item: Any, prompt: Mapping[str, Any], result: Generation, request: _Request
+    ) -> Record:
+        text, stop = result.text, result.matched_stop
+        ending = [stop] if isinstance(stop, int) else []
+        if request.gives == "tokens":
+            return {"generated_token_ids": [*prompt["prompt"], *result.tokens, *ending]}
+        # What ended the text belongs to it there.
+        decode = self.tokenizer.decode
+        text += stop if isinstance(stop, str) else decode(ending, continuation=True)
+        if request.gives == "new text":
+            return {"generated_text": text}
+        if isinstance(item, str):
+            return {"generated_text": item + text}
+        messages = list(item)
+        if request.continues(item):
+            last = messages.pop()
+            messages.append({"role": last["role"], "content": last["content"] + text})
+        else:
+            messages.append({"role": "assistant", "content": text})
+        return {"generated_text": messages}
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A call's options: ours for the text, and what is left of theirs."""
+
+    options: Mapping[str, Any]
+    gives: str = "full text"
+    num_return_sequences: int = 1
+    width: int = DEFAULT_WIDTH
+    max_length: int | None = None
+    prefix: str = ""
+    add_special_tokens: bool = True
+    continue_final_message: bool | None = None
+    _seed: int | None = field(default=None)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], recommended: Mapping[str, Any]) -> _Request:
+        """InvalidOptionError for what contradicts itself; None is as if nothing were said."""
+        said = {name: value for name, value in given.items() if value is not None}
+        ours = {OUR_NAMES[name]: said[name] for name in OUR_NAMES if name in said}
+        seed = ours.pop("seed", None)
+        count = said.get("num_return_sequences", 1)
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise InvalidOptionError(f"num_return_sequences is {count!r}; allowed: at least 1")
+        if not said.get("do_sample", True):
+            ours["temperature"] = 0
+            if count > 1:
+                raise InvalidOptionError(
+                    f"num_return_sequences is {count} and do_sample False; allowed: 1, since all "
+                    "would be the same"
+                )
+        for name in ("stop_sequence", "stop_strings"):
+            strings = said.get(name, ())
+            ours["stop"] = ours.get("stop", []) + (
+                [strings] if isinstance(strings, str) else list(strings)
+            )
+        if (end := said.get("eos_token_id")) is not None:
+            ours["stop_tokens"] = [end] if isinstance(end, int) else list(end)
+        known = ("prefix", "add_special_tokens", "continue_final_message", "max_length")
+        return cls(
+            options={**DEFAULTS, **recommended, **ours},
+            gives=_wanted(said),
+            num_return_sequences=count,
+            width=said.get("batch_size", DEFAULT_WIDTH),
+            _seed=seed,
+            **{name: said[name] for name in known if name in said},
+        )
+
+    def seeded(self, number: int) -> dict[str, Any]:
+        """The seed of one of several texts of a prompt."""
+        return {} if self._seed is None else {"seed": self._seed + number}
+
+    def continues(self, chat: Sequence[Message]) -> bool:
+        """Whether the text carries on a chat's last message."""
+        if self.continue_final_message is not None:
+            return self.continue_final_message
+        return bool(chat[-1].get("role") == "assistant")
+
+
+def _wanted(said: Mapping[str, Any]) -> str:
+    names = [name for name in ("return_full_text", "return_text", "return_tensors") if name in said]
+    if len(names) > 1:
+        raise InvalidOptionError(f"{' and '.join(names)} are given; allowed: one of them")
+    if said.get("return_tensors"):
+        return "tokens"
+    return "full text" if said.get("return_full_text", True) else "new text"
+
+
+def _is_chat(item: object) -> bool:
+    return isinstance(item, (list, tuple)) and bool(item) and isinstance(item[0], Mapping)
+
+
+def _loaded(model: str | PathLike[str], arguments: Mapping[str, Any]) -> Llama:
+    try:
+        return Llama(model, **arguments)
+    except ModelNotFoundError:
+        # A repository's name alone, as that pipeline takes it.
+        if isinstance(model, str) and model.count("/") == 1 and ":" not in model:
+            return Llama(f"hf:{model}", **arguments)
+        raise
