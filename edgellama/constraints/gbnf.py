@@ -1,34 +1,35 @@
 """Grammars as llama.cpp writes them (GBNF), told from Lark ones and rewritten as those.
 
-llguidance converts the structure. What it would misread is written in another way before: names
-that are one to it, escapes, and the dot, which stands for any character here.
+In GBNF a text is characters, in Lark words, of which the longest that matches counts. So every
+word is one character here: then both say the same.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
 
-from edgellama.constraints.guidance import llguidance
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ConstraintError
 
 _RULE = re.compile(r"^[ \t]*([A-Za-z0-9_-]+)[ \t]*::=", re.MULTILINE)
 _TOKEN = re.compile(
-    r"""(?P<comment>\#[^\r\n]*)
+    r"""(?P<nothing>\#[^\r\n]*|\s+)
     |(?P<literal>"(?:\\.|[^"\\])*")
     |(?P<set>\[(?:\\.|[^\]\\])*\])
     |(?P<name>[A-Za-z0-9_-]+)
-    |(?P<repeat>\{[\s\d,]*\})
+    |(?P<repeat>\{\s*\d+\s*(?:,\s*\d*\s*)?\})
     |(?P<dot>\.)
-    |(?P<other>::=|[\s|()*+?])""",
+    |(?P<other>::=|[|()*+?])""",
     re.VERBOSE | re.DOTALL,
 )
 _CHARACTER = re.compile(
     r"\\x([0-9a-fA-F]{2})|\\u([0-9a-fA-F]{4})|\\U([0-9a-fA-F]{8})|\\(.)|(.)", re.DOTALL
 )
 _NAMED = {"n": "\n", "r": "\r", "t": "\t"}
-_ANY_CHARACTER = "[\\x00-\U0010ffff]"
+_ANY_CHARACTER = "/[\\x00-\U0010ffff]/"
 _START = "root"
 
 
@@ -39,64 +40,100 @@ def is_gbnf(text: str) -> bool:
 
 def lark_of_gbnf(text: str) -> str:
     """The grammar as Lark's; ConstraintError for a mistake, with its line."""
-    llguidance()
-    from llguidance.gbnf_to_lark import gbnf_to_lark
-
-    rules = _RULE.findall(text)
-    if _START not in rules:
-        raise ConstraintError(f"the grammar has no rule {_START}; it has {', '.join(rules)[:80]}")
-    doubled = next((name for name in rules if rules.count(name) > 1), None)
+    tokens = list(_tokens(text))
+    starts = [
+        number
+        for number, (token, following) in enumerate(pairwise(tokens))
+        if token.kind == "name" and following.text == "::="
+    ]
+    originals = [tokens[start].text for start in starts]
+    if _START not in originals:
+        raise ConstraintError(
+            f"the grammar has no rule {_START}; it has {', '.join(originals)[:200]}"
+        )
+    doubled = next((name for name in originals if originals.count(name) > 1), None)
     if doubled is not None:
         raise ConstraintError(f"the grammar has the rule {shown(doubled)} twice; allowed: once")
-    names = {name: _START if name == _START else f"rule_{n}" for n, name in enumerate(rules)}
-    rewritten = "".join(_rewritten(text, names))
-    try:
-        return str(gbnf_to_lark(rewritten))
-    except Exception as error:
-        raise ConstraintError(
-            f"the grammar is no GBNF: {_with_names(str(error), names):.200}; allowed: rules such "
-            'as root ::= "a" | "b"'
-        ) from None
+    if starts[0] > 0:
+        raise _error(tokens[0].line, f"{shown(tokens[0].text)} stands before the first rule")
+    names = {
+        name: "start" if name == _START else f"{_plain_name(name)}_{number}"
+        for number, name in enumerate(originals)
+    }
+    rules = [
+        f"{names[tokens[start].text]}: {_body(tokens[start + 2 : end], names)}\n"
+        for start, end in pairwise([*starts, len(tokens)])
+    ]
+    return "%llguidance {}\n\n" + "".join(rules)
 
 
-def _rewritten(text: str, names: dict[str, str]) -> Iterator[str]:
+class _Token(NamedTuple):
+    """A piece of the grammar that is neither white space nor comment."""
+
+    kind: str
+    text: str
+    line: int
+
+
+def _tokens(text: str) -> Iterator[_Token]:
     position = 0
     while position < len(text):
         found = _TOKEN.match(text, position)
         line = text.count("\n", 0, position) + 1
         if found is None:
-            raise ConstraintError(
-                f"the grammar, line {line}: {shown(text[position : position + 20])} is no GBNF"
-            )
+            raise _error(line, f"{shown(text[position : position + 20])} is no GBNF")
         position = found.end()
-        kind, token = found.lastgroup, found.group()
-        if kind == "literal":
-            yield _literal(token[1:-1], line)
-        elif kind == "set":
-            yield _set(token[1:-1], line)
-        elif kind == "dot":
-            yield _ANY_CHARACTER
-        elif kind == "name":
-            if token not in names:
-                raise ConstraintError(
-                    f"the grammar, line {line}: there is no rule {shown(token)}; it has "
-                    f"{', '.join(names)[:200]}"
-                )
-            yield names[token]
-        elif kind != "comment":
-            yield token
+        kind = found.lastgroup or ""
+        if kind != "nothing":
+            yield _Token(kind, found.group(), line)
+
+
+def _body(tokens: Sequence[_Token], names: Mapping[str, str]) -> str:
+    """What stands behind a rule's name, on one line."""
+    words: list[str] = []
+    for token in tokens:
+        ends_alternative = token.text in ("|", ")") and token.kind == "other"
+        if ends_alternative and (not words or words[-1] in ("|", "(")):
+            words.append('""')
+        words.append(_word(token, names))
+    if not words or words[-1] == "|":
+        words.append('""')
+    return (
+        " ".join(words).replace(" *", "*").replace(" +", "+").replace(" ?", "?").replace(" {", "{")
+    )
+
+
+def _word(token: _Token, names: Mapping[str, str]) -> str:
+    if token.kind == "literal":
+        return _literal(token.text[1:-1], token.line)
+    if token.kind == "set":
+        return f"/{_set(token.text[1:-1], token.line)}/"
+    if token.kind == "dot":
+        return _ANY_CHARACTER
+    if token.kind == "name":
+        if token.text not in names:
+            raise _error(
+                token.line,
+                f"there is no rule {shown(token.text)}; it has {', '.join(names)[:200]}",
+            )
+        return names[token.text]
+    if token.text == "::=":
+        raise _error(token.line, "::= stands behind no name")
+    return token.text
+
+
+def _plain_name(name: str) -> str:
+    return "r_" + "".join(c if c.isalnum() and c.isascii() else "_" for c in name.lower())
+
+
+def _error(line: int, what: str) -> ConstraintError:
+    return ConstraintError(f"the grammar, line {line}: {what}")
 
 
 def _literal(text: str, line: int) -> str:
-    """A literal without escapes that Lark has not; control characters as sets."""
-    parts = [""]
-    for character, _ in _characters(text, line):
-        if character.isprintable() or character == "\n":
-            parts[-1] += {"\n": "\\n", '"': '\\"', "\\": "\\\\"}.get(character, character)
-        else:
-            parts += [f"[{_in_set(character)}]", ""]
-    written = [part if number % 2 else f'"{part}"' for number, part in enumerate(parts)]
-    return f"({' '.join(written)})" if len(written) > 1 else written[0]
+    """A literal as one word for each character."""
+    words = [f"/[{_in_set(character)}]/" for character, _ in _characters(text, line)]
+    return f"({' '.join(words)})" if len(words) > 1 else words[0] if words else '""'
 
 
 def _set(text: str, line: int) -> str:
@@ -110,7 +147,7 @@ def _set(text: str, line: int) -> str:
         for number, item in enumerate(items)
     ]
     if not items:
-        raise ConstraintError(f"the grammar, line {line}: a set is empty; allowed: such as [a-z]")
+        raise _error(line, "a set is empty; allowed: such as [a-z]")
     return f"[{'^' if is_negated else ''}{''.join(items)}]"
 
 
@@ -127,21 +164,15 @@ def _characters(text: str, line: int) -> Iterator[tuple[str, bool]]:
         if code is not None:
             number = int(code, 16)
             if number > 0x10FFFF or 0xD800 <= number < 0xE000:
-                raise ConstraintError(
-                    f"the grammar, line {line}: {shown(found.group())} is no Unicode character"
-                )
+                raise _error(line, f"{shown(found.group())} is no Unicode character")
             yield chr(number), False
         elif named is not None:
             if named.isalnum() and named not in _NAMED:
-                raise ConstraintError(
-                    f"the grammar, line {line}: there is no escape {shown(found.group())}; "
-                    "allowed: \\n \\r \\t \\x41 \\u0041 \\U00000041, and signs"
+                raise _error(
+                    line,
+                    f"there is no escape {shown(found.group())}; "
+                    "allowed: \\n \\r \\t \\x41 \\u0041 \\U00000041, and signs",
                 )
             yield _NAMED.get(named, named), False
         else:
             yield plain, True
-
-
-def _with_names(message: str, names: dict[str, str]) -> str:
-    originals = {made: name for name, made in names.items()}
-    return re.sub(r"rule_\d+", lambda found: originals.get(found.group(), found.group()), message)
