@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from edgellama.generation.conversation import Conversation
     from edgellama.generation.embedding import Embedding, EmbedOptions
     from edgellama.generation.reranking import Ranked, RerankOptions
-    from edgellama.generation.results import Chunk, Generation, Statistics, Usage
+    from edgellama.generation.results import Chunk, Generation, Statistics, TokenLogprob, Usage
+    from edgellama.generation.scoring import Classification, Score
     from edgellama.generation.session import Session
     from edgellama.generation.stream import Stream
     from edgellama.generation.text_options import PromptOptions, TextOptions
@@ -99,6 +100,9 @@ _MODULES = {
     "Tokenizer": "edgellama.text.tokenizer",
     "TokenizerError": "edgellama.quant.errors",
     "UnsupportedModelError": "edgellama.quant.errors",
+    "Classification": "edgellama.generation.scoring",
+    "Score": "edgellama.generation.scoring",
+    "TokenLogprob": "edgellama.generation.results",
     "Usage": "edgellama.generation.results",
     "load_tokenizer": "edgellama.text.tokenizer",
     "pipeline": "edgellama.text_pipeline",
@@ -114,6 +118,7 @@ __all__ = [
     "CancelToken",
     "ChatTemplate",
     "Chunk",
+    "Classification",
     "ConstraintError",
     "ContextLengthError",
     "Conversation",
@@ -138,6 +143,7 @@ __all__ = [
     "RerankOptions",
     "ResumeError",
     "SamplingOptions",
+    "Score",
     "Session",
     "SessionFileError",
     "Statistics",
@@ -146,6 +152,7 @@ __all__ = [
     "TemplateError",
     "TextGenerationPipeline",
     "TextOptions",
+    "TokenLogprob",
     "Tokenizer",
     "TokenizerError",
     "UnsupportedModelError",

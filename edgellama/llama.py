@@ -43,7 +43,17 @@ from edgellama.generation.reranking import (
     checked_top_n,
 )
 from edgellama.generation.results import Chunk, Generation, Statistics
-from edgellama.generation.session import Session
+from edgellama.generation.scoring import (
+    Classification,
+    Classifier,
+    Normalization,
+    Score,
+    check_normalization,
+    classification,
+    classifier,
+    score_request,
+)
+from edgellama.generation.session import Session, check_prompt
 from edgellama.generation.speculation.speculation import (
     Speculation,
     SpeculationMode,
@@ -580,6 +590,165 @@ class Llama:
         return Embedder(self._engine, self.tokenizer, self.context_length, how, adapters).each(
             texts
         )
+
+    def score(
+        self,
+        text: str | Sequence[int],
+        prompt: str | Sequence[int] | None = None,
+        *,
+        alternatives: int = 0,
+        parse_special: bool = False,
+        adapters: AdapterScales | None = None,
+    ) -> Score:
+        """How probable the model finds a text, as it stands or behind a prompt.
+
+        Arguments:
+            text: What is scored: text, or token ids.
+            prompt: What stands before it and is not scored. Two strings become the tokens of the
+                whole string: should one reach over the border, the text begins with it. None
+                (the default) scores the text from its second token on, or its first where the
+                model begins texts with a BOS.
+            alternatives: How many of the likeliest tokens to give at each place, from 0 (the
+                default).
+            parse_special: Read control tokens such as "<|im_end|>" in texts. False by default.
+            adapters: Loaded adapters, or their names, with scales. None (the default) is none.
+
+        Returns:
+            The log-probability, the perplexity, and the log-probability of every token.
+
+        Raises:
+            ContextLengthError: Prompt and text have more tokens than the context holds.
+            InvalidOptionError: An empty text, an argument of another type or outside its range.
+            EdgellamaError: The model is closed.
+
+        Example: see Score.
+        """
+        stream = self._score_stream(text, prompt, alternatives, parse_special, adapters)
+        return Score.of(stream.wait())
+
+    async def score_async(
+        self,
+        text: str | Sequence[int],
+        prompt: str | Sequence[int] | None = None,
+        *,
+        alternatives: int = 0,
+        parse_special: bool = False,
+        adapters: AdapterScales | None = None,
+    ) -> Score:
+        """``score`` for event loops; cancelling the task ends it.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     score = asyncio.run(llama.score_async("One, two, three"))
+            >>> score.logprob < 0
+            True
+        """
+        return Score.of(
+            await AsyncStream(
+                lambda: self._score_stream(text, prompt, alternatives, parse_special, adapters)
+            ).wait()
+        )
+
+    def _score_stream(
+        self,
+        text: str | Sequence[int],
+        prompt: str | Sequence[int] | None,
+        alternatives: int,
+        parse_special: bool,
+        adapters: AdapterScales | None,
+    ) -> Stream:
+        request = score_request(
+            self.tokenizer,
+            text,
+            prompt,
+            alternatives=alternatives,
+            parse_special=parse_special,
+            adapters=adapters,
+        )
+        return self.session().start(request)
+
+    def classify(
+        self,
+        prompt: str | Sequence[int],
+        choices: Sequence[str],
+        *,
+        normalize: Normalization = "sum",
+        parse_special: bool = False,
+        adapters: AdapterScales | None = None,
+    ) -> Classification:
+        """How probably a prompt goes on with each of several texts; it is computed once for all.
+
+        A choice counts with all of its tokens, so what is longer is less probable: choices that
+        begin alike, or are of one length, compare best. "yes" counts "yesterday" too.
+
+        Arguments:
+            prompt: Text, encoded with a BOS where the model wants one, or token ids.
+            choices: The texts, with their spaces: behind "The sky is" stands " blue".
+            normalize: "sum" (the default) compares the probabilities of whole choices, "mean"
+                those of a token on average, so that length does not count.
+            parse_special: Read control tokens such as "<|im_end|>" in texts. False by default.
+            adapters: Loaded adapters, or their names, with scales. None (the default) is none.
+
+        Returns:
+            The probability of each choice among them, and its log-probability behind the prompt.
+
+        Raises:
+            ContextLengthError: Prompt and choice have more tokens than the context holds.
+            InvalidOptionError: No choices, an empty or a double one, an empty prompt.
+            EdgellamaError: The model is closed.
+
+        Example: see Classification.
+        """
+        made = self._classifier(prompt, choices, normalize, parse_special, adapters)
+        return classification(made.choices, list(made.logprobs()), normalize)
+
+    async def classify_async(
+        self,
+        prompt: str | Sequence[int],
+        choices: Sequence[str],
+        *,
+        normalize: Normalization = "sum",
+        parse_special: bool = False,
+        adapters: AdapterScales | None = None,
+    ) -> Classification:
+        """``classify`` for event loops; cancelling the task ends it.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     asyncio.run(llama.classify_async("The sky is", [" blue", " a fish"])).best
+            ' blue'
+        """
+        items: AsyncItems[tuple[float, int], InOrder[tuple[float, int]]] = AsyncItems(
+            lambda: self._classifier(prompt, choices, normalize, parse_special, adapters).logprobs()
+        )
+        found = await gathered(items, len(choices), None)
+        return classification(choices, found, normalize)
+
+    def _classifier(
+        self,
+        prompt: str | Sequence[int],
+        choices: Sequence[str],
+        normalize: Normalization,
+        parse_special: bool,
+        adapters: AdapterScales | None,
+    ) -> Classifier:
+        self._check_open()
+        check_normalization(normalize)
+        made = classifier(
+            self._engine,
+            self.tokenizer,
+            prompt,
+            choices,
+            parse_special=parse_special,
+            adapters=self._engine.adapters.adapter_set(adapters),
+        )
+        for text in made.texts:
+            check_prompt(text, self.context_length, self.config.vocab_size)
+        return made
 
     def rerank(
         self,

@@ -78,6 +78,18 @@ def test_json_is_complete_and_consistent(run_cli: CliRunner, smollm2_path: Path)
     assert smollm2_path.stat().st_size / 2 < answer["peak_memory_bytes"] < 4e9
 
 
+def test_log_probabilities_as_json(run_cli: CliRunner, smollm2_path: Path) -> None:
+    """--logprobs adds one object for each token, with so many alternatives; only to JSON."""
+    arguments = ("-p", "The capital of France is", "-n", "2", "--temp", "0", "--logprobs", "1")
+    answer = generate_json(run_cli, smollm2_path, *arguments)
+    assert [each["token"] for each in answer["logprobs"]] == answer["tokens"]
+    first = answer["logprobs"][0]
+    assert (first["text"], first["alternatives"][0]["text"]) == (" Paris", " Paris")
+    assert -1 < first["logprob"] < 0
+    refused = run_cli("generate", smollm2_path, *arguments)
+    assert (refused.returncode, "--logprobs needs --json" in refused.stderr) == (2, True)
+
+
 def test_first_token_time_counts_from_the_process(run_cli: CliRunner, smollm2_path: Path) -> None:
     """What happens before the command's own code runs is part of the time to the first token."""
     program = "import time; time.sleep(1.5); from edgellama.cli import main; main()"

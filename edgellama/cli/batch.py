@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,16 +179,18 @@ class Job:
             "completion_tokens": num_tokens,
             "total_tokens": result.prompt_tokens + num_tokens,
         }
-        self._output.write(
-            {
-                "id": self._ids.pop(result.index),
-                "text": result.text,
-                "finish_reason": result.finish_reason,
-                "matched_stop": result.matched_stop,
-                **({} if result.parsed is None else {"parsed": result.parsed}),
-                "usage": usage,
-            }
-        )
+        line = {
+            "id": self._ids.pop(result.index),
+            "text": result.text,
+            "finish_reason": result.finish_reason,
+            "matched_stop": result.matched_stop,
+            **({} if result.parsed is None else {"parsed": result.parsed}),
+            "usage": usage,
+        }
+        for name in ("logprobs", "prompt_logprobs"):
+            if (found := getattr(result, name)) is not None:
+                line[name] = [each and asdict(each) for each in found]
+        self._output.write(line)
         self.counts.num_texts += 1
         self.counts.num_tokens += num_tokens
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
 CHAT_HELP = "Ask in the model's chat format, or continue the text as it is.  [default: raw]"
 SUFFIX_HELP = "Fill the gap between the prompt and TEXT, with models trained for it."
 SUFFIX_FIRST_HELP = "Show the model TEXT of --suffix before the prompt."
+LOGPROBS_HELP = (
+    "With --json, the log-probability of every token, and of the N likeliest at its place."
+)
 SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 
 
@@ -56,6 +60,7 @@ SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 @click.option("--parse-special", is_flag=True, help=SPECIAL_HELP)
 @adapter_option()
 @engine_options
+@click.option("--logprobs", type=click.IntRange(min=0), metavar="N", help=LOGPROBS_HELP)
 @json_option("Print one JSON object, text and figures.")
 def command(
     model_and_dash: tuple[str, ...],
@@ -100,6 +105,8 @@ def command(
         raise click.UsageError(f"--suffix fills a gap in plain text; leave {other} away")
     from edgellama.cli.model_argument import find_runnable, open_model
 
+    if options["logprobs"] is not None and not as_json:
+        raise click.UsageError("--logprobs needs --json")
     engine = take_engine_arguments(options)
     sampling = given(answer_arguments(options)) | {"stop": stop}
     with open_model(find_runnable(model, type_name), **engine) as llama:
@@ -144,7 +151,8 @@ def _report(result: Generation, first_token_s: float, as_json: bool) -> None:
 
 def _figures(result: Generation, first_token_s: float) -> dict[str, Any]:
     statistics = result.statistics
-    return {
+    logprobs = {"logprobs": [asdict(each) for each in result.logprobs or ()]}
+    return (logprobs if result.logprobs is not None else {}) | {
         "text": result.text,
         "tokens": list(result.tokens),
         "prompt_tokens": result.prompt_tokens,

@@ -234,11 +234,11 @@ class _Runner:
         return True
 
     def _work(self, decoding: Decoding, step: NextTokens) -> Work:
-        tokens, wanted = step
         return self.engine.work(
-            tokens,
+            step.tokens,
             decoding.cache,
-            logits=wanted,
+            logits=step.wanted,
+            kept=step.kept,
             cancelled=decoding.cancel,
             progress=decoding.on_progress,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgellama.engine.adapter_set import NO_ADAPTERS
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
@@ -16,6 +16,7 @@ from edgellama.generation.arguments import token_bias
 from edgellama.generation.constraining import constraint_of, parsed_answer
 from edgellama.generation.decoding_clock import DecodingClock
 from edgellama.generation.held_tokens import RefusedTokens
+from edgellama.generation.logprobs import wanted_logprobs
 from edgellama.generation.results import Chunk, FinishReason, Generation
 from edgellama.generation.text_assembly import TextAssembly
 from edgellama.quant.errors import EdgellamaError
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.segments import Wanted
-    from edgellama.engine.work import Progress
+    from edgellama.engine.work import Kept, Progress
     from edgellama.generation.speculation.drafter import Drafter
     from edgellama.generation.text_options import Request
     from edgellama.sampling.filters import Logits
@@ -38,10 +39,14 @@ logger = logging.getLogger(__name__)
 
 
 class NextTokens(NamedTuple):
-    """``tokens`` for the end of the cache, and whose logits are wanted: those at their end."""
+    """``tokens`` for the end of the cache, and whose logits are wanted: those at their end.
+
+    ``kept``: what is kept of the logits of each step; all of them by default.
+    """
 
     tokens: Sequence[int]
     wanted: Wanted
+    kept: Kept | None = None
 
 
 class Decoding:
@@ -96,6 +101,7 @@ class Decoding:
         self._refused = RefusedTokens()
         self._constraint = constraint_of(tokenizer, request)
         self._certain: list[Chunk] = []
+        self._logprobs, self._prompt_logprobs = wanted_logprobs(tokenizer, request)
         self._finish_reason: FinishReason = "cancelled"
         self._end_token: int | None = None
         self._is_over = False
@@ -118,14 +124,9 @@ class Decoding:
 
     def steps(self) -> Iterator[Chunk]:
         """One chunk a token, and one more if text was still held back at the end."""
-        forward, cache = self._engine.forward, self.cache
         try:
             while (step := self.next_tokens()) is not None:
-                tokens, wanted = step
-                logits = forward(
-                    tokens, cache, logits=wanted, cancelled=self.cancel, progress=self.on_progress
-                )
-                yield from self.take(logits)
+                yield from self.take(self._computed(step))
         except EdgellamaError:
             # Who cancels may also close what the next step would need.
             if not self.cancel.cancelled:
@@ -138,14 +139,17 @@ class Decoding:
 
         At first the prompt, of which the cache may hold a part already.
         """
-        self._clock.resume()
         history, cache = self._history, self.cache
         if self._num_shared is None:
+            self._clock.resume()
             cache.adapters = self._adapters
             self._append_opening()
+            scored = self._prompt_logprobs
             # The last token is computed in any case, for its logits.
-            self._num_shared = cache.reuse(history)
-            return NextTokens(history[self._num_shared :], "last")
+            self._num_shared = cache.reuse(history if scored is None else history[: scored.first])
+        if cache.length < len(self._request.prompt):
+            return self._next_of_prompt()
+        self._clock.resume()
         self._check_end()
         if self._is_over:
             return None
@@ -161,6 +165,8 @@ class Decoding:
         Row 0 is of the history's last token, the others are of the draft: they count as long as
         the draft says what was appended. A token that ends the text gives no chunk.
         """
+        if self.cache.length < len(self._request.prompt):
+            return
         if self._request.max_tokens == 0:
             self._note_prefill()
             self._end("length")
@@ -168,6 +174,7 @@ class Decoding:
         history, start = self._history, len(self._history)
         draft, row = self._draft, 0
         yield from self._taken_certain()
+        logits = logits[len(logits) - 1 - len(draft) :]
         try:
             while True:
                 token = self._choose(logits[row])
@@ -194,6 +201,23 @@ class Decoding:
             length = start + row if len(history) >= start + row else len(history) - 1
             self.cache.truncate(min(self.cache.length, length))
 
+    def _next_of_prompt(self) -> NextTokens:
+        scored, length = self._prompt_logprobs, self.cache.length
+        if scored is None:
+            return NextTokens(self._history[length:], "last")
+        tokens, is_wanted = scored.next_tokens(length)
+        return NextTokens(tokens, "all", scored.keep) if is_wanted else NextTokens(tokens, "none")
+
+    def _computed(self, step: NextTokens) -> Logits:
+        """What a step gives, computed now; with other callers' works, where they wait."""
+        engine, cache = self._engine, self.cache
+        how: Any = {"logits": step.wanted, "cancelled": self.cancel, "progress": self.on_progress}
+        if step.kept is None:
+            return engine.forward(step.tokens, cache, **how)
+        work = engine.work(step.tokens, cache, kept=step.kept, **how)
+        engine.scheduler.run(work)
+        return work.result(engine.config.vocab_size)
+
     def stop_early(self) -> None:
         """End as cancelled, for the reason that its token has."""
         self._note_prefill()
@@ -205,7 +229,7 @@ class Decoding:
         if added.is_stopped:
             self._finish_reason = "stop"
         self._drop(added.num_dropped)
-        return [*self._taken_certain(), *added.chunks]
+        return [*self._taken_certain(), *self._shown(added.chunks)]
 
     def result(self) -> Generation:
         """The generation so far."""
@@ -220,6 +244,8 @@ class Decoding:
             finish_reason=self._finish_reason,
             statistics=self._clock.statistics(prompt_tokens),
             matched_stop=self._matched_stop(),
+            logprobs=self._logprobs.found if self._logprobs else None,
+            prompt_logprobs=self._prompt_logprobs.found if self._prompt_logprobs else None,
             dropped_messages=self._request.dropped_messages,
             parsed=parsed,
             parse_error=parse_error,
@@ -229,6 +255,11 @@ class Decoding:
     def _is_complete(self) -> bool:
         """Whether the text has all of the form that was asked for."""
         return self._constraint is None or self._constraint.is_complete
+
+    @property
+    def _wants_logits(self) -> bool:
+        """Whether every token is to have logits of its own, also where it is certain anyway."""
+        return self._logprobs is not None or self._prompt_logprobs is not None
 
     @property
     def _num_tokens(self) -> int:
@@ -258,11 +289,13 @@ class Decoding:
             self._end_token = token
             self._end("stop")
             return None
+        elif self._logprobs is not None:
+            self._logprobs.note(logits, token)
         return token
 
     def _append_opening(self) -> None:
         """Let the prompt go on with what must follow it anyway, but for what may end the text."""
-        if self._constraint is None:
+        if self._constraint is None or self._wants_logits:
             return
         forced = self._constraint.forced()[:-1]
         room = self.cache.context_length - len(self._history)
@@ -283,7 +316,7 @@ class Decoding:
         """Append what must follow the last token, as far as there is room for it."""
         if self._constraint is None:
             return
-        for token in self._constraint.forced():
+        for token in () if self._wants_logits else self._constraint.forced():
             self._check_end()
             length = len(self._history)
             if self._is_over or self._refused.has(length, token):
@@ -311,12 +344,17 @@ class Decoding:
             place = len(history) - added.num_dropped
             self._refused.add(place, history[place])
         self._drop(added.num_dropped)
-        return added.chunks
+        return self._shown(added.chunks)
 
     def _drop(self, num_tokens: int) -> None:
         del self._history[len(self._history) - num_tokens :]
         if num_tokens and self._constraint is not None:
             self._constraint.rollback(num_tokens)
+        if self._logprobs is not None:
+            self._logprobs.drop(num_tokens)
+
+    def _shown(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+        return chunks if self._logprobs is None else self._logprobs.shown(chunks)
 
     def _matched_stop(self) -> str | int | None:
         if self._finish_reason != "stop":

@@ -14,10 +14,33 @@ FinishReason: TypeAlias = Literal[
 
 
 @dataclass(frozen=True)
+class TokenLogprob:
+    """How probable the model itself found a token, before any sampling option.
+
+    ``logprob`` is the natural logarithm of the probability of ``token``, whose own text is
+    ``text``. ``alternatives`` are the likeliest tokens at its place, the likeliest first; the
+    token may be among them.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2", context_length=512) as llama:
+        ...     result = llama.generate("The capital of France is", max_tokens=1, logprobs=2)
+        >>> [each.text for each in result.logprobs[0].alternatives]
+        [' Paris', ' the']
+    """
+
+    token: int
+    text: str
+    logprob: float
+    alternatives: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
 class Chunk:
     """One step's ``text``. It may be empty, inside a character or a possible stop string.
 
     ``token`` is its id, None for text that was held back and belongs to no further token.
+    ``logprobs`` has its log-probability, if that was asked for.
 
     Example:
         >>> from edgellama import Chunk
@@ -27,6 +50,7 @@ class Chunk:
 
     text: str
     token: int | None
+    logprobs: TokenLogprob | None = None
 
 
 @dataclass(frozen=True)
@@ -107,6 +131,8 @@ class Generation:
     not tell, which ``parse_error`` then names.
     ``dropped_messages`` of the conversation went out of the prompt to make room for this reply.
     ``statistics`` has counts and seconds, ``index`` is the number of its prompt in a batch.
+    ``logprobs`` has one for each of the tokens, ``prompt_logprobs`` for each of the prompt's
+    (None for the first), if they were asked for.
 
     Example:
         >>> from edgellama import Llama
@@ -126,6 +152,8 @@ class Generation:
     index: int = 0
     parsed: Any = None
     parse_error: str = ""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
 
     @property
     def context_full(self) -> bool:

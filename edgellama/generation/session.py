@@ -214,7 +214,7 @@ class Session:
         cancel = CancelToken()
         with self._lock:
             self._check_free()
-            self._check_prompt(request.prompt)
+            check_prompt(request.prompt, self.context_length, self._engine.config.vocab_size)
             if request.adapters is None:
                 request = replace(request, adapters=self._adapters)
             drafter = drafter_of(self._speculation, request, self.context_length)
@@ -347,12 +347,13 @@ class Session:
         if self._closed:
             raise EdgellamaError("this session is closed")
 
-    def _check_prompt(self, prompt: Sequence[int]) -> None:
-        check_fits(prompt, self.context_length)
-        vocab_size = self._engine.config.vocab_size
-        if min(prompt) < 0 or max(prompt) >= vocab_size:
-            wrong = next(token for token in prompt if not 0 <= token < vocab_size)
-            raise InvalidOptionError(f"token {wrong} in the prompt; allowed: 0 to {vocab_size - 1}")
+
+def check_prompt(prompt: Sequence[int], context_length: int, vocab_size: int) -> None:
+    """ContextLengthError for a prompt that is too long, InvalidOptionError for unknown tokens."""
+    check_fits(prompt, context_length)
+    if min(prompt) < 0 or max(prompt) >= vocab_size:
+        wrong = next(token for token in prompt if not 0 <= token < vocab_size)
+        raise InvalidOptionError(f"token {wrong} in the prompt; allowed: 0 to {vocab_size - 1}")
 
 
 def check_fits(prompt: Sequence[int], context_length: int) -> None:

@@ -57,6 +57,10 @@ class TextOptions(SamplingArguments, total=False):
         sampler: A function called as ``sampler(logits, tokens)`` that gives the next token, in
             place of all sampling options but those of single tokens; what is forbidden has minus
             infinity. None (the default) is the sampling of the options.
+        logprobs: Give the log-probability of every token, and so many of the likeliest tokens
+            at its place, from 0, as the model itself finds them. None (the default) gives none.
+        prompt_logprobs: The same for the tokens of the prompt, which is computed anew for it.
+            None (the default) gives none.
         adapters: Loaded adapters, or their names, with scales, for this text alone, such as
             ``{"french": 0.5}``; {} is none. None (the default) are those of the session.
         timeout: Seconds, from the call on, after which the text ends as it is, with "timeout"
@@ -94,6 +98,8 @@ class TextOptions(SamplingArguments, total=False):
     banned: str | Sequence[str] | None
     processors: Sequence[Processor] | None
     sampler: TokenChoice | None
+    logprobs: int | None
+    prompt_logprobs: int | None
     adapters: AdapterScales | None
     timeout: float | None
     on_prefill: Callable[[int, int], None] | None
@@ -136,8 +142,8 @@ class Request:
     Fields that an option of a text has are explained there. ``continuation``: the text carries
     on the prompt's, so a leading space is kept. ``dropped_messages`` is handed on to the result.
     ``adapters`` None are those of who asks, else none. ``answer``: the form that the text must
-    have. ``end_tokens`` end the text beside those
-    of the model.
+    have. ``end_tokens`` end the text beside those of the model. ``prompt_logprobs`` begin at the
+    prompt's token ``first_logprob``.
     """
 
     prompt: Sequence[int]
@@ -148,6 +154,9 @@ class Request:
     banned: Sequence[str] = ()
     processors: Sequence[Processor] = ()
     sampler: TokenChoice | None = None
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    first_logprob: int = 0
     continuation: bool = True
     dropped_messages: int = 0
     adapters: AdapterScales | AdapterSet | None = None
@@ -173,13 +182,14 @@ def drafter_of(
     return speculation.drafter(request.speculation, min(likely_length, context_length))
 
 
-def _token_limit(value: Any) -> int | None:
+def checked_count(name: str, value: Any) -> int | None:
+    """A whole number from 0, or None; InvalidOptionError for anything else."""
     if value is None:
         return None
     is_truth = isinstance(value, bool)  # a whole number too, for Python
     if isinstance(value, Integral) and not is_truth and int(value) >= 0:
         return int(value)
-    raise InvalidOptionError(f"max_tokens is {value!r}; allowed: None or a whole number from 0")
+    raise InvalidOptionError(f"{name} is {value!r:.80}; allowed: None or a whole number from 0")
 
 
 def _seconds(value: Any) -> float | None:
@@ -227,12 +237,14 @@ def _shows_schema(value: Any) -> bool:
 
 
 _CHECKED: Mapping[str, Callable[[Any], Any]] = {
-    "max_tokens": _token_limit,
+    "max_tokens": partial(checked_count, "max_tokens"),
     "stop": partial(given_strings, "stop"),
     "stop_tokens": stop_tokens,
     "banned": partial(given_strings, "banned"),
     "processors": _processors,
     "sampler": _token_choice,
+    "logprobs": partial(checked_count, "logprobs"),
+    "prompt_logprobs": partial(checked_count, "prompt_logprobs"),
     "adapters": _as_given,
     "timeout": _seconds,
     "on_prefill": _prefill_listener,

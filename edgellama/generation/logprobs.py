@@ -1,0 +1,134 @@
+"""Log-probabilities of tokens in the model's own distribution, before anything is done to it.
+
+Those of a text are noted as its tokens are chosen, those of a prompt as its steps are computed.
+What asks for none pays for none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.generation.results import Chunk, TokenLogprob
+from edgellama.sampling.filters import keep_top_k
+
+if TYPE_CHECKING:
+    from edgellama.generation.text_options import Request
+    from edgellama.sampling.filters import Logits
+    from edgellama.text.tokenizer import Tokenizer
+
+Rows = npt.NDArray[np.float32]
+
+
+def log_total(logits: Logits) -> float:
+    """The logarithm of the sum of all exponentials: a logit less this is a log-probability."""
+    largest = float(logits.max())
+    below = (logits - np.float32(largest)).astype(np.float32)
+    return largest + math.log(float(np.exp(below).sum(dtype=np.float64)))
+
+
+def token_logprob(
+    tokenizer: Tokenizer, logits: Logits, token: int, num_alternatives: int
+) -> TokenLogprob:
+    """The log-probability of a token by logits (vocab_size,), and the likeliest tokens."""
+    total = log_total(logits)
+
+    def of(other: int) -> TokenLogprob:
+        text = tokenizer.decode([other], skip_special=False, continuation=True)
+        return TokenLogprob(other, text, float(logits[other]) - total)
+
+    likeliest: list[int] = []
+    if num_alternatives:
+        kept = keep_top_k(logits, num_alternatives)
+        likeliest = kept[np.argsort(-logits[kept], kind="stable")].tolist()
+    return replace(of(token), alternatives=tuple(map(of, likeliest)))
+
+
+def wanted_logprobs(
+    tokenizer: Tokenizer, request: Request
+) -> tuple[TextLogprobs | None, PromptLogprobs | None]:
+    """What notes those that a request wants, of the text and of the prompt."""
+    of_text, of_prompt = request.logprobs, request.prompt_logprobs
+    return (
+        None if of_text is None else TextLogprobs(tokenizer, of_text),
+        None
+        if of_prompt is None
+        else PromptLogprobs(tokenizer, request.prompt, of_prompt, request.first_logprob),
+    )
+
+
+class TextLogprobs:
+    """Those of the tokens of a text, which may be taken back."""
+
+    def __init__(self, tokenizer: Tokenizer, num_alternatives: int) -> None:
+        self._tokenizer = tokenizer
+        self._num_alternatives = num_alternatives
+        self._num_shown = 0
+        self._found: list[TokenLogprob] = []
+
+    @property
+    def found(self) -> tuple[TokenLogprob, ...]:
+        """One for each token of the text so far."""
+        return tuple(self._found)
+
+    def note(self, logits: Logits, token: int) -> None:
+        """The text's next token was chosen by ``logits`` (vocab_size,)."""
+        found = token_logprob(self._tokenizer, logits, token, self._num_alternatives)
+        self._found.append(found)
+
+    def drop(self, num_tokens: int) -> None:
+        """The last tokens do not belong to the text any more."""
+        del self._found[len(self._found) - num_tokens :]
+
+    def shown(self, chunks: Sequence[Chunk]) -> list[Chunk]:
+        """Chunks of the text's next tokens, with theirs."""
+        made = []
+        for chunk in chunks:
+            if chunk.token is not None:
+                chunk = replace(chunk, logprobs=self._found[self._num_shown])
+                self._num_shown += 1
+            made.append(chunk)
+        return made
+
+
+class PromptLogprobs:
+    """Those of a prompt's tokens from place ``first`` on; the very first token has none."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, prompt: Sequence[int], num_alternatives: int, first: int
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._prompt = prompt
+        self._num_alternatives = num_alternatives
+        self._first_wanted = first
+        self.first = max(1, first)
+        self._place = 0
+        self._found: list[TokenLogprob] = []
+
+    @property
+    def found(self) -> tuple[TokenLogprob | None, ...]:
+        """One for each token from place ``first`` on, or from 0 on with None for that."""
+        return tuple(self._found) if self._first_wanted else (None, *self._found)
+
+    def next_tokens(self, num_computed: int) -> tuple[Sequence[int], bool]:
+        """What of the prompt comes next, and whether its logits are wanted."""
+        if num_computed < self.first - 1:
+            return self._prompt[num_computed : self.first - 1], False
+        self._place = num_computed
+        return self._prompt[num_computed:], True
+
+    def keep(self, rows: Rows) -> Rows:
+        """Note what a step has found for the next tokens of the prompt; only its last row stays."""
+        for row in rows:
+            self._place += 1
+            if self.first <= self._place < len(self._prompt):
+                token = self._prompt[self._place]
+                self._found.append(
+                    token_logprob(self._tokenizer, row, token, self._num_alternatives)
+                )
+        return rows[-1:].copy()
