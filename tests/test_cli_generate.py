@@ -25,6 +25,8 @@ from edgellama.text.tokenizer import load_tokenizer
 PROMPT = "The capital of France is"
 GREEDY = ("--temperature", "0", "-n", "12")
 JSON_FIELDS = {
+    "accepted_tokens",
+    "drafted_tokens",
     "cached_tokens",
     "matched_stop",
     "text",
