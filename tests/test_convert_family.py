@@ -237,6 +237,31 @@ def test_long_llama_is_told(tmp_path: Path) -> None:
     assert notes["llama-2"] == ()
 
 
+def test_models_for_vectors(tmp_path: Path) -> None:
+    """A checkpoint without an output matrix is converted, told, and makes the same vectors."""
+    from edgellama import Llama
+
+    member = BY_NAME["llama-2"]
+    whole = member.write(tmp_path / "whole")
+    bare = replace(member, config={**member.config, "architectures": ["LlamaModel"]})
+    folder = bare.write(tmp_path / "bare")
+    tensors = {
+        name.removeprefix("model."): values
+        for name, values in member.weights().items()
+        if name != "lm_head.weight"
+    }
+    (folder / "model.safetensors").unlink()
+    write_safetensors(folder / "model.safetensors", tensors)
+    with open_checkpoint(folder) as checkpoint:
+        assert ["for vectors" in note for note in describe(checkpoint).notes] == [True]
+    vectors = []
+    for name, source in (("whole", whole), ("bare", folder)):
+        convert(source, tmp_path / f"{name}.gguf", type="f16")
+        with Llama(tmp_path / f"{name}.gguf", exact=True) as llama:
+            vectors.append(llama.embed([[1, 20, 30], [1, 5]], pooling="last"))
+    np.testing.assert_array_equal(*vectors)
+
+
 def test_names_without_prefix(tmp_path: Path) -> None:
     """Tensors whose names lack the leading ``model.`` are the same tensors."""
     member = BY_NAME["llama-2"]

@@ -15,7 +15,12 @@ from types import MappingProxyType
 from edgellama.convert import metadata
 from edgellama.convert.dequantize.recognition import float_tensors
 from edgellama.convert.metadata import MetadataItem
-from edgellama.convert.model.family import check_hugging_face, check_meta, family_notes
+from edgellama.convert.model.family import (
+    check_hugging_face,
+    check_meta,
+    family_notes,
+    is_headless,
+)
 from edgellama.convert.model.general import general_items
 from edgellama.convert.model.generation_config import FILE, end_token_items, sampling_items
 from edgellama.convert.model.gguf_source import gguf_items
@@ -33,6 +38,7 @@ from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
 from edgellama.convert.vocabulary.vocabulary_source import read_vocabulary
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.llama_tensors import OUTPUT
 from edgellama.quant.vocabulary.file_pattern import (
     DEFAULT_PATTERN,
     PRE,
@@ -88,7 +94,13 @@ def describe(
         tie = decide_tie(layout.tensors, release.tied, f"{release.name} of this size is tied")
     else:
         says_tied = config.flag("tie_word_embeddings", False)
-        tie = decide_tie(layout.tensors, says_tied, "config.json has tie_word_embeddings true")
+        # Readers take the embedding for an output that is not there.
+        is_headless_file = is_headless(config) and OUTPUT not in layout.tensors
+        tie = decide_tie(
+            layout.tensors,
+            says_tied or is_headless_file,
+            "config.json has tie_word_embeddings true",
+        )
     tensors = layout.ordered(sizes, tied=tie.is_tied, half_split=not is_meta)
     settings = TokenizerSettings(checkpoint.folder, config)
     vocabulary = read_vocabulary(

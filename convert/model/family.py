@@ -19,11 +19,13 @@ ARCHITECTURES = (
     "MistralForCausalLM",
 )
 """LongLLaMA's weights are those of a Llama; its memory of earlier texts is code of its own."""
+HEADLESS = ("LlamaModel", "MistralModel")
+"""Without an output matrix: models that were trained to make vectors of texts."""
 MODEL_TYPES = ("llama", "longllama", "mistral")
 ACTIVATIONS = ("silu", "swish")
 SUPPORTED = (
     "Llama 1, 2, 3, 3.1, 3.2 and 3.3 text models, Code Llama, and models of the same shape "
-    f"({', '.join(ARCHITECTURES)})"
+    f"({', '.join((*ARCHITECTURES, *HEADLESS))})"
 )
 # Fields of params.json that only other kinds of model have.
 _FOREIGN_META: Mapping[str, str] = MappingProxyType(
@@ -44,7 +46,7 @@ def check_hugging_face(config: Fields) -> None:
     """UnsupportedModelError, naming what it is, unless config.json describes a Llama."""
     architectures = [name for name in config.items("architectures") if isinstance(name, str)]
     model_type = config.text("model_type")
-    known = [name for name in architectures if name in ARCHITECTURES]
+    known = [name for name in architectures if name in (*ARCHITECTURES, *HEADLESS)]
     if architectures and not known:
         raise _unsupported(config, f"architecture {shown(architectures[0])}")
     if not architectures and model_type not in MODEL_TYPES:
@@ -66,6 +68,11 @@ def check_meta(params: Fields) -> None:
             raise _unsupported(params, f"{what} ({name})")
 
 
+def is_headless(config: Fields) -> bool:
+    """Whether config.json describes a model without an output matrix."""
+    return any(name in HEADLESS for name in config.items("architectures"))
+
+
 def family_notes(config: Fields) -> tuple[str, ...]:
     """What the user should know of a model that is converted as the plain Llama that it is."""
     if config.text("model_type") == "longllama" or "LongLlamaForCausalLM" in config.items(
@@ -74,6 +81,11 @@ def family_notes(config: Fields) -> tuple[str, ...]:
         return (
             "LongLLaMA is converted as the Llama that it was made of: its memory of what lies "
             "behind the context is left out",
+        )
+    if is_headless(config):
+        return (
+            "the checkpoint is for vectors of texts (edgellama embed): without an output matrix, "
+            "texts that it generates mean nothing",
         )
     return ()
 
