@@ -25,7 +25,12 @@ if TYPE_CHECKING:
     from edgellama.generation.scoring import Classification, Score
     from edgellama.generation.session import Session
     from edgellama.generation.stream import Stream
-    from edgellama.generation.text_options import PromptOptions, TextOptions
+    from edgellama.generation.text_options import (
+        BatchOptions,
+        ChatOptions,
+        PromptOptions,
+        TextOptions,
+    )
     from edgellama.llama import Llama
     from edgellama.models.pulling import pull
     from edgellama.quant.errors import (
@@ -52,6 +57,7 @@ if TYPE_CHECKING:
     from edgellama.text.chat_template import ChatTemplate
     from edgellama.text.tokenizer import Tokenizer, load_tokenizer
     from edgellama.text_pipeline import TextGenerationPipeline, pipeline
+    from edgellama.tools.tool import Tool, ToolCall
 
 __version__ = "0.1.0"
 """The version of this package, as ``pip show edgellama`` tells it."""
@@ -61,8 +67,10 @@ _MODULES = {
     "AsyncBatch": "edgellama.generation.batch",
     "AsyncStream": "edgellama.generation.async_stream",
     "Batch": "edgellama.generation.batch",
+    "BatchOptions": "edgellama.generation.text_options",
     "CacheError": "edgellama.quant.errors",
     "CancelToken": "edgellama.engine.cancellation",
+    "ChatOptions": "edgellama.generation.text_options",
     "ChatTemplate": "edgellama.text.chat_template",
     "Chunk": "edgellama.generation.results",
     "ConstraintError": "edgellama.quant.errors",
@@ -99,6 +107,8 @@ _MODULES = {
     "TextOptions": "edgellama.generation.text_options",
     "Tokenizer": "edgellama.text.tokenizer",
     "TokenizerError": "edgellama.quant.errors",
+    "Tool": "edgellama.tools.tool",
+    "ToolCall": "edgellama.tools.tool",
     "UnsupportedModelError": "edgellama.quant.errors",
     "Classification": "edgellama.generation.scoring",
     "Score": "edgellama.generation.scoring",
@@ -114,8 +124,10 @@ __all__ = [
     "AsyncBatch",
     "AsyncStream",
     "Batch",
+    "BatchOptions",
     "CacheError",
     "CancelToken",
+    "ChatOptions",
     "ChatTemplate",
     "Chunk",
     "Classification",
@@ -155,6 +167,8 @@ __all__ = [
     "TokenLogprob",
     "Tokenizer",
     "TokenizerError",
+    "Tool",
+    "ToolCall",
     "UnsupportedModelError",
     "Usage",
     "load_tokenizer",

@@ -60,7 +60,12 @@ from edgellama.generation.speculation.speculation import (
     speculation_mode,
 )
 from edgellama.generation.stream import Stream
-from edgellama.generation.text_options import PromptOptions, TextOptions
+from edgellama.generation.text_options import (
+    BatchOptions,
+    ChatOptions,
+    PromptOptions,
+    TextOptions,
+)
 from edgellama.generation.waiting_line import WaitingLine
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
 from edgellama.quant.sampling_keys import recommended_sampling
@@ -426,7 +431,7 @@ class Llama:
         template: str | None = None,
         width: int = DEFAULT_WIDTH,
         on_error: OnError | None = None,
-        **options: Unpack[PromptOptions],
+        **options: Unpack[BatchOptions],
     ) -> Batch:
         """Texts that follow many prompts, some computed together, as they finish.
 
@@ -443,7 +448,8 @@ class Llama:
             width: How many are computed together at most, from 1; 32 by default.
             on_error: Called as ``on_error(index, error)`` for prompts that cannot run, such as
                 ones longer than the context. None (the default) raises the first such error.
-            options: PromptOptions for all prompts. Sampling that is not given has its default, for
+            options: BatchOptions: PromptOptions for all prompts, and ChatOptions such as
+                ``tools`` for ``messages``. Sampling that is not given has its default, for
                 ``messages`` that of ``chat``.
 
         Returns:
@@ -488,7 +494,7 @@ class Llama:
         template: str | None = None,
         width: int = DEFAULT_WIDTH,
         on_error: OnError | None = None,
-        **options: Unpack[PromptOptions],
+        **options: Unpack[BatchOptions],
     ) -> AsyncBatch:
         """``generate_batch`` for event loops; what is wrong is raised by the first await.
 
@@ -837,7 +843,7 @@ class Llama:
         messages: Sequence[Mapping[str, object]] | None = None,
         template: str | None = None,
         when_full: WhenFull = "drop",
-        **options: Unpack[TextOptions],
+        **options: Unpack[ChatOptions],
     ) -> Conversation:
         """A new conversation in the model's own chat format, with its own session.
 
@@ -853,8 +859,8 @@ class Llama:
             when_full: What happens once the messages fill the context: "drop" (the default)
                 leaves the oldest turns out, "stop" gives empty replies, "error" raises
                 ContextLengthError.
-            options: TextOptions for every reply; its session has the ``adapters``. Sampling that
-                is not given is what the file recommends
+            options: ChatOptions for every reply, such as ``tools``; its session has the
+                ``adapters``. Sampling that is not given is what the file recommends
                 (``sampling_defaults``); where it recommends nothing, a repetition penalty of 1.1
                 and DRY keep small models from looping.
 
@@ -878,7 +884,7 @@ class Llama:
             ['system', 'user', 'assistant']
         """
         defaults = self.sampling_defaults or CHAT_SAMPLING
-        options = cast("TextOptions", merged_options(defaults, options))
+        options = cast("ChatOptions", merged_options(defaults, options))
         chosen = self._chat_template(template)
         adapters = options.pop("adapters", None)
         return Conversation(

@@ -358,7 +358,7 @@ def test_save_and_load(
             {
                 "format": "edgellama conversation",
                 "version": 1,
-                "messages": [{"role": "tool", "content": ""}],
+                "messages": [{"role": "function", "content": ""}],
             }
         ).encode(),
     ],

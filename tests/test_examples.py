@@ -134,3 +134,12 @@ def test_sidecar_errors(smollm2_path: Path) -> None:
     assert result.returncode == 1
     assert "no-such-model" in result.stderr
     assert "edgellama ended with code 1" in result.stderr
+
+
+def test_tool_use(smollm2_path: Path) -> None:
+    """The model calls a function with arguments of the question, and tells what it returned."""
+    pytest.importorskip("llguidance")
+    result = run_example("tool_use.py", "How much is 12 times 34?")
+    called, _, answer = result.stdout.partition("\n")
+    assert called == "calculate(left=12, operation='*', right=34) -> 408"
+    assert "408" in answer

@@ -66,19 +66,20 @@ ALLOWED: dict[str, set[str]] = {
     "engine": {*HOST_KERNELS, *QUANT},
     "text": QUANT,
     "constraints": {"sampling", "text", *QUANT},
+    "tools": {"constraints", "text", *QUANT},
     "sampling": {"kernels_cpu.compiling", "kernels_cpu.sampling", *QUANT},
     "generation.speculation": {"engine", "text", *QUANT},
     "generation": {
-        *("constraints", "engine", "generation.speculation", "sampling", "text", *QUANT),
+        *("constraints", "engine", "generation.speculation", "sampling", "text", "tools", *QUANT),
     },
     "models": {"convert", "convert.output", "kernels_cpu.machine", *QUANT},
     "measure": {"engine", "sampling", "text", *HOST_KERNELS, *QUANT},
     "server": {
-        *("", "engine", "generation", "measure", "models", "sampling", "text"),
+        *("", "engine", "generation", "measure", "models", "sampling", "text", "tools"),
         *("kernels_cpu.machine", *QUANT),
     },
     "": {
-        *("engine", "generation", "generation.speculation", "models", "sampling", "text"),
+        *("engine", "generation", "generation.speculation", "models", "sampling", "text", "tools"),
         *("kernels_cpu.machine", *QUANT),
     },
 }

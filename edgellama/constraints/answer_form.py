@@ -23,7 +23,7 @@ FORM_OPTIONS = ("schema", "json", "regex", "grammar", "choices")
 """Options of which a text has one at most."""
 MAX_SOURCE_CHARACTERS = 1 << 20
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
-_JSON_STYLE = {
+JSON_STYLE = {
     "whitespace_flexible": False,
     "item_separator": ", ",
     "key_separator": ": ",
@@ -75,7 +75,7 @@ def _by_schema(given: object) -> AnswerForm:
     elif not isinstance(given, (bool, Mapping)):
         schema, read = schema_of_type(given)
     checked = json.loads(compiled_schema(schema))
-    grammar = {"name": "answer", "json_schema": {**checked, "x-guidance": _JSON_STYLE}}
+    grammar = {"name": "answer", "json_schema": {**checked, "x-guidance": JSON_STYLE}}
     return AnswerForm("schema", json.dumps({"grammars": [grammar]}), _schema_words(schema), read)
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from edgellama.generation.instruction import encode_instructed, instruction
+from edgellama.generation.chat_format import ChatFormat
 from edgellama.generation.messages import checked_messages
 from edgellama.generation.text_options import (
+    CHAT_ONLY,
     PROMPT_OPTION_NAMES,
     Request,
     layered_options,
     prompt_request,
-    text_request,
 )
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
@@ -32,12 +33,13 @@ BatchPrompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
 PROMPT_KEYS = ("prompt", "messages")
 CONTINUE_KEY = "continue_final_message"
 """Of a chat: whether the text carries on its last message, instead of answering it."""
+BATCH_OPTION_NAMES = (*PROMPT_OPTION_NAMES, *CHAT_ONLY)
 
 
 class BatchPrompts:
     """Makes the request of each prompt of a batch.
 
-    ``options``, which are PromptOptions, hold for all that do not say otherwise; what chats
+    ``options``, which are BatchOptions, hold for all that do not say otherwise; what chats
     leave out they have from ``chat_sampling``. ``template`` is asked for once a chat comes.
     """
 
@@ -52,7 +54,8 @@ class BatchPrompts:
         self._template = template
         self._chat_sampling = chat_sampling
         self._options = options
-        prompt_request(tokenizer, [0], options)
+        check_option_names(options, BATCH_OPTION_NAMES)
+        prompt_request(tokenizer, [0], _of_prompts(options))
 
     def request(self, prompt: BatchPrompt) -> Request:
         """The request of a prompt; InvalidOptionError or TemplateError for what cannot run."""
@@ -61,13 +64,18 @@ class BatchPrompts:
         own = {key: value for key, value in given.items() if key not in PROMPT_KEYS}
         if "messages" in given:
             return self._chat_request(given["messages"], own)
-        return prompt_request(self._tokenizer, given["prompt"], layered_options(self._options, own))
+        return prompt_request(
+            self._tokenizer, given["prompt"], layered_options(_of_prompts(self._options), own)
+        )
+
+    @cached_property
+    def _chat_format(self) -> ChatFormat:
+        return ChatFormat(self._tokenizer, self._template())
 
     def _chat_request(self, messages: Any, own: Mapping[str, Any]) -> Request:
         checked = checked_messages(messages)
         if not checked:
             raise InvalidOptionError("messages is empty; allowed: at least one message")
-        template = self._template()
         continues = own.get(CONTINUE_KEY, False)
         if not isinstance(continues, bool):
             raise InvalidOptionError(
@@ -76,12 +84,13 @@ class BatchPrompts:
         own = {key: value for key, value in own.items() if key != CONTINUE_KEY}
         options = layered_options(self._chat_sampling, self._options, own)
         options.pop("parse_special", None)  # templates know what is a control token
-        request = text_request([0], options, stop=template.stop, continuation=continues)
-        words = instruction(request)
-        tokens = encode_instructed(
-            self._tokenizer, template, checked, words, continue_final_message=continues
-        )
-        return replace(request, prompt=tokens)
+        chat_format = self._chat_format
+        asked = chat_format.reply_request(options, continues=continues)
+        return replace(asked.request, prompt=chat_format.prompt(asked, checked))
+
+
+def _of_prompts(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in CHAT_ONLY}
 
 
 def _check_keys(given: Mapping[str, Any]) -> None:
@@ -90,7 +99,8 @@ def _check_keys(given: Mapping[str, Any]) -> None:
         found = " and ".join(named) or "neither"
         raise InvalidOptionError(f"a prompt has {found}; allowed: one of {', '.join(PROMPT_KEYS)}")
     try:
-        known = (*PROMPT_OPTION_NAMES, CONTINUE_KEY) if "messages" in given else PROMPT_OPTION_NAMES
-        check_option_names([key for key in given if key not in PROMPT_KEYS], known)
+        known = (*PROMPT_OPTION_NAMES, CONTINUE_KEY, *CHAT_ONLY)
+        names = known if "messages" in given else PROMPT_OPTION_NAMES
+        check_option_names([key for key in given if key not in PROMPT_KEYS], names)
     except InvalidOptionError as error:
         raise error.within("a prompt") from None

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.async_stream import AsyncStream
+from edgellama.generation.chat_format import ChatFormat, ReplyRequest
 from edgellama.generation.fitting import NoReply, WhenFull, check_when_full, first_kept
-from edgellama.generation.instruction import encode_instructed, instruction
 from edgellama.generation.messages import (
     Content,
     Message,
@@ -26,12 +26,8 @@ from edgellama.generation.messages import (
 from edgellama.generation.results import Generation
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
-from edgellama.generation.text_options import (
-    Request,
-    TextOptions,
-    layered_options,
-    text_request,
-)
+from edgellama.generation.text_options import ChatOptions, layered_options
+from edgellama.generation.tool_rounds import DEFAULT_MAX_ROUNDS, OnCall, ToolRounds
 from edgellama.generation.transcript import Transcript
 from edgellama.generation.turns import PromptTokens, Turn, as_computed
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
@@ -75,7 +71,7 @@ class Conversation:
         system: str | None = None,
         messages: Sequence[Mapping[str, object]] | None = None,
         when_full: WhenFull = "drop",
-        **options: Unpack[TextOptions],
+        **options: Unpack[ChatOptions],
     ) -> None:
         """Join a session, its tokenizer and a template; ``Llama.chat`` does it for you.
 
@@ -89,7 +85,7 @@ class Conversation:
                 default): the oldest turns, but never the system prompt, go out of the prompt
                 (they stay in ``messages``), and the result says how many. "stop": the reply is
                 empty and its result ``context_full``. "error": ContextLengthError.
-            options: TextOptions, for every reply.
+            options: ChatOptions, for every reply.
 
         Raises:
             InvalidOptionError: Malformed messages, two system prompts, options out of range.
@@ -97,7 +93,7 @@ class Conversation:
         check_when_full(when_full)
         self._session = session
         self._tokenizer = tokenizer
-        self._template = template
+        self._format = ChatFormat(tokenizer, template)
         self._when_full = when_full
         self._options = options
         self._preload: Stream | None = None
@@ -109,7 +105,7 @@ class Conversation:
                 )
             self.system = system
         # Bad options are reported here, not at the first reply.
-        self._request((0,), {})
+        self._asked({})
 
     @property
     def system(self) -> str | None:
@@ -139,16 +135,16 @@ class Conversation:
     @property
     def template(self) -> ChatTemplate:
         """The template that makes prompts of the messages."""
-        return self._template
+        return self._format.template
 
     @property
-    def options(self) -> TextOptions:
+    def options(self) -> ChatOptions:
         """The options that hold for every reply; assign others, which are checked."""
         return self._options.copy()
 
     @options.setter
-    def options(self, options: TextOptions) -> None:
-        self._request((0,), {}, options)
+    def options(self, options: ChatOptions) -> None:
+        self._asked({}, options)
         self._options = options.copy()
 
     @property
@@ -161,13 +157,13 @@ class Conversation:
         """The session that holds the conversation's tokens."""
         return self._session
 
-    def send(self, text: Content, **options: Unpack[TextOptions]) -> Generation:
+    def send(self, text: Content, **options: Unpack[ChatOptions]) -> Generation:
         """Add the user's message and return the reply, which is added too.
 
         Arguments:
             text: The message: a string, or text parts such as
                 ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
-            options: TextOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
+            options: ChatOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
                 SamplingOptions, each in place of the conversation's.
 
         Returns:
@@ -189,7 +185,7 @@ class Conversation:
         """
         return self.stream(text, **options).wait()
 
-    def stream(self, text: Content, **options: Unpack[TextOptions]) -> Stream:
+    def stream(self, text: Content, **options: Unpack[ChatOptions]) -> Stream:
         """Ask, and get the reply piece by piece.
 
         Both messages are added when the stream ends, also by Ctrl-C or ``close``, provided that
@@ -198,7 +194,7 @@ class Conversation:
         Arguments:
             text: The message: a string, or text parts such as
                 ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
-            options: TextOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
+            options: ChatOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
                 SamplingOptions, each in place of the conversation's.
 
         Returns:
@@ -223,13 +219,13 @@ class Conversation:
         message: Message = {"role": "user", "content": content_text(text)}
         return self._reply(len(self.messages), [message], options)
 
-    def regenerate(self, **options: Unpack[TextOptions]) -> Stream:
+    def regenerate(self, **options: Unpack[ChatOptions]) -> Stream:
         """Another reply to the last message of the user, in place of the one it had, if any.
 
         So it also answers ``messages`` that end with the user's.
 
         Arguments:
-            options: TextOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
+            options: ChatOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
                 SamplingOptions, each in place of the conversation's.
 
         Returns:
@@ -251,7 +247,82 @@ class Conversation:
         self._check_idle()
         return self._reply(self._transcript.num_asked(), [], options)
 
-    async def send_async(self, text: Content, **options: Unpack[TextOptions]) -> Generation:
+    def run(
+        self,
+        text: Content,
+        *,
+        max_rounds: int = DEFAULT_MAX_ROUNDS,
+        on_call: OnCall | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Generation:
+        """Add the user's message, run the tools that replies call, and return the last reply.
+
+        Calls and their results are messages of the conversation. What a function returns is
+        shown to the model as text, or as JSON; what it raises is shown, too.
+
+        Arguments:
+            text: The message: a string, or text parts such as
+                ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
+            max_rounds: How often tools are run and the model is asked again, from 1. If the last
+                reply still calls tools, they are not run, and it is returned as it is.
+            on_call: Called as ``on_call(call, result)`` when a call has been run. None (the
+                default) is nobody.
+            options: ChatOptions in place of the conversation's; ``tools`` must have functions.
+                A ``tool_choice`` that makes the model call holds for the first reply alone.
+
+        Returns:
+            The last reply.
+
+        Raises:
+            InvalidOptionError: There are no tools, one has no function, or another argument is
+                of another type or outside its range.
+            ConstraintError: A tool's schema cannot be kept to.
+            ContextLengthError: ``when_full`` is "error" and the conversation is longer than the
+                context, or the message alone does not fit.
+            TemplateError: The template refuses these messages.
+            EdgellamaError: Another reply runs, or the conversation is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> def add(a: int, b: int) -> int:
+            ...     "Add two numbers."
+            ...     return a + b
+            >>> options = {"tools": [add], "tool_choice": "add", "temperature": 0}
+            >>> with Llama("smollm2", context_length=1024) as llama:
+            ...     with llama.chat(**options) as chat:
+            ...         reply = chat.run("What is 2 + 3?", max_tokens=40)
+            ...         [message["role"] for message in chat.messages]
+            ['user', 'assistant', 'tool', 'assistant']
+        """
+        rounds = ToolRounds(self, options, max_rounds, on_call, may_await=False)
+        return rounds.run(self.send(text, **rounds.first))
+
+    async def run_async(
+        self,
+        text: Content,
+        *,
+        max_rounds: int = DEFAULT_MAX_ROUNDS,
+        on_call: OnCall | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Generation:
+        """``run`` for event loops; functions may be asynchronous, others are called in the loop.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> async def now() -> str:
+            ...     "Tell the time."
+            ...     return "noon"
+            >>> with Llama("smollm2", context_length=1024) as llama:
+            ...     with llama.chat(tools=[now], temperature=0, max_tokens=40) as chat:
+            ...         reply = asyncio.run(chat.run_async("What time is it?", tool_choice="now"))
+            ...         chat.messages[2]["content"]
+            'noon'
+        """
+        rounds = ToolRounds(self, options, max_rounds, on_call, may_await=True)
+        return await rounds.run_async(await self.send_async(text, **rounds.first))
+
+    async def send_async(self, text: Content, **options: Unpack[ChatOptions]) -> Generation:
         """``send`` for event loops, see AsyncStream.
 
         Example:
@@ -264,14 +335,14 @@ class Conversation:
         """
         return await self.stream_async(text, **options).wait()
 
-    def stream_async(self, text: Content, **options: Unpack[TextOptions]) -> AsyncStream:
+    def stream_async(self, text: Content, **options: Unpack[ChatOptions]) -> AsyncStream:
         """``stream`` for event loops; what is wrong with the call is raised by the first await.
 
         Example: see AsyncStream.
         """
         return AsyncStream(lambda: self.stream(text, **options))
 
-    def regenerate_async(self, **options: Unpack[TextOptions]) -> AsyncStream:
+    def regenerate_async(self, **options: Unpack[ChatOptions]) -> AsyncStream:
         """``regenerate`` for event loops; the first await raises what is wrong with the call.
 
         Example: see AsyncStream.
@@ -305,20 +376,20 @@ class Conversation:
         """
         self._check_idle()
         # What is typed next may change the last token of what is there.
-        request = self._request((0,), {"max_tokens": 0})
-        tokens = self._unfinished(content_text(text) or PLACEHOLDER, instruction(request))
+        asked = self._asked({"max_tokens": 0})
+        tokens = self._unfinished(asked, content_text(text) or PLACEHOLDER)
         tokens = (tokens[:-1] or tokens)[: self._session.context_length]
-        self._preload = self._session.start(replace(request, prompt=tokens))
+        self._preload = self._session.start(replace(asked.request, prompt=tokens))
         return self._preload
 
-    def complete_prompt(self, text: Content, **options: Unpack[TextOptions]) -> Stream:
+    def complete_prompt(self, text: Content, **options: Unpack[ChatOptions]) -> Stream:
         """Go on with a message that the user has not finished, as a suggestion.
 
         Nothing is added to ``messages``.
 
         Arguments:
             text: What the user has typed so far; not empty.
-            options: TextOptions, without those of the conversation; ``max_tokens`` is 16 where
+            options: ChatOptions, without those of the conversation; ``max_tokens`` is 16 where
                 it is not among them.
 
         Returns:
@@ -336,9 +407,10 @@ class Conversation:
             (True, [])
         """
         self._check_idle()
-        given: TextOptions = {"max_tokens": COMPLETION_TOKENS, **options}
-        request = self._request(self._unfinished(content_text(text), ""), given, {})
-        return self._session.start(replace(request, continuation=True))
+        given: ChatOptions = {"max_tokens": COMPLETION_TOKENS, "show_schema": False, **options}
+        asked = self._asked(given, {})
+        tokens = self._unfinished(asked, content_text(text))
+        return self._session.start(replace(asked.request, prompt=tokens, continuation=True))
 
     def preload_prompt_async(self, text: Content = "") -> AsyncStream:
         """``preload_prompt`` for event loops; the first await raises what is wrong with the call.
@@ -347,7 +419,7 @@ class Conversation:
         """
         return AsyncStream(lambda: self.preload_prompt(text))
 
-    def complete_prompt_async(self, text: Content, **options: Unpack[TextOptions]) -> AsyncStream:
+    def complete_prompt_async(self, text: Content, **options: Unpack[ChatOptions]) -> AsyncStream:
         """``complete_prompt`` for event loops; the first await raises what is wrong with the call.
 
         Example: see AsyncStream.
@@ -430,7 +502,7 @@ class Conversation:
         fork = Conversation(
             self._session.fork(),
             self._tokenizer,
-            self._template,
+            self._format.template,
             when_full=self._when_full,
             **self._options,
         )
@@ -447,7 +519,7 @@ class Conversation:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _reply(self, num_kept: int, asked: Sequence[Message], options: TextOptions) -> Stream:
+    def _reply(self, num_kept: int, asked: Sequence[Message], options: ChatOptions) -> Stream:
         """The reply to the first ``num_kept`` messages and what is asked after them."""
         messages = checked_messages([*self.messages[:num_kept], *asked])
         num_system = int(is_role(messages[0], "system"))
@@ -455,9 +527,10 @@ class Conversation:
 
         @cache
         def prompt(dropped: int) -> PromptTokens:
-            return self._prompt([*system, *turns[dropped:]], instruction(request))
+            return self._prompt(asked_for, [*system, *turns[dropped:]])
 
-        request = self._request((0,), options)
+        asked_for = self._asked(options)
+        request = asked_for.request
         context_length = self._session.context_length
         dropped, dropped_before = 0, self._transcript.dropped_messages
         if self._when_full == "drop":
@@ -476,34 +549,36 @@ class Conversation:
         def end(result: Generation) -> None:
             if result.tokens:
                 reply: Message = {"role": "assistant", "content": result.text}
-                turn = Turn(now, result.tokens, result.text)
+                text = result.text
+                if result.tool_calls:
+                    reply["tool_calls"] = [call.as_openai() for call in result.tool_calls]
+                    text = self._tokenizer.decode(result.tokens, continuation=True)
+                turn = Turn(now, result.tokens, text)
                 said = [*asked, reply]
                 self._transcript.add(num_kept, said, dropped_messages=dropped, turn=turn)
 
         request = replace(request, prompt=now.computed, dropped_messages=newly_dropped)
         return self._session.start(request, on_end=end)
 
-    def _prompt(self, messages: Sequence[Message], words: str) -> PromptTokens:
-        written = encode_instructed(self._tokenizer, self._template, messages, words)
+    def _prompt(self, asked: ReplyRequest, messages: Sequence[Message]) -> PromptTokens:
+        written = self._format.prompt(asked, messages)
         return PromptTokens(
             written, as_computed(self._tokenizer, written, self._transcript.last_turn)
         )
 
-    def _request(
-        self, prompt: Sequence[int], options: TextOptions, defaults: TextOptions | None = None
-    ) -> Request:
+    def _asked(self, options: ChatOptions, defaults: ChatOptions | None = None) -> ReplyRequest:
+        """What a reply is asked for with the conversation's own options, or ``defaults``."""
         given = layered_options(self._options if defaults is None else defaults, options)
-        return text_request(prompt, given, stop=self._template.stop, continuation=False)
+        return self._format.reply_request(given)
 
-    def _unfinished(self, text: str, words: str) -> Sequence[int]:
+    def _unfinished(self, asked_for: ReplyRequest, text: str) -> Sequence[int]:
         """The prompt up to the end of a user's message that is not finished."""
         asked: Message = {"role": "user", "content": text}
         messages = checked_messages([*self.messages, asked])
         first = self._transcript.num_system
         del messages[first : first + self._transcript.dropped_messages]
-        written = encode_instructed(
-            self._tokenizer, self._template, messages, words, continue_final_message=True
-        )
+        unfinished = replace(asked_for, request=replace(asked_for.request, continuation=True))
+        written = self._format.prompt(unfinished, messages)
         return as_computed(self._tokenizer, written, self._transcript.last_turn)
 
     def _check_idle(self) -> None:

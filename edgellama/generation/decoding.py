@@ -94,6 +94,7 @@ class Decoding:
             continuation=request.continuation,
             min_tokens=request.sampling.min_tokens,
             banned=request.banned,
+            calls=request.calls,
         )
         self._drafter = drafter
         self._draft: list[int] = []
@@ -235,13 +236,16 @@ class Decoding:
         """The generation so far."""
         prompt_tokens = len(self._request.prompt)
         text = self._assembly.text
-        is_whole = self._finish_reason == "stop" and self._is_complete
+        calls = self._assembly.tool_calls if self._is_over else ()
+        is_whole = self._finish_reason == "stop" and self._is_complete and not calls
         parsed, parse_error = parsed_answer(self._request.answer if is_whole else None, text)
         return Generation(
             text=text,
             tokens=tuple(self._history[prompt_tokens:]),
             prompt_tokens=prompt_tokens,
-            finish_reason=self._finish_reason,
+            finish_reason="tool_calls"
+            if self._finish_reason == "stop" and calls
+            else (self._finish_reason),
             statistics=self._clock.statistics(prompt_tokens),
             matched_stop=self._matched_stop(),
             logprobs=self._logprobs.found if self._logprobs else None,
@@ -249,6 +253,7 @@ class Decoding:
             dropped_messages=self._request.dropped_messages,
             parsed=parsed,
             parse_error=parse_error,
+            tool_calls=calls,
         )
 
     @property

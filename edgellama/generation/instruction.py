@@ -7,8 +7,7 @@ same form; where a template has no system prompt, before the first message of th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgellama.generation.messages import Message, is_role
 from edgellama.quant.errors import TemplateError
@@ -31,13 +30,16 @@ def encode_instructed(
     template: ChatTemplate,
     messages: Sequence[Message],
     words: str,
-    *,
-    continue_final_message: bool = False,
+    **variables: Any,
 ) -> list[int]:
-    """The prompt as tokens, ``words`` included; TemplateError as ``encode_chat`` raises it."""
-    encoded = partial(
-        encode_chat, tokenizer, template, continue_final_message=continue_final_message
-    )
+    """The prompt as tokens, ``words`` included; TemplateError as ``encode_chat`` raises it.
+
+    ``variables`` are more of its arguments by name.
+    """
+
+    def encoded(messages: Sequence[Message]) -> list[int]:
+        return encode_chat(tokenizer, template, messages, **variables)
+
     if not words:
         return encoded(messages)
     first, *others = messages

@@ -1,28 +1,41 @@
 """Messages of a conversation: their form, checked wherever they come from.
 
-Texts in, texts kept: a content given in parts becomes one text. What a template makes of
-messages is left to chat_template.
+Texts in, texts kept: a content given in parts becomes one text, arguments of calls become objects.
+What a template makes of messages is left to chat_template and to the room of tools.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TypeAlias, TypedDict
+from typing import Any, TypeAlias, TypedDict
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.tools.tool import checked_calls
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 MESSAGE_FORM = f"a role of {', '.join(ROLES)} (system first) and a content of text or text parts"
+_ALIASES = {"ipython": "tool"}
+"""What Llama 3.1 calls the role of results."""
 Content: TypeAlias = "str | Sequence[Mapping[str, object]]"
 """Text, or its parts as OpenAI's clients write them: ``[{"type": "text", "text": "hello"}]``."""
 
 
-class Message(TypedDict):
-    """One message: ``role`` is "system", "user" or "assistant", ``content`` its text."""
-
+class _Said(TypedDict):
     role: str
     content: str
+
+
+class Message(_Said, total=False):
+    """One message: ``role`` is "system", "user", "assistant" or "tool", ``content`` its text.
+
+    An assistant's may have ``tool_calls``, as ``ToolCall.as_openai`` writes them. A tool's content
+    is what the call returned whose id is ``tool_call_id``; ``name`` is the tool's.
+    """
+
+    tool_calls: list[dict[str, Any]]
+    tool_call_id: str
+    name: str
 
 
 def checked_messages(messages: Sequence[Mapping[str, object]], where: str = "") -> list[Message]:
@@ -76,14 +89,33 @@ def _part_text(part: object) -> str:
 
 def _checked(number: int, message: object, where: str) -> Message:
     if isinstance(message, Mapping):
-        role = message.get("role")
+        role = _ALIASES.get(str(message.get("role")), message.get("role"))
         first_only = role != "system" or number == 0
-        if role in ROLES and first_only and message.get("content") is not None:
+        calls = message.get("tool_calls") if role == "assistant" else None
+        has_content = message.get("content") is not None or bool(calls)
+        if role in ROLES and first_only and has_content:
             try:
-                return {"role": str(role), "content": content_text(message["content"])}
+                return _message(str(role), message, calls)
             except InvalidOptionError as error:
                 raise InvalidOptionError(f"{where}message {number}: {error}") from None
     raise InvalidOptionError(f"{where}message {number} is {message!r:.80}; allowed: {MESSAGE_FORM}")
+
+
+def _message(role: str, given: Mapping[str, object], calls: object) -> Message:
+    content = given.get("content")
+    # Clients write no content, or an empty list of parts, beside calls.
+    text = "" if calls and not content else content_text(content)
+    message: Message = {"role": role, "content": text}
+    if calls:
+        message["tool_calls"] = [call.as_openai() for call in checked_calls(calls)]
+    if role == "tool":
+        for key in ("tool_call_id", "name"):
+            value = given.get(key)
+            if isinstance(value, str):
+                message[key] = value
+            elif value is not None:
+                raise InvalidOptionError(f"{key} is {_named(value)}; allowed: text")
+    return message
 
 
 def _named(value: object) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from edgellama.tools.tool import ToolCall
+
 FinishReason: TypeAlias = Literal[
     "stop", "length", "context", "cancelled", "timeout", "tool_calls", "constraint"
 ]
@@ -129,6 +131,7 @@ class Generation:
     ``parsed`` is what a text says that was asked for by ``schema``, ``json`` or ``choices``: the
     object, None if the text was cut, or if the class refuses it for reasons that its schema does
     not tell, which ``parse_error`` then names.
+    ``tool_calls`` are what a reply calls, of the tools that were given; ``text`` is without them.
     ``dropped_messages`` of the conversation went out of the prompt to make room for this reply.
     ``statistics`` has counts and seconds, ``index`` is the number of its prompt in a batch.
     ``logprobs`` has one for each of the tokens, ``prompt_logprobs`` for each of the prompt's
@@ -154,6 +157,7 @@ class Generation:
     parse_error: str = ""
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
     @property
     def context_full(self) -> bool:

@@ -6,14 +6,17 @@ It knows neither where tokens come from nor what else ends a text.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgellama.generation.held_tokens import HeldTokens, TokenText
 from edgellama.generation.results import Chunk
 from edgellama.text.tokenizer import StopStrings, StreamingDetokenizer
+from edgellama.tools.tool import ToolCall
 
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
+    from edgellama.tools.call_splitter import ExpectedCalls
 
 
 class Added(NamedTuple):
@@ -40,14 +43,18 @@ class TextAssembly:
         continuation: bool,
         min_tokens: int = 0,
         banned: Sequence[str] = (),
+        calls: ExpectedCalls | None = None,
     ) -> None:
         """``continuation``: the text carries on another, so a leading space is kept.
 
-        Stop strings do not count in the text of the first ``min_tokens``.
+        Stop strings do not count in the text of the first ``min_tokens``. ``calls``: those of
+        tools that there may be; they are no part of the text, and nothing stops inside them.
         """
         self._num_unstopped = min_tokens
         self._stops = StopStrings(stop)
-        self._detokenizer = StreamingDetokenizer(tokenizer, continuation=continuation)
+        self._splitter = None if calls is None else calls.splitter()
+        marks = () if calls is None else calls.marks(tokenizer).values()
+        self._detokenizer = StreamingDetokenizer(tokenizer, continuation=continuation, shown=marks)
         self._held = HeldTokens(self._detokenizer, banned) if banned else None
         self._texts: list[str] = []
 
@@ -61,6 +68,14 @@ class TextAssembly:
         """All text that was given out."""
         return "".join(self._texts)
 
+    @cached_property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """The calls of a text that is finished."""
+        calls = () if self._splitter is None else self._splitter.calls
+        return tuple(
+            ToolCall(call.name, call.arguments, *([call.id] if call.id else [])) for call in calls
+        )
+
     def add(self, token: int) -> Added:
         """Let a token be the text's next one."""
         if self._held is None:
@@ -71,8 +86,15 @@ class TextAssembly:
     def finish(self) -> Added:
         """What was still held back at the end."""
         added = self._shown(self._held.release() if self._held else ())
-        rest, is_stopped = self._stops.feed(self._detokenizer.finish())
-        rest += self._stops.flush()
+        rest, cut_call = self._detokenizer.finish(), ""
+        if self._splitter is not None:
+            rest = self._splitter.feed(rest)
+            if self._splitter.in_calls:
+                cut_call = self._splitter.finish()
+            else:
+                rest += self._splitter.finish()
+        rest, is_stopped = self._stops.feed(rest)
+        rest += self._stops.flush() + cut_call
         self._texts.append(rest)
         chunks = (*added.chunks, Chunk(rest, None)) if rest else added.chunks
         return Added(chunks, is_stopped, added.num_dropped)
@@ -83,6 +105,8 @@ class TextAssembly:
         tokens = list(certain)
         for place, (token, text) in enumerate(tokens):
             is_stopped = False
+            if self._splitter is not None:
+                text = self._splitter.feed(text)
             if self._num_unstopped:
                 self._num_unstopped -= 1
             else:

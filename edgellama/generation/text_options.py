@@ -27,6 +27,8 @@ from edgellama.sampling.options import (
 )
 from edgellama.sampling.user_functions import Processor, TokenChoice
 from edgellama.text.infill import infill_prompt
+from edgellama.tools.call_splitter import ExpectedCalls
+from edgellama.tools.tool import AnyTool
 
 if TYPE_CHECKING:
     from edgellama.generation.speculation.drafter import Drafter
@@ -112,6 +114,37 @@ class TextOptions(SamplingArguments, total=False):
     show_schema: bool | None
 
 
+class ChatOptions(TextOptions, total=False):
+    """TextOptions, and what a chat's reply may call; for calls that answer messages.
+
+    Arguments:
+        tools: What the model may call: functions with type hints and docstrings, Tool objects,
+            or mappings as OpenAI's clients write them. None (the default) is nothing. Needs the
+            package llguidance, so that every call is well formed.
+        tool_choice: "auto" (the default): the model decides; "none": it calls nothing and is not
+            shown the tools; "required": it calls at least one; or a tool's name: it calls that.
+        parallel_tool_calls: Whether a reply may call several tools. True by default.
+        template_variables: What else the chat template gets by name, such as ``documents``,
+            ``date_string``, ``builtin_tools`` or ``tools_in_user_message``. None (the default) is
+            nothing.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> def add(a: int, b: int) -> int:
+        ...     "Add two numbers."
+        ...     return a + b
+        >>> with Llama("smollm2", context_length=1024) as llama, llama.chat(tools=[add]) as chat:
+        ...     reply = chat.send("What is 2 + 3?", tool_choice="add", temperature=0)
+        >>> reply.finish_reason, reply.tool_calls[0].name
+        ('tool_calls', 'add')
+    """
+
+    tools: Sequence[AnyTool] | None
+    tool_choice: str | Mapping[str, Any] | None
+    parallel_tool_calls: bool | None
+    template_variables: Mapping[str, object] | None
+
+
 class PromptOptions(TextOptions, total=False):
     """TextOptions, and how the prompt is read; for calls that go on with a prompt as it stands.
 
@@ -135,6 +168,18 @@ class PromptOptions(TextOptions, total=False):
     suffix_first: bool
 
 
+class BatchOptions(PromptOptions, ChatOptions, total=False):
+    """PromptOptions for prompts and ChatOptions for chats, for calls that take both.
+
+    Example:
+        >>> from edgellama import BatchOptions, Llama
+        >>> options: BatchOptions = {"max_tokens": 2, "parse_special": True}
+        >>> with Llama("smollm2", context_length=512) as llama:
+        ...     len(list(llama.generate_batch(["One,", "A,"], **options)))
+        2
+    """
+
+
 @dataclass(frozen=True)
 class Request:
     """What to generate from; InvalidOptionError for impossible values.
@@ -142,8 +187,8 @@ class Request:
     Fields that an option of a text has are explained there. ``continuation``: the text carries
     on the prompt's, so a leading space is kept. ``dropped_messages`` is handed on to the result.
     ``adapters`` None are those of who asks, else none. ``answer``: the form that the text must
-    have. ``end_tokens`` end the text beside those of the model. ``prompt_logprobs`` begin at the
-    prompt's token ``first_logprob``.
+    have. ``calls``: those of tools that it may have. ``end_tokens`` end the text beside those
+    of the model. ``prompt_logprobs`` begin at the prompt's token ``first_logprob``.
     """
 
     prompt: Sequence[int]
@@ -165,6 +210,7 @@ class Request:
     speculation: SpeculationMode | None = None
     answer: AnswerForm | None = None
     show_schema: bool = True
+    calls: ExpectedCalls | None = None
     end_tokens: frozenset[int] = frozenset()
 
     def __post_init__(self) -> None:
@@ -233,7 +279,7 @@ def _as_given(value: Any) -> Any:
 
 
 def _shows_schema(value: Any) -> bool:
-    return value is None or _is_true("show_schema", value)
+    return value is None or is_true("show_schema", value)
 
 
 _CHECKED: Mapping[str, Callable[[Any], Any]] = {
@@ -253,8 +299,10 @@ _CHECKED: Mapping[str, Callable[[Any], Any]] = {
 }
 """By the name of an option and of its field in Request: what is given, checked, as the field."""
 TEXT_OPTION_NAMES = (*_CHECKED, *FORM_OPTIONS, *SamplingArguments.__annotations__)
-_PROMPT_ONLY = ("parse_special", "suffix", "suffix_first")
-PROMPT_OPTION_NAMES = (*TEXT_OPTION_NAMES, *_PROMPT_ONLY)
+PROMPT_ONLY = ("parse_special", "suffix", "suffix_first")
+PROMPT_OPTION_NAMES = (*TEXT_OPTION_NAMES, *PROMPT_ONLY)
+CHAT_ONLY = ("tools", "tool_choice", "parallel_tool_calls", "template_variables")
+CHAT_OPTION_NAMES = (*TEXT_OPTION_NAMES, *CHAT_ONLY)
 
 
 def prompt_request(
@@ -262,7 +310,7 @@ def prompt_request(
 ) -> Request:
     """The request of a text or of token ids, with PromptOptions."""
     check_option_names(options, PROMPT_OPTION_NAMES)
-    own = {name: value for name, value in options.items() if name not in _PROMPT_ONLY}
+    own = {name: value for name, value in options.items() if name not in PROMPT_ONLY}
     parse_special, suffix_first = (
         _is_set(name, options) for name in ("parse_special", "suffix_first")
     )
@@ -278,10 +326,11 @@ def prompt_request(
 
 
 def _is_set(name: str, options: Mapping[str, Any]) -> bool:
-    return _is_true(name, options.get(name, False))
+    return is_true(name, options.get(name, False))
 
 
-def _is_true(name: str, value: object) -> bool:
+def is_true(name: str, value: object) -> bool:
+    """A value that is True or False; InvalidOptionError names the option of any other."""
     if not isinstance(value, bool):
         raise InvalidOptionError(f"{name} is {shown(value)}; allowed: True or False")
     return value

@@ -59,9 +59,11 @@ class ChatTemplate:
         """The prompt as text.
 
         Arguments:
-            messages: Each with at least the strings ``role`` and ``content``.
+            messages: Each with at least the strings ``role`` and ``content``; one with
+                ``tool_calls`` needs no content.
             add_generation_prompt: End with what opens the model's reply. True by default.
-            variables: Go to the template by name.
+            variables: Go to the template by name, such as ``tools``, ``documents``,
+                ``builtin_tools``, ``tools_in_user_message`` and ``date_string``.
 
         Returns:
             What the template writes, BOS included if it writes one.
@@ -133,18 +135,19 @@ def encode_chat(
 ) -> list[int]:
     """The prompt as tokens, with one BOS where the model wants one or the template writes one.
 
-    Control tokens come from the template alone; what looks like one inside a message is text.
-    With ``continue_final_message`` the prompt ends behind the last message's text, so that what
-    follows carries it on. ``variables`` go to the template by name. Raises TemplateError as
-    ``render`` does, and where that text is not found in the prompt.
+    Control tokens come from the template alone; what looks like one inside a message or a
+    variable is text. With ``continue_final_message`` the prompt ends behind the last message's
+    text, so that what follows carries it on. ``variables`` go to the template by name. Raises
+    TemplateError as ``render`` does, and where that text is not found in the prompt.
     """
     add_generation_prompt = add_generation_prompt and not continue_final_message
+    marks = _Marks(tokenizer.control_texts(), [messages, variables], template.source)
+    hidden = marks.hide_control(variables)
 
     def cut(marked: list[dict[str, object]]) -> list[Stretch | int]:
-        prompt = template.render(marked, add_generation_prompt=add_generation_prompt, **variables)
+        prompt = template.render(marked, add_generation_prompt=add_generation_prompt, **hidden)
         return tokenizer.split_special(well_formed(prompt))
 
-    marks = _Marks(tokenizer.control_texts(), messages, template.source)
     checked = _checked(messages)
     parts = _parts(tokenizer, marks, checked, cut)
     if continue_final_message:
@@ -216,11 +219,9 @@ def _with_one_bos(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
 class _Marks:
     """Private use characters that stand for text of messages while a template runs."""
 
-    def __init__(
-        self, control_texts: Sequence[str], messages: object, template_source: str
-    ) -> None:
-        """No mark is a character of the messages or of the template."""
-        characters = set(template_source).union(*_strings(messages))
+    def __init__(self, control_texts: Sequence[str], given: object, template_source: str) -> None:
+        """No mark is a character of what is given to the template, or of itself."""
+        characters = set(template_source).union(*_strings(given))
         free = (mark for mark in map(chr, MARKS) if mark not in characters)
         longest_first = sorted(control_texts, key=len, reverse=True)
         self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
@@ -237,7 +238,7 @@ class _Marks:
         self._shown = str.maketrans(shown)
 
     def hide_control(self, message: Mapping[str, object]) -> dict[str, object]:
-        """The message with each control token's text, in any string, as one mark."""
+        """A message, or variables, with each control token's text, in any string, as one mark."""
         return {key: self._without_control(value) for key, value in message.items()}
 
     def hide_content(
@@ -274,13 +275,21 @@ def _strings(value: object) -> Iterator[str]:
 
 
 def _checked(messages: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
-    """Copies of the messages; an error for one without a role and a text."""
+    """Copies of the messages; an error for one without a role and a text.
+
+    Where there are calls of tools, the text may be missing; it is empty then.
+    """
     if isinstance(messages, (str, Mapping)):
         raise TemplateError("messages are one value; a list of messages")
     for number, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise TemplateError(f"message {number} is a {type(message).__name__}; a mapping")
         for key in ("role", "content"):
-            if not isinstance(message.get(key), str):
+            if not isinstance(_with_content(message).get(key), str):
                 raise TemplateError(f"message {number} has no string {key!r}")
-    return [dict(message) for message in messages]
+    return [_with_content(message) for message in messages]
+
+
+def _with_content(message: Mapping[str, object]) -> dict[str, object]:
+    needs_none = message.get("content") is None and bool(message.get("tool_calls"))
+    return {**message, "content": ""} if needs_none else dict(message)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from edgellama.generation.messages import Message
     from edgellama.generation.results import Generation
     from edgellama.generation.stream import Stream
-    from edgellama.generation.text_options import TextOptions
+    from edgellama.generation.text_options import ChatOptions
     from edgellama.llama import Llama
 
 
@@ -98,7 +98,7 @@ class Chat:
     def set_options(self, given: Mapping[str, Any]) -> None:
         """Options of replies from now on, in place of those given so far; the rest is default."""
         defaults = self.llama.sampling_defaults or CHAT_SAMPLING
-        self.conversation.options = cast("TextOptions", merged_options(defaults, given))
+        self.conversation.options = cast("ChatOptions", merged_options(defaults, given))
         self.given = dict(given)
 
     def resume(self) -> None:

@@ -7,6 +7,7 @@ stands for is the tokenizer's knowledge.
 from __future__ import annotations
 
 import codecs
+from collections.abc import Collection
 from typing import TypeAlias
 
 from edgellama.text.tokenizer.base import Tokenizer, replace_surrogates
@@ -24,10 +25,19 @@ class StreamingDetokenizer:
     """Text of a growing list of tokens; the parts joined equal ``decode`` of the whole list."""
 
     def __init__(
-        self, tokenizer: Tokenizer, *, skip_special: bool = True, continuation: bool = False
+        self,
+        tokenizer: Tokenizer,
+        *,
+        skip_special: bool = True,
+        continuation: bool = False,
+        shown: Collection[int] = (),
     ) -> None:
-        """``continuation``: the tokens carry on a text, so a first space is kept."""
+        """``continuation``: the tokens carry on a text, so a first space is kept.
+
+        ``shown``: control tokens that are not skipped.
+        """
         self._tokenizer = tokenizer
+        self._shown = frozenset(shown)
         self._skip_special = skip_special
         self._at_start = not continuation
         self._decoder = codecs.getincrementaldecoder("utf-8")(tokenizer.decode_errors)
@@ -44,12 +54,11 @@ class StreamingDetokenizer:
 
     def add(self, token: int) -> str:
         """The text that is certain once this token is there; often empty inside a character."""
+        skips = self._skip_special and token not in self._shown
         if self._at_start:
-            data, self._at_start = self._tokenizer.opening_bytes(
-                token, skip_special=self._skip_special
-            )
+            data, self._at_start = self._tokenizer.opening_bytes(token, skip_special=skips)
         else:
-            data = self._tokenizer.token_bytes(token, skip_special=self._skip_special)
+            data = self._tokenizer.token_bytes(token, skip_special=skips)
         ended = ""
         if self._tokenizer.controls_end_characters and self._tokenizer.is_control(token):
             ended = self.finish()

@@ -1,0 +1,150 @@
+"""What a reply of a chat is asked for: its messages as a prompt, its options, and its tools.
+
+How a template shows tools and how calls are written is known to the room of tools.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
+
+from edgellama.generation.instruction import encode_instructed, instruction
+from edgellama.generation.messages import Message
+from edgellama.generation.text_options import (
+    CHAT_ONLY,
+    CHAT_OPTION_NAMES,
+    Request,
+    is_true,
+    text_request,
+)
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.sampling.options import check_option_names
+from edgellama.text.chat_template import ChatTemplate
+from edgellama.tools.call_splitter import ExpectedCalls
+from edgellama.tools.presentation import Presentation
+from edgellama.tools.tool import Tool, checked_tools
+
+if TYPE_CHECKING:
+    from edgellama.text.tokenizer import Tokenizer
+
+AUTO, NO_CALL, SOME_CALL = "auto", "none", "required"
+"""Whether a reply may, may not or must call a tool."""
+
+_OWN_VARIABLES = ("messages", "tools", "add_generation_prompt", "continue_final_message")
+
+
+@dataclass(frozen=True)
+class ReplyRequest:
+    """A request whose prompt is still to be made, with what the template is given for it."""
+
+    request: Request
+    tools: Sequence[Tool]
+    variables: Mapping[str, object]
+
+
+class ChatFormat:
+    """A tokenizer and a template, which together make prompts of messages."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+
+    def reply_request(self, options: Mapping[str, Any], *, continues: bool = False) -> ReplyRequest:
+        """The request that ChatOptions make.
+
+        ``continues``: the text carries on the last message, instead of answering it.
+        InvalidOptionError for what is no such option, or has no such value, ConstraintError for a
+        tool whose schema cannot be kept to.
+        """
+        check_option_names(options, CHAT_OPTION_NAMES)
+        own = {name: value for name, value in options.items() if name not in CHAT_ONLY}
+        request = text_request((0,), own, stop=self.template.stop, continuation=continues)
+        tools = checked_tools(options.get("tools"))
+        choice = _checked_choice(options.get("tool_choice"), tools)
+        parallel = options.get("parallel_tool_calls")
+        parallel = parallel is None or is_true("parallel_tool_calls", parallel)
+        variables = _checked_variables(options.get("template_variables"))
+        if choice == NO_CALL or not tools:
+            return ReplyRequest(request, (), variables)
+        return ReplyRequest(self._calling(request, tools, choice, parallel), tools, variables)
+
+    def prompt(self, asked: ReplyRequest, messages: Sequence[Message]) -> list[int]:
+        """The tokens of the prompt; TemplateError where the template refuses the messages."""
+        words = instruction(asked.request)
+        uses_tools = asked.tools or any(_is_about_tools(message) for message in messages)
+        variables: dict[str, Any] = dict(asked.variables)
+        if uses_tools:
+            given, of_tools = self._presentation.messages(messages, asked.tools)
+            messages, variables = cast("list[Message]", given), variables | of_tools
+        return encode_instructed(
+            self.tokenizer,
+            self.template,
+            messages,
+            words,
+            continue_final_message=asked.request.continuation,
+            **variables,
+        )
+
+    @cached_property
+    def _presentation(self) -> Presentation:
+        return Presentation.of(self.template)
+
+    def _calling(
+        self, request: Request, tools: Sequence[Tool], choice: str, parallel: bool
+    ) -> Request:
+        """The request of a reply that may call these tools, or one of them by name."""
+        from edgellama.tools.call_grammar import calls_form
+
+        form = self._presentation.form
+        allowed = tools if choice in (AUTO, SOME_CALL) else [t for t in tools if t.name == choice]
+        expected = ExpectedCalls(form, frozenset(tool.name for tool in allowed))
+        answer = calls_form(
+            form,
+            allowed,
+            marks=expected.marks(self.tokenizer),
+            must_call=choice != AUTO,
+            parallel=parallel and choice in (AUTO, SOME_CALL),
+            answer=request.answer,
+        )
+        stop = (*request.stop, *self._presentation.stop)
+        return replace(request, answer=answer, calls=expected, stop=stop)
+
+
+def _is_about_tools(message: Message) -> bool:
+    return message["role"] == "tool" or "tool_calls" in message
+
+
+def _checked_choice(given: object, tools: Sequence[Tool]) -> str:
+    """What a reply may call: AUTO, NO_CALL, SOME_CALL, or the name of a tool.
+
+    A tool may also be named as clients of OpenAI's API do it.
+    """
+    choice = given
+    if isinstance(choice, Mapping):
+        function = choice.get("function")
+        choice = function.get("name") if isinstance(function, Mapping) else None
+    names = [tool.name for tool in tools]
+    if choice is None and given is None:
+        return AUTO
+    if choice in names or choice in (AUTO, NO_CALL) or (choice == SOME_CALL and tools):
+        return str(choice)
+    allowed = ", ".join([AUTO, NO_CALL, *([SOME_CALL, *names] if tools else [])])
+    raise InvalidOptionError(f"tool_choice is {given!r:.80}; allowed: {allowed}")
+
+
+def _checked_variables(given: object) -> Mapping[str, object]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        raise InvalidOptionError(
+            f"template_variables is {shown(given)}; allowed: a mapping of names to values"
+        )
+    own = [name for name in _OWN_VARIABLES if name in given]
+    if own:
+        raise InvalidOptionError(
+            f"template_variables has {own[0]!r}; allowed: what the call has no option for"
+        )
+    return dict(given)

@@ -1,0 +1,230 @@
+"""What a reply may look like, token by token: text, or calls of tools with right arguments.
+
+It writes a grammar in llguidance's dialect of Lark. The schemas of arguments are checked and
+written by the constraints' room, the marks of a form are tokens where the vocabulary has them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from edgellama.constraints.answer_form import JSON_STYLE, AnswerForm
+from edgellama.constraints.json_schema import compiled_schema
+from edgellama.quant.errors import ConstraintError
+from edgellama.tools.forms import CallForm
+from edgellama.tools.tool import Tool
+
+_ANSWER = "answer"
+_PYTHON_VALUES = {"boolean": '"True" | "False"', "null": '"None"'}
+
+
+def calls_form(
+    form: CallForm,
+    tools: Sequence[Tool],
+    *,
+    marks: Mapping[str, int],
+    must_call: bool = False,
+    parallel: bool = True,
+    answer: AnswerForm | None = None,
+) -> AnswerForm:
+    """The form of a reply that may call tools.
+
+    Arguments:
+        form: How the model writes calls.
+        tools: Those it may call, at least one.
+        marks: Token ids of marks that the vocabulary has as tokens, by their texts.
+        must_call: No text instead of a call. False by default.
+        parallel: Several calls in a reply. True by default.
+        answer: What a reply that calls nothing must look like. None (the default) is any text.
+
+    Returns:
+        The form, for the constraints' compiler.
+
+    Raises:
+        ConstraintError: A schema that cannot be kept to, with the tool's name.
+    """
+    answer_grammars = [] if answer is None or must_call else json.loads(answer.grammar)["grammars"]
+    lark = _Lark(form, marks)
+    if answer_grammars and "json_schema" in answer_grammars[0] and form.is_plain_json:
+        # llguidance reads either by the first character, so both are one schema.
+        schema = _either(form, tools, answer_grammars[0]["json_schema"])
+        main = lark.rules(tools, others=[_json(schema)], parallel=parallel, is_unmarked=False)
+        answer_grammars = []
+    else:
+        others = [] if must_call else ["@" + _ANSWER] if answer_grammars else ["TEXT"]
+        main = lark.rules(tools, others=others, parallel=parallel, is_unmarked=True)
+    grammars = [{"lark_grammar": main}]
+    if answer_grammars:
+        first, *more = answer_grammars
+        grammars += [{**first, "name": _ANSWER}, *more]
+    grammar = json.dumps({"grammars": grammars}, ensure_ascii=False)
+    if answer is None:
+        return AnswerForm("tools", grammar)
+    return replace(answer, option="tools", grammar=grammar)
+
+
+class _Lark:
+    """Writes the rules for one form."""
+
+    def __init__(self, form: CallForm, marks: Mapping[str, int]) -> None:
+        self._form = form
+        self._marks = marks
+
+    def rules(
+        self, tools: Sequence[Tool], *, others: Sequence[str], parallel: bool, is_unmarked: bool
+    ) -> str:
+        """All rules, the start first.
+
+        ``others``: what a reply may be instead of calls. ``is_unmarked``: whether calls may begin
+        a reply without the mark, in forms that know such.
+        """
+        form, has_text = self._form, "TEXT" in others
+        begun = ["calls"] if form.opening is not None and is_unmarked else []
+        if form.opening is None or form.mark in self._marks:
+            begun.append("opened calls" if has_text else f"{self._literal(form.mark)} calls")
+        lines = [f"start: {' | '.join([*others, *begun])}"]
+        if has_text:
+            lines.append(f"TEXT: /{self._free_text()}/")
+        if "opened calls" in begun:
+            lines += self._opened()
+        lines += [*self._calls(parallel), *self._tool_rules(tools)]
+        return "\n".join(lines) + "\n"
+
+    def _opened(self) -> list[str]:
+        """Text up to the mark; a mark that is no token is looked for in the text."""
+        mark = self._form.mark
+        if mark in self._marks:
+            return [f"opened: TEXT {self._literal(mark)}"]
+        return ["opened[lazy]: PROSE", f"PROSE: /(.|\\n)*{_escaped_pattern(mark)}/"]
+
+    def _free_text(self) -> str:
+        """A whole reply that is no call: where a call may begin at once, no text begins so."""
+        if self._form.opening is None:
+            return r"(.|\n)*"
+        first = _escaped_pattern(self._form.start or "{")
+        return rf"([ \n\r\t]*[^ \n\r\t{first}](.|\n)*)?"
+
+    def _calls(self, parallel: bool) -> list[str]:
+        """One call or several, behind the mark if there is one."""
+        form, between = self._form, self._literal(self._form.between)
+        if form.repeats_mark:
+            # The mark and the white space behind it are part of each call.
+            more = f" ({between}? {self._literal(form.mark)} call)*" if parallel else ""
+            return [f"calls: call{more}", f"call: {self._literal(form.start)}? one_call"]
+        more = f" ({between} one_call)*" if parallel else ""
+        parts = [self._literal(form.start), f"one_call{more}", self._literal(form.end)]
+        return [f"calls: {' '.join(part for part in parts if part)}"]
+
+    def _tool_rules(self, tools: Sequence[Tool]) -> list[str]:
+        form = self._form
+        rules = [f"one_call: {' | '.join(f'call_{number}' for number in range(len(tools)))}"]
+        for number, tool in enumerate(tools):
+            head, tail = self._literal(form.head(tool.name)), self._literal(form.tail)
+            rules.append(f"call_{number}: {head} arguments_{number} {tail}")
+            schema = _checked_schema(tool)
+            if form.key:
+                rules.append(f"arguments_{number}: {_json(schema)}")
+            else:
+                rules += _python_arguments(f"arguments_{number}", schema)
+        return rules
+
+    def _literal(self, text: str) -> str:
+        """A text as it is written, with marks that are tokens as those."""
+        for mark, token in self._marks.items():
+            if mark in text:
+                before, _, behind = text.partition(mark)
+                parts = [self._literal(before), f"<[{token}]>", self._literal(behind)]
+                return " ".join(part for part in parts if part)
+        return _literal(text)
+
+
+def _either(form: CallForm, tools: Sequence[Tool], answer: Any) -> dict[str, Any]:
+    """The schema of a call or an answer."""
+    definitions = {_ANSWER: _moved(answer, _ANSWER)}
+    choices = []
+    for number, tool in enumerate(tools):
+        name = f"tool{number}"
+        definitions[name] = _moved(_checked_schema(tool), name)
+        properties = {"name": {"const": tool.name}, form.key: {"$ref": f"#/$defs/{name}"}}
+        choices.append(
+            {
+                "type": "object",
+                "properties": properties,
+                "required": [*properties],
+                "additionalProperties": False,
+            }
+        )
+    return {"anyOf": [*choices, {"$ref": f"#/$defs/{_ANSWER}"}], "$defs": definitions}
+
+
+def _moved(schema: Any, name: str) -> Any:
+    """A schema with its references as they must be where it is a definition of another one."""
+    if isinstance(schema, list):
+        return [_moved(item, name) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    moved = {key: _moved(value, name) for key, value in schema.items() if key != "x-guidance"}
+    reference = moved.get("$ref")
+    if isinstance(reference, str) and reference.startswith("#"):
+        moved["$ref"] = f"#/$defs/{name}{reference[1:]}"
+    return moved
+
+
+def _checked_schema(tool: Tool) -> dict[str, Any]:
+    try:
+        schema: dict[str, Any] = json.loads(compiled_schema(tool.parameters))
+    except ConstraintError as error:
+        raise ConstraintError(f"the tool {tool.name}: {error.what}", way=error.way) from None
+    # Arguments that nobody has described are of no use.
+    return schema if "patternProperties" in schema else {"additionalProperties": False, **schema}
+
+
+def _python_arguments(rule: str, schema: Mapping[str, Any]) -> list[str]:
+    """``a=1, b="x"``: those that must be there, then any of the others, in the schema's order."""
+    properties: Mapping[str, Any] = schema.get("properties", {})
+    required = [name for name in properties if name in schema.get("required", ())]
+    others = [name for name in properties if name not in required]
+    number = {name: f"{rule}_{index}" for index, name in enumerate(properties)}
+    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    rules = [
+        f"{number[name]}: {_literal(name + '=')} {_python_value(value, definitions)}"
+        for name, value in properties.items()
+    ]
+    comma = _literal(", ")
+    first = f" {comma} ".join(number[name] for name in required)
+    if first:
+        choice = first + "".join(f" ({comma} {number[name]})?" for name in others)
+        return [f"{rule}: {choice}", *rules]
+    starts = [
+        number[name] + "".join(f" ({comma} {number[other]})?" for other in others[index + 1 :])
+        for index, name in enumerate(others)
+    ]
+    choices = " | ".join([*starts, '""'])
+    return [f"{rule}: {choices}", *rules]
+
+
+def _python_value(schema: Any, definitions: Mapping[str, Any]) -> str:
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    if isinstance(kind, str) and kind in _PYTHON_VALUES and len(schema) == 1:
+        return f"({_PYTHON_VALUES[kind]})"
+    return _json({**schema, **definitions} if isinstance(schema, dict) else schema)
+
+
+def _json(schema: Any) -> str:
+    styled = {**schema, "x-guidance": JSON_STYLE} if isinstance(schema, dict) else schema
+    return f"%json {json.dumps(styled, ensure_ascii=False)}"
+
+
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False) if text else ""
+
+
+def _escaped_pattern(text: str) -> str:
+    """A text as a pattern of llguidance's, inside slashes and brackets too."""
+    return "".join(
+        character if character.isalnum() or character in "_<>" else f"\\{character}"
+        for character in text
+    )

@@ -1,0 +1,128 @@
+"""Calls written as Python, ``f(a=1)`` or ``[f(a=1), g()]``: read as literals, never evaluated.
+
+What a model writes is untrusted. A text is cut into plain pieces first, with limits on its length
+and depth, because Python's own parser can be brought down by deeply nested ones.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+MAX_CHARACTERS = 1 << 16
+MAX_DEPTH = 64
+_OPEN, _CLOSE = "([{", ")]}"
+_SPACE = r"\s+"
+_NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*){0,4}"
+_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?!\w)"
+_STRING = r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\""""
+_PIECE = re.compile(f"{_SPACE}|{_STRING}|{_NAME}|{_NUMBER}|[][(){{}},=:]", re.DOTALL | re.ASCII)
+_CONSTANTS: Mapping[str, Any] = MappingProxyType({"true": True, "false": False, "null": None})
+"""What JSON calls True, False and None; models mix both."""
+
+
+class PythonCall(NamedTuple):
+    """A call's function and its arguments by name."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def read_call_list(text: str) -> tuple[list[PythonCall], str] | None:
+    """The calls of a list at the start of a text, and the text behind; None if there is none."""
+    found = _first_expression(text)
+    if found is None or not isinstance(found[0], ast.List) or not found[0].elts:
+        return None
+    calls = [_call(element) for element in found[0].elts]
+    known = [call for call in calls if call is not None]
+    return (known, found[1]) if len(known) == len(calls) else None
+
+
+def read_call(text: str) -> tuple[PythonCall, str] | None:
+    """A single call at the start of a text, and the text behind; None if there is none."""
+    found = _first_expression(text)
+    call = None if found is None else _call(found[0])
+    return None if found is None or call is None else (call, found[1])
+
+
+def _first_expression(text: str) -> tuple[ast.expr, str] | None:
+    """What stands up to the bracket that closes the first one, and the text behind."""
+    end = _end_of_brackets(text)
+    if end is None:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes that Python does not know
+            tree = ast.parse(text[:end].strip(), mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return None
+    return tree.body, text[end:]
+
+
+def _end_of_brackets(text: str) -> int | None:
+    """Where the first bracket is closed, if only plain pieces stand before that."""
+    position, depth = 0, 0
+    while position < min(len(text), MAX_CHARACTERS):
+        found = _PIECE.match(text, position)
+        if found is None:
+            return None
+        position, piece = found.end(), found[0]
+        if piece in _OPEN:
+            depth += 1
+            if depth > MAX_DEPTH:
+                return None
+        elif piece in _CLOSE:
+            depth -= 1
+            if depth <= 0:
+                return position if depth == 0 else None
+    return None
+
+
+def _call(node: ast.expr) -> PythonCall | None:
+    """A call whose arguments are all literals and have names."""
+    if not isinstance(node, ast.Call) or node.args:
+        return None
+    name = _dotted(node.func)
+    arguments: dict[str, Any] = {}
+    for keyword in node.keywords:
+        if keyword.arg is None or keyword.arg in arguments:
+            return None
+        try:
+            arguments[keyword.arg] = _literal(keyword.value)
+        except ValueError:
+            return None
+    return None if name is None else PythonCall(name, arguments)
+
+
+def _dotted(node: ast.expr) -> str | None:
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        owner = _dotted(node.value)
+        return None if owner is None else f"{owner}.{node.attr}"
+    return None
+
+
+def _literal(node: ast.expr) -> Any:
+    """A value that JSON can write; ValueError for anything else."""
+    if isinstance(node, ast.Constant) and isinstance(
+        node.value, (str, int, float, bool, type(None))
+    ):
+        return node.value
+    if isinstance(node, ast.Name) and node.id in _CONSTANTS:
+        return _CONSTANTS[node.id]
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return [_literal(element) for element in node.elts]
+    if isinstance(node, ast.Dict):
+        keys = [None if key is None else _literal(key) for key in node.keys]
+        if all(isinstance(key, str) for key in keys):
+            return dict(zip(keys, map(_literal, node.values), strict=True))
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.USub, ast.UAdd)):
+        value = _literal(node.operand)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            return -value if isinstance(node.op, ast.USub) else value
+    raise ValueError("no literal")
