@@ -29,6 +29,7 @@ from edgellama.sampling.options import (
     merged_options,
 )
 from edgellama.sampling.sampler import Sampler
+from edgellama.sampling.shape_filters import keep_typical
 
 Logits = npt.NDArray[np.float32]
 PLAIN: Any = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": 1.0}
@@ -94,6 +95,33 @@ def test_the_kernel_changes_no_token(options: dict[str, Any], seed: int, size: i
             assert chances.sum() == pytest.approx(1)
         assert row[token] > -np.inf
         tokens.append(token)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 2**32),
+    st.floats(0.01, 0.99),
+    st.sampled_from([0.0, 0.5, 2.0, 9.0]),
+    st.booleans(),
+)
+def test_typical_tokens_are_those_of_a_plain_sort(
+    seed: int, mass: float, spread: float, is_rounded: bool
+) -> None:
+    """However many tokens there are, and however many equal each other."""
+    rng = np.random.default_rng(seed)
+    logits = rng.gumbel(0, spread, int(rng.choice([5, 1500, 20_000]))).astype(np.float32)
+    logits = np.round(logits) if is_rounded else logits
+    chances = np.exp(logits.astype(np.float64) - logits.max())
+    chances /= chances.sum()
+    surprises = -np.log(chances)
+    order = np.argsort(np.abs(surprises - (chances * surprises).sum()), kind="stable")
+    count = int(np.searchsorted(np.cumsum(chances[order]), mass, side="right")) + 1
+    kept = keep_typical(logits, mass)
+    # Numbers at the border may round either way.
+    assert abs(len(kept) - count) <= 1 or is_rounded
+    assert chances[kept].sum() >= mass - 1e-6
+    if not is_rounded:
+        assert len(np.setdiff1d(kept, order[: count + 1])) == 0
 
 
 def test_a_stage_that_is_not_named_is_off() -> None:

@@ -148,7 +148,7 @@ max_tokens_option = count_option(
 _stop_option = click.option(
     "--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable."
 )
-_ban_option = click.option(
+ban_option = click.option(
     *("--ban", "banned"),
     multiple=True,
     metavar="TEXT",
@@ -159,7 +159,7 @@ _ban_option = click.option(
 
 def stop_option(command: Command) -> Command:
     """Adds what ends a text, and what it must not contain."""
-    return _stop_option(_ban_option(command))
+    return _stop_option(ban_option(command))
 
 
 kv_type_option = click.option(

@@ -11,10 +11,12 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.sampling.filters import Indices, Logits, keep_top_k
+from edgellama.sampling.filters import SORTABLE, Indices, Logits, keep_top_k
 
 MIROSTAT_SAMPLE = 100
 """Of so many likeliest tokens Mirostat 1 learns how fast probabilities fall."""
+MASS_DOUBT = 1e-9
+"""How far two orders of summing up probabilities may differ, and more."""
 Floats = npt.NDArray[np.float64]
 
 
@@ -35,7 +37,16 @@ def keep_typical(logits: Logits, mass: float) -> Indices:
     surprises = _surprises(logits)
     chances = np.exp(-surprises)
     atypicality = np.abs(surprises - _entropy(surprises))
-    most_typical_first = np.argsort(atypicality, kind="stable")
+    candidates, num_tried = np.arange(len(logits)), SORTABLE
+    while num_tried < len(logits):
+        edge = np.partition(atypicality, num_tried)[num_tried]
+        nearest = np.flatnonzero(atypicality <= edge)
+        # Summed up in another order, it must reach the mass beyond doubt.
+        if chances[nearest].sum() > mass + MASS_DOUBT:
+            candidates = nearest
+            break
+        num_tried *= 8
+    most_typical_first = candidates[np.argsort(atypicality[candidates], kind="stable")]
     cumulated = np.cumsum(chances[most_typical_first])
     count = int(np.searchsorted(cumulated, mass, side="right")) + 1
     return np.sort(most_typical_first[:count])

@@ -11,6 +11,7 @@ import click
 from edgellama.cli.adapter_option import AdapterPath, adapter_option
 from edgellama.cli.completion import CONVERSATION, MODEL
 from edgellama.cli.options import (
+    ban_option,
     engine_options,
     given,
     sampling_options,
@@ -56,6 +57,7 @@ WAYS = ("drop", "stop", "error")
 @template_option
 @type_option
 @sampling_options(chat=True)
+@ban_option
 @adapter_option()
 @engine_options
 def command(
