@@ -6,11 +6,13 @@ import copy
 import dataclasses
 import datetime
 import decimal
+import enum
 import gc
 import json
 import re
 import subprocess
 import sys
+import uuid
 import weakref
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict
 
@@ -225,6 +227,40 @@ def test_classes(kind: Any, text: str, value: object) -> None:
     assert asked.read(text) == value
     if text.startswith("{"):
         assert not allows_text(asked, text[:-1] + ', "more": 1}')
+
+
+class Level(enum.Enum):
+    """An enumeration."""
+
+    LOW = "low"
+    HIGH = "high"
+
+
+class Tree(pydantic.BaseModel):
+    """A class inside itself."""
+
+    value: int
+    children: list[Tree] = []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(int, float, bool, str, bytes, list[int], set[int], tuple[int, str], dict[str, float]),
+        *(dict[int, str], dict[Level, int], Level, datetime.datetime, datetime.date, datetime.time),
+        *(datetime.timedelta, uuid.UUID, decimal.Decimal, Tree, EITHER, int | str | None),
+        *(Literal[1, "a"], Annotated[int, pydantic.Field(gt=2, multiple_of=5)], Bill, Household),
+        *(Annotated[datetime.datetime, msgspec.Meta(tz=True)], Point, Owner),
+    ],
+    ids=str,
+)
+def test_whatever_is_drawn_can_be_read(kind: Any) -> None:
+    """No text that a class leads to is refused by it."""
+    asked = form(schema=kind)
+    assert asked.read is not None
+    texts = [random_text(asked, np.random.default_rng(seed), num_free=20) for seed in range(25)]
+    read = [asked.read(text) for text in texts if text is not None]
+    assert len(read) > 10
 
 
 def test_a_class_that_nobody_describes() -> None:

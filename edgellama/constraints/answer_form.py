@@ -68,13 +68,15 @@ def answer_form(options: Mapping[str, Any]) -> AnswerForm | None:
 
 
 def _by_schema(given: object) -> AnswerForm:
-    schema: Any = given
     read: Callable[[str], object] = read_json
     if isinstance(given, str):
-        schema = parsed_schema(given)
-    elif not isinstance(given, (bool, Mapping)):
-        schema, read = schema_of_type(given)
-    checked = json.loads(compiled_schema(schema))
+        schema = narrow = parsed_schema(given)
+    elif isinstance(given, (bool, Mapping)):
+        schema = narrow = given
+    else:
+        described = schema_of_type(given)
+        schema, narrow, read = described.schema, described.narrow, described.read
+    checked = json.loads(compiled_schema(narrow))
     grammar = {"name": "answer", "json_schema": {**checked, "x-guidance": JSON_STYLE}}
     return AnswerForm("schema", json.dumps({"grammars": [grammar]}), _schema_words(schema), read)
 

@@ -1,13 +1,14 @@
 """Classes as schemas: what a schema says of a class, and how JSON text becomes an object of it.
 
-pydantic knows its own classes, msgspec all others, and pydantic those that msgspec does not.
-Both are the user's: what is not installed is not needed.
+msgspec knows its Structs, pydantic nearly all else, and msgspec again what pydantic does not or
+where that is not installed. A class can read less than its schema tells, so that is narrowed.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple, get_args, get_type_hints, is_typeddict
 
@@ -19,45 +20,66 @@ from edgellama.quant.ways import Way
 
 
 class TypedSchema(NamedTuple):
-    """A schema, and what reads text that follows it; ValueError for what the class refuses."""
+    """A schema, and what reads text that follows it; ValueError for what the class refuses.
+
+    ``narrow`` is what to generate by: objects have the fields that are declared and no others,
+    unless the class says otherwise; numbers and durations are of sizes that Python's types hold.
+    """
 
     schema: dict[str, Any]
     read: Callable[[str], object]
+
+    @property
+    def narrow(self) -> dict[str, Any]:
+        """The schema of what is to be generated."""
+        copy = deepcopy(self.schema)
+        for _, inner in subschemas(copy):
+            if "properties" in inner:
+                inner.setdefault("additionalProperties", False)
+            # A set, which the class makes of any list.
+            inner.pop("uniqueItems", None)
+            if inner.get("type") in ("integer", "number") and not inner.keys() & _LIMITS:
+                inner |= {"minimum": -LARGEST_NUMBER, "maximum": LARGEST_NUMBER}
+            if inner.get("contentEncoding") == "base64":
+                inner.setdefault("pattern", BASE64)
+            if inner.get("format") == "duration":
+                del inner["format"]
+                inner["pattern"] = SHORT_DURATION
+        return copy
+
+
+LARGEST_NUMBER = 10**18
+_LIMITS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "format"}
+BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+_HOURS = r"(?:\d{1,4}H(?:\d{1,4}M)?(?:\d{1,5}S)?|\d{1,4}M(?:\d{1,5}S)?|\d{1,5}S)"
+WHOLE_NUMBER = r"^(?:0|-?[1-9]\d{0,17})$"
+SHORT_DURATION = rf"^P(?:\d{{1,5}}D(?:T{_HOURS})?|T{_HOURS})$"
+"""Without months and years, which are of no certain length."""
 
 
 def schema_of_type(kind: Any) -> TypedSchema:
     """The schema of a class, or of an annotation such as ``list[Person]``.
 
-    Objects have the fields that are declared and no others, unless the class says otherwise.
     ConstraintError for what neither library can describe.
     """
-    attempts = (_pydantic,) if _is_pydantic(kind) else (_msgspec, _pydantic)
+    is_struct = hasattr(kind, "__struct_fields__")
+    attempts = (_msgspec, _pydantic) if is_struct else (_pydantic, _msgspec)
     missing, reasons = [], []
     for attempt in attempts:
         try:
-            schema, read = attempt(kind)
-            break
+            return attempt(kind)
         except ImportError as error:
             missing.append(str(error.name))
         except Exception as error:
             reasons.append(f"{type(error).__name__}: {error}")
-    else:
-        if not reasons:
-            raise ConstraintError(
-                f"the schema is the class {_name(kind)}, which {' or '.join(missing)} describes; "
-                "none is installed",
-                way=Way(INSTALL, INSTALL),
-            )
+    if not reasons:
         raise ConstraintError(
-            f"the schema is {_name(kind)}, which cannot be described: "
-            f"{'; '.join(' '.join(reason.split())[:300] for reason in reasons)}"
+            f"the schema is the class {_name(kind)}, which {' or '.join(missing)} describes; none "
+            "is installed",
+            way=Way(INSTALL, INSTALL),
         )
-    for _, inner in subschemas(schema):
-        if "properties" in inner:
-            inner.setdefault("additionalProperties", False)
-        # A set, which the class makes of any list.
-        inner.pop("uniqueItems", None)
-    return TypedSchema(schema, read)
+    causes = "; ".join(" ".join(reason.split())[:300] for reason in reasons)
+    raise ConstraintError(f"the schema is {_name(kind)}, which cannot be described: {causes}")
 
 
 def read_json(text: str) -> object:
@@ -68,30 +90,30 @@ def read_json(text: str) -> object:
         raise ValueError("the JSON is nested too deeply for Python") from None
 
 
-def _is_pydantic(kind: Any) -> bool:
-    return any(
-        hasattr(kind, name)
-        for name in ("model_json_schema", "validate_json", "__pydantic_validator__")
-    )
-
-
 def _pydantic(kind: Any) -> TypedSchema:
     from pydantic import TypeAdapter
     from pydantic.json_schema import GenerateJsonSchema
     from pydantic_core import core_schema
 
-    class DecimalsAsNumbers(GenerateJsonSchema):
-        """Without the text that a Decimal may be, too, which no pattern holds to digits."""
+    class Narrower(GenerateJsonSchema):
+        """Says more of what pydantic can read than it says itself."""
 
         def decimal_schema(self, schema: core_schema.DecimalSchema) -> dict[str, Any]:
             limits: Any = {
                 name: schema.get(name) for name in ("multiple_of", "le", "ge", "lt", "gt")
             }
             given: Any = {name: float(x) for name, x in limits.items() if x is not None}
+            # Not the text that it may be, too, which no pattern holds to digits.
             return self.float_schema(core_schema.float_schema(**given))
 
+        def dict_schema(self, schema: core_schema.DictSchema) -> dict[str, Any]:
+            described: dict[str, Any] = super().dict_schema(schema)
+            if schema.get("keys_schema", {}).get("type") == "int":
+                described["propertyNames"] = {"pattern": WHOLE_NUMBER}
+            return described
+
     adapter = kind if isinstance(kind, TypeAdapter) else TypeAdapter(kind)
-    schema = adapter.json_schema(schema_generator=DecimalsAsNumbers)
+    schema = adapter.json_schema(schema_generator=Narrower)
     return TypedSchema(schema, adapter.validate_json)
 
 

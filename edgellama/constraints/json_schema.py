@@ -108,6 +108,8 @@ class _Check:
             if "$ref" in schema:
                 pending += self._referred(schema["$ref"])
             _check_unique_names(place, schema)
+            if "propertyNames" in schema:
+                self._rewrite_names(place, schema)
             if "oneOf" in schema and "anyOf" not in schema:
                 members = [self._resolved(member) for member in schema["oneOf"]]
                 # llguidance does not look behind references for what sets members apart.
@@ -136,6 +138,30 @@ class _Check:
             raise _refusal(place, f"{name} is {shown(written)[1:-1]}", keyword.allowed)
         if name in ("const", "enum", "properties", "required"):
             _check_characters(place, name, value)
+
+    def _rewrite_names(self, place: str, schema: JsonObject) -> None:
+        """Say ``propertyNames`` as properties that may be there, or as patterns of them."""
+        names = self._resolved(schema.pop("propertyNames"))
+        if isinstance(names, dict):
+            names = {key: value for key, value in names.items() if key not in ANNOTATIONS}
+        if names is True or names in ({}, {"type": "string"}):
+            return
+        pattern = _pattern_of_names(names)
+        allowed = [] if names is False else names.get("enum", [names.get("const")])
+        is_alone = not schema.keys() & {"properties", "patternProperties"}
+        if not is_alone or (pattern is None and names is not False and allowed == [None]):
+            raise _refusal(
+                f"{place}/propertyNames",
+                "names by these rules, or beside properties, are not supported",
+                "enum, const, pattern, minLength or maxLength alone",
+            )
+        value = schema.pop("additionalProperties", {})
+        schema["additionalProperties"] = False
+        if pattern is not None:
+            schema["patternProperties"] = {pattern: value}
+        else:
+            texts = [name for name in allowed if isinstance(name, str)]
+            schema["properties"] = dict.fromkeys(texts, value)
 
     def _resolved(self, schema: Any) -> Any:
         """What a schema that is a reference alone refers to, else the schema itself."""
@@ -226,6 +252,19 @@ def _check_unique_names(place: str, schema: JsonObject) -> None:
             f"minProperties is {wanted}, with {largest - 1} names required",
             f"up to {largest}, because further names may repeat each other",
         )
+
+
+def _pattern_of_names(names: Any) -> str | None:
+    """The pattern that names by a schema match, if it says nothing else of them."""
+    if not isinstance(names, dict) or names.get("type", "string") != "string":
+        return None
+    rules = names.keys() - {"type"}
+    if rules == {"pattern"}:
+        return str(names["pattern"])
+    if rules and rules <= {"minLength", "maxLength"}:
+        longest = int(names["maxLength"]) if "maxLength" in names else ""
+        return rf"^[\s\S]{{{int(names.get('minLength', 0))},{longest}}}$"
+    return None
 
 
 def are_told_apart(members: list[Any]) -> bool:

@@ -81,6 +81,7 @@ KEYWORDS: Mapping[str, Keyword] = MappingProxyType(
         "properties": _NAMED_SCHEMAS,
         "patternProperties": _NAMED_SCHEMAS,
         "additionalProperties": _SCHEMA,
+        "propertyNames": _SCHEMA,
         "required": Keyword(_are_texts, "a list of names"),
         "minProperties": _COUNT,
         "maxProperties": _COUNT,
