@@ -122,7 +122,7 @@ def test_hints_become_schemas() -> None:
 
 
 def test_classes_become_definitions() -> None:
-    """Parameters of classes with fields have the schema of the class, by reference."""
+    """Parameters of classes with fields have the schema of the class, shared or in place."""
     pytest.importorskip("msgspec")
 
     def order(order: Order, at: Point) -> None:
@@ -130,8 +130,11 @@ def test_classes_become_definitions() -> None:
 
     order.__annotations__ = {"order": Order, "at": Point}
     parameters = Tool.of(order).parameters
-    assert set(parameters["$defs"]) == {"Order", "Point"}
-    assert parameters["properties"]["at"] == {"$ref": "#/$defs/Point"}
+    assert set(parameters["$defs"]) <= {"Order", "Point"}
+    at = parameters["properties"]["at"]
+    described = parameters["$defs"]["Point"] if "$ref" in at else at
+    assert described["properties"].keys() == {"x", "y"}
+    assert described["additionalProperties"] is False
 
 
 class Callable:

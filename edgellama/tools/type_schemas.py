@@ -94,7 +94,7 @@ class TypeSchemas:
         from edgellama.constraints.answer_types import schema_of_type
 
         try:
-            schema = dict(schema_of_type(hint).schema)
+            schema = schema_of_type(hint).narrow
         except EdgellamaError as error:
             raise InvalidOptionError(
                 f"{what} is {hint!r:.80}, which no JSON fills ({error}); allowed: hints such as "
