@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgellama.generation.batch import AsyncBatch, Batch
     from edgellama.generation.conversation import Conversation
     from edgellama.generation.embedding import Embedding, EmbedOptions
+    from edgellama.generation.moderation import Moderation
     from edgellama.generation.reranking import Ranked, RerankOptions
     from edgellama.generation.results import Chunk, Generation, Statistics, TokenLogprob, Usage
     from edgellama.generation.scoring import Classification, Score
@@ -55,6 +56,7 @@ if TYPE_CHECKING:
     from edgellama.quant.model_config import ModelConfig
     from edgellama.sampling.options import SamplingOptions
     from edgellama.text.chat_template import ChatTemplate
+    from edgellama.text.guard_prompts import SafetyCategory
     from edgellama.text.tokenizer import Tokenizer, load_tokenizer
     from edgellama.text_pipeline import TextGenerationPipeline, pipeline
     from edgellama.tools.tool import Tool, ToolCall
@@ -92,10 +94,12 @@ _MODULES = {
     "ModelConfig": "edgellama.quant.model_config",
     "ModelFileError": "edgellama.quant.errors",
     "ModelNotFoundError": "edgellama.quant.errors",
+    "Moderation": "edgellama.generation.moderation",
     "PromptOptions": "edgellama.generation.text_options",
     "Ranked": "edgellama.generation.reranking",
     "RerankOptions": "edgellama.generation.reranking",
     "ResumeError": "edgellama.quant.errors",
+    "SafetyCategory": "edgellama.text.guard_prompts",
     "SamplingOptions": "edgellama.sampling.options",
     "Session": "edgellama.generation.session",
     "SessionFileError": "edgellama.quant.errors",
@@ -150,10 +154,12 @@ __all__ = [
     "ModelConfig",
     "ModelFileError",
     "ModelNotFoundError",
+    "Moderation",
     "PromptOptions",
     "Ranked",
     "RerankOptions",
     "ResumeError",
+    "SafetyCategory",
     "SamplingOptions",
     "Score",
     "Session",

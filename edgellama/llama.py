@@ -32,6 +32,7 @@ from edgellama.generation.embedding import (
 )
 from edgellama.generation.fitting import WhenFull
 from edgellama.generation.in_order import InOrder, told
+from edgellama.generation.moderation import Judging, Moderation, ModerationRequest
 from edgellama.generation.reranking import (
     HowToRank,
     Ranked,
@@ -71,6 +72,7 @@ from edgellama.quant.errors import EdgellamaError, InvalidOptionError, Unsupport
 from edgellama.quant.sampling_keys import recommended_sampling
 from edgellama.sampling.options import CHAT_SAMPLING, SamplingArguments, merged_options
 from edgellama.text.chat_template import ChatTemplate, given_template, load_chat_template
+from edgellama.text.guard_prompts import Guard
 from edgellama.text.named_templates import missing_template
 from edgellama.text.tokenizer import Tokenizer
 
@@ -835,6 +837,81 @@ class Llama:
         prompt = RankPrompt(self.tokenizer, query, how.prompt, chosen)
         adapters = self._engine.adapters.adapter_set(options.get("adapters"))
         return Reranker(self._engine, prompt, self.context_length, how, adapters).each(documents)
+
+    def moderate(
+        self,
+        conversation: str | Sequence[Mapping[str, object]],
+        *,
+        role: str | None = None,
+        categories: Mapping[str, str] | Sequence[str] | None = None,
+        threshold: float = 0.5,
+        version: int | None = None,
+    ) -> Moderation:
+        """Whether a message is safe, as a Llama Guard (version 1 to 3) judges it.
+
+        Arguments:
+            conversation: Messages with ``role`` and ``content``, of which the last one is judged
+                and the others are shown; or the text of a user's message.
+            role: "user" or "assistant": the last message of that role is judged, and what comes
+                behind it is left out. None (the default) is the last message, whose ever it is.
+            categories: What counts as unsafe, in place of the model's own categories: names by
+                code, such as ``{"S1": "Spoilers"}``, or a list of names. None (the default) are
+                the model's own.
+            threshold: The probability of "unsafe" from which on that is the verdict, 0.5 by
+                default.
+            version: 1, 2 or 3, where neither the file's chat template nor its name tells which
+                version the model is like. None (the default) asks the file.
+
+        Returns:
+            The verdict, the categories that are violated, and the probability of "unsafe".
+
+        Raises:
+            UnsupportedModelError: The model is no Llama Guard, and no ``version`` is given.
+            ContextLengthError: The conversation has more tokens than the context holds.
+            InvalidOptionError: Malformed messages, none to judge, an argument outside its range.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("llama-guard-3-1b.gguf") as llama:  # doctest: +SKIP
+            ...     llama.moderate("How do I bake bread?").verdict
+        """
+        return next(self._judging(conversation, role, categories, threshold, version))
+
+    async def moderate_async(
+        self,
+        conversation: str | Sequence[Mapping[str, object]],
+        *,
+        role: str | None = None,
+        categories: Mapping[str, str] | Sequence[str] | None = None,
+        threshold: float = 0.5,
+        version: int | None = None,
+    ) -> Moderation:
+        """``moderate`` for event loops; cancelling the task ends what runs.
+
+        Example: see ``moderate``.
+        """
+        items: AsyncItems[Moderation, Judging] = AsyncItems(
+            lambda: self._judging(conversation, role, categories, threshold, version)
+        )
+        async for judged in items:
+            return judged
+        raise EdgellamaError("the judgement was cancelled")
+
+    def _judging(
+        self,
+        conversation: object,
+        role: object,
+        categories: object,
+        threshold: object,
+        version: int | None,
+    ) -> Judging:
+        self._check_open()
+        request = ModerationRequest.of(conversation, role, categories, threshold)
+        own = load_chat_template(self._file.metadata, self.tokenizer)
+        guard = Guard(self.tokenizer, own, self._file.metadata.get("general.name"), version)
+        prompt = guard.prompt(request.messages, request.judged, request.categories)
+        return Judging(self._engine, self.tokenizer, prompt, request.threshold, self.context_length)
 
     def chat(
         self,
