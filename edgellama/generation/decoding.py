@@ -12,17 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgellama.engine.adapter_set import NO_ADAPTERS
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
-from edgellama.generation.arguments import token_bias
-from edgellama.generation.constraining import constraint_of, parsed_answer
+from edgellama.generation.constraining import parsed_answer
 from edgellama.generation.decoding_clock import DecodingClock
-from edgellama.generation.held_tokens import RefusedTokens
-from edgellama.generation.logprobs import wanted_logprobs
+from edgellama.generation.logprobs import prompt_logprobs
 from edgellama.generation.results import Chunk, FinishReason, Generation
 from edgellama.generation.text_assembly import TextAssembly
+from edgellama.generation.token_choice import TokenChoice
 from edgellama.quant.errors import EdgellamaError
-from edgellama.sampling.constraint import allowed_token
-from edgellama.sampling.sampler import Sampler
-from edgellama.text.sequence_breakers import SequenceBreakers
 
 if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
@@ -75,19 +71,7 @@ class Decoding:
         self._adapters = (
             engine.adapters.adapter_set(request.adapters) if request.adapters else NO_ADAPTERS
         )
-        own_ends = tokenizer.special.end_of_generation | request.end_tokens
-        self._end_tokens = own_ends | request.stop_tokens
-        self._sampler = Sampler(
-            request.sampling,
-            engine.kernels,
-            end_tokens=own_ends,
-            stop_tokens=request.stop_tokens,
-            breaks=SequenceBreakers(tokenizer, request.sampling.dry_breakers),
-            bias=token_bias(tokenizer, dict(request.sampling.logit_bias or {})),
-            prompt_length=len(request.prompt),
-            processors=request.processors,
-            choose=request.sampler,
-        )
+        self._choice = TokenChoice(engine, tokenizer, request)
         self._assembly = TextAssembly(
             tokenizer,
             request.stop,
@@ -99,10 +83,8 @@ class Decoding:
         self._drafter = drafter
         self._draft: list[int] = []
         self._history = list(request.prompt)
-        self._refused = RefusedTokens()
-        self._constraint = constraint_of(tokenizer, request)
         self._certain: list[Chunk] = []
-        self._logprobs, self._prompt_logprobs = wanted_logprobs(tokenizer, request)
+        self._prompt_logprobs = prompt_logprobs(tokenizer, request)
         self._finish_reason: FinishReason = "cancelled"
         self._end_token: int | None = None
         self._is_over = False
@@ -230,14 +212,14 @@ class Decoding:
         if added.is_stopped:
             self._finish_reason = "stop"
         self._drop(added.num_dropped)
-        return [*self._taken_certain(), *self._shown(added.chunks)]
+        return [*self._taken_certain(), *self._choice.shown(added.chunks)]
 
     def result(self) -> Generation:
         """The generation so far."""
         prompt_tokens = len(self._request.prompt)
         text = self._assembly.text
         calls = self._assembly.tool_calls if self._is_over else ()
-        is_whole = self._finish_reason == "stop" and self._is_complete and not calls
+        is_whole = self._finish_reason == "stop" and self._choice.is_complete and not calls
         parsed, parse_error = parsed_answer(self._request.answer if is_whole else None, text)
         return Generation(
             text=text,
@@ -248,23 +230,13 @@ class Decoding:
             else (self._finish_reason),
             statistics=self._clock.statistics(prompt_tokens),
             matched_stop=self._matched_stop(),
-            logprobs=self._logprobs.found if self._logprobs else None,
+            logprobs=self._choice.logprobs,
             prompt_logprobs=self._prompt_logprobs.found if self._prompt_logprobs else None,
             dropped_messages=self._request.dropped_messages,
             parsed=parsed,
             parse_error=parse_error,
             tool_calls=calls,
         )
-
-    @property
-    def _is_complete(self) -> bool:
-        """Whether the text has all of the form that was asked for."""
-        return self._constraint is None or self._constraint.is_complete
-
-    @property
-    def _wants_logits(self) -> bool:
-        """Whether every token is to have logits of its own, also where it is certain anyway."""
-        return self._logprobs is not None or self._prompt_logprobs is not None
 
     @property
     def _num_tokens(self) -> int:
@@ -281,32 +253,25 @@ class Decoding:
     def _choose(self, logits: Logits) -> int | None:
         """The next token; None if it ends the text."""
         self._note_prefill()
-        place, history = len(self._history), self._history
-        allowed = self._refused.allowed(place, len(logits))
-        if self._constraint is None:
-            token: int | None = self._sampler(logits, history, allowed)
-        else:
-            token = allowed_token(self._sampler, logits, history, self._constraint, allowed)
+        token = self._choice.choose(logits, self._history)
         self._clock.note_token()
         if token is None:
             self._end("constraint")
-        elif token in self._end_tokens:
+        elif token in self._choice.end_tokens:
             self._end_token = token
             self._end("stop")
             return None
-        elif self._logprobs is not None:
-            self._logprobs.note(logits, token)
         return token
 
     def _append_opening(self) -> None:
         """Let the prompt go on with what must follow it anyway, but for what may end the text."""
-        if self._constraint is None or self._wants_logits:
+        certain = self._choice.certain()[:-1]
+        if not certain:
             return
-        forced = self._constraint.forced()[:-1]
         room = self.cache.context_length - len(self._history)
         if self._request.max_tokens is not None:
             room = min(room, self._request.max_tokens - 1)
-        for token in forced[: max(0, room)]:
+        for token in certain[: max(0, room)]:
             length = len(self._history)
             self._certain += self._append(token)
             if self._is_over or len(self._history) <= length:
@@ -319,17 +284,15 @@ class Decoding:
 
     def _forced(self) -> Iterator[Chunk]:
         """Append what must follow the last token, as far as there is room for it."""
-        if self._constraint is None:
-            return
-        for token in () if self._wants_logits else self._constraint.forced():
+        for token in self._choice.certain():
             self._check_end()
             length = len(self._history)
-            if self._is_over or self._refused.has(length, token):
+            if self._is_over or self._choice.is_refused(length, token):
                 return
             yield from self._append(token)
             if len(self._history) <= length:
                 return
-        if not self._is_over and self._constraint.is_finished:
+        if not self._is_over and self._choice.is_finished:
             self._end("stop")
 
     def _append(self, token: int) -> Sequence[Chunk]:
@@ -340,26 +303,19 @@ class Decoding:
         """
         history = self._history
         history.append(token)
-        if self._constraint is not None:
-            self._constraint.advance(token)
+        self._choice.note(token)
         added = self._assembly.add(token)
         if added.is_stopped:
             self._end("stop")
         elif added.num_dropped:
             place = len(history) - added.num_dropped
-            self._refused.add(place, history[place])
+            self._choice.refuse(place, history[place])
         self._drop(added.num_dropped)
-        return self._shown(added.chunks)
+        return self._choice.shown(added.chunks)
 
     def _drop(self, num_tokens: int) -> None:
         del self._history[len(self._history) - num_tokens :]
-        if num_tokens and self._constraint is not None:
-            self._constraint.rollback(num_tokens)
-        if self._logprobs is not None:
-            self._logprobs.drop(num_tokens)
-
-    def _shown(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
-        return chunks if self._logprobs is None else self._logprobs.shown(chunks)
+        self._choice.take_back(num_tokens)
 
     def _matched_stop(self) -> str | int | None:
         if self._finish_reason != "stop":

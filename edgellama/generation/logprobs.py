@@ -49,17 +49,12 @@ def token_logprob(
     return replace(of(token), alternatives=tuple(map(of, likeliest)))
 
 
-def wanted_logprobs(
-    tokenizer: Tokenizer, request: Request
-) -> tuple[TextLogprobs | None, PromptLogprobs | None]:
-    """What notes those that a request wants, of the text and of the prompt."""
-    of_text, of_prompt = request.logprobs, request.prompt_logprobs
-    return (
-        None if of_text is None else TextLogprobs(tokenizer, of_text),
-        None
-        if of_prompt is None
-        else PromptLogprobs(tokenizer, request.prompt, of_prompt, request.first_logprob),
-    )
+def prompt_logprobs(tokenizer: Tokenizer, request: Request) -> PromptLogprobs | None:
+    """What notes those of a request's prompt, if it wants them."""
+    count = request.prompt_logprobs
+    if count is None:
+        return None
+    return PromptLogprobs(tokenizer, request.prompt, count, request.first_logprob)
 
 
 class TextLogprobs:

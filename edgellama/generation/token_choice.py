@@ -1,0 +1,112 @@
+"""Which token comes next in one text: what the sampler chooses among all that nothing forbids.
+
+It joins sampler, constraint, tokens that banned strings have refused, and log-probabilities, and
+keeps them in step when tokens come and are taken back. What is computed when is decoding's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from edgellama.generation.arguments import token_bias
+from edgellama.generation.constraining import constraint_of
+from edgellama.generation.held_tokens import RefusedTokens
+from edgellama.generation.logprobs import TextLogprobs
+from edgellama.sampling.constraint import allowed_token
+from edgellama.sampling.sampler import Sampler
+from edgellama.text.sequence_breakers import SequenceBreakers
+
+if TYPE_CHECKING:
+    from edgellama.engine.engine import Engine
+    from edgellama.generation.results import Chunk, TokenLogprob
+    from edgellama.generation.text_options import Request
+    from edgellama.sampling.filters import Logits
+    from edgellama.text.tokenizer import Tokenizer
+
+
+class TokenChoice:
+    """Chooses the tokens of one text; ``end_tokens`` are those that end it."""
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, request: Request) -> None:
+        own_ends = tokenizer.special.end_of_generation | request.end_tokens
+        self.end_tokens = own_ends | request.stop_tokens
+        self._sampler = Sampler(
+            request.sampling,
+            engine.kernels,
+            end_tokens=own_ends,
+            stop_tokens=request.stop_tokens,
+            breaks=SequenceBreakers(tokenizer, request.sampling.dry_breakers),
+            bias=token_bias(tokenizer, dict(request.sampling.logit_bias or {})),
+            prompt_length=len(request.prompt),
+            processors=request.processors,
+            choose=request.sampler,
+        )
+        self._constraint = constraint_of(tokenizer, request)
+        self._refused = RefusedTokens()
+        self._logprobs: TextLogprobs | None = None
+        if request.logprobs is not None:
+            self._logprobs = TextLogprobs(tokenizer, request.logprobs)
+        self._wants_logits = request.logprobs is not None or request.prompt_logprobs is not None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the text has all of the form that was asked for."""
+        return self._constraint is None or self._constraint.is_complete
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the text has all of a form that was asked for, and nothing may follow."""
+        return self._constraint is not None and self._constraint.is_finished
+
+    @property
+    def logprobs(self) -> tuple[TokenLogprob, ...] | None:
+        """One for each token of the text, if they were asked for."""
+        return None if self._logprobs is None else self._logprobs.found
+
+    def choose(self, logits: Logits, history: Sequence[int]) -> int | None:
+        """The next token by logits (vocab_size,); None where the text's form has no way on.
+
+        An end token is not the text's own; of others the log-probability is noted.
+        """
+        allowed = self._refused.allowed(len(history), len(logits))
+        if self._constraint is None:
+            token: int | None = self._sampler(logits, history, allowed)
+        else:
+            token = allowed_token(self._sampler, logits, history, self._constraint, allowed)
+        if self._logprobs is not None and token is not None and token not in self.end_tokens:
+            self._logprobs.note(logits, token)
+        return token
+
+    def certain(self) -> Sequence[int]:
+        """Tokens that must come next in any case.
+
+        None where each is to have logits of its own, also where it is certain anyway.
+        """
+        if self._constraint is None or self._wants_logits:
+            return ()
+        return self._constraint.forced()
+
+    def is_refused(self, place: int, token: int) -> bool:
+        """Whether a token cannot stand at a place of the history."""
+        return self._refused.has(place, token)
+
+    def note(self, token: int) -> None:
+        """A token is the text's next one."""
+        if self._constraint is not None:
+            self._constraint.advance(token)
+
+    def refuse(self, place: int, token: int) -> None:
+        """A token must not stand at a place of the history again, behind the same tokens."""
+        self._refused.add(place, token)
+
+    def take_back(self, num_tokens: int) -> None:
+        """The last tokens do not belong to the text any more."""
+        if num_tokens and self._constraint is not None:
+            self._constraint.rollback(num_tokens)
+        if self._logprobs is not None:
+            self._logprobs.drop(num_tokens)
+
+    def shown(self, chunks: Sequence[Chunk]) -> Sequence[Chunk]:
+        """Chunks of the text's next tokens, with their log-probabilities."""
+        return chunks if self._logprobs is None else self._logprobs.shown(chunks)
