@@ -384,6 +384,22 @@ def test_prompts_are_not_logged(client: httpx.Client, caplog: pytest.LogCaptureF
     assert "private" not in caplog.text and "secret" not in caplog.text
 
 
+def test_prompts_are_logged_if_that_is_asked_for(
+    tiny_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On one line each, whatever they hold."""
+    settings = ServerSettings(models={"tiny": tiny_path}, only_given=True, log_prompts=True)
+    with (
+        caplog.at_level(logging.INFO, "edgellama.server"),
+        running_server(settings) as server,
+        server.client() as client,
+    ):
+        said = [{"role": "user", "content": "a private\nmatter"}]
+        client.post(CHAT, json={**ASKED, "messages": said})
+    (line,) = [text for text in caplog.messages if "private" in text]
+    assert "\n" not in line
+
+
 def test_every_address_may_be_named_where_all_are_listened_on(tiny_path: Path) -> None:
     """With 0.0.0.0 an address is a good host; a foreign name still is none."""
     settings = ServerSettings(host="0.0.0.0", models={"tiny": tiny_path}, only_given=True)

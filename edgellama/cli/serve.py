@@ -109,7 +109,7 @@ NEVER = ("never", "-1", "forever")
     default=None,
     help="End when standard input ends.  [default: with --port 0, if it is a pipe]",
 )
-@click.option("--log-prompts", is_flag=True, help="Write prompts to the log, too.")
+@click.option("--log-prompts", is_flag=True, help="Write requests to the log, prompts and all.")
 @click.option("-v", "--verbose", is_flag=True, help="Write a line for every request.")
 @engine_options
 def command(
@@ -142,7 +142,7 @@ def command(
     is_sidecar = settings.port == 0
     if is_sidecar:
         settings = with_token(settings)
-    _show_log(verbose)
+    _show_log(verbose or settings.log_prompts)
 
     def tell(host: str, port: int) -> None:
         name = f"[{host}]" if ":" in host else host
@@ -223,12 +223,12 @@ def _seconds(text: str) -> float:
     return float("inf") if text.lower() in NEVER else seconds(text)
 
 
-def _show_log(verbose: bool) -> None:
+def _show_log(is_wanted: bool) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     log = logging.getLogger("edgellama.server")
     log.addHandler(handler)
-    log.setLevel(logging.INFO if verbose else logging.WARNING)
+    log.setLevel(logging.INFO if is_wanted else logging.WARNING)
 
 
 def _require_server() -> None:

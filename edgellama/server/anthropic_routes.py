@@ -16,16 +16,16 @@ from edgellama.server.anthropic_messages import (
     messages_of,
 )
 from edgellama.server.fields import take_fields
-from edgellama.server.routing import Routes, state_of
+from edgellama.server.routing import Routes, read_request, state_of
 from edgellama.server.text_openers import chat_tokens
-from edgellama.server.wire import AnswerStream, json_response, read_json, wait_for_results
+from edgellama.server.wire import AnswerStream, json_response, wait_for_results
 
 
 async def messages(request: Request) -> Response:
     """A message in reply to others."""
     state = state_of(request)
     limits = state.settings.limits
-    asked = MessagesRequest(await read_json(request, limits), limits)
+    asked = MessagesRequest(await read_request(request), limits)
     name = state.catalogue.find(asked.fields.model).name
     answer = state.answer(asked.wish())
     if asked.fields.stream:
@@ -37,7 +37,7 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """How many tokens a prompt has."""
     state = state_of(request)
-    body = await read_json(request, state.settings.limits)
+    body = await read_request(request)
     fields, _ = take_fields(body, CountFields, ignored=WITHOUT_INFLUENCE)
     said = messages_of(fields)
     async with state.shelf.lease(fields.model) as llama:

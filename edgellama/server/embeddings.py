@@ -17,9 +17,9 @@ from edgellama.server.errors import RequestError
 from edgellama.server.fields import take_fields
 from edgellama.server.ollama_fields import text_options
 from edgellama.server.ollama_texts import nanoseconds
-from edgellama.server.routing import Routes, state_of
+from edgellama.server.routing import Routes, read_request, state_of
 from edgellama.server.turns import Leaving, Worked, in_turn
-from edgellama.server.wire import json_response, read_json
+from edgellama.server.wire import json_response
 
 if TYPE_CHECKING:
     from edgellama.llama import Llama
@@ -52,7 +52,7 @@ class OllamaFields(msgspec.Struct):
 async def openai_embeddings(request: Request) -> Response:
     """A vector for each text, as numbers or as base64 of little-endian float32."""
     state = state_of(request)
-    fields, _ = take_fields(await read_json(request, state.settings.limits), OpenAIFields)
+    fields, _ = take_fields(await read_request(request), OpenAIFields)
     if fields.encoding_format not in ("float", "base64"):
         raise RequestError(
             400,
@@ -74,8 +74,7 @@ async def openai_embeddings(request: Request) -> Response:
 
 async def ollama_embed(request: Request) -> Response:
     """A vector for each text."""
-    state = state_of(request)
-    fields = _ollama_fields(await read_json(request, state.settings.limits))
+    fields = _ollama_fields(await read_request(request))
     texts = [fields.input] if isinstance(fields.input, str) else fields.input
     worked = await _embed_for_ollama(request, fields, texts, normalize=True)
     return json_response(
@@ -91,8 +90,7 @@ async def ollama_embed(request: Request) -> Response:
 
 async def ollama_embeddings(request: Request) -> Response:
     """The vector of one text, in Ollama's older way: its length is not one."""
-    state = state_of(request)
-    fields = _ollama_fields(await read_json(request, state.settings.limits))
+    fields = _ollama_fields(await read_request(request))
     worked = await _embed_for_ollama(request, fields, [fields.prompt], normalize=False)
     return json_response({"embedding": _written(worked.result[0], False)})
 

@@ -21,8 +21,8 @@ from edgellama.server.catalogue import LATEST
 from edgellama.server.downloads import Download
 from edgellama.server.errors import RequestError, as_request_error, ollama_error
 from edgellama.server.fields import take_fields
-from edgellama.server.routing import state_of
-from edgellama.server.wire import NDJSON_TYPE, json_response, ndjson, read_json
+from edgellama.server.routing import read_request, state_of
+from edgellama.server.wire import NDJSON_TYPE, json_response, ndjson
 
 POLL_S = 0.25
 HUB_ADDRESSES = ("hf.co/", "huggingface.co/")
@@ -40,7 +40,7 @@ class PullFields(msgspec.Struct):
 async def pull(request: Request) -> Response:
     """Fetch a model."""
     state = state_of(request)
-    body = await read_json(request, state.settings.limits)
+    body = await read_request(request)
     fields, _ = take_fields(body, PullFields, ignored=())
     if fields.insecure:
         raise RequestError(400, "insecure is true; allowed: false", param="insecure")

@@ -34,13 +34,12 @@ from edgellama.server.ollama_texts import (
     without_text,
 )
 from edgellama.server.openai_common import hold_limits
-from edgellama.server.routing import Routes, state_of
+from edgellama.server.routing import Routes, read_request, state_of
 from edgellama.server.text_openers import open_chat, open_prompt
 from edgellama.server.wire import (
     AnswerStream,
     json_response,
     ndjson_response,
-    read_json,
     wait_for_results,
 )
 
@@ -82,7 +81,7 @@ async def running(request: Request) -> Response:
 async def show(request: Request) -> Response:
     """All that a model's file says, but its long lists."""
     state = state_of(request)
-    body = await read_json(request, state.settings.limits)
+    body = await read_request(request)
     name = body.get("model") or body.get("name")
     if not isinstance(name, str):
         raise RequestError(400, "model is missing; allowed: a name", param="model")
@@ -92,7 +91,7 @@ async def show(request: Request) -> Response:
 async def chat(request: Request) -> Response:
     """A reply to messages."""
     state = state_of(request)
-    body = await read_json(request, state.settings.limits)
+    body = await read_request(request)
     fields, options = take_ollama_fields(body, ChatFields)
     if not fields.messages:
         return await _load_or_unload(state, fields, as_message)
@@ -108,7 +107,7 @@ async def chat(request: Request) -> Response:
 async def generate(request: Request) -> Response:
     """A reply to one message, or what follows a prompt or stands in a gap."""
     state = state_of(request)
-    body = await read_json(request, state.settings.limits)
+    body = await read_request(request)
     fields, options = take_ollama_fields(body, GenerateFields)
     if not (fields.prompt or fields.suffix):
         return await _load_or_unload(state, fields, as_response)

@@ -14,8 +14,8 @@ from edgellama.server.openai_completions import (
     CompletionStream,
     completion,
 )
-from edgellama.server.routing import Routes, state_of
-from edgellama.server.wire import AnswerStream, json_response, read_json, wait_for_results
+from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.wire import AnswerStream, json_response, wait_for_results
 
 
 async def models(request: Request) -> Response:
@@ -51,7 +51,7 @@ async def chat_completions(request: Request) -> Response:
     """A reply, or several, to messages."""
     state = state_of(request)
     limits = state.settings.limits
-    asked = ChatRequest(await read_json(request, limits), limits)
+    asked = ChatRequest(await read_request(request), limits)
     name = state.catalogue.find(asked.fields.model).name
     answer = state.answer(asked.wish())
     fields = asked.fields
@@ -66,7 +66,7 @@ async def completions(request: Request) -> Response:
     """What follows prompts."""
     state = state_of(request)
     limits = state.settings.limits
-    asked = CompletionRequest(await read_json(request, limits), limits)
+    asked = CompletionRequest(await read_request(request), limits)
     name = state.catalogue.find(asked.fields.model).name
     answer = state.answer(asked.wish())
     if asked.fields.stream:

@@ -14,13 +14,12 @@ from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.fields import take_fields
 from edgellama.server.openai_common import finish_reason, hold_limits
-from edgellama.server.routing import Routes, state_of
+from edgellama.server.routing import Routes, read_request, state_of
 from edgellama.server.text_openers import open_prompt
 from edgellama.server.wire import (
     AnswerStream,
     StreamWriter,
     json_response,
-    read_json,
     sse,
     wait_for_results,
 )
@@ -110,7 +109,7 @@ async def stats(request: Request) -> Response:
 async def tokenize(request: Request) -> Response:
     """The tokens of a text."""
     state = state_of(request)
-    fields, _ = take_fields(await read_json(request, state.settings.limits), TokenizeFields)
+    fields, _ = take_fields(await read_request(request), TokenizeFields)
     async with state.shelf.lease(fields.model) as llama:
         tokenizer = llama.tokenizer
         tokens = await asyncio.to_thread(
@@ -128,7 +127,7 @@ async def tokenize(request: Request) -> Response:
 async def detokenize(request: Request) -> Response:
     """The text of tokens."""
     state = state_of(request)
-    fields, _ = take_fields(await read_json(request, state.settings.limits), DetokenizeFields)
+    fields, _ = take_fields(await read_request(request), DetokenizeFields)
     async with state.shelf.lease(fields.model) as llama:
         size = llama.tokenizer.vocab_size
         wrong = [token for token in fields.tokens if not 0 <= token < size]
@@ -142,7 +141,7 @@ async def detokenize(request: Request) -> Response:
 async def infill(request: Request) -> Response:
     """What stands in a gap."""
     state = state_of(request)
-    fields, options = take_fields(await read_json(request, state.settings.limits), InfillFields)
+    fields, options = take_fields(await read_request(request), InfillFields)
     if fields.n_predict is not None and fields.n_predict >= 0:
         options["max_tokens"] = fields.n_predict
     hold_limits(options, state.settings.limits)

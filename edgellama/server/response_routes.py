@@ -12,8 +12,8 @@ from edgellama.quant.error_text import shown
 from edgellama.server.errors import RequestError
 from edgellama.server.openai_responses import ResponseObject, ResponseRequest
 from edgellama.server.response_stream import ResponseStream
-from edgellama.server.routing import Routes, state_of
-from edgellama.server.wire import AnswerStream, json_response, read_json, wait_for_results
+from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.wire import AnswerStream, json_response, wait_for_results
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
@@ -23,7 +23,7 @@ async def create(request: Request) -> Response:
     """A response, kept unless that is not wanted."""
     state = state_of(request)
     limits = state.settings.limits
-    asked = ResponseRequest(await read_json(request, limits), limits)
+    asked = ResponseRequest(await read_request(request), limits)
     previous = asked.fields.previous_response_id
     if previous is not None:
         _, asked.said = await _found(request, previous, "previous_response_id")

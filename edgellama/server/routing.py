@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from edgellama.server.state import ServerState
+from edgellama.server.wire import encode_json, read_json
+
+logger = logging.getLogger(__name__)
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[Response]]
 Routes: TypeAlias = "tuple[tuple[str, tuple[str, ...], Endpoint], ...]"
@@ -19,3 +23,12 @@ def state_of(request: Request) -> ServerState:
     """The state of the server that a request came to."""
     state: ServerState = request.app.state.server
     return state
+
+
+async def read_request(request: Request) -> dict[str, Any]:
+    """The JSON object that a request sends; it goes to the log where that was asked for."""
+    settings = state_of(request).settings
+    body = await read_json(request, settings.limits)
+    if settings.log_prompts:
+        logger.info("asked: %s", encode_json(body).decode())
+    return body
