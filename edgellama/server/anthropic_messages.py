@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgellama.server.answers import Ended, Event, Piece, Wish
+from edgellama.server.anthropic_blocks import chat_messages, reply_blocks
 from edgellama.server.chat_messages import ordered_messages
 from edgellama.server.constraints import anthropic_format
 from edgellama.server.errors import RequestError, anthropic_error
 from edgellama.server.fields import take_fields
 from edgellama.server.openai_common import hold_limits
 from edgellama.server.text_openers import open_chat
+from edgellama.server.tool_fields import anthropic_tools, arguments_text
 from edgellama.server.wire import StreamWriter, sse
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ class CountFields(msgspec.Struct):
     messages: list[dict[str, Any]]
     model: str = ""
     system: str | list[dict[str, Any]] = ""
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: dict[str, Any] | None = None
 
 
 class MessageFields(CountFields):
@@ -65,6 +69,7 @@ class MessagesRequest:
             )
         options["max_tokens"] = fields.max_tokens
         options |= anthropic_format(fields.output_config)
+        options |= anthropic_tools(fields.tools, fields.tool_choice)
         hold_limits(options, limits)
         if fields.stop_sequences:
             options["stop"] = fields.stop_sequences
@@ -81,7 +86,7 @@ class MessagesRequest:
 def messages_of(fields: CountFields) -> list[dict[str, Any]]:
     """The messages with the system prompt, which has a field of its own here, in front."""
     system = [{"role": "system", "content": fields.system}] if fields.system else []
-    return ordered_messages([*system, *fields.messages])
+    return ordered_messages([*system, *chat_messages(fields.messages)])
 
 
 class MessageStream(StreamWriter):
@@ -114,6 +119,7 @@ class MessageStream(StreamWriter):
         if isinstance(event, Ended):
             return (
                 _event("content_block_stop", index=0)
+                + _call_events(event.result)
                 + _event("message_delta", delta=stop_of(event.result), usage=usage(event.result))
                 + _event("message_stop")
             )
@@ -130,8 +136,20 @@ class MessageStream(StreamWriter):
 
 def message(model: str, result: Generation) -> dict[str, Any]:
     """The whole message."""
-    content = [{"type": "text", "text": result.text}]
+    content = reply_blocks(result)
     return {**_head(model), "content": content, **stop_of(result), "usage": usage(result)}
+
+
+def _call_events(result: Generation) -> bytes:
+    """A block for each call, behind that of the text."""
+    events = b""
+    for index, call in enumerate(result.tool_calls, start=1):
+        block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
+        delta = {"type": "input_json_delta", "partial_json": arguments_text(call)}
+        events += _event("content_block_start", index=index, content_block=block)
+        events += _event("content_block_delta", index=index, delta=delta)
+        events += _event("content_block_stop", index=index)
+    return events
 
 
 def stop_of(result: Generation) -> dict[str, Any]:

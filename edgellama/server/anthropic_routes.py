@@ -17,7 +17,8 @@ from edgellama.server.anthropic_messages import (
 )
 from edgellama.server.fields import take_fields
 from edgellama.server.routing import Routes, read_request, state_of
-from edgellama.server.text_openers import chat_tokens
+from edgellama.server.text_openers import chat_request
+from edgellama.server.tool_fields import anthropic_tools
 from edgellama.server.wire import AnswerStream, json_response, wait_for_results
 
 
@@ -40,9 +41,10 @@ async def count_tokens(request: Request) -> Response:
     body = await read_request(request)
     fields, _ = take_fields(body, CountFields, ignored=WITHOUT_INFLUENCE)
     said = messages_of(fields)
+    options = anthropic_tools(fields.tools, fields.tool_choice)
     async with state.shelf.lease(fields.model) as llama:
-        tokens = await asyncio.to_thread(chat_tokens, llama, said)
-    return json_response({"input_tokens": len(tokens)})
+        wanted = await asyncio.to_thread(chat_request, llama, said, options)
+    return json_response({"input_tokens": len(wanted.prompt)})
 
 
 ROUTES: Routes = (

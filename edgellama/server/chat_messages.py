@@ -15,7 +15,7 @@ from edgellama.quant.errors import InvalidOptionError
 from edgellama.server.errors import RequestError
 
 SYSTEM_ROLES = ("system", "developer")
-ROLES = (*SYSTEM_ROLES, "user", "assistant")
+ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool")
 
 
 def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -30,16 +30,30 @@ def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         if role not in ROLES:
             allowed = ", ".join(ROLES)
             raise _wrong(place, f"{place}.role is {shown(role)}; allowed: {allowed}")
-        text = _text(message.get("content"), place)
         if role in SYSTEM_ROLES:
-            system.append(text)
+            system.append(_text(message.get("content"), place))
         else:
-            turns.append({"role": role, "content": text})
+            turns.append(_turn(message, role, place))
     if not turns:
         raise _wrong("messages", "messages are the system's alone; allowed: one of the user too")
     if system:
         return [{"role": "system", "content": "\n\n".join(system)}, *turns]
     return turns
+
+
+def _turn(message: Mapping[str, Any], role: str, place: str) -> dict[str, Any]:
+    """A message with what belongs to its role: calls of the assistant, whose result a tool's is."""
+    calls = message.get("tool_calls") if role == "assistant" else None
+    content = message.get("content")
+    # Beside calls clients write null, or no content at all.
+    turn = {"role": role, "content": "" if calls and not content else _text(content, place)}
+    if calls:
+        turn["tool_calls"] = calls
+    if role == "tool":
+        name = message.get("name") or message.get("tool_name")
+        given = {"tool_call_id": message.get("tool_call_id"), "name": name}
+        turn.update((key, value) for key, value in given.items() if value is not None)
+    return turn
 
 
 def _text(content: object, place: str) -> str:

@@ -19,8 +19,10 @@ from edgellama.server.errors import RequestError
 
 Fields = TypeVar("Fields", bound=msgspec.Struct)
 
-KEPT_FROM_REQUESTS = frozenset({"adapters", "on_prefill", "processors", "sampler"})
-"""Options of a text that are Python's alone, or name what this server does not have."""
+KEPT_FROM_REQUESTS = frozenset(
+    {*("adapters", "on_prefill", "processors", "sampler"), *("logprobs", "prompt_logprobs")}
+)
+"""Options of a text that are Python's alone, or that each protocol has its own words for."""
 TEXT_FIELDS = frozenset(TEXT_OPTION_NAMES) - KEPT_FROM_REQUESTS
 """Options of a text that a request may give by name."""
 WITHOUT_INFLUENCE = frozenset(
@@ -38,7 +40,6 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "logit_bias": ({},),
     "tools": ([],),
     "tool_choice": ("none",),
-    "parallel_tool_calls": (True, False),
     "modalities": (["text"],),
     "reasoning_effort": ("none",),
     "best_of": (1,),

@@ -11,6 +11,7 @@ from edgellama.server.constraints import ollama_format
 from edgellama.server.durations import seconds
 from edgellama.server.errors import RequestError
 from edgellama.server.fields import TEXT_FIELDS, is_neutral, take_fields
+from edgellama.server.log_probabilities import wanted_logprobs
 
 LOAD_OPTIONS = frozenset(
     {
@@ -34,6 +35,8 @@ class CommonFields(msgspec.Struct):
     options: dict[str, Any] = {}
     keep_alive: float | str | None = None
     format: str | dict[str, Any] | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = None
     truncate: bool | None = None
     shift: bool | None = None
 
@@ -42,6 +45,8 @@ class ChatFields(CommonFields):
     """``/api/chat``."""
 
     messages: list[dict[str, Any]] = []
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
 
 
 class GenerateFields(CommonFields):
@@ -60,6 +65,7 @@ def take_ollama_fields(
     """The fields of a request, and the options of its text; RequestError for what is refused."""
     fields, top_level = take_fields(body, kind, ignored=())
     options = {**text_options(fields.options), **top_level, **ollama_format(fields.format)}
+    options |= wanted_logprobs(fields.logprobs, fields.top_logprobs)
     return fields, options
 
 

@@ -14,6 +14,7 @@ from edgellama.server.answers import Wish
 from edgellama.server.catalogue import ServedModel
 from edgellama.server.chat_messages import ordered_messages
 from edgellama.server.errors import RequestError
+from edgellama.server.log_probabilities import chat_logprobs
 from edgellama.server.ollama_fields import (
     ChatFields,
     CommonFields,
@@ -31,11 +32,13 @@ from edgellama.server.ollama_texts import (
     as_response,
     final,
     timestamp,
+    with_calls,
     without_text,
 )
 from edgellama.server.openai_common import hold_limits
 from edgellama.server.routing import Routes, read_request, state_of
 from edgellama.server.text_openers import open_chat, open_prompt
+from edgellama.server.tool_fields import openai_tools
 from edgellama.server.wire import (
     AnswerStream,
     json_response,
@@ -95,6 +98,7 @@ async def chat(request: Request) -> Response:
     fields, options = take_ollama_fields(body, ChatFields)
     if not fields.messages:
         return await _load_or_unload(state, fields, as_message)
+    options |= openai_tools(fields.tools, fields.tool_choice, None)
     hold_limits(options, state.settings.limits)
     wish = Wish(
         model_name(fields),
@@ -138,7 +142,10 @@ async def _answer(
     if fields.stream:
         return AnswerStream(answer, OllamaStream(name, wrap, answer, more), state.settings.ping_s)
     (result,) = await wait_for_results(answer, request.receive)
-    return json_response(final(name, {**wrap(result.text), **more(result)}, result, answer.times))
+    content = {**with_calls(wrap(result.text), result.tool_calls), **more(result)}
+    if result.logprobs is not None:
+        content["logprobs"] = chat_logprobs(result.logprobs)
+    return json_response(final(name, content, result, answer.times))
 
 
 async def _load_or_unload(state: ServerState, fields: CommonFields, wrap: Wrap) -> Response:
@@ -225,6 +232,9 @@ def _scalars(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 def _capabilities(metadata: Mapping[str, Any]) -> list[str]:
     found = ["completion"]
+    template = metadata.get("tokenizer.chat_template")
+    if isinstance(template, str):
+        found.append("tools")  # Templates that know none are told of them in the system prompt.
     if any(key.startswith("tokenizer.ggml.fim_mid") for key in metadata):
         found.append("insert")
     return found

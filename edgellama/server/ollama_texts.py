@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from edgellama.server.answers import Answer, Ended, Event, Piece, Times
 from edgellama.server.errors import RequestError, ollama_error
+from edgellama.server.log_probabilities import chat_logprobs
+from edgellama.server.tool_fields import ollama_calls
 from edgellama.server.wire import NDJSON_TYPE, StreamWriter, ndjson
 
 if TYPE_CHECKING:
-    from edgellama.generation.results import Generation
+    from edgellama.generation.results import Generation, TokenLogprob
+    from edgellama.tools.tool import ToolCall
 
-DONE_REASONS = {"stop": "stop", "length": "length", "cancelled": "stop"}
+DONE_REASONS = {"stop": "stop", "tool_calls": "stop", "cancelled": "stop"}
 Wrap = Callable[[str], "dict[str, Any]"]
 """How a kind of text holds what was written."""
 More = Callable[["Generation"], "dict[str, Any]"]
@@ -28,6 +31,13 @@ def as_message(text: str) -> dict[str, Any]:
 def as_response(text: str) -> dict[str, Any]:
     """In ``/api/generate``."""
     return {"response": text}
+
+
+def with_calls(content: dict[str, Any], calls: Sequence[ToolCall]) -> dict[str, Any]:
+    """A message with calls; what is no message has none."""
+    if not calls or "message" not in content:
+        return content
+    return {"message": {**content["message"], "tool_calls": ollama_calls(calls)}}
 
 
 class OllamaStream(StreamWriter):
@@ -46,10 +56,13 @@ class OllamaStream(StreamWriter):
     def event(self, event: Event) -> bytes:
         """A piece, or the end with its figures."""
         if isinstance(event, Piece):
-            return self._line(event.chunk.text) if event.chunk.text else b""
+            chunk = event.chunk
+            return self._line(chunk.text, chunk.logprobs) if chunk.text or chunk.logprobs else b""
         if isinstance(event, Ended):
+            calls = event.result.tool_calls
+            told = self._line("", calls=calls) if calls else b""
             content = {**self._wrap(""), **self._more(event.result)}
-            return ndjson(final(self._model, content, event.result, self._times))
+            return told + ndjson(final(self._model, content, event.result, self._times))
         return b""
 
     def ping(self, state: str) -> bytes:
@@ -60,8 +73,13 @@ class OllamaStream(StreamWriter):
         """An error as a line."""
         return ndjson(ollama_error(error))
 
-    def _line(self, text: str) -> bytes:
-        head = {"model": self._model, "created_at": timestamp(), **self._wrap(text)}
+    def _line(
+        self, text: str, logprobs: TokenLogprob | None = None, calls: Sequence[ToolCall] = ()
+    ) -> bytes:
+        content = with_calls(self._wrap(text), calls)
+        if logprobs is not None:
+            content["logprobs"] = chat_logprobs([logprobs])
+        head = {"model": self._model, "created_at": timestamp(), **content}
         return ndjson({**head, "done": False})
 
 

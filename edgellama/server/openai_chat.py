@@ -13,6 +13,7 @@ from edgellama.server.chat_messages import ordered_messages
 from edgellama.server.constraints import openai_format
 from edgellama.server.errors import openai_error
 from edgellama.server.fields import take_fields
+from edgellama.server.log_probabilities import chat_logprobs, wanted_logprobs
 from edgellama.server.openai_common import (
     StreamOptions,
     check_num_texts,
@@ -22,10 +23,11 @@ from edgellama.server.openai_common import (
     usage,
 )
 from edgellama.server.text_openers import open_chat
+from edgellama.server.tool_fields import openai_calls, openai_tools
 from edgellama.server.wire import StreamWriter, now, sse
 
 if TYPE_CHECKING:
-    from edgellama.generation.results import Generation
+    from edgellama.generation.results import Generation, TokenLogprob
     from edgellama.server.settings import Limits
 
 
@@ -39,6 +41,12 @@ class ChatFields(msgspec.Struct):
     n: int = 1
     max_completion_tokens: int | None = None
     response_format: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     keep_alive: float | str | None = None
 
 
@@ -51,6 +59,10 @@ class ChatRequest:
         if fields.max_completion_tokens is not None:
             options["max_tokens"] = fields.max_completion_tokens
         options |= openai_format(fields.response_format, "response_format")
+        options |= openai_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
+        options |= wanted_logprobs(fields.logprobs, fields.top_logprobs)
+        if fields.chat_template_kwargs:
+            options["template_variables"] = fields.chat_template_kwargs
         hold_limits(options, limits)
         check_num_texts(fields.n, limits)
         self.fields = fields
@@ -87,17 +99,32 @@ class ChatStream(StreamWriter):
     def event(self, event: Event) -> bytes:
         """A piece of text, the reason of its end, or the end of the stream."""
         if isinstance(event, Piece):
-            if not event.chunk.text:
+            chunk = event.chunk
+            if not (chunk.text or chunk.logprobs):
                 return b""
-            return self._chunk(event.index, {"content": event.chunk.text})
+            found = None if chunk.logprobs is None else [chunk.logprobs]
+            return self._chunk(event.index, {"content": chunk.text}, logprobs=found)
         if isinstance(event, Ended):
             self._results.append(event.result)
-            return self._chunk(event.index, {}, finish_reason(event.result))
+            calls = openai_calls(event.result.tool_calls, with_index=True)
+            told = self._chunk(event.index, {"tool_calls": calls}) if calls else b""
+            return told + self._chunk(event.index, {}, finish_reason(event.result))
         head = {**self._head, "choices": [], "usage": usage(self._results)}
         return (sse(head) if self._with_usage else b"") + model_stream_end()
 
-    def _chunk(self, index: int, delta: Mapping[str, Any], reason: str | None = None) -> bytes:
-        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+    def _chunk(
+        self,
+        index: int,
+        delta: Mapping[str, Any],
+        reason: str | None = None,
+        logprobs: Sequence[TokenLogprob] | None = None,
+    ) -> bytes:
+        choice = {
+            "index": index,
+            "delta": delta,
+            "logprobs": _logprobs(logprobs),
+            "finish_reason": reason,
+        }
         return sse({**self._head, "choices": [choice]})
 
 
@@ -112,14 +139,26 @@ def chat_completion(model: str, results: Sequence[Generation]) -> dict[str, Any]
         "choices": [
             {
                 "index": index,
-                "message": {"role": "assistant", "content": result.text, "refusal": None},
-                "logprobs": None,
+                "message": _message(result),
+                "logprobs": _logprobs(result.logprobs),
                 "finish_reason": finish_reason(result),
             }
             for index, result in enumerate(results)
         ],
         "usage": usage(results),
     }
+
+
+def _message(result: Generation) -> dict[str, Any]:
+    """A reply; beside calls its text may be missing."""
+    calls = openai_calls(result.tool_calls)
+    content = None if calls and not result.text else result.text
+    message = {"role": "assistant", "content": content, "refusal": None}
+    return {**message, "tool_calls": calls} if calls else message
+
+
+def _logprobs(found: Sequence[TokenLogprob] | None) -> dict[str, Any] | None:
+    return None if found is None else {"content": chat_logprobs(found), "refusal": None}
 
 
 def completion_id() -> str:

@@ -13,6 +13,7 @@ from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.constraints import openai_format
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.fields import take_fields
+from edgellama.server.log_probabilities import alternatives, completion_logprobs
 from edgellama.server.openai_common import (
     StreamOptions,
     check_num_texts,
@@ -25,7 +26,7 @@ from edgellama.server.text_openers import open_prompt
 from edgellama.server.wire import StreamWriter, now, sse
 
 if TYPE_CHECKING:
-    from edgellama.generation.results import Generation
+    from edgellama.generation.results import Generation, TokenLogprob
     from edgellama.generation.stream import Stream
     from edgellama.llama import Llama
     from edgellama.server.settings import Limits
@@ -45,6 +46,7 @@ class CompletionFields(msgspec.Struct):
     n: int = 1
     echo: bool = False
     suffix: str | None = None
+    logprobs: int | None = None
     response_format: dict[str, Any] | None = None
 
 
@@ -55,6 +57,10 @@ class CompletionRequest:
         """RequestError for what cannot be obeyed."""
         fields, options = take_fields(body, CompletionFields)
         options.setdefault("max_tokens", DEFAULT_MAX_TOKENS)
+        if fields.logprobs is not None:
+            options["logprobs"] = alternatives(fields.logprobs, "logprobs")
+            if fields.echo:
+                options["prompt_logprobs"] = options["logprobs"]
         options |= openai_format(fields.response_format, "response_format")
         hold_limits(options, limits)
         if fields.suffix is None:
@@ -75,6 +81,7 @@ class CompletionRequest:
         self.fields = fields
         self.options = options
         self.echoes: dict[int, str] = {}
+        self.first_tokens: dict[int, str] = {}
 
     def wish(self) -> Wish:
         """What is to be made: for every prompt its texts."""
@@ -87,7 +94,9 @@ class CompletionRequest:
                 self.echoes[index] = (
                     prompt if isinstance(prompt, str) else llama.tokenizer.decode(prompt)
                 )
-            return open_prompt(prompt, self.options)(llama, which, stack)
+            stream = open_prompt(prompt, self.options)(llama, which, stack)
+            self.first_tokens[index] = llama.tokenizer.token_text(stream.prompt[0])
+            return stream
 
         return Wish(self.fields.model, start, self.num_texts)
 
@@ -126,7 +135,8 @@ class CompletionStream(StreamWriter):
         """A piece of text, the reason of its end, or the end of the stream."""
         if isinstance(event, Piece):
             text = self._echo(event.index) + event.chunk.text
-            return self._chunk(event.index, text, None) if text else b""
+            found = None if event.chunk.logprobs is None else [event.chunk.logprobs]
+            return self._chunk(event.index, text, None, found) if text or found else b""
         if isinstance(event, Ended):
             self._results[event.index] = event.result
             echo = self._echo(event.index)
@@ -141,8 +151,15 @@ class CompletionStream(StreamWriter):
         self._echoed.add(index)
         return self._request.echoes.get(index, "")
 
-    def _chunk(self, index: int, text: str, reason: str | None) -> bytes:
-        choice = {"index": index, "text": text, "logprobs": None, "finish_reason": reason}
+    def _chunk(
+        self,
+        index: int,
+        text: str,
+        reason: str | None,
+        found: Sequence[TokenLogprob] | None = None,
+    ) -> bytes:
+        logprobs = None if found is None else completion_logprobs(found)
+        choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         return sse({**self._head, "choices": [choice]})
 
 
@@ -154,12 +171,22 @@ def completion(
         {
             "index": index,
             "text": request.echoes.get(index, "") + result.text,
-            "logprobs": None,
+            "logprobs": _logprobs(request, index, result),
             "finish_reason": finish_reason(result),
         }
         for index, result in enumerate(results)
     ]
     return {**_head(model), "choices": choices, "usage": prompt_usage(request, results)}
+
+
+def _logprobs(request: CompletionRequest, index: int, result: Generation) -> dict[str, Any] | None:
+    """Those of the text, and with ``echo`` of the prompt before it, as far as they are known."""
+    if result.logprobs is None:
+        return None
+    if result.prompt_logprobs is None:
+        return completion_logprobs(result.logprobs)
+    known = [each for each in result.prompt_logprobs if each is not None]
+    return completion_logprobs([*known, *result.logprobs], request.first_tokens[index])
 
 
 def prompt_usage(request: CompletionRequest, results: Sequence[Generation]) -> dict[str, Any]:

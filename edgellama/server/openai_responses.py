@@ -15,11 +15,13 @@ from edgellama.server.errors import RequestError
 from edgellama.server.fields import WITHOUT_INFLUENCE, take_fields
 from edgellama.server.openai_common import hold_limits
 from edgellama.server.text_openers import open_chat
+from edgellama.server.tool_fields import arguments_text, openai_calls, openai_tools
 from edgellama.server.wire import now
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
     from edgellama.server.settings import Limits
+    from edgellama.tools.tool import ToolCall
 
 Messages = list[dict[str, Any]]
 TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
@@ -38,6 +40,9 @@ class ResponseFields(msgspec.Struct):
     metadata: dict[str, str] = {}
     stream_options: dict[str, Any] = {}
     text: dict[str, Any] = {}
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
 
 
 class ResponseRequest:
@@ -50,6 +55,7 @@ class ResponseRequest:
         if fields.max_output_tokens is not None:
             options["max_tokens"] = fields.max_output_tokens
         options |= openai_format(fields.text.get("format"), "text.format")
+        options |= openai_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
         hold_limits(options, limits)
         self.fields = fields
         self.options = options
@@ -71,26 +77,49 @@ class ResponseRequest:
 
     def messages_after(self, result: Generation) -> Messages:
         """All that was said once the reply is there."""
-        return [*self.said, *self.own, {"role": "assistant", "content": result.text}]
+        reply: dict[str, Any] = {"role": "assistant", "content": result.text}
+        if result.tool_calls:
+            reply["tool_calls"] = openai_calls(result.tool_calls)
+        return [*self.said, *self.own, reply]
 
 
 def input_messages(given: str | Sequence[Mapping[str, Any]]) -> Messages:
     """The messages of an input: a text, or items."""
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
-    return [_message(item, f"input[{number}]") for number, item in enumerate(given)]
+    messages: Messages = []
+    for number, item in enumerate(given):
+        message = _message(item, f"input[{number}]")
+        is_same_reply = messages and "tool_calls" in message and "tool_calls" in messages[-1]
+        if is_same_reply:
+            messages[-1]["tool_calls"] += message["tool_calls"]
+        else:
+            messages.append(message)
+    return messages
 
 
 def _message(item: Mapping[str, Any], place: str) -> dict[str, Any]:
     kind = item.get("type", "message")
+    if kind == "function_call":
+        function = {"name": item.get("name"), "arguments": item.get("arguments")}
+        call = {"id": item.get("call_id"), "type": "function", "function": function}
+        return {"role": "assistant", "content": "", "tool_calls": [call]}
+    if kind == "function_call_output":
+        output, name = item.get("output"), item.get("call_id")
+        return {"role": "tool", "content": _parts(output), "tool_call_id": name}
     if kind != "message":
         raise RequestError(
-            400, f"{place} is a {kind!a:.80}; allowed: message", param=place, code="invalid_value"
+            400,
+            f"{place} is a {kind!a:.80}; allowed: message, function_call, function_call_output",
+            param=place,
+            code="invalid_value",
         )
-    content = item.get("content")
-    if isinstance(content, list):
-        content = [_part(part) for part in content]
-    return {"role": item.get("role"), "content": content}
+    return {"role": item.get("role"), "content": _parts(item.get("content"))}
+
+
+def _parts(content: object) -> object:
+    """A content as chats have it."""
+    return [_part(part) for part in content] if isinstance(content, list) else content
 
 
 def _part(part: object) -> object:
@@ -115,9 +144,13 @@ class ResponseObject:
         return self._object("in_progress", [], None)
 
     def ended(self, result: Generation) -> dict[str, Any]:
-        """With the whole text."""
+        """With the whole text, which a stream has begun even where there are calls alone."""
         status = status_of(result)
-        return self._object(status, [self.item(result.text, status)], _usage(result))
+        is_stream = self._request.fields.stream
+        has_text = is_stream or result.text or not result.tool_calls
+        text = [self.item(result.text, status)] if has_text else []
+        calls = [call_item(call, status) for call in result.tool_calls]
+        return self._object(status, [*text, *calls], _usage(result))
 
     def failed(self, error: RequestError) -> dict[str, Any]:
         """With what went wrong."""
@@ -146,20 +179,32 @@ class ResponseObject:
             "max_output_tokens": fields.max_output_tokens,
             "model": self._model,
             "output": output,
-            "parallel_tool_calls": True,
+            "parallel_tool_calls": fields.parallel_tool_calls is not False,
             "previous_response_id": fields.previous_response_id,
             "reasoning": {"effort": None, "summary": None},
             "store": fields.store,
             "temperature": options.get("temperature"),
             "text": {"format": fields.text.get("format") or {"type": "text"}},
-            "tool_choice": "auto",
-            "tools": [],
+            "tool_choice": fields.tool_choice or "auto",
+            "tools": fields.tools or [],
             "top_p": options.get("top_p"),
             "truncation": "disabled",
             "usage": usage,
             "user": None,
             "metadata": fields.metadata,
         }
+
+
+def call_item(call: ToolCall, status: str, arguments: str | None = None) -> dict[str, Any]:
+    """A call of the output; ``arguments`` in place of its own while it is told."""
+    return {
+        "id": f"fc_{call.id}",
+        "type": "function_call",
+        "status": status,
+        "call_id": call.id,
+        "name": call.name,
+        "arguments": arguments_text(call) if arguments is None else arguments,
+    }
 
 
 def text_part(text: str) -> dict[str, Any]:
@@ -169,7 +214,8 @@ def text_part(text: str) -> dict[str, Any]:
 
 def status_of(result: Generation) -> str:
     """Whether a text has come to its own end."""
-    return "completed" if result.finish_reason == "stop" else "incomplete"
+    is_whole = result.finish_reason in ("stop", "tool_calls")
+    return "completed" if is_whole else "incomplete"
 
 
 def _usage(result: Generation) -> dict[str, Any]:

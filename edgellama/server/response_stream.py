@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellama.server.answers import Ended, Event, Piece
 from edgellama.server.errors import RequestError, openai_error
-from edgellama.server.openai_responses import ResponseObject, status_of, text_part
+from edgellama.server.openai_responses import ResponseObject, call_item, status_of, text_part
 from edgellama.server.wire import StreamWriter, sse
 
 if TYPE_CHECKING:
@@ -63,14 +63,30 @@ class ResponseStream(StreamWriter):
                 output_index=0,
                 item=self._response.item(result.text, status),
             )
+            + self._calls(result, status)
             + self._event(f"response.{status}", response=self._response.ended(result))
         )
+
+    def _calls(self, result: Generation, status: str) -> bytes:
+        """An item of the output for each call, behind the text."""
+        events = b""
+        for index, call in enumerate(result.tool_calls, start=1):
+            whole = call_item(call, status)
+            place = {"item_id": whole["id"], "output_index": index}
+            text = whole["arguments"]
+            begun = call_item(call, "in_progress", "")
+            kind = "response.function_call_arguments"
+            events += self._event("response.output_item.added", output_index=index, item=begun)
+            events += self._event(f"{kind}.delta", delta=text, **place)
+            events += self._event(f"{kind}.done", arguments=text, name=call.name, **place)
+            events += self._event("response.output_item.done", output_index=index, item=whole)
+        return events
 
     def _of_part(self, name: str, **content: Any) -> bytes:
         item = self._response.message_id
         return self._event(name, item_id=item, output_index=0, content_index=0, **content)
 
-    def _event(self, name: str, **content: Any) -> bytes:
+    def _event(self, name: str, /, **content: Any) -> bytes:
         number = self._number
         self._number += 1
         return sse({"type": name, "sequence_number": number, **content}, name)

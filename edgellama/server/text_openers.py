@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgellama.generation.text_options import text_request
-from edgellama.sampling.options import CHAT_SAMPLING, merged_options
+from edgellama.generation.chat_format import ChatFormat
+from edgellama.generation.messages import checked_messages
+from edgellama.generation.text_options import layered_options
+from edgellama.sampling.options import CHAT_SAMPLING
 from edgellama.server.answers import OpenText
-from edgellama.text.chat_template import ChatTemplate, encode_chat
 
 if TYPE_CHECKING:
     from edgellama.generation.stream import Stream
+    from edgellama.generation.text_options import Request
     from edgellama.llama import Llama
 
 Messages = Sequence[Mapping[str, Any]]
@@ -32,42 +35,28 @@ def open_chat(
 
     ``context``: tokens that were said before them. ``prompt`` is filled with the prompt's tokens.
     """
-    is_begun = messages[-1]["role"] == "assistant"
 
     def start(llama: Llama, index: int, stack: ExitStack) -> Stream:
-        own = _of_text(options, index)
-        if not (is_begun or context):
-            chat = stack.enter_context(llama.chat(messages=messages, when_full="error", **own))
-            stream = chat.regenerate()
-            if prompt is not None:
-                prompt[:] = stream.prompt
-            return stream
-        tokens = chat_tokens(llama, messages)
+        request = chat_request(llama, messages, _of_text(options, index))
         if context:
-            tokens = [*context, *_without_bos(tokens, llama)]
+            tokens = _without_bos(request.prompt, llama)
+            request = replace(request, prompt=[*context, *tokens])
         if prompt is not None:
-            prompt[:] = tokens
-        own = merged_options(llama.sampling_defaults or CHAT_SAMPLING, own)
-        stop = _template(llama).stop
-        request = text_request(tokens, own, stop=stop, continuation=is_begun)
+            prompt[:] = request.prompt
         return stack.enter_context(llama.session()).start(request)
 
     return start
 
 
-def chat_tokens(llama: Llama, messages: Messages) -> list[int]:
-    """The prompt that messages become, with the beginning of a reply if they end with one."""
-    is_begun = messages[-1]["role"] == "assistant"
-    asked = messages[:-1] if is_begun else messages
-    tokens = encode_chat(llama.tokenizer, _template(llama), asked)
-    if is_begun:
-        tokens += llama.tokenizer.encode(messages[-1]["content"], add_bos=False)
-    return tokens
-
-
-def _template(llama: Llama) -> ChatTemplate:
+def chat_request(llama: Llama, messages: Messages, options: Mapping[str, Any]) -> Request:
+    """The request of a reply to messages; their prompt may be longer than the context."""
     with llama.chat() as chat:
-        return chat.template
+        chat_format = ChatFormat(llama.tokenizer, chat.template)
+    is_begun = messages[-1]["role"] == "assistant"
+    given = layered_options(llama.sampling_defaults or CHAT_SAMPLING, options)
+    asked = chat_format.reply_request(given, continues=is_begun)
+    tokens = chat_format.prompt(asked, checked_messages(messages))
+    return replace(asked.request, prompt=tokens)
 
 
 def open_prompt(prompt: str | Sequence[int], options: Mapping[str, Any]) -> OpenText:
@@ -80,10 +69,10 @@ def open_prompt(prompt: str | Sequence[int], options: Mapping[str, Any]) -> Open
     return start
 
 
-def _without_bos(tokens: list[int], llama: Llama) -> list[int]:
+def _without_bos(tokens: Sequence[int], llama: Llama) -> Sequence[int]:
     """The tokens as they go on with others."""
     special = llama.tokenizer.special
-    has_bos = special.add_bos and tokens[:1] == [special.bos_id]
+    has_bos = special.add_bos and list(tokens[:1]) == [special.bos_id]
     return tokens[1:] if has_bos else tokens
 
 

@@ -1,0 +1,67 @@
+"""Anthropic's messages, whose contents are blocks, as messages of chats, and replies as blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgellama.quant.error_text import shown
+from edgellama.server.errors import RequestError
+
+if TYPE_CHECKING:
+    from edgellama.generation.results import Generation
+
+
+def chat_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The messages with calls and their results as chats have them."""
+    found: list[dict[str, Any]] = []
+    for number, message in enumerate(messages):
+        content = message.get("content")
+        if isinstance(content, list):
+            found += _of_blocks(message.get("role"), content, f"messages[{number}]")
+        else:
+            found.append(dict(message))
+    return found
+
+
+def _of_blocks(role: object, blocks: Sequence[Any], place: str) -> list[dict[str, Any]]:
+    """Results come first, each a message of its own; then text, with calls."""
+    results, calls, texts = [], [], []
+    for block in blocks:
+        kind = block.get("type") if isinstance(block, Mapping) else None
+        if kind == "tool_result":
+            results.append(_result(block, place))
+        elif kind == "tool_use":
+            function = {"name": block.get("name"), "arguments": block.get("input") or {}}
+            calls.append({"id": block.get("id"), "type": "function", "function": function})
+        elif kind == "text":
+            texts.append({"type": "text", "text": block.get("text")})
+        else:
+            raise RequestError(
+                400,
+                f"{place} has a block of the type {shown(kind)}; allowed: text, tool_use, "
+                "tool_result",
+                param=place,
+            )
+    if not (texts or calls):
+        return results
+    message: dict[str, Any] = {"role": role, "content": texts}
+    return [*results, {**message, "tool_calls": calls} if calls else message]
+
+
+def _result(block: Mapping[str, Any], place: str) -> dict[str, Any]:
+    content = block.get("content") or ""
+    name = block.get("tool_use_id")
+    if not isinstance(name, str):
+        raise RequestError(400, f"{place} has a tool_result without tool_use_id", param=place)
+    return {"role": "tool", "content": content, "tool_call_id": name}
+
+
+def reply_blocks(result: Generation) -> list[dict[str, Any]]:
+    """A reply's text, and its calls."""
+    calls = [
+        {"type": "tool_use", "id": call.id, "name": call.name, "input": dict(call.arguments)}
+        for call in result.tool_calls
+    ]
+    text = [{"type": "text", "text": result.text}] if result.text or not calls else []
+    return [*text, *calls]

@@ -1,0 +1,70 @@
+"""Log-probabilities as each protocol writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgellama.server.errors import RequestError
+
+if TYPE_CHECKING:
+    from edgellama.generation.results import TokenLogprob
+
+MAX_ALTERNATIVES = 20
+REPLACEMENT = "\ufffd"
+"""Stands where a token is a part of a character."""
+
+
+def wanted_logprobs(is_wanted: bool, num_alternatives: int | None) -> dict[str, Any]:
+    """``logprobs`` and ``top_logprobs`` of a chat, as an option of its text."""
+    if not is_wanted:
+        if num_alternatives:
+            raise _refused("top_logprobs", "top_logprobs is given; allowed: with logprobs true")
+        return {}
+    return {"logprobs": alternatives(num_alternatives or 0, "top_logprobs")}
+
+
+def alternatives(number: int, param: str) -> int:
+    """A number of alternatives; RequestError where it is out of range."""
+    if not 0 <= number <= MAX_ALTERNATIVES:
+        raise _refused(param, f"{param} is {number}; allowed: 0 to {MAX_ALTERNATIVES}")
+    return number
+
+
+def chat_logprobs(found: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
+    """Tokens with their alternatives, as in OpenAI's chats and in Ollama's."""
+    return [
+        {**_token(each), "top_logprobs": [_token(other) for other in each.alternatives]}
+        for each in found
+    ]
+
+
+def completion_logprobs(
+    found: Sequence[TokenLogprob], first_text: str | None = None, offset: int = 0
+) -> dict[str, Any]:
+    """Rows by kind, as in OpenAI's completions.
+
+    ``first_text`` is a token before all, of which nothing is known; ``offset`` is where the first
+    begins in the text.
+    """
+    texts = [*([] if first_text is None else [first_text]), *(each.text for each in found)]
+    unknown: list[Any] = [] if first_text is None else [None]
+    return {
+        "tokens": texts,
+        "token_logprobs": [*unknown, *(each.logprob for each in found)],
+        "top_logprobs": [
+            *unknown,
+            *({other.text: other.logprob for other in each.alternatives} for each in found),
+        ],
+        "text_offset": [offset + sum(map(len, texts[:number])) for number in range(len(texts))],
+    }
+
+
+def _token(each: TokenLogprob) -> dict[str, Any]:
+    is_whole = REPLACEMENT not in each.text
+    in_bytes = list(each.text.encode()) if is_whole else None
+    return {"token": each.text, "logprob": each.logprob, "bytes": in_bytes}
+
+
+def _refused(param: str, text: str) -> RequestError:
+    return RequestError(400, text, param=param, code="invalid_value")

@@ -1,0 +1,112 @@
+"""Tools as each protocol names and chooses them, and the calls that come of them.
+
+What a tool may be is checked by the library; here only words are translated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgellama.quant.error_text import shown
+from edgellama.server.errors import RequestError
+
+if TYPE_CHECKING:
+    from edgellama.tools.tool import ToolCall
+
+CHOICES = ("auto", "none", "required")
+ANTHROPIC_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
+
+
+def openai_tools(
+    tools: Sequence[Mapping[str, Any]] | None, choice: object, parallel: bool | None
+) -> dict[str, Any]:
+    """``tools``, ``tool_choice`` and ``parallel_tool_calls`` of chats and of responses."""
+    if not tools:
+        if choice not in (None, "none", "auto"):
+            raise _refused("tool_choice", "tool_choice is given; allowed: with tools alone")
+        return {}
+    options: dict[str, Any] = {"tools": list(tools)}
+    if choice is not None:
+        options["tool_choice"] = _chosen(choice, tools)
+    if parallel is not None:
+        options["parallel_tool_calls"] = parallel
+    return options
+
+
+def anthropic_tools(
+    tools: Sequence[Mapping[str, Any]] | None, choice: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """``tools`` and ``tool_choice`` of messages."""
+    if not tools:
+        return {}
+    kinds = {tool.get("type", "custom") for tool in tools} - {"custom", None}
+    if kinds:
+        raise _refused(
+            "tools", f"a tool has the type {shown(min(map(str, kinds)))}; allowed: custom"
+        )
+    options: dict[str, Any] = {
+        "tools": [{key: tool[key] for key in tool if key in _ANTHROPIC_KEYS} for tool in tools]
+    }
+    if choice:
+        kind = choice.get("type")
+        chosen = choice.get("name") if kind == "tool" else ANTHROPIC_CHOICES.get(str(kind))
+        if not isinstance(chosen, str):
+            allowed = ", ".join((*ANTHROPIC_CHOICES, "tool with a name"))
+            raise _refused("tool_choice", f"tool_choice.type is {shown(kind)}; allowed: {allowed}")
+        options["tool_choice"] = chosen
+        if choice.get("disable_parallel_tool_use"):
+            options["parallel_tool_calls"] = False
+    return options
+
+
+_ANTHROPIC_KEYS = ("name", "description", "input_schema")
+
+
+def _chosen(choice: object, tools: Sequence[Mapping[str, Any]]) -> str:
+    """A choice as the library takes it: a word, or the name of one of the tools."""
+    if isinstance(choice, str) and choice in CHOICES:
+        return choice
+    if isinstance(choice, Mapping) and choice.get("type") == "function":
+        inner = choice.get("function", choice)
+        name = inner.get("name") if isinstance(inner, Mapping) else None
+        inners = [tool.get("function", tool) for tool in tools]
+        if any(isinstance(each, Mapping) and each.get("name") == name for each in inners):
+            return str(name)
+    allowed = ", ".join(CHOICES)
+    raise _refused(
+        "tool_choice",
+        f"tool_choice is {shown(choice) if isinstance(choice, str) else 'of no tool'}; "
+        f'allowed: {allowed}, or {{"type": "function", "function": {{"name": ...}}}}',
+    )
+
+
+def openai_calls(calls: Sequence[ToolCall], *, with_index: bool = False) -> list[dict[str, Any]]:
+    """Calls in a message, arguments as JSON text; numbered where they are part of a stream."""
+    return [
+        {
+            **({"index": index} if with_index else {}),
+            "id": call.id,
+            "type": "function",
+            "function": {"name": call.name, "arguments": arguments_text(call)},
+        }
+        for index, call in enumerate(calls)
+    ]
+
+
+def ollama_calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """Calls in a message, arguments as objects."""
+    return [
+        {"function": {"index": index, "name": call.name, "arguments": dict(call.arguments)}}
+        for index, call in enumerate(calls)
+    ]
+
+
+def arguments_text(call: ToolCall) -> str:
+    """The arguments of a call as JSON text."""
+    return json.dumps(dict(call.arguments), ensure_ascii=False)
+
+
+def _refused(param: str, text: str) -> RequestError:
+    return RequestError(400, text, param=param, code="invalid_value")
