@@ -112,7 +112,7 @@ class Llama:
         quantize: str | None = None,
         cache_limit: int | None = None,
         exact: bool = False,
-        speculation: SpeculationMode = False,
+        speculation: SpeculationMode = "auto",
         progress: Callable[[int, int], None] | None = None,
         compile_usual: bool = False,
         max_concurrent: int | None = None,
@@ -140,8 +140,8 @@ class Llama:
                 fork and from earlier texts. False by default, because it costs speed.
             speculation: Guess tokens ahead out of the text itself and check several in a step,
                 which is faster where a text repeats something and never changes what it says.
-                "auto" does so unless hooks would see the guesses; True always,
-                False (the default) never. A text may have its own.
+                "auto" (the default) does so unless hooks would see the guesses; True always,
+                False never. A text may have its own.
             progress: Called as ``progress(compiled, total)`` while kernels are compiled; not at
                 all when none must be.
             compile_usual: If any kernel must be compiled, compile those of other usual models and

@@ -28,6 +28,8 @@ ATTENTION_ROWS = (1, 2, 3, 4, 5, 6, 7, 8)
 """Query rows that one attention kernel over the cache as it is handles together."""
 SKINNY_TILES = (2, 4, 8)
 """Tokens of one register tile, of a few."""
+RECORD_TILES = (4, 8)
+"""Tokens that ``gemv`` multiplies a row with at once, beside one; super-blocks only four."""
 LAYOUTS = ("float", "records", "in_order")
 """How a row kernel leaves its result: as f32 alone, as the records of int8 that ``gemv`` reads,
 or as int8 in order; see ``layouts``."""
@@ -96,6 +98,10 @@ def _matrix_signatures(name: str) -> Table:
     table: Table = {}
     if kind == "quantized":
         rows_x = ("x", "x_scale", "x_sum", "x_half_sum")
+        for tokens in RECORD_TILES[: 1 if FORMATS_BY_NAME[name].is_super_block else 2]:
+            table[Kernel("gemv", (name, tokens))] = _op(
+                "matrices.gemv", "quantized_gemv", MATRIX + vector_x
+            )
         for tokens in SKINNY_TILES:
             table[Kernel("skinny", (name, tokens))] = _op(
                 "matrices.skinny_gemm", "skinny_gemm", (*MATRIX, *rows_x, "chunk_rows")

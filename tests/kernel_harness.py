@@ -165,14 +165,16 @@ class KernelRunner:
         }
 
     def gemv(self, name: str, weights: Array, x: Array, num_threads: int = 1,
-             added_to: float | None = None, chunk_rows: int = 3) -> Array:  # fmt: skip
+             added_to: float | None = None, chunk_rows: int = 3,
+             tile: int = 1) -> Array:  # fmt: skip
         """weights x through ``gemv_NAME``; weights (rows, row_bytes) u8, x (n, width) f32."""
+        tile_name = f"_{tile}" if tile > 1 else ""
         quantized = name in QUANTIZED_FORMATS
         activations = self.records(x, orders_of([name])) if quantized else x
         num_rows = len(weights)
         y = self.output((len(x), num_rows))
         y[:] = np.nan if added_to is None else added_to
-        self(f"gemv_{name}", num_threads, weights=weights, row_bytes=weights.shape[1],
+        self(f"gemv_{name}{tile_name}", num_threads, weights=weights, row_bytes=weights.shape[1],
              num_rows=num_rows, num_columns=x.shape[1], y=y, y_stride=4 * num_rows,
              accumulate=int(added_to is not None), num_tokens=len(x), x=activations,
              x_stride=activations.strides[0], chunk_rows=chunk_rows)  # fmt: skip

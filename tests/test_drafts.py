@@ -142,6 +142,27 @@ def test_who_leaves_inside_a_draft_has_what_was_handed_out(engine: Any, cancels:
         assert held == len(PROMPT) + count - 1
 
 
+@pytest.mark.parametrize("weight_format", ["Q4_0", "Q4_1", "Q8_0", "Q4_K", "Q6_K", "F16"])
+def test_each_of_a_few_tokens_has_the_bits_of_a_step_of_its_own(
+    tmp_path: Path, weight_format: str
+) -> None:
+    """Where steps are not exact, 2 to 12 tokens leave the logits and keys of single steps."""
+    model = TinyLlama(
+        width=256, heads=4, kv_heads=2, feed_forward=512, layers=2, weight_format=weight_format
+    )
+    tokens = np.random.default_rng(0).integers(0, 288, 520 + 78).tolist()
+    path = write_tiny_llama(tmp_path / "tiny.gguf", replace(model, context_length=700))
+    with GGUFFile(path) as file, Engine(file, num_threads=2) as engine:
+        alone, together = engine.new_cache(), engine.new_cache()
+        for cache in (alone, together):
+            engine.forward(tokens[:490], cache)
+        for count in range(2, 13):
+            coming = tokens[alone.length : alone.length + count]
+            expected = [engine.forward([token], alone)[0] for token in coming]
+            found = engine.forward(coming, together, logits="each")
+            np.testing.assert_array_equal(found, np.array(expected))
+
+
 @pytest.mark.parametrize("num_tokens", [5, 600])
 def test_logits_of_so_many_tokens_at_the_end(engine: Any, num_tokens: int) -> None:
     """A number asks for the logits of so many last tokens, also across the steps of a prompt."""

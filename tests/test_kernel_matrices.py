@@ -9,12 +9,19 @@ import numpy as np
 import pytest
 from kernel_harness import TIERS, KernelRunner, runner_of, tier_name
 
-from edgellama.kernels_cpu.signatures import SKINNY_TILES
+from edgellama.kernels_cpu.signatures import RECORD_TILES, SIGNATURES, SKINNY_TILES, Kernel
 from edgellama.quant.formats import FLOAT_FORMATS, FORMATS_BY_NAME, QUANTIZED_FORMATS
 
 FORMATS = QUANTIZED_FORMATS + FLOAT_FORMATS
+TILED = [
+    (name, tile)
+    for name in QUANTIZED_FORMATS
+    for tile in RECORD_TILES
+    if Kernel("gemv", (name, tile)) in SIGNATURES
+]
 KERNELS = [
     *(f"{kind}_{name}" for name in FORMATS for kind in ("gemv", "gemm", "embed")),
+    *(f"gemv_{name}_{tile}" for name, tile in TILED),
     *(f"skinny_{name}_{tile}" for name in QUANTIZED_FORMATS for tile in SKINNY_TILES),
 ]
 BLOCK_COLUMNS = (32, 64, 96, 128, 160, 288, 1056)
@@ -122,6 +129,21 @@ def test_gemv_ignores_neighbours_and_threads(runner: KernelRunner, name: str) ->
     for num_tokens in (2, 3, 4, 7):
         batch = runner.gemv(name, weights, x[:num_tokens], 2, chunk_rows=64)
         np.testing.assert_array_equal(batch, alone[:num_tokens])
+
+
+@pytest.mark.parametrize(("name", "tile"), TILED)
+def test_several_tokens_are_multiplied_like_one(runner: KernelRunner, name: str, tile: int) -> None:
+    """Rows that are multiplied with several tokens at once give each the bits that it has alone."""
+    rng = np.random.default_rng(13)
+    for columns in columns_of(name):
+        weights = naive.random_weights(name, 37, columns, rng)
+        x = rng.standard_normal((12, columns)).astype(np.float32)
+        alone = runner.gemv(name, weights, x)
+        for num_tokens in (1, 3, tile, 12):
+            y = runner.gemv(name, weights, x[:num_tokens], 2, tile=tile)
+            np.testing.assert_array_equal(y, alone[:num_tokens])
+            y = runner.gemv(name, weights, x[:num_tokens], tile=tile, added_to=0.5)
+            np.testing.assert_array_equal(y, alone[:num_tokens] + np.float32(0.5))
 
 
 @pytest.mark.parametrize("name", FORMATS)

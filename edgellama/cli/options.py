@@ -227,7 +227,7 @@ def engine_options(command: Command) -> Command:
         "--speculation",
         type=click.Choice(list(SPECULATION_MODES)),
         callback=lambda context, option, name: SPECULATION_MODES.get(name),
-        help=f"{SPECULATION_HELP}  [default: off]",
+        help=f"{SPECULATION_HELP}  [default: auto]",
     )(command)
     command = click.option("--exact", is_flag=True, default=None, help=EXACT_HELP)(command)
     command = click.option(

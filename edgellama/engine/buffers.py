@@ -65,8 +65,8 @@ class QuantizedRows:
 
     def __init__(self, num_tokens: int, width: int) -> None:
         num_blocks = num_tokens * (width // BLOCK)
-        one_token = records_bytes(round_up(width, SUPER_BLOCK * BLOCK))
-        self._quants = reserve(max(num_blocks * BLOCK, one_token))
+        few_tokens = MAX_SHORT_TOKENS * records_bytes(round_up(width, SUPER_BLOCK * BLOCK))
+        self._quants = reserve(max(num_blocks * BLOCK, few_tokens))
         self._scale = reserve(scales_at(num_blocks))
         self._sum, self._half_sum = reserve(sums_at(num_blocks)), reserve(half_sums_at(num_blocks))
 

@@ -298,7 +298,7 @@ class LlamaProgram:
             "added": added,
             **dict.fromkeys(("up_weights", *QUANTIZED), 0),
         }
-        if matrix.is_quantized and batch == "one":
+        if matrix.is_quantized and layout_of(batch) == "records":
             arguments |= {"x": q["q"], "x_stride": records_bytes(matrix.num_columns)}
         elif matrix.is_quantized:
             arguments |= {f"x{name[1:]}": value for name, value in q.items()}

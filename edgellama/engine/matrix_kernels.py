@@ -9,9 +9,12 @@ from edgellama.engine.memory import round_up
 from edgellama.engine.step_values import Batch
 from edgellama.engine.weights import Matrix
 from edgellama.kernels_cpu.signatures import Kernel
+from edgellama.quant.formats import FORMATS_BY_NAME
 
 TILES: Mapping[Batch, int] = MappingProxyType({"two": 2, "four": 4, "eight": 8})
 """Tokens that a kernel for a few handles at a time."""
+RECORD_TILES: Mapping[Batch, int] = MappingProxyType({"one": 1, "four_alike": 4, "eight_alike": 8})
+"""The same of kernels that read a token as the one for a single token does."""
 PANEL_ROWS = 16
 """Rows that short steps take together on the widest tier, and a multiple of others'."""
 MIN_CHUNK_BYTES, MAX_CHUNKS = 3 << 16, 8
@@ -25,7 +28,11 @@ def kernel_of(matrix: Matrix, batch: Batch, is_exact: bool) -> Kernel:
         return Kernel(family, (matrix.format_name,))
     if batch in TILES:
         return Kernel("skinny", (matrix.format_name, TILES[batch]))
-    return Kernel("gemv" if batch == "one" else "gemm", (matrix.format_name,))
+    if batch in RECORD_TILES:
+        most = 4 if FORMATS_BY_NAME[matrix.format_name].is_super_block else 8
+        tile = min(RECORD_TILES[batch], most)
+        return Kernel("gemv", (matrix.format_name,) if tile == 1 else (matrix.format_name, tile))
+    return Kernel("gemm", (matrix.format_name,))
 
 
 def takes_tiles(batch: Batch, is_exact: bool) -> bool:
@@ -35,7 +42,7 @@ def takes_tiles(batch: Batch, is_exact: bool) -> bool:
 
 def layout_of(batch: Batch) -> str:
     """How int8 activations lie, of ``signatures.LAYOUTS``."""
-    return "records" if batch == "one" else "in_order"
+    return "records" if batch in RECORD_TILES else "in_order"
 
 
 def chunk_rows(matrix: Matrix, num_threads: int) -> int:

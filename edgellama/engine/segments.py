@@ -28,9 +28,10 @@ from edgellama.kernels_cpu.layouts import (
     count_splits,
 )
 
-Wanted: TypeAlias = Literal["last", "all", "none", "rows"] | int
+Wanted: TypeAlias = Literal["last", "all", "each", "none", "rows"] | int
 """Logits of the last token, of all, or of so many at the end; nothing, or the residual stream's
-rows instead of logits."""
+rows instead of logits. "each" are those of all, with the bits that steps of one token would give,
+where a few are the only ones in a step."""
 SMALLEST_SPLIT = 512
 """Keys of one part where a token's keys are split: enough to be worth handing out."""
 SPLITS_AT_MOST = 64
@@ -71,7 +72,7 @@ def num_logits(wanted: Wanted, num_tokens: int) -> int:
         return min(1, num_tokens)
     if isinstance(wanted, int):
         return min(max(0, wanted), num_tokens)
-    return num_tokens if wanted == "all" else 0
+    return num_tokens if wanted in ("all", "each") else 0
 
 
 def split_keys_at(position: int) -> int:

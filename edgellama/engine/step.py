@@ -28,6 +28,7 @@ from edgellama.engine.buffers import Rows, StepBuffers, attention_tokens
 from edgellama.engine.hooks import Call, Hook, StepRows
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.llama_program import LlamaProgram
+from edgellama.engine.matrix_kernels import RECORD_TILES
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Op
 from edgellama.engine.rope import RopeTable
@@ -81,23 +82,30 @@ class StepRunner:
         self._strides = b.strides | {self._logits.stride}
         self._parts: dict[tuple[object, ...], list[list[Op] | Call]] = {}
 
-    def kind_of(self, num_tokens: int, is_prompt: bool) -> StepKind:
+    def kind_of(self, num_tokens: int, is_prompt: bool, is_alike: bool = False) -> StepKind:
         """Which kernels a step of so many tokens takes; ``is_prompt``: many of one sequence.
 
+        ``is_alike``: each of a few tokens has the bits that it would have alone.
         Exact steps take no kernel that adds up in another order than those for many tokens.
         """
         attending: Attending = "packed" if is_prompt and not self._is_exact else "direct"
-        return StepKind(self._batch_of(num_tokens), attending)
+        return StepKind(self._batch_of(num_tokens, is_alike), attending)
 
     def kinds(self) -> set[StepKind]:
         """All kinds that steps on this tier can be of."""
-        counts = (*range(1, MAX_SHORT_TOKENS + 1), MAX_SHORT_TOKENS + 1)
-        return {self.kind_of(count, is_prompt) for count in counts for is_prompt in (False, True)}
+        few = range(1, MAX_SHORT_TOKENS + 1)
+        counts, both = (*few, MAX_SHORT_TOKENS + 1), (False, True)
+        kinds = {self.kind_of(count, is_prompt) for count in counts for is_prompt in both}
+        return kinds | {self.kind_of(count, False, is_alike=True) for count in few}
 
     def ops(self, kind: StepKind, pages: PageLayout) -> list[Op]:
-        """The ops of a step and of the logits of its last token, without hooks."""
+        """The ops of a step and of the logits of its last token, without hooks.
+
+        Of all tokens where each is computed as it is alone.
+        """
         writer = replace(self._writer, hooks=())
-        steps = writer.body(kind, pages) + writer.head(self._batch_of(1), self._logits)
+        batch = kind.batch if kind.batch in RECORD_TILES else self._batch_of(1)
+        steps = writer.body(kind, pages) + writer.head(batch, self._logits)
         return [step for step in steps if isinstance(step, Op)]
 
     def set_hooks(self, hooks: tuple[Hook, ...]) -> None:
@@ -137,7 +145,8 @@ class StepRunner:
         """The same for segments whose adapted rows are in ``ranges``."""
         num_tokens = self._fill(segments)
         is_prompt = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
-        kind, pages = self.kind_of(num_tokens, is_prompt), segments[0].cache.layout
+        is_alike = len(segments) == 1 and segments[0].wanted == "each" and not ranges
+        kind, pages = self.kind_of(num_tokens, is_prompt, is_alike), segments[0].cache.layout
         numbers = self._table.fill(
             segments, attention_tokens(self._config, kind.attending), kind.attending == "direct"
         )
@@ -147,7 +156,7 @@ class StepRunner:
         adapted = groups_of(ranges, self._batch_of, num_tokens) if ranges else ()
         body = partial(self._body, kind, pages, adapted)
         if 0 < len(rows) <= LOGIT_ROWS and rows[-1] - rows[0] == len(rows) - 1:
-            batch = self._batch_of(len(rows))
+            batch = self._batch_of(len(rows), is_alike)
             values |= {"num_outputs": len(rows), "first_row": self._residual_row(rows[0])}
             outputs = ranges_among(ranges, rows, OUTPUT)
             values |= bound_values(outputs, HEAD, self._strides)
@@ -275,9 +284,15 @@ class StepRunner:
             row = end
         return row
 
-    def _batch_of(self, num_tokens: int) -> Batch:
+    def _batch_of(self, num_tokens: int, is_alike: bool = False) -> Batch:
         if num_tokens == 1 and not self._is_exact:
             return "one"
+        if is_alike and num_tokens <= MAX_SHORT_TOKENS and not self._is_exact:
+            # The weights of the second are in the first-level cache still.
+            if num_tokens == 2:
+                return "one"
+            is_wide = num_tokens > 4 and self._tier.lanes == WIDEST_LANES
+            return "eight_alike" if is_wide else "four_alike"
         if num_tokens > MAX_SHORT_TOKENS:
             return "many"
         if num_tokens <= 2:

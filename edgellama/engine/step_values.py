@@ -7,8 +7,9 @@ from typing import Literal, TypeAlias
 
 from edgellama.engine.program import Bound
 
-Batch: TypeAlias = Literal["one", "two", "four", "eight", "many"]
-"""How matrices are multiplied: with one token, with up to so many at a time, or with many."""
+Batch: TypeAlias = Literal["one", "four_alike", "eight_alike", "two", "four", "eight", "many"]
+"""How matrices are multiplied: with one token, with so many that each has the bits that it has
+alone, with up to so many at a time, or with many."""
 Attending: TypeAlias = Literal["direct", "packed"]
 """How attention reads the cache: as it is, or packed to integers that many tokens share."""
 NUM_TOKENS, NUM_OUTPUTS = Bound("num_tokens"), Bound("num_outputs")

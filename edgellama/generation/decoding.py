@@ -80,7 +80,8 @@ class Decoding:
             banned=request.banned,
             calls=request.calls,
         )
-        self._drafter = drafter
+        # The low-rank products of adapters add up otherwise for several tokens.
+        self._drafter = None if self._adapters else drafter
         self._draft: list[int] = []
         self._history = list(request.prompt)
         self._certain: list[Chunk] = []
@@ -137,10 +138,11 @@ class Decoding:
         if self._is_over:
             return None
         tokens = history[cache.length :]
-        if self._drafter is None:
+        # Tokens that were not chosen are computed together, with a draft or without.
+        if self._drafter is None or len(tokens) > 1:
             return NextTokens(tokens, "last")
-        self._draft = list(self._drafter.draft(history, self._room_for_draft(len(tokens))))
-        return NextTokens(tokens + self._draft, 1 + len(self._draft) if self._draft else "last")
+        self._draft = list(self._drafter.draft(history, self._room_for_draft()))
+        return NextTokens(tokens + self._draft, "each" if self._draft else "last")
 
     def take(self, logits: Logits) -> Iterator[Chunk]:
         """Choose tokens by the logits that were wanted (n, vocab_size), each when it is asked for.
@@ -168,8 +170,8 @@ class Decoding:
                 next_row = len(history) - start
                 if next_row == row and not self._is_over:
                     continue  # taken back: another one, by the same logits
-                is_drafted = row < next_row <= len(draft)
-                if not is_drafted or draft[row:next_row] != history[start + row :]:
+                is_drafted = next_row == row + 1 <= len(draft)
+                if not is_drafted or draft[row] != history[-1]:
                     break
                 self._clock.resume()
                 self._check_end()
@@ -243,9 +245,9 @@ class Decoding:
         """Tokens of the text so far."""
         return len(self._history) - len(self._request.prompt)
 
-    def _room_for_draft(self, num_pending: int) -> int:
-        """How long a draft behind ``num_pending`` tokens may be; all of it may be refused."""
-        room = min(MAX_SHORT_TOKENS - num_pending, self.cache.passing_room(len(self._history)))
+    def _room_for_draft(self) -> int:
+        """How long a draft behind the history may be; all of it may be refused."""
+        room = min(MAX_SHORT_TOKENS - 1, self.cache.passing_room(len(self._history)))
         if self._request.max_tokens is not None:
             room = min(room, self._request.max_tokens - self._num_tokens - 1)
         return max(0, room)

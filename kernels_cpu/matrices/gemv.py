@@ -240,11 +240,14 @@ def _gemv(multiply_rows, columns_per_step):
     return kernel
 
 
-def quantized_gemv(name):
-    """y = weights x for blocks of ``name`` and quantized tokens, one after the other."""
+def quantized_gemv(name, num_tokens=1):
+    """y = weights x for blocks of ``name`` and quantized tokens, so many at a time.
+
+    A token has the same bits whatever their number: its sums are its own.
+    """
     code = BLOCK_CODES[name]
     is_paired = not (code.super_block or code.is_wide)
-    tile = CellTile(1 if code.super_block else 2, 1, is_paired)
+    tile = CellTile(1 if code.super_block else 2, num_tokens, is_paired)
     return _gemv(_multiply_rows(partial(quantized_dots, name), tile), 32)
 
 

@@ -7,12 +7,13 @@ threads or chunks. NumpyEngine gives it the interface of edgellama's Engine.
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from gguf import GGMLQuantizationType, quants
 
+from edgellama.engine.step_costs import StepCosts
 from edgellama.quant.errors import ContextLengthError, GenerationCancelled
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -59,6 +60,10 @@ class NumpyCache:
         if not 0 <= length <= self.length:
             raise ValueError(f"cannot truncate {self.length} positions to {length}")
         del self.tokens[length:]
+
+    def passing_room(self, length: int) -> int:
+        """How many tokens behind ``length`` may come and be forgotten again."""
+        return self.context_length - length
 
     def close(self) -> None:
         """Nothing to give back."""
@@ -228,6 +233,8 @@ class NumpyEngine:
         self.config = self.llama.shape
         self.num_threads = 1
         self.kernels = None
+        self.hooks: tuple[object, ...] = ()
+        self.scheduler = SimpleNamespace(costs=StepCosts())
         self.forwarded: list[int] = []
         self._lock = threading.Lock()
 
@@ -240,7 +247,7 @@ class NumpyEngine:
         tokens: Sequence[int],
         cache: NumpyCache,
         *,
-        logits: Literal["last", "all", "none"] = "last",
+        logits: Literal["last", "all", "each", "none"] = "last",
         cancelled: Cancellable | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Array:
@@ -262,8 +269,8 @@ class NumpyEngine:
                 self.forwarded.append(len(chunk))
                 if progress is not None:
                     progress(start + len(chunk), total)
-        wanted = {"last": slice(-1, None), "all": slice(None), "none": slice(0, 0)}[logits]
-        return np.concatenate(rows)[wanted].copy()
+        first = {"last": -1, "none": total}.get(logits, 0)
+        return np.concatenate(rows)[first:].copy()
 
     def close(self) -> None:
         """Nothing to give back."""
