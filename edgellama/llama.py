@@ -1100,8 +1100,9 @@ class Llama:
             InvalidOptionError: An unknown place, or layers that there are not.
 
         Example:
-            >>> from edgellama import Llama
-            >>> def silence(rows, step):
+            >>> import numpy as np
+            >>> from edgellama import Llama, StepRows
+            >>> def silence(rows: np.ndarray, step: StepRows) -> None:
             ...     rows[:, 0] = -1000.0
             >>> with Llama("smollm2", context_length=64) as llama:
             ...     hook = llama.add_hook(silence, "logits")

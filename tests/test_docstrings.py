@@ -8,7 +8,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import api_reference
 import pytest
+from doc_examples import check_examples
 
 import edgellama
 import edgellama.convert
@@ -87,6 +89,31 @@ def test_fields_are_explained(name: str) -> None:
     text = inspect.getdoc(OBJECTS[name]) or ""
     for field in dataclasses.fields(OBJECTS[name]):
         assert f"``{field.name}" in text or field.metadata, field.name
+
+
+def test_the_reference_is_up_to_date() -> None:
+    """docs/api.md says what the docstrings say (else: python tests/api_reference.py)."""
+    written = api_reference.PAGE.read_text("utf-8")
+    assert written.split() == api_reference.render_page().split()
+
+
+def test_the_reference_is_complete() -> None:
+    """Every public name and every method of one is on the page."""
+    page = api_reference.render_page()
+    for name in sorted(set(PUBLIC) - set(api_reference.INNER)):
+        is_error = isinstance(PUBLIC[name], type) and issubclass(PUBLIC[name], Exception)
+        assert (f"| `{name}` |" if is_error else f"\n### {name}\n") in page, name
+    for name in sorted(set(CALLS) - {"Session.start"}):
+        if "." in name and name.split(".")[0] not in INNER:
+            shown = f"`{name.split('.')[1]}`" if name.endswith("_async") else f"#### {name}\n"
+            assert shown in page, name
+
+
+@pytest.mark.slow
+def test_examples_are_typed(tmp_path: Path) -> None:
+    """mypy in its strict mode has nothing against any example of docstrings and pages."""
+    exit_code, report = check_examples(tmp_path)
+    assert exit_code == 0, report
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTS))

@@ -1,4 +1,4 @@
-"""Type-checks packages, benchmarks and examples: ``python tests/typecheck.py``."""
+"""Type-checks packages, scripts and the examples of pages: ``python tests/typecheck.py``."""
 
 from __future__ import annotations
 
@@ -37,4 +37,5 @@ def _with_repository_names(report: str) -> str:
 if __name__ == "__main__":
     exit_code, findings = check_types(REPOSITORY)
     print(findings, end="")
-    sys.exit(exit_code)
+    doc_examples = Path(__file__).with_name("doc_examples.py")
+    sys.exit(exit_code or subprocess.run([sys.executable, doc_examples], check=False).returncode)

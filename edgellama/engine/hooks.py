@@ -36,9 +36,10 @@ class StepRows:
     a step from 0.
 
     Example:
+        >>> import numpy as np
         >>> from edgellama import Llama, StepRows
-        >>> seen = []
-        >>> def note(rows, step: StepRows) -> None:
+        >>> seen: list[int] = []
+        >>> def note(rows: np.ndarray, step: StepRows) -> None:
         ...     seen.extend(step.positions.tolist())
         >>> with Llama("smollm2", context_length=64) as llama:
         ...     hook = llama.add_hook(note, layers=[0])
