@@ -19,9 +19,10 @@ import edgellama
 import edgellama.convert
 
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
-PREAMBLE = """from edgellama import Llama
+PREAMBLE = """from edgellama import Conversation, Llama
 
 llama: Llama
+chat: Conversation
 document: str
 question: list[int]
 prompts: list[str]

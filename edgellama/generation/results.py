@@ -27,7 +27,7 @@ class TokenLogprob:
         >>> from edgellama import Llama
         >>> with Llama("smollm2", context_length=512) as llama:
         ...     result = llama.generate("The capital of France is", max_tokens=1, logprobs=2)
-        >>> [each.text for each in result.logprobs[0].alternatives]
+        >>> [each.text for each in (result.logprobs or ())[0].alternatives]
         [' Paris', ' the']
     """
 
