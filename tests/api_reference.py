@@ -25,9 +25,14 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "A model": ("Llama",),
     "Chats and sessions": ("Conversation", "Session"),
     "Options": (
-        *("TextOptions", "PromptOptions", "SamplingOptions", "EmbedOptions", "RerankOptions"),
+        *("TextOptions", "ChatOptions", "PromptOptions", "BatchOptions", "SamplingOptions"),
+        *("EmbedOptions", "RerankOptions"),
     ),
-    "Results": ("Generation", "Chunk", "Usage", "Statistics", "Embedding", "Ranked"),
+    "Results": (
+        *("Generation", "Chunk", "Usage", "Statistics", "TokenLogprob", "Score"),
+        *("Classification", "Embedding", "Ranked", "Moderation", "SafetyCategory"),
+    ),
+    "Tools": ("Tool", "ToolCall"),
     "While a text runs": ("Stream", "AsyncStream", "Batch", "AsyncBatch", "CancelToken"),
     "In the words of transformers": ("pipeline", "TextGenerationPipeline"),
     "Models and files": (
@@ -41,7 +46,9 @@ INNER = ("Engine", "KVCache")
 """For instruments and other runtimes, which read the source."""
 INHERITED: Mapping[str, Any] = {
     "TextOptions": SamplingArguments,
+    "ChatOptions": edgellama.TextOptions,
     "PromptOptions": edgellama.TextOptions,
+    "BatchOptions": edgellama.BatchOptions,
 }
 """Options that have all of another's, which are shown there."""
 PARTS_OF_OURS = ("start",)
@@ -207,7 +214,7 @@ def _fields(fields: Mapping[str, tuple[str, str]]) -> str:
 
 
 def _code(text: str) -> str:
-    return f"```text\n{text}\n```\n"
+    return f"```text\n{text}\n```\n" if text else ""
 
 
 def _text(value: Any) -> str:

@@ -283,11 +283,11 @@ class Conversation:
             EdgellamaError: Another reply runs, or the conversation is closed.
 
         Example:
-            >>> from edgellama import Llama, TextOptions
+            >>> from edgellama import ChatOptions, Llama
             >>> def add(a: int, b: int) -> int:
             ...     "Add two numbers."
             ...     return a + b
-            >>> options: TextOptions = {"tools": [add], "tool_choice": "add", "temperature": 0}
+            >>> options: ChatOptions = {"tools": [add], "tool_choice": "add", "temperature": 0}
             >>> with Llama("smollm2", context_length=1024) as llama:
             ...     with llama.chat(**options) as chat:
             ...         reply = chat.run("What is 2 + 3?", max_tokens=40)
