@@ -36,7 +36,7 @@ Prompt: TypeAlias = "str | Sequence[int]"
 
 @dataclass(frozen=True)
 class Score:
-    """How probable a text is, token by token.
+    """How probable a text is, token by token; ``tokens`` has each of them.
 
     Example:
         >>> from edgellama import Llama
@@ -67,7 +67,9 @@ class Score:
 
 @dataclass(frozen=True)
 class Classification:
-    """The probabilities of several choices, which add up to 1, and their own log-probabilities.
+    """How probable each of several choices is.
+
+    Their ``probabilities`` add up to 1; ``logprobs`` are their own as they stand.
 
     Example:
         >>> from edgellama import Llama

@@ -30,7 +30,7 @@ _CATEGORY = re.compile(r"^\s*([A-Z]{1,3}\d{1,3}):\s*(.+?)\.?\s*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class SafetyCategory:
-    """A kind of content that is unsafe: the code that the model answers with, and its name.
+    """A kind of content that is unsafe: the ``code`` that the model answers with, and its ``name``.
 
     Example:
         >>> from edgellama import SafetyCategory
