@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgellama import Llama
+from edgellama.generation.arguments import token_bias
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.quant.errors import InvalidOptionError
@@ -30,6 +32,7 @@ from edgellama.sampling.options import (
 )
 from edgellama.sampling.sampler import Sampler
 from edgellama.sampling.shape_filters import keep_typical
+from edgellama.text.tokenizer import load_tokenizer
 
 Logits = npt.NDArray[np.float32]
 PLAIN: Any = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": 1.0}
@@ -204,13 +207,15 @@ def test_presets_stand_in_for_what_was_said_before() -> None:
         SamplingOptions(**options)  # type: ignore[arg-type]
 
 
-def test_every_option_is_an_argument_and_has_a_line_in_the_docs() -> None:
-    """SamplingArguments has the fields of SamplingOptions; the page has them with defaults."""
+def test_every_option_is_an_argument_and_explained() -> None:
+    """SamplingArguments has the fields of SamplingOptions, page and docstring have their words."""
     assert [*RULES, "preset"] == list(SamplingArguments.__annotations__)
     page = (Path(__file__).parent.parent / "docs" / "sampling.md").read_text("utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `")}
+    words = " ".join((inspect.getdoc(SamplingOptions) or "").split())
     for name, rule in RULES.items():
         assert rule.text in rows[name], name
+        assert f"{name}: {rule.text} Allowed: " in words
         if isinstance(rule.default, (int, float)):
             assert f"| {rule.default} |" in rows[name]
     assert all(f"`{name}`" in page for name in PRESETS)
@@ -264,6 +269,30 @@ def test_biases_by_text(smollm2: Llama) -> None:
         smollm2.generate(prompt, logit_bias={99999: 1.0})
     with pytest.raises(InvalidOptionError, match=r"logit_bias"):
         list(smollm2.generate_batch([prompt], logit_bias={99999: 1.0}))
+
+
+def test_texts_with_and_without_a_space_are_other_tokens() -> None:
+    """In a SentencePiece vocabulary, which puts a space before a first word by itself, too."""
+    pieces = ["\u2581", *"Paris", "\u2581P", "ar", "is", "Par", "\u2581Par", "Paris", "\u2581Paris"]
+    texts = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *pieces]
+    tokenizer = load_tokenizer(
+        {
+            "tokenizer.ggml.model": "llama",
+            "tokenizer.ggml.tokens": texts,
+            "tokenizer.ggml.scores": [float(number) for number in range(len(texts))],
+            "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * len(pieces)],
+        }
+    )
+    bias: dict[int | str, float | bool] = {"Paris": 1.0, " Paris": False, "</s>": 2, "\n": 3, 5: 1}
+    assert token_bias(tokenizer, bias) == {
+        texts.index("Paris"): 1,
+        texts.index("\u2581Paris"): -math.inf,
+        2: 2,
+        3 + 10: 3,
+        5: 1,
+    }
+    with pytest.raises(InvalidOptionError, match=r"'Pa' in logit_bias is the tokens \["):
+        token_bias(tokenizer, {"Pa": 1.0})
 
 
 def test_min_tokens_of_a_text(smollm2: Llama) -> None:

@@ -51,12 +51,12 @@ def sampling_options(*, chat: bool) -> Callable[[Command], Command]:
 
     def add(command: Command) -> Command:
         command = click.option(
-            "--dry-breaker",
-            "dry_breakers",
+            "--sampling",
+            RARE,
             multiple=True,
-            metavar="TEXT",
-            callback=lambda context, option, texts: breaker_texts(texts) if texts else None,
-            help='Sequences end here; repeatable, none for nowhere.  [default: \\n : " *]',
+            metavar="NAME=VALUE",
+            callback=_read_rare,
+            help=SAMPLING_HELP,
         )(command)
         command = click.option(
             "--preset",
@@ -65,12 +65,12 @@ def sampling_options(*, chat: bool) -> Callable[[Command], Command]:
             help=f"Choose as other programs do: {', '.join(PRESETS)}.",
         )(command)
         command = click.option(
-            "--sampling",
-            RARE,
+            "--dry-breaker",
+            "dry_breakers",
             multiple=True,
-            metavar="NAME=VALUE",
-            callback=_read_rare,
-            help=SAMPLING_HELP,
+            metavar="TEXT",
+            callback=lambda context, option, texts: breaker_texts(texts) if texts else None,
+            help='Sequences end here; repeatable, none for nowhere.  [default: \\n : " *]',
         )(command)
         for name, (kind, text, default) in reversed(SAMPLING_OPTIONS.items()):
             shown = _chat_default(name, default) if chat else _text_default(name, default)

@@ -112,12 +112,58 @@ _BIAS = Range(
 class SamplingOptions:
     """How to choose among the likely tokens; InvalidOptionError for values outside the ranges.
 
-    docs/sampling.md has a line about every option. ``temperature`` 0 always takes the likeliest
-    token. ``samplers`` is the order of the stages; one that is left out is off. The same ``seed``
-    gives the same choices for the same logits; None gives another text every time.
+    docs/sampling.md has defaults and sources. ``temperature`` 0 takes the likeliest token after
+    the penalties, whatever the filters are. ``logit_bias`` names tokens by id or by a text that is
+    one token, spaces included.
 
-    ``logit_bias`` is added to the logits of tokens, which are named by id or by a text that is
-    one token, before all stages; False forbids a token, as minus infinity does.
+    Arguments:
+        temperature: Randomness; 0 always takes the likeliest token. Allowed: a number from
+            0.
+        top_k: Choose among this many likeliest tokens; 0 for all. Allowed: a whole number
+            from 0.
+        top_p: Choose among the likeliest tokens of this total probability. Allowed: a
+            number above 0 up to 1.
+        min_p: Drop tokens below this fraction of the likeliest one's. Allowed: a number
+            from 0 to 1.
+        repeat_penalty: Weaken tokens that came lately; 1 for not at all. Allowed: a number
+            above 0.
+        repeat_last_n: How many tokens are lately; -1 for all. Allowed: a whole number from
+            -1 (-1: all).
+        frequency_penalty: Take this off a token for each time that it came lately. Allowed:
+            a number.
+        presence_penalty: Take this off a token that came lately. Allowed: a number.
+        dry_multiplier: Weaken what would repeat a sequence (DRY); 0 for not. Allowed: a
+            number from 0.
+        dry_base: How fast that grows with the sequence's length. Allowed: a number from 1.
+        dry_allowed_length: Tokens that a sequence may repeat freely. Allowed: a whole
+            number from 1.
+        dry_last_n: Look for sequences in so many last tokens; -1 for all. Allowed: a whole
+            number from -1 (-1: all).
+        dry_breakers: Sequences end at tokens with one of these texts. Allowed: texts.
+        top_n_sigma: Drop tokens so many deviations below the likeliest; 0 or less for none.
+            Allowed: a number.
+        typical_p: Choose among the most typical tokens of this total probability. Allowed:
+            a number above 0 up to 1.
+        xtc_probability: How often the likeliest tokens but one are left out (XTC). Allowed:
+            a number from 0 to 1.
+        xtc_threshold: Leave out tokens from this probability on. Allowed: a number from 0
+            to 1.
+        dynatemp_range: Let the temperature follow the entropy, so far down and up. Allowed:
+            a number from 0.
+        dynatemp_exponent: How entropy becomes temperature. Allowed: a number from 0.
+        mirostat: Keep the surprise constant, by Mirostat 1 or 2, instead of filtering.
+            Allowed: 0 (off), 1 or 2.
+        mirostat_tau: The surprise to keep, in bits. Allowed: a number from 0.
+        mirostat_eta: How fast Mirostat learns. Allowed: a number from 0.
+        samplers: The order of the stages; what is left out is off. Allowed: names of
+            SAMPLERS, each once.
+        logit_bias: Add a number to the logit of a token; False forbids it. Allowed: None
+            or numbers (False: never) by token ids or texts.
+        min_tokens: Do not end a text before it has so many tokens. Allowed: a whole number
+            from 0.
+        ignore_eos: Never choose a token that ends the text. Allowed: True or False.
+        seed: Same seed, same text; left out, every run differs. Allowed: None or a whole
+            number from 0.
 
     Example:
         >>> from edgellama import SamplingOptions
