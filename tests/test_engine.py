@@ -23,6 +23,8 @@ from edgellama.engine.usual_kernels import (
     usual_kernels,
 )
 from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
+from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
 from edgellama.quant.formats import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.gguf.file import GGUFFile
@@ -118,6 +120,18 @@ def test_warm_up_leaves_nothing_out(make_engine: MakeEngine, name: str) -> None:
     """An engine asks for no kernel that a warm-up without a model has not compiled."""
     engine = make_engine(dataclasses.replace(WIDE, weight_format=name))
     assert engine.usual_kernels() <= set(kernels_for())
+
+
+def test_kernels_of_layers_of_several_forms(make_engine: MakeEngine) -> None:
+    """Kernels asked for beforehand are those that steps of any size call, whatever the layers."""
+    formats = {"1.attn_v": "Q6_K", "2.ffn_down": "F16", "output": "Q8_0"}
+    engine = make_engine(dataclasses.replace(WIDE, layers=4, weight_format="Q4_0", formats=formats))
+    called = {op.kernel.name for count in (*range(1, 10), 99) for op in engine.step_ops(count)}
+    usual = engine.usual_kernels()
+    assert {"gemv_Q6_K", "gemm_F16", "gemv_Q8_0"} <= called <= usual
+    # Texts of a prompt attend in another way than those of several sequences.
+    others = {name for name in usual if name.startswith("attention_")}
+    assert usual - called <= {*ENTRY_KERNELS, CHOICE_KERNEL, *others}
 
 
 @pytest.mark.parametrize("kv_type", USUAL_CACHE_TYPES)

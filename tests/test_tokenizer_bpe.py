@@ -17,6 +17,7 @@ from reference.tokenizer_references import hard_text, hugging_face_ids, publishe
 
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.vocabulary.split_patterns import OTHER_NAMES, SPLIT_RULES
+from edgellama.quant.vocabulary.string_index import StringIndex
 from edgellama.text.tokenizer import load_tokenizer
 from edgellama.text.tokenizer.byte_pair_merge import BytePairMerger, byte_symbols
 from edgellama.text.tokenizer.split_patterns import Splitter
@@ -238,3 +239,13 @@ def test_byte_symbols_are_those_of_hugging_face() -> None:
     symbols = [symbol.decode() for symbol in byte_symbols()]
     assert sorted(symbols) == sorted(ByteLevel.alphabet())
     assert (symbols[0x20], symbols[0x0A], symbols[0x41], symbols[0xAD]) == ("Ġ", "Ċ", "A", "Ń")
+
+
+@given(st.lists(st.binary(max_size=3), max_size=60), st.binary(max_size=3))
+def test_strings_are_found_in_long_lists(strings: list[bytes], other: bytes) -> None:
+    """An index tells every place of a string, the last one first, and none for others."""
+    index = StringIndex(strings)
+    for string in (*strings, other):
+        places = [place for place, found in enumerate(strings) if found == string]
+        assert list(index.places(string)) == places[::-1]
+        assert index.last(string) == (places[-1] if places else None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli import terminal
-from edgellama.models import names, pulling, usage, well_known
+from edgellama.models import names, usage, well_known
 from edgellama.quant.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -91,6 +91,8 @@ def open_model(path: Path, **options: Any) -> Llama:
 def pull_with_progress(name: str, *, force: bool = False) -> Path:
     """Pulls a model, showing how far it has come on stderr."""
     with terminal.byte_progress(f"downloading {_title(name)}") as report:
+        from edgellama.models import pulling
+
         return pulling.pull(name, progress=report, force=force)
 
 

@@ -7,7 +7,6 @@ as int8 alone. Which texts use an adapter, and how strongly, is ``adapter_set``'
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from edgellama.engine.memory import round_up
 from edgellama.engine.weights import Matrix
+from edgellama.quant.digests import blake2b
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.gguf.adapter_file import AdapterFile, FactorPair
 from edgellama.quant.gguf.tensors import Tensor
@@ -88,7 +88,7 @@ def make_adapter(name: str, file: AdapterFile, quantized: Collection[str]) -> Ad
 
     ``quantized``: names of the model's matrices whose input is int8.
     """
-    digest = hashlib.blake2b(digest_size=DIGEST_BYTES)
+    digest = blake2b(digest_size=DIGEST_BYTES)
     pairs: dict[str, LowRank] = {}
     num_bytes = 0
     for matrix, pair in file.pairs.items():

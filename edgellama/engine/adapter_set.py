@@ -6,7 +6,6 @@ all matrices that share an input stand side by side. Ops are ``adapter_ops``'s.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from edgellama.kernels_cpu.layouts import (
     ADDED_WEIGHTS,
     MAX_ADDED_RANK,
 )
+from edgellama.quant.digests import blake2b
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import FLOAT_FORMATS
 
@@ -150,7 +150,7 @@ def origin_of(scales: Mapping[Adapter, float]) -> bytes:
     """Bytes that stand for adapters and scales; none for none."""
     if not scales:
         return b""
-    digest = hashlib.blake2b(digest_size=16)
+    digest = blake2b(digest_size=16)
     for adapter, scale in scales.items():
         digest.update(adapter.digest + np.float64(scale).tobytes())
     return digest.digest()

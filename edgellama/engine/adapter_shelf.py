@@ -7,17 +7,19 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from edgellama.engine.adapter import Adapter, make_adapter
 from edgellama.engine.adapter_ops import kernels_of
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet, checked_scale
-from edgellama.kernels_cpu.compiling.compile_pool import Progress
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import QUANTIZED_FORMATS
 from edgellama.quant.gguf.adapter_file import read_adapter
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from edgellama.kernels_cpu.compiling.compile_pool import Progress
 
 AdapterScales: TypeAlias = (
     Mapping[Adapter, float] | Mapping[str, float] | Mapping[Adapter | str, float]

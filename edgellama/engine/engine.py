@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +26,6 @@ from edgellama.engine.next_token import RepeatableStep
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import PagePool
 from edgellama.engine.program import Op, Program
-from edgellama.engine.saved_cache import CacheMaker
 from edgellama.engine.scheduler import RunStep, Scheduler
 from edgellama.engine.segments import Segment, Wanted
 from edgellama.engine.step import FloatRows, StepRunner
@@ -35,7 +35,6 @@ from edgellama.engine.thread_priority import lower_priority
 from edgellama.engine.weights import ModelWeights, load_weights
 from edgellama.engine.work import Kept, Work
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
-from edgellama.kernels_cpu.compiling.compile_pool import Progress
 from edgellama.kernels_cpu.compiling.source_hash import source_hash
 from edgellama.kernels_cpu.machine.cpu import default_num_threads
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
@@ -43,6 +42,10 @@ from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from edgellama.engine.saved_cache import CacheMaker
+    from edgellama.kernels_cpu.compiling.compile_pool import Progress
 
 __all__ = ["CancelToken", "Engine"]
 
@@ -209,6 +212,8 @@ class Engine:
 
         The first time it reads samples of all tensors.
         """
+        from edgellama.engine.saved_cache import CacheMaker
+
         self.load()
         rounding = f"{self.tier.name} {(source_hash() or 'unknown')[:16]}"
         return CacheMaker(
@@ -473,8 +478,8 @@ class Engine:
     def usual_kernels(self) -> set[str]:
         """Names of a chat's kernels: all kinds of steps, one token's logits, the next's choice."""
         runner, pages = self._open_runner(), self.pool().layout
-        ops = (op for kind in runner.kinds() for op in runner.ops(kind, pages))
-        return {op.kernel.name for op in ops} | {*ENTRY_KERNELS, CHOICE_KERNEL}
+        names = {kernel.name for kernel in runner.kernels(pages)}
+        return names | {*ENTRY_KERNELS, CHOICE_KERNEL}
 
     def _origin(self) -> bytes:
         """What else than tokens decides keys and values of new sequences."""

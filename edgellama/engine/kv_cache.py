@@ -6,7 +6,6 @@ given back behind a sliding window. What is in them is the kernels', who holds t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -17,6 +16,7 @@ from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import Page, PageKey, PagePool
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, first_seen
+from edgellama.quant.digests import blake2b
 from edgellama.quant.errors import InvalidOptionError
 
 Octets: TypeAlias = npt.NDArray[np.uint8]
@@ -313,7 +313,7 @@ class KVCache:
         """The key of page ``number`` of a text whose earlier pages have keys here."""
         before = self._keys[number - 1] if number else self._first_key()
         own = np.array(tokens[number * PAGE_POSITIONS : (number + 1) * PAGE_POSITIONS], "<i4")
-        return hashlib.blake2b(before + own.tobytes(), digest_size=KEY_BYTES).digest()
+        return blake2b(before + own.tobytes(), digest_size=KEY_BYTES).digest()
 
 
 def page_parts(page: Page, layout: PageLayout) -> tuple[Octets, Octets]:

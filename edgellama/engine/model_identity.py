@@ -5,10 +5,9 @@ Keys and values fit the model alone that they were computed by, and tokens the v
 
 from __future__ import annotations
 
-import hashlib
-
 import numpy as np
 
+from edgellama.quant.digests import blake2b
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.gguf.strings import StringArray
 
@@ -24,7 +23,7 @@ def model_identity(file: GGUFFile) -> str:
     shape and format, and samples of their bytes. Names, templates and where the file is split do
     not count. Two models of the same shape that differ in a few rows alone may not be told apart.
     """
-    found = hashlib.blake2b(digest_size=IDENTITY_BYTES)
+    found = blake2b(digest_size=IDENTITY_BYTES)
     architecture = str(file.metadata.get("general.architecture"))
     for key in sorted(file.metadata):
         if key.startswith(f"{architecture}.") or key == "tokenizer.ggml.tokens":

@@ -15,7 +15,6 @@ A page is ``PageLayout.page_bytes`` of memory as it is; the last one may be of f
 
 from __future__ import annotations
 
-import hashlib
 import json
 import struct
 from collections.abc import Sequence
@@ -27,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, round_up
+from edgellama.quant.digests import blake2b
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import SessionFileError
 
@@ -109,7 +109,7 @@ def write_head(
     """Write all that comes before the pages to the file's start."""
     described = header_json(header)
     body = described + np.array(tokens, "<i4").tobytes() + np.array(sums, "<u4").tobytes()
-    digest = hashlib.blake2b(body, digest_size=16).digest()
+    digest = blake2b(body, digest_size=16).digest()
     file.seek(0)
     file.write(PREFIX.pack(MAGIC, VERSION, len(described), digest) + body)
 
@@ -132,7 +132,7 @@ def read_head(file: BinaryIO, path: Path, file_bytes: int) -> SavedFile:
     if PREFIX.size + json_bytes + rest_bytes > file_bytes:
         raise SessionFileError(f"{path}: the file ends within its {header.num_tokens} tokens")
     rest = file.read(rest_bytes)
-    if hashlib.blake2b(described + rest, digest_size=16).digest() != digest:
+    if blake2b(described + rest, digest_size=16).digest() != digest:
         raise SessionFileError(f"{path}: its header does not match its checksum; {DAMAGED}")
     tokens = np.frombuffer(rest, "<i4", header.num_tokens)
     sums = np.frombuffer(rest, "<u4", offset=tokens.nbytes).astype(np.uint32)

@@ -37,6 +37,7 @@ from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.step_values import Attending, Batch, StepKind
 from edgellama.engine.weights import ModelWeights
 from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.llama_tensors import OUTPUT
 from edgellama.quant.model_config import ModelConfig
 
@@ -107,6 +108,17 @@ class StepRunner:
         batch = kind.batch if kind.batch in RECORD_TILES else self._batch_of(1)
         steps = writer.body(kind, pages) + writer.head(batch, self._logits)
         return [step for step in steps if isinstance(step, Op)]
+
+    def kernels(self, pages: PageLayout) -> set[Kernel]:
+        """The kernels of all kinds of steps: layers of one form take the same."""
+        layers = self._writer.weights.layers
+        of_each_form = {layers[number].form: number for number in reversed(self._writer.layers)}
+        steps = self._writer.head(self._batch_of(1), self._logits)
+        for number in of_each_form.values():
+            writer = replace(self._writer, hooks=(), layers=range(number, number + 1))
+            for kind in self.kinds():
+                steps += writer.body(kind, pages)
+        return {step.kernel for step in steps if isinstance(step, Op)}
 
     def set_hooks(self, hooks: tuple[Hook, ...]) -> None:
         """Other hooks from the next step on."""

@@ -58,6 +58,12 @@ class LayerWeights:
     ffn_down: Matrix
 
     @property
+    def form(self) -> tuple[tuple[str, bool], ...]:
+        """What decides the layer's kernels: the formats of its matrices, and which have a bias."""
+        matrices = (value for value in vars(self).values() if isinstance(value, Matrix))
+        return tuple((matrix.format_name, matrix.bias is not None) for matrix in matrices)
+
+    @property
     def is_gated_at_once(self) -> bool:
         """Whether one kernel makes the feed-forward network's product of a long step."""
         matrices = (self.ffn_gate, self.ffn_up, self.ffn_down)

@@ -5,13 +5,14 @@ Cancelling the task that waits ends the step, as do ``aclose`` and dropping the 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from edgellama.generation.worker import Worker
 
 if TYPE_CHECKING:
+    import asyncio
+
     from typing_extensions import Self
 
 
@@ -89,10 +90,12 @@ class AsyncItems(AsyncIterator[Item], Generic[Item, SourceType]):
 
     async def _ask(self, call: Callable[[], Result]) -> Result:
         """What ``call`` returns on the worker's thread; who is cancelled meanwhile ends all."""
+        from asyncio import CancelledError
+
         answer = self._worker.ask(call)
         try:
             await _settled(answer)
-        except asyncio.CancelledError:
+        except CancelledError:
             # The step ends first, so that what was in use is free for who catches this.
             await _settled(self._shut() or answer)
             raise
@@ -162,4 +165,6 @@ async def gathered(
 
 async def _settled(future: asyncio.Future[Any]) -> None:
     """Wait for a future, which being cancelled here does not cancel."""
-    await asyncio.wait([future])
+    from asyncio import wait
+
+    await wait([future])

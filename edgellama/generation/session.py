@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.saved_cache import load_cache, save_cache
 from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.results import Generation
@@ -283,6 +282,8 @@ class Session:
             >>> again.statistics.prefilled_tokens
             1
         """
+        from edgellama.engine.saved_cache import save_cache
+
         with self._lock:
             self._check_free()
             fork = self._cache.fork()
@@ -311,6 +312,8 @@ class Session:
 
         Example: see ``save``.
         """
+        from edgellama.engine.saved_cache import load_cache
+
         with self._lock:
             self._check_free()
             self._cache.adapters = self._adapters

@@ -5,12 +5,14 @@ What is called, and what becomes of its answers, is the business of async_stream
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
 
 Result = TypeVar("Result")
 
@@ -65,6 +67,9 @@ class Worker:
 
     def ask(self, function: Callable[[], Result]) -> asyncio.Future[Result]:
         """What ``function`` will have returned, for the running loop. No StopIteration."""
+        # Who asks from an event loop has it; others need not wait for it.
+        import asyncio
+
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._add(_Call(function, future))
         return future

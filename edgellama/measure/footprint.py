@@ -37,7 +37,7 @@ TENSOR_ALIGNMENT = 32
 # to it, by tokens and merges, for SmolLM2 (49 thousand), Llama 3 (128) and SentencePiece (32).
 LIBRARY_BYTES = 23_600_000
 INTERPRETER_BYTES = 21_300_000
-TOKEN_BYTES = 134
+TOKEN_BYTES = 16
 SENTENCEPIECE_TOKEN_BYTES = 268
 MERGE_BYTES = 12
 ATTENTION_INPUTS = ("attn_q", "attn_k", "attn_v")

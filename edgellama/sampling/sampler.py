@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -67,7 +68,7 @@ class Sampler:
         bias = bias or {}
         self._biased = np.fromiter(bias, dtype=np.intp, count=len(bias))
         self._bias = np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
-        self._generator = np.random.default_rng(options.seed)
+        self._seed = options.seed
         self._mirostat = Mirostat(options) if options.mirostat and self._temperature else None
         stages = active_stages(options, SparedTokens(all_ends, breaks))
         if not self._temperature:
@@ -112,6 +113,11 @@ class Sampler:
         for stage in self._tail:
             candidates = stage(candidates, history, self._generator)
         return candidates.token(draw(candidates.logits, self._last_temperature, fraction))
+
+    @cached_property
+    def _generator(self) -> np.random.Generator:
+        """Made when something is left to chance: importing it costs as much as a small model."""
+        return np.random.default_rng(self._seed)
 
     def chances(self, logits: Logits, history: Sequence[int]) -> npt.NDArray[np.float64]:
         """The probability of every token (vocab_size,) to be chosen now; nothing is chosen.

@@ -25,7 +25,7 @@ from edgellama.sampling.shape_filters import (
     without_top_choices,
 )
 
-Stage: TypeAlias = Callable[[Candidates, Sequence[int], np.random.Generator], Candidates]
+Stage: TypeAlias = "Callable[[Candidates, Sequence[int], np.random.Generator], Candidates]"
 """From candidates, the tokens so far and a source of chance to candidates, in rising order."""
 
 

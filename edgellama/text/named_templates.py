@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from types import MappingProxyType
 
 from edgellama.quant.errors import InvalidOptionError
@@ -51,6 +50,8 @@ def find_template(name: str) -> str | None:
 
 def template_source(name: str) -> str:
     """The Jinja source of a name in the table."""
+    from importlib.resources import files
+
     return (files("edgellama.text") / "templates" / f"{name}.jinja").read_text("utf-8")
 
 

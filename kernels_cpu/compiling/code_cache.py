@@ -8,17 +8,15 @@ Numba and LLVM are started, in worker processes, only when something is missing.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgellama.kernels_cpu.compiling.code_loader import LoadedCode
-from edgellama.kernels_cpu.compiling.compile_pool import Progress, compile_kernels
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked
 from edgellama.kernels_cpu.compiling.elf_object import ElfObject
 from edgellama.kernels_cpu.compiling.exported_kernels import (
@@ -33,7 +31,11 @@ from edgellama.kernels_cpu.machine.cpu import (
     select_tier,
 )
 from edgellama.kernels_cpu.machine.user_cache import cache_folders, cache_root, folder_to_fill
+from edgellama.quant.digests import blake2b
 from edgellama.quant.errors import KernelError
+
+if TYPE_CHECKING:
+    from edgellama.kernels_cpu.compiling.compile_pool import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ FOLDER_NAME = "kernels"
 """Within the cache folder."""
 COMPILERS = ("llvmlite", "numba")
 """Packages whose versions decide what the code is."""
+KEY_BYTES = 8
 MONTH_SECONDS = 30 * 24 * 3600
 
 
@@ -134,6 +137,8 @@ def read_or_compile(
     found = {name: _read_first(places, name) for name in names}
     missing = [name for name, content in found.items() if content is None]
     if missing:
+        from edgellama.kernels_cpu.compiling.compile_pool import compile_kernels
+
         folder = folder_to_fill(name_in_cache)
         others = [name for name in companions if name not in found]
         others = [name for name in others if _read_first(places, name) is None]
@@ -180,7 +185,8 @@ def code_key(tier: Tier) -> str:
         )
     versions = [_package_version(name) for name in COMPILERS]
     parts = (sources, system_name(), *versions, tier.name)
-    return f"{tier.name}-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
+    key = blake2b(chr(0).join(parts).encode(), digest_size=KEY_BYTES)
+    return f"{tier.name}-{key.hexdigest()}"
 
 
 def _package_version(name: str) -> str:
@@ -201,6 +207,8 @@ def _package_version(name: str) -> str:
 
 def _remove_unused(folder: Path) -> None:
     """Drop code of earlier versions that nothing has been added to for a month."""
+    import shutil
+
     for other in folder.parent.iterdir():
         with contextlib.suppress(OSError):  # Another process may be at the same.
             if other != folder and time.time() - other.stat().st_mtime > MONTH_SECONDS:

@@ -8,7 +8,6 @@ frozen without a Python.
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import sys
 import tempfile
@@ -18,10 +17,11 @@ from pathlib import Path
 from edgellama.kernels_cpu.machine.cpu import compilable_tier
 from edgellama.kernels_cpu.machine.user_cache import storage_error
 from edgellama.kernels_cpu.signatures import KERNELS
+from edgellama.quant.digests import blake2b
 
 ALLOCATIONS_BETWEEN_COLLECTIONS = 100_000
 """A compiler makes large trees that live long: walking them more often finds nothing."""
-DIGEST_BYTES = hashlib.sha256().digest_size
+DIGEST_BYTES = 32
 
 
 def compile_into(
@@ -37,12 +37,12 @@ def compile_into(
 
 
 def write_checked(path: Path, content: bytes) -> None:
-    """Write atomically, behind a SHA-256 digest; CacheError where that cannot be done."""
+    """Write atomically, behind a digest; CacheError where that cannot be done."""
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
         try:
             with os.fdopen(descriptor, "wb") as file:
-                file.write(hashlib.sha256(content).digest() + content)
+                file.write(blake2b(content, digest_size=DIGEST_BYTES).digest() + content)
             os.replace(temporary, path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
@@ -58,7 +58,7 @@ def read_checked(path: Path) -> bytes | None:
     except OSError:
         return None
     digest, content = stored[:DIGEST_BYTES], stored[DIGEST_BYTES:]
-    return content if hashlib.sha256(content).digest() == digest else None
+    return content if blake2b(content, digest_size=DIGEST_BYTES).digest() == digest else None
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -6,11 +6,9 @@ these sources and this system, or is not what the manifest says, is refused befo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import platform
-import shutil
 import stat
 import sys
 from collections.abc import Mapping
@@ -85,7 +83,7 @@ class ExportedKernels:
             content = path.read_bytes()
         except OSError as error:
             raise KernelError(f"{path}: cannot be read, {error}; {REMEDY}") from error
-        if hashlib.sha256(content).hexdigest() != digest:
+        if _sha256(content) != digest:
             raise KernelError(f"{path}: not the file that {MANIFEST_NAME} names; {REMEDY}")
         try:
             return ElfObject.parse(content, kernel)
@@ -101,6 +99,8 @@ def write_exported(
     An earlier export in its place is replaced. Raises InvalidOptionError for a folder with
     anything else in it, KernelError without a hash of the sources, OSError.
     """
+    import shutil
+
     sources = source_hash()
     if sources is None:
         raise KernelError("the sources of the kernels are not here to be told apart")
@@ -122,7 +122,7 @@ def write_exported(
             "system": system_name(),
             "sources": sources,
             "tiers": {
-                tier: {name: hashlib.sha256(content).hexdigest() for name, content in code.items()}
+                tier: {name: _sha256(content) for name, content in code.items()}
                 for tier, code in objects.items()
             },
         }
@@ -132,6 +132,12 @@ def write_exported(
         partial.rename(folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sha256(content: bytes) -> str:
+    import hashlib
+
+    return hashlib.sha256(content).hexdigest()
 
 
 def system_name() -> str:

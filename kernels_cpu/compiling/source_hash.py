@@ -8,11 +8,16 @@ them carries the hash that was bound when it, or the wheel, was built. Standard 
 
 from __future__ import annotations
 
-import hashlib
 import sys
 from pathlib import Path
 
+try:
+    from _blake2 import blake2b  # As in quant/digests, which a build has no name for.
+except ImportError:
+    from hashlib import blake2b
+
 SOURCE_FOLDER = Path(__file__).parent.parent
+DIGEST_BYTES = 32
 BOUND_NAME = "source_hash.txt"
 """The bound hash, in the folder where the sources would lie."""
 FORMATS_FILE = Path("quant", "formats.py")
@@ -20,8 +25,8 @@ FORMATS_FILE = Path("quant", "formats.py")
 
 
 def hash_sources(folder: Path = SOURCE_FOLDER) -> str:
-    """SHA-256, in hexadecimal, of the formats and every Python file in ``folder`` with its name."""
-    key = hashlib.sha256((folder.parent / FORMATS_FILE).read_bytes())
+    """BLAKE2b, in hexadecimal, of the formats and every Python file in ``folder`` with its name."""
+    key = blake2b((folder.parent / FORMATS_FILE).read_bytes(), digest_size=DIGEST_BYTES)
     for source in sorted(folder.rglob("*.py")):
         name = source.relative_to(folder).as_posix()
         key.update(name.encode() + b"\0" + source.read_bytes())

@@ -8,8 +8,8 @@ model's own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 
+from edgellama.quant.digests import blake2b
 from edgellama.quant.errors import TokenizerError
 from edgellama.quant.vocabulary.vocabulary import MERGES
 

@@ -10,6 +10,7 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from edgellama.quant.errors import TokenizerError
 from edgellama.quant.gguf.strings import StringArray
 from edgellama.quant.vocabulary.control_names import control_by_name
+from edgellama.quant.vocabulary.string_index import StringIndex
 
 SENTENCEPIECE_KINDS = ("llama", "t5")
 BYTE_PAIR_KIND = "gpt2"
@@ -59,7 +61,7 @@ class Vocabulary:
 
         The well-known marks of chat formats are control tokens whatever type the file gives them.
         """
-        tokens = list(string_bytes(metadata, "tokenizer.ggml.tokens"))
+        tokens = string_bytes(metadata, "tokenizer.ggml.tokens")
         given = metadata.get("tokenizer.ggml.token_type")
         types = bytes([TokenType.NORMAL]) * len(tokens) if given is None else _types(given)
         scores = metadata.get("tokenizer.ggml.scores")
@@ -77,6 +79,11 @@ class Vocabulary:
             scores=np.zeros(len(tokens), np.float32) if scores is None else _scores(scores),
             has_types=given is not None,
         )
+
+    @cached_property
+    def index(self) -> StringIndex:
+        """Where texts stand among the tokens."""
+        return StringIndex(self.tokens)
 
     def ids_of(self, *types: TokenType) -> list[int]:
         """Ids of the tokens of these types, ascending."""

@@ -23,7 +23,8 @@ class TinyLlama:
     """Shape and content of a tiny model; every default can be overridden by name.
 
     ``weight_format`` holds for all matrices; ``formats`` overrides it by the tensor's short
-    name ("attn_v", "token_embd", "output"). ``head_size`` None means width / heads.
+    name ("attn_v", "token_embd", "output"), or in one layer ("1.attn_v").
+    ``head_size`` None means width / heads.
     """
 
     width: int = 64
@@ -127,7 +128,9 @@ def encode_tensor(
 ) -> tuple[Array, GGMLQuantizationType]:
     """The tensor's bytes in its format; one-dimensional tensors are always F32."""
     short_name = name.removesuffix(".weight").rsplit(".", 1)[-1]
-    format_name = model.formats.get(short_name, model.weight_format) if values.ndim == 2 else "F32"
+    in_layer = name.removesuffix(".weight").removeprefix("blk.")
+    chosen = model.formats.get(short_name, model.weight_format)
+    format_name = model.formats.get(in_layer, chosen) if values.ndim == 2 else "F32"
     ggml_type = GGMLQuantizationType[format_name]
     if ggml_type in RANDOM_BLOCKS:
         rows, columns = values.shape

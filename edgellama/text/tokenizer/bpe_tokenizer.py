@@ -52,7 +52,7 @@ class BPETokenizer(Tokenizer):
         super().__init__(vocabulary, special, rules)
         self._symbols = byte_symbols()
         self._bytes_by_symbol = {symbol.decode(): byte for byte, symbol in enumerate(self._symbols)}
-        self._token_ids = _token_ids(vocabulary, rules)
+        self._token_ids = TokenIds(vocabulary, rules)
         check_merges(metadata)
         self._merger = BytePairMerger(self._token_ids, lambda: string_bytes(metadata, MERGES))
         self._remembered: dict[str, list[int]] = {}
@@ -78,7 +78,8 @@ class BPETokenizer(Tokenizer):
             if whole is not None:
                 return [whole]
         known = [symbol for symbol in symbols if symbol in ids]
-        return [ids[part] for part in self._merger.merge(known)]
+        found = map(ids.get, self._merger.merge(known))
+        return [token for token in found if token is not None]
 
     def _plain_bytes(self, token: int, token_type: int) -> bytes:
         raw = self._vocabulary.tokens[token]
@@ -117,9 +118,18 @@ def _pattern_name(metadata: Mapping[str, object], vocabulary: Vocabulary, source
     return DEFAULT_PATTERN
 
 
-def _token_ids(vocabulary: Vocabulary, rules: AddedTokenRules) -> dict[bytes, int]:
-    """Ids of the tokens that text can become; the later of two equal texts counts."""
-    token_ids = dict(zip(vocabulary.tokens, range(len(vocabulary.tokens)), strict=True))
-    for token in rules.added.union(vocabulary.ids_of(*_NEVER_FROM_TEXT)) - rules.piece:
-        token_ids.pop(vocabulary.tokens[token], None)
-    return token_ids
+class TokenIds:
+    """Ids of the tokens that text can become, by their texts; the later of two equal ones."""
+
+    def __init__(self, vocabulary: Vocabulary, rules: AddedTokenRules) -> None:
+        tokens = vocabulary.tokens
+        hidden = rules.added.union(vocabulary.ids_of(*_NEVER_FROM_TEXT)) - rules.piece
+        self._hidden = {tokens[token] for token in hidden}
+        self._index = vocabulary.index
+
+    def get(self, text: bytes) -> int | None:
+        """The token's id; None if text never becomes one of this text."""
+        return None if text in self._hidden else self._index.last(text)
+
+    def __contains__(self, text: bytes) -> bool:
+        return self.get(text) is not None

@@ -7,12 +7,12 @@ vocabulary and merges serve as the file holds them.
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from heapq import heapify, heappop, heappush
+from typing import Protocol
 
-import numpy as np
+from edgellama.quant.vocabulary.string_index import StringIndex
 
 
 def byte_symbols() -> tuple[bytes, ...]:
@@ -28,23 +28,29 @@ def byte_symbols() -> tuple[bytes, ...]:
     return tuple(symbols)
 
 
+class TokenTexts(Protocol):
+    """Tells which texts are tokens, such as a dict by texts."""
+
+    def __contains__(self, text: bytes, /) -> bool:
+        """Whether there is such a token."""
+        ...
+
+
 class BytePairMerger:
     """Joins neighbouring symbols in the order of a list of merges."""
 
-    def __init__(
-        self, token_ids: Mapping[bytes, int], load_merges: Callable[[], Sequence[bytes]]
-    ) -> None:
+    def __init__(self, tokens: TokenTexts, load_merges: Callable[[], Sequence[bytes]]) -> None:
         """``load_merges`` gives the merges, each ``b"left right"``, first merge first.
 
         It is called once, when the first word needs merging. Merges whose join is no token
         are passed over.
         """
-        self._token_ids = token_ids
+        self._tokens = tokens
         self._load_merges = load_merges
 
     @cached_property
-    def _ranks(self) -> MergeRanks:
-        return MergeRanks(self._load_merges())
+    def _ranks(self) -> StringIndex:
+        return StringIndex(self._load_merges())
 
     def merge(self, symbols: Sequence[bytes]) -> list[bytes]:
         """The symbols after all merges: lowest rank first, leftmost among equals."""
@@ -72,27 +78,6 @@ class BytePairMerger:
         return [part for part in parts if part]
 
     def _rank(self, left: bytes, right: bytes) -> int | None:
-        if left + right not in self._token_ids:
+        if left + right not in self._tokens:
             return None
-        return self._ranks.get(left + b" " + right)
-
-
-class MergeRanks:
-    """Where merges stand in their list: sorted hashes, 12 bytes each where a dict takes 148."""
-
-    def __init__(self, merges: Sequence[bytes]) -> None:
-        hashes = np.fromiter(map(hash, merges), np.int64, len(merges))
-        order = np.argsort(hashes, kind="stable")
-        self._merges = merges
-        self._hashes, self._ranks = hashes[order].data, order.astype(np.int32).data
-
-    def get(self, merge: bytes) -> int | None:
-        """The place of a merge, the last of several; None if it is not in the list."""
-        wanted = hash(merge)
-        place = bisect_right(self._hashes, wanted)
-        while place > 0 and self._hashes[place - 1] == wanted:
-            place -= 1
-            rank = self._ranks[place]
-            if self._merges[rank] == merge:
-                return rank
-        return None
+        return self._ranks.last(left + b" " + right)
