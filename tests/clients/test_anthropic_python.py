@@ -49,3 +49,24 @@ def test_errors(client: Any, served: Served) -> None:
     with pytest.raises(anthropic.AuthenticationError):
         wrong = anthropic.Anthropic(base_url=served.url, api_key="wrong")
         wrong.messages.create(model="smollm2", messages=ASKED, max_tokens=1)
+
+
+def test_tools(client: Any) -> None:
+    """A call as a block, in a stream too, and its result."""
+    schema = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}}
+    schema["required"] = ["city"]
+    options: Any = {"model": "smollm2", "messages": ASKED, "max_tokens": 100}
+    options["tools"] = [{"name": "weather", "description": "Tell it.", "input_schema": schema}]
+    options["tool_choice"] = {"type": "tool", "name": "weather"}
+    whole = client.messages.create(**options)
+    assert whole.stop_reason == "tool_use"
+    block = next(block for block in whole.content if block.type == "tool_use")
+    assert block.input["city"] in ("Rome", "Oslo")
+    with client.messages.stream(**options) as stream:
+        final = stream.get_final_message()
+    assert next(b for b in final.content if b.type == "tool_use").input["city"] in ("Rome", "Oslo")
+    result = {"type": "tool_result", "tool_use_id": block.id, "content": "Sun."}
+    said = [*ASKED, {"role": "assistant", "content": whole.content}]
+    said.append({"role": "user", "content": [result]})
+    options |= {"messages": said, "tool_choice": {"type": "none"}, "max_tokens": 10}
+    assert client.messages.create(**options).content

@@ -45,3 +45,31 @@ def test_chat_ollama(served: Served) -> None:
     pieces = list(model.stream("Name a colour."))
     assert "".join(piece.content for piece in pieces) == whole.content != ""
     assert len(module.OllamaEmbeddings(**options).embed_query("A cat.")) == 576
+
+
+@pytest.mark.parametrize("protocol", ["openai", "ollama"])
+def test_structured_answers_and_tools(served: Served, protocol: str) -> None:
+    """with_structured_output and bind_tools."""
+    import pydantic
+
+    class Person(pydantic.BaseModel):
+        """A person."""
+
+        name: str
+        age: int
+
+    options: Any = {"model": "smollm2", "temperature": 0}
+    if protocol == "openai":
+        module = pytest.importorskip("langchain_openai")
+        options |= {"base_url": served.openai_url, "api_key": served.key, "max_tokens": 100}
+        model = module.ChatOpenAI(**options)
+        bound = model.bind_tools([Person], tool_choice="required")
+        assert bound.invoke("Ada is 36.").tool_calls[0]["name"] == "Person"
+    else:
+        module = pytest.importorskip("langchain_ollama")
+        headers = {"headers": {"authorization": f"Bearer {served.key}"}}
+        options |= {"base_url": served.url, "client_kwargs": headers, "num_predict": 100}
+        model = module.ChatOllama(**options)
+        assert model.bind_tools([Person]).invoke("Ada is 36.") is not None
+    found = model.with_structured_output(Person, method="json_schema").invoke("Ada is 36.")
+    assert isinstance(found, Person)

@@ -75,3 +75,26 @@ def test_async_client(served: Served) -> None:
         return "".join([piece.message.content async for piece in stream])
 
     assert asyncio.run(main())
+
+
+def test_structured_answers_and_tools(client: Any) -> None:
+    """A schema holds, and a Python function is a tool."""
+    import json
+
+    def add(a: int, b: int) -> int:
+        """Add two numbers.
+
+        Args:
+            a: The first number.
+            b: The second number.
+        """
+        return a + b
+
+    schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
+    options = {"temperature": 0, "num_predict": 60}
+    answer = client.chat("smollm2", ASKED, format=schema, options=options)
+    assert "n" in json.loads(answer.message.content)
+    assert json.loads(client.chat("smollm2", ASKED, format="json", options=options).message.content)
+    asked: Any = [{"role": "user", "content": "What is 2 + 3? Use the tool."}]
+    called = client.chat("smollm2", asked, tools=[add], options=options)
+    assert called.message.content or called.message.tool_calls

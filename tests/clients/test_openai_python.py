@@ -125,3 +125,42 @@ def test_a_cancelled_task_ends_its_text(served: Served) -> None:
         if httpx.get(f"{served.url}/health").json()["running"] == 0:
             break
     assert httpx.get(f"{served.url}/health").json()["running"] == 0
+
+
+def test_structured_answers_and_tools(client: Any) -> None:
+    """The client's own helper parses a pydantic class; a call goes there and back."""
+    import pydantic
+
+    class Person(pydantic.BaseModel):
+        name: str
+        age: int
+
+    asked: Any = [{"role": "user", "content": "Ada is 36 years old. Who is it?"}]
+    options: Any = {"model": "smollm2", "messages": asked, "max_tokens": 100, "temperature": 0}
+    parsed = client.chat.completions.parse(**options, response_format=Person)
+    assert isinstance(parsed.choices[0].message.parsed, Person)
+    tool: Any = openai.pydantic_function_tool(Person)
+    called = client.chat.completions.create(**options, tools=[tool], tool_choice="required")
+    (call,) = called.choices[0].message.tool_calls[:1]
+    assert Person.model_validate_json(call.function.arguments)
+    result: Any = {"role": "tool", "tool_call_id": call.id, "content": "Found."}
+    said = [*asked, called.choices[0].message, result]
+    again = client.chat.completions.create(
+        model="smollm2", messages=said, tools=[tool], tool_choice="none", max_tokens=10
+    )
+    assert again.choices[0].message.content
+    with client.chat.completions.stream(
+        **options, tools=[tool], tool_choice="required", stream_options={"include_usage": True}
+    ) as stream:
+        final = stream.get_final_completion()
+    assert final.choices[0].finish_reason == "tool_calls"
+    assert final.choices[0].message.tool_calls[0].function.parsed_arguments
+
+
+def test_log_probabilities(client: Any) -> None:
+    """Of tokens and their alternatives."""
+    answer = client.chat.completions.create(
+        model="smollm2", messages=ASKED, max_tokens=3, logprobs=True, top_logprobs=2
+    )
+    found = answer.choices[0].logprobs.content
+    assert len(found) == 3 and all(len(each.top_logprobs) == 2 for each in found)

@@ -1,0 +1,223 @@
+"""Models on the shelf: loaded once, let go of, and never more than fit; with tiny random models."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from pathlib import Path
+
+import pytest
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama.llama import Llama
+from edgellama.server import model_shelf
+from edgellama.server.catalogue import Catalogue
+from edgellama.server.errors import RequestError
+from edgellama.server.model_shelf import ModelShelf
+from edgellama.server.text_queue import TextQueue
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two models by name."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        name: write_tiny_llama(folder / f"{name}.gguf", TinyLlama(seed=seed))
+        for seed, name in enumerate(("first", "second"))
+    }
+
+
+class Memory:
+    """So much is free, and each model on the shelf takes ``needed`` of it."""
+
+    def __init__(self, free: int, needed: int = 100) -> None:
+        self.free = free
+        self.needed = needed
+
+
+def shelf_of(
+    paths: dict[str, Path],
+    memory: Memory,
+    monkeypatch: pytest.MonkeyPatch,
+    keep_alive_s: float = math.inf,
+) -> ModelShelf:
+    """A shelf whose memory is what the test says."""
+
+    def free(self: ModelShelf) -> int:
+        return memory.free - memory.needed * len(self.loaded)
+
+    monkeypatch.setattr(ModelShelf, "_footprint", lambda self, model: memory.needed)
+    monkeypatch.setattr(ModelShelf, "_free_bytes", free)
+    return ModelShelf(
+        Catalogue(paths, only_given=True, aliases={}),
+        engine={"context_length": 64},
+        keep_alive_s=lambda model: keep_alive_s,
+        available_bytes=lambda: None,
+    )
+
+
+def test_a_model_is_loaded_once(paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many ask for it at the same time."""
+
+    async def main() -> None:
+        shelf = shelf_of(paths, Memory(1000), monkeypatch)
+
+        async def use() -> Llama:
+            async with shelf.lease("first") as llama:
+                await asyncio.sleep(0)
+                return llama
+
+        used = await asyncio.gather(*(use() for _ in range(5)))
+        assert len({id(llama) for llama in used}) == 1
+        await shelf.close()
+        assert shelf.loaded == {}
+
+    asyncio.run(main())
+
+
+def test_models_without_work_make_room(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one that rests goes before another is loaded; it comes back when it is asked for."""
+
+    async def main() -> None:
+        shelf = shelf_of(paths, Memory(150), monkeypatch)
+        for name in ("first", "second", "first"):
+            async with shelf.lease(name):
+                assert list(shelf.loaded) == [name]
+        await shelf.close()
+
+    asyncio.run(main())
+
+
+def test_models_at_work_are_waited_for(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another model is loaded once the first has no work any more, not before."""
+
+    async def main() -> None:
+        shelf = shelf_of(paths, Memory(150), monkeypatch)
+        async with shelf.lease("first") as llama:
+
+            async def use_second() -> None:
+                async with shelf.lease("second"):
+                    assert list(shelf.loaded) == ["second"]
+
+            waiting = asyncio.create_task(use_second())
+            for _ in range(20):
+                await asyncio.sleep(0.005)
+            assert list(shelf.loaded) == ["first"] and not waiting.done()
+            assert llama.generate("Hello", max_tokens=1).tokens
+        await waiting
+        await shelf.close()
+
+    asyncio.run(main())
+
+
+def test_who_waits_too_long_is_sent_away(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a 503 that says when to come again, and both sizes."""
+    monkeypatch.setattr(model_shelf, "WAIT_FOR_ROOM_S", 0.01)
+
+    async def main() -> None:
+        shelf = shelf_of(paths, Memory(150), monkeypatch)
+        async with shelf.lease("first"):
+            with pytest.raises(RequestError, match="GB") as caught:
+                async with shelf.lease("second"):
+                    pass
+            assert caught.value.status == 503 and "retry-after" in caught.value.headers
+        await shelf.close()
+
+    asyncio.run(main())
+
+
+def test_what_never_fits_is_refused_before_it_is_loaded(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The footprint decides: nothing is opened."""
+    monkeypatch.setattr(ModelShelf, "_open", lambda self, model: pytest.fail("it was loaded"))
+
+    async def main() -> None:
+        shelf = shelf_of(paths, Memory(50), monkeypatch)
+        with pytest.raises(RequestError, match="smaller model") as caught:
+            async with shelf.lease("first"):
+                pass
+        assert caught.value.status == 507
+
+    asyncio.run(main())
+
+
+def test_a_footprint_is_predicted_from_the_header(paths: dict[str, Path]) -> None:
+    """It counts weights and a context, and grows with the context."""
+
+    def footprint(context_length: int) -> int:
+        shelf = ModelShelf(
+            Catalogue(paths, only_given=True, aliases={}),
+            engine={"context_length": context_length},
+            keep_alive_s=lambda model: 0.0,
+            available_bytes=lambda: None,
+        )
+        return shelf._footprint(shelf.catalogue.find("first"))
+
+    async def main() -> None:
+        assert paths["first"].stat().st_size < footprint(64) < footprint(256)
+
+    asyncio.run(main())
+
+
+def test_a_model_goes_after_its_time(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Time begins when the last use ends, and a use may give another."""
+
+    async def main() -> None:
+        shelf = shelf_of(paths, Memory(1000), monkeypatch, keep_alive_s=0.01)
+        async with shelf.lease("first"):
+            await asyncio.sleep(0.03)
+            assert "first" in shelf.loaded
+        async with shelf.lease("first", keep_alive_s=math.inf):
+            pass
+        await asyncio.sleep(0.03)
+        assert "first" in shelf.loaded
+        async with shelf.lease("first", keep_alive_s=0.0):
+            pass
+        for _ in range(200):
+            if not shelf.loaded:
+                break
+            await asyncio.sleep(0.005)
+        assert shelf.loaded == {}
+        await shelf.close()
+
+    asyncio.run(main())
+
+
+def test_a_damaged_model_is_not_listed(tmp_path: Path, paths: dict[str, Path]) -> None:
+    """Others are; asking for it says what is wrong, without its folder."""
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(b"GGUF" + b"\xff" * 100)
+    catalogue = Catalogue({**paths, "broken": broken}, only_given=True, aliases={})
+    assert [model.name for model in catalogue.usable()] == ["first", "second"]
+
+
+def test_places_are_given_in_order() -> None:
+    """Who came first goes first; a place that is left is no hole; a full line refuses."""
+
+    async def main() -> None:
+        queue = TextQueue(width=1, max_waiting=2)
+        places = [queue.place() for _ in range(3)]
+        with pytest.raises(RequestError) as caught:
+            queue.place()
+        assert caught.value.status == 429
+        turns = [asyncio.create_task(place.turn()) for place in places]
+        await asyncio.sleep(0)
+        assert [place.position for place in places] == [0, 1, 2]
+        turns[1].cancel()
+        queue.leave(places[1])
+        queue.leave(places[0])
+        await turns[2]
+        assert queue.num_running == 1 and queue.num_waiting == 0
+        queue.leave(places[2])
+        assert queue.num_running == 0
+
+    asyncio.run(main())

@@ -1,0 +1,122 @@
+"""Streams that have to wait: they say that they live, and what becomes of late errors."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from server_harness import RunningServer, running_server, sse_events
+
+from edgellama.generation.chat_format import ChatFormat
+from edgellama.quant.errors import TemplateError
+from edgellama.server.settings import Limits, ServerSettings
+
+ASKED = [{"role": "user", "content": "Hello"}]
+PING_S = 0.05
+SLOW_S = 0.4
+
+
+@pytest.fixture(scope="module")
+def server(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server that says that it lives very often."""
+    settings = ServerSettings(
+        models={"tiny": tiny_path},
+        only_given=True,
+        ping_s=PING_S,
+        limits=Limits(parallel=1),
+        store=tmp_path_factory.mktemp("store") / "responses.sqlite",
+    )
+    with running_server(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts take their time, as long ones do."""
+    prompt = ChatFormat.prompt
+
+    def slowly(self: ChatFormat, *arguments: Any) -> Any:
+        time.sleep(SLOW_S)
+        return prompt(self, *arguments)
+
+    monkeypatch.setattr(ChatFormat, "prompt", slowly)
+
+
+def post(server: RunningServer, path: str, **fields: Any) -> httpx.Response:
+    """The answer to a small streamed request."""
+    with server.client() as client:
+        body = {"messages": ASKED, "max_tokens": 3, "stream": True, "input": "Hello", **fields}
+        kept = ("input",) if path != "/v1/responses" else ("messages", "max_tokens")
+        return client.post(path, json={key: body[key] for key in body if key not in kept})
+
+
+@pytest.mark.usefixtures("slow")
+def test_openais_streams_have_comments(server: RunningServer) -> None:
+    """Comments that say what is waited for come between whole events, which stay as they are."""
+    answer = post(server, "/v1/chat/completions")
+    comments = [line for line in answer.text.splitlines() if line.startswith(":")]
+    assert len(comments) >= 3 and "working" in comments[0]
+    *chunks, last = [content for _, content in sse_events(answer.text)]
+    assert last == "[DONE]"
+    assert [chunk["choices"][0]["delta"].get("role") for chunk in chunks].count("assistant") == 1
+
+
+@pytest.mark.usefixtures("slow")
+def test_ollamas_streams_have_empty_pieces(server: RunningServer) -> None:
+    """Every line stays JSON that clients can add up."""
+    fields = {"max_tokens": None, "options": {"num_predict": 3}}
+    lines = [json.loads(line) for line in post(server, "/api/chat", **fields).text.splitlines()]
+    assert [line["message"]["content"] for line in lines[:3]] == [""] * 3
+    assert [line["done"] for line in lines].count(True) == 1
+
+
+@pytest.mark.usefixtures("slow")
+def test_anthropics_streams_have_pings(server: RunningServer) -> None:
+    """Events called ping, behind the message's start; counts come at the end."""
+    events = sse_events(post(server, "/v1/messages").text)
+    names = [name for name, _ in events]
+    assert names[0] == "message_start" and names.count("ping") >= 3
+    assert dict(events)["message_delta"]["usage"]["input_tokens"] > 0
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/v1/chat/completions", '"error":{"message":"the template raised'),
+        ("/api/chat", '{"error":"the template raised'),
+        ("/v1/messages", "event: error"),
+        ("/v1/responses", "event: response.failed"),
+    ],
+)
+def test_a_late_error_is_the_last_event(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, path: str, words: str
+) -> None:
+    """Once headers are out an error ends the stream, in its protocol's shape."""
+
+    def fail(*_: Any) -> Any:
+        time.sleep(SLOW_S)
+        raise TemplateError("the template raised: no such role")
+
+    monkeypatch.setattr(ChatFormat, "prompt", fail)
+    answer = post(server, path, **({"max_tokens": None} if path == "/api/chat" else {}))
+    assert answer.status_code == 200
+    last = answer.text.rstrip("\n").split("\n\n" if path != "/api/chat" else "\n")[-1]
+    assert words in last and "no such role" in last
+
+
+@pytest.mark.usefixtures("slow")
+def test_who_waits_in_line_is_told(server: RunningServer) -> None:
+    """The comment has the position."""
+    with server.client() as first, server.client() as second:
+        body = {"messages": ASKED, "max_tokens": 3, "stream": True}
+        path = "/v1/chat/completions"
+        with first.stream("POST", path, json=body) as running:
+            pieces = running.iter_text()
+            next(pieces)
+            text = second.post(path, json=body).text
+    assert ": waiting, position 1" in text
