@@ -135,7 +135,6 @@ def test_what_cannot_be_served_is_said_in_a_line(run_cli: CliRunner, tiny_path: 
     cases = (
         ["--parent-pid", str(gone.pid)],
         ["--api-key", " "],
-        ["--alias", "gpt-4o"],
         ["--keep-alive", "soon"],
         ["--host", "no.such.host.invalid"],
     )
