@@ -44,7 +44,7 @@ def docstring_examples() -> Iterator[tuple[str, str]]:
     for name, value in public_objects().items():
         members = {name: value}
         if inspect.isclass(value):
-            members |= {f"{name}.{key}": member for key, member in vars(value).items()}
+            members |= {f"{name}.{key}": member for key, member in inspect.getmembers(value)}
         for key, member in members.items():
             is_documented = callable(member) or isinstance(member, property)
             examples = parser.get_examples(inspect.getdoc(member) or "" if is_documented else "")

@@ -32,7 +32,10 @@ def calls() -> dict[str, Any]:
     for name, value in OBJECTS.items():
         if not isinstance(value, type) or name in INNER or dataclasses.is_dataclass(value):
             continue
-        for method, function in vars(value).items():
+        for method, function in inspect.getmembers(value):
+            is_ours = str(getattr(function, "__module__", "")).startswith("edgellama")
+            if not is_ours:
+                continue
             is_public = not method.startswith("_")
             if inspect.isfunction(function) and is_public and arguments_of(function):
                 found[f"{name}.{method}"] = function

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellama.engine.cancellation import CancelToken
@@ -28,18 +27,14 @@ from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.generation.text_options import ChatOptions, layered_options
 from edgellama.generation.tool_rounds import DEFAULT_MAX_ROUNDS, OnCall, ToolRounds
-from edgellama.generation.transcript import Transcript
 from edgellama.generation.turns import PromptTokens, Turn, as_computed
-from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
-    import os
-
     from typing_extensions import Unpack
 
     from edgellama.text.tokenizer import Tokenizer
-
+from edgellama.generation.conversation_record import ConversationRecord
 
 COMPLETION_TOKENS = 16
 """Of a suggestion, where nobody says how long it may be."""
@@ -47,7 +42,7 @@ PLACEHOLDER = "a"
 """Stands for a message of which nothing is there yet, since templates may refuse an empty one."""
 
 
-class Conversation:
+class Conversation(ConversationRecord):
     """Messages so far and the session that knows them. A context manager; closes the session.
 
     ``Llama.chat`` makes one. Options given at the start hold for every reply; a call may
@@ -91,46 +86,12 @@ class Conversation:
             InvalidOptionError: Malformed messages, two system prompts, options out of range.
         """
         check_when_full(when_full)
-        self._session = session
-        self._tokenizer = tokenizer
+        super().__init__(session, tokenizer, system=system, messages=messages)
         self._format = ChatFormat(tokenizer, template)
         self._when_full = when_full
         self._options = options
-        self._preload: Stream | None = None
-        self._transcript = Transcript(() if messages is None else messages)
-        if system is not None:
-            if self.system is not None:
-                raise InvalidOptionError(
-                    "system is given, and messages begin with a system message; allowed: one"
-                )
-            self.system = system
         # Bad options are reported here, not at the first reply.
         self._asked({})
-
-    @property
-    def system(self) -> str | None:
-        """The system prompt, None for none; a new one holds from the next reply on."""
-        return self._transcript.system
-
-    @system.setter
-    def system(self, text: str | None) -> None:
-        self._check_idle()
-        self._transcript.system = text
-
-    @property
-    def messages(self) -> list[Message]:
-        """All messages, each with ``role`` and ``content``, the system's first.
-
-        The list is the conversation's own: change it between replies as you like (append, pop,
-        write another ``content``), or assign another. The next reply checks it, and computes
-        only what differs from the last one. InvalidOptionError for malformed messages.
-        """
-        return self._transcript.messages
-
-    @messages.setter
-    def messages(self, messages: Sequence[Mapping[str, object]]) -> None:
-        self._check_idle()
-        self._transcript.replace(messages)
 
     @property
     def template(self) -> ChatTemplate:
@@ -146,16 +107,6 @@ class Conversation:
     def options(self, options: ChatOptions) -> None:
         self._asked({}, options)
         self._options = options.copy()
-
-    @property
-    def dropped_messages(self) -> int:
-        """How many of the oldest messages the model no longer sees, for want of room."""
-        return self._transcript.dropped_messages
-
-    @property
-    def session(self) -> Session:
-        """The session that holds the conversation's tokens."""
-        return self._session
 
     def send(self, text: Content, **options: Unpack[ChatOptions]) -> Generation:
         """Add the user's message and return the reply, which is added too.
@@ -426,73 +377,6 @@ class Conversation:
         """
         return AsyncStream(lambda: self.complete_prompt(text, **options))
 
-    def undo(self) -> list[Message]:
-        """Take back the last message of the user and all that followed; they are returned.
-
-        Raises:
-            EdgellamaError: There is no message of the user, or a reply runs.
-
-        Example:
-            >>> from edgellama import Llama
-            >>> with Llama("smollm2", context_length=512) as llama, llama.chat() as chat:
-            ...     reply = chat.send("Say hello.", max_tokens=2)
-            ...     len(chat.undo()), len(chat.messages)
-            (2, 0)
-        """
-        self._check_idle()
-        return self._transcript.undo()
-
-    def clear(self) -> None:
-        """Forget all messages but the system prompt."""
-        self._check_idle()
-        self._transcript.clear()
-
-    def save(self, path: str | os.PathLike[str], *, model: str | None = None) -> None:
-        """Write all messages to a JSON file, in one step: the old file or the new one is there.
-
-        With what ``session.save`` writes into a file of its own the conversation goes on at once
-        where both are loaded; without, it is computed from the messages.
-
-        Arguments:
-            path: The file, replaced if it is there.
-            model: What the file is to say about the model, such as its path; for those who read
-                it. None (the default) is nothing.
-
-        Raises:
-            OSError: It cannot be written.
-            InvalidOptionError: The messages were edited into something else.
-
-        Example:
-            >>> import tempfile
-            >>> from pathlib import Path
-            >>> from edgellama import Llama
-            >>> file = Path(tempfile.mkdtemp()) / "talk.json"
-            >>> said = [{"role": "user", "content": "Hello"}]
-            >>> with Llama("smollm2", context_length=512) as llama:
-            ...     llama.chat(messages=said).save(file)
-            ...     chat = llama.chat()
-            ...     chat.load(file)
-            >>> chat.messages == said
-            True
-        """
-        self._transcript.save(Path(path), model)
-
-    def load(self, path: str | os.PathLike[str]) -> None:
-        """Take all messages, the system prompt too, from a file that ``save`` wrote.
-
-        Arguments:
-            path: The file.
-
-        Raises:
-            InvalidOptionError: It is no such file; then nothing changes.
-            OSError: It cannot be read.
-            EdgellamaError: A reply runs.
-
-        Example: see ``save``.
-        """
-        self._check_idle()
-        self._transcript.load(Path(path), self._tokenizer.vocab_size)
-
     def fork(self) -> Conversation:
         """Another conversation that goes on from the same messages, at once.
 
@@ -508,10 +392,6 @@ class Conversation:
         )
         fork._transcript = self._transcript.copy()
         return fork
-
-    def close(self) -> None:
-        """End a running reply and close the session."""
-        self._session.close()
 
     def __enter__(self) -> Conversation:
         return self
@@ -580,10 +460,3 @@ class Conversation:
         unfinished = replace(asked_for, request=replace(asked_for.request, continuation=True))
         written = self._format.prompt(unfinished, messages)
         return as_computed(self._tokenizer, written, self._transcript.last_turn)
-
-    def _check_idle(self) -> None:
-        preload, self._preload = self._preload, None
-        if preload is not None:
-            preload.end()
-        if self._session.busy:
-            raise EdgellamaError("a reply is still running; end or close its stream first")

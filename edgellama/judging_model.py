@@ -1,0 +1,462 @@
+"""What a model says of texts that are there: vectors, probabilities, an order, a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgellama.generation.async_items import AsyncItems, gathered
+from edgellama.generation.async_stream import AsyncStream
+from edgellama.generation.embedding import (
+    Embedder,
+    Embedding,
+    EmbedOptions,
+    HowToEmbed,
+    as_rows,
+    as_texts,
+)
+from edgellama.generation.in_order import InOrder, told
+from edgellama.generation.moderation import Judging, Moderation, ModerationRequest
+from edgellama.generation.reranking import (
+    HowToRank,
+    Ranked,
+    RankPrompt,
+    Reranker,
+    RerankOptions,
+    as_documents,
+    best_first,
+    checked_top_n,
+)
+from edgellama.generation.scoring import (
+    Classification,
+    Classifier,
+    Normalization,
+    Score,
+    check_normalization,
+    classification,
+    classifier,
+    score_request,
+)
+from edgellama.generation.session import check_prompt
+from edgellama.generation.stream import Stream
+from edgellama.quant.errors import EdgellamaError
+from edgellama.text.chat_template import ChatTemplate, load_chat_template
+from edgellama.text.guard_prompts import Guard
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+    from typing_extensions import Unpack
+
+    from edgellama.engine.adapter_shelf import AdapterScales
+from edgellama.open_model import OpenModel
+
+
+class JudgingModel(OpenModel):
+    """An open model that judges texts instead of writing them."""
+
+    def embed(
+        self,
+        texts: str | Iterable[str | Sequence[int]],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> npt.NDArray[np.float32]:
+        """Texts as vectors, several computed together: the states after the last norm, pooled.
+
+        Arguments:
+            texts: One text or several, each a string or a row of token ids.
+            progress: Called as ``progress(done, total)`` with texts. None (the default) is nobody.
+            options: EmbedOptions for all texts, such as ``pooling="last"``.
+
+        Returns:
+            float32 (texts, width), in the order of the texts; of one text, too.
+
+        Raises:
+            ContextLengthError: A text has more tokens than the context holds, without ``truncate``.
+            InvalidOptionError: An empty text, an argument of another type or outside its range.
+            UnsupportedModelError: The file asks for a pooling that there is not.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> texts = ["How do I bake bread?", "Recipes for loaves", "Tax law"]
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     question, *others = llama.embed(texts)
+            >>> bool(question @ others[0] > question @ others[1])
+            True
+        """
+        all_texts = as_texts(texts)
+        found = told(self.embed_each(all_texts, **options), len(all_texts), progress)
+        return as_rows(found, self.config.embedding_length)
+
+    async def embed_async(
+        self,
+        texts: str | Iterable[str | Sequence[int]],
+        *,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Unpack[EmbedOptions],
+    ) -> npt.NDArray[np.float32]:
+        """``embed`` for event loops; cancelling the task ends what runs.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     asyncio.run(llama.embed_async(["one", "two"])).shape
+            (2, 576)
+        """
+        all_texts = as_texts(texts)
+        items: AsyncItems[Embedding, InOrder[Embedding]] = AsyncItems(
+            lambda: self.embed_each(all_texts, **options)
+        )
+        found = await gathered(items, len(all_texts), progress)
+        return as_rows(found, self.config.embedding_length)
+
+    def embed_each(
+        self, texts: Iterable[str | Sequence[int]], **options: Unpack[EmbedOptions]
+    ) -> InOrder[Embedding]:
+        """The same one after the other, so that millions of texts take little memory.
+
+        Arguments:
+            texts: Any iterable, read as far as there is room.
+            options: EmbedOptions for all texts, such as ``pooling="last"``.
+
+        Returns:
+            An iterator of embeddings in the order of the texts, with counts of tokens. ``cancel``
+            ends it from any thread, ``close`` from its own, as does leaving the loop.
+
+        Raises:
+            ContextLengthError: A text has more tokens than the context holds, without ``truncate``.
+            InvalidOptionError: An empty text, an argument of another type or outside its range.
+            UnsupportedModelError: The file asks for a pooling that there is not.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=4) as llama:
+            ...     found = list(llama.embed_each(["one two three four five"], truncate=True))
+            >>> found[0].num_tokens, found[0].num_dropped
+            (4, 1)
+        """
+        self._check_open()
+        adapters = self._engine.adapters.adapter_set(options.get("adapters"))
+        how = HowToEmbed.of(options, self.metadata)
+        return Embedder(self._engine, self.tokenizer, self.context_length, how, adapters).each(
+            texts
+        )
+
+    def score(
+        self,
+        text: str | Sequence[int],
+        prompt: str | Sequence[int] | None = None,
+        *,
+        alternatives: int = 0,
+        parse_special: bool = False,
+        adapters: AdapterScales | None = None,
+    ) -> Score:
+        """How probable the model finds a text, as it stands or behind a prompt.
+
+        Arguments:
+            text: What is scored: text, or token ids.
+            prompt: What stands before it and is not scored. Two strings become the tokens of the
+                whole string: should one reach over the border, the text begins with it. None
+                (the default) scores the text from its second token on, or its first where the
+                model begins texts with a BOS.
+            alternatives: How many of the likeliest tokens to give at each place, from 0 (the
+                default).
+            parse_special: Read control tokens such as "<|im_end|>" in texts. False by default.
+            adapters: Loaded adapters, or their names, with scales. None (the default) is none.
+
+        Returns:
+            The log-probability, the perplexity, and the log-probability of every token.
+
+        Raises:
+            ContextLengthError: Prompt and text have more tokens than the context holds.
+            InvalidOptionError: An empty text, an argument of another type or outside its range.
+            EdgellamaError: The model is closed.
+
+        Example: see Score.
+        """
+        stream = self._score_stream(text, prompt, alternatives, parse_special, adapters)
+        return Score.of(stream.wait())
+
+    async def score_async(
+        self,
+        text: str | Sequence[int],
+        prompt: str | Sequence[int] | None = None,
+        *,
+        alternatives: int = 0,
+        parse_special: bool = False,
+        adapters: AdapterScales | None = None,
+    ) -> Score:
+        """``score`` for event loops; cancelling the task ends it.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     score = asyncio.run(llama.score_async("One, two, three"))
+            >>> score.logprob < 0
+            True
+        """
+        return Score.of(
+            await AsyncStream(
+                lambda: self._score_stream(text, prompt, alternatives, parse_special, adapters)
+            ).wait()
+        )
+
+    def _score_stream(
+        self,
+        text: str | Sequence[int],
+        prompt: str | Sequence[int] | None,
+        alternatives: int,
+        parse_special: bool,
+        adapters: AdapterScales | None,
+    ) -> Stream:
+        request = score_request(
+            self.tokenizer,
+            text,
+            prompt,
+            alternatives=alternatives,
+            parse_special=parse_special,
+            adapters=adapters,
+        )
+        return self.session().start(request)
+
+    def classify(
+        self,
+        prompt: str | Sequence[int],
+        choices: Sequence[str],
+        *,
+        normalize: Normalization = "sum",
+        parse_special: bool = False,
+        adapters: AdapterScales | None = None,
+    ) -> Classification:
+        """How probably a prompt goes on with each of several texts; it is computed once for all.
+
+        A choice counts with all of its tokens, so what is longer is less probable: choices that
+        begin alike, or are of one length, compare best. "yes" counts "yesterday" too.
+
+        Arguments:
+            prompt: Text, encoded with a BOS where the model wants one, or token ids.
+            choices: The texts, with their spaces: behind "The sky is" stands " blue".
+            normalize: "sum" (the default) compares the probabilities of whole choices, "mean"
+                those of a token on average, so that length does not count.
+            parse_special: Read control tokens such as "<|im_end|>" in texts. False by default.
+            adapters: Loaded adapters, or their names, with scales. None (the default) is none.
+
+        Returns:
+            The probability of each choice among them, and its log-probability behind the prompt.
+
+        Raises:
+            ContextLengthError: Prompt and choice have more tokens than the context holds.
+            InvalidOptionError: No choices, an empty or a double one, an empty prompt.
+            EdgellamaError: The model is closed.
+
+        Example: see Classification.
+        """
+        made = self._classifier(prompt, choices, normalize, parse_special, adapters)
+        return classification(made.choices, list(made.logprobs()), normalize)
+
+    async def classify_async(
+        self,
+        prompt: str | Sequence[int],
+        choices: Sequence[str],
+        *,
+        normalize: Normalization = "sum",
+        parse_special: bool = False,
+        adapters: AdapterScales | None = None,
+    ) -> Classification:
+        """``classify`` for event loops; cancelling the task ends it.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     asyncio.run(llama.classify_async("The sky is", [" blue", " a fish"])).best
+            ' blue'
+        """
+        items: AsyncItems[tuple[float, int], InOrder[tuple[float, int]]] = AsyncItems(
+            lambda: self._classifier(prompt, choices, normalize, parse_special, adapters).logprobs()
+        )
+        found = await gathered(items, len(choices), None)
+        return classification(choices, found, normalize)
+
+    def _classifier(
+        self,
+        prompt: str | Sequence[int],
+        choices: Sequence[str],
+        normalize: Normalization,
+        parse_special: bool,
+        adapters: AdapterScales | None,
+    ) -> Classifier:
+        self._check_open()
+        check_normalization(normalize)
+        made = classifier(
+            self._engine,
+            self.tokenizer,
+            prompt,
+            choices,
+            parse_special=parse_special,
+            adapters=self._engine.adapters.adapter_set(adapters),
+        )
+        for text in made.texts:
+            check_prompt(text, self.context_length, self.config.vocab_size)
+        return made
+
+    def rerank(
+        self,
+        query: str,
+        documents: Iterable[str],
+        *,
+        top_n: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Unpack[RerankOptions],
+    ) -> tuple[Ranked, ...]:
+        """Documents by how well they answer a query: how probably the model says yes to each.
+
+        Arguments:
+            query: A question, or what is looked for.
+            documents: Texts, of which several are computed together.
+            top_n: How many of the best to return, from 1. None (the default) is all.
+            progress: Called as ``progress(done, total)`` with documents. None (the default) is
+                nobody.
+            options: RerankOptions, such as ``prompt="..."``.
+
+        Returns:
+            The documents with their scores, the best first.
+
+        Raises:
+            ContextLengthError: A prompt has more tokens than the context holds, without
+                ``truncate``.
+            InvalidOptionError: An argument of another type or outside its range.
+            UnsupportedModelError: ``chat`` is True and the file has no chat format.
+            TemplateError: The chat format refuses the prompt.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> animals = ["A stone is hard.", "A bat can fly.", "Tables have legs."]
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     ranked = llama.rerank("Which animals can fly?", animals, top_n=2)
+            >>> [each.score >= ranked[1].score for each in ranked]
+            [True, True]
+        """
+        texts, best = as_documents(documents), checked_top_n(top_n)
+        return best_first(told(self._ranked(query, texts, options), len(texts), progress), best)
+
+    async def rerank_async(
+        self,
+        query: str,
+        documents: Iterable[str],
+        *,
+        top_n: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+        **options: Unpack[RerankOptions],
+    ) -> tuple[Ranked, ...]:
+        """``rerank`` for event loops; cancelling the task ends what runs.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     len(asyncio.run(llama.rerank_async("Fruit?", ["An apple.", "A car."])))
+            2
+        """
+        texts, best = as_documents(documents), checked_top_n(top_n)
+        items: AsyncItems[Ranked, InOrder[Ranked]] = AsyncItems(
+            lambda: self._ranked(query, texts, options)
+        )
+        return best_first(await gathered(items, len(texts), progress), best)
+
+    def _ranked(
+        self, query: str, documents: Sequence[str], options: RerankOptions
+    ) -> InOrder[Ranked]:
+        self._check_open()
+        how = HowToRank.of(options)
+        chat, template = options.get("chat"), options.get("template")
+        if template is not None or chat:
+            chosen: ChatTemplate | None = self._chat_template(template)
+        else:
+            own = load_chat_template(self._file.metadata, self.tokenizer)
+            chosen = own if chat is None else None
+        prompt = RankPrompt(self.tokenizer, query, how.prompt, chosen)
+        adapters = self._engine.adapters.adapter_set(options.get("adapters"))
+        return Reranker(self._engine, prompt, self.context_length, how, adapters).each(documents)
+
+    def moderate(
+        self,
+        conversation: str | Sequence[Mapping[str, object]],
+        *,
+        role: str | None = None,
+        categories: Mapping[str, str] | Sequence[str] | None = None,
+        threshold: float = 0.5,
+        version: int | None = None,
+    ) -> Moderation:
+        """Whether a message is safe, as a Llama Guard (version 1 to 3) judges it.
+
+        Arguments:
+            conversation: Messages with ``role`` and ``content``, of which the last one is judged
+                and the others are shown; or the text of a user's message.
+            role: "user" or "assistant": the last message of that role is judged, and what comes
+                behind it is left out. None (the default) is the last message, whose ever it is.
+            categories: What counts as unsafe, in place of the model's own categories: names by
+                code, such as ``{"S1": "Spoilers"}``, or a list of names. None (the default) are
+                the model's own.
+            threshold: The probability of "unsafe" from which on that is the verdict, 0.5 by
+                default.
+            version: 1, 2 or 3, where neither the file's chat template nor its name tells which
+                version the model is like. None (the default) asks the file.
+
+        Returns:
+            The verdict, the categories that are violated, and the probability of "unsafe".
+
+        Raises:
+            UnsupportedModelError: The model is no Llama Guard, and no ``version`` is given.
+            ContextLengthError: The conversation has more tokens than the context holds.
+            InvalidOptionError: Malformed messages, none to judge, an argument outside its range.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("llama-guard-3-1b.gguf") as llama:  # doctest: +SKIP
+            ...     llama.moderate("How do I bake bread?").verdict
+        """
+        return next(self._judging(conversation, role, categories, threshold, version))
+
+    async def moderate_async(
+        self,
+        conversation: str | Sequence[Mapping[str, object]],
+        *,
+        role: str | None = None,
+        categories: Mapping[str, str] | Sequence[str] | None = None,
+        threshold: float = 0.5,
+        version: int | None = None,
+    ) -> Moderation:
+        """``moderate`` for event loops; cancelling the task ends what runs.
+
+        Example: see ``moderate``.
+        """
+        items: AsyncItems[Moderation, Judging] = AsyncItems(
+            lambda: self._judging(conversation, role, categories, threshold, version)
+        )
+        async for judged in items:
+            return judged
+        raise EdgellamaError("the judgement was cancelled")
+
+    def _judging(
+        self,
+        conversation: object,
+        role: object,
+        categories: object,
+        threshold: object,
+        version: int | None,
+    ) -> Judging:
+        self._check_open()
+        request = ModerationRequest.of(conversation, role, categories, threshold)
+        own = load_chat_template(self._file.metadata, self.tokenizer)
+        guard = Guard(self.tokenizer, own, self._file.metadata.get("general.name"), version)
+        prompt = guard.prompt(request.messages, request.judged, request.categories)
+        return Judging(self._engine, self.tokenizer, prompt, request.threshold, self.context_length)

@@ -1,0 +1,493 @@
+"""A model that is open: its parts, threads and memory, its sessions, adapters and hooks.
+
+What texts are made with it is left to judging_model and llama.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+from edgellama.engine.hooks import HookPlace, RowFunction, RowHook
+from edgellama.engine.idle_watch import IdleWatch, check_idle_seconds
+from edgellama.engine.kv_types import KVTypeChoice
+from edgellama.generation.session import Session
+from edgellama.generation.speculation.speculation import (
+    Speculation,
+    SpeculationMode,
+    speculation_mode,
+)
+from edgellama.generation.waiting_line import WaitingLine
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
+from edgellama.quant.sampling_keys import recommended_sampling
+from edgellama.sampling.options import SamplingArguments
+from edgellama.text.chat_template import ChatTemplate, given_template, load_chat_template
+from edgellama.text.named_templates import missing_template
+from edgellama.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from edgellama.engine.adapter import Adapter
+    from edgellama.engine.adapter_shelf import AdapterScales
+    from edgellama.quant.model_config import ModelConfig
+
+
+class OpenModel:
+    """One file, tokenizer and engine, shared by sessions and threads. A context manager."""
+
+    def __init__(
+        self,
+        path_or_name: str | os.PathLike[str],
+        *,
+        context_length: int | None = None,
+        num_threads: int | None = None,
+        kv_type: KVTypeChoice = "f16",
+        quantize: str | None = None,
+        cache_limit: int | None = None,
+        exact: bool = False,
+        speculation: SpeculationMode = "auto",
+        progress: Callable[[int, int], None] | None = None,
+        compile_usual: bool = False,
+        max_concurrent: int | None = None,
+        low_priority: bool = False,
+        idle_seconds: float | None = None,
+    ) -> None:
+        """Load a model.
+
+        Arguments:
+            path_or_name: Path of a GGUF file, or a name that ``edgellama pull`` has fetched, such
+                as "smollm2". With ``quantize`` also the folder of a checkpoint.
+            context_length: Tokens that each session holds, prompt and generated text together,
+                from 1. None (the default) is the model's own length, less where memory is short.
+            num_threads: Threads that compute, 1 to 256. None (the default) is one per physical
+                core, or what EDGELLAMA_NUM_THREADS says.
+            kv_type: Number type of the KV cache: "f32", "f16" (the default), "bf16", "q8_0" or
+                "q4_0"; two of them for keys and for values, as ("q8_0", "q4_0") or "q8_0/q4_0".
+            quantize: Type that the model is converted to before it is loaded, such as "q4_k_m".
+                The result is kept in the user's cache, so that only the first time takes long.
+                None (the default) loads the file as it is.
+            cache_limit: Bytes, from 0, that keys and values of earlier texts may take, so that
+                what begins like them is not computed again. None (the default) is a quarter of
+                the memory that is free now.
+            exact: Whether a text is the same bit for bit alone, computed beside others, after a
+                fork and from earlier texts. False by default, because it costs speed.
+            speculation: Guess tokens ahead out of the text itself and check several in a step,
+                which is faster where a text repeats something and never changes what it says.
+                "auto" (the default) does so unless hooks would see the guesses; True always,
+                False never. A text may have its own.
+            progress: Called as ``progress(compiled, total)`` while kernels are compiled; not at
+                all when none must be.
+            compile_usual: If any kernel must be compiled, compile those of other usual models and
+                caches in the same go, so that later ones need not wait. False by default.
+            max_concurrent: Texts that run at once, as the property; None (the default) is no limit.
+            low_priority: Whether other programs come first, as the property. False by default.
+            idle_seconds: After so long without a text the memory is given back, as by ``unload``.
+                None (the default) is never.
+
+        Raises:
+            ModelNotFoundError: No such file, or a name that was not pulled.
+            ModelFileError: The file is damaged, incomplete or no GGUF file.
+            UnsupportedModelError: An architecture, format or tokenizer that does not run here.
+            TokenizerError: The file's vocabulary is broken.
+            InvalidOptionError: An argument outside its range.
+            ConversionError: ``quantize`` failed.
+            KernelError: Kernels cannot be compiled or loaded, or the shipped ones do not fit.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> llama = Llama("smollm2", context_length=512, kv_type="q8_0", num_threads=2)
+            >>> llama.context_length
+            512
+            >>> llama.close()
+        """
+        from edgellama.loading import load_model
+
+        check_idle_seconds(idle_seconds)
+        self._line = WaitingLine(max_concurrent)
+        mode = speculation_mode(speculation)
+        self._model = load_model(
+            path_or_name,
+            context_length=context_length,
+            num_threads=num_threads,
+            kv_type=kv_type,
+            quantize=quantize,
+            cache_limit=cache_limit,
+            exact=exact,
+            low_priority=low_priority,
+            progress=progress,
+            compile_usual=compile_usual,
+        )
+        self._engine, self._file = self._model.engine, self._model.file
+        self._speculation = Speculation(self._engine, "auto" if mode is None else mode)
+        self.tokenizer: Tokenizer = self._model.tokenizer
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._sessions_lock = threading.RLock()
+        self._closed = False
+        self._idle_watch = IdleWatch(self._engine, idle_seconds)
+
+    @property
+    def config(self) -> ModelConfig:
+        """Sizes and constants of the model."""
+        return self._engine.config
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """Everything that the file says about the model, by GGUF key."""
+        return self._file.metadata
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens each session holds."""
+        return self._model.context_length
+
+    @property
+    def sampling_defaults(self) -> SamplingArguments:
+        """The sampling that the file recommends, by option, such as ``{"temperature": 0.6}``.
+
+        Empty where it recommends none. Chats use it unless they are told otherwise.
+        """
+        return cast("SamplingArguments", recommended_sampling(self._file.metadata))
+
+    @property
+    def cache_limit(self) -> int:
+        """Bytes that the beginnings of earlier texts may take; less drops the oldest at once."""
+        return self._engine.pool().limit_bytes
+
+    @cache_limit.setter
+    def cache_limit(self, num_bytes: int) -> None:
+        from edgellama.loading import check_cache_limit
+
+        check_cache_limit(num_bytes)
+        self._engine.pool().limit_bytes = num_bytes
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes that the beginnings of earlier texts take now."""
+        return self._engine.pool().idle_bytes
+
+    @property
+    def num_threads(self) -> int:
+        """How many threads compute. Another number may be assigned at any time, as a cap.
+
+        It holds from the next step on, and changes no text.
+        """
+        return self._engine.num_threads
+
+    @num_threads.setter
+    def num_threads(self, number: int) -> None:
+        self._engine.num_threads = number
+
+    @property
+    def low_priority(self) -> bool:
+        """Whether the threads that compute give way to other programs; may be assigned.
+
+        The thread that waits for a text computes, too, and keeps its own priority. On macOS
+        this changes nothing.
+        """
+        return self._engine.low_priority
+
+    @low_priority.setter
+    def low_priority(self, is_low: bool) -> None:
+        self._engine.low_priority = is_low
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """After how long without a text the memory is given back; None is never."""
+        return self._idle_watch.seconds
+
+    @idle_seconds.setter
+    def idle_seconds(self, seconds: float | None) -> None:
+        self._idle_watch.seconds = seconds
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether weights are mapped and threads are there; the next text sees to both."""
+        return self._engine.is_loaded
+
+    def unload(self) -> None:
+        """Give back all memory but that of open sessions, until the next text loads it again.
+
+        That takes as long as mapping the file. What texts of earlier sessions have left is
+        forgotten; sessions and conversations go on where they were.
+
+        Raises:
+            EdgellamaError: It is called by a hook, in the middle of a step.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     llama.unload()
+            ...     before = llama.is_loaded
+            ...     text = llama.generate("One, two,", max_tokens=2, temperature=0).text
+            ...     before, text, llama.is_loaded
+            (False, ' or three', True)
+        """
+        self._engine.unload()
+
+    @property
+    def max_concurrent(self) -> int | None:
+        """How many texts may run at once; None is no limit. Another may be assigned at any time.
+
+        Further ones wait in the order in which their first chunk was asked for; their
+        ``queue_position`` tells how many have to end before. A batch counts as one text. A text
+        runs until its stream ends, so who holds one stream open and waits for another on the
+        same thread waits for itself.
+        """
+        return self._line.max_running
+
+    @max_concurrent.setter
+    def max_concurrent(self, most: int | None) -> None:
+        self._line.max_running = most
+
+    def load_adapter(
+        self,
+        path: str | os.PathLike[str],
+        name: str | None = None,
+        *,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Adapter:
+        """Make a LoRA adapter ready for texts; the model itself stays as it is.
+
+        The file stays mapped, as the model's does. ``adapters=`` of sessions and of single texts
+        then takes the adapter, with a scale, beside any number of others.
+
+        Arguments:
+            path: What ``edgellama convert-lora`` writes, or llama.cpp's converter.
+            name: What it is called in ``adapters=``. None (the default) is the file's name
+                without its ending.
+            progress: Called as ``progress(compiled, total)`` while kernels are compiled; not at
+                all when none must be. None (the default) tells nobody.
+
+        Returns:
+            The adapter, with its ``name``, ``ranks`` and ``num_matrices``.
+
+        Raises:
+            ModelNotFoundError: No such file.
+            ModelFileError: The file is damaged, or an adapter of another model.
+            UnsupportedModelError: It is no plain LoRA adapter of a Llama.
+            InvalidOptionError: The name is taken.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2") as llama:  # doctest: +SKIP
+            ...     french = llama.load_adapter("french.gguf")
+            ...     text = llama.generate("Once upon", adapters={french: 0.8}).text
+        """
+        self._check_open()
+        return self._engine.adapters.load(path, name, progress)
+
+    def unload_adapter(self, adapter: Adapter | str) -> None:
+        """Let go of an adapter, whose name is free then.
+
+        Texts that use it go on; its memory is given back with the last of them.
+
+        Arguments:
+            adapter: What ``load_adapter`` returned, or its name.
+
+        Raises:
+            InvalidOptionError: No such adapter is loaded.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2") as llama:  # doctest: +SKIP
+            ...     llama.load_adapter("french.gguf")
+            ...     llama.unload_adapter("french")
+        """
+        self._engine.adapters.unload(adapter)
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """The adapters that are loaded, by name."""
+        return self._engine.adapters.loaded
+
+    def session(
+        self, *, context_length: int | None = None, adapters: AdapterScales | None = None
+    ) -> Session:
+        """A new session: a KV cache of its own, which keeps what it has seen between calls.
+
+        Arguments:
+            context_length: Tokens that it holds, from 1. None (the default) is the model's
+                ``context_length`` as loaded.
+            adapters: Loaded adapters, or their names, with scales, such as ``{"french": 0.5}``,
+                for all its texts; ``session.adapters`` changes them. None (the default) is none.
+
+        Returns:
+            The session, a context manager; closing it gives its memory back.
+
+        Raises:
+            InvalidOptionError: A length below 1, an adapter that is not loaded.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2") as llama, llama.session(context_length=128) as session:
+            ...     first = session.generate("Once upon", max_tokens=1, temperature=0)
+            ...     again = session.generate("Once upon a time", max_tokens=1, temperature=0)
+            >>> again.statistics.prefilled_tokens < again.prompt_tokens
+            True
+        """
+        with self._sessions_lock:
+            self._check_open()
+            session = Session(
+                self._engine,
+                self.tokenizer,
+                context_length=self.context_length if context_length is None else context_length,
+                kv_type=self._model.kv_type,
+                adapters=adapters,
+                siblings=self._sessions,
+                line=self._line,
+                speculation=self._speculation,
+            )
+        return session
+
+    def add_hook(
+        self,
+        function: RowFunction,
+        place: HookPlace = "residual",
+        *,
+        layers: Collection[int] | None = None,
+    ) -> RowHook:
+        """Let a function see, and change, numbers in the middle of every step from now on.
+
+        Arguments:
+            function: Called as ``function(rows, step)`` on the thread that computes, with f32
+                ``rows`` (tokens, width) that may be changed in place. ``step`` says which
+                ``tokens``, ``positions`` and ``sequences`` they belong to.
+            place: "residual" (the default), the residual stream after a layer; "attention", what
+                queries, keys and values of a layer are made of; "logits".
+            layers: Numbers of layers, from 0; None (the default) for all of them.
+
+        Returns:
+            The hook, for ``remove_hook``. Texts computed earlier are not used for new ones.
+
+        Raises:
+            InvalidOptionError: An unknown place, or layers that there are not.
+
+        Example:
+            >>> import numpy as np
+            >>> from edgellama import Llama, StepRows
+            >>> def silence(rows: np.ndarray, step: StepRows) -> None:
+            ...     rows[:, 0] = -1000.0
+            >>> with Llama("smollm2", context_length=64) as llama:
+            ...     hook = llama.add_hook(silence, "logits")
+            ...     llama.remove_hook(hook)
+        """
+        hook = RowHook(function, place, None if layers is None else tuple(layers))
+        hook.check_layers(self.config.block_count)
+        self._engine.hooks = (*self._engine.hooks, hook)
+        return hook
+
+    def remove_hook(self, hook: RowHook) -> None:
+        """Let a function of ``add_hook`` see nothing any more.
+
+        Arguments:
+            hook: What ``add_hook`` returned.
+
+        Raises:
+            InvalidOptionError: This model has no such hook.
+
+        Example: see ``add_hook``.
+        """
+        hooks = [other for other in self._engine.hooks if other is not hook]
+        if len(hooks) == len(self._engine.hooks):
+            raise InvalidOptionError("this model has no such hook; give what add_hook returned")
+        self._engine.hooks = tuple(hooks)
+
+    def load_session(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        context_length: int | None = None,
+        adapters: AdapterScales | None = None,
+        verify: bool = False,
+    ) -> Session:
+        """A session that goes on where a saved one was, at once.
+
+        Arguments:
+            path: What ``Session.save`` wrote, for the same model and KV type, on any CPU.
+            context_length: Tokens that it holds, from 1. None (the default) is the model's
+                ``context_length`` as loaded.
+            adapters: Those that it was saved with, as for a new session, with the same scales.
+                None (the default) is none.
+            verify: Read all keys and values at once and compare their checksums. False (the
+                default) takes them as they are: damaged ones change texts, nothing else.
+
+        Returns:
+            The session, a context manager. Prompts that begin with its ``tokens`` go on from
+            there.
+
+        Raises:
+            SessionFileError: No such file, a damaged one, or one of another model, KV type or
+                adapters.
+            ContextLengthError: It has more tokens than the context.
+            OSError: It cannot be read.
+            EdgellamaError: The model is closed.
+
+        Example:
+            >>> import tempfile
+            >>> from pathlib import Path
+            >>> from edgellama import Llama
+            >>> file = Path(tempfile.mkdtemp()) / "story.session"
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     with llama.session() as session:
+            ...         first = session.generate("Once upon a time", max_tokens=8)
+            ...         session.save(file)
+            ...     with llama.load_session(file) as session:
+            ...         len(session.tokens) >= first.prompt_tokens
+            True
+        """
+        session = self.session(context_length=context_length, adapters=adapters)
+        try:
+            session.load(path, verify=verify)
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def close(self) -> None:
+        """End all sessions and give everything back, the mapped file too; more calls do nothing.
+
+        Whatever was made from the model raises EdgellamaError when it is used afterwards;
+        ``config``, ``metadata`` and ``tokenizer`` stay.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> llama = Llama("smollm2", context_length=128)
+            >>> llama.close()
+            >>> llama.generate("Hello")
+            Traceback (most recent call last):
+            edgellama.quant.errors.EdgellamaError: this model is closed
+        """
+        with self._sessions_lock:
+            self._closed = True
+            sessions = list(self._sessions)
+        self._idle_watch.close()
+        for session in sessions:
+            session.close()
+        self._engine.close()
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EdgellamaError("this model is closed")
+
+    def _chat_template(self, given: str | None) -> ChatTemplate:
+        if given is not None:
+            return given_template(given, self.tokenizer)
+        template = load_chat_template(self._file.metadata, self.tokenizer)
+        if template is None:
+            raise UnsupportedModelError(
+                f"{self._file.path}: the file has no chat template", way=missing_template()
+            )
+        return template
