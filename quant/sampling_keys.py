@@ -14,6 +14,8 @@ import numpy as np
 
 PREFIX = "general.sampling."
 LARGEST = (1 << 31) - 1
+MOST = 1e9
+"""Of temperature and penalty, as sampling takes them."""
 _log = logging.getLogger(__name__)
 
 
@@ -40,11 +42,15 @@ class SamplingKey:
 
 SAMPLING_KEYS: Mapping[str, SamplingKey] = MappingProxyType(
     {
-        "temperature": SamplingKey("temp", False, lambda v: v >= 0, "a number from 0"),
+        "temperature": SamplingKey(
+            "temp", False, lambda v: 0 <= v <= MOST, "a number from 0 to 1e9"
+        ),
         "top_k": SamplingKey("top_k", True, lambda v: v >= 0, "a whole number from 0"),
         "top_p": SamplingKey("top_p", False, lambda v: 0 < v <= 1, "a number above 0 up to 1"),
         "min_p": SamplingKey("min_p", False, lambda v: 0 <= v <= 1, "a number from 0 to 1"),
-        "repeat_penalty": SamplingKey("penalty_repeat", False, lambda v: v > 0, "a number above 0"),
+        "repeat_penalty": SamplingKey(
+            "penalty_repeat", False, lambda v: 1 / MOST <= v <= MOST, "a number from 1e-9 to 1e9"
+        ),
         "repeat_last_n": SamplingKey(
             "penalty_last_n", True, lambda v: v >= -1, "a whole number from -1"
         ),

@@ -76,7 +76,9 @@ def keep_min_p(logits: Logits, min_p: float) -> Indices:
 
 def draw(logits: Logits, temperature: float, fraction: float) -> int:
     """The index on which a random ``fraction`` in [0, 1) of softmax(logits / temperature) falls."""
-    weights = np.exp((logits - logits.max()) / np.float32(temperature))
+    # A tiny temperature leaves nothing but the largest.
+    with np.errstate(over="ignore"):
+        weights = np.exp((logits - logits.max()) / np.float32(temperature))
     cumulated = np.cumsum(weights, dtype=np.float64)
     total = float(cumulated[-1])
     # The product can round up to the total itself, where no index would be left.

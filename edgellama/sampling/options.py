@@ -26,6 +26,8 @@ SAMPLERS = (
 """The stages between logits and a token, in their usual order, which is llama.cpp's."""
 RULE = "rule"
 """What the rule of an option is called among its field's metadata."""
+MOST = 1e9
+"""Beyond it float32 logits could overflow; no text needs that."""
 CLOSE_ENOUGH = 0.5
 """How like an option's name another must be to be taken for a slip."""
 
@@ -85,10 +87,10 @@ def _is_bias(value: Any) -> bool:
     )
 
 
-_NUMBER = Range(Real, math.isfinite, "a number")
-_FROM_0 = Range(Real, lambda v: 0 <= v < math.inf, "a number from 0")
-_FROM_1 = Range(Real, lambda v: 1 <= v < math.inf, "a number from 1")
-_ABOVE_0 = Range(Real, lambda v: 0 < v < math.inf, "a number above 0")
+_NUMBER = Range(Real, lambda v: -MOST <= v <= MOST, "a number from -1e9 to 1e9")
+_FROM_0 = Range(Real, lambda v: 0 <= v <= MOST, "a number from 0 to 1e9")
+_FROM_1 = Range(Real, lambda v: 1 <= v <= MOST, "a number from 1 to 1e9")
+_FACTOR = Range(Real, lambda v: 1 / MOST <= v <= MOST, "a number from 1e-9 to 1e9")
 _SHARE = Range(Real, lambda v: 0 <= v <= 1, "a number from 0 to 1")
 _MASS = Range(Real, lambda v: 0 < v <= 1, "a number above 0 up to 1")
 _COUNT = Range(Integral, lambda v: v >= 0, "a whole number from 0")
@@ -97,7 +99,7 @@ _LAST_N = Range(Integral, lambda v: v >= WHOLE_HISTORY, "a whole number from -1 
 _SEED = Range(Integral, lambda v: v >= 0, "None or a whole number from 0", takes_none=True)
 _MIROSTAT = Range(Integral, lambda v: v in (0, 1, 2), "0 (off), 1 or 2")
 _TRUTH = Range(bool, lambda v: True, "True or False")
-_AMOUNT = Range(Real, lambda v: v < math.inf, "a number")
+_AMOUNT = Range(Real, lambda v: -MOST <= v <= MOST or v == -math.inf, "a number")
 _BREAKERS = Range(Sequence, _are_breakers, "a list of texts that are not empty")
 _NAMES = Range(Sequence, _are_samplers, f"a list of {', '.join(SAMPLERS)}, each once")
 _BIAS = Range(
@@ -118,7 +120,7 @@ class SamplingOptions:
 
     Arguments:
         temperature: Randomness; 0 always takes the likeliest token. Allowed: a number from
-            0.
+            0 to 1e9.
         top_k: Choose among this many likeliest tokens; 0 for all. Allowed: a whole number
             from 0.
         top_p: Choose among the likeliest tokens of this total probability. Allowed: a
@@ -126,22 +128,24 @@ class SamplingOptions:
         min_p: Drop tokens below this fraction of the likeliest one's. Allowed: a number
             from 0 to 1.
         repeat_penalty: Weaken tokens that came lately; 1 for not at all. Allowed: a number
-            above 0.
+            from 1e-9 to 1e9.
         repeat_last_n: How many tokens are lately; -1 for all. Allowed: a whole number from
             -1 (-1: all).
         frequency_penalty: Take this off a token for each time that it came lately. Allowed:
-            a number.
-        presence_penalty: Take this off a token that came lately. Allowed: a number.
+            a number from -1e9 to 1e9.
+        presence_penalty: Take this off a token that came lately. Allowed: a number from
+            -1e9 to 1e9.
         dry_multiplier: Weaken what would repeat a sequence (DRY); 0 for not. Allowed: a
-            number from 0.
-        dry_base: How fast that grows with the sequence's length. Allowed: a number from 1.
+            number from 0 to 1e9.
+        dry_base: How fast that grows with the sequence's length. Allowed: a number from 1
+            to 1e9.
         dry_allowed_length: Tokens that a sequence may repeat freely. Allowed: a whole
             number from 1.
         dry_last_n: Look for sequences in so many last tokens; -1 for all. Allowed: a whole
             number from -1 (-1: all).
         dry_breakers: Sequences end at tokens with one of these texts. Allowed: texts.
         top_n_sigma: Drop tokens so many deviations below the likeliest; 0 or less for none.
-            Allowed: a number.
+            Allowed: a number from -1e9 to 1e9.
         typical_p: Choose among the most typical tokens of this total probability. Allowed:
             a number above 0 up to 1.
         xtc_probability: How often the likeliest tokens but one are left out (XTC). Allowed:
@@ -149,16 +153,16 @@ class SamplingOptions:
         xtc_threshold: Leave out tokens from this probability on. Allowed: a number from 0
             to 1.
         dynatemp_range: Let the temperature follow the entropy, so far down and up. Allowed:
-            a number from 0.
-        dynatemp_exponent: How entropy becomes temperature. Allowed: a number from 0.
+            a number from 0 to 1e9.
+        dynatemp_exponent: How entropy becomes temperature. Allowed: a number from 0 to 1e9.
         mirostat: Keep the surprise constant, by Mirostat 1 or 2, instead of filtering.
             Allowed: 0 (off), 1 or 2.
-        mirostat_tau: The surprise to keep, in bits. Allowed: a number from 0.
-        mirostat_eta: How fast Mirostat learns. Allowed: a number from 0.
+        mirostat_tau: The surprise to keep, in bits. Allowed: a number from 0 to 1e9.
+        mirostat_eta: How fast Mirostat learns. Allowed: a number from 0 to 1e9.
         samplers: The order of the stages; what is left out is off. Allowed: names of
             SAMPLERS, each once.
-        logit_bias: Add a number to the logit of a token; False forbids it. Allowed: None
-            or numbers (False: never) by token ids or texts.
+        logit_bias: Add a number to the logit of a token; False forbids it. Allowed: None,
+            or numbers or False by token ids or texts.
         min_tokens: Do not end a text before it has so many tokens. Allowed: a whole number
             from 0.
         ignore_eos: Never choose a token that ends the text. Allowed: True or False.
@@ -187,7 +191,7 @@ class SamplingOptions:
         0.05, _SHARE, "Drop tokens below this fraction of the likeliest one's.", common=True
     )
     repeat_penalty: float = _option(
-        1.0, _ABOVE_0, "Weaken tokens that came lately; 1 for not at all.", common=True
+        1.0, _FACTOR, "Weaken tokens that came lately; 1 for not at all.", common=True
     )
     repeat_last_n: int = _option(
         64, _LAST_N, "How many tokens are lately; -1 for all.", common=True

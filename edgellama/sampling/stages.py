@@ -153,8 +153,9 @@ def _temperature(options: SamplingOptions, spared: SparedTokens) -> Stage | None
 
 def cooled(given: Candidates, temperature: float) -> Candidates:
     """Logits divided by the temperature; at 0 the largest alone, the first of equals."""
-    divided = given.logits / np.float32(temperature) if temperature > 0 else given.logits
-    if temperature == 0 or not np.isfinite(divided.max()):
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        divided = given.logits / np.float32(temperature)
+    if not np.isfinite(divided.max()):
         return given.kept(np.array([given.logits.argmax()], dtype=np.intp))
     return replace(given, logits=divided)
 
