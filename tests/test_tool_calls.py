@@ -11,8 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from reference.family import MEMBERS
 from reference.replying_engine import ReplyingEngine
 
+from edgellama.convert import convert
 from edgellama.generation.conversation import Conversation
 from edgellama.generation.session import Session
 from edgellama.llama import Llama
@@ -284,6 +286,17 @@ def test_a_call_that_is_cut_is_text() -> None:
     assert result.text == SAID["json"][1][:20]
 
 
+def test_a_stream_that_is_left_inside_a_call_adds_nothing() -> None:
+    """A reply of which nothing was shown is no message, and the conversation goes on."""
+    chat, _ = chat_with(SAID["json"][1], "Yes.", tools=[add])
+    with chat.stream("Go.") as stream:
+        for _ in range(30):
+            next(stream)
+    assert (stream.result.finish_reason, stream.result.text) == ("cancelled", "")
+    assert chat.messages == []
+    assert chat.send("Go on.").text == "Yes."
+
+
 def test_results_go_on_from_the_call() -> None:
     """What was computed of a call is not computed again behind its result."""
     chat, engine = chat_with(SAID["json"][1], "It is 1.", tools=[add])
@@ -436,6 +449,20 @@ def test_a_small_model_calls_well_formed(llama: Llama) -> None:
     assert all(map(is_right, result.tool_calls))
     (batched,) = llama.generate_batch([{"messages": asked}], max_tokens=120, **options)
     assert calls_of(batched) == calls_of(result)
+
+
+@pytest.mark.parametrize("name", ["code-llama", "open-llama"])
+def test_vocabularies_that_change_spaces_call_well_formed(name: str, tmp_path: Path) -> None:
+    """SentencePiece's own spaces, put before a text or taken from it, break no call."""
+    member = next(member for member in MEMBERS if member.name == name)
+    convert(member.write(tmp_path / "checkpoint"), tmp_path / "model.gguf", type="f32")
+    options: Any = {"tools": [paint], "tool_choice": "required", "parallel_tool_calls": False}
+    with Llama(tmp_path / "model.gguf", context_length=1024, num_threads=1) as llama:
+        for seed in range(4):
+            with llama.chat(template="chatml", temperature=1, seed=seed, **options) as chat:
+                result = chat.send("Go.", max_tokens=200)
+            assert all(map(is_right, result.tool_calls))
+            assert result.tool_calls or result.finish_reason == "length"
 
 
 def test_prompts_take_no_tools(llama: Llama) -> None:

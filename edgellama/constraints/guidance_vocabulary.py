@@ -6,6 +6,7 @@ Made once for a model. How texts are cut is the tokenizer's knowledge, what they
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -78,10 +79,31 @@ class _Described:
         self.eos_token_id = end
         # Through llguidance's objects Python would not see the circle back to the tokenizer.
         self._own = weakref.ref(own)
+        self._by_bytes: dict[bytes, int] | None = None
 
     def __call__(self, text: str) -> list[int]:
         own = self._own()
         if own is None:
             return []
         # Inside a text no space goes before it.
-        return own.encode_stretch(Stretch(text, is_first=False, has_prefix=True))
+        tokens = own.encode_stretch(Stretch(text, is_first=False, has_prefix=True))
+        data = text.encode()
+        if b"".join(map(own.token_bytes, tokens)) == data:
+            return tokens
+        # The tokenizer normalizes text, such as runs of spaces: the longest tokens spell it.
+        if self._by_bytes is None:
+            ids = range(own.vocab_size)
+            self._by_bytes = {data: token for token in ids if (data := own.token_bytes(token))}
+        return list(_longest(data, self._by_bytes))
+
+
+def _longest(data: bytes, by_bytes: Mapping[bytes, int]) -> Iterator[int]:
+    """The tokens that spell some bytes, each the longest that fits; bytes without one are left."""
+    longest = max(map(len, by_bytes), default=0)
+    start = 0
+    while start < len(data):
+        ends = range(min(start + longest, len(data)), start, -1)
+        end = next((end for end in ends if data[start:end] in by_bytes), None)
+        if end is not None:
+            yield by_bytes[data[start:end]]
+        start = start + 1 if end is None else end

@@ -427,7 +427,8 @@ class Conversation(ConversationRecord):
         newly_dropped = max(0, dropped - dropped_before)
 
         def end(result: Generation) -> None:
-            if result.tokens:
+            is_cut_call = request.calls is not None and not result.text and not result.tool_calls
+            if result.tokens and not is_cut_call:
                 reply: Message = {"role": "assistant", "content": result.text}
                 text = result.text
                 if result.tool_calls:
