@@ -17,6 +17,7 @@ from starlette.routing import Route
 from edgellama.server import (
     anthropic_routes,
     embeddings,
+    moderations,
     ollama_routes,
     openai_routes,
     plain_routes,
@@ -53,6 +54,7 @@ def make_application(settings: ServerSettings) -> ASGIApp:
         openai_routes.ROUTES,
         response_routes.ROUTES,
         embeddings.ROUTES,
+        moderations.ROUTES,
         ollama_routes.ROUTES,
         anthropic_routes.ROUTES,
         plain_routes.ROUTES,
