@@ -51,6 +51,7 @@ def load_model(
     quantize: str | None,
     cache_limit: int | None,
     exact: bool,
+    rope_scaling: str | None,
     low_priority: bool,
     progress: Progress | None,
     compile_usual: bool,
@@ -72,6 +73,7 @@ def load_model(
             kv_type=str(types),
             cache_limit=_default_cache_limit() if cache_limit is None else cache_limit,
             exact=exact,
+            rope_scaling=rope_scaling,
             progress=progress,
             companions=usual_kernels() if compile_usual else (),
         )

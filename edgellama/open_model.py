@@ -49,6 +49,7 @@ class OpenModel:
         quantize: str | None = None,
         cache_limit: int | None = None,
         exact: bool = False,
+        rope_scaling: str | None = None,
         speculation: SpeculationMode = "auto",
         progress: Callable[[int, int], None] | None = None,
         compile_usual: bool = False,
@@ -75,6 +76,10 @@ class OpenModel:
                 the memory that is free now.
             exact: Whether a text is the same bit for bit alone, computed beside others, after a
                 fork and from earlier texts. False by default, because it costs speed.
+            rope_scaling: How positions are scaled, so that the model reads further than it was
+                trained for: "yarn:4", "dynamic:2" or "linear:4", each with how many times as far,
+                or "none". None (the default) is as the file says, which is right for models that
+                were made for long contexts.
             speculation: Guess tokens ahead out of the text itself and check several in a step,
                 which is faster where a text repeats something and never changes what it says.
                 "auto" (the default) does so unless hooks would see the guesses; True always,
@@ -117,6 +122,7 @@ class OpenModel:
             quantize=quantize,
             cache_limit=cache_limit,
             exact=exact,
+            rope_scaling=rope_scaling,
             low_priority=low_priority,
             progress=progress,
             compile_usual=compile_usual,

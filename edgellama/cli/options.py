@@ -212,12 +212,14 @@ PROMPT_CACHE_HELP = (
     "Memory for the beginnings of earlier texts, which are not computed again: 2GB, 500MB, 0."
 )
 EXACT_HELP = "The same text, bit for bit, alone, beside others and from a cache; a little slower."
+ROPE_SCALING_HELP = "Read N times as far: yarn:N, dynamic:N or linear:N."
 SPECULATION_HELP = (
     "Guess tokens ahead out of the text and check several in a step: auto, on or off."
 )
 SPECULATION_MODES: dict[str, SpeculationMode] = {"auto": "auto", "on": True, "off": False}
 ENGINE_ARGUMENTS = (
     *("context_length", "num_threads", "kv_type", "cache_limit", "exact", "speculation"),
+    "rope_scaling",
 )
 
 
@@ -228,6 +230,9 @@ def engine_options(command: Command) -> Command:
         type=click.Choice(list(SPECULATION_MODES)),
         callback=lambda context, option, name: SPECULATION_MODES.get(name),
         help=f"{SPECULATION_HELP}  [default: auto]",
+    )(command)
+    command = click.option(
+        "--rope-scaling", metavar="TYPE:N", help=f"{ROPE_SCALING_HELP}  [default: the model's own]"
     )(command)
     command = click.option("--exact", is_flag=True, default=None, help=EXACT_HELP)(command)
     command = click.option(

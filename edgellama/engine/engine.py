@@ -41,7 +41,9 @@ from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY, ThreadTeam
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.rope_choice import with_rope_scaling
 
 if TYPE_CHECKING:
     from edgellama.engine.saved_cache import CacheMaker
@@ -70,6 +72,7 @@ class Engine:
         kv_type: KVTypeChoice = "f16",
         cache_limit: int = 0,
         exact: bool = False,
+        rope_scaling: str | None = None,
         layers: range | None = None,
         hooks: Sequence[Hook] = (),
         timer: StepTimer | None = None,
@@ -82,12 +85,17 @@ class Engine:
         ``kv_type``: of caches, as for ``Llama``, unless one is asked to have another.
         ``cache_limit``: bytes that pages may take which no sequence holds any more.
         ``exact``: the same bits whatever else is in a step, see ``StepRunner.kind_of``.
+        ``rope_scaling``: how positions are scaled, as for ``Llama``; None: as the file says.
         ``layers``: those that run, all by default; without the first, ``forward`` takes the rows
         that the layers before have left, and without the last it gives rows.
         ``hooks`` see every step, and may change it; ``timer`` is an instrument that runs it.
         Raises ModelFileError, UnsupportedModelError, KernelError or InvalidOptionError.
         """
         self.config = ModelConfig.from_gguf(file)
+        if rope_scaling is not None:
+            has_divisors = ROPE_FREQS in file.tensors
+            self.config = with_rope_scaling(self.config, rope_scaling, has_divisors=has_divisors)
+        self._rope_scaling = rope_scaling
         self._num_threads = _checked_num_threads(num_threads)
         self._kv_types = KVTypes.of(kv_type)
         self._cache_limit = cache_limit
@@ -483,7 +491,9 @@ class Engine:
 
     def _origin(self) -> bytes:
         """What else than tokens decides keys and values of new sequences."""
-        return self._num_hook_changes.to_bytes(8, "little") if self._num_hook_changes else b""
+        changes = self._num_hook_changes
+        hooks = changes.to_bytes(8, "little") if changes else b""
+        return hooks + (self._rope_scaling or "").encode()
 
     def _check_layers(self, wanted: Wanted, rows: FloatRows | None, num_tokens: int) -> None:
         """Refuse what the layers that run here cannot take or give."""

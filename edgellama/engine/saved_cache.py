@@ -215,7 +215,7 @@ def _fitting_layout(
         "another number of layers": (header.num_layers, wanted.num_layers),
         "another number of heads": (header.num_heads, wanted.num_heads),
         "heads of another size": (header.head_size, wanted.head_size),
-        "other adapters or hooks": (header.origin, cache.origin.hex()),
+        "other adapters, hooks or rope_scaling": (header.origin, cache.origin.hex()),
     }
     for what, (own, needed) in found.items():
         if own != needed:

@@ -1,0 +1,53 @@
+"""A user's choice how positions are scaled, in place of what a file says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.model_config import ModelConfig, RopeConfig
+
+KINDS = ("linear", "dynamic", "yarn")
+ALLOWED = f'"none", or one of {", ".join(KINDS)} with a factor from 1, such as "yarn:4"'
+
+
+def with_rope_scaling(config: ModelConfig, choice: str, *, has_divisors: bool) -> ModelConfig:
+    """The configuration with positions scaled as ``choice`` says, and the context that it is for.
+
+    ``has_divisors``: whether the file scales by the tensor ``rope_freqs.weight`` of Llama 3.1,
+    which cannot be replaced. InvalidOptionError for that, and for what is no choice.
+    """
+    if has_divisors:
+        raise InvalidOptionError(
+            f"rope_scaling is {choice!r:.80}, but the model's positions are scaled by the tensor "
+            "rope_freqs.weight, as Llama 3.1's are; allowed: None"
+        )
+    kind, factor = _parsed(choice)
+    old = config.rope
+    original = original_length(config)
+    rope = RopeConfig(
+        old.dimension_count, old.freq_base, kind, factor, original_context_length=original
+    )
+    return replace(config, rope=rope, context_length=int(original * factor))
+
+
+def original_length(config: ModelConfig) -> int:
+    """Tokens that a model's positions were trained for before any scaling."""
+    rope = config.rope
+    if rope.scaling == "linear":
+        return max(1, int(config.context_length / rope.factor))
+    return rope.original_context_length or config.context_length
+
+
+def _parsed(choice: object) -> tuple[str, float]:
+    kind, colon, number = choice.partition(":") if isinstance(choice, str) else ("", "", "")
+    if (kind, colon) == ("none", ""):
+        return "none", 1.0
+    try:
+        factor = float(number) if kind in KINDS else math.nan
+    except ValueError:
+        factor = math.nan
+    if not 1 <= factor < math.inf:
+        raise InvalidOptionError(f"rope_scaling is {choice!r:.80}; allowed: {ALLOWED}, or None")
+    return kind, factor
