@@ -15,6 +15,7 @@ from edgellama.engine.hooks import HookPlace, RowFunction, RowHook
 from edgellama.engine.idle_watch import IdleWatch, check_idle_seconds
 from edgellama.engine.kv_types import KVTypeChoice
 from edgellama.generation.session import Session
+from edgellama.generation.speculation.same_vocabulary import check_same_vocabulary
 from edgellama.generation.speculation.speculation import (
     Speculation,
     SpeculationMode,
@@ -33,7 +34,11 @@ if TYPE_CHECKING:
 
     from edgellama.engine.adapter import Adapter
     from edgellama.engine.adapter_shelf import AdapterScales
+    from edgellama.engine.engine import Engine
     from edgellama.quant.model_config import ModelConfig
+
+DRAFT_CACHE_BYTES = 1 << 28
+"""What a draft model keeps of the beginnings of earlier texts."""
 
 
 class OpenModel:
@@ -51,6 +56,7 @@ class OpenModel:
         exact: bool = False,
         rope_scaling: str | None = None,
         speculation: SpeculationMode = "auto",
+        draft: str | os.PathLike[str] | OpenModel | None = None,
         progress: Callable[[int, int], None] | None = None,
         compile_usual: bool = False,
         max_concurrent: int | None = None,
@@ -84,6 +90,9 @@ class OpenModel:
                 which is faster where a text repeats something and never changes what it says.
                 "auto" (the default) does so unless hooks would see the guesses; True always,
                 False never. A text may have its own.
+            draft: A smaller model of the same vocabulary that guesses where the text repeats
+                nothing: a path or a name, or a ``Llama``, which stays the caller's. None (the
+                default) is none.
             progress: Called as ``progress(compiled, total)`` while kernels are compiled; not at
                 all when none must be.
             compile_usual: If any kernel must be compiled, compile those of other usual models and
@@ -128,8 +137,15 @@ class OpenModel:
             compile_usual=compile_usual,
         )
         self._engine, self._file = self._model.engine, self._model.file
-        self._speculation = Speculation(self._engine, "auto" if mode is None else mode)
         self.tokenizer: Tokenizer = self._model.tokenizer
+        self._own_draft: OpenModel | None = None
+        try:
+            drafting = self._draft_engine(draft)
+        except BaseException:
+            self._engine.close()
+            self._file.close()
+            raise
+        self._speculation = Speculation(self._engine, "auto" if mode is None else mode, drafting)
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._sessions_lock = threading.RLock()
         self._closed = False
@@ -233,6 +249,8 @@ class OpenModel:
             (False, ' or three', True)
         """
         self._engine.unload()
+        if self._own_draft is not None:
+            self._own_draft.unload()
 
     @property
     def max_concurrent(self) -> int | None:
@@ -477,12 +495,35 @@ class OpenModel:
             session.close()
         self._engine.close()
         self._file.close()
+        if self._own_draft is not None:
+            self._own_draft.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _draft_engine(self, draft: str | os.PathLike[str] | OpenModel | None) -> Engine | None:
+        """The engine of a draft model, loaded if need be, with its vocabulary checked."""
+        if draft is None:
+            return None
+        model = draft
+        if not isinstance(model, OpenModel):
+            own_length, threads = self.context_length, self._engine.num_threads
+            model = self._own_draft = OpenModel(
+                model, context_length=own_length, num_threads=threads, cache_limit=DRAFT_CACHE_BYTES
+            )
+        try:
+            model._check_open()
+            check_same_vocabulary(
+                (self.tokenizer, self.metadata), (model.tokenizer, model.metadata)
+            )
+        except BaseException:
+            if self._own_draft is not None:
+                self._own_draft.close()
+            raise
+        return model._engine
 
     def _check_open(self) -> None:
         if self._closed:

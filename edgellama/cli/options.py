@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edgellama.cli.byte_size import ByteSize
-from edgellama.cli.completion import KV_TYPE, PATH, TYPE
+from edgellama.cli.completion import KV_TYPE, MODEL, PATH, TYPE
 from edgellama.cli.sampling_values import READERS, breaker_texts, read_value
 from edgellama.sampling.options import CHAT_SAMPLING, PRESETS, RULES
 
@@ -216,15 +216,17 @@ ROPE_SCALING_HELP = "Read N times as far: yarn:N, dynamic:N or linear:N."
 SPECULATION_HELP = (
     "Guess tokens ahead out of the text and check several in a step: auto, on or off."
 )
+DRAFT_HELP = "A smaller model of the same vocabulary that guesses tokens too."
 SPECULATION_MODES: dict[str, SpeculationMode] = {"auto": "auto", "on": True, "off": False}
 ENGINE_ARGUMENTS = (
-    *("context_length", "num_threads", "kv_type", "cache_limit", "exact", "speculation"),
+    *("context_length", "num_threads", "kv_type", "cache_limit", "exact", "speculation", "draft"),
     "rope_scaling",
 )
 
 
 def engine_options(command: Command) -> Command:
     """Adds what decides how a model is loaded: ENGINE_ARGUMENTS, which ``Llama`` takes."""
+    command = click.option("--draft", type=MODEL, metavar="MODEL", help=DRAFT_HELP)(command)
     command = click.option(
         "--speculation",
         type=click.Choice(list(SPECULATION_MODES)),

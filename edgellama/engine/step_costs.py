@@ -34,6 +34,11 @@ class CostTable:
             self._costs = self._interpolated()
         return self._costs
 
+    @property
+    def one_token_s(self) -> float:
+        """Seconds of a step of one token; 0.0 while none is known."""
+        return self._one_token_s
+
     def note(self, num_tokens: int, seconds: float) -> None:
         """A step of ``num_tokens`` took ``seconds``."""
         samples = self._num_samples[num_tokens]
@@ -95,6 +100,16 @@ class StepCosts:
             return self._alone.costs
         costs = self._together.costs[::count]
         return [cost / costs[1] for cost in costs] if len(costs) > 2 else [0.0, 1.0]
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether several sequences had the last step."""
+        return self._num_sharing > 1
+
+    @property
+    def one_token_s(self) -> float:
+        """Seconds of a step of one token of one sequence; 0.0 while none is known."""
+        return self._alone.one_token_s
 
     def note_alone(self, num_tokens: int, seconds: float) -> None:
         """A sequence got the logits of all of ``num_tokens`` in ``seconds``, perhaps alone."""

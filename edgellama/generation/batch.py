@@ -195,7 +195,7 @@ class _Runner:
             length = min(length, len(request.prompt) + request.max_tokens)
         cache = self.engine.new_cache(length)
         cancel = CancelToken()
-        drafter = drafter_of(self.speculation, request, length)
+        drafter = drafter_of(self.speculation, request, length, cancel)
         decoding = Decoding(self.engine, self.tokenizer, cache, request, cancel, drafter)
         step = decoding.next_tokens()
         assert step is not None

@@ -31,6 +31,7 @@ from edgellama.tools.call_splitter import ExpectedCalls
 from edgellama.tools.tool import AnyTool
 
 if TYPE_CHECKING:
+    from edgellama.engine.cancellation import CancelToken
     from edgellama.generation.speculation.drafter import Drafter
     from edgellama.generation.speculation.speculation import Speculation
     from edgellama.text.tokenizer import Tokenizer
@@ -219,13 +220,13 @@ class Request:
 
 
 def drafter_of(
-    speculation: Speculation | None, request: Request, context_length: int
+    speculation: Speculation | None, request: Request, context_length: int, cancel: CancelToken
 ) -> Drafter | None:
     """What guesses ahead for a request's text."""
     if speculation is None:
         return None
-    likely_length = 2 * len(request.prompt) + LIKELY_TEXT_TOKENS
-    return speculation.drafter(request.speculation, min(likely_length, context_length))
+    likely_length = min(2 * len(request.prompt) + LIKELY_TEXT_TOKENS, context_length)
+    return speculation.drafter(request.speculation, likely_length, context_length, cancel)
 
 
 def checked_count(name: str, value: Any) -> int | None:

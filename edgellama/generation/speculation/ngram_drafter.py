@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from edgellama.engine.step_costs import StepCosts
-from edgellama.generation.speculation.draft_width import Acceptance, DraftAccount
+from edgellama.generation.speculation.draft_width import NEEDED_GAIN, Acceptance, DraftAccount
 from edgellama.generation.speculation.ngram_index import LENGTHS, NGramIndex
 
 PRIORS = (0.5, 0.4, 0.6, 0.75, 0.85, 0.9)
@@ -22,11 +22,11 @@ RESUMED_WITHIN = 12
 class NGramDrafter:
     """Guesses for one text."""
 
-    def __init__(self, num_tokens: int, costs: StepCosts) -> None:
+    def __init__(self, num_tokens: int, costs: StepCosts, needed_gain: float = NEEDED_GAIN) -> None:
         """``num_tokens``: about how long the text becomes; ``costs``: of steps of the engine."""
         self._index = NGramIndex(num_tokens)
         self._costs = costs
-        self._account = DraftAccount()
+        self._account = DraftAccount(needed_gain)
         self._kinds = [Acceptance(prior) for prior in PRIORS]
         self._num_seen = 0
         self._num_drafted = 0
@@ -40,7 +40,9 @@ class NGramDrafter:
         num_new = len(tokens) - self._num_seen
         if self._num_seen and num_new > 0:
             self._learn(tokens)
-            self._account.settle(self._num_drafted, num_new, self._costs.table)
+            costs = self._costs.table
+            cost = costs[min(self._num_drafted + 1, len(costs) - 1)]
+            self._account.settle(cost if self._num_drafted else num_new, num_new)
         self._num_seen = len(tokens)
         self._num_drafted = 0
         self._look(tokens)

@@ -4,32 +4,50 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from edgellama.generation.speculation.draft_model import BothDrafters, ModelDrafter
 from edgellama.generation.speculation.ngram_drafter import NGramDrafter
 from edgellama.quant.errors import InvalidOptionError
 
 if TYPE_CHECKING:
+    from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
     from edgellama.generation.speculation.drafter import Drafter
 
 SpeculationMode: TypeAlias = Literal["auto"] | bool
 """Guess where that is faster and nobody sees the guesses, always where it is faster, or never."""
 
+GAIN_BESIDE_A_MODEL = 2.0
+"""Tokens per time from which on a text's own repetitions are better than a model's guesses."""
+
 
 class Speculation:
     """Makes the drafters of a model's texts."""
 
-    def __init__(self, engine: Engine, mode: SpeculationMode = "auto") -> None:
-        """``mode``: of texts that do not say their own."""
+    def __init__(
+        self, engine: Engine, mode: SpeculationMode = "auto", draft: Engine | None = None
+    ) -> None:
+        """``mode``: of texts that do not say their own; ``draft``: a smaller model that guesses."""
         self._engine = engine
         self._mode = mode
+        self._draft = draft
 
-    def drafter(self, mode: SpeculationMode | None, num_tokens: int) -> Drafter | None:
+    def drafter(
+        self,
+        mode: SpeculationMode | None,
+        num_tokens: int,
+        context_length: int,
+        cancel: CancelToken,
+    ) -> Drafter | None:
         """What guesses for a text of about ``num_tokens`` with its prompt; None: nobody."""
         mode = self._mode if mode is None else mode
         # Hooks would see tokens that are refused afterwards.
         if mode is False or (mode == "auto" and self._engine.hooks):
             return None
-        return NGramDrafter(num_tokens, self._engine.scheduler.costs)
+        costs = self._engine.scheduler.costs
+        if self._draft is None:
+            return NGramDrafter(num_tokens, costs)
+        model = ModelDrafter(self._draft, costs, context_length, cancel)
+        return BothDrafters(NGramDrafter(num_tokens, costs, GAIN_BESIDE_A_MODEL), model)
 
 
 def speculation_mode(value: Any) -> SpeculationMode | None:
