@@ -220,6 +220,18 @@ def test_progress(llama: Llama) -> None:
     assert told == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_unloaded_model(llama: Llama) -> None:
+    """A model that was unloaded, even between two vectors, is loaded again and gives the same."""
+    texts = ["one", "two", "three"]
+    expected = llama.embed(texts, pooling="last")
+    llama.unload()
+    each = llama.embed_each(texts, pooling="last")
+    first = next(each).vector
+    llama.unload()
+    found = np.stack([first, *(embedding.vector for embedding in each)])
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_closed_model(tmp_path: Path) -> None:
     """A closed model says so at once."""
     llama = Llama(write_tiny_llama(tmp_path / "tiny.gguf", TinyLlama()))

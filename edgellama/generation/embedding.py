@@ -172,11 +172,15 @@ class Embedder:
     def _begun(
         self, texts: Iterable[str | Sequence[int]], cancel: CancelToken
     ) -> BegunTexts[Embedding]:
+        # A copy, since asking for it again would wait for the steps of others.
+        norm = self.engine.weights.output_norm.copy()
         for index, text in enumerate(texts):
             tokens, num_dropped = self._fitting(index, self._tokens(index, text))
             cache = self.engine.new_cache(len(tokens), adapters=self.adapters, is_passing=True)
-            work = self.engine.work(tokens, cache, logits="rows", cancelled=cancel, kept=self._kept)
-            yield Begun(work, cache, partial(self._result, work, len(tokens), num_dropped))
+            work = self.engine.work(
+                tokens, cache, logits="rows", cancelled=cancel, kept=partial(self._kept, norm)
+            )
+            yield Begun(work, cache, partial(self._result, norm, work, len(tokens), num_dropped))
 
     def _tokens(self, index: int, text: str | Sequence[int]) -> list[int]:
         """The tokens of a text as the model wants them, with BOS and EOS; of ids these alone."""
@@ -210,29 +214,30 @@ class Embedder:
         kept = [*tokens[: most - 1], tokens[-1]] if has_end else tokens[:most]
         return kept, length - most
 
-    def _kept(self, rows: FloatRows) -> FloatRows:
+    def _kept(self, norm: FloatRows, rows: FloatRows) -> FloatRows:
         """What pooling needs of the residual rows of some neighbours among a text's tokens."""
         if self.options.pooling == "first":
             return rows[:1]
         if self.options.pooling == "last":
             return rows[-1:]
-        total: FloatRows = self._normed(rows).sum(axis=0, keepdims=True)
+        total: FloatRows = self._normed(norm, rows).sum(axis=0, keepdims=True)
         return total
 
-    def _normed(self, rows: FloatRows) -> FloatRows:
+    def _normed(self, norm: FloatRows, rows: FloatRows) -> FloatRows:
         """The model's last norm."""
         squares = np.mean(np.square(rows), axis=1, keepdims=True, dtype=np.float64)
         scale = 1.0 / np.sqrt(squares + self.engine.config.rms_epsilon)
-        normed: FloatRows = (rows * scale * self.engine.weights.output_norm).astype(np.float32)
+        normed: FloatRows = (rows * scale * norm).astype(np.float32)
         return normed
 
-    def _result(self, work: Work, num_tokens: int, num_dropped: int) -> Embedding:
+    def _result(self, norm: FloatRows, work: Work, num_tokens: int, num_dropped: int) -> Embedding:
         """The embedding of a text that is over; raises what went wrong with it."""
         parts = work.result(self.engine.config.embedding_length)
         if self.options.pooling == "mean":
             vector = parts.sum(axis=0) / num_tokens
         else:
-            vector = self._normed(parts[:1] if self.options.pooling == "first" else parts[-1:])[0]
+            row = parts[:1] if self.options.pooling == "first" else parts[-1:]
+            vector = self._normed(norm, row)[0]
         length = float(np.linalg.norm(vector))
         if self.options.normalize and length > SMALLEST_LENGTH:
             vector = vector / length
