@@ -23,27 +23,23 @@ def test_generate_by_schema(run_cli: CliRunner, smollm2_path: Path, tmp_path: Pa
     assert result["parsed"] == json.loads(result["text"])
 
 
-def test_generate_by_grammar_and_choices(
-    run_cli: CliRunner, smollm2_path: Path, tmp_path: Path
-) -> None:
-    """A grammar's file, and one of several texts."""
+def test_generate_by_grammar(run_cli: CliRunner, smollm2_path: Path, tmp_path: Path) -> None:
+    """A grammar's file is followed."""
     file = tmp_path / "list.gbnf"
     file.write_text('root ::= "- " [a-z]+ "."', "utf-8")
     listed = run_cli("generate", smollm2_path, "--grammar", file, "-n", "30", "-p", "A list:")
     assert listed.stdout.startswith("- ")
-    chosen = run_cli("generate", smollm2_path, "--choice", "red", "--choice", "blue", "-p", "Sky:")
-    assert chosen.stdout.strip() in ("red", "blue")
 
 
 def test_mistakes_are_one_line(run_cli: CliRunner, smollm2_path: Path) -> None:
     """A wrong schema, a missing file and two forms at once: no traceback, exit code 1."""
     wrong = run_cli("generate", smollm2_path, "--schema", '{"not": {}}', "-p", "x")
     missing = run_cli("generate", smollm2_path, "--schema", "nothing.json", "-p", "x")
-    both = run_cli("generate", smollm2_path, "--json-object", "--regex", "a", "-p", "x")
+    both = run_cli("generate", smollm2_path, "--choice", "a", "--regex", "a", "-p", "x")
     assert [done.returncode for done in (wrong, missing, both)] == [1, 1, 1]
     assert "the keyword 'not' is not supported" in wrong.stderr
     assert "nothing.json" in missing.stderr and "No such file" in missing.stderr
-    assert "json and regex are given" in both.stderr
+    assert "regex and choices are given" in both.stderr
     assert not any(done.stdout for done in (wrong, missing, both))
 
 

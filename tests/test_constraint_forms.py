@@ -99,6 +99,18 @@ def test_what_is_no_regex_or_grammar(options: dict[str, Any], words: str) -> Non
     assert words in str(caught.value)
 
 
+def test_thousands_of_rules_in_each_other() -> None:
+    """A long chain of rules is compiled, or refused for its size."""
+    for count in (8000, 40_000):
+        rules = "".join(f"r{n}: r{n + 1}\n" for n in range(count))
+        asked = form(grammar=f'start: r0\n{rules}r{count}: "a"\n')
+        if count < 30_000:
+            assert allows_text(asked, "a")
+        else:
+            with pytest.raises(ConstraintError, match="allowed: 30000 schemas or rules"):
+                allows_text(asked, "a")
+
+
 @pytest.mark.parametrize(
     "options",
     [

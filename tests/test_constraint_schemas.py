@@ -90,6 +90,9 @@ def test_the_suite_is_decided_nearly_everywhere() -> None:
         ({"properties": {"a": {"oneOf": [{"type": "string"}, {"minLength": 2}]}}}, "at #/prop"),
         ({"properties": {"a": {"pattern": "(?=x)"}}}, "at #/properties/a: regex parse error"),
         ({"minimum": 3, "maximum": 1, "type": "integer"}, "minimum (3) is greater"),
+        ({"propertyNames": {"enum": ["a"], "minLength": 2}}, "at #/propertyNames: other rules"),
+        ({"propertyNames": {"pattern": "a"}, "properties": {"a": {}}}, "names beside properties"),
+        ({"$ref": "#a", "$defs": {"b": {"$anchor": "a", "requierd": []}}}, "at #/$defs/b: the key"),
         ({"minProperties": 2}, "further names may repeat each other"),
         ({"minProperties": 3, "required": ["a"]}, "allowed: up to 2"),
         (False, "false, which no text follows"),
@@ -202,7 +205,7 @@ SCHEMAS = st.recursive(
 
 
 @given(schema=SCHEMAS, seed=st.integers(0, 2**32))
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_random_texts_parse_and_are_valid(schema: Any, seed: int) -> None:
     """Whatever is drawn, a text that ends is JSON and follows its schema."""
     text = random_text(form_of(schema), np.random.default_rng(seed))
@@ -211,7 +214,7 @@ def test_random_texts_parse_and_are_valid(schema: Any, seed: int) -> None:
 
 
 @given(schema=SCHEMAS, seed=st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_what_was_generated_may_be_generated(schema: Any, seed: int) -> None:
     """A text that a constraint led to is allowed by another constraint of the same form."""
     text = random_text(form_of(schema), np.random.default_rng(seed))
@@ -237,13 +240,27 @@ HOSTILE: dict[str, Any] = {
     "brackets": "[" * 100_000,
     "huge enum": {"enum": [f"{n:060}" for n in range(100_000)]},
     "large enum": {"enum": [f"{n}" for n in range(5_000)]},
-    "counted twice": {"type": "string", "pattern": "^(a{1000}){1000}$"},
+    "counted twice": {"type": "string", "pattern": "^(a{500}){900}$"},
     "catastrophic": {"type": "string", "pattern": "^((a+)+)+b$"},
     "long text": {"type": "string", "maxLength": 10**12},
     "long list": {"type": "array", "minItems": 10**12},
     "many names": {"properties": {f"p{n}": {"type": "integer"} for n in range(2000)}},
     "doubling all": _doubling("allOf"),
     "doubling any": _doubling("anyOf"),
+    "a chain": {
+        "$defs": {
+            f"d{n}": {"type": "object", "properties": {"a": {"$ref": f"#/$defs/d{n + 1}"}}}
+            for n in range(3000)
+        }
+        | {"d3000": {}},
+        "$ref": "#/$defs/d0",
+    },
+    "many parts": {"anyOf": [{"const": n} for n in range(40_000)]},
+    "many anchors": {
+        "$defs": {f"d{n}": {"$anchor": f"d{n}", "$ref": f"#d{n + 1}"} for n in range(5000)}
+        | {"d5000": {"$anchor": "d5000"}},
+        "$ref": "#d0",
+    },
 }
 
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, NamedTuple, get_args, get_type_hints, is_typeddict
 
 from edgellama.constraints.guidance import INSTALL
-from edgellama.constraints.json_schema import subschemas
+from edgellama.constraints.schema_places import subschemas
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ConstraintError
 from edgellama.quant.ways import Way

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from typing import Any
 
 from edgellama.constraints.answer_form import AnswerForm
+from edgellama.constraints.deep_stack import MAX_PARTS, call_deeply
 from edgellama.constraints.error_place import place_of_error
 from edgellama.constraints.guidance import llguidance, plain_message
 from edgellama.constraints.guidance_vocabulary import GuidanceVocabulary
@@ -19,6 +20,8 @@ from edgellama.quant.errors import ConstraintError
 from edgellama.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
+MAX_SEARCHED_PARTS = 500
+"""Of a schema in which the place of an error is looked for."""
 MAX_KEPT = 32
 """Compiled forms; those used least recently go."""
 
@@ -50,27 +53,40 @@ class ConstraintCompiler:
         return TokenConstraint(own, self._vocabulary, opens_text=not continuation)
 
     def _compiled(self, form: AnswerForm) -> Any:
+        matcher = call_deeply(lambda: self._tried(form.grammar), _num_parts(form))
+        if matcher.is_error() or matcher.get_grammar_warnings():
+            warnings = [] if matcher.is_error() else matcher.get_grammar_warnings()
+            message = "; ".join(warnings) or plain_message(matcher.get_error())
+            raise ConstraintError(_explained(form, message))
+        # The first mask finds out what can never be followed, and what is too large.
+        first = matcher.deep_copy()
+        first.compute_ff_tokens()
+        if not any(first.compute_bitmask()) or first.is_error():
+            raise ConstraintError(_explained(form, plain_message(first.get_error())))
+        return matcher
+
+    def _tried(self, grammar: str) -> Any:
         module = llguidance()
         limits = module.LLParserLimits(verbose_errors=False)
-        matcher = module.LLMatcher(
-            self._vocabulary.tokenizer, form.grammar, log_level=0, limits=limits
+        return module.LLMatcher(self._vocabulary.tokenizer, grammar, log_level=0, limits=limits)
+
+
+def _num_parts(form: AnswerForm) -> int:
+    """How many schemas and rules a form has at most, which may all be inside each other."""
+    is_lark = '"lark_grammar"' in form.grammar
+    num_parts = form.grammar.count("{") + (form.grammar.count(":") if is_lark else 0)
+    if num_parts > MAX_PARTS:
+        raise ConstraintError(
+            f"the {form.option} has {num_parts} parts; allowed: {MAX_PARTS} schemas or rules"
         )
-        warnings = [] if matcher.is_error() else matcher.get_grammar_warnings()
-        # The first mask finds out what can never be followed, and what is too large.
-        if not matcher.is_error() and not warnings:
-            first = matcher.deep_copy()
-            first.compute_ff_tokens()
-            any_token = any(first.compute_bitmask())
-            if not first.is_error() and any_token:
-                return matcher
-            matcher = first
-        message = "; ".join(warnings) or plain_message(matcher.get_error())
-        raise ConstraintError(_explained(form, message))
+    return num_parts
 
 
 def _explained(form: AnswerForm, message: str) -> str:
     name = "schema" if form.option == "json" else form.option
-    place = place_of_error(form.grammar, message) if name == "schema" else ""
+    num_parts = _num_parts(form)
+    is_small = name == "schema" and num_parts <= MAX_SEARCHED_PARTS
+    place = place_of_error(form.grammar, message, num_parts) if is_small else ""
     if "regex parse error" in message:
         # What llguidance made of it, and its place in that, helps nobody.
         message = message[message.index("regex parse error") :].split(" 1 | start")[0]

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
+from edgellama.constraints.deep_stack import call_deeply
 from edgellama.constraints.guidance import llguidance, plain_message
-from edgellama.constraints.json_schema import subschemas
 from edgellama.constraints.keywords import DEFINITIONS
+from edgellama.constraints.schema_places import subschemas
 
 MAX_ATTEMPTS = 200
 
 
-def place_of_error(grammar: str, message: str) -> str:
+def place_of_error(grammar: str, message: str, num_parts: int) -> str:
     """Where the innermost subschema stands that fails in the same way alone; "" for the whole."""
     root = json.loads(grammar)["grammars"][0]["json_schema"]
     definitions = {name: root[name] for name in DEFINITIONS if name in root}
@@ -20,7 +22,8 @@ def place_of_error(grammar: str, message: str) -> str:
         if number >= MAX_ATTEMPTS or place == "#":
             break
         alone = json.dumps({**definitions, **inner})
-        found = matcher.validate_grammar(matcher.grammar_from_json_schema(alone))
+        inner_grammar = matcher.grammar_from_json_schema(alone)
+        found = call_deeply(partial(matcher.validate_grammar, inner_grammar), num_parts)
         if plain_message(found) == message:
             return f" at {place}"
     return ""

@@ -7,6 +7,7 @@ word is one character here: then both say the same.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -51,9 +52,9 @@ def lark_of_gbnf(text: str) -> str:
         raise ConstraintError(
             f"the grammar has no rule {_START}; it has {', '.join(originals)[:200]}"
         )
-    doubled = next((name for name in originals if originals.count(name) > 1), None)
-    if doubled is not None:
-        raise ConstraintError(f"the grammar has the rule {shown(doubled)} twice; allowed: once")
+    [(commonest, count)] = Counter(originals).most_common(1)
+    if count > 1:
+        raise ConstraintError(f"the grammar has the rule {shown(commonest)} twice; allowed: once")
     if starts[0] > 0:
         raise _error(tokens[0].line, f"{shown(tokens[0].text)} stands before the first rule")
     names = {
@@ -76,16 +77,16 @@ class _Token(NamedTuple):
 
 
 def _tokens(text: str) -> Iterator[_Token]:
-    position = 0
+    position, line = 0, 1
     while position < len(text):
         found = _TOKEN.match(text, position)
-        line = text.count("\n", 0, position) + 1
         if found is None:
             raise _error(line, f"{shown(text[position : position + 20])} is no GBNF")
         position = found.end()
         kind = found.lastgroup or ""
         if kind != "nothing":
             yield _Token(kind, found.group(), line)
+        line += found.group().count("\n")
 
 
 def _body(tokens: Sequence[_Token], names: Mapping[str, str]) -> str:
