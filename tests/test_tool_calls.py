@@ -297,6 +297,60 @@ def test_a_stream_that_is_left_inside_a_call_adds_nothing() -> None:
     assert chat.send("Go on.").text == "Yes."
 
 
+def brave_search(query: str) -> str:
+    """Search the web."""
+    return f"nothing about {query}"
+
+
+BUILT_IN: dict[str, tuple[str, list[tuple[str, Any]]]] = {
+    "a search": (
+        '<|python_tag|>brave_search.call(query="the \\"best\\" glue")<|eom_id|>',
+        [("brave_search", {"query": 'the "best" glue'})],
+    ),
+    "code": (
+        "<|python_tag|>import math\nprint(math.pi)<|eom_id|>",
+        [("code_interpreter", {"code": "import math\nprint(math.pi)"})],
+    ),
+    "a tool": (
+        '<|python_tag|>{"name": "add", "parameters": {"a": 1}}<|eom_id|>',
+        [("add", {"a": 1})],
+    ),
+    "text": ("Nothing to do.", []),
+}
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_tools_are_called_by_name(name: str) -> None:
+    """What Llama 3.1 has learned by name is shown and called in its own form."""
+    said, expected = BUILT_IN[name]
+    variables = {"builtin_tools": ["brave_search", "wolfram_alpha", "code_interpreter"]}
+    options: Any = {"template": "llama-3.1", "template_variables": variables}
+    chat, engine = chat_with(said, tools=[add], **options)
+    result = chat.send("Go.")
+    assert calls_of(result) == expected
+    assert result.text == ("" if expected else said)
+    prompt = TOKENIZER.decode(engine.forwarded[0])
+    assert "Tools: brave_search, wolfram_alpha\n" in prompt
+    assert '"name": "add"' in prompt
+    assert '"name": "brave_search"' not in prompt
+
+
+def test_a_function_of_a_built_in_name_runs_it() -> None:
+    """run calls it, and its call is shown in the built-in form again."""
+    variables = {"builtin_tools": ["brave_search"]}
+    options: Any = {"template": "llama-3.1", "template_variables": variables}
+    said = '<|python_tag|>brave_search.call(query="glue")<|eom_id|>'
+    chat, engine = chat_with(said, "No.", tools=[brave_search], **options)
+    assert chat.run("Go.").text == "No."
+    assert chat.messages[2]["content"] == "nothing about glue"
+    steps = [TOKENIZER.decode(step, skip_special=False) for step in engine.forwarded]
+    behind = "<|eom_id|><|start_header_id|>ipython<|end_header_id|>"
+    assert any(step.startswith(f'"){behind}') for step in steps)
+    chat, _ = chat_with(said, "No.", tools=[add], **options)
+    chat.run("Go.")
+    assert chat.messages[2]["content"] == "Error: LookupError: no function runs brave_search"
+
+
 def test_results_go_on_from_the_call() -> None:
     """What was computed of a call is not computed again behind its result."""
     chat, engine = chat_with(SAID["json"][1], "It is 1.", tools=[add])

@@ -5,7 +5,7 @@ How a template shows tools and how calls are written is known to the room of too
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
@@ -23,8 +23,10 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import check_option_names
 from edgellama.text.chat_template import ChatTemplate
+from edgellama.tools.built_in import VARIABLE, built_in_tools
 from edgellama.tools.call_splitter import ExpectedCalls
 from edgellama.tools.presentation import Presentation
+from edgellama.tools.reading import PYTHON_TAG
 from edgellama.tools.tool import Tool, checked_tools
 
 if TYPE_CHECKING:
@@ -63,13 +65,18 @@ class ChatFormat:
         own = {name: value for name, value in options.items() if name not in CHAT_ONLY}
         request = text_request((0,), own, stop=self.template.stop, continuation=continues)
         tools = checked_tools(options.get("tools"))
-        choice = _checked_choice(options.get("tool_choice"), tools)
+        variables = _checked_variables(options.get("template_variables"))
+        built_in = self._built_in_tools(variables, tools)
+        names = {tool.name for tool in built_in}
+        shown_tools = [tool for tool in tools if tool.name not in names]
+        callable_tools = [*shown_tools, *built_in]
+        choice = _checked_choice(options.get("tool_choice"), callable_tools)
         parallel = options.get("parallel_tool_calls")
         parallel = parallel is None or is_true("parallel_tool_calls", parallel)
-        variables = _checked_variables(options.get("template_variables"))
-        if choice == NO_CALL or not tools:
+        if choice == NO_CALL or not callable_tools:
             return ReplyRequest(request, (), variables)
-        return ReplyRequest(self._calling(request, tools, choice, parallel), tools, variables)
+        calling = self._calling(request, callable_tools, names, choice, parallel)
+        return ReplyRequest(calling, shown_tools, variables)
 
     def prompt(self, asked: ReplyRequest, messages: Sequence[Message]) -> list[int]:
         """The tokens of the prompt; TemplateError where the template refuses the messages."""
@@ -92,8 +99,27 @@ class ChatFormat:
     def _presentation(self) -> Presentation:
         return Presentation.of(self.template)
 
+    def _built_in_tools(
+        self, variables: Mapping[str, object], tools: Sequence[Tool]
+    ) -> Sequence[Tool]:
+        """Tools that the template shows by name; InvalidOptionError where none can be called."""
+        if VARIABLE not in variables or self._presentation.form.mark != PYTHON_TAG:
+            return ()
+        found = built_in_tools(variables, tools)
+        if found and not ExpectedCalls(self._presentation.form, frozenset()).marks(self.tokenizer):
+            raise InvalidOptionError(
+                f"{VARIABLE} has {found[0].name}, but the vocabulary lacks {PYTHON_TAG}, behind "
+                "which built-in tools are called; allowed: with Llama 3.1 and later"
+            )
+        return found
+
     def _calling(
-        self, request: Request, tools: Sequence[Tool], choice: str, parallel: bool
+        self,
+        request: Request,
+        tools: Sequence[Tool],
+        built_in: Collection[str],
+        choice: str,
+        parallel: bool,
     ) -> Request:
         """The request of a reply that may call these tools, or one of them by name."""
         from edgellama.tools.call_grammar import calls_form
@@ -108,6 +134,7 @@ class ChatFormat:
             must_call=choice != AUTO,
             parallel=parallel and choice in (AUTO, SOME_CALL),
             answer=request.answer,
+            built_in=built_in,
         )
         stop = (*request.stop, *self._presentation.stop)
         return replace(request, answer=answer, calls=expected, stop=stop)

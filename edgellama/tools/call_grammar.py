@@ -7,7 +7,7 @@ written by the constraints' room, the marks of a form are tokens where the vocab
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from edgellama.constraints.answer_form import JSON_STYLE, AnswerForm
 from edgellama.constraints.json_schema import compiled_schema
 from edgellama.quant.errors import ConstraintError
 from edgellama.tools.forms import CallForm
+from edgellama.tools.reading import CODE_TOOL
 from edgellama.tools.tool import Tool
 
 _ANSWER = "answer"
@@ -29,6 +30,7 @@ def calls_form(
     must_call: bool = False,
     parallel: bool = True,
     answer: AnswerForm | None = None,
+    built_in: Collection[str] = (),
 ) -> AnswerForm:
     """The form of a reply that may call tools.
 
@@ -39,6 +41,8 @@ def calls_form(
         must_call: No text instead of a call. False by default.
         parallel: Several calls in a reply. True by default.
         answer: What a reply that calls nothing must look like. None (the default) is any text.
+        built_in: Names of those among the tools that are called as Llama 3.1's built-in ones,
+            behind the mark. None by default.
 
     Returns:
         The form, for the constraints' compiler.
@@ -47,10 +51,11 @@ def calls_form(
         ConstraintError: A schema that cannot be kept to, with the tool's name.
     """
     answer_grammars = [] if answer is None or must_call else json.loads(answer.grammar)["grammars"]
-    lark = _Lark(form, marks)
+    lark = _Lark(form, marks, built_in)
     if answer_grammars and "json_schema" in answer_grammars[0] and form.is_plain_json:
         # llguidance reads either by the first character, so both are one schema.
-        schema = _either(form, tools, answer_grammars[0]["json_schema"])
+        own = [tool for tool in tools if tool.name not in built_in]
+        schema = _either(form, own, answer_grammars[0]["json_schema"])
         main = lark.rules(tools, others=[_json(schema)], parallel=parallel, is_unmarked=False)
         answer_grammars = []
     else:
@@ -69,9 +74,10 @@ def calls_form(
 class _Lark:
     """Writes the rules for one form."""
 
-    def __init__(self, form: CallForm, marks: Mapping[str, int]) -> None:
+    def __init__(self, form: CallForm, marks: Mapping[str, int], built_in: Collection[str]) -> None:
         self._form = form
         self._marks = marks
+        self._built_in = built_in
 
     def rules(
         self, tools: Sequence[Tool], *, others: Sequence[str], parallel: bool, is_unmarked: bool
@@ -82,20 +88,27 @@ class _Lark:
         a reply without the mark, in forms that know such.
         """
         form, has_text = self._form, "TEXT" in others
-        begun = ["calls"] if form.opening is not None and is_unmarked else []
+        own = [tool for tool in tools if tool.name not in self._built_in]
+        known = [tool for tool in tools if tool.name in self._built_in]
+        begun = ["calls"] if form.opening is not None and is_unmarked and own else []
         if form.opening is None or form.mark in self._marks:
-            begun.append("opened calls" if has_text else f"{self._literal(form.mark)} calls")
+            opening = "opened" if has_text else self._literal(form.mark)
+            kinds = ["calls"] * bool(own) + ["built_in"] * bool(known)
+            begun += [f"{opening} {kind}" for kind in kinds]
         lines = [f"start: {' | '.join([*others, *begun])}"]
         if has_text:
-            lines.append(f"TEXT: /{self._free_text()}/")
-        if "opened calls" in begun:
-            lines += self._opened()
-        lines += [*self._calls(parallel), *self._tool_rules(tools)]
+            lines += [f"TEXT: /{self._free_text()}/", *self._opened()]
+        if own:
+            lines += [*self._calls(parallel), *self._tool_rules(own)]
+        if known:
+            lines += _built_in_rules(known)
         return "\n".join(lines) + "\n"
 
     def _opened(self) -> list[str]:
         """Text up to the mark; a mark that is no token is looked for in the text."""
         mark = self._form.mark
+        if self._form.opening is not None and mark not in self._marks:
+            return []
         if mark in self._marks:
             return [f"opened: TEXT {self._literal(mark)}"]
         return ["opened[lazy]: PROSE", f"PROSE: /(.|\\n)*{_escaped_pattern(mark)}/"]
@@ -139,6 +152,20 @@ class _Lark:
                 parts = [self._literal(before), f"<[{token}]>", self._literal(behind)]
                 return " ".join(part for part in parts if part)
         return _literal(text)
+
+
+def _built_in_rules(tools: Sequence[Tool]) -> list[str]:
+    """``name.call(query="...")``, or any code for the interpreter that is no object of JSON."""
+    rules = [f"built_in: {' | '.join(f'known_{number}' for number in range(len(tools)))}"]
+    for number, tool in enumerate(tools):
+        if tool.name == CODE_TOOL:
+            rules.append(rf"known_{number}: /[^{{](.|\n)*/")
+            continue
+        rules.append(
+            f'known_{number}: {_literal(f"{tool.name}.call(")} known_{number}_arguments ")"'
+        )
+        rules += _python_arguments(f"known_{number}_arguments", _checked_schema(tool))
+    return rules
 
 
 def _either(form: CallForm, tools: Sequence[Tool], answer: Any) -> dict[str, Any]:

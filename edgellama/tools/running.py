@@ -35,8 +35,9 @@ def runnable(tools: Sequence[Tool], *, may_await: bool) -> Mapping[str, Tool]:
 
 def call_function(tools: Mapping[str, Tool], call: ToolCall) -> Any:
     """What the function of a call returns, which may be awaitable; raises what it raises."""
-    function = tools[call.name].function
-    assert function is not None
+    function = tools[call.name].function if call.name in tools else None
+    if function is None:
+        raise LookupError(f"no function runs {call.name}")
     hints = hints_of(function)
     arguments = dict(call.arguments)
     for name, value in arguments.items():
