@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         TextOptions,
     )
     from edgellama.llama import Llama
+    from edgellama.measure.file_footprint import predict_footprint
+    from edgellama.measure.footprint import Footprint
     from edgellama.models.pulling import pull
     from edgellama.quant.errors import (
         CacheError,
@@ -84,6 +86,7 @@ _MODULES = {
     "EmbedOptions": "edgellama.generation.embedding",
     "Embedding": "edgellama.generation.embedding",
     "Engine": "edgellama.engine.engine",
+    "Footprint": "edgellama.measure.footprint",
     "GGUFFile": "edgellama.quant.gguf.file",
     "Generation": "edgellama.generation.results",
     "GenerationCancelled": "edgellama.quant.errors",
@@ -120,6 +123,7 @@ _MODULES = {
     "Usage": "edgellama.generation.results",
     "load_tokenizer": "edgellama.text.tokenizer",
     "pipeline": "edgellama.text_pipeline",
+    "predict_footprint": "edgellama.measure.file_footprint",
     "pull": "edgellama.models.pulling",
 }
 
@@ -144,6 +148,7 @@ __all__ = [
     "EmbedOptions",
     "Embedding",
     "Engine",
+    "Footprint",
     "GGUFFile",
     "Generation",
     "GenerationCancelled",
@@ -179,6 +184,7 @@ __all__ = [
     "Usage",
     "load_tokenizer",
     "pipeline",
+    "predict_footprint",
     "pull",
 ]
 

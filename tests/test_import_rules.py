@@ -79,8 +79,8 @@ ALLOWED: dict[str, set[str]] = {
         *("kernels_cpu.machine", *QUANT),
     },
     "": {
-        *("engine", "generation", "generation.speculation", "models", "sampling", "text", "tools"),
-        *("kernels_cpu.machine", *QUANT),
+        *("engine", "generation", "generation.speculation", "measure", "models", "sampling"),
+        *("text", "tools", "kernels_cpu.machine", *QUANT),
     },
 }
 UNBOUND = ("cli", "pyinstaller", "__main__")

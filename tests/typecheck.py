@@ -10,7 +10,7 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BENCHMARKS = "benchmarks"
-SCRIPTS = (BENCHMARKS, "examples")
+SCRIPTS = (BENCHMARKS, "examples", "examples/desktop")
 LINKED = ("quant", "convert", "kernels_cpu")
 """Folders of the repository that stand in ``edgellama`` as links."""
 

@@ -56,7 +56,21 @@ def usual_context_length(config: ModelConfig) -> int:
 
 @dataclass(frozen=True)
 class Footprint:
-    """A prediction in bytes, by what the memory is for."""
+    """A prediction in bytes, by what the memory is for.
+
+    It holds for weights of one ``type``, of ``bits_per_weight`` on average, and for a session of
+    ``context_length`` tokens whose keys and values have ``kv_types``. ``total_bytes`` is the sum of
+    all ``parts``: ``weights_bytes``, ``kv_bytes`` of a full context, ``activations_bytes``,
+    ``vocabulary_bytes``, ``code_bytes`` of Python with its libraries, and ``prompt_cache_bytes``,
+    the limit of what earlier texts may leave.
+
+    Example:
+        >>> from edgellama import predict_footprint
+        >>> from edgellama.models.names import resolve
+        >>> footprint = predict_footprint(resolve("smollm2"))
+        >>> footprint.parts["weights"] == footprint.weights_bytes < footprint.total_bytes
+        True
+    """
 
     type: str
     kv_types: KVTypes

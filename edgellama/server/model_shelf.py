@@ -182,23 +182,13 @@ class ModelShelf:
 
     def _footprint(self, model: ServedModel) -> int:
         """Bytes that loading the model and one text of it will take beside what runs already."""
-        from edgellama.engine.kv_types import KVTypes
-        from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier
-        from edgellama.measure.footprint import AS_IT_IS, Machine, predict
-        from edgellama.measure.model_outline import ModelOutline
-        from edgellama.quant.gguf.file import GGUFFile, require_model
+        from edgellama.measure.file_footprint import predict_footprint
 
-        with GGUFFile(model.path) as file:
-            require_model(file)
-            outline = ModelOutline.from_gguf(file)
-        context = self._engine.get("context_length")
-        machine = Machine(select_tier(), self._engine.get("num_threads") or default_num_threads())
-        footprint = predict(
-            outline,
-            machine,
-            type=AS_IT_IS,
-            kv_types=KVTypes.of(self._engine.get("kv_type") or "f16"),
-            context_length=context or min(MODEST_CONTEXT, outline.config.context_length),
+        footprint = predict_footprint(
+            model.path,
+            context_length=self._engine.get("context_length") or MODEST_CONTEXT,
+            kv_type=self._engine.get("kv_type") or "f16",
+            num_threads=self._engine.get("num_threads"),
         )
         return footprint.total_bytes - footprint.code_bytes
 

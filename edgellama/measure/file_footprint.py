@@ -1,0 +1,62 @@
+"""What a model's file will take when it is loaded, for those who choose among models.
+
+The prediction itself is ``footprint``'s; here its usual arguments are filled in.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier
+from edgellama.measure.footprint import AS_IT_IS, Footprint, Machine, predict, usual_context_length
+from edgellama.measure.model_outline import ModelOutline
+from edgellama.quant.gguf.file import GGUFFile, require_model
+
+
+def predict_footprint(
+    path: str | os.PathLike[str],
+    *,
+    context_length: int | None = None,
+    kv_type: KVTypeChoice = "f16",
+    num_threads: int | None = None,
+) -> Footprint:
+    """How much memory a process with this model will take at most, without loading it.
+
+    Arguments:
+        path: A GGUF file, of which the header is read.
+        context_length: Tokens of the one session that is full, the model's own length at most.
+            None (the default) is 4,096.
+        kv_type: Number type of the KV cache, as for ``Llama``; "f16" by default.
+        num_threads: Threads that compute. None (the default) is one per physical core.
+
+    Returns:
+        The prediction: ``total_bytes``, and what of it is ``weights_bytes``, ``kv_bytes`` and so
+        on. The prompt cache is not counted.
+
+    Raises:
+        ModelFileError: The file is damaged or no model.
+        UnsupportedModelError: A model that does not run here.
+        InvalidOptionError: An argument outside its range.
+        OSError: It cannot be read.
+
+    Example:
+        >>> from edgellama import Llama, predict_footprint
+        >>> from edgellama.models.names import resolve
+        >>> footprint = predict_footprint(resolve("smollm2"), context_length=2048)
+        >>> 90e6 < footprint.weights_bytes < footprint.total_bytes < 300e6
+        True
+    """
+    with GGUFFile(Path(path)) as file:
+        require_model(file)
+        outline = ModelOutline.from_gguf(file)
+    config = outline.config
+    length = usual_context_length(config) if context_length is None else context_length
+    return predict(
+        outline,
+        Machine(select_tier(), default_num_threads() if num_threads is None else num_threads),
+        type=AS_IT_IS,
+        kv_types=KVTypes.of(kv_type),
+        context_length=min(length, config.context_length),
+    )
