@@ -54,6 +54,14 @@ def test_many_sequences(path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_a_soak_of_conversations(path: Path) -> None:
+    """200 conversations with constraints, forks, cancels and overflows, in threads and in event
+    loops over a model that is unloaded and changed meanwhile, say what they say alone.
+    """
+    run("soak", path)
+
+
+@pytest.mark.slow
 def test_signals(path: Path) -> None:
     """Ctrl-C in any moment leaves session and engine usable, for this thread and for others."""
     run("interrupt", path)

@@ -11,6 +11,7 @@ import logging
 import sys
 from pathlib import Path
 
+from stress.conversations import soak
 from stress.crowd import crowd
 from stress.hammer import hammer
 from stress.interrupt import interrupt
@@ -22,6 +23,7 @@ PROGRAMS = {
     "hammer": hammer,
     "interrupt": interrupt,
     "sequences": sequences,
+    "soak": soak,
     "thousand": thousand,
 }
 PATIENCE_S = 120.0
