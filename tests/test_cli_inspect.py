@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from conftest import CliRunner
+from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama.cli.inspect_model import report_lines, summarize
 from edgellama.kernels_cpu.machine.cpu import TIERS, compilable_tiers
+from edgellama.quant.gguf.file import GGUFFile
 
 NUM_PARAMETERS = 134_515_008
 
@@ -46,6 +49,31 @@ def test_inspect_for_people(run_cli: CliRunner, smollm2_path: Path) -> None:
     tensor = "\n  blk.29.ffn_down.weight"
     assert tensor not in output
     assert tensor in run_cli("inspect", smollm2_path, "--tensors").stdout
+
+
+SCALED = {
+    "256 tokens, scaled (dynamic), 4 times 64 tokens": TinyLlama(
+        context_length=64, rope_dynamic_factor=4.0
+    ),
+    "256 tokens, scaled (yarn), 4 times 64 tokens": TinyLlama(
+        rope_scaling="yarn", rope_factor=4.0, rope_original_context=64
+    ),
+    "256 tokens, scaled (linear), 2 times 128 tokens": TinyLlama(
+        rope_scaling="linear", rope_factor=2.0
+    ),
+    "256 tokens, scaled as Llama 3.1's": TinyLlama(rope_freqs=True),
+    "256 tokens": TinyLlama(),
+}
+
+
+@pytest.mark.parametrize(("expected", "model"), SCALED.items(), ids=SCALED)
+def test_scaled_positions(expected: str, model: TinyLlama, tmp_path: Path) -> None:
+    """The context is the one that scaling is for, and how positions are scaled stands below it."""
+    with GGUFFile(write_tiny_llama(tmp_path / "tiny.gguf", model)) as file:
+        lines = list(report_lines(summarize(file), with_tensors=False))
+    titles = ("context ", "positions ")
+    found = [line.split(maxsplit=1)[1] for line in lines if line.startswith(titles)]
+    assert ", ".join(found) == expected
 
 
 def test_inspect_cannot_steer_the_terminal(run_cli: CliRunner, tmp_path: Path) -> None:

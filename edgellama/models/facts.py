@@ -7,8 +7,12 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.llama_tensors import ROPE_FREQS
+from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.recipes import RECIPES
+from edgellama.quant.rope_choice import original_length
 
 _TYPES_BY_NUMBER = {recipe.file_type: recipe.name for recipe in RECIPES.values()}
 _LICENSE_KEYS = ("general.license", "general.license.name", "general.license.link")
@@ -16,7 +20,10 @@ _LICENSE_KEYS = ("general.license", "general.license.name", "general.license.lin
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """A model in brief; None for what its file does not say. ``context_length`` is in tokens."""
+    """A model in brief; None for what its file does not say. ``context_length`` is in tokens.
+
+    ``positions``: how they are scaled, None where they are not.
+    """
 
     title: str | None
     architecture: str | None
@@ -24,18 +31,22 @@ class ModelFacts:
     num_parameters: int
     context_length: int | None
     license: str | None
+    positions: str | None = None
 
     @classmethod
     def of(cls, file: GGUFFile) -> ModelFacts:
         """The facts of an open file."""
         architecture = _text(file, "general.architecture")
+        config = _config(file)
+        said = _count(file, f"{architecture}.context_length")
         return cls(
             title=_text(file, "general.name"),
             architecture=architecture,
             type=type_of(file),
             num_parameters=sum(math.prod(tensor.shape) for tensor in file.tensors.values()),
-            context_length=_count(file, f"{architecture}.context_length"),
+            context_length=said if config is None else config.context_length,
             license=next(filter(None, (_text(file, key) for key in _LICENSE_KEYS)), None),
+            positions=None if config is None else _positions(config, ROPE_FREQS in file.tensors),
         )
 
 
@@ -54,6 +65,23 @@ def type_of(file: GGUFFile) -> str | None:
     for tensor in file.tensors.values():
         sizes[tensor.format.name] += tensor.num_bytes
     return sizes.most_common(1)[0][0].lower() if sizes else None
+
+
+def _config(file: GGUFFile) -> ModelConfig | None:
+    """The sizes, of a model that can run."""
+    try:
+        return ModelConfig.from_gguf(file)
+    except (ModelFileError, UnsupportedModelError):
+        return None
+
+
+def _positions(config: ModelConfig, has_divisors: bool) -> str | None:
+    if has_divisors:
+        return "scaled as Llama 3.1's"
+    if config.rope.scaling == "none":
+        return None
+    factor, original = config.rope.factor, original_length(config)
+    return f"scaled ({config.rope.scaling}), {factor:g} times {original:,} tokens"
 
 
 def _text(file: GGUFFile, key: str) -> str | None:
