@@ -202,6 +202,8 @@ def test_penalty_window(last_n: int, expected: int) -> None:
         ("temperature", -0.1),
         ("temperature", math.inf),
         ("temperature", math.nan),
+        ("temperature", 1e300),
+        ("repeat_penalty", 1e-300),
         ("temperature", "1"),
         ("top_k", -1),
         ("top_k", 1.5),

@@ -166,6 +166,18 @@ def test_a_text_does_not_end_before_min_tokens(min_tokens: int, ignore_eos: bool
     assert history[2:] == [0 if ignore_eos or n < min_tokens else 1 for n in range(5)]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("temperature", [1e-300, 1e-40, 1e-9, 1e9])
+@pytest.mark.parametrize("samplers", [("temperature",), ("temperature", "min_p")])
+def test_extreme_temperatures(temperature: float, samplers: Any) -> None:
+    """The smallest leave the likeliest token, the largest all that are possible; no warning."""
+    logits = np.array([1.0, -np.inf, 3.0, 2.0], np.float32)
+    wanted = PLAIN | {"temperature": temperature, "samplers": samplers}
+    sampler = Sampler(SamplingOptions(**wanted, seed=1))
+    chosen = {sampler(logits, []) for _ in range(40)}
+    assert chosen == ({2} if temperature < 1 else {0, 2, 3})
+
+
 def test_a_bias_is_added_before_everything() -> None:
     """It changes the likeliest token, and minus infinity forbids one in all stages."""
     logits = np.array([1.0, 0.5, 0.0], np.float32)
@@ -239,6 +251,8 @@ def test_every_option_is_an_argument_and_explained() -> None:
         ("samplers", ["magic"]),
         ("logit_bias", {1: math.inf}),
         ("logit_bias", {1: math.nan}),
+        ("logit_bias", {1: 1e300}),
+        ("frequency_penalty", -1e300),
         ("logit_bias", {1: True}),
         ("logit_bias", {-1: 0.0}),
         ("logit_bias", {"": 0.0}),

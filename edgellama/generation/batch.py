@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.async_items import AsyncItems
 from edgellama.generation.deadline import Deadline
-from edgellama.generation.decoding import Decoding, NextTokens
+from edgellama.generation.decoding import Decoding
+from edgellama.generation.prefill import NextTokens
 from edgellama.generation.results import Generation
 from edgellama.generation.session import check_fits
 from edgellama.generation.text_options import Request, drafter_of

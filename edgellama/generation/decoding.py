@@ -6,17 +6,17 @@ Who may start one, and what the text is for, is left to session and conversation
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from edgellama.engine.adapter_set import NO_ADAPTERS
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.generation.constraining import parsed_answer
 from edgellama.generation.decoding_clock import DecodingClock
-from edgellama.generation.logprobs import prompt_logprobs
-from edgellama.generation.results import Chunk, FinishReason, Generation
+from edgellama.generation.prefill import NextTokens, Prefill
+from edgellama.generation.results import Chunk, Generation
 from edgellama.generation.text_assembly import TextAssembly
+from edgellama.generation.text_end import TextEnd
 from edgellama.generation.token_choice import TokenChoice
 from edgellama.quant.errors import EdgellamaError
 
@@ -24,25 +24,11 @@ if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
-    from edgellama.engine.segments import Wanted
-    from edgellama.engine.work import Kept, Progress
+    from edgellama.engine.work import Progress
     from edgellama.generation.speculation.drafter import Drafter
     from edgellama.generation.text_options import Request
     from edgellama.sampling.filters import Logits
     from edgellama.text.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
-
-
-class NextTokens(NamedTuple):
-    """``tokens`` for the end of the cache, and whose logits are wanted: those at their end.
-
-    ``kept``: what is kept of the logits of each step; all of them by default.
-    """
-
-    tokens: Sequence[int]
-    wanted: Wanted
-    kept: Kept | None = None
 
 
 class Decoding:
@@ -85,26 +71,19 @@ class Decoding:
         self._draft: list[int] = []
         self._history = list(request.prompt)
         self._certain: list[Chunk] = []
-        self._prompt_logprobs = prompt_logprobs(tokenizer, request)
-        self._finish_reason: FinishReason = "cancelled"
-        self._end_token: int | None = None
-        self._is_over = False
-        self._num_shared: int | None = None
-        self._is_prefilled = False
+        self._end = TextEnd(request.max_tokens, cache.context_length, cancel)
         self._clock = DecodingClock()
+        self._prefill = Prefill(tokenizer, cache, request, self._clock)
 
     @property
     def prefill_progress(self) -> tuple[int, int]:
         """Tokens of the prompt that were computed so far, and that must be; (0, 0) before."""
-        if self._num_shared is None:
-            return 0, 0
-        num_wanted = len(self._request.prompt) - self._num_shared
-        return min(max(0, self.cache.length - self._num_shared), num_wanted), num_wanted
+        return self._prefill.progress
 
     @property
     def on_progress(self) -> Progress | None:
         """Who is told how far the step that comes next has come: of the prompt alone."""
-        return None if self._is_prefilled else self._request.on_prefill
+        return self._prefill.listener
 
     def steps(self) -> Iterator[Chunk]:
         """One chunk a token, and one more if text was still held back at the end."""
@@ -124,18 +103,15 @@ class Decoding:
         At first the prompt, of which the cache may hold a part already.
         """
         history, cache = self._history, self.cache
-        if self._num_shared is None:
+        if not self._prefill.is_begun:
             self._clock.resume()
             cache.adapters = self._adapters
             self._append_opening()
-            scored = self._prompt_logprobs
-            # The last token is computed in any case, for its logits.
-            self._num_shared = cache.reuse(history if scored is None else history[: scored.first])
-        if cache.length < len(self._request.prompt):
-            return self._next_of_prompt()
+            self._prefill.begin(history)
+        if self._prefill.is_left:
+            return self._prefill.next_tokens(history)
         self._clock.resume()
-        self._check_end()
-        if self._is_over:
+        if self._is_over():
             return None
         tokens = history[cache.length :]
         # Tokens that were not chosen are computed together, with a draft or without.
@@ -150,11 +126,11 @@ class Decoding:
         Row 0 is of the history's last token, the others are of the draft: they count as long as
         the draft says what was appended. A token that ends the text gives no chunk.
         """
-        if self.cache.length < len(self._request.prompt):
+        if self._prefill.is_left:
             return
         if self._request.max_tokens == 0:
-            self._note_prefill()
-            self._end("length")
+            self._prefill.note()
+            self._end.reach("length")
             return
         history, start = self._history, len(self._history)
         draft, row = self._draft, 0
@@ -168,14 +144,13 @@ class Decoding:
                 yield from self._append(token)
                 yield from self._forced()
                 next_row = len(history) - start
-                if next_row == row and not self._is_over:
+                if next_row == row and not self._end.is_reached:
                     continue  # taken back: another one, by the same logits
                 is_drafted = next_row == row + 1 <= len(draft)
                 if not is_drafted or draft[row] != history[-1]:
                     break
                 self._clock.resume()
-                self._check_end()
-                if self._is_over:
+                if self._is_over():
                     break
                 row = next_row
         finally:
@@ -185,13 +160,6 @@ class Decoding:
             # Where the text went back, the logits of its last token are wanted again.
             length = start + row if len(history) >= start + row else len(history) - 1
             self.cache.truncate(min(self.cache.length, length))
-
-    def _next_of_prompt(self) -> NextTokens:
-        scored, length = self._prompt_logprobs, self.cache.length
-        if scored is None:
-            return NextTokens(self._history[length:], "last")
-        tokens, is_wanted = scored.next_tokens(length)
-        return NextTokens(tokens, "all", scored.keep) if is_wanted else NextTokens(tokens, "none")
 
     def _computed(self, step: NextTokens) -> Logits:
         """What a step gives, computed now; with other callers' works, where they wait."""
@@ -205,14 +173,14 @@ class Decoding:
 
     def stop_early(self) -> None:
         """End as cancelled, for the reason that its token has."""
-        self._note_prefill()
-        self._end(self.cancel.reason)
+        self._prefill.note()
+        self._end.reach(self.cancel.reason)
 
     def rest(self) -> Sequence[Chunk]:
         """What was still held back at the end."""
         added = self._assembly.finish()
         if added.is_stopped:
-            self._finish_reason = "stop"
+            self._end.reach("stop")
         self._drop(added.num_dropped)
         return [*self._taken_certain(), *self._choice.shown(added.chunks)]
 
@@ -220,20 +188,20 @@ class Decoding:
         """The generation so far."""
         prompt_tokens = len(self._request.prompt)
         text = self._assembly.text
-        calls = self._assembly.tool_calls if self._is_over else ()
-        is_whole = self._finish_reason == "stop" and self._choice.is_complete and not calls
+        calls = self._assembly.tool_calls if self._end.is_reached else ()
+        reason, stop = self._end.reason, self._assembly.matched_stop
+        # A stop string has cut off what the text still had to say.
+        is_whole = reason == "stop" and stop is None and self._choice.is_complete and not calls
         parsed, parse_error = parsed_answer(self._request.answer if is_whole else None, text)
         return Generation(
             text=text,
             tokens=tuple(self._history[prompt_tokens:]),
             prompt_tokens=prompt_tokens,
-            finish_reason="tool_calls"
-            if self._finish_reason == "stop" and calls
-            else (self._finish_reason),
+            finish_reason="tool_calls" if reason == "stop" and calls else reason,
             statistics=self._clock.statistics(prompt_tokens),
-            matched_stop=self._matched_stop(),
+            matched_stop=self._end.matched_stop(stop),
             logprobs=self._choice.logprobs,
-            prompt_logprobs=self._prompt_logprobs.found if self._prompt_logprobs else None,
+            prompt_logprobs=self._prefill.logprobs,
             dropped_messages=self._request.dropped_messages,
             parsed=parsed,
             parse_error=parse_error,
@@ -254,14 +222,13 @@ class Decoding:
 
     def _choose(self, logits: Logits) -> int | None:
         """The next token; None if it ends the text."""
-        self._note_prefill()
+        self._prefill.note()
         token = self._choice.choose(logits, self._history)
         self._clock.note_token()
         if token is None:
-            self._end("constraint")
+            self._end.reach("constraint")
         elif token in self._choice.end_tokens:
-            self._end_token = token
-            self._end("stop")
+            self._end.reach("stop", token)
             return None
         return token
 
@@ -276,7 +243,7 @@ class Decoding:
         for token in certain[: max(0, room)]:
             length = len(self._history)
             self._certain += self._append(token)
-            if self._is_over or len(self._history) <= length:
+            if self._end.is_reached or len(self._history) <= length:
                 break
 
     def _taken_certain(self) -> list[Chunk]:
@@ -287,15 +254,14 @@ class Decoding:
     def _forced(self) -> Iterator[Chunk]:
         """Append what must follow the last token, as far as there is room for it."""
         for token in self._choice.certain():
-            self._check_end()
             length = len(self._history)
-            if self._is_over or self._choice.is_refused(length, token):
+            if self._is_over() or self._choice.is_refused(length, token):
                 return
             yield from self._append(token)
             if len(self._history) <= length:
                 return
-        if not self._is_over and self._choice.is_finished:
-            self._end("stop")
+        if not self._end.is_reached and self._choice.is_finished:
+            self._end.reach("stop")
 
     def _append(self, token: int) -> Sequence[Chunk]:
         """Let a token, chosen or certain anyway, be the text's next one.
@@ -308,7 +274,7 @@ class Decoding:
         self._choice.note(token)
         added = self._assembly.add(token)
         if added.is_stopped:
-            self._end("stop")
+            self._end.reach("stop")
         elif added.num_dropped:
             place = len(history) - added.num_dropped
             self._choice.refuse(place, history[place])
@@ -319,32 +285,6 @@ class Decoding:
         del self._history[len(self._history) - num_tokens :]
         self._choice.take_back(num_tokens)
 
-    def _matched_stop(self) -> str | int | None:
-        if self._finish_reason != "stop":
-            return None
-        return self._assembly.matched_stop or self._end_token
-
-    def _note_prefill(self) -> None:
-        if self._is_prefilled:
-            return
-        self._is_prefilled = True
-        num_computed = min(self.cache.length, len(self._request.prompt))
-        self._clock.note_prefill(num_computed - (self._num_shared or 0))
-
-    def _check_end(self) -> None:
-        """Find out whether the last token was the last one."""
-        if self._is_over:
-            return
-        if self._num_tokens == self._request.max_tokens:
-            self._end("length")
-        elif self.cancel.cancelled:
-            self._end(self.cancel.reason)
-        elif len(self._history) > self.cache.context_length:
-            self._end("context")
-            logger.warning(
-                "the context of %d tokens is full; the text ends here", self.cache.context_length
-            )
-
-    def _end(self, reason: FinishReason) -> None:
-        self._finish_reason = reason
-        self._is_over = True
+    def _is_over(self) -> bool:
+        """Whether the last token was the last one."""
+        return self._end.check(self._num_tokens, len(self._history))

@@ -44,14 +44,24 @@ class HeldTokens:
         start = self._banned.start(text)
         if start is not None:
             return [], self._take_back(self._place(start))
-        certain = self._place(len(text) - self._banned.num_possible(text))
-        return self.release(certain), 0
+        return self.release(self._num_certain(text)), 0
 
     def release(self, count: int | None = None) -> list[TokenText]:
         """The first ``count`` of them, or all, which then are held no longer."""
         released = self._held[:count]
         del self._held[:count], self._states[:count]
         return released
+
+    def _num_certain(self, text: str) -> int:
+        """How many of the tokens, whose ``text`` is given, stay whatever comes."""
+        num_held_before = None
+        place = len(self._held)
+        while place != num_held_before:
+            num_held_before = place
+            place = min(place, self._place(len(text) - self._banned.num_possible(text)))
+            # Where what is held is taken back, what comes before it may begin a banned string.
+            text = "".join(held.text for held in self._held[:place])
+        return place
 
     def _place(self, start: int) -> int:
         """Which token the character at ``start`` belongs to, from its first byte on."""
