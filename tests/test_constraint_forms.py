@@ -427,6 +427,28 @@ def test_what_is_taken_back_was_never_there(case: Any, seed: int, back: int) -> 
     assert constraint.is_finished
 
 
+def test_what_texts_have_found_out_does_not_stop_later_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A form whose automaton grows with every text stays usable, and does not grow for ever."""
+    monkeypatch.setattr("edgellama.constraints.compiler.MAX_STATES", 3000)
+    asked = form(regex="(a|b)*a(a|b){30}c")
+    compiler = ConstraintCompiler(byte_tokenizer())
+    rng = np.random.default_rng(0)
+    first = None
+    for _ in range(8):
+        constraint = compiler.constraint(asked, continuation=True)
+        for _ in range(300):
+            mask = constraint.mask()
+            assert mask[ord("a")] and mask[ord("b")]
+            constraint.advance(int(rng.choice([ord("a"), ord("b")])))
+        first = first or compiler._kept[asked.grammar]
+    assert compiler._kept[asked.grammar] is not first
+    for byte in b"a" * 31:
+        constraint.advance(byte)
+    assert constraint.mask()[ord("c")]
+
+
 def test_an_interruption_goes_through() -> None:
     """Ctrl-C while llguidance asks the tokenizer is not taken for a grammar without a way on."""
 

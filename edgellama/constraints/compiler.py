@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 from edgellama.constraints.answer_form import AnswerForm
@@ -22,8 +23,10 @@ from edgellama.text.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 MAX_SEARCHED_PARTS = 500
 """Of a schema in which the place of an error is looked for."""
-MAX_KEPT = 32
+MAX_KEPT = 16
 """Compiled forms; those used least recently go."""
+MAX_STATES = 50_000
+"""Of the automaton that a form becomes while it is used: some 30 MB at most."""
 
 
 class ConstraintCompiler:
@@ -40,8 +43,17 @@ class ConstraintCompiler:
         ``continuation``: the text carries on another, see StreamingDetokenizer. ConstraintError
         for what cannot be compiled, or what no text of these tokens can follow.
         """
+        return TokenConstraint(
+            self._own_matcher(form),
+            self._vocabulary,
+            opens_text=not continuation,
+            renewed=partial(self._own_matcher, form, is_new=True),
+        )
+
+    def _own_matcher(self, form: AnswerForm, *, is_new: bool = False) -> Any:
+        """A matcher for one text, of the one that is kept, or of a new one in its place."""
         with self._lock:
-            matcher = self._kept.get(form.grammar)
+            matcher = None if is_new else self._kept.get(form.grammar)
         if matcher is None:
             matcher = self._compiled(form)
         with self._lock:
@@ -49,8 +61,7 @@ class ConstraintCompiler:
             self._kept.move_to_end(form.grammar)
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
-            own = matcher.deep_copy()
-        return TokenConstraint(own, self._vocabulary, opens_text=not continuation)
+            return matcher.deep_copy()
 
     def _compiled(self, form: AnswerForm) -> Any:
         matcher = call_deeply(lambda: self._tried(form.grammar), _num_parts(form))
@@ -67,7 +78,7 @@ class ConstraintCompiler:
 
     def _tried(self, grammar: str) -> Any:
         module = llguidance()
-        limits = module.LLParserLimits(verbose_errors=False)
+        limits = module.LLParserLimits(verbose_errors=False, max_lexer_states=MAX_STATES)
         return module.LLMatcher(self._vocabulary.tokenizer, grammar, log_level=0, limits=limits)
 
 

@@ -6,7 +6,8 @@ It knows how far the text has come. What it must look like was compiled before.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,16 +18,31 @@ from edgellama.sampling.filters import Mask
 logger = logging.getLogger(__name__)
 
 
+Answer = TypeVar("Answer")
+
+
 class TokenConstraint:
     """How far one text has come in its grammar; for one thread at a time."""
 
-    def __init__(self, matcher: Any, vocabulary: GuidanceVocabulary, *, opens_text: bool) -> None:
-        """``matcher`` is this text's own; ``opens_text``: its first token begins a text."""
+    def __init__(
+        self,
+        matcher: Any,
+        vocabulary: GuidanceVocabulary,
+        *,
+        opens_text: bool,
+        renewed: Callable[[], Any] | None = None,
+    ) -> None:
+        """``matcher`` is this text's own; ``opens_text``: its first token begins a text.
+
+        What matchers find out they share, up to a limit. A text that meets it gets another
+        matcher from ``renewed``, which shares nothing yet.
+        """
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._opens_text = opens_text
+        self._renewed = renewed
         self._mask: Mask | None = None
-        self._num_consumed: list[int] = []
+        self._consumed: list[list[int]] = []
 
     @property
     def is_complete(self) -> bool:
@@ -52,21 +68,19 @@ class TokenConstraint:
     def mask(self) -> Mask:
         """Bool by token: what may come next; nothing at all where the grammar has no way on."""
         if self._mask is None:
-            bits = np.frombuffer(self._matcher.compute_bitmask(), np.uint8)
+            bits = np.frombuffer(self._asked(lambda matcher: matcher.compute_bitmask()), np.uint8)
             mask = np.unpackbits(bits, count=self._vocabulary.size, bitorder="little")
             self._mask = mask.view(np.bool_)
             if self._openings is not None:
                 self._mask = self._opening_mask(self._mask, self._openings)
-            if self._is_broken():
+            if self._matcher.is_error():
                 logger.warning("the constraint cannot go on: %s", self.error)
                 self._mask = np.zeros_like(self._mask)
         return self._mask
 
     def forced(self) -> list[int]:
         """Tokens that must come next in any case; none where there is a choice."""
-        tokens: list[int] = self._matcher.compute_ff_tokens()
-        if self._is_broken():
-            return []
+        tokens: list[int] = self._asked(lambda matcher: matcher.compute_ff_tokens())
         # A tokenizer that normalizes text may have written something else.
         data = self._vocabulary.bytes_of(tokens)
         if not tokens or not self._matcher.compute_ff_bytes().startswith(data) or not data:
@@ -80,14 +94,14 @@ class TokenConstraint:
         """Note an allowed token as the text's next one."""
         tokens = self._as_inside(token)
         self._matcher.consume_tokens(tokens)
-        self._num_consumed.append(len(tokens))
+        self._consumed.append(tokens)
         self._mask = None
 
     def rollback(self, num_tokens: int) -> None:
         """Take the last tokens back."""
-        first = len(self._num_consumed) - num_tokens
-        self._matcher.rollback(sum(self._num_consumed[first:]))
-        del self._num_consumed[first:]
+        first = len(self._consumed) - num_tokens
+        self._matcher.rollback(sum(map(len, self._consumed[first:])))
+        del self._consumed[first:]
         self._mask = None
 
     @property
@@ -95,21 +109,26 @@ class TokenConstraint:
         """Why the grammar has no way on, "" where it has or simply ends."""
         return plain_message(self._matcher.get_error())
 
-    def _is_broken(self) -> bool:
-        """Whether the matcher has met an error that it cannot leave.
+    def _asked(self, ask: Callable[[Any], Answer]) -> Answer:
+        """What the matcher answers; another one in its place where it cannot.
 
-        Ctrl-C while it asks the tokenizer is such an error to it, but not to us.
+        Ctrl-C while it asks the tokenizer is an error to it, but not to us.
         """
+        answer = ask(self._matcher)
         if not self._matcher.is_error():
-            return False
+            return answer
         if KeyboardInterrupt.__name__ in self._matcher.get_error():
             raise KeyboardInterrupt
-        return True
+        if self._renewed is None:
+            return answer
+        self._matcher, self._renewed = self._renewed(), None
+        self._matcher.consume_tokens([token for tokens in self._consumed for token in tokens])
+        return ask(self._matcher)
 
     @property
     def _openings(self) -> Openings | None:
         """What tokens give other bytes just now; None inside a text."""
-        is_opening = self._opens_text and not self._num_consumed
+        is_opening = self._opens_text and not self._consumed
         return self._vocabulary.openings if is_opening else None
 
     def _as_inside(self, token: int) -> list[int]:
