@@ -1,6 +1,7 @@
 """Writes tests/data/sampling_golden.npz: what other libraries make of fixed logits.
 
-Needs llama-cpp-python, torch and transformers: ``python tests/reference/make_sampling_golden.py``.
+Needs llama-cpp-python, torch, transformers and the starter model, whose vocabulary DRY wants to
+see: ``python tests/reference/make_sampling_golden.py``.
 Each case is the options as JSON, the number of its logits, and the probabilities of all tokens
 that a library leaves; tests compare ours with them.
 """
@@ -8,6 +9,7 @@ that a library leaves; tests compare ours with them.
 from __future__ import annotations
 
 import ctypes
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -18,8 +20,11 @@ import numpy as np
 import torch
 import transformers.generation.logits_process as hf
 
+from edgellama.models.pulling import pull
+from edgellama.models.well_known import STARTER_MODEL
+
 FILE = Path(__file__).resolve().parent.parent / "data" / "sampling_golden.npz"
-HISTORY = [3, 17, 3, 90, 41, 3, 17, 72, 8, 41]
+HISTORY = [3, 17, 3, 90, 41, 3, 17, 72, 8, 41, 17, 3, 90, 41, 3, 17, 72, 41, 3, 17]
 NUM_TOKENS = 100
 OFF: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "temperature": 1.0}
 
@@ -36,6 +41,25 @@ def fixed_logits() -> np.ndarray:
     return np.stack(rows).astype(np.float32)
 
 
+@functools.cache
+def vocabulary() -> Any:
+    """That of the starter model, as llama.cpp holds it."""
+    lib.llama_backend_init()
+    parameters = lib.llama_model_default_params()
+    parameters.vocab_only = True
+    path = str(pull(STARTER_MODEL)).encode()
+    return lib.llama_model_get_vocab(lib.llama_model_load_from_file(path, parameters))
+
+
+def dry(options: dict[str, Any]) -> Any:
+    """llama.cpp's DRY without breakers."""
+    return lib.llama_sampler_init_dry(
+        *(vocabulary(), options.get("dry_multiplier", 0.0), options.get("dry_base", 1.75)),
+        *(options.get("dry_allowed_length", 2), options.get("dry_last_n", 4096)),
+        *((ctypes.c_char_p * 1)(), 0),
+    )
+
+
 LLAMA_CPP: dict[str, Callable[[dict[str, Any]], Any]] = {
     "penalties": lambda o: lib.llama_sampler_init_penalties(
         NUM_TOKENS,
@@ -44,6 +68,7 @@ LLAMA_CPP: dict[str, Callable[[dict[str, Any]], Any]] = {
         o.get("frequency_penalty", 0.0),
         o.get("presence_penalty", 0.0),
     ),
+    "dry": dry,
     "top_n_sigma": lambda o: lib.llama_sampler_init_top_n_sigma(o.get("top_n_sigma", -1.0)),
     "top_k": lambda o: lib.llama_sampler_init_top_k(o.get("top_k", 40)),
     "typ_p": lambda o: lib.llama_sampler_init_typical(o.get("typical_p", 1.0), 1),
@@ -57,7 +82,17 @@ LLAMA_CPP: dict[str, Callable[[dict[str, Any]], Any]] = {
     ),
 }
 """llama.cpp's samplers by name, as its own programs make them of its options."""
-ORDER = ("penalties", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature")
+ORDER = (
+    "penalties",
+    "dry",
+    "top_n_sigma",
+    "top_k",
+    "typ_p",
+    "top_p",
+    "min_p",
+    "xtc",
+    "temperature",
+)
 
 
 def llama_cpp_chances(row: np.ndarray, options: dict[str, Any], runs: int = 1) -> np.ndarray:
@@ -120,6 +155,8 @@ LLAMA_CPP_CASES: list[dict[str, Any]] = [
     {**OFF, "temperature": 0.8, "dynatemp_range": 0.5},
     {**OFF, "temperature": 0.3, "dynatemp_range": 0.5, "dynatemp_exponent": 2.0},
     {**OFF, "repeat_penalty": 1.3, "repeat_last_n": 4},
+    {**OFF, "dry_multiplier": 0.8},
+    {**OFF, "dry_multiplier": 1.5, "dry_base": 2.0, "dry_allowed_length": 1, "dry_last_n": 7},
     {**OFF, "frequency_penalty": 0.7, "presence_penalty": 0.4},
     {**OFF, "repeat_penalty": 1.2, "frequency_penalty": -0.5, "presence_penalty": 0.1},
     {},
@@ -167,8 +204,8 @@ TRANSFORMERS_CASES: list[tuple[dict[str, Any], Any]] = [
         hf.SequenceBiasLogitsProcessor([[[5], 1.5], [[72], -2.0]]),
     ),
     (
-        {**OFF, "min_tokens": 12, "end_tokens": [2]},
-        hf.MinLengthLogitsProcessor(12, 2, device="cpu"),
+        {**OFF, "min_tokens": 22, "end_tokens": [2]},
+        hf.MinLengthLogitsProcessor(22, 2, device="cpu"),
     ),
 ]
 
