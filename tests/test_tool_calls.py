@@ -278,6 +278,24 @@ def test_tools_and_a_schema_go_together(template: str) -> None:
     )
 
 
+NUMBER = {"type": "integer", "maximum": 9, "minimum": 0}
+
+
+def test_only_described_arguments_are_written() -> None:
+    """Objects inside arguments have the described fields alone, members of allOf each other's."""
+    inner = {"type": "object", "properties": {"x": NUMBER}, "required": ["x"]}
+    nested = Tool("f", "", {"type": "object", "properties": {"o": inner}, "required": ["o"]})
+    said = '{"name": "f", "parameters": {"o": {"x": 1, "z": 2}}}'
+    chat, _ = chat_with(said, tools=[nested])
+    (call,) = chat.send("Go.", max_tokens=100, parallel_tool_calls=False).tool_calls
+    assert call.arguments == {"o": {"x": 1}}
+    parts = [{"properties": {name: NUMBER}, "required": [name]} for name in "ab"]
+    joined = Tool("f", "", {"type": "object", "allOf": parts})
+    said = '{"name": "f", "parameters": {"a": 1, "b": 2}}'
+    chat, _ = chat_with(said, tools=[joined])
+    assert calls_of(chat.send("Go.", max_tokens=100)) == [("f", {"a": 1, "b": 2})]
+
+
 def test_a_call_that_is_cut_is_text() -> None:
     """max_tokens inside a call leaves no call, and what there was of it as text."""
     chat, _ = chat_with(SAID["json"][1], tools=[add])

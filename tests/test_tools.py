@@ -137,6 +137,22 @@ def test_classes_become_definitions() -> None:
     assert described["additionalProperties"] is False
 
 
+def test_annotations_of_libraries_are_kept_to() -> None:
+    """What pydantic's and msgspec's annotations ask of a value is in the schema."""
+    pydantic, msgspec = pytest.importorskip("pydantic"), pytest.importorskip("msgspec")
+
+    def rate(stars: int, words: str) -> None:
+        """Rate."""
+
+    rate.__annotations__ = {
+        "stars": Annotated[int, pydantic.Field(ge=1, le=5, description="How good.")],
+        "words": Annotated[str, msgspec.Meta(max_length=20)],
+    }
+    properties = Tool.of(rate).parameters["properties"]
+    stars = {"type": "integer", "minimum": 1, "maximum": 5, "description": "How good."}
+    assert properties == {"stars": stars, "words": {"type": "string", "maxLength": 20}}
+
+
 class Callable:
     """Objects, methods and partial functions are tools, too."""
 

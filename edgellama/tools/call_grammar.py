@@ -13,12 +13,14 @@ from typing import Any
 
 from edgellama.constraints.answer_form import JSON_STYLE, AnswerForm
 from edgellama.constraints.json_schema import compiled_schema
+from edgellama.constraints.schema_places import subschemas
 from edgellama.quant.errors import ConstraintError
 from edgellama.tools.forms import CallForm
 from edgellama.tools.reading import CODE_TOOL
 from edgellama.tools.tool import Tool
 
 _ANSWER = "answer"
+_OPEN = {"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
 _PYTHON_VALUES = {"boolean": '"True" | "False"', "null": '"None"'}
 
 
@@ -205,8 +207,12 @@ def _checked_schema(tool: Tool) -> dict[str, Any]:
         schema: dict[str, Any] = json.loads(compiled_schema(tool.parameters))
     except ConstraintError as error:
         raise ConstraintError(f"the tool {tool.name}: {error.what}", way=error.way) from None
-    # Arguments that nobody has described are of no use.
-    return schema if "patternProperties" in schema else {"additionalProperties": False, **schema}
+    schema.setdefault("properties", {})
+    for place, inner in subschemas(schema):
+        # Arguments that nobody has described are of no use; members of allOf describe others'.
+        if "properties" in inner and "/allOf/" not in place and not inner.keys() & _OPEN:
+            inner["additionalProperties"] = False
+    return schema
 
 
 def _python_arguments(rule: str, schema: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from importlib import import_module
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
 
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
@@ -54,8 +55,11 @@ class TypeSchemas:
         """
         origin, arguments = get_origin(hint), get_args(hint)
         if origin is Annotated:
-            schema = self.schema(arguments[0], what, may_be_left_out=may_be_left_out)
             texts = [text for text in arguments[1:] if isinstance(text, str)]
+            if len(texts) < len(arguments[1:]):
+                schema = self._class(hint, what)
+            else:
+                schema = self.schema(arguments[0], what, may_be_left_out=may_be_left_out)
             return schema | {"description": texts[0]} if texts else schema
         if origin in _UNIONS:
             return self._union(arguments, what, may_be_left_out)
@@ -94,8 +98,11 @@ class TypeSchemas:
         from edgellama.constraints.answer_types import schema_of_type
 
         try:
-            schema = schema_of_type(hint).narrow
-        except EdgellamaError as error:
+            if _is_msgspec(hint):
+                schema: Schema = import_module("msgspec").json.schema(hint)
+            else:
+                schema = schema_of_type(hint).narrow
+        except (EdgellamaError, TypeError) as error:
             raise InvalidOptionError(
                 f"{what} is {hint!r:.80}, which no JSON fills ({error}); allowed: hints such as "
                 "int, str, list[str], Literal['a', 'b'], dataclasses and pydantic models"
@@ -106,6 +113,12 @@ class TypeSchemas:
                     f"{what} refers to a second class {name}; allowed: one of each name"
                 )
         return schema
+
+
+def _is_msgspec(hint: Any) -> bool:
+    """Whether a hint has annotations that msgspec alone knows."""
+    marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return any(type(mark).__module__.split(".")[0] == "msgspec" for mark in marks)
 
 
 def reader_of(hint: Any) -> Callable[[Any], Any] | None:
