@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -245,6 +245,22 @@ def write_model(
     writer.close()
 
 
+def resized(preset: ModelPreset, width: int | None, layers: int | None) -> ModelPreset:
+    """The same kind of model with other sizes, heads as wide as before."""
+    config = preset.config
+    width = width or config.embedding_length
+    heads = max(1, width // config.head_size)
+    config = replace(
+        config,
+        embedding_length=width,
+        block_count=layers or config.block_count,
+        feed_forward_length=config.feed_forward_length * width // config.embedding_length,
+        head_count=heads,
+        head_count_kv=max(1, heads * config.head_count_kv // config.head_count),
+    )
+    return replace(preset, config=config)
+
+
 def main() -> None:
     """Read the command line and write the file."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -252,9 +268,11 @@ def main() -> None:
     parser.add_argument("--size", choices=MODEL_PRESETS, default="llama-3.2-1b", help="shape")
     parser.add_argument("--type", choices=TYPES, default="q4_0", help="type of weights")
     parser.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.model")
+    parser.add_argument("--width", type=int, help="another one, for a draft model such as 512")
+    parser.add_argument("--layers", type=int, help="another number, such as 12")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    preset = MODEL_PRESETS[options.size]
+    preset = resized(MODEL_PRESETS[options.size], options.width, options.layers)
     write_model(options.output, preset, options.type, options.tokenizer, options.seed)
 
 
