@@ -202,6 +202,20 @@ class Household:
     bill: Bill
 
 
+class Level(enum.Enum):
+    """An enumeration."""
+
+    LOW = "low"
+    HIGH = "high"
+
+
+class Tree(pydantic.BaseModel):
+    """A class inside itself."""
+
+    value: int
+    children: list[Tree] = []
+
+
 EITHER = Annotated[Cat | Dog, pydantic.Field(discriminator="kind")]
 
 
@@ -241,20 +255,6 @@ def test_classes(kind: Any, text: str, value: object) -> None:
         assert not allows_text(asked, text[:-1] + ', "more": 1}')
 
 
-class Level(enum.Enum):
-    """An enumeration."""
-
-    LOW = "low"
-    HIGH = "high"
-
-
-class Tree(pydantic.BaseModel):
-    """A class inside itself."""
-
-    value: int
-    children: list[Tree] = []
-
-
 @pytest.mark.parametrize(
     "kind",
     [
@@ -291,6 +291,7 @@ def test_a_class_that_nobody_describes() -> None:
         ({"const": 1}, 'JSON Schema:\n{"const": 1}'),
         (True, "Answer with JSON, on one line"),
         (Pet, '"legs": {"type": "integer"}'),
+        (Tree, '"value": {"type": "integer"}'),
     ],
 )
 def test_the_model_is_told(schema: Any, words: str) -> None:
@@ -507,6 +508,22 @@ def test_without_the_package() -> None:
         "except EdgellamaError as error: print(error)\n"
     )
     assert 'pip install "edgellama[grammar]"' in run_without("llguidance", code=code)
+
+
+def test_a_dataclass_without_pydantic() -> None:
+    """msgspec alone describes dataclasses; where neither is installed, the error names both."""
+    code = (
+        "import dataclasses\n"
+        "from edgellama.constraints.answer_form import answer_form\n"
+        "from edgellama.quant.errors import EdgellamaError\n"
+        "@dataclasses.dataclass\n"
+        "class Size:\n    width: int\n"
+        "try: print(answer_form({'schema': Size}).read('{\"width\": 3}'))\n"
+        "except EdgellamaError as error: print(error)\n"
+    )
+    assert run_without("pydantic", code=code).strip() == "Size(width=3)"
+    said = run_without("pydantic", "msgspec", code=code)
+    assert "pydantic or msgspec describes" in said and "edgellama[grammar]" in said
 
 
 def test_importing_generation_loads_no_library_of_constraints() -> None:

@@ -38,8 +38,8 @@ class TypedSchema(NamedTuple):
                 inner.setdefault("additionalProperties", False)
             # A set, which the class makes of any list.
             inner.pop("uniqueItems", None)
-            if inner.get("type") in ("integer", "number") and not inner.keys() & _LIMITS:
-                inner |= {"minimum": -LARGEST_NUMBER, "maximum": LARGEST_NUMBER}
+            if inner.get("type") in ("integer", "number"):
+                _limit(inner)
             if inner.get("contentEncoding") == "base64":
                 inner.setdefault("pattern", BASE64)
             if inner.get("format") == "duration":
@@ -49,7 +49,6 @@ class TypedSchema(NamedTuple):
 
 
 LARGEST_NUMBER = 10**18
-_LIMITS = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "format"}
 BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _HOURS = r"(?:\d{1,4}H(?:\d{1,4}M)?(?:\d{1,5}S)?|\d{1,4}M(?:\d{1,5}S)?|\d{1,5}S)"
 WHOLE_NUMBER = r"^(?:0|-?[1-9]\d{0,17})$"
@@ -82,6 +81,16 @@ def schema_of_type(kind: Any) -> TypedSchema:
     raise ConstraintError(f"the schema is {_name(kind)}, which cannot be described: {causes}")
 
 
+def _limit(schema: dict[str, Any]) -> None:
+    """Limits for a number that has none on a side, unless they would leave nothing."""
+    lowest = schema.get("minimum", schema.get("exclusiveMinimum"))
+    highest = schema.get("maximum", schema.get("exclusiveMaximum"))
+    if lowest is None and (highest is None or highest > -LARGEST_NUMBER):
+        schema["minimum"] = -LARGEST_NUMBER
+    if highest is None and (lowest is None or lowest < LARGEST_NUMBER):
+        schema["maximum"] = LARGEST_NUMBER
+
+
 def read_json(text: str) -> object:
     """JSON text as Python has it; ValueError for what is too deep or too long for that."""
     try:
@@ -97,6 +106,10 @@ def _pydantic(kind: Any) -> TypedSchema:
 
     class Narrower(GenerateJsonSchema):
         """Says more of what pydantic can read than it says itself."""
+
+        def field_title_should_be_set(self, schema: Any) -> bool:
+            # A field's name again, in capitals.
+            return False
 
         def decimal_schema(self, schema: core_schema.DecimalSchema) -> dict[str, Any]:
             limits: Any = {
