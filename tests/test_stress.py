@@ -62,6 +62,12 @@ def test_a_soak_of_conversations(path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_many_answers(path: Path) -> None:
+    """Conversations with tools, schemas and cancels in threads say what each says alone."""
+    run("answers", path)
+
+
+@pytest.mark.slow
 def test_signals(path: Path) -> None:
     """Ctrl-C in any moment leaves session and engine usable, for this thread and for others."""
     run("interrupt", path)

@@ -11,6 +11,7 @@ import logging
 import sys
 from pathlib import Path
 
+from stress.answers import answers
 from stress.conversations import soak
 from stress.crowd import crowd
 from stress.hammer import hammer
@@ -19,6 +20,7 @@ from stress.sequences import sequences
 from stress.thousand import thousand
 
 PROGRAMS = {
+    "answers": answers,
     "crowd": crowd,
     "hammer": hammer,
     "interrupt": interrupt,
