@@ -34,11 +34,22 @@ TEMPLATES["chatml"] = (
     "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+# As Llama 3.2 is asked for lists of calls in Python's words.
+TEMPLATES["python"] = (
+    "{{ bos_token }}{% if tools %}{{ '<|im_start|>system\n' + tools | tojson + '<|im_end|>\n' }}"
+    "{% endif %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.tool_calls %}"
+    "{{ '[' }}{% for call in m.tool_calls %}{{ call.function.name + '(' }}"
+    "{% for name, value in call.function.arguments | items %}{{ name + '=' + value | tojson }}"
+    "{{ '' if loop.last else ', ' }}{% endfor %}{{ ')' if loop.last else '), ' }}{% endfor %}"
+    "{{ ']' }}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 OPENINGS = {
     "llama-3.1": "<|start_header_id|>assistant<|end_header_id|>\n\n",
     "llama-3.2": "<|start_header_id|>assistant<|end_header_id|>\n\n",
     "hermes-2-pro": "<|im_start|>assistant\n",
     "chatml": "<|im_start|>assistant\n",
+    "python": "<|im_start|>assistant\n",
     "mistral-nemo": "[/INST]",
 }
 CONTROL = (
@@ -136,6 +147,11 @@ SAID: dict[str, tuple[str, str, list[tuple[str, Any]]]] = {
         [("add", {"a": 1}), ("add", {"a": 2})],
     ),
 }
+SAID["python"] = (
+    "python",
+    '[add(a=1), paint(colour="red", coats=[2])]',
+    [("add", {"a": 1}), ("paint", {"colour": "red", "coats": [2]})],
+)
 KINDS = {
     "as text": TOKENIZER,
     "as control tokens": tokenizer_with(*TAGS),
@@ -469,6 +485,24 @@ def test_wrong_options_are_refused_at_once(name: str) -> None:
     options, message = WRONG[name]
     with pytest.raises(InvalidOptionError, match=message):
         chat_with("", **options)
+
+
+def test_names_that_a_form_cannot_write_are_refused() -> None:
+    """A call in Python's words has a name that Python takes."""
+    tool = Tool("paint-it")
+    chat_with("", tools=[tool])
+    with pytest.raises(ConstraintError, match=r"paint-it: .*names that Python takes"):
+        chat_with("", template="python", tools=[tool])
+
+
+def switch(on: bool, level: int = 1) -> None:
+    """Switch something."""
+
+
+def test_python_calls_have_pythons_values() -> None:
+    """True and False are written as Python has them."""
+    chat, _ = chat_with("[switch(on=True, level=3)]", template="python", tools=[switch])
+    assert calls_of(chat.send("Go.")) == [("switch", {"on": True, "level": 3})]
 
 
 def test_schemas_that_cannot_be_kept_to_are_refused() -> None:

@@ -50,8 +50,10 @@ def calls_form(
         The form, for the constraints' compiler.
 
     Raises:
-        ConstraintError: A schema that cannot be kept to, with the tool's name.
+        ConstraintError: A schema that cannot be kept to, with the tool's name, or a name that the
+            form cannot write.
     """
+    _check_names(form, tools)
     answer_grammars = [] if answer is None or must_call else json.loads(answer.grammar)["grammars"]
     lark = _Lark(form, marks, built_in)
     if answer_grammars and "json_schema" in answer_grammars[0] and form.is_plain_json:
@@ -154,6 +156,14 @@ class _Lark:
                 parts = [self._literal(before), f"<[{token}]>", self._literal(behind)]
                 return " ".join(part for part in parts if part)
         return _literal(text)
+
+
+def _check_names(form: CallForm, tools: Sequence[Tool]) -> None:
+    wrong = next((t.name for t in tools if not form.key and not t.name.isidentifier()), None)
+    if wrong is not None:
+        raise ConstraintError(
+            f"the tool {wrong}: the model writes calls as Python; allowed: names that Python takes"
+        )
 
 
 def _built_in_rules(tools: Sequence[Tool]) -> list[str]:
