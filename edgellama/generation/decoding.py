@@ -142,7 +142,8 @@ class Decoding:
                 if token is None:
                     break
                 yield from self._append(token)
-                yield from self._forced()
+                if self._choice.is_constrained:
+                    yield from self._forced()
                 next_row = len(history) - start
                 if next_row == row and not self._end.is_reached:
                     continue  # taken back: another one, by the same logits
@@ -159,7 +160,8 @@ class Decoding:
                 self._clock.note_draft(len(draft), row)
             # Where the text went back, the logits of its last token are wanted again.
             length = start + row if len(history) >= start + row else len(history) - 1
-            self.cache.truncate(min(self.cache.length, length))
+            if length < self.cache.length:
+                self.cache.truncate(length)
 
     def _computed(self, step: NextTokens) -> Logits:
         """What a step gives, computed now; with other callers' works, where they wait."""
@@ -278,7 +280,8 @@ class Decoding:
         elif added.num_dropped:
             place = len(history) - added.num_dropped
             self._choice.refuse(place, history[place])
-        self._drop(added.num_dropped)
+        if added.num_dropped:
+            self._drop(added.num_dropped)
         return self._choice.shown(added.chunks)
 
     def _drop(self, num_tokens: int) -> None:

@@ -5,7 +5,7 @@ It knows neither where tokens come from nor what else ends a text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -79,7 +79,7 @@ class TextAssembly:
     def add(self, token: int) -> Added:
         """Let a token be the text's next one."""
         if self._held is None:
-            return self._shown([TokenText(token, self._detokenizer.add(token))])
+            return self._shown((TokenText(token, self._detokenizer.add(token)),))
         certain, num_taken_back = self._held.add(token)
         return Added((), num_dropped=num_taken_back) if num_taken_back else self._shown(certain)
 
@@ -99,10 +99,9 @@ class TextAssembly:
         chunks = (*added.chunks, Chunk(rest, None)) if rest else added.chunks
         return Added(chunks, is_stopped, added.num_dropped)
 
-    def _shown(self, certain: Iterable[TokenText]) -> Added:
+    def _shown(self, tokens: Sequence[TokenText]) -> Added:
         """Certain tokens as chunks, up to a stop string; what comes behind it is dropped."""
         chunks: list[Chunk] = []
-        tokens = list(certain)
         for place, (token, text) in enumerate(tokens):
             is_stopped = False
             if self._splitter is not None:

@@ -50,6 +50,11 @@ class TokenChoice:
         self._wants_logits = request.logprobs is not None or request.prompt_logprobs is not None
 
     @property
+    def is_constrained(self) -> bool:
+        """Whether the text must have a form."""
+        return self._constraint is not None
+
+    @property
     def is_complete(self) -> bool:
         """Whether the text has all of the form that was asked for."""
         return self._constraint is None or self._constraint.is_complete

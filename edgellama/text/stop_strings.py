@@ -28,6 +28,8 @@ class StopStrings:
 
     def feed(self, text: str) -> tuple[str, bool]:
         """Text that may be shown now, and whether a stop string has been reached."""
+        if not self._stops:
+            return text, False
         if self.matched is not None:
             return "", True
         pending = self._held + text
