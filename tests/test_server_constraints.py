@@ -122,6 +122,7 @@ def test_every_option_is_weighed() -> None:
     """Whoever adds an option of a text says here whether a request may give it."""
     for_requests = {
         *("max_tokens", "stop", "stop_tokens", "banned", "timeout", "speculation"),
+        "prediction",
         *("schema", "json", "regex", "grammar", "choices", "show_schema"),
     }
     from edgellama.sampling.options import SamplingArguments

@@ -196,7 +196,7 @@ class _Runner:
             length = min(length, len(request.prompt) + request.max_tokens)
         cache = self.engine.new_cache(length)
         cancel = CancelToken()
-        drafter = drafter_of(self.speculation, request, length, cancel)
+        drafter = drafter_of(self.speculation, self.tokenizer, request, length, cancel)
         decoding = Decoding(self.engine, self.tokenizer, cache, request, cancel, drafter)
         step = decoding.next_tokens()
         assert step is not None

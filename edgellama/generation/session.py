@@ -216,7 +216,9 @@ class Session:
             check_prompt(request.prompt, self.context_length, self._engine.config.vocab_size)
             if request.adapters is None:
                 request = replace(request, adapters=self._adapters)
-            drafter = drafter_of(self._speculation, request, self.context_length, cancel)
+            drafter = drafter_of(
+                self._speculation, self._tokenizer, request, self.context_length, cancel
+            )
             decoding = Decoding(
                 self._engine, self._tokenizer, self._cache, request, cancel, drafter
             )

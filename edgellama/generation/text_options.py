@@ -73,6 +73,8 @@ class TextOptions(SamplingArguments, total=False):
             step of it, on the thread that waits. None (the default) tells nobody.
         speculation: Guess tokens ahead and check several in a step: "auto", True or False, as
             for ``Llama``. None (the default) is what the model was loaded with.
+        prediction: A text that this one is likely to resemble, such as the file that it edits:
+            where it is the same, it comes faster. None (the default) is none.
         schema: The text is JSON that follows this JSON Schema: a dict, JSON text, True for any
             JSON, or a class such as a dataclass, a TypedDict, a pydantic model or a msgspec
             Struct, of which ``Generation.parsed`` then is an object. None (the default) is none.
@@ -107,6 +109,7 @@ class TextOptions(SamplingArguments, total=False):
     timeout: float | None
     on_prefill: Callable[[int, int], None] | None
     speculation: SpeculationMode | None
+    prediction: str | None
     schema: Schema
     json: bool | None
     regex: str | None
@@ -209,6 +212,7 @@ class Request:
     timeout: float | None = None
     on_prefill: Callable[[int, int], None] | None = None
     speculation: SpeculationMode | None = None
+    prediction: str | None = None
     answer: AnswerForm | None = None
     show_schema: bool = True
     calls: ExpectedCalls | None = None
@@ -220,13 +224,18 @@ class Request:
 
 
 def drafter_of(
-    speculation: Speculation | None, request: Request, context_length: int, cancel: CancelToken
+    speculation: Speculation | None,
+    tokenizer: Tokenizer,
+    request: Request,
+    context_length: int,
+    cancel: CancelToken,
 ) -> Drafter | None:
     """What guesses ahead for a request's text."""
     if speculation is None:
         return None
     likely_length = min(2 * len(request.prompt) + LIKELY_TEXT_TOKENS, context_length)
-    return speculation.drafter(request.speculation, likely_length, context_length, cancel)
+    expected = tokenizer.encode(request.prediction) if request.prediction else ()
+    return speculation.drafter(request.speculation, likely_length, context_length, cancel, expected)
 
 
 def checked_count(name: str, value: Any) -> int | None:
@@ -246,6 +255,12 @@ def _seconds(value: Any) -> float | None:
     if isinstance(value, Real) and not is_truth and float(value) > 0:
         return float(value)
     raise InvalidOptionError(f"timeout is {value!r}; allowed: None or seconds above 0")
+
+
+def _prediction(value: Any) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise InvalidOptionError(f"prediction is {shown(value)}; allowed: None or a text")
 
 
 def _prefill_listener(value: Any) -> Any:
@@ -296,6 +311,7 @@ _CHECKED: Mapping[str, Callable[[Any], Any]] = {
     "timeout": _seconds,
     "on_prefill": _prefill_listener,
     "speculation": speculation_mode,
+    "prediction": _prediction,
     "show_schema": _shows_schema,
 }
 """By the name of an option and of its field in Request: what is given, checked, as the field."""

@@ -43,7 +43,6 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "modalities": (["text"],),
     "reasoning_effort": ("none",),
     "best_of": (1,),
-    "prediction": (),
     "functions": ([],),
     "images": ([],),
     "think": (False, "none"),

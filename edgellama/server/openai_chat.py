@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgellama.generation.messages import content_text
+from edgellama.quant.errors import InvalidOptionError
 from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.chat_messages import ordered_messages
 from edgellama.server.constraints import openai_format
-from edgellama.server.errors import openai_error
+from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.fields import take_fields
 from edgellama.server.log_probabilities import chat_logprobs, wanted_logprobs
 from edgellama.server.openai_common import (
@@ -46,6 +48,7 @@ class ChatFields(msgspec.Struct):
     parallel_tool_calls: bool | None = None
     logprobs: bool = False
     top_logprobs: int | None = None
+    prediction: dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     keep_alive: float | str | None = None
 
@@ -61,6 +64,8 @@ class ChatRequest:
         options |= openai_format(fields.response_format, "response_format")
         options |= openai_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
         options |= wanted_logprobs(fields.logprobs, fields.top_logprobs)
+        if fields.prediction:
+            options["prediction"] = predicted_text(fields.prediction)
         if fields.chat_template_kwargs:
             options["template_variables"] = fields.chat_template_kwargs
         hold_limits(options, limits)
@@ -79,7 +84,7 @@ class ChatStream(StreamWriter):
 
     error_shape = staticmethod(openai_error)
 
-    def __init__(self, model: str, num_texts: int, with_usage: bool) -> None:
+    def __init__(self, model: str, fields: ChatFields) -> None:
         self._head = {
             "id": completion_id(),
             "object": "chat.completion.chunk",
@@ -87,8 +92,9 @@ class ChatStream(StreamWriter):
             "model": model,
             "system_fingerprint": None,
         }
-        self._num_texts = num_texts
-        self._with_usage = with_usage
+        self._num_texts = fields.n
+        self._with_usage = bool(fields.stream_options and fields.stream_options.include_usage)
+        self._is_predicted = bool(fields.prediction)
         self._results: list[Generation] = []
 
     def begin(self) -> bytes:
@@ -109,7 +115,8 @@ class ChatStream(StreamWriter):
             calls = openai_calls(event.result.tool_calls, with_index=True)
             told = self._chunk(event.index, {"tool_calls": calls}) if calls else b""
             return told + self._chunk(event.index, {}, finish_reason(event.result))
-        head = {**self._head, "choices": [], "usage": usage(self._results)}
+        counts = usage(self._results, is_predicted=self._is_predicted)
+        head = {**self._head, "choices": [], "usage": counts}
         return (sse(head) if self._with_usage else b"") + model_stream_end()
 
     def _chunk(
@@ -128,7 +135,9 @@ class ChatStream(StreamWriter):
         return sse({**self._head, "choices": [choice]})
 
 
-def chat_completion(model: str, results: Sequence[Generation]) -> dict[str, Any]:
+def chat_completion(
+    model: str, fields: ChatFields, results: Sequence[Generation]
+) -> dict[str, Any]:
     """All texts as one object."""
     return {
         "id": completion_id(),
@@ -145,8 +154,16 @@ def chat_completion(model: str, results: Sequence[Generation]) -> dict[str, Any]
             }
             for index, result in enumerate(results)
         ],
-        "usage": usage(results),
+        "usage": usage(results, is_predicted=bool(fields.prediction)),
     }
+
+
+def predicted_text(given: Mapping[str, Any]) -> str:
+    """The text of ``prediction``, which decides how fast a text comes, never what it says."""
+    try:
+        return content_text(given.get("content"))
+    except InvalidOptionError as error:
+        raise RequestError(400, f"prediction: {error.what}", param="prediction") from None
 
 
 def _message(result: Generation) -> dict[str, Any]:

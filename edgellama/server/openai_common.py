@@ -24,12 +24,15 @@ class StreamOptions(msgspec.Struct):
     include_obfuscation: bool | None = None
 
 
-def usage(results: Sequence[Generation]) -> dict[str, Any]:
-    """Tokens of the prompt, once, and of all texts."""
+def usage(results: Sequence[Generation], *, is_predicted: bool = False) -> dict[str, Any]:
+    """Tokens of the prompt, once, and of all texts; with a prediction, how good that was."""
     counts = [result.usage for result in results]
     prompt = counts[0].prompt_tokens if counts else 0
     completion = sum(each.generated_tokens for each in counts)
     cached = min((each.cached_tokens for each in counts), default=0)
+    figures = [result.statistics for result in results] if is_predicted else []
+    accepted = sum(each.accepted_tokens for each in figures)
+    drafted = sum(each.drafted_tokens for each in figures)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
@@ -38,8 +41,8 @@ def usage(results: Sequence[Generation]) -> dict[str, Any]:
         "completion_tokens_details": {
             "reasoning_tokens": 0,
             "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
+            "accepted_prediction_tokens": accepted,
+            "rejected_prediction_tokens": drafted - accepted,
         },
     }
 

@@ -56,10 +56,9 @@ async def chat_completions(request: Request) -> Response:
     answer = state.answer(asked.wish())
     fields = asked.fields
     if fields.stream:
-        with_usage = bool(fields.stream_options and fields.stream_options.include_usage)
-        writer = ChatStream(name, fields.n, with_usage)
-        return AnswerStream(answer, writer, state.settings.ping_s)
-    return json_response(chat_completion(name, await wait_for_results(answer, request.receive)))
+        return AnswerStream(answer, ChatStream(name, fields), state.settings.ping_s)
+    results = await wait_for_results(answer, request.receive)
+    return json_response(chat_completion(name, fields, results))
 
 
 async def completions(request: Request) -> Response:

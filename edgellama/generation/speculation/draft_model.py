@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
     from edgellama.engine.step_costs import StepCosts
-    from edgellama.generation.speculation.ngram_drafter import NGramDrafter
+    from edgellama.generation.speculation.drafter import Drafter
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +154,7 @@ class ModelDrafter:
 class BothDrafters:
     """Guesses out of the text where it repeats something at length, else of a draft model."""
 
-    def __init__(self, own: NGramDrafter, model: ModelDrafter) -> None:
+    def __init__(self, own: Drafter, model: ModelDrafter) -> None:
         self._own, self._model = own, model
 
     def draft(self, tokens: Sequence[int], most: int) -> Sequence[int]:

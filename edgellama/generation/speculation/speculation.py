@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgellama.generation.speculation.draft_model import BothDrafters, ModelDrafter
 from edgellama.generation.speculation.ngram_drafter import NGramDrafter
+from edgellama.generation.speculation.predicted import PredictedDrafter
 from edgellama.quant.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -37,17 +39,24 @@ class Speculation:
         num_tokens: int,
         context_length: int,
         cancel: CancelToken,
+        expected: Sequence[int] = (),
     ) -> Drafter | None:
-        """What guesses for a text of about ``num_tokens`` with its prompt; None: nobody."""
+        """What guesses for a text of about ``num_tokens`` with its prompt; None: nobody.
+
+        ``expected`` are tokens that the text is likely to resemble.
+        """
         mode = self._mode if mode is None else mode
         # Hooks would see tokens that are refused afterwards.
         if mode is False or (mode == "auto" and self._engine.hooks):
             return None
         costs = self._engine.scheduler.costs
+        gain = () if self._draft is None else (GAIN_BESIDE_A_MODEL,)
+        ngrams: Drafter = NGramDrafter(num_tokens + len(expected), costs, *gain)
+        if expected:
+            ngrams = PredictedDrafter(ngrams, expected)
         if self._draft is None:
-            return NGramDrafter(num_tokens, costs)
-        model = ModelDrafter(self._draft, costs, context_length, cancel)
-        return BothDrafters(NGramDrafter(num_tokens, costs, GAIN_BESIDE_A_MODEL), model)
+            return ngrams
+        return BothDrafters(ngrams, ModelDrafter(self._draft, costs, context_length, cancel))
 
 
 def speculation_mode(value: Any) -> SpeculationMode | None:
