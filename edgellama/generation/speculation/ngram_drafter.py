@@ -14,6 +14,8 @@ from edgellama.generation.speculation.ngram_index import LENGTHS, NGramIndex
 
 PRIORS = (0.5, 0.4, 0.6, 0.75, 0.85, 0.9)
 """How likely a guess is right after 0 or 1, 2, 4, 8, 16, 32 tokens that were the same, at first."""
+KINDS = (0, *(min(same.bit_length(), len(PRIORS)) - 1 for same in range(1, 33)))
+"""Which of PRIORS is meant, by the number of tokens that were the same."""
 LONGEST_DRAFT = 11
 RESUMED_WITHIN = 12
 """Tokens of the place that was followed, in which the text's last token is looked for."""
@@ -48,8 +50,11 @@ class NGramDrafter:
         self._look(tokens)
         if not self._place:
             return ()
-        kinds, most = self._kinds, min(most, LONGEST_DRAFT)
-        probabilities = [kinds[_kind(self._num_same + ahead)].probability for ahead in range(most)]
+        likely = [kind.probability for kind in self._kinds]
+        first, most = self._num_same, min(most, LONGEST_DRAFT)
+        probabilities = [
+            likely[KINDS[min(same, len(KINDS) - 1)]] for same in range(first, first + most)
+        ]
         self._num_drafted = self._account.width(probabilities, self._costs.table)
         return self._continuation(tokens, self._num_drafted)
 
@@ -59,7 +64,7 @@ class NGramDrafter:
             return
         for position in range(self._num_seen, len(tokens)):
             is_right = tokens[self._place] == tokens[position]
-            self._kinds[_kind(self._num_same)].note(is_right)
+            self._kinds[KINDS[min(self._num_same, len(KINDS) - 1)]].note(is_right)
             if not is_right:
                 self._lost, self._place, self._num_same = self._place, 0, 0
                 return
@@ -85,8 +90,3 @@ class NGramDrafter:
         while len(found) < count:
             found.append(found[self._place + len(found) - len(tokens)])
         return found
-
-
-def _kind(num_same: int) -> int:
-    """Which of PRIORS is meant."""
-    return min(num_same.bit_length() - 1, len(PRIORS) - 1) if num_same > 1 else 0

@@ -7,6 +7,7 @@ What is found is compared with the text itself, so a clash costs a find and neve
 from __future__ import annotations
 
 from array import array
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,15 +27,23 @@ Words = npt.NDArray[np.uint64]
 
 
 class NGramIndex:
-    """Places of runs of tokens in one text, given as the same list each time."""
+    """Places of runs of tokens in one text, given as the same list each time.
+
+    The weights of a step drive all else out of the caches, so a token must cost few lines here:
+    the hash of a run is made of those of its halves, which were made before.
+    """
 
     def __init__(self, num_tokens: int) -> None:
         """``num_tokens``: about how long the text becomes."""
         bits = min(max(num_tokens.bit_length(), FEWEST_BITS), MOST_BITS)
         self._shift = 64 - bits
         self._tables = [array("i", bytes(4 << bits)) for _ in LENGTHS]
-        self._num_entered = 0
-        self._last: tuple[int, list[int]] = (0, [])
+        self._length = 0
+        self._slots = (0,) * len(LENGTHS)
+        # Hashes of runs of 2, 4 and 8 tokens at the last ends, the first as far back as they reach.
+        self._twos, self._fours, self._eights = (
+            deque([0] * (size + 1), size + 1) for size in LENGTHS[:-1]
+        )
 
     def find(self, tokens: Sequence[int], longer_than: int = 0) -> tuple[int, int]:
         """The place behind an earlier run that equals the text's last tokens, and its length.
@@ -43,46 +52,55 @@ class NGramIndex:
         ``longer_than`` tokens. The run may be longer than it is said to be.
         """
         length = len(tokens)
-        self._enter(tokens)
-        slots = self._slots(tokens)
-        self._last = (length, slots)
-        for number in reversed(range(len(slots))):
+        if length != self._length:
+            self._follow(tokens)
+        slots, tables = self._slots, self._tables
+        if not tables[0][slots[0]]:
+            return 0, 0
+        for number in reversed(range(len(LENGTHS))):
             size = LENGTHS[number]
             if size <= longer_than:
                 break
-            place = self._tables[number][slots[number]]
+            place = tables[number][slots[number]]
             # Places are of an earlier state of the text, where that was cut off since.
             if size <= place < length and tokens[place - size : place] == tokens[-size:]:
                 return place, size
         return 0, 0
 
-    def _enter(self, tokens: Sequence[int]) -> None:
-        """Enter all runs that another token follows."""
-        end = len(tokens)
-        start = min(self._num_entered, end)
-        self._num_entered = end
-        if self._last[0] == start and end - start == 1:
-            for table, slot in zip(self._tables, self._last[1], strict=False):
-                table[slot] = start
-        elif end - start < BULK:
-            for place in range(max(start, 1), end):
-                slots = self._slots(tokens[max(0, place - LENGTHS[-1]) : place])
-                for table, slot in zip(self._tables, slots, strict=False):
-                    table[slot] = place
-        else:
+    def _follow(self, tokens: Sequence[int]) -> None:
+        """Enter all runs that another token follows, and hash those at the end."""
+        start, length = self._length, len(tokens)
+        self._length = length
+        if 0 < start < length < start + BULK:
+            for end in range(start + 1, length + 1):
+                # What the last end's runs are followed by is known now.
+                for table, slot in zip(self._tables, self._slots, strict=True):
+                    table[slot] = end - 1
+                self._roll(tokens, end)
+            return
+        if length > start:
             self._enter_many(tokens, start)
+        for end in range(max(2, length - LENGTHS[-1] + 2), length + 1):
+            self._roll(tokens, end)
 
-    def _slots(self, tokens: Sequence[int]) -> list[int]:
-        """Of the runs of all lengths at the end, as far as there are so many tokens."""
-        hashes = list(tokens[-LENGTHS[-1] :])
-        slots: list[int] = []
-        for join in JOINS:
-            if len(hashes) < 2:
-                break
-            pairs = zip(hashes[len(hashes) % 2 :: 2], hashes[1 + len(hashes) % 2 :: 2], strict=True)
-            hashes = [(first * join + second) & MASK for first, second in pairs]
-            slots.append(((hashes[-1] * SPREAD) & MASK) >> self._shift)
-        return slots
+    def _roll(self, tokens: Sequence[int], end: int) -> None:
+        """The hashes of the runs that end before ``end``, one token behind the last ones."""
+        if end < 2:
+            return
+        twos, fours, eights, shift = self._twos, self._fours, self._eights, self._shift
+        two = (tokens[end - 2] * JOINS[0] + tokens[end - 1]) & MASK
+        twos.append(two)
+        four = (twos[0] * JOINS[1] + two) & MASK
+        fours.append(four)
+        eight = (fours[0] * JOINS[2] + four) & MASK
+        eights.append(eight)
+        sixteen = (eights[0] * JOINS[3] + eight) & MASK
+        self._slots = (
+            ((two * SPREAD) & MASK) >> shift,
+            ((four * SPREAD) & MASK) >> shift,
+            ((eight * SPREAD) & MASK) >> shift,
+            ((sixteen * SPREAD) & MASK) >> shift,
+        )
 
     def _enter_many(self, tokens: Sequence[int], start: int) -> None:
         """The same for a whole prompt."""
