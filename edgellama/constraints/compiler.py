@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 from edgellama.constraints.answer_form import AnswerForm
@@ -18,6 +18,7 @@ from edgellama.constraints.guidance import llguidance, plain_message
 from edgellama.constraints.guidance_vocabulary import GuidanceVocabulary
 from edgellama.constraints.token_constraint import TokenConstraint
 from edgellama.quant.errors import ConstraintError
+from edgellama.sampling.filters import Mask
 from edgellama.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -29,12 +30,20 @@ MAX_STATES = 50_000
 """Of the automaton that a form becomes while it is used: some 30 MB at most."""
 
 
+@dataclass(frozen=True)
+class _KeptForm:
+    """A matcher that only copies are made of, and the mask of an empty text once it is known."""
+
+    matcher: Any
+    first_mask: list[Mask] = field(default_factory=list)
+
+
 class ConstraintCompiler:
     """Makes constraints for the tokens of one tokenizer. Safe to share between threads."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._vocabulary = GuidanceVocabulary(tokenizer)
-        self._kept: OrderedDict[str, Any] = OrderedDict()
+        self._kept: OrderedDict[str, _KeptForm] = OrderedDict()
         self._lock = threading.Lock()
 
     def constraint(self, form: AnswerForm, *, continuation: bool) -> TokenConstraint:
@@ -43,25 +52,27 @@ class ConstraintCompiler:
         ``continuation``: the text carries on another, see StreamingDetokenizer. ConstraintError
         for what cannot be compiled, or what no text of these tokens can follow.
         """
+        kept = self._kept_form(form)
         return TokenConstraint(
-            self._own_matcher(form),
+            kept.matcher.deep_copy(),
             self._vocabulary,
             opens_text=not continuation,
-            renewed=partial(self._own_matcher, form, is_new=True),
+            renewed=lambda: self._kept_form(form, is_new=True).matcher.deep_copy(),
+            first_mask=kept.first_mask,
         )
 
-    def _own_matcher(self, form: AnswerForm, *, is_new: bool = False) -> Any:
-        """A matcher for one text, of the one that is kept, or of a new one in its place."""
+    def _kept_form(self, form: AnswerForm, *, is_new: bool = False) -> _KeptForm:
+        """What is kept of a form, or what is made new in its place."""
         with self._lock:
-            matcher = None if is_new else self._kept.get(form.grammar)
-        if matcher is None:
-            matcher = self._compiled(form)
+            kept = None if is_new else self._kept.get(form.grammar)
+        if kept is None:
+            kept = _KeptForm(self._compiled(form))
         with self._lock:
-            self._kept[form.grammar] = matcher
+            self._kept[form.grammar] = kept
             self._kept.move_to_end(form.grammar)
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
-            return matcher.deep_copy()
+        return kept
 
     def _compiled(self, form: AnswerForm) -> Any:
         matcher = call_deeply(lambda: self._tried(form.grammar), _num_parts(form))

@@ -6,7 +6,7 @@ Made once for a model. How texts are cut is the tokenizer's knowledge, what they
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.constraints.guidance import llguidance
+from edgellama.sampling.filters import Mask
 from edgellama.text.tokenizer import Tokenizer
 from edgellama.text.tokenizer.added_tokens import Stretch
 
@@ -45,26 +46,44 @@ class GuidanceVocabulary:
     @cached_property
     def openings(self) -> Openings:
         """Tokens that give other bytes where a text begins than inside it."""
-        return Openings(self._own)
+        return Openings(self._own, lambda data: list(self.tokenizer.tokenize_bytes(data)))
 
 
 class Openings:
     """The first token of a text may lose a space, as SentencePiece decodes.
 
-    ``tokens`` are those, ``twins`` for each a token that gives the same bytes inside a text, or -1.
-    ``spelled`` gives the bytes of each, ``by_bytes`` the token of given bytes.
+    ``inside`` says for each such token which tokens give the same bytes inside a text, none for
+    no bytes. ``by_bytes`` has the token that gives some bytes here.
     """
 
-    def __init__(self, own: Tokenizer) -> None:
-        inside = [own.token_bytes(token) for token in range(own.vocab_size)]
-        opening = [own.opening_bytes(token)[0] for token in range(own.vocab_size)]
-        inner = {data: token for token, data in enumerate(inside)}
-        changed = [token for token, data in enumerate(opening) if data != inside[token]]
-        self.spelled = {token: opening[token] for token in changed}
-        self.by_bytes = {data: token for token, data in self.spelled.items() if data}
-        twins = [inner.get(opening[token], -1) if opening[token] else -1 for token in changed]
-        self.tokens: npt.NDArray[np.intp] = np.array(changed, dtype=np.intp)
-        self.twins: npt.NDArray[np.intp] = np.array(twins, dtype=np.intp)
+    def __init__(self, own: Tokenizer, spell: Callable[[bytes], list[int]]) -> None:
+        """``spell`` gives tokens for bytes inside a text."""
+        inner = {own.token_bytes(token): token for token in range(own.vocab_size)}
+        self.inside: dict[int, list[int]] = {}
+        self.by_bytes: dict[bytes, int] = {}
+        for token in range(own.vocab_size):
+            data = own.opening_bytes(token)[0]
+            if data != own.token_bytes(token):
+                twin = inner.get(data) if data else None
+                self.inside[token] = [twin] if twin is not None else spell(data) if data else []
+                self.by_bytes[data] = token
+        some = {token: tokens for token, tokens in self.inside.items() if tokens}
+        self.tokens: npt.NDArray[np.intp] = np.array(list(some), dtype=np.intp)
+        firsts = [tokens[0] for tokens in some.values()]
+        self.firsts: npt.NDArray[np.intp] = np.array(firsts, dtype=np.intp)
+        self.are_single: npt.NDArray[np.bool_] = np.array(
+            [len(x) == 1 for x in some.values()], bool
+        )
+
+    def mask(self, inside: Mask, allows: Callable[[list[int]], bool]) -> Mask:
+        """What may begin a text, by what may stand there inside one."""
+        mask = inside.copy()
+        mask[list(self.inside)] = False
+        may_begin = inside[self.firsts]
+        mask[self.tokens[may_begin & self.are_single]] = True
+        for token in self.tokens[may_begin & ~self.are_single].tolist():
+            mask[token] = allows(self.inside[token])
+        return mask
 
 
 class _Described:

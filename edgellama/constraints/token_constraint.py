@@ -31,16 +31,19 @@ class TokenConstraint:
         *,
         opens_text: bool,
         renewed: Callable[[], Any] | None = None,
+        first_mask: list[Mask] | None = None,
     ) -> None:
         """``matcher`` is this text's own; ``opens_text``: its first token begins a text.
 
         What matchers find out they share, up to a limit. A text that meets it gets another
-        matcher from ``renewed``, which shares nothing yet.
+        matcher from ``renewed``, which shares nothing yet. ``first_mask`` is where all texts of a
+        form leave the mask of an empty text, the first of them.
         """
         self._matcher = matcher
         self._vocabulary = vocabulary
         self._opens_text = opens_text
         self._renewed = renewed
+        self._first_mask: list[Mask] = [] if first_mask is None else first_mask
         self._mask: Mask | None = None
         self._consumed: list[list[int]] = []
 
@@ -62,8 +65,7 @@ class TokenConstraint:
             return self.is_complete
         if self._mask is not None:
             return bool(self._mask[token])
-        tokens = self._as_inside(token)
-        return bool(tokens) and self._matcher.validate_tokens(tokens) == len(tokens)
+        return self._allows_inside(self._as_inside(token))
 
     def mask(self) -> Mask:
         """Bool by token: what may come next; nothing at all where the grammar has no way on."""
@@ -131,18 +133,16 @@ class TokenConstraint:
         is_opening = self._opens_text and not self._consumed
         return self._vocabulary.openings if is_opening else None
 
+    def _opening_mask(self, inside: Mask, openings: Openings) -> Mask:
+        """The mask of an empty text, which is found once for all texts of a form."""
+        if not self._first_mask:
+            self._first_mask.append(openings.mask(inside, self._allows_inside))
+        return self._first_mask[0]
+
     def _as_inside(self, token: int) -> list[int]:
         """Tokens that give the same bytes inside a text as this one here; none for no bytes."""
-        if self._openings is None or token not in self._openings.spelled:
-            return [token]
-        data = self._openings.spelled[token]
-        return list(self._vocabulary.tokenizer.tokenize_bytes(data)) if data else []
+        openings = self._openings
+        return [token] if openings is None else openings.inside.get(token, [token])
 
-    def _opening_mask(self, inside: Mask, openings: Openings) -> Mask:
-        """What may begin a text: tokens that lose a space count as what is left of them."""
-        mask = inside.copy()
-        mask[openings.tokens] = np.where(openings.twins >= 0, inside[openings.twins], False)
-        for token in openings.tokens[openings.twins < 0].tolist():
-            tokens = self._as_inside(token)
-            mask[token] = bool(tokens) and self._matcher.validate_tokens(tokens) == len(tokens)
-        return mask
+    def _allows_inside(self, tokens: list[int]) -> bool:
+        return bool(tokens) and self._matcher.validate_tokens(tokens) == len(tokens)
