@@ -22,8 +22,9 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine.adapter import Adapter
 from edgellama.engine.adapter_set import NO_ADAPTERS
-from edgellama.engine.engine import MAX_PROGRAMS, Engine
+from edgellama.engine.engine import Engine
 from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.machinery import MAX_PROGRAMS
 from edgellama.engine.work import Work
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import QUANTIZED_FORMATS
@@ -240,7 +241,7 @@ def test_neighbours_change_no_bits(tmp_path: Path, weight_format: str) -> None:
                 for logits, (number, rows) in zip(run_together(engine, works), places, strict=True):
                     np.testing.assert_array_equal(logits, alone[number][rows])
                 states = [(cache, i) for cache, i in states if cache.length < len(texts[i])]
-        assert len(engine._programs) <= MAX_PROGRAMS
+        assert len(engine._machine.programs) <= MAX_PROGRAMS
 
 
 def test_keys_and_values_are_shared_among_equal_adapters_alone(tmp_path: Path) -> None:
@@ -309,9 +310,9 @@ def test_programs_without_adapters_stay_as_they_were(tmp_path: Path) -> None:
     """A loaded adapter that nobody uses adds no ops and no programs."""
     with Loaded(tmp_path, MODEL) as loaded:
         loaded.forward(tokens_of(40), {})
-        programs = dict(loaded.engine._programs)
+        programs = dict(loaded.engine._machine.programs)
         adapter = loaded.load("a", random_gguf_factors(MODEL, 4))
         loaded.forward(tokens_of(40), {})
-        assert loaded.engine._programs == programs
+        assert loaded.engine._machine.programs == programs
         loaded.forward(tokens_of(40), {adapter: 1.0})
-        assert len(loaded.engine._programs) > len(programs)
+        assert len(loaded.engine._machine.programs) > len(programs)

@@ -155,8 +155,9 @@ def test_closed_inside_a_step(tier: Tier, file: GGUFFile) -> None:
         engine = Engine(file, num_threads=2, tier=tier.name)
         cache = engine.new_cache(64)
         engine.forward([1], cache)
-        owner = {"fill": engine._runner._rope, "prepare": next(iter(engine._programs.values())),
-                 "run": engine._team}[moment]  # fmt: skip
+        machine = engine._machine
+        program = next(iter(machine.programs.values()))
+        owner = {"fill": machine.runner._rope, "prepare": program, "run": machine.team}[moment]
         interrupted = getattr(owner, moment)
 
         def close_first(*values: Any, call: Any = interrupted, engine: Any = engine, **named: Any):  # type: ignore[no-untyped-def]
@@ -197,7 +198,7 @@ def test_cache_closed_between_chunks(engine: Engine) -> None:
 
 def test_cache_closed_within_a_chunk(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Closing a cache does not free its memory while the kernels are writing to it."""
-    cache, run, alive = engine.new_cache(64), engine._team.run, []
+    cache, run, alive = engine.new_cache(64), engine._machine.team.run, []
 
     def run_after_close(*arguments: Any, **options: Any) -> bool:
         memory = [weakref.ref(page.memory) for page in cache.pages if page is not None]
@@ -206,7 +207,7 @@ def test_cache_closed_within_a_chunk(engine: Engine, monkeypatch: pytest.MonkeyP
         alive.append(all(reference() is not None for reference in memory))
         return run(*arguments, **options) if alive[-1] else True
 
-    monkeypatch.setattr(engine._team, "run", run_after_close)
+    monkeypatch.setattr(engine._machine.team, "run", run_after_close)
     with contextlib.suppress(EdgellamaError):
         engine.forward(prompt(20), cache, logits="none")
     assert alive == [True]

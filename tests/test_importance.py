@@ -104,7 +104,7 @@ def test_an_engine_without_an_observer_has_no_such_op(tmp_path: Path) -> None:
     for observer in (None, InputSquares()):
         with GGUFFile(path) as file, Engine(file, hooks=[observer] if observer else []) as engine:
             logits.append(engine.forward([1, 2, 3], engine.new_cache(8), logits="all"))
-            ops = [op for program in engine._programs.values() for op in program.ops]
+            ops = [op for program in engine._machine.programs.values() for op in program.ops]
         kernels = [op.kernel.family for op in ops]
         assert kernels.count("sum_squares") == (0 if observer is None else 4 * FLOAT.layers + 1)
     np.testing.assert_array_equal(*logits)

@@ -59,14 +59,14 @@ def ordinary(file: GGUFFile) -> Iterator[Engine]:
 
 def count_ordinary(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by the number of tokens of each ordinary step."""
-    assert engine._runner is not None
-    run, counts = engine._runner.run, list[int]()
+    assert engine._machine.runner is not None
+    run, counts = engine._machine.runner.run, list[int]()
 
     def counted(segments, run_ops):  # type: ignore[no-untyped-def]
         counts.append(sum(segment.num_tokens for segment in segments))
         return run(segments, run_ops)
 
-    monkeypatch.setattr(engine._runner, "run", counted)
+    monkeypatch.setattr(engine._machine.runner, "run", counted)
     return counts
 
 
@@ -209,7 +209,7 @@ def test_ctrl_c_in_a_step_leaves_the_sequence_as_it_was(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine._runner, "first_logits", interrupt)
+        patched.setattr(engine._machine.runner, "first_logits", interrupt)
         with pytest.raises(KeyboardInterrupt):
             engine.forward([2], caches[0])
     assert caches[0].length == 41

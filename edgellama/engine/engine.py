@@ -18,9 +18,11 @@ import numpy.typing as npt
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.engine_arguments import check_wanted, checked_layers, checked_tokens
 from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.engine.machinery import Machinery, checked_num_threads
 from edgellama.engine.model_identity import model_identity
 from edgellama.engine.next_token import RepeatableStep
 from edgellama.engine.page_layout import PageLayout
@@ -28,18 +30,15 @@ from edgellama.engine.page_pool import PagePool
 from edgellama.engine.program import Op, Program
 from edgellama.engine.scheduler import RunStep, Scheduler
 from edgellama.engine.segments import Segment, Wanted
-from edgellama.engine.step import FloatRows, StepRunner
+from edgellama.engine.step import FloatRows
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer
-from edgellama.engine.thread_priority import lower_priority
-from edgellama.engine.weights import ModelWeights, load_weights
+from edgellama.engine.weights import ModelWeights
 from edgellama.engine.work import Kept, Work
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
 from edgellama.kernels_cpu.compiling.source_hash import source_hash
-from edgellama.kernels_cpu.machine.cpu import default_num_threads
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
-from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY, ThreadTeam
-from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
+from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
@@ -50,10 +49,6 @@ if TYPE_CHECKING:
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
 
 __all__ = ["CancelToken", "Engine"]
-
-MAX_THREADS = 256
-MAX_PROGRAMS = 64
-"""Programs that are kept: more than there are kinds of steps, not as many as sets of adapters."""
 
 
 class Engine:
@@ -96,31 +91,26 @@ class Engine:
             has_divisors = ROPE_FREQS in file.tensors
             self.config = with_rope_scaling(self.config, rope_scaling, has_divisors=has_divisors)
         self._rope_scaling = rope_scaling
-        self._num_threads = _checked_num_threads(num_threads)
         self._kv_types = KVTypes.of(kv_type)
         self._cache_limit = cache_limit
         self.tier = choose_tier(tier)
         self.step_tokens = step_tokens(self.config)
-        self.layers = _checked_layers(layers, self.config.block_count)
-        self._file, self._is_exact = file, exact
-        self._is_closed = self._is_low_priority = False
+        self.layers = checked_layers(layers, self.config.block_count)
+        self._file, self._is_exact, self._timer = file, exact, timer
         self._hooks: tuple[Hook, ...] = ()
-        self._weights: ModelWeights | None = load_weights(file, self.config)
-        self._runner: StepRunner | None = self._new_runner(self._weights)
-        buffers = self._runner.buffers
         self._num_hook_changes = 0
         self._pools: dict[KVTypes, PagePool] = {}
-        self._programs: dict[tuple[object, ...], Program] = {}
-        self._kernels = CompiledKernels(self.tier)
+        self._machine = machine = Machinery(
+            file, self.config, self.tier,
+            num_threads=num_threads, layers=self.layers, is_exact=exact, timer=timer,
+        )  # fmt: skip
         entries = {TIMED_ENTRY} if timer else set()
-        self._kernels.ensure(self.usual_kernels() | entries, progress, companions)
-        self._timer = timer
-        self._last_step: RepeatableStep | None = None
+        machine.kernels.ensure(self.usual_kernels() | entries, progress, companions)
+        buffers = machine.open().buffers
         self.adapters = AdapterShelf(
-            file, self.config, buffers.num_rows, buffers.panel_rows, self._kernels.ensure
+            file, self.config, buffers.num_rows, buffers.panel_rows, machine.kernels.ensure
         )
-        self._team = self._new_team()
-        self._stop_team = weakref.finalize(self, self._team.close)
+        machine.start()
         self.scheduler = Scheduler(_without_a_cycle(self._run_step), self.step_tokens)
         if hooks:
             self.hooks = tuple(hooks)
@@ -181,8 +171,8 @@ class Engine:
             if repeated is not None:
                 self.scheduler.costs.note_alone(1, perf_counter() - started)
                 return repeated
-        ids = self._checked(tokens, cache)
-        self._check_layers(logits, rows, len(ids))
+        ids = checked_tokens(tokens, cache, self.config)
+        check_wanted(logits, rows, len(ids), self.layers, self.config)
         work = Work(cache, ids, logits, cancelled, progress, rows)
         if not work.is_over:
             self.scheduler.run(work)
@@ -206,13 +196,13 @@ class Engine:
 
         ``kept``: what the result has of the rows that each step gives; all of them by default.
         """
-        ids = self._checked(tokens, cache)
+        ids = checked_tokens(tokens, cache, self.config)
         return Work(cache, ids, logits, cancelled, progress, kept=kept)
 
     @property
     def weights(self) -> ModelWeights:
         """The model's tensors; EdgellamaError once the engine is closed."""
-        return self.scheduler.exclusively(self._open_weights)
+        return self.scheduler.exclusively(self._machine.open_weights)
 
     @cached_property
     def cache_maker(self) -> CacheMaker:
@@ -244,48 +234,44 @@ class Engine:
     @hooks.setter
     def hooks(self, hooks: Sequence[Hook]) -> None:
         def change() -> None:
-            self._open_runner().set_hooks(tuple(hooks))
+            self._machine.set_hooks(tuple(hooks))
             self._hooks = tuple(hooks)
-            self._last_step = None
             self._num_hook_changes += 1
-            for pool in self._pools.values():
-                pool.clear()
-            for key in [key for key in self._programs if isinstance(key[0], tuple)]:
-                del self._programs[key]
+            self._clear_pools()
 
         self.scheduler.exclusively(change)
 
     @property
     def num_threads(self) -> int:
         """How many threads compute; other numbers hold from the next step on."""
-        return self._num_threads
+        return self._machine.num_threads
 
     @num_threads.setter
     def num_threads(self, number: int) -> None:
-        self._restart(_checked_num_threads(number), self._is_low_priority)
+        self._restart(checked_num_threads(number), self.low_priority)
 
     @property
     def low_priority(self) -> bool:
         """Whether the threads give way to other programs, but for those that wait for texts."""
-        return self._is_low_priority
+        return self._machine.is_low_priority
 
     @low_priority.setter
     def low_priority(self, is_low: bool) -> None:
-        self._restart(self._num_threads, is_low)
+        self._restart(self.num_threads, is_low)
 
     @property
     def is_loaded(self) -> bool:
         """Whether weights are mapped and threads are there, which the next step sees to."""
-        return self._runner is not None
+        return self._machine.runner is not None
 
     @property
     def num_jobs(self) -> int:
         """A number that grows with every step."""
-        return self._team.next_job
+        return self._machine.team.next_job
 
     def load(self) -> None:
         """Have everything that a step needs; EdgellamaError once the engine is closed."""
-        self.scheduler.exclusively(self._open_runner)
+        self.scheduler.exclusively(self._machine.open)
 
     def unload(self) -> None:
         """Give back weights, buffers, threads and pages without a sequence until the next step.
@@ -294,8 +280,8 @@ class Engine:
         """
 
         def unload() -> None:
-            self._release()
-            self._file.close()
+            self._machine.unload()
+            self._clear_pools()
 
         self.scheduler.refuse_within_a_step()
         self.scheduler.exclusively(unload)
@@ -303,16 +289,16 @@ class Engine:
     @property
     def kernels(self) -> CompiledKernels:
         """The compiled code, for what is done with logits besides."""
-        return self._kernels
+        return self._machine.kernels
 
     @property
     def num_compiled(self) -> int:
         """Kernels that the cache of compiled code did not have when this engine wanted them."""
-        return self._kernels.num_compiled
+        return self._machine.kernels.num_compiled
 
     def step_ops(self, num_tokens: int, kv_type: KVTypeChoice | None = None) -> list[Op]:
         """The ops of a step of one sequence's tokens and of the last one's logits."""
-        runner = self._open_runner()
+        runner = self._machine.open()
         kind = runner.kind_of(num_tokens, is_prompt=num_tokens > MAX_SHORT_TOKENS)
         return runner.ops(kind, self.pool(kv_type).layout)
 
@@ -323,12 +309,13 @@ class Engine:
         """
 
         def run() -> float:
-            held = self._open_runner()
-            self._last_step = None
-            program = self._program(("instrument", name), ops)
-            program.prepare(self._team.next_job)
+            machine = self._machine
+            held = machine.open()
+            machine.last_step = None
+            program = machine.program(("instrument", name), ops)
+            program.prepare(machine.team.next_job)
             started = perf_counter()
-            self._team.run(program.memory, owner=program)
+            machine.team.run(program.memory, owner=program)
             del held
             return perf_counter() - started
 
@@ -339,8 +326,13 @@ class Engine:
 
         The engine is unusable afterwards.
         """
-        self._is_closed = True
-        self.scheduler.exclusively(self._release)
+        self._machine.refuse()
+
+        def close() -> None:
+            self._machine.release()
+            self._clear_pools()
+
+        self.scheduler.exclusively(close)
 
     def __enter__(self) -> Engine:
         return self
@@ -348,76 +340,22 @@ class Engine:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _open_weights(self) -> ModelWeights:
-        self._open_runner()
-        assert self._weights is not None
-        return self._weights
-
-    def _new_runner(self, weights: ModelWeights) -> StepRunner:
-        runner = StepRunner(
-            self.config, weights, self.tier, self._num_threads,
-            layers=self.layers, is_exact=self._is_exact,
-        )  # fmt: skip
-        if self._hooks:
-            runner.set_hooks(self._hooks)
-        return runner
-
-    def _new_team(self) -> ThreadTeam:
-        team = ThreadTeam(self._kernels, self._num_threads)
-        if self._is_low_priority:
-            lower_priority(worker.native_id or 0 for worker in team._workers)
-        return team
-
     def _restart(self, num_threads: int, is_low_priority: bool) -> None:
-        """Let other threads run the next step, with what belongs to their number."""
-
-        def restart() -> None:
-            before = self._num_threads, self._is_low_priority
-            self._num_threads, self._is_low_priority = num_threads, is_low_priority
-            try:
-                if self._weights is not None:
-                    self._use(self._new_runner(self._weights), self._new_team())
-            except BaseException:
-                self._num_threads, self._is_low_priority = before
-                raise
-
         self.scheduler.refuse_within_a_step()
-        self.scheduler.exclusively(restart)
+        self.scheduler.exclusively(lambda: self._machine.restart(num_threads, is_low_priority))
 
-    def _use(self, runner: StepRunner, team: ThreadTeam) -> None:
-        self._stop_team()
-        self._programs.clear()
-        self._last_step = None
-        self._runner, self._team = runner, team
-        self._stop_team = weakref.finalize(self, team.close)
-
-    def _release(self) -> None:
-        self._stop_team()
-        self._runner = self._weights = self._last_step = None
-        self._programs.clear()
+    def _clear_pools(self) -> None:
+        """Give back pages that no sequence holds."""
         for pool in self._pools.values():
             pool.clear()
-
-    def _open_runner(self) -> StepRunner:
-        """What runs steps, and with it the weights: held by whoever runs one.
-
-        A signal's handler may close the engine inside a step, which ends on mapped memory.
-        """
-        if self._is_closed:
-            raise EdgellamaError("the engine is closed")
-        if self._runner is None:
-            self._file.reopen()
-            self._weights = load_weights(self._file, self.config)
-            self._use(self._new_runner(self._weights), self._new_team())
-        assert self._runner is not None
-        return self._runner
 
     def _run_step(
         self, segments: Sequence[Segment], cancelled: CancelToken | None
     ) -> list[FloatRows] | None:
         """One step for the scheduler; None if the token has stopped it."""
-        runner, programs = self._open_runner(), list[Program]()
-        self._last_step = None
+        machine = self._machine
+        runner, programs = machine.open(), list[Program]()
+        machine.last_step = None
         # Their sequences may be closed meanwhile by other threads.
         held = [segment.cache.pages for segment in segments]
         flag = None if cancelled is None else cancelled.flag
@@ -425,67 +363,51 @@ class Engine:
         def run_ops(
             key: tuple[object, ...], ops: Callable[[], list[Op]], values: dict[str, int]
         ) -> bool:
-            program = self._program(key, ops)
+            program = machine.program(key, ops)
             programs.append(program)
-            program.prepare(self._team.next_job, **values)
+            program.prepare(machine.team.next_job, **values)
             if self._timer:
-                return self._timer.run(self._team, program, flag)
-            return self._team.run(program.memory, flag, owner=program)
+                return self._timer.run(machine.team, program, flag)
+            return machine.team.run(program.memory, flag, owner=program)
 
         results = runner.run(segments, run_ops)
         del held
         if results is not None and len(segments) == 1 and not self._hooks and not self._timer:
-            self._last_step = RepeatableStep.of(segments[0], programs[0])
+            machine.last_step = RepeatableStep.of(segments[0], programs[0])
         return results
 
     def _repeat_step(
         self, token: int, cache: KVCache, cancelled: CancelToken | None
     ) -> FloatRows | None:
         """The logits of a token whose step is the last one again; None where it is another."""
-        last = self._last_step
+        machine = self._machine
+        last = machine.last_step
         is_token = type(token) is int and 0 <= token < self.config.vocab_size
         if last is None or not is_token or not last.is_followed_by(cache):
             return None
 
         def run() -> FloatRows | None:
-            runner = self._runner
-            if self._last_step is not last or runner is None or not last.is_followed_by(cache):
+            runner = machine.runner
+            if machine.last_step is not last or runner is None or not last.is_followed_by(cache):
                 return None
-            self._last_step = None
+            machine.last_step = None
             held = cache.pages
             runner.place_next(token, cache)
-            last.program.prepare(self._team.next_job)
+            last.program.prepare(machine.team.next_job)
             flag = None if cancelled is None else cancelled.flag
-            if not self._team.run(last.program.memory, flag, owner=last.program):
+            if not machine.team.run(last.program.memory, flag, owner=last.program):
                 return None
             del held
             logits = runner.first_logits()
             cache.append((token,))
-            self._last_step = last
+            machine.last_step = last
             return logits
 
         return self.scheduler.run_alone(cache, run)
 
-    def _program(self, key: tuple[object, ...], ops: Callable[[], list[Op]]) -> Program:
-        """The program of ``ops``, which are asked for once for each key.
-
-        Those that were used least recently go first: sets of adapters come and go.
-        """
-        program = self._programs.pop(key, None)
-        if program is None:
-            written = ops()
-            self._kernels.ensure(op.kernel.name for op in written)
-            if self._timer:
-                written = self._timer.separated(written)
-            program = Program(written, self._kernels)
-            while len(self._programs) >= MAX_PROGRAMS:
-                del self._programs[next(iter(self._programs))]
-        self._programs[key] = program
-        return program
-
     def usual_kernels(self) -> set[str]:
         """Names of a chat's kernels: all kinds of steps, one token's logits, the next's choice."""
-        runner, pages = self._open_runner(), self.pool().layout
+        runner, pages = self._machine.open(), self.pool().layout
         names = {kernel.name for kernel in runner.kernels(pages)}
         return names | {*ENTRY_KERNELS, CHOICE_KERNEL}
 
@@ -494,58 +416,6 @@ class Engine:
         changes = self._num_hook_changes
         hooks = changes.to_bytes(8, "little") if changes else b""
         return hooks + (self._rope_scaling or "").encode()
-
-    def _check_layers(self, wanted: Wanted, rows: FloatRows | None, num_tokens: int) -> None:
-        """Refuse what the layers that run here cannot take or give."""
-        is_first, is_last = self.layers.start == 0, self.layers.stop == self.config.block_count
-        shape = (num_tokens, self.config.embedding_length)
-        if is_first and rows is not None:
-            raise InvalidOptionError("rows are given, but the first layer runs here")
-        if not is_first and (rows is None or rows.shape != shape):
-            found = "none" if rows is None else f"{rows.shape}"
-            raise InvalidOptionError(f"rows {found}; allowed: an array of shape {shape}")
-        if not is_last and wanted not in ("none", "rows"):
-            raise InvalidOptionError('logits are wanted; allowed without the last layer: "rows"')
-
-    def _checked(
-        self, tokens: Sequence[int] | npt.NDArray[np.int32], cache: KVCache
-    ) -> npt.NDArray[np.int64]:
-        ids = np.array(tokens)
-        if ids.ndim != 1 or (len(ids) and ids.dtype.kind not in "iu"):
-            raise InvalidOptionError(
-                f"tokens must be one row of whole numbers, not {ids.dtype} of shape {ids.shape}"
-            )
-        if len(ids):
-            low = high = int(ids[0])
-            if len(ids) > 1:
-                low, high = int(ids.min()), int(ids.max())
-            if low < 0 or high >= self.config.vocab_size:
-                allowed = f"0 to {self.config.vocab_size - 1}"
-                raise InvalidOptionError(f"token ids from {low} to {high}; allowed: {allowed}")
-        if cache.length + len(ids) > cache.context_length:
-            raise ContextLengthError(
-                f"{cache.length} tokens and {len(ids)} more do not fit a context of "
-                f"{cache.context_length} tokens",
-                cache.length + len(ids),
-                cache.context_length,
-            )
-        return ids.astype(np.int64, copy=False)
-
-
-def _checked_num_threads(number: int | None) -> int:
-    found = default_num_threads() if number is None else number
-    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= MAX_THREADS:
-        raise InvalidOptionError(f"{found!r} threads; allowed: 1 to {MAX_THREADS}")
-    return found
-
-
-def _checked_layers(layers: range | None, num_layers: int) -> range:
-    """The layers that run. InvalidOptionError for others than some neighbours of the model's."""
-    if layers is None:
-        return range(num_layers)
-    if layers.step != 1 or not 0 <= layers.start < layers.stop <= num_layers:
-        raise InvalidOptionError(f"layers {layers}; allowed: neighbours among 0 to {num_layers}")
-    return layers
 
 
 def _without_a_cycle(run_step: RunStep) -> RunStep:
