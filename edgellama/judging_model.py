@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from edgellama.generation.embedding import (
     as_texts,
 )
 from edgellama.generation.in_order import InOrder, told
+from edgellama.generation.messages import checked_messages
 from edgellama.generation.moderation import Judging, Moderation, ModerationRequest
 from edgellama.generation.reranking import (
     HowToRank,
@@ -42,7 +43,7 @@ from edgellama.generation.scoring import (
 from edgellama.generation.session import check_prompt
 from edgellama.generation.stream import Stream
 from edgellama.quant.errors import EdgellamaError
-from edgellama.text.chat_template import ChatTemplate, load_chat_template
+from edgellama.text.chat_template import ChatTemplate, encode_chat, load_chat_template
 from edgellama.text.guard_prompts import Guard
 
 if TYPE_CHECKING:
@@ -227,7 +228,7 @@ class JudgingModel(OpenModel):
 
     def classify(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Sequence[Mapping[str, object]],
         choices: Sequence[str],
         *,
         normalize: Normalization = "sum",
@@ -240,7 +241,9 @@ class JudgingModel(OpenModel):
         begin alike, or are of one length, compare best. "yes" counts "yesterday" too.
 
         Arguments:
-            prompt: Text, encoded with a BOS where the model wants one, or token ids.
+            prompt: Text, encoded with a BOS where the model wants one, or token ids; or messages
+                of a chat, such as ``[{"role": "user", "content": "..."}]``, which are put into
+                the file's chat format: then the choices are replies.
             choices: The texts, with their spaces: behind "The sky is" stands " blue".
             normalize: "sum" (the default) compares the probabilities of whole choices, "mean"
                 those of a token on average, so that length does not count.
@@ -253,6 +256,7 @@ class JudgingModel(OpenModel):
         Raises:
             ContextLengthError: Prompt and choice have more tokens than the context holds.
             InvalidOptionError: No choices, an empty or a double one, an empty prompt.
+            UnsupportedModelError: There are messages, and the file has no chat format.
             EdgellamaError: The model is closed.
 
         Example: see Classification.
@@ -262,7 +266,7 @@ class JudgingModel(OpenModel):
 
     async def classify_async(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Sequence[Mapping[str, object]],
         choices: Sequence[str],
         *,
         normalize: Normalization = "sum",
@@ -286,7 +290,7 @@ class JudgingModel(OpenModel):
 
     def _classifier(
         self,
-        prompt: str | Sequence[int],
+        prompt: str | Sequence[int] | Sequence[Mapping[str, object]],
         choices: Sequence[str],
         normalize: Normalization,
         parse_special: bool,
@@ -297,7 +301,7 @@ class JudgingModel(OpenModel):
         made = classifier(
             self._engine,
             self.tokenizer,
-            prompt,
+            self._chat_tokens(prompt),
             choices,
             parse_special=parse_special,
             adapters=self._engine.adapters.adapter_set(adapters),
@@ -305,6 +309,17 @@ class JudgingModel(OpenModel):
         for text in made.texts:
             check_prompt(text, self.context_length, self.config.vocab_size)
         return made
+
+    def _chat_tokens(
+        self, prompt: str | Sequence[int] | Sequence[Mapping[str, object]]
+    ) -> str | Sequence[int]:
+        """The tokens of messages in the chat format; other prompts as they are."""
+        is_list = isinstance(prompt, (list, tuple))
+        messages = [item for item in prompt if isinstance(item, Mapping)] if is_list else []
+        if not messages or len(messages) < len(prompt):
+            return cast("str | Sequence[int]", prompt)
+        checked = checked_messages(messages)
+        return encode_chat(self.tokenizer, self._chat_template(None), checked)
 
     def rerank(
         self,

@@ -151,6 +151,12 @@ def test_a_real_model_knows(smollm2: Llama) -> None:
     )
     assert found.best == " positive"
     assert sum(found.probabilities.values()) == pytest.approx(1)
+    asked = [{"role": "user", "content": "Is fire hot or cold? Answer in one word."}]
+    of_chat = smollm2.classify(asked, ["Hot", "Cold"])
+    with smollm2.chat() as chat:
+        chat.send(asked[0]["content"], max_tokens=0)
+        tokens = chat.session.tokens
+    assert of_chat.logprobs["Hot"] == pytest.approx(smollm2.score("Hot", tokens).logprob, abs=0.1)
     likely, odd = (smollm2.score(text, PROMPT).logprob for text in (" Paris.", " tired."))
     assert likely > odd
     result = smollm2.generate(PROMPT, logprobs=2, **GREEDY)
