@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.tiny_models import TinyLlama, write_tiny_llama
+from test_readme import code_blocks
+from typecheck import REPOSITORY
 
 from edgellama import ContextLengthError, InvalidOptionError, Llama, UnsupportedModelError
 from edgellama.engine.engine import Engine
@@ -208,3 +210,13 @@ def test_smollm2_ranks(smollm2_path: Path) -> None:
     with Llama(smollm2_path, context_length=512) as llama:
         for question, answer in questions.items():
             assert llama.rerank(question, documents)[0].document == answer
+
+
+def test_page(smollm2_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The examples of the page about embeddings run as they stand, and find what they should."""
+    page = (REPOSITORY / "docs" / "embeddings.md").read_text("utf-8")
+    first, second = code_blocks("python", page)
+    exec(compile(first, "docs/embeddings.md", "exec"), {})
+    assert capsys.readouterr().out == "Recipes for loaves\n"
+    exec(compile(second, "docs/embeddings.md", "exec"), {})
+    assert "0 Paris is the capital of France." in capsys.readouterr().out.splitlines()[0]
