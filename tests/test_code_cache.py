@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -321,15 +323,60 @@ def test_code_of_a_tier_does_not_depend_on_the_cpu() -> None:
     assert here.stdout == there.stdout and here.stdout.count("True") == 2
 
 
-def test_companions_come_with_the_first(cold_cache: Path) -> None:
-    """When anything is compiled its companions are too, and when nothing is, nothing is."""
+def background_threads() -> list[threading.Thread]:
+    """Those that see to compilations in the background."""
+    return [thread for thread in threading.enumerate() if thread.name == "edgellama-compile"]
+
+
+def test_companions_follow_in_the_background(cold_cache: Path) -> None:
+    """When anything is compiled its companions follow, unawaited; when nothing is, nothing is."""
     progress: list[tuple[int, int]] = []
     kernels = CompiledKernels(GENERIC)
     kernels.ensure([KERNEL], lambda *pair: progress.append(pair), ["sum_squares", KERNEL])
-    assert progress == [(0, 2), (1, 2), (2, 2)]
+    assert progress == [(0, 1), (1, 1)]
+    for thread in background_threads():
+        thread.join()
     assert {path.stem for path in cold_cache.rglob("*.o")} == {KERNEL, "sum_squares"}
     CompiledKernels(GENERIC).ensure([KERNEL], None, ["merge_attention"])
+    assert not background_threads()
     assert len(list(cold_cache.rglob("*.o"))) == 2
+
+
+IN_BACKGROUND = """
+import psutil, threading
+from pathlib import Path
+from edgellama.kernels_cpu.compiling.background import compile_in_background
+from edgellama.kernels_cpu.machine.cpu import GENERIC
+compile_in_background(["add_bias", "sum_squares", "merge_attention"], GENERIC, Path(sys.argv[1]))
+while not list(Path(sys.argv[1]).glob("*.o")):
+    threading.Event().wait(0.05)
+(worker,) = psutil.Process().children()
+print(worker.pid, worker.nice())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="priorities of POSIX")
+def test_background_ends_with_its_process(tmp_path: Path) -> None:
+    """Its worker has the lowest priority, and compiles little more once nobody wants it."""
+    told = run_python(IN_BACKGROUND, str(tmp_path))
+    assert told.returncode == 0, told.stderr
+    number, priority = map(int, told.stdout.split())
+    assert priority == 19
+    psutil = pytest.importorskip("psutil")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        psutil.Process(number).wait(120)
+    assert len(list(tmp_path.glob("*.o"))) in (1, 2)
+
+
+def test_workers_keep_to_their_rooms() -> None:
+    """A worker stays where it has been, takes a room of its own, then what others have left."""
+    names = ["gemv_Q4_0", "gemm_Q4_0", "rms_norm_float", "swiglu_float", "choose_token"]
+    jobs, first, second = compile_pool.Jobs(names), set[str](), set[str]()
+    assert [jobs.take(first), jobs.take(second)] == ["choose_token", "gemm_Q4_0"]
+    assert jobs.take(second) == "gemv_Q4_0"
+    assert jobs.take(first) == "rms_norm_float"
+    assert jobs.take(second) == "swiglu_float"
+    assert jobs.take(first) is jobs.take(second) is None
 
 
 def test_two_processes_at_once(cold_cache: Path) -> None:

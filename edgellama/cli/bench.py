@@ -142,7 +142,6 @@ def _compile(settings: Sequence[BenchSetting]) -> None:
     """Compile what the tests need here, where it shows; their processes then only load it."""
     from edgellama.cli.terminal import kernel_progress
     from edgellama.engine.engine import Engine
-    from edgellama.engine.usual_kernels import usual_kernels
     from edgellama.quant.gguf.file import GGUFFile
 
     with kernel_progress(of_usual=True) as report:
@@ -156,7 +155,6 @@ def _compile(settings: Sequence[BenchSetting]) -> None:
                     tier=tier,
                     kv_type=types.pair,
                     progress=report,
-                    companions=usual_kernels(),
                 ),
             ):
                 pass

@@ -100,8 +100,7 @@ def _live_bar(title: str, *columns: ProgressColumn) -> Iterator[Callable[[int, i
 def kernel_progress(*, of_usual: bool = False) -> Iterator[Callable[[int, int], None]]:
     """The line that is shown while kernels are compiled; nothing if none are.
 
-    ``of_usual``: those of the usual models are compiled with them, so that the first time is the
-    only one unless an unusual model comes.
+    ``of_usual``: those of the usual models follow in the background.
     """
     with ExitStack() as shown:
         count: Callable[[int, int], None] | None = None
@@ -116,7 +115,7 @@ def kernel_progress(*, of_usual: bool = False) -> Iterator[Callable[[int, int], 
         yield report
 
 
-FIRST = "compiling kernels for this CPU, only this once"
+FIRST = "compiling this model's kernels for this CPU, only this once"
 FURTHER = "compiling kernels that nothing has needed before"
 
 

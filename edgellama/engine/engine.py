@@ -76,7 +76,7 @@ class Engine:
         """Compile what is missing and start the threads.
 
         ``progress`` hears of (compiled, total) kernels, and only if any must be compiled; then
-        ``companions`` are compiled too, for other models.
+        ``companions`` are compiled in the background, for other models.
         ``kv_type``: of caches, as for ``Llama``, unless one is asked to have another.
         ``cache_limit``: bytes that pages may take which no sequence holds any more.
         ``exact``: the same bits whatever else is in a step, see ``StepRunner.kind_of``.

@@ -67,7 +67,7 @@ class CompiledKernels:
         """Load the kernels called ``names``, compiling those that the cache lacks.
 
         If any must be compiled, ``progress`` hears of it, and those of ``companions`` that the
-        cache lacks are compiled in the same go. Raises KernelError on failure.
+        cache lacks are compiled in the background afterwards. Raises KernelError on failure.
         """
         wanted = sorted(set(names) - self._addresses.keys())
         if not wanted:
@@ -82,9 +82,7 @@ class CompiledKernels:
         objects = self._exported_objects(wanted)
         num_exported = len(objects)
         missing = [name for name in wanted if name not in objects]
-        # Who ships kernels does not want others compiled.
-        others = () if self._exported else companions
-        objects |= read_or_compile(missing, self.tier, count, others)
+        objects |= read_or_compile(missing, self.tier, count)
         code = LoadedCode(objects.values())
         self._loaded.append(code)
         self.code_bytes += code.num_bytes
@@ -95,10 +93,20 @@ class CompiledKernels:
             time.perf_counter() - started,
         )
         self._addresses |= code.addresses
+        # Who ships kernels does not want others compiled.
+        if num_compiled and not self._exported:
+            self._compile_later([name for name in companions if name not in self._addresses])
 
     def address(self, name: str) -> int:
         """Address of ``void(int64 args, int64 thread, int64 job)``."""
         return self._addresses[name]
+
+    def _compile_later(self, names: Sequence[str]) -> None:
+        if names:
+            from edgellama.kernels_cpu.compiling.background import compile_in_background
+
+            folder = folder_to_fill(f"{FOLDER_NAME}/{code_key(self.tier)}")
+            compile_in_background(names, self.tier, folder)
 
     def _exported_objects(self, names: Sequence[str]) -> dict[str, ElfObject]:
         """Those kernels that the application ships."""
@@ -123,11 +131,10 @@ def read_or_compile(
     names: Sequence[str],
     tier: Tier,
     progress: Progress | None = None,
-    companions: Iterable[str] = (),
 ) -> Mapping[str, ElfObject]:
     """Object files by name, from the user's cache, where it is put first if need be.
 
-    The tier need not be one that this CPU can run. ``progress`` and ``companions`` as for
+    The tier need not be one that this CPU can run. ``progress`` as for
     ``CompiledKernels.ensure``. Raises KernelError and CacheError.
     """
     if not names:
@@ -140,10 +147,8 @@ def read_or_compile(
         from edgellama.kernels_cpu.compiling.compile_pool import compile_kernels
 
         folder = folder_to_fill(name_in_cache)
-        others = [name for name in companions if name not in found]
-        others = [name for name in others if _read_first(places, name) is None]
         _remove_unused(folder)
-        compile_kernels([*missing, *others], tier, folder, progress)
+        compile_kernels(missing, tier, folder, progress)
         found |= {name: _read_first([folder], name) for name in missing}
     complete = {name: code for name, code in found.items() if code is not None}
     if len(complete) < len(names):

@@ -14,15 +14,15 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
-from edgellama.kernels_cpu.compiling.compile_worker import compile_into
+from edgellama.kernels_cpu.compiling.compile_worker import LOW_PRIORITY, compile_into
 from edgellama.kernels_cpu.compiling.exported_kernels import EXPORT_VARIABLE
 from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.signatures import KERNELS
+from edgellama.kernels_cpu.signatures import KERNELS, signature_of
 from edgellama.quant.errors import CacheError, KernelError
 
 logger = logging.getLogger(__name__)
@@ -69,11 +69,9 @@ def compile_kernels(
 def _compile_in_workers(
     names: Sequence[str], tier: Tier, folder: Path, finished: Callable[[str], None]
 ) -> None:
-    jobs: queue.SimpleQueue[str] = queue.SimpleQueue()
-    for name in sorted(names, key=lambda name: (-_compile_weight(name), name)):
-        jobs.put(name)
+    jobs = Jobs(names)
     num_workers = min(MAX_WORKERS, os.cpu_count() or 1, len(names))
-    workers = [_start_worker(tier, folder) for _ in range(num_workers)]
+    workers = [start_worker(tier, folder) for _ in range(num_workers)]
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     for worker in workers:
         threading.Thread(target=_serve_worker, args=(worker, jobs, lines), daemon=True).start()
@@ -99,30 +97,72 @@ def _compile_in_workers(
             raise KernelError(f"the kernel compiler failed for tier {tier.name}: {reason}")
 
 
-def _compile_weight(name: str) -> int:
+class Jobs:
+    """Names of kernels that nobody compiles yet, shared by those who serve workers.
+
+    Kernels of one room share functions, which a worker types once. So each stays in its rooms as
+    long as there is work, then takes a room that nobody is in, and helps others in the end.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._left = sorted(names, key=lambda name: (-_compile_weight(name), name))
+        self._entered: set[str] = set()
+        self._lock = threading.Lock()
+
+    def take(self, own_rooms: set[str]) -> str | None:
+        """The next kernel for a worker, whose rooms are noted; None at the end."""
+        with self._lock:
+            if not self._left:
+                return None
+            rooms = [_room(name) for name in self._left]
+            own = (index for index, room in enumerate(rooms) if room in own_rooms)
+            free = (index for index, room in enumerate(rooms) if room not in self._entered)
+            index = next(own, next(free, 0))
+            own_rooms.add(rooms[index])
+            self._entered.add(rooms[index])
+            return self._left.pop(index)
+
+
+def _room(name: str) -> str:
     kernel = KERNELS.get(name)  # A worker says which name it does not know.
+    return signature_of(kernel).module.partition(".")[0] if kernel else ""
+
+
+def _compile_weight(name: str) -> int:
+    kernel = KERNELS.get(name)
     return COMPILE_WEIGHTS.get(kernel.family, 1) if kernel else 1
 
 
-def _start_worker(tier: Tier, folder: Path) -> subprocess.Popen[str]:
+def start_worker(tier: Tier, folder: Path, *, in_background: bool = False) -> subprocess.Popen[str]:
+    """A process that compiles what it reads, see ``compile_worker``.
+
+    ``in_background``: at the lowest priority, and Ctrl-C in the terminal does not reach it.
+    """
     arguments = [json.dumps(sys.path), tier.name, str(folder)]
+    if in_background:
+        arguments.append(LOW_PRIORITY)
+    flags = 0
+    if in_background and sys.platform == "win32":
+        flags = subprocess.IDLE_PRIORITY_CLASS | subprocess.CREATE_NEW_PROCESS_GROUP
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [sys.executable, "-c", WORKER_PROGRAM, *arguments],
         stdin=pipe, stdout=pipe, stderr=pipe, text=True,
+        creationflags=flags, start_new_session=in_background,
     )  # fmt: skip
 
 
 def _serve_worker(
     worker: subprocess.Popen[str],
-    jobs: queue.SimpleQueue[str],
+    jobs: Jobs,
     lines: queue.SimpleQueue[str | None],
 ) -> None:
     """Give a worker one name after another and pass on what it says of each; None at its end."""
     assert worker.stdin is not None and worker.stdout is not None
-    with contextlib.suppress(queue.Empty, OSError):  # No names left, or the worker has died.
-        while True:
-            print(jobs.get_nowait(), file=worker.stdin, flush=True)
+    rooms: set[str] = set()
+    with contextlib.suppress(OSError):  # The worker has died.
+        while (name := jobs.take(rooms)) is not None:
+            print(name, file=worker.stdin, flush=True)
             line = worker.stdout.readline()
             if not line:
                 break

@@ -22,6 +22,9 @@ from edgellama.quant.digests import blake2b
 ALLOCATIONS_BETWEEN_COLLECTIONS = 100_000
 """A compiler makes large trees that live long: walking them more often finds nothing."""
 DIGEST_BYTES = 32
+LOW_PRIORITY = "low-priority"
+"""What a worker is told that must not slow down anybody."""
+LOWEST = 19
 
 
 def compile_into(
@@ -62,9 +65,11 @@ def read_checked(path: Path) -> bytes | None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Entry of the worker process: tier and folder."""
+    """Entry of the worker process: tier, folder, and perhaps LOW_PRIORITY."""
     gc.set_threshold(ALLOCATIONS_BETWEEN_COLLECTIONS)
-    tier_name, folder = arguments
+    tier_name, folder, *options = arguments
+    if LOW_PRIORITY in options and hasattr(os, "nice"):
+        os.nice(LOWEST)
     names = (line.strip() for line in sys.stdin)
     compile_into(Path(folder), tier_name, names, lambda name: print(name, flush=True))
 
