@@ -7,7 +7,6 @@ are text of the assistant's and results are text of the user's.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -187,6 +186,8 @@ def _short_id(given: Any) -> str:
     text = str(given)
     if len(text) == ID_LENGTH and text.isascii() and text.isalnum():
         return text
+    import hashlib  # Loads OpenSSL, which few texts need.
+
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:ID_LENGTH]
 
 
