@@ -1,4 +1,4 @@
-"""The server: a burst of clients, streams together, what HTTP adds, and what it costs at rest.
+"""The server: a burst, streams together, what HTTP adds, rest, and minutes of mixed load.
 
 ``python benchmarks/serve.py MODEL [--peer-python INTERPRETER]``. The peer is the server of
 llama-cpp-python, in whose environment INTERPRETER must be. Rounds alternate between what is
@@ -199,6 +199,67 @@ def at_rest(model: Path) -> dict[str, float]:
     return {"idle_cpu_percent": 100 * idle, "memory_beside_mb": mine - _resident_mb(alone.stdout)}
 
 
+async def _expected(url: str, prompts: Sequence[str], num_tokens: int) -> dict[str, str]:
+    """What each prompt gives alone."""
+    async with client(url) as connection:
+        found = {}
+        for text in prompts:
+            asked = body(text, num_tokens, is_ours=True, stream=False)
+            answer = (await connection.post(CHAT, json=asked)).json()
+            found[text] = answer["choices"][0]["message"]["content"]
+        return found
+
+
+async def _mixed_load(
+    url: str, expected: dict[str, str], num_tokens: int, num_users: int, until: float
+) -> Counter[str]:
+    """Users who ask, stream, and leave in the middle; every text is compared."""
+    counts: Counter[str] = Counter()
+
+    async def one(number: int, connection: httpx.AsyncClient) -> None:
+        turn = number
+        prompts = list(expected)
+        while time.monotonic() < until:
+            turn += 7
+            text, is_stream, leaves = prompts[turn % len(prompts)], turn % 3 > 0, turn % 5 == 0
+            asked = body(text, num_tokens, is_ours=True, stream=is_stream)
+            if not is_stream:
+                answer = await connection.post(CHAT, json=asked)
+                found = answer.json()["choices"][0]["message"]["content"]
+                counts["whole" if found == expected[text] else "WRONG"] += 1
+                continue
+            pieces = []
+            async with connection.stream("POST", CHAT, json=asked) as streamed:
+                async for line in streamed.aiter_lines():
+                    if line.startswith("data: {"):
+                        choice = json.loads(line[6:])["choices"][0]
+                        pieces.append(choice["delta"].get("content", ""))
+                    if leaves and len(pieces) > 4:
+                        break
+            found = "".join(pieces)
+            is_right = expected[text].startswith(found) if leaves else found == expected[text]
+            counts[("left" if leaves else "streamed") if is_right else "WRONG"] += 1
+
+    async with client(url) as connection:
+        await asyncio.gather(*(one(number, connection) for number in range(num_users)))
+    return counts
+
+
+def soak(model: Path, minutes: float, num_users: int) -> dict[str, Any]:
+    """Mixed load for so long: texts as alone, and the server's memory at both ends."""
+    prompts = [prompt(5000 + number, 5 + 11 * number) for number in range(16)]
+    with our_server(model, "--exact", "--prompt-cache", "50MB") as (url, pid):
+        expected = asyncio.run(_expected(url, prompts, 24))
+        minute = time.monotonic() + min(60.0, 20 * minutes)
+        counts = asyncio.run(_mixed_load(url, expected, 24, num_users, minute))
+        before = _resident_mb(Path(f"/proc/{pid}/status").read_text())
+        until = minute + 60 * minutes
+        counts += asyncio.run(_mixed_load(url, expected, 24, num_users, until))
+        after = _resident_mb(Path(f"/proc/{pid}/status").read_text())
+        left = httpx.get(f"{url}/health").json()["running"]
+    return {**counts, "memory_mb": (before, after), "still_running": left}
+
+
 def _processor_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -242,7 +303,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--streams", type=int, default=8, help="together")
     parser.add_argument("--tokens", type=int, default=64, help="of each stream")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", choices=["burst", "streams", "http", "rest"])
+    parser.add_argument("--only", choices=["burst", "streams", "http", "rest", "soak"])
+    parser.add_argument("--minutes", type=float, default=10, help="of the mixed load")
     arguments = parser.parse_args(words)
     model = Path(arguments.model) if arguments.model else pull(STARTER_MODEL)
 
@@ -258,6 +320,8 @@ def main(words: Sequence[str] | None = None) -> None:
         )
     if is_wanted("rest"):
         print("at rest:", at_rest(model), flush=True)
+    if is_wanted("soak"):
+        print("mixed load:", soak(model, arguments.minutes, 12), flush=True)
     if is_wanted("streams"):
         print("streams together:", together(arguments, model), flush=True)
 
