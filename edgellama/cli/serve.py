@@ -143,6 +143,8 @@ def command(
     if is_sidecar:
         settings = with_token(settings)
     _show_log(verbose or settings.log_prompts)
+    if settings.models:
+        print(f"loading {', '.join(settings.models)}", file=sys.stderr, flush=True)
 
     def tell(host: str, port: int) -> None:
         name = f"[{host}]" if ":" in host else host

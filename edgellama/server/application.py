@@ -43,9 +43,6 @@ def make_application(settings: ServerSettings) -> ASGIApp:
     async def life(app: Starlette) -> AsyncIterator[None]:
         app.state.server = ServerState(settings)
         try:
-            for name in settings.models:
-                async with app.state.server.shelf.lease(name):
-                    pass
             yield
         finally:
             await app.state.server.close()

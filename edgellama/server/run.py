@@ -56,8 +56,8 @@ def serve(
 ) -> None:
     """Serve until a signal, the parent's end or standard input's ends it.
 
-    ``on_ready(host, port)`` is called once requests are taken. EdgellamaError if the port cannot
-    be had.
+    ``on_ready(host, port)`` is called once the models are loaded. EdgellamaError if the port cannot
+    be had, and whatever a model cannot be loaded for.
     """
     sockets = open_sockets(settings.host, settings.port)
     port = sockets[0].getsockname()[1]
@@ -104,6 +104,7 @@ class DrainingServer(uvicorn.Server):
         self._settings = settings
         self._on_ready = on_ready
         self._told = asyncio.Event()
+        self._failure: Exception | None = None
 
     async def live(
         self, sockets: list[socket.socket], parent_pid: int | None, until_stdin_ends: bool
@@ -120,6 +121,8 @@ class DrainingServer(uvicorn.Server):
         finally:
             for watcher in watchers:
                 watcher.cancel()
+        if self._failure is not None:
+            raise self._failure
 
     def end(self, reason: str) -> None:
         """Begin to end; a second time, at once."""
@@ -130,6 +133,17 @@ class DrainingServer(uvicorn.Server):
             logger.info("ending: %s", reason)
         self.should_exit = True
         self._told.set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and load the models that were named; requests wait for them meanwhile."""
+        await super().startup(sockets)
+        try:
+            for name in self._settings.models:
+                async with self._state.shelf.lease(name):
+                    pass
+        except Exception as error:
+            self._failure = error
+            self.should_exit = True
 
     async def main_loop(self) -> None:
         """Wait for the end; now and then uvicorn renews its Date header."""
