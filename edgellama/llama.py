@@ -145,6 +145,22 @@ class Llama(JudgingModel):
         """
         return self.generate(prefix, suffix=suffix, suffix_first=suffix_first, **options)
 
+    async def fill_async(
+        self,
+        prefix: str,
+        suffix: str,
+        *,
+        suffix_first: bool = False,
+        **options: Unpack[TextOptions],
+    ) -> Generation:
+        """``fill`` for event loops; cancelling the task ends it within one operation.
+
+        Example: see ``generate_async``.
+        """
+        return await self.generate_async(
+            prefix, suffix=suffix, suffix_first=suffix_first, **options
+        )
+
     async def generate_async(
         self, prompt: str | Sequence[int], **options: Unpack[PromptOptions]
     ) -> Generation:

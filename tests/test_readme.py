@@ -12,6 +12,7 @@ import pytest
 from typecheck import REPOSITORY
 
 from edgellama.cli.application import root
+from edgellama.llama import Llama
 
 README = (REPOSITORY / "README.md").read_text("utf-8")
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
@@ -66,6 +67,16 @@ def test_commands_of_the_pages_parse(arguments: list[str]) -> None:
         name, command, rest = root.resolve_command(context, list(arguments))
         assert command is not None
         command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["quick-start", "embedding", "performance"])
+def test_examples_of_guides_run(name: str, smollm2_path: Path) -> None:
+    """Every block of Python in a guide runs by itself, beside what the prose speaks of."""
+    for code in code_blocks("python", (REPOSITORY / "docs" / f"{name}.md").read_text("utf-8")):
+        with Llama(smollm2_path, context_length=512) as llama, llama.chat() as chat:
+            spoken_of = {"llama": llama, "chat": chat, "document": "word " * 300}
+            exec(compile(code, name, "exec"), {"__name__": name, **spoken_of})
 
 
 def test_python_example_runs(smollm2_path: Path, tmp_path: Path) -> None:

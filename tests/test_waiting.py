@@ -72,6 +72,19 @@ def test_who_waits_for_a_turn_can_be_cancelled() -> None:
     assert line.position(third) == 0
 
 
+def test_who_waits_for_itself_is_told(llama: Llama, caplog: pytest.LogCaptureFixture) -> None:
+    """A thread that holds all places and asks for one more is warned; another's wait is not."""
+    llama.max_concurrent = 1
+    with llama.stream(PROMPT) as held:
+        next(held)
+        other = threading.Thread(target=lambda: llama.generate(PROMPT, timeout=0.05))
+        other.start()
+        other.join(TIMEOUT_S)
+        assert caplog.messages == []
+        assert llama.generate(PROMPT, timeout=0.05).finish_reason == "timeout"
+        assert "its own thread has begun" in caplog.text
+
+
 @pytest.mark.parametrize("most", [0, -1, True, 1.5, "2"])
 def test_impossible_limits(most: Any) -> None:
     """A limit that is no number from 1 is refused."""

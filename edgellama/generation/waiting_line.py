@@ -7,6 +7,7 @@ list, so that no place is lost wherever Ctrl-C ends one.
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import weakref
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from edgellama.quant.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
+
+logger = logging.getLogger(__name__)
 
 POLL_S = 0.02
 """How often who waits looks for a cancellation, which rings no alarm."""
@@ -52,6 +55,14 @@ class WaitingLine:
         index = there.index(turn) if turn in there else 0
         return max(0, index - self._max_running + 1)
 
+    def is_held_by(self, thread: int, turn: Turn) -> bool:
+        """Whether all that run, for which ``turn`` must wait, are one thread's own."""
+        if self.position(turn) == 0:
+            return False
+        there = [reference() for reference in self._turns.copy()]
+        running = [each for each in there if each is not None][: self._max_running]
+        return all(each.thread == thread for each in running)
+
     def enter(self, turn: Turn) -> None:
         """Stand at the end of the line."""
         self._turns.append(weakref.ref(turn, self._leave))
@@ -79,6 +90,12 @@ class Turn:
         self._alarm = threading.Lock()
         self._alarm.acquire()
         self._has_come = self._is_there = False
+        self._thread: int | None = None
+
+    @property
+    def thread(self) -> int | None:
+        """The number of the thread that waits, or has waited, for its turn."""
+        return self._thread
 
     @property
     def position(self) -> int:
@@ -91,6 +108,13 @@ class Turn:
             return
         self._line.enter(self)
         self._is_there = True
+        self._thread = threading.get_ident()
+        if self._line.is_held_by(self._thread, self):
+            logger.warning(
+                "this text waits for others that its own thread has begun and not ended; "
+                "max_concurrent is %s",
+                self._line.max_running,
+            )
         while self._line.position(self) > 0 and not cancelled.cancelled:
             self._alarm.acquire(timeout=POLL_S)
         self._has_come = True
