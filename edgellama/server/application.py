@@ -21,6 +21,7 @@ from edgellama.server import (
     ollama_routes,
     openai_routes,
     plain_routes,
+    reranking,
     response_routes,
 )
 from edgellama.server.errors import RequestError, as_request_error, error_shape
@@ -51,6 +52,7 @@ def make_application(settings: ServerSettings) -> ASGIApp:
         openai_routes.ROUTES,
         response_routes.ROUTES,
         embeddings.ROUTES,
+        reranking.ROUTES,
         moderations.ROUTES,
         ollama_routes.ROUTES,
         anthropic_routes.ROUTES,
