@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,8 @@ def test_fill_goes_on_with_the_infill_prompt(code_llama_path: Path) -> None:
         asked = {"prompt": "def f(", "suffix": "return x"}
         (result,) = llama.generate_batch([asked], max_tokens=5, temperature=0)
         assert result.text == expected
+        filled = llama.fill_async("def f(", "return x", max_tokens=5, temperature=0)
+        assert asyncio.run(filled).text == expected
 
 
 def test_a_filled_gap_ends_at_any_mark(code_llama_path: Path) -> None:

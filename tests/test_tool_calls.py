@@ -11,11 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
+from conftest import CliRunner
 from reference.family import MEMBERS
 from reference.replying_engine import ReplyingEngine
 
 from edgellama.convert import convert
 from edgellama.generation.conversation import Conversation
+from edgellama.generation.messages import checked_messages
 from edgellama.generation.session import Session
 from edgellama.llama import Llama
 from edgellama.quant.errors import ConstraintError, EdgellamaError, InvalidOptionError
@@ -569,6 +571,23 @@ def test_vocabularies_that_change_spaces_call_well_formed(name: str, tmp_path: P
                 result = chat.send("Go.", max_tokens=200)
             assert all(map(is_right, result.tool_calls))
             assert result.tool_calls or result.finish_reason == "length"
+
+
+def test_lines_of_a_batch_have_tools(
+    smollm2_path: Path, run_cli: CliRunner, tmp_path: Path
+) -> None:
+    """A line's tools hold for it, and its calls are in the output, ready to be messages."""
+    asked = {"messages": [{"role": "user", "content": "Paint it red."}], "tool_choice": "required"}
+    line = {**asked, "id": 1, "tools": [Tool.of(paint).as_openai()], "temperature": 0}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line) + "\n")
+    done = run_cli(
+        "batch", smollm2_path, tmp_path / "in.jsonl", tmp_path / "out.jsonl", "-c", "512"
+    )
+    assert done.returncode == 0, done.stderr
+    written = json.loads((tmp_path / "out.jsonl").read_text())
+    assert written["finish_reason"] == "tool_calls"
+    (message,) = checked_messages([{"role": "assistant", "tool_calls": written["tool_calls"]}])
+    assert message["tool_calls"][0]["function"]["name"] == "paint"
 
 
 def test_prompts_take_no_tools(llama: Llama) -> None:

@@ -73,8 +73,8 @@ def command(
 
     A line of IN is a JSON object with "prompt", or with "messages" for a chat; "id" is what its
     line of OUT is known by (left out, the line's number), and any of max_tokens, stop,
-    schema, temperature and the other options of texts holds for it alone. A line of OUT has "id"
-    with "text", "finish_reason" and "usage", or with "error"; they come as they finish.
+    schema, tools, temperature and the other options of texts holds for it alone. A line of OUT
+    has "id" with "text", "finish_reason" and "usage", or with "error"; they come as they finish.
 
     The same command again goes on where the last one ended, however it ended: ids that OUT
     has are passed over. - is standard input or output. Without MODEL, the starter model runs.
@@ -187,6 +187,8 @@ class Job:
             **({} if result.parsed is None else {"parsed": result.parsed}),
             "usage": usage,
         }
+        if result.tool_calls:
+            line["tool_calls"] = [call.as_openai() for call in result.tool_calls]
         for name in ("logprobs", "prompt_logprobs"):
             if (found := getattr(result, name)) is not None:
                 line[name] = [each and asdict(each) for each in found]
