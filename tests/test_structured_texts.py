@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import subprocess
+import runpy
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -204,13 +204,14 @@ def test_errors_come_before_the_first_token(llama: Llama) -> None:
         llama.generate("x", show_schema=1)  # type: ignore[arg-type]
 
 
-def test_the_example_prints_people(smollm2_path: Path) -> None:
+def test_the_example_prints_people(
+    smollm2_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """examples/structured_extraction.py reads one person out of each note."""
     script = Path(__file__).parent.parent / "examples" / "structured_extraction.py"
-    done = subprocess.run(
-        [sys.executable, script, smollm2_path], capture_output=True, text=True, check=True
-    )
-    lines = done.stdout.splitlines()
+    monkeypatch.setattr(sys, "argv", [str(script), str(smollm2_path)])
+    runpy.run_path(str(script), run_name="__main__")
+    lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2
     assert all(re.fullmatch(r".{0,40}, \d+, (baker|carpenter|teacher|other)", x) for x in lines)
 
