@@ -152,6 +152,7 @@ def test_system_messages_anywhere_are_taken(client: httpx.Client) -> None:
 def test_values_that_ask_for_nothing_are_taken(client: httpx.Client) -> None:
     """What clients send by default needs no support."""
     neutral = {"user": "u", "n": 1, "frequency_penalty": 0, "tools": [], "logprobs": False}
+    neutral |= {"seed": -1, "max_tokens": -1, "max_completion_tokens": 2}
     neutral |= {"response_format": {"type": "text"}, "top_p": None, "stop": None}
     assert client.post(CHAT, json=ask(**neutral)).status_code == 200
 
@@ -168,6 +169,7 @@ def test_values_that_ask_for_nothing_are_taken(client: httpx.Client) -> None:
         ({"messages": [{"role": "user"}]}, "messages[0]"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0]"),
         ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": "x", "images": ["abc"]}]}, "messages[0]"),
         ({"best_of": 3}, "best_of"),
     ],
 )

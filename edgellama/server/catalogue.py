@@ -93,20 +93,29 @@ class Catalogue:
 
     def find(self, name: str | None) -> ServedModel:
         """The model of a name, or the default for none; RequestError (404) if there is none."""
+        # The cache's folder is looked into only for what was not given.
+        found = self._among(self._given, name)
+        if found is not None:
+            return found
         models = self.models()
+        found = self._among(models, name)
+        if found is not None:
+            return found
         if not name:
-            if not models:
-                raise RequestError(404, "there is no model yet; pull one", code="model_not_found")
-            return next(iter(models.values()))
-        for candidate in self._candidates(name[:MAX_NAME_CHARACTERS]):
-            if candidate in models:
-                return models[candidate]
+            raise RequestError(404, "there is no model yet; pull one", code="model_not_found")
         raise RequestError(
             404,
             f"there is no model {shown(name)}; allowed: {', '.join(models) or 'none yet'}",
             param="model",
             code="model_not_found",
         )
+
+    def _among(self, models: Mapping[str, ServedModel], name: str | None) -> ServedModel | None:
+        """The model of a name, or the first one."""
+        if not name:
+            return next(iter(models.values()), None)
+        candidates = self._candidates(name[:MAX_NAME_CHARACTERS])
+        return next((models[text] for text in candidates if text in models), None)
 
     def _candidates(self, name: str) -> list[str]:
         """What a name may be meant for, the most exact first."""

@@ -18,6 +18,16 @@ SYSTEM_ROLES = ("system", "developer")
 ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool")
 
 
+_KEYS = frozenset({"role", "content", "tool_calls", "tool_call_id", "name", "tool_name"})
+_WITHOUT_USE = frozenset(
+    {
+        *("id", "type", "status", "index", "refusal", "annotations", "audio"),
+        *("thinking", "reasoning", "reasoning_content", "cache_control"),
+    }
+)
+"""What replies come with, and clients send back, though no template shows it."""
+
+
 def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The messages with one system message at most, in front; RequestError for malformed ones."""
     if not messages:
@@ -30,6 +40,7 @@ def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         if role not in ROLES:
             allowed = ", ".join(ROLES)
             raise _wrong(place, f"{place}.role is {shown(role)}; allowed: {allowed}")
+        _check_keys(message, place)
         if role in SYSTEM_ROLES:
             system.append(_text(message.get("content"), place))
         else:
@@ -39,6 +50,14 @@ def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     if system:
         return [{"role": "system", "content": "\n\n".join(system)}, *turns]
     return turns
+
+
+def _check_keys(message: Mapping[str, Any], place: str) -> None:
+    """Refuse what the model would not get to see, such as images."""
+    for key, value in message.items():
+        if value and key not in _KEYS and key not in _WITHOUT_USE:
+            allowed = ", ".join(sorted(_KEYS))
+            raise _wrong(place, f"{place} has {shown(key)}; allowed: {allowed}")
 
 
 def _turn(message: Mapping[str, Any], role: str, place: str) -> dict[str, Any]:

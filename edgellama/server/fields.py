@@ -59,6 +59,8 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "mirostat": (0,),
 }
 """Values that ask for nothing, so that they need no support."""
+_MEANS_NOTHING: Mapping[str, object] = {"seed": -1, "max_tokens": -1, "stop": []}
+"""What clients of llama.cpp send for "not given"."""
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
 
 
@@ -70,7 +72,7 @@ def take_fields(
     own: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for name, value in body.items():
-        if value is None or name in ignored:
+        if value is None or name in ignored or value == _MEANS_NOTHING.get(name, NotImplemented):
             continue
         if name in known:
             own[name] = value
