@@ -315,3 +315,15 @@ def test_container_limit(limit: str, expected: int | None, tmp_path: Path) -> No
     (tmp_path / "memory.current").write_text("700\n")
     (tmp_path / "memory.stat").write_text("anon 400\nfile 300\nfile_mapped 5\n")
     assert _container_bytes(str(tmp_path)) == expected
+
+
+def test_a_result_tells_the_memory_of_its_text(make_file: MakeFile) -> None:
+    """Keys and values of prompt and text, in whole pages; a second text of them adds nothing."""
+    with Llama(make_file(), num_threads=1) as llama, llama.session() as session:
+        page_bytes = llama._engine.pool().layout.page_bytes
+        result = session.generate([65] * 130, max_tokens=2, temperature=0)
+        assert result.statistics.cache_bytes == 2 * page_bytes
+        again = session.generate([65] * 130, max_tokens=2, temperature=0)
+        assert again.statistics.cache_bytes == 2 * page_bytes
+        (short,) = llama.generate_batch([[65]], max_tokens=2)
+        assert short.statistics.cache_bytes == page_bytes

@@ -200,7 +200,7 @@ class Decoding:
             tokens=tuple(self._history[prompt_tokens:]),
             prompt_tokens=prompt_tokens,
             finish_reason="tool_calls" if reason == "stop" and calls else reason,
-            statistics=self._clock.statistics(prompt_tokens),
+            statistics=self._clock.statistics(prompt_tokens, self.cache.num_bytes),
             matched_stop=self._end.matched_stop(stop),
             logprobs=self._choice.logprobs,
             prompt_logprobs=self._prefill.logprobs,

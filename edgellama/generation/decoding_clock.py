@@ -43,8 +43,8 @@ class DecodingClock:
         self._drafted_tokens += num_tokens
         self._accepted_tokens += num_accepted
 
-    def statistics(self, prompt_tokens: int) -> Statistics:
-        """The figures so far."""
+    def statistics(self, prompt_tokens: int, cache_bytes: int) -> Statistics:
+        """The figures so far, with those of the prompt and of the sequence's memory."""
         return Statistics(
             prompt_tokens=prompt_tokens,
             prefilled_tokens=self._prefilled_tokens,
@@ -54,4 +54,5 @@ class DecodingClock:
             time_to_first_token_s=self._first_token_s,
             drafted_tokens=self._drafted_tokens,
             accepted_tokens=self._accepted_tokens,
+            cache_bytes=cache_bytes,
         )

@@ -63,7 +63,8 @@ class Statistics:
     rest came from the session's cache. ``decoded_tokens`` counts the steps of one token after
     it. ``prefill_s`` and ``decode_s`` are the seconds of both, ``time_to_first_token_s`` those
     until the first token was chosen. Of ``drafted_tokens``, which were guessed ahead,
-    ``accepted_tokens`` were right.
+    ``accepted_tokens`` were right. ``cache_bytes`` is the memory of the sequence's keys and
+    values at the end, with what it shares with others.
 
     Example:
         >>> from edgellama import Statistics
@@ -83,6 +84,7 @@ class Statistics:
     time_to_first_token_s: float
     drafted_tokens: int = 0
     accepted_tokens: int = 0
+    cache_bytes: int = 0
 
     @property
     def prefill_tokens_per_second(self) -> float:
