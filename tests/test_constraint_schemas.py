@@ -61,7 +61,7 @@ def test_the_suite_is_decided_nearly_everywhere() -> None:
     missed = [pair for pair in pairs if pair == (False, True)]
     assert len(pairs) > 600
     assert len(missed) < 30
-    assert {case[0] for case in CASES} >= KEYWORDS.keys() - {"$ref", "format"}
+    assert {case[0] for case in CASES} >= KEYWORDS.keys() - {"$ref", "format", "nullable"}
 
 
 @pytest.mark.parametrize(
@@ -120,6 +120,17 @@ def test_what_cannot_be_kept_to_is_refused(schema: Any, words: str) -> None:
 def test_what_says_nothing_is_let_through(schema: Any) -> None:
     """Annotations, and definitions that nothing refers to, refuse no value."""
     assert all(schema_allows(schema, value) for value in (1, "a", [1, 1], {"b": None}))
+
+
+def test_null_beside_a_type() -> None:
+    """OpenAPI's ``nullable`` adds null to a type, and says nothing without one."""
+    schema = {"type": "string", "maxLength": 2, "nullable": True}
+    assert [schema_allows(schema, value) for value in (None, "ab", "abc", 1)] == [
+        *(True, True, False, False)
+    ]
+    assert not schema_allows({"type": "string", "nullable": False}, None)
+    assert schema_allows({"nullable": True, "enum": [1]}, 1)
+    assert not schema_allows({"nullable": True, "enum": [1]}, None)
 
 
 def test_a_name_cannot_come_again_in_another_spelling() -> None:

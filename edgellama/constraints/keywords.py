@@ -70,6 +70,7 @@ _NUMBER = Keyword(_is_number, "a number that a 64-bit float holds exactly")
 KEYWORDS: Mapping[str, Keyword] = MappingProxyType(
     {
         "type": Keyword(_are_types, f"one or several of {', '.join(TYPES)}"),
+        "nullable": Keyword(lambda value: isinstance(value, bool), "true or false"),
         "const": Keyword(lambda value: True, "any value"),
         "enum": Keyword(
             lambda value: isinstance(value, list) and len(value) > 0, "a list, not empty"

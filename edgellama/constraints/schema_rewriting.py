@@ -30,6 +30,10 @@ def rewrite(schema: JsonObject, resolved: Callable[[Any], Any]) -> None:
             schema[name] = int(schema[name])
     if schema.get("uniqueItems") is False:
         del schema["uniqueItems"]
+    if schema.pop("nullable", False) and "type" in schema:
+        # OpenAPI's word.
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        schema["type"] = list(dict.fromkeys([*kinds, "null"]))
     if schema.get("pattern") == _DECIMAL_PATTERN:
         schema["pattern"] = _DECIMAL_WITHOUT_LOOKAHEAD
     _rewrite_format(schema)
