@@ -38,7 +38,7 @@ TENSOR_ALIGNMENT = 32
 LIBRARY_BYTES = 23_600_000
 INTERPRETER_BYTES = 21_300_000
 TOKEN_BYTES = 16
-SENTENCEPIECE_TOKEN_BYTES = 268
+SENTENCEPIECE_TOKEN_BYTES = 230
 MERGE_BYTES = 12
 ATTENTION_INPUTS = ("attn_q", "attn_k", "attn_v")
 """The matrices that read what the first norm of a layer leaves."""
