@@ -30,7 +30,7 @@ from edgellama.constraints.answer_form import AnswerForm, answer_form
 from edgellama.constraints.compiler import ConstraintCompiler
 from edgellama.constraints.guidance_vocabulary import GuidanceVocabulary
 from edgellama.constraints.token_constraint import TokenConstraint
-from edgellama.quant.errors import ConstraintError, InvalidOptionError
+from edgellama.quant.errors import ConstraintError, EdgellamaError, InvalidOptionError
 from edgellama.sampling.constraint import allowed_token
 from edgellama.sampling.options import SamplingOptions
 from edgellama.sampling.sampler import Sampler
@@ -508,6 +508,13 @@ def test_without_the_package() -> None:
         "except EdgellamaError as error: print(error)\n"
     )
     assert 'pip install "edgellama[grammar]"' in run_without("llguidance", code=code)
+
+
+def test_an_old_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that is too old is named, with the command that replaces it."""
+    monkeypatch.setattr(llguidance, "__version__", "0.7.30")
+    with pytest.raises(EdgellamaError, match=r"llguidance 0\.7\.30 is installed.*from 1\.9.*pip"):
+        answer_form({"regex": "a"})
 
 
 def test_a_dataclass_without_pydantic() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from edgellama.quant.errors import EdgellamaError
@@ -10,15 +11,23 @@ from edgellama.quant.ways import Way
 INSTALL = 'pip install "edgellama[grammar]"'
 
 
+OLDEST = (1, 9)
+"""What this package was written for and is tested with."""
+
+
 def llguidance() -> Any:
-    """The module; EdgellamaError where it is not installed."""
+    """The module; EdgellamaError where it is not installed, or too old."""
+    way = Way(f"install it: {INSTALL}", f"install it: {INSTALL}")
     try:
         import llguidance as module
     except ImportError as error:
         raise EdgellamaError(
-            f"schemas, regexes, grammars and choices need the package llguidance ({error})",
-            way=Way(f"install it: {INSTALL}", f"install it: {INSTALL}"),
+            f"schemas, regexes, grammars and choices need the package llguidance ({error})", way=way
         ) from None
+    version = str(module.__version__)
+    if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST:
+        needed = ".".join(map(str, OLDEST))
+        raise EdgellamaError(f"llguidance {version} is installed; allowed: from {needed}", way=way)
     return module
 
 
