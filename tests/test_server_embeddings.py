@@ -66,6 +66,7 @@ def test_the_older_endpoint_gives_one_vector(client: httpx.Client, expected: Any
         ("/v1/embeddings", {"input": [1, 2]}, "check_embedding_ctx_length=False"),
         ("/v1/embeddings", {"input": []}, "empty"),
         ("/v1/embeddings", {"input": "a", "dimensions": 3}, "64"),
+        ("/v1/embeddings", {"input": "a", "temperature": 1}, "temperature"),
         ("/v1/embeddings", {"input": "a", "encoding_format": "hex"}, "base64"),
         ("/v1/embeddings", {"input": ["a"] * 2049}, "2048"),
         ("/v1/embeddings", {"input": "x" * 999}, "256"),

@@ -57,7 +57,7 @@ def test_ranks_are_the_librarys(client: httpx.Client, tiny_path: Path) -> None:
         ({"documents": ["x " * 400]}, "the context 256"),
         ({"prompt": "{query}"}, "{document}"),
         ({"answers": ["yes"]}, "answers"),
-        ({"temperature": 1}, "temperature has no influence here"),
+        ({"temperature": 1}, "no field 'temperature'"),
         ({"document": ["a"]}, "did you mean documents?"),
         ({"model": "none"}, "tiny"),
     ],

@@ -15,7 +15,7 @@ from edgellama.server.anthropic_messages import (
     message,
     messages_of,
 )
-from edgellama.server.fields import take_fields
+from edgellama.server.fields import take_own_fields
 from edgellama.server.routing import Routes, read_request, state_of
 from edgellama.server.text_openers import chat_request
 from edgellama.server.tool_fields import anthropic_tools
@@ -39,7 +39,7 @@ async def count_tokens(request: Request) -> Response:
     """How many tokens a prompt has."""
     state = state_of(request)
     body = await read_request(request)
-    fields, _ = take_fields(body, CountFields, ignored=WITHOUT_INFLUENCE)
+    fields = take_own_fields(body, CountFields, ignored=WITHOUT_INFLUENCE)
     said = messages_of(fields)
     options = anthropic_tools(fields.tools, fields.tool_choice)
     async with state.shelf.lease(fields.model) as llama:

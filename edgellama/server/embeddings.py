@@ -14,7 +14,7 @@ from starlette.responses import Response
 from edgellama.generation.embedding import Embedding
 from edgellama.server.durations import seconds
 from edgellama.server.errors import RequestError
-from edgellama.server.fields import take_fields
+from edgellama.server.fields import take_own_fields
 from edgellama.server.ollama_fields import text_options
 from edgellama.server.ollama_texts import nanoseconds
 from edgellama.server.routing import Routes, read_request, state_of
@@ -52,7 +52,7 @@ class OllamaFields(msgspec.Struct):
 async def openai_embeddings(request: Request) -> Response:
     """A vector for each text, as numbers or as base64 of little-endian float32."""
     state = state_of(request)
-    fields, _ = take_fields(await read_request(request), OpenAIFields)
+    fields = take_own_fields(await read_request(request), OpenAIFields)
     if fields.encoding_format not in ("float", "base64"):
         raise RequestError(
             400,
@@ -96,7 +96,7 @@ async def ollama_embeddings(request: Request) -> Response:
 
 
 def _ollama_fields(body: dict[str, Any]) -> OllamaFields:
-    fields, _ = take_fields(body, OllamaFields, ignored=())
+    fields = take_own_fields(body, OllamaFields, ignored=())
     text_options(fields.options)  # They choose no vector, but a slip among them is told.
     return fields
 

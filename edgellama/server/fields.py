@@ -68,7 +68,7 @@ def take_fields(
     body: Mapping[str, Any], kind: type[Fields], *, ignored: Collection[str] = WITHOUT_INFLUENCE
 ) -> tuple[Fields, dict[str, Any]]:
     """A request's own fields, and the options of its text; RequestError names what is wrong."""
-    known = {field.encode_name for field in msgspec.structs.fields(kind)}
+    known = {field.encode_name for field in _fields_of(kind)}
     own: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for name, value in body.items():
@@ -81,6 +81,20 @@ def take_fields(
         elif not is_neutral(name, value):
             raise _unknown(name, {*known, *TEXT_FIELDS})
     return convert(own, kind), options
+
+
+def take_own_fields(
+    body: Mapping[str, Any], kind: type[Fields], *, ignored: Collection[str] = WITHOUT_INFLUENCE
+) -> Fields:
+    """The fields of a request that makes no text, to which options of texts say nothing."""
+    own, options = take_fields(body, kind, ignored=ignored)
+    if options:
+        raise _unknown(next(iter(options)), {field.encode_name for field in _fields_of(kind)})
+    return own
+
+
+def _fields_of(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(kind)
 
 
 def convert(value: object, kind: type[Fields]) -> Fields:

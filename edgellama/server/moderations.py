@@ -14,7 +14,7 @@ from starlette.responses import Response
 from edgellama.generation.messages import content_text
 from edgellama.generation.moderation import Moderation
 from edgellama.server.errors import RequestError
-from edgellama.server.fields import take_fields
+from edgellama.server.fields import take_own_fields
 from edgellama.server.routing import Routes, read_request, state_of
 from edgellama.server.turns import Leaving, in_turn
 from edgellama.server.wire import json_response
@@ -64,7 +64,7 @@ class ModerationFields(msgspec.Struct):
 async def moderations(request: Request) -> Response:
     """A judgement of each text."""
     state = state_of(request)
-    fields, _ = take_fields(await read_request(request), ModerationFields)
+    fields = take_own_fields(await read_request(request), ModerationFields)
     texts = _texts(fields.input)
     name = state.catalogue.find(fields.model or _guard_of(state)).name
 

@@ -20,7 +20,7 @@ from edgellama.quant.error_text import shown
 from edgellama.server.catalogue import LATEST
 from edgellama.server.downloads import Download
 from edgellama.server.errors import RequestError, as_request_error, ollama_error
-from edgellama.server.fields import take_fields
+from edgellama.server.fields import take_own_fields
 from edgellama.server.routing import read_request, state_of
 from edgellama.server.wire import NDJSON_TYPE, json_response, ndjson
 
@@ -41,7 +41,7 @@ async def pull(request: Request) -> Response:
     """Fetch a model."""
     state = state_of(request)
     body = await read_request(request)
-    fields, _ = take_fields(body, PullFields, ignored=())
+    fields = take_own_fields(body, PullFields, ignored=())
     if fields.insecure:
         raise RequestError(400, "insecure is true; allowed: false", param="insecure")
     name = reference(fields.model or fields.name)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes, peak_memory_bytes
 from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.errors import RequestError, openai_error
-from edgellama.server.fields import take_fields
+from edgellama.server.fields import take_fields, take_own_fields
 from edgellama.server.openai_common import finish_reason, hold_limits
 from edgellama.server.routing import Routes, read_request, state_of
 from edgellama.server.text_openers import open_prompt
@@ -109,7 +109,7 @@ async def stats(request: Request) -> Response:
 async def tokenize(request: Request) -> Response:
     """The tokens of a text."""
     state = state_of(request)
-    fields, _ = take_fields(await read_request(request), TokenizeFields)
+    fields = take_own_fields(await read_request(request), TokenizeFields)
     async with state.shelf.lease(fields.model) as llama:
         tokenizer = llama.tokenizer
         tokens = await asyncio.to_thread(
@@ -127,7 +127,7 @@ async def tokenize(request: Request) -> Response:
 async def detokenize(request: Request) -> Response:
     """The text of tokens."""
     state = state_of(request)
-    fields, _ = take_fields(await read_request(request), DetokenizeFields)
+    fields = take_own_fields(await read_request(request), DetokenizeFields)
     async with state.shelf.lease(fields.model) as llama:
         size = llama.tokenizer.vocab_size
         wrong = [token for token in fields.tokens if not 0 <= token < size]

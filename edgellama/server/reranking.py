@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgellama.server.errors import RequestError
-from edgellama.server.fields import take_fields
+from edgellama.server.fields import take_own_fields
 from edgellama.server.routing import Routes, read_request, state_of
 from edgellama.server.turns import Leaving, in_turn
 from edgellama.server.wire import json_response
@@ -44,10 +44,7 @@ class RerankFields(msgspec.Struct):
 async def rerank(request: Request) -> Response:
     """Numbers of the documents and their scores from 0 to 1, the best first."""
     state = state_of(request)
-    fields, others = take_fields(await read_request(request), RerankFields)
-    if others:
-        name = next(iter(others))
-        raise RequestError(400, f"{name} has no influence here; leave it out", param=name)
+    fields = take_own_fields(await read_request(request), RerankFields)
     if not 1 <= len(fields.documents) <= MAX_DOCUMENTS:
         raise RequestError(
             400,
