@@ -207,8 +207,8 @@ class OpenModel:
     def low_priority(self) -> bool:
         """Whether the threads that compute give way to other programs; may be assigned.
 
-        The thread that waits for a text computes, too, and keeps its own priority. On macOS
-        this changes nothing.
+        A thread of yours that waits for a text computes, too, and keeps its own priority; who
+        awaits in an event loop has no such thread. On macOS this changes nothing.
         """
         return self._engine.low_priority
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 import threading
@@ -218,6 +219,22 @@ def test_low_priority_is_the_workers_alone(path: Path) -> None:
         llama.low_priority = False
         assert worker_niceness() == own
     assert os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) == own
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="priorities of threads are Linux's")
+def test_who_awaits_gives_way_altogether(path: Path) -> None:
+    """With low priority no thread that computes for an event loop has the normal one."""
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    with Llama(path, num_threads=1, low_priority=True) as llama:
+        seen: list[int] = []
+        llama.add_hook(lambda *_: seen.append(os.getpriority(os.PRIO_PROCESS, 0)))
+        asyncio.run(llama.generate_async(PROMPT, max_tokens=1))
+        assert set(seen) == {max(own, 10)}
+        seen.clear()
+        llama.generate(PROMPT, max_tokens=1)
+        llama.low_priority = False
+        asyncio.run(llama.generate_async(PROMPT, max_tokens=1))
+        assert set(seen) == {own}
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,11 @@ Cancelling the task that waits ends the step, as do ``aclose`` and dropping the 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from edgellama.engine.thread_priority import lower_priority
 from edgellama.generation.worker import Worker
 
 if TYPE_CHECKING:
@@ -23,6 +25,11 @@ Result = TypeVar("Result")
 
 class Source(Protocol[Item_co]):
     """What is iterated: a stream, a batch."""
+
+    @property
+    def gives_way(self) -> bool:
+        """Whether the thread that iterates it, if it is ours, is of low priority."""
+        ...
 
     def __next__(self) -> Item_co:
         """The next item; StopIteration at the end."""
@@ -134,6 +141,8 @@ class AsyncItems(AsyncIterator[Item], Generic[Item, SourceType]):
         source = self._source
         if source is None:
             source = self._source = self._make()
+            if source.gives_way:
+                lower_priority((threading.get_native_id(),))
             if self._is_cancelled:
                 source.cancel()
         return source

@@ -84,6 +84,7 @@ class Batch(Iterator[Generation]):
         """
         if width < 1:
             raise InvalidOptionError(f"width is {width}; allowed: at least 1")
+        self.gives_way = engine.low_priority
         # It knows nothing of this object, so that dropping it ends the generator.
         self._runner = _Runner(
             engine,

@@ -44,6 +44,7 @@ class InOrder(Iterator[Result]):
 
     def __init__(self, engine: Engine, begin: Callable[[CancelToken], BegunTexts[Result]]) -> None:
         """``begin`` gives texts that are begun as they are asked for; nothing runs before."""
+        self.gives_way = engine.low_priority
         self._cancel = CancelToken()
         # The generator knows nothing of this object, so that dropping it ends the generator.
         self._results = _results(engine, begin(self._cancel))

@@ -123,6 +123,7 @@ class Judging(Iterator[Moderation]):
         room = MAX_LINE_BREAKS + MAX_CATEGORY_TOKENS
         self._context_length = min(context_length, len(prompt.tokens) + room)
         self._cancel = CancelToken()
+        self.gives_way = engine.low_priority
         self._is_over = False
 
     def __next__(self) -> Moderation:

@@ -230,6 +230,7 @@ class Session:
                 turn=Turn(self._line),
                 timeout=request.timeout,
                 prompt=request.prompt,
+                gives_way=self._engine.low_priority,
             )
             self._last = weakref.ref(stream)
         return stream

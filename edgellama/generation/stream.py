@@ -67,12 +67,15 @@ class Stream(Iterator[Chunk]):
         turn: Turn | None = None,
         timeout: float | None = None,
         prompt: Sequence[int] = (),
+        gives_way: bool = False,
     ) -> None:
         """``on_end`` is called once with the result, if there is one; ``owner`` is kept alive.
 
         ``turn`` is waited for before the first chunk. ``timeout``: seconds from now. ``prompt``
-        is what the property says.
+        is what the property says. ``gives_way``: threads of edgellama's own that iterate this
+        are of low priority.
         """
+        self.gives_way = gives_way
         self._owner = owner
         self._decoding = decoding
         self._cancel = cancel
