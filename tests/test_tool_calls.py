@@ -16,6 +16,7 @@ from reference.family import MEMBERS
 from reference.replying_engine import ReplyingEngine
 
 from edgellama.convert import convert
+from edgellama.generation.chat_format import ChatFormat
 from edgellama.generation.conversation import Conversation
 from edgellama.generation.messages import checked_messages
 from edgellama.generation.session import Session
@@ -487,6 +488,27 @@ def test_wrong_options_are_refused_at_once(name: str) -> None:
     options, message = WRONG[name]
     with pytest.raises(InvalidOptionError, match=message):
         chat_with("", **options)
+
+
+def test_a_template_of_its_own_shows_tools() -> None:
+    """A file's template for tools is used for chats that have some, the other one without."""
+    metadata = {
+        "tokenizer.chat_template": TEMPLATES["chatml"],
+        "tokenizer.chat_template.tool_use": TEMPLATES["hermes-2-pro"],
+    }
+    chosen = load_chat_template(metadata, TOKENIZER)
+    assert chosen is not None
+    chat_format = ChatFormat(TOKENIZER, chosen)
+    messages = checked_messages([{"role": "user", "content": "Go."}])
+    texts = {}
+    for tools in ([], [add]):
+        asked = chat_format.reply_request({"tools": tools})
+        texts[len(tools)] = TOKENIZER.decode(chat_format.prompt(asked, messages))
+    assert texts[0].startswith("user\nGo.")
+    assert "You are a function calling AI model." in texts[1]
+    called = [*messages, *checked_messages([{"role": "tool", "content": "1"}])]
+    shown = TOKENIZER.decode(chat_format.prompt(chat_format.reply_request({}), called))
+    assert "user\n<tool_response>\n1\n</tool_response>" in shown
 
 
 def test_names_that_a_form_cannot_write_are_refused() -> None:

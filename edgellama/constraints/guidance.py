@@ -22,7 +22,8 @@ def llguidance() -> Any:
         import llguidance as module
     except ImportError as error:
         raise EdgellamaError(
-            f"schemas, regexes, grammars and choices need the package llguidance ({error})", way=way
+            f"schemas, regexes, grammars, choices and tools need the package llguidance ({error})",
+            way=way,
         ) from None
     version = str(module.__version__)
     if tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST:

@@ -83,30 +83,47 @@ class ChatFormat:
         words = instruction(asked.request)
         uses_tools = asked.tools or any(_is_about_tools(message) for message in messages)
         variables: dict[str, Any] = dict(asked.variables)
+        template = self.template
         if uses_tools:
-            given, of_tools = self._presentation.messages(messages, asked.tools)
+            presentation = self._presentation(asked.tools)
+            template = presentation.template
+            given, of_tools = presentation.messages(messages, asked.tools)
             messages, variables = cast("list[Message]", given), variables | of_tools
         return encode_instructed(
             self.tokenizer,
-            self.template,
+            template,
             messages,
             words,
             continue_final_message=asked.request.continuation,
             **variables,
         )
 
+    def _presentation(self, tools: Sequence[Tool]) -> Presentation:
+        """How tools are shown, by the template that the model has for them."""
+        if tools and self._of_tool_use is not None and self._of_tool_use.is_native:
+            return self._of_tool_use
+        return self._of_template
+
     @cached_property
-    def _presentation(self) -> Presentation:
+    def _of_template(self) -> Presentation:
         return Presentation.of(self.template)
+
+    @cached_property
+    def _of_tool_use(self) -> Presentation | None:
+        own = self.template.tool_use
+        return None if own is None else Presentation.of(own)
 
     def _built_in_tools(
         self, variables: Mapping[str, object], tools: Sequence[Tool]
     ) -> Sequence[Tool]:
         """Tools that the template shows by name; InvalidOptionError where none can be called."""
-        if VARIABLE not in variables or self._presentation.form.mark != PYTHON_TAG:
+        if VARIABLE not in variables:
+            return ()
+        form = self._presentation(tools).form
+        if form.mark != PYTHON_TAG:
             return ()
         found = built_in_tools(variables, tools)
-        if found and not ExpectedCalls(self._presentation.form, frozenset()).marks(self.tokenizer):
+        if found and not ExpectedCalls(form, frozenset()).marks(self.tokenizer):
             raise InvalidOptionError(
                 f"{VARIABLE} has {found[0].name}, but the vocabulary lacks {PYTHON_TAG}, behind "
                 "which built-in tools are called; allowed: with Llama 3.1 and later"
@@ -124,7 +141,8 @@ class ChatFormat:
         """The request of a reply that may call these tools, or one of them by name."""
         from edgellama.tools.call_grammar import calls_form
 
-        form = self._presentation.form
+        presentation = self._presentation([t for t in tools if t.name not in built_in])
+        form = presentation.form
         allowed = tools if choice in (AUTO, SOME_CALL) else [t for t in tools if t.name == choice]
         expected = ExpectedCalls(form, frozenset(tool.name for tool in allowed))
         answer = calls_form(
@@ -136,7 +154,7 @@ class ChatFormat:
             answer=request.answer,
             built_in=built_in,
         )
-        stop = (*request.stop, *self._presentation.stop)
+        stop = (*request.stop, *presentation.stop)
         return replace(request, answer=answer, calls=expected, stop=stop)
 
 

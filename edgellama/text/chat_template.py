@@ -26,13 +26,15 @@ if TYPE_CHECKING:
     from edgellama.text.template_sandbox import CompiledTemplate
 
 TEMPLATE_KEY = "tokenizer.chat_template"
+TOOL_USE_KEY = f"{TEMPLATE_KEY}.tool_use"
 MARKS = range(0xF0000, 0x110000)  # planes 15 and 16: private use
 
 
 class ChatTemplate:
     """The Jinja2 source of a template and the texts of the model's BOS and EOS.
 
-    ``stop``: strings that end a reply of this format where no token does.
+    ``stop``: strings that end a reply of this format where no token does. ``tool_use``: another
+    template of the same model, for chats with tools.
 
     Example:
         >>> from edgellama import ChatTemplate
@@ -42,9 +44,16 @@ class ChatTemplate:
     """
 
     def __init__(
-        self, source: str, *, bos_token: str, eos_token: str, stop: Sequence[str] = ()
+        self,
+        source: str,
+        *,
+        bos_token: str,
+        eos_token: str,
+        stop: Sequence[str] = (),
+        tool_use: ChatTemplate | None = None,
     ) -> None:
         self.source = source
+        self.tool_use = tool_use
         self.stop = tuple(stop)
         self.bos_token = bos_token
         self.eos_token = eos_token
@@ -95,11 +104,20 @@ class ChatTemplate:
 
 def load_chat_template(metadata: Mapping[str, object], tokenizer: Tokenizer) -> ChatTemplate | None:
     """The template of a model file, or None if it has none; nothing is guessed."""
-    source = metadata.get(TEMPLATE_KEY)
+    template, tool_use = (_declared(metadata, k, tokenizer) for k in (TEMPLATE_KEY, TOOL_USE_KEY))
+    if template is not None:
+        template.tool_use = tool_use
+    return template
+
+
+def _declared(
+    metadata: Mapping[str, object], key: str, tokenizer: Tokenizer
+) -> ChatTemplate | None:
+    source = metadata.get(key)
     if source is None:
         return None
     if not isinstance(source, str):
-        raise TemplateError(f"{TEMPLATE_KEY} is a {type(source).__name__}; a string")
+        raise TemplateError(f"{key} is a {type(source).__name__}; a string")
     return _for_tokenizer(source, (), tokenizer)
 
 
