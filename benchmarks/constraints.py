@@ -1,9 +1,10 @@
 """What a constraint costs: texts with and without one, in alternation.
 
 A constrained token is compared with a free one of the same round. Tokens that a form makes certain
-take no step of their own, so seconds are told by step and by token. What choosing a token costs is
-measured by the thread's own clock, too, which others on the machine do not disturb. The time to
-compile a form is told apart: it is spent once.
+take no step of their own, so seconds are told by step and by token, the prompt's among them. One
+thread is timed by its own clock, which stops while somebody else has the core; several are by the
+wall's, so there the machine should be quiet. The time to compile a form is told apart: it is spent
+once.
 """
 
 from __future__ import annotations
@@ -82,9 +83,10 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="smollm2")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--temperature", type=float, default=0.8)
     options = parser.parse_args()
+    clock = time.thread_time if options.threads == 1 else time.perf_counter
     with Llama(options.model, context_length=1024, num_threads=options.threads) as llama:
         llama.generate(PROMPT, max_tokens=8)
         print(f"{llama.tokenizer.vocab_size} tokens in the vocabulary")
@@ -101,21 +103,23 @@ def main() -> None:
         for number in range(options.rounds):
             names = list(FORMS) if number % 2 else list(reversed(FORMS))
             for name in names:
+                started = clock()
                 result = llama.generate(
                     PROMPT,
                     max_tokens=options.tokens,
                     temperature=options.temperature,
                     ignore_eos=True,
+                    speculation=False,
                     seed=number,
                     **FORMS[name],
                 )
-                figures = result.statistics
-                steps[name].append(figures.decode_s / max(1, figures.decoded_tokens))
-                tokens[name].append(figures.decode_s / max(1, len(result.tokens) - 1))
+                seconds = clock() - started
+                steps[name].append(seconds / max(1, result.statistics.decoded_tokens))
+                tokens[name].append(seconds / len(result.tokens))
         for name in FORMS:
             step, token = (
-                np.median(np.array(seconds[name]) / np.array(seconds["free"])) - 1
-                for seconds in (steps, tokens)
+                np.median(np.array(found[name]) / np.array(found["free"])) - 1
+                for found in (steps, tokens)
             )
             print(
                 f"{name}: {1e3 * np.median(steps[name]):.2f} ms a step ({step:+.1%}), "
