@@ -11,6 +11,7 @@ import pytest
 from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.llama import Llama
+from edgellama.server.metrics import Metrics
 from edgellama.server.settings import Limits, ServerSettings
 
 PATH = "/v1/completions"
@@ -132,3 +133,9 @@ def test_metrics_count_what_was_done(client: httpx.Client) -> None:
     assert buckets == sorted(buckets)
     stats = client.get("/stats").json()
     assert stats["models"][0]["name"] == "tiny" and stats["totals"]["generated_tokens"] > 0
+
+
+def test_large_counts_keep_all_digits() -> None:
+    """A counter never stands still because its last digits are left out."""
+    text = Metrics().as_text({"prompt_cache_bytes": 12_345_678_901})
+    assert "edgellama_prompt_cache_bytes 12345678901\n" in text

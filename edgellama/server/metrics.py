@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,92 +13,93 @@ if TYPE_CHECKING:
 FIRST_TOKEN_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
 
+TOTALS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "requests": ("Requests by route and status.", ("route", "status")),
+    "texts": ("Texts by why they ended.", ("finish_reason",)),
+    "tokens": ("Tokens of prompts, computed, generated.", ("kind",)),
+    "compute_seconds": ("Seconds of both phases.", ("phase",)),
+}
+"""What is counted: its explanation, and the names of its labels."""
+
+
+@dataclass
+class Total:
+    """A sum by the values of its labels."""
+
+    text: str
+    labels: tuple[str, ...]
+    by_labels: dict[tuple[str, ...], float] = field(default_factory=dict)
+
+    def add(self, values: tuple[str, ...], amount: float = 1) -> None:
+        """Count some more."""
+        self.by_labels[values] = self.by_labels.get(values, 0) + amount
+
+    @property
+    def sum(self) -> float:
+        """Over all labels."""
+        return sum(self.by_labels.values())
+
+    def samples(self) -> Iterator[tuple[str, float]]:
+        """Labels as Prometheus writes them, with their sums."""
+        for values, amount in sorted(self.by_labels.items()):
+            pairs = zip(self.labels, values, strict=True)
+            yield "{" + ",".join(f'{name}="{value}"' for name, value in pairs) + "}", amount
+
+
 class Metrics:
     """What a server has done so far; counted from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests: Counter[tuple[str, int]] = Counter()
-        self._texts: Counter[str] = Counter()
-        self._tokens: Counter[str] = Counter()
-        self._seconds: Counter[str] = Counter()
+        self._totals = {name: Total(*told) for name, told in TOTALS.items()}
         self._first_tokens: list[int] = [0] * (len(FIRST_TOKEN_BUCKETS) + 1)
         self._first_tokens_s = 0.0
 
     def count_request(self, route: str, status: int) -> None:
         """A request was answered with this status."""
         with self._lock:
-            self._requests[route, status] += 1
+            self._totals["requests"].add((route, str(status)))
 
     def count_text(self, result: Generation) -> None:
         """A text has ended."""
         figures = result.statistics
+        totals = self._totals
         with self._lock:
-            self._texts[result.finish_reason] += 1
-            self._tokens["prompt"] += result.prompt_tokens
-            self._tokens["prefilled"] += figures.prefilled_tokens
-            self._tokens["generated"] += len(result.tokens)
-            self._seconds["prefill"] += figures.prefill_s  # type: ignore[assignment]
-            self._seconds["decode"] += figures.decode_s  # type: ignore[assignment]
+            totals["texts"].add((result.finish_reason,))
+            totals["tokens"].add(("prompt",), result.prompt_tokens)
+            totals["tokens"].add(("prefilled",), figures.prefilled_tokens)
+            totals["tokens"].add(("generated",), len(result.tokens))
+            totals["compute_seconds"].add(("prefill",), figures.prefill_s)
+            totals["compute_seconds"].add(("decode",), figures.decode_s)
             first_s = figures.time_to_first_token_s
-            bucket = sum(first_s > limit for limit in FIRST_TOKEN_BUCKETS)
-            self._first_tokens[bucket] += 1
+            self._first_tokens[sum(first_s > limit for limit in FIRST_TOKEN_BUCKETS)] += 1
             self._first_tokens_s += first_s
 
     @property
     def counts(self) -> Mapping[str, float]:
         """The totals by name, for /stats."""
         with self._lock:
+            tokens = self._totals["tokens"].by_labels
+            seconds = self._totals["compute_seconds"].by_labels
             return {
-                "requests": sum(self._requests.values()),
-                "texts": sum(self._texts.values()),
-                **{f"{name}_tokens": count for name, count in self._tokens.items()},
-                **{f"{name}_seconds": value for name, value in self._seconds.items()},
+                "requests": self._totals["requests"].sum,
+                "texts": self._totals["texts"].sum,
+                **{f"{kind}_tokens": count for (kind,), count in tokens.items()},
+                **{f"{phase}_seconds": value for (phase,), value in seconds.items()},
             }
 
     def as_text(self, gauges: Mapping[str, float]) -> str:
         """Everything in Prometheus' text format; ``gauges`` are of this moment."""
         with self._lock:
             lines = [
-                *_family(
-                    "requests_total",
-                    "counter",
-                    "Requests by route and status.",
-                    (
-                        (f'{{route="{route}",status="{status}"}}', count)
-                        for (route, status), count in sorted(self._requests.items())
-                    ),
-                ),
-                *_family(
-                    "texts_total",
-                    "counter",
-                    "Texts by why they ended.",
-                    (
-                        (f'{{finish_reason="{reason}"}}', count)
-                        for reason, count in sorted(self._texts.items())
-                    ),
-                ),
-                *_family(
-                    "tokens_total",
-                    "counter",
-                    "Tokens of prompts, computed, generated.",
-                    ((f'{{kind="{kind}"}}', count) for kind, count in sorted(self._tokens.items())),
-                ),
-                *_family(
-                    "compute_seconds_total",
-                    "counter",
-                    "Seconds of both phases.",
-                    (
-                        (f'{{phase="{phase}"}}', value)
-                        for phase, value in sorted(self._seconds.items())
-                    ),
-                ),
-                *self._first_token_lines(),
+                line
+                for name, total in self._totals.items()
+                for line in _family(f"{name}_total", "counter", total.text, total.samples())
             ]
+            lines += self._first_token_lines()
         for name, value in gauges.items():
-            lines += _family(
-                name, "gauge", f"{name.replace('_', ' ').capitalize()}.", (("", value),)
-            )
+            text = f"{name.replace('_', ' ').capitalize()}."
+            lines += _family(name, "gauge", text, (("", value),))
         return "\n".join(lines) + "\n"
 
     def _first_token_lines(self) -> list[str]:
@@ -112,5 +113,5 @@ class Metrics:
 
 def _family(name: str, kind: str, text: str, samples: Iterable[tuple[str, float]]) -> list[str]:
     full = f"edgellama_{name}"
-    lines = [f"{full}{labels} {value:g}" for labels, value in samples]
+    lines = [f"{full}{labels} {value:.15g}" for labels, value in samples]
     return [f"# HELP {full} {text}", f"# TYPE {full} {kind}", *lines]
