@@ -163,6 +163,22 @@ def test_each_of_a_few_tokens_has_the_bits_of_a_step_of_its_own(
             np.testing.assert_array_equal(found, np.array(expected))
 
 
+def test_the_next_logits_are_those_of_single_steps(tmp_path: Path) -> None:
+    """Tokens that are certain, computed together, lead to the logits of one after the other."""
+    model = TinyLlama(width=256, heads=4, kv_heads=2, feed_forward=512, weight_format="Q4_0")
+    tokens = np.random.default_rng(1).integers(0, 288, 60).tolist()
+    with (
+        GGUFFile(write_tiny_llama(tmp_path / "tiny.gguf", model)) as file,
+        Engine(file, num_threads=2) as engine,
+    ):
+        alone, together = engine.new_cache(), engine.new_cache()
+        for count in (2, 3, 7, 12):
+            coming = tokens[alone.length : alone.length + count]
+            expected = [engine.forward([token], alone) for token in coming][-1]
+            found = engine.forward(coming, together, logits="next")
+            np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("num_tokens", [5, 600])
 def test_logits_of_so_many_tokens_at_the_end(engine: Any, num_tokens: int) -> None:
     """A number asks for the logits of so many last tokens, also across the steps of a prompt."""

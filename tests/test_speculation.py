@@ -297,3 +297,26 @@ def test_other_values_are_refused(llama: Llama, tmp_path: Path, value: Any) -> N
         llama.generate(PROMPT, max_tokens=1, speculation=value)
     with pytest.raises(InvalidOptionError, match='allowed: True, False or "auto"'):
         Llama(tmp_path / "none.gguf", speculation=value)
+
+
+PEOPLE = (
+    'List: {"name": "Bob", "age": 3}, {"name": "Ann", "age": 4}, {"name": "Tom", "age": 5}. JSON:'
+)
+
+
+def test_constraints_and_guesses_agree(smollm2_path: Path) -> None:
+    """Where a schema forces tokens between those that are chosen, guesses change no text."""
+    pytest.importorskip("llguidance")
+    properties = {"name": {"type": "string", "maxLength": 12}, "age": {"type": "integer"}}
+    person = {"type": "object", "properties": properties, "required": ["name", "age"]}
+    schema = {"type": "array", "items": person, "minItems": 6, "maxItems": 8}
+    with Llama(smollm2_path, context_length=512) as llama:
+        llama._engine.scheduler.costs = Costs(fixed=AVX512)
+        results = [
+            llama.generate(
+                PEOPLE, schema=schema, max_tokens=120, temperature=0.5, seed=2, speculation=mode
+            )
+            for mode in (False, True)
+        ]
+    assert results[0].tokens == results[1].tokens
+    assert results[1].statistics.accepted_tokens > 0

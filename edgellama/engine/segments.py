@@ -28,10 +28,11 @@ from edgellama.kernels_cpu.layouts import (
     count_splits,
 )
 
-Wanted: TypeAlias = Literal["last", "all", "each", "none", "rows"] | int
+Wanted: TypeAlias = Literal["last", "all", "next", "each", "none", "rows"] | int
 """Logits of the last token, of all, or of so many at the end; nothing, or the residual stream's
-rows instead of logits. "each" are those of all, with the bits that steps of one token would give,
-where a few are the only ones in a step."""
+rows instead of logits. "next" and "each" are those of the last and of all, with the bits that steps
+of one token would give, where a few are the only ones in a step."""
+ALIKE = ("next", "each")
 SMALLEST_SPLIT = 512
 """Keys of one part where a token's keys are split: enough to be worth handing out."""
 SPLITS_AT_MOST = 64
@@ -68,7 +69,7 @@ class Segment:
 
 def num_logits(wanted: Wanted, num_tokens: int) -> int:
     """How many of ``num_tokens`` at their end have their logits computed."""
-    if wanted == "last":
+    if wanted in ("last", "next"):
         return min(1, num_tokens)
     if isinstance(wanted, int):
         return min(max(0, wanted), num_tokens)

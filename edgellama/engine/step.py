@@ -32,7 +32,7 @@ from edgellama.engine.matrix_kernels import RECORD_TILES
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Op
 from edgellama.engine.rope import RopeTable
-from edgellama.engine.segments import Segment, SegmentTable
+from edgellama.engine.segments import ALIKE, Segment, SegmentTable
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.step_values import Attending, Batch, StepKind
 from edgellama.engine.weights import ModelWeights
@@ -157,7 +157,7 @@ class StepRunner:
         """The same for segments whose adapted rows are in ``ranges``."""
         num_tokens = self._fill(segments)
         is_prompt = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
-        is_alike = len(segments) == 1 and segments[0].wanted == "each" and not ranges
+        is_alike = len(segments) == 1 and segments[0].wanted in ALIKE and not ranges
         kind, pages = self.kind_of(num_tokens, is_prompt, is_alike), segments[0].cache.layout
         numbers = self._table.fill(
             segments, attention_tokens(self._config, kind.attending), kind.attending == "direct"

@@ -114,8 +114,10 @@ class Decoding:
         if self._is_over():
             return None
         tokens = history[cache.length :]
-        # Tokens that were not chosen are computed together, with a draft or without.
-        if self._drafter is None or len(tokens) > 1:
+        if len(tokens) > 1:
+            # With the bits that they have one by one, as in a draft that knew them.
+            return NextTokens(tokens, "next" if len(tokens) <= MAX_SHORT_TOKENS else "last")
+        if self._drafter is None:
             return NextTokens(tokens, "last")
         self._draft = list(self._drafter.draft(history, self._room_for_draft()))
         return NextTokens(tokens + self._draft, "each" if self._draft else "last")
@@ -147,8 +149,8 @@ class Decoding:
                 next_row = len(history) - start
                 if next_row == row and not self._end.is_reached:
                     continue  # taken back: another one, by the same logits
-                is_drafted = next_row == row + 1 <= len(draft)
-                if not is_drafted or draft[row] != history[-1]:
+                is_drafted = row < next_row <= len(draft)
+                if not is_drafted or draft[row:next_row] != history[start + row :]:
                     break
                 self._clock.resume()
                 if self._is_over():

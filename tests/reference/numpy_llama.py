@@ -248,7 +248,7 @@ class NumpyEngine:
         tokens: Sequence[int],
         cache: NumpyCache,
         *,
-        logits: Literal["last", "all", "each", "none"] = "last",
+        logits: Literal["last", "all", "next", "each", "none"] = "last",
         cancelled: Cancellable | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Array:
@@ -270,7 +270,7 @@ class NumpyEngine:
                 self.forwarded.append(len(chunk))
                 if progress is not None:
                     progress(start + len(chunk), total)
-        first = {"last": -1, "none": total}.get(logits, 0)
+        first = {"last": -1, "next": -1, "none": total}.get(logits, 0)
         return np.concatenate(rows)[first:].copy()
 
     def close(self) -> None:

@@ -37,7 +37,7 @@ class ReplyingEngine(ScriptedEngine):
         tokens: Sequence[int],
         cache: Any,
         *,
-        logits: Literal["last", "all", "none"] = "last",
+        logits: Literal["last", "all", "next", "none"] = "last",
         cancelled: Cancellable | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Array:

@@ -77,12 +77,12 @@ class ScriptedEngine:
         tokens: Sequence[int],
         cache: Any,
         *,
-        logits: Literal["last", "all", "none"] = "last",
+        logits: Literal["last", "all", "next", "none"] = "last",
         cancelled: Cancellable | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> Array:
         """Logits of the last position; raises as Engine.forward does."""
-        assert logits == "last"
+        assert logits in ("last", "next")
         step = len(self.forwarded)
         self.forwarded.append(list(tokens))
         self.before_step(step)

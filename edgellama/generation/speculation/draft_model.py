@@ -118,9 +118,7 @@ class ModelDrafter:
         if not self._draft:
             for learnt in (*self._kinds, self._usual):
                 learnt.forget()
-        costs = self._costs.table
-        step = costs[min(len(self._draft) + 1, len(costs) - 1)] if self._draft else num_new
-        self._account.settle(step + self._spent, num_new)
+        self._account.settle(num_new, len(self._draft), self._costs.table, self._spent)
 
     def _guess(self, tokens: Sequence[int]) -> tuple[int, int]:
         """The next token behind the text and the draft so far, and the kind of the guess."""

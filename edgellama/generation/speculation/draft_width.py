@@ -81,7 +81,17 @@ class DraftAccount:
                 best, most_gain = width, tokens / cost
         return best
 
-    def settle(self, cost: float, num_tokens: int) -> None:
-        """What came in ``num_tokens`` has cost so many steps of one token."""
+    def settle(
+        self, num_tokens: int, num_drafted: int, costs: Sequence[float], spent: float = 0.0
+    ) -> None:
+        """``num_tokens`` have come since a draft of ``num_drafted`` tokens, or none.
+
+        ``spent``: what its guesses have cost themselves. Tokens that no step had to choose, since
+        a constraint left no other, are not counted for the draft.
+        """
+        cost = num_tokens + spent
+        if num_drafted:
+            num_tokens = min(num_tokens, num_drafted + 1)
+            cost = costs[min(num_drafted + 1, len(costs) - 1)] + spent
         credit = self._credit + num_tokens - cost + CREDIT_PER_TOKEN * num_tokens
         self._credit = min(credit, LARGEST_CREDIT)

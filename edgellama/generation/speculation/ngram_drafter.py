@@ -42,9 +42,7 @@ class NGramDrafter:
         num_new = len(tokens) - self._num_seen
         if self._num_seen and num_new > 0:
             self._learn(tokens)
-            costs = self._costs.table
-            cost = costs[min(self._num_drafted + 1, len(costs) - 1)]
-            self._account.settle(cost if self._num_drafted else num_new, num_new)
+            self._account.settle(num_new, self._num_drafted, self._costs.table)
         self._num_seen = len(tokens)
         self._num_drafted = 0
         self._look(tokens)
