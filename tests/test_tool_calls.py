@@ -114,6 +114,10 @@ def paint(colour: Literal["red", "blue"], coats: list[int]) -> str:
     return f"{colour}, {len(coats)} coats"
 
 
+def nothing() -> None:
+    """Do nothing."""
+
+
 def calls_of(result: Any) -> list[tuple[str, Any]]:
     """Names and arguments."""
     return [(call.name, call.arguments) for call in result.tool_calls]
@@ -187,6 +191,23 @@ def test_streams_and_batches_have_the_same_calls(name: str, smollm2_path: Path) 
     assert not any("{" in chunk.text for chunk in chunks)
     assert [c.token for c in chunks if c.token is not None] == list(stream.result.tokens)
     assert calls_of(stream.result) == expected
+
+
+@pytest.mark.parametrize("template", ["llama-3.2", "chatml", "mistral-nemo", "python"])
+def test_replies_do_not_call_for_ever(template: str) -> None:
+    """A model that would always go on calling ends after 16 calls."""
+    said = {
+        "llama-3.2": "; ".join(['{"name": "nothing", "parameters": {}}'] * 20),
+        "chatml": '<tool_call>\n{"name": "nothing", "arguments": {}}\n</tool_call>\n' * 20,
+        "mistral-nemo": "[TOOL_CALLS]["
+        + ", ".join(['{"name": "nothing", "arguments": {}}'] * 20)
+        + "]",
+        "python": f"[{', '.join(['nothing()'] * 20)}]",
+    }[template]
+    chat, _ = chat_with(said, template=template, tools=[nothing])
+    result = chat.send("Go.")
+    assert calls_of(result) == [("nothing", {})] * 16
+    assert result.finish_reason == "tool_calls"
 
 
 def test_text_is_text() -> None:

@@ -127,7 +127,7 @@ class ChatOptions(TextOptions, total=False):
             package llguidance, so that every call is well formed.
         tool_choice: "auto" (the default): the model decides; "none": it calls nothing and is not
             shown the tools; "required": it calls at least one; or a tool's name: it calls that.
-        parallel_tool_calls: Whether a reply may call several tools. True by default.
+        parallel_tool_calls: Whether a reply may have several calls, up to 16. True by default.
         template_variables: What else the chat template gets by name, such as ``documents``,
             ``date_string``, ``builtin_tools`` or ``tools_in_user_message``. None (the default) is
             nothing.

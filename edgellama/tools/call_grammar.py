@@ -19,6 +19,9 @@ from edgellama.tools.forms import CallForm
 from edgellama.tools.reading import CODE_TOOL
 from edgellama.tools.tool import Tool
 
+MAX_PARALLEL_CALLS = 16
+"""In one reply: small models that have begun to call do not end by themselves."""
+_MORE = f"{{0,{MAX_PARALLEL_CALLS - 1}}}"
 _ANSWER = "answer"
 _OPEN = {"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
 _PYTHON_VALUES = {"boolean": '"True" | "False"', "null": '"None"'}
@@ -129,9 +132,9 @@ class _Lark:
         form, between = self._form, self._literal(self._form.between)
         if form.repeats_mark:
             # The mark and the white space behind it are part of each call.
-            more = f" ({between}? {self._literal(form.mark)} call)*" if parallel else ""
+            more = f" ({between}? {self._literal(form.mark)} call){_MORE}" if parallel else ""
             return [f"calls: call{more}", f"call: {self._literal(form.start)}? one_call"]
-        more = f" ({between} one_call)*" if parallel else ""
+        more = f" ({between} one_call){_MORE}" if parallel else ""
         parts = [self._literal(form.start), f"one_call{more}", self._literal(form.end)]
         return [f"calls: {' '.join(part for part in parts if part)}"]
 
