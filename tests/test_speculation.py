@@ -320,3 +320,14 @@ def test_constraints_and_guesses_agree(smollm2_path: Path) -> None:
         ]
     assert results[0].tokens == results[1].tokens
     assert results[1].statistics.accepted_tokens > 0
+
+
+def test_guesses_come_back_with_the_room_for_them() -> None:
+    """While many sequences share steps nothing is guessed; afterwards all of the text is known."""
+    costs = Costs(fixed=[0.0, 1.0])
+    drafter, text = NGramDrafter(4096, costs), list(range(50))
+    for token in [*range(60), *range(20)]:
+        assert list(drafter.draft(text, 11)) == []
+        text.append(token)
+    costs.fixed = AVX512
+    assert list(drafter.draft(text, 3)) == [20, 21, 22]

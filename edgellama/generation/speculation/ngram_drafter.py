@@ -39,10 +39,14 @@ class NGramDrafter:
 
     def draft(self, tokens: Sequence[int], most: int) -> Sequence[int]:
         """Up to ``most`` tokens that followed where the text was the same, as many as pay off."""
-        num_new = len(tokens) - self._num_seen
+        costs, num_new = self._costs.table, len(tokens) - self._num_seen
         if self._num_seen and num_new > 0:
             self._learn(tokens)
-            self._account.settle(num_new, self._num_drafted, self._costs.table)
+            self._account.settle(num_new, self._num_drafted, costs)
+        if len(costs) <= 2:
+            # So many sequences share steps that none has room: they do without the search, too.
+            self._num_seen = self._num_drafted = self._place = self._num_same = 0
+            return ()
         self._num_seen = len(tokens)
         self._num_drafted = 0
         self._look(tokens)
@@ -53,7 +57,7 @@ class NGramDrafter:
         probabilities = [
             likely[KINDS[min(same, len(KINDS) - 1)]] for same in range(first, first + most)
         ]
-        self._num_drafted = self._account.width(probabilities, self._costs.table)
+        self._num_drafted = self._account.width(probabilities, costs)
         return self._continuation(tokens, self._num_drafted)
 
     def _learn(self, tokens: Sequence[int]) -> None:
