@@ -253,3 +253,14 @@ def test_who_leaves_ends_its_own_text_alone(server: RunningServer, client: httpx
         if not client.get("/health").json()["running"]:
             break
     assert client.get("/health").json()["running"] == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [("/chat/completions", CHAT), ("/v1/chat/completion", CHAT), ("/v1/v1/models", "/v1/models")],
+)
+def test_a_path_that_is_nearly_right_is_told(client: httpx.Client, path: str, meant: str) -> None:
+    """A base URL without /v1, or with it twice, is the commonest slip."""
+    answer = client.post(path, json=ask())
+    assert answer.status_code == 404
+    assert f"did you mean {meant}?" in answer.json()["error"]["message"]

@@ -19,6 +19,9 @@ import pytest
 from conftest import CliRunner
 from server_harness import sse_events
 
+from edgellama.cli import serve
+from edgellama.cli.application import run
+
 CHAT = "/v1/chat/completions"
 LONG = {"messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True, "temperature": 0}
 
@@ -122,7 +125,7 @@ def test_it_ends_with_its_parent(tiny_path: Path) -> None:
 
 
 def test_what_cannot_be_served_is_said_in_a_line(run_cli: CliRunner, tiny_path: Path) -> None:
-    """A port that is in use, a parent that there is not, wrong keys and aliases."""
+    """A port that is in use, and a file that is no model."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -135,20 +138,42 @@ def test_what_cannot_be_served_is_said_in_a_line(run_cli: CliRunner, tiny_path: 
     result = run_cli("serve", broken, "--port", "0")
     assert result.returncode == 1 and result.stdout == ""
     assert "broken.gguf" in result.stderr and "Traceback" not in result.stderr
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    cases = (
-        ["--parent-pid", str(gone.pid)],
+
+
+@pytest.fixture
+def own_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log of this process stays as it is."""
+    monkeypatch.setattr(serve, "_show_log", lambda is_wanted: None)
+
+
+@pytest.mark.usefixtures("own_log")
+@pytest.mark.parametrize(
+    "arguments",
+    [
         ["--api-key", " "],
+        ["--alias", "gpt-4o"],
         ["--keep-alive", "soon"],
         ["--host", "no.such.host.invalid"],
-    )
-    for arguments in cases:
-        result = run_cli("serve", tiny_path, "--port", "0", *arguments)
-        assert result.returncode in (1, 2), arguments
-        last = result.stderr.splitlines()[-1]
-        assert last.startswith("edgellama: error:") and result.stdout == ""
-        assert len(result.stderr.splitlines()) <= 2
+    ],
+)
+def test_wrong_options_are_said_in_a_line(
+    tiny_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    """Nothing is served, and what is wrong is the last line."""
+    assert run(["serve", str(tiny_path), "--port", "0", *arguments]) in (1, 2)
+    told = capsys.readouterr()
+    assert told.err.splitlines()[-1].startswith("edgellama: error:") and told.out == ""
+
+
+@pytest.mark.usefixtures("own_log")
+def test_a_parent_that_has_ended_is_none(
+    tiny_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A server must not outlive whom it belongs to."""
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    assert run(["serve", str(tiny_path), "--port", "0", "--parent-pid", str(gone.pid)]) == 1
+    assert "parent_pid" in capsys.readouterr().err
 
 
 def test_keys_come_from_a_file(tiny_path: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -126,13 +127,22 @@ def _shaped(request: Request, error: RequestError) -> Response:
 
 async def _http_error(request: Request, error: HTTPException) -> Response:
     """No such route, or another method."""
+    path = request.url.path
     texts = {
-        404: f"there is no {request.method} {request.url.path[:100]!a} here",
+        404: f"there is no {request.method} {path[:100]!a} here{_nearest(request, path)}",
         405: f"{request.method} is not allowed here",
     }
     text = texts.get(error.status_code, str(error.detail))
     own = RequestError(error.status_code, text, code="no_route", headers=error.headers or {})
     return _shaped(request, own)
+
+
+def _nearest(request: Request, path: str) -> str:
+    """The path that may have been meant, such as one with /v1 before it."""
+    paths = [route.path for route in request.app.routes if isinstance(route, Route)]
+    with_prefix = [known for known in paths if known == f"/v1{path}"]
+    close = with_prefix or get_close_matches(path[:100], paths, n=1, cutoff=0.7)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 async def _error(request: Request, error: Exception) -> Response:
