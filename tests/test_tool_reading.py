@@ -62,6 +62,11 @@ READ: dict[str, tuple[str, list[ReadCall], str]] = {
         ],
         "Done.",
     ),
+    "python's escapes": (
+        r"""[f(a="\d\\d\"\n")]""",
+        [ReadCall("f", {"a": '\\d\\d"\n'})],
+        "",
+    ),
     "hermes": ('<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>', [F], ""),
     "hermes, two": (
         'So: <tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>\n'

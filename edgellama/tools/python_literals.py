@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import re
-import warnings
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -21,6 +20,8 @@ _NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*){0,4}"
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?!\w)"
 _STRING = r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\""""
 _PIECE = re.compile(f"{_SPACE}|{_STRING}|{_NAME}|{_NUMBER}|[][(){{}},=:]", re.DOTALL | re.ASCII)
+_ESCAPE = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPED = frozenset("\\'\"abfnrtvxuUN\n01234567")
 _CONSTANTS: Mapping[str, Any] = MappingProxyType({"true": True, "false": False, "null": None})
 """What JSON calls True, False and None; models mix both."""
 
@@ -51,26 +52,32 @@ def read_call(text: str) -> tuple[PythonCall, str] | None:
 
 def _first_expression(text: str) -> tuple[ast.expr, str] | None:
     """What stands up to the bracket that closes the first one, and the text behind."""
-    end = _end_of_brackets(text)
-    if end is None:
+    pieces = _up_to_closed_bracket(text)
+    if pieces is None:
         return None
+    source = "".join(_ESCAPE.sub(_known_escape, piece) for piece in pieces)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes that Python does not know
-            tree = ast.parse(text[:end].strip(), mode="eval")
+        tree = ast.parse(source.strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
-    return tree.body, text[end:]
+    return tree.body, text[sum(map(len, pieces)) :]
 
 
-def _end_of_brackets(text: str) -> int | None:
-    """Where the first bracket is closed, if only plain pieces stand before that."""
+def _known_escape(found: re.Match[str]) -> str:
+    """A backslash that escapes nothing stands for itself, of which Python would warn."""
+    return found[0] if found[1] in _ESCAPED else f"\\{found[0]}"
+
+
+def _up_to_closed_bracket(text: str) -> list[str] | None:
+    """The pieces up to where the first bracket is closed; None if others stand before that."""
+    pieces: list[str] = []
     position, depth = 0, 0
     while position < min(len(text), MAX_CHARACTERS):
         found = _PIECE.match(text, position)
         if found is None:
             return None
         position, piece = found.end(), found[0]
+        pieces.append(piece)
         if piece in _OPEN:
             depth += 1
             if depth > MAX_DEPTH:
@@ -78,7 +85,7 @@ def _end_of_brackets(text: str) -> int | None:
         elif piece in _CLOSE:
             depth -= 1
             if depth <= 0:
-                return position if depth == 0 else None
+                return pieces if depth == 0 else None
     return None
 
 
