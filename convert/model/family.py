@@ -84,7 +84,7 @@ def family_notes(config: Fields) -> tuple[str, ...]:
         )
     if is_headless(config):
         return (
-            "the checkpoint is for vectors of texts (edgellama embed): without an output matrix, "
+            "the checkpoint is for vectors of texts: without an output matrix, "
             "texts that it generates mean nothing",
         )
     return ()
