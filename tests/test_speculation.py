@@ -182,6 +182,15 @@ def test_an_edited_file_comes_faster(costs: Sequence[float], least: float) -> No
     assert found.accepted > 0.8 * found.drafted
 
 
+def test_a_repetition_is_found_after_a_long_text_without_one() -> None:
+    """A text that was not guessed for long is searched still, so what comes again is noticed."""
+    file = [7919 * token for token in range(200)]
+    whole = [*file, *(token * 31 + 5 for token in range(300)), *file]
+
+    found = run(whole[:201], lambda text, guess: whole[len(text)], len(whole) - 220, AVX512)
+    assert found.accepted > 140
+
+
 def test_noise_is_not_guessed() -> None:
     """A text without any repetition is computed a token at a time."""
     found = run([1, 2, 3], lambda text, guess: len(text) * 7919, 300, AVX512)

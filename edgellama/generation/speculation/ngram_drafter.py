@@ -17,6 +17,9 @@ PRIORS = (0.5, 0.4, 0.6, 0.75, 0.85, 0.9)
 KINDS = (0, *(min(same.bit_length(), len(PRIORS)) - 1 for same in range(1, 33)))
 """Which of PRIORS is meant, by the number of tokens that were the same."""
 LONGEST_DRAFT = 11
+IDLE_AFTER, IDLE_STRIDE = 24, 4
+"""After so many tokens without a draft the text is searched every few tokens, since a search takes
+several times as long where a step of the model has driven it out of the caches."""
 RESUMED_WITHIN = 12
 """Tokens of the place that was followed, in which the text's last token is looked for."""
 
@@ -31,7 +34,7 @@ class NGramDrafter:
         self._account = DraftAccount(needed_gain)
         self._kinds = [Acceptance(prior) for prior in PRIORS]
         self._num_seen = 0
-        self._num_drafted = 0
+        self._num_drafted = self._num_idle = 0
         # Where the text's next token is guessed to stand, and how many before it are the same.
         self._place = self._num_same = 0
         # Where a place that was followed has differed; 0 for none.
@@ -39,6 +42,10 @@ class NGramDrafter:
 
     def draft(self, tokens: Sequence[int], most: int) -> Sequence[int]:
         """Up to ``most`` tokens that followed where the text was the same, as many as pay off."""
+        self._num_idle += 1
+        if self._num_idle > IDLE_AFTER and self._num_idle % IDLE_STRIDE:
+            self._num_drafted = self._place = self._num_same = 0
+            return ()
         costs, num_new = self._costs.table, len(tokens) - self._num_seen
         if self._num_seen and num_new > 0:
             self._learn(tokens)
@@ -46,6 +53,7 @@ class NGramDrafter:
         if len(costs) <= 2:
             # So many sequences share steps that none has room: they do without the search, too.
             self._num_seen = self._num_drafted = self._place = self._num_same = 0
+            self._num_idle = 0
             return ()
         self._num_seen = len(tokens)
         self._num_drafted = 0
@@ -58,6 +66,8 @@ class NGramDrafter:
             likely[KINDS[min(same, len(KINDS) - 1)]] for same in range(first, first + most)
         ]
         self._num_drafted = self._account.width(probabilities, costs)
+        if self._num_drafted:
+            self._num_idle = 0
         return self._continuation(tokens, self._num_drafted)
 
     def _learn(self, tokens: Sequence[int]) -> None:
