@@ -104,6 +104,10 @@ class GenerationCancelled(EdgellamaError):
     """A step was stopped by its cancel token."""
 
 
+class StageLostError(EdgellamaError):
+    """A part of a model on another machine does not answer, and does not come back."""
+
+
 class KernelError(EdgellamaError):
     """A kernel could not be compiled, loaded, or run on this CPU's tier."""
 

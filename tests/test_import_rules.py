@@ -78,6 +78,11 @@ ALLOWED: dict[str, set[str]] = {
         *("", "engine", "generation", "measure", "models", "sampling", "text", "tools"),
         *("kernels_cpu.machine", *QUANT),
     },
+    "cluster": {
+        *("", "engine", "generation", "measure", "models", "text"),
+        *("kernels_cpu", "kernels_cpu.compiling", "kernels_cpu.machine", "kernels_cpu.sampling"),
+        *QUANT,
+    },
     "": {
         *("engine", "generation", "generation.speculation", "measure", "models", "sampling"),
         *("text", "tools", "kernels_cpu.machine", *QUANT),
@@ -90,6 +95,7 @@ PLACES = {
     "llvmlite": re.compile(r"edgellama\.kernels_cpu\.(simd\.\w+|compiling\.jit)"),
     "numba": re.compile(r"edgellama\.kernels_cpu(\.\w+)*"),
     "gguf": re.compile(r"edgellama\.convert(\.\w+)*"),
+    "ray": re.compile(r"edgellama\.cluster\.\w+"),
     **dict.fromkeys(("starlette", "uvicorn"), re.compile(r"edgellama\.server\.\w+")),
     "msgspec": re.compile(r"edgellama\.(server\.\w+|constraints\.answer_types)"),
     **dict.fromkeys(("llguidance", "pydantic"), re.compile(r"edgellama\.constraints\.\w+")),

@@ -1,0 +1,1 @@
+"""A model over several machines: stages of neighbouring layers, and who drives them."""

@@ -1,0 +1,39 @@
+"""A stage in the driver's own process, or in a test: a handle without a wire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from edgellama.cluster.stage import Stage
+from edgellama.cluster.stage_call import Answer, StageCall
+
+
+class LocalStage:
+    """The handle of a stage that ``make_stage`` makes, anew each time that it was lost."""
+
+    def __init__(self, make_stage: Callable[[], Stage]) -> None:
+        self._make_stage = make_stage
+        self._stage = make_stage()
+        self.layers = self._stage.layers
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return f"layers {self.layers.start} to {self.layers.stop - 1} in this process"
+
+    def run(self, calls: list[StageCall]) -> list[Answer]:
+        """See ``Stage.run``."""
+        return self._stage.run(calls)
+
+    def forget(self, sequence: int) -> None:
+        """See ``Stage.forget``."""
+        self._stage.forget(sequence)
+
+    def revive(self) -> None:
+        """Another stage, which holds nothing."""
+        self._stage.close()
+        self._stage = self._make_stage()
+
+    def close(self) -> None:
+        """End the stage."""
+        self._stage.close()

@@ -1,0 +1,210 @@
+"""What stands in an engine's place where the layers run on stages.
+
+It has those parts of ``Engine`` that texts are made with: sampling, constraints, guesses, streams,
+sessions and batches run over it unchanged. What needs weights or keys and values in the driver's
+own process is refused: adapters, hooks, embeddings, saved sessions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.cluster.pipeline import PATIENCE_S, Pipeline
+from edgellama.cluster.rounds import Chunking, Part
+from edgellama.cluster.spread_sequence import SpreadSequence
+from edgellama.cluster.stage_call import Answer, FloatRows, StageHandle
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.engine_arguments import check_wanted, checked_tokens
+from edgellama.engine.hooks import Hook
+from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.scheduler import Scheduler
+from edgellama.engine.segments import Segment, Wanted
+from edgellama.engine.step_sizes import step_tokens
+from edgellama.engine.work import Kept, Progress, Work
+from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
+from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.llama_tensors import ROPE_FREQS
+from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.rope_choice import with_rope_scaling
+
+if TYPE_CHECKING:
+    from edgellama.engine.kv_cache import KVCache
+
+CHUNK_TOKENS = 256
+"""Tokens of a prompt that a stage computes while the next one has those before."""
+CHUNKS_AT_ONCE = 32
+"""Chunks of a prompt between two moments at which others may run and progress is told."""
+
+
+class SpreadEngine:
+    """A model whose layers run on ``stages``. Thread-safe, as ``Engine`` is."""
+
+    def __init__(
+        self,
+        file: GGUFFile,
+        stages: Sequence[StageHandle],
+        *,
+        kv_type: KVTypeChoice = "f16",
+        rope_scaling: str | None = None,
+        chunk_tokens: int = CHUNK_TOKENS,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
+        """``kv_type`` and ``rope_scaling``: what the stages have, which compute by them.
+
+        ``chunk_tokens``: of a prompt, for a stage at a time; ``patience_s``: see ``Pipeline``.
+        Raises InvalidOptionError for stages that do not have all layers.
+        """
+        self.config = _config(file, rope_scaling)
+        if chunk_tokens < 1:
+            raise InvalidOptionError(f"chunk_tokens is {chunk_tokens}; allowed: at least 1")
+        own_tokens = step_tokens(self.config)
+        chunk_tokens = min(chunk_tokens, own_tokens)
+        self._pipeline = Pipeline(stages, Chunking(chunk_tokens, own_tokens), patience_s=patience_s)
+        if (end := stages[-1].layers.stop) != self.config.block_count:
+            raise InvalidOptionError(
+                f"the last stage ends before layer {end}; the model has {self.config.block_count}"
+            )
+        self.layers = range(self.config.block_count)
+        self.hooks: tuple[Hook, ...] = ()
+        self.low_priority = False
+        self.tier = choose_tier(None)
+        self.kernels = CompiledKernels(self.tier)
+        self.kernels.ensure([CHOICE_KERNEL])
+        self._kv_types = KVTypes.of(kv_type)
+        self.step_tokens = max(own_tokens, CHUNKS_AT_ONCE * chunk_tokens)
+        self.scheduler = Scheduler(self._run_step, self.step_tokens)
+        self._is_closed = False
+        self.num_jobs = 0
+
+    @property
+    def stages(self) -> Sequence[StageHandle]:
+        """The stages in order."""
+        return self._pipeline.stages
+
+    def new_cache(
+        self,
+        context_length: int | None = None,
+        *,
+        kv_type: KVTypeChoice | None = None,
+        adapters: object = None,
+        is_passing: bool = False,
+    ) -> KVCache:
+        """A sequence that holds nothing; ``kv_type`` is the stages' own in any case."""
+        if adapters:
+            raise InvalidOptionError("adapters are given; a model over several stages takes none")
+        length = self.config.context_length if context_length is None else context_length
+        sequence = SpreadSequence(
+            length, self._pipeline.retire, self._bytes_of,
+            window=self.config.sliding_window, dynamic_from=self.config.rope.dynamic_from,
+        )  # fmt: skip
+        # Whoever asks an engine for it needs no more of a cache than this has.
+        return cast("KVCache", sequence)
+
+    def forward(
+        self,
+        tokens: Sequence[int] | npt.NDArray[np.int32],
+        cache: KVCache,
+        *,
+        logits: Wanted = "last",
+        cancelled: CancelToken | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FloatRows:
+        """See ``Engine.forward``. StageLostError where a stage does not come back."""
+        work = self.work(tokens, cache, logits=logits, cancelled=cancelled, progress=progress)
+        if not work.is_over:
+            self.scheduler.run(work)
+        return work.result(self.config.vocab_size)
+
+    def work(
+        self,
+        tokens: Sequence[int] | npt.NDArray[np.int32],
+        cache: KVCache,
+        *,
+        logits: Wanted = "last",
+        cancelled: CancelToken | None = None,
+        progress: Progress | None = None,
+        kept: Kept | None = None,
+    ) -> Work:
+        """See ``Engine.work``."""
+        if logits == "rows":
+            raise InvalidOptionError('"rows" are wanted; a model over several stages gives logits')
+        ids = checked_tokens(tokens, cache, self.config)
+        check_wanted(logits, None, len(ids), self.layers, self.config)
+        return Work(cache, ids, logits, cancelled, progress, kept=kept)
+
+    def close(self) -> None:
+        """End all stages, after the running step."""
+
+        def close() -> None:
+            if not self._is_closed:
+                self._is_closed = True
+                self._pipeline.close()
+
+        self.scheduler.exclusively(close)
+
+    def __getattr__(self, name: str) -> NoReturn:
+        """What an engine has besides is refused in words that users understand."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise InvalidOptionError(f"{name!r} is not there where a model runs on several stages")
+
+    def _run_step(
+        self, segments: Sequence[Segment], cancelled: CancelToken | None
+    ) -> list[FloatRows] | None:
+        """One step for the scheduler; None where it must ask again, or was cancelled."""
+        if self._is_closed:
+            raise EdgellamaError("this model is closed")
+        sequences = [cast(SpreadSequence, segment.cache) for segment in segments]
+        parts = [
+            Part(
+                sequence.number,
+                sequence.tokens,
+                segment.position,
+                segment.tokens.astype(np.int32),
+                segment.wanted,
+                sequence.prompt_length,
+            )
+            for sequence, segment in zip(sequences, segments, strict=True)
+        ]
+        self.num_jobs += 1
+        try:
+            answers = self._pipeline.run(parts, cancelled)
+        except BaseException:
+            # Calls may be on their way still.
+            for sequence in sequences:
+                sequence.renew()
+            raise
+        if answers is None:
+            return None
+        results = [self._result(sequence, answers[sequence.number]) for sequence in sequences]
+        # The scheduler tells a sequence's failure to who waits for it, before its next step.
+        return None if any(sequence.failure for sequence in sequences) else results
+
+    def _result(self, sequence: SpreadSequence, answers: list[Answer]) -> FloatRows:
+        """The rows of one part; its sequence's failure if there is none."""
+        rows = [answer for answer in answers if isinstance(answer, np.ndarray)]
+        errors = [answer for answer in answers if isinstance(answer, EdgellamaError)]
+        if errors:
+            sequence.failure = errors[0]
+        return np.concatenate([np.empty((0, self.config.vocab_size), np.float32), *rows])
+
+    def _bytes_of(self, num_tokens: int) -> int:
+        if not num_tokens:
+            return 0
+        layout = PageLayout.of(self.config, self._kv_types, self.tier.lanes)
+        return layout.used_bytes(num_tokens, self.config.sliding_window)
+
+
+def _config(file: GGUFFile, rope_scaling: str | None) -> ModelConfig:
+    config = ModelConfig.from_gguf(file)
+    if rope_scaling is None:
+        return config
+    has_divisors = ROPE_FREQS in file.tensors
+    return with_rope_scaling(config, rope_scaling, has_divisors=has_divisors)

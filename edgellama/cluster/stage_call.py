@@ -1,0 +1,83 @@
+"""What a driver and a stage say to each other, as plain values that any transport can carry."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.engine.segments import Wanted
+from edgellama.quant.errors import EdgellamaError
+
+Tokens: TypeAlias = npt.NDArray[np.int32]
+FloatRows: TypeAlias = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class StageCall:
+    """Tokens (n,) of ``sequence`` from ``position`` on.
+
+    ``rows`` (n, width): what the layers before have left; None where the first layer runs.
+    ``wanted``: of which tokens there are to be logits, where the last layer runs.
+    ``prompt_length``: how many tokens the sequence began with. ``beside``: the sequences of its
+    step, which are not forgotten for it.
+    """
+
+    sequence: int
+    position: int
+    tokens: Tokens
+    wanted: Wanted = "last"
+    rows: FloatRows | None = None
+    prompt_length: int = 0
+    beside: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Behind:
+    """The answer to a call beyond what a stage holds: only the first ``num_held`` tokens."""
+
+    sequence: int
+    num_held: int
+
+    def __str__(self) -> str:
+        return f"sequence {self.sequence}: only {self.num_held} tokens are held here"
+
+
+Answer: TypeAlias = "FloatRows | Behind | EdgellamaError"
+"""Rows, or logits after the last layer; what is lacking; what is wrong with the call."""
+
+
+class StageHandle(Protocol):
+    """How a driver reaches a stage, wherever that runs.
+
+    Any exception of ``run`` but an answer means that the stage is lost. ``revive`` then brings back
+    an empty one, or raises as long as that cannot be done.
+    """
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        ...
+
+    @property
+    def layers(self) -> range:
+        """The layers that run there."""
+        ...
+
+    def run(self, calls: list[StageCall]) -> list[Answer]:
+        """Compute calls of different sequences together; an answer for each."""
+        ...
+
+    def forget(self, sequence: int) -> None:
+        """Give back what a sequence takes; nothing happens for unknown ones."""
+        ...
+
+    def revive(self) -> None:
+        """Bring back a lost stage."""
+        ...
+
+    def close(self) -> None:
+        """End the stage."""
+        ...

@@ -1,0 +1,343 @@
+"""Stages and their driver: the bits of one process, whatever is lost on the way."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cluster.stage_harness import MortalStage, often, spread
+from hypothesis import given
+from hypothesis import strategies as st
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama.cluster.rounds import Chunking, chunks_between
+from edgellama.cluster.stage import Stage
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.engine import Engine
+from edgellama.engine.model_identity import model_identity
+from edgellama.generation.batch import Batch
+from edgellama.generation.session import Session
+from edgellama.generation.text_options import prompt_request
+from edgellama.quant.errors import (
+    ContextLengthError,
+    EdgellamaError,
+    GenerationCancelled,
+    InvalidOptionError,
+    ModelFileError,
+    StageLostError,
+)
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.text.tokenizer import load_tokenizer
+
+MODEL = TinyLlama(layers=4, context_length=1500)
+TOKENS = np.random.default_rng(0).integers(0, 288, 700).tolist()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GGUFFile]:
+    """A tiny model of four layers."""
+    with GGUFFile(write_tiny_llama(tmp_path_factory.mktemp("stages") / "tiny.gguf", MODEL)) as file:
+        yield file
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["exact", "fast"])
+def whole(request: pytest.FixtureRequest, file: GGUFFile) -> Iterator[tuple[Engine, bool]]:
+    """The same model in one process, and whether it is exact."""
+    with Engine(file, num_threads=1, exact=request.param) as engine:
+        yield engine, request.param
+
+
+@pytest.fixture(scope="module")
+def exact(file: GGUFFile) -> Iterator[Engine]:
+    """The same model in one process, with the same bits in any step."""
+    with Engine(file, num_threads=1, exact=True) as engine:
+        yield engine
+
+
+def logits_of(engine: Engine, sizes: list[int]) -> np.ndarray:
+    """The last logits of each of several pieces of a text, of which the rest follows by ones."""
+    cache, found = engine.new_cache(), []
+    for size in sizes:
+        tokens = TOKENS[cache.length : cache.length + size]
+        found.append(engine.forward(tokens, cache))
+    return np.concatenate(found)
+
+
+@pytest.mark.parametrize("num_stages", [1, 2, 3])
+@pytest.mark.parametrize("sizes", [[1, 1, 1], [700], [300, 1, 1, 5, 200, 1], [520, 1, 130]])
+def test_stages_give_the_bits_of_the_whole(
+    file: GGUFFile, whole: tuple[Engine, bool], num_stages: int, sizes: list[int]
+) -> None:
+    """Prompts in chunks and single tokens after them have the logits of one process.
+
+    Exact ones however they are cut, others where chunks are as long as a step.
+    """
+    engine, is_exact = whole
+    with spread(file, num_stages, exact=is_exact) as spread_engine:
+        np.testing.assert_array_equal(logits_of(spread_engine, sizes), logits_of(engine, sizes))
+
+
+@pytest.mark.parametrize("wanted", ["all", "last", "none", 3, 200, "each"])
+def test_every_wish_for_logits_is_met(
+    file: GGUFFile, whole: tuple[Engine, bool], wanted: object
+) -> None:
+    """Logits of all tokens, of some at the end or of none come as from one process."""
+    engine, is_exact = whole
+    tokens = TOKENS[: 6 if wanted == "each" else 400]
+    with spread(file, 2, exact=is_exact) as spread_engine:
+        found = [
+            each.forward(tokens, each.new_cache(), logits=wanted)
+            for each in (engine, spread_engine)
+        ]
+    assert found[0].shape == found[1].shape
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lost_stages_change_no_bit(file: GGUFFile, exact: Engine, seed: int) -> None:
+    """A stage that dies in any moment comes back empty, and an exact text is what it was."""
+    sizes = [300, *[1] * 25, 150, *[1] * 15]
+    with spread(file, 3, is_dying=often(seed, 0.02)) as spread_engine:
+        np.testing.assert_array_equal(logits_of(spread_engine, sizes), logits_of(exact, sizes))
+        assert sum(stage.num_deaths for stage in spread_engine.stages) > 2
+
+
+def test_a_prompt_that_is_computed_again_has_its_bits(
+    file: GGUFFile, whole: tuple[Engine, bool]
+) -> None:
+    """Without the exact kernels, too, since it is cut at the same places."""
+    engine, is_exact = whole
+    deaths = iter([False] * 7 + [True] + [False] * 1000)
+    with spread(file, 2, exact=is_exact, is_dying=lambda: next(deaths)) as spread_engine:
+        np.testing.assert_array_equal(
+            logits_of(spread_engine, [700, 1]), logits_of(engine, [700, 1])
+        )
+        assert [stage.num_deaths for stage in spread_engine.stages] != [0, 0]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"sliding_window": 150},
+        {"rope_original_context": 128, "rope_dynamic_factor": 4.0},
+        {"tied": True, "biases": True, "weight_format": "Q8_0", "rope_freqs": True},
+    ],
+    ids=["window", "dynamic", "tied"],
+)
+def test_all_kinds_of_models_can_be_spread(tmp_path: Path, options: dict[str, Any]) -> None:
+    """Windows, positions that turn by a prompt's length, quantized and tied matrices."""
+    model = TinyLlama(layers=3, context_length=1500, **options)
+    with GGUFFile(write_tiny_llama(tmp_path / "tiny.gguf", model)) as file:
+        deaths = iter([False] * 45 + [True] + [False] * 1000)
+        with (
+            Engine(file, num_threads=1, exact=True) as engine,
+            spread(file, 2, is_dying=lambda: next(deaths)) as spread_engine,
+        ):
+            sizes = [500, 1, 1, 130, *[1] * 9]
+            np.testing.assert_array_equal(logits_of(spread_engine, sizes), logits_of(engine, sizes))
+            assert next(deaths) is False
+
+
+def test_texts_are_those_of_one_process(file: GGUFFile, whole: tuple[Engine, bool]) -> None:
+    """Sampling, stop strings, log-probabilities, sessions and forks run over stages unchanged."""
+    engine, is_exact = whole
+    tokenizer = load_tokenizer(file.metadata, file.path)
+    options = {"max_tokens": 20, "temperature": 0.8, "seed": 7, "stop": ["q"], "logprobs": 2}
+    found = []
+    with spread(file, 2, exact=is_exact) as spread_engine:
+        for each in (engine, spread_engine):
+            session = Session(each, tokenizer, context_length=600)
+            first = session.generate(TOKENS[:300], **options)
+            fork = session.fork()
+            second = session.generate([*TOKENS[:250], 5, 6], **options)
+            third = fork.generate([*session.tokens, 9], **options)
+            found.append([(r.text, r.tokens, r.finish_reason, r.logprobs)
+                          for r in (first, second, third)])  # fmt: skip
+            session.close()
+            fork.close()
+    if is_exact:
+        assert found[0] == found[1]
+    assert found[0][:2] == found[1][:2]
+
+
+def test_a_batch_over_dying_stages_loses_nothing(file: GGUFFile, exact: Engine) -> None:
+    """Several sequences are in flight, stages die, and every text is that of one process."""
+    tokenizer = load_tokenizer(file.metadata, file.path)
+    dice = random.Random(3)
+    prompts = [dice.choices(range(288), k=dice.randrange(1, 300)) for _ in range(9)]
+    options = {"max_tokens": 10, "temperature": 1.0, "seed": 1}
+
+    def texts(each: Engine, width: int) -> dict[int, tuple[int, ...]]:
+        requests = [lambda p=p: prompt_request(tokenizer, p, options) for p in prompts]
+        batch = Batch(each, tokenizer, requests, width=width, context_length=600)
+        return {result.index: result.tokens for result in batch}
+
+    with spread(file, 2, is_dying=often(5, 0.012)) as spread_engine:
+        assert texts(spread_engine, 5) == texts(exact, 1)
+        assert sum(stage.num_deaths for stage in spread_engine.stages) > 1
+
+
+def test_chunks_go_on_while_others_are_computed(file: GGUFFile) -> None:
+    """The first stage has the second chunk before the last stage has the first one's answer."""
+    with spread(file, 2) as engine:
+        first, last = engine.stages
+        assert isinstance(first, MortalStage)
+        engine.forward(TOKENS, engine.new_cache())
+        assert [call.position for call in first.calls] == [0, 128, 256, 384, 512, 640]
+        assert [len(call.rows) for call in last.calls] == [128] * 5 + [60]
+
+
+def test_steps_are_idempotent_by_position(file: GGUFFile) -> None:
+    """A repeated call computes the same again, an earlier one forgets, a later one is refused."""
+    with Stage(file, range(4), num_threads=1, exact=True) as stage:
+        once = stage.step(1, 0, TOKENS[:40])
+        np.testing.assert_array_equal(stage.step(1, 0, TOKENS[:40]), once)
+        stage.step(1, 40, [1, 2, 3])
+        again = stage.step(1, 40, [4])
+        np.testing.assert_array_equal(stage.step(1, 40, [4]), again)
+        assert stage.num_held(1) == 41
+        with pytest.raises(EdgellamaError, match="position 50 of sequence 1: only 41 tokens"):
+            stage.step(1, 50, [4])
+        stage.forget(1)
+        stage.forget(1)
+        with pytest.raises(EdgellamaError, match="only 0 tokens"):
+            stage.step(1, 41, [4])
+
+
+def test_a_memory_limit_forgets_the_longest_unused(file: GGUFFile) -> None:
+    """Idle sequences make room; what does not fit alone is refused in one line."""
+    with Stage(file, range(2), num_threads=1) as stage:
+        stage.step(0, 0, [1])
+        page_bytes = stage._caches[0].num_bytes
+    with Stage(file, range(2), num_threads=1, memory_limit=2 * page_bytes) as stage:
+        for sequence in (1, 2):
+            stage.step(sequence, 0, [1, 2])
+        stage.step(1, 2, [3])
+        stage.step(3, 0, [1])
+        assert [stage.num_held(sequence) for sequence in (1, 2, 3)] == [3, 0, 1]
+        with pytest.raises(EdgellamaError, match="layers 0 to 1: keys and values would take"):
+            stage.step(4, 0, TOKENS[:300])
+    with pytest.raises(InvalidOptionError, match="memory_limit is 0"):
+        Stage(file, range(2), memory_limit=0)
+
+
+def test_sequences_over_the_memory_take_turns(file: GGUFFile, whole: tuple[Engine, bool]) -> None:
+    """What a stage has forgotten for others is computed again; nobody sees it in a text."""
+    engine, is_exact = whole
+    with Stage(file, range(2), num_threads=1) as stage:
+        stage.step(0, 0, [1])
+        page_bytes = stage._caches[0].num_bytes
+    with spread(file, 2, exact=is_exact, memory_limit=page_bytes) as spread_engine:
+        caches = [each.new_cache() for each in (engine, engine, spread_engine, spread_engine)]
+        for size in (20, 1):
+            for number in (0, 1):
+                tokens = TOKENS[number : number + size]
+                found = [e.forward(tokens, caches[number + 2 * i])
+                         for i, e in enumerate((engine, spread_engine))]  # fmt: skip
+                np.testing.assert_array_equal(*found)
+        with pytest.raises(EdgellamaError, match="allowed here are"):
+            spread_engine.forward(TOKENS[:200], spread_engine.new_cache())
+        spread_engine.forward(TOKENS[:20], spread_engine.new_cache())
+
+
+def test_a_stage_that_stays_away_is_an_error(file: GGUFFile) -> None:
+    """Patience ends with the name of the stage and its reason; the next text tries again."""
+    is_down = [True]
+    with spread(file, 2, is_dying=lambda: is_down[0], patience_s=0.1) as engine:
+        cache = engine.new_cache()
+        with pytest.raises(StageLostError, match=r"layers 0 to 1 .* 0.1 s: the cable was pulled"):
+            engine.forward(TOKENS[:5], cache)
+        is_down[0] = False
+        assert engine.forward(TOKENS[:5], cache).shape == (1, 288)
+
+
+def test_a_cancelled_prompt_can_be_asked_for_again(
+    file: GGUFFile, whole: tuple[Engine, bool]
+) -> None:
+    """It ends within a chunk, and leaves nothing that changes the next one."""
+    engine, is_exact = whole
+    cancel, calls = CancelToken(), []
+
+    def count() -> bool:
+        calls.append(1)
+        if len(calls) == 6:
+            cancel.cancel()
+        return False
+
+    with spread(file, 2, exact=is_exact, is_dying=count) as spread_engine:
+        cache = spread_engine.new_cache()
+        with pytest.raises(GenerationCancelled):
+            spread_engine.forward(TOKENS, cache, cancelled=cancel)
+        assert cache.length == 0
+        found = spread_engine.forward(TOKENS, cache)
+        np.testing.assert_array_equal(found, engine.forward(TOKENS, engine.new_cache()))
+
+
+def test_what_is_wrong_is_said(file: GGUFFile) -> None:
+    """Gaps between stages, another file, too long prompts, what an engine has besides."""
+    with Stage(file, range(2)) as first, pytest.raises(ContextLengthError):
+        first.step(0, 0, [1] * 1501)
+    with pytest.raises(ModelFileError, match="another model than the driver's"):
+        Stage(file, range(2), identity="0" * 32)
+    Stage(file, range(2), identity=model_identity(file)).close()
+    with (
+        pytest.raises(InvalidOptionError, match="begins with layer 2; needed here: 0"),
+        spread(file, 2) as engine,
+    ):
+        type(engine)(file, engine.stages[1:])
+    with spread(file, 2) as engine:
+        with pytest.raises(InvalidOptionError, match="ends before layer 2; the model has 4"):
+            type(engine)(file, engine.stages[:1])
+        with pytest.raises(InvalidOptionError, match="'weights' is not there"):
+            engine.weights  # noqa: B018
+        with pytest.raises(InvalidOptionError, match="token ids"):
+            engine.forward([288], engine.new_cache())
+
+
+def test_closed_sequences_are_forgotten_by_all_stages(file: GGUFFile) -> None:
+    """The next step tells stages what they need not hold any more."""
+    with spread(file, 2) as engine:
+        cache = engine.new_cache()
+        engine.forward(TOKENS[:5], cache)
+        number = cache.number
+        stages = [stage._stage for stage in engine.stages]
+        assert [stage.num_held(number) for stage in stages] == [5, 5]
+        cache.close()
+        engine.forward([1], engine.new_cache())
+        assert [stage.num_held(number) for stage in stages] == [0, 0]
+
+
+@given(st.integers(0, 3000), st.integers(1, 3000), st.integers(1, 512))
+def test_chunks_are_all_tokens_in_order(start: int, count: int, chunk_tokens: int) -> None:
+    """No token is left out or computed twice, and one process's cuts are among the chunks'."""
+    stop = start + count
+    chunks = list(chunks_between(start, stop, Chunking(chunk_tokens, 512)))
+    assert [first for first, _ in chunks] == [start, *(last for _, last in chunks[:-1])]
+    assert chunks[-1][1] == stop
+    whole = list(chunks_between(start, stop, Chunking(512, 512)))
+    assert {last for _, last in whole} <= {last for _, last in chunks}
+    assert all(last - first <= max(chunk_tokens, 128) + 12 for first, last in chunks)
+
+
+def test_the_starter_model_over_three_stages(smollm2_path: Path) -> None:
+    """The real model's text, with its stages dying, is that of one process."""
+    with GGUFFile(smollm2_path) as file:
+        tokenizer = load_tokenizer(file.metadata, file.path)
+        found = []
+        deaths = iter([False] * 20 + [True] + [False] * 1000)
+        with (
+            Engine(file, num_threads=2, exact=True) as engine,
+            spread(file, 3, is_dying=lambda: next(deaths)) as spread_engine,
+        ):
+            for each in (engine, spread_engine):
+                session = Session(each, tokenizer, context_length=512)
+                result = session.generate("The capital of France is", max_tokens=16, seed=1)
+                found.append(result.text)
+                session.close()
+            assert sum(stage.num_deaths for stage in spread_engine.stages) > 0
+        assert found[0] == found[1]
+        assert len(found[0]) > 20
