@@ -19,6 +19,7 @@ SOURCE_FOLDERS = {
     "edgellama.kernels_cpu": "kernels_cpu",
 }
 DATA_PATTERNS = ["py.typed", "*.json", "*.txt", "templates/*.jinja"]
+PAGE_PATTERNS = ["page/*", "page/vendor/*", "page/vendor/languages/*"]
 ROOT = Path(__file__).resolve().parent
 
 
@@ -62,5 +63,8 @@ setup(
     cmdclass={"build_py": BuildWithHash},
     packages=all_packages(),
     package_dir=package_folders(),
-    package_data=dict.fromkeys(all_packages(), DATA_PATTERNS),
+    package_data={
+        **dict.fromkeys(all_packages(), DATA_PATTERNS),
+        "edgellama.server": PAGE_PATTERNS,
+    },
 )

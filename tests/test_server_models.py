@@ -46,7 +46,7 @@ def shelf_of(
     def free(self: ModelShelf) -> int:
         return memory.free - memory.needed * len(self.loaded)
 
-    monkeypatch.setattr(ModelShelf, "_footprint", lambda self, model: memory.needed)
+    monkeypatch.setattr(ModelShelf, "predicted_bytes", lambda self, model: memory.needed)
     monkeypatch.setattr(ModelShelf, "_free_bytes", free)
     return ModelShelf(
         Catalogue(paths, only_given=True, aliases={}),
@@ -158,7 +158,7 @@ def test_a_footprint_is_predicted_from_the_header(paths: dict[str, Path]) -> Non
             keep_alive_s=lambda model: 0.0,
             available_bytes=lambda: None,
         )
-        return shelf._footprint(shelf.catalogue.find("first"))
+        return shelf.predicted_bytes(shelf.catalogue.find("first"))
 
     async def main() -> None:
         assert paths["first"].stat().st_size < footprint(64) < footprint(256)

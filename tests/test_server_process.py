@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -184,3 +185,27 @@ def test_keys_come_from_a_file(tiny_path: Path, tmp_path: Path) -> None:
         assert facts["token"] == "first"
         headers = {"x-api-key": "second"}
         assert httpx.get(f"{facts['url']}/v1/models", headers=headers).status_code == 200
+
+
+def test_small_answers_are_not_held_back() -> None:
+    """Connections send at once what they have: the system never collects small pieces."""
+    from edgellama.server.run import open_sockets
+
+    async def accepted() -> int:
+        found = asyncio.get_running_loop().create_future()
+
+        async def note(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            own = writer.get_extra_info("socket")
+            found.set_result(own.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        listener, *others = open_sockets("localhost", 0)
+        for other in others:
+            other.close()
+        async with await asyncio.start_server(note, sock=listener):
+            _, writer = await asyncio.open_connection(*listener.getsockname())
+            nodelay: int = await found
+            writer.close()
+        return nodelay
+
+    assert asyncio.run(accepted())

@@ -21,6 +21,7 @@ from edgellama.server import (
     moderations,
     ollama_routes,
     openai_routes,
+    page_routes,
     plain_routes,
     reranking,
     response_routes,
@@ -58,6 +59,7 @@ def make_application(settings: ServerSettings) -> ASGIApp:
         ollama_routes.ROUTES,
         anthropic_routes.ROUTES,
         plain_routes.ROUTES,
+        page_routes.ROUTES,
     )
     routes = [
         Route(path, _told(endpoint), methods=list(methods))

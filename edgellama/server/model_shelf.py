@@ -136,7 +136,7 @@ class ModelShelf:
 
     async def _load(self, model: ServedModel) -> LoadedModel:
         """Load a model that fits; wait for those in use to make room for it."""
-        needed = await asyncio.to_thread(self._footprint, model)
+        needed = await asyncio.to_thread(self.predicted_bytes, model)
         await self._make_room(model, needed)
         started = time.perf_counter()
         loading = asyncio.ensure_future(asyncio.to_thread(self._open, model))
@@ -180,7 +180,7 @@ class ModelShelf:
             return None
         return max(0, available - sum(entry.model.num_bytes for entry in self.loaded.values()))
 
-    def _footprint(self, model: ServedModel) -> int:
+    def predicted_bytes(self, model: ServedModel) -> int:
         """Bytes that loading the model and one text of it will take beside what runs already."""
         from edgellama.measure.file_footprint import predict_footprint
 

@@ -36,6 +36,7 @@ from edgellama.server.ollama_texts import (
     without_text,
 )
 from edgellama.server.openai_common import hold_limits
+from edgellama.server.page_files import index_response, wants_page
 from edgellama.server.routing import Routes, read_request, state_of
 from edgellama.server.text_openers import open_chat, open_prompt
 from edgellama.server.tool_fields import openai_tools
@@ -58,8 +59,10 @@ FAR_AWAY_S = 100 * 365 * 86400.0
 
 
 async def root(request: Request) -> Response:
-    """That somebody is there."""
-    return PlainTextResponse("edgellama is running")
+    """That somebody is there; for browsers the page."""
+    if wants_page(request):
+        return index_response()
+    return PlainTextResponse("edgellama is running", headers={"vary": "Accept"})
 
 
 async def version(request: Request) -> Response:

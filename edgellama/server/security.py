@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from edgellama.server.errors import RequestError, error_shape
+from edgellama.server.page_files import FILES_PATH
 from edgellama.server.wire import json_response
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class Guard:
 
     def _check_key(self, headers: dict[str, str], path: str) -> None:
         """Compare with every key, each in constant time."""
-        if not self._keys or path in OPEN_PATHS:
+        if not self._keys or path in OPEN_PATHS or path.startswith(FILES_PATH):
             return
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")

@@ -14,6 +14,8 @@ from edgellama.server.catalogue import Catalogue, ServedModel
 from edgellama.server.errors import too_busy
 from edgellama.server.metrics import Metrics
 from edgellama.server.model_shelf import ModelShelf
+from edgellama.server.page_conversations import NAME as CONVERSATIONS_NAME
+from edgellama.server.page_conversations import ConversationStore, StoredMessage
 from edgellama.server.response_store import ResponseStore, usual_store
 from edgellama.server.settings import ServerSettings
 from edgellama.server.text_queue import TextQueue
@@ -38,7 +40,10 @@ class ServerState:
         )
         self.queue = TextQueue(settings.limits.parallel, settings.limits.max_waiting)
         self.metrics = Metrics()
-        self.responses = ResponseStore(settings.store or usual_store())
+        store = settings.store or usual_store()
+        self.responses = ResponseStore(store)
+        self.conversations = ConversationStore(store.with_name(CONVERSATIONS_NAME))
+        self.drafts: dict[str, StoredMessage] = {}
         self.downloads: dict[str, Download] = {}
         self.is_ending = False
         self._threads = ThreadPoolExecutor(settings.limits.parallel, "edgellama-text")
@@ -69,6 +74,7 @@ class ServerState:
         await asyncio.to_thread(self._threads.shutdown)
         await self.shelf.close()
         self.responses.close()
+        await asyncio.to_thread(self.conversations.close)
 
     def _keep_alive_s(self, model: ServedModel) -> float:
         is_given = model.name in self.settings.models

@@ -1,0 +1,228 @@
+"""Replies on the page: a stream of events, of which whatever came is kept, however it ends."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgellama.generation.messages import checked_messages
+from edgellama.server import page_conversations as conversations
+from edgellama.server.answers import Ended, Event, OpenText, Piece, Wish
+from edgellama.server.errors import RequestError, openai_error
+from edgellama.server.openai_common import hold_limits
+from edgellama.server.page_conversations import ConversationStore, StoredMessage
+from edgellama.server.text_openers import open_chat
+from edgellama.server.wire import AnswerStream, StreamWriter, sse
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from edgellama.generation.results import Generation
+    from edgellama.generation.stream import Stream
+    from edgellama.llama import Llama
+    from edgellama.server.answers import Answer
+    from edgellama.server.settings import Limits
+
+TITLE_CHARACTERS = 60
+PING_S = 0.5
+"""How often a stream says what it waits for: somebody looks at it."""
+
+
+class ChatFields(msgspec.Struct):
+    """A message to be answered, or (``content`` None) one under which a reply is to stand.
+
+    ``goes_on``: ``parent`` is a reply that is not whole, and is gone on with.
+    """
+
+    conversation: str | None = None
+    parent: str | None = None
+    content: str | None = None
+    model: str = ""
+    system: str = ""
+    goes_on: bool = False
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What is to be answered: where it is kept, the messages so far, the reply to be filled."""
+
+    conversation: str
+    title: str
+    settings: Mapping[str, Any]
+    new_messages: Sequence[StoredMessage]
+    reply: StoredMessage
+    said: Sequence[Mapping[str, Any]]
+    goes_on: bool
+
+    def wish(self, model: str, options: dict[str, Any], limits: Limits) -> Wish:
+        """What the model is to make."""
+        hold_limits(options, limits)
+        open_text = open_chat if self.goes_on else open_reply
+        return Wish(model, open_text(self.said, options))
+
+
+def new_turn(
+    fields: ChatFields, options: Mapping[str, Any], kept: Mapping[str, Any] | None
+) -> Turn:
+    """The turn that a request begins, below the messages that are kept."""
+    path: list[dict[str, Any]] = []
+    if fields.parent is not None:
+        found = None if kept is None else conversations.path_to(kept, fields.parent)
+        if found is None:
+            raise RequestError(404, "there is no such message", param="parent", code="not_found")
+        path = found
+    said = [{"role": each["role"], "content": each["content"]} for each in path]
+    system = [{"role": "system", "content": fields.system}] if fields.system.strip() else []
+    new: list[StoredMessage] = []
+    if fields.content is not None:
+        new.append(StoredMessage(_new_id(), fields.parent, "user", fields.content))
+        said.append({"role": "user", "content": fields.content})
+    if not said or said[-1]["role"] != ("assistant" if fields.goes_on else "user"):
+        raise RequestError(400, "there is nothing to answer", param="content")
+    checked_messages(said)
+    if fields.goes_on:
+        last = path[-1]
+        reply = StoredMessage(last["id"], last["parent"], "assistant", last["content"])
+    else:
+        reply = StoredMessage(_new_id(), new[0].id if new else fields.parent, "assistant", "")
+    return Turn(
+        conversation=fields.conversation or _new_id(),
+        title=_title(said[0]["content"]),
+        settings={"model": fields.model, "system": fields.system, "options": dict(options)},
+        new_messages=[*new, reply],
+        reply=replace(reply, details={"model": fields.model}),
+        said=[*system, *said],
+        goes_on=fields.goes_on,
+    )
+
+
+def open_reply(messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> OpenText:
+    """What starts a reply; the oldest turns go out of its prompt where the context is full."""
+
+    def start(llama: Llama, index: int, stack: ExitStack) -> Stream:
+        chat = stack.enter_context(llama.chat(messages=messages))
+        return chat.regenerate(**options)
+
+    return start
+
+
+class ReplyWriter(StreamWriter):
+    """Events of a reply for the page, which also fill its place in the store."""
+
+    error_shape = staticmethod(openai_error)
+
+    def __init__(
+        self, turn: Turn, store: ConversationStore, drafts: dict[str, StoredMessage],
+        context_length: Callable[[], int | None],
+    ) -> None:  # fmt: skip
+        """``drafts`` are replies that are being written, by id, for other tabs to see."""
+        self._turn = turn
+        self._store = store
+        self._drafts = drafts
+        self._context_length = context_length
+        self._pieces = [turn.reply.content]
+        self._is_open = False
+
+    def begin(self) -> bytes:
+        """Keep the question, and a place for the reply."""
+        turn = self._turn
+        self._is_open = True
+        self._drafts[turn.reply.id] = self._message({"finish_reason": "writing"})
+        self._store.tell(
+            partial(
+                conversations.begin,
+                name=turn.conversation,
+                title=turn.title,
+                settings=turn.settings,
+                messages=turn.new_messages,
+            )
+        )
+        messages = [each.as_json() for each in turn.new_messages]
+        return sse(
+            {"type": "begun", "conversation": turn.conversation, "title": turn.title,
+             "messages": messages}
+        )  # fmt: skip
+
+    def event(self, event: Event) -> bytes:
+        """A piece, or the end with its figures."""
+        if isinstance(event, Piece):
+            if not event.chunk.text:
+                return b""
+            self._pieces.append(event.chunk.text)
+            self._drafts[self._turn.reply.id] = self._message({"finish_reason": "writing"})
+            return sse({"type": "text", "text": event.chunk.text})
+        if isinstance(event, Ended):
+            return sse({"type": "end", "message": self._keep(self._figures(event.result))})
+        return b""
+
+    def ping(self, state: str) -> bytes:
+        """What is waited for."""
+        return sse({"type": "state", "text": state})
+
+    def failure(self, error: RequestError) -> bytes:
+        """Why nothing more comes."""
+        has_left = error.code == "client_left"
+        details = {"finish_reason": "failed", "error": error.what}
+        message = self._keep({"finish_reason": "cancelled"} if has_left else details)
+        return sse({"type": "failed", "error": error.what, "code": error.code, "message": message})
+
+    def close(self) -> None:
+        """Keep what came, if nobody has said yet how it ended."""
+        if self._is_open:
+            self._keep({"finish_reason": "cancelled"})
+
+    def _keep(self, details: Mapping[str, Any]) -> dict[str, Any]:
+        message = self._message(details)
+        if self._is_open:
+            self._is_open = False
+            self._store.tell(partial(conversations.finish, message=message))
+            self._drafts.pop(message.id, None)
+        return message.as_json()
+
+    def _message(self, details: Mapping[str, Any]) -> StoredMessage:
+        reply = self._turn.reply
+        return replace(reply, content="".join(self._pieces), details={**reply.details, **details})
+
+    def _figures(self, result: Generation) -> dict[str, Any]:
+        figures = result.statistics
+        return {
+            "finish_reason": result.finish_reason,
+            "prompt_tokens": result.prompt_tokens,
+            "generated_tokens": len(result.tokens),
+            "cached_tokens": result.usage.cached_tokens,
+            "dropped_messages": result.dropped_messages,
+            "tokens_per_second": figures.decode_tokens_per_second,
+            "prefill_tokens_per_second": figures.prefill_tokens_per_second,
+            "first_token_seconds": figures.time_to_first_token_s,
+            "context_length": self._context_length(),
+        }
+
+
+class ReplyStream(AnswerStream):
+    """A reply as a stream; what came is kept, also if it breaks off."""
+
+    def __init__(self, answer: Answer, writer: ReplyWriter) -> None:
+        super().__init__(answer, writer, PING_S)
+        self._reply = writer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the reply."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._reply.close()
+
+
+def _title(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= TITLE_CHARACTERS else line[: TITLE_CHARACTERS - 1] + "…"
+
+
+def _new_id() -> str:
+    return secrets.token_hex(12)

@@ -1,0 +1,76 @@
+"""What the page shows of models and of the machine: memory before and after loading, the queue."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from edgellama.kernels_cpu.machine.cpu import cpu_name, default_num_threads, select_tier
+from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes, peak_memory_bytes
+from edgellama.quant.errors import EdgellamaError
+
+if TYPE_CHECKING:
+    from edgellama.server.catalogue import ServedModel
+    from edgellama.server.model_shelf import LoadedModel
+    from edgellama.server.state import ServerState
+
+
+async def described_models(state: ServerState) -> dict[str, Any]:
+    """All models, each with what loading it would take; the first is the default."""
+    loaded = dict(state.shelf.loaded)
+    described = await asyncio.to_thread(
+        lambda: [_described(state, model, loaded) for model in state.catalogue.usable()]
+    )
+    return {
+        "models": described,
+        "available_bytes": available_memory_bytes(),
+        "max_tokens": state.settings.limits.max_tokens,
+    }
+
+
+def _described(
+    state: ServerState, model: ServedModel, loaded: dict[str, LoadedModel]
+) -> dict[str, Any]:
+    """A model; ``error`` says why it does not run here."""
+    facts, entry = model.facts, loaded.get(model.name)
+    told: dict[str, Any] = {
+        "name": model.name,
+        "type": facts.type,
+        "num_parameters": facts.num_parameters,
+        "file_bytes": model.num_bytes,
+        "context_length": facts.context_length if entry is None else entry.llama.context_length,
+        "is_loaded": entry is not None,
+    }
+    try:
+        return {**told, "predicted_bytes": state.shelf.predicted_bytes(model)}
+    except (EdgellamaError, OSError) as error:
+        what = error.what if isinstance(error, EdgellamaError) else "it cannot be read"
+        return {**told, "error": what}
+
+
+async def machine(state: ServerState) -> dict[str, Any]:
+    """Processor, memory by model, and who is served now."""
+    return {
+        "processor": cpu_name(),
+        "tier": select_tier().name,
+        "num_threads": state.settings.engine.get("num_threads") or default_num_threads(),
+        "available_bytes": available_memory_bytes(),
+        "peak_bytes": peak_memory_bytes(),
+        "running": state.queue.num_running,
+        "waiting": state.queue.num_waiting,
+        "parallel": state.queue.width,
+        "max_waiting": state.queue.max_waiting,
+        "models": [_loaded(entry) for entry in state.shelf.loaded.values()],
+        "totals": dict(state.metrics.counts),
+    }
+
+
+def _loaded(entry: LoadedModel) -> dict[str, Any]:
+    return {
+        "name": entry.model.name,
+        "predicted_bytes": entry.num_bytes,
+        "file_bytes": entry.model.num_bytes,
+        "prompt_cache_bytes": entry.llama.cached_bytes,
+        "context_length": entry.llama.context_length,
+        "num_uses": entry.num_uses,
+    }

@@ -1,0 +1,123 @@
+"""What the page asks for: conversations, replies, models with their memory."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edgellama.server import page_conversations as conversations
+from edgellama.server import page_files
+from edgellama.server.errors import RequestError
+from edgellama.server.fields import convert, take_fields
+from edgellama.server.page_chat import ChatFields, ReplyStream, ReplyWriter, new_turn
+from edgellama.server.page_models import described_models, machine
+from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.wire import json_response
+
+MAX_TITLE = 200
+
+
+class ChangeFields(msgspec.Struct, forbid_unknown_fields=True):
+    """What may change of a conversation."""
+
+    title: str | None = None
+    leaf: str | None = None
+
+
+async def list_conversations(request: Request) -> Response:
+    """Those that hold the words of ``search``, or all."""
+    search = request.query_params.get("search", "")
+    found = await state_of(request).conversations.ask(partial(conversations.listed, search=search))
+    return json_response({"conversations": found})
+
+
+async def retrieve(request: Request) -> Response:
+    """A conversation with all messages, and what is being written now."""
+    return json_response(await _found(request, request.path_params["name"]))
+
+
+async def change(request: Request) -> Response:
+    """Another title, or another leaf."""
+    fields = convert(await read_request(request), ChangeFields)
+    title = None if fields.title is None else " ".join(fields.title.split())[:MAX_TITLE]
+    if title == "":
+        raise RequestError(400, "title is empty; allowed: some text", param="title")
+    name = request.path_params["name"]
+    changing = partial(conversations.change, name=name, title=title, leaf=fields.leaf)
+    if not await state_of(request).conversations.ask(changing):
+        raise _unknown()
+    return json_response({"id": name})
+
+
+async def delete(request: Request) -> Response:
+    """Forget a conversation."""
+    name = request.path_params["name"]
+    if not await state_of(request).conversations.ask(partial(conversations.remove, name=name)):
+        raise _unknown()
+    return json_response({"id": name, "deleted": True})
+
+
+async def chat(request: Request) -> Response:
+    """A reply, as a stream."""
+    state = state_of(request)
+    fields, options = take_fields(await read_request(request), ChatFields)
+    model = state.catalogue.find(fields.model)
+    fields.model = model.name
+    kept = None
+    if fields.conversation is not None:
+        kept = await _found(request, fields.conversation)
+    turn = new_turn(fields, options, kept)
+    if turn.goes_on and turn.reply.id in state.drafts:
+        raise RequestError(409, "this reply is being written", code="conflict")
+    answer = state.answer(turn.wish(model.name, dict(options), state.settings.limits))
+
+    def context_length() -> int | None:
+        entry = state.shelf.loaded.get(model.name)
+        return None if entry is None else entry.llama.context_length
+
+    writer = ReplyWriter(turn, state.conversations, state.drafts, context_length)
+    return ReplyStream(answer, writer)
+
+
+async def models(request: Request) -> Response:
+    """Models that can be picked, with the memory that each takes."""
+    return json_response(await described_models(state_of(request)))
+
+
+async def show_machine(request: Request) -> Response:
+    """What the machine has, and what is made of it now."""
+    return json_response(await machine(state_of(request)))
+
+
+async def _found(request: Request, name: str) -> dict[str, Any]:
+    state = state_of(request)
+    before = dict(state.drafts)
+    found = await state.conversations.ask(partial(conversations.whole, name=name))
+    if found is None:
+        raise _unknown()
+    # What has ended meanwhile was perhaps read before its end: it is still being written then.
+    drafts = {**before, **state.drafts}
+    found["messages"] = [
+        drafts[each["id"]].as_json() if each["id"] in drafts else each for each in found["messages"]
+    ]
+    return found
+
+
+def _unknown() -> RequestError:
+    return RequestError(404, "there is no such conversation or message", code="not_found")
+
+
+ROUTES: Routes = (
+    *page_files.ROUTES,
+    ("/page/conversations", ("GET",), list_conversations),
+    ("/page/conversations/{name}", ("GET",), retrieve),
+    ("/page/conversations/{name}", ("POST",), change),
+    ("/page/conversations/{name}", ("DELETE",), delete),
+    ("/page/chat", ("POST",), chat),
+    ("/page/models", ("GET",), models),
+    ("/page/machine", ("GET",), show_machine),
+)

@@ -1,0 +1,284 @@
+"""The page's files and routes over real sockets: what is sent, kept, found and refused."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import sqlite3
+import stat
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from server_harness import RunningServer, running_server, sse_events
+
+from edgellama.server.page_files import FOLDER, TYPES, page_files
+from edgellama.server.settings import ServerSettings
+
+BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+FILES = f"/page/files/{page_files().version}"
+XSS = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'{{7*7}}\x00"
+GREEDY = {"temperature": 0, "max_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def server(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server of the tiny model with files of its own."""
+    store = tmp_path_factory.mktemp("store") / "responses.sqlite"
+    settings = ServerSettings(models={"tiny": tiny_path}, only_given=True, store=store)
+    with running_server(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    """A client without conversations."""
+    with server.client() as client:
+        for each in client.get("/page/conversations").json()["conversations"]:
+            client.delete(f"/page/conversations/{each['id']}")
+        yield client
+
+
+def ask(client: httpx.Client, **fields: Any) -> list[dict[str, Any]]:
+    """The events of a reply."""
+    answer = client.post("/page/chat", json={**GREEDY, **fields})
+    assert answer.status_code == 200, answer.text
+    return [content for _, content in sse_events(answer.text)]
+
+
+def shown(client: httpx.Client, name: str) -> dict[str, Any]:
+    """A conversation as the page reads it."""
+    found: dict[str, Any] = client.get(f"/page/conversations/{name}").json()
+    return found
+
+
+def test_browsers_get_the_page_and_others_the_old_words(client: httpx.Client) -> None:
+    """What accepts HTML gets the page; Ollama's clients read what they always did."""
+    page = client.get("/", headers=BROWSER)
+    assert page.headers["content-type"].startswith("text/html")
+    assert "<!doctype html>" in page.text and "{files}" not in page.text
+    for accept in ({}, {"accept": "*/*"}, {"accept": "application/json"}):
+        plain = client.get("/", headers=accept)
+        assert plain.text == "edgellama is running"
+        assert "Accept" in plain.headers["vary"] and "Accept" in page.headers["vary"]
+    assert client.head("/").status_code == 200
+
+
+def test_the_policy_lets_nothing_foreign_run(client: httpx.Client) -> None:
+    """No inline script or style, no other host, no frame, and no markup made of texts."""
+    for path in ("/", f"{FILES}/app.js", f"{FILES}/icon.svg"):
+        headers = client.get(path, headers=BROWSER).headers
+        policy = headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "require-trusted-types-for 'script'" in policy
+        assert "unsafe" not in policy and "http" not in policy and "*" not in policy
+        assert "frame-ancestors 'none'" in policy and "base-uri 'none'" in policy
+        assert headers["x-content-type-options"] == "nosniff"
+    index = client.get("/", headers=BROWSER).text
+    assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\son\w+=|\sstyle=", index)
+
+
+def test_everything_that_files_name_is_there(client: httpx.Client) -> None:
+    """Whatever the index and the modules name lies in the folder: nothing comes from elsewhere."""
+    index = client.get("/", headers=BROWSER).text
+    named = re.findall(r'(?:src|href)="([^"#]+)"', index)
+    assert len(named) >= 4
+    for name in named:
+        assert name.startswith(f"{FILES}/")
+        answer = client.get(name)
+        assert answer.status_code == 200 and answer.headers["cache-control"].endswith("immutable")
+    for path in FOLDER.rglob("*.js"):
+        for name in re.findall(r'^import .*?"(\.[^"]+)";$', path.read_text("utf-8"), re.M):
+            place = (path.parent / name).resolve().relative_to(FOLDER.resolve()).as_posix()
+            assert (
+                client.get(f"{FILES}/{place}").headers["content-type"].startswith("text/javascript")
+            )
+
+
+def test_vendored_libraries_have_their_licences() -> None:
+    """Beside every library lies what it may be used under; every file is of a kind that is sent."""
+    vendored = FOLDER / "vendor"
+    for path in vendored.glob("*.js"):
+        assert len((vendored / f"{path.stem}-LICENSE.txt").read_text("utf-8")) > 500
+    assert {path.suffix for path in FOLDER.rglob("*") if path.is_file()} <= {*TYPES, ".html"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../page_files.py", "..%2fpage_files.py", "%2e%2e/security.py", "/etc/passwd", "", "."),
+        *("vendor", "vendor/", "vendor/../app.js", "app.js%00", "app.js/", "APP.JS", "index.html"),
+        *("..\\security.py", "%5c..%5csecurity.py", "vendor%2fmarked.js%2f..%2f..", "__init__.py"),
+    ],
+)
+def test_only_listed_files_are_sent(server: RunningServer, name: str) -> None:
+    """A name is looked up in a list, never taken for a path."""
+    for folder in (FILES, "/page/files/0123456789abcdef"):
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        connection.request("GET", f"{folder}/{name}")
+        answer = connection.getresponse()
+        assert answer.status == 404 and b"import" not in answer.read()
+        connection.close()
+
+
+def test_a_reply_streams_and_is_kept(client: httpx.Client) -> None:
+    """Events begin with both messages, bring the text, end with figures; then it can be read."""
+    begun, *pieces, end = ask(client, content="Hello  there", system="Be kind", model="tiny")
+    assert begun["type"] == "begun" and begun["title"] == "Hello there"
+    text = "".join(each["text"] for each in pieces if each["type"] == "text")
+    assert end["type"] == "end" and end["message"]["content"] == text
+    details = end["message"]["details"]
+    assert details["generated_tokens"] <= 4 and details["context_length"] == 256
+    found = shown(client, begun["conversation"])
+    assert [each["role"] for each in found["messages"]] == ["user", "assistant"]
+    assert found["messages"][1] == end["message"] and found["leaf"] == end["message"]["id"]
+    assert found["settings"] == {"model": "tiny", "system": "Be kind", "options": GREEDY}
+
+
+def test_edits_and_repetitions_are_branches(client: httpx.Client) -> None:
+    """An edited message and another reply stand beside the first; nothing is lost."""
+    begun, *_, end = ask(client, content="one")
+    name, first = begun["conversation"], begun["messages"][0]["id"]
+    ask(client, conversation=name, parent=end["message"]["id"], content="two")
+    ask(client, conversation=name, parent=first)
+    *_, edited = ask(client, conversation=name, parent=None, content="uno")
+    messages = shown(client, name)["messages"]
+    by_parent = [(each["role"], each["parent"]) for each in messages]
+    assert by_parent.count(("assistant", first)) == 2
+    assert [each["content"] for each in messages if each["parent"] is None] == ["one", "uno"]
+    assert len(messages) == 7 and shown(client, name)["leaf"] == edited["message"]["id"]
+    assert client.post(f"/page/conversations/{name}", json={"leaf": first}).status_code == 200
+    assert shown(client, name)["leaf"] == first
+
+
+def test_a_reply_is_gone_on_with(client: httpx.Client) -> None:
+    """What was cut grows where it stands."""
+    begun, *_, end = ask(client, content="Count", max_tokens=2)
+    before = end["message"]
+    *_, after = ask(client, conversation=begun["conversation"], parent=before["id"], goes_on=True)
+    assert after["message"]["id"] == before["id"]
+    assert after["message"]["content"].startswith(before["content"])
+    assert len(shown(client, begun["conversation"])["messages"]) == 2
+
+
+def test_every_word_of_a_search_must_be_there(client: httpx.Client) -> None:
+    """In any message or the title, in any case and order; signs of SQL are letters."""
+    ask(client, content="Über die Brücke, 100% sicher")
+    ask(client, content="Another matter _ altogether'")
+
+    def find(text: str) -> list[str]:
+        answer = client.get("/page/conversations", params={"search": text})
+        return [each["title"][:4] for each in answer.json()["conversations"]]
+
+    assert find("") == ["Anot", "Über"]
+    assert find("brücke ÜBER") == ["Über"] and find("brücke another") == []
+    assert find("100%") == ["Über"] and find("_") == ["Anot"] and find("'") == ["Anot"]
+    assert find("%") == ["Über"] and find("' OR 1=1 --") == []
+
+
+def test_conversations_are_renamed_and_deleted(client: httpx.Client, server: RunningServer) -> None:
+    """A title may change, never to nothing; what is deleted leaves no row behind."""
+    begun, *_ = ask(client, content="a secret")
+    path = f"/page/conversations/{begun['conversation']}"
+    assert client.post(path, json={"title": "  A new \n name "}).status_code == 200
+    assert client.get(path).json()["title"] == "A new name"
+    assert client.post(path, json={"title": " "}).status_code == 400
+    assert client.post(path, json={"leaf": "0"}).status_code == 404
+    assert client.post(path, json={"created": 0}).status_code == 400
+    assert client.delete(path).status_code == 200 and client.get(path).status_code == 404
+    assert client.delete(path).status_code == 404
+    assert server.settings.store is not None
+    stored = server.settings.store.with_name("conversations.sqlite")
+    connection = sqlite3.connect(stored)
+    assert connection.execute("SELECT count(*) FROM messages").fetchone() == (0,)
+    connection.close()
+    if sys.platform != "win32":
+        assert stat.S_IMODE(stored.stat().st_mode) == 0o600
+
+
+def test_what_is_said_stays_text(client: httpx.Client) -> None:
+    """Markup is kept letter by letter, and sent as JSON alone."""
+    begun, *_ = ask(client, content=XSS)
+    answer = client.get(f"/page/conversations/{begun['conversation']}")
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json()["messages"][0]["content"] == XSS
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({}, 400),
+        ({"content": 7}, 400),
+        ({"content": "a", "temprature": 1}, 400),
+        ({"content": "a", "temperature": -1}, 400),
+        ({"content": "a", "schema": {"type": "nothing"}}, 400),
+        ({"content": "a", "model": "../x"}, 404),
+        ({"content": "a", "conversation": "none"}, 404),
+        ({"content": "a", "parent": "none"}, 404),
+        ({"parent": None, "goes_on": True}, 400),
+    ],
+)
+def test_what_cannot_be_answered_keeps_nothing(
+    client: httpx.Client, fields: dict[str, Any], status: int
+) -> None:
+    """An error before the first token is a status of its own, and leaves no conversation."""
+    answer = client.post("/page/chat", json=fields)
+    assert answer.status_code == status and answer.json()["error"]["message"]
+    assert client.get("/page/conversations").json() == {"conversations": []}
+
+
+def test_what_came_is_kept_when_the_client_leaves(client: httpx.Client) -> None:
+    """A broken connection ends the reply; its beginning stays, and says so."""
+    with client.stream("POST", "/page/chat", json={"content": "a", "temperature": 0}) as answer:
+        lines = answer.iter_lines()
+        head = next(line for line in lines if "begun" in line)
+        next(line for line in lines if '"text"' in line)
+    name = sse_events(head + "\n\n")[0][1]["conversation"]
+    for _ in range(100):
+        reply = shown(client, name)["messages"][-1]
+        if reply["details"].get("finish_reason") != "writing":
+            break
+        time.sleep(0.05)
+    assert reply["details"]["finish_reason"] in ("cancelled", "context", "stop")
+    assert reply["content"]
+
+
+def test_a_schema_holds(client: httpx.Client) -> None:
+    """The schema field makes JSON of the reply."""
+    schema = {"type": "object", "properties": {"a": {"enum": [1]}}, "required": ["a"],
+              "additionalProperties": False}  # fmt: skip
+    *_, end = ask(client, content="a", schema=schema, max_tokens=60)
+    assert re.fullmatch(r'\s*\{\s*"a"\s*:\s*1\s*\}\s*', end["message"]["content"])
+
+
+def test_models_say_what_they_take(client: httpx.Client) -> None:
+    """The picker's list has predicted memory, and the machine's tab what is loaded."""
+    ask(client, content="a")
+    (model,) = client.get("/page/models").json()["models"]
+    assert model["name"] == "tiny" and model["is_loaded"]
+    assert model["predicted_bytes"] > model["file_bytes"]
+    found = client.get("/page/machine").json()
+    assert found["models"][0]["name"] == "tiny" and found["parallel"] == 4
+    assert found["totals"]["texts"] >= 1 and found["running"] == 0
+
+
+def test_the_key_guards_all_but_the_files(tiny_path: Path, tmp_path: Path) -> None:
+    """Without the key the page itself is seen, and nothing that anybody said."""
+    settings = ServerSettings(
+        models={"tiny": tiny_path}, only_given=True, api_keys=("secret",),
+        store=tmp_path / "responses.sqlite",
+    )  # fmt: skip
+    with running_server(settings) as server, server.client() as client:
+        assert client.get("/", headers=BROWSER).status_code == 200
+        assert client.get(f"{FILES}/app.js").status_code == 200
+        for path in ("conversations", "conversations/a", "models", "machine", "files/../models"):
+            assert client.get(f"/page/{path}").status_code in (401, 404)
+            assert "tiny" not in client.get(f"/page/{path}").text
+        assert client.get("/page/conversations").status_code == 401
+        assert client.post("/page/chat", json={"content": "a"}).status_code == 401
+        evil = {"origin": "http://evil.example", "authorization": "Bearer secret"}
+        assert client.post("/page/chat", json={"content": "a"}, headers=evil).status_code == 403
+        assert client.get("/", headers={**BROWSER, "host": "evil.example"}).status_code == 403
