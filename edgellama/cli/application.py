@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "serve": "edgellama.cli.serve",
         "embed": "edgellama.cli.embed",
         "footprint": "edgellama.cli.footprint",
+        "cluster": "edgellama.cli.cluster",
         "inspect": "edgellama.cli.inspect_model",
         "tokenize": "edgellama.cli.tokenize",
         "perplexity": "edgellama.cli.perplexity",

@@ -1,0 +1,85 @@
+"""The machines of a cluster as a user describes them: ``name:memory:bandwidth[:network]``."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from edgellama.measure.footprint_fit import parse_size
+from edgellama.quant.errors import InvalidOptionError
+
+USUAL_NETWORK = 1.0
+"""Gbit/s of the network ports of most machines."""
+FORM = "NAME:MEMORY:BANDWIDTH[:NETWORK], as in desk:64GB:80 or desk*4:128GB:80:10"
+MAX_MACHINES = 64
+_SPEC = re.compile(r"([^:*\s]+)(?:\*(\d+))?:([^:]+):([^:]+)(?::([^:]+))?")
+
+
+@dataclass(frozen=True)
+class ClusterMachine:
+    """One machine: bytes that edgellama may take there, GB/s at which memory is read, Gbit/s."""
+
+    name: str
+    memory_bytes: int
+    gb_per_second: float
+    network_gbit: float = USUAL_NETWORK
+
+
+def read_machines(text: str) -> list[ClusterMachine]:
+    """Machines of a file with one on each line (``#`` begins a comment), or separated by commas.
+
+    ``NAME*4`` are four equal ones. Raises InvalidOptionError, OSError.
+    """
+    path = Path(text)
+    if ":" not in text or path.is_file():
+        if not path.is_file():
+            raise InvalidOptionError(f"machines {text!r}: no such file; allowed too: {FORM}")
+        content = path.read_text("utf-8", errors="replace")
+        specs = [line.split("#")[0].strip() for line in content.splitlines()]
+    else:
+        specs = [spec.strip() for spec in text.split(",")]
+    machines = [machine for spec in specs if spec for machine in _machines_of(spec)]
+    if not 0 < len(machines) <= MAX_MACHINES:
+        raise InvalidOptionError(f"{len(machines)} machines; allowed: 1 to {MAX_MACHINES}")
+    return _with_own_names(machines)
+
+
+def _machines_of(spec: str) -> list[ClusterMachine]:
+    found = _SPEC.fullmatch(spec)
+    if found is None:
+        raise InvalidOptionError(f"machine {spec!r}; allowed: {FORM}")
+    name, count, memory, bandwidth, network = found.groups()
+    machine = ClusterMachine(
+        name,
+        parse_size(memory),
+        _positive(spec, "bandwidth, in GB/s", bandwidth),
+        _positive(spec, "network, in Gbit/s", network or str(USUAL_NETWORK)),
+    )
+    num_machines = int(count or 1)
+    if not 0 < num_machines <= MAX_MACHINES:
+        raise InvalidOptionError(f"machine {spec!r}: {count} of them; allowed: 1 to {MAX_MACHINES}")
+    return [machine] * num_machines
+
+
+def _positive(spec: str, what: str, text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not (number > 0 and math.isfinite(number)):
+        raise InvalidOptionError(f"machine {spec!r}: {what}, is {text!r}; allowed: above 0")
+    return number
+
+
+def _with_own_names(machines: Sequence[ClusterMachine]) -> list[ClusterMachine]:
+    """Machines of one name get numbers."""
+    names = [machine.name for machine in machines]
+    return [
+        replace(machine, name=f"{machine.name}-{names[:number].count(machine.name) + 1}")
+        if names.count(machine.name) > 1
+        else machine
+        for number, machine in enumerate(machines)
+    ]

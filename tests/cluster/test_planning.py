@@ -1,0 +1,139 @@
+"""Plans of a cluster: their sums, what does not fit, and what a user reads."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgellama.cluster.machines import ClusterMachine, read_machines
+from edgellama.cluster.planning import CALL_SECONDS, REACHED_SHARE, Wish, fits, plan
+from edgellama.engine.kv_types import KVTypes
+from edgellama.kernels_cpu.machine.cpu import select_tier
+from edgellama.measure.footprint import Machine, tensor_bytes
+from edgellama.measure.model_outline import ModelOutline
+from edgellama.measure.model_presets import MODEL_PRESETS
+from edgellama.quant.errors import InvalidOptionError
+
+HOST = Machine(select_tier(), 8)
+
+
+def wish_for(name: str, type: str = "q4_k_m", context_length: int = 4096) -> Wish:
+    """A preset with one text of f16 keys and values."""
+    outline = ModelOutline.from_preset(MODEL_PRESETS[name])
+    return Wish(outline, type, KVTypes.of("f16"), context_length, HOST)
+
+
+def test_the_sums_of_two_laptops_with_70b() -> None:
+    """Each figure is what multiplication by hand gives."""
+    wish = wish_for("llama-3.3-70b")
+    found = plan(wish, read_machines("laptop:24GB:60,desk:32GB:80"))
+    laptop, desk = found.stages
+    sizes = tensor_bytes(wish.outline, "q4_k_m")
+    assert (
+        laptop.weights_bytes + desk.weights_bytes
+        == sum(sizes.values()) - sizes["rope_freqs.weight"]
+    )
+    assert laptop.layers.stop == desk.layers.start
+    assert desk.layers.stop == 80
+    # Two of f16 for keys and values of 8 heads of 128 numbers, in 80 layers at 4096 positions.
+    assert laptop.kv_bytes + desk.kv_bytes == 2 * 2 * 8 * 128 * 80 * 4096
+    # A row of 8192 numbers and a token there, 128256 logits back.
+    assert found.token_wire_bytes == 4 * 8192 + 4 + 4 * 128256 == 545_796
+    assert found.chunk_wire_bytes == 256 * (4 * 8192 + 4)
+    reading = laptop.read_bytes / (REACHED_SHARE * 60e9) + desk.read_bytes / (REACHED_SHARE * 80e9)
+    wire = CALL_SECONDS + 8 * 545_796 / 1e9
+    assert found.tokens_per_second == pytest.approx(1 / (reading + wire))
+
+
+def test_405b_fits_four_machines_of_128_gb() -> None:
+    """In 4 bits three of them are enough; in 8 bits all four are needed."""
+    machines = read_machines("node*4:128GB:200:10")
+    small, large = (plan(wish_for("llama-3.1-405b", type), machines) for type in ("q4_k_m", "q8_0"))
+    assert [stage.machine.name for stage in small.stages] == ["node-1", "node-2", "node-3"]
+    assert [len(stage.layers) for stage in large.stages] == pytest.approx([32, 32, 31, 31], abs=1)
+    for stage in (*small.stages, *large.stages):
+        assert stage.total_bytes <= 128e9
+
+
+@settings(max_examples=25)
+@given(
+    st.sampled_from(["smollm2-135m", "llama-3.2-1b", "llama-3.1-8b", "llama-2-70b"]),
+    st.lists(
+        st.tuples(st.integers(1, 64), st.integers(10, 400), st.sampled_from([0.1, 1.0, 10.0])),
+        min_size=1,
+        max_size=4,
+    ),
+)
+def test_every_plan_has_all_layers_once_and_fits(
+    name: str, sizes: list[tuple[int, int, float]]
+) -> None:
+    """Stages follow each other, none exceeds its memory, and one machine more never hurts."""
+    wish = wish_for(name)
+    machines = [
+        ClusterMachine(f"m{number}", memory * 10**9, bandwidth, network)
+        for number, (memory, bandwidth, network) in enumerate(sizes)
+    ]
+    if not fits(wish, machines):
+        with pytest.raises(InvalidOptionError, match="a further machine of"):
+            plan(wish, machines)
+        return
+    found = plan(wish, machines)
+    layers = [layer for stage in found.stages for layer in stage.layers]
+    assert layers == list(range(wish.outline.config.block_count))
+    for stage in found.stages:
+        assert stage.total_bytes <= stage.machine.memory_bytes
+    more = [*machines, replace(machines[0], name="more", memory_bytes=10**12)]
+    assert plan(wish, more).tokens_per_second >= 0.98 * found.tokens_per_second
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a:1GB", "machine 'a:1GB'; allowed: NAME:MEMORY:BANDWIDTH"),
+        ("a:1GB:fast", "bandwidth, in GB/s, is 'fast'; allowed: above 0"),
+        ("a:1GB:10:0", "network, in Gbit/s, is '0'"),
+        ("a:much:10", "a memory of 'much'"),
+        ("a*0:1GB:10", "0 of them; allowed: 1 to 64"),
+        ("a:1GB:nan", "is 'nan'"),
+        (",:", "machine ':'"),
+        ("nowhere.txt", "no such file; allowed too: NAME:MEMORY"),
+    ],
+)
+def test_wrong_machines_are_refused(text: str, message: str) -> None:
+    """In one line, with what is allowed."""
+    with pytest.raises(InvalidOptionError, match=message.replace("(", r"\(").replace("*", r"\*")):
+        read_machines(text)
+
+
+def test_the_command_prints_all_styles(run_cli: CliRunner, tmp_path: Path) -> None:
+    """A table for people, the same figures as JSON and CSV, from a file of machines too."""
+    file = tmp_path / "machines.txt"
+    file.write_text("# what we have\nlaptop:24GB:60\ndesk:32GB:80:2.5  # cable\n", "utf-8")
+    arguments = ("cluster", "plan", "llama-3.3-70b", "--machines", file)
+    table = run_cli(*arguments)
+    assert table.returncode == 0, table.stderr
+    rows = json.loads(run_cli(*arguments, "-o", "json").stdout)
+    assert [row["machine"] for row in rows] == ["laptop", "desk"]
+    assert f"{rows[0]['tokens_per_second']:.2f} tokens/s at the start" in table.stdout
+    written = list(csv.DictReader(io.StringIO(run_cli(*arguments, "-o", "csv").stdout)))
+    assert [row["layers"] for row in written] == [row["layers"] for row in rows]
+
+
+def test_what_does_not_fit_says_what_would(run_cli: CliRunner) -> None:
+    """The refusal names the bytes, a further machine and a smaller type that fits."""
+    machines = "a:16GB:60,b:16GB:80"
+    result = run_cli("cluster", "plan", "llama-3.3-70b", "--machines", machines)
+    assert result.returncode == 1
+    assert "needs 44.1 GB on 2 machines" in result.stderr
+    assert "a further machine of" in result.stderr
+    assert "--type q2_k" in result.stderr
+    smaller = ("cluster", "plan", "llama-3.3-70b", "--machines", machines, "--type", "q2_k")
+    assert run_cli(*smaller).returncode == 0
