@@ -18,18 +18,22 @@ from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.generation.text_options import (
+    CHAT_OPTION_NAMES,
     BatchOptions,
     ChatOptions,
     PromptOptions,
     TextOptions,
 )
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.sampling.options import CHAT_SAMPLING, merged_options
+from edgellama.sampling.options import CHAT_SAMPLING, check_option_names, merged_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 from edgellama.judging_model import JudgingModel
+
+CHAT_PARAMETERS = ("system", "messages", "template", "when_full")
 
 __all__ = ["Chunk", "Conversation", "Generation", "Llama", "Session", "Statistics", "Stream"]
 
@@ -231,6 +235,10 @@ class Llama(JudgingModel):
         """
         if isinstance(prompts, (str, Mapping)):
             raise InvalidOptionError("prompts is one prompt; allowed: an iterable of prompts")
+        if not isinstance(prompts, Iterable):
+            raise InvalidOptionError(
+                f"prompts is {shown(prompts)}; allowed: an iterable of prompts"
+            )
         requests = BatchPrompts(
             self.tokenizer,
             cache(partial(self._chat_template, template)),
@@ -314,6 +322,7 @@ class Llama(JudgingModel):
             >>> roles
             ['system', 'user', 'assistant']
         """
+        check_option_names(options, CHAT_OPTION_NAMES, CHAT_PARAMETERS)
         defaults = self.sampling_defaults or CHAT_SAMPLING
         options = cast("ChatOptions", merged_options(defaults, options))
         chosen = self._chat_template(template)

@@ -329,6 +329,11 @@ class OpenModel:
         """The adapters that are loaded, by name."""
         return self._engine.adapters.loaded
 
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        length = f"context_length={self.context_length}"
+        return f"<{type(self).__name__} {os.fspath(self._file.path)!r}, {length}{state}>"
+
     def session(
         self, *, context_length: int | None = None, adapters: AdapterScales | None = None
     ) -> Session:

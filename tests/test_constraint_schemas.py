@@ -98,6 +98,7 @@ def test_the_suite_is_decided_nearly_everywhere() -> None:
         (False, "false, which no text follows"),
         ("{", "which is no JSON"),
         ([1], "cannot be described"),
+        (type("Plain", (), {}), "a class whose fields have types"),
         ({"const": {1, 2}}, "cannot be written as JSON"),
         ({"const": float("nan")}, "cannot be written as JSON"),
     ],

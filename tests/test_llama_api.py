@@ -235,6 +235,31 @@ def test_options_that_there_are_not(llama: Llama, call: Callable[[Any], object])
         call(llama)
 
 
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda llama: llama.generate("x", n_predict=3), "'n_predict'; did you mean max_tokens?"),
+        (lambda llama: llama.chat(template="chatml", sytem="x"), "'sytem'; did you mean system?"),
+        (lambda llama: llama.rerank("q", ["d"], top=1), "'top'; did you mean top_n?"),
+        (lambda llama: llama.generate("x", tools=[]), "tools is given with a prompt"),
+        (lambda llama: llama.generate_batch(5), "prompts is 5; allowed: an iterable"),
+        (lambda llama: Llama(None), "the model is None; allowed: a path or a name"),
+    ],
+)
+def test_what_newcomers_write_is_told(
+    llama: Llama, call: Callable[[Any], object], words: str
+) -> None:
+    """Other programs' names, parameters of a call and useless values have an error that helps."""
+    with pytest.raises(InvalidOptionError) as caught:
+        call(llama)
+    assert words in str(caught.value)
+
+
+def test_a_model_shows_its_file(llama: Llama) -> None:
+    """What a notebook prints for a model names its file and its context."""
+    assert repr(llama).startswith("<Llama '") and "context_length=" in repr(llama)
+
+
 def test_missing_and_broken_files(tmp_path: Path) -> None:
     """A missing model and a file that is none have errors of their own."""
     with pytest.raises(ModelNotFoundError):

@@ -513,3 +513,9 @@ def test_starter_model_is_the_file_that_was_tested(smollm2_path: Path) -> None:
     model = well_known.NAMED_MODELS["smollm2"]
     assert smollm2_path.stat().st_size == model.num_bytes
     assert hashlib.sha256(smollm2_path.read_bytes()).hexdigest() == model.sha256
+
+
+def test_a_slip_in_a_models_name_is_told(cache: Path) -> None:
+    """The error says which known name is nearly the one that was given."""
+    with pytest.raises(ModelNotFoundError, match="called 'smolm2'; did you mean smollm2"):
+        names.resolve("smolm2")

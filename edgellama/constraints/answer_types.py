@@ -7,6 +7,7 @@ where that is not installed. A class can read less than its schema tells, so tha
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from functools import partial
@@ -48,6 +49,8 @@ class TypedSchema(NamedTuple):
         return copy
 
 
+_FURTHER = re.compile(r"\. | requires either")
+"""Where the first sentence of a library's reason ends, and its own advice begins."""
 LARGEST_NUMBER = 10**18
 BASE64 = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _HOURS = r"(?:\d{1,4}H(?:\d{1,4}M)?(?:\d{1,5}S)?|\d{1,4}M(?:\d{1,5}S)?|\d{1,5}S)"
@@ -77,8 +80,12 @@ def schema_of_type(kind: Any) -> TypedSchema:
             "is installed",
             way=Way(INSTALL, INSTALL),
         )
-    causes = "; ".join(" ".join(reason.split())[:300] for reason in reasons)
-    raise ConstraintError(f"the schema is {_name(kind)}, which cannot be described: {causes}")
+    causes = "; ".join(_FURTHER.split(" ".join(reason.split()), 1)[0][:200] for reason in reasons)
+    raise ConstraintError(
+        f"the schema is {_name(kind)}, which cannot be described ({causes}); allowed: a JSON "
+        "Schema as a dict, JSON text, True, or a class whose fields have types: a dataclass, a "
+        "TypedDict, a pydantic model or a msgspec Struct"
+    )
 
 
 def _limit(schema: dict[str, Any]) -> None:

@@ -83,7 +83,7 @@ class Machinery:
         A signal's handler may close the engine inside a step, which ends on mapped memory.
         """
         if self._is_closed:
-            raise EdgellamaError("the engine is closed")
+            raise EdgellamaError("this model is closed")
         if self.runner is None:
             self._file.reopen()
             self.weights = load_weights(self._file, self._config)

@@ -42,6 +42,7 @@ Document: {document}
 Relevant:"""
 """Of some wordings the one by which a small model ranks best, as a chat's message."""
 ANSWERS = ("yes", "no")
+PARAMETERS = ("query", "documents", "top_n")
 PLACEHOLDER = re.compile(r"\{(query|document)\}")
 
 
@@ -132,7 +133,7 @@ class HowToRank:
     @classmethod
     def of(cls, options: Mapping[str, Any]) -> HowToRank:
         """What was given."""
-        check_option_names(options, tuple(RerankOptions.__annotations__))
+        check_option_names(options, tuple(RerankOptions.__annotations__), PARAMETERS)
         known = ("prompt", "answers", "truncate", "chat")
         return cls(**{name: options[name] for name in known if name in options})
 

@@ -108,7 +108,11 @@ def score_request(
         tokens = _joined(tokenizer, prompt, before, text, parse_special)
         first = max(1, shared_length(before, tokens))
     if len(tokens) <= first and not (prompt is None and tokens):
-        raise InvalidOptionError("the text is empty; allowed: at least one token")
+        if not tokens or not text:
+            raise InvalidOptionError("the text is empty; allowed: at least one token")
+        raise InvalidOptionError(
+            "prompt and text are one token together; allowed: a token of the prompt before the text"
+        )
     return Request(
         tokens,
         SamplingOptions(),

@@ -326,6 +326,9 @@ def prompt_request(
     tokenizer: Tokenizer, prompt: str | Sequence[int], options: Mapping[str, Any]
 ) -> Request:
     """The request of a text or of token ids, with PromptOptions."""
+    for name in CHAT_ONLY:
+        if name in options:
+            raise InvalidOptionError(f"{name} is given with a prompt; allowed: in chats")
     check_option_names(options, PROMPT_OPTION_NAMES)
     own = {name: value for name, value in options.items() if name not in PROMPT_ONLY}
     parse_special, suffix_first = (

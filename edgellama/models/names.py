@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 from edgellama.kernels_cpu.machine.user_cache import cache_folders
@@ -22,9 +23,11 @@ from edgellama.models.well_known import (
     parse_hub_reference,
     short_name,
 )
-from edgellama.quant.errors import ModelNotFoundError
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
 from edgellama.quant.ways import Way, command_line
 
+CLOSE_ENOUGH = 0.8
 _FIRST_PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
 _CHECKPOINT_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "consolidated.*.pth")
 _ANY_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
@@ -52,6 +55,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     A folder means the one model in it; any part of a split model means its first part.
     Raises ModelNotFoundError, whose text says what to do next.
     """
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise InvalidOptionError(f"the model is {shown(name_or_path)}; allowed: a path or a name")
     text = os.fspath(name_or_path)
     path = Path(text).expanduser()
     if path.is_file():
@@ -72,10 +77,12 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
             return resolve_hub(reference)
         except ModelNotFoundError:
             raise _not_downloaded(name) from None
-    known = ", ".join(dict.fromkeys([*pulled, *known_names()]))
+    known = list(dict.fromkeys([*pulled, *known_names()]))
+    close = get_close_matches(name, known, n=1, cutoff=CLOSE_ENOUGH)
+    guess = f"did you mean {close[0]}? " if close else ""
     raise ModelNotFoundError(
-        f"no file and no model called {text!r}; give the path of a .gguf file, "
-        f"hf:OWNER/REPO[:FILE], or one of: {known}"
+        f"no file and no model called {text!r}; {guess}give the path of a .gguf file, "
+        f"hf:OWNER/REPO[:FILE], or one of: {', '.join(known)}"
     )
 
 

@@ -298,14 +298,38 @@ class SamplingArguments(TypedDict, total=False):
     preset: str
 
 
-def check_option_names(names: Collection[str], allowed: Sequence[str]) -> None:
-    """InvalidOptionError for the first name that is not allowed; it says which one is nearest."""
+ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {
+        "max_new_tokens": "max_tokens",
+        "max_completion_tokens": "max_tokens",
+        "n_predict": "max_tokens",
+        "num_predict": "max_tokens",
+        "repetition_penalty": "repeat_penalty",
+        "stop_strings": "stop",
+        "response_format": "schema",
+        "system_prompt": "system",
+        "temp": "temperature",
+    }
+)
+"""What options are called in other programs, where the nearest name would be another one."""
+
+
+def check_option_names(
+    names: Collection[str], allowed: Sequence[str], parameters: Sequence[str] = ()
+) -> None:
+    """InvalidOptionError for the first name that is not allowed; it says which one is meant.
+
+    ``parameters``: what the call takes beside its options, which may be meant, too.
+    """
+    known = (*parameters, *allowed)
     for name in names:
         if name not in allowed:
-            close = get_close_matches(str(name)[:80], allowed, n=1, cutoff=CLOSE_ENOUGH)
-            guess = f"did you mean {close[0]}? " if close else ""
+            same = ELSEWHERE.get(str(name), "")
+            close = get_close_matches(str(name)[:80], known, n=1, cutoff=CLOSE_ENOUGH)
+            meant = [same] if same in known else close
+            guess = f"did you mean {meant[0]}? " if meant else ""
             raise InvalidOptionError(
-                f"there is no option {shown(name)}; {guess}allowed: {', '.join(allowed)}"
+                f"there is no option {shown(name)}; {guess}allowed: {', '.join(known)}"
             )
 
 
