@@ -73,7 +73,7 @@ class ShuffledPool(PagePool):
         self._memory = np.full((num_pages, layout.page_bytes), 0xFF, np.uint8)
         self._taken = 0
 
-    def new(self) -> Page:
+    def new(self, *, is_for_all: bool = False) -> Page:
         """The next page."""
         self._taken += 1
         return self.adopt(self._memory[-self._taken])
