@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edgellama.engine.adapter import Adapter
     from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.engine.engine import Engine
+    from edgellama.loading import LoadedModel
     from edgellama.quant.model_config import ModelConfig
 
 DRAFT_CACHE_BYTES = 1 << 28
@@ -118,12 +119,10 @@ class OpenModel:
             512
             >>> llama.close()
         """
-        from edgellama.loading import load_model
-
         check_idle_seconds(idle_seconds)
         self._line = WaitingLine(max_concurrent)
         mode = speculation_mode(speculation)
-        self._model = load_model(
+        self._model = self._load(
             path_or_name,
             context_length=context_length,
             num_threads=num_threads,
@@ -508,6 +507,12 @@ class OpenModel:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _load(self, path_or_name: str | os.PathLike[str], **how: Any) -> LoadedModel:
+        """The model's parts; a class whose engine runs elsewhere has its own."""
+        from edgellama.loading import load_model
+
+        return load_model(path_or_name, **how)
 
     def _draft_engine(self, draft: str | os.PathLike[str] | OpenModel | None) -> Engine | None:
         """The engine of a draft model, loaded if need be, with its vocabulary checked."""

@@ -79,6 +79,8 @@ def render_page() -> str:
         command = root.get_command(top, name)
         assert command is not None
         parts.append(_section(command, f"edgellama {name}"))
+        for part, each in getattr(command, "commands", {}).items():
+            parts.append(_section(each, f"edgellama {name} {part}"))
     variables = {f"`{name}`": meaning for name, meaning in VARIABLES.items()}
     parts.append("## Environment variables\n\n" + _table("name", variables))
     parts.append(

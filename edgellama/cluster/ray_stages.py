@@ -1,0 +1,188 @@
+"""Stages as Ray actors: each on a node that has the model's file, started again where it is lost.
+
+An actor is thin: it opens its own file by path or name, compares the model's identity, and passes
+calls on to a ``Stage``. Ray is an extra, imported when the first actor is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.quant.errors import EdgellamaError
+
+if TYPE_CHECKING:
+    from edgellama.cluster.stage import Stage
+    from edgellama.quant.gguf.file import GGUFFile
+
+INSTALL = 'pip install "edgellama[ray]"'
+START_S = 60.0
+"""How long one try to start a stage takes; a machine that is still starting is tried again."""
+PLACE_SHARE = 0.001
+"""Of a node's resource that is called as a machine; many stages find a place there."""
+
+
+@dataclass(frozen=True)
+class StageOrder:
+    """What a stage is made of: the model as its node knows it, the layers, options of ``Stage``.
+
+    ``place``: the Ray resource of the node that it runs on (``ray start --resources``), or None
+    for any node. ``identity``: of the driver's file, which the node's own must have too.
+    """
+
+    model: str
+    layers: range
+    identity: str
+    place: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class StageActor:
+    """What runs on a node. Its constructor can be run again, and opens nothing yet."""
+
+    def __init__(self, order: StageOrder) -> None:
+        self._order = order
+        self._file: GGUFFile | None = None
+        self._stage: Stage | None = None
+
+    def open(self) -> EdgellamaError | None:
+        """Map the layers if that was not done yet; what is wrong with this node's file."""
+        try:
+            self._opened()
+        except EdgellamaError as error:
+            return error
+        return None
+
+    def run(self, calls: list[StageCall]) -> list[Answer]:
+        """See ``Stage.run``."""
+        return self._opened().run(calls)
+
+    def forget(self, sequence: int) -> None:
+        """See ``Stage.forget``."""
+        if self._stage is not None:
+            self._stage.forget(sequence)
+
+    def _opened(self) -> Stage:
+        from edgellama.cluster.stage import Stage
+        from edgellama.models.names import resolve
+        from edgellama.quant.gguf.file import GGUFFile
+
+        if self._stage is None:
+            order = self._order
+            file = GGUFFile(resolve(order.model))
+            try:
+                self._stage = Stage(file, order.layers, identity=order.identity, **order.options)
+            except BaseException:
+                file.close()
+                raise
+            self._file = file
+        return self._stage
+
+
+class RayStage:
+    """The handle of a stage on a node of the Ray cluster that this process is connected to."""
+
+    def __init__(self, order: StageOrder) -> None:
+        """Ask for the actor, without waiting for it. EdgellamaError without Ray."""
+        self._ray = _ray()
+        self._order = order
+        self.layers = order.layers
+        self._actor = self._new_actor()
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        place = f"on {self._order.place}" if self._order.place else "on a node of Ray"
+        return f"layers {self.layers.start} to {self.layers.stop - 1} {place}"
+
+    def start(self, timeout_s: float = START_S) -> None:
+        """Wait until the stage has opened its file.
+
+        Raises what is wrong with that, or EdgellamaError where no node takes the stage in time.
+        """
+        try:
+            wrong = self._ray.get(self._actor.open.remote(), timeout=timeout_s)
+        except self._ray.exceptions.GetTimeoutError:
+            raise EdgellamaError(
+                f"stage {self.name} did not start within {timeout_s:g} s; is there a node "
+                f"with that resource? (ray status)"
+            ) from None
+        if wrong is not None:
+            raise wrong
+
+    def run(self, calls: list[StageCall]) -> list[Answer]:
+        """See ``Stage.run``; any exception of Ray means that the stage is lost."""
+        answers: list[Answer] = self._ray.get(self._actor.run.remote(calls))
+        return answers
+
+    def forget(self, sequence: int) -> None:
+        """Tell the stage, and wait for nothing."""
+        self._actor.forget.remote(sequence)
+
+    def revive(self) -> None:
+        """Wait for the actor that Ray has started again, or make another one."""
+        try:
+            self.start()
+        except self._ray.exceptions.ActorUnavailableError:
+            raise
+        except self._ray.exceptions.RayActorError:
+            self._actor = self._new_actor()
+            self.start()
+
+    def close(self) -> None:
+        """End the actor, if its cluster is still there."""
+        with contextlib.suppress(Exception):
+            self._ray.kill(self._actor)
+
+    def _new_actor(self) -> Any:
+        place = self._order.place
+        resources = {} if place is None else {"resources": {place: PLACE_SHARE}}
+        return (
+            self._ray.remote(StageActor)
+            .options(num_cpus=0, max_restarts=-1, max_task_retries=0, **resources)
+            .remote(self._order)
+        )
+
+
+def start_stages(orders: Sequence[StageOrder], timeout_s: float = START_S) -> list[RayStage]:
+    """All stages, started at the same time; if one fails, none is left."""
+    stages: list[RayStage] = []
+    try:
+        stages += [RayStage(order) for order in orders]
+        for stage in stages:
+            stage.start(timeout_s)
+    except BaseException:
+        for stage in stages:
+            stage.close()
+        raise
+    return stages
+
+
+def connect(address: str | None) -> None:
+    """Join the Ray cluster at ``address``, or the one that runs on this machine.
+
+    Nothing is done where this process is connected already. EdgellamaError for what fails.
+    """
+    ray = _ray()
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=address or "auto", log_to_driver=False, logging_level="error")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise EdgellamaError(
+            f"no Ray cluster at {address or 'this machine'}: {error}; start one by "
+            f"`ray start --head`, and `ray start --address=...` on the other machines"
+        ) from None
+
+
+def _ray() -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise EdgellamaError(
+            f"a model over several machines needs Ray, which is not installed: {INSTALL}"
+        ) from None
+    return ray

@@ -1,0 +1,94 @@
+"""``SpreadLlama``: everything that users do with a model, over stages on several machines."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from edgellama.cluster.spread_engine import CHUNK_TOKENS, SpreadEngine
+from edgellama.cluster.stage_call import StageHandle
+from edgellama.engine.kv_types import KVTypes
+from edgellama.llama import Llama
+from edgellama.loading import LoadedModel
+from edgellama.measure.footprint import usual_context_length
+from edgellama.models.names import resolve
+from edgellama.quant.gguf.file import GGUFFile, require_model
+from edgellama.text.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from edgellama.engine.engine import Engine
+
+MakeStages = Callable[[GGUFFile], Sequence[StageHandle]]
+"""Starts the stages of a model; what it is given is the driver's own file."""
+
+
+class SpreadLlama(Llama):
+    """A model whose layers run on stages; texts, chats, sessions and batches are a Llama's.
+
+    Example:
+        >>> from edgellama.cluster.local_stage import LocalStage
+        >>> from edgellama.cluster.spread_llama import SpreadLlama
+        >>> from edgellama.cluster.stage import Stage
+        >>> def two_stages(file):
+        ...     halves = range(15), range(15, 30)
+        ...     return [LocalStage(lambda half=half: Stage(file, half)) for half in halves]
+        >>> with SpreadLlama("smollm2", two_stages, context_length=512) as llama:
+        ...     llama.generate("The capital of France is", max_tokens=2, temperature=0).text
+        ' Paris.'
+    """
+
+    def __init__(
+        self,
+        path_or_name: str | os.PathLike[str],
+        make_stages: MakeStages,
+        *,
+        context_length: int | None = None,
+        kv_type: str = "f16",
+        rope_scaling: str | None = None,
+        chunk_tokens: int = CHUNK_TOKENS,
+        max_concurrent: int | None = None,
+    ) -> None:
+        """Read the vocabulary here, and let ``make_stages`` start the stages.
+
+        ``kv_type`` and ``rope_scaling`` say what the stages compute with; ``context_length`` None
+        is 4096 tokens or the model's own length. The rest is as for ``Llama`` and SpreadEngine.
+        """
+        self._make_stages = make_stages
+        self._chunk_tokens = chunk_tokens
+        super().__init__(
+            path_or_name,
+            context_length=context_length,
+            kv_type=kv_type,
+            rope_scaling=rope_scaling,
+            max_concurrent=max_concurrent,
+        )
+
+    @property
+    def stages(self) -> Sequence[StageHandle]:
+        """The stages in order."""
+        return cast(SpreadEngine, self._engine).stages
+
+    def _load(self, path_or_name: str | os.PathLike[str], **how: Any) -> LoadedModel:
+        """The driver's parts of the model; what fails leaves nothing open."""
+        types = KVTypes.of(how["kv_type"])
+        file = GGUFFile(resolve(path_or_name))
+        stages: Sequence[StageHandle] = ()
+        try:
+            require_model(file)
+            tokenizer = load_tokenizer(file.metadata, file.path)
+            stages = self._make_stages(file)
+            engine = SpreadEngine(
+                file,
+                stages,
+                kv_type=str(types),
+                rope_scaling=how["rope_scaling"],
+                chunk_tokens=self._chunk_tokens,
+            )
+        except BaseException:
+            for stage in stages:
+                stage.close()
+            file.close()
+            raise
+        length = how["context_length"] or usual_context_length(engine.config)
+        return LoadedModel(file, tokenizer, cast("Engine", engine), length, str(types))

@@ -1,0 +1,125 @@
+"""Stages as actors of a real Ray cluster on this machine; ``python -m pytest -m ray``."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgellama.cluster.ray_stages import RayStage, StageOrder, start_stages
+from edgellama.cluster.spread_llama import SpreadLlama
+from edgellama.engine.model_identity import model_identity
+from edgellama.llama import Llama
+from edgellama.quant.errors import EdgellamaError, ModelFileError, ModelNotFoundError
+from edgellama.quant.gguf.file import GGUFFile
+
+pytestmark = pytest.mark.ray
+PROMPT = "The three laws of robotics are"
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A head without stages, and two nodes that are called as machines."""
+    pytest.importorskip("ray")
+    import ray
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    cluster.desk = cluster.add_node(num_cpus=1, resources={"desk": 1})
+    cluster.laptop = cluster.add_node(num_cpus=1, resources={"laptop": 1})
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+def stages_of(path: Path, **options: Any) -> Any:
+    """A function that starts two stages of the starter model, one on each node."""
+
+    def make(file: GGUFFile) -> list[RayStage]:
+        identity, options_ = model_identity(file), {"num_threads": 1, "exact": True} | options
+        orders = [
+            StageOrder(str(path), layers, identity, place, options_)
+            for layers, place in ((range(12), "desk"), (range(12, 30), "laptop"))
+        ]
+        return start_stages(orders)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def expected(smollm2_path: Path) -> str:
+    """The text of one process."""
+    with Llama(smollm2_path, exact=True, context_length=512) as llama:
+        return llama.generate(PROMPT, max_tokens=40, seed=3, temperature=0.7).text
+
+
+def pid_of(stage: RayStage) -> int:
+    """The process that a stage runs in."""
+    import ray
+
+    state = ray.get(stage._actor.__ray_call__.remote(lambda actor: os.getpid()))
+    return int(state)
+
+
+def test_a_text_over_two_nodes_is_that_of_one_process(
+    cluster: Any, smollm2_path: Path, expected: str
+) -> None:
+    """Bit-identical logits give the same sampled text; a chat runs over the same stages."""
+    with SpreadLlama(smollm2_path, stages_of(smollm2_path), context_length=512) as llama:
+        pids = {pid_of(stage) for stage in llama.stages}
+        assert len(pids | {os.getpid()}) == 3
+        assert llama.generate(PROMPT, max_tokens=40, seed=3, temperature=0.7).text == expected
+        assert llama.chat().send("Say hello.", max_tokens=8).text
+        batch = llama.generate_batch([PROMPT, "One, two,", PROMPT], max_tokens=40, seed=3,
+                                     temperature=0.7)  # fmt: skip
+        texts = {result.index: result.text for result in batch}
+        assert texts[0] == texts[2] == expected
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_killed_actor_is_a_pause(
+    cluster: Any, smollm2_path: Path, expected: str, number: int
+) -> None:
+    """A stage's process dies in mid-answer; the text goes on as if nothing had been."""
+    with SpreadLlama(smollm2_path, stages_of(smollm2_path), context_length=512) as llama:
+        text, is_killed = "", False
+        for chunk in llama.stream(PROMPT, max_tokens=40, seed=3, temperature=0.7):
+            text += chunk.text
+            if not is_killed and text.count(" ") >= 8:
+                os.kill(pid_of(llama.stages[number]), signal.SIGKILL)
+                is_killed = True
+        assert is_killed
+        assert text == expected
+
+
+def test_a_node_that_goes_and_comes_back_is_a_longer_pause(
+    cluster: Any, smollm2_path: Path, expected: str
+) -> None:
+    """A whole node is killed in mid-answer, another one takes its name."""
+    with SpreadLlama(smollm2_path, stages_of(smollm2_path), context_length=512) as llama:
+        text, is_killed = "", False
+        for chunk in llama.stream(PROMPT, max_tokens=40, seed=3, temperature=0.7):
+            text += chunk.text
+            if not is_killed and text.count(" ") >= 8:
+                cluster.remove_node(cluster.laptop, allow_graceful=False)
+                cluster.laptop = cluster.add_node(num_cpus=1, resources={"laptop": 1})
+                is_killed = True
+        assert is_killed
+        assert text == expected
+
+
+def test_what_is_wrong_on_a_node_is_said(cluster: Any, smollm2_path: Path) -> None:
+    """Another file, a missing one, and a machine that is not there, each in one line."""
+    with pytest.raises(ModelFileError, match="another model than the driver's"):
+        start_stages([StageOrder(str(smollm2_path), range(30), "0" * 32, "desk")])
+    with pytest.raises(ModelNotFoundError):
+        start_stages([StageOrder("nowhere.gguf", range(30), "0" * 32, "desk")])
+    with pytest.raises(EdgellamaError, match="layers 0 to 29 on moon did not start within 2 s"):
+        start_stages([StageOrder(str(smollm2_path), range(30), "0" * 32, "moon")], timeout_s=2)
