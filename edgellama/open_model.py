@@ -191,6 +191,31 @@ class OpenModel:
         return self._engine.pool().idle_bytes
 
     @property
+    def sessions(self) -> tuple[Session, ...]:
+        """The sessions that are open now, those of running calls among them."""
+        with self._sessions_lock:
+            return tuple(self._sessions)
+
+    def read_speed(self) -> float:
+        """Bytes of the weights that the threads read in a second, if they compute nothing.
+
+        No reply comes faster than its tokens' bytes are read. Steps of texts wait for it. A small
+        model may lie in the processor's own caches, and is read faster than memory then.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=128) as llama:
+            ...     llama.read_speed() > 1e8
+            True
+        """
+        from edgellama.measure.plain_read import PlainRead
+
+        with self._sessions_lock:
+            self._check_open()
+        plain = PlainRead(self._engine)
+        return plain.num_bytes / min(plain.seconds() for _ in range(3))
+
+    @property
     def num_threads(self) -> int:
         """How many threads compute. Another number may be assigned at any time, as a cap.
 

@@ -263,6 +263,7 @@ def test_models_say_what_they_take(client: httpx.Client) -> None:
     found = client.get("/page/machine").json()
     assert found["models"][0]["name"] == "tiny" and found["parallel"] == 4
     assert found["totals"]["texts"] >= 1 and found["running"] == 0
+    assert found["models"][0]["sessions"] == []
 
 
 def test_the_key_guards_all_but_the_files(tiny_path: Path, tmp_path: Path) -> None:

@@ -102,6 +102,11 @@ class Session:
         return tuple(self._cache.tokens)
 
     @property
+    def num_bytes(self) -> int:
+        """Bytes that keys and values of its tokens take; some may be shared with other sessions."""
+        return self._cache.num_bytes
+
+    @property
     def adapters(self) -> Mapping[Adapter, float]:
         """The adapters that texts are computed with, and the scale of each.
 

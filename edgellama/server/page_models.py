@@ -10,9 +10,11 @@ from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes, pea
 from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
+    from edgellama.llama import Llama
     from edgellama.server.catalogue import ServedModel
     from edgellama.server.model_shelf import LoadedModel
     from edgellama.server.state import ServerState
+    from edgellama.server.turns import Leaving
 
 
 async def described_models(state: ServerState) -> dict[str, Any]:
@@ -48,6 +50,12 @@ def _described(
         return {**told, "error": what}
 
 
+def read_speed(llama: Llama, leaving: Leaving) -> float:
+    """Bytes a second; work for a turn."""
+    leaving.check()
+    return llama.read_speed()
+
+
 async def machine(state: ServerState) -> dict[str, Any]:
     """Processor, memory by model, and who is served now."""
     return {
@@ -73,4 +81,8 @@ def _loaded(entry: LoadedModel) -> dict[str, Any]:
         "prompt_cache_bytes": entry.llama.cached_bytes,
         "context_length": entry.llama.context_length,
         "num_uses": entry.num_uses,
+        "sessions": [
+            {"num_tokens": len(session.tokens), "num_bytes": session.num_bytes}
+            for session in entry.llama.sessions
+        ],
     }

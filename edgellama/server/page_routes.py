@@ -14,8 +14,9 @@ from edgellama.server import page_files
 from edgellama.server.errors import RequestError
 from edgellama.server.fields import convert, take_fields
 from edgellama.server.page_chat import ChatFields, ReplyStream, ReplyWriter, new_turn
-from edgellama.server.page_models import described_models, machine
+from edgellama.server.page_models import described_models, machine, read_speed
 from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.turns import in_turn
 from edgellama.server.wire import json_response
 
 MAX_TITLE = 200
@@ -26,6 +27,12 @@ class ChangeFields(msgspec.Struct, forbid_unknown_fields=True):
 
     title: str | None = None
     leaf: str | None = None
+
+
+class MeasureFields(msgspec.Struct, forbid_unknown_fields=True):
+    """Which model is measured."""
+
+    model: str
 
 
 async def list_conversations(request: Request) -> Response:
@@ -93,6 +100,13 @@ async def show_machine(request: Request) -> Response:
     return json_response(await machine(state_of(request)))
 
 
+async def measure(request: Request) -> Response:
+    """How fast a loaded model's weights are read."""
+    fields = convert(await read_request(request), MeasureFields)
+    worked = await in_turn(state_of(request), request, fields.model, read_speed)
+    return json_response({"bytes_per_second": worked.result})
+
+
 async def _found(request: Request, name: str) -> dict[str, Any]:
     state = state_of(request)
     before = dict(state.drafts)
@@ -120,4 +134,5 @@ ROUTES: Routes = (
     ("/page/chat", ("POST",), chat),
     ("/page/models", ("GET",), models),
     ("/page/machine", ("GET",), show_machine),
+    ("/page/read-speed", ("POST",), measure),
 )
