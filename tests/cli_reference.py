@@ -50,6 +50,7 @@ FILES: Mapping[str, str] = {
     "`TMPDIR/edgellama-UID/`": "the same again, where CACHE cannot be written to",
     "`DATA/chats/NAME.json`": "the messages of a conversation (`~/.local/share/edgellama` on "
     "Linux), which nothing can make again, and its lock, `.NAME.lock`",
+    "`DATA/conversations.sqlite`": "conversations of the page of `edgellama serve`",
     "`DATA/responses.sqlite`": "responses that clients of `edgellama serve` may go on from, for 30 "
     "days",
     "`STATE/history`": "what was typed in the chat (`~/.local/state/edgellama` on Linux)",

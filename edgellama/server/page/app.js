@@ -27,7 +27,7 @@ const messages = new Messages({
   },
 });
 const machine = new Machine();
-const sidebar = new Sidebar({ changed, failed: (error) => notice(error.message) });
+const sidebar = new Sidebar({ changed, removed, failed: (error) => notice(failure(error)) });
 
 function redraw() {
   messages.draw(conversation, writing !== null);
@@ -69,7 +69,7 @@ async function attempt(work) {
   try {
     return await work();
   } catch (error) {
-    notice(error.message);
+    notice(failure(error));
     return null;
   }
 }
@@ -215,6 +215,11 @@ function changed(id) {
   if (!writing && conversation?.id === id) reload();
 }
 
+function removed(id) {
+  tabs.postMessage(id);
+  if (conversation?.id === id) newChat();
+}
+
 tabs.onmessage = ({ data }) => {
   sidebar.refresh();
   if (!writing && conversation?.id === data) reload();
@@ -283,8 +288,8 @@ function stop() {
 }
 
 async function loadModels() {
-  const found = await attempt(() => api.get("/page/models"));
-  if (!found) return;
+  const found = await api.get("/page/models").catch(() => null);
+  if (!found) return; // Whatever is sent next tells why.
   const picker = byId("model"), before = picker.value;
   picker.replaceChildren(...found.models.map((each) => {
     const fits = each.is_loaded || found.available_bytes === null || each.predicted_bytes <= found.available_bytes;

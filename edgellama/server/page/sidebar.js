@@ -15,9 +15,9 @@ function groupOf(seconds) {
 const fileName = (title) => title.replace(/[^\p{L}\p{N} _-]+/gu, "").trim().slice(0, 60) || "conversation";
 
 export class Sidebar {
-  /** `open(id)` shows a conversation, `changed(id)` is told of changes, `failed(error)` of errors. */
-  constructor({ open, changed, failed }) {
-    Object.assign(this, { open, changed, failed, shown: null, latest: 0 });
+  /** `changed(id)` and `removed(id)` are told of what was done, `failed(error)` of errors. */
+  constructor({ changed, removed, failed }) {
+    Object.assign(this, { changed, removed, failed, shown: null, latest: 0 });
     this.list = byId("conversations");
     byId("search").addEventListener("input", () => {
       clearTimeout(this.timer);
@@ -48,7 +48,7 @@ export class Sidebar {
       const { conversations } = await api.get(`/page/conversations?search=${encodeURIComponent(search)}`);
       if (number === this.latest) this.draw(conversations, search);
     } catch (error) {
-      this.failed(error);
+      if (search) this.failed(error); // Otherwise nobody has asked.
     }
   }
 
@@ -134,9 +134,10 @@ export class Sidebar {
 
   delete(each, menu) {
     const sure = button("Delete for ever", async () => {
-      await this.try(() => api.remove(`/page/conversations/${each.id}`));
-      announce("Deleted");
-      this.changed(each.id);
+      if (await this.try(() => api.remove(`/page/conversations/${each.id}`))) {
+        announce("Deleted");
+        this.removed(each.id);
+      }
       this.refresh();
     }, { class: "quiet error" });
     menu.replaceChildren(sure, button("Keep", () => this.refresh()));
