@@ -11,7 +11,9 @@ from reference.scripted_engine import ScriptedEngine
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from reference.tiny_vocabulary import CHAT_TEMPLATE
 
+from edgellama.generation.chat_format import ChatFormat
 from edgellama.generation.conversation import Conversation
+from edgellama.generation.messages import checked_messages
 from edgellama.generation.session import Session
 from edgellama.quant.errors import (
     ContextLengthError,
@@ -20,7 +22,7 @@ from edgellama.quant.errors import (
     KernelError,
 )
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.text.chat_template import encode_chat, load_chat_template
+from edgellama.text.chat_template import encode_chat, given_template, load_chat_template
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 GREEDY: Any = {"temperature": 0, "max_tokens": 6}
@@ -158,6 +160,27 @@ def test_regenerate(chat: Conversation, engine: NumpyEngine) -> None:
     third = chat.send("more", **GREEDY)
     assert third.statistics.prefilled_tokens < 40
     assert second.text in chat.messages[3]["content"]
+
+
+def test_penalties_count_what_the_assistant_said(tokenizer: Tokenizer) -> None:
+    """In chats that spare the prompt its replies are counted, one begun to its last token."""
+    chat_format = ChatFormat(tokenizer, given_template(CHAT_TEMPLATE, tokenizer))
+    said = checked_messages(
+        [
+            {"role": "system", "content": "a"},
+            {"role": "user", "content": "b"},
+            {"role": "assistant", "content": "cc"},
+            {"role": "user", "content": "d"},
+            {"role": "assistant", "content": "ee"},
+        ]
+    )
+    reply, begun = tokenizer.encode("cc", add_bos=False), tokenizer.encode("ee", add_bos=False)
+    end = min(tokenizer.special.end_of_generation)
+    asked = chat_format.reply_request({"penalize_prompt": False})
+    assert chat_format.own_tokens(asked, said) == [*reply, end, *begun, end]
+    going_on = chat_format.reply_request({"penalize_prompt": False}, continues=True)
+    assert chat_format.own_tokens(going_on, said) == [*reply, end, *begun]
+    assert not chat_format.own_tokens(chat_format.reply_request({}), said)
 
 
 def test_nothing_to_regenerate(chat: Conversation) -> None:

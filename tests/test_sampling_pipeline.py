@@ -219,6 +219,29 @@ def test_presets_stand_in_for_what_was_said_before() -> None:
         SamplingOptions(**options)  # type: ignore[arg-type]
 
 
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(0, 5), max_size=12),
+    st.lists(st.integers(0, 5), max_size=12),
+    st.lists(st.integers(0, 5), max_size=12),
+)
+def test_penalties_spare_a_prompt(prompt: list[int], own: list[int], text: list[int]) -> None:
+    """Without the prompt penalties and DRY choose as if what the model said stood in its place."""
+    amounts: Any = {
+        "temperature": 0,
+        "repeat_penalty": 1.5,
+        "presence_penalty": 0.7,
+        "dry_multiplier": 2.0,
+        "dry_allowed_length": 1,
+        "repeat_last_n": 8,
+    }
+    logits = np.array([1.0, 1.1, 1.2, 1.3, 1.4, 1.5], dtype=np.float32)
+    options = SamplingOptions(**amounts, penalize_prompt=False)
+    sparing = Sampler(options, prompt_length=len(prompt), own_tokens=own)
+    counting = Sampler(SamplingOptions(**amounts))
+    assert sparing(logits, [*prompt, *text]) == counting(logits, [*own, *text])
+
+
 def test_every_option_is_an_argument_and_explained() -> None:
     """SamplingArguments has the fields of SamplingOptions, page and docstring have their words."""
     assert [*RULES, "preset"] == list(SamplingArguments.__annotations__)

@@ -7,7 +7,6 @@ other keys are options for it alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -86,7 +85,7 @@ class BatchPrompts:
         options.pop("parse_special", None)  # templates know what is a control token
         chat_format = self._chat_format
         asked = chat_format.reply_request(options, continues=continues)
-        return replace(asked.request, prompt=chat_format.prompt(asked, checked))
+        return chat_format.request(asked, checked)
 
 
 def _of_prompts(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -98,6 +98,26 @@ class ChatFormat:
             **variables,
         )
 
+    def request(self, asked: ReplyRequest, messages: Sequence[Message]) -> Request:
+        """The request of a reply to the messages; TemplateError where they are refused."""
+        tokens, own = self.prompt(asked, messages), self.own_tokens(asked, messages)
+        return replace(asked.request, prompt=tokens, own_tokens=own)
+
+    def own_tokens(self, asked: ReplyRequest, messages: Sequence[Message]) -> Sequence[int]:
+        """What the assistant has said in the messages; nothing where penalties do not ask for it.
+
+        An end token stands behind each, so that no sequence of DRY goes from one into another.
+        """
+        if asked.request.sampling.penalize_prompt:
+            return ()
+        tokens: list[int] = []
+        for message in messages:
+            if message["role"] == "assistant":
+                tokens += self.tokenizer.encode(message["content"], add_bos=False)
+                tokens += sorted(self.tokenizer.special.end_of_generation)[:1]
+        is_begun = asked.request.continuation and messages and messages[-1]["role"] == "assistant"
+        return tokens[:-1] if is_begun and tokens else tokens
+
     def _presentation(self, tools: Sequence[Tool]) -> Presentation:
         """How tools are shown, by the template that the model has for them."""
         if tools and self._of_tool_use is not None and self._of_tool_use.is_native:

@@ -242,8 +242,8 @@ class Conversation(ConversationRecord):
             >>> with Llama("smollm2", context_length=1024) as llama:
             ...     with llama.chat(**options) as chat:
             ...         reply = chat.run("What is 2 + 3?", max_tokens=40)
-            ...         [message["role"] for message in chat.messages]
-            ['user', 'assistant', 'tool', 'assistant']
+            ...         print(chat.messages[2]["content"])
+            5
         """
         rounds = ToolRounds(self, options, max_rounds, on_call, may_await=False)
         return rounds.run(self.send(text, **rounds.first))
@@ -438,7 +438,10 @@ class Conversation(ConversationRecord):
                 said = [*asked, reply]
                 self._transcript.add(num_kept, said, dropped_messages=dropped, turn=turn)
 
-        request = replace(request, prompt=now.computed, dropped_messages=newly_dropped)
+        own = self._format.own_tokens(asked_for, [*system, *turns[dropped:]])
+        request = replace(
+            request, prompt=now.computed, dropped_messages=newly_dropped, own_tokens=own
+        )
         return self._session.start(request, on_end=end)
 
     def _prompt(self, asked: ReplyRequest, messages: Sequence[Message]) -> PromptTokens:

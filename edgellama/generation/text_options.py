@@ -193,6 +193,7 @@ class Request:
     ``adapters`` None are those of who asks, else none. ``answer``: the form that the text must
     have. ``calls``: those of tools that it may have. ``end_tokens`` end the text beside those
     of the model. ``prompt_logprobs`` begin at the prompt's token ``first_logprob``.
+    ``own_tokens``: what the model has said in the prompt, which penalties may count alone.
     """
 
     prompt: Sequence[int]
@@ -217,6 +218,7 @@ class Request:
     show_schema: bool = True
     calls: ExpectedCalls | None = None
     end_tokens: frozenset[int] = frozenset()
+    own_tokens: Sequence[int] = ()
 
     def __post_init__(self) -> None:
         if not self.prompt:

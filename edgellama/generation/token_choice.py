@@ -39,6 +39,7 @@ class TokenChoice:
             breaks=SequenceBreakers(tokenizer, request.sampling.dry_breakers),
             bias=token_bias(tokenizer, dict(request.sampling.logit_bias or {})),
             prompt_length=len(request.prompt),
+            own_tokens=request.own_tokens,
             processors=request.processors,
             choose=request.sampler,
         )

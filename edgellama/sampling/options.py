@@ -144,6 +144,8 @@ class SamplingOptions:
         dry_last_n: Look for sequences in so many last tokens; -1 for all. Allowed: a whole
             number from -1 (-1: all).
         dry_breakers: Sequences end at tokens with one of these texts. Allowed: texts.
+        penalize_prompt: Penalties and DRY count the prompt; False: in chats of it the earlier
+            replies alone, else nothing. Allowed: True or False.
         top_n_sigma: Drop tokens so many deviations below the likeliest; 0 or less for none.
             Allowed: a number from -1e9 to 1e9.
         typical_p: Choose among the most typical tokens of this total probability. Allowed:
@@ -215,6 +217,12 @@ class SamplingOptions:
     dry_breakers: Sequence[str] = _option(
         DRY_BREAKERS, _BREAKERS, "Sequences end at tokens with one of these texts."
     )
+    penalize_prompt: bool = _option(
+        True,
+        _TRUTH,
+        "Penalties and DRY count the prompt; False: in chats of it the earlier replies alone, "
+        "else nothing.",
+    )
     top_n_sigma: float = _option(
         0.0, _NUMBER, "Drop tokens so many deviations below the likeliest; 0 or less for none."
     )
@@ -281,6 +289,7 @@ class SamplingArguments(TypedDict, total=False):
     dry_allowed_length: int
     dry_last_n: int
     dry_breakers: Sequence[str]
+    penalize_prompt: bool
     top_n_sigma: float
     typical_p: float
     xtc_probability: float
@@ -337,8 +346,12 @@ CHAT_SAMPLING: SamplingArguments = {
     "repeat_penalty": 1.1,
     "repeat_last_n": 256,
     "dry_multiplier": 0.8,
+    "penalize_prompt": False,
 }
-"""For chats with a model whose file recommends nothing: even small ones do not loop."""
+"""For chats with a model whose file recommends nothing: even small ones do not loop.
+
+What the user wrote is not counted: an answer must be able to quote it.
+"""
 
 PRESETS: Mapping[str, SamplingArguments] = MappingProxyType(
     {

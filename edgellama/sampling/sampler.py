@@ -48,6 +48,7 @@ class Sampler:
         breaks: Breaks = lambda token: False,
         bias: Mapping[int, float] | None = None,
         prompt_length: int = 0,
+        own_tokens: Sequence[int] = (),
         processors: Sequence[Processor] = (),
         choose: TokenChoice | None = None,
     ) -> None:
@@ -56,12 +57,15 @@ class Sampler:
         ``end_tokens`` end a text, so penalties spare them, and so do ``stop_tokens``, which
         ``ignore_eos`` does not concern; ``breaks`` says at which tokens DRY's sequences end.
         ``bias``: what is added to logits, by token. ``prompt_length``: tokens of the history
-        that do not count for ``min_tokens``. ``processors`` change the logits before all else,
+        that do not count for ``min_tokens``. Without ``penalize_prompt`` stages see
+        ``own_tokens`` in their place. ``processors`` change the logits before all else,
         ``choose`` stands in for all stages.
         """
         self._processors, self._choose = tuple(processors), choose
         self._temperature = float(np.float32(options.temperature))
         ends, all_ends = frozenset(end_tokens), frozenset((*end_tokens, *stop_tokens))
+        self._own_tokens = None if options.penalize_prompt else tuple(own_tokens)
+        self._prompt_length = prompt_length
         self._early_length = prompt_length + options.min_tokens
         self._forbidden_early = np.array(sorted(all_ends), np.intp)
         self._forbidden = np.array(sorted(ends) if options.ignore_eos else [], np.intp)
@@ -97,6 +101,7 @@ class Sampler:
         candidates = Candidates(self._prepared(logits, history, allowed))
         if self._choose is not None:
             return chosen_token(candidates.logits, tuple(history), self._choose)
+        history = self._counted(history)
         for stage in self._head:
             candidates = stage(candidates, history, self._generator)
         if not self._temperature:
@@ -125,6 +130,7 @@ class Sampler:
         Where XTC is on, its die is thrown, as for a choice.
         """
         candidates = Candidates(self._prepared(logits, history, None))
+        history = self._counted(history)
         for stage in (*self._head, *self._tail):
             candidates = stage(candidates, history, self._generator)
         if self._mirostat is not None:
@@ -137,6 +143,12 @@ class Sampler:
         chances[slice(None) if candidates.tokens is None else candidates.tokens] = weights
         chances /= weights.sum()
         return chances
+
+    def _counted(self, history: Sequence[int]) -> Sequence[int]:
+        """The tokens that stages look back at."""
+        if self._own_tokens is None or not self._head:
+            return history
+        return [*self._own_tokens, *history[self._prompt_length :]]
 
     def _prepared(self, logits: Logits, history: Sequence[int], allowed: Mask | None) -> Logits:
         """The logits with all that is said of single tokens; a copy if anything is."""

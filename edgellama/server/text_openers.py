@@ -55,8 +55,7 @@ def chat_request(llama: Llama, messages: Messages, options: Mapping[str, Any]) -
     is_begun = messages[-1]["role"] == "assistant"
     given = layered_options(llama.sampling_defaults or CHAT_SAMPLING, options)
     asked = chat_format.reply_request(given, continues=is_begun)
-    tokens = chat_format.prompt(asked, checked_messages(messages))
-    return replace(asked.request, prompt=tokens)
+    return chat_format.request(asked, checked_messages(messages))
 
 
 def open_prompt(prompt: str | Sequence[int], options: Mapping[str, Any]) -> OpenText:
