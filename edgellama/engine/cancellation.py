@@ -1,7 +1,11 @@
-"""A flag that stops a running step: set from any thread, read by the executor at every op."""
+"""A flag that stops a running step: set from any thread, read by the executor at every op.
+
+``on_cancel`` belongs to whoever runs the step, and is called by who cancels.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -24,12 +28,15 @@ class CancelToken:
     def __init__(self) -> None:
         self.flag: npt.NDArray[np.int64] = np.zeros(1, np.int64)
         self.reason: CancelReason = "cancelled"
+        self.on_cancel: Callable[[], None] | None = None
 
     def cancel(self, reason: CancelReason = "cancelled") -> None:
         """Ask for the end; returns at once. The first reason is kept."""
         if not self.flag[0]:
             self.reason = reason
         self.flag[0] = 1
+        if (on_cancel := self.on_cancel) is not None:
+            on_cancel()
 
     @property
     def cancelled(self) -> bool:

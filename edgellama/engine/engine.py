@@ -28,6 +28,7 @@ from edgellama.engine.next_token import RepeatableStep
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import PagePool
 from edgellama.engine.program import Op, Program
+from edgellama.engine.running_job import RunningJob
 from edgellama.engine.scheduler import RunStep, Scheduler
 from edgellama.engine.segments import Segment, Wanted
 from edgellama.engine.step import FloatRows
@@ -359,6 +360,7 @@ class Engine:
         # Their sequences may be closed meanwhile by other threads.
         held = [segment.cache.pages for segment in segments]
         flag = None if cancelled is None else cancelled.flag
+        is_long = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
 
         def run_ops(
             key: tuple[object, ...], ops: Callable[[], list[Op]], values: dict[str, int]
@@ -368,6 +370,8 @@ class Engine:
             program.prepare(machine.team.next_job, **values)
             if self._timer:
                 return self._timer.run(machine.team, program, flag)
+            if is_long and cancelled is not None:
+                return RunningJob(machine.team, program, cancelled).run()
             return machine.team.run(program.memory, flag, owner=program)
 
         results = runner.run(segments, run_ops)

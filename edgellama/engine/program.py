@@ -109,6 +109,10 @@ class Program:
                 self._records[places] = offsets + value
                 self._bound[name] = value
 
+    def withdraw(self) -> None:
+        """Take away all tasks that no thread has taken yet, of a job that is being stopped."""
+        self._counters[:, layout.NEXT_TASK // 8] = 0
+
 
 def _word(value: int | float | Bound, is_float: bool) -> int:
     """The 8-byte slot of one argument."""

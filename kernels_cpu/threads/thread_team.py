@@ -132,6 +132,10 @@ class ThreadTeam:
             raise
         return bool(self._words[layout.STOPPED_JOB // 8] != job)
 
+    def stop(self, job: int) -> None:
+        """Let the running job end as a cancelled one; its caller also takes away its tasks."""
+        self._set(layout.STOPPED_JOB, job)
+
     def close(self) -> None:
         """Stop the workers; no job may be running."""
         self._closing = True
