@@ -123,6 +123,14 @@ def test_a_score_is_the_sum_of_its_tokens(llama: Llama) -> None:
     assert asyncio.run(llama.score_async(text, before)).logprob == pytest.approx(score.logprob)
 
 
+def test_what_has_no_token_to_score(smollm2: Llama) -> None:
+    """An empty text and one that becomes a token with its prompt are told apart."""
+    with pytest.raises(InvalidOptionError, match="the text is empty"):
+        smollm2.score("", "hel")
+    with pytest.raises(InvalidOptionError, match="prompt and text are one token together"):
+        smollm2.score("lo", "hel")
+
+
 def test_choices_count_with_all_their_tokens(llama: Llama) -> None:
     """Probabilities are softmax over the scores of whole choices, which score gives, too."""
     prompt = "once upon a time there was"
