@@ -194,7 +194,7 @@ class OpenModel:
     def sessions(self) -> tuple[Session, ...]:
         """The sessions that are open now, those of running calls among them."""
         with self._sessions_lock:
-            return tuple(self._sessions)
+            return tuple(session for session in self._sessions if not session.closed)
 
     def read_speed(self) -> float:
         """Bytes of the weights that the threads read in a second, if they compute nothing.

@@ -352,3 +352,19 @@ def test_a_result_tells_the_memory_of_its_text(make_file: MakeFile) -> None:
         assert again.statistics.cache_bytes == 2 * page_bytes
         (short,) = llama.generate_batch([[65]], max_tokens=2)
         assert short.statistics.cache_bytes == page_bytes
+
+
+def test_open_sessions_are_listed_with_their_memory(tiny_path: Path) -> None:
+    """A model knows its sessions and what each holds, until they are closed."""
+    with Llama(tiny_path) as llama:
+        assert llama.sessions == ()
+        with llama.session() as session:
+            assert llama.sessions == (session,) and session.num_bytes == 0
+            session.generate("Hello", max_tokens=2)
+            assert session.num_bytes > 0
+            fork = session.fork()
+            assert set(llama.sessions) == {session, fork}
+            fork.close()
+            assert fork.closed and llama.sessions == (session,)
+        assert session.closed and llama.sessions == ()
+        assert llama.read_speed() > 0

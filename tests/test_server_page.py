@@ -7,6 +7,7 @@ import re
 import sqlite3
 import stat
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import httpx
 import pytest
 from server_harness import RunningServer, running_server, sse_events
 
+from edgellama.generation.conversation import Conversation
 from edgellama.server.page_files import FOLDER, TYPES, page_files
 from edgellama.server.settings import ServerSettings
 
@@ -260,10 +262,47 @@ def test_models_say_what_they_take(client: httpx.Client) -> None:
     (model,) = client.get("/page/models").json()["models"]
     assert model["name"] == "tiny" and model["is_loaded"]
     assert model["predicted_bytes"] > model["file_bytes"]
-    found = client.get("/page/machine").json()
+    for _ in range(100):  # The reply's thread lets go of its session a moment after the last word.
+        found = client.get("/page/machine").json()
+        if found["models"][0]["sessions"] == [] == found["answers"]:
+            break
+        time.sleep(0.05)
     assert found["models"][0]["name"] == "tiny" and found["parallel"] == 4
     assert found["totals"]["texts"] >= 1 and found["running"] == 0
-    assert found["models"][0]["sessions"] == []
+    assert found["models"][0]["sessions"] == [] and found["answers"] == []
+
+
+def test_the_machine_tells_who_is_served(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a reply is made its model, what it waits for and its session are listed."""
+    seen, reply = threading.Event(), Conversation.regenerate
+
+    def held(self: Conversation, **options: Any) -> Any:
+        assert seen.wait(20)
+        return reply(self, **options)
+
+    monkeypatch.setattr(Conversation, "regenerate", held)
+    with client.stream("POST", "/page/chat", json={**GREEDY, "content": "a"}) as answer:
+        lines = answer.iter_lines()
+        next(line for line in lines if '"state"' in line)
+        with httpx.Client(base_url=client.base_url) as other:
+            found = other.get("/page/machine").json()
+            (kept,) = other.get("/page/conversations").json()["conversations"]
+            writing = shown(other, kept["id"])["messages"][-1]["details"]["finish_reason"]
+        seen.set()
+        assert any('"end"' in line for line in lines)
+    assert found["answers"] == [{"model": "tiny", "state": "working"}]
+    (session,) = found["models"][0]["sessions"]
+    assert session["num_tokens"] == 0 and found["running"] == 1 and writing == "writing"
+
+
+def test_the_weights_are_read_for_a_measure(client: httpx.Client) -> None:
+    """The bandwidth of a model that is listed; of no other."""
+    found = client.post("/page/read-speed", json={"model": "tiny"})
+    assert found.json()["bytes_per_second"] > 0
+    assert client.post("/page/read-speed", json={"model": "../x"}).status_code == 404
+    assert client.post("/page/read-speed", json={}).status_code == 400
 
 
 def test_the_key_guards_all_but_the_files(tiny_path: Path, tmp_path: Path) -> None:

@@ -102,6 +102,11 @@ class Session:
         return tuple(self._cache.tokens)
 
     @property
+    def closed(self) -> bool:
+        """Whether it was closed, and holds nothing any more."""
+        return self._closed
+
+    @property
     def num_bytes(self) -> int:
         """Bytes that keys and values of its tokens take; some may be shared with other sessions."""
         return self._cache.num_bytes

@@ -164,6 +164,16 @@ class Answer:
         return [found[index] for index in sorted(found)]
 
     @property
+    def model(self) -> str | None:
+        """The name that was asked for."""
+        return self._wish.model
+
+    @property
+    def is_done(self) -> bool:
+        """Whether all of it has ended."""
+        return self._work.done()
+
+    @property
     def state(self) -> str:
         """What is waited for, in a few words."""
         if not self.times.loaded:

@@ -68,6 +68,7 @@ async def machine(state: ServerState) -> dict[str, Any]:
         "waiting": state.queue.num_waiting,
         "parallel": state.queue.width,
         "max_waiting": state.queue.max_waiting,
+        "answers": state.described_answers(),
         "models": [_loaded(entry) for entry in state.shelf.loaded.values()],
         "totals": dict(state.metrics.counts),
     }

@@ -62,6 +62,15 @@ class ServerState:
             raise too_busy("the server is about to end", "shutting_down", 503)
         self.catalogue.find(model)
 
+    def described_answers(self) -> list[dict[str, str]]:
+        """Which model each unfinished answer is of, and what it waits for."""
+        running = [answer for answer in self._answers if not answer.is_done]
+        running.sort(key=lambda answer: answer.times.asked)
+        return [
+            {"model": self.catalogue.find(answer.model).name, "state": answer.state}
+            for answer in running
+        ]
+
     def stop_all(self, reason: str) -> None:
         """End all answers that still run, and tell their clients why."""
         for answer in list(self._answers):

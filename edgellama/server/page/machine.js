@@ -59,6 +59,7 @@ export class Machine {
         fact("Being written", `${found.running} of ${found.parallel}`),
         fact("Waiting", `${found.waiting} of ${found.max_waiting}`),
       ),
+      element("ol", { class: "answers" }, ...found.answers.map((each) => element("li", {}, `${each.model}: ${each.state}`))),
       element("h2", {}, "Models in memory"),
       ...(found.models.length ? found.models.map((each) => this.model(each)) : [element("p", { class: "note" }, "None is loaded.")]),
     );
@@ -81,7 +82,7 @@ export class Machine {
   speed(each) {
     const speed = this.speeds.get(each.name);
     const ask = button(speed ? "Measure again" : "Measure", () => this.measure(each.name, ask), { id: `measure-${each.name}` });
-    const told = typeof speed === "number" ? [`${bytes(speed)}/s `, element("small", {}, `at most ${(speed / each.file_bytes).toFixed(0)} tokens/s for one text`)]
+    const told = typeof speed === "number" ? [`${bytes(speed)}/s `, element("small", {}, `at most ${(speed / each.file_bytes).toFixed(0)} tokens/s`)]
       : [speed ?? "", ask];
     return element("div", { class: "fact" }, element("dt", {}, "Bandwidth"), element("dd", {}, ...told, typeof speed === "number" ? ask : null));
   }
