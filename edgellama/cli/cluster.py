@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from edgellama.cli.cluster_plan import command as plan_command
+from edgellama.cli.cluster_run import command as run_command
 
 
 @click.group("cluster", short_help="Run a model over several machines.")
@@ -14,7 +15,9 @@ def command() -> None:
     \b
     Examples:
       edgellama cluster plan llama-3.3-70b --machines laptop:32GB:60,desk:64GB:80
+      edgellama cluster run model.gguf --machines machines.txt --chat -p "Hello"
     """
 
 
 command.add_command(plan_command)
+command.add_command(run_command)

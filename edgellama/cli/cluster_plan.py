@@ -20,15 +20,18 @@ HOST_THREADS = 8
 """Threads of each machine, of which memory for activations depends a little."""
 
 
-@click.command("plan", short_help="Say which layers go where, and what to expect.")
-@click.argument("model", type=MODEL_OR_SIZE)
-@click.option(
+machines_option = click.option(
     "--machines",
     "machines_text",
     required=True,
     metavar="FILE|M,...",
     help="NAME:MEMORY:BANDWIDTH[:NETWORK] in GB, GB/s and Gbit/s (1 by default); NAME*4 for four.",
 )
+
+
+@click.command("plan", short_help="Say which layers go where, and what to expect.")
+@click.argument("model", type=MODEL_OR_SIZE)
+@machines_option
 @click.option("--type", type=TYPE, help="Type of weights.  [default: a file's own, else q4_k_m]")
 @click.option("--kv", "kv_type", type=KV_TYPE, default="f16", show_default=True,
               help="Type of keys and values.")  # fmt: skip
@@ -58,17 +61,35 @@ def command(
       edgellama cluster plan llama-3.3-70b --machines laptop:32GB:60,desk:64GB:80
       edgellama cluster plan model.gguf --machines machines.txt -c 16384 -o json
     """
-    from edgellama.cli.model_outline_source import find_outline
     from edgellama.cluster.machines import read_machines
-    from edgellama.cluster.planning import Wish, plan
+
+    machines = read_machines(machines_text)
+    wish = wish_for(model, type, kv_type, context_length, num_texts)
+    found = found_plan(wish, machines)
+    used = {stage.machine.name for stage in found.stages}
+    _print(found, [machine.name for machine in machines if machine.name not in used], style)
+
+
+def wish_for(
+    model: str,
+    type: str | None,
+    kv_type: str,
+    context_length: int | None,
+    num_texts: int,
+    *,
+    needs_file: bool = False,
+) -> Wish:
+    """What the options say; ``needs_file``: a published size is not enough."""
+    from edgellama.cli.model_outline_source import find_outline
+    from edgellama.cluster.planning import Wish
     from edgellama.engine.kv_types import KVTypes
     from edgellama.kernels_cpu.machine.cpu import select_tier
     from edgellama.measure.footprint import AS_IT_IS, Machine, usual_context_length
-    from edgellama.quant.errors import InvalidOptionError
 
-    machines = read_machines(machines_text)
     source = find_outline(model)
-    wish = Wish(
+    if needs_file and source.path is None:
+        raise click.ClickException(f"{model}: needed: a GGUF file, or the name of a pulled model")
+    return Wish(
         source.outline,
         type or (USUAL_TYPE if source.path is None else AS_IT_IS),
         KVTypes.of(kv_type),
@@ -76,12 +97,17 @@ def command(
         Machine(select_tier(), HOST_THREADS),
         num_texts,
     )
+
+
+def found_plan(wish: Wish, machines: Sequence[ClusterMachine]) -> Plan:
+    """The plan; a ClickException with what would fit where none does."""
+    from edgellama.cluster.planning import plan
+    from edgellama.quant.errors import InvalidOptionError
+
     try:
-        found = plan(wish, machines)
+        return plan(wish, machines)
     except InvalidOptionError as error:
         raise click.ClickException(f"{error}{_what_would_fit(wish, machines)}") from None
-    used = {stage.machine.name for stage in found.stages}
-    _print(found, [machine.name for machine in machines if machine.name not in used], style)
 
 
 def _what_would_fit(wish: Wish, machines: Sequence[ClusterMachine]) -> str:

@@ -7,6 +7,7 @@ calls on to a ``Stage``. Ray is an extra, imported when the first actor is made.
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 INSTALL = 'pip install "edgellama[ray]"'
 START_S = 60.0
 """How long one try to start a stage takes; a machine that is still starting is tried again."""
+REACH_S = 5.0
+"""How long Ray's head may take to be reached."""
 PLACE_SHARE = 0.001
 """Of a node's resource that is called as a machine; many stages find a place there."""
 
@@ -170,12 +173,22 @@ def connect(address: str | None) -> None:
     if ray.is_initialized():
         return
     try:
+        if address is not None:
+            _check_reachable(address)
         ray.init(address=address or "auto", log_to_driver=False, logging_level="error")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise EdgellamaError(
             f"no Ray cluster at {address or 'this machine'}: {error}; start one by "
             f"`ray start --head`, and `ray start --address=...` on the other machines"
         ) from None
+
+
+def _check_reachable(address: str) -> None:
+    """OSError or ValueError where nobody listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError("an address is HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
 
 
 def _ray() -> Any:

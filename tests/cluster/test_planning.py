@@ -137,3 +137,13 @@ def test_what_does_not_fit_says_what_would(run_cli: CliRunner) -> None:
     assert "--type q2_k" in result.stderr
     smaller = ("cluster", "plan", "llama-3.3-70b", "--machines", machines, "--type", "q2_k")
     assert run_cli(*smaller).returncode == 0
+
+
+def test_a_text_with_one_machine_needs_no_cluster(run_cli: CliRunner, smollm2_path: Path) -> None:
+    """What fits here runs here; a published size is no file."""
+    run = ("cluster", "run", smollm2_path, "--machines", "here:4GB:20")
+    result = run_cli(*run, "-p", "The capital of France is", "-n", "2", "--temperature", "0")
+    assert result.stdout == " Paris.\n"
+    refused = run_cli("cluster", "run", "llama-2-7b", "--machines", "here:4GB:20", "-p", "A")
+    assert refused.returncode == 1
+    assert "needed: a GGUF file" in refused.stderr

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import CliRunner
 
 from edgellama.cluster.ray_stages import RayStage, StageOrder, start_stages
 from edgellama.cluster.spread_llama import SpreadLlama
@@ -123,3 +124,26 @@ def test_what_is_wrong_on_a_node_is_said(cluster: Any, smollm2_path: Path) -> No
         start_stages([StageOrder("nowhere.gguf", range(30), "0" * 32, "desk")])
     with pytest.raises(EdgellamaError, match="layers 0 to 29 on moon did not start within 2 s"):
         start_stages([StageOrder(str(smollm2_path), range(30), "0" * 32, "moon")], timeout_s=2)
+
+
+def test_the_command_spreads_a_model(
+    cluster: Any, smollm2_path: Path, run_cli: CliRunner, expected: str
+) -> None:
+    """What does not fit here runs on a machine of the cluster, too, with the same text."""
+    result = run_cli(
+        *("cluster", "run", smollm2_path, "--machines", "here:140MB:20,desk:140MB:20"),
+        *("-c", "256", "--exact", "--address", cluster.address, "-p", PROMPT),
+        *("-n", "40", "--seed", "3", "--temperature", "0.7"),
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.rstrip("\n") == expected.rstrip("\n")
+
+
+def test_a_cluster_that_is_not_there_is_one_line(smollm2_path: Path, run_cli: CliRunner) -> None:
+    """The address is named, with how to start a cluster."""
+    result = run_cli(
+        *("cluster", "run", smollm2_path, "--machines", "here:140MB:20,desk:140MB:20", "-c", "256"),
+        *("--address", "127.0.0.1:9", "-p", PROMPT),
+    )
+    assert result.returncode == 1
+    assert "no Ray cluster at 127.0.0.1:9" in result.stderr

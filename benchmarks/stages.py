@@ -1,0 +1,107 @@
+"""What stages cost: a token of one process beside the same through stages, in alternation.
+
+Stages run in this process; with --ray all but the first are actors of a Ray cluster that is started
+on this machine. One stage computes at a time, so that all have the same threads as the whole.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import statistics
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from edgellama.cluster.local_stage import LocalStage
+from edgellama.cluster.ray_stages import StageOrder, start_stages
+from edgellama.cluster.spread_engine import SpreadEngine
+from edgellama.cluster.stage import Stage
+from edgellama.cluster.stage_call import StageHandle
+from edgellama.engine.engine import Engine
+from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.model_identity import model_identity
+from edgellama.quant.gguf.file import GGUFFile
+
+CONTEXT_LENGTH = 2048
+PROMPT_TOKENS = 100
+
+
+def layer_ranges(num_layers: int, num_stages: int) -> list[range]:
+    """So many ranges of about the same length."""
+    ends = [num_layers * number // num_stages for number in range(num_stages + 1)]
+    return [range(ends[number], ends[number + 1]) for number in range(num_stages)]
+
+
+def local_stages(file: GGUFFile, layers: Sequence[range], num_threads: int) -> list[StageHandle]:
+    """Stages in this process."""
+    return [LocalStage(partial(Stage, file, each, num_threads=num_threads)) for each in layers]
+
+
+def ray_stages(file: GGUFFile, layers: Sequence[range], num_threads: int) -> list[StageHandle]:
+    """The first stage here, the others as actors of a cluster that ends with this process."""
+    import ray
+
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
+    identity, options = model_identity(file), {"num_threads": num_threads}
+    path = str(file.path.resolve())
+    orders = [StageOrder(path, each, identity, None, options) for each in layers[1:]]
+    return [*local_stages(file, layers[:1], num_threads), *start_stages(orders)]
+
+
+def token_seconds(
+    engines: Sequence[Engine | SpreadEngine], rounds: int, block: int
+) -> list[list[float]]:
+    """Medians of blocks of tokens of each engine, a block after the other."""
+    tokens = np.random.default_rng(0).integers(0, engines[0].config.vocab_size, PROMPT_TOKENS)
+    caches: list[KVCache] = [engine.new_cache(CONTEXT_LENGTH) for engine in engines]
+    for engine, cache in zip(engines, caches, strict=True):
+        engine.forward(tokens.astype(np.int32), cache)
+    seconds: list[list[float]] = [[] for _ in engines]
+    for number in range(rounds + 1):
+        order = range(len(engines)) if number % 2 else reversed(range(len(engines)))
+        for index in order:
+            engine, cache = engines[index], caches[index]
+            cache.truncate(PROMPT_TOKENS)
+            times = []
+            for token in range(block):
+                started = time.perf_counter()
+                engine.forward([token], cache)
+                times.append(time.perf_counter() - started)
+            if number:  # The first round warms up.
+                seconds[index].append(statistics.median(times))
+    return seconds
+
+
+def main() -> None:
+    """Print the median token of both, and the median of the rounds' own ratios."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("--stages", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--block", type=int, default=8, help="tokens of each in a round")
+    parser.add_argument("--ray", action="store_true")
+    arguments = parser.parse_args()
+    with GGUFFile(arguments.model) as file, Engine(file, num_threads=arguments.threads) as whole:
+        layers = layer_ranges(whole.config.block_count, arguments.stages)
+        make = ray_stages if arguments.ray else local_stages
+        spread = SpreadEngine(file, make(file, layers, arguments.threads))
+        try:
+            found = token_seconds([whole, spread], arguments.rounds, arguments.block)
+        finally:
+            spread.close()
+    ratios = [staged / alone for alone, staged in zip(*found, strict=True)]
+    alone, staged = (1e3 * statistics.median(each) for each in found)
+    print(
+        f"{arguments.model.name}, {arguments.threads} threads, {arguments.stages} stages"
+        f"{' on Ray' if arguments.ray else ''}: whole {alone:.3f} ms, stages {staged:.3f} ms, "
+        f"{statistics.median(ratios) - 1:+.1%} a token"
+    )
+
+
+if __name__ == "__main__":
+    main()
