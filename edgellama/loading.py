@@ -10,16 +10,19 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 from edgellama.engine.context_memory import fitting_context_length
 from edgellama.engine.engine import Engine
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.usual_kernels import usual_kernels
+from edgellama.generation.arguments import check_from_1
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 from edgellama.load_report import load_report
 from edgellama.models.names import resolve
 from edgellama.models.usage import note_use
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
@@ -88,16 +91,16 @@ def load_model(
     return LoadedModel(file, tokenizer, engine, context_length, str(types))
 
 
-def check_cache_limit(num_bytes: int | None) -> None:
-    """InvalidOptionError for less than nothing."""
-    if num_bytes is not None and num_bytes < 0:
-        raise InvalidOptionError(f"cache_limit is {num_bytes}; allowed: None, or bytes from 0")
+def check_cache_limit(limit: object) -> None:
+    """InvalidOptionError for less than nothing, and for no number."""
+    if limit is not None and not (isinstance(limit, Real) and float(limit) >= 0):
+        raise InvalidOptionError(f"cache_limit is {shown(limit)}; allowed: None, or bytes from 0")
 
 
 def _check_context(context_length: int | None) -> None:
     """Refuse an impossible length before anything is loaded."""
-    if context_length is not None and context_length < 1:
-        raise InvalidOptionError(f"context_length is {context_length}; allowed: at least 1")
+    if context_length is not None:
+        check_from_1("context_length", context_length)
 
 
 def _runnable_file(

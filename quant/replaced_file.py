@@ -14,7 +14,7 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
     """Yields a file to write to, which becomes ``path`` when the block ends well.
 
     It has reached the disk by then. Otherwise ``path`` stays as it was. OSError where the system
-    refuses.
+    refuses, which names ``path``.
     """
     partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
     try:
@@ -23,5 +23,9 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename == os.fspath(partial):
+            raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
+        raise
     finally:
         partial.unlink(missing_ok=True)

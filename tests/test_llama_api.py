@@ -243,6 +243,10 @@ def test_options_that_there_are_not(llama: Llama, call: Callable[[Any], object])
         (lambda llama: llama.rerank("q", ["d"], top=1), "'top'; did you mean top_n?"),
         (lambda llama: llama.generate("x", tools=[]), "tools is given with a prompt"),
         (lambda llama: llama.generate_batch(5), "prompts is 5; allowed: an iterable"),
+        (lambda llama: llama.generate_batch(["x"], width="8"), "width is '8'; allowed: a whole"),
+        (lambda llama: llama.session(context_length="8k"), "context_length is '8k'; allowed"),
+        (lambda llama: setattr(llama, "cache_limit", "1G"), "cache_limit is '1G'; allowed: None"),
+        (lambda llama: Llama("smollm2", context_length="8k"), "context_length is '8k'; allowed"),
         (lambda llama: Llama(None), "the model is None; allowed: a path or a name"),
     ],
 )

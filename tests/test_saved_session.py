@@ -317,8 +317,9 @@ def test_when_a_session_cannot_be_saved(llama: Llama, tmp_path: Path) -> None:
                 session.save(tmp_path / "a")
             with pytest.raises(EdgellamaError, match="in use"):
                 session.load(tmp_path / "a")
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(FileNotFoundError) as caught:
             session.save(tmp_path / "none" / "a")
+        assert caught.value.filename == str(tmp_path / "none" / "a")
 
         def fail(done: int, total: int) -> None:
             raise KeyboardInterrupt

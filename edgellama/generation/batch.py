@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.arguments import check_from_1
 from edgellama.generation.async_items import AsyncItems
 from edgellama.generation.deadline import Deadline
 from edgellama.generation.decoding import Decoding
@@ -20,7 +21,7 @@ from edgellama.generation.results import Generation
 from edgellama.generation.session import check_fits
 from edgellama.generation.text_options import Request, drafter_of
 from edgellama.generation.waiting_line import Turn, WaitingLine
-from edgellama.quant.errors import EdgellamaError, GenerationCancelled, InvalidOptionError
+from edgellama.quant.errors import EdgellamaError, GenerationCancelled
 
 if TYPE_CHECKING:
     from edgellama.engine.engine import Engine
@@ -82,8 +83,7 @@ class Batch(Iterator[Generation]):
         ``line``: where the batch waits for its turn, as one text does.
         ``speculation``: what guesses ahead; None: nobody.
         """
-        if width < 1:
-            raise InvalidOptionError(f"width is {width}; allowed: at least 1")
+        check_from_1("width", width)
         self.gives_way = engine.low_priority
         # It knows nothing of this object, so that dropping it ends the generator.
         self._runner = _Runner(

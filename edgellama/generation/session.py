@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.arguments import check_from_1
 from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.results import Generation
@@ -83,8 +84,7 @@ class Session:
         engine = self._engine
         own_length = engine.config.context_length
         length = own_length if context_length is None else context_length
-        if length < 1:
-            raise InvalidOptionError(f"context_length is {length}; allowed: at least 1")
+        check_from_1("context_length", length)
         if length > own_length:
             logger.warning("context of %d is more than the model's own %d", length, own_length)
         cache = engine.new_cache(length, kv_type=kv_type)
