@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import re
 import sqlite3
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,11 @@ import pytest
 from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.generation.conversation import Conversation
+from edgellama.generation.results import Chunk
+from edgellama.server import page_chat
+from edgellama.server.answers import Piece
+from edgellama.server.page_chat import ChatFields, ReplyWriter, new_turn
+from edgellama.server.page_conversations import ConversationStore, whole
 from edgellama.server.page_files import FOLDER, TYPES, page_files
 from edgellama.server.settings import ServerSettings
 
@@ -322,3 +329,18 @@ def test_the_key_guards_all_but_the_files(tiny_path: Path, tmp_path: Path) -> No
         evil = {"origin": "http://evil.example", "authorization": "Bearer secret"}
         assert client.post("/page/chat", json={"content": "a"}, headers=evil).status_code == 403
         assert client.get("/", headers={**BROWSER, "host": "evil.example"}).status_code == 403
+
+
+def test_a_reply_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has come is in the file before the end, so that a server that is killed loses little."""
+    monkeypatch.setattr(page_chat, "KEEP_EVERY_S", -1.0)
+    store = ConversationStore(tmp_path / "conversations.sqlite")
+    turn = new_turn(ChatFields(content="Hello", model="tiny"), {}, None)
+    writer = ReplyWriter(turn, store, {}, lambda: None)
+    writer.begin()
+    writer.event(Piece(0, Chunk("Good ", 1)))
+    writer.event(Piece(0, Chunk("day", 2)))
+    kept = asyncio.run(store.ask(partial(whole, name=turn.conversation)))
+    store.close()
+    assert kept is not None and kept["messages"][1]["content"] == "Good day"
+    assert kept["messages"][1]["details"] == {"model": "tiny"}

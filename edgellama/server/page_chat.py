@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from edgellama.server.settings import Limits
 
 TITLE_CHARACTERS = 60
+KEEP_EVERY_S = 2.0
+"""How much of a reply may be lost with the machine's power."""
 PING_S = 0.5
 """How often a stream says what it waits for: somebody looks at it."""
 
@@ -128,6 +131,7 @@ class ReplyWriter(StreamWriter):
         self._context_length = context_length
         self._pieces = [turn.reply.content]
         self._is_open = False
+        self._kept_at = time.monotonic()
 
     def begin(self) -> bytes:
         """Keep the question, and a place for the reply."""
@@ -156,6 +160,7 @@ class ReplyWriter(StreamWriter):
                 return b""
             self._pieces.append(event.chunk.text)
             self._drafts[self._turn.reply.id] = self._message({"finish_reason": "writing"})
+            self._keep_now_and_then()
             return sse({"type": "text", "text": event.chunk.text})
         if isinstance(event, Ended):
             return sse({"type": "end", "message": self._keep(self._figures(event.result))})
@@ -176,6 +181,13 @@ class ReplyWriter(StreamWriter):
         """Keep what came, if nobody has said yet how it ended."""
         if self._is_open:
             self._keep({"finish_reason": "cancelled"})
+
+    def _keep_now_and_then(self) -> None:
+        """What came so far, without a reason of its end: the server may end by force."""
+        now = time.monotonic()
+        if now - self._kept_at > KEEP_EVERY_S:
+            self._kept_at = now
+            self._store.tell(partial(conversations.finish, message=self._message({})))
 
     def _keep(self, details: Mapping[str, Any]) -> dict[str, Any]:
         message = self._message(details)

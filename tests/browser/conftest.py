@@ -32,7 +32,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 class Served:
     """The starter model on one port, with a folder of its own for what is kept."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, key: str = "") -> None:
+        self.key = key
         self._environment = {**os.environ, "XDG_DATA_HOME": str(folder)}
         self.port = 0
         self.start()
@@ -46,6 +47,7 @@ class Served:
         """Serve, on the same port as before."""
         command = [sys.executable, "-m", "edgellama", "serve", "smollm2", "--context", "4096"]
         more = ["--port", "0", "--api-key", "sk"] if not self.port else ["--port", str(self.port)]
+        more += ["--api-key", self.key] if self.key and self.port else []
         self.process = subprocess.Popen(
             [*command, *more], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
             env=self._environment,

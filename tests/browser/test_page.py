@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -328,6 +329,46 @@ def test_settings_hold(page: Page) -> None:
     page.send("Anything.")
     assert page.finish().strip() == '"yes"'
     page.driver.find_element(By.XPATH, "//aside[@id='settings']//button[text()='Reset']").click()
+    assert page.problems() == []
+
+
+def test_the_key_is_asked_for_once(browser: Any, tmp_path: Path) -> None:
+    """A wrong key is asked for again, the right one holds for the tab, and nothing shows before."""
+    served = Served(tmp_path / "data", key="open sesame")
+    try:
+        page = Page(browser, served)
+        browser.get(served.url)
+        text = browser.find_element(By.ID, "key-text")
+        until(text.is_displayed)
+        text.send_keys("wrong", Keys.ENTER)
+        until(lambda: text.is_displayed() and not text.get_attribute("value"))
+        text.send_keys("open sesame", Keys.ENTER)
+        page.ready()
+        page.send("Say hello.")
+        assert page.finish().strip()
+        browser.refresh()
+        page.ready()
+        until(lambda: page.texts("user") == ["Say hello."])
+        assert not browser.find_element(By.ID, "key-text").is_displayed()
+    finally:
+        served.kill()
+
+
+def test_a_reply_goes_on_while_another_chat_is_shown(page: Page) -> None:
+    """Looking elsewhere ends nothing; on coming back the reply grows, and Stop stops it."""
+    page.send(LONG)
+    page.begin()
+    place = page.driver.current_url
+    page.driver.find_element(By.ID, "new-chat").click()
+    until(lambda: page.texts("user") == [])
+    assert httpx.get(f"{page.served.url}/health").json()["running"] == 1
+    page.driver.execute_script("location.href = arguments[0]", place)
+    until(lambda: page.texts("assistant"))
+    before = len(page.texts("assistant")[0])
+    until(lambda: len(page.texts("assistant")[0]) > before and page.is_shown("stop"))
+    page.driver.find_element(By.ID, "stop").click()
+    until(lambda: httpx.get(f"{page.served.url}/health").json()["running"] == 0)
+    until(lambda: page.note() == "Stopped." and not page.is_shown("stop"))
     assert page.problems() == []
 
 

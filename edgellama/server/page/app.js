@@ -3,7 +3,7 @@ import * as api from "./api.js";
 import { announce, byId, bytes, count } from "./dom.js";
 import { Machine } from "./machine.js";
 import { Messages } from "./messages.js";
-import { buildSettings, checkedSettings, showSettings } from "./settings.js";
+import { buildSettings, checkedSettings, restoreSettings, showSettings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { shownPath } from "./tree.js";
 
@@ -267,6 +267,7 @@ async function open(id) {
 function newChat() {
   leave();
   opened += 1;
+  if (conversation) restoreSettings();
   conversation = null;
   notice(null);
   sidebar.show(null);

@@ -53,7 +53,7 @@ export class Messages {
   state(message, busy, isLast) {
     const { finish_reason: reason, error } = message.details;
     if (reason === "writing" || (busy && isLast)) return [element("div", { class: "writing", "aria-hidden": "true" }, "●")];
-    const told = error ?? UNFINISHED[reason] ?? (reason ? null : "Nothing came.");
+    const told = error ?? UNFINISHED[reason] ?? (reason ? null : message.content ? UNFINISHED.failed : "Nothing came.");
     return told && reason !== "stop" ? [element("p", { class: "note" }, told)] : [];
   }
 

@@ -43,9 +43,16 @@ export function buildSettings(close) {
     element("p", { id: "settings-error", role: "alert", class: "error" }),
     button("Reset", () => { showSettings({}); keep(); }, { class: "" }),
   );
+  restoreSettings();
+}
+
+/** What was last chosen for new chats. */
+export function restoreSettings() {
   try {
     showSettings(JSON.parse(localStorage.getItem(KEPT) ?? "{}"));
-  } catch { /* what was kept is no JSON */ }
+  } catch {
+    showSettings({}); // What was kept is no JSON, or storage is off.
+  }
 }
 
 function keep() {
