@@ -21,9 +21,6 @@ MAX_TOKENS = 100
 OPTIONS: PromptOptions = {
     "max_tokens": MAX_TOKENS,
     "temperature": 0,
-    # A summary repeats the text's words, which chats make unlikely otherwise.
-    "repeat_penalty": 1.0,
-    "dry_multiplier": 0.0,
 }
 ROOM_FOR_WISH = 64
 """Tokens of the chat format and of the wish."""

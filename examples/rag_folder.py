@@ -27,9 +27,6 @@ INDEX_NAME = ".edgellama-index.npz"
 ANSWER: TextOptions = {
     "max_tokens": 200,
     "temperature": 0,
-    # An answer repeats what the passages say, which chats make unlikely otherwise.
-    "repeat_penalty": 1.0,
-    "dry_multiplier": 0.0,
 }
 SYSTEM = "You answer questions by the given passages alone, in one or two sentences."
 

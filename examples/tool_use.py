@@ -61,9 +61,6 @@ def main() -> None:
         "tool_choice": "auto" if arguments.decide else "calculate",
         "temperature": 0,
         "max_tokens": 200,
-        # Arguments repeat what the question says, which chats make unlikely otherwise.
-        "repeat_penalty": 1.0,
-        "dry_multiplier": 0.0,
     }
     with Llama(arguments.model) as llama, llama.chat(**options) as chat:
         print(chat.run(arguments.question, max_rounds=4, on_call=show).text)
