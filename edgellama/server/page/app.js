@@ -1,8 +1,9 @@
 // Puts the parts together: which conversation is shown, what is being written, keys and panels.
 import * as api from "./api.js";
-import { announce, byId, bytes, count } from "./dom.js";
-import { Machine } from "./machine.js";
+import { announce, byId, count } from "./dom.js";
 import { Messages } from "./messages.js";
+import { loadModels, pickModel } from "./models.js";
+import { focusSearch, selectTab, toggleSettings, toggleSidebar } from "./panels.js";
 import { buildSettings, checkedSettings, restoreSettings, showSettings } from "./settings.js";
 import { Sidebar } from "./sidebar.js";
 import { shownPath } from "./tree.js";
@@ -26,7 +27,6 @@ const messages = new Messages({
     await attempt(() => api.post(`/page/conversations/${conversation.id}`, { leaf }));
   },
 });
-const machine = new Machine();
 const sidebar = new Sidebar({ changed, removed, failed: (error) => notice(failure(error)) });
 
 function redraw() {
@@ -257,7 +257,7 @@ async function open(id) {
   notice(null);
   conversation = found;
   showSettings(found.settings);
-  if ([...byId("model").options].some((each) => each.value === found.settings.model)) byId("model").value = found.settings.model;
+  pickModel(found.settings.model);
   sidebar.show(id);
   redraw();
   toggleSidebar(false);
@@ -288,79 +288,14 @@ function stop() {
   else for (const each of conversation?.messages ?? []) running.get(each.id)?.abort();
 }
 
-async function loadModels() {
-  const found = await api.get("/page/models").catch(() => null);
-  if (!found) return; // Whatever is sent next tells why.
-  const picker = byId("model"), before = picker.value;
-  picker.replaceChildren(...found.models.map((each) => {
-    const fits = each.is_loaded || found.available_bytes === null || each.predicted_bytes <= found.available_bytes;
-    const memory = each.error ? each.error : each.is_loaded ? `${bytes(each.predicted_bytes)}, loaded`
-      : `${bytes(each.predicted_bytes)}${fits ? "" : ", does not fit"}`;
-    const option = new Option(`${each.name} · ${(each.type ?? "").toUpperCase()} · ${memory}`, each.name);
-    option.disabled = Boolean(each.error);
-    return option;
-  }));
-  let wanted = before || conversation?.settings?.model;
-  try { wanted ||= localStorage.getItem("edgellama.model"); } catch { /* storage is off */ }
-  if (found.models.some((each) => each.name === wanted)) picker.value = wanted;
-  if (!found.models.length) notice("There is no model yet; fetch one: edgellama pull smollm2");
-}
-
-// Panels, tabs, theme and keys.
-
-function toggleSidebar(shown) {
-  document.body.classList.toggle("with-sidebar", shown);
-  byId("shade").hidden = !shown;
-}
-
-function toggleSettings(shown) {
-  byId("settings").hidden = !shown;
-  byId("open-settings").setAttribute("aria-expanded", String(shown));
-  if (shown) byId("settings").querySelector("textarea").focus();
-  else byId("open-settings").focus();
-}
-
-function selectTab(name) {
-  for (const each of ["chat", "machine"]) {
-    const tab = byId(`${each}-tab`);
-    tab.setAttribute("aria-selected", String(each === name));
-    tab.tabIndex = each === name ? 0 : -1;
-    byId(each).hidden = each !== name;
-  }
-  if (name === "machine") machine.start();
-  else machine.stop();
-}
-
-for (const name of ["chat", "machine"]) {
-  const tab = byId(`${name}-tab`), other = name === "chat" ? "machine" : "chat";
-  tab.addEventListener("click", () => selectTab(name));
-  tab.addEventListener("keydown", (event) => {
-    if (event.key !== "ArrowLeft" && event.key !== "ArrowRight") return;
-    selectTab(other);
-    byId(`${other}-tab`).focus();
-  });
-}
-
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  try { localStorage.setItem("edgellama.theme", theme); } catch { /* storage is off */ }
-}
-
 function fit() {
   text.style.height = "auto";
   text.style.height = `${Math.min(text.scrollHeight, innerHeight * 0.4)}px`;
 }
 
-function search() {
-  toggleSidebar(matchMedia("(max-width: 800px)").matches);
-  document.body.classList.remove("without-sidebar");
-  byId("search").focus();
-  byId("search").select();
-}
-
 document.addEventListener("keydown", (event) => {
   const command = event.ctrlKey || event.metaKey;
-  if (command && event.key.toLowerCase() === "k") { event.preventDefault(); search(); }
+  if (command && event.key.toLowerCase() === "k") { event.preventDefault(); focusSearch(); }
   else if (command && event.shiftKey && event.key.toLowerCase() === "o") { event.preventDefault(); newChat(); }
   else if (event.key === "Escape" && !byId("key").open) {
     if (!byId("stop").hidden) stop();
@@ -381,17 +316,6 @@ text.addEventListener("input", fit);
 byId("composer").addEventListener("submit", (event) => { event.preventDefault(); submit(); });
 byId("stop").addEventListener("click", stop);
 byId("new-chat").addEventListener("click", newChat);
-byId("open-sidebar").addEventListener("click", () => {
-  if (matchMedia("(max-width: 800px)").matches) toggleSidebar(true);
-  else document.body.classList.toggle("without-sidebar");
-});
-byId("close-sidebar").addEventListener("click", () => toggleSidebar(false));
-byId("shade").addEventListener("click", () => toggleSidebar(false));
-byId("open-settings").addEventListener("click", () => toggleSettings(byId("settings").hidden));
-byId("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
-byId("model").addEventListener("change", (event) => {
-  try { localStorage.setItem("edgellama.model", event.target.value); } catch { /* storage is off */ }
-});
 
 function follow() {
   const id = location.hash.match(/^#\/c\/([0-9a-f]+)$/)?.[1];
@@ -406,7 +330,7 @@ document.addEventListener("visibilitychange", () => {
 
 buildSettings(() => toggleSettings(false));
 redraw();
-await loadModels();
+if (await loadModels() === 0) notice("There is no model yet; fetch one: edgellama pull smollm2");
 sidebar.refresh();
 follow();
 text.focus();
