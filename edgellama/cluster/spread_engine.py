@@ -23,7 +23,7 @@ from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.scheduler import Scheduler
-from edgellama.engine.segments import Segment, Wanted
+from edgellama.engine.segments import ROWS, Segment, Wanted
 from edgellama.engine.step_sizes import step_tokens
 from edgellama.engine.work import Kept, Progress, Work
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
@@ -133,7 +133,7 @@ class SpreadEngine:
         kept: Kept | None = None,
     ) -> Work:
         """See ``Engine.work``."""
-        if logits == "rows":
+        if logits in ROWS:
             raise InvalidOptionError('"rows" are wanted; a model over several stages gives logits')
         ids = checked_tokens(tokens, cache, self.config)
         check_wanted(logits, None, len(ids), self.layers, self.config)

@@ -16,6 +16,7 @@ from edgellama.cluster.stage_call import Answer, Behind, FloatRows, StageCall, T
 from edgellama.engine.engine import Engine
 from edgellama.engine.engine_arguments import check_wanted, checked_tokens
 from edgellama.engine.model_identity import model_identity
+from edgellama.engine.segments import ALIKE, ROWS
 from edgellama.engine.work import Work
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, ModelFileError
@@ -168,7 +169,8 @@ class Stage:
         cache.truncate(min(call.position, cache.length))
         if cache.length != call.position:
             return Behind(call.sequence, cache.length)
-        wanted = call.wanted if self.is_last else "rows"
+        rows: Wanted = "alike_rows" if call.wanted in ALIKE else "rows"
+        wanted = call.wanted if self.is_last else rows
         ids = checked_tokens(call.tokens, cache, self._engine.config)
         check_wanted(wanted, call.rows, len(ids), self.layers, self._engine.config)
         self._make_room(cache, len(ids), in_use)
@@ -197,7 +199,7 @@ class Stage:
         return sum(other.num_bytes for other in self._caches.values() if other is not cache)
 
     def _result(self, work: Work) -> Answer:
-        config, is_rows = self._engine.config, work.wanted == "rows"
+        config, is_rows = self._engine.config, work.wanted in ROWS
         try:
             return work.result(config.embedding_length if is_rows else config.vocab_size)
         except EdgellamaError as error:

@@ -30,7 +30,7 @@ from edgellama.engine.page_pool import PagePool
 from edgellama.engine.program import Op, Program
 from edgellama.engine.running_job import RunningJob
 from edgellama.engine.scheduler import RunStep, Scheduler
-from edgellama.engine.segments import Segment, Wanted
+from edgellama.engine.segments import ROWS, Segment, Wanted
 from edgellama.engine.step import FloatRows
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer
@@ -177,7 +177,7 @@ class Engine:
         work = Work(cache, ids, logits, cancelled, progress, rows)
         if not work.is_over:
             self.scheduler.run(work)
-        is_rows = logits == "rows"
+        is_rows = logits in ROWS
         result = work.result(self.config.embedding_length if is_rows else self.config.vocab_size)
         if len(result) == len(ids) <= MAX_SHORT_TOKENS and not is_rows:
             self.scheduler.costs.note_alone(len(ids), perf_counter() - started)

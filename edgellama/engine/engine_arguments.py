@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.engine.segments import ROWS
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
 
 if TYPE_CHECKING:
@@ -70,5 +71,5 @@ def check_wanted(
     if not is_first and (rows is None or rows.shape != shape):
         found = "none" if rows is None else f"{rows.shape}"
         raise InvalidOptionError(f"rows {found}; allowed: an array of shape {shape}")
-    if not is_last and wanted not in ("none", "rows"):
+    if not is_last and wanted not in ("none", *ROWS):
         raise InvalidOptionError('logits are wanted; allowed without the last layer: "rows"')

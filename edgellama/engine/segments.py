@@ -28,11 +28,12 @@ from edgellama.kernels_cpu.layouts import (
     count_splits,
 )
 
-Wanted: TypeAlias = Literal["last", "all", "next", "each", "none", "rows"] | int
+Wanted: TypeAlias = Literal["last", "all", "next", "each", "none", "rows", "alike_rows"] | int
 """Logits of the last token, of all, or of so many at the end; nothing, or the residual stream's
 rows instead of logits. "next" and "each" are those of the last and of all, with the bits that steps
-of one token would give, where a few are the only ones in a step."""
-ALIKE = ("next", "each")
+of one token would give, where a few are the only ones in a step; so are "alike_rows" among rows."""
+ALIKE = ("next", "each", "alike_rows")
+ROWS = ("rows", "alike_rows")
 SMALLEST_SPLIT = 512
 """Keys of one part where a token's keys are split: enough to be worth handing out."""
 SPLITS_AT_MOST = 64

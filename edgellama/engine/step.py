@@ -32,7 +32,7 @@ from edgellama.engine.matrix_kernels import RECORD_TILES
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Op
 from edgellama.engine.rope import RopeTable
-from edgellama.engine.segments import ALIKE, Segment, SegmentTable
+from edgellama.engine.segments import ALIKE, ROWS, Segment, SegmentTable
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.step_values import Attending, Batch, StepKind
 from edgellama.engine.weights import ModelWeights
@@ -255,7 +255,7 @@ class StepRunner:
         found = []
         for segment in segments:
             end = start + segment.num_tokens
-            if segment.wanted == "rows":
+            if segment.wanted in ROWS:
                 found.append(array[start:end, :width].copy())
             start = end
         return found
@@ -270,7 +270,7 @@ class StepRunner:
         shares: list[FloatRows] = []
         start, others = 0, iter(residual)
         for segment in segments:
-            if segment.wanted == "rows":
+            if segment.wanted in ROWS:
                 shares.append(next(others))
                 continue
             end = start + segment.num_logits

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.segments import Segment, Wanted, num_logits
+from edgellama.engine.segments import ROWS, Segment, Wanted, num_logits
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, GenerationCancelled
@@ -125,7 +125,7 @@ class Work:
                 return None
         num_later = len(self.tokens) - start - count
         wanted = self.wanted
-        if num_later and wanted != "rows":
+        if num_later and wanted not in ROWS:
             wanted = num_logits(wanted, len(self.tokens)) - num_later
         part = slice(start, start + count)
         rows = None if self._rows is None else self._rows[part]

@@ -323,6 +323,19 @@ def test_chunks_are_all_tokens_in_order(start: int, count: int, chunk_tokens: in
     assert all(last - first <= max(chunk_tokens, 128) + 12 for first, last in chunks)
 
 
+@pytest.mark.parametrize("wanted", ["each", "next"])
+def test_drafts_are_checked_by_the_bits_of_single_tokens(smollm2_path: Path, wanted: Any) -> None:
+    """A few tokens together have the logits that each has alone, without the exact kernels too."""
+    few = [5, 77, 900, 1200, 44, 3001, 17]
+    with GGUFFile(smollm2_path) as file, spread(file, 2, exact=False) as engine:
+        cache = engine.new_cache(256)
+        engine.forward(list(range(40)), cache)
+        alone = np.concatenate([engine.forward([token], cache) for token in few])
+        cache.truncate(40)
+        together = engine.forward(few, cache, logits=wanted)
+        np.testing.assert_array_equal(together, alone[-len(together) :])
+
+
 def test_the_starter_model_over_three_stages(smollm2_path: Path) -> None:
     """The real model's text, with its stages dying, is that of one process."""
     with GGUFFile(smollm2_path) as file:
