@@ -24,6 +24,7 @@ from edgellama.quant.errors import (
     InvalidOptionError,
     ModelFileError,
     ModelNotFoundError,
+    TokenizerError,
     UnsupportedModelError,
 )
 from edgellama.quant.gguf.file import GGUFFile
@@ -257,6 +258,12 @@ def test_what_newcomers_write_is_told(
     with pytest.raises(InvalidOptionError) as caught:
         call(llama)
     assert words in str(caught.value)
+
+
+def test_only_strings_are_encoded(llama: Llama) -> None:
+    """What is no string has an error of our own."""
+    with pytest.raises(TokenizerError, match="the text to encode is 5; allowed: a string"):
+        llama.tokenizer.encode(5)  # type: ignore[arg-type]
 
 
 def test_a_model_shows_its_file(llama: Llama) -> None:

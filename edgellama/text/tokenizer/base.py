@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import ClassVar, TypeVar, cast
 
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import TokenizerError
 from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
 from edgellama.quant.vocabulary.infill_names import (
@@ -77,7 +78,7 @@ class Tokenizer(ABC):
             The ids, an empty list for an empty text without BOS and EOS.
 
         Raises:
-            TokenizerError: ``add_bos`` is True and the model has no BOS.
+            TokenizerError: No string, or ``add_bos`` is True and the model has no BOS.
 
         Example:
             >>> from edgellama import Llama
@@ -85,6 +86,8 @@ class Tokenizer(ABC):
             ...     llama.tokenizer.encode("Hello world", add_bos=False)
             [19556, 905]
         """
+        if not isinstance(text, str):
+            raise TokenizerError(f"the text to encode is {shown(text)}; allowed: a string")
         if add_bos and self.special.bos_id is None:
             raise TokenizerError("add_bos is True, but the model has no BOS token")
         tokens: list[int] = []
