@@ -72,8 +72,6 @@ class SpreadEngine:
                 f"the last stage ends before layer {end}; the model has {self.config.block_count}"
             )
         self.layers = range(self.config.block_count)
-        self.hooks: tuple[Hook, ...] = ()
-        self.low_priority = False
         self.tier = choose_tier(None)
         self.kernels = CompiledKernels(self.tier)
         self.kernels.ensure([CHOICE_KERNEL])
@@ -82,6 +80,28 @@ class SpreadEngine:
         self.scheduler = Scheduler(self._run_step, self.step_tokens)
         self._is_closed = False
         self.num_jobs = 0
+
+    @property
+    def hooks(self) -> tuple[Hook, ...]:
+        """None: what they would see is on other machines."""
+        return ()
+
+    @hooks.setter
+    def hooks(self, hooks: Sequence[Hook]) -> None:
+        if hooks:
+            raise InvalidOptionError("a hook is given; a model over several stages takes none")
+
+    @property
+    def low_priority(self) -> bool:
+        """False: the stages' threads are their own."""
+        return False
+
+    @low_priority.setter
+    def low_priority(self, is_low: bool) -> None:
+        if is_low:
+            raise InvalidOptionError(
+                "low_priority is True; the threads of a model over several stages are their own"
+            )
 
     @property
     def stages(self) -> Sequence[StageHandle]:

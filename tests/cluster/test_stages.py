@@ -18,6 +18,7 @@ from edgellama.cluster.rounds import Chunking, chunks_between
 from edgellama.cluster.stage import Stage
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
+from edgellama.engine.hooks import RowHook
 from edgellama.engine.model_identity import model_identity
 from edgellama.generation.batch import Batch
 from edgellama.generation.session import Session
@@ -294,6 +295,11 @@ def test_what_is_wrong_is_said(file: GGUFFile) -> None:
             type(engine)(file, engine.stages[:1])
         with pytest.raises(InvalidOptionError, match="'weights' is not there"):
             engine.weights  # noqa: B018
+        with pytest.raises(InvalidOptionError, match="takes none"):
+            engine.hooks = (RowHook(lambda rows, step: None, "logits"),)
+        engine.hooks = ()
+        with pytest.raises(InvalidOptionError, match="their own"):
+            engine.low_priority = True
         with pytest.raises(InvalidOptionError, match="token ids"):
             engine.forward([288], engine.new_cache())
 
