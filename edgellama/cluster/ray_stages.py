@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellama.cluster.stage_call import Answer, StageCall
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.ways import Way
 
 if TYPE_CHECKING:
     from edgellama.cluster.stage import Stage
@@ -178,8 +179,11 @@ def connect(address: str | None) -> None:
         ray.init(address=address or "auto", log_to_driver=False, logging_level="error")
     except (OSError, ValueError, RuntimeError) as error:
         raise EdgellamaError(
-            f"no Ray cluster at {address or 'this machine'}: {error}; start one by "
-            f"`ray start --head`, and `ray start --address=...` on the other machines"
+            f"no Ray cluster at {address or 'this machine'}: {error}",
+            way=Way(
+                "one must run there, with every machine that is to have a stage",
+                "start one: ray start --head, then ray start --address=... on the other machines",
+            ),
         ) from None
 
 
