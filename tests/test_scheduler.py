@@ -95,6 +95,24 @@ def test_a_long_prompt_lets_others_through(engine: Engine) -> None:
     assert all(after == before + 2 for before, after in itertools.pairwise(pieces))
 
 
+def test_a_text_without_a_pause_lets_a_prompt_through(engine: Engine) -> None:
+    """Who asks for one token after another leaves a piece of another's prompt between each two."""
+    recorder, text, reader = Recorder(engine), engine.new_cache(), engine.new_cache()
+    engine.forward(prompt(20), text)
+    recorder.steps.clear()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(engine.forward, prompt(2048), reader)
+        while not engine.scheduler._waiting and not reading.done():
+            time.sleep(1e-4)
+        count = 0
+        while reader.length < 2048 and not reading.done():
+            engine.forward([2], text)
+            count += 1
+        logits = reading.result()
+    assert count <= 2048 // SHARED_PROMPT_TOKENS + 3
+    np.testing.assert_array_equal(logits, engine.forward(prompt(2048), engine.new_cache()))
+
+
 def test_those_who_wait_share_a_step(engine: Engine) -> None:
     """Works of one call run together, long and short apart, in as few steps as possible."""
     recorder = Recorder(engine)

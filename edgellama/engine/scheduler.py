@@ -52,7 +52,7 @@ class Scheduler:
         self._step_tokens = step_tokens
         # Reentrant: a signal's handler may close the engine in the middle of its thread's step.
         self._driving = threading.RLock()
-        self._is_in_step = False
+        self._is_in_step = self._is_long_due = False
         self._waiting: list[Work] = []
         self._wanted_alone: list[object] = []
         self._last_seen: dict[int, float] = {}
@@ -178,7 +178,11 @@ class Scheduler:
                 pass
 
     def _drive(self, works: Sequence[Work]) -> None:
-        """Run steps for all that wait until one of ``works`` is over, or somebody wants to."""
+        """Run steps for all that wait until one of ``works`` is over, or somebody wants to.
+
+        Short steps and pieces of long prompts take turns, whoever drives: a caller who comes with
+        one token after the other would never leave the prompts of others a piece.
+        """
         while not _is_any_over(works) and not self._wanted_alone:
             self._gather(works)
             waiting = list(self._waiting)
@@ -188,16 +192,19 @@ class Scheduler:
                     self._remove(work)
             waiting = [work for work in waiting if not work.is_over]
             short = [work for work in waiting if work.is_short]
-            if short:
-                self._step(self._short_segments(short), works)
             long = [work for work in waiting if not work.is_short]
+            if short and not (long and self._is_long_due):
+                self._step(self._short_segments(short), works)
+                self._is_long_due = bool(long)
             if long and not _is_any_over(works):
-                self._step(self._long_segments(long, self._is_shared(waiting, works)), works)
+                is_shared = self._is_shared(long[0], short, works)
+                self._step(self._long_segments(long, is_shared), works)
+                self._is_long_due = False
 
-    def _is_shared(self, waiting: Sequence[Work], works: Sequence[Work]) -> bool:
-        """Whether somebody else waits for a short step, or will again soon."""
+    def _is_shared(self, long: Work, short: Sequence[Work], works: Sequence[Work]) -> bool:
+        """Whether somebody else than a long work's caller waits for a short step, or will soon."""
         return bool(self._absent(works)) or any(
-            work.is_short and work not in works for work in waiting
+            work.is_for_another_caller_than(long) for work in short
         )
 
     def _short_segments(self, works: Sequence[Work]) -> list[tuple[Work, Segment]]:

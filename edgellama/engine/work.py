@@ -79,6 +79,11 @@ class Work:
         """Whether nothing is left to do, or to be hoped for."""
         return self.error is not None or self.cache.length >= self._end
 
+    def is_for_another_caller_than(self, other: Work) -> bool:
+        """Whether two different callers wait for this work and another one."""
+        own, others = (work.caller and work.caller() for work in (self, other))
+        return own is not others
+
     @property
     def _is_forgotten(self) -> bool:
         return self.caller is not None and self.caller() is None
