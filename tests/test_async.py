@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from interrupts import accept_interrupts
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.generation.async_items import AsyncItems
+from edgellama.generation.results import Generation
+from edgellama.generation.session import Session
 from edgellama.llama import Llama
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 
@@ -225,15 +227,18 @@ def test_a_deadline_of_asyncio(llama: Llama) -> None:
     """``asyncio.wait_for`` and ``asyncio.timeout`` end a text, which leaves nothing in use."""
     llama.add_hook(lambda *_: time.sleep(0.02))
 
+    def endless(session: Session) -> Coroutine[Any, Any, Generation]:
+        return session.generate_async(PROMPT, temperature=0, ignore_eos=True)
+
     async def main() -> None:
         with llama.session() as session:
             with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(session.generate_async(PROMPT, temperature=0), 0.01)
+                await asyncio.wait_for(endless(session), 0.01)
             assert not session.busy
             if sys.version_info >= (3, 11):
                 with pytest.raises(TimeoutError):
                     async with asyncio.timeout(0.01):
-                        await session.generate_async(PROMPT, temperature=0)
+                        await endless(session)
                 assert not session.busy
 
     asyncio.run(main())
