@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from edgellama.models import well_known
 from edgellama.models.pulling import pull
+
+if TYPE_CHECKING:
+    import httpx
+    from server_harness import RunningServer
 
 CliRunner = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -28,6 +33,26 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from reference.tiny_models import TinyLlama, write_tiny_llama
 
     return write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny.gguf", TinyLlama())
+
+
+@pytest.fixture(scope="module")
+def server(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server of the tiny model alone, with files of its own."""
+    from server_harness import running_server
+
+    from edgellama.server.settings import ServerSettings
+
+    store = tmp_path_factory.mktemp("store") / "responses.sqlite"
+    settings = ServerSettings(models={"tiny": tiny_path}, only_given=True, store=store)
+    with running_server(settings) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    """A client of the server."""
+    with server.client() as client:
+        yield client
 
 
 @pytest.fixture

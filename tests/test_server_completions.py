@@ -27,13 +27,6 @@ def server(tiny_path: Path) -> Iterator[RunningServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    """A client of the server."""
-    with server.client() as client:
-        yield client
-
-
 def texts(answer: httpx.Response) -> list[str]:
     """The texts of an answer by index."""
     choices = answer.json()["choices"]

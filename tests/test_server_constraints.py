@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from server_harness import RunningServer, running_server, sse_events
+from server_harness import sse_events
 
 from edgellama.generation.text_options import TEXT_OPTION_NAMES
 from edgellama.server.fields import KEPT_FROM_REQUESTS
-from edgellama.server.settings import ServerSettings
 
 SCHEMA = {
     "type": "object",
@@ -23,22 +20,6 @@ SCHEMA = {
 }
 NAMED = {"type": "json_schema", "json_schema": {"name": "number", "schema": SCHEMA}}
 ASKED = [{"role": "user", "content": "A number"}]
-
-
-@pytest.fixture(scope="module")
-def server(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server of the tiny model alone."""
-    store = tmp_path_factory.mktemp("store") / "responses.sqlite"
-    settings = ServerSettings(models={"tiny": tiny_path}, only_given=True, store=store)
-    with running_server(settings) as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    """A client of the server."""
-    with server.client() as client:
-        yield client
 
 
 def openai(client: httpx.Client, **fields: Any) -> str:

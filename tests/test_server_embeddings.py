@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
-from server_harness import RunningServer, running_server
 
 from edgellama.llama import Llama
-from edgellama.server.settings import ServerSettings
 
 TEXTS = ["Hello world", "Bye"]
-
-
-@pytest.fixture(scope="module")
-def server(tiny_path: Path) -> Iterator[RunningServer]:
-    """A server of the tiny model alone."""
-    with running_server(ServerSettings(models={"tiny": tiny_path}, only_given=True)) as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    """A client of the server."""
-    with server.client() as client:
-        yield client
 
 
 @pytest.fixture(scope="module")

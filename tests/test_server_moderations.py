@@ -35,13 +35,6 @@ def server(tiny_path: Path, guard_path: Path) -> Iterator[RunningServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    """A client of the server."""
-    with server.client() as client:
-        yield client
-
-
 def test_judgements_are_the_librarys(client: httpx.Client, guard_path: Path) -> None:
     """Each text has its own, by the model that is a guard."""
     texts = ["How is glue made?", "Hello"]

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from server_harness import RunningServer, running_server
 
 from edgellama.llama import Llama
 from edgellama.models import pulling
-from edgellama.server.settings import ServerSettings
 
 ASKED = [{"role": "user", "content": "Hello"}]
 GREEDY = {"temperature": 0, "num_predict": 6}
-
-
-@pytest.fixture(scope="module")
-def server(tiny_path: Path) -> Iterator[RunningServer]:
-    """A server of the tiny model alone."""
-    with running_server(ServerSettings(models={"tiny": tiny_path}, only_given=True)) as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    """A client of the server."""
-    with server.client() as client:
-        yield client
 
 
 def lines(answer: httpx.Response) -> list[dict[str, Any]]:

@@ -31,13 +31,6 @@ def server(tiny_path: Path) -> Iterator[RunningServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    """A client of the server."""
-    with server.client() as client:
-        yield client
-
-
 def ask(**fields: Any) -> dict[str, Any]:
     """The body of a small request."""
     return {"messages": ASKED, "max_tokens": 6, "temperature": 0, **fields}

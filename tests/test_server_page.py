@@ -34,15 +34,6 @@ XSS = "<img src=x onerror=alert(1)><script>alert(2)</script>\"'{{7*7}}\x00"
 GREEDY = {"temperature": 0, "max_tokens": 4}
 
 
-@pytest.fixture(scope="module")
-def server(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    """A server of the tiny model with files of its own."""
-    store = tmp_path_factory.mktemp("store") / "responses.sqlite"
-    settings = ServerSettings(models={"tiny": tiny_path}, only_given=True, store=store)
-    with running_server(settings) as running:
-        yield running
-
-
 @pytest.fixture
 def client(server: RunningServer) -> Iterator[httpx.Client]:
     """A client without conversations."""

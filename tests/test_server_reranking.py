@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from server_harness import RunningServer, running_server
 
 from edgellama.llama import Llama
-from edgellama.server.settings import ServerSettings
 
 DOCUMENTS = ["A cat.", "Dogs bark.", "It rains."]
 ASKED: dict[str, Any] = {"query": "cats?", "documents": DOCUMENTS}
-
-
-@pytest.fixture(scope="module")
-def server(tiny_path: Path) -> Iterator[RunningServer]:
-    """A server of the tiny model alone."""
-    with running_server(ServerSettings(models={"tiny": tiny_path}, only_given=True)) as running:
-        yield running
-
-
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    """A client of the server."""
-    with server.client() as client:
-        yield client
 
 
 def test_ranks_are_the_librarys(client: httpx.Client, tiny_path: Path) -> None:

@@ -32,13 +32,6 @@ def server(settings: ServerSettings) -> Iterator[RunningServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    """A client of the server."""
-    with server.client() as client:
-        yield client
-
-
 def ask(**fields: Any) -> dict[str, Any]:
     """The body of a small request."""
     return {"model": "tiny", "max_output_tokens": 6, "temperature": 0, "input": "Hello", **fields}

@@ -44,13 +44,6 @@ def server(model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield running
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    """A client of the server."""
-    with server.client() as client:
-        yield client
-
-
 def ask(**fields: Any) -> dict[str, Any]:
     """The body of a chat that must call the tool."""
     body = {"messages": ASKED, "tools": [TOOL], "tool_choice": CHOICE, "seed": 1}

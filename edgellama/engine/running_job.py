@@ -15,6 +15,9 @@ from edgellama.kernels_cpu.threads.thread_team import ThreadTeam
 
 PATIENCE_S = 0.1
 """Far longer than the lock is held; an interrupted holder must not hold up who cancels."""
+LAST_PATIENCE_S = 10.0
+"""The same of who ends a run: tasks that a crowded machine takes away later would be the next
+job's, which could then never end."""
 
 
 class RunningJob:
@@ -49,7 +52,7 @@ class RunningJob:
 
     def _end(self) -> None:
         """Wait for who is stopping it: the program's next job must keep its tasks."""
-        is_held = self._lock.acquire(timeout=PATIENCE_S)
+        is_held = self._lock.acquire(timeout=LAST_PATIENCE_S)
         try:
             self._is_running = False
         finally:

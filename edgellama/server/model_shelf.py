@@ -44,6 +44,17 @@ class LoadedModel:
         """How long it stays if nobody uses it."""
         return max(0.0, self.last_use + self.keep_alive_s - time.time())
 
+    def described(self) -> dict[str, Any]:
+        """What is told of it to programs and to the page."""
+        return {
+            "name": self.model.name,
+            "predicted_bytes": self.num_bytes,
+            "file_bytes": self.model.num_bytes,
+            "prompt_cache_bytes": self.llama.cached_bytes,
+            "context_length": self.llama.context_length,
+            "num_uses": self.num_uses,
+        }
+
 
 class ModelShelf:
     """Models by name, each loaded once."""

@@ -76,12 +76,7 @@ async def machine(state: ServerState) -> dict[str, Any]:
 
 def _loaded(entry: LoadedModel) -> dict[str, Any]:
     return {
-        "name": entry.model.name,
-        "predicted_bytes": entry.num_bytes,
-        "file_bytes": entry.model.num_bytes,
-        "prompt_cache_bytes": entry.llama.cached_bytes,
-        "context_length": entry.llama.context_length,
-        "num_uses": entry.num_uses,
+        **entry.described(),
         "sessions": [
             {"num_tokens": len(session.tokens), "num_bytes": session.num_bytes}
             for session in entry.llama.sessions

@@ -82,17 +82,7 @@ async def metrics(request: Request) -> Response:
 async def stats(request: Request) -> Response:
     """What a page about the server shows."""
     state = state_of(request)
-    models = [
-        {
-            "name": entry.model.name,
-            "predicted_bytes": entry.num_bytes,
-            "file_bytes": entry.model.num_bytes,
-            "prompt_cache_bytes": entry.llama.cached_bytes,
-            "context_length": entry.llama.context_length,
-            "num_uses": entry.num_uses,
-        }
-        for entry in state.shelf.loaded.values()
-    ]
+    models = [entry.described() for entry in state.shelf.loaded.values()]
     return json_response(
         {
             **_queue(state),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, TypeAlias
 
 from edgellama import Conversation, Generation, Llama
 from stress import held
+from stress.at_once import at_once
 
 NUM_THREADS = 6
 NUM_SCRIPTS = 24
@@ -129,25 +129,16 @@ def together(
     seed: int,
 ) -> int:
     """Threads that play scripts for some seconds; how many. The first error is raised."""
-    until, errors, counts = time.monotonic() + seconds, list[BaseException](), [0] * NUM_THREADS
+    until = time.monotonic() + seconds
+    rngs = [random.Random(1000 * seed + number) for number in range(NUM_THREADS)]
 
-    def work(number: int) -> None:
-        rng = random.Random(1000 * seed + number)
-        try:
-            while time.monotonic() < until and not errors:
-                chosen_script = rng.randrange(len(scripts))
-                found = said(llama, scripts[chosen_script])
-                names = [turn.__name__ for turn, _ in scripts[chosen_script]]
-                assert found == expected[chosen_script], (names, found, expected[chosen_script])
-                counts[number] += 1
-        except BaseException as error:
-            errors.append(error)
+    def play(thread: int, _: int) -> bool:
+        if time.monotonic() >= until:
+            return False
+        number = rngs[thread].randrange(len(scripts))
+        found = said(llama, scripts[number])
+        names = [turn.__name__ for turn, _ in scripts[number]]
+        assert found == expected[number], (names, found, expected[number])
+        return True
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(NUM_THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return sum(counts)
+    return at_once(NUM_THREADS, play)

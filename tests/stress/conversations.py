@@ -15,6 +15,7 @@ from pathlib import Path
 from edgellama import Conversation, Llama, Stream
 from edgellama.text.chat_template import load_chat_template
 from stress import held
+from stress.at_once import at_once
 
 CONTEXT_LENGTH = 160
 """So little that every conversation runs over it."""
@@ -170,24 +171,17 @@ def converse(
     seed: int,
 ) -> None:
     """Have so many conversations in all threads; the first error is raised."""
-    errors: list[BaseException] = []
+    rngs = [random.Random(1000 * seed + thread) for thread in range(NUM_THREADS)]
 
-    def work(thread: int) -> None:
-        rng = random.Random(1000 * seed + thread)
-        try:
-            for _ in range(count // NUM_THREADS):
-                number = rng.randrange(NUM_SCRIPTS)
-                assert conversed(llama, number) == expected[number], f"script {number}"
-                for prompt, tokens in awaited(llama, rng.sample(PROMPTS, 3), rng).items():
-                    assert tokens == alone[prompt], prompt
-                disturbed(llama, rng)
-        except BaseException as error:
-            errors.append(error)
+    def talk(thread: int, num_done: int) -> bool:
+        if num_done == count // NUM_THREADS:
+            return False
+        rng = rngs[thread]
+        number = rng.randrange(NUM_SCRIPTS)
+        assert conversed(llama, number) == expected[number], f"script {number}"
+        for prompt, tokens in awaited(llama, rng.sample(PROMPTS, 3), rng).items():
+            assert tokens == alone[prompt], prompt
+        disturbed(llama, rng)
+        return True
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(NUM_THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
+    at_once(NUM_THREADS, talk)

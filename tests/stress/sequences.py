@@ -16,6 +16,7 @@ from pathlib import Path
 
 from edgellama import Llama
 from stress import held
+from stress.at_once import at_once
 
 NUM_THREADS = 8
 NUM_TOKENS = 12
@@ -133,23 +134,12 @@ def sequences(path: Path, seconds: float, seed: int) -> None:
 def hammer(llama: Llama, texts: Texts, seconds: float, seed: int, folder: Path) -> int:
     """All threads at once for some seconds; how much they did. The first error is raised."""
     until = time.monotonic() + seconds
-    errors: list[BaseException] = []
-    counts = [0] * NUM_THREADS
+    rngs = [random.Random(1000 * seed + number) for number in range(NUM_THREADS)]
 
-    def work(number: int) -> None:
-        rng = random.Random(1000 * seed + number)
-        try:
-            while time.monotonic() < until and not errors:
-                rng.choice(ACTIONS)(llama, texts, rng, folder)
-                counts[number] += 1
-        except BaseException as error:
-            errors.append(error)
+    def act(thread: int, _: int) -> bool:
+        if time.monotonic() >= until:
+            return False
+        rngs[thread].choice(ACTIONS)(llama, texts, rngs[thread], folder)
+        return True
 
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(NUM_THREADS)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return sum(counts)
+    return at_once(NUM_THREADS, act)
