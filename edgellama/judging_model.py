@@ -144,9 +144,9 @@ class JudgingModel(OpenModel):
         self._check_open()
         adapters = self._engine.adapters.adapter_set(options.get("adapters"))
         how = HowToEmbed.of(options, self.metadata)
-        return Embedder(self._engine, self.tokenizer, self.context_length, how, adapters).each(
-            texts
-        )
+        return Embedder(
+            self._engine, self.tokenizer, self.context_length, how, adapters, self._line
+        ).each(texts)
 
     def score(
         self,
@@ -305,6 +305,7 @@ class JudgingModel(OpenModel):
             choices,
             parse_special=parse_special,
             adapters=self._engine.adapters.adapter_set(adapters),
+            line=self._line,
         )
         for text in made.texts:
             check_prompt(text, self.context_length, self.config.vocab_size)
@@ -399,7 +400,9 @@ class JudgingModel(OpenModel):
             chosen = own if chat is None else None
         prompt = RankPrompt(self.tokenizer, query, how.prompt, chosen)
         adapters = self._engine.adapters.adapter_set(options.get("adapters"))
-        return Reranker(self._engine, prompt, self.context_length, how, adapters).each(documents)
+        return Reranker(self._engine, prompt, self.context_length, how, adapters, self._line).each(
+            documents
+        )
 
     def moderate(
         self,
@@ -474,4 +477,11 @@ class JudgingModel(OpenModel):
         own = load_chat_template(self._file.metadata, self.tokenizer)
         guard = Guard(self.tokenizer, own, self._file.metadata.get("general.name"), version)
         prompt = guard.prompt(request.messages, request.judged, request.categories)
-        return Judging(self._engine, self.tokenizer, prompt, request.threshold, self.context_length)
+        return Judging(
+            self._engine,
+            self.tokenizer,
+            prompt,
+            request.threshold,
+            self.context_length,
+            self._line,
+        )

@@ -281,9 +281,10 @@ class OpenModel:
         """How many texts may run at once; None is no limit. Another may be assigned at any time.
 
         Further ones wait in the order in which their first chunk was asked for; their
-        ``queue_position`` tells how many have to end before. A batch counts as one text. A text
-        runs until its stream ends, so who holds one stream open and waits for another on the
-        same thread waits for itself.
+        ``queue_position`` tells how many have to end before. A batch counts as one text, and so
+        does a call that embeds, ranks or judges texts. A text runs until its stream ends: a
+        thread, or a task, that begins another while its own streams take all places would wait
+        for itself, which is an EdgellamaError.
         """
         return self._line.max_running
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.generation import waiting_line
 from edgellama.generation.waiting_line import Turn, WaitingLine
 from edgellama.llama import Llama
-from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 
 TIMEOUT_S = 60.0
 PROMPT = list(b"once upon a time")
@@ -72,17 +73,77 @@ def test_who_waits_for_a_turn_can_be_cancelled() -> None:
     assert line.position(third) == 0
 
 
-def test_who_waits_for_itself_is_told(llama: Llama, caplog: pytest.LogCaptureFixture) -> None:
-    """A thread that holds all places and asks for one more is warned; another's wait is not."""
+def test_who_would_wait_for_itself_is_refused(
+    llama: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread or a task that holds all places and asks for one more gets an error, no wait.
+
+    Another thread's wait for it is no error, nor is one for a text that it has handed on.
+    """
+    monkeypatch.setattr(waiting_line, "OWN_WAIT_S", 0.2)
     llama.max_concurrent = 1
     with llama.stream(PROMPT) as held:
         next(held)
-        other = threading.Thread(target=lambda: llama.generate(PROMPT, timeout=0.05))
-        other.start()
-        other.join(TIMEOUT_S)
-        assert caplog.messages == []
-        assert llama.generate(PROMPT, timeout=0.05).finish_reason == "timeout"
-        assert "its own thread has begun" in caplog.text
+        assert not raised(lambda: llama.generate(PROMPT, timeout=0.4))
+        for ask in (
+            lambda: llama.generate(PROMPT),
+            lambda: list(llama.generate_batch([PROMPT])),
+            lambda: llama.embed([PROMPT]),
+        ):
+            with pytest.raises(EdgellamaError, match="max_concurrent is 1, and so many"):
+                ask()
+        handed_on = threading.Timer(0.05, held.wait)
+        handed_on.start()
+        assert llama.generate(PROMPT, **GREEDY).tokens
+        handed_on.join(TIMEOUT_S)
+
+    async def main() -> None:
+        async with llama.stream_async(PROMPT) as held:
+            await anext(held)
+            other = asyncio.create_task(llama.generate_async(PROMPT, **GREEDY))
+            with pytest.raises(EdgellamaError, match="max_concurrent is 1, and so many"):
+                await llama.generate_async(PROMPT)
+            await held.wait()
+            assert (await other).tokens
+
+    asyncio.run(asyncio.wait_for(main(), TIMEOUT_S))
+
+
+def raised(call: Callable[[], object]) -> list[BaseException]:
+    """What a call raises on a thread of its own."""
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            call()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join(TIMEOUT_S)
+    return errors
+
+
+def test_vectors_ranks_and_judgements_take_turns(llama: Llama) -> None:
+    """With one text at a time, whatever computes waits for it, and runs when it has ended."""
+    llama.max_concurrent = 1
+    calls: list[Callable[[], object]] = [
+        lambda: llama.embed([PROMPT]),
+        lambda: llama.rerank("a", ["b", "c"], chat=False),
+        lambda: llama.classify(PROMPT, ["a", "b"]),
+        lambda: llama.score(PROMPT),
+    ]
+    with llama.stream(PROMPT) as held:
+        next(held)
+        threads = [threading.Thread(target=call) for call in calls]
+        for thread in threads:
+            thread.start()
+        threads[0].join(0.1)
+        assert all(thread.is_alive() for thread in threads)
+    for thread in threads:
+        thread.join(TIMEOUT_S)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("most", [0, -1, True, 1.5, "2"])

@@ -160,6 +160,7 @@ class _Runner:
         try:
             self.turn.wait(self.cancel)
             while self._fill():
+                self.turn.wait(self.cancel)
                 scheduler.run_any([running.work for running in self.running], caller=self)
                 for running in [running for running in self.running if running.work.is_over]:
                     if (result := self._gone_on(running)) is not None:

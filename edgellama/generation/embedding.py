@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
     from edgellama.engine.work import Work
+    from edgellama.generation.waiting_line import WaitingLine
     from edgellama.text.tokenizer import Tokenizer
 
 Pooling: TypeAlias = Literal["mean", "last", "first"]
@@ -154,20 +155,24 @@ def as_rows(embeddings: Iterable[Embedding], width: int) -> FloatRows:
 
 @dataclass(frozen=True)
 class Embedder:
-    """Makes vectors with one model; ``context_length`` is how long a text may be."""
+    """Makes vectors with one model; ``context_length`` is how long a text may be.
+
+    ``line``: where texts wait for their turn.
+    """
 
     engine: Engine
     tokenizer: Tokenizer
     context_length: int
     options: HowToEmbed
     adapters: AdapterSet
+    line: WaitingLine
 
     def each(self, texts: Iterable[str | Sequence[int]]) -> InOrder[Embedding]:
         """An embedding for each text, in their order; read as far as there is room.
 
         Raises ContextLengthError and InvalidOptionError with a text's number, from 0.
         """
-        return InOrder(self.engine, partial(self._begun, texts))
+        return InOrder(self.engine, self.line, partial(self._begun, texts))
 
     def _begun(
         self, texts: Iterable[str | Sequence[int]], cancel: CancelToken

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.waiting_line import Turn
 
 if TYPE_CHECKING:
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.work import Work
+    from edgellama.generation.waiting_line import WaitingLine
 
 MOST_TEXTS = 128
 """Texts at once: each has a page of keys and values at least."""
@@ -42,12 +44,23 @@ class InOrder(Iterator[Result]):
     Any thread may cancel. Dropping it, or ``close``, ends what runs and gives its memory back.
     """
 
-    def __init__(self, engine: Engine, begin: Callable[[CancelToken], BegunTexts[Result]]) -> None:
-        """``begin`` gives texts that are begun as they are asked for; nothing runs before."""
+    def __init__(
+        self, engine: Engine, line: WaitingLine, begin: Callable[[CancelToken], BegunTexts[Result]]
+    ) -> None:
+        """``begin`` gives texts that are begun as they are asked for; nothing runs before.
+
+        ``line``: where they wait for their turn, all of them as one text does.
+        """
         self.gives_way = engine.low_priority
         self._cancel = CancelToken()
+        self._turn = Turn(line)
         # The generator knows nothing of this object, so that dropping it ends the generator.
-        self._results = _results(engine, begin(self._cancel))
+        self._results = _results(engine, begin(self._cancel), self._turn, self._cancel)
+
+    @property
+    def queue_position(self) -> int:
+        """How many texts have to end before these begin, see ``Llama.max_concurrent``."""
+        return self._turn.position
 
     def __next__(self) -> Result:
         return next(self._results)
@@ -75,10 +88,14 @@ class _Caller:
     """Stands for who wants the works, as long as it is there."""
 
 
-def _results(engine: Engine, begun: BegunTexts[Result]) -> Generator[Result, None, None]:
+def _results(
+    engine: Engine, begun: BegunTexts[Result], turn: Turn, cancel: CancelToken
+) -> Generator[Result, None, None]:
     scheduler, running, caller = engine.scheduler, deque[Begun[Result]](), _Caller()
     try:
+        turn.wait(cancel)
         while _fill(running, begun, STEPS_AT_ONCE * engine.step_tokens):
+            turn.wait(cancel)
             if running[0].work.is_over:
                 first = running.popleft()
                 try:
@@ -93,6 +110,7 @@ def _results(engine: Engine, begun: BegunTexts[Result]) -> Generator[Result, Non
         for each in running:
             each.cache.close()
         begun.close()
+        turn.leave()
 
 
 def _fill(running: deque[Begun[Result]], begun: BegunTexts[Result], most: int) -> bool:

@@ -32,6 +32,12 @@ def log_total(logits: Logits) -> float:
     return largest + math.log(float(np.exp(below).sum(dtype=np.float64)))
 
 
+def share(logits: Logits, tokens: Sequence[int], others: Sequence[int]) -> float:
+    """How probable it is that the next token is one of ``tokens`` rather than of ``others``."""
+    own, other = (log_total(logits[list(each)]) for each in (tokens, others))
+    return 1.0 / (1.0 + math.exp(min(max(other - own, -700.0), 700.0)))
+
+
 def token_logprob(
     tokenizer: Tokenizer, logits: Logits, token: int, num_alternatives: int
 ) -> TokenLogprob:

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-
 from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.logprobs import share
 from edgellama.generation.messages import checked_messages, is_role
 from edgellama.generation.session import check_fits
+from edgellama.generation.waiting_line import Turn
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
 from edgellama.sampling.filters import Logits
@@ -28,6 +29,7 @@ from edgellama.text.guard_prompts import (
 if TYPE_CHECKING:
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
+    from edgellama.generation.waiting_line import WaitingLine
     from edgellama.text.tokenizer import Tokenizer
 
 SAFE: Literal["safe"] = "safe"
@@ -113,8 +115,9 @@ class Judging(Iterator[Moderation]):
         prompt: GuardPrompt,
         threshold: float,
         context_length: int,
+        line: WaitingLine,
     ) -> None:
-        """ContextLengthError for a prompt that does not fit."""
+        """ContextLengthError for a prompt that does not fit. It waits for its turn in ``line``."""
         check_fits(prompt.tokens, context_length)
         self._engine = engine
         self._tokenizer = tokenizer
@@ -123,6 +126,7 @@ class Judging(Iterator[Moderation]):
         room = MAX_LINE_BREAKS + MAX_CATEGORY_TOKENS
         self._context_length = min(context_length, len(prompt.tokens) + room)
         self._cancel = CancelToken()
+        self._turn = Turn(line)
         self.gives_way = engine.low_priority
         self._is_over = False
 
@@ -130,15 +134,15 @@ class Judging(Iterator[Moderation]):
         if self._is_over:
             raise StopIteration
         self._is_over = True
-        cache = self._engine.new_cache(self._context_length)
-        try:
+        with (
+            self._turn.held(self._cancel),
+            closing(self._engine.new_cache(self._context_length)) as cache,
+        ):
             answer = _Answer(self._engine, self._tokenizer, cache, self._cancel)
             probability, first = answer.verdict(self._prompt)
             if probability < self._threshold:
                 return Moderation(SAFE, (), probability)
             return Moderation(UNSAFE, answer.categories(self._prompt, first), probability)
-        finally:
-            cache.close()
 
     def cancel(self) -> None:
         """Ask for the end; GenerationCancelled then is raised to who waits."""
@@ -166,9 +170,8 @@ class _Answer:
             if not self._is_blank(best) or self.cache.length >= self.cache.context_length:
                 break
             logits = self._after([best])
-        safe, unsafe = (_log_sum(logits[tokens]) for tokens in begins)
-        first = begins[1][int(logits[begins[1]].argmax())]
-        return float(1 / (1 + np.exp(np.clip(safe - unsafe, -700, 700)))), first
+        safe, unsafe = begins
+        return share(logits, unsafe, safe), unsafe[int(logits[unsafe].argmax())]
 
     def categories(self, prompt: GuardPrompt, first: int) -> tuple[SafetyCategory, ...]:
         """What the model names behind the verdict that begins with the token ``first``."""
@@ -205,8 +208,3 @@ def beginnings(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     if not all(rows):
         raise UnsupportedModelError('the vocabulary has no token that begins "safe" or "unsafe"')
     return rows
-
-
-def _log_sum(logits: Logits) -> float:
-    largest = float(logits.max())
-    return largest + float(np.log(np.exp(logits.astype(np.float64) - largest).sum()))

@@ -14,11 +14,9 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypedDict
 
-import numpy as np
-import numpy.typing as npt
-
 from edgellama.engine.kv_cache import shared_length
 from edgellama.generation.in_order import Begun, BegunTexts, InOrder
+from edgellama.generation.logprobs import share
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
 from edgellama.quant.ways import Way
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.work import Work
+    from edgellama.generation.waiting_line import WaitingLine
     from edgellama.text.tokenizer import Tokenizer
 
 PROMPT = """\
@@ -174,18 +173,22 @@ def _as_template(prompt: str) -> ChatTemplate:
 
 @dataclass(frozen=True)
 class Reranker:
-    """Scores documents with one model; ``context_length`` is how long a prompt may be."""
+    """Scores documents with one model; ``context_length`` is how long a prompt may be.
+
+    ``line``: where they wait for their turn.
+    """
 
     engine: Engine
     prompt: RankPrompt
     context_length: int
     how: HowToRank
     adapters: AdapterSet
+    line: WaitingLine
 
     def each(self, documents: Sequence[str]) -> InOrder[Ranked]:
         """The documents with their scores, in the order in which they were given."""
         answers = answer_tokens(self.prompt.tokenizer, self.how.answers)
-        return InOrder(self.engine, partial(self._begun, documents, answers))
+        return InOrder(self.engine, self.line, partial(self._begun, documents, answers))
 
     def _begun(
         self, documents: Sequence[str], answers: Sequence[Sequence[int]], cancel: CancelToken
@@ -299,12 +302,5 @@ def _score(
 ) -> Ranked:
     """The probability that the next token says yes rather than no."""
     (logits,) = work.result(0)
-    yes, no = (_log_sum(logits[list(tokens)]) for tokens in answers)
-    score = float(1.0 / (1.0 + np.exp(np.clip(no - yes, -700.0, 700.0))))
-    return ranked(score=score, num_tokens=num_tokens, num_dropped=num_dropped)
-
-
-def _log_sum(logits: npt.NDArray[np.float32]) -> float:
-    """The logarithm of the sum of all exponentials."""
-    largest = float(logits.max())
-    return largest + float(np.log(np.exp(logits.astype(np.float64) - largest).sum()))
+    yes, no = answers
+    return ranked(score=share(logits, yes, no), num_tokens=num_tokens, num_dropped=num_dropped)

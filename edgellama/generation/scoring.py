@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
     from edgellama.engine.work import Work
+    from edgellama.generation.waiting_line import WaitingLine
     from edgellama.text.tokenizer import Tokenizer
 
 Normalization: TypeAlias = Literal["sum", "mean"]
@@ -136,7 +137,10 @@ def _joined(
 
 @dataclass(frozen=True)
 class Classifier:
-    """Scores choices behind a prompt, whose tokens are ``before``."""
+    """Scores choices behind a prompt, whose tokens are ``before``.
+
+    ``line``: where they wait for their turn.
+    """
 
     engine: Engine
     tokenizer: Tokenizer
@@ -144,10 +148,11 @@ class Classifier:
     before: Sequence[int]
     texts: Sequence[Sequence[int]]
     adapters: AdapterSet
+    line: WaitingLine
 
     def logprobs(self) -> InOrder[tuple[float, int]]:
         """Of each choice its log-probability and how many tokens that is of."""
-        return InOrder(self.engine, self._begun)
+        return InOrder(self.engine, self.line, self._begun)
 
     def _begun(self, cancel: CancelToken) -> BegunTexts[tuple[float, int]]:
         first = min(shared_length(self.before, text) for text in self.texts)
@@ -183,6 +188,7 @@ def classifier(
     *,
     parse_special: bool,
     adapters: AdapterSet,
+    line: WaitingLine,
 ) -> Classifier:
     """What scores choices; InvalidOptionError for an empty prompt, and for no choices."""
     is_list = isinstance(choices, (list, tuple))
@@ -196,7 +202,7 @@ def classifier(
     if not before:
         raise InvalidOptionError("the prompt is empty; allowed: at least one token")
     texts = [_joined(tokenizer, prompt, before, choice, parse_special) for choice in choices]
-    return Classifier(engine, tokenizer, tuple(choices), before, texts, adapters)
+    return Classifier(engine, tokenizer, tuple(choices), before, texts, adapters, line)
 
 
 def classification(

@@ -7,20 +7,22 @@ list, so that no place is lost wherever Ctrl-C ends one.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import weakref
+from collections.abc import Iterator
+from time import monotonic
 from typing import TYPE_CHECKING
 
-from edgellama.quant.errors import InvalidOptionError
+from edgellama.generation.caller import caller
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 
 if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
 
-logger = logging.getLogger(__name__)
-
 POLL_S = 0.02
 """How often who waits looks for a cancellation, which rings no alarm."""
+OWN_WAIT_S = 1.0
+"""How long who waits for texts of its own may be about to hand them to another thread."""
 
 
 class WaitingLine:
@@ -55,13 +57,13 @@ class WaitingLine:
         index = there.index(turn) if turn in there else 0
         return max(0, index - self._max_running + 1)
 
-    def is_held_by(self, thread: int, turn: Turn) -> bool:
-        """Whether all that run, for which ``turn`` must wait, are one thread's own."""
+    def waits_for_itself(self, turn: Turn) -> bool:
+        """Whether all that run, for which ``turn`` must wait, have its own caller."""
         if self.position(turn) == 0:
             return False
         there = [reference() for reference in self._turns.copy()]
         running = [each for each in there if each is not None][: self._max_running]
-        return all(each.thread == thread for each in running)
+        return all(each.caller == turn.caller for each in running)
 
     def enter(self, turn: Turn) -> None:
         """Stand at the end of the line."""
@@ -90,12 +92,12 @@ class Turn:
         self._alarm = threading.Lock()
         self._alarm.acquire()
         self._has_come = self._is_there = False
-        self._thread: int | None = None
+        self._caller: object = None
 
     @property
-    def thread(self) -> int | None:
-        """The number of the thread that waits, or has waited, for its turn."""
-        return self._thread
+    def caller(self) -> object:
+        """Who waited for the turn, or went on with the text, last."""
+        return self._caller
 
     @property
     def position(self) -> int:
@@ -103,21 +105,35 @@ class Turn:
         return 0 if self._has_come or not self._is_there else self._line.position(self)
 
     def wait(self, cancelled: CancelToken) -> None:
-        """Return when it is this one's turn, or when it is cancelled; at once from then on."""
+        """Return when it is this one's turn, or when it is cancelled; at once from then on.
+
+        EdgellamaError if it can never come, because it waits for texts of the same caller.
+        """
+        self._caller = caller()
         if self._has_come:
             return
         self._line.enter(self)
         self._is_there = True
-        self._thread = threading.get_ident()
-        if self._line.is_held_by(self._thread, self):
-            logger.warning(
-                "this text waits for others that its own thread has begun and not ended; "
-                "max_concurrent is %s",
-                self._line.max_running,
-            )
+        entered = monotonic()
         while self._line.position(self) > 0 and not cancelled.cancelled:
             self._alarm.acquire(timeout=POLL_S)
+            if monotonic() - entered > OWN_WAIT_S and self._line.waits_for_itself(self):
+                self.leave()
+                raise EdgellamaError(
+                    f"max_concurrent is {self._line.max_running}, and so many texts were begun and "
+                    "not ended by whoever begins this one, which would wait for itself; end or "
+                    "close one of them first"
+                )
         self._has_come = True
+
+    @contextlib.contextmanager
+    def held(self, cancelled: CancelToken) -> Iterator[None]:
+        """Wait for it, and leave in the end."""
+        try:
+            self.wait(cancelled)
+            yield
+        finally:
+            self.leave()
 
     def leave(self) -> None:
         """Make room for others."""

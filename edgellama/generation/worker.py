@@ -8,8 +8,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from edgellama.generation.caller import context_of_task
 
 if TYPE_CHECKING:
     import asyncio
@@ -71,7 +74,8 @@ class Worker:
         import asyncio
 
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._add(_Call(function, future))
+        context = context_of_task(asyncio.current_task())
+        self._add(_Call(partial(context.run, function), future))
         return future
 
     def tell(self, function: Callable[[], object]) -> None:
