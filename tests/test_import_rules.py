@@ -63,7 +63,8 @@ ALLOWED: dict[str, set[str]] = {
     "convert": {
         *("convert.output", "convert.planning", "convert.sources", "kernels_cpu.machine", *QUANT),
     },
-    "engine": {*HOST_KERNELS, *QUANT},
+    "cuda": {"kernels_cpu", *QUANT},
+    "engine": {"cuda", *HOST_KERNELS, *QUANT},
     "text": QUANT,
     "constraints": {"sampling", "text", *QUANT},
     "tools": {"constraints", "text", *QUANT},

@@ -1,16 +1,19 @@
-"""Pages of keys and values of one tier, laid out for another.
+"""Pages of keys and values in one layout, laid out in another.
 
 Tiers differ in how many positions share a block, and in the order of a value row's nibbles; the
-numbers are the same. How a block of each type looks is known to ``attention.cache_numbers``.
+graphics card has chunks in place of blocks. The numbers are the same. How a block of each type
+looks is known to ``attention.cache_numbers``, the card's page to ``cuda.page_numbers``.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.cuda.layouts import CardPageLayout
+from edgellama.cuda.page_numbers import card_numbers
 from edgellama.engine.kv_cache import memory_parts
 from edgellama.engine.page_layout import PageLayout
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, round_up, scales_bytes
@@ -23,27 +26,41 @@ Octets: TypeAlias = npt.NDArray[np.uint8]
 
 def convert_page(
     source: Octets,
-    layout: PageLayout,
+    layout: PageLayout | CardPageLayout,
     target: Octets,
-    target_layout: PageLayout,
+    target_layout: PageLayout | CardPageLayout,
     num_positions: int,
 ) -> None:
     """Write the first positions of a page into zeroed memory of another layout.
 
-    Both layouts are of the same types and sizes; their lanes may be the same, too.
+    Both layouts are of the same types and sizes; they may also be the same.
     """
-    sources = memory_parts(source, layout)
-    targets = memory_parts(target, target_layout)
-    kinds = (layout.types.keys, layout.types.values)
-    for kind, old, new, is_keys in zip(kinds, sources, targets, (True, False), strict=True):
-        reader, writer = _Blocks(old, kind, layout), _Blocks(new, kind, target_layout)
+    sources, targets = _parts(source, layout), _parts(target, target_layout)
+    for reader, writer in zip(sources, targets, strict=True):
         scales = reader.scales()
         if scales is not None:
             writer.write_scales(_beginning(scales, num_positions))
-        if is_keys:
-            writer.write_keys(_beginning(reader.keys(), num_positions))
-        else:
-            writer.write_values(_beginning(reader.values(), num_positions))
+        writer.write_numbers(_beginning(reader.numbers(), num_positions))
+
+
+class _Part(Protocol):
+    """Keys or values of a page: a number for each element, one half for a group of them."""
+
+    def scales(self) -> Numbers | None: ...
+
+    def numbers(self) -> Numbers: ...
+
+    def write_scales(self, scales: Numbers) -> None: ...
+
+    def write_numbers(self, numbers: Numbers) -> None: ...
+
+
+def _parts(memory: Octets, layout: PageLayout | CardPageLayout) -> tuple[_Part, _Part]:
+    """Keys and values of a page."""
+    if isinstance(layout, CardPageLayout):
+        return card_numbers(memory, layout)
+    keys, values = memory_parts(memory, layout)
+    return _Keys(keys, layout.types.keys, layout), _Values(values, layout.types.values, layout)
 
 
 class _Blocks:
@@ -64,36 +81,9 @@ class _Blocks:
         """One half for a group of elements; None for types without."""
         return self._columns(self._scales, np.dtype("u2")) if self._scales.size else None
 
-    def keys(self) -> Numbers:
-        """A number for each element, or a byte for each two."""
-        return self._columns(self._numbers, self._dtype)
-
-    def values(self) -> Numbers:
-        """A number for each element, without padding."""
-        rows = self._numbers.view(self._dtype).reshape(*self._shape, self._positions, -1)
-        rows = rows.reshape(*self._shape[:2], PAGE_POSITIONS, -1)
-        if self._kind == "q4_0":
-            panels = rows.reshape(*rows.shape[:3], -1, 1, self._lanes)
-            rows = np.concatenate([panels & 15, panels >> 4], axis=4)
-            rows = rows.reshape(*rows.shape[:3], -1)
-        return rows[..., : self._head_size]
-
     def write_scales(self, scales: Numbers) -> None:
-        """Take what ``scales`` of another layout gave."""
+        """Take scales, as ``scales`` gives them."""
         self._scales[...] = self._from_columns(scales)
-
-    def write_keys(self, keys: Numbers) -> None:
-        """Take what ``keys`` of another layout gave."""
-        self._numbers[...] = self._from_columns(keys)
-
-    def write_values(self, values: Numbers) -> None:
-        """Take what ``values`` of another layout gave."""
-        padding = round_up(self._head_size, self._positions) - self._head_size
-        rows = np.pad(values, [(0, 0), (0, 0), (0, 0), (0, padding)])
-        if self._kind == "q4_0":
-            panels = rows.reshape(*rows.shape[:3], -1, 2, self._lanes)
-            rows = np.bitwise_or(panels[..., 0, :], np.left_shift(panels[..., 1, :], 4))
-        self._numbers[...] = np.ascontiguousarray(rows).view(np.uint8).reshape(*self._shape, -1)
 
     def _columns(self, part: Octets, dtype: np.dtype[Any]) -> Numbers:
         """(layers, heads, positions, elements) of blocks with positions side by side."""
@@ -103,6 +93,47 @@ class _Blocks:
     def _from_columns(self, numbers: Numbers) -> Octets:
         rows = numbers.reshape(*self._shape, self._positions, -1).swapaxes(3, 4)
         return np.ascontiguousarray(rows).view(np.uint8).reshape(*self._shape, -1)
+
+
+class _Keys(_Blocks):
+    """A column for each element, or for each two."""
+
+    def numbers(self) -> Numbers:
+        """A number for each element."""
+        columns = self._columns(self._numbers, self._dtype)
+        if self._kind != "q4_0":
+            return columns
+        nibbles = np.stack([columns & 15, columns >> 4], axis=-1)
+        return nibbles.reshape(*columns.shape[:3], -1)
+
+    def write_numbers(self, numbers: Numbers) -> None:
+        """Take numbers, as ``numbers`` gives them."""
+        if self._kind == "q4_0":
+            numbers = numbers[..., ::2] | numbers[..., 1::2] << 4
+        self._numbers[...] = self._from_columns(numbers)
+
+
+class _Values(_Blocks):
+    """A row for each position, padded to whole panels."""
+
+    def numbers(self) -> Numbers:
+        """A number for each element, without padding."""
+        rows = self._numbers.view(self._dtype).reshape(*self._shape, self._positions, -1)
+        rows = rows.reshape(*self._shape[:2], PAGE_POSITIONS, -1)
+        if self._kind == "q4_0":
+            panels = rows.reshape(*rows.shape[:3], -1, 1, self._lanes)
+            rows = np.concatenate([panels & 15, panels >> 4], axis=4)
+            rows = rows.reshape(*rows.shape[:3], -1)
+        return rows[..., : self._head_size]
+
+    def write_numbers(self, numbers: Numbers) -> None:
+        """Take numbers, as ``numbers`` gives them."""
+        padding = round_up(self._head_size, self._positions) - self._head_size
+        rows = np.pad(numbers, [(0, 0), (0, 0), (0, 0), (0, padding)])
+        if self._kind == "q4_0":
+            panels = rows.reshape(*rows.shape[:3], -1, 2, self._lanes)
+            rows = np.bitwise_or(panels[..., 0, :], np.left_shift(panels[..., 1, :], 4))
+        self._numbers[...] = np.ascontiguousarray(rows).view(np.uint8).reshape(*self._shape, -1)
 
 
 def _beginning(numbers: Numbers, num_positions: int) -> Numbers:
