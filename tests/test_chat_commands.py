@@ -75,7 +75,8 @@ def test_leaving(chat: Chat, name: str) -> None:
 
 def test_every_sampling_option_can_be_set() -> None:
     """What SamplingOptions has, /set has."""
-    assert set(OPTION_NAMES) == {*SamplingArguments.__annotations__, "max_tokens"}
+    others = {"max_tokens", "timeout", "stop", "banned"}
+    assert set(OPTION_NAMES) == {*SamplingArguments.__annotations__, *others}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +93,11 @@ def test_every_sampling_option_can_be_set() -> None:
         ("xtc-probability .5", "xtc_probability", 0.5, "0.5"),
         ("samplers top_k;temperature", "samplers", ("top_k", "temperature"), "top_k,temperature"),
         ("ignore_eos on", "ignore_eos", True, "on"),
+        ("timeout 2.5", "timeout", 2.5, "2.5"),
+        ("stop The end", "stop", ("The end",), '"The end"'),
+        ("banned as an AI", "banned", ("as an AI",), '"as an AI"'),
+        ('banned "as an AI"  "\\n\\n"', "banned", ("as an AI", "\n\n"), '"as an AI" "\\n\\n"'),
+        ("banned none", "banned", (), "none"),
         (
             'logit_bias [[4, -1.5], ["a", false]]',
             "logit_bias",
@@ -123,6 +129,9 @@ DEFAULTS = {"repeat_penalty": 1.1, "repeat_last_n": 256, "dry_multiplier": 0.8}
         ("top_k 1.5", "top_k is '1.5'; allowed: a whole number"),
         ("top_p 7", r"top_p is 7.0; allowed: "),
         ("max_tokens -1", "max_tokens is -1; allowed: "),
+        ("timeout soon", "timeout is 'soon'; allowed: seconds or none, or default"),
+        ("timeout 0", "timeout is 0.0; allowed: "),
+        ('banned "one" two', "banned is .*; allowed: a text, or several in quotes"),
         ("temprature 1", "did you mean temperature"),
         ("colour red", "unknown option colour; allowed: temperature, "),
     ],

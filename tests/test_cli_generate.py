@@ -134,6 +134,14 @@ def test_stop_text_ends_and_is_left_out(run_cli: CliRunner, smollm2_path: Path) 
     assert answer["finish_reason"] == "stop"
 
 
+def test_a_time_limit_ends_the_text(run_cli: CliRunner, smollm2_path: Path) -> None:
+    """A text is what it has become when its time is over, and whoever gives way has one too."""
+    limits = ("--timeout", "0.3", "--low-priority", "-n", "100000", "--sampling", "ignore_eos=on")
+    result = run_cli("generate", smollm2_path, "-p", "Once upon a time", *limits)
+    assert result.returncode == 0
+    assert "cut off, its time is over" in result.stderr
+
+
 def test_chat_wraps_the_prompt(run_cli: CliRunner, smollm2_path: Path) -> None:
     """--chat applies the model's format, --system adds to it, and the reply ends by itself."""
     raw = generate_json(run_cli, smollm2_path, "-p", "Say hello.", "-n", "1")

@@ -18,9 +18,9 @@ from edgellama.cli.options import (
     count_option,
     engine_options,
     given,
+    limit_options,
     max_tokens_option,
     sampling_options,
-    stop_option,
     take_engine_arguments,
     type_option,
 )
@@ -48,7 +48,7 @@ CHAT_HELP = "Take each prompt for a chat's message, or continue it as it is.  [d
 @max_tokens_option
 @type_option
 @sampling_options(chat=False)
-@stop_option
+@limit_options
 @answer_options
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
 @click.option("--system", metavar="TEXT", help="System prompt of chats that have none.")
@@ -61,7 +61,6 @@ def command(
     width: int,
     max_tokens: int,
     type_name: str | None,
-    stop: tuple[str, ...],
     chat: bool,
     system: str | None,
     template: str | None,
@@ -101,7 +100,6 @@ def command(
                 width=width,
                 on_error=job.refuse,
                 max_tokens=max_tokens,
-                stop=stop,
                 template=template,
                 adapters=load_adapters(llama.load_adapter, adapters),
                 **given(answer_arguments(options)),

@@ -13,9 +13,9 @@ from edgellama.cli.cluster_plan import machines_option, wish_for
 from edgellama.cli.completion import KV_TYPE, MODEL
 from edgellama.cli.options import (
     given,
+    limit_options,
     max_tokens_option,
     sampling_options,
-    stop_option,
     text_file_option,
 )
 from edgellama.cli.prompt_text import read_prompt
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 @text_file_option("Read the prompt from FILE")
 @max_tokens_option
 @sampling_options(chat=False)
-@stop_option
+@limit_options
 @answer_options
 @click.option("--chat/--raw", default=False, help="Ask in the model's chat format.  [default: raw]")
 @click.option("--system", metavar="TEXT", help="System prompt, with --chat.")
@@ -52,7 +52,6 @@ def command(
     machines_text: str,
     prompt: str | None,
     file: str | None,
-    stop: tuple[str, ...],
     chat: bool,
     system: str | None,
     kv_type: str,
@@ -75,7 +74,7 @@ def command(
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat")
     text = read_prompt(prompt, file, False)
-    sampling = given(answer_arguments(options)) | {"stop": stop}
+    sampling = given(answer_arguments(options))
     from edgellama.cli.cluster_plan import found_plan
     from edgellama.cluster.machines import read_machines
     from edgellama.cluster.ray_stages import connect

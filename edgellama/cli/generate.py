@@ -17,9 +17,9 @@ from edgellama.cli.options import (
     engine_options,
     given,
     json_option,
+    limit_options,
     max_tokens_option,
     sampling_options,
-    stop_option,
     take_engine_arguments,
     text_file_option,
     type_option,
@@ -50,7 +50,7 @@ SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 @max_tokens_option
 @type_option
 @sampling_options(chat=False)
-@stop_option
+@limit_options
 @answer_options
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
 @click.option("--system", metavar="TEXT", help="System prompt, with --chat.")
@@ -66,7 +66,6 @@ def command(
     model_and_dash: tuple[str, ...],
     prompt: str | None,
     file: str | None,
-    stop: tuple[str, ...],
     chat: bool,
     system: str | None,
     template: str | None,
@@ -108,7 +107,7 @@ def command(
     if options["logprobs"] is not None and not as_json:
         raise click.UsageError("--logprobs needs --json")
     engine = take_engine_arguments(options)
-    sampling = given(answer_arguments(options)) | {"stop": stop}
+    sampling = given(answer_arguments(options))
     with open_model(find_runnable(model, type_name), **engine) as llama:
         sampling["adapters"] = load_adapters(llama.load_adapter, adapters)
         if chat:

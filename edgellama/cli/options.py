@@ -145,21 +145,36 @@ chunks_option = count_option(
 max_tokens_option = count_option(
     *("-n", "--max-tokens"), default=DEFAULT_MAX_TOKENS, text="Stop a text after this many tokens."
 )
-_stop_option = click.option(
-    "--stop", multiple=True, metavar="TEXT", help="Stop before this text; repeatable."
-)
-ban_option = click.option(
-    *("--ban", "banned"),
-    multiple=True,
-    metavar="TEXT",
-    callback=lambda context, option, texts: texts or None,
-    help="Never write this text, but go back and find other words; repeatable.",
-)
 
 
-def stop_option(command: Command) -> Command:
+def limit_options(command: Command) -> Command:
     """Adds what ends a text, and what it must not contain."""
-    return _stop_option(ban_option(command))
+    command = click.option(
+        "--timeout",
+        type=click.FloatRange(min=0, min_open=True),
+        metavar="SECONDS",
+        help="End a text as it is after so many seconds.  [default: no limit]",
+    )(command)
+    command = click.option(
+        *("--ban", "banned"),
+        multiple=True,
+        metavar="TEXT",
+        callback=_none_if_empty,
+        help="Never write this text, but go back and find other words; repeatable.",
+    )(command)
+    return click.option(
+        "--stop",
+        multiple=True,
+        metavar="TEXT",
+        callback=_none_if_empty,
+        help="Stop before this text; repeatable.",
+    )(command)
+
+
+def _none_if_empty(
+    context: click.Context, option: click.Parameter, texts: tuple[str, ...]
+) -> tuple[str, ...] | None:
+    return texts or None
 
 
 kv_type_option = click.option(
@@ -211,6 +226,7 @@ def overwrite_option(file: str) -> Callable[[Command], Command]:
 PROMPT_CACHE_HELP = (
     "Memory for the beginnings of earlier texts, which are not computed again: 2GB, 500MB, 0."
 )
+LOW_PRIORITY_HELP = "Let other programs go first; slower while they compute."
 EXACT_HELP = "The same text, bit for bit, alone, beside others and from a cache; a little slower."
 ROPE_SCALING_HELP = "Read N times as far: yarn:N, dynamic:N or linear:N."
 SPECULATION_HELP = (
@@ -220,7 +236,7 @@ DRAFT_HELP = "A smaller model of the same vocabulary that guesses tokens too."
 SPECULATION_MODES: dict[str, SpeculationMode] = {"auto": "auto", "on": True, "off": False}
 ENGINE_ARGUMENTS = (
     *("context_length", "num_threads", "kv_type", "cache_limit", "exact", "speculation", "draft"),
-    "rope_scaling",
+    *("rope_scaling", "low_priority"),
 )
 
 
@@ -244,6 +260,9 @@ def engine_options(command: Command) -> Command:
         metavar="SIZE",
         help=f"{PROMPT_CACHE_HELP}  [default: a quarter of what is free]",
     )(command)
+    command = click.option("--low-priority", is_flag=True, default=None, help=LOW_PRIORITY_HELP)(
+        command
+    )
     command = threads_option(command)
     command = click.option(
         "--kv", "kv_type", type=KV_TYPE, metavar="TYPE", help=f"{KV_TYPES_HELP}  [default: f16]"

@@ -11,9 +11,9 @@ import click
 from edgellama.cli.adapter_option import AdapterPath, adapter_option
 from edgellama.cli.completion import CONVERSATION, MODEL
 from edgellama.cli.options import (
-    ban_option,
     engine_options,
     given,
+    limit_options,
     sampling_options,
     take_engine_arguments,
     type_option,
@@ -57,7 +57,7 @@ WAYS = ("drop", "stop", "error")
 @template_option
 @type_option
 @sampling_options(chat=True)
-@ban_option
+@limit_options
 @adapter_option()
 @engine_options
 def command(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from difflib import get_close_matches
 from typing import Any
@@ -13,7 +14,37 @@ from edgellama.sampling.options import RULES, SamplingOptions
 
 DEFAULT = "default"
 ALIASES = {"temp": "temperature"}
-OPTION_NAMES = (*READERS, "max_tokens")
+
+
+def _texts(text: str) -> tuple[str, ...]:
+    """The texts that a user wrote: one as it stands, or some in quotes as in JSON."""
+    if text == NONE:
+        return ()
+    rest, found = text, []
+    while rest.startswith('"'):
+        one, end = json.JSONDecoder().raw_decode(rest)
+        found.append(one)
+        rest = rest[end:].lstrip()
+    if found and rest:
+        raise ValueError
+    return tuple(found) or (text,)
+
+
+def _written_texts(texts: str | Sequence[str] | None) -> str:
+    if isinstance(texts, str):
+        texts = (texts,)
+    return " ".join(json.dumps(text, ensure_ascii=False) for text in texts or ()) or NONE
+
+
+_TEXTS = (_texts, 'a text, or several in quotes, such as "one" "two", or none')
+OTHER_READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    "max_tokens": (lambda text: None if text == NONE else int(text), "a whole number or none"),
+    "timeout": (lambda text: None if text == NONE else float(text), "seconds or none"),
+    "stop": _TEXTS,
+    "banned": _TEXTS,
+}
+"""By option that is none of sampling: how its value is read, and what it may be."""
+OPTION_NAMES = (*READERS, *OTHER_READERS)
 
 
 def option_name(text: str) -> str:
@@ -29,21 +60,22 @@ def option_name(text: str) -> str:
 
 def option_value(name: str, text: str) -> object:
     """The value that a user wrote; InvalidOptionError if it is of another kind."""
-    if name != "max_tokens":
+    if name in READERS:
         return read_value(name, text, f", or {DEFAULT}")
+    read, words = OTHER_READERS[name]
     try:
-        return None if text == NONE else int(text)
+        return read(text)
     except ValueError:
-        words = f"a whole number or none, or {DEFAULT}"
-        raise InvalidOptionError(f"{name} is {text!r}; allowed: {words}") from None
+        raise InvalidOptionError(f"{name} is {text!r}; allowed: {words}, or {DEFAULT}") from None
 
 
 def option_rows(options: Mapping[str, Any]) -> dict[str, str]:
     """Every option with its value as a user would write it."""
     sampling = {name: value for name, value in options.items() if name in RULES}
     values = asdict(SamplingOptions(**sampling))
-    others = {name: options.get(name) for name in ("preset", "max_tokens")}
-    return {name: written_value(name, value) for name, value in (values | others).items()}
+    others = {name: options.get(name) for name in ("preset", "max_tokens", "timeout")}
+    rows = {name: written_value(name, value) for name, value in (values | others).items()}
+    return rows | {name: _written_texts(options.get(name)) for name in ("stop", "banned")}
 
 
 def usual_rows(options: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
