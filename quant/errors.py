@@ -112,6 +112,25 @@ class KernelError(EdgellamaError):
     """A kernel could not be compiled, loaded, or run on this CPU's tier."""
 
 
+class CudaError(EdgellamaError):
+    """The graphics card or its driver cannot do what was asked, or there is none.
+
+    ``code`` is what the driver has returned, 0 where it was not asked.
+    """
+
+    def __init__(self, *arguments: object, code: int = 0, way: Way | None = None) -> None:
+        super().__init__(*arguments, way=way)
+        self.code = code
+
+
+class CudaMemoryError(CudaError):
+    """The card has less free memory than is needed, or than its limit allows."""
+
+
+class CudaLostError(CudaError):
+    """What a process had on its card is lost: all later calls fail, until the process ends."""
+
+
 class InvalidOptionError(EdgellamaError, ValueError):
     """An argument or option outside its allowed values."""
 

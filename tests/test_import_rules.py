@@ -63,7 +63,10 @@ ALLOWED: dict[str, set[str]] = {
     "convert": {
         *("convert.output", "convert.planning", "convert.sources", "kernels_cpu.machine", *QUANT),
     },
-    "cuda": {"kernels_cpu", *QUANT},
+    "cuda": {
+        *("kernels_cpu", "kernels_cpu.compiling", "kernels_cpu.machine", "kernels_cpu.simd"),
+        *QUANT,
+    },
     "engine": {"cuda", *HOST_KERNELS, *QUANT},
     "text": QUANT,
     "constraints": {"sampling", "text", *QUANT},
@@ -93,8 +96,10 @@ UNBOUND = ("cli", "pyinstaller", "__main__")
 """Rooms that may import every other."""
 # Third-party packages that are slow to import, or bound to one place by design: where they may be.
 PLACES = {
-    "llvmlite": re.compile(r"edgellama\.kernels_cpu\.(simd\.\w+|compiling\.jit)"),
-    "numba": re.compile(r"edgellama\.kernels_cpu(\.\w+)*"),
+    "llvmlite": re.compile(
+        r"edgellama\.(kernels_cpu\.(simd\.\w+|compiling\.jit)|cuda\.(kernels\.\w+|ptx_target))"
+    ),
+    "numba": re.compile(r"edgellama\.(kernels_cpu(\.\w+)*|cuda\.(kernels\.\w+|ptx_target))"),
     "gguf": re.compile(r"edgellama\.convert(\.\w+)*"),
     "ray": re.compile(r"edgellama\.cluster\.\w+"),
     **dict.fromkeys(("starlette", "uvicorn"), re.compile(r"edgellama\.server\.\w+")),

@@ -1,0 +1,137 @@
+"""The machine's graphics cards: what the driver tells of each, and which of them can be used.
+
+Nothing is allocated on a card to find this out; free memory is known to its context alone.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from edgellama.cuda.driver import Driver
+from edgellama.quant.errors import CudaError, InvalidOptionError
+
+MIN_CAPABILITY = (7, 5)
+"""Turing: the first whose tensor cores take what kernels give them."""
+NAME_BYTES, UUID_BYTES = 256, 16
+MULTIPROCESSORS, TIME_LIMIT, MAPS_HOST_MEMORY, COMPUTE_MODE = 16, 17, 19, 20
+CLOCK_KHZ, MEMORY_CLOCK_KHZ, MEMORY_BUS_BITS = 13, 36, 37
+CAPABILITY_MAJOR, CAPABILITY_MINOR, MAX_SHARED_BYTES = 75, 76, 97
+"""Attributes of a device, by the driver's numbers."""
+PROHIBITED = 2
+"""The compute mode in which nobody may use a card."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One graphics card.
+
+    ``index`` counts as the driver does, within CUDA_VISIBLE_DEVICES. ``has_time_limit``: the
+    system ends kernels that run for seconds, as it does where a card drives a display.
+    """
+
+    index: int
+    name: str
+    uuid: str
+    capability: tuple[int, int]
+    total_bytes: int
+    num_multiprocessors: int
+    max_shared_bytes: int
+    bytes_per_second: float
+    has_time_limit: bool
+    maps_host_memory: bool
+    is_prohibited: bool
+
+    @property
+    def architecture(self) -> int:
+        """The compute capability as one number, such as 86."""
+        major, minor = self.capability
+        return 10 * major + minor
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why edgellama cannot use this card, in a few words; None if it can."""
+        if self.capability < MIN_CAPABILITY:
+            needed = ".".join(map(str, MIN_CAPABILITY))
+            found = ".".join(map(str, self.capability))
+            return f"compute capability {found}; needed: {needed} or later"
+        if self.is_prohibited:
+            return "its compute mode prohibits use"
+        if not self.maps_host_memory:
+            return "it cannot read the computer's memory"
+        return None
+
+
+def list_cards(driver: Driver) -> tuple[Card, ...]:
+    """All cards that the driver shows, usable or not."""
+    count = ctypes.c_int()
+    driver.call("cuDeviceGetCount", count)
+    return tuple(_read_card(driver, index) for index in range(count.value))
+
+
+def choose_card(driver: Driver, index: int | None = None) -> Card:
+    """The card ``index``, or the first that can be used.
+
+    Raises InvalidOptionError for an index that no card has, CudaError if none can be used.
+    """
+    cards = list_cards(driver)
+    if not cards:
+        raise CudaError("the NVIDIA driver shows no card (CUDA_VISIBLE_DEVICES may hide some)")
+    if index is not None:
+        if not 0 <= index < len(cards):
+            raise InvalidOptionError(f"gpu {index}; there are: {_listed(cards)}")
+        if cards[index].obstacle:
+            raise CudaError(f"{_named(cards[index])}: {cards[index].obstacle}")
+        return cards[index]
+    usable = [card for card in cards if card.obstacle is None]
+    if not usable:
+        reasons = "; ".join(f"{_named(card)}: {card.obstacle}" for card in cards)
+        raise CudaError(f"no card can be used: {reasons}")
+    return usable[0]
+
+
+def device_handle(driver: Driver, index: int) -> int:
+    """What the driver calls a card."""
+    device = ctypes.c_int()
+    driver.call("cuDeviceGet", device, index)
+    return device.value
+
+
+def _read_card(driver: Driver, index: int) -> Card:
+    device = device_handle(driver, index)
+    name = ctypes.create_string_buffer(NAME_BYTES)
+    driver.call("cuDeviceGetName", name, NAME_BYTES, device)
+    uuid = ctypes.create_string_buffer(UUID_BYTES)
+    driver.call("cuDeviceGetUuid", uuid, device)
+    total = ctypes.c_size_t()
+    driver.call("cuDeviceTotalMem", total, device)
+
+    def attribute(number: int) -> int:
+        value = ctypes.c_int()
+        driver.call("cuDeviceGetAttribute", value, number, device)
+        return value.value
+
+    # Memory of two transfers a clock.
+    bytes_per_second = 2 * 1000.0 * attribute(MEMORY_CLOCK_KHZ) * attribute(MEMORY_BUS_BITS) / 8
+    return Card(
+        index=index,
+        name=name.value.decode("utf-8", "replace"),
+        uuid=uuid.raw.hex(),
+        capability=(attribute(CAPABILITY_MAJOR), attribute(CAPABILITY_MINOR)),
+        total_bytes=total.value,
+        num_multiprocessors=attribute(MULTIPROCESSORS),
+        max_shared_bytes=attribute(MAX_SHARED_BYTES),
+        bytes_per_second=bytes_per_second,
+        has_time_limit=bool(attribute(TIME_LIMIT)),
+        maps_host_memory=bool(attribute(MAPS_HOST_MEMORY)),
+        is_prohibited=attribute(COMPUTE_MODE) == PROHIBITED,
+    )
+
+
+def _named(card: Card) -> str:
+    return f"card {card.index} ({card.name})"
+
+
+def _listed(cards: Sequence[Card]) -> str:
+    return ", ".join(f"{card.index} ({card.name})" for card in cards)

@@ -1,0 +1,91 @@
+"""Memory of the card, up to a limit, and memory of the computer that the card reads and writes.
+
+What lies in it is the business of those who ask for it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.cuda.context import Context, Resource
+from edgellama.quant.errors import CudaMemoryError
+
+PORTABLE, MAPPED = 0x01, 0x02
+"""Flags of pinned memory: for all contexts; with an address on the card."""
+
+
+class DeviceMemory(Resource):
+    """Bytes on the card; what they hold at first is unknown."""
+
+    def __init__(
+        self, context: Context, address: int, num_bytes: int, after: Callable[[], None]
+    ) -> None:
+        super().__init__(context, "cuMemFree", address, after)
+        self.address, self.num_bytes = address, num_bytes
+
+
+class MappedMemory(Resource):
+    """Pinned memory of the computer at ``address``, for the card at ``device_address``."""
+
+    def __init__(self, context: Context, num_bytes: int) -> None:
+        """Take ``num_bytes``, zeros at first; CudaMemoryError if they cannot be had."""
+        address, device_address = ctypes.c_void_p(), ctypes.c_uint64()
+        context.call("cuMemHostAlloc", address, num_bytes, PORTABLE | MAPPED)
+        super().__init__(context, "cuMemFreeHost", address.value or 0)
+        self.address, self.num_bytes = self.handle, num_bytes
+        context.call("cuMemHostGetDevicePointer", device_address, self.address, 0)
+        self.device_address = device_address.value
+        ctypes.memset(self.address, 0, num_bytes)
+
+    def view(self) -> npt.NDArray[np.uint8]:
+        """Its bytes as an array, which must not be used once it is closed."""
+        buffer = (ctypes.c_ubyte * self.num_bytes).from_address(self.address)
+        # The memory lives as long as an array of it.
+        setattr(buffer, "owner", self)  # noqa: B010
+        return np.ctypeslib.as_array(buffer)
+
+
+class CardMemory:
+    """Hands out memory of one card and counts it.
+
+    ``limit_bytes``: the most that may be held at once; None for as much as the card has.
+    """
+
+    def __init__(self, context: Context, limit_bytes: int | None = None) -> None:
+        self.context, self.limit_bytes = context, limit_bytes
+        self._used_bytes = 0
+        # Whatever is unheld is freed by whichever thread notices, perhaps within ``allocate``.
+        self._lock = threading.RLock()
+
+    @property
+    def used_bytes(self) -> int:
+        """How much is held."""
+        return self._used_bytes
+
+    def allocate(self, num_bytes: int) -> DeviceMemory:
+        """Memory of the card; CudaMemoryError if the limit or the card has no room for it.
+
+        An allocation that fails leaves everything as it was.
+        """
+        with self._lock:
+            limit, used = self.limit_bytes, self._used_bytes
+            if limit is not None and used + num_bytes > limit:
+                raise CudaMemoryError(
+                    f"{num_bytes} bytes more do not fit the limit of the card's memory: {used} of "
+                    f"{limit} bytes are used"
+                )
+            address = ctypes.c_uint64()
+            self.context.call("cuMemAlloc", address, num_bytes)
+            self._used_bytes += num_bytes
+        after = functools.partial(self._count_freed, num_bytes)
+        return DeviceMemory(self.context, address.value, num_bytes, after)
+
+    def _count_freed(self, num_bytes: int) -> None:
+        with self._lock:
+            self._used_bytes -= num_bytes
