@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +17,7 @@ from server_harness import RunningServer, running_server, sse_events
 from edgellama.generation.chat_format import ChatFormat
 from edgellama.quant.errors import TemplateError
 from edgellama.server.settings import Limits, ServerSettings
+from edgellama.server.short_way import ShortWay
 
 ASKED = [{"role": "user", "content": "Hello"}]
 PING_S = 0.05
@@ -120,3 +123,53 @@ def test_who_waits_in_line_is_told(server: RunningServer) -> None:
             next(pieces)
             text = second.post(path, json=body).text
     assert ": waiting, position 1" in text
+
+
+def test_a_slow_client_gets_every_byte(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a client does not take at once is written by the event loop, in order."""
+    rests, write_rest = [], ShortWay.write_rest
+    monkeypatch.setattr(
+        ShortWay, "write_rest", lambda way, rest: [rests.append(rest), write_rest(way, rest)]
+    )
+    fields: dict[str, Any] = {"messages": ASKED, "max_tokens": 120, "temperature": 0}
+    fields |= {"ignore_eos": True, "stream_options": {"include_usage": True}}
+    with server.client() as client:
+        whole = client.post("/v1/chat/completions", json={**fields, "stream": False}).json()
+    num_texts = server.state.metrics.counts["texts"]
+    body = json.dumps({**fields, "stream": True}).encode()
+    listener = server._sockets[0]
+    before = listener.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) // 2
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    try:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.connect(("127.0.0.1", server.port))
+            head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            while server.state.metrics.counts["texts"] == num_texts:
+                time.sleep(0.01)
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            text = answer.read().decode()
+    finally:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, before)
+    *chunks, last = [content for _, content in sse_events(text)]
+    pieces = [chunk["choices"][0]["delta"].get("content", "") for chunk in chunks[:-1]]
+    assert "".join(pieces) == whole["choices"][0]["message"]["content"]
+    assert rests and last == "[DONE]" and chunks[-1]["usage"]["completion_tokens"] == 120
+
+
+def test_texts_of_one_answer_do_not_mix(tiny_path: Path, tmp_path: Path) -> None:
+    """Several threads write to one stream: each text is the same as without a stream."""
+    settings = ServerSettings(models={"tiny": tiny_path}, store=tmp_path / "r.sqlite")
+    fields = {"messages": ASKED, "max_tokens": 40, "seed": 3, "n": 4, "ignore_eos": True}
+    with running_server(settings) as running, running.client() as client:
+        whole = client.post("/v1/chat/completions", json=fields).json()
+        streamed = client.post("/v1/chat/completions", json={**fields, "stream": True}).text
+    texts = [""] * 4
+    for _, content in sse_events(streamed)[:-1]:
+        (choice,) = content["choices"]
+        texts[choice["index"]] += choice["delta"].get("content", "")
+    assert texts == [choice["message"]["content"] for choice in whole["choices"]]

@@ -7,9 +7,7 @@ pieces, results and what went wrong. What texts are of, and how they are sent, i
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from edgellama.generation.results import Chunk, Generation
 from edgellama.server.errors import RequestError, as_request_error
+from edgellama.server.mailbox import Mailbox
 from edgellama.server.text_queue import Place, TextQueue
 
 if TYPE_CHECKING:
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from edgellama.llama import Llama
     from edgellama.server.metrics import Metrics
     from edgellama.server.model_shelf import ModelShelf
-
-logger = logging.getLogger(__name__)
 
 OpenText: TypeAlias = "Callable[[Llama, int, ExitStack], Stream]"
 """Starts the text of a number; what is to be closed after it goes on the stack."""
@@ -56,53 +53,32 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Rest:
+    """Bytes of a piece that a slow client has not taken yet; they come before all others."""
+
+    chunk: bytes
+
+
+@dataclass(frozen=True)
 class Done:
     """All texts have ended."""
 
 
-Event: TypeAlias = "Piece | Ended | Failed | Done"
-
-
-class Mailbox:
-    """Events from any thread for one reader in the event loop."""
-
-    def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._events: deque[Event] = deque()
-        self._arrived = asyncio.Event()
-
-    def post(self, event: Event) -> None:
-        """Add an event; from any thread."""
-        self._events.append(event)
-        try:
-            self._loop.call_soon_threadsafe(self._arrived.set)
-        except RuntimeError:
-            logger.debug("nobody reads any more")  # the loop is closed
-
-    async def get(self, timeout_s: float | None = None) -> Event | None:
-        """The next event; None if there is none for so long."""
-        while not self._events:
-            self._arrived.clear()
-            if self._events:
-                break
-            if timeout_s is None:
-                await self._arrived.wait()
-                continue
-            try:
-                await asyncio.wait_for(self._arrived.wait(), timeout_s)
-            except asyncio.TimeoutError:
-                return None
-        return self._events.popleft()
+Event: TypeAlias = "Piece | Rest | Ended | Failed | Done"
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What a request asks for: ``num_texts`` of a model, and ``open``, which starts each."""
+    """What a request asks for: ``num_texts`` of a model, and ``open``, which starts each.
+
+    ``is_stream``: pieces are wanted as they come, else the results alone.
+    """
 
     model: str | None
     open: OpenText
     num_texts: int = 1
     keep_alive_s: float | None = None
+    is_stream: bool = False
 
 
 @dataclass
@@ -143,30 +119,41 @@ class Answer:
         except RequestError:
             self._leave_queue()
             raise
-        self._mailbox = Mailbox()
+        self._mailbox: Mailbox[Event] = Mailbox()
         self._streams: dict[int, Stream] = {}
         self._is_stopped = False
         self.times = Times()
         self._work = asyncio.create_task(self._run())
 
-    async def next(self, timeout_s: float | None = None) -> Event | None:
-        """The next event; None if none comes for so long."""
-        return await self._mailbox.get(timeout_s)
+    async def events(self, timeout_s: float) -> list[Event]:
+        """The next events; none if none comes for so long."""
+        return await self._mailbox.take(timeout_s)
+
+    def divert(self, taker: Callable[[Event], Event | None]) -> None:
+        """Let threads hand their events to ``taker`` until ``events`` returns; see Mailbox."""
+        self._mailbox.divert(taker)
 
     async def results(self) -> list[Generation]:
         """Wait for all texts; RequestError if anything goes wrong."""
         found: dict[int, Generation] = {}
-        while not isinstance(event := await self._mailbox.get(), Done):
-            if isinstance(event, Failed):
-                raise event.error
-            if isinstance(event, Ended):
-                found[event.index] = event.result
-        return [found[index] for index in sorted(found)]
+        while True:
+            for event in await self._mailbox.take():
+                if isinstance(event, Failed):
+                    raise event.error
+                if isinstance(event, Ended):
+                    found[event.index] = event.result
+                if isinstance(event, Done):
+                    return [found[index] for index in sorted(found)]
 
     @property
     def model(self) -> str | None:
         """The name that was asked for."""
         return self._wish.model
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether pieces are handed on as they come."""
+        return self._wish.is_stream
 
     @property
     def is_done(self) -> bool:
@@ -283,7 +270,8 @@ class Answer:
                     is_first = False
                     self.times.first = self.times.first or time.perf_counter()
                     first_piece()
-                self._mailbox.post(Piece(index, chunk))
+                if self.is_stream:
+                    self._mailbox.post(Piece(index, chunk))
             result = stream.result
             self._metrics.count_text(result)
             self._mailbox.post(Ended(index, result))

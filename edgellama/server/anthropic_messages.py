@@ -15,9 +15,10 @@ from edgellama.server.constraints import anthropic_format
 from edgellama.server.errors import RequestError, anthropic_error
 from edgellama.server.fields import take_fields
 from edgellama.server.openai_common import hold_limits
+from edgellama.server.streaming import StreamWriter
 from edgellama.server.text_openers import open_chat
 from edgellama.server.tool_fields import anthropic_tools, arguments_text
-from edgellama.server.wire import StreamWriter, sse
+from edgellama.server.wire import sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
@@ -80,7 +81,8 @@ class MessagesRequest:
 
     def wish(self) -> Wish:
         """What is to be made."""
-        return Wish(self.fields.model, open_chat(self.messages, self.options, prompt=self.prompt))
+        start = open_chat(self.messages, self.options, prompt=self.prompt)
+        return Wish(self.fields.model, start, is_stream=self.fields.stream)
 
 
 def messages_of(fields: CountFields) -> list[dict[str, Any]]:

@@ -17,9 +17,10 @@ from edgellama.server.anthropic_messages import (
 )
 from edgellama.server.fields import take_own_fields
 from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.streaming import respond
 from edgellama.server.text_openers import chat_request
 from edgellama.server.tool_fields import anthropic_tools
-from edgellama.server.wire import AnswerStream, json_response, wait_for_results
+from edgellama.server.wire import json_response
 
 
 async def messages(request: Request) -> Response:
@@ -29,10 +30,12 @@ async def messages(request: Request) -> Response:
     asked = MessagesRequest(await read_request(request), limits)
     name = state.catalogue.find(asked.fields.model).name
     answer = state.answer(asked.wish())
-    if asked.fields.stream:
-        return AnswerStream(answer, MessageStream(name, asked), state.settings.ping_s)
-    (result,) = await wait_for_results(answer, request.receive)
-    return json_response(message(name, result))
+    return await respond(
+        request,
+        answer,
+        lambda: MessageStream(name, asked),
+        lambda results: message(name, results[0]),
+    )
 
 
 async def count_tokens(request: Request) -> Response:

@@ -1,15 +1,19 @@
-"""Connections that say nothing, or say it byte by byte, are closed (slow loris).
+"""Connections as uvicorn has them, with two things more.
 
-uvicorn limits how long a connection may be idle between requests; this adds how long the head of
-a request may take. Bodies have a limit of their own in wire.
+Those that say nothing, or say it byte by byte, are closed (slow loris): uvicorn limits how long a
+connection may be idle between requests; this adds how long the head of a request may take. Bodies
+have a limit of their own in wire. And the pieces of a stream have a short way to the client.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from edgellama.server.short_way import SHORT_WAY, ShortWay
 
 
 class GuardedConnection(H11Protocol):
@@ -27,10 +31,18 @@ class GuardedConnection(H11Protocol):
         """Some bytes have come; a request's first ones start the clock."""
         if self._deadline is None and (self.cycle is None or self.cycle.response_complete):
             self._await_head()
-        cycle = self.cycle
         super().data_received(data)
+
+    def handle_events(self) -> None:
+        """Begin a request whose head is whole."""
+        cycle = self.cycle
+        super().handle_events()
         if self.cycle is not cycle:
             self._stop_clock()
+            if _is_chunked(self.scope):
+                # The request's task has not begun yet.
+                extensions: Any = {SHORT_WAY: ShortWay(self.transport)}
+                self.scope["extensions"] = extensions
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
@@ -50,6 +62,13 @@ class GuardedConnection(H11Protocol):
         is_waited_for = self.cycle is None or self.cycle.response_complete
         if is_waited_for and not self.transport.is_closing():
             self.transport.close()
+
+
+def _is_chunked(scope: Mapping[str, Any]) -> bool:
+    """Whether a body of unknown length is sent in chunks, bare of encryption."""
+    return (
+        scope["http_version"] == "1.1" and scope["method"] != "HEAD" and scope["scheme"] == "http"
+    )
 
 
 def guarded_connection(header_seconds: float) -> type[GuardedConnection]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from edgellama.server.answers import Wish
+from edgellama.server.answers import OpenText, Wish
 from edgellama.server.catalogue import ServedModel
 from edgellama.server.chat_messages import ordered_messages
 from edgellama.server.errors import RequestError
@@ -38,14 +38,10 @@ from edgellama.server.ollama_texts import (
 from edgellama.server.openai_common import hold_limits
 from edgellama.server.page_files import index_response, wants_page
 from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.streaming import respond
 from edgellama.server.text_openers import open_chat, open_prompt
 from edgellama.server.tool_fields import openai_tools
-from edgellama.server.wire import (
-    AnswerStream,
-    json_response,
-    ndjson_response,
-    wait_for_results,
-)
+from edgellama.server.wire import json_response, ndjson_response
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
@@ -103,12 +99,8 @@ async def chat(request: Request) -> Response:
         return await _load_or_unload(state, fields, as_message)
     options |= openai_tools(fields.tools, fields.tool_choice, None)
     hold_limits(options, state.settings.limits)
-    wish = Wish(
-        model_name(fields),
-        open_chat(ordered_messages(fields.messages), options),
-        keep_alive_s=keep_alive_seconds(fields),
-    )
-    return await _answer(request, wish, fields, as_message, lambda result: {})
+    start = open_chat(ordered_messages(fields.messages), options)
+    return await _answer(request, start, fields, as_message, lambda result: {})
 
 
 async def generate(request: Request) -> Response:
@@ -132,23 +124,27 @@ async def generate(request: Request) -> Response:
     def more(result: Generation) -> dict[str, Any]:
         return {"context": [*prompt, *result.tokens]} if prompt else {}
 
-    wish = Wish(model_name(fields), start, keep_alive_s=keep_alive_seconds(fields))
-    return await _answer(request, wish, fields, as_response, more)
+    return await _answer(request, start, fields, as_response, more)
 
 
 async def _answer(
-    request: Request, wish: Wish, fields: CommonFields, wrap: Wrap, more: More
+    request: Request, start: OpenText, fields: CommonFields, wrap: Wrap, more: More
 ) -> Response:
     state = state_of(request)
     name = model_name(fields) or state.catalogue.find(None).name
-    answer = state.answer(wish)
-    if fields.stream:
-        return AnswerStream(answer, OllamaStream(name, wrap, answer, more), state.settings.ping_s)
-    (result,) = await wait_for_results(answer, request.receive)
-    content = {**with_calls(wrap(result.text), result.tool_calls), **more(result)}
-    if result.logprobs is not None:
-        content["logprobs"] = chat_logprobs(result.logprobs)
-    return json_response(final(name, content, result, answer.times))
+    keep_alive_s = keep_alive_seconds(fields)
+    answer = state.answer(
+        Wish(model_name(fields), start, keep_alive_s=keep_alive_s, is_stream=fields.stream)
+    )
+
+    def whole(results: Sequence[Generation]) -> dict[str, Any]:
+        (result,) = results
+        content = {**with_calls(wrap(result.text), result.tool_calls), **more(result)}
+        if result.logprobs is not None:
+            content["logprobs"] = chat_logprobs(result.logprobs)
+        return final(name, content, result, answer.times)
+
+    return await respond(request, answer, lambda: OllamaStream(name, wrap, answer, more), whole)
 
 
 async def _load_or_unload(state: ServerState, fields: CommonFields, wrap: Wrap) -> Response:

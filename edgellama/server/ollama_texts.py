@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from edgellama.server.answers import Answer, Ended, Event, Piece, Times
 from edgellama.server.errors import RequestError, ollama_error
 from edgellama.server.log_probabilities import chat_logprobs
+from edgellama.server.streaming import StreamWriter
 from edgellama.server.tool_fields import ollama_calls
-from edgellama.server.wire import NDJSON_TYPE, StreamWriter, ndjson
+from edgellama.server.wire import NDJSON_TYPE, ndjson
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation, TokenLogprob

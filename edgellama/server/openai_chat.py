@@ -24,9 +24,10 @@ from edgellama.server.openai_common import (
     model_stream_end,
     usage,
 )
+from edgellama.server.streaming import StreamWriter
 from edgellama.server.text_openers import open_chat
 from edgellama.server.tool_fields import openai_calls, openai_tools
-from edgellama.server.wire import StreamWriter, now, sse
+from edgellama.server.wire import now, sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation, TokenLogprob
@@ -76,7 +77,9 @@ class ChatRequest:
 
     def wish(self) -> Wish:
         """What is to be made."""
-        return Wish(self.fields.model, open_chat(self.messages, self.options), self.fields.n)
+        fields = self.fields
+        start = open_chat(self.messages, self.options)
+        return Wish(fields.model, start, fields.n, is_stream=fields.stream)
 
 
 class ChatStream(StreamWriter):

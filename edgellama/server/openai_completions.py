@@ -22,8 +22,9 @@ from edgellama.server.openai_common import (
     model_stream_end,
     usage,
 )
+from edgellama.server.streaming import StreamWriter
 from edgellama.server.text_openers import open_prompt
-from edgellama.server.wire import StreamWriter, now, sse
+from edgellama.server.wire import now, sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation, TokenLogprob
@@ -98,7 +99,8 @@ class CompletionRequest:
             self.first_tokens[index] = llama.tokenizer.token_text(stream.prompt[0])
             return stream
 
-        return Wish(self.fields.model, start, self.num_texts)
+        fields = self.fields
+        return Wish(fields.model, start, self.num_texts, is_stream=fields.stream)
 
 
 def prompts_of(given: str | Sequence[str | int | list[int]]) -> list[Prompt]:

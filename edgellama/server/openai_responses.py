@@ -64,9 +64,8 @@ class ResponseRequest:
 
     def wish(self) -> Wish:
         """What is to be made."""
-        return Wish(
-            self.fields.model, open_chat(ordered_messages(self.prompt_messages), self.options)
-        )
+        start = open_chat(ordered_messages(self.prompt_messages), self.options)
+        return Wish(self.fields.model, start, is_stream=self.fields.stream)
 
     @property
     def prompt_messages(self) -> Messages:

@@ -15,7 +15,8 @@ from edgellama.server.openai_completions import (
     completion,
 )
 from edgellama.server.routing import Routes, read_request, state_of
-from edgellama.server.wire import AnswerStream, json_response, wait_for_results
+from edgellama.server.streaming import respond
+from edgellama.server.wire import json_response
 
 
 async def models(request: Request) -> Response:
@@ -55,10 +56,12 @@ async def chat_completions(request: Request) -> Response:
     name = state.catalogue.find(asked.fields.model).name
     answer = state.answer(asked.wish())
     fields = asked.fields
-    if fields.stream:
-        return AnswerStream(answer, ChatStream(name, fields), state.settings.ping_s)
-    results = await wait_for_results(answer, request.receive)
-    return json_response(chat_completion(name, fields, results))
+    return await respond(
+        request,
+        answer,
+        lambda: ChatStream(name, fields),
+        lambda results: chat_completion(name, fields, results),
+    )
 
 
 async def completions(request: Request) -> Response:
@@ -68,10 +71,12 @@ async def completions(request: Request) -> Response:
     asked = CompletionRequest(await read_request(request), limits)
     name = state.catalogue.find(asked.fields.model).name
     answer = state.answer(asked.wish())
-    if asked.fields.stream:
-        return AnswerStream(answer, CompletionStream(name, asked), state.settings.ping_s)
-    results = await wait_for_results(answer, request.receive)
-    return json_response(completion(name, asked, results))
+    return await respond(
+        request,
+        answer,
+        lambda: CompletionStream(name, asked),
+        lambda results: completion(name, asked, results),
+    )
 
 
 ROUTES: Routes = (

@@ -18,16 +18,14 @@ from edgellama.server.answers import Ended, Event, OpenText, Piece, Wish
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.openai_common import hold_limits
 from edgellama.server.page_conversations import ConversationStore, StoredMessage
+from edgellama.server.streaming import StreamWriter
 from edgellama.server.text_openers import open_chat
-from edgellama.server.wire import AnswerStream, StreamWriter, sse
+from edgellama.server.wire import sse
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
-
     from edgellama.generation.results import Generation
     from edgellama.generation.stream import Stream
     from edgellama.llama import Llama
-    from edgellama.server.answers import Answer
     from edgellama.server.settings import Limits
 
 TITLE_CHARACTERS = 60
@@ -67,7 +65,7 @@ class Turn:
         """What the model is to make."""
         hold_limits(options, limits)
         open_text = open_chat if self.goes_on else open_reply
-        return Wish(model, open_text(self.said, options))
+        return Wish(model, open_text(self.said, options), is_stream=True)
 
 
 def new_turn(
@@ -214,21 +212,6 @@ class ReplyWriter(StreamWriter):
             "first_token_seconds": figures.time_to_first_token_s,
             "context_length": self._context_length(),
         }
-
-
-class ReplyStream(AnswerStream):
-    """A reply as a stream; what came is kept, also if it breaks off."""
-
-    def __init__(self, answer: Answer, writer: ReplyWriter) -> None:
-        super().__init__(answer, writer, PING_S)
-        self._reply = writer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the reply."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._reply.close()
 
 
 def _title(text: str) -> str:

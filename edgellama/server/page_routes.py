@@ -13,9 +13,10 @@ from edgellama.server import page_conversations as conversations
 from edgellama.server import page_files
 from edgellama.server.errors import RequestError
 from edgellama.server.fields import convert, take_fields
-from edgellama.server.page_chat import ChatFields, ReplyStream, ReplyWriter, new_turn
+from edgellama.server.page_chat import PING_S, ChatFields, ReplyWriter, new_turn
 from edgellama.server.page_models import described_models, machine, read_speed
 from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.streaming import AnswerStream
 from edgellama.server.turns import in_turn
 from edgellama.server.wire import json_response
 
@@ -87,7 +88,7 @@ async def chat(request: Request) -> Response:
         return None if entry is None else entry.llama.context_length
 
     writer = ReplyWriter(turn, state.conversations, state.drafts, context_length)
-    return ReplyStream(answer, writer)
+    return AnswerStream(answer, writer, PING_S)
 
 
 async def models(request: Request) -> Response:

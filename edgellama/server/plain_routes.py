@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -15,14 +16,9 @@ from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.fields import take_fields, take_own_fields
 from edgellama.server.openai_common import finish_reason, hold_limits
 from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.streaming import StreamWriter, respond
 from edgellama.server.text_openers import open_prompt
-from edgellama.server.wire import (
-    AnswerStream,
-    StreamWriter,
-    json_response,
-    sse,
-    wait_for_results,
-)
+from edgellama.server.wire import json_response, sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
@@ -137,11 +133,8 @@ async def infill(request: Request) -> Response:
     hold_limits(options, state.settings.limits)
     options["suffix"] = fields.input_suffix
     start = open_prompt(fields.input_prefix + fields.prompt, options)
-    answer = state.answer(Wish(fields.model, start))
-    if fields.stream:
-        return AnswerStream(answer, InfillStream(), state.settings.ping_s)
-    (result,) = await wait_for_results(answer, request.receive)
-    return json_response({"content": result.text, **_infill_end(result)})
+    answer = state.answer(Wish(fields.model, start, is_stream=fields.stream))
+    return await respond(request, answer, InfillStream, _infilled)
 
 
 class InfillStream(StreamWriter):
@@ -156,6 +149,10 @@ class InfillStream(StreamWriter):
         if isinstance(event, Ended):
             return sse({"content": "", **_infill_end(event.result)})
         return b""
+
+
+def _infilled(results: Sequence[Generation]) -> dict[str, Any]:
+    return {"content": results[0].text, **_infill_end(results[0])}
 
 
 def _infill_end(result: Generation) -> dict[str, Any]:

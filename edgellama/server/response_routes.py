@@ -13,7 +13,8 @@ from edgellama.server.errors import RequestError
 from edgellama.server.openai_responses import ResponseObject, ResponseRequest
 from edgellama.server.response_stream import ResponseStream
 from edgellama.server.routing import Routes, read_request, state_of
-from edgellama.server.wire import AnswerStream, json_response, wait_for_results
+from edgellama.server.streaming import respond
+from edgellama.server.wire import json_response
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
@@ -31,15 +32,17 @@ async def create(request: Request) -> Response:
     response = ResponseObject(name, asked)
     answer = state.answer(asked.wish())
 
-    def keep(result: Generation) -> None:
-        if asked.fields.store:
-            state.responses.save(response.ended(result), asked.messages_after(result))
+    async def keep(result: Generation) -> None:
+        said = asked.messages_after(result)
+        await asyncio.to_thread(state.responses.save, response.ended(result), said)
 
-    if asked.fields.stream:
-        return AnswerStream(answer, ResponseStream(response, keep), state.settings.ping_s)
-    (result,) = await wait_for_results(answer, request.receive)
-    await asyncio.to_thread(keep, result)
-    return json_response(response.ended(result))
+    return await respond(
+        request,
+        answer,
+        lambda: ResponseStream(response),
+        lambda results: response.ended(results[0]),
+        keep if asked.fields.store else None,
+    )
 
 
 async def retrieve(request: Request) -> Response:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from edgellama.server.answers import Ended, Event, Piece
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.openai_responses import ResponseObject, call_item, status_of, text_part
-from edgellama.server.wire import StreamWriter, sse
+from edgellama.server.streaming import StreamWriter
+from edgellama.server.wire import sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
@@ -19,10 +19,8 @@ class ResponseStream(StreamWriter):
 
     error_shape = staticmethod(openai_error)
 
-    def __init__(self, response: ResponseObject, on_end: Callable[[Generation], None]) -> None:
-        """``on_end`` is called with the result before the last event is written."""
+    def __init__(self, response: ResponseObject) -> None:
         self._response = response
-        self._on_end = on_end
         self._number = 0
 
     def begin(self) -> bytes:
@@ -53,7 +51,6 @@ class ResponseStream(StreamWriter):
         return self._event("response.failed", response=self._response.failed(error))
 
     def _end(self, result: Generation) -> bytes:
-        self._on_end(result)
         status = status_of(result)
         return (
             self._of_part("response.output_text.done", text=result.text, logprobs=[])
