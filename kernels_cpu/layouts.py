@@ -43,6 +43,21 @@ ALL_KEYS = 1 << 40
 """More keys than any context has: the part of keys that are not split, the window of no window."""
 
 
+CARD_CONTEXT, CARD_STREAM, CARD_STATUS = 0, 8, 16
+"""Words of a graphics card's record: the driver's handles, and what the last call returned."""
+CARD_SET_CONTEXT, CARD_COPY, CARD_LAUNCH, CARD_IS_READY = 24, 32, 40, 48
+"""Addresses of functions of the driver: ``cuCtxSetCurrent``, ``cuMemcpyHtoDAsync``,
+``cuLaunchKernel`` and ``cuStreamQuery``."""
+CARD_BYTES = 64
+NOT_READY = 600
+"""What ``cuStreamQuery`` returns while the card computes."""
+LAUNCH_FUNCTION, LAUNCH_Y, LAUNCH_Z, LAUNCH_THREADS = 0, 8, 16, 24
+LAUNCH_SHARED_BYTES, LAUNCH_ARGUMENTS = 32, 40
+"""Words of a launch's record: the kernel, its blocks in two directions, its threads in a block,
+their shared memory, the address of the addresses of its arguments."""
+LAUNCH_BYTES = 64
+
+
 def round_up(number: int, multiple: int) -> int:
     """The next multiple."""
     return (number + multiple - 1) // multiple * multiple

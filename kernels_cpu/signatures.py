@@ -175,6 +175,14 @@ def _signatures() -> Table:
     table[Kernel("read_bytes")] = _op(
         "matrices.bandwidth", "read_bytes", ("address", "num_bytes", "sink")
     )
+    turned = ("q", "q_stride", "k", "kv_stride", "head_size", "num_heads", "num_kv_heads")
+    for keys in CACHE_TYPES:
+        table[Kernel("rope", (keys,))] = _op(
+            "attention.rope", "rope", (*turned, "num_pairs", "cos_sin", "num_tokens")
+        )
+    launches = ("card", "table", "table_source", "table_bytes", "store", "few", "many")
+    tasks = ("num_tokens", "num_few_tasks", "num_many_tasks", "cancel_flag")
+    table[Kernel("attend_on_card")] = _op("attention.card", "attend_on_card", launches + tasks)
     for entry in ("execute", "execute_timed", "serve"):
         table[Kernel(entry)] = Signature("threads.executor", entry, ("team",))
     return table

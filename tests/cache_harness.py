@@ -52,6 +52,7 @@ def attention_kernel(pair: tuple[str, str], method: int | str) -> Kernel:
 CACHE_KERNELS = [
     "merge_attention",
     *(Kernel("rope_store", pair).name for pair in PAIRS),
+    *(Kernel("rope", (keys,)).name for keys, _ in PAIRS),
     *(
         attention_kernel(pair, method).name
         for pair, methods in METHODS.items()
@@ -61,7 +62,7 @@ CACHE_KERNELS = [
 OTHER_KERNELS = [
     kernel.name
     for kernel in SIGNATURES
-    if kernel.family not in (*CACHE_FAMILIES, "merge_attention")
+    if kernel.family not in (*CACHE_FAMILIES, "merge_attention", "rope", "attend_on_card")
 ]
 
 
@@ -133,6 +134,21 @@ class CacheRunner:
             q_stride=queries.strides[0], k=keys, v=v,
             kv_stride=keys.strides[0], num_pairs=self.pairs, cos_sin=table,
             **self._page_arguments([(position, num_tokens)], 1, None)[0],
+        )  # fmt: skip
+        return queries, keys
+
+    def rotate(self, position: int, q: Array, k: Array) -> tuple[Array, Array]:
+        """Rotate q (tokens, heads, size) and k, and store nothing."""
+        num_tokens = len(q)
+        table = np.zeros((num_tokens, max(4, 4 * self.pairs)), np.float32)
+        if self._rope is not None:
+            self._rope.fill(table, position, num_tokens)
+        queries, keys = self._runner.output(q.shape), self._runner.output(k.shape)
+        queries[:], keys[:] = q, k
+        self._runner(
+            Kernel("rope", (self.types.keys,)).name, 2, q=queries, q_stride=queries.strides[0],
+            k=keys, kv_stride=keys.strides[0], head_size=self.head_size, num_heads=self.heads,
+            num_kv_heads=self.kv_heads, num_pairs=self.pairs, cos_sin=table, num_tokens=num_tokens,
         )  # fmt: skip
         return queries, keys
 

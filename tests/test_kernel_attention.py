@@ -88,6 +88,18 @@ def test_rope_store(runner: KernelRunner, types: tuple[str, str], head_size: int
         assert not np.isfinite(found[:, 74:]).any() or "_" in kind
 
 
+@pytest.mark.parametrize("types", PAIRS, ids=pair_name)
+def test_rope(runner: KernelRunner, types: tuple[str, str]) -> None:
+    """What is stored elsewhere is turned to the same bits."""
+    cache = CacheRunner(runner, types, 96, kv_heads=3, group=2, context_length=75, pairs=30)
+    rng = np.random.default_rng(0)
+    q = rng.standard_normal((40, 6, 96)).astype(np.float32)
+    k = rng.standard_normal((40, 3, 96)).astype(np.float32)
+    stored = cache.store(7, q, k, k)
+    for found, expected in zip(cache.rotate(7, q, k), stored, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("kind", ["q8_0", "q4_0"])
 def test_stored_scales_of_hard_blocks(runner: KernelRunner, kind: str) -> None:
     """Blocks of zeros, of one huge number, and of ties are stored as GGUF rounds them."""

@@ -20,6 +20,8 @@ USUAL_CACHE_TYPES = ("f16", "q8_0")
 """Of the KV cache, the same for keys and for values."""
 CACHE_FAMILIES = ("rope_store", "attention_direct", "attention_packed")
 """Kernels whose options begin with the types of keys and of values."""
+CARD_FAMILIES = ("rope", "attend_on_card")
+"""Kernels of steps whose keys and values lie on a graphics card, compiled where one is used."""
 USUAL_GROUPS = (1, 3, 4, 8)
 """Query heads that share a key head: Llama 2, SmolLM, Llama 3 and Mistral, TinyLlama."""
 
@@ -39,7 +41,9 @@ def kernels_for(
     pairs = {types.pair for types in map(KVTypes.of, cache_types)}
     names = []
     for kernel in SIGNATURES:
-        if kernel.family in CACHE_FAMILIES:
+        if kernel.family in CARD_FAMILIES:
+            is_wanted = False
+        elif kernel.family in CACHE_FAMILIES:
             is_wanted = kernel.options[:2] in pairs
         else:
             is_wanted = allowed.issuperset(WEIGHT_FORMATS.intersection(kernel.options))

@@ -1,4 +1,7 @@
-"""Rotary positions, and handing keys and values to their pages (``cache_store``)."""
+"""Rotary positions, and handing keys and values to their pages (``cache_store``).
+
+Pages on a graphics card are written there: ``rope`` only rotates.
+"""
 
 from __future__ import annotations
 
@@ -78,12 +81,47 @@ def spread_head(head, head_size):
     scale_row(head, np.float32(1.0) / square_root(np.float32(length)), head_size, head)
 
 
-def rope_store(key_kind, value_kind):
-    """Rotate queries and keys, store keys and values in their pages; a block of keys a task.
+def turning(key_kind):
+    """Device functions that turn a query or a key for a cache whose keys are of this type.
 
-    Queries and keys are spread besides where keys are stored in four bits.
+    Where keys are stored in four bits they are spread besides.
     """
     is_spread = key_kind == "q4_0"
+
+    @device
+    def turn_head(head, head_size, num_pairs, cosines, sines):
+        rotate_head(head, num_pairs, cosines, sines)
+        if is_spread:
+            spread_head(head, head_size)
+
+    @device
+    def turn_heads(rows, head_size, num_heads, num_pairs, cosines):
+        for head in range(num_heads):
+            turn_head(rows + head * head_size * 4, head_size, num_pairs, cosines,
+                      cosines + num_pairs * 8)  # fmt: skip
+
+    return turn_head, turn_heads
+
+
+def rope(key_kind):
+    """Rotate queries and keys that are stored elsewhere; a token a task."""
+    _, turn_heads = turning(key_kind)
+
+    def kernel(
+        q, q_stride, k, kv_stride, head_size, num_heads, num_kv_heads, num_pairs, cos_sin,
+        num_tokens, counter, thread, job,
+    ):  # fmt: skip
+        for token in tasks_of(counter, job, num_tokens):
+            cosines = cos_sin + token * num_pairs * 16
+            turn_heads(q + token * q_stride, head_size, num_heads, num_pairs, cosines)
+            turn_heads(k + token * kv_stride, head_size, num_kv_heads, num_pairs, cosines)
+
+    return kernel
+
+
+def rope_store(key_kind, value_kind):
+    """Rotate queries and keys, store keys and values in their pages; a block of keys a task."""
+    turn_head, turn_heads = turning(key_kind)
     store_key, store_value = key_store(key_kind), value_store(value_kind)
 
     def kernel(
@@ -108,16 +146,10 @@ def rope_store(key_kind, value_kind):
                 token = first_row + first + place - position
                 cosines = cos_sin + token * num_pairs * 16
                 sines = cosines + num_pairs * 8
-                for head in range(num_heads):
-                    query = q + token * q_stride + head * head_bytes
-                    rotate_head(query, num_pairs, cosines, sines)
-                    if is_spread:
-                        spread_head(query, head_size)
+                turn_heads(q + token * q_stride, head_size, num_heads, num_pairs, cosines)
                 for head in range(num_kv_heads):
                     source = token * kv_stride + head * head_bytes
-                    rotate_head(k + source, num_pairs, cosines, sines)
-                    if is_spread:
-                        spread_head(k + source, head_size)
+                    turn_head(k + source, head_size, num_pairs, cosines, sines)
                     store_key(k + source, head_size, key_at + head * key_head_bytes, place)
                     store_value(v + source, head_size, value_at + head * value_head_bytes, place)
 

@@ -112,3 +112,37 @@ def call_clock(typingctx, function, timespec):
         return ctx.get_dummy_value()
 
     return types.void(types.int64, types.int64), codegen
+
+
+@intrinsic
+def call_driver(typingctx, function, first, second, third, fourth):
+    """What the graphics driver's function at an address returns for up to four arguments.
+
+    Functions of fewer arguments do not look at the others.
+    """
+
+    def codegen(ctx, b, sig, args):
+        signature = ir.FunctionType(I32, [I64] * 4)
+        return b.sext(b.call(pointer(b, args[0], signature), args[1:]), I64)
+
+    return types.int64(*[types.int64] * 5), codegen
+
+
+@intrinsic
+def call_launch(typingctx, function, kernel, x, y, z, threads, shared_bytes, stream, arguments):
+    """What ``cuLaunchKernel`` at address ``function`` returns.
+
+    A grid of x by y by z blocks of so many threads in one line; ``arguments``: the address of
+    the addresses of the kernel's arguments.
+    """
+
+    def codegen(ctx, b, sig, args):
+        function, kernel, x, y, z, threads, shared_bytes, stream, arguments = args
+        one, nothing = ir.Constant(I32, 1), ir.Constant(I64, 0)
+        sizes = [b.trunc(size, I32) for size in (x, y, z, threads)]
+        signature = ir.FunctionType(I32, [I64, *[I32] * 7, I64, I64, I64])
+        shared = b.trunc(shared_bytes, I32)
+        values = [kernel, *sizes, one, one, shared, stream, arguments, nothing]
+        return b.sext(b.call(pointer(b, function, signature), values), I64)
+
+    return types.int64(*[types.int64] * 9), codegen

@@ -1,0 +1,102 @@
+"""Attention of a layer on a graphics card: launches its kernels there, and waits for them.
+
+The card's own kernels, and all memory, are others' business; here are calls of the driver by
+address, so that no thread of Python is needed between two layers. The words of the records lie
+where ``layouts`` says.
+"""
+
+from __future__ import annotations
+
+from edgellama.kernels_cpu.layouts import (
+    CARD_CONTEXT,
+    CARD_COPY,
+    CARD_IS_READY,
+    CARD_LAUNCH,
+    CARD_SET_CONTEXT,
+    CARD_STATUS,
+    CARD_STREAM,
+    LAUNCH_ARGUMENTS,
+    LAUNCH_FUNCTION,
+    LAUNCH_SHARED_BYTES,
+    LAUNCH_THREADS,
+    LAUNCH_Y,
+    LAUNCH_Z,
+    NOT_READY,
+)
+from edgellama.kernels_cpu.simd.atomics import (
+    atomic_load,
+    atomic_store,
+    call_driver,
+    call_launch,
+    pause,
+)
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.vectors import read_i64
+from edgellama.kernels_cpu.threads.tasks import tasks_of
+
+PAUSES = 64
+"""Between two questions whether the card is done: a few microseconds."""
+
+
+@device
+def launch(card, record, num_blocks):
+    """Launch a kernel with so many blocks in a row, none where there are none; the status."""
+    if num_blocks == 0:
+        return 0
+    return call_launch(
+        read_i64(card + CARD_LAUNCH),
+        read_i64(record + LAUNCH_FUNCTION),
+        num_blocks,
+        read_i64(record + LAUNCH_Y),
+        read_i64(record + LAUNCH_Z),
+        read_i64(record + LAUNCH_THREADS),
+        read_i64(record + LAUNCH_SHARED_BYTES),
+        read_i64(card + CARD_STREAM),
+        read_i64(record + LAUNCH_ARGUMENTS),
+    )
+
+
+@device
+def wait(card, cancel_flag):
+    """Wait until the card has done all that it was given; the status, 0 where it was cancelled."""
+    stream = read_i64(card + CARD_STREAM)
+    status = call_driver(read_i64(card + CARD_IS_READY), stream, 0, 0, 0)
+    while status == NOT_READY:
+        if atomic_load(cancel_flag) != 0:
+            return 0
+        for _ in range(PAUSES):
+            pause()
+        status = call_driver(read_i64(card + CARD_IS_READY), stream, 0, 0, 0)
+    return status
+
+
+def attend_on_card():
+    """Store a layer's new keys and values on the card, and attend there; one task.
+
+    ``table_bytes``: how much of the table of segments is copied first. Once a call has failed its
+    status stays in the card's record, and nothing is launched any more.
+    """
+
+    def kernel(
+        card, table, table_source, table_bytes, store, few, many, num_tokens, num_few_tasks,
+        num_many_tasks, cancel_flag, counter, thread, job,
+    ):  # fmt: skip
+        for _ in tasks_of(counter, job, 1):
+            status = atomic_load(card + CARD_STATUS)
+            if status == 0:
+                context = read_i64(card + CARD_CONTEXT)
+                status = call_driver(read_i64(card + CARD_SET_CONTEXT), context, 0, 0, 0)
+            if status == 0 and table_bytes != 0:
+                status = call_driver(read_i64(card + CARD_COPY), table, table_source, table_bytes,
+                                     read_i64(card + CARD_STREAM))  # fmt: skip
+            if status == 0:
+                status = launch(card, store, num_tokens)
+            if status == 0:
+                status = launch(card, few, num_few_tasks)
+            if status == 0:
+                status = launch(card, many, num_many_tasks)
+            if status == 0:
+                status = wait(card, cancel_flag)
+            atomic_store(card + CARD_STATUS, status)
+
+    return kernel
