@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
         "batch": "edgellama.cli.batch",
         "serve": "edgellama.cli.serve",
         "embed": "edgellama.cli.embed",
+        "rerank": "edgellama.cli.rerank",
         "footprint": "edgellama.cli.footprint",
         "cluster": "edgellama.cli.cluster",
         "inspect": "edgellama.cli.inspect_model",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -13,13 +13,13 @@ import click
 
 from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.completion import MODEL, PATH
-from edgellama.cli.options import engine_options, given, take_engine_arguments, type_option
+from edgellama.cli.options import given, reading_options, take_engine_arguments, type_option
+from edgellama.cli.text_lines import STANDARD_STREAM, TextLines, lines_option
 
 if TYPE_CHECKING:
     from edgellama.generation.embedding import Embedding
 
-ARRAY_SUFFIX, LINES_SUFFIX = ".npy", ".jsonl"
-STANDARD_STREAM = "-"
+ARRAY_SUFFIX = ".npy"
 EXACT_DIGITS = 9
 """So many decimal digits tell every f32 from its neighbours."""
 
@@ -27,12 +27,7 @@ EXACT_DIGITS = 9
 @click.command("embed", short_help="Turn texts into vectors.")
 @click.argument("model", type=MODEL)
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
-@click.option(
-    *("-f", "--file"),
-    type=PATH,
-    metavar="FILE",
-    help='Take each line for a text, of FILE.jsonl its "text" (- is stdin).',
-)
+@lines_option("text")
 @click.option(
     *("-o", "--output"),
     type=PATH,
@@ -53,7 +48,7 @@ EXACT_DIGITS = 9
 )
 @type_option
 @adapter_option()
-@engine_options
+@reading_options
 def command(
     model: str,
     texts: tuple[str, ...],
@@ -77,9 +72,10 @@ def command(
     """
     from edgellama.cli.model_argument import find_runnable, open_model
     from edgellama.cli.terminal import step_progress
+    from edgellama.generation.in_order import told
     from edgellama.quant.replaced_file import replaced_file
 
-    lines = _Texts(texts, file)
+    lines = TextLines(texts, file)
     engine = take_engine_arguments(options)
     with ExitStack() as opened:
         llama = opened.enter_context(open_model(find_runnable(model, type_name), **engine))
@@ -90,81 +86,14 @@ def command(
             return
         target = opened.enter_context(replaced_file(Path(output)))
         report = opened.enter_context(step_progress("embedding texts"))
-        seen = _reported(found, report, lines.total)
+        seen = told(found, lines.total, report)
         if output.endswith(ARRAY_SUFFIX):
             _write_array(target, seen, llama.config.embedding_length)
         else:
             _write_lines(target, seen, lines)
 
 
-class _Texts:
-    """The texts of one run: where they come from, and what those that were read are known by."""
-
-    def __init__(self, texts: Sequence[str], file: str | None) -> None:
-        from edgellama.cli.prompt_text import comes_through_pipe
-
-        if texts and file is not None:
-            raise click.UsageError("texts and a file; give one of them")
-        if not texts and file is None and not comes_through_pipe():
-            raise click.UsageError("no texts; give some, -f FILE, or lines through a pipe")
-        self._texts = texts
-        self._file = None if file in (None, STANDARD_STREAM) else Path(str(file))
-        self._ids: dict[int, object] = {}
-        self.total = len(texts)
-        if self._file is not None and self._file.is_file():
-            with self._file.open("rb") as opened:
-                self.total = sum(bool(line.strip()) for line in opened)
-
-    def read(self) -> Iterator[str]:
-        """Each text in turn."""
-        if self._texts:
-            yield from self._texts
-            return
-        with ExitStack() as opened:
-            source: BinaryIO = sys.stdin.buffer
-            if self._file is not None:
-                source = opened.enter_context(self._file.open("rb"))
-            numbered = ((n, line) for n, line in enumerate(source, start=1) if line.strip())
-            for index, (number, line) in enumerate(numbered):
-                text, self._ids[index] = self._text_and_id(line, number, index)
-                yield text
-
-    def id_of(self, index: int) -> object:
-        """What a text's line of the output is known by; asked once for each."""
-        return self._ids.pop(index, index)
-
-    def _text_and_id(self, line: bytes, number: int, index: int) -> tuple[str, object]:
-        name = "standard input" if self._file is None else str(self._file)
-        must_be_object = self._file is not None and self._file.suffix == LINES_SUFFIX
-        try:
-            text = line.decode("utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise click.ClickException(f"{name}, line {number} is not UTF-8: {error}") from error
-        content: object = None
-        if must_be_object or text.startswith("{"):
-            try:
-                content = json.loads(text)
-            except (ValueError, RecursionError):
-                content = None
-        if isinstance(content, dict) and isinstance(content.get("text"), str):
-            return content["text"], content.get("id", index)
-        if must_be_object:
-            raise click.ClickException(
-                f'{name}, line {number} is no JSON object with "text": {text[:80]!r}'
-            )
-        return text, index
-
-
-def _reported(
-    found: Iterable[Embedding], report: Callable[[int, int], None], total: int
-) -> Iterator[Embedding]:
-    """The same, and how far they have come."""
-    for done, embedding in enumerate(found, start=1):
-        yield embedding
-        report(done, total)
-
-
-def _write_lines(target: BinaryIO, found: Iterable[Embedding], lines: _Texts) -> None:
+def _write_lines(target: BinaryIO, found: Iterable[Embedding], lines: TextLines) -> None:
     for index, embedding in enumerate(found):
         line = {
             "id": lines.id_of(index),

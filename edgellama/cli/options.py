@@ -238,10 +238,11 @@ ENGINE_ARGUMENTS = (
     *("context_length", "num_threads", "kv_type", "cache_limit", "exact", "speculation", "draft"),
     *("rope_scaling", "low_priority"),
 )
+"""Of ``Llama``: what the options of ``engine_options`` are called there."""
 
 
 def engine_options(command: Command) -> Command:
-    """Adds what decides how a model is loaded: ENGINE_ARGUMENTS, which ``Llama`` takes."""
+    """Adds what decides how a model is loaded that writes texts."""
     command = click.option("--draft", type=MODEL, metavar="MODEL", help=DRAFT_HELP)(command)
     command = click.option(
         "--speculation",
@@ -249,6 +250,11 @@ def engine_options(command: Command) -> Command:
         callback=lambda context, option, name: SPECULATION_MODES.get(name),
         help=f"{SPECULATION_HELP}  [default: auto]",
     )(command)
+    return reading_options(command)
+
+
+def reading_options(command: Command) -> Command:
+    """Adds what decides how a model is loaded that only reads texts."""
     command = click.option(
         "--rope-scaling", metavar="TYPE:N", help=f"{ROPE_SCALING_HELP}  [default: the model's own]"
     )(command)
@@ -287,7 +293,7 @@ def type_option(command: Command) -> Command:
 
 def take_engine_arguments(options: dict[str, Any]) -> dict[str, Any]:
     """The engine options that the user has set, which then are no longer among ``options``."""
-    return given({name: options.pop(name) for name in ENGINE_ARGUMENTS})
+    return given({name: options.pop(name, None) for name in ENGINE_ARGUMENTS})
 
 
 def given(options: dict[str, Any]) -> dict[str, Any]:

@@ -243,7 +243,7 @@ class Reranker:
             self.context_length,
             way=Way(
                 "shorten it, raise context_length, or let truncate=True drop ends of documents",
-                "shorten it or raise --context",
+                "shorten it, raise --context, or let --truncate drop ends of documents",
             ),
         )
 
