@@ -1,0 +1,72 @@
+"""Compiles kernels of the card in processes of their own: to PTX, or to the CPU form of a tier.
+
+What was compiled from the same sources lies in the cache folder. Run as a program: the target
+(a tier's name), a folder and names of kernels.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from importlib.metadata import version
+from pathlib import Path
+
+from edgellama.cuda.signatures import CARD_KERNELS
+from edgellama.kernels_cpu.compiling.compile_worker import read_checked, write_checked
+from edgellama.kernels_cpu.compiling.source_hash import source_hash
+from edgellama.kernels_cpu.machine.user_cache import folder_to_fill
+from edgellama.quant.digests import blake2b
+
+SOURCES = Path(__file__).resolve().parent.parent / "edgellama" / "cuda"
+NUM_WORKERS = 2
+
+
+def compiled(target: str, names: Iterable[str]) -> dict[str, bytes]:
+    """PTX where ``target`` is a tier of cards, such as sm_80, else object code of the CPU form."""
+    folder = folder_to_fill("card-tests") / _key() / target
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = sorted(set(names))
+    missing = [name for name in wanted if read_checked(folder / name) is None]
+    shares = [missing[number::NUM_WORKERS] for number in range(NUM_WORKERS)]
+    program = [sys.executable, __file__, target, str(folder)]
+    workers = [subprocess.Popen([*program, *share]) for share in shares if share]
+    for worker in workers:
+        assert worker.wait() == 0, f"{target}: {missing} could not be compiled"
+    found = {name: read_checked(folder / name) for name in wanted}
+    return {name: content for name, content in found.items() if content is not None}
+
+
+def _key() -> str:
+    """Changes with all that the code depends on."""
+    key = blake2b((source_hash() or "").encode(), digest_size=8)
+    for source in sorted(SOURCES.rglob("*.py")):
+        key.update(source.read_bytes())
+    key.update(f"{version('numba')} {version('llvmlite')} {sys.version}".encode())
+    return key.hexdigest()
+
+
+def _compile(target: str, folder: Path, names: list[str]) -> None:
+    from edgellama.cuda import ptx_target
+    from edgellama.cuda.kernels.cpu_form import compile_object
+    from edgellama.kernels_cpu.compiling import jit
+    from edgellama.kernels_cpu.machine.cpu import compilable_tier
+
+    cards = {tier.name: tier for tier in ptx_target.CARD_TIERS}
+    if target in cards:
+        ptx_target.use_card(cards[target])
+    else:
+        jit.use_tier(compilable_tier(target))
+    for name in names:
+        kernel = CARD_KERNELS[name]
+        if target in cards:
+            write_checked(folder / name, ptx_target.compile_ptx(kernel).encode())
+        else:
+            write_checked(folder / name, compile_object(kernel))
+
+
+if __name__ == "__main__":
+    if hasattr(os, "nice"):
+        os.nice(5)
+    _compile(sys.argv[1], Path(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,101 @@
+"""Launches kernels of the card in their CPU form, as a card would: blocks, warps, shared memory.
+
+A test double of the card: its global memory is the process's own, a warp is 32 lanes of vectors,
+and the warps of a block are threads that meet at barriers.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+import threading
+from collections.abc import Iterable
+from itertools import product
+from typing import Any
+
+import numpy as np
+from card_compiler import compiled
+
+from edgellama.cuda.layouts import WARP
+from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES
+from edgellama.kernels_cpu.compiling.code_loader import LoadedCode
+from edgellama.kernels_cpu.compiling.elf_object import ElfObject
+from edgellama.kernels_cpu.machine.cpu import Tier, available_tiers
+from edgellama.kernels_cpu.threads.thread_team import ENTRY, yield_address
+
+GUARD_BYTES = 256
+GUARD = 0xA5
+FASTEST = available_tiers()[0]
+
+
+class WarpRunner:
+    """All kernels of the card in the CPU form of one tier, loaded as they are first launched."""
+
+    def __init__(self, tier: Tier = FASTEST) -> None:
+        self.tier = tier
+        self._code: list[LoadedCode] = []
+        self._functions: dict[str, Any] = {}
+        self._yield = yield_address()
+
+    def preload(self, names: Iterable[str]) -> None:
+        """Compile and load several kernels at once."""
+        missing = [name for name in names if name not in self._functions]
+        for name, content in compiled(self.tier.name, missing).items():
+            code = LoadedCode([ElfObject.parse(content, name)])
+            self._code.append(code)
+            self._functions[name] = ENTRY(code.addresses[name])
+
+    def launch(
+        self, name: str, grid: tuple[int, int, int], slots: bytes, shared_bytes: int
+    ) -> None:
+        """Run all blocks; ``slots`` are the arguments, 8 bytes each, as for ``cuLaunchKernel``.
+
+        Shared memory is garbage before, and nothing may be written behind its end.
+        """
+        self.preload([name])
+        num_warps = CARD_SIGNATURES[CARD_KERNELS[name]].num_warps
+        arguments = np.frombuffer(bytearray(slots), np.uint8)
+        for z, y, x in product(*(range(count) for count in reversed(grid))):
+            shared = np.full(shared_bytes + GUARD_BYTES + WARP, GUARD, np.uint8)
+            start = -shared.ctypes.data % 16
+            barrier = np.zeros(2, np.int64)
+            records = np.array(
+                [
+                    [x, y, z, number, num_warps, shared.ctypes.data + start, barrier.ctypes.data,
+                     self._yield]
+                    for number in range(num_warps)
+                ],
+                np.int64,
+            )  # fmt: skip
+            self._run_block(self._functions[name], arguments.ctypes.data, records)
+            assert (shared[start + shared_bytes :] == GUARD).all(), f"{name}: shared memory"
+
+    def call(self, name: str, grid: tuple[int, ...], shared_bytes: int = 0,
+             **arguments: Any) -> None:  # fmt: skip
+        """The same with arguments by their names; arrays stand for their addresses."""
+        signature = CARD_SIGNATURES[CARD_KERNELS[name]]
+        assert set(arguments) == set(signature.parameters), name
+        slots = b""
+        for parameter in signature.parameters:
+            value = arguments[parameter]
+            if isinstance(value, np.ndarray):
+                value = value.ctypes.data
+            code = "<f4x" if parameter in signature.float_parameters else "<q"
+            slots += struct.pack(code, value)
+        self.launch(name, (*grid, 1, 1)[:3], slots, shared_bytes)
+
+    def _run_block(self, function: Any, arguments: int, records: Any) -> None:
+        """All warps of a block at once; ctypes lets go of the GIL."""
+        calls = [(arguments, int(record.ctypes.data), 0) for record in records]
+        threads = [threading.Thread(target=function, args=call) for call in calls[1:]]
+        for thread in threads:
+            thread.start()
+        function(*calls[0])
+        for thread in threads:
+            thread.join()
+
+
+@functools.cache
+def warp_runner(tier: Tier = FASTEST) -> WarpRunner:
+    """The one runner of a tier in this process."""
+    return WarpRunner(tier)
