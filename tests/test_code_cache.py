@@ -187,7 +187,8 @@ def test_worker_that_meets_a_full_disk(cold_cache: Path, monkeypatch: pytest.Mon
         "    return open('/dev/full', mode)\n"
         "os.fdopen = fdopen\n"
     )
-    program = compile_pool.WORKER_PROGRAM.replace("from edge", f"exec({worker!r}); from edge", 1)
+    start = "importlib.import_module"
+    program = compile_pool.WORKER_PROGRAM.replace(start, f"exec({worker!r}); {start}", 1)
     monkeypatch.setattr(compile_pool, "WORKER_PROGRAM", program)
     with pytest.raises(CacheError, match=rf"^{folder}/{KERNEL}\.o cannot be written: No space"):
         compiled()

@@ -11,10 +11,10 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from edgellama.kernels_cpu.compiling.code_loader import LoadedCode
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
 
 logger = logging.getLogger(__name__)
+Code = TypeVar("Code")
 
 FOLDER_NAME = "kernels"
 """Within the cache folder."""
@@ -137,32 +138,52 @@ def read_or_compile(
     The tier need not be one that this CPU can run. ``progress`` as for
     ``CompiledKernels.ensure``. Raises KernelError and CacheError.
     """
-    if not names:
-        return {}
-    name_in_cache = f"{FOLDER_NAME}/{code_key(tier)}"
-    places = cache_folders(name_in_cache)
-    found = {name: _read_first(places, name) for name in names}
-    missing = [name for name, content in found.items() if content is None]
-    if missing:
+
+    def compile_missing(missing: Sequence[str], folder: Path) -> None:
         from edgellama.kernels_cpu.compiling.compile_pool import compile_kernels
 
-        folder = folder_to_fill(name_in_cache)
-        _remove_unused(folder)
         compile_kernels(missing, tier, folder, progress)
-        found |= {name: _read_first([folder], name) for name in missing}
+
+    return read_or_make(names, code_key(tier) if names else "", _read_object, compile_missing)
+
+
+def read_or_make(
+    names: Sequence[str],
+    key: str,
+    read: Callable[[Path, str], Code | None],
+    make: Callable[[Sequence[str], Path], None],
+) -> Mapping[str, Code]:
+    """Code by name from the folder ``key`` of the code cache.
+
+    ``read`` takes a folder and a name, and gives None for what is not there as it must be;
+    ``make`` puts what is missing into a folder. Raises KernelError if it did not.
+    """
+    if not names:
+        return {}
+    places = cache_folders(f"{FOLDER_NAME}/{key}")
+
+    def found_in(folders: Iterable[Path], name: str) -> Code | None:
+        codes = (read(folder, name) for folder in folders)
+        return next((code for code in codes if code is not None), None)
+
+    found = {name: found_in(places, name) for name in names}
+    missing = [name for name, code in found.items() if code is None]
+    if missing:
+        folder = folder_to_fill(f"{FOLDER_NAME}/{key}")
+        _remove_unused(folder)
+        make(missing, folder)
+        found |= {name: read(folder, name) for name in missing}
     complete = {name: code for name, code in found.items() if code is not None}
     if len(complete) < len(names):
         raise KernelError(f"compiled kernels could not be read back from {folder}")
     return complete
 
 
-def _read_first(places: Iterable[Path], name: str) -> ElfObject | None:
-    """The kernel from the first place that holds it whole; whatever else lies there is ignored."""
-    for place in places:
-        content = read_checked(place / f"{name}.o")
-        if content is not None:
-            with contextlib.suppress(KernelError):
-                return ElfObject.parse(content, name)
+def _read_object(folder: Path, name: str) -> ElfObject | None:
+    content = read_checked(folder / f"{name}.o")
+    if content is not None:
+        with contextlib.suppress(KernelError):
+            return ElfObject.parse(content, name)
     return None
 
 
@@ -188,9 +209,13 @@ def code_key(tier: Tier) -> str:
             "this application was frozen without edgellama's sources and their hash; bundle "
             "edgellama/kernels_cpu/source_hash.txt (PyInstaller does it by itself)"
         )
+    return key_of(tier, sources, system_name())
+
+
+def key_of(tier: Tier, *parts: str) -> str:
+    """The name of a folder with a tier's code that depends on ``parts`` and on the compilers."""
     versions = [_package_version(name) for name in COMPILERS]
-    parts = (sources, system_name(), *versions, tier.name)
-    key = blake2b(chr(0).join(parts).encode(), digest_size=KEY_BYTES)
+    key = blake2b(chr(0).join([*parts, *versions, tier.name]).encode(), digest_size=KEY_BYTES)
     return f"{tier.name}-{key.hexdigest()}"
 
 

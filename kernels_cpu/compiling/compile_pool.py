@@ -1,12 +1,13 @@
 """Compiles kernels in several processes at once, or in this one where there is no Python to start.
 
 Which kernels, and where their code lies, is the caller's business; how one is compiled is known
-to jit.
+to the module that a worker runs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -19,7 +20,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
 
-from edgellama.kernels_cpu.compiling.compile_worker import LOW_PRIORITY, compile_into
+from edgellama.kernels_cpu.compiling import compile_worker
+from edgellama.kernels_cpu.compiling.compile_worker import LOW_PRIORITY
 from edgellama.kernels_cpu.compiling.exported_kernels import EXPORT_VARIABLE
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import KERNELS, signature_of
@@ -33,16 +35,23 @@ COMPILE_WEIGHTS: Mapping[str, int] = MappingProxyType(
     {"search": 4, "attention_direct": 3, "attention_packed": 3, "choose_token": 3, "gemm": 2}
 )
 """Relative compile times of families of kernels, to balance the workers; others take 1."""
+WORKER = compile_worker.__name__
+"""The module of workers that make machine code. Others have the same ``main`` and
+``compile_into``."""
 WORKER_PROGRAM = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-    "from edgellama.kernels_cpu.compiling.compile_worker import main; main(sys.argv[2:])"
+    "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+    "importlib.import_module(sys.argv[2]).main(sys.argv[3:])"
 )
 Progress = Callable[[int, int], None]
 """Told the number of kernels compiled so far and their total."""
 
 
 def compile_kernels(
-    names: Sequence[str], tier: Tier, folder: Path, progress: Progress | None = None
+    names: Sequence[str],
+    tier: Tier,
+    folder: Path,
+    progress: Progress | None = None,
+    worker: str = WORKER,
 ) -> None:
     """Compile the kernels of these names into ``folder``; KernelError on failure."""
     if find_spec("numba") is None:
@@ -61,17 +70,17 @@ def compile_kernels(
     if progress:
         progress(0, len(names))
     if getattr(sys, "frozen", False):
-        compile_into(folder, tier.name, names, finished)
+        importlib.import_module(worker).compile_into(folder, tier.name, names, finished)
     else:
-        _compile_in_workers(names, tier, folder, finished)
+        _compile_in_workers(names, tier, folder, finished, worker)
 
 
 def _compile_in_workers(
-    names: Sequence[str], tier: Tier, folder: Path, finished: Callable[[str], None]
+    names: Sequence[str], tier: Tier, folder: Path, finished: Callable[[str], None], module: str
 ) -> None:
     jobs = Jobs(names)
     num_workers = min(MAX_WORKERS, os.cpu_count() or 1, len(names))
-    workers = [start_worker(tier, folder) for _ in range(num_workers)]
+    workers = [start_worker(tier, folder, module) for _ in range(num_workers)]
     lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
     for worker in workers:
         threading.Thread(target=_serve_worker, args=(worker, jobs, lines), daemon=True).start()
@@ -133,12 +142,14 @@ def _compile_weight(name: str) -> int:
     return COMPILE_WEIGHTS.get(kernel.family, 1) if kernel else 1
 
 
-def start_worker(tier: Tier, folder: Path, *, in_background: bool = False) -> subprocess.Popen[str]:
-    """A process that compiles what it reads, see ``compile_worker``.
+def start_worker(
+    tier: Tier, folder: Path, module: str = WORKER, *, in_background: bool = False
+) -> subprocess.Popen[str]:
+    """A process that runs ``module`` and compiles what it reads, see ``compile_worker``.
 
     ``in_background``: at the lowest priority, and Ctrl-C in the terminal does not reach it.
     """
-    arguments = [json.dumps(sys.path), tier.name, str(folder)]
+    arguments = [json.dumps(sys.path), module, tier.name, str(folder)]
     if in_background:
         arguments.append(LOW_PRIORITY)
     flags = 0

@@ -25,6 +25,9 @@ DIGEST_BYTES = 32
 LOW_PRIORITY = "low-priority"
 """What a worker is told that must not slow down anybody."""
 LOWEST = 19
+CompileInto = Callable[[Path, str, Iterable[str], Callable[[str], None]], None]
+"""What compiles kernels of these names for a tier of this name into a folder, as ``compile_into``
+does."""
 
 
 def compile_into(
@@ -64,14 +67,14 @@ def read_checked(path: Path) -> bytes | None:
     return content if blake2b(content, digest_size=DIGEST_BYTES).digest() == digest else None
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str], compile_all: CompileInto = compile_into) -> None:
     """Entry of the worker process: tier, folder, and perhaps LOW_PRIORITY."""
     gc.set_threshold(ALLOCATIONS_BETWEEN_COLLECTIONS)
     tier_name, folder, *options = arguments
     if LOW_PRIORITY in options and hasattr(os, "nice"):
         os.nice(LOWEST)
     names = (line.strip() for line in sys.stdin)
-    compile_into(Path(folder), tier_name, names, lambda name: print(name, flush=True))
+    compile_all(Path(folder), tier_name, names, lambda name: print(name, flush=True))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ them carries the hash that was bound when it, or the wheel, was built. Standard 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 try:
@@ -24,9 +25,14 @@ FORMATS_FILE = Path("quant", "formats.py")
 """Beside the folder of the sources."""
 
 
-def hash_sources(folder: Path = SOURCE_FOLDER) -> str:
-    """BLAKE2b, in hexadecimal, of the formats and every Python file in ``folder`` with its name."""
-    key = blake2b((folder.parent / FORMATS_FILE).read_bytes(), digest_size=DIGEST_BYTES)
+def hash_sources(folder: Path = SOURCE_FOLDER, beside: Sequence[Path] = (FORMATS_FILE,)) -> str:
+    """BLAKE2b, in hexadecimal, of every Python file in ``folder`` with its name.
+
+    ``beside``: files that count too, from the folder's parent.
+    """
+    key = blake2b(digest_size=DIGEST_BYTES)
+    for file in beside:
+        key.update((folder.parent / file).read_bytes())
     for source in sorted(folder.rglob("*.py")):
         name = source.relative_to(folder).as_posix()
         key.update(name.encode() + b"\0" + source.read_bytes())
@@ -41,15 +47,17 @@ def bound_hash(folder: Path = SOURCE_FOLDER) -> str | None:
         return None
 
 
-def source_hash(folder: Path = SOURCE_FOLDER) -> str | None:
+def source_hash(
+    folder: Path = SOURCE_FOLDER, beside: Sequence[Path] = (FORMATS_FILE,)
+) -> str | None:
     """The hash of the sources that this process would compile; None if nothing tells it.
 
     A frozen application may carry some of the files, so there the bound hash comes first.
+    ``beside`` as for ``hash_sources``.
     """
     bound = bound_hash(folder)
     is_frozen = bool(getattr(sys, "frozen", False))
-    own = folder / "compiling" / Path(__file__).with_suffix(".py").name
-    has_sources = own.is_file() and (folder.parent / FORMATS_FILE).is_file()
-    if has_sources and not (is_frozen and bound):
-        return hash_sources(folder)
+    needed = [folder / "__init__.py", *(folder.parent / file for file in beside)]
+    if all(file.is_file() for file in needed) and not (is_frozen and bound):
+        return hash_sources(folder, beside)
     return bound
