@@ -602,6 +602,16 @@ def test_a_small_model_calls_well_formed(llama: Llama) -> None:
     assert calls_of(batched) == calls_of(result)
 
 
+def test_a_small_model_answers_with_a_result(llama: Llama) -> None:
+    """A reply that would begin with the tag of a result, as SmolLM2's do, says something else."""
+    options: Any = {"tools": [add], "temperature": 0, "max_tokens": 60}
+    for question in ("What is 2 + 3?", "What is 17 + 25?"):
+        with llama.chat(**options) as chat:
+            reply = chat.run(question, tool_choice="add")
+            assert chat.messages[2]["content"] in reply.text
+            assert "<tool_response>" not in reply.text
+
+
 @pytest.mark.parametrize("name", ["code-llama", "open-llama"])
 def test_vocabularies_that_change_spaces_call_well_formed(name: str, tmp_path: Path) -> None:
     """SentencePiece's own spaces, put before a text or taken from it, break no call."""

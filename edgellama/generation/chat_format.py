@@ -174,8 +174,13 @@ class ChatFormat:
             answer=request.answer,
             built_in=built_in,
         )
-        stop = (*request.stop, *presentation.stop)
-        return replace(request, answer=answer, calls=expected, stop=stop)
+        return replace(
+            request,
+            answer=answer,
+            calls=expected,
+            stop=(*request.stop, *presentation.stop),
+            banned=(*request.banned, *presentation.banned),
+        )
 
 
 def _is_about_tools(message: Message) -> bool:

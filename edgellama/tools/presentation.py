@@ -53,9 +53,14 @@ class Presentation:
     takes_system: bool = True
 
     @property
+    def banned(self) -> Sequence[str]:
+        """What no reply contains: a tag of ours, which small models begin replies with."""
+        return () if self.is_native else RESULT_TAGS[:1]
+
+    @property
     def stop(self) -> Sequence[str]:
-        """What a reply ends at: tags of ours, which small models go on with."""
-        return () if self.is_native else RESULT_TAGS
+        """What a reply ends at: the tag that closes a result."""
+        return () if self.is_native else RESULT_TAGS[1:]
 
     @classmethod
     def of(cls, template: ChatTemplate) -> Presentation:
