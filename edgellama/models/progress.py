@@ -24,6 +24,14 @@ POLL_SECONDS = 0.1
 
 Progress = Callable[[int, int], None]
 """Called with the bytes fetched so far and the bytes expected (0 while unknown)."""
+Cancelled = Callable[[], bool]
+"""Says whether the model is not wanted any more; asked several times a second."""
+
+
+def check_wanted(name: object, cancelled: Cancelled | None) -> None:
+    """DownloadError once nobody wants the model ``name`` any more."""
+    if cancelled is not None and cancelled():
+        raise DownloadError(f"the download of {name} was cancelled")
 
 
 @contextmanager

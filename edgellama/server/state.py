@@ -6,11 +6,11 @@ import asyncio
 import math
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 from edgellama.server.answers import Answer, Wish
 from edgellama.server.catalogue import Catalogue, ServedModel
+from edgellama.server.downloads import Downloads
 from edgellama.server.errors import too_busy
 from edgellama.server.metrics import Metrics
 from edgellama.server.model_shelf import ModelShelf
@@ -19,9 +19,6 @@ from edgellama.server.page_conversations import ConversationStore, StoredMessage
 from edgellama.server.response_store import ResponseStore, usual_store
 from edgellama.server.settings import ServerSettings
 from edgellama.server.text_queue import TextQueue
-
-if TYPE_CHECKING:
-    from edgellama.server.downloads import Download
 
 
 class ServerState:
@@ -44,7 +41,7 @@ class ServerState:
         self.responses = ResponseStore(store)
         self.conversations = ConversationStore(store.with_name(CONVERSATIONS_NAME))
         self.drafts: dict[str, StoredMessage] = {}
-        self.downloads: dict[str, Download] = {}
+        self.downloads = Downloads()
         self.is_ending = False
         self._threads = ThreadPoolExecutor(settings.limits.parallel, "edgellama-text")
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
@@ -58,9 +55,13 @@ class ServerState:
 
     def check_open(self, model: str | None) -> None:
         """RequestError if the server ends, or has no such model."""
+        self.check_running()
+        self.catalogue.find(model)
+
+    def check_running(self) -> None:
+        """RequestError if the server ends."""
         if self.is_ending:
             raise too_busy("the server is about to end", "shutting_down", 503)
-        self.catalogue.find(model)
 
     def described_answers(self) -> list[dict[str, str]]:
         """Which model each unfinished answer is of, and what it waits for."""
@@ -72,7 +73,8 @@ class ServerState:
         ]
 
     def stop_all(self, reason: str) -> None:
-        """End all answers that still run, and tell their clients why."""
+        """End all answers and downloads that still run, and tell their clients."""
+        self.downloads.cancel_all()
         for answer in list(self._answers):
             answer.stop(too_busy(reason, "shutting_down", 503))
 
@@ -80,6 +82,7 @@ class ServerState:
         """Let go of threads and models."""
         self.is_ending = True
         self.stop_all("the server has ended")
+        await self.downloads.close()
         await asyncio.to_thread(self._threads.shutdown)
         await self.shelf.close()
         self.responses.close()

@@ -18,7 +18,7 @@ from edgellama.server.answers import Answer, Done, Ended, Event, Failed, Piece, 
 from edgellama.server.errors import ErrorShape, RequestError, as_request_error
 from edgellama.server.routing import state_of
 from edgellama.server.short_way import ShortWay, short_way
-from edgellama.server.wire import SSE_TYPE, json_response, sse
+from edgellama.server.wire import SSE_TYPE, json_response, left, sse, until_left
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -86,9 +86,8 @@ async def respond(
 
 
 async def _end_when_left(answer: Answer, receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    answer.stop(RequestError(499, "the client has left", code="client_left"))
+    await until_left(receive)
+    answer.stop(left())
 
 
 class AnswerStream(Response):

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from edgellama.server.errors import RequestError
+from edgellama.server.wire import left, until_left
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -27,7 +27,7 @@ class Leaving:
     def check(self) -> None:
         """RequestError if nobody waits any more."""
         if self.has_left:
-            raise RequestError(499, "the client has left", code="client_left")
+            raise left()
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,5 @@ async def in_turn(
 
 
 async def _watch(request: Request, leaving: Leaving) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    await until_left(request.receive)
     leaving.has_left = True

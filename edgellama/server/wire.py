@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from starlette.responses import Response
@@ -18,6 +18,7 @@ from edgellama.server.errors import RequestError
 
 if TYPE_CHECKING:
     from starlette.requests import Request
+    from starlette.types import Receive
 
     from edgellama.server.settings import Limits
 
@@ -26,6 +27,7 @@ SSE_TYPE = "text/event-stream; charset=utf-8"
 NDJSON_TYPE = "application/x-ndjson"
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 encode_json = msgspec.json.encode
+Result = TypeVar("Result")
 
 
 def json_response(
@@ -92,6 +94,31 @@ def _too_long(given: str, limits: Limits) -> RequestError:
         code="body_too_large",
         headers={"connection": "close"},
     )
+
+
+async def until_left(receive: Receive) -> None:
+    """Return once the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def unless_left(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """What ``work`` gives; it is cancelled if the client leaves (RequestError)."""
+    task = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(until_left(request.receive))
+    try:
+        await asyncio.wait((task, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise left()
+        return task.result()
+    finally:
+        leaving.cancel()
+        task.cancel()
+
+
+def left() -> RequestError:
+    """What becomes of the work for a client that has left."""
+    return RequestError(499, "the client has left", code="client_left")
 
 
 def sse(content: object, event: str | None = None) -> bytes:
