@@ -153,6 +153,7 @@ def test_doctor_reports_this_machine(run_cli: CliRunner, tmp_path: Path) -> None
     for label in ("tier in use", "usable cores", "numba", "llvmlite", "compiled kernels"):
         assert f"\n  {label} " in result.stdout
     assert str(tmp_path / "cache") in result.stdout
+    assert "\ngraphics card\n" in result.stdout
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from edgellama.cuda import cards
 from edgellama.cuda.context import Context
 from edgellama.cuda.driver import FUNCTIONS, OUT_OF_MEMORY, Driver
+from edgellama.cuda.machine import describe_cards
 from edgellama.cuda.memory import CardMemory, MappedMemory
 from edgellama.cuda.modules import Module
 from edgellama.cuda.streams import Stream
@@ -69,6 +70,33 @@ def test_a_card_that_cannot_be_used_says_why(card: FakeCard, reason: str) -> Non
         cards.choose_card(Driver(FakeCuda(card)))
 
 
+def test_the_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line for the driver, two for each card: what it is, and whether it can be used."""
+    loud = FakeCard("Display", attributes={cards.TIME_LIMIT: 1})
+    fake = FakeCuda(loud, FakeCard("Old", (6, 1)))
+    monkeypatch.setattr(Driver, "load", lambda: Driver(fake))
+    assert list(describe_cards()) == [
+        ("driver", "CUDA 12.4"),
+        ("card 0", "Display, 4.3 GB, 256 GB/s, compute capability 8.9, 24 multiprocessors, drives "
+                   "a display (kernels of seconds are ended)"),
+        ("usable", "yes, 3.2 GB free"),
+        ("card 1", "Old, 4.3 GB, 256 GB/s, compute capability 6.1, 24 multiprocessors"),
+        ("usable", "no: compute capability 6.1; needed: 7.5 or later"),
+    ]  # fmt: skip
+    assert fake.leaks == {}
+    fake.fail("cuDevicePrimaryCtxRetain", OUT_OF_MEMORY)
+    assert ("usable", "no: cuDevicePrimaryCtxRetain: CUDA_ERROR_OUT_OF_MEMORY (out of memory)") in (
+        describe_cards()
+    )
+    fake.cards = ()
+    assert list(describe_cards())[1:] == [("card", f"none: {cards.NO_CARD}")]
+    monkeypatch.undo()
+    monkeypatch.setattr("edgellama.cuda.driver.LIBRARIES", {})
+    assert list(describe_cards()) == [
+        ("card", f"none: no CUDA on {sys.platform}; supported: linux, win32")
+    ]
+
+
 @pytest.mark.parametrize("index", [-1, 2])
 def test_an_index_without_a_card_is_refused(index: int) -> None:
     """The error says which cards there are."""
@@ -92,7 +120,7 @@ def test_no_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CudaError, match="no CUDA on darwin"):
         Driver.load()
     monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(CudaError, match=r"no NVIDIA driver: nvcuda\.dll cannot be loaded"):
+    with pytest.raises(CudaError, match=r"no NVIDIA driver is installed \(nvcuda\.dll"):
         Driver.load()
 
 

@@ -29,10 +29,12 @@ OPTIONAL_PACKAGES = {
 }
 
 
-@click.command("doctor", short_help="Show CPU, threads, cache, and what is missing.")
+@click.command("doctor", short_help="Show CPU, graphics card, cache, and what is missing.")
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """Show CPU, threads, cache and versions, and say what is missing.
+    """Show CPU, threads, graphics card, cache and versions, and say what is missing.
+
+    A graphics card is not needed. For one that cannot be used, a line says why.
 
     The exit code is 1 if something is missing that edgellama cannot run without.
 
@@ -46,6 +48,7 @@ def command(ctx: click.Context) -> None:
         "system": _system(),
         "CPU": _cpu(problems),
         "threads": _threads(problems),
+        "graphics card": _graphics_card(),
         "cache": _cache(problems),
         "packages": _packages(problems),
     }
@@ -104,6 +107,12 @@ def _threads(problems: list[str]) -> Rows:
         yield "default", str(cpu.default_num_threads())
     except KernelError as error:
         problems.append(error.in_terminal)
+
+
+def _graphics_card() -> Rows:
+    from edgellama.cuda.machine import describe_cards
+
+    yield from describe_cards()
 
 
 def _cache(problems: list[str]) -> Rows:

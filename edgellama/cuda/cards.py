@@ -19,6 +19,7 @@ MULTIPROCESSORS, TIME_LIMIT, MAPS_HOST_MEMORY, COMPUTE_MODE = 16, 17, 19, 20
 CLOCK_KHZ, MEMORY_CLOCK_KHZ, MEMORY_BUS_BITS = 13, 36, 37
 CAPABILITY_MAJOR, CAPABILITY_MINOR, MAX_SHARED_BYTES = 75, 76, 97
 """Attributes of a device, by the driver's numbers."""
+NO_CARD = "the NVIDIA driver shows no card (CUDA_VISIBLE_DEVICES may hide some)"
 PROHIBITED = 2
 """The compute mode in which nobody may use a card."""
 
@@ -77,7 +78,7 @@ def choose_card(driver: Driver, index: int | None = None) -> Card:
     """
     cards = list_cards(driver)
     if not cards:
-        raise CudaError("the NVIDIA driver shows no card (CUDA_VISIBLE_DEVICES may hide some)")
+        raise CudaError(NO_CARD)
     if index is not None:
         if not 0 <= index < len(cards):
             raise InvalidOptionError(f"gpu {index}; there are: {_listed(cards)}")

@@ -127,7 +127,7 @@ class Driver:
                 continue
             return cls(library)
         raise CudaError(
-            f"no NVIDIA driver: {names[0]} cannot be loaded"
+            f"no NVIDIA driver is installed ({names[0]} cannot be loaded)"
             if names
             else f"no CUDA on {sys.platform}; supported: linux, win32"
         )
