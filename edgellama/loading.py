@@ -9,7 +9,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from edgellama.models.usage import note_use
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile, require_model
+from edgellama.quant.records import dataclass
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 logger = logging.getLogger("edgellama.llama")

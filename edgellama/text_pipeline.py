@@ -6,7 +6,7 @@ What goes in and what comes out is that of its text-generation pipeline; its opt
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from os import PathLike
 from types import GeneratorType
 from typing import Any, TypeAlias
@@ -16,6 +16,7 @@ from edgellama.generation.results import Generation
 from edgellama.llama import Llama
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
+from edgellama.quant.records import dataclass
 from edgellama.sampling.options import check_option_names
 
 TASK = "text-generation"

@@ -8,9 +8,9 @@ that a warm start never pays for them. Bytes and places are written in ``layouts
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
+from typing import NamedTuple
 
 from edgellama.quant.formats import (
     FLOAT_FORMATS,
@@ -35,8 +35,7 @@ LAYOUTS = ("float", "records", "in_order")
 or as int8 in order; see ``layouts``."""
 
 
-@dataclass(frozen=True)
-class Kernel:
+class Kernel(NamedTuple):
     """One kernel: ``family`` says what it does, ``options`` what it is compiled for.
 
     The options are formats, types of the cache, layouts and rows or tokens of a tile.
@@ -51,8 +50,7 @@ class Kernel:
         return "_".join((self.family, *map(str, self.options)))
 
 
-@dataclass(frozen=True)
-class Signature:
+class Signature(NamedTuple):
     """Module and factory of a kernel, which is told the kernel's options, and the argument slots.
 
     Work that is shared between threads is counted in the last slot, ``counter``.

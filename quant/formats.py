@@ -7,11 +7,11 @@ sizes are those of ggml. Where the bits of a block lie is known to ``kernels_cpu
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, TypeAlias, get_args
 
 from edgellama.quant.errors import ModelFileError
+from edgellama.quant.records import dataclass
 
 Writer: TypeAlias = Literal["copy", "round", "search"]
 """How rows of f32 become a format: as they are, number by number, or with scales that are

@@ -7,12 +7,12 @@ and the converter checks by them what it is about to write; tensors are ``llama_
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.records import dataclass
 
 ARCHITECTURES = ("llama",)
 ROPE_SCALINGS = ("none", "linear", "dynamic", "yarn")

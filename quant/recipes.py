@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import FLOAT_FORMATS, FORMATS_BY_NAME, WRITABLE_FORMATS, Format
+from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
     from edgellama.quant.model_config import ModelConfig

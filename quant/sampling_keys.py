@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import numpy as np
+
+from edgellama.quant.records import dataclass
 
 PREFIX = "general.sampling."
 LARGEST = (1 << 31) - 1

@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,6 +24,7 @@ import numpy.typing as npt
 
 from edgellama.convert.output.file_lock import try_lock
 from edgellama.quant.error_text import shown
+from edgellama.quant.records import dataclass
 from edgellama.quant.replaced_file import replaced_file
 
 STANDARD_STREAM = "-"

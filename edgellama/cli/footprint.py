@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +10,7 @@ from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.completion import KV_TYPE, MODEL_OR_SIZE, PATH, TYPE
 from edgellama.cli.lists import NumberList, TextList
 from edgellama.cli.options import style_option, threads_option
+from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

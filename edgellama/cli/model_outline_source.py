@@ -5,11 +5,11 @@ Of a checkpoint only its configuration is read, so that weights need not be ther
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError
+from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Collection

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from edgellama.quant.records import dataclass
 
 FONT_POINTS = 8.0
 GAP_POINTS = 3.0

@@ -11,8 +11,9 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+from edgellama.quant.records import dataclass
 
 Row = Mapping[str, Any]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from edgellama.constraints.answer_types import read_json, schema_of_type
@@ -16,6 +15,7 @@ from edgellama.constraints.guidance import llguidance
 from edgellama.constraints.json_schema import compiled_schema, parsed_schema, unicode_text
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 
 Schema: TypeAlias = "Mapping[str, Any] | str | bool | type[Any] | Any | None"
 """A JSON Schema as a dict, JSON text or a bool; a class or an annotation; None for none."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any
 
 from edgellama.constraints.answer_form import AnswerForm
@@ -18,6 +18,7 @@ from edgellama.constraints.guidance import llguidance, plain_message
 from edgellama.constraints.guidance_vocabulary import GuidanceVocabulary
 from edgellama.constraints.token_constraint import TokenConstraint
 from edgellama.quant.errors import ConstraintError
+from edgellama.quant.records import dataclass
 from edgellama.sampling.filters import Mask
 from edgellama.text.tokenizer import Tokenizer
 

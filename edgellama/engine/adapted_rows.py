@@ -7,12 +7,12 @@ ops is said here, how the ops use it by ``adapter_ops``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from edgellama.engine.adapter_set import AdapterSet
 from edgellama.engine.program import Bound
 from edgellama.engine.segments import Segment
 from edgellama.engine.step_values import Batch
+from edgellama.quant.records import dataclass
 
 
 @dataclass(frozen=True)

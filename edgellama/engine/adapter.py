@@ -8,7 +8,7 @@ as int8 alone. Which texts use an adapter, and how strongly, is ``adapter_set``'
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from edgellama.quant.errors import ModelFileError
 from edgellama.quant.gguf.adapter_file import AdapterFile, FactorPair
 from edgellama.quant.gguf.tensors import Tensor
 from edgellama.quant.model_config import EMBEDDING
+from edgellama.quant.records import dataclass
 
 RANK_MULTIPLE = 4
 """Columns of a matrix of floats come in as many as the smallest vector has."""

@@ -9,7 +9,7 @@ tiles: hidden rows behind the last one are zero, and groups wait for each other.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import zip_longest
 from typing import TypeAlias, get_args
 
@@ -24,6 +24,7 @@ from edgellama.engine.weights import Matrix
 from edgellama.kernels_cpu.layouts import GEMM_TOKENS, records_bytes
 from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, Kernel
 from edgellama.quant.model_config import EMBEDDING
+from edgellama.quant.records import dataclass
 
 Product: TypeAlias = tuple[Matrix, InputRows, Rows]
 """A matrix, its input and where its output goes."""
@@ -176,7 +177,7 @@ class AdapterOps:
             "num_columns": matrix.num_columns,
             "num_tokens": num_rows(self.prefix, number),
             "chunk_rows": chunk_rows(matrix, self.num_threads),
-            "scratch": int(self.buffers.scratch.ctypes.data),
+            "scratch": self.buffers.scratch_address,
             "scratch_stride": self.buffers.scratch_bytes,
         }
         taken = {p: arguments[p] for p in SIGNATURES[kernel].parameters[:-1]}

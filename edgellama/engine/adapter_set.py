@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
@@ -29,6 +28,7 @@ from edgellama.kernels_cpu.layouts import (
 from edgellama.quant.digests import blake2b
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import FLOAT_FORMATS
+from edgellama.quant.records import dataclass
 
 FloatRows = npt.NDArray[np.float32]
 MAX_SCALE = 1e6

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from edgellama.engine.buffers import MAX_ATTENTION_ROWS, StepBuffers, attention_tokens
 from edgellama.engine.page_layout import PageLayout
@@ -22,6 +21,7 @@ from edgellama.engine.step_values import (
 from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.records import dataclass
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class AttentionOps:
             "num_kv_heads": config.head_count_kv,
             "scale": 1.0 / math.sqrt(config.head_size),
             "tokens_per_task": attention_tokens(config, attending),
-            "scratch": int(b.scratch.ctypes.data),
+            "scratch": b.scratch_address,
             "scratch_stride": b.scratch_bytes,
         }
         yield Op(self._kernel(attending), arguments)

@@ -7,7 +7,6 @@ code. Reserved for the largest step and touched only as far as steps are large.
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass
 from functools import cached_property
 from typing import get_args
 
@@ -35,7 +34,9 @@ from edgellama.kernels_cpu.layouts import (
     sums_at,
 )
 from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.signatures import QUANTIZED
 from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.records import dataclass
 
 MAX_ATTENTION_ROWS = TILE_ROWS
 ATTENTION_TASK_ROWS = 128
@@ -69,6 +70,10 @@ class QuantizedRows:
         self._quants = reserve(max(num_blocks * BLOCK, few_tokens))
         self._scale = reserve(scales_at(num_blocks))
         self._sum, self._half_sum = reserve(sums_at(num_blocks)), reserve(half_sums_at(num_blocks))
+        parts = (self._quants, self._scale, self._sum, self._half_sum)
+        addresses = [int(part.ctypes.data) for part in parts]
+        self._in_order = dict(zip(QUANTIZED, addresses, strict=True))
+        self._as_records = dict.fromkeys(QUANTIZED, 0) | {"q": self.address}
 
     @property
     def num_bytes(self) -> int:
@@ -79,18 +84,11 @@ class QuantizedRows:
     @property
     def address(self) -> int:
         """Where the quants, or the records, begin."""
-        return int(self._quants.ctypes.data)
+        return self._in_order["q"]
 
     def arguments(self, layout: str) -> Arguments:
         """The arguments ``signatures.QUANTIZED`` of a kernel that writes the rows."""
-        if layout == "records":
-            return {"q": self.address, "q_scale": 0, "q_sum": 0, "q_half_sum": 0}
-        return {
-            "q": self.address,
-            "q_scale": int(self._scale.ctypes.data),
-            "q_sum": int(self._sum.ctypes.data),
-            "q_half_sum": int(self._half_sum.ctypes.data),
-        }
+        return dict(self._as_records if layout == "records" else self._in_order)
 
 
 def quantized_strides(width: int) -> dict[str, int]:
@@ -132,6 +130,7 @@ class StepBuffers:
         self.up = self._rows(hidden)
         self.scratch_bytes = self._scratch_bytes(config)
         self.scratch = reserve(num_threads * self.scratch_bytes)
+        self.scratch_address = int(self.scratch.ctypes.data)
         self.token_split_bytes = config.head_count * partial_bytes(
             config.head_size, self.panel_rows
         )

@@ -7,7 +7,6 @@ own or with calls of Python functions; where no hook wants a place, nothing is t
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias, get_args
 
 import numpy as np
@@ -17,6 +16,7 @@ from edgellama.engine.buffers import Rows
 from edgellama.engine.program import Bound, Op
 from edgellama.engine.weights import Matrix
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 
 Place: TypeAlias = Literal[
     "attention", "attended", "feed_forward", "gated", "residual", "output", "logits"

@@ -5,12 +5,12 @@ The types themselves are the kernels' (``signatures.CACHE_NUMBER_BITS``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS, CACHE_TYPES
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 
 KVTypeChoice: TypeAlias = "str | tuple[str, str]"
 """What users write: "f16" for both, "q8_0/q4_0" or ("q8_0", "q4_0") for keys and for values."""

@@ -8,7 +8,6 @@ each of them reads them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from edgellama.engine.adapter_ops import AdapterOps, Product
 from edgellama.engine.attention_ops import AttentionOps
@@ -23,6 +22,7 @@ from edgellama.kernels_cpu.layouts import records_bytes
 from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, Kernel
 from edgellama.quant.formats import orders_of
 from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.records import dataclass
 
 
 @dataclass(frozen=True)
@@ -293,7 +293,7 @@ class LlamaProgram:
             "x": source.address,
             "x_stride": source.stride,
             "chunk_rows": chunk_rows(matrix, self.num_threads),
-            "scratch": int(self.buffers.scratch.ctypes.data),
+            "scratch": self.buffers.scratch_address,
             "scratch_stride": self.buffers.scratch_bytes,
             "added": added,
             **dict.fromkeys(("up_weights", *QUANTIZED), 0),

@@ -9,12 +9,12 @@ differ (another sequence, page, hook or adapter) makes it an ordinary step.
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass
 
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.program import Program
 from edgellama.engine.segments import Segment
 from edgellama.kernels_cpu.layouts import ALL_KEYS
+from edgellama.quant.records import dataclass
 
 
 @dataclass(frozen=True)

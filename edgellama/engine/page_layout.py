@@ -6,8 +6,6 @@ The formulas for a head's blocks are the kernels' (``layouts``). Who owns pages 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from edgellama.engine.kv_types import KVTypes
 from edgellama.kernels_cpu.layouts import (
     PAGE_POSITIONS,
@@ -20,6 +18,7 @@ from edgellama.kernels_cpu.layouts import (
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.records import dataclass
 
 SYSTEM_PAGE_BYTES = 4096
 """What memory is handed out in, on most systems."""

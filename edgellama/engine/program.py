@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
@@ -20,6 +20,7 @@ from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.signatures import SIGNATURES, Kernel
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.kernels_cpu.threads.thread_team import aligned_words
+from edgellama.quant.records import dataclass
 
 Words: TypeAlias = npt.NDArray[np.int64]
 
@@ -49,7 +50,7 @@ class Op:
 
     def __post_init__(self) -> None:
         expected = SIGNATURES[self.kernel].parameters[:-1]
-        if set(self.arguments) != set(expected):
+        if self.arguments.keys() != set(expected):
             raise TypeError(f"{self.kernel.name} takes {expected}, not {tuple(self.arguments)}")
 
     def with_bound(self, old: Bound, new: Bound) -> Op:
@@ -70,32 +71,32 @@ class Program:
         bindings: dict[str, list[tuple[int, int]]] = defaultdict(list)
         slots: list[int] = []
         starts: list[int] = []
-        for op, counter in zip(ops, self._counters, strict=True):
+        first_counter = int(self._counters.ctypes.data)
+        counters = range(first_counter, first_counter + self._counters.nbytes, layout.COUNTER_BYTES)
+        for op, counter in zip(ops, counters, strict=True):
             starts.append(len(slots))
-            for parameter in SIGNATURES[op.kernel].parameters[:-1]:
+            signature = SIGNATURES[op.kernel]
+            for parameter in signature.parameters[:-1]:
                 value = op.arguments[parameter]
                 if isinstance(value, Bound):
                     bindings[value.name].append((len(slots), value.offset))
-                slots.append(_word(value, parameter in SIGNATURES[op.kernel].float_parameters))
-            slots.append(int(counter.ctypes.data))
+                    slots.append(0)
+                elif parameter in signature.float_parameters:
+                    slots.append(_float_word(value))
+                else:
+                    slots.append(int(value))
+            slots.append(counter)
         self._records: Words = np.array(slots, np.int64)
         self._bindings = {
             name: np.array(pairs, np.int64).T.copy() for name, pairs in bindings.items()
         }
         self._bound: dict[str, int] = {}
         records = int(self._records.ctypes.data)
-        rows = [
-            (
-                kernels.address(op.kernel.name),
-                records + 8 * start,
-                int(counter.ctypes.data),
-                op.barrier,
-            )
-            for op, start, counter in zip(ops, starts, self._counters, strict=True)
-        ]
-        self.memory: Words = np.array(
-            [len(ops), *(int(word) for row in rows for word in row)], np.int64
-        )
+        addresses = {kernel: kernels.address(kernel.name) for kernel in {op.kernel for op in ops}}
+        words = [len(ops)]
+        for op, start, counter in zip(ops, starts, counters, strict=True):
+            words += (addresses[op.kernel], records + 8 * start, counter, op.barrier)
+        self.memory: Words = np.array(words, np.int64)
 
     def prepare(self, job: int, **values: int) -> None:
         """Make all tasks of ``job`` available, and bind values; unused names are ignored."""
@@ -114,9 +115,6 @@ class Program:
         self._counters[:, layout.NEXT_TASK // 8] = 0
 
 
-def _word(value: int | float | Bound, is_float: bool) -> int:
-    """The 8-byte slot of one argument."""
-    if isinstance(value, Bound):
-        return 0
-    packed = struct.pack("<f4x", value) if is_float else struct.pack("<q", value)
-    return int(struct.unpack("<q", packed)[0])
+def _float_word(value: float) -> int:
+    """The 8-byte slot of an f32."""
+    return int.from_bytes(struct.pack("<f", value), "little")

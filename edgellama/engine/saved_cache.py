@@ -14,7 +14,6 @@ import sys
 import weakref
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -37,6 +36,7 @@ from edgellama.engine.saved_header import (
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, first_seen
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError, SessionFileError
+from edgellama.quant.records import dataclass
 from edgellama.quant.replaced_file import replaced_file
 from edgellama.quant.ways import Way
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,6 +29,7 @@ from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, round_up
 from edgellama.quant.digests import blake2b
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import SessionFileError
+from edgellama.quant.records import dataclass
 
 MAGIC = b"EDGELLAMASESSION"
 VERSION = 1

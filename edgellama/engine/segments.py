@@ -7,7 +7,6 @@ tokens alone, so that what is computed depends on no other segment and on no res
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -27,6 +26,7 @@ from edgellama.kernels_cpu.layouts import (
     SPLIT_KEYS,
     count_splits,
 )
+from edgellama.quant.records import dataclass
 
 Wanted: TypeAlias = Literal["last", "all", "next", "each", "none", "rows", "alike_rows"] | int
 """Logits of the last token, of all, or of so many at the end; nothing, or the residual stream's

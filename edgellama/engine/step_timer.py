@@ -7,13 +7,14 @@ that times do not run into each other. Knows programs, not models.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.program import Op, Program
 from edgellama.kernels_cpu.threads.thread_team import ThreadTeam, Words
+from edgellama.quant.records import dataclass
 
 
 @dataclass(frozen=True)

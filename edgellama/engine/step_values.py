@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from edgellama.engine.program import Bound
+from edgellama.quant.records import dataclass
 
 Batch: TypeAlias = Literal["one", "four_alike", "eight_alike", "two", "four", "eight", "many"]
 """How matrices are multiplied: with one token, with so many that each has the bits that it has

@@ -5,7 +5,7 @@ Matrices stay where the file is mapped; small vectors become f32 arrays.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,7 @@ from edgellama.quant.formats import FLOAT_FORMATS, QUANTIZED_FORMATS
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import OUTPUT, ROPE_FREQS, check_shapes
 from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.records import dataclass
 
 FloatVector = npt.NDArray[np.float32]
 RUNNABLE_FORMATS = (*FLOAT_FORMATS, *QUANTIZED_FORMATS)
@@ -32,7 +33,7 @@ class Matrix:
     data: npt.NDArray[np.uint8]
     bias: FloatVector | None = None
 
-    @property
+    @cached_property
     def address(self) -> int:
         """Where the first row begins."""
         return int(self.data.ctypes.data)

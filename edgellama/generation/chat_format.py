@@ -6,7 +6,7 @@ How a template shows tools and how calls are written is known to the room of too
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
@@ -21,6 +21,7 @@ from edgellama.generation.text_options import (
 )
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 from edgellama.sampling.options import check_option_names
 from edgellama.text.chat_template import ChatTemplate
 from edgellama.tools.built_in import VARIABLE, built_in_tools

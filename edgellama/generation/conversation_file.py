@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgellama.generation.messages import Message, checked_messages
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 from edgellama.quant.replaced_file import replaced_file
 from edgellama.quant.ways import Way
 

@@ -6,7 +6,6 @@ What a file says of pooling is read here; how many texts are computed together i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
 
@@ -22,6 +21,7 @@ from edgellama.quant.errors import (
     UnsupportedModelError,
 )
 from edgellama.quant.pooling import POOLING_KEY, POOLING_TYPES
+from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way
 from edgellama.sampling.options import check_option_names
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.waiting_line import Turn
+from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
     from edgellama.engine.engine import Engine

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from edgellama.engine.cancellation import CancelToken
@@ -18,6 +17,7 @@ from edgellama.generation.session import check_fits
 from edgellama.generation.waiting_line import Turn
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
+from edgellama.quant.records import dataclass
 from edgellama.sampling.filters import Logits
 from edgellama.text.guard_prompts import (
     ROLES,

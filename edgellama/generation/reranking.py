@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -19,6 +18,7 @@ from edgellama.generation.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.logprobs import share
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
+from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way
 from edgellama.sampling.options import check_option_names
 from edgellama.text.chat_template import ChatTemplate, encode_chat

@@ -5,9 +5,9 @@ Plain frozen data; how tokens come about is known to decoding and session.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from edgellama.quant.records import dataclass
 from edgellama.tools.tool import ToolCall
 
 FinishReason: TypeAlias = Literal[

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
@@ -20,6 +19,7 @@ from edgellama.generation.logprobs import PromptLogprobs
 from edgellama.generation.results import Generation, TokenLogprob
 from edgellama.generation.text_options import Request, checked_count
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 from edgellama.sampling.options import SamplingOptions
 
 if TYPE_CHECKING:

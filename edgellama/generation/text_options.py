@@ -7,7 +7,7 @@ is known to whoever reads the request: a field of it, of the same name.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from edgellama.generation.arguments import given_strings, prompt_tokens, stop_to
 from edgellama.generation.speculation.speculation import SpeculationMode, speculation_mode
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 from edgellama.sampling.options import (
     SamplingArguments,
     SamplingOptions,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgellama.engine.kv_cache import shared_length
+from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgellama.generation.caller import context_of_task
+from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
     import asyncio

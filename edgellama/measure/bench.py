@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, field
 from importlib.metadata import version
 from itertools import product
 from typing import Any
@@ -17,6 +17,7 @@ from edgellama.engine.step_sizes import MAX_STEP_TOKENS
 from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.measure.child_process import Progress, run_in_child
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 
 WORKER = "edgellama.measure.bench_worker"
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
 
 from edgellama.engine.buffers import StepBuffers
 from edgellama.engine.kv_types import KVTypes
@@ -25,6 +24,7 @@ from edgellama.quant.formats import FORMATS_BY_NAME, QUANTIZED_FORMATS, Format
 from edgellama.quant.llama_tensors import FEED_FORWARD_MATRICES, ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.recipes import FormatOptions, choose_format, find_recipe
+from edgellama.quant.records import dataclass
 
 AS_IT_IS = "file"
 """The weight type of a file that is not converted."""

@@ -12,7 +12,6 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import numpy.typing as npt
 
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.measure.child_process import Progress, run_in_child, serve
+from edgellama.quant.records import dataclass
 
 NUM_DECODED = 8
 RARE_TEXT = "zqxwvj Zwölfzylinder 漢字"

@@ -7,7 +7,6 @@ converter.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +18,7 @@ from edgellama.measure.input_squares import InputSquares
 from edgellama.measure.text_chunks import cut_text
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile, require_model
+from edgellama.quant.records import dataclass
 from edgellama.text.tokenizer import load_tokenizer
 
 DEFAULT_CHUNK_TOKENS = 512

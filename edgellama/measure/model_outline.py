@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sized
-from dataclasses import dataclass
 
 from edgellama.measure.model_presets import ModelPreset
 from edgellama.quant.formats import Format
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import OUTPUT, ROPE_FREQS, Shape, tensor_shapes
 from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.records import dataclass
 
 
 @dataclass(frozen=True)

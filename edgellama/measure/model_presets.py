@@ -7,10 +7,10 @@ Sizes are those of the published checkpoints. What a size means for memory is le
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from edgellama.quant.model_config import ModelConfig, RopeConfig
+from edgellama.quant.records import dataclass
 
 
 @dataclass(frozen=True)

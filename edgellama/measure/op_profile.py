@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.program import Op
 from edgellama.engine.step_timer import StepTimer
 from edgellama.measure.op_work import Step, Work, op_work
+from edgellama.quant.records import dataclass
 
 Progress = Callable[[int, int], None]
 QUIET_SHARE = 0.1

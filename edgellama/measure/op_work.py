@@ -7,7 +7,7 @@ weights, keys and values once, activations in and out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 
 from edgellama.engine.page_layout import PageLayout
@@ -16,6 +16,7 @@ from edgellama.engine.segments import split_keys_at
 from edgellama.engine.step_values import NUM_OUTPUTS
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, PARTIAL_HEAD_BYTES
 from edgellama.quant.formats import QUANTIZED_FORMATS
+from edgellama.quant.records import dataclass
 
 F32_BYTES = 4
 

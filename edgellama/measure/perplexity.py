@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +17,7 @@ from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 
 MIN_CHUNK_TOKENS = 8
 Progress = Callable[[int, int], None]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,6 +15,7 @@ from edgellama.kernels_cpu.machine.user_cache import cache_folders
 from edgellama.models.checkpoints import CONVERTED_FOLDER, is_converting
 from edgellama.models.names import FOLDER_NAME
 from edgellama.models.progress import STAGING_PREFIX
+from edgellama.quant.records import dataclass
 
 KERNELS_FOLDER = "kernels"
 CHATS_FOLDER = "chats"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
@@ -12,6 +11,7 @@ from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.recipes import RECIPES
+from edgellama.quant.records import dataclass
 from edgellama.quant.rope_choice import original_length
 
 _TYPES_BY_NUMBER = {recipe.file_type: recipe.name for recipe in RECIPES.values()}

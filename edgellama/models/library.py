@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgellama.kernels_cpu.machine.user_cache import cache_folders
@@ -16,6 +15,7 @@ from edgellama.models.names import FOLDER_NAME, pulled_models, resolve, split_pa
 from edgellama.models.usage import last_use, marker_path
 from edgellama.models.well_known import HUB_PREFIX, NAMED_MODELS
 from edgellama.quant.errors import ModelNotFoundError
+from edgellama.quant.records import dataclass
 
 _HUB_NOTES = Path(".cache") / "huggingface" / "download"
 """Where the hub's client keeps its notes, within a repository's folder."""

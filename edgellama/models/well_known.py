@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 
 STARTER_MODEL = "smollm2"
 HUB_PREFIX = "hf:"

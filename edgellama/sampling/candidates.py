@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 import numpy as np
 
+from edgellama.quant.records import dataclass
 from edgellama.sampling.filters import Indices, Logits
 
 

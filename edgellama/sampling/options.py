@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import field, fields
 from difflib import get_close_matches
 from numbers import Integral, Real
 from types import MappingProxyType
@@ -16,6 +16,7 @@ from typing import Any, TypedDict
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 
 WHOLE_HISTORY = -1
 DRY_BREAKERS = ("\n", ":", '"', "*")

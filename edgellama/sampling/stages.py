@@ -7,12 +7,13 @@ penalties and dry. Which stages there are, and their order, is said by the optio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TypeAlias
 
 import numpy as np
 
+from edgellama.quant.records import dataclass
 from edgellama.sampling.candidates import Candidates
 from edgellama.sampling.dry import Breaks, GrowingTokens, repetition_penalties
 from edgellama.sampling.filters import Indices, Logits, keep_min_p, keep_top_k, keep_top_p

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from types import MappingProxyType
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, TemplateError, UnsupportedModelError
+from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way
 from edgellama.text.chat_template import ChatTemplate, encode_chat
 from edgellama.text.tokenizer.base import Tokenizer

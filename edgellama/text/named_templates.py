@@ -7,10 +7,10 @@ its makers know: nothing here guesses.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way
 
 

@@ -7,10 +7,10 @@ known here.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from edgellama.quant.records import dataclass
 from edgellama.text.stop_strings import num_begun
 from edgellama.tools.forms import CallForm
 from edgellama.tools.reading import CLOSING_TAG, ReadCall, Reading, read_calls

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from edgellama.quant.records import dataclass
 from edgellama.tools.reading import CLOSING_TAG, OPENING_TAG, PYTHON_TAG, TOOL_CALLS
 
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from edgellama.quant.errors import TemplateError
+from edgellama.quant.records import dataclass
 from edgellama.text.chat_template import ChatTemplate
 from edgellama.tools.forms import FORMS, CallForm
 from edgellama.tools.reading import READERS

@@ -10,11 +10,12 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Any, TypeAlias
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
 NAME_FORM = "a letter or _, then up to 63 letters, digits, _ and -"

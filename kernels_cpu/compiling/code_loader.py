@@ -11,13 +11,13 @@ import ctypes
 import mmap
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 
 from edgellama.kernels_cpu.compiling.elf_object import ElfObject, Symbol
 from edgellama.kernels_cpu.compiling.relocations import STUBS
 from edgellama.kernels_cpu.layouts import CACHE_LINE
 from edgellama.kernels_cpu.machine.executable_memory import ExecutableMemory
 from edgellama.quant.errors import KernelError
+from edgellama.quant.records import dataclass
 
 ADDRESS_BYTES = 8
 Resolve = Callable[[str], int]

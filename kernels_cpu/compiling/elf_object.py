@@ -10,10 +10,10 @@ from __future__ import annotations
 import platform
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from edgellama.kernels_cpu.compiling.relocations import AARCH64, KINDS, X86_64, RelocationKind
 from edgellama.quant.errors import KernelError
+from edgellama.quant.records import dataclass
 
 FILE_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")

@@ -12,13 +12,13 @@ import platform
 import stat
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgellama.kernels_cpu.compiling.elf_object import ElfObject
 from edgellama.kernels_cpu.compiling.source_hash import SOURCE_FOLDER, source_hash
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, KernelError
+from edgellama.quant.records import dataclass
 
 EXPORT_VARIABLE = "EDGELLAMA_KERNELS"
 EXPORT_NAME = "edgellama-kernels"

@@ -7,11 +7,11 @@ plain integers. Which places and targets there are is told by ``elf_object``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
 from edgellama.quant.errors import KernelError
+from edgellama.quant.records import dataclass
 
 X86_64, AARCH64 = 62, 183
 """Machines, as ELF numbers them."""

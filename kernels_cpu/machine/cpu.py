@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from edgellama.kernels_cpu.machine.cpu_features import ARM_MACHINES, X86_MACHINES, host_features
 from edgellama.quant.errors import KernelError
+from edgellama.quant.records import dataclass
 
 TIER_VARIABLE = "EDGELLAMA_TIER"
 THREADS_VARIABLE = "EDGELLAMA_NUM_THREADS"

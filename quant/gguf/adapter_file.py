@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from edgellama.quant.error_text import shape_text, shown
@@ -18,6 +17,7 @@ from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.gguf.tensors import Tensor
 from edgellama.quant.llama_tensors import OUTPUT, Shape
 from edgellama.quant.model_config import EMBEDDING
+from edgellama.quant.records import dataclass
 
 ARCHITECTURE = "llama"
 FACTOR_FORMATS = ("F32", "F16", "BF16", "Q8_0")

@@ -6,7 +6,6 @@ A part knows nothing of its siblings; joining the parts of a split model is left
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from mmap import mmap
 from pathlib import Path
 from types import MappingProxyType
@@ -25,6 +24,7 @@ from edgellama.quant.gguf.tensors import (
     read_tensor_entries,
 )
 from edgellama.quant.mapped_file import map_file
+from edgellama.quant.records import dataclass
 
 # A header is held in memory, so a hostile one must not be as large as a model. The largest
 # vocabularies come to about 20 MB.

@@ -6,9 +6,11 @@ the work of opening a file. What the strings mean is left to the tokenizer.
 
 from __future__ import annotations
 
+import operator
 import struct
 from array import array
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 from typing import overload
 
 import numpy as np
@@ -19,6 +21,8 @@ WINDOW_BYTES = 65536
 # With fewer strings than these in an array or a window, the plain loop costs no more.
 MIN_STRINGS_FOR_WINDOWS = 8192
 MIN_STRINGS_PER_WINDOW = 1024
+HASH_FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)
+"""Large odd numbers for the last 8 bytes of a string, the 8 before, the first 8, and its length."""
 
 
 class StringArray(Sequence[str]):
@@ -75,8 +79,36 @@ class RawStrings(Sequence[bytes]):
         self._raw = raw
         self._ends = ends
 
+    @classmethod
+    def of(cls, strings: Sequence[bytes]) -> RawStrings:
+        """Strings of a list, as a file would hold them."""
+        ends = array("q", accumulate(PREFIX_BYTES + len(item) for item in strings))
+        pieces = (len(item).to_bytes(PREFIX_BYTES, "little") + item for item in strings)
+        return cls(b"".join(pieces), ends)
+
     def __len__(self) -> int:
         return len(self._ends)
+
+    def hashes(self) -> NDArray[np.uint64]:
+        """``string_hash`` of each, of all at once.
+
+        The eight bytes of its length stand before each string, so that words which begin up to
+        eight bytes before one can be read; what is not of the string is shifted out.
+        """
+        if not self._ends:
+            return np.empty(0, np.uint64)
+        shape = (len(self._raw) - PREFIX_BYTES + 1,)
+        word_at = np.ndarray(shape, "<u8", self._raw, strides=(1,))
+        ends = np.frombuffer(self._ends, np.int64)
+        lengths = np.diff(ends, prepend=0) - PREFIX_BYTES
+        last, before, first, length = (np.uint64(factor) for factor in HASH_FACTORS)
+        words = word_at[ends - PREFIX_BYTES] >> _unused_bits(lengths)
+        hashes = words * last + lengths.astype(np.uint64) * length
+        words = word_at[np.maximum(ends - 2 * PREFIX_BYTES, 0)]
+        hashes += (words >> _unused_bits(lengths - PREFIX_BYTES)) * before
+        long = np.flatnonzero(lengths > 2 * PREFIX_BYTES)
+        hashes[long] += word_at[ends[long] - lengths[long]] * first
+        return hashes
 
     @overload
     def __getitem__(self, index: int) -> bytes: ...
@@ -94,6 +126,21 @@ class RawStrings(Sequence[bytes]):
         for end in self._ends:
             yield raw[start:end]
             start = end + PREFIX_BYTES
+
+
+def _unused_bits(lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """How many bits of a word are before strings of ``lengths`` bytes that end with it."""
+    return (8 * (PREFIX_BYTES - np.clip(lengths, 0, PREFIX_BYTES))).astype(np.uint64)
+
+
+def string_hash(string: bytes) -> int:
+    """A number of 64 bits from both ends of a string and its length."""
+    length, word = len(string), PREFIX_BYTES
+    first = string[:word] if length > 2 * word else b""
+    words = (string[-word:], string[-2 * word : -word], first)
+    values = (*(int.from_bytes(piece, "little") for piece in words), length)
+    products: Iterator[int] = map(operator.mul, values, HASH_FACTORS)
+    return sum(products) & 0xFFFFFFFFFFFFFFFF
 
 
 def string_ends(view: memoryview, count: int) -> array[int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +17,7 @@ from edgellama.quant.error_text import INCOMPLETE, shown
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.formats import FORMATS_BY_ID, RETIRED_FORMATS, Format
 from edgellama.quant.gguf.cursor import Cursor
+from edgellama.quant.records import dataclass
 
 MAX_TENSORS = 131072  # real files have about 1,000
 MAX_TENSOR_NAME_BYTES = 64  # of the GGUF specification

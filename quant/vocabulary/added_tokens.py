@@ -7,11 +7,12 @@ tokens is left to the engine, and whose rules they are to the converter.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import numpy as np
 
 from edgellama.quant.errors import TokenizerError
+from edgellama.quant.records import dataclass
 
 PREFIX = "edgellama.tokenizer."
 NORMALIZER_KEY = f"{PREFIX}added_token_normalizer"

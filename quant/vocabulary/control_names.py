@@ -7,9 +7,10 @@ which role is left to special_tokens.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection
 
 from edgellama.quant.vocabulary.infill_names import INFILL_NAMES, MARKS
+from edgellama.quant.vocabulary.string_index import StringIndex
 
 END_OF_TURN_NAMES = (
     *("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|end_of_turn|>", "<|eot|>"),
@@ -49,25 +50,21 @@ def is_control_name(text: str) -> bool:
 
 
 def control_by_name(
-    tokens: Sequence[bytes], types: bytes, *, word: int, others: Collection[int], control: int
+    index: StringIndex, types: bytes, *, word: int, others: Collection[int], control: int
 ) -> bytes:
-    """``types`` with the well-known names among ``tokens`` as ``control``, by token id.
+    """``types`` with the well-known names among the tokens as ``control``, by token id.
 
-    ``word``: the type of an ordinary word; ``others``: further types that are changed.
+    ``index`` finds tokens by their texts; ``word`` is the type of an ordinary word, ``others`` are
+    further types that are changed.
     """
     changed = bytearray(types)
-    # Most files type them as they should; to look for a name among all tokens takes a while.
-    settled = {tokens[token] for token in _positions(types, control)}
-    for name in _NAMES.intersection(tokens) - settled:
-        token = tokens.index(name)
+    for name in _NAMES:
+        places = list(index.places(name))
+        # Where one of that name is a control token, files type them as they should.
+        if not places or any(types[token] == control for token in places):
+            continue
+        token = places[-1]
         is_mark = types[token] == word and name not in _ALSO_WORDS
         if is_mark or types[token] in others:
             changed[token] = control
     return bytes(changed)
-
-
-def _positions(types: bytes, wanted: int) -> Iterator[int]:
-    position = types.find(wanted)
-    while position >= 0:
-        yield position
-        position = types.find(wanted, position + 1)

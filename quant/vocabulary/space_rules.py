@@ -7,9 +7,9 @@ does, too, is told by keys of our own, whose values are those of Hugging Face's 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from edgellama.quant.errors import TokenizerError
+from edgellama.quant.records import dataclass
 from edgellama.quant.vocabulary.vocabulary import flag
 
 ADDS_SPACE_KEY = "tokenizer.ggml.add_space_prefix"

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 
 import numpy as np
 
 from edgellama.quant.errors import TokenizerError
+from edgellama.quant.records import dataclass
 from edgellama.quant.vocabulary.control_names import (
     END_OF_MESSAGE_NAMES,
     END_OF_TEXT_NAMES,

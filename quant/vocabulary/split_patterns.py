@@ -8,8 +8,9 @@ converter knows a tokenizer by them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+
+from edgellama.quant.records import dataclass
 
 
 @dataclass(frozen=True)

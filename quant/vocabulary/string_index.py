@@ -7,24 +7,27 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from edgellama.quant.gguf.strings import RawStrings, string_hash
+
 
 class StringIndex:
     """Finds strings by their sorted hashes: 12 bytes each, where a dict takes 148."""
 
     def __init__(self, strings: Sequence[bytes]) -> None:
-        hashes = np.fromiter(map(hash, strings), np.int64, len(strings))
-        order = np.argsort(hashes, kind="stable")
+        hashes = (strings if isinstance(strings, RawStrings) else RawStrings.of(strings)).hashes()
+        order = np.argsort(hashes)
         self._strings = strings
         self._hashes, self._places = hashes[order].data, order.astype(np.int32).data
 
     def places(self, string: bytes) -> Iterator[int]:
         """Where it stands, the last place first."""
-        wanted = hash(string)
-        index = bisect_right(self._hashes, wanted)
+        wanted = string_hash(string)
+        index = end = bisect_right(self._hashes, wanted)
         while index > 0 and self._hashes[index - 1] == wanted:
             index -= 1
-            if self._strings[self._places[index]] == string:
-                yield self._places[index]
+        for place in sorted(self._places[index:end], reverse=True):
+            if self._strings[place] == string:
+                yield place
 
     def last(self, string: bytes) -> int | None:
         """The last place where it stands; None if it is not in the list."""

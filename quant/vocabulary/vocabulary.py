@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellama.quant.errors import TokenizerError
 from edgellama.quant.gguf.strings import StringArray
+from edgellama.quant.records import dataclass
 from edgellama.quant.vocabulary.control_names import control_by_name
 from edgellama.quant.vocabulary.string_index import StringIndex
 
@@ -39,12 +38,16 @@ class TokenType(IntEnum):
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Token texts as UTF-8 (as the file writes them), types and scores, all by token id."""
+    """Token texts as UTF-8 (as the file writes them), types and scores, all by token id.
+
+    ``index`` tells where texts stand among the tokens.
+    """
 
     tokens: Sequence[bytes]
     types: bytes
     scores: NDArray[np.float32]
     has_types: bool
+    index: StringIndex
 
     def __post_init__(self) -> None:
         if not self.tokens:
@@ -65,9 +68,10 @@ class Vocabulary:
         given = metadata.get("tokenizer.ggml.token_type")
         types = bytes([TokenType.NORMAL]) * len(tokens) if given is None else _types(given)
         scores = metadata.get("tokenizer.ggml.scores")
+        index = StringIndex(tokens)
         if len(types) == len(tokens):
             types = control_by_name(
-                tokens,
+                index,
                 types,
                 word=TokenType.NORMAL,
                 others=(TokenType.USER_DEFINED, TokenType.UNUSED),
@@ -78,12 +82,8 @@ class Vocabulary:
             types=types,
             scores=np.zeros(len(tokens), np.float32) if scores is None else _scores(scores),
             has_types=given is not None,
+            index=index,
         )
-
-    @cached_property
-    def index(self) -> StringIndex:
-        """Where texts stand among the tokens."""
-        return StringIndex(self.tokens)
 
     def ids_of(self, *types: TokenType) -> list[int]:
         """Ids of the tokens of these types, ascending."""

@@ -15,6 +15,7 @@ import numpy as np
 from sentencepiece import SentencePieceProcessor
 
 from edgellama.quant.vocabulary.sentencepiece_model import model_proto
+from edgellama.quant.vocabulary.string_index import StringIndex
 from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary
 from reference import family_tokenizers
 from reference.tiny_vocabulary import MERGED_PAIRS, byte_characters
@@ -149,11 +150,13 @@ def sentencepiece_model() -> bytes:
     """The fixed vocabulary as a file holds it."""
     control, byte = [TokenType.UNKNOWN, TokenType.CONTROL, TokenType.CONTROL], [TokenType.BYTE]
     num_words = len(MERGED) + len(LETTERS)
+    tokens = [text.encode() for text in PIECES]
     vocabulary = Vocabulary(
-        tokens=[text.encode() for text in PIECES],
+        tokens=tokens,
         types=bytes([*control, *byte * 256, *[TokenType.NORMAL] * num_words]),
         scores=np.array([0.0] * 259 + [-float(i) for i in range(num_words)], np.float32),
         has_types=True,
+        index=StringIndex(tokens),
     )
     return model_proto(vocabulary, add_space_prefix=True, remove_extra_whitespaces=False)
 

@@ -9,7 +9,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +18,7 @@ from edgellama.cli.chat.keyboard import silent_keyboard
 from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.terminal import dim, printable
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.records import dataclass
 from edgellama.sampling.options import CHAT_SAMPLING, merged_options
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
@@ -28,6 +27,7 @@ from edgellama.generation.messages import is_role
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 
 MULTILINE_HELP = '''Several lines: start and end with """, end a line with \\, or press Alt-Enter.
 A line with / that is no command is a message; between """ any line is one.

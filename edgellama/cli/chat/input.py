@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
+
+from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
     from prompt_toolkit import PromptSession

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from edgellama.kernels_cpu.machine.user_cache import cache_folders, folder_to_fill
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, ModelNotFoundError
+from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
     from edgellama.generation.conversation import Conversation

@@ -7,9 +7,10 @@ too; what stands in the lines is left to others.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from os import terminal_size
 from typing import TextIO
+
+from edgellama.quant.records import dataclass
 
 NO_WRAP, WRAP = "\x1b[?7l", "\x1b[?7h"
 ERASE_LINE_END, ERASE_BELOW = "\x1b[K", "\x1b[J"

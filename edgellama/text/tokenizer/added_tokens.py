@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 
+from edgellama.quant.records import dataclass
 from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
 
 SPACE_SYMBOL = "\N{LOWER ONE EIGHTH BLOCK}"

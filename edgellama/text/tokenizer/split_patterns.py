@@ -11,6 +11,7 @@ from typing import Any
 
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.vocabulary.split_patterns import SPLIT_RULES, SplitRule
+from edgellama.text.tokenizer.ascii_patterns import ascii_pattern
 
 
 class Splitter:
@@ -24,10 +25,15 @@ class Splitter:
         regex: Any = import_module("regex")  # late: 20 ms; it has no type stubs
         return [regex.compile(f"({pattern})") for pattern in self._rule.patterns]
 
+    @cached_property
+    def _compiled_for_ascii(self) -> list[Any]:
+        found = [ascii_pattern(pattern) for pattern in self._rule.patterns]
+        return self._compiled if None in found else found
+
     def split(self, text: str) -> list[str]:
         """The words of a text; joined, they are the text."""
         words = [text]
-        for pattern in self._compiled:
+        for pattern in self._compiled_for_ascii if text.isascii() else self._compiled:
             words = [part for word in words for part in pattern.split(word) if part]
         return words
 

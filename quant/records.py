@@ -1,0 +1,141 @@
+"""Frozen dataclasses that cost next to nothing to define.
+
+``dataclasses`` compiles six methods for every frozen class while its module is imported, a fifth of
+the time before a first token. Here ``__init__`` is compiled when the first instance is made, and
+the others are closures. All else is as there: ``fields``, ``replace`` and ``asdict`` know these
+classes. Every field is an argument; what derives from one must be decorated here, too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import Field, FrozenInstanceError
+from operator import attrgetter
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as dataclass
+else:
+
+    def dataclass(cls=None, /, *, frozen=False, eq=True):
+        """As ``dataclasses.dataclass``; a class that is not frozen is left to that."""
+        if not frozen:
+            return dataclasses.dataclass(cls, eq=eq)
+        return lambda frozen_class: _frozen(frozen_class, eq)
+
+
+class _Factory:
+    """Stands for the default of an argument that a function makes; ``<factory>`` in signatures."""
+
+    def __repr__(self) -> str:
+        return "<factory>"
+
+
+_FACTORY = _Factory()
+
+
+class _Init:
+    """In the place of ``__init__`` until it is first asked for."""
+
+    def __init__(self, cls: type) -> None:
+        self._class = cls
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        function = _compiled_init(self._class)
+        setattr(self._class, "__init__", function)  # noqa: B010
+        return function.__get__(instance, owner)
+
+
+def _frozen(cls: type, eq: bool) -> type:
+    dataclasses.dataclass(init=False, repr=False, eq=False)(cls)
+    fields: tuple[Field[Any], ...] = dataclasses.fields(cls)
+    methods: dict[str, Any] = {
+        "__init__": _Init(cls),
+        "__repr__": _repr,
+        "__setattr__": _refuse_setting,
+        "__delattr__": _refuse_deleting,
+    }
+    if eq:
+        methods["__eq__"], _ = _comparison([field.name for field in fields if field.compare])
+        hashed = [f.name for f in fields if (f.compare if f.hash is None else f.hash)]
+        _, methods["__hash__"] = _comparison(hashed)
+    own = vars(cls)
+    # Python itself puts a __hash__ of None beside an __eq__.
+    is_ours = {name: own.get(name) is None for name in methods}
+    for name, method in methods.items():
+        if is_ours[name]:
+            setattr(cls, name, method)
+    return cls
+
+
+def _comparison(names: list[str]) -> tuple[Callable[..., Any], Callable[[Any], int]]:
+    """``__eq__`` and ``__hash__`` over the fields of these names."""
+    values = attrgetter(*names) if names else _no_values
+
+    def equals(self: Any, other: object) -> Any:
+        return (
+            values(self) == values(other) if other.__class__ is self.__class__ else NotImplemented
+        )
+
+    def hash_of(self: Any) -> int:
+        return hash(values(self))
+
+    return equals, hash_of
+
+
+def _no_values(_: object) -> tuple[()]:
+    return ()
+
+
+def _repr(self: Any) -> str:
+    values = (f"{f.name}={getattr(self, f.name)!r}" for f in dataclasses.fields(self) if f.repr)
+    return f"{type(self).__qualname__}({', '.join(values)})"
+
+
+def _refuse_setting(self: Any, name: str, value: object) -> None:
+    if _is_fixed(self, name):
+        raise FrozenInstanceError(f"cannot assign to field {name!r}")
+    object.__setattr__(self, name, value)
+
+
+def _refuse_deleting(self: Any, name: str) -> None:
+    if _is_fixed(self, name):
+        raise FrozenInstanceError(f"cannot delete field {name!r}")
+    object.__delattr__(self, name)
+
+
+def _is_fixed(instance: Any, name: str) -> bool:
+    """A plain class that derives from a frozen one may have attributes of its own."""
+    fields = "__dataclass_fields__"
+    return fields in vars(type(instance)) or name in getattr(instance, fields)
+
+
+def _compiled_init(cls: type) -> FunctionType:
+    """The ``__init__`` that ``dataclasses`` would have made."""
+    fields: tuple[Field[Any], ...] = dataclasses.fields(cls)
+    known: dict[str, Any] = {"_set": object.__setattr__, "_factory": _FACTORY}
+    positional = ["self"]
+    named: list[str] = []
+    body: list[str] = []
+    for field in fields:
+        name, default, value = field.name, "", field.name
+        if field.default_factory is not dataclasses.MISSING:
+            known[f"_make_{name}"] = field.default_factory
+            default = "=_factory"
+            value = f"_make_{name}() if {name} is _factory else {name}"
+        elif field.default is not dataclasses.MISSING:
+            known[f"_default_{name}"] = field.default
+            default = f"=_default_{name}"
+        (named if field.kw_only else positional).append(name + default)
+        body.append(f" _set(self, {name!r}, {value})")
+    if hasattr(cls, "__post_init__"):
+        body.append(" self.__post_init__()")
+    arguments = ", ".join([*positional, *(["*", *named] if named else [])])
+    exec("\n".join([f"def __init__({arguments}):", *body, " return None"]), known)
+    function: FunctionType = known["__init__"]
+    function.__qualname__ = f"{cls.__qualname__}.__init__"
+    function.__module__ = cls.__module__
+    function.__annotations__ = {field.name: field.type for field in fields} | {"return": None}
+    return function
