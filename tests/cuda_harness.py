@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 from fake_cuda import FakeCuda
 
 from edgellama.cuda import cards
 from edgellama.cuda.context import Context
 from edgellama.cuda.driver import Driver
-from edgellama.cuda.memory import CardMemory, MappedMemory
+from edgellama.cuda.memory import CardMemory, MappedMemory, RegisteredMemory
 from edgellama.cuda.modules import Module
 from edgellama.cuda.streams import Event, Stream
 
@@ -36,6 +37,7 @@ def everything(context: Context) -> None:
     """Use all there is once."""
     memory, stream = CardMemory(context), Stream(context)
     part, pinned = memory.allocate(256), MappedMemory(context, 256)
+    shown = RegisteredMemory(context, np.zeros(64, np.float32))
     module = Module(context, PTX)
     function = module.function("double_it", 64)
     start, end = Event(context), Event(context)
@@ -43,7 +45,7 @@ def everything(context: Context) -> None:
     stream.copy_to_card(part.address, pinned.address, 256)
     stream.copy_on_card(part.address, part.address + 128, 128)
     stream.fill(part.address, 0, 256)
-    stream.launch(function, (1, 1, 1), 32, (part.address, pinned.device_address, 1.0))
+    stream.launch(function, (1, 1, 1), 32, (part.address, shown.device_address, 1.0))
     stream.copy_from_card(pinned.address, part.address, 256)
     end.record(stream)
     stream.is_idle()

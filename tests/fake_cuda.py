@@ -71,6 +71,8 @@ class Launch:
     block_threads: int
     shared_bytes: int
     arguments: tuple[int | float, ...]
+    slots: bytes = field(default=b"", compare=False)
+    """The arguments as they were given, 8 bytes each."""
 
 
 Run = Callable[[Launch], None]
@@ -97,6 +99,7 @@ class FakeCuda(FakeLibrary):
         self.launches: list[Launch] = []
         self.device_memory: dict[int, Any] = {}
         self.host_memory: dict[int, Any] = {}
+        self.registered: set[int] = set()
         self.retained: Counter[int] = Counter()
         self._queues: dict[int, list[Callable[[], None]]] = {}
         self._questions: Counter[int] = Counter()
@@ -229,6 +232,25 @@ class FakeCuda(FakeLibrary):
         return SUCCESS
 
     def _cuMemFreeHost(self, address: int) -> int:
+        if address in self.registered:
+            return self._violation("memory of others is freed", INVALID_VALUE)
+        return self._give_back(self.host_memory, address)
+
+    def _cuMemHostRegister(self, address: int, num_bytes: int, flags: int) -> int:
+        overlaps = any(
+            address < start + len(part) and start < address + num_bytes
+            for start, part in self.host_memory.items()
+        )
+        if overlaps or not num_bytes or not flags & 2:
+            return self._violation("memory is pinned twice, or not mapped", INVALID_VALUE)
+        self.host_memory[address] = (ctypes.c_ubyte * num_bytes).from_address(address)
+        self.registered.add(address)
+        return SUCCESS
+
+    def _cuMemHostUnregister(self, address: int) -> int:
+        if address not in self.registered:
+            return self._violation(f"memory at {address:#x} was not registered", INVALID_VALUE)
+        self.registered.remove(address)
         return self._give_back(self.host_memory, address)
 
     def _cuMemHostGetDevicePointer(self, device_address: Any, address: int, flags: int) -> int:
@@ -365,10 +387,15 @@ class FakeCuda(FakeLibrary):
             return self._violation("a kernel of a module that is not there", INVALID_HANDLE)
         if extra or sizes[4:] != [1, 1] or not all(sizes) or max(sizes[1:3]) > 65535:
             return self._violation(f"{name}: sizes {sizes}", INVALID_VALUE)
-        values = tuple(
-            ctypes.cast(parameters[index], ctypes.POINTER(PARAMETER_TYPES[kind]))[0]
-            for index, kind in enumerate(self._entries[module][name])
+        kinds = [PARAMETER_TYPES[kind] for kind in self._entries[module][name]]
+        slots = b"".join(
+            ctypes.string_at(parameters[index], ctypes.sizeof(kind)).ljust(8, b"\0")
+            for index, kind in enumerate(kinds)
         )
-        launch = Launch(name, (sizes[0], sizes[1], sizes[2]), sizes[3], shared_bytes, values)
+        values = tuple(
+            kind.from_buffer_copy(slots, 8 * index).value for index, kind in enumerate(kinds)
+        )
+        grid = sizes[0], sizes[1], sizes[2]
+        launch = Launch(name, grid, sizes[3], shared_bytes, values, slots)
         self.launches.append(launch)
         return self._put(stream, lambda: self.run(launch) if self.run else None)

@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 
 import numpy as np
@@ -27,7 +28,7 @@ from edgellama.cuda import cards
 from edgellama.cuda.context import Context
 from edgellama.cuda.driver import FUNCTIONS, OUT_OF_MEMORY, Driver
 from edgellama.cuda.machine import describe_cards
-from edgellama.cuda.memory import CardMemory, MappedMemory
+from edgellama.cuda.memory import CardMemory, MappedMemory, RegisteredMemory
 from edgellama.cuda.modules import Module
 from edgellama.cuda.streams import Stream
 from edgellama.quant.errors import (
@@ -191,6 +192,25 @@ def test_pinned_memory_is_seen_from_both_sides() -> None:
     del view
     gc.collect()
     assert "host memory" not in fake.leaks
+
+
+def test_an_array_is_pinned_where_it_lies() -> None:
+    """The card sees the array's own memory, which lives until it is unpinned."""
+    fake = FakeCuda()
+    context = opened(fake)
+    array = np.arange(10.0)
+    shown = RegisteredMemory(context, array)
+    assert shown.device_address == array.ctypes.data
+    with pytest.raises(CudaError, match="CUDA_ERROR_INVALID_VALUE"):
+        RegisteredMemory(context, array[:4])
+    held = weakref.ref(array)
+    del array
+    gc.collect()
+    assert held() is not None
+    shown.close()
+    gc.collect()
+    assert held() is None
+    assert fake.host_memory == {}
 
 
 def test_a_kernel_gets_its_arguments() -> None:

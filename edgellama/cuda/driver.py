@@ -62,6 +62,8 @@ FUNCTIONS: Mapping[str, tuple[str, tuple[Any, ...]]] = MappingProxyType(
         "cuMemFree": ("cuMemFree_v2", (_ADDRESS,)),
         "cuMemHostAlloc": ("cuMemHostAlloc", (_HANDLE_OUT, c_size_t, c_uint)),
         "cuMemFreeHost": ("cuMemFreeHost", (c_void_p,)),
+        "cuMemHostRegister": ("cuMemHostRegister_v2", (c_void_p, c_size_t, c_uint)),
+        "cuMemHostUnregister": ("cuMemHostUnregister", (c_void_p,)),
         "cuMemHostGetDevicePointer": (
             "cuMemHostGetDevicePointer_v2",
             (_ADDRESS_OUT, c_void_p, c_uint),

@@ -9,6 +9,7 @@ import ctypes
 import functools
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,6 +52,18 @@ class MappedMemory(Resource):
         return np.ctypeslib.as_array(buffer)
 
 
+class RegisteredMemory(Resource):
+    """An array's memory, pinned where it lies; ``device_address`` is the card's for it."""
+
+    def __init__(self, context: Context, array: npt.NDArray[Any]) -> None:
+        """CudaError where the system pins no more. The array is held as long as this is."""
+        address, device_address = int(array.ctypes.data), ctypes.c_uint64()
+        context.call("cuMemHostRegister", address, array.nbytes, PORTABLE | MAPPED)
+        super().__init__(context, "cuMemHostUnregister", address, functools.partial(_let_go, array))
+        context.call("cuMemHostGetDevicePointer", device_address, address, 0)
+        self.device_address = device_address.value
+
+
 class CardMemory:
     """Hands out memory of one card and counts it.
 
@@ -89,3 +102,7 @@ class CardMemory:
     def _count_freed(self, num_bytes: int) -> None:
         with self._lock:
             self._used_bytes -= num_bytes
+
+
+def _let_go(array: npt.NDArray[Any]) -> None:
+    """Called in the end, so that the array lives until then."""
