@@ -1,4 +1,4 @@
-"""What stages cost: a token of one process beside the same through stages, in alternation.
+"""What stages cost: a text's token of one process beside the same through stages, in alternation.
 
 Stages run in this process; with --ray all but the first are actors of a Ray cluster that is started
 on this machine. One stage computes at a time, so that all have the same threads as the whole.
@@ -7,6 +7,7 @@ on this machine. One stage computes at a time, so that all have the same threads
 from __future__ import annotations
 
 import argparse
+import itertools
 import logging
 import statistics
 import time
@@ -21,10 +22,14 @@ from edgellama.cluster.ray_stages import StageOrder, start_stages
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
 from edgellama.cluster.stage_call import StageHandle
+from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
-from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.model_identity import model_identity
+from edgellama.generation.decoding import Decoding
+from edgellama.generation.text_options import Request
 from edgellama.quant.gguf.file import GGUFFile
+from edgellama.sampling.options import SamplingOptions
+from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 CONTEXT_LENGTH = 2048
 PROMPT_TOKENS = 100
@@ -53,26 +58,28 @@ def ray_stages(file: GGUFFile, layers: Sequence[range], num_threads: int) -> lis
 
 
 def token_seconds(
-    engines: Sequence[Engine | SpreadEngine], rounds: int, block: int
+    engines: Sequence[Engine | SpreadEngine],
+    tokenizer: Tokenizer,
+    rounds: int,
+    block: int,
+    needs_logits: bool,
 ) -> list[list[float]]:
     """Medians of blocks of tokens of each engine, a block after the other."""
-    tokens = np.random.default_rng(0).integers(0, engines[0].config.vocab_size, PROMPT_TOKENS)
-    caches: list[KVCache] = [engine.new_cache(CONTEXT_LENGTH) for engine in engines]
-    for engine, cache in zip(engines, caches, strict=True):
-        engine.forward(tokens.astype(np.int32), cache)
+    prompt = np.random.default_rng(0).integers(0, engines[0].config.vocab_size, PROMPT_TOKENS)
+    sampling = SamplingOptions(seed=1, ignore_eos=True)
+    request = Request(
+        prompt.tolist(), sampling, max_tokens=block, logprobs=0 if needs_logits else None
+    )
+    caches = [engine.new_cache(CONTEXT_LENGTH) for engine in engines]
     seconds: list[list[float]] = [[] for _ in engines]
     for number in range(rounds + 1):
         order = range(len(engines)) if number % 2 else reversed(range(len(engines)))
         for index in order:
-            engine, cache = engines[index], caches[index]
-            cache.truncate(PROMPT_TOKENS)
-            times = []
-            for token in range(block):
-                started = time.perf_counter()
-                engine.forward([token], cache)
-                times.append(time.perf_counter() - started)
+            decoding = Decoding(engines[index], tokenizer, caches[index], request, CancelToken())
+            times = [time.perf_counter() for chunk in decoding.steps() if chunk.token is not None]
             if number:  # The first round warms up.
-                seconds[index].append(statistics.median(times))
+                found = [later - sooner for sooner, later in itertools.pairwise(times)]
+                seconds[index].append(statistics.median(found))
     return seconds
 
 
@@ -85,20 +92,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--block", type=int, default=8, help="tokens of each in a round")
     parser.add_argument("--ray", action="store_true")
+    parser.add_argument(
+        "--logits", action="store_true", help="have logits sent, as for log-probabilities"
+    )
     arguments = parser.parse_args()
     with GGUFFile(arguments.model) as file, Engine(file, num_threads=arguments.threads) as whole:
         layers = layer_ranges(whole.config.block_count, arguments.stages)
         make = ray_stages if arguments.ray else local_stages
         spread = SpreadEngine(file, make(file, layers, arguments.threads))
         try:
-            found = token_seconds([whole, spread], arguments.rounds, arguments.block)
+            found = token_seconds(
+                [whole, spread],
+                load_tokenizer(file.metadata, file.path),
+                arguments.rounds,
+                arguments.block,
+                arguments.logits,
+            )
         finally:
             spread.close()
     ratios = [staged / alone for alone, staged in zip(*found, strict=True)]
     alone, staged = (1e3 * statistics.median(each) for each in found)
+    how = f"{' on Ray' if arguments.ray else ''}{', with logits' if arguments.logits else ''}"
     print(
-        f"{arguments.model.name}, {arguments.threads} threads, {arguments.stages} stages"
-        f"{' on Ray' if arguments.ray else ''}: whole {alone:.3f} ms, stages {staged:.3f} ms, "
+        f"{arguments.model.name}, {arguments.threads} threads, {arguments.stages} stages{how}: "
+        f"whole {alone:.3f} ms, stages {staged:.3f} ms, "
         f"{statistics.median(ratios) - 1:+.1%} a token"
     )
 

@@ -83,7 +83,7 @@ ALLOWED: dict[str, set[str]] = {
         *("kernels_cpu.machine", *QUANT),
     },
     "cluster": {
-        *("", "engine", "generation", "measure", "models", "text"),
+        *("", "engine", "generation", "measure", "models", "sampling", "text"),
         *("kernels_cpu", "kernels_cpu.compiling", "kernels_cpu.machine", "kernels_cpu.sampling"),
         *QUANT,
     },

@@ -31,6 +31,8 @@ REACHED_SHARE = 0.85
 """Of the bandwidth of plain reads, what a step reaches."""
 CALL_SECONDS = 0.002
 """What asking a stage on another machine costs beside its bytes: an actor's call of Ray."""
+TOKEN_BYTES = 4
+"""On the wire; the last stage chooses, so that logits are sent only where a text asks for them."""
 SPARE_SHARE = 0.02
 """How much slower a token may be for stages that are more alike, which prompts gain by."""
 MOST_CHOSEN_FROM = 10
@@ -101,10 +103,10 @@ class Plan:
 
     @property
     def chunk_wire_bytes(self) -> int:
-        """The same for a chunk of a prompt, which needs no logits."""
+        """The same for a chunk of a prompt, of which no token comes back."""
         hops = max(0, 2 * len(self.stages) - 3)
         row_bytes = 4 * self.wish.outline.config.embedding_length
-        return CHUNK_TOKENS * (hops * row_bytes + 4 * (len(self.stages) - 1))
+        return CHUNK_TOKENS * (hops * row_bytes + TOKEN_BYTES * (len(self.stages) - 1))
 
 
 def plan(wish: Wish, machines: Sequence[ClusterMachine]) -> Plan:
@@ -224,7 +226,7 @@ class _Sizes:
             layers = range(start, start + count)
             start += count
             own_bytes = sum(self.layer_bytes[layer] for layer in layers)
-            back = 4 * config.vocab_size if is_last else row_bytes
+            back = TOKEN_BYTES if is_last else row_bytes
             yield PlannedStage(
                 machine,
                 layers,
@@ -232,7 +234,7 @@ class _Sizes:
                 read_bytes=own_bytes + (self.output_bytes if is_last else 0),
                 kv_bytes=count * self.layer_kv_bytes,
                 other_bytes=self.working_bytes + (self.driver_bytes if is_first else 0),
-                sent_bytes=0 if is_first else 4 + row_bytes + back,
+                sent_bytes=0 if is_first else TOKEN_BYTES + row_bytes + back,
                 is_driver=is_first,
             )
 
@@ -247,10 +249,11 @@ class _Sizes:
 def _refusal(wish: Wish, sizes: _Sizes, machines: Sequence[ClusterMachine]) -> str:
     needed, there = sizes.needed_bytes(len(machines)), sum(m.memory_bytes for m in machines)
     layer_bytes = max(sizes.layer_bytes) + sizes.layer_kv_bytes
+    where = "one machine" if len(machines) == 1 else f"{len(machines)} machines"
     lacking = max(needed - there, 0) + sizes.working_bytes + layer_bytes
     return (
         f"{wish.outline.name} as {wish.type} with {wish.num_texts} x {wish.context_length} tokens "
-        f"of {wish.kv_types} keys and values needs {needed / 1e9:.1f} GB on {len(machines)} "
-        f"machines, in layers of {layer_bytes / 1e9:.2f} GB; they have {there / 1e9:.1f} GB; "
+        f"of {wish.kv_types} keys and values needs {needed / 1e9:.1f} GB on {where}, in layers "
+        f"of {layer_bytes / 1e9:.2f} GB; {there / 1e9:.1f} GB are there; "
         f"a further machine of {lacking / 1e9:.1f} GB would do"
     )

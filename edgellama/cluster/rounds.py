@@ -11,10 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from edgellama.cluster.adapter_uses import AdapterUse
 from edgellama.cluster.stage_call import StageCall, Tokens
-from edgellama.engine.segments import Wanted, num_logits
+from edgellama.engine.segments import ROWS, Wanted, num_logits
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
+from edgellama.sampling.choice_order import ChoiceOrder
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,10 @@ class Chunking:
 
 @dataclass(frozen=True)
 class Part:
-    """What a step wants of one sequence: ``tokens`` at ``position``, behind ``history``."""
+    """What a step wants of one sequence: ``tokens`` at ``position``, behind ``history``.
+
+    ``order``: how tokens are chosen by the logits at its end; None: these are wanted themselves.
+    """
 
     sequence: int
     history: Sequence[int]
@@ -35,6 +40,8 @@ class Part:
     tokens: Tokens
     wanted: Wanted
     prompt_length: int
+    order: ChoiceOrder | None = None
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 def rounds_of(parts: list[Part], held: dict[int, int], how: Chunking) -> list[list[StageCall]]:
@@ -86,9 +93,14 @@ def _calls(part: Part, how: Chunking) -> Iterator[StageCall]:
     num_wanted = num_logits(part.wanted, count)
     for first, last in chunks_between(start, start + count, how):
         num_later = start + count - last
-        wanted: Wanted = part.wanted if not num_later else max(0, num_wanted - num_later) or "none"
+        is_whole = not num_later or part.wanted in ROWS
+        wanted: Wanted = part.wanted if is_whole else max(0, num_wanted - num_later) or "none"
         tokens = part.tokens[first - start : last - start]
-        yield StageCall(part.sequence, first, tokens, wanted, None, part.prompt_length)
+        order = part.order if num_logits(wanted, len(tokens)) else None
+        yield StageCall(
+            part.sequence, first, tokens, wanted,
+            prompt_length=part.prompt_length, order=order, adapters=part.adapters,
+        )  # fmt: skip
 
 
 def _lacking(part: Part, num_held: int | None, how: Chunking) -> Iterator[StageCall]:
@@ -100,4 +112,7 @@ def _lacking(part: Part, num_held: int | None, how: Chunking) -> Iterator[StageC
     for start, stop in ((num_held, prompt_end), (prompt_end, end)):
         for first, last in chunks_between(start, stop, how):
             tokens = np.array(part.history[first:last], np.int32)
-            yield StageCall(part.sequence, first, tokens, "none", None, part.prompt_length)
+            yield StageCall(
+                part.sequence, first, tokens, "none",
+                prompt_length=part.prompt_length, adapters=part.adapters,
+            )  # fmt: skip

@@ -1,31 +1,35 @@
 """What stands in an engine's place where the layers run on stages.
 
-It has those parts of ``Engine`` that texts are made with: sampling, constraints, guesses, streams,
-sessions and batches run over it unchanged. What needs weights or keys and values in the driver's
-own process is refused: adapters, hooks, embeddings, saved sessions.
+Sampling, constraints, guesses, streams, sessions, batches, vectors and adapters run over it
+unchanged. What needs weights or keys and values in the driver's own process is refused: hooks,
+saved sessions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn, cast
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
-import numpy.typing as npt
 
+from edgellama.cluster.adapter_uses import uses_of
 from edgellama.cluster.pipeline import PATIENCE_S, Pipeline
 from edgellama.cluster.rounds import Chunking, Part
 from edgellama.cluster.spread_sequence import SpreadSequence
-from edgellama.cluster.stage_call import Answer, FloatRows, StageHandle
+from edgellama.cluster.stage_call import Answer, FloatRows, StageHandle, Tokens
+from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
+from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.engine_arguments import check_wanted, checked_tokens
 from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.scheduler import Scheduler
-from edgellama.engine.segments import ROWS, Segment, Wanted
+from edgellama.engine.segments import Segment
 from edgellama.engine.step_sizes import step_tokens
-from edgellama.engine.work import Kept, Progress, Work
+from edgellama.engine.text_engine import TextEngine
+from edgellama.engine.weights import load_weights
+from edgellama.engine.work import Work
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
@@ -33,6 +37,7 @@ from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.rope_choice import with_rope_scaling
+from edgellama.sampling.choice_order import ChoiceOrder
 
 if TYPE_CHECKING:
     from edgellama.engine.kv_cache import KVCache
@@ -43,8 +48,10 @@ CHUNKS_AT_ONCE = 32
 """Chunks of a prompt between two moments at which others may run and progress is told."""
 
 
-class SpreadEngine:
+class SpreadEngine(TextEngine):
     """A model whose layers run on ``stages``. Thread-safe, as ``Engine`` is."""
+
+    orders_choices = True
 
     def __init__(
         self,
@@ -72,14 +79,35 @@ class SpreadEngine:
                 f"the last stage ends before layer {end}; the model has {self.config.block_count}"
             )
         self.layers = range(self.config.block_count)
+        # Adapters are read here for their names and checks; stages read their own copies.
+        self.adapters = AdapterShelf(file, self.config, 1, 1, lambda kernels, progress: None)
+        self._file = file
         self.tier = choose_tier(None)
-        self.kernels = CompiledKernels(self.tier)
-        self.kernels.ensure([CHOICE_KERNEL])
+        self._kernels = CompiledKernels(self.tier)
+        self._kernels.ensure([CHOICE_KERNEL])
         self._kv_types = KVTypes.of(kv_type)
         self.step_tokens = max(own_tokens, CHUNKS_AT_ONCE * chunk_tokens)
         self.scheduler = Scheduler(self._run_step, self.step_tokens)
         self._is_closed = False
         self.num_jobs = 0
+
+    @property
+    def kernels(self) -> CompiledKernels:
+        """See ``TextEngine.kernels``."""
+        return self._kernels
+
+    @cached_property
+    def output_norm(self) -> FloatRows:
+        """See ``TextEngine.output_norm``; of the driver's own file."""
+        return load_weights(self._file, self.config).output_norm.copy()
+
+    @property
+    def cache_maker(self) -> NoReturn:
+        """Refused: keys and values are on other machines."""
+        raise InvalidOptionError(
+            "sessions of a model over several stages cannot be saved: their keys and values are "
+            "on other machines; allowed: to keep the text, whose tokens are computed again"
+        )
 
     @property
     def hooks(self) -> tuple[Hook, ...]:
@@ -113,51 +141,28 @@ class SpreadEngine:
         context_length: int | None = None,
         *,
         kv_type: KVTypeChoice | None = None,
-        adapters: object = None,
+        adapters: AdapterSet = NO_ADAPTERS,
         is_passing: bool = False,
     ) -> KVCache:
         """A sequence that holds nothing; ``kv_type`` is the stages' own in any case."""
-        if adapters:
-            raise InvalidOptionError("adapters are given; a model over several stages takes none")
         length = self.config.context_length if context_length is None else context_length
         sequence = SpreadSequence(
             length, self._pipeline.retire, self._bytes_of,
             window=self.config.sliding_window, dynamic_from=self.config.rope.dynamic_from,
+            adapters=adapters,
         )  # fmt: skip
         # Whoever asks an engine for it needs no more of a cache than this has.
         return cast("KVCache", sequence)
 
-    def forward(
-        self,
-        tokens: Sequence[int] | npt.NDArray[np.int32],
-        cache: KVCache,
-        *,
-        logits: Wanted = "last",
-        cancelled: CancelToken | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> FloatRows:
-        """See ``Engine.forward``. StageLostError where a stage does not come back."""
-        work = self.work(tokens, cache, logits=logits, cancelled=cancelled, progress=progress)
-        if not work.is_over:
-            self.scheduler.run(work)
-        return work.result(self.config.vocab_size)
+    def order_choice(self, cache: KVCache, order: object) -> None:
+        """See ``TextEngine.order_choice``; it is the last stage that chooses."""
+        assert isinstance(order, ChoiceOrder)
+        cast(SpreadSequence, cache).next_order = order
 
-    def work(
-        self,
-        tokens: Sequence[int] | npt.NDArray[np.int32],
-        cache: KVCache,
-        *,
-        logits: Wanted = "last",
-        cancelled: CancelToken | None = None,
-        progress: Progress | None = None,
-        kept: Kept | None = None,
-    ) -> Work:
-        """See ``Engine.work``."""
-        if logits in ROWS:
-            raise InvalidOptionError('"rows" are wanted; a model over several stages gives logits')
-        ids = checked_tokens(tokens, cache, self.config)
-        check_wanted(logits, None, len(ids), self.layers, self.config)
-        return Work(cache, ids, logits, cancelled, progress, kept=kept)
+    def work(self, tokens: Sequence[int] | Tokens, cache: KVCache, **how: Any) -> Work:
+        """See ``TextEngine.work``. StageLostError, in time, where a stage does not come back."""
+        cast(SpreadSequence, cache).take_order()
+        return super().work(tokens, cache, **how)
 
     def close(self) -> None:
         """End all stages, after the running step."""
@@ -190,6 +195,8 @@ class SpreadEngine:
                 segment.tokens.astype(np.int32),
                 segment.wanted,
                 sequence.prompt_length,
+                sequence.order,
+                uses_of(sequence.adapters),
             )
             for sequence, segment in zip(sequences, segments, strict=True)
         ]
@@ -209,11 +216,11 @@ class SpreadEngine:
 
     def _result(self, sequence: SpreadSequence, answers: list[Answer]) -> FloatRows:
         """The rows of one part; its sequence's failure if there is none."""
-        rows = [answer for answer in answers if isinstance(answer, np.ndarray)]
+        rows = [answer for answer in answers if isinstance(answer, np.ndarray) and len(answer)]
         errors = [answer for answer in answers if isinstance(answer, EdgellamaError)]
         if errors:
             sequence.failure = errors[0]
-        return np.concatenate([np.empty((0, self.config.vocab_size), np.float32), *rows])
+        return np.concatenate(rows) if rows else np.empty((0, self.config.vocab_size), np.float32)
 
     def _bytes_of(self, num_tokens: int) -> int:
         if not num_tokens:

@@ -13,6 +13,7 @@ from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.kv_cache import shared_length
 from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.sampling.choice_order import ChoiceOrder
 
 _NUMBERS = itertools.count(1)
 
@@ -20,7 +21,8 @@ _NUMBERS = itertools.count(1)
 class SpreadSequence:
     """Tokens of one text on its stages; ``retire`` hears of numbers that are used no more.
 
-    ``number``: what stages call it. ``dynamic_from``: as for ``KVCache``.
+    ``number``: what stages call it. ``dynamic_from``: as for ``KVCache``. ``order``: how the
+    tokens that its work ends with are chosen by the last stage; None: it gives logits.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class SpreadSequence:
         *,
         window: int | None = None,
         dynamic_from: int | None = None,
+        adapters: AdapterSet = NO_ADAPTERS,
     ) -> None:
         if context_length < 1:
             raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
@@ -39,9 +42,12 @@ class SpreadSequence:
         self.number = next(_NUMBERS)
         self.prompt_length = 0
         self.failure: EdgellamaError | None = None
+        self.order: ChoiceOrder | None = None
+        self.next_order: ChoiceOrder | None = None
         self._retire = retire
         self._bytes_of = bytes_of
         self._dynamic_from = dynamic_from
+        self._adapters = adapters
         self._tokens: list[int] = []
 
     @property
@@ -56,13 +62,14 @@ class SpreadSequence:
 
     @property
     def adapters(self) -> AdapterSet:
-        """None: stages have no adapters."""
-        return NO_ADAPTERS
+        """What its tokens are computed with; others forget all tokens."""
+        return self._adapters
 
     @adapters.setter
     def adapters(self, adapters: AdapterSet) -> None:
-        if adapters:
-            raise InvalidOptionError("adapters are given; a model over several stages takes none")
+        if adapters is not self._adapters:
+            self._tokens.clear()
+            self._adapters = adapters
 
     @property
     def num_bytes(self) -> int:
@@ -87,6 +94,10 @@ class SpreadSequence:
         if failure is not None:
             raise failure
 
+    def take_order(self) -> None:
+        """What was ordered holds for the work that begins, and for no other."""
+        self.order, self.next_order = self.next_order, None
+
     def append(self, tokens: Sequence[int]) -> None:
         """Count tokens as computed."""
         self._tokens.extend(tokens)
@@ -110,7 +121,7 @@ class SpreadSequence:
         """Another sequence of the same tokens, which stages compute when it goes on."""
         other = SpreadSequence(
             self.context_length, self._retire, self._bytes_of,
-            window=self.window, dynamic_from=self._dynamic_from,
+            window=self.window, dynamic_from=self._dynamic_from, adapters=self._adapters,
         )  # fmt: skip
         other.prompt_length = self.prompt_length
         other._tokens = self._tokens.copy()

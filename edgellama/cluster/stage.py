@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgellama.cluster.adapter_uses import adapters_of
 from edgellama.cluster.stage_call import Answer, Behind, FloatRows, StageCall, Tokens
 from edgellama.engine.engine import Engine
 from edgellama.engine.engine_arguments import check_wanted, checked_tokens
@@ -21,12 +22,14 @@ from edgellama.engine.work import Work
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, ModelFileError
 from edgellama.quant.gguf.file import GGUFFile, require_model
+from edgellama.sampling.choice_order import OrderedChoices
 
 if TYPE_CHECKING:
     from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.kv_types import KVTypeChoice
     from edgellama.engine.segments import Wanted
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
+    from edgellama.sampling.choice_order import ChoiceOrder
 
 
 class Stage:
@@ -77,6 +80,7 @@ class Stage:
         self._memory_limit = memory_limit
         # The least recently used first.
         self._caches: OrderedDict[int, KVCache] = OrderedDict()
+        self._chosen: dict[int, OrderedChoices] = {}
         self._turn = threading.Lock()
 
     @property
@@ -127,7 +131,10 @@ class Stage:
             while left:
                 self._engine.scheduler.run_any(left, caller=self)
                 left = [work for work in left if not work.is_over]
-            return [self._result(work) if isinstance(work, Work) else work for work in begun]
+            return [
+                self._result(work, call) if isinstance(work, Work) else work
+                for work, call in zip(begun, calls, strict=True)
+            ]
 
     def forget(self, sequence: int) -> None:
         """Give the memory of a sequence back; nothing happens for unknown ones."""
@@ -148,6 +155,7 @@ class Stage:
         self.close()
 
     def _drop(self, sequence: int) -> None:
+        self._chosen.pop(sequence, None)
         cache = self._caches.pop(sequence, None)
         if cache is not None:
             cache.close()
@@ -166,6 +174,9 @@ class Stage:
                 return Behind(call.sequence, 0)
             cache = self._caches[call.sequence] = self._engine.new_cache(is_passing=True)
         self._caches.move_to_end(call.sequence)
+        if call.adapters or cache.adapters:
+            # The same object for the same adapters, so that nothing is forgotten then.
+            cache.adapters = adapters_of(self._engine.adapters, call.adapters)
         cache.truncate(min(call.position, cache.length))
         if cache.length != call.position:
             return Behind(call.sequence, cache.length)
@@ -198,9 +209,22 @@ class Stage:
     def _bytes_besides(self, cache: KVCache) -> int:
         return sum(other.num_bytes for other in self._caches.values() if other is not cache)
 
-    def _result(self, work: Work) -> Answer:
+    def _result(self, work: Work, call: StageCall) -> Answer:
         config, is_rows = self._engine.config, work.wanted in ROWS
         try:
-            return work.result(config.embedding_length if is_rows else config.vocab_size)
+            rows = work.result(config.embedding_length if is_rows else config.vocab_size)
+            if call.order is None or is_rows:
+                return rows
+            return self._choices(call.sequence, call.order).tokens(
+                call.order, rows, work.cache.tokens
+            )
         except EdgellamaError as error:
             return error
+
+    def _choices(self, sequence: int, order: ChoiceOrder) -> OrderedChoices:
+        """What chooses the tokens of the text that a sequence has now."""
+        found = self._chosen.get(sequence)
+        if found is None or found.plan.number != order.plan.number:
+            found = OrderedChoices(order.plan, self._engine.kernels)
+            self._chosen[sequence] = found
+        return found

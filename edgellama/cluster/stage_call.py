@@ -8,8 +8,10 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.cluster.adapter_uses import AdapterUse
 from edgellama.engine.segments import Wanted
 from edgellama.quant.errors import EdgellamaError
+from edgellama.sampling.choice_order import ChoiceOrder
 
 Tokens: TypeAlias = npt.NDArray[np.int32]
 FloatRows: TypeAlias = npt.NDArray[np.float32]
@@ -22,7 +24,8 @@ class StageCall:
     ``rows`` (n, width): what the layers before have left; None where the first layer runs.
     ``wanted``: of which tokens there are to be logits, where the last layer runs.
     ``prompt_length``: how many tokens the sequence began with. ``beside``: the sequences of its
-    step, which are not forgotten for it.
+    step, which are not forgotten for it. ``order``: how tokens are chosen by the logits that are
+    wanted, and sent in their place. ``adapters``: what its tokens are computed with.
     """
 
     sequence: int
@@ -32,6 +35,8 @@ class StageCall:
     rows: FloatRows | None = None
     prompt_length: int = 0
     beside: frozenset[int] = frozenset()
+    order: ChoiceOrder | None = None
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class Behind:
 
 
 Answer: TypeAlias = "FloatRows | Behind | EdgellamaError"
-"""Rows, or logits after the last layer; what is lacking; what is wrong with the call."""
+"""Rows, or after the last layer logits or rows of one token; what is lacking; what is wrong."""
 
 
 class StageHandle(Protocol):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.engine_arguments import check_wanted, checked_layers, checked_tokens
+from edgellama.engine.engine_arguments import checked_layers
 from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
@@ -34,8 +34,8 @@ from edgellama.engine.segments import ROWS, Segment, Wanted
 from edgellama.engine.step import FloatRows
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer
+from edgellama.engine.text_engine import TextEngine
 from edgellama.engine.weights import ModelWeights
-from edgellama.engine.work import Kept, Work
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
 from edgellama.kernels_cpu.compiling.source_hash import source_hash
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 __all__ = ["CancelToken", "Engine"]
 
 
-class Engine:
-    """A model ready to run; a context manager.
+class Engine(TextEngine):
+    """A model whose layers run on threads of this process.
 
     Thread-safe: callers who wait at the same time share steps of up to ``step_tokens`` tokens.
     """
@@ -133,12 +133,7 @@ class Engine:
         adapters: AdapterSet = NO_ADAPTERS,
         is_passing: bool = False,
     ) -> KVCache:
-        """A cache for one sequence; ``context_length`` defaults to the model's own.
-
-        ``kv_type`` defaults to the engine's; ``adapters``, of this engine's shelf, are what its
-        tokens are computed with; of a passing text nothing is kept for later ones. Raises
-        InvalidOptionError.
-        """
+        """See ``TextEngine.new_cache``."""
         length = self.config.context_length if context_length is None else context_length
         pool, window = self.pool(kv_type), self.config.sliding_window
         return KVCache(
@@ -156,15 +151,7 @@ class Engine:
         cancelled: CancelToken | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> FloatRows:
-        """Append ``tokens`` to the cache; logits (tokens, vocab_size) as a new array.
-
-        ``logits``: of the "last" token, of "all", of "none", or of so many at the end; "rows"
-        gives the residual stream (n, embedding_length) after the last layer
-        that runs here; ``rows`` is what the layers before the first one here have left.
-        Raises ContextLengthError when they do not fit, GenerationCancelled when the token is
-        set; the cache then holds the steps that were complete. ``progress`` hears of
-        (tokens done, tokens in all) after each step.
-        """
+        """See ``TextEngine.forward``. A single token that goes on as the last did is quicker."""
         started = perf_counter()
         is_one = isinstance(tokens, list) and len(tokens) == 1
         if is_one and logits in ("last", 1) and progress is None:
@@ -172,38 +159,22 @@ class Engine:
             if repeated is not None:
                 self.scheduler.costs.note_alone(1, perf_counter() - started)
                 return repeated
-        ids = checked_tokens(tokens, cache, self.config)
-        check_wanted(logits, rows, len(ids), self.layers, self.config)
-        work = Work(cache, ids, logits, cancelled, progress, rows)
-        if not work.is_over:
-            self.scheduler.run(work)
-        is_rows = logits in ROWS
-        result = work.result(self.config.embedding_length if is_rows else self.config.vocab_size)
-        if len(result) == len(ids) <= MAX_SHORT_TOKENS and not is_rows:
-            self.scheduler.costs.note_alone(len(ids), perf_counter() - started)
+        result = super().forward(
+            tokens, cache, logits=logits, rows=rows, cancelled=cancelled, progress=progress
+        )
+        if len(result) == len(tokens) <= MAX_SHORT_TOKENS and logits not in ROWS:
+            self.scheduler.costs.note_alone(len(tokens), perf_counter() - started)
         return result
-
-    def work(
-        self,
-        tokens: Sequence[int] | npt.NDArray[np.int32],
-        cache: KVCache,
-        *,
-        logits: Wanted = "last",
-        cancelled: CancelToken | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        kept: Kept | None = None,
-    ) -> Work:
-        """The same, for the scheduler to run together with others' works.
-
-        ``kept``: what the result has of the rows that each step gives; all of them by default.
-        """
-        ids = checked_tokens(tokens, cache, self.config)
-        return Work(cache, ids, logits, cancelled, progress, kept=kept)
 
     @property
     def weights(self) -> ModelWeights:
         """The model's tensors; EdgellamaError once the engine is closed."""
         return self.scheduler.exclusively(self._machine.open_weights)
+
+    @property
+    def output_norm(self) -> FloatRows:
+        """See ``TextEngine.output_norm``; a copy, which holds nothing back."""
+        return self.weights.output_norm.copy()
 
     @cached_property
     def cache_maker(self) -> CacheMaker:

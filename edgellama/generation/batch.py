@@ -24,7 +24,7 @@ from edgellama.generation.waiting_line import Turn, WaitingLine
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled
 
 if TYPE_CHECKING:
-    from edgellama.engine.engine import Engine
+    from edgellama.engine.text_engine import TextEngine
     from edgellama.engine.work import Work
     from edgellama.generation.speculation.speculation import Speculation
     from edgellama.text.tokenizer import Tokenizer
@@ -65,7 +65,7 @@ class Batch(Iterator[Generation]):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TextEngine,
         tokenizer: Tokenizer,
         requests: Iterable[MakeRequest | None],
         *,
@@ -136,7 +136,7 @@ class AsyncBatch(AsyncItems[Generation, Batch]):
 class _Runner:
     """Keeps up to ``width`` generations running."""
 
-    engine: Engine
+    engine: TextEngine
     tokenizer: Tokenizer
     requests: Iterator[MakeRequest | None]
     width: int

@@ -22,8 +22,8 @@ from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.text_engine import TextEngine
     from edgellama.engine.work import Progress
     from edgellama.generation.speculation.drafter import Drafter
     from edgellama.generation.text_options import Request
@@ -42,7 +42,7 @@ class Decoding:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TextEngine,
         tokenizer: Tokenizer,
         cache: KVCache,
         request: Request,
@@ -102,6 +102,13 @@ class Decoding:
 
         At first the prompt, of which the cache may hold a part already.
         """
+        step = self._next_tokens()
+        if step is not None and self._choice.orders is not None:
+            order = self._choice.orders.order(self._history, self._draft)
+            self._engine.order_choice(self.cache, order)
+        return step
+
+    def _next_tokens(self) -> NextTokens | None:
         history, cache = self._history, self.cache
         if not self._prefill.is_begun:
             self._clock.resume()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from edgellama.engine.adapter_set import AdapterSet
     from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.engine import Engine
+    from edgellama.engine.text_engine import TextEngine
     from edgellama.engine.work import Work
     from edgellama.generation.waiting_line import WaitingLine
     from edgellama.text.tokenizer import Tokenizer
@@ -160,7 +160,7 @@ class Embedder:
     ``line``: where texts wait for their turn.
     """
 
-    engine: Engine
+    engine: TextEngine
     tokenizer: Tokenizer
     context_length: int
     options: HowToEmbed
@@ -177,8 +177,8 @@ class Embedder:
     def _begun(
         self, texts: Iterable[str | Sequence[int]], cancel: CancelToken
     ) -> BegunTexts[Embedding]:
-        # A copy, since asking for it again would wait for the steps of others.
-        norm = self.engine.weights.output_norm.copy()
+        # Once, since asking for it again would wait for the steps of others.
+        norm = self.engine.output_norm
         for index, text in enumerate(texts):
             tokens, num_dropped = self._fitting(index, self._tokens(index, text))
             cache = self.engine.new_cache(len(tokens), adapters=self.adapters, is_passing=True)

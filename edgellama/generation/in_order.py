@@ -14,8 +14,8 @@ from edgellama.generation.waiting_line import Turn
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
-    from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.text_engine import TextEngine
     from edgellama.engine.work import Work
     from edgellama.generation.waiting_line import WaitingLine
 
@@ -45,7 +45,10 @@ class InOrder(Iterator[Result]):
     """
 
     def __init__(
-        self, engine: Engine, line: WaitingLine, begin: Callable[[CancelToken], BegunTexts[Result]]
+        self,
+        engine: TextEngine,
+        line: WaitingLine,
+        begin: Callable[[CancelToken], BegunTexts[Result]],
     ) -> None:
         """``begin`` gives texts that are begun as they are asked for; nothing runs before.
 
@@ -89,7 +92,7 @@ class _Caller:
 
 
 def _results(
-    engine: Engine, begun: BegunTexts[Result], turn: Turn, cancel: CancelToken
+    engine: TextEngine, begun: BegunTexts[Result], turn: Turn, cancel: CancelToken
 ) -> Generator[Result, None, None]:
     scheduler, running, caller = engine.scheduler, deque[Begun[Result]](), _Caller()
     try:

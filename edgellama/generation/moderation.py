@@ -27,8 +27,8 @@ from edgellama.text.guard_prompts import (
 )
 
 if TYPE_CHECKING:
-    from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.waiting_line import WaitingLine
     from edgellama.text.tokenizer import Tokenizer
 
@@ -110,7 +110,7 @@ class Judging(Iterator[Moderation]):
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TextEngine,
         tokenizer: Tokenizer,
         prompt: GuardPrompt,
         threshold: float,
@@ -156,7 +156,7 @@ class Judging(Iterator[Moderation]):
 class _Answer:
     """An answer that is computed token by token."""
 
-    engine: Engine
+    engine: TextEngine
     tokenizer: Tokenizer
     cache: KVCache
     cancel: CancelToken

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from edgellama.engine.adapter_set import AdapterSet
     from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.text_engine import TextEngine
     from edgellama.engine.work import Work
     from edgellama.generation.waiting_line import WaitingLine
     from edgellama.text.tokenizer import Tokenizer
@@ -178,7 +178,7 @@ class Reranker:
     ``line``: where they wait for their turn.
     """
 
-    engine: Engine
+    engine: TextEngine
     prompt: RankPrompt
     context_length: int
     how: HowToRank

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgellama.engine.adapter_set import AdapterSet
     from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.engine import Engine
+    from edgellama.engine.text_engine import TextEngine
     from edgellama.engine.work import Work
     from edgellama.generation.waiting_line import WaitingLine
     from edgellama.text.tokenizer import Tokenizer
@@ -142,7 +142,7 @@ class Classifier:
     ``line``: where they wait for their turn.
     """
 
-    engine: Engine
+    engine: TextEngine
     tokenizer: Tokenizer
     choices: Sequence[str]
     before: Sequence[int]
@@ -181,7 +181,7 @@ def _total(work: Work, scored: PromptLogprobs) -> tuple[float, int]:
 
 
 def classifier(
-    engine: Engine,
+    engine: TextEngine,
     tokenizer: Tokenizer,
     prompt: Prompt,
     choices: Sequence[str],

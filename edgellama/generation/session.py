@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from edgellama.engine.adapter import Adapter
     from edgellama.engine.adapter_shelf import AdapterScales
-    from edgellama.engine.engine import Engine
     from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.kv_types import KVTypeChoice
+    from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.speculation.speculation import Speculation
     from edgellama.text.tokenizer import Tokenizer
 
@@ -49,7 +49,7 @@ class Session:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: TextEngine,
         tokenizer: Tokenizer,
         *,
         context_length: int | None = None,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgellama.generation.arguments import token_bias
+from edgellama.generation.choice_orders import ChoiceOrders, is_orderable
 from edgellama.generation.constraining import constraint_of
 from edgellama.generation.held_tokens import RefusedTokens
 from edgellama.generation.logprobs import TextLogprobs
@@ -18,7 +19,7 @@ from edgellama.sampling.sampler import Sampler
 from edgellama.text.sequence_breakers import SequenceBreakers
 
 if TYPE_CHECKING:
-    from edgellama.engine.engine import Engine
+    from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.results import Chunk, TokenLogprob
     from edgellama.generation.text_options import Request
     from edgellama.sampling.filters import Logits
@@ -28,22 +29,27 @@ if TYPE_CHECKING:
 class TokenChoice:
     """Chooses the tokens of one text; ``end_tokens`` are those that end it."""
 
-    def __init__(self, engine: Engine, tokenizer: Tokenizer, request: Request) -> None:
+    def __init__(self, engine: TextEngine, tokenizer: Tokenizer, request: Request) -> None:
         own_ends = tokenizer.special.end_of_generation | request.end_tokens
         self.end_tokens = own_ends | request.stop_tokens
+        breaks = SequenceBreakers(tokenizer, request.sampling.dry_breakers)
+        bias = token_bias(tokenizer, dict(request.sampling.logit_bias or {}))
         self._sampler = Sampler(
             request.sampling,
             engine.kernels,
             end_tokens=own_ends,
             stop_tokens=request.stop_tokens,
-            breaks=SequenceBreakers(tokenizer, request.sampling.dry_breakers),
-            bias=token_bias(tokenizer, dict(request.sampling.logit_bias or {})),
+            breaks=breaks,
+            bias=bias,
             prompt_length=len(request.prompt),
             own_tokens=request.own_tokens,
             processors=request.processors,
             choose=request.sampler,
         )
         self._constraint = constraint_of(tokenizer, request)
+        self.orders: ChoiceOrders | None = None
+        if engine.orders_choices and is_orderable(request) and self._constraint is None:
+            self.orders = ChoiceOrders(request, self._sampler, own_ends, bias, breaks)
         self._refused = RefusedTokens()
         self._logprobs: TextLogprobs | None = None
         if request.logprobs is not None:
@@ -73,8 +79,11 @@ class TokenChoice:
     def choose(self, logits: Logits, history: Sequence[int]) -> int | None:
         """The next token by logits (vocab_size,); None where the text's form has no way on.
 
-        An end token is not the text's own; of others the log-probability is noted.
+        An end token is not the text's own; of others the log-probability is noted. With ``orders``
+        a token was chosen already, and stands in the place of logits (1,).
         """
+        if self.orders is not None:
+            return self.orders.taken(int(logits[0]))
         allowed = self._refused.allowed(len(history), len(logits))
         if self._constraint is None:
             token: int | None = self._sampler(logits, history, allowed)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -16,6 +15,7 @@ import numpy.typing as npt
 
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.candidates import Candidates
+from edgellama.sampling.chance import Chance, SeededChance
 from edgellama.sampling.dry import Breaks
 from edgellama.sampling.filters import Logits, Mask, check_finite, draw, greedy
 from edgellama.sampling.mirostat import Mirostat
@@ -34,7 +34,7 @@ Choose: TypeAlias = Callable[[Logits, float], int | None]
 class Sampler:
     """Chooses the tokens of one text, whose history only grows or is cut; for one thread.
 
-    It holds its own random generator. Where the likeliest logit is not finite, which only a
+    It holds its own source of ``chance``. Where the likeliest logit is not finite, which only a
     broken model produces, it raises EdgellamaError.
     """
 
@@ -72,7 +72,7 @@ class Sampler:
         bias = bias or {}
         self._biased = np.fromiter(bias, dtype=np.intp, count=len(bias))
         self._bias = np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
-        self._seed = options.seed
+        self.chance = SeededChance(options.seed)
         self._mirostat = Mirostat(options) if options.mirostat and self._temperature else None
         stages = active_stages(options, SparedTokens(all_ends, breaks))
         if not self._temperature:
@@ -87,42 +87,41 @@ class Sampler:
         self._kernel: Choose | None = None
         if kernels is not None and self._temperature and self._mirostat is None:
             self._kernel = _kernel_choice(options, kernels, tail, self._last_temperature)
+        self.num_chances = (1 + ("xtc" in stages)) if self._temperature else 0
 
     def __call__(
         self,
         logits: Logits,
         history: Sequence[int],
         allowed: Mask | None = None,
+        chance: Chance | None = None,
     ) -> int:
         """The next token, from float32 logits (vocab_size,) and the tokens so far.
 
-        ``allowed`` (vocab_size,): which tokens may be chosen; None is all of them.
+        ``allowed`` (vocab_size,): which tokens may be chosen; None is all of them. ``chance``:
+        where the ``num_chances`` random numbers of a choice come from; None is the own seed.
         """
+        chance = self.chance if chance is None else chance
         candidates = Candidates(self._prepared(logits, history, allowed))
         if self._choose is not None:
             return chosen_token(candidates.logits, tuple(history), self._choose)
         history = self._counted(history)
         for stage in self._head:
-            candidates = stage(candidates, history, self._generator)
+            candidates = stage(candidates, history, chance)
         if not self._temperature:
             return candidates.token(greedy(candidates.logits))
         if self._mirostat is not None:
             check_finite(candidates.logits.max())
-            return candidates.token(self._mirostat(candidates.logits, self._generator.random()))
-        fraction = self._generator.random()
+            return candidates.token(self._mirostat(candidates.logits, chance.random()))
+        fraction = chance.random()
         if self._kernel is not None:
             index = self._kernel(candidates.logits, fraction)
             if index is not None:
                 return candidates.token(index)
         check_finite(candidates.logits.max())
         for stage in self._tail:
-            candidates = stage(candidates, history, self._generator)
+            candidates = stage(candidates, history, chance)
         return candidates.token(draw(candidates.logits, self._last_temperature, fraction))
-
-    @cached_property
-    def _generator(self) -> np.random.Generator:
-        """Made when something is left to chance: importing it costs as much as a small model."""
-        return np.random.default_rng(self._seed)
 
     def chances(self, logits: Logits, history: Sequence[int]) -> npt.NDArray[np.float64]:
         """The probability of every token (vocab_size,) to be chosen now; nothing is chosen.
@@ -132,7 +131,7 @@ class Sampler:
         candidates = Candidates(self._prepared(logits, history, None))
         history = self._counted(history)
         for stage in (*self._head, *self._tail):
-            candidates = stage(candidates, history, self._generator)
+            candidates = stage(candidates, history, self.chance)
         if self._mirostat is not None:
             candidates = candidates.kept(self._mirostat.keep(candidates.logits))
         if not self._temperature:

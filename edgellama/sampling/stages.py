@@ -15,6 +15,7 @@ import numpy as np
 
 from edgellama.quant.records import dataclass
 from edgellama.sampling.candidates import Candidates
+from edgellama.sampling.chance import Chance
 from edgellama.sampling.dry import Breaks, GrowingTokens, repetition_penalties
 from edgellama.sampling.filters import Indices, Logits, keep_min_p, keep_top_k, keep_top_p
 from edgellama.sampling.options import SamplingOptions
@@ -26,7 +27,7 @@ from edgellama.sampling.shape_filters import (
     without_top_choices,
 )
 
-Stage: TypeAlias = "Callable[[Candidates, Sequence[int], np.random.Generator], Candidates]"
+Stage: TypeAlias = "Callable[[Candidates, Sequence[int], Chance], Candidates]"
 """From candidates, the tokens so far and a source of chance to candidates, in rising order."""
 
 
@@ -134,7 +135,7 @@ def _xtc(options: SamplingOptions, spared: SparedTokens) -> Stage | None:
     if probability == 0 or threshold > 0.5:
         return None
 
-    def stage(given: Candidates, history: object, chance: np.random.Generator) -> Candidates:
+    def stage(given: Candidates, history: object, chance: Chance) -> Candidates:
         if chance.random() >= probability:
             return given
         return given.kept(without_top_choices(given.logits, threshold))

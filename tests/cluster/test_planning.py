@@ -45,11 +45,11 @@ def test_the_sums_of_two_laptops_with_70b() -> None:
     assert desk.layers.stop == 80
     # Two of f16 for keys and values of 8 heads of 128 numbers, in 80 layers at 4096 positions.
     assert laptop.kv_bytes + desk.kv_bytes == 2 * 2 * 8 * 128 * 80 * 4096
-    # A row of 8192 numbers and a token there, 128256 logits back.
-    assert found.token_wire_bytes == 4 * 8192 + 4 + 4 * 128256 == 545_796
+    # A row of 8192 numbers and a token there, the next token back.
+    assert found.token_wire_bytes == 4 * 8192 + 4 + 4 == 32_776
     assert found.chunk_wire_bytes == 256 * (4 * 8192 + 4)
     reading = laptop.read_bytes / (REACHED_SHARE * 60e9) + desk.read_bytes / (REACHED_SHARE * 80e9)
-    wire = CALL_SECONDS + 8 * 545_796 / 1e9
+    wire = CALL_SECONDS + 8 * 32_776 / 1e9
     assert found.tokens_per_second == pytest.approx(1 / (reading + wire))
 
 
@@ -134,6 +134,8 @@ def test_what_does_not_fit_says_what_would(run_cli: CliRunner) -> None:
     assert result.returncode == 1
     assert "needs 44.1 GB on 2 machines" in result.stderr
     assert "a further machine of" in result.stderr
+    alone = run_cli("cluster", "plan", "llama-3.3-70b", "--machines", "a:16GB:60")
+    assert "GB on one machine, in layers of 0.62 GB; 16.0 GB are there" in alone.stderr
     assert "--type q2_k" in result.stderr
     smaller = ("cluster", "plan", "llama-3.3-70b", "--machines", machines, "--type", "q2_k")
     assert run_cli(*smaller).returncode == 0

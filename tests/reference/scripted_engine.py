@@ -62,7 +62,7 @@ class ScriptedEngine:
         self.config = SimpleNamespace(vocab_size=vocab_size, context_length=context_length)
         self.before_step = before_step
         self.kernels = None
-        self.low_priority = False
+        self.low_priority = self.orders_choices = False
         self.forwarded: list[list[int]] = []
         self.caches: list[ScriptedCache] = []
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.engine import Engine
     from edgellama.engine.step_costs import StepCosts
+    from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.speculation.drafter import Drafter
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class ModelDrafter:
     """Guesses of a draft model for one text."""
 
     def __init__(
-        self, engine: Engine, costs: StepCosts, context_length: int, cancel: CancelToken
+        self, engine: TextEngine, costs: StepCosts, context_length: int, cancel: CancelToken
     ) -> None:
         """``engine``: the draft model's; ``costs``: of steps of the model that is drafted for."""
         self._engine = engine

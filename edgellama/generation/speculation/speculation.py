@@ -12,7 +12,7 @@ from edgellama.quant.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.engine import Engine
+    from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.speculation.drafter import Drafter
 
 SpeculationMode: TypeAlias = Literal["auto"] | bool
@@ -26,7 +26,7 @@ class Speculation:
     """Makes the drafters of a model's texts."""
 
     def __init__(
-        self, engine: Engine, mode: SpeculationMode = "auto", draft: Engine | None = None
+        self, engine: TextEngine, mode: SpeculationMode = "auto", draft: TextEngine | None = None
     ) -> None:
         """``mode``: of texts that do not say their own; ``draft``: a smaller model that guesses."""
         self._engine = engine

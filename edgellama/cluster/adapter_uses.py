@@ -1,0 +1,55 @@
+"""Adapters as stages hear of them: each machine reads its own copy, checked by its digest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgellama.quant.errors import EdgellamaError, ModelFileError
+
+if TYPE_CHECKING:
+    from edgellama.engine.adapter_set import AdapterSet
+    from edgellama.engine.adapter_shelf import AdapterShelf
+
+
+@dataclass(frozen=True)
+class AdapterUse:
+    """The adapter in a file, by what stands for its content, and how strongly it is used."""
+
+    path: str
+    digest: bytes
+    scale: float
+
+
+def uses_of(adapters: AdapterSet) -> tuple[AdapterUse, ...]:
+    """What stages are told of a text's adapters."""
+    return tuple(
+        AdapterUse(str(adapter.path.resolve()), adapter.digest, scale)
+        for adapter, scale in adapters.scales.items()
+    )
+
+
+def adapters_of(shelf: AdapterShelf, uses: tuple[AdapterUse, ...]) -> AdapterSet:
+    """A stage's own adapters, loaded where one is used for the first time.
+
+    ModelFileError for another file than the driver's, EdgellamaError for one that is not here.
+    """
+    return shelf.adapter_set({_loaded(shelf, use): use.scale for use in uses})
+
+
+def _loaded(shelf: AdapterShelf, use: AdapterUse) -> str:
+    name = use.digest.hex()
+    if name in shelf.loaded:
+        return name
+    try:
+        adapter = shelf.load(use.path, name)
+    except EdgellamaError:
+        raise
+    except OSError as error:
+        raise EdgellamaError(f"adapter {use.path}: {error.strerror or error}") from None
+    if adapter.digest != use.digest:
+        shelf.unload(adapter)
+        raise ModelFileError(
+            f"{use.path}: another adapter than the driver's; every machine needs the same file"
+        )
+    return name

@@ -1,0 +1,203 @@
+"""Tokens that the last stage chooses: those of a choice in one process, without their logits."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from cluster.stage_harness import MortalStage, often, spread
+from hypothesis import given
+from hypothesis import strategies as st
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama.cluster.spread_engine import SpreadEngine
+from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.engine import Engine
+from edgellama.generation.batch import Batch
+from edgellama.generation.decoding import Decoding
+from edgellama.generation.session import Session
+from edgellama.generation.text_options import Request, prompt_request
+from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.sampling.chance import GivenChance, SeededChance
+from edgellama.sampling.options import CHAT_SAMPLING, SamplingOptions
+from edgellama.text.tokenizer import load_tokenizer
+
+PROMPT = np.random.default_rng(1).integers(0, 288, 40).tolist()
+ORDERED: dict[str, Any] = {
+    "greedy": {"temperature": 0},
+    "hot": {"temperature": 1.5, "seed": 3, "top_k": 0, "top_p": 1, "min_p": 0},
+    "chat": {**CHAT_SAMPLING, "seed": 4},
+    "weakened": {"temperature": 0.8, "seed": 5, "repeat_penalty": 1.3, "dry_multiplier": 0.8,
+                 "dry_allowed_length": 1},
+    "own": {"temperature": 1, "seed": 5, "repeat_penalty": 1.3, "penalize_prompt": False},
+    "xtc": {"temperature": 1, "seed": 6, "xtc_probability": 0.5, "xtc_threshold": 0.01},
+    "odd": {"temperature": 0.9, "seed": 7, "samplers": ["temperature", "typ_p", "top_n_sigma"],
+            "typical_p": 0.9, "top_n_sigma": 1.0, "dynatemp_range": 0.3},
+    "single": {"temperature": 1, "seed": 8, "logit_bias": {5: 4.0, 9: -100.0}, "min_tokens": 10,
+               "ignore_eos": True},
+}  # fmt: skip
+UNORDERED: dict[str, Any] = {
+    "mirostat": {"temperature": 1, "seed": 1, "mirostat": 2},
+    "logprobs": {"temperature": 1, "seed": 1, "logprobs": 2},
+    "prompt": {"temperature": 1, "seed": 1, "prompt_logprobs": 0},
+    "banned": {"temperature": 1, "seed": 1, "banned": ["a", "e", "q"]},
+    "processor": {"temperature": 1, "seed": 1, "processors": [lambda logits, tokens: -logits]},
+    "sampler": {"sampler": lambda logits, tokens: int(np.argsort(logits)[-2])},
+    "regex": {"temperature": 1, "seed": 1, "regex": "[a-z ]+"},
+}
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GGUFFile]:
+    """A tiny model of four layers."""
+    model = TinyLlama(layers=4, context_length=1500)
+    with GGUFFile(write_tiny_llama(tmp_path_factory.mktemp("orders") / "tiny.gguf", model)) as file:
+        yield file
+
+
+@pytest.fixture(scope="module")
+def exact(file: GGUFFile) -> Iterator[Engine]:
+    """The same model in one process."""
+    with Engine(file, num_threads=1, exact=True) as engine:
+        yield engine
+
+
+def watched(engine: SpreadEngine) -> list[tuple[StageCall, Answer]]:
+    """What the last stage is asked and answers from now on."""
+    last, seen = engine.stages[-1], list[tuple[StageCall, Answer]]()
+    assert isinstance(last, MortalStage)
+    run = last.run
+
+    def watch(calls: list[StageCall]) -> list[Answer]:
+        calls = pickle.loads(pickle.dumps(calls))
+        answers = run(calls)
+        seen.extend(zip(calls, answers, strict=True))
+        return answers
+
+    last.run = watch  # type: ignore[method-assign]
+    return seen
+
+
+def text_of(engine: Any, file: GGUFFile, options: dict[str, Any]) -> tuple[object, ...]:
+    """Two texts of a session, the second of which begins like the first one."""
+    tokenizer = load_tokenizer(file.metadata, file.path)
+    session = Session(engine, tokenizer, context_length=600)
+    found = [session.generate(p, max_tokens=40, **options) for p in (PROMPT, [*PROMPT[:30], 7])]
+    session.close()
+    return tuple((r.text, r.tokens, r.finish_reason, r.logprobs, r.prompt_logprobs) for r in found)
+
+
+@pytest.mark.parametrize("options", ORDERED.values(), ids=ORDERED)
+def test_the_last_stage_chooses_the_same_tokens(
+    file: GGUFFile, exact: Engine, options: dict[str, Any]
+) -> None:
+    """Every seeded text is that of one process, and no row of logits is sent for it."""
+    with spread(file, 2) as engine:
+        seen = watched(engine)
+        assert text_of(engine, file, options) == text_of(exact, file, options)
+    widths = {answer.shape[1] for _, answer in seen if len(answer)}  # type: ignore[arg-type,union-attr]
+    assert widths == {1}
+
+
+@pytest.mark.parametrize("options", UNORDERED.values(), ids=UNORDERED)
+def test_what_needs_logits_here_has_them(
+    file: GGUFFile, exact: Engine, options: dict[str, Any]
+) -> None:
+    """Functions, forms, log-probabilities and samplers that learn get rows of logits as before."""
+    with spread(file, 2) as engine:
+        seen = watched(engine)
+        assert text_of(engine, file, options) == text_of(exact, file, options)
+    assert all(call.order is None for call, _ in seen)
+
+
+class Oracle:
+    """Guesses the text to come, wrongly now and then."""
+
+    def __init__(self, text: list[int], hits: float) -> None:
+        self._text, self._hits, self._dice = text, hits, random.Random(2)
+
+    def draft(self, tokens: list[int], room: int) -> list[int]:
+        """The next tokens."""
+        coming = self._text[len(tokens) : len(tokens) + min(room, 5)]
+        return [t if self._dice.random() < self._hits else (t + 1) % 288 for t in coming]
+
+
+@pytest.mark.parametrize("name", ORDERED)
+@pytest.mark.parametrize("hits", [0.0, 0.7, 1.0])
+def test_guesses_are_judged_by_the_last_stage(
+    file: GGUFFile, exact: Engine, name: str, hits: float
+) -> None:
+    """Chance is used up as far as guesses were right, so that a text is what it is without any."""
+    tokenizer = load_tokenizer(file.metadata, file.path)
+    request = prompt_request(tokenizer, PROMPT, {"max_tokens": 60, **ORDERED[name]})
+
+    def text(engine: Any, drafter: Any) -> tuple[int, ...]:
+        cache = engine.new_cache(600)
+        decoding = Decoding(engine, tokenizer, cache, request, CancelToken(), drafter)
+        for _ in decoding.steps():
+            pass
+        return decoding.result().tokens
+
+    expected = text(exact, None)
+    with spread(file, 2) as engine:
+        seen = watched(engine)
+        assert text(engine, Oracle([*PROMPT, *expected], hits)) == expected
+    if hits == 1:
+        assert len(seen) < len(expected) / 2
+
+
+@pytest.mark.parametrize("name", ["chat", "xtc"])
+def test_lost_stages_choose_the_same_again(file: GGUFFile, exact: Engine, name: str) -> None:
+    """An order that is carried out again, by another stage, gives the token that it gave."""
+    with spread(file, 2, is_dying=often(3, 0.02)) as engine:
+        assert text_of(engine, file, ORDERED[name]) == text_of(exact, file, ORDERED[name])
+        assert sum(stage.num_deaths for stage in engine.stages) > 1  # type: ignore[attr-defined]
+
+
+def test_texts_of_a_batch_have_orders_of_their_own(file: GGUFFile, exact: Engine) -> None:
+    """Different options side by side, each text as alone."""
+    tokenizer = load_tokenizer(file.metadata, file.path)
+    kinds = [*ORDERED.values(), *UNORDERED.values()]
+
+    def texts(engine: Any) -> dict[int, tuple[int, ...]]:
+        requests = [
+            lambda o=o: prompt_request(tokenizer, PROMPT, {"max_tokens": 20, **o}) for o in kinds
+        ]
+        batch = Batch(engine, tokenizer, requests, width=20, context_length=600)
+        return {result.index: result.tokens for result in batch}
+
+    with spread(file, 2) as engine:
+        assert texts(engine) == texts(exact)
+
+
+def test_an_order_holds_for_one_step(file: GGUFFile, exact: Engine) -> None:
+    """Whoever asks for logits of the same sequence later gets them."""
+    tokenizer = load_tokenizer(file.metadata, file.path)
+    request = Request(PROMPT, SamplingOptions(temperature=0), max_tokens=3)
+    with spread(file, 2) as engine:
+        cache = engine.new_cache(600)
+        decoding = Decoding(engine, tokenizer, cache, request, CancelToken())
+        list(decoding.steps())
+        decoding.next_tokens()
+        engine.work([1], cache)
+        assert engine.forward([1], cache).shape == (1, 288)
+    with pytest.raises(EdgellamaError, match="are chosen where this engine's logits are"):
+        exact.order_choice(exact.new_cache(8), object())
+
+
+@given(st.integers(0, 2**32), st.lists(st.integers(0, 5)))
+def test_numbers_that_were_looked_at_come_again(seed: int, looks: list[int]) -> None:
+    """However far somebody looks ahead, the numbers of a seed come in their order."""
+    plain, chance = np.random.default_rng(seed), SeededChance(seed)
+    for look in looks:
+        ahead = chance.ahead(look)
+        assert len(ahead) == look
+        number = chance.random()
+        assert number == plain.random()
+        assert not ahead or GivenChance(ahead).random() == number

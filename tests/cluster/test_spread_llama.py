@@ -1,0 +1,123 @@
+"""What users do with a model, over stages: vectors, ranks, adapters; and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cluster.stage_harness import MortalStage, cut, often
+from reference.adapter_files import random_gguf_factors, write_gguf_adapter
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama.cluster.spread_llama import SpreadLlama
+from edgellama.cluster.stage import Stage
+from edgellama.llama import Llama
+from edgellama.quant.errors import InvalidOptionError, ModelFileError, ModelNotFoundError
+from edgellama.quant.gguf.file import GGUFFile
+
+MODEL = TinyLlama(layers=4, context_length=900)
+TEXTS = [[5, 9, 200, 17], list(range(3, 260)), [7]]
+OPTIONS: dict[str, Any] = {"max_tokens": 12, "temperature": 0.8, "seed": 2}
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model of four layers."""
+    return write_tiny_llama(tmp_path_factory.mktemp("spread") / "tiny.gguf", MODEL)
+
+
+def spread_llama(path: Path, share: float = 0.0, **options: Any) -> SpreadLlama:
+    """The model over two stages, which die in this share of their calls."""
+
+    def stages(file: GGUFFile) -> list[MortalStage]:
+        return [
+            MortalStage(partial(Stage, file, layers, num_threads=1, exact=True), often(1, share))
+            for layers in cut(4, 2)
+        ]
+
+    return SpreadLlama(path, stages, context_length=600, chunk_tokens=128, **options)
+
+
+@pytest.fixture(scope="module")
+def pair(path: Path) -> Iterator[tuple[Llama, SpreadLlama]]:
+    """The model in one process, and over two stages."""
+    with (
+        Llama(path, num_threads=1, exact=True, context_length=600) as whole,
+        spread_llama(path) as spread,
+    ):
+        yield whole, spread
+
+
+@pytest.mark.parametrize("pooling", ["mean", "last", "first"])
+def test_vectors_are_those_of_one_process(pair: tuple[Llama, SpreadLlama], pooling: Any) -> None:
+    """Rows of the last stage are pooled and normed as one process's own, bit for bit."""
+    vectors = [llama.embed(TEXTS, pooling=pooling) for llama in pair]
+    np.testing.assert_array_equal(*vectors)
+
+
+def test_log_probabilities_of_prompts_are_too(pair: tuple[Llama, SpreadLlama]) -> None:
+    """Scores need logits of every token, which are sent."""
+    scores = [llama.score([8, 9, 10], [5, 6, 7], alternatives=2) for llama in pair]
+    assert scores[0] == scores[1]
+
+
+def adapter_file(folder: Path, seed: int) -> Path:
+    """An adapter of all matrices."""
+    return write_gguf_adapter(folder / f"a{seed}.gguf", random_gguf_factors(MODEL, seed=seed))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05])
+def test_adapters_are_loaded_by_stages(path: Path, tmp_path: Path, share: float) -> None:
+    """Texts with adapters, with others and without any are those of one process, in a batch too."""
+    files = [adapter_file(tmp_path, seed) for seed in (1, 2)]
+    with (
+        Llama(path, num_threads=1, exact=True, context_length=600) as whole,
+        spread_llama(path, share) as spread,
+    ):
+        found = []
+        for llama in (whole, spread):
+            first, second = map(llama.load_adapter, files)
+            uses = [{first: 1.0}, {}, {first: 0.5, second: -1.0}]
+            texts = [llama.generate(TEXTS[1], adapters=use, **OPTIONS).tokens for use in uses]
+            with llama.session() as session:
+                for use in (uses[0], {}):
+                    session.adapters = use
+                    texts.append(session.generate(TEXTS[0], **OPTIONS).tokens)
+            texts += [
+                r.tokens for r in llama.generate_batch([TEXTS[0]], adapters=uses[2], **OPTIONS)
+            ]
+            found.append((texts, llama.embed([TEXTS[0]], adapters=uses[0]).tolist()))
+            llama.unload_adapter(first)
+        assert found[0] == found[1]
+        assert len(set(found[0][0])) == len(found[0][0])
+
+
+def test_another_adapter_on_a_machine_is_refused(path: Path, tmp_path: Path) -> None:
+    """A stage that finds another file, or none, under an adapter's path says so in one line."""
+    file, other = (adapter_file(tmp_path, seed) for seed in (1, 2))
+    with spread_llama(path) as llama:
+        adapter = llama.load_adapter(file)
+        kept = shutil.copy(file, tmp_path / "kept.gguf")
+        other.replace(file)
+        with pytest.raises(ModelFileError, match="another adapter than the driver's"):
+            llama.generate(TEXTS[0], adapters={adapter: 1.0}, **OPTIONS)
+        file.unlink()
+        with pytest.raises(ModelNotFoundError):
+            llama.generate(TEXTS[0], adapters={adapter: 1.0}, **OPTIONS)
+        Path(kept).replace(file)
+        assert llama.generate(TEXTS[0], adapters={adapter: 1.0}, **OPTIONS).tokens
+
+
+def test_what_cannot_be_is_refused(pair: tuple[Llama, SpreadLlama], tmp_path: Path) -> None:
+    """Saved sessions say why, and what is allowed instead."""
+    with pair[1].session() as session:
+        session.generate(TEXTS[0], **OPTIONS)
+        with pytest.raises(InvalidOptionError, match="cannot be saved: their keys and values"):
+            session.save(tmp_path / "session")
+        with pytest.raises(InvalidOptionError, match="cannot be saved"):
+            session.load(tmp_path / "session")
