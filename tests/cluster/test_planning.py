@@ -135,7 +135,7 @@ def test_what_does_not_fit_says_what_would(run_cli: CliRunner) -> None:
     assert "needs 44.1 GB on 2 machines" in result.stderr
     assert "a further machine of" in result.stderr
     alone = run_cli("cluster", "plan", "llama-3.3-70b", "--machines", "a:16GB:60")
-    assert "GB on one machine, in layers of 0.62 GB; 16.0 GB are there" in alone.stderr
+    assert "GB on one machine, in layers of 0.56 GB; 16.0 GB are there" in alone.stderr
     assert "--type q2_k" in result.stderr
     smaller = ("cluster", "plan", "llama-3.3-70b", "--machines", machines, "--type", "q2_k")
     assert run_cli(*smaller).returncode == 0
