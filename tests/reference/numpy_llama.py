@@ -232,7 +232,7 @@ class NumpyEngine:
         self.llama = NumpyLlama(file, dtype)
         self.config = self.llama.shape
         self.num_threads = 1
-        self.low_priority = False
+        self.low_priority = self.orders_choices = False
         self.kernels = None
         self.hooks: tuple[object, ...] = ()
         self.scheduler = SimpleNamespace(costs=StepCosts())
