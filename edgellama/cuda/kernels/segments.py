@@ -1,0 +1,31 @@
+"""The table of a step's segments as the card's kernels read it; ``layouts`` says how it lies."""
+
+from __future__ import annotations
+
+from edgellama.cuda.kernels.lanes import lane_number, select, widened
+from edgellama.cuda.kernels.memory import load_global_i64, read_global_i64
+from edgellama.cuda.kernels.warp import largest_integer_of_lanes
+from edgellama.cuda.layouts import HEADER_BYTES, PAGES, SEGMENT_BYTES, WARP
+from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
+from edgellama.kernels_cpu.simd.device import device
+
+
+@device
+def find_segment(segments, first, last, word, number):
+    """The last of segments ``first`` to ``last`` - 1 whose growing ``word`` is at most ``number``.
+
+    Each lane looks at another segment, so that the warp waits for memory once, not for each.
+    """
+    records, found = segments + HEADER_BYTES + word, first
+    for base in range(first, last, WARP):
+        index = lane_number() + base
+        inside = select(index < last, index, last - 1)
+        words = load_global_i64(widened(inside * SEGMENT_BYTES) + records)
+        found = max(found, largest_integer_of_lanes(select(words <= number, inside, first)))
+    return segments + HEADER_BYTES + found * SEGMENT_BYTES
+
+
+@device
+def page_of(segment, position):
+    """The address of the page that holds a position of the segment's sequence."""
+    return read_global_i64(read_global_i64(segment + PAGES) + position // PAGE_POSITIONS * 8)

@@ -1,0 +1,136 @@
+"""Compiles kernels to PTX, the text that the card's driver makes code of.
+
+Knows Numba and LLVM, whose NVPTX back end llvmlite brings along; runs in a process of its own, as
+``kernels_cpu.compiling.jit``. PTX is of old versions, so that old drivers take it, and nothing
+outside it is called.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import binding, ir
+from numba.core import codegen, registry
+
+from edgellama.cuda.kernels.front_end import typed_library
+from edgellama.cuda.kernels.lanes import CARD_MACHINES
+from edgellama.cuda.kernels.warp import SHARED_NAME
+from edgellama.cuda.layouts import WARP
+from edgellama.cuda.signatures import CARD_SIGNATURES
+from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.signatures import Kernel
+from edgellama.quant.errors import KernelError
+
+TRIPLE = "nvptx64-nvidia-cuda"
+SM_75 = Tier("sm_75", 1, "sm_75", "+ptx63", machines=CARD_MACHINES)
+"""Cards since Turing; drivers since 418 take it."""
+SM_80 = Tier("sm_80", 1, "sm_80", "+ptx70", machines=CARD_MACHINES)
+"""Cards since Ampere, which multiply bf16 and copy past registers; drivers since 450."""
+CARD_TIERS = (SM_80, SM_75)
+"""What PTX is compiled for, the better first."""
+I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+
+
+class PtxLibrary(codegen.AOTCodeLibrary):
+    """The code of a function and of those that it calls, as it was written."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+
+class PtxCodegen(codegen.AOTCPUCodegen):
+    """Numba code generation for the card."""
+
+    _library_class = PtxLibrary
+
+    def __init__(self, tier: Tier) -> None:
+        self._tier = tier
+        super().__init__(f"edgellama.{tier.name}")
+
+    def _init(self, llvm_module: Any) -> None:
+        super()._init(llvm_module)
+        self._tm = _target_machine(self._tier)
+        self._target_data = self._tm.target_data
+        self._data_layout = str(self._target_data)
+
+    def _create_empty_module(self, name: str) -> Any:
+        module = super()._create_empty_module(name)
+        module.triple = TRIPLE
+        return module
+
+
+def _target_machine(tier: Tier) -> Any:
+    binding.initialize_all_targets()
+    binding.initialize_all_asmprinters()
+    target = binding.Target.from_triple(TRIPLE)
+    return target.create_target_machine(cpu=tier.llvm_cpu, features=tier.llvm_features, opt=3)
+
+
+def tier_of_card(major: int, minor: int) -> Tier | None:
+    """The tier for a card of this compute capability; None for one that is too old.
+
+    >>> tier_of_card(8, 6).name, tier_of_card(7, 5).name, tier_of_card(6, 1)
+    ('sm_80', 'sm_75', None)
+    """
+    able = (tier for tier in CARD_TIERS if tier.name <= f"sm_{major}{minor}" or major >= 10)
+    return next(able, None)
+
+
+def use_card(tier: Tier) -> None:
+    """Make this process compile for cards of ``tier``; a second, different tier is refused."""
+    typing_context = registry.cpu_target.typing_context
+    current = getattr(typing_context, "edgellama_tier", None)
+    if current is not None and current != tier:
+        raise KernelError(f"this process already compiles for {current.name}, not for {tier.name}")
+    if current is None:
+        typing_context.edgellama_tier = tier
+        target_context = registry.cpu_target.target_context
+        target_context._internal_codegen = PtxCodegen(tier)
+        target_context.get_executable = lambda library, descriptor, environment: [].append
+
+
+def compile_ptx(kernel: Kernel) -> str:
+    """PTX of one kernel, with one entry: its name. KernelError if it needs what is not in it."""
+    machine = registry.cpu_target.target_context.codegen()._tm
+    library, symbol = typed_library(kernel)
+    module = binding.parse_assembly(str(_entry_module(kernel, symbol)))
+    module.link_in(library._final_module, preserve=True)
+    for function in module.functions:
+        if not function.is_declaration and function.name != kernel.name:
+            function.linkage = "internal"
+            function.add_function_attribute("alwaysinline")
+    for variable in module.global_variables:
+        if not variable.is_declaration and variable.name != SHARED_NAME:
+            variable.linkage = "internal"
+    options = binding.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = False
+    options.slp_vectorization = False
+    passes = binding.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)
+    missing = [f.name for f in module.functions
+               if f.is_declaration and not f.name.startswith("llvm.")]  # fmt: skip
+    if missing:
+        raise KernelError(f"kernel {kernel.name} needs {', '.join(missing)}; it may call nothing")
+    ptx: str = machine.emit_assembly(module)
+    return ptx
+
+
+def _entry_module(kernel: Kernel, symbol: str) -> Any:
+    """The kernel as the driver launches it, which calls Numba's function."""
+    signature = CARD_SIGNATURES[kernel]
+    module = ir.Module(kernel.name)
+    module.triple = TRIPLE
+    kinds = [F32 if p in signature.float_parameters else I64 for p in signature.parameters]
+    byte_pointer = ir.IntType(8).as_pointer()
+    results = [byte_pointer.as_pointer(), byte_pointer.as_pointer()]
+    inner = ir.Function(module, ir.FunctionType(I32, [*results, *kinds, I64]), symbol)
+    entry = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), kernel.name)
+    entry.calling_convention = "ptx_kernel"
+    builder = ir.IRBuilder(entry.append_basic_block())
+    unused, no_exception = builder.alloca(byte_pointer), ir.Constant(results[1], None)
+    builder.call(inner, [unused, no_exception, *entry.args, I64(0)])
+    builder.ret_void()
+    threads = signature.num_warps * WARP
+    note = [entry, ir.MetaDataString(module, "maxntidx"), I32(threads)]
+    module.add_named_metadata("nvvm.annotations").add(module.add_metadata(note))
+    return module

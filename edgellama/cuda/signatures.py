@@ -1,0 +1,66 @@
+"""Every kernel of the card and what it takes: the contract between host code and PTX.
+
+Plain data, as ``kernels_cpu.signatures``; neither numba nor a kernel is imported here. All
+parameters are int64 by value but the named float32 ones, in this order, each in a slot of 8 bytes.
+Addresses are the card's; those of mapped host memory too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from types import MappingProxyType
+
+from edgellama.kernels_cpu.signatures import CACHE_TYPES, Kernel
+
+
+def no_shared_bytes(head_size: int) -> int:
+    """Of a kernel whose blocks share no memory."""
+    return 0
+
+
+@dataclass(frozen=True)
+class CardSignature:
+    """Module and factory of a kernel, its parameters, and how its blocks are launched.
+
+    ``num_warps`` of 32 threads are a block; ``shared_bytes`` tells, for a head size, the bytes of
+    memory that a launch must give to each block. The factory is told the kernel's options and gives
+    a function of the parameters and ``warp``. An ``is_exact`` kernel rounds as written.
+    """
+
+    module: str
+    factory: str
+    parameters: tuple[str, ...]
+    float_parameters: frozenset[str] = frozenset()
+    num_warps: int = 1
+    shared_bytes: Callable[[int], int] = field(default=no_shared_bytes)
+    is_exact: bool = False
+
+
+Table = dict[Kernel, CardSignature]
+LAYER = ("head_size", "num_heads", "num_kv_heads")
+CACHE = ("key_offset", "value_offset", "key_head_bytes", "value_head_bytes")
+"""Where a layer's keys and values lie in a page, and the bytes of a head of each."""
+STORE = (
+    *("q", "q_stride", "staged_q", "staged_stride", "k", "v", "kv_stride"),
+    *LAYER, *CACHE, "segments",
+)  # fmt: skip
+"""Rows of queries are copied to ``staged_q`` in the card's memory, unless that is 0: blocks that
+attend read them many times, and the bus is slow."""
+
+
+def _store_signatures() -> Table:
+    return {
+        Kernel("card_store", pair): CardSignature("store", "store", STORE, is_exact=True)
+        for pair in product(CACHE_TYPES, CACHE_TYPES)
+    }
+
+
+CARD_SIGNATURES: Mapping[Kernel, CardSignature] = MappingProxyType(_store_signatures())
+"""Every kernel of the card. ``card_store`` (types of keys and values) has a block for each row of
+the step and KV head: grid (rows, num_kv_heads)."""
+CARD_KERNELS: Mapping[str, Kernel] = MappingProxyType(
+    {kernel.name: kernel for kernel in CARD_SIGNATURES}
+)
+"""All of them by name."""
