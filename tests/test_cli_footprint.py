@@ -85,6 +85,22 @@ def test_the_prompt_cache_is_a_part_of_its_own(run_cli: CliRunner) -> None:
     assert "'much'; allowed: such as 16GB" in wrong.stderr
 
 
+def test_a_draft_model_is_a_part_of_its_own(run_cli: CliRunner, model: Path) -> None:
+    """All of it but the code is counted, of its own context at most, and measured with the rest."""
+    (alone,) = rows_of(run_cli, model, "--kv", "f16", "-c", "1000")
+    arguments = ("smollm2-135m", "--type", "q4_0", "--kv", "f16", "-c", "4096")
+    (without,) = rows_of(run_cli, *arguments)
+    (row,) = rows_of(run_cli, *arguments, "--draft", model)
+    taken = alone["predicted_total_bytes"] - alone["predicted_code_bytes"]
+    assert (without["predicted_draft_bytes"], row["predicted_draft_bytes"]) == (0, taken)
+    assert row["predicted_total_bytes"] == without["predicted_total_bytes"] + taken
+    (of_size,) = rows_of(run_cli, *arguments, "--draft", "smollm2-135m")
+    assert of_size["predicted_draft_bytes"] > without["predicted_weights_bytes"]
+    (measured,) = rows_of(run_cli, model, "--draft", model, "-c", "200", "--measure")
+    assert measured["measured_tokens"] == 200
+    assert measured["predicted_draft_bytes"] > 0
+
+
 def test_a_configuration_and_its_folder(run_cli: CliRunner, tmp_path: Path) -> None:
     """config.json, or the folder that it lies in, says as much as the preset of the model."""
     path = tmp_path / "config.json"

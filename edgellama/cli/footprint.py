@@ -54,6 +54,9 @@ KV_HELP = (
     metavar="SIZE",
     help="Count what the beginnings of earlier texts may take (chat --prompt-cache) up to SIZE.",
 )
+@click.option(
+    "--draft", type=MODEL_OR_SIZE, metavar="MODEL", help="Count a draft model, as of chat --draft."
+)
 @click.option("--measure", "measured", is_flag=True, help="Run the file and compare.")
 @threads_option
 @style_option()
@@ -66,6 +69,7 @@ def command(
     pure: bool,
     memory: str | None,
     prompt_cache_bytes: int | None,
+    draft: str | None,
     measured: bool,
     num_threads: int | None,
     style: str,
@@ -82,6 +86,7 @@ def command(
     Examples:
       edgellama footprint llama-3.1-8b --type q4_k_m,q8_0 -c 8192,131072
       edgellama footprint llama-2-13b --fit 16
+      edgellama footprint llama-3.1-8b --type q4_k_m --draft llama-3.2-1b
       edgellama footprint model.gguf --measure -o json
       edgellama footprint ./Llama-3.2-1B --plot memory.png
     """
@@ -90,7 +95,7 @@ def command(
     found = None
     if measured:
         # Before anything large is imported here: what two processes share counts half in PSS.
-        found = _measure(model, _single(types, kv_types, context_lengths), num_threads)
+        found = _measure(model, _single(types, kv_types, context_lengths), num_threads, draft)
         kv_types, context_lengths = (found[1],), (found[0].num_tokens,)
     from edgellama.cli.figures import check_plot
     from edgellama.cli.model_outline_source import find_outline
@@ -99,7 +104,15 @@ def command(
     check_plot(plot)
     memory_bytes = parse_size(memory) if memory else None
     source = find_outline(model)
-    wishes = _Wishes(types, kv_types, context_lengths, pure, num_threads, prompt_cache_bytes or 0)
+    wishes = _Wishes(
+        types,
+        kv_types,
+        context_lengths,
+        pure,
+        num_threads,
+        prompt_cache_bytes or 0,
+        find_outline(draft) if draft is not None else None,
+    )
     predictions = _predict(source, wishes, memory_bytes)
     _print(source, predictions, found[0] if found else None, memory_bytes, style)
     if plot:
@@ -125,7 +138,7 @@ def _single(
 
 
 def _measure(
-    model: str, wanted: tuple[str, int | None], num_threads: int | None
+    model: str, wanted: tuple[str, int | None], num_threads: int | None, draft: str | None
 ) -> tuple[Measurement, str]:
     from edgellama.cli.model_argument import find_model
     from edgellama.cli.terminal import step_progress
@@ -140,6 +153,7 @@ def _measure(
             context_length=context_length,
             kv_type=kv_type,
             num_threads=num_threads,
+            draft=None if draft is None else find_model(draft),
             progress=progress,
         )
     return measurement, kv_type
@@ -155,6 +169,21 @@ class _Wishes:
     is_pure: bool
     num_threads: int | None
     prompt_cache_bytes: int
+    draft: OutlineSource | None
+
+    def draft_bytes(self, type: str, context_length: int) -> int:
+        """What a draft model takes: as its file is, else of the model's type, or the usual one."""
+        from edgellama.measure.footprint import AS_IT_IS, draft_model_bytes
+        from edgellama.models.checkpoints import DEFAULT_TYPE
+
+        if self.draft is None:
+            return 0
+        if self.draft.path is not None:
+            type = AS_IT_IS
+        elif type == AS_IT_IS:
+            type = DEFAULT_TYPE
+        outline = self.draft.outline
+        return draft_model_bytes(outline, self.machine, type=type, context_length=context_length)
 
     @property
     def machine(self) -> Machine:
@@ -185,6 +214,7 @@ def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -
             context_length=context_length,
             is_pure=wishes.is_pure,
             prompt_cache_bytes=wishes.prompt_cache_bytes,
+            draft_bytes=wishes.draft_bytes(type, context_length),
         )
         for type in types
         for kv_types in kv_pairs

@@ -14,6 +14,7 @@ TITLES = {
     "vocabulary": "vocabulary",
     "code": "code",
     "prompt_cache": "prompt cache",
+    "draft": "draft model",
 }
 
 

@@ -13,7 +13,7 @@ from edgellama.measure.footprint_fit import divergence
 from edgellama.measure.footprint_measurement import Measurement
 from edgellama.measure.model_outline import ModelOutline
 
-PARTS = ("weights", "kv", "activations", "vocabulary", "code", "prompt_cache", "total")
+PARTS = ("weights", "kv", "activations", "vocabulary", "code", "prompt_cache", "draft", "total")
 COLUMNS = (
     Column("type", is_number=False),
     Column("bits_per_weight", "{:.2f}".format),

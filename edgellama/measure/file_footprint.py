@@ -10,7 +10,14 @@ from pathlib import Path
 
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier
-from edgellama.measure.footprint import AS_IT_IS, Footprint, Machine, predict, usual_context_length
+from edgellama.measure.footprint import (
+    AS_IT_IS,
+    Footprint,
+    Machine,
+    draft_model_bytes,
+    predict,
+    usual_context_length,
+)
 from edgellama.measure.model_outline import ModelOutline
 from edgellama.quant.gguf.file import GGUFFile, require_model
 
@@ -21,6 +28,7 @@ def predict_footprint(
     context_length: int | None = None,
     kv_type: KVTypeChoice = "f16",
     num_threads: int | None = None,
+    draft: str | os.PathLike[str] | None = None,
 ) -> Footprint:
     """How much memory a process with this model will take at most, without loading it.
 
@@ -30,6 +38,7 @@ def predict_footprint(
             None (the default) is 4,096.
         kv_type: Number type of the KV cache, as for ``Llama``; "f16" by default.
         num_threads: Threads that compute. None (the default) is one per physical core.
+        draft: The GGUF file of a draft model that is loaded with it. None (the default) is none.
 
     Returns:
         The prediction: ``total_bytes``, and what of it is ``weights_bytes``, ``kv_bytes`` and so
@@ -48,15 +57,28 @@ def predict_footprint(
         >>> 90e6 < footprint.weights_bytes < footprint.total_bytes < 300e6
         True
     """
-    with GGUFFile(Path(path)) as file:
-        require_model(file)
-        outline = ModelOutline.from_gguf(file)
-    config = outline.config
-    length = usual_context_length(config) if context_length is None else context_length
+    outline = _outline(path)
+    own_length = outline.config.context_length
+    length = usual_context_length(outline.config) if context_length is None else context_length
+    length = min(length, own_length)
+    threads = default_num_threads() if num_threads is None else num_threads
+    machine = Machine(select_tier(), threads)
+    draft_bytes = 0
+    if draft is not None:
+        draft_bytes = draft_model_bytes(
+            _outline(draft), machine, type=AS_IT_IS, context_length=length
+        )
     return predict(
         outline,
-        Machine(select_tier(), default_num_threads() if num_threads is None else num_threads),
+        machine,
         type=AS_IT_IS,
         kv_types=KVTypes.of(kv_type),
-        context_length=min(length, config.context_length),
+        context_length=length,
+        draft_bytes=draft_bytes,
     )
+
+
+def _outline(path: str | os.PathLike[str]) -> ModelOutline:
+    with GGUFFile(Path(path)) as file:
+        require_model(file)
+        return ModelOutline.from_gguf(file)

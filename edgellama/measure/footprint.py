@@ -61,8 +61,8 @@ class Footprint:
     It holds for weights of one ``type``, of ``bits_per_weight`` on average, and for a session of
     ``context_length`` tokens whose keys and values have ``kv_types``. ``total_bytes`` is the sum of
     all ``parts``: ``weights_bytes``, ``kv_bytes`` of a full context, ``activations_bytes``,
-    ``vocabulary_bytes``, ``code_bytes`` of Python with its libraries, and ``prompt_cache_bytes``,
-    the limit of what earlier texts may leave.
+    ``vocabulary_bytes``, ``code_bytes`` of Python with its libraries, ``prompt_cache_bytes``, the
+    limit of what earlier texts may leave, and ``draft_bytes``, all of a draft model.
 
     Example:
         >>> from edgellama import predict_footprint
@@ -82,6 +82,7 @@ class Footprint:
     vocabulary_bytes: int
     code_bytes: int
     prompt_cache_bytes: int = 0
+    draft_bytes: int = 0
 
     @property
     def parts(self) -> Mapping[str, int]:
@@ -93,6 +94,7 @@ class Footprint:
             "vocabulary": self.vocabulary_bytes,
             "code": self.code_bytes,
             "prompt_cache": self.prompt_cache_bytes,
+            "draft": self.draft_bytes,
         }
 
     @property
@@ -118,10 +120,12 @@ def predict(
     context_length: int,
     is_pure: bool = False,
     prompt_cache_bytes: int = 0,
+    draft_bytes: int = 0,
 ) -> Footprint:
     """The footprint of a model as ``type`` (a recipe, or AS_IT_IS) with a full context.
 
     ``prompt_cache_bytes``: the limit of what the beginnings of earlier texts may take.
+    ``draft_bytes``: what a draft model takes.
     ``is_pure``: all matrices in the recipe's own format, as ``convert --pure`` writes them.
 
     Raises InvalidOptionError for unknown types and impossible lengths.
@@ -143,7 +147,25 @@ def predict(
         vocabulary_bytes=vocabulary_bytes(outline.vocabulary),
         code_bytes=LIBRARY_BYTES + INTERPRETER_BYTES,
         prompt_cache_bytes=prompt_cache_bytes,
+        draft_bytes=draft_bytes,
     )
+
+
+def draft_model_bytes(
+    outline: ModelOutline, machine: Machine, *, type: str, context_length: int
+) -> int:
+    """What a draft model takes in the process of the model that it guesses for.
+
+    Its keys and values are of 16 bits, whatever those of the model are.
+    """
+    alone = predict(
+        outline,
+        machine,
+        type=type,
+        kv_types=KVTypes.of("f16"),
+        context_length=min(context_length, outline.config.context_length),
+    )
+    return alone.total_bytes - alone.code_bytes
 
 
 def weights_bytes(outline: ModelOutline, type: str, is_pure: bool = False) -> int:

@@ -12,8 +12,9 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,10 @@ import numpy.typing as npt
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.measure.child_process import Progress, run_in_child, serve
 from edgellama.quant.records import dataclass
+
+if TYPE_CHECKING:
+    from edgellama.engine.kv_cache import KVCache
+    from edgellama.sampling.sampler import Sampler
 
 NUM_DECODED = 8
 RARE_TEXT = "zqxwvj Zwölfzylinder 漢字"
@@ -47,11 +52,13 @@ def measure(
     context_length: int | None,
     kv_type: str,
     num_threads: int | None = None,
+    draft: Path | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Run the model in ``path`` until its context is full; ``progress`` hears of tokens.
 
-    ``context_length`` None is ``footprint.usual_context_length``.
+    ``context_length`` None is ``footprint.usual_context_length``. ``draft`` is a draft model that
+    reads the same; of its bytes only those of the whole process tell.
 
     Raises what loading and running raise.
     """
@@ -60,51 +67,84 @@ def measure(
         "context_length": context_length,
         "kv_type": kv_type,
         "num_threads": num_threads,
+        "draft": None if draft is None else str(draft),
     }
     return Measurement(**run_in_child(__name__, request, progress))
 
 
 def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    from edgellama.engine.engine import Engine
     from edgellama.measure.footprint import usual_context_length
-    from edgellama.quant.gguf.file import GGUFFile
     from edgellama.sampling.options import SamplingOptions
     from edgellama.sampling.sampler import Sampler
-    from edgellama.text.tokenizer import load_tokenizer
 
-    with GGUFFile(request["path"]) as file:
-        tokenizer = load_tokenizer(file.metadata, file.path)
-        tokenizer.encode(RARE_TEXT)
-        sampler = Sampler(SamplingOptions(seed=0))
-        with Engine(file, num_threads=request["num_threads"]) as engine:
-            length = request["context_length"] or usual_context_length(engine.config)
-            cache = engine.new_cache(length, kv_type=request["kv_type"])
-            num_prefilled = max(1, cache.context_length - NUM_DECODED)
-            step = max(1, engine.config.vocab_size // num_prefilled)
-            tokens = np.arange(num_prefilled, dtype=np.int32) * step % engine.config.vocab_size
-            logits = engine.forward(tokens, cache, progress=progress)
-            while cache.length < cache.context_length:
-                logits = engine.forward([sampler(logits[0], [])], cache)
-            _touch(engine.weights.token_embd.data)
-            pages = [page.memory for page in cache.pages if page is not None]
-            result = _measured(file.files, pages, cache.length)
-        del tokenizer  # Held until here: a chat needs it to the end.
-        return result
+    sampler = Sampler(SamplingOptions(seed=0))
+    with ExitStack() as held:
+        model = held.enter_context(_Running(request["path"], request["num_threads"]))
+        length = request["context_length"] or usual_context_length(model.engine.config)
+        cache = model.fill(length, request["kv_type"], sampler, progress)
+        files: list[str | os.PathLike[str]] = [*model.file.files]
+        if request["draft"] is not None:
+            draft = held.enter_context(_Running(request["draft"], request["num_threads"]))
+            draft.fill(min(length, draft.engine.config.context_length), "f16", sampler, None)
+            files += draft.file.files
+        pages = [page.memory for page in cache.pages if page is not None]
+        return _measured(model.file.files, files, pages, cache.length)
+
+
+class _Running:
+    """A model that does what a long chat does. A context manager."""
+
+    def __init__(self, path: str, num_threads: int | None) -> None:
+        from edgellama.engine.engine import Engine
+        from edgellama.quant.gguf.file import GGUFFile
+        from edgellama.text.tokenizer import load_tokenizer
+
+        self.file = GGUFFile(path)
+        self.tokenizer = load_tokenizer(self.file.metadata, self.file.path)
+        self.tokenizer.encode(RARE_TEXT)
+        self.engine = Engine(self.file, num_threads=num_threads)
+
+    def fill(
+        self, length: int, kv_type: str, sampler: Sampler, progress: Progress | None
+    ) -> KVCache:
+        """A full cache of ``length`` tokens, most of them prefilled; all weights were read."""
+        engine = self.engine
+        vocab_size = engine.config.vocab_size
+        cache = engine.new_cache(length, kv_type=kv_type)
+        num_prefilled = max(1, cache.context_length - NUM_DECODED)
+        step = max(1, vocab_size // num_prefilled)
+        tokens = np.arange(num_prefilled, dtype=np.int32) * step % vocab_size
+        logits = engine.forward(tokens, cache, progress=progress)
+        while cache.length < cache.context_length:
+            logits = engine.forward([sampler(logits[0], [])], cache)
+        _touch(engine.weights.token_embd.data)
+        return cache
+
+    def __enter__(self) -> _Running:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.engine.close()
+        self.file.close()
 
 
 def _measured(
-    files: Sequence[str | os.PathLike[str]], memory: Sequence[npt.NDArray[np.uint8]], length: int
+    weights: Sequence[str | os.PathLike[str]],
+    files: Sequence[str | os.PathLike[str]],
+    memory: Sequence[npt.NDArray[np.uint8]],
+    length: int,
 ) -> dict[str, Any]:
+    """``files`` are no libraries; of them ``weights`` are the model's own."""
     result: dict[str, Any] = dict.fromkeys(
         ("pss_bytes", "weights_bytes", "libraries_bytes", "kv_bytes")
     )
     result |= {"num_tokens": length, "peak_bytes": peak_memory_bytes()}
     if sys.platform == "linux":
         resident, shares = _pages_by_file()
-        names = {os.path.realpath(file) for file in files}
-        result["weights_bytes"] = sum(size for name, size in resident.items() if name in names)
+        models, own = ({os.path.realpath(file) for file in some} for some in (files, weights))
+        result["weights_bytes"] = sum(size for name, size in resident.items() if name in own)
         result["libraries_bytes"] = sum(
-            size for name, size in resident.items() if name.startswith("/") and name not in names
+            size for name, size in resident.items() if name.startswith("/") and name not in models
         )
         result["pss_bytes"] = shares
         result["kv_bytes"] = sum(map(_resident_bytes, memory))

@@ -194,12 +194,15 @@ class ModelShelf:
     def predicted_bytes(self, model: ServedModel) -> int:
         """Bytes that loading the model and one text of it will take beside what runs already."""
         from edgellama.measure.file_footprint import predict_footprint
+        from edgellama.models.names import resolve
 
+        draft = self._engine.get("draft")
         footprint = predict_footprint(
             model.path,
             context_length=self._engine.get("context_length") or MODEST_CONTEXT,
             kv_type=self._engine.get("kv_type") or "f16",
             num_threads=self._engine.get("num_threads"),
+            draft=None if draft is None else resolve(draft),
         )
         return footprint.total_bytes - footprint.code_bytes
 
