@@ -45,7 +45,7 @@ def all_packages() -> list[str]:
 
 
 class BuildWithHash(build_py):
-    """Writes the hash of the kernels' sources beside them, for applications frozen without them."""
+    """Writes the hashes of the kernels' sources beside them, for applications frozen without."""
 
     def run(self) -> None:
         super().run()
@@ -54,9 +54,10 @@ class BuildWithHash(build_py):
             if not kernels.is_dir():  # a source distribution has them in the package alone
                 kernels = ROOT / "edgellama" / "kernels_cpu"
             bound = runpy.run_path(str(kernels / "compiling" / "source_hash.py"))
-            target = Path(self.build_lib) / "edgellama" / "kernels_cpu"
-            name, text = bound["BOUND_NAME"], bound["hash_sources"](target)
-            (target / name).write_text(text, "ascii")
+            built = Path(self.build_lib) / "edgellama"
+            for folder, beside in (("kernels_cpu", (bound["FORMATS_FILE"],)), ("cuda", ())):
+                text = bound["hash_sources"](built / folder, beside)
+                (built / folder / bound["BOUND_NAME"]).write_text(text, "ascii")
 
 
 setup(

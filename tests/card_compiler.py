@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
+from edgellama.cuda.card_tiers import CARD_TIERS
 from edgellama.cuda.signatures import CARD_KERNELS
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked, write_checked
 from edgellama.kernels_cpu.compiling.source_hash import source_hash
@@ -53,7 +54,7 @@ def _compile(target: str, folder: Path, names: list[str]) -> None:
     from edgellama.kernels_cpu.compiling import jit
     from edgellama.kernels_cpu.machine.cpu import compilable_tier
 
-    cards = {tier.name: tier for tier in ptx_target.CARD_TIERS}
+    cards = {tier.name: tier for tier in CARD_TIERS}
     if target in cards:
         ptx_target.use_card(cards[target])
     else:

@@ -13,6 +13,7 @@ import pytest
 from typecheck import LINKED, REPOSITORY
 
 import edgellama
+from edgellama.cuda.ptx_cache import card_source_hash
 from edgellama.kernels_cpu.compiling.source_hash import BOUND_NAME, source_hash
 
 USER_FILE = """
@@ -83,9 +84,10 @@ def test_a_wheel_has_every_file(with_links: bool, tmp_path: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     names = archive.namelist()
     assert len(set(names)) == len(names)
-    bound = f"edgellama/kernels_cpu/{BOUND_NAME}"
-    assert {name for name in names if ".dist-info/" not in name} == {*source_names(), bound}
-    assert archive.read(bound).decode() == source_hash()
+    bound = {f"edgellama/kernels_cpu/{BOUND_NAME}": source_hash(),
+             f"edgellama/cuda/{BOUND_NAME}": card_source_hash()}  # fmt: skip
+    assert {name for name in names if ".dist-info/" not in name} == {*source_names(), *bound}
+    assert {name: archive.read(name).decode() for name in bound} == bound
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from llvmlite import binding, ir
 from numba.core import codegen, registry
 
 from edgellama.cuda.kernels.front_end import typed_library
-from edgellama.cuda.kernels.lanes import CARD_MACHINES
 from edgellama.cuda.kernels.warp import SHARED_NAME
 from edgellama.cuda.layouts import WARP
 from edgellama.cuda.signatures import CARD_SIGNATURES
@@ -22,12 +21,6 @@ from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.errors import KernelError
 
 TRIPLE = "nvptx64-nvidia-cuda"
-SM_75 = Tier("sm_75", 1, "sm_75", "+ptx63", machines=CARD_MACHINES)
-"""Cards since Turing; drivers since 418 take it."""
-SM_80 = Tier("sm_80", 1, "sm_80", "+ptx70", machines=CARD_MACHINES)
-"""Cards since Ampere, which multiply bf16 and copy past registers; drivers since 450."""
-CARD_TIERS = (SM_80, SM_75)
-"""What PTX is compiled for, the better first."""
 I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
@@ -64,16 +57,6 @@ def _target_machine(tier: Tier) -> Any:
     binding.initialize_all_asmprinters()
     target = binding.Target.from_triple(TRIPLE)
     return target.create_target_machine(cpu=tier.llvm_cpu, features=tier.llvm_features, opt=3)
-
-
-def tier_of_card(major: int, minor: int) -> Tier | None:
-    """The tier for a card of this compute capability; None for one that is too old.
-
-    >>> tier_of_card(8, 6).name, tier_of_card(7, 5).name, tier_of_card(6, 1)
-    ('sm_80', 'sm_75', None)
-    """
-    able = (tier for tier in CARD_TIERS if tier.name <= f"sm_{major}{minor}" or major >= 10)
-    return next(able, None)
 
 
 def use_card(tier: Tier) -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PyInstaller.utils.hooks import collect_data_files, copy_metadata
 
+from edgellama.cuda import ptx_cache
+from edgellama.cuda.signatures import CARD_SIGNATURES
 from edgellama.kernels_cpu.compiling.exported_kernels import (
     EXPORT_NAME,
     EXPORT_VARIABLE,
@@ -19,18 +21,20 @@ from edgellama.kernels_cpu.compiling.exported_kernels import (
 from edgellama.kernels_cpu.compiling.source_hash import BOUND_NAME, source_hash
 from edgellama.kernels_cpu.signatures import KERNELS, signature_of
 
-PACKAGE = "edgellama.kernels_cpu"
+PACKAGE, CARD = "edgellama.kernels_cpu", "edgellama.cuda"
 MODULES = {f"{PACKAGE}.{signature_of(kernel).module}" for kernel in KERNELS.values()}
+CARD_MODULES = {f"{CARD}.kernels.{signature.module}" for signature in CARD_SIGNATURES.values()}
 
-bound = Path(tempfile.mkdtemp(prefix="edgellama-hook-")) / BOUND_NAME
-bound.write_text(source_hash() or "", "ascii")
-
-datas = [(str(bound), PACKAGE.replace(".", "/")), *copy_metadata("edgellama")]
+datas = copy_metadata("edgellama")
+for package, text in ((PACKAGE, source_hash()), (CARD, ptx_cache.card_source_hash())):
+    bound = Path(tempfile.mkdtemp(prefix="edgellama-hook-")) / BOUND_NAME
+    bound.write_text(text or "", "ascii")
+    datas.append((str(bound), package.replace(".", "/")))
 # Each folder by itself: in a checkout three of them are links, which nothing walks into.
 for package in ("edgellama", "edgellama.quant", "edgellama.convert", PACKAGE):
     datas += collect_data_files(package)
 # All by name. Without Numba kernels are of no use, but PyInstaller must see when they change.
-hiddenimports = ["regex", *sorted(MODULES)]
+hiddenimports = ["regex", f"{CARD}.ptx_target", *sorted(MODULES | CARD_MODULES)]
 excludedimports: list[str] = []
 
 exported = os.environ.get(EXPORT_VARIABLE)

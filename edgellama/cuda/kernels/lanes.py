@@ -17,13 +17,12 @@ from numba import types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
+from edgellama.cuda.card_tiers import CARD_MACHINES
 from edgellama.cuda.layouts import WARP
 from edgellama.kernels_cpu.simd.vectors import F32, I16, I32, I64, splat, tier_of
 
 I1 = ir.IntType(1)
 KINDS = {"mask": I1, "i16": I16, "i32": I32, "i64": I64, "f32": F32}
-CARD_MACHINES = ("cuda",)
-"""Of the tiers that are cards, among those of ``machine.cpu``."""
 
 
 class Lanes(types.Type):

@@ -1,0 +1,27 @@
+"""What the card's kernels are compiled for, by compute capability; without numba or LLVM.
+
+PTX is of old versions, so that old drivers take it; the driver compiles it for the very card.
+"""
+
+from __future__ import annotations
+
+from edgellama.kernels_cpu.machine.cpu import Tier
+
+CARD_MACHINES = ("cuda",)
+"""Of the tiers that are cards, among those of ``machine.cpu``."""
+SM_75 = Tier("sm_75", 1, "sm_75", "+ptx63", machines=CARD_MACHINES)
+"""Cards since Turing; drivers since 418 take it."""
+SM_80 = Tier("sm_80", 1, "sm_80", "+ptx70", machines=CARD_MACHINES)
+"""Cards since Ampere, with tensor cores for bf16 and copies past registers; drivers since 450."""
+CARD_TIERS = (SM_80, SM_75)
+"""The better first."""
+
+
+def tier_of_card(major: int, minor: int) -> Tier | None:
+    """The tier for a card of this compute capability; None for one that is too old.
+
+    >>> tier_of_card(8, 6).name, tier_of_card(7, 5).name, tier_of_card(6, 1)
+    ('sm_80', 'sm_75', None)
+    """
+    able = (tier for tier in CARD_TIERS if tier.name <= f"sm_{major}{minor}" or major >= 10)
+    return next(able, None)

@@ -1,0 +1,72 @@
+"""PTX of the card's kernels: read from the user's code cache, or compiled by workers.
+
+It lies beside the CPU's code, in a folder of its own for each tier, whose name is a hash of
+everything that it depends on. What becomes of it on a card is known to ``modules``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgellama.cuda import ptx_worker
+from edgellama.cuda.card_tiers import tier_of_card
+from edgellama.kernels_cpu.compiling.code_cache import key_of, read_or_make
+from edgellama.kernels_cpu.compiling.compile_worker import read_checked
+from edgellama.kernels_cpu.compiling.source_hash import source_hash
+from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.signatures import Kernel
+from edgellama.quant.errors import KernelError
+
+if TYPE_CHECKING:
+    from edgellama.kernels_cpu.compiling.compile_pool import Progress
+
+SOURCE_FOLDER = Path(__file__).parent
+
+
+def ptx_of(
+    kernels: Iterable[Kernel], capability: tuple[int, int], progress: Progress | None = None
+) -> dict[Kernel, str]:
+    """PTX by kernel, for a card of this compute capability.
+
+    What the cache lacks is compiled, of which ``progress`` hears the number done and the total.
+    Raises KernelError and CacheError.
+    """
+    tier = tier_of_card(*capability)
+    if tier is None:
+        raise KernelError(f"no kernels for compute capability {'.'.join(map(str, capability))}")
+    wanted = {kernel.name: kernel for kernel in kernels}
+
+    def compile_missing(missing: Sequence[str], folder: Path) -> None:
+        from edgellama.kernels_cpu.compiling.compile_pool import compile_kernels
+
+        compile_kernels(missing, tier, folder, progress, worker=ptx_worker.__name__)
+
+    found = read_or_make(list(wanted), ptx_key(tier), _read_ptx, compile_missing)
+    return {wanted[name]: ptx for name, ptx in found.items()}
+
+
+def card_source_hash() -> str | None:
+    """The hash of this room's sources; None if nothing tells it."""
+    return source_hash(SOURCE_FOLDER, beside=())
+
+
+def ptx_key(tier: Tier) -> str:
+    """The name of the folder with a tier's PTX for the present sources and compilers.
+
+    Kernels are written over layouts and vectors of the CPU's kernels.
+    """
+    sources = source_hash(), card_source_hash()
+    if None in sources:
+        raise KernelError(
+            "this application was frozen without the hashes of edgellama's sources; bundle "
+            "edgellama/cuda/source_hash.txt (PyInstaller does it by itself)"
+        )
+    return key_of(tier, *map(str, sources))
+
+
+def _read_ptx(folder: Path, name: str) -> str | None:
+    content = read_checked(folder / f"{name}.ptx")
+    text = None if content is None else content.decode("ascii", "replace")
+    return text if text and f".entry {name}(" in text else None
