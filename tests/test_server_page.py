@@ -21,10 +21,10 @@ from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.generation.conversation import Conversation
 from edgellama.generation.results import Chunk
-from edgellama.server import page_chat
+from edgellama.server import page_chat, page_conversations
 from edgellama.server.answers import Piece
 from edgellama.server.page_chat import ChatFields, ReplyWriter, new_turn
-from edgellama.server.page_conversations import ConversationStore, whole
+from edgellama.server.page_conversations import conversation_file, whole
 from edgellama.server.page_files import FOLDER, TYPES, page_files
 from edgellama.server.settings import ServerSettings
 
@@ -325,13 +325,59 @@ def test_the_key_guards_all_but_the_files(tiny_path: Path, tmp_path: Path) -> No
 def test_a_reply_is_kept_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What has come is in the file before the end, so that a server that is killed loses little."""
     monkeypatch.setattr(page_chat, "KEEP_EVERY_S", -1.0)
-    store = ConversationStore(tmp_path / "conversations.sqlite")
+    store = conversation_file(tmp_path / "conversations.sqlite")
     turn = new_turn(ChatFields(content="Hello", model="tiny"), {}, None)
     writer = ReplyWriter(turn, store, {}, lambda: None)
-    writer.begin()
+    asyncio.run(writer.begin())
     writer.event(Piece(0, Chunk("Good ", 1)))
     writer.event(Piece(0, Chunk("day", 2)))
     kept = asyncio.run(store.ask(partial(whole, name=turn.conversation)))
     store.close()
     assert kept is not None and kept["messages"][1]["content"] == "Good day"
     assert kept["messages"][1]["details"] == {"model": "tiny"}
+
+
+def test_a_full_disk_is_told(
+    tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a text is made if its question cannot be kept; else with it, and it stays shown."""
+    settings = ServerSettings(
+        models={"tiny": tiny_path}, only_given=True, store=tmp_path / "responses.sqlite"
+    )
+    with running_server(settings) as server, server.client() as client:
+        kept = ask(client, content="Hello")
+        limit = "PRAGMA max_page_count=1"  # It becomes as many as there are.
+        asyncio.run(server.state.conversations.ask(lambda file: file.execute(limit).fetchall()))
+        for _ in range(100):  # What is free in its pages is soon taken.
+            answer = client.post("/page/chat", json={**GREEDY, "content": "Hello there"})
+            if answer.status_code != 200:
+                break
+        assert answer.status_code == 507
+        assert answer.json()["error"]["message"] == (
+            "conversations.sqlite cannot be used: the disk is full"
+        )
+        assert shown(client, kept[0]["conversation"])["messages"]
+
+    def full(*_: Any, **__: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    with running_server(settings) as server, server.client() as client:
+        monkeypatch.setattr(page_conversations, "finish", full)
+        events = ask(client, content="Hello")
+        last = events[-1]
+        assert last["type"] == "failed" and "the disk is full" in last["error"]
+        assert last["message"]["content"] == "".join(
+            event["text"] for event in events if event["type"] == "text"
+        )
+        reply = shown(client, events[0]["conversation"])["messages"][-1]
+        assert reply["content"] == last["message"]["content"]
+
+
+def test_a_damaged_file_is_told(tiny_path: Path, tmp_path: Path) -> None:
+    """With its name and what to do, not as an internal error."""
+    (tmp_path / "conversations.sqlite").write_bytes(b"no database " * 100)
+    settings = ServerSettings(models={"tiny": tiny_path}, store=tmp_path / "responses.sqlite")
+    with running_server(settings) as server, server.client() as client:
+        answer = client.get("/page/conversations")
+        assert answer.status_code == 507
+        assert "conversations.sqlite cannot be used: it is damaged" in answer.text

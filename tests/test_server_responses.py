@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from collections.abc import Iterator
@@ -117,11 +118,30 @@ def test_old_responses_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """What is older than a month is forgotten when something new is kept."""
     store = ResponseStore(tmp_path / "responses.sqlite")
     monkeypatch.setattr("time.time", lambda: 0.0)
-    store.save({"id": "old"}, [])
+    asyncio.run(store.save({"id": "old"}, []))
     monkeypatch.setattr("time.time", lambda: MAX_AGE_S + 1)
-    store.save({"id": "new"}, [])
-    assert store.find("old") is None and store.find("new") == ({"id": "new"}, [])
+    asyncio.run(store.save({"id": "new"}, []))
+    assert asyncio.run(store.find("old")) is None
+    assert asyncio.run(store.find("new")) == ({"id": "new"}, [])
     store.close()
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_what_cannot_be_kept_is_told(tiny_path: Path, tmp_path: Path, is_stream: bool) -> None:
+    """The file and the reason; who wants nothing kept is answered."""
+    (tmp_path / "file").write_text("no folder")
+    settings = ServerSettings(
+        models={"tiny": tiny_path}, only_given=True, store=tmp_path / "file" / "responses.sqlite"
+    )
+    with running_server(settings) as server, server.client() as client:
+        answer = client.post(PATH, json=ask(stream=is_stream))
+        assert answer.status_code == (200 if is_stream else 507)
+        assert "responses.sqlite cannot be used" in answer.text and "storage" in answer.text
+        assert str(tmp_path) not in answer.text
+        if is_stream:
+            assert sse_events(answer.text)[-1][0] == "response.failed"
+        assert client.post(PATH, json=ask(stream=is_stream, store=False)).status_code == 200
+        assert client.get(f"{PATH}/resp_1").status_code == 507
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ class MessageStream(StreamWriter):
         self._model = model
         self._request = request
 
-    def begin(self) -> bytes:
+    async def begin(self) -> bytes:
         """The empty message and the empty block."""
         counts = {"input_tokens": len(self._request.prompt), "output_tokens": 0}
         message = {**_head(self._model), "content": [], "stop_reason": None, "usage": counts}

@@ -100,7 +100,7 @@ class ChatStream(StreamWriter):
         self._is_predicted = bool(fields.prediction)
         self._results: list[Generation] = []
 
-    def begin(self) -> bytes:
+    async def begin(self) -> bytes:
         """The role, said once."""
         delta = {"role": "assistant", "content": ""}
         return b"".join(self._chunk(index, delta) for index in range(self._num_texts))

@@ -17,7 +17,8 @@ from edgellama.server import page_conversations as conversations
 from edgellama.server.answers import Ended, Event, OpenText, Piece, Wish
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.openai_common import hold_limits
-from edgellama.server.page_conversations import ConversationStore, StoredMessage
+from edgellama.server.page_conversations import StoredMessage
+from edgellama.server.sqlite_file import SqliteFile
 from edgellama.server.streaming import StreamWriter
 from edgellama.server.text_openers import open_chat
 from edgellama.server.wire import sse
@@ -119,7 +120,7 @@ class ReplyWriter(StreamWriter):
     error_shape = staticmethod(openai_error)
 
     def __init__(
-        self, turn: Turn, store: ConversationStore, drafts: dict[str, StoredMessage],
+        self, turn: Turn, store: SqliteFile, drafts: dict[str, ReplyWriter],
         context_length: Callable[[], int | None],
     ) -> None:  # fmt: skip
         """``drafts`` are replies that are being written, by id, for other tabs to see."""
@@ -128,15 +129,14 @@ class ReplyWriter(StreamWriter):
         self._drafts = drafts
         self._context_length = context_length
         self._pieces = [turn.reply.content]
-        self._is_open = False
+        self._details: Mapping[str, Any] = {"finish_reason": "writing"}
+        self.is_open = False
         self._kept_at = time.monotonic()
 
-    def begin(self) -> bytes:
+    async def begin(self) -> bytes:
         """Keep the question, and a place for the reply."""
         turn = self._turn
-        self._is_open = True
-        self._drafts[turn.reply.id] = self._message({"finish_reason": "writing"})
-        self._store.tell(
+        await self._store.ask(
             partial(
                 conversations.begin,
                 name=turn.conversation,
@@ -145,6 +145,8 @@ class ReplyWriter(StreamWriter):
                 messages=turn.new_messages,
             )
         )
+        self.is_open = True
+        self._drafts[turn.reply.id] = self
         messages = [each.as_json() for each in turn.new_messages]
         return sse(
             {"type": "begun", "conversation": turn.conversation, "title": turn.title,
@@ -157,12 +159,17 @@ class ReplyWriter(StreamWriter):
             if not event.chunk.text:
                 return b""
             self._pieces.append(event.chunk.text)
-            self._drafts[self._turn.reply.id] = self._message({"finish_reason": "writing"})
             self._keep_now_and_then()
             return sse({"type": "text", "text": event.chunk.text})
         if isinstance(event, Ended):
-            return sse({"type": "end", "message": self._keep(self._figures(event.result))})
+            return sse({"type": "end", "message": self.message().as_json()})
         return b""
+
+    async def keep(self, result: Generation) -> None:
+        """Keep the whole reply; where that fails it is there as long as the server runs."""
+        self._end(self._figures(result))
+        await self._store.ask(partial(conversations.finish, message=self.message()))
+        del self._drafts[self._turn.reply.id]
 
     def ping(self, state: str) -> bytes:
         """What is waited for."""
@@ -172,30 +179,35 @@ class ReplyWriter(StreamWriter):
         """Why nothing more comes."""
         has_left = error.code == "client_left"
         details = {"finish_reason": "failed", "error": error.what}
-        message = self._keep({"finish_reason": "cancelled"} if has_left else details)
+        self._end_early({"finish_reason": "cancelled"} if has_left else details)
+        message = self.message().as_json()
         return sse({"type": "failed", "error": error.what, "code": error.code, "message": message})
 
     def close(self) -> None:
         """Keep what came, if nobody has said yet how it ended."""
-        if self._is_open:
-            self._keep({"finish_reason": "cancelled"})
+        self._end_early({"finish_reason": "cancelled"})
 
     def _keep_now_and_then(self) -> None:
         """What came so far, without a reason of its end: the server may end by force."""
         now = time.monotonic()
         if now - self._kept_at > KEEP_EVERY_S:
             self._kept_at = now
-            self._store.tell(partial(conversations.finish, message=self._message({})))
+            self._store.tell(partial(conversations.finish, message=self._with({})))
 
-    def _keep(self, details: Mapping[str, Any]) -> dict[str, Any]:
-        message = self._message(details)
-        if self._is_open:
-            self._is_open = False
-            self._store.tell(partial(conversations.finish, message=message))
-            self._drafts.pop(message.id, None)
-        return message.as_json()
+    def _end(self, details: Mapping[str, Any]) -> None:
+        self._details, self.is_open = details, False
 
-    def _message(self, details: Mapping[str, Any]) -> StoredMessage:
+    def _end_early(self, details: Mapping[str, Any]) -> None:
+        if self.is_open:
+            self._end(details)
+            self._store.tell(partial(conversations.finish, message=self.message()))
+            del self._drafts[self._turn.reply.id]
+
+    def message(self) -> StoredMessage:
+        """The reply as far as it has come."""
+        return self._with(self._details)
+
+    def _with(self, details: Mapping[str, Any]) -> StoredMessage:
         reply = self._turn.reply
         return replace(reply, content="".join(self._pieces), details={**reply.details, **details})
 

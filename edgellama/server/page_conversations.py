@@ -1,26 +1,21 @@
 """Conversations of the page, in a SQLite file of the user's beside that of the responses.
 
 Messages form a tree: an edited or repeated one is a sibling of the first, and a conversation knows
-which leaf is shown. One thread does all work with the file, in the order in which it is asked.
+which leaf is shown. All here but the file itself are functions of an open connection.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
-logger = logging.getLogger(__name__)
+from edgellama.server.sqlite_file import SqliteFile
 
 NAME = "conversations.sqlite"
 MAX_FOUND = 500
@@ -43,7 +38,6 @@ CREATE INDEX IF NOT EXISTS messages_of ON messages (conversation);
 _HOLDS = """(holds(title, ?) OR EXISTS (
     SELECT 1 FROM messages WHERE conversation = conversations.id AND holds(content, ?)))"""
 _MESSAGE_NAMES = ("id", "parent", "role", "content", "created")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -69,49 +63,15 @@ class StoredMessage:
         }
 
 
-class ConversationStore:
-    """The file and its thread; both are there once something is asked."""
+def conversation_file(path: Path) -> SqliteFile:
+    """The file of the conversations."""
+    return SqliteFile(path, _prepare)
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._connection: sqlite3.Connection | None = None
-        self._thread = ThreadPoolExecutor(1, "edgellama-conversations")
 
-    async def ask(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        """What ``work`` finds or does, as one transaction."""
-        return await asyncio.wrap_future(self._thread.submit(self._run, work))
-
-    def tell(self, work: Callable[[sqlite3.Connection], object]) -> None:
-        """Do ``work`` soon, before whatever is asked later."""
-        self._thread.submit(self._run, work).add_done_callback(_log_failure)
-
-    def close(self) -> None:
-        """Do what is left, and let go of the file."""
-        self._thread.submit(self._close)
-        self._thread.shutdown()
-
-    def _run(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
-        with self._open() as connection:
-            return work(connection)
-
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            # What people said is theirs alone.
-            with contextlib.suppress(FileExistsError):
-                os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
-            connection = sqlite3.connect(self._path, timeout=10)
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("PRAGMA foreign_keys=ON")
-            connection.create_function("holds", 2, _holds, deterministic=True)
-            connection.executescript(_SCHEMA)
-            self._connection = connection
-        return self._connection
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.create_function("holds", 2, _holds, deterministic=True)
+    connection.executescript(_SCHEMA)
 
 
 def listed(connection: sqlite3.Connection, search: str = "") -> list[dict[str, Any]]:
@@ -242,11 +202,6 @@ def _snippet(connection: sqlite3.Connection, name: str, word: str) -> str:
     text = " ".join(row[0].split())
     start = max(0, text.casefold().find(word) - SNIPPET_CHARACTERS // 3)
     return ("…" if start else "") + text[start : start + SNIPPET_CHARACTERS]
-
-
-def _log_failure(done: Future[object]) -> None:
-    if done.exception() is not None:
-        logger.error("a conversation was not kept", exc_info=done.exception())
 
 
 def _holds(text: str, word: str) -> bool:

@@ -79,7 +79,8 @@ async def chat(request: Request) -> Response:
     if fields.conversation is not None:
         kept = await _found(request, fields.conversation)
     turn = new_turn(fields, options, kept)
-    if turn.goes_on and turn.reply.id in state.drafts:
+    draft = state.drafts.get(turn.reply.id)
+    if turn.goes_on and draft is not None and draft.is_open:
         raise RequestError(409, "this reply is being written", code="conflict")
     answer = state.answer(turn.wish(model.name, dict(options), state.settings.limits))
 
@@ -88,7 +89,7 @@ async def chat(request: Request) -> Response:
         return None if entry is None else entry.llama.context_length
 
     writer = ReplyWriter(turn, state.conversations, state.drafts, context_length)
-    return AnswerStream(answer, writer, PING_S)
+    return AnswerStream(answer, writer, PING_S, writer.keep)
 
 
 async def models(request: Request) -> Response:
@@ -117,7 +118,8 @@ async def _found(request: Request, name: str) -> dict[str, Any]:
     # What has ended meanwhile was perhaps read before its end: it is still being written then.
     drafts = {**before, **state.drafts}
     found["messages"] = [
-        drafts[each["id"]].as_json() if each["id"] in drafts else each for each in found["messages"]
+        drafts[each["id"]].message().as_json() if each["id"] in drafts else each
+        for each in found["messages"]
     ]
     return found
 

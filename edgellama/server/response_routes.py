@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -34,7 +33,7 @@ async def create(request: Request) -> Response:
 
     async def keep(result: Generation) -> None:
         said = asked.messages_after(result)
-        await asyncio.to_thread(state.responses.save, response.ended(result), said)
+        await state.responses.save(response.ended(result), said)
 
     return await respond(
         request,
@@ -54,7 +53,7 @@ async def retrieve(request: Request) -> Response:
 async def delete(request: Request) -> Response:
     """Forget a response."""
     name = request.path_params["name"]
-    if not await asyncio.to_thread(state_of(request).responses.remove, name):
+    if not await state_of(request).responses.remove(name):
         raise _unknown(name)
     return json_response({"id": name, "object": "response.deleted", "deleted": True})
 
@@ -62,7 +61,7 @@ async def delete(request: Request) -> Response:
 async def _found(
     request: Request, name: str, param: str | None = None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    found = await asyncio.to_thread(state_of(request).responses.find, name)
+    found = await state_of(request).responses.find(name)
     if found is None:
         raise _unknown(name, param)
     return found

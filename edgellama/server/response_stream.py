@@ -23,7 +23,7 @@ class ResponseStream(StreamWriter):
         self._response = response
         self._number = 0
 
-    def begin(self) -> bytes:
+    async def begin(self) -> bytes:
         """The response, its message and the part that text goes to."""
         response = self._response
         return (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,8 @@ class StreamWriter:
     media_type = SSE_TYPE
     error_shape: ErrorShape
 
-    def begin(self) -> bytes:
-        """What comes before all pieces."""
+    async def begin(self) -> bytes:
+        """What comes before all pieces; a RequestError is a status of its own."""
         return b""
 
     def event(self, event: Event) -> bytes:
@@ -110,13 +111,14 @@ class AnswerStream(Response):
         try:
             events = await self._answer.events(min(HEADERS_AFTER_S, self._ping_s))
             if events and isinstance(events[0], Failed):
-                error = events[0].error
-                shaped = self._writer.error_shape(error)
-                await json_response(shaped, error.status, error.headers)(scope, receive, send)
-                return
-            await self._send_all(events, way, send)
-        except OSError:
-            pass  # The client has left.
+                raise events[0].error
+            beginning = await self._writer.begin()
+        except RequestError as error:
+            shaped = self._writer.error_shape(error)
+            await json_response(shaped, error.status, error.headers)(scope, receive, send)
+        else:
+            with suppress(OSError):  # The client has left.
+                await self._send_all(beginning, events, way, send)
         finally:
             watching.cancel()
             await self._answer.close()
@@ -124,14 +126,15 @@ class AnswerStream(Response):
             if way is not None:
                 way.close()
 
-    async def _send_all(self, events: list[Event], way: ShortWay | None, send: Send) -> None:
+    async def _send_all(
+        self, body: bytes, events: list[Event], way: ShortWay | None, send: Send
+    ) -> None:
         headers = [
             (b"content-type", self._writer.media_type.encode()),
             (b"cache-control", b"no-cache"),
             (b"x-accel-buffering", b"no"),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        body = self._writer.begin()
         while True:
             told, is_whole = await self._written(events, way)
             body += told
