@@ -381,3 +381,16 @@ def test_a_damaged_file_is_told(tiny_path: Path, tmp_path: Path) -> None:
         answer = client.get("/page/conversations")
         assert answer.status_code == 507
         assert "conversations.sqlite cannot be used: it is damaged" in answer.text
+
+
+def test_a_server_without_a_page(tiny_path: Path, tmp_path: Path) -> None:
+    """Browsers read what programs do, no route of the page is there, and no file is made."""
+    settings = ServerSettings(
+        models={"tiny": tiny_path}, with_page=False, store=tmp_path / "responses.sqlite"
+    )
+    with running_server(settings) as server, server.client() as client:
+        assert client.get("/", headers=BROWSER).text == "edgellama is running"
+        for path in (f"{FILES}/app.js", "/page/conversations", "/page/machine"):
+            assert client.get(path).status_code == 404
+        assert client.post("/page/chat", json={"content": "Hello"}).status_code == 404
+    assert not list(tmp_path.glob("conversations*"))

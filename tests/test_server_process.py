@@ -74,6 +74,15 @@ def test_a_sidecar_prints_its_address_and_ends_with_stdin(tiny_path: Path) -> No
         process.stdin = None
 
 
+def test_no_page_and_small_bodies(tiny_path: Path) -> None:
+    """Options reach the server: browsers find no page, and larger requests are refused."""
+    options = ("--no-page", "--body-limit", "2KB")
+    with served(tiny_path, *options) as (_, facts), client_of(facts) as client:
+        assert client.get("/", headers={"accept": "text/html"}).text == "edgellama is running"
+        answer = client.post(CHAT, json={**LONG, "stop": ["x" * 3000]})
+        assert answer.status_code == 413 and "up to 2000" in answer.text
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 @pytest.mark.usefixtures("stalling_index")
 def test_a_download_ends_with_the_server(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.completion import MODEL
 from edgellama.cli.options import engine_options, given, take_engine_arguments
 
@@ -96,6 +97,13 @@ NEVER = ("never", "-1", "forever")
     help="No answer may take longer.  [default: no limit]",
 )
 @click.option(
+    "--body-limit",
+    "body_bytes",
+    type=ByteSize(),
+    metavar="SIZE",
+    help="No request may be larger, such as 1MB.  [default: 20MB]",
+)
+@click.option(
     "--drain",
     "drain_s",
     type=click.FloatRange(min=0),
@@ -108,6 +116,13 @@ NEVER = ("never", "-1", "forever")
     "with_stdin",
     default=None,
     help="End when standard input ends.  [default: with --port 0, if it is a pipe]",
+)
+@click.option(
+    "--no-page",
+    "with_page",
+    flag_value=False,
+    default=None,
+    help="Have no page for browsers at / and keep no conversations.",
 )
 @click.option("--log-prompts", is_flag=True, help="Write requests to the log, prompts and all.")
 @click.option("-v", "--verbose", is_flag=True, help="Write a line for every request.")
@@ -188,7 +203,7 @@ def _settings(models: tuple[str, ...], options: dict[str, Any]) -> ServerSetting
 def _limits(options: dict[str, Any]) -> Limits:
     from edgellama.server.settings import Limits
 
-    names = ("parallel", "max_waiting", "max_tokens", "max_seconds")
+    names = ("parallel", "max_waiting", "max_tokens", "max_seconds", "body_bytes")
     return Limits(**given({name: options.pop(name) for name in names}))
 
 

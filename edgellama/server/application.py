@@ -50,7 +50,7 @@ def make_application(settings: ServerSettings) -> ASGIApp:
         finally:
             await app.state.server.close()
 
-    tables = (
+    tables = [
         openai_routes.ROUTES,
         response_routes.ROUTES,
         embeddings.ROUTES,
@@ -59,8 +59,9 @@ def make_application(settings: ServerSettings) -> ASGIApp:
         ollama_routes.ROUTES,
         anthropic_routes.ROUTES,
         plain_routes.ROUTES,
-        page_routes.ROUTES,
-    )
+    ]
+    if settings.with_page:
+        tables.append(page_routes.ROUTES)
     routes = [
         Route(path, _told(endpoint), methods=list(methods))
         for table in tables

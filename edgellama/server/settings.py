@@ -68,7 +68,8 @@ class ServerSettings:
     ``models`` stay unless ``unloads_given``. ``cors`` are origins of web pages that may call,
     ``hosts`` names under which the server may be called beside its address. ``ping_s``: how
     often a silent stream says that it lives. ``drain_s``: how long answers may go on once the
-    server is told to end. ``store`` is the file of kept responses, None the usual one.
+    server is told to end. ``with_page``: browsers get a page. ``store`` is the file of kept
+    responses, None the usual one; conversations of the page lie beside it.
     """
 
     host: str = "localhost"
@@ -86,6 +87,7 @@ class ServerSettings:
     ping_s: float = 5.0
     drain_s: float = 30.0
     log_prompts: bool = False
+    with_page: bool = True
     store: Path | None = None
 
     def __post_init__(self) -> None:
