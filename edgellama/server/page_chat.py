@@ -17,7 +17,7 @@ from edgellama.server import page_conversations as conversations
 from edgellama.server.answers import Ended, Event, OpenText, Piece, Wish
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.openai_common import hold_limits
-from edgellama.server.page_conversations import StoredMessage
+from edgellama.server.page_conversations import Draft, StoredMessage
 from edgellama.server.sqlite_file import SqliteFile
 from edgellama.server.streaming import StreamWriter
 from edgellama.server.text_openers import open_chat
@@ -120,7 +120,7 @@ class ReplyWriter(StreamWriter):
     error_shape = staticmethod(openai_error)
 
     def __init__(
-        self, turn: Turn, store: SqliteFile, drafts: dict[str, ReplyWriter],
+        self, turn: Turn, store: SqliteFile, drafts: dict[str, Draft],
         context_length: Callable[[], int | None],
     ) -> None:  # fmt: skip
         """``drafts`` are replies that are being written, by id, for other tabs to see."""

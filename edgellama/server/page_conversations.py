@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -61,6 +61,17 @@ class StoredMessage:
             "created": self.created,
             "details": dict(self.details),
         }
+
+
+class Draft(Protocol):
+    """A reply that is not in the file as it is, for other tabs to see."""
+
+    is_open: bool
+    """Whether it is being written."""
+
+    def message(self) -> StoredMessage:
+        """The reply as far as it has come."""
+        ...
 
 
 def conversation_file(path: Path) -> SqliteFile:

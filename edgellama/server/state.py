@@ -6,7 +6,6 @@ import asyncio
 import math
 import weakref
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
 
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 from edgellama.server.answers import Answer, Wish
@@ -16,13 +15,10 @@ from edgellama.server.errors import too_busy
 from edgellama.server.metrics import Metrics
 from edgellama.server.model_shelf import ModelShelf
 from edgellama.server.page_conversations import NAME as CONVERSATIONS_NAME
-from edgellama.server.page_conversations import conversation_file
+from edgellama.server.page_conversations import Draft, conversation_file
 from edgellama.server.response_store import ResponseStore, usual_store
 from edgellama.server.settings import ServerSettings
 from edgellama.server.text_queue import TextQueue
-
-if TYPE_CHECKING:
-    from edgellama.server.page_chat import ReplyWriter
 
 
 class ServerState:
@@ -44,7 +40,7 @@ class ServerState:
         store = settings.store or usual_store()
         self.responses = ResponseStore(store)
         self.conversations = conversation_file(store.with_name(CONVERSATIONS_NAME))
-        self.drafts: dict[str, ReplyWriter] = {}
+        self.drafts: dict[str, Draft] = {}
         self.downloads = Downloads()
         self.is_ending = False
         self._threads = ThreadPoolExecutor(settings.limits.parallel, "edgellama-text")
