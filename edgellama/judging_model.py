@@ -5,53 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
-import numpy as np
-
-from edgellama.generation.async_items import AsyncItems, gathered
-from edgellama.generation.async_stream import AsyncStream
-from edgellama.generation.embedding import (
-    Embedder,
-    Embedding,
-    EmbedOptions,
-    HowToEmbed,
-    as_rows,
-    as_texts,
-)
-from edgellama.generation.in_order import InOrder, told
-from edgellama.generation.messages import checked_messages
-from edgellama.generation.moderation import Judging, Moderation, ModerationRequest
-from edgellama.generation.reranking import (
-    HowToRank,
-    Ranked,
-    RankPrompt,
-    Reranker,
-    RerankOptions,
-    as_documents,
-    best_first,
-    checked_top_n,
-)
-from edgellama.generation.scoring import (
-    Classification,
-    Classifier,
-    Normalization,
-    Score,
-    check_normalization,
-    classification,
-    classifier,
-    score_request,
-)
-from edgellama.generation.session import check_prompt
-from edgellama.generation.stream import Stream
+from edgellama.open_model import OpenModel
 from edgellama.quant.errors import EdgellamaError
-from edgellama.text.chat_template import ChatTemplate, encode_chat, load_chat_template
-from edgellama.text.guard_prompts import Guard
 
 if TYPE_CHECKING:
+    import numpy as np
     import numpy.typing as npt
     from typing_extensions import Unpack
 
     from edgellama.engine.adapter_shelf import AdapterScales
-from edgellama.open_model import OpenModel
+    from edgellama.generation.async_items import AsyncItems
+    from edgellama.generation.embedding import Embedding, EmbedOptions
+    from edgellama.generation.in_order import InOrder
+    from edgellama.generation.moderation import Judging, Moderation
+    from edgellama.generation.reranking import Ranked, RerankOptions
+    from edgellama.generation.scoring import Classification, Classifier, Normalization, Score
+    from edgellama.generation.stream import Stream
+    from edgellama.text.chat_template import ChatTemplate
 
 
 class JudgingModel(OpenModel):
@@ -88,6 +58,9 @@ class JudgingModel(OpenModel):
             >>> bool(question @ others[0] > question @ others[1])
             True
         """
+        from edgellama.generation.embedding import as_rows, as_texts
+        from edgellama.generation.in_order import told
+
         all_texts = as_texts(texts)
         found = told(self.embed_each(all_texts, **options), len(all_texts), progress)
         return as_rows(found, self.config.embedding_length)
@@ -108,6 +81,9 @@ class JudgingModel(OpenModel):
             ...     asyncio.run(llama.embed_async(["one", "two"])).shape
             (2, 576)
         """
+        from edgellama.generation.async_items import AsyncItems, gathered
+        from edgellama.generation.embedding import as_rows, as_texts
+
         all_texts = as_texts(texts)
         items: AsyncItems[Embedding, InOrder[Embedding]] = AsyncItems(
             lambda: self.embed_each(all_texts, **options)
@@ -141,6 +117,8 @@ class JudgingModel(OpenModel):
             >>> found[0].num_tokens, found[0].num_dropped
             (4, 1)
         """
+        from edgellama.generation.embedding import Embedder, HowToEmbed
+
         self._check_open()
         adapters = self._engine.adapters.adapter_set(options.get("adapters"))
         how = HowToEmbed.of(options, self.metadata)
@@ -180,6 +158,8 @@ class JudgingModel(OpenModel):
 
         Example: see Score.
         """
+        from edgellama.generation.scoring import Score
+
         stream = self._score_stream(text, prompt, alternatives, parse_special, adapters)
         return Score.of(stream.wait())
 
@@ -202,6 +182,9 @@ class JudgingModel(OpenModel):
             >>> score.logprob < 0
             True
         """
+        from edgellama.generation.async_stream import AsyncStream
+        from edgellama.generation.scoring import Score
+
         return Score.of(
             await AsyncStream(
                 lambda: self._score_stream(text, prompt, alternatives, parse_special, adapters)
@@ -216,6 +199,8 @@ class JudgingModel(OpenModel):
         parse_special: bool,
         adapters: AdapterScales | None,
     ) -> Stream:
+        from edgellama.generation.scoring import score_request
+
         request = score_request(
             self.tokenizer,
             text,
@@ -261,6 +246,8 @@ class JudgingModel(OpenModel):
 
         Example: see Classification.
         """
+        from edgellama.generation.scoring import classification
+
         made = self._classifier(prompt, choices, normalize, parse_special, adapters)
         return classification(made.choices, list(made.logprobs()), normalize)
 
@@ -282,6 +269,9 @@ class JudgingModel(OpenModel):
             ...     asyncio.run(llama.classify_async("The sky is", [" blue", " a fish"])).best
             ' blue'
         """
+        from edgellama.generation.async_items import AsyncItems, gathered
+        from edgellama.generation.scoring import classification
+
         items: AsyncItems[tuple[float, int], InOrder[tuple[float, int]]] = AsyncItems(
             lambda: self._classifier(prompt, choices, normalize, parse_special, adapters).logprobs()
         )
@@ -296,6 +286,9 @@ class JudgingModel(OpenModel):
         parse_special: bool,
         adapters: AdapterScales | None,
     ) -> Classifier:
+        from edgellama.generation.scoring import check_normalization, classifier
+        from edgellama.generation.session import check_prompt
+
         self._check_open()
         check_normalization(normalize)
         made = classifier(
@@ -319,6 +312,9 @@ class JudgingModel(OpenModel):
         messages = [item for item in prompt if isinstance(item, Mapping)] if is_list else []
         if not messages or len(messages) < len(prompt):
             return cast("str | Sequence[int]", prompt)
+        from edgellama.generation.messages import checked_messages
+        from edgellama.text.chat_template import encode_chat
+
         checked = checked_messages(messages)
         return encode_chat(self.tokenizer, self._chat_template(None), checked)
 
@@ -360,6 +356,9 @@ class JudgingModel(OpenModel):
             >>> [each.score >= ranked[1].score for each in ranked]
             [True, True]
         """
+        from edgellama.generation.in_order import told
+        from edgellama.generation.reranking import as_documents, best_first, checked_top_n
+
         texts, best = as_documents(documents), checked_top_n(top_n)
         return best_first(told(self._ranked(query, texts, options), len(texts), progress), best)
 
@@ -381,6 +380,9 @@ class JudgingModel(OpenModel):
             ...     len(asyncio.run(llama.rerank_async("Fruit?", ["An apple.", "A car."])))
             2
         """
+        from edgellama.generation.async_items import AsyncItems, gathered
+        from edgellama.generation.reranking import as_documents, best_first, checked_top_n
+
         texts, best = as_documents(documents), checked_top_n(top_n)
         items: AsyncItems[Ranked, InOrder[Ranked]] = AsyncItems(
             lambda: self._ranked(query, texts, options)
@@ -390,6 +392,9 @@ class JudgingModel(OpenModel):
     def _ranked(
         self, query: str, documents: Sequence[str], options: RerankOptions
     ) -> InOrder[Ranked]:
+        from edgellama.generation.reranking import HowToRank, RankPrompt, Reranker
+        from edgellama.text.chat_template import load_chat_template
+
         self._check_open()
         how = HowToRank.of(options)
         chat, template = options.get("chat"), options.get("template")
@@ -457,6 +462,8 @@ class JudgingModel(OpenModel):
 
         Example: see ``moderate``.
         """
+        from edgellama.generation.async_items import AsyncItems
+
         items: AsyncItems[Moderation, Judging] = AsyncItems(
             lambda: self._judging(conversation, role, categories, threshold, version)
         )
@@ -472,6 +479,10 @@ class JudgingModel(OpenModel):
         threshold: object,
         version: int | None,
     ) -> Judging:
+        from edgellama.generation.moderation import Judging, ModerationRequest
+        from edgellama.text.chat_template import load_chat_template
+        from edgellama.text.guard_prompts import Guard
+
         self._check_open()
         request = ModerationRequest.of(conversation, role, categories, threshold)
         own = load_chat_template(self._file.metadata, self.tokenizer)

@@ -9,11 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, cast
 
-from edgellama.generation.async_stream import AsyncStream
-from edgellama.generation.batch import DEFAULT_WIDTH, AsyncBatch, Batch, OnError
-from edgellama.generation.batch_prompts import BatchPrompt, BatchPrompts
-from edgellama.generation.conversation import Conversation
-from edgellama.generation.fitting import WhenFull
+from edgellama.generation.arguments import DEFAULT_WIDTH
 from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
@@ -24,6 +20,7 @@ from edgellama.generation.text_options import (
     PromptOptions,
     TextOptions,
 )
+from edgellama.judging_model import JudgingModel
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import CHAT_SAMPLING, check_option_names, merged_options
@@ -31,11 +28,15 @@ from edgellama.sampling.options import CHAT_SAMPLING, check_option_names, merged
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-from edgellama.judging_model import JudgingModel
+    from edgellama.generation.async_stream import AsyncStream
+    from edgellama.generation.batch import AsyncBatch, Batch, OnError
+    from edgellama.generation.batch_prompts import BatchPrompt
+    from edgellama.generation.conversation import Conversation
+    from edgellama.generation.fitting import WhenFull
 
 CHAT_PARAMETERS = ("system", "messages", "template", "when_full")
 
-__all__ = ["Chunk", "Conversation", "Generation", "Llama", "Session", "Statistics", "Stream"]
+__all__ = ["Chunk", "Generation", "Llama", "Session", "Statistics", "Stream"]
 
 
 class Llama(JudgingModel):
@@ -187,6 +188,8 @@ class Llama(JudgingModel):
 
         Example: see AsyncStream.
         """
+        from edgellama.generation.async_stream import AsyncStream
+
         return AsyncStream(lambda: self.stream(prompt, **options))
 
     def generate_batch(
@@ -233,6 +236,9 @@ class Llama(JudgingModel):
             >>> sorted(result.index for result in results)
             [0, 1]
         """
+        from edgellama.generation.batch import Batch
+        from edgellama.generation.batch_prompts import BatchPrompts
+
         if isinstance(prompts, (str, Mapping)):
             raise InvalidOptionError("prompts is one prompt; allowed: an iterable of prompts")
         if not isinstance(prompts, Iterable):
@@ -269,6 +275,8 @@ class Llama(JudgingModel):
 
         Example: see AsyncBatch.
         """
+        from edgellama.generation.batch import AsyncBatch
+
         return AsyncBatch(
             lambda: self.generate_batch(
                 prompts, template=template, width=width, on_error=on_error, **options
@@ -322,6 +330,8 @@ class Llama(JudgingModel):
             >>> roles
             ['system', 'user', 'assistant']
         """
+        from edgellama.generation.conversation import Conversation
+
         check_option_names(options, CHAT_OPTION_NAMES, CHAT_PARAMETERS)
         defaults = self.sampling_defaults or CHAT_SAMPLING
         options = cast("ChatOptions", merged_options(defaults, options))

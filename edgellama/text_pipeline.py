@@ -11,7 +11,7 @@ from os import PathLike
 from types import GeneratorType
 from typing import Any, TypeAlias
 
-from edgellama.generation.batch import DEFAULT_WIDTH
+from edgellama.generation.arguments import DEFAULT_WIDTH
 from edgellama.generation.results import Generation
 from edgellama.llama import Llama
 from edgellama.quant.error_text import shown

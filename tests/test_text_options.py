@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.constraints.answer_form import FORM_OPTIONS
+from edgellama.constraints.form_options import FORM_OPTIONS
 from edgellama.generation.text_options import (
     PROMPT_OPTION_NAMES,
     TEXT_OPTION_NAMES,

@@ -6,11 +6,11 @@ of our output went away, 128 + N ended by signal N. Leaves every command to its 
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from importlib import import_module
 from types import FrameType, MappingProxyType
 from typing import Any, NoReturn
@@ -22,6 +22,7 @@ from edgellama.quant.error_text import system_error_text
 from edgellama.quant.errors import EdgellamaError
 
 DEBUG_VARIABLE = "EDGELLAMA_DEBUG"
+ALLOCATIONS_BETWEEN_COLLECTIONS = 10_000
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
@@ -73,9 +74,11 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that is asked for; an error for another word names the nearest command."""
-        close = get_close_matches(args[0], COMMANDS, n=1)
-        if close and args[0] not in COMMANDS and not ctx.resilient_parsing:
-            ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
+        if args[0] not in COMMANDS and not ctx.resilient_parsing:
+            from difflib import get_close_matches
+
+            if close := get_close_matches(args[0], COMMANDS, n=1):
+                ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -174,8 +177,11 @@ def prepare_process() -> None:
     """Settings of the whole process, for a process that runs nothing but one command.
 
     A character that the terminal cannot show does not end it, and the polite ways to end it
-    unwind the stack, so that unfinished files go.
+    unwind the stack, so that unfinished files go. NumPy's library for products starts no threads,
+    since whatever multiplies here has its own, and imports are seldom searched for garbage.
     """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.set_threshold(ALLOCATIONS_BETWEEN_COLLECTIONS)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

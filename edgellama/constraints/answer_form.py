@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from edgellama.constraints.answer_types import read_json, schema_of_type
+from edgellama.constraints.form_options import FORM_OPTIONS
 from edgellama.constraints.gbnf import is_gbnf, lark_of_gbnf
 from edgellama.constraints.guidance import llguidance
 from edgellama.constraints.json_schema import compiled_schema, parsed_schema, unicode_text
@@ -19,8 +20,6 @@ from edgellama.quant.records import dataclass
 
 Schema: TypeAlias = "Mapping[str, Any] | str | bool | type[Any] | Any | None"
 """A JSON Schema as a dict, JSON text or a bool; a class or an annotation; None for none."""
-FORM_OPTIONS = ("schema", "json", "regex", "grammar", "choices")
-"""Options of which a text has one at most."""
 MAX_SOURCE_CHARACTERS = 1 << 20
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 JSON_STYLE = {

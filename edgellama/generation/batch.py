@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from edgellama.generation.speculation.speculation import Speculation
     from edgellama.text.tokenizer import Tokenizer
 
-DEFAULT_WIDTH = 32
-"""Texts at once: most of what there is to gain, for keys and values of so many texts."""
 OnError: TypeAlias = Callable[[int, EdgellamaError], None]
 MakeRequest: TypeAlias = Callable[[], Request]
 

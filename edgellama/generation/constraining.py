@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgellama.constraints.answer_form import AnswerForm
-
 if TYPE_CHECKING:
+    from edgellama.constraints.answer_form import AnswerForm
     from edgellama.generation.text_options import Request
     from edgellama.sampling.constraint import Constraint
     from edgellama.text.tokenizer import Tokenizer

@@ -5,10 +5,12 @@ Plain frozen data; how tokens come about is known to decoding and session.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from edgellama.quant.records import dataclass
-from edgellama.tools.tool import ToolCall
+
+if TYPE_CHECKING:
+    from edgellama.tools.tool import ToolCall
 
 FinishReason: TypeAlias = Literal[
     "stop", "length", "context", "cancelled", "timeout", "tool_calls", "constraint"

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.arguments import check_from_1
-from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.results import Generation
 from edgellama.generation.stream import Stream
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.kv_types import KVTypeChoice
     from edgellama.engine.text_engine import TextEngine
+    from edgellama.generation.async_stream import AsyncStream
     from edgellama.generation.speculation.speculation import Speculation
     from edgellama.text.tokenizer import Tokenizer
 
@@ -214,6 +214,8 @@ class Session:
 
         Example: see AsyncStream.
         """
+        from edgellama.generation.async_stream import AsyncStream
+
         return AsyncStream(lambda: self.stream(prompt, **options))
 
     def start(

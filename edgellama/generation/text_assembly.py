@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgellama.generation.held_tokens import HeldTokens, TokenText
 from edgellama.generation.results import Chunk
 from edgellama.text.tokenizer import StopStrings, StreamingDetokenizer
-from edgellama.tools.tool import ToolCall
 
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
     from edgellama.tools.call_splitter import ExpectedCalls
+    from edgellama.tools.tool import ToolCall
 
 
 class Added(NamedTuple):
@@ -72,6 +72,10 @@ class TextAssembly:
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The calls of a text that is finished."""
         calls = () if self._splitter is None else self._splitter.calls
+        if not calls:
+            return ()
+        from edgellama.tools.tool import ToolCall
+
         return tuple(
             ToolCall(call.name, call.arguments, *([call.id] if call.id else [])) for call in calls
         )

@@ -12,9 +12,7 @@ from functools import partial
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from edgellama.constraints.answer_form import FORM_OPTIONS, AnswerForm, Schema, answer_form
-from edgellama.engine.adapter_set import AdapterSet
-from edgellama.engine.adapter_shelf import AdapterScales
+from edgellama.constraints.form_options import FORM_OPTIONS
 from edgellama.generation.arguments import given_strings, prompt_tokens, stop_tokens
 from edgellama.generation.speculation.speculation import SpeculationMode, speculation_mode
 from edgellama.quant.error_text import shown
@@ -27,15 +25,17 @@ from edgellama.sampling.options import (
     merged_options,
 )
 from edgellama.sampling.user_functions import Processor, TokenChoice
-from edgellama.text.infill import infill_prompt
-from edgellama.tools.call_splitter import ExpectedCalls
-from edgellama.tools.tool import AnyTool
 
 if TYPE_CHECKING:
+    from edgellama.constraints.answer_form import AnswerForm, Schema
+    from edgellama.engine.adapter_set import AdapterSet
+    from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.engine.cancellation import CancelToken
     from edgellama.generation.speculation.drafter import Drafter
     from edgellama.generation.speculation.speculation import Speculation
     from edgellama.text.tokenizer import Tokenizer
+    from edgellama.tools.call_splitter import ExpectedCalls
+    from edgellama.tools.tool import AnyTool
 
 LIKELY_TEXT_TOKENS = 4096
 """How long most texts are at most, beside what repeats their prompts."""
@@ -344,8 +344,18 @@ def prompt_request(
             "parse_special is True and suffix is given; allowed: one of them, since what stands "
             "around a gap stays text"
         )
+    from edgellama.text.infill import infill_prompt
+
     tokens = infill_prompt(tokenizer, prompt, options["suffix"], suffix_first=suffix_first)
     return replace(text_request(tokens, own), end_tokens=frozenset(tokenizer.infill_ids.values()))
+
+
+def _answer_form(options: Mapping[str, Any]) -> AnswerForm | None:
+    if options.keys().isdisjoint(FORM_OPTIONS):
+        return None
+    from edgellama.constraints.answer_form import answer_form
+
+    return answer_form(options)
 
 
 def _is_set(name: str, options: Mapping[str, Any]) -> bool:
@@ -387,7 +397,7 @@ def text_request(
     check_option_names(options, TEXT_OPTION_NAMES)
     own = {name: check(options[name]) for name, check in _CHECKED.items() if name in options}
     own["stop"] = (*own.get("stop", ()), *stop)
-    own["answer"] = answer_form(options)
+    own["answer"] = _answer_form(options)
     sampling = {
         name: value
         for name, value in options.items()
