@@ -15,12 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fake_library import ILLEGAL_ADDRESS, INVALID_CONTEXT, INVALID_HANDLE, FakeLibrary
+from fake_library import ILLEGAL_ADDRESS, INVALID_CONTEXT, INVALID_HANDLE, INVALID_VALUE
+from fake_memory import FakeMemory
 
 from edgellama.cuda import cards
-from edgellama.cuda.driver import NOT_READY, OUT_OF_MEMORY, SUCCESS
+from edgellama.cuda.driver import OUT_OF_MEMORY, SUCCESS
 
-INVALID_VALUE, INVALID_DEVICE, INVALID_PTX = 1, 101, 218
+INVALID_DEVICE, INVALID_PTX = 101, 218
 NOT_FOUND, LAUNCH_TIMEOUT = 500, 702
 WORDS = {
     INVALID_VALUE: (b"CUDA_ERROR_INVALID_VALUE", b"invalid argument"),
@@ -78,11 +79,10 @@ class Launch:
 Run = Callable[[Launch], None]
 
 
-class FakeCuda(FakeLibrary):
+class FakeCuda(FakeMemory):
     """The driver's functions, over the memory of this process.
 
-    ``run`` does what a kernel would. ``idle_after``: how often a stream is asked whether it is
-    done before it is.
+    ``run`` does what a kernel would. ``idle_after`` as for ``FakeStreams``.
     """
 
     def __init__(
@@ -93,16 +93,11 @@ class FakeCuda(FakeLibrary):
         idle_after: int = 2,
         missing: Sequence[str] = (),
     ) -> None:
-        super().__init__(missing)
+        super().__init__(missing, idle_after)
         self.cards = fake_cards or (FakeCard(),)
-        self.version, self.run, self.idle_after = version, run, idle_after
+        self.version, self.run = version, run
         self.launches: list[Launch] = []
-        self.device_memory: dict[int, Any] = {}
-        self.host_memory: dict[int, Any] = {}
-        self.registered: set[int] = set()
         self.retained: Counter[int] = Counter()
-        self._queues: dict[int, list[Callable[[], None]]] = {}
-        self._questions: Counter[int] = Counter()
         self._entries: dict[int, dict[str, list[str]]] = {}
         self._functions: dict[int, tuple[int, str]] = {}
 
@@ -185,167 +180,16 @@ class FakeCuda(FakeLibrary):
             return self._violation("a context that is not there", INVALID_CONTEXT)
         return SUCCESS
 
-    def _cuCtxSynchronize(self) -> int:
-        return next(filter(None, map(self._drain, list(self._queues))), SUCCESS)
-
     def _cuMemGetInfo(self, free: Any, total: Any) -> None:
+        free[0], total[0] = self.free_bytes(), self._card().total_bytes
+
+    def free_bytes(self) -> int:
+        """What is left of the current card's memory."""
         used = sum(len(memory) for memory in self.device_memory.values())
-        card = self._card()
-        free[0], total[0] = card.free_bytes - used, card.total_bytes
+        return self._card().free_bytes - used
 
     def _card(self) -> FakeCard:
         return self.cards[self.contexts[-1] - 0xC0]
-
-    def _cuMemAlloc(self, address: Any, num_bytes: int) -> int:
-        used = sum(len(memory) for memory in self.device_memory.values())
-        if not num_bytes:
-            return INVALID_VALUE
-        if used + num_bytes > self._card().free_bytes:
-            return OUT_OF_MEMORY
-        address[0] = self._take(self.device_memory, num_bytes, 0xA5)
-        return SUCCESS
-
-    @staticmethod
-    def _take(memory: dict[int, Any], num_bytes: int, byte: int) -> int:
-        """Memory on a boundary of 256 bytes, as the driver gives it, full of ``byte``."""
-        whole = (ctypes.c_ubyte * (num_bytes + 256))()
-        address = -(-ctypes.addressof(whole) // 256) * 256
-        ctypes.memset(address, byte, num_bytes)
-        part = (ctypes.c_ubyte * num_bytes).from_address(address)
-        part.whole = whole
-        memory[address] = part
-        return address
-
-    def _cuMemFree(self, address: int) -> int:
-        self._cuCtxSynchronize()
-        return self._give_back(self.device_memory, address)
-
-    def _give_back(self, memory: dict[int, Any], address: int) -> int:
-        if memory.pop(address, None) is None:
-            return self._violation(f"memory at {address:#x} is not there", INVALID_VALUE)
-        return SUCCESS
-
-    def _cuMemHostAlloc(self, address: Any, num_bytes: int, flags: int) -> int:
-        if not num_bytes or not flags & 2:
-            return INVALID_VALUE
-        address[0] = self._take(self.host_memory, num_bytes, 0x5A)
-        return SUCCESS
-
-    def _cuMemFreeHost(self, address: int) -> int:
-        if address in self.registered:
-            return self._violation("memory of others is freed", INVALID_VALUE)
-        return self._give_back(self.host_memory, address)
-
-    def _cuMemHostRegister(self, address: int, num_bytes: int, flags: int) -> int:
-        overlaps = any(
-            address < start + len(part) and start < address + num_bytes
-            for start, part in self.host_memory.items()
-        )
-        if overlaps or not num_bytes or not flags & 2:
-            return self._violation("memory is pinned twice, or not mapped", INVALID_VALUE)
-        self.host_memory[address] = (ctypes.c_ubyte * num_bytes).from_address(address)
-        self.registered.add(address)
-        return SUCCESS
-
-    def _cuMemHostUnregister(self, address: int) -> int:
-        if address not in self.registered:
-            return self._violation(f"memory at {address:#x} was not registered", INVALID_VALUE)
-        self.registered.remove(address)
-        return self._give_back(self.host_memory, address)
-
-    def _cuMemHostGetDevicePointer(self, device_address: Any, address: int, flags: int) -> int:
-        if address not in self.host_memory or flags:
-            return self._violation("no such pinned memory", INVALID_VALUE)
-        device_address[0] = address
-        return SUCCESS
-
-    def _holds(self, memory: dict[int, Any], address: int, num_bytes: int) -> bool:
-        return any(
-            start <= address and address + num_bytes <= start + len(part)
-            for start, part in memory.items()
-        )
-
-    def _check_range(self, address: int, num_bytes: int) -> int:
-        if not self._holds(self.device_memory, address, num_bytes):
-            text = f"{num_bytes} bytes at {address:#x} are not allocated"
-            return self._violation(text, INVALID_VALUE)
-        return SUCCESS
-
-    def _cuMemcpyHtoDAsync(self, to: int, source: int, num_bytes: int, stream: int) -> int:
-        content = None
-        if not self._holds(self.host_memory, source, num_bytes):
-            content = ctypes.string_at(source, num_bytes)  # Staged at once.
-        return self._check_range(to, num_bytes) or self._put(
-            stream, lambda: ctypes.memmove(to, content or source, num_bytes)
-        )
-
-    def _cuMemcpyDtoHAsync(self, to: int, source: int, num_bytes: int, stream: int) -> int:
-        code = self._check_range(source, num_bytes) or self._put(
-            stream, lambda: ctypes.memmove(to, source, num_bytes)
-        )
-        pinned = self._holds(self.host_memory, to, num_bytes)
-        return code or (SUCCESS if pinned else self._drain(stream))
-
-    def _cuMemcpyDtoDAsync(self, to: int, source: int, num_bytes: int, stream: int) -> int:
-        return (
-            self._check_range(to, num_bytes)
-            or self._check_range(source, num_bytes)
-            or self._put(stream, lambda: ctypes.memmove(to, source, num_bytes))
-        )
-
-    def _cuMemsetD8Async(self, to: int, byte: int, num_bytes: int, stream: int) -> int:
-        return self._check_range(to, num_bytes) or self._put(
-            stream, lambda: ctypes.memset(to, byte, num_bytes)
-        )
-
-    def _cuStreamCreate(self, stream: Any, flags: int) -> int:
-        stream[0] = handle = self._new("streams")
-        self._queues[handle] = []
-        return SUCCESS if flags in (0, 1) else INVALID_VALUE
-
-    def _cuStreamDestroy(self, stream: int) -> int:
-        self._drain(stream)
-        self._queues.pop(stream, None)
-        return self._drop("streams", stream)
-
-    def _put(self, stream: int, work: Callable[[], object]) -> int:
-        if stream not in self._queues:
-            return self._violation(f"stream {stream} is not there", INVALID_HANDLE)
-        self._queues[stream].append(lambda: (work(), None)[1])
-        self._questions[stream] = 0
-        return SUCCESS
-
-    def _drain(self, stream: int) -> int:
-        if stream not in self._queues:
-            return self._violation(f"stream {stream} is not there", INVALID_HANDLE)
-        queue, self._queues[stream] = self._queues[stream], []
-        for work in queue:
-            if not self.lost:
-                work()
-        return self.lost
-
-    def _cuStreamQuery(self, stream: int) -> int:
-        self._questions[stream] += 1
-        if self._queues.get(stream) and self._questions[stream] <= self.idle_after:
-            return NOT_READY
-        return self._drain(stream)
-
-    def _cuStreamSynchronize(self, stream: int) -> int:
-        return self._drain(stream)
-
-    def _cuEventCreate(self, event: Any, flags: int) -> None:
-        event[0] = self._new("events")
-
-    def _cuEventDestroy(self, event: int) -> int:
-        return self._drop("events", event)
-
-    def _cuEventRecord(self, event: int, stream: int) -> int:
-        if event not in self.live["events"]:
-            return self._violation("an event that is not there", INVALID_HANDLE)
-        return self._put(stream, lambda: None)
-
-    def _cuEventElapsedTime(self, milliseconds: Any, start: int, end: int) -> None:
-        milliseconds[0] = 1.0
 
     def _cuModuleLoadDataEx(
         self, module: Any, image: int, count: int, options: Any, values: Any
@@ -398,4 +242,9 @@ class FakeCuda(FakeLibrary):
         grid = sizes[0], sizes[1], sizes[2]
         launch = Launch(name, grid, sizes[3], shared_bytes, values, slots)
         self.launches.append(launch)
-        return self._put(stream, lambda: self.run(launch) if self.run else None)
+        return self._put(stream, lambda: self._run(launch))
+
+    def _run(self, launch: Launch) -> None:
+        if self.run:
+            self.run(launch)
+            self._check_guards(launch.name)

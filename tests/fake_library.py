@@ -15,7 +15,7 @@ from typing import Any
 
 from edgellama.cuda.driver import FUNCTIONS, SUCCESS
 
-INVALID_CONTEXT, INVALID_HANDLE, ILLEGAL_ADDRESS, UNKNOWN = 201, 400, 700, 999
+INVALID_VALUE, INVALID_CONTEXT, INVALID_HANDLE, ILLEGAL_ADDRESS, UNKNOWN = 1, 201, 400, 700, 999
 NEEDS_NO_CONTEXT = frozenset(
     name for name in FUNCTIONS
     if name.startswith(("cuInit", "cuDriver", "cuGetError", "cuDevice", "cuCtxPush", "cuCtxPop"))

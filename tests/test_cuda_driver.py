@@ -13,14 +13,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from cuda_harness import PTX, everything, opened
-from fake_cuda import (
-    INVALID_VALUE,
-    LAUNCH_TIMEOUT,
-    FakeCard,
-    FakeCuda,
-    Launch,
-)
-from fake_library import ILLEGAL_ADDRESS, UNKNOWN
+from fake_cuda import LAUNCH_TIMEOUT, FakeCard, FakeCuda, Launch
+from fake_library import ILLEGAL_ADDRESS, INVALID_VALUE, UNKNOWN
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -1,0 +1,23 @@
+"""A graphics card for the whole engine: the driver's double, whose kernels run in their CPU form.
+
+No card is behind it. What it computes is what the kernels' source says; how long it takes says
+nothing. Machine code may call it by address, from any thread.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fake_cuda import FakeCard, FakeCuda, Launch
+from warp_harness import WarpRunner, warp_runner
+
+
+class CudaDouble(FakeCuda):
+    """The driver's double with kernels that compute; arguments as for ``FakeCuda``."""
+
+    def __init__(self, *cards: FakeCard, runner: WarpRunner | None = None, **options: Any) -> None:
+        self.runner = runner or warp_runner()
+        super().__init__(*cards, run=self._compute, **options)
+
+    def _compute(self, launch: Launch) -> None:
+        self.runner.launch(launch.name, launch.grid, launch.slots, launch.shared_bytes)
