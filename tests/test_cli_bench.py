@@ -84,6 +84,19 @@ def test_rows_for_programs(run_cli: CliRunner, model: Path) -> None:
         assert row["kv_bytes"] == pages.used_bytes(num_tokens)
 
 
+def test_a_draft_model_guesses_where_texts_are_generated(run_cli: CliRunner, model: Path) -> None:
+    """Its tests say how many guesses were right, and of no bytes how fast they were read."""
+    arguments = ("-p", "20", "-n", "30", "-d", "40", "-r", "1", "--draft", model)
+    result = run_cli("bench", model, *arguments, "-o", "json")
+    assert result.returncode == 0, result.stderr
+    prompt, text = json.loads(result.stdout)
+    assert prompt["draft"] == text["draft"] == str(model)
+    assert (prompt["drafted_tokens"], prompt["prefill_gmac_per_second"] is None) == (0, False)
+    assert 0 <= text["accepted_tokens"] <= text["drafted_tokens"]
+    assert (text["decode_gb_per_second"], text["bandwidth_share"]) == (None, None)
+    assert text["tokens_per_second"] > 0
+
+
 @pytest.mark.parametrize("style", ["md", "csv", "jsonl", "sql"])
 def test_other_styles(run_cli: CliRunner, model: Path, style: str) -> None:
     """Each style can be read by what it is for."""
@@ -118,6 +131,7 @@ def test_other_styles(run_cli: CliRunner, model: Path, style: str) -> None:
         (["bench", "{model}", "-p", "many"], 2, "'many'; allowed: whole numbers from 0 on"),
         (["bench", "{model}", "-pg", "5"], 2, "-pg takes two numbers"),
         (["bench", "{model}", "-b", "1000"], 1, "batches of 1000 tokens"),
+        (["bench", "{model}", "--draft", "a", "--lora", "b"], 2, "texts with adapters are not"),
         (["bench", "{model}", "-ctk", "q1"], 1, "KV type 'q1'; allowed:"),
         (["bench", "{model}", "--tier", "mmx"], 1, "mmx"),
         (["profile", "no.gguf"], 1, "no file and no model called 'no.gguf'"),

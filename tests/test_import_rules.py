@@ -77,7 +77,10 @@ ALLOWED: dict[str, set[str]] = {
         *("constraints", "engine", "generation.speculation", "sampling", "text", "tools", *QUANT),
     },
     "models": {"convert", "convert.output", "kernels_cpu.machine", *QUANT},
-    "measure": {"engine", "sampling", "text", *HOST_KERNELS, *QUANT},
+    "measure": {
+        *("engine", "generation", "generation.speculation", "sampling", "text"),
+        *(*HOST_KERNELS, *QUANT),
+    },
     "server": {
         *("", "engine", "generation", "measure", "models", "sampling", "text", "tools"),
         *("kernels_cpu.machine", *QUANT),

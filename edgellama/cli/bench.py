@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 EXIT_INTERRUPTED = 130
+DRAFT_HELP = "A smaller model of the same vocabulary that guesses where texts are generated."
 PAIR_HELP = "A prompt of PP tokens and TG tokens generated after it; repeatable."
 
 
@@ -70,6 +71,7 @@ def _numbers(
 @count_option(*("-r", "--repetitions"), default=5, text="Runs of each test, after one to warm up.")
 @style_option(more=("jsonl", "sql"))
 @adapter_option()
+@click.option("--draft", type=MODEL, metavar="MODEL", help=DRAFT_HELP)
 def command(models: Sequence[str], repetitions: int, style: str, **options: Any) -> None:
     """Measure how fast MODELs read prompts (pp) and generate (tg), and what they take.
 
@@ -78,7 +80,8 @@ def command(models: Sequence[str], repetitions: int, style: str, **options: Any)
     the time from the process's start to the first token, the bytes a second of decode as a
     share of what a plain read of the weights reaches at that moment, and the multiply-adds
     a second of prefill. Adapters are used in every test, their own bytes and multiply-adds
-    are not counted.
+    are not counted. With --draft, models go on with a sentence of English instead of random
+    tokens, and the guesses that were right are counted.
 
     \b
     Examples:
@@ -86,6 +89,7 @@ def command(models: Sequence[str], repetitions: int, style: str, **options: Any)
       edgellama bench a.gguf b.gguf -p 0 -n 64 -d 0,4096 -t 1,2
       edgellama bench model.gguf -pg 1024,128 -r 3 -o json
       edgellama bench model.gguf --lora adapter.gguf
+      edgellama bench large.gguf -p 0 --draft small.gguf
     """
     from edgellama.cli.bench_table import show
     from edgellama.cli.model_argument import find_model
@@ -95,6 +99,10 @@ def command(models: Sequence[str], repetitions: int, style: str, **options: Any)
     tests = all_tests(options["prompts"], options["generated"], pairs, options["depths"])
     if not tests:
         raise click.UsageError("nothing to measure: give -p, -n or -pg other than 0")
+    if options["draft"] and options["adapters"]:
+        raise click.UsageError("--draft and --lora; texts with adapters are not guessed")
+    if options["draft"]:
+        options["draft"] = str(find_model(options["draft"]))
     paths = [str(find_model(model)) for model in models]
     settings = [setting for path in paths for setting in _settings(path, options)]
     _compile(settings)
@@ -133,6 +141,7 @@ def _settings(path: str, options: dict[str, Any]) -> list[BenchSetting]:
                 "num_threads": options["num_threads"] or (None,),
                 "batch_tokens": options["batches"],
                 "adapters": (options["adapters"],),
+                "draft": (options["draft"],),
             },
         )
     )

@@ -23,6 +23,7 @@ COLUMNS = (
     Column("key_type", is_number=False),
     Column("value_type", is_number=False),
     Column("adapters", is_number=False),
+    Column("draft", lambda path: Path(path).stem, is_number=False),
     Column("test", is_number=False),
     Column("tokens_per_second"),
     Column("peak_memory_bytes", tables.size),
@@ -31,8 +32,11 @@ COLUMNS = (
     Column("decode_gb_per_second", "{:.1f}".format),
     Column("bandwidth_share", "{:.0%}".format),
     Column("prefill_gmac_per_second", "{:.0f}".format),
+    Column("guesses", is_number=False),
 )
-USUAL: Mapping[str, Any] = MappingProxyType({"batch_tokens": 512, "adapters": ""})
+USUAL: Mapping[str, Any] = MappingProxyType(
+    {"batch_tokens": 512, "adapters": "", "draft": "", "guesses": None}
+)
 """What columns have where nobody has asked for anything else."""
 
 _WRITERS: Mapping[str, Callable[[Sequence[Row]], str]] = MappingProxyType(
@@ -53,15 +57,20 @@ def show(rows: Sequence[Row], style: str) -> None:
         return
     if rows:
         readable = [_readable(row) for row in rows]
-        click.echo(tables.markdown(readable, [column for column in COLUMNS if _says(column, rows)]))
+        columns = [column for column in COLUMNS if _says(column, readable)]
+        click.echo(tables.markdown(readable, columns))
 
 
 def _says(column: Column, rows: Sequence[Row]) -> bool:
-    """Columns of batches and adapters are only shown where they are unusual."""
-    usual = USUAL.get(column.key)
-    return usual is None or any(row[column.key] != usual for row in rows)
+    """Columns of batches, adapters and drafts are only shown where they are unusual."""
+    if column.key not in USUAL:
+        return True
+    return any(row[column.key] != USUAL[column.key] for row in rows)
 
 
 def _readable(row: Row) -> dict[str, Any]:
     speed = f"{row['tokens_per_second']:.2f} ± {row['stddev']:.2f}"
-    return {**row, "tokens_per_second": speed}
+    guesses = None
+    if row["draft"] and row["num_generated"]:
+        guesses = f"{row['accepted_tokens']} of {row['drafted_tokens']} right"
+    return {**row, "tokens_per_second": speed, "guesses": guesses}

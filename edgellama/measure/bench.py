@@ -52,6 +52,8 @@ class BenchTest:
 class BenchSetting:
     """How a model is run; None is the machine's own choice. ``adapters``: files and scales.
 
+    ``draft``: the file of a model that guesses in tests that generate.
+
     Raises InvalidOptionError, or KernelError for a tier that does not run here.
     """
 
@@ -61,6 +63,7 @@ class BenchSetting:
     kv_types: KVTypes = field(default_factory=lambda: KVTypes("f16", "f16"))
     batch_tokens: int = MAX_STEP_TOKENS
     adapters: Sequence[tuple[str, float]] = ()
+    draft: str | None = None
 
     def __post_init__(self) -> None:
         if self.tier is not None:
@@ -109,6 +112,7 @@ def _row(setting: BenchSetting, test: BenchTest, found: Mapping[str, Any]) -> di
     row = {
         "test": test.name,
         "adapters": " ".join(f"{path}:{scale:g}" for path, scale in setting.adapters),
+        "draft": setting.draft or "",
         "tokens_per_second": statistics.fmean(speeds),
         "stddev": statistics.stdev(speeds) if len(speeds) > 1 else 0.0,
         "model": setting.path,
@@ -129,7 +133,8 @@ def _row(setting: BenchSetting, test: BenchTest, found: Mapping[str, Any]) -> di
         "kv_bytes": found["kv_bytes"],
         "start_seconds": found["start_seconds"],
     }
-    return row | _rates(test, found, seconds) | {"samples": speeds}
+    guesses = {name: found[name] for name in ("drafted_tokens", "accepted_tokens")}
+    return row | _rates(test, found, seconds) | guesses | {"samples": speeds}
 
 
 def _rates(
@@ -138,7 +143,8 @@ def _rates(
     """Bytes a second of decode beside those of a plain read; multiply-adds a second of prefill."""
     mean_seconds = statistics.fmean(seconds)
     plain = found["plain_bytes"] / statistics.fmean(found["plain_seconds"]) / 1e9
-    decode = None if test.num_prompt else found["num_bytes"] / mean_seconds / 1e9
+    is_counted = not test.num_prompt and found["num_bytes"]
+    decode = found["num_bytes"] / mean_seconds / 1e9 if is_counted else None
     prefill = None if test.num_generated else found["num_macs"] / mean_seconds / 1e9
     return {
         "decode_gb_per_second": decode,

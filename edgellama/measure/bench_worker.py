@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from contextlib import ExitStack
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -16,6 +17,7 @@ from edgellama.engine.kv_types import KVTypes
 from edgellama.kernels_cpu.machine.cpu import cpu_name
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.measure.child_process import STARTED, Progress, serve
+from edgellama.measure.drafted_runs import DraftedRuns
 from edgellama.measure.op_work import Step, Work, total_work
 from edgellama.measure.plain_read import PlainRead
 from edgellama.quant.gguf.file import GGUFFile
@@ -37,7 +39,13 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             first = tokenizer.special.bos_id or 0
             int(engine.forward([first], cache)[0].argmax())
             start_seconds = monotonic() - request[STARTED]
-            result = _measure(_Runs(engine, cache, request), request["repetitions"], progress)
+            with ExitStack() as opened:
+                runs: _Runs | DraftedRuns = _Runs(engine, cache, request)
+                if request["draft"] and request["num_generated"]:
+                    runs = opened.enter_context(
+                        DraftedRuns(engine, tokenizer, file.metadata, request)
+                    )
+                result = _measure(runs, request["repetitions"], progress)
             return result | {
                 "start_seconds": start_seconds,
                 "num_compiled": engine.num_compiled,
@@ -53,6 +61,8 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
 class _Runs:
     """The timed part of a test, which can be run again and again, and how much work it is."""
+
+    num_drafted = num_accepted = 0
 
     def __init__(self, engine: Engine, cache: KVCache, request: dict[str, Any]) -> None:
         self.engine, self._cache = engine, cache
@@ -103,7 +113,7 @@ class _Runs:
             self.engine.forward(tokens[start : start + self._batch], self._cache)
 
 
-def _measure(runs: _Runs, repetitions: int, progress: Progress) -> dict[str, Any]:
+def _measure(runs: _Runs | DraftedRuns, repetitions: int, progress: Progress) -> dict[str, Any]:
     runs.warm_up()
     plain = PlainRead(runs.engine)
     plain.seconds()
@@ -119,6 +129,8 @@ def _measure(runs: _Runs, repetitions: int, progress: Progress) -> dict[str, Any
         "plain_bytes": plain.num_bytes,
         "num_bytes": work.num_bytes,
         "num_macs": work.num_macs,
+        "drafted_tokens": runs.num_drafted,
+        "accepted_tokens": runs.num_accepted,
         "peak_memory_bytes": peak_memory_bytes(),
     }
 
