@@ -86,8 +86,14 @@ ALLOWED: dict[str, set[str]] = {
         *("kernels_cpu.machine", *QUANT),
     },
     "cluster": {
-        *("", "engine", "generation", "measure", "models", "sampling", "text"),
-        *("kernels_cpu", "kernels_cpu.compiling", "kernels_cpu.machine", "kernels_cpu.sampling"),
+        *("", "engine", "generation", "generation.speculation", "measure", "models", "sampling"),
+        *(
+            "text",
+            "kernels_cpu",
+            "kernels_cpu.compiling",
+            "kernels_cpu.machine",
+            "kernels_cpu.sampling",
+        ),
         *QUANT,
     },
     "": {

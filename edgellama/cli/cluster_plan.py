@@ -6,32 +6,19 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgellama.cli.cluster_stages import found_plan, machines_option, wish_for
 from edgellama.cli.completion import KV_TYPE, MODEL_OR_SIZE, TYPE
 from edgellama.cli.options import style_option
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgellama.cluster.machines import ClusterMachine
-    from edgellama.cluster.planning import Plan, Wish
-
-USUAL_TYPE = "q4_k_m"
-HOST_THREADS = 8
-"""Threads of each machine, of which memory for activations depends a little."""
-
-
-machines_option = click.option(
-    "--machines",
-    "machines_text",
-    required=True,
-    metavar="FILE|M,...",
-    help="NAME:MEMORY:BANDWIDTH[:NETWORK] in GB, GB/s and Gbit/s (1 by default); NAME*4 for four.",
-)
+    from edgellama.cluster.planning import Plan
 
 
 @click.command("plan", short_help="Say which layers go where, and what to expect.")
 @click.argument("model", type=MODEL_OR_SIZE)
-@machines_option
+@machines_option(required=True)
 @click.option("--type", type=TYPE, help="Type of weights.  [default: a file's own, else q4_k_m]")
 @click.option("--kv", "kv_type", type=KV_TYPE, default="f16", show_default=True,
               help="Type of keys and values.")  # fmt: skip
@@ -68,59 +55,6 @@ def command(
     found = found_plan(wish, machines)
     used = {stage.machine.name for stage in found.stages}
     _print(found, [machine.name for machine in machines if machine.name not in used], style)
-
-
-def wish_for(
-    model: str,
-    type: str | None,
-    kv_type: str,
-    context_length: int | None,
-    num_texts: int,
-    *,
-    needs_file: bool = False,
-) -> Wish:
-    """What the options say; ``needs_file``: a published size is not enough."""
-    from edgellama.cli.model_outline_source import find_outline
-    from edgellama.cluster.planning import Wish
-    from edgellama.engine.kv_types import KVTypes
-    from edgellama.kernels_cpu.machine.cpu import select_tier
-    from edgellama.measure.footprint import AS_IT_IS, Machine, usual_context_length
-
-    source = find_outline(model)
-    if needs_file and source.path is None:
-        raise click.ClickException(f"{model}: needed: a GGUF file, or the name of a pulled model")
-    return Wish(
-        source.outline,
-        type or (USUAL_TYPE if source.path is None else AS_IT_IS),
-        KVTypes.of(kv_type),
-        context_length or usual_context_length(source.outline.config),
-        Machine(select_tier(), HOST_THREADS),
-        num_texts,
-    )
-
-
-def found_plan(wish: Wish, machines: Sequence[ClusterMachine]) -> Plan:
-    """The plan; a ClickException with what would fit where none does."""
-    from edgellama.cluster.planning import plan
-    from edgellama.quant.errors import InvalidOptionError
-
-    try:
-        return plan(wish, machines)
-    except InvalidOptionError as error:
-        raise click.ClickException(f"{error}{_what_would_fit(wish, machines)}") from None
-
-
-def _what_would_fit(wish: Wish, machines: Sequence[ClusterMachine]) -> str:
-    """The best type that fits the machines as they are."""
-    from dataclasses import replace
-
-    from edgellama.cluster.planning import fits
-    from edgellama.measure.footprint_fit import TYPES_BY_QUALITY
-
-    for type in TYPES_BY_QUALITY:
-        if fits(replace(wish, type=type), machines):
-            return f", or --type {type}"
-    return ""
 
 
 def _print(plan: Plan, idle: Sequence[str], style: str) -> None:

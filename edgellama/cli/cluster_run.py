@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli.answer_options import answer_arguments, answer_options
-from edgellama.cli.cluster_plan import machines_option, wish_for
+from edgellama.cli.cluster_stages import address_option, machines_option, spread_model
 from edgellama.cli.completion import KV_TYPE, MODEL
 from edgellama.cli.options import (
     given,
@@ -25,14 +25,10 @@ from edgellama.cli.terminal import dim, printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from edgellama.cluster.planning import Plan
-    from edgellama.cluster.stage_call import StageHandle
-    from edgellama.quant.gguf.file import GGUFFile
-
 
 @click.command("run", short_help="Answer a prompt with a model on several machines.")
 @click.argument("model", type=MODEL)
-@machines_option
+@machines_option(required=True)
 @click.option("-p", "--prompt", metavar="TEXT", help="The prompt.")
 @text_file_option("Read the prompt from FILE")
 @max_tokens_option
@@ -46,7 +42,7 @@ if TYPE_CHECKING:
 @click.option("-c", "--context", "context_length", type=click.IntRange(min=1), metavar="N",
               help="Tokens of context.  [default: 4096, or the model's own if less]")  # fmt: skip
 @click.option("--exact", is_flag=True, help="The bits of one process, also after a stage was lost.")
-@click.option("--address", metavar="HOST:PORT", help="Ray's head.  [default: on this machine]")
+@address_option
 def command(
     model: str,
     machines_text: str,
@@ -75,55 +71,17 @@ def command(
         raise click.UsageError("--system needs --chat")
     text = read_prompt(prompt, file, False)
     sampling = given(answer_arguments(options))
-    from edgellama.cli.cluster_plan import found_plan
-    from edgellama.cluster.machines import read_machines
-    from edgellama.cluster.ray_stages import connect
-    from edgellama.cluster.spread_llama import SpreadLlama
-
-    wish = wish_for(model, None, kv_type, context_length, 1, needs_file=True)
-    machines = read_machines(machines_text)
-    plan, here = found_plan(wish, machines), machines[0].name
-    if any(stage.machine.name != here for stage in plan.stages):
-        connect(address)
-    make = partial(_stages, plan, here, model, {"kv_type": kv_type, "exact": exact})
-    length = wish.context_length
-    with SpreadLlama(model, make, context_length=length, kv_type=kv_type) as llama:
+    spread = spread_model(
+        model, machines_text, context_length=context_length, kv_type=kv_type, exact=exact
+    )
+    spread.connect(address)
+    with spread.open() as llama:
         talk = partial(llama.chat(system).stream, text) if chat else partial(llama.stream, text)
         stream = talk(**sampling)
         run_stream(stream, _writer())
         if sys.stdout.isatty() or not sys.stderr.isatty():
             print(flush=True)
         print(dim(speed_line(stream.result), sys.stderr), file=sys.stderr)
-
-
-def _stages(
-    plan: Plan, here: str, model: str, options: dict[str, Any], file: GGUFFile
-) -> list[StageHandle]:
-    """What the machine ``here`` has, if anything, in this process; the others' on Ray's nodes."""
-    from pathlib import Path
-
-    from edgellama.cluster.local_stage import LocalStage
-    from edgellama.cluster.ray_stages import StageOrder, start_stages
-    from edgellama.cluster.stage import Stage
-    from edgellama.engine.model_identity import model_identity
-
-    where = str(Path(model).resolve()) if Path(model).exists() else model
-    identity = model_identity(file)
-    own = [stage.layers for stage in plan.stages if stage.machine.name == here]
-    stages = start_stages(
-        [
-            StageOrder(where, stage.layers, identity, stage.machine.name, options)
-            for stage in plan.stages
-            if stage.machine.name != here
-        ]
-    )
-    try:
-        local = [LocalStage(partial(Stage, file, layers, **options)) for layers in own]
-    except BaseException:
-        for stage in stages:
-            stage.close()
-        raise
-    return [*local, *stages]
 
 
 def _writer() -> Callable[[str], None]:

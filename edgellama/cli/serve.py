@@ -11,12 +11,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli.byte_size import ByteSize
+from edgellama.cli.cluster_stages import address_option, machines_option, spread_model
 from edgellama.cli.completion import MODEL
 from edgellama.cli.options import engine_options, given, take_engine_arguments
 
 if TYPE_CHECKING:
-    from edgellama.server.settings import Limits, ServerSettings
+    from collections.abc import Mapping
 
+    from edgellama.server.settings import Limits, Opener, ServerSettings
+
+SPREAD_ARGUMENTS = (
+    *("context_length", "kv_type", "exact", "num_threads", "rope_scaling", "speculation"),
+)
+"""What may be said of a model over several machines."""
 NEVER = ("never", "-1", "forever")
 
 
@@ -126,6 +133,8 @@ NEVER = ("never", "-1", "forever")
 )
 @click.option("--log-prompts", is_flag=True, help="Write requests to the log, prompts and all.")
 @click.option("-v", "--verbose", is_flag=True, help="Write a line for every request.")
+@machines_option(required=False)
+@address_option
 @engine_options
 def command(
     models: tuple[str, ...],
@@ -146,6 +155,7 @@ def command(
       edgellama serve model.gguf --port 8080 --api-key SECRET
       edgellama serve smollm2 --port 0 --parent-pid 1234
       edgellama serve --host 0.0.0.0 --api-key-file keys.txt --parallel 8
+      edgellama serve /models/70b.gguf --machines laptop:24GB:60,desk:32GB:80
     """
     _require_server()
     from edgellama.server.parent import check_parent
@@ -186,11 +196,20 @@ def _settings(models: tuple[str, ...], options: dict[str, Any]) -> ServerSetting
     keys = [*options.pop("api_keys"), *(_keys(file) if file else ())]
     engine = take_engine_arguments(options)
     limits = _limits(options)
+    machines, address = options.pop("machines_text"), options.pop("address")
+    paths = _paths(models)
+    openers = {}
+    if machines is not None:
+        if len(models) != 1:
+            raise click.UsageError(f"--machines spreads one MODEL; {len(models)} are given")
+        opener = _spread(models[0], machines, address, engine, limits)
+        openers = dict.fromkeys(paths, opener)
     aliases = dict(_alias(text) for text in options.pop("aliases"))
     if keep_alive is not None:
         options["keep_alive_s"] = _seconds(keep_alive)
     return ServerSettings(
-        models=_paths(models),
+        models=paths,
+        openers=openers,
         engine=engine,
         api_keys=tuple(keys),
         aliases=aliases,
@@ -217,6 +236,22 @@ def _paths(models: tuple[str, ...]) -> dict[str, Path]:
         is_path = Path(name).expanduser().exists()
         found[path.stem if is_path else name] = path
     return found
+
+
+def _spread(
+    model: str, machines: str, address: str | None, engine: Mapping[str, Any], limits: Limits
+) -> Opener:
+    """How a model is loaded over several machines."""
+    from edgellama.server.settings import Opener
+
+    if wrong := [name for name in engine if name not in SPREAD_ARGUMENTS]:
+        raise click.UsageError(
+            f"{wrong[0]} is nothing that a model over several machines has; allowed with "
+            f"--machines: {', '.join(SPREAD_ARGUMENTS)}"
+        )
+    spread = spread_model(model, machines, num_texts=limits.parallel, **engine)
+    spread.connect(address)
+    return Opener(spread.open, spread.num_bytes)
 
 
 def _keys(file: Path) -> list[str]:

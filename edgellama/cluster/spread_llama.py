@@ -18,6 +18,7 @@ from edgellama.text.tokenizer import load_tokenizer
 
 if TYPE_CHECKING:
     from edgellama.engine.engine import Engine
+    from edgellama.generation.speculation.speculation import SpeculationMode
 
 MakeStages = Callable[[GGUFFile], Sequence[StageHandle]]
 """Starts the stages of a model; what it is given is the driver's own file."""
@@ -48,6 +49,7 @@ class SpreadLlama(Llama):
         rope_scaling: str | None = None,
         chunk_tokens: int = CHUNK_TOKENS,
         max_concurrent: int | None = None,
+        speculation: SpeculationMode = "auto",
     ) -> None:
         """Read the vocabulary here, and let ``make_stages`` start the stages.
 
@@ -62,12 +64,23 @@ class SpreadLlama(Llama):
             kv_type=kv_type,
             rope_scaling=rope_scaling,
             max_concurrent=max_concurrent,
+            speculation=speculation,
         )
 
     @property
     def stages(self) -> Sequence[StageHandle]:
         """The stages in order."""
         return cast(SpreadEngine, self._engine).stages
+
+    @property
+    def cached_bytes(self) -> int:
+        """None: the beginnings of earlier texts are not found again over stages."""
+        return 0
+
+    @property
+    def is_loaded(self) -> bool:
+        """True: stages hold their layers as long as the model is open."""
+        return True
 
     def _load(self, path_or_name: str | os.PathLike[str], **how: Any) -> LoadedModel:
         """The driver's parts of the model; what fails leaves nothing open."""

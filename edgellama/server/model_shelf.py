@@ -13,10 +13,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from edgellama.server.catalogue import Catalogue, ServedModel
 from edgellama.server.errors import RequestError, too_busy
+from edgellama.server.settings import Opener
 
 if TYPE_CHECKING:
     from edgellama.llama import Llama
@@ -66,13 +68,18 @@ class ModelShelf:
         engine: Mapping[str, Any],
         keep_alive_s: Callable[[ServedModel], float],
         available_bytes: Callable[[], int | None],
+        openers: Mapping[str, Opener] = MappingProxyType({}),
     ) -> None:
-        """``engine``: options of ``Llama``. ``keep_alive_s``: of a model that nobody asks for."""
+        """``engine``: options of ``Llama``. ``keep_alive_s``: of a model that nobody asks for.
+
+        ``openers``: how models of some names are loaded instead.
+        """
         self.catalogue = catalogue
         self.loaded: dict[str, LoadedModel] = {}
         self._engine = engine
         self._keep_alive_s = keep_alive_s
         self._available_bytes = available_bytes
+        self._openers = openers
         self._changing = asyncio.Lock()
         self._freed = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
@@ -165,6 +172,8 @@ class ModelShelf:
     def _open(self, model: ServedModel) -> Llama:
         from edgellama.llama import Llama
 
+        if (opener := self._openers.get(model.name)) is not None:
+            return opener.open()
         return Llama(model.path, **self._engine)
 
     async def _make_room(self, model: ServedModel, needed: int) -> None:
@@ -196,6 +205,8 @@ class ModelShelf:
         from edgellama.measure.file_footprint import predict_footprint
         from edgellama.models.names import resolve
 
+        if (opener := self._openers.get(model.name)) is not None:
+            return opener.num_bytes
         draft = self._engine.get("draft")
         footprint = predict_footprint(
             model.path,

@@ -6,12 +6,15 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgellama.quant.errors import InvalidOptionError
+
+if TYPE_CHECKING:
+    from edgellama.llama import Llama
 
 DEFAULT_PORT = 11434
 """Ollama's, where its clients look."""
@@ -58,12 +61,21 @@ _LOWEST: Mapping[str, float] = {
 
 
 @dataclass(frozen=True)
+class Opener:
+    """How a model is loaded otherwise than from its file, and what it takes of this memory."""
+
+    open: Callable[[], Llama]
+    num_bytes: int
+
+
+@dataclass(frozen=True)
 class ServerSettings:
     """All of a server.
 
     ``host`` "localhost" is both loopback addresses; ``port`` 0 is a free one. ``models`` are
     paths by the names that requests use, the first of them the default; with ``only_given``
-    those of the cache are not served beside them. ``aliases`` are further names. ``engine`` are
+    those of the cache are not served beside them. ``aliases`` are further names.
+    ``openers``: by name, how some of ``models`` are loaded instead. ``engine`` are
     options of ``Llama``. ``keep_alive_s``: how long a model without work stays loaded; those in
     ``models`` stay unless ``unloads_given``. ``cors`` are origins of web pages that may call,
     ``hosts`` names under which the server may be called beside its address. ``ping_s``: how
@@ -77,6 +89,7 @@ class ServerSettings:
     models: Mapping[str, Path] = field(default_factory=dict)
     only_given: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
+    openers: Mapping[str, Opener] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
     keep_alive_s: float = 300.0
     unloads_given: bool = False

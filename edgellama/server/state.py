@@ -34,6 +34,7 @@ class ServerState:
             engine=settings.engine,
             keep_alive_s=self._keep_alive_s,
             available_bytes=available_memory_bytes,
+            openers=settings.openers,
         )
         self.queue = TextQueue(settings.limits.parallel, settings.limits.max_waiting)
         self.metrics = Metrics()

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import CliRunner
+from test_server_process import client_of, served
 
 from edgellama.cluster.ray_stages import RayStage, StageOrder, start_stages
 from edgellama.cluster.spread_llama import SpreadLlama
@@ -147,3 +150,54 @@ def test_a_cluster_that_is_not_there_is_one_line(smollm2_path: Path, run_cli: Cl
     )
     assert result.returncode == 1
     assert "no Ray cluster at 127.0.0.1:9" in result.stderr
+
+
+def stage_pids() -> set[int]:
+    """The processes in which stages run on this machine."""
+    import psutil
+
+    found = psutil.process_iter(["pid", "cmdline"])
+    return {p.pid for p in found if "ray::StageActor" in " ".join(p.info["cmdline"] or ())}
+
+
+def until(condition: Callable[[], bool]) -> bool:
+    """Whether something comes about within half a minute."""
+    deadline = time.monotonic() + 30
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return condition()
+
+
+def test_a_server_over_nodes_outlives_a_stage_but_no_stage_a_server(
+    cluster: Any, smollm2_path: Path
+) -> None:
+    """A killed actor is a pause of a stream over HTTP; a killed server leaves no actor behind."""
+    arguments = ("--machines", "here:140MB:20,desk:140MB:20", "-c", "256", "--exact")
+    arguments += ("--parallel", "1", "--address", cluster.address)
+    before = stage_pids()
+    fields = {
+        "prompt": PROMPT, "max_tokens": 40, "seed": 3, "temperature": 0.7, "stream": True,
+    }  # fmt: skip
+    with (
+        served(
+            smollm2_path, *arguments, "--address", cluster.address, "--parallel", "1"
+        ) as started,
+        client_of(started[1]) as client,
+    ):
+        texts = []
+        for kills in (False, True):
+            text = ""
+            with client.stream("POST", "/v1/completions", json=fields) as response:
+                for line in response.iter_lines():
+                    if not line.startswith("data: {"):
+                        continue
+                    text += json.loads(line[len("data: ") :])["choices"][0]["text"]
+                    if kills and text.count(" ") >= 8:
+                        (pid,) = stage_pids() - before
+                        os.kill(pid, signal.SIGKILL)
+                        kills = False
+            texts.append(text)
+        assert texts[0] == texts[1] and len(texts[0]) > 60
+        assert stage_pids() - before
+        started[0].kill()
+        assert until(lambda: not stage_pids() - before)
