@@ -2,7 +2,8 @@
 
 Blocks are random bytes with scales that keep the logits finite. The vocabulary is a real one: for
 Llama 3, its ``tokenizer.model`` (in the wheel of ``llama-models``); for Llama 1 and 2, any
-SentencePiece model of their size (that of Mistral v1 is in the wheel of ``mistral-common``).
+SentencePiece model of their size (that of Mistral v1 is in the wheel of ``mistral-common``). Where
+none is given, tokens are bytes and numbered words.
 """
 
 from __future__ import annotations
@@ -125,8 +126,11 @@ def special_tokens() -> list[str]:
     return texts
 
 
-def add_vocabulary(writer: GGUFWriter, path: Path, preset: ModelPreset) -> None:
+def add_vocabulary(writer: GGUFWriter, path: Path | None, preset: ModelPreset) -> None:
     """Write the tokenizer's metadata: byte pairs for large vocabularies, else SentencePiece."""
+    if path is None:
+        add_numbered_words(writer, preset.config.vocab_size)
+        return
     is_large = preset.config.vocab_size > MAX_SENTENCEPIECE_TOKENS
     num_tokens = (add_byte_pairs if is_large else add_sentencepiece)(writer, path)
     if num_tokens != preset.config.vocab_size:
@@ -176,6 +180,20 @@ def add_sentencepiece(writer: GGUFWriter, path: Path) -> int:
     return len(ids)
 
 
+def add_numbered_words(writer: GGUFWriter, num_tokens: int) -> None:
+    """Write a vocabulary of control tokens, bytes and numbered words."""
+    kinds = [TokenType.UNKNOWN, *[TokenType.CONTROL] * 2, *[TokenType.BYTE] * 256]
+    texts = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    num_words = num_tokens - len(texts)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([*texts, *(f"\u2581word{number}" for number in range(num_words))])
+    writer.add_token_scores([0.0] * len(texts) + [-float(number) for number in range(num_words)])
+    writer.add_token_types([*kinds, *[TokenType.NORMAL] * num_words])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(True)
+
+
 def add_hyperparameters(writer: GGUFWriter, type_name: str, preset: ModelPreset) -> None:
     """Write the sizes of the model."""
     config = preset.config
@@ -218,7 +236,7 @@ def tensor_data(rng: np.random.Generator, name: str, shape: tuple[int, ...], for
 
 
 def write_model(
-    path: Path, preset: ModelPreset, type_name: str, tokenizer: Path, seed: int
+    path: Path, preset: ModelPreset, type_name: str, tokenizer: Path | None, seed: int
 ) -> None:
     """Write the model; tensors are made one at a time, so it takes little memory."""
     writer = GGUFWriter(path, "llama")
@@ -267,7 +285,7 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="GGUF file to write")
     parser.add_argument("--size", choices=MODEL_PRESETS, default="llama-3.2-1b", help="shape")
     parser.add_argument("--type", choices=TYPES, default="q4_0", help="type of weights")
-    parser.add_argument("--tokenizer", type=Path, required=True, help="a tokenizer.model")
+    parser.add_argument("--tokenizer", type=Path, help="a tokenizer.model; else words are made up")
     parser.add_argument("--width", type=int, help="another one, for a draft model such as 512")
     parser.add_argument("--layers", type=int, help="another number, such as 12")
     parser.add_argument("--seed", type=int, default=0)
