@@ -190,6 +190,26 @@ def test_log_probabilities_are_the_librarys(client: httpx.Client, model_path: Pa
     assert client.post("/api/chat", json=ollama).json()["logprobs"] == whole
 
 
+def test_log_probabilities_of_responses(client: httpx.Client) -> None:
+    """Where they are to be included: those of the same chat, whole and in a stream."""
+    chat = {"messages": ASKED, "temperature": 0, "max_tokens": 4}
+    chat |= {"logprobs": True, "top_logprobs": 2}
+    expected = client.post(CHAT, json=chat).json()["choices"][0]["logprobs"]["content"]
+    body = {"input": "Rain?", "temperature": 0, "max_output_tokens": 4, "top_logprobs": 2}
+    body["include"] = ["message.output_text.logprobs", "reasoning.encrypted_content"]
+    whole = client.post("/v1/responses", json=body).json()
+    assert whole["output"][0]["content"][0]["logprobs"] == expected
+    events = sse_events(client.post("/v1/responses", json={**body, "stream": True}).text)
+    deltas = [content for name, content in events if name == "response.output_text.delta"]
+    assert [each for delta in deltas for each in delta["logprobs"]] == expected
+    done = dict(events)["response.output_text.done"]
+    assert done["logprobs"] == expected
+    del body["include"]
+    assert client.post("/v1/responses", json=body).status_code == 400
+    body["include"] = ["everything"]
+    assert "allowed: message.output_text" in client.post("/v1/responses", json=body).text
+
+
 def test_log_probabilities_of_prompts(client: httpx.Client) -> None:
     """With echo and no further token a prompt is scored, as benchmarks ask for it."""
     body = {"prompt": "Hello there", "max_tokens": 0, "echo": True, "logprobs": 1}

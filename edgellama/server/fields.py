@@ -49,7 +49,6 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "thinking": ({"type": "disabled"},),
     "reasoning": ({}, {"effort": None}, {"effort": "none"}),
     "truncation": ("disabled",),
-    "include": ([],),
     "background": (False,),
     "mcp_servers": ([],),
     "verbosity": ("medium",),

@@ -19,7 +19,9 @@ def wanted_logprobs(is_wanted: bool, num_alternatives: int | None) -> dict[str, 
     """``logprobs`` and ``top_logprobs`` of a chat, as an option of its text."""
     if not is_wanted:
         if num_alternatives:
-            raise _refused("top_logprobs", "top_logprobs is given; allowed: with logprobs true")
+            raise _refused(
+                "top_logprobs", "top_logprobs is given; allowed: where logprobs are asked for"
+            )
         return {}
     return {"logprobs": alternatives(num_alternatives or 0, "top_logprobs")}
 

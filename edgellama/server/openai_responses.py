@@ -8,23 +8,32 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgellama.quant.error_text import shown
 from edgellama.server.answers import Wish
 from edgellama.server.chat_messages import ordered_messages
 from edgellama.server.constraints import openai_format
 from edgellama.server.errors import RequestError
 from edgellama.server.fields import WITHOUT_INFLUENCE, take_fields
+from edgellama.server.log_probabilities import chat_logprobs, wanted_logprobs
 from edgellama.server.openai_common import hold_limits
 from edgellama.server.text_openers import open_chat
 from edgellama.server.tool_fields import arguments_text, openai_calls, openai_tools
 from edgellama.server.wire import now
 
 if TYPE_CHECKING:
-    from edgellama.generation.results import Generation
+    from edgellama.generation.results import Generation, TokenLogprob
     from edgellama.server.settings import Limits
     from edgellama.tools.tool import ToolCall
 
 Messages = list[dict[str, Any]]
 TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
+LOGPROBS = "message.output_text.logprobs"
+INCLUDABLE = (
+    *(LOGPROBS, "reasoning.encrypted_content", "file_search_call.results"),
+    *("web_search_call.results", "web_search_call.action.sources", "message.input_image.image_url"),
+    *("computer_call_output.output.image_url", "code_interpreter_call.outputs"),
+)
+"""What a request may include; all but the first are parts of what no response has here."""
 
 
 class ResponseFields(msgspec.Struct):
@@ -43,6 +52,8 @@ class ResponseFields(msgspec.Struct):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    include: list[str] = []
+    top_logprobs: int | None = None
 
 
 class ResponseRequest:
@@ -56,6 +67,7 @@ class ResponseRequest:
             options["max_tokens"] = fields.max_output_tokens
         options |= openai_format(fields.text.get("format"), "text.format")
         options |= openai_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
+        options |= wanted_logprobs(LOGPROBS in _included(fields), fields.top_logprobs)
         hold_limits(options, limits)
         self.fields = fields
         self.options = options
@@ -80,6 +92,20 @@ class ResponseRequest:
         if result.tool_calls:
             reply["tool_calls"] = openai_calls(result.tool_calls)
         return [*self.said, *self.own, reply]
+
+
+def _included(fields: ResponseFields) -> list[str]:
+    """What is to be included, checked."""
+    for name in fields.include:
+        if name not in INCLUDABLE:
+            allowed = ", ".join(INCLUDABLE)
+            raise RequestError(
+                400,
+                f"include has {shown(name)}; allowed: {allowed}",
+                param="include",
+                code="invalid_value",
+            )
+    return fields.include
 
 
 def input_messages(given: str | Sequence[Mapping[str, Any]]) -> Messages:
@@ -147,7 +173,7 @@ class ResponseObject:
         status = status_of(result)
         is_stream = self._request.fields.stream
         has_text = is_stream or result.text or not result.tool_calls
-        text = [self.item(result.text, status)] if has_text else []
+        text = [self.item(text_part(result.text, result.logprobs), status)] if has_text else []
         calls = [call_item(call, status) for call in result.tool_calls]
         return self._object(status, [*text, *calls], _usage(result))
 
@@ -156,9 +182,9 @@ class ResponseObject:
         what = {"code": error.code or "server_error", "message": error.what}
         return {**self._object("failed", [], None), "error": what}
 
-    def item(self, text: str | None, status: str) -> dict[str, Any]:
+    def item(self, part: dict[str, Any] | None, status: str) -> dict[str, Any]:
         """The message of the output; None is one without content yet."""
-        content = [] if text is None else [text_part(text)]
+        content = [] if part is None else [part]
         head = {"id": self.message_id, "type": "message", "status": status, "role": "assistant"}
         return {**head, "content": content}
 
@@ -186,6 +212,7 @@ class ResponseObject:
             "text": {"format": fields.text.get("format") or {"type": "text"}},
             "tool_choice": fields.tool_choice or "auto",
             "tools": fields.tools or [],
+            "top_logprobs": fields.top_logprobs or 0,
             "top_p": options.get("top_p"),
             "truncation": "disabled",
             "usage": usage,
@@ -206,9 +233,10 @@ def call_item(call: ToolCall, status: str, arguments: str | None = None) -> dict
     }
 
 
-def text_part(text: str) -> dict[str, Any]:
+def text_part(text: str, found: Sequence[TokenLogprob] | None = None) -> dict[str, Any]:
     """A text of the output."""
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    logprobs = chat_logprobs(found or ())
+    return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
 def status_of(result: Generation) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellama.server.answers import Ended, Event, Piece
 from edgellama.server.errors import RequestError, openai_error
+from edgellama.server.log_probabilities import chat_logprobs
 from edgellama.server.openai_responses import ResponseObject, call_item, status_of, text_part
 from edgellama.server.streaming import StreamWriter
 from edgellama.server.wire import sse
@@ -40,10 +41,11 @@ class ResponseStream(StreamWriter):
     def event(self, event: Event) -> bytes:
         """A piece of text, or the end of everything."""
         if isinstance(event, Piece):
-            text = event.chunk.text
-            if not text:
+            chunk = event.chunk
+            if not (chunk.text or chunk.logprobs):
                 return b""
-            return self._of_part("response.output_text.delta", delta=text, logprobs=[])
+            logprobs = chat_logprobs([chunk.logprobs] if chunk.logprobs else ())
+            return self._of_part("response.output_text.delta", delta=chunk.text, logprobs=logprobs)
         return self._end(event.result) if isinstance(event, Ended) else b""
 
     def failure(self, error: RequestError) -> bytes:
@@ -52,13 +54,15 @@ class ResponseStream(StreamWriter):
 
     def _end(self, result: Generation) -> bytes:
         status = status_of(result)
+        part = text_part(result.text, result.logprobs)
+        told = {"text": result.text, "logprobs": part["logprobs"]}
         return (
-            self._of_part("response.output_text.done", text=result.text, logprobs=[])
-            + self._of_part("response.content_part.done", part=text_part(result.text))
+            self._of_part("response.output_text.done", **told)
+            + self._of_part("response.content_part.done", part=part)
             + self._event(
                 "response.output_item.done",
                 output_index=0,
-                item=self._response.item(result.text, status),
+                item=self._response.item(part, status),
             )
             + self._calls(result, status)
             + self._event(f"response.{status}", response=self._response.ended(result))
