@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from edgellama.text.guard_prompts import SafetyCategory
     from edgellama.text.tokenizer import Tokenizer, load_tokenizer
     from edgellama.text_pipeline import TextGenerationPipeline, pipeline
+    from edgellama.tools.call_pieces import CallPiece
     from edgellama.tools.tool import Tool, ToolCall
 
 __version__ = "0.1.0"
@@ -74,6 +75,7 @@ _MODULES = {
     "Batch": "edgellama.generation.batch",
     "BatchOptions": "edgellama.generation.text_options",
     "CacheError": "edgellama.quant.errors",
+    "CallPiece": "edgellama.tools.call_pieces",
     "CancelToken": "edgellama.engine.cancellation",
     "ChatOptions": "edgellama.generation.text_options",
     "ChatTemplate": "edgellama.text.chat_template",
@@ -136,6 +138,7 @@ __all__ = [
     "Batch",
     "BatchOptions",
     "CacheError",
+    "CallPiece",
     "CancelToken",
     "ChatOptions",
     "ChatTemplate",

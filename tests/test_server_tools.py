@@ -67,14 +67,37 @@ def test_a_call_in_openais_form(client: httpx.Client) -> None:
 
 
 def test_a_call_in_a_stream(client: httpx.Client) -> None:
-    """Index, id and name come once; the reason comes in a chunk of its own."""
-    answer = client.post(CHAT, json=ask(stream=True))
-    choices = [content["choices"][0] for _, content in sse_events(answer.text)[:-1]]
-    calls = [call for choice in choices for call in choice["delta"].get("tool_calls", [])]
-    assert [call["index"] for call in calls] == [0]
-    check_arguments(json.loads(calls[0]["function"]["arguments"]))
+    """It comes in pieces while it is written: id and name once, the arguments' text bit by bit."""
+    choices, first, *others = streamed_call(client)
+    assert first["id"] and first["type"] == "function" and first["function"]["name"] == "weather"
+    assert len(others) > 3
+    assert all(list(piece) == ["index", "function"] for piece in others)
+    assert all(list(piece["function"]) == ["arguments"] for piece in others)
+    whole = client.post(CHAT, json=ask()).json()["choices"][0]["message"]["tool_calls"][0]
+    text = "".join(piece["function"]["arguments"] for piece in [first, *others])
+    assert json.loads(text) == json.loads(whole["function"]["arguments"])
+    check_arguments(json.loads(text))
     assert choices[-1]["delta"] == {} and choices[-1]["finish_reason"] == "tool_calls"
     assert not any(choice["delta"].get("content") for choice in choices)
+
+
+def test_a_call_that_is_cut_in_a_stream(client: httpx.Client) -> None:
+    """What was told of it stands, and is not told again as text; the reason is the length."""
+    num_tokens = client.post(CHAT, json=ask()).json()["usage"]["completion_tokens"]
+    choices, first, *others = streamed_call(client, max_tokens=num_tokens - 16)
+    text = "".join(piece["function"]["arguments"] for piece in [first, *others])
+    assert text.startswith("{") and not text.endswith("}")
+    assert choices[-1]["finish_reason"] == "length"
+    assert not any(choice["delta"].get("content") for choice in choices)
+
+
+def streamed_call(client: httpx.Client, **fields: Any) -> list[Any]:
+    """The choices of a stream's chunks, and the pieces of its call."""
+    answer = client.post(CHAT, json=ask(stream=True, **fields))
+    choices = [content["choices"][0] for _, content in sse_events(answer.text)[:-1]]
+    pieces = [piece for choice in choices for piece in choice["delta"].get("tool_calls", [])]
+    assert {piece["index"] for piece in pieces} == {0}
+    return [choices, *pieces]
 
 
 def test_a_result_is_answered(client: httpx.Client) -> None:
@@ -116,8 +139,13 @@ def test_a_call_in_anthropics_form(client: httpx.Client) -> None:
     check_arguments(block["input"])
     events = sse_events(client.post("/v1/messages", json={**body, "stream": True}).text)
     parts = [content["delta"] for name, content in events if name == "content_block_delta"]
-    text = "".join(part["partial_json"] for part in parts if part["type"] == "input_json_delta")
-    check_arguments(json.loads(text))
+    pieces = [part["partial_json"] for part in parts if part["type"] == "input_json_delta"]
+    assert len(pieces) > 3
+    check_arguments(json.loads("".join(pieces)))
+    names = [name for name, _ in events if name not in ("ping", "content_block_delta")]
+    both = ["content_block_start", "content_block_stop"]
+    assert names == ["message_start", *both, *both, "message_delta", "message_stop"]
+    assert [content["index"] for name, content in events if name in both] == [0, 0, 1, 1]
     result = {"type": "tool_result", "tool_use_id": block["id"], "content": "Sun."}
     said = [
         *ASKED,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgellama.tools.call_pieces import CallPiece
 from edgellama.tools.call_splitter import CallSplitter
 from edgellama.tools.forms import FORMS
 from edgellama.tools.reading import MAX_DEPTH, READERS, ReadCall, read_calls
@@ -266,3 +268,47 @@ def test_nothing_is_evaluated(capsys: pytest.CaptureFixture[str]) -> None:
     text = "[f(a=print('no'))]"
     assert read_calls(text).text == text
     assert json.dumps(capsys.readouterr().out) == '""'
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=5,
+)
+
+
+@pytest.mark.parametrize("name", [name for name, form in FORMS.items() if form.key])
+@given(
+    said=st.text("abc {}[]\"'", max_size=12),
+    calls=st.lists(
+        st.tuples(st.sampled_from("fg"), st.dictionaries(st.text(max_size=4), VALUES, max_size=3)),
+        min_size=1,
+        max_size=3,
+    ),
+    cuts=st.lists(st.integers(0, 300), max_size=12),
+)
+def test_pieces_of_calls_make_the_calls(
+    name: str, said: str, calls: list[tuple[str, dict[str, Any]]], cuts: list[int]
+) -> None:
+    """However a reply is cut, arguments in pieces are those that are read at its end."""
+    form = FORMS[name]
+    between = form.between + (form.mark + form.start if form.repeats_mark else "")
+    written = [form.head(called) + json.dumps(given) + form.tail for called, given in calls]
+    text = said + form.mark + form.start + between.join(written) + form.end
+    splitter = CallSplitter(form, "fg")
+    places = [0, *sorted({cut for cut in cuts if cut < len(text)}), len(text)]
+    pieces: list[CallPiece] = []
+    for start, end in pairwise(places):
+        splitter.feed(text[start:end])
+        pieces += splitter.take_pieces()
+    splitter.finish()
+    assert [(call.name, call.arguments) for call in splitter.calls] == calls
+    told: dict[int, list[CallPiece]] = {}
+    for piece in pieces:
+        told.setdefault(piece.index, []).append(piece)
+    assert list(told) == list(range(len(calls)))
+    for each, (called, wanted) in zip(told.values(), calls, strict=True):
+        assert {piece.name for piece in each} == {called}
+        assert json.loads("".join(piece.arguments for piece in each)) == wanted
+        assert [piece.is_whole for piece in each] == [False] * (len(each) - 1) + [True]
+    assert splitter.ids == [each[0].id for each in told.values()]

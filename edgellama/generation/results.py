@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
+    from edgellama.tools.call_pieces import CallPiece
     from edgellama.tools.tool import ToolCall
 
 FinishReason: TypeAlias = Literal[
@@ -44,7 +45,8 @@ class Chunk:
     """One step's ``text``. It may be empty, inside a character or a possible stop string.
 
     ``token`` is its id, None for text that was held back and belongs to no further token.
-    ``logprobs`` has its log-probability, if that was asked for.
+    ``logprobs`` has its log-probability, if that was asked for. ``calls`` are pieces of calls of
+    tools, in forms that tell them while they are written; their text is no part of ``text``.
 
     Example:
         >>> from edgellama import Chunk
@@ -55,6 +57,7 @@ class Chunk:
     text: str
     token: int | None
     logprobs: TokenLogprob | None = None
+    calls: tuple[CallPiece, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from edgellama.text.tokenizer import StopStrings, StreamingDetokenizer
 
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
+    from edgellama.tools.call_pieces import CallPiece
     from edgellama.tools.call_splitter import ExpectedCalls
     from edgellama.tools.tool import ToolCall
 
@@ -71,13 +72,17 @@ class TextAssembly:
     @cached_property
     def tool_calls(self) -> tuple[ToolCall, ...]:
         """The calls of a text that is finished."""
-        calls = () if self._splitter is None else self._splitter.calls
-        if not calls:
+        if self._splitter is None or not self._splitter.calls:
             return ()
         from edgellama.tools.tool import ToolCall
 
+        calls = self._splitter.calls
+        # Those that were told in pieces keep the ids that they were told with.
+        told = dict(enumerate(self._splitter.ids))
+        ids = [told.get(index, call.id) for index, call in enumerate(calls)]
         return tuple(
-            ToolCall(call.name, call.arguments, *([call.id] if call.id else [])) for call in calls
+            ToolCall(call.name, call.arguments, *([name] if name else []))
+            for call, name in zip(calls, ids, strict=True)
         )
 
     def add(self, token: int) -> Added:
@@ -100,7 +105,8 @@ class TextAssembly:
         rest, is_stopped = self._stops.feed(rest)
         rest += self._stops.flush() + cut_call
         self._texts.append(rest)
-        chunks = (*added.chunks, Chunk(rest, None)) if rest else added.chunks
+        calls = () if self._splitter is None else self._splitter.take_pieces()
+        chunks = (*added.chunks, Chunk(rest, None, calls=calls)) if rest or calls else added.chunks
         return Added(chunks, is_stopped, added.num_dropped)
 
     def _shown(self, tokens: Sequence[TokenText]) -> Added:
@@ -108,14 +114,16 @@ class TextAssembly:
         chunks: list[Chunk] = []
         for place, (token, text) in enumerate(tokens):
             is_stopped = False
+            calls: tuple[CallPiece, ...] = ()
             if self._splitter is not None:
                 text = self._splitter.feed(text)
+                calls = self._splitter.take_pieces()
             if self._num_unstopped:
                 self._num_unstopped -= 1
             else:
                 text, is_stopped = self._stops.feed(text)
             self._texts.append(text)
-            chunks.append(Chunk(text, token))
+            chunks.append(Chunk(text, token, calls=calls))
             if is_stopped:
                 held = self._held.release() if self._held else ()
                 return Added(chunks, True, len(tokens) - place - 1 + len(held))

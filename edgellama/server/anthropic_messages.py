@@ -17,7 +17,7 @@ from edgellama.server.fields import take_fields
 from edgellama.server.openai_common import hold_limits
 from edgellama.server.streaming import StreamWriter
 from edgellama.server.text_openers import open_chat
-from edgellama.server.tool_fields import anthropic_tools, arguments_text
+from edgellama.server.tool_fields import ToldCalls, anthropic_tools, arguments_text
 from edgellama.server.wire import sse
 
 if TYPE_CHECKING:
@@ -92,40 +92,69 @@ def messages_of(fields: CountFields) -> list[dict[str, Any]]:
 
 
 class MessageStream(StreamWriter):
-    """Events of a message with one block of text."""
+    """Events of a message: a block of text, even without any, and one for each call."""
 
     error_shape = staticmethod(anthropic_error)
 
     def __init__(self, model: str, request: MessagesRequest) -> None:
         self._model = model
         self._request = request
+        self._told = ToldCalls()
+        self._num_blocks = 0
+        self._open = ""
 
     async def begin(self) -> bytes:
         """The empty message and the empty block."""
         counts = {"input_tokens": len(self._request.prompt), "output_tokens": 0}
         message = {**_head(self._model), "content": [], "stop_reason": None, "usage": counts}
-        block = {"type": "text", "text": ""}
         return (
             _event("message_start", message={**message, "stop_sequence": None})
-            + _event("content_block_start", index=0, content_block=block)
+            + self._begin_text()
             + self.ping("")
         )
 
     def event(self, event: Event) -> bytes:
-        """A piece of text, or the end with its reason and counts."""
+        """A piece of text or of a call, or the end with its reason and counts."""
+        told = b""
         if isinstance(event, Piece):
-            if not event.chunk.text:
-                return b""
-            delta = {"type": "text_delta", "text": event.chunk.text}
-            return _event("content_block_delta", index=0, delta=delta)
+            if text := self._told.text_of(event.chunk):
+                told = b"" if self._open == "text" else self._begin_text()
+                told += self._delta(type="text_delta", text=text)
+            for piece in event.chunk.calls:
+                if self._told.begins(piece):
+                    told += self._begin_call(piece.id, piece.name)
+                told += self._delta(type="input_json_delta", partial_json=piece.arguments)
         if isinstance(event, Ended):
-            return (
-                _event("content_block_stop", index=0)
-                + _call_events(event.result)
-                + _event("message_delta", delta=stop_of(event.result), usage=usage(event.result))
-                + _event("message_stop")
-            )
-        return b""
+            result = event.result
+            for _, call in self._told.others(result.tool_calls):
+                told += self._begin_call(call.id, call.name)
+                told += self._delta(type="input_json_delta", partial_json=arguments_text(call))
+            told += self._end_block()
+            told += _event("message_delta", delta=stop_of(result), usage=usage(result))
+            told += _event("message_stop")
+        return told
+
+    def _begin_text(self) -> bytes:
+        return self._begin_block(type="text", text="")
+
+    def _begin_call(self, name: str, function: str) -> bytes:
+        return self._begin_block(type="tool_use", id=name, name=function, input={})
+
+    def _begin_block(self, **block: Any) -> bytes:
+        ended = self._end_block()
+        self._num_blocks += 1
+        self._open = block["type"]
+        number = self._num_blocks - 1
+        return ended + _event("content_block_start", index=number, content_block=block)
+
+    def _delta(self, **delta: Any) -> bytes:
+        return _event("content_block_delta", index=self._num_blocks - 1, delta=delta)
+
+    def _end_block(self) -> bytes:
+        if not self._open:
+            return b""
+        self._open = ""
+        return _event("content_block_stop", index=self._num_blocks - 1)
 
     def ping(self, state: str) -> bytes:
         """Anthropic's own sign of life."""
@@ -140,18 +169,6 @@ def message(model: str, result: Generation) -> dict[str, Any]:
     """The whole message."""
     content = reply_blocks(result)
     return {**_head(model), "content": content, **stop_of(result), "usage": usage(result)}
-
-
-def _call_events(result: Generation) -> bytes:
-    """A block for each call, behind that of the text."""
-    events = b""
-    for index, call in enumerate(result.tool_calls, start=1):
-        block = {"type": "tool_use", "id": call.id, "name": call.name, "input": {}}
-        delta = {"type": "input_json_delta", "partial_json": arguments_text(call)}
-        events += _event("content_block_start", index=index, content_block=block)
-        events += _event("content_block_delta", index=index, delta=delta)
-        events += _event("content_block_stop", index=index)
-    return events
 
 
 def stop_of(result: Generation) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,13 @@ from edgellama.server.openai_common import (
 )
 from edgellama.server.streaming import StreamWriter
 from edgellama.server.text_openers import open_chat
-from edgellama.server.tool_fields import openai_calls, openai_tools
+from edgellama.server.tool_fields import (
+    ToldCalls,
+    openai_call,
+    openai_calls,
+    openai_piece,
+    openai_tools,
+)
 from edgellama.server.wire import now, sse
 
 if TYPE_CHECKING:
@@ -99,6 +106,7 @@ class ChatStream(StreamWriter):
         self._with_usage = bool(fields.stream_options and fields.stream_options.include_usage)
         self._is_predicted = bool(fields.prediction)
         self._results: list[Generation] = []
+        self._told: dict[int, ToldCalls] = defaultdict(ToldCalls)
 
     async def begin(self) -> bytes:
         """The role, said once."""
@@ -108,16 +116,24 @@ class ChatStream(StreamWriter):
     def event(self, event: Event) -> bytes:
         """A piece of text, the reason of its end, or the end of the stream."""
         if isinstance(event, Piece):
-            chunk = event.chunk
-            if not (chunk.text or chunk.logprobs):
+            chunk, told = event.chunk, self._told[event.index]
+            delta: dict[str, Any] = {}
+            if text := told.text_of(chunk):
+                delta["content"] = text
+            if chunk.calls:
+                delta["tool_calls"] = [
+                    openai_piece(each, told.begins(each)) for each in chunk.calls
+                ]
+            if not (delta or chunk.logprobs):
                 return b""
             found = None if chunk.logprobs is None else [chunk.logprobs]
-            return self._chunk(event.index, {"content": chunk.text}, logprobs=found)
+            return self._chunk(event.index, delta or {"content": ""}, logprobs=found)
         if isinstance(event, Ended):
             self._results.append(event.result)
-            calls = openai_calls(event.result.tool_calls, with_index=True)
-            told = self._chunk(event.index, {"tool_calls": calls}) if calls else b""
-            return told + self._chunk(event.index, {}, finish_reason(event.result))
+            others = self._told[event.index].others(event.result.tool_calls)
+            calls = [{"index": index, **openai_call(call)} for index, call in others]
+            rest = self._chunk(event.index, {"tool_calls": calls}) if calls else b""
+            return rest + self._chunk(event.index, {}, finish_reason(event.result))
         counts = usage(self._results, is_predicted=self._is_predicted)
         head = {**self._head, "choices": [], "usage": counts}
         return (sse(head) if self._with_usage else b"") + model_stream_end()

@@ -13,6 +13,8 @@ from edgellama.quant.error_text import shown
 from edgellama.server.errors import RequestError
 
 if TYPE_CHECKING:
+    from edgellama.generation.results import Chunk
+    from edgellama.tools.call_pieces import CallPiece
     from edgellama.tools.tool import ToolCall
 
 CHOICES = ("auto", "none", "required")
@@ -82,17 +84,44 @@ def _chosen(choice: object, tools: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def openai_calls(calls: Sequence[ToolCall], *, with_index: bool = False) -> list[dict[str, Any]]:
-    """Calls in a message, arguments as JSON text; numbered where they are part of a stream."""
-    return [
-        {
-            **({"index": index} if with_index else {}),
-            "id": call.id,
-            "type": "function",
-            "function": {"name": call.name, "arguments": arguments_text(call)},
-        }
-        for index, call in enumerate(calls)
-    ]
+class ToldCalls:
+    """Which calls of a text a stream has told in pieces, while they were written."""
+
+    def __init__(self) -> None:
+        self._is_whole: dict[int, bool] = {}
+
+    def begins(self, piece: CallPiece) -> bool:
+        """Whether a piece is the first one of its call; it is told now."""
+        is_new = piece.index not in self._is_whole
+        self._is_whole[piece.index] = piece.is_whole
+        return is_new
+
+    def text_of(self, chunk: Chunk) -> str:
+        """What a chunk shows: a call that was cut is text at the end, but it has been told."""
+        is_told = chunk.token is None and not all(self._is_whole.values())
+        return "" if is_told else chunk.text
+
+    def others(self, calls: Sequence[ToolCall]) -> list[tuple[int, ToolCall]]:
+        """The calls of a whole text that were not told, with their numbers."""
+        return [(index, call) for index, call in enumerate(calls) if index not in self._is_whole]
+
+
+def openai_piece(piece: CallPiece, is_first: bool) -> dict[str, Any]:
+    """A piece of a call in a stream: id and name once, since clients join what is repeated."""
+    head = {"id": piece.id, "type": "function"} if is_first else {}
+    name = {"name": piece.name} if is_first else {}
+    return {"index": piece.index, **head, "function": {**name, "arguments": piece.arguments}}
+
+
+def openai_calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
+    """Calls in a message, arguments as JSON text."""
+    return [openai_call(call) for call in calls]
+
+
+def openai_call(call: ToolCall) -> dict[str, Any]:
+    """A whole call."""
+    function = {"name": call.name, "arguments": arguments_text(call)}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def ollama_calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:

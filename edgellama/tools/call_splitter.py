@@ -6,12 +6,13 @@ known here.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edgellama.quant.records import dataclass
 from edgellama.text.stop_strings import num_begun
+from edgellama.tools.call_pieces import CallPiece, CallPieces
 from edgellama.tools.forms import CallForm
 from edgellama.tools.reading import CLOSING_TAG, ReadCall, Reading, read_calls
 
@@ -64,6 +65,8 @@ class CallSplitter:
             self._opening = import_module("regex").compile(pattern)
         self._held = ""
         self._in_calls = False
+        self._pieces = CallPieces(form, names)
+        self._new_pieces: list[CallPiece] = []
         self.calls: tuple[ReadCall, ...] = ()
 
     @property
@@ -73,6 +76,24 @@ class CallSplitter:
 
     def feed(self, text: str) -> str:
         """The text that is certain to be no call."""
+        was_in_calls = self._in_calls
+        shown = self._shown(text)
+        if self._in_calls:
+            self._new_pieces += self._pieces.feed(text if was_in_calls else self._held)
+        return shown
+
+    def take_pieces(self) -> tuple[CallPiece, ...]:
+        """What has come of calls since this was asked last, as far as they can be followed."""
+        pieces = tuple(self._new_pieces)
+        self._new_pieces.clear()
+        return pieces
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Ids of the calls that were told in pieces, in their order."""
+        return self._pieces.ids
+
+    def _shown(self, text: str) -> str:
         if self._in_calls:
             self._held += text
             return ""
