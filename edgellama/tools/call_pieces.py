@@ -23,8 +23,8 @@ MAX_HEAD_CHARACTERS = 1000
 class CallPiece:
     """Some of the call ``index`` of a reply: the next characters of its ``arguments`` as JSON.
 
-    ``is_whole``: with them the arguments are complete. ``id`` is that of the ``ToolCall`` which
-    the reply's end has.
+    ``name`` is the tool's, ``id`` that of the ``ToolCall`` which the reply's end has.
+    ``is_whole``: with these characters the arguments are complete.
 
     Example:
         >>> from edgellama import CallPiece
