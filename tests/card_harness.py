@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from warp_harness import WarpRunner
 
+from edgellama.cuda.decode_layout import decode_tasks, head_parts, part_rows, partial_bytes
 from edgellama.cuda.layouts import (
     HEADER_BYTES,
     MAX_DECODE_TOKENS,
@@ -21,8 +22,9 @@ from edgellama.cuda.layouts import (
     CardPageLayout,
 )
 from edgellama.cuda.page_numbers import card_numbers
+from edgellama.cuda.signatures import CARD_SIGNATURES
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS
-from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS
+from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, Kernel
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
@@ -71,6 +73,36 @@ class CardCache:
         )  # fmt: skip
         return staged
 
+    def attend_few(
+        self, parts: Sequence[Part], q: Array, split_keys: int = ALL_KEYS, seed: int = 0
+    ) -> Array:
+        """Attention of q (tokens, heads, size) by ``card_attend_few``; blocks come in any order."""
+        group = self.heads // self.kv_heads
+        counts = [
+            decode_tasks(part.position, part.num_tokens, split_keys, self.window) for part in parts
+        ]
+        room = [
+            np.full((count, self.heads, partial_bytes(self.head_size)), 0xFF, np.uint8)
+            for count in counts
+        ]
+        tickets = [
+            np.zeros(part.num_tokens * self.kv_heads * head_parts(group), np.int32)
+            for part in parts
+        ]
+        kernel = Kernel("card_attend_few", (*self.kinds, part_rows(group)))
+        y = np.full((len(q) + 2, *q.shape[1:]), np.nan, np.float32)
+        segments = self.segments(parts, np.cumsum([0, *counts[:-1]]), split_keys, room, tickets)
+        self.runner.call(
+            kernel.name, (sum(counts), self.kv_heads, head_parts(group)),
+            CARD_SIGNATURES[kernel].shared_bytes(self.head_size), seed=seed, q=q,
+            q_stride=q.strides[0], y=y[1:], y_stride=y.strides[0], segments=segments,
+            window=self.window, scale=math.log2(math.e) / math.sqrt(self.head_size),
+            **self.layer(),
+        )  # fmt: skip
+        assert np.isnan(y[[0, -1]]).all(), "written outside"
+        assert not any(ticket.any() for ticket in tickets), "tickets are not given back"
+        return y[1:-1]
+
     def layer(self) -> dict[str, int]:
         """Arguments that tell where the layer lies."""
         return {
@@ -81,8 +113,8 @@ class CardCache:
         }  # fmt: skip
 
     def segments(
-        self, parts: Sequence[Part], first_tasks: Sequence[int], split_keys: int = ALL_KEYS,
-        partials: int = 0, tickets: Sequence[int] = (),
+        self, parts: Sequence[Part], first_tasks: Sequence[int] | Array, split_keys: int = ALL_KEYS,
+        partials: Sequence[Array] = (), tickets: Sequence[Array] = (),
     ) -> Array:  # fmt: skip
         """The table of segments; those of few tokens come first."""
         table = np.zeros(HEADER_BYTES // 8 + len(parts) * SEGMENT_BYTES // 8, np.int64)
@@ -93,8 +125,9 @@ class CardCache:
             at = (HEADER_BYTES + number * SEGMENT_BYTES) // 8
             table[at : at + 8] = (
                 row, part.num_tokens, part.position,
-                self.tables[part.sequence].ctypes.data, first_tasks[number], split_keys, partials,
-                tickets[number] if tickets else 0,
+                self.tables[part.sequence].ctypes.data, first_tasks[number], split_keys,
+                partials[number].ctypes.data if partials else 0,
+                tickets[number].ctypes.data if tickets else 0,
             )  # fmt: skip
             row += part.num_tokens
         return table

@@ -46,16 +46,20 @@ class WarpRunner:
             self._functions[name] = ENTRY(code.addresses[name])
 
     def launch(
-        self, name: str, grid: tuple[int, int, int], slots: bytes, shared_bytes: int
-    ) -> None:
+        self, name: str, grid: tuple[int, int, int], slots: bytes, shared_bytes: int,
+        seed: int = 0,
+    ) -> None:  # fmt: skip
         """Run all blocks; ``slots`` are the arguments, 8 bytes each, as for ``cuLaunchKernel``.
 
-        Shared memory is garbage before, and nothing may be written behind its end.
+        Blocks come in an order that ``seed`` tells. Shared memory is garbage before, and nothing
+        may be written behind its end.
         """
         self.preload([name])
         num_warps = CARD_SIGNATURES[CARD_KERNELS[name]].num_warps
         arguments = np.frombuffer(bytearray(slots), np.uint8)
-        for z, y, x in product(*(range(count) for count in reversed(grid))):
+        blocks = list(product(*(range(count) for count in reversed(grid))))
+        for number in np.random.default_rng(seed).permutation(len(blocks)):
+            z, y, x = blocks[number]
             shared = np.full(shared_bytes + GUARD_BYTES + WARP, GUARD, np.uint8)
             start = -shared.ctypes.data % 16
             barrier = np.zeros(2, np.int64)
@@ -70,7 +74,7 @@ class WarpRunner:
             self._run_block(self._functions[name], arguments.ctypes.data, records)
             assert (shared[start + shared_bytes :] == GUARD).all(), f"{name}: shared memory"
 
-    def call(self, name: str, grid: tuple[int, ...], shared_bytes: int = 0,
+    def call(self, name: str, grid: tuple[int, ...], shared_bytes: int = 0, seed: int = 0,
              **arguments: Any) -> None:  # fmt: skip
         """The same with arguments by their names; arrays stand for their addresses."""
         signature = CARD_SIGNATURES[CARD_KERNELS[name]]
@@ -82,7 +86,7 @@ class WarpRunner:
                 value = value.ctypes.data
             code = "<f4x" if parameter in signature.float_parameters else "<q"
             slots += struct.pack(code, value)
-        self.launch(name, (*grid, 1, 1)[:3], slots, shared_bytes)
+        self.launch(name, (*grid, 1, 1)[:3], slots, shared_bytes, seed)
 
     def _run_block(self, function: Any, arguments: int, records: Any) -> None:
         """All warps of a block at once; ctypes lets go of the GIL."""

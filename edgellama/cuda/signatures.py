@@ -9,10 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import product
 from types import MappingProxyType
 
-from edgellama.kernels_cpu.signatures import CACHE_TYPES, Kernel
+from edgellama.cuda.decode_layout import MAX_ROWS, queries_bytes, weights_bytes
+from edgellama.cuda.layouts import num_groups
+from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES, PAGE_POSITIONS
+from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, CACHE_TYPES, Kernel
 
 
 def no_shared_bytes(head_size: int) -> int:
@@ -50,6 +54,19 @@ STORE = (
 attend read them many times, and the bus is slow."""
 
 
+ATTEND = (
+    "q", "q_stride", "y", "y_stride", *LAYER, *CACHE, "segments", "window", "scale",
+)  # fmt: skip
+"""Rows of queries and of results; ``scale`` of the scores carries the factor log2(e)."""
+
+
+def few_shared_bytes(value_kind: str, rows: int, head_size: int) -> int:
+    """Queries of a warp, weights of a page's positions, scales of its values."""
+    groups = num_groups(head_size, CACHE_SCALE_ELEMENTS.get(value_kind, 0))
+    scales = groups * CACHE_SCALE_BYTES * PAGE_POSITIONS
+    return queries_bytes(head_size, rows) + weights_bytes(rows) + scales
+
+
 def _store_signatures() -> Table:
     return {
         Kernel("card_store", pair): CardSignature("store", "store", STORE, is_exact=True)
@@ -57,9 +74,27 @@ def _store_signatures() -> Table:
     }
 
 
-CARD_SIGNATURES: Mapping[Kernel, CardSignature] = MappingProxyType(_store_signatures())
-"""Every kernel of the card. ``card_store`` (types of keys and values) has a block for each row of
-the step and KV head: grid (rows, num_kv_heads)."""
+def _few_signatures() -> Table:
+    table = {}
+    for keys, values in product(CACHE_TYPES, CACHE_TYPES):
+        for rows in range(1, MAX_ROWS + 1):
+            signature = CardSignature(
+                "decode", "attend_few", ATTEND, frozenset({"scale"}),
+                shared_bytes=partial(few_shared_bytes, values, rows),
+            )  # fmt: skip
+            table[Kernel("card_attend_few", (keys, values, rows))] = signature
+    return table
+
+
+CARD_SIGNATURES: Mapping[Kernel, CardSignature] = MappingProxyType(
+    _store_signatures() | _few_signatures()
+)
+"""Every kernel of the card.
+
+``card_store`` (types of keys and values) has a block for each row of the step and KV head: grid
+(rows, num_kv_heads). ``card_attend_few`` (types, rows of ``decode_layout.part_rows``) has one for
+each part of a token's keys: grid (sum of ``decode_tasks``, num_kv_heads, ``head_parts``).
+"""
 CARD_KERNELS: Mapping[str, Kernel] = MappingProxyType(
     {kernel.name: kernel for kernel in CARD_SIGNATURES}
 )

@@ -14,15 +14,16 @@ import numba
 from numba.core import compiler, registry
 from numba.core.compiler_lock import global_compiler_lock
 
-from edgellama.cuda import layouts
+from edgellama.cuda import decode_layout, layouts
 from edgellama.cuda.signatures import CARD_SIGNATURES
 from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.kernels_cpu.simd.device import FAST_MATH, device
 from edgellama.quant.errors import KernelError
 
-for _formula in vars(layouts).values():
-    if isinstance(_formula, FunctionType) and _formula.__module__ == layouts.__name__:
-        device(_formula)
+for _module in (layouts, decode_layout):
+    for _formula in vars(_module).values():
+        if isinstance(_formula, FunctionType) and _formula.__module__ == _module.__name__:
+            device(_formula)
 
 
 def typed_library(kernel: Kernel) -> tuple[Any, str]:

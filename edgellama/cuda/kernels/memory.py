@@ -210,6 +210,31 @@ def _define_store(space: int, bits: int | None = None) -> Callable[..., Any]:
     return store
 
 
+def _define_store_words(space: int) -> Callable[..., Any]:
+    @intrinsic
+    def store(typingctx, addresses, words, mask):
+        def codegen(ctx, b, sig, args):
+            values = [b.extract_value(args[1], i) for i in range(words.count)]
+            if addresses.width == 1:
+                vector = ir.Constant(ir.VectorType(I32, len(values)), ir.Undefined)
+                for i, value in enumerate(values):
+                    vector = b.insert_element(vector, value, I32(i))
+                with b.if_then(args[2]):
+                    at = place(b, args[0], vector.type, space, 1)
+                    b.store(vector, at, align=4 * len(values))
+            else:
+                for i, value in enumerate(values):
+                    at = b.add(args[0], each(args[0].type, 4 * i))
+                    store_lanes(b, at, value, args[2], space, addresses.width)
+            return ctx.get_dummy_value()
+
+        return types.void(addresses, words, mask), codegen
+
+    return store
+
+
+store_shared_16_bytes = _define_store_words(SHARED)
+"""Four i32 lanes, 16 bytes at each lane's address at once, of those whose mask is set."""
 store_global, store_shared = _define_store(GLOBAL), _define_store(SHARED)
 """One number of each lane whose mask is set, at an address of its own."""
 store_global_16_bits, store_global_8_bits = _define_store(GLOBAL, 16), _define_store(GLOBAL, 8)

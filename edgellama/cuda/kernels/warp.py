@@ -20,7 +20,7 @@ from edgellama.cuda.kernels.lanes import (
     resized,
 )
 from edgellama.cuda.layouts import WARP
-from edgellama.kernels_cpu.simd.vectors import I8, I32, I64, load_at, pointer, shuffle
+from edgellama.kernels_cpu.simd.vectors import I8, I32, I64, load_at, pointer, shuffle, splat
 
 BLOCK_X, BLOCK_Y, BLOCK_Z, WARP_NUMBER = 0, 8, 16, 24
 """Words of the record of a warp in the CPU form: which block it belongs to, which of its warps
@@ -128,6 +128,13 @@ def shuffle_at(typingctx, x, lane):
     return x(x, x.of("i32")), codegen
 
 
+def lane_value(builder: Any, value: Any, lane: Any, width: int) -> Any:
+    """The LLVM value of a uniform i32 lane's number in every lane."""
+    if width == 1:
+        return _shuffle_on_card(builder, "idx", value, lane)
+    return splat(builder, builder.extract_element(value, lane), width)
+
+
 @intrinsic
 def number_of_lane(typingctx, x, lane):
     """The uniform number of lane ``lane``, which is uniform."""
@@ -144,7 +151,7 @@ def number_of_lane(typingctx, x, lane):
     return result(x, types.int64), codegen
 
 
-def _larger(builder: Any, x: Any, y: Any) -> Any:
+def larger_of(builder: Any, x: Any, y: Any) -> Any:
     return builder.select(builder.fcmp_ordered(">", x, y), x, y)
 
 
@@ -180,7 +187,7 @@ def _define_reduction(kind: str, combine: Callable[[Any, Any, Any], Any]) -> Cal
     return over_all_lanes
 
 
-largest_of_lanes = _define_reduction("f32", _larger)
+largest_of_lanes = _define_reduction("f32", larger_of)
 """The uniform largest number of all lanes."""
 sum_of_lanes = _define_reduction("f32", lambda b, x, y: b.fadd(x, y))
 """The uniform sum of all lanes, added in the same order in both forms."""

@@ -1,0 +1,149 @@
+"""Scores of a warp's queries with the keys of a page, and the queries in shared memory before."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from edgellama.cuda.decode_layout import padded_head
+from edgellama.cuda.kernels.key_products import (
+    LANE_KEYS,
+    QUAD_BYTES,
+    address_of,
+    define_add_key_products,
+    define_add_scaled_products,
+    load_key_scales,
+    load_key_words,
+    query_chunk_bytes,
+)
+from edgellama.cuda.kernels.lanes import each, lane_number, lanes_of, spread
+from edgellama.cuda.kernels.memory import GLOBAL, SHARED, load_words, store_lanes
+from edgellama.cuda.kernels.row_registers import f32_registers, lanes_in, registers
+from edgellama.cuda.layouts import CHUNK_BYTES, WARP, num_chunks, scales_at
+from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES, PAGE_POSITIONS
+from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
+from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.vectors import I32, I64
+
+CHUNK_STEP = CHUNK_BYTES * PAGE_POSITIONS
+"""Bytes from a chunk of a head's keys to the next."""
+
+
+def _define_stage_pair(rows: int) -> Any:
+    """Intrinsic ``(source, row_bytes, num_rows, head_size, element, is_held, scale, target)``.
+
+    Two elements, from i32 lanes ``element`` on, of all rows, scaled, into shared memory where
+    ``is_held``. Rows from ``num_rows`` on repeat the last. Behind a head's end there are zeros:
+    keys are padded with zeros, which NaN would spoil.
+    """
+
+    @intrinsic
+    def stage(typingctx, source, row_bytes, num_rows, head_size, element, is_held, scale, target):
+        width, i32 = element.width, element.llvm
+
+        def codegen(ctx, b, sig, args):
+            source, row_bytes, num_rows, head_size, element, is_held, scale, target = args
+            inside = b.icmp_signed("<", element, spread(b, b.trunc(head_size, I32), width))
+            behind = b.mul(b.select(inside, element, each(i32, 0)), each(i32, 4))
+            last, factor = b.sub(num_rows, I64(1)), spread(b, scale, width)
+            pairs = []
+            for row in range(rows):
+                number = b.select(b.icmp_signed("<", I64(row), last), I64(row), last)
+                at = address_of(b, b.add(source, b.mul(number, row_bytes)), behind, width)
+                pairs.append(load_words(b, at, 2, GLOBAL, width))
+            quad = b.mul(b.lshr(element, each(i32, 2)), each(i32, rows * QUAD_BYTES))
+            place = b.add(quad, b.mul(b.and_(element, each(i32, 3)), each(i32, 4)))
+            for row, pair in enumerate(pairs):
+                for i, word in enumerate(pair):
+                    number = b.fmul(b.bitcast(word, factor.type), factor)
+                    number = b.select(inside, number, each(factor.type, 0.0))
+                    at = b.add(target, I64(row * QUAD_BYTES + 4 * i))
+                    store_lanes(b, address_of(b, at, place, width), number, is_held, SHARED, width)
+            return ctx.get_dummy_value()
+
+        integers = [types.int64] * 4
+        return types.void(*integers, element, is_held, types.float32, types.int64), codegen
+
+    return stage
+
+
+def define_stage_queries(rows: int) -> Any:
+    """Device function ``(source, num_rows, head_size, scale, queries)``: heads to shared memory."""
+    stage_pair = _define_stage_pair(rows)
+
+    @device
+    def stage_queries(source, num_rows, head_size, scale, queries):
+        for first in range(0, padded_head(head_size), 2 * WARP):
+            element = lane_number() * 2 + first
+            stage_pair(source, 4 * head_size, num_rows, head_size, element,
+                       element < padded_head(head_size), scale, queries)  # fmt: skip
+
+    return stage_queries
+
+
+@intrinsic
+def key_places(typingctx, last):
+    """Where a lane's keys lie in a chunk, in bytes; behind position ``last`` that one's.
+
+    What lies there is garbage.
+    """
+    lanes = lanes_of(typingctx, "i32")
+    result = registers(lanes, LANE_KEYS)
+
+    def codegen(ctx, b, sig, args):
+        end = spread(b, b.trunc(args[0], I32), lanes.width)
+        lane, places = lanes_in(b, lanes.width), []
+        for i in range(LANE_KEYS):
+            position = b.add(lane, each(lane.type, WARP * i))
+            position = b.select(b.icmp_signed("<", position, end), position, end)
+            places.append(b.mul(position, each(lane.type, CHUNK_BYTES)))
+        return ctx.make_tuple(b, result, places)
+
+    return result(types.int64), codegen
+
+
+def define_score(kind: str, rows: int) -> Any:
+    """Device function ``(keys, head_size, end, queries)``: scores of a page's keys.
+
+    ``keys`` is the address of the head's, ``end`` that behind the last position that is seen.
+    """
+    bits, elements = CACHE_NUMBER_BITS[kind], CACHE_SCALE_ELEMENTS.get(kind, 0)
+    query_bytes, num_scores = query_chunk_bytes(kind, rows), rows * LANE_KEYS
+    chunk_elements = 8 * CHUNK_BYTES // bits
+    if elements == 0:
+        add_products = define_add_key_products(kind, rows)
+
+        @device
+        def score(keys, head_size, end, queries):
+            places, last = key_places(end - 1), num_chunks(head_size, bits) - 1
+            scores = f32_registers(num_scores, 0.0)
+            words = load_key_words(keys, places)
+            for chunk in range(last + 1):
+                following = load_key_words(keys + min(chunk + 1, last) * CHUNK_STEP, places)
+                scores = add_products(scores, words, queries + chunk * query_bytes)
+                words = following
+            return scores
+
+        return score
+    add_scaled = define_add_scaled_products(kind, rows)
+    group_chunks = elements // chunk_elements
+
+    @device
+    def score_scaled(keys, head_size, end, queries):
+        places, last = key_places(end - 1), num_chunks(head_size, bits) - 1
+        scores = f32_registers(num_scores, 0.0)
+        words = load_key_words(keys, places)
+        scales_of_keys = keys + scales_at(head_size, bits)
+        for chunk in range(last + 1):
+            group = chunk // group_chunks
+            scales = load_key_scales(
+                scales_of_keys + group * CACHE_SCALE_BYTES * PAGE_POSITIONS, places
+            )
+            following = load_key_words(keys + min(chunk + 1, last) * CHUNK_STEP, places)
+            scores = add_scaled(scores, words, scales, queries + chunk * query_bytes)
+            words = following
+        return scores
+
+    return score_scaled
