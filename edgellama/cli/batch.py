@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +12,14 @@ import click
 from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.answer_options import answer_arguments, answer_options
 from edgellama.cli.batch_progress import Counts, batch_progress
+from edgellama.cli.batch_ray import (
+    RAY_HELP,
+    WORKERS_HELP,
+    check_ray_options,
+    make_task,
+    run_on_ray,
+)
+from edgellama.cli.cluster_stages import address_option
 from edgellama.cli.completion import MODEL
 from edgellama.cli.options import (
     count_option,
@@ -25,6 +32,7 @@ from edgellama.cli.options import (
     type_option,
 )
 from edgellama.cli.template_option import template_option
+from edgellama.generation.batch_lines import error_line, prompt_of, text_line
 
 if TYPE_CHECKING:
     from edgellama.cli.batch_files import BatchInput, BatchOutput
@@ -55,6 +63,10 @@ CHAT_HELP = "Take each prompt for a chat's message, or continue it as it is.  [d
 @template_option
 @click.option("--retry-errors", is_flag=True, help="Run lines again that are errors in OUT.")
 @adapter_option()
+@click.option("--ray", "is_on_ray", is_flag=True, help=RAY_HELP)
+@address_option
+@click.option("--workers", "num_workers", type=click.IntRange(min=1), metavar="N",
+              help=WORKERS_HELP)  # fmt: skip
 @engine_options
 def command(
     words: tuple[str, ...],
@@ -66,6 +78,9 @@ def command(
     template: str | None,
     retry_errors: bool,
     adapters: Sequence[AdapterPath],
+    is_on_ray: bool,
+    address: str | None,
+    num_workers: int | None,
     **options: Any,
 ) -> None:
     """Generate texts from a file of prompts, several at once.
@@ -78,34 +93,44 @@ def command(
     The same command again goes on where the last one ended, however it ended: ids that OUT
     has are passed over. - is standard input or output. Without MODEL, the starter model runs.
 
+    With --ray, all machines of a cluster make texts, each with the model's file at the same
+    path or pulled under the same name; all of IN is read first, and lines come in blocks.
+
     \b
     Examples:
       edgellama batch smollm2 prompts.jsonl texts.jsonl -n 64
       edgellama batch model.gguf questions.jsonl answers.jsonl --chat
+      edgellama batch /models/8b.gguf in.jsonl out.jsonl --ray --address head:6379
       jq -c '{id, prompt: .text}' a.jsonl | edgellama batch - out.jsonl
     """
     from edgellama.cli.batch_files import BatchInput, BatchOutput
     from edgellama.cli.model_argument import find_runnable, open_model
+    from edgellama.models.well_known import STARTER_MODEL
 
+    check_ray_options(is_on_ray, address, num_workers)
     model, source, target = _take_apart(words)
     engine = take_engine_arguments(options)
     path = find_runnable(model, type_name)
     lines = BatchInput(source)
     output = BatchOutput(target, retry_errors=retry_errors)
+    how = {"max_tokens": max_tokens, "template": template, **given(answer_arguments(options))}
     try:
-        with open_model(path, **engine) as llama:
-            job = Job(lines, output, is_chat=chat, system=system)
-            batch = llama.generate_batch(
-                job.prompts(),
-                width=width,
-                on_error=job.refuse,
-                max_tokens=max_tokens,
-                template=template,
-                adapters=load_adapters(llama.load_adapter, adapters),
-                **given(answer_arguments(options)),
-            )
+        job = Job(lines, output, is_chat=chat, system=system)
+        if is_on_ray:
+            task = make_task(
+                model or STARTER_MODEL, path, width=width, engine=engine, options=how,
+                adapters=adapters, is_chat=chat, system=system,
+            )  # fmt: skip
             with batch_progress(lines.num_lines, target) as show:
-                run(batch, job, show)
+                run_on_ray(task, job, address, num_workers, show)
+        else:
+            with open_model(path, **engine) as llama:
+                loaded = load_adapters(llama.load_adapter, adapters)
+                batch = llama.generate_batch(
+                    job.prompts(), width=width, on_error=job.refuse, adapters=loaded, **how
+                )
+                with batch_progress(lines.num_lines, target) as show:
+                    run(batch, job, show)
     finally:
         output.close()
     counts = job.counts
@@ -155,64 +180,44 @@ class Job:
         self._ids: dict[int, object] = {}
         self._num_given = 0
 
-    def prompts(self) -> Iterator[BatchPrompt | None]:
-        """The prompts of lines that are not done; of two lines with one id the first counts."""
+    def pending(self) -> Iterator[tuple[object, dict[str, Any]] | None]:
+        """Ids and contents of lines that are not done; of two with one id the first counts."""
         for line in self._lines.lines():
             if line is None:
                 yield None
             elif not self._output.done.add(line.id):
                 self.counts.num_skipped += 1
             elif line.content is None:
-                self._write_error(line.id, line.error)
+                self.write(error_line(line.id, line.error))
             else:
-                self._ids[self._num_given] = line.id
-                self._num_given += 1
-                yield self._prompt(line.content)
+                yield line.id, line.content
+
+    def prompts(self) -> Iterator[BatchPrompt | None]:
+        """Their prompts."""
+        for line in self.pending():
+            if line is None:
+                yield None
+                continue
+            self._ids[self._num_given], content = line
+            self._num_given += 1
+            yield prompt_of(content, is_chat=self._is_chat, system=self._system)
 
     def finish(self, result: Generation) -> None:
         """Write a text."""
-        num_tokens = len(result.tokens)
-        usage = {
-            "prompt_tokens": result.prompt_tokens,
-            "completion_tokens": num_tokens,
-            "total_tokens": result.prompt_tokens + num_tokens,
-        }
-        line = {
-            "id": self._ids.pop(result.index),
-            "text": result.text,
-            "finish_reason": result.finish_reason,
-            "matched_stop": result.matched_stop,
-            **({} if result.parsed is None else {"parsed": result.parsed}),
-            "usage": usage,
-        }
-        if result.tool_calls:
-            line["tool_calls"] = [call.as_openai() for call in result.tool_calls]
-        for name in ("logprobs", "prompt_logprobs"):
-            if (found := getattr(result, name)) is not None:
-                line[name] = [each and asdict(each) for each in found]
-        self._output.write(line)
-        self.counts.num_texts += 1
-        self.counts.num_tokens += num_tokens
+        self.write(text_line(self._ids.pop(result.index), result))
 
     def refuse(self, index: int, error: EdgellamaError) -> None:
         """Write what is wrong with a prompt."""
-        self._write_error(self._ids.pop(index), error.in_terminal)
+        self.write(error_line(self._ids.pop(index), error))
 
-    def _write_error(self, line_id: object, text: str) -> None:
-        self._output.write({"id": line_id, "error": text})
-        self.counts.num_errors += 1
-
-    def _prompt(self, content: dict[str, Any]) -> BatchPrompt:
-        text = content.get("prompt")
-        if self._is_chat and isinstance(text, str) and "messages" not in content:
-            del content["prompt"]
-            content["messages"] = [{"role": "user", "content": text}]
-        messages = content.get("messages")
-        if self._system is not None and isinstance(messages, list):
-            first = messages[0] if messages else None
-            if not (isinstance(first, dict) and first.get("role") == "system"):
-                messages.insert(0, {"role": "system", "content": self._system})
-        return content
+    def write(self, line: dict[str, Any]) -> None:
+        """Write a text, or what is wrong, and count it."""
+        self._output.write(line)
+        if "error" in line:
+            self.counts.num_errors += 1
+        else:
+            self.counts.num_texts += 1
+            self.counts.num_tokens += line["usage"]["completion_tokens"]
 
 
 def run(batch: Batch, job: Job, show: Callable[[Counts], None]) -> None:

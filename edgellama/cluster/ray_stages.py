@@ -10,6 +10,7 @@ import contextlib
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edgellama.cluster.stage_call import Answer, StageCall
@@ -91,7 +92,7 @@ class RayStage:
 
     def __init__(self, order: StageOrder) -> None:
         """Ask for the actor, without waiting for it. EdgellamaError without Ray."""
-        self._ray = _ray()
+        self._ray = import_ray()
         self._order = order
         self.layers = order.layers
         self._actor = self._new_actor()
@@ -165,18 +166,20 @@ def start_stages(orders: Sequence[StageOrder], timeout_s: float = START_S) -> li
     return stages
 
 
-def connect(address: str | None) -> None:
+def connect(address: str | None, *, starts: bool = False) -> None:
     """Join the Ray cluster at ``address``, or the one that runs on this machine.
 
-    Nothing is done where this process is connected already. EdgellamaError for what fails.
+    ``starts``: one of this machine alone, where none runs. Nothing is done where this process is
+    connected already. EdgellamaError for what fails.
     """
-    ray = _ray()
+    ray = import_ray()
     if ray.is_initialized():
         return
     try:
         if address is not None:
             _check_reachable(address)
-        ray.init(address=address or "auto", log_to_driver=False, logging_level="error")
+        where = address or (None if starts else "auto")
+        ray.init(where, log_to_driver=False, logging_level="error")
     except (OSError, ValueError, RuntimeError) as error:
         raise EdgellamaError(
             f"no Ray cluster at {address or 'this machine'}: {error}",
@@ -195,11 +198,14 @@ def _check_reachable(address: str) -> None:
     socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
 
 
-def _ray() -> Any:
+def import_ray(part: str | None = None) -> Any:
+    """Ray, or a part of it such as "data"; EdgellamaError where that is not installed."""
     try:
         import ray
+
+        return ray if part is None else import_module(f"ray.{part}")
     except ImportError:
+        what = "Ray" if part is None else f'Ray {part.title()} (pip install "ray[{part}]")'
         raise EdgellamaError(
-            f"a model over several machines needs Ray, which is not installed: {INSTALL}"
+            f"several machines need {what}, which is not installed: {INSTALL}"
         ) from None
-    return ray
