@@ -15,7 +15,7 @@ from edgellama.cli.batch_progress import Counts
 
 if TYPE_CHECKING:
     from edgellama.cli.adapter_option import AdapterPath
-    from edgellama.cli.batch import Job
+    from edgellama.cli.batch_job import Job
     from edgellama.cluster.batch_worker import BatchTask
 
 RAY_HELP = "Make the texts on all machines of a Ray cluster, or on this one if there is none."
