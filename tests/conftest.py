@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from edgellama.kernels_cpu.machine.user_cache import cache_root
 from edgellama.models import well_known
 from edgellama.models.pulling import pull
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     import httpx
     from server_harness import RunningServer
 
+KERNELS = cache_root() / "kernels"
+"""Where the user's own are, whatever cache a test has."""
 CliRunner = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -66,6 +69,13 @@ def client(server: RunningServer) -> Iterator[httpx.Client]:
     """A client of the server."""
     with server.client() as client:
         yield client
+
+
+def keep_kernels(folder: Path) -> Path:
+    """Make an empty cache folder in which all kernels are compiled that the user's own has."""
+    folder.mkdir()
+    (folder / "kernels").symlink_to(KERNELS)
+    return folder
 
 
 @pytest.fixture

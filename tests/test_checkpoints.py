@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import keep_kernels
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 import edgellama.convert
@@ -39,8 +40,8 @@ class FakeConverter:
 
 @pytest.fixture
 def converter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeConverter:
-    """In place of the real one; the cache is empty."""
-    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+    """In place of the real one; the cache has nothing but kernels."""
+    monkeypatch.setenv(CACHE_VARIABLE, str(keep_kernels(tmp_path / "cache")))
     fake = FakeConverter()
     monkeypatch.setattr(edgellama.convert, "convert", fake, raising=False)
     return fake

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import CliRunner
+from conftest import CliRunner, keep_kernels
 from reference.family import MEMBERS
 
 from edgellama import Llama
-from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE, cache_root
+from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE
 
 MEMBER = next(member for member in MEMBERS if member.name == "llama-2")
 GREEDY = ("-p", "Hello", "-n", "4", "--temperature", "0", "--json")
@@ -25,10 +25,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def cache(tmp_path: Path) -> Path:
     """A cache without models that shares the compiled kernels of the user's own."""
-    path = tmp_path / "cache"
-    path.mkdir()
-    (path / "kernels").symlink_to(cache_root() / "kernels")
-    return path
+    return keep_kernels(tmp_path / "cache")
 
 
 def converted_types(cache: Path) -> list[str]:

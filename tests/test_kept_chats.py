@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import CliRunner
+from conftest import CliRunner, keep_kernels
 from hypothesis import given
 from hypothesis import strategies as st
 from reference.tiny_models import TinyLlama, write_tiny_llama
@@ -41,11 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folders of a user who has nothing yet, but compiled kernels."""
-    from edgellama.kernels_cpu.machine.user_cache import cache_root
-
-    (tmp_path / "cache").mkdir()
-    (tmp_path / "cache" / "kernels").symlink_to(cache_root() / "kernels")
-    monkeypatch.setenv("EDGELLAMA_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EDGELLAMA_CACHE", str(keep_kernels(tmp_path / "cache")))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return tmp_path
 

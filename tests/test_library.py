@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import keep_kernels
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.convert.output.file_lock import try_lock
@@ -96,6 +97,7 @@ def test_same_name_twice(cache: Path) -> None:
 
 def test_loading_is_a_use(cache: Path, tmp_path: Path) -> None:
     """Whoever loads a model of the cache leaves the time beside it; elsewhere nothing is left."""
+    keep_kernels(cache)
     for folder, expected in ((cache / "models", ["tiny.gguf", "tiny.gguf.used"]), (tmp_path, None)):
         folder.mkdir(exist_ok=True, parents=True)
         path = write_tiny_llama(folder / "tiny.gguf", TinyLlama())

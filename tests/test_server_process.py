@@ -17,13 +17,12 @@ from typing import Any
 
 import httpx
 import pytest
-from conftest import CliRunner
+from conftest import CliRunner, keep_kernels
 from server_harness import sse_events
 from stalling_index import until_some_came
 
 from edgellama.cli import serve
 from edgellama.cli.application import run
-from edgellama.kernels_cpu.machine.user_cache import cache_root
 
 CHAT = "/v1/chat/completions"
 LONG = {"messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True, "temperature": 0}
@@ -89,9 +88,7 @@ def test_a_download_ends_with_the_server(
     tiny_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SIGTERM: its client is told, pip has ended, and no file of it is left."""
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    (cache / "kernels").symlink_to(cache_root() / "kernels")  # They need not be compiled again.
+    cache = keep_kernels(tmp_path / "cache")
     monkeypatch.setenv("EDGELLAMA_CACHE", str(cache))
     with served(tiny_path, "--drain", "0.1") as (process, facts), client_of(facts) as client:
         with client.stream("POST", "/api/pull", json={"model": "smollm2"}) as answer:
