@@ -26,7 +26,7 @@ from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.model_identity import model_identity
 from edgellama.generation.decoding import Decoding
-from edgellama.generation.text_options import Request
+from edgellama.generation.text_request import Request
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.sampling.options import SamplingOptions
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer

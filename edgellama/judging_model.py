@@ -1,130 +1,24 @@
-"""What a model says of texts that are there: vectors, probabilities, an order, a verdict."""
+"""What a model thinks of texts that are there: probabilities, a choice, a verdict."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
-from edgellama.open_model import OpenModel
 from edgellama.quant.errors import EdgellamaError
+from edgellama.retrieval_model import RetrievalModel
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from typing_extensions import Unpack
-
     from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.generation.async_items import AsyncItems
-    from edgellama.generation.embedding import Embedding, EmbedOptions
     from edgellama.generation.in_order import InOrder
     from edgellama.generation.moderation import Judging, Moderation
-    from edgellama.generation.reranking import Ranked, RerankOptions
     from edgellama.generation.scoring import Classification, Classifier, Normalization, Score
     from edgellama.generation.stream import Stream
-    from edgellama.text.chat_template import ChatTemplate
 
 
-class JudgingModel(OpenModel):
+class JudgingModel(RetrievalModel):
     """An open model that judges texts instead of writing them."""
-
-    def embed(
-        self,
-        texts: str | Iterable[str | Sequence[int]],
-        *,
-        progress: Callable[[int, int], None] | None = None,
-        **options: Unpack[EmbedOptions],
-    ) -> npt.NDArray[np.float32]:
-        """Texts as vectors, several computed together: the states after the last norm, pooled.
-
-        Arguments:
-            texts: One text or several, each a string or a row of token ids.
-            progress: Called as ``progress(done, total)`` with texts. None (the default) is nobody.
-            options: EmbedOptions for all texts, such as ``pooling="last"``.
-
-        Returns:
-            float32 (texts, width), in the order of the texts; of one text, too.
-
-        Raises:
-            ContextLengthError: A text has more tokens than the context holds, without ``truncate``.
-            InvalidOptionError: An empty text, an argument of another type or outside its range.
-            UnsupportedModelError: The file asks for a pooling that there is not.
-            EdgellamaError: The model is closed.
-
-        Example:
-            >>> from edgellama import Llama
-            >>> texts = ["How do I bake bread?", "Recipes for loaves", "Tax law"]
-            >>> with Llama("smollm2", context_length=512) as llama:
-            ...     question, *others = llama.embed(texts)
-            >>> bool(question @ others[0] > question @ others[1])
-            True
-        """
-        from edgellama.generation.embedding import as_rows, as_texts
-        from edgellama.generation.in_order import told
-
-        all_texts = as_texts(texts)
-        found = told(self.embed_each(all_texts, **options), len(all_texts), progress)
-        return as_rows(found, self.config.embedding_length)
-
-    async def embed_async(
-        self,
-        texts: str | Iterable[str | Sequence[int]],
-        *,
-        progress: Callable[[int, int], None] | None = None,
-        **options: Unpack[EmbedOptions],
-    ) -> npt.NDArray[np.float32]:
-        """``embed`` for event loops; cancelling the task ends what runs.
-
-        Example:
-            >>> import asyncio
-            >>> from edgellama import Llama
-            >>> with Llama("smollm2", context_length=512) as llama:
-            ...     asyncio.run(llama.embed_async(["one", "two"])).shape
-            (2, 576)
-        """
-        from edgellama.generation.async_items import AsyncItems, gathered
-        from edgellama.generation.embedding import as_rows, as_texts
-
-        all_texts = as_texts(texts)
-        items: AsyncItems[Embedding, InOrder[Embedding]] = AsyncItems(
-            lambda: self.embed_each(all_texts, **options)
-        )
-        found = await gathered(items, len(all_texts), progress)
-        return as_rows(found, self.config.embedding_length)
-
-    def embed_each(
-        self, texts: Iterable[str | Sequence[int]], **options: Unpack[EmbedOptions]
-    ) -> InOrder[Embedding]:
-        """The same one after the other, so that millions of texts take little memory.
-
-        Arguments:
-            texts: Any iterable, read as far as there is room.
-            options: EmbedOptions for all texts, such as ``pooling="last"``.
-
-        Returns:
-            An iterator of embeddings in the order of the texts, with counts of tokens. ``cancel``
-            ends it from any thread, ``close`` from its own, as does leaving the loop.
-
-        Raises:
-            ContextLengthError: A text has more tokens than the context holds, without ``truncate``.
-            InvalidOptionError: An empty text, an argument of another type or outside its range.
-            UnsupportedModelError: The file asks for a pooling that there is not.
-            EdgellamaError: The model is closed.
-
-        Example:
-            >>> from edgellama import Llama
-            >>> with Llama("smollm2", context_length=4) as llama:
-            ...     found = list(llama.embed_each(["one two three four five"], truncate=True))
-            >>> found[0].num_tokens, found[0].num_dropped
-            (4, 1)
-        """
-        from edgellama.generation.embedding import Embedder, HowToEmbed
-
-        self._check_open()
-        adapters = self._engine.adapters.adapter_set(options.get("adapters"))
-        how = HowToEmbed.of(options, self.metadata)
-        return Embedder(
-            self._engine, self.tokenizer, self.context_length, how, adapters, self._line
-        ).each(texts)
 
     def score(
         self,
@@ -286,8 +180,8 @@ class JudgingModel(OpenModel):
         parse_special: bool,
         adapters: AdapterScales | None,
     ) -> Classifier:
+        from edgellama.generation.arguments import check_prompt
         from edgellama.generation.scoring import check_normalization, classifier
-        from edgellama.generation.session import check_prompt
 
         self._check_open()
         check_normalization(normalize)
@@ -317,97 +211,6 @@ class JudgingModel(OpenModel):
 
         checked = checked_messages(messages)
         return encode_chat(self.tokenizer, self._chat_template(None), checked)
-
-    def rerank(
-        self,
-        query: str,
-        documents: Iterable[str],
-        *,
-        top_n: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        **options: Unpack[RerankOptions],
-    ) -> tuple[Ranked, ...]:
-        """Documents by how well they answer a query: how probably the model says yes to each.
-
-        Arguments:
-            query: A question, or what is looked for.
-            documents: Texts, of which several are computed together.
-            top_n: How many of the best to return, from 1. None (the default) is all.
-            progress: Called as ``progress(done, total)`` with documents. None (the default) is
-                nobody.
-            options: RerankOptions, such as ``prompt="..."``.
-
-        Returns:
-            The documents with their scores, the best first.
-
-        Raises:
-            ContextLengthError: A prompt has more tokens than the context holds, without
-                ``truncate``.
-            InvalidOptionError: An argument of another type or outside its range.
-            UnsupportedModelError: ``chat`` is True and the file has no chat format.
-            TemplateError: The chat format refuses the prompt.
-            EdgellamaError: The model is closed.
-
-        Example:
-            >>> from edgellama import Llama
-            >>> animals = ["A stone is hard.", "A bat can fly.", "Tables have legs."]
-            >>> with Llama("smollm2", context_length=512) as llama:
-            ...     ranked = llama.rerank("Which animals can fly?", animals, top_n=2)
-            >>> [each.score >= ranked[1].score for each in ranked]
-            [True, True]
-        """
-        from edgellama.generation.in_order import told
-        from edgellama.generation.reranking import as_documents, best_first, checked_top_n
-
-        texts, best = as_documents(documents), checked_top_n(top_n)
-        return best_first(told(self._ranked(query, texts, options), len(texts), progress), best)
-
-    async def rerank_async(
-        self,
-        query: str,
-        documents: Iterable[str],
-        *,
-        top_n: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        **options: Unpack[RerankOptions],
-    ) -> tuple[Ranked, ...]:
-        """``rerank`` for event loops; cancelling the task ends what runs.
-
-        Example:
-            >>> import asyncio
-            >>> from edgellama import Llama
-            >>> with Llama("smollm2", context_length=512) as llama:
-            ...     len(asyncio.run(llama.rerank_async("Fruit?", ["An apple.", "A car."])))
-            2
-        """
-        from edgellama.generation.async_items import AsyncItems, gathered
-        from edgellama.generation.reranking import as_documents, best_first, checked_top_n
-
-        texts, best = as_documents(documents), checked_top_n(top_n)
-        items: AsyncItems[Ranked, InOrder[Ranked]] = AsyncItems(
-            lambda: self._ranked(query, texts, options)
-        )
-        return best_first(await gathered(items, len(texts), progress), best)
-
-    def _ranked(
-        self, query: str, documents: Sequence[str], options: RerankOptions
-    ) -> InOrder[Ranked]:
-        from edgellama.generation.reranking import HowToRank, RankPrompt, Reranker
-        from edgellama.text.chat_template import load_chat_template
-
-        self._check_open()
-        how = HowToRank.of(options)
-        chat, template = options.get("chat"), options.get("template")
-        if template is not None or chat:
-            chosen: ChatTemplate | None = self._chat_template(template)
-        else:
-            own = load_chat_template(self._file.metadata, self.tokenizer)
-            chosen = own if chat is None else None
-        prompt = RankPrompt(self.tokenizer, query, how.prompt, chosen)
-        adapters = self._engine.adapters.adapter_set(options.get("adapters"))
-        return Reranker(self._engine, prompt, self.context_length, how, adapters, self._line).each(
-            documents
-        )
 
     def moderate(
         self,

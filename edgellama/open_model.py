@@ -1,6 +1,6 @@
-"""A model that is open: its parts, threads and memory, its sessions, adapters and hooks.
+"""A model that is open: its parts, its threads, and the memory that it takes and gives back.
 
-What texts are made with it is left to judging_model and llama.
+What is done with it is left to session_model, retrieval_model, judging_model and llama.
 """
 
 from __future__ import annotations
@@ -8,10 +8,9 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from edgellama.engine.hooks import HookPlace, RowFunction, RowHook
 from edgellama.engine.idle_watch import IdleWatch, check_idle_seconds
 from edgellama.engine.kv_types import KVTypeChoice
 from edgellama.generation.session import Session
@@ -22,18 +21,14 @@ from edgellama.generation.speculation.speculation import (
     speculation_mode,
 )
 from edgellama.generation.waiting_line import WaitingLine
-from edgellama.quant.errors import EdgellamaError, InvalidOptionError, UnsupportedModelError
+from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.sampling_keys import recommended_sampling
 from edgellama.sampling.options import SamplingArguments
-from edgellama.text.chat_template import ChatTemplate, given_template, load_chat_template
-from edgellama.text.named_templates import missing_template
 from edgellama.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from edgellama.engine.adapter import Adapter
-    from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.engine.engine import Engine
     from edgellama.loading import LoadedModel
     from edgellama.quant.model_config import ModelConfig
@@ -190,12 +185,6 @@ class OpenModel:
         """Bytes that the beginnings of earlier texts take now."""
         return self._engine.pool().idle_bytes
 
-    @property
-    def sessions(self) -> tuple[Session, ...]:
-        """The sessions that are open now, those of running calls among them."""
-        with self._sessions_lock:
-            return tuple(session for session in self._sessions if not session.closed)
-
     def read_speed(self) -> float:
         """Bytes of the weights that the threads read in a second, if they compute nothing.
 
@@ -292,216 +281,10 @@ class OpenModel:
     def max_concurrent(self, most: int | None) -> None:
         self._line.max_running = most
 
-    def load_adapter(
-        self,
-        path: str | os.PathLike[str],
-        name: str | None = None,
-        *,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> Adapter:
-        """Make a LoRA adapter ready for texts; the model itself stays as it is.
-
-        The file stays mapped, as the model's does. ``adapters=`` of sessions and of single texts
-        then takes the adapter, with a scale, beside any number of others.
-
-        Arguments:
-            path: What ``edgellama convert-lora`` writes, or llama.cpp's converter.
-            name: What it is called in ``adapters=``. None (the default) is the file's name
-                without its ending.
-            progress: Called as ``progress(compiled, total)`` while kernels are compiled; not at
-                all when none must be. None (the default) tells nobody.
-
-        Returns:
-            The adapter, with its ``name``, ``ranks`` and ``num_matrices``.
-
-        Raises:
-            ModelNotFoundError: No such file.
-            ModelFileError: The file is damaged, or an adapter of another model.
-            UnsupportedModelError: It is no plain LoRA adapter of a Llama.
-            InvalidOptionError: The name is taken.
-            EdgellamaError: The model is closed.
-
-        Example:
-            >>> from edgellama import Llama
-            >>> with Llama("smollm2") as llama:  # doctest: +SKIP
-            ...     french = llama.load_adapter("french.gguf")
-            ...     text = llama.generate("Once upon", adapters={french: 0.8}).text
-        """
-        self._check_open()
-        return self._engine.adapters.load(path, name, progress)
-
-    def unload_adapter(self, adapter: Adapter | str) -> None:
-        """Let go of an adapter, whose name is free then.
-
-        Texts that use it go on; its memory is given back with the last of them.
-
-        Arguments:
-            adapter: What ``load_adapter`` returned, or its name.
-
-        Raises:
-            InvalidOptionError: No such adapter is loaded.
-
-        Example:
-            >>> from edgellama import Llama
-            >>> with Llama("smollm2") as llama:  # doctest: +SKIP
-            ...     llama.load_adapter("french.gguf")
-            ...     llama.unload_adapter("french")
-        """
-        self._engine.adapters.unload(adapter)
-
-    @property
-    def adapters(self) -> Mapping[str, Adapter]:
-        """The adapters that are loaded, by name."""
-        return self._engine.adapters.loaded
-
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""
         length = f"context_length={self.context_length}"
         return f"<{type(self).__name__} {os.fspath(self._file.path)!r}, {length}{state}>"
-
-    def session(
-        self, *, context_length: int | None = None, adapters: AdapterScales | None = None
-    ) -> Session:
-        """A new session: a KV cache of its own, which keeps what it has seen between calls.
-
-        Arguments:
-            context_length: Tokens that it holds, from 1. None (the default) is the model's
-                ``context_length`` as loaded.
-            adapters: Loaded adapters, or their names, with scales, such as ``{"french": 0.5}``,
-                for all its texts; ``session.adapters`` changes them. None (the default) is none.
-
-        Returns:
-            The session, a context manager; closing it gives its memory back.
-
-        Raises:
-            InvalidOptionError: A length below 1, an adapter that is not loaded.
-            EdgellamaError: The model is closed.
-
-        Example:
-            >>> from edgellama import Llama
-            >>> with Llama("smollm2") as llama, llama.session(context_length=128) as session:
-            ...     first = session.generate("Once upon", max_tokens=1, temperature=0)
-            ...     again = session.generate("Once upon a time", max_tokens=1, temperature=0)
-            >>> again.statistics.prefilled_tokens < again.prompt_tokens
-            True
-        """
-        with self._sessions_lock:
-            self._check_open()
-            session = Session(
-                self._engine,
-                self.tokenizer,
-                context_length=self.context_length if context_length is None else context_length,
-                kv_type=self._model.kv_type,
-                adapters=adapters,
-                siblings=self._sessions,
-                line=self._line,
-                speculation=self._speculation,
-            )
-        return session
-
-    def add_hook(
-        self,
-        function: RowFunction,
-        place: HookPlace = "residual",
-        *,
-        layers: Collection[int] | None = None,
-    ) -> RowHook:
-        """Let a function see, and change, numbers in the middle of every step from now on.
-
-        Arguments:
-            function: Called as ``function(rows, step)`` on the thread that computes, with f32
-                ``rows`` (tokens, width) that may be changed in place. ``step`` says which
-                ``tokens``, ``positions`` and ``sequences`` they belong to.
-            place: "residual" (the default), the residual stream after a layer; "attention", what
-                queries, keys and values of a layer are made of; "logits".
-            layers: Numbers of layers, from 0; None (the default) for all of them.
-
-        Returns:
-            The hook, for ``remove_hook``. Texts computed earlier are not used for new ones.
-
-        Raises:
-            InvalidOptionError: An unknown place, or layers that there are not.
-
-        Example:
-            >>> import numpy as np
-            >>> from edgellama import Llama, StepRows
-            >>> def silence(rows: np.ndarray, step: StepRows) -> None:
-            ...     rows[:, 0] = -1000.0
-            >>> with Llama("smollm2", context_length=64) as llama:
-            ...     hook = llama.add_hook(silence, "logits")
-            ...     llama.remove_hook(hook)
-        """
-        hook = RowHook(function, place, None if layers is None else tuple(layers))
-        hook.check_layers(self.config.block_count)
-        self._engine.hooks = (*self._engine.hooks, hook)
-        return hook
-
-    def remove_hook(self, hook: RowHook) -> None:
-        """Let a function of ``add_hook`` see nothing any more.
-
-        Arguments:
-            hook: What ``add_hook`` returned.
-
-        Raises:
-            InvalidOptionError: This model has no such hook.
-
-        Example: see ``add_hook``.
-        """
-        hooks = [other for other in self._engine.hooks if other is not hook]
-        if len(hooks) == len(self._engine.hooks):
-            raise InvalidOptionError("this model has no such hook; give what add_hook returned")
-        self._engine.hooks = tuple(hooks)
-
-    def load_session(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        context_length: int | None = None,
-        adapters: AdapterScales | None = None,
-        verify: bool = False,
-    ) -> Session:
-        """A session that goes on where a saved one was, at once.
-
-        Arguments:
-            path: What ``Session.save`` wrote, for the same model and KV type, on any CPU.
-            context_length: Tokens that it holds, from 1. None (the default) is the model's
-                ``context_length`` as loaded.
-            adapters: Those that it was saved with, as for a new session, with the same scales.
-                None (the default) is none.
-            verify: Read all keys and values at once and compare their checksums. False (the
-                default) takes them as they are: damaged ones change texts, nothing else.
-
-        Returns:
-            The session, a context manager. Prompts that begin with its ``tokens`` go on from
-            there.
-
-        Raises:
-            SessionFileError: No such file, a damaged one, or one of another model, KV type or
-                adapters.
-            ContextLengthError: It has more tokens than the context.
-            OSError: It cannot be read.
-            EdgellamaError: The model is closed.
-
-        Example:
-            >>> import tempfile
-            >>> from pathlib import Path
-            >>> from edgellama import Llama
-            >>> file = Path(tempfile.mkdtemp()) / "story.session"
-            >>> with Llama("smollm2", context_length=512) as llama:
-            ...     with llama.session() as session:
-            ...         first = session.generate("Once upon a time", max_tokens=8)
-            ...         session.save(file)
-            ...     with llama.load_session(file) as session:
-            ...         len(session.tokens) >= first.prompt_tokens
-            True
-        """
-        session = self.session(context_length=context_length, adapters=adapters)
-        try:
-            session.load(path, verify=verify)
-        except BaseException:
-            session.close()
-            raise
-        return session
 
     def close(self) -> None:
         """End all sessions and give everything back, the mapped file too; more calls do nothing.
@@ -564,13 +347,3 @@ class OpenModel:
     def _check_open(self) -> None:
         if self._closed:
             raise EdgellamaError("this model is closed")
-
-    def _chat_template(self, given: str | None) -> ChatTemplate:
-        if given is not None:
-            return given_template(given, self.tokenizer)
-        template = load_chat_template(self._file.metadata, self.tokenizer)
-        if template is None:
-            raise UnsupportedModelError(
-                f"{self._file.path}: the file has no chat template", way=missing_template()
-            )
-        return template

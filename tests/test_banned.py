@@ -17,7 +17,7 @@ from test_drafts import Oracle, decode
 from edgellama import Llama
 from edgellama.engine.engine import Engine
 from edgellama.generation.held_tokens import HeldTokens
-from edgellama.generation.text_options import Request
+from edgellama.generation.text_request import Request
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.sampling.options import SamplingOptions

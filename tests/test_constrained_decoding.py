@@ -17,7 +17,7 @@ from edgellama import Llama
 from edgellama.constraints.answer_form import AnswerForm, answer_form
 from edgellama.constraints.compiler import ConstraintCompiler
 from edgellama.engine.engine import Engine
-from edgellama.generation.text_options import Request
+from edgellama.generation.text_request import Request
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.sampling.options import SamplingOptions
 from edgellama.text.tokenizer import load_tokenizer

@@ -16,7 +16,7 @@ from edgellama.engine.engine import Engine
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.results import Generation
 from edgellama.generation.speculation.drafter import Drafter
-from edgellama.generation.text_options import Request
+from edgellama.generation.text_request import Request
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.sampling.options import SamplingOptions
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer

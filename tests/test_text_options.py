@@ -14,9 +14,9 @@ from edgellama.generation.text_options import (
     PROMPT_OPTION_NAMES,
     TEXT_OPTION_NAMES,
     PromptOptions,
-    Request,
     TextOptions,
 )
+from edgellama.generation.text_request import Request
 from edgellama.llama import Llama
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import SamplingArguments

@@ -8,7 +8,8 @@ from numbers import Integral
 from typing import TYPE_CHECKING
 
 from edgellama.quant.error_text import shown
-from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.errors import ContextLengthError, InvalidOptionError
+from edgellama.quant.ways import Way
 
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
@@ -118,3 +119,25 @@ def _one_token(tokenizer: Tokenizer, text: str) -> int:
         f"the text {shown(text)} in logit_bias is the tokens {tokens}; allowed: ids, and texts "
         "that are one token with just these spaces"
     )
+
+
+def check_prompt(prompt: Sequence[int], context_length: int, vocab_size: int) -> None:
+    """ContextLengthError for a prompt that is too long, InvalidOptionError for unknown tokens."""
+    check_fits(prompt, context_length)
+    if min(prompt) < 0 or max(prompt) >= vocab_size:
+        wrong = next(token for token in prompt if not 0 <= token < vocab_size)
+        raise InvalidOptionError(f"token {wrong} in the prompt; allowed: 0 to {vocab_size - 1}")
+
+
+def check_fits(prompt: Sequence[int], context_length: int) -> None:
+    """ContextLengthError for a prompt that is longer than the context."""
+    if len(prompt) > context_length:
+        raise ContextLengthError(
+            f"the prompt has {len(prompt)} tokens, the context {context_length}",
+            len(prompt),
+            context_length,
+            way=Way(
+                "shorten the prompt or raise context_length",
+                "shorten the prompt or raise --context",
+            ),
+        )

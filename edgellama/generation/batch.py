@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgellama.engine.cancellation import CancelToken
-from edgellama.generation.arguments import check_from_1
+from edgellama.generation.arguments import check_fits, check_from_1
 from edgellama.generation.async_items import AsyncItems
 from edgellama.generation.deadline import Deadline
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.prefill import NextTokens
 from edgellama.generation.results import Generation
-from edgellama.generation.session import check_fits
-from edgellama.generation.text_options import Request, drafter_of
+from edgellama.generation.text_request import Request, drafter_of
 from edgellama.generation.waiting_line import Turn, WaitingLine
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled
 

@@ -15,10 +15,9 @@ from edgellama.generation.messages import checked_messages
 from edgellama.generation.text_options import (
     CHAT_ONLY,
     PROMPT_OPTION_NAMES,
-    Request,
     layered_options,
-    prompt_request,
 )
+from edgellama.generation.text_request import Request, prompt_request
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import check_option_names

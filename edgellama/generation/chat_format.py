@@ -15,10 +15,9 @@ from edgellama.generation.messages import Message
 from edgellama.generation.text_options import (
     CHAT_ONLY,
     CHAT_OPTION_NAMES,
-    Request,
     is_true,
-    text_request,
 )
+from edgellama.generation.text_request import Request, text_request
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from edgellama.sampling.choice_order import ChoiceOrder, SamplerPlan
 
 if TYPE_CHECKING:
-    from edgellama.generation.text_options import Request
+    from edgellama.generation.text_request import Request
     from edgellama.sampling.sampler import Sampler
 
 _NUMBERS = itertools.count(1)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgellama.constraints.answer_form import AnswerForm
-    from edgellama.generation.text_options import Request
+    from edgellama.generation.text_request import Request
     from edgellama.sampling.constraint import Constraint
     from edgellama.text.tokenizer import Tokenizer
 

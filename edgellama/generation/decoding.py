@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgellama.engine.text_engine import TextEngine
     from edgellama.engine.work import Progress
     from edgellama.generation.speculation.drafter import Drafter
-    from edgellama.generation.text_options import Request
+    from edgellama.generation.text_request import Request
     from edgellama.sampling.filters import Logits
     from edgellama.text.tokenizer import Tokenizer
 

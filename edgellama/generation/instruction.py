@@ -14,7 +14,7 @@ from edgellama.quant.errors import TemplateError
 from edgellama.text.chat_template import ChatTemplate, encode_chat
 
 if TYPE_CHECKING:
-    from edgellama.generation.text_options import Request
+    from edgellama.generation.text_request import Request
     from edgellama.text.tokenizer import Tokenizer
 
 

@@ -18,7 +18,7 @@ from edgellama.generation.results import Chunk, TokenLogprob
 from edgellama.sampling.filters import keep_top_k
 
 if TYPE_CHECKING:
-    from edgellama.generation.text_options import Request
+    from edgellama.generation.text_request import Request
     from edgellama.sampling.filters import Logits
     from edgellama.text.tokenizer import Tokenizer
 

@@ -11,9 +11,9 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Literal
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.arguments import check_fits
 from edgellama.generation.logprobs import share
 from edgellama.generation.messages import checked_messages, is_role
-from edgellama.generation.session import check_fits
 from edgellama.generation.waiting_line import Turn
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError

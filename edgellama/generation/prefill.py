@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgellama.engine.work import Kept, Progress
     from edgellama.generation.decoding_clock import DecodingClock
     from edgellama.generation.results import TokenLogprob
-    from edgellama.generation.text_options import Request
+    from edgellama.generation.text_request import Request
     from edgellama.text.tokenizer import Tokenizer
 
 

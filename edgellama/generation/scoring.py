@@ -17,7 +17,8 @@ from edgellama.generation.arguments import prompt_tokens
 from edgellama.generation.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.logprobs import PromptLogprobs
 from edgellama.generation.results import Generation, TokenLogprob
-from edgellama.generation.text_options import Request, checked_count
+from edgellama.generation.text_options import checked_count
+from edgellama.generation.text_request import Request
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import SamplingOptions

@@ -17,14 +17,14 @@ from typing import TYPE_CHECKING
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
-from edgellama.generation.arguments import check_from_1
+from edgellama.generation.arguments import check_from_1, check_prompt
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.results import Generation
 from edgellama.generation.stream import Stream
-from edgellama.generation.text_options import PromptOptions, Request, drafter_of, prompt_request
+from edgellama.generation.text_options import PromptOptions
+from edgellama.generation.text_request import Request, drafter_of, prompt_request
 from edgellama.generation.waiting_line import Turn, WaitingLine
-from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
-from edgellama.quant.ways import Way
+from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -364,25 +364,3 @@ class Session:
             )
         if self._closed:
             raise EdgellamaError("this session is closed")
-
-
-def check_prompt(prompt: Sequence[int], context_length: int, vocab_size: int) -> None:
-    """ContextLengthError for a prompt that is too long, InvalidOptionError for unknown tokens."""
-    check_fits(prompt, context_length)
-    if min(prompt) < 0 or max(prompt) >= vocab_size:
-        wrong = next(token for token in prompt if not 0 <= token < vocab_size)
-        raise InvalidOptionError(f"token {wrong} in the prompt; allowed: 0 to {vocab_size - 1}")
-
-
-def check_fits(prompt: Sequence[int], context_length: int) -> None:
-    """ContextLengthError for a prompt that is longer than the context."""
-    if len(prompt) > context_length:
-        raise ContextLengthError(
-            f"the prompt has {len(prompt)} tokens, the context {context_length}",
-            len(prompt),
-            context_length,
-            way=Way(
-                "shorten the prompt or raise context_length",
-                "shorten the prompt or raise --context",
-            ),
-        )

@@ -21,7 +21,7 @@ from edgellama.text.sequence_breakers import SequenceBreakers
 if TYPE_CHECKING:
     from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.results import Chunk, TokenLogprob
-    from edgellama.generation.text_options import Request
+    from edgellama.generation.text_request import Request
     from edgellama.sampling.filters import Logits
     from edgellama.text.tokenizer import Tokenizer
 

@@ -18,7 +18,7 @@ from edgellama.server.answers import OpenText
 
 if TYPE_CHECKING:
     from edgellama.generation.stream import Stream
-    from edgellama.generation.text_options import Request
+    from edgellama.generation.text_request import Request
     from edgellama.llama import Llama
 
 Messages = Sequence[Mapping[str, Any]]

@@ -21,7 +21,7 @@ from edgellama.engine.engine import Engine
 from edgellama.generation.batch import Batch
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.session import Session
-from edgellama.generation.text_options import Request, prompt_request
+from edgellama.generation.text_request import Request, prompt_request
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.sampling.chance import GivenChance, SeededChance

@@ -22,7 +22,7 @@ from edgellama.engine.hooks import RowHook
 from edgellama.engine.model_identity import model_identity
 from edgellama.generation.batch import Batch
 from edgellama.generation.session import Session
-from edgellama.generation.text_options import prompt_request
+from edgellama.generation.text_request import prompt_request
 from edgellama.quant.errors import (
     ContextLengthError,
     EdgellamaError,
