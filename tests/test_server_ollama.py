@@ -205,7 +205,7 @@ def test_a_pull_ends_when_the_last_client_has_left(
     connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
     for connection in connections:
         connection.sendall(head.encode() + body)
-    (download,) = _until(lambda: list(server.state.downloads._running.values()))
+    (download,) = _until(lambda: list(server.state.jobs.running.values()))
     _until(lambda: download._num_waiting == 2)
     assert begun.wait(10)
     connections[0].close()
@@ -213,7 +213,7 @@ def test_a_pull_ends_when_the_last_client_has_left(
     assert download.is_running and not ended.is_set()
     connections[1].close()
     assert ended.wait(10)
-    _until(lambda: not server.state.downloads._running)
+    _until(lambda: not server.state.jobs.running)
 
 
 def _until(found: Callable[[], Any]) -> Any:

@@ -131,6 +131,12 @@ NEVER = ("never", "-1", "forever")
     default=None,
     help="Have no page for browsers at / and keep no conversations.",
 )
+@click.option(
+    "--allow-manage",
+    is_flag=True,
+    default=None,
+    help="Clients may make models of others, copy and delete them (Ollama's create, copy, delete).",
+)
 @click.option("--log-prompts", is_flag=True, help="Write requests to the log, prompts and all.")
 @click.option("-v", "--verbose", is_flag=True, help="Write a line for every request.")
 @machines_option(required=False)

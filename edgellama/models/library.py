@@ -1,6 +1,6 @@
-"""The models that the cache holds, pulled or converted: which there are, and removing one.
+"""The models that the cache holds: pulled, converted, made of others; and removing one.
 
-How they came there is the business of ``pulling`` and ``checkpoints``.
+How they came there is the business of ``pulling``, ``checkpoints`` and ``made``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgellama.kernels_cpu.machine.user_cache import cache_folders
 from edgellama.models.checkpoints import CONVERTED_FOLDER, read_source
+from edgellama.models.made import MADE_FOLDER, NO_PRESET, Preset, made_models
 from edgellama.models.names import FOLDER_NAME, pulled_models, resolve, split_parts
 from edgellama.models.usage import last_use, marker_path
 from edgellama.models.well_known import HUB_PREFIX, NAMED_MODELS
@@ -23,11 +24,15 @@ _HUB_NOTES = Path(".cache") / "huggingface" / "download"
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A model of the cache; ``path`` is its first part, ``origin`` says where it came from."""
+    """A model of the cache; ``path`` is its first part, ``origin`` says where it came from.
+
+    ``preset``: what chats with it begin with, where it was made of another.
+    """
 
     name: str
     path: Path
     origin: str
+    preset: Preset = NO_PRESET
 
     @property
     def files(self) -> list[Path]:
@@ -48,7 +53,11 @@ class StoredModel:
 def stored_models() -> list[StoredModel]:
     """All models of the cache, the pulled ones first."""
     pulled = [StoredModel(name, path, _origin(path)) for name, path in pulled_models().items()]
-    return [*pulled, *_converted_models()]
+    made = [
+        StoredModel(each.name, each.path, f"made from {each.preset.base}", each.preset)
+        for each in made_models()
+    ]
+    return [*pulled, *_converted_models(), *made]
 
 
 def find_stored(name: str) -> StoredModel:
@@ -122,7 +131,8 @@ def _hub_notes(file: Path) -> list[Path]:
 
 def _remove_empty(folder: Path) -> None:
     """Remove a folder, and those above it within the cache, where no model is left in them."""
-    roots = [root for name in (FOLDER_NAME, CONVERTED_FOLDER) for root in cache_folders(name)]
+    names = (FOLDER_NAME, CONVERTED_FOLDER, MADE_FOLDER)
+    roots = [root for name in names for root in cache_folders(name)]
     for current in (folder, *folder.parents):
         if not any(current != root and current.is_relative_to(root) for root in roots):
             break

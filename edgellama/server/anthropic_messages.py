@@ -15,6 +15,7 @@ from edgellama.server.constraints import anthropic_format
 from edgellama.server.errors import RequestError, anthropic_error
 from edgellama.server.fields import take_fields
 from edgellama.server.openai_common import hold_limits
+from edgellama.server.presets import preset_messages, preset_options
 from edgellama.server.streaming import StreamWriter
 from edgellama.server.text_openers import open_chat
 from edgellama.server.tool_fields import ToldCalls, anthropic_tools, arguments_text
@@ -22,6 +23,7 @@ from edgellama.server.wire import sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
+    from edgellama.models.made import Preset
     from edgellama.server.settings import Limits
 
 WITHOUT_INFLUENCE = frozenset(
@@ -61,9 +63,10 @@ class MessageFields(CountFields):
 class MessagesRequest:
     """A request for a message, checked. ``prompt`` has its tokens once it runs."""
 
-    def __init__(self, body: Mapping[str, Any], limits: Limits) -> None:
+    def __init__(self, body: Mapping[str, Any], limits: Limits, preset: Preset) -> None:
         """RequestError for what cannot be obeyed."""
         fields, options = take_fields(body, MessageFields, ignored=WITHOUT_INFLUENCE)
+        options = preset_options(preset, options)
         if fields.max_tokens is None:
             raise RequestError(
                 400, "max_tokens is missing; allowed: at least 1", param="max_tokens"
@@ -76,19 +79,20 @@ class MessagesRequest:
             options["stop"] = fields.stop_sequences
         self.fields = fields
         self.options = options
-        self.messages = messages_of(fields)
+        self.messages = messages_of(fields, preset)
+        self.template = preset.template
         self.prompt: list[int] = []
 
     def wish(self) -> Wish:
         """What is to be made."""
-        start = open_chat(self.messages, self.options, prompt=self.prompt)
+        start = open_chat(self.messages, self.options, template=self.template, prompt=self.prompt)
         return Wish(self.fields.model, start, is_stream=self.fields.stream)
 
 
-def messages_of(fields: CountFields) -> list[dict[str, Any]]:
+def messages_of(fields: CountFields, preset: Preset) -> list[dict[str, Any]]:
     """The messages with the system prompt, which has a field of its own here, in front."""
     system = [{"role": "system", "content": fields.system}] if fields.system else []
-    return ordered_messages([*system, *chat_messages(fields.messages)])
+    return ordered_messages(preset_messages(preset, [*system, *chat_messages(fields.messages)]))
 
 
 class MessageStream(StreamWriter):

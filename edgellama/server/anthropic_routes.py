@@ -16,7 +16,7 @@ from edgellama.server.anthropic_messages import (
     messages_of,
 )
 from edgellama.server.fields import take_own_fields
-from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.routing import Routes, read_for_model, state_of
 from edgellama.server.streaming import respond
 from edgellama.server.text_openers import chat_request
 from edgellama.server.tool_fields import anthropic_tools
@@ -26,8 +26,8 @@ from edgellama.server.wire import json_response
 async def messages(request: Request) -> Response:
     """A message in reply to others."""
     state = state_of(request)
-    limits = state.settings.limits
-    asked = MessagesRequest(await read_request(request), limits)
+    body, preset = await read_for_model(request)
+    asked = MessagesRequest(body, state.settings.limits, preset)
     name = state.catalogue.find(asked.fields.model).name
     answer = state.answer(asked.wish())
     return await respond(
@@ -41,12 +41,12 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """How many tokens a prompt has."""
     state = state_of(request)
-    body = await read_request(request)
+    body, preset = await read_for_model(request)
     fields = take_own_fields(body, CountFields, ignored=WITHOUT_INFLUENCE)
-    said = messages_of(fields)
+    said = messages_of(fields, preset)
     options = anthropic_tools(fields.tools, fields.tool_choice)
     async with state.shelf.lease(fields.model) as llama:
-        wanted = await asyncio.to_thread(chat_request, llama, said, options)
+        wanted = await asyncio.to_thread(chat_request, llama, said, options, preset.template)
     return json_response({"input_tokens": len(wanted.prompt)})
 
 

@@ -19,6 +19,7 @@ from edgellama.server import (
     anthropic_routes,
     embeddings,
     moderations,
+    ollama_manage,
     ollama_routes,
     openai_routes,
     page_routes,
@@ -57,6 +58,7 @@ def make_application(settings: ServerSettings) -> ASGIApp:
         reranking.ROUTES,
         moderations.ROUTES,
         ollama_routes.ROUTES,
+        ollama_manage.ROUTES,
         anthropic_routes.ROUTES,
         plain_routes.ROUTES,
     ]

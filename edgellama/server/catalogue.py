@@ -14,6 +14,7 @@ from pathlib import Path
 
 from edgellama.models.facts import ModelFacts, read_facts
 from edgellama.models.library import stored_models
+from edgellama.models.made import NO_PRESET, Preset
 from edgellama.models.names import split_parts
 from edgellama.models.well_known import ALIASES, find_hub_model
 from edgellama.quant.error_text import shown
@@ -31,6 +32,7 @@ class ServedModel:
 
     name: str
     path: Path
+    preset: Preset = NO_PRESET
 
     @cached_property
     def num_bytes(self) -> int:
@@ -71,13 +73,18 @@ class Catalogue:
         if not self._only_given:
             taken = {os.path.realpath(model.path) for model in found.values()}
             for stored in stored_models():
-                if stored.name in found or os.path.realpath(stored.path) in taken:
+                is_given = os.path.realpath(stored.path) in taken
+                if stored.name in found or (is_given and not stored.preset.base):
                     continue
                 try:
                     key = (stored.name, stored.path, stored.path.stat().st_mtime)
                 except OSError:
                     continue
-                found[stored.name] = self._known.setdefault(key, ServedModel(*key[:2]))
+                known = self._known.get(key)
+                if known is None or known.preset != stored.preset:
+                    known = ServedModel(stored.name, stored.path, stored.preset)
+                    self._known[key] = known
+                found[stored.name] = known
         return found
 
     def usable(self) -> list[ServedModel]:

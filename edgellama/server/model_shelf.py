@@ -117,6 +117,13 @@ class ModelShelf:
             if not entry.num_uses:
                 await self._unload(entry)
 
+    def outdate(self, name: str) -> None:
+        """Let go of a model whose file is another one now, once nobody uses it."""
+        entry = self.loaded.get(name)
+        if entry is not None:
+            entry.keep_alive_s = 0.0
+            self._let_go(entry)
+
     async def close(self) -> None:
         """Let go of all models; nobody may use one any more."""
         for entry in list(self.loaded.values()):

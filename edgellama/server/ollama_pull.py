@@ -6,26 +6,22 @@ client has left.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
-
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
-from edgellama.models import names
+from edgellama.models import names, pulling
 from edgellama.models.well_known import HUB_PREFIX, known_names, parse_hub_reference
 from edgellama.quant.error_text import shown
 from edgellama.server.catalogue import LATEST
-from edgellama.server.downloads import Download
-from edgellama.server.errors import RequestError, as_request_error, ollama_error
+from edgellama.server.errors import RequestError
 from edgellama.server.fields import take_own_fields
+from edgellama.server.jobs import Job
+from edgellama.server.ollama_jobs import follow
 from edgellama.server.routing import read_request, state_of
-from edgellama.server.wire import NDJSON_TYPE, json_response, ndjson, unless_left
 
-POLL_S = 0.25
 HUB_ADDRESSES = ("hf.co/", "huggingface.co/")
+LAST_WORDS = ("verifying sha256 digest", "writing manifest")
 
 
 class PullFields(msgspec.Struct):
@@ -46,16 +42,12 @@ async def pull(request: Request) -> Response:
         raise RequestError(400, "insecure is true; allowed: false", param="insecure")
     name = reference(fields.model or fields.name)
     state.check_running()
-    download = state.downloads.start(name)
-    if fields.stream:
-        return StreamingResponse(_lines(download), media_type=NDJSON_TYPE)
-    await unless_left(request, _whole(download))
-    return json_response({"status": "success"})
 
+    def fetch(job: Job) -> object:
+        return pulling.pull(name, progress=job.note, cancelled=lambda: job.is_cancelled)
 
-async def _whole(download: Download) -> None:
-    with download.waited_for():
-        await asyncio.shield(download.task)
+    job = state.jobs.start(f"pulling {name}", fetch)
+    return await follow(request, job, fields.stream, ["pulling manifest"], LAST_WORDS)
 
 
 def reference(text: str) -> str:
@@ -74,35 +66,3 @@ def reference(text: str) -> str:
     if name.startswith(HUB_PREFIX):
         parse_hub_reference(name)
     return name
-
-
-async def _lines(download: Download) -> AsyncIterator[bytes]:
-    with download.waited_for():
-        async for line in _progress(download):
-            yield line
-
-
-async def _progress(download: Download) -> AsyncIterator[bytes]:
-    yield ndjson({"status": "pulling manifest"})
-    told: Any = None
-    while True:
-        finished, _ = await asyncio.wait({download.task}, timeout=POLL_S)
-        now = (download.done, download.total)
-        if now != told and download.total:
-            told = now
-            yield ndjson(
-                {
-                    "status": f"pulling {download.name}",
-                    "digest": f"sha256:{download.name}",
-                    "total": download.total,
-                    "completed": min(now),
-                }
-            )
-        if finished:
-            break
-    error = download.task.exception()
-    if error is not None:
-        yield ndjson(ollama_error(as_request_error(error)))
-        return
-    for status in ("verifying sha256 digest", "writing manifest", "success"):
-        yield ndjson({"status": status})

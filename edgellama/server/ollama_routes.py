@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,8 @@ from edgellama.server.ollama_texts import (
 )
 from edgellama.server.openai_common import hold_limits
 from edgellama.server.page_files import index_response, wants_page
-from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.presets import preset_messages, preset_options
+from edgellama.server.routing import Routes, read_for_model, read_request, state_of
 from edgellama.server.streaming import respond
 from edgellama.server.text_openers import open_chat, open_prompt
 from edgellama.server.tool_fields import openai_tools
@@ -93,23 +95,26 @@ async def show(request: Request) -> Response:
 async def chat(request: Request) -> Response:
     """A reply to messages."""
     state = state_of(request)
-    body = await read_request(request)
+    body, preset = await read_for_model(request)
     fields, options = take_ollama_fields(body, ChatFields)
     if not fields.messages:
         return await _load_or_unload(state, fields, as_message)
+    options = preset_options(preset, options)
     options |= openai_tools(fields.tools, fields.tool_choice, None)
     hold_limits(options, state.settings.limits)
-    start = open_chat(ordered_messages(fields.messages), options)
+    messages = ordered_messages(preset_messages(preset, fields.messages))
+    start = open_chat(messages, options, template=preset.template)
     return await _answer(request, start, fields, as_message, lambda result: {})
 
 
 async def generate(request: Request) -> Response:
     """A reply to one message, or what follows a prompt or stands in a gap."""
     state = state_of(request)
-    body = await read_request(request)
+    body, preset = await read_for_model(request)
     fields, options = take_ollama_fields(body, GenerateFields)
     if not (fields.prompt or fields.suffix):
         return await _load_or_unload(state, fields, as_response)
+    options = preset_options(preset, options)
     hold_limits(options, state.settings.limits)
     prompt: list[int] = []
     if fields.suffix:
@@ -118,8 +123,12 @@ async def generate(request: Request) -> Response:
         start = open_prompt(fields.prompt, {**options, "parse_special": True})
     else:
         system = [{"role": "system", "content": fields.system}] if fields.system else []
-        messages = [*system, {"role": "user", "content": fields.prompt}]
-        start = open_chat(messages, options, context=fields.context, prompt=prompt)
+        asked = [*system, {"role": "user", "content": fields.prompt}]
+        # A text that goes on has heard the preset's messages.
+        messages = asked if fields.context else ordered_messages(preset_messages(preset, asked))
+        start = open_chat(
+            messages, options, template=preset.template, context=fields.context, prompt=prompt
+        )
 
     def more(result: Generation) -> dict[str, Any]:
         return {"context": [*prompt, *result.tokens]} if prompt else {}
@@ -178,7 +187,7 @@ def _details(model: ServedModel) -> dict[str, Any]:
     facts = model.facts
     family = facts.architecture or "llama"
     return {
-        "parent_model": "",
+        "parent_model": model.preset.base,
         "format": "gguf",
         "family": family,
         "families": [family],
@@ -208,17 +217,34 @@ def _shown(model: ServedModel) -> dict[str, Any]:
 
     with GGUFFile(model.path) as file:
         metadata = dict(file.metadata)
-    template = metadata.get("tokenizer.chat_template")
+    preset = model.preset
+    own = metadata.get("tokenizer.chat_template")
+    template = preset.template or (own if isinstance(own, str) else "")
+    parameters = _parameters(preset.parameters)
+    modelfile = [f"FROM {preset.base or model.name}"]
+    modelfile += [f'SYSTEM """{preset.system}"""'] if preset.system else []
+    modelfile += [f"PARAMETER {line}" for line in parameters]
     return {
-        "modelfile": f"FROM {model.name}\n",
-        "parameters": "",
-        "template": template if isinstance(template, str) else "",
-        "license": model.facts.license or "",
+        "modelfile": "\n".join(modelfile) + "\n",
+        "parameters": "\n".join(parameters),
+        "template": template,
+        **({"system": preset.system} if preset.system else {}),
+        **({"messages": list(preset.messages)} if preset.messages else {}),
+        "license": preset.license or model.facts.license or "",
         "details": _details(model),
         "model_info": _scalars(metadata),
         "capabilities": _capabilities(metadata),
         "modified_at": timestamp(model.modified),
     }
+
+
+def _parameters(given: Mapping[str, Any]) -> list[str]:
+    """Options of a preset, a line for each value."""
+    return [
+        f"{name:<30} {json.dumps(value, ensure_ascii=False)}"
+        for name, values in given.items()
+        for value in (values if isinstance(values, list) else [values])
+    ]
 
 
 def _scalars(metadata: Mapping[str, Any]) -> dict[str, Any]:

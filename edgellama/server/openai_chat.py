@@ -25,6 +25,7 @@ from edgellama.server.openai_common import (
     model_stream_end,
     usage,
 )
+from edgellama.server.presets import preset_messages, preset_options
 from edgellama.server.streaming import StreamWriter
 from edgellama.server.text_openers import open_chat
 from edgellama.server.tool_fields import (
@@ -38,6 +39,7 @@ from edgellama.server.wire import now, sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation, TokenLogprob
+    from edgellama.models.made import Preset
     from edgellama.server.settings import Limits
 
 
@@ -64,9 +66,10 @@ class ChatFields(msgspec.Struct):
 class ChatRequest:
     """A request for chat completions, checked."""
 
-    def __init__(self, body: Mapping[str, Any], limits: Limits) -> None:
+    def __init__(self, body: Mapping[str, Any], limits: Limits, preset: Preset) -> None:
         """RequestError for what cannot be obeyed."""
         fields, options = take_fields(body, ChatFields)
+        options = preset_options(preset, options)
         if fields.max_completion_tokens is not None:
             options["max_tokens"] = fields.max_completion_tokens
         options |= openai_format(fields.response_format, "response_format")
@@ -79,13 +82,14 @@ class ChatRequest:
         hold_limits(options, limits)
         check_num_texts(fields.n, limits)
         self.fields = fields
-        self.messages = ordered_messages(fields.messages)
+        self.messages = ordered_messages(preset_messages(preset, fields.messages))
         self.options = options
+        self.template = preset.template
 
     def wish(self) -> Wish:
         """What is to be made."""
         fields = self.fields
-        start = open_chat(self.messages, self.options)
+        start = open_chat(self.messages, self.options, template=self.template)
         return Wish(fields.model, start, fields.n, is_stream=fields.stream)
 
 

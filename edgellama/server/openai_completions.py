@@ -22,6 +22,7 @@ from edgellama.server.openai_common import (
     model_stream_end,
     usage,
 )
+from edgellama.server.presets import preset_options
 from edgellama.server.streaming import StreamWriter
 from edgellama.server.text_openers import open_prompt
 from edgellama.server.wire import now, sse
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from edgellama.generation.results import Generation, TokenLogprob
     from edgellama.generation.stream import Stream
     from edgellama.llama import Llama
+    from edgellama.models.made import Preset
     from edgellama.server.settings import Limits
 
 DEFAULT_MAX_TOKENS = 16
@@ -54,9 +56,10 @@ class CompletionFields(msgspec.Struct):
 class CompletionRequest:
     """A request for completions, checked. ``echoes`` are the prompts' texts, once they run."""
 
-    def __init__(self, body: Mapping[str, Any], limits: Limits) -> None:
+    def __init__(self, body: Mapping[str, Any], limits: Limits, preset: Preset) -> None:
         """RequestError for what cannot be obeyed."""
         fields, options = take_fields(body, CompletionFields)
+        options = preset_options(preset, options)
         options.setdefault("max_tokens", DEFAULT_MAX_TOKENS)
         if fields.logprobs is not None:
             options["logprobs"] = alternatives(fields.logprobs, "logprobs")

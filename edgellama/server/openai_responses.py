@@ -16,12 +16,14 @@ from edgellama.server.errors import RequestError
 from edgellama.server.fields import WITHOUT_INFLUENCE, take_fields
 from edgellama.server.log_probabilities import chat_logprobs, wanted_logprobs
 from edgellama.server.openai_common import hold_limits
+from edgellama.server.presets import preset_messages, preset_options
 from edgellama.server.text_openers import open_chat
 from edgellama.server.tool_fields import arguments_text, openai_calls, openai_tools
 from edgellama.server.wire import now
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation, TokenLogprob
+    from edgellama.models.made import Preset
     from edgellama.server.settings import Limits
     from edgellama.tools.tool import ToolCall
 
@@ -59,10 +61,11 @@ class ResponseFields(msgspec.Struct):
 class ResponseRequest:
     """A request for a response, checked; ``said`` are the messages before its own."""
 
-    def __init__(self, body: Mapping[str, Any], limits: Limits) -> None:
+    def __init__(self, body: Mapping[str, Any], limits: Limits, preset: Preset) -> None:
         """RequestError for what cannot be obeyed."""
         ignored = (WITHOUT_INFLUENCE | {"prompt_cache_options"}) - {"metadata", "store"}
         fields, options = take_fields(body, ResponseFields, ignored=ignored)
+        options = preset_options(preset, options)
         if fields.max_output_tokens is not None:
             options["max_tokens"] = fields.max_output_tokens
         options |= openai_format(fields.text.get("format"), "text.format")
@@ -71,12 +74,14 @@ class ResponseRequest:
         hold_limits(options, limits)
         self.fields = fields
         self.options = options
+        self.preset = preset
         self.own = input_messages(fields.input)
         self.said: Messages = []
 
     def wish(self) -> Wish:
         """What is to be made."""
-        start = open_chat(ordered_messages(self.prompt_messages), self.options)
+        messages = ordered_messages(preset_messages(self.preset, self.prompt_messages))
+        start = open_chat(messages, self.options, template=self.preset.template)
         return Wish(self.fields.model, start, is_stream=self.fields.stream)
 
     @property

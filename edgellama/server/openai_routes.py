@@ -14,7 +14,7 @@ from edgellama.server.openai_completions import (
     CompletionStream,
     completion,
 )
-from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.routing import Routes, read_for_model, state_of
 from edgellama.server.streaming import respond
 from edgellama.server.wire import json_response
 
@@ -51,8 +51,8 @@ def _entry(model: ServedModel) -> dict[str, Any]:
 async def chat_completions(request: Request) -> Response:
     """A reply, or several, to messages."""
     state = state_of(request)
-    limits = state.settings.limits
-    asked = ChatRequest(await read_request(request), limits)
+    body, preset = await read_for_model(request)
+    asked = ChatRequest(body, state.settings.limits, preset)
     name = state.catalogue.find(asked.fields.model).name
     answer = state.answer(asked.wish())
     fields = asked.fields
@@ -67,8 +67,8 @@ async def chat_completions(request: Request) -> Response:
 async def completions(request: Request) -> Response:
     """What follows prompts."""
     state = state_of(request)
-    limits = state.settings.limits
-    asked = CompletionRequest(await read_request(request), limits)
+    body, preset = await read_for_model(request)
+    asked = CompletionRequest(body, state.settings.limits, preset)
     name = state.catalogue.find(asked.fields.model).name
     answer = state.answer(asked.wish())
     return await respond(

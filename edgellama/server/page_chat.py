@@ -18,6 +18,7 @@ from edgellama.server.answers import Ended, Event, OpenText, Piece, Wish
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.openai_common import hold_limits
 from edgellama.server.page_conversations import Draft, StoredMessage
+from edgellama.server.presets import preset_messages, preset_options
 from edgellama.server.sqlite_file import SqliteFile
 from edgellama.server.streaming import StreamWriter
 from edgellama.server.text_openers import open_chat
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from edgellama.generation.results import Generation
     from edgellama.generation.stream import Stream
     from edgellama.llama import Llama
+    from edgellama.server.catalogue import ServedModel
     from edgellama.server.settings import Limits
 
 TITLE_CHARACTERS = 60
@@ -62,11 +64,14 @@ class Turn:
     said: Sequence[Mapping[str, Any]]
     goes_on: bool
 
-    def wish(self, model: str, options: dict[str, Any], limits: Limits) -> Wish:
+    def wish(self, model: ServedModel, given: Mapping[str, Any], limits: Limits) -> Wish:
         """What the model is to make."""
+        options = preset_options(model.preset, given)
         hold_limits(options, limits)
         open_text = open_chat if self.goes_on else open_reply
-        return Wish(model, open_text(self.said, options), is_stream=True)
+        said = preset_messages(model.preset, self.said)
+        start = open_text(said, options, template=model.preset.template)
+        return Wish(model.name, start, is_stream=True)
 
 
 def new_turn(
@@ -104,11 +109,13 @@ def new_turn(
     )
 
 
-def open_reply(messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any]) -> OpenText:
+def open_reply(
+    messages: Sequence[Mapping[str, Any]], options: Mapping[str, Any], *, template: str
+) -> OpenText:
     """What starts a reply; the oldest turns go out of its prompt where the context is full."""
 
     def start(llama: Llama, index: int, stack: ExitStack) -> Stream:
-        chat = stack.enter_context(llama.chat(messages=messages))
+        chat = stack.enter_context(llama.chat(messages=messages, template=template or None))
         return chat.regenerate(**options)
 
     return start

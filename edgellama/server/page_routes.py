@@ -82,7 +82,7 @@ async def chat(request: Request) -> Response:
     draft = state.drafts.get(turn.reply.id)
     if turn.goes_on and draft is not None and draft.is_open:
         raise RequestError(409, "this reply is being written", code="conflict")
-    answer = state.answer(turn.wish(model.name, dict(options), state.settings.limits))
+    answer = state.answer(turn.wish(model, options, state.settings.limits))
 
     def context_length() -> int | None:
         entry = state.shelf.loaded.get(model.name)

@@ -15,7 +15,8 @@ from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.fields import take_fields, take_own_fields
 from edgellama.server.openai_common import finish_reason, hold_limits
-from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.presets import preset_options
+from edgellama.server.routing import Routes, read_for_model, read_request, state_of
 from edgellama.server.streaming import StreamWriter, respond
 from edgellama.server.text_openers import open_prompt
 from edgellama.server.wire import json_response, sse
@@ -127,7 +128,9 @@ async def detokenize(request: Request) -> Response:
 async def infill(request: Request) -> Response:
     """What stands in a gap."""
     state = state_of(request)
-    fields, options = take_fields(await read_request(request), InfillFields)
+    body, preset = await read_for_model(request)
+    fields, options = take_fields(body, InfillFields)
+    options = preset_options(preset, options)
     if fields.n_predict is not None and fields.n_predict >= 0:
         options["max_tokens"] = fields.n_predict
     hold_limits(options, state.settings.limits)

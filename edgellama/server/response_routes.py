@@ -11,7 +11,7 @@ from edgellama.quant.error_text import shown
 from edgellama.server.errors import RequestError
 from edgellama.server.openai_responses import ResponseObject, ResponseRequest
 from edgellama.server.response_stream import ResponseStream
-from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.routing import Routes, read_for_model, state_of
 from edgellama.server.streaming import respond
 from edgellama.server.wire import json_response
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 async def create(request: Request) -> Response:
     """A response, kept unless that is not wanted."""
     state = state_of(request)
-    limits = state.settings.limits
-    asked = ResponseRequest(await read_request(request), limits)
+    body, preset = await read_for_model(request)
+    asked = ResponseRequest(body, state.settings.limits, preset)
     previous = asked.fields.previous_response_id
     if previous is not None:
         _, asked.said = await _found(request, previous, "previous_response_id")

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgellama.models.made import Preset
 from edgellama.server.state import ServerState
 from edgellama.server.wire import encode_json, read_json
 
@@ -23,6 +24,14 @@ def state_of(request: Request) -> ServerState:
     """The state of the server that a request came to."""
     state: ServerState = request.app.state.server
     return state
+
+
+async def read_for_model(request: Request) -> tuple[dict[str, Any], Preset]:
+    """The JSON object that a request sends, and the preset of the model that it names."""
+    body = await read_request(request)
+    name = body.get("model") or body.get("name")
+    is_named = isinstance(name, str)
+    return body, state_of(request).catalogue.find(name if is_named else None).preset
 
 
 async def read_request(request: Request) -> dict[str, Any]:

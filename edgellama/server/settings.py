@@ -80,8 +80,9 @@ class ServerSettings:
     ``models`` stay unless ``unloads_given``. ``cors`` are origins of web pages that may call,
     ``hosts`` names under which the server may be called beside its address. ``ping_s``: how
     often a silent stream says that it lives. ``drain_s``: how long answers may go on once the
-    server is told to end. ``with_page``: browsers get a page. ``store`` is the file of kept
-    responses, None the usual one; conversations of the page lie beside it.
+    server is told to end. ``with_page``: browsers get a page. ``allow_manage``: clients may make,
+    copy and delete models. ``store`` is the file of kept responses, None the usual one;
+    conversations of the page lie beside it.
     """
 
     host: str = "localhost"
@@ -101,6 +102,7 @@ class ServerSettings:
     drain_s: float = 30.0
     log_prompts: bool = False
     with_page: bool = True
+    allow_manage: bool = False
     store: Path | None = None
 
     def __post_init__(self) -> None:

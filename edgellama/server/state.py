@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 from edgellama.server.answers import Answer, Wish
 from edgellama.server.catalogue import Catalogue, ServedModel
-from edgellama.server.downloads import Downloads
 from edgellama.server.errors import too_busy
+from edgellama.server.jobs import Jobs
 from edgellama.server.metrics import Metrics
 from edgellama.server.model_shelf import ModelShelf
 from edgellama.server.page_conversations import NAME as CONVERSATIONS_NAME
@@ -42,7 +42,7 @@ class ServerState:
         self.responses = ResponseStore(store)
         self.conversations = conversation_file(store.with_name(CONVERSATIONS_NAME))
         self.drafts: dict[str, Draft] = {}
-        self.downloads = Downloads()
+        self.jobs = Jobs()
         self.is_ending = False
         self._threads = ThreadPoolExecutor(settings.limits.parallel, "edgellama-text")
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
@@ -74,8 +74,8 @@ class ServerState:
         ]
 
     def stop_all(self, reason: str) -> None:
-        """End all answers and downloads that still run, and tell their clients."""
-        self.downloads.cancel_all()
+        """End all answers, downloads and the like that still run, and tell their clients."""
+        self.jobs.cancel_all()
         for answer in list(self._answers):
             answer.stop(too_busy(reason, "shutting_down", 503))
 
@@ -83,7 +83,7 @@ class ServerState:
         """Let go of threads and models."""
         self.is_ending = True
         self.stop_all("the server has ended")
-        await self.downloads.close()
+        await self.jobs.close()
         await asyncio.to_thread(self._threads.shutdown)
         await self.shelf.close()
         await asyncio.to_thread(self.responses.close)

@@ -28,16 +28,18 @@ def open_chat(
     messages: Messages,
     options: Mapping[str, Any],
     *,
+    template: str = "",
     context: Sequence[int] = (),
     prompt: list[int] | None = None,
 ) -> OpenText:
     """What starts a reply to messages.
 
-    ``context``: tokens that were said before them. ``prompt`` is filled with the prompt's tokens.
+    ``template``: in place of the model's own. ``context``: tokens that were said before them.
+    ``prompt`` is filled with the prompt's tokens.
     """
 
     def start(llama: Llama, index: int, stack: ExitStack) -> Stream:
-        request = chat_request(llama, messages, _of_text(options, index))
+        request = chat_request(llama, messages, _of_text(options, index), template)
         if context:
             tokens = _without_bos(request.prompt, llama)
             request = replace(request, prompt=[*context, *tokens])
@@ -48,9 +50,11 @@ def open_chat(
     return start
 
 
-def chat_request(llama: Llama, messages: Messages, options: Mapping[str, Any]) -> Request:
+def chat_request(
+    llama: Llama, messages: Messages, options: Mapping[str, Any], template: str = ""
+) -> Request:
     """The request of a reply to messages; their prompt may be longer than the context."""
-    with llama.chat() as chat:
+    with llama.chat(template=template or None) as chat:
         chat_format = ChatFormat(llama.tokenizer, chat.template)
     is_begun = messages[-1]["role"] == "assistant"
     given = layered_options(llama.sampling_defaults or CHAT_SAMPLING, options)

@@ -39,7 +39,7 @@ def served() -> Iterator[Served]:
     """A server of the starter model with a key."""
     command = [sys.executable, "-m", "edgellama", "serve", "smollm2", "--port", "0"]
     process = subprocess.Popen(
-        [*command, "--api-key", KEY, "--context", "2048"],
+        [*command, "--api-key", KEY, "--context", "2048", "--allow-manage"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

@@ -31,6 +31,22 @@ def test_models(client: Any) -> None:
     assert client.ps().models[0].model == "smollm2:latest"
 
 
+def test_a_model_of_ones_own(client: Any) -> None:
+    """Made, used, copied, deleted; never pushed."""
+    assert client.create("clients-test", from_="smollm2", system="Be brief.").status == "success"
+    try:
+        shown = client.show("clients-test")
+        assert shown.system == "Be brief." if hasattr(shown, "system") else shown.modelfile
+        assert client.chat("clients-test", ASKED, options=GREEDY).message.content
+        client.copy("clients-test", "clients-copy")
+        client.delete("clients-copy")
+        with pytest.raises(ollama.ResponseError, match="pushes no models"):
+            client.push("clients-test")
+    finally:
+        client.delete("clients-test")
+    assert "clients-test:latest" not in [model.model for model in client.list().models]
+
+
 def test_chat(client: Any) -> None:
     """Whole and in pieces give the same text, with figures."""
     whole = client.chat("smollm2", ASKED, options=GREEDY, keep_alive="10m")

@@ -1,0 +1,25 @@
+"""What a model that was made of another adds to requests for it, as far as they do not say it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgellama.server.ollama_fields import text_options
+
+if TYPE_CHECKING:
+    from edgellama.models.made import Preset
+
+
+def preset_options(preset: Preset, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a text, over those of the preset."""
+    return {**text_options(preset.parameters), **options}
+
+
+def preset_messages(
+    preset: Preset, messages: Sequence[Mapping[str, Any]]
+) -> list[Mapping[str, Any]]:
+    """A chat behind the preset's messages; its own system message goes before the preset's."""
+    has_system = any(message.get("role") in ("system", "developer") for message in messages)
+    system = [{"role": "system", "content": preset.system}]
+    return [*(system if preset.system and not has_system else []), *preset.messages, *messages]
