@@ -9,8 +9,8 @@ from edgellama.kernels_cpu.machine.cpu import Tier
 
 CARD_MACHINES = ("cuda",)
 """Of the tiers that are cards, among those of ``machine.cpu``."""
-SM_75 = Tier("sm_75", 1, "sm_75", "+ptx63", machines=CARD_MACHINES)
-"""Cards since Turing; drivers since 418 take it."""
+SM_75 = Tier("sm_75", 1, "sm_75", "+ptx65", machines=CARD_MACHINES)
+"""Cards since Turing, with tensor cores for f16; drivers since 440 take it."""
 SM_80 = Tier("sm_80", 1, "sm_80", "+ptx70", machines=CARD_MACHINES)
 """Cards since Ampere, with tensor cores for bf16 and copies past registers; drivers since 450."""
 CARD_TIERS = (SM_80, SM_75)

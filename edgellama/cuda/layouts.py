@@ -97,6 +97,11 @@ def tile_tokens(group: int) -> int:
     return max(TILE_ROWS // group, 1)
 
 
+def row_parts(group: int) -> int:
+    """Blocks of a tile, more than one if a token has more rows; the grid's third dimension."""
+    return (group + TILE_ROWS - 1) // TILE_ROWS
+
+
 def count_tiles(num_tokens: int, group: int) -> int:
     """Tasks of a segment that tiles of query rows attend."""
     return (num_tokens + tile_tokens(group) - 1) // tile_tokens(group)

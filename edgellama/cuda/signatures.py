@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from edgellama.cuda.decode_layout import MAX_ROWS, queries_bytes, weights_bytes
 from edgellama.cuda.layouts import num_groups
+from edgellama.cuda.prefill_tiles import TILE_WARPS, TURING_WIDTHS, WIDTHS, TensorTile, width_of
 from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES, PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, CACHE_TYPES, Kernel
 
@@ -86,14 +87,37 @@ def _few_signatures() -> Table:
     return table
 
 
+TENSOR_TYPES = ("f16", "bf16", "q8_0", "q4_0")
+"""Types of the cache that tensor cores multiply, as halves where they are quantized."""
+
+
+def many_shared_bytes(pair: tuple[str, str], is_turing: bool, head_size: int) -> int:
+    """A tile of keys and values, and queries or results."""
+    return TensorTile(pair, width_of(head_size), is_turing).shared_bytes
+
+
+def _many_signatures() -> Table:
+    table = {}
+    for pair, width in product(product(TENSOR_TYPES, TENSOR_TYPES), WIDTHS):
+        for factory, is_turing in (("attend_many", False), ("attend_many_turing", True)):
+            if not is_turing or ("bf16" not in pair and width in TURING_WIDTHS):
+                table[Kernel(f"card_{factory}", (*pair, width))] = CardSignature(
+                    "prefill", factory, ATTEND, frozenset({"scale"}), TILE_WARPS,
+                    partial(many_shared_bytes, pair, is_turing),
+                )  # fmt: skip
+    return table
+
+
 CARD_SIGNATURES: Mapping[Kernel, CardSignature] = MappingProxyType(
-    _store_signatures() | _few_signatures()
+    _store_signatures() | _few_signatures() | _many_signatures()
 )
 """Every kernel of the card.
 
 ``card_store`` (types of keys and values) has a block for each row of the step and KV head: grid
 (rows, num_kv_heads). ``card_attend_few`` (types, rows of ``decode_layout.part_rows``) has one for
 each part of a token's keys: grid (sum of ``decode_tasks``, num_kv_heads, ``head_parts``).
+``card_attend_many`` (types, ``prefill_tiles.width_of`` a head's size) has one for each tile of
+query rows: grid (sum of ``count_tiles``, num_kv_heads, ``row_parts``).
 """
 CARD_KERNELS: Mapping[str, Kernel] = MappingProxyType(
     {kernel.name: kernel for kernel in CARD_SIGNATURES}

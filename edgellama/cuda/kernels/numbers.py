@@ -10,6 +10,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from edgellama.cuda.kernels.lanes import each, lanes_llvm
+from edgellama.cuda.kernels.memory import helper
 from edgellama.cuda.kernels.warp import call_nvvm
 from edgellama.kernels_cpu.simd.arithmetic import multiply_add
 from edgellama.kernels_cpu.simd.attention_vectors import POWER_SERIES, ROUNDING
@@ -64,7 +65,14 @@ def magnitude(typingctx, x):
 def powers_of_two(builder: Any, x: Any, tier: Any) -> Any:
     """2**x of f32 LLVM values up to 126."""
     if not isinstance(x.type, ir.VectorType):
-        return call_nvvm(builder, "llvm.nvvm.ex2.approx.f", F32, [x])
+        return call_nvvm(builder, "llvm.nvvm.ex2.approx.ftz.f", F32, [x])
+    name, kinds = f"powers_of_two_{x.type.count}", [x.type]
+    function = helper(builder, name, x.type, kinds, lambda b, x: _powers_by_series(b, x, tier))
+    return builder.call(function, [x])
+
+
+def _powers_by_series(builder: Any, x: Any, tier: Any) -> Any:
+    """The CPU form of it."""
     f32, i32 = x.type, ir.VectorType(I32, x.type.count)
     is_tiny = builder.fcmp_ordered("<", x, each(f32, LOWEST_POWER))
     clamped = builder.select(is_tiny, each(f32, LOWEST_POWER), x)
@@ -102,39 +110,41 @@ def exp2_of_one(typingctx, x):
 # Rounding to what the cache holds.
 
 
+def half_bits_of(builder: Any, value: Any, tier: Any) -> Any:
+    """f32 LLVM values as IEEE halves in the low 16 bits of i32, to nearest even."""
+    if value.type == F32:
+        return builder.zext(builder.bitcast(builder.fptrunc(value, F16), I16), I32)
+    return builder.zext(f32_to_half_bits(builder, value, tier), lanes_llvm("i32", value.type.count))
+
+
+def bfloat_bits_of(builder: Any, value: Any) -> Any:
+    """The same as bfloat16; NaN becomes quiet."""
+    words = I32 if value.type == F32 else lanes_llvm("i32", value.type.count)
+
+    def number(number: int) -> Any:
+        return each(words, number)
+
+    bits = builder.bitcast(value, words)
+    odd = builder.and_(builder.lshr(bits, number(16)), number(1))
+    rounded = builder.add(bits, builder.add(odd, number(0x7FFF)))
+    size = builder.and_(bits, number(0x7FFFFFFF))
+    is_nan = builder.icmp_unsigned(">", size, number(0x7F800000))
+    chosen = builder.select(is_nan, builder.or_(bits, number(0x00400000)), rounded)
+    return builder.lshr(chosen, number(16))
+
+
 @intrinsic
 def half_bits(typingctx, x):
     """f32 lanes as IEEE halves in the low 16 bits of i32, to nearest even."""
     lanes, tier = x.of("i32"), tier_of(typingctx)
-
-    def codegen(ctx, b, sig, args):
-        if x.width == 1:
-            bits = b.bitcast(b.fptrunc(args[0], F16), I16)
-        else:
-            bits = f32_to_half_bits(b, args[0], tier)
-        return b.zext(bits, lanes.llvm)
-
-    return lanes(x), codegen
+    return lanes(x), lambda ctx, b, sig, args: half_bits_of(b, args[0], tier)
 
 
 @intrinsic
 def bfloat_bits(typingctx, x):
     """f32 lanes as bfloat16 in the low 16 bits of i32, to nearest even; NaN becomes quiet."""
     lanes = x.of("i32")
-
-    def codegen(ctx, b, sig, args):
-        def number(value):
-            return each(lanes.llvm, value)
-
-        bits = b.bitcast(args[0], lanes.llvm)
-        odd = b.and_(b.lshr(bits, number(16)), number(1))
-        rounded = b.add(bits, b.add(odd, number(0x7FFF)))
-        size = b.and_(bits, number(0x7FFFFFFF))
-        is_nan = b.icmp_unsigned(">", size, number(0x7F800000))
-        chosen = b.select(is_nan, b.or_(bits, number(0x00400000)), rounded)
-        return b.lshr(chosen, number(16))
-
-    return lanes(x), codegen
+    return lanes(x), lambda ctx, b, sig, args: bfloat_bits_of(b, args[0])
 
 
 # Words of the cache as f32. Each function gives LLVM values for one i32 word a lane.

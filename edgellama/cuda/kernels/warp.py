@@ -20,7 +20,17 @@ from edgellama.cuda.kernels.lanes import (
     resized,
 )
 from edgellama.cuda.layouts import WARP
-from edgellama.kernels_cpu.simd.vectors import I8, I32, I64, load_at, pointer, shuffle, splat
+from edgellama.kernels_cpu.simd.vectors import (
+    F32,
+    I8,
+    I32,
+    I64,
+    call_llvm,
+    load_at,
+    pointer,
+    shuffle,
+    splat,
+)
 
 BLOCK_X, BLOCK_Y, BLOCK_Z, WARP_NUMBER = 0, 8, 16, 24
 """Words of the record of a warp in the CPU form: which block it belongs to, which of its warps
@@ -152,6 +162,9 @@ def number_of_lane(typingctx, x, lane):
 
 
 def larger_of(builder: Any, x: Any, y: Any) -> Any:
+    """The larger f32 in each lane, which the card has an instruction for."""
+    if x.type == F32:
+        return call_llvm(builder, "llvm.maxnum.f32", F32, [x, y])
     return builder.select(builder.fcmp_ordered(">", x, y), x, y)
 
 

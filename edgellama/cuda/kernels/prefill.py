@@ -1,0 +1,207 @@
+"""Attention of many tokens: 64 query rows over tiles of keys, on tensor cores, sums in f32.
+
+A block is four warps of 16 rows. Keys and values of a tile come into shared memory once for all of
+them: values while scores are computed, the next tile's keys while values are gathered. Softmax is
+online, in powers of two. Only tiles that a row of the block sees are visited.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgellama.cuda.kernels.memory import read_global_i64
+from edgellama.cuda.kernels.segments import find_segment
+from edgellama.cuda.kernels.tensor_attention import (
+    gather,
+    hide,
+    inverse_sums,
+    queries_from_shared,
+    results_to_shared,
+    score,
+    shrink,
+    weigh,
+    write_pairs,
+)
+from edgellama.cuda.kernels.tile_copies import copies
+from edgellama.cuda.kernels.tile_rows import (
+    TENSOR_ROWS,
+    cleared,
+    queries_to_shared,
+    row_tokens,
+    shifted,
+)
+from edgellama.cuda.kernels.warp import (
+    block_barrier,
+    block_x,
+    block_y,
+    block_z,
+    shared_memory,
+    warp_barrier,
+    warp_number,
+)
+from edgellama.cuda.layouts import (
+    CHUNK_BYTES,
+    FIRST_ROW,
+    FIRST_TASK,
+    NUM_DECODE_SEGMENTS,
+    NUM_SEGMENTS,
+    NUM_TOKENS,
+    PAGES,
+    POSITION,
+    TILE_ROWS,
+    WARP,
+    num_chunks,
+    num_groups,
+    scales_at,
+    tile_tokens,
+)
+from edgellama.cuda.prefill_tiles import OUTPUT_ROWS, WARP_ROWS, TensorTile
+from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES, PAGE_POSITIONS, first_seen
+from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
+from edgellama.kernels_cpu.simd.device import device
+
+LOWEST = np.float32(-1e30)
+"""The largest score before any key was seen: finite, so that differences to it are numbers."""
+FAR = 1 << 29
+"""More keys than a lane's i32 needs to tell from no window."""
+
+
+def attend_many(key_kind: str, value_kind: str, width: int) -> Any:
+    """softmax(q k^T scale) v over all keys up to each token, for cards since Ampere."""
+    return _attention(TensorTile((key_kind, value_kind), width))
+
+
+def attend_many_turing(key_kind: str, value_kind: str, width: int) -> Any:
+    """The same where tiles come through registers, as Turing's cards need it."""
+    return _attention(TensorTile((key_kind, value_kind), width, is_turing=True))
+
+
+def places(kind: str, *, is_keys: bool) -> Any:
+    """Device function ``(head, head_size, position)`` of where a tile of a head lies in its page.
+
+    It gives the places of the first chunk and the first scale, the bytes from one position to the
+    next, and how many chunks each has.
+    """
+    bits, scale_elements = CACHE_NUMBER_BITS[kind], CACHE_SCALE_ELEMENTS.get(kind, 0)
+
+    @device
+    def of_keys(head, head_size, position):
+        place, chunks = position % PAGE_POSITIONS, num_chunks(head_size, bits)
+        scales = head + scales_at(head_size, bits) + place * CACHE_SCALE_BYTES
+        return head + place * CHUNK_BYTES, scales, CHUNK_BYTES, chunks
+
+    @device
+    def of_values(head, head_size, position):
+        place, chunks = position % PAGE_POSITIONS, num_chunks(head_size, bits)
+        groups = num_groups(head_size, scale_elements)
+        scales = head + scales_at(head_size, bits) + place * groups * CACHE_SCALE_BYTES
+        return head + place * chunks * CHUNK_BYTES, scales, chunks * CHUNK_BYTES, chunks
+
+    return of_keys if is_keys else of_values
+
+
+def _attention(tile: TensorTile) -> Any:
+    (key_kind, value_kind), num_keys = tile.kinds, tile.num_keys
+    values_at, queries_at, output_stride = tile.values_at, tile.queries_at, tile.output_stride
+    keys_of, values_of = places(key_kind, is_keys=True), places(value_kind, is_keys=False)
+    fetch_keys, settle_keys = copies(key_kind, tile, is_keys=True)
+    fetch_values, settle_values = copies(value_kind, tile, is_keys=False)
+    store_queries, load_queries = queries_to_shared(tile), queries_from_shared(tile)
+    score_keys, hide_keys, weigh_scores = score(tile), hide(tile), weigh(tile)
+    gather_values, (store_first, store_others) = gather(tile), results_to_shared(tile)
+    tokens_of = row_tokens(tile.warp_rows, TENSOR_ROWS)
+    two, outputs = cleared(2), cleared(tile.width // 2)
+
+    @device
+    def write_rows(y, y_stride, head_size, group, first_row, num_rows, shared):
+        """Up to eight rows of a warp's results from its part of shared memory to their places."""
+        warp_barrier()
+        token, head = first_row // group, first_row % group
+        for row in range(min(num_rows, OUTPUT_ROWS)):
+            target = y + token * y_stride + head * head_size * 4
+            for pair in range(0, head_size // 2, WARP):
+                write_pairs(shared + row * output_stride + pair * 8, target + pair * 8,
+                            head_size // 2 - pair)  # fmt: skip
+            head += 1
+            if head == group:
+                token, head = token + 1, 0
+        warp_barrier()
+
+    def kernel(
+        q, q_stride, y, y_stride, head_size, num_heads, num_kv_heads, key_offset, value_offset,
+        key_head_bytes, value_head_bytes, segments, window, scale, warp,
+    ):  # fmt: skip
+        group, kv_head = num_heads // num_kv_heads, block_y(warp)
+        segment, token, num_tokens = tile_of(segments, group, block_x(warp))
+        position = read_global_i64(segment + POSITION) + token
+        first_row = block_z(warp) * TILE_ROWS
+        num_rows = min(num_tokens * group - first_row, TILE_ROWS)
+        row = read_global_i64(segment + FIRST_ROW) + token
+        head_at = kv_head * group * head_size * 4
+        key_head = key_offset + kv_head * key_head_bytes
+        value_head = value_offset + kv_head * value_head_bytes
+        shared, own = shared_memory(warp), warp_number(warp)
+
+        last = position + num_tokens
+        first = first_seen(position, window) // num_keys * num_keys
+        pages = read_global_i64(segment + PAGES)
+        page = page_in(pages, first)
+        at, scales, row_bytes, chunks = keys_of(page + key_head, head_size, first)
+        keys = fetch_keys(at, scales, row_bytes, chunks, last - first, shared, own)
+        store_queries(q + row * q_stride + head_at, q_stride, head_size, group, first_row,
+                      num_rows, shared + queries_at, own)  # fmt: skip
+        warp_barrier()
+        queries = load_queries(shared + queries_at, own)
+        tokens = tokens_of(group, first_row, num_rows, own)
+        seen = min(window, FAR)
+        largest, sums = two(LOWEST), two(np.float32(0.0))
+        results = outputs(np.float32(0.0))
+        for key in range(first, last, num_keys):
+            settle_keys(keys, at, scales, row_bytes, chunks, last - key, shared, own)
+            block_barrier(warp)
+            at, scales, row_bytes, chunks = values_of(page + value_head, head_size, key)
+            values = fetch_values(at, scales, row_bytes, chunks, last - key, shared + values_at,
+                                  own)  # fmt: skip
+            page = page_in(pages, min(key + num_keys, last - 1))
+            scores = score_keys(queries, shared, own)
+            if key + num_keys > position + 1 or key < last - seen:
+                ends = shifted(tokens, position - key)
+                scores = hide_keys(scores, shifted(ends, 1 - seen), ends)
+            settle_values(values, at, scales, row_bytes, chunks, last - key, shared + values_at,
+                          own)  # fmt: skip
+            block_barrier(warp)
+            at, scales, row_bytes, chunks = keys_of(page + key_head, head_size, key + num_keys)
+            if key + num_keys < last:
+                keys = fetch_keys(at, scales, row_bytes, chunks, last - key - num_keys, shared,
+                                  own)  # fmt: skip
+            weights, largest, sums, factors = weigh_scores(scores, largest, sums, scale)
+            results = gather_values(shrink(results, factors), weights, shared + values_at)
+        block_barrier(warp)
+        results = shrink(results, inverse_sums(sums))
+        shared += own * OUTPUT_ROWS * output_stride
+        own_row, others = own * WARP_ROWS, own * WARP_ROWS + OUTPUT_ROWS
+        y += row * y_stride + head_at
+        store_first(results, shared)
+        write_rows(y, y_stride, head_size, group, first_row + own_row, num_rows - own_row, shared)
+        store_others(results, shared)
+        write_rows(y, y_stride, head_size, group, first_row + others, num_rows - others, shared)
+
+    return kernel
+
+
+@device
+def page_in(pages, position):
+    """The address of the page that holds a position, of a table of pages."""
+    return read_global_i64(pages + position // PAGE_POSITIONS * 8)
+
+
+@device
+def tile_of(segments, group, task):
+    """The segment that a block attends, its first token there, and how many it has."""
+    first = read_global_i64(segments + NUM_DECODE_SEGMENTS)
+    last = read_global_i64(segments + NUM_SEGMENTS)
+    segment = find_segment(segments, first, last, FIRST_TASK, task)
+    token = (task - read_global_i64(segment + FIRST_TASK)) * tile_tokens(group)
+    return segment, token, min(tile_tokens(group), read_global_i64(segment + NUM_TOKENS) - token)

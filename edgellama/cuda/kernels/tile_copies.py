@@ -1,0 +1,233 @@
+"""How tiles of keys and values come from pages into shared memory, as the tile has them.
+
+``fetch`` asks for them, ``settle`` waits until the thread's own part is there and expands what is
+quantized. In between goes what is under way: for 16-bit types nothing where the card can copy past
+the registers, else the words as they lie in the page, and scales. Where registers are too few,
+``settle`` does it all. Both take the same numbers:
+
+``numbers`` and ``scales`` are where the tile's first chunk and scale lie; of a position there are
+``num_chunks`` chunks, ``row_bytes`` from one to the next; of the tile's positions the first
+``num_keys`` have been stored. ``shared`` is where they go.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from edgellama.cuda.kernels.expansion import as_floats, as_pairs
+from edgellama.cuda.kernels.lanes import each, lanes_of, spread
+from edgellama.cuda.kernels.memory import GLOBAL, helper, load_lanes, load_words
+from edgellama.cuda.kernels.row_registers import registers, values_in
+from edgellama.cuda.kernels.tile_moves import Copy
+from edgellama.cuda.kernels.tile_registers import (
+    global_in,
+    shared_in,
+    store_words_in,
+    thread_in,
+)
+from edgellama.cuda.layouts import CHUNK_BYTES, WARP
+from edgellama.cuda.prefill_tiles import PlainTile, TensorTile
+from edgellama.kernels_cpu.simd.vectors import I32, tier_of
+
+
+def copies(kind: str, tile: TensorTile | PlainTile, *, is_keys: bool) -> tuple[Any, Any]:
+    """``fetch`` and ``settle`` of the keys or values of a tile."""
+    copy = Copy(kind, is_keys, tile)
+    return _fetch(copy), _settle(copy)
+
+
+NUM_ARGUMENTS = 7
+
+
+def _fetch(copy: Copy) -> Any:
+    @intrinsic
+    def fetch(typingctx, numbers, scales, row_bytes, num_chunks, num_keys, shared, warp):
+        """Ask for a tile; what is under way."""
+        lanes, tier = lanes_of(typingctx, "i32"), tier_of(typingctx)
+        result = registers(lanes, max(copy.words, 1))
+
+        def codegen(ctx, b, sig, args):
+            moves = _Moves(b, copy, args, lanes.width, tier)
+            words = []
+            if copy.is_asynchronous:
+                moves.copy()
+            elif copy.words:
+                words = [word for move in range(copy.moves) for word in moves.load(move)]
+            return ctx.make_tuple(b, result, words or [each(lanes.llvm, 0)])
+
+        return result(*[types.int64] * NUM_ARGUMENTS), codegen
+
+    return fetch
+
+
+def _settle(copy: Copy) -> Any:
+    @intrinsic
+    def settle(
+        typingctx, under_way, numbers, scales, row_bytes, num_chunks, num_keys, shared, warp
+    ):
+        """Put all into its place; other threads see it behind a barrier."""
+        lanes, tier = lanes_of(typingctx, "i32"), tier_of(typingctx)
+
+        def codegen(ctx, b, sig, args):
+            if copy.is_asynchronous:
+                if lanes.width == 1:
+                    _wait_for_copies(b)
+                return ctx.get_dummy_value()
+            moves = _Moves(b, copy, args[1:], lanes.width, tier)
+            found = values_in(b, args[0])
+            words_each = 4 + copy.has_scales
+            if not copy.words:
+                found = [word for move in range(copy.moves) for word in moves.load(move)]
+            for move in range(copy.moves):
+                moves.store(move, found[move * words_each : (move + 1) * words_each])
+            return ctx.get_dummy_value()
+
+        return types.void(under_way, *[types.int64] * NUM_ARGUMENTS), codegen
+
+    return settle
+
+
+class _Moves:
+    """LLVM code of all moves of a thread."""
+
+    def __init__(self, builder: Any, copy: Copy, args: Any, width: int, tier: Any) -> None:
+        self._builder, self._copy, self._width, self._tier = builder, copy, width, tier
+        self._numbers, self._scales, self._row_bytes, chunks, keys, shared, warp = args
+        self._chunk, self._position = copy.first(builder, thread_in(builder, warp, width))
+        self._chunks, self._keys = (self._spread(value) for value in (chunks, keys))
+        target = copy.target(builder, self._chunk, self._position)
+        self._target = shared_in(builder, shared, target, width)
+        self._sources = self._all_sources()
+
+    def _spread(self, value: Any) -> Any:
+        """An int64 as i32 in every lane."""
+        return spread(self._builder, self._builder.trunc(value, I32), self._width)
+
+    def _all_sources(self) -> list[Any]:
+        """Addresses, each from the one before: the card has no registers to keep all."""
+        b, copy = self._builder, self._copy
+        offset = copy.source(b, self._chunk, self._position, self._spread(self._row_bytes))
+        step = spread(b, copy.source_step(b, self._row_bytes), self._width)
+        sources = [global_in(b, self._numbers, offset, self._width)]
+        while len(sources) < copy.moves:
+            sources.append(b.add(sources[-1], step))
+        return sources
+
+    def copy(self) -> None:
+        """Begin to copy past the registers."""
+        for move in range(self._copy.moves):
+            is_there, is_real = self._is_there(move), self._is_real(move)
+            _copy_16_bytes(self._builder, self._at(move, 0), self._sources[move], is_there, is_real)
+
+    def load(self, move: int) -> list[Any]:
+        """Four words, and the bits of their scale if they have one."""
+        b, copy = self._builder, self._copy
+        is_there = _both(b, self._is_there(move), self._is_real(move))
+        words = _load_16_bytes(b, self._sources[move], self._numbers, is_there, self._width)
+        if copy.has_scales:
+            offsets = copy.scale_source(b, self._chunk, self._position, move)
+            words.append(_load_scale(b, self._scales, offsets, is_there, self._width))
+        return words
+
+    def store(self, move: int, raw: list[Any]) -> None:
+        """What ``load`` gave, expanded, into shared memory."""
+        b, is_real = self._builder, self._is_real(move)
+        is_plain = isinstance(self._copy.tile, PlainTile)
+        expanded = (as_floats if is_plain else as_pairs)(b, self._copy.kind, raw, self._tier)
+        for part, words in enumerate(expanded):
+            store_words_in(b, self._at(move, part), words, self._width, is_real)
+
+    def _at(self, move: int, part: int) -> Any:
+        offset = each(self._target.type, self._copy.target_offset(move, part))
+        return self._builder.add(self._target, offset)
+
+    def _is_real(self, move: int) -> Any:
+        return self._copy.is_real(self._builder, self._chunk, move)
+
+    def _is_there(self, move: int) -> Any:
+        """Threads whose chunk holds numbers; what else lies there may be no number.
+
+        Keys behind the last do not matter, since nobody sees their scores.
+        """
+        b, copy, chunk = self._builder, self._copy, self._chunk
+        behind = each(chunk.type, move * copy.step)
+        if copy.is_keys:
+            is_there, chunk = None, b.add(chunk, behind)
+        else:
+            is_there = b.icmp_signed("<", b.add(self._position, behind), self._keys)
+        if copy.has_scales:
+            return is_there
+        return _both(b, is_there, b.icmp_signed("<", chunk, self._chunks))
+
+
+def _both(builder: Any, first: Any, second: Any) -> Any:
+    """Two masks of which each may be None, for all."""
+    if first is None or second is None:
+        return first or second
+    return builder.and_(first, second)
+
+
+def _copy_16_bytes(builder: Any, target: Any, source: Any, is_there: Any, is_real: Any) -> None:
+    """Begin to copy, or to write zeros."""
+    if isinstance(source.type, ir.VectorType):
+        _copy_in_helper(builder, target, source, is_there, is_real)
+        return
+    num_bytes = builder.select(is_there, I32(CHUNK_BYTES), I32(0))
+    copying = ir.InlineAsm(
+        ir.FunctionType(ir.VoidType(), [target.type, source.type, I32]),
+        "cp.async.cg.shared.global [$0], [$1], 16, $2;",
+        "r,l,r,~{memory}",
+        side_effect=True,
+    )
+    if is_real is None:
+        builder.call(copying, [target, source, num_bytes])
+    else:
+        with builder.if_then(is_real):
+            builder.call(copying, [target, source, num_bytes])
+
+
+def _copy_in_helper(builder: Any, target: Any, source: Any, is_there: Any, is_real: Any) -> None:
+    """The CPU form copies at once."""
+    chunk = ir.VectorType(I32, CHUNK_BYTES // 4)
+
+    def build(b: Any, target: Any, source: Any, is_there: Any, is_real: Any) -> None:
+        for lane in map(I32, range(WARP)):
+            at = b.inttoptr(b.extract_element(target, lane), chunk.as_pointer())
+            with b.if_then(b.extract_element(is_real, lane)):
+                b.store(each(chunk, 0), at, align=CHUNK_BYTES)
+                with b.if_then(b.extract_element(is_there, lane)):
+                    found = b.inttoptr(b.extract_element(source, lane), chunk.as_pointer())
+                    b.store(b.load(found, align=CHUNK_BYTES), at, align=CHUNK_BYTES)
+
+    everyone = each(is_there.type, 1)
+    operands = [target, source, is_there, is_real or everyone]
+    kinds = [operand.type for operand in operands]
+    builder.call(helper(builder, "copy_16_bytes", ir.VoidType(), kinds, build), operands)
+
+
+def _load_16_bytes(builder: Any, at: Any, base: Any, is_there: Any, width: int) -> list[Any]:
+    """Four words, zeros where there is nothing."""
+    if is_there is None:
+        return load_words(builder, at, 4, GLOBAL, width)
+    inside = builder.select(is_there, at, spread(builder, base, width))
+    words = load_words(builder, inside, 4, GLOBAL, width)
+    return [builder.select(is_there, word, each(word.type, 0)) for word in words]
+
+
+def _load_scale(builder: Any, base: Any, offsets: Any, is_there: Any, width: int) -> Any:
+    """The bits of a scale, zero where there is nothing: then the numbers do not matter."""
+    if is_there is not None:
+        offsets = builder.select(is_there, offsets, each(offsets.type, 0))
+    at = global_in(builder, base, offsets, width)
+    bits = builder.zext(load_lanes(builder, at, "i16", GLOBAL, width), offsets.type)
+    return bits if is_there is None else builder.select(is_there, bits, each(bits.type, 0))
+
+
+def _wait_for_copies(builder: Any) -> None:
+    kind = ir.FunctionType(ir.VoidType(), [])
+    waiting = ir.InlineAsm(kind, "cp.async.wait_all;", "~{memory}", side_effect=True)
+    builder.call(waiting, [])

@@ -1,0 +1,165 @@
+"""The kernels that attend many tokens over the card's pages, in their CPU form."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import pytest
+from card_harness import Array, CardCache, Part
+from warp_harness import warp_runner
+
+from edgellama.cuda.layouts import count_tiles, row_parts
+from edgellama.cuda.page_numbers import card_numbers
+from edgellama.cuda.prefill_tiles import WIDTHS, TensorTile, width_of
+from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES, TENSOR_TYPES
+from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS
+
+LOG2_E = 1.4426950408889634
+LOSSES = {"f32": 2e-6, "f16": 2e-3, "bf16": 1.6e-2, "q8_0": 2e-3, "q4_0": 2e-3}
+"""What weights and values lose as the numbers that are multiplied, where results are around 1."""
+SM_86_SHARED_BYTES = 99 * 1024
+"""Of a block at most, on the card since Ampere that has least."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A kernel, and what it attends over: tokens of sequences behind others that are stored."""
+
+    family: str
+    kinds: tuple[str, str]
+    head_size: int
+    kv_heads: int
+    group: int
+    parts: tuple[Part, ...]
+    window: int = ALL_KEYS
+
+    def check(self) -> None:
+        """Compare with the formula over what is stored; everything else in pages is garbage."""
+        lengths = [part.position + part.num_tokens for part in self.parts]
+        cache = CardCache(
+            warp_runner(), self.kinds, self.head_size, self.kv_heads, self.group, len(lengths),
+            max(lengths), self.window,
+        )  # fmt: skip
+        rng = np.random.default_rng(self.head_size)
+        for number, length in enumerate(lengths):
+            fill(cache, number, length, rng)
+        rows = sum(part.num_tokens for part in self.parts)
+        q = rng.normal(size=(rows, cache.heads, self.head_size)).astype(np.float32) * 2
+        expected = cache.naive(self.parts, q)
+        found = attend(cache, self.kernel, self.parts, q)
+        loss = max(LOSSES[kind] for kind in self.kinds)
+        np.testing.assert_allclose(found, expected, atol=loss, rtol=0)
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name."""
+        return "_".join((self.family, *self.kinds, str(width_of(self.head_size))))
+
+
+def fill(cache: CardCache, sequence: int, length: int, rng: np.random.Generator) -> None:
+    """Random numbers at the first positions of a sequence; those behind are NaN."""
+    for number in range(-(-length // PAGE_POSITIONS)):
+        used = length - number * PAGE_POSITIONS
+        parts = card_numbers(cache.page(sequence, number), cache.layout)
+        for kind, part in zip(cache.kinds, parts, strict=True):
+            shape = part.numbers().shape
+            numbers = random_numbers(kind, shape, rng)
+            scales = part.scales()
+            if scales is None:
+                numbers[:, :, used:] = np.iinfo(numbers.dtype).max
+            else:
+                new = rng.uniform(0.5, 1.5, scales.shape) / RANGES[kind]
+                bits = new.astype(np.float16).view("u2")
+                bits[:, :, used:] = 0xFFFF
+                part.write_scales(bits)
+            part.write_numbers(numbers)
+
+
+RANGES = {"q8_0": 128, "q4_0": 8}
+"""What the numbers of quantized types are divided by, to be within 1.5."""
+
+
+def random_numbers(kind: str, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Bits of numbers of a type."""
+    if kind in RANGES:
+        return rng.integers(0, 16 if kind == "q4_0" else 256, shape).astype(np.uint8)
+    values = rng.normal(size=shape).astype(np.float32)
+    if kind == "f16":
+        return values.astype(np.float16).view("u2")
+    return values.view("u4") if kind == "f32" else (values.view("u4") >> 16).astype("u2")
+
+
+def attend(cache: CardCache, name: str, parts: Sequence[Part], q: Array) -> Array:
+    """Results of all rows, (tokens, heads, size)."""
+    group = cache.heads // cache.kv_heads
+    tiles = [0, *(count_tiles(part.num_tokens, group) for part in parts)]
+    first_tasks = np.cumsum(tiles).tolist()
+    table = cache.segments(parts, first_tasks)
+    y = np.full(q.shape, np.nan, np.float32)
+    cache.runner.call(
+        name, (first_tasks[-1], cache.kv_heads, row_parts(group)),
+        CARD_SIGNATURES[CARD_KERNELS[name]].shared_bytes(cache.head_size), q=q,
+        q_stride=q.strides[0], y=y, y_stride=y.strides[0], segments=table, window=cache.window,
+        scale=LOG2_E / math.sqrt(cache.head_size), **cache.layer(),
+    )  # fmt: skip
+    return y
+
+
+MANY, TURING, PLAIN = "card_attend_many", "card_attend_many_turing", "card_attend_many_plain"
+RAGGED = (Part(0, 200, 100), Part(1, 0, 77), Part(2, 100, 40))
+LATE, LONG = (Part(0, 150, 50),), (Part(0, 10, 140),)
+SHAPES = (
+    Shape(MANY, ("f16", "f16"), 64, 2, 3, RAGGED),
+    Shape(MANY, ("q8_0", "bf16"), 100, 1, 4, LONG, window=33),
+    Shape(MANY, ("q4_0", "q8_0"), 80, 1, 8, LATE, window=100),
+    Shape(TURING, ("f16", "q4_0"), 96, 1, 1, LATE),
+)
+"""Together they have each type as keys or values, and both ways to shared memory."""
+MORE_SHAPES = (
+    Shape(MANY, ("bf16", "bf16"), 80, 1, 4, LONG),
+    Shape(MANY, ("f16", "f16"), 128, 1, 4, RAGGED),
+    Shape(MANY, ("f16", "bf16"), 96, 2, 1, LONG, window=1),
+    Shape(MANY, ("q8_0", "q8_0"), 256, 1, 1, LONG),
+    Shape(MANY, ("q4_0", "q4_0"), 144, 1, 3, LATE),
+    Shape(MANY, ("bf16", "q4_0"), 36, 3, 1, LONG),
+    Shape(MANY, ("f16", "f16"), 6, 1, 71, (Part(0, 30, 9),)),
+    Shape(TURING, ("q8_0", "q8_0"), 128, 2, 3, RAGGED, window=70),
+)
+
+
+def shape_name(shape: Shape) -> str:
+    """How pytest shows it."""
+    kernel = shape.family.removeprefix("card_")
+    return f"{kernel}-{shape.kinds[0]}-{shape.kinds[1]}-{shape.head_size}-{shape.group}"
+
+
+@pytest.fixture(scope="module")
+def kernels() -> None:
+    """Kernels that all tests need, compiled together."""
+    warp_runner().preload({shape.kernel for shape in SHAPES})
+
+
+@pytest.mark.usefixtures("kernels")
+@pytest.mark.parametrize("shape", SHAPES, ids=shape_name)
+def test_rows_are_what_the_formula_gives(shape: Shape) -> None:
+    """Ragged segments, windows, mixed types: softmax(q k) v of the keys that each row sees."""
+    shape.check()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", MORE_SHAPES, ids=shape_name)
+def test_more_shapes(shape: Shape) -> None:
+    """The same for other types, sizes and groups."""
+    shape.check()
+
+
+def test_blocks_fit_the_card() -> None:
+    """Shared memory of a block is what cards have; two blocks fit up to heads of 128."""
+    for pair, width in product(product(TENSOR_TYPES, TENSOR_TYPES), WIDTHS):
+        tile = TensorTile(pair, width)
+        assert tile.shared_bytes <= SM_86_SHARED_BYTES // (1 if width > 128 else 2)
+        assert tile.values_at % 16 == tile.value_stride % 16 == tile.query_stride % 16 == 0
