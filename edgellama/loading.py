@@ -12,6 +12,7 @@ from collections.abc import Callable
 from numbers import Real
 from pathlib import Path
 
+from edgellama.engine.card.choice import AttentionChoice
 from edgellama.engine.context_memory import fitting_context_length
 from edgellama.engine.engine import Engine
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
@@ -55,6 +56,7 @@ def load_model(
     cache_limit: int | None,
     exact: bool,
     rope_scaling: str | None,
+    attention: AttentionChoice,
     low_priority: bool,
     progress: Progress | None,
     compile_usual: bool,
@@ -77,6 +79,7 @@ def load_model(
             cache_limit=_default_cache_limit() if cache_limit is None else cache_limit,
             exact=exact,
             rope_scaling=rope_scaling,
+            attention=attention,
             progress=progress,
             companions=usual_kernels() if compile_usual else (),
         )

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
+from edgellama.engine.card.choice import AttentionChoice, AttentionMode
 from edgellama.engine.idle_watch import IdleWatch, check_idle_seconds
 from edgellama.engine.kv_types import KVTypeChoice
 from edgellama.generation.session import Session
@@ -51,6 +52,9 @@ class OpenModel:
         cache_limit: int | None = None,
         exact: bool = False,
         rope_scaling: str | None = None,
+        attention: AttentionMode = "auto",
+        gpu: int | None = None,
+        gpu_memory: int | None = None,
         speculation: SpeculationMode = "auto",
         draft: str | os.PathLike[str] | OpenModel | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -82,6 +86,11 @@ class OpenModel:
                 trained for: "yarn:4", "dynamic:2" or "linear:4", each with how many times as far,
                 or "none". None (the default) is as the file says, which is right for models that
                 were made for long contexts.
+            attention: Where attention is computed, and keys and values lie: "cpu", "cuda" (on an
+                NVIDIA card), or "auto" (the default): on a card from the length on from which
+                that is faster on this machine, on the CPU without one. Weights stay here.
+            gpu: Which card, counted from 0; None (the default) is the first that can be used.
+            gpu_memory: Bytes of the card's memory that may be used; None (the default) is all.
             speculation: Guess tokens ahead out of the text itself and check several in a step,
                 which is faster where a text repeats something and never changes what it says.
                 "auto" (the default) does so unless hooks would see the guesses; True always,
@@ -105,6 +114,7 @@ class OpenModel:
             TokenizerError: The file's vocabulary is broken.
             InvalidOptionError: An argument outside its range.
             ConversionError: ``quantize`` failed.
+            CudaError: ``attention`` is "cuda", and there is no card that can be used.
             KernelError: Kernels cannot be compiled or loaded, or the shipped ones do not fit.
 
         Example:
@@ -126,6 +136,7 @@ class OpenModel:
             cache_limit=cache_limit,
             exact=exact,
             rope_scaling=rope_scaling,
+            attention=AttentionChoice(attention, gpu, gpu_memory),
             low_priority=low_priority,
             progress=progress,
             compile_usual=compile_usual,

@@ -179,7 +179,7 @@ def _signatures() -> Table:
             "attention.rope", "rope", (*turned, "num_pairs", "cos_sin", "num_tokens")
         )
     launches = ("card", "table", "table_source", "table_bytes", "store", "few", "many")
-    tasks = ("num_tokens", "num_few_tasks", "num_many_tasks", "cancel_flag")
+    tasks = ("num_tokens", "num_few_tasks", "num_many_tasks", "cancel_word")
     table[Kernel("attend_on_card")] = _op("attention.card", "attend_on_card", launches + tasks)
     for entry in ("execute", "execute_timed", "serve"):
         table[Kernel(entry)] = Signature("threads.executor", entry, ("team",))

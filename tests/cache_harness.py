@@ -16,9 +16,9 @@ from kernel_harness import Array, KernelRunner, model_of
 
 from edgellama.engine import segments as engine_segments
 from edgellama.engine.buffers import MAX_ATTENTION_ROWS
-from edgellama.engine.kv_cache import KVCache, page_parts
+from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypes, scale_bytes
-from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.page_layout import PageLayout, memory_parts
 from edgellama.engine.page_pool import Page, PagePool
 from edgellama.engine.rope import RopeTable
 from edgellama.engine.segments import MAX_TOKEN_SPLITS, Segment, SegmentTable
@@ -113,7 +113,7 @@ class CacheRunner:
             self.heads * head_size, head_size=head_size, heads=self.heads, kv_heads=kv_heads
         )
         self.types = KVTypes.of(kv_type)
-        layout = PageLayout.of(self.config, self.types, runner.tier.lanes)
+        self._layout = layout = PageLayout.of(self.config, self.types, runner.tier.lanes)
         self.window = ALL_KEYS if window is None else window
         self.cache = KVCache(
             ShuffledPool(layout, -(-context_length // PAGE_POSITIONS)), context_length
@@ -191,7 +191,7 @@ class CacheRunner:
         self, parts: Sequence[tuple[int, int]], tokens_per_task: int, split_keys: int | None
     ) -> tuple[dict[str, Any], int]:
         """Arguments of the kernels, those of storing, and how many tasks attending has."""
-        layout = self.cache.layout
+        layout = self._layout
         part_bytes = self.heads * partial_bytes(self.head_size, self._runner.panel_rows)
         room = self._runner.output((MAX_TOKEN_SPLITS // 2, part_bytes), np.uint8)
         room[:] = 0xFF
@@ -240,7 +240,7 @@ class CacheRunner:
     def _blocks(self, part: int, kind: str) -> tuple[Array, Array]:
         """Bytes of scales, if there are any, and of numbers: (kv_heads, blocks, bytes)."""
         pages = [page for page in self.cache.pages if page is not None]
-        parts = [page_parts(page, self.cache.layout)[part][0] for page in pages]
+        parts = [memory_parts(page.memory, self._layout)[part][0] for page in pages]
         blocks = np.concatenate(parts, axis=1)
         num_bytes = self._runner.panel_rows * scale_bytes(kind, self.head_size)
         return blocks[:, :, :num_bytes], blocks[:, :, num_bytes:]

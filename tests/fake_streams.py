@@ -21,6 +21,11 @@ class FakeStreams(FakeLibrary):
         self._queues: dict[int, list[Callable[[], None]]] = {}
         self._questions: Counter[int] = Counter()
 
+    @property
+    def pending(self) -> int:
+        """How much work no stream has done yet."""
+        return sum(map(len, self._queues.values()))
+
     def _cuCtxSynchronize(self) -> int:
         return next(filter(None, map(self._drain, list(self._queues))), SUCCESS)
 

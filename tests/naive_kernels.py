@@ -130,14 +130,17 @@ def as_cached(kind: str, rows: Array) -> Array:
         return (bits + ((bits >> 16) & 1) + 0x7FFF & np.uint32(0xFFFF0000)).view(np.float32)
     if kind in ("f32", "f16"):
         return rows.astype({"f32": np.float32, "f16": np.float16}[kind]).astype(np.float32)
-    parts = [
-        _rounded_block(kind, part)
-        for part in np.split(rows, range(BLOCK, rows.shape[-1], BLOCK), -1)
-    ]
+    parts = [numbers * scale.astype(np.float32) for numbers, scale in cached_blocks(kind, rows)]
     return np.concatenate(parts, -1)
 
 
-def _rounded_block(kind: str, block: Array) -> Array:
+def cached_blocks(kind: str, rows: Array) -> list[tuple[Array, Array]]:
+    """Numbers, and their scale as f16, of each 32 elements or less of rows (…, size)."""
+    blocks = np.split(rows, range(BLOCK, rows.shape[-1], BLOCK), -1)
+    return [_rounded_block(kind, block) for block in blocks]
+
+
+def _rounded_block(kind: str, block: Array) -> tuple[Array, Array]:
     """Q8_0 or Q4_0 of GGUF, of up to 32 elements with one scale."""
     places = np.abs(block).argmax(-1, keepdims=True)
     extreme = np.take_along_axis(block, places, -1)
@@ -149,7 +152,7 @@ def _rounded_block(kind: str, block: Array) -> Array:
         numbers = np.trunc(scaled + np.copysign(np.float32(0.5), scaled))
     else:
         numbers = np.minimum(np.trunc(block * inverse + np.float32(8.5)), np.float32(15)) - 8
-    return numbers * scale.astype(np.float16).astype(np.float32)
+    return numbers, scale.astype(np.float16)
 
 
 def attention(

@@ -71,8 +71,9 @@ def run(runner: KernelRunner, driver: RecordingDriver, cancelled: int = 0, **num
         for number, name in enumerate(LAUNCHES)
     }
     flag = np.array([cancelled], np.int64)
+    word = np.array([flag.ctypes.data], np.int64)
     arguments = {"table": 81, "table_source": 82, "table_bytes": 100, **COUNTS, **numbers}
-    runner("attend_on_card", 2, card=driver.record, cancel_flag=flag, **at, **arguments)
+    runner("attend_on_card", 2, card=driver.record, cancel_word=word, **at, **arguments)
 
 
 def launched(function: int, x: int, number: int) -> tuple[object, ...]:

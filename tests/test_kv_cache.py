@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from kernel_harness import model_of
 
-from edgellama.engine.kv_cache import KVCache, page_parts
+from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypes
-from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.page_layout import PageLayout, memory_parts
 from edgellama.engine.page_pool import PagePool
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, PANEL_VECTORS
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
@@ -43,8 +43,10 @@ def write(cache: KVCache, tokens: list[int]) -> None:
     for position, token in enumerate(tokens, cache.length):
         page = cache.pages[position // PAGE_POSITIONS]
         assert page is not None
-        keys, values = page_parts(page, cache.layout)
-        block, place = divmod(position % PAGE_POSITIONS, cache.layout.block_positions)
+        keys, values = memory_parts(page.memory, cache.pool.maker.host_layout)
+        block, place = divmod(
+            position % PAGE_POSITIONS, cache.pool.maker.host_layout.block_positions
+        )
         for part in (keys, values):
             part[:, :, block].view(np.float32)[..., place] = token
     cache.append(tokens)
@@ -56,8 +58,10 @@ def read(cache: KVCache) -> list[int]:
     for position in range(cache.length):
         page = cache.pages[position // PAGE_POSITIONS]
         assert page is not None
-        keys, _ = page_parts(page, cache.layout)
-        block, place = divmod(position % PAGE_POSITIONS, cache.layout.block_positions)
+        keys, _ = memory_parts(page.memory, cache.pool.maker.host_layout)
+        block, place = divmod(
+            position % PAGE_POSITIONS, cache.pool.maker.host_layout.block_positions
+        )
         found.append(int(keys[0, 0, block].view(np.float32)[place]))
     return found
 

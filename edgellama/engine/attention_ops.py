@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Protocol
 
 from edgellama.engine.buffers import MAX_ATTENTION_ROWS, StepBuffers, attention_tokens
 from edgellama.engine.page_layout import PageLayout
@@ -24,9 +25,17 @@ from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.records import dataclass
 
 
+class LayerAttention(Protocol):
+    """Writes the ops between a layer's projections, for one place where keys and values lie."""
+
+    def ops(self, attending: Attending, index: int) -> Iterator[Op]:
+        """Rotate, store, attend. ``index`` counts layers within a page."""
+        ...
+
+
 @dataclass(frozen=True)
 class AttentionOps:
-    """Writes the ops between a layer's projections.
+    """The same for pages in the computer's memory.
 
     ``segments``: the address of the step's table. ``index`` counts layers within a page.
     """
@@ -36,7 +45,12 @@ class AttentionOps:
     pages: PageLayout
     segments: int
 
-    def rope_store(self, index: int) -> Op:
+    def ops(self, attending: Attending, index: int) -> Iterator[Op]:
+        """All of a layer: see ``LayerAttention``."""
+        yield self._rope_store(index)
+        yield from self._attend(attending, index)
+
+    def _rope_store(self, index: int) -> Op:
         """Positions into queries and keys; keys and values into the pages."""
         b = self.buffers
         arguments = self._page_arguments(index) | {
@@ -54,7 +68,7 @@ class AttentionOps:
         }
         return Op(Kernel("rope_store", self.pages.types.pair), arguments)
 
-    def attend(self, attending: Attending, index: int) -> Iterator[Op]:
+    def _attend(self, attending: Attending, index: int) -> Iterator[Op]:
         """Attention of all segments; parts of keys are joined where they are split."""
         config, b = self.config, self.buffers
         common: Arguments = {

@@ -42,6 +42,9 @@ MAX_ATTENTION_ROWS = TILE_ROWS
 ATTENTION_TASK_ROWS = 128
 """Query rows of one attention task of a long step: enough that packing keys costs them little."""
 
+CARD_TABLE_BYTES = 1 << 20
+"""About what a step's tables and partial results take on a card."""
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -190,3 +193,8 @@ def attention_tokens(config: ModelConfig, attending: Attending) -> int:
     if attending == "direct":
         return MAX_SHORT_TOKENS
     return max(1, ATTENTION_TASK_ROWS // config.heads_per_group)
+
+
+def card_bytes(buffers: StepBuffers) -> int:
+    """What a graphics card's memory must have beside pages: its own queries, tables, results."""
+    return buffers.query.array.nbytes + CARD_TABLE_BYTES

@@ -6,8 +6,9 @@ sampling, no sessions. Callers on other threads share steps.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -18,6 +19,8 @@ import numpy.typing as npt
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.card.choice import ON_CPU, SHORTEST_AUTO, AttentionChoice
+from edgellama.engine.card.late_placement import LatePlacement
 from edgellama.engine.engine_arguments import checked_layers
 from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_cache import KVCache
@@ -31,7 +34,7 @@ from edgellama.engine.program import Op, Program
 from edgellama.engine.running_job import RunningJob
 from edgellama.engine.scheduler import RunStep, Scheduler
 from edgellama.engine.segments import ROWS, Segment, Wanted
-from edgellama.engine.step import FloatRows
+from edgellama.engine.step import FloatRows, StepRunner
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer
 from edgellama.engine.text_engine import TextEngine
@@ -40,12 +43,15 @@ from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_t
 from edgellama.kernels_cpu.compiling.source_hash import source_hash
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY
+from edgellama.quant.errors import CudaError, CudaLostError, CudaMemoryError, InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.rope_choice import with_rope_scaling
 
 if TYPE_CHECKING:
+    from edgellama.engine.card.device import CardDevice
+    from edgellama.engine.card.placement import CardPlacement
     from edgellama.engine.saved_cache import CacheMaker
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
 
@@ -71,6 +77,7 @@ class Engine(TextEngine):
         rope_scaling: str | None = None,
         layers: range | None = None,
         hooks: Sequence[Hook] = (),
+        attention: AttentionChoice = ON_CPU,
         timer: StepTimer | None = None,
         companions: Iterable[str] = (),
     ) -> None:
@@ -84,7 +91,8 @@ class Engine(TextEngine):
         ``rope_scaling``: how positions are scaled, as for ``Llama``; None: as the file says.
         ``layers``: those that run, all by default; without the first, ``forward`` takes the rows
         that the layers before have left, and without the last it gives rows.
-        ``hooks`` see every step, and may change it; ``timer`` is an instrument that runs it.
+        ``hooks`` see every step, and may change it; ``attention``: where it is computed, on a card
+        never if ``exact``. ``timer`` is an instrument that runs it.
         Raises ModelFileError, UnsupportedModelError, KernelError or InvalidOptionError.
         """
         self.config = ModelConfig.from_gguf(file)
@@ -113,6 +121,7 @@ class Engine(TextEngine):
         )
         machine.start()
         self.scheduler = Scheduler(_without_a_cycle(self._run_step), self.step_tokens)
+        self._placement = self._placed(attention)
         if hooks:
             self.hooks = tuple(hooks)
 
@@ -139,6 +148,7 @@ class Engine(TextEngine):
         return KVCache(
             pool, length, window=window, origin=self._origin(), adapters=adapters,
             dynamic_from=self.config.rope.dynamic_from, is_passing=is_passing,
+            placement=self._placement,
         )  # fmt: skip
 
     def forward(
@@ -232,6 +242,11 @@ class Engine(TextEngine):
         self._restart(self.num_threads, is_low)
 
     @property
+    def card_placement(self) -> CardPlacement | None:
+        """What lies on a graphics card, and why no more; None where nobody has asked for one."""
+        return None if self._placement is None else self._placement.made
+
+    @property
     def is_loaded(self) -> bool:
         """Whether weights are mapped and threads are there, which the next step sees to."""
         return self._machine.runner is not None
@@ -303,6 +318,8 @@ class Engine(TextEngine):
         def close() -> None:
             self._machine.release()
             self._clear_pools()
+            if self._placement is not None:
+                self._placement.close()
 
         self.scheduler.exclusively(close)
 
@@ -320,6 +337,8 @@ class Engine(TextEngine):
         """Give back pages that no sequence holds."""
         for pool in self._pools.values():
             pool.clear()
+        if self._placement is not None:
+            self._placement.clear()
 
     def _run_step(
         self, segments: Sequence[Segment], cancelled: CancelToken | None
@@ -345,7 +364,10 @@ class Engine(TextEngine):
                 return RunningJob(machine.team, program, cancelled).run()
             return machine.team.run(program.memory, flag, owner=program)
 
-        results = runner.run(segments, run_ops)
+        with self._noting_failures():
+            if not isinstance(segments[0].cache.layout, PageLayout):
+                self._use_card(runner)
+            results = runner.run(segments, run_ops)
         del held
         if results is not None and len(segments) == 1 and not self._hooks and not self._timer:
             machine.last_step = RepeatableStep.of(segments[0], programs[0])
@@ -373,12 +395,87 @@ class Engine(TextEngine):
             if not machine.team.run(last.program.memory, flag, owner=last.program):
                 return None
             del held
-            logits = runner.first_logits()
+            with self._noting_failures():
+                logits = runner.first_logits()
             cache.append((token,))
             machine.last_step = last
             return logits
 
         return self.scheduler.run_alone(cache, run)
+
+    def _placed(self, choice: AttentionChoice) -> LatePlacement | None:
+        """What places sequences on a card; None where all stay on the CPU."""
+        if self._is_exact and choice.mode == "cuda":
+            raise InvalidOptionError(
+                'attention is "cuda" and exact is True, which a graphics card does not keep'
+            )
+        if self._is_exact or choice.mode == "cpu":
+            return None
+        owner = weakref.ref(self)
+
+        def faster_from(device: CardDevice, types: KVTypes) -> int | None:
+            engine = owner()
+            return None if engine is None else engine._faster_from(device, types)
+
+        def make() -> CardPlacement:
+            from edgellama.engine.card.placement import CardPlacement
+
+            return CardPlacement(choice, self._cache_limit, faster_from, self._machine.card_bytes)
+
+        placement = LatePlacement(make, 0 if choice.mode == "cuda" else SHORTEST_AUTO)
+        if choice.mode == "cuda":
+            placement.made = make()
+            placement.made.open()
+        return placement
+
+    def _faster_from(self, device: CardDevice, types: KVTypes) -> int | None:
+        """From how many tokens on attention is faster on the card; None: never. CudaError."""
+        from edgellama.engine.card.calibration import Calibration, calibration_key, remembered
+
+        machine = self._machine
+
+        def run_ops(
+            key: tuple[object, ...], ops: Callable[[], list[Op]], values: dict[str, int]
+        ) -> bool:
+            program = machine.program(key, ops)
+            program.prepare(machine.team.next_job, **values)
+            return machine.team.run(program.memory, owner=program)
+
+        def measure() -> int | None:
+            runner = machine.open()
+            machine.last_step = None
+            runner.use_card(device, machine.team.cancel_word)
+            calibration = Calibration(device, runner, self.config, types, self.tier.lanes, run_ops)
+            try:
+                calibration.check()
+                return calibration.faster_from()
+            finally:
+                calibration.close()
+
+        self.scheduler.refuse_within_a_step()
+        key = calibration_key(device, self.config, types, self.tier.name, self.num_threads)
+        return remembered(key, lambda: self.scheduler.exclusively(measure))
+
+    def _use_card(self, runner: StepRunner) -> None:
+        """Let a runner run steps of sequences on the card; CudaError if that is lost."""
+        placement = self.card_placement
+        assert placement is not None
+        device = placement.device
+        if placement.obstacle is not None or device is None:
+            raise CudaLostError(f"the graphics card is lost: {placement.obstacle}")
+        runner.use_card(device, self._machine.team.cancel_word)
+
+    @contextlib.contextmanager
+    def _noting_failures(self) -> Iterator[None]:
+        """What fails on a card inside is the end of using it."""
+        try:
+            yield
+        except CudaMemoryError:
+            raise
+        except CudaError as error:
+            if self.card_placement is not None:
+                self.card_placement.fail(error)
+            raise
 
     def usual_kernels(self) -> set[str]:
         """Names of a chat's kernels: all kinds of steps, one token's logits, the next's choice."""

@@ -6,22 +6,39 @@ given back behind a sliding window. What is in them is the kernels', who holds t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
-from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import Page, PageKey, PagePool
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, first_seen
 from edgellama.quant.digests import blake2b
 from edgellama.quant.errors import InvalidOptionError
 
-Octets: TypeAlias = npt.NDArray[np.uint8]
+if TYPE_CHECKING:
+    from edgellama.engine.page_pool import AnyLayout
+    from edgellama.quant.errors import CudaMemoryError
+
 KEY_BYTES = 16
 """Of a page's key: two different texts share one with a probability of 2**-64 at most."""
+
+
+class Placement(Protocol):
+    """Decides where the keys and values of sequences lie."""
+
+    def settle(self, cache: KVCache, length: int, *, may_forget: bool) -> None:
+        """Move a sequence that will have ``length`` tokens to where they should lie.
+
+        Raises the error that has lost what it holds, unless it ``may_forget`` that.
+        """
+        ...
+
+    def retreat(self, cache: KVCache, error: CudaMemoryError) -> None:
+        """Move a sequence that finds no more room where it lies."""
+        ...
 
 
 class KVCache:
@@ -31,7 +48,8 @@ class KVCache:
     tokens are computed with, ``origin`` stands for what else decides keys and values: pages are
     shared only where both are the same. ``dynamic_from``: prompts of more tokens are turned by
     their own length, see ``begin``; None: no prompt is. ``is_passing``: pages are not left in the
-    pool, where they would take the place of texts that come back.
+    pool, where they would take the place of texts that come back. ``placement`` may move it to
+    another pool, whenever it is going to grow.
     """
 
     def __init__(
@@ -44,22 +62,24 @@ class KVCache:
         adapters: AdapterSet = NO_ADAPTERS,
         dynamic_from: int | None = None,
         is_passing: bool = False,
+        placement: Placement | None = None,
     ) -> None:
         if context_length < 1:
             raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
         self.context_length = context_length
         self.window = ALL_KEYS if window is None else window
-        self._pool = pool
+        self._pool = self._home = pool
         self._base_origin = origin
         self._adapters = adapters
         self._dynamic_from = dynamic_from
         self._is_passing = is_passing
+        self._placement = placement
         self.prompt_length = 0
         self.num_page_changes = 0
         self._pages: list[Page | None] = []
         self._keys: list[PageKey] = []
         try:
-            self._table = np.zeros(-(-context_length // PAGE_POSITIONS), np.int64)
+            self._tables = np.zeros((2, -(-context_length // PAGE_POSITIONS)), np.int64)
         except (MemoryError, ValueError):
             raise InvalidOptionError(
                 f"no memory for a context of {context_length} tokens; choose a shorter one"
@@ -67,7 +87,7 @@ class KVCache:
         self._tokens: list[int] = []
 
     @property
-    def layout(self) -> PageLayout:
+    def layout(self) -> AnyLayout:
         """Where numbers lie in the pages."""
         return self._pool.layout
 
@@ -75,6 +95,11 @@ class KVCache:
     def pool(self) -> PagePool:
         """Where its pages come from."""
         return self._pool
+
+    @property
+    def home(self) -> PagePool:
+        """Where its pages came from at first."""
+        return self._home
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -127,7 +152,7 @@ class KVCache:
         never depends on what was asked before.
         """
         if self._turned_for(prompt_length) != self._turned_for(self.prompt_length):
-            self.truncate(0)
+            self.return_home()
         self.prompt_length = prompt_length
 
     def page_addresses(self, num_tokens: int) -> npt.NDArray[np.int64]:
@@ -135,7 +160,53 @@ class KVCache:
 
         A step copies them: who gives it up may change the sequence while it is running still.
         """
-        return self._table[: -(-num_tokens // PAGE_POSITIONS)]
+        return self._tables[0, : -(-num_tokens // PAGE_POSITIONS)]
+
+    def card_addresses(self, num_tokens: int) -> npt.NDArray[np.int64]:
+        """The same of what lies on a graphics card."""
+        return self._tables[1, : -(-num_tokens // PAGE_POSITIONS)]
+
+    def settle(self, num_tokens: int, *, may_forget: bool = False) -> None:
+        """Lie where a sequence of ``num_tokens`` tokens should; see ``Placement``."""
+        if self._placement is not None:
+            self._placement.settle(self, num_tokens, may_forget=may_forget)
+
+    def retreat(self, error: CudaMemoryError) -> None:
+        """Leave a card that has no room for what comes; see ``Placement``."""
+        if self._placement is None:
+            raise error
+        self._placement.retreat(self, error)
+
+    def return_home(self) -> None:
+        """Forget all tokens, and take pages where they came from at first."""
+        self.truncate(0)
+        self._pool = self._home
+
+    def move_to(self, pool: PagePool, copy: Callable[[Page, Page], None]) -> None:
+        """Take pages of another pool, into which ``copy`` copies those that are not there yet.
+
+        What it raises leaves all as it was.
+        """
+        pages: list[Page | None] = []
+        try:
+            for number, page in enumerate(self._pages[: -(-self.length // PAGE_POSITIONS)]):
+                key = self._keys[number] if number < len(self._keys) else None
+                found = None if page is None or key is None else pool.find(key)
+                pages.append(found)
+                if page is not None and found is None:
+                    pages[-1] = new = pool.new()
+                    copy(page, new)
+                    if key is not None and not self._is_passing:
+                        pool.publish(new, key)
+        except BaseException:
+            for page in pages:
+                if page is not None:
+                    pool.release(page)
+            raise
+        self._drop_pages(0)
+        self._pool = pool
+        for number, page in enumerate(pages):
+            self._place(number, page)
 
     def prepare(self, num_tokens: int) -> None:
         """Make the next ``num_tokens`` positions writable. InvalidOptionError without memory."""
@@ -174,6 +245,7 @@ class KVCache:
         Own tokens come first, then whole pages that other sequences have left in the pool.
         """
         self.begin(len(prompt))
+        self.settle(len(prompt), may_forget=True)
         most = len(prompt) - 1
         shared = min(shared_length(self._tokens, prompt), most)
         self.truncate(shared)
@@ -219,15 +291,16 @@ class KVCache:
     def fork(self) -> KVCache:
         """Another sequence of the same tokens, which shares the pages until either writes."""
         other = KVCache(
-            self._pool,
+            self._home,
             self.context_length,
             window=self.window,
             origin=self._base_origin,
             adapters=self._adapters,
             dynamic_from=self._dynamic_from,
             is_passing=self._is_passing,
+            placement=self._placement,
         )
-        other.prompt_length = self.prompt_length
+        other._pool, other.prompt_length = self._pool, self.prompt_length
         for number, page in enumerate(self._pages[: -(-self.length // PAGE_POSITIONS)]):
             other._place(number, None if page is None else self._pool.share(page))
         other._keys = self._keys.copy()
@@ -237,7 +310,7 @@ class KVCache:
     def restore(
         self, tokens: Sequence[int], pages: Sequence[Page | None], prompt_length: int
     ) -> None:
-        """Take over pages that hold ``tokens`` in place of what is here.
+        """Take over pages of ``home`` that hold ``tokens`` in place of what is here.
 
         None stands for pages behind the window; ``prompt_length``: what they began with.
         InvalidOptionError for more than fits.
@@ -246,7 +319,7 @@ class KVCache:
             raise InvalidOptionError(
                 f"{len(tokens)} tokens do not fit a context of {self.context_length}"
             )
-        self.truncate(0)
+        self.return_home()
         self.prompt_length = prompt_length
         for number, page in enumerate(pages):
             self._place(number, page)
@@ -272,7 +345,7 @@ class KVCache:
             old, self._pages[number] = self._pages[number], page
         else:
             self._pages.append(page)
-        self._table[number] = 0 if page is None else page.address
+        self._tables[:, number] = (0, 0) if page is None else (page.address, page.card_address)
         if old is not None:
             self._pool.release(old)
 
@@ -293,10 +366,8 @@ class KVCache:
 
     def _copy(self, page: Page, used: int) -> Page:
         """A page of one's own with the first ``used`` positions of another."""
-        copy, layout = self._pool.new(), self.layout
-        num_blocks = -(-used // layout.block_positions)
-        for old, new in zip(page_parts(page, layout), page_parts(copy, layout), strict=True):
-            new[:, :, :num_blocks] = old[:, :, :num_blocks]
+        copy = self._pool.new()
+        self._pool.maker.copy(page, copy, used)
         return copy
 
     def _turned_for(self, prompt_length: int) -> int:
@@ -314,22 +385,6 @@ class KVCache:
         before = self._keys[number - 1] if number else self._first_key()
         own = np.array(tokens[number * PAGE_POSITIONS : (number + 1) * PAGE_POSITIONS], "<i4")
         return blake2b(before + own.tobytes(), digest_size=KEY_BYTES).digest()
-
-
-def page_parts(page: Page, layout: PageLayout) -> tuple[Octets, Octets]:
-    """Keys and values of a page: (layers, heads, blocks, bytes)."""
-    return memory_parts(page.memory, layout)
-
-
-def memory_parts(memory: Octets, layout: PageLayout) -> tuple[Octets, Octets]:
-    """The same of a page's memory."""
-    layers = memory.reshape(layout.num_layers, layout.layer_bytes)
-    key_bytes = layout.num_heads * layout.key_head_bytes
-    shape = (layout.num_layers, layout.num_heads, -1)
-    return (
-        layers[:, :key_bytes].reshape(*shape, layout.key_block_bytes),
-        layers[:, key_bytes:].reshape(*shape, layout.value_block_bytes),
-    )
 
 
 def shared_length(first: Sequence[int], second: Sequence[int]) -> int:

@@ -10,11 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from edgellama.engine.adapter_ops import AdapterOps, Product
-from edgellama.engine.attention_ops import AttentionOps
+from edgellama.engine.attention_ops import LayerAttention
 from edgellama.engine.buffers import InputRows, Rows, StepBuffers
 from edgellama.engine.hooks import Call, Hook, Place, Site
 from edgellama.engine.matrix_kernels import chunk_rows, kernel_of, layout_of
-from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Arguments, Bound, Op
 from edgellama.engine.step_values import NUM_OUTPUTS, NUM_TOKENS, Batch, StepKind
 from edgellama.engine.weights import FloatVector, LayerWeights, Matrix, ModelWeights
@@ -29,27 +28,25 @@ from edgellama.quant.records import dataclass
 class LlamaProgram:
     """Writes the ops of one model, or of some of its layers, for a number of threads.
 
-    ``layers``: which of the model's layers run; ``segments``: the address of the step's table.
-    ``hooks`` are asked at every place; where none wants anything, nothing is there. Nor do
-    ``adapters`` add anything where they have no groups of rows.
+    ``layers``: which of the model's layers run. ``hooks`` are asked at every place; where none
+    wants anything, nothing is there. Nor do ``adapters`` add anything where they have no groups of
+    rows.
     """
 
     config: ModelConfig
     weights: ModelWeights
     buffers: StepBuffers
-    segments: int
     num_threads: int
     layers: range
     adapters: AdapterOps
     is_exact: bool = False
     hooks: tuple[Hook, ...] = ()
 
-    def body(self, kind: StepKind, pages: PageLayout) -> list[Op | Call]:
+    def body(self, kind: StepKind, attention: LayerAttention) -> list[Op | Call]:
         """From token ids, or residual rows, to the residual stream after the last layer.
 
-        Bound: num_tokens and num_segments. Keys and values are stored in the segments' pages.
+        Bound: num_tokens, and what ``attention`` binds.
         """
-        attention = AttentionOps(self.config, self.buffers, pages, self.segments)
         ops: list[Op | Call] = [] if self.layers.start else [*self._embed()]
         for index, number in enumerate(self.layers):
             layer = self.weights.layers[number]
@@ -89,7 +86,7 @@ class LlamaProgram:
         yield from self.adapters.embedding(table, self.buffers.residual)
 
     def _attention(
-        self, kind: StepKind, layer: LayerWeights, attention: AttentionOps, index: int
+        self, kind: StepKind, layer: LayerWeights, attention: LayerAttention, index: int
     ) -> Iterator[Op | Call]:
         b, batch, number = self.buffers, kind.batch, self.layers[index]
         projections = [
@@ -99,8 +96,7 @@ class LlamaProgram:
         ]
         yield from self._normed("attention", batch, layer.attn_norm, projections, number)
         yield from self._multiply(batch, projections)
-        yield attention.rope_store(index)
-        yield from attention.attend(kind.attending, index)
+        yield from attention.ops(kind.attending, index)
         yield from self._hooked("attended", number, b.attended, [layer.attn_output])
         if layer.attn_output.is_quantized:
             yield self._quantize(batch, b.attended, [layer.attn_output])

@@ -97,6 +97,10 @@ class Machinery:
         assert self.weights is not None
         return self.weights
 
+    def card_bytes(self) -> int:
+        """What steps will take of a graphics card's memory besides pages, where that is to come."""
+        return 0 if self.runner is None else self.runner.card_bytes
+
     def set_hooks(self, hooks: tuple[Hook, ...]) -> None:
         """Let other hooks see the steps; programs that were written for others go."""
         self.open().set_hooks(hooks)

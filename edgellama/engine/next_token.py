@@ -11,6 +11,7 @@ from __future__ import annotations
 import weakref
 
 from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Program
 from edgellama.engine.segments import Segment
 from edgellama.kernels_cpu.layouts import ALL_KEYS
@@ -24,6 +25,7 @@ class RepeatableStep:
     cache: weakref.ref[KVCache]
     program: Program
     num_page_changes: int
+    is_on_card: bool = False
 
     @classmethod
     def of(cls, segment: Segment, program: Program) -> RepeatableStep | None:
@@ -32,7 +34,8 @@ class RepeatableStep:
         is_plain = segment.num_tokens == segment.num_logits == 1 and segment.rows is None
         if not is_plain or cache.adapters or cache.window != ALL_KEYS:
             return None
-        return cls(weakref.ref(cache), program, cache.num_page_changes)
+        is_on_card = not isinstance(cache.layout, PageLayout)
+        return cls(weakref.ref(cache), program, cache.num_page_changes, is_on_card)
 
     def is_followed_by(self, cache: KVCache) -> bool:
         """Whether the next token of ``cache`` needs the same pages, and so the same tasks.

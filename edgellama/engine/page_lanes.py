@@ -14,8 +14,7 @@ import numpy.typing as npt
 
 from edgellama.cuda.layouts import CardPageLayout
 from edgellama.cuda.page_numbers import card_numbers
-from edgellama.engine.kv_cache import memory_parts
-from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.page_layout import PageLayout, memory_parts
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, round_up, scales_bytes
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 

@@ -6,6 +6,11 @@ The formulas for a head's blocks are the kernels' (``layouts``). Who owns pages 
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
 from edgellama.engine.kv_types import KVTypes
 from edgellama.kernels_cpu.layouts import (
     PAGE_POSITIONS,
@@ -20,6 +25,7 @@ from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.records import dataclass
 
+Octets: TypeAlias = npt.NDArray[np.uint8]
 SYSTEM_PAGE_BYTES = 4096
 """What memory is handed out in, on most systems."""
 
@@ -123,3 +129,14 @@ class PageLayout:
             positions = round_up(num_tokens, granule) - given_back
             total += positions * block_bytes // self.block_positions
         return total * self.num_layers * self.num_heads
+
+
+def memory_parts(memory: Octets, layout: PageLayout) -> tuple[Octets, Octets]:
+    """Keys and values of a page: (layers, heads, blocks, bytes)."""
+    layers = memory.reshape(layout.num_layers, layout.layer_bytes)
+    key_bytes = layout.num_heads * layout.key_head_bytes
+    shape = (layout.num_layers, layout.num_heads, -1)
+    return (
+        layers[:, :key_bytes].reshape(*shape, layout.key_block_bytes),
+        layers[:, key_bytes:].reshape(*shape, layout.value_block_bytes),
+    )

@@ -9,27 +9,40 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from edgellama.engine.memory import reserve
-from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.page_layout import Octets, PageLayout, memory_parts
+from edgellama.quant.errors import EdgellamaError
+
+if TYPE_CHECKING:
+    from edgellama.cuda.memory import DeviceMemory
+    from edgellama.engine.card.layout import CardLayout
+
+AnyLayout: TypeAlias = "PageLayout | CardLayout"
 
 PageKey = bytes
 """Stands for the tokens of a page and of all before it, and for what they were computed with."""
 
 
 class Page:
-    """The memory of 128 positions, and how many sequences hold it."""
+    """The memory of 128 positions, and how many sequences hold it.
 
-    __slots__ = ("address", "key", "memory", "num_owners")
+    ``card`` is what of it lies on a graphics card, ``memory`` what lies in the computer's memory.
+    """
 
-    def __init__(self, memory: npt.NDArray[np.uint8]) -> None:
-        self.memory = memory
+    __slots__ = ("address", "card", "key", "memory", "num_owners")
+
+    def __init__(self, memory: Octets, card: DeviceMemory | None = None) -> None:
+        self.memory, self.card = memory, card
         self.address = int(memory.ctypes.data)
         self.num_owners = 1
         self.key: PageKey | None = None
+
+    @property
+    def card_address(self) -> int:
+        """Where its part on the card begins; 0 without."""
+        return 0 if self.card is None else self.card.address
 
     @property
     def is_shared(self) -> bool:
@@ -37,12 +50,65 @@ class Page:
         return self.num_owners > 1 or self.key is not None
 
 
+class PageMaker(Protocol):
+    """Makes and copies pages of one layout; ``host_layout`` is how the CPU's pages of it lie."""
+
+    @property
+    def layout(self) -> AnyLayout: ...
+
+    @property
+    def host_layout(self) -> PageLayout: ...
+
+    def new(self, *, is_for_all: bool = False) -> Page:
+        """An empty page, all of whose positions are written soon where ``is_for_all``."""
+        ...
+
+    def copy(self, source: Page, target: Page, num_positions: int) -> None:
+        """Write the first positions of a page into an empty one."""
+        ...
+
+    def host_memory(self, page: Page) -> Octets:
+        """What a page holds, in the host's layout."""
+        ...
+
+
+class HostPages:
+    """Pages in the computer's memory."""
+
+    def __init__(self, layout: PageLayout) -> None:
+        self.layout = self.host_layout = layout
+
+    def new(self, *, is_for_all: bool = False) -> Page:
+        """See ``PageMaker``; InvalidOptionError where there is no memory."""
+        return Page(reserve(self.layout.page_bytes, is_for_all=is_for_all))
+
+    def copy(self, source: Page, target: Page, num_positions: int) -> None:
+        """See ``PageMaker``."""
+        num_blocks = -(-num_positions // self.layout.block_positions)
+        old, new = (memory_parts(page.memory, self.layout) for page in (source, target))
+        for source_part, target_part in zip(old, new, strict=True):
+            target_part[:, :, :num_blocks] = source_part[:, :, :num_blocks]
+
+    def host_memory(self, page: Page) -> Octets:
+        """The page's own memory."""
+        return page.memory
+
+
 class PagePool:
     """All pages of one layout; thread-safe."""
 
-    def __init__(self, layout: PageLayout, limit_bytes: int = 0) -> None:
-        """``limit_bytes``: how much pages without an owner may take."""
+    def __init__(
+        self, layout: AnyLayout, limit_bytes: int = 0, maker: PageMaker | None = None
+    ) -> None:
+        """``limit_bytes``: how much pages without an owner may take.
+
+        ``maker`` of the pages; None: they lie in the computer's memory.
+        """
         self.layout = layout
+        if maker is None:
+            assert isinstance(layout, PageLayout)
+            maker = HostPages(layout)
+        self.maker = maker
         self._limit_bytes = limit_bytes
         self._lock = threading.RLock()
         self._by_key: dict[PageKey, Page] = {}
@@ -71,16 +137,24 @@ class PagePool:
         return self._num_owned
 
     def new(self, *, is_for_all: bool = False) -> Page:
-        """An empty page with one owner. InvalidOptionError where there is no memory.
+        """An empty page with one owner. InvalidOptionError or CudaMemoryError without memory.
+
+        Where there is none, pages without an owner go first.
 
         ``is_for_all``: all of its positions are written by the next step.
         """
-        page = Page(reserve(self.layout.page_bytes, is_for_all=is_for_all))
+        try:
+            page = self.maker.new(is_for_all=is_for_all)
+        except EdgellamaError:
+            if not self._idle:
+                raise
+            self.clear()
+            page = self.maker.new(is_for_all=is_for_all)
         with self._lock:
             self._num_owned += 1
         return page
 
-    def adopt(self, memory: npt.NDArray[np.uint8]) -> Page:
+    def adopt(self, memory: Octets) -> Page:
         """A page with one owner over memory that holds keys and values already."""
         with self._lock:
             self._num_owned += 1

@@ -73,7 +73,8 @@ def save_cache(
     """
     if not cache.length:
         raise SessionFileError(f"{path}: the session holds no tokens to save; allowed: at least 1")
-    layout, tokens = cache.layout, list(cache.tokens)
+    pages_here, tokens = cache.pool.maker, list(cache.tokens)
+    layout = pages_here.host_layout
     pages = [page for page in cache.pages[: -(-len(tokens) // PAGE_POSITIONS)] if page is not None]
     header = SavedHeader(
         model=maker.model,
@@ -97,11 +98,11 @@ def save_cache(
     sums = []
     with replaced_file(path) as file:
         for number, page in enumerate(pages):
-            memory = page.memory
+            memory = pages_here.host_memory(page)
             if used and number == len(pages) - 1:
                 # What is behind the end may be of tokens that were taken back.
-                memory = np.zeros_like(memory)
-                convert_page(page.memory, layout, memory, layout, used)
+                whole, memory = memory, np.zeros_like(memory)
+                convert_page(whole, layout, memory, layout, used)
             file.seek(places.page_offset(number))
             file.write(memory.data)
             sums.append(zlib.crc32(memory.data))
@@ -172,21 +173,22 @@ class _MappedPages:
         except BaseException:
             for page in pages:
                 if page is not None:
-                    cache.pool.release(page)
+                    cache.home.release(page)
             raise
         return pages
 
     def _taken(self, number: int, cache: KVCache) -> Page:
         memory = self._page(number)
         # Windows replaces no file that is mapped, so there it is read.
-        if self._layout == cache.layout and sys.platform != "win32":
+        layout = cache.home.maker.host_layout
+        if self._layout == layout and sys.platform != "win32":
             self._give_back_with(memory, number)
-            return cache.pool.adopt(memory)
-        page = cache.pool.new()
-        if self._layout == cache.layout:
+            return cache.home.adopt(memory)
+        page = cache.home.new()
+        if self._layout == layout:
             page.memory[:] = memory
         else:
-            convert_page(memory, self._layout, page.memory, cache.layout, PAGE_POSITIONS)
+            convert_page(memory, self._layout, page.memory, layout, PAGE_POSITIONS)
         return page
 
     def _page(self, number: int) -> npt.NDArray[np.uint8]:
@@ -208,7 +210,7 @@ def _fitting_layout(
     path: Path, header: SavedHeader, cache: KVCache, maker: CacheMaker
 ) -> PageLayout:
     """How the file's pages lie; SessionFileError where they are not the cache's but for lanes."""
-    wanted = cache.layout
+    wanted = cache.home.maker.host_layout
     found = {
         "another model": (header.model, maker.model),
         "other layers of the model": (header.first_layer, maker.layers.start),

@@ -23,7 +23,12 @@ from edgellama.engine.segments import MAX_SEGMENTS, MAX_TOKEN_SPLITS, Segment, n
 from edgellama.engine.step_costs import StepCosts
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.work import CANCELLED, Work
-from edgellama.quant.errors import EdgellamaError, GenerationCancelled
+from edgellama.quant.errors import (
+    CudaError,
+    CudaMemoryError,
+    EdgellamaError,
+    GenerationCancelled,
+)
 
 POLL_S = 0.02
 """How often who waits looks for a cancellation that rings no alarm."""
@@ -208,10 +213,13 @@ class Scheduler:
         )
 
     def _short_segments(self, works: Sequence[Work]) -> list[tuple[Work, Segment]]:
-        """A few tokens of as many works as fit; who has waited longest first."""
+        """A few tokens of as many works as fit; who has waited longest first.
+
+        All of them are over pages of one layout.
+        """
         chosen: list[tuple[Work, Segment]] = []
         num_tokens = num_splits = 0
-        for work in works:
+        for work in _alike(works):
             segment = work.segment(self._step_tokens)
             assert segment is not None
             if len(works) == 1:
@@ -230,7 +238,7 @@ class Scheduler:
         first = self._turn % len(works)
         left = min(SHARED_PROMPT_TOKENS, self._step_tokens) if is_shared else self._step_tokens
         chosen: list[tuple[Work, Segment]] = []
-        for work in (*works[first:], *works[:first]):
+        for work in _alike([*works[first:], *works[:first]]):
             segment = work.segment(left)
             if segment is not None:
                 chosen.append((work, segment))
@@ -247,6 +255,16 @@ class Scheduler:
         self._is_in_step = True
         try:
             results = self._run_step([segment for _, segment in chosen], flag)
+        except CudaMemoryError as error:
+            for work, segment in chosen:
+                _retreat(work, segment, error)
+            return
+        except CudaError as error:
+            # What lies on a card is lost for all, whoever drives.
+            for work, _ in chosen:
+                work.error = error
+                work.ring()
+            return
         finally:
             self._is_in_step = False
         if results is None:
@@ -314,15 +332,36 @@ def _is_any_over(works: Sequence[Work]) -> bool:
     return False
 
 
+def _alike(works: Sequence[Work]) -> Sequence[Work]:
+    """Those whose keys and values lie as those of the first do."""
+    pool = works[0].cache.pool
+    return [work for work in works if work.cache.pool is pool]
+
+
 def _is_prepared(work: Work, segment: Segment) -> bool:
-    """Whether there is memory for a segment; if not, that is its work's error alone."""
+    """Whether there is memory for a segment; if not, that is its work's error alone.
+
+    A sequence that a graphics card has no room for leaves it, and waits for the next step.
+    """
     try:
         segment.cache.prepare(segment.num_tokens)
+    except CudaMemoryError as error:
+        _retreat(work, segment, error)
+        return False
     except EdgellamaError as error:
         work.error = error
         work.ring()
         return False
     return True
+
+
+def _retreat(work: Work, segment: Segment, reason: CudaMemoryError) -> None:
+    """Let a sequence leave a card that has no room; its work waits for the next step."""
+    try:
+        segment.cache.retreat(reason)
+    except EdgellamaError as error:
+        work.error = error
+        work.ring()
 
 
 def _check(token: CancelToken | None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +24,8 @@ from edgellama.engine.adapted_rows import (
     ranges_among,
 )
 from edgellama.engine.adapter_ops import AdapterOps
-from edgellama.engine.buffers import Rows, StepBuffers, attention_tokens
+from edgellama.engine.attention_ops import AttentionOps, LayerAttention
+from edgellama.engine.buffers import Rows, StepBuffers, attention_tokens, card_bytes
 from edgellama.engine.hooks import Call, Hook, StepRows
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.llama_program import LlamaProgram
@@ -40,6 +41,11 @@ from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.llama_tensors import OUTPUT
 from edgellama.quant.model_config import ModelConfig
+
+if TYPE_CHECKING:
+    from edgellama.engine.card.device import CardDevice
+    from edgellama.engine.card.step import CardStep
+    from edgellama.engine.page_pool import AnyLayout
 
 WIDEST_LANES = 16
 LOGIT_ROWS = 64
@@ -76,12 +82,13 @@ class StepRunner:
             config.head_count_kv, b.panel_rows, int(b.partials.ctypes.data), b.token_split_bytes
         )
         self._writer = LlamaProgram(
-            config, weights, b, self._table.address, num_threads, layers,
+            config, weights, b, num_threads, layers,
             AdapterOps(b, num_threads, is_exact), is_exact,
         )  # fmt: skip
         self._logits = b.logits(config.vocab_size, LOGIT_ROWS)
         self._strides = b.strides | {self._logits.stride}
         self._parts: dict[tuple[object, ...], list[list[Op] | Call]] = {}
+        self._found_card: CardStep | None = None
 
     def kind_of(self, num_tokens: int, is_prompt: bool, is_alike: bool = False) -> StepKind:
         """Which kernels a step of so many tokens takes; ``is_prompt``: many of one sequence.
@@ -99,26 +106,48 @@ class StepRunner:
         kinds = {self.kind_of(count, is_prompt) for count in counts for is_prompt in both}
         return kinds | {self.kind_of(count, False, is_alike=True) for count in few}
 
-    def ops(self, kind: StepKind, pages: PageLayout) -> list[Op]:
+    def ops(self, kind: StepKind, pages: AnyLayout) -> list[Op]:
         """The ops of a step and of the logits of its last token, without hooks.
 
         Of all tokens where each is computed as it is alone.
         """
         writer = replace(self._writer, hooks=())
         batch = kind.batch if kind.batch in RECORD_TILES else self._batch_of(1)
-        steps = writer.body(kind, pages) + writer.head(batch, self._logits)
+        steps = writer.body(kind, self.attention(pages)) + writer.head(batch, self._logits)
         return [step for step in steps if isinstance(step, Op)]
 
-    def kernels(self, pages: PageLayout) -> set[Kernel]:
+    def kernels(self, pages: AnyLayout) -> set[Kernel]:
         """The kernels of all kinds of steps: layers of one form take the same."""
         layers = self._writer.weights.layers
         of_each_form = {layers[number].form: number for number in reversed(self._writer.layers)}
-        steps = self._writer.head(self._batch_of(1), self._logits)
+        steps, attention = self._writer.head(self._batch_of(1), self._logits), self.attention(pages)
         for number in of_each_form.values():
             writer = replace(self._writer, hooks=(), layers=range(number, number + 1))
             for kind in self.kinds():
-                steps += writer.body(kind, pages)
+                steps += writer.body(kind, attention)
         return {step.kernel for step in steps if isinstance(step, Op)}
+
+    def attention(self, pages: AnyLayout) -> LayerAttention:
+        """What writes attention over pages of a layout."""
+        if isinstance(pages, PageLayout):
+            return AttentionOps(self._config, self.buffers, pages, self._table.address)
+        host = AttentionOps(self._config, self.buffers, pages.host, self._table.address)
+        return self._card.attention(pages, host)
+
+    @property
+    def card_bytes(self) -> int:
+        """What ``use_card`` will take of the card's memory; 0 once it has."""
+        return 0 if self._found_card is not None else card_bytes(self.buffers)
+
+    def use_card(self, device: CardDevice, cancel_word: int) -> None:
+        """Run steps of sequences on this card, too; CudaError where that cannot be prepared.
+
+        ``cancel_word``: that of the team of threads.
+        """
+        if self._found_card is None or self._found_card.device is not device:
+            from edgellama.engine.card.step import CardStep
+
+            self._found_card = CardStep(device, self._config, self.buffers, cancel_word)
 
     def set_hooks(self, hooks: tuple[Hook, ...]) -> None:
         """Other hooks from the next step on."""
@@ -131,14 +160,36 @@ class StepRunner:
         The caller has made room for the tokens, and counts them as stored afterwards.
         """
         order = adapted_order(segments)
-        if order is None:
-            return self._run_ordered(segments, [], run_ops)
-        ordered = [segments[i] for i in order]
-        found = self._run_ordered(ordered, adapted_ranges(ordered), run_ops)
-        if found is None:
-            return None
+        ordered = segments if order is None else [segments[i] for i in order]
+        ranges = [] if order is None else adapted_ranges(ordered)
+        found = self._run_ordered(ordered, ranges, run_ops)
+        if found is not None and not isinstance(segments[0].cache.layout, PageLayout):
+            self._card.end()
+        if found is None or order is None:
+            return found
         places = {number: place for place, number in enumerate(order)}
         return [found[places[number]] for number in range(len(segments))]
+
+    def attend(self, segments: Sequence[Segment], run_ops: RunOps) -> bool:
+        """Only the attention of a first layer, of the rows that lie in the buffers.
+
+        False: cancelled. CudaError.
+        """
+        num_tokens, pages = self._fill(segments), segments[0].cache.layout
+        is_prompt = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
+        attending = self.kind_of(num_tokens, is_prompt).attending
+        tokens_per_task = attention_tokens(self._config, attending)
+        numbers = self._table.fill(segments, tokens_per_task, attending == "direct")
+        values = {"num_tokens": num_tokens, **numbers}
+        is_on_card = not isinstance(pages, PageLayout)
+        if is_on_card:
+            values |= self._card.begin(segments)
+        key = ("attention", attending, pages)
+        if not run_ops(key, lambda: list(self.attention(pages).ops(attending, 0)), values):
+            return False
+        if is_on_card:
+            self._card.end()
+        return True
 
     def place_next(self, token: int, cache: KVCache) -> None:
         """Make the step that has just run one of the next token of its only sequence."""
@@ -146,9 +197,13 @@ class StepRunner:
         self.buffers.token_ids[0] = token
         self._rope.fill(self.buffers.cos_sin[:1], position, 1, cache.prompt_length)
         self._table.move_first(position)
+        if not isinstance(cache.layout, PageLayout):
+            self._card.move_first(position)
 
     def first_logits(self) -> FloatRows:
         """A copy of the logits (1, vocab_size) of the first row of the step that has just run."""
+        if self._found_card is not None and self._found_card.is_running:
+            self._found_card.end()
         return self._logits.array[:1, : self._config.vocab_size].copy()
 
     def _run_ordered(
@@ -164,6 +219,8 @@ class StepRunner:
         )
         rows = _wanted_rows(segments)
         values = {"num_tokens": num_tokens, **numbers}
+        if not isinstance(pages, PageLayout):
+            values |= self._card.begin(segments)
         values |= bound_values(ranges, BODY, self._strides)
         adapted = groups_of(ranges, self._batch_of, num_tokens) if ranges else ()
         body = partial(self._body, kind, pages, adapted)
@@ -173,12 +230,12 @@ class StepRunner:
             outputs = ranges_among(ranges, rows, OUTPUT)
             values |= bound_values(outputs, HEAD, self._strides)
             head = partial(self._head, batch, groups_of(outputs, self._batch_of, len(rows)))
-            key = ("step", kind, pages.types, batch, adapted, head.args)
+            key = ("step", kind, pages, batch, adapted, head.args)
             if not self._run(key, lambda: body() + head(), values, segments, rows, run_ops):
                 return None
             logits = self._logits.array[: len(rows), : self._config.vocab_size]
             return self._shares(segments, logits, self._residual_rows(segments))
-        body_key = ("body", kind, pages.types, adapted)
+        body_key = ("body", kind, pages, adapted)
         if not self._run(body_key, body, values, segments, rows, run_ops):
             return None
         residual = self._residual_rows(segments)
@@ -240,10 +297,10 @@ class StepRunner:
             yield self._logits.array[: len(chosen), : self._config.vocab_size].copy()
 
     def _body(
-        self, kind: StepKind, pages: PageLayout, groups: tuple[AdaptedGroup, ...]
+        self, kind: StepKind, pages: AnyLayout, groups: tuple[AdaptedGroup, ...]
     ) -> list[Op | Call]:
         adapters = replace(self._writer.adapters, groups=groups, prefix=BODY)
-        return replace(self._writer, adapters=adapters).body(kind, pages)
+        return replace(self._writer, adapters=adapters).body(kind, self.attention(pages))
 
     def _head(self, batch: Batch, groups: tuple[AdaptedGroup, ...]) -> list[Op | Call]:
         adapters = replace(self._writer.adapters, groups=groups, prefix=HEAD)
@@ -295,6 +352,11 @@ class StepRunner:
             )
             row = end
         return row
+
+    @property
+    def _card(self) -> CardStep:
+        assert self._found_card is not None, "whoever places sequences on a card says which"
+        return self._found_card
 
     def _batch_of(self, num_tokens: int, is_alike: bool = False) -> Batch:
         if num_tokens == 1 and not self._is_exact:

@@ -144,4 +144,5 @@ class TextEngine(ABC):
         """
         ids = checked_tokens(tokens, cache, self.config)
         check_wanted(logits, rows, len(ids), self.layers, self.config)
+        cache.settle(cache.length + len(ids))
         return Work(cache, ids, logits, cancelled, progress, rows, kept)

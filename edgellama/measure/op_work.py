@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.page_pool import AnyLayout
 from edgellama.engine.program import Bound, Op
 from edgellama.engine.segments import split_keys_at
 from edgellama.engine.step_values import NUM_OUTPUTS
@@ -44,7 +44,7 @@ class Step:
     """Keys of one part where a short step's keys are split; 0: never."""
 
     @classmethod
-    def of(cls, num_tokens: int, position: int, pages: PageLayout) -> Step:
+    def of(cls, num_tokens: int, position: int, pages: AnyLayout) -> Step:
         """A step over keys and values in pages of this layout."""
         cached_token_bytes = pages.layer_bytes // PAGE_POSITIONS
         return cls(num_tokens, position, cached_token_bytes, split_keys_at(position))

@@ -57,12 +57,12 @@ def launch(card, record, num_blocks):
 
 
 @device
-def wait(card, cancel_flag):
+def wait(card, cancel_word):
     """Wait until the card has done all that it was given; the status, 0 where it was cancelled."""
     stream = read_i64(card + CARD_STREAM)
     status = call_driver(read_i64(card + CARD_IS_READY), stream, 0, 0, 0)
     while status == NOT_READY:
-        if atomic_load(cancel_flag) != 0:
+        if atomic_load(read_i64(cancel_word)) != 0:
             return 0
         for _ in range(PAUSES):
             pause()
@@ -73,13 +73,14 @@ def wait(card, cancel_flag):
 def attend_on_card():
     """Store a layer's new keys and values on the card, and attend there; one task.
 
-    ``table_bytes``: how much of the table of segments is copied first. Once a call has failed its
+    ``table_bytes``: how much of the table of segments is copied first. ``cancel_word``: where the
+    address of the flag lies that cancels the running job. Once a call has failed its
     status stays in the card's record, and nothing is launched any more.
     """
 
     def kernel(
         card, table, table_source, table_bytes, store, few, many, num_tokens, num_few_tasks,
-        num_many_tasks, cancel_flag, counter, thread, job,
+        num_many_tasks, cancel_word, counter, thread, job,
     ):  # fmt: skip
         for _ in tasks_of(counter, job, 1):
             status = atomic_load(card + CARD_STATUS)
@@ -96,7 +97,7 @@ def attend_on_card():
             if status == 0:
                 status = launch(card, many, num_many_tasks)
             if status == 0:
-                status = wait(card, cancel_flag)
+                status = wait(card, cancel_word)
             atomic_store(card + CARD_STATUS, status)
 
     return kernel

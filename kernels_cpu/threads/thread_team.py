@@ -91,6 +91,11 @@ class ThreadTeam:
             raise
 
     @property
+    def cancel_word(self) -> int:
+        """Where the address of the running job's cancel flag lies."""
+        return self._address + layout.CANCEL_FLAG
+
+    @property
     def next_job(self) -> int:
         """The number that the next ``run`` will have; the program's counters must carry it."""
         return int(self._words[layout.JOB // 8]) + 1

@@ -1,0 +1,1 @@
+"""Keys, values and attention of some sequences on a graphics card."""

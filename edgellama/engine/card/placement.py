@@ -1,0 +1,200 @@
+"""Which sequences lie on the graphics card, and what becomes of them when it cannot keep them.
+
+A sequence moves there whole: its first layers or all, as many as fit. It comes back with all that
+it holds where the card's memory is full, and with nothing where the card is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Callable
+from functools import partial
+
+from edgellama.engine.card.choice import SHORTEST_AUTO, AttentionChoice
+from edgellama.engine.card.device import CardDevice
+from edgellama.engine.card.layout import CardLayout
+from edgellama.engine.card.pages import CardPages
+from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.kv_types import KVTypes
+from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.page_pool import Page, PagePool
+from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
+from edgellama.quant.errors import (
+    CudaError,
+    CudaLostError,
+    CudaMemoryError,
+    UnsupportedModelError,
+)
+
+logger = logging.getLogger("edgellama.llama")
+
+LAYER_SHARES = 8
+"""Layers go to the card in so many shares: each number of them needs programs of its own."""
+GROWTH, SHORTEST_GROWTH = 4, 4096
+"""A sequence that comes to the card should find room to grow to so many times its length, or to
+that of a short one."""
+
+
+class CardPlacement:
+    """Places the sequences of one engine.
+
+    ``measure`` tells, once a card is open, from
+    how many tokens on it is faster, None for never; ``working_bytes``, what steps will take of its
+    memory beside pages. ``open_device`` opens the card.
+    """
+
+    def __init__(
+        self,
+        choice: AttentionChoice,
+        cache_limit: int,
+        measure: Callable[[CardDevice, KVTypes], int | None],
+        working_bytes: Callable[[], int],
+        open_device: Callable[[AttentionChoice], CardDevice] = CardDevice.open,
+    ) -> None:
+        self._choice, self._measure, self._working_bytes = choice, measure, working_bytes
+        self._cache_limit, self._open_device = cache_limit, open_device
+        self.device: CardDevice | None = None
+        self._pools: dict[CardLayout, PagePool] = {}
+        self._thresholds: dict[KVTypes, int | None] = {}
+        self._staying: weakref.WeakSet[KVCache] = weakref.WeakSet()
+        self._said: set[str] = set()
+        self.obstacle: CudaError | UnsupportedModelError | None = None
+        """Why the card is not used, or not any more."""
+
+    def open(self) -> CardDevice | None:
+        """The card; None where it cannot be used under "auto". CudaError under "cuda"."""
+        if self.device is None and self.obstacle is None:
+            try:
+                self.device = self._open_device(self._choice)
+            except CudaError as error:
+                if self._choice.mode == "cuda":
+                    raise
+                self.obstacle = error
+                logger.debug("attention stays on the CPU: %s", error)
+        return None if self.obstacle else self.device
+
+    def settle(self, cache: KVCache, num_tokens: int, *, may_forget: bool) -> None:
+        """See ``kv_cache.Placement``; CudaLostError for tokens that are lost with their card."""
+        if isinstance(cache.pool.maker, CardPages):
+            if self.obstacle is not None:
+                self._forget(cache, may_forget)
+            return
+        is_short = self._choice.mode == "auto" and num_tokens <= SHORTEST_AUTO
+        if is_short or self.obstacle is not None or cache in self._staying:
+            return
+        try:
+            device = self.open()
+            if device is not None and self._is_worth_it(device, cache, num_tokens):
+                self._move(device, cache, num_tokens)
+        except CudaMemoryError as error:
+            self._stay(cache, error)
+        except (CudaError, UnsupportedModelError) as error:
+            self.fail(error)
+            if self._choice.mode == "cuda":
+                raise
+
+    def retreat(self, cache: KVCache, error: CudaMemoryError) -> None:
+        """Bring a sequence back that finds no more room; CudaError if the card is lost."""
+        maker = cache.pool.maker
+        if not isinstance(maker, CardPages):
+            raise error
+
+        def copy(source: Page, target: Page) -> None:
+            target.memory[:] = maker.host_memory(source)
+
+        cache.move_to(cache.home, copy)
+        self._stay(cache, error)
+
+    def fail(self, error: CudaError | UnsupportedModelError) -> None:
+        """Use the card no more: what lies there is lost."""
+        if self.obstacle is None:
+            self.obstacle = error
+            self._say("failure", f"attention goes on on the CPU: {error}")
+
+    def clear(self) -> None:
+        """Give back pages that no sequence holds."""
+        for pool in self._pools.values():
+            pool.clear()
+
+    def close(self) -> None:
+        """Give the card back; what lies there is lost."""
+        if self.device is not None:
+            self.device.close()
+            self.device = None
+        self._pools.clear()
+
+    def _is_worth_it(self, device: CardDevice, cache: KVCache, num_tokens: int) -> bool:
+        if self._choice.mode == "cuda":
+            return True
+        types = cache.layout.types
+        if types not in self._thresholds:
+            self._thresholds[types] = self._measure(device, types)
+        threshold = self._thresholds[types]
+        return threshold is not None and num_tokens > threshold
+
+    def _move(self, device: CardDevice, cache: KVCache, num_tokens: int) -> None:
+        whole = cache.home.maker.host_layout
+        num_layers = self._num_fitting_layers(device, whole, cache, num_tokens)
+        if num_layers < whole.num_layers:
+            self._say(
+                "layers",
+                f"the card has room for keys and values of {num_layers} of {whole.num_layers} "
+                "layers; the others stay on the CPU",
+            )
+        pool = self._pool(device, CardLayout(whole, num_layers))
+        maker = pool.maker
+        assert isinstance(maker, CardPages)
+        # The host's pages may be of a file, or of another sequence: they are only read.
+        cache.move_to(pool, partial(_take, maker, whole))
+
+    def _pool(self, device: CardDevice, layout: CardLayout) -> PagePool:
+        pool = self._pools.get(layout)
+        if pool is None:
+            maker = CardPages(layout, device.memory, device.stream)
+            pool = self._pools.setdefault(layout, PagePool(layout, self._cache_limit, maker))
+        return pool
+
+    def _num_fitting_layers(
+        self, device: CardDevice, whole: PageLayout, cache: KVCache, num_tokens: int
+    ) -> int:
+        """Layers that fit, with room for the sequence to grow; CudaMemoryError if none does."""
+        expected = min(cache.context_length, GROWTH * max(num_tokens, SHORTEST_GROWTH))
+        num_pages = -(-expected // PAGE_POSITIONS)
+        needed = num_pages * CardLayout(whole, whole.num_layers).card.page_bytes
+        room = device.room_bytes + sum(pool.idle_bytes for pool in self._pools.values())
+        room -= self._working_bytes()
+        if needed <= room:
+            return whole.num_layers
+        share = -(-whole.num_layers // LAYER_SHARES)
+        found = int(whole.num_layers * room / needed) // share * share
+        if found < 1:
+            raise CudaMemoryError(
+                f"keys and values of {expected} tokens need {needed / 1e9:.1f} GB of "
+                f"the card's memory, {max(room, 0) / 1e9:.1f} GB are there"
+            )
+        return found
+
+    def _stay(self, cache: KVCache, error: CudaMemoryError) -> None:
+        self._staying.add(cache)
+        self._say("memory", f"a text stays on the CPU: {error}")
+
+    def _forget(self, cache: KVCache, may_forget: bool) -> None:
+        """Begin anew on the CPU, with a cache whose card is lost."""
+        had_tokens = cache.length > 0
+        cache.return_home()
+        if had_tokens and not may_forget:
+            raise CudaLostError(
+                f"the keys and values of this text were lost with the graphics card "
+                f"({self.obstacle}); ask again, and they are computed on the CPU"
+            )
+
+    def _say(self, occasion: str, message: str) -> None:
+        """Warn, once for each occasion."""
+        if occasion not in self._said:
+            self._said.add(occasion)
+            logger.warning("%s", message)
+
+
+def _take(maker: CardPages, layout: PageLayout, source: Page, target: Page) -> None:
+    maker.take(source.memory, layout, target)

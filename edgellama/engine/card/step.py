@@ -1,0 +1,126 @@
+"""What steps need of a graphics card besides pages: their buffers shown to it, tables, kernels.
+
+One for each runner of steps, whose buffers it shows to the card; pages outlive it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from edgellama.cuda.memory import RegisteredMemory
+from edgellama.engine.attention_ops import AttentionOps
+from edgellama.engine.buffers import StepBuffers
+from edgellama.engine.card.attention import (
+    CardAttentionOps,
+    CardKernels,
+    CardRows,
+    Launches,
+    SplitAttention,
+)
+from edgellama.engine.card.device import CardDevice
+from edgellama.engine.card.layout import CardLayout
+from edgellama.engine.card.table import CardTable
+from edgellama.engine.segments import Segment
+from edgellama.kernels_cpu import layouts
+from edgellama.quant.model_config import ModelConfig
+
+FUNCTIONS = {
+    layouts.CARD_SET_CONTEXT: "cuCtxSetCurrent",
+    layouts.CARD_COPY: "cuMemcpyHtoDAsync",
+    layouts.CARD_LAUNCH: "cuLaunchKernel",
+    layouts.CARD_IS_READY: "cuStreamQuery",
+}
+Values: TypeAlias = "dict[str, int]"
+
+
+class CardStep:
+    """Steps of one runner on one card."""
+
+    def __init__(
+        self, device: CardDevice, config: ModelConfig, buffers: StepBuffers, cancel_word: int
+    ) -> None:
+        """Pin the buffers; CudaError where the driver refuses.
+
+        ``cancel_word``: that of the team of threads which runs the steps.
+        """
+        self.device = device
+        self._config, self._buffers = config, buffers
+        self._launches: dict[CardLayout, Launches] = {}
+        self.is_running = False
+        self._cancel_word = cancel_word
+        self._record = np.zeros(layouts.CARD_BYTES // 8, np.int64)
+        self._record[layouts.CARD_CONTEXT // 8] = device.context.handle
+        self._record[layouts.CARD_STREAM // 8] = device.stream.handle
+        for place, name in FUNCTIONS.items():
+            self._record[place // 8] = device.context.driver.address(name)
+        self._table = CardTable(config, device.memory, device.stream)
+        self._registered = [
+            RegisteredMemory(device.context, rows.array)
+            for rows in (buffers.query, buffers.key, buffers.value, buffers.attended)
+        ]
+        self._staged = device.memory.allocate(buffers.query.array.nbytes)
+        q, k, v, y = (memory.device_address for memory in self._registered)
+        self._rows = CardRows(q, k, v, y, self._staged.address)
+
+    def attention(self, layout: CardLayout, host: AttentionOps) -> SplitAttention:
+        """What writes attention over pages of a layout; ``host`` does so for layers that are not
+        on the card. CudaError, KernelError.
+        """
+        launches = self._launches_of(layout)
+        record = int(self._record.ctypes.data)
+        ops = CardAttentionOps(
+            self._config, self._buffers, layout, record, self._cancel_word, launches
+        )
+        return SplitAttention(ops, host)
+
+    def begin(self, segments: Sequence[Segment]) -> Values:
+        """Fill the table for a step; the values that its program binds.
+
+        Waits for what a cancelled step has left running. CudaError.
+        """
+        if self.is_running:
+            self.device.stream.synchronize()
+        layout = segments[0].cache.layout
+        assert isinstance(layout, CardLayout)
+        has_tiles = self._launches_of(layout).kernels.many is not None
+        tasks = self._table.fill(segments, has_tiles)
+        for launches in self._launches.values():
+            launches.set_segments(self._table.address)
+        self.is_running = True
+        return {
+            "card_table": self._table.address,
+            "card_table_source": self._table.source,
+            "card_table_bytes": tasks.table_bytes,
+            "num_few_tasks": tasks.num_few,
+            "num_many_tasks": tasks.num_many,
+        }
+
+    def move_first(self, position: int) -> None:
+        """Make the step that has just run one of its sequence's next token."""
+        self._table.move_first(position)
+        self.is_running = True
+
+    def end(self) -> None:
+        """Say that a step has run to its end; CudaError, or one of its kinds, if the card failed.
+
+        After an error nothing more is launched.
+        """
+        status = int(self._record[layouts.CARD_STATUS // 8])
+        if status:
+            raise self.device.context.driver.error(status, "attention on the graphics card")
+        self.is_running = False
+
+    def _launches_of(self, layout: CardLayout) -> Launches:
+        """The launches over pages of a layout. CudaError, KernelError."""
+        launches = self._launches.get(layout)
+        if launches is None:
+            config, card = self._config, self.device.card
+            kernels = CardKernels.of(config, layout, card.capability)
+            functions = self.device.functions(kernels.all, config.head_size)
+            launches = Launches(config, layout, kernels, functions, self._rows, self._buffers)
+            launches.set_segments(self._table.address)
+            self._launches[layout] = launches
+        return launches
