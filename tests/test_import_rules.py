@@ -87,14 +87,8 @@ ALLOWED: dict[str, set[str]] = {
     },
     "cluster": {
         *("", "engine", "generation", "generation.speculation", "measure", "models", "sampling"),
-        *(
-            "text",
-            "kernels_cpu",
-            "kernels_cpu.compiling",
-            "kernels_cpu.machine",
-            "kernels_cpu.sampling",
-        ),
-        *QUANT,
+        *("server", "text", "kernels_cpu", "kernels_cpu.compiling", "kernels_cpu.machine"),
+        *("kernels_cpu.sampling", *QUANT),
     },
     "": {
         *("engine", "generation", "generation.speculation", "measure", "models", "sampling"),
@@ -111,8 +105,9 @@ PLACES = {
     "numba": re.compile(r"edgellama\.(kernels_cpu(\.\w+)*|cuda\.(kernels\.\w+|ptx_target))"),
     "gguf": re.compile(r"edgellama\.convert(\.\w+)*"),
     "ray": re.compile(r"edgellama\.cluster\.\w+"),
-    **dict.fromkeys(("starlette", "uvicorn"), re.compile(r"edgellama\.server\.\w+")),
-    "msgspec": re.compile(r"edgellama\.(server\.\w+|constraints\.answer_types)"),
+    "starlette": re.compile(r"edgellama\.(server\.\w+|cluster\.ray_serve)"),
+    "uvicorn": re.compile(r"edgellama\.server\.\w+"),
+    "msgspec": re.compile(r"edgellama\.(server\.\w+|constraints\.answer_types|cluster\.affinity)"),
     **dict.fromkeys(("llguidance", "pydantic"), re.compile(r"edgellama\.constraints\.\w+")),
 }
 

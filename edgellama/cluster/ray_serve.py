@@ -1,0 +1,213 @@
+"""Replicas of ``serve``'s application on Ray Serve, and the front that finds the one for a request.
+
+The front knows which requests belong together; Ray's router sends the same session to the same
+replica by consistent hashing, to another one where that is busy or gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from edgellama.cluster.affinity import ResponseKeys, affinity_key
+from edgellama.cluster.ray_stages import import_ray
+from edgellama.cluster.served_application import ServedApplication, plain_scope
+from edgellama.models.names import resolve
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.server.errors import RequestError, error_shape, too_busy
+from edgellama.server.settings import Limits, ServerSettings
+from edgellama.server.wire import json_response, read_body
+
+logger = logging.getLogger(__name__)
+ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+REPLICA_HEADER = b"x-edgellama-replica"
+FRONT, REPLICA = "Front", "Replica"
+"""Names of the deployments, under which a configuration file has options for them."""
+FRONT_REQUESTS = 1000
+"""Answers that one front passes on at once."""
+NUMBERS = ("parallel", "max_waiting")
+MOST_TRIES = 3
+"""Replicas that are asked for an answer, where one after the other dies before it has begun."""
+WAITING_SHARE = 2
+"""Requests that a replica takes, as a multiple of the texts that it makes at once."""
+_RESPONSE_ID = re.compile(rb'"id":"(resp_[0-9a-f]{32})"')
+
+
+@dataclass(frozen=True)
+class ReplicaOptions:
+    """What a configuration file says of every replica.
+
+    ``models`` are paths or names, as each machine knows them, the first of them the default.
+    ``parallel`` texts are made at once, ``max_waiting`` requests wait for all replicas together.
+    ``engine``: options of ``Llama``. ``api_keys``, ``hosts`` and ``cors`` as in ServerSettings.
+    """
+
+    models: tuple[str, ...] | str
+    parallel: int = 4
+    max_waiting: int = 256
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    api_keys: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+    cors: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any]) -> ReplicaOptions:
+        """InvalidOptionError for what is no option."""
+        names = [option.name for option in fields(cls)]
+        if wrong := [name for name in arguments if name not in names]:
+            raise InvalidOptionError(
+                f"{wrong[0]!r} is no option of a replica; allowed: {', '.join(names)}"
+            )
+        if not arguments.get("models"):
+            raise InvalidOptionError("models is missing; allowed: names or paths of models")
+        # On a command line numbers are texts.
+        numbers = {name: _whole(name, arguments[name]) for name in NUMBERS if name in arguments}
+        options = cls(**{**arguments, **numbers})
+        _ = options.limits
+        return options
+
+    @property
+    def limits(self) -> Limits:
+        """InvalidOptionError for numbers that are out of range."""
+        return Limits(parallel=self.parallel, max_waiting=self.max_waiting)
+
+    def settings(self) -> ServerSettings:
+        """Those of a replica, on the machine where it runs."""
+        names = [self.models] if isinstance(self.models, str) else self.models
+        paths = {
+            (Path(name).stem if Path(name).exists() else name): resolve(name) for name in names
+        }
+        return ServerSettings(
+            models=paths,
+            only_given=True,
+            engine=self.engine,
+            limits=self.limits,
+            api_keys=tuple(self.api_keys),
+            hosts=tuple(self.hosts),
+            cors=tuple(self.cors),
+            # Conversations of a page would lie on the machine of one replica.
+            with_page=False,
+        )
+
+
+def _whole(name: str, value: object) -> int:
+    try:
+        return int(str(value))
+    except ValueError:
+        raise InvalidOptionError(f"{name} is {value!r:.80}; allowed: a whole number") from None
+
+
+class Replica:
+    """Models on one machine; Ray Serve starts as many as its configuration says."""
+
+    # Ray Serve awaits it, and routes nothing here before its end.
+    async def __init__(self, options: ReplicaOptions) -> None:  # type: ignore[misc]
+        from ray import serve
+
+        self._application = ServedApplication(options.settings())
+        self._name = serve.get_replica_context().replica_id.unique_id.encode()
+        await self._application.start()
+
+    async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncIterator[dict[str, Any]]:
+        """The messages of an answer, and which replica has given it."""
+        async for message in self._application.answer(scope, body):
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (REPLICA_HEADER, self._name)]
+            yield message
+
+    async def __del__(self) -> None:
+        await self._application.stop()
+
+
+class Front:
+    """Takes requests, and passes each on to the replica of its session."""
+
+    def __init__(self, replica: Any, limits: Limits) -> None:
+        self._replica = replica
+        self._limits = limits
+        self._responses = ResponseKeys()
+
+    async def __call__(self, request: Request) -> Response:
+        """The answer of a replica, piece by piece as it comes."""
+        try:
+            body = await read_body(request, self._limits)
+        except RequestError as error:
+            shape = error_shape(request.url.path)(error)
+            return json_response(shape, error.status, error.headers)
+        key = affinity_key(request.headers, body, self._responses)
+        try:
+            answer, start = await self._begun(plain_scope(request.scope), body, key)
+        except RequestError as error:
+            shape = error_shape(request.url.path)(error)
+            return json_response(shape, error.status, error.headers)
+        response = StreamingResponse(self._passed_on(answer, key), start["status"])
+        response.raw_headers = list(start["headers"])
+        return response
+
+    async def _begun(
+        self, scope: dict[str, Any], body: bytes, key: str | None
+    ) -> tuple[Any, dict[str, Any]]:
+        """An answer that has begun, and its first message; RequestError where no replica is left.
+
+        Of what a replica has made before it died a client has seen nothing, so another one tries.
+        """
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import BackPressureError
+
+        handle = self._replica.options(stream=True, **({} if key is None else {"session_id": key}))
+        for number in range(MOST_TRIES):
+            answer = handle.answer.remote(scope, body)
+            try:
+                return answer, await anext(answer)
+            except BackPressureError:
+                raise too_busy("all replicas are busy", "queue_full", 503) from None
+            except RayError as error:
+                logger.warning("try %d: a replica has not answered: %s", number + 1, error)
+            except BaseException:
+                answer.cancel()
+                raise
+        raise too_busy("no replica has answered", "replica_lost", 503)
+
+    async def _passed_on(self, answer: Any, key: str | None) -> AsyncIterator[bytes]:
+        is_open = True
+        try:
+            async for message in answer:
+                if key is not None and (found := _RESPONSE_ID.search(message["body"][:1000])):
+                    self._responses.note(found[1].decode(), key)
+                    key = None
+                yield message["body"]
+            is_open = False
+        finally:
+            if is_open:
+                answer.cancel()
+
+
+def application(arguments: Mapping[str, Any]) -> Any:
+    """What ``serve run edgellama.cluster.ray_serve:application models=smollm2`` runs.
+
+    ``arguments`` are ReplicaOptions; InvalidOptionError for others.
+    """
+    return replicated(ReplicaOptions.of(arguments))
+
+
+def replicated(options: ReplicaOptions, **deployment: Any) -> Any:
+    """An application for ``serve.run``; ``deployment``: options of Ray Serve for its replicas."""
+    serve = import_ray("serve")
+    from ray.serve.config import RequestRouterConfig
+
+    usual: dict[str, Any] = {
+        "name": REPLICA,
+        "max_ongoing_requests": WAITING_SHARE * options.parallel,
+        "max_queued_requests": options.max_waiting,
+        "request_router_config": RequestRouterConfig(request_router_class=ROUTER),
+    }
+    replica = serve.deployment(Replica, **usual | deployment)
+    front = serve.deployment(Front, name=FRONT, max_ongoing_requests=FRONT_REQUESTS)
+    return front.bind(replica.bind(options), Limits())
