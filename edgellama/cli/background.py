@@ -18,19 +18,32 @@ WAIT_SECONDS = 0.1
 
 
 def run_cancellable(work: Callable[[CancelToken], Result]) -> Result:
-    """What ``work`` returns or raises.
-
-    Ctrl-C sets its token, waits until it has stopped, and goes on as KeyboardInterrupt.
-    """
+    """What ``work`` returns or raises; Ctrl-C sets its token, see ``run_interruptible``."""
     from edgellama.engine.cancellation import CancelToken
 
     token = CancelToken()
+    return run_interruptible(lambda: work(token), token.cancel)
+
+
+def run_interruptible(
+    work: Callable[[], Result],
+    cancel: Callable[[], None],
+    *,
+    idle: Callable[[], None] = lambda: None,
+    patience_s: float | None = None,
+) -> Result:
+    """What ``work`` returns or raises.
+
+    Ctrl-C calls ``cancel``, waits until the work has stopped, and goes on as KeyboardInterrupt;
+    after ``patience_s`` it waits no longer for what may be waiting for its input. ``idle`` is
+    called several times a second.
+    """
     results: list[Result] = []
     errors: list[BaseException] = []
 
     def run() -> None:
         try:
-            results.append(work(token))
+            results.append(work())
         except BaseException as error:
             errors.append(error)
 
@@ -40,9 +53,10 @@ def run_cancellable(work: Callable[[CancelToken], Result]) -> Result:
         while worker.is_alive():
             # In slices, because on Windows no signal ends a long wait.
             worker.join(WAIT_SECONDS)
+            idle()
     except BaseException:
-        token.cancel()
-        worker.join()
+        cancel()
+        worker.join(patience_s)
         raise
     if errors:
         raise errors[0]

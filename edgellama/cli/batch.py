@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ import click
 
 from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.answer_options import answer_arguments, answer_options
+from edgellama.cli.background import run_interruptible
 from edgellama.cli.batch_job import Job
 from edgellama.cli.batch_progress import Counts, batch_progress
 from edgellama.cli.batch_ray import (
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from edgellama.generation.batch import Batch
 
 DEFAULT_WIDTH = 32
-WAIT_SECONDS = 0.1
 CHAT_HELP = "Take each prompt for a chat's message, or continue it as it is.  [default: raw]"
 
 
@@ -163,26 +162,10 @@ def _is_same(source: str, target: str) -> bool:
 
 
 def run(batch: Batch, job: Job, show: Callable[[Counts], None]) -> None:
-    """Write all texts while the main thread waits, so that Ctrl-C reaches it at any moment."""
-    errors: list[BaseException] = []
+    """Write all texts, and show how far they are."""
 
-    def work() -> None:
-        try:
-            for result in batch:
-                job.finish(result)
-        except BaseException as error:
-            errors.append(error)
+    def write() -> None:
+        for result in batch:
+            job.finish(result)
 
-    worker = threading.Thread(target=work, daemon=True)
-    worker.start()
-    try:
-        while worker.is_alive():
-            worker.join(WAIT_SECONDS)
-            show(job.counts)
-        show(job.counts)
-    except BaseException:
-        batch.cancel()
-        worker.join()
-        raise
-    if errors:
-        raise errors[0]
+    run_interruptible(write, batch.cancel, idle=lambda: show(job.counts))

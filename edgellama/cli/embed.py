@@ -6,12 +6,14 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
 from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
+from edgellama.cli.background import run_interruptible
 from edgellama.cli.completion import MODEL, PATH
 from edgellama.cli.options import given, reading_options, take_engine_arguments, type_option
 from edgellama.cli.text_lines import STANDARD_STREAM, TextLines, lines_option
@@ -19,6 +21,8 @@ from edgellama.cli.text_lines import STANDARD_STREAM, TextLines, lines_option
 if TYPE_CHECKING:
     from edgellama.generation.embedding import Embedding
 
+PATIENCE_S = 2.0
+"""How long Ctrl-C waits for a step to end, where it may be a pipe that is waited for."""
 ARRAY_SUFFIX = ".npy"
 EXACT_DIGITS = 9
 """So many decimal digits tell every f32 from its neighbours."""
@@ -82,15 +86,15 @@ def command(
         loaded = load_adapters(llama.load_adapter, adapters)
         found = llama.embed_each(lines.read(), adapters=loaded, **given(options))
         if output == STANDARD_STREAM:
-            _write_lines(sys.stdout.buffer, found, lines)
-            return
-        target = opened.enter_context(replaced_file(Path(output)))
-        report = opened.enter_context(step_progress("embedding texts"))
-        seen = told(found, lines.total, report)
-        if output.endswith(ARRAY_SUFFIX):
-            _write_array(target, seen, llama.config.embedding_length)
+            write = partial(_write_lines, sys.stdout.buffer, found, lines)
         else:
-            _write_lines(target, seen, lines)
+            target = opened.enter_context(replaced_file(Path(output)))
+            report = opened.enter_context(step_progress("embedding texts"))
+            seen = told(found, lines.total, report)
+            write = partial(_write_lines, target, seen, lines)
+            if output.endswith(ARRAY_SUFFIX):
+                write = partial(_write_array, target, seen, llama.config.embedding_length)
+        run_interruptible(write, found.cancel, patience_s=PATIENCE_S)
 
 
 def _write_lines(target: BinaryIO, found: Iterable[Embedding], lines: TextLines) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -11,8 +12,12 @@ from edgellama.cli.options import count_option, kv_type_option, style_option, th
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from edgellama.engine.cancellation import CancelToken
+    from edgellama.engine.engine import Engine
+    from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.step_timer import StepTimer
     from edgellama.measure.op_profile import OpTime
 
 DECODE, PREFILL = "decode", "prefill"
@@ -90,14 +95,14 @@ def command(
       edgellama profile model.gguf -p 0 -d 4096 --by op -o csv
       edgellama profile model.gguf --plot roofline.svg
     """
+    from edgellama.cli.background import run_cancellable
     from edgellama.cli.figures import check_plot
     from edgellama.cli.model_argument import find_model
     from edgellama.cli.profile_table import print_steps, rows_of
-    from edgellama.cli.terminal import kernel_progress, step_progress
+    from edgellama.cli.terminal import kernel_progress
     from edgellama.engine.engine import Engine
     from edgellama.engine.kv_types import KVTypes
     from edgellama.engine.step_timer import StepTimer
-    from edgellama.measure.op_profile import profile_step
     from edgellama.measure.plain_read import PlainRead
     from edgellama.quant.gguf.file import GGUFFile
 
@@ -107,7 +112,6 @@ def command(
         raise click.UsageError("nothing to measure: give -p or -n other than 0")
     types = str(KVTypes.of(kv_type))
     timer = StepTimer()
-    steps: dict[str, Sequence[OpTime]] = {}
     path = find_model(model)
     with GGUFFile(path) as file:
         with kernel_progress() as compiled:
@@ -118,18 +122,9 @@ def command(
         with engine:
             sizes[PREFILL] = min(num_prompt, engine.step_tokens)
             cache = engine.new_cache(depth + max(sizes.values()), kv_type=types)
-            engine.forward([0] * depth, cache, logits="none")
-            for name, num_tokens in sizes.items():
-                if num_tokens:
-                    with step_progress(f"timing {name}") as progress:
-                        steps[name] = profile_step(
-                            engine,
-                            timer,
-                            cache,
-                            num_tokens=num_tokens,
-                            repetitions=repetitions,
-                            progress=progress,
-                        )
+            steps = run_cancellable(
+                partial(_time_steps, engine, timer, cache, sizes, depth, repetitions)
+            )
             plain = PlainRead(engine)
             plain_seconds = min(plain.seconds() for _ in range(repetitions))
     bandwidth = plain.num_bytes / plain_seconds / 1e9
@@ -139,3 +134,33 @@ def command(
         from edgellama.cli.roofline_plot import draw
 
         draw(run_title(path.stem, tier_name, used_threads), steps, bandwidth, plot)
+
+
+def _time_steps(
+    engine: Engine,
+    timer: StepTimer,
+    cache: KVCache,
+    sizes: Mapping[str, int],
+    depth: int,
+    repetitions: int,
+    cancelled: CancelToken,
+) -> dict[str, Sequence[OpTime]]:
+    """Times of the ops of each step that has tokens, by its name."""
+    from edgellama.cli.terminal import step_progress
+    from edgellama.measure.op_profile import profile_step
+
+    engine.forward([0] * depth, cache, logits="none", cancelled=cancelled)
+    steps: dict[str, Sequence[OpTime]] = {}
+    for name, num_tokens in sizes.items():
+        if num_tokens:
+            with step_progress(f"timing {name}") as progress:
+                steps[name] = profile_step(
+                    engine,
+                    timer,
+                    cache,
+                    num_tokens=num_tokens,
+                    repetitions=repetitions,
+                    cancelled=cancelled,
+                    progress=progress,
+                )
+    return steps

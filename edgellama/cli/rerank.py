@@ -73,6 +73,8 @@ def command(
       edgellama rerank model.gguf "Which animals fly?" -f passages.txt --top 3
       edgellama rerank model.gguf "tax law" --json < found.jsonl
     """
+    import asyncio
+
     from edgellama.cli.model_argument import find_runnable, open_model
     from edgellama.cli.terminal import step_progress
 
@@ -82,8 +84,11 @@ def command(
         loaded = load_adapters(llama.load_adapter, adapters)
         texts = list(lines.read())
         with step_progress("reading documents") as report:
-            ranked = llama.rerank(
-                query, texts, top_n=top_n, progress=report, adapters=loaded, **given(options)
+            # Awaited, since Ctrl-C ends what is awaited at any moment.
+            ranked = asyncio.run(
+                llama.rerank_async(
+                    query, texts, top_n=top_n, progress=report, adapters=loaded, **given(options)
+                )
             )
     for each in ranked:
         line = {

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.program import Op
@@ -62,11 +63,13 @@ def profile_step(
     *,
     num_tokens: int,
     repetitions: int,
+    cancelled: CancelToken | None = None,
     progress: Progress | None = None,
 ) -> list[OpTime]:
     """Times of the ops of one step of ``num_tokens``, logits of the last included.
 
     ``cache`` holds the tokens before it, and as many afterwards; ``timer`` is the engine's.
+    GenerationCancelled if ``cancelled`` is set meanwhile.
     """
     depth = cache.length
     tokens = np.random.default_rng(0).integers(0, engine.config.vocab_size, num_tokens)
@@ -74,7 +77,7 @@ def profile_step(
     ops: Sequence[Op] = []
     for run in range(repetitions + 1):
         timer.take_jobs()
-        engine.forward(tokens.astype(np.int32), cache)
+        engine.forward(tokens.astype(np.int32), cache, cancelled=cancelled)
         cache.truncate(depth)
         (job,) = timer.take_jobs()
         ops = job.ops
