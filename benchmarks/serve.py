@@ -23,6 +23,7 @@ from statistics import median
 from typing import Any
 
 import httpx
+import mixed_load
 
 from edgellama.models.pulling import pull
 from edgellama.models.well_known import STARTER_MODEL
@@ -195,78 +196,27 @@ def at_rest(model: Path) -> dict[str, float]:
         before = _processor_s(pid)
         time.sleep(IDLE_S)
         idle = (_processor_s(pid) - before) / IDLE_S
-        mine = _resident_mb(Path(f"/proc/{pid}/status").read_text())
-    return {"idle_cpu_percent": 100 * idle, "memory_beside_mb": mine - _resident_mb(alone.stdout)}
-
-
-async def _expected(url: str, prompts: Sequence[str], num_tokens: int) -> dict[str, str]:
-    """What each prompt gives alone."""
-    async with client(url) as connection:
-        found = {}
-        for text in prompts:
-            asked = body(text, num_tokens, is_ours=True, stream=False)
-            answer = (await connection.post(CHAT, json=asked)).json()
-            found[text] = answer["choices"][0]["message"]["content"]
-        return found
-
-
-async def _mixed_load(
-    url: str, expected: dict[str, str], num_tokens: int, num_users: int, until: float
-) -> Counter[str]:
-    """Users who ask, stream, and leave in the middle; every text is compared."""
-    counts: Counter[str] = Counter()
-
-    async def one(number: int, connection: httpx.AsyncClient) -> None:
-        turn = number
-        prompts = list(expected)
-        while time.monotonic() < until:
-            turn += 7
-            text, is_stream, leaves = prompts[turn % len(prompts)], turn % 3 > 0, turn % 5 == 0
-            asked = body(text, num_tokens, is_ours=True, stream=is_stream)
-            if not is_stream:
-                answer = await connection.post(CHAT, json=asked)
-                found = answer.json()["choices"][0]["message"]["content"]
-                counts["whole" if found == expected[text] else "WRONG"] += 1
-                continue
-            pieces = []
-            async with connection.stream("POST", CHAT, json=asked) as streamed:
-                async for line in streamed.aiter_lines():
-                    if line.startswith("data: {"):
-                        choice = json.loads(line[6:])["choices"][0]
-                        pieces.append(choice["delta"].get("content", ""))
-                    if leaves and len(pieces) > 4:
-                        break
-            found = "".join(pieces)
-            is_right = expected[text].startswith(found) if leaves else found == expected[text]
-            counts[("left" if leaves else "streamed") if is_right else "WRONG"] += 1
-
-    async with client(url) as connection:
-        await asyncio.gather(*(one(number, connection) for number in range(num_users)))
-    return counts
+        mine = mixed_load.resident_mb(pid)
+    alone_mb = int(alone.stdout.partition("VmRSS:")[2].split()[0]) / 1000
+    return {"idle_cpu_percent": 100 * idle, "memory_beside_mb": mine - alone_mb}
 
 
 def soak(model: Path, minutes: float, num_users: int) -> dict[str, Any]:
-    """Mixed load for so long: texts as alone, and the server's memory at both ends."""
-    prompts = [prompt(5000 + number, 5 + 11 * number) for number in range(16)]
+    """Mixed load for so long: answers as alone, and the server's memory at both ends."""
+
+    async def run(url: str, pid: int) -> dict[str, Any]:
+        async with client(url) as connection:
+            load = await mixed_load.mixed_load(connection, pid, minutes, num_users)
+            left = (await connection.get("/health")).json()
+        return {**mixed_load.report(load), "still_running": left["running"] + left["waiting"]}
+
     with our_server(model, "--exact", "--prompt-cache", "50MB") as (url, pid):
-        expected = asyncio.run(_expected(url, prompts, 24))
-        minute = time.monotonic() + min(60.0, 20 * minutes)
-        counts = asyncio.run(_mixed_load(url, expected, 24, num_users, minute))
-        before = _resident_mb(Path(f"/proc/{pid}/status").read_text())
-        until = minute + 60 * minutes
-        counts += asyncio.run(_mixed_load(url, expected, 24, num_users, until))
-        after = _resident_mb(Path(f"/proc/{pid}/status").read_text())
-        left = httpx.get(f"{url}/health").json()["running"]
-    return {**counts, "memory_mb": (before, after), "still_running": left}
+        return asyncio.run(run(url, pid))
 
 
 def _processor_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def _resident_mb(status: str) -> float:
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1000
 
 
 def together(arguments: argparse.Namespace, model: Path) -> dict[str, float]:
