@@ -173,6 +173,7 @@ def report(load: Load) -> dict[str, Any]:
     )
     return {
         **load.counts,
+        "WRONG": load.counts["WRONG"],
         "memory_mb": (round(before, 1), round(after, 1)),
         "most_mb": round(max(load.memory_mb), 1),
         "examples": load.wrong[:3],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import logging
 import re
@@ -406,3 +407,72 @@ def test_every_address_may_be_named_where_all_are_listened_on(tiny_path: Path) -
     with running_server(settings) as server, server.client() as client:
         assert client.get("/health", headers={"host": "192.168.1.7:8080"}).status_code == 200
         assert client.get("/health", headers={"host": "evil.example"}).status_code == 403
+
+
+GIANT = "9" * 400
+OURS = "Host: localhost\r\nAuthorization: Bearer secret\r\n"
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *(
+            f'"{name}": {GIANT}'
+            for name in ("max_tokens", "seed", "top_k", "min_tokens", "timeout")
+        ),
+        *(f'"{name}": {2**63}' for name in ("max_tokens", "seed", "top_k", "repeat_last_n")),
+        *(f'"{name}": -{GIANT}' for name in ("max_tokens", "seed", "top_k", "n", "timeout")),
+        *('"temperature": 1e400', '"temperature": NaN', '"top_p": -0.0', f'"n": {GIANT}'),
+        *(f'"logit_bias": {{"{GIANT}": 1}}', f'"top_logprobs": {GIANT}, "logprobs": true'),
+        *('"logit_bias": {"1": 1e308}', '"min_p": 5e-324', '"stop": ["\\u0000", "\\uffff"]'),
+        *('"stop": ["\\ud800"]', '"user": "\\udfff\\ud800"', '"model": "\\u202etiny\\u0000"'),
+    ],
+)
+def test_giant_numbers_and_strange_texts(client: httpx.Client, field: str) -> None:
+    """They are taken as what they mean, or refused in a line; nothing breaks inside."""
+    body = f'{{{field}, "messages": [{{"role": "user", "content": "Hi"}}], "stop": "e"}}'
+    if '"stop"' in field:
+        body = body.replace(', "stop": "e"', ', "max_tokens": 3')
+    answer = client.post(CHAT, content=body.encode())
+    assert answer.status_code in (200, 400, 404), answer.text
+    assert answer.status_code == 200 or answer.json()["error"]["message"]
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_body(client: httpx.Client) -> None:
+    """As files of Windows' editors begin; what is compressed is refused by its name."""
+    body = b"\xef\xbb\xbf" + json.dumps(ASKED).encode()
+    assert client.post(CHAT, content=body).status_code == 200
+    packed = gzip.compress(json.dumps(ASKED).encode())
+    answer = client.post(CHAT, content=packed, headers={"content-encoding": "gzip"})
+    assert answer.status_code == 415 and "gzip" in answer.json()["error"]["message"]
+
+
+def test_requests_behind_each_other_are_answered_in_order(server: RunningServer) -> None:
+    """Three streams and a whole text come in one packet: each answer is whole, in its place."""
+    body = json.dumps({**ASKED, "max_tokens": 3, "stream": True}).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\n{OURS}Content-Length: {len(body)}\r\n\r\n"
+    last = f"GET /health HTTP/1.1\r\n{OURS}Connection: close\r\n\r\n"
+    answer = raw(server, 3 * (head.encode() + body) + last.encode())
+    streams = answer.split(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert len(streams) == 4 and all(part.startswith(b"HTTP/1.1 200") for part in streams)
+    assert b'"status":"ok"' in streams[3] and b"data:" not in streams[3]
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_who_shuts_the_connection_has_left(
+    server: RunningServer, client: httpx.Client, is_stream: bool
+) -> None:
+    """Half a connection is no client: the work ends, nothing breaks, others are answered."""
+    body = json.dumps({**ASKED, "max_tokens": 200, "ignore_eos": True, "stream": is_stream})
+    head = f"POST {CHAT} HTTP/1.1\r\n{OURS}Content-Length: {len(body)}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall((head + body).encode())
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(65536):
+                pass
+    for _ in range(500):
+        if not client.get("/health").json()["running"]:
+            break
+        time.sleep(0.01)
+    assert client.post(CHAT, json=ASKED).status_code == 200

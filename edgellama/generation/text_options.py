@@ -6,6 +6,7 @@ of the same name for each.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from numbers import Integral, Real
@@ -185,10 +186,11 @@ def checked_count(name: str, value: Any) -> int | None:
 def _seconds(value: Any) -> float | None:
     if value is None:
         return None
-    is_truth = isinstance(value, bool)
-    if isinstance(value, Real) and not is_truth and float(value) > 0:
-        return float(value)
-    raise InvalidOptionError(f"timeout is {value!r}; allowed: None or seconds above 0")
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    number: Any = value
+    if is_number and number > 0:
+        return float(min(number, threading.TIMEOUT_MAX))  # Whole numbers have no greatest one.
+    raise InvalidOptionError(f"timeout is {value!r:.80}; allowed: None or seconds above 0")
 
 
 def _prediction(value: Any) -> str | None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 
 KERNEL_STAGES = ("top_k", "top_p", "min_p", "temperature")
+MAX_TOP_K = 2**31 - 1
+"""More than any vocabulary has; kernels take no greater number."""
 """What the kernel does, in this order."""
 Choose: TypeAlias = Callable[[Logits, float], int | None]
 
@@ -198,7 +200,7 @@ def _kernel_choice(
 
     return TokenChooser(
         kernels,
-        top_k=int(options.top_k) if "top_k" in tail else 0,
+        top_k=min(int(options.top_k), MAX_TOP_K) if "top_k" in tail else 0,
         top_p=float(options.top_p) if "top_p" in tail else 1.0,
         min_p_distance=math.log(options.min_p) if "min_p" in tail else -math.inf,
         temperature=temperature,

@@ -202,8 +202,11 @@ def open_sockets(host: str, port: int) -> list[socket.socket]:
     first = _bound(LOOPBACKS[0][0], port, LOOPBACKS[0][1])
     try:
         second = _bound(LOOPBACKS[1][0], first.getsockname()[1], LOOPBACKS[1][1])
-    except (EdgellamaError, OSError):
-        # No IPv6 here, or another program has that port there.
+    except EdgellamaError as error:
+        if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.EADDRINUSE:
+            logger.warning("%s; clients that call ::1 reach the other program", error.what)
+        return [first]  # No IPv6 here, or another program has that port there.
+    except OSError:
         return [first]
     return [first, second]
 

@@ -6,6 +6,7 @@ Answers that come piece by piece are streaming's business.
 from __future__ import annotations
 
 import asyncio
+import codecs
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from starlette.responses import Response
 
+from edgellama.quant.error_text import shown
 from edgellama.server.errors import RequestError
 
 if TYPE_CHECKING:
@@ -71,9 +73,14 @@ async def read_body(request: Request, limits: Limits) -> bytes:
 
 async def read_json(request: Request, limits: Limits) -> dict[str, Any]:
     """The JSON object that a request sends."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise RequestError(
+            415, f"content-encoding is {shown(encoding)}; allowed: none", code="invalid_encoding"
+        )
     body = await read_body(request, limits)
     try:
-        value = msgspec.json.decode(body)
+        value = msgspec.json.decode(body.removeprefix(codecs.BOM_UTF8))
     except RecursionError:
         raise RequestError(
             400, "the body is JSON of too many levels", code="invalid_json"
