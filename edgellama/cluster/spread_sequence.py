@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.kv_cache import shared_length
 from edgellama.kernels_cpu.layouts import ALL_KEYS
-from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.quant.errors import CudaMemoryError, EdgellamaError, InvalidOptionError
 from edgellama.sampling.choice_order import ChoiceOrder
 
 _NUMBERS = itertools.count(1)
@@ -87,6 +88,17 @@ class SpreadSequence:
         self.begin(len(prompt))
         self.truncate(min(shared_length(self._tokens, prompt), len(prompt) - 1))
         return self.length
+
+    @property
+    def pool(self) -> None:
+        """None: all sequences of a model over stages share steps."""
+
+    def settle(self, num_tokens: int, *, may_forget: bool = False) -> None:
+        """Nothing: where keys and values lie is the stages' business."""
+
+    def retreat(self, error: CudaMemoryError) -> NoReturn:
+        """Never asked for; the error."""
+        raise error
 
     def prepare(self, num_tokens: int) -> None:
         """What went wrong with its last step is raised before the next."""
