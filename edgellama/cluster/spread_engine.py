@@ -40,7 +40,7 @@ from edgellama.quant.rope_choice import with_rope_scaling
 from edgellama.sampling.choice_order import ChoiceOrder
 
 if TYPE_CHECKING:
-    from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.text_cache import TextCache
 
 CHUNK_TOKENS = 256
 """Tokens of a prompt that a stage computes while the next one has those before."""
@@ -143,23 +143,21 @@ class SpreadEngine(TextEngine):
         kv_type: KVTypeChoice | None = None,
         adapters: AdapterSet = NO_ADAPTERS,
         is_passing: bool = False,
-    ) -> KVCache:
+    ) -> SpreadSequence:
         """A sequence that holds nothing; ``kv_type`` is the stages' own in any case."""
         length = self.config.context_length if context_length is None else context_length
-        sequence = SpreadSequence(
+        return SpreadSequence(
             length, self._pipeline.retire, self._bytes_of,
             window=self.config.sliding_window, dynamic_from=self.config.rope.dynamic_from,
             adapters=adapters,
         )  # fmt: skip
-        # Whoever asks an engine for it needs no more of a cache than this has.
-        return cast("KVCache", sequence)
 
-    def order_choice(self, cache: KVCache, order: object) -> None:
+    def order_choice(self, cache: TextCache, order: object) -> None:
         """See ``TextEngine.order_choice``; it is the last stage that chooses."""
         assert isinstance(order, ChoiceOrder)
         cast(SpreadSequence, cache).next_order = order
 
-    def work(self, tokens: Sequence[int] | Tokens, cache: KVCache, **how: Any) -> Work:
+    def work(self, tokens: Sequence[int] | Tokens, cache: TextCache, **how: Any) -> Work:
         """See ``TextEngine.work``. StageLostError, in time, where a stage does not come back."""
         cast(SpreadSequence, cache).take_order()
         return super().work(tokens, cache, **how)

@@ -37,6 +37,7 @@ from edgellama.engine.segments import ROWS, Segment, Wanted
 from edgellama.engine.step import FloatRows, StepRunner
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer
+from edgellama.engine.text_cache import TextCache
 from edgellama.engine.text_engine import TextEngine
 from edgellama.engine.weights import ModelWeights
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
@@ -154,7 +155,7 @@ class Engine(TextEngine):
     def forward(
         self,
         tokens: Sequence[int] | npt.NDArray[np.int32],
-        cache: KVCache,
+        cache: TextCache,
         *,
         logits: Wanted = "last",
         rows: FloatRows | None = None,
@@ -165,7 +166,8 @@ class Engine(TextEngine):
         started = perf_counter()
         is_one = isinstance(tokens, list) and len(tokens) == 1
         if is_one and logits in ("last", 1) and progress is None:
-            repeated = self._repeat_step(tokens[0], cache, cancelled)
+            # It is one of this engine's own, or no step of it was the last.
+            repeated = self._repeat_step(tokens[0], cache, cancelled)  # type: ignore[arg-type]
             if repeated is not None:
                 self.scheduler.costs.note_alone(1, perf_counter() - started)
                 return repeated

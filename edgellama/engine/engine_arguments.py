@@ -12,9 +12,9 @@ from edgellama.engine.segments import ROWS
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
 
 if TYPE_CHECKING:
-    from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.segments import Wanted
     from edgellama.engine.step import FloatRows
+    from edgellama.engine.text_cache import TextCache
     from edgellama.quant.model_config import ModelConfig
 
 
@@ -28,7 +28,7 @@ def checked_layers(layers: range | None, num_layers: int) -> range:
 
 
 def checked_tokens(
-    tokens: Sequence[int] | npt.NDArray[np.int32], cache: KVCache, config: ModelConfig
+    tokens: Sequence[int] | npt.NDArray[np.int32], cache: TextCache, config: ModelConfig
 ) -> npt.NDArray[np.int64]:
     """The tokens as one row of ids.
 

@@ -18,10 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.segments import MAX_SEGMENTS, MAX_TOKEN_SPLITS, Segment, num_token_splits
 from edgellama.engine.step_costs import StepCosts
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
+from edgellama.engine.text_cache import TextCache
 from edgellama.engine.work import CANCELLED, Work
 from edgellama.quant.errors import (
     CudaError,
@@ -129,7 +129,7 @@ class Scheduler:
             except RuntimeError:
                 pass
 
-    def run_alone(self, sequence: KVCache, action: Callable[[], Result | None]) -> Result | None:
+    def run_alone(self, sequence: TextCache, action: Callable[[], Result | None]) -> Result | None:
         """What ``action`` returns, which is a step of one sequence.
 
         None, and nothing is called, where others wait for a step or had one lately.

@@ -16,9 +16,9 @@ import numpy.typing as npt
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine_arguments import check_wanted, checked_tokens
-from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.segments import ROWS, Wanted
 from edgellama.engine.step import FloatRows
+from edgellama.engine.text_cache import TextCache
 from edgellama.engine.work import Kept, Work
 from edgellama.quant.errors import EdgellamaError
 
@@ -81,7 +81,7 @@ class TextEngine(ABC):
         kv_type: KVTypeChoice | None = None,
         adapters: AdapterSet = NO_ADAPTERS,
         is_passing: bool = False,
-    ) -> KVCache:
+    ) -> TextCache:
         """A cache for one sequence; ``context_length`` defaults to the model's own.
 
         ``kv_type`` defaults to the engine's; ``adapters``, of this engine's shelf, are what its
@@ -93,7 +93,7 @@ class TextEngine(ABC):
     def close(self) -> None:
         """Let everything go, after the running step; the engine is unusable afterwards."""
 
-    def order_choice(self, cache: KVCache, order: object) -> None:
+    def order_choice(self, cache: TextCache, order: object) -> None:
         """Let the next step of a sequence end with tokens, chosen as ordered, in place of logits.
 
         Each is a row of one number. Only where logits would have to be sent here for it.
@@ -103,7 +103,7 @@ class TextEngine(ABC):
     def forward(
         self,
         tokens: Sequence[int] | npt.NDArray[np.int32],
-        cache: KVCache,
+        cache: TextCache,
         *,
         logits: Wanted = "last",
         rows: FloatRows | None = None,
@@ -130,7 +130,7 @@ class TextEngine(ABC):
     def work(
         self,
         tokens: Sequence[int] | npt.NDArray[np.int32],
-        cache: KVCache,
+        cache: TextCache,
         *,
         logits: Wanted = "last",
         rows: FloatRows | None = None,

@@ -9,14 +9,15 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.segments import ROWS, Segment, Wanted, num_logits
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
+from edgellama.engine.text_cache import TextCache
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, GenerationCancelled
 
@@ -34,7 +35,7 @@ class Work:
 
     def __init__(
         self,
-        cache: KVCache,
+        cache: TextCache,
         tokens: npt.NDArray[np.int64],
         wanted: Wanted = "last",
         cancelled: CancelToken | None = None,
@@ -122,8 +123,10 @@ class Work:
         is in a step.
         """
         start, count, position = self.num_done, self.num_left, self.cache.length
+        # Who runs a step knows of which kind the sequences are that it has made.
+        cache: Any = self.cache
         if count == len(self.tokens) <= most:
-            return Segment(self.cache, position, self.tokens, self.wanted, self._rows)
+            return Segment(cache, position, self.tokens, self.wanted, self._rows)
         if count > most:
             count = (position + most) // PAGE_POSITIONS * PAGE_POSITIONS - position
             if count <= 0:
@@ -134,7 +137,7 @@ class Work:
             wanted = num_logits(wanted, len(self.tokens)) - num_later
         part = slice(start, start + count)
         rows = None if self._rows is None else self._rows[part]
-        return Segment(self.cache, position, self.tokens[part], wanted, rows)
+        return Segment(cache, position, self.tokens[part], wanted, rows)
 
     def deliver(self, segment: Segment, logits: npt.NDArray[np.float32]) -> None:
         """Take a step's result, unless it was given up: its tokens belong to the sequence now."""

@@ -22,7 +22,7 @@ from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.text_cache import TextCache
     from edgellama.engine.text_engine import TextEngine
     from edgellama.engine.work import Progress
     from edgellama.generation.speculation.drafter import Drafter
@@ -44,7 +44,7 @@ class Decoding:
         self,
         engine: TextEngine,
         tokenizer: Tokenizer,
-        cache: KVCache,
+        cache: TextCache,
         request: Request,
         cancel: CancelToken,
         drafter: Drafter | None = None,

@@ -14,7 +14,7 @@ from edgellama.generation.waiting_line import Turn
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
-    from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.text_cache import TextCache
     from edgellama.engine.text_engine import TextEngine
     from edgellama.engine.work import Work
     from edgellama.generation.waiting_line import WaitingLine
@@ -31,7 +31,7 @@ class Begun(Generic[Result]):
     """A text that is being computed; ``result`` makes of its work what the caller gets."""
 
     work: Work
-    cache: KVCache
+    cache: TextCache
     result: Callable[[], Result]
 
 

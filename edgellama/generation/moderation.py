@@ -27,7 +27,7 @@ from edgellama.text.guard_prompts import (
 )
 
 if TYPE_CHECKING:
-    from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.text_cache import TextCache
     from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.waiting_line import WaitingLine
     from edgellama.text.tokenizer import Tokenizer
@@ -158,7 +158,7 @@ class _Answer:
 
     engine: TextEngine
     tokenizer: Tokenizer
-    cache: KVCache
+    cache: TextCache
     cancel: CancelToken
 
     def verdict(self, prompt: GuardPrompt) -> tuple[float, int]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgellama.generation.logprobs import prompt_logprobs
 
 if TYPE_CHECKING:
-    from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.segments import Wanted
+    from edgellama.engine.text_cache import TextCache
     from edgellama.engine.work import Kept, Progress
     from edgellama.generation.decoding_clock import DecodingClock
     from edgellama.generation.results import TokenLogprob
@@ -35,7 +35,7 @@ class Prefill:
     """Knows what the cache held of the prompt before, and what it still lacks."""
 
     def __init__(
-        self, tokenizer: Tokenizer, cache: KVCache, request: Request, clock: DecodingClock
+        self, tokenizer: Tokenizer, cache: TextCache, request: Request, clock: DecodingClock
     ) -> None:
         self._cache = cache
         self._request = request

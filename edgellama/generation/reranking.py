@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgellama.engine.adapter_set import AdapterSet
     from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.kv_cache import KVCache
+    from edgellama.engine.text_cache import TextCache
     from edgellama.engine.text_engine import TextEngine
     from edgellama.engine.work import Work
     from edgellama.generation.waiting_line import WaitingLine
@@ -209,7 +209,7 @@ class Reranker:
         finally:
             base.close()
 
-    def _shared(self, prompts: Sequence[Sequence[int]], cancel: CancelToken) -> KVCache:
+    def _shared(self, prompts: Sequence[Sequence[int]], cancel: CancelToken) -> TextCache:
         """A cache with what all prompts begin with; with nothing, where there is only one."""
         longest = max(map(len, prompts))
         cache = self.engine.new_cache(longest, adapters=self.adapters, is_passing=True)

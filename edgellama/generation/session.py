@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.kv_types import KVTypeChoice
+    from edgellama.engine.text_cache import TextCache
     from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.async_stream import AsyncStream
     from edgellama.generation.speculation.speculation import Speculation
@@ -54,7 +55,7 @@ class Session:
         *,
         context_length: int | None = None,
         kv_type: KVTypeChoice = "f16",
-        cache: KVCache | None = None,
+        cache: TextCache | None = None,
         adapters: AdapterScales | AdapterSet | None = None,
         siblings: weakref.WeakSet[Session] | None = None,
         line: WaitingLine | None = None,
@@ -80,7 +81,7 @@ class Session:
         self._closed = False
         self._siblings.add(self)
 
-    def _empty_cache(self, context_length: int | None, kv_type: KVTypeChoice) -> KVCache:
+    def _empty_cache(self, context_length: int | None, kv_type: KVTypeChoice) -> TextCache:
         engine = self._engine
         own_length = engine.config.context_length
         length = own_length if context_length is None else context_length
@@ -303,7 +304,9 @@ class Session:
             self._check_free()
             fork = self._cache.fork()
         try:
-            save_cache(Path(path), fork, self._engine.cache_maker, progress)
+            # Where keys and values can be saved, they lie in pages here.
+            maker, cache = self._engine.cache_maker, cast("KVCache", fork)
+            save_cache(Path(path), cache, maker, progress)
         finally:
             fork.close()
 
@@ -332,7 +335,8 @@ class Session:
         with self._lock:
             self._check_free()
             self._cache.adapters = self._adapters
-            load_cache(Path(path), self._cache, self._engine.cache_maker, verify=verify)
+            maker, cache = self._engine.cache_maker, cast("KVCache", self._cache)
+            load_cache(Path(path), cache, maker, verify=verify)
 
     def close(self) -> None:
         """End a running stream and give the cache's memory back; more calls do nothing."""
