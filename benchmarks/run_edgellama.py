@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # As the command line does.
+
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version

@@ -23,7 +23,7 @@ from edgellama.quant.gguf.tensors import (
     check_layout,
     read_tensor_entries,
 )
-from edgellama.quant.mapped_file import map_file
+from edgellama.quant.mapped_file import give_back, map_file
 from edgellama.quant.records import dataclass
 
 # A header is held in memory, so a hostile one must not be as large as a model. The largest
@@ -71,6 +71,7 @@ def read_part(path: Path) -> Part:
     data_start = -(-cursor.position // alignment) * alignment
     check_layout(cursor, entries, alignment, len(buffer) - data_start)
     tensors = _map_tensors(buffer, entries, data_start)
+    give_back(buffer, cursor.position)
     return Part(path, version, alignment, len(buffer), metadata, types, tensors)
 
 
