@@ -10,7 +10,6 @@ from __future__ import annotations
 import gc
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from edgellama.kernels_cpu.machine.user_cache import storage_error
 from edgellama.kernels_cpu.signatures import KERNELS
 from edgellama.quant.digests import blake2b
 
-ALLOCATIONS_BETWEEN_COLLECTIONS = 100_000
+COLLECTION_THRESHOLDS = (200_000, 1_000, 1_000)
 """A compiler makes large trees that live long: walking them more often finds nothing."""
 DIGEST_BYTES = 32
 LOW_PRIORITY = "low-priority"
@@ -44,6 +43,8 @@ def compile_into(
 
 def write_checked(path: Path, content: bytes) -> None:
     """Write atomically, behind a digest; CacheError where that cannot be done."""
+    import tempfile
+
     try:
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
         try:
@@ -69,7 +70,7 @@ def read_checked(path: Path) -> bytes | None:
 
 def main(arguments: Sequence[str], compile_all: CompileInto = compile_into) -> None:
     """Entry of the worker process: tier, folder, and perhaps LOW_PRIORITY."""
-    gc.set_threshold(ALLOCATIONS_BETWEEN_COLLECTIONS)
+    gc.set_threshold(*COLLECTION_THRESHOLDS)
     tier_name, folder, *options = arguments
     if LOW_PRIORITY in options and hasattr(os, "nice"):
         os.nice(LOWEST)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import operator
 from typing import Any
 
 import numba
 from llvmlite import binding, ir
-from numba.core import codegen, compiler, compiler_machinery, registry
+from numba.core import codegen, compiler, registry
 from numba.core.compiler_lock import global_compiler_lock
 
+from edgellama.kernels_cpu.compiling.spared_work import spare_all
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import Kernel, Signature, signature_of
 from edgellama.kernels_cpu.simd.device import FAST_MATH
@@ -28,8 +28,6 @@ LIBM_INTRINSICS = frozenset(
     for name in ("exp", "exp2", "exp10", "log", "log2", "log10", "sin", "cos", "tan", "pow", "powi")
 )
 """LLVM functions that become calls of the C library's mathematics."""
-CONTAINER_MODULES = frozenset({"datetime", "listdecl", "npydecl", "setdecl"})
-"""Where Numba declares what operators mean for containers."""
 STACK_ALIGNMENT = 64
 """Vectors that do not fit the registers lie on the stack, where they must not cross cache lines."""
 I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
@@ -40,6 +38,14 @@ class KernelLibrary(codegen.AOTCodeLibrary):
 
     Numba optimizes every function's, callees included; once they are all in one kernel is enough.
     """
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        """As Numba's, but for functions that are only declared here."""
+        ll_module.data_layout = self._codegen._data_layout
+        for function in ll_module.functions:
+            if not function.is_declaration:
+                passes, builder = self._codegen._function_pass_manager()
+                passes.run(function, builder)
 
     def _optimize_final_module(self) -> None:
         pass
@@ -100,41 +106,7 @@ def use_tier(tier: Tier) -> None:
         target_context._internal_codegen = TierCodegen(tier)
         # Numba keeps a distinct built-in callable per function; none is ever called here.
         target_context.get_executable = lambda library, descriptor, environment: [].append
-        _analyse_passes_once()
-        _drop_operators_of_containers(typing_context)
-
-
-def _drop_operators_of_containers(typing_context: Any) -> None:
-    """Spare what Numba tries for every ``+`` and ``<``: arrays, lists, sets, spans of time.
-
-    Kernels calculate with numbers alone; the code stays the same, and takes a seventh less time.
-    """
-    typing_context.refresh()
-    for operation in filter(callable, vars(operator).values()):
-        known = typing_context._lookup_global(operation)
-        if known is not None:
-            known.templates = tuple(filter(_is_of_numbers, known.templates)) or known.templates
-
-
-def _is_of_numbers(template: Any) -> bool:
-    modules = {base.__module__.rpartition(".")[2] for base in template.__mro__}
-    return not modules & CONTAINER_MODULES
-
-
-def _analyse_passes_once() -> None:
-    """Spare what Numba finds out anew about the same passes, for every function."""
-    manager = compiler_machinery.PassManager
-    analyse = manager.dependency_analysis
-    analysed: dict[tuple[Any, ...], Any] = {}
-
-    def analyse_once(self: Any) -> Any:
-        """What each pass needs, which depends on the list of passes alone."""
-        passes = tuple(kind for kind, _ in self.passes)
-        if passes not in analysed:
-            analysed[passes] = analyse(self)
-        return analysed[passes]
-
-    manager.dependency_analysis = analyse_once
+        spare_all(typing_context)
 
 
 def compile_kernel(kernel: Kernel) -> bytes:

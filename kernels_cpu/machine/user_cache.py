@@ -11,7 +11,7 @@ import errno
 import logging
 import os
 import stat
-import tempfile
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from edgellama.quant.errors import CacheError
 from edgellama.quant.ways import Way
 
 CACHE_VARIABLE = "EDGELLAMA_CACHE"
+TEMPORARY_VARIABLES = ("TMPDIR", "TEMP", "TMP")
 _FULL_DISK = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 logger = logging.getLogger(__name__)
@@ -89,11 +90,24 @@ def free_space() -> Way:
 def temporary_root() -> Path:
     """The folder that stands in for the cache, this user's alone."""
     user = f"-{os.getuid()}" if hasattr(os, "getuid") else ""
-    return Path(tempfile.gettempdir()) / f"edgellama{user}"
+    return Path(_temporary_folder()) / f"edgellama{user}"
+
+
+def _temporary_folder() -> str:
+    """What ``tempfile`` would say, whose import takes longer than all else here together."""
+    if os.name == "posix" and "tempfile" not in sys.modules:
+        for name in (*(os.environ.get(variable) for variable in TEMPORARY_VARIABLES), "/tmp"):
+            if name and os.path.isdir(name) and os.access(name, os.W_OK | os.X_OK):
+                return os.path.abspath(name)
+    import tempfile
+
+    return tempfile.gettempdir()
 
 
 def _make_writable(folder: Path) -> None:
     """OSError unless something can be written to ``folder``; asking for rights does not tell."""
+    import tempfile
+
     folder.mkdir(parents=True, exist_ok=True)
     descriptor, path = tempfile.mkstemp(prefix=".writable-", dir=folder)
     os.close(descriptor)

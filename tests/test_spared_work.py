@@ -1,0 +1,34 @@
+"""What Numba is spared changes no kernel."""
+
+import os
+import subprocess
+import sys
+
+KERNELS = ("embed_Q8_0", "quantize_in_order", "merge_attention")
+PROGRAM = """
+import hashlib
+from edgellama.kernels_cpu.compiling import jit
+from edgellama.kernels_cpu.machine.cpu import compilable_tier
+from edgellama.kernels_cpu.signatures import KERNELS
+if {plain}:
+    jit.spare_all = lambda typing_context: None
+    del jit.KernelLibrary._optimize_functions
+jit.use_tier(compilable_tier("generic"))
+for name in {names}:
+    print(name, hashlib.sha256(jit.compile_kernel(KERNELS[name])).hexdigest())
+"""
+
+
+def test_kernels_are_the_same_byte_for_byte() -> None:
+    """Numba as it is and Numba as workers use it make the same objects."""
+    # Numba's order of variables, and so of registers, follows Python's hashes of strings.
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM.format(plain=plain, names=KERNELS)],
+            stdout=subprocess.PIPE, text=True, env=environment,
+        )
+        for plain in (True, False)
+    ]  # fmt: skip
+    plain, spared = (worker.communicate()[0] for worker in workers)
+    assert plain == spared and plain.count("\n") == len(KERNELS)
