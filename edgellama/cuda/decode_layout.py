@@ -6,7 +6,7 @@ Plain functions, as ``layouts``.
 from __future__ import annotations
 
 from edgellama.cuda.layouts import WARP
-from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, count_splits, round_up
+from edgellama.kernels_cpu.layouts import count_splits, round_up
 
 MAX_ROWS = 8
 """Query heads of a KV head that a warp attends with together."""
@@ -30,6 +30,16 @@ def part_rows(group: int) -> int:
     return (group + parts - 1) // parts
 
 
+def lane_keys(rows: int) -> int:
+    """Keys whose scores a lane holds at once: fewer where many rows need the registers."""
+    return 4 if rows <= 4 else 2
+
+
+def keys_at_once(rows: int) -> int:
+    """Keys whose scores a warp holds at once: a page, or half of it."""
+    return WARP * lane_keys(rows)
+
+
 def padded_head(head_size: int) -> int:
     """Elements of a head in whole warps."""
     return round_up(head_size, WARP)
@@ -41,8 +51,8 @@ def queries_bytes(head_size: int, rows: int) -> int:
 
 
 def weights_bytes(rows: int) -> int:
-    """Bytes of a page's weights in shared memory, which come next; value scales are last."""
-    return 4 * rows * PAGE_POSITIONS
+    """Bytes of the weights in shared memory, which come next; a page's value scales are last."""
+    return 4 * rows * keys_at_once(rows)
 
 
 def partial_bytes(head_size: int) -> int:

@@ -113,7 +113,9 @@ def _entry_module(kernel: Kernel, symbol: str) -> Any:
     unused, no_exception = builder.alloca(byte_pointer), ir.Constant(results[1], None)
     builder.call(inner, [unused, no_exception, *entry.args, I64(0)])
     builder.ret_void()
-    threads = signature.num_warps * WARP
-    note = [entry, ir.MetaDataString(module, "maxntidx"), I32(threads)]
-    module.add_named_metadata("nvvm.annotations").add(module.add_metadata(note))
+    notes = {"maxntidx": signature.num_warps * WARP, "minctasm": signature.min_blocks}
+    for name, number in notes.items():
+        if number:
+            note = [entry, ir.MetaDataString(module, name), I32(number)]
+            module.add_named_metadata("nvvm.annotations").add(module.add_metadata(note))
     return module

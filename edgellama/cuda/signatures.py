@@ -31,7 +31,8 @@ class CardSignature:
 
     ``num_warps`` of 32 threads are a block; ``shared_bytes`` tells, for a head size, the bytes of
     memory that a launch must give to each block. The factory is told the kernel's options and gives
-    a function of the parameters and ``warp``. An ``is_exact`` kernel rounds as written.
+    a function of the parameters and ``warp``. An ``is_exact`` kernel rounds as written. A
+    multiprocessor has registers for ``min_blocks`` blocks at least, unless that is 0.
     """
 
     module: str
@@ -41,6 +42,7 @@ class CardSignature:
     num_warps: int = 1
     shared_bytes: Callable[[int], int] = field(default=no_shared_bytes)
     is_exact: bool = False
+    min_blocks: int = 0
 
 
 Table = dict[Kernel, CardSignature]
@@ -59,6 +61,8 @@ ATTEND = (
     "q", "q_stride", "y", "y_stride", *LAYER, *CACHE, "segments", "window", "scale",
 )  # fmt: skip
 """Rows of queries and of results; ``scale`` of the scores carries the factor log2(e)."""
+FEW_BLOCKS = 8
+"""Enough that one's loads hide behind others' products; more would not leave registers enough."""
 
 
 def few_shared_bytes(value_kind: str, rows: int, head_size: int) -> int:
@@ -81,7 +85,7 @@ def _few_signatures() -> Table:
         for rows in range(1, MAX_ROWS + 1):
             signature = CardSignature(
                 "decode", "attend_few", ATTEND, frozenset({"scale"}),
-                shared_bytes=partial(few_shared_bytes, values, rows),
+                shared_bytes=partial(few_shared_bytes, values, rows), min_blocks=FEW_BLOCKS,
             )  # fmt: skip
             table[Kernel("card_attend_few", (keys, values, rows))] = signature
     return table

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgellama.cuda.decode_layout import (
     head_parts,
+    keys_at_once,
     partial_bytes,
     queries_bytes,
     weights_bytes,
@@ -77,11 +78,11 @@ def token_and_split(segment, task, window):
 
 
 @device
-def keys_of_split(position, split, split_keys, window):
-    """The keys of a token's part: from the beginning of a page on, to the last that it sees."""
+def keys_of_split(position, split, split_keys, window, at_once):
+    """The keys of a token's part: from a multiple of ``at_once`` on, to the last that it sees."""
     seen = first_seen(position, window)
     start = (seen // split_keys + split) * split_keys
-    first_key = max(start, seen // PAGE_POSITIONS * PAGE_POSITIONS)
+    first_key = max(start, seen // at_once * at_once)
     return first_key, min(start + split_keys, position + 1)
 
 
@@ -91,7 +92,7 @@ def attend_few(key_kind: str, value_kind: str, rows: int) -> Any:
     unit = ValueUnit(value_kind, rows)
     copy_scales, sum_page = define_copy_scales(value_kind), define_sum_page(unit)
     store_sums, merge = define_store_sums(unit), define_merge(rows)
-    num_outputs = rows * unit.elements
+    num_outputs, at_once = rows * unit.elements, keys_at_once(rows)
 
     def kernel(
         q, q_stride, y, y_stride, head_size, num_heads, num_kv_heads, key_offset, value_offset,
@@ -106,7 +107,7 @@ def attend_few(key_kind: str, value_kind: str, rows: int) -> Any:
         position = read_global_i64(segment + POSITION) + token
         row = read_global_i64(segment + FIRST_ROW) + token
         split_keys = read_global_i64(segment + SPLIT_KEYS)
-        first_key, end_key = keys_of_split(position, split, split_keys, window)
+        first_key, end_key = keys_of_split(position, split, split_keys, window, at_once)
         seen = first_seen(position, window)
         following = page_of(segment, first_key)
 
@@ -121,15 +122,16 @@ def attend_few(key_kind: str, value_kind: str, rows: int) -> Any:
 
         largest, total = f32_registers(rows, LOWEST), f32_registers(rows, 0.0)
         outputs = f32_registers(num_outputs, 0.0)
-        for key in range(first_key, end_key, PAGE_POSITIONS):
-            page = following
-            following = page_of(segment, min(key + PAGE_POSITIONS, end_key - 1))
-            first, end = max(seen - key, 0), min(end_key - key, PAGE_POSITIONS)
+        for key in range(first_key, end_key, at_once):
+            page, begin = following, key % PAGE_POSITIONS
+            following = page_of(segment, min(key + at_once, end_key - 1))
+            first, end = max(seen - key, 0), min(end_key - key, at_once)
             values = page + value_offset + kv_head * value_head_bytes
-            warp_barrier()  # What lies in shared memory of the page before has been read.
-            copy_scales(values, head_size, value_scales)
+            warp_barrier()  # What lies in shared memory of the keys before has been read.
+            if begin == 0 or key == first_key:
+                copy_scales(values, head_size, value_scales)
             keys = page + key_offset + kv_head * key_head_bytes
-            scores = score(keys, head_size, end, queries)
+            scores = score(keys, head_size, begin, begin + end, queries)
             scores = hide_positions(scores, largest, first, end)
             top = largest_of_rows(scores, largest)
             shrink = powers_below(largest, top)
@@ -139,7 +141,8 @@ def attend_few(key_kind: str, value_kind: str, rows: int) -> Any:
             outputs = scaled_rows(outputs, shrink)
             store_weights(scores, largest, weights)
             warp_barrier()
-            outputs = sum_page(outputs, values, head_size, first, end, weights, value_scales)
+            outputs = sum_page(outputs, values, head_size, begin + first, begin + end,
+                               weights - 4 * begin, value_scales)  # fmt: skip
         total = sums_of_lanes(total, 1)
 
         target = y + row * y_stride + head * head_size * 4

@@ -1,4 +1,4 @@
-"""Scores of a warp's queries with 128 keys: each lane has four of the positions.
+"""Scores of a warp's queries with 128 or 64 keys: each lane has four or two of the positions.
 
 A chunk of 16 bytes of each of a lane's keys is multiplied with the same elements of all queries,
 which lie in shared memory: four elements of one row, then of the next, so that places are known
@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from edgellama.cuda.decode_layout import lane_keys
 from edgellama.cuda.kernels.lanes import each, spread
 from edgellama.cuda.kernels.memory import GLOBAL, SHARED, load_lanes, load_words, place
 from edgellama.cuda.kernels.numbers import WORDS, fused, halves_of
@@ -23,8 +24,6 @@ from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS
 from edgellama.kernels_cpu.simd.vectors import F32, I64, tier_of
 
-LANE_KEYS = 4
-"""Positions of a page that a lane has: its own number, and those 32, 64 and 96 behind."""
 WORDS_OF_CHUNK = CHUNK_BYTES // 4
 QUAD, QUAD_BYTES = 4, 16
 """Elements of a query that are read at once."""
@@ -33,6 +32,14 @@ QUAD, QUAD_BYTES = 4, 16
 def query_place(element: Any, row: int, rows: int) -> Any:
     """Where an element, i32 lanes, of a row of ``rows`` queries lies in shared memory, in bytes."""
     return (element >> 2) * (rows * QUAD_BYTES) + (element & 3) * 4 + row * QUAD_BYTES
+
+
+def chunks_at_once(kind: str, rows: int) -> int:
+    """Chunks of each key that are loaded before they are multiplied, so that lanes wait less.
+
+    Those of q4_0 are long to multiply.
+    """
+    return 1 if kind == "q4_0" else 4 // lane_keys(rows)
 
 
 def query_chunk_bytes(kind: str, rows: int) -> int:
@@ -46,28 +53,35 @@ def address_of(builder: Any, base: Any, offset: Any, width: int) -> Any:
     return builder.add(spread(builder, base, width), builder.sext(offset, kind))
 
 
-@intrinsic
-def load_key_words(typingctx, address, places):
-    """One chunk of each of a lane's keys: four words of the first, then of the next.
+def define_load_key_words(kind: str, rows: int) -> Callable[..., Any]:
+    """Intrinsic ``(address, step, places)``: chunks of a lane's keys, four words for each key.
 
-    ``address`` is that of the chunk at position 0, ``places`` are i32 lanes: bytes behind it.
+    ``address`` is that of the first chunk at position 0. The next chunk lies ``step`` behind it.
+    ``places``, i32 lanes, tell how far behind position 0 a lane's keys lie.
     """
-    lanes = places.dtype
-    result = registers(lanes, places.count * WORDS_OF_CHUNK)
 
-    def codegen(ctx, b, sig, args):
-        words = []
-        for offset in values_in(b, args[1]):
-            at = address_of(b, args[0], offset, lanes.width)
-            words += load_words(b, at, WORDS_OF_CHUNK, GLOBAL, lanes.width)
-        return ctx.make_tuple(b, result, words)
+    @intrinsic
+    def load_key_words(typingctx, address, step, places):
+        lanes, count = places.dtype, chunks_at_once(kind, rows)
+        result = registers(lanes, count * places.count * WORDS_OF_CHUNK)
 
-    return result(types.int64, places), codegen
+        def codegen(ctx, b, sig, args):
+            words, start = [], args[0]
+            for _ in range(count):
+                for offset in values_in(b, args[2]):
+                    at = address_of(b, start, offset, lanes.width)
+                    words += load_words(b, at, WORDS_OF_CHUNK, GLOBAL, lanes.width)
+                start = b.add(start, args[1])
+            return ctx.make_tuple(b, result, words)
+
+        return result(types.int64, types.int64, places), codegen
+
+    return load_key_words
 
 
 @intrinsic
 def load_key_scales(typingctx, address, places):
-    """The scale of each of a lane's keys for one group of elements; as ``load_key_words``."""
+    """The scale of each of a lane's keys for one group of elements; ``places`` as for words."""
     lanes, tier = places.dtype, tier_of(typingctx)
     result = registers(lanes.of("f32"), places.count)
     shift = (CHUNK_BYTES // CACHE_SCALE_BYTES).bit_length() - 1
@@ -114,10 +128,10 @@ def _quads(builder: Any, kind: str, words: list[Any], width: int, tier: Any) -> 
 
 
 def define_add_key_products(kind: str, rows: int) -> Callable[..., Any]:
-    """Intrinsic ``(scores, words, queries)``: adds the products of one chunk.
+    """Intrinsic ``(scores, words, queries)``: adds the products of ``chunks_at_once``.
 
     ``scores`` are as many registers for each row as a lane has keys; ``queries`` is the uniform
-    address of the chunk's elements of all queries.
+    address of the first chunk's elements of all queries.
     """
 
     @intrinsic
@@ -160,13 +174,24 @@ def _multiply(
     width: int, tier: Any,
 ) -> None:  # fmt: skip
     """Add to ``sums``, row after row; None counts as zero."""
-    for quad, keys in _quads(builder, kind, words, width, tier):
-        for row in range(rows):
-            query = shared_quad(builder, queries, (quad * rows + row) * QUAD_BYTES, width)
-            for i in range(QUAD):
-                for number, key in enumerate(keys):
-                    at = row * len(keys) + number
-                    if sums[at] is None:
-                        sums[at] = builder.fmul(key[i], query[i])
-                    else:
-                        sums[at] = fused(builder, key[i], query[i], sums[at], tier)
+    count = len(words) // chunks_at_once(kind, rows)
+    chunk_quads = query_chunk_bytes(kind, rows) // (rows * QUAD_BYTES)
+    for chunk in range(chunks_at_once(kind, rows)):
+        own = words[chunk * count : (chunk + 1) * count]
+        for quad, keys in _quads(builder, kind, own, width, tier):
+            first = (chunk * chunk_quads + quad) * rows
+            for row in range(rows):
+                query = shared_quad(builder, queries, (first + row) * QUAD_BYTES, width)
+                _add_quad(builder, sums, row, keys, query, tier)
+
+
+def _add_quad(
+    builder: Any, sums: list[Any], row: int, keys: list[Any], query: list[Any], tier: Any
+) -> None:
+    for i, element in enumerate(query):
+        for number, key in enumerate(keys):
+            at = row * len(keys) + number
+            if sums[at] is None:
+                sums[at] = builder.fmul(key[i], element)
+            else:
+                sums[at] = fused(builder, key[i], element, sums[at], tier)

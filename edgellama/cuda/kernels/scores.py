@@ -7,15 +7,15 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-from edgellama.cuda.decode_layout import padded_head
+from edgellama.cuda.decode_layout import lane_keys, padded_head
 from edgellama.cuda.kernels.key_products import (
-    LANE_KEYS,
     QUAD_BYTES,
     address_of,
+    chunks_at_once,
     define_add_key_products,
     define_add_scaled_products,
+    define_load_key_words,
     load_key_scales,
-    load_key_words,
     query_chunk_bytes,
 )
 from edgellama.cuda.kernels.lanes import each, lane_number, lanes_of, spread
@@ -29,6 +29,8 @@ from edgellama.kernels_cpu.simd.vectors import I32, I64
 
 CHUNK_STEP = CHUNK_BYTES * PAGE_POSITIONS
 """Bytes from a chunk of a head's keys to the next."""
+SCALES_STEP = CACHE_SCALE_BYTES * PAGE_POSITIONS
+"""Bytes from the scales of a group of elements to the next group's."""
 
 
 def _define_stage_pair(rows: int) -> Any:
@@ -83,65 +85,78 @@ def define_stage_queries(rows: int) -> Any:
     return stage_queries
 
 
-@intrinsic
-def key_places(typingctx, last):
-    """Where a lane's keys lie in a chunk, in bytes; behind position ``last`` that one's.
+def define_key_places(rows: int) -> Any:
+    """Intrinsic ``(begin, last)``: where a lane's keys lie in a chunk, in bytes.
 
-    What lies there is garbage.
+    The keys are those of a page from position ``begin`` on. Behind ``last`` lies garbage: its
+    place stands for all behind it.
     """
-    lanes = lanes_of(typingctx, "i32")
-    result = registers(lanes, LANE_KEYS)
 
-    def codegen(ctx, b, sig, args):
-        end = spread(b, b.trunc(args[0], I32), lanes.width)
-        lane, places = lanes_in(b, lanes.width), []
-        for i in range(LANE_KEYS):
-            position = b.add(lane, each(lane.type, WARP * i))
-            position = b.select(b.icmp_signed("<", position, end), position, end)
-            places.append(b.mul(position, each(lane.type, CHUNK_BYTES)))
-        return ctx.make_tuple(b, result, places)
+    @intrinsic
+    def key_places(typingctx, begin, last):
+        lanes, count = lanes_of(typingctx, "i32"), lane_keys(rows)
+        result = registers(lanes, count)
 
-    return result(types.int64), codegen
+        def codegen(ctx, b, sig, args):
+            begin, end = (spread(b, b.trunc(x, I32), lanes.width) for x in args)
+            lane, places = b.add(lanes_in(b, lanes.width), begin), []
+            for i in range(count):
+                position = b.add(lane, each(lane.type, WARP * i))
+                position = b.select(b.icmp_signed("<", position, end), position, end)
+                places.append(b.mul(position, each(lane.type, CHUNK_BYTES)))
+            return ctx.make_tuple(b, result, places)
+
+        return result(types.int64, types.int64), codegen
+
+    return key_places
 
 
 def define_score(kind: str, rows: int) -> Any:
-    """Device function ``(keys, head_size, end, queries)``: scores of a page's keys.
+    """Device function ``(keys, head_size, begin, end, queries)``: scores of keys of a page.
 
-    ``keys`` is the address of the head's, ``end`` that behind the last position that is seen.
+    ``keys`` is the address of the head's. The keys are as many as ``keys_at_once`` from position
+    ``begin`` on; ``end`` is behind the last position that is seen.
     """
     bits, elements = CACHE_NUMBER_BITS[kind], CACHE_SCALE_ELEMENTS.get(kind, 0)
-    query_bytes, num_scores = query_chunk_bytes(kind, rows), rows * LANE_KEYS
-    chunk_elements = 8 * CHUNK_BYTES // bits
+    query_bytes, num_scores = query_chunk_bytes(kind, rows), rows * lane_keys(rows)
+    key_places, load_words = define_key_places(rows), define_load_key_words(kind, rows)
+    at_once = chunks_at_once(kind, rows)
+
+    @device
+    def words_of(keys, chunk, last, places):
+        """Chunks from ``chunk`` on; the last, which is multiplied with zeros, for those behind."""
+        here = min(chunk, last)
+        step = (min(here + 1, last) - here) * CHUNK_STEP
+        return load_words(keys + here * CHUNK_STEP, step, places)
+
     if elements == 0:
         add_products = define_add_key_products(kind, rows)
 
         @device
-        def score(keys, head_size, end, queries):
-            places, last = key_places(end - 1), num_chunks(head_size, bits) - 1
+        def score(keys, head_size, begin, end, queries):
+            places, last = key_places(begin, end - 1), num_chunks(head_size, bits) - 1
             scores = f32_registers(num_scores, 0.0)
-            words = load_key_words(keys, places)
-            for chunk in range(last + 1):
-                following = load_key_words(keys + min(chunk + 1, last) * CHUNK_STEP, places)
+            words = words_of(keys, 0, last, places)
+            for chunk in range(0, last + 1, at_once):
+                following = words_of(keys, chunk + at_once, last, places)
                 scores = add_products(scores, words, queries + chunk * query_bytes)
                 words = following
             return scores
 
         return score
     add_scaled = define_add_scaled_products(kind, rows)
-    group_chunks = elements // chunk_elements
+    group_shift = (elements * bits // (8 * CHUNK_BYTES)).bit_length() - 1
 
     @device
-    def score_scaled(keys, head_size, end, queries):
-        places, last = key_places(end - 1), num_chunks(head_size, bits) - 1
+    def score_scaled(keys, head_size, begin, end, queries):
+        places, last = key_places(begin, end - 1), num_chunks(head_size, bits) - 1
         scores = f32_registers(num_scores, 0.0)
-        words = load_key_words(keys, places)
+        words = words_of(keys, 0, last, places)
         scales_of_keys = keys + scales_at(head_size, bits)
-        for chunk in range(last + 1):
-            group = chunk // group_chunks
-            scales = load_key_scales(
-                scales_of_keys + group * CACHE_SCALE_BYTES * PAGE_POSITIONS, places
-            )
-            following = load_key_words(keys + min(chunk + 1, last) * CHUNK_STEP, places)
+        for chunk in range(0, last + 1, at_once):
+            group = chunk >> group_shift
+            scales = load_key_scales(scales_of_keys + group * SCALES_STEP, places)
+            following = words_of(keys, chunk + at_once, last, places)
             scores = add_scaled(scores, words, scales, queries + chunk * query_bytes)
             words = following
         return scores

@@ -14,6 +14,7 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
+from edgellama.cuda.decode_layout import keys_at_once
 from edgellama.cuda.kernels.key_products import address_of
 from edgellama.cuda.kernels.lanes import each, spread
 from edgellama.cuda.kernels.memory import (
@@ -26,7 +27,7 @@ from edgellama.cuda.kernels.memory import (
 from edgellama.cuda.kernels.numbers import WORDS, fused, halves_of
 from edgellama.cuda.kernels.row_registers import lanes_in, registers, values_in
 from edgellama.cuda.layouts import CHUNK_BYTES, NIBBLE_DISTANCE, WARP
-from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES, PAGE_POSITIONS
+from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS
 from edgellama.kernels_cpu.simd.vectors import I32, I64, tier_of
 
@@ -34,7 +35,10 @@ MAX_OUTPUTS = 64
 """Registers of a lane's sums, of all rows; more would leave too few warps on the card."""
 BLOCK_WORDS = 16
 """Words of values that a lane loads before it multiplies them."""
-WEIGHT_ROW_BYTES = 4 * PAGE_POSITIONS
+MAX_POSITIONS = 8
+"""Of such loads at most: each position has a place and a scale besides."""
+WEIGHTS_AT_ONCE = 4
+"""Positions whose weights are read at once."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class ValueUnit:
     @property
     def positions(self) -> int:
         """Positions in a row whose values a lane loads before it multiplies them."""
-        return BLOCK_WORDS // self.words
+        return min(BLOCK_WORDS // self.words, MAX_POSITIONS)
 
     def element(self, number: int) -> tuple[int, int]:
         """Which unit of the lane a number of it is in, and how far behind the unit's first.
@@ -158,13 +162,15 @@ def load_value_scales(typingctx, scales, places, groups, group):
     return result(types.int64, places, types.int64, group), codegen
 
 
-def _weights(builder: Any, address: Any, count: int, width: int) -> list[Any]:
-    """Bits of the f32 of positions in a row from shared memory, four at a time."""
-    step, weights = min(count, 4), []
-    for first in range(0, count, step):
-        at = builder.add(address, each(address.type, 4 * first))
-        weights += load_words(builder, at, step, SHARED, width)
-    return weights
+def _weights(builder: Any, address: Any, first: int, unit: ValueUnit, lanes: Any) -> list[Any]:
+    """For each row the weights of a lane's positions from ``first`` on, from shared memory."""
+    rows, count = [], min(unit.positions, WEIGHTS_AT_ONCE)
+    for row in range(unit.rows):
+        behind = 4 * (row * keys_at_once(unit.rows) + first)
+        at = builder.add(address, each(address.type, behind))
+        words = load_words(builder, at, count, SHARED, lanes.width)
+        rows.append([builder.bitcast(word, lanes.llvm) for word in words])
+    return rows
 
 
 def define_add_value_products(unit: ValueUnit) -> Callable[..., Any]:
@@ -182,16 +188,14 @@ def define_add_value_products(unit: ValueUnit) -> Callable[..., Any]:
         def codegen(ctx, b, sig, args):
             sums, bits = values_in(b, args[0]), values_in(b, args[1])
             factors = values_in(b, args[3]) if scales.count else []
-            weights = []
-            for row in range(rows):
-                at = b.add(args[2], each(args[2].type, WEIGHT_ROW_BYTES * row))
-                found = _weights(b, at, unit.positions, lanes.width)
-                weights.append([b.bitcast(word, lanes.llvm) for word in found])
             for position in range(unit.positions):
+                place = position % WEIGHTS_AT_ONCE
+                if place == 0:
+                    weights = _weights(b, args[2], position, unit, lanes)
                 own = bits[position * unit.words : (position + 1) * unit.words]
                 values = [x for word in own for x in numbers_of(b, word, lanes.width, tier)]
                 for row in range(rows):
-                    weight = weights[row][position]
+                    weight = weights[row][place]
                     if factors:
                         weight = b.fmul(weight, factors[position])
                     for i, value in enumerate(values):
@@ -206,9 +210,9 @@ def define_add_value_products(unit: ValueUnit) -> Callable[..., Any]:
 
 @intrinsic
 def store_weights(typingctx, weights, column, address):
-    """Weights of a page's positions to shared memory, a row for each row of the column.
+    """Weights to shared memory, a row for each row of the column.
 
-    A lane has the positions of its own number, and those 32, 64 and 96 behind.
+    A lane has the positions of its own number, and those 32 behind, and so on.
     """
     lanes, per_row = weights.dtype, weights.count // column.count
 
@@ -217,7 +221,7 @@ def store_weights(typingctx, weights, column, address):
         start = address_of(b, args[2], b.mul(lane, each(lane.type, 4)), lanes.width)
         for i, value in enumerate(values_in(b, args[0])):
             row, number = divmod(i, per_row)
-            at = b.add(start, each(start.type, WEIGHT_ROW_BYTES * row + 4 * WARP * number))
+            at = b.add(start, each(start.type, 4 * WARP * (row * per_row + number)))
             everywhere = each(lanes.of("mask").llvm, 1)
             store_lanes(b, at, value, everywhere, SHARED, lanes.width)
         return ctx.get_dummy_value()

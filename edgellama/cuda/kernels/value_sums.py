@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgellama.cuda.decode_layout import padded_head
+from edgellama.cuda.decode_layout import keys_at_once, padded_head
 from edgellama.cuda.kernels.lanes import i32_lanes, lane_number, select, widened
 from edgellama.cuda.kernels.memory import load_global_16_bytes, store_shared_16_bytes
 from edgellama.cuda.kernels.numbers import smaller
@@ -30,11 +30,14 @@ def define_team_shift(unit: ValueUnit) -> Any:
     """Device function ``(head_size)``: a team of lanes is 2**shift, see ``value_products``."""
     bits = CACHE_NUMBER_BITS[unit.kind]
     lane_bytes = unit.units * unit.num_bytes
+    # A block of all teams has no more positions than there are weights.
+    smallest = (WARP * unit.positions // keys_at_once(unit.rows)).bit_length() - 1
+    smallest = max(smallest, 0)
 
     @device
     def team_shift(head_size):
         num_bytes = num_chunks(head_size, bits) * CHUNK_BYTES
-        shift = 0
+        shift = smallest
         while lane_bytes << shift < num_bytes:
             shift += 1
         return shift
@@ -124,7 +127,7 @@ def define_sum_page(unit: ValueUnit) -> Any:
     """Device function that adds a page's weighted values to the sums.
 
     ``values`` is the address of the head's; ``first`` and ``end`` say which positions are seen;
-    weights and scales lie in shared memory.
+    weights, of the page's positions, and scales lie in shared memory.
     """
     bits, positions = CACHE_NUMBER_BITS[unit.kind], unit.positions
     team_shift, value_places = define_team_shift(unit), define_value_places(unit)
