@@ -49,3 +49,16 @@ def test_a_thread_that_posts_first_is_not_waited_for() -> None:
         return await mailbox.take(), await mailbox.take(0.01)
 
     assert asyncio.run(main()) == (["early"], [])
+
+
+def test_a_late_wake_is_no_silence() -> None:
+    """Who took items before the loop was woken for them waits on for the next ones."""
+
+    async def main() -> list[str]:
+        mailbox: Mailbox[str] = Mailbox()
+        mailbox.post("first")
+        await mailbox.take()
+        asyncio.get_running_loop().call_later(0.02, mailbox.post, "second")
+        return await mailbox.take(30)
+
+    assert asyncio.run(main()) == ["second"]

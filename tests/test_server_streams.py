@@ -173,3 +173,21 @@ def test_texts_of_one_answer_do_not_mix(tiny_path: Path, tmp_path: Path) -> None
         (choice,) = content["choices"]
         texts[choice["index"]] += choice["delta"].get("content", "")
     assert texts == [choice["message"]["content"] for choice in whole["choices"]]
+
+
+def test_nothing_comes_behind_the_end(tiny_path: Path, tmp_path: Path) -> None:
+    """However often a stream says that it lives, its end is the last that is said."""
+    settings = ServerSettings(
+        models={"tiny": tiny_path}, ping_s=0.0001, store=tmp_path / "responses.sqlite"
+    )
+    body = {"messages": ASKED, "options": {"num_predict": 5}}
+    with running_server(settings) as running, running.client() as client:
+        for _ in range(20):
+            lines = [json.loads(line) for line in client.post("/api/chat", json=body).iter_lines()]
+            assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]
+            events = sse_events(
+                client.post(
+                    "/v1/messages", json={"messages": ASKED, "stream": True, "max_tokens": 5}
+                ).text
+            )
+            assert events[-1][0] == "message_stop"

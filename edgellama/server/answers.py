@@ -151,6 +151,11 @@ class Answer:
         return self._wish.model
 
     @property
+    def num_texts(self) -> int:
+        """How many texts there will be."""
+        return self._wish.num_texts
+
+    @property
     def is_stream(self) -> bool:
         """Whether pieces are handed on as they come."""
         return self._wish.is_stream

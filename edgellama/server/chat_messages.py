@@ -12,7 +12,7 @@ from typing import Any
 from edgellama.generation.messages import content_text
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.server.errors import RequestError
+from edgellama.server.errors import refused
 
 SYSTEM_ROLES = ("system", "developer")
 ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool")
@@ -31,7 +31,7 @@ _WITHOUT_USE = frozenset(
 def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The messages with one system message at most, in front; RequestError for malformed ones."""
     if not messages:
-        raise _wrong("messages", "messages is empty; allowed: at least one message")
+        raise refused("messages", "messages is empty; allowed: at least one message")
     system: list[str] = []
     turns: list[dict[str, Any]] = []
     for number, message in enumerate(messages):
@@ -39,14 +39,14 @@ def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         place = f"messages[{number}]"
         if role not in ROLES:
             allowed = ", ".join(ROLES)
-            raise _wrong(place, f"{place}.role is {shown(role)}; allowed: {allowed}")
+            raise refused(place, f"{place}.role is {shown(role)}; allowed: {allowed}")
         _check_keys(message, place)
         if role in SYSTEM_ROLES:
             system.append(_text(message.get("content"), place))
         else:
             turns.append(_turn(message, role, place))
     if not turns:
-        raise _wrong("messages", "messages are the system's alone; allowed: one of the user too")
+        raise refused("messages", "messages are the system's alone; allowed: one of the user too")
     if system:
         return [{"role": "system", "content": "\n\n".join(system)}, *turns]
     return turns
@@ -57,7 +57,7 @@ def _check_keys(message: Mapping[str, Any], place: str) -> None:
     for key, value in message.items():
         if value and key not in _KEYS and key not in _WITHOUT_USE:
             allowed = ", ".join(sorted(_KEYS))
-            raise _wrong(place, f"{place} has {shown(key)}; allowed: {allowed}")
+            raise refused(place, f"{place} has {shown(key)}; allowed: {allowed}")
 
 
 def _turn(message: Mapping[str, Any], role: str, place: str) -> dict[str, Any]:
@@ -79,8 +79,4 @@ def _text(content: object, place: str) -> str:
     try:
         return content_text(content)
     except InvalidOptionError as error:
-        raise _wrong(place, f"{place}: {error.what}") from None
-
-
-def _wrong(param: str, text: str) -> RequestError:
-    return RequestError(400, text, param=param, code="invalid_value")
+        raise refused(place, f"{place}: {error.what}") from None

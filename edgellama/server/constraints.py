@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgellama.quant.error_text import shown
-from edgellama.server.errors import RequestError
+from edgellama.server.errors import refused
 
 CONSTRAINTS = frozenset({"schema", "json", "regex", "grammar", "choices"})
 """Options of a text, of which it may have one."""
@@ -29,7 +29,7 @@ def openai_format(given: Mapping[str, Any] | None, param: str) -> dict[str, Any]
         inner = given.get("json_schema", given)
         schema = inner.get("schema") if isinstance(inner, dict) else None
         return {"schema": _schema(schema, f"{param}.json_schema.schema")}
-    raise _refused(param, f"{param}.type is {shown(kind)}; allowed: text, json_object, json_schema")
+    raise refused(param, f"{param}.type is {shown(kind)}; allowed: text, json_object, json_schema")
 
 
 def ollama_format(given: object) -> dict[str, Any]:
@@ -44,19 +44,15 @@ def anthropic_format(given: Mapping[str, Any] | None) -> dict[str, Any]:
     wanted = (given or {}).get("format")
     unknown = [name for name, value in (given or {}).items() if value and name != "format"]
     if unknown:
-        raise _refused("output_config", f"output_config.{unknown[0]} is not supported here")
+        raise refused("output_config", f"output_config.{unknown[0]} is not supported here")
     if not wanted:
         return {}
     if not isinstance(wanted, dict) or wanted.get("type") != "json_schema":
-        raise _refused("output_config", "output_config.format.type; allowed: json_schema")
+        raise refused("output_config", "output_config.format.type; allowed: json_schema")
     return {"schema": _schema(wanted.get("schema"), "output_config.format.schema")}
 
 
 def _schema(value: object, param: str) -> Any:
     if isinstance(value, dict):
         return value
-    raise _refused(param, f"{param} is {shown(value)}; allowed: a JSON Schema, as an object")
-
-
-def _refused(param: str, text: str) -> RequestError:
-    return RequestError(400, text, param=param, code="invalid_value")
+    raise refused(param, f"{param} is {shown(value)}; allowed: a JSON Schema, as an object")

@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from edgellama.generation.embedding import Embedding
 from edgellama.server.durations import seconds
-from edgellama.server.errors import RequestError
+from edgellama.server.errors import RequestError, refused
 from edgellama.server.fields import take_own_fields
 from edgellama.server.ollama_fields import text_options
 from edgellama.server.ollama_texts import nanoseconds
@@ -153,12 +153,10 @@ def _texts(given: str | Sequence[Any]) -> list[str]:
         "; token ids of another model's vocabulary would give wrong vectors (LangChain: "
         "check_embedding_ctx_length=False)"
     )
-    raise RequestError(
-        400,
+    raise refused(
+        "input",
         f"input is {'token ids' if has_ids else 'empty, or has an empty text'}; allowed: a text "
         f"or texts{advice if has_ids else ''}",
-        param="input",
-        code="invalid_value",
     )
 
 

@@ -50,6 +50,11 @@ class RequestError(EdgellamaError):
         self.headers = dict(headers)
 
 
+def refused(param: str | None, message: str) -> RequestError:
+    """The error of a field's value that cannot be obeyed."""
+    return RequestError(400, message, param=param, code="invalid_value")
+
+
 def too_busy(message: str, code: str = "queue_full", status: int = 429) -> RequestError:
     """The error of a server that has too much to do: the client is to come again."""
     return RequestError(status, message, code=code, headers={"retry-after": str(RETRY_AFTER_S)})

@@ -15,7 +15,7 @@ import msgspec
 
 from edgellama.generation.text_options import TEXT_OPTION_NAMES
 from edgellama.quant.error_text import shown
-from edgellama.server.errors import RequestError
+from edgellama.server.errors import RequestError, refused
 
 Fields = TypeVar("Fields", bound=msgspec.Struct)
 
@@ -106,7 +106,7 @@ def convert(value: object, kind: type[Fields]) -> Fields:
         what = text[: place.start()] if place else text
         param = place[1] if place else None
         where = f"{param}: " if param else ""
-        raise RequestError(400, f"{where}{what}", param=param, code="invalid_value") from None
+        raise refused(param, f"{where}{what}") from None
 
 
 def _bias(value: object) -> object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgellama.server.errors import RequestError
+from edgellama.server.errors import refused
 
 if TYPE_CHECKING:
     from edgellama.generation.results import TokenLogprob
@@ -19,7 +19,7 @@ def wanted_logprobs(is_wanted: bool, num_alternatives: int | None) -> dict[str, 
     """``logprobs`` and ``top_logprobs`` of a chat, as an option of its text."""
     if not is_wanted:
         if num_alternatives:
-            raise _refused(
+            raise refused(
                 "top_logprobs", "top_logprobs is given; allowed: where logprobs are asked for"
             )
         return {}
@@ -29,7 +29,7 @@ def wanted_logprobs(is_wanted: bool, num_alternatives: int | None) -> dict[str, 
 def alternatives(number: int, param: str) -> int:
     """A number of alternatives; RequestError where it is out of range."""
     if not 0 <= number <= MAX_ALTERNATIVES:
-        raise _refused(param, f"{param} is {number}; allowed: 0 to {MAX_ALTERNATIVES}")
+        raise refused(param, f"{param} is {number}; allowed: 0 to {MAX_ALTERNATIVES}")
     return number
 
 
@@ -66,7 +66,3 @@ def _token(each: TokenLogprob) -> dict[str, Any]:
     is_whole = REPLACEMENT not in each.text
     in_bytes = list(each.text.encode()) if is_whole else None
     return {"token": each.text, "logprob": each.logprob, "bytes": in_bytes}
-
-
-def _refused(param: str, text: str) -> RequestError:
-    return RequestError(400, text, param=param, code="invalid_value")

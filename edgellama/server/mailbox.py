@@ -68,8 +68,13 @@ class Mailbox(Generic[Item]):
 
     async def take(self, timeout_s: float | None = None) -> list[Item]:
         """All that waits, at least one item; nothing if none comes for so long."""
-        if not self._items:
-            await self._wait(timeout_s)
+        deadline = None if timeout_s is None else self._loop.time() + timeout_s
+        while not self._items:
+            # Somebody may have been woken for what was taken before the wake came.
+            left_s = None if deadline is None else deadline - self._loop.time()
+            if left_s is not None and left_s <= 0:
+                break
+            await self._wait(left_s)
         with self._lock:
             items, self._items, self._taker = self._items, [], None
         return items

@@ -22,7 +22,7 @@ from edgellama.quant.errors import DownloadError
 from edgellama.quant.recipes import find_recipe
 from edgellama.server.catalogue import LATEST, ServedModel
 from edgellama.server.chat_messages import ordered_messages
-from edgellama.server.errors import RequestError
+from edgellama.server.errors import RequestError, refused
 from edgellama.server.fields import take_own_fields
 from edgellama.server.jobs import Job
 from edgellama.server.ollama_fields import text_options
@@ -71,11 +71,11 @@ async def create(request: Request) -> Response:
     body = await read_request(request)
     for name, advice in _NOT_MADE.items():
         if body.get(name):
-            raise _refused(name, f"{name} is not supported here; {advice}")
+            raise refused(name, f"{name} is not supported here; {advice}")
     fields = take_own_fields(body, CreateFields, ignored=())
     name = _new_name(state, fields.model or fields.name)
     if not fields.base:
-        raise _refused("from", "from is missing; allowed: the name of a model")
+        raise refused("from", "from is missing; allowed: the name of a model")
     base = state.catalogue.find(fields.base)
     preset = _preset(fields, base)
     type_name = find_recipe(fields.quantization).name if fields.quantization else None
@@ -112,7 +112,7 @@ async def delete(request: Request) -> Response:
     fields = take_own_fields(await read_request(request), DeleteFields, ignored=())
     name = fields.model or fields.name
     if not name:
-        raise _refused("model", "model is missing; allowed: a name")
+        raise refused("model", "model is missing; allowed: a name")
     model = state.catalogue.find(name)
     stored = next((each for each in library.stored_models() if each.path == model.path), None)
     if stored is None or model.name in state.settings.models:
@@ -199,7 +199,7 @@ def _preset(fields: CreateFields, base: ServedModel) -> Preset:
 def _check_template(text: str) -> None:
     """Refuse what no chat could be shown by."""
     if GO_TEMPLATE.search(text):
-        raise _refused(
+        raise refused(
             "template",
             "template is one of Ollama's; allowed: Jinja, as in tokenizer.chat_template, or the "
             "name of a chat format",
@@ -208,11 +208,7 @@ def _check_template(text: str) -> None:
         CompiledTemplate(text)
     elif text and find_template(text) is None:
         allowed = ", ".join(NAMED_TEMPLATES)
-        raise _refused("template", f"template is {shown(text)}; allowed: Jinja, or {allowed}")
-
-
-def _refused(param: str, text: str) -> RequestError:
-    return RequestError(400, text, param=param, code="invalid_value")
+        raise refused("template", f"template is {shown(text)}; allowed: Jinja, or {allowed}")
 
 
 ROUTES: Routes = (

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgellama.server.errors import RequestError
+from edgellama.server.errors import refused
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
@@ -67,20 +67,10 @@ def hold_limits(options: dict[str, Any], limits: Limits) -> None:
     if wanted is None:
         options["max_tokens"] = limits.max_tokens
     elif isinstance(wanted, int) and wanted > limits.max_tokens:
-        raise RequestError(
-            400,
-            f"max_tokens is {wanted}; allowed: up to {limits.max_tokens}",
-            param="max_tokens",
-            code="invalid_value",
-        )
+        raise refused("max_tokens", f"max_tokens is {wanted}; allowed: up to {limits.max_tokens}")
 
 
 def check_num_texts(number: int, limits: Limits) -> None:
     """RequestError for an impossible number of texts."""
     if not 1 <= number <= limits.max_texts:
-        raise RequestError(
-            400,
-            f"n is {number}; allowed: 1 to {limits.max_texts}",
-            param="n",
-            code="invalid_value",
-        )
+        raise refused("n", f"n is {number}; allowed: 1 to {limits.max_texts}")

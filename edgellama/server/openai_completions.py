@@ -11,7 +11,7 @@ import msgspec
 
 from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.constraints import openai_format
-from edgellama.server.errors import RequestError, openai_error
+from edgellama.server.errors import openai_error, refused
 from edgellama.server.fields import take_fields
 from edgellama.server.log_probabilities import alternatives, completion_logprobs
 from edgellama.server.openai_common import (
@@ -75,12 +75,10 @@ class CompletionRequest:
         self.num_texts = len(self.prompts) * fields.n
         check_num_texts(fields.n, limits)
         if self.num_texts > limits.max_texts:
-            raise RequestError(
-                400,
+            raise refused(
+                "prompt",
                 f"{len(self.prompts)} prompts with {fields.n} texts each; allowed: up to "
                 f"{limits.max_texts} texts",
-                param="prompt",
-                code="invalid_value",
             )
         self.fields = fields
         self.options = options
@@ -114,11 +112,9 @@ def prompts_of(given: str | Sequence[str | int | list[int]]) -> list[Prompt]:
         return [[item for item in given if isinstance(item, int)]]
     prompts = [item for item in given if isinstance(item, (str, list)) and item]
     if not prompts or len(prompts) < len(given):
-        raise RequestError(
-            400,
+        raise refused(
+            "prompt",
             "prompt is neither; allowed: a text, texts, token ids, or lists of them, none empty",
-            param="prompt",
-            code="invalid_value",
         )
     return prompts
 

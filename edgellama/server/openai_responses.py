@@ -12,7 +12,7 @@ from edgellama.quant.error_text import shown
 from edgellama.server.answers import Wish
 from edgellama.server.chat_messages import ordered_messages
 from edgellama.server.constraints import openai_format
-from edgellama.server.errors import RequestError
+from edgellama.server.errors import RequestError, refused
 from edgellama.server.fields import WITHOUT_INFLUENCE, take_fields
 from edgellama.server.log_probabilities import chat_logprobs, wanted_logprobs
 from edgellama.server.openai_common import hold_limits
@@ -104,12 +104,7 @@ def _included(fields: ResponseFields) -> list[str]:
     for name in fields.include:
         if name not in INCLUDABLE:
             allowed = ", ".join(INCLUDABLE)
-            raise RequestError(
-                400,
-                f"include has {shown(name)}; allowed: {allowed}",
-                param="include",
-                code="invalid_value",
-            )
+            raise refused("include", f"include has {shown(name)}; allowed: {allowed}")
     return fields.include
 
 
@@ -138,11 +133,9 @@ def _message(item: Mapping[str, Any], place: str) -> dict[str, Any]:
         output, name = item.get("output"), item.get("call_id")
         return {"role": "tool", "content": _parts(output), "tool_call_id": name}
     if kind != "message":
-        raise RequestError(
-            400,
+        raise refused(
+            place,
             f"{place} is a {kind!a:.80}; allowed: message, function_call, function_call_output",
-            param=place,
-            code="invalid_value",
         )
     return {"role": item.get("role"), "content": _parts(item.get("content"))}
 

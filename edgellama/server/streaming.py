@@ -103,6 +103,7 @@ class AnswerStream(Response):
         self._writer = writer
         self._ping_s = ping_s
         self._keep = keep
+        self._num_left = answer.num_texts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the answer."""
@@ -160,8 +161,11 @@ class AnswerStream(Response):
     async def _written(self, events: Sequence[Event], way: ShortWay | None) -> tuple[bytes, bool]:
         """Events up to the last one, or a sign of life if there are none; whether that was all."""
         is_silent = way is None or time.monotonic() - way.last_sent >= self._ping_s
-        told = self._writer.ping(self._answer.state) if not events and is_silent else b""
+        # Behind the end of all texts there is nothing to wait for but the stream's own end.
+        is_waited_for = not events and is_silent and self._num_left > 0
+        told = self._writer.ping(self._answer.state) if is_waited_for else b""
         for event in events:
+            self._num_left -= isinstance(event, Ended)
             if isinstance(event, Ended) and self._keep is not None:
                 try:
                     await self._keep(event.result)

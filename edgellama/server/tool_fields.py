@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgellama.quant.error_text import shown
-from edgellama.server.errors import RequestError
+from edgellama.server.errors import refused
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Chunk
@@ -27,7 +27,7 @@ def openai_tools(
     """``tools``, ``tool_choice`` and ``parallel_tool_calls`` of chats and of responses."""
     if not tools:
         if choice not in (None, "none", "auto"):
-            raise _refused("tool_choice", "tool_choice is given; allowed: with tools alone")
+            raise refused("tool_choice", "tool_choice is given; allowed: with tools alone")
         return {}
     options: dict[str, Any] = {"tools": list(tools)}
     if choice is not None:
@@ -45,7 +45,7 @@ def anthropic_tools(
         return {}
     kinds = {tool.get("type", "custom") for tool in tools} - {"custom", None}
     if kinds:
-        raise _refused(
+        raise refused(
             "tools", f"a tool has the type {shown(min(map(str, kinds)))}; allowed: custom"
         )
     options: dict[str, Any] = {
@@ -56,7 +56,7 @@ def anthropic_tools(
         chosen = choice.get("name") if kind == "tool" else ANTHROPIC_CHOICES.get(str(kind))
         if not isinstance(chosen, str):
             allowed = ", ".join((*ANTHROPIC_CHOICES, "tool with a name"))
-            raise _refused("tool_choice", f"tool_choice.type is {shown(kind)}; allowed: {allowed}")
+            raise refused("tool_choice", f"tool_choice.type is {shown(kind)}; allowed: {allowed}")
         options["tool_choice"] = chosen
         if choice.get("disable_parallel_tool_use"):
             options["parallel_tool_calls"] = False
@@ -77,7 +77,7 @@ def _chosen(choice: object, tools: Sequence[Mapping[str, Any]]) -> str:
         if any(isinstance(each, Mapping) and each.get("name") == name for each in inners):
             return str(name)
     allowed = ", ".join(CHOICES)
-    raise _refused(
+    raise refused(
         "tool_choice",
         f"tool_choice is {shown(choice) if isinstance(choice, str) else 'of no tool'}; "
         f'allowed: {allowed}, or {{"type": "function", "function": {{"name": ...}}}}',
@@ -135,7 +135,3 @@ def ollama_calls(calls: Sequence[ToolCall]) -> list[dict[str, Any]]:
 def arguments_text(call: ToolCall) -> str:
     """The arguments of a call as JSON text."""
     return json.dumps(dict(call.arguments), ensure_ascii=False)
-
-
-def _refused(param: str, text: str) -> RequestError:
-    return RequestError(400, text, param=param, code="invalid_value")

@@ -63,7 +63,9 @@ def test_tools(client: Any) -> None:
     block = next(block for block in whole.content if block.type == "tool_use")
     assert block.input["city"] in ("Rome", "Oslo")
     with client.messages.stream(**options) as stream:
+        pieces = [event for event in stream if event.type == "input_json"]
         final = stream.get_final_message()
+    assert len(pieces) > 1
     assert next(b for b in final.content if b.type == "tool_use").input["city"] in ("Rome", "Oslo")
     result = {"type": "tool_result", "tool_use_id": block.id, "content": "Sun."}
     said = [*ASKED, {"role": "assistant", "content": whole.content}]

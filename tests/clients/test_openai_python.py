@@ -152,7 +152,9 @@ def test_structured_answers_and_tools(client: Any) -> None:
     with client.chat.completions.stream(
         **options, tools=[tool], tool_choice="required", stream_options={"include_usage": True}
     ) as stream:
+        pieces = [each for each in stream if each.type == "tool_calls.function.arguments.delta"]
         final = stream.get_final_completion()
+    assert len(pieces) > 1
     assert final.choices[0].finish_reason == "tool_calls"
     assert final.choices[0].message.tool_calls[0].function.parsed_arguments
 
@@ -163,4 +165,10 @@ def test_log_probabilities(client: Any) -> None:
         model="smollm2", messages=ASKED, max_tokens=3, logprobs=True, top_logprobs=2
     )
     found = answer.choices[0].logprobs.content
+    assert len(found) == 3 and all(len(each.top_logprobs) == 2 for each in found)
+    response = client.responses.create(
+        model="smollm2", input="Name a colour.", max_output_tokens=3, top_logprobs=2,
+        include=["message.output_text.logprobs"],
+    )  # fmt: skip
+    found = response.output[0].content[0].logprobs
     assert len(found) == 3 and all(len(each.top_logprobs) == 2 for each in found)
