@@ -23,32 +23,26 @@ from edgellama.sampling.options import CHAT_SAMPLING
 HEAVY_MODULES = ("numpy", "numba", "llvmlite", "rich", "prompt_toolkit", "jinja2", "tiktoken")
 
 
+def shown_help(run_cli: CliRunner, *arguments: str) -> str:
+    """What a command's ``--help`` prints for a terminal of 80 columns; no line is longer."""
+    result = run_cli(*arguments, "--help", environment={"COLUMNS": "80"})
+    assert (result.returncode, result.stderr) == (0, "")
+    assert [line for line in result.stdout.splitlines() if len(line) > 80] == []
+    return result.stdout
+
+
 def test_help_names_every_command(run_cli: CliRunner) -> None:
-    """``--help`` lists the commands of the table, ends well and leaves stderr alone."""
-    result = run_cli("--help")
-    assert result.returncode == 0
-    assert result.stderr == ""
+    """``--help`` lists the commands of the table, and cuts off none of its texts by dots."""
+    text = shown_help(run_cli)
     for name in COMMANDS:
-        assert f"\n  {name} " in result.stdout
+        assert f"\n  {name} " in text
+    assert [line for line in text.splitlines()[1:] if line.endswith("...")] == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_shows_examples(run_cli: CliRunner, name: str) -> None:
-    """Each command's help has examples that use it."""
-    result = run_cli(name, "--help")
-    assert result.returncode == 0
-    assert f"edgellama {name}" in result.stdout.partition("Examples:")[2]
-
-
-@pytest.mark.parametrize("name", ["", *COMMANDS])
-def test_help_fits_a_terminal(run_cli: CliRunner, name: str) -> None:
-    """No line is longer than 80 columns, and none of the texts in short is cut off by dots."""
-    arguments = [name, "--help"] if name else ["--help"]
-    result = run_cli(*arguments, environment={"COLUMNS": "80"})
-    lines = result.stdout.splitlines()
-    assert [line for line in lines if len(line) > 80] == []
-    if not name:
-        assert [line for line in lines[1:] if line.endswith("...")] == []
+    """Each command's help fits a terminal and has examples that use it."""
+    assert f"edgellama {name}" in shown_help(run_cli, name).partition("Examples:")[2]
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["chat", "--help"]])
@@ -196,9 +190,10 @@ def test_reference_page_is_current() -> None:
     assert written.split() == cli_reference.render_page().split()
 
 
-def test_help_tells_the_defaults_of_chats(run_cli: CliRunner) -> None:
+def test_help_tells_the_defaults_of_chats() -> None:
     """Commands that chat on demand say what is otherwise then, by the table of the Python API."""
+    page = cli_reference.render_page()
     for command in ("generate", "batch"):
-        text = " ".join(run_cli(command, "--help").stdout.split())
+        text = " ".join(page.partition(f"## edgellama {command}\n")[2].partition("## ")[0].split())
         for value in [v for name, v in CHAT_SAMPLING.items() if name in SAMPLING_OPTIONS]:
             assert f"in chats the model's own, else {value}]" in text
