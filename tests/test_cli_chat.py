@@ -165,7 +165,7 @@ def test_commands_on_a_terminal(smollm2_path: Path, tmp_path: Path) -> None:
 def test_what_is_typed_during_a_reply(smollm2_path: Path, tmp_path: Path) -> None:
     """It is not shown within the reply, but at the next prompt; the terminal echoes again."""
     environment = chat_environment(smollm2_path, tmp_path)
-    terminal = Terminal([str(smollm2_path), "--temp", "0", "-n", "150"], environment)
+    terminal = Terminal([str(smollm2_path), "--temp", "0", "-n", "300"], environment)
     at = terminal.wait_for(PROMPT, after=0)
     terminal.type("Tell me a very long story about llamas.\r")
     at = terminal.wait_for(b"lamas ", after=terminal.wait_for(b"story", after=at) + 20)

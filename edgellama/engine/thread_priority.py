@@ -22,7 +22,9 @@ def lower_priority(thread_ids: Iterable[int]) -> None:
     for number in thread_ids:
         if sys.platform == "linux":
             with contextlib.suppress(OSError):
-                os.setpriority(os.PRIO_PROCESS, number, NICENESS)
+                # A whole process may give way further already.
+                niceness = max(os.getpriority(os.PRIO_PROCESS, number), NICENESS)
+                os.setpriority(os.PRIO_PROCESS, number, niceness)
         elif sys.platform == "win32":
             _lower_on_windows(number)
 
