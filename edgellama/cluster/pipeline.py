@@ -16,7 +16,12 @@ from dataclasses import replace
 from edgellama.cluster.rounds import Chunking, Part, rounds_of
 from edgellama.cluster.stage_call import Answer, Behind, StageCall, StageHandle
 from edgellama.engine.cancellation import CancelToken
-from edgellama.quant.errors import EdgellamaError, InvalidOptionError, StageLostError
+from edgellama.quant.errors import (
+    EdgellamaError,
+    InvalidOptionError,
+    ModelFileError,
+    StageLostError,
+)
 
 logger = logging.getLogger(__name__)
 PATIENCE_S = 120.0
@@ -172,6 +177,10 @@ class Pipeline:
         while True:
             try:
                 stage.revive()
+            except ModelFileError as error:
+                raise StageLostError(
+                    f"stage {stage.name} was lost and cannot come back: {error}"
+                ) from error
             except Exception as error:
                 if time.monotonic() + pause > until:
                     raise self._end_of_patience(Lost(lost.number, error)) from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,11 +66,14 @@ def expected(smollm2_path: Path) -> str:
 
 
 def pid_of(stage: RayStage) -> int:
-    """The process that a stage runs in."""
+    """The process that a stage runs in, once it is there."""
     import ray
 
-    state = ray.get(stage._actor.__ray_call__.remote(lambda actor: os.getpid()))
-    return int(state)
+    while True:
+        try:
+            return int(ray.get(stage._actor.__ray_call__.remote(lambda actor: os.getpid())))
+        except ray.exceptions.ActorUnavailableError:
+            time.sleep(0.05)
 
 
 def test_a_text_over_two_nodes_is_that_of_one_process(
@@ -101,6 +105,40 @@ def test_a_killed_actor_is_a_pause(
                 is_killed = True
         assert is_killed
         assert text == expected
+
+
+def test_an_actor_that_is_killed_again_and_again(
+    cluster: Any, smollm2_path: Path, expected: str
+) -> None:
+    """In a long prompt, while it comes back, in a batch: every text is that of one process."""
+    long = PROMPT * 60
+    with Llama(smollm2_path, exact=True, context_length=1024, num_threads=1) as whole:
+        wanted = whole.generate(long, max_tokens=12, seed=3, temperature=0.7).text
+    with SpreadLlama(
+        smollm2_path, stages_of(smollm2_path), context_length=1024, chunk_tokens=128
+    ) as llama:
+        kills = 0
+
+        def kill(done: int, total: int) -> None:
+            nonlocal kills
+            if kills < 2:
+                os.kill(pid_of(llama.stages[kills]), signal.SIGKILL)
+                kills += 1
+
+        killer = threading.Thread(target=lambda: (time.sleep(0.3), kill(0, 0)))
+        killer.start()
+        text = llama.generate(long, max_tokens=12, seed=3, temperature=0.7, on_prefill=kill).text
+        killer.join()
+        assert kills == 2 and text == wanted
+        stages = [llama.stages[0], llama.stages[0], llama.stages[1]]
+        found = {}
+        options = {"max_tokens": 40, "seed": 3, "temperature": 0.7}
+        batch = llama.generate_batch([PROMPT, "One, two,", PROMPT, "A"] * 2, width=4, **options)
+        for result in batch:
+            found[result.index] = result.text
+            if stages:
+                os.kill(pid_of(stages.pop()), signal.SIGKILL)
+        assert {found[0], found[2], found[4], found[6]} == {expected}
 
 
 def test_a_node_that_goes_and_comes_back_is_a_longer_pause(

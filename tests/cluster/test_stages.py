@@ -256,6 +256,27 @@ def test_a_stage_that_stays_away_is_an_error(file: GGUFFile) -> None:
         assert engine.forward(TOKENS[:5], cache).shape == (1, 288)
 
 
+def test_a_stage_that_finds_another_file_is_an_error_at_once(file: GGUFFile) -> None:
+    """Waiting would not help; the next text tries again."""
+    is_down, is_wrong = [True], [True]
+    with spread(file, 2, is_dying=lambda: is_down[0], patience_s=60) as engine:
+        stage, cache = engine.stages[0], engine.new_cache()
+        assert isinstance(stage, MortalStage)
+        make = stage._make_stage
+
+        def made() -> Stage:
+            if is_wrong[0]:
+                raise ModelFileError("tiny.gguf: another model than the driver's")
+            return make()
+
+        stage._make_stage = made
+        with pytest.raises(StageLostError, match=r"cannot come back: tiny.gguf: another model"):
+            engine.forward(TOKENS[:5], cache)
+        is_down[0] = is_wrong[0] = False
+        stage.revive()
+        assert engine.forward(TOKENS[:5], cache).shape == (1, 288)
+
+
 def test_a_cancelled_prompt_can_be_asked_for_again(
     file: GGUFFile, whole: tuple[Engine, bool]
 ) -> None:
