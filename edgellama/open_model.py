@@ -30,6 +30,7 @@ from edgellama.text.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from edgellama.engine.card.use import CardUse
     from edgellama.engine.engine import Engine
     from edgellama.loading import LoadedModel
     from edgellama.quant.model_config import ModelConfig
@@ -196,6 +197,14 @@ class OpenModel:
         """Bytes that the beginnings of earlier texts take now."""
         return self._engine.pool().idle_bytes
 
+    @property
+    def card_use(self) -> CardUse | None:
+        """How a graphics card is used: its name, its memory that is taken, what is in the way.
+
+        None where ``attention`` is "cpu".
+        """
+        return self._engine.card_use
+
     def read_speed(self) -> float:
         """Bytes of the weights that the threads read in a second, if they compute nothing.
 
@@ -342,7 +351,11 @@ class OpenModel:
         if not isinstance(model, OpenModel):
             own_length, threads = self.context_length, self._engine.num_threads
             model = self._own_draft = OpenModel(
-                model, context_length=own_length, num_threads=threads, cache_limit=DRAFT_CACHE_BYTES
+                model,
+                context_length=own_length,
+                num_threads=threads,
+                cache_limit=DRAFT_CACHE_BYTES,
+                attention="cpu",
             )
         try:
             model._check_open()

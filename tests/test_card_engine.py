@@ -12,11 +12,11 @@ from pathlib import Path
 import naive_card
 import numpy as np
 import pytest
+from cuda_harness import stub_ptx
 from fake_cuda import FakeCard, FakeCuda, Launch
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cuda.driver import Driver
-from edgellama.cuda.signatures import CARD_SIGNATURES
 from edgellama.engine import engine as engine_module
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.card import calibration, placement
@@ -27,24 +27,12 @@ from edgellama.engine.card.pages import CardPages
 from edgellama.engine.engine import Engine
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.saved_cache import load_cache, save_cache
-from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.errors import CudaError, CudaLostError, GenerationCancelled
 from edgellama.quant.gguf.file import GGUFFile
 
 MODEL = TinyLlama(heads=6, kv_heads=2, head_size=8, width=32, layers=3, context_length=2048)
 CUDA = AttentionChoice("cuda")
 TOKENS: list[int] = np.random.default_rng(0).integers(0, 40, 300).tolist()
-
-
-def stub_ptx(kernels: list[Kernel], capability: tuple[int, int]) -> dict[Kernel, str]:
-    """Text with the kernels' entries, whose bodies the double does not look at."""
-    found = {}
-    for kernel in kernels:
-        signature = CARD_SIGNATURES[kernel]
-        kinds = ["f32" if p in signature.float_parameters else "u64" for p in signature.parameters]
-        parameters = ", ".join(f".param .{kind} p{i}" for i, kind in enumerate(kinds))
-        found[kernel] = f".version 7.0\n.visible .entry {kernel.name}({parameters}) {{ ret; }}"
-    return found
 
 
 @pytest.fixture

@@ -78,6 +78,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "models": {"convert", "convert.output", "kernels_cpu.machine", *QUANT},
     "measure": {
+        "cuda",
         *("engine", "generation", "generation.speculation", "sampling", "text"),
         *(*HOST_KERNELS, *QUANT),
     },

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edgellama.cli.adapter_option import adapter_option
-from edgellama.cli.completion import KV_TYPE, MODEL, TIER
+from edgellama.cli.completion import ATTENTION, KV_TYPE, MODEL, TIER
 from edgellama.cli.lists import NumberList, TextList
-from edgellama.cli.options import count_option, style_option
+from edgellama.cli.options import ATTENTION_HELP, count_option, gpu_options, style_option
 
 if TYPE_CHECKING:
     from edgellama.cli.tables import Row
+    from edgellama.engine.card.choice import AttentionChoice
     from edgellama.measure.bench import BenchSetting, BenchTest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -68,6 +69,15 @@ def _numbers(
     metavar="T,...",
     help="Instruction sets.  [default: best]",
 )
+@click.option(
+    *("--attention", "modes"),
+    type=TextList(ATTENTION),
+    metavar="T,...",
+    default="auto",
+    show_default=True,
+    help=ATTENTION_HELP,
+)
+@gpu_options
 @count_option(*("-r", "--repetitions"), default=5, text="Runs of each test, after one to warm up.")
 @style_option(more=("jsonl", "sql"))
 @adapter_option()
@@ -140,11 +150,20 @@ def _settings(path: str, options: dict[str, Any]) -> list[BenchSetting]:
                 "tier": options["tiers"] or (None,),
                 "num_threads": options["num_threads"] or (None,),
                 "batch_tokens": options["batches"],
+                "attention": [_attention(mode, options) for mode in options["modes"]],
                 "adapters": (options["adapters"],),
                 "draft": (options["draft"],),
             },
         )
     )
+
+
+def _attention(mode: Any, options: dict[str, Any]) -> AttentionChoice:
+    from edgellama.engine.card.choice import ON_CPU, AttentionChoice
+
+    if mode == ON_CPU.mode and len(options["modes"]) > 1:
+        return ON_CPU
+    return AttentionChoice(mode, options["gpu"], options["gpu_memory"])
 
 
 def _compile(settings: Sequence[BenchSetting]) -> None:

@@ -22,12 +22,14 @@ COLUMNS = (
     Column("batch_tokens"),
     Column("key_type", is_number=False),
     Column("value_type", is_number=False),
+    Column("attention", is_number=False),
     Column("adapters", is_number=False),
     Column("draft", lambda path: Path(path).stem, is_number=False),
     Column("test", is_number=False),
     Column("tokens_per_second"),
     Column("peak_memory_bytes", tables.size),
     Column("kv_bytes", tables.size),
+    Column("card_bytes", tables.size),
     Column("start_seconds", "{:.2f} s".format),
     Column("decode_gb_per_second", "{:.1f}".format),
     Column("bandwidth_share", "{:.0%}".format),
@@ -35,7 +37,14 @@ COLUMNS = (
     Column("guesses", is_number=False),
 )
 USUAL: Mapping[str, Any] = MappingProxyType(
-    {"batch_tokens": 512, "adapters": "", "draft": "", "guesses": None}
+    {
+        "batch_tokens": 512,
+        "attention": "auto",
+        "adapters": "",
+        "draft": "",
+        "card_bytes": 0,
+        "guesses": None,
+    }
 )
 """What columns have where nobody has asked for anything else."""
 

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.completion import KV_TYPE, MODEL_OR_SIZE, PATH, TYPE
 from edgellama.cli.lists import NumberList, TextList
-from edgellama.cli.options import style_option, threads_option
+from edgellama.cli.options import (
+    attention_options,
+    style_option,
+    take_attention,
+    threads_option,
+)
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgellama.cli.model_outline_source import OutlineSource
+    from edgellama.engine.card.choice import AttentionChoice
     from edgellama.measure.footprint import Footprint, Machine
     from edgellama.measure.footprint_measurement import Measurement
 
@@ -58,6 +64,7 @@ KV_HELP = (
     "--draft", type=MODEL_OR_SIZE, metavar="MODEL", help="Count a draft model, as of chat --draft."
 )
 @click.option("--measure", "measured", is_flag=True, help="Run the file and compare.")
+@attention_options
 @threads_option
 @style_option()
 @click.option("--plot", type=PATH, metavar="FILE", help="Draw stacked bars as PNG, SVG or PDF.")
@@ -74,13 +81,15 @@ def command(
     num_threads: int | None,
     style: str,
     plot: str | None,
+    **options: Any,
 ) -> None:
     """Predict the memory that MODEL takes, from its header alone.
 
     MODEL is a GGUF file, the name of a pulled model, a Hugging Face config.json, Meta's
     params.json, the folder of either, or the name of a published size such as
     llama-2-7b. The total is the peak of the whole process with a full context; GB are
-    10^9 bytes.
+    10^9 bytes. With --attention cuda keys and values lie on a graphics card, whose memory is
+    told apart, without what its driver takes.
 
     \b
     Examples:
@@ -92,10 +101,12 @@ def command(
     """
     if measured and (memory or plot or prompt_cache_bytes):
         raise click.UsageError("--measure goes with none of --fit, --plot and --prompt-cache")
+    attention = take_attention(options | {"attention": options["attention"] or "cpu"})
     found = None
     if measured:
         # Before anything large is imported here: what two processes share counts half in PSS.
-        found = _measure(model, _single(types, kv_types, context_lengths), num_threads, draft)
+        single = _single(types, kv_types, context_lengths)
+        found = _measure(model, single, num_threads, draft, attention)
         kv_types, context_lengths = (found[1],), (found[0].num_tokens,)
     from edgellama.cli.figures import check_plot
     from edgellama.cli.model_outline_source import find_outline
@@ -112,6 +123,7 @@ def command(
         num_threads,
         prompt_cache_bytes or 0,
         find_outline(draft) if draft is not None else None,
+        attention.mode == "cuda",
     )
     predictions = _predict(source, wishes, memory_bytes)
     _print(source, predictions, found[0] if found else None, memory_bytes, style)
@@ -138,7 +150,11 @@ def _single(
 
 
 def _measure(
-    model: str, wanted: tuple[str, int | None], num_threads: int | None, draft: str | None
+    model: str,
+    wanted: tuple[str, int | None],
+    num_threads: int | None,
+    draft: str | None,
+    attention: AttentionChoice,
 ) -> tuple[Measurement, str]:
     from edgellama.cli.model_argument import find_model
     from edgellama.cli.terminal import step_progress
@@ -154,6 +170,7 @@ def _measure(
             kv_type=kv_type,
             num_threads=num_threads,
             draft=None if draft is None else find_model(draft),
+            attention=attention,
             progress=progress,
         )
     return measurement, kv_type
@@ -170,6 +187,7 @@ class _Wishes:
     num_threads: int | None
     prompt_cache_bytes: int
     draft: OutlineSource | None
+    on_card: bool
 
     def draft_bytes(self, type: str, context_length: int) -> int:
         """What a draft model takes: as its file is, else of the model's type, or the usual one."""
@@ -215,6 +233,7 @@ def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -
             is_pure=wishes.is_pure,
             prompt_cache_bytes=wishes.prompt_cache_bytes,
             draft_bytes=wishes.draft_bytes(type, context_length),
+            on_card=wishes.on_card,
         )
         for type in types
         for kv_types in kv_pairs

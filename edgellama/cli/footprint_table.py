@@ -13,7 +13,10 @@ from edgellama.measure.footprint_fit import divergence
 from edgellama.measure.footprint_measurement import Measurement
 from edgellama.measure.model_outline import ModelOutline
 
-PARTS = ("weights", "kv", "activations", "vocabulary", "code", "prompt_cache", "draft", "total")
+PARTS = (
+    *("weights", "kv", "activations", "vocabulary", "code", "prompt_cache", "draft", "total"),
+    "card",
+)
 COLUMNS = (
     Column("type", is_number=False),
     Column("bits_per_weight", "{:.2f}".format),
@@ -22,7 +25,7 @@ COLUMNS = (
     *(Column(f"predicted_{part}_bytes", tables.size) for part in PARTS),
 )
 LOSS_COLUMN = Column("expected_divergence", "{:.3f} nats".format)
-MEASURED_PARTS = ("weights", "kv", "rss", "pss")
+MEASURED_PARTS = ("weights", "kv", "card", "rss", "pss")
 
 
 def prediction_row(outline: ModelOutline, prediction: Footprint) -> dict[str, object]:
@@ -36,6 +39,7 @@ def prediction_row(outline: ModelOutline, prediction: Footprint) -> dict[str, ob
         "context_length": prediction.context_length,
         **{f"predicted_{part}_bytes": size for part, size in prediction.parts.items()},
         "predicted_total_bytes": prediction.total_bytes,
+        "predicted_card_bytes": prediction.card_bytes,
     }
 
 
@@ -57,6 +61,7 @@ def measured_row(
         "measured_pss_bytes": found.pss_bytes,
         "measured_weights_bytes": found.weights_bytes,
         "measured_kv_bytes": found.kv_bytes,
+        "measured_card_bytes": found.card_bytes,
         "measured_libraries_bytes": found.libraries_bytes,
         "measured_tokens": found.num_tokens,
     }
@@ -83,13 +88,21 @@ COMPARISON_COLUMNS = (
     Column("measured", tables.size),
     Column("difference", "{:+.1%}".format),
 )
-_TITLES = {"weights": "weights", "kv": "KV", "rss": "peak (RSS)", "pss": "at the end (PSS)"}
+_TITLES = {
+    "weights": "weights",
+    "kv": "KV",
+    "card": "on the card",
+    "rss": "peak (RSS)",
+    "pss": "at the end (PSS)",
+}
 
 
 def _comparison(row: Row) -> list[Row]:
     lines: list[Row] = []
     for part in MEASURED_PARTS:
         predicted, measured = row[f"predicted_{part}_bytes"], row[f"measured_{part}_bytes"]
+        if not predicted:
+            continue
         difference = None if measured is None else measured / predicted - 1
         lines.append(
             {

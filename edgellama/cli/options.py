@@ -19,6 +19,7 @@ from edgellama.cli.sampling_values import READERS, breaker_texts, read_value
 from edgellama.sampling.options import CHAT_SAMPLING, PRESETS, RULES
 
 if TYPE_CHECKING:
+    from edgellama.engine.card.choice import AttentionChoice
     from edgellama.generation.speculation.speculation import SpeculationMode
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -233,10 +234,16 @@ SPECULATION_HELP = (
     "Guess tokens ahead out of the text and check several in a step: auto, on or off."
 )
 DRAFT_HELP = "A smaller model of the same vocabulary that guesses tokens too."
+ATTENTION_HELP = (
+    "Attend on the CPU, on an NVIDIA card (cuda), or there where that is faster (auto)."
+)
+GPU_HELP = "Which card.  [default: the first that can be used]"
+GPU_MEMORY_HELP = "Take no more of the card's memory, such as 2GB.  [default: what is free]"
+ATTENTION_MODES = ("cpu", "cuda", "auto")
 SPECULATION_MODES: dict[str, SpeculationMode] = {"auto": "auto", "on": True, "off": False}
 ENGINE_ARGUMENTS = (
     *("context_length", "num_threads", "kv_type", "cache_limit", "exact", "speculation", "draft"),
-    *("rope_scaling", "low_priority"),
+    *("rope_scaling", "low_priority", "attention", "gpu", "gpu_memory"),
 )
 """Of ``Llama``: what the options of ``engine_options`` are called there."""
 
@@ -255,6 +262,7 @@ def engine_options(command: Command) -> Command:
 
 def reading_options(command: Command) -> Command:
     """Adds what decides how a model is loaded that only reads texts."""
+    command = attention_options(command)
     command = click.option(
         "--rope-scaling", metavar="TYPE:N", help=f"{ROPE_SCALING_HELP}  [default: the model's own]"
     )(command)
@@ -277,6 +285,29 @@ def reading_options(command: Command) -> Command:
         *("-c", "--context", "context_length"),
         text="Tokens of text the model can look back on.  [default: the model's own]",
     )(command)
+
+
+def attention_options(command: Command) -> Command:
+    """Adds where attention is computed."""
+    return click.option(
+        "--attention", type=click.Choice(ATTENTION_MODES), help=f"{ATTENTION_HELP}  [default: auto]"
+    )(gpu_options(command))
+
+
+def gpu_options(command: Command) -> Command:
+    """Adds which card is used, and how much of it."""
+    command = click.option("--gpu-memory", type=ByteSize(), metavar="SIZE", help=GPU_MEMORY_HELP)(
+        command
+    )
+    return click.option("--gpu", type=click.IntRange(min=0), metavar="N", help=GPU_HELP)(command)
+
+
+def take_attention(options: dict[str, Any]) -> AttentionChoice:
+    """The choice of ``attention_options``, which then are no longer among ``options``."""
+    from edgellama.engine.card.choice import AttentionChoice
+
+    mode, *rest = (options.pop(name) for name in ("attention", "gpu", "gpu_memory"))
+    return AttentionChoice(mode or "auto", *rest)
 
 
 def type_option(command: Command) -> Command:

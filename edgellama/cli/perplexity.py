@@ -14,10 +14,12 @@ import click
 from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.completion import MODEL
 from edgellama.cli.options import (
+    attention_options,
     chunks_option,
     count_option,
     json_option,
     kv_type_option,
+    take_attention,
     text_file_option,
     threads_option,
 )
@@ -50,6 +52,7 @@ DEFAULT_CHUNK_TOKENS = 512
 )
 @threads_option
 @kv_type_option
+@attention_options
 @adapter_option()
 @json_option()
 def command(
@@ -62,6 +65,7 @@ def command(
     kv_type: str,
     adapters: Sequence[AdapterPath],
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Measure how well MODEL predicts a text: lower is better, 1 is certainty.
 
@@ -76,10 +80,12 @@ def command(
     from edgellama.cli.model_argument import find_model
     from edgellama.measure.text_chunks import cut_text
 
+    attention = take_attention(options)
     text = read_prompt(None, file, False)
     paths = [find_model(name) for name in (model, base) if name is not None]
     with ExitStack() as stack:
-        opened = [_open(stack, path, num_threads, kv_type) for path in paths]
+        how = {"num_threads": num_threads, "kv_type": kv_type, "attention": attention}
+        opened = [_open(stack, path, how) for path in paths]
         chunks = cut_text(opened[0][1], text, chunk_tokens)[:max_chunks]
         engines = [engine for engine, _ in opened]
         shelf = engines[0].adapters
@@ -91,9 +97,7 @@ def command(
         click.echo(line)
 
 
-def _open(
-    stack: ExitStack, path: Path, num_threads: int | None, kv_type: str
-) -> tuple[Engine, Tokenizer]:
+def _open(stack: ExitStack, path: Path, how: dict[str, Any]) -> tuple[Engine, Tokenizer]:
     from edgellama.cli.terminal import kernel_progress
     from edgellama.engine.engine import Engine
     from edgellama.quant.gguf.file import GGUFFile, require_model
@@ -103,9 +107,7 @@ def _open(
     require_model(file)
     tokenizer = load_tokenizer(file.metadata, file.path)
     with kernel_progress() as report:
-        engine = stack.enter_context(
-            Engine(file, num_threads=num_threads, kv_type=kv_type, progress=report)
-        )
+        engine = stack.enter_context(Engine(file, **how, progress=report))
     return engine, tokenizer
 
 

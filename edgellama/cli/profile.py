@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgellama.cli.completion import MODEL, PATH, TIER
-from edgellama.cli.options import count_option, kv_type_option, style_option, threads_option
+from edgellama.cli.options import (
+    attention_options,
+    count_option,
+    kv_type_option,
+    style_option,
+    take_attention,
+    threads_option,
+)
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
 
 if TYPE_CHECKING:
@@ -57,6 +64,7 @@ GROUPS = ("kind", "layer", "op")
 )
 @threads_option
 @kv_type_option
+@attention_options
 @click.option("--tier", type=TIER, metavar="T", help="Instruction set.  [default: best]")
 @click.option(
     "--by",
@@ -80,6 +88,7 @@ def command(
     group: str,
     style: str,
     plot: str | None,
+    **options: Any,
 ) -> None:
     """Time each op of a decode step and of a prefill step of MODEL.
 
@@ -111,12 +120,18 @@ def command(
     if not any(sizes.values()):
         raise click.UsageError("nothing to measure: give -p or -n other than 0")
     types = str(KVTypes.of(kv_type))
+    attention = take_attention(options)
     timer = StepTimer()
     path = find_model(model)
     with GGUFFile(path) as file:
         with kernel_progress() as compiled:
             engine = Engine(
-                file, num_threads=num_threads, tier=tier, progress=compiled, timer=timer
+                file,
+                num_threads=num_threads,
+                tier=tier,
+                attention=attention,
+                progress=compiled,
+                timer=timer,
             )
         tier_name, used_threads = engine.kernels.tier.name, engine.num_threads
         with engine:

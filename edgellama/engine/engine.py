@@ -21,6 +21,7 @@ from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.card.choice import ON_CPU, SHORTEST_AUTO, AttentionChoice
 from edgellama.engine.card.late_placement import LatePlacement
+from edgellama.engine.card.use import CardUse
 from edgellama.engine.engine_arguments import checked_layers
 from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_cache import KVCache
@@ -122,6 +123,7 @@ class Engine(TextEngine):
         )
         machine.start()
         self.scheduler = Scheduler(_without_a_cycle(self._run_step), self.step_tokens)
+        self._attention = attention
         self._placement = self._placed(attention)
         if hooks:
             self.hooks = tuple(hooks)
@@ -478,6 +480,14 @@ class Engine(TextEngine):
             if self.card_placement is not None:
                 self.card_placement.fail(error)
             raise
+
+    @property
+    def card_use(self) -> CardUse | None:
+        """How a graphics card is used; None where attention is always the CPU's."""
+        if self._placement is None:
+            return None
+        made = self._placement.made
+        return CardUse.none(self._attention) if made is None else made.use
 
     def usual_kernels(self) -> set[str]:
         """Names of a chat's kernels: all kinds of steps, one token's logits, the next's choice."""

@@ -24,6 +24,7 @@ from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
     from edgellama.engine.adapter_shelf import AdapterShelf
+    from edgellama.engine.card.use import CardUse
     from edgellama.engine.hooks import Hook
     from edgellama.engine.kv_types import KVTypeChoice
     from edgellama.engine.saved_cache import CacheMaker
@@ -47,6 +48,11 @@ class TextEngine(ABC):
     adapters: AdapterShelf
     orders_choices: ClassVar[bool] = False
     """Whether tokens are chosen far from here, see ``order_choice``."""
+
+    @property
+    def card_use(self) -> CardUse | None:
+        """How a graphics card is used; None for engines that use none."""
+        return None
 
     @property
     @abstractmethod

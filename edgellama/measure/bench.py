@@ -12,6 +12,7 @@ from importlib.metadata import version
 from itertools import product
 from typing import Any
 
+from edgellama.engine.card.choice import ON_CPU, AttentionChoice
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.step_sizes import MAX_STEP_TOKENS
 from edgellama.kernels_cpu.machine.cpu import select_tier
@@ -62,6 +63,7 @@ class BenchSetting:
     tier: str | None = None
     kv_types: KVTypes = field(default_factory=lambda: KVTypes("f16", "f16"))
     batch_tokens: int = MAX_STEP_TOKENS
+    attention: AttentionChoice = ON_CPU
     adapters: Sequence[tuple[str, float]] = ()
     draft: str | None = None
 
@@ -126,11 +128,13 @@ def _row(setting: BenchSetting, test: BenchTest, found: Mapping[str, Any]) -> di
         "batch_tokens": setting.batch_tokens,
         "key_type": setting.kv_types.keys,
         "value_type": setting.kv_types.values,
+        "attention": setting.attention.mode,
         "num_prompt": test.num_prompt,
         "num_generated": test.num_generated,
         "depth": test.depth,
         "peak_memory_bytes": found["peak_memory_bytes"],
         "kv_bytes": found["kv_bytes"],
+        "card_bytes": found["card_bytes"],
         "start_seconds": found["start_seconds"],
     }
     guesses = {name: found[name] for name in ("drafted_tokens", "accepted_tokens")}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.engine.card.choice import AttentionChoice
 from edgellama.engine.engine import Engine
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypes
@@ -29,7 +30,12 @@ Tokens = npt.NDArray[np.int32]
 def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
     with GGUFFile(request["path"]) as file:
         tokenizer = load_tokenizer(file.metadata)
-        with Engine(file, num_threads=request["num_threads"], tier=request["tier"]) as engine:
+        with Engine(
+            file,
+            num_threads=request["num_threads"],
+            tier=request["tier"],
+            attention=AttentionChoice(**request["attention"]),
+        ) as engine:
             length = request["depth"] + request["num_prompt"] + request["num_generated"]
             types = KVTypes(**request["kv_types"])
             shelf = engine.adapters
@@ -46,7 +52,9 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
                         DraftedRuns(engine, tokenizer, file.metadata, request)
                     )
                 result = _measure(runs, request["repetitions"], progress)
+            card = engine.card_use
             return result | {
+                "card_bytes": card.used_bytes if card else 0,
                 "start_seconds": start_seconds,
                 "num_compiled": engine.num_compiled,
                 "num_threads": engine.num_threads,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from edgellama.engine.card.choice import AttentionMode
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier
 from edgellama.measure.footprint import (
@@ -29,6 +30,7 @@ def predict_footprint(
     kv_type: KVTypeChoice = "f16",
     num_threads: int | None = None,
     draft: str | os.PathLike[str] | None = None,
+    attention: AttentionMode = "cpu",
 ) -> Footprint:
     """How much memory a process with this model will take at most, without loading it.
 
@@ -39,6 +41,8 @@ def predict_footprint(
         kv_type: Number type of the KV cache, as for ``Llama``; "f16" by default.
         num_threads: Threads that compute. None (the default) is one per physical core.
         draft: The GGUF file of a draft model that is loaded with it. None (the default) is none.
+        attention: "cuda" for keys and values on a graphics card, whose ``card_bytes`` are told
+            apart; "cpu" (the default) and "auto" for all in the process's memory.
 
     Returns:
         The prediction: ``total_bytes``, and what of it is ``weights_bytes``, ``kv_bytes`` and so
@@ -75,6 +79,7 @@ def predict_footprint(
         kv_types=KVTypes.of(kv_type),
         context_length=length,
         draft_bytes=draft_bytes,
+        on_card=attention == "cuda",
     )
 
 

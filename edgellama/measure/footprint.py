@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping
 
+from edgellama.cuda.layouts import CardPageLayout
 from edgellama.engine.buffers import StepBuffers
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.memory import round_up
@@ -17,6 +18,7 @@ from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.rope import RopeTable
 from edgellama.engine.step_sizes import step_tokens
 from edgellama.engine.weights import gates_at_once
+from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, first_seen
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.measure.model_outline import ModelOutline, VocabularySize
 from edgellama.quant.errors import InvalidOptionError
@@ -62,7 +64,8 @@ class Footprint:
     ``context_length`` tokens whose keys and values have ``kv_types``. ``total_bytes`` is the sum of
     all ``parts``: ``weights_bytes``, ``kv_bytes`` of a full context, ``activations_bytes``,
     ``vocabulary_bytes``, ``code_bytes`` of Python with its libraries, ``prompt_cache_bytes``, the
-    limit of what earlier texts may leave, and ``draft_bytes``, all of a draft model.
+    limit of what earlier texts may leave, and ``draft_bytes``, all of a draft model. ``card_bytes``
+    are a graphics card's, beside the 200 to 400 MB that its driver takes there.
 
     Example:
         >>> from edgellama import predict_footprint
@@ -83,6 +86,7 @@ class Footprint:
     code_bytes: int
     prompt_cache_bytes: int = 0
     draft_bytes: int = 0
+    card_bytes: int = 0
 
     @property
     def parts(self) -> Mapping[str, int]:
@@ -99,7 +103,7 @@ class Footprint:
 
     @property
     def total_bytes(self) -> int:
-        """The peak of the process."""
+        """The peak of the process, without the card's."""
         return sum(self.parts.values())
 
 
@@ -121,11 +125,12 @@ def predict(
     is_pure: bool = False,
     prompt_cache_bytes: int = 0,
     draft_bytes: int = 0,
+    on_card: bool = False,
 ) -> Footprint:
     """The footprint of a model as ``type`` (a recipe, or AS_IT_IS) with a full context.
 
     ``prompt_cache_bytes``: the limit of what the beginnings of earlier texts may take.
-    ``draft_bytes``: what a draft model takes.
+    ``draft_bytes``: what a draft model takes. ``on_card``: keys and values lie on a graphics card.
     ``is_pure``: all matrices in the recipe's own format, as ``convert --pure`` writes them.
 
     Raises InvalidOptionError for unknown types and impossible lengths.
@@ -140,7 +145,7 @@ def predict(
         context_length=context_length,
         bits_per_weight=average_bits(outline, type, is_pure),
         weights_bytes=weights_bytes(outline, type, is_pure),
-        kv_bytes=pages.used_bytes(context_length, config.sliding_window),
+        kv_bytes=0 if on_card else pages.used_bytes(context_length, config.sliding_window),
         activations_bytes=activation_bytes(
             outline, machine, context_length, untouched_rows(outline, type, is_pure)
         ),
@@ -148,7 +153,22 @@ def predict(
         code_bytes=LIBRARY_BYTES + INTERPRETER_BYTES,
         prompt_cache_bytes=prompt_cache_bytes,
         draft_bytes=draft_bytes,
+        card_bytes=card_bytes(config, kv_types, context_length) if on_card else 0,
     )
+
+
+def card_bytes(config: ModelConfig, kv_types: KVTypes, context_length: int) -> int:
+    """What a full context takes on a graphics card, with the queries of the largest step.
+
+    UnsupportedModelError for heads that cards do not take.
+    """
+    layout = CardPageLayout(
+        kv_types.pair, config.block_count, config.head_count_kv, config.head_size
+    )
+    given_back = first_seen(context_length, config.sliding_window or context_length)
+    num_tokens = context_length - given_back // PAGE_POSITIONS * PAGE_POSITIONS
+    queries_bytes = 4 * config.query_length * step_tokens(config)
+    return layout.used_bytes(num_tokens) + queries_bytes
 
 
 def draft_model_bytes(

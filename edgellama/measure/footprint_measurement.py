@@ -13,12 +13,14 @@ from array import array
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.engine.card.choice import ON_CPU, AttentionChoice
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.measure.child_process import Progress, run_in_child, serve
 from edgellama.quant.records import dataclass
@@ -44,6 +46,7 @@ class Measurement:
     libraries_bytes: int | None
     kv_bytes: int | None
     num_tokens: int
+    card_bytes: int = 0
 
 
 def measure(
@@ -53,6 +56,7 @@ def measure(
     kv_type: str,
     num_threads: int | None = None,
     draft: Path | None = None,
+    attention: AttentionChoice = ON_CPU,
     progress: Progress | None = None,
 ) -> Measurement:
     """Run the model in ``path`` until its context is full; ``progress`` hears of tokens.
@@ -68,6 +72,7 @@ def measure(
         "kv_type": kv_type,
         "num_threads": num_threads,
         "draft": None if draft is None else str(draft),
+        "attention": asdict(attention),
     }
     return Measurement(**run_in_child(__name__, request, progress))
 
@@ -79,7 +84,8 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
 
     sampler = Sampler(SamplingOptions(seed=0))
     with ExitStack() as held:
-        model = held.enter_context(_Running(request["path"], request["num_threads"]))
+        attention = AttentionChoice(**request["attention"])
+        model = held.enter_context(_Running(request["path"], request["num_threads"], attention))
         length = request["context_length"] or usual_context_length(model.engine.config)
         cache = model.fill(length, request["kv_type"], sampler, progress)
         files: list[str | os.PathLike[str]] = [*model.file.files]
@@ -88,13 +94,18 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
             draft.fill(min(length, draft.engine.config.context_length), "f16", sampler, None)
             files += draft.file.files
         pages = [page.memory for page in cache.pages if page is not None]
-        return _measured(model.file.files, files, pages, cache.length)
+        card = model.engine.card_use
+        return _measured(model.file.files, files, pages, cache.length) | {
+            "card_bytes": card.used_bytes if card else 0
+        }
 
 
 class _Running:
     """A model that does what a long chat does. A context manager."""
 
-    def __init__(self, path: str, num_threads: int | None) -> None:
+    def __init__(
+        self, path: str, num_threads: int | None, attention: AttentionChoice = ON_CPU
+    ) -> None:
         from edgellama.engine.engine import Engine
         from edgellama.quant.gguf.file import GGUFFile
         from edgellama.text.tokenizer import load_tokenizer
@@ -102,7 +113,7 @@ class _Running:
         self.file = GGUFFile(path)
         self.tokenizer = load_tokenizer(self.file.metadata, self.file.path)
         self.tokenizer.encode(RARE_TEXT)
-        self.engine = Engine(self.file, num_threads=num_threads)
+        self.engine = Engine(self.file, num_threads=num_threads, attention=attention)
 
     def fill(
         self, length: int, kv_type: str, sampler: Sampler, progress: Progress | None

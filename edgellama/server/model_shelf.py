@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -48,12 +48,14 @@ class LoadedModel:
 
     def described(self) -> dict[str, Any]:
         """What is told of it to programs and to the page."""
+        card = self.llama.card_use
         return {
             "name": self.model.name,
             "predicted_bytes": self.num_bytes,
             "file_bytes": self.model.num_bytes,
             "prompt_cache_bytes": self.llama.cached_bytes,
             "context_length": self.llama.context_length,
+            "graphics_card": None if card is None else asdict(card),
             "num_uses": self.num_uses,
         }
 
@@ -221,6 +223,7 @@ class ModelShelf:
             kv_type=self._engine.get("kv_type") or "f16",
             num_threads=self._engine.get("num_threads"),
             draft=None if draft is None else resolve(draft),
+            attention=self._engine.get("attention") or "auto",
         )
         return footprint.total_bytes - footprint.code_bytes
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from edgellama.engine.card.choice import SHORTEST_AUTO, AttentionChoice
 from edgellama.engine.card.device import CardDevice
 from edgellama.engine.card.layout import CardLayout
 from edgellama.engine.card.pages import CardPages
+from edgellama.engine.card.use import CardUse
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.page_layout import PageLayout
@@ -61,6 +63,15 @@ class CardPlacement:
         self._said: set[str] = set()
         self.obstacle: CudaError | UnsupportedModelError | None = None
         """Why the card is not used, or not any more."""
+
+    @property
+    def use(self) -> CardUse:
+        """What can be told of it now."""
+        use = CardUse.none(self._choice, self.obstacle)
+        if self.device is None:
+            return use
+        card, used_bytes = self.device.card, self.device.memory.used_bytes
+        return replace(use, name=card.name, gpu=card.index, used_bytes=used_bytes)
 
     def open(self) -> CardDevice | None:
         """The card; None where it cannot be used under "auto". CudaError under "cuda"."""

@@ -1,0 +1,218 @@
+"""Commands, the server and the benchmark with a graphics card that is a test double, or without.
+
+Its kernels are naive ones: what is tested is who asks for the card, and what is told of it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import cuda_attention
+import naive_card
+import pytest
+from click.testing import CliRunner as InProcess
+from conftest import CliRunner
+from cuda_harness import stub_ptx
+from fake_cuda import FakeCard, FakeCuda
+from reference.tiny_models import TinyLlama, write_tiny_llama
+from server_harness import running_server
+
+from edgellama import Llama, predict_footprint
+from edgellama.cli.application import root
+from edgellama.cuda.driver import Driver
+from edgellama.engine.card import device as card_device
+from edgellama.quant.errors import CudaError
+from edgellama.server.settings import ServerSettings
+
+NO_CARD = r"no NVIDIA driver is installed|the NVIDIA driver shows no card|no CUDA on"
+HIDDEN = {"CUDA_VISIBLE_DEVICES": ""}
+SHAPE = TinyLlama(heads=4, kv_heads=2, head_size=8, width=32, context_length=512)
+MODES = ("cpu", "cuda")
+PROMPT = "one two three four five six seven"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model."""
+    return write_tiny_llama(tmp_path_factory.mktemp("card") / "tiny.gguf", SHAPE)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """This process's driver, which forgives nothing."""
+    fake = FakeCuda(FakeCard("Double"), run=naive_card.run)
+    monkeypatch.setattr(Driver, "load", classmethod(lambda cls: cls(fake)))
+    monkeypatch.setattr(card_device, "ptx_of", stub_ptx)
+    yield fake
+    assert fake.violations == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "-p", PROMPT, "-n", "2"),
+        ("batch", "{prompts}", "{output}", "-n", "2"),
+        ("embed", PROMPT),
+        ("bench", "-p", "8", "-n", "0", "-r", "1"),
+        ("profile", "-p", "8", "-r", "1"),
+        ("perplexity", "-f", "{prompts}", "-c", "16"),
+        ("footprint", "--measure", "-c", "64"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_without_a_card_cuda_is_refused(
+    monkeypatch: pytest.MonkeyPatch, model: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """Every command that runs a model asks for the card, and has the reason."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(json.dumps({"prompt": PROMPT * 20}) + "\n", "utf-8")
+    paths = {"prompts": prompts, "output": tmp_path / "texts.jsonl"}
+    name, *arguments = (part.format(**paths) for part in command)
+    result = InProcess().invoke(root, [name, str(model), *arguments, "--attention", "cuda"])
+    assert isinstance(result.exception, CudaError), result.output
+    assert re.search(NO_CARD, str(result.exception))
+
+
+def test_without_a_card_cuda_is_one_line(run_cli: CliRunner, model: Path) -> None:
+    """A terminal shows the reason alone, with exit code 1."""
+    arguments = ("generate", model, "-p", PROMPT, "--attention", "cuda")
+    result = run_cli(*arguments, environment=HIDDEN)
+    assert result.returncode == 1
+    assert re.fullmatch(f"edgellama: error: .*({NO_CARD}).*\n", result.stderr)
+
+
+def test_auto_is_silent_without_a_card(run_cli: CliRunner, model: Path) -> None:
+    """The same text as on the CPU, and no word about cards."""
+    arguments = ("generate", model, "-p", PROMPT, "-n", "8", "--temperature", "0")
+    plain = run_cli(*arguments, "--attention", "cpu", environment=HIDDEN)
+    auto = run_cli(*arguments, "--attention", "auto", "--gpu-memory", "2GB", environment=HIDDEN)
+    assert (plain.returncode, auto.returncode) == (0, 0)
+    assert auto.stdout == plain.stdout
+    assert "card" not in auto.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--attention", "gpu"), "'gpu' is not one of"),
+        (("--gpu", "-1"), "-1 is not in the range"),
+        (("--gpu-memory", "much"), "'much'; allowed: such as 16GB"),
+        (("--attention", "cpu", "--gpu", "0"), 'gpu is 0 and attention is "cpu"'),
+        (("--attention", "cuda", "--exact"), "exact"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    fake: FakeCuda, model: Path, options: tuple[str, ...], message: str
+) -> None:
+    """A value outside its range, and two that exclude each other, are named."""
+    result = InProcess().invoke(root, ["generate", str(model), "-p", PROMPT, *options])
+    assert message in result.output + str(result.exception)
+
+
+def test_a_footprint_tells_the_card_apart() -> None:
+    """Keys and values leave the process's memory for the card's, the rest stays."""
+    arguments = ["footprint", "llama-3.2-1b", "--type", "q4_0", "--kv", "f16", "-c", "8192"]
+
+    def shown(*more: str) -> str:
+        return InProcess().invoke(root, [*arguments, *more], catch_exceptions=False).stdout
+
+    cpu, card = (json.loads(shown("--attention", mode, "-o", "json"))[0] for mode in MODES)
+    assert cpu["predicted_card_bytes"] == card["predicted_kv_bytes"] == 0
+    freed = cpu["predicted_total_bytes"] - card["predicted_total_bytes"]
+    assert freed == cpu["predicted_kv_bytes"] == 8192 * 32768
+    assert 0 < card["predicted_card_bytes"] - freed < 10e6
+    assert " card" in shown("--attention", "cuda")
+    assert " card" not in shown()
+
+
+def test_a_model_tells_how_it_uses_its_card(fake: FakeCuda, model: Path) -> None:
+    """Before a text, during it, and when the card is lost."""
+    with Llama(model, attention="cuda", gpu_memory=1 << 30) as llama:
+        assert llama.card_use is not None
+        assert (llama.card_use.name, llama.card_use.gpu) == ("Double", 0)
+        assert llama.card_use.limit_bytes == 1 << 30
+        with llama.session() as session:
+            session.generate(PROMPT, max_tokens=2)
+            used_bytes = llama.card_use.used_bytes
+            assert used_bytes > 0
+            assert llama.card_use.obstacle is None
+            fake.lose()
+            with pytest.raises(CudaError):
+                session.generate(PROMPT * 2, max_tokens=2)
+            assert "CUDA_ERROR_ILLEGAL_ADDRESS" in str(llama.card_use.obstacle)
+    with Llama(model, attention="cpu") as llama:
+        assert llama.card_use is None
+    with Llama(model) as llama:
+        llama.generate(PROMPT, max_tokens=2)
+        assert llama.card_use is not None
+        assert (llama.card_use.mode, llama.card_use.name) == ("auto", None)
+
+
+def test_a_draft_model_stays_on_the_cpu(fake: FakeCuda, model: Path) -> None:
+    """A model that only guesses takes none of the card's memory."""
+    with Llama(model, attention="cuda", draft=model, speculation=True) as llama:
+        llama.generate(PROMPT, max_tokens=4, temperature=0)
+        assert llama._own_draft is not None
+        assert llama._own_draft.card_use is None
+    assert fake.leaks == {}
+
+
+def test_the_server_tells_of_the_card(fake: FakeCuda, model: Path) -> None:
+    """/stats has each model's use of it."""
+    settings = ServerSettings(models={"tiny": model}, engine={"attention": "cuda"})
+    with running_server(settings) as server, server.client() as client:
+        body = {"model": "tiny", "prompt": PROMPT, "max_tokens": 2}
+        assert client.post("/v1/completions", json=body).status_code == 200
+        (told,) = client.get("/stats").json()["models"]
+        assert told["graphics_card"]["name"] == "Double"
+        assert told["graphics_card"]["used_bytes"] > 0
+        assert told["graphics_card"]["obstacle"] is None
+
+
+def test_a_profile_shows_the_cards_op(fake: FakeCuda, model: Path) -> None:
+    """Attention on the card is one op of the table."""
+    arguments = ["profile", str(model), "-p", "0", "-r", "2", "--attention", "cuda", "-o", "json"]
+    result = InProcess().invoke(root, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "attend_on_card" in result.stdout
+
+
+def test_predictions_are_what_is_taken(fake: FakeCuda, model: Path) -> None:
+    """A full context takes the predicted bytes of the card, tables of a step besides."""
+    on_card = predict_footprint(model, context_length=256, attention="cuda").card_bytes
+    with Llama(model, attention="cuda") as llama, llama.session(context_length=256) as session:
+        session.generate([1] * 255, max_tokens=1)
+        assert llama.card_use is not None
+        assert on_card <= llama.card_use.used_bytes <= on_card + 200_000
+
+
+def test_the_benchmark_measures_everything(
+    fake: FakeCuda, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every part runs, here over a double whose times mean nothing, and texts are the same."""
+    output = tmp_path / "card.json"
+    arguments = ["--models", str(model), "--depths", "256", "--prompt", "20", "--rounds", "2",
+                 "--kv", "f16", "--check-tokens", "40", "--check-steps", "3",
+                 "--output", str(output)]  # fmt: skip
+    cuda_attention.main(arguments)
+    rows = json.loads(output.read_text("utf-8"))
+    assert {row["part"] for row in rows} == {"card", *cuda_attention.PARTS}
+    (check,) = [row for row in rows if row["part"] == "check"]
+    assert (check["same_tokens"], check["is_met"]) == (3, True)
+    assert {row["part"] for row in rows if "result" in row} == {"sanitizer"}
+    assert len(capsys.readouterr().out.splitlines()) == len(rows)
+
+
+def test_the_benchmark_says_that_there_is_no_card(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One line and exit code 1; nothing is written or measured."""
+    monkeypatch.setattr("edgellama.cuda.driver.LIBRARIES", {})
+    assert cuda_attention.main([]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.startswith("no card, so nothing was measured: ")

@@ -1,0 +1,56 @@
+"""Whole texts over a card that is a test double, with the kernels' own source in its CPU form.
+
+No card is behind it. The texts are those of the CPU's attention.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from cuda_double import CudaDouble
+from cuda_harness import stub_ptx
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama import Llama
+from edgellama.cuda.driver import Driver
+from edgellama.engine.card import device as card_device
+
+PROMPT = [1, *(7 * number % 250 for number in range(150))]
+SHAPES = {
+    "f16": TinyLlama(heads=6, kv_heads=2, head_size=64, width=32, context_length=1024),
+    "f32": TinyLlama(heads=4, kv_heads=2, head_size=16, width=32, context_length=1024),
+    "q8_0": TinyLlama(heads=9, kv_heads=1, head_size=48, width=32, context_length=1024),
+    "q4_0": TinyLlama(heads=4, kv_heads=4, head_size=32, width=32, context_length=1024),
+}
+"""By type of keys and values; the kernels of the first are compiled by their own tests, too."""
+OTHERS = [pytest.param(kv_type, marks=pytest.mark.slow) for kv_type in list(SHAPES)[1:]]
+
+
+@pytest.mark.parametrize("kv_type", ["f16", *OTHERS])
+def test_a_text_is_the_cpus(kv_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A prompt over several pages, its text, a fork of it and what comes next."""
+    model = write_tiny_llama(tmp_path / "tiny.gguf", SHAPES[kv_type])
+    double = CudaDouble()
+    monkeypatch.setattr(Driver, "load", classmethod(lambda cls: cls(double)))
+    monkeypatch.setattr(card_device, "ptx_of", stub_ptx)
+    on_cpu, on_card = (texts(model, kv_type, attention) for attention in ("cpu", "cuda"))
+    assert on_card == on_cpu
+    names = {launch.name.rpartition(f"_{kv_type}_{kv_type}")[0] for launch in double.launches}
+    many = set() if kv_type == "f32" else {"card_attend_many"}
+    assert names >= {"card_store", "card_attend_few", *many}
+    assert (double.violations, double.leaks) == ([], {})
+
+
+def texts(model: Path, kv_type: str, attention: str) -> list[tuple[int, ...]]:
+    """Greedy texts of a session and of its fork."""
+    options = {"temperature": 0.0, "ignore_eos": True, "max_tokens": 12}
+    with (
+        Llama(model, attention=attention, kv_type=kv_type) as llama,  # type: ignore[arg-type]
+        llama.session() as session,
+    ):
+        found = [session.generate(PROMPT, **options).tokens]  # type: ignore[arg-type]
+        more = [*PROMPT, *found[0], 3, 4]
+        with session.fork() as other:
+            found.append(other.generate(more, **options).tokens)  # type: ignore[arg-type]
+        return [*found, session.generate([*more, 9], **options).tokens]  # type: ignore[arg-type]
