@@ -87,7 +87,7 @@ class Pipeline:
                 until = now + self._patience_s if until is None else until
                 if now >= until:
                     raise self._end_of_patience(lost) from lost.cause
-                self._revive(lost, until)
+                self._revive(lost, until, cancelled)
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
                 continue
@@ -170,11 +170,11 @@ class Pipeline:
             raise Lost(number, error) from error
         one.take(answers, is_last=number == len(self._stages) - 1)
 
-    def _revive(self, lost: Lost, until: float) -> None:
-        """Bring a stage back, however often that must be tried."""
+    def _revive(self, lost: Lost, until: float, cancelled: CancelToken | None) -> None:
+        """Bring a stage back, however often that must be tried, unless nobody waits any more."""
         stage, pause = self._stages[lost.number], FIRST_PAUSE_S
         logger.warning("stage %s was lost (%s); it is started again", stage.name, lost.cause)
-        while True:
+        while cancelled is None or not cancelled.cancelled:
             try:
                 stage.revive()
             except ModelFileError as error:

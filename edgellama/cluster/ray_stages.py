@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 INSTALL = 'pip install "edgellama[ray]"'
 START_S = 60.0
 """How long one try to start a stage takes; a machine that is still starting is tried again."""
+REVIVE_S = 5.0
+"""The same where one is brought back, so that who waits may give up meanwhile."""
 REACH_S = 5.0
 """How long Ray's head may take to be reached."""
 PLACE_SHARE = 0.001
@@ -130,12 +132,12 @@ class RayStage:
     def revive(self) -> None:
         """Wait for the actor that Ray has started again, or make another one."""
         try:
-            self.start()
+            self.start(REVIVE_S)
         except self._ray.exceptions.ActorUnavailableError:
             raise
         except self._ray.exceptions.RayActorError:
             self._actor = self._new_actor()
-            self.start()
+            self.start(REVIVE_S)
 
     def close(self) -> None:
         """End the actor, if its cluster is still there."""

@@ -256,6 +256,29 @@ def test_a_stage_that_stays_away_is_an_error(file: GGUFFile) -> None:
         assert engine.forward(TOKENS[:5], cache).shape == (1, 288)
 
 
+def test_who_waits_for_a_lost_stage_may_give_up(file: GGUFFile) -> None:
+    """A text is cancelled while its stage stays away, and ends long before patience does."""
+    cancel, tries = CancelToken(), []
+
+    def away() -> Stage:
+        tries.append(1)
+        if len(tries) == 3:
+            cancel.cancel()
+        raise ConnectionError("no route")
+
+    is_down = [False]
+    with spread(file, 2, is_dying=lambda: is_down[0], patience_s=600) as engine:
+        stage, is_down[0] = engine.stages[0], True
+        make, stage._make_stage = stage._make_stage, away  # type: ignore[attr-defined]
+        cache = engine.new_cache()
+        with pytest.raises(GenerationCancelled):
+            engine.forward(TOKENS[:5], cache, cancelled=cancel)
+        assert len(tries) == 3
+        is_down[0], stage._make_stage = False, make  # type: ignore[attr-defined]
+        stage.revive()
+        assert engine.forward(TOKENS[:5], cache).shape == (1, 288)
+
+
 def test_a_stage_that_finds_another_file_is_an_error_at_once(file: GGUFFile) -> None:
     """Waiting would not help; the next text tries again."""
     is_down, is_wrong = [True], [True]
