@@ -75,7 +75,7 @@ class OnCard:
     def card_step(self) -> CardStep:
         """What steps have on the card, ready to run."""
         runner = self.engine._machine.open()
-        self.engine._use_card(runner)
+        self.engine._steps.use_card(runner)
         return runner._card
 
     def launch_seconds(self, cache: KVCache, name: str, num_tokens: int, rounds: int) -> float:

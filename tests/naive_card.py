@@ -18,6 +18,7 @@ from edgellama.cuda.layouts import CardPageLayout
 from edgellama.cuda.page_numbers import CardNumbers, card_numbers
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
+from edgellama.kernels_cpu.signatures import Kernel
 
 Array = np.ndarray[Any, np.dtype[Any]]
 LOG2_E = 1.4426950408889634
@@ -154,3 +155,14 @@ def cached_bits(kind: str, rows: Array) -> tuple[Array, Array | None]:
     if kind == "q8_0":
         return numbers.astype(np.int8).view(np.uint8), scales
     return (numbers + 8).astype(np.uint8), scales
+
+
+def stub_ptx(kernels: list[Kernel], capability: tuple[int, int]) -> dict[Kernel, str]:
+    """Text with the kernels' entries, whose bodies the double does not look at."""
+    found = {}
+    for kernel in kernels:
+        signature = CARD_SIGNATURES[kernel]
+        kinds = ["f32" if p in signature.float_parameters else "u64" for p in signature.parameters]
+        parameters = ", ".join(f".param .{kind} p{i}" for i, kind in enumerate(kinds))
+        found[kernel] = f".version 7.0\n.visible .entry {kernel.name}({parameters}) {{ ret; }}"
+    return found

@@ -12,14 +12,12 @@ from pathlib import Path
 import naive_card
 import numpy as np
 import pytest
-from cuda_harness import stub_ptx
 from fake_cuda import FakeCard, FakeCuda, Launch
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cuda.driver import Driver
-from edgellama.engine import engine as engine_module
 from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.card import calibration, placement
+from edgellama.engine.card import calibration, late_placement, placement
 from edgellama.engine.card import device as card_device
 from edgellama.engine.card.choice import AttentionChoice
 from edgellama.engine.card.layout import CardLayout
@@ -40,7 +38,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     """The machine's driver, which forgives nothing."""
     fake = FakeCuda(run=naive_card.run)
     monkeypatch.setattr(Driver, "load", classmethod(lambda cls: cls(fake)))
-    monkeypatch.setattr(card_device, "ptx_of", stub_ptx)
+    monkeypatch.setattr(card_device, "ptx_of", naive_card.stub_ptx)
     yield fake
     assert fake.violations == []
 
@@ -274,7 +272,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return 100
 
     monkeypatch.setattr(placement, "SHORTEST_AUTO", 64)
-    monkeypatch.setattr(engine_module, "SHORTEST_AUTO", 64)
+    monkeypatch.setattr(late_placement, "SHORTEST_AUTO", 64)
     monkeypatch.setattr(calibration, "folder_to_fill", lambda name: tmp_path)
     monkeypatch.setattr(calibration, "crossing", crossing)
     return found

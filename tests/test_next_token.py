@@ -53,7 +53,7 @@ def ordinary(file: GGUFFile) -> Iterator[Engine]:
     """The same, which never repeats a step."""
     patched = pytest.MonkeyPatch.context()
     with Engine(file, num_threads=2, cache_limit=1 << 22) as engine, patched as patch:
-        patch.setattr(engine, "_repeat_step", lambda *arguments: None)
+        patch.setattr(engine._steps, "run_next", lambda *arguments: None)
         yield engine
 
 

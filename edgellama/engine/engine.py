@@ -6,9 +6,7 @@ sampling, no sessions. Callers on other threads share steps.
 
 from __future__ import annotations
 
-import contextlib
-import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING
@@ -19,8 +17,8 @@ import numpy.typing as npt
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.card.choice import ON_CPU, SHORTEST_AUTO, AttentionChoice
-from edgellama.engine.card.late_placement import LatePlacement
+from edgellama.engine.card.choice import ON_CPU, AttentionChoice
+from edgellama.engine.card.late_placement import LatePlacement, calibrated
 from edgellama.engine.card.use import CardUse
 from edgellama.engine.engine_arguments import checked_layers
 from edgellama.engine.hooks import Hook
@@ -28,14 +26,13 @@ from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.machinery import Machinery, checked_num_threads
 from edgellama.engine.model_identity import model_identity
-from edgellama.engine.next_token import RepeatableStep
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import PagePool
-from edgellama.engine.program import Op, Program
-from edgellama.engine.running_job import RunningJob
-from edgellama.engine.scheduler import RunStep, Scheduler
-from edgellama.engine.segments import ROWS, Segment, Wanted
-from edgellama.engine.step import FloatRows, StepRunner
+from edgellama.engine.program import Op
+from edgellama.engine.scheduler import Scheduler
+from edgellama.engine.segments import ROWS, Wanted
+from edgellama.engine.step import FloatRows
+from edgellama.engine.step_runs import StepRuns
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer
 from edgellama.engine.text_cache import TextCache
@@ -45,14 +42,13 @@ from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_t
 from edgellama.kernels_cpu.compiling.source_hash import source_hash
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY
-from edgellama.quant.errors import CudaError, CudaLostError, CudaMemoryError, InvalidOptionError
+from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.rope_choice import with_rope_scaling
 
 if TYPE_CHECKING:
-    from edgellama.engine.card.device import CardDevice
     from edgellama.engine.card.placement import CardPlacement
     from edgellama.engine.saved_cache import CacheMaker
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
@@ -97,6 +93,10 @@ class Engine(TextEngine):
         never if ``exact``. ``timer`` is an instrument that runs it.
         Raises ModelFileError, UnsupportedModelError, KernelError or InvalidOptionError.
         """
+        if exact and attention.mode == "cuda":
+            raise InvalidOptionError(
+                'attention is "cuda" and exact is True, which a graphics card does not keep'
+            )
         self.config = ModelConfig.from_gguf(file)
         if rope_scaling is not None:
             has_divisors = ROPE_FREQS in file.tensors
@@ -122,9 +122,13 @@ class Engine(TextEngine):
             file, self.config, buffers.num_rows, buffers.panel_rows, machine.kernels.ensure
         )
         machine.start()
-        self.scheduler = Scheduler(_without_a_cycle(self._run_step), self.step_tokens)
-        self._attention = attention
-        self._placement = self._placed(attention)
+        self._steps = steps = StepRuns(machine, self.config.vocab_size, timer)
+        self.scheduler = Scheduler(steps.run, self.step_tokens)
+        self._placement = None
+        if attention.is_for_cards and not exact:
+            limits = cache_limit, machine.card_bytes
+            measure = calibrated(machine, self.config, self.tier, self.scheduler)
+            self._placement = steps.placement = LatePlacement(attention, *limits, measure)
         if hooks:
             self.hooks = tuple(hooks)
 
@@ -169,7 +173,7 @@ class Engine(TextEngine):
         is_one = isinstance(tokens, list) and len(tokens) == 1
         if is_one and logits in ("last", 1) and progress is None:
             # It is one of this engine's own, or no step of it was the last.
-            repeated = self._repeat_step(tokens[0], cache, cancelled)  # type: ignore[arg-type]
+            repeated = self._steps.run_next(tokens[0], cache, cancelled, self.scheduler)  # type: ignore[arg-type]
             if repeated is not None:
                 self.scheduler.costs.note_alone(1, perf_counter() - started)
                 return repeated
@@ -249,6 +253,11 @@ class Engine(TextEngine):
     def card_placement(self) -> CardPlacement | None:
         """What lies on a graphics card, and why no more; None where nobody has asked for one."""
         return None if self._placement is None else self._placement.made
+
+    @property
+    def card_use(self) -> CardUse | None:
+        """How a graphics card is used; None where attention is always the CPU's."""
+        return None if self._placement is None else self._placement.use
 
     @property
     def is_loaded(self) -> bool:
@@ -344,151 +353,6 @@ class Engine(TextEngine):
         if self._placement is not None:
             self._placement.clear()
 
-    def _run_step(
-        self, segments: Sequence[Segment], cancelled: CancelToken | None
-    ) -> list[FloatRows] | None:
-        """One step for the scheduler; None if the token has stopped it."""
-        machine = self._machine
-        runner, programs = machine.open(), list[Program]()
-        machine.last_step = None
-        # Their sequences may be closed meanwhile by other threads.
-        held = [segment.cache.pages for segment in segments]
-        flag = None if cancelled is None else cancelled.flag
-        is_long = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
-
-        def run_ops(
-            key: tuple[object, ...], ops: Callable[[], list[Op]], values: dict[str, int]
-        ) -> bool:
-            program = machine.program(key, ops)
-            programs.append(program)
-            program.prepare(machine.team.next_job, **values)
-            if self._timer:
-                return self._timer.run(machine.team, program, flag)
-            if is_long and cancelled is not None:
-                return RunningJob(machine.team, program, cancelled).run()
-            return machine.team.run(program.memory, flag, owner=program)
-
-        with self._noting_failures():
-            if not isinstance(segments[0].cache.layout, PageLayout):
-                self._use_card(runner)
-            results = runner.run(segments, run_ops)
-        del held
-        if results is not None and len(segments) == 1 and not self._hooks and not self._timer:
-            machine.last_step = RepeatableStep.of(segments[0], programs[0])
-        return results
-
-    def _repeat_step(
-        self, token: int, cache: KVCache, cancelled: CancelToken | None
-    ) -> FloatRows | None:
-        """The logits of a token whose step is the last one again; None where it is another."""
-        machine = self._machine
-        last = machine.last_step
-        is_token = type(token) is int and 0 <= token < self.config.vocab_size
-        if last is None or not is_token or not last.is_followed_by(cache):
-            return None
-
-        def run() -> FloatRows | None:
-            runner = machine.runner
-            if machine.last_step is not last or runner is None or not last.is_followed_by(cache):
-                return None
-            machine.last_step = None
-            held = cache.pages
-            runner.place_next(token, cache)
-            last.program.prepare(machine.team.next_job)
-            flag = None if cancelled is None else cancelled.flag
-            if not machine.team.run(last.program.memory, flag, owner=last.program):
-                return None
-            del held
-            with self._noting_failures():
-                logits = runner.first_logits()
-            cache.append((token,))
-            machine.last_step = last
-            return logits
-
-        return self.scheduler.run_alone(cache, run)
-
-    def _placed(self, choice: AttentionChoice) -> LatePlacement | None:
-        """What places sequences on a card; None where all stay on the CPU."""
-        if self._is_exact and choice.mode == "cuda":
-            raise InvalidOptionError(
-                'attention is "cuda" and exact is True, which a graphics card does not keep'
-            )
-        if self._is_exact or choice.mode == "cpu":
-            return None
-        owner = weakref.ref(self)
-
-        def faster_from(device: CardDevice, types: KVTypes) -> int | None:
-            engine = owner()
-            return None if engine is None else engine._faster_from(device, types)
-
-        def make() -> CardPlacement:
-            from edgellama.engine.card.placement import CardPlacement
-
-            return CardPlacement(choice, self._cache_limit, faster_from, self._machine.card_bytes)
-
-        placement = LatePlacement(make, 0 if choice.mode == "cuda" else SHORTEST_AUTO)
-        if choice.mode == "cuda":
-            placement.made = make()
-            placement.made.open()
-        return placement
-
-    def _faster_from(self, device: CardDevice, types: KVTypes) -> int | None:
-        """From how many tokens on attention is faster on the card; None: never. CudaError."""
-        from edgellama.engine.card.calibration import Calibration, calibration_key, remembered
-
-        machine = self._machine
-
-        def run_ops(
-            key: tuple[object, ...], ops: Callable[[], list[Op]], values: dict[str, int]
-        ) -> bool:
-            program = machine.program(key, ops)
-            program.prepare(machine.team.next_job, **values)
-            return machine.team.run(program.memory, owner=program)
-
-        def measure() -> int | None:
-            runner = machine.open()
-            machine.last_step = None
-            runner.use_card(device, machine.team.cancel_word)
-            calibration = Calibration(device, runner, self.config, types, self.tier.lanes, run_ops)
-            try:
-                calibration.check()
-                return calibration.faster_from()
-            finally:
-                calibration.close()
-
-        self.scheduler.refuse_within_a_step()
-        key = calibration_key(device, self.config, types, self.tier.name, self.num_threads)
-        return remembered(key, lambda: self.scheduler.exclusively(measure))
-
-    def _use_card(self, runner: StepRunner) -> None:
-        """Let a runner run steps of sequences on the card; CudaError if that is lost."""
-        placement = self.card_placement
-        assert placement is not None
-        device = placement.device
-        if placement.obstacle is not None or device is None:
-            raise CudaLostError(f"the graphics card is lost: {placement.obstacle}")
-        runner.use_card(device, self._machine.team.cancel_word)
-
-    @contextlib.contextmanager
-    def _noting_failures(self) -> Iterator[None]:
-        """What fails on a card inside is the end of using it."""
-        try:
-            yield
-        except CudaMemoryError:
-            raise
-        except CudaError as error:
-            if self.card_placement is not None:
-                self.card_placement.fail(error)
-            raise
-
-    @property
-    def card_use(self) -> CardUse | None:
-        """How a graphics card is used; None where attention is always the CPU's."""
-        if self._placement is None:
-            return None
-        made = self._placement.made
-        return CardUse.none(self._attention) if made is None else made.use
-
     def usual_kernels(self) -> set[str]:
         """Names of a chat's kernels: all kinds of steps, one token's logits, the next's choice."""
         runner, pages = self._machine.open(), self.pool().layout
@@ -500,16 +364,3 @@ class Engine(TextEngine):
         changes = self._num_hook_changes
         hooks = changes.to_bytes(8, "little") if changes else b""
         return hooks + (self._rope_scaling or "").encode()
-
-
-def _without_a_cycle(run_step: RunStep) -> RunStep:
-    """The same of an engine that is not held by it: a forgotten one ends at once."""
-    reference = weakref.WeakMethod(run_step)
-
-    def run(segments: Sequence[Segment], cancelled: CancelToken | None) -> list[FloatRows] | None:
-        method = reference()
-        assert method is not None, "whoever runs a step holds the engine"
-        result: list[FloatRows] | None = method(segments, cancelled)
-        return result
-
-    return run

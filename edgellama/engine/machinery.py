@@ -55,7 +55,7 @@ class Machinery:
         self._layers, self._is_exact, self._timer = layers, is_exact, timer
         self._num_threads = checked_num_threads(num_threads)
         self._is_low_priority = self._is_closed = False
-        self._hooks: tuple[Hook, ...] = ()
+        self.hooks: tuple[Hook, ...] = ()
         self.programs: dict[tuple[object, ...], Program] = {}
         self.kernels = CompiledKernels(tier)
         self.last_step: RepeatableStep | None = None
@@ -104,7 +104,7 @@ class Machinery:
     def set_hooks(self, hooks: tuple[Hook, ...]) -> None:
         """Let other hooks see the steps; programs that were written for others go."""
         self.open().set_hooks(hooks)
-        self._hooks, self.last_step = hooks, None
+        self.hooks, self.last_step = hooks, None
         for key in [key for key in self.programs if isinstance(key[0], tuple)]:
             del self.programs[key]
 
@@ -156,8 +156,8 @@ class Machinery:
             self._config, weights, self._tier, self._num_threads,
             layers=self._layers, is_exact=self._is_exact,
         )  # fmt: skip
-        if self._hooks:
-            runner.set_hooks(self._hooks)
+        if self.hooks:
+            runner.set_hooks(self.hooks)
         return runner
 
     def _new_team(self) -> ThreadTeam:

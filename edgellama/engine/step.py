@@ -164,7 +164,7 @@ class StepRunner:
         ranges = [] if order is None else adapted_ranges(ordered)
         found = self._run_ordered(ordered, ranges, run_ops)
         if found is not None and not isinstance(segments[0].cache.layout, PageLayout):
-            self._card.end()
+            self.end_on_card()
         if found is None or order is None:
             return found
         places = {number: place for place, number in enumerate(order)}
@@ -200,10 +200,12 @@ class StepRunner:
         if not isinstance(cache.layout, PageLayout):
             self._card.move_first(position)
 
+    def end_on_card(self) -> None:
+        """Say that a step of sequences on a card has run; CudaError if that failed."""
+        self._card.end()
+
     def first_logits(self) -> FloatRows:
         """A copy of the logits (1, vocab_size) of the first row of the step that has just run."""
-        if self._found_card is not None and self._found_card.is_running:
-            self._found_card.end()
         return self._logits.array[:1, : self._config.vocab_size].copy()
 
     def _run_ordered(

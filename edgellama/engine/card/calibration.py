@@ -13,6 +13,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -32,6 +33,12 @@ from edgellama.quant.digests import blake2b
 from edgellama.quant.errors import CacheError, CudaError
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.replaced_file import replaced_file
+
+if TYPE_CHECKING:
+    from edgellama.engine.machinery import Machinery
+    from edgellama.engine.program import Op
+    from edgellama.engine.scheduler import Scheduler
+    from edgellama.kernels_cpu.machine.cpu import Tier
 
 FOLDER_NAME = "attention"
 SHALLOW, DEEP = 1024, 8192
@@ -124,6 +131,42 @@ class Calibration:
         if cache.length == position:
             cache.prepare(num_tokens)
         self._runner.attend([Segment(cache, position, tokens, "none")], self._run_ops)
+
+
+def calibrate(
+    device: CardDevice,
+    types: KVTypes,
+    machine: Machinery,
+    config: ModelConfig,
+    tier: Tier,
+    scheduler: Scheduler,
+) -> int | None:
+    """From how many tokens on attention is faster on the card; None: never.
+
+    Measured between two steps, or remembered. CudaError where results differ.
+    """
+
+    def run_ops(
+        key: tuple[object, ...], ops: Callable[[], list[Op]], values: dict[str, int]
+    ) -> bool:
+        program = machine.program(key, ops)
+        program.prepare(machine.team.next_job, **values)
+        return machine.team.run(program.memory, owner=program)
+
+    def measure() -> int | None:
+        runner = machine.open()
+        machine.last_step = None
+        runner.use_card(device, machine.team.cancel_word)
+        calibration = Calibration(device, runner, config, types, tier.lanes, run_ops)
+        try:
+            calibration.check()
+            return calibration.faster_from()
+        finally:
+            calibration.close()
+
+    scheduler.refuse_within_a_step()
+    key = calibration_key(device, config, types, tier.name, machine.num_threads)
+    return remembered(key, lambda: scheduler.exclusively(measure))
 
 
 def crossing(cpu_seconds: list[float], card_seconds: list[float]) -> int | None:

@@ -38,5 +38,10 @@ class AttentionChoice:
             if value is not None and self.mode == "cpu":
                 raise InvalidOptionError(f'{name} is {value} and attention is "cpu": choose one')
 
+    @property
+    def is_for_cards(self) -> bool:
+        """Whether a card may be used."""
+        return self.mode != "cpu"
+
 
 ON_CPU = AttentionChoice("cpu")

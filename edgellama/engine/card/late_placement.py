@@ -2,32 +2,54 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
-from edgellama.engine.card.choice import SHORTEST_AUTO
+from edgellama.engine.card.choice import SHORTEST_AUTO, AttentionChoice
+from edgellama.engine.card.use import CardUse
 from edgellama.engine.kv_cache import KVCache
 from edgellama.quant.errors import CudaMemoryError
 
 if TYPE_CHECKING:
+    from edgellama.engine.card.device import CardDevice
     from edgellama.engine.card.placement import CardPlacement
+    from edgellama.engine.kv_types import KVTypes
+    from edgellama.engine.machinery import Machinery
+    from edgellama.engine.scheduler import Scheduler
+    from edgellama.kernels_cpu.machine.cpu import Tier
+    from edgellama.quant.model_config import ModelConfig
+
+    Measure: TypeAlias = Callable[[CardDevice, KVTypes], int | None]
 
 
 class LatePlacement:
-    """Stands for a ``CardPlacement``, which ``make`` makes for the first text that may need it."""
+    """Stands for a ``CardPlacement``, which is made for the first text that may need it."""
 
-    def __init__(self, make: Callable[[], CardPlacement], shortest: int = SHORTEST_AUTO) -> None:
-        """``shortest``: tokens up to which a text surely stays on the CPU."""
-        self._make, self._shortest = make, shortest
+    def __init__(
+        self,
+        choice: AttentionChoice,
+        cache_limit: int,
+        working_bytes: Callable[[], int],
+        measure: Measure,
+    ) -> None:
+        """Arguments as for ``CardPlacement``. CudaError where "cuda" was chosen and cannot be."""
+        self._arguments = choice, cache_limit, working_bytes, measure
+        self._shortest = SHORTEST_AUTO if choice.mode == "auto" else 0
         self.made: CardPlacement | None = None
+        if choice.mode == "cuda":
+            self._make().open()
+
+    @property
+    def use(self) -> CardUse:
+        """What can be told of the card now."""
+        return CardUse.none(self._arguments[0]) if self.made is None else self.made.use
 
     def settle(self, cache: KVCache, num_tokens: int, *, may_forget: bool) -> None:
         """See ``kv_cache.Placement``."""
-        if self.made is None:
-            if num_tokens <= self._shortest:
-                return
-            self.made = self._make()
-        self.made.settle(cache, num_tokens, may_forget=may_forget)
+        if self.made is None and num_tokens <= self._shortest:
+            return
+        (self.made or self._make()).settle(cache, num_tokens, may_forget=may_forget)
 
     def retreat(self, cache: KVCache, error: CudaMemoryError) -> None:
         """See ``kv_cache.Placement``."""
@@ -44,3 +66,30 @@ class LatePlacement:
         """Give the card back."""
         if self.made is not None:
             self.made.close()
+
+    def _make(self) -> CardPlacement:
+        from edgellama.engine.card.placement import CardPlacement
+
+        choice, cache_limit, working_bytes, measure = self._arguments
+        self.made = CardPlacement(choice, cache_limit, working_bytes, measure)
+        return self.made
+
+
+def calibrated(
+    machine: Machinery, config: ModelConfig, tier: Tier, scheduler: Scheduler
+) -> Measure:
+    """What tells from how many tokens on attention is faster on a card; None: never.
+
+    It is measured between two steps, once on a machine. CudaError where results differ.
+    """
+    # Steps know the placement, which knows this: a forgotten engine must end at once.
+    reference = weakref.ref(scheduler)
+
+    def measure(device: CardDevice, types: KVTypes) -> int | None:
+        from edgellama.engine.card.calibration import calibrate
+
+        found = reference()
+        assert found is not None, "whoever settles a sequence holds the engine"
+        return calibrate(device, types, machine, config, tier, found)
+
+    return measure

@@ -50,8 +50,8 @@ class CardPlacement:
         self,
         choice: AttentionChoice,
         cache_limit: int,
-        measure: Callable[[CardDevice, KVTypes], int | None],
         working_bytes: Callable[[], int],
+        measure: Callable[[CardDevice, KVTypes], int | None],
         open_device: Callable[[AttentionChoice], CardDevice] = CardDevice.open,
     ) -> None:
         self._choice, self._measure, self._working_bytes = choice, measure, working_bytes
