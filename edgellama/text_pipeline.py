@@ -16,6 +16,7 @@ from edgellama.generation.results import Generation
 from edgellama.llama import Llama
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
+from edgellama.quant.given_numbers import is_whole
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import check_option_names
 
@@ -231,7 +232,7 @@ class _Request:
         ours = {OUR_NAMES[name]: said[name] for name in OUR_NAMES if name in said}
         seed = ours.pop("seed", None)
         count = said.get("num_return_sequences", 1)
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        if not is_whole(count, 1):
             raise InvalidOptionError(f"num_return_sequences is {count!r}; allowed: at least 1")
         if not said.get("do_sample", True):
             ours["temperature"] = 0

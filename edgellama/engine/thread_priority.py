@@ -13,12 +13,13 @@ from collections.abc import Iterable
 NICENESS = 10
 """Of 19: a tenth of a core that another program wants, and all of a free one."""
 THREAD_SET_INFORMATION, BELOW_NORMAL = 0x0020, -1
-CAN_LOWER = sys.platform in ("linux", "win32")
-"""Elsewhere a thread alone may lower itself, or none may."""
 
 
 def lower_priority(thread_ids: Iterable[int]) -> None:
-    """Let these threads give way; by the system's numbers. Those that are gone are left out."""
+    """Let these threads give way; by the system's numbers. Those that are gone are left out.
+
+    On macOS a thread could only lower itself, so there nothing happens.
+    """
     for number in thread_ids:
         if sys.platform == "linux":
             with contextlib.suppress(OSError):

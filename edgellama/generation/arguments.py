@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
+from edgellama.quant.given_numbers import is_whole
 from edgellama.quant.ways import Way
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def _token(item: object) -> int:
 
 def check_from_1(name: str, value: object) -> None:
     """InvalidOptionError for what is no whole number from 1 on."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
+    if not is_whole(value, 1):
         raise InvalidOptionError(f"{name} is {shown(value)}; allowed: a whole number, at least 1")
 
 
@@ -77,16 +78,11 @@ def stop_tokens(tokens: Collection[int] | None) -> frozenset[int]:
     ids: tuple[object, ...] = ()
     if tokens is not None:
         ids = tuple(tokens) if isinstance(tokens, (list, tuple, set, frozenset)) else (None,)
-    if not all(_is_id(token) for token in ids):
+    if not all(is_whole(token, 0) for token in ids):
         raise InvalidOptionError(
             f"stop_tokens is {tokens!r:.80}; allowed: a list of token ids from 0, or None"
         )
     return frozenset(int(token) for token in tokens or ())
-
-
-def _is_id(item: object) -> bool:
-    is_truth = isinstance(item, bool)  # a whole number too, for Python
-    return isinstance(item, Integral) and not is_truth and int(item) >= 0
 
 
 def token_bias(tokenizer: Tokenizer, bias: Mapping[int | str, float | bool]) -> dict[int, float]:

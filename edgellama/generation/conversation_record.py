@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgellama.generation.messages import (
-    Message,
-)
+from edgellama.generation.messages import Message
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.generation.transcript import Transcript

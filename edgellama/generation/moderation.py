@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.arguments import check_fits
@@ -17,6 +17,7 @@ from edgellama.generation.messages import checked_messages, is_role
 from edgellama.generation.waiting_line import Turn
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
+from edgellama.quant.given_numbers import is_number
 from edgellama.quant.records import dataclass
 from edgellama.sampling.filters import Logits
 from edgellama.text.guard_prompts import (
@@ -75,7 +76,7 @@ class ModerationRequest:
 
     @classmethod
     def of(
-        cls, conversation: object, role: object, categories: object, threshold: object
+        cls, conversation: object, role: object, categories: object, threshold: Any
     ) -> ModerationRequest:
         """What a caller gave; InvalidOptionError for anything malformed."""
         if isinstance(conversation, str):
@@ -94,14 +95,13 @@ class ModerationRequest:
         if not messages:
             whose = "a user or an assistant" if role is None else f"the {role}"
             raise InvalidOptionError(f"the conversation has no message of {whose} to judge")
-        is_number = isinstance(threshold, (int, float)) and not isinstance(threshold, bool)
-        if not is_number or not 0 <= threshold <= 1:  # type: ignore[operator]
+        if not is_number(threshold) or not 0 <= threshold <= 1:
             raise InvalidOptionError(f"threshold is {shown(threshold)}; allowed: 0 to 1")
         return cls(
             messages,
             messages[-1]["role"],
             checked_categories(categories),
-            float(threshold),  # type: ignore[arg-type]
+            float(threshold),
         )
 
 

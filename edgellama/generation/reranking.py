@@ -18,6 +18,7 @@ from edgellama.generation.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.logprobs import share
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
+from edgellama.quant.given_numbers import is_whole
 from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way
 from edgellama.sampling.options import check_option_names
@@ -261,8 +262,10 @@ def as_documents(documents: Iterable[str]) -> Sequence[str]:
 
 def checked_top_n(top_n: Any) -> int | None:
     """How many are wanted; None: all. InvalidOptionError for what is no number from 1."""
-    if top_n is None or (isinstance(top_n, int) and not isinstance(top_n, bool) and top_n >= 1):
-        return top_n
+    if top_n is None:
+        return None
+    if is_whole(top_n, 1):
+        return int(top_n)
     raise InvalidOptionError(f"top_n is {top_n!r:.80}; allowed: None or a whole number from 1")
 
 

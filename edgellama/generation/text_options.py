@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from edgellama.constraints.form_options import FORM_OPTIONS
@@ -17,6 +16,7 @@ from edgellama.generation.arguments import given_strings, stop_tokens
 from edgellama.generation.speculation.speculation import SpeculationMode, speculation_mode
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.given_numbers import is_number, is_whole
 from edgellama.sampling.options import (
     SamplingArguments,
     merged_options,
@@ -177,8 +177,7 @@ def checked_count(name: str, value: Any) -> int | None:
     """A whole number from 0, or None; InvalidOptionError for anything else."""
     if value is None:
         return None
-    is_truth = isinstance(value, bool)  # a whole number too, for Python
-    if isinstance(value, Integral) and not is_truth and int(value) >= 0:
+    if is_whole(value, 0):
         return int(value)
     raise InvalidOptionError(f"{name} is {value!r:.80}; allowed: None or a whole number from 0")
 
@@ -186,10 +185,8 @@ def checked_count(name: str, value: Any) -> int | None:
 def _seconds(value: Any) -> float | None:
     if value is None:
         return None
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    number: Any = value
-    if is_number and number > 0:
-        return float(min(number, threading.TIMEOUT_MAX))  # Whole numbers have no greatest one.
+    if is_number(value) and value > 0:
+        return float(min(value, threading.TIMEOUT_MAX))  # Whole numbers have no greatest one.
     raise InvalidOptionError(f"timeout is {value!r:.80}; allowed: None or seconds above 0")
 
 

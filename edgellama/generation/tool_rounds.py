@@ -12,6 +12,7 @@ from edgellama.generation.messages import Message
 from edgellama.generation.results import Generation
 from edgellama.generation.text_options import ChatOptions
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.given_numbers import is_whole
 from edgellama.tools.running import run_call, run_call_async, runnable
 from edgellama.tools.tool import ToolCall, checked_tools
 
@@ -64,8 +65,7 @@ class ToolRounds:
 
         ``may_await``: functions may be asynchronous.
         """
-        is_count = isinstance(max_rounds, int) and not isinstance(max_rounds, bool)
-        if not is_count or max_rounds < 1:
+        if not is_whole(max_rounds, 1):
             raise InvalidOptionError(
                 f"max_rounds is {max_rounds!r:.80}; allowed: a whole number from 1"
             )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from edgellama.generation.caller import caller
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.quant.given_numbers import is_whole
 
 if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
@@ -41,8 +42,7 @@ class WaitingLine:
 
     @max_running.setter
     def max_running(self, most: int | None) -> None:
-        is_number = isinstance(most, int) and not isinstance(most, bool)
-        if most is not None and not (is_number and most >= 1):
+        if most is not None and not is_whole(most, 1):
             raise InvalidOptionError(
                 f"max_concurrent is {most!r}; allowed: None or a whole number from 1"
             )

@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completer, Completion
     from prompt_toolkit.document import Document
 
-FILES = "files"
 Words = Callable[[str], Iterable[str]]
 """From a word that is not finished to all that it could become."""
 
