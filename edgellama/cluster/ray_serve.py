@@ -11,7 +11,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -22,8 +22,12 @@ from edgellama.cluster.served_application import ServedApplication, plain_scope
 from edgellama.models.names import resolve
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.server.errors import RequestError, error_shape, too_busy
+from edgellama.server.security import Guard
 from edgellama.server.settings import Limits, ServerSettings
 from edgellama.server.wire import json_response, read_body
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
 ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
@@ -89,9 +93,8 @@ class ReplicaOptions:
             only_given=True,
             engine=self.engine,
             limits=self.limits,
-            api_keys=tuple(self.api_keys),
+            # Keys and origins are the front's business, through which alone requests come.
             hosts=tuple(self.hosts),
-            cors=tuple(self.cors),
             # Conversations of a page would lie on the machine of one replica.
             with_page=False,
         )
@@ -126,30 +129,51 @@ class Replica:
         await self._application.stop()
 
 
+class _Guarded(Response):
+    """An application in the place of an answer, which is one for Ray Serve."""
+
+    def __init__(self, application: Guard) -> None:
+        super().__init__()
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._application(scope, receive, send)
+
+
 class Front:
     """Takes requests, and passes each on to the replica of its session."""
 
-    def __init__(self, replica: Any, limits: Limits) -> None:
+    def __init__(self, replica: Any, options: ReplicaOptions) -> None:
         self._replica = replica
-        self._limits = limits
+        self._limits = options.limits
         self._responses = ResponseKeys()
+        # Who may call is decided before a body is read, and so here.
+        self._guard = Guard(
+            self._answer,
+            host="localhost",
+            hosts=options.hosts,
+            cors=options.cors,
+            api_keys=options.api_keys,
+        )
 
     async def __call__(self, request: Request) -> Response:
+        """What Ray Serve lets answer a request."""
+        return _Guarded(self._guard)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The answer of a replica, piece by piece as it comes."""
+        request = Request(scope, receive)
         try:
             body = await read_body(request, self._limits)
+            key = affinity_key(request.headers, body, self._responses)
+            answer, start = await self._begun(plain_scope(scope), body, key)
         except RequestError as error:
             shape = error_shape(request.url.path)(error)
-            return json_response(shape, error.status, error.headers)
-        key = affinity_key(request.headers, body, self._responses)
-        try:
-            answer, start = await self._begun(plain_scope(request.scope), body, key)
-        except RequestError as error:
-            shape = error_shape(request.url.path)(error)
-            return json_response(shape, error.status, error.headers)
-        response = StreamingResponse(self._passed_on(answer, key), start["status"])
-        response.raw_headers = list(start["headers"])
-        return response
+            response: Response = json_response(shape, error.status, error.headers)
+        else:
+            response = StreamingResponse(self._passed_on(answer, key), start["status"])
+            response.raw_headers = list(start["headers"])
+        await response(scope, receive, send)
 
     async def _begun(
         self, scope: dict[str, Any], body: bytes, key: str | None
@@ -210,4 +234,4 @@ def replicated(options: ReplicaOptions, **deployment: Any) -> Any:
     }
     replica = serve.deployment(Replica, **usual | deployment)
     front = serve.deployment(Front, name=FRONT, max_ongoing_requests=FRONT_REQUESTS)
-    return front.bind(replica.bind(options), Limits())
+    return front.bind(replica.bind(options), options)

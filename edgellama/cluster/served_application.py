@@ -21,8 +21,13 @@ SCOPE_KEYS = (
 
 
 def plain_scope(scope: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a request's scope can be sent, which is what the application reads."""
-    return {key: scope[key] for key in SCOPE_KEYS if key in scope}
+    """What of a request's scope can be sent, which is what the application reads.
+
+    Without its origin: which pages may call was decided where the request came in.
+    """
+    plain = {key: scope[key] for key in SCOPE_KEYS if key in scope}
+    headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"origin"]
+    return {**plain, "headers": headers}
 
 
 class ServedApplication:

@@ -21,6 +21,8 @@ import pytest
 
 pytestmark = pytest.mark.ray
 CHAT = "/v1/chat/completions"
+KEY = "secret"
+KNOWN = {"authorization": f"Bearer {KEY}"}
 EXAMPLE = Path(__file__).parents[2] / "examples" / "replicas.yaml"
 
 
@@ -42,10 +44,12 @@ def client(tiny_path: Path) -> Iterator[httpx.Client]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    options = ReplicaOptions.of({"models": str(tiny_path), "parallel": 2})
+    options = ReplicaOptions.of(
+        {"models": str(tiny_path), "parallel": 2, "api_keys": [KEY], "cors": ["https://a.example"]}
+    )
     tiny = {"num_cpus": 0.1}
     serve.run(replicated(options, num_replicas=2, ray_actor_options=tiny), blocking=False)
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=KNOWN, timeout=60) as client:
         yield client
     serve.shutdown()
     ray.shutdown()
@@ -112,6 +116,19 @@ def test_protocols_streams_and_errors_come_through(client: httpx.Client) -> None
     assert huge.status_code == 413 and "allowed" in huge.text
 
 
+def test_who_may_call_is_decided_at_the_front(client: httpx.Client) -> None:
+    """Before a body is read; a page of the list has its header once, another one is refused."""
+    huge = b"x" * 21_000_000
+    for path, shape in ((CHAT, "error"), ("/v1/messages", "type"), ("/api/chat", "error")):
+        refused = httpx.post(f"{client.base_url}{path}", content=huge)
+        assert refused.status_code == 401 and shape in refused.json()
+    allowed = client.get("/v1/models", headers={"origin": "https://a.example"})
+    assert allowed.status_code == 200
+    assert allowed.headers.get_list("access-control-allow-origin") == ["https://a.example"]
+    foreign = client.get("/v1/models", headers={"origin": "https://b.example"})
+    assert foreign.status_code == 403
+
+
 def test_a_client_that_leaves_ends_its_text(client: httpx.Client) -> None:
     """More streams are left than run at once, and later ones have their turn."""
     for number in range(6):
@@ -139,7 +156,7 @@ def test_a_burst_loses_nothing(client: httpx.Client) -> None:
     statuses: list[int] = []
 
     def one(number: int) -> None:
-        with httpx.Client(base_url=client.base_url, timeout=60) as own:
+        with httpx.Client(base_url=client.base_url, headers=KNOWN, timeout=60) as own:
             statuses.append(ask(own, f"Burst {number % 5}").status_code)
 
     threads = [threading.Thread(target=one, args=(number,)) for number in range(30)]
