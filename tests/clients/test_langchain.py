@@ -61,7 +61,7 @@ def test_structured_answers_and_tools(served: Served, protocol: str) -> None:
     options: Any = {"model": "smollm2", "temperature": 0}
     if protocol == "openai":
         module = pytest.importorskip("langchain_openai")
-        options |= {"base_url": served.openai_url, "api_key": served.key, "max_tokens": 100}
+        options |= {"base_url": served.openai_url, "api_key": served.key, "max_tokens": 400}
         model = module.ChatOpenAI(**options)
         bound = model.bind_tools([Person], tool_choice="required")
         assert bound.invoke("Ada is 36.").tool_calls[0]["name"] == "Person"
