@@ -35,10 +35,10 @@ from edgellama.server.tool_fields import (
     openai_piece,
     openai_tools,
 )
-from edgellama.server.wire import now, sse
+from edgellama.server.wire import encode_json, now, sse
 
 if TYPE_CHECKING:
-    from edgellama.generation.results import Generation, TokenLogprob
+    from edgellama.generation.results import Chunk, Generation, TokenLogprob
     from edgellama.models.made import Preset
     from edgellama.server.settings import Limits
 
@@ -111,6 +111,7 @@ class ChatStream(StreamWriter):
         self._is_predicted = bool(fields.prediction)
         self._results: list[Generation] = []
         self._told: dict[int, ToldCalls] = defaultdict(ToldCalls)
+        self._around: dict[int, tuple[bytes, bytes]] = {}
 
     async def begin(self) -> bytes:
         """The role, said once."""
@@ -120,18 +121,7 @@ class ChatStream(StreamWriter):
     def event(self, event: Event) -> bytes:
         """A piece of text, the reason of its end, or the end of the stream."""
         if isinstance(event, Piece):
-            chunk, told = event.chunk, self._told[event.index]
-            delta: dict[str, Any] = {}
-            if text := told.text_of(chunk):
-                delta["content"] = text
-            if chunk.calls:
-                delta["tool_calls"] = [
-                    openai_piece(each, told.begins(each)) for each in chunk.calls
-                ]
-            if not (delta or chunk.logprobs):
-                return b""
-            found = None if chunk.logprobs is None else [chunk.logprobs]
-            return self._chunk(event.index, delta or {"content": ""}, logprobs=found)
+            return self._piece(event.index, event.chunk)
         if isinstance(event, Ended):
             self._results.append(event.result)
             others = self._told[event.index].others(event.result.tool_calls)
@@ -141,6 +131,25 @@ class ChatStream(StreamWriter):
         counts = usage(self._results, is_predicted=self._is_predicted)
         head = {**self._head, "choices": [], "usage": counts}
         return (sse(head) if self._with_usage else b"") + model_stream_end()
+
+    def _piece(self, index: int, chunk: Chunk) -> bytes:
+        told = self._told[index]
+        text = told.text_of(chunk)
+        if not (chunk.calls or chunk.logprobs):
+            return self._text(index, text) if text else b""
+        delta: dict[str, Any] = {"content": text} if text or not chunk.calls else {}
+        if chunk.calls:
+            delta["tool_calls"] = [openai_piece(each, told.begins(each)) for each in chunk.calls]
+        found = None if chunk.logprobs is None else [chunk.logprobs]
+        return self._chunk(index, delta, logprobs=found)
+
+    def _text(self, index: int, text: str) -> bytes:
+        """A chunk of text alone: what stands around it is the same for all of them."""
+        around = self._around.get(index)
+        if around is None:
+            before, _, behind = self._chunk(index, {"content": "\0"}).rpartition(rb'"\u0000"')
+            around = self._around[index] = (before, behind)
+        return around[0] + encode_json(text) + around[1]
 
     def _chunk(
         self,
