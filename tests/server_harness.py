@@ -32,7 +32,7 @@ class RunningServer:
         assert isinstance(self._application, Watched)
         config = uvicorn.Config(
             self._application,
-            http=guarded_connection(settings.limits.header_seconds),
+            http=guarded_connection(settings.limits),
             lifespan="on",
             log_config=None,
             timeout_graceful_shutdown=int(settings.drain_s + 5),

@@ -119,7 +119,7 @@ def test_running_answers_finish_when_the_server_is_told_to_end(tiny_path: Path) 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
 def test_what_cannot_finish_is_told_why(tiny_path: Path) -> None:
-    """With no time to drain, a stream ends with an error event, and nothing hangs."""
+    """With no time to drain, streams end with an error event, and nothing hangs."""
     with served(tiny_path, "--drain", "0", "--parallel", "1") as (process, facts):
         body = {**LONG, "max_tokens": 250, "stream": True}
         texts: list[str] = []
@@ -128,20 +128,21 @@ def test_what_cannot_finish_is_told_why(tiny_path: Path) -> None:
             with client_of(facts) as client:
                 texts.append(client.post(CHAT, json=body).text)
 
-        with client_of(facts) as client, client.stream("POST", CHAT, json=body) as answer:
-            pieces = answer.iter_text()
-            text = next(pieces)
-            waiting = threading.Thread(target=run)
-            waiting.start()
-            while client.get("/health").json()["waiting"] == 0:
-                assert waiting.is_alive()
-            process.send_signal(signal.SIGTERM)
-            texts.append(text + "".join(pieces))
-        waiting.join()
+        threads = [threading.Thread(target=run) for _ in range(16)]
+        for thread in threads:
+            thread.start()
+        with client_of(facts) as client:
+            while True:
+                told = client.get("/stats").json()
+                if told["running"] + told["waiting"] + told["totals"]["texts"] >= len(threads):
+                    break
+            assert told["waiting"]
+        process.send_signal(signal.SIGTERM)
+        for thread in threads:
+            thread.join()
         assert process.wait(30) == 0
-    for text in texts:
-        is_whole = "[DONE]" in text
-        assert is_whole or "shutting_down" in text
+    assert all(("[DONE]" in text) != ("shutting_down" in text) for text in texts)
+    assert len(texts) == 16 and any("shutting_down" in text for text in texts)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell is needed")

@@ -476,3 +476,20 @@ def test_who_shuts_the_connection_has_left(
             break
         time.sleep(0.01)
     assert client.post(CHAT, json=ASKED).status_code == 200
+
+
+def test_too_many_connections_are_told_in_their_protocols_words(
+    tiny_path: Path, tmp_path: Path
+) -> None:
+    """A 503 that says when to come again; those that were there before go on."""
+    settings = ServerSettings(
+        models={"tiny": tiny_path}, limits=Limits(max_connections=2), store=tmp_path / "r.sqlite"
+    )
+    with running_server(settings) as server, server.client() as first, server.client() as second:
+        assert first.post(CHAT, json=ASKED).status_code == 200
+        assert second.post(CHAT, json=ASKED).status_code == 200
+        with server.client() as third:
+            answer = third.post("/api/chat", json=ASKED)
+            assert answer.status_code == 503 and "retry-after" in answer.headers
+            assert answer.json() == {"error": "too many connections"}
+        assert first.post(CHAT, json=ASKED).status_code == 200

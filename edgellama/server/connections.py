@@ -1,8 +1,9 @@
-"""Connections as uvicorn has them, with two things more.
+"""Connections as uvicorn has them, with three things more.
 
 Those that say nothing, or say it byte by byte, are closed (slow loris): uvicorn limits how long a
 connection may be idle between requests; this adds how long the head of a request may take. Bodies
-have a limit of their own in wire. And the pieces of a stream have a short way to the client.
+have a limit of their own in wire. Requests of too many connections are marked, so that they are
+refused in their protocol's words. And the pieces of a stream have a short way to the client.
 """
 
 from __future__ import annotations
@@ -13,13 +14,17 @@ from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from edgellama.server.settings import Limits
 from edgellama.server.short_way import SHORT_WAY, ShortWay
+
+CROWDED = "edgellama.crowded"
+"""The extension of a request's scope that says that there are too many connections."""
 
 
 class GuardedConnection(H11Protocol):
-    """An HTTP/1.1 connection whose request must have come within ``header_seconds``."""
+    """An HTTP/1.1 connection whose request must have come within ``limits.header_seconds``."""
 
-    header_seconds = 10.0
+    limits = Limits()
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -39,10 +44,11 @@ class GuardedConnection(H11Protocol):
         super().handle_events()
         if self.cycle is not cycle:
             self._stop_clock()
+            # The request's task has not begun yet.
+            extensions: Any = {CROWDED: len(self.connections) > self.limits.max_connections}
             if _is_chunked(self.scope):
-                # The request's task has not begun yet.
-                extensions: Any = {SHORT_WAY: ShortWay(self.transport)}
-                self.scope["extensions"] = extensions
+                extensions[SHORT_WAY] = ShortWay(self.transport)
+            self.scope["extensions"] = extensions
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
@@ -50,7 +56,7 @@ class GuardedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def _await_head(self) -> None:
-        self._deadline = self.loop.call_later(self.header_seconds, self._too_slow)
+        self._deadline = self.loop.call_later(self.limits.header_seconds, self._too_slow)
 
     def _stop_clock(self) -> None:
         if self._deadline is not None:
@@ -71,11 +77,10 @@ def _is_chunked(scope: Mapping[str, Any]) -> bool:
     )
 
 
-def guarded_connection(header_seconds: float) -> type[GuardedConnection]:
-    """The class of connections with this limit, as uvicorn takes it."""
+def guarded_connection(limits_of_all: Limits) -> type[GuardedConnection]:
+    """The class of connections with these limits, as uvicorn takes it."""
 
     class Connection(GuardedConnection):
-        pass
+        limits = limits_of_all
 
-    Connection.header_seconds = header_seconds
     return Connection

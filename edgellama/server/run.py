@@ -66,7 +66,7 @@ def serve(
     limits = settings.limits
     config = uvicorn.Config(
         application,
-        http=guarded_connection(limits.header_seconds),
+        http=guarded_connection(limits),
         ws="none",
         loop="asyncio",
         lifespan="on",
@@ -74,7 +74,6 @@ def serve(
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=limits.max_connections,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(settings.drain_s + GRACE_S) + 1,
     )

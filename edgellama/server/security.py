@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from edgellama.server.errors import RequestError, error_shape
+from edgellama.server.connections import CROWDED
+from edgellama.server.errors import RequestError, error_shape, too_busy
 from edgellama.server.page_files import FILES_PATH
 from edgellama.server.wire import json_response
 
@@ -61,6 +62,8 @@ class Guard:
         headers = _headers(scope)
         cors: list[tuple[bytes, bytes]] = []
         try:
+            if scope.get("extensions", {}).get(CROWDED):
+                raise too_busy("too many connections", "too_many_connections", 503)
             _check_length(headers)
             self._check_host(headers)
             cors = self._cors_headers(headers, scope.get("scheme", "http"))
