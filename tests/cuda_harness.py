@@ -10,9 +10,7 @@ from edgellama.cuda.context import Context
 from edgellama.cuda.driver import Driver
 from edgellama.cuda.memory import CardMemory, MappedMemory, RegisteredMemory
 from edgellama.cuda.modules import Module
-from edgellama.cuda.signatures import CARD_SIGNATURES
 from edgellama.cuda.streams import Event, Stream
-from edgellama.kernels_cpu.signatures import Kernel
 
 PTX = """//
 .version 7.0
@@ -55,14 +53,3 @@ def everything(context: Context) -> None:
     context.synchronize()
     assert start.seconds_until(end) >= 0
     assert context.memory_bytes()[0] > 0
-
-
-def stub_ptx(kernels: list[Kernel], capability: tuple[int, int]) -> dict[Kernel, str]:
-    """Text with the kernels' entries, whose bodies the double does not look at."""
-    found = {}
-    for kernel in kernels:
-        signature = CARD_SIGNATURES[kernel]
-        kinds = ["f32" if p in signature.float_parameters else "u64" for p in signature.parameters]
-        parameters = ", ".join(f".param .{kind} p{i}" for i, kind in enumerate(kinds))
-        found[kernel] = f".version 7.0\n.visible .entry {kernel.name}({parameters}) {{ ret; }}"
-    return found

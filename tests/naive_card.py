@@ -157,7 +157,9 @@ def cached_bits(kind: str, rows: Array) -> tuple[Array, Array | None]:
     return (numbers + 8).astype(np.uint8), scales
 
 
-def stub_ptx(kernels: list[Kernel], capability: tuple[int, int]) -> dict[Kernel, str]:
+def stub_ptx(
+    kernels: list[Kernel], capability: tuple[int, int], progress: object = None
+) -> dict[Kernel, str]:
     """Text with the kernels' entries, whose bodies the double does not look at."""
     found = {}
     for kernel in kernels:

@@ -5,17 +5,18 @@ Its kernels are naive ones: what is tested is who asks for the card, and what is
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import cuda_attention
 import naive_card
 import pytest
 from click.testing import CliRunner as InProcess
 from conftest import CliRunner
-from cuda_harness import stub_ptx
 from fake_cuda import FakeCard, FakeCuda
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from server_harness import running_server
@@ -24,7 +25,8 @@ from edgellama import Llama, predict_footprint
 from edgellama.cli.application import root
 from edgellama.cuda.driver import Driver
 from edgellama.engine.card import device as card_device
-from edgellama.quant.errors import CudaError
+from edgellama.kernels_cpu.signatures import Kernel
+from edgellama.quant.errors import CacheError, CudaError, KernelError
 from edgellama.server.settings import ServerSettings
 
 NO_CARD = r"no NVIDIA driver is installed|the NVIDIA driver shows no card|no CUDA on"
@@ -45,7 +47,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
     """This process's driver, which forgives nothing."""
     fake = FakeCuda(FakeCard("Double"), run=naive_card.run)
     monkeypatch.setattr(Driver, "load", classmethod(lambda cls: cls(fake)))
-    monkeypatch.setattr(card_device, "ptx_of", stub_ptx)
+    monkeypatch.setattr(card_device, "ptx_of", naive_card.stub_ptx)
     yield fake
     assert fake.violations == []
 
@@ -150,6 +152,67 @@ def test_a_model_tells_how_it_uses_its_card(fake: FakeCuda, model: Path) -> None
         llama.generate(PROMPT, max_tokens=2)
         assert llama.card_use is not None
         assert (llama.card_use.mode, llama.card_use.name) == ("auto", None)
+
+
+def test_kernels_are_compiled_before_the_first_text(
+    fake: FakeCuda, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Loading for a card has its kernels, and tells of what it compiles."""
+    told: list[tuple[int, int]] = []
+
+    def ptx_of(kernels: Any, capability: Any, progress: Any = None) -> dict[Kernel, str]:
+        if progress is not None:
+            progress(0, len(kernels))
+        return naive_card.stub_ptx(kernels, capability)
+
+    monkeypatch.setattr(card_device, "ptx_of", ptx_of)
+    with Llama(model, attention="cuda", progress=lambda *pair: told.append(pair)) as llama:
+        assert told[-1:] == [(0, 3)]
+        before = fake.calls.count("cuModuleLoadDataEx")
+        llama.generate(PROMPT, max_tokens=2)
+        assert fake.calls.count("cuModuleLoadDataEx") == before == 3
+
+
+@pytest.mark.parametrize("error", [KernelError("no Numba"), CacheError("the disk is full")])
+def test_kernels_that_cannot_be_compiled(
+    fake: FakeCuda, model: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """An error for whoever asked for the card; "auto" goes on on the CPU, and says so once."""
+
+    def ptx_of(*_: object) -> dict[Kernel, str]:
+        raise error
+
+    monkeypatch.setattr(card_device, "ptx_of", ptx_of)
+    with pytest.raises(CudaError, match=f"no kernels for the graphics card: {error}"):
+        Llama(model, attention="cuda")
+    monkeypatch.setattr("edgellama.engine.card.late_placement.SHORTEST_AUTO", 4)
+    monkeypatch.setattr("edgellama.engine.card.placement.SHORTEST_AUTO", 4)
+    with Llama(model) as llama, Llama(model, attention="cpu") as other:
+        texts = [m.generate(PROMPT, max_tokens=4, temperature=0).text for m in (llama, other)]
+        assert texts[0] == texts[1]
+        assert llama.card_use is not None
+        assert str(error) in str(llama.card_use.obstacle)
+    gc.collect()
+    assert fake.leaks == {}
+
+
+def test_warmup_compiles_for_the_card(
+    fake: FakeCuda, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a model needs on the card is compiled, for each type of keys and values."""
+    wanted: list[str] = []
+
+    def ptx_of(kernels: Any, capability: Any, progress: Any) -> dict[Kernel, str]:
+        assert capability == (8, 9)
+        wanted.extend(kernel.name for kernel in kernels)
+        return {}
+
+    monkeypatch.setattr("edgellama.cuda.ptx_cache.ptx_of", ptx_of)
+    result = InProcess().invoke(root, ["warmup", str(model)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert [name for name in wanted if "store" in name] == [
+        "card_store_f16_f16", "card_store_q8_0_q8_0",
+    ]  # fmt: skip
 
 
 def test_a_draft_model_stays_on_the_cpu(fake: FakeCuda, model: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cuda_double import CudaDouble
-from cuda_harness import stub_ptx
+from naive_card import stub_ptx
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import Llama

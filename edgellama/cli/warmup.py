@@ -13,6 +13,7 @@ from edgellama.cli.completion import MODEL
 from edgellama.cli.lists import TextList
 
 if TYPE_CHECKING:
+    from edgellama.engine.engine import Engine
     from edgellama.kernels_cpu.machine.cpu import Tier
 
 ALL_TIERS = "all"
@@ -50,7 +51,8 @@ def command(
 ) -> None:
     """Compile now what would otherwise be compiled at first use.
 
-    Without MODEL that is for models of every type of weights; with MODEL, what it needs.
+    Without MODEL that is for models of every type of weights; with MODEL, what it needs,
+    on a graphics card, too, if there is one.
 
     An application that ships the folder that --export writes makes nobody compile:
     it finds the kernels where EDGELLAMA_KERNELS says or, if it is frozen, in
@@ -89,7 +91,28 @@ def _names_for(model: str, kv_types: Sequence[str], report: Callable[[int, int],
         for kv_type in kv_types:
             with Engine(file, kv_type=kv_type, progress=report) as engine:
                 names |= engine.usual_kernels()
+                _compile_for_the_card(engine, report)
     return names
+
+
+def _compile_for_the_card(engine: Engine, report: Callable[[int, int], None]) -> None:
+    """The kernels of a graphics card, if there is one that runs this model's attention."""
+    from edgellama.cuda.cards import choose_card
+    from edgellama.cuda.driver import Driver
+    from edgellama.cuda.ptx_cache import ptx_of
+    from edgellama.engine.card.attention import CardKernels
+    from edgellama.engine.card.layout import CardLayout
+    from edgellama.engine.page_layout import PageLayout
+    from edgellama.quant.errors import CudaError
+
+    try:
+        card = choose_card(Driver.load())
+    except CudaError:
+        return
+    pages = engine.pool().layout
+    assert isinstance(pages, PageLayout)
+    layout = CardLayout(pages, pages.num_layers)
+    ptx_of(CardKernels.of(engine.config, layout, card.capability).all, card.capability, report)
 
 
 def _all_names(kv_types: Sequence[str]) -> set[str]:

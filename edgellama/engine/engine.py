@@ -124,13 +124,26 @@ class Engine(TextEngine):
         machine.start()
         self._steps = steps = StepRuns(machine, self.config.vocab_size, timer)
         self.scheduler = Scheduler(steps.run, self.step_tokens)
-        self._placement = None
+        self._placement: LatePlacement | None = None
         if attention.is_for_cards and not exact:
-            limits = cache_limit, machine.card_bytes
-            measure = calibrated(machine, self.config, self.tier, self.scheduler)
-            self._placement = steps.placement = LatePlacement(attention, *limits, measure)
+            try:
+                self._use_cards(attention, cache_limit, progress)
+            except BaseException:
+                self.close()
+                raise
         if hooks:
             self.hooks = tuple(hooks)
+
+    def _use_cards(
+        self, attention: AttentionChoice, cache_limit: int, progress: Progress | None
+    ) -> None:
+        """Let sequences lie on a graphics card, which is made ready if it was asked for."""
+        measure = calibrated(self._machine, self.config, self.tier, self.scheduler)
+        placement = LatePlacement(
+            attention, self.config, cache_limit, self._machine.card_bytes, measure
+        )
+        self._placement = self._steps.placement = placement
+        placement.prepare(PageLayout.of(self.config, self._kv_types, self.tier.lanes), progress)
 
     def pool(self, kv_type: KVTypeChoice | None = None) -> PagePool:
         """The pages of all sequences whose keys and values are of these types."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from edgellama.cuda.cards import Card, choose_card
 from edgellama.cuda.context import Context
@@ -14,6 +15,10 @@ from edgellama.cuda.signatures import CARD_SIGNATURES
 from edgellama.cuda.streams import Stream
 from edgellama.engine.card.choice import AttentionChoice
 from edgellama.kernels_cpu.signatures import Kernel
+from edgellama.quant.errors import CacheError, CudaError, KernelError
+
+if TYPE_CHECKING:
+    from edgellama.kernels_cpu.compiling.compile_pool import Progress
 
 CONTEXT_BYTES = 300 << 20
 """What a context takes of the card's memory, about."""
@@ -44,14 +49,21 @@ class CardDevice:
         limit = self.memory.limit_bytes
         return free if limit is None else min(free, limit - self.memory.used_bytes)
 
-    def functions(self, kernels: Iterable[Kernel], head_size: int) -> Mapping[Kernel, Function]:
+    def functions(
+        self, kernels: Iterable[Kernel], head_size: int, progress: Progress | None = None
+    ) -> Mapping[Kernel, Function]:
         """Kernels ready to be launched for heads of this size.
 
-        What the cache of compiled code lacks is compiled. KernelError, CudaError.
+        What the cache of compiled code lacks is compiled, of which ``progress`` hears. CudaError,
+        also where that cannot be done.
         """
         wanted = tuple(kernels)
         missing = [kernel for kernel in wanted if kernel not in self._modules]
-        for kernel, ptx in ptx_of(missing, self.card.capability).items():
+        try:
+            found_ptx = ptx_of(missing, self.card.capability, progress)
+        except (CacheError, KernelError) as error:
+            raise CudaError(f"no kernels for the graphics card: {error.what}") from error
+        for kernel, ptx in found_ptx.items():
             self._modules[kernel] = Module(self.context, ptx)
         found = {}
         for kernel in wanted:

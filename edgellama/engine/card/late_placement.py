@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from edgellama.engine.card.placement import CardPlacement
     from edgellama.engine.kv_types import KVTypes
     from edgellama.engine.machinery import Machinery
+    from edgellama.engine.page_layout import PageLayout
     from edgellama.engine.scheduler import Scheduler
+    from edgellama.kernels_cpu.compiling.compile_pool import Progress
     from edgellama.kernels_cpu.machine.cpu import Tier
     from edgellama.quant.model_config import ModelConfig
 
@@ -29,12 +31,13 @@ class LatePlacement:
     def __init__(
         self,
         choice: AttentionChoice,
+        config: ModelConfig,
         cache_limit: int,
         working_bytes: Callable[[], int],
         measure: Measure,
     ) -> None:
         """Arguments as for ``CardPlacement``. CudaError where "cuda" was chosen and cannot be."""
-        self._arguments = choice, cache_limit, working_bytes, measure
+        self._arguments = choice, config, cache_limit, working_bytes, measure
         self._shortest = SHORTEST_AUTO if choice.mode == "auto" else 0
         self.made: CardPlacement | None = None
         if choice.mode == "cuda":
@@ -44,6 +47,11 @@ class LatePlacement:
     def use(self) -> CardUse:
         """What can be told of the card now."""
         return CardUse.none(self._arguments[0]) if self.made is None else self.made.use
+
+    def prepare(self, whole: PageLayout, progress: Progress | None) -> None:
+        """Have the card's kernels ready, if a card was asked for; see ``CardPlacement``."""
+        if self.made is not None:
+            self.made.prepare(whole, progress)
 
     def settle(self, cache: KVCache, num_tokens: int, *, may_forget: bool) -> None:
         """See ``kv_cache.Placement``."""
@@ -70,8 +78,7 @@ class LatePlacement:
     def _make(self) -> CardPlacement:
         from edgellama.engine.card.placement import CardPlacement
 
-        choice, cache_limit, working_bytes, measure = self._arguments
-        self.made = CardPlacement(choice, cache_limit, working_bytes, measure)
+        self.made = CardPlacement(*self._arguments)
         return self.made
 
 

@@ -11,7 +11,9 @@ import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
+from edgellama.engine.card.attention import CardKernels
 from edgellama.engine.card.choice import SHORTEST_AUTO, AttentionChoice
 from edgellama.engine.card.device import CardDevice
 from edgellama.engine.card.layout import CardLayout
@@ -29,6 +31,10 @@ from edgellama.quant.errors import (
     UnsupportedModelError,
 )
 
+if TYPE_CHECKING:
+    from edgellama.kernels_cpu.compiling.compile_pool import Progress
+    from edgellama.quant.model_config import ModelConfig
+
 logger = logging.getLogger("edgellama.llama")
 
 LAYER_SHARES = 8
@@ -39,23 +45,24 @@ that of a short one."""
 
 
 class CardPlacement:
-    """Places the sequences of one engine.
+    """Places the sequences of one engine, of a model of ``config``.
 
-    ``measure`` tells, once a card is open, from
-    how many tokens on it is faster, None for never; ``working_bytes``, what steps will take of its
-    memory beside pages. ``open_device`` opens the card.
+    ``measure`` tells, once a card is open, from how many tokens on it is faster, None for never;
+    ``working_bytes``, what steps will take of its memory beside pages. ``open_device`` opens the
+    card.
     """
 
     def __init__(
         self,
         choice: AttentionChoice,
+        config: ModelConfig,
         cache_limit: int,
         working_bytes: Callable[[], int],
         measure: Callable[[CardDevice, KVTypes], int | None],
         open_device: Callable[[AttentionChoice], CardDevice] = CardDevice.open,
     ) -> None:
         self._choice, self._measure, self._working_bytes = choice, measure, working_bytes
-        self._cache_limit, self._open_device = cache_limit, open_device
+        self._config, self._cache_limit, self._open_device = config, cache_limit, open_device
         self.device: CardDevice | None = None
         self._pools: dict[CardLayout, PagePool] = {}
         self._thresholds: dict[KVTypes, int | None] = {}
@@ -84,6 +91,17 @@ class CardPlacement:
                 self.obstacle = error
                 logger.debug("attention stays on the CPU: %s", error)
         return None if self.obstacle else self.device
+
+    def prepare(self, whole: PageLayout, progress: Progress | None = None) -> None:
+        """Have the kernels ready for sequences whose pages on the CPU have this layout.
+
+        ``progress`` hears of those that must be compiled. CudaError, UnsupportedModelError.
+        """
+        device = self.open()
+        if device is not None:
+            layout = CardLayout(whole, whole.num_layers)
+            kernels = CardKernels.of(self._config, layout, device.card.capability)
+            device.functions(kernels.all, layout.card.head_size, progress)
 
     def settle(self, cache: KVCache, num_tokens: int, *, may_forget: bool) -> None:
         """See ``kv_cache.Placement``; CudaLostError for tokens that are lost with their card."""
@@ -146,6 +164,7 @@ class CardPlacement:
 
     def _move(self, device: CardDevice, cache: KVCache, num_tokens: int) -> None:
         whole = cache.home.maker.host_layout
+        self.prepare(whole)
         num_layers = self._num_fitting_layers(device, whole, cache, num_tokens)
         if num_layers < whole.num_layers:
             self._say(

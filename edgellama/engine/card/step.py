@@ -114,7 +114,7 @@ class CardStep:
         self.is_running = False
 
     def _launches_of(self, layout: CardLayout) -> Launches:
-        """The launches over pages of a layout. CudaError, KernelError."""
+        """The launches over pages of a layout. CudaError."""
         launches = self._launches.get(layout)
         if launches is None:
             config, card = self._config, self.device.card
