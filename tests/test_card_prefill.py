@@ -12,14 +12,16 @@ import pytest
 from card_harness import Array, CardCache, Part
 from warp_harness import warp_runner
 
+from edgellama.cuda.kernels.tile_moves import THREADS, Copy
 from edgellama.cuda.layouts import count_tiles, row_parts
 from edgellama.cuda.page_numbers import card_numbers
-from edgellama.cuda.prefill_tiles import WIDTHS, TensorTile, width_of
+from edgellama.cuda.prefill_tiles import WIDTHS, PlainTile, TensorTile, Tile, width_of
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES, TENSOR_TYPES
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS
+from edgellama.kernels_cpu.signatures import CACHE_TYPES
 
 LOG2_E = 1.4426950408889634
-LOSSES = {"f32": 2e-6, "f16": 2e-3, "bf16": 1.6e-2, "q8_0": 2e-3, "q4_0": 2e-3}
+LOSSES = {"f16": 2e-3, "bf16": 1.6e-2, "q8_0": 2e-3, "q4_0": 2e-3}
 """What weights and values lose as the numbers that are multiplied, where results are around 1."""
 SM_86_SHARED_BYTES = 99 * 1024
 """Of a block at most, on the card since Ampere that has least."""
@@ -51,7 +53,7 @@ class Shape:
         q = rng.normal(size=(rows, cache.heads, self.head_size)).astype(np.float32) * 2
         expected = cache.naive(self.parts, q)
         found = attend(cache, self.kernel, self.parts, q)
-        loss = max(LOSSES[kind] for kind in self.kinds)
+        loss = 1e-5 if self.family == PLAIN else max(LOSSES[kind] for kind in self.kinds)
         np.testing.assert_allclose(found, expected, atol=loss, rtol=0)
 
     @property
@@ -117,6 +119,7 @@ SHAPES = (
     Shape(MANY, ("q8_0", "bf16"), 100, 1, 4, LONG, window=33),
     Shape(MANY, ("q4_0", "q8_0"), 80, 1, 8, LATE, window=100),
     Shape(TURING, ("f16", "q4_0"), 96, 1, 1, LATE),
+    Shape(PLAIN, ("f32", "f32"), 80, 1, 3, RAGGED, window=90),
 )
 """Together they have each type as keys or values, and both ways to shared memory."""
 MORE_SHAPES = (
@@ -127,7 +130,12 @@ MORE_SHAPES = (
     Shape(MANY, ("q4_0", "q4_0"), 144, 1, 3, LATE),
     Shape(MANY, ("bf16", "q4_0"), 36, 3, 1, LONG),
     Shape(MANY, ("f16", "f16"), 6, 1, 71, (Part(0, 30, 9),)),
+    Shape(MANY, ("q4_0", "q4_0"), 16, 1, 2, LONG),
     Shape(TURING, ("q8_0", "q8_0"), 128, 2, 3, RAGGED, window=70),
+    Shape(PLAIN, ("f32", "q4_0"), 36, 2, 1, LONG),
+    Shape(PLAIN, ("q8_0", "bf16"), 100, 1, 4, LATE),
+    Shape(PLAIN, ("f32", "f32"), 256, 1, 8, LATE),
+    Shape(PLAIN, ("f16", "f32"), 6, 1, 71, (Part(0, 30, 9),)),
 )
 
 
@@ -163,3 +171,21 @@ def test_blocks_fit_the_card() -> None:
         tile = TensorTile(pair, width)
         assert tile.shared_bytes <= SM_86_SHARED_BYTES // (1 if width > 128 else 2)
         assert tile.values_at % 16 == tile.value_stride % 16 == tile.query_stride % 16 == 0
+
+
+@pytest.mark.parametrize("is_keys", [True, False])
+def test_each_chunk_of_a_tile_is_moved_once(is_keys: bool) -> None:
+    """The moves of all threads are the chunks of all positions of a tile, for all kernels."""
+    tiles: list[Tile] = []
+    for pair, width in product(product(CACHE_TYPES, CACHE_TYPES), WIDTHS):
+        tiles.append(PlainTile(pair, width))
+        if {*pair} <= {*TENSOR_TYPES}:
+            tiles += [TensorTile(pair, width, is_turing) for is_turing in (False, True)]
+    for tile in tiles:
+        copy = Copy(tile.kinds[0 if is_keys else 1], is_keys, tile)
+        outer, inner = divmod(np.arange(THREADS), copy.slots)
+        steps = copy.step * np.arange(copy.moves)[:, None]
+        moved = zip((outer + steps).flat, np.tile(inner, copy.moves), strict=True)
+        places = [place if is_keys else place[::-1] for place in moved]
+        real = [place for place in places if place[0] < copy.chunks]
+        assert sorted(real) == list(product(range(copy.chunks), range(tile.num_keys)))

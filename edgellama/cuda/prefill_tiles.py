@@ -7,8 +7,9 @@ the kernels share. ``width`` is a head's size rounded up to 16, which is what re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from edgellama.cuda.layouts import CHUNK_BYTES, MAX_HEAD_SIZE, TILE_ROWS, num_chunks
+from edgellama.cuda.layouts import CHUNK_BYTES, MAX_HEAD_SIZE, TILE_ROWS, WARP, num_chunks
 from edgellama.kernels_cpu.layouts import round_up
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 
@@ -33,6 +34,39 @@ OUTPUT_ROWS = WARP_ROWS // 2
 def width_of(head_size: int) -> int:
     """The width of the kernel for a head's size."""
     return round_up(head_size, WIDTH_STEP)
+
+
+def blocks_of(pair: tuple[str, str], width: int) -> int:
+    """Blocks that a multiprocessor is to have at once: as many as its memory and registers allow.
+
+    What is expanded on the way to shared memory needs registers.
+    """
+    if width <= NARROW // 2 and not {*pair} & {*CACHE_SCALE_ELEMENTS}:
+        return 3
+    return 2 if width <= NARROW else 1
+
+
+@dataclass(frozen=True)
+class LaneRows:
+    """Which rows of its warp a lane has: ``lane // lanes * near + i * far`` for ``count`` of i.
+
+    ``lanes`` neighbours have the same rows, each with ``key_step`` keys side by side.
+    """
+
+    count: int
+    lanes: int
+    near: int
+    far: int
+    key_step: int
+
+    @property
+    def distances(self) -> tuple[int, ...]:
+        """Between lanes that have the same rows, as bits of their numbers."""
+        return tuple(bit for bit in (1, 2, 4, 8, 16) if bit < self.lanes)
+
+
+TENSOR_ROWS = LaneRows(2, 4, 1, 8, 2)
+"""As tensor cores give sums to lanes."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +112,28 @@ class TensorTile:
         return self.value_stride, CHUNK_BYTES
 
     @property
+    def rows(self) -> LaneRows:
+        """The rows of a lane."""
+        return TENSOR_ROWS
+
+    @property
     def warp_rows(self) -> int:
         """Rows of a warp."""
         return WARP_ROWS
+
+    @property
+    def score_places(self) -> tuple[tuple[int, int], ...]:
+        """Of each score of a lane, which of its rows, and the key less those of the lane's place.
+
+        Of each eight keys a lane has two, of both rows.
+        """
+        pairs = range(0, self.num_keys, 8)
+        return tuple((row, key + i) for key in pairs for row in range(2) for i in range(2))
+
+    @property
+    def result_rows(self) -> tuple[int, ...]:
+        """Of each result of a lane, which of its rows."""
+        return (0, 0, 1, 1) * (self.width // 8)
 
     @property
     def value_stride(self) -> int:
@@ -121,22 +174,45 @@ class TensorTile:
 class PlainTile:
     """Keys or values of a tile, and queries, as rows of f32 an odd number of chunks apart.
 
-    A lane has ``lane_rows`` rows; eight neighbouring lanes have the same. Where heads are wide, a
-    block takes its rows in two passes.
+    A lane has some rows, alike with its seven neighbours. Where heads are wide, a block takes its
+    rows in two passes.
     """
 
     kinds: tuple[str, str]
     width: int
 
     @property
-    def lane_rows(self) -> int:
-        """Rows of a lane."""
-        return 4 if self.width <= NARROW else 2
+    def rows(self) -> LaneRows:
+        """The rows of a lane."""
+        count = 4 if self.width <= NARROW else 2
+        return LaneRows(count, WARP // LANE_GROUPS, count, 1, 1)
 
     @property
     def warp_rows(self) -> int:
         """Rows of a warp."""
-        return LANE_GROUPS * self.lane_rows
+        return LANE_GROUPS * self.rows.count
+
+    @property
+    def lane_keys(self) -> int:
+        """Keys of a lane, eight apart."""
+        return self.num_keys // self.rows.lanes
+
+    @property
+    def score_places(self) -> tuple[tuple[int, int], ...]:
+        """As of a ``TensorTile``: row after row."""
+        keys = range(0, self.num_keys, self.rows.lanes)
+        return tuple((row, key) for row in range(self.rows.count) for key in keys)
+
+    @property
+    def lane_columns(self) -> int:
+        """Fours of a row's results that a lane has, 32 elements apart."""
+        return -(-self.width // (4 * self.rows.lanes))
+
+    @property
+    def result_rows(self) -> tuple[int, ...]:
+        """Of each result of a lane, which of its rows."""
+        each_row = 4 * self.lane_columns
+        return tuple(row for row in range(self.rows.count) for _ in range(each_row))
 
     @property
     def block_rows(self) -> int:
@@ -196,6 +272,9 @@ class PlainTile:
     def shared_bytes(self) -> int:
         """Of a block."""
         return self.queries_at + self.block_rows * self.row_stride
+
+
+Tile: TypeAlias = "TensorTile | PlainTile"
 
 
 def _num_elements(kind: str, width: int) -> int:

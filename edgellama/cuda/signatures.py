@@ -15,7 +15,15 @@ from types import MappingProxyType
 
 from edgellama.cuda.decode_layout import MAX_ROWS, queries_bytes, weights_bytes
 from edgellama.cuda.layouts import num_groups
-from edgellama.cuda.prefill_tiles import TILE_WARPS, TURING_WIDTHS, WIDTHS, TensorTile, width_of
+from edgellama.cuda.prefill_tiles import (
+    TILE_WARPS,
+    TURING_WIDTHS,
+    WIDTHS,
+    PlainTile,
+    TensorTile,
+    blocks_of,
+    width_of,
+)
 from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES, PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, CACHE_TYPES, Kernel
 
@@ -107,13 +115,28 @@ def _many_signatures() -> Table:
             if not is_turing or ("bf16" not in pair and width in TURING_WIDTHS):
                 table[Kernel(f"card_{factory}", (*pair, width))] = CardSignature(
                     "prefill", factory, ATTEND, frozenset({"scale"}), TILE_WARPS,
-                    partial(many_shared_bytes, pair, is_turing),
+                    partial(many_shared_bytes, pair, is_turing), min_blocks=blocks_of(pair, width),
                 )  # fmt: skip
     return table
 
 
+def plain_shared_bytes(pair: tuple[str, str], head_size: int) -> int:
+    """A tile of keys or values, weights and queries."""
+    return PlainTile(pair, width_of(head_size)).shared_bytes
+
+
+def _plain_signatures() -> Table:
+    return {
+        Kernel("card_attend_many_plain", (*pair, width)): CardSignature(
+            "prefill_plain", "attend_many_plain", ATTEND, frozenset({"scale"}), TILE_WARPS,
+            partial(plain_shared_bytes, pair), min_blocks=blocks_of(pair, width),
+        )
+        for pair, width in product(product(CACHE_TYPES, CACHE_TYPES), WIDTHS)
+    }  # fmt: skip
+
+
 CARD_SIGNATURES: Mapping[Kernel, CardSignature] = MappingProxyType(
-    _store_signatures() | _few_signatures() | _many_signatures()
+    _store_signatures() | _few_signatures() | _many_signatures() | _plain_signatures()
 )
 """Every kernel of the card.
 
@@ -121,9 +144,24 @@ CARD_SIGNATURES: Mapping[Kernel, CardSignature] = MappingProxyType(
 (rows, num_kv_heads). ``card_attend_few`` (types, rows of ``decode_layout.part_rows``) has one for
 each part of a token's keys: grid (sum of ``decode_tasks``, num_kv_heads, ``head_parts``).
 ``card_attend_many`` (types, ``prefill_tiles.width_of`` a head's size) has one for each tile of
-query rows: grid (sum of ``count_tiles``, num_kv_heads, ``row_parts``).
+query rows: grid (sum of ``count_tiles``, num_kv_heads, ``row_parts``); on cards before Ampere, and
+without tensor cores for every type, it is ``card_attend_many_turing`` and ``_plain``.
 """
 CARD_KERNELS: Mapping[str, Kernel] = MappingProxyType(
     {kernel.name: kernel for kernel in CARD_SIGNATURES}
 )
 """All of them by name."""
+
+
+def many_kernel(pair: tuple[str, str], head_size: int, tier: str) -> Kernel:
+    """The kernel for many tokens, of a cache's types, on cards of a tier.
+
+    >>> many_kernel(("q8_0", "f16"), 100, "sm_80").name
+    'card_attend_many_q8_0_f16_112'
+    >>> many_kernel(("bf16", "f16"), 64, "sm_75").name
+    'card_attend_many_plain_bf16_f16_64'
+    """
+    family = "card_attend_many" if tier == "sm_80" else "card_attend_many_turing"
+    options = (*pair, width_of(head_size))
+    best = Kernel(family, options)
+    return best if best in CARD_SIGNATURES else Kernel("card_attend_many_plain", options)

@@ -12,26 +12,18 @@ from typing import Any
 import numpy as np
 
 from edgellama.cuda.kernels.memory import read_global_i64
-from edgellama.cuda.kernels.segments import find_segment
 from edgellama.cuda.kernels.tensor_attention import (
     gather,
-    hide,
-    inverse_sums,
+    pack,
     queries_from_shared,
     results_to_shared,
     score,
-    shrink,
-    weigh,
     write_pairs,
 )
 from edgellama.cuda.kernels.tile_copies import copies
-from edgellama.cuda.kernels.tile_rows import (
-    TENSOR_ROWS,
-    cleared,
-    queries_to_shared,
-    row_tokens,
-    shifted,
-)
+from edgellama.cuda.kernels.tile_pages import page_in, places, tile_of
+from edgellama.cuda.kernels.tile_rows import cleared, queries_to_shared, row_tokens, shifted
+from edgellama.cuda.kernels.tile_softmax import hide, inverse_sums, shrink, weigh
 from edgellama.cuda.kernels.warp import (
     block_barrier,
     block_x,
@@ -41,25 +33,9 @@ from edgellama.cuda.kernels.warp import (
     warp_barrier,
     warp_number,
 )
-from edgellama.cuda.layouts import (
-    CHUNK_BYTES,
-    FIRST_ROW,
-    FIRST_TASK,
-    NUM_DECODE_SEGMENTS,
-    NUM_SEGMENTS,
-    NUM_TOKENS,
-    PAGES,
-    POSITION,
-    TILE_ROWS,
-    WARP,
-    num_chunks,
-    num_groups,
-    scales_at,
-    tile_tokens,
-)
+from edgellama.cuda.layouts import FIRST_ROW, PAGES, POSITION, TILE_ROWS, WARP
 from edgellama.cuda.prefill_tiles import OUTPUT_ROWS, WARP_ROWS, TensorTile
-from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES, PAGE_POSITIONS, first_seen
-from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
+from edgellama.kernels_cpu.layouts import first_seen
 from edgellama.kernels_cpu.simd.device import device
 
 LOWEST = np.float32(-1e30)
@@ -78,30 +54,6 @@ def attend_many_turing(key_kind: str, value_kind: str, width: int) -> Any:
     return _attention(TensorTile((key_kind, value_kind), width, is_turing=True))
 
 
-def places(kind: str, *, is_keys: bool) -> Any:
-    """Device function ``(head, head_size, position)`` of where a tile of a head lies in its page.
-
-    It gives the places of the first chunk and the first scale, the bytes from one position to the
-    next, and how many chunks each has.
-    """
-    bits, scale_elements = CACHE_NUMBER_BITS[kind], CACHE_SCALE_ELEMENTS.get(kind, 0)
-
-    @device
-    def of_keys(head, head_size, position):
-        place, chunks = position % PAGE_POSITIONS, num_chunks(head_size, bits)
-        scales = head + scales_at(head_size, bits) + place * CACHE_SCALE_BYTES
-        return head + place * CHUNK_BYTES, scales, CHUNK_BYTES, chunks
-
-    @device
-    def of_values(head, head_size, position):
-        place, chunks = position % PAGE_POSITIONS, num_chunks(head_size, bits)
-        groups = num_groups(head_size, scale_elements)
-        scales = head + scales_at(head_size, bits) + place * groups * CACHE_SCALE_BYTES
-        return head + place * chunks * CHUNK_BYTES, scales, chunks * CHUNK_BYTES, chunks
-
-    return of_keys if is_keys else of_values
-
-
 def _attention(tile: TensorTile) -> Any:
     (key_kind, value_kind), num_keys = tile.kinds, tile.num_keys
     values_at, queries_at, output_stride = tile.values_at, tile.queries_at, tile.output_stride
@@ -111,8 +63,9 @@ def _attention(tile: TensorTile) -> Any:
     store_queries, load_queries = queries_to_shared(tile), queries_from_shared(tile)
     score_keys, hide_keys, weigh_scores = score(tile), hide(tile), weigh(tile)
     gather_values, (store_first, store_others) = gather(tile), results_to_shared(tile)
-    tokens_of = row_tokens(tile.warp_rows, TENSOR_ROWS)
-    two, outputs = cleared(2), cleared(tile.width // 2)
+    shrink_results, inverse, pack_weights = shrink(tile), inverse_sums(tile), pack(tile)
+    tokens_of = row_tokens(tile)
+    column, outputs = cleared(tile.rows.count), cleared(len(tile.result_rows))
 
     @device
     def write_rows(y, y_stride, head_size, group, first_row, num_rows, shared):
@@ -156,7 +109,7 @@ def _attention(tile: TensorTile) -> Any:
         queries = load_queries(shared + queries_at, own)
         tokens = tokens_of(group, first_row, num_rows, own)
         seen = min(window, FAR)
-        largest, sums = two(LOWEST), two(np.float32(0.0))
+        largest, sums = column(LOWEST), column(np.float32(0.0))
         results = outputs(np.float32(0.0))
         for key in range(first, last, num_keys):
             settle_keys(keys, at, scales, row_bytes, chunks, last - key, shared, own)
@@ -177,9 +130,10 @@ def _attention(tile: TensorTile) -> Any:
                 keys = fetch_keys(at, scales, row_bytes, chunks, last - key - num_keys, shared,
                                   own)  # fmt: skip
             weights, largest, sums, factors = weigh_scores(scores, largest, sums, scale)
-            results = gather_values(shrink(results, factors), weights, shared + values_at)
+            results = shrink_results(results, factors)
+            results = gather_values(results, pack_weights(weights), shared + values_at)
         block_barrier(warp)
-        results = shrink(results, inverse_sums(sums))
+        results = shrink_results(results, inverse(sums))
         shared += own * OUTPUT_ROWS * output_stride
         own_row, others = own * WARP_ROWS, own * WARP_ROWS + OUTPUT_ROWS
         y += row * y_stride + head_at
@@ -189,19 +143,3 @@ def _attention(tile: TensorTile) -> Any:
         write_rows(y, y_stride, head_size, group, first_row + others, num_rows - others, shared)
 
     return kernel
-
-
-@device
-def page_in(pages, position):
-    """The address of the page that holds a position, of a table of pages."""
-    return read_global_i64(pages + position // PAGE_POSITIONS * 8)
-
-
-@device
-def tile_of(segments, group, task):
-    """The segment that a block attends, its first token there, and how many it has."""
-    first = read_global_i64(segments + NUM_DECODE_SEGMENTS)
-    last = read_global_i64(segments + NUM_SEGMENTS)
-    segment = find_segment(segments, first, last, FIRST_TASK, task)
-    token = (task - read_global_i64(segment + FIRST_TASK)) * tile_tokens(group)
-    return segment, token, min(tile_tokens(group), read_global_i64(segment + NUM_TOKENS) - token)

@@ -15,7 +15,6 @@ from numba.extending import intrinsic
 
 from edgellama.cuda.kernels.lanes import each, lanes_of, spread
 from edgellama.cuda.kernels.memory import GLOBAL, SHARED, load_words, place
-from edgellama.cuda.kernels.numbers import fused, powers_of_two
 from edgellama.cuda.kernels.pairs import pair_of
 from edgellama.cuda.kernels.row_registers import lanes_in, registers, values_in
 from edgellama.cuda.kernels.tensor_cores import (
@@ -30,16 +29,10 @@ from edgellama.cuda.kernels.tile_registers import (
     shared_in,
     store_words_in,
 )
-from edgellama.cuda.kernels.warp import exchanged, larger_of
 from edgellama.cuda.layouts import CHUNK_BYTES
 from edgellama.cuda.prefill_tiles import WARP_ROWS, TensorTile
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.vectors import F32, I32, tier_of
-
-ROWS = 2
-"""Rows of which a lane has parts."""
-QUAD = (1, 2)
-"""Distances between lanes that have parts of the same rows."""
 
 
 def queries_from_shared(tile: TensorTile) -> Any:
@@ -162,119 +155,23 @@ def gather(tile: TensorTile) -> Any:
     return gathered
 
 
-def hide(tile: TensorTile) -> Any:
-    """Device function: scores of keys that a row does not see become minus infinity.
-
-    It takes, for each of a lane's rows, the first and the last key of the tile that it sees.
-    """
-
-    @intrinsic
-    def hidden(typingctx, scores, first, last):
-        lanes = lanes_of(typingctx, "f32")
-
-        def codegen(ctx, b, sig, args):
-            values = values_in(b, args[0])
-            lane = lanes_in(b, lanes.width)
-            number = constants(b, lane)
-            column = b.shl(b.and_(lane, number(3)), number(1))
-            lows, highs = (
-                [b.sub(limit, column) for limit in values_in(b, limits)] for limits in args[1:]
-            )
-            infinity = each(floats(lanes.width), float("-inf"))
-            for i, value in enumerate(values):
-                key, row = number(i // 4 * 8 + i % 2), i % 4 // 2
-                is_seen = b.and_(
-                    b.icmp_signed("<=", lows[row], key), b.icmp_signed(">=", highs[row], key)
-                )
-                values[i] = b.select(is_seen, value, infinity)
-            return ctx.make_tuple(b, sig.return_type, values)
-
-        given = registers(lanes, tile.num_keys // 2)
-        limits = registers(lanes.of("i32"), ROWS)
-        return given(given, limits, limits), codegen
-
-    return hidden
-
-
-def weigh(tile: TensorTile) -> Any:
-    """Device function: scores to weights, relative to the largest score of their row so far.
-
-    It takes scores, the largest before and the sums of weights of the lane's own columns, and the
-    scale that makes scores powers of two; it gives the weights in words, the largest and the sums
-    now, and what results of earlier tiles are to be multiplied with.
-    """
+def pack(tile: TensorTile) -> Any:
+    """Device function: weights in pairs, the left sides of products with values."""
     kind = WORD_KINDS[tile.kinds[1]]
 
     @intrinsic
-    def weights(typingctx, scores, largest, sums, scale):
-        lanes, tier = lanes_of(typingctx, "f32"), tier_of(typingctx)
-        given, both = registers(lanes, tile.num_keys // 2), registers(lanes, ROWS)
-        words = registers(lanes.of("i32"), tile.num_keys // 4)
-        result = types.Tuple((words, both, both, both))
+    def packed(typingctx, weights):
+        lanes, tier = lanes_of(typingctx, "i32"), tier_of(typingctx)
+        result = registers(lanes, tile.num_keys // 4)
 
         def codegen(ctx, b, sig, args):
-            values, before, sums = (values_in(b, value) for value in args[:3])
-            scale = spread(b, args[3], lanes.width)
-            now, factors = [], []
-            for row in range(ROWS):
-                highest = before[row]
-                for value in _of_row(values, row):
-                    highest = larger_of(b, highest, value)
-                for distance in QUAD:
-                    other = exchanged(b, highest, distance, lanes.width)
-                    highest = larger_of(b, highest, other)
-                shift = b.fmul(b.fsub(before[row], highest), scale)
-                factors.append(powers_of_two(b, shift, tier))
-                sums[row] = b.fmul(sums[row], factors[row])
-                now.append(highest)
-            shifts = [b.fneg(b.fmul(highest, scale)) for highest in now]
-            for i, value in enumerate(values):
-                row = i % 4 // 2
-                values[i] = powers_of_two(b, fused(b, value, scale, shifts[row], tier), tier)
-                sums[row] = b.fadd(sums[row], values[i])
-            packed = [
-                pair_of(b, kind, values[i], values[i + 1], tier) for i in range(0, len(values), 2)
-            ]
-            parts = zip((words, both, both, both), (packed, now, sums, factors), strict=True)
-            return ctx.make_tuple(
-                b, result, [ctx.make_tuple(b, part, numbers) for part, numbers in parts]
-            )
+            values = values_in(b, args[0])
+            pairs = zip(values[::2], values[1::2], strict=True)
+            return ctx.make_tuple(b, result, [pair_of(b, kind, *pair, tier) for pair in pairs])
 
-        return result(given, both, both, types.float32), codegen
+        return result(registers(lanes.of("f32"), tile.num_keys // 2)), codegen
 
-    return weights
-
-
-def _of_row(values: list[Any], row: int) -> list[Any]:
-    """Those of a lane's numbers that belong to one of its rows."""
-    return [value for i, value in enumerate(values) if i % 4 // 2 == row]
-
-
-@intrinsic
-def shrink(typingctx, results, factors):
-    """Results of the lane's rows times a factor for each row."""
-
-    def codegen(ctx, b, sig, args):
-        values, factors = (values_in(b, value) for value in args)
-        scaled = [b.fmul(value, factors[i % 4 // 2]) for i, value in enumerate(values)]
-        return ctx.make_tuple(b, sig.return_type, scaled)
-
-    return results(results, factors), codegen
-
-
-@intrinsic
-def inverse_sums(typingctx, sums):
-    """One over the sums of a row's weights, of all four lanes that have parts of it."""
-
-    def codegen(ctx, b, sig, args):
-        inverses = []
-        for total in values_in(b, args[0]):
-            for distance in QUAD:
-                total = b.fadd(total, exchanged(b, total, distance, sums.dtype.width))
-            inverses.append(b.fdiv(each(total.type, 1.0), total))
-        return ctx.make_tuple(b, sig.return_type, inverses)
-
-    return sums(sums), codegen
+    return packed
 
 
 def results_to_shared(tile: TensorTile) -> tuple[Any, Any]:

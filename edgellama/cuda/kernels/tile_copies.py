@@ -30,17 +30,19 @@ from edgellama.cuda.kernels.tile_registers import (
     thread_in,
 )
 from edgellama.cuda.layouts import CHUNK_BYTES, WARP
-from edgellama.cuda.prefill_tiles import PlainTile, TensorTile
+from edgellama.cuda.prefill_tiles import PlainTile, Tile
 from edgellama.kernels_cpu.simd.vectors import I32, tier_of
 
 
-def copies(kind: str, tile: TensorTile | PlainTile, *, is_keys: bool) -> tuple[Any, Any]:
+def copies(kind: str, tile: Tile, *, is_keys: bool) -> tuple[Any, Any]:
     """``fetch`` and ``settle`` of the keys or values of a tile."""
     copy = Copy(kind, is_keys, tile)
     return _fetch(copy), _settle(copy)
 
 
 NUM_ARGUMENTS = 7
+AT_ONCE = 4
+"""Moves of a thread whose words are in registers together, if nothing was asked for before."""
 
 
 def _fetch(copy: Copy) -> Any:
@@ -78,12 +80,15 @@ def _settle(copy: Copy) -> Any:
                     _wait_for_copies(b)
                 return ctx.get_dummy_value()
             moves = _Moves(b, copy, args[1:], lanes.width, tier)
-            found = values_in(b, args[0])
-            words_each = 4 + copy.has_scales
-            if not copy.words:
-                found = [word for move in range(copy.moves) for word in moves.load(move)]
-            for move in range(copy.moves):
-                moves.store(move, found[move * words_each : (move + 1) * words_each])
+            found, words_each = values_in(b, args[0]), 4 + copy.has_scales
+            for first in range(0, copy.moves, AT_ONCE):
+                batch = range(first, min(first + AT_ONCE, copy.moves))
+                if copy.words:
+                    raw = [found[move * words_each : (move + 1) * words_each] for move in batch]
+                else:
+                    raw = [moves.load(move) for move in batch]
+                for move, words in zip(batch, raw, strict=True):
+                    moves.store(move, words)
             return ctx.get_dummy_value()
 
         return types.void(under_way, *[types.int64] * NUM_ARGUMENTS), codegen

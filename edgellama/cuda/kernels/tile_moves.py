@@ -11,7 +11,7 @@ from typing import Any
 from edgellama.cuda.kernels.lanes import each
 from edgellama.cuda.kernels.tile_registers import constants
 from edgellama.cuda.layouts import CHUNK_BYTES, WARP, num_chunks
-from edgellama.cuda.prefill_tiles import TILE_WARPS, PlainTile, TensorTile
+from edgellama.cuda.prefill_tiles import TILE_WARPS, Tile
 from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES, PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 from edgellama.kernels_cpu.simd.vectors import I64
@@ -25,7 +25,7 @@ class Copy:
 
     kind: str
     is_keys: bool
-    tile: TensorTile | PlainTile
+    tile: Tile
 
     @property
     def elements(self) -> int:
@@ -56,7 +56,9 @@ class Copy:
     @property
     def slots(self) -> int:
         """Neighbouring threads that move neighbouring chunks, before the next row of them."""
-        return self.tile.num_keys if self.is_keys else 1 << (self.chunks - 1).bit_length()
+        if self.is_keys:
+            return self.tile.num_keys
+        return max(1 << (self.chunks - 1).bit_length(), THREADS // self.tile.num_keys)
 
     @property
     def step(self) -> int:

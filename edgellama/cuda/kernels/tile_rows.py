@@ -5,7 +5,6 @@ Where rows come from, as f32 in global memory, and what each of a lane's rows se
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from numba import types
@@ -17,6 +16,7 @@ from edgellama.cuda.kernels.pairs import pair_of
 from edgellama.cuda.kernels.row_registers import lanes_in, registers
 from edgellama.cuda.kernels.tensor_cores import WORD_KINDS
 from edgellama.cuda.kernels.tile_registers import (
+    anew,
     constants,
     floats,
     global_in,
@@ -24,7 +24,7 @@ from edgellama.cuda.kernels.tile_registers import (
     store_words_in,
 )
 from edgellama.cuda.layouts import WARP
-from edgellama.cuda.prefill_tiles import PlainTile, TensorTile
+from edgellama.cuda.prefill_tiles import PlainTile, TensorTile, Tile
 from edgellama.kernels_cpu.simd.vectors import F32, I32, tier_of
 
 AT_ONCE = 16
@@ -40,13 +40,13 @@ def token_in(builder: Any, row: Any, group: Any, width: int) -> Any:
     return builder.fptosi(quotient, row.type)
 
 
-def queries_to_shared(tile: TensorTile | PlainTile) -> Any:
+def queries_to_shared(tile: Tile) -> Any:
     """Device function: a warp's rows of queries into the block's memory, as the tile has them.
 
     ``q`` is the row of the tile's first token, from its first head of this KV head on; of
     ``num_rows`` rows the first is ``first_row``. Elements behind the head's size are zeros.
     """
-    pairs, warp_rows = tile.width // 2, tile.warp_rows
+    pairs = tile.width // 2
     kind = WORD_KINDS[tile.kinds[0]] if isinstance(tile, TensorTile) else "f32"
 
     @intrinsic
@@ -60,8 +60,10 @@ def queries_to_shared(tile: TensorTile | PlainTile) -> Any:
                 b.trunc(value, I32) for value in (head_size, group, first_row, num_rows, warp)
             )
             lane = lanes_in(b, width)
+            if isinstance(tile, PlainTile):
+                lane = anew(b, lane)
             number = constants(b, lane)
-            own_rows = spread(b, b.mul(warp, I32(warp_rows)), width)
+            own_rows = spread(b, b.mul(warp, I32(tile.warp_rows)), width)
             last = spread(b, b.sub(num_rows, I32(1)), width)
             first = spread(b, first_row, width)
             half_size = spread(b, b.lshr(head_size, I32(1)), width)
@@ -71,7 +73,7 @@ def queries_to_shared(tile: TensorTile | PlainTile) -> Any:
                 row = b.add(own_rows, b.udiv(index, number(pairs)))
                 pair = b.urem(index, number(pairs))
                 real = b.add(first, b.select(b.icmp_signed("<", row, last), row, last))
-                at = _row_address(b, q, q_stride, head_size, group, real, width)
+                at = row_address(b, q, q_stride, head_size, group, real, width)
                 has_pair = b.icmp_signed("<", pair, half_size)
                 offset = b.shl(b.select(has_pair, pair, number(0)), number(3))
                 at = b.add(at, resized(b, offset, "i64", width))
@@ -82,7 +84,7 @@ def queries_to_shared(tile: TensorTile | PlainTile) -> Any:
                 target = b.add(b.mul(row, number(tile.query_stride)), b.mul(pair, pair_bytes))
                 return target, values
 
-            moves = warp_rows * pairs // WARP
+            moves = tile.warp_rows * pairs // WARP
             for move in range(0, moves, AT_ONCE):
                 found = [load(each_move) for each_move in range(move, min(move + AT_ONCE, moves))]
                 for target, values in found:
@@ -96,7 +98,7 @@ def queries_to_shared(tile: TensorTile | PlainTile) -> Any:
     return copied
 
 
-def _row_address(
+def row_address(
     builder: Any, q: Any, q_stride: Any, head_size: Any, group: Any, row: Any, width: int
 ) -> Any:
     """Where the row of a token and head begins."""
@@ -108,24 +110,27 @@ def _row_address(
     return builder.add(at, builder.mul(resized(builder, token, "i64", width), stride))
 
 
-@dataclass(frozen=True)
-class LaneRows:
-    """Which rows of its warp a lane has: ``lane // lanes * near + i * far`` for ``count`` of i."""
-
-    count: int
-    lanes: int
-    near: int
-    far: int
+def warp_rows(builder: Any, tile: Tile, width: int) -> Any:
+    """The first row of each lane in its warp."""
+    lane = lanes_in(builder, width)
+    number, rows = constants(builder, lane), tile.rows
+    return builder.mul(builder.udiv(lane, number(rows.lanes)), number(rows.near))
 
 
-TENSOR_ROWS = LaneRows(2, 4, 1, 8)
+def block_rows(builder: Any, tile: Tile, warp: Any, width: int) -> list[Any]:
+    """All rows of each lane in its block; ``warp`` is its warp's number, an i32."""
+    first = warp_rows(builder, tile, width)
+    before = spread(builder, builder.mul(warp, I32(tile.warp_rows)), width)
+    first = builder.add(first, before)
+    return [builder.add(first, each(first.type, i * tile.rows.far)) for i in range(tile.rows.count)]
 
 
-def row_tokens(warp_rows: int, rows: LaneRows) -> Any:
+def row_tokens(tile: Tile) -> Any:
     """Device function: the tokens of a lane's rows, of the tile's first the 0th.
 
     Rows that are not there have the last one's token.
     """
+    rows = tile.rows
 
     @intrinsic
     def tokens(typingctx, group, first_row, num_rows, warp):
@@ -134,14 +139,9 @@ def row_tokens(warp_rows: int, rows: LaneRows) -> Any:
 
         def codegen(ctx, b, sig, args):
             group, first_row, num_rows, warp = (b.trunc(value, I32) for value in args)
-            lane = lanes_in(b, lanes.width)
-            number = constants(b, lane)
-            near = b.mul(b.udiv(lane, number(rows.lanes)), number(rows.near))
-            first = b.add(near, spread(b, b.mul(warp, I32(warp_rows)), lanes.width))
             last = spread(b, b.sub(num_rows, I32(1)), lanes.width)
             found = []
-            for i in range(rows.count):
-                row = b.add(first, number(i * rows.far))
+            for row in block_rows(b, tile, warp, lanes.width):
                 row = b.select(b.icmp_signed("<", row, last), row, last)
                 row = b.add(row, spread(b, first_row, lanes.width))
                 found.append(token_in(b, row, group, lanes.width))

@@ -1,0 +1,136 @@
+"""Attention of many tokens in f32, without tensor cores: for f32 caches, and cards that lack them.
+
+A block is four warps, each with its own rows. Keys of a tile come into shared memory, and when all
+warps have their scores the values take their place. Softmax is online, in powers of two.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from edgellama.cuda.kernels.memory import read_global_i64
+from edgellama.cuda.kernels.plain_attention import (
+    FOUR,
+    add_products,
+    add_values,
+    weights_to_shared,
+    write_results,
+)
+from edgellama.cuda.kernels.prefill import FAR, LOWEST
+from edgellama.cuda.kernels.tile_copies import copies
+from edgellama.cuda.kernels.tile_pages import page_in, places, tile_of
+from edgellama.cuda.kernels.tile_rows import cleared, queries_to_shared, row_tokens, shifted
+from edgellama.cuda.kernels.tile_softmax import hide, inverse_sums, shrink, weigh
+from edgellama.cuda.kernels.warp import (
+    block_barrier,
+    block_x,
+    block_y,
+    block_z,
+    shared_memory,
+    warp_barrier,
+    warp_number,
+)
+from edgellama.cuda.layouts import FIRST_ROW, PAGES, POSITION, TILE_ROWS
+from edgellama.cuda.prefill_tiles import PlainTile
+from edgellama.kernels_cpu.layouts import first_seen
+from edgellama.kernels_cpu.simd.device import device
+
+
+def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
+    """softmax(q k^T scale) v over all keys up to each token, for every type and card."""
+    tile = PlainTile((key_kind, value_kind), width)
+    num_keys, lane_keys = tile.num_keys, len(tile.score_places)
+    weights_at, queries_at = tile.weights_at, tile.queries_at
+    block_rows, warp_weights = tile.block_rows, tile.warp_weights_bytes
+    warp_queries, row_stride = tile.warp_rows * tile.query_stride, tile.row_stride
+    keys_of, values_of = places(key_kind, is_keys=True), places(value_kind, is_keys=False)
+    fetch_keys, settle_keys = copies(key_kind, tile, is_keys=True)
+    fetch_values, settle_values = copies(value_kind, tile, is_keys=False)
+    store_queries, tokens_of = queries_to_shared(tile), row_tokens(tile)
+    score_four, hide_keys, weigh_scores = add_products(tile), hide(tile), weigh(tile)
+    store_weights, gather_four, write_rows = (
+        weights_to_shared(tile), add_values(tile), write_results(tile),
+    )  # fmt: skip
+    shrink_results, inverse = shrink(tile), inverse_sums(tile)
+    column, outputs, scores_of = (
+        cleared(tile.rows.count), cleared(len(tile.result_rows)), cleared(lane_keys),
+    )  # fmt: skip
+
+    @device
+    def load_keys(head, head_size, key, last, shared, warp):
+        """A tile's keys in place of what all warps are done with."""
+        at, scales, row_bytes, chunks = keys_of(head, head_size, key)
+        block_barrier(warp)
+        own = warp_number(warp)
+        asked = fetch_keys(at, scales, row_bytes, chunks, last - key, shared, own)
+        settle_keys(asked, at, scales, row_bytes, chunks, last - key, shared, own)
+        block_barrier(warp)
+
+    @device
+    def load_values(head, head_size, key, last, shared, warp):
+        """The same of its values."""
+        at, scales, row_bytes, chunks = values_of(head, head_size, key)
+        block_barrier(warp)
+        own = warp_number(warp)
+        asked = fetch_values(at, scales, row_bytes, chunks, last - key, shared, own)
+        settle_values(asked, at, scales, row_bytes, chunks, last - key, shared, own)
+        block_barrier(warp)
+
+    @device
+    def score(queries, shared):
+        scores = scores_of(np.float32(0.0))
+        for element in range(0, 4 * width, 4 * FOUR):
+            scores = score_four(scores, queries + element, shared + element)
+        return scores
+
+    @device
+    def gather(results, weights, shared):
+        for key in range(0, num_keys, FOUR):
+            results = gather_four(results, weights + 4 * key, shared + key * row_stride)
+        return results
+
+    def kernel(
+        q, q_stride, y, y_stride, head_size, num_heads, num_kv_heads, key_offset, value_offset,
+        key_head_bytes, value_head_bytes, segments, window, scale, warp,
+    ):  # fmt: skip
+        group, kv_head = num_heads // num_kv_heads, block_y(warp)
+        segment, token, num_tokens = tile_of(segments, group, block_x(warp))
+        position = read_global_i64(segment + POSITION) + token
+        row = read_global_i64(segment + FIRST_ROW) + token
+        pages = read_global_i64(segment + PAGES)
+        q += row * q_stride + kv_head * group * head_size * 4
+        y += row * y_stride + kv_head * group * head_size * 4
+        shared, own = shared_memory(warp), warp_number(warp)
+        weights_of_warp = shared + weights_at + own * warp_weights
+        queries = shared + queries_at + own * warp_queries
+
+        last, seen = position + num_tokens, min(window, FAR)
+        first = first_seen(position, window) // num_keys * num_keys
+        start = block_z(warp) * TILE_ROWS
+        for first_row in range(start, min(start + TILE_ROWS, num_tokens * group), block_rows):
+            num_rows = min(num_tokens * group - first_row, block_rows)
+            store_queries(q, q_stride, head_size, group, first_row, num_rows, shared + queries_at,
+                          own)  # fmt: skip
+            warp_barrier()
+            tokens = tokens_of(group, first_row, num_rows, own)
+            largest, sums = column(LOWEST), column(np.float32(0.0))
+            results = outputs(np.float32(0.0))
+            for key in range(first, last, num_keys):
+                page = page_in(pages, key)
+                load_keys(page + key_offset + kv_head * key_head_bytes, head_size, key, last,
+                          shared, warp)  # fmt: skip
+                scores = score(queries, shared)
+                if key + num_keys > position + 1 or key < last - seen:
+                    ends = shifted(tokens, position - key)
+                    scores = hide_keys(scores, shifted(ends, 1 - seen), ends)
+                weights, largest, sums, factors = weigh_scores(scores, largest, sums, scale)
+                store_weights(weights, weights_of_warp)
+                load_values(page + value_offset + kv_head * value_head_bytes, head_size, key,
+                            last, shared, warp)  # fmt: skip
+                results = gather(shrink_results(results, factors), weights_of_warp, shared)
+            write_rows(shrink_results(results, inverse(sums)), y, y_stride, head_size, group,
+                       first_row, num_rows, own)  # fmt: skip
+
+    return kernel
