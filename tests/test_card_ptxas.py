@@ -21,6 +21,7 @@ SOME = [
     "card_attend_few_f32_q4_0_8",
     "card_attend_few_q4_0_f16_2",
     "card_attend_few_q8_0_bf16_8",
+    "card_attend_many_plain_f32_q8_0_128",
 ]
 
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.cuda.card_tiers import tier_of_card
 from edgellama.cuda.decode_layout import head_parts, part_rows
 from edgellama.cuda.layouts import row_parts
 from edgellama.cuda.modules import Function
-from edgellama.cuda.prefill_tiles import width_of
-from edgellama.cuda.signatures import CARD_SIGNATURES
+from edgellama.cuda.signatures import CARD_SIGNATURES, many_kernel
 from edgellama.engine.attention_ops import AttentionOps
 from edgellama.engine.buffers import StepBuffers
 from edgellama.engine.card.layout import CardLayout
@@ -31,8 +31,6 @@ NUM_FEW_TASKS, NUM_MANY_TASKS = Bound("num_few_tasks"), Bound("num_many_tasks")
 CARD_TABLE, CARD_TABLE_SOURCE = Bound("card_table"), Bound("card_table_source")
 CARD_TABLE_BYTES = Bound("card_table_bytes")
 LOG2_E = math.log2(math.e)
-AMPERE = (8, 0)
-"""The compute capability from which on tensor cores take bf16."""
 Words = npt.NDArray[np.int64]
 
 
@@ -105,11 +103,10 @@ class Launches:
         )
         group, kernels = self._config.heads_per_group, self.kernels
         attending = own | self._staged
-        many = kernels.many and self._record(kernels.many, row_parts(group), attending)
         return {
             "store": self._record(kernels.store, 1, own),
             "few": self._record(kernels.few, head_parts(group), attending),
-            "many": many or 0,
+            "many": self._record(kernels.many, row_parts(group), attending),
         }
 
     def _record(self, kernel: Kernel, num_planes: int, own: dict[str, Words]) -> int:
@@ -141,11 +138,11 @@ class Launches:
 
 @dataclass(frozen=True)
 class CardKernels:
-    """What stores, attends few tokens and attends many; without the last, few do for all."""
+    """What stores, attends few tokens and attends many."""
 
     store: Kernel
     few: Kernel
-    many: Kernel | None
+    many: Kernel
 
     @classmethod
     def of(
@@ -154,14 +151,15 @@ class CardKernels:
         """Those for a model's heads, types of the cache, and a card."""
         pair = layout.types.pair
         few = Kernel("card_attend_few", (*pair, part_rows(config.heads_per_group)))
-        family = "card_attend_many" if capability >= AMPERE else "card_attend_many_turing"
-        many = Kernel(family, (*pair, width_of(config.head_size)))
-        return cls(Kernel("card_store", pair), few, many if many in CARD_SIGNATURES else None)
+        tier = tier_of_card(*capability)
+        assert tier is not None
+        many = many_kernel(pair, config.head_size, tier.name)
+        return cls(Kernel("card_store", pair), few, many)
 
     @property
     def all(self) -> tuple[Kernel, ...]:
-        """Those that there are."""
-        return tuple(kernel for kernel in (self.store, self.few, self.many) if kernel)
+        """All three."""
+        return self.store, self.few, self.many
 
 
 @dataclass(frozen=True)

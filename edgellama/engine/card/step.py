@@ -83,10 +83,7 @@ class CardStep:
         """
         if self.is_running:
             self.device.stream.synchronize()
-        layout = segments[0].cache.layout
-        assert isinstance(layout, CardLayout)
-        has_tiles = self._launches_of(layout).kernels.many is not None
-        tasks = self._table.fill(segments, has_tiles)
+        tasks = self._table.fill(segments)
         for launches in self._launches.values():
             launches.set_segments(self._table.address)
         self.is_running = True

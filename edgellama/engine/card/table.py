@@ -74,16 +74,13 @@ class CardTable:
         """Where the computer has it."""
         return self._source.address
 
-    def fill(self, segments: Sequence[Segment], has_tiles: bool) -> Tasks:
-        """Write the records: those of few tokens first. CudaMemoryError without room.
-
-        Without ``has_tiles`` all are attended token by token.
-        """
+    def fill(self, segments: Sequence[Segment]) -> Tasks:
+        """Write the records: those of few tokens first. CudaMemoryError without room."""
         tables = [s.cache.card_addresses(s.position + s.num_tokens) for s in segments]
         if (num_pages := sum(map(len, tables))) > self._num_pages:
             self._make_room(2 * num_pages)
         rows = np.cumsum([0, *(segment.num_tokens for segment in segments)])
-        few = [not has_tiles or s.num_tokens <= MAX_DECODE_TOKENS for s in segments]
+        few = [segment.num_tokens <= MAX_DECODE_TOKENS for segment in segments]
         order = sorted(range(len(segments)), key=lambda i: not few[i])
         num_splits = [_num_token_splits(segments[i]) if few[i] else 0 for i in order]
         partials = self._room_for(sum(num_splits), sum(segments[i].num_tokens for i in order))
