@@ -8,10 +8,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # As the command line does.
 
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 
 from workload import Context, Workload, measure, read_workload, report
 
+from edgellama import __version__
 from edgellama.engine.engine import Engine
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.text.tokenizer import load_tokenizer
@@ -29,7 +29,7 @@ def run(work: Workload) -> None:
 
             speeds = measure(work, tokenizer.vocab_size, Context(append, cache.truncate))
             description = (
-                f"version {version('edgellama')}, tier {engine.tier.name}, "
+                f"version {__version__}, tier {engine.tier.name}, "
                 f"Python {platform.python_version()}"
             )
     report(speeds, description)

@@ -25,6 +25,7 @@ from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.machinery import Machinery, checked_num_threads
+from edgellama.engine.memory import return_free_heap
 from edgellama.engine.model_identity import model_identity
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import PagePool
@@ -133,6 +134,7 @@ class Engine(TextEngine):
                 raise
         if hooks:
             self.hooks = tuple(hooks)
+        return_free_heap()
 
     def _use_cards(
         self, attention: AttentionChoice, cache_limit: int, progress: Progress | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import sys
 
@@ -47,6 +48,14 @@ def reserve(num_bytes: int, *, is_for_all: bool = False) -> npt.NDArray[np.uint8
 def reserve_floats(num_rows: int, num_columns: int) -> npt.NDArray[np.float32]:
     """Reserved memory as f32 rows."""
     return reserve(num_rows * num_columns * 4).view(np.float32).reshape(num_rows, num_columns)
+
+
+def return_free_heap() -> None:
+    """Give pages back to the system that the C library keeps of what was freed, where it can."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # Not in every C library.
+        if trim is not None:
+            trim(0)
 
 
 def round_up(number: int, multiple: int) -> int:

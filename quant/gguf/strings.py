@@ -21,6 +21,8 @@ WINDOW_BYTES = 65536
 # With fewer strings than these in an array or a window, the plain loop costs no more.
 MIN_STRINGS_FOR_WINDOWS = 8192
 MIN_STRINGS_PER_WINDOW = 1024
+ENDS = "I"
+"""The type of places in a header, which is never as long as 32 bits can tell."""
 HASH_FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)
 """Large odd numbers for the last 8 bytes of a string, the 8 before, the first 8, and its length."""
 
@@ -82,7 +84,7 @@ class RawStrings(Sequence[bytes]):
     @classmethod
     def of(cls, strings: Sequence[bytes]) -> RawStrings:
         """Strings of a list, as a file would hold them."""
-        ends = array("q", accumulate(PREFIX_BYTES + len(item) for item in strings))
+        ends = array(ENDS, accumulate(PREFIX_BYTES + len(item) for item in strings))
         pieces = (len(item).to_bytes(PREFIX_BYTES, "little") + item for item in strings)
         return cls(b"".join(pieces), ends)
 
@@ -99,7 +101,7 @@ class RawStrings(Sequence[bytes]):
             return np.empty(0, np.uint64)
         shape = (len(self._raw) - PREFIX_BYTES + 1,)
         word_at = np.ndarray(shape, "<u8", self._raw, strides=(1,))
-        ends = np.frombuffer(self._ends, np.int64)
+        ends = np.frombuffer(self._ends, ENDS).astype(np.int64)
         lengths = np.diff(ends, prepend=0) - PREFIX_BYTES
         last, before, first, length = (np.uint64(factor) for factor in HASH_FACTORS)
         words = word_at[ends - PREFIX_BYTES] >> _unused_bits(lengths)
@@ -148,7 +150,7 @@ def string_ends(view: memoryview, count: int) -> array[int]:
 
     Fewer than ``count`` if the next string would run past the end of ``view``.
     """
-    ends = array("q")
+    ends = array(ENDS)
     num_to_walk = MIN_STRINGS_PER_WINDOW
     while len(ends) < count:
         start = ends[-1] if ends else 0
@@ -157,7 +159,7 @@ def string_ends(view: memoryview, count: int) -> array[int]:
             window = np.frombuffer(view[start : start + WINDOW_BYTES], np.uint8)
             found = _leading_ends(window)[:num_left]
             if len(found) >= MIN_STRINGS_PER_WINDOW:
-                ends.frombytes((found + start).tobytes())
+                ends.frombytes((found + start).astype(ENDS).tobytes())
                 num_to_walk = MIN_STRINGS_PER_WINDOW
                 continue
         num_walked = min(num_left, num_to_walk)

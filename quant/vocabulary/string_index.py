@@ -9,19 +9,23 @@ import numpy as np
 
 from edgellama.quant.gguf.strings import RawStrings, string_hash
 
+HASH_SHIFT = 32
+"""The upper half of a hash tells strings apart well enough: whatever is found is compared."""
+
 
 class StringIndex:
-    """Finds strings by their sorted hashes: 12 bytes each, where a dict takes 148."""
+    """Finds strings by their sorted hashes: 8 bytes each, where a dict takes 148."""
 
     def __init__(self, strings: Sequence[bytes]) -> None:
-        hashes = (strings if isinstance(strings, RawStrings) else RawStrings.of(strings)).hashes()
+        raw = strings if isinstance(strings, RawStrings) else RawStrings.of(strings)
+        hashes = (raw.hashes() >> np.uint64(HASH_SHIFT)).astype(np.uint32)
         order = np.argsort(hashes)
         self._strings = strings
         self._hashes, self._places = hashes[order].data, order.astype(np.int32).data
 
     def places(self, string: bytes) -> Iterator[int]:
         """Where it stands, the last place first."""
-        wanted = string_hash(string)
+        wanted = string_hash(string) >> HASH_SHIFT
         index = end = bisect_right(self._hashes, wanted)
         while index > 0 and self._hashes[index - 1] == wanted:
             index -= 1
