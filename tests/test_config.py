@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama.engine.step_sizes import step_tokens
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.model_config import ModelConfig, RopeConfig
@@ -49,6 +50,12 @@ def test_defaults() -> None:
     assert (config.head_count_kv, config.head_size, config.vocab_size) == (4, 32, 1000)
     assert config.rope == RopeConfig(32, 10000.0, original_context_length=2048)
     assert (config.query_length, config.key_length) == (128, 128)
+
+
+def test_narrow_models_take_shorter_steps() -> None:
+    """Below a width of 1024 a step has 256 tokens, from there on 512."""
+    widths = (960, 1024)
+    assert [step_tokens(config_of(embedding_length=width)) for width in widths] == [256, 512]
 
 
 def test_real_file(tmp_path: Path) -> None:

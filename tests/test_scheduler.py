@@ -61,7 +61,7 @@ def test_alone_a_prompt_takes_whole_steps(engine: Engine) -> None:
     engine.forward(prompt(1300), cache)
     for token in range(3):
         engine.forward([token], cache)
-    assert recorder.steps == [[512], [512], [276], [1]]
+    assert recorder.steps == [*[[256]] * 5, [20], [1]]
     assert cache.length == 1303
 
 

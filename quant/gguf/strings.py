@@ -21,6 +21,7 @@ WINDOW_BYTES = 65536
 # With fewer strings than these in an array or a window, the plain loop costs no more.
 MIN_STRINGS_FOR_WINDOWS = 8192
 MIN_STRINGS_PER_WINDOW = 1024
+MAX_SHORT_LENGTH = 256
 ENDS = "I"
 """The type of places in a header, which is never as long as 32 bits can tell."""
 HASH_FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)
@@ -99,16 +100,16 @@ class RawStrings(Sequence[bytes]):
         """
         if not self._ends:
             return np.empty(0, np.uint64)
-        shape = (len(self._raw) - PREFIX_BYTES + 1,)
-        word_at = np.ndarray(shape, "<u8", self._raw, strides=(1,))
+        word_at = _words_at(self._raw, len(self._raw) - PREFIX_BYTES + 1)
         ends = np.frombuffer(self._ends, ENDS).astype(np.int64)
         lengths = np.diff(ends, prepend=0) - PREFIX_BYTES
         last, before, first, length = (np.uint64(factor) for factor in HASH_FACTORS)
         words = word_at[ends - PREFIX_BYTES] >> _unused_bits(lengths)
         hashes = words * last + lengths.astype(np.uint64) * length
-        words = word_at[np.maximum(ends - 2 * PREFIX_BYTES, 0)]
-        hashes += (words >> _unused_bits(lengths - PREFIX_BYTES)) * before
-        long = np.flatnonzero(lengths > 2 * PREFIX_BYTES)
+        long = np.flatnonzero(lengths > PREFIX_BYTES)
+        words = word_at[ends[long] - 2 * PREFIX_BYTES]
+        hashes[long] += (words >> _unused_bits(lengths[long] - PREFIX_BYTES)) * before
+        long = long[lengths[long] > 2 * PREFIX_BYTES]
         hashes[long] += word_at[ends[long] - lengths[long]] * first
         return hashes
 
@@ -128,6 +129,11 @@ class RawStrings(Sequence[bytes]):
         for end in self._ends:
             yield raw[start:end]
             start = end + PREFIX_BYTES
+
+
+def _words_at(data: bytes | NDArray[np.uint8], num_places: int) -> NDArray[np.uint64]:
+    """The eight bytes from each of the first places on, as a number."""
+    return np.ndarray((num_places,), "<u8", data, strides=(1,))
 
 
 def _unused_bits(lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -173,18 +179,13 @@ def string_ends(view: memoryview, count: int) -> array[int]:
 def _leading_ends(window: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Ends of the first strings of ``window``, as far as NumPy can prove them; perhaps none.
 
-    Lengths below 256 have seven zero bytes after the first. Every place that looks so is
-    taken for a length, and those count that form a chain from the first byte: each string
-    ends where the next length starts.
+    Every place with a number below 256 is taken for a length, and those count that form a chain
+    from the first byte: each string ends where the next length starts.
     """
     num_places = len(window) - PREFIX_BYTES + 1
     if num_places < 1:
         return np.empty(0, np.int64)
-    is_zero = window == 0
-    is_length = is_zero[1 : 1 + num_places].copy()
-    for byte in range(2, PREFIX_BYTES):
-        is_length &= is_zero[byte : byte + num_places]
-    starts = np.flatnonzero(is_length)
+    starts = np.flatnonzero(_words_at(window, num_places) < MAX_SHORT_LENGTH)
     if len(starts) == 0 or starts[0] != 0:
         return np.empty(0, np.int64)
     ends = starts + (window[starts].astype(np.int64) + PREFIX_BYTES)
