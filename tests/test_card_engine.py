@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import naive_card
 import numpy as np
@@ -25,6 +26,7 @@ from edgellama.engine.card.pages import CardPages
 from edgellama.engine.engine import Engine
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.saved_cache import load_cache, save_cache
+from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.errors import CudaError, CudaLostError, GenerationCancelled
 from edgellama.quant.gguf.file import GGUFFile
 
@@ -272,6 +274,7 @@ def measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return 100
 
     monkeypatch.setattr(placement, "SHORTEST_AUTO", 64)
+    monkeypatch.setattr(placement, "CACHED_S", 60.0)
     monkeypatch.setattr(late_placement, "SHORTEST_AUTO", 64)
     monkeypatch.setattr(calibration, "folder_to_fill", lambda name: tmp_path)
     monkeypatch.setattr(calibration, "crossing", crossing)
@@ -288,6 +291,29 @@ def test_auto(fake: FakeCuda, path: Path, measured: list[int]) -> None:
                 np.testing.assert_allclose(engine.forward(part, cache), logits, rtol=0, atol=0.02)
                 assert is_on_card(cache) == (cache.length > 128)
     assert measured == [100]
+
+
+def test_kernels_are_compiled_while_texts_go_on(
+    fake: FakeCuda, path: Path, measured: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for the card's compiler: the text stays here, and a later one goes there."""
+    is_compiled = threading.Event()
+
+    def compiled(*arguments: Any) -> dict[Kernel, str]:
+        assert is_compiled.wait(60)
+        return naive_card.stub_ptx(*arguments)
+
+    monkeypatch.setattr(card_device, "ptx_of", compiled)
+    monkeypatch.setattr(placement, "CACHED_S", 0.01)
+    with engine_on(path, AttentionChoice("auto")) as engine:
+        first, second = engine.new_cache(), engine.new_cache()
+        engine.forward(TOKENS, first)
+        assert not is_on_card(first)
+        is_compiled.set()
+        for worker in engine.card_placement._workers.values():
+            worker.join()
+        engine.forward(TOKENS, second)
+        assert is_on_card(second)
 
 
 def test_a_card_that_is_wrong(fake: FakeCuda, path: Path, measured: list[int]) -> None:

@@ -7,6 +7,7 @@ it holds where the card's memory is full, and with nothing where the card is los
 from __future__ import annotations
 
 import logging
+import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,6 +29,8 @@ from edgellama.quant.errors import (
     CudaError,
     CudaLostError,
     CudaMemoryError,
+    EdgellamaError,
+    InvalidOptionError,
     UnsupportedModelError,
 )
 
@@ -39,6 +42,8 @@ logger = logging.getLogger("edgellama.llama")
 
 LAYER_SHARES = 8
 """Layers go to the card in so many shares: each number of them needs programs of its own."""
+CACHED_S = 0.1
+"""Kernels that are in the cache are there sooner."""
 GROWTH, SHORTEST_GROWTH = 4, 4096
 """A sequence that comes to the card should find room to grow to so many times its length, or to
 that of a short one."""
@@ -65,10 +70,11 @@ class CardPlacement:
         self._config, self._cache_limit, self._open_device = config, cache_limit, open_device
         self.device: CardDevice | None = None
         self._pools: dict[CardLayout, PagePool] = {}
+        self._workers: dict[KVTypes, threading.Thread] = {}
         self._thresholds: dict[KVTypes, int | None] = {}
         self._staying: weakref.WeakSet[KVCache] = weakref.WeakSet()
         self._said: set[str] = set()
-        self.obstacle: CudaError | UnsupportedModelError | None = None
+        self.obstacle: EdgellamaError | None = None
         """Why the card is not used, or not any more."""
 
     @property
@@ -85,11 +91,12 @@ class CardPlacement:
         if self.device is None and self.obstacle is None:
             try:
                 self.device = self._open_device(self._choice)
-            except CudaError as error:
+            except (CudaError, InvalidOptionError) as error:
                 if self._choice.mode == "cuda":
                     raise
                 self.obstacle = error
-                logger.debug("attention stays on the CPU: %s", error)
+                level = logging.DEBUG if isinstance(error, CudaError) else logging.WARNING
+                logger.log(level, "attention stays on the CPU: %s", error)
         return None if self.obstacle else self.device
 
     def prepare(self, whole: PageLayout, progress: Progress | None = None) -> None:
@@ -135,7 +142,7 @@ class CardPlacement:
         cache.move_to(cache.home, copy)
         self._stay(cache, error)
 
-    def fail(self, error: CudaError | UnsupportedModelError) -> None:
+    def fail(self, error: EdgellamaError) -> None:
         """Use the card no more: what lies there is lost."""
         if self.obstacle is None:
             self.obstacle = error
@@ -158,9 +165,27 @@ class CardPlacement:
             return True
         types = cache.layout.types
         if types not in self._thresholds:
+            if not self._is_prepared(cache.home.maker.host_layout):
+                return False
             self._thresholds[types] = self._measure(device, types)
         threshold = self._thresholds[types]
         return threshold is not None and num_tokens > threshold
+
+    def _is_prepared(self, whole: PageLayout) -> bool:
+        """Whether the kernels are ready; if not they become so while texts go on on the CPU."""
+        worker = self._workers.get(whole.types)
+        if worker is None:
+            worker = threading.Thread(target=self._prepare_alone, args=(whole,), daemon=True)
+            self._workers[whole.types] = worker
+            worker.start()
+            worker.join(CACHED_S)
+        return not worker.is_alive()
+
+    def _prepare_alone(self, whole: PageLayout) -> None:
+        try:
+            self.prepare(whole)
+        except EdgellamaError as error:
+            self.fail(error)
 
     def _move(self, device: CardDevice, cache: KVCache, num_tokens: int) -> None:
         whole = cache.home.maker.host_layout
