@@ -34,6 +34,7 @@ from random_model import write_model
 from edgellama.cuda.cards import Card, choose_card
 from edgellama.cuda.driver import Driver, version_text
 from edgellama.engine.card.choice import ON_CPU, AttentionChoice
+from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.step_timer import StepTimer
 from edgellama.kernels_cpu.signatures import CACHE_TYPES
 from edgellama.measure.model_presets import MODEL_PRESETS
@@ -177,7 +178,8 @@ def bus(path: str, options: argparse.Namespace) -> Iterator[Row]:
 
 def end(path: str, options: argparse.Namespace) -> Iterator[Row]:
     """A whole token's time, and a whole step of a prompt, on both."""
-    name = Path(path).stem
+    name, switch = Path(path).stem, switching_depth(path)
+    yield {"part": "end", "switching_depth": switch, "is_met": None}
     for depth in options.depths:
         found: dict[str, dict[str, float]] = {}
         for choice in (ON_CPU, ON_CARD):
@@ -186,11 +188,21 @@ def end(path: str, options: argparse.Namespace) -> Iterator[Row]:
         for kind in ("decode", "prefill"):
             times = found["cpu"][kind], found["cuda"][kind]
             gain = times[0] / times[1]
-            goal = GOALS.get((name, depth)) if kind == "decode" else None
+            goal = None
+            if kind == "decode" and switch is not None and depth >= switch:
+                goal = GOALS.get((name, depth), 1.0)
             yield {"part": "end", "model": name, "depth": depth, "step": kind,
                    "cpu_milliseconds": 1e3 * times[0], "card_milliseconds": 1e3 * times[1],
                    "gain": gain, "goal": goal,
                    "is_met": None if goal is None else gain >= goal}  # fmt: skip
+
+
+def switching_depth(path: str) -> int | None:
+    """From how many tokens on a text is attended on the card by itself; None for never."""
+    with opened(path, ON_CARD, "f16") as model:
+        placement = model.engine.card_placement
+        assert placement is not None
+        return placement._measure(model.device, KVTypes.of("f16"))
 
 
 def step_seconds(

@@ -24,6 +24,7 @@ from server_harness import running_server
 from edgellama import Llama, predict_footprint
 from edgellama.cli.application import root
 from edgellama.cuda.driver import Driver
+from edgellama.engine.card import calibration
 from edgellama.engine.card import device as card_device
 from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.errors import CacheError, CudaError, KernelError
@@ -254,9 +255,14 @@ def test_predictions_are_what_is_taken(fake: FakeCuda, model: Path) -> None:
 
 
 def test_the_benchmark_measures_everything(
-    fake: FakeCuda, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    fake: FakeCuda,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Every part runs, here over a double whose times mean nothing, and texts are the same."""
+    monkeypatch.setattr(calibration, "folder_to_fill", lambda _: tmp_path)
     output = tmp_path / "card.json"
     arguments = ["--models", str(model), "--depths", "256", "--prompt", "20", "--rounds", "2",
                  "--kv", "f16", "--check-tokens", "40", "--check-steps", "3",

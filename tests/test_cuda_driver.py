@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from edgellama.cuda import cards
 from edgellama.cuda.context import Context
-from edgellama.cuda.driver import FUNCTIONS, OUT_OF_MEMORY, Driver
+from edgellama.cuda.driver import FUNCTIONS, NO_CARD, NO_DEVICE, OUT_OF_MEMORY, Driver
 from edgellama.cuda.machine import describe_cards
 from edgellama.cuda.memory import CardMemory, MappedMemory, RegisteredMemory
 from edgellama.cuda.modules import Module
@@ -84,7 +84,7 @@ def test_the_machine_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
         describe_cards()
     )
     fake.cards = ()
-    assert list(describe_cards())[1:] == [("card", f"none: {cards.NO_CARD}")]
+    assert list(describe_cards())[1:] == [("card", f"none: {NO_CARD}")]
     monkeypatch.undo()
     monkeypatch.setattr("edgellama.cuda.driver.LIBRARIES", {})
     assert list(describe_cards()) == [
@@ -107,6 +107,17 @@ def test_an_old_driver_is_refused() -> None:
         Driver(FakeCuda(version=10020))
     with pytest.raises(CudaError, match="no function cuMemHostGetDevicePointer_v2"):
         Driver(FakeCuda(missing=["cuMemHostGetDevicePointer"]))
+
+
+def test_hidden_cards_are_no_failure_of_the_driver() -> None:
+    """A driver that starts for no card says the same as one that shows none."""
+    fake = FakeCuda()
+    fake.fail("cuInit", NO_DEVICE)
+    with pytest.raises(CudaError, match="the NVIDIA driver shows no card"):
+        Driver(fake)
+    fake.fail("cuInit", UNKNOWN)
+    with pytest.raises(CudaLostError, match="cuInit: error 999"):
+        Driver(fake)
 
 
 def test_no_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgellama.cuda.driver import Driver
+from edgellama.cuda.driver import NO_CARD, Driver
 from edgellama.quant.errors import CudaError, InvalidOptionError
 
 MIN_CAPABILITY = (7, 5)
@@ -19,7 +19,6 @@ MULTIPROCESSORS, TIME_LIMIT, MAPS_HOST_MEMORY, COMPUTE_MODE = 16, 17, 19, 20
 CLOCK_KHZ, MEMORY_CLOCK_KHZ, MEMORY_BUS_BITS = 13, 36, 37
 CAPABILITY_MAJOR, CAPABILITY_MINOR, MAX_SHARED_BYTES = 75, 76, 97
 """Attributes of a device, by the driver's numbers."""
-NO_CARD = "the NVIDIA driver shows no card (CUDA_VISIBLE_DEVICES may hide some)"
 PROHIBITED = 2
 """The compute mode in which nobody may use a card."""
 

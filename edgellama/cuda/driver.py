@@ -27,13 +27,15 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 MIN_DRIVER_VERSION = 11000
 """CUDA 11.0: the first whose compiler takes our code for all cards."""
 
-SUCCESS, OUT_OF_MEMORY, NOT_READY = 0, 2, 600
+SUCCESS, OUT_OF_MEMORY, NO_DEVICE, NOT_READY = 0, 2, 100, 600
 LOST = frozenset(
     # Deinitialized, unavailable, uncorrectable memory or link, contained, illegal address, time
     # limit of the display, destroyed context, assertion, faults of a kernel, unknown.
     (4, 46, 214, 220, 226, 700, 702, 709, 710, 714, 715, 716, 717, 718, 719, 721, 810, 911, 999)
 )
 """Codes after which a process's context on the card answers nothing any more."""
+
+NO_CARD = "the NVIDIA driver shows no card (CUDA_VISIBLE_DEVICES may hide some)"
 
 _HANDLE, _ADDRESS = c_void_p, c_uint64
 _HANDLE_OUT, _ADDRESS_OUT, _INT_OUT = POINTER(c_void_p), POINTER(c_uint64), POINTER(c_int)
@@ -116,7 +118,11 @@ class Driver:
                 f"{version_text(MIN_DRIVER_VERSION)} or later (install a newer driver)"
             )
         self._functions = {name: _function(library, name) for name in FUNCTIONS}
-        self.call("cuInit", 0)
+        code = self.result("cuInit", 0)
+        if code == NO_DEVICE:
+            raise CudaError(NO_CARD, code=code)
+        if code != SUCCESS:
+            raise self.error(code, "cuInit")
 
     @classmethod
     def load(cls) -> Driver:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgellama.cuda.cards import NO_CARD, Card, list_cards
+from edgellama.cuda.cards import Card, list_cards
 from edgellama.cuda.context import Context
-from edgellama.cuda.driver import Driver, version_text
+from edgellama.cuda.driver import NO_CARD, Driver, version_text
 from edgellama.quant.errors import CudaError
 
 GB = 1e9
