@@ -8,11 +8,18 @@ import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
+from reference.tiny_models import TinyLlama
+
 from edgellama.cluster.local_stage import LocalStage
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
 from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.engine.engine import Engine
 from edgellama.quant.gguf.file import GGUFFile
+
+MODEL = TinyLlama(layers=4, context_length=1500)
+TOKENS = np.random.default_rng(0).integers(0, 288, 700).tolist()
 
 
 class MortalStage(LocalStage):
@@ -79,3 +86,12 @@ def often(seed: int, share: float) -> Callable[[], bool]:
     """Dice that say yes in this share of all cases."""
     dice = random.Random(seed)
     return lambda: dice.random() < share
+
+
+def logits_of(engine: Engine, sizes: list[int]) -> np.ndarray:
+    """The last logits of each of several pieces of a text, of which the rest follows by ones."""
+    cache, found = engine.new_cache(), []
+    for size in sizes:
+        tokens = TOKENS[cache.length : cache.length + size]
+        found.append(engine.forward(tokens, cache))
+    return np.concatenate(found)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import pytest
 from cluster.stage_harness import MortalStage, often, spread
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage_call import Answer, StageCall
@@ -27,6 +25,8 @@ from edgellama.quant.gguf.file import GGUFFile
 from edgellama.sampling.chance import GivenChance, SeededChance
 from edgellama.sampling.options import CHAT_SAMPLING, SamplingOptions
 from edgellama.text.tokenizer import load_tokenizer
+
+pytest_plugins = ["cluster.stage_fixtures"]
 
 PROMPT = np.random.default_rng(1).integers(0, 288, 40).tolist()
 ORDERED: dict[str, Any] = {
@@ -51,21 +51,6 @@ UNORDERED: dict[str, Any] = {
     "sampler": {"sampler": lambda logits, tokens: int(np.argsort(logits)[-2])},
     "regex": {"temperature": 1, "seed": 1, "regex": "[a-z ]+"},
 }
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GGUFFile]:
-    """A tiny model of four layers."""
-    model = TinyLlama(layers=4, context_length=1500)
-    with GGUFFile(write_tiny_llama(tmp_path_factory.mktemp("orders") / "tiny.gguf", model)) as file:
-        yield file
-
-
-@pytest.fixture(scope="module")
-def exact(file: GGUFFile) -> Iterator[Engine]:
-    """The same model in one process."""
-    with Engine(file, num_threads=1, exact=True) as engine:
-        yield engine
 
 
 def watched(engine: SpreadEngine) -> list[tuple[StageCall, Answer]]:

@@ -1,15 +1,13 @@
-"""Stages and their driver: the bits of one process, whatever is lost on the way."""
+"""Stages and their driver: the bits of one process, for every model and every wish."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cluster.stage_harness import MortalStage, often, spread
+from cluster.stage_harness import TOKENS, MortalStage, logits_of, spread
 from hypothesis import given
 from hypothesis import strategies as st
 from reference.tiny_models import TinyLlama, write_tiny_llama
@@ -20,52 +18,18 @@ from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.hooks import RowHook
 from edgellama.engine.model_identity import model_identity
-from edgellama.generation.batch import Batch
 from edgellama.generation.session import Session
-from edgellama.generation.text_request import prompt_request
 from edgellama.quant.errors import (
     ContextLengthError,
     EdgellamaError,
     GenerationCancelled,
     InvalidOptionError,
     ModelFileError,
-    StageLostError,
 )
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.text.tokenizer import load_tokenizer
 
-MODEL = TinyLlama(layers=4, context_length=1500)
-TOKENS = np.random.default_rng(0).integers(0, 288, 700).tolist()
-
-
-@pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GGUFFile]:
-    """A tiny model of four layers."""
-    with GGUFFile(write_tiny_llama(tmp_path_factory.mktemp("stages") / "tiny.gguf", MODEL)) as file:
-        yield file
-
-
-@pytest.fixture(scope="module", params=[True, False], ids=["exact", "fast"])
-def whole(request: pytest.FixtureRequest, file: GGUFFile) -> Iterator[tuple[Engine, bool]]:
-    """The same model in one process, and whether it is exact."""
-    with Engine(file, num_threads=1, exact=request.param) as engine:
-        yield engine, request.param
-
-
-@pytest.fixture(scope="module")
-def exact(file: GGUFFile) -> Iterator[Engine]:
-    """The same model in one process, with the same bits in any step."""
-    with Engine(file, num_threads=1, exact=True) as engine:
-        yield engine
-
-
-def logits_of(engine: Engine, sizes: list[int]) -> np.ndarray:
-    """The last logits of each of several pieces of a text, of which the rest follows by ones."""
-    cache, found = engine.new_cache(), []
-    for size in sizes:
-        tokens = TOKENS[cache.length : cache.length + size]
-        found.append(engine.forward(tokens, cache))
-    return np.concatenate(found)
+pytest_plugins = ["cluster.stage_fixtures"]
 
 
 @pytest.mark.parametrize("num_stages", [1, 2, 3])
@@ -96,28 +60,6 @@ def test_every_wish_for_logits_is_met(
         ]
     assert found[0].shape == found[1].shape
     np.testing.assert_array_equal(*found)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_lost_stages_change_no_bit(file: GGUFFile, exact: Engine, seed: int) -> None:
-    """A stage that dies in any moment comes back empty, and an exact text is what it was."""
-    sizes = [300, *[1] * 25, 150, *[1] * 15]
-    with spread(file, 3, is_dying=often(seed, 0.02)) as spread_engine:
-        np.testing.assert_array_equal(logits_of(spread_engine, sizes), logits_of(exact, sizes))
-        assert sum(stage.num_deaths for stage in spread_engine.stages) > 2
-
-
-def test_a_prompt_that_is_computed_again_has_its_bits(
-    file: GGUFFile, whole: tuple[Engine, bool]
-) -> None:
-    """Without the exact kernels, too, since it is cut at the same places."""
-    engine, is_exact = whole
-    deaths = iter([False] * 7 + [True] + [False] * 1000)
-    with spread(file, 2, exact=is_exact, is_dying=lambda: next(deaths)) as spread_engine:
-        np.testing.assert_array_equal(
-            logits_of(spread_engine, [700, 1]), logits_of(engine, [700, 1])
-        )
-        assert [stage.num_deaths for stage in spread_engine.stages] != [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -165,23 +107,6 @@ def test_texts_are_those_of_one_process(file: GGUFFile, whole: tuple[Engine, boo
     assert found[0][:2] == found[1][:2]
 
 
-def test_a_batch_over_dying_stages_loses_nothing(file: GGUFFile, exact: Engine) -> None:
-    """Several sequences are in flight, stages die, and every text is that of one process."""
-    tokenizer = load_tokenizer(file.metadata, file.path)
-    dice = random.Random(3)
-    prompts = [dice.choices(range(288), k=dice.randrange(1, 300)) for _ in range(9)]
-    options = {"max_tokens": 10, "temperature": 1.0, "seed": 1}
-
-    def texts(each: Engine, width: int) -> dict[int, tuple[int, ...]]:
-        requests = [lambda p=p: prompt_request(tokenizer, p, options) for p in prompts]
-        batch = Batch(each, tokenizer, requests, width=width, context_length=600)
-        return {result.index: result.tokens for result in batch}
-
-    with spread(file, 2, is_dying=often(5, 0.012)) as spread_engine:
-        assert texts(spread_engine, 5) == texts(exact, 1)
-        assert sum(stage.num_deaths for stage in spread_engine.stages) > 1
-
-
 def test_chunks_go_on_while_others_are_computed(file: GGUFFile) -> None:
     """The first stage has the second chunk before the last stage has the first one's answer."""
     with spread(file, 2) as engine:
@@ -207,97 +132,6 @@ def test_steps_are_idempotent_by_position(file: GGUFFile) -> None:
         stage.forget(1)
         with pytest.raises(EdgellamaError, match="only 0 tokens"):
             stage.step(1, 41, [4])
-
-
-def test_a_memory_limit_forgets_the_longest_unused(file: GGUFFile) -> None:
-    """Idle sequences make room; what does not fit alone is refused in one line."""
-    with Stage(file, range(2), num_threads=1) as stage:
-        stage.step(0, 0, [1])
-        page_bytes = stage._caches[0].num_bytes
-    with Stage(file, range(2), num_threads=1, memory_limit=2 * page_bytes) as stage:
-        for sequence in (1, 2):
-            stage.step(sequence, 0, [1, 2])
-        stage.step(1, 2, [3])
-        stage.step(3, 0, [1])
-        assert [stage.num_held(sequence) for sequence in (1, 2, 3)] == [3, 0, 1]
-        with pytest.raises(EdgellamaError, match="layers 0 to 1: keys and values would take"):
-            stage.step(4, 0, TOKENS[:300])
-    with pytest.raises(InvalidOptionError, match="memory_limit is 0"):
-        Stage(file, range(2), memory_limit=0)
-
-
-def test_sequences_over_the_memory_take_turns(file: GGUFFile, whole: tuple[Engine, bool]) -> None:
-    """What a stage has forgotten for others is computed again; nobody sees it in a text."""
-    engine, is_exact = whole
-    with Stage(file, range(2), num_threads=1) as stage:
-        stage.step(0, 0, [1])
-        page_bytes = stage._caches[0].num_bytes
-    with spread(file, 2, exact=is_exact, memory_limit=page_bytes) as spread_engine:
-        caches = [each.new_cache() for each in (engine, engine, spread_engine, spread_engine)]
-        for size in (20, 1):
-            for number in (0, 1):
-                tokens = TOKENS[number : number + size]
-                found = [e.forward(tokens, caches[number + 2 * i])
-                         for i, e in enumerate((engine, spread_engine))]  # fmt: skip
-                np.testing.assert_array_equal(*found)
-        with pytest.raises(EdgellamaError, match="allowed here are"):
-            spread_engine.forward(TOKENS[:200], spread_engine.new_cache())
-        spread_engine.forward(TOKENS[:20], spread_engine.new_cache())
-
-
-def test_a_stage_that_stays_away_is_an_error(file: GGUFFile) -> None:
-    """Patience ends with the name of the stage and its reason; the next text tries again."""
-    is_down = [True]
-    with spread(file, 2, is_dying=lambda: is_down[0], patience_s=0.1) as engine:
-        cache = engine.new_cache()
-        with pytest.raises(StageLostError, match=r"layers 0 to 1 .* 0.1 s: the cable was pulled"):
-            engine.forward(TOKENS[:5], cache)
-        is_down[0] = False
-        assert engine.forward(TOKENS[:5], cache).shape == (1, 288)
-
-
-def test_who_waits_for_a_lost_stage_may_give_up(file: GGUFFile) -> None:
-    """A text is cancelled while its stage stays away, and ends long before patience does."""
-    cancel, tries = CancelToken(), []
-
-    def away() -> Stage:
-        tries.append(1)
-        if len(tries) == 3:
-            cancel.cancel()
-        raise ConnectionError("no route")
-
-    is_down = [False]
-    with spread(file, 2, is_dying=lambda: is_down[0], patience_s=600) as engine:
-        stage, is_down[0] = engine.stages[0], True
-        make, stage._make_stage = stage._make_stage, away  # type: ignore[attr-defined]
-        cache = engine.new_cache()
-        with pytest.raises(GenerationCancelled):
-            engine.forward(TOKENS[:5], cache, cancelled=cancel)
-        assert len(tries) == 3
-        is_down[0], stage._make_stage = False, make  # type: ignore[attr-defined]
-        stage.revive()
-        assert engine.forward(TOKENS[:5], cache).shape == (1, 288)
-
-
-def test_a_stage_that_finds_another_file_is_an_error_at_once(file: GGUFFile) -> None:
-    """Waiting would not help; the next text tries again."""
-    is_down, is_wrong = [True], [True]
-    with spread(file, 2, is_dying=lambda: is_down[0], patience_s=60) as engine:
-        stage, cache = engine.stages[0], engine.new_cache()
-        assert isinstance(stage, MortalStage)
-        make = stage._make_stage
-
-        def made() -> Stage:
-            if is_wrong[0]:
-                raise ModelFileError("tiny.gguf: another model than the driver's")
-            return make()
-
-        stage._make_stage = made
-        with pytest.raises(StageLostError, match=r"cannot come back: tiny.gguf: another model"):
-            engine.forward(TOKENS[:5], cache)
-        is_down[0] = is_wrong[0] = False
-        stage.revive()
-        assert engine.forward(TOKENS[:5], cache).shape == (1, 288)
 
 
 def test_a_cancelled_prompt_can_be_asked_for_again(
@@ -346,19 +180,6 @@ def test_what_is_wrong_is_said(file: GGUFFile) -> None:
             engine.low_priority = True
         with pytest.raises(InvalidOptionError, match="token ids"):
             engine.forward([288], engine.new_cache())
-
-
-def test_closed_sequences_are_forgotten_by_all_stages(file: GGUFFile) -> None:
-    """The next step tells stages what they need not hold any more."""
-    with spread(file, 2) as engine:
-        cache = engine.new_cache()
-        engine.forward(TOKENS[:5], cache)
-        number = cache.number
-        stages = [stage._stage for stage in engine.stages]
-        assert [stage.num_held(number) for stage in stages] == [5, 5]
-        cache.close()
-        engine.forward([1], engine.new_cache())
-        assert [stage.num_held(number) for stage in stages] == [0, 0]
 
 
 @given(st.integers(0, 3000), st.integers(1, 3000), st.integers(1, 512))
