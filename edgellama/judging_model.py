@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
+from edgellama.generation.twins import takes_what
 from edgellama.quant.errors import EdgellamaError
 from edgellama.retrieval_model import RetrievalModel
 
@@ -54,18 +55,17 @@ class JudgingModel(RetrievalModel):
         """
         from edgellama.generation.scoring import Score
 
-        stream = self._score_stream(text, prompt, alternatives, parse_special, adapters)
+        stream = self._score_stream(
+            text,
+            prompt,
+            alternatives=alternatives,
+            parse_special=parse_special,
+            adapters=adapters,
+        )
         return Score.of(stream.wait())
 
-    async def score_async(
-        self,
-        text: str | Sequence[int],
-        prompt: str | Sequence[int] | None = None,
-        *,
-        alternatives: int = 0,
-        parse_special: bool = False,
-        adapters: AdapterScales | None = None,
-    ) -> Score:
+    @takes_what(score)
+    async def score_async(self, *given: Any, **options: Any) -> Score:
         """``score`` for event loops; cancelling the task ends it.
 
         Example:
@@ -79,31 +79,13 @@ class JudgingModel(RetrievalModel):
         from edgellama.generation.async_stream import AsyncStream
         from edgellama.generation.scoring import Score
 
-        return Score.of(
-            await AsyncStream(
-                lambda: self._score_stream(text, prompt, alternatives, parse_special, adapters)
-            ).wait()
-        )
+        return Score.of(await AsyncStream(lambda: self._score_stream(*given, **options)).wait())
 
-    def _score_stream(
-        self,
-        text: str | Sequence[int],
-        prompt: str | Sequence[int] | None,
-        alternatives: int,
-        parse_special: bool,
-        adapters: AdapterScales | None,
-    ) -> Stream:
+    @takes_what(score)
+    def _score_stream(self, *given: Any, **options: Any) -> Stream:
         from edgellama.generation.scoring import score_request
 
-        request = score_request(
-            self.tokenizer,
-            text,
-            prompt,
-            alternatives=alternatives,
-            parse_special=parse_special,
-            adapters=adapters,
-        )
-        return self.session().start(request)
+        return self.session().start(score_request(self.tokenizer, *given, **options))
 
     def classify(
         self,
@@ -142,18 +124,13 @@ class JudgingModel(RetrievalModel):
         """
         from edgellama.generation.scoring import classification
 
-        made = self._classifier(prompt, choices, normalize, parse_special, adapters)
-        return classification(made.choices, list(made.logprobs()), normalize)
+        made = self._classifier(
+            prompt, choices, normalize=normalize, parse_special=parse_special, adapters=adapters
+        )
+        return classification(made, list(made.logprobs()))
 
-    async def classify_async(
-        self,
-        prompt: str | Sequence[int] | Sequence[Mapping[str, object]],
-        choices: Sequence[str],
-        *,
-        normalize: Normalization = "sum",
-        parse_special: bool = False,
-        adapters: AdapterScales | None = None,
-    ) -> Classification:
+    @takes_what(classify)
+    async def classify_async(self, *given: Any, **options: Any) -> Classification:
         """``classify`` for event loops; cancelling the task ends it.
 
         Example:
@@ -166,30 +143,35 @@ class JudgingModel(RetrievalModel):
         from edgellama.generation.async_items import AsyncItems, gathered
         from edgellama.generation.scoring import classification
 
-        items: AsyncItems[tuple[float, int], InOrder[tuple[float, int]]] = AsyncItems(
-            lambda: self._classifier(prompt, choices, normalize, parse_special, adapters).logprobs()
-        )
-        found = await gathered(items, len(choices), None)
-        return classification(choices, found, normalize)
+        made: list[Classifier] = []
+
+        def make() -> InOrder[tuple[float, int]]:
+            made.append(self._classifier(*given, **options))
+            return made[0].logprobs()
+
+        items: AsyncItems[tuple[float, int], InOrder[tuple[float, int]]] = AsyncItems(make)
+        found = await gathered(items)
+        return classification(made[0], found)
 
     def _classifier(
         self,
         prompt: str | Sequence[int] | Sequence[Mapping[str, object]],
         choices: Sequence[str],
-        normalize: Normalization,
-        parse_special: bool,
-        adapters: AdapterScales | None,
+        *,
+        normalize: Normalization = "sum",
+        parse_special: bool = False,
+        adapters: AdapterScales | None = None,
     ) -> Classifier:
         from edgellama.generation.arguments import check_prompt
-        from edgellama.generation.scoring import check_normalization, classifier
+        from edgellama.generation.scoring import classifier
 
         self._check_open()
-        check_normalization(normalize)
         made = classifier(
             self._engine,
             self.tokenizer,
             self._chat_tokens(prompt),
             choices,
+            normalization=normalize,
             parse_special=parse_special,
             adapters=self._engine.adapters.adapter_set(adapters),
             line=self._line,
@@ -250,17 +232,13 @@ class JudgingModel(RetrievalModel):
             >>> with Llama("llama-guard-3-1b.gguf") as llama:  # doctest: +SKIP
             ...     llama.moderate("How do I bake bread?").verdict
         """
-        return next(self._judging(conversation, role, categories, threshold, version))
+        judging = self._judging(
+            conversation, role=role, categories=categories, threshold=threshold, version=version
+        )
+        return next(judging)
 
-    async def moderate_async(
-        self,
-        conversation: str | Sequence[Mapping[str, object]],
-        *,
-        role: str | None = None,
-        categories: Mapping[str, str] | Sequence[str] | None = None,
-        threshold: float = 0.5,
-        version: int | None = None,
-    ) -> Moderation:
+    @takes_what(moderate)
+    async def moderate_async(self, *given: Any, **options: Any) -> Moderation:
         """``moderate`` for event loops; cancelling the task ends what runs.
 
         Example: see ``moderate``.
@@ -268,7 +246,7 @@ class JudgingModel(RetrievalModel):
         from edgellama.generation.async_items import AsyncItems
 
         items: AsyncItems[Moderation, Judging] = AsyncItems(
-            lambda: self._judging(conversation, role, categories, threshold, version)
+            lambda: self._judging(*given, **options)
         )
         async for judged in items:
             return judged
@@ -277,10 +255,11 @@ class JudgingModel(RetrievalModel):
     def _judging(
         self,
         conversation: object,
-        role: object,
-        categories: object,
-        threshold: object,
-        version: int | None,
+        *,
+        role: object = None,
+        categories: object = None,
+        threshold: object = 0.5,
+        version: int | None = None,
     ) -> Judging:
         from edgellama.generation.moderation import Judging, ModerationRequest
         from edgellama.text.chat_template import load_chat_template

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from edgellama.generation.arguments import DEFAULT_WIDTH
 from edgellama.generation.results import Chunk, Generation, Statistics
@@ -20,6 +20,7 @@ from edgellama.generation.text_options import (
     PromptOptions,
     TextOptions,
 )
+from edgellama.generation.twins import takes_what
 from edgellama.judging_model import JudgingModel
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
@@ -262,26 +263,15 @@ class Llama(JudgingModel):
             speculation=self._speculation,
         )
 
-    def generate_batch_async(
-        self,
-        prompts: Iterable[BatchPrompt | None],
-        *,
-        template: str | None = None,
-        width: int = DEFAULT_WIDTH,
-        on_error: OnError | None = None,
-        **options: Unpack[BatchOptions],
-    ) -> AsyncBatch:
+    @takes_what(generate_batch)
+    def generate_batch_async(self, *given: Any, **options: Any) -> AsyncBatch:
         """``generate_batch`` for event loops; what is wrong is raised by the first await.
 
         Example: see AsyncBatch.
         """
         from edgellama.generation.batch import AsyncBatch
 
-        return AsyncBatch(
-            lambda: self.generate_batch(
-                prompts, template=template, width=width, on_error=on_error, **options
-            )
-        )
+        return AsyncBatch(lambda: self.generate_batch(*given, **options))
 
     def chat(
         self,

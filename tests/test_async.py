@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from interrupts import accept_interrupts
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.generation.async_items import AsyncItems
+from edgellama.generation.conversation import Conversation
 from edgellama.generation.results import Generation
 from edgellama.generation.session import Session
 from edgellama.llama import Llama
@@ -358,3 +360,15 @@ def test_ctrl_c_ends_a_loop_and_its_text(path: Path) -> None:
         child.send_signal(signal.SIGINT)
         rest = child.communicate(timeout=TIMEOUT_S)[0].splitlines()
     assert (child.returncode, rest[-1]) == (0, "free 2")
+
+
+@pytest.mark.parametrize("owner", [Llama, Session, Conversation])
+def test_twins_take_what_their_calls_take(owner: type) -> None:
+    """Names, kinds, defaults and types of the arguments are the same."""
+    twins = [name for name in dir(owner) if name.endswith("_async") and not name.startswith("_")]
+    assert len(twins) > 1
+    for name in twins:
+        call, twin = getattr(owner, name.removesuffix("_async")), getattr(owner, name)
+        assert [*inspect.signature(twin).parameters.values()] == [
+            *inspect.signature(call).parameters.values()
+        ]

@@ -160,7 +160,9 @@ class AsyncItems(AsyncIterator[Item], Generic[Item, SourceType]):
 
 
 async def gathered(
-    items: AsyncItems[Item, Any], total: int, progress: Callable[[int, int], None] | None
+    items: AsyncItems[Item, Any],
+    total: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> list[Item]:
     """All items; ``progress`` hears of (done, total). Cancelling the task ends what runs."""
     found = []

@@ -93,11 +93,11 @@ class Classification:
 def score_request(
     tokenizer: Tokenizer,
     text: Prompt,
-    prompt: Prompt | None,
+    prompt: Prompt | None = None,
     *,
-    alternatives: int,
-    parse_special: bool,
-    adapters: AdapterScales | None,
+    alternatives: int = 0,
+    parse_special: bool = False,
+    adapters: AdapterScales | None = None,
 ) -> Request:
     """The request whose ``prompt_logprobs`` are those of a text, behind a prompt if there is one.
 
@@ -146,6 +146,7 @@ class Classifier:
     engine: TextEngine
     tokenizer: Tokenizer
     choices: Sequence[str]
+    normalization: Normalization
     before: Sequence[int]
     texts: Sequence[Sequence[int]]
     adapters: AdapterSet
@@ -187,11 +188,15 @@ def classifier(
     prompt: Prompt,
     choices: Sequence[str],
     *,
+    normalization: Normalization,
     parse_special: bool,
     adapters: AdapterSet,
     line: WaitingLine,
 ) -> Classifier:
     """What scores choices; InvalidOptionError for an empty prompt, and for no choices."""
+    if normalization not in get_args(Normalization):
+        allowed = ", ".join(get_args(Normalization))
+        raise InvalidOptionError(f"normalize is {normalization!r:.80}; allowed: {allowed}")
     is_list = isinstance(choices, (list, tuple))
     if not is_list or not choices or not all(isinstance(c, str) and c for c in choices):
         raise InvalidOptionError(
@@ -203,14 +208,15 @@ def classifier(
     if not before:
         raise InvalidOptionError("the prompt is empty; allowed: at least one token")
     texts = [_joined(tokenizer, prompt, before, choice, parse_special) for choice in choices]
-    return Classifier(engine, tokenizer, tuple(choices), before, texts, adapters, line)
+    return Classifier(
+        engine, tokenizer, tuple(choices), normalization, before, texts, adapters, line
+    )
 
 
-def classification(
-    choices: Sequence[str], found: Sequence[tuple[float, int]], normalization: Normalization
-) -> Classification:
+def classification(classifier: Classifier, found: Sequence[tuple[float, int]]) -> Classification:
     """Probabilities of choices by the log-probability and number of tokens of each."""
-    rated = [total / count if normalization == "mean" else total for total, count in found]
+    choices, is_mean = classifier.choices, classifier.normalization == "mean"
+    rated = [total / count if is_mean else total for total, count in found]
     largest = max(rated)
     weights = [math.exp(each - largest) for each in rated]
     total = math.fsum(weights)
@@ -218,10 +224,3 @@ def classification(
         MappingProxyType({c: weight / total for c, weight in zip(choices, weights, strict=True)}),
         MappingProxyType({c: each for c, (each, _) in zip(choices, found, strict=True)}),
     )
-
-
-def check_normalization(value: object) -> None:
-    """InvalidOptionError for anything but its names."""
-    if value not in get_args(Normalization):
-        allowed = ", ".join(get_args(Normalization))
-        raise InvalidOptionError(f"normalize is {value!r:.80}; allowed: {allowed}")
