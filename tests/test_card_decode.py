@@ -10,7 +10,7 @@ from cache_harness import CacheRunner
 from card_harness import Array, CardCache, Part
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_harness import runner_of
+from kernel_harness import TIERS, runner_of
 from warp_harness import FASTEST, warp_runner
 
 from edgellama.cuda.decode_layout import head_parts, part_rows
@@ -127,6 +127,19 @@ def test_bits_depend_on_nothing_else() -> None:
     assert len(set(together)) == 1
     alone = [card.attend_few([Part(0, 600 + i, 1)], q[i : i + 1], 128).tobytes() for i in range(4)]
     assert together[0].startswith(b"".join(alone))
+
+
+def test_every_tier() -> None:
+    """The CPU form is right without the instructions of a fast CPU, too."""
+    for tier in TIERS:
+        rng = np.random.default_rng(8)
+        card = CardCache(warp_runner(tier), ("f16", "f16"), 64, 2, 3, 2, 300)
+        parts = [Part(0, 290, 2), Part(1, 5, 3)]
+        filled(card, parts, rng)
+        q = queries(card, parts, rng)
+        expected = card.naive(parts, q)
+        result = card.attend_few(parts, q, 128)
+        assert np.abs(result - expected).max() < ACCURACY * np.abs(expected).max()
 
 
 def test_a_score_too_large_for_others() -> None:

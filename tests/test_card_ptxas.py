@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from card_registers import TARGETS, assemble, ptxas
+from card_registers import BEGIN, END, PAGE, SHOWN, TARGETS, assemble, ptxas, versions
 
 from edgellama.cuda.signatures import CARD_KERNELS
 
@@ -38,3 +38,18 @@ def test_no_register_of_any_kernel_is_spilled(target: str) -> None:
     """All kernels for all cards."""
     found = assemble(CARD_KERNELS, target)
     assert {name for name, kernel in found.items() if kernel.local_bytes} == set()
+
+
+def test_the_table_is_true() -> None:
+    """docs/cuda_kernels.md shows every kernel that it should, with the registers that ptxas tells.
+
+    Else: python tests/card_registers.py. Other versions of the tools may give other numbers.
+    """
+    table = PAGE.read_text("utf-8").partition(BEGIN)[2].partition(END)[0]
+    lines = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
+    rows = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in lines}
+    assert list(rows) == [f"`{name.removeprefix('card_')}`" for name in SHOWN]
+    if versions() in table:
+        name = "card_store_f16_f16"
+        found = assemble([name], "sm_86")[name]
+        assert rows["`store_f16_f16`"][list(TARGETS).index("sm_86")] == str(found.registers)
