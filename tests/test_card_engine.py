@@ -230,6 +230,25 @@ def test_cancelled_while_the_card_computes(fake: FakeCuda, path: Path) -> None:
     np.testing.assert_allclose(logits, alone, rtol=0, atol=0.02)
 
 
+def test_unloaded(fake: FakeCuda, path: Path) -> None:
+    """A model that rests gives the card back, unless a text lies there; later all is as before."""
+    with engine_on(path) as engine:
+        cache, other = engine.new_cache(), engine.new_cache()
+        engine.forward(TOKENS[:20], cache)
+        other.settle(1)
+        engine.unload()
+        assert sum(fake.retained.values()) == 1
+        logits = engine.forward([1], cache)
+        cache.close()
+        engine.unload()
+        assert not fake.leaks
+        again = engine.forward([*TOKENS[:20], 1], other)
+        assert is_on_card(other)
+    for found in (logits, again):
+        [alone] = expected(path, [[*TOKENS[:20], 1]])
+        np.testing.assert_allclose(found, alone, rtol=0, atol=0.02)
+
+
 def test_windows(fake: FakeCuda, tmp_path: Path) -> None:
     """Pages behind a sliding window are given back, and never looked for."""
     model = write_tiny_llama(

@@ -84,8 +84,8 @@ def test_cancel_between_chunks(engine: Engine) -> None:
     cache, token, tokens = engine.new_cache(2048), CancelToken(), prompt(1500)
     with pytest.raises(GenerationCancelled):
         engine.forward(tokens, cache, cancelled=token, progress=lambda done, total: token.cancel())
-    assert cache.length == 512
-    resumed = engine.forward(tokens[512:], cache)
+    assert cache.length == engine.step_tokens
+    resumed = engine.forward(tokens[engine.step_tokens :], cache)
     np.testing.assert_array_equal(resumed, engine.forward(tokens, engine.new_cache(2048)))
 
 
@@ -105,7 +105,7 @@ def test_cancel_from_another_thread(engine: Engine) -> None:
 
     with pytest.raises(GenerationCancelled):
         engine.forward(tokens, cache, cancelled=token, progress=cancel_soon)
-    assert 5 * 512 <= cache.length < 8192 and cache.length % 512 == 0
+    assert 5 * 512 <= cache.length < 8192 and cache.length % engine.step_tokens == 0
     again = engine.forward(prompt(600), engine.new_cache(600))
     np.testing.assert_array_equal(again, engine.forward(prompt(600), engine.new_cache(600)))
 
@@ -239,7 +239,7 @@ def test_close_amid_a_step(tier: Tier, file: GGUFFile) -> None:
         )
     closer.join(10)
     assert not closer.is_alive()
-    assert 512 <= cache.length < 8192 and cache.length % 512 == 0
+    assert 512 <= cache.length < 8192 and cache.length % engine.step_tokens == 0
 
 
 def test_model_file_closed_first(tier: Tier, file: GGUFFile) -> None:

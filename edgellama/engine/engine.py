@@ -297,6 +297,8 @@ class Engine(TextEngine):
         def unload() -> None:
             self._machine.unload()
             self._clear_pools()
+            if self._placement is not None:
+                self._placement.rest()
 
         self.scheduler.refuse_within_a_step()
         self.scheduler.exclusively(unload)

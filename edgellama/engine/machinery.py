@@ -123,6 +123,7 @@ class Machinery:
     def release(self) -> None:
         """Give everything back; ``open`` makes it again."""
         self._stop_team()
+        self._leave_card()
         self.runner = self.weights = self.last_step = None
         self.programs.clear()
         return_free_heap()
@@ -153,6 +154,10 @@ class Machinery:
         self.programs[key] = program
         return program
 
+    def _leave_card(self) -> None:
+        if self.runner is not None and self.runner.card is not None:
+            self.runner.card.close()
+
     def _new_runner(self, weights: ModelWeights) -> StepRunner:
         runner = StepRunner(
             self._config, weights, self._tier, self._num_threads,
@@ -170,6 +175,7 @@ class Machinery:
 
     def _use(self, runner: StepRunner, team: ThreadTeam) -> None:
         self._stop_team()
+        self._leave_card()
         self.programs.clear()
         self.last_step = None
         self.runner, self.team = runner, team

@@ -88,7 +88,7 @@ class StepRunner:
         self._logits = b.logits(config.vocab_size, LOGIT_ROWS)
         self._strides = b.strides | {self._logits.stride}
         self._parts: dict[tuple[object, ...], list[list[Op] | Call]] = {}
-        self._found_card: CardStep | None = None
+        self.card: CardStep | None = None
 
     def kind_of(self, num_tokens: int, is_prompt: bool, is_alike: bool = False) -> StepKind:
         """Which kernels a step of so many tokens takes; ``is_prompt``: many of one sequence.
@@ -137,17 +137,17 @@ class StepRunner:
     @property
     def card_bytes(self) -> int:
         """What ``use_card`` will take of the card's memory; 0 once it has."""
-        return 0 if self._found_card is not None else card_bytes(self.buffers)
+        return 0 if self.card is not None else card_bytes(self.buffers)
 
     def use_card(self, device: CardDevice, cancel_word: int) -> None:
         """Run steps of sequences on this card, too; CudaError where that cannot be prepared.
 
         ``cancel_word``: that of the team of threads.
         """
-        if self._found_card is None or self._found_card.device is not device:
+        if self.card is None or self.card.device is not device:
             from edgellama.engine.card.step import CardStep
 
-            self._found_card = CardStep(device, self._config, self.buffers, cancel_word)
+            self.card = CardStep(device, self._config, self.buffers, cancel_word)
 
     def set_hooks(self, hooks: tuple[Hook, ...]) -> None:
         """Other hooks from the next step on."""
@@ -357,8 +357,8 @@ class StepRunner:
 
     @property
     def _card(self) -> CardStep:
-        assert self._found_card is not None, "whoever places sequences on a card says which"
-        return self._found_card
+        assert self.card is not None, "whoever places sequences on a card says which"
+        return self.card
 
     def _batch_of(self, num_tokens: int, is_alike: bool = False) -> Batch:
         if num_tokens == 1 and not self._is_exact:

@@ -70,6 +70,11 @@ class LatePlacement:
         if self.made is not None:
             self.made.clear()
 
+    def rest(self) -> None:
+        """Give the card back until the next text, if no sequence lies there."""
+        if self.made is not None:
+            self.made.rest()
+
     def close(self) -> None:
         """Give the card back."""
         if self.made is not None:

@@ -115,7 +115,10 @@ class CardPlacement:
         if isinstance(cache.pool.maker, CardPages):
             if self.obstacle is not None:
                 self._forget(cache, may_forget)
-            return
+                return
+            if cache.pool in self._pools.values():
+                return
+            cache.return_home()  # It has no tokens, or the card would not have been given back.
         is_short = self._choice.mode == "auto" and num_tokens <= SHORTEST_AUTO
         if is_short or self.obstacle is not None or cache in self._staying:
             return
@@ -152,6 +155,12 @@ class CardPlacement:
         """Give back pages that no sequence holds."""
         for pool in self._pools.values():
             pool.clear()
+
+    def rest(self) -> None:
+        """Give the card back until the next text, if no sequence lies there."""
+        self.clear()
+        if not any(pool.num_owned for pool in self._pools.values()):
+            self.close()
 
     def close(self) -> None:
         """Give the card back; what lies there is lost."""

@@ -5,6 +5,7 @@ One for each runner of steps, whose buffers it shows to the card; pages outlive 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -25,6 +26,7 @@ from edgellama.engine.card.layout import CardLayout
 from edgellama.engine.card.table import CardTable
 from edgellama.engine.segments import Segment
 from edgellama.kernels_cpu import layouts
+from edgellama.quant.errors import CudaError
 from edgellama.quant.model_config import ModelConfig
 
 FUNCTIONS = {
@@ -109,6 +111,14 @@ class CardStep:
         if status:
             raise self.device.context.driver.error(status, "attention on the graphics card")
         self.is_running = False
+
+    def close(self) -> None:
+        """Give back what the card sees of the buffers, once it looks at them no more."""
+        if self.is_running:
+            with contextlib.suppress(CudaError):
+                self.device.stream.synchronize()
+        for memory in self._registered:
+            memory.close()
 
     def _launches_of(self, layout: CardLayout) -> Launches:
         """The launches over pages of a layout. CudaError."""
