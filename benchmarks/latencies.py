@@ -126,6 +126,15 @@ def interrupted_generate_s(path: Path) -> float:
         return _interrupted_s(["generate", str(path), "-f", str(prompt)], lambda: time.sleep(1.5))
 
 
+def interrupted_embed_s(path: Path) -> float:
+    """Ctrl-C while ``embed`` reads many texts."""
+    with tempfile.TemporaryDirectory() as folder:
+        texts, output = Path(folder) / "texts.txt", Path(folder) / "vectors.npy"
+        texts.write_text(f"{TEXT * 40}\n" * 2000)
+        arguments = ["embed", str(path), "-f", str(texts), "-o", str(output)]
+        return _interrupted_s(arguments, lambda: time.sleep(2.0))
+
+
 def interrupted_imatrix_s(path: Path) -> float:
     """Ctrl-C while ``imatrix`` reads its text."""
     with tempfile.TemporaryDirectory() as folder:
@@ -178,6 +187,7 @@ LIMITS: dict[Callable[[Path], float], float] = {
     cancellation_s: 0.5,
     many_threads_s: 5.0,
     interrupted_generate_s: 3.0,
+    interrupted_embed_s: 3.0,
     interrupted_imatrix_s: 3.0,
     interrupted_convert_s: 2.0,
 }

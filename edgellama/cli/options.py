@@ -257,6 +257,13 @@ def engine_options(command: Command) -> Command:
         callback=lambda context, option, name: SPECULATION_MODES.get(name),
         help=f"{SPECULATION_HELP}  [default: auto]",
     )(command)
+    command = click.option(
+        "--prompt-cache",
+        "cache_limit",
+        type=ByteSize(),
+        metavar="SIZE",
+        help=f"{PROMPT_CACHE_HELP}  [default: a quarter of what is free]",
+    )(command)
     return reading_options(command)
 
 
@@ -267,13 +274,6 @@ def reading_options(command: Command) -> Command:
         "--rope-scaling", metavar="TYPE:N", help=f"{ROPE_SCALING_HELP}  [default: the model's own]"
     )(command)
     command = click.option("--exact", is_flag=True, default=None, help=EXACT_HELP)(command)
-    command = click.option(
-        "--prompt-cache",
-        "cache_limit",
-        type=ByteSize(),
-        metavar="SIZE",
-        help=f"{PROMPT_CACHE_HELP}  [default: a quarter of what is free]",
-    )(command)
     command = click.option("--low-priority", is_flag=True, default=None, help=LOW_PRIORITY_HELP)(
         command
     )
