@@ -151,6 +151,25 @@ async def stream_times(url: str, text: str, num_tokens: int) -> tuple[float, flo
     return times[0] - started, (times[-1] - times[0]) / (len(times) - 1)
 
 
+def socket_times(url: str, text: str, num_tokens: int) -> tuple[float, float]:
+    """The same as a client that does next to nothing sees it: what comes over the socket."""
+    asked = json.dumps(body(text, num_tokens, is_ours=True, stream=True)).encode()
+    head = f"POST {CHAT} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n"
+    times: list[float] = []
+    with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as connection:
+        connection.settimeout(60)
+        started, end = time.perf_counter(), b""
+        connection.sendall(f"{head}Content-Length: {len(asked)}\r\n\r\n".encode() + asked)
+        while b"[DONE]" not in end:
+            told = connection.recv(65536)
+            if not told:
+                raise SystemExit("the server ended a stream early")
+            end = (end + told)[-32:]
+            texts = told.count(b'"content":') - told.count(b'"content":""')
+            times += [time.perf_counter()] * texts
+    return times[0] - started, (times[-1] - times[0]) / (len(times) - 1)
+
+
 def library_times(llama: Any, text: str, num_tokens: int) -> tuple[float, float]:
     """The same of the library alone, in this process."""
     started, times = time.perf_counter(), []
@@ -163,19 +182,28 @@ def library_times(llama: Any, text: str, num_tokens: int) -> tuple[float, float]
 
 
 def added_by_http(model: Path, rounds: int, num_tokens: int) -> dict[str, float]:
-    """Milliseconds that the server adds to a first token, and to each: medians of differences."""
+    """Milliseconds that the server adds to a first token, and to each: medians of differences.
+
+    Beside those that httpx sees, which shares the processor with the model, those on the socket.
+    """
     from edgellama import Llama
 
-    firsts, each = [], []
+    firsts, each, on_socket = [], [], []
     with our_server(model) as (url, _), Llama(model, context_length=CONTEXT) as llama:
         for number in range(rounds + 1):
             text = prompt(1000 + number, 20)
             ours = asyncio.run(stream_times(url, text, num_tokens))
+            plain = socket_times(url, "again: " + text, num_tokens)
             alone = library_times(llama, text, num_tokens)
             if number:  # The first round warms both up.
                 firsts.append(1e3 * (ours[0] - alone[0]))
                 each.append(1e3 * (ours[1] - alone[1]))
-    return {"first_token_ms": median(firsts), "each_token_ms": median(each)}
+                on_socket.append(1e3 * (plain[1] - alone[1]))
+    return {
+        "first_token_ms": median(firsts),
+        "each_token_ms": median(each),
+        "each_token_on_socket_ms": median(on_socket),
+    }
 
 
 def at_rest(model: Path) -> dict[str, float]:
