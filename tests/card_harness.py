@@ -116,20 +116,20 @@ class CardCache:
         self, parts: Sequence[Part], first_tasks: Sequence[int] | Array, split_keys: int = ALL_KEYS,
         partials: Sequence[Array] = (), tickets: Sequence[Array] = (),
     ) -> Array:  # fmt: skip
-        """The table of segments; those of few tokens come first."""
+        """The table of segments; those of few tokens come first, wherever their rows are."""
         table = np.zeros(HEADER_BYTES // 8 + len(parts) * SEGMENT_BYTES // 8, np.int64)
         table[0] = len(parts)
         table[1] = sum(part.num_tokens <= MAX_DECODE_TOKENS for part in parts)
-        row = 0
-        for number, part in enumerate(parts):
-            at = (HEADER_BYTES + number * SEGMENT_BYTES) // 8
+        rows = np.cumsum([0, *(part.num_tokens for part in parts)])
+        order = sorted(range(len(parts)), key=lambda i: parts[i].num_tokens > MAX_DECODE_TOKENS)
+        for place, number in enumerate(order):
+            part, at = parts[number], (HEADER_BYTES + place * SEGMENT_BYTES) // 8
             table[at : at + 8] = (
-                row, part.num_tokens, part.position,
+                rows[number], part.num_tokens, part.position,
                 self.tables[part.sequence].ctypes.data, first_tasks[number], split_keys,
                 partials[number].ctypes.data if partials else 0,
                 tickets[number].ctypes.data if tickets else 0,
             )  # fmt: skip
-            row += part.num_tokens
         return table
 
     def stored(self, sequence: int) -> tuple[Array, Array]:

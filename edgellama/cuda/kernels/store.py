@@ -27,7 +27,7 @@ from edgellama.cuda.kernels.memory import (
     store_global_16_bits,
 )
 from edgellama.cuda.kernels.numbers import bfloat_bits, half_bits, magnitude, smaller
-from edgellama.cuda.kernels.segments import find_segment, page_of
+from edgellama.cuda.kernels.segments import page_of, segment_of_row
 from edgellama.cuda.kernels.warp import (
     block_x,
     block_y,
@@ -207,9 +207,7 @@ def store(key_kind: str, value_kind: str) -> Any:
         key_offset, value_offset, key_head_bytes, value_head_bytes, segments, warp,
     ):  # fmt: skip
         row, head = block_x(warp), block_y(warp)
-        segment = find_segment(
-            segments, 0, read_global_i64(segments + NUM_SEGMENTS), FIRST_ROW, row
-        )
+        segment = segment_of_row(segments, read_global_i64(segments + NUM_SEGMENTS), row)
         token = row - read_global_i64(segment + FIRST_ROW)
         position = read_global_i64(segment + POSITION) + token
         page, place = page_of(segment, position), position % PAGE_POSITIONS
