@@ -1,18 +1,21 @@
 """Stages as Ray actors: each on a node that has the model's file, started again where it is lost.
 
 An actor is thin: it opens its own file by path or name, compares the model's identity, and passes
-calls on to a ``Stage``. Ray is an extra, imported when the first actor is made.
+calls on to a ``Stage``. They come over a line of their own where the driver reaches it, else as an
+actor's. Ray is an extra, imported when the first actor is made.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from edgellama.cluster.direct_line import Line, LineAddress, LineServer
 from edgellama.cluster.stage_call import Answer, StageCall
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.ways import Way
@@ -21,13 +24,14 @@ if TYPE_CHECKING:
     from edgellama.cluster.stage import Stage
     from edgellama.quant.gguf.file import GGUFFile
 
+logger = logging.getLogger(__name__)
 INSTALL = 'pip install "edgellama[ray]"'
 START_S = 60.0
 """How long one try to start a stage takes; a machine that is still starting is tried again."""
 REVIVE_S = 5.0
 """The same where one is brought back, so that who waits may give up meanwhile."""
 REACH_S = 5.0
-"""How long Ray's head may take to be reached."""
+"""How long Ray's head, or a stage's line, may take to be reached."""
 PLACE_SHARE = 0.001
 """Of a node's resource that is called as a machine; many stages find a place there."""
 
@@ -54,6 +58,7 @@ class StageActor:
         self._order = order
         self._file: GGUFFile | None = None
         self._stage: Stage | None = None
+        self._line: LineServer | None = None
 
     def open(self) -> EdgellamaError | None:
         """Map the layers if that was not done yet; what is wrong with this node's file."""
@@ -66,6 +71,18 @@ class StageActor:
     def run(self, calls: list[StageCall]) -> list[Answer]:
         """See ``Stage.run``."""
         return self._opened().run(calls)
+
+    def line(self) -> LineAddress | None:
+        """Where calls may come to directly; None where nothing can listen here."""
+        from ray.util import get_node_ip_address
+
+        self._opened()
+        if self._line is None:
+            try:
+                self._line = LineServer(get_node_ip_address(), self.run)
+            except OSError:
+                return None
+        return self._line.address
 
     def forget(self, sequence: int) -> None:
         """See ``Stage.forget``."""
@@ -98,6 +115,8 @@ class RayStage:
         self._order = order
         self.layers = order.layers
         self._actor = self._new_actor()
+        self._line: Line | None = None
+        self._has_line = True
 
     @property
     def name(self) -> str:
@@ -121,7 +140,11 @@ class RayStage:
             raise wrong
 
     def run(self, calls: list[StageCall]) -> list[Answer]:
-        """See ``Stage.run``; any exception of Ray means that the stage is lost."""
+        """See ``Stage.run``; any exception means that the stage is lost."""
+        if self._has_line and (self._line is None or self._line.is_closed):
+            self._connect()
+        if self._line is not None:
+            return self._line.run(calls)
         answers: list[Answer] = self._ray.get(self._actor.run.remote(calls))
         return answers
 
@@ -131,6 +154,7 @@ class RayStage:
 
     def revive(self) -> None:
         """Wait for the actor that Ray has started again, or make another one."""
+        self._hang_up()
         try:
             self.start(REVIVE_S)
         except self._ray.exceptions.ActorUnavailableError:
@@ -141,8 +165,23 @@ class RayStage:
 
     def close(self) -> None:
         """End the actor, if its cluster is still there."""
+        self._hang_up()
         with contextlib.suppress(Exception):
             self._ray.kill(self._actor)
+
+    def _connect(self) -> None:
+        """Have a line to the actor; without one, its calls are Ray's."""
+        self._line = None
+        address = self._ray.get(self._actor.line.remote(), timeout=START_S)
+        try:
+            self._line = None if address is None else Line(address, REACH_S)
+        except OSError as error:
+            logger.warning("no line to stage %s (%s); its calls go by Ray", self.name, error)
+        self._has_line = self._line is not None
+
+    def _hang_up(self) -> None:
+        if self._line is not None:
+            self._line.close()
 
     def _new_actor(self) -> Any:
         place = self._order.place
