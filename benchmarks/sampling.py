@@ -15,7 +15,8 @@ import numpy as np
 
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.machine.cpu import select_tier
-from edgellama.sampling.options import CHAT_SAMPLING, SamplingOptions
+from edgellama.sampling.options import SamplingOptions
+from edgellama.sampling.presets import CHAT_SAMPLING
 from edgellama.sampling.sampler import Sampler
 
 CASES: Mapping[str, dict[str, Any]] = {

@@ -24,7 +24,8 @@ from edgellama.generation.twins import takes_what
 from edgellama.judging_model import JudgingModel
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.sampling.options import CHAT_SAMPLING, check_option_names, merged_options
+from edgellama.sampling.options import check_option_names
+from edgellama.sampling.presets import CHAT_SAMPLING, merged_options
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -12,7 +12,8 @@ from typing import Any, is_typeddict
 
 import edgellama
 import edgellama.convert
-from edgellama.sampling.options import RULE, SamplingArguments
+from edgellama.sampling.option_ranges import RULE
+from edgellama.sampling.options import SamplingArguments
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "api.md"
 INTRODUCTION = """# Python

@@ -8,7 +8,7 @@ import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import Llama
-from edgellama.sampling.options import CHAT_SAMPLING
+from edgellama.sampling.presets import CHAT_SAMPLING
 
 QUESTIONS = (
     "Why is the sky blue?",

@@ -18,7 +18,7 @@ from edgellama.cli import application
 from edgellama.cli.application import COMMANDS
 from edgellama.cli.options import SAMPLING_OPTIONS
 from edgellama.quant.errors import KernelError
-from edgellama.sampling.options import CHAT_SAMPLING
+from edgellama.sampling.presets import CHAT_SAMPLING
 
 HEAVY_MODULES = ("numpy", "numba", "llvmlite", "rich", "prompt_toolkit", "jinja2", "tiktoken")
 

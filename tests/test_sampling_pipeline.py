@@ -21,15 +21,9 @@ from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.mirostat import Mirostat
-from edgellama.sampling.options import (
-    CHAT_SAMPLING,
-    PRESETS,
-    RULES,
-    SAMPLERS,
-    SamplingArguments,
-    SamplingOptions,
-    merged_options,
-)
+from edgellama.sampling.option_ranges import SAMPLERS
+from edgellama.sampling.options import RULES, SamplingArguments, SamplingOptions
+from edgellama.sampling.presets import CHAT_SAMPLING, PRESETS, merged_options
 from edgellama.sampling.sampler import Sampler
 from edgellama.sampling.shape_filters import keep_typical
 from edgellama.text.tokenizer import load_tokenizer

@@ -16,7 +16,8 @@ import click
 from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.completion import KV_TYPE, MODEL, PATH, TYPE
 from edgellama.cli.sampling_values import READERS, breaker_texts, read_value
-from edgellama.sampling.options import CHAT_SAMPLING, PRESETS, RULES
+from edgellama.sampling.options import RULES
+from edgellama.sampling.presets import CHAT_SAMPLING, PRESETS
 
 if TYPE_CHECKING:
     from edgellama.engine.card.choice import AttentionChoice

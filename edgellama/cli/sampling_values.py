@@ -9,7 +9,8 @@ from numbers import Integral, Real
 from typing import Any
 
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.sampling.options import PRESETS, RULES
+from edgellama.sampling.options import RULES
+from edgellama.sampling.presets import PRESETS
 
 NONE = "none"
 _TRUTHS = {"true": True, "on": True, "yes": True, "1": True}

@@ -17,10 +17,8 @@ from edgellama.generation.speculation.speculation import SpeculationMode, specul
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.given_numbers import is_number, is_whole
-from edgellama.sampling.options import (
-    SamplingArguments,
-    merged_options,
-)
+from edgellama.sampling.options import SamplingArguments
+from edgellama.sampling.presets import merged_options
 from edgellama.sampling.user_functions import Processor, TokenChoice
 
 if TYPE_CHECKING:

@@ -22,7 +22,8 @@ from edgellama.generation.text_options import (
 )
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
-from edgellama.sampling.options import SamplingOptions, check_option_names, merged_options
+from edgellama.sampling.options import SamplingOptions, check_option_names
+from edgellama.sampling.presets import merged_options
 from edgellama.sampling.user_functions import Processor, TokenChoice
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgellama.generation.chat_format import ChatFormat
 from edgellama.generation.messages import checked_messages
 from edgellama.generation.text_options import layered_options
-from edgellama.sampling.options import CHAT_SAMPLING
+from edgellama.sampling.presets import CHAT_SAMPLING
 from edgellama.server.answers import OpenText
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from edgellama.generation.text_request import Request, prompt_request
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.sampling.chance import GivenChance, SeededChance
-from edgellama.sampling.options import CHAT_SAMPLING, SamplingOptions
+from edgellama.sampling.options import SamplingOptions
+from edgellama.sampling.presets import CHAT_SAMPLING
 from edgellama.text.tokenizer import load_tokenizer
 
 pytest_plugins = ["cluster.stage_fixtures"]

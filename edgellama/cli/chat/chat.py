@@ -19,7 +19,7 @@ from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.terminal import dim, printable
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.records import dataclass
-from edgellama.sampling.options import CHAT_SAMPLING, merged_options
+from edgellama.sampling.presets import CHAT_SAMPLING, merged_options
 
 if TYPE_CHECKING:
     from edgellama.cli.chat.kept import KeptConversation

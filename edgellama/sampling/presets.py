@@ -1,0 +1,61 @@
+"""Options of sampling by one name, and how layers of options become one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.sampling.options import RULES, SamplingArguments
+
+CHAT_SAMPLING: SamplingArguments = {
+    "repeat_penalty": 1.1,
+    "repeat_last_n": 256,
+    "dry_multiplier": 0.8,
+    "penalize_prompt": False,
+}
+"""For chats with a model whose file recommends nothing: even small ones do not loop.
+
+What the user wrote is not counted: an answer must be able to quote it.
+"""
+
+
+PRESETS: Mapping[str, SamplingArguments] = MappingProxyType(
+    {
+        "llama.cpp": {},
+        "chat": CHAT_SAMPLING,
+        "ollama": {"top_p": 0.9, "min_p": 0.0, "repeat_penalty": 1.1},
+        "openai": {"temperature": 1.0, "top_k": 0, "min_p": 0.0, "top_p": 1.0},
+        "transformers": {"temperature": 1.0, "top_k": 50, "top_p": 1.0, "min_p": 0.0},
+    }
+)
+"""What other programs do if nothing is said, by name; what is left out is as in SamplingOptions.
+
+llama.cpp's defaults are those of SamplingOptions, so they matter by name only in chats.
+"""
+
+
+_KEPT_BESIDE_PRESETS = frozenset({"logit_bias", "min_tokens", "ignore_eos", "seed"})
+
+
+def merged_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Options by name, of which later layers win.
+
+    A preset stands in for all that earlier layers say about the choice of tokens, except what
+    concerns single tokens. InvalidOptionError for a name that is no preset.
+    """
+    merged: dict[str, Any] = {}
+    for layer in layers:
+        if layer.get("preset") is not None:
+            dropped = RULES.keys() - _KEPT_BESIDE_PRESETS
+            merged = {name: value for name, value in merged.items() if name not in dropped}
+            merged.update(_preset(layer["preset"]))
+        merged.update((name, value) for name, value in layer.items() if name != "preset")
+    return merged
+
+
+def _preset(name: object) -> SamplingArguments:
+    if not isinstance(name, str) or name not in PRESETS:
+        raise InvalidOptionError(f"preset is {name!r:.80}; allowed: {', '.join(PRESETS)}")
+    return PRESETS[name]
