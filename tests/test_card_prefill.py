@@ -15,7 +15,14 @@ from warp_harness import warp_runner
 from edgellama.cuda.kernels.tile_moves import THREADS, Copy
 from edgellama.cuda.layouts import count_tiles, row_parts
 from edgellama.cuda.page_numbers import card_numbers
-from edgellama.cuda.prefill_tiles import WIDTHS, PlainTile, TensorTile, Tile, width_of
+from edgellama.cuda.prefill_tiles import (
+    TURING_WIDTHS,
+    WIDTHS,
+    PlainTile,
+    TensorTile,
+    Tile,
+    width_of,
+)
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES, TENSOR_TYPES
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import CACHE_TYPES
@@ -25,6 +32,8 @@ LOSSES = {"f16": 2e-3, "bf16": 1.6e-2, "q8_0": 2e-3, "q4_0": 2e-3}
 """What weights and values lose as the numbers that are multiplied, where results are around 1."""
 SM_86_SHARED_BYTES = 99 * 1024
 """Of a block at most, on the card since Ampere that has least."""
+TURING_SHARED_BYTES = 64 * 1024
+"""The same of Turing's."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +176,11 @@ def test_more_shapes(shape: Shape) -> None:
 
 def test_blocks_fit_the_card() -> None:
     """Shared memory of a block is what cards have; two blocks fit up to heads of 128."""
+    for pair, width in product(product(CACHE_TYPES, CACHE_TYPES), WIDTHS):
+        assert PlainTile(pair, width).shared_bytes <= TURING_SHARED_BYTES
     for pair, width in product(product(TENSOR_TYPES, TENSOR_TYPES), WIDTHS):
+        if width in TURING_WIDTHS:
+            assert TensorTile(pair, width, True).shared_bytes <= TURING_SHARED_BYTES // 2
         tile = TensorTile(pair, width)
         assert tile.shared_bytes <= SM_86_SHARED_BYTES // (1 if width > 128 else 2)
         assert tile.values_at % 16 == tile.value_stride % 16 == tile.query_stride % 16 == 0

@@ -166,6 +166,7 @@ def attend_few(key_kind: str, value_kind: str, rows: int) -> Any:
             memory_fence()
             if take_ticket(ticket) == num_splits - 1:
                 memory_fence()
+                warp_barrier()  # One lane took the ticket; the others see what it saw.
                 merge(partials, num_splits, split_bytes, num_rows, head_size, queries)
                 warp_barrier()
                 copy_rows(queries, num_rows, head_size, target, 4 * head_size)

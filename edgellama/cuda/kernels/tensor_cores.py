@@ -130,7 +130,7 @@ def load_matrices(
             "=r,=r,=r,=r,r,~{memory}",
             side_effect=True,
         )
-        result = builder.call(loading, [addresses])
+        result = builder.call(loading, [addresses], attrs=("convergent",))
         return [builder.extract_value(result, i) for i in range(4)]
 
     def build(b: Any, addresses: Any, offset: Any) -> Any:

@@ -20,7 +20,7 @@ from numba.extending import intrinsic
 
 from edgellama.cuda.kernels.expansion import as_floats, as_pairs
 from edgellama.cuda.kernels.lanes import each, lanes_of, spread
-from edgellama.cuda.kernels.memory import GLOBAL, helper, load_lanes, load_words
+from edgellama.cuda.kernels.memory import GLOBAL, load_lanes, load_words
 from edgellama.cuda.kernels.row_registers import registers, values_in
 from edgellama.cuda.kernels.tile_moves import Copy
 from edgellama.cuda.kernels.tile_registers import (
@@ -29,7 +29,7 @@ from edgellama.cuda.kernels.tile_registers import (
     store_words_in,
     thread_in,
 )
-from edgellama.cuda.layouts import CHUNK_BYTES, WARP
+from edgellama.cuda.layouts import CHUNK_BYTES
 from edgellama.cuda.prefill_tiles import PlainTile, Tile
 from edgellama.kernels_cpu.simd.vectors import I32, tier_of
 
@@ -56,7 +56,7 @@ def _fetch(copy: Copy) -> Any:
             moves = _Moves(b, copy, args, lanes.width, tier)
             words = []
             if copy.is_asynchronous:
-                moves.copy()
+                moves.begin()
             elif copy.words:
                 words = [word for move in range(copy.moves) for word in moves.load(move)]
             return ctx.make_tuple(b, result, words or [each(lanes.llvm, 0)])
@@ -75,11 +75,10 @@ def _settle(copy: Copy) -> Any:
         lanes, tier = lanes_of(typingctx, "i32"), tier_of(typingctx)
 
         def codegen(ctx, b, sig, args):
-            if copy.is_asynchronous:
-                if lanes.width == 1:
-                    _wait_for_copies(b)
-                return ctx.get_dummy_value()
             moves = _Moves(b, copy, args[1:], lanes.width, tier)
+            if copy.is_asynchronous:
+                moves.end()
+                return ctx.get_dummy_value()
             found, words_each = values_in(b, args[0]), 4 + copy.has_scales
             for first in range(0, copy.moves, AT_ONCE):
                 batch = range(first, min(first + AT_ONCE, copy.moves))
@@ -122,11 +121,28 @@ class _Moves:
             sources.append(b.add(sources[-1], step))
         return sources
 
-    def copy(self) -> None:
-        """Begin to copy past the registers."""
+    def begin(self) -> None:
+        """Begin to copy past the registers; in the CPU form places become NaN until the end."""
+        for move in range(self._copy.moves):
+            at, is_real = self._at(move, 0), self._is_real(move)
+            if self._width == 1:
+                is_there = self._is_there(move)
+                _copy_on_card(self._builder, at, self._sources[move], is_there, is_real)
+            else:
+                words = [each(self._chunk.type, -1)] * (CHUNK_BYTES // 4)
+                store_words_in(self._builder, at, words, self._width, is_real)
+
+    def end(self) -> None:
+        """Wait for all copies; the CPU form makes them as late as this."""
+        if self._width == 1:
+            _wait_for_copies(self._builder)
+            return
         for move in range(self._copy.moves):
             is_there, is_real = self._is_there(move), self._is_real(move)
-            _copy_16_bytes(self._builder, self._at(move, 0), self._sources[move], is_there, is_real)
+            words = _load_16_bytes(
+                self._builder, self._sources[move], self._numbers, is_there, self._width
+            )
+            store_words_in(self._builder, self._at(move, 0), words, self._width, is_real)
 
     def load(self, move: int) -> list[Any]:
         """Four words, and the bits of their scale if they have one."""
@@ -176,11 +192,8 @@ def _both(builder: Any, first: Any, second: Any) -> Any:
     return builder.and_(first, second)
 
 
-def _copy_16_bytes(builder: Any, target: Any, source: Any, is_there: Any, is_real: Any) -> None:
-    """Begin to copy, or to write zeros."""
-    if isinstance(source.type, ir.VectorType):
-        _copy_in_helper(builder, target, source, is_there, is_real)
-        return
+def _copy_on_card(builder: Any, target: Any, source: Any, is_there: Any, is_real: Any) -> None:
+    """Begin to copy 16 bytes, or to write zeros."""
     num_bytes = builder.select(is_there, I32(CHUNK_BYTES), I32(0))
     copying = ir.InlineAsm(
         ir.FunctionType(ir.VoidType(), [target.type, source.type, I32]),
@@ -193,25 +206,6 @@ def _copy_16_bytes(builder: Any, target: Any, source: Any, is_there: Any, is_rea
     else:
         with builder.if_then(is_real):
             builder.call(copying, [target, source, num_bytes])
-
-
-def _copy_in_helper(builder: Any, target: Any, source: Any, is_there: Any, is_real: Any) -> None:
-    """The CPU form copies at once."""
-    chunk = ir.VectorType(I32, CHUNK_BYTES // 4)
-
-    def build(b: Any, target: Any, source: Any, is_there: Any, is_real: Any) -> None:
-        for lane in map(I32, range(WARP)):
-            at = b.inttoptr(b.extract_element(target, lane), chunk.as_pointer())
-            with b.if_then(b.extract_element(is_real, lane)):
-                b.store(each(chunk, 0), at, align=CHUNK_BYTES)
-                with b.if_then(b.extract_element(is_there, lane)):
-                    found = b.inttoptr(b.extract_element(source, lane), chunk.as_pointer())
-                    b.store(b.load(found, align=CHUNK_BYTES), at, align=CHUNK_BYTES)
-
-    everyone = each(is_there.type, 1)
-    operands = [target, source, is_there, is_real or everyone]
-    kinds = [operand.type for operand in operands]
-    builder.call(helper(builder, "copy_16_bytes", ir.VoidType(), kinds, build), operands)
 
 
 def _load_16_bytes(builder: Any, at: Any, base: Any, is_there: Any, width: int) -> list[Any]:
