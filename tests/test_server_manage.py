@@ -37,7 +37,10 @@ def cache(tmp_path: Path, tiny_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def server(cache: Path, tiny_path: Path, tmp_path: Path) -> Iterator[RunningServer]:
     """A server of a given model and of the cache's, whose clients may change the cache."""
     settings = ServerSettings(
-        models={"tiny": tiny_path}, allow_manage=True, store=tmp_path / "responses.sqlite"
+        models={"tiny": tiny_path},
+        aliases={"gpt-4o": "small"},
+        allow_manage=True,
+        store=tmp_path / "responses.sqlite",
     )
     with running_server(settings) as running:
         yield running
@@ -184,6 +187,10 @@ def test_what_is_given_or_in_use_stays(server: RunningServer, client: httpx.Clie
         thread.join()
     assert answer.status_code == 409 and "in use" in answer.json()["error"]
     assert client.request("DELETE", "/api/delete", json={"model": "nobody"}).status_code == 404
+    for name in ("gpt-4o", "gpt-4o:latest"):
+        answer = client.request("DELETE", "/api/delete", json={"model": name})
+        assert answer.status_code == 400 and "another name of small" in answer.json()["error"]
+    assert "small:latest" in names(client)
 
 
 @pytest.mark.parametrize(
@@ -215,6 +222,7 @@ def test_names_are_no_paths(client: httpx.Client, cache: Path, name: str) -> Non
         ({"model": "small"}, 409),
         ({"model": "tiny"}, 409),
         ({"model": "smollm2"}, 409),
+        ({"model": "gpt-4o"}, 409),
         ({"quantize": "q99"}, 400),
         ({"parameters": {"temprature": 1}}, 400),
         ({"messages": [{"role": "king", "content": "x"}]}, 400),
@@ -252,6 +260,9 @@ def test_a_making_that_nobody_waits_for_ends(
     body = {"model": "mine", "from": "small", "quantize": "q4_0"}
     with server.client() as client, client.stream("POST", "/api/create", json=body):
         assert begun.wait(20)
+        with server.client() as second:  # It would not be what was asked for.
+            answer = second.post("/api/create", json={**body, "system": "Another."})
+            assert answer.status_code == 409 and "being made" in answer.json()["error"]
     assert failed.wait(20)
     with server.client() as client:
         assert "mine:latest" not in names(client)

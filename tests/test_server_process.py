@@ -23,6 +23,7 @@ from stalling_index import until_some_came
 
 from edgellama.cli import serve
 from edgellama.cli.application import run
+from edgellama.server.run import open_sockets
 
 CHAT = "/v1/chat/completions"
 LONG = {"messages": [{"role": "user", "content": "Hi"}], "ignore_eos": True, "temperature": 0}
@@ -239,3 +240,18 @@ def test_small_answers_are_not_held_back() -> None:
         return nodelay
 
     assert asyncio.run(accepted())
+
+
+def test_another_program_on_the_other_loopback_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """Where ::1 has that port taken, 127.0.0.1 alone is served, and a warning says so."""
+    with socket.socket(socket.AF_INET6) as taken:
+        try:
+            taken.bind(("::1", 0))
+        except OSError:
+            pytest.skip("no ::1 here")
+        taken.listen()
+        listeners = open_sockets("localhost", taken.getsockname()[1])
+    for listener in listeners:
+        listener.close()
+    assert [listener.family for listener in listeners] == [socket.AF_INET]
+    assert "of ::1 is in use" in caplog.text and "the other program" in caplog.text

@@ -88,8 +88,11 @@ async def create(request: Request) -> Response:
 
         made.make(name, base.path, preset, type_name=type_name, progress=note)
 
+    key = f"creating {name}"
+    if key in state.jobs.running:
+        raise RequestError(409, f"{name} is being made; try again when it is there", param="model")
     steps = ["reading model metadata", *(["creating system layer"] if preset.system else [])]
-    job = state.jobs.start(f"quantizing {name}" if type_name else f"creating {name}", work)
+    job = state.jobs.start(key, work)
     # What is loaded by this name is the model that was made before.
     job.task.add_done_callback(lambda _: state.shelf.outdate(name))
     return await follow(request, job, fields.stream, steps, ["writing manifest"])
@@ -114,6 +117,8 @@ async def delete(request: Request) -> Response:
     if not name:
         raise refused("model", "model is missing; allowed: a name")
     model = state.catalogue.find(name)
+    if name.removesuffix(LATEST) in state.settings.aliases:
+        raise refused("model", f"{shown(name)} is another name of {model.name}; delete that")
     stored = next((each for each in library.stored_models() if each.path == model.path), None)
     if stored is None or model.name in state.settings.models:
         raise RequestError(
