@@ -23,6 +23,7 @@ from server_harness import running_server
 
 from edgellama import Llama, predict_footprint
 from edgellama.cli.application import root
+from edgellama.cuda import ptx_cache
 from edgellama.cuda.driver import Driver
 from edgellama.engine.card import calibration
 from edgellama.engine.card import device as card_device
@@ -198,22 +199,31 @@ def test_kernels_that_cannot_be_compiled(
 
 
 def test_warmup_compiles_for_the_card(
-    fake: FakeCuda, model: Path, monkeypatch: pytest.MonkeyPatch
+    fake: FakeCuda, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a model needs on the card is compiled, for each type of keys and values."""
-    wanted: list[str] = []
+    """What a model needs on this card is compiled, and what is shipped, for all cards."""
+    wanted: list[tuple[str, tuple[int, int]]] = []
+    real_ptx_of = ptx_cache.ptx_of
 
     def ptx_of(kernels: Any, capability: Any, progress: Any) -> dict[Kernel, str]:
-        assert capability == (8, 9)
-        wanted.extend(kernel.name for kernel in kernels)
-        return {}
+        wanted.extend((kernel.name, capability) for kernel in kernels)
+        return naive_card.stub_ptx(kernels, capability)
 
     monkeypatch.setattr("edgellama.cuda.ptx_cache.ptx_of", ptx_of)
-    result = InProcess().invoke(root, ["warmup", str(model)], catch_exceptions=False)
-    assert result.exit_code == 0
-    assert [name for name in wanted if "store" in name] == [
-        "card_store_f16_f16", "card_store_q8_0_q8_0",
-    ]  # fmt: skip
+    arguments = ["warmup", str(model), "--kv", "f16,q8_0"]
+    assert InProcess().invoke(root, arguments, catch_exceptions=False).exit_code == 0
+    stores = [name for name, capability in wanted if "store" in name and capability == (8, 9)]
+    assert stores == ["card_store_f16_f16", "card_store_q8_0_q8_0"]
+    wanted.clear()
+    folder = tmp_path / "kernels"
+    result = InProcess().invoke(root, [*arguments, "--export", str(folder)])
+    assert "kernels of graphics cards: 6 for sm_80, 6 for sm_75" in result.output
+    assert {capability for _, capability in wanted} == {(8, 0), (7, 5)}
+    monkeypatch.setenv("EDGELLAMA_KERNELS", str(folder))
+    kernel = Kernel("card_store", ("q8_0", "q8_0"))
+    assert real_ptx_of([kernel], (8, 9)) == naive_card.stub_ptx([kernel], (8, 9))
+    with Llama(model, attention="cpu") as llama:
+        assert llama.generate(PROMPT, max_tokens=2).tokens
 
 
 def test_a_draft_model_stays_on_the_cpu(fake: FakeCuda, model: Path) -> None:

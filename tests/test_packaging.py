@@ -13,7 +13,7 @@ import pytest
 from typecheck import LINKED, REPOSITORY
 
 import edgellama
-from edgellama.cuda.ptx_cache import card_source_hash
+from edgellama.cuda.ptx_text import card_source_hash
 from edgellama.kernels_cpu.compiling.source_hash import BOUND_NAME, source_hash
 
 USER_FILE = """

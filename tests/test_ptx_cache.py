@@ -12,9 +12,11 @@ from edgellama.cuda import ptx_cache
 from edgellama.cuda.card_tiers import CARD_TIERS, SM_75, SM_80, tier_of_card
 from edgellama.cuda.cards import MIN_CAPABILITY
 from edgellama.cuda.ptx_cache import ptx_key, ptx_of
+from edgellama.cuda.ptx_export import export_ptx, exported_ptx
 from edgellama.cuda.signatures import CARD_SIGNATURES
 from edgellama.kernels_cpu.compiling.code_cache import FOLDER_NAME
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked, write_checked
+from edgellama.kernels_cpu.compiling.exported_kernels import EXPORT_VARIABLE, write_exported
 from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE
 from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.errors import KernelError
@@ -60,6 +62,26 @@ def test_other_text_is_not_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         ptx_of([KERNEL], (8, 6))
     assert asked == [[KERNEL.name]]
     assert read_checked(folder / f"{KERNEL.name}.ptx")
+
+
+def test_what_an_application_ships_comes_first(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PTX beside exported kernels is taken unless it is damaged or of other sources."""
+    exported = tmp_path / "exported"
+    write_exported(exported, {"generic": {}}, made_by="a test")
+    text = f".visible .entry {KERNEL.name}(\n"
+    export_ptx(exported, SM_80, {KERNEL.name: text})
+    monkeypatch.setenv(EXPORT_VARIABLE, str(exported))
+    assert ptx_of([KERNEL], (8, 6)) == {KERNEL: text}
+    assert exported_ptx(SM_75, [KERNEL.name]) == {}
+    assert not folder.exists()
+    (file,) = exported.rglob("*.ptx")
+    file.write_bytes(file.read_bytes()[:-1])
+    assert exported_ptx(SM_80, [KERNEL.name]) == {}
+    export_ptx(exported, SM_80, {KERNEL.name: text})
+    monkeypatch.setattr("edgellama.cuda.ptx_export.card_source_hash", lambda: "other")
+    assert exported_ptx(SM_80, [KERNEL.name]) == {}
 
 
 def test_nothing_is_asked_for_nothing(folder: Path) -> None:

@@ -11,9 +11,9 @@ import click
 
 from edgellama.cli.completion import MODEL
 from edgellama.cli.lists import TextList
+from edgellama.cli.warmup_card import CardWarmup
 
 if TYPE_CHECKING:
-    from edgellama.engine.engine import Engine
     from edgellama.kernels_cpu.machine.cpu import Tier
 
 ALL_TIERS = "all"
@@ -52,7 +52,7 @@ def command(
     """Compile now what would otherwise be compiled at first use.
 
     Without MODEL that is for models of every type of weights; with MODEL, what it needs,
-    on a graphics card, too, if there is one.
+    on a graphics card, too, if there is one or --export is given.
 
     An application that ships the folder that --export writes makes nobody compile:
     it finds the kernels where EDGELLAMA_KERNELS says or, if it is frozen, in
@@ -70,18 +70,23 @@ def command(
 
     pairs = [str(KVTypes.of(kind)) for kind in kv_types]
     started = time.monotonic()
+    cards = CardWarmup(is_shipped=folder is not None)
     with kernel_progress() as report:
-        names = _names_for(model, pairs, report) if model else _all_names(pairs)
+        names = _names_for(model, pairs, cards, report) if model else _all_names(pairs)
     objects = {}
     for tier in _chosen_tiers(tiers):
         objects[tier.name] = _compiled(names, tier)
     if folder is not None:
         _export(folder, objects)
+        if model:
+            click.echo(f"{folder}: kernels of graphics cards: {cards.export(folder)}")
     click.echo(f"kernels ready after {time.monotonic() - started:.1f} s")
 
 
-def _names_for(model: str, kv_types: Sequence[str], report: Callable[[int, int], None]) -> set[str]:
-    """The kernels of one model, which an engine knows."""
+def _names_for(
+    model: str, kv_types: Sequence[str], cards: CardWarmup, report: Callable[[int, int], None]
+) -> set[str]:
+    """The kernels of one model, which an engine knows; those for cards are compiled at once."""
     from edgellama.cli.model_argument import find_model
     from edgellama.engine.engine import Engine
     from edgellama.quant.gguf.file import GGUFFile
@@ -91,28 +96,8 @@ def _names_for(model: str, kv_types: Sequence[str], report: Callable[[int, int],
         for kv_type in kv_types:
             with Engine(file, kv_type=kv_type, progress=report) as engine:
                 names |= engine.usual_kernels()
-                _compile_for_the_card(engine, report)
+                cards.compile(engine, report)
     return names
-
-
-def _compile_for_the_card(engine: Engine, report: Callable[[int, int], None]) -> None:
-    """The kernels of a graphics card, if there is one that runs this model's attention."""
-    from edgellama.cuda.cards import choose_card
-    from edgellama.cuda.driver import Driver
-    from edgellama.cuda.ptx_cache import ptx_of
-    from edgellama.engine.card.attention import CardKernels
-    from edgellama.engine.card.layout import CardLayout
-    from edgellama.engine.page_layout import PageLayout
-    from edgellama.quant.errors import CudaError
-
-    try:
-        card = choose_card(Driver.load())
-    except CudaError:
-        return
-    pages = engine.pool().layout
-    assert isinstance(pages, PageLayout)
-    layout = CardLayout(pages, pages.num_layers)
-    ptx_of(CardKernels.of(engine.config, layout, card.capability).all, card.capability, report)
 
 
 def _all_names(kv_types: Sequence[str]) -> set[str]:

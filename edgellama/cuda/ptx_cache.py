@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from edgellama.cuda import ptx_worker
 from edgellama.cuda.card_tiers import tier_of_card
+from edgellama.cuda.ptx_export import exported_ptx
+from edgellama.cuda.ptx_text import card_source_hash, read_ptx
 from edgellama.kernels_cpu.compiling.code_cache import key_of, read_or_make
-from edgellama.kernels_cpu.compiling.compile_worker import read_checked
 from edgellama.kernels_cpu.compiling.source_hash import source_hash
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import Kernel
@@ -22,16 +23,14 @@ from edgellama.quant.errors import KernelError
 if TYPE_CHECKING:
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
 
-SOURCE_FOLDER = Path(__file__).parent
-
 
 def ptx_of(
     kernels: Iterable[Kernel], capability: tuple[int, int], progress: Progress | None = None
 ) -> dict[Kernel, str]:
     """PTX by kernel, for a card of this compute capability.
 
-    What the cache lacks is compiled, of which ``progress`` hears the number done and the total.
-    Raises KernelError and CacheError.
+    What an application ships comes first. What the cache lacks is compiled, of which ``progress``
+    hears the number done and the total. Raises KernelError and CacheError.
     """
     tier = tier_of_card(*capability)
     if tier is None:
@@ -43,13 +42,10 @@ def ptx_of(
 
         compile_kernels(missing, tier, folder, progress, worker=ptx_worker.__name__)
 
-    found = read_or_make(list(wanted), ptx_key(tier), _read_ptx, compile_missing)
+    found = exported_ptx(tier, wanted)
+    if missing := [name for name in wanted if name not in found]:
+        found |= read_or_make(missing, ptx_key(tier), read_ptx, compile_missing)
     return {wanted[name]: ptx for name, ptx in found.items()}
-
-
-def card_source_hash() -> str | None:
-    """The hash of this room's sources; None if nothing tells it."""
-    return source_hash(SOURCE_FOLDER, beside=())
 
 
 def ptx_key(tier: Tier) -> str:
@@ -64,9 +60,3 @@ def ptx_key(tier: Tier) -> str:
             "edgellama/cuda/source_hash.txt (PyInstaller does it by itself)"
         )
     return key_of(tier, *map(str, sources))
-
-
-def _read_ptx(folder: Path, name: str) -> str | None:
-    content = read_checked(folder / f"{name}.ptx")
-    text = None if content is None else content.decode("ascii", "replace")
-    return text if text and f".entry {name}(" in text else None

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from edgellama.cuda.card_tiers import CARD_TIERS
+from edgellama.cuda.ptx_text import write_ptx
 from edgellama.cuda.signatures import CARD_KERNELS
 from edgellama.kernels_cpu.compiling import compile_worker
-from edgellama.kernels_cpu.compiling.compile_worker import write_checked
 
 
 def compile_into(
@@ -24,7 +24,7 @@ def compile_into(
     ptx_target.use_card({tier.name: tier for tier in CARD_TIERS}[tier_name])
     for name in names:
         ptx = ptx_target.compile_ptx(CARD_KERNELS[name])
-        write_checked(folder / f"{name}.ptx", ptx.encode("ascii"))
+        write_ptx(folder, name, ptx)
         done(name)
 
 

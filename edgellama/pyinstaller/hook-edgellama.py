@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PyInstaller.utils.hooks import collect_data_files, copy_metadata
 
-from edgellama.cuda import ptx_cache
+from edgellama.cuda.ptx_text import card_source_hash
 from edgellama.cuda.signatures import CARD_SIGNATURES
 from edgellama.kernels_cpu.compiling.exported_kernels import (
     EXPORT_NAME,
@@ -26,7 +26,7 @@ MODULES = {f"{PACKAGE}.{signature_of(kernel).module}" for kernel in KERNELS.valu
 CARD_MODULES = {f"{CARD}.kernels.{signature.module}" for signature in CARD_SIGNATURES.values()}
 
 datas = copy_metadata("edgellama")
-for package, text in ((PACKAGE, source_hash()), (CARD, ptx_cache.card_source_hash())):
+for package, text in ((PACKAGE, source_hash()), (CARD, card_source_hash())):
     bound = Path(tempfile.mkdtemp(prefix="edgellama-hook-")) / BOUND_NAME
     bound.write_text(text or "", "ascii")
     datas.append((str(bound), package.replace(".", "/")))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgellama.cuda.ptx_cache import card_source_hash
+from edgellama.cuda.ptx_text import card_source_hash
 from edgellama.engine.card.device import CardDevice
 from edgellama.engine.card.layout import CardLayout
 from edgellama.engine.card.pages import CardPages
