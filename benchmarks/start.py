@@ -28,6 +28,8 @@ STAGES = {
     "with a tokenizer": "from edgellama import Llama; Llama(path)",
     "with a token": "from edgellama import Llama; "
     "Llama(path).generate('The capital of France is', max_tokens=1, temperature=0)",
+    "by the command": "from edgellama.cli import main; "
+    "main(['generate', path, '-p', 'The capital of France is', '-n', '1', '--temperature', '0'])",
 }
 COLD = "from edgellama import Engine, GGUFFile; Engine(GGUFFile(path))"
 
@@ -51,6 +53,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--cold", action="store_true", help="compile into an empty cache")
     options = parser.parse_args()
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # As the command line does.
     model = (options.model or pull(STARTER_MODEL)).resolve()
     if options.cold:
         with tempfile.TemporaryDirectory() as cache:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 
 from edgellama.kernels_cpu.machine.user_cache import cache_folders
@@ -77,6 +76,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
             return resolve_hub(reference)
         except ModelNotFoundError:
             raise _not_downloaded(name) from None
+    from difflib import get_close_matches
+
     known = list(dict.fromkeys([*pulled, *known_names()]))
     close = get_close_matches(name, known, n=1, cutoff=CLOSE_ENOUGH)
     guess = f"did you mean {close[0]}? " if close else ""
