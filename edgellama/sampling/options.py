@@ -74,7 +74,7 @@ class SamplingOptions:
         mirostat_tau: The surprise to keep, in bits. Allowed: a number from 0 to 1e9.
         mirostat_eta: How fast Mirostat learns. Allowed: a number from 0 to 1e9.
         samplers: The order of the stages; what is left out is off. Allowed: names of
-            ranges.SAMPLERS, each once.
+            SAMPLERS, each once.
         logit_bias: Add a number to the logit of a token; False forbids it. Allowed: None,
             or numbers or False by token ids or texts.
         min_tokens: Do not end a text before it has so many tokens. Allowed: a whole number
