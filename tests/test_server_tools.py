@@ -173,6 +173,13 @@ def test_a_call_in_a_response(client: httpx.Client) -> None:
     events = sse_events(client.post("/v1/responses", json={**body, "stream": True}).text)
     done = [content for name, content in events if name.endswith("arguments.done")]
     check_arguments(json.loads(done[0]["arguments"]))
+    pieces = [content["delta"] for name, content in events if name.endswith("arguments.delta")]
+    assert len(pieces) > 3
+    assert json.loads("".join(pieces)) == json.loads(done[0]["arguments"])
+    ends = [content["item"] for name, content in events if name == "response.output_item.done"]
+    assert [item["type"] for item in ends] == ["message", "function_call"]
+    assert ends[1]["id"] == done[0]["item_id"] == events[-1][1]["response"]["output"][1]["id"]
+    assert [content["sequence_number"] for _, content in events] == list(range(len(events)))
     assert events[-1][1]["response"]["output"][done[0]["output_index"]]["type"] == "function_call"
 
 

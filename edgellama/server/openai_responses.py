@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from edgellama.generation.results import Generation, TokenLogprob
     from edgellama.models.made import Preset
     from edgellama.server.settings import Limits
-    from edgellama.tools.tool import ToolCall
 
 Messages = list[dict[str, Any]]
 TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
@@ -172,7 +171,10 @@ class ResponseObject:
         is_stream = self._request.fields.stream
         has_text = is_stream or result.text or not result.tool_calls
         text = [self.item(text_part(result.text, result.logprobs), status)] if has_text else []
-        calls = [call_item(call, status) for call in result.tool_calls]
+        calls = [
+            call_item(call.id, call.name, arguments_text(call), status)
+            for call in result.tool_calls
+        ]
         return self._object(status, [*text, *calls], _usage(result))
 
     def failed(self, error: RequestError) -> dict[str, Any]:
@@ -219,15 +221,15 @@ class ResponseObject:
         }
 
 
-def call_item(call: ToolCall, status: str, arguments: str | None = None) -> dict[str, Any]:
-    """A call of the output; ``arguments`` in place of its own while it is told."""
+def call_item(call_id: str, name: str, arguments: str, status: str) -> dict[str, Any]:
+    """A call of the output, with its arguments as JSON text."""
     return {
-        "id": f"fc_{call.id}",
+        "id": f"fc_{call_id}",
         "type": "function_call",
         "status": status,
-        "call_id": call.id,
-        "name": call.name,
-        "arguments": arguments_text(call) if arguments is None else arguments,
+        "call_id": call_id,
+        "name": name,
+        "arguments": arguments,
     }
 
 

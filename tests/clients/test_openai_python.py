@@ -159,6 +159,20 @@ def test_structured_answers_and_tools(client: Any) -> None:
     assert final.choices[0].message.tool_calls[0].function.parsed_arguments
 
 
+def test_a_call_in_a_responses_stream(client: Any) -> None:
+    """The client's helper joins the pieces and reads the arguments."""
+    schema: Any = {"type": "object", "properties": {"city": {"enum": ["Rome", "Oslo"]}}}
+    schema |= {"required": ["city"], "additionalProperties": False}
+    tool: Any = {"type": "function", "name": "weather", "parameters": schema, "strict": True}
+    options: Any = {"model": "smollm2", "input": "Weather in Rome?", "max_output_tokens": 200}
+    options |= {"tools": [tool], "tool_choice": "required", "parallel_tool_calls": False}
+    with client.responses.stream(**options) as stream:
+        kinds = [event.type for event in stream]
+        final = stream.get_final_response()
+    assert kinds.count("response.function_call_arguments.delta") > 1
+    assert final.output[-1].parsed_arguments["city"] in ("Rome", "Oslo")
+
+
 def test_log_probabilities(client: Any) -> None:
     """Of tokens and their alternatives."""
     answer = client.chat.completions.create(
