@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from edgellama.engine.adapter import Adapter
     from edgellama.engine.cancellation import CancelToken
+    from edgellama.engine.card.use import CardUse
     from edgellama.engine.engine import Engine
     from edgellama.engine.hooks import StepRows
     from edgellama.engine.kv_cache import KVCache
@@ -80,6 +81,7 @@ _MODULES = {
     "CacheError": "edgellama.quant.errors",
     "CallPiece": "edgellama.tools.call_pieces",
     "CancelToken": "edgellama.engine.cancellation",
+    "CardUse": "edgellama.engine.card.use",
     "ChatOptions": "edgellama.generation.text_options",
     "ChatTemplate": "edgellama.text.chat_template",
     "Chunk": "edgellama.generation.results",
@@ -146,6 +148,7 @@ __all__ = [
     "CacheError",
     "CallPiece",
     "CancelToken",
+    "CardUse",
     "ChatOptions",
     "ChatTemplate",
     "Chunk",

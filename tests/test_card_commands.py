@@ -245,6 +245,8 @@ def test_the_server_tells_of_the_card(fake: FakeCuda, model: Path) -> None:
         assert told["graphics_card"]["name"] == "Double"
         assert told["graphics_card"]["used_bytes"] > 0
         assert told["graphics_card"]["obstacle"] is None
+        used = re.search(r"graphics_card_bytes (\d+)", client.get("/metrics").text)
+        assert used and int(used[1]) == told["graphics_card"]["used_bytes"]
 
 
 def test_a_profile_shows_the_cards_op(fake: FakeCuda, model: Path) -> None:

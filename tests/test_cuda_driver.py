@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import signal
 import sys
 import threading
 import weakref
@@ -389,9 +390,22 @@ def test_a_forked_child_is_told() -> None:
     """The child asks the driver nothing: an error for calls, silence for what it lets go."""
     fake = FakeCuda()
     context = opened(fake)
-    part = CardMemory(context).allocate(10)
+    memory = CardMemory(context)
+    part = memory.allocate(10)
+    is_held, may_go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with memory._lock:
+            is_held.set()
+            may_go.wait(60)
+
+    # Another thread is at the memory when the process is forked.
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert is_held.wait(60)
     child = os.fork()
     if child == 0:
+        signal.alarm(20)
         before = len(fake.calls)
         told = False
         try:
@@ -401,6 +415,8 @@ def test_a_forked_child_is_told() -> None:
         part.close()
         context.close()
         os._exit(0 if told and len(fake.calls) == before else 1)
+    may_go.set()
+    thread.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert np.any(context.memory_bytes())
     context.close()

@@ -92,13 +92,14 @@ class Context:
     def _release(
         self, number: int, function: str, handle: int, after: Callable[[], None] | None
     ) -> None:
+        # A forked child has nothing to give back, and locks that others held when it was made.
+        if self.driver.is_foreign:
+            return
         self._releases.pop(number, None)
-        # A lost card and a forked child have nothing to give back.
-        if not self.driver.is_foreign:
-            try:
-                self.call(function, handle)
-            except CudaError as error:
-                logger.debug("%s", error)
+        try:
+            self.call(function, handle)
+        except CudaError as error:  # A lost card has nothing to give back.
+            logger.debug("%s", error)
         if after:
             after()
 

@@ -72,6 +72,7 @@ async def metrics(request: Request) -> Response:
         "texts_waiting": state.queue.num_waiting,
         "models_loaded": len(state.shelf.loaded),
         "prompt_cache_bytes": _cached_bytes(state),
+        "graphics_card_bytes": _card_bytes(state),
     }
     return Response(state.metrics.as_text(gauges), media_type=METRICS_TYPE)
 
@@ -181,6 +182,12 @@ def _queue(state: ServerState) -> dict[str, int]:
 
 def _cached_bytes(state: ServerState) -> int:
     return sum(entry.llama.cached_bytes for entry in state.shelf.loaded.values())
+
+
+def _card_bytes(state: ServerState) -> int:
+    """What all models together take of graphics cards."""
+    uses = [entry.llama.card_use for entry in state.shelf.loaded.values()]
+    return sum(use.used_bytes for use in uses if use is not None)
 
 
 ROUTES: Routes = (
