@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from conftest import keep_kernels
+from platformdirs import user_cache_path
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.convert.output.file_lock import try_lock
+from edgellama.kernels_cpu.machine.user_cache import cache_root
 from edgellama.llama import Llama
 from edgellama.models import checkpoints, cleaning, library, usage
 from edgellama.models.facts import read_facts
@@ -42,6 +45,19 @@ def fill(path: Path, num_bytes: int = 1, age_seconds: float = 0) -> Path:
 def names_below(folder: Path) -> list[str]:
     """Files below a folder."""
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere platformdirs is asked")
+@pytest.mark.parametrize("variables", [{}, {"XDG_CACHE_HOME": "/a/b"}, {"XDG_CACHE_HOME": "c"}])
+def test_the_cache_folder_is_that_of_platformdirs(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Linux the cache's folder is found without platformdirs, and is the same."""
+    for name in ("EDGELLAMA_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cache_root() == user_cache_path("edgellama", appauthor=False)
 
 
 def test_models_of_all_origins(cache: Path) -> None:

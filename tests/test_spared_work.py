@@ -3,6 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
+
+from edgellama.kernels_cpu.compiling.compile_pool import compile_kernels
+from edgellama.kernels_cpu.machine.cpu import compilable_tier
 
 KERNELS = ("embed_Q8_0", "quantize_in_order", "merge_attention")
 PROGRAM = """
@@ -32,3 +38,15 @@ def test_kernels_are_the_same_byte_for_byte() -> None:
     ]  # fmt: skip
     plain, spared = (worker.communicate()[0] for worker in workers)
     assert plain == spared and plain.count("\n") == len(KERNELS)
+
+
+def test_kernels_do_not_depend_on_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers make the same objects whatever the seed of this process's hashes is."""
+    found = []
+    for seed in ("1", "2"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        folder = tmp_path / seed
+        folder.mkdir()
+        compile_kernels(["rms_norm_records"], compilable_tier("generic"), folder)
+        found.append((folder / "rms_norm_records.o").read_bytes())
+    assert found[0] == found[1]

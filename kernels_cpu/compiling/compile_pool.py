@@ -42,6 +42,8 @@ WORKER_PROGRAM = (
     "import importlib, json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "importlib.import_module(sys.argv[2]).main(sys.argv[3:])"
 )
+SAME_ORDER: Mapping[str, str] = MappingProxyType({"PYTHONHASHSEED": "0"})
+"""Numba numbers variables in the order of sets, so that another seed gives other registers."""
 Progress = Callable[[int, int], None]
 """Told the number of kernels compiled so far and their total."""
 
@@ -158,7 +160,7 @@ def start_worker(
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [sys.executable, "-c", WORKER_PROGRAM, *arguments],
-        stdin=pipe, stdout=pipe, stderr=pipe, text=True,
+        stdin=pipe, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **SAME_ORDER},
         creationflags=flags, start_new_session=in_background,
     )  # fmt: skip
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from edgellama.quant.errors import CacheError
 from edgellama.quant.ways import Way
 
+APPLICATION = "edgellama"
 CACHE_VARIABLE = "EDGELLAMA_CACHE"
 TEMPORARY_VARIABLES = ("TMPDIR", "TEMP", "TMP")
 _FULL_DISK = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
@@ -30,9 +31,20 @@ def cache_root() -> Path:
     override = os.environ.get(CACHE_VARIABLE)
     if override:
         return Path(override)
+    plain = _plain_linux_cache() if sys.platform == "linux" else None
+    if plain is not None:
+        return Path(plain, APPLICATION)
     from platformdirs import user_cache_path
 
-    return user_cache_path("edgellama", appauthor=False)
+    return user_cache_path(APPLICATION, appauthor=False)
+
+
+def _plain_linux_cache() -> str | None:
+    """What platformdirs says on Linux, where nothing is unusual: its import takes 4 ms."""
+    home, chosen = os.environ.get("HOME", ""), os.environ.get("XDG_CACHE_HOME", "")
+    if "ANDROID_DATA" in os.environ or not os.path.isabs(chosen or home):
+        return None
+    return chosen or os.path.join(home, ".cache")
 
 
 def cache_folders(name: str) -> list[Path]:
