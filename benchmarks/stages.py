@@ -46,7 +46,9 @@ def local_stages(file: GGUFFile, layers: Sequence[range], num_threads: int) -> l
     return [LocalStage(partial(Stage, file, each, num_threads=num_threads)) for each in layers]
 
 
-def ray_stages(file: GGUFFile, layers: Sequence[range], num_threads: int) -> list[StageHandle]:
+def ray_stages(
+    file: GGUFFile, layers: Sequence[range], num_threads: int, *, has_lines: bool
+) -> list[StageHandle]:
     """The first stage here, the others as actors of a cluster that ends with this process."""
     import ray
 
@@ -54,7 +56,10 @@ def ray_stages(file: GGUFFile, layers: Sequence[range], num_threads: int) -> lis
     identity, options = model_identity(file), {"num_threads": num_threads}
     path = str(file.path.resolve())
     orders = [StageOrder(path, each, identity, None, options) for each in layers[1:]]
-    return [*local_stages(file, layers[:1], num_threads), *start_stages(orders)]
+    return [
+        *local_stages(file, layers[:1], num_threads),
+        *start_stages(orders, has_lines=has_lines),
+    ]
 
 
 def token_seconds(
@@ -93,12 +98,16 @@ def main() -> None:
     parser.add_argument("--block", type=int, default=8, help="tokens of each in a round")
     parser.add_argument("--ray", action="store_true")
     parser.add_argument(
+        "--actor-calls", action="store_true", help="with --ray: no connections beside it"
+    )
+    parser.add_argument(
         "--logits", action="store_true", help="have logits sent, as for log-probabilities"
     )
     arguments = parser.parse_args()
     with GGUFFile(arguments.model) as file, Engine(file, num_threads=arguments.threads) as whole:
         layers = layer_ranges(whole.config.block_count, arguments.stages)
-        make = ray_stages if arguments.ray else local_stages
+        on_ray = partial(ray_stages, has_lines=not arguments.actor_calls)
+        make = on_ray if arguments.ray else local_stages
         spread = SpreadEngine(file, make(file, layers, arguments.threads))
         try:
             found = token_seconds(
@@ -114,6 +123,7 @@ def main() -> None:
     alone, staged = (1e3 * statistics.median(median for median, _ in each) for each in found)
     quickest = [1e3 * min(least for _, least in each) for each in found]
     how = f"{' on Ray' if arguments.ray else ''}{', with logits' if arguments.logits else ''}"
+    how += ", by calls of actors" if arguments.actor_calls else ""
     print(
         f"{arguments.model.name}, {arguments.threads} threads, {arguments.stages} stages{how}: "
         f"whole {alone:.3f} ms, stages {staged:.3f} ms, "

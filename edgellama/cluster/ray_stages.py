@@ -109,14 +109,17 @@ class StageActor:
 class RayStage:
     """The handle of a stage on a node of the Ray cluster that this process is connected to."""
 
-    def __init__(self, order: StageOrder) -> None:
-        """Ask for the actor, without waiting for it. EdgellamaError without Ray."""
+    def __init__(self, order: StageOrder, *, has_line: bool = True) -> None:
+        """Ask for the actor, without waiting for it. EdgellamaError without Ray.
+
+        ``has_line``: whether calls may go over a connection of their own.
+        """
         self._ray = import_ray()
         self._order = order
         self.layers = order.layers
         self._actor = self._new_actor()
         self._line: Line | None = None
-        self._has_line = True
+        self._has_line = has_line
 
     @property
     def name(self) -> str:
@@ -193,11 +196,13 @@ class RayStage:
         )
 
 
-def start_stages(orders: Sequence[StageOrder], timeout_s: float = START_S) -> list[RayStage]:
+def start_stages(
+    orders: Sequence[StageOrder], timeout_s: float = START_S, *, has_lines: bool = True
+) -> list[RayStage]:
     """All stages, started at the same time; if one fails, none is left."""
     stages: list[RayStage] = []
     try:
-        stages += [RayStage(order) for order in orders]
+        stages += [RayStage(order, has_line=has_lines) for order in orders]
         for stage in stages:
             stage.start(timeout_s)
     except BaseException:
