@@ -29,11 +29,6 @@ QUAD, QUAD_BYTES = 4, 16
 """Elements of a query that are read at once."""
 
 
-def query_place(element: Any, row: int, rows: int) -> Any:
-    """Where an element, i32 lanes, of a row of ``rows`` queries lies in shared memory, in bytes."""
-    return (element >> 2) * (rows * QUAD_BYTES) + (element & 3) * 4 + row * QUAD_BYTES
-
-
 def chunks_at_once(kind: str, rows: int) -> int:
     """Chunks of each key that are loaded before they are multiplied, so that lanes wait less.
 

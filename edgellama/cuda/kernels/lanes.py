@@ -236,23 +236,3 @@ def truncated(typingctx, x):
     """The whole part of f32 lanes as i32; their magnitude must be below 2**31."""
     lanes = x.of("i32")
     return lanes(x), lambda ctx, b, sig, args: b.fptosi(args[0], lanes.llvm)
-
-
-@intrinsic
-def as_f32(typingctx, x):
-    """Signed i32 lanes as f32."""
-    lanes = x.of("f32")
-    return lanes(x), lambda ctx, b, sig, args: b.sitofp(args[0], lanes.llvm)
-
-
-def _define_bits(kind: str) -> Callable[..., Any]:
-    @intrinsic
-    def bits(typingctx, x):
-        lanes = x.of(kind)
-        return lanes(x), lambda ctx, b, sig, args: b.bitcast(args[0], lanes.llvm)
-
-    return bits
-
-
-f32_of_bits, bits_of_f32 = _define_bits("f32"), _define_bits("i32")
-"""The same 32 bits as the other kind."""

@@ -14,8 +14,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from edgellama.cuda.kernels.lanes import I1, KINDS, Lanes, each, lanes_llvm, lanes_of, resized
-from edgellama.kernels_cpu.simd.vectors import I32
+from edgellama.cuda.kernels.lanes import I1, KINDS, Lanes, each, lanes_llvm, lanes_of
+from edgellama.kernels_cpu.simd.vectors import I32, I64
 
 GLOBAL, SHARED = 1, 3
 """LLVM's numbers of the card's address spaces."""
@@ -27,48 +27,27 @@ def place(builder: Any, address: Any, llvm_type: Any, space: int, width: int) ->
     return builder.inttoptr(address, ir.PointerType(llvm_type, addrspace=space))
 
 
-def _define_read(kind: str, space: int) -> Callable[..., Any]:
-    result = types.float32 if kind == "f32" else types.int64
+@intrinsic
+def read_global_i64(typingctx, address):
+    """One uniform number."""
+    width = lanes_of(typingctx, "i32").width
 
-    @intrinsic
-    def read(typingctx, address):
-        width = lanes_of(typingctx, "i32").width
+    def codegen(ctx, b, sig, args):
+        return b.load(place(b, args[0], I64, GLOBAL, width))
 
-        def codegen(ctx, b, sig, args):
-            value = b.load(place(b, args[0], KINDS[kind], space, width))
-            return resized(b, value, "i64", 1) if kind == "i32" else value
-
-        return result(types.int64), codegen
-
-    return read
+    return types.int64(types.int64), codegen
 
 
-read_global_i64, read_global_i32, read_global_f32 = (
-    _define_read(kind, GLOBAL) for kind in ("i64", "i32", "f32")
-)
-"""One uniform number, integers as int64."""
-read_shared_f32 = _define_read("f32", SHARED)
-"""One uniform f32 of the block."""
+@intrinsic
+def write_global_i32(typingctx, address, value):
+    """One uniform number, which all lanes write alike."""
+    width = lanes_of(typingctx, "i32").width
 
+    def codegen(ctx, b, sig, args):
+        b.store(b.trunc(args[1], I32), place(b, args[0], I32, GLOBAL, width))
+        return ctx.get_dummy_value()
 
-def _define_write(kind: str, space: int) -> Callable[..., Any]:
-    @intrinsic
-    def write(typingctx, address, value):
-        width = lanes_of(typingctx, "i32").width
-
-        def codegen(ctx, b, sig, args):
-            number = args[1] if kind in ("f32", "i64") else resized(b, args[1], kind, 1)
-            b.store(number, place(b, args[0], number.type, space, width))
-            return ctx.get_dummy_value()
-
-        return types.void(types.int64, types.float32 if kind == "f32" else types.int64), codegen
-
-    return write
-
-
-write_global_i32 = _define_write("i32", GLOBAL)
-"""One uniform number, which all lanes write alike."""
-write_shared_f32 = _define_write("f32", SHARED)
+    return types.void(types.int64, types.int64), codegen
 
 
 # Lanes.
@@ -152,45 +131,31 @@ def store_lanes(
 def _define_load(kind: str, space: int) -> Callable[..., Any]:
     @intrinsic
     def load(typingctx, addresses):
-        lanes = addresses.of("i32" if kind == "i16" else kind)
-
         def codegen(ctx, b, sig, args):
-            value = load_lanes(b, args[0], kind, space, addresses.width)
-            return b.zext(value, lanes.llvm) if kind == "i16" else value
+            return load_lanes(b, args[0], kind, space, addresses.width)
 
-        return lanes(addresses), codegen
+        return addresses.of(kind)(addresses), codegen
 
     return load
 
 
-load_global_f32, load_global_i64, load_global_u16 = (
-    _define_load(kind, GLOBAL) for kind in ("f32", "i64", "i16")
-)
-"""One number in each lane at an address of its own; u16 becomes i32."""
+load_global_f32, load_global_i64 = (_define_load(kind, GLOBAL) for kind in ("f32", "i64"))
+"""One number in each lane at an address of its own."""
 load_shared_f32 = _define_load("f32", SHARED)
 
 
-def _define_load_words(count: int, space: int) -> Callable[..., Any]:
-    @intrinsic
-    def load(typingctx, addresses):
-        result = types.UniTuple(addresses.of("i32"), count)
+@intrinsic
+def load_global_16_bytes(typingctx, addresses):
+    """Four i32 lanes: 16 bytes from each lane's address at once."""
+    result = types.UniTuple(addresses.of("i32"), 4)
 
-        def codegen(ctx, b, sig, args):
-            words = load_words(b, args[0], count, space, addresses.width)
-            return ctx.make_tuple(b, result, words)
+    def codegen(ctx, b, sig, args):
+        return ctx.make_tuple(b, result, load_words(b, args[0], 4, GLOBAL, addresses.width))
 
-        return result(addresses), codegen
-
-    return load
+    return result(addresses), codegen
 
 
-load_global_16_bytes, load_shared_16_bytes = (
-    _define_load_words(4, space) for space in (GLOBAL, SHARED)
-)
-"""Four i32 lanes: 16 bytes from each lane's address at once."""
-
-
-def _define_store(space: int, bits: int | None = None) -> Callable[..., Any]:
+def _define_store(bits: int | None = None) -> Callable[..., Any]:
     @intrinsic
     def store(typingctx, addresses, value, mask):
         if not isinstance(value, Lanes):
@@ -202,7 +167,7 @@ def _define_store(space: int, bits: int | None = None) -> Callable[..., Any]:
                 element = ir.IntType(bits)
                 width = value.width
                 number = b.trunc(number, element if width == 1 else ir.VectorType(element, width))
-            store_lanes(b, args[0], number, args[2], space, value.width)
+            store_lanes(b, args[0], number, args[2], GLOBAL, value.width)
             return ctx.get_dummy_value()
 
         return types.void(addresses, value, mask), codegen
@@ -210,33 +175,29 @@ def _define_store(space: int, bits: int | None = None) -> Callable[..., Any]:
     return store
 
 
-def _define_store_words(space: int) -> Callable[..., Any]:
-    @intrinsic
-    def store(typingctx, addresses, words, mask):
-        def codegen(ctx, b, sig, args):
-            values = [b.extract_value(args[1], i) for i in range(words.count)]
-            if addresses.width == 1:
-                vector = ir.Constant(ir.VectorType(I32, len(values)), ir.Undefined)
-                for i, value in enumerate(values):
-                    vector = b.insert_element(vector, value, I32(i))
-                with b.if_then(args[2]):
-                    at = place(b, args[0], vector.type, space, 1)
-                    b.store(vector, at, align=4 * len(values))
-            else:
-                for i, value in enumerate(values):
-                    at = b.add(args[0], each(args[0].type, 4 * i))
-                    store_lanes(b, at, value, args[2], space, addresses.width)
-            return ctx.get_dummy_value()
+@intrinsic
+def store_shared_16_bytes(typingctx, addresses, words, mask):
+    """Four i32 lanes, 16 bytes at each lane's address at once, of those whose mask is set."""
 
-        return types.void(addresses, words, mask), codegen
+    def codegen(ctx, b, sig, args):
+        values = [b.extract_value(args[1], i) for i in range(words.count)]
+        if addresses.width == 1:
+            vector = ir.Constant(ir.VectorType(I32, len(values)), ir.Undefined)
+            for i, value in enumerate(values):
+                vector = b.insert_element(vector, value, I32(i))
+            with b.if_then(args[2]):
+                at = place(b, args[0], vector.type, SHARED, 1)
+                b.store(vector, at, align=4 * len(values))
+        else:
+            for i, value in enumerate(values):
+                at = b.add(args[0], each(args[0].type, 4 * i))
+                store_lanes(b, at, value, args[2], SHARED, addresses.width)
+        return ctx.get_dummy_value()
 
-    return store
+    return types.void(addresses, words, mask), codegen
 
 
-store_shared_16_bytes = _define_store_words(SHARED)
-"""Four i32 lanes, 16 bytes at each lane's address at once, of those whose mask is set."""
-store_global, store_shared = _define_store(GLOBAL), _define_store(SHARED)
+store_global = _define_store()
 """One number of each lane whose mask is set, at an address of its own."""
-store_global_16_bits, store_global_8_bits = _define_store(GLOBAL, 16), _define_store(GLOBAL, 8)
+store_global_16_bits, store_global_8_bits = _define_store(16), _define_store(8)
 """The low bits of i32 lanes whose mask is set."""
-store_shared_16_bits = _define_store(SHARED, 16)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
-from numba import types
 from numba.extending import intrinsic
 
 from edgellama.cuda.kernels.lanes import each, lanes_llvm
@@ -15,7 +14,7 @@ from edgellama.cuda.kernels.warp import call_nvvm
 from edgellama.kernels_cpu.simd.arithmetic import multiply_add
 from edgellama.kernels_cpu.simd.attention_vectors import POWER_SERIES, ROUNDING
 from edgellama.kernels_cpu.simd.halves import f32_to_half_bits, half_bits_to_f32
-from edgellama.kernels_cpu.simd.vectors import F16, F32, I16, I32, call_llvm, splat, tier_of
+from edgellama.kernels_cpu.simd.vectors import F16, F32, I16, I32, call_llvm, tier_of
 
 LOWEST_POWER = -126.0
 """Powers below are zero."""
@@ -26,13 +25,6 @@ def fused(builder: Any, x: Any, y: Any, z: Any, tier: Any) -> Any:
     if isinstance(x.type, ir.VectorType):
         return multiply_add(builder, x, y, z, tier)
     return call_llvm(builder, "llvm.fma.f32", F32, [x, y, z])
-
-
-@intrinsic
-def fma(typingctx, x, y, z):
-    """x * y + z of f32 lanes."""
-    tier = tier_of(typingctx)
-    return x(x, y, z), lambda ctx, b, sig, args: fused(b, *args, tier)
 
 
 def _define_choice(comparison: str) -> Callable[..., Any]:
@@ -85,26 +77,6 @@ def _powers_by_series(builder: Any, x: Any, tier: Any) -> Any:
     exponent = builder.shl(builder.bitcast(magic, i32), each(i32, 23))
     bits = builder.add(builder.bitcast(value, i32), exponent)
     return builder.select(is_tiny, each(f32, 0.0), builder.bitcast(bits, f32))
-
-
-@intrinsic
-def exp2(typingctx, x):
-    """2**x of f32 lanes to about 2e-7 relative, up to 126; 0 far below, minus infinity too."""
-    tier = tier_of(typingctx)
-    return x(x), lambda ctx, b, sig, args: powers_of_two(b, args[0], tier)
-
-
-@intrinsic
-def exp2_of_one(typingctx, x):
-    """The same of one uniform number."""
-    tier = tier_of(typingctx)
-
-    def codegen(ctx, b, sig, args):
-        if tier.lanes == 1:
-            return powers_of_two(b, args[0], tier)
-        return b.extract_element(powers_of_two(b, splat(b, args[0], 4), tier), I32(0))
-
-    return types.float32(types.float32), codegen
 
 
 # Rounding to what the cache holds.
@@ -212,10 +184,3 @@ WORDS = {
     "f32": float_of, "f16": halves_of, "bf16": bfloats_of, "q8_0": bytes_of, "q4_0": nibbles_of,
 }  # fmt: skip
 """By type of the cache, what a word of its numbers holds."""
-
-
-@intrinsic
-def half_of_bits(typingctx, bits):
-    """IEEE halves in the low 16 bits of i32 lanes as f32."""
-    lanes, tier = bits.of("f32"), tier_of(typingctx)
-    return lanes(bits), lambda ctx, b, sig, args: halves_of(b, args[0], bits.width, tier)[0]

@@ -38,7 +38,6 @@ it is."""
 NUM_WARPS, SHARED, BARRIER, YIELD = 32, 40, 48, 56
 """How many warps the block has; the addresses of the block's memory, of two counters at which
 its warps meet, zero at first, and of the system's function that gives way to other threads."""
-WARP_RECORD_BYTES = 64
 FULL_MASK = -1
 GENERATION = 8
 """Behind the counter of warps that have arrived: how often all have met."""
@@ -122,22 +121,6 @@ def shuffle_xor(typingctx, x, distance):
     return x(x, distance), lambda ctx, b, sig, args: exchanged(b, args[0], bits, x.width)
 
 
-@intrinsic
-def shuffle_at(typingctx, x, lane):
-    """The number of the lane that ``lane``, i32 lanes from 0 to 31, tells each lane."""
-
-    def codegen(ctx, b, sig, args):
-        if x.width == 1:
-            return _shuffle_on_card(b, "idx", args[0], args[1])
-        result = ir.Constant(x.llvm, ir.Undefined)
-        for i in range(x.width):
-            number = b.extract_element(args[0], b.extract_element(args[1], I32(i)))
-            result = b.insert_element(result, number, I32(i))
-        return result
-
-    return x(x, x.of("i32")), codegen
-
-
 def lane_value(builder: Any, value: Any, lane: Any, width: int) -> Any:
     """The LLVM value of a uniform i32 lane's number in every lane."""
     if width == 1:
@@ -202,8 +185,6 @@ def _define_reduction(kind: str, combine: Callable[[Any, Any, Any], Any]) -> Cal
 
 largest_of_lanes = _define_reduction("f32", larger_of)
 """The uniform largest number of all lanes."""
-sum_of_lanes = _define_reduction("f32", lambda b, x, y: b.fadd(x, y))
-"""The uniform sum of all lanes, added in the same order in both forms."""
 largest_integer_of_lanes = _define_reduction("i32", _larger_integer)
 """The uniform largest i32 of all lanes, as int64."""
 
