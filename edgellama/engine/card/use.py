@@ -10,13 +10,17 @@ from edgellama.quant.records import dataclass
 class CardUse:
     """How a model uses a graphics card now.
 
-    Attributes:
-        mode: "cuda" or "auto", as the model was loaded.
-        name: The card's name; None until a text is long enough to ask for it, and without one.
-        gpu: Its number.
-        used_bytes: Bytes of its memory that are taken, keys and values for the most part.
-        limit_bytes: The most that may be taken; None for all that is free.
-        obstacle: Why no card is used, or none any more; None if nothing is in the way.
+    ``mode`` is "cuda" or "auto", as the model was loaded. ``name`` is the card's, None until a text
+    is long enough to ask for one, and where there is none; ``gpu`` is its number. ``used_bytes`` of
+    its memory are taken, keys and values for the most part, and ``limit_bytes`` may be at most,
+    None for all that is free. ``obstacle`` says why no card is used, or none any more; None if
+    nothing is in the way.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2", context_length=64, attention="cpu") as llama:
+        ...     llama.card_use is None
+        True
     """
 
     mode: AttentionMode
