@@ -7,8 +7,10 @@ What was compiled from the same sources lies in the cache folder. Run as a progr
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
@@ -22,11 +24,15 @@ from edgellama.quant.digests import blake2b
 
 SOURCES = Path(__file__).resolve().parent.parent / "edgellama" / "cuda"
 NUM_WORKERS = 2
+WEEK_SECONDS = 7 * 24 * 3600
 
 
 def compiled(target: str, names: Iterable[str]) -> dict[str, bytes]:
     """PTX where ``target`` is a tier of cards, such as sm_80, else object code of the CPU form."""
-    folder = folder_to_fill("card-tests") / _key() / target
+    root = folder_to_fill("card-tests")
+    folder = root / _key() / target
+    if not folder.exists():
+        _forget_old(root)
     folder.mkdir(parents=True, exist_ok=True)
     wanted = sorted(set(names))
     missing = [name for name in wanted if read_checked(folder / name) is None]
@@ -37,6 +43,13 @@ def compiled(target: str, names: Iterable[str]) -> dict[str, bytes]:
         assert worker.wait() == 0, f"{target}: {missing} could not be compiled"
     found = {name: read_checked(folder / name) for name in wanted}
     return {name: content for name, content in found.items() if content is not None}
+
+
+def _forget_old(root: Path) -> None:
+    """Remove what was compiled from sources that nobody has tested for a week."""
+    for folder in root.iterdir():
+        if folder.stat().st_mtime < time.time() - WEEK_SECONDS:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _key() -> str:

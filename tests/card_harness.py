@@ -74,8 +74,9 @@ class CardCache:
         return staged
 
     def attend_few(
-        self, parts: Sequence[Part], q: Array, split_keys: int = ALL_KEYS, seed: int = 0
-    ) -> Array:
+        self, parts: Sequence[Part], q: Array, split_keys: int = ALL_KEYS, seed: int = 0,
+        at_once: int = 1,
+    ) -> Array:  # fmt: skip
         """Attention of q (tokens, heads, size) by ``card_attend_few``; blocks come in any order."""
         group = self.heads // self.kv_heads
         counts = [
@@ -94,7 +95,7 @@ class CardCache:
         segments = self.segments(parts, np.cumsum([0, *counts[:-1]]), split_keys, room, tickets)
         self.runner.call(
             kernel.name, (sum(counts), self.kv_heads, head_parts(group)),
-            CARD_SIGNATURES[kernel].shared_bytes(self.head_size), seed=seed, q=q,
+            CARD_SIGNATURES[kernel].shared_bytes(self.head_size), seed=seed, at_once=at_once, q=q,
             q_stride=q.strides[0], y=y[1:], y_stride=y.strides[0], segments=segments,
             window=self.window, scale=math.log2(math.e) / math.sqrt(self.head_size),
             **self.layer(),

@@ -117,13 +117,14 @@ def test_as_the_cpu(pair: tuple[str, str]) -> None:
 
 
 def test_bits_depend_on_nothing_else() -> None:
-    """A token's result has the same bits in any company, and whoever finishes last."""
+    """A token's result has the same bits in any company, whoever finishes last, also at once."""
     rng = np.random.default_rng(6)
     card = CardCache(warp_runner(), ("bf16", "q4_0"), 64, 2, 3, 3, 700)
     parts = [Part(0, 600, 4), Part(1, 0, 1), Part(2, 690, 2)]
     filled(card, parts, rng)
     q = queries(card, parts, rng)
     together = [card.attend_few(parts, q, 128, seed).tobytes() for seed in range(4)]
+    together += [card.attend_few(parts, q, 128, seed, at_once=4).tobytes() for seed in range(20)]
     assert len(set(together)) == 1
     alone = [card.attend_few([Part(0, 600 + i, 1)], q[i : i + 1], 128).tobytes() for i in range(4)]
     assert together[0].startswith(b"".join(alone))

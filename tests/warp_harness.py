@@ -10,6 +10,7 @@ import functools
 import struct
 import threading
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
@@ -47,35 +48,30 @@ class WarpRunner:
 
     def launch(
         self, name: str, grid: tuple[int, int, int], slots: bytes, shared_bytes: int,
-        seed: int = 0,
+        seed: int = 0, at_once: int = 1,
     ) -> None:  # fmt: skip
         """Run all blocks; ``slots`` are the arguments, 8 bytes each, as for ``cuLaunchKernel``.
 
-        Blocks come in an order that ``seed`` tells. Shared memory is garbage before, and nothing
-        may be written behind its end.
+        Blocks come in an order that ``seed`` tells, so many ``at_once``. Shared memory is garbage
+        before, and nothing may be written behind its end.
         """
         self.preload([name])
-        num_warps = CARD_SIGNATURES[CARD_KERNELS[name]].num_warps
         arguments = np.frombuffer(bytearray(slots), np.uint8)
         blocks = list(product(*(range(count) for count in reversed(grid))))
-        for number in np.random.default_rng(seed).permutation(len(blocks)):
-            z, y, x = blocks[number]
-            shared = np.full(shared_bytes + GUARD_BYTES + WARP, GUARD, np.uint8)
-            start = -shared.ctypes.data % 16
-            barrier = np.zeros(2, np.int64)
-            records = np.array(
-                [
-                    [x, y, z, number, num_warps, shared.ctypes.data + start, barrier.ctypes.data,
-                     self._yield]
-                    for number in range(num_warps)
-                ],
-                np.int64,
-            )  # fmt: skip
-            self._run_block(self._functions[name], arguments.ctypes.data, records)
-            assert (shared[start + shared_bytes :] == GUARD).all(), f"{name}: shared memory"
+        order = np.random.default_rng(seed).permutation(len(blocks))
+
+        def run(number: int) -> None:
+            self._run_block(name, arguments, blocks[number], shared_bytes)
+
+        if at_once == 1:
+            for number in order:
+                run(number)
+        else:
+            with ThreadPoolExecutor(at_once) as pool:
+                list(pool.map(run, order))
 
     def call(self, name: str, grid: tuple[int, ...], shared_bytes: int = 0, seed: int = 0,
-             **arguments: Any) -> None:  # fmt: skip
+             at_once: int = 1, **arguments: Any) -> None:  # fmt: skip
         """The same with arguments by their names; arrays stand for their addresses."""
         signature = CARD_SIGNATURES[CARD_KERNELS[name]]
         assert set(arguments) == set(signature.parameters), name
@@ -86,17 +82,30 @@ class WarpRunner:
                 value = value.ctypes.data
             code = "<f4x" if parameter in signature.float_parameters else "<q"
             slots += struct.pack(code, value)
-        self.launch(name, (*grid, 1, 1)[:3], slots, shared_bytes, seed)
+        self.launch(name, (*grid, 1, 1)[:3], slots, shared_bytes, seed, at_once)
 
-    def _run_block(self, function: Any, arguments: int, records: Any) -> None:
+    def _run_block(
+        self, name: str, arguments: Any, block: tuple[int, ...], shared_bytes: int
+    ) -> None:
         """All warps of a block at once; ctypes lets go of the GIL."""
-        calls = [(arguments, int(record.ctypes.data), 0) for record in records]
+        z, y, x = block
+        function = self._functions[name]
+        num_warps = CARD_SIGNATURES[CARD_KERNELS[name]].num_warps
+        shared = np.full(shared_bytes + GUARD_BYTES + WARP, GUARD, np.uint8)
+        start = -shared.ctypes.data % 16
+        barrier = np.zeros(2, np.int64)
+        places = (shared.ctypes.data + start, barrier.ctypes.data, self._yield)
+        records = np.array(
+            [(x, y, z, number, num_warps, *places) for number in range(num_warps)], np.int64
+        )
+        calls = [(arguments.ctypes.data, int(record.ctypes.data), 0) for record in records]
         threads = [threading.Thread(target=function, args=call) for call in calls[1:]]
         for thread in threads:
             thread.start()
         function(*calls[0])
         for thread in threads:
             thread.join()
+        assert (shared[start + shared_bytes :] == GUARD).all(), f"{name}: shared memory"
 
 
 @functools.cache
