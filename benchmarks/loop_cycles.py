@@ -93,7 +93,9 @@ def disassembled(object_file: bytes) -> list[tuple[int, str]]:
             ["objdump", "-d", "--no-show-raw-insn", "-M", "intel", file.name],
             capture_output=True, text=True, check=True,
         ).stdout  # fmt: skip
-    matches = (re.match(r"\s+([0-9a-f]+):\s+([^#]*)", line) for line in text.splitlines())
+    matches = (
+        re.match(r"\s+([0-9a-f]+):\s+(?:\{vex\}\s*)?([^#]*)", line) for line in text.splitlines()
+    )
     return [(int(found[1], 16), found[2].strip()) for found in matches if found]
 
 

@@ -154,6 +154,8 @@ HALVES = 2 * SUPER_BLOCK
 
 SCALE_AT, SUM_AT, STARTS_AT, MAGNITUDES_AT = 8, 12, 16, 20
 """Where parts of a record begin, in bytes for every lane of a vector; the quants come first."""
+START_UNIT = 8
+"""The smallest centre of a format; starts are stored for it."""
 RECORD_BYTES = 4 * (MAGNITUDES_AT + 8)
 """Of each block of a token in records: seven vectors of four lanes."""
 SUPER_SCALES_AT = 2 * HALVES

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edgellama.kernels_cpu.layouts import SUPER_BLOCK
+from edgellama.kernels_cpu.layouts import HALVES, SUPER_BLOCK
 from edgellama.kernels_cpu.simd.arithmetic import mul
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.scales import BYTE_UNIT, UNSIGNED_UNIT, widen_signed, widen_unsigned
@@ -22,6 +22,8 @@ from edgellama.kernels_cpu.simd.weight_bytes import weight_bias
 from edgellama.quant.formats import FORMATS_BY_NAME, Format, Quants
 
 Reader = Callable[..., Any]
+ONE_BYTE_EACH = tuple(range(HALVES))
+"""Where the numbers of groups of 16 weights lie."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,11 @@ class SuperBlock:
     """How 256 weights are read at once.
 
     ``scales(base, like)`` and ``minimums(base, like)``, where there are any: a byte for every
-    group, in 16 bytes that are repeated as often as they fit; scales are signed, minimums begin at
-    byte ``first_minimum``. They count ``scale_unit`` times the first of ``factors(base)``, and
-    minus ``minimum_unit`` times the second. ``pieces(base, half, like)``: the quants as 16-byte
-    pieces, from number ``half`` on in the format's order of blocks; without an order they are
-    read block by block.
+    group, in 16 bytes that are repeated as often as they fit; scales are signed. ``scale_places``
+    and ``minimum_places`` say which byte is whose. They count ``scale_unit`` times the first of
+    ``factors(base)``, and minus ``minimum_unit`` times the second. ``pieces(base, half, like)``:
+    the quants as 16-byte pieces, from number ``half`` on in the format's order of blocks; without
+    an order they are read block by block.
     """
 
     scales: Reader
@@ -42,7 +44,8 @@ class SuperBlock:
     pieces: Reader | None = None
     minimums: Reader | None = None
     minimum_unit: float = 1.0
-    first_minimum: int = 0
+    scale_places: tuple[int, ...] = ONE_BYTE_EACH
+    minimum_places: tuple[int, ...] = ONE_BYTE_EACH
 
 
 def numbers_of(tensor_format: Format) -> Quants:
@@ -85,21 +88,22 @@ class BlockCode(FormatCode):
     ``quants[half](row, block, like)``: the bytes of the first or last 16 weights of every block,
     unsigned, or ``as_weights`` where they are ``wide`` (eight bits).
     ``scale[half](row, block, like)`` and ``minimum[half](row, block, like, scale)``: f32, four
-    lanes a block; the halves share them where the group size is 32 rather than 16. Wide weights
-    are ``negatable`` if none is -128.
+    lanes a block; the halves share them where the group size is 32 rather than 16.
+    ``of_two_rows(row, next_row, block, like)``, of formats of which two rows share their vectors:
+    a tuple of the scales of both, two lanes for either of every four, and of the minimums if there
+    are any. Wide weights are ``negatable`` if none is -128.
     """
 
     quants: tuple[Reader, Reader]
     scale: tuple[Reader, Reader]
     minimum: tuple[Reader, Reader]
+    of_two_rows: Reader | None = None
     super_block: SuperBlock | None = None
     is_negatable: bool = False
 
     def __post_init__(self) -> None:
-        """Check that the eight products of a lane fit into 16 bits."""
-        farthest = max(self.centre, self.numbers.largest - self.centre)
-        is_packed = self.super_block is None and not self.is_wide
-        if is_packed and 8 * 127 * farthest >= 1 << 15:
+        """Check that the eight products of a lane fit into 16 bits before anything is taken off."""
+        if self.of_two_rows and 8 * 127 * self.numbers.largest >= 1 << 15:
             raise ValueError(f"quants of {self.format!r} overflow")
 
     @property
@@ -119,19 +123,29 @@ def constant(number: float) -> Reader:
 
 
 def minimum_code(
-    name: str, quants: tuple[Reader, Reader], scale: Reader, minimum: Reader
+    name: str,
+    quants: tuple[Reader, Reader],
+    scale: Reader,
+    minimum: Reader,
+    of_two_rows: Reader,
 ) -> BlockCode:
     """A format of blocks of 32 that stores a minimum beside each scale."""
-    return BlockCode(FORMATS_BY_NAME[name], quants, (scale, scale), (minimum, minimum))
+    readers = (quants, (scale, scale), (minimum, minimum))
+    return BlockCode(FORMATS_BY_NAME[name], *readers, of_two_rows)
 
 
 def offset_code(
-    name: str, quants: tuple[Reader, Reader], scale: Reader, *, is_negatable: bool = False
+    name: str,
+    quants: tuple[Reader, Reader],
+    scale: Reader,
+    of_two_rows: Reader | None = None,
+    *,
+    is_negatable: bool = False,
 ) -> BlockCode:
     """A format of blocks of 32 whose minimum is a constant times the scale."""
     minimum = _times_scale(_offset_of(FORMATS_BY_NAME[name]))
     readers = (quants, (scale, scale), (minimum, minimum))
-    return BlockCode(FORMATS_BY_NAME[name], *readers, is_negatable=is_negatable)
+    return BlockCode(FORMATS_BY_NAME[name], *readers, of_two_rows, is_negatable=is_negatable)
 
 
 def super_block_code(
@@ -151,7 +165,9 @@ def super_block_code(
     else:
         minimums = (_times_scale(_offset_of(tensor_format)),) * 2
     readers = (quants, (low, high), (minimums[0], minimums[1]))
-    return BlockCode(tensor_format, *readers, super_block, is_negatable)
+    return BlockCode(
+        tensor_format, *readers, super_block=super_block, is_negatable=is_negatable
+    )
 
 
 def _offset_of(tensor_format: Format) -> Reader:
@@ -161,13 +177,14 @@ def _offset_of(tensor_format: Format) -> Reader:
 
 
 def _scale_of(parts: SuperBlock, num_bytes: int, first: int, step: int) -> Reader:
-    """Scales as f32, four lanes a block: byte ``first`` and each ``step``-th."""
+    """Scales as f32, four lanes a block: that of group ``first`` and each ``step``-th."""
     scales_of, factors = parts.scales, parts.factors
-    unit = np.float32(parts.scale_unit * BYTE_UNIT)
+    unit, place_of = np.float32(parts.scale_unit * BYTE_UNIT), _place_of(parts.scale_places)
 
     def scale(row, block, like):
         base = row + block // SUPER_BLOCK * num_bytes
-        wide = widen_signed(scales_of(base, like), first + block % SUPER_BLOCK * step, step, like)
+        place = place_of(first + block % SUPER_BLOCK * step)
+        wide = widen_signed(scales_of(base, like), place, step, like)
         return mul(wide, splat_f32(factors(base)[0] * unit, like))
 
     return device(scale)
@@ -177,16 +194,26 @@ def _minimum_of(parts: SuperBlock, num_bytes: int, first: int, step: int) -> Rea
     """Minimums likewise."""
     minimums_of, factors = parts.minimums, parts.factors
     unit = np.float32(-parts.minimum_unit * UNSIGNED_UNIT)
-    first += parts.first_minimum
+    place_of = _place_of(parts.minimum_places)
 
     def minimum(row, block, like, scale):
         base = row + block // SUPER_BLOCK * num_bytes
-        wide = widen_unsigned(
-            minimums_of(base, like), first + block % SUPER_BLOCK * step, step, like
-        )
+        place = place_of(first + block % SUPER_BLOCK * step)
+        wide = widen_unsigned(minimums_of(base, like), place, step, like)
         return mul(wide, splat_f32(factors(base)[1] * unit, like))
 
     return device(minimum)
+
+
+def _place_of(places: tuple[int, ...]) -> Reader:
+    """A function from a group's number to its place, one of 16."""
+    packed = sum(place << 4 * group for group, place in enumerate(places))
+    packed -= (packed >> 63) << 64
+
+    def place_of(group):
+        return (packed >> 4 * group) & 15
+
+    return device(place_of)
 
 
 def _times_scale(offset: Reader) -> Reader:

@@ -15,7 +15,7 @@ from edgellama.kernels_cpu.formats.block_code import (
     SuperBlock,
     super_block_code,
 )
-from edgellama.kernels_cpu.formats.block_orders import place_in_order
+from edgellama.kernels_cpu.formats.block_orders import PLACES
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.halves import read_half, read_two_halves
 from edgellama.kernels_cpu.simd.integers import (
@@ -31,7 +31,9 @@ from edgellama.kernels_cpu.simd.integers import (
     shift_pieces,
 )
 from edgellama.kernels_cpu.simd.vectors import read_i64, read_u32
-from edgellama.quant.formats import QUARTERS
+from edgellama.quant.formats import PAIRS, QUARTERS
+
+place_in_quarters, place_in_pairs = PLACES[QUARTERS], PLACES[PAIRS]
 
 
 def _factor_at(offset: int) -> Reader:
@@ -83,8 +85,8 @@ def q2_k_minimums(base, like):
 
 @device
 def field_pieces(quants, half, like):
-    """Two bits of every byte of 64, the lowest first, at ``place_in_order``."""
-    place = place_in_order(QUARTERS, half)
+    """Two bits of every byte of 64, the lowest first, at their place in the order."""
+    place = place_in_quarters(half)
     pieces = load_chosen_pieces(quants + 16 * (half & 3), 0, 1, 2, 3, like)
     return keep_chosen_bits(shift_all(pieces, 2 * (half >> 2) - place), 3 << place)
 
@@ -117,7 +119,7 @@ def q3_k_quants(half):
 
 @device
 def q3_k_pieces(base, half, like):
-    place = place_in_order(QUARTERS, half)
+    place = place_in_quarters(half)
     high = load_chosen_pieces(base + 16 * (half & 1), 0, 1, 0, 1, like)
     up = 2 + place - (half >> 2) - 2 * (half & 2)
     high = keep_chosen_bits(rotate_pieces(high, up, up, up - 4, up - 4), 4 << place)
@@ -156,25 +158,29 @@ def q4_k_quants(half):
 
 
 @device
-def nibble_pieces(pairs, half, like):
-    """Nibbles, the low ones of 64 bytes first, then the high ones."""
+def nibble_pieces(pairs, half, place, like):
+    """Nibbles, the low ones of 64 bytes first, then the high ones, ``place`` bits up."""
     pieces = load_chosen_pieces(pairs + 64 * (half >> 3) + 16 * (half & 3), 0, 1, 2, 3, like)
-    return low_nibbles(shift_all(pieces, half & 4))
+    return keep_chosen_bits(shift_all(pieces, (half & 4) - place), 15 << place)
 
 
 @device
 def q4_k_pieces(base, half, like):
-    return nibble_pieces(base + 16, half, like)
+    return nibble_pieces(base + 16, half, place_in_pairs(half), like)
+
+
+SIX_BITS, LOWER_NIBBLES = 0x3F3F3F3F3F3F3F3F, 0x0F0F0F0F0F0F0F0F
+PAIRS_OF_UPPER_BITS = 0x3030303030303030
+Q4_K_SCALES = (0, 1, 2, 3, 8, 9, 10, 11)
+Q4_K_MINIMUMS = tuple(place + 4 for place in Q4_K_SCALES)
 
 
 @device
 def q4_k_scales(base, like):
-    """Eight scales, eight minimums."""
-    scales, minimums, nibbles = read_u32(base + 4), read_u32(base + 8), read_u32(base + 12)
-    scales = scales & 0x3F3F3F3F | (scales >> 2 & 0x30303030 | nibbles & 0x0F0F0F0F) << 32
-    nibbles >>= 4
-    minimums = minimums & 0x3F3F3F3F | (minimums >> 2 & 0x30303030 | nibbles & 0x0F0F0F0F) << 32
-    return repeat_piece(piece_of(scales, minimums), like)
+    """Of the first four groups the scales, then the minimums; then those of the last four."""
+    first, nibbles = read_i64(base + 4), read_u32(base + 12)
+    last = first >> 2 & PAIRS_OF_UPPER_BITS | (nibbles | nibbles << 28) & LOWER_NIBBLES
+    return repeat_piece(piece_of(first & SIX_BITS, last), like)
 
 
 # Q5_K: as Q4_K, with 32 bytes of fifth bits before the nibbles, the lowest for sub-block 0
@@ -198,9 +204,10 @@ def q5_k_quants(half):
 @device
 def q5_k_pieces(base, half, like):
     high = load_chosen_pieces(base + 16 + 16 * (half & 1), 0, 1, 0, 1, like)
-    up = 4 - 4 * (half >> 3) - ((half >> 2) & 1) - (half & 2)
-    high = keep_bits(rotate_pieces(high, up, up, up - 2, up - 2), 0x10)
-    return merge(nibble_pieces(base + 48, half, like), high)
+    place = place_in_pairs(half)
+    up = 4 + place - 4 * (half >> 3) - ((half >> 2) & 1) - (half & 2)
+    high = keep_chosen_bits(rotate_pieces(high, up, up, up - 2, up - 2), 16 << place)
+    return merge(nibble_pieces(base + 48, half, place, like), high)
 
 
 # Q6_K: 128 bytes of low nibbles, 64 of high bit pairs, 16 signed scales, half d;
@@ -230,7 +237,7 @@ def q6_k_pieces(base, half, like):
     high = load_chosen_pieces(base + 128 + 32 * (half >> 3) + 16 * (half & 1), 0, 1, 0, 1, like)
     up = 4 - (half & 6)
     high = keep_bits(rotate_pieces(high, up, up, up - 2, up - 2), 0x30)
-    return merge(nibble_pieces(base, half, like), high)
+    return merge(nibble_pieces(base, half, 0, like), high)
 
 
 @device
@@ -244,7 +251,7 @@ def _code(name, quants, super_block):
 
 
 Q4_K_PARTS = SuperBlock(
-    q4_k_scales, _two_factors_at(0), 1.0, q4_k_pieces, q4_k_scales, first_minimum=8
+    q4_k_scales, _two_factors_at(0), 1.0, q4_k_pieces, q4_k_scales, 1.0, Q4_K_SCALES, Q4_K_MINIMUMS
 )
 K_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {
@@ -254,12 +261,16 @@ K_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
             SuperBlock(q2_k_scales, _two_factors_at(80), 1.0, q2_k_pieces, q2_k_minimums, 1 / 16),
         ),
         "Q3_K": _code(
-            "Q3_K", q3_k_quants, SuperBlock(q3_k_scales, _factor_at(108), 1 / 4, q3_k_pieces)
+            "Q3_K",
+            q3_k_quants,
+            SuperBlock(q3_k_scales, _factor_at(108), 1 / 4, q3_k_pieces),
         ),
         "Q4_K": _code("Q4_K", q4_k_quants, Q4_K_PARTS),
         "Q5_K": _code("Q5_K", q5_k_quants, replace(Q4_K_PARTS, pieces=q5_k_pieces)),
         "Q6_K": _code(
-            "Q6_K", q6_k_quants, SuperBlock(q6_k_scales, _factor_at(208), 1.0, q6_k_pieces)
+            "Q6_K",
+            q6_k_quants,
+            SuperBlock(q6_k_scales, _factor_at(208), 1.0, q6_k_pieces),
         ),
     }
 )

@@ -13,7 +13,7 @@ from functools import partial
 import numpy as np
 
 from edgellama.kernels_cpu.formats.blocks import BLOCK_CODES
-from edgellama.kernels_cpu.layouts import RECORD_BYTES, SCALE_AT, SUM_AT
+from edgellama.kernels_cpu.layouts import RECORD_BYTES, SCALE_AT, STARTS_AT, SUM_AT
 from edgellama.kernels_cpu.matrices.gemv_super_blocks import super_block_dots
 from edgellama.kernels_cpu.matrices.prefetching import ask_for_begin, bytes_ahead, define_ask_ahead
 from edgellama.kernels_cpu.matrices.record_products import define_product
@@ -22,8 +22,8 @@ from edgellama.kernels_cpu.simd.arithmetic import add, fma, fold, mul, sum_lanes
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.halves import load_bf16, load_f16
 from edgellama.kernels_cpu.simd.integers import to_f32
+from edgellama.kernels_cpu.simd.record_starts import define_take_off_centre
 from edgellama.kernels_cpu.simd.scales import (
-    by_source,
     dot_pairs,
     pack_pairs,
     pairs_of_ones,
@@ -86,8 +86,8 @@ def _single_step(code):
 
 def _paired_step(code):
     """The same for two rows, and for formats with a scale and a minimum for 32 weights."""
-    product, scale_of, minimum_of = define_product(code), code.scale[0], code.minimum[0]
-    has_minimum = code.has_minimum
+    product, read_scales, has_minimum = define_product(code), code.of_two_rows, code.has_minimum
+    take_off_centre = define_take_off_centre(0 if has_minimum else code.centre)
 
     def step(cell, sums, block):
         (row, x, _y, next_row, _next_y), (products, minimums) = cell, sums
@@ -95,17 +95,14 @@ def _paired_step(code):
         packed = pack_pairs(
             product(row, block, record, products), product(next_row, block, record, products)
         )
-        dots = dot_pairs(packed, pairs_of_ones(products))
-        scale, next_scale = scale_of(row, block, products), scale_of(next_row, block, products)
-        scaled = mul(to_f32(dots), load_f32(record + SCALE_AT * width, products))
-        products = fma(scaled, by_source(scale, next_scale), products)
+        packed = take_off_centre(packed, record + STARTS_AT * width)
+        scaled = to_f32(dot_pairs(packed, pairs_of_ones(products)))
+        scaled = mul(scaled, load_f32(record + SCALE_AT * width, products))
+        scales = read_scales(row, next_row, block, products)
+        products = fma(scaled, scales[0], products)
         if has_minimum:
-            minimum = by_source(
-                minimum_of(row, block, products, scale),
-                minimum_of(next_row, block, products, next_scale),
-            )
             x_sum = load_f32(record + SUM_AT * width, products)
-            minimums = fma(minimum, x_sum, minimums)
+            minimums = fma(scales[-1], x_sum, minimums)
         return products, minimums
 
     return step
@@ -246,8 +243,7 @@ def quantized_gemv(name, num_tokens=1):
     A token has the same bits whatever their number: its sums are its own.
     """
     code = BLOCK_CODES[name]
-    is_paired = not (code.super_block or code.is_wide)
-    tile = CellTile(1 if code.super_block else 2, num_tokens, is_paired)
+    tile = CellTile(1 if code.super_block else 2, num_tokens, code.of_two_rows is not None)
     return _gemv(_multiply_rows(partial(quantized_dots, name), tile), 32)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgellama.kernels_cpu.formats.block_orders import unit_of_second
+from edgellama.kernels_cpu.formats.block_orders import UNITS
 from edgellama.kernels_cpu.layouts import (
     HALVES,
     RECORD_BYTES,
@@ -47,7 +47,7 @@ from edgellama.kernels_cpu.simd.vectors import (
     width_of,
 )
 from edgellama.kernels_cpu.simd.weight_bytes import dot4
-from edgellama.quant.formats import BLOCK_ORDERS
+from edgellama.quant.formats import BLOCK_ORDERS, IN_ORDER
 
 
 def super_block_dots(code, tile):
@@ -58,6 +58,7 @@ def super_block_dots(code, tile):
     scale_unit = np.float32(parts.scale_unit * unit)
     minimum_unit = np.float32(-parts.minimum_unit)
     order, num_bytes, has_minimum = code.numbers.order, code.format.block_bytes, code.has_minimum
+    _, unit_of_second = UNITS[IN_ORDER if order is None else order]
     ask_ahead = define_ask_ahead(tile, num_bytes)
 
     def add_super_block(cell, sums, index, num_blocks):
@@ -66,7 +67,7 @@ def super_block_dots(code, tile):
 
     def finish_cell(sums):
         products, minimums = sums
-        second = scale_unit * unit_of_second(order)
+        second = scale_unit * unit_of_second()
         products = mul(products, splat_by_source(scale_unit, second, products))
         total = fold(products, f32_zeros_4())
         if has_minimum:
@@ -92,25 +93,29 @@ def _step_in_order(code):
     parts, has_minimum = code.super_block, code.has_minimum
     pieces_of, scales_of, minimums_of = parts.pieces, parts.scales, parts.minimums
     order, factors_of, offsets_of = code.numbers.order, parts.factors, _define_offsets(code)
-    spread_pairs = define_spread_pairs(BLOCK_ORDERS[order], code.group_size // 16)
+    spread_pairs = define_spread_pairs(BLOCK_ORDERS[order], parts.scale_places)
+
+    @device
+    def dots_of(base, scales, quants, starts, half):
+        """The products of two vectors of quants from number ``half`` on, with their scales."""
+        like = f32_zeros()
+        zeros, last = i32_zeros_like(like), half + lane_count() // 4
+        low = dot4(zeros, pieces_of(base, half, like), load_bytes(quants + 16 * half, like))
+        high = dot4(zeros, pieces_of(base, last, like), load_bytes(quants + 16 * last, like))
+        packed = pack_pairs(low, high)
+        if not has_minimum:
+            packed = add_words(packed, starts + 8 * half)
+        return to_f32(dot_pairs(packed, spread_pairs(scales, half, like)))
 
     def step(sums, row, base, index, x, num_blocks):
         products, minimums = sums
         quants, factors, starts, x_sums = super_blocks_at(x, index, num_blocks, order)
         scale_factor, minimum_factor = factors_of(base)
-        scales, scaled, pieces = scales_of(base, products), f32_zeros(), lane_count() // 4
-        zeros = i32_zeros_like(scaled)
-        for half in range(0, HALVES, 2 * pieces):
-            last = half + pieces
-            low = dot4(zeros, pieces_of(base, half, scaled), load_bytes(quants + 16 * half, scaled))
-            high = dot4(
-                zeros, pieces_of(base, last, scaled), load_bytes(quants + 16 * last, scaled)
-            )
-            packed = pack_pairs(low, high)
-            if not has_minimum:
-                packed = add_words(packed, starts + 8 * half)
-            dots = dot_pairs(packed, spread_pairs(scales, half, scaled))
-            scaled = fma(to_f32(dots), load_f32(factors + 8 * half, scaled), scaled)
+        scales, pieces, like = scales_of(base, products), lane_count() // 4, f32_zeros()
+        scaled = mul(dots_of(base, scales, quants, starts, 0), load_f32(factors, like))
+        for half in range(2 * pieces, HALVES, 2 * pieces):
+            dots = dots_of(base, scales, quants, starts, half)
+            scaled = fma(dots, load_f32(factors + 8 * half, like), scaled)
         if has_minimum:
             offsets = offsets_of(minimums_of(base, minimums), x_sums, minimums)
             minimums = fma(offsets, splat_f32(minimum_factor, minimums), minimums)
@@ -121,7 +126,7 @@ def _step_in_order(code):
 
 def _define_offsets(code):
     """A device function: minimums of a super-block times the sums of its half blocks, by blocks."""
-    words_of_halves = define_words_of_halves(code.super_block.first_minimum, code.group_size // 16)
+    words_of_halves = define_words_of_halves(code.super_block.minimum_places)
 
     def offsets_of(minimums, x_sums, like):
         dots = dot_pairs(load_words(x_sums, like), words_of_halves(minimums))

@@ -3,8 +3,8 @@
 A block is 32 numbers of one token: scale = absmax / 127, q = round(x / scale).
 
 Records group blocks as one token's kernels read weights, one block to every four lanes: quants
-(first halves, then second halves), scales, scaled sums of the quants, negated sums that integer
-products start at, one for every lane, and the quants' magnitudes on tiers that want them. Of the
+(first halves, then second halves), scales, scaled sums of the quants, what integer products
+start at, one for every lane or for both rows of a pair, and the quants' magnitudes on tiers that want them. Of the
 scaled sums, the first two lanes of a block have its sum in two parts, and the last two have them
 again. Behind the records come, for each super-block, what its kernels read: the starts are those
 of products as ``pack_pairs`` leaves them, the scales lie as ``dot_pairs`` leaves the half blocks.
@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgellama.kernels_cpu.formats.block_orders import place_in_order
+from edgellama.kernels_cpu.formats.block_orders import PLACES, UNITS
 from edgellama.kernels_cpu.layouts import (
     BLOCK,
     MAGNITUDES_AT,
@@ -46,11 +46,11 @@ from edgellama.kernels_cpu.simd.dot_tiles import store_starts
 from edgellama.kernels_cpu.simd.integers import (
     bytes_like,
     i32_zeros_like,
-    negated,
     round_to_bytes,
     store_narrow,
     to_f32,
 )
+from edgellama.kernels_cpu.simd.record_starts import store_starts_of_record
 from edgellama.kernels_cpu.simd.scales import dot_pairs, pack_pairs, pairs_of_ones
 from edgellama.kernels_cpu.simd.vectors import (
     f32_zeros_4,
@@ -133,6 +133,7 @@ def _define_store_in_order(number):
     """One block into the super-blocks of one order: its quants, scale and starts."""
     order, centre = BLOCK_ORDERS[number], centre_of_order(number)
     places = sum(place << 4 * block for place, block in enumerate(order))
+    place_of, (unit_of_half, _) = PLACES[number], UNITS[number]
 
     def store_in_order(records, block, num_blocks, low, high, scale):
         width = lane_count() // 4
@@ -144,11 +145,11 @@ def _define_store_in_order(number):
         for half in range(2 * place, 2 * place + 2):
             pair, rest = half // (2 * width), half % (2 * width)
             at = 16 * width * pair + 16 * (rest % width) + 8 * (rest // width)
-            write_f32(scales + at, scale)
-            write_f32(scales + at + 4, scale)
+            write_f32(scales + at, scale * unit_of_half(half))
+            write_f32(scales + at + 4, scale * unit_of_half(half))
             if centre != 0:
                 words = word_sums(high if half % 2 else low)
-                store_narrow(starts + at, words, -(centre << place_in_order(number, half)))
+                store_narrow(starts + at, words, -(centre << place_of(half)))
 
     return device(store_in_order)
 
@@ -189,7 +190,7 @@ def quantize_as_record(values, block, num_blocks, q, q_scale, q_sum, q_half_sum,
     width = 4 * size
     store(at + SCALE_AT * width, factor)
     store(at + SUM_AT * width, mul(to_f32(sums), factor))
-    store(at + STARTS_AT * width, negated(words))
+    store_starts_of_record(at + STARTS_AT * width, words)
     if moves_signs():
         store(at + MAGNITUDES_AT * width, without_signs(low))
         store(at + MAGNITUDES_AT * width + 16 * size, without_signs(high))

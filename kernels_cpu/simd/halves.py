@@ -10,6 +10,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.kernels_cpu.simd.integers import as_one
 from edgellama.kernels_cpu.simd.vectors import (
     F32,
     I16,
@@ -125,8 +126,11 @@ def load_half_scales(typingctx, address, stride, like):
             halves = load_at(b, args[0], llvm_vector("i16", window // 2))
             order = [i * step // 2 for i in range(count) for _ in range(4)]
         else:
-            halves = ir.Constant(llvm_vector("i16", max(count, 2)), ir.Undefined)
-            for i in range(count):
+            # What stands behind the first half comes along for nothing.
+            halves = b.bitcast(load_at(b, args[0], I32), llvm_vector("i16", 2))
+            if count > 2:
+                halves = shuffle(b, halves, halves, [0, 1] + [0] * (count - 2))
+            for i in range(1, count):
                 half = load_at(b, args[0], I16, i * step)
                 halves = b.insert_element(halves, half, ir.Constant(I32, i))
             order = [i for i in range(count) for _ in range(4)]
@@ -149,6 +153,47 @@ def halves_of_pieces(typingctx, pieces, index):
         return half_bits_to_f32(b, shuffle(b, halves, halves, order), tier)
 
     return Vector("f32", lanes)(pieces, index), codegen
+
+
+def _define_halves_of_rows(num_kinds: int) -> Callable[..., Any]:
+    """An intrinsic: halves of a block each of two rows as f32, and as many behind them.
+
+    They are number 0, ``step``, … of either row. Of every four lanes two are for a block of the
+    first row, then two for one of the next.
+    """
+
+    @intrinsic(prefer_literal=True)
+    def halves_of_rows(typingctx, row, next_row, step, like):
+        tier, stride = tier_of(typingctx), getattr(step, "literal_value", None)
+        if stride is None:
+            return None
+        places, kinds = [i * stride for i in range(like.lanes // 4)], range(num_kinds)
+        result = types.UniTuple(Vector("f32", like.lanes), num_kinds)
+
+        def codegen(ctx, b, sig, args):
+            rows = [b.bitcast(v, llvm_vector("i16", v.type.count // 2)) for v in args[:2]]
+            width = rows[0].type.count
+            if len(places) != 2:
+                orders = [[p + k + r for p in places for r in (0, 0, width, width)] for k in kinds]
+                halves = [half_bits_to_f32(b, shuffle(b, *rows, o), tier) for o in orders]
+                return ctx.make_tuple(b, result, halves)
+            # Moving pairs of halves costs less; what is wanted of each is chosen when it is wide.
+            pairs = [p // 2 * 2 + r + i for p in places for r in (0, width) for i in (0, 1)]
+            wide = half_bits_to_f32(b, shuffle(b, *rows, pairs), tier)
+            if num_kinds > 1:
+                wide = as_one(b, wide, tier)
+            orders = [
+                [4 * i + r + p % 2 + k for i, p in enumerate(places) for r in (0, 0, 2, 2)]
+                for k in kinds
+            ]
+            return ctx.make_tuple(b, result, [shuffle(b, wide, wide, o) for o in orders])
+
+        return result(row, next_row, step, like), codegen
+
+    return halves_of_rows
+
+
+halves_of_rows, two_halves_of_rows = map(_define_halves_of_rows, (1, 2))
 
 
 @intrinsic

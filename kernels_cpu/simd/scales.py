@@ -83,12 +83,14 @@ widen_unsigned = _define_widen(is_signed=False)
 """The same in UNSIGNED_UNIT."""
 
 
-def define_spread_pairs(order: Sequence[int], halves_each: int) -> Callable[..., Any]:
+def define_spread_pairs(order: Sequence[int], group_places: Sequence[int]) -> Callable[..., Any]:
     """An intrinsic that gives the scales which ``dot_pairs`` takes, as bytes / PAIR_UNIT.
 
-    A byte counts for ``halves_each`` half blocks; ``order`` is that of the blocks. From half
-    ``first`` of that order on, there are as many of them as fit into two vectors like ``like``.
+    ``group_places``: the byte of each group of weights that share a scale; ``order`` is that of
+    the blocks. From half ``first`` of that order on, there are as many half blocks as fit into two
+    vectors like ``like``.
     """
+    halves_each = HALVES // len(group_places)
 
     @intrinsic
     def spread_pairs(typingctx, pieces, first, like):
@@ -100,7 +102,7 @@ def define_spread_pairs(order: Sequence[int], halves_each: int) -> Callable[...,
             for lane in range(count):
                 place = start + lane // 8 + lane % 8 // 4 * width
                 half = 2 * order[place // 2] + place % 2
-                numbers += [ZERO, half // halves_each]
+                numbers += [ZERO, group_places[half // halves_each]]
             return numbers
 
         def codegen(ctx, b, sig, args):
@@ -116,9 +118,10 @@ def define_spread_pairs(order: Sequence[int], halves_each: int) -> Callable[...,
     return spread_pairs
 
 
-def define_words_of_halves(first: int, halves_each: int) -> Callable[..., Any]:
-    """An intrinsic: unsigned bytes from number ``first`` on, in 16 bits for each half block."""
-    numbers = [n for half in range(HALVES) for n in (first + half // halves_each, ZERO)]
+def define_words_of_halves(group_places: Sequence[int]) -> Callable[..., Any]:
+    """An intrinsic: unsigned bytes in 16 bits for each half block, of the groups' places."""
+    halves_each = HALVES // len(group_places)
+    numbers = [n for half in range(HALVES) for n in (group_places[half // halves_each], ZERO)]
 
     @intrinsic
     def words_of_halves(typingctx, pieces):
@@ -142,17 +145,6 @@ def splat_by_source(typingctx, low, high, like):
         return shuffle(b, *(splat(b, value, like.lanes) for value in args[:2]), order)
 
     return Vector("f32", like.lanes)(types.float32, types.float32, like), codegen
-
-
-@intrinsic
-def by_source(typingctx, low, high):
-    """Of every four lanes as ``dot_pairs`` gives them: those of ``low``, then those of ``high``."""
-
-    def codegen(ctx, b, sig, args):
-        order = [i + i % 4 // 2 * low.lanes for i in range(low.lanes)]
-        return shuffle(b, args[0], args[1], order)
-
-    return low(low, high), codegen
 
 
 @intrinsic

@@ -15,8 +15,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from edgellama.kernels_cpu.layouts import START_UNIT
 from edgellama.kernels_cpu.machine.cpu import Dot4, Tier
-from edgellama.kernels_cpu.simd.integers import concatenate
+from edgellama.kernels_cpu.simd.integers import concatenate, with_signs_of
 from edgellama.kernels_cpu.simd.vectors import (
     F32,
     Vector,
@@ -60,14 +61,8 @@ def _dot4_pairs(builder: Any, accumulator: Any, unsigned: Any, signed: Any) -> A
 
 def _dot4_signs_moved(builder: Any, accumulator: Any, first: Any, second: Any) -> Any:
     """Signed times signed: the first's signs go to the second, magnitudes up to 128 fit pairs."""
-    moved = _with_signs_of(builder, second, first)
+    moved = with_signs_of(builder, second, first)
     return _dot4_pairs(builder, accumulator, _magnitudes(builder, first), moved)
-
-
-def _with_signs_of(builder: Any, numbers: Any, signs: Any) -> Any:
-    """Bytes negated, or made 0, where ``signs`` are; -128 stays."""
-    name = SIGN_INSTRUCTIONS[numbers.type.count // 4]
-    return call_llvm(builder, name, numbers.type, [numbers, signs])
 
 
 def _magnitudes(builder: Any, numbers: Any) -> Any:
@@ -97,7 +92,6 @@ PAIR_INSTRUCTIONS = {
     4: ("llvm.x86.ssse3.pmadd.ub.sw.128", "llvm.x86.sse2.pmadd.wd"),
     8: ("llvm.x86.avx2.pmadd.ub.sw", "llvm.x86.avx2.pmadd.wd"),
 }
-SIGN_INSTRUCTIONS = {4: "llvm.x86.ssse3.psign.b.128", 8: "llvm.x86.avx2.psign.b"}
 DOT4: Mapping[Dot4, tuple[Any, Any]] = MappingProxyType(
     {
         "plain": (_dot4_plain, _dot4_plain),
@@ -138,8 +132,8 @@ dot4 = _define_dot4(False)
 def define_dot8(*, is_wide: bool, is_negatable: bool, centre: int) -> Callable[..., Any]:
     """An intrinsic: four products of the first weights and four of the second in every lane.
 
-    ``centre`` is taken off all weights, or what ``as_weights`` added if that is not 0: ``starts``
-    has the negated sum of each lane's x. Two products of the first and two of the second fit
+    ``centre`` is taken off all weights, or what ``as_weights`` added if that is not 0, by what
+    ``starts`` has for START_UNIT; not where sums start at zero. Two products of the first and two of the second fit
     16 bits, where weights have up to seven. Wide weights that are all ``negatable``, none -128,
     take the signs of x rather than give theirs, where signs are moved.
     """
@@ -148,13 +142,15 @@ def define_dot8(*, is_wide: bool, is_negatable: bool, centre: int) -> Callable[.
     def dot8(typingctx, first, second, first_x, second_x, first_size, second_size, starts):
         tier = tier_of(typingctx)
         taken_off = bias_of(tier) if is_wide and centre else centre
+        if sums_start_at_zero(tier):
+            taken_off = 0
 
         def codegen(ctx, b, sig, args):
-            factor = constant("i32", [taken_off] * starts.lanes)
+            factor = constant("i32", [taken_off // START_UNIT] * starts.lanes)
             sums = b.mul(args[6], factor) if taken_off else constant("i32", [0] * starts.lanes)
             if is_negatable and _moves_signs(tier):
                 for weights, x, sizes in zip(args[:2], args[2:4], args[4:6], strict=True):
-                    sums = _dot4_pairs(b, sums, sizes, _with_signs_of(b, weights, x))
+                    sums = _dot4_pairs(b, sums, sizes, with_signs_of(b, weights, x))
                 return sums
             if tier.dot4 != "pairs" or is_wide:
                 sums = dot4_into(b, sums, args[0], args[2], tier, is_wide=is_wide)
@@ -163,12 +159,17 @@ def define_dot8(*, is_wide: bool, is_negatable: bool, centre: int) -> Callable[.
             pairs = llvm_vector("i16", 2 * starts.lanes)
             products = [call_llvm(b, multiply, pairs, [args[i], args[i + 2]]) for i in range(2)]
             ones = constant("i16", [1] * pairs.count)
-            return b.add(sums, call_llvm(b, widen, sums.type, [b.add(*products), ones]))
+            return call_llvm(b, widen, sums.type, [b.add(*products), ones])
 
         vectors = first, second, first_x, second_x, first_size, second_size
         return starts(*vectors, starts), codegen
 
     return dot8
+
+
+def sums_start_at_zero(tier: Tier) -> bool:
+    """Whether no instruction adds products of bytes to a sum."""
+    return tier.dot4 == "pairs"
 
 
 def _moves_signs(tier: Tier) -> bool:

@@ -1,0 +1,66 @@
+"""What integer products of a token's record start at, so that a format's centre is taken off.
+
+Where an instruction adds products to a sum, that is what the sum starts at. Where sums start at
+zero, the products of two rows are packed first, and what is taken off both is added once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from numba import types
+from numba.extending import intrinsic
+
+from edgellama.kernels_cpu.layouts import START_UNIT
+from edgellama.kernels_cpu.simd.scales import PAIR_INSTRUCTIONS
+from edgellama.kernels_cpu.simd.vectors import (
+    call_llvm,
+    constant,
+    llvm_vector,
+    load_at,
+    pointer,
+    tier_of,
+)
+from edgellama.kernels_cpu.simd.weight_bytes import sums_start_at_zero
+
+
+@intrinsic
+def store_starts_of_record(typingctx, address, words):
+    """What products of a block start at, for a centre of START_UNIT.
+
+    ``words``: the sums of the eight activations that a lane is multiplied with. They are left as
+    integers of every lane, or as ``pack_pairs`` leaves two rows.
+    """
+    tier = tier_of(typingctx)
+
+    def codegen(ctx, b, sig, args):
+        starts = b.mul(args[1], constant("i32", [-START_UNIT] * words.lanes))
+        if sums_start_at_zero(tier):
+            name = f"llvm.x86.{PAIR_INSTRUCTIONS[words.lanes][0]}"
+            starts = call_llvm(b, name, llvm_vector("i16", 2 * words.lanes), [starts, starts])
+        b.store(starts, pointer(b, args[0], starts.type), align=1)
+        return ctx.get_dummy_value()
+
+    return types.void(types.int64, words), codegen
+
+
+def define_take_off_centre(centre: int) -> Callable[..., Any]:
+    """An intrinsic: packed products of two rows less ``centre`` for every weight.
+
+    Nothing where they started at it; ``address`` is that of the record's starts.
+    """
+
+    @intrinsic
+    def take_off_centre(typingctx, packed, address):
+        tier = tier_of(typingctx)
+
+        def codegen(ctx, b, sig, args):
+            total = args[0]
+            for _ in range(centre // START_UNIT if sums_start_at_zero(tier) else 0):
+                total = b.add(total, load_at(b, args[1], total.type))
+            return total
+
+        return packed(packed, types.int64), codegen
+
+    return take_off_centre
