@@ -173,7 +173,7 @@ def _define_halves_of_rows(num_kinds: int) -> Callable[..., Any]:
         def codegen(ctx, b, sig, args):
             rows = [b.bitcast(v, llvm_vector("i16", v.type.count // 2)) for v in args[:2]]
             width = rows[0].type.count
-            if len(places) != 2:
+            if len(places) < 2 or len(places) // num_kinds == 4:
                 orders = [[p + k + r for p in places for r in (0, 0, width, width)] for k in kinds]
                 halves = [half_bits_to_f32(b, shuffle(b, *rows, o), tier) for o in orders]
                 return ctx.make_tuple(b, result, halves)
