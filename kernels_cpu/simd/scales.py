@@ -121,13 +121,16 @@ def define_spread_pairs(order: Sequence[int], group_places: Sequence[int]) -> Ca
 def define_words_of_halves(group_places: Sequence[int]) -> Callable[..., Any]:
     """An intrinsic: unsigned bytes in 16 bits for each half block, of the groups' places."""
     halves_each = HALVES // len(group_places)
-    numbers = [n for half in range(HALVES) for n in (group_places[half // halves_each], ZERO)]
+    places = [group_places[half // halves_each] for half in range(HALVES)]
+    numbers = [n for place in places for n in (place, ZERO)]
 
     @intrinsic
     def words_of_halves(typingctx, pieces):
         tier = tier_of(typingctx)
 
         def codegen(ctx, b, sig, args):
+            if places == list(range(HALVES)):
+                return b.zext(shuffle(b, args[0], args[0], places), llvm_vector("i16", HALVES))
             taken = _take_bytes(b, args[0], constant("i8", numbers), numbers, tier)
             return b.bitcast(taken, llvm_vector("i16", HALVES))
 
