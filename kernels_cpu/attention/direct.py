@@ -17,7 +17,7 @@ from edgellama.kernels_cpu.attention.cache_numbers import (
     value_vectors,
 )
 from edgellama.kernels_cpu.attention.online_softmax import scale_row
-from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, PANEL_VECTORS, SCORE_BYTES
+from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, PANEL_VECTORS, SCORE_BYTES, round_up
 from edgellama.kernels_cpu.matrices.prefetching import define_ask_in_page, far_block
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 from edgellama.kernels_cpu.simd.arithmetic import mul
@@ -111,7 +111,7 @@ def score(kind: str, rows: int) -> Any:
     @device
     def score_rows(query, query_bytes, query_scales, head_size, keys, following, key_block_bytes,
                    num_keys, scores, work):  # fmt: skip
-        num_blocks = PAGE_POSITIONS // panel_lanes()
+        num_blocks = round_up(num_keys, panel_lanes()) // panel_lanes()
         for key in range(0, num_keys, panel_lanes()):
             far = far_block(keys, key // panel_lanes(), num_blocks, key_block_bytes, following)
             tile = of_block(keys, head_size, query, query_bytes, far)

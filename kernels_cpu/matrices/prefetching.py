@@ -38,13 +38,17 @@ def define_ask_in_page(num_bytes):
 
 @device
 def far_block(block, number, num_blocks, block_bytes, following):
-    """From a block of a page, number ``number``, to what is read FAR_BYTES later.
+    """From a block of a page, number ``number`` of ``num_blocks``, to what is read FAR_BYTES later.
 
-    That is in the same page, or in the one whose blocks begin at ``following``.
+    That is in the same page, or in the one whose blocks begin at ``following``. Where that is this
+    page nothing follows, and the block itself is given: asking for memory that was never written
+    takes as long as reading what was.
     """
     later = number + min(max(FAR_BYTES // block_bytes, 1), num_blocks)
     if later < num_blocks:
         return (later - number) * block_bytes
+    if following == block - number * block_bytes:
+        return 0
     return following + (later - num_blocks) * block_bytes - block
 
 
