@@ -165,9 +165,7 @@ def super_block_code(
     else:
         minimums = (_times_scale(_offset_of(tensor_format)),) * 2
     readers = (quants, (low, high), (minimums[0], minimums[1]))
-    return BlockCode(
-        tensor_format, *readers, super_block=super_block, is_negatable=is_negatable
-    )
+    return BlockCode(tensor_format, *readers, super_block=super_block, is_negatable=is_negatable)
 
 
 def _offset_of(tensor_format: Format) -> Reader:

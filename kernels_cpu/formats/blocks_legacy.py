@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from edgellama.kernels_cpu.formats.block_code import BlockCode, minimum_code, offset_code
+from edgellama.kernels_cpu.simd.byte_signs import keep_whole
 from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.fifth_bits import fifth_bits
 from edgellama.kernels_cpu.simd.halves import (
     halves_of_pieces,
     halves_of_rows,
@@ -14,9 +16,7 @@ from edgellama.kernels_cpu.simd.halves import (
     two_halves_of_rows,
 )
 from edgellama.kernels_cpu.simd.integers import (
-    fifth_bits,
     high_nibbles,
-    keep_whole,
     load_pieces,
     low_nibbles,
     merge,

@@ -18,7 +18,7 @@ from edgellama.kernels_cpu.formats.panel_code import (
 )
 from edgellama.kernels_cpu.layouts import SUPER_BLOCK
 from edgellama.kernels_cpu.simd.device import device
-from edgellama.kernels_cpu.simd.integers import define_fifth_bits_of_words
+from edgellama.kernels_cpu.simd.fifth_bits import define_fifth_bits_of_words
 from edgellama.kernels_cpu.simd.rows_in_lanes import (
     blocks_in_reach,
     define_at_blocks,

@@ -4,10 +4,11 @@ A block is 32 numbers of one token: scale = absmax / 127, q = round(x / scale).
 
 Records group blocks as one token's kernels read weights, one block to every four lanes: quants
 (first halves, then second halves), scales, scaled sums of the quants, what integer products
-start at, one for every lane or for both rows of a pair, and the quants' magnitudes on tiers that want them. Of the
-scaled sums, the first two lanes of a block have its sum in two parts, and the last two have them
-again. Behind the records come, for each super-block, what its kernels read: the starts are those
-of products as ``pack_pairs`` leaves them, the scales lie as ``dot_pairs`` leaves the half blocks.
+start at, for every lane or for both rows of a pair, and the quants' magnitudes on tiers that want
+them. Of the scaled sums, the first two lanes of a block have its sum in two parts, and the last two
+have them again. Behind the records come, for each super-block, what its kernels read: the starts
+are those of products as ``pack_pairs`` leaves them, the scales lie as ``dot_pairs`` leaves the half
+blocks.
 
 In order, as panels of rows are multiplied with several tokens, lie the quants, with the scales in
 an array beside them and the sums, of blocks and of half blocks, in two more: the scaled sum of the

@@ -10,7 +10,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.machine.cpu import Tier
-from edgellama.kernels_cpu.simd.integers import as_one
+from edgellama.kernels_cpu.simd.byte_signs import as_one
 from edgellama.kernels_cpu.simd.vectors import (
     F32,
     I16,

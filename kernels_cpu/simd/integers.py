@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.simd.arithmetic import round_to_integer
 from edgellama.kernels_cpu.simd.vectors import (
     I8,
@@ -23,10 +20,8 @@ from edgellama.kernels_cpu.simd.vectors import (
     pointer,
     shuffle,
     splat,
-    tier_of,
 )
 
-SIGN_INSTRUCTIONS = {4: "llvm.x86.ssse3.psign.b.128", 8: "llvm.x86.avx2.psign.b"}
 PIECE_BYTES = 16
 """Block formats are read in pieces of 16 bytes: half a block of 32, four lanes."""
 
@@ -56,21 +51,6 @@ def load_pieces(typingctx, address, stride, like):
     return vector(types.int64, types.int64, like), codegen
 
 
-def as_one(builder: Any, vector: Any, tier: Tier) -> Any:
-    """A vector of which the compiler does not know how it was made, where AVX2's are full."""
-    if not moves_signs(tier):
-        return vector
-    kind = ir.FunctionType(vector.type, [vector.type])
-    return builder.asm(kind, "", "=x,0", [vector], side_effect=False)
-
-
-@intrinsic
-def keep_whole(typingctx, v):
-    """A vector that the compiler does not take apart, however few bytes of it are used."""
-    tier = tier_of(typingctx)
-    return v(v), lambda ctx, b, sig, args: as_one(b, args[0], tier)
-
-
 @intrinsic(prefer_literal=True)
 def load_chosen_pieces(typingctx, address, first, second, third, fourth, like):
     """16-byte pieces of the memory at ``address``, by literal number: as many as fill ``like``."""
@@ -90,17 +70,6 @@ def load_chosen_pieces(typingctx, address, first, second, third, fourth, like):
 
     vector = Vector("i8", len(chosen) * PIECE_BYTES)
     return vector(types.int64, first, second, third, fourth, like), codegen
-
-
-def moves_signs(tier: Tier) -> bool:
-    """Whether bytes take the signs of others in one instruction."""
-    return tier.has_pair_dot and tier.lanes in SIGN_INSTRUCTIONS
-
-
-def with_signs_of(builder: Any, numbers: Any, signs: Any) -> Any:
-    """Bytes negated, or made 0, where ``signs`` are; -128 stays. Where ``moves_signs``."""
-    name = SIGN_INSTRUCTIONS[numbers.type.count // PIECE_BYTES * 4]
-    return call_llvm(builder, name, numbers.type, [numbers, signs])
 
 
 def concatenate(builder: Any, vectors: list[Any]) -> Any:
@@ -225,57 +194,6 @@ def rotate_pieces(typingctx, v, first, second, third, fourth):
 
 
 @intrinsic(prefer_literal=True)
-def fifth_bits(typingctx, pieces, position):
-    """The 16 bits at byte ``position`` of each 16-byte piece, each as 16 in a byte of its own."""
-    start, tier = getattr(position, "literal_value", None), tier_of(typingctx)
-    if start is None:
-        return None
-
-    def codegen(ctx, b, sig, args):
-        order = [i // PIECE_BYTES * PIECE_BYTES + start + i % PIECE_BYTES // 8
-                 for i in range(pieces.lanes)]  # fmt: skip
-        bits = [1 << i % 8 if i % 8 < 7 else -128 for i in range(pieces.lanes)]
-        zeros = constant("i8", [0] * pieces.lanes)
-        kept = b.and_(shuffle(b, args[0], args[0], order), constant("i8", bits))
-        if moves_signs(tier):
-            # A bit above zero keeps the sign of a 16, the one that is itself a sign changes it.
-            signed = constant("i8", [16 if bit > 0 else -16 for bit in bits])
-            return with_signs_of(b, signed, kept)
-        return b.select(
-            b.icmp_unsigned("!=", kept, zeros), constant("i8", [16] * pieces.lanes), zeros
-        )
-
-    return pieces(pieces, position), codegen
-
-
-def define_fifth_bits_of_words(half: int) -> Callable[..., Any]:
-    """An intrinsic: 16 of the 32 bits of every word, each as 16 in a byte of its own.
-
-    Four vectors, the first with four bits of every word in its four bytes.
-    """
-
-    @intrinsic
-    def fifth_bits(typingctx, v):
-        result, lanes = types.UniTuple(v, 4), v.lanes // 4
-
-        def codegen(ctx, b, sig, args):
-            zeros, found = constant("i8", [0] * v.lanes), constant("i8", [16] * v.lanes)
-            vectors = []
-            for word in range(4):
-                number = 2 * half + word // 2
-                order = [4 * lane + number for lane in range(lanes) for _ in range(4)]
-                bits = [1 << 4 * (word % 2) + i for i in range(4)]
-                bits = [bit - 256 if bit > 127 else bit for bit in bits] * lanes
-                kept = b.and_(shuffle(b, args[0], args[0], order), constant("i8", bits))
-                vectors.append(b.select(b.icmp_unsigned("!=", kept, zeros), found, zeros))
-            return ctx.make_tuple(b, result, vectors)
-
-        return result(v), codegen
-
-    return fifth_bits
-
-
-@intrinsic(prefer_literal=True)
 def bytes_like(typingctx, v, value):
     """The literal ``value`` in every byte."""
     number = getattr(value, "literal_value", None)
@@ -283,12 +201,6 @@ def bytes_like(typingctx, v, value):
         return None
     signed = number - 256 if number > 127 else number
     return v(v, value), lambda ctx, b, sig, args: constant("i8", [signed] * v.lanes)
-
-
-@intrinsic
-def negated(typingctx, v):
-    """Integers with the other sign."""
-    return v(v), lambda ctx, b, sig, args: b.neg(args[0])
 
 
 @intrinsic

@@ -17,7 +17,8 @@ from numba.extending import intrinsic
 
 from edgellama.kernels_cpu.layouts import START_UNIT
 from edgellama.kernels_cpu.machine.cpu import Dot4, Tier
-from edgellama.kernels_cpu.simd.integers import concatenate, with_signs_of
+from edgellama.kernels_cpu.simd.byte_signs import with_signs_of
+from edgellama.kernels_cpu.simd.integers import concatenate
 from edgellama.kernels_cpu.simd.vectors import (
     F32,
     Vector,
@@ -133,9 +134,9 @@ def define_dot8(*, is_wide: bool, is_negatable: bool, centre: int) -> Callable[.
     """An intrinsic: four products of the first weights and four of the second in every lane.
 
     ``centre`` is taken off all weights, or what ``as_weights`` added if that is not 0, by what
-    ``starts`` has for START_UNIT; not where sums start at zero. Two products of the first and two of the second fit
-    16 bits, where weights have up to seven. Wide weights that are all ``negatable``, none -128,
-    take the signs of x rather than give theirs, where signs are moved.
+    ``starts`` has for START_UNIT; not where sums start at zero. Two products of the first and two
+    of the second fit 16 bits, where weights have up to seven. Wide weights that are all
+    ``negatable``, none -128, take the signs of x rather than give theirs, where signs are moved.
     """
 
     @intrinsic
