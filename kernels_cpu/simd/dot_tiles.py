@@ -55,6 +55,15 @@ def _token_addresses(builder: Any, address: Any, stride: Any, num_tokens: int) -
     return [offset_by(builder, bases[t // 3], stride, t % 3) for t in range(num_tokens)]
 
 
+def _addresses_in_loop(
+    builder: Any, address: Any, stride: Any, twice: Any, num_tokens: int
+) -> list[Any]:
+    """The same where ``twice`` is a number of its own: no address is made of the one before it."""
+    steps, thrice = [ir.Constant(I64, 0), stride, twice], builder.add(stride, twice)
+    bases = [offset_by(builder, address, thrice, t // 3) for t in range(num_tokens)]
+    return [builder.add(base, steps[t % 3]) for t, base in enumerate(bases)]
+
+
 def _row_vectors(builder: Any, address: Any, vector: Any, count: int) -> list[Any]:
     num_bytes = vector.count * BITS[vector.element] // 8
     return [load_at(builder, address, vector, num_bytes * v) for v in range(count)]
@@ -93,14 +102,17 @@ def define_start_sums(centre: int, is_wide: bool) -> Callable[..., Any]:
 
 
 def _add_products(
-    builder: Any, sums: Tile, args: Any, weights: list[Any], tier: Tier, is_wide: bool
+    builder: Any,
+    sums: Tile,
+    value: Any,
+    weights: list[Any],
+    addresses: list[Any],
+    *,
+    tier: Tier,
+    is_wide: bool,
 ) -> Any:
-    """A tile of sums plus products of vectors of weights with the tokens' words at ``x``."""
-    value, _, x, stride = args
-    tokens = [
-        _splat_word(builder, at, weights[0].type)
-        for at in _token_addresses(builder, x, stride, sums.num_tokens)
-    ]
+    """A tile of sums plus products of vectors of weights with the tokens' words."""
+    tokens = [_splat_word(builder, at, weights[0].type) for at in addresses]
 
     def cell(v: int, t: int, old: Any) -> Any:
         if not _has_sums_of_pairs(tier, is_wide):
@@ -113,15 +125,17 @@ def _add_products(
 
 def _define_add_word(is_wide: bool) -> Callable[..., Any]:
     @intrinsic
-    def add_word(typingctx, sums, panel, x, x_stride):
+    def add_word(typingctx, sums, panel, x, x_stride, twice):
         tier = tier_of(typingctx)
         bytes_type = llvm_vector("i8", WORD * tier.lanes)
 
         def codegen(ctx, b, sig, args):
-            weights = _row_vectors(b, args[1], bytes_type, sums.num_vectors)
-            return _add_products(b, sums, args, weights, tier, is_wide)
+            value, panel, x, stride, twice = args
+            weights = _row_vectors(b, panel, bytes_type, sums.num_vectors)
+            addresses = _addresses_in_loop(b, x, stride, twice, sums.num_tokens)
+            return _add_products(b, sums, value, weights, addresses, tier=tier, is_wide=is_wide)
 
-        return sums(sums, *[types.int64] * 3), codegen
+        return sums(sums, *[types.int64] * 4), codegen
 
     return add_word
 
@@ -132,7 +146,9 @@ def _define_add_weights(is_wide: bool) -> Callable[..., Any]:
         tier = tier_of(typingctx)
 
         def codegen(ctx, b, sig, args):
-            return _add_products(b, sums, args, [args[1]], tier, is_wide)
+            value, weights, x, stride = args
+            addresses = _token_addresses(b, x, stride, sums.num_tokens)
+            return _add_products(b, sums, value, [weights], addresses, tier=tier, is_wide=is_wide)
 
         return sums(sums, weights, types.int64, types.int64), codegen
 
@@ -169,6 +185,18 @@ ADD_WEIGHTS = (_define_add_weights(False), _define_add_weights(True))
 FINISH_SUMS = (_define_finish_sums(False), _define_finish_sums(True))
 
 
+def _unknown(builder: Any, number: Any) -> Any:
+    """A number of which the compiler does not know how it was made."""
+    kind = ir.FunctionType(I64, [I64])
+    return builder.asm(kind, "", "=r,0", [number], side_effect=False)
+
+
+@intrinsic
+def unknown_twice(typingctx, number):
+    """Twice a number, which the compiler takes for a number of its own."""
+    return number(number), lambda ctx, b, sig, args: _unknown(b, b.add(args[0], args[0]))
+
+
 def _define_hidden(is_wide: bool) -> Callable[..., Any]:
     @intrinsic
     def hidden(typingctx, count):
@@ -176,9 +204,7 @@ def _define_hidden(is_wide: bool) -> Callable[..., Any]:
 
         def codegen(ctx, b, sig, args):
             # Moved signs and magnitudes need more registers than a loop has left beside the tile.
-            if is_wide and tier.dot4 == "pairs":
-                return args[0]
-            return b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", list(args), side_effect=False)
+            return args[0] if is_wide and tier.dot4 == "pairs" else _unknown(b, args[0])
 
         return types.int64(types.int64), codegen
 
@@ -204,9 +230,9 @@ def define_group_dots(num_words: int, centre: int, is_wide: bool) -> Callable[..
     finish, hidden = FINISH_SUMS[is_wide], HIDDEN[is_wide]
 
     def group_dots(tile, panel, step, x, x_stride, starts, start_stride):
-        sums = start(tile, starts, start_stride)
+        sums, twice = start(tile, starts, start_stride), unknown_twice(x_stride)
         for j in range(hidden(num_words)):
-            sums = add_word(sums, panel + j * step, x + WORD * j, x_stride)
+            sums = add_word(sums, panel + j * step, x + WORD * j, x_stride, twice)
         return finish(sums)
 
     return device(group_dots)
