@@ -211,8 +211,8 @@ def test_low_priority_is_the_workers_alone(path: Path) -> None:
     with Llama(path, num_threads=2, low_priority=True) as llama:
 
         def worker_niceness() -> int:
-            (worker,) = llama._engine._machine.team._workers
-            return os.getpriority(os.PRIO_PROCESS, worker.native_id or 0)
+            (worker,) = llama._engine._machine.team.worker_ids
+            return os.getpriority(os.PRIO_PROCESS, worker)
 
         assert llama.low_priority and worker_niceness() == max(own, 10)
         assert llama.generate(PROMPT, **GREEDY).tokens

@@ -170,7 +170,7 @@ class Machinery:
     def _new_team(self) -> ThreadTeam:
         team = ThreadTeam(self.kernels, self._num_threads)
         if self._is_low_priority:
-            lower_priority(worker.native_id or 0 for worker in team._workers)
+            lower_priority(team.worker_ids)
         return team
 
     def _use(self, runner: StepRunner, team: ThreadTeam) -> None:

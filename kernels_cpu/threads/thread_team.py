@@ -96,6 +96,11 @@ class ThreadTeam:
         return self._address + layout.CANCEL_FLAG
 
     @property
+    def worker_ids(self) -> tuple[int, ...]:
+        """The system's numbers of the threads that the team has started."""
+        return tuple(worker.native_id or 0 for worker in self._workers)
+
+    @property
     def next_job(self) -> int:
         """The number that the next ``run`` will have; the program's counters must carry it."""
         return int(self._words[layout.JOB // 8]) + 1
