@@ -127,22 +127,27 @@ def test_what_a_stage_fails_with_is_told(stage: tuple[LineServer, Calls]) -> Non
     assert len(line.run([CALL, CALL])) == 2
 
 
-def test_an_interrupted_line_is_closed(
-    stage: tuple[LineServer, Calls], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_line_is_closed(stage: tuple[LineServer, Calls]) -> None:
     """An answer that nobody waited for can never be taken for the next one's."""
     server, _ = stage
     line = Line(server.address, 5)
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("edgellama.cluster.direct_line._received", _interrupted)
+    line._stream = _Interrupted()  # type: ignore[assignment]
+    with pytest.raises(KeyboardInterrupt):
         line.run([CALL])
     assert line.is_closed
     with pytest.raises((OSError, ValueError)):
         line.run([CALL])
 
 
-def _interrupted(stream: object) -> bytes:
-    raise KeyboardInterrupt
+class _Interrupted:
+    """What Ctrl-C makes of waiting for an answer."""
+
+    def read(self, count: int) -> bytes:
+        """It comes now."""
+        raise KeyboardInterrupt
+
+    def close(self) -> None:
+        """Nothing is open."""
 
 
 def test_a_stage_that_dies_in_an_answer_is_lost(stage: tuple[LineServer, Calls]) -> None:
