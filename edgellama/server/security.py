@@ -62,7 +62,7 @@ class Guard:
         headers = _headers(scope)
         cors: list[tuple[bytes, bytes]] = []
         try:
-            if scope.get("extensions", {}).get(CROWDED):
+            if (scope.get("extensions") or {}).get(CROWDED):
                 raise too_busy("too many connections", "too_many_connections", 503)
             _check_length(headers)
             self._check_host(headers)

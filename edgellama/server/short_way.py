@@ -61,6 +61,6 @@ class ShortWay:
 
 def short_way(scope: Mapping[str, Any]) -> ShortWay | None:
     """The short way of a request, if its server and this system have one."""
-    way: ShortWay | None = scope.get("extensions", {}).get(SHORT_WAY)
+    way: ShortWay | None = (scope.get("extensions") or {}).get(SHORT_WAY)
     # On Windows the event loop's own writing is overlapped.
     return None if sys.platform == "win32" else way
