@@ -16,6 +16,7 @@ from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.generation.chat_format import ChatFormat
 from edgellama.quant.errors import TemplateError
+from edgellama.server.mailbox import Mailbox
 from edgellama.server.settings import Limits, ServerSettings
 from edgellama.server.short_way import ShortWay
 
@@ -133,6 +134,13 @@ def test_a_slow_client_gets_every_byte(
     monkeypatch.setattr(
         ShortWay, "write_rest", lambda way, rest: [rests.append(rest), write_rest(way, rest)]
     )
+    post = Mailbox.post
+
+    def slowly(mailbox: Mailbox[Any], item: Any) -> None:
+        time.sleep(0.005)  # The loop has long begun the stream when the client's buffer is full.
+        post(mailbox, item)
+
+    monkeypatch.setattr(Mailbox, "post", slowly)
     fields: dict[str, Any] = {"messages": ASKED, "max_tokens": 120, "temperature": 0}
     fields |= {"ignore_eos": True, "stream_options": {"include_usage": True}}
     with server.client() as client:
