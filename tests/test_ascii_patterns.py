@@ -1,5 +1,8 @@
 """Split patterns for ASCII cut as the patterns that they stand for do."""
 
+import re
+import sys
+
 import regex
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +19,9 @@ def test_patterns_for_ascii_cut_alike(text: str) -> None:
     """Every known pattern has one for ASCII, and both give the same pieces of any ASCII text."""
     for pattern in PATTERNS:
         ours = ascii_pattern(pattern)
-        assert ours is not None
+        if ours is None:  # Before Python 3.11, re knew no possessive quantifiers.
+            assert sys.version_info < (3, 11) and re.search(r"[?+*]\+", pattern)
+            continue
         assert ours.split(text) == regex.compile(f"({pattern})").split(text)
 
 
