@@ -18,6 +18,7 @@ import pytest
 from click.testing import CliRunner as InProcess
 from conftest import CliRunner
 from fake_cuda import FakeCard, FakeCuda
+from fake_library import INVALID_VALUE
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from server_harness import running_server
 
@@ -27,6 +28,7 @@ from edgellama.cuda import ptx_cache
 from edgellama.cuda.driver import Driver
 from edgellama.engine.card import calibration
 from edgellama.engine.card import device as card_device
+from edgellama.engine.card.choice import AttentionMode
 from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.errors import CacheError, CudaError, KernelError
 from edgellama.server.settings import ServerSettings
@@ -194,6 +196,27 @@ def test_kernels_that_cannot_be_compiled(
         assert texts[0] == texts[1]
         assert llama.card_use is not None
         assert str(error) in str(llama.card_use.obstacle)
+    gc.collect()
+    assert fake.leaks == {}
+
+
+@pytest.mark.parametrize("mode", ["cuda", "auto"])
+def test_memory_that_cannot_be_pinned(
+    fake: FakeCuda, model: Path, monkeypatch: pytest.MonkeyPatch, mode: AttentionMode
+) -> None:
+    """A system that pins no more is an error for "cuda"; under "auto" texts stay on the CPU."""
+    monkeypatch.setattr("edgellama.engine.card.late_placement.SHORTEST_AUTO", 4)
+    monkeypatch.setattr("edgellama.engine.card.placement.SHORTEST_AUTO", 4)
+    monkeypatch.setattr(calibration, "remembered", lambda *_: 0)
+    fake.fail("cuMemHostRegister", INVALID_VALUE, at=3)
+    with Llama(model, attention=mode) as llama, Llama(model, attention="cpu") as other:
+        if mode == "cuda":
+            with pytest.raises(CudaError, match="cuMemHostRegister: CUDA_ERROR_INVALID_VALUE"):
+                llama.generate(PROMPT, max_tokens=4)
+        texts = [m.generate(PROMPT, max_tokens=4, temperature=0).text for m in (llama, other)]
+        assert texts[0] == texts[1]
+        assert llama.card_use is not None
+        assert "cuMemHostRegister" in str(llama.card_use.obstacle)
     gc.collect()
     assert fake.leaks == {}
 

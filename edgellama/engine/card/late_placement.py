@@ -35,9 +35,10 @@ class LatePlacement:
         cache_limit: int,
         working_bytes: Callable[[], int],
         measure: Measure,
+        show_buffers: Callable[[CardDevice], None],
     ) -> None:
         """Arguments as for ``CardPlacement``. CudaError where "cuda" was chosen and cannot be."""
-        self._arguments = choice, config, cache_limit, working_bytes, measure
+        self._arguments = choice, config, cache_limit, working_bytes, measure, show_buffers
         self._shortest = SHORTEST_AUTO if choice.mode == "auto" else 0
         self.made: CardPlacement | None = None
         if choice.mode == "cuda":
@@ -105,3 +106,17 @@ def calibrated(
         return calibrate(device, types, machine, config, tier, found)
 
     return measure
+
+
+def showing(machine: Machinery, scheduler: Scheduler) -> Callable[[CardDevice], None]:
+    """What lets a card have the buffers of steps, between two of them. CudaError."""
+    reference = weakref.ref(scheduler)
+
+    def show_buffers(device: CardDevice) -> None:
+        found, runner = reference(), machine.runner
+        assert found is not None, "whoever settles a sequence holds the engine"
+        if runner is None or runner.card is None:
+            found.refuse_within_a_step()
+            found.exclusively(lambda: machine.open().use_card(device, machine.team.cancel_word))
+
+    return show_buffers

@@ -53,8 +53,8 @@ class CardPlacement:
     """Places the sequences of one engine, of a model of ``config``.
 
     ``measure`` tells, once a card is open, from how many tokens on it is faster, None for never;
-    ``working_bytes``, what steps will take of its memory beside pages. ``open_device`` opens the
-    card.
+    ``working_bytes``, what steps will take of its memory beside pages; ``show_buffers`` lets the
+    card have those of steps. ``open_device`` opens the card.
     """
 
     def __init__(
@@ -64,9 +64,11 @@ class CardPlacement:
         cache_limit: int,
         working_bytes: Callable[[], int],
         measure: Callable[[CardDevice, KVTypes], int | None],
+        show_buffers: Callable[[CardDevice], None],
         open_device: Callable[[AttentionChoice], CardDevice] = CardDevice.open,
     ) -> None:
         self._choice, self._measure, self._working_bytes = choice, measure, working_bytes
+        self._show_buffers = show_buffers
         self._config, self._cache_limit, self._open_device = config, cache_limit, open_device
         self.device: CardDevice | None = None
         self._pools: dict[CardLayout, PagePool] = {}
@@ -206,6 +208,7 @@ class CardPlacement:
                 f"the card has room for keys and values of {num_layers} of {whole.num_layers} "
                 "layers; the others stay on the CPU",
             )
+        self._show_buffers(device)
         pool = self._pool(device, CardLayout(whole, num_layers))
         maker = pool.maker
         assert isinstance(maker, CardPages)

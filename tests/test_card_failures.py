@@ -1,0 +1,60 @@
+"""Whichever call of the driver fails while a model runs on a card: an error of ours, or the text.
+
+The driver is a test double, and its kernels are naive ones.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections import Counter
+from pathlib import Path
+
+import naive_card
+import pytest
+from fake_cuda import FakeCuda
+from fake_library import ILLEGAL_ADDRESS, INVALID_VALUE
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama import Llama
+from edgellama.cuda.driver import OUT_OF_MEMORY, Driver
+from edgellama.engine.card import device as card_device
+from edgellama.engine.card.choice import AttentionMode
+from edgellama.quant.errors import CudaError
+
+SHAPE = TinyLlama(heads=4, kv_heads=2, head_size=8, width=32, context_length=512)
+PROMPT = [1, *range(5, 150)]
+
+
+def texts(model: Path, attention: AttentionMode) -> list[tuple[int, ...]]:
+    """Greedy tokens of a session's prompt, and of what it says next."""
+    found: list[tuple[int, ...]] = []
+    with Llama(model, attention=attention) as llama, llama.session() as session:
+        for prompt in (PROMPT, None):
+            tokens = prompt or [*PROMPT, *found[0], 7]
+            result = session.generate(tokens, max_tokens=3, temperature=0, ignore_eos=True)
+            found.append(result.tokens)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", [INVALID_VALUE, OUT_OF_MEMORY, ILLEGAL_ADDRESS])
+def test_any_call_may_fail(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first, a middle and the last call of every function, one at a time."""
+    model = write_tiny_llama(tmp_path / "tiny.gguf", SHAPE)
+    doubles = [FakeCuda(run=naive_card.run)]
+    monkeypatch.setattr(Driver, "load", classmethod(lambda cls: cls(doubles[-1])))
+    monkeypatch.setattr(card_device, "ptx_of", naive_card.stub_ptx)
+    expected = texts(model, "cpu")
+    assert texts(model, "cuda") == expected
+    for name, count in Counter(doubles[0].calls).items():
+        for at in sorted({1, (count + 1) // 2, count}):
+            doubles.append(FakeCuda(run=naive_card.run))
+            doubles[-1].fail(name, code, at)
+            try:
+                assert texts(model, "cuda") == expected, (name, at)
+            except CudaError as error:
+                assert str(error), (name, at)
+    gc.collect()
+    assert [double.violations for double in doubles] == [[]] * len(doubles)
+    # What the driver would not take back cannot be given back.
+    assert max(sum(double.leaks.values()) for double in doubles) <= 1
