@@ -65,6 +65,11 @@ class Loop:
         )
 
     @property
+    def memory(self) -> set[str]:
+        """The names of what loads from memory."""
+        return {name for name in self.names if name.startswith("LD")}
+
+    @property
     def multiplies(self) -> bool:
         """Whether it is one of the two loops that matter: it loads, multiplies, and moves none."""
         parts = {name.split(".")[0] for name in self.names}
@@ -108,7 +113,8 @@ def innermost_loops(text: str) -> list[Loop]:
 
 def is_rest(loops: list[Loop], number: int) -> bool:
     """Whether a loop is for the turns that are left by the one before it, of several at once."""
-    return number > 0 and loops[number - 1].num_bytes >= 2 * loops[number].num_bytes
+    before, own = loops[number - 1], loops[number]
+    return number > 0 and before.memory == own.memory and before.num_bytes >= 2 * own.num_bytes
 
 
 def main() -> None:

@@ -19,9 +19,9 @@ EVERYWHERE = [
 SOME = [
     *EVERYWHERE,
     "card_attend_few_bf16_f32_8",
-    "card_attend_few_f32_q4_0_8",
+    "card_attend_few_f32_bf16_3",
     "card_attend_few_q4_0_f16_2",
-    "card_attend_few_q8_0_bf16_8",
+    "card_attend_few_q8_0_q4_0_8",
     "card_attend_many_plain_f32_q8_0_128",
 ]
 

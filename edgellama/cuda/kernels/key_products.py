@@ -21,7 +21,7 @@ from edgellama.cuda.kernels.numbers import WORDS, fused, halves_of
 from edgellama.cuda.kernels.row_registers import registers, values_in
 from edgellama.cuda.layouts import CHUNK_BYTES
 from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES
-from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS
+from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 from edgellama.kernels_cpu.simd.vectors import F32, I64, tier_of
 
 WORDS_OF_CHUNK = CHUNK_BYTES // 4
@@ -32,9 +32,9 @@ QUAD, QUAD_BYTES = 4, 16
 def chunks_at_once(kind: str, rows: int) -> int:
     """Chunks of each key that are loaded before they are multiplied, so that lanes wait less.
 
-    Those of q4_0 are long to multiply.
+    Those of quantized types are long to multiply.
     """
-    return 1 if kind == "q4_0" else 4 // lane_keys(rows)
+    return 1 if kind in CACHE_SCALE_ELEMENTS else 4 // lane_keys(rows)
 
 
 def query_chunk_bytes(kind: str, rows: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 from numba import types
 from numba.extending import intrinsic
 
-from edgellama.cuda.decode_layout import keys_at_once
+from edgellama.cuda.decode_layout import keys_at_once, lane_keys
 from edgellama.cuda.kernels.key_products import address_of
 from edgellama.cuda.kernels.lanes import each, spread
 from edgellama.cuda.kernels.memory import (
@@ -35,8 +35,6 @@ MAX_OUTPUTS = 64
 """Registers of a lane's sums, of all rows; more would leave too few warps on the card."""
 BLOCK_WORDS = 16
 """Words of values that a lane loads before it multiplies them."""
-MAX_POSITIONS = 8
-"""Of such loads at most: each position has a place and a scale besides."""
 WEIGHTS_AT_ONCE = 4
 """Positions whose weights are read at once."""
 
@@ -75,7 +73,8 @@ class ValueUnit:
     @property
     def positions(self) -> int:
         """Positions in a row whose values a lane loads before it multiplies them."""
-        return min(BLOCK_WORDS // self.words, MAX_POSITIONS)
+        # Each position has a place and a scale besides, for which many rows leave no registers.
+        return min(BLOCK_WORDS // self.words, 2 * lane_keys(self.rows))
 
     def element(self, number: int) -> tuple[int, int]:
         """Which unit of the lane a number of it is in, and how far behind the unit's first.
