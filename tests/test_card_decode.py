@@ -16,6 +16,7 @@ from warp_harness import FASTEST, warp_runner
 from edgellama.cuda.decode_layout import head_parts, part_rows
 from edgellama.cuda.layouts import MAX_HEAD_SIZE
 from edgellama.kernels_cpu.layouts import ALL_KEYS
+from edgellama.kernels_cpu.signatures import Kernel
 
 KERNELS = {
     ("f16", "f16"): 3,
@@ -27,6 +28,14 @@ KERNELS = {
 """Types of keys and values, each once as either, and the rows of the kernel that is called."""
 ACCURACY = 2e-6
 """Of f32, relative to the largest number."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_together() -> None:
+    """All kernels of this file at once, so that the compilers share what they type."""
+    names = [Kernel("card_store", pair).name for pair in KERNELS]
+    names += [Kernel("card_attend_few", (*pair, rows)).name for pair, rows in KERNELS.items()]
+    warp_runner().preload(names)
 
 
 def groups_of(rows: int) -> list[int]:
