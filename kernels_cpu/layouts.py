@@ -43,12 +43,13 @@ ALL_KEYS = 1 << 40
 """More keys than any context has: the part of keys that are not split, the window of no window."""
 
 
-CARD_CONTEXT, CARD_STREAM, CARD_STATUS = 0, 8, 16
-"""Words of a graphics card's record: the driver's handles, and what the last call returned."""
-CARD_SET_CONTEXT, CARD_COPY, CARD_LAUNCH, CARD_IS_READY = 24, 32, 40, 48
-"""Addresses of functions of the driver: ``cuCtxSetCurrent``, ``cuMemcpyHtoDAsync``,
-``cuLaunchKernel`` and ``cuStreamQuery``."""
-CARD_BYTES = 64
+CARD_CONTEXT, CARD_STREAM, CARD_STATUS, CARD_POPPED = 0, 8, 16, 24
+"""Words of a graphics card's record: the driver's handles, what the last call returned, and room
+for the handle of the context that was taken back."""
+CARD_PUSH, CARD_COPY, CARD_LAUNCH, CARD_IS_READY, CARD_POP = 32, 40, 48, 56, 64
+"""Addresses of functions of the driver: ``cuCtxPushCurrent``, ``cuMemcpyHtoDAsync``,
+``cuLaunchKernel``, ``cuStreamQuery`` and ``cuCtxPopCurrent``."""
+CARD_BYTES = 128
 NOT_READY = 600
 """What ``cuStreamQuery`` returns while the card computes."""
 LAUNCH_FUNCTION, LAUNCH_Y, LAUNCH_Z, LAUNCH_THREADS = 0, 8, 16, 24

@@ -29,7 +29,7 @@ def runner() -> Iterator[KernelRunner]:
 
 
 class RecordingDriver:
-    """A test double: four functions of the driver that write down their arguments."""
+    """A test double: functions of the driver that write down their arguments."""
 
     def __init__(self, **statuses: int | list[int]) -> None:
         """What functions return, by name; of a list one after the other, 0 at its end."""
@@ -39,13 +39,14 @@ class RecordingDriver:
         }
         launch = (I64, *[I32] * 7, I64, I64, I64)
         self._functions = [
-            self._function("set_context", I64),
+            self._function("push", I64),
             self._function("copy", I64, I64, I64, I64),
             self._function("launch", *launch),
             self._function("is_ready", I64),
+            self._function("pop", I64),
         ]
         addresses = [ctypes.cast(f, ctypes.c_void_p).value or 0 for f in self._functions]
-        self.record = np.array([71, 72, 0, *addresses, 0], np.int64)
+        self.record = np.array([71, 72, 0, 0, *addresses, *[0] * 7], np.int64)
 
     def _function(self, name: str, *arguments: type[ctypes._SimpleCData[int]]) -> object:
         def call(*values: int) -> int:
@@ -91,10 +92,11 @@ def test_a_layer(runner: KernelRunner) -> None:
         for i, pair in enumerate(zip(LAUNCHES.values(), COUNTS.values(), strict=True))
     ]
     assert driver.calls == [
-        ("set_context", 71),
+        ("push", 71),
         ("copy", 81, 82, 100, 72),
         *launches,
         *[("is_ready", 72)] * 3,
+        ("pop", driver.record.ctypes.data + layouts.CARD_POPPED),
     ]
     assert driver.status == 0
 
@@ -103,15 +105,18 @@ def test_what_is_not_there_is_not_launched(runner: KernelRunner) -> None:
     """Without a table and without segments of many tokens there is neither copy nor launch."""
     driver = RecordingDriver()
     run(runner, driver, table_bytes=0, num_many_tasks=0)
-    assert [call[0] for call in driver.calls] == ["set_context", "launch", "launch", "is_ready"]
+    assert [call[0] for call in driver.calls] == ["push", "launch", "launch", "is_ready", "pop"]
 
 
-@pytest.mark.parametrize("failing", ["set_context", "copy", "launch", "is_ready"])
+@pytest.mark.parametrize("failing", ["push", "copy", "launch", "is_ready"])
 def test_a_call_that_fails(runner: KernelRunner, failing: str) -> None:
-    """It is the last one: its status stays, and a later layer calls nothing."""
+    """It is the last one but for the thread's own context: its status stays, and a later layer
+    calls nothing."""
     driver = RecordingDriver(**{failing: 719})
     run(runner, driver)
-    assert driver.calls[-1][0] == failing and driver.status == 719
+    names = [call[0] for call in driver.calls]
+    assert [name for name in names if name != "pop"][-1] == failing and driver.status == 719
+    assert ("pop" in names) == (failing != "push")
     num_calls = len(driver.calls)
     run(runner, driver)
     assert len(driver.calls) == num_calls and driver.status == 719

@@ -16,7 +16,7 @@ import pytest
 from fake_cuda import FakeCard, FakeCuda, Launch
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.cuda.driver import Driver
+from edgellama.cuda.driver import OUT_OF_MEMORY, Driver
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.card import calibration, late_placement, placement
 from edgellama.engine.card import device as card_device
@@ -188,7 +188,7 @@ def test_no_room(fake: FakeCuda, path: Path, caplog: pytest.LogCaptureFixture) -
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize("name", ["cuLaunchKernel", "cuStreamQuery", "cuCtxSetCurrent"])
+@pytest.mark.parametrize("name", ["cuLaunchKernel", "cuStreamQuery", "cuCtxPushCurrent"])
 def test_a_lost_card(
     fake: FakeCuda, path: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -247,6 +247,46 @@ def test_unloaded(fake: FakeCuda, path: Path) -> None:
     for found in (logits, again):
         [alone] = expected(path, [[*TOKENS[:20], 1]])
         np.testing.assert_allclose(found, alone, rtol=0, atol=0.02)
+
+
+def test_a_step_here_waits_for_a_cancelled_one_there(fake: FakeCuda, path: Path) -> None:
+    """What the card still writes after a cancellation comes before the next step on the CPU."""
+    token = CancelToken()
+    with engine_on(path) as engine:
+        there, here = engine.new_cache(), KVCache(engine.pool(), 256)
+        engine.forward(TOKENS[:20], there)
+        engine.forward(TOKENS[:30], here)
+        fake.idle_after = 1 << 40
+        threading.Timer(0.2, token.cancel).start()
+        with pytest.raises(GenerationCancelled):
+            engine.forward([1], there, cancelled=token)
+        assert fake.pending
+        engine.forward([2], here)
+        assert not fake.pending
+
+
+def test_a_launch_without_memory(fake: FakeCuda, path: Path) -> None:
+    """A text whose launch finds no memory comes back, and others go on on the card."""
+    with engine_on(path) as engine:
+        cache, other = engine.new_cache(), engine.new_cache()
+        engine.forward(TOKENS[:20], cache)
+        engine.forward(TOKENS[:20], other)
+        fake.fail("cuLaunchKernel", OUT_OF_MEMORY)
+        logits = [engine.forward([1], held) for held in (cache, other)]
+        assert not is_on_card(cache) and is_on_card(other)
+    [alone] = expected(path, [[*TOKENS[:20], 1]])
+    for found in logits:
+        np.testing.assert_allclose(found, alone, rtol=0, atol=0.02)
+
+
+def test_the_callers_context_stays(fake: FakeCuda, path: Path) -> None:
+    """A thread that had a context of another library's has it after a step."""
+    with engine_on(path) as engine:
+        cache = engine.new_cache()
+        fake.contexts.append(0xABC)
+        engine.forward(TOKENS[:20], cache)
+        engine.forward([1], cache)
+        assert fake.contexts.pop() == 0xABC and not fake.contexts
 
 
 def test_windows(fake: FakeCuda, tmp_path: Path) -> None:

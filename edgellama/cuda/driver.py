@@ -152,12 +152,16 @@ class Driver:
 
     def result(self, name: str, *arguments: object) -> int:
         """What a function returns, for those that tell more than success; CudaError after fork."""
+        self.check_process()
+        return int(self._functions[name](*arguments))
+
+    def check_process(self) -> None:
+        """CudaError in a forked child."""
         if self.is_foreign:
             raise CudaError(
                 "the graphics card cannot be used in a process that was forked from one that has "
                 "used it; load the model in the child, or start processes with spawn"
             )
-        return int(self._functions[name](*arguments))
 
     @property
     def is_foreign(self) -> bool:

@@ -21,6 +21,21 @@ PORTABLE, MAPPED = 0x01, 0x02
 """Flags of pinned memory: for all contexts; with an address on the card."""
 
 
+BLOCK_BYTES = 2 << 20
+"""The driver takes the card's memory in such blocks; what is smaller than half of one shares it."""
+
+
+def taken_bytes(num_bytes: int) -> int:
+    """What memory of ``num_bytes`` takes of the card.
+
+    >>> taken_bytes(1000), taken_bytes(3_000_000)
+    (1000, 4194304)
+    """
+    return (
+        num_bytes if num_bytes <= BLOCK_BYTES // 2 else -(-num_bytes // BLOCK_BYTES) * BLOCK_BYTES
+    )
+
+
 class DeviceMemory(Resource):
     """Bytes on the card; what they hold at first is unknown."""
 
@@ -86,17 +101,18 @@ class CardMemory:
 
         An allocation that fails leaves everything as it was.
         """
+        taken = taken_bytes(num_bytes)
         with self._lock:
             limit, used = self.limit_bytes, self._used_bytes
-            if limit is not None and used + num_bytes > limit:
+            if limit is not None and used + taken > limit:
                 raise CudaMemoryError(
-                    f"{num_bytes} bytes more do not fit the limit of the card's memory: {used} of "
+                    f"{taken} bytes more do not fit the limit of the card's memory: {used} of "
                     f"{limit} bytes are used"
                 )
             address = ctypes.c_uint64()
             self.context.call("cuMemAlloc", address, num_bytes)
-            self._used_bytes += num_bytes
-        after = functools.partial(self._count_freed, num_bytes)
+            self._used_bytes += taken
+        after = functools.partial(self._count_freed, taken)
         return DeviceMemory(self.context, address.value, num_bytes, after)
 
     def _count_freed(self, num_bytes: int) -> None:

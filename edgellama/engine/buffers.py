@@ -20,6 +20,7 @@ from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_values import Attending
 from edgellama.kernels_cpu.layouts import (
     BLOCK,
+    CACHE_LINE,
     GEMM_TOKENS,
     PANEL_VECTORS,
     SUPER_BLOCK,
@@ -43,7 +44,10 @@ ATTENTION_TASK_ROWS = 128
 """Query rows of one attention task of a long step: enough that packing keys costs them little."""
 
 CARD_TABLE_BYTES = 1 << 20
-"""About what a step's tables and partial results take on a card."""
+"""What a step's tables take on a card, at most."""
+CARD_PARTS = 1024
+"""Parts of keys whose results a card should have room for: those of eight tokens of long texts,
+twice."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,7 @@ def attention_tokens(config: ModelConfig, attending: Attending) -> int:
     return max(1, ATTENTION_TASK_ROWS // config.heads_per_group)
 
 
-def card_bytes(buffers: StepBuffers) -> int:
+def card_bytes(config: ModelConfig, buffers: StepBuffers) -> int:
     """What a graphics card's memory must have beside pages: its own queries, tables, results."""
-    return buffers.query.array.nbytes + CARD_TABLE_BYTES
+    head_bytes = CARD_PARTS * (4 * config.head_size + CACHE_LINE)
+    return buffers.query.array.nbytes + CARD_TABLE_BYTES + config.head_count * head_bytes

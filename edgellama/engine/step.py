@@ -137,7 +137,7 @@ class StepRunner:
     @property
     def card_bytes(self) -> int:
         """What ``use_card`` will take of the card's memory; 0 once it has."""
-        return 0 if self.card is not None else card_bytes(self.buffers)
+        return 0 if self.card is not None else card_bytes(self._config, self.buffers)
 
     def use_card(self, device: CardDevice, cancel_word: int) -> None:
         """Run steps of sequences on this card, too; CudaError where that cannot be prepared.
@@ -175,6 +175,7 @@ class StepRunner:
 
         False: cancelled. CudaError.
         """
+        self._settle()
         num_tokens, pages = self._fill(segments), segments[0].cache.layout
         is_prompt = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
         attending = self.kind_of(num_tokens, is_prompt).attending
@@ -212,6 +213,7 @@ class StepRunner:
         self, segments: Sequence[Segment], ranges: Sequence[RowRange], run_ops: RunOps
     ) -> list[FloatRows] | None:
         """The same for segments whose adapted rows are in ``ranges``."""
+        self._settle()
         num_tokens = self._fill(segments)
         is_prompt = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
         is_alike = len(segments) == 1 and segments[0].wanted in ALIKE and not ranges
@@ -354,6 +356,11 @@ class StepRunner:
             )
             row = end
         return row
+
+    def _settle(self) -> None:
+        """Let a card finish a cancelled step, before its buffers are used again."""
+        if self.card is not None and self.card.is_running:
+            self.card.settle()
 
     @property
     def _card(self) -> CardStep:

@@ -12,7 +12,9 @@ from edgellama.kernels_cpu.layouts import (
     CARD_COPY,
     CARD_IS_READY,
     CARD_LAUNCH,
-    CARD_SET_CONTEXT,
+    CARD_POP,
+    CARD_POPPED,
+    CARD_PUSH,
     CARD_STATUS,
     CARD_STREAM,
     LAUNCH_ARGUMENTS,
@@ -70,12 +72,32 @@ def wait(card, cancel_word):
     return status
 
 
+@device
+def attend_there(card, table, table_source, table_bytes, store, few, many, num_tokens,
+                 num_few_tasks, num_many_tasks, cancel_word):  # fmt: skip
+    """Copy the table, launch what there is, and wait; the first status that is not 0, or 0."""
+    status = 0
+    if table_bytes != 0:
+        status = call_driver(read_i64(card + CARD_COPY), table, table_source, table_bytes,
+                             read_i64(card + CARD_STREAM))  # fmt: skip
+    if status == 0:
+        status = launch(card, store, num_tokens)
+    if status == 0:
+        status = launch(card, few, num_few_tasks)
+    if status == 0:
+        status = launch(card, many, num_many_tasks)
+    if status == 0:
+        status = wait(card, cancel_word)
+    return status
+
+
 def attend_on_card():
     """Store a layer's new keys and values on the card, and attend there; one task.
 
     ``table_bytes``: how much of the table of segments is copied first. ``cancel_word``: where the
     address of the flag lies that cancels the running job. Once a call has failed its
-    status stays in the card's record, and nothing is launched any more.
+    status stays in the card's record, and nothing is launched any more. The thread may be the
+    user's own: it gets its own context back.
     """
 
     def kernel(
@@ -86,18 +108,13 @@ def attend_on_card():
             status = atomic_load(card + CARD_STATUS)
             if status == 0:
                 context = read_i64(card + CARD_CONTEXT)
-                status = call_driver(read_i64(card + CARD_SET_CONTEXT), context, 0, 0, 0)
-            if status == 0 and table_bytes != 0:
-                status = call_driver(read_i64(card + CARD_COPY), table, table_source, table_bytes,
-                                     read_i64(card + CARD_STREAM))  # fmt: skip
-            if status == 0:
-                status = launch(card, store, num_tokens)
-            if status == 0:
-                status = launch(card, few, num_few_tasks)
-            if status == 0:
-                status = launch(card, many, num_many_tasks)
-            if status == 0:
-                status = wait(card, cancel_word)
+                status = call_driver(read_i64(card + CARD_PUSH), context, 0, 0, 0)
+                if status == 0:
+                    status = attend_there(
+                        card, table, table_source, table_bytes, store, few, many, num_tokens,
+                        num_few_tasks, num_many_tasks, cancel_word,
+                    )  # fmt: skip
+                    call_driver(read_i64(card + CARD_POP), card + CARD_POPPED, 0, 0, 0)
             atomic_store(card + CARD_STATUS, status)
 
     return kernel

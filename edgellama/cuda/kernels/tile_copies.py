@@ -29,6 +29,7 @@ from edgellama.cuda.kernels.tile_registers import (
     store_words_in,
     thread_in,
 )
+from edgellama.cuda.kernels.warp import FULL_MASK, call_nvvm
 from edgellama.cuda.layouts import CHUNK_BYTES
 from edgellama.cuda.prefill_tiles import PlainTile, Tile
 from edgellama.kernels_cpu.simd.vectors import I32, tier_of
@@ -57,6 +58,9 @@ def _fetch(copy: Copy) -> Any:
             words = []
             if copy.is_asynchronous:
                 moves.begin()
+                if lanes.width == 1:
+                    # Lanes without a chunk went around; matrices are loaded by all at once.
+                    call_nvvm(b, "llvm.nvvm.bar.warp.sync", ir.VoidType(), [I32(FULL_MASK)])
             elif copy.words:
                 words = [word for move in range(copy.moves) for word in moves.load(move)]
             return ctx.make_tuple(b, result, words or [each(lanes.llvm, 0)])

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edgellama.cuda.memory import taken_bytes
 from edgellama.engine.card.attention import CardKernels
 from edgellama.engine.card.choice import SHORTEST_AUTO, AttentionChoice
 from edgellama.engine.card.device import CardDevice
@@ -193,10 +194,13 @@ class CardPlacement:
         return not worker.is_alive()
 
     def _prepare_alone(self, whole: PageLayout) -> None:
+        device = self.device
         try:
             self.prepare(whole)
         except EdgellamaError as error:
-            self.fail(error)
+            # A card that was given back meanwhile is opened again for the next text.
+            if self.device is device:
+                self.fail(error)
 
     def _move(self, device: CardDevice, cache: KVCache, num_tokens: int) -> None:
         whole = cache.home.maker.host_layout
@@ -228,7 +232,8 @@ class CardPlacement:
         """Layers that fit, with room for the sequence to grow; CudaMemoryError if none does."""
         expected = min(cache.context_length, GROWTH * max(num_tokens, SHORTEST_GROWTH))
         num_pages = -(-expected // PAGE_POSITIONS)
-        needed = num_pages * CardLayout(whole, whole.num_layers).card.page_bytes
+        page_bytes = CardLayout(whole, whole.num_layers).card.page_bytes
+        needed = num_pages * taken_bytes(page_bytes)
         room = device.room_bytes + sum(pool.idle_bytes for pool in self._pools.values())
         room -= self._working_bytes()
         if needed <= room:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from edgellama.cuda.driver import LOST
 from edgellama.cuda.memory import RegisteredMemory
 from edgellama.engine.attention_ops import AttentionOps
 from edgellama.engine.buffers import StepBuffers
@@ -30,10 +31,11 @@ from edgellama.quant.errors import CudaError
 from edgellama.quant.model_config import ModelConfig
 
 FUNCTIONS = {
-    layouts.CARD_SET_CONTEXT: "cuCtxSetCurrent",
+    layouts.CARD_PUSH: "cuCtxPushCurrent",
     layouts.CARD_COPY: "cuMemcpyHtoDAsync",
     layouts.CARD_LAUNCH: "cuLaunchKernel",
     layouts.CARD_IS_READY: "cuStreamQuery",
+    layouts.CARD_POP: "cuCtxPopCurrent",
 }
 Values: TypeAlias = "dict[str, int]"
 
@@ -83,8 +85,10 @@ class CardStep:
 
         Waits for what a cancelled step has left running. CudaError.
         """
-        if self.is_running:
-            self.device.stream.synchronize()
+        self.device.context.driver.check_process()
+        self.settle()
+        if self._status not in LOST:
+            self._record[layouts.CARD_STATUS // 8] = 0
         tasks = self._table.fill(segments)
         for launches in self._launches.values():
             launches.set_segments(self._table.address)
@@ -97,6 +101,21 @@ class CardStep:
             "num_many_tasks": tasks.num_many,
         }
 
+    def settle(self) -> None:
+        """Wait for what a cancelled step has left running: it still writes to the buffers.
+
+        A card that has failed writes no more, which the next step on it finds out.
+        """
+        if self.is_running:
+            self.is_running = False
+            with contextlib.suppress(CudaError):
+                self.device.stream.synchronize()
+
+    @property
+    def _status(self) -> int:
+        """What the last call of the driver returned."""
+        return int(self._record[layouts.CARD_STATUS // 8])
+
     def move_first(self, position: int) -> None:
         """Make the step that has just run one of its sequence's next token."""
         self._table.move_first(position)
@@ -107,16 +126,13 @@ class CardStep:
 
         After an error nothing more is launched.
         """
-        status = int(self._record[layouts.CARD_STATUS // 8])
-        if status:
+        if status := self._status:
             raise self.device.context.driver.error(status, "attention on the graphics card")
         self.is_running = False
 
     def close(self) -> None:
         """Give back what the card sees of the buffers, once it looks at them no more."""
-        if self.is_running:
-            with contextlib.suppress(CudaError):
-                self.device.stream.synchronize()
+        self.settle()
         for memory in self._registered:
             memory.close()
 

@@ -124,8 +124,10 @@ class CardTable:
     def _make_room(self, num_pages: int) -> None:
         """Memory for the table, and for so many addresses of pages behind it."""
         num_bytes = TABLE_BYTES + WORD * num_pages
-        self._source = MappedMemory(self._memory.context, num_bytes)
-        self._table = self._memory.allocate(num_bytes)
+        # Both, or none: what is written must be what is copied.
+        source = MappedMemory(self._memory.context, num_bytes)
+        table = self._memory.allocate(num_bytes)
+        self._source, self._table = source, table
         words = self._source.view().view(np.int64)
         self._header = words[: HEADER_BYTES // WORD]
         records = words[HEADER_BYTES // WORD : TABLE_BYTES // WORD]
