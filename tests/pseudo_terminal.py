@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 import sys
@@ -12,6 +13,8 @@ from pathlib import Path
 from interrupts import accept_interrupts
 
 PROMPT = b">>>"
+LINE_WRAPPING = re.compile(rb"\x1b\[\?7[hl]")
+"""What surrounds every piece that is written, which may end in the middle of a word."""
 
 
 def chat_environment(model: Path, home: Path) -> dict[str, str]:
@@ -54,13 +57,16 @@ class Terminal:
         os.write(self._descriptor, keys.encode())
 
     def wait_for(self, text: bytes, *, after: int, timeout_s: float = 60) -> int:
-        """Reads until ``text`` has come after position ``after``; returns the position behind."""
+        """Reads until ``text`` has come after position ``after``; returns the position behind.
+
+        Where lines are wrapped or not is left out.
+        """
         deadline = time.monotonic() + timeout_s
         while (position := self.output.find(text, after)) < 0:
             assert time.monotonic() < deadline, self.output[after:]
             if select.select([self._descriptor], [], [], 0.1)[0]:
                 new = os.read(self._descriptor, 4096)
-                self.output += new
+                self.output = LINE_WRAPPING.sub(b"", self.output + new)
                 # prompt_toolkit asks where the cursor is and waits for the answer.
                 os.write(self._descriptor, b"\x1b[1;1R" * new.count(b"\x1b[6n"))
         return position + len(text)
