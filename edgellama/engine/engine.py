@@ -304,6 +304,8 @@ class Engine(TextEngine):
 
         self.scheduler.refuse_within_a_step()
         self.scheduler.exclusively(unload)
+        # Others' steps do not wait for it.
+        return_free_heap()
 
     @property
     def kernels(self) -> CompiledKernels:

@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from edgellama.engine.memory import return_free_heap
 from edgellama.engine.program import Op, Program
 from edgellama.engine.step import StepRunner
 from edgellama.engine.thread_priority import lower_priority
@@ -126,7 +125,6 @@ class Machinery:
         self._leave_card()
         self.runner = self.weights = self.last_step = None
         self.programs.clear()
-        return_free_heap()
 
     def unload(self) -> None:
         """Give everything back, and close the file until then."""
