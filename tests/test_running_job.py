@@ -18,7 +18,7 @@ from edgellama.quant.gguf.file import GGUFFile
 
 # Wide enough that one op of a long step takes a while.
 MODEL = TinyLlama(
-    width=512, heads=8, kv_heads=8, layers=1, feed_forward=16384, context_length=1024,
+    width=1024, heads=8, kv_heads=8, layers=1, feed_forward=8192, context_length=1024,
     weight_format="Q8_0",
 )  # fmt: skip
 PROMPT = np.arange(512) % 200

@@ -168,4 +168,7 @@ def run(batch: Batch, job: Job, show: Callable[[Counts], None]) -> None:
         for result in batch:
             job.finish(result)
 
-    run_interruptible(write, batch.cancel, idle=lambda: show(job.counts))
+    try:
+        run_interruptible(write, batch.cancel, idle=lambda: show(job.counts))
+    finally:
+        show(job.counts)
