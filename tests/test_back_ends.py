@@ -13,7 +13,6 @@ HERE = Path(__file__).parent
 SUITES = (
     *("adapters", "batch", "conversation", "dynamic_rope", "embedding", "hooks", "logprobs"),
     *("reranking", "saved_session", "session", "shared_prompts", "sliding_window", "speculation"),
-    "unload",
 )
 
 

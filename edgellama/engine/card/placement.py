@@ -75,6 +75,8 @@ class CardPlacement:
         self._pools: dict[CardLayout, PagePool] = {}
         self._workers: dict[KVTypes, threading.Thread] = {}
         self._thresholds: dict[KVTypes, int | None] = {}
+        self._placed: weakref.WeakSet[KVCache] = weakref.WeakSet()
+        self._placing = threading.RLock()
         self._staying: weakref.WeakSet[KVCache] = weakref.WeakSet()
         self._said: set[str] = set()
         self.obstacle: EdgellamaError | None = None
@@ -91,16 +93,17 @@ class CardPlacement:
 
     def open(self) -> CardDevice | None:
         """The card; None where it cannot be used under "auto". CudaError under "cuda"."""
-        if self.device is None and self.obstacle is None:
-            try:
-                self.device = self._open_device(self._choice)
-            except (CudaError, InvalidOptionError) as error:
-                if self._choice.mode == "cuda":
-                    raise
-                self.obstacle = error
-                level = logging.DEBUG if isinstance(error, CudaError) else logging.WARNING
-                logger.log(level, "attention stays on the CPU: %s", error)
-        return None if self.obstacle else self.device
+        with self._placing:
+            if self.device is None and self.obstacle is None:
+                try:
+                    self.device = self._open_device(self._choice)
+                except (CudaError, InvalidOptionError) as error:
+                    if self._choice.mode == "cuda":
+                        raise
+                    self.obstacle = error
+                    level = logging.DEBUG if isinstance(error, CudaError) else logging.WARNING
+                    logger.log(level, "attention stays on the CPU: %s", error)
+            return None if self.obstacle else self.device
 
     def prepare(self, whole: PageLayout, progress: Progress | None = None) -> None:
         """Have the kernels ready for sequences whose pages on the CPU have this layout.
@@ -128,7 +131,10 @@ class CardPlacement:
         try:
             device = self.open()
             if device is not None and self._is_worth_it(device, cache, num_tokens):
-                self._move(device, cache, num_tokens)
+                with self._placing:
+                    # Else it was given back meanwhile, and this text runs here.
+                    if self.device is device:
+                        self._move(device, cache, num_tokens)
         except CudaMemoryError as error:
             self._stay(cache, error)
         except (CudaError, UnsupportedModelError) as error:
@@ -160,10 +166,23 @@ class CardPlacement:
             pool.clear()
 
     def rest(self) -> None:
-        """Give the card back until the next text, if no sequence lies there."""
+        """Give the card back until the next text, if no sequence lies there or comes there now.
+
+        Called between two steps: a sequence without tokens may wait for the next one, which then
+        runs here.
+        """
         self.clear()
-        if not any(pool.num_owned for pool in self._pools.values()):
-            self.close()
+        # Who brings a sequence there may wait for this moment between two steps.
+        if not self._placing.acquire(blocking=False):
+            return
+        try:
+            for cache in self._placed:
+                if isinstance(cache.pool.maker, CardPages) and not cache.length:
+                    cache.return_home()
+            if not any(pool.num_owned for pool in self._pools.values()):
+                self.close()
+        finally:
+            self._placing.release()
 
     def close(self) -> None:
         """Give the card back; what lies there is lost."""
@@ -218,6 +237,7 @@ class CardPlacement:
         assert isinstance(maker, CardPages)
         # The host's pages may be of a file, or of another sequence: they are only read.
         cache.move_to(pool, partial(_take, maker, whole))
+        self._placed.add(cache)
 
     def _pool(self, device: CardDevice, layout: CardLayout) -> PagePool:
         pool = self._pools.get(layout)
