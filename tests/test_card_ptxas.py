@@ -43,7 +43,7 @@ def is_proved(kernel: Kernel) -> bool:
     return not rest or rest[0] in (ALIKE if keys == values else MIXED)
 
 
-@pytest.mark.slow
+@pytest.mark.ptxas
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_register_of_any_kernel_is_spilled(target: str) -> None:
     """Each type, each pair of types, all rows and the usual heads, for all cards."""
