@@ -150,7 +150,7 @@ def flash_seconds(config: Any, num_tokens: int, num_keys: int) -> float | None:
 
     q, k, v = (rows(config.head_count, n) for n in (num_tokens, num_keys, num_keys))
     attend, event = torch.nn.functional.scaled_dot_product_attention, torch.cuda.Event
-    start, end = (event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start, end = (event(enable_timing=True) for _ in range(2))
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
         attend(q, k, v)
         start.record()
