@@ -26,6 +26,7 @@ from edgellama import Llama, predict_footprint
 from edgellama.cli.application import root
 from edgellama.cuda import ptx_cache
 from edgellama.cuda.driver import Driver
+from edgellama.cuda.memory import taken_bytes
 from edgellama.engine.card import calibration
 from edgellama.engine.card import device as card_device
 from edgellama.engine.card.choice import AttentionMode
@@ -287,6 +288,18 @@ def test_predictions_are_what_is_taken(fake: FakeCuda, model: Path) -> None:
         session.generate([1] * 255, max_tokens=1)
         assert llama.card_use is not None
         assert on_card <= llama.card_use.used_bytes <= on_card + 200_000
+
+
+def test_predictions_count_whole_blocks(fake: FakeCuda, tmp_path: Path) -> None:
+    """Pages of 1.5 MB take the driver's blocks of 2 MB, in predictions as on the card."""
+    wide = TinyLlama(heads=8, kv_heads=8, head_size=128, layers=3, context_length=512)
+    model = write_tiny_llama(tmp_path / "wide.gguf", wide)
+    on_card = predict_footprint(model, context_length=512, attention="cuda").card_bytes
+    assert on_card >= 4 * taken_bytes(3 * 8 * 2 * 128 * 128 * 2) == 4 << 21
+    with Llama(model, attention="cuda") as llama, llama.session(context_length=512) as session:
+        session.generate([1] * 511, max_tokens=1)
+        assert llama.card_use is not None
+        assert on_card <= llama.card_use.used_bytes <= on_card + (2 << 20)
 
 
 def test_the_benchmark_measures_everything(

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 class Context:
     """One card's context, which costs 0.1 to 0.5 s and 200 to 400 MB of the card's memory.
 
-    ``handle`` is what threads of machine code give to ``cuCtxSetCurrent``.
+    ``handle`` is what threads of machine code give to ``cuCtxPushCurrent``.
     """
 
     def __init__(self, driver: Driver, card: Card) -> None:

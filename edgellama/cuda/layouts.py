@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES, PAGE_POSITIONS, round_up
+from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES, PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 from edgellama.quant.errors import UnsupportedModelError
 
@@ -155,10 +155,6 @@ class CardPageLayout:
     def value_offset(self, layer: int) -> int:
         """Where a layer's values begin in a page."""
         return layer * self.layer_bytes + self.num_heads * self.key_head_bytes
-
-    def used_bytes(self, num_tokens: int) -> int:
-        """The pages of a sequence of ``num_tokens`` tokens; the card's memory is taken in pages."""
-        return round_up(num_tokens, PAGE_POSITIONS) // PAGE_POSITIONS * self.page_bytes
 
     def _head_bytes(self, kind: str) -> int:
         return head_bytes(

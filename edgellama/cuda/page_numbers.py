@@ -18,9 +18,6 @@ Numbers: TypeAlias = npt.NDArray[Any]
 """Bits of numbers, (layers, heads, positions, elements), whatever they stand for."""
 Octets: TypeAlias = npt.NDArray[np.uint8]
 
-NIBBLE_CHUNK = 2 * CHUNK_BYTES
-"""Elements of a chunk of q4_0."""
-
 
 def card_numbers(memory: Octets, layout: CardPageLayout) -> tuple[CardNumbers, CardNumbers]:
     """Keys and values of a page's memory."""

@@ -12,8 +12,15 @@ from typing import Any
 from llvmlite import binding, ir
 from numba.core import codegen, registry
 
-from edgellama.cuda.kernels.front_end import typed_library
-from edgellama.cuda.kernels.warp import SHARED_NAME
+from edgellama.cuda.kernels.front_end import (
+    I32,
+    I64,
+    call_function,
+    linked,
+    optimize,
+    parameter_types,
+    typed_library,
+)
 from edgellama.cuda.layouts import WARP
 from edgellama.cuda.signatures import CARD_SIGNATURES
 from edgellama.kernels_cpu.machine.cpu import Tier
@@ -21,7 +28,6 @@ from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.errors import KernelError
 
 TRIPLE = "nvptx64-nvidia-cuda"
-I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
 class PtxLibrary(codegen.AOTCodeLibrary):
@@ -76,20 +82,11 @@ def compile_ptx(kernel: Kernel) -> str:
     """PTX of one kernel, with one entry: its name. KernelError if it needs what is not in it."""
     machine = registry.cpu_target.target_context.codegen()._tm
     library, symbol = typed_library(kernel)
-    module = binding.parse_assembly(str(_entry_module(kernel, symbol)))
-    module.link_in(library._final_module, preserve=True)
+    module = linked(_entry_module(kernel, symbol), library, kernel)
     for function in module.functions:
         if not function.is_declaration and function.name != kernel.name:
-            function.linkage = "internal"
             function.add_function_attribute("alwaysinline")
-    for variable in module.global_variables:
-        if not variable.is_declaration and variable.name != SHARED_NAME:
-            variable.linkage = "internal"
-    options = binding.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = False
-    options.slp_vectorization = False
-    passes = binding.create_pass_builder(machine, options)
-    passes.getModulePassManager().run(module, passes)
+    optimize(module, machine, speed_level=3)
     missing = [f.name for f in module.functions
                if f.is_declaration and not f.name.startswith("llvm.")]  # fmt: skip
     if missing:
@@ -103,15 +100,11 @@ def _entry_module(kernel: Kernel, symbol: str) -> Any:
     signature = CARD_SIGNATURES[kernel]
     module = ir.Module(kernel.name)
     module.triple = TRIPLE
-    kinds = [F32 if p in signature.float_parameters else I64 for p in signature.parameters]
-    byte_pointer = ir.IntType(8).as_pointer()
-    results = [byte_pointer.as_pointer(), byte_pointer.as_pointer()]
-    inner = ir.Function(module, ir.FunctionType(I32, [*results, *kinds, I64]), symbol)
-    entry = ir.Function(module, ir.FunctionType(ir.VoidType(), kinds), kernel.name)
+    kind = ir.FunctionType(ir.VoidType(), parameter_types(kernel))
+    entry = ir.Function(module, kind, kernel.name)
     entry.calling_convention = "ptx_kernel"
     builder = ir.IRBuilder(entry.append_basic_block())
-    unused, no_exception = builder.alloca(byte_pointer), ir.Constant(results[1], None)
-    builder.call(inner, [unused, no_exception, *entry.args, I64(0)])
+    call_function(builder, kernel, symbol, entry.args, I64(0))
     builder.ret_void()
     notes = {"maxntidx": signature.num_warps * WARP, "minctasm": signature.min_blocks}
     for name, number in notes.items():

@@ -11,6 +11,7 @@ import math
 from collections.abc import Container, Mapping
 
 from edgellama.cuda.layouts import CardPageLayout
+from edgellama.cuda.memory import taken_bytes
 from edgellama.engine.buffers import StepBuffers
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.memory import round_up
@@ -160,15 +161,16 @@ def predict(
 def card_bytes(config: ModelConfig, kv_types: KVTypes, context_length: int) -> int:
     """What a full context takes on a graphics card, with the queries of the largest step.
 
+    Each page is taken by itself, in the blocks in which the driver gives memory.
     UnsupportedModelError for heads that cards do not take.
     """
     layout = CardPageLayout(
         kv_types.pair, config.block_count, config.head_count_kv, config.head_size
     )
     given_back = first_seen(context_length, config.sliding_window or context_length)
-    num_tokens = context_length - given_back // PAGE_POSITIONS * PAGE_POSITIONS
+    num_pages = -(-context_length // PAGE_POSITIONS) - given_back // PAGE_POSITIONS
     queries_bytes = 4 * config.query_length * step_tokens(config)
-    return layout.used_bytes(num_tokens) + queries_bytes
+    return num_pages * taken_bytes(layout.page_bytes) + taken_bytes(queries_bytes)
 
 
 def draft_model_bytes(

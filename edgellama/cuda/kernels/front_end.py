@@ -11,6 +11,7 @@ from types import FunctionType
 from typing import Any
 
 import numba
+from llvmlite import binding, ir
 from numba.core import compiler, registry
 from numba.core.compiler_lock import global_compiler_lock
 
@@ -19,6 +20,8 @@ from edgellama.cuda.signatures import CARD_SIGNATURES
 from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.kernels_cpu.simd.device import FAST_MATH, device
 from edgellama.quant.errors import KernelError
+
+I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 for _module in (layouts, decode_layout):
     for _formula in vars(_module).values():
@@ -64,3 +67,38 @@ def argument_types(kernel: Kernel) -> list[Any]:
         numba.float32 if parameter in signature.float_parameters else numba.int64
         for parameter in (*signature.parameters, "warp")
     ]
+
+
+def parameter_types(kernel: Kernel) -> list[Any]:
+    """LLVM's types of a kernel's parameters, without ``warp``."""
+    signature = CARD_SIGNATURES[kernel]
+    return [F32 if p in signature.float_parameters else I64 for p in signature.parameters]
+
+
+def call_function(builder: Any, kernel: Kernel, symbol: str, values: list[Any], warp: Any) -> None:
+    """A call of Numba's function of a kernel, in the module that is built."""
+    byte_pointer = ir.IntType(8).as_pointer()
+    results = [byte_pointer.as_pointer(), byte_pointer.as_pointer()]
+    kind = ir.FunctionType(I32, [*results, *parameter_types(kernel), I64])
+    function = ir.Function(builder.module, kind, symbol)
+    unused, no_exception = builder.alloca(byte_pointer), ir.Constant(results[1], None)
+    builder.call(function, [unused, no_exception, *values, warp])
+
+
+def linked(entry: Any, library: Any, kernel: Kernel) -> Any:
+    """The module ``entry`` with Numba's ``library``, of which only the kernel's name is seen."""
+    module = binding.parse_assembly(str(entry))
+    module.link_in(library._final_module, preserve=True)
+    for part in (*module.functions, *module.global_variables):
+        if not part.is_declaration and part.name != kernel.name:
+            part.linkage = "internal"
+    return module
+
+
+def optimize(module: Any, machine: Any, speed_level: int) -> None:
+    """LLVM's passes; loops and neighbours are vectors already."""
+    options = binding.create_pipeline_tuning_options(speed_level=speed_level)
+    options.loop_vectorization = False
+    options.slp_vectorization = False
+    passes = binding.create_pass_builder(machine, options)
+    passes.getModulePassManager().run(module, passes)

@@ -20,9 +20,6 @@ from edgellama.quant.errors import CacheError, CudaError, KernelError
 if TYPE_CHECKING:
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
 
-CONTEXT_BYTES = 300 << 20
-"""What a context takes of the card's memory, about."""
-
 
 class CardDevice:
     """One card, opened for one model."""
