@@ -143,7 +143,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _rare_option(error: click.NoSuchOption) -> str:
     """How an option is said that a command has without listing it; nothing for others."""
-    from edgellama.cli.options import RARE, SAMPLING_OPTIONS
+    from edgellama.cli.options import RARE
+    from edgellama.cli.sampling_options import SAMPLING_OPTIONS
     from edgellama.sampling.options import RULES
 
     name = error.option_name.lstrip("-").replace("-", "_")

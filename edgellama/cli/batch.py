@@ -22,16 +22,9 @@ from edgellama.cli.batch_ray import (
 )
 from edgellama.cli.cluster_stages import address_option
 from edgellama.cli.completion import MODEL
-from edgellama.cli.options import (
-    count_option,
-    engine_options,
-    given,
-    limit_options,
-    max_tokens_option,
-    sampling_options,
-    take_engine_arguments,
-    type_option,
-)
+from edgellama.cli.engine_options import engine_options, take_engine_arguments, type_option
+from edgellama.cli.options import count_option, given, limit_options, max_tokens_option
+from edgellama.cli.sampling_options import sampling_options
 from edgellama.cli.template_option import template_option
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ import click
 
 from edgellama.cli.adapter_option import adapter_option
 from edgellama.cli.completion import ATTENTION, KV_TYPE, MODEL, TIER
+from edgellama.cli.engine_options import ATTENTION_HELP, gpu_options
 from edgellama.cli.lists import NumberList, TextList
-from edgellama.cli.options import ATTENTION_HELP, count_option, gpu_options, style_option
+from edgellama.cli.options import count_option, style_option
 
 if TYPE_CHECKING:
     from edgellama.cli.tables import Row

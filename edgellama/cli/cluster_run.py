@@ -11,14 +11,9 @@ import click
 from edgellama.cli.answer_options import answer_arguments, answer_options
 from edgellama.cli.cluster_stages import address_option, machines_option, spread_model
 from edgellama.cli.completion import KV_TYPE, MODEL
-from edgellama.cli.options import (
-    given,
-    limit_options,
-    max_tokens_option,
-    sampling_options,
-    text_file_option,
-)
+from edgellama.cli.options import given, limit_options, max_tokens_option, text_file_option
 from edgellama.cli.prompt_text import read_prompt
+from edgellama.cli.sampling_options import sampling_options
 from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.terminal import dim, printable
 

@@ -15,7 +15,8 @@ import click
 from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.background import run_interruptible
 from edgellama.cli.completion import MODEL, PATH
-from edgellama.cli.options import given, reading_options, take_engine_arguments, type_option
+from edgellama.cli.engine_options import reading_options, take_engine_arguments, type_option
+from edgellama.cli.options import given
 from edgellama.cli.text_lines import STANDARD_STREAM, TextLines, lines_option
 
 if TYPE_CHECKING:

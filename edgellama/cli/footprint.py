@@ -8,13 +8,9 @@ import click
 
 from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.completion import KV_TYPE, MODEL_OR_SIZE, PATH, TYPE
+from edgellama.cli.engine_options import attention_options, take_attention
 from edgellama.cli.lists import NumberList, TextList
-from edgellama.cli.options import (
-    attention_options,
-    style_option,
-    take_attention,
-    threads_option,
-)
+from edgellama.cli.options import style_option, threads_option
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:

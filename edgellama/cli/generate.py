@@ -13,18 +13,16 @@ import click
 from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.answer_options import answer_arguments, answer_options
 from edgellama.cli.completion import MODEL
+from edgellama.cli.engine_options import engine_options, take_engine_arguments, type_option
 from edgellama.cli.options import (
-    engine_options,
     given,
     json_option,
     limit_options,
     max_tokens_option,
-    sampling_options,
-    take_engine_arguments,
     text_file_option,
-    type_option,
 )
 from edgellama.cli.prompt_text import STANDARD_INPUT, read_prompt
+from edgellama.cli.sampling_options import sampling_options
 from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.template_option import template_option
 from edgellama.cli.terminal import dim, printable

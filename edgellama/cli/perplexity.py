@@ -13,13 +13,12 @@ import click
 
 from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.completion import MODEL
+from edgellama.cli.engine_options import attention_options, take_attention
 from edgellama.cli.options import (
-    attention_options,
     chunks_option,
     count_option,
     json_option,
     kv_type_option,
-    take_attention,
     text_file_option,
     threads_option,
 )

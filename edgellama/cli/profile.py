@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli.completion import MODEL, PATH, TIER
-from edgellama.cli.options import (
-    attention_options,
-    count_option,
-    kv_type_option,
-    style_option,
-    take_attention,
-    threads_option,
-)
+from edgellama.cli.engine_options import attention_options, take_attention
+from edgellama.cli.options import count_option, kv_type_option, style_option, threads_option
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
 
 if TYPE_CHECKING:

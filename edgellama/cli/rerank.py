@@ -11,14 +11,8 @@ import click
 
 from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.completion import MODEL
-from edgellama.cli.options import (
-    count_option,
-    given,
-    json_option,
-    reading_options,
-    take_engine_arguments,
-    type_option,
-)
+from edgellama.cli.engine_options import reading_options, take_engine_arguments, type_option
+from edgellama.cli.options import count_option, given, json_option
 from edgellama.cli.template_option import template_option
 from edgellama.cli.terminal import printable
 from edgellama.cli.text_lines import TextLines, lines_option

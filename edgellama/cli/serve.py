@@ -13,7 +13,8 @@ import click
 from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.cluster_stages import address_option, machines_option, spread_model
 from edgellama.cli.completion import MODEL
-from edgellama.cli.options import engine_options, given, take_engine_arguments
+from edgellama.cli.engine_options import engine_options, take_engine_arguments
+from edgellama.cli.options import given
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

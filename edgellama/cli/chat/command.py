@@ -10,14 +10,9 @@ import click
 
 from edgellama.cli.adapter_option import AdapterPath, adapter_option
 from edgellama.cli.completion import CONVERSATION, MODEL
-from edgellama.cli.options import (
-    engine_options,
-    given,
-    limit_options,
-    sampling_options,
-    take_engine_arguments,
-    type_option,
-)
+from edgellama.cli.engine_options import engine_options, take_engine_arguments, type_option
+from edgellama.cli.options import given, limit_options
+from edgellama.cli.sampling_options import sampling_options
 from edgellama.cli.template_option import template_option
 
 if TYPE_CHECKING:
