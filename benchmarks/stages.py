@@ -58,7 +58,7 @@ def ray_stages(
     orders = [StageOrder(path, each, identity, None, options) for each in layers[1:]]
     return [
         *local_stages(file, layers[:1], num_threads),
-        *start_stages(orders, has_lines=has_lines),
+        *start_stages(orders, has_line=has_lines),
     ]
 
 

@@ -15,15 +15,23 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import BinaryIO
 
-from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
 
 TOKEN_BYTES = 32
 HELLO_S = 10.0
 """How long a connection may take to show its token."""
-SILENCE_S = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
-"""After so long a machine that has vanished counts as lost, which no packet tells."""
+SILENCE_S = 5.0
+"""After so long without a byte of an answer, a stage is asked whether it is still there."""
+PULSE_S = 10.0
+"""How long it may take to say so; one that computes says it at once."""
+VANISHED = {
+    "TCP_KEEPIDLE": 10,
+    "TCP_KEEPINTVL": 5,
+    "TCP_KEEPCNT": 4,
+    "TCP_USER_TIMEOUT": 30_000,
+}
+"""After half a minute a connection of which the other end knows nothing counts as broken."""
 _LENGTH = struct.Struct("<Q")
 Run = Callable[[list[StageCall]], list[Answer]]
 
@@ -62,37 +70,50 @@ class LineServer:
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError, EOFError), connection:
             connection.settimeout(HELLO_S)
-            stream = connection.makefile("rb")
-            if not hmac.compare_digest(stream.read(TOKEN_BYTES), self.address.token):
+            token = _received(connection, TOKEN_BYTES)
+            if not hmac.compare_digest(token, self.address.token):
                 return
             connection.settimeout(None)
             _set_up(connection)
             while True:
-                calls = pickle.loads(_received(stream))
+                calls = pickle.loads(_message(connection))
                 try:
-                    answer: object = self._run(calls)
+                    # Without calls it is asked whether it is still there.
+                    answer: object = self._run(calls) if calls else []
                 except Exception as error:
                     answer = f"{type(error).__name__}: {error}"
                 _send(connection, answer)
 
 
 class Line:
-    """The driver's end. Any error, or interruption, leaves it closed: it would be out of step."""
+    """The driver's end. Any error, or interruption, leaves it closed: it would be out of step.
 
-    def __init__(self, address: LineAddress, timeout_s: float) -> None:
+    A stage may compute for as long as it likes. One that is silent for ``silence_s`` is asked over
+    another connection whether it is still there; without an answer it counts as lost.
+    """
+
+    def __init__(
+        self,
+        address: LineAddress,
+        timeout_s: float,
+        *,
+        silence_s: float = SILENCE_S,
+        pulse_s: float = PULSE_S,
+    ) -> None:
         """Connect; OSError where that cannot be done in time."""
+        self._address = address
+        self._silence_s, self._pulse_s = silence_s, pulse_s
         self._connection = socket.create_connection((address.host, address.port), timeout_s)
-        self._connection.settimeout(None)
+        self._connection.settimeout(silence_s)
         _set_up(self._connection)
-        self._stream = self._connection.makefile("rb")
         self._connection.sendall(address.token)
         self.is_closed = False
 
     def run(self, calls: list[StageCall]) -> list[Answer]:
         """See ``Stage.run``; OSError or EOFError where the stage is lost."""
         try:
-            _send(self._connection, calls)
-            answer = pickle.loads(_received(self._stream))
+            _send(self._connection, calls, self._ask)
+            answer = pickle.loads(_message(self._connection, self._ask))
         except BaseException:
             self.close()
             raise
@@ -104,30 +125,66 @@ class Line:
     def close(self) -> None:
         """Hang up."""
         self.is_closed = True
-        self._stream.close()
         self._connection.close()
+
+    def _ask(self) -> None:
+        """StageSilentError unless the stage's process says that it is still there."""
+        limit_s = self._pulse_s
+        try:
+            with socket.create_connection(
+                (self._address.host, self._address.port), limit_s
+            ) as other:
+                other.sendall(self._address.token)
+                _send(other, [])
+                _message(other)
+        except TimeoutError:
+            raise StageSilentError(
+                f"it has not said for {self._silence_s + limit_s:g} s that it is still there"
+            ) from None
 
 
 def _set_up(connection: socket.socket) -> None:
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in SILENCE_S.items():
+    for name, value in VANISHED.items():
         if (option := getattr(socket, name, None)) is not None:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def _send(connection: socket.socket, value: object) -> None:
+def _fail() -> None:
+    raise TimeoutError("no answer in time")
+
+
+def _send(connection: socket.socket, value: object, on_silence: Callable[[], None] = _fail) -> None:
+    """Send a message; ``on_silence`` is called when none of it was taken for a time."""
     data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
-    connection.sendall(_LENGTH.pack(len(data)) + data)
+    left = memoryview(_LENGTH.pack(len(data)) + data)
+    while left:
+        try:
+            left = left[connection.send(left) :]
+        except TimeoutError:
+            on_silence()
 
 
-def _received(stream: BinaryIO) -> bytes:
-    """The bytes of the next message; EOFError where the other end has hung up."""
-    head = stream.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        raise EOFError("the stage has hung up")
-    (length,) = _LENGTH.unpack(head)
-    data = stream.read(length)
-    if len(data) < length:
-        raise EOFError("the stage has hung up in the middle of an answer")
+def _message(connection: socket.socket, on_silence: Callable[[], None] = _fail) -> bytearray:
+    """The bytes of the next message."""
+    (length,) = _LENGTH.unpack(_received(connection, _LENGTH.size, on_silence))
+    return _received(connection, length, on_silence)
+
+
+def _received(
+    connection: socket.socket, num_bytes: int, on_silence: Callable[[], None] = _fail
+) -> bytearray:
+    """So many bytes; EOFError where the other end has hung up before."""
+    data = bytearray(num_bytes)
+    left = memoryview(data)
+    while left:
+        try:
+            count = connection.recv_into(left)
+        except TimeoutError:
+            on_silence()
+            continue
+        if not count:
+            raise EOFError("the stage has hung up")
+        left = left[count:]
     return data

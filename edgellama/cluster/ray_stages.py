@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edgellama.cluster.direct_line import Line, LineAddress, LineServer
-from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.direct_line import PULSE_S, SILENCE_S, Line, LineAddress, LineServer
+from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.ways import Way
 
@@ -32,6 +32,8 @@ REVIVE_S = 5.0
 """The same where one is brought back, so that who waits may give up meanwhile."""
 REACH_S = 5.0
 """How long Ray's head, or a stage's line, may take to be reached."""
+PULSE = "pulse"
+"""The actor's threads that answer while another one computes."""
 PLACE_SHARE = 0.001
 """Of a node's resource that is called as a machine; many stages find a place there."""
 
@@ -84,6 +86,9 @@ class StageActor:
                 return None
         return self._line.address
 
+    def pulse(self) -> None:
+        """Say that this process is still there, on a thread that does nothing else."""
+
     def forget(self, sequence: int) -> None:
         """See ``Stage.forget``."""
         if self._stage is not None:
@@ -109,10 +114,18 @@ class StageActor:
 class RayStage:
     """The handle of a stage on a node of the Ray cluster that this process is connected to."""
 
-    def __init__(self, order: StageOrder, *, has_line: bool = True) -> None:
+    def __init__(
+        self,
+        order: StageOrder,
+        *,
+        has_line: bool = True,
+        silence_s: float = SILENCE_S,
+        pulse_s: float = PULSE_S,
+    ) -> None:
         """Ask for the actor, without waiting for it. EdgellamaError without Ray.
 
-        ``has_line``: whether calls may go over a connection of their own.
+        ``has_line``: whether calls may go over a connection of their own. A stage that is silent
+        for ``silence_s``, and says then for ``pulse_s`` not that it is there, is replaced.
         """
         self._ray = import_ray()
         self._order = order
@@ -120,6 +133,8 @@ class RayStage:
         self._actor = self._new_actor()
         self._line: Line | None = None
         self._has_line = has_line
+        self._limits = {"silence_s": silence_s, "pulse_s": pulse_s}
+        self._is_silent = False
 
     @property
     def name(self) -> str:
@@ -144,11 +159,15 @@ class RayStage:
 
     def run(self, calls: list[StageCall]) -> list[Answer]:
         """See ``Stage.run``; any exception means that the stage is lost."""
-        if self._has_line and (self._line is None or self._line.is_closed):
-            self._connect()
-        if self._line is not None:
-            return self._line.run(calls)
-        answers: list[Answer] = self._ray.get(self._actor.run.remote(calls))
+        try:
+            if self._has_line and (self._line is None or self._line.is_closed):
+                self._connect()
+            if self._line is not None:
+                return self._line.run(calls)
+            answers: list[Answer] = self._answer(self._actor.run.remote(calls))
+        except StageSilentError:
+            self._is_silent = True
+            raise
         return answers
 
     def forget(self, sequence: int) -> None:
@@ -158,6 +177,10 @@ class RayStage:
     def revive(self) -> None:
         """Wait for the actor that Ray has started again, or make another one."""
         self._hang_up()
+        if self._is_silent:
+            # It may wake up at any time, as one that nobody asks any more.
+            self._ray.kill(self._actor)
+            self._actor, self._is_silent = self._new_actor(), False
         try:
             self.start(REVIVE_S)
         except self._ray.exceptions.ActorUnavailableError:
@@ -175,12 +198,21 @@ class RayStage:
     def _connect(self) -> None:
         """Have a line to the actor; without one, its calls are Ray's."""
         self._line = None
-        address = self._ray.get(self._actor.line.remote(), timeout=START_S)
+        address = self._answer(self._actor.line.remote())
         try:
-            self._line = None if address is None else Line(address, REACH_S)
+            self._line = None if address is None else Line(address, REACH_S, **self._limits)
         except OSError as error:
             logger.warning("no line to stage %s (%s); its calls go by Ray", self.name, error)
         self._has_line = self._line is not None
+
+    def _answer(self, reference: Any) -> Any:
+        """What a call of the actor gives; StageSilentError for one that is not there any more."""
+        while not self._ray.wait([reference], timeout=self._limits["silence_s"])[0]:
+            pulse = self._actor.pulse.options(concurrency_group=PULSE).remote()
+            if not self._ray.wait([pulse], timeout=self._limits["pulse_s"])[0]:
+                total_s = sum(self._limits.values())
+                raise StageSilentError(f"it has not said for {total_s:g} s that it is still there")
+        return self._ray.get(reference)
 
     def _hang_up(self) -> None:
         if self._line is not None:
@@ -190,19 +222,22 @@ class RayStage:
         place = self._order.place
         resources = {} if place is None else {"resources": {place: PLACE_SHARE}}
         return (
-            self._ray.remote(StageActor)
+            self._ray.remote(concurrency_groups={PULSE: 1})(StageActor)
             .options(num_cpus=0, max_restarts=-1, max_task_retries=0, **resources)
             .remote(self._order)
         )
 
 
 def start_stages(
-    orders: Sequence[StageOrder], timeout_s: float = START_S, *, has_lines: bool = True
+    orders: Sequence[StageOrder], timeout_s: float = START_S, **options: Any
 ) -> list[RayStage]:
-    """All stages, started at the same time; if one fails, none is left."""
+    """All stages, started at the same time; if one fails, none is left.
+
+    ``options``: those of ``RayStage``.
+    """
     stages: list[RayStage] = []
     try:
-        stages += [RayStage(order, has_line=has_lines) for order in orders]
+        stages += [RayStage(order, **options) for order in orders]
         for stage in stages:
             stage.start(timeout_s)
     except BaseException:

@@ -17,6 +17,10 @@ Tokens: TypeAlias = npt.NDArray[np.int32]
 FloatRows: TypeAlias = npt.NDArray[np.float32]
 
 
+class StageSilentError(ConnectionError):
+    """A stage's process is there, or its machine was, and says nothing any more."""
+
+
 @dataclass(frozen=True)
 class StageCall:
     """Tokens (n,) of ``sequence`` from ``position`` on.

@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -16,7 +17,7 @@ from cluster.stage_harness import TOKENS, cut
 from edgellama.cluster.direct_line import TOKEN_BYTES, Line, LineAddress, LineServer
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
 from edgellama.engine.engine import Engine
 from edgellama.quant.gguf.file import GGUFFile
 
@@ -30,10 +31,12 @@ class Calls:
     def __init__(self) -> None:
         self.error: Exception | None = None
         self.num_calls = 0
+        self.seconds = 0.0
 
     def __call__(self, calls: list[StageCall]) -> list[Answer]:
         """The tokens as rows."""
         self.num_calls += 1
+        time.sleep(self.seconds)
         if self.error is not None:
             raise self.error
         return [call.tokens.astype(np.float32)[:, None] for call in calls]
@@ -129,9 +132,11 @@ def test_what_a_stage_fails_with_is_told(stage: tuple[LineServer, Calls]) -> Non
 
 def test_an_interrupted_line_is_closed(stage: tuple[LineServer, Calls]) -> None:
     """An answer that nobody waited for can never be taken for the next one's."""
-    server, _ = stage
+    server, calls = stage
     line = Line(server.address, 5)
-    line._stream = _Interrupted()  # type: ignore[assignment]
+    line._ask = _interrupted  # type: ignore[method-assign]
+    calls.seconds = 0.2
+    line._connection.settimeout(0.05)
     with pytest.raises(KeyboardInterrupt):
         line.run([CALL])
     assert line.is_closed
@@ -139,15 +144,30 @@ def test_an_interrupted_line_is_closed(stage: tuple[LineServer, Calls]) -> None:
         line.run([CALL])
 
 
-class _Interrupted:
+def _interrupted() -> None:
     """What Ctrl-C makes of waiting for an answer."""
+    raise KeyboardInterrupt
 
-    def read(self, count: int) -> bytes:
-        """It comes now."""
-        raise KeyboardInterrupt
 
-    def close(self) -> None:
-        """Nothing is open."""
+def test_a_stage_may_compute_for_long(stage: tuple[LineServer, Calls]) -> None:
+    """However often it is silent meanwhile, since it says each time that it is there."""
+    server, calls = stage
+    calls.seconds = 0.5
+    line = Line(server.address, 5, silence_s=0.05, pulse_s=20)
+    assert len(line.run([CALL])) == 1
+    assert calls.num_calls == 1
+
+
+@pytest.mark.parametrize("num_bytes", [8, 1 << 25])
+def test_a_stage_that_says_nothing_is_lost(num_bytes: int) -> None:
+    """Whether its system takes what is sent or not: a process that is stopped looks like this."""
+    call = replace(CALL, rows=np.zeros(num_bytes // 4, np.float32))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = LineAddress("127.0.0.1", listener.getsockname()[1], b"")
+        line = Line(address, 5, silence_s=0.05, pulse_s=0.1)
+        with pytest.raises(StageSilentError, match=r"not said for 0.15 s that it is still there"):
+            line.run([call])
+        assert line.is_closed
 
 
 def test_a_stage_that_dies_in_an_answer_is_lost(stage: tuple[LineServer, Calls]) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
-from cluster.stage_harness import TOKENS, MortalStage, logits_of, often, spread
+from cluster.lined_process import ProcessStage
+from cluster.stage_harness import TOKENS, MortalStage, cut, logits_of, often, spread
 
+from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
@@ -167,3 +171,24 @@ def test_closed_sequences_are_forgotten_by_all_stages(file: GGUFFile) -> None:
         cache.close()
         engine.forward([1], engine.new_cache())
         assert [stage.num_held(number) for stage in stages] == [0, 0]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no signal stops a process here")
+def test_a_stopped_process_is_replaced_and_may_wake_up_later(file: GGUFFile, exact: Engine) -> None:
+    """In the middle of a text and of a prompt; the bits are those of one process."""
+    stages = [ProcessStage(Path(file.path), layers) for layers in cut(4, 2)]
+    engine = SpreadEngine(file, stages, chunk_tokens=128)
+    try:
+        caches = exact.new_cache(), engine.new_cache()
+        for number, size in enumerate([5, *[1] * 6, 600, 1, 1]):
+            tokens = TOKENS[caches[0].length : caches[0].length + size]
+            if number in (3, 7):
+                stages[number // 7].processes[0].send_signal(signal.SIGSTOP)
+            found = [e.forward(tokens, c) for e, c in zip((exact, engine), caches, strict=True)]
+            np.testing.assert_array_equal(*found)
+            if number == 7:
+                for stage in stages:
+                    stage.processes[0].send_signal(signal.SIGCONT)
+        assert [len(stage.processes) for stage in stages] == [2, 2]
+    finally:
+        engine.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -44,16 +45,16 @@ def cluster() -> Iterator[Any]:
     cluster.shutdown()
 
 
-def stages_of(path: Path, *, has_lines: bool = True, **options: Any) -> Any:
+def stages_of(path: Path, **how: Any) -> Any:
     """A function that starts two stages of the starter model, one on each node."""
 
     def make(file: GGUFFile) -> list[RayStage]:
-        identity, options_ = model_identity(file), {"num_threads": 1, "exact": True} | options
+        identity, options = model_identity(file), {"num_threads": 1, "exact": True}
         orders = [
-            StageOrder(str(path), layers, identity, place, options_)
+            StageOrder(str(path), layers, identity, place, options)
             for layers, place in ((range(12), "desk"), (range(12, 30), "laptop"))
         ]
-        return start_stages(orders, has_lines=has_lines)
+        return start_stages(orders, **how)
 
     return make
 
@@ -91,12 +92,12 @@ def test_a_text_over_two_nodes_is_that_of_one_process(
         assert texts[0] == texts[2] == expected
 
 
-@pytest.mark.parametrize(("number", "has_lines"), [(0, True), (1, True), (1, False)])
+@pytest.mark.parametrize(("number", "has_line"), [(0, True), (1, True), (1, False)])
 def test_a_killed_actor_is_a_pause(
-    cluster: Any, smollm2_path: Path, expected: str, number: int, has_lines: bool
+    cluster: Any, smollm2_path: Path, expected: str, number: int, has_line: bool
 ) -> None:
     """A stage's process dies in mid-answer; the text goes on as if nothing had been."""
-    stages = stages_of(smollm2_path, has_lines=has_lines)
+    stages = stages_of(smollm2_path, has_line=has_line)
     with SpreadLlama(smollm2_path, stages, context_length=512) as llama:
         text, is_killed = "", False
         for chunk in llama.stream(PROMPT, max_tokens=40, seed=3, temperature=0.7):
@@ -106,6 +107,28 @@ def test_a_killed_actor_is_a_pause(
                 is_killed = True
         assert is_killed
         assert text == expected
+
+
+@pytest.mark.parametrize(("number", "has_line"), [(0, True), (1, True), (1, False)])
+def test_a_stopped_actor_is_a_pause(
+    cluster: Any, smollm2_path: Path, expected: str, number: int, has_line: bool
+) -> None:
+    """A stage's process hangs in mid-answer and wakes up after it: the texts are as ever."""
+    stages = stages_of(smollm2_path, has_line=has_line, silence_s=1, pulse_s=1)
+    options: dict[str, Any] = {"max_tokens": 40, "seed": 3, "temperature": 0.7}
+    with SpreadLlama(smollm2_path, stages, context_length=512) as llama:
+        text, stopped = "", 0
+        for chunk in llama.stream(PROMPT, **options):
+            text += chunk.text
+            if not stopped and text.count(" ") >= 8:
+                stopped = pid_of(llama.stages[number])
+                os.kill(stopped, signal.SIGSTOP)
+        assert text == expected
+        assert pid_of(llama.stages[number]) != stopped
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(stopped, signal.SIGCONT)
+        assert llama.generate(PROMPT, **options).text == expected
+        assert until(lambda: stopped not in stage_pids())
 
 
 def test_an_actor_that_is_killed_again_and_again(

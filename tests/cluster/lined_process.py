@@ -1,0 +1,61 @@
+"""A stage in a process of its own, behind a line: started by tests, stopped and killed there."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+from edgellama.cluster.direct_line import Line, LineServer
+from edgellama.cluster.stage import Stage
+from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.quant.gguf.file import GGUFFile
+
+
+class ProcessStage:
+    """The handle of such a stage, which is given up after a fraction of a second of silence."""
+
+    def __init__(self, path: Path, layers: range) -> None:
+        self.layers, self.name = layers, f"layers {layers}"
+        self._path = path
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.revive()
+
+    def run(self, calls: list[StageCall]) -> list[Answer]:
+        """See ``Stage.run``."""
+        return self._line.run(calls)
+
+    def forget(self, sequence: int) -> None:
+        """Nothing: the process ends with its test."""
+
+    def revive(self) -> None:
+        """Another process; the one before is left as it is."""
+        arguments = [str(self._path), str(self.layers.start), str(self.layers.stop)]
+        process = subprocess.Popen(
+            [sys.executable, __file__, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.processes.append(process)
+        assert process.stdout is not None
+        self._line = Line(pickle.load(process.stdout), 5, silence_s=0.2, pulse_s=0.5)
+
+    def close(self) -> None:
+        """End all processes."""
+        self._line.close()
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+
+def main(path: str, start: str, stop: str) -> None:
+    """Tell where the stage listens, and run until stdin ends."""
+    layers = range(int(start), int(stop))
+    with GGUFFile(path) as file, Stage(file, layers, num_threads=1, exact=True) as stage:
+        server = LineServer("127.0.0.1", stage.run)
+        sys.stdout.buffer.write(pickle.dumps(server.address))
+        sys.stdout.buffer.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
