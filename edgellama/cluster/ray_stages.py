@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 INSTALL = 'pip install "edgellama[ray]"'
+TOKEN_WAY = "set RAY_AUTH_MODE=token where it wants Ray's token"
 START_S = 60.0
 """How long one try to start a stage takes; a machine that is still starting is tried again."""
 REVIVE_S = 5.0
@@ -265,8 +266,9 @@ def connect(address: str | None, *, starts: bool = False) -> None:
         raise EdgellamaError(
             f"no Ray cluster at {address or 'this machine'}: {error}",
             way=Way(
-                "one must run there, with every machine that is to have a stage",
-                "start one: ray start --head, then ray start --address=... on the other machines",
+                f"one must run there, with every machine that is to have a stage; {TOKEN_WAY}",
+                "start one: ray start --head, then ray start --address=... on the other machines; "
+                + TOKEN_WAY,
             ),
         ) from None
 
@@ -286,7 +288,5 @@ def import_ray(part: str | None = None) -> Any:
 
         return ray if part is None else import_module(f"ray.{part}")
     except ImportError:
-        what = "Ray" if part is None else f'Ray {part.title()} (pip install "ray[{part}]")'
-        raise EdgellamaError(
-            f"several machines need {what}, which is not installed: {INSTALL}"
-        ) from None
+        what = "Ray" if part is None else f"Ray {part.title()}"
+        raise EdgellamaError(f"{what} is needed, which is not installed: {INSTALL}") from None
