@@ -15,12 +15,15 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
-from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
+from edgellama.cluster.stage_call import StageSilentError
 
 TOKEN_BYTES = 32
 HELLO_S = 10.0
 """How long a connection may take to show its token."""
+PULSE = None
+"""The message that asks whether a stage is still there, and its answer."""
 SILENCE_S = 5.0
 """After so long without a byte of an answer, a stage is asked whether it is still there."""
 PULSE_S = 10.0
@@ -33,7 +36,7 @@ VANISHED = {
 }
 """After half a minute a connection of which the other end knows nothing counts as broken."""
 _LENGTH = struct.Struct("<Q")
-Run = Callable[[list[StageCall]], list[Answer]]
+Respond = Callable[[Any], object]
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,12 @@ class LineAddress:
 class LineServer:
     """Answers calls at the stage; each connection has a thread, which ends with it."""
 
-    def __init__(self, host: str, run: Run) -> None:
-        """Listen on a free port of ``host``; OSError where that cannot be."""
-        self._run = run
+    def __init__(self, host: str, respond: Respond) -> None:
+        """Listen on a free port of ``host``; OSError where that cannot be.
+
+        ``respond`` gives the answer of a message, which is anything but None.
+        """
+        self._respond = respond
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, 0), family=family)
         port = self._listener.getsockname()[1]
@@ -76,10 +82,9 @@ class LineServer:
             connection.settimeout(None)
             _set_up(connection)
             while True:
-                calls = pickle.loads(_message(connection))
+                message = pickle.loads(_message(connection))
                 try:
-                    # Without calls it is asked whether it is still there.
-                    answer: object = self._run(calls) if calls else []
+                    answer = message if message is PULSE else self._respond(message)
                 except Exception as error:
                     answer = f"{type(error).__name__}: {error}"
                 _send(connection, answer)
@@ -109,25 +114,24 @@ class Line:
         self._connection.sendall(address.token)
         self.is_closed = False
 
-    def run(self, calls: list[StageCall]) -> list[Answer]:
-        """See ``Stage.run``; OSError or EOFError where the stage is lost."""
+    def ask(self, message: object) -> Any:
+        """The answer of a stage; OSError or EOFError where it is lost."""
         try:
-            _send(self._connection, calls, self._ask)
-            answer = pickle.loads(_message(self._connection, self._ask))
+            _send(self._connection, message, self._check_pulse)
+            answer = pickle.loads(_message(self._connection, self._check_pulse))
         except BaseException:
             self.close()
             raise
         if isinstance(answer, str):
             raise ConnectionError(answer)
-        answers: list[Answer] = answer
-        return answers
+        return answer
 
     def close(self) -> None:
         """Hang up."""
         self.is_closed = True
         self._connection.close()
 
-    def _ask(self) -> None:
+    def _check_pulse(self) -> None:
         """StageSilentError unless the stage's process says that it is still there."""
         limit_s = self._pulse_s
         try:
@@ -135,7 +139,7 @@ class Line:
                 (self._address.host, self._address.port), limit_s
             ) as other:
                 other.sendall(self._address.token)
-                _send(other, [])
+                _send(other, PULSE)
                 _message(other)
         except TimeoutError:
             raise StageSilentError(

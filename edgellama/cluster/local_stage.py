@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.stage_call import Answer, Fork, StageCall
 
 
 class LocalStage:
@@ -24,6 +24,10 @@ class LocalStage:
     def run(self, calls: list[StageCall]) -> list[Answer]:
         """See ``Stage.run``."""
         return self._stage.run(calls)
+
+    def do(self, task: Fork) -> object:
+        """See ``Stage.do``."""
+        return self._stage.do(task)
 
     def forget(self, sequence: int) -> None:
         """See ``Stage.forget``."""

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from edgellama.cluster.rounds import Chunking, Part, rounds_of
-from edgellama.cluster.stage_call import Answer, Behind, StageCall, StageHandle
+from edgellama.cluster.stage_call import Answer, Behind, Fork, StageCall, StageHandle
 from edgellama.engine.cancellation import CancelToken
 from edgellama.quant.errors import (
     EdgellamaError,
@@ -49,7 +49,7 @@ class Pipeline:
         self._stages = list(stages)
         self._how = how
         self._patience_s = patience_s
-        self._retired: deque[int] = deque()
+        self._tasks: deque[int | Fork] = deque()
         self._threads = [
             ThreadPoolExecutor(1, thread_name_prefix=f"edgellama-stage-{number}")
             for number in range(len(stages))
@@ -62,7 +62,11 @@ class Pipeline:
 
     def retire(self, sequence: int) -> None:
         """Let stages forget a sequence before the next step; may be called at any moment."""
-        self._retired.append(sequence)
+        self._tasks.append(sequence)
+
+    def fork(self, task: Fork) -> None:
+        """Let stages carry it out before the next step; may be called at any moment."""
+        self._tasks.append(task)
 
     def run(
         self, parts: list[Part], cancelled: CancelToken | None = None
@@ -72,7 +76,7 @@ class Pipeline:
         Among the answers are errors of single calls, but none that is ``Behind``. StageLostError
         where a stage does not come back.
         """
-        self._forget_retired()
+        self._carry_out()
         held: dict[int, int] = {}
         until: float | None = None
         pause = FIRST_PAUSE_S
@@ -195,15 +199,15 @@ class Pipeline:
             f"{self._patience_s:g} s: {lost.cause}"
         )
 
-    def _forget_retired(self) -> None:
-        """What a lost stage held is forgotten anyway."""
-        while self._retired:
-            sequence = self._retired.popleft()
+    def _carry_out(self) -> None:
+        """What stages were to do before this step; a lost one is found by the step itself."""
+        while self._tasks:
+            task = self._tasks.popleft()
             for stage in self._stages:
                 try:
-                    stage.forget(sequence)
+                    stage.do(task) if isinstance(task, Fork) else stage.forget(task)
                 except Exception as error:
-                    logger.debug("stage %s does not hear what it may forget: %s", stage.name, error)
+                    logger.debug("stage %s does not hear of %s: %s", stage.name, task, error)
 
 
 class _Round:

@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edgellama.cluster.direct_line import PULSE_S, SILENCE_S, Line, LineAddress, LineServer
-from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
+from edgellama.cluster.stage_call import Answer, Fork, StageCall, StageSilentError
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.ways import Way
 
@@ -71,9 +71,9 @@ class StageActor:
             return error
         return None
 
-    def run(self, calls: list[StageCall]) -> list[Answer]:
-        """See ``Stage.run``."""
-        return self._opened().run(calls)
+    def answer(self, message: list[StageCall] | Fork) -> object:
+        """See ``Stage.answer``."""
+        return self._opened().answer(message)
 
     def line(self) -> LineAddress | None:
         """Where calls may come to directly; None where nothing can listen here."""
@@ -82,7 +82,7 @@ class StageActor:
         self._opened()
         if self._line is None:
             try:
-                self._line = LineServer(get_node_ip_address(), self.run)
+                self._line = LineServer(get_node_ip_address(), self.answer)
             except OSError:
                 return None
         return self._line.address
@@ -160,16 +160,12 @@ class RayStage:
 
     def run(self, calls: list[StageCall]) -> list[Answer]:
         """See ``Stage.run``; any exception means that the stage is lost."""
-        try:
-            if self._has_line and (self._line is None or self._line.is_closed):
-                self._connect()
-            if self._line is not None:
-                return self._line.run(calls)
-            answers: list[Answer] = self._answer(self._actor.run.remote(calls))
-        except StageSilentError:
-            self._is_silent = True
-            raise
+        answers: list[Answer] = self._ask(calls)
         return answers
+
+    def do(self, task: Fork) -> object:
+        """See ``Stage.do``; any exception means that the stage is lost."""
+        return self._ask(task)
 
     def forget(self, sequence: int) -> None:
         """Tell the stage, and wait for nothing."""
@@ -195,6 +191,19 @@ class RayStage:
         self._hang_up()
         with contextlib.suppress(Exception):
             self._ray.kill(self._actor)
+
+    def _ask(self, message: object) -> Any:
+        if self._is_silent:
+            raise StageSilentError("it says nothing any more")
+        try:
+            if self._has_line and (self._line is None or self._line.is_closed):
+                self._connect()
+            if self._line is not None:
+                return self._line.ask(message)
+            return self._answer(self._actor.answer.remote(message))
+        except StageSilentError:
+            self._is_silent = True
+            raise
 
     def _connect(self) -> None:
         """Have a line to the actor; without one, its calls are Ray's."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import numpy as np
 
 from edgellama.cluster.adapter_uses import uses_of
+from edgellama.cluster.beginnings import Beginnings
 from edgellama.cluster.pipeline import PATIENCE_S, Pipeline
 from edgellama.cluster.rounds import Chunking, Part
 from edgellama.cluster.spread_sequence import SpreadSequence
@@ -62,10 +63,13 @@ class SpreadEngine(TextEngine):
         rope_scaling: str | None = None,
         chunk_tokens: int = CHUNK_TOKENS,
         patience_s: float = PATIENCE_S,
+        texts_bytes: int | None = None,
     ) -> None:
         """``kv_type`` and ``rope_scaling``: what the stages have, which compute by them.
 
         ``chunk_tokens``: of a prompt, for a stage at a time; ``patience_s``: see ``Pipeline``.
+        ``texts_bytes``: what keys and values may take on all stages before ended texts are
+        forgotten; None: that of one text as long as the model's context.
         Raises InvalidOptionError for stages that do not have all layers.
         """
         self.config = _config(file, rope_scaling)
@@ -86,6 +90,9 @@ class SpreadEngine(TextEngine):
         self._kernels = CompiledKernels(self.tier)
         self._kernels.ensure([CHOICE_KERNEL])
         self._kv_types = KVTypes.of(kv_type)
+        if texts_bytes is None:
+            texts_bytes = self.bytes_of(self.config.context_length)
+        self.beginnings = Beginnings(self._pipeline.retire, self.bytes_of, texts_bytes)
         self.step_tokens = max(own_tokens, CHUNKS_AT_ONCE * chunk_tokens)
         self.scheduler = Scheduler(self._run_step, self.step_tokens)
         self._is_closed = False
@@ -147,9 +154,9 @@ class SpreadEngine(TextEngine):
         """A sequence that holds nothing; ``kv_type`` is the stages' own in any case."""
         length = self.config.context_length if context_length is None else context_length
         return SpreadSequence(
-            length, self._pipeline.retire, self._bytes_of,
+            length, self.beginnings, self._pipeline.fork,
             window=self.config.sliding_window, dynamic_from=self.config.rope.dynamic_from,
-            adapters=adapters,
+            adapters=adapters, is_passing=is_passing,
         )  # fmt: skip
 
     def order_choice(self, cache: TextCache, order: object) -> None:
@@ -199,6 +206,7 @@ class SpreadEngine(TextEngine):
             for sequence, segment in zip(sequences, segments, strict=True)
         ]
         self.num_jobs += 1
+        self.beginnings.trim()
         try:
             answers = self._pipeline.run(parts, cancelled)
         except BaseException:
@@ -220,7 +228,8 @@ class SpreadEngine(TextEngine):
             sequence.failure = errors[0]
         return np.concatenate(rows) if rows else np.empty((0, self.config.vocab_size), np.float32)
 
-    def _bytes_of(self, num_tokens: int) -> int:
+    def bytes_of(self, num_tokens: int) -> int:
+        """What keys and values of so many tokens take on all stages."""
         if not num_tokens:
             return 0
         layout = PageLayout.of(self.config, self._kv_types, self.tier.lanes)

@@ -74,8 +74,8 @@ class SpreadLlama(Llama):
 
     @property
     def cached_bytes(self) -> int:
-        """None: the beginnings of earlier texts are not found again over stages."""
-        return 0
+        """Bytes that the beginnings of earlier texts take now, on all stages."""
+        return cast(SpreadEngine, self._engine).beginnings.ended_bytes
 
     @property
     def is_loaded(self) -> bool:
@@ -98,10 +98,12 @@ class SpreadLlama(Llama):
                 rope_scaling=how["rope_scaling"],
                 chunk_tokens=self._chunk_tokens,
             )
+            length = how["context_length"] or usual_context_length(engine.config)
+            num_texts = self._line.max_running or 1
+            engine.beginnings.limit_bytes = num_texts * engine.bytes_of(length)
         except BaseException:
             for stage in stages:
                 stage.close()
             file.close()
             raise
-        length = how["context_length"] or usual_context_length(engine.config)
         return LoadedModel(file, tokenizer, cast("Engine", engine), length, str(types))

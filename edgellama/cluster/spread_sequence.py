@@ -10,6 +10,10 @@ import itertools
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import numpy as np
+
+from edgellama.cluster.beginnings import LEAST_SHARED, Beginnings, Held
+from edgellama.cluster.stage_call import Fork
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.kv_cache import shared_length
 from edgellama.kernels_cpu.layouts import ALL_KEYS
@@ -20,8 +24,9 @@ _NUMBERS = itertools.count(1)
 
 
 class SpreadSequence:
-    """Tokens of one text on its stages; ``retire`` hears of numbers that are used no more.
+    """Tokens of one text on its stages; ``fork_order`` hears what these are to share.
 
+    ``beginnings``: what else they hold. ``is_passing``: nothing of it is kept for later texts.
     ``number``: what stages call it. ``dynamic_from``: as for ``KVCache``. ``order``: how the
     tokens that its work ends with are chosen by the last stage; None: it gives logits.
     """
@@ -29,12 +34,13 @@ class SpreadSequence:
     def __init__(
         self,
         context_length: int,
-        retire: Callable[[int], None],
-        bytes_of: Callable[[int], int],
+        beginnings: Beginnings,
+        fork_order: Callable[[Fork], None],
         *,
         window: int | None = None,
         dynamic_from: int | None = None,
         adapters: AdapterSet = NO_ADAPTERS,
+        is_passing: bool = False,
     ) -> None:
         if context_length < 1:
             raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
@@ -45,11 +51,19 @@ class SpreadSequence:
         self.failure: EdgellamaError | None = None
         self.order: ChoiceOrder | None = None
         self.next_order: ChoiceOrder | None = None
-        self._retire = retire
-        self._bytes_of = bytes_of
+        self._beginnings = beginnings
+        self._fork_order = fork_order
+        self._is_passing = is_passing
         self._dynamic_from = dynamic_from
         self._adapters = adapters
         self._tokens: list[int] = []
+        if not is_passing:
+            beginnings.enter(self)
+
+    @property
+    def held(self) -> Held:
+        """What stages hold of it."""
+        return Held(self.number, self._tokens.copy(), self._origin(self.prompt_length))
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -75,7 +89,7 @@ class SpreadSequence:
     @property
     def num_bytes(self) -> int:
         """What the stages hold for it, all together."""
-        return self._bytes_of(self.length)
+        return self._beginnings.bytes_of(self.length)
 
     def begin(self, prompt_length: int) -> None:
         """See ``KVCache.begin``."""
@@ -84,9 +98,19 @@ class SpreadSequence:
         self.prompt_length = prompt_length
 
     def reuse(self, prompt: Sequence[int]) -> int:
-        """Keep what is there of ``prompt``, all but its last token at most; its length."""
+        """Keep what is there of ``prompt``, all but its last token at most; its length.
+
+        Where another text has more of it, this one goes on from there.
+        """
         self.begin(len(prompt))
-        self.truncate(min(shared_length(self._tokens, prompt), len(prompt) - 1))
+        most = len(prompt) - 1
+        self.truncate(min(shared_length(self._tokens, prompt), most))
+        found = self._beginnings.find(prompt, self._origin(len(prompt)))
+        if found is not None and min(found[1], most) >= self.length + LEAST_SHARED:
+            source, length = found[0], min(found[1], most)
+            self.renew()
+            self._tokens = list(prompt[:length])
+            self._share_from(source)
         return self.length
 
     @property
@@ -130,30 +154,46 @@ class SpreadSequence:
         return self.context_length - length if length <= self.window else 0
 
     def fork(self) -> SpreadSequence:
-        """Another sequence of the same tokens, which stages compute when it goes on."""
+        """Another sequence of the same tokens, which stages share from their next step on."""
         other = SpreadSequence(
-            self.context_length, self._retire, self._bytes_of,
+            self.context_length, self._beginnings, self._fork_order,
             window=self.window, dynamic_from=self._dynamic_from, adapters=self._adapters,
+            is_passing=self._is_passing,
         )  # fmt: skip
         other.prompt_length = self.prompt_length
         other._tokens = self._tokens.copy()
+        other._share_from(self.number)
         return other
 
     def renew(self) -> None:
         """Another number: what still runs under the old one cannot disturb it."""
-        self._retire(self.number)
+        self._beginnings.retire(self.number)
         self.number = next(_NUMBERS)
 
     def close(self) -> None:
-        """Give everything back; the sequence is unusable afterwards."""
+        """Leave what it has to later texts; the sequence is unusable afterwards."""
+        if not self.context_length:
+            return
+        if self.length and not self._is_passing:
+            self._beginnings.leave(self.held)
+        else:
+            self._beginnings.retire(self.number)
         self._tokens.clear()
         self.context_length = 0
-        self._retire(self.number)
 
     def __del__(self) -> None:
         # An __init__ that failed has no tokens.
         if hasattr(self, "_tokens"):
             self.close()
+
+    def _share_from(self, source: int) -> None:
+        """Have stages take the tokens that it counts as computed from another sequence."""
+        if self._tokens:
+            self._fork_order(Fork(source, self.number, np.array(self._tokens, np.int32)))
+
+    def _origin(self, prompt_length: int) -> bytes:
+        """What else than tokens decides keys and values."""
+        return self._adapters.origin + self._turned_for(prompt_length).to_bytes(8, "little")
 
     def _turned_for(self, prompt_length: int) -> int:
         is_beyond = self._dynamic_from is not None and prompt_length > self._dynamic_from

@@ -7,25 +7,23 @@ of a lost stage, is the driver's business. Nothing here knows how calls arrive.
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edgellama.cluster.adapter_uses import adapters_of
-from edgellama.cluster.stage_call import Answer, Behind, FloatRows, StageCall, Tokens
+from edgellama.cluster.held_sequences import HeldSequences
+from edgellama.cluster.stage_call import Answer, Behind, FloatRows, Fork, StageCall, Tokens
 from edgellama.engine.engine import Engine
 from edgellama.engine.engine_arguments import check_wanted, checked_tokens
 from edgellama.engine.model_identity import model_identity
 from edgellama.engine.segments import ALIKE, ROWS
 from edgellama.engine.work import Work
-from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
-from edgellama.quant.errors import EdgellamaError, InvalidOptionError, ModelFileError
+from edgellama.quant.errors import EdgellamaError, ModelFileError
 from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.sampling.choice_order import OrderedChoices
 
 if TYPE_CHECKING:
-    from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.kv_types import KVTypeChoice
     from edgellama.engine.segments import Wanted
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
@@ -70,16 +68,13 @@ class Stage:
                 f"{file.path}: another model than the driver's (identity {found}; needed: "
                 f"{identity}); every machine needs the same file"
             )
-        if memory_limit is not None and memory_limit < 1:
-            raise InvalidOptionError(f"memory_limit is {memory_limit}; allowed: None or from 1")
+        held = HeldSequences(memory_limit)
         self._engine = Engine(
             file, layers=layers, num_threads=num_threads, kv_type=kv_type, exact=exact,
             rope_scaling=rope_scaling, progress=progress,
         )  # fmt: skip
         self.layers = self._engine.layers
-        self._memory_limit = memory_limit
-        # The least recently used first.
-        self._caches: OrderedDict[int, KVCache] = OrderedDict()
+        self._held = held
         self._chosen: dict[int, OrderedChoices] = {}
         self._turn = threading.Lock()
 
@@ -95,7 +90,7 @@ class Stage:
 
     def num_held(self, sequence: int) -> int:
         """Tokens of a sequence whose keys and values are here."""
-        cache = self._caches.get(sequence)
+        cache = self._held.find(sequence)
         return 0 if cache is None else cache.length
 
     def step(
@@ -136,16 +131,26 @@ class Stage:
                 for work, call in zip(begun, calls, strict=True)
             ]
 
+    def do(self, task: Fork) -> object:
+        """See ``StageHandle.do``."""
+        with self._turn:
+            return self._held.fork(task)
+
+    def answer(self, message: list[StageCall] | Fork) -> object:
+        """What ``run`` or ``do`` gives, for whoever passes messages on."""
+        return self.run(message) if isinstance(message, list) else self.do(message)
+
     def forget(self, sequence: int) -> None:
         """Give the memory of a sequence back; nothing happens for unknown ones."""
         with self._turn:
-            self._drop(sequence)
+            self._chosen.pop(sequence, None)
+            self._held.drop(sequence)
 
     def close(self) -> None:
         """Forget all sequences and stop the threads; the file stays open."""
         with self._turn:
-            for sequence in list(self._caches):
-                self._drop(sequence)
+            self._held.close()
+            self._chosen.clear()
             self._engine.close()
 
     def __enter__(self) -> Stage:
@@ -153,12 +158,6 @@ class Stage:
 
     def __exit__(self, *error: object) -> None:
         self.close()
-
-    def _drop(self, sequence: int) -> None:
-        self._chosen.pop(sequence, None)
-        cache = self._caches.pop(sequence, None)
-        if cache is not None:
-            cache.close()
 
     def _begun(self, call: StageCall, in_use: frozenset[int]) -> Work | Behind | EdgellamaError:
         """The work of a call, with its sequence cut at the call's position."""
@@ -168,12 +167,11 @@ class Stage:
             return error
 
     def _work(self, call: StageCall, in_use: frozenset[int]) -> Work | Behind:
-        cache = self._caches.get(call.sequence)
+        cache = self._held.find(call.sequence)
         if cache is None:
             if call.position:
                 return Behind(call.sequence, 0)
-            cache = self._caches[call.sequence] = self._engine.new_cache(is_passing=True)
-        self._caches.move_to_end(call.sequence)
+            cache = self._held.hold(call.sequence, self._engine.new_cache(is_passing=True))
         if call.adapters or cache.adapters:
             # The same object for the same adapters, so that nothing is forgotten then.
             cache.adapters = adapters_of(self._engine.adapters, call.adapters)
@@ -184,30 +182,11 @@ class Stage:
         wanted = call.wanted if self.is_last else rows
         ids = checked_tokens(call.tokens, cache, self._engine.config)
         check_wanted(wanted, call.rows, len(ids), self.layers, self._engine.config)
-        self._make_room(cache, len(ids), in_use)
+        self._held.make_room(cache, len(ids), in_use, self.layers)
         work = Work(cache, ids, wanted, rows=call.rows)
         if not call.position:
             cache.begin(call.prompt_length or len(ids))
         return work
-
-    def _make_room(self, cache: KVCache, num_tokens: int, in_use: frozenset[int]) -> None:
-        """Forget idle sequences until there is memory for more tokens of one."""
-        if self._memory_limit is None:
-            return
-        num_pages = -(-(cache.length + num_tokens) // PAGE_POSITIONS)
-        needed = max(cache.num_bytes, num_pages * cache.layout.page_bytes)
-        for other in [number for number in self._caches if number not in in_use]:
-            if needed + self._bytes_besides(cache) <= self._memory_limit:
-                return
-            self._drop(other)
-        if (total := needed + self._bytes_besides(cache)) > self._memory_limit:
-            raise EdgellamaError(
-                f"layers {self.layers.start} to {self.layers.stop - 1}: keys and values would take "
-                f"{total / 1e6:.1f} MB; allowed here are {self._memory_limit / 1e6:.1f} MB"
-            )
-
-    def _bytes_besides(self, cache: KVCache) -> int:
-        return sum(other.num_bytes for other in self._caches.values() if other is not cache)
 
     def _result(self, work: Work, call: StageCall) -> Answer:
         config, is_rows = self._engine.config, work.wanted in ROWS

@@ -44,6 +44,18 @@ class StageCall:
 
 
 @dataclass(frozen=True)
+class Fork:
+    """Let ``target`` hold ``tokens``, which ``source`` begins with, without computing them.
+
+    A stage of which that is not true does nothing; it is behind then.
+    """
+
+    source: int
+    target: int
+    tokens: Tokens
+
+
+@dataclass(frozen=True)
 class Behind:
     """The answer to a call beyond what a stage holds: only the first ``num_held`` tokens."""
 
@@ -77,6 +89,10 @@ class StageHandle(Protocol):
 
     def run(self, calls: list[StageCall]) -> list[Answer]:
         """Compute calls of different sequences together; an answer for each."""
+        ...
+
+    def do(self, task: Fork) -> object:
+        """Carry out what is no computation; what it gives. Any exception as for ``run``."""
         ...
 
     def forget(self, sequence: int) -> None:

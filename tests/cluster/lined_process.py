@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgellama.cluster.direct_line import Line, LineServer
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.stage_call import Answer, Fork, StageCall
 from edgellama.quant.gguf.file import GGUFFile
 
 
@@ -24,7 +24,12 @@ class ProcessStage:
 
     def run(self, calls: list[StageCall]) -> list[Answer]:
         """See ``Stage.run``."""
-        return self._line.run(calls)
+        answers: list[Answer] = self._line.ask(calls)
+        return answers
+
+    def do(self, task: Fork) -> object:
+        """See ``Stage.do``."""
+        return self._line.ask(task)
 
     def forget(self, sequence: int) -> None:
         """Nothing: the process ends with its test."""
@@ -51,7 +56,7 @@ def main(path: str, start: str, stop: str) -> None:
     """Tell where the stage listens, and run until stdin ends."""
     layers = range(int(start), int(stop))
     with GGUFFile(path) as file, Stage(file, layers, num_threads=1, exact=True) as stage:
-        server = LineServer("127.0.0.1", stage.run)
+        server = LineServer("127.0.0.1", stage.answer)
         sys.stdout.buffer.write(pickle.dumps(server.address))
         sys.stdout.buffer.flush()
         sys.stdin.read()

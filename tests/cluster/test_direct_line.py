@@ -17,7 +17,7 @@ from cluster.stage_harness import TOKENS, cut
 from edgellama.cluster.direct_line import TOKEN_BYTES, Line, LineAddress, LineServer
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
+from edgellama.cluster.stage_call import Answer, Fork, StageCall, StageSilentError
 from edgellama.engine.engine import Engine
 from edgellama.quant.gguf.file import GGUFFile
 
@@ -57,7 +57,7 @@ class LinedStage:
     def __init__(self, stage: Stage) -> None:
         self._stage, self.layers, self.num_runs = stage, stage.layers, 0
         self.name = f"layers {stage.layers}"
-        self._server = LineServer("127.0.0.1", stage.run)
+        self._server = LineServer("127.0.0.1", stage.answer)
         self._line = Line(self._server.address, 5)
 
     def run(self, calls: list[StageCall]) -> list[Answer]:
@@ -65,7 +65,11 @@ class LinedStage:
         self.num_runs += 1
         if self.num_runs % 7 == 0:
             self._line.close()
-        return self._line.run(calls)
+        return self._line.ask(calls)
+
+    def do(self, task: Fork) -> object:
+        """See ``Stage.do``."""
+        return self._line.ask(task)
 
     def forget(self, sequence: int) -> None:
         """See ``Stage.forget``."""
@@ -103,7 +107,7 @@ def test_who_has_no_token_is_not_heard(stage: tuple[LineServer, Calls]) -> None:
     address = server.address
     wrong = Line(replace(address, token=bytes(TOKEN_BYTES)), 5)
     with pytest.raises((EOFError, OSError)):
-        wrong.run([CALL])
+        wrong.ask([CALL])
     assert wrong.is_closed
     for data in (b"", b"GET / HTTP/1.1\r\n\r\n", pickle.dumps([CALL]), bytes(100_000)):
         with (
@@ -115,7 +119,7 @@ def test_who_has_no_token_is_not_heard(stage: tuple[LineServer, Calls]) -> None:
             assert connection.recv(10) == b""
     assert not calls.num_calls
     assert "token" not in repr(address)
-    (answer,) = Line(address, 5).run([CALL])
+    (answer,) = Line(address, 5).ask([CALL])
     np.testing.assert_array_equal(answer, [[1], [2]])  # type: ignore[arg-type]
 
 
@@ -125,23 +129,23 @@ def test_what_a_stage_fails_with_is_told(stage: tuple[LineServer, Calls]) -> Non
     line = Line(server.address, 5)
     calls.error = MemoryError("no room")
     with pytest.raises(ConnectionError, match="MemoryError: no room"):
-        line.run([CALL])
+        line.ask([CALL])
     calls.error = None
-    assert len(line.run([CALL, CALL])) == 2
+    assert len(line.ask([CALL, CALL])) == 2
 
 
 def test_an_interrupted_line_is_closed(stage: tuple[LineServer, Calls]) -> None:
     """An answer that nobody waited for can never be taken for the next one's."""
     server, calls = stage
     line = Line(server.address, 5)
-    line._ask = _interrupted  # type: ignore[method-assign]
+    line._check_pulse = _interrupted  # type: ignore[method-assign]
     calls.seconds = 0.2
     line._connection.settimeout(0.05)
     with pytest.raises(KeyboardInterrupt):
-        line.run([CALL])
+        line.ask([CALL])
     assert line.is_closed
     with pytest.raises((OSError, ValueError)):
-        line.run([CALL])
+        line.ask([CALL])
 
 
 def _interrupted() -> None:
@@ -154,7 +158,7 @@ def test_a_stage_may_compute_for_long(stage: tuple[LineServer, Calls]) -> None:
     server, calls = stage
     calls.seconds = 0.5
     line = Line(server.address, 5, silence_s=0.05, pulse_s=20)
-    assert len(line.run([CALL])) == 1
+    assert len(line.ask([CALL])) == 1
     assert calls.num_calls == 1
 
 
@@ -166,7 +170,7 @@ def test_a_stage_that_says_nothing_is_lost(num_bytes: int) -> None:
         address = LineAddress("127.0.0.1", listener.getsockname()[1], b"")
         line = Line(address, 5, silence_s=0.05, pulse_s=0.1)
         with pytest.raises(StageSilentError, match=r"not said for 0.15 s that it is still there"):
-            line.run([call])
+            line.ask([call])
         assert line.is_closed
 
 
@@ -184,5 +188,5 @@ def test_a_stage_that_dies_in_an_answer_is_lost(stage: tuple[LineServer, Calls])
         thread.start()
         line = Line(LineAddress("127.0.0.1", listener.getsockname()[1], b""), 5)
         with pytest.raises((EOFError, OSError)):
-            line.run([CALL])
+            line.ask([CALL])
         thread.join()

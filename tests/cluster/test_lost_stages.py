@@ -73,7 +73,7 @@ def test_a_memory_limit_forgets_the_longest_unused(file: GGUFFile) -> None:
     """Idle sequences make room; what does not fit alone is refused in one line."""
     with Stage(file, range(2), num_threads=1) as stage:
         stage.step(0, 0, [1])
-        page_bytes = stage._caches[0].num_bytes
+        page_bytes = stage._held.find(0).num_bytes
     with Stage(file, range(2), num_threads=1, memory_limit=2 * page_bytes) as stage:
         for sequence in (1, 2):
             stage.step(sequence, 0, [1, 2])
@@ -91,7 +91,7 @@ def test_sequences_over_the_memory_take_turns(file: GGUFFile, whole: tuple[Engin
     engine, is_exact = whole
     with Stage(file, range(2), num_threads=1) as stage:
         stage.step(0, 0, [1])
-        page_bytes = stage._caches[0].num_bytes
+        page_bytes = stage._held.find(0).num_bytes
     with spread(file, 2, exact=is_exact, memory_limit=page_bytes) as spread_engine:
         caches = [each.new_cache() for each in (engine, engine, spread_engine, spread_engine)]
         for size in (20, 1):
@@ -161,8 +161,9 @@ def test_a_stage_that_finds_another_file_is_an_error_at_once(file: GGUFFile) -> 
 
 
 def test_closed_sequences_are_forgotten_by_all_stages(file: GGUFFile) -> None:
-    """The next step tells stages what they need not hold any more."""
+    """Where there is no room for ended texts the next step tells stages what they need not hold."""
     with spread(file, 2) as engine:
+        engine.beginnings.limit_bytes = 0
         cache = engine.new_cache()
         engine.forward(TOKENS[:5], cache)
         number = cache.number
