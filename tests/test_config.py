@@ -52,10 +52,14 @@ def test_defaults() -> None:
     assert (config.query_length, config.key_length) == (128, 128)
 
 
-def test_narrow_models_take_shorter_steps() -> None:
-    """Below a width of 1024 a step has 256 tokens, from there on 512."""
-    widths = (960, 1024)
-    assert [step_tokens(config_of(embedding_length=width)) for width in widths] == [256, 512]
+def test_very_wide_models_take_shorter_steps() -> None:
+    """A step has 512 tokens, and fewer where their activations would take too much memory."""
+    widths = (64, 1024, 16384)
+    sizes = [
+        step_tokens(config_of(embedding_length=width, feed_forward_length=4 * width))
+        for width in widths
+    ]
+    assert sizes == [512, 512, 128]
 
 
 def test_real_file(tmp_path: Path) -> None:

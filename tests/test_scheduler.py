@@ -18,7 +18,7 @@ from edgellama.engine import scheduler
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.scheduler import SHARED_PROMPT_TOKENS
-from edgellama.engine.segments import Segment
+from edgellama.engine.segments import MAX_TOKEN_SPLITS, Segment, num_token_splits
 from edgellama.engine.work import Work
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled, InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
@@ -61,8 +61,19 @@ def test_alone_a_prompt_takes_whole_steps(engine: Engine) -> None:
     engine.forward(prompt(1300), cache)
     for token in range(3):
         engine.forward([token], cache)
-    assert recorder.steps == [*[[256]] * 5, [20], [1]]
+    assert recorder.steps == [[512], [512], [276], [1]]
     assert cache.length == 1303
+
+
+def test_parts_of_keys_have_room(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of an exact prompt have no more parts of keys than there is room for."""
+    expected, num_splits = engine.forward(prompt(1400), engine.new_cache()), list[int]()
+    recorder, most = Recorder(engine), 4 * 128
+    monkeypatch.setattr(scheduler, "MAX_TOKEN_SPLITS", most)
+    recorder.pause = lambda segments: num_splits.append(sum(map(num_token_splits, segments)))
+    np.testing.assert_array_equal(engine.forward(prompt(1400), engine.new_cache()), expected)
+    assert max(num_splits) == most
+    assert num_token_splits(Segment(engine.new_cache(), 8064, np.arange(128))) <= MAX_TOKEN_SPLITS
 
 
 def test_a_long_prompt_lets_others_through(engine: Engine) -> None:

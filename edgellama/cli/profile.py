@@ -33,8 +33,8 @@ GROUPS = ("kind", "layer", "op")
     metavar="N",
     default=512,
     show_default=True,
-    help=f"Tokens of the prefill step, {MAX_STEP_TOKENS} at most, fewer of narrow and of very wide "
-    "models; 0 for none.",
+    help=f"Tokens of the prefill step, {MAX_STEP_TOKENS} at most, fewer of very wide models; 0 for "
+    "none.",
 )
 @click.option(
     *("-n", "--decode", "num_decoded"),

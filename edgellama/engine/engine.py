@@ -124,7 +124,7 @@ class Engine(TextEngine):
         )
         machine.start()
         self._steps = steps = StepRuns(machine, self.config.vocab_size, timer)
-        self.scheduler = Scheduler(steps.run, self.step_tokens)
+        self.scheduler = Scheduler(steps.run, self.step_tokens, are_all_split=exact)
         self._placement: LatePlacement | None = None
         if attention.is_for_cards and not exact:
             try:

@@ -18,7 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.segments import MAX_SEGMENTS, MAX_TOKEN_SPLITS, Segment, num_token_splits
+from edgellama.engine.segments import (
+    MAX_SEGMENTS,
+    MAX_TOKEN_SPLITS,
+    Segment,
+    num_token_splits,
+)
 from edgellama.engine.step_costs import StepCosts
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.text_cache import TextCache
@@ -52,9 +57,11 @@ class Caller:
 class Scheduler:
     """Works of all callers of one engine, over a function that runs one step."""
 
-    def __init__(self, run_step: RunStep, step_tokens: int) -> None:
+    def __init__(self, run_step: RunStep, step_tokens: int, *, are_all_split: bool = False) -> None:
+        """``are_all_split``: the keys of all tokens may be cut into parts, of prompts, too."""
         self._run_step = run_step
         self._step_tokens = step_tokens
+        self._are_all_split = are_all_split
         # Reentrant: a signal's handler may close the engine in the middle of its thread's step.
         self._driving = threading.RLock()
         self._is_in_step = self._is_long_due = False
@@ -237,12 +244,14 @@ class Scheduler:
         self._turn += 1
         first = self._turn % len(works)
         left = min(SHARED_PROMPT_TOKENS, self._step_tokens) if is_shared else self._step_tokens
+        room = MAX_TOKEN_SPLITS
         chosen: list[tuple[Work, Segment]] = []
         for work in _alike([*works[first:], *works[:first]]):
-            segment = work.segment(left)
+            segment = work.segment(left, room if self._are_all_split else None)
             if segment is not None:
                 chosen.append((work, segment))
                 left -= segment.num_tokens
+                room -= num_token_splits(segment)
         return chosen
 
     def _step(self, chosen: Sequence[tuple[Work, Segment]], works: Sequence[Work]) -> None:

@@ -19,6 +19,7 @@ from edgellama.kernels_cpu.layouts import (
     FIRST_ROW,
     FIRST_STORE_TASK,
     NUM_TOKENS,
+    PAGE_POSITIONS,
     PAGES,
     PARTIALS,
     POSITION,
@@ -39,8 +40,9 @@ SMALLEST_SPLIT = 512
 SPLITS_AT_MOST = 64
 """Parts from which on they are longer instead."""
 MAX_SEGMENTS = 512
-MAX_TOKEN_SPLITS = 4096
-"""Parts of the keys of all tokens of a step together: what there is room for."""
+MAX_TOKEN_SPLITS = PAGE_POSITIONS * (SPLITS_AT_MOST + 1)
+"""Parts of the keys of all tokens of a step together: what there is room for, those of a page of
+any text at least."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,12 @@ def num_token_splits(segment: Segment) -> int:
     position, count = segment.position, segment.num_tokens
     splits = count_splits(position, count, split_keys_at(position), segment.cache.window)
     return count * splits if splits > 1 else 0
+
+
+def most_split_tokens(position: int, num_tokens: int, window: int, room: int) -> int:
+    """How many of ``num_tokens`` from ``position`` on have ``room`` for the parts of their keys."""
+    splits = count_splits(position, num_tokens, split_keys_at(position), window)
+    return num_tokens if splits <= 1 else min(num_tokens, room // splits)
 
 
 class SegmentTable:

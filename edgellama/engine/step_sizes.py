@@ -8,9 +8,6 @@ if TYPE_CHECKING:
     from edgellama.quant.model_config import ModelConfig
 
 MAX_STEP_TOKENS = 512
-NARROW_STEP_TOKENS = 256
-NARROW_WIDTH = 1024
-"""Below this a half is as fast, and activations weigh more beside the weights."""
 MAX_SHORT_TOKENS = 12
 """Up to here reading the blocks where they lie is faster than expanding them."""
 MAX_STEP_NUMBERS = 1 << 25
@@ -18,10 +15,10 @@ MAX_STEP_NUMBERS = 1 << 25
 
 
 def step_tokens(config: ModelConfig) -> int:
-    """Tokens of a long step of a model: half as many where its rows are narrow or very wide."""
+    """Tokens of a long step of a model: fewer where its rows are very wide."""
     widths = config.embedding_length, config.query_length, config.key_length
     numbers = 2 * (sum(widths) + config.feed_forward_length)
-    tokens = MAX_STEP_TOKENS if config.embedding_length >= NARROW_WIDTH else NARROW_STEP_TOKENS
+    tokens = MAX_STEP_TOKENS
     while tokens > 2 * MAX_SHORT_TOKENS and tokens * numbers > MAX_STEP_NUMBERS:
         tokens //= 2
     return tokens

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.segments import ROWS, Segment, Wanted, num_logits
+from edgellama.engine.segments import ROWS, Segment, Wanted, most_split_tokens, num_logits
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.text_cache import TextCache
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
@@ -116,15 +116,17 @@ class Work:
         elif not self._start <= cache.length <= self._end:
             self.error = EdgellamaError(CHANGED)
 
-    def segment(self, most: int) -> Segment | None:
+    def segment(self, most: int, split_room: int | None = None) -> Segment | None:
         """The next tokens, up to ``most``; None where too few fit to be worth a step.
 
-        All that is left, or whole pages: so that how a prompt is cut never depends on what else
-        is in a step.
+        ``split_room``: for the parts of their keys, where those of a prompt are cut. All that is
+        left, or whole pages: so that how a prompt is cut never depends on what else is in a step.
         """
         start, count, position = self.num_done, self.num_left, self.cache.length
         # Who runs a step knows of which kind the sequences are that it has made.
         cache: Any = self.cache
+        if split_room is not None:
+            most = most_split_tokens(position, most, cache.window, split_room)
         if count == len(self.tokens) <= most:
             return Segment(cache, position, self.tokens, self.wanted, self._rows)
         if count > most:
