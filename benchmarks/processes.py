@@ -12,6 +12,8 @@ from pathlib import Path
 from time import perf_counter, sleep
 
 KEEP_ERROR_CHARACTERS = 2000
+NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
+"""Would have every start compile all modules anew, as no user's does."""
 PIPE_BYTES = 1 << 16
 BUSY_CPUS = 0.25
 """More work than this by other processes makes a figure doubtful: spinning threads suffer most."""
@@ -36,7 +38,12 @@ def run_child(command: Sequence[str]) -> Finished:
     with tempfile.TemporaryFile() as errors:
         busy_before, started = busy_cpu_s(), perf_counter()
         with subprocess.Popen(
-            command, bufsize=0, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+            command,
+            bufsize=0,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={name: value for name, value in os.environ.items() if name != NO_BYTECODE},
         ) as child:
             assert child.stdout is not None
             output = child.stdout.read(PIPE_BYTES)

@@ -15,6 +15,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     import sys
 
     try:
+        from edgellama.cli.garbage import expect_start
+
+        expect_start()
         from edgellama.cli.application import prepare_process, run
 
         prepare_process()

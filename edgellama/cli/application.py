@@ -6,7 +6,6 @@ of our output went away, 128 + N ended by signal N. Leaves every command to its 
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import sys
@@ -22,7 +21,6 @@ from edgellama.quant.error_text import system_error_text
 from edgellama.quant.errors import EdgellamaError
 
 DEBUG_VARIABLE = "EDGELLAMA_DEBUG"
-ALLOCATIONS_BETWEEN_COLLECTIONS = 10_000
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
@@ -179,10 +177,9 @@ def prepare_process() -> None:
 
     A character that the terminal cannot show does not end it, and the polite ways to end it
     unwind the stack, so that unfinished files go. NumPy's library for products starts no threads,
-    since whatever multiplies here has its own, and imports are seldom searched for garbage.
+    since whatever multiplies here has its own.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    gc.set_threshold(ALLOCATIONS_BETWEEN_COLLECTIONS)
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:

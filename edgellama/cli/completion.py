@@ -6,10 +6,12 @@ The values themselves are not checked here; those who use them know what is allo
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import BashComplete, CompletionItem, add_completion_class
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMPLETE_VARIABLE = "_EDGELLAMA_COMPLETE"
 """Set by the shell when it asks for completions."""
@@ -33,6 +35,8 @@ class Named(click.ParamType[str]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem[Any]]:
         """The names that begin so."""
+        from click.shell_completion import CompletionItem
+
         # Paths go first: bash drops what it was told before.
         paths: list[CompletionItem[Any]] = (
             [CompletionItem(incomplete, type="file")] if self.with_paths else []
@@ -43,11 +47,12 @@ class Named(click.ParamType[str]):
 
 def register_shells() -> None:
     """Lets bash complete names with colons, which it takes for the ends of words."""
-    add_completion_class(_Bash)
+    from click.shell_completion import BashComplete, add_completion_class
 
+    class Bash(BashComplete):
+        source_template = "COMP_WORDBREAKS=${COMP_WORDBREAKS//:}\n" + BashComplete.source_template
 
-class _Bash(BashComplete):
-    source_template = "COMP_WORDBREAKS=${COMP_WORDBREAKS//:}\n" + BashComplete.source_template
+    add_completion_class(Bash)
 
 
 def _models(incomplete: str) -> Iterable[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli import terminal
+from edgellama.cli.garbage import end_start
 from edgellama.models import names, usage, well_known
 from edgellama.quant.errors import ModelNotFoundError
 
@@ -85,7 +86,9 @@ def open_model(path: Path, **options: Any) -> Llama:
     from edgellama.llama import Llama
 
     with terminal.kernel_progress(of_usual=True) as report:
-        return Llama(path, **options, progress=report, compile_usual=True)
+        llama = Llama(path, **options, progress=report, compile_usual=True)
+    end_start()
+    return llama
 
 
 def pull_with_progress(name: str, *, force: bool = False) -> Path:

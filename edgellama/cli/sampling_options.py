@@ -6,7 +6,6 @@ What may be given, and in which ranges, is read off the rules of ``edgellama.sam
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any
 
@@ -99,6 +98,8 @@ def _read_rare(
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or name not in READERS:
+            from difflib import get_close_matches
+
             close = get_close_matches(name, READERS, n=1)
             guess = f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(READERS)}"
             raise click.BadParameter(f"{text!r} is no NAME=VALUE of an option{guess}")

@@ -14,6 +14,7 @@ from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.cluster_stages import address_option, machines_option, spread_model
 from edgellama.cli.completion import MODEL
 from edgellama.cli.engine_options import engine_options, take_engine_arguments
+from edgellama.cli.garbage import end_start
 from edgellama.cli.options import given
 
 if TYPE_CHECKING:
@@ -179,6 +180,7 @@ def command(
         print(f"loading {', '.join(settings.models)}", file=sys.stderr, flush=True)
 
     def tell(host: str, port: int) -> None:
+        end_start()
         name = f"[{host}]" if ":" in host else host
         url = f"http://{name}:{port}"
         if is_sidecar:

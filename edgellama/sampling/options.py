@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import TypedDict
 
@@ -250,6 +249,8 @@ def check_option_names(
     known = (*parameters, *allowed)
     for name in names:
         if name not in allowed:
+            from difflib import get_close_matches
+
             same = ELSEWHERE.get(str(name), "")
             close = get_close_matches(str(name)[:80], known, n=1, cutoff=CLOSE_ENOUGH)
             meant = [same] if same in known else close
