@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-from edgellama.cluster.stage_call import Fork
+from edgellama.cluster.stage_task import Fork
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, Fork, StageCall
+from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.stage_task import StageTask
 
 
 class LocalStage:
@@ -25,7 +26,7 @@ class LocalStage:
         """See ``Stage.run``."""
         return self._stage.run(calls)
 
-    def do(self, task: Fork) -> object:
+    def do(self, task: StageTask) -> object:
         """See ``Stage.do``."""
         return self._stage.do(task)
 

@@ -14,7 +14,8 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from edgellama.cluster.rounds import Chunking, Part, rounds_of
-from edgellama.cluster.stage_call import Answer, Behind, Fork, StageCall, StageHandle
+from edgellama.cluster.stage_call import Answer, Behind, StageCall, StageHandle
+from edgellama.cluster.stage_task import Fork, StageTask
 from edgellama.engine.cancellation import CancelToken
 from edgellama.quant.errors import (
     EdgellamaError,
@@ -113,6 +114,18 @@ class Pipeline:
                 raise StageLostError(f"{behind[0]}, again and again; is the memory too small?")
             for each in behind:
                 held[each.sequence] = min(each.num_held, held.get(each.sequence, each.num_held))
+
+    def do(self, number: int, task: StageTask) -> object:
+        """What a stage gives for a task. A lost one is brought back first, else StageLostError."""
+        self._carry_out()
+        until = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._stages[number].do(task)
+            except Exception as error:
+                self._revive(Lost(number, error), until, None)
+                if time.monotonic() >= until:
+                    raise self._end_of_patience(Lost(number, error)) from error
 
     def close(self) -> None:
         """End all stages."""

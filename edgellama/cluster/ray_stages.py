@@ -16,7 +16,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edgellama.cluster.direct_line import PULSE_S, SILENCE_S, Line, LineAddress, LineServer
-from edgellama.cluster.stage_call import Answer, Fork, StageCall, StageSilentError
+from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
+from edgellama.cluster.stage_task import StageTask
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.ways import Way
 
@@ -71,7 +72,7 @@ class StageActor:
             return error
         return None
 
-    def answer(self, message: list[StageCall] | Fork) -> object:
+    def answer(self, message: list[StageCall] | StageTask) -> object:
         """See ``Stage.answer``."""
         return self._opened().answer(message)
 
@@ -163,7 +164,7 @@ class RayStage:
         answers: list[Answer] = self._ask(calls)
         return answers
 
-    def do(self, task: Fork) -> object:
+    def do(self, task: StageTask) -> object:
         """See ``Stage.do``; any exception means that the stage is lost."""
         return self._ask(task)
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgellama.cluster.adapter_uses import AdapterUse
-from edgellama.cluster.stage_call import StageCall, Tokens
+from edgellama.cluster.stage_call import StageCall
+from edgellama.cluster.stage_task import Tokens
 from edgellama.engine.segments import ROWS, Wanted, num_logits
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS

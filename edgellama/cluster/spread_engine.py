@@ -1,14 +1,14 @@
 """What stands in an engine's place where the layers run on stages.
 
 Sampling, constraints, guesses, streams, sessions, batches, vectors and adapters run over it
-unchanged. What needs weights or keys and values in the driver's own process is refused: hooks,
-saved sessions.
+unchanged. What needs steps in the driver's own process is refused: hooks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import numpy as np
@@ -17,14 +17,18 @@ from edgellama.cluster.adapter_uses import uses_of
 from edgellama.cluster.beginnings import Beginnings
 from edgellama.cluster.pipeline import PATIENCE_S, Pipeline
 from edgellama.cluster.rounds import Chunking, Part
+from edgellama.cluster.saved_stages import SavedStages
 from edgellama.cluster.spread_sequence import SpreadSequence
-from edgellama.cluster.stage_call import Answer, FloatRows, StageHandle, Tokens
+from edgellama.cluster.stage_call import Answer, FloatRows, StageHandle
+from edgellama.cluster.stage_task import Tokens
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.engine.model_identity import model_identity
 from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.saved_pages import CacheMaker
 from edgellama.engine.scheduler import Scheduler
 from edgellama.engine.segments import Segment
 from edgellama.engine.step_sizes import step_tokens
@@ -90,6 +94,7 @@ class SpreadEngine(TextEngine):
         self._kernels = CompiledKernels(self.tier)
         self._kernels.ensure([CHOICE_KERNEL])
         self._kv_types = KVTypes.of(kv_type)
+        self._rope_scaling = rope_scaling
         if texts_bytes is None:
             texts_bytes = self.bytes_of(self.config.context_length)
         self.beginnings = Beginnings(self._pipeline.retire, self.bytes_of, texts_bytes)
@@ -108,13 +113,33 @@ class SpreadEngine(TextEngine):
         """See ``TextEngine.output_norm``; of the driver's own file."""
         return load_weights(self._file, self.config).output_norm.copy()
 
-    @property
-    def cache_maker(self) -> NoReturn:
-        """Refused: keys and values are on other machines."""
-        raise InvalidOptionError(
-            "sessions of a model over several stages cannot be saved: their keys and values are "
-            "on other machines; allowed: to keep the text, whose tokens are computed again"
+    def save(
+        self, path: Path, cache: TextCache, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """See ``TextEngine.save``; pages come from the stages."""
+        sequence = cast(SpreadSequence, cache)
+        self._files.save(path, sequence, self._saved_origin(sequence), progress)
+
+    def load_saved(self, path: Path, cache: TextCache, *, verify: bool = False) -> None:
+        """See ``TextEngine.load_saved``; pages go to the stages."""
+        sequence = cast(SpreadSequence, cache)
+        self._files.load(path, sequence, self._saved_origin(sequence), verify=verify)
+
+    @cached_property
+    def _files(self) -> SavedStages:
+        layout = PageLayout.of(self.config, self._kv_types, self.tier.lanes)
+        maker = CacheMaker(
+            model=model_identity(self._file),
+            model_name=str(self._file.metadata.get("general.name") or self._file.path.stem),
+            layers=self.layers,
+            vocab_size=self.config.vocab_size,
+            arithmetic="",
+            is_exact=False,
         )
+        return SavedStages(self._pipeline, self.scheduler, layout, maker)
+
+    def _saved_origin(self, sequence: SpreadSequence) -> bytes:
+        return (self._rope_scaling or "").encode() + sequence.adapters.origin
 
     @property
     def hooks(self) -> tuple[Hook, ...]:

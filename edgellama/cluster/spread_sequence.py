@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 
 from edgellama.cluster.beginnings import LEAST_SHARED, Beginnings, Held
-from edgellama.cluster.stage_call import Fork
+from edgellama.cluster.stage_task import Fork
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.kv_cache import shared_length
 from edgellama.kernels_cpu.layouts import ALL_KEYS
@@ -164,6 +164,11 @@ class SpreadSequence:
         other._tokens = self._tokens.copy()
         other._share_from(self.number)
         return other
+
+    def restore(self, tokens: Sequence[int], prompt_length: int) -> None:
+        """Count these as computed, in place of what is here; ``prompt_length`` began them."""
+        self.prompt_length = prompt_length
+        self._tokens = list(tokens)
 
     def renew(self) -> None:
         """Another number: what still runs under the old one cannot disturb it."""

@@ -13,7 +13,9 @@ import numpy as np
 
 from edgellama.cluster.adapter_uses import adapters_of
 from edgellama.cluster.held_sequences import HeldSequences
-from edgellama.cluster.stage_call import Answer, Behind, FloatRows, Fork, StageCall, Tokens
+from edgellama.cluster.stage_call import Answer, Behind, FloatRows, StageCall
+from edgellama.cluster.stage_task import StageTask, Tokens
+from edgellama.cluster.stage_tasks import StageTasks
 from edgellama.engine.engine import Engine
 from edgellama.engine.engine_arguments import check_wanted, checked_tokens
 from edgellama.engine.model_identity import model_identity
@@ -75,6 +77,7 @@ class Stage:
         )  # fmt: skip
         self.layers = self._engine.layers
         self._held = held
+        self._tasks = StageTasks(self._engine, held)
         self._chosen: dict[int, OrderedChoices] = {}
         self._turn = threading.Lock()
 
@@ -131,12 +134,12 @@ class Stage:
                 for work, call in zip(begun, calls, strict=True)
             ]
 
-    def do(self, task: Fork) -> object:
+    def do(self, task: StageTask) -> object:
         """See ``StageHandle.do``."""
         with self._turn:
-            return self._held.fork(task)
+            return self._tasks.do(task)
 
-    def answer(self, message: list[StageCall] | Fork) -> object:
+    def answer(self, message: list[StageCall] | StageTask) -> object:
         """What ``run`` or ``do`` gives, for whoever passes messages on."""
         return self.run(message) if isinstance(message, list) else self.do(message)
 
@@ -145,6 +148,7 @@ class Stage:
         with self._turn:
             self._chosen.pop(sequence, None)
             self._held.drop(sequence)
+            self._tasks.forget(sequence)
 
     def close(self) -> None:
         """Forget all sequences and stop the threads; the file stays open."""

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.cluster.adapter_uses import AdapterUse
+from edgellama.cluster.stage_task import StageTask, Tokens
 from edgellama.engine.segments import Wanted
 from edgellama.quant.errors import EdgellamaError
 from edgellama.sampling.choice_order import ChoiceOrder
 
-Tokens: TypeAlias = npt.NDArray[np.int32]
 FloatRows: TypeAlias = npt.NDArray[np.float32]
 
 
@@ -41,18 +41,6 @@ class StageCall:
     beside: frozenset[int] = frozenset()
     order: ChoiceOrder | None = None
     adapters: tuple[AdapterUse, ...] = ()
-
-
-@dataclass(frozen=True)
-class Fork:
-    """Let ``target`` hold ``tokens``, which ``source`` begins with, without computing them.
-
-    A stage of which that is not true does nothing; it is behind then.
-    """
-
-    source: int
-    target: int
-    tokens: Tokens
 
 
 @dataclass(frozen=True)
@@ -91,7 +79,7 @@ class StageHandle(Protocol):
         """Compute calls of different sequences together; an answer for each."""
         ...
 
-    def do(self, task: Fork) -> object:
+    def do(self, task: StageTask) -> object:
         """Carry out what is no computation; what it gives. Any exception as for ``run``."""
         ...
 

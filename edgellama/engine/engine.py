@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -50,8 +50,10 @@ from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.rope_choice import with_rope_scaling
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgellama.engine.card.placement import CardPlacement
-    from edgellama.engine.saved_cache import CacheMaker
+    from edgellama.engine.saved_pages import CacheMaker
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
 
 __all__ = ["CancelToken", "Engine"]
@@ -217,7 +219,7 @@ class Engine(TextEngine):
 
         The first time it reads samples of all tensors.
         """
-        from edgellama.engine.saved_cache import CacheMaker
+        from edgellama.engine.saved_pages import CacheMaker
 
         self.load()
         rounding = f"{self.tier.name} {(source_hash() or 'unknown')[:16]}"
@@ -229,6 +231,20 @@ class Engine(TextEngine):
             arithmetic=f"{'exact' if self._is_exact else 'fast'} {rounding}",
             is_exact=self._is_exact,
         )
+
+    def save(
+        self, path: Path, cache: TextCache, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """See ``TextEngine.save``."""
+        from edgellama.engine.saved_cache import save_cache
+
+        save_cache(path, cast(KVCache, cache), self.cache_maker, progress)
+
+    def load_saved(self, path: Path, cache: TextCache, *, verify: bool = False) -> None:
+        """See ``TextEngine.load_saved``."""
+        from edgellama.engine.saved_cache import load_cache
+
+        load_cache(path, cast(KVCache, cache), self.cache_maker, verify=verify)
 
     @property
     def hooks(self) -> tuple[Hook, ...]:

@@ -42,6 +42,16 @@ def convert_page(
         writer.write_numbers(_beginning(reader.numbers(), num_positions))
 
 
+def copy_page(
+    source: Octets, layout: PageLayout, target: Octets, target_layout: PageLayout
+) -> None:
+    """The same for a whole page, byte for byte where the layouts are the same."""
+    if layout == target_layout:
+        target[:] = source
+    else:
+        convert_page(source, layout, target, target_layout, PAGE_POSITIONS)
+
+
 class _Part(Protocol):
     """Keys or values of a page: a number for each element, one half for a group of them."""
 

@@ -58,6 +58,10 @@ class PageLayout:
         layers = config.block_count if num_layers is None else num_layers
         return cls(types, layers, config.head_count_kv, config.head_size, lanes)
 
+    def with_lanes(self, lanes: int) -> PageLayout:
+        """The same numbers on a tier of other lanes."""
+        return PageLayout(self.types, self.num_layers, self.num_heads, self.head_size, lanes)
+
     @property
     def block_positions(self) -> int:
         """Positions of a block."""

@@ -1,6 +1,6 @@
 """The beginning of a file of saved keys and values: what they belong to, their tokens, checksums.
 
-Nothing in it is trusted: its form is checked here, whether it fits a model by ``saved_cache``.
+Nothing in it is trusted: its form is checked here, whether it fits a model by ``saved_pages``.
 
     offset  bytes
     0       16     magic

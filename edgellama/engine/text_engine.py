@@ -23,11 +23,12 @@ from edgellama.engine.work import Kept, Work
 from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from edgellama.engine.adapter_shelf import AdapterShelf
     from edgellama.engine.card.use import CardUse
     from edgellama.engine.hooks import Hook
     from edgellama.engine.kv_types import KVTypeChoice
-    from edgellama.engine.saved_cache import CacheMaker
     from edgellama.engine.scheduler import Scheduler
     from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
     from edgellama.kernels_cpu.machine.cpu import Tier
@@ -66,11 +67,6 @@ class TextEngine(ABC):
 
     @property
     @abstractmethod
-    def cache_maker(self) -> CacheMaker:
-        """What saved keys and values must be of to be used here."""
-
-    @property
-    @abstractmethod
     def low_priority(self) -> bool:
         """Whether the threads that compute give way to other programs."""
 
@@ -94,6 +90,16 @@ class TextEngine(ABC):
         tokens are computed with; of a passing text nothing is kept for later ones. Raises
         InvalidOptionError.
         """
+
+    @abstractmethod
+    def save(
+        self, path: Path, cache: TextCache, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Write the tokens of a cache with their keys and values, see ``save_cache``."""
+
+    @abstractmethod
+    def load_saved(self, path: Path, cache: TextCache, *, verify: bool = False) -> None:
+        """Take tokens with their keys and values from a file, see ``load_cache``."""
 
     @abstractmethod
     def close(self) -> None:

@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.generation.arguments import check_from_1
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from edgellama.engine.adapter import Adapter
     from edgellama.engine.adapter_shelf import AdapterScales
-    from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.kv_types import KVTypeChoice
     from edgellama.engine.text_cache import TextCache
     from edgellama.engine.text_engine import TextEngine
@@ -139,15 +138,11 @@ class SessionState:
             >>> again.statistics.prefilled_tokens
             1
         """
-        from edgellama.engine.saved_cache import save_cache
-
         with self._lock:
             self._check_free()
             fork = self._cache.fork()
         try:
-            # Where keys and values can be saved, they lie in pages here.
-            maker, cache = self._engine.cache_maker, cast("KVCache", fork)
-            save_cache(Path(path), cache, maker, progress)
+            self._engine.save(Path(path), fork, progress)
         finally:
             fork.close()
 
@@ -171,13 +166,10 @@ class SessionState:
 
         Example: see ``save``.
         """
-        from edgellama.engine.saved_cache import load_cache
-
         with self._lock:
             self._check_free()
             self._cache.adapters = self._adapters
-            maker, cache = self._engine.cache_maker, cast("KVCache", self._cache)
-            load_cache(Path(path), cache, maker, verify=verify)
+            self._engine.load_saved(Path(path), self._cache, verify=verify)
 
     def close(self) -> None:
         """End a running stream and give the cache's memory back; more calls do nothing."""

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from edgellama.cluster.direct_line import Line, LineServer
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, Fork, StageCall
+from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.stage_task import StageTask
 from edgellama.quant.gguf.file import GGUFFile
 
 
@@ -27,7 +28,7 @@ class ProcessStage:
         answers: list[Answer] = self._line.ask(calls)
         return answers
 
-    def do(self, task: Fork) -> object:
+    def do(self, task: StageTask) -> object:
         """See ``Stage.do``."""
         return self._line.ask(task)
 

@@ -15,6 +15,7 @@ from edgellama.cluster.local_stage import LocalStage
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
 from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.stage_task import StageTask
 from edgellama.engine.engine import Engine
 from edgellama.quant.gguf.file import GGUFFile
 
@@ -40,6 +41,12 @@ class MortalStage(LocalStage):
         if self._is_dying():
             self._die()
         return answers
+
+    def do(self, task: StageTask) -> object:
+        """Do it, or die."""
+        if self._is_dying():
+            self._die()
+        return super().do(task)
 
     def _die(self) -> None:
         self.num_deaths += 1

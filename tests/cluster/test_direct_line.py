@@ -17,7 +17,8 @@ from cluster.stage_harness import TOKENS, cut
 from edgellama.cluster.direct_line import TOKEN_BYTES, Line, LineAddress, LineServer
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, Fork, StageCall, StageSilentError
+from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
+from edgellama.cluster.stage_task import StageTask
 from edgellama.engine.engine import Engine
 from edgellama.quant.gguf.file import GGUFFile
 
@@ -67,7 +68,7 @@ class LinedStage:
             self._line.close()
         return self._line.ask(calls)
 
-    def do(self, task: Fork) -> object:
+    def do(self, task: StageTask) -> object:
         """See ``Stage.do``."""
         return self._line.ask(task)
 

@@ -17,7 +17,13 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 from edgellama.cluster.spread_llama import SpreadLlama
 from edgellama.cluster.stage import Stage
 from edgellama.llama import Llama
-from edgellama.quant.errors import InvalidOptionError, ModelFileError, ModelNotFoundError
+from edgellama.quant.errors import (
+    ContextLengthError,
+    InvalidOptionError,
+    ModelFileError,
+    ModelNotFoundError,
+    SessionFileError,
+)
 from edgellama.quant.gguf.file import GGUFFile
 
 MODEL = TinyLlama(layers=4, context_length=900)
@@ -31,16 +37,23 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_llama(tmp_path_factory.mktemp("spread") / "tiny.gguf", MODEL)
 
 
-def spread_llama(path: Path, share: float = 0.0, **options: Any) -> SpreadLlama:
+def spread_llama(
+    path: Path, share: float = 0.0, kv_type: str = "f16", **options: Any
+) -> SpreadLlama:
     """The model over two stages, which die in this share of their calls."""
 
     def stages(file: GGUFFile) -> list[MortalStage]:
         return [
-            MortalStage(partial(Stage, file, layers, num_threads=1, exact=True), often(1, share))
+            MortalStage(
+                partial(Stage, file, layers, num_threads=1, exact=True, kv_type=kv_type),
+                often(1, share),
+            )
             for layers in cut(4, 2)
         ]
 
-    return SpreadLlama(path, stages, context_length=600, chunk_tokens=128, **options)
+    return SpreadLlama(
+        path, stages, context_length=600, chunk_tokens=128, kv_type=kv_type, **options
+    )
 
 
 @pytest.fixture(scope="module")
@@ -113,11 +126,60 @@ def test_another_adapter_on_a_machine_is_refused(path: Path, tmp_path: Path) -> 
         assert llama.generate(TEXTS[0], adapters={adapter: 1.0}, **OPTIONS).tokens
 
 
-def test_what_cannot_be_is_refused(pair: tuple[Llama, SpreadLlama], tmp_path: Path) -> None:
-    """Saved sessions say why, and what is allowed instead."""
-    with pair[1].session() as session:
-        session.generate(TEXTS[0], **OPTIONS)
-        with pytest.raises(InvalidOptionError, match="cannot be saved: their keys and values"):
-            session.save(tmp_path / "session")
-        with pytest.raises(InvalidOptionError, match="cannot be saved"):
-            session.load(tmp_path / "session")
+def told(llama: Llama, session: Any) -> list[int]:
+    """How a session's text goes on, sampled."""
+    prompt = [*session.tokens, 9]
+    result = session.generate(prompt, **OPTIONS)
+    return [result.statistics.prefilled_tokens, *result.tokens]
+
+
+@pytest.mark.parametrize(
+    ("length", "kv_type", "share"),
+    [(5, "f16", 0.0), (300, "f16", 0.015), (128, "q8_0/q4_0", 0.0), (300, "q8_0/q4_0", 0.0)],
+)
+def test_saved_sessions_are_those_of_one_process(
+    path: Path, tmp_path: Path, length: int, kv_type: str, share: float
+) -> None:
+    """A file of either opens in the other, is the same byte for byte, and nothing is computed."""
+    prompt = [token % 288 for token in range(7, 7 + length)]
+    files = tmp_path / "whole", tmp_path / "spread"
+    with (
+        Llama(path, num_threads=1, exact=True, context_length=600, kv_type=kv_type) as whole,
+        spread_llama(path, share, kv_type=kv_type) as spread,
+    ):
+        for llama, file in zip((whole, spread), files, strict=True):
+            with llama.session() as session:
+                session.generate(prompt, max_tokens=4, temperature=0)
+                session.save(file)
+        assert files[0].read_bytes() == files[1].read_bytes()
+        found = []
+        for llama in (whole, spread):
+            for file in files:
+                with llama.load_session(file, verify=True) as session:
+                    found.append(told(llama, session))
+        assert found[0] == found[1] == found[2] == found[3]
+        assert found[0][0] == 1
+
+
+def test_a_saved_session_of_another_kind_is_refused(
+    path: Path, tmp_path: Path, pair: tuple[Llama, SpreadLlama]
+) -> None:
+    """As by one process: other types, other adapters, a longer one, and an empty session."""
+    file = tmp_path / "session"
+    with pair[0].session() as session:
+        session.generate(list(range(3, 260)), max_tokens=2)
+        session.save(file)
+    with spread_llama(path, kv_type="q8_0") as other, pytest.raises(SessionFileError, match="f16"):
+        other.load_session(file)
+    with pair[1].session(context_length=100) as session:
+        with pytest.raises(ContextLengthError):
+            session.load(file)
+        assert session.tokens == ()
+        with pytest.raises(SessionFileError, match="no tokens to save"):
+            session.save(tmp_path / "empty")
+
+
+def test_what_cannot_be_is_refused(pair: tuple[Llama, SpreadLlama]) -> None:
+    """Hooks say so."""
+    with pytest.raises(InvalidOptionError, match="several stages takes none"):
+        pair[1].add_hook(lambda rows, step: None)
