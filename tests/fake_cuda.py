@@ -33,6 +33,8 @@ WORDS = {
     ILLEGAL_ADDRESS: (b"CUDA_ERROR_ILLEGAL_ADDRESS", b"an illegal memory access was encountered"),
     LAUNCH_TIMEOUT: (b"CUDA_ERROR_LAUNCH_TIMEOUT", b"the launch timed out and was terminated"),
 }
+USUAL_SHARED_BYTES = 48 * 1024
+"""Of a launch at most, unless the function's attribute says otherwise."""
 ENTRY = re.compile(r"\.entry\s+(\w+)\s*\((.*?)\)", re.DOTALL)
 PARAMETER = re.compile(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s")
 PARAMETER_TYPES = {"f32": ctypes.c_float, "u64": ctypes.c_int64, "b64": ctypes.c_int64,
@@ -100,6 +102,7 @@ class FakeCuda(FakeMemory):
         self.retained: Counter[int] = Counter()
         self._entries: dict[int, dict[str, list[str]]] = {}
         self._functions: dict[int, tuple[int, str]] = {}
+        self._shared_bytes: dict[int, int] = {}
 
     @property
     def leaks(self) -> dict[str, int]:
@@ -222,6 +225,7 @@ class FakeCuda(FakeMemory):
         return SUCCESS if function in self._functions else INVALID_HANDLE
 
     def _cuFuncSetAttribute(self, function: int, number: int, value: int) -> int:
+        self._shared_bytes[function] = value
         return SUCCESS if number == 8 and value <= 101376 else INVALID_VALUE
 
     def _cuLaunchKernel(self, function: int, *arguments: Any) -> int:
@@ -231,6 +235,8 @@ class FakeCuda(FakeMemory):
             return self._violation("a kernel of a module that is not there", INVALID_HANDLE)
         if extra or sizes[4:] != [1, 1] or not all(sizes) or max(sizes[1:3]) > 65535:
             return self._violation(f"{name}: sizes {sizes}", INVALID_VALUE)
+        if shared_bytes > self._shared_bytes.get(function, USUAL_SHARED_BYTES):
+            return self._violation(f"{name}: {shared_bytes} bytes of shared memory", INVALID_VALUE)
         kinds = [PARAMETER_TYPES[kind] for kind in self._entries[module][name]]
         slots = b"".join(
             ctypes.string_at(parameters[index], ctypes.sizeof(kind)).ljust(8, b"\0")

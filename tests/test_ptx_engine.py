@@ -1,0 +1,83 @@
+"""Whole texts over a card that is a test double, with the PTX that the engine gives to the driver.
+
+No card is behind it. Launches are the engine's own: kernels find their arguments, blocks and
+memory as a driver would give them. The texts are those of the CPU's attention.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from card_compiler import compiled
+from fake_cuda import FakeCard
+from ptx_double import PtxDouble
+from reference.tiny_models import TinyLlama, write_tiny_llama
+
+from edgellama import Llama
+from edgellama.cuda.card_tiers import tier_of_card
+from edgellama.cuda.driver import Driver
+from edgellama.engine.card import device as card_device
+from edgellama.kernels_cpu.signatures import Kernel
+
+PROMPT = [1, *(7 * number % 250 for number in range(135))]
+AMPERE, TURING = (8, 6), (7, 5)
+DEFAULT = ("q8_0/q4_0", AMPERE, TinyLlama(heads=8, kv_heads=1, head_size=16, width=32, layers=1,
+                                          context_length=1024))  # fmt: skip
+OTHERS = (
+    ("f16", AMPERE, TinyLlama(heads=6, kv_heads=2, head_size=64, width=32, context_length=1024)),
+    ("f16", TURING, TinyLlama(heads=6, kv_heads=2, head_size=64, width=32, context_length=1024,
+                              sliding_window=100)),
+    ("bf16", AMPERE, TinyLlama(heads=9, kv_heads=1, head_size=48, width=32, context_length=1024)),
+    ("f32", AMPERE, TinyLlama(heads=4, kv_heads=2, head_size=16, width=32, context_length=1024)),
+    ("q8_0", TURING, TinyLlama(heads=9, kv_heads=1, head_size=48, width=32, context_length=1024)),
+    ("q4_0", AMPERE, TinyLlama(heads=4, kv_heads=4, head_size=32, width=32, context_length=1024)),
+)  # fmt: skip
+"""Types of keys and values, cards, models."""
+
+
+def real_ptx(
+    kernels: list[Kernel], capability: tuple[int, int], progress: object = None
+) -> dict[Kernel, str]:
+    """The PTX for a card, of the cache of the tests."""
+    tier = tier_of_card(*capability)
+    assert tier is not None
+    found = compiled(tier.name, [kernel.name for kernel in kernels])
+    return {kernel: found[kernel.name].decode("ascii") for kernel in kernels}
+
+
+@pytest.mark.parametrize(
+    ("kv_type", "capability", "model"),
+    [DEFAULT, *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)],
+)
+def test_a_text_is_the_cpus(
+    kv_type: str,
+    capability: tuple[int, int],
+    model: TinyLlama,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A prompt over several pages, its text, a fork of it and what comes next."""
+    path = write_tiny_llama(tmp_path / "tiny.gguf", model)
+    double = PtxDouble(FakeCard(capability=capability))
+    monkeypatch.setattr(Driver, "load", classmethod(lambda cls: cls(double)))
+    monkeypatch.setattr(card_device, "ptx_of", real_ptx)
+    on_cpu, on_card = (texts(path, kv_type, attention) for attention in ("cpu", "cuda"))
+    assert (double.violations, double.leaks) == ([], {})
+    assert on_card == on_cpu
+    families = {name.split("_")[2] for name in {launch.name for launch in double.launches}}
+    assert families >= {"few", "many"}
+
+
+def texts(path: Path, kv_type: str, attention: str) -> list[tuple[int, ...]]:
+    """Greedy texts of a session and of its fork."""
+    options = {"temperature": 0.0, "ignore_eos": True, "max_tokens": 4}
+    with (
+        Llama(path, attention=attention, kv_type=kv_type) as llama,  # type: ignore[arg-type]
+        llama.session() as session,
+    ):
+        found = [session.generate(PROMPT, **options).tokens]  # type: ignore[arg-type]
+        more = [*PROMPT, *found[0], 3, 4]
+        with session.fork() as other:
+            found.append(other.generate(more, **options).tokens)  # type: ignore[arg-type]
+        return [*found, session.generate([*more, 9], **options).tokens]  # type: ignore[arg-type]

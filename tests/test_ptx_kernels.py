@@ -1,0 +1,263 @@
+"""The card's kernels as PTX, run on a machine for PTX: what they give, and that they need it all.
+
+What is expected is the formula in f64, and of what is stored the bits of the kernels' CPU form.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import ptx_card
+import pytest
+from card_harness import Array, CardCache, Part
+from ptx_card import PtxCache, PtxRunner
+from ptx_machine import PtxFault, PtxMachine
+from test_card_prefill import LOSSES, MANY, MORE_SHAPES, PLAIN, SHAPES, TURING, attend, fill
+from test_card_store import rows_of
+from warp_harness import warp_runner
+
+from edgellama.cuda.decode_layout import part_rows
+from edgellama.cuda.prefill_tiles import width_of
+from edgellama.cuda.signatures import CARD_KERNELS
+from edgellama.kernels_cpu.layouts import ALL_KEYS
+from edgellama.kernels_cpu.signatures import CACHE_TYPES
+
+FEW = "card_attend_few"
+ACCURACY = 3e-6
+"""Of f32, relative to the largest number."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel on a tier of cards, and what it attends over."""
+
+    tier: str
+    family: str
+    kinds: tuple[str, str]
+    head_size: int
+    kv_heads: int
+    group: int
+    parts: tuple[Part, ...]
+    window: int = ALL_KEYS
+    split_keys: int = ALL_KEYS
+
+    @property
+    def kernel(self) -> str:
+        """The kernel's name."""
+        last = part_rows(self.group) if self.family == FEW else width_of(self.head_size)
+        return "_".join((self.family, *self.kinds, str(last)))
+
+    def error(self, seed: int | None = None, *, fuses: bool = False) -> float:
+        """How far the largest error is from what may be lost, 1 at most."""
+        runner, lengths = PtxRunner(self.tier, seed=seed, fuses=fuses), [
+            part.position + part.num_tokens for part in self.parts
+        ]  # fmt: skip
+        cache = PtxCache(runner, self.kinds, self.head_size, self.kv_heads, self.group,
+                         len(lengths), max(lengths), self.window)  # fmt: skip
+        rng = np.random.default_rng(self.head_size)
+        for number, length in enumerate(lengths):
+            fill(cache, number, length, rng)
+        rows = sum(part.num_tokens for part in self.parts)
+        q = 2 * rng.normal(size=(rows, cache.heads, self.head_size)).astype(np.float32)
+        expected = cache.naive(self.parts, q)
+        if self.family == FEW:
+            found = cache.attend_few(self.parts, q, self.split_keys)
+            loss = ACCURACY * np.abs(expected).max()
+        else:
+            found = attend(cache, self.kernel, self.parts, q)
+            loss = 1e-5 if self.family == PLAIN else max(LOSSES[kind] for kind in self.kinds)
+        return float(np.nan_to_num(np.abs(found - expected), nan=np.inf).max() / loss)
+
+
+def case_name(case: Case) -> str:
+    """How pytest shows it."""
+    return f"{case.tier}-{case.kernel.removeprefix('card_')}"
+
+
+TOKENS = (Part(0, 150, 2), Part(1, 3, 3), Part(2, 0, 1), Part(3, 126, 4))
+"""Some at the edges of pages."""
+RAGGED = (Part(0, 100, 30), Part(1, 0, 70))
+FEW_CASE = Case("sm_80", FEW, ("f16", "q8_0"), 36, 1, 4, TOKENS, split_keys=128)
+MANY_CASE = Case("sm_80", MANY, ("bf16", "f16"), 128, 1, 3, RAGGED[:1], window=33)
+DEFAULT = (
+    FEW_CASE,
+    MANY_CASE,
+    Case("sm_80", FEW, ("q8_0", "q4_0"), 64, 1, 16, TOKENS[:3]),
+    Case("sm_75", TURING, ("f16", "q8_0"), 128, 1, 3, RAGGED[:1]),
+    Case("sm_80", PLAIN, ("f32", "q8_0"), 116, 1, 1, RAGGED[:1]),
+)
+"""Of kernels that are assembled in every run, too."""
+MORE = (
+    dataclasses.replace(FEW_CASE, tier="sm_75", window=70),
+    Case("sm_80", FEW, ("f32", "bf16"), 6, 1, 3, TOKENS, split_keys=128),
+    Case("sm_80", FEW, ("q4_0", "f16"), 128, 1, 2, TOKENS, window=140, split_keys=128),
+    Case("sm_80", MANY, ("bf16", "f16"), 120, 1, 3, RAGGED),
+    Case("sm_75", TURING, ("f16", "q8_0"), 118, 2, 4, RAGGED, window=60),
+    Case("sm_80", PLAIN, ("f32", "q8_0"), 116, 1, 3, RAGGED, window=50),
+)
+
+
+def slowly(*cases: Case) -> list[Any]:
+    """Cases that take too long for every run."""
+    return [pytest.param(case, marks=pytest.mark.slow) for case in cases]
+
+
+@pytest.mark.parametrize("case", [*DEFAULT, *slowly(*MORE)], ids=case_name)
+def test_as_the_formula_says(case: Case) -> None:
+    """softmax(q k) v over what each token sees, from PTX alone, without a fault."""
+    assert case.error() < 1
+
+
+@pytest.mark.parametrize("case", [FEW_CASE, *slowly(*DEFAULT[1:], *MORE)], ids=case_name)
+def test_whoever_is_first(case: Case) -> None:
+    """Blocks and warps go on in any order, and products and sums may be rounded together."""
+    short = dataclasses.replace(case, parts=case.parts[:1])
+    for seed in (1, 2):
+        assert short.error(seed, fuses=True) < 1
+
+
+def stored(cache: CardCache, k: Array, v: Array) -> bytes:
+    """The pages after two steps."""
+    cache.store([Part(0, 0, 9), Part(1, 120, 20)], k[:29], v[:29], np.ones((29, 6, 80), "f4"))
+    cache.store([Part(0, 9, len(k) - 29)], k[29:], v[29:])
+    return cache.memory.tobytes()
+
+
+def check_store(pair: tuple[str, str], tier: str) -> None:
+    """Compare with the CPU form, whose bits are the CPU's."""
+    rng = np.random.default_rng(2)
+    k, v = rows_of(rng, 40, 2, 80), rows_of(rng, 40, 2, 80)
+    shape = (pair, 80, 2, 3, 2, 140)
+    expected = stored(CardCache(warp_runner(), *shape), k, v)
+    for fuses in (False, True):
+        assert stored(PtxCache(PtxRunner(tier, fuses=fuses), *shape), k, v) == expected
+
+
+@pytest.mark.parametrize("tier", ["sm_75", "sm_80"])
+def test_stored_bits(tier: str) -> None:
+    """Keys and values are rounded to the same bits, however a card fuses."""
+    check_store(("q8_0", "q4_0"), tier)
+
+
+# What is changed is found out.
+
+
+def is_found(case: Case, text: str, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether a text in the place of the kernel's is seen to be wrong."""
+    machine = PtxMachine(text)
+    monkeypatch.setattr(ptx_card, "machine_of", lambda *names, **options: machine)
+    try:
+        return not case.error() < 1
+    except PtxFault:
+        return True
+
+
+def text_of(case: Case) -> str:
+    """The PTX of a case's kernel, each instruction on one line."""
+    text = ptx_card.ptx_of(case.kernel, case.tier)
+    return re.sub(r"(?m)[ \t]+", " ", re.sub(r"\n\t\t(?=\{)", " ", text))
+
+
+WAITS = re.compile(r"^\s*(bar\.sync|bar\.warp\.sync|cp\.async\.wait_all|membar\.gl)\b.*;$",
+                   re.MULTILINE)  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", (*DEFAULT, *MORE), ids=case_name)
+def test_every_wait_is_needed(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without any one barrier of blocks, fence or wait for copies the machine finds a fault.
+
+    Some barriers of warps only let lanes meet; without most of the others it finds a race.
+    """
+    text, found = text_of(case), []
+    for match in WAITS.finditer(text):
+        without = text[: match.start()] + text[match.end() :]
+        found.append((match[1], is_found(case, without, monkeypatch)))
+    of_warps = [is_needed for what, is_needed in found if what == "bar.warp.sync"]
+    others = [is_needed for what, is_needed in found if what != "bar.warp.sync"]
+    if case.family == FEW and case.split_keys == ALL_KEYS:
+        others = []
+    assert all(others) and sum(of_warps) >= len(of_warps) // 2 - 1
+
+
+CHANGES = {
+    MANY_CASE: (
+        (r"cvt\.rn\.f16x2\.f32 (\S+), (\S+), (\S+);", r"cvt.rn.f16x2.f32 \1, \3, \2;"),
+        (r"(mma\.\S+ \{[^}]*\}, )\{(\S+), (\S+), (\S+), (\S+)\}", r"\1{\2, \4, \3, \5}"),
+        (r"(mma\.\S+ \{[^}]*\}, \{[^}]*\}, )\{(\S+), (\S+)\}", r"\1{\3, \2}"),
+        (r"\.x4\.trans\.shared", r".x4.shared"),
+        (r"(\.x4\.shared\.b16) \{(\S+), (\S+), ", r"\1 {\3, \2, "),
+        (r"shfl\.sync\.bfly\.b32 (\S+, \S+), 2,", r"shfl.sync.bfly.b32 \1, 4,"),
+    ),
+    FEW_CASE: (
+        (r"shfl\.sync\.bfly\.b32 (\S+, \S+), 16,", r"shfl.sync.bfly.b32 \1, 8,"),
+        (r"prmt\.b32 (.*), 0x(.)(.)(.)(.)U;", r"prmt.b32 \1, 0x\2\3\5\4U;"),
+        (r"ld\.global\.v4\.b32 \{(\S+), (\S+), ", r"ld.global.v4.b32 {\2, \1, "),
+    ),
+}
+"""Operands, registers of matrices and lanes, in another order."""
+
+
+@pytest.mark.parametrize("case", CHANGES, ids=case_name)
+def test_changes_are_found(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text that does anything otherwise gives other results."""
+    num_tokens = 3 if case.family == FEW else 9
+    short, text = dataclasses.replace(case, parts=(Part(0, 40, num_tokens),)), text_of(case)
+    assert not is_found(short, text, monkeypatch)
+    for before, after in CHANGES[case]:
+        changed, count = re.subn(before, after, text)
+        assert count and is_found(short, changed, monkeypatch), before
+
+
+# All of them.
+
+
+def all_cases() -> Sequence[Case]:
+    """Every kernel that attends once, with shapes that differ from one to the next."""
+    found = []
+    for number, (name, kernel) in enumerate(CARD_KERNELS.items()):
+        if kernel.family == "card_store":
+            continue
+        keys, values, last = kernel.options
+        tier = "sm_75" if kernel.family == TURING or number % 5 == 0 else "sm_80"
+        if kernel.family == MANY:
+            tier = "sm_80"
+        window = (ALL_KEYS, 40, ALL_KEYS, 1)[number % 4]
+        group = int(last) if kernel.family == FEW else (1, 3, 4)[number % 3]
+        size = (64, 36, 128, 100, 80)[number % 5] if kernel.family == FEW else int(last) - 2
+        parts = TOKENS if kernel.family == FEW else RAGGED
+        kinds = (str(keys), str(values))
+        case = Case(tier, kernel.family, kinds, size, 1, group, parts, window, 128)
+        assert case.kernel == name
+        found.append(case)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [
+    *(Case("sm_75" if s.family == TURING else "sm_80", s.family, s.kinds, s.head_size, s.kv_heads,
+           s.group, s.parts, s.window) for s in (*SHAPES, *MORE_SHAPES)),
+], ids=case_name)  # fmt: skip
+def test_more_shapes(case: Case) -> None:
+    """The shapes of which the CPU form is tested."""
+    assert case.error() < 1
+
+
+@pytest.mark.ptxas
+@pytest.mark.parametrize("case", all_cases(), ids=case_name)
+def test_every_kernel(case: Case) -> None:
+    """Each type, pair of types, number of rows and width of heads."""
+    assert case.error() < 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pair", [(keys, values) for keys in CACHE_TYPES for values in CACHE_TYPES])
+def test_all_stored_bits(pair: tuple[str, str]) -> None:
+    """Each pair of types, on both tiers."""
+    check_store(pair, "sm_80")
+    check_store(pair, "sm_75")
