@@ -108,7 +108,9 @@ PLACES = {
     "ray": re.compile(r"edgellama\.cluster\.\w+"),
     "starlette": re.compile(r"edgellama\.(server\.\w+|cluster\.ray_serve)"),
     "uvicorn": re.compile(r"edgellama\.server\.\w+"),
-    "msgspec": re.compile(r"edgellama\.(server\.\w+|constraints\.answer_types|cluster\.affinity)"),
+    "msgspec": re.compile(
+        r"edgellama\.(server\.\w+|constraints\.answer_types|cluster\.(affinity|stream_replay))"
+    ),
     **dict.fromkeys(("llguidance", "pydantic"), re.compile(r"edgellama\.constraints\.\w+")),
 }
 

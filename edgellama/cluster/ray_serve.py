@@ -11,6 +11,7 @@ import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from random import randrange
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -19,6 +20,13 @@ from starlette.responses import Response, StreamingResponse
 from edgellama.cluster.affinity import ResponseKeys, affinity_key
 from edgellama.cluster.ray_stages import import_ray
 from edgellama.cluster.served_application import ServedApplication, plain_scope
+from edgellama.cluster.stream_replay import (
+    DivergedError,
+    SentStream,
+    failure_event,
+    lost_answer,
+    with_seed,
+)
 from edgellama.models.names import resolve
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.server.errors import RequestError, error_shape, too_busy
@@ -37,6 +45,7 @@ FRONT, REPLICA = "Front", "Replica"
 FRONT_REQUESTS = 1000
 """Answers that one front passes on at once."""
 NUMBERS = ("parallel", "max_waiting")
+MOST_SEEDS = 2**31
 MOST_TRIES = 3
 """Replicas that are asked for an answer, where one after the other dies before it has begun."""
 WAITING_SHARE = 2
@@ -140,6 +149,15 @@ class _Guarded(Response):
         await self._application(scope, receive, send)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """A request as replicas get it; ``key``: what it has in common with others of its session."""
+
+    scope: dict[str, Any]
+    body: bytes
+    key: str | None
+
+
 class Front:
     """Takes requests, and passes each on to the replica of its session."""
 
@@ -163,21 +181,22 @@ class Front:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The answer of a replica, piece by piece as it comes."""
         request = Request(scope, receive)
+        path = request.url.path
         try:
             body = await read_body(request, self._limits)
             key = affinity_key(request.headers, body, self._responses)
-            answer, start = await self._begun(plain_scope(scope), body, key)
+            # With a seed of its own a lost stream can be made anew.
+            asked = _Asked(plain_scope(scope), with_seed(path, body, randrange(MOST_SEEDS)), key)
+            answer, start = await self._begun(asked)
         except RequestError as error:
-            shape = error_shape(request.url.path)(error)
+            shape = error_shape(path)(error)
             response: Response = json_response(shape, error.status, error.headers)
         else:
-            response = StreamingResponse(self._passed_on(answer, key), start["status"])
+            response = StreamingResponse(self._passed_on(asked, answer, start), start["status"])
             response.raw_headers = list(start["headers"])
         await response(scope, receive, send)
 
-    async def _begun(
-        self, scope: dict[str, Any], body: bytes, key: str | None
-    ) -> tuple[Any, dict[str, Any]]:
+    async def _begun(self, asked: _Asked) -> tuple[Any, dict[str, Any]]:
         """An answer that has begun, and its first message; RequestError where no replica is left.
 
         Of what a replica has made before it died a client has seen nothing, so another one tries.
@@ -185,9 +204,10 @@ class Front:
         from ray.exceptions import RayError
         from ray.serve.exceptions import BackPressureError
 
-        handle = self._replica.options(stream=True, **({} if key is None else {"session_id": key}))
+        session = {} if asked.key is None else {"session_id": asked.key}
+        handle = self._replica.options(stream=True, **session)
         for number in range(MOST_TRIES):
-            answer = handle.answer.remote(scope, body)
+            answer = handle.answer.remote(asked.scope, asked.body)
             try:
                 return answer, await anext(answer)
             except BackPressureError:
@@ -199,18 +219,46 @@ class Front:
                 raise
         raise too_busy("no replica has answered", "replica_lost", 503)
 
-    async def _passed_on(self, answer: Any, key: str | None) -> AsyncIterator[bytes]:
-        is_open = True
+    async def _passed_on(
+        self, asked: _Asked, answer: Any, start: dict[str, Any]
+    ) -> AsyncIterator[bytes]:
+        """The bodies of an answer; where its replica dies, another one makes it anew.
+
+        What cannot be gone on with ends with an error in the words of its protocol.
+        """
+        from ray.exceptions import RayError
+
+        media_type = dict(start["headers"]).get(b"content-type", b"")
+        sent, replay = SentStream(media_type), None
+        current, num_lost = answer, 0
         try:
-            async for message in answer:
-                if key is not None and (found := _RESPONSE_ID.search(message["body"][:1000])):
-                    self._responses.note(found[1].decode(), key)
-                    key = None
-                yield message["body"]
-            is_open = False
+            while current is not None:
+                try:
+                    async for message in current:
+                        body = message["body"]
+                        if asked.key is not None and (found := _RESPONSE_ID.search(body[:1000])):
+                            self._responses.note(found[1].decode(), asked.key)
+                        new = body if replay is None else replay.new(body)
+                        sent.note(new)
+                        yield new
+                    current = None
+                    if replay is not None:
+                        yield replay.end()
+                except RayError as error:
+                    num_lost += 1
+                    logger.warning("a replica was lost in the middle of an answer: %s", error)
+                    if num_lost == MOST_TRIES:
+                        raise DivergedError("others were lost, too") from None
+                    replay = sent.again()
+                    current, again = await self._begun(asked)
+                    if again["status"] != start["status"]:
+                        raise DivergedError("another one refuses it") from None
+        except (DivergedError, RequestError) as error:
+            logger.warning("an answer could not be made anew: %s", error)
+            yield failure_event(asked.scope["path"], media_type, lost_answer(str(error)))
         finally:
-            if is_open:
-                answer.cancel()
+            if current is not None:
+                current.cancel()
 
 
 def application(arguments: Mapping[str, Any]) -> Any:

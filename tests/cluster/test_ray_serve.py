@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from reference.tiny_models import TinyLlama, write_tiny_llama
 
 pytestmark = pytest.mark.ray
 CHAT = "/v1/chat/completions"
@@ -27,8 +28,8 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "replicas.yaml"
 
 
 @pytest.fixture(scope="module")
-def client(tiny_path: Path) -> Iterator[httpx.Client]:
-    """Clients of two replicas of the tiny model."""
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Clients of two replicas of a tiny model with a long context."""
     pytest.importorskip("ray.serve")
     import ray
     from ray import serve
@@ -36,6 +37,8 @@ def client(tiny_path: Path) -> Iterator[httpx.Client]:
 
     from edgellama.cluster.ray_serve import ReplicaOptions, replicated
 
+    folder = tmp_path_factory.mktemp("replicas")
+    tiny_path = write_tiny_llama(folder / "tiny.gguf", TinyLlama(context_length=9000))
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": False}
     )
@@ -149,6 +152,53 @@ def test_a_killed_replica_loses_no_later_request(client: httpx.Client) -> None:
     while len(replica_pids()) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)
     assert len(replica_pids() - before) == 1
+
+
+LONG = {"max_tokens": 2500, "ignore_eos": True, "stream": True}
+STREAMS: dict[str, dict[str, Any]] = {
+    CHAT: {"messages": [{"role": "user", "content": "Hi"}], **LONG},
+    "/v1/completions": {"prompt": "Hi", "temperature": 1, **LONG},
+    "/v1/messages": {"messages": [{"role": "user", "content": "Hello"}], **LONG},
+    "/api/generate": {"model": "tiny", "prompt": "Hi",
+                      "options": {"num_predict": 2500, "ignore_eos": True}},
+}  # fmt: skip
+
+
+def kill(replica: str) -> None:
+    """End a replica's process by force."""
+    import ray
+
+    (name,) = [n for n in ray.util.list_named_actors(True) if n["name"].endswith(f"#{replica}")]
+    ray.kill(ray.get_actor(name["name"], namespace=name["namespace"]))
+
+
+@pytest.mark.parametrize("path", STREAMS)
+def test_a_stream_outlives_its_replica(client: httpx.Client, path: str) -> None:
+    """Another one goes on with it under the same names; the text is as long as was asked for."""
+    lines: list[str] = []
+    replica, num_lines = "", 0
+    with client.stream("POST", path, json=STREAMS[path]) as response:
+        assert response.status_code == 200
+        for line in response.iter_lines():
+            lines.append(line)
+            if not replica and len(lines) > 60:
+                replica = response.headers["x-edgellama-replica"]
+                kill(replica)
+                num_lines = len(lines)
+    assert replica and len(lines) > num_lines > 60
+    events = [json.loads(line[line.index("{") :]) for line in lines if "{" in line]
+    assert not [event for event in events if "error" in event]
+    assert len({event["id"] for event in events if "id" in event}) <= 1
+    if path == "/v1/messages":
+        assert events[-2]["usage"]["output_tokens"] == 2500
+    elif path == "/api/generate":
+        assert events[-1]["eval_count"] == 2500
+    else:
+        assert lines[-2] == "data: [DONE]"
+        assert events[-1]["choices"][0]["finish_reason"] == "length"
+    deadline = time.monotonic() + 60
+    while len(replica_pids()) < 2 and time.monotonic() < deadline:
+        time.sleep(0.2)
 
 
 def test_a_burst_loses_nothing(client: httpx.Client) -> None:
