@@ -17,6 +17,7 @@ from pathlib import Path
 
 from edgellama.cuda.card_tiers import CARD_TIERS
 from edgellama.cuda.signatures import CARD_KERNELS
+from edgellama.kernels_cpu.compiling.compile_pool import SAME_ORDER
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked, write_checked
 from edgellama.kernels_cpu.compiling.source_hash import source_hash
 from edgellama.kernels_cpu.machine.user_cache import folder_to_fill
@@ -38,7 +39,9 @@ def compiled(target: str, names: Iterable[str]) -> dict[str, bytes]:
     missing = [name for name in wanted if read_checked(folder / name) is None]
     shares = [missing[number::NUM_WORKERS] for number in range(NUM_WORKERS)]
     program = [sys.executable, __file__, target, str(folder)]
-    workers = [subprocess.Popen([*program, *share]) for share in shares if share]
+    # As for users: other seeds give other registers, and texts that nobody has assembled yet.
+    environment = {**os.environ, **SAME_ORDER}
+    workers = [subprocess.Popen([*program, *share], env=environment) for share in shares if share]
     for worker in workers:
         assert worker.wait() == 0, f"{target}: {missing} could not be compiled"
     found = {name: read_checked(folder / name) for name in wanted}

@@ -6,13 +6,14 @@ tests/card_registers.py``.
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,7 +22,10 @@ from card_compiler import NUM_WORKERS, compiled
 
 from edgellama.cuda.card_tiers import SM_75, SM_80
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES, TENSOR_TYPES
+from edgellama.kernels_cpu.compiling.compile_worker import read_checked, write_checked
+from edgellama.kernels_cpu.machine.user_cache import folder_to_fill
 from edgellama.kernels_cpu.signatures import CACHE_TYPES
+from edgellama.quant.digests import blake2b
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cuda_kernels.md"
 BEGIN, END = "<!-- registers -->\n", "<!-- end of registers -->"
@@ -79,6 +83,18 @@ def assemble(names: Iterable[str], target: str) -> dict[str, Assembled]:
 
 
 def _assemble(ptx: bytes, target: str) -> Assembled:
+    """What ptxas tells of a text now, or has told before."""
+    key = blake2b(ptx + f"{target} {version(PTXAS_WHEEL)}".encode(), digest_size=16)
+    folder = folder_to_fill("card-tests") / "assembled"
+    folder.mkdir(exist_ok=True)
+    told = read_checked(folder / key.hexdigest())
+    if told is None:
+        told = json.dumps(astuple(_run_ptxas(ptx, target))).encode()
+        write_checked(folder / key.hexdigest(), told)
+    return Assembled(*json.loads(told))
+
+
+def _run_ptxas(ptx: bytes, target: str) -> Assembled:
     program = ptxas()
     assert program is not None, f"install {PTXAS_WHEEL}"
     with tempfile.TemporaryDirectory() as folder:

@@ -16,11 +16,14 @@ from edgellama.cuda.kernels.tile_moves import THREADS, Copy
 from edgellama.cuda.layouts import count_tiles, row_parts
 from edgellama.cuda.page_numbers import card_numbers
 from edgellama.cuda.prefill_tiles import (
+    TICKETS_OF_BLOCK,
     TURING_WIDTHS,
     WIDTHS,
     PlainTile,
     TensorTile,
     Tile,
+    block_partial_bytes,
+    prefill_tasks,
     width_of,
 )
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES, TENSOR_TYPES
@@ -47,6 +50,8 @@ class Shape:
     group: int
     parts: tuple[Part, ...]
     window: int = ALL_KEYS
+    split_keys: int = ALL_KEYS
+    at_once: int = 1
 
     def check(self) -> None:
         """Compare with the formula over what is stored; everything else in pages is garbage."""
@@ -61,7 +66,7 @@ class Shape:
         rows = sum(part.num_tokens for part in self.parts)
         q = rng.normal(size=(rows, cache.heads, self.head_size)).astype(np.float32) * 2
         expected = cache.naive(self.parts, q)
-        found = attend(cache, self.kernel, self.parts, q)
+        found = attend(cache, self.kernel, self.parts, q, self.split_keys, self.at_once)
         loss = 1e-5 if self.family == PLAIN else max(LOSSES[kind] for kind in self.kinds)
         np.testing.assert_allclose(found, expected, atol=loss, rtol=0)
 
@@ -104,31 +109,49 @@ def random_numbers(kind: str, shape: tuple[int, ...], rng: np.random.Generator) 
     return values.view("u4") if kind == "f32" else (values.view("u4") >> 16).astype("u2")
 
 
-def attend(cache: CardCache, name: str, parts: Sequence[Part], q: Array) -> Array:
-    """Results of all rows, (tokens, heads, size)."""
+def attend(
+    cache: CardCache, name: str, parts: Sequence[Part], q: Array, split_keys: int = ALL_KEYS,
+    at_once: int = 1,
+) -> Array:  # fmt: skip
+    """Results of all rows, (tokens, heads, size); so many blocks ``at_once``, in any order."""
     group = cache.heads // cache.kv_heads
-    tiles = [0, *(count_tiles(part.num_tokens, group) for part in parts)]
-    first_tasks = np.cumsum(tiles).tolist()
-    table = cache.segments(parts, first_tasks)
+    blocks = cache.kv_heads * row_parts(group)
+    counts = [
+        prefill_tasks(part.position, part.num_tokens, group, split_keys, cache.window)
+        for part in parts
+    ]
+    room = [np.full(count * blocks * block_partial_bytes(cache.head_size), 0xFF, np.uint8)
+            for count in counts]  # fmt: skip
+    tickets = [
+        np.zeros(count_tiles(part.num_tokens, group) * blocks * TICKETS_OF_BLOCK, np.int32)
+        for part in parts
+    ]
+    first_tasks = np.cumsum([0, *counts]).tolist()
+    table = cache.segments(parts, first_tasks, split_keys, room, tickets)
     y = np.full(q.shape, np.nan, np.float32)
     cache.runner.call(
         name, (first_tasks[-1], cache.kv_heads, row_parts(group)),
-        CARD_SIGNATURES[CARD_KERNELS[name]].shared_bytes(cache.head_size), q=q,
+        CARD_SIGNATURES[CARD_KERNELS[name]].shared_bytes(cache.head_size), at_once=at_once, q=q,
         q_stride=q.strides[0], y=y, y_stride=y.strides[0], segments=table, window=cache.window,
         scale=LOG2_E / math.sqrt(cache.head_size), **cache.layer(),
     )  # fmt: skip
+    assert not any(ticket.any() for ticket in tickets), "tickets are not given back"
     return y
 
 
 MANY, TURING, PLAIN = "card_attend_many", "card_attend_many_turing", "card_attend_many_plain"
 RAGGED = (Part(0, 200, 100), Part(1, 0, 77), Part(2, 100, 40))
+DEEP = (Part(0, 500, 17), Part(1, 120, 9), Part(2, 0, 40))
 LATE, LONG = (Part(0, 150, 50),), (Part(0, 10, 140),)
 SHAPES = (
     Shape(MANY, ("f16", "f16"), 64, 2, 3, RAGGED),
     Shape(MANY, ("q8_0", "bf16"), 100, 1, 4, LONG, window=33),
+    Shape(MANY, ("q8_0", "bf16"), 100, 1, 4, DEEP, split_keys=128, at_once=2),
     Shape(MANY, ("q4_0", "q8_0"), 80, 1, 8, LATE, window=100),
     Shape(TURING, ("f16", "q4_0"), 96, 1, 1, LATE),
+    Shape(TURING, ("f16", "q4_0"), 90, 2, 3, DEEP, window=200, split_keys=128),
     Shape(PLAIN, ("f32", "f32"), 80, 1, 3, RAGGED, window=90),
+    Shape(PLAIN, ("f32", "f32"), 66, 1, 3, DEEP, split_keys=256),
 )
 """Together they have each type as keys or values, and both ways to shared memory."""
 MORE_SHAPES = (
@@ -145,13 +168,18 @@ MORE_SHAPES = (
     Shape(PLAIN, ("q8_0", "bf16"), 100, 1, 4, LATE),
     Shape(PLAIN, ("f32", "f32"), 256, 1, 8, LATE),
     Shape(PLAIN, ("f16", "f32"), 6, 1, 71, (Part(0, 30, 9),)),
+    Shape(MANY, ("f16", "f16"), 6, 1, 71, (Part(0, 300, 9),), split_keys=128),
+    Shape(MANY, ("q8_0", "q8_0"), 256, 1, 1, DEEP, split_keys=256, at_once=2),
+    Shape(PLAIN, ("f32", "f32"), 256, 1, 8, DEEP, window=130, split_keys=128, at_once=2),
+    Shape(PLAIN, ("f16", "f32"), 6, 1, 71, (Part(0, 300, 9),), split_keys=128),
 )
 
 
 def shape_name(shape: Shape) -> str:
     """How pytest shows it."""
-    kernel = shape.family.removeprefix("card_")
-    return f"{kernel}-{shape.kinds[0]}-{shape.kinds[1]}-{shape.head_size}-{shape.group}"
+    kernel, (keys, values) = shape.family.removeprefix("card_"), shape.kinds
+    split = "" if shape.split_keys == ALL_KEYS else f"-{shape.split_keys}"
+    return f"{kernel}-{keys}-{values}-{shape.head_size}-{shape.group}{split}"
 
 
 @pytest.fixture(scope="module")

@@ -133,12 +133,12 @@ def where(typingctx, column, mask):
     return column(column, mask), codegen
 
 
-def splits_at_once(rows: int) -> int:
+def splits_at_once(rows: int, loads: int) -> int:
     """Results that are loaded before they are summed: a power of two, as 32 is."""
-    return 1 << ((LOADS_AT_ONCE // rows).bit_length() - 1)
+    return 1 << ((loads // rows).bit_length() - 1)
 
 
-def _define_add_results(rows: int) -> Any:
+def _define_add_results(rows: int, at_once: int) -> Any:
     """Intrinsic that adds some of the results of 32 splits, each times the factor of its lane.
 
     ``(sums, factors, first, count, address, split_bytes, row_bytes, num_rows, offset)``: from split
@@ -153,7 +153,7 @@ def _define_add_results(rows: int) -> Any:
         def codegen(ctx, b, sig, args):
             first, count, address, split_bytes, row_bytes, num_rows, offset = args[2:]
             loaded = []
-            for i in range(splits_at_once(rows)):
+            for i in range(at_once):
                 split = b.add(first, I64(i))
                 last = b.sub(count, I64(1))
                 held = b.select(b.icmp_signed("<", split, last), split, last)
@@ -199,14 +199,14 @@ def row_number(builder: Any, row: int, num_rows: Any) -> Any:
     return builder.select(builder.icmp_signed("<", I64(row), last), I64(row), last)
 
 
-def define_merge(rows: int) -> Any:
+def define_merge(rows: int, loads: int = LOADS_AT_ONCE) -> Any:
     """Device function that merges what the parts of a token's keys gave, in their order.
 
     ``partials`` is the address of the first part's first row; ``split_bytes`` further lies the next
-    part's. The rows go to ``outputs`` in shared memory.
+    part's. The rows go to ``outputs`` in shared memory. A lane loads so many times 16 bytes at once.
     """
-    load_column, add_results = _define_load_column(rows), _define_add_results(rows)
-    at_once, num_sums = splits_at_once(rows), rows * LANE_ELEMENTS
+    at_once, num_sums = splits_at_once(rows, loads), rows * LANE_ELEMENTS
+    load_column, add_results = _define_load_column(rows), _define_add_results(rows, at_once)
 
     @device
     def split_places(partials, first, num_splits, split_bytes):

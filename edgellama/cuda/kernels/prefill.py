@@ -2,7 +2,8 @@
 
 A block is four warps of 16 rows. Keys and values of a tile come into shared memory once for all of
 them: values while scores are computed, the next tile's keys while values are gathered. Softmax is
-online, in powers of two. Only tiles that a row of the block sees are visited.
+online, in powers of two. Only tiles that a row of the block sees are visited. Where few blocks
+would run, each has a part of the keys, see ``tile_parts``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from edgellama.cuda.decode_layout import PARTIAL_NUMBERS_AT, partial_bytes
 from edgellama.cuda.kernels.memory import read_global_i64
+from edgellama.cuda.kernels.merge import inverses
 from edgellama.cuda.kernels.tensor_attention import (
     gather,
     pack,
@@ -21,9 +24,17 @@ from edgellama.cuda.kernels.tensor_attention import (
     write_pairs,
 )
 from edgellama.cuda.kernels.tile_copies import copies
-from edgellama.cuda.kernels.tile_pages import page_in, places, tile_of
+from edgellama.cuda.kernels.tile_pages import page_in, places
+from edgellama.cuda.kernels.tile_parts import (
+    keys_of_part,
+    leave_columns,
+    merge_parts,
+    parts_of,
+    place_of,
+    tile_of,
+)
 from edgellama.cuda.kernels.tile_rows import cleared, queries_to_shared, row_tokens, shifted
-from edgellama.cuda.kernels.tile_softmax import hide, inverse_sums, shrink, weigh
+from edgellama.cuda.kernels.tile_softmax import hide, row_sums, shrink, weigh
 from edgellama.cuda.kernels.warp import (
     block_barrier,
     block_x,
@@ -35,7 +46,6 @@ from edgellama.cuda.kernels.warp import (
 )
 from edgellama.cuda.layouts import FIRST_ROW, PAGES, POSITION, TILE_ROWS, WARP
 from edgellama.cuda.prefill_tiles import OUTPUT_ROWS, WARP_ROWS, TensorTile
-from edgellama.kernels_cpu.layouts import first_seen
 from edgellama.kernels_cpu.simd.device import device
 
 LOWEST = np.float32(-1e30)
@@ -63,13 +73,16 @@ def _attention(tile: TensorTile) -> Any:
     store_queries, load_queries = queries_to_shared(tile), queries_from_shared(tile)
     score_keys, hide_keys, weigh_scores = score(tile), hide(tile), weigh(tile)
     gather_values, (store_first, store_others) = gather(tile), results_to_shared(tile)
-    shrink_results, inverse, pack_weights = shrink(tile), inverse_sums(tile), pack(tile)
-    tokens_of = row_tokens(tile)
+    shrink_results, total_sums, pack_weights = shrink(tile), row_sums(tile), pack(tile)
+    tokens_of, leave, merge = row_tokens(tile), leave_columns(tile), merge_parts()
     column, outputs = cleared(tile.rows.count), cleared(len(tile.result_rows))
 
     @device
     def write_rows(y, y_stride, head_size, group, first_row, num_rows, shared):
-        """Up to eight rows of a warp's results from its part of shared memory to their places."""
+        """Up to eight rows of a warp's results from its part of shared memory to their places.
+
+        These are of ``group`` heads side by side for each token, ``y_stride`` apart.
+        """
         warp_barrier()
         token, head = first_row // group, first_row % group
         for row in range(min(num_rows, OUTPUT_ROWS)):
@@ -87,7 +100,10 @@ def _attention(tile: TensorTile) -> Any:
         key_head_bytes, value_head_bytes, segments, window, scale, warp,
     ):  # fmt: skip
         group, kv_head = num_heads // num_kv_heads, block_y(warp)
-        segment, token, num_tokens = tile_of(segments, group, block_x(warp))
+        segment, token, num_tokens, part = tile_of(segments, group, block_x(warp), window)
+        first, last = keys_of_part(segment, token, num_tokens, part, window, num_keys)
+        if first >= last:
+            return
         position = read_global_i64(segment + POSITION) + token
         first_row = block_z(warp) * TILE_ROWS
         num_rows = min(num_tokens * group - first_row, TILE_ROWS)
@@ -97,8 +113,6 @@ def _attention(tile: TensorTile) -> Any:
         value_head = value_offset + kv_head * value_head_bytes
         shared, own = shared_memory(warp), warp_number(warp)
 
-        last = position + num_tokens
-        first = first_seen(position, window) // num_keys * num_keys
         pages = read_global_i64(segment + PAGES)
         page = page_in(pages, first)
         at, scales, row_bytes, chunks = keys_of(page + key_head, head_size, first)
@@ -119,7 +133,7 @@ def _attention(tile: TensorTile) -> Any:
                                   own)  # fmt: skip
             page = page_in(pages, min(key + num_keys, last - 1))
             scores = score_keys(queries, shared, own)
-            if key + num_keys > position + 1 or key < last - seen:
+            if key + num_keys > position + 1 or key < position + num_tokens - seen:
                 ends = shifted(tokens, position - key)
                 scores = hide_keys(scores, shifted(ends, 1 - seen), ends)
             settle_values(values, at, scales, row_bytes, chunks, last - key, shared + values_at,
@@ -133,13 +147,30 @@ def _attention(tile: TensorTile) -> Any:
             results = shrink_results(results, factors)
             results = gather_values(results, pack_weights(weights), shared + values_at)
         block_barrier(warp)
-        results = shrink_results(results, inverse(sums))
-        shared += own * OUTPUT_ROWS * output_stride
-        own_row, others = own * WARP_ROWS, own * WARP_ROWS + OUTPUT_ROWS
+        sums, num_parts = total_sums(sums), parts_of(segment, token, num_tokens, window)
+        shared, own_row = shared + own * OUTPUT_ROWS * output_stride, own * WARP_ROWS
+        num_rows -= own_row
         y += row * y_stride + head_at
+        if num_parts == 1:
+            results = shrink_results(results, inverses(sums))
+            target, stride, heads, start = y, y_stride, group, first_row + own_row
+            parts, part_bytes, ticket = 0, 0, 0
+        else:
+            target, parts, part_bytes, ticket = place_of(
+                segment, token, group, part, window, num_kv_heads, kv_head, block_z(warp),
+                head_size,
+            )  # fmt: skip
+            stride, heads, start = partial_bytes(head_size), 1, own_row
+            leave(largest, sums, scale, target + own_row * stride, stride, num_rows)
+            target += PARTIAL_NUMBERS_AT
         store_first(results, shared)
-        write_rows(y, y_stride, head_size, group, first_row + own_row, num_rows - own_row, shared)
+        write_rows(target, stride, head_size, heads, start, num_rows, shared)
         store_others(results, shared)
-        write_rows(y, y_stride, head_size, group, first_row + others, num_rows - others, shared)
+        write_rows(target, stride, head_size, heads, start + OUTPUT_ROWS, num_rows - OUTPUT_ROWS,
+                   shared)  # fmt: skip
+        if num_parts > 1 and num_rows > 0:
+            merge(parts + own_row * stride, num_parts, part_bytes, ticket + 4 * own, y, y_stride,
+                  head_size, group, first_row + own_row, min(num_rows, WARP_ROWS),
+                  shared)  # fmt: skip
 
     return kernel

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from edgellama.cuda.decode_layout import PARTIAL_NUMBERS_AT, partial_bytes
 from edgellama.cuda.kernels.memory import read_global_i64
+from edgellama.cuda.kernels.merge import inverses
 from edgellama.cuda.kernels.plain_attention import (
     FOUR,
     add_products,
@@ -20,9 +22,17 @@ from edgellama.cuda.kernels.plain_attention import (
 )
 from edgellama.cuda.kernels.prefill import FAR, LOWEST
 from edgellama.cuda.kernels.tile_copies import copies
-from edgellama.cuda.kernels.tile_pages import page_in, places, tile_of
+from edgellama.cuda.kernels.tile_pages import page_in, places
+from edgellama.cuda.kernels.tile_parts import (
+    keys_of_part,
+    leave_columns,
+    merge_parts,
+    parts_of,
+    place_of,
+    tile_of,
+)
 from edgellama.cuda.kernels.tile_rows import cleared, queries_to_shared, row_tokens, shifted
-from edgellama.cuda.kernels.tile_softmax import hide, inverse_sums, shrink, weigh
+from edgellama.cuda.kernels.tile_softmax import hide, row_sums, shrink, weigh
 from edgellama.cuda.kernels.warp import (
     block_barrier,
     block_x,
@@ -33,8 +43,7 @@ from edgellama.cuda.kernels.warp import (
     warp_number,
 )
 from edgellama.cuda.layouts import FIRST_ROW, PAGES, POSITION, TILE_ROWS
-from edgellama.cuda.prefill_tiles import PlainTile
-from edgellama.kernels_cpu.layouts import first_seen
+from edgellama.cuda.prefill_tiles import TILE_WARPS, PlainTile
 from edgellama.kernels_cpu.simd.device import device
 
 
@@ -53,7 +62,8 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
     store_weights, gather_four, write_rows = (
         weights_to_shared(tile), add_values(tile), write_results(tile),
     )  # fmt: skip
-    shrink_results, inverse = shrink(tile), inverse_sums(tile)
+    shrink_results, total_sums = shrink(tile), row_sums(tile)
+    leave, merge, warp_rows = leave_columns(tile), merge_parts(), tile.warp_rows
     column, outputs, scores_of = (
         cleared(tile.rows.count), cleared(len(tile.result_rows)), cleared(lane_keys),
     )  # fmt: skip
@@ -96,7 +106,11 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
         key_head_bytes, value_head_bytes, segments, window, scale, warp,
     ):  # fmt: skip
         group, kv_head = num_heads // num_kv_heads, block_y(warp)
-        segment, token, num_tokens = tile_of(segments, group, block_x(warp))
+        segment, token, num_tokens, part = tile_of(segments, group, block_x(warp), window)
+        first, last = keys_of_part(segment, token, num_tokens, part, window, num_keys)
+        if first >= last:
+            return
+        num_parts = parts_of(segment, token, num_tokens, window)
         position = read_global_i64(segment + POSITION) + token
         row = read_global_i64(segment + FIRST_ROW) + token
         pages = read_global_i64(segment + PAGES)
@@ -106,9 +120,7 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
         weights_of_warp = shared + weights_at + own * warp_weights
         queries = shared + queries_at + own * warp_queries
 
-        last, seen = position + num_tokens, min(window, FAR)
-        first = first_seen(position, window) // num_keys * num_keys
-        start = block_z(warp) * TILE_ROWS
+        seen, start = min(window, FAR), block_z(warp) * TILE_ROWS
         for first_row in range(start, min(start + TILE_ROWS, num_tokens * group), block_rows):
             num_rows = min(num_tokens * group - first_row, block_rows)
             store_queries(q, q_stride, head_size, group, first_row, num_rows, shared + queries_at,
@@ -122,7 +134,7 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
                 load_keys(page + key_offset + kv_head * key_head_bytes, head_size, key, last,
                           shared, warp)  # fmt: skip
                 scores = score(queries, shared)
-                if key + num_keys > position + 1 or key < last - seen:
+                if key + num_keys > position + 1 or key < position + num_tokens - seen:
                     ends = shifted(tokens, position - key)
                     scores = hide_keys(scores, shifted(ends, 1 - seen), ends)
                 weights, largest, sums, factors = weigh_scores(scores, largest, sums, scale)
@@ -130,7 +142,24 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
                 load_values(page + value_offset + kv_head * value_head_bytes, head_size, key,
                             last, shared, warp)  # fmt: skip
                 results = gather(shrink_results(results, factors), weights_of_warp, shared)
-            write_rows(shrink_results(results, inverse(sums)), y, y_stride, head_size, group,
-                       first_row, num_rows, own)  # fmt: skip
+            sums = total_sums(sums)
+            if num_parts == 1:
+                write_rows(shrink_results(results, inverses(sums)), y, y_stride, head_size, group,
+                           first_row, num_rows, own)  # fmt: skip
+            else:
+                target, parts, part_bytes, ticket = place_of(
+                    segment, token, group, part, window, num_kv_heads, kv_head, block_z(warp),
+                    head_size,
+                )  # fmt: skip
+                stride, own_row = partial_bytes(head_size), own * warp_rows
+                target += (first_row - start) * stride
+                leave(largest, sums, scale, target + own_row * stride, stride, num_rows - own_row)
+                write_rows(results, target + PARTIAL_NUMBERS_AT, stride, head_size, 1, 0, num_rows,
+                           own)  # fmt: skip
+                if num_rows > own_row:
+                    ticket += 4 * ((first_row - start) // block_rows * TILE_WARPS + own)
+                    merge(parts + (first_row - start + own_row) * stride, num_parts, part_bytes,
+                          ticket, y, y_stride, head_size, group, first_row + own_row,
+                          min(num_rows - own_row, warp_rows), queries)  # fmt: skip
 
     return kernel

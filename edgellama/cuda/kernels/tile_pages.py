@@ -1,35 +1,14 @@
-"""What a block of query rows attends: its segment and tokens, and where tiles lie in pages."""
+"""Where tiles of keys and values lie in pages."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from edgellama.cuda.kernels.memory import read_global_i64
-from edgellama.cuda.kernels.segments import find_segment
-from edgellama.cuda.layouts import (
-    CHUNK_BYTES,
-    FIRST_TASK,
-    NUM_DECODE_SEGMENTS,
-    NUM_SEGMENTS,
-    NUM_TOKENS,
-    num_chunks,
-    num_groups,
-    scales_at,
-    tile_tokens,
-)
+from edgellama.cuda.layouts import CHUNK_BYTES, num_chunks, num_groups, scales_at
 from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES, PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 from edgellama.kernels_cpu.simd.device import device
-
-
-@device
-def tile_of(segments, group, task):
-    """The segment that a block attends, its first token there, and how many it has."""
-    first = read_global_i64(segments + NUM_DECODE_SEGMENTS)
-    last = read_global_i64(segments + NUM_SEGMENTS)
-    segment = find_segment(segments, first, last, FIRST_TASK, task)
-    token = (task - read_global_i64(segment + FIRST_TASK)) * tile_tokens(group)
-    return segment, token, min(tile_tokens(group), read_global_i64(segment + NUM_TOKENS) - token)
 
 
 @device

@@ -115,19 +115,19 @@ def shrink(tile: Tile) -> Any:
     return scaled
 
 
-def inverse_sums(tile: Tile) -> Any:
-    """Device function: one over the sums of a row's weights, of all lanes that have part of it."""
+def row_sums(tile: Tile) -> Any:
+    """Device function: sums of a row's weights, of all lanes that have part of it."""
 
     @intrinsic
-    def inverses(typingctx, sums):
+    def totals(typingctx, sums):
         def codegen(ctx, b, sig, args):
             found = []
             for total in values_in(b, args[0]):
                 for distance in tile.rows.distances:
                     total = b.fadd(total, exchanged(b, total, distance, sums.dtype.width))
-                found.append(b.fdiv(each(total.type, 1.0), total))
+                found.append(total)
             return ctx.make_tuple(b, sig.return_type, found)
 
         return sums(sums), codegen
 
-    return inverses
+    return totals
