@@ -62,12 +62,13 @@ def block_partial_bytes(head_size: int) -> int:
     return TILE_ROWS * partial_bytes(head_size)
 
 
-def blocks_of(pair: tuple[str, str], width: int) -> int:
+def blocks_of(pair: tuple[str, str], width: int, *, is_plain: bool = False) -> int:
     """Blocks that a multiprocessor is to have at once: as many as its memory and registers allow.
 
-    What is expanded on the way to shared memory needs registers.
+    What is expanded on the way to shared memory needs registers, and so do products without
+    tensor cores.
     """
-    if width <= NARROW // 2 and not {*pair} & {*CACHE_SCALE_ELEMENTS}:
+    if width <= NARROW // 2 and not is_plain and not {*pair} & {*CACHE_SCALE_ELEMENTS}:
         return 3
     return 2 if width <= NARROW else 1
 

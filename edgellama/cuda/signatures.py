@@ -129,7 +129,7 @@ def _plain_signatures() -> Table:
     return {
         Kernel("card_attend_many_plain", (*pair, width)): CardSignature(
             "prefill_plain", "attend_many_plain", ATTEND, frozenset({"scale"}), TILE_WARPS,
-            partial(plain_shared_bytes, pair), min_blocks=blocks_of(pair, width),
+            partial(plain_shared_bytes, pair), min_blocks=blocks_of(pair, width, is_plain=True),
         )
         for pair, width in product(product(CACHE_TYPES, CACHE_TYPES), WIDTHS)
     }  # fmt: skip

@@ -78,6 +78,16 @@ def token_and_split(segment, task, window):
 
 
 @device
+def task_of(segments, task, window):
+    """The segment of a task, its token there, which part of its keys, of how many."""
+    count = read_global_i64(segments + NUM_DECODE_SEGMENTS)
+    segment = find_segment(segments, 0, count, FIRST_TASK, task)
+    task -= read_global_i64(segment + FIRST_TASK)
+    token, split, num_splits = token_and_split(segment, task, window)
+    return segment, task, token, split, num_splits
+
+
+@device
 def keys_of_split(position, split, split_keys, window, at_once):
     """The keys of a token's part: from a multiple of ``at_once`` on, to the last that it sees."""
     seen = first_seen(position, window)
@@ -98,12 +108,8 @@ def attend_few(key_kind: str, value_kind: str, rows: int) -> Any:
         q, q_stride, y, y_stride, head_size, num_heads, num_kv_heads, key_offset, value_offset,
         key_head_bytes, value_head_bytes, segments, window, scale, warp,
     ):  # fmt: skip
-        task, kv_head, part = block_x(warp), block_y(warp), block_z(warp)
-        segment = find_segment(
-            segments, 0, read_global_i64(segments + NUM_DECODE_SEGMENTS), FIRST_TASK, task
-        )
-        task -= read_global_i64(segment + FIRST_TASK)
-        token, split, num_splits = token_and_split(segment, task, window)
+        kv_head, part = block_y(warp), block_z(warp)
+        segment, _, token, split, _ = task_of(segments, block_x(warp), window)
         position = read_global_i64(segment + POSITION) + token
         row = read_global_i64(segment + FIRST_ROW) + token
         split_keys = read_global_i64(segment + SPLIT_KEYS)
@@ -145,8 +151,11 @@ def attend_few(key_kind: str, value_kind: str, rows: int) -> Any:
                                weights - 4 * begin, value_scales)  # fmt: skip
         total = sums_of_lanes(total, 1)
 
-        target = y + row * y_stride + head * head_size * 4
         warp_barrier()
+        # Asked anew: no registers hold this meanwhile.
+        segment, task, token, split, num_splits = task_of(segments, block_x(warp), window)
+        row = read_global_i64(segment + FIRST_ROW) + token
+        target = y + row * y_stride + head * head_size * 4
         if num_splits == 1:
             store_sums(scaled_rows(outputs, inverses(total)), head_size, queries)
             warp_barrier()

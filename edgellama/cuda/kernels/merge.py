@@ -203,7 +203,7 @@ def define_merge(rows: int, loads: int = LOADS_AT_ONCE) -> Any:
     """Device function that merges what the parts of a token's keys gave, in their order.
 
     ``partials`` is the address of the first part's first row; ``split_bytes`` further lies the next
-    part's. The rows go to ``outputs`` in shared memory. A lane loads so many times 16 bytes at once.
+    part's. The rows go to ``outputs`` in shared memory. A lane makes so many loads at once.
     """
     at_once, num_sums = splits_at_once(rows, loads), rows * LANE_ELEMENTS
     load_column, add_results = _define_load_column(rows), _define_add_results(rows, at_once)

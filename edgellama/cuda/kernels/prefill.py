@@ -147,10 +147,12 @@ def _attention(tile: TensorTile) -> Any:
             results = shrink_results(results, factors)
             results = gather_values(results, pack_weights(weights), shared + values_at)
         block_barrier(warp)
+        # Asked anew: no registers hold this meanwhile.
+        segment, token, num_tokens, part = tile_of(segments, group, block_x(warp), window)
         sums, num_parts = total_sums(sums), parts_of(segment, token, num_tokens, window)
         shared, own_row = shared + own * OUTPUT_ROWS * output_stride, own * WARP_ROWS
-        num_rows -= own_row
-        y += row * y_stride + head_at
+        num_rows = min(num_tokens * group - first_row, TILE_ROWS) - own_row
+        y += (read_global_i64(segment + FIRST_ROW) + token) * y_stride + head_at
         if num_parts == 1:
             results = shrink_results(results, inverses(sums))
             target, stride, heads, start = y, y_stride, group, first_row + own_row

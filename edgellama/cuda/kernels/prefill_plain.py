@@ -43,7 +43,7 @@ from edgellama.cuda.kernels.warp import (
     warp_number,
 )
 from edgellama.cuda.layouts import FIRST_ROW, PAGES, POSITION, TILE_ROWS
-from edgellama.cuda.prefill_tiles import TILE_WARPS, PlainTile
+from edgellama.cuda.prefill_tiles import PlainTile
 from edgellama.kernels_cpu.simd.device import device
 
 
@@ -110,12 +110,9 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
         first, last = keys_of_part(segment, token, num_tokens, part, window, num_keys)
         if first >= last:
             return
-        num_parts = parts_of(segment, token, num_tokens, window)
         position = read_global_i64(segment + POSITION) + token
-        row = read_global_i64(segment + FIRST_ROW) + token
-        pages = read_global_i64(segment + PAGES)
-        q += row * q_stride + kv_head * group * head_size * 4
-        y += row * y_stride + kv_head * group * head_size * 4
+        pages, head_at = read_global_i64(segment + PAGES), kv_head * group * head_size * 4
+        q += (read_global_i64(segment + FIRST_ROW) + token) * q_stride + head_at
         shared, own = shared_memory(warp), warp_number(warp)
         weights_of_warp = shared + weights_at + own * warp_weights
         queries = shared + queries_at + own * warp_queries
@@ -143,11 +140,14 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
                             last, shared, warp)  # fmt: skip
                 results = gather(shrink_results(results, factors), weights_of_warp, shared)
             sums = total_sums(sums)
-            if num_parts == 1:
-                write_rows(shrink_results(results, inverses(sums)), y, y_stride, head_size, group,
-                           first_row, num_rows, own)  # fmt: skip
+            # Asked anew, as behind all keys: no registers hold this meanwhile.
+            segment, token, num_tokens, part = tile_of(segments, group, block_x(warp), window)
+            if parts_of(segment, token, num_tokens, window) == 1:
+                row = read_global_i64(segment + FIRST_ROW) + token
+                write_rows(shrink_results(results, inverses(sums)), y + row * y_stride + head_at,
+                           y_stride, head_size, group, first_row, num_rows, own)  # fmt: skip
             else:
-                target, parts, part_bytes, ticket = place_of(
+                target, _, _, _ = place_of(
                     segment, token, group, part, window, num_kv_heads, kv_head, block_z(warp),
                     head_size,
                 )  # fmt: skip
@@ -156,10 +156,16 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
                 leave(largest, sums, scale, target + own_row * stride, stride, num_rows - own_row)
                 write_rows(results, target + PARTIAL_NUMBERS_AT, stride, head_size, 1, 0, num_rows,
                            own)  # fmt: skip
-                if num_rows > own_row:
-                    ticket += 4 * ((first_row - start) // block_rows * TILE_WARPS + own)
-                    merge(parts + (first_row - start + own_row) * stride, num_parts, part_bytes,
-                          ticket, y, y_stride, head_size, group, first_row + own_row,
-                          min(num_rows - own_row, warp_rows), queries)  # fmt: skip
+        num_parts = parts_of(segment, token, num_tokens, window)
+        if num_parts > 1:
+            y += (read_global_i64(segment + FIRST_ROW) + token) * y_stride + head_at
+            num_rows = min(num_tokens * group - start, TILE_ROWS)
+            _, parts, part_bytes, ticket = place_of(
+                segment, token, group, part, window, num_kv_heads, kv_head, block_z(warp), head_size
+            )
+            for row in range(own * warp_rows, num_rows, block_rows):
+                merge(parts + row * partial_bytes(head_size), num_parts, part_bytes,
+                      ticket + 4 * (row // warp_rows), y, y_stride, head_size, group, start + row,
+                      min(num_rows - row, warp_rows), queries)  # fmt: skip
 
     return kernel
