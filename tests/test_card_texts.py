@@ -14,9 +14,12 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import Llama
 from edgellama.cuda.driver import Driver
+from edgellama.cuda.layouts import count_tiles
 from edgellama.engine.card import device as card_device
+from edgellama.engine.card import splits
 
-PROMPT = [1, *(7 * number % 250 for number in range(150))]
+PROMPT = [1, *(7 * number % 250 for number in range(260))]
+MORE = [*range(3, 23)]
 SHAPES = {
     "f16": TinyLlama(heads=6, kv_heads=2, head_size=64, width=32, context_length=1024),
     "f32": TinyLlama(heads=4, kv_heads=2, head_size=16, width=32, context_length=1024),
@@ -29,16 +32,23 @@ OTHERS = [pytest.param(kv_type, marks=pytest.mark.slow) for kv_type in list(SHAP
 
 @pytest.mark.parametrize("kv_type", ["f16", *OTHERS])
 def test_a_text_is_the_cpus(kv_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A prompt over several pages, its text, a fork of it and what comes next."""
+    """A prompt over several pages, its text, a fork of it and what comes next.
+
+    The keys before that are split.
+    """
     model = write_tiny_llama(tmp_path / "tiny.gguf", SHAPES[kv_type])
     double = CudaDouble()
     monkeypatch.setattr(Driver, "load", classmethod(lambda cls: cls(double)))
     monkeypatch.setattr(card_device, "ptx_of", stub_ptx)
+    monkeypatch.setattr(splits, "SMALLEST_PREFILL_SPLIT", 128)
     on_cpu, on_card = (texts(model, kv_type, attention) for attention in ("cpu", "cuda"))
     assert on_card == on_cpu
     names = {launch.name.rpartition(f"_{kv_type}_{kv_type}")[0] for launch in double.launches}
     many = "card_attend_many_plain" if kv_type == "f32" else "card_attend_many"
     assert names >= {"card_store", "card_attend_few", many}
+    group = SHAPES[kv_type].heads // SHAPES[kv_type].kv_heads
+    grids = {launch.grid[0] for launch in double.launches if "many" in launch.name}
+    assert 2 * count_tiles(len(MORE), group) in grids
     assert (double.violations, double.leaks) == ([], {})
 
 
@@ -50,7 +60,7 @@ def texts(model: Path, kv_type: str, attention: str) -> list[tuple[int, ...]]:
         llama.session() as session,
     ):
         found = [session.generate(PROMPT, **options).tokens]  # type: ignore[arg-type]
-        more = [*PROMPT, *found[0], 3, 4]
+        more = [*PROMPT, *found[0], *MORE]
         with session.fork() as other:
             found.append(other.generate(more, **options).tokens)  # type: ignore[arg-type]
         return [*found, session.generate([*more, 9], **options).tokens]  # type: ignore[arg-type]

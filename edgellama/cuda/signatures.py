@@ -143,9 +143,10 @@ CARD_SIGNATURES: Mapping[Kernel, CardSignature] = MappingProxyType(
 ``card_store`` (types of keys and values) has a block for each row of the step and KV head: grid
 (rows, num_kv_heads). ``card_attend_few`` (types, rows of ``decode_layout.part_rows``) has one for
 each part of a token's keys: grid (sum of ``decode_tasks``, num_kv_heads, ``head_parts``).
-``card_attend_many`` (types, ``prefill_tiles.width_of`` a head's size) has one for each tile of
-query rows: grid (sum of ``count_tiles``, num_kv_heads, ``row_parts``); on cards before Ampere, and
-without tensor cores for every type, it is ``card_attend_many_turing`` and ``_plain``.
+``card_attend_many`` (types, ``prefill_tiles.width_of`` a head's size) has one for each part of the
+keys of a tile of query rows: grid (sum of ``prefill_tasks``, num_kv_heads, ``row_parts``); on cards
+before Ampere, and without tensor cores for every type, it is ``card_attend_many_turing`` and
+``_plain``.
 """
 CARD_KERNELS: Mapping[str, Kernel] = MappingProxyType(
     {kernel.name: kernel for kernel in CARD_SIGNATURES}

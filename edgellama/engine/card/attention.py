@@ -151,10 +151,14 @@ class CardKernels:
         """Those for a model's heads, types of the cache, and a card."""
         pair = layout.types.pair
         few = Kernel("card_attend_few", (*pair, part_rows(config.heads_per_group)))
+        return cls(Kernel("card_store", pair), few, cls.many_of(config, pair, capability))
+
+    @staticmethod
+    def many_of(config: ModelConfig, pair: tuple[str, str], capability: tuple[int, int]) -> Kernel:
+        """The one that attends many."""
         tier = tier_of_card(*capability)
         assert tier is not None
-        many = many_kernel(pair, config.head_size, tier.name)
-        return cls(Kernel("card_store", pair), few, many)
+        return many_kernel(pair, config.head_size, tier.name)
 
     @property
     def all(self) -> tuple[Kernel, ...]:

@@ -60,7 +60,7 @@ class CardStep:
         self._record[layouts.CARD_STREAM // 8] = device.stream.handle
         for place, name in FUNCTIONS.items():
             self._record[place // 8] = device.context.driver.address(name)
-        self._table = CardTable(config, device.memory, device.stream)
+        self._table = CardTable(config, device)
         self._registered = [
             RegisteredMemory(device.context, rows.array)
             for rows in (buffers.query, buffers.key, buffers.value, buffers.attended)

@@ -1,7 +1,8 @@
 """The table of a step's segments as kernels on a card read it: written here, copied to the card.
 
 A segment of a few tokens is attended token by token, its keys cut into parts by the position of
-each token alone; one of many tokens by tiles of query rows. Both kinds of tasks are counted here.
+each token alone; one of many tokens by tiles of query rows, see ``splits``. Both kinds of tasks are
+counted here.
 """
 
 from __future__ import annotations
@@ -19,28 +20,24 @@ from edgellama.cuda.layouts import (
     POSITION,
     SEGMENT_BYTES,
     count_tiles,
+    row_parts,
 )
-from edgellama.cuda.memory import CardMemory, DeviceMemory, MappedMemory
-from edgellama.cuda.streams import Stream
+from edgellama.cuda.memory import DeviceMemory, MappedMemory
+from edgellama.cuda.prefill_tiles import TICKETS_OF_BLOCK, block_partial_bytes, prefill_tasks
+from edgellama.cuda.signatures import CARD_SIGNATURES
+from edgellama.engine.card.attention import CardKernels
+from edgellama.engine.card.device import CardDevice
+from edgellama.engine.card.splits import PrefillSplits, split_keys_at
 from edgellama.engine.segments import MAX_SEGMENTS, Segment
+from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.records import dataclass
 
-SMALLEST_SPLIT = 128
-"""Keys of one part at least: a warp's work, of which a card wants hundreds at once."""
-SPLITS_AT_MOST = 64
-"""Parts from which on they are longer instead."""
 TABLE_BYTES = HEADER_BYTES + MAX_SEGMENTS * SEGMENT_BYTES
 TICKET_BYTES = 4
+SPARE_BYTES = 4 << 20
+"""Room for results of parts that may be there before it is needed: parts grow one by one."""
 WORD = 8
-
-
-def split_keys_at(position: int) -> int:
-    """Keys of one part for the token at ``position``, the next power of two for long contexts."""
-    split = SMALLEST_SPLIT
-    while position >= split * SPLITS_AT_MOST:
-        split *= 2
-    return split
 
 
 @dataclass(frozen=True)
@@ -52,12 +49,22 @@ class Tasks:
     table_bytes: int
 
 
+@dataclass(frozen=True)
+class Plan:
+    """Parts of a segment's keys, its tasks, and what results of parts and counters take."""
+
+    split_keys: int
+    num_tasks: int
+    partial_bytes: int
+    ticket_bytes: int
+
+
 class CardTable:
     """The table of one step, refilled for every step; it grows with the pages of its segments."""
 
-    def __init__(self, config: ModelConfig, memory: CardMemory, stream: Stream) -> None:
+    def __init__(self, config: ModelConfig, device: CardDevice) -> None:
         """CudaMemoryError where the card has no room."""
-        self._config, self._memory, self._stream = config, memory, stream
+        self._config, self._device, self._memory = config, device, device.memory
         self._source: MappedMemory
         self._table: DeviceMemory
         self._partials: DeviceMemory | None = None
@@ -82,25 +89,23 @@ class CardTable:
         rows = np.cumsum([0, *(segment.num_tokens for segment in segments)])
         few = [segment.num_tokens <= MAX_DECODE_TOKENS for segment in segments]
         order = sorted(range(len(segments)), key=lambda i: not few[i])
-        num_splits = [_num_token_splits(segments[i]) if few[i] else 0 for i in order]
-        partials = self._room_for(sum(num_splits), sum(segments[i].num_tokens for i in order))
-        group, page = self._config.heads_per_group, 0
-        tasks = {True: 0, False: 0}
-        first_part = first_token = 0
-        for record, i, splits in zip(self._records, order, num_splits, strict=False):
+        plans = [self._plan(segments[i], is_few=few[i]) for i in order]
+        partials, tickets = self._room_for(
+            sum(plan.partial_bytes for plan in plans), sum(plan.ticket_bytes for plan in plans)
+        )
+        tasks, page = {True: 0, False: 0}, 0
+        for record, i, plan in zip(self._records, order, plans, strict=False):
             segment, table, is_few = segments[i], tables[i], few[i]
             self._pages[page : page + len(table)] = table
             record[:] = (
                 rows[i], segment.num_tokens, segment.position,
-                self._table.address + TABLE_BYTES + WORD * page, tasks[is_few],
-                split_keys_at(segment.position),
-                partials[0] + first_part * self._part_bytes,
-                partials[1] + first_token * self._token_ticket_bytes,
+                self._table.address + TABLE_BYTES + WORD * page, tasks[is_few], plan.split_keys,
+                partials, tickets,
             )  # fmt: skip
             page += len(table)
-            tasks[is_few] += splits if is_few else count_tiles(segment.num_tokens, group)
-            first_part += splits
-            first_token += segment.num_tokens if is_few else 0
+            tasks[is_few] += plan.num_tasks
+            partials += plan.partial_bytes
+            tickets += plan.ticket_bytes
         self._header[NUM_SEGMENTS // WORD] = len(segments)
         self._header[NUM_DECODE_SEGMENTS // WORD] = sum(few)
         return Tasks(tasks[True], tasks[False], TABLE_BYTES + WORD * page)
@@ -117,9 +122,33 @@ class CardTable:
 
     @property
     def _token_ticket_bytes(self) -> int:
-        """Counters of one token."""
+        """Counters of one token of a few."""
         config = self._config
         return config.head_count_kv * head_parts(config.heads_per_group) * TICKET_BYTES
+
+    def _plan(self, segment: Segment, *, is_few: bool) -> Plan:
+        """Parts of the keys of a segment, and what they need."""
+        config, group = self._config, self._config.heads_per_group
+        position, num_tokens, window = segment.position, segment.num_tokens, segment.cache.window
+        if is_few:
+            split_keys = split_keys_at(position)
+            tasks = decode_tasks(position, num_tokens, split_keys, window)
+            tickets = num_tokens * self._token_ticket_bytes
+            return Plan(split_keys, tasks, tasks * self._part_bytes, tickets)
+        split_keys = self._prefill_splits(segment).split_keys(segment)
+        tasks = prefill_tasks(position, num_tokens, group, split_keys, window)
+        if split_keys == ALL_KEYS:
+            return Plan(split_keys, tasks, 0, 0)
+        blocks = config.head_count_kv * row_parts(group)
+        tickets = count_tiles(num_tokens, group) * blocks * TICKETS_OF_BLOCK
+        part_bytes = blocks * block_partial_bytes(config.head_size)
+        return Plan(split_keys, tasks, tasks * part_bytes, tickets * TICKET_BYTES)
+
+    def _prefill_splits(self, segment: Segment) -> PrefillSplits:
+        card, pair = self._device.card, segment.cache.layout.types.pair
+        kernel = CardKernels.many_of(self._config, pair, card.capability)
+        places = card.num_multiprocessors * CARD_SIGNATURES[kernel].min_blocks
+        return PrefillSplits(self._config, places)
 
     def _make_room(self, num_pages: int) -> None:
         """Memory for the table, and for so many addresses of pages behind it."""
@@ -135,20 +164,14 @@ class CardTable:
         self._pages = words[TABLE_BYTES // WORD :]
         self._num_pages = num_pages
 
-    def _room_for(self, num_parts: int, num_tokens: int) -> tuple[int, int]:
+    def _room_for(self, partial_bytes: int, ticket_bytes: int) -> tuple[int, int]:
         """Where results of parts go, and counters, which are zero."""
-        num_bytes = num_parts * self._part_bytes
-        if self._partials is None or self._partials.num_bytes < num_bytes:
+        if self._partials is None or self._partials.num_bytes < partial_bytes:
             self._partials = None
-            self._partials = self._memory.allocate(2 * num_bytes + self._part_bytes)
-        num_bytes = num_tokens * self._token_ticket_bytes
-        if self._tickets is None or self._tickets.num_bytes < num_bytes:
-            self._tickets = self._memory.allocate(2 * num_bytes + TICKET_BYTES)
-            self._stream.fill(self._tickets.address, 0, self._tickets.num_bytes)
+            spare = min(partial_bytes, SPARE_BYTES) + self._part_bytes
+            self._partials = self._memory.allocate(partial_bytes + spare)
+        if self._tickets is None or self._tickets.num_bytes < ticket_bytes:
+            spare = ticket_bytes + MAX_DECODE_TOKENS * self._token_ticket_bytes
+            self._tickets = self._memory.allocate(ticket_bytes + spare)
+            self._device.stream.fill(self._tickets.address, 0, self._tickets.num_bytes)
         return self._partials.address, self._tickets.address
-
-
-def _num_token_splits(segment: Segment) -> int:
-    """Parts of the keys of all tokens of a segment, each token's own."""
-    position, window = segment.position, segment.cache.window
-    return decode_tasks(position, segment.num_tokens, split_keys_at(position), window)
