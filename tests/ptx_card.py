@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from card_compiler import compiled
 from card_harness import Array, CardCache, Part
-from ptx_machine import GlobalMemory, PtxMachine
+from ptx_machine import GlobalMemory, PtxMachine, Traffic
 
 from edgellama.cuda.layouts import WARP
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES
@@ -39,6 +39,7 @@ class PtxRunner:
         self, tier: str = "sm_80", *, fuses: bool = False, seed: int | None = None
     ) -> None:
         self.tier, self.fuses, self.seed = tier, fuses, seed
+        self.traffic: Traffic | None = None
         self.pieces: list[Array] = []
         """What kernels find by addresses in memory."""
 
@@ -58,7 +59,7 @@ class PtxRunner:
             )
         machine_of(name, self.tier, fuses=self.fuses).launch(
             name, (*grid, 1, 1)[:3], signature.num_warps * WARP, slots,
-            GlobalMemory.of_arrays(*arrays), shared_bytes, self.seed,
+            GlobalMemory.of_arrays(*arrays), shared_bytes, self.seed, self.traffic,
         )  # fmt: skip
 
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from card_compiler import compiled
 from fake_cuda import FakeCard
 from ptx_double import PtxDouble
 from reference.tiny_models import TinyLlama, write_tiny_llama
+from test_card_engine import TOKENS, engine_on, expected, is_on_card
 
 from edgellama import Llama
 from edgellama.cuda.card_tiers import tier_of_card
@@ -46,6 +48,13 @@ def real_ptx(
     return {kernel: found[kernel.name].decode("ascii") for kernel in kernels}
 
 
+def installed(double: PtxDouble, monkeypatch: pytest.MonkeyPatch) -> PtxDouble:
+    """Have the double be the machine's driver."""
+    monkeypatch.setattr(Driver, "load", classmethod(lambda cls: cls(double)))
+    monkeypatch.setattr(card_device, "ptx_of", real_ptx)
+    return double
+
+
 @pytest.mark.parametrize(
     ("kv_type", "capability", "model"),
     [DEFAULT, *(pytest.param(*other, marks=pytest.mark.slow) for other in OTHERS)],
@@ -59,9 +68,7 @@ def test_a_text_is_the_cpus(
 ) -> None:
     """A prompt over several pages, its text, a fork of it and what comes next."""
     path = write_tiny_llama(tmp_path / "tiny.gguf", model)
-    double = PtxDouble(FakeCard(capability=capability))
-    monkeypatch.setattr(Driver, "load", classmethod(lambda cls: cls(double)))
-    monkeypatch.setattr(card_device, "ptx_of", real_ptx)
+    double = installed(PtxDouble(FakeCard(capability=capability)), monkeypatch)
     on_cpu, on_card = (texts(path, kv_type, attention) for attention in ("cpu", "cuda"))
     assert (double.violations, double.leaks) == ([], {})
     assert on_card == on_cpu
@@ -81,3 +88,28 @@ def texts(path: Path, kv_type: str, attention: str) -> list[tuple[int, ...]]:
         with session.fork() as other:
             found.append(other.generate(more, **options).tokens)  # type: ignore[arg-type]
         return [*found, session.generate([*more, 9], **options).tokens]  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("window", [None, 100])
+def test_sequences_share_steps(
+    window: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prompts, a few tokens and single ones of several texts, in one step, are each as alone."""
+    model = TinyLlama(heads=6, kv_heads=2, head_size=64, width=32, layers=2,
+                      context_length=1024, sliding_window=window)  # fmt: skip
+    path = write_tiny_llama(tmp_path / "tiny.gguf", model)
+    double = installed(PtxDouble(), monkeypatch)
+    prompts = [TOKENS[:5], TOKENS[:140], TOKENS[7:20], [3]]
+    with engine_on(path) as engine:
+        caches = [engine.new_cache() for _ in prompts]
+        for parts in (prompts, [[9], [4, 5], [6] * 12, [7]]):
+            works = [engine.work(part, cache) for part, cache in zip(parts, caches, strict=True)]
+            while left := [work for work in works if not work.is_over]:
+                engine.scheduler.run_any(left)
+        found = [work.result(288) for work in works]
+        assert all(map(is_on_card, caches))
+    for logits, prompt, part in zip(found, prompts, parts, strict=True):
+        alone = expected(path, [prompt, part])[1]
+        np.testing.assert_allclose(logits, alone, rtol=0, atol=0.02)
+    assert (double.violations, double.leaks) == ([], {})

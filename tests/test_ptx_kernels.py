@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import ptx_card
 import pytest
+from card_compiler import compiled
 from card_harness import Array, CardCache, Part
 from ptx_card import PtxCache, PtxRunner
 from ptx_machine import PtxFault, PtxMachine
@@ -52,11 +53,12 @@ class Case:
         last = part_rows(self.group) if self.family == FEW else width_of(self.head_size)
         return "_".join((self.family, *self.kinds, str(last)))
 
-    def error(self, seed: int | None = None, *, fuses: bool = False) -> float:
+    def error(
+        self, seed: int | None = None, *, fuses: bool = False, runner: PtxRunner | None = None
+    ) -> float:
         """How far the largest error is from what may be lost, 1 at most."""
-        runner, lengths = PtxRunner(self.tier, seed=seed, fuses=fuses), [
-            part.position + part.num_tokens for part in self.parts
-        ]  # fmt: skip
+        runner = runner or PtxRunner(self.tier, seed=seed, fuses=fuses)
+        lengths = [part.position + part.num_tokens for part in self.parts]
         cache = PtxCache(runner, self.kinds, self.head_size, self.kv_heads, self.group,
                          len(lengths), max(lengths), self.window)  # fmt: skip
         rng = np.random.default_rng(self.head_size)
@@ -227,7 +229,7 @@ def all_cases() -> Sequence[Case]:
         tier = "sm_75" if kernel.family == TURING or number % 5 == 0 else "sm_80"
         if kernel.family == MANY:
             tier = "sm_80"
-        window = (ALL_KEYS, 40, ALL_KEYS, 1)[number % 4]
+        window = (ALL_KEYS, 40, ALL_KEYS, 3)[number % 4]
         group = int(last) if kernel.family == FEW else (1, 3, 4)[number % 3]
         size = (64, 36, 128, 100, 80)[number % 5] if kernel.family == FEW else int(last) - 2
         parts = TOKENS if kernel.family == FEW else RAGGED
@@ -248,7 +250,15 @@ def test_more_shapes(case: Case) -> None:
     assert case.error() < 1
 
 
+@pytest.fixture(scope="module")
+def compiled_together() -> None:
+    """All kernels at once, so that the compilers share what they type."""
+    for tier in ("sm_75", "sm_80"):
+        compiled(tier, [case.kernel for case in all_cases() if case.tier == tier])
+
+
 @pytest.mark.ptxas
+@pytest.mark.usefixtures("compiled_together")
 @pytest.mark.parametrize("case", all_cases(), ids=case_name)
 def test_every_kernel(case: Case) -> None:
     """Each type, pair of types, number of rows and width of heads."""

@@ -8,5 +8,6 @@ refuses every other by name. It is stricter than a card: what a card may do eith
 from ptx_machine.faults import PtxFault
 from ptx_machine.global_memory import GlobalMemory
 from ptx_machine.machine import PtxMachine
+from ptx_machine.traffic import Traffic
 
-__all__ = ["GlobalMemory", "PtxFault", "PtxMachine"]
+__all__ = ["GlobalMemory", "PtxFault", "PtxMachine", "Traffic"]

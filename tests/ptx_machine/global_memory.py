@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ptx_machine.faults import Array, check
+from ptx_machine.traffic import Traffic
 
 WORD = 4
 
@@ -31,6 +32,7 @@ class GlobalMemory:
         self._views = {1 << n: bytes_.view(f"u{1 << n}") for n in range(4)}
         self._writes: dict[int, tuple[Array, Array]] = {}
         self._order = _Order()
+        self._traffic: Traffic | None = None
 
     @classmethod
     def of_arrays(cls, *arrays: np.ndarray[Any, Any]) -> GlobalMemory:
@@ -38,8 +40,9 @@ class GlobalMemory:
         assert all(array.flags.c_contiguous for array in arrays)
         return cls((array.ctypes.data, array.nbytes) for array in arrays)
 
-    def begin(self, num_warps: int) -> None:
-        """Forget who wrote what: the next launch sees everything."""
+    def begin(self, num_warps: int, traffic: Traffic | None = None) -> None:
+        """Forget who wrote what: the next launch sees everything. ``traffic`` hears of accesses."""
+        self._traffic = traffic
         self._writes.clear()
         self._order = _Order(num_warps)
 
@@ -49,6 +52,8 @@ class GlobalMemory:
         check(is_odd, threads, f"{num_bytes} bytes at an address that is no multiple", addresses)
         is_out = (place < 0) | (addresses + num_bytes > self._ends[place])
         check(is_out, threads, f"{num_bytes} bytes of global memory out of bounds", addresses)
+        if self._traffic and len(addresses):
+            self._traffic.note_memory(addresses, threads, num_bytes)
         return place
 
     def load(self, addresses: Array, size: int, count: int, threads: Array, warps: Array

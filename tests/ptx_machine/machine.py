@@ -13,6 +13,7 @@ from ptx_machine.instructions import Step
 from ptx_machine.shared_memory import SharedMemory
 from ptx_machine.text import Entry, Immediate, Instruction, Symbol, parse
 from ptx_machine.threads import WARP, Launch, Threads, reader
+from ptx_machine.traffic import Traffic
 
 MOST_THREADS = 8192
 """That run at once; more make nothing faster."""
@@ -36,10 +37,12 @@ class PtxMachine:
     def launch(
         self, name: str, grid: tuple[int, int, int], block_threads: int, slots: Sequence[bytes],
         memory: GlobalMemory, shared_bytes: int = 0, seed: int | None = None,
+        traffic: Traffic | None = None,
     ) -> None:  # fmt: skip
         """Run a kernel; ``slots`` are the bytes at which the launch's pointers point.
 
-        With a ``seed`` blocks and warps go on in a random order, else side by side.
+        With a ``seed`` blocks and warps go on in a random order, else side by side. ``traffic``
+        hears of every access.
         """
         entry = self.entries[name]
         if block_threads % WARP or block_threads > (entry.max_threads or 1024):
@@ -54,13 +57,13 @@ class PtxMachine:
         random = None if seed is None else np.random.default_rng(seed)
         if random is not None:
             blocks = random.permutation(blocks)
-        memory.begin(len(blocks) * block_threads // WARP)
+        memory.begin(len(blocks) * block_threads // WARP, traffic)
         at_once = max(MOST_THREADS // block_threads, 1)
         clock = 1
         for start in range(0, len(blocks), at_once):
             some = blocks[start : start + at_once]
             launch = Launch(grid, block_threads, parameters, memory, some)
-            shared = SharedMemory(len(some), shared_bytes, block_threads // WARP)
+            shared = SharedMemory(len(some), shared_bytes, block_threads // WARP, traffic)
             threads = Threads(entry, launch, shared)
             threads.grid_warp = threads.warp + start * block_threads // WARP
             threads.now = clock
@@ -173,6 +176,8 @@ class _Run:
                 return
             step = program[at]
             threads.now, threads.taint = threads.now + 1, None
+            if threads.shared.traffic:
+                threads.shared.traffic.line = instruction.line
             try:
                 if step is None:
                     self._control(at, instruction, mask)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ptx_machine.faults import Array, ThreadFault, check
+from ptx_machine.traffic import Traffic
 
 WARP, WORD, COPY_BYTES = 32, 4, 16
 NOBODY, MANY = -1, -2
@@ -31,7 +32,10 @@ class _Copies:
 class SharedMemory:
     """``num_bytes`` for each of some blocks, whose addresses begin at ``window``."""
 
-    def __init__(self, num_blocks: int, num_bytes: int, warps_of_block: int) -> None:
+    def __init__(
+        self, num_blocks: int, num_bytes: int, warps_of_block: int, traffic: Traffic | None = None
+    ) -> None:
+        self.traffic = traffic
         self.window = 0x400
         self.num_bytes, self._warps = num_bytes, warps_of_block
         self._stride = (num_bytes + COPY_BYTES - 1) & -COPY_BYTES
@@ -65,6 +69,8 @@ class SharedMemory:
              ) -> list[Array]:  # fmt: skip
         """``count`` numbers of ``size`` bytes side by side for each of some threads."""
         at = self._place(addresses, size * count, threads)
+        if self.traffic:
+            self.traffic.note_shared(addresses, threads, size * count)
         for i in range(-(-size * count // WORD)):
             self._note_read(at // WORD + i, threads, now)
         view, at = self._views[size], at // size
@@ -78,6 +84,8 @@ class SharedMemory:
     def store(self, addresses: Array, values: list[Array], threads: Array, now: int) -> None:
         """Numbers of a word side by side of each of some threads."""
         at = self._place(addresses, WORD * len(values), threads) // WORD
+        if self.traffic:
+            self.traffic.note_shared(addresses, threads, WORD * len(values))
         view = self._views[WORD]
         for i, value in enumerate(values):
             self._check_write(at + i, threads)
@@ -88,6 +96,8 @@ class SharedMemory:
     def begin_copy(self, addresses: Array, sources: Array, sizes: Array, threads: Array) -> None:
         """Nobody may touch those 16 bytes until their thread has waited."""
         at = self._place(addresses, COPY_BYTES, threads) // WORD
+        if self.traffic:
+            self.traffic.note_shared(addresses, threads, COPY_BYTES)
         words = at[:, None] + np.arange(COPY_BYTES // WORD)
         for i in range(COPY_BYTES // WORD):
             self._check_write(words[:, i], threads)
