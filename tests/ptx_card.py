@@ -9,16 +9,19 @@ from __future__ import annotations
 import functools
 import struct
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from card_compiler import compiled
 from card_harness import Array, CardCache, Part
 from ptx_machine import GlobalMemory, PtxMachine, Traffic
+from warp_harness import WarpRunner
 
 from edgellama.cuda.layouts import WARP
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES
 from edgellama.kernels_cpu.layouts import ALL_KEYS
+
+ALIGNMENT = 256
 
 
 def ptx_of(name: str, tier: str) -> str:
@@ -71,16 +74,17 @@ class PtxCache(CardCache):
         num_sequences: int, num_positions: int, window: int = ALL_KEYS,
     ) -> None:  # fmt: skip
         self.ptx = runner
-        super().__init__(
-            runner,
-            kinds,
-            head_size,
-            kv_heads,
-            group,
-            num_sequences,
-            num_positions,
-            window,  # type: ignore[arg-type]
-        )
+        shape: Any = (kinds, head_size, kv_heads, group, num_sequences, num_positions, window)
+        super().__init__(cast(WarpRunner, runner), *shape)
+        self._align()
+
+    def _align(self) -> None:
+        """Pages begin at multiples of 256 bytes, as a driver gives memory."""
+        room = np.full(self.memory.nbytes + ALIGNMENT, 0xFF, np.uint8)
+        start = -room.ctypes.data % ALIGNMENT
+        self.memory = room[start : start + self.memory.nbytes].reshape(self.memory.shape)
+        addresses = self.memory.ctypes.data + self.pages * self.layout.page_bytes
+        self.tables = addresses.astype("i8")
 
     def segments(
         self, parts: Sequence[Part], first_tasks: Sequence[int] | Array, split_keys: int = ALL_KEYS,

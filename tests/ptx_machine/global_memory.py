@@ -40,11 +40,11 @@ class GlobalMemory:
         assert all(array.flags.c_contiguous for array in arrays)
         return cls((array.ctypes.data, array.nbytes) for array in arrays)
 
-    def begin(self, num_warps: int, traffic: Traffic | None = None) -> None:
+    def begin(self, num_warps: int, warps_of_block: int, traffic: Traffic | None = None) -> None:
         """Forget who wrote what: the next launch sees everything. ``traffic`` hears of accesses."""
         self._traffic = traffic
         self._writes.clear()
-        self._order = _Order(num_warps)
+        self._order = _Order(num_warps, warps_of_block)
 
     def _piece(self, addresses: Array, num_bytes: int, threads: Array) -> Array:
         place = np.searchsorted(self._starts, addresses, "right") - 1
@@ -110,9 +110,9 @@ class GlobalMemory:
                 check(is_race, threads, "two warps write the same place", addresses)
             writers[word + i], times[word + i] = warps, now
 
-    def meet(self, warps: Array, now: int) -> None:
-        """A barrier of all lanes of those warps."""
-        self._order.meet(np.unique(warps), now)
+    def meet(self, warps: Array, now: int, *, is_block: bool) -> None:
+        """A barrier of all lanes of those warps, or of all warps of their blocks."""
+        self._order.meet(np.unique(warps), now, is_block=is_block)
 
     def fence(self, warps: Array) -> None:
         """What those warps wrote before is seen before what they write from now on."""
@@ -132,14 +132,16 @@ class GlobalMemory:
 class _Order:
     """Which writes of a warp another sees.
 
-    They come before a barrier of its lanes, a fence, and a counter that one lane adds to; the other
-    warp adds to the counter, then come a fence and a barrier of its lanes. ``_seen[w, v]``: warp w
-    sees what warp v wrote before that time.
+    In a block those before a barrier of the block. Else they come before a barrier, a fence, and a
+    counter that one lane adds to; the other warp adds to the counter, then come a fence and a
+    barrier of its lanes. ``_seen[w, v]``: warp w sees what warp v wrote before that time.
     """
 
-    def __init__(self, num_warps: int = 0) -> None:
+    def __init__(self, num_warps: int = 0, warps_of_block: int = 1) -> None:
         self._num_warps = num_warps
         self._met = np.zeros(num_warps, "i4")
+        self._block_met = np.zeros(num_warps, "i4")
+        self._block = np.arange(num_warps) // warps_of_block
         self._left: dict[int, Array] = {}
         self._seen = self._fenced = self._heard = self._acquired = np.zeros((0, 0), "i4")
 
@@ -150,9 +152,11 @@ class _Order:
                 np.zeros(shape, "i4") for _ in range(4)
             )
 
-    def meet(self, warps: Array, now: int) -> None:
-        """All lanes of those warps meet."""
+    def meet(self, warps: Array, now: int, *, is_block: bool) -> None:
+        """All lanes of those warps meet, or all warps of their blocks."""
         self._met[warps] = now
+        if is_block:
+            self._block_met[warps] = now
         if len(self._seen):
             self._seen[warps] = np.maximum(self._seen[warps], self._acquired[warps])
 
@@ -160,7 +164,9 @@ class _Order:
         """Lanes of those warps fence what all lanes have written before they met."""
         self._prepare()
         self._acquired[warps] = np.maximum(self._acquired[warps], self._heard[warps])
-        self._fenced[warps] = self._seen[warps]
+        is_mate = self._block[warps][:, None] == self._block
+        met = np.where(is_mate, self._block_met[warps][:, None], 0)
+        self._fenced[warps] = np.maximum(self._seen[warps], met)
         self._fenced[warps, warps] = self._met[warps]
 
     def touch(self, address: int, warp: int) -> None:
@@ -172,6 +178,9 @@ class _Order:
 
     def is_seen(self, writers: Array, times: Array, readers: Array) -> Array:
         """Of writes at some times, whether those warps see them."""
-        if not len(self._seen):
-            return np.zeros(len(times), bool)
-        return np.asarray(times < self._seen[readers, np.maximum(writers, 0)])
+        writers = np.maximum(writers, 0)
+        is_mate = self._block[writers] == self._block[readers]
+        met = np.where(is_mate, self._block_met[readers], 0)
+        if len(self._seen):
+            met = np.maximum(met, self._seen[readers, writers])
+        return np.asarray(times < met)

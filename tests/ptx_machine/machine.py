@@ -57,15 +57,16 @@ class PtxMachine:
         random = None if seed is None else np.random.default_rng(seed)
         if random is not None:
             blocks = random.permutation(blocks)
-        memory.begin(len(blocks) * block_threads // WARP, traffic)
+        warps_of_block = block_threads // WARP
+        memory.begin(len(blocks) * warps_of_block, warps_of_block, traffic)
         at_once = max(MOST_THREADS // block_threads, 1)
         clock = 1
         for start in range(0, len(blocks), at_once):
             some = blocks[start : start + at_once]
             launch = Launch(grid, block_threads, parameters, memory, some)
-            shared = SharedMemory(len(some), shared_bytes, block_threads // WARP, traffic)
+            shared = SharedMemory(len(some), shared_bytes, warps_of_block, traffic)
             threads = Threads(entry, launch, shared)
-            threads.grid_warp = threads.warp + start * block_threads // WARP
+            threads.grid_warp = threads.warp + start * warps_of_block
             threads.now = clock
             with np.errstate(all="ignore"):
                 _Run(entry, self._programs[name], threads, random).run()

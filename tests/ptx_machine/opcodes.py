@@ -76,19 +76,19 @@ ARITHMETIC: Table = {
     **_same_types("add.s16 add.s32 add.s64 add.f32 add.rn.f32", np.add, 2),
     **_same_types("sub.s16 sub.s32 sub.s64 sub.f32 sub.rn.f32", np.subtract, 2),
     **_same_types("mul.lo.s16 mul.lo.s32 mul.lo.s64 mul.f32 mul.rn.f32", low, 2),
-    **_same_types("mul.hi.u16 mul.hi.u32", high, 2),
-    **_same_types("mad.lo.s32 mad.lo.s64", multiply_low_add, 3),
+    **_same_types("mul.hi.u16 mul.hi.u32 mul.hi.s32", high, 2),
+    **_same_types("mad.lo.s16 mad.lo.s32 mad.lo.s64", multiply_low_add, 3),
     **_same_types("fma.rn.f32", numbers.fused_multiply_add, 3),
     **_same_types("div.rn.f32", np.divide, 2),
-    **_same_types("min.s32 min.s64 min.u32", np.minimum, 2),
-    **_same_types("max.s32 max.s64 max.u32", np.maximum, 2),
+    **_same_types("min.u16 min.s16 min.u32 min.s32 min.u64 min.s64", np.minimum, 2),
+    **_same_types("max.u16 max.s16 max.u32 max.s32 max.u64 max.s64", np.maximum, 2),
     **_same_types("max.f32", numbers.larger, 2),
     **_same_types("and.b16 and.b32 and.b64 and.pred", np.bitwise_and, 2),
     **_same_types("or.b16 or.b32 or.b64 or.pred", np.bitwise_or, 2),
-    **_same_types("xor.b32 xor.b64", np.bitwise_xor, 2),
-    **_same_types("not.b32 not.pred", np.bitwise_not, 1),
-    **_same_types("neg.s32 neg.s64 neg.f32", np.negative, 1),
-    **_same_types("abs.f32", np.abs, 1),
+    **_same_types("xor.b16 xor.b32 xor.b64 xor.pred", np.bitwise_xor, 2),
+    **_same_types("not.b16 not.b32 not.b64 not.pred", np.bitwise_not, 1),
+    **_same_types("neg.s16 neg.s32 neg.s64 neg.f32", np.negative, 1),
+    **_same_types("abs.s32 abs.s64 abs.f32", np.abs, 1),
     **_same_types("ex2.approx.ftz.f32", numbers.power_of_two, 1),
     **_same_types("rcp.approx.f32", numbers.reciprocal, 1),
     **_same_types("rcp.rn.f32", np.reciprocal, 1),
@@ -97,6 +97,7 @@ ARITHMETIC: Table = {
     "mul.f16x2": (halves(np.multiply), ["u4"] * 3),
     "mul.wide.u16": (wide, ["u4", "u2", "u2"]),
     "mul.wide.u32": (wide, ["u8", "u4", "u4"]),
+    "mul.wide.s32": (wide, ["i8", "i4", "i4"]),
     "cvt.f32.f16": (lambda x: x.astype("f4"), ["f4", "f2"]),
     "cvt.rn.f16.f32": (numbers.half_bits, ["u2", "f4"]),
     "cvt.rn.f16x2.f32": (
@@ -107,13 +108,14 @@ ARITHMETIC: Table = {
         ["u4", "f4", "f4"],
     ),
     "cvt.rn.f32.s32": (lambda x: x.astype("f4"), ["f4", "i4"]),
+    "cvt.rn.f32.u32": (lambda x: x.astype("f4"), ["f4", "u4"]),
     "cvt.rzi.s32.f32": (numbers.toward_zero, ["i4", "f4"]),
 }  # fmt: skip
 SHIFTS: Table = {
     f"{name}.{kind}": (compute, [TYPES[kind], TYPES[kind], "u4"])
     for name, compute, kinds in (
-        ("shl", numbers.shifted_left, "b32 b64"),
-        ("shr", numbers.shifted_right, "u16 u32 u64 s32 s64"),
+        ("shl", numbers.shifted_left, "b16 b32 b64"),
+        ("shr", numbers.shifted_right, "u16 s16 u32 s32 u64 s64"),
     )
     for kind in kinds.split()
 }
@@ -132,7 +134,7 @@ COMPARED: dict[str, Compute] = {
 COMPARISONS: Table = {
     f"setp.{name}.{kind}": (compute, ["?", TYPES[kind], TYPES[kind]])
     for (name, compute), kind in product(
-        COMPARED.items(), ("b32", "b64", "s32", "s64", "u32", "u64", "f32")
+        COMPARED.items(), ("b16", "s16", "u16", "b32", "s32", "u32", "b64", "s64", "u64", "f32")
     )
     if (name, kind) != ("ne", "f32")
 }
@@ -149,7 +151,7 @@ COMPUTED: Table = {
 DIVISIONS = {
     f"{name}.{kind}": (compute, TYPES[kind])
     for name, compute in (("div", numbers.quotient), ("rem", numbers.remainder))
-    for kind in ("s64", "u32")
+    for kind in ("s32", "u32", "s64", "u64")
 }
 """Integer divisions, which fault where the divisor is 0."""
 SINCE_AMPERE = frozenset({"cvt.rn.f16x2.f32", "cvt.rn.bf16x2.f32"})

@@ -109,7 +109,7 @@ class Threads:
     def meet(self, mask: Array, *, is_block: bool) -> None:
         """A barrier of those threads, who are whole warps or whole blocks."""
         self.shared.meet(mask, self.now, is_block=is_block)
-        self.memory.meet(self.grid_warp[mask], self.now)
+        self.memory.meet(self.grid_warp[mask], self.now, is_block=is_block)
 
     def spread(self, value: Any, dtype: np.dtype[Any]) -> Array:
         """One number for all threads."""
