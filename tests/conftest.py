@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
 
 KERNELS = cache_root() / "kernels"
 """Where the user's own are, whatever cache a test has."""
+ALLOCATIONS_BETWEEN_SEARCHES = 10_000
 CliRunner = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def pytest_collection_finish() -> None:
+    """All tests and modules stay until the end: no search for garbage need go through them."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(ALLOCATIONS_BETWEEN_SEARCHES)
 
 
 @pytest.fixture(scope="session")

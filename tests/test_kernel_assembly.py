@@ -53,15 +53,18 @@ jit.use_tier(next(tier for tier in cpu.TIERS if tier.name == sys.argv[2]))
 print(json.dumps({name: jit.compile_kernel(KERNELS[name]).decode() for name in sys.argv[4:]}))
 """
 KERNELS = {
-    "avx512vnni": (
-        *("gemv_Q4_0", "gemv_Q3_K", "gemv_Q4_K", "gemv_Q6_K", "gemv_IQ4_XS"),
-        *("gemm_Q8_0", "gemm_Q6_K", "gemm_F16"),
-    ),
+    "avx512vnni": ("gemv_Q4_0", "gemv_Q4_K", "gemm_Q8_0", "gemm_F16"),
     "avxvnni": ("gemv_Q4_0", "gemm_F16"),
     "avx2": ("gemv_Q4_K", "gemm_Q8_0", "gemm_F16"),
-    "neon": ("gemm_Q8_0", "gemv_IQ4_NL", "gemv_Q3_K"),
-    "generic": ("gemv_Q4_0", "gemv_Q3_K", "gemm_F16"),
+    "neon": ("gemm_Q8_0", "gemv_IQ4_NL"),
+    "generic": ("gemv_Q4_0", "gemm_F16"),
 }
+MORE_KERNELS = {
+    "avx512vnni": ("gemv_Q3_K", "gemv_Q6_K", "gemv_IQ4_XS", "gemm_Q6_K"),
+    "neon": ("gemv_Q3_K",),
+    "generic": ("gemv_Q3_K",),
+}
+"""Looked at with the slow tests."""
 PACKED_ATTENTION = "attention_packed_f16_f16"
 PAIR_PRODUCTS = {"avx512vnni": r"\bvpdpwssd\s[^\n]*%zmm", "avx2": r"\bvpmaddwd\s[^\n]*%ymm"}
 """How tiers multiply pairs of 16-bit integers."""
@@ -82,12 +85,34 @@ def samples(names: Iterable[str]) -> list[Any]:
     return [pytest.param(n, marks=pytest.mark.slow) if n in slow else n for n in names]
 
 
+def kernels(tier: str, family: str = "") -> list[Any]:
+    """A tier's kernels as parameters, those that the default run leaves out marked slow."""
+    more = MORE_KERNELS.get(tier, ())
+    return [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in more))
+        for name in (*KERNELS[tier], *more)
+        if name.startswith(family)
+    ]
+
+
+def everything_of_x86() -> list[Any]:
+    """Tiers of x86-64 with each kernel that is compiled for them, as parameters."""
+    return [
+        pytest.param(tier, name, marks=[pytest.mark.slow] * (tier in OTHER_TIERS or name in more))
+        for tier, names in KERNELS.items()
+        if tier != "neon"
+        for more in [MORE_KERNELS.get(tier, ())]
+        for name in (*names, *more, *[PACKED_ATTENTION] * (tier in PAIR_PRODUCTS))
+    ]
+
+
 @functools.cache
-def compiling(tier: str, triple: str | None = None) -> subprocess.Popen[str]:
-    """A process that compiles the tier's sample of kernels to assembly."""
+def compiling(tier: str, triple: str | None = None, is_more: bool = False) -> subprocess.Popen[str]:
+    """A process that compiles the tier's sample of kernels, or more of them, to assembly."""
     triple = triple or binding.get_process_triple()
-    command = [sys.executable, "-c", PROGRAM, json.dumps(sys.path), tier, triple, *KERNELS[tier]]
-    command += [PACKED_ATTENTION] * (tier in PAIR_PRODUCTS)
+    names = MORE_KERNELS[tier] if is_more else KERNELS[tier]
+    command = [sys.executable, "-c", PROGRAM, json.dumps(sys.path), tier, triple, *names]
+    command += [PACKED_ATTENTION] * (tier in PAIR_PRODUCTS and not is_more)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -99,19 +124,24 @@ def compile_side_by_side() -> None:
 
 
 @functools.cache
-def assembly(tier: str, triple: str | None = None) -> dict[str, str]:
+def assembly(tier: str, triple: str | None = None, is_more: bool = False) -> dict[str, str]:
     """Assembly of the tier's sample of kernels, compiled exactly as for the cache."""
-    process = compiling(tier, triple)
+    process = compiling(tier, triple, is_more)
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    kernels: dict[str, str] = json.loads(output)
-    return kernels
+    texts: dict[str, str] = json.loads(output)
+    return texts
 
 
-@pytest.mark.parametrize("name", KERNELS["avx512vnni"][:-1])
+def text_of(tier: str, name: str) -> str:
+    """Assembly of one kernel of this machine."""
+    return assembly(tier, is_more=name in MORE_KERNELS.get(tier, ()))[name]
+
+
+@pytest.mark.parametrize("name", [*kernels("avx512vnni", "gemv"), *kernels("avx512vnni", "gemm_Q")])
 def test_dot_products_of_full_width(name: str) -> None:
     """Quantized kernels of avx512vnni multiply bytes with vpdpbusd on whole registers."""
-    assert re.search(r"\bvpdpbusd\s[^\n]*%zmm", assembly("avx512vnni")[name])
+    assert re.search(r"\bvpdpbusd\s[^\n]*%zmm", text_of("avx512vnni", name))
 
 
 def test_fused_multiply_of_full_width() -> None:
@@ -121,10 +151,10 @@ def test_fused_multiply_of_full_width() -> None:
     assert re.search(r"\bvcvtph2ps\s", text)
 
 
-@pytest.mark.parametrize("name", KERNELS["avx512vnni"])
+@pytest.mark.parametrize("name", kernels("avx512vnni"))
 def test_accumulators_stay_in_registers(name: str) -> None:
     """No vector register is spilled within a loop that multiplies."""
-    blocks = re.split(r"\n(?=\.L\w+:)", assembly("avx512vnni")[name])
+    blocks = re.split(r"\n(?=\.L\w+:)", text_of("avx512vnni", name))
     spill = re.compile(r"\bvmov\w+\s+%zmm\d+, -?\w*\(%r[bs]p\)")
     multiplies = re.compile(r"\b(vpdpbusd|vfmadd\w+)\s[^\n]*%zmm")
     hot = [block for block in blocks if len(multiplies.findall(block)) >= 2]
@@ -132,17 +162,16 @@ def test_accumulators_stay_in_registers(name: str) -> None:
     assert not [block for block in hot if spill.search(block)]
 
 
-@pytest.mark.parametrize("tier", samples(tier for tier in KERNELS if tier != "neon"))
-def test_spilled_vectors_lie_in_one_line(tier: str) -> None:
+@pytest.mark.parametrize(("tier", "name"), everything_of_x86())
+def test_spilled_vectors_lie_in_one_line(tier: str, name: str) -> None:
     """Every kernel aligns its stack, so that what does not fit the registers crosses no line."""
-    for text in assembly(tier).values():
-        assert re.search(r"\bandq\s+\$-64, %rsp", text)
+    assert re.search(r"\bandq\s+\$-64, %rsp", text_of(tier, name))
 
 
-@pytest.mark.parametrize("name", [n for n in KERNELS["avx512vnni"] if n.startswith("gemv")])
+@pytest.mark.parametrize("name", kernels("avx512vnni", "gemv"))
 def test_weights_are_asked_for(name: str) -> None:
     """Every loop of a decode kernel that multiplies asks for both levels of the cache."""
-    blocks = re.split(r"\n(?=\.L\w+:)", assembly("avx512vnni")[name])
+    blocks = re.split(r"\n(?=\.L\w+:)", text_of("avx512vnni", name))
     hot = [block for block in blocks if len(re.findall(r"\bvpdpbusd\s[^\n]*%zmm", block)) >= 2]
     assert hot
     for level in ("prefetcht0", "prefetcht1"):
@@ -159,10 +188,10 @@ def test_products_of_packed_attention(tier: str) -> None:
     assert not [loop for loop in loops if re.search(r"%[yz]mm\d+, -?\w*\(%r[bs]p\)", loop)]
 
 
-@pytest.mark.parametrize("name", KERNELS["generic"])
+@pytest.mark.parametrize("name", kernels("generic"))
 def test_generic_needs_nothing_special(name: str) -> None:
     """The generic tier uses nothing that an old x86-64 lacks."""
-    text = assembly("generic")[name]
+    text = text_of("generic", name)
     assert not re.search(r"%[yz]mm|\bv[a-z]+\w*\s", text)
 
 
@@ -187,10 +216,11 @@ def test_pairs_of_avx2(name: str) -> None:
     assert ("vpsignb" in text) == (name == "gemm_Q8_0")
 
 
+@pytest.mark.parametrize("is_more", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("triple", samples(ARM_TRIPLES))
-def test_dot_products_of_arm(triple: str) -> None:
+def test_dot_products_of_arm(triple: str, is_more: bool) -> None:
     """Kernels compiled for Arm multiply signed bytes with sdot and look up tables with tbl."""
-    for name, text in assembly("neon", triple).items():
+    for name, text in assembly("neon", triple, is_more).items():
         assert re.search(r"\bsdot", text)
         assert not name.startswith("gemv") or re.search(r"\btbl", text)
 

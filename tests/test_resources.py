@@ -47,11 +47,17 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_llama(tmp_path_factory.mktemp("resources") / "long.gguf", MODEL)
 
 
-def peak_and_idle(path: Path, context_length: int) -> tuple[int, float]:
-    """Peak memory in bytes, and seconds of processor time in a second of waiting."""
+def chatting(path: Path, context_length: int) -> subprocess.Popen[str]:
+    """A process of the program."""
     command = [sys.executable, "-c", PROGRAM, str(path), str(context_length)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    peak, seconds = result.stdout.split()
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def peak_and_idle(process: subprocess.Popen[str]) -> tuple[int, float]:
+    """Peak memory in bytes, and seconds of processor time in a second of waiting."""
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    peak, seconds = output.split()
     return int(peak), float(seconds)
 
 
@@ -76,8 +82,8 @@ def test_a_cache_grows_with_its_tokens(path: Path) -> None:
 
 def test_a_long_context_starts_small_and_idles(path: Path) -> None:
     """Loading for 128K tokens takes the memory that 512 take, and a chat waits without work."""
-    small, _ = peak_and_idle(path, 512)
-    large, idle_s = peak_and_idle(path, LONG_CONTEXT)
+    processes = [chatting(path, length) for length in (512, LONG_CONTEXT)]
+    (small, _), (large, idle_s) = map(peak_and_idle, processes)
     assert abs(large - small) < 8_000_000
     assert idle_s < 0.02
 

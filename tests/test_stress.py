@@ -1,6 +1,6 @@
 """Hammering start, stop and cancel: no hang, no crash, no leak, no wrong text.
 
-A few seconds by default; EDGELLAMA_TEST_STRESS is how many seconds each program is to hammer.
+A second by default; EDGELLAMA_TEST_STRESS is how many seconds each program is to hammer.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(name: str, path: Path, seed: int = 0) -> None:
     """Run one of the programs in ``stress``; its own watchdog ends it when it hangs."""
-    seconds = os.environ.get(STRESS_VARIABLE, "2")
+    seconds = os.environ.get(STRESS_VARIABLE, "1")
     result = subprocess.run(
         [sys.executable, "-m", "stress", name, str(path), seconds, str(seed)],
         cwd=Path(__file__).parent,

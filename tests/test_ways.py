@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import logging
 import pickle
 import re
@@ -31,14 +32,23 @@ OTHERS = re.compile(
 )
 
 
-def texts(path: Path) -> Iterator[tuple[int, str, bool]]:
-    """Line, text, and whether it is a Way's command, of every string that is no docstring."""
-    tree = ast.parse(path.read_text("utf-8"))
-    for node in ast.walk(tree):
+@functools.cache
+def texts(path: Path) -> list[tuple[int, str, bool]]:
+    """Line, text, and whether it is a Way's command, of every string with a call or a command.
+
+    Docstrings are left out.
+    """
+    return list(read_texts(ast.parse(path.read_text("utf-8"))))
+
+
+def read_texts(tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
+    """The same of a parsed file."""
+    nodes = list(ast.walk(tree))
+    for node in nodes:
         for child in ast.iter_child_nodes(node):
             child.parent = node  # type: ignore[attr-defined]
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+    for node in nodes:
+        if isinstance(node, ast.Constant) and is_telling(node.value):
             chain = [node]
             while hasattr(chain[-1], "parent"):
                 chain.append(chain[-1].parent)
@@ -54,17 +64,23 @@ def texts(path: Path) -> Iterator[tuple[int, str, bool]]:
             yield node.lineno, node.value, is_command
 
 
-def sources(folder: str) -> list[Path]:
-    """The Python files under a folder of ours."""
-    return sorted((ROOT / folder).rglob("*.py"))
+def is_telling(value: object) -> bool:
+    """Whether it is a text that holds a call or a command."""
+    return isinstance(value, str) and bool(TYPED.search(value) or CALLED.search(value))
+
+
+@functools.cache
+def sources() -> list[Path]:
+    """Our Python files."""
+    folders = ("quant", "convert", "kernels_cpu", "edgellama")
+    return [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
 
 
 def test_the_library_names_no_commands_where_calls_are_read() -> None:
     """Outside the commands, options and commands stand in a Way's terminal half alone."""
-    library = [p for f in ("quant", "convert", "kernels_cpu", "edgellama") for p in sources(f)]
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {text!r}"
-        for path in library
+        for path in sources()
         if not {"cli", "server"} & set(path.relative_to(ROOT).parts)
         for line, text, is_command in texts(path)
         if not is_command and TYPED.search(OTHERS.sub("", BUILDERS.sub("", text)))
@@ -74,10 +90,9 @@ def test_the_library_names_no_commands_where_calls_are_read() -> None:
 
 def test_commands_hold_no_calls() -> None:
     """What a terminal's user reads, in a Way or from the command line itself, is no Python."""
-    library = [p for f in ("quant", "convert", "kernels_cpu", "edgellama") for p in sources(f)]
     wrong = [
         f"{path.relative_to(ROOT)}:{line}: {text!r}"
-        for path in library
+        for path in sources()
         for line, text, is_command in texts(path)
         if is_command and CALLED.search(text)
     ]
