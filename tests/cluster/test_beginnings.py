@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 
 import numpy as np
@@ -117,8 +116,6 @@ def test_ended_texts_take_what_living_ones_leave(
     kept = set(range(1, len(texts) + 1)) - set(retired)
     assert len(retired) == len(set(retired))
     assert sum(texts[number - 1][1] for number in kept) == beginnings.ended_bytes
-    del alive
-    gc.collect()
 
 
 def found(texts: list[Held], prompt: list[int], origin: bytes = b"") -> tuple[int, int] | None:
