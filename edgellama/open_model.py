@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from edgellama.quant.model_config import ModelConfig
 
 DRAFT_CACHE_BYTES = 1 << 28
-"""What a draft model keeps of the beginnings of earlier texts."""
+DRAFT_CACHE_SHARE = 4
+"""What a draft model may keep of the beginnings of earlier texts, and at most which part of all."""
 
 
 class OpenModel:
@@ -79,8 +80,8 @@ class OpenModel:
                 The result is kept in the user's cache, so that only the first time takes long.
                 None (the default) loads the file as it is.
             cache_limit: Bytes, from 0, that keys and values of earlier texts may take, so that
-                what begins like them is not computed again. None (the default) is a quarter of
-                the memory that is free now.
+                what begins like them is not computed again; a draft model has its part of them.
+                None (the default) is a quarter of the memory that is free now.
             exact: Whether a text is the same bit for bit alone, computed beside others, after a
                 fork and from earlier texts. False by default, because it costs speed.
             rope_scaling: How positions are scaled, so that the model reads further than it was
@@ -128,6 +129,7 @@ class OpenModel:
         check_idle_seconds(idle_seconds)
         self._line = WaitingLine(max_concurrent)
         mode = speculation_mode(speculation)
+        self._own_draft: OpenModel | None = None
         self._model = self._load(
             path_or_name,
             context_length=context_length,
@@ -144,9 +146,8 @@ class OpenModel:
         )
         self._engine, self._file = self._model.engine, self._model.file
         self.tokenizer: Tokenizer = self._model.tokenizer
-        self._own_draft: OpenModel | None = None
         try:
-            drafting = self._draft_engine(draft)
+            drafting = self._draft_engine(draft, low_priority, idle_seconds)
         except BaseException:
             self._engine.close()
             self._file.close()
@@ -182,20 +183,27 @@ class OpenModel:
 
     @property
     def cache_limit(self) -> int:
-        """Bytes that the beginnings of earlier texts may take; less drops the oldest at once."""
-        return self._engine.pool().limit_bytes
+        """Bytes that the beginnings of earlier texts may take; less drops the oldest at once.
+
+        A draft model that was loaded with the model has a part of them.
+        """
+        return sum(engine.pool().limit_bytes for engine in self._engines)
 
     @cache_limit.setter
     def cache_limit(self, num_bytes: int) -> None:
         from edgellama.loading import check_cache_limit
 
         check_cache_limit(num_bytes)
-        self._engine.pool().limit_bytes = num_bytes
+        of_draft = 0
+        if self._own_draft is not None:
+            of_draft = min(DRAFT_CACHE_BYTES, num_bytes // DRAFT_CACHE_SHARE)
+            self._own_draft.cache_limit = of_draft
+        self._engine.pool().limit_bytes = num_bytes - of_draft
 
     @property
     def cached_bytes(self) -> int:
         """Bytes that the beginnings of earlier texts take now."""
-        return self._engine.pool().idle_bytes
+        return sum(engine.pool().idle_bytes for engine in self._engines)
 
     @property
     def card_use(self) -> CardUse | None:
@@ -234,7 +242,8 @@ class OpenModel:
 
     @num_threads.setter
     def num_threads(self, number: int) -> None:
-        self._engine.num_threads = number
+        for engine in self._engines:
+            engine.num_threads = number
 
     @property
     def low_priority(self) -> bool:
@@ -247,7 +256,8 @@ class OpenModel:
 
     @low_priority.setter
     def low_priority(self, is_low: bool) -> None:
-        self._engine.low_priority = is_low
+        for engine in self._engines:
+            engine.low_priority = is_low
 
     @property
     def idle_seconds(self) -> float | None:
@@ -257,6 +267,8 @@ class OpenModel:
     @idle_seconds.setter
     def idle_seconds(self, seconds: float | None) -> None:
         self._idle_watch.seconds = seconds
+        if self._own_draft is not None:
+            self._own_draft.idle_seconds = seconds
 
     @property
     def is_loaded(self) -> bool:
@@ -343,20 +355,37 @@ class OpenModel:
 
         return load_model(path_or_name, **how)
 
-    def _draft_engine(self, draft: str | os.PathLike[str] | OpenModel | None) -> Engine | None:
+    @property
+    def _engines(self) -> tuple[Engine, ...]:
+        """The engine, and that of a draft model that was loaded with it."""
+        return (
+            (self._engine,)
+            if self._own_draft is None
+            else (self._engine, *self._own_draft._engines)
+        )
+
+    def _draft_engine(
+        self,
+        draft: str | os.PathLike[str] | OpenModel | None,
+        low_priority: bool,
+        idle_seconds: float | None,
+    ) -> Engine | None:
         """The engine of a draft model, loaded if need be, with its vocabulary checked."""
         if draft is None:
             return None
         model = draft
         if not isinstance(model, OpenModel):
-            own_length, threads = self.context_length, self._engine.num_threads
+            limit = self.cache_limit
             model = self._own_draft = OpenModel(
                 model,
-                context_length=own_length,
-                num_threads=threads,
-                cache_limit=DRAFT_CACHE_BYTES,
+                context_length=self.context_length,
+                num_threads=self._engine.num_threads,
+                cache_limit=0,
                 attention="cpu",
+                low_priority=low_priority,
+                idle_seconds=idle_seconds,
             )
+            self.cache_limit = limit
         try:
             model._check_open()
             check_same_vocabulary(

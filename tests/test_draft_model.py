@@ -104,6 +104,25 @@ def test_a_draft_model_of_the_callers_stays_open(folder: Path) -> None:
         opened(folder, draft)
 
 
+def test_a_draft_model_obeys_the_options_of_its_model(folder: Path) -> None:
+    """Its cache is a part of the limit, and threads, priority and idle time hold for it, too."""
+    options: Any = {"cache_limit": 40_000_000, "low_priority": True, "idle_seconds": 600}
+    with Llama(
+        folder / "model.gguf", draft=folder / "twin.gguf", num_threads=2, **options
+    ) as llama:
+        draft = llama._own_draft
+        assert draft is not None
+        assert (llama.cache_limit, draft.cache_limit) == (40_000_000, 10_000_000)
+        assert (draft.low_priority, draft.idle_seconds) == (True, 600)
+        llama._engine.scheduler.costs = KnownCosts(fixed=AVX512)
+        llama.generate(PROMPT, max_tokens=200, temperature=0)
+        assert 0 < draft.cached_bytes < llama.cached_bytes
+        llama.num_threads, llama.low_priority, llama.idle_seconds = 1, False, None
+        assert (draft.num_threads, draft.low_priority, draft.idle_seconds) == (1, False, None)
+        llama.cache_limit = 0
+        assert (llama.cache_limit, llama.cached_bytes) == (0, 0)
+
+
 def vocabulary(tokens: Sequence[str], bos: int = 1, eos: int | None = 2) -> Any:
     """A tokenizer and its metadata, as far as they are compared."""
     special = SimpleNamespace(bos_id=bos, eos_id=eos)
