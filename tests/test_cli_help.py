@@ -175,6 +175,22 @@ def test_reader_that_goes_away_is_quiet(smollm2_path: Path) -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a shell and /dev/full")
+@pytest.mark.parametrize(
+    ("streams", "exit_code", "complaint"),
+    [
+        ("<&- >&-", 0, ""),
+        ("2>&-", 0, ""),
+        (">/dev/full", 1, "edgellama: error: No space left on device\n"),
+    ],
+)
+def test_streams_that_are_closed_or_full(streams: str, exit_code: int, complaint: str) -> None:
+    """A command runs without its standard streams, and a full disk is one line on stderr."""
+    shell = ["sh", "-c", f'exec "$0" -m edgellama show --help {streams}', sys.executable]
+    result = subprocess.run(shell, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (exit_code, complaint)
+
+
 def test_reference_page_has_every_variable() -> None:
     """docs/cli.md lists every environment variable of ours that the sources name."""
     root = cli_reference.PAGE.parent.parent

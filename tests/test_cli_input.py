@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
+import click
 import pytest
 
 from edgellama.cli.chat.input import PlainReader, UserMessage, is_complete, unwrap
+from edgellama.cli.prompt_text import lines_of
 
 
 def all_messages(text: str) -> list[str]:
@@ -37,6 +41,14 @@ def all_messages(text: str) -> list[str]:
 def test_messages_from_lines(text: str, messages: list[str]) -> None:
     """Lines become messages; fences and trailing backslashes join them."""
     assert all_messages(text) == messages
+
+
+def test_a_pipe_is_utf8_whatever_the_locale() -> None:
+    """Lines are read as they come; the first that is no UTF-8 is named."""
+    lines = lines_of(io.BytesIO("h\u00e9\n\u4f60".encode() + b"\n\xff\n"))
+    assert [next(lines), next(lines)] == ["h\u00e9\n", "\u4f60\n"]
+    with pytest.raises(click.ClickException, match="standard input, line 3 is not UTF-8"):
+        next(lines)
 
 
 @pytest.mark.parametrize(

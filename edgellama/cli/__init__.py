@@ -19,9 +19,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
         expect_start()
         from edgellama.cli.application import prepare_process, run
+        from edgellama.cli.standard_streams import flush_all
 
         prepare_process()
         exit_code = run(arguments)
+        if not flush_all():
+            exit_code = exit_code or 1
     except KeyboardInterrupt:
         exit_code = 130
     sys.exit(exit_code)

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import FrameType, MappingProxyType
 from typing import Any, NoReturn
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 import click
 
 from edgellama.cli.completion import COMPLETE_VARIABLE, register_shells
+from edgellama.cli.standard_streams import abandon, open_missing, show_any_text
 from edgellama.quant.error_text import system_error_text
 from edgellama.quant.errors import EdgellamaError
 
@@ -88,7 +90,7 @@ class LazyGroup(click.Group):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except BrokenPipeError:
-            _abandon_stdout()
+            abandon(sys.stdout)
             ctx.exit(EXIT_BROKEN_PIPE)
         except KeyboardInterrupt:
             ctx.exit(EXIT_INTERRUPTED)
@@ -168,7 +170,8 @@ def _complain(message: str, exit_code: int = 1) -> int:
     lines = [line.strip() for line in message.splitlines() if line.strip()] or ["unknown error"]
     if len(lines) > 1:
         lines = [lines[0], lines[-1], f"(all of it: set {DEBUG_VARIABLE}=1)"]
-    print(f"edgellama: error: {' '.join(lines)}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"edgellama: error: {' '.join(lines)}", file=sys.stderr)
     return exit_code
 
 
@@ -180,10 +183,8 @@ def prepare_process() -> None:
     since whatever multiplies here has its own.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="replace")
+    open_missing()
+    show_any_text()
     for name in ("SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_DFL:
@@ -192,8 +193,3 @@ def prepare_process() -> None:
 
 def _leave(number: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + number)
-
-
-def _abandon_stdout() -> None:
-    """Lets the interpreter's own flush at exit succeed although nobody reads."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
@@ -40,6 +42,12 @@ def comes_through_pipe() -> bool:
     except (AttributeError, OSError, ValueError):  # closed, or none at all
         return False
     return stat.S_ISFIFO(mode) or stat.S_ISREG(mode) or stat.S_ISSOCK(mode)
+
+
+def lines_of(source: BinaryIO) -> Iterator[str]:
+    """Lines of standard input as they come, in UTF-8 whatever the terminal speaks."""
+    for number, line in enumerate(source, start=1):
+        yield _decoded(line, f"standard input, line {number}")
 
 
 def _usage_error(problem: str) -> click.UsageError:

@@ -92,6 +92,7 @@ def command(
     from edgellama.cli.chat.loop import talk, transcribe
     from edgellama.cli.chat.reply_view import make_reply_view
     from edgellama.cli.model_argument import find_runnable
+    from edgellama.cli.prompt_text import lines_of
 
     engine = take_engine_arguments(options)
     settings = ChatSettings(system, template, when_full, engine, given(options), adapters)
@@ -107,7 +108,8 @@ def command(
             talk(chat, TerminalReader(_completer(), history_path()))
         else:
             chat.resume()
-            transcribe(chat, PlainReader(sys.stdin))
+            lines = sys.stdin if sys.stdin.isatty() else lines_of(sys.stdin.buffer)
+            transcribe(chat, PlainReader(lines))
 
 
 def _completer() -> Completer:
