@@ -23,6 +23,7 @@ from edgellama.generation.speculation.speculation import (
 )
 from edgellama.generation.waiting_line import WaitingLine
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.process_bound import ProcessBound
 from edgellama.quant.sampling_keys import recommended_sampling
 from edgellama.sampling.options import SamplingArguments
 from edgellama.text.tokenizer import Tokenizer
@@ -40,7 +41,7 @@ DRAFT_CACHE_SHARE = 4
 """What a draft model may keep of the beginnings of earlier texts, and at most which part of all."""
 
 
-class OpenModel:
+class OpenModel(ProcessBound):
     """One file, tokenizer and engine, shared by sessions and threads. A context manager."""
 
     def __init__(

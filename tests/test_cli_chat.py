@@ -24,7 +24,7 @@ def test_pipe_gives_replies_only(run_cli: CliRunner, smollm2_path: Path) -> None
     assert ">>>" not in result.stdout
     assert "\x1b" not in result.stdout + result.stderr
     assert len(re.findall(r"tokens/s", result.stdout)) == 0
-    assert len(re.findall(r"(?m)^\d+ tokens at .* tokens/s", result.stderr)) == 2
+    assert len(re.findall(r"(?m)^\d+ tokens? at .* tokens/s", result.stderr)) == 2
 
 
 def test_only_the_new_turn_is_computed(run_cli: CliRunner, smollm2_path: Path) -> None:
@@ -49,7 +49,7 @@ def test_text_from_a_pipe_is_never_a_command(
     result = run_cli("chat", smollm2_path, *GREEDY, text_input="\n".join(lines))
     assert result.returncode == 0, result.stderr
     assert victim.read_text() == "precious"
-    assert len(re.findall(r"(?m)^\d+ tokens at .* tokens/s", result.stderr)) == 3
+    assert len(re.findall(r"(?m)^\d+ tokens? at .* tokens/s", result.stderr)) == 3
 
 
 def test_a_full_context_through_a_pipe(run_cli: CliRunner, smollm2_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_full_context_through_a_pipe(run_cli: CliRunner, smollm2_path: Path) -
     lines = "".join(f"Tell me about the number {number}.\n" for number in range(8))
     result = run_cli("chat", smollm2_path, *SMALL, text_input=lines)
     assert result.returncode == 0, result.stderr
-    assert len(re.findall(r"(?m)^\d+ tokens at .* tokens/s", result.stderr)) == 8
+    assert len(re.findall(r"(?m)^\d+ tokens? at .* tokens/s", result.stderr)) == 8
     said = [line for line in result.stderr.splitlines() if "no longer seen" in line]
     assert 1 <= len(said) < 7
     assert "the context of 160 tokens is full" in said[0]

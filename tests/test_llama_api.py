@@ -1,6 +1,8 @@
 """The facade: a model from a path, and everything that hangs on it."""
 
+import copy
 import logging
+import pickle
 import threading
 import weakref
 from collections.abc import Callable
@@ -269,6 +271,25 @@ def test_only_strings_are_encoded(llama: Llama) -> None:
 def test_a_model_shows_its_file(llama: Llama) -> None:
     """What a notebook prints for a model names its file and its context."""
     assert repr(llama).startswith("<Llama '") and "context_length=" in repr(llama)
+
+
+def test_what_is_bound_to_its_process_says_so(llama: Llama) -> None:
+    """Models and what runs on them are neither copied nor pickled, and show what they are."""
+    session, stream = llama.session(), llama.stream("one", max_tokens=1, temperature=0)
+    batch, later = llama.generate_batch(["one"], max_tokens=1), llama.stream_async("one")
+    for thing in (llama, session, stream, batch, later):
+        for take in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="can be neither copied nor pickled; another"):
+                take(thing)
+    assert repr(session) == f"<Session tokens=0, context_length={session.context_length}>"
+    assert repr(stream) == "<Stream running>"
+    result = stream.wait()
+    assert repr(stream) == f"<Stream {result.finish_reason}>"
+    assert pickle.loads(pickle.dumps(result)) == copy.deepcopy(result) == result
+    assert repr(llama.chat()) == f"<Conversation messages=0, {session!r}>"
+    session.close()
+    batch.close()
+    assert repr(session).endswith(", closed>")
 
 
 def test_missing_and_broken_files(tmp_path: Path) -> None:

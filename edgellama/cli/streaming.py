@@ -79,9 +79,12 @@ def _next_item(
 def speed_line(result: Generation) -> str:
     """Counts and speeds of a reply on one line, for people."""
     statistics = result.statistics
-    line = (
-        f"{len(result.tokens)} tokens at {statistics.decode_tokens_per_second:.1f} tokens/s, "
-        f"after {statistics.prefilled_tokens} of {result.prompt_tokens} prompt tokens at "
+    count = len(result.tokens)
+    line = "1 token" if count == 1 else f"{count} tokens"
+    if statistics.decoded_tokens:
+        line += f" at {statistics.decode_tokens_per_second:.1f} tokens/s"
+    line += (
+        f", after {statistics.prefilled_tokens} of {result.prompt_tokens} prompt tokens at "
         f"{statistics.prefill_tokens_per_second:.1f} tokens/s"
     )
     if statistics.drafted_tokens:

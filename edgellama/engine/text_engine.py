@@ -21,6 +21,7 @@ from edgellama.engine.step import FloatRows
 from edgellama.engine.text_cache import TextCache
 from edgellama.engine.work import Kept, Work
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.process_bound import ProcessBound
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from edgellama.quant.model_config import ModelConfig
 
 
-class TextEngine(ABC):
+class TextEngine(ProcessBound, ABC):
     """A model ready to run over token ids; a context manager.
 
     ``layers`` run, in steps of up to ``step_tokens`` tokens that callers share.

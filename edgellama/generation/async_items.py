@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from edgellama.engine.thread_priority import lower_priority
 from edgellama.generation.worker import Worker
+from edgellama.quant.process_bound import ProcessBound
 
 if TYPE_CHECKING:
     import asyncio
@@ -47,7 +48,7 @@ class Source(Protocol[Item_co]):
 SourceType = TypeVar("SourceType", bound=Source[Any])
 
 
-class AsyncItems(AsyncIterator[Item], Generic[Item, SourceType]):
+class AsyncItems(ProcessBound, AsyncIterator[Item], Generic[Item, SourceType]):
     """Items of a source that is made, iterated and closed on a thread of its own."""
 
     def __init__(self, make: Callable[[], SourceType]) -> None:

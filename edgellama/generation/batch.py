@@ -21,6 +21,7 @@ from edgellama.generation.results import Generation
 from edgellama.generation.text_request import Request, drafter_of
 from edgellama.generation.waiting_line import Turn, WaitingLine
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled
+from edgellama.quant.process_bound import ProcessBound
 
 if TYPE_CHECKING:
     from edgellama.engine.text_engine import TextEngine
@@ -47,7 +48,7 @@ class _Running:
         self.decoding.cache.close()
 
 
-class Batch(Iterator[Generation]):
+class Batch(ProcessBound, Iterator[Generation]):
     """Generations with their ``index``, as they finish; up to ``width`` run at once.
 
     One thread iterates; any may cancel. Dropping it, or ``close``, cancels what runs.

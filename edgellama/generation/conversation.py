@@ -293,6 +293,9 @@ class Conversation(ConversationPrompts):
         fork._transcript = self._transcript.copy()
         return fork
 
+    def __repr__(self) -> str:
+        return f"<Conversation messages={len(self.messages)}, {self.session!r}>"
+
     def __enter__(self) -> Conversation:
         return self
 

@@ -11,6 +11,7 @@ from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.generation.transcript import Transcript
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.quant.process_bound import ProcessBound
 
 if TYPE_CHECKING:
     import os
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
 
 
-class ConversationRecord:
+class ConversationRecord(ProcessBound):
     """The messages of a conversation, and the session that they are computed in."""
 
     def __init__(

@@ -17,6 +17,7 @@ from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.generation.arguments import check_from_1
 from edgellama.generation.stream import Stream
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.process_bound import ProcessBound
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class SessionState:
+class SessionState(ProcessBound):
     """A sequence of tokens with its KV cache, used by one stream at a time."""
 
     def __init__(
@@ -178,6 +179,11 @@ class SessionState:
         if (stream := self._running()) is not None:
             stream.end()
         self._cache.close()
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        length = f"context_length={self.context_length}"
+        return f"<Session tokens={self._cache.length}, {length}{state}>"
 
     def __enter__(self) -> Self:
         return self

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 from edgellama.generation.deadline import Deadline
 from edgellama.generation.results import Chunk, Generation
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.process_bound import ProcessBound
 
 if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
@@ -42,7 +43,7 @@ class Steps(Protocol):
         ...
 
 
-class Stream(Iterator[Chunk]):
+class Stream(ProcessBound, Iterator[Chunk]):
     """Chunks of one generation, made as they are asked for.
 
     A context manager: leaving it early ends the generation as "cancelled". One thread iterates;
@@ -181,6 +182,10 @@ class Stream(Iterator[Chunk]):
             # An interruption, such as Ctrl-C, keeps what was said; an error of a step does not.
             self._end(failed=isinstance(error, Exception))
             raise
+
+    def __repr__(self) -> str:
+        state = "running" if not self._ended else "failed"
+        return f"<Stream {state if self._result is None else self._result.finish_reason}>"
 
     def __enter__(self) -> Stream:
         return self

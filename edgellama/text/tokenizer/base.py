@@ -62,6 +62,9 @@ class Tokenizer(ABC):
         """Number of tokens."""
         return len(self._vocabulary.tokens)
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} vocab_size={self.vocab_size}>"
+
     def encode(
         self, text: str, *, add_bos: bool | None = None, parse_special: bool = False
     ) -> list[int]:
