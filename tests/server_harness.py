@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +35,7 @@ class RunningServer:
         config = uvicorn.Config(
             self._application,
             http=guarded_connection(settings.limits),
+            ws="none",
             lifespan="on",
             log_config=None,
             timeout_graceful_shutdown=int(settings.drain_s + 5),
@@ -72,6 +75,18 @@ def running_server(settings: ServerSettings) -> Iterator[RunningServer]:
         yield server
     finally:
         server.stop()
+
+
+def raw_answer(server: RunningServer, data: bytes) -> bytes:
+    """All that a server answers to these bytes, until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        answer = b""
+        # A reset: the server did not read all that was sent.
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            connection.sendall(data)
+            while piece := connection.recv(65536):
+                answer += piece
+    return answer
 
 
 def sse_events(text: str) -> list[tuple[str | None, Any]]:

@@ -225,6 +225,7 @@ def test_names_are_no_paths(client: httpx.Client, cache: Path, name: str) -> Non
         ({"model": "gpt-4o"}, 409),
         ({"quantize": "q99"}, 400),
         ({"parameters": {"temprature": 1}}, 400),
+        ({"parameters": {"temperature": "hot"}}, 400),
         ({"messages": [{"role": "king", "content": "x"}]}, 400),
         ({"modelfile": "FROM small"}, 400),
         ({"files": {"a.gguf": "sha256:0"}}, 400),

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from hypothesis import given, settings, strategies
-from server_harness import RunningServer, running_server
+from server_harness import RunningServer, raw_answer, running_server
 
 from edgellama.models import pulling
 from edgellama.server.errors import without_paths
@@ -53,18 +53,6 @@ def client(server: RunningServer) -> Iterator[httpx.Client]:
         yield client
 
 
-def raw(server: RunningServer, data: bytes) -> bytes:
-    """All that the server answers to these bytes, until it closes the connection."""
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-        connection.sendall(data)
-        answer = b""
-        # A reset: the server did not read all that was sent.
-        with contextlib.suppress(ConnectionResetError):
-            while piece := connection.recv(65536):
-                answer += piece
-    return answer
-
-
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:11434", "localhost.evil.example", "127.0.0.1.evil", ""]
 )
@@ -86,7 +74,7 @@ def test_our_own_names_are_taken(client: httpx.Client, host: str) -> None:
 
 def test_a_request_without_host_is_refused(server: RunningServer) -> None:
     """HTTP/1.0 needs none; here it does."""
-    assert b" 403 " in raw(server, b"GET /health HTTP/1.0\r\n\r\n").splitlines()[0]
+    assert b" 403 " in raw_answer(server, b"GET /health HTTP/1.0\r\n\r\n").splitlines()[0]
 
 
 @pytest.mark.parametrize(
@@ -188,7 +176,7 @@ def test_giant_bodies_are_refused(client: httpx.Client, server: RunningServer) -
 
     assert client.post(CHAT, content=chunks()).status_code == 413
     head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer secret\r\n"
-    answer = raw(server, (head + "content-length: 99999999999\r\n\r\n").encode())
+    answer = raw_answer(server, (head + "content-length: 99999999999\r\n\r\n").encode())
     assert b" 413 " in answer.splitlines()[0]
 
 
@@ -196,7 +184,7 @@ def test_a_slow_head_is_cut_off(server: RunningServer) -> None:
     """Slow loris: a connection that does not say its request in time is closed."""
     for data in (b"", b"GET /health HTTP/1.1\r\nhost: loc"):
         started = time.monotonic()
-        assert raw(server, data) == b""
+        assert raw_answer(server, data) == b""
         assert time.monotonic() - started < 8
     with server.client() as other:
         assert other.get("/health").status_code == 200
@@ -205,7 +193,7 @@ def test_a_slow_head_is_cut_off(server: RunningServer) -> None:
 def test_a_slow_body_is_cut_off(server: RunningServer) -> None:
     """A body that does not come in time is a 408, and the connection is closed."""
     head = f"POST {CHAT} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer secret\r\n"
-    answer = raw(server, (head + 'content-length: 100\r\n\r\n{"messages"').encode())
+    answer = raw_answer(server, (head + 'content-length: 100\r\n\r\n{"messages"').encode())
     assert b" 408 " in answer.splitlines()[0]
 
 
@@ -286,7 +274,7 @@ def test_no_body_is_an_internal_error(
 )
 def test_malformed_requests_end_their_connection(server: RunningServer, data: bytes) -> None:
     """Broken heads, two lengths, two hosts and other protocols get a 4xx, or nothing."""
-    head = raw(server, data).splitlines()[:1]
+    head = raw_answer(server, data).splitlines()[:1]
     assert not head or head[0].split()[1][:1] == b"4"
     with server.client() as other:
         assert other.get("/health").status_code == 200
@@ -452,7 +440,7 @@ def test_requests_behind_each_other_are_answered_in_order(server: RunningServer)
     body = json.dumps({**ASKED, "max_tokens": 3, "stream": True}).encode()
     head = f"POST {CHAT} HTTP/1.1\r\n{OURS}Content-Length: {len(body)}\r\n\r\n"
     last = f"GET /health HTTP/1.1\r\n{OURS}Connection: close\r\n\r\n"
-    answer = raw(server, 3 * (head.encode() + body) + last.encode())
+    answer = raw_answer(server, 3 * (head.encode() + body) + last.encode())
     streams = answer.split(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     assert len(streams) == 4 and all(part.startswith(b"HTTP/1.1 200") for part in streams)
     assert b'"status":"ok"' in streams[3] and b"data:" not in streams[3]

@@ -3,7 +3,8 @@
 Those that say nothing, or say it byte by byte, are closed (slow loris): uvicorn limits how long a
 connection may be idle between requests; this adds how long the head of a request may take. Bodies
 have a limit of their own in wire. Requests of too many connections are marked, so that they are
-refused in their protocol's words. And the pieces of a stream have a short way to the client.
+refused in their protocol's words; what is no HTTP is told so in JSON, too. And the pieces of a
+stream have a short way to the client.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.settings import Limits
 from edgellama.server.short_way import SHORT_WAY, ShortWay
+from edgellama.server.wire import JSON_TYPE, encode_json
 
 CROWDED = "edgellama.crowded"
 """The extension of a request's scope that says that there are too many connections."""
@@ -49,6 +53,21 @@ class GuardedConnection(H11Protocol):
             if _is_chunked(self.scope):
                 extensions[SHORT_WAY] = ShortWay(self.transport)
             self.scope["extensions"] = extensions
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; nothing is said behind an answer that has begun."""
+        refusal = RequestError(400, "the request is no well-formed HTTP/1.1", code="invalid_http")
+        body = encode_json(openai_error(refusal))
+        headers = [
+            ("content-type", JSON_TYPE),
+            ("content-length", str(len(body))),
+            ("connection", "close"),
+        ]
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            answer = h11.Response(status_code=400, headers=headers, reason=b"Bad Request")
+            for event in (answer, h11.Data(data=body), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event) or b"")
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""

@@ -39,6 +39,11 @@ def seconds(value: object) -> float:
     )
 
 
+def keep_alive_seconds(given: float | str | None) -> float | None:
+    """How long a model is to stay loaded; None if that is not said."""
+    return None if given is None else seconds(given)
+
+
 def _limited(number: float, value: object) -> float:
     if math.isnan(number):
         raise InvalidOptionError(f"the time is {shown(value)}; allowed: a number of seconds")

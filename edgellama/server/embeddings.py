@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgellama.generation.embedding import Embedding
-from edgellama.server.durations import seconds
+from edgellama.server.durations import keep_alive_seconds
 from edgellama.server.errors import RequestError, refused
 from edgellama.server.fields import take_own_fields
 from edgellama.server.ollama_fields import text_options
@@ -104,7 +104,7 @@ def _ollama_fields(body: dict[str, Any]) -> OllamaFields:
 async def _embed_for_ollama(
     request: Request, fields: OllamaFields, texts: Sequence[str], *, normalize: bool
 ) -> Worked[list[Embedding]]:
-    keep_alive_s = None if fields.keep_alive is None else seconds(fields.keep_alive)
+    keep_alive_s = keep_alive_seconds(fields.keep_alive)
     return await _embed(
         request,
         fields.model or fields.name,

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER_S = 2
 """What a client is told to wait where the server has too much to do."""
+MAX_CHARACTERS, BEGINNING, ENDING = 1500, 700, 700
+"""Of what a client is told, and of what is left of more: the end says what is allowed."""
 _FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:[\\/]|/|~/|\\\\)(?:[^\s'\"/\\:;,]+[\\/])+")
 """The folders of an absolute path, up to its last name."""
 
@@ -83,7 +85,7 @@ def as_request_error(error: BaseException) -> RequestError:
             if status >= 500:
                 logger.error("%s", error)
             text = error.what if isinstance(error, EdgellamaError) else "out of memory"
-            return RequestError(status, without_paths(text), code=code)
+            return RequestError(status, _shortened(without_paths(text)), code=code)
     logger.error("a request failed", exc_info=error)
     return RequestError(500, "internal error; the server's log has more", code="internal_error")
 
@@ -91,6 +93,11 @@ def as_request_error(error: BaseException) -> RequestError:
 def without_paths(text: str) -> str:
     """``text`` with the last name alone of every absolute path."""
     return _FOLDERS.sub("", text)
+
+
+def _shortened(text: str) -> str:
+    """A text whose middle is left out where it repeats what a client has sent in masses."""
+    return text if len(text) <= MAX_CHARACTERS else f"{text[:BEGINNING]} ... {text[-ENDING:]}"
 
 
 def openai_error(error: RequestError) -> dict[str, Any]:

@@ -60,6 +60,9 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
 """Values that ask for nothing, so that they need no support."""
 _MEANS_NOTHING: Mapping[str, object] = {"seed": -1, "max_tokens": -1, "stop": []}
 """What clients of llama.cpp send for "not given"."""
+MAX_WHOLE = 2**53
+"""Up to here a float says a whole number exactly."""
+_TOKEN_ID = re.compile(r"[0-9]{1,18}")
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
 
 
@@ -71,6 +74,7 @@ def take_fields(
     own: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for name, value in body.items():
+        value = as_number(value)
         if value is None or name in ignored or value == _MEANS_NOTHING.get(name, NotImplemented):
             continue
         if name in known:
@@ -109,11 +113,17 @@ def convert(value: object, kind: type[Fields]) -> Fields:
         raise refused(param, f"{where}{what}") from None
 
 
+def as_number(value: object) -> object:
+    """3.0 as 3: some languages have no other numbers."""
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < MAX_WHOLE
+    return int(value) if is_whole else value  # type: ignore[call-overload]
+
+
 def _bias(value: object) -> object:
     """Biases of tokens, whose ids are texts in JSON."""
     if not isinstance(value, dict):
         return value
-    return {int(key) if key.isdecimal() else key: amount for key, amount in value.items()}
+    return {int(key) if _TOKEN_ID.fullmatch(key) else key: each for key, each in value.items()}
 
 
 def is_neutral(name: str, value: object) -> bool:

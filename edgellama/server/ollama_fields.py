@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 
 from edgellama.server.constraints import ollama_format
-from edgellama.server.durations import seconds
 from edgellama.server.errors import RequestError
-from edgellama.server.fields import TEXT_FIELDS, is_neutral, take_fields
+from edgellama.server.fields import TEXT_FIELDS, as_number, is_neutral, take_fields
 from edgellama.server.log_probabilities import wanted_logprobs
 
 LOAD_OPTIONS = frozenset(
@@ -77,7 +76,7 @@ def text_options(given: Mapping[str, Any]) -> dict[str, Any]:
         if value is None or name in LOAD_OPTIONS:
             continue
         if ours in TEXT_FIELDS:
-            options[ours] = value
+            options[ours] = as_number(value)
         elif name not in WITHOUT_USE and not is_neutral(name, value):
             allowed = sorted((TEXT_FIELDS - {"max_tokens"}) | LOAD_OPTIONS | {"num_predict"})
             raise RequestError(
@@ -90,11 +89,6 @@ def text_options(given: Mapping[str, Any]) -> dict[str, Any]:
     if is_random:
         del options["seed"]
     return options
-
-
-def keep_alive_seconds(fields: CommonFields) -> float | None:
-    """How long the model is to stay loaded; None if that is not said."""
-    return None if fields.keep_alive is None else seconds(fields.keep_alive)
 
 
 def model_name(fields: CommonFields) -> str:

@@ -14,6 +14,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgellama.generation.text_request import text_request
 from edgellama.models import library, made
 from edgellama.models.made import Preset
 from edgellama.models.names import can_pull
@@ -185,7 +186,7 @@ def _new_name(state: ServerState, text: str) -> str:
 
 def _preset(fields: CreateFields, base: ServedModel) -> Preset:
     """What the new model's chats begin with: what is said, else what the other's do."""
-    text_options(fields.parameters)
+    text_request((0,), text_options(fields.parameters))
     if fields.messages:
         ordered_messages(fields.messages)
     _check_template(fields.template)

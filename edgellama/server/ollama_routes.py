@@ -14,13 +14,13 @@ from starlette.responses import PlainTextResponse, Response
 from edgellama.server.answers import OpenText, Wish
 from edgellama.server.catalogue import ServedModel
 from edgellama.server.chat_messages import ordered_messages
+from edgellama.server.durations import keep_alive_seconds
 from edgellama.server.errors import RequestError
 from edgellama.server.log_probabilities import chat_logprobs
 from edgellama.server.ollama_fields import (
     ChatFields,
     CommonFields,
     GenerateFields,
-    keep_alive_seconds,
     model_name,
     take_ollama_fields,
 )
@@ -141,7 +141,7 @@ async def _answer(
 ) -> Response:
     state = state_of(request)
     name = model_name(fields) or state.catalogue.find(None).name
-    keep_alive_s = keep_alive_seconds(fields)
+    keep_alive_s = keep_alive_seconds(fields.keep_alive)
     answer = state.answer(
         Wish(model_name(fields), start, keep_alive_s=keep_alive_s, is_stream=fields.stream)
     )
@@ -158,7 +158,7 @@ async def _answer(
 
 async def _load_or_unload(state: ServerState, fields: CommonFields, wrap: Wrap) -> Response:
     """What a request without a prompt is for."""
-    name, keep_alive_s = model_name(fields), keep_alive_seconds(fields)
+    name, keep_alive_s = model_name(fields), keep_alive_seconds(fields.keep_alive)
     if keep_alive_s == 0:
         await state.shelf.unload(name)
         return ndjson_response([without_text(name, wrap(""), "unload")])

@@ -14,6 +14,7 @@ from edgellama.quant.errors import InvalidOptionError
 from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.chat_messages import ordered_messages
 from edgellama.server.constraints import openai_format
+from edgellama.server.durations import keep_alive_seconds
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.fields import take_fields
 from edgellama.server.log_probabilities import chat_logprobs, wanted_logprobs
@@ -90,7 +91,9 @@ class ChatRequest:
         """What is to be made."""
         fields = self.fields
         start = open_chat(self.messages, self.options, template=self.template)
-        return Wish(fields.model, start, fields.n, is_stream=fields.stream)
+        return Wish(
+            fields.model, start, fields.n, keep_alive_seconds(fields.keep_alive), fields.stream
+        )
 
 
 class ChatStream(StreamWriter):

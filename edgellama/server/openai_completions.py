@@ -11,6 +11,7 @@ import msgspec
 
 from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.constraints import openai_format
+from edgellama.server.durations import keep_alive_seconds
 from edgellama.server.errors import openai_error, refused
 from edgellama.server.fields import take_fields
 from edgellama.server.log_probabilities import alternatives, completion_logprobs
@@ -51,6 +52,7 @@ class CompletionFields(msgspec.Struct):
     suffix: str | None = None
     logprobs: int | None = None
     response_format: dict[str, Any] | None = None
+    keep_alive: float | str | None = None
 
 
 class CompletionRequest:
@@ -101,7 +103,13 @@ class CompletionRequest:
             return stream
 
         fields = self.fields
-        return Wish(fields.model, start, self.num_texts, is_stream=fields.stream)
+        return Wish(
+            fields.model,
+            start,
+            self.num_texts,
+            keep_alive_seconds(fields.keep_alive),
+            fields.stream,
+        )
 
 
 def prompts_of(given: str | Sequence[str | int | list[int]]) -> list[Prompt]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import re
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from edgellama.server.connections import CROWDED
 from edgellama.server.errors import RequestError, error_shape, too_busy
@@ -27,6 +27,9 @@ LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 ALLOWED_METHODS = "GET, POST, DELETE, HEAD, OPTIONS"
 PREFLIGHT_SECONDS = "600"
+HTTP_VERSIONS = ("1.0", "1.1")
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.IGNORECASE)
+"""A name or an address, and perhaps a port; nothing that two programs could read otherwise."""
 
 
 class Guard:
@@ -64,6 +67,7 @@ class Guard:
         try:
             if (scope.get("extensions") or {}).get(CROWDED):
                 raise too_busy("too many connections", "too_many_connections", 503)
+            _check_form(scope)
             _check_length(headers)
             self._check_host(headers)
             cors = self._cors_headers(headers, scope.get("scheme", "http"))
@@ -130,6 +134,24 @@ class Guard:
             )
 
 
+def _check_form(scope: Scope) -> None:
+    """Refuse other versions of HTTP, and targets that name a server: those are for proxies."""
+    version = scope.get("http_version", "1.1")
+    if version not in HTTP_VERSIONS:
+        allowed = ", ".join(HTTP_VERSIONS)
+        raise RequestError(
+            505, f"the version of HTTP is {version[:10]!a}; allowed: {allowed}", code="http_version"
+        )
+    target = scope.get("raw_path") or scope["path"].encode()
+    if not target.startswith(b"/") and (target, scope["method"]) != (b"*", "OPTIONS"):
+        raise RequestError(
+            400,
+            f"the target is {target[:100].decode('latin-1')!a}; allowed: a path such as /v1/models"
+            " (is this server set as a proxy?)",
+            code="invalid_target",
+        )
+
+
 def _check_length(headers: dict[str, str]) -> None:
     """Refuse a body with two lengths, of which a proxy may have believed the other."""
     if "content-length" in headers and "transfer-encoding" in headers:
@@ -146,10 +168,8 @@ def _headers(scope: Any) -> dict[str, str]:
 
 def _host_name(text: str) -> str:
     """The name in a Host header, without its port and the brackets of an IPv6 address."""
-    try:
-        return (urlsplit(f"//{text}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    found = _HOST.fullmatch(text)
+    return "" if found is None else (found[1] or found[2]).lower().rstrip(".")
 
 
 def _is_address(name: str) -> bool:
