@@ -142,8 +142,9 @@ class ModelShelf:
             entry.timer = loop.call_later(entry.keep_alive_s, self._let_go, entry)
 
     def _let_go(self, entry: LoadedModel) -> None:
-        if not entry.num_uses and self.loaded.get(entry.model.name) is entry:
-            task = asyncio.get_running_loop().create_task(self._unload(entry))
+        # Off the shelf at once: whoever comes before it is closed must not find it.
+        if not entry.num_uses and self._take_off(entry):
+            task = asyncio.get_running_loop().create_task(self._close(entry))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
 
@@ -153,10 +154,18 @@ class ModelShelf:
             entry.timer = None
 
     async def _unload(self, entry: LoadedModel) -> None:
+        if self._take_off(entry):
+            await self._close(entry)
+
+    def _take_off(self, entry: LoadedModel) -> bool:
+        """Let nobody find it any more; False if somebody has done so already."""
         self._stop_timer(entry)
         if self.loaded.get(entry.model.name) is not entry:
-            return
+            return False
         del self.loaded[entry.model.name]
+        return True
+
+    async def _close(self, entry: LoadedModel) -> None:
         logger.info("unloading %s", entry.model.name)
         await asyncio.to_thread(entry.llama.close)
         self._freed.set()
