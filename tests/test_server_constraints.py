@@ -39,6 +39,8 @@ def is_number(text: str) -> bool:
 def test_a_schema_holds_in_every_protocol(client: httpx.Client) -> None:
     """Chats, completions, responses, Ollama and Anthropic: each by its own field."""
     assert is_number(openai(client, response_format=NAMED))
+    beside = {"type": "json_object", "schema": SCHEMA}
+    assert is_number(openai(client, response_format=beside))
     limits = {"seed": 1, "max_tokens": 60}
     plain = client.post("/v1/completions", json={"prompt": "A", "response_format": NAMED, **limits})
     assert is_number(plain.json()["choices"][0]["text"])

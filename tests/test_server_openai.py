@@ -146,6 +146,7 @@ def test_values_that_ask_for_nothing_are_taken(client: httpx.Client) -> None:
     """What clients send by default needs no support."""
     neutral = {"user": "u", "n": 1, "frequency_penalty": 0, "tools": [], "logprobs": False}
     neutral |= {"seed": -1, "max_tokens": -1, "max_completion_tokens": 2}
+    neutral |= {"reasoning": {"effort": None, "summary": "auto"}}
     neutral |= {"response_format": {"type": "text"}, "top_p": None, "stop": None}
     assert client.post(CHAT, json=ask(**neutral)).status_code == 200
 
@@ -250,10 +251,14 @@ def test_who_leaves_ends_its_own_text_alone(server: RunningServer, client: httpx
 
 @pytest.mark.parametrize(
     ("path", "meant"),
-    [("/chat/completions", CHAT), ("/v1/chat/completion", CHAT), ("/v1/v1/models", "/v1/models")],
+    [
+        ("/chat/completion", CHAT[3:]),
+        ("/v1/chat/completion", CHAT),
+        ("/v1/v1/models", "/v1/models"),
+    ],
 )
 def test_a_path_that_is_nearly_right_is_told(client: httpx.Client, path: str, meant: str) -> None:
-    """A base URL without /v1, or with it twice, is the commonest slip."""
+    """A slip, or a base URL with /v1 twice."""
     answer = client.post(path, json=ask())
     assert answer.status_code == 404
     assert f"did you mean {meant}?" in answer.json()["error"]["message"]

@@ -56,6 +56,19 @@ def check_arguments(arguments: Any) -> None:
     assert arguments["city"] in ("Rome", "Oslo") and arguments["days"] <= 9
 
 
+def test_one_of_the_allowed_tools_is_called(client: httpx.Client) -> None:
+    """The others are not; a name that no tool has is refused with those that there are."""
+    other = {"type": "function", "function": {"name": "other", "parameters": PARAMETERS}}
+    choice: dict[str, Any] = {"type": "allowed_tools", "mode": "required", "tools": [CHOICE]}
+    for form in (choice, {"type": "allowed_tools", "allowed_tools": choice}):
+        asked = ask(tools=[other, TOOL], tool_choice=form, parallel_tool_calls=False)
+        message = client.post(CHAT, json=asked).json()["choices"][0]["message"]
+        assert [call["function"]["name"] for call in message["tool_calls"]] == ["weather"]
+    for tools in ([], [{"name": "none"}], "weather", [None]):
+        refused = client.post(CHAT, json=ask(tool_choice={**choice, "tools": tools}))
+        assert refused.status_code == 400 and "weather" in refused.json()["error"]["message"]
+
+
 def test_a_call_in_openais_form(client: httpx.Client) -> None:
     """Arguments are JSON text, the reason is tool_calls, the content null."""
     choice = client.post(CHAT, json=ask()).json()["choices"][0]

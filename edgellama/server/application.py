@@ -18,6 +18,7 @@ from starlette.routing import Route
 from edgellama.server import (
     anthropic_routes,
     embeddings,
+    llama_cpp_routes,
     moderations,
     ollama_manage,
     ollama_routes,
@@ -60,6 +61,7 @@ def make_application(settings: ServerSettings) -> ASGIApp:
         ollama_routes.ROUTES,
         ollama_manage.ROUTES,
         anthropic_routes.ROUTES,
+        llama_cpp_routes.ROUTES,
         plain_routes.ROUTES,
     ]
     if settings.with_page:

@@ -24,7 +24,9 @@ def openai_format(given: Mapping[str, Any] | None, param: str) -> dict[str, Any]
     if kind == "text":
         return {}
     if kind == "json_object":
-        return {"json": True}
+        # Other servers take a schema beside this type.
+        schema = given.get("schema")
+        return {"json": True} if schema is None else {"schema": _schema(schema, f"{param}.schema")}
     if kind == "json_schema":
         inner = given.get("json_schema", given)
         schema = inner.get("schema") if isinstance(inner, dict) else None

@@ -170,6 +170,7 @@ def _written(embedding: Embedding, as_text: bool) -> str | list[float]:
 
 ROUTES: Routes = (
     ("/v1/embeddings", ("POST",), openai_embeddings),
+    ("/embeddings", ("POST",), openai_embeddings),
     ("/api/embed", ("POST",), ollama_embed),
     ("/api/embeddings", ("POST",), ollama_embeddings),
 )

@@ -32,6 +32,8 @@ WITHOUT_INFLUENCE = frozenset(
     }
 )
 """Fields of OpenAI's protocol that say something about the caller, not about the text."""
+_NO_EFFORT, _ANY = (None, "none"), (None, "auto", "concise", "detailed")
+"""A summary of no reasoning is nothing, whatever its kind."""
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -47,7 +49,10 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "images": ([],),
     "think": (False, "none"),
     "thinking": ({"type": "disabled"},),
-    "reasoning": ({}, {"effort": None}, {"effort": "none"}),
+    "reasoning": (
+        *({}, {"effort": None}, {"effort": "none"}, {"summary": "auto"}),
+        *({"effort": effort, "summary": summary} for effort in _NO_EFFORT for summary in _ANY),
+    ),
     "truncation": ("disabled",),
     "background": (False,),
     "mcp_servers": ([],),

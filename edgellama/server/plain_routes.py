@@ -1,28 +1,21 @@
-"""Endpoints of no protocol but llama.cpp's habits: tokens, gaps in code, health and figures."""
+"""Endpoints of no protocol: tokens, health and figures."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes, peak_memory_bytes
-from edgellama.server.answers import Ended, Event, Piece, Wish
-from edgellama.server.errors import RequestError, openai_error
-from edgellama.server.fields import take_fields, take_own_fields
-from edgellama.server.openai_common import finish_reason, hold_limits
-from edgellama.server.presets import preset_options
-from edgellama.server.routing import Routes, read_for_model, read_request, state_of
-from edgellama.server.streaming import StreamWriter, respond
-from edgellama.server.text_openers import open_prompt
-from edgellama.server.wire import json_response, sse
+from edgellama.server.errors import RequestError
+from edgellama.server.fields import take_own_fields
+from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.wire import json_response
 
 if TYPE_CHECKING:
-    from edgellama.generation.results import Generation
     from edgellama.server.state import ServerState
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -43,17 +36,6 @@ class DetokenizeFields(msgspec.Struct):
 
     tokens: list[int]
     model: str = ""
-
-
-class InfillFields(msgspec.Struct):
-    """``/infill``: ``prompt`` stands behind the prefix, as llama.cpp's clients have it."""
-
-    input_prefix: str = ""
-    input_suffix: str = ""
-    prompt: str = ""
-    model: str = ""
-    stream: bool = False
-    n_predict: int | None = None
 
 
 async def health(request: Request) -> Response:
@@ -126,56 +108,6 @@ async def detokenize(request: Request) -> Response:
         )
 
 
-async def infill(request: Request) -> Response:
-    """What stands in a gap."""
-    state = state_of(request)
-    body, preset = await read_for_model(request)
-    fields, options = take_fields(body, InfillFields)
-    options = preset_options(preset, options)
-    if fields.n_predict is not None and fields.n_predict >= 0:
-        options["max_tokens"] = fields.n_predict
-    hold_limits(options, state.settings.limits)
-    options["suffix"] = fields.input_suffix
-    start = open_prompt(fields.input_prefix + fields.prompt, options)
-    answer = state.answer(Wish(fields.model, start, is_stream=fields.stream))
-    return await respond(request, answer, InfillStream, _infilled)
-
-
-class InfillStream(StreamWriter):
-    """Pieces of what stands in a gap."""
-
-    error_shape = staticmethod(openai_error)
-
-    def event(self, event: Event) -> bytes:
-        """A piece, or the end with its counts."""
-        if isinstance(event, Piece):
-            return sse({"content": event.chunk.text, "stop": False}) if event.chunk.text else b""
-        if isinstance(event, Ended):
-            return sse({"content": "", **_infill_end(event.result)})
-        return b""
-
-
-def _infilled(results: Sequence[Generation]) -> dict[str, Any]:
-    return {"content": results[0].text, **_infill_end(results[0])}
-
-
-def _infill_end(result: Generation) -> dict[str, Any]:
-    figures = result.statistics
-    return {
-        "stop": True,
-        "stop_type": "limit" if finish_reason(result) == "length" else "eos",
-        "tokens_predicted": len(result.tokens),
-        "tokens_evaluated": result.prompt_tokens,
-        "timings": {
-            "prompt_n": figures.prefilled_tokens,
-            "prompt_ms": 1e3 * figures.prefill_s,
-            "predicted_n": len(result.tokens),
-            "predicted_ms": 1e3 * figures.decode_s,
-            "predicted_per_second": figures.decode_tokens_per_second,
-        },
-    }
-
-
 def _queue(state: ServerState) -> dict[str, int]:
     return {"running": state.queue.num_running, "waiting": state.queue.num_waiting}
 
@@ -192,9 +124,9 @@ def _card_bytes(state: ServerState) -> int:
 
 ROUTES: Routes = (
     ("/health", ("GET",), health),
+    ("/v1/health", ("GET",), health),
     ("/metrics", ("GET",), metrics),
     ("/stats", ("GET",), stats),
     ("/tokenize", ("POST",), tokenize),
     ("/detokenize", ("POST",), detokenize),
-    ("/infill", ("POST",), infill),
 )

@@ -29,6 +29,8 @@ def openai_tools(
         if choice not in (None, "none", "auto"):
             raise refused("tool_choice", "tool_choice is given; allowed: with tools alone")
         return {}
+    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
+        tools, choice = _allowed(choice, tools)
     options: dict[str, Any] = {"tools": list(tools)}
     if choice is not None:
         options["tool_choice"] = _chosen(choice, tools)
@@ -66,15 +68,35 @@ def anthropic_tools(
 _ANTHROPIC_KEYS = ("name", "description", "input_schema")
 
 
+def _allowed(
+    choice: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]
+) -> tuple[Sequence[Mapping[str, Any]], object]:
+    """``allowed_tools``: those of the tools that may be called, and whether one must be."""
+    inner = choice.get("allowed_tools", choice)
+    given = inner.get("tools") if isinstance(inner, Mapping) else None
+    names = {_name(each) for each in given} if isinstance(given, list) else set()
+    known = {_name(tool) for tool in tools}
+    if not names or not names <= known:
+        allowed = ", ".join(sorted(str(name) for name in known))
+        raise refused("tool_choice", f"tool_choice.allowed_tools.tools; allowed: some of {allowed}")
+    return [tool for tool in tools if _name(tool) in names], inner.get("mode", "auto")
+
+
+def _name(tool: object) -> object:
+    """The name of a tool, whose function stands in it or is it."""
+    inner = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    name = inner.get("name") if isinstance(inner, Mapping) else None
+    return name if isinstance(name, str) else None
+
+
 def _chosen(choice: object, tools: Sequence[Mapping[str, Any]]) -> str:
     """A choice as the library takes it: a word, or the name of one of the tools."""
     if isinstance(choice, str) and choice in CHOICES:
         return choice
     if isinstance(choice, Mapping) and choice.get("type") == "function":
         inner = choice.get("function", choice)
-        name = inner.get("name") if isinstance(inner, Mapping) else None
-        inners = [tool.get("function", tool) for tool in tools]
-        if any(isinstance(each, Mapping) and each.get("name") == name for each in inners):
+        name = _name(inner)
+        if name is not None and any(_name(tool) == name for tool in tools):
             return str(name)
     allowed = ", ".join(CHOICES)
     raise refused(
