@@ -32,7 +32,7 @@ from edgellama.engine.page_pool import PagePool
 from edgellama.engine.program import Op
 from edgellama.engine.scheduler import Scheduler
 from edgellama.engine.segments import ROWS, Wanted
-from edgellama.engine.step import FloatRows
+from edgellama.engine.step_rows import FloatRows
 from edgellama.engine.step_runs import StepRuns
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer

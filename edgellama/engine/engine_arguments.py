@@ -13,7 +13,7 @@ from edgellama.quant.errors import ContextLengthError, InvalidOptionError
 
 if TYPE_CHECKING:
     from edgellama.engine.segments import Wanted
-    from edgellama.engine.step import FloatRows
+    from edgellama.engine.step_rows import FloatRows
     from edgellama.engine.text_cache import TextCache
     from edgellama.quant.model_config import ModelConfig
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from edgellama.engine.adapted_rows import (
     AdaptedGroup,
@@ -26,14 +25,16 @@ from edgellama.engine.adapted_rows import (
 from edgellama.engine.adapter_ops import AdapterOps
 from edgellama.engine.attention_ops import AttentionOps, LayerAttention
 from edgellama.engine.buffers import Rows, StepBuffers, attention_tokens, card_bytes
-from edgellama.engine.hooks import Call, Hook, StepRows
+from edgellama.engine.hooked_parts import HookedParts, RunOps
+from edgellama.engine.hooks import Call, Hook
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.llama_program import LlamaProgram
 from edgellama.engine.matrix_kernels import RECORD_TILES
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Op
 from edgellama.engine.rope import RopeTable
-from edgellama.engine.segments import ALIKE, ROWS, Segment, SegmentTable
+from edgellama.engine.segments import ALIKE, Segment, SegmentTable
+from edgellama.engine.step_rows import FloatRows, residual_rows, shares_of, wanted_rows
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.step_values import Attending, Batch, StepKind
 from edgellama.engine.weights import ModelWeights
@@ -50,13 +51,8 @@ if TYPE_CHECKING:
 WIDEST_LANES = 16
 LOGIT_ROWS = 64
 """Tokens whose logits are computed together."""
-MAX_WRITTEN = 64
-"""Programs that are kept where hooks cut them into parts."""
 BODY, HEAD = "body", "head"
 """Whose ranges of rows a bound value is of."""
-FloatRows: TypeAlias = npt.NDArray[np.float32]
-RunOps: TypeAlias = Callable[[tuple[object, ...], Callable[[], list[Op]], "dict[str, int]"], bool]
-"""Runs ops, which are asked for once for each key, with values bound; False: cancelled."""
 
 
 class StepRunner:
@@ -87,7 +83,7 @@ class StepRunner:
         )  # fmt: skip
         self._logits = b.logits(config.vocab_size, LOGIT_ROWS)
         self._strides = b.strides | {self._logits.stride}
-        self._parts: dict[tuple[object, ...], list[list[Op] | Call]] = {}
+        self._parts = HookedParts()
         self.card: CardStep | None = None
 
     def kind_of(self, num_tokens: int, is_prompt: bool, is_alike: bool = False) -> StepKind:
@@ -221,13 +217,13 @@ class StepRunner:
         numbers = self._table.fill(
             segments, attention_tokens(self._config, kind.attending), kind.attending == "direct"
         )
-        rows = _wanted_rows(segments)
+        rows = wanted_rows(segments)
         values = {"num_tokens": num_tokens, **numbers}
         if not isinstance(pages, PageLayout):
             values |= self._card.begin(segments)
         values |= bound_values(ranges, BODY, self._strides)
         adapted = groups_of(ranges, self._batch_of, num_tokens) if ranges else ()
-        body = partial(self._body, kind, pages, adapted)
+        body, run = partial(self._body, kind, pages, adapted), self._run
         if 0 < len(rows) <= LOGIT_ROWS and rows[-1] - rows[0] == len(rows) - 1:
             batch = self._batch_of(len(rows), is_alike)
             values |= {"num_outputs": len(rows), "first_row": self._residual_row(rows[0])}
@@ -235,47 +231,20 @@ class StepRunner:
             values |= bound_values(outputs, HEAD, self._strides)
             head = partial(self._head, batch, groups_of(outputs, self._batch_of, len(rows)))
             key = ("step", kind, pages, batch, adapted, head.args)
-            if not self._run(key, lambda: body() + head(), values, segments, rows, run_ops):
+            if not run(key, lambda: body() + head(), values, segments, rows, run_ops):
                 return None
             logits = self._logits.array[: len(rows), : self._config.vocab_size]
-            return self._shares(segments, logits, self._residual_rows(segments))
+            return shares_of(segments, logits, residual_rows(segments, self._residual))
         body_key = ("body", kind, pages, adapted)
-        if not self._run(body_key, body, values, segments, rows, run_ops):
+        if not run(body_key, body, values, segments, rows, run_ops):
             return None
-        residual = self._residual_rows(segments)
+        residual = residual_rows(segments, self._residual)
         parts = list(self._heads(segments, rows, ranges, run_ops))
         if any(part is None for part in parts):
             return None
         empty = np.empty((0, self._config.vocab_size), np.float32)
         logits = np.concatenate([empty, *(part for part in parts if part is not None)])
-        return self._shares(segments, logits, residual)
-
-    def _run(
-        self,
-        key: tuple[object, ...],
-        write: Callable[[], list[Op | Call]],
-        values: dict[str, int],
-        segments: Sequence[Segment],
-        logit_rows: Sequence[int],
-        run_ops: RunOps,
-    ) -> bool:
-        """Run ops, and call what hooks want called between them; False: cancelled."""
-        if not self._writer.hooks:
-            return run_ops(key, lambda: [op for op in write() if isinstance(op, Op)], values)
-        parts = self._parts.get(key)
-        if parts is None:
-            if len(self._parts) >= MAX_WRITTEN:
-                self._parts.clear()
-            parts = self._parts[key] = _split_at_calls(write())
-        all_rows = _rows_of(segments)
-        for number, part in enumerate(parts):
-            if isinstance(part, Call):
-                chosen = logit_rows if part.is_of_logits else range(len(all_rows.tokens))
-                count, width = len(chosen), part.rows.width
-                part.function(part.rows.array[:count, :width], all_rows.of(chosen))
-            elif not run_ops((self._writer.hooks, key, number), partial(list, part), values):
-                return False
-        return True
+        return shares_of(segments, logits, residual)
 
     def _heads(
         self,
@@ -285,7 +254,7 @@ class StepRunner:
         run_ops: RunOps,
     ) -> Iterator[FloatRows | None]:
         """Logits of rows of the step that has just run, LOGIT_ROWS at a time."""
-        residual = self.buffers.residual.array
+        residual, run = self.buffers.residual.array, self._run
         # Rows only ever move towards the front, so that none is overwritten before it is read.
         residual[: len(rows)] = residual[list(rows)]
         for first in range(0, len(rows), LOGIT_ROWS):
@@ -295,7 +264,7 @@ class StepRunner:
             outputs = ranges_among(ranges, chosen, OUTPUT)
             values |= bound_values(outputs, HEAD, self._strides)
             head = partial(self._head, batch, groups_of(outputs, self._batch_of, len(chosen)))
-            if not self._run(("head", head.args), head, values, segments, chosen, run_ops):
+            if not run(("head", head.args), head, values, segments, chosen, run_ops):
                 yield None
                 return
             yield self._logits.array[: len(chosen), : self._config.vocab_size].copy()
@@ -310,34 +279,15 @@ class StepRunner:
         adapters = replace(self._writer.adapters, groups=groups, prefix=HEAD)
         return replace(self._writer, adapters=adapters).head(batch, self._logits)
 
-    def _residual_rows(self, segments: Sequence[Segment]) -> list[FloatRows]:
-        """Copies of the residual stream's rows of the segments that want them, in order."""
-        array, width, start = self.buffers.residual.array, self._config.embedding_length, 0
-        found = []
-        for segment in segments:
-            end = start + segment.num_tokens
-            if segment.wanted in ROWS:
-                found.append(array[start:end, :width].copy())
-            start = end
-        return found
+    @property
+    def _run(self) -> Callable[..., bool]:
+        """Runs ops, and calls hooks between them: see ``HookedParts.run``."""
+        return partial(self._parts.run, self._writer.hooks)
 
-    def _shares(
-        self,
-        segments: Sequence[Segment],
-        logits: FloatRows,
-        residual: Sequence[FloatRows],
-    ) -> list[FloatRows]:
-        """Each segment's own rows, as arrays that stay."""
-        shares: list[FloatRows] = []
-        start, others = 0, iter(residual)
-        for segment in segments:
-            if segment.wanted in ROWS:
-                shares.append(next(others))
-                continue
-            end = start + segment.num_logits
-            shares.append(logits[start:end].copy())
-            start = end
-        return shares
+    @property
+    def _residual(self) -> FloatRows:
+        """The residual stream's rows."""
+        return self.buffers.residual.array[:, : self._config.embedding_length]
 
     def _fill(self, segments: Sequence[Segment]) -> int:
         """Token ids and positions of all segments; how many tokens they have."""
@@ -388,43 +338,3 @@ class StepRunner:
         """Address of what the last body left of a token of its step."""
         residual: Rows = self.buffers.residual
         return residual.address + row * residual.stride
-
-
-def _wanted_rows(segments: Sequence[Segment]) -> list[int]:
-    """Rows of a step whose logits are wanted."""
-    rows: list[int] = []
-    start = 0
-    for segment in segments:
-        end = start + segment.num_tokens
-        rows += range(end - segment.num_logits, end)
-        start = end
-    return rows
-
-
-def _split_at_calls(steps: Sequence[Op | Call]) -> list[list[Op] | Call]:
-    """Runs of ops, each of which ends with a barrier, and the calls between them."""
-    parts: list[list[Op] | Call] = []
-    ops: list[Op] = []
-    for step in (*steps, None):
-        if isinstance(step, Op):
-            ops.append(step)
-            continue
-        if ops:
-            parts.append([*ops[:-1], replace(ops[-1], barrier=True)])
-        ops = []
-        if step is not None:
-            parts.append(step)
-    return parts
-
-
-def _rows_of(segments: Sequence[Segment]) -> StepRows:
-    """Which tokens the rows of a step belong to."""
-    counts = [segment.num_tokens for segment in segments]
-    positions = [
-        np.arange(segment.position, segment.position + segment.num_tokens) for segment in segments
-    ]
-    return StepRows(
-        tokens=np.concatenate([segment.tokens for segment in segments]),
-        positions=np.concatenate(positions),
-        sequences=np.repeat(np.arange(len(segments)), counts),
-    )

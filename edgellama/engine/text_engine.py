@@ -17,7 +17,7 @@ from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine_arguments import check_wanted, checked_tokens
 from edgellama.engine.segments import ROWS, Wanted
-from edgellama.engine.step import FloatRows
+from edgellama.engine.step_rows import FloatRows
 from edgellama.engine.text_cache import TextCache
 from edgellama.engine.work import Kept, Work
 from edgellama.quant.errors import EdgellamaError

@@ -21,12 +21,13 @@ from edgellama.cuda.ptx_text import card_source_hash
 from edgellama.engine.card.device import CardDevice
 from edgellama.engine.card.layout import CardLayout
 from edgellama.engine.card.pages import CardPages
+from edgellama.engine.hooked_parts import RunOps
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import Page, PagePool
 from edgellama.engine.segments import Segment
-from edgellama.engine.step import RunOps, StepRunner
+from edgellama.engine.step import StepRunner
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.kernels_cpu.machine.user_cache import folder_to_fill
 from edgellama.quant.digests import blake2b

@@ -1,0 +1,68 @@
+"""The rows of a step: which tokens they are, which are wanted, and whose they are.
+
+Rows are counted through all segments of a step in order. How they are computed is ``step``'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.engine.hooks import StepRows
+from edgellama.engine.segments import ROWS, Segment
+
+FloatRows: TypeAlias = npt.NDArray[np.float32]
+
+
+def rows_of(segments: Sequence[Segment]) -> StepRows:
+    """Which tokens the rows of a step belong to."""
+    counts = [segment.num_tokens for segment in segments]
+    positions = [
+        np.arange(segment.position, segment.position + segment.num_tokens) for segment in segments
+    ]
+    return StepRows(
+        tokens=np.concatenate([segment.tokens for segment in segments]),
+        positions=np.concatenate(positions),
+        sequences=np.repeat(np.arange(len(segments)), counts),
+    )
+
+
+def wanted_rows(segments: Sequence[Segment]) -> list[int]:
+    """Rows of a step whose logits are wanted."""
+    rows: list[int] = []
+    start = 0
+    for segment in segments:
+        end = start + segment.num_tokens
+        rows += range(end - segment.num_logits, end)
+        start = end
+    return rows
+
+
+def residual_rows(segments: Sequence[Segment], residual: FloatRows) -> list[FloatRows]:
+    """Copies of the residual stream's rows of the segments that want them, in order."""
+    found, start = [], 0
+    for segment in segments:
+        end = start + segment.num_tokens
+        if segment.wanted in ROWS:
+            found.append(residual[start:end].copy())
+        start = end
+    return found
+
+
+def shares_of(
+    segments: Sequence[Segment], logits: FloatRows, residual: Sequence[FloatRows]
+) -> list[FloatRows]:
+    """Each segment's own rows, as arrays that stay."""
+    shares: list[FloatRows] = []
+    start, others = 0, iter(residual)
+    for segment in segments:
+        if segment.wanted in ROWS:
+            shares.append(next(others))
+            continue
+        end = start + segment.num_logits
+        shares.append(logits[start:end].copy())
+        start = end
+    return shares
