@@ -204,7 +204,7 @@ class CacheRunner:
         ]
         self.cache.window = self.window
         with split_into(split_keys or ALL_KEYS):
-            numbers = table.fill(segments, tokens_per_task, is_split=True)
+            numbers = table.fill(segments, "direct", {"direct": tokens_per_task})
         arguments = {
             "head_size": self.head_size, "num_heads": self.heads, "num_kv_heads": self.kv_heads,
             "key_offset": layout.key_offset(0), "value_offset": layout.value_offset(0),

@@ -112,7 +112,7 @@ def test_prompt_in_pieces(tmp_path: Path) -> None:
         rows = []
         with Engine(file, kv_type="f32", exact=True) as engine:
             for step_tokens in (engine.step_tokens, 256):
-                engine.scheduler._step_tokens = step_tokens
+                engine.scheduler.planner.step_tokens = step_tokens
                 rows.append(engine.forward(tokens, engine.new_cache(1500), logits="all"))
     np.testing.assert_array_equal(*rows)
 

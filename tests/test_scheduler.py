@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,11 @@ import numpy as np
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine import scheduler
+from edgellama.engine import scheduler, step_planner
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
-from edgellama.engine.scheduler import SHARED_PROMPT_TOKENS
 from edgellama.engine.segments import MAX_TOKEN_SPLITS, Segment, num_token_splits
+from edgellama.engine.step_planner import SHARED_PROMPT_TOKENS
 from edgellama.engine.work import Work
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled, InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
@@ -69,7 +71,7 @@ def test_parts_of_keys_have_room(engine: Engine, monkeypatch: pytest.MonkeyPatch
     """Steps of an exact prompt have no more parts of keys than there is room for."""
     expected, num_splits = engine.forward(prompt(1400), engine.new_cache()), list[int]()
     recorder, most = Recorder(engine), 4 * 128
-    monkeypatch.setattr(scheduler, "MAX_TOKEN_SPLITS", most)
+    monkeypatch.setattr(step_planner, "MAX_TOKEN_SPLITS", most)
     recorder.pause = lambda segments: num_splits.append(sum(map(num_token_splits, segments)))
     np.testing.assert_array_equal(engine.forward(prompt(1400), engine.new_cache()), expected)
     assert max(num_splits) == most
@@ -124,14 +126,77 @@ def test_a_text_without_a_pause_lets_a_prompt_through(engine: Engine) -> None:
     np.testing.assert_array_equal(logits, engine.forward(prompt(2048), engine.new_cache()))
 
 
+def run_all(engine: Engine, works: Sequence[Work]) -> None:
+    """Run works of one caller to their ends."""
+    caller = scheduler.Caller()
+    while left := [work for work in works if not work.is_over]:
+        engine.scheduler.run_any(left, caller)
+
+
 def test_those_who_wait_share_a_step(engine: Engine) -> None:
-    """Works of one call run together, long and short apart, in as few steps as possible."""
+    """Works of one call run together, long beside short, in as few steps as possible."""
     recorder = Recorder(engine)
     works = [engine.work([token], engine.new_cache(300)) for token in range(9)]
-    works += [engine.work(prompt(length), engine.new_cache(300)) for length in (40, 60, 70)]
-    while left := [work for work in works if not work.is_over]:
-        engine.scheduler.run_any(left)
-    assert [sorted(step) for step in recorder.steps] == [[1] * 9, [40, 60, 70]]
+    works += [engine.work(prompt(length), engine.new_cache(700)) for length in (40, 60, 600, 70)]
+    run_all(engine, works)
+    assert recorder.steps == [[1] * 9 + [40, 60, 384], [216, 70]]
+
+
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "f32"])
+@pytest.mark.parametrize("window", [None, 150])
+def test_prompts_beside_texts_change_no_bit(
+    tmp_path: Path, kv_type: Any, window: int | None
+) -> None:
+    """In a step with prompts, a few tokens of several texts have the bits that they have without.
+
+    So have the prompts, though nothing is asked for exactly; what is wanted is each one's own.
+    """
+    model = replace(MODEL, width=96, heads=6, kv_heads=2, sliding_window=window)
+    path = write_tiny_llama(tmp_path / "tiny.gguf", model)
+    with GGUFFile(path) as file, Engine(file, num_threads=2, kv_type=kv_type) as engine:
+        texts = [engine.new_cache(800) for _ in range(5)]
+        for number, text in enumerate(texts):
+            engine.forward(prompt(1 + 140 * number, number), text, logits="none")
+        tokens = [prompt(count, count) for count in (1, 1, 3, 1, 12)]
+        prompts = [prompt(length, length) for length in (40, 200, 13)]
+        kinds = ("last", "all", "rows")
+
+        def run(*, is_mixed: bool) -> list[Any]:
+            engine.scheduler.planner._may_mix = is_mixed
+            recorder.steps.clear()
+            works = [
+                engine.work(own, text.fork(), logits="all")
+                for own, text in zip(tokens, texts, strict=True)
+            ]
+            works += [
+                engine.work(own, engine.new_cache(300), logits=kind)
+                for own, kind in zip(prompts, kinds, strict=True)
+            ]
+            run_all(engine, works)
+            results = [work.result(engine.config.vocab_size) for work in works]
+            again = [engine.work([7], work.cache) for work in works]
+            run_all(engine, again)
+            return results + [work.result(engine.config.vocab_size) for work in again]
+
+        recorder = Recorder(engine)
+        apart = run(is_mixed=False)
+        assert recorder.steps == [[1, 1, 3, 1, 12], [40, 200, 13], [1] * 8]
+        together = run(is_mixed=True)
+        assert recorder.steps == [[1, 1, 3, 1, 12, 40, 200, 13], [1] * 8]
+    for one, other in zip(apart, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_many_texts_share_steps_with_pieces_of_a_prompt(engine: Engine) -> None:
+    """While a prompt is read, several other texts have a token in each step, beside 128 of it."""
+    recorder, texts = Recorder(engine), [engine.new_cache(100) for _ in range(3)]
+    reader = engine.work(prompt(400), engine.new_cache(500))
+    works = [engine.work([1], text) for text in texts]
+    callers = [scheduler.Caller() for _ in range(2)]
+    reader.caller = weakref.ref(callers[0])
+    engine.scheduler._waiting.append(reader)
+    engine.scheduler.run_any(works, caller=callers[1])
+    assert recorder.steps == [[1, 1, 1, SHARED_PROMPT_TOKENS]]
 
 
 def test_threads_share_steps(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,7 +99,7 @@ class SpreadEngine(TextEngine):
             texts_bytes = self.bytes_of(self.config.context_length)
         self.beginnings = Beginnings(self._pipeline.retire, self.bytes_of, texts_bytes)
         self.step_tokens = max(own_tokens, CHUNKS_AT_ONCE * chunk_tokens)
-        self.scheduler = Scheduler(self._run_step, self.step_tokens)
+        self.scheduler = Scheduler(self._run_step, self.step_tokens, may_mix=False)
         self._is_closed = False
         self.num_jobs = 0
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Protocol
 
 from edgellama.engine.buffers import MAX_ATTENTION_ROWS, StepBuffers, attention_tokens
@@ -14,10 +15,12 @@ from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Arguments, Op
 from edgellama.engine.step_values import (
     NUM_ATTEND_TASKS,
+    NUM_PACKED_TASKS,
     NUM_SEGMENTS,
     NUM_STORE_TASKS,
     NUM_TOKENS,
     Attending,
+    Method,
 )
 from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.kernels_cpu.signatures import Kernel
@@ -37,13 +40,15 @@ class LayerAttention(Protocol):
 class AttentionOps:
     """The same for pages in the computer's memory.
 
-    ``segments``: the address of the step's table. ``index`` counts layers within a page.
+    ``segments``: the address of the step's table, ``packed_segments`` that of packed segments
+    beside others. ``index`` counts layers within a page.
     """
 
     config: ModelConfig
     buffers: StepBuffers
     pages: PageLayout
     segments: int
+    packed_segments: int
 
     def ops(self, attending: Attending, index: int) -> Iterator[Op]:
         """All of a layer: see ``LayerAttention``."""
@@ -70,39 +75,48 @@ class AttentionOps:
 
     def _attend(self, attending: Attending, index: int) -> Iterator[Op]:
         """Attention of all segments; parts of keys are joined where they are split."""
-        config, b = self.config, self.buffers
-        common: Arguments = {
+        if attending == "both":
+            # Rows of their own and scratch of each thread: neither waits for the other.
+            tasks: Arguments = {"segments": self.packed_segments, "num_tasks": NUM_PACKED_TASKS}
+            op = self._attend_by("packed", index)
+            yield replace(op, arguments=op.arguments | tasks, barrier=False)
+        yield self._attend_by("packed" if attending == "packed" else "direct", index)
+        if attending != "packed":
+            yield Op(Kernel("merge_attention"), self._common() | {"num_tasks": NUM_TOKENS})
+
+    def _attend_by(self, method: Method, index: int) -> Op:
+        b, config = self.buffers, self.config
+        arguments: Arguments = {
+            "q": b.query.address,
+            "q_stride": b.query.stride,
+            "num_tasks": NUM_ATTEND_TASKS,
+            "num_kv_heads": config.head_count_kv,
+            "scale": 1.0 / math.sqrt(config.head_size),
+            "tokens_per_task": attention_tokens(config, method),
+            "scratch": b.scratch_address,
+            "scratch_stride": b.scratch_bytes,
+        }
+        return Op(self._kernel(method), self._page_arguments(index) | self._common() | arguments)
+
+    def _common(self) -> Arguments:
+        b, config = self.buffers, self.config
+        return {
             "y": b.attended.address,
             "y_stride": b.attended.stride,
             "head_size": config.head_size,
             "num_heads": config.head_count,
             "segments": self.segments,
             "num_segments": NUM_SEGMENTS,
-            "num_tasks": NUM_TOKENS,
             "window": config.sliding_window or ALL_KEYS,
         }
-        arguments = self._page_arguments(index) | common
-        arguments |= {
-            "q": b.query.address,
-            "q_stride": b.query.stride,
-            "num_tasks": NUM_ATTEND_TASKS,
-            "num_kv_heads": config.head_count_kv,
-            "scale": 1.0 / math.sqrt(config.head_size),
-            "tokens_per_task": attention_tokens(config, attending),
-            "scratch": b.scratch_address,
-            "scratch_stride": b.scratch_bytes,
-        }
-        yield Op(self._kernel(attending), arguments)
-        if attending == "direct":
-            yield Op(Kernel("merge_attention"), common)
 
-    def _kernel(self, attending: Attending) -> Kernel:
+    def _kernel(self, method: Method) -> Kernel:
         """A cache of f32 is never packed, however many tokens share its keys."""
         pair = self.pages.types.pair
-        if attending == "packed" and "f32" not in pair:
+        if method == "packed" and "f32" not in pair:
             return Kernel("attention_packed", pair)
         group = self.config.heads_per_group
-        rows = MAX_ATTENTION_ROWS if attending == "packed" else min(group, MAX_ATTENTION_ROWS)
+        rows = MAX_ATTENTION_ROWS if method == "packed" else min(group, MAX_ATTENTION_ROWS)
         return Kernel("attention_direct", (*pair, rows))
 
     def _page_arguments(self, index: int) -> Arguments:

@@ -17,7 +17,7 @@ from edgellama.engine.memory import reserve, reserve_floats, round_up
 from edgellama.engine.program import Arguments
 from edgellama.engine.segments import MAX_TOKEN_SPLITS
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
-from edgellama.engine.step_values import Attending
+from edgellama.engine.step_values import Method
 from edgellama.kernels_cpu.layouts import (
     BLOCK,
     CACHE_LINE,
@@ -187,14 +187,14 @@ class StepBuffers:
         width, panel = config.embedding_length, self.panel_rows
         widest = max(width, config.feed_forward_length, config.query_length)
         group = config.heads_per_group
-        most_rows = group * max(attention_tokens(config, how) for how in get_args(Attending))
+        most_rows = group * max(attention_tokens(config, how) for how in get_args(Method))
         attention = attention_scratch_bytes(most_rows, config.head_size, panel)
         return round_up(max(gemm_scratch_bytes(panel, widest, width), attention), 4096)
 
 
-def attention_tokens(config: ModelConfig, attending: Attending) -> int:
+def attention_tokens(config: ModelConfig, method: Method) -> int:
     """Tokens of one attention task: a few, or as many as share what is packed for them."""
-    if attending == "direct":
+    if method == "direct":
         return MAX_SHORT_TOKENS
     return max(1, ATTENTION_TASK_ROWS // config.heads_per_group)
 

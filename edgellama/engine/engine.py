@@ -31,7 +31,7 @@ from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import PagePool
 from edgellama.engine.program import Op
 from edgellama.engine.scheduler import Scheduler
-from edgellama.engine.segments import ROWS, Wanted
+from edgellama.engine.segments import ROWS, Wanted, method_of
 from edgellama.engine.step_rows import FloatRows
 from edgellama.engine.step_runs import StepRuns
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
@@ -336,7 +336,7 @@ class Engine(TextEngine):
     def step_ops(self, num_tokens: int, kv_type: KVTypeChoice | None = None) -> list[Op]:
         """The ops of a step of one sequence's tokens and of the last one's logits."""
         runner = self._machine.open()
-        kind = runner.kind_of(num_tokens, is_prompt=num_tokens > MAX_SHORT_TOKENS)
+        kind = runner.kind_of(num_tokens, method_of(num_tokens))
         return runner.ops(kind, self.pool(kv_type).layout)
 
     def run_ops(self, name: str, ops: Callable[[], list[Op]]) -> float:

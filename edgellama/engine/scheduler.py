@@ -1,8 +1,9 @@
 """Which works share a step, and who runs it: there is no thread but those of the callers.
 
 Who waits for a work and finds nobody driving drives: it runs steps for all that wait, puts their
-results where they are waited for, and hands over when its own is done. Steps of a few tokens for
-every sequence alternate with pieces of long prompts, so that a long prompt stops no other text.
+results where they are waited for, and hands over when its own is done. A few tokens for every
+sequence and pieces of long prompts share steps, or take turns, so that a long prompt stops no other
+text.
 """
 
 from __future__ import annotations
@@ -18,13 +19,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.segments import (
-    MAX_SEGMENTS,
-    MAX_TOKEN_SPLITS,
-    Segment,
-    num_token_splits,
-)
+from edgellama.engine.segments import Segment
 from edgellama.engine.step_costs import StepCosts
+from edgellama.engine.step_planner import StepPlanner
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.text_cache import TextCache
 from edgellama.engine.work import CANCELLED, Work
@@ -37,8 +34,6 @@ from edgellama.quant.errors import (
 
 POLL_S = 0.02
 """How often who waits looks for a cancellation that rings no alarm."""
-SHARED_PROMPT_TOKENS = 128
-"""Tokens of long prompts in a step while others wait for theirs."""
 GATHER_SHARE, SHORTEST_GATHER_S, LONGEST_GATHER_S = 0.2, 5e-4, 3e-3
 """How long a step waits for those who had one lately: a share of its time, within limits. Python
 needs some of it to let another thread choose its token."""
@@ -57,11 +52,17 @@ class Caller:
 class Scheduler:
     """Works of all callers of one engine, over a function that runs one step."""
 
-    def __init__(self, run_step: RunStep, step_tokens: int, *, are_all_split: bool = False) -> None:
-        """``are_all_split``: the keys of all tokens may be cut into parts, of prompts, too."""
+    def __init__(
+        self,
+        run_step: RunStep,
+        step_tokens: int,
+        *,
+        may_mix: bool = True,
+        are_all_split: bool = False,
+    ) -> None:
+        """``may_mix`` and ``are_all_split``: see ``StepPlanner``."""
         self._run_step = run_step
-        self._step_tokens = step_tokens
-        self._are_all_split = are_all_split
+        self.planner = StepPlanner(step_tokens, may_mix=may_mix, are_all_split=are_all_split)
         # Reentrant: a signal's handler may close the engine in the middle of its thread's step.
         self._driving = threading.RLock()
         self._is_in_step = self._is_long_due = False
@@ -70,7 +71,6 @@ class Scheduler:
         self._last_seen: dict[int, float] = {}
         self._last_step_s = 0.0
         self.costs = StepCosts()
-        self._turn = 0
 
     @property
     def is_idle(self) -> bool:
@@ -192,9 +192,11 @@ class Scheduler:
     def _drive(self, works: Sequence[Work]) -> None:
         """Run steps for all that wait until one of ``works`` is over, or somebody wants to.
 
-        Short steps and pieces of long prompts take turns, whoever drives: a caller who comes with
-        one token after the other would never leave the prompts of others a piece.
+        Where short segments and pieces of long prompts do not share a step they take turns, whoever
+        drives: a caller who comes with one token after the other would never leave the prompts of
+        others a piece.
         """
+        planner = self.planner
         while not _is_any_over(works) and not self._wanted_alone:
             self._gather(works)
             waiting = list(self._waiting)
@@ -205,12 +207,15 @@ class Scheduler:
             waiting = [work for work in waiting if not work.is_over]
             short = [work for work in waiting if work.is_short]
             long = [work for work in waiting if not work.is_short]
+            is_shared = bool(long) and self._is_shared(long[0], short, works)
+            if short and long and (chosen := planner.mixed_segments(short, long, is_shared)):
+                self._step(chosen, works)
+                continue
             if short and not (long and self._is_long_due):
-                self._step(self._short_segments(short), works)
+                self._step(planner.short_segments(short), works)
                 self._is_long_due = bool(long)
             if long and not _is_any_over(works):
-                is_shared = self._is_shared(long[0], short, works)
-                self._step(self._long_segments(long, is_shared), works)
+                self._step(planner.long_segments(long, is_shared), works)
                 self._is_long_due = False
 
     def _is_shared(self, long: Work, short: Sequence[Work], works: Sequence[Work]) -> bool:
@@ -218,41 +223,6 @@ class Scheduler:
         return bool(self._absent(works)) or any(
             work.is_for_another_caller_than(long) for work in short
         )
-
-    def _short_segments(self, works: Sequence[Work]) -> list[tuple[Work, Segment]]:
-        """A few tokens of as many works as fit; who has waited longest first.
-
-        All of them are over pages of one layout.
-        """
-        chosen: list[tuple[Work, Segment]] = []
-        num_tokens = num_splits = 0
-        for work in _alike(works):
-            segment = work.segment(self._step_tokens)
-            assert segment is not None
-            if len(works) == 1:
-                return [(work, segment)]
-            num_tokens += segment.num_tokens
-            num_splits += num_token_splits(segment)
-            is_full = num_tokens > self._step_tokens or num_splits > MAX_TOKEN_SPLITS
-            if chosen and (is_full or len(chosen) == MAX_SEGMENTS):
-                break
-            chosen.append((work, segment))
-        return chosen
-
-    def _long_segments(self, works: Sequence[Work], is_shared: bool) -> list[tuple[Work, Segment]]:
-        """Pieces of long prompts; another prompt's comes first every time."""
-        self._turn += 1
-        first = self._turn % len(works)
-        left = min(SHARED_PROMPT_TOKENS, self._step_tokens) if is_shared else self._step_tokens
-        room = MAX_TOKEN_SPLITS
-        chosen: list[tuple[Work, Segment]] = []
-        for work in _alike([*works[first:], *works[:first]]):
-            segment = work.segment(left, room if self._are_all_split else None)
-            if segment is not None:
-                chosen.append((work, segment))
-                left -= segment.num_tokens
-                room -= num_token_splits(segment)
-        return chosen
 
     def _step(self, chosen: Sequence[tuple[Work, Segment]], works: Sequence[Work]) -> None:
         """Run one step and deliver what it gives; ``works`` are the driver's own."""
@@ -339,12 +309,6 @@ def _is_any_over(works: Sequence[Work]) -> bool:
         if work.is_over:
             return True
     return False
-
-
-def _alike(works: Sequence[Work]) -> Sequence[Work]:
-    """Those whose keys and values lie as those of the first do."""
-    pool = works[0].cache.pool
-    return [work for work in works if work.cache.pool is pool]
 
 
 def _is_prepared(work: Work, segment: Segment) -> bool:

@@ -6,13 +6,15 @@ tokens alone, so that what is computed depends on no other segment and on no res
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
+from edgellama.engine.step_values import Attending, Method
 from edgellama.kernels_cpu.layouts import (
     ALL_KEYS,
     FIRST_ATTEND_TASK,
@@ -79,6 +81,17 @@ def num_logits(wanted: Wanted, num_tokens: int) -> int:
     return num_tokens if wanted in ("all", "each") else 0
 
 
+def attending_of(segments: Iterable[Segment]) -> Attending:
+    """What suits segments: each is attended as it would be without the others."""
+    methods = {method_of(len(segment.tokens)) for segment in segments}
+    return "both" if len(methods) > 1 else methods.pop()
+
+
+def method_of(num_tokens: int) -> Method:
+    """What suits a segment of so many tokens."""
+    return "packed" if num_tokens > MAX_SHORT_TOKENS else "direct"
+
+
 def split_keys_at(position: int) -> int:
     """Keys of one part for the token at ``position``, the next power of two for long contexts."""
     split = SMALLEST_SPLIT
@@ -107,8 +120,8 @@ class SegmentTable:
         self, num_kv_heads: int, block_positions: int, partials: int, token_split_bytes: int
     ) -> None:
         """``partials``: address of room for MAX_TOKEN_SPLITS times ``token_split_bytes``."""
-        self._words = np.zeros((MAX_SEGMENTS, SEGMENT_BYTES // 8), np.int64)
-        self.address = int(self._words.ctypes.data)
+        self._words = np.zeros((2, MAX_SEGMENTS, SEGMENT_BYTES // 8), np.int64)
+        self.address, self.packed_address = (int(words.ctypes.data) for words in self._words)
         self._make_room(MAX_SEGMENTS)
         self._num_kv_heads = num_kv_heads
         self._block = block_positions
@@ -116,13 +129,20 @@ class SegmentTable:
         self._token_split_bytes = token_split_bytes
 
     def fill(
-        self, segments: Sequence[Segment], tokens_per_task: int, is_split: bool
+        self,
+        segments: Sequence[Segment],
+        attending: Attending,
+        tokens_per_task: Mapping[Method, int],
     ) -> dict[str, int]:
-        """Write the records; ``is_split``: whether the keys of a token are cut into parts.
+        """Write the records; of segments that are attended directly keys are cut into parts.
 
+        Where both methods are used, the records at ``packed_address`` count the tasks of one and
+        those at ``address`` those of the other: a segment has none of the one that is not its own.
         Gives the numbers that a program binds, of segments and of tasks.
         """
-        row = store = attend = token_splits = num_pages = 0
+        tasks: dict[Method, int] = {"direct": 0, "packed": 0}
+        usual: Method = "packed" if attending == "packed" else "direct"
+        row = store = token_splits = num_pages = 0
         block = self._block
         tables = [
             segment.cache.page_addresses(segment.position + segment.num_tokens)
@@ -130,28 +150,34 @@ class SegmentTable:
         ]
         if (total := sum(map(len, tables))) > len(self._pages):
             self._make_room(2 * total)
-        for record, segment, table in zip(self._words, segments, tables, strict=False):
+        for number, (segment, table) in enumerate(zip(segments, tables, strict=True)):
             cache, count, position = segment.cache, len(segment.tokens), segment.position
-            split = split_keys_at(position) if is_split else ALL_KEYS
+            method = usual if attending != "both" else method_of(count)
+            split = split_keys_at(position) if method == "direct" else ALL_KEYS
             splits = count_splits(position, count, split, cache.window)
             partials = self._partials + token_splits * self._token_split_bytes
             pages = self._pages_address + num_pages * table.itemsize
             self._pages[num_pages : num_pages + len(table)] = table
             num_pages += len(table)
-            record[:] = (row, count, position, pages, store, attend, split, partials)
+            record = (row, count, position, pages, store, tasks[usual], split, partials)
+            self._words[0, number] = record
+            if attending == "both":
+                self._words[1, number] = record
+                self._words[1, number, FIRST_ATTEND_TASK // 8] = tasks["packed"]
             row += count
             store += (position + count - 1) // block - position // block + 1
-            attend += -(-count // tokens_per_task) * self._num_kv_heads * splits
+            tasks[method] += -(-count // tokens_per_task[method]) * self._num_kv_heads * splits
             token_splits += count * splits if splits > 1 else 0
         return {
             "num_segments": len(segments),
             "num_store_tasks": store,
-            "num_attend_tasks": attend,
+            "num_attend_tasks": tasks[usual],
+            "num_packed_tasks": tasks["packed"],
         }
 
     def move_first(self, position: int) -> None:
         """Let the first segment begin elsewhere, within the page where it is."""
-        self._words[0, POSITION // 8] = position
+        self._words[0, 0, POSITION // 8] = position
 
     def _make_room(self, num_pages: int) -> None:
         """Memory for so many addresses of pages, of all segments one after the other."""

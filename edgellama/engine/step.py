@@ -6,10 +6,10 @@ It knows neither who asked nor in which order; one step runs at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
@@ -33,10 +33,10 @@ from edgellama.engine.matrix_kernels import RECORD_TILES
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Op
 from edgellama.engine.rope import RopeTable
-from edgellama.engine.segments import ALIKE, Segment, SegmentTable
+from edgellama.engine.segments import ALIKE, Segment, SegmentTable, attending_of
 from edgellama.engine.step_rows import FloatRows, residual_rows, shares_of, wanted_rows
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
-from edgellama.engine.step_values import Attending, Batch, StepKind
+from edgellama.engine.step_values import Attending, Batch, Method, StepKind
 from edgellama.engine.weights import ModelWeights
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import Kernel
@@ -77,6 +77,9 @@ class StepRunner:
         self._table = SegmentTable(
             config.head_count_kv, b.panel_rows, int(b.partials.ctypes.data), b.token_split_bytes
         )
+        self._attention_tokens: dict[Method, int] = {
+            method: attention_tokens(config, method) for method in get_args(Method)
+        }
         self._writer = LlamaProgram(
             config, weights, b, num_threads, layers,
             AdapterOps(b, num_threads, is_exact), is_exact,
@@ -86,21 +89,22 @@ class StepRunner:
         self._parts = HookedParts()
         self.card: CardStep | None = None
 
-    def kind_of(self, num_tokens: int, is_prompt: bool, is_alike: bool = False) -> StepKind:
-        """Which kernels a step of so many tokens takes; ``is_prompt``: many of one sequence.
+    def kind_of(self, num_tokens: int, attending: Attending, is_alike: bool = False) -> StepKind:
+        """Which kernels a step of so many tokens takes; ``attending``: what suits its segments.
 
         ``is_alike``: each of a few tokens has the bits that it would have alone.
         Exact steps take no kernel that adds up in another order than those for many tokens.
         """
-        attending: Attending = "packed" if is_prompt and not self._is_exact else "direct"
-        return StepKind(self._batch_of(num_tokens, is_alike), attending)
+        batch = self._batch_of(num_tokens, is_alike)
+        return StepKind(batch, "direct" if self._is_exact else attending)
 
     def kinds(self) -> set[StepKind]:
         """All kinds that steps on this tier can be of."""
         few = range(1, MAX_SHORT_TOKENS + 1)
-        counts, both = (*few, MAX_SHORT_TOKENS + 1), (False, True)
-        kinds = {self.kind_of(count, is_prompt) for count in counts for is_prompt in both}
-        return kinds | {self.kind_of(count, False, is_alike=True) for count in few}
+        counts = (*few, MAX_SHORT_TOKENS + 1)
+        ways = get_args(Method)
+        kinds = {self.kind_of(count, attending) for count in counts for attending in ways}
+        return kinds | {self.kind_of(count, "direct", is_alike=True) for count in few}
 
     def ops(self, kind: StepKind, pages: AnyLayout) -> list[Op]:
         """The ops of a step and of the logits of its last token, without hooks.
@@ -126,9 +130,12 @@ class StepRunner:
     def attention(self, pages: AnyLayout) -> LayerAttention:
         """What writes attention over pages of a layout."""
         if isinstance(pages, PageLayout):
-            return AttentionOps(self._config, self.buffers, pages, self._table.address)
-        host = AttentionOps(self._config, self.buffers, pages.host, self._table.address)
-        return self._card.attention(pages, host)
+            return self._host_attention(pages)
+        return self._card.attention(pages, self._host_attention(pages.host))
+
+    def _host_attention(self, pages: PageLayout) -> AttentionOps:
+        table = self._table
+        return AttentionOps(self._config, self.buffers, pages, table.address, table.packed_address)
 
     @property
     def card_bytes(self) -> int:
@@ -173,10 +180,8 @@ class StepRunner:
         """
         self._settle()
         num_tokens, pages = self._fill(segments), segments[0].cache.layout
-        is_prompt = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
-        attending = self.kind_of(num_tokens, is_prompt).attending
-        tokens_per_task = attention_tokens(self._config, attending)
-        numbers = self._table.fill(segments, tokens_per_task, attending == "direct")
+        attending = self.kind_of(num_tokens, attending_of(segments)).attending
+        numbers = self._table.fill(segments, attending, self._attention_tokens)
         values = {"num_tokens": num_tokens, **numbers}
         is_on_card = not isinstance(pages, PageLayout)
         if is_on_card:
@@ -211,12 +216,10 @@ class StepRunner:
         """The same for segments whose adapted rows are in ``ranges``."""
         self._settle()
         num_tokens = self._fill(segments)
-        is_prompt = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
         is_alike = len(segments) == 1 and segments[0].wanted in ALIKE and not ranges
-        kind, pages = self.kind_of(num_tokens, is_prompt, is_alike), segments[0].cache.layout
-        numbers = self._table.fill(
-            segments, attention_tokens(self._config, kind.attending), kind.attending == "direct"
-        )
+        kind = self.kind_of(num_tokens, attending_of(segments), is_alike)
+        pages = segments[0].cache.layout
+        numbers = self._table.fill(segments, kind.attending, self._attention_tokens)
         rows = wanted_rows(segments)
         values = {"num_tokens": num_tokens, **numbers}
         if not isinstance(pages, PageLayout):
@@ -233,27 +236,29 @@ class StepRunner:
             key = ("step", kind, pages, batch, adapted, head.args)
             if not run(key, lambda: body() + head(), values, segments, rows, run_ops):
                 return None
-            logits = self._logits.array[: len(rows), : self._config.vocab_size]
+            logits = self._logits.array[: len(rows), : self._config.vocab_size].copy()
             return shares_of(segments, logits, residual_rows(segments, self._residual))
         body_key = ("body", kind, pages, adapted)
         if not run(body_key, body, values, segments, rows, run_ops):
             return None
         residual = residual_rows(segments, self._residual)
-        parts = list(self._heads(segments, rows, ranges, run_ops))
-        if any(part is None for part in parts):
+        logits = np.empty((len(rows), self._config.vocab_size), np.float32)
+        if not self._run_heads(segments, rows, ranges, run_ops, logits):
             return None
-        empty = np.empty((0, self._config.vocab_size), np.float32)
-        logits = np.concatenate([empty, *(part for part in parts if part is not None)])
         return shares_of(segments, logits, residual)
 
-    def _heads(
+    def _run_heads(
         self,
         segments: Sequence[Segment],
         rows: Sequence[int],
         ranges: Sequence[RowRange],
         run_ops: RunOps,
-    ) -> Iterator[FloatRows | None]:
-        """Logits of rows of the step that has just run, LOGIT_ROWS at a time."""
+        logits: FloatRows,
+    ) -> bool:
+        """Write the logits of rows of the step that has just run, LOGIT_ROWS at a time.
+
+        False: cancelled.
+        """
         residual, run = self.buffers.residual.array, self._run
         # Rows only ever move towards the front, so that none is overwritten before it is read.
         residual[: len(rows)] = residual[list(rows)]
@@ -265,9 +270,10 @@ class StepRunner:
             values |= bound_values(outputs, HEAD, self._strides)
             head = partial(self._head, batch, groups_of(outputs, self._batch_of, len(chosen)))
             if not run(("head", head.args), head, values, segments, chosen, run_ops):
-                yield None
-                return
-            yield self._logits.array[: len(chosen), : self._config.vocab_size].copy()
+                return False
+            found = self._logits.array[: len(chosen), : self._config.vocab_size]
+            logits[first : first + len(chosen)] = found
+        return True
 
     def _body(
         self, kind: StepKind, pages: AnyLayout, groups: tuple[AdaptedGroup, ...]

@@ -10,11 +10,14 @@ from edgellama.quant.records import dataclass
 Batch: TypeAlias = Literal["one", "four_alike", "eight_alike", "two", "four", "eight", "many"]
 """How matrices are multiplied: with one token, with so many that each has the bits that it has
 alone, with up to so many at a time, or with many."""
-Attending: TypeAlias = Literal["direct", "packed"]
+Method: TypeAlias = Literal["direct", "packed"]
 """How attention reads the cache: as it is, or packed to integers that many tokens share."""
+Attending: TypeAlias = Literal[Method, "both"]
+"""The method of all segments, or each by its own: packed for those of many tokens."""
 NUM_TOKENS, NUM_OUTPUTS = Bound("num_tokens"), Bound("num_outputs")
 NUM_SEGMENTS = Bound("num_segments")
 NUM_STORE_TASKS, NUM_ATTEND_TASKS = Bound("num_store_tasks"), Bound("num_attend_tasks")
+NUM_PACKED_TASKS = Bound("num_packed_tasks")
 
 
 @dataclass(frozen=True)
