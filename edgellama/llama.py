@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
-from edgellama.generation.arguments import DEFAULT_WIDTH
 from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
@@ -199,7 +198,7 @@ class Llama(JudgingModel):
         prompts: Iterable[BatchPrompt | None],
         *,
         template: str | None = None,
-        width: int = DEFAULT_WIDTH,
+        width: int | None = None,
         on_error: OnError | None = None,
         **options: Unpack[BatchOptions],
     ) -> Batch:
@@ -215,7 +214,9 @@ class Llama(JudgingModel):
                 there is none at the moment.
             template: Chat format of ``messages``: the name of a published one or Jinja source.
                 None (the default) is the file's.
-            width: How many are computed together at most, from 1; 32 by default.
+            width: How many are computed together at most, from 1. None (the default) is 64, of
+                which those beyond 32 wait where keys and values of all would take more than a
+                quarter of the memory that is free.
             on_error: Called as ``on_error(index, error)`` for prompts that cannot run, such as
                 ones longer than the context. None (the default) raises the first such error.
             options: BatchOptions: PromptOptions for all prompts, and ChatOptions such as
@@ -240,6 +241,8 @@ class Llama(JudgingModel):
         """
         from edgellama.generation.batch import Batch
         from edgellama.generation.batch_prompts import BatchPrompts
+        from edgellama.generation.batch_width import BatchWidth
+        from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 
         if isinstance(prompts, (str, Mapping)):
             raise InvalidOptionError("prompts is one prompt; allowed: an iterable of prompts")
@@ -257,7 +260,7 @@ class Llama(JudgingModel):
             self._engine,
             self.tokenizer,
             (None if prompt is None else partial(requests.request, prompt) for prompt in prompts),
-            width=width,
+            width=BatchWidth.of(width, self.config, self._model.kv_type, available_memory_bytes()),
             context_length=self.context_length,
             on_error=on_error,
             line=self._line,

@@ -11,7 +11,6 @@ from os import PathLike
 from types import GeneratorType
 from typing import Any, TypeAlias
 
-from edgellama.generation.arguments import DEFAULT_WIDTH
 from edgellama.generation.results import Generation
 from edgellama.llama import Llama
 from edgellama.quant.error_text import shown
@@ -218,7 +217,7 @@ class _Request:
     options: Mapping[str, Any]
     gives: str = "full text"
     num_return_sequences: int = 1
-    width: int = DEFAULT_WIDTH
+    width: int | None = None
     max_length: int | None = None
     prefix: str = ""
     add_special_tokens: bool = True
@@ -253,7 +252,7 @@ class _Request:
             options={**DEFAULTS, **recommended, **ours},
             gives=_wanted(said),
             num_return_sequences=count,
-            width=said.get("batch_size", DEFAULT_WIDTH),
+            width=said.get("batch_size"),
             _seed=seed,
             **{name: said[name] for name in known if name in said},
         )

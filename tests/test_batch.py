@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernel_harness import model_of
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import ContextLengthError, GenerationCancelled, InvalidOptionError, Llama
+from edgellama.generation.batch_width import BatchWidth
 
 PROMPTS = ["a", "bcd", "once upon a time there was", "x" * 150, "hello hello", "z" * 40]
 
@@ -65,6 +67,18 @@ def test_a_prompt_that_cannot_run(llama: Llama) -> None:
     assert sorted(result.index for result in results) == [0, 2, 4]
     assert [index for index, _ in told] == [1, 3]
     assert [type(error) for _, error in told] == [ContextLengthError, InvalidOptionError]
+
+
+def test_as_many_texts_as_memory_allows() -> None:
+    """Without a width 64 texts run, and 32 in any case; between, a quarter of memory decides."""
+    config = model_of(64, head_size=32, heads=2, kv_heads=1)
+    token_bytes = config.block_count * 2 * 2 * 32
+    for free_bytes, most in ((None, 32), (4000 * token_bytes, 40), (10**12, 64)):
+        width = BatchWidth.of(None, config, "f16", free_bytes)
+        assert next(n for n in range(100) if not width.has_room([25] * n)) == most
+    asked = BatchWidth.of(100, config, "f16", None)
+    assert asked.has_room([10**9] * 99)
+    assert not asked.has_room([1] * 100)
 
 
 def test_wrong_arguments(llama: Llama) -> None:

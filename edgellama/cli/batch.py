@@ -30,7 +30,6 @@ from edgellama.cli.template_option import template_option
 if TYPE_CHECKING:
     from edgellama.generation.batch import Batch
 
-DEFAULT_WIDTH = 32
 CHAT_HELP = "Take each prompt for a chat's message, or continue it as it is.  [default: raw]"
 
 
@@ -38,8 +37,8 @@ CHAT_HELP = "Take each prompt for a chat's message, or continue it as it is.  [d
 @click.argument("words", nargs=-1, type=MODEL, metavar="[MODEL] IN.jsonl OUT.jsonl")
 @count_option(
     *("-w", "--width"),
-    default=DEFAULT_WIDTH,
-    text="Texts that are computed together; each takes memory for its keys and values.",
+    text="Texts that are computed together; each takes memory for its keys and values.  "
+    "[default: 64, or from 32 on as memory allows]",
 )
 @max_tokens_option
 @type_option
@@ -58,7 +57,7 @@ CHAT_HELP = "Take each prompt for a chat's message, or continue it as it is.  [d
 @engine_options
 def command(
     words: tuple[str, ...],
-    width: int,
+    width: int | None,
     max_tokens: int,
     type_name: str | None,
     chat: bool,

@@ -26,7 +26,7 @@ def make_task(
     model: str,
     path: Path,
     *,
-    width: int,
+    width: int | None,
     engine: dict[str, Any],
     options: dict[str, Any],
     adapters: Sequence[AdapterPath],

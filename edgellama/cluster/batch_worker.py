@@ -33,7 +33,7 @@ class BatchTask:
 
     model: str
     identity: str
-    width: int
+    width: int | None
     engine: Mapping[str, Any] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     adapters: Sequence[tuple[str, float]] = ()

@@ -13,6 +13,7 @@ from typing import Any
 
 from edgellama.cluster.batch_worker import REFUSED, BatchTask, BatchWorker
 from edgellama.cluster.ray_stages import import_ray
+from edgellama.generation.batch_width import MOST_WIDTH
 from edgellama.quant.errors import EdgellamaError
 
 BLOCK_WIDTHS = 2
@@ -34,7 +35,7 @@ def texts_on_ray(
     if num_workers is None:
         num_workers = sum(node["Alive"] and node["Resources"].get("CPU", 0) >= 1
                           for node in ray.nodes())  # fmt: skip
-    block = BLOCK_WIDTHS * task.width
+    block = BLOCK_WIDTHS * (task.width or MOST_WIDTH)
     num_blocks = -(-len(lines) // block)
     texts = data.from_items([{"line": line} for line in lines], override_num_blocks=num_blocks)
     texts = texts.map_batches(

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
 
 PROMPT_FORM = "text, or token ids as whole numbers"
-DEFAULT_WIDTH = 32
-"""Texts of a batch at once: most of what there is to gain, for keys and values of so many."""
 
 
 def prompt_tokens(

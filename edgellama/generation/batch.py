@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgellama.engine.cancellation import CancelToken
-from edgellama.generation.arguments import check_fits, check_from_1
+from edgellama.generation.arguments import check_fits
 from edgellama.generation.async_items import AsyncItems
+from edgellama.generation.batch_width import BatchWidth
 from edgellama.generation.deadline import Deadline
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.prefill import NextTokens
@@ -67,7 +68,7 @@ class Batch(ProcessBound, Iterator[Generation]):
         tokenizer: Tokenizer,
         requests: Iterable[MakeRequest | None],
         *,
-        width: int,
+        width: BatchWidth,
         context_length: int,
         on_error: OnError | None = None,
         line: WaitingLine | None = None,
@@ -81,7 +82,6 @@ class Batch(ProcessBound, Iterator[Generation]):
         ``line``: where the batch waits for its turn, as one text does.
         ``speculation``: what guesses ahead; None: nobody.
         """
-        check_from_1("width", width)
         self.gives_way = engine.low_priority
         # It knows nothing of this object, so that dropping it ends the generator.
         self._runner = _Runner(
@@ -137,7 +137,7 @@ class _Runner:
     engine: TextEngine
     tokenizer: Tokenizer
     requests: Iterator[MakeRequest | None]
-    width: int
+    width: BatchWidth
     context_length: int
     on_error: OnError | None
     turn: Turn
@@ -171,7 +171,7 @@ class _Runner:
 
     def _fill(self) -> bool:
         """Start requests until as many run as may; False when there are none."""
-        while len(self.running) < self.width:
+        while self._has_room:
             try:
                 make_request = next(self.requests)
             except StopIteration:
@@ -187,6 +187,13 @@ class _Runner:
                 self.running.append(self._started(index, make_request()))
             self._check_cancelled()
         return bool(self.running)
+
+    @property
+    def _has_room(self) -> bool:
+        """Whether one more text may begin."""
+        return self.width.has_room(
+            [running.decoding.cache.context_length for running in self.running]
+        )
 
     def _started(self, index: int, request: Request) -> _Running:
         """A generation with room for its own text, no more."""
