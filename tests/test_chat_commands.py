@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.cli.chat.chat import Chat, ChatSettings
+from edgellama.cli.chat.chat import Chat, ChatSettings, show_dim
 from edgellama.cli.chat.commands import ALIASES, COMMANDS, SHOW_TOPICS, run_command
 from edgellama.cli.chat.completion import chat_completer
 from edgellama.cli.chat.reply_view import PlainReply
@@ -48,12 +48,22 @@ def test_what_is_no_command(chat: Chat, line: str) -> None:
         ("/Bye", "/bye"),
         ("/quti", "/quit"),
         ("/sets", "/set"),
+        ("/SET temp 1", "/set"),
     ],
 )
 def test_slips_are_told(chat: Chat, line: str, meant: str) -> None:
     """A name that is nearly a command's is not sent to the model."""
     with pytest.raises(InvalidOptionError, match=f"did you mean {meant}\\?"):
         run_command(chat, line)
+
+
+@pytest.mark.parametrize("line", ["/clear all", "/help set", "/exit strategy", "/regen 2"])
+def test_more_than_a_command_takes(chat: Chat, line: str) -> None:
+    """What stands behind a command that takes nothing is told, and the command does nothing."""
+    before = list(chat.conversation.messages)
+    with pytest.raises(InvalidOptionError, match=r"takes nothing more, not '.*A message that"):
+        run_command(chat, line)
+    assert chat.conversation.messages == before
 
 
 def test_help_names_every_command(chat: Chat) -> None:
@@ -216,10 +226,27 @@ def test_saving_asks(chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         assert run_command(chat, "/save ~/talk.json") == text
         assert file.read_text("utf-8") == saved
     monkeypatch.setattr("builtins.input", lambda question: "y")
-    assert run_command(chat, "/save ~/talk.json") == f"saved to {file}"
+    assert run_command(chat, f'/save "{file}"') == f"saved to {file}"
     assert file.read_text("utf-8") != saved
+    with pytest.raises(InvalidOptionError, match="is a folder; give the name of a file"):
+        run_command(chat, "/save ~")
+    with pytest.raises(InvalidOptionError, match="needs a file name"):
+        run_command(chat, '/save ""')
     file.write_text(saved, "utf-8")
     assert run_command(chat, "/load ~/talk.json") == f"loaded 3 messages from {file}"
+
+
+def test_a_path_is_shown_in_one_piece(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lines are wrapped by words below their column; a word that is longer stays whole."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("COLUMNS", "30")
+    show_dim(f"file    /{'a' * 40}\nuse     one two three four five six")
+    assert capsys.readouterr().err == (
+        f"file    /{'a' * 40}\nuse     one two three four\n        five six\n"
+    )
 
 
 def test_another_model(chat: Chat, tmp_path: Path) -> None:

@@ -242,10 +242,12 @@ def _wrapped(line: str) -> str:
 
     width = max(20, shutil.get_terminal_size().columns - 1)
     table = re.match(r"\S.*?  +(?=\S)", line)
-    indent = " " * len(table[0]) if table and len(table[0]) < width // 2 else ""
-    return "\n".join(
-        textwrap.wrap(
-            line, width, subsequent_indent=indent, break_on_hyphens=False, drop_whitespace=True
-        )
-        or [""]
+    label = table[0] if table and len(table[0]) < width // 2 else ""
+    rows = textwrap.wrap(
+        line[len(label) :],
+        width - len(label),
+        break_on_hyphens=False,
+        # What the terminal cuts, such as a path, is still one word for who copies it.
+        break_long_words=False,
     )
+    return label + f"\n{' ' * len(label)}".join(rows)

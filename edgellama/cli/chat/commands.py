@@ -32,6 +32,7 @@ from edgellama.quant.records import dataclass
 MULTILINE_HELP = '''Several lines: start and end with """, end a line with \\, or press Alt-Enter.
 A line with / that is no command is a message; between """ any line is one.
 Ctrl-R finds what you typed before. Ctrl-C stops a reply; once more leaves.'''
+AS_MESSAGE = 'A message that begins like this goes between """'
 CLOSE_ENOUGH = 0.75
 """How like a command's name a word must be to be taken for a slip."""
 
@@ -49,20 +50,20 @@ class SlashCommand:
 def run_command(chat: Chat, line: str) -> str | None:
     """Runs ``/name rest`` and returns what to show; None if the line is no command.
 
-    InvalidOptionError for a name that is nearly one.
+    InvalidOptionError for a name that is nearly one, and for more than a command takes.
     """
     if not line.startswith("/"):
         return None
     name = line.split(maxsplit=1)[0]
     command = COMMANDS.get(ALIASES.get(name, name))
     if command is not None:
-        return command.run(chat, line[len(name) :].strip())
-    close = get_close_matches(name, [*COMMANDS, *ALIASES], n=1, cutoff=CLOSE_ENOUGH)
+        rest = line[len(name) :].strip()
+        if rest and not command.argument:
+            raise InvalidOptionError(f"{name} takes nothing more, not {shown(rest)}. {AS_MESSAGE}")
+        return command.run(chat, rest)
+    close = get_close_matches(name.lower(), [*COMMANDS, *ALIASES], n=1, cutoff=CLOSE_ENOUGH)
     if close:
-        raise InvalidOptionError(
-            f"unknown command {name}; did you mean {close[0]}? A message that begins like this "
-            'goes between """'
-        )
+        raise InvalidOptionError(f"unknown command {name}; did you mean {close[0]}? {AS_MESSAGE}")
     return None
 
 
@@ -197,6 +198,8 @@ def _regenerate(chat: Chat, argument: str) -> str:
 
 def _save(chat: Chat, argument: str) -> str:
     path = _path(argument, "/save")
+    if path.is_dir():
+        raise InvalidOptionError(f"{path} is a folder; give the name of a file in it")
     if path.exists() and not _confirm(f"{path} is there already; overwrite it? [y/N] "):
         return "nothing was saved"
     chat.conversation.save(path)
@@ -229,6 +232,9 @@ def _exit(chat: Chat, argument: str) -> str:
 
 
 def _path(argument: str, command: str) -> Path:
+    for quote in ("'", '"'):
+        if len(argument) > 1 and argument[0] == argument[-1] == quote:
+            argument = argument[1:-1]
     if not argument:
         raise InvalidOptionError(f"{command} needs a file name, such as {command} talk.json")
     return Path(argument).expanduser()
