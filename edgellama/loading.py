@@ -94,10 +94,12 @@ def load_model(
     return LoadedModel(file, tokenizer, engine, context_length, str(types))
 
 
-def check_cache_limit(limit: object) -> None:
-    """InvalidOptionError for less than nothing, and for no number."""
-    if limit is not None and not (isinstance(limit, Real) and float(limit) >= 0):
-        raise InvalidOptionError(f"cache_limit is {shown(limit)}; allowed: None, or bytes from 0")
+def check_cache_limit(limit: object, *, is_needed: bool = False) -> None:
+    """InvalidOptionError for less than nothing, and for no number; None only if not needed."""
+    if (limit is None and not is_needed) or (isinstance(limit, Real) and float(limit) >= 0):
+        return
+    allowed = "bytes from 0" if is_needed else "None, or bytes from 0"
+    raise InvalidOptionError(f"cache_limit is {shown(limit)}; allowed: {allowed}")
 
 
 def _check_context(context_length: int | None) -> None:

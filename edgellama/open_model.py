@@ -194,7 +194,7 @@ class OpenModel(ProcessBound):
     def cache_limit(self, num_bytes: int) -> None:
         from edgellama.loading import check_cache_limit
 
-        check_cache_limit(num_bytes)
+        check_cache_limit(num_bytes, is_needed=True)
         of_draft = 0
         if self._own_draft is not None:
             of_draft = min(DRAFT_CACHE_BYTES, num_bytes // DRAFT_CACHE_SHARE)

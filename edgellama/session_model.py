@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
-from edgellama.engine.hooks import HookPlace, RowFunction, RowHook
+from edgellama.engine.hooks import HookPlace, RowFunction, RowHook, layer_numbers
 from edgellama.generation.session import Session
 from edgellama.open_model import OpenModel
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
@@ -164,7 +164,7 @@ class SessionModel(OpenModel):
             ...     hook = llama.add_hook(silence, "logits")
             ...     llama.remove_hook(hook)
         """
-        hook = RowHook(function, place, None if layers is None else tuple(layers))
+        hook = RowHook(function, place, layer_numbers(layers))
         hook.check_layers(self.config.block_count)
         self._engine.hooks = (*self._engine.hooks, hook)
         return hook

@@ -21,6 +21,7 @@ from edgellama.engine.context_memory import fitting_context_length
 from edgellama.engine.kv_types import KVTypes
 from edgellama.kernels_cpu.machine.memory_use import _container_bytes, available_memory_bytes
 from edgellama.llama import Llama
+from edgellama.measure.file_footprint import predict_footprint
 from edgellama.quant.errors import (
     EdgellamaError,
     InvalidOptionError,
@@ -212,7 +213,12 @@ def mapping_of(array: Any) -> Any:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"context_length": 0}, "context_length is 0"), ({"kv_type": "q8"}, "KV type 'q8'; allowed")],
+    [
+        ({"context_length": 0}, "context_length is 0"),
+        ({"kv_type": "q8"}, "KV type 'q8'; allowed"),
+        ({"kv_type": None}, "KV type None; allowed"),
+        ({"kv_type": 8}, "KV type 8; allowed"),
+    ],
     ids=str,
 )
 def test_bad_options(options: dict[str, Any], message: str, tmp_path: Path) -> None:
@@ -238,6 +244,11 @@ def test_options_that_there_are_not(llama: Llama, call: Callable[[Any], object])
         call(llama)
 
 
+def footprint_of(llama: Llama, **options: Any) -> object:
+    """The prediction for a model's own file."""
+    return predict_footprint(llama._file.path, **options)
+
+
 @pytest.mark.parametrize(
     ("call", "words"),
     [
@@ -248,9 +259,19 @@ def test_options_that_there_are_not(llama: Llama, call: Callable[[Any], object])
         (lambda llama: llama.generate_batch(5), "prompts is 5; allowed: an iterable"),
         (lambda llama: llama.generate_batch(["x"], width="8"), "width is '8'; allowed: a whole"),
         (lambda llama: llama.session(context_length="8k"), "context_length is '8k'; allowed"),
-        (lambda llama: setattr(llama, "cache_limit", "1G"), "cache_limit is '1G'; allowed: None"),
+        (lambda llama: setattr(llama, "cache_limit", "1G"), "cache_limit is '1G'; allowed: bytes"),
         (lambda llama: Llama("smollm2", context_length="8k"), "context_length is '8k'; allowed"),
         (lambda llama: Llama(None), "the model is None; allowed: a path or a name"),
+        (lambda llama: Llama(""), "the model is ''; allowed: a path or a name"),
+        (lambda llama: llama.chat(template=5), "no chat format is called 5; allowed"),
+        (lambda llama: llama.chat(template=b"{x}"), "no chat format is called b'{x}'"),
+        (lambda llama: llama.add_hook(None), "a hook that is None; allowed: a function"),
+        (lambda llama: llama.add_hook(print, layers=4), "a hook at layers 4; allowed: a list"),
+        (lambda llama: llama.add_hook(print, layers=["4"]), "a hook at layer '4'; allowed: 0 to"),
+        (lambda llama: setattr(llama, "cache_limit", None), "cache_limit is None; allowed: bytes"),
+        (lambda llama: footprint_of(llama, context_length="9"), "context_length is '9'; allowed"),
+        (lambda llama: footprint_of(llama, num_threads=1.5), "1.5 threads; allowed: 1 to"),
+        (lambda llama: footprint_of(llama, kv_type=[]), "KV type []; allowed: one"),
     ],
 )
 def test_what_newcomers_write_is_told(

@@ -15,7 +15,9 @@ import numpy.typing as npt
 from edgellama.engine.buffers import Rows
 from edgellama.engine.program import Bound, Op
 from edgellama.engine.weights import Matrix
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.given_numbers import is_whole
 from edgellama.quant.records import dataclass
 
 Place: TypeAlias = Literal[
@@ -102,6 +104,15 @@ class Hook(Protocol):
         ...
 
 
+def layer_numbers(layers: Iterable[int] | None) -> tuple[int, ...] | None:
+    """The layers that a user names, None for all; InvalidOptionError for what is no list."""
+    if layers is None:
+        return None
+    if not isinstance(layers, Iterable):
+        raise InvalidOptionError(f"a hook at layers {shown(layers)}; allowed: a list, or None")
+    return tuple(layers)
+
+
 @dataclass(frozen=True)
 class RowHook:
     """A user's function at one place of some layers, or of all."""
@@ -111,6 +122,8 @@ class RowHook:
     layers: Collection[int] | None = None
 
     def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise InvalidOptionError(f"a hook that is {shown(self.function)}; allowed: a function")
         if self.place not in get_args(HookPlace):
             allowed = ", ".join(get_args(HookPlace))
             raise InvalidOptionError(f"a hook at {self.place!r}; allowed: {allowed}")
@@ -119,9 +132,10 @@ class RowHook:
 
     def check_layers(self, num_layers: int) -> None:
         """InvalidOptionError for a layer that a model of so many does not have."""
-        wrong = [layer for layer in self.layers or () if not 0 <= layer < num_layers]
-        if wrong:
-            raise InvalidOptionError(f"a hook at layer {wrong[0]}; allowed: 0 to {num_layers - 1}")
+        for layer in self.layers or ():
+            if not is_whole(layer, 0) or layer >= num_layers:
+                allowed = f"0 to {num_layers - 1}"
+                raise InvalidOptionError(f"a hook at layer {shown(layer)}; allowed: {allowed}")
 
     @property
     def changes_rows(self) -> bool:

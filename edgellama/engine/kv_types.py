@@ -35,7 +35,10 @@ class KVTypes:
     @classmethod
     def of(cls, choice: KVTypeChoice) -> KVTypes:
         """The types that a user's choice means. Raises InvalidOptionError."""
-        parts = choice.split(SEPARATOR) if isinstance(choice, str) else list(choice)
+        if isinstance(choice, str):
+            parts = choice.split(SEPARATOR)
+        else:
+            parts = list(choice) if isinstance(choice, (tuple, list)) else []
         if len(parts) == 1:
             parts *= 2
         if len(parts) != 2 or not all(isinstance(part, str) for part in parts):

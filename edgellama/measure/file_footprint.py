@@ -10,7 +10,9 @@ from pathlib import Path
 
 from edgellama.engine.card.choice import AttentionMode
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
-from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier
+from edgellama.engine.machinery import checked_num_threads
+from edgellama.generation.arguments import check_from_1
+from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.measure.footprint import (
     AS_IT_IS,
     Footprint,
@@ -64,9 +66,9 @@ def predict_footprint(
     outline = _outline(path)
     own_length = outline.config.context_length
     length = usual_context_length(outline.config) if context_length is None else context_length
+    check_from_1("context_length", length)
     length = min(length, own_length)
-    threads = default_num_threads() if num_threads is None else num_threads
-    machine = Machine(select_tier(), threads)
+    machine = Machine(select_tier(), checked_num_threads(num_threads))
     draft_bytes = 0
     if draft is not None:
         draft_bytes = draft_model_bytes(

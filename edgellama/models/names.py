@@ -57,6 +57,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise InvalidOptionError(f"the model is {shown(name_or_path)}; allowed: a path or a name")
     text = os.fspath(name_or_path)
+    if not text:
+        raise InvalidOptionError("the model is ''; allowed: a path or a name")
     path = Path(text).expanduser()
     if path.is_file():
         return first_part(path)

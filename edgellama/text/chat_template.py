@@ -126,10 +126,10 @@ def given_template(text: str, tokenizer: Tokenizer) -> ChatTemplate:
 
     InvalidOptionError for what is neither.
     """
-    name = find_template(text)
+    name = find_template(text) if isinstance(text, str) else None
     if name is not None:
         return _for_tokenizer(template_source(name), NAMED_TEMPLATES[name].stop, tokenizer)
-    if "{" not in text:
+    if not isinstance(text, str) or "{" not in text:
         raise unknown_template(text)
     return _for_tokenizer(text, (), tokenizer)
 
