@@ -9,13 +9,13 @@ import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from edgellama.cuda.driver import NO_CARD, Driver
+from edgellama.cuda.driver import NO_CARD, SUCCESS, Driver
 from edgellama.quant.errors import CudaError, InvalidOptionError
 
 MIN_CAPABILITY = (7, 5)
 """Turing: the first whose tensor cores take what kernels give them."""
 NAME_BYTES, UUID_BYTES = 256, 16
-MULTIPROCESSORS, TIME_LIMIT, MAPS_HOST_MEMORY, COMPUTE_MODE = 16, 17, 19, 20
+MULTIPROCESSORS, TIME_LIMIT, INTEGRATED, MAPS_HOST_MEMORY, COMPUTE_MODE = 16, 17, 18, 19, 20
 MEMORY_CLOCK_KHZ, MEMORY_BUS_BITS = 36, 37
 CAPABILITY_MAJOR, CAPABILITY_MINOR, MAX_SHARED_BYTES = 75, 76, 97
 """Attributes of a device, by the driver's numbers."""
@@ -28,7 +28,9 @@ class Card:
     """One graphics card.
 
     ``index`` counts as the driver does, within CUDA_VISIBLE_DEVICES. ``has_time_limit``: the
-    system ends kernels that run for seconds, as it does where a card drives a display.
+    system ends kernels that run for seconds, as it does where a card drives a display. An
+    ``is_integrated`` one has no memory of its own, but the computer's. ``bytes_per_second`` is 0
+    where the driver does not tell; of a part of a card (MIG) it is the whole card's.
     """
 
     index: int
@@ -40,6 +42,7 @@ class Card:
     max_shared_bytes: int
     bytes_per_second: float
     has_time_limit: bool
+    is_integrated: bool
     maps_host_memory: bool
     is_prohibited: bool
 
@@ -107,13 +110,16 @@ def _read_card(driver: Driver, index: int) -> Card:
     total = ctypes.c_size_t()
     driver.call("cuDeviceTotalMem", total, device)
 
-    def attribute(number: int) -> int:
+    def attribute(number: int, *, is_needed: bool = True) -> int:
         value = ctypes.c_int()
-        driver.call("cuDeviceGetAttribute", value, number, device)
-        return value.value
+        code = driver.result("cuDeviceGetAttribute", value, number, device)
+        if code != SUCCESS and is_needed:
+            raise driver.error(code, "cuDeviceGetAttribute")
+        return value.value if code == SUCCESS else 0
 
-    # Memory of two transfers a clock.
-    bytes_per_second = 2 * 1000.0 * attribute(MEMORY_CLOCK_KHZ) * attribute(MEMORY_BUS_BITS) / 8
+    # Memory of two transfers a clock; newer drivers may tell the clock no more.
+    clock, bits = (attribute(n, is_needed=False) for n in (MEMORY_CLOCK_KHZ, MEMORY_BUS_BITS))
+    bytes_per_second = 2 * 1000.0 * clock * bits / 8
     return Card(
         index=index,
         name=name.value.decode("utf-8", "replace"),
@@ -124,6 +130,7 @@ def _read_card(driver: Driver, index: int) -> Card:
         max_shared_bytes=attribute(MAX_SHARED_BYTES),
         bytes_per_second=bytes_per_second,
         has_time_limit=bool(attribute(TIME_LIMIT)),
+        is_integrated=bool(attribute(INTEGRATED)),
         maps_host_memory=bool(attribute(MAPS_HOST_MEMORY)),
         is_prohibited=attribute(COMPUTE_MODE) == PROHIBITED,
     )

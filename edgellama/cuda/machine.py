@@ -39,6 +39,8 @@ def _facts(card: Card) -> Iterator[str]:
         yield f"{card.bytes_per_second / GB:.0f} GB/s"
     yield f"compute capability {major}.{minor}"
     yield f"{card.num_multiprocessors} multiprocessors"
+    if card.is_integrated:
+        yield "shares the computer's memory"
     if card.has_time_limit:
         yield "drives a display (kernels of seconds are ended)"
 

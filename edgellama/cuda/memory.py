@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
+import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.cuda.cards import Card
 from edgellama.cuda.context import Context, Resource
 from edgellama.quant.errors import CudaMemoryError
 
@@ -34,6 +38,22 @@ def taken_bytes(num_bytes: int) -> int:
     return (
         num_bytes if num_bytes <= BLOCK_BYTES // 2 else -(-num_bytes // BLOCK_BYTES) * BLOCK_BYTES
     )
+
+
+SPARED_BYTES = 256 << 20
+"""Of what a card has free, what is left where more than its own memory can be had."""
+WSL_DEVICE = "/dev/dxg"
+"""Linux under Windows has it."""
+
+
+def may_spill(card: Card) -> bool:
+    """Whether the driver gives memory of the computer where the card's is full, and says nothing.
+
+    Drivers of Windows do so, and what lies there is ten times as slow. An integrated card has
+    the computer's alone, whose end is the end of other programs.
+    """
+    is_windows = sys.platform == "win32" or Path(WSL_DEVICE).exists()
+    return is_windows or card.is_integrated
 
 
 class DeviceMemory(Resource):
@@ -77,16 +97,19 @@ class RegisteredMemory(Resource):
         super().__init__(context, "cuMemHostUnregister", address, functools.partial(_let_go, array))
         context.call("cuMemHostGetDevicePointer", device_address, address, 0)
         self.device_address = device_address.value
+        _keep_from_children(address, array.nbytes)
 
 
 class CardMemory:
     """Hands out memory of one card and counts it.
 
-    ``limit_bytes``: the most that may be held at once; None for as much as the card has.
+    ``limit_bytes``: the most that may be held at once; None for as much as the card has. Where
+    the driver would give other memory than the card's it is asked before how much there is.
     """
 
     def __init__(self, context: Context, limit_bytes: int | None = None) -> None:
         self.context, self.limit_bytes = context, limit_bytes
+        self._spared_bytes = SPARED_BYTES if may_spill(context.card) else 0
         self._used_bytes = 0
         # Whatever is unheld is freed by whichever thread notices, perhaps within ``allocate``.
         self._lock = threading.RLock()
@@ -95,6 +118,13 @@ class CardMemory:
     def used_bytes(self) -> int:
         """How much is held."""
         return self._used_bytes
+
+    @property
+    def room_bytes(self) -> int:
+        """How much may still be taken, as far as can be told now; CudaError."""
+        free, _ = self.context.memory_bytes()
+        free = max(free - self._spared_bytes, 0)
+        return free if self.limit_bytes is None else min(free, self.limit_bytes - self.used_bytes)
 
     def allocate(self, num_bytes: int) -> DeviceMemory:
         """Memory of the card; CudaMemoryError if the limit or the card has no room for it.
@@ -109,6 +139,8 @@ class CardMemory:
                     f"{taken} bytes more do not fit the limit of the card's memory: {used} of "
                     f"{limit} bytes are used"
                 )
+            if self._spared_bytes and (room := self.room_bytes) < taken:
+                raise CudaMemoryError(f"{taken} bytes more do not fit the card: {room} are free")
             address = ctypes.c_uint64()
             self.context.call("cuMemAlloc", address, num_bytes)
             self._used_bytes += taken
@@ -118,6 +150,24 @@ class CardMemory:
     def _count_freed(self, num_bytes: int) -> None:
         with self._lock:
             self._used_bytes -= num_bytes
+
+
+WIPE_ON_FORK = 18
+"""Linux' advice that a child finds zeros there, which Python does not name."""
+
+
+def _keep_from_children(address: int, num_bytes: int) -> None:
+    """Have no child share whole pages of memory that a card reads and writes.
+
+    Pages that a child shares are copied when either writes to them: the process would have new
+    ones, and old kernels leave the card with those of before. Other systems do not fork.
+    """
+    if sys.platform == "linux" and not address % mmap.PAGESIZE:
+        whole = num_bytes // mmap.PAGESIZE * mmap.PAGESIZE
+        # Where it is refused, forking between two steps is as it always was.
+        ctypes.CDLL(None).madvise(
+            ctypes.c_void_p(address), ctypes.c_size_t(whole), ctypes.c_int(WIPE_ON_FORK)
+        )
 
 
 def _let_go(array: npt.NDArray[Any]) -> None:

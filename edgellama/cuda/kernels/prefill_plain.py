@@ -118,8 +118,9 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
         queries = shared + queries_at + own * warp_queries
 
         seen, start = min(window, FAR), block_z(warp) * TILE_ROWS
-        for first_row in range(start, min(start + TILE_ROWS, num_tokens * group), block_rows):
-            num_rows = min(num_tokens * group - first_row, block_rows)
+        end_row = min(start + TILE_ROWS, num_tokens * group)
+        for first_row in range(start, end_row, block_rows):
+            num_rows = min(end_row - first_row, block_rows)
             store_queries(q, q_stride, head_size, group, first_row, num_rows, shared + queries_at,
                           own)  # fmt: skip
             warp_barrier()
@@ -140,9 +141,9 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
                             last, shared, warp)  # fmt: skip
                 results = gather(shrink_results(results, factors), weights_of_warp, shared)
             sums = total_sums(sums)
-            # Asked anew, as behind all keys: no registers hold this meanwhile.
-            segment, token, num_tokens, part = tile_of(segments, group, block_x(warp), window)
-            if parts_of(segment, token, num_tokens, window) == 1:
+            # Asked anew, as behind the last pass: no registers hold this meanwhile.
+            segment, token, count, part = tile_of(segments, group, block_x(warp), window)
+            if parts_of(segment, token, count, window) == 1:
                 row = read_global_i64(segment + FIRST_ROW) + token
                 write_rows(shrink_results(results, inverses(sums)), y + row * y_stride + head_at,
                            y_stride, head_size, group, first_row, num_rows, own)  # fmt: skip
@@ -156,10 +157,11 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
                 leave(largest, sums, scale, target + own_row * stride, stride, num_rows - own_row)
                 write_rows(results, target + PARTIAL_NUMBERS_AT, stride, head_size, 1, 0, num_rows,
                            own)  # fmt: skip
-        num_parts = parts_of(segment, token, num_tokens, window)
+        segment, token, count, part = tile_of(segments, group, block_x(warp), window)
+        num_parts = parts_of(segment, token, count, window)
         if num_parts > 1:
             y += (read_global_i64(segment + FIRST_ROW) + token) * y_stride + head_at
-            num_rows = min(num_tokens * group - start, TILE_ROWS)
+            num_rows = min(count * group - start, TILE_ROWS)
             _, parts, part_bytes, ticket = place_of(
                 segment, token, group, part, window, num_kv_heads, kv_head, block_z(warp), head_size
             )

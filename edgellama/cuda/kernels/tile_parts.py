@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
@@ -36,7 +37,7 @@ from edgellama.cuda.layouts import (
 from edgellama.cuda.prefill_tiles import TICKETS_OF_BLOCK, Tile
 from edgellama.kernels_cpu.layouts import count_splits, first_seen
 from edgellama.kernels_cpu.simd.device import device
-from edgellama.kernels_cpu.simd.vectors import I32
+from edgellama.kernels_cpu.simd.vectors import I32, I64
 
 ROWS_AT_ONCE, LOADS_AT_ONCE = 4, 8
 """Rows that a warp merges together, and loads of each lane at once: registers are few."""
@@ -91,12 +92,27 @@ def keys_of_part(segment, token, num_tokens, part, window, num_keys):
     return first, min(position + token + num_tokens, start + split_keys)
 
 
+@intrinsic
+def anew(typingctx, number):
+    """The same uniform number, from which LLVM computes nothing before a loop."""
+    width = lanes_of(typingctx, "i32").width
+
+    def codegen(ctx, b, sig, args):
+        if width > 1:
+            return args[0]
+        kind = ir.FunctionType(I64, [I64])
+        return b.call(ir.InlineAsm(kind, "mov.b64 $0, $1;", "=l,l", side_effect=True), args)
+
+    return types.int64(types.int64), codegen
+
+
 @device
 def place_of(segment, token, group, part, window, num_kv_heads, kv_head, plane, head_size):
     """Where a block leaves results: its own rows, the first part's, from one part to the next.
 
     The last is the address of the first of the tile's counters for this KV head and plane.
     """
+    group = anew(group)
     num_tokens, planes = read_global_i64(segment + NUM_TOKENS), row_parts(group)
     tile = token // tile_tokens(group)
     block = kv_head * planes + plane

@@ -39,13 +39,6 @@ class CardDevice:
         driver = driver or Driver.load()
         return cls(driver, choose_card(driver, choice.gpu), choice.gpu_memory)
 
-    @property
-    def room_bytes(self) -> int:
-        """How much memory may still be taken, as far as can be told now."""
-        free, _ = self.context.memory_bytes()
-        limit = self.memory.limit_bytes
-        return free if limit is None else min(free, limit - self.memory.used_bytes)
-
     def functions(
         self, kernels: Iterable[Kernel], head_size: int, progress: Progress | None = None
     ) -> Mapping[Kernel, Function]:

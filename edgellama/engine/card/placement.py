@@ -254,7 +254,7 @@ class CardPlacement:
         num_pages = -(-expected // PAGE_POSITIONS)
         page_bytes = CardLayout(whole, whole.num_layers).card.page_bytes
         needed = num_pages * taken_bytes(page_bytes)
-        room = device.room_bytes + sum(pool.idle_bytes for pool in self._pools.values())
+        room = device.memory.room_bytes + sum(pool.idle_bytes for pool in self._pools.values())
         room -= self._working_bytes()
         if needed <= room:
             return whole.num_layers
