@@ -98,6 +98,7 @@ class FakeCuda(FakeMemory):
         super().__init__(missing, idle_after)
         self.cards = fake_cards or (FakeCard(),)
         self.version, self.run = version, run
+        self.refused_attributes: set[int] = set()
         self.launches: list[Launch] = []
         self.retained: Counter[int] = Counter()
         self._entries: dict[int, dict[str, list[str]]] = {}
@@ -146,8 +147,11 @@ class FakeCuda(FakeMemory):
     def _cuDeviceGetUuid(self, uuid: Any, device: int) -> None:
         ctypes.memmove(uuid, bytes(range(device, device + 16)), 16)
 
-    def _cuDeviceGetAttribute(self, value: Any, number: int, device: int) -> None:
+    def _cuDeviceGetAttribute(self, value: Any, number: int, device: int) -> int:
+        if number in self.refused_attributes:
+            return INVALID_VALUE
         value[0] = self.cards[device].attribute(number)
+        return SUCCESS
 
     def _cuDeviceTotalMem(self, num_bytes: Any, device: int) -> None:
         num_bytes[0] = self.cards[device].total_bytes
@@ -161,11 +165,6 @@ class FakeCuda(FakeMemory):
             return self._violation("a context was released twice", INVALID_CONTEXT)
         self.retained[device] -= 1
         return SUCCESS
-
-    def _cuCtxSetCurrent(self, context: int) -> int:
-        stack = self.contexts
-        stack[-1:] = [context] if context else []
-        return self._check_context(context)
 
     def _cuCtxPushCurrent(self, context: int) -> int:
         self.contexts.append(context)

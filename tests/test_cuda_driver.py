@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import mmap
 import os
 import signal
 import sys
 import threading
 import weakref
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -20,12 +22,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgellama.cuda import cards
+from edgellama.cuda import memory as cuda_memory
 from edgellama.cuda.context import Context
 from edgellama.cuda.driver import FUNCTIONS, NO_CARD, NO_DEVICE, OUT_OF_MEMORY, Driver
 from edgellama.cuda.machine import describe_cards
 from edgellama.cuda.memory import CardMemory, MappedMemory, RegisteredMemory
 from edgellama.cuda.modules import Module
 from edgellama.cuda.streams import Stream
+from edgellama.engine.memory import reserve
 from edgellama.quant.errors import (
     CudaError,
     CudaLostError,
@@ -151,7 +155,7 @@ def test_every_address_can_be_called() -> None:
     codes = []
 
     def work() -> None:
-        codes.append(prototype(driver.address("cuCtxSetCurrent"))(context.handle))
+        codes.append(prototype(driver.address("cuCtxPushCurrent"))(context.handle))
         codes.append(prototype(driver.address("cuStreamQuery"))(stream.handle))
 
     stream = Stream(context)
@@ -271,9 +275,54 @@ def test_a_full_card_leaves_everything_as_it_was() -> None:
     assert memory.allocate(1000).num_bytes == 1000
 
 
+@pytest.mark.parametrize("card", [FakeCard(), FakeCard(attributes={cards.INTEGRATED: 1})])
+def test_a_driver_that_gives_other_memory_is_asked_before(
+    card: FakeCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under Windows, and where the memory is the computer's, some of what is free stays free."""
+    if not card.attributes:
+        monkeypatch.setattr(cuda_memory, "WSL_DEVICE", os.devnull)
+    roomy = replace(card, free_bytes=cuda_memory.SPARED_BYTES + 1000)
+    fake = FakeCuda(roomy)
+    memory = CardMemory(opened(fake))
+    held = memory.allocate(900)
+    assert memory.room_bytes == 100
+    with pytest.raises(CudaMemoryError, match="101 bytes more do not fit the card: 100 are free"):
+        memory.allocate(101)
+    assert fake.calls.count("cuMemAlloc") == 1
+    held.close()
+    assert memory.room_bytes == 1000
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks and is asked so")
+def test_pinned_pages_are_not_shared_with_children() -> None:
+    """A child finds zeros in whole pages that are pinned, and what lies beside them as it was."""
+    array = reserve(3 * mmap.PAGESIZE)
+    array[:] = 7
+    pinned = RegisteredMemory(opened(FakeCuda()), array[: 2 * mmap.PAGESIZE + 100])
+    child = os.fork()
+    if not child:
+        is_right = not array[: 2 * mmap.PAGESIZE].any() and array[2 * mmap.PAGESIZE :].all()
+        os._exit(0 if is_right else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert (array == 7).all()
+    pinned.close()
+
+
+def test_a_driver_that_tells_no_clock_is_no_obstacle() -> None:
+    """What only the bandwidth is computed from may be missing; what decides may not."""
+    fake = FakeCuda()
+    fake.refused_attributes = {cards.MEMORY_CLOCK_KHZ}
+    (card,) = cards.list_cards(Driver(fake))
+    assert (card.bytes_per_second, card.obstacle) == (0, None)
+    fake.refused_attributes = {cards.MULTIPROCESSORS}
+    with pytest.raises(CudaError, match="cuDeviceGetAttribute: CUDA_ERROR_INVALID_VALUE"):
+        cards.list_cards(Driver(fake))
+
+
 def test_everything_is_used() -> None:
     """Each function of the table is called, but those for machine code and for errors."""
-    rest = {"cuCtxSetCurrent", "cuGetErrorName", "cuGetErrorString"}
+    rest = {"cuGetErrorName", "cuGetErrorString"}
     assert FUNCTIONS.keys() - set(calls_of_everything()) == rest
 
 
@@ -356,7 +405,7 @@ def test_another_librarys_context_is_put_back() -> None:
     driver = Driver(fake)
     own = Context(driver, cards.choose_card(driver, 0))
     other = Context(driver, cards.choose_card(driver, 1))
-    driver.call("cuCtxSetCurrent", other.handle)
+    driver.call("cuCtxPushCurrent", other.handle)
     own.memory_bytes()
     fake.fail("cuMemGetInfo", INVALID_VALUE)
     with pytest.raises(CudaError, match="CUDA_ERROR_INVALID_VALUE"):

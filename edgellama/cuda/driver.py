@@ -55,7 +55,6 @@ FUNCTIONS: Mapping[str, tuple[str, tuple[Any, ...]]] = MappingProxyType(
         "cuDeviceTotalMem": ("cuDeviceTotalMem_v2", (_SIZE_OUT, c_int)),
         "cuDevicePrimaryCtxRetain": ("cuDevicePrimaryCtxRetain", (_HANDLE_OUT, c_int)),
         "cuDevicePrimaryCtxRelease": ("cuDevicePrimaryCtxRelease_v2", (c_int,)),
-        "cuCtxSetCurrent": ("cuCtxSetCurrent", (_HANDLE,)),
         "cuCtxPushCurrent": ("cuCtxPushCurrent_v2", (_HANDLE,)),
         "cuCtxPopCurrent": ("cuCtxPopCurrent_v2", (_HANDLE_OUT,)),
         "cuCtxSynchronize": ("cuCtxSynchronize", ()),
