@@ -53,9 +53,10 @@ CARD_BYTES = 128
 NOT_READY = 600
 """What ``cuStreamQuery`` returns while the card computes."""
 LAUNCH_FUNCTION, LAUNCH_Y, LAUNCH_Z, LAUNCH_THREADS = 0, 8, 16, 24
-LAUNCH_SHARED_BYTES, LAUNCH_ARGUMENTS = 32, 40
+LAUNCH_SHARED_BYTES, LAUNCH_ARGUMENTS, LAUNCH_AT_ONCE, LAUNCH_FIRST = 32, 40, 48, 56
 """Words of a launch's record: the kernel, its blocks in two directions, its threads in a block,
-their shared memory, the address of the addresses of its arguments."""
+their shared memory, the address of the addresses of its arguments; the addresses of how many of
+its blocks in a row are launched at once, and of the argument that tells the first of them."""
 LAUNCH_BYTES = 64
 
 

@@ -62,11 +62,21 @@ class RecordingDriver:
         return int(self.record[layouts.CARD_STATUS // 8])
 
 
-def run(runner: KernelRunner, driver: RecordingDriver, cancelled: int = 0, **numbers: int) -> None:
-    """Run the kernel once with a table of 100 bytes, and numbers of blocks of COUNTS."""
+def run(
+    runner: KernelRunner, driver: RecordingDriver, cancelled: int = 0, at_once: int = 1 << 31,
+    **numbers: int,
+) -> list[int]:  # fmt: skip
+    """Run the kernel once with a table of 100 bytes, and numbers of blocks of COUNTS.
+
+    The first block of the last launch of each kernel.
+    """
+    bound, firsts = np.array([at_once], np.int64), np.full(len(LAUNCHES), -1, np.int64)
     records = np.zeros((len(LAUNCHES), layouts.LAUNCH_BYTES // 8), np.int64)
     for number, function in enumerate(LAUNCHES.values()):
-        records[number, :6] = (function, 3, number + 1, 32 * (number + 1), 1000 * number, 500)
+        records[number] = (
+            function, 3, number + 1, 32 * (number + 1), 1000 * number, 500, bound.ctypes.data,
+            firsts[number:].ctypes.data,
+        )  # fmt: skip
     at = {
         name: records.ctypes.data + number * layouts.LAUNCH_BYTES
         for number, name in enumerate(LAUNCHES)
@@ -75,6 +85,7 @@ def run(runner: KernelRunner, driver: RecordingDriver, cancelled: int = 0, **num
     word = np.array([flag.ctypes.data], np.int64)
     arguments = {"table": 81, "table_source": 82, "table_bytes": 100, **COUNTS, **numbers}
     runner("attend_on_card", 2, card=driver.record, cancel_word=word, **at, **arguments)
+    return firsts.tolist()
 
 
 def launched(function: int, x: int, number: int) -> tuple[object, ...]:
@@ -99,6 +110,22 @@ def test_a_layer(runner: KernelRunner) -> None:
         ("pop", driver.record.ctypes.data + layouts.CARD_POPPED),
     ]
     assert driver.status == 0
+
+
+def test_a_launch_that_would_take_too_long_is_several(runner: KernelRunner) -> None:
+    """Each has as many blocks as there may be, and is sent before the next; one that fails is the
+    last."""
+    driver = RecordingDriver(is_ready=[layouts.NOT_READY, 0, layouts.NOT_READY])
+    firsts = run(runner, driver, at_once=2, num_tokens=4, num_few_tasks=0, num_many_tasks=3)
+    assert driver.calls[2:-1] == [
+        launched(11, 2, 0), ("is_ready", 72), launched(11, 2, 0),
+        launched(13, 2, 2), ("is_ready", 72), launched(13, 1, 2), *[("is_ready", 72)] * 2,
+    ]  # fmt: skip
+    assert (firsts, driver.status) == ([2, -1, 2], 0)
+    driver = RecordingDriver(is_ready=719)
+    run(runner, driver, at_once=2)
+    assert [call[0] for call in driver.calls[-3:]] == ["launch", "is_ready", "pop"]
+    assert driver.status == 719
 
 
 def test_what_is_not_there_is_not_launched(runner: KernelRunner) -> None:

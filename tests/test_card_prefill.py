@@ -133,7 +133,7 @@ def attend(
         name, (first_tasks[-1], cache.kv_heads, row_parts(group)),
         CARD_SIGNATURES[CARD_KERNELS[name]].shared_bytes(cache.head_size), at_once=at_once, q=q,
         q_stride=q.strides[0], y=y, y_stride=y.strides[0], segments=table, window=cache.window,
-        scale=LOG2_E / math.sqrt(cache.head_size), **cache.layer(),
+        scale=LOG2_E / math.sqrt(cache.head_size), first_block=0, **cache.layer(),
     )  # fmt: skip
     assert not any(ticket.any() for ticket in tickets), "tickets are not given back"
     return y

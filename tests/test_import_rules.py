@@ -101,7 +101,8 @@ UNBOUND = ("cli", "pyinstaller", "__main__")
 # Third-party packages that are slow to import, or bound to one place by design: where they may be.
 PLACES = {
     "llvmlite": re.compile(
-        r"edgellama\.(kernels_cpu\.(simd\.\w+|compiling\.jit)|cuda\.(kernels\.\w+|ptx_target))"
+        r"edgellama\.(kernels_cpu\.(simd\.\w+|compiling\.(front_end|jit))"
+        r"|cuda\.(kernels\.\w+|ptx_target))"
     ),
     "numba": re.compile(r"edgellama\.(kernels_cpu(\.\w+)*|cuda\.(kernels\.\w+|ptx_target))"),
     "gguf": re.compile(r"edgellama\.convert(\.\w+)*"),

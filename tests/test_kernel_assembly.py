@@ -45,10 +45,10 @@ if triple != binding.get_process_triple():
 from edgellama.kernels_cpu.compiling import jit
 from edgellama.kernels_cpu.signatures import KERNELS
 
-original = jit._target_machine
-jit._target_machine = lambda: Printing(original())
-optimize = jit._optimize
-jit._optimize = lambda module, machine: optimize(module, machine.machine)
+original = jit.target_machine
+jit.target_machine = lambda: Printing(original())
+optimize = jit.optimize
+jit.optimize = lambda module, machine: optimize(module, machine.machine)
 jit.use_tier(next(tier for tier in cpu.TIERS if tier.name == sys.argv[2]))
 print(json.dumps({name: jit.compile_kernel(KERNELS[name]).decode() for name in sys.argv[4:]}))
 """

@@ -13,12 +13,12 @@ from edgellama.kernels_cpu.machine.cpu import compilable_tier
 KERNELS = ("embed_Q8_0", "quantize_in_order", "merge_attention")
 PROGRAM = """
 import hashlib
-from edgellama.kernels_cpu.compiling import jit
+from edgellama.kernels_cpu.compiling import front_end, jit
 from edgellama.kernels_cpu.machine.cpu import compilable_tier
 from edgellama.kernels_cpu.signatures import KERNELS
 if {plain}:
-    jit.spare_all = lambda typing_context: None
-    del jit.KernelLibrary._optimize_functions
+    front_end.spare_all = lambda typing_context: None
+    del front_end.KernelLibrary._optimize_functions
 jit.use_tier(compilable_tier("generic"))
 for name in {names}:
     print(name, hashlib.sha256(jit.compile_kernel(KERNELS[name])).hexdigest())

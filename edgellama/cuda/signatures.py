@@ -69,6 +69,8 @@ ATTEND = (
     "q", "q_stride", "y", "y_stride", *LAYER, *CACHE, "segments", "window", "scale",
 )  # fmt: skip
 """Rows of queries and of results; ``scale`` of the scores carries the factor log2(e)."""
+MANY = (*ATTEND, "first_block")
+"""Many blocks in a row may be launched one part after the other, from the first of each part on."""
 FEW_BLOCKS = 8
 """Enough that one's loads hide behind others' products; more would not leave registers enough."""
 
@@ -114,7 +116,7 @@ def _many_signatures() -> Table:
         for factory, is_turing in (("attend_many", False), ("attend_many_turing", True)):
             if not is_turing or ("bf16" not in pair and width in TURING_WIDTHS):
                 table[Kernel(f"card_{factory}", (*pair, width))] = CardSignature(
-                    "prefill", factory, ATTEND, frozenset({"scale"}), TILE_WARPS,
+                    "prefill", factory, MANY, frozenset({"scale"}), TILE_WARPS,
                     partial(many_shared_bytes, pair, is_turing), min_blocks=blocks_of(pair, width),
                 )  # fmt: skip
     return table
@@ -128,7 +130,7 @@ def plain_shared_bytes(pair: tuple[str, str], head_size: int) -> int:
 def _plain_signatures() -> Table:
     return {
         Kernel("card_attend_many_plain", (*pair, width)): CardSignature(
-            "prefill_plain", "attend_many_plain", ATTEND, frozenset({"scale"}), TILE_WARPS,
+            "prefill_plain", "attend_many_plain", MANY, frozenset({"scale"}), TILE_WARPS,
             partial(plain_shared_bytes, pair), min_blocks=blocks_of(pair, width, is_plain=True),
         )
         for pair, width in product(product(CACHE_TYPES, CACHE_TYPES), WIDTHS)

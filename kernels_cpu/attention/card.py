@@ -18,6 +18,8 @@ from edgellama.kernels_cpu.layouts import (
     CARD_STATUS,
     CARD_STREAM,
     LAUNCH_ARGUMENTS,
+    LAUNCH_AT_ONCE,
+    LAUNCH_FIRST,
     LAUNCH_FUNCTION,
     LAUNCH_SHARED_BYTES,
     LAUNCH_THREADS,
@@ -41,34 +43,47 @@ PAUSES = 64
 
 
 @device
+def is_done(card):
+    """The status of what the card was given; asking makes the driver send what it has held back."""
+    return call_driver(read_i64(card + CARD_IS_READY), read_i64(card + CARD_STREAM), 0, 0, 0)
+
+
+@device
 def launch(card, record, num_blocks):
-    """Launch a kernel with so many blocks in a row, none where there are none; the status."""
-    if num_blocks == 0:
-        return 0
-    return call_launch(
-        read_i64(card + CARD_LAUNCH),
-        read_i64(record + LAUNCH_FUNCTION),
-        num_blocks,
-        read_i64(record + LAUNCH_Y),
-        read_i64(record + LAUNCH_Z),
-        read_i64(record + LAUNCH_THREADS),
-        read_i64(record + LAUNCH_SHARED_BYTES),
-        read_i64(card + CARD_STREAM),
-        read_i64(record + LAUNCH_ARGUMENTS),
-    )
+    """Launch a kernel with so many blocks in a row, none where there are none; the status.
+
+    Where only some may be launched at once the driver sends them before it gets the next.
+    """
+    status, first, at_once = 0, 0, read_i64(read_i64(record + LAUNCH_AT_ONCE))
+    while first < num_blocks and (status == 0 or status == NOT_READY):
+        atomic_store(read_i64(record + LAUNCH_FIRST), first)
+        status = call_launch(
+            read_i64(card + CARD_LAUNCH),
+            read_i64(record + LAUNCH_FUNCTION),
+            min(num_blocks - first, at_once),
+            read_i64(record + LAUNCH_Y),
+            read_i64(record + LAUNCH_Z),
+            read_i64(record + LAUNCH_THREADS),
+            read_i64(record + LAUNCH_SHARED_BYTES),
+            read_i64(card + CARD_STREAM),
+            read_i64(record + LAUNCH_ARGUMENTS),
+        )
+        first += at_once
+        if status == 0 and first < num_blocks:
+            status = is_done(card)
+    return status
 
 
 @device
 def wait(card, cancel_word):
     """Wait until the card has done all that it was given; the status, 0 where it was cancelled."""
-    stream = read_i64(card + CARD_STREAM)
-    status = call_driver(read_i64(card + CARD_IS_READY), stream, 0, 0, 0)
+    status = is_done(card)
     while status == NOT_READY:
         if atomic_load(read_i64(cancel_word)) != 0:
             return 0
         for _ in range(PAUSES):
             pause()
-        status = call_driver(read_i64(card + CARD_IS_READY), stream, 0, 0, 0)
+        status = is_done(card)
     return status
 
 

@@ -7,45 +7,22 @@ slot of 8 bytes, and of the warp's record, see ``warp``.
 
 from __future__ import annotations
 
-from typing import Any
-
-from llvmlite import ir
-from numba.core import registry
-
-from edgellama.cuda.kernels.front_end import (
-    I64,
-    call_function,
+from edgellama.cuda.kernels.front_end import source_of
+from edgellama.kernels_cpu.compiling.front_end import (
     linked,
     optimize,
-    parameter_types,
+    target_machine,
     typed_library,
 )
-from edgellama.kernels_cpu.compiling import jit
+from edgellama.kernels_cpu.compiling.jit import entry_module
 from edgellama.kernels_cpu.signatures import Kernel
 
 
 def compile_object(kernel: Kernel) -> bytes:
     """Object code for the tier of ``jit.use_tier``, with one symbol: the kernel's name."""
-    machine = registry.cpu_target.target_context.codegen()._tm
-    library, symbol = typed_library(kernel)
-    module = linked(_entry_module(kernel, symbol), library, kernel)
+    source, machine = source_of(kernel), target_machine()
+    library, symbol = typed_library(source)
+    entry = entry_module(kernel.name, source, symbol, num_own=1)
+    module = linked(entry, library, kernel.name)
     optimize(module, machine, speed_level=1)
     return bytes(machine.emit_object(module))
-
-
-def _entry_module(kernel: Kernel, symbol: str) -> Any:
-    """``void(arguments, record, unused)``, as all kernels of the CPU are called."""
-    module = ir.Module(kernel.name)
-    module.triple = jit.object_triple()
-    entry = ir.Function(module, ir.FunctionType(ir.VoidType(), [I64, I64, I64]), kernel.name)
-    entry.attributes.add("nounwind")
-    entry.attributes.alignstack = jit.STACK_ALIGNMENT
-    arguments, warp, _ = entry.args
-    builder = ir.IRBuilder(entry.append_basic_block())
-    values = []
-    for slot, kind in enumerate(parameter_types(kernel)):
-        at = builder.add(arguments, I64(8 * slot))
-        values.append(builder.load(builder.inttoptr(at, kind.as_pointer()), align=4))
-    call_function(builder, kernel, symbol, values, warp)
-    builder.ret_void()
-    return module

@@ -97,10 +97,10 @@ def _attention(tile: TensorTile) -> Any:
 
     def kernel(
         q, q_stride, y, y_stride, head_size, num_heads, num_kv_heads, key_offset, value_offset,
-        key_head_bytes, value_head_bytes, segments, window, scale, warp,
+        key_head_bytes, value_head_bytes, segments, window, scale, first_block, warp,
     ):  # fmt: skip
-        group, kv_head = num_heads // num_kv_heads, block_y(warp)
-        segment, token, num_tokens, part = tile_of(segments, group, block_x(warp), window)
+        group, kv_head, task = num_heads // num_kv_heads, block_y(warp), block_x(warp) + first_block
+        segment, token, num_tokens, part = tile_of(segments, group, task, window)
         first, last = keys_of_part(segment, token, num_tokens, part, window, num_keys)
         if first >= last:
             return
@@ -148,7 +148,7 @@ def _attention(tile: TensorTile) -> Any:
             results = gather_values(results, pack_weights(weights), shared + values_at)
         block_barrier(warp)
         # Asked anew: no registers hold this meanwhile.
-        segment, token, num_tokens, part = tile_of(segments, group, block_x(warp), window)
+        segment, token, num_tokens, part = tile_of(segments, group, task, window)
         sums, num_parts = total_sums(sums), parts_of(segment, token, num_tokens, window)
         shared, own_row = shared + own * OUTPUT_ROWS * output_stride, own * WARP_ROWS
         num_rows = min(num_tokens * group - first_row, TILE_ROWS) - own_row

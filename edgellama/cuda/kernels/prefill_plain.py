@@ -103,10 +103,10 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
 
     def kernel(
         q, q_stride, y, y_stride, head_size, num_heads, num_kv_heads, key_offset, value_offset,
-        key_head_bytes, value_head_bytes, segments, window, scale, warp,
+        key_head_bytes, value_head_bytes, segments, window, scale, first_block, warp,
     ):  # fmt: skip
-        group, kv_head = num_heads // num_kv_heads, block_y(warp)
-        segment, token, num_tokens, part = tile_of(segments, group, block_x(warp), window)
+        group, kv_head, task = num_heads // num_kv_heads, block_y(warp), block_x(warp) + first_block
+        segment, token, num_tokens, part = tile_of(segments, group, task, window)
         first, last = keys_of_part(segment, token, num_tokens, part, window, num_keys)
         if first >= last:
             return
@@ -142,7 +142,7 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
                 results = gather(shrink_results(results, factors), weights_of_warp, shared)
             sums = total_sums(sums)
             # Asked anew, as behind the last pass: no registers hold this meanwhile.
-            segment, token, count, part = tile_of(segments, group, block_x(warp), window)
+            segment, token, count, part = tile_of(segments, group, task, window)
             if parts_of(segment, token, count, window) == 1:
                 row = read_global_i64(segment + FIRST_ROW) + token
                 write_rows(shrink_results(results, inverses(sums)), y + row * y_stride + head_at,
@@ -157,7 +157,7 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
                 leave(largest, sums, scale, target + own_row * stride, stride, num_rows - own_row)
                 write_rows(results, target + PARTIAL_NUMBERS_AT, stride, head_size, 1, 0, num_rows,
                            own)  # fmt: skip
-        segment, token, count, part = tile_of(segments, group, block_x(warp), window)
+        segment, token, count, part = tile_of(segments, group, task, window)
         num_parts = parts_of(segment, token, count, window)
         if num_parts > 1:
             y += (read_global_i64(segment + FIRST_ROW) + token) * y_stride + head_at

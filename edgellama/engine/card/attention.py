@@ -30,6 +30,8 @@ from edgellama.quant.records import dataclass
 NUM_FEW_TASKS, NUM_MANY_TASKS = Bound("num_few_tasks"), Bound("num_many_tasks")
 CARD_TABLE, CARD_TABLE_SOURCE = Bound("card_table"), Bound("card_table_source")
 CARD_TABLE_BYTES = Bound("card_table_bytes")
+NO_BOUND = (1 << 31) - 1
+"""Blocks in a row that a launch may have."""
 LOG2_E = math.log2(math.e)
 Words = npt.NDArray[np.int64]
 
@@ -48,7 +50,8 @@ class CardRows:
 class Launches:
     """The records of a layout's launches, layer by layer, in memory that the executor reads.
 
-    ``segments`` may be changed for all of them at once.
+    The table of ``segments`` may be changed for all of them at once, and how many blocks in a row
+    attend many tokens at once.
     """
 
     def __init__(
@@ -82,15 +85,19 @@ class Launches:
                 "window": config.sliding_window or ALL_KEYS,
                 "scale": LOG2_E / math.sqrt(config.head_size),
                 "segments": 0,
+                "first_block": 0,
             }
         )
+        bounds = self._slots({"none": NO_BOUND, "many": NO_BOUND, "unused": 0})
+        self._no_bound, self._many_at_once, self._unused = bounds.values()
         self._staged = {"q": self._common["staged_q"], "q_stride": self._common["staged_stride"]}
         self._held: list[object] = []
         self._layers = [self._layer(index) for index in range(layout.num_card_layers)]
 
-    def set_segments(self, address: int) -> None:
-        """Where the card has the table of segments."""
+    def set_segments(self, address: int, many_at_once: int = NO_BOUND) -> None:
+        """Where the card has the table of segments, and the bound of ``splits.blocks_at_once``."""
         self._common["segments"][0] = address
+        self._many_at_once[0] = many_at_once
 
     def of_layer(self, index: int) -> dict[str, int]:
         """Addresses of the records of a layer, as ``attend_on_card`` takes them."""
@@ -117,9 +124,11 @@ class Launches:
         num_threads = 32 * signature.num_warps
         shared_bytes = signature.shared_bytes(self._config.head_size)
         record = np.zeros(LAUNCH_BYTES // 8, np.int64)
-        num_kv_heads = self._config.head_count_kv
-        record[:6] = (
+        num_kv_heads, is_bound = self._config.head_count_kv, "first_block" in signature.parameters
+        record[:] = (
             function.handle, num_kv_heads, num_planes, num_threads, shared_bytes, _address(places),
+            _address(self._many_at_once if is_bound else self._no_bound),
+            _address(slots["first_block"] if is_bound else self._unused),
         )  # fmt: skip
         self._held += [slots, places, record]
         return _address(record)

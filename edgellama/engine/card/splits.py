@@ -1,4 +1,4 @@
-"""Into how many parts the keys of a segment are cut on a card, so that its blocks fill the card.
+"""How a segment's work is cut on a card: its keys, so that blocks fill the card, and its launches.
 
 A token of a few is cut by its own position alone. Where a prompt's tiles are too few for the
 card's multiprocessors, a short piece behind many keys, their keys are cut too. That depends on the
@@ -8,10 +8,15 @@ segment and the card alone: what others compute in the same step changes nothing
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from types import MappingProxyType
 
-from edgellama.cuda.layouts import count_tiles, row_parts
+from edgellama.cuda.cards import Card
+from edgellama.cuda.layouts import TILE_ROWS, count_tiles, row_parts
+from edgellama.engine.card.attention import NO_BOUND
 from edgellama.engine.segments import Segment
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, round_up
+from edgellama.kernels_cpu.signatures import Kernel
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.records import dataclass
 
@@ -25,6 +30,14 @@ FULL = 0.8
 """The share of a card's places for blocks from which on nothing is gained by more of them."""
 NEARLY = 0.85
 """The share of the best use of a card that is as good, if it takes fewer parts."""
+
+LAUNCH_SECONDS = 0.5
+"""Of a launch at most on a card that is watched: Windows ends it after two."""
+SLOWEST: Mapping[str, float] = MappingProxyType(
+    {"card_attend_many": 150e9, "card_attend_many_turing": 40e9, "card_attend_many_plain": 20e9}
+)
+"""Operations that a multiprocessor does in a second at least: a third of what the slowest cards
+might, by kernel; those of Turing without tensor cores run its kernel, too."""
 
 
 def split_keys_at(position: int) -> int:
@@ -53,6 +66,19 @@ class PrefillSplits:
         if parts == 1:
             return ALL_KEYS
         return round_up(-(-num_keys // parts), PAGE_POSITIONS)
+
+
+def blocks_at_once(config: ModelConfig, num_keys: int, card: Card, kernel: Kernel) -> int:
+    """Blocks in a row of a launch of a kernel for many tokens, each over up to ``num_keys`` keys.
+
+    Where the system ends what takes seconds, no launch takes so long, however slow the card.
+    """
+    if not card.has_time_limit:
+        return NO_BOUND
+    rows = TILE_ROWS * row_parts(config.heads_per_group) * config.head_count_kv
+    work = 4.0 * rows * num_keys * config.head_size
+    rate = SLOWEST[kernel.family] * card.num_multiprocessors
+    return max(1, int(LAUNCH_SECONDS * rate / work))
 
 
 def count_parts(num_blocks: int, num_keys: int, num_places: int) -> int:

@@ -91,7 +91,7 @@ class CardStep:
             self._record[layouts.CARD_STATUS // 8] = 0
         tasks = self._table.fill(segments)
         for launches in self._launches.values():
-            launches.set_segments(self._table.address)
+            launches.set_segments(self._table.address, tasks.many_at_once)
         self.is_running = True
         return {
             "card_table": self._table.address,

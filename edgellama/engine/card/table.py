@@ -25,9 +25,9 @@ from edgellama.cuda.layouts import (
 from edgellama.cuda.memory import DeviceMemory, MappedMemory
 from edgellama.cuda.prefill_tiles import TICKETS_OF_BLOCK, block_partial_bytes, prefill_tasks
 from edgellama.cuda.signatures import CARD_SIGNATURES
-from edgellama.engine.card.attention import CardKernels
+from edgellama.engine.card.attention import NO_BOUND, CardKernels
 from edgellama.engine.card.device import CardDevice
-from edgellama.engine.card.splits import PrefillSplits, split_keys_at
+from edgellama.engine.card.splits import PrefillSplits, blocks_at_once, split_keys_at
 from edgellama.engine.segments import MAX_SEGMENTS, Segment
 from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.quant.model_config import ModelConfig
@@ -42,11 +42,15 @@ WORD = 8
 
 @dataclass(frozen=True)
 class Tasks:
-    """What a step's segments are for a card: tasks of both kinds, and bytes of the table."""
+    """What a step's segments are for a card: tasks of both kinds, and bytes of the table.
+
+    A launch has ``many_at_once`` tasks of segments of many tokens at most.
+    """
 
     num_few: int
     num_many: int
     table_bytes: int
+    many_at_once: int
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class Plan:
     num_tasks: int
     partial_bytes: int
     ticket_bytes: int
+    at_once: int = NO_BOUND
 
 
 class CardTable:
@@ -108,7 +113,8 @@ class CardTable:
             tickets += plan.ticket_bytes
         self._header[NUM_SEGMENTS // WORD] = len(segments)
         self._header[NUM_DECODE_SEGMENTS // WORD] = sum(few)
-        return Tasks(tasks[True], tasks[False], TABLE_BYTES + WORD * page)
+        at_once = min((plan.at_once for plan in plans), default=NO_BOUND)
+        return Tasks(tasks[True], tasks[False], TABLE_BYTES + WORD * page, at_once)
 
     def move_first(self, position: int) -> None:
         """Let the first segment begin elsewhere, within the page where it is."""
@@ -135,20 +141,18 @@ class CardTable:
             tasks = decode_tasks(position, num_tokens, split_keys, window)
             tickets = num_tokens * self._token_ticket_bytes
             return Plan(split_keys, tasks, tasks * self._part_bytes, tickets)
-        split_keys = self._prefill_splits(segment).split_keys(segment)
+        card, pair = self._device.card, segment.cache.layout.types.pair
+        kernel = CardKernels.many_of(config, pair, card.capability)
+        places = card.num_multiprocessors * CARD_SIGNATURES[kernel].min_blocks
+        split_keys = PrefillSplits(config, places).split_keys(segment)
         tasks = prefill_tasks(position, num_tokens, group, split_keys, window)
+        at_once = blocks_at_once(config, min(position + num_tokens, split_keys), card, kernel)
         if split_keys == ALL_KEYS:
-            return Plan(split_keys, tasks, 0, 0)
+            return Plan(split_keys, tasks, 0, 0, at_once)
         blocks = config.head_count_kv * row_parts(group)
         tickets = count_tiles(num_tokens, group) * blocks * TICKETS_OF_BLOCK
         part_bytes = blocks * block_partial_bytes(config.head_size)
-        return Plan(split_keys, tasks, tasks * part_bytes, tickets * TICKET_BYTES)
-
-    def _prefill_splits(self, segment: Segment) -> PrefillSplits:
-        card, pair = self._device.card, segment.cache.layout.types.pair
-        kernel = CardKernels.many_of(self._config, pair, card.capability)
-        places = card.num_multiprocessors * CARD_SIGNATURES[kernel].min_blocks
-        return PrefillSplits(self._config, places)
+        return Plan(split_keys, tasks, tasks * part_bytes, tickets * TICKET_BYTES, at_once)
 
     def _make_room(self, num_pages: int) -> None:
         """Memory for the table, and for so many addresses of pages behind it."""
