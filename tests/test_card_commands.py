@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import cuda_attention
+import cuda_figures
 import naive_card
 import pytest
 from click.testing import CliRunner as InProcess
@@ -302,26 +303,60 @@ def test_predictions_count_whole_blocks(fake: FakeCuda, tmp_path: Path) -> None:
         assert on_card <= llama.card_use.used_bytes <= on_card + (2 << 20)
 
 
-def test_the_benchmark_measures_everything(
-    fake: FakeCuda,
+@pytest.mark.parametrize("name", cuda_figures.FIGURES)
+def test_a_figure_is_measured(
+    fake: FakeCuda, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Here over a double whose times mean nothing, and texts are the same."""
+    monkeypatch.setattr(calibration, "folder_to_fill", lambda _: tmp_path)
+    options = {
+        "check": {"kv_type": "f16", "tokens": 40, "steps": 3},
+        "bus": {"depth": 256, "rounds": 2},
+        "switch": {},
+        "prefill": {"kv_type": "f16", "depth": 256, "prompt": 20, "rounds": 2},
+        "end": {"attention": "cuda", "depth": 256, "prompt": 20, "rounds": 1},
+    }.get(name, {"kv_type": "f16", "depth": 256, "rounds": 2})
+    rows = list(cuda_figures.FIGURES[name](str(model), **options))
+    assert rows and all(row["is_met"] in (True, False, None) for row in rows)
+    if name == "check":
+        assert (rows[0]["same_tokens"], rows[0]["is_met"]) == (3, True)
+
+
+def test_the_benchmark_survives_what_fails(
     model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Every part runs, here over a double whose times mean nothing, and texts are the same."""
-    monkeypatch.setattr(calibration, "folder_to_fill", lambda _: tmp_path)
+    """Processes that fail, say half of it or hang leave rows that tell it; all else is there."""
+    program = tmp_path / "figures.py"
+    program.write_text(
+        "import sys, time, json\n"
+        "part, options = sys.argv[1], json.loads(sys.argv[3])\n"
+        "row = {'part': part, 'model': 'tiny', 'depth': 9, 'is_met': None, **options}\n"
+        "row |= {'step': 'decode', 'milliseconds': {'cpu': 30, 'cuda': 10}[options['attention']]}"
+        " if part == 'end' else {}\n"
+        "row |= {'switching_depth': 5} if part == 'switch' else {}\n"
+        "print(json.dumps(row), flush=True)\n"
+        "time.sleep(60 if part == 'piece' else 0)\n"
+        "sys.exit('CUDA_ERROR_LAUNCH_FAILED' if part == 'bus' else 0)\n"
+    )
+    monkeypatch.setattr(Driver, "load", lambda: Driver(FakeCuda()))
+    monkeypatch.setattr(cuda_attention, "FIGURES", program)
     output = tmp_path / "card.json"
-    arguments = ["--models", str(model), "--depths", "256", "--prompt", "20", "--rounds", "2",
-                 "--kv", "f16", "--check-tokens", "40", "--check-steps", "3",
-                 "--output", str(output)]  # fmt: skip
-    cuda_attention.main(arguments)
+    arguments = ["--models", str(model), "--depths", "9", "--kv", "f16", "--limit", "2"]
+    assert cuda_attention.main([*arguments, "--output", str(output)]) == 0
     rows = json.loads(output.read_text("utf-8"))
-    assert {row["part"] for row in rows} == {"card", *cuda_attention.PARTS}
-    (check,) = [row for row in rows if row["part"] == "check"]
-    assert (check["same_tokens"], check["is_met"]) == (3, True)
-    assert {row["part"] for row in rows if "result" in row} == {"sanitizer"}
     assert len(capsys.readouterr().out.splitlines()) == len(rows)
+    assert {row["part"] for row in rows} == {"card", "gain", *cuda_attention.PARTS}
+    errors = {row["part"]: row["error"] for row in rows if "error" in row}
+    assert errors["bus"] == "CUDA_ERROR_LAUNCH_FAILED"
+    assert errors["piece"] == "ended after 2 s"
+    assert errors.keys() <= {"bus", "piece", "sanitizer"}
+    (gain,) = [row for row in rows if row["part"] == "gain"]
+    assert (gain["gain"], gain["goal"], gain["is_met"]) == (3, 1, True)
+    assert cuda_attention.main([*arguments, "--total", "0", "--parts", "decode"]) == 0
+    assert "no time was left" in capsys.readouterr().out
 
 
 def test_the_benchmark_says_that_there_is_no_card(
