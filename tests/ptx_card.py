@@ -29,7 +29,7 @@ def ptx_of(name: str, tier: str) -> str:
     return compiled(tier, [name])[name].decode("ascii")
 
 
-@functools.cache
+@functools.lru_cache(maxsize=16)
 def machine_of(name: str, tier: str, *, fuses: bool = False) -> PtxMachine:
     """A machine with that kernel."""
     return PtxMachine(ptx_of(name, tier), fuses=fuses)

@@ -85,6 +85,8 @@ def case_name(case: Case) -> str:
 TOKENS = (Part(0, 150, 2), Part(1, 3, 3), Part(2, 0, 1), Part(3, 126, 4))
 """Some at the edges of pages."""
 RAGGED = (Part(0, 100, 30), Part(1, 0, 70))
+DEEP = (Part(0, 200, 17), Part(1, 120, 9), Part(2, 0, 40))
+"""More keys than a part has."""
 FEW_CASE = Case("sm_80", FEW, ("f16", "q8_0"), 36, 1, 4, TOKENS, split_keys=128)
 MANY_CASE = Case("sm_80", MANY, ("bf16", "f16"), 128, 1, 3, RAGGED[:1], window=33)
 SPLIT_CASE = dataclasses.replace(
@@ -95,7 +97,7 @@ DEFAULT = (
     MANY_CASE,
     SPLIT_CASE,
     Case("sm_80", FEW, ("q8_0", "q4_0"), 64, 1, 16, TOKENS[:3]),
-    Case("sm_75", TURING, ("f16", "q8_0"), 128, 1, 3, RAGGED[:1]),
+    Case("sm_75", TURING, ("f16", "q8_0"), 128, 1, 3, DEEP[:2], split_keys=128),
     Case("sm_80", PLAIN, ("f32", "q8_0"), 116, 1, 1, RAGGED[:1]),
 )
 """Of kernels that are assembled in every run, too."""
@@ -104,6 +106,7 @@ MORE = (
     Case("sm_80", FEW, ("f32", "bf16"), 6, 1, 3, TOKENS, split_keys=128),
     Case("sm_80", FEW, ("q4_0", "f16"), 128, 1, 2, TOKENS, window=140, split_keys=128),
     Case("sm_80", MANY, ("bf16", "f16"), 120, 1, 3, RAGGED),
+    Case("sm_80", MANY, ("bf16", "f16"), 128, 2, 3, DEEP, window=150, split_keys=128),
     Case("sm_75", TURING, ("f16", "q8_0"), 118, 2, 4, RAGGED, window=60),
     Case("sm_80", PLAIN, ("f32", "q8_0"), 116, 1, 3, RAGGED, window=50),
     Case("sm_75", TURING, ("f16", "q8_0"), 118, 2, 4, RAGGED[:1], split_keys=128),
@@ -242,7 +245,7 @@ def all_cases() -> Sequence[Case]:
         window = (ALL_KEYS, 40, ALL_KEYS, 3)[number % 4]
         group = int(last) if kernel.family == FEW else (1, 3, 4)[number % 3]
         size = (64, 36, 128, 100, 80)[number % 5] if kernel.family == FEW else int(last) - 2
-        parts = TOKENS if kernel.family == FEW else RAGGED
+        parts = TOKENS if kernel.family == FEW else (RAGGED, DEEP)[number % 2]
         kinds = (str(keys), str(values))
         case = Case(tier, kernel.family, kinds, size, 1, group, parts, window, 128)
         assert case.kernel == name
@@ -253,7 +256,7 @@ def all_cases() -> Sequence[Case]:
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [
     *(Case("sm_75" if s.family == TURING else "sm_80", s.family, s.kinds, s.head_size, s.kv_heads,
-           s.group, s.parts, s.window) for s in (*SHAPES, *MORE_SHAPES)),
+           s.group, s.parts, s.window, s.split_keys) for s in (*SHAPES, *MORE_SHAPES)),
 ], ids=case_name)  # fmt: skip
 def test_more_shapes(case: Case) -> None:
     """The shapes of which the CPU form is tested."""
