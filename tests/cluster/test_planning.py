@@ -53,6 +53,41 @@ def test_the_sums_of_two_laptops_with_70b() -> None:
     assert found.tokens_per_second == pytest.approx(1 / (reading + wire))
 
 
+@pytest.mark.parametrize(
+    ("name", "machines", "layers", "width", "hidden", "value_format"),
+    [
+        ("llama-3.1-405b", "node*4:128GB:200:10", 126, 16384, 53248, "q4_k"),
+        ("llama-3.3-70b", "laptop:24GB:60,desk:32GB:80", 80, 8192, 28672, "q5_k"),
+    ],
+)
+def test_every_stage_has_the_bytes_of_its_matrices(
+    name: str, machines: str, layers: int, width: int, hidden: int, value_format: str
+) -> None:
+    """By published sizes and llama.cpp's mixture, without any of the plan's own code."""
+    block = {"q4_k": 144, "q5_k": 176, "q6_k": 210}
+    vocabulary, cached = 128256, 8 * 128
+
+    def matrix(rows: int, kind: str, columns: int = width) -> int:
+        return rows * columns // 256 * block[kind]
+
+    def layer(number: int) -> int:
+        # An eighth at both ends, and every third between, have more bits.
+        eighth = layers // 8
+        is_fine = number < eighth or number >= 7 * layers // 8 or (number - eighth) % 3 == 2
+        total = 2 * matrix(width, "q4_k") + matrix(cached, "q4_k") + 2 * matrix(hidden, "q4_k")
+        total += matrix(cached, "q6_k" if is_fine else value_format)
+        return total + matrix(width, "q6_k" if is_fine else "q4_k", hidden) + 2 * 4 * width
+
+    found = plan(wish_for(name), read_machines(machines))
+    for stage in found.stages:
+        own = sum(map(layer, stage.layers))
+        own += matrix(vocabulary, "q6_k") + 4 * width if stage is found.stages[-1] else 0
+        assert stage.read_bytes == own
+        first = matrix(vocabulary, "q4_k") if stage.is_driver else 0
+        assert stage.weights_bytes == own + first
+        assert stage.kv_bytes == len(stage.layers) * 4096 * 2 * 2 * cached
+
+
 def test_405b_fits_four_machines_of_128_gb() -> None:
     """In 4 bits three of them are enough; in 8 bits all four are needed."""
     machines = read_machines("node*4:128GB:200:10")
@@ -98,12 +133,23 @@ def test_every_plan_has_all_layers_once_and_fits(
     ("text", "message"),
     [
         ("a:1GB", "machine 'a:1GB'; allowed: NAME:MEMORY:BANDWIDTH"),
-        ("a:1GB:fast", "bandwidth, in GB/s, is 'fast'; allowed: above 0"),
+        ("a:1GB:fast", "bandwidth, in GB/s, is 'fast'; allowed: 0.001"),
         ("a:1GB:10:0", "network, in Gbit/s, is '0'"),
         ("a:much:10", "a memory of 'much'"),
-        ("a*0:1GB:10", "0 of them; allowed: 1 to 64"),
+        ("a*0:1GB:10", "so many of them; allowed: 1 to 64"),
         ("a:1GB:nan", "is 'nan'"),
         (",:", "machine ':'"),
+        ("a:1GB:1e-320", "allowed: 0.001 to 1,000,000"),
+        ("a:1GB:1e309", "bandwidth, in GB/s, is '1e309'"),
+        ("a:1GB:1_0", "bandwidth"),
+        ("a:1GB:5:nan", "network"),
+        ("a\x1b[31m:1GB:5", r"machine 'a.x1b.31m:1GB:5'; allowed"),
+        ("a|b:1GB:5", "machine"),
+        ("a*\u0663:1GB:5", "machine"),
+        (f"a*{'9' * 5000}:1GB:5", "so many of them"),
+        ("a:" + "9" * 100_000, "^.{1,250}$"),
+        ("a\0", "no such file"),
+        ("a:1GB:5,a-1:1GB:5,a:1GB:5", "two machines are called a-1"),
         ("nowhere.txt", "no such file; allowed too: NAME:MEMORY"),
     ],
 )
