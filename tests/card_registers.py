@@ -1,7 +1,7 @@
 """Assembles PTX of the card's kernels by NVIDIA's ptxas, from the wheel nvidia-cuda-nvcc-cu12.
 
-As a program it writes the table of registers in docs/cuda_kernels.md anew: ``python
-tests/card_registers.py``.
+As a program it writes the tables of registers in docs/cuda_kernels.md and docs/cuda_registers.md
+anew: ``python tests/card_registers.py``.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from importlib.metadata import version
@@ -24,10 +24,10 @@ from edgellama.cuda.card_tiers import SM_75, SM_80
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES, TENSOR_TYPES
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked, write_checked
 from edgellama.kernels_cpu.machine.user_cache import folder_to_fill
-from edgellama.kernels_cpu.signatures import CACHE_TYPES
+from edgellama.kernels_cpu.signatures import CACHE_TYPES, Kernel
 from edgellama.quant.digests import blake2b
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "cuda_kernels.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 BEGIN, END = "<!-- registers -->\n", "<!-- end of registers -->"
 PTXAS_WHEEL = "nvidia-cuda-nvcc-cu12"
 TARGETS: Mapping[str, str] = {
@@ -43,7 +43,24 @@ SHOWN = [
     *(f"card_attend_many_turing_{kind}_{kind}_128" for kind in TENSOR_TYPES if kind != "bf16"),
     *(f"card_attend_many_plain_{kind}_{kind}_128" for kind in ("f32", "bf16")),
 ]
-"""The kernels of the table."""
+"""The kernels of the page about all of them."""
+MIXED, ALIKE = (4, 128), {*range(1, 9), 16, 64, 80, 128, 256}
+"""Rows of kernels for few tokens, and widths of heads of those for many: for two types, and one."""
+
+
+def is_proved(kernel: Kernel) -> bool:
+    """All kernels that store, those for one type, and each pair of types once."""
+    keys, values, *rest = kernel.options
+    return not rest or rest[0] in (ALIKE if keys == values else MIXED)
+
+
+PROVED = [name for name, kernel in CARD_KERNELS.items() if is_proved(kernel)]
+"""The kernels that are assembled for all cards with ``-m ptxas``."""
+PAGES: Mapping[Path, Sequence[str]] = {
+    DOCS / "cuda_kernels.md": SHOWN,
+    DOCS / "cuda_registers.md": PROVED,
+}
+"""Pages with tables, and their kernels."""
 ONLY_FOR: Mapping[str, Collection[str]] = {
     "card_attend_many": TARGETS.keys() - {"sm_75"},
     "card_attend_many_turing": {"sm_75"},
@@ -116,26 +133,34 @@ def versions() -> str:
     return ", ".join(f"{name} {version(name)}" for name in names)
 
 
-def render_table() -> str:
-    """The table, between the marks of the page."""
-    targets = {target: assemble(SHOWN, target) for target in TARGETS}
+def render_table(names: Sequence[str]) -> str:
+    """The table of some kernels, between the marks of a page."""
+    targets = {target: assemble(names, target) for target in TARGETS}
     lines = [
         f"With {versions()}:\n",
         f"| kernel | {' | '.join(targets)} | shared bytes |",
         f"|---{'|---:' * (len(targets) + 1)}|",
     ]
-    for name in SHOWN:
-        cells = [str(f[name].registers) if name in f else "" for f in targets.values()]
-        shared = CARD_SIGNATURES[CARD_KERNELS[name]].shared_bytes(HEAD_SIZE)
+    for name in names:
+        cells = [shown(f[name]) if name in f else "" for f in targets.values()]
+        kernel = CARD_KERNELS[name]
+        width = int(kernel.options[2]) if "many" in name else HEAD_SIZE
+        shared = CARD_SIGNATURES[kernel].shared_bytes(width)
         lines.append(f"| `{name.removeprefix('card_')}` | {' | '.join(cells)} | {shared:,} |")
     return "\n".join(lines) + "\n"
 
 
+def shown(found: Assembled) -> str:
+    """Registers, and behind a plus sign the bytes of local memory, which should be none."""
+    return f"{found.registers}{f' + {found.local_bytes} B' if found.local_bytes else ''}"
+
+
 def main() -> None:
-    """Write the page's table."""
-    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n{render_table()}\n{END}{after}", "utf-8")
+    """Write the pages' tables."""
+    for page, names in PAGES.items():
+        before, _, rest = page.read_text("utf-8").partition(BEGIN)
+        _, _, after = rest.partition(END)
+        page.write_text(f"{before}{BEGIN}\n{render_table(names)}\n{END}{after}", "utf-8")
 
 
 if __name__ == "__main__":

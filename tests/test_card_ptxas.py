@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-from card_registers import BEGIN, END, PAGE, SHOWN, TARGETS, assemble, ptxas, versions
+from pathlib import Path
 
-from edgellama.cuda.signatures import CARD_KERNELS
-from edgellama.kernels_cpu.signatures import Kernel
+import pytest
+from card_registers import BEGIN, END, PAGES, PROVED, TARGETS, assemble, ptxas, versions
 
 pytestmark = pytest.mark.skipif(ptxas() is None, reason="no wheel of ptxas for this system")
 EVERYWHERE = [
@@ -33,34 +32,24 @@ def test_no_register_is_spilled(target: str) -> None:
     assert {name for name, kernel in found.items() if kernel.local_bytes} == set()
 
 
-MIXED, ALIKE = (4, 128), {*range(1, 9), 16, 64, 80, 128, 256}
-"""Rows of kernels for few tokens, and widths of heads of those for many: for two types, and one."""
-
-
-def is_proved(kernel: Kernel) -> bool:
-    """All kernels that store, those for one type, and each pair of types once."""
-    keys, values, *rest = kernel.options
-    return not rest or rest[0] in (ALIKE if keys == values else MIXED)
-
-
 @pytest.mark.ptxas
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_register_of_any_kernel_is_spilled(target: str) -> None:
     """Each type, each pair of types, all rows and the usual heads, for all cards."""
-    names = [name for name, kernel in CARD_KERNELS.items() if is_proved(kernel)]
-    found = assemble(names, target)
+    found = assemble(PROVED, target)
     assert {name for name, kernel in found.items() if kernel.local_bytes} == set()
 
 
-def test_the_table_is_true() -> None:
-    """docs/cuda_kernels.md shows every kernel that it should, with the registers that ptxas tells.
+@pytest.mark.parametrize("page", PAGES)
+def test_the_tables_are_true(page: Path) -> None:
+    """Both show every kernel that they should, with the registers that ptxas tells.
 
     Else: python tests/card_registers.py. Other versions of the tools may give other numbers.
     """
-    table = PAGE.read_text("utf-8").partition(BEGIN)[2].partition(END)[0]
+    table = page.read_text("utf-8").partition(BEGIN)[2].partition(END)[0]
     lines = [line.split("|") for line in table.splitlines() if line.startswith("| `")]
     rows = {cells[1].strip(): [cell.strip() for cell in cells[2:-1]] for cells in lines}
-    assert list(rows) == [f"`{name.removeprefix('card_')}`" for name in SHOWN]
+    assert list(rows) == [f"`{name.removeprefix('card_')}`" for name in PAGES[page]]
     if versions() in table:
         name = "card_store_f16_f16"
         found = assemble([name], "sm_86")[name]
