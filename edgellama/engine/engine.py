@@ -18,7 +18,7 @@ from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.card.choice import ON_CPU, AttentionChoice
-from edgellama.engine.card.late_placement import LatePlacement, calibrated, showing
+from edgellama.engine.card.late_placement import BetweenSteps, LatePlacement
 from edgellama.engine.card.use import CardUse
 from edgellama.engine.engine_arguments import checked_layers
 from edgellama.engine.hooks import Hook
@@ -142,11 +142,10 @@ class Engine(TextEngine):
         self, attention: AttentionChoice, cache_limit: int, progress: Progress | None
     ) -> None:
         """Let sequences lie on a graphics card, which is made ready if it was asked for."""
-        machine, scheduler = self._machine, self.scheduler
-        measure = calibrated(machine, self.config, self.tier, scheduler)
+        between = BetweenSteps(self._machine, self.config, self.tier, self.scheduler)
         placement = LatePlacement(
-            attention, self.config, cache_limit, machine.card_bytes, measure,
-            showing(machine, scheduler),
+            attention, self.config, cache_limit, self._machine.card_bytes, between.measure,
+            between.show_buffers,
         )  # fmt: skip
         self._placement = self._steps.placement = placement
         placement.prepare(PageLayout.of(self.config, self._kv_types, self.tier.lanes), progress)

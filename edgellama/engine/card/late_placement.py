@@ -88,35 +88,39 @@ class LatePlacement:
         return self.made
 
 
-def calibrated(
-    machine: Machinery, config: ModelConfig, tier: Tier, scheduler: Scheduler
-) -> Measure:
-    """What tells from how many tokens on attention is faster on a card; None: never.
+class BetweenSteps:
+    """What a placement asks of its engine, which happens between two steps.
 
-    It is measured between two steps, once on a machine. CudaError where results differ.
+    Steps know the placement, which knows this: a forgotten engine must end at once, so its
+    scheduler is not held. Whoever settles a sequence holds the engine.
     """
-    # Steps know the placement, which knows this: a forgotten engine must end at once.
-    reference = weakref.ref(scheduler)
 
-    def measure(device: CardDevice, types: KVTypes) -> int | None:
+    def __init__(
+        self, machine: Machinery, config: ModelConfig, tier: Tier, scheduler: Scheduler
+    ) -> None:
+        self._machine, self._config, self._tier = machine, config, tier
+        self._reference = weakref.ref(scheduler)
+
+    def measure(self, device: CardDevice, types: KVTypes) -> int | None:
+        """From how many tokens on attention is faster on a card, measured once on a machine.
+
+        None: never. CudaError where results differ.
+        """
         from edgellama.engine.card.calibration import calibrate
 
-        found = reference()
-        assert found is not None, "whoever settles a sequence holds the engine"
-        return calibrate(device, types, machine, config, tier, found)
+        return calibrate(device, types, self._machine, self._config, self._tier, self._scheduler)
 
-    return measure
-
-
-def showing(machine: Machinery, scheduler: Scheduler) -> Callable[[CardDevice], None]:
-    """What lets a card have the buffers of steps, between two of them. CudaError."""
-    reference = weakref.ref(scheduler)
-
-    def show_buffers(device: CardDevice) -> None:
-        found, runner = reference(), machine.runner
-        assert found is not None, "whoever settles a sequence holds the engine"
+    def show_buffers(self, device: CardDevice) -> None:
+        """Let a card have the buffers of steps. CudaError."""
+        machine, runner = self._machine, self._machine.runner
         if runner is None or runner.card is None:
-            found.refuse_within_a_step()
-            found.exclusively(lambda: machine.open().use_card(device, machine.team.cancel_word))
+            self._scheduler.refuse_within_a_step()
+            self._scheduler.exclusively(
+                lambda: machine.open().use_card(device, machine.team.cancel_word)
+            )
 
-    return show_buffers
+    @property
+    def _scheduler(self) -> Scheduler:
+        found = self._reference()
+        assert found is not None
+        return found
