@@ -120,8 +120,7 @@ class StepBuffers:
     """Activations, quantized activations, logits and scratch of one engine."""
 
     def __init__(self, config: ModelConfig, tier: Tier, num_threads: int, row_numbers: int) -> None:
-        # Tiles may begin at any row, where only some of a step's rows are multiplied.
-        self._tokens = round_up(step_tokens(config) + GEMM_TOKENS, TOKEN_PADDING)
+        self._tokens = buffer_tokens(config)
         self.panel_rows = PANEL_VECTORS * tier.lanes
         width, hidden = config.embedding_length, config.feed_forward_length
         self.token_ids = np.zeros(self._tokens, np.int32)
@@ -190,6 +189,14 @@ class StepBuffers:
         most_rows = group * max(attention_tokens(config, how) for how in get_args(Method))
         attention = attention_scratch_bytes(most_rows, config.head_size, panel)
         return round_up(max(gemm_scratch_bytes(panel, widest, width), attention), 4096)
+
+
+def buffer_tokens(config: ModelConfig) -> int:
+    """Rows of the buffers of a model's steps.
+
+    Tiles may begin at any row, where only some of a step's rows are multiplied.
+    """
+    return round_up(step_tokens(config) + GEMM_TOKENS, TOKEN_PADDING)
 
 
 def attention_tokens(config: ModelConfig, method: Method) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Container, Mapping
 
 from edgellama.cuda.layouts import CardPageLayout
 from edgellama.cuda.memory import taken_bytes
-from edgellama.engine.buffers import StepBuffers
+from edgellama.engine.buffers import StepBuffers, buffer_tokens
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.memory import round_up
 from edgellama.engine.page_layout import PageLayout
@@ -169,7 +169,7 @@ def card_bytes(config: ModelConfig, kv_types: KVTypes, context_length: int) -> i
     )
     given_back = first_seen(context_length, config.sliding_window or context_length)
     num_pages = -(-context_length // PAGE_POSITIONS) - given_back // PAGE_POSITIONS
-    queries_bytes = 4 * config.query_length * step_tokens(config)
+    queries_bytes = 4 * config.query_length * buffer_tokens(config)
     return num_pages * taken_bytes(layout.page_bytes) + taken_bytes(queries_bytes)
 
 
