@@ -35,7 +35,9 @@ class SuperBlock:
     and ``minimum_places`` say which byte is whose. They count ``scale_unit`` times the first of
     ``factors(base)``, and minus ``minimum_unit`` times the second. ``pieces(base, half, like)``:
     the quants as 16-byte pieces, from number ``half`` on in the format's order of blocks; without
-    an order they are read block by block.
+    an order they are read block by block. ``two_by_two[2 * i + j](base, like)``, where half blocks
+    are added up before they are scaled: the quants of the blocks 4 * i + j and, ``SECOND_UP`` bits
+    above them, 4 * i + j + 2; their bytes' other bits may be anything.
     """
 
     scales: Reader
@@ -46,6 +48,7 @@ class SuperBlock:
     minimum_unit: float = 1.0
     scale_places: tuple[int, ...] = ONE_BYTE_EACH
     minimum_places: tuple[int, ...] = ONE_BYTE_EACH
+    two_by_two: tuple[Reader, ...] = ()
 
 
 def numbers_of(tensor_format: Format) -> Quants:
@@ -103,7 +106,7 @@ class BlockCode(FormatCode):
 
     def __post_init__(self) -> None:
         """Check that the eight products of a lane fit into 16 bits before anything is taken off."""
-        if self.of_two_rows and 8 * 127 * self.numbers.largest >= 1 << 15:
+        if self.of_two_rows and not self.is_wide and 8 * 127 * self.numbers.largest >= 1 << 15:
             raise ValueError(f"quants of {self.format!r} overflow")
 
     @property

@@ -12,7 +12,7 @@ from edgellama.kernels_cpu.formats.block_code import (
     super_block_code,
 )
 from edgellama.kernels_cpu.simd.device import device
-from edgellama.kernels_cpu.simd.halves import load_half_scales, read_half
+from edgellama.kernels_cpu.simd.halves import halves_of_rows, load_half_scales, read_half
 from edgellama.kernels_cpu.simd.integers import (
     high_nibbles,
     load_chosen_pieces,
@@ -21,7 +21,7 @@ from edgellama.kernels_cpu.simd.integers import (
     piece_of,
     repeat_piece,
 )
-from edgellama.kernels_cpu.simd.vectors import read_u16, read_u32
+from edgellama.kernels_cpu.simd.vectors import load_bytes, read_u16, read_u32
 from edgellama.kernels_cpu.simd.weight_bytes import define_look_up
 from edgellama.quant.formats import IQ4_CODEBOOK
 
@@ -44,6 +44,12 @@ def iq4_nl_high(row, block, like):
 @device
 def iq4_nl_scale(row, block, like):
     return load_half_scales(row + block * 18, 18, like)
+
+
+@device
+def iq4_nl_of_rows(row, next_row, block, like):
+    first, second = load_bytes(row + block * 18, like), load_bytes(next_row + block * 18, like)
+    return halves_of_rows(first, second, 9, like)
 
 
 # IQ4_XS: half d; 16 bits with the upper pairs of eight scales, 4 bytes with their lower nibbles;
@@ -86,7 +92,11 @@ IS_NEGATABLE = min(IQ4_CODEBOOK) > -128
 I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {
         "IQ4_NL": offset_code(
-            "IQ4_NL", (iq4_nl_low, iq4_nl_high), iq4_nl_scale, is_negatable=IS_NEGATABLE
+            "IQ4_NL",
+            (iq4_nl_low, iq4_nl_high),
+            iq4_nl_scale,
+            iq4_nl_of_rows,
+            is_negatable=IS_NEGATABLE,
         ),
         "IQ4_XS": super_block_code(
             "IQ4_XS",

@@ -17,7 +17,8 @@ from edgellama.kernels_cpu.formats.block_code import (
 )
 from edgellama.kernels_cpu.formats.block_orders import PLACES
 from edgellama.kernels_cpu.simd.device import device
-from edgellama.kernels_cpu.simd.halves import read_half, read_two_halves
+from edgellama.kernels_cpu.simd.half_totals import define_look_up_nibbles
+from edgellama.kernels_cpu.simd.halves import read_second_half, read_two_halves
 from edgellama.kernels_cpu.simd.integers import (
     keep_bits,
     keep_chosen_bits,
@@ -30,7 +31,7 @@ from edgellama.kernels_cpu.simd.integers import (
     shift_all,
     shift_pieces,
 )
-from edgellama.kernels_cpu.simd.vectors import read_i64, read_u32
+from edgellama.kernels_cpu.simd.vectors import load_bytes, read_i64, read_u32
 from edgellama.quant.formats import PAIRS, QUARTERS
 
 place_in_quarters, place_in_pairs = PLACES[QUARTERS], PLACES[PAIRS]
@@ -38,9 +39,10 @@ place_in_quarters, place_in_pairs = PLACES[QUARTERS], PLACES[PAIRS]
 
 def _factor_at(offset: int) -> Reader:
     """The factor of scales at ``base + offset``, where there are no minimums."""
+    before = offset - 2
 
     def factors(base):
-        factor = read_half(base + offset)
+        factor = read_second_half(base + before)
         return factor, factor
 
     return device(factors)
@@ -124,6 +126,26 @@ def q3_k_pieces(base, half, like):
     up = 2 + place - (half >> 2) - 2 * (half & 2)
     high = keep_chosen_bits(rotate_pieces(high, up, up, up - 4, up - 4), 4 << place)
     return merge(field_pieces(base + 32, half, like), high)
+
+
+THIRD_BITS = tuple(
+    define_look_up_nibbles([(n >> first & 1) << 2 | (n >> first + 2 & 1) << 6 for n in range(16)])
+    for first in (0, 1)
+)
+"""From the third bits of four blocks to those of the first and third, or second and fourth."""
+
+
+def q3_k_two_blocks(number):
+    """Blocks two by two in their bytes, as ``SuperBlock`` says."""
+    offset, shift = 32 + 32 * (number // 2), 2 * (number % 2)
+    third_bits, third_shift = THIRD_BITS[number % 2], 4 * (number // 2)
+
+    def quants(base, like):
+        low = keep_bits(shift_all(load_bytes(base + offset, like), shift), 0x33)
+        high = low_nibbles(shift_all(load_bytes(base, like), third_shift))
+        return merge(low, third_bits(high))
+
+    return device(quants)
 
 
 NIBBLES_UP, PAIRS_OF_BITS = 0x3C3C3C3C3C3C3C3C, 0x0303030303030303
@@ -263,7 +285,13 @@ K_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
         "Q3_K": _code(
             "Q3_K",
             q3_k_quants,
-            SuperBlock(q3_k_scales, _factor_at(108), 1 / 4, q3_k_pieces),
+            SuperBlock(
+                q3_k_scales,
+                _factor_at(108),
+                1 / 4,
+                q3_k_pieces,
+                two_by_two=tuple(map(q3_k_two_blocks, range(4))),
+            ),
         ),
         "Q4_K": _code("Q4_K", q4_k_quants, Q4_K_PARTS),
         "Q5_K": _code("Q5_K", q5_k_quants, replace(Q4_K_PARTS, pieces=q5_k_pieces)),

@@ -24,6 +24,7 @@ from edgellama.kernels_cpu.simd.halves import load_bf16, load_f16
 from edgellama.kernels_cpu.simd.integers import to_f32
 from edgellama.kernels_cpu.simd.record_starts import define_take_off_centre
 from edgellama.kernels_cpu.simd.scales import (
+    add_of_rows,
     dot_pairs,
     pack_pairs,
     pairs_of_ones,
@@ -87,17 +88,16 @@ def _single_step(code):
 def _paired_step(code):
     """The same for two rows, and for formats with a scale and a minimum for 32 weights."""
     product, read_scales, has_minimum = define_product(code), code.of_two_rows, code.has_minimum
-    take_off_centre = define_take_off_centre(0 if has_minimum else code.centre)
+    join = add_of_rows if code.is_wide else _define_join_packed(code)
 
     def step(cell, sums, block):
         (row, x, _y, next_row, _next_y), (products, minimums) = cell, sums
         record, width = x + block * RECORD_BYTES, width_of(products)
-        packed = pack_pairs(
-            product(row, block, record, products), product(next_row, block, record, products)
-        )
-        packed = take_off_centre(packed, record + STARTS_AT * width)
-        scaled = to_f32(dot_pairs(packed, pairs_of_ones(products)))
-        scaled = mul(scaled, load_f32(record + SCALE_AT * width, products))
+        dots = join(
+            product(row, block, record, products), product(next_row, block, record, products),
+            record + STARTS_AT * width,
+        )  # fmt: skip
+        scaled = mul(to_f32(dots), load_f32(record + SCALE_AT * width, products))
         scales = read_scales(row, next_row, block, products)
         products = fma(scaled, scales[0], products)
         if has_minimum:
@@ -106,6 +106,17 @@ def _paired_step(code):
         return products, minimums
 
     return step
+
+
+def _define_join_packed(code):
+    """A device function: products of two rows in one vector, where eight of them fit 16 bits."""
+    take_off_centre = define_take_off_centre(0 if code.has_minimum else code.centre)
+
+    def join(first, second, starts):
+        packed = take_off_centre(pack_pairs(first, second), starts)
+        return dot_pairs(packed, pairs_of_ones(first))
+
+    return device(join)
 
 
 def _sum_of_lanes(total):

@@ -44,6 +44,7 @@ from edgellama.kernels_cpu.layouts import (
 from edgellama.kernels_cpu.simd.arithmetic import magnitude, max_lanes, maximum, mul, sum_lanes
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.dot_tiles import store_starts
+from edgellama.kernels_cpu.simd.half_totals import adds_up_halves
 from edgellama.kernels_cpu.simd.integers import (
     bytes_like,
     i32_zeros_like,
@@ -53,6 +54,7 @@ from edgellama.kernels_cpu.simd.integers import (
 )
 from edgellama.kernels_cpu.simd.record_starts import store_starts_of_record
 from edgellama.kernels_cpu.simd.scales import dot_pairs, pack_pairs, pairs_of_ones
+from edgellama.kernels_cpu.simd.tier_choice import by_tier
 from edgellama.kernels_cpu.simd.vectors import (
     f32_zeros_4,
     f32_zeros_16,
@@ -64,7 +66,7 @@ from edgellama.kernels_cpu.simd.vectors import (
     write_i16,
 )
 from edgellama.kernels_cpu.simd.weight_bytes import dot4, moves_signs, without_signs
-from edgellama.quant.formats import BLOCK_ORDERS, centre_of_order
+from edgellama.quant.formats import BLOCK_ORDERS, QUARTERS, centre_of_order
 
 
 @device
@@ -155,9 +157,33 @@ def _define_store_in_order(number):
     return device(store_in_order)
 
 
+def _define_store_for_totals(number):
+    """The same where ``half_totals`` adds up: starts of half blocks in order, scales for lanes."""
+    order, centre = BLOCK_ORDERS[number], centre_of_order(number)
+    places = sum(place << 4 * block for place, block in enumerate(order))
+    (unit_of_half, _) = UNITS[number]
+
+    def store_for_totals(records, block, num_blocks, low, high, scale):
+        block_index = block % SUPER_BLOCK
+        place = (places >> 4 * block_index) & 7
+        quants, scales, starts, _ = super_blocks_at(
+            records, block // SUPER_BLOCK, num_blocks, number
+        )
+        store(quants + BLOCK * place, low)
+        store(quants + BLOCK * place + 16, high)
+        at = scales + place // 4 * 32 + place % 4 * 4
+        write_f32(at, scale * unit_of_half(2 * place))
+        write_f32(at + 16, scale * unit_of_half(2 * place))
+        write_i16(starts + 4 * block_index, -centre * int(total_of(low)))
+        write_i16(starts + 4 * block_index + 2, -centre * int(total_of(high)))
+
+    return device(store_for_totals)
+
+
 store_in_first, store_in_second, store_in_third = map(
     _define_store_in_order, range(len(BLOCK_ORDERS))
 )
+store_in_quarters = by_tier(adds_up_halves, _define_store_for_totals(QUARTERS), store_in_first)
 
 
 @device
@@ -169,7 +195,7 @@ def store_in_super_block(records, block, num_blocks, low, high, scale, orders):
     write_i16(sums + 4 * place + 2, int(total_of(high)))
     write_f32(sums + SUPER_SCALES_AT + 4 * place, scale)
     if orders & 1:
-        store_in_first(records, block, num_blocks, low, high, scale)
+        store_in_quarters(records, block, num_blocks, low, high, scale)
     if orders & 2:
         store_in_second(records, block, num_blocks, low, high, scale)
     if orders & 4:

@@ -221,6 +221,23 @@ def read_two_halves(typingctx, address):
     return result(types.int64), codegen
 
 
+@intrinsic
+def read_second_half(typingctx, address):
+    """The second of two IEEE halves that follow each other, as f32.
+
+    They are loaded together, which spares what puts a single half into a register.
+    """
+    tier = tier_of(typingctx)
+
+    def codegen(ctx, b, sig, args):
+        word = b.insert_element(constant("i32", [0] * 4), load_at(b, args[0], I32), I32(0))
+        halves = b.bitcast(as_one(b, word, tier), llvm_vector("i16", 8))
+        low = shuffle(b, halves, halves, range(4))
+        return b.extract_element(half_bits_to_f32(b, low, tier), I32(1))
+
+    return types.float32(types.int64), codegen
+
+
 def _define_write_float(kind: str) -> Callable[..., Any]:
     @intrinsic
     def write(typingctx, address, value):

@@ -236,3 +236,14 @@ def dot_pairs(typingctx, packed, scales):
         return b.add(*products)
 
     return Vector("i32", lanes)(packed, scales), codegen
+
+
+@intrinsic
+def add_of_rows(typingctx, first, second, starts):
+    """32-bit products of two vectors added in pairs, and left as ``dot_pairs`` leaves them."""
+
+    def codegen(ctx, b, sig, args):
+        kept = [i % 4 // 2 * first.lanes + i for i in range(first.lanes)]
+        return b.add(*(shuffle(b, *args[:2], order) for order in (kept, [i ^ 2 for i in kept])))
+
+    return first(first, second, starts), codegen
