@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 from cuda_double import CudaDouble
+from fake_cuda import FakeCard
 from naive_card import stub_ptx
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import Llama
+from edgellama.cuda import cards
 from edgellama.cuda.driver import Driver
 from edgellama.cuda.layouts import count_tiles
 from edgellama.engine.card import device as card_device
@@ -49,6 +51,25 @@ def test_a_text_is_the_cpus(kv_type: str, tmp_path: Path, monkeypatch: pytest.Mo
     group = SHAPES[kv_type].heads // SHAPES[kv_type].kv_heads
     grids = {launch.grid[0] for launch in double.launches if "many" in launch.name}
     assert 2 * count_tiles(len(MORE), group) in grids
+    assert (double.violations, double.leaks) == ([], {})
+
+
+def test_a_watched_card_gets_a_few_blocks_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Launches of prompts are several where one would take too long, and the text is the same."""
+    model = write_tiny_llama(tmp_path / "tiny.gguf", SHAPES["f16"])
+    double = CudaDouble(FakeCard(attributes={cards.TIME_LIMIT: 1}))
+    monkeypatch.setattr(Driver, "load", classmethod(lambda cls: cls(double)))
+    monkeypatch.setattr(card_device, "ptx_of", stub_ptx)
+    monkeypatch.setattr(splits, "LAUNCH_SECONDS", 5e-6)
+    on_cpu, on_card = (texts(model, "f16", attention) for attention in ("cpu", "cuda"))
+    assert on_card == on_cpu
+    many = [launch for launch in double.launches if "many" in launch.name]
+    firsts = [launch.arguments[-1] for launch in many]
+    tiles = count_tiles(len(PROMPT), 3)
+    assert {launch.grid[0] for launch in many} < {*range(1, tiles)}
+    assert firsts[0] == 0 and firsts[1] == many[0].grid[0]
     assert (double.violations, double.leaks) == ([], {})
 
 

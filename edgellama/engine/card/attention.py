@@ -94,7 +94,7 @@ class Launches:
         self._held: list[object] = []
         self._layers = [self._layer(index) for index in range(layout.num_card_layers)]
 
-    def set_segments(self, address: int, many_at_once: int = NO_BOUND) -> None:
+    def set_segments(self, address: int, many_at_once: int) -> None:
         """Where the card has the table of segments, and the bound of ``splits.blocks_at_once``."""
         self._common["segments"][0] = address
         self._many_at_once[0] = many_at_once

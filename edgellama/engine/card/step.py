@@ -16,6 +16,7 @@ from edgellama.cuda.memory import RegisteredMemory
 from edgellama.engine.attention_ops import AttentionOps
 from edgellama.engine.buffers import StepBuffers
 from edgellama.engine.card.attention import (
+    NO_BOUND,
     CardAttentionOps,
     CardKernels,
     CardRows,
@@ -53,6 +54,7 @@ class CardStep:
         self.device = device
         self._config, self._buffers = config, buffers
         self._launches: dict[CardLayout, Launches] = {}
+        self._many_at_once = NO_BOUND
         self.is_running = False
         self._cancel_word = cancel_word
         self._record = np.zeros(layouts.CARD_BYTES // 8, np.int64)
@@ -92,6 +94,7 @@ class CardStep:
         tasks = self._table.fill(segments)
         for launches in self._launches.values():
             launches.set_segments(self._table.address, tasks.many_at_once)
+        self._many_at_once = tasks.many_at_once
         self.is_running = True
         return {
             "card_table": self._table.address,
@@ -144,6 +147,6 @@ class CardStep:
             kernels = CardKernels.of(config, layout, card.capability)
             functions = self.device.functions(kernels.all, config.head_size)
             launches = Launches(config, layout, kernels, functions, self._rows, self._buffers)
-            launches.set_segments(self._table.address)
+            launches.set_segments(self._table.address, self._many_at_once)
             self._launches[layout] = launches
         return launches
