@@ -206,7 +206,7 @@ def test_one_token_and_a_few(make_engine: MakeEngine, name: str) -> None:
 
 
 def test_long_prompt(make_engine: MakeEngine, tmp_path: Path) -> None:
-    """A prompt of 1100 tokens, more than four steps, gives NumPy's logits at every position."""
+    """A prompt of 1100 tokens, more than two steps, gives NumPy's logits at every position."""
     model = TinyLlama(layers=2, context_length=1100)
     tokens = prompt(1100)
     expected = NumpyLlama(model_file(tmp_path, model)).forward(tokens)
@@ -217,7 +217,7 @@ def test_long_prompt(make_engine: MakeEngine, tmp_path: Path) -> None:
         tokens, cache, logits="all", progress=lambda *counts: told.append(counts)
     )
     np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-4)
-    assert [done for done, _ in told] == [256, 512, 768, 1024, 1100]
+    assert [done for done, _ in told] == [512, 1024, 1100]
     last = engine.forward(tokens, engine.new_cache(kv_type="f32"))
     np.testing.assert_allclose(last, expected[-1:], rtol=0, atol=2e-4)
 
