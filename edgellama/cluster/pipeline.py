@@ -51,6 +51,7 @@ class Pipeline:
         self._how = how
         self._patience_s = patience_s
         self._tasks: deque[int | Fork] = deque()
+        self._standing: StageTask | None = None
         self._threads = [
             ThreadPoolExecutor(1, thread_name_prefix=f"edgellama-stage-{number}")
             for number in range(len(stages))
@@ -127,6 +128,12 @@ class Pipeline:
                 if time.monotonic() >= until:
                     raise self._end_of_patience(Lost(number, error)) from error
 
+    def do_always(self, task: StageTask) -> None:
+        """Have all stages do a task, and any that is brought back later; in place of the last."""
+        self._standing = task
+        for number in range(len(self._stages)):
+            self.do(number, task)
+
     def close(self) -> None:
         """End all stages."""
         for threads in self._threads:
@@ -194,6 +201,8 @@ class Pipeline:
         while cancelled is None or not cancelled.cancelled:
             try:
                 stage.revive()
+                if self._standing is not None:
+                    stage.do(self._standing)
             except ModelFileError as error:
                 raise StageLostError(
                     f"stage {stage.name} was lost and cannot come back: {error}"

@@ -20,7 +20,7 @@ from edgellama.cluster.rounds import Chunking, Part
 from edgellama.cluster.saved_stages import SavedStages
 from edgellama.cluster.spread_sequence import SpreadSequence
 from edgellama.cluster.stage_call import Answer, FloatRows, StageHandle
-from edgellama.cluster.stage_task import Tokens
+from edgellama.cluster.stage_task import Priority, Tokens
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.cancellation import CancelToken
@@ -100,7 +100,7 @@ class SpreadEngine(TextEngine):
         self.beginnings = Beginnings(self._pipeline.retire, self.bytes_of, texts_bytes)
         self.step_tokens = max(own_tokens, CHUNKS_AT_ONCE * chunk_tokens)
         self.scheduler = Scheduler(self._run_step, self.step_tokens, may_mix=False)
-        self._is_closed = False
+        self._is_closed = self._is_low = False
         self.num_jobs = 0
 
     @property
@@ -153,15 +153,14 @@ class SpreadEngine(TextEngine):
 
     @property
     def low_priority(self) -> bool:
-        """False: the stages' threads are their own."""
-        return False
+        """Whether the stages' threads give way to other programs on their machines."""
+        return self._is_low
 
     @low_priority.setter
     def low_priority(self, is_low: bool) -> None:
-        if is_low:
-            raise InvalidOptionError(
-                "low_priority is True; the threads of a model over several stages are their own"
-            )
+        self.scheduler.refuse_within_a_step()
+        self.scheduler.exclusively(lambda: self._pipeline.do_always(Priority(is_low)))
+        self._is_low = is_low
 
     @property
     def stages(self) -> Sequence[StageHandle]:

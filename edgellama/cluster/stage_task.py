@@ -80,4 +80,11 @@ class Restored:
     adapters: tuple[AdapterUse, ...]
 
 
-StageTask: TypeAlias = Fork | DescriptionWanted | PageWanted | PageGiven | Restored
+@dataclass(frozen=True)
+class Priority:
+    """Let the threads that compute give way to other programs, or no more."""
+
+    is_low: bool
+
+
+StageTask: TypeAlias = Fork | Priority | DescriptionWanted | PageWanted | PageGiven | Restored

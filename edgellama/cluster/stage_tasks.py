@@ -16,6 +16,7 @@ from edgellama.cluster.stage_task import (
     PageGiven,
     PageMemory,
     PageWanted,
+    Priority,
     Restored,
     StageDescription,
     StageTask,
@@ -36,6 +37,7 @@ class StageTasks:
         self._given: dict[int, dict[int, Page]] = {}
         self._ways: dict[type, Callable[[Any], object]] = {
             Fork: held.fork,
+            Priority: self._set_priority,
             DescriptionWanted: self._described,
             PageWanted: self._page,
             PageGiven: self._keep,
@@ -53,6 +55,11 @@ class StageTasks:
         """Let go of pages whose sequence will not be restored."""
         for page in self._given.pop(sequence, {}).values():
             self._engine.pool().release(page)
+
+    def _set_priority(self, task: Priority) -> bool:
+        if self._engine.low_priority != task.is_low:
+            self._engine.low_priority = task.is_low
+        return task.is_low
 
     def _described(self, task: DescriptionWanted) -> StageDescription:
         maker = self._engine.cache_maker

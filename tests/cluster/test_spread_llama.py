@@ -179,6 +179,21 @@ def test_a_saved_session_of_another_kind_is_refused(
             session.save(tmp_path / "empty")
 
 
+def test_stages_give_way_to_other_programs(path: Path) -> None:
+    """All of them, and those that are brought back after they were lost."""
+    with spread_llama(path) as llama:
+        llama.low_priority = True
+        assert llama.low_priority
+        stages = [stage for stage in llama.stages if isinstance(stage, MortalStage)]
+        stages[1]._is_dying = often(2, 0.3)
+        text = llama.generate(TEXTS[0], **OPTIONS)
+        stages[1]._is_dying = lambda: False
+        assert text.tokens and stages[1].num_deaths
+        assert [stage._stage._engine.low_priority for stage in stages] == [True, True]
+        llama.low_priority = False
+        assert [stage._stage._engine.low_priority for stage in stages] == [False, False]
+
+
 def test_what_cannot_be_is_refused(pair: tuple[Llama, SpreadLlama]) -> None:
     """Hooks say so."""
     with pytest.raises(InvalidOptionError, match="several stages takes none"):

@@ -176,8 +176,6 @@ def test_what_is_wrong_is_said(file: GGUFFile) -> None:
         with pytest.raises(InvalidOptionError, match="takes none"):
             engine.hooks = (RowHook(lambda rows, step: None, "logits"),)
         engine.hooks = ()
-        with pytest.raises(InvalidOptionError, match="their own"):
-            engine.low_priority = True
         with pytest.raises(InvalidOptionError, match="token ids"):
             engine.forward([288], engine.new_cache())
 
