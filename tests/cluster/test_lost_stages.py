@@ -16,6 +16,7 @@ from edgellama.cluster.stage import Stage
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.generation.batch import Batch
+from edgellama.generation.batch_width import BatchWidth
 from edgellama.generation.text_request import prompt_request
 from edgellama.quant.errors import (
     EdgellamaError,
@@ -61,7 +62,7 @@ def test_a_batch_over_dying_stages_loses_nothing(file: GGUFFile, exact: Engine) 
 
     def texts(each: Engine, width: int) -> dict[int, tuple[int, ...]]:
         requests = [lambda p=p: prompt_request(tokenizer, p, options) for p in prompts]
-        batch = Batch(each, tokenizer, requests, width=width, context_length=600)
+        batch = Batch(each, tokenizer, requests, width=BatchWidth(width, width), context_length=600)
         return {result.index: result.tokens for result in batch}
 
     with spread(file, 2, is_dying=often(5, 0.012)) as spread_engine:

@@ -17,6 +17,7 @@ from edgellama.cluster.stage_call import Answer, StageCall
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.generation.batch import Batch
+from edgellama.generation.batch_width import BatchWidth
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.session import Session
 from edgellama.generation.text_request import Request, prompt_request
@@ -155,7 +156,7 @@ def test_texts_of_a_batch_have_orders_of_their_own(file: GGUFFile, exact: Engine
         requests = [
             lambda o=o: prompt_request(tokenizer, PROMPT, {"max_tokens": 20, **o}) for o in kinds
         ]
-        batch = Batch(engine, tokenizer, requests, width=20, context_length=600)
+        batch = Batch(engine, tokenizer, requests, width=BatchWidth(20, 20), context_length=600)
         return {result.index: result.tokens for result in batch}
 
     with spread(file, 2) as engine:
