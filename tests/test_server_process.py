@@ -146,6 +146,27 @@ def test_what_cannot_finish_is_told_why(tiny_path: Path) -> None:
     assert len(texts) == 16 and any("shutting_down" in text for text in texts)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_second_signal_ends_at_once(tiny_path: Path) -> None:
+    """The stream is told why, whatever time was left to drain; nothing is said to the terminal."""
+    with served(tiny_path, "--drain", "600") as (process, facts), client_of(facts) as client:
+        body = {**LONG, "max_tokens": 250, "stream": True, "n": 16}
+        with client.stream("POST", CHAT, json=body) as answer:
+            pieces = answer.iter_text()
+            next(pieces)
+            process.send_signal(signal.SIGTERM)
+            while True:
+                try:
+                    client_of(facts).get("/health")
+                except httpx.TransportError:
+                    break
+            process.send_signal(signal.SIGTERM)
+            last = sse_events("".join(pieces))[-1][1]
+        assert last == "[DONE]" or last["error"]["code"] == "shutting_down"
+        assert process.wait(30) == 0 and process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="a shell is needed")
 def test_it_ends_with_its_parent(tiny_path: Path) -> None:
     """--parent-pid: the end of that process is the server's."""

@@ -161,6 +161,9 @@ class DrainingServer(uvicorn.Server):
             await super().shutdown(sockets)
         finally:
             late.cancel()
+        if self.force_exit:
+            # uvicorn leaves this out then; models, threads and files are let go in any case.
+            await self.lifespan.shutdown()
 
     @property
     def _state(self) -> ServerState:
