@@ -109,7 +109,7 @@ def read_options() -> argparse.Namespace:
     parser.add_argument("--peer-python", help="an interpreter that has llama-cpp-python")
     parser.add_argument("--prompts", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--worker", choices=(ALONE, TOGETHER), help=argparse.SUPPRESS)

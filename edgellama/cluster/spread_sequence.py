@@ -15,7 +15,7 @@ import numpy as np
 from edgellama.cluster.beginnings import LEAST_SHARED, Beginnings, Held
 from edgellama.cluster.stage_task import Fork
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
-from edgellama.engine.kv_cache import shared_length
+from edgellama.engine.page_keys import shared_length
 from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.quant.errors import CudaMemoryError, EdgellamaError, InvalidOptionError
 from edgellama.sampling.choice_order import ChoiceOrder

@@ -13,17 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
-from edgellama.engine.page_pool import Page, PageKey, PagePool
+from edgellama.engine.page_keys import PageKey, page_key, shared_length
+from edgellama.engine.page_pool import Page, PagePool
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, first_seen
-from edgellama.quant.digests import blake2b
 from edgellama.quant.errors import InvalidOptionError
 
 if TYPE_CHECKING:
     from edgellama.engine.page_pool import AnyLayout
     from edgellama.quant.errors import CudaMemoryError
-
-KEY_BYTES = 16
-"""Of a page's key: two different texts share one with a probability of 2**-64 at most."""
 
 
 class Placement(Protocol):
@@ -383,16 +380,4 @@ class KVCache:
     def _next_key(self, number: int, tokens: Sequence[int]) -> PageKey:
         """The key of page ``number`` of a text whose earlier pages have keys here."""
         before = self._keys[number - 1] if number else self._first_key()
-        own = np.array(tokens[number * PAGE_POSITIONS : (number + 1) * PAGE_POSITIONS], "<i4")
-        return blake2b(before + own.tobytes(), digest_size=KEY_BYTES).digest()
-
-
-def shared_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many leading tokens are the same."""
-    most = min(len(first), len(second))
-    if list(first[:most]) == list(second[:most]):
-        return most
-    for index, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
-            return index
-    return most
+        return page_key(before, number, tokens)

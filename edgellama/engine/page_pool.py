@@ -12,6 +12,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from edgellama.engine.memory import reserve
+from edgellama.engine.page_keys import PageKey
 from edgellama.engine.page_layout import Octets, PageLayout, memory_parts
 from edgellama.quant.errors import EdgellamaError
 
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from edgellama.engine.card.layout import CardLayout
 
 AnyLayout: TypeAlias = "PageLayout | CardLayout"
-
-PageKey = bytes
-"""Stands for the tokens of a page and of all before it, and for what they were computed with."""
 
 
 class Page:

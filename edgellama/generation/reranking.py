@@ -13,7 +13,7 @@ from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from edgellama.engine.kv_cache import shared_length
+from edgellama.engine.page_keys import shared_length
 from edgellama.generation.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.logprobs import share
 from edgellama.quant.error_text import shown

@@ -12,7 +12,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
-from edgellama.engine.kv_cache import shared_length
+from edgellama.engine.page_keys import shared_length
 from edgellama.generation.arguments import prompt_tokens
 from edgellama.generation.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.logprobs import PromptLogprobs

@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from edgellama.engine.kv_cache import shared_length
+from edgellama.engine.page_keys import shared_length
 from edgellama.quant.errors import ContextLengthError, GenerationCancelled
 from reference.numpy_llama import Cancellable
 
