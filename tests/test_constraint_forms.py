@@ -90,6 +90,7 @@ def test_grammars(grammar: str, right: list[str], wrong: list[str]) -> None:
         ({"regex": "("}, "the regex: regex parse error: ( ^ error: unclosed group"),
         ({"regex": "(?=a)b"}, "look-around"),
         ({"regex": "\ud800"}, "surrogate"),
+        ({"regex": "(a{1000}){1000}"}, "given bytes or more; allowed: 32,768"),
     ],
 )
 def test_what_is_no_regex_or_grammar(options: dict[str, Any], words: str) -> None:
@@ -547,3 +548,15 @@ def test_json_of_any_object() -> None:
     assert allows_text(form(json=True), json.dumps({"a": [1, None]}))
     assert not allows_text(form(json=True), "[1]")
     assert allows_text(form(schema=True), "[1]")
+
+
+def test_a_giant_repetition_behind_a_choice_is_not_written_ahead() -> None:
+    """What must follow is tokens at once up to a length, and beyond it one token after another."""
+    tokenizer = byte_tokenizer()
+    compiler = tokenizer.derived(ConstraintCompiler)
+    for repeats, is_short in ((5, True), (1000, False)):
+        asked = form(regex=f"[bc](a{{1000}}){{{repeats}}}")
+        constraint = compiler.constraint(asked, continuation=True)
+        constraint.advance(tokenizer.encode("b", add_bos=False)[-1])
+        assert bool(constraint.forced()) == is_short
+        assert constraint.mask().any()

@@ -16,7 +16,7 @@ from edgellama.constraints.deep_stack import MAX_PARTS, call_deeply
 from edgellama.constraints.error_place import place_of_error
 from edgellama.constraints.guidance import llguidance, plain_message
 from edgellama.constraints.guidance_vocabulary import GuidanceVocabulary
-from edgellama.constraints.token_constraint import TokenConstraint
+from edgellama.constraints.token_constraint import MAX_FORCED_BYTES, TokenConstraint
 from edgellama.quant.errors import ConstraintError
 from edgellama.quant.records import dataclass
 from edgellama.sampling.filters import Mask
@@ -83,6 +83,12 @@ class ConstraintCompiler:
             raise ConstraintError(_explained(form, message))
         # The first mask finds out what can never be followed, and what is too large.
         first = matcher.deep_copy()
+        num_forced = len(first.compute_ff_bytes())
+        if num_forced > MAX_FORCED_BYTES:
+            raise ConstraintError(
+                f"the {form.option} allows only texts that begin with {num_forced:,} given bytes "
+                f"or more; allowed: {MAX_FORCED_BYTES:,}"
+            )
         first.compute_ff_tokens()
         if not any(first.compute_bitmask()) or first.is_error():
             raise ConstraintError(_explained(form, plain_message(first.get_error())))

@@ -16,7 +16,8 @@ from edgellama.constraints.guidance_vocabulary import GuidanceVocabulary, Openin
 from edgellama.sampling.filters import Mask
 
 logger = logging.getLogger(__name__)
-
+MAX_FORCED_BYTES = 1 << 15
+"""That are made tokens of at once: more would take seconds."""
 
 Answer = TypeVar("Answer")
 
@@ -82,10 +83,13 @@ class TokenConstraint:
 
     def forced(self) -> list[int]:
         """Tokens that must come next in any case; none where there is a choice."""
+        text: bytes = self._asked(lambda matcher: matcher.compute_ff_bytes())
+        if not 0 < len(text) <= MAX_FORCED_BYTES:
+            return []
         tokens: list[int] = self._asked(lambda matcher: matcher.compute_ff_tokens())
         # A tokenizer that normalizes text may have written something else.
         data = self._vocabulary.bytes_of(tokens)
-        if not tokens or not self._matcher.compute_ff_bytes().startswith(data) or not data:
+        if not data or not text.startswith(data):
             return []
         if self._openings is not None:
             first = self._vocabulary.bytes_of(tokens[:1])

@@ -39,7 +39,7 @@ TENSOR_ALIGNMENT = 32
 # interpreter's own memory, with all modules of a chat; what a vocabulary added
 # to it, by tokens and merges, for SmolLM2 (49 thousand), Llama 3 (128) and SentencePiece (32).
 LIBRARY_BYTES = 23_600_000
-INTERPRETER_BYTES = 21_300_000
+INTERPRETER_BYTES = 20_000_000
 TOKEN_BYTES = 16
 SENTENCEPIECE_TOKEN_BYTES = 230
 MERGE_BYTES = 12

@@ -49,7 +49,7 @@ def test_a_worker_makes_the_lines_of_the_command(
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(line) + "\n" for line in LINES), "utf-8")
     result = run_cli("batch", task.model, source, target, "-n", "6", "--temperature", "0.9",
-                     "--seed", "3", *extra)  # fmt: skip
+                     "--seed", "3", "--width", "2", *extra)  # fmt: skip
     assert result.returncode == 1 and "lines failed" in result.stderr
     expected = {line["id"]: line for line in map(json.loads, target.read_text().splitlines())}
     chats = replace(task, is_chat=bool(extra), system=extra[2] if extra else None)

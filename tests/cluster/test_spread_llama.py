@@ -185,9 +185,9 @@ def test_stages_give_way_to_other_programs(path: Path) -> None:
         llama.low_priority = True
         assert llama.low_priority
         stages = [stage for stage in llama.stages if isinstance(stage, MortalStage)]
-        stages[1]._is_dying = often(2, 0.3)
+        dies = iter([False, False, True])
+        stages[1]._is_dying = lambda: next(dies, False)
         text = llama.generate(TEXTS[0], **OPTIONS)
-        stages[1]._is_dying = lambda: False
         assert text.tokens and stages[1].num_deaths
         assert [stage._stage._engine.low_priority for stage in stages] == [True, True]
         llama.low_priority = False
