@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -282,6 +283,16 @@ def test_a_work_that_was_given_up_changes_nothing(engine: Engine) -> None:
     work.give_up()
     work.deliver(segment, np.zeros((1, 288), np.float32))
     assert cache.length == 0
+
+
+def test_a_work_is_given_up_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who leaves many works a second time waits for none of them."""
+    work = Work(engine.new_cache(300), np.arange(5))
+    work.give_up()
+    claim = Mock()
+    monkeypatch.setattr(work, "_claim", claim)
+    work.give_up()
+    claim.acquire.assert_not_called()
 
 
 def test_a_closed_engine_tells_all_who_wait(engine: Engine) -> None:

@@ -57,6 +57,7 @@ class Work:
         self.alarm.acquire()
         # Taken for a moment by who delivers to it, for ever by who gives it up.
         self._claim = threading.Lock()
+        self._is_given_up = False
         self._progress = progress
         self._reported = 0
         self._start = cache.length
@@ -153,8 +154,9 @@ class Work:
             self._claim.release()
 
     def give_up(self) -> None:
-        """Let no step that is still running change the sequence any more."""
-        self._claim.acquire(timeout=CLAIM_S)
+        """Let no step that is still running change the sequence any more; more calls do nothing."""
+        if not self._is_given_up:
+            self._is_given_up = self._claim.acquire(timeout=CLAIM_S)
 
     def ring(self) -> None:
         """Wake up who waits for this work; never more than once before it has looked."""
