@@ -93,7 +93,7 @@ class StepPlanner:
     ) -> Chosen:
         """Short segments and pieces of long prompts for one step, which reads the weights once.
 
-        None where they must take turns: a single text keeps the bits that it has alone while
+        Empty where they must take turns: a single text keeps the bits that it has alone while
         others' prompts are read, and beside very many others no page of a prompt has room.
         """
         pool = long[0].cache.pool
