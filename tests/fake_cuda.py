@@ -19,12 +19,14 @@ from fake_library import ILLEGAL_ADDRESS, INVALID_CONTEXT, INVALID_HANDLE, INVAL
 from fake_memory import FakeMemory
 
 from edgellama.cuda import cards
+from edgellama.cuda.advice import STUB_LIBRARY
 from edgellama.cuda.driver import OUT_OF_MEMORY, SUCCESS
 
 INVALID_DEVICE, INVALID_PTX = 101, 218
 NOT_FOUND, LAUNCH_TIMEOUT = 500, 702
 WORDS = {
     INVALID_VALUE: (b"CUDA_ERROR_INVALID_VALUE", b"invalid argument"),
+    STUB_LIBRARY: (b"CUDA_ERROR_STUB_LIBRARY", b"CUDA driver is a stub library"),
     OUT_OF_MEMORY: (b"CUDA_ERROR_OUT_OF_MEMORY", b"out of memory"),
     INVALID_CONTEXT: (b"CUDA_ERROR_INVALID_CONTEXT", b"invalid device context"),
     INVALID_PTX: (b"CUDA_ERROR_INVALID_PTX", b"a PTX JIT compilation failed"),

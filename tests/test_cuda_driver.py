@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,8 +24,16 @@ from hypothesis import strategies as st
 
 from edgellama.cuda import cards
 from edgellama.cuda import memory as cuda_memory
+from edgellama.cuda.advice import NOT_INITIALIZED, STUB_LIBRARY
 from edgellama.cuda.context import Context
-from edgellama.cuda.driver import FUNCTIONS, NO_CARD, NO_DEVICE, OUT_OF_MEMORY, Driver
+from edgellama.cuda.driver import (
+    FUNCTIONS,
+    LIBRARIES,
+    NO_CARD,
+    NO_DEVICE,
+    OUT_OF_MEMORY,
+    Driver,
+)
 from edgellama.cuda.machine import describe_cards
 from edgellama.cuda.memory import CardMemory, MappedMemory, RegisteredMemory
 from edgellama.cuda.modules import Module
@@ -121,18 +130,51 @@ def test_hidden_cards_are_no_failure_of_the_driver() -> None:
     with pytest.raises(CudaError, match="the NVIDIA driver shows no card"):
         Driver(fake)
     fake.fail("cuInit", UNKNOWN)
-    with pytest.raises(CudaLostError, match="cuInit: error 999"):
+    with pytest.raises(CudaLostError, match="cuInit: error 999; look whether /dev/nvidiactl"):
         Driver(fake)
 
 
-def test_no_driver_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no library, or no CUDA at all, one line says so."""
-    monkeypatch.setattr(sys, "platform", "darwin")
-    with pytest.raises(CudaError, match="no CUDA on darwin"):
+def test_what_to_do_is_said_where_the_driver_does_not_say_it() -> None:
+    """Also by a library that refuses its first call; what the driver explains is left as it is."""
+    fake = FakeCuda()
+    fake.fail("cuDriverGetVersion", STUB_LIBRARY)
+    with pytest.raises(CudaError, match=r"cuDriverGetVersion: CUDA_ERROR_STUB_LIBRARY .*LD_LIB"):
+        Driver(fake)
+    fake.fail("cuInit", NOT_INITIALIZED)
+    with pytest.raises(CudaError, match="forked from one that has used a graphics card"):
+        Driver(fake)
+    driver = Driver(fake)
+    for name, code in (("cuStreamQuery", UNKNOWN), ("cuMemAlloc", OUT_OF_MEMORY)):
+        assert ";" not in str(driver.error(code, name))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of Linux")
+def test_the_library_of_the_system_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first that can be loaded; where one is there and cannot, the error says why."""
+    empty = tmp_path / "libcuda.so.1"
+    empty.touch()
+    there, damaged, loaded = set[str](), set[str](), list[str]()
+
+    def load(name: str) -> object:
+        if name not in there:
+            return real(str(empty) if name in damaged else "libcuda-of-nobody.so")
+        loaded.append(name)
+        return FakeCuda()
+
+    real = ctypes.CDLL
+    wsl, usual, nix, _ = LIBRARIES["linux"]
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    with pytest.raises(CudaError, match=r"installed \(libcuda\.so\.1 cannot be loaded\)"):
         Driver.load()
-    monkeypatch.setattr(sys, "platform", "win32")
-    with pytest.raises(CudaError, match=r"no NVIDIA driver is installed \(nvcuda\.dll"):
+    damaged.add(usual)
+    with pytest.raises(CudaError, match=r"no NVIDIA driver is installed \(.*file too short\)"):
         Driver.load()
+    for name in (nix, usual, wsl):
+        there.add(name)
+        Driver.load()
+    assert loaded == [nix, usual, wsl]
 
 
 def test_errors_are_in_the_drivers_words() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edgellama.cuda import cards, driver, memory, modules, streams
+from edgellama.cuda import advice, cards, driver, memory, modules, streams
 
 GOLDEN = json.loads((Path(__file__).parent / "data" / "cuda_header.json").read_text("utf-8"))
 NUMBERS: dict[str, Any] = GOLDEN["numbers"]
@@ -26,11 +26,25 @@ SIZES = {
 }  # fmt: skip
 """C types that are passed by value, or pointed at."""
 TEXTS = {"char": ctypes.c_char, "CUuuid": ctypes.c_char}
+ADVISED = {
+    "CUDA_ERROR_NOT_INITIALIZED": advice.NOT_INITIALIZED,
+    "CUDA_ERROR_STUB_LIBRARY": advice.STUB_LIBRARY,
+    "CUDA_ERROR_DEVICE_UNAVAILABLE": advice.UNAVAILABLE,
+    "CUDA_ERROR_JIT_COMPILER_NOT_FOUND": advice.COMPILER_NOT_FOUND,
+    "CUDA_ERROR_JIT_COMPILATION_DISABLED": advice.COMPILATION_DISABLED,
+    "CUDA_ERROR_OPERATING_SYSTEM": advice.OPERATING_SYSTEM,
+    "CUDA_ERROR_SYSTEM_NOT_READY": advice.SYSTEM_NOT_READY,
+    "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH": advice.DRIVER_MISMATCH,
+    "CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE": advice.NO_COMPATIBILITY,
+    "CUDA_ERROR_UNKNOWN": advice.UNKNOWN,
+}
+"""Codes about which something is said."""
 USED = {
     "CUDA_SUCCESS": driver.SUCCESS,
     "CUDA_ERROR_OUT_OF_MEMORY": driver.OUT_OF_MEMORY,
     "CUDA_ERROR_NO_DEVICE": driver.NO_DEVICE,
     "CUDA_ERROR_NOT_READY": driver.NOT_READY,
+    **ADVISED,
     "CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT": cards.MULTIPROCESSORS,
     "CU_DEVICE_ATTRIBUTE_KERNEL_EXEC_TIMEOUT": cards.TIME_LIMIT,
     "CU_DEVICE_ATTRIBUTE_INTEGRATED": cards.INTEGRATED,
@@ -90,5 +104,7 @@ def test_a_number_is_the_headers(name: str) -> None:
 
 def test_errors_that_lose_the_context_are_the_headers() -> None:
     """Every code of the list is one of those names, and no other."""
-    names = {name for name in NUMBERS if name.startswith("CUDA_ERROR_")} - USED.keys()
+    others = USED.keys() - {"CUDA_ERROR_DEVICE_UNAVAILABLE", "CUDA_ERROR_UNKNOWN"}
+    names = {name for name in NUMBERS if name.startswith("CUDA_ERROR_")} - others
     assert {NUMBERS[name] for name in names} == driver.LOST
+    assert set(ADVISED.values()) == {*advice.ADVICE, *advice.START_ADVICE}

@@ -11,19 +11,27 @@ import os
 import sys
 from collections.abc import Mapping
 from ctypes import POINTER, c_char, c_char_p, c_float, c_int, c_size_t, c_uint, c_uint64, c_void_p
+from pathlib import PurePath
 from types import MappingProxyType
 from typing import Any
 
+from edgellama.cuda.advice import advice
 from edgellama.quant.errors import CudaError, CudaLostError, CudaMemoryError
 
 LIBRARIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        # Windows Subsystem for Linux has its library where the loader need not look.
-        "linux": ("libcuda.so.1", "/usr/lib/wsl/lib/libcuda.so.1"),
+        "linux": (
+            # Of Windows Subsystem for Linux, before one of Linux that does not work there.
+            "/usr/lib/wsl/lib/libcuda.so.1",
+            "libcuda.so.1",
+            # Of NixOS, and of nodes of Kubernetes, where the loader need not look.
+            "/run/opengl-driver/lib/libcuda.so.1",
+            "/usr/local/nvidia/lib64/libcuda.so.1",
+        ),
         "win32": ("nvcuda.dll",),
     }
 )
-"""Names of the driver's library by ``sys.platform``."""
+"""Names of the driver's library by ``sys.platform``; the first that can be loaded is it."""
 MIN_DRIVER_VERSION = 11000
 """CUDA 11.0: the first whose compiler takes our code for all cards."""
 
@@ -107,7 +115,8 @@ class Driver:
     def __init__(self, library: object) -> None:
         """Declare the functions and initialize; CudaError where that cannot be done."""
         self._process = os.getpid()
-        self._functions = {name: _function(library, name) for name in ("cuDriverGetVersion",)}
+        first = ("cuDriverGetVersion", "cuGetErrorName", "cuGetErrorString")
+        self._functions = {name: _function(library, name) for name in first}
         version = c_int()
         self.call("cuDriverGetVersion", version)
         self.version = version.value
@@ -127,17 +136,19 @@ class Driver:
     def load(cls) -> Driver:
         """The driver of this machine; CudaError, in one line, if it has none that can be used."""
         names = LIBRARIES.get(sys.platform, ())
+        if not names:
+            raise CudaError(f"no CUDA on {sys.platform}; supported: linux, win32")
+        reason = f"{PurePath(names[0]).name} cannot be loaded"
         for name in names:
             try:
                 library = ctypes.CDLL(name)
-            except OSError:
+            except OSError as error:
+                # It may be there and be damaged: images of containers often have an empty one.
+                if "No such file" not in str(error) and sys.platform != "win32":
+                    reason = str(error)
                 continue
             return cls(library)
-        raise CudaError(
-            f"no NVIDIA driver is installed ({names[0]} cannot be loaded)"
-            if names
-            else f"no CUDA on {sys.platform}; supported: linux, win32"
-        )
+        raise CudaError(f"no NVIDIA driver is installed ({reason})")
 
     def address(self, name: str) -> int:
         """Where machine code finds a function of FUNCTIONS."""
@@ -175,8 +186,9 @@ class Driver:
         elif code == OUT_OF_MEMORY:
             kind = CudaMemoryError
         called = self._text("cuGetErrorName", code) or f"error {code}"
-        reason = self._text("cuGetErrorString", code)
-        return kind(f"{name}: {called}{f' ({reason})' if reason else ''}", code=code)
+        reason, way = self._text("cuGetErrorString", code), advice(code, name)
+        told = f"{name}: {called}{f' ({reason})' if reason else ''}{f'; {way}' if way else ''}"
+        return kind(told, code=code)
 
     def _text(self, name: str, code: int) -> str:
         text = c_char_p()

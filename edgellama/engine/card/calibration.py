@@ -210,6 +210,8 @@ def calibration_key(
     """Stands for all that the times depend on."""
     parts = (
         *(device.card.uuid, device.context.driver.version, card_source_hash(), tier, num_threads),
+        # Parts of a card (MIG) share its number.
+        *(device.card.total_bytes, device.card.num_multiprocessors),
         *(str(types), config.head_count, config.head_count_kv, config.head_size),
         config.sliding_window,
     )
