@@ -9,7 +9,6 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from numbers import Real
 from pathlib import Path
 
 from edgellama.engine.card.choice import AttentionChoice
@@ -25,6 +24,7 @@ from edgellama.models.usage import note_use
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile, require_model
+from edgellama.quant.given_values import check_function, is_number, is_true
 from edgellama.quant.records import dataclass
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -66,6 +66,10 @@ def load_model(
     types = KVTypes.of(kv_type)
     _check_context(context_length)
     check_cache_limit(cache_limit)
+    check_function("progress", progress, "two numbers")
+    is_true("exact", exact)
+    is_true("compile_usual", compile_usual)
+    is_true("low_priority", low_priority)
     path = _runnable_file(path_or_name, quantize, progress)
     note_use(path)
     file = GGUFFile(path)
@@ -96,7 +100,7 @@ def load_model(
 
 def check_cache_limit(limit: object, *, is_needed: bool = False) -> None:
     """InvalidOptionError for less than nothing, and for no number; None only if not needed."""
-    if (limit is None and not is_needed) or (isinstance(limit, Real) and float(limit) >= 0):
+    if (limit is None and not is_needed) or (is_number(limit) and limit >= 0):
         return
     allowed = "bytes from 0" if is_needed else "None, or bytes from 0"
     raise InvalidOptionError(f"cache_limit is {shown(limit)}; allowed: {allowed}")

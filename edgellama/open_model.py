@@ -23,6 +23,7 @@ from edgellama.generation.speculation.speculation import (
 )
 from edgellama.generation.waiting_line import WaitingLine
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.given_values import is_true
 from edgellama.quant.process_bound import ProcessBound
 from edgellama.quant.sampling_keys import recommended_sampling
 from edgellama.sampling.options import SamplingArguments
@@ -257,6 +258,7 @@ class OpenModel(ProcessBound):
 
     @low_priority.setter
     def low_priority(self, is_low: bool) -> None:
+        is_true("low_priority", is_low)
         for engine in self._engines:
             engine.low_priority = is_low
 

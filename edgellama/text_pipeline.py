@@ -15,7 +15,7 @@ from edgellama.generation.results import Generation
 from edgellama.llama import Llama
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
-from edgellama.quant.given_numbers import is_whole
+from edgellama.quant.given_values import is_whole
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import check_option_names
 

@@ -13,6 +13,7 @@ from dataclasses import field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import FLOAT_FORMATS, FORMATS_BY_NAME, WRITABLE_FORMATS, Format
 from edgellama.quant.records import dataclass
@@ -170,10 +171,10 @@ _ALIASES: Mapping[str, str] = MappingProxyType(
 
 def find_recipe(name: str) -> Recipe:
     """The recipe of a type's name in any case; InvalidOptionError, with the list, if none."""
-    lower = name.lower()
+    lower = name.lower() if isinstance(name, str) else ""
     recipe = RECIPES.get(_ALIASES.get(lower, lower))
     if recipe is None:
-        raise InvalidOptionError(f"no type is called {name!r}; allowed: {', '.join(RECIPES)}")
+        raise InvalidOptionError(f"no type is called {shown(name)}; allowed: {', '.join(RECIPES)}")
     return recipe
 
 

@@ -195,7 +195,7 @@ WRONG: dict[str, tuple[Any, dict[str, Any], str]] = {
     "unknown id": ([[100_000]], {}, "token ids from 100000 to 100000; allowed: 0 to 287"),
     "pooling": ("a", {"pooling": "max"}, "pooling is 'max'; allowed: mean, last, first, or None"),
     "name": ("a", {"poling": "mean"}, "no option 'poling'; did you mean pooling"),
-    "normalize": ("a", {"normalize": "yes"}, "normalize is 'yes'; allowed: True, False"),
+    "normalize": ("a", {"normalize": "yes"}, "normalize is 'yes'; allowed: True or False"),
     "adapter": ("a", {"adapters": {"french": 1.0}}, "french"),
 }
 

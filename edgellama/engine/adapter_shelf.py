@@ -6,16 +6,17 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from edgellama.engine.adapter import Adapter, make_adapter
 from edgellama.engine.adapter_ops import kernels_of
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet, checked_scale
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import QUANTIZED_FORMATS
 from edgellama.quant.gguf.adapter_file import read_adapter
 from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.given_values import check_function, given_path
 from edgellama.quant.model_config import ModelConfig
 
 if TYPE_CHECKING:
@@ -77,9 +78,11 @@ class AdapterShelf:
         ModelNotFoundError, ModelFileError, UnsupportedModelError, and InvalidOptionError for a
         name that another adapter has.
         """
-        name = Path(path).stem if name is None else name
-        if not name:
-            raise InvalidOptionError("the name of an adapter is empty; allowed: any other")
+        path = given_path("path", path).expanduser()
+        name = path.stem if name is None else name
+        if not isinstance(name, str) or not name:
+            raise InvalidOptionError(f"name is {shown(name)}; allowed: any text but an empty one")
+        check_function("progress", progress, "two numbers")
         self._check_new(name)
         file = read_adapter(path, self._shapes, self._base, self._max_rank)
         adapter = make_adapter(name, file, self._quantized)
@@ -101,7 +104,7 @@ class AdapterShelf:
         InvalidOptionError for an adapter that is not loaded here, and for scales that are no
         numbers.
         """
-        if not scales:
+        if scales is None:
             return NO_ADAPTERS
         if isinstance(scales, AdapterSet):
             return scales

@@ -17,7 +17,7 @@ from edgellama.engine.program import Bound, Op
 from edgellama.engine.weights import Matrix
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.given_numbers import is_whole
+from edgellama.quant.given_values import is_whole
 from edgellama.quant.records import dataclass
 
 Place: TypeAlias = Literal[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
-from edgellama.quant.given_numbers import is_whole
+from edgellama.quant.given_values import is_true, is_whole
 from edgellama.quant.ways import Way
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ def prompt_tokens(
 
     InvalidOptionError for anything else. Bytes are refused, since each would pass for a token.
     """
+    is_true("parse_special", parse_special)
     if isinstance(prompt, str):
         wants_bos = tokenizer.special.add_bos
         return tokenizer.encode(prompt, add_bos=wants_bos, parse_special=parse_special)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from edgellama.engine.thread_priority import lower_priority
 from edgellama.generation.worker import Worker
+from edgellama.quant.given_values import check_function
 from edgellama.quant.process_bound import ProcessBound
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ async def gathered(
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Item]:
     """All items; ``progress`` hears of (done, total). Cancelling the task ends what runs."""
+    check_function("progress", progress, "two numbers")
     found = []
     async with items:
         async for item in items:

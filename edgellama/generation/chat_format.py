@@ -15,11 +15,11 @@ from edgellama.generation.messages import Message
 from edgellama.generation.text_options import (
     CHAT_ONLY,
     CHAT_OPTION_NAMES,
-    is_true,
 )
 from edgellama.generation.text_request import Request, text_request
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.given_values import is_true
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import check_option_names
 from edgellama.text.chat_template import ChatTemplate

@@ -18,6 +18,8 @@ from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.generation.text_options import ChatOptions, layered_options
 from edgellama.generation.turns import PromptTokens, as_computed
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import InvalidOptionError
 from edgellama.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
@@ -63,6 +65,8 @@ class ConversationPrompts(ConversationRecord):
 
     @options.setter
     def options(self, options: ChatOptions) -> None:
+        if not isinstance(options, Mapping):
+            raise InvalidOptionError(f"options is {shown(options)}; allowed: options by name")
         self._asked({}, options)
         self._options = options.copy()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellama.generation.messages import Message
@@ -11,6 +10,7 @@ from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.generation.transcript import Transcript
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.quant.given_values import given_path
 from edgellama.quant.process_bound import ProcessBound
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class ConversationRecord(ProcessBound):
             >>> chat.messages == said
             True
         """
-        self._transcript.save(Path(path), model)
+        self._transcript.save(given_path("path", path), model)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Take all messages, the system prompt too, from a file that ``save`` wrote.
@@ -142,7 +142,7 @@ class ConversationRecord(ProcessBound):
         Example: see ``save``.
         """
         self._check_idle()
-        self._transcript.load(Path(path), self._tokenizer.vocab_size)
+        self._transcript.load(given_path("path", path), self._tokenizer.vocab_size)
 
     def close(self) -> None:
         """End a running reply and close the session."""

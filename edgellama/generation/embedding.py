@@ -14,12 +14,14 @@ import numpy.typing as npt
 
 from edgellama.generation.arguments import prompt_tokens
 from edgellama.generation.in_order import Begun, BegunTexts, InOrder
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import (
     ContextLengthError,
     InvalidOptionError,
     ModelFileError,
     UnsupportedModelError,
 )
+from edgellama.quant.given_values import is_true
 from edgellama.quant.pooling import POOLING_KEY, POOLING_TYPES
 from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way
@@ -104,10 +106,7 @@ class HowToEmbed:
             allowed = ", ".join(get_args(Pooling))
             raise InvalidOptionError(f"pooling is {self.pooling!r}; allowed: {allowed}, or None")
         for name in ("normalize", "truncate", "parse_special"):
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidOptionError(
-                    f"{name} is {getattr(self, name)!r:.80}; allowed: True, False"
-                )
+            is_true(name, getattr(self, name))
 
     @classmethod
     def of(cls, options: Mapping[str, Any], metadata: Mapping[str, Any]) -> HowToEmbed:
@@ -172,6 +171,8 @@ class Embedder:
 
         Raises ContextLengthError and InvalidOptionError with a text's number, from 0.
         """
+        if isinstance(texts, (str, bytes, bytearray, Mapping)) or not isinstance(texts, Iterable):
+            raise InvalidOptionError(f"texts is {shown(texts)}; allowed: an iterable of texts")
         return InOrder(self.engine, self.line, partial(self._begun, texts))
 
     def _begun(

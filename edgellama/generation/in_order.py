@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.waiting_line import Turn
+from edgellama.quant.given_values import check_function
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def told(
     results: Iterable[Result], total: int, progress: Callable[[int, int], None] | None
 ) -> Iterator[Result]:
     """The same results; ``progress`` hears of (done, total)."""
+    check_function("progress", progress, "two numbers")
     for done, result in enumerate(results, start=1):
         yield result
         if progress is not None:

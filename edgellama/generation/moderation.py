@@ -17,7 +17,7 @@ from edgellama.generation.messages import checked_messages, is_role
 from edgellama.generation.waiting_line import Turn
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
-from edgellama.quant.given_numbers import is_number
+from edgellama.quant.given_values import is_number
 from edgellama.quant.records import dataclass
 from edgellama.sampling.filters import Logits
 from edgellama.text.guard_prompts import (
@@ -86,7 +86,7 @@ class ModerationRequest:
             for message in checked_messages(conversation)  # type: ignore[arg-type]
             if message["role"] in ROLES
         ]
-        if role is not None and role not in ROLES:
+        if role is not None and not (isinstance(role, str) and role in ROLES):
             raise InvalidOptionError(
                 f"role is {role!r:.80}; allowed: {', '.join(ROLES)}, or None for the last message's"
             )

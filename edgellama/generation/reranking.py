@@ -18,7 +18,7 @@ from edgellama.generation.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.logprobs import share
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
-from edgellama.quant.given_numbers import is_whole
+from edgellama.quant.given_values import is_whole
 from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way
 from edgellama.sampling.options import check_option_names

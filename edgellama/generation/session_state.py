@@ -10,13 +10,13 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.generation.arguments import check_from_1
 from edgellama.generation.stream import Stream
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.given_values import check_function, given_path, is_true
 from edgellama.quant.process_bound import ProcessBound
 
 if TYPE_CHECKING:
@@ -139,11 +139,13 @@ class SessionState(ProcessBound):
             >>> again.statistics.prefilled_tokens
             1
         """
+        file = given_path("path", path)
+        check_function("progress", progress, "two numbers")
         with self._lock:
             self._check_free()
             fork = self._cache.fork()
         try:
-            self._engine.save(Path(path), fork, progress)
+            self._engine.save(file, fork, progress)
         finally:
             fork.close()
 
@@ -167,10 +169,11 @@ class SessionState(ProcessBound):
 
         Example: see ``save``.
         """
+        file, verify = given_path("path", path), is_true("verify", verify)
         with self._lock:
             self._check_free()
             self._cache.adapters = self._adapters
-            self._engine.load_saved(Path(path), self._cache, verify=verify)
+            self._engine.load_saved(file, self._cache, verify=verify)
 
     def close(self) -> None:
         """End a running stream and give the cache's memory back; more calls do nothing."""

@@ -16,7 +16,7 @@ from edgellama.generation.arguments import given_strings, stop_tokens
 from edgellama.generation.speculation.speculation import SpeculationMode, speculation_mode
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.given_numbers import is_number, is_whole
+from edgellama.quant.given_values import check_function, is_number, is_true, is_whole
 from edgellama.sampling.options import SamplingArguments
 from edgellama.sampling.presets import merged_options
 from edgellama.sampling.user_functions import Processor, TokenChoice
@@ -195,11 +195,8 @@ def _prediction(value: Any) -> str | None:
 
 
 def _prefill_listener(value: Any) -> Any:
-    if value is None or callable(value):
-        return value
-    raise InvalidOptionError(
-        f"on_prefill is {shown(value)}; allowed: None or a function of two numbers"
-    )
+    check_function("on_prefill", value, "two numbers")
+    return value
 
 
 def _processors(value: Any) -> tuple[Processor, ...]:
@@ -213,11 +210,8 @@ def _processors(value: Any) -> tuple[Processor, ...]:
 
 
 def _token_choice(value: Any) -> Any:
-    if value is None or callable(value):
-        return value
-    raise InvalidOptionError(
-        f"sampler is {shown(value)}; allowed: None or a function of logits and tokens"
-    )
+    check_function("sampler", value, "logits and tokens")
+    return value
 
 
 def _as_given(value: Any) -> Any:
@@ -251,13 +245,6 @@ PROMPT_ONLY = ("parse_special", "suffix", "suffix_first")
 PROMPT_OPTION_NAMES = (*TEXT_OPTION_NAMES, *PROMPT_ONLY)
 CHAT_ONLY = ("tools", "tool_choice", "parallel_tool_calls", "template_variables")
 CHAT_OPTION_NAMES = (*TEXT_OPTION_NAMES, *CHAT_ONLY)
-
-
-def is_true(name: str, value: object) -> bool:
-    """A value that is True or False; InvalidOptionError names the option of any other."""
-    if not isinstance(value, bool):
-        raise InvalidOptionError(f"{name} is {shown(value)}; allowed: True or False")
-    return value
 
 
 def layered_options(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from edgellama.generation.text_options import (
     PROMPT_ONLY,
     PROMPT_OPTION_NAMES,
     TEXT_OPTION_NAMES,
-    is_true,
 )
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.given_values import is_true
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import SamplingOptions, check_option_names
 from edgellama.sampling.presets import merged_options

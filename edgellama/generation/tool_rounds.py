@@ -12,7 +12,7 @@ from edgellama.generation.messages import Message
 from edgellama.generation.results import Generation
 from edgellama.generation.text_options import ChatOptions
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.given_numbers import is_whole
+from edgellama.quant.given_values import is_whole
 from edgellama.tools.running import run_call, run_call_async, runnable
 from edgellama.tools.tool import ToolCall, checked_tools
 

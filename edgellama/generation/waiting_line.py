@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from edgellama.generation.caller import caller
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
-from edgellama.quant.given_numbers import is_whole
+from edgellama.quant.given_values import is_whole
 
 if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken

@@ -6,7 +6,6 @@ The prediction itself is ``footprint``'s; here its usual arguments are filled in
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 from edgellama.engine.card.choice import AttentionMode
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
@@ -86,6 +85,6 @@ def predict_footprint(
 
 
 def _outline(path: str | os.PathLike[str]) -> ModelOutline:
-    with GGUFFile(Path(path)) as file:
+    with GGUFFile(path) as file:
         require_model(file)
         return ModelOutline.from_gguf(file)

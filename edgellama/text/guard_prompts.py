@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, TemplateError, UnsupportedModelError
+from edgellama.quant.given_values import is_whole
 from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way
 from edgellama.text.chat_template import ChatTemplate, encode_chat
@@ -108,7 +109,7 @@ class Guard:
         UnsupportedModelError for a model that is no Llama Guard by its template or its name,
         unless ``version`` is given; InvalidOptionError for a version that there is not.
         """
-        if version is not None and (isinstance(version, bool) or version not in VERSIONS):
+        if version is not None and not (is_whole(version, 1) and version in VERSIONS):
             raise InvalidOptionError(
                 f"version is {version!r:.80}; allowed: {', '.join(map(str, VERSIONS))}"
             )

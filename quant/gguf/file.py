@@ -19,6 +19,7 @@ from edgellama.quant.gguf.metadata import MetadataValue
 from edgellama.quant.gguf.part import Part, read_part
 from edgellama.quant.gguf.strings import StringArray
 from edgellama.quant.gguf.tensors import Tensor
+from edgellama.quant.given_values import given_path
 
 __all__ = ["GGUFFile", "MetadataValue", "StringArray", "Tensor", "require_model"]
 
@@ -52,7 +53,7 @@ class GGUFFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         # What it was opened by, for reopen: the folder may be changed meanwhile.
-        self._opened = Path(path).absolute()
+        self._opened = given_path("path", path).absolute()
         parts = _read_parts(Path(path))
         first = parts[0]
         self.path = first.path

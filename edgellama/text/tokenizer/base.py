@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from operator import index
 from typing import ClassVar, TypeVar, cast
 
 from edgellama.quant.error_text import shown
@@ -169,6 +170,8 @@ class Tokenizer(ABC):
             ...     llama.tokenizer.decode([19556, 905])
             'Hello world'
         """
+        if isinstance(tokens, (str, bytes)) or not isinstance(tokens, Iterable):
+            raise TokenizerError(f"the tokens are {shown(tokens)}; allowed: a list of token ids")
         at_start, parts = not continuation, [b""]
         for token in tokens:
             if at_start:
@@ -183,12 +186,12 @@ class Tokenizer(ABC):
 
     def is_control(self, token: int) -> bool:
         """Whether a token has no text of its own and is usually skipped."""
+        self._check(token)
         token_type = self._vocabulary.types[token]
         return bool(token_type == TokenType.CONTROL or token in self._untyped_control)
 
     def token_bytes(self, token: int, *, skip_special: bool = True) -> bytes:
         """Bytes that a token stands for inside a text; nothing for a skipped control token."""
-        self._check(token)
         if self.is_control(token):
             return b"" if skip_special else self._vocabulary.tokens[token]
         return self._plain_bytes(token, self._vocabulary.types[token])
@@ -212,8 +215,12 @@ class Tokenizer(ABC):
         """Bytes of a valid token that is not a control token."""
 
     def _check(self, token: int) -> None:
-        if not 0 <= token < self.vocab_size:
-            raise TokenizerError(f"token {token}; 0 to {self.vocab_size - 1}")
+        try:
+            is_known = 0 <= index(token) < self.vocab_size
+        except TypeError:
+            is_known = False
+        if not is_known:
+            raise TokenizerError(f"token {shown(token)}; allowed: 0 to {self.vocab_size - 1}")
 
     @cached_property
     def _special(self) -> AddedTokenMatcher:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import TokenizerError, UnsupportedModelError
 from edgellama.quant.vocabulary.vocabulary import BYTE_PAIR_KIND, SENTENCEPIECE_KINDS
 from edgellama.text.tokenizer.base import Tokenizer
@@ -64,6 +65,8 @@ def load_tokenizer(
 
 
 def _loaded(metadata: Mapping[str, object], source: object) -> Tokenizer:
+    if not isinstance(metadata, Mapping):
+        raise TokenizerError(f"metadata is {shown(metadata)}; allowed: a file's, by GGUF key")
     model = metadata.get("tokenizer.ggml.model")
     if model is None:
         raise TokenizerError("tokenizer.ggml.model is missing; the file has no tokenizer")

@@ -1,0 +1,63 @@
+"""What a caller gave, checked by its kind: numbers, paths, functions, True or False.
+
+Which numbers and texts an option allows is left to who has the option.
+"""
+
+from __future__ import annotations
+
+import os
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any
+
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import InvalidOptionError
+
+
+def is_whole(value: Any, lowest: int) -> bool:
+    """Whether it is a whole number from ``lowest`` on, of NumPy's too; True and False are none."""
+    is_truth = isinstance(value, bool)
+    return isinstance(value, Integral) and not is_truth and int(value) >= lowest
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a whole or a real number, perhaps no finite one; True and False are none."""
+    is_truth = isinstance(value, bool)
+    return isinstance(value, Real) and not is_truth
+
+
+def is_true(name: str, value: object) -> bool:
+    """A value that is True or False; InvalidOptionError names the argument of any other."""
+    if not isinstance(value, bool):
+        raise InvalidOptionError(f"{name} is {shown(value)}; allowed: True or False")
+    return value
+
+
+def given_path(name: str, value: object) -> Path:
+    """A path that a file may have, given as a text or a path object.
+
+    InvalidOptionError names the argument of anything else: numbers, which Python would take for
+    open files, bytes, an empty text, and texts that the system has no bytes for.
+    """
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str):
+        raise InvalidOptionError(f"{name} is {shown(path)}; allowed: a text or a path object")
+    if not path or "\0" in path or not _has_bytes(path):
+        raise InvalidOptionError(f"{name} is {shown(path)}; allowed: the path of a file or folder")
+    return Path(path)
+
+
+def _has_bytes(path: str) -> bool:
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_function(name: str, value: object, arguments: str) -> None:
+    """InvalidOptionError for what is neither None nor can be called with ``arguments``."""
+    if value is not None and not callable(value):
+        raise InvalidOptionError(
+            f"{name} is {shown(value)}; allowed: None or a function of {arguments}"
+        )
