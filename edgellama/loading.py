@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from edgellama.engine.card.choice import AttentionChoice
 from edgellama.engine.context_memory import fitting_context_length
@@ -98,7 +99,7 @@ def load_model(
     return LoadedModel(file, tokenizer, engine, context_length, str(types))
 
 
-def check_cache_limit(limit: object, *, is_needed: bool = False) -> None:
+def check_cache_limit(limit: Any, *, is_needed: bool = False) -> None:
     """InvalidOptionError for less than nothing, and for no number; None only if not needed."""
     if (limit is None and not is_needed) or (is_number(limit) and limit >= 0):
         return
