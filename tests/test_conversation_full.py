@@ -12,6 +12,7 @@ from reference.scripted_engine import ScriptedEngine
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from reference.tiny_vocabulary import CHAT_TEMPLATE
 
+from edgellama.generation.chat_format import ChatFormat
 from edgellama.generation.conversation import Conversation
 from edgellama.generation.fitting import first_kept
 from edgellama.generation.session import Session
@@ -143,6 +144,19 @@ def test_one_message_that_is_too_long(tokenizer: Tokenizer, when_full: str) -> N
     with pytest.raises(ContextLengthError):
         chat.send("long " * 100)
     assert len(chat.messages) == 3
+    assert chat.send("hello").text == "sure"
+
+
+@pytest.mark.parametrize("when_full", ["drop", "error"])
+def test_one_giant_message_is_refused_at_once(
+    tokenizer: Tokenizer, when_full: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its length alone tells that it does not fit; the conversation goes on."""
+    chat, _ = scripted_chat(tokenizer, b"sure", when_full=when_full)
+    with monkeypatch.context() as patch, pytest.raises(ContextLengthError, match="at least"):
+        patch.setattr(ChatFormat, "prompt", lambda *_: pytest.fail("is encoded"))
+        chat.send("long " * 1_000_000)
+    assert len(chat.messages) == 1
     assert chat.send("hello").text == "sure"
 
 

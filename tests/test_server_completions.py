@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from server_harness import RunningServer, running_server, sse_events
 from edgellama.llama import Llama
 from edgellama.server.metrics import Metrics
 from edgellama.server.settings import Limits, ServerSettings
+from edgellama.text.tokenizer import Tokenizer
 
 PATH = "/v1/completions"
 
@@ -99,6 +102,57 @@ def test_tokens_there_and_back(client: httpx.Client, tiny_path: Path) -> None:
     assert client.post("/detokenize", json={"tokens": ids}).json()["content"] == "Hello world"
     assert client.post("/detokenize", json={"tokens": [10**9]}).status_code == 400
     assert client.post("/detokenize", json={"tokens": ["a"]}).status_code == 400
+
+
+def test_pieces_are_the_text_of_tokens(client: httpx.Client, tiny_path: Path) -> None:
+    """Each token has its text, as llama.cpp writes it; a part of a character is its bytes."""
+    text = "Hello w\u00f6rld \U0001f600\n"
+    answer = client.post("/tokenize", json={"content": text, "with_pieces": True}).json()
+    pieces = [piece["piece"] for piece in answer["tokens"]]
+    data = [p.encode() if isinstance(p, str) else bytes(p) for p in pieces]
+    assert b"".join(data).decode() == text and any(isinstance(p, list) for p in pieces)
+    many = client.post("/tokenize", json={"content": "a b" * 30_000}).json()["tokens"]
+    with Llama(tiny_path) as llama:
+        assert many == llama.tokenizer.encode("a b" * 30_000, add_bos=False)
+    assert client.post("/tokenize", json={"content": ""}).json() == {"tokens": []}
+
+
+def test_others_are_answered_while_a_giant_text_is_cut(
+    server: RunningServer, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither finding the tokens nor writing them keeps the event loop; one such text at a time."""
+    running, answered = threading.Event(), threading.Event()
+    own = Tokenizer.token_bytes
+
+    def slow(tokenizer: Tokenizer, token: int, **options: bool) -> bytes:
+        running.set()
+        assert answered.wait(60)
+        return own(tokenizer, token, **options)
+
+    monkeypatch.setattr(Tokenizer, "token_bytes", slow)
+    with ThreadPoolExecutor(1) as pool, server.client() as other:
+        asked = {"content": "Hello", "with_pieces": True}
+        giant = pool.submit(other.post, "/tokenize", json=asked)
+        try:
+            assert running.wait(60)
+            assert client.get("/health").status_code == 200 and not giant.done()
+        finally:
+            answered.set()
+        assert giant.result(60).status_code == 200
+
+
+def test_a_giant_prompt_is_refused_by_its_length(client: httpx.Client) -> None:
+    """Both a prompt and a chat's message, in the shape of an error about the context."""
+    giant = "word " * 1_000_000
+    chat = [{"role": "user", "content": giant}]
+    for path, asked in (
+        ("completions", {"prompt": giant}),
+        ("chat/completions", {"messages": chat}),
+    ):
+        answer = client.post(f"/v1/{path}", json=asked)
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert error["code"] == "context_length_exceeded" and "at least" in error["message"]
 
 
 def test_a_model_without_gaps_says_so(client: httpx.Client) -> None:

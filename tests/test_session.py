@@ -173,6 +173,18 @@ def test_prompt_longer_than_the_context(session: Session) -> None:
     assert session.generate(PROMPT, max_tokens=2, **GREEDY).tokens
 
 
+def test_a_giant_prompt_is_refused_without_its_tokens(
+    session: Session, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its length alone tells that it does not fit, in whatever way it is given."""
+    monkeypatch.setattr(type(tokenizer), "encode", lambda *_, **__: pytest.fail("is encoded"))
+    with pytest.raises(ContextLengthError, match="at least") as caught:
+        session.generate("word " * 1_000_000)
+    with pytest.raises(ContextLengthError, match="at least 2000000 tokens"):
+        session.generate([1] * 2_000_000)
+    assert caught.value.prompt_tokens > caught.value.context_length
+
+
 @pytest.mark.parametrize("prompt_tokens", [1, 16, 63, 64])
 def test_full_context_ends_the_text(
     prompt_tokens: int, scripted: Any, caplog: pytest.LogCaptureFixture

@@ -18,7 +18,7 @@ from reference.tokenizer_references import hard_text, hugging_face_ids, publishe
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.vocabulary.split_patterns import OTHER_NAMES, SPLIT_RULES
 from edgellama.quant.vocabulary.string_index import StringIndex
-from edgellama.text.tokenizer import load_tokenizer
+from edgellama.text.tokenizer import load_tokenizer, split_patterns
 from edgellama.text.tokenizer.byte_pair_merge import BytePairMerger, byte_symbols
 from edgellama.text.tokenizer.split_patterns import Splitter
 
@@ -208,13 +208,54 @@ def test_smollm2_equals_hugging_face_on_random_text(smollm2_path: Path) -> None:
         check()
 
 
-def test_a_long_word_takes_linear_time_or_nearly() -> None:
-    """A word of 200,000 letters is merged, which quadratic time would not allow."""
+@pytest.mark.parametrize("letters", ["ing", "aeinst", "a", "ab01+/", "\u00e9\u4e2d"])
+def test_a_long_word_has_the_ids_of_hugging_face(letters: str) -> None:
+    """A word of 30,000 random letters is merged as a short one is, for tokens of any length."""
+    tokenizer, reference = both_ways("gpt-2")
+    text = "".join(random.Random(1).choices(letters, k=30_000))
+    assert tokenizer.encode(text) == reference(text)
+
+
+def test_a_giant_word_takes_linear_time_or_nearly() -> None:
+    """A word of 200,000 letters is merged and comes back, which quadratic time would not allow."""
     tokenizer, _ = both_ways("gpt-2")
     text = "ing" * 70_000
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert len(ids) < len(text)
+
+
+@pytest.mark.parametrize("pattern", sorted(ONE_NAME_A_RULE))
+def test_giant_texts_are_cut_by_and_by_into_the_same_words(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words found one at a time are those that are found at once."""
+    splitter = Splitter(SPLIT_RULES[pattern])
+    texts = hard_text()
+    at_once = [list(splitter.split(text)) for text in texts]
+    monkeypatch.setattr(split_patterns, "MAX_CHARACTERS_AT_ONCE", -1)
+    assert [list(splitter.split(text)) for text in texts] == at_once
+
+
+@pytest.mark.parametrize("pattern", ["gpt-2", "llama-bpe"])
+def test_a_text_has_at_least_the_tokens_that_its_length_tells(pattern: str) -> None:
+    """``min_tokens`` is never more than there are, and grows with the text."""
+    tokenizer, _ = both_ways(pattern)
+
+    @settings(max_examples=200, deadline=None)
+    @given(mixed_text)
+    def check(text: str) -> None:
+        assert tokenizer.min_tokens(text) <= len(tokenizer.encode(text, add_bos=False))
+
+    check()
+    assert tokenizer.min_tokens("ing" * 10_000) > 100
+
+
+def test_bytes_that_a_vocabulary_lacks_count_for_nothing() -> None:
+    """They are dropped, so that no number of them makes a prompt too long."""
+    tokenizer = load_tokenizer(metadata_for(["a", "b", "ab"], ["a b"], "gpt-2"))
+    assert tokenizer.encode("xyzab") == [2]
+    assert (tokenizer.min_tokens("xyz" * 100), tokenizer.min_tokens("xab" * 3)) == (0, 3)
 
 
 def test_merges_are_read_only_when_a_word_needs_them() -> None:

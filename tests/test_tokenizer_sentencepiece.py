@@ -116,6 +116,29 @@ def test_any_tokens_decode_as_in_the_library(options: Options) -> None:
     check()
 
 
+@pytest.mark.parametrize("options", CASES, ids=str)
+def test_a_text_has_at_least_the_tokens_that_its_length_tells(options: Options) -> None:
+    """``min_tokens`` is never more than there are; it is 0 where unknown characters are joined."""
+    tokenizer, _ = both_ways(options)
+
+    @settings(max_examples=100, deadline=None)
+    @given(mixed_text)
+    def check(text: str) -> None:
+        assert tokenizer.min_tokens(text) <= len(tokenizer.encode(text, add_bos=False))
+
+    check()
+    assert (tokenizer.min_tokens("the " * 10_000) > 100) == options.byte_fallback
+
+
+def test_a_giant_word_is_cut_as_the_library_cuts_it() -> None:
+    """A word of 300,000 letters has the library's tokens, and comes back from them."""
+    tokenizer, processor = both_ways(CASES[0])
+    text = "ing" * 100_000
+    ids = tokenizer.encode(text, add_bos=False)
+    assert ids == processor.encode(text)
+    assert tokenizer.decode(ids) == text
+
+
 def test_tokens_that_carry_on_a_text_keep_their_space() -> None:
     """The space that encoding adds is dropped at a text's start and kept in its continuation."""
     tokenizer, _ = both_ways(CASES[0])

@@ -15,6 +15,8 @@ from edgellama.quant.ways import Way
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
 
+GIANT_LENGTH = 1 << 20
+"""A text of fewer characters has its tokens within a second or two, so that an error can say their number."""
 PROMPT_FORM = "text, or token ids as whole numbers"
 
 
@@ -127,12 +129,24 @@ def check_prompt(prompt: Sequence[int], context_length: int, vocab_size: int) ->
 def check_fits(prompt: Sequence[int], context_length: int) -> None:
     """ContextLengthError for a prompt that is longer than the context."""
     if len(prompt) > context_length:
-        raise ContextLengthError(
-            f"the prompt has {len(prompt)} tokens, the context {context_length}",
-            len(prompt),
-            context_length,
-            way=Way(
-                "shorten the prompt or raise context_length",
-                "shorten the prompt or raise --context",
-            ),
-        )
+        raise _too_long(f"{len(prompt)} tokens", len(prompt), context_length)
+
+
+def check_may_fit(tokenizer: Tokenizer, prompt: object, context_length: int) -> None:
+    """ContextLengthError for a giant prompt that cannot fit, which is told by its length."""
+    if isinstance(prompt, (str, list, tuple)) and len(prompt) >= GIANT_LENGTH:
+        at_least = tokenizer.min_tokens(prompt) if isinstance(prompt, str) else len(prompt)
+        if at_least > context_length:
+            raise _too_long(f"at least {at_least} tokens", at_least, context_length)
+
+
+def _too_long(found: str, num_tokens: int, context_length: int) -> ContextLengthError:
+    return ContextLengthError(
+        f"the prompt has {found}, the context {context_length}",
+        num_tokens,
+        context_length,
+        way=Way(
+            "shorten the prompt or raise context_length",
+            "shorten the prompt or raise --context",
+        ),
+    )

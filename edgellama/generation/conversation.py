@@ -12,6 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.arguments import check_may_fit
 from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.conversation_prompts import ConversationPrompts
 from edgellama.generation.fitting import NoReply, WhenFull, check_when_full, first_kept
@@ -315,6 +316,8 @@ class Conversation(ConversationPrompts):
         asked_for = self._asked(options)
         request = asked_for.request
         context_length = self._session.context_length
+        if self._when_full != "stop":
+            check_may_fit(self._tokenizer, messages[-1]["content"].strip(), context_length)
         dropped, dropped_before = 0, self._transcript.dropped_messages
         if self._when_full == "drop":
             dropped = first_kept(

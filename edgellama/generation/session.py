@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from edgellama.engine.adapter_set import AdapterSet
 from edgellama.engine.cancellation import CancelToken
-from edgellama.generation.arguments import check_prompt
+from edgellama.generation.arguments import check_may_fit, check_prompt
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.results import Generation
 from edgellama.generation.session_state import SessionState
@@ -135,6 +135,7 @@ class Session(SessionState):
             ...     [chunk.token is not None for chunk in stream], session.busy
             ([True, True], False)
         """
+        check_may_fit(self._tokenizer, prompt, self.context_length)
         return self.start(prompt_request(self._tokenizer, prompt, options))
 
     async def generate_async(

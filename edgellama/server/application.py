@@ -27,6 +27,7 @@ from edgellama.server import (
     plain_routes,
     reranking,
     response_routes,
+    token_routes,
 )
 from edgellama.server.errors import RequestError, as_request_error, error_shape
 from edgellama.server.routing import Endpoint
@@ -62,6 +63,7 @@ def make_application(settings: ServerSettings) -> ASGIApp:
         ollama_manage.ROUTES,
         anthropic_routes.ROUTES,
         llama_cpp_routes.ROUTES,
+        token_routes.ROUTES,
         plain_routes.ROUTES,
     ]
     if settings.with_page:

@@ -43,6 +43,7 @@ class ServerState:
         self.conversations = conversation_file(store.with_name(CONVERSATIONS_NAME))
         self.drafts: dict[str, Draft] = {}
         self.jobs = Jobs()
+        self.token_work = asyncio.Semaphore(1)
         self.is_ending = False
         self._threads = ThreadPoolExecutor(settings.limits.parallel, "edgellama-text")
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()

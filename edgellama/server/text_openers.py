@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from edgellama.generation.arguments import check_may_fit
 from edgellama.generation.chat_format import ChatFormat
 from edgellama.generation.messages import checked_messages
 from edgellama.generation.text_options import layered_options
@@ -53,7 +54,11 @@ def open_chat(
 def chat_request(
     llama: Llama, messages: Messages, options: Mapping[str, Any], template: str = ""
 ) -> Request:
-    """The request of a reply to messages; their prompt may be longer than the context."""
+    """The request of a reply to messages; their prompt may be longer than the context.
+
+    A last message that alone is longer by far is a ContextLengthError.
+    """
+    check_may_fit(llama.tokenizer, messages[-1]["content"].strip(), llama.context_length)
     with llama.chat(template=template or None) as chat:
         chat_format = ChatFormat(llama.tokenizer, chat.template)
     is_begun = messages[-1]["role"] == "assistant"

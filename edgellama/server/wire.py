@@ -41,6 +41,11 @@ def json_response(
     )
 
 
+def json_bytes_response(content: bytes) -> Response:
+    """An answer whose JSON has been written elsewhere."""
+    return Response(content, media_type=JSON_TYPE)
+
+
 def ndjson_response(lines: Sequence[object]) -> Response:
     """A few lines of JSON."""
     return Response(b"".join(map(ndjson, lines)), media_type=NDJSON_TYPE)

@@ -19,6 +19,7 @@ from edgellama.quant.vocabulary.space_rules import REMOVES_SPACES_KEY
 from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary, flag
 
 SPACE_SYMBOL = "\N{LOWER ONE EIGHTH BLOCK}".encode()
+CHARSMAP_KEY = "tokenizer.ggml.precompiled_charsmap"
 _BYTE_PIECE = re.compile(rb"<0x[0-9A-F]{2}>")
 _UNIGRAM_MODEL, _BYTE_PAIR_MODEL = 1, 2
 
@@ -101,11 +102,11 @@ def model_maker(
 
 def _charsmap(metadata: Mapping[str, object]) -> bytes:
     """How characters are normalized; empty where the file does not say."""
-    values = metadata.get("tokenizer.ggml.precompiled_charsmap")
+    values = metadata.get(CHARSMAP_KEY)
     if values is None:
         return b""
     if not isinstance(values, np.ndarray) or values.dtype not in (np.uint8, np.int8):
-        raise TokenizerError("tokenizer.ggml.precompiled_charsmap is no array of bytes")
+        raise TokenizerError(f"{CHARSMAP_KEY} is no array of bytes")
     return values.tobytes()
 
 

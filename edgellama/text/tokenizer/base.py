@@ -105,6 +105,23 @@ class Tokenizer(ABC):
             tokens.append(eos)
         return tokens
 
+    def min_tokens(self, text: str) -> int:
+        """A number of tokens that a text has at least, told by its length alone, so at once.
+
+        It is 0 where nothing is sure, as in a vocabulary whose tokens take white space with them.
+        """
+        if self._rules.lstrip or self._rules.rstrip:
+            return 0
+        return self._num_kept_bytes(text) // self._longest_token_bytes
+
+    @cached_property
+    def _longest_token_bytes(self) -> int:
+        return max(1, *map(len, self._vocabulary.tokens))
+
+    def _num_kept_bytes(self, text: str) -> int:
+        """How many bytes of a text surely become tokens."""
+        return 0
+
     def split_special(self, text: str, *, parse_special: bool = True) -> list[Stretch | int]:
         """The text cut at special tokens: ids of those, and the stretches between them.
 
@@ -172,14 +189,14 @@ class Tokenizer(ABC):
         """
         if isinstance(tokens, (str, bytes)) or not isinstance(tokens, Iterable):
             raise TokenizerError(f"the tokens are {shown(tokens)}; allowed: a list of token ids")
-        at_start, parts = not continuation, [b""]
+        at_start, parts = not continuation, [bytearray()]
         for token in tokens:
             if at_start:
                 data, at_start = self.opening_bytes(token, skip_special=skip_special)
             else:
                 data = self.token_bytes(token, skip_special=skip_special)
             if self.controls_end_characters and self.is_control(token):
-                parts.append(b"")
+                parts.append(bytearray())
             parts[-1] += data
         text = "".join(part.decode("utf-8", self.decode_errors) for part in parts)
         return replace_surrogates(text)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import cached_property
 
 from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
 from edgellama.quant.vocabulary.file_pattern import (
@@ -32,6 +33,7 @@ from edgellama.text.tokenizer.split_patterns import Splitter, split_rule
 _log = logging.getLogger(__name__)
 MAX_REMEMBERED_WORDS = 1 << 16
 MAX_REMEMBERED_WORD_LENGTH = 64
+MAX_REMEMBERED_TEXTS = 1 << 15
 # Text never merges into these, so a look-alike of a control token stays text.
 _NEVER_FROM_TEXT = (TokenType.UNKNOWN, TokenType.CONTROL, TokenType.UNUSED)
 
@@ -77,9 +79,16 @@ class BPETokenizer(Tokenizer):
             whole = ids.get(b"".join(symbols))
             if whole is not None:
                 return [whole]
-        known = [symbol for symbol in symbols if symbol in ids]
+        known = [symbol for symbol in symbols if ids.get(symbol) is not None]
         found = map(ids.get, self._merger.merge(known))
         return [token for token in found if token is not None]
+
+    def _num_kept_bytes(self, text: str) -> int:
+        return len(text.encode(errors="replace").translate(None, self._lacked_bytes))
+
+    @cached_property
+    def _lacked_bytes(self) -> bytes:
+        return bytes(b for b, symbol in enumerate(self._symbols) if symbol not in self._token_ids)
 
     def _plain_bytes(self, token: int, token_type: int) -> bytes:
         raw = self._vocabulary.tokens[token]
@@ -126,10 +135,19 @@ class TokenIds:
         hidden = rules.added.union(vocabulary.ids_of(*_NEVER_FROM_TEXT)) - rules.piece
         self._hidden = {tokens[token] for token in hidden}
         self._index = vocabulary.index
+        self._remembered: dict[bytes, int | None] = {}
 
     def get(self, text: bytes) -> int | None:
         """The token's id; None if text never becomes one of this text."""
-        return None if text in self._hidden else self._index.last(text)
+        remembered = self._remembered
+        if text in remembered:
+            return remembered[text]
+        found = None if text in self._hidden else self._index.last(text)
+        if len(text) <= MAX_REMEMBERED_WORD_LENGTH:
+            if len(remembered) >= MAX_REMEMBERED_TEXTS:
+                remembered = self._remembered = {}
+            remembered[text] = found
+        return found
 
     def __contains__(self, text: bytes) -> bool:
         return self.get(text) is not None

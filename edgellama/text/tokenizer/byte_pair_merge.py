@@ -7,12 +7,19 @@ vocabulary and merges serve as the file holds them.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from heapq import heapify, heappop, heappush
+from itertools import pairwise
 from typing import Protocol
 
 from edgellama.quant.vocabulary.string_index import StringIndex
+
+NO_RANK = -1
+PLACE_BITS = 32
+LAST_PLACE = (1 << PLACE_BITS) - 1
+MAX_REMEMBERED_PAIRS = 1 << 15
 
 
 def byte_symbols() -> tuple[bytes, ...]:
@@ -47,37 +54,55 @@ class BytePairMerger:
         """
         self._tokens = tokens
         self._load_merges = load_merges
+        self._remembered: dict[tuple[bytes, bytes], tuple[int, bytes]] = {}
 
     @cached_property
     def _ranks(self) -> StringIndex:
         return StringIndex(self._load_merges())
 
     def merge(self, symbols: Sequence[bytes]) -> list[bytes]:
-        """The symbols after all merges: lowest rank first, leftmost among equals."""
-        parts: list[bytes] = list(symbols)
-        following = [*range(1, len(parts)), -1]
-        preceding = [*range(-1, len(parts) - 1)]
-        queue = [
-            (rank, i, parts[i], parts[i + 1])
-            for i in range(len(parts) - 1)
-            if (rank := self._rank(parts[i], parts[i + 1])) is not None
-        ]
+        """The symbols after all merges: lowest rank first, leftmost among equals.
+
+        The time grows with the number of symbols, times its logarithm at most.
+        """
+        parts = list(symbols)
+        end, join = len(parts), self._join
+        following, preceding = array("i", range(1, end + 1)), array("i", range(-1, end - 1))
+        # The rank of the pair that begins at each place tells which entries of the queue hold.
+        ranks = array("i", [join(*pair)[0] for pair in pairwise(parts)])
+        queue = [rank << PLACE_BITS | i for i, rank in enumerate(ranks) if rank != NO_RANK]
+        ranks.append(NO_RANK)
         heapify(queue)
         while queue:
-            _, left, first, second = heappop(queue)
-            right = following[left]
-            if right < 0 or parts[left] != first or parts[right] != second:
+            entry = heappop(queue)
+            left = entry & LAST_PLACE
+            if ranks[left] != entry >> PLACE_BITS:
                 continue
-            parts[left], parts[right] = first + second, b""
+            right = following[left]
+            parts[left], parts[right] = join(parts[left], parts[right])[1], b""
+            ranks[left] = ranks[right] = NO_RANK
             after = following[left] = following[right]
-            if after >= 0:
+            if after < end:
                 preceding[after] = left
-            for i, j in ((preceding[left], left), (left, after)):
-                if i >= 0 and j >= 0 and (rank := self._rank(parts[i], parts[j])) is not None:
-                    heappush(queue, (rank, i, parts[i], parts[j]))
+                rank = ranks[left] = join(parts[left], parts[after])[0]
+                if rank != NO_RANK:
+                    heappush(queue, rank << PLACE_BITS | left)
+            before = preceding[left]
+            if before >= 0:
+                rank = ranks[before] = join(parts[before], parts[left])[0]
+                if rank != NO_RANK:
+                    heappush(queue, rank << PLACE_BITS | before)
         return [part for part in parts if part]
 
-    def _rank(self, left: bytes, right: bytes) -> int | None:
-        if left + right not in self._tokens:
-            return None
-        return self._ranks.last(left + b" " + right)
+    def _join(self, left: bytes, right: bytes) -> tuple[int, bytes]:
+        """The rank of a merge, and what it makes; NO_RANK where there is no such merge."""
+        found = self._remembered.get((left, right))
+        if found is None:
+            joined, rank = left + right, None
+            if joined in self._tokens:
+                rank = self._ranks.last(left + b" " + right)
+            found = (NO_RANK, b"") if rank is None else (rank, joined)
+            if len(self._remembered) >= MAX_REMEMBERED_PAIRS:
+                self._remembered = {}
+            self._remembered[left, right] = found
+        return found

@@ -12,7 +12,12 @@ from functools import cached_property
 from typing import Any
 
 from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
-from edgellama.quant.vocabulary.sentencepiece_model import SPACE_SYMBOL, model_maker, processor
+from edgellama.quant.vocabulary.sentencepiece_model import (
+    CHARSMAP_KEY,
+    SPACE_SYMBOL,
+    model_maker,
+    processor,
+)
 from edgellama.quant.vocabulary.space_rules import SpaceRules
 from edgellama.quant.vocabulary.special_tokens import SENTENCEPIECE_NAMES, read_special_tokens
 from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary
@@ -37,6 +42,9 @@ class SentencePieceTokenizer(Tokenizer):
         rules = AddedTokenRules.from_metadata(metadata, len(vocabulary.tokens))
         super().__init__(vocabulary, special, rules)
         self._spaces = SpaceRules.from_metadata(metadata)
+        has_bytes = bool(vocabulary.ids_of(TokenType.BYTE))
+        # Unknown characters in a row are one token, and a map of characters may leave some out.
+        self._keeps_characters = has_bytes and CHARSMAP_KEY not in metadata
         self._make_model = model_maker(metadata, vocabulary, special.unknown_id)
         self._library_prefixes = self._spaces.lets_library_prefix and self._spaces.adds_space
         # That the vocabulary can be loaded is known at once, not with the first text.
@@ -64,6 +72,12 @@ class SentencePieceTokenizer(Tokenizer):
         text = f" {text}" if prefixed else text
         words = _WORD.findall(text) if spaces.splits_words else [text]
         return [token for word in words for token in library.encode(word)]
+
+    def _num_kept_bytes(self, text: str) -> int:
+        if not self._keeps_characters:
+            return 0
+        data = text.encode(errors="replace")
+        return len(data.translate(None, b" ") if self._spaces.removes_spaces else data)
 
     @cached_property
     def _bare_processor(self) -> Any:

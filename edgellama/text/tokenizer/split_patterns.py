@@ -5,6 +5,7 @@ The rules are in the vocabulary's room. Merging the words is left to byte_pair_m
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from importlib import import_module
 from typing import Any
@@ -12,6 +13,9 @@ from typing import Any
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.vocabulary.split_patterns import SPLIT_RULES, SplitRule
 from edgellama.text.tokenizer.ascii_patterns import ascii_pattern
+
+MAX_CHARACTERS_AT_ONCE = 1 << 16
+"""A longer text would keep other threads waiting: a library of patterns holds Python's lock."""
 
 
 class Splitter:
@@ -30,12 +34,33 @@ class Splitter:
         found = [ascii_pattern(pattern) for pattern in self._rule.patterns]
         return self._compiled if None in found else found
 
-    def split(self, text: str) -> list[str]:
+    def split(self, text: str) -> Iterable[str]:
         """The words of a text; joined, they are the text."""
-        words = [text]
-        for pattern in self._compiled_for_ascii if text.isascii() else self._compiled:
-            words = [part for word in words for part in pattern.split(word) if part]
+        patterns = self._compiled_for_ascii if text.isascii() else self._compiled
+        split = _split_at_once if len(text) <= MAX_CHARACTERS_AT_ONCE else _split_by_and_by
+        words: Iterable[str] = [text]
+        for pattern in patterns:
+            words = split(pattern, words)
         return words
+
+
+def _split_at_once(pattern: Any, texts: Iterable[str]) -> list[str]:
+    return [part for text in texts for part in pattern.split(text) if part]
+
+
+def _split_by_and_by(pattern: Any, texts: Iterable[str]) -> Iterator[str]:
+    """The same words one at a time: other threads get their turn between them, and Ctrl-C."""
+    for text in texts:
+        end = 0
+        for found in pattern.finditer(text):
+            start, stop = found.span()
+            if end < start:
+                yield text[end:start]
+            if start < stop:
+                yield text[start:stop]
+            end = stop
+        if end < len(text):
+            yield text[end:]
 
 
 def split_rule(name: str) -> SplitRule:
