@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
 
 GIANT_LENGTH = 1 << 20
-"""A text of fewer characters has its tokens within a second or two, so that an error can say their number."""
+"""A text of fewer characters has its tokens so soon that an error can say their number."""
 PROMPT_FORM = "text, or token ids as whole numbers"
 
 
