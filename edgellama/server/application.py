@@ -19,6 +19,8 @@ from edgellama.server import (
     anthropic_routes,
     embeddings,
     llama_cpp_routes,
+    llama_cpp_state,
+    lm_studio_routes,
     moderations,
     ollama_manage,
     ollama_routes,
@@ -63,6 +65,8 @@ def make_application(settings: ServerSettings) -> ASGIApp:
         ollama_manage.ROUTES,
         anthropic_routes.ROUTES,
         llama_cpp_routes.ROUTES,
+        llama_cpp_state.ROUTES,
+        lm_studio_routes.ROUTES,
         token_routes.ROUTES,
         plain_routes.ROUTES,
     ]

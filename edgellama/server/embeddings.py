@@ -72,6 +72,12 @@ async def openai_embeddings(request: Request) -> Response:
     return json_response({"object": "list", "data": data, "model": name, "usage": usage})
 
 
+async def vectors_of(request: Request, model: str, texts: str | list[str]) -> list[list[float]]:
+    """The vectors of texts, each of the length one."""
+    worked = await _embed(request, model, _texts(texts), None)
+    return [found.vector.tolist() for found in worked.result]
+
+
 async def ollama_embed(request: Request) -> Response:
     """A vector for each text."""
     fields = _ollama_fields(await read_request(request))

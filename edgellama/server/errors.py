@@ -129,7 +129,8 @@ ErrorShape: TypeAlias = Callable[[RequestError], "dict[str, Any]"]
 
 def error_shape(path: str) -> ErrorShape:
     """The shape of the protocol that a path belongs to."""
-    if path.startswith("/api/") or path == "/":
+    is_ollama = path.startswith("/api/") and not path.startswith("/api/v0/")
+    if is_ollama or path == "/":
         return ollama_error
     return anthropic_error if path.startswith("/v1/messages") else openai_error
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
@@ -29,9 +30,16 @@ WITHOUT_INFLUENCE = frozenset(
     {
         *("user", "metadata", "store", "service_tier", "safety_identifier"),
         *("prompt_cache_key", "prompt_cache_retention"),
+        *("cache_prompt", "id_slot", "slot_id", "n_cache_reuse", "n_keep", "n_discard"),
+        *("timings_per_token", "return_progress", "reasoning_format", "backend_sampling"),
     }
 )
-"""Fields of OpenAI's protocol that say something about the caller, not about the text."""
+"""Fields of OpenAI's protocol that say something about the caller, and those of llama.cpp's about
+its slots, its cache and its figures: none of them is about the text."""
+OTHER_NAMES: Mapping[str, str] = MappingProxyType(
+    {"dry_penalty_last_n": "dry_last_n", "dry_sequence_breakers": "dry_breakers"}
+)
+"""What llama.cpp's server calls some options."""
 _NO_EFFORT, _ANY = (None, "none"), (None, "auto", "concise", "detailed")
 """A summary of no reasoning is nothing, whatever its kind."""
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
@@ -61,9 +69,16 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "tfs_z": (1,),
     "typical_p": (1,),
     "mirostat": (0,),
+    "n_probs": (0,),
+    "min_keep": (0,),
+    "lora": ([],),
+    "post_sampling_probs": (False,),
+    "return_tokens": (False,),
 }
 """Values that ask for nothing, so that they need no support."""
-_MEANS_NOTHING: Mapping[str, object] = {"seed": -1, "max_tokens": -1, "stop": []}
+_MEANS_NOTHING: Mapping[str, object] = MappingProxyType(
+    {"seed": -1, "max_tokens": -1, "stop": [], "grammar": ""}
+)
 """What clients of llama.cpp send for "not given"."""
 MAX_WHOLE = 2**53
 """Up to here a float says a whole number exactly."""
@@ -79,7 +94,7 @@ def take_fields(
     own: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for name, value in body.items():
-        value = as_number(value)
+        name, value = OTHER_NAMES.get(name, name), as_number(value)
         if value is None or name in ignored or value == _MEANS_NOTHING.get(name, NotImplemented):
             continue
         if name in known:

@@ -1,6 +1,7 @@
-"""Texts in the words of llama.cpp's own server: completions, gaps in code, and what is served.
+"""Texts in the words of llama.cpp's own server: completions, and gaps in code.
 
-Editors with its plugins (llama.vim, llama.vscode) and older programs speak it.
+Editors with its plugins (llama.vim, llama.vscode) and older programs speak it. What that server
+tells of itself is llama_cpp_state's.
 """
 
 from __future__ import annotations
@@ -15,25 +16,28 @@ from starlette.responses import Response
 from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.errors import openai_error, refused
 from edgellama.server.fields import WITHOUT_INFLUENCE, take_fields
+from edgellama.server.log_probabilities import alternatives, token_logprob
 from edgellama.server.openai_common import finish_reason, hold_limits
+from edgellama.server.openai_completions import prompts_of
 from edgellama.server.presets import preset_options
 from edgellama.server.routing import Routes, read_for_model, state_of
 from edgellama.server.streaming import StreamWriter, respond
 from edgellama.server.text_openers import open_prompt
-from edgellama.server.wire import json_response, sse
+from edgellama.server.wire import sse
 
 if TYPE_CHECKING:
-    from edgellama.generation.results import Generation
+    from contextlib import ExitStack
+
+    from edgellama.generation.results import Chunk, Generation, TokenLogprob
+    from edgellama.generation.stream import Stream
+    from edgellama.llama import Llama
 
 SNIPPET = "\n\n--- snippet ---\n\n"
 """What llama.cpp puts before text of other files, for models that have no token for it."""
 INFILL_SAMPLER = "infill"
 """A sampler of llama.cpp's that ends texts early; ours end by the model's own tokens."""
-LEFT_OUT = WITHOUT_INFLUENCE | {
-    *("cache_prompt", "id_slot", "slot_id", "n_cache_reuse", "n_keep", "n_indent", "n_discard"),
-    *("t_max_prompt_ms", "t_max_predict_ms", "timings_per_token", "return_progress"),
-}
-"""Fields about llama.cpp's slots and cache, and times that it keeps only roughly itself."""
+LEFT_OUT = WITHOUT_INFLUENCE | {"n_indent", "t_max_prompt_ms", "t_max_predict_ms"}
+"""Fields about the form of gaps, and times that llama.cpp keeps only roughly itself."""
 
 
 class LlamaCppFields(msgspec.Struct):
@@ -42,14 +46,16 @@ class LlamaCppFields(msgspec.Struct):
     model: str = ""
     stream: bool = False
     n_predict: int | None = None
+    n_probs: int = 0
+    return_tokens: bool = False
     json_schema: dict[str, Any] | None = None
     response_fields: list[str] = []
 
 
 class CompletionFields(LlamaCppFields):
-    """``/completion``."""
+    """``/completion``; of several prompts each has a text of its own."""
 
-    prompt: str | list[int] = ""
+    prompt: str | list[str | int | list[int]] = ""
 
 
 class InfillFields(LlamaCppFields):
@@ -62,9 +68,15 @@ class InfillFields(LlamaCppFields):
 
 
 async def completion(request: Request) -> Response:
-    """What follows a prompt."""
+    """What follows a prompt, or each of several."""
     fields, options = await _taken(request, CompletionFields)
-    return await _answer(request, fields, fields.prompt, {**options, "parse_special": True})
+    prompts = prompts_of(fields.prompt)
+    limits = state_of(request).settings.limits
+    if len(prompts) > limits.max_texts:
+        raise refused("prompt", f"{len(prompts)} prompts; allowed: up to {limits.max_texts}")
+    are_several = isinstance(fields.prompt, list) and prompts[0] != fields.prompt
+    options["parse_special"] = True
+    return await _answer(request, fields, prompts, options, are_several)
 
 
 async def infill(request: Request) -> Response:
@@ -72,29 +84,8 @@ async def infill(request: Request) -> Response:
     fields, options = await _taken(request, InfillFields)
     before = "".join(SNIPPET + _text_of(part) for part in fields.input_extra)
     prefix = f"{before}{SNIPPET if before else ''}{fields.input_prefix}{fields.prompt}"
-    return await _answer(request, fields, prefix, {**options, "suffix": fields.input_suffix})
-
-
-async def props(request: Request) -> Response:
-    """What the server's model is, and how many texts it makes at once."""
-    from edgellama import __version__
-
-    state = state_of(request)
-    model = state.catalogue.find(request.query_params.get("model"))
-    async with state.shelf.lease(model.name) as llama:
-        context = llama.context_length
-        template = llama.metadata.get("tokenizer.chat_template")
-    return json_response(
-        {
-            "default_generation_settings": {"n_ctx": context},
-            "total_slots": state.queue.width,
-            "model_alias": model.name,
-            "model_path": model.name,
-            "chat_template": model.preset.template or (template or ""),
-            "modalities": {"vision": False, "audio": False},
-            "build_info": f"edgellama {__version__}",
-        }
-    )
+    options["suffix"] = fields.input_suffix
+    return await _answer(request, fields, [prefix], options, False)
 
 
 def _text_of(part: Mapping[str, Any]) -> str:
@@ -111,6 +102,8 @@ async def _taken(request: Request, kind: type[Any]) -> tuple[Any, dict[str, Any]
     options = preset_options(preset, options)
     if fields.n_predict is not None and fields.n_predict >= 0:
         options["max_tokens"] = fields.n_predict
+    if fields.n_probs:
+        options["logprobs"] = alternatives(fields.n_probs, "n_probs")
     if fields.json_schema is not None:
         options["schema"] = fields.json_schema
     if isinstance(options.get("samplers"), list):
@@ -122,49 +115,92 @@ async def _taken(request: Request, kind: type[Any]) -> tuple[Any, dict[str, Any]
 async def _answer(
     request: Request,
     fields: LlamaCppFields,
-    prompt: str | Sequence[int],
+    prompts: Sequence[str | Sequence[int]],
     options: Mapping[str, Any],
+    are_several: bool,
 ) -> Response:
-    start = open_prompt(prompt, options)
-    answer = state_of(request).answer(Wish(fields.model, start, is_stream=fields.stream))
-    wanted = fields.response_fields
+    state = state_of(request)
+    name = state.catalogue.find(fields.model).name
 
-    def whole(results: Sequence[Generation]) -> dict[str, Any]:
-        return _chosen({"content": results[0].text, **_end(results[0])}, wanted)
+    def start(llama: Llama, index: int, stack: ExitStack) -> Stream:
+        return open_prompt(prompts[index], options)(llama, 0, stack)
 
-    return await respond(request, answer, PlainStream, whole)
+    answer = state.answer(Wish(fields.model, start, len(prompts), is_stream=fields.stream))
+
+    def text(index: int, result: Generation) -> dict[str, Any]:
+        tokens = list(result.tokens) if fields.return_tokens else []
+        content = {"index": index, "content": result.text, "tokens": tokens}
+        content |= {"model": name, **_end(result)}
+        if result.logprobs is not None:
+            content["completion_probabilities"] = list(map(_probable, result.logprobs))
+        return _chosen(content, fields.response_fields)
+
+    def whole(results: Sequence[Generation]) -> object:
+        texts = [text(index, result) for index, result in enumerate(results)]
+        return texts if are_several else texts[0]
+
+    return await respond(request, answer, lambda: PlainStream(name), whole)
 
 
 class PlainStream(StreamWriter):
-    """Pieces of a text."""
+    """Pieces of texts."""
 
     error_shape = staticmethod(openai_error)
+
+    def __init__(self, model: str) -> None:
+        self._model = model
 
     def event(self, event: Event) -> bytes:
         """A piece, or the end with its counts."""
         if isinstance(event, Piece):
-            return sse({"content": event.chunk.text, "stop": False}) if event.chunk.text else b""
+            return self._piece(event.index, event.chunk)
         if isinstance(event, Ended):
-            return sse({"content": "", **_end(event.result)})
+            end = {"index": event.index, "content": "", "tokens": [], "model": self._model}
+            return sse({**end, **_end(event.result)})
         return b""
+
+    def _piece(self, index: int, chunk: Chunk) -> bytes:
+        if not chunk.text and chunk.logprobs is None:
+            return b""
+        tokens = [] if chunk.token is None else [chunk.token]
+        piece = {"index": index, "content": chunk.text, "tokens": tokens, "stop": False}
+        if chunk.logprobs is not None:
+            piece["completion_probabilities"] = [_probable(chunk.logprobs)]
+        return sse(piece)
+
+
+def _probable(each: TokenLogprob) -> dict[str, Any]:
+    """A token with its log-probability, and those that might have stood there."""
+    others = [{"id": other.token, **token_logprob(other)} for other in each.alternatives]
+    return {"id": each.token, **token_logprob(each), "top_logprobs": others}
 
 
 def _end(result: Generation) -> dict[str, Any]:
     figures = result.statistics
+    word = result.matched_stop if isinstance(result.matched_stop, str) else ""
+    ending = "word" if word else "eos"
     return {
         "stop": True,
-        "stop_type": "limit" if finish_reason(result) == "length" else "eos",
+        "stop_type": "limit" if finish_reason(result) == "length" else ending,
+        "stopping_word": word,
         "tokens_predicted": len(result.tokens),
         "tokens_evaluated": result.prompt_tokens,
         "tokens_cached": result.usage.cached_tokens,
         "truncated": False,
         "timings": {
-            "prompt_n": figures.prefilled_tokens,
-            "prompt_ms": 1e3 * figures.prefill_s,
-            "predicted_n": len(result.tokens),
-            "predicted_ms": 1e3 * figures.decode_s,
+            **_timings("prompt", figures.prefilled_tokens, figures.prefill_s),
+            **_timings("predicted", len(result.tokens), figures.decode_s),
             "predicted_per_second": figures.decode_tokens_per_second,
         },
+    }
+
+
+def _timings(kind: str, number: int, seconds: float) -> dict[str, float]:
+    return {
+        f"{kind}_n": number,
+        f"{kind}_ms": 1e3 * seconds,
+        f"{kind}_per_token_ms": 1e3 * seconds / max(1, number),
+        f"{kind}_per_second": number / seconds if seconds else 0.0,
     }
 
 
@@ -185,5 +221,4 @@ def _chosen(content: Mapping[str, Any], wanted: Sequence[str]) -> dict[str, Any]
 ROUTES: Routes = (
     ("/completion", ("POST",), completion),
     ("/infill", ("POST",), infill),
-    ("/props", ("GET",), props),
 )

@@ -36,7 +36,10 @@ def alternatives(number: int, param: str) -> int:
 def chat_logprobs(found: Sequence[TokenLogprob]) -> list[dict[str, Any]]:
     """Tokens with their alternatives, as in OpenAI's chats and in Ollama's."""
     return [
-        {**_token(each), "top_logprobs": [_token(other) for other in each.alternatives]}
+        {
+            **token_logprob(each),
+            "top_logprobs": [token_logprob(other) for other in each.alternatives],
+        }
         for each in found
     ]
 
@@ -62,7 +65,8 @@ def completion_logprobs(
     }
 
 
-def _token(each: TokenLogprob) -> dict[str, Any]:
+def token_logprob(each: TokenLogprob) -> dict[str, Any]:
+    """A token without its alternatives; its bytes where it is no part of a character."""
     is_whole = REPLACEMENT not in each.text
     in_bytes = list(each.text.encode()) if is_whole else None
     return {"token": each.text, "logprob": each.logprob, "bytes": in_bytes}

@@ -7,6 +7,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgellama.server.anthropic_models import is_anthropic, model_info, model_page
 from edgellama.server.catalogue import ServedModel
 from edgellama.server.openai_chat import ChatRequest, ChatStream, chat_completion
 from edgellama.server.openai_completions import (
@@ -20,15 +21,17 @@ from edgellama.server.wire import json_response
 
 
 async def models(request: Request) -> Response:
-    """All models that a request may name."""
-    entries = [_entry(model) for model in state_of(request).catalogue.usable()]
-    return json_response({"object": "list", "data": entries})
+    """All models that a request may name; for Anthropic's clients in their shape."""
+    usable = state_of(request).catalogue.usable()
+    if is_anthropic(request):
+        return json_response(model_page(usable))
+    return json_response({"object": "list", "data": [_entry(model) for model in usable]})
 
 
 async def model(request: Request) -> Response:
     """One model."""
     found = state_of(request).catalogue.find(request.path_params["name"])
-    return json_response(_entry(found))
+    return json_response(model_info(found) if is_anthropic(request) else _entry(found))
 
 
 def _entry(model: ServedModel) -> dict[str, Any]:

@@ -88,4 +88,6 @@ def _result(ranked: Ranked, with_document: bool) -> dict[str, Any]:
 ROUTES: Routes = (
     ("/v1/rerank", ("POST",), rerank),
     ("/rerank", ("POST",), rerank),
+    ("/v1/reranking", ("POST",), rerank),
+    ("/reranking", ("POST",), rerank),
 )

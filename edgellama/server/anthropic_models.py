@@ -1,0 +1,38 @@
+"""Models as Anthropic's clients list them, at the path that they share with OpenAI's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from edgellama.server.catalogue import ServedModel
+
+
+def is_anthropic(request: Request) -> bool:
+    """Whether a client of Anthropic's asks: each of its requests names a version."""
+    return "anthropic-version" in request.headers
+
+
+def model_info(model: ServedModel) -> dict[str, Any]:
+    """One model."""
+    return {
+        "type": "model",
+        "id": model.name,
+        "display_name": model.facts.title or model.name,
+        "created_at": datetime.fromtimestamp(int(model.modified), timezone.utc).isoformat(),
+    }
+
+
+def model_page(models: Sequence[ServedModel]) -> dict[str, Any]:
+    """All models as the only page."""
+    data = [model_info(model) for model in models]
+    return {
+        "data": data,
+        "has_more": False,
+        "first_id": data[0]["id"] if data else None,
+        "last_id": data[-1]["id"] if data else None,
+    }

@@ -1,0 +1,62 @@
+"""LM Studio's own protocol beside OpenAI's: what each model is, under ``/api/v0``.
+
+Editors (Zed, Cline) look there for models and their contexts; texts are OpenAI's.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from edgellama.server.embeddings import openai_embeddings
+from edgellama.server.openai_routes import chat_completions, completions
+from edgellama.server.routing import Routes, state_of
+from edgellama.server.wire import json_response
+
+if TYPE_CHECKING:
+    from edgellama.server.catalogue import ServedModel
+    from edgellama.server.state import ServerState
+
+
+async def models(request: Request) -> Response:
+    """All models, and whether they are loaded."""
+    state = state_of(request)
+    entries = [_entry(state, model) for model in state.catalogue.usable()]
+    return json_response({"object": "list", "data": entries})
+
+
+async def model(request: Request) -> Response:
+    """One model."""
+    state = state_of(request)
+    return json_response(_entry(state, state.catalogue.find(request.path_params["name"])))
+
+
+def _entry(state: ServerState, model: ServedModel) -> dict[str, Any]:
+    facts = model.facts
+    loaded = state.shelf.loaded.get(model.name)
+    entry = {
+        "id": model.name,
+        "object": "model",
+        "type": "llm",
+        "publisher": "edgellama",
+        "arch": facts.architecture or "llama",
+        "compatibility_type": "gguf",
+        "quantization": (facts.type or "unknown").upper(),
+        "state": "not-loaded" if loaded is None else "loaded",
+        "max_context_length": facts.context_length or 0,
+        "capabilities": ["tool_use"],
+    }
+    if loaded is not None:
+        entry["loaded_context_length"] = loaded.llama.context_length
+    return entry
+
+
+ROUTES: Routes = (
+    ("/api/v0/models", ("GET",), models),
+    ("/api/v0/models/{name:path}", ("GET",), model),
+    ("/api/v0/chat/completions", ("POST",), chat_completions),
+    ("/api/v0/completions", ("POST",), completions),
+    ("/api/v0/embeddings", ("POST",), openai_embeddings),
+)
