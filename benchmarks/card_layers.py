@@ -7,19 +7,22 @@ are there changes no time.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
+from edgellama.cuda.modules import Function
 from edgellama.cuda.streams import Event
+from edgellama.engine.card.attention import CardKernels
 from edgellama.engine.card.choice import AttentionChoice
 from edgellama.engine.card.device import CardDevice
 from edgellama.engine.card.layout import CardLayout
 from edgellama.engine.card.step import CardStep
 from edgellama.engine.engine import Engine
 from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.segments import Segment
 from edgellama.engine.step_timer import StepTimer
 from edgellama.kernels_cpu.layouts import (
@@ -51,6 +54,13 @@ class OnCard:
         placement = self.engine.card_placement
         assert placement is not None and placement.device is not None
         return placement.device
+
+    def kernels(self) -> Collection[Function]:
+        """The kernels of the model's own type of keys and values, as the driver has them."""
+        config, pages = self.engine.config, self.engine.pool().layout
+        assert isinstance(pages, PageLayout)
+        kernels = CardKernels.of(config, CardLayout(pages, 1), self.device.card.capability)
+        return self.device.functions(kernels.all, config.head_size).values()
 
     def hollow_cache(self, num_tokens: int, num_more: int, kv_type: str) -> KVCache:
         """A sequence of tokens that were never computed, whose memory is all there."""

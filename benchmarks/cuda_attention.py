@@ -5,6 +5,8 @@
 writes random models of the sizes of Llama 3.2 1B and 3.1 8B (or takes ``--models``) and measures,
 what matters most first:
 
+- ready: compiles all that the rest needs, and tells what the driver's compiler made of kernels: no
+  registers should be spilled to memory;
 - check: whether texts are those of the CPU, for every type of keys and values; NVIDIA's
   ``compute-sanitizer`` runs this part again, where it is installed;
 - decode: the share of the card's bandwidth that attention of one token reaches;
@@ -15,8 +17,8 @@ what matters most first:
   the CPU's attention, at every depth.
 
 Each figure is taken by a process of its own (``cuda_figures.py``), which may fail or be ended after
-``--limit`` seconds; all end after ``--total``. The file is written anew after each. Without a card
-it says so and measures nothing.
+``--limit`` seconds (but for compiling); all end after ``--total``. The file is written anew after
+each. Without a card it says so and measures nothing.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ SIZES = ("llama-3.2-1b", "llama-3.1-8b")
 DEPTHS = (4096, 8192, 32768, 131072)
 GAIN_GOALS = {("llama-3.2-1b", 32768): 1.5, ("llama-3.2-1b", 131072): 2.5}
 """Speed of a token beside the CPU's attention; 1 elsewhere from the switching depth on."""
-PARTS = ("check", "decode", "bus", "switch", "end", "piece", "prefill", "sanitizer")
+PARTS = ("ready", "check", "decode", "bus", "switch", "end", "piece", "prefill", "sanitizer")
 TOOLS = ("memcheck", "racecheck", "synccheck")
 SANITIZER = "compute-sanitizer"
 OTHER_KV_TYPES = ("f16", "q8_0")
@@ -83,7 +85,9 @@ def figures_of(path: str, options: argparse.Namespace, *, is_first: bool) -> Ite
     rounds = {"rounds": options.rounds}
     short = {"tokens": options.check_tokens, "steps": options.check_steps}
     for part in options.parts:
-        if part == "check" and is_first:
+        if part == "ready":
+            yield Figure(part, path, {"kv_types": types})
+        elif part == "check" and is_first:
             yield from (Figure(part, path, {"kv_type": kind, **short}) for kind in types)
         elif part == "sanitizer" and is_first:
             tiny = {"kv_type": "f16", "tokens": min(150, options.check_tokens), "steps": 3}
@@ -222,7 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for number, path in enumerate(model_paths(options, Path(folder))):
             for figure in figures_of(path, options, is_first=number == 0):
-                for row in measure(figure, min(options.limit, end - time.monotonic())):
+                limit = options.total if figure.part == "ready" else options.limit
+                for row in measure(figure, min(limit, end - time.monotonic())):
                     report.add(row)
     for row in gains(report.rows):
         report.add(row)

@@ -34,6 +34,19 @@ PIECE_TOKENS = 16
 Row = dict[str, Any]
 
 
+def ready(path: str, kv_types: Sequence[str]) -> Iterator[Row]:
+    """The time until everything is compiled, and what each kernel takes of a multiprocessor."""
+    for kv_type in kv_types:
+        started = time.perf_counter()
+        with opened(path, ON_CPU, kv_type), opened(path, ON_CARD, kv_type) as model:
+            functions = model.kernels()
+        yield {"kv_type": kv_type, "seconds": time.perf_counter() - started, "is_met": None}
+        for function in functions:
+            yield {"kernel": function.name, "registers": function.num_registers,
+                   "local_bytes": function.local_bytes,
+                   "is_met": function.local_bytes == 0}  # fmt: skip
+
+
 def check(path: str, kv_type: str, tokens: int = 700, steps: int = 24) -> Iterator[Row]:
     """Logits and greedy tokens of the same text on both."""
     texts = []
@@ -190,7 +203,7 @@ def end(
 
 
 FIGURES: dict[str, Callable[..., Iterator[Row]]] = {
-    figure.__name__: figure for figure in (check, decode, piece, prefill, bus, switch, end)
+    figure.__name__: figure for figure in (ready, check, decode, piece, prefill, bus, switch, end)
 }
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from fake_cuda import FakeCard, FakeCuda, Launch
+from fake_cuda import FakeCard, FakeCuda
+from fake_modules import Launch
 from warp_harness import WarpRunner, warp_runner
 
 

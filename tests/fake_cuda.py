@@ -9,21 +9,20 @@ asks often enough, as on a card. Any call can be made to fail. What kernels do i
 from __future__ import annotations
 
 import ctypes
-import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fake_library import ILLEGAL_ADDRESS, INVALID_CONTEXT, INVALID_HANDLE, INVALID_VALUE
-from fake_memory import FakeMemory
+from fake_memory import ALREADY_REGISTERED
+from fake_modules import INVALID_PTX, NOT_FOUND, FakeModules, Run
 
 from edgellama.cuda import cards
 from edgellama.cuda.advice import STUB_LIBRARY
 from edgellama.cuda.driver import OUT_OF_MEMORY, SUCCESS
 
-INVALID_DEVICE, INVALID_PTX = 101, 218
-NOT_FOUND, LAUNCH_TIMEOUT = 500, 702
+INVALID_DEVICE, LAUNCH_TIMEOUT = 101, 702
 WORDS = {
     INVALID_VALUE: (b"CUDA_ERROR_INVALID_VALUE", b"invalid argument"),
     STUB_LIBRARY: (b"CUDA_ERROR_STUB_LIBRARY", b"CUDA driver is a stub library"),
@@ -33,14 +32,12 @@ WORDS = {
     INVALID_HANDLE: (b"CUDA_ERROR_INVALID_HANDLE", b"invalid resource handle"),
     NOT_FOUND: (b"CUDA_ERROR_NOT_FOUND", b"named symbol not found"),
     ILLEGAL_ADDRESS: (b"CUDA_ERROR_ILLEGAL_ADDRESS", b"an illegal memory access was encountered"),
+    ALREADY_REGISTERED: (
+        b"CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED",
+        b"part or all of the requested memory range is already mapped",
+    ),
     LAUNCH_TIMEOUT: (b"CUDA_ERROR_LAUNCH_TIMEOUT", b"the launch timed out and was terminated"),
 }
-USUAL_SHARED_BYTES = 48 * 1024
-"""Of a launch at most, unless the function's attribute says otherwise."""
-ENTRY = re.compile(r"\.entry\s+(\w+)\s*\((.*?)\)", re.DOTALL)
-PARAMETER = re.compile(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s")
-PARAMETER_TYPES = {"f32": ctypes.c_float, "u64": ctypes.c_int64, "b64": ctypes.c_int64,
-                   "s64": ctypes.c_int64, "u32": ctypes.c_int32}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,23 +64,7 @@ class FakeCard:
         return (usual | self.attributes).get(number, 0)
 
 
-@dataclass(frozen=True)
-class Launch:
-    """A kernel that was launched, with what it was given."""
-
-    name: str
-    grid: tuple[int, int, int]
-    block_threads: int
-    shared_bytes: int
-    arguments: tuple[int | float, ...]
-    slots: bytes = field(default=b"", compare=False)
-    """The arguments as they were given, 8 bytes each."""
-
-
-Run = Callable[[Launch], None]
-
-
-class FakeCuda(FakeMemory):
+class FakeCuda(FakeModules):
     """The driver's functions, over the memory of this process.
 
     ``run`` does what a kernel would. ``idle_after`` as for ``FakeStreams``.
@@ -101,18 +82,15 @@ class FakeCuda(FakeMemory):
         self.cards = fake_cards or (FakeCard(),)
         self.version, self.run = version, run
         self.refused_attributes: set[int] = set()
-        self.launches: list[Launch] = []
         self.retained: Counter[int] = Counter()
-        self._entries: dict[int, dict[str, list[str]]] = {}
-        self._functions: dict[int, tuple[int, str]] = {}
-        self._shared_bytes: dict[int, int] = {}
 
     @property
     def leaks(self) -> dict[str, int]:
         """How many of each kind were not given back."""
         held = {kind: len(handles) for kind, handles in self.live.items()}
         held |= {"device memory": len(self.device_memory), "host memory": len(self.host_memory),
-                 "contexts": sum(self.retained.values())}  # fmt: skip
+                 "contexts": sum(self.retained.values()),
+                 "current contexts": sum(map(len, self.current.values()))}  # fmt: skip
         return {kind: count for kind, count in held.items() if count}
 
     def _cuInit(self, flags: int) -> int:
@@ -169,19 +147,16 @@ class FakeCuda(FakeMemory):
         return SUCCESS
 
     def _cuCtxPushCurrent(self, context: int) -> int:
+        if context and not self.retained[context - 0xC0]:
+            return self._violation("a context that is not there", INVALID_CONTEXT)
         self.contexts.append(context)
-        return self._check_context(context)
+        return SUCCESS
 
     def _cuCtxPopCurrent(self, context: Any) -> int:
         stack = self.contexts
         if not stack:
             return self._violation("no context to pop", INVALID_CONTEXT)
         context[0] = stack.pop()
-        return SUCCESS
-
-    def _check_context(self, context: int) -> int:
-        if context and not self.retained[context - 0xC0]:
-            return self._violation("a context that is not there", INVALID_CONTEXT)
         return SUCCESS
 
     def _cuMemGetInfo(self, free: Any, total: Any) -> None:
@@ -195,63 +170,12 @@ class FakeCuda(FakeMemory):
     def _card(self) -> FakeCard:
         return self.cards[self.contexts[-1] - 0xC0]
 
-    def _cuModuleLoadDataEx(
-        self, module: Any, image: int, count: int, options: Any, values: Any
-    ) -> int:
-        ptx = ctypes.string_at(image).decode("ascii")
-        entries = {name: PARAMETER.findall(parameters) for name, parameters in ENTRY.findall(ptx)}
-        if ".version" not in ptx or not entries:
-            logs = {options[index]: values[index] for index in range(count)}
-            message = b"ptxas application ptx input, line 1; fatal: Unexpected token"
-            ctypes.memmove(logs[5], message + b"\0", min(len(message) + 1, logs[6]))
-            return INVALID_PTX
-        module[0] = handle = self._new("modules")
-        self._entries[handle] = entries
-        return SUCCESS
+    @property
+    def capability(self) -> tuple[int, int]:
+        """Of the current card."""
+        return self._card().capability
 
-    def _cuModuleUnload(self, module: int) -> int:
-        return self._drop("modules", module)
-
-    def _cuModuleGetFunction(self, function: Any, module: int, name: bytes) -> int:
-        if module not in self.live["modules"]:
-            return self._violation("a module that is not there", INVALID_HANDLE)
-        if name.decode() not in self._entries[module]:
-            return NOT_FOUND
-        function[0] = handle = next(self._handles)
-        self._functions[handle] = (module, name.decode())
-        return SUCCESS
-
-    def _cuFuncGetAttribute(self, value: Any, number: int, function: int) -> int:
-        value[0] = {0: 1024, 4: 40}.get(number, 0)
-        return SUCCESS if function in self._functions else INVALID_HANDLE
-
-    def _cuFuncSetAttribute(self, function: int, number: int, value: int) -> int:
-        self._shared_bytes[function] = value
-        return SUCCESS if number == 8 and value <= 101376 else INVALID_VALUE
-
-    def _cuLaunchKernel(self, function: int, *arguments: Any) -> int:
-        *sizes, shared_bytes, stream, parameters, extra = arguments
-        module, name = self._functions.get(function, (0, ""))
-        if module not in self.live["modules"]:
-            return self._violation("a kernel of a module that is not there", INVALID_HANDLE)
-        if extra or sizes[4:] != [1, 1] or not all(sizes) or max(sizes[1:3]) > 65535:
-            return self._violation(f"{name}: sizes {sizes}", INVALID_VALUE)
-        if shared_bytes > self._shared_bytes.get(function, USUAL_SHARED_BYTES):
-            return self._violation(f"{name}: {shared_bytes} bytes of shared memory", INVALID_VALUE)
-        kinds = [PARAMETER_TYPES[kind] for kind in self._entries[module][name]]
-        slots = b"".join(
-            ctypes.string_at(parameters[index], ctypes.sizeof(kind)).ljust(8, b"\0")
-            for index, kind in enumerate(kinds)
-        )
-        values = tuple(
-            kind.from_buffer_copy(slots, 8 * index).value for index, kind in enumerate(kinds)
-        )
-        grid = sizes[0], sizes[1], sizes[2]
-        launch = Launch(name, grid, sizes[3], shared_bytes, values, slots)
-        self.launches.append(launch)
-        return self._put(stream, lambda: self._run(launch))
-
-    def _run(self, launch: Launch) -> None:
-        if self.run:
-            self.run(launch)
-            self._check_guards(launch.name)
+    @property
+    def max_shared_bytes(self) -> int:
+        """Of a block on the current card, at most."""
+        return self._card().attribute(cards.MAX_SHARED_BYTES)

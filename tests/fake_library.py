@@ -37,6 +37,7 @@ class FakeLibrary:
         self.live: defaultdict[str, set[int]] = defaultdict(set)
         self.lost = SUCCESS
         self.current: defaultdict[int, list[int]] = defaultdict(list)
+        self._owners: dict[int, int] = {}
         self._failures: dict[str, list[tuple[int, int]]] = defaultdict(list)
         self._counts: Counter[str] = Counter()
         self._handles = itertools.count(0x1000, 0x10)
@@ -89,10 +90,19 @@ class FakeLibrary:
     def _new(self, kind: str) -> int:
         handle = next(self._handles)
         self.live[kind].add(handle)
+        self._owners[handle] = self.contexts[-1]
         return handle
 
+    def _is_usable(self, kind: str, handle: int) -> bool:
+        """Whether it is there, and belongs to the current context."""
+        is_there = handle in self.live[kind]
+        if not is_there or self._owners[handle] != self.contexts[-1]:
+            self._violation(f"{kind} {handle:#x} is not there, or of another context", 0)
+            return False
+        return True
+
     def _drop(self, kind: str, handle: int) -> int:
-        if handle not in self.live[kind]:
-            return self._violation(f"{kind} {handle:#x} is not there", INVALID_HANDLE)
+        if not self._is_usable(kind, handle):
+            return INVALID_HANDLE
         self.live[kind].remove(handle)
         return SUCCESS

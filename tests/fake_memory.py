@@ -12,6 +12,7 @@ from fake_streams import FakeStreams
 from edgellama.cuda.driver import OUT_OF_MEMORY, SUCCESS
 
 GUARD, GUARD_BYTES = 0xC3, 64
+ALREADY_REGISTERED, NOT_REGISTERED = 712, 713
 
 
 class FakeMemory(FakeStreams):
@@ -85,15 +86,19 @@ class FakeMemory(FakeStreams):
             address < start + len(part) and start < address + num_bytes
             for start, part in self.host_memory.items()
         )
-        if overlaps or not num_bytes or not flags & 2:
-            return self._violation("memory is pinned twice, or not mapped", INVALID_VALUE)
+        if overlaps:
+            return self._violation("memory is pinned twice", ALREADY_REGISTERED)
+        if not num_bytes or not flags & 2:
+            return self._violation("memory is not mapped", INVALID_VALUE)
         self.host_memory[address] = (ctypes.c_ubyte * num_bytes).from_address(address)
         self.registered.add(address)
         return SUCCESS
 
     def _cuMemHostUnregister(self, address: int) -> int:
         if address not in self.registered:
-            return self._violation(f"memory at {address:#x} was not registered", INVALID_VALUE)
+            return self._violation(f"memory at {address:#x} was not registered", NOT_REGISTERED)
+        if self.running_kernels:
+            return self._violation("unpinned while the card may write to it", INVALID_VALUE)
         code = self._give_back(self.host_memory, address)
         self.registered.remove(address)
         return code

@@ -19,7 +19,9 @@ class FakeStreams(FakeLibrary):
         super().__init__(missing)
         self.idle_after = idle_after
         self._queues: dict[int, list[Callable[[], None]]] = {}
+        self.running_kernels = 0
         self._questions: Counter[int] = Counter()
+        self._events: dict[int, bool] = {}
 
     @property
     def pending(self) -> int:
@@ -35,20 +37,17 @@ class FakeStreams(FakeLibrary):
         return SUCCESS if flags in (0, 1) else INVALID_VALUE
 
     def _cuStreamDestroy(self, stream: int) -> int:
-        self._drain(stream)
-        self._queues.pop(stream, None)
+        """What it was given is still done, at some time."""
         return self._drop("streams", stream)
 
     def _put(self, stream: int, work: Callable[[], object]) -> int:
-        if stream not in self._queues:
-            return self._violation(f"stream {stream} is not there", INVALID_HANDLE)
+        if not self._is_usable("streams", stream):
+            return INVALID_HANDLE
         self._queues[stream].append(lambda: (work(), None)[1])
         self._questions[stream] = 0
         return SUCCESS
 
     def _drain(self, stream: int) -> int:
-        if stream not in self._queues:
-            return self._violation(f"stream {stream} is not there", INVALID_HANDLE)
         queue, self._queues[stream] = self._queues[stream], []
         for work in queue:
             if not self.lost:
@@ -56,12 +55,16 @@ class FakeStreams(FakeLibrary):
         return self.lost
 
     def _cuStreamQuery(self, stream: int) -> int:
+        if not self._is_usable("streams", stream):
+            return INVALID_HANDLE
         self._questions[stream] += 1
         if self._queues.get(stream) and self._questions[stream] <= self.idle_after:
             return NOT_READY
         return self._drain(stream)
 
     def _cuStreamSynchronize(self, stream: int) -> int:
+        if not self._is_usable("streams", stream):
+            return INVALID_HANDLE
         return self._drain(stream)
 
     def _cuEventCreate(self, event: Any, flags: int) -> None:
@@ -71,9 +74,13 @@ class FakeStreams(FakeLibrary):
         return self._drop("events", event)
 
     def _cuEventRecord(self, event: int, stream: int) -> int:
-        if event not in self.live["events"]:
-            return self._violation("an event that is not there", INVALID_HANDLE)
-        return self._put(stream, lambda: None)
+        if not self._is_usable("events", event):
+            return INVALID_HANDLE
+        self._events[event] = False
+        return self._put(stream, lambda: self._events.update({event: True}))
 
-    def _cuEventElapsedTime(self, milliseconds: Any, start: int, end: int) -> None:
+    def _cuEventElapsedTime(self, milliseconds: Any, start: int, end: int) -> int:
+        if not {start, end} <= self._events.keys():
+            return self._violation("an event that was never recorded", INVALID_HANDLE)
         milliseconds[0] = 1.0
+        return SUCCESS if self._events[start] and self._events[end] else NOT_READY

@@ -11,7 +11,7 @@ from typing import Any
 
 import naive_kernels as naive
 import numpy as np
-from fake_cuda import Launch
+from fake_modules import Launch
 
 from edgellama.cuda import layouts
 from edgellama.cuda.layouts import CardPageLayout
@@ -166,5 +166,7 @@ def stub_ptx(
         signature = CARD_SIGNATURES[kernel]
         kinds = ["f32" if p in signature.float_parameters else "u64" for p in signature.parameters]
         parameters = ", ".join(f".param .{kind} p{i}" for i, kind in enumerate(kinds))
-        found[kernel] = f".version 7.0\n.visible .entry {kernel.name}({parameters}) {{ ret; }}"
+        target, threads = "sm_75" if capability < (8, 0) else "sm_80", 32 * signature.num_warps
+        head = f".version 7.0\n.target {target}\n.visible .entry {kernel.name}"
+        found[kernel] = f"{head}({parameters})\n.maxntid {threads}\n{{ ret; }}"
     return found

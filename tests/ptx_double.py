@@ -9,7 +9,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from fake_cuda import FakeCard, FakeCuda, Launch
+from fake_cuda import FakeCard, FakeCuda
+from fake_modules import Launch
 from ptx_machine import GlobalMemory, PtxMachine
 
 SLOT_BYTES = 8

@@ -310,6 +310,7 @@ def test_a_figure_is_measured(
     """Here over a double whose times mean nothing, and texts are the same."""
     monkeypatch.setattr(calibration, "folder_to_fill", lambda _: tmp_path)
     options = {
+        "ready": {"kv_types": ["f16", "q8_0"]},
         "check": {"kv_type": "f16", "tokens": 40, "steps": 3},
         "bus": {"depth": 256, "rounds": 2},
         "switch": {},
@@ -318,6 +319,9 @@ def test_a_figure_is_measured(
     }.get(name, {"kv_type": "f16", "depth": 256, "rounds": 2})
     rows = list(cuda_figures.FIGURES[name](str(model), **options))
     assert rows and all(row["is_met"] in (True, False, None) for row in rows)
+    if name == "ready":
+        assert {row.get("kernel", "card_store_f16_f16")[5:10] for row in rows} == {"store", "atten"}
+        assert len(rows) == 8 and all(row["is_met"] for row in rows if "kernel" in row)
     if name == "check":
         assert (rows[0]["same_tokens"], rows[0]["is_met"]) == (3, True)
 
@@ -338,7 +342,7 @@ def test_the_benchmark_survives_what_fails(
         " if part == 'end' else {}\n"
         "row |= {'switching_depth': 5} if part == 'switch' else {}\n"
         "print(json.dumps(row), flush=True)\n"
-        "time.sleep(60 if part == 'piece' else 0)\n"
+        "time.sleep({'piece': 60, 'ready': 2.5}.get(part, 0))\n"
         "sys.exit('CUDA_ERROR_LAUNCH_FAILED' if part == 'bus' else 0)\n"
     )
     monkeypatch.setattr(Driver, "load", lambda: Driver(FakeCuda()))

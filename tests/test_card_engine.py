@@ -13,7 +13,8 @@ from typing import Any
 import naive_card
 import numpy as np
 import pytest
-from fake_cuda import FakeCard, FakeCuda, Launch
+from fake_cuda import FakeCard, FakeCuda
+from fake_modules import Launch
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cuda.driver import OUT_OF_MEMORY, Driver

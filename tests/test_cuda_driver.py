@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cuda_harness import PTX, everything, opened
-from fake_cuda import LAUNCH_TIMEOUT, FakeCard, FakeCuda, Launch
+from fake_cuda import LAUNCH_TIMEOUT, FakeCard, FakeCuda
 from fake_library import ILLEGAL_ADDRESS, INVALID_VALUE, UNKNOWN
+from fake_modules import Launch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -253,7 +254,7 @@ def test_an_array_is_pinned_where_it_lies() -> None:
     array = np.arange(10.0)
     shown = RegisteredMemory(context, array)
     assert shown.device_address == array.ctypes.data
-    with pytest.raises(CudaError, match="CUDA_ERROR_INVALID_VALUE"):
+    with pytest.raises(CudaError, match="CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED"):
         RegisteredMemory(context, array[:4])
     held = weakref.ref(array)
     del array
