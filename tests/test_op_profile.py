@@ -75,13 +75,14 @@ def test_times_of_ops_add_up_to_the_step(timed: tuple[Engine, StepTimer]) -> Non
     started = time.perf_counter()
     engine.forward(np.arange(40) % VOCAB, cache)
     elapsed = time.perf_counter() - started
-    (job,) = timer.take_jobs()
+    jobs = timer.take_jobs()
     assert timer.take_jobs() == []
-    assert job.ops[0].label == "token_embd.weight"
-    assert [op.kernel.name for op in job.ops[-2:]] == ["rms_norm_float", "gemv_F32"]
-    assert len(job.seconds) == len(job.ops)
-    assert (job.seconds >= 0).all()
-    assert 0 < job.seconds.sum() < elapsed
+    assert jobs[0].ops[0].label == "token_embd.weight"
+    assert [op.kernel.name for op in jobs[-1].ops[-2:]] == ["rms_norm_float", "gemv_F32"]
+    for job in jobs:
+        assert len(job.seconds) == len(job.ops)
+        assert (job.seconds >= 0).all()
+    assert 0 < sum(job.seconds.sum() for job in jobs) < elapsed
 
 
 def test_cancelled_steps_leave_no_times(timed: tuple[Engine, StepTimer]) -> None:
@@ -131,7 +132,9 @@ def test_work_of_a_step(timed: tuple[Engine, StepTimer]) -> None:
         step = Step.of(num_tokens, position, layout)
         ops = engine.step_ops(num_tokens)
         body, last = total_work(ops[:-2], step), total_work(ops[-2:], step)
-        assert body.num_macs == num_tokens * matrices + LAYERS * 2 * WIDTH * pairs
+        # Of a prompt's tokens the last alone goes through the last layer's end.
+        left_out = (num_tokens - 1) * (WIDTH * WIDTH + 3 * WIDTH * HIDDEN) if num_tokens > 12 else 0
+        assert body.num_macs == num_tokens * matrices - left_out + LAYERS * 2 * WIDTH * pairs
         assert body.num_bytes > 4 * matrices
         assert last == head
 

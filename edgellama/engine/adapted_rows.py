@@ -57,12 +57,14 @@ def adapted_ranges(segments: Sequence[Segment]) -> list[RowRange]:
     return ranges
 
 
-def ranges_among(ranges: Iterable[RowRange], rows: Sequence[int], name: str) -> list[RowRange]:
-    """The same ranges counted in ``rows``, which ascend, of adapters to the matrix ``name``."""
+def ranges_among(
+    ranges: Iterable[RowRange], rows: Sequence[int], name: str | None = None
+) -> list[RowRange]:
+    """The same ranges counted in ``rows``, which ascend; of adapters to ``name`` alone."""
     found = []
     for part in ranges:
         chosen = [i for i, row in enumerate(rows) if part.first <= row < part.first + part.count]
-        if chosen and part.adapters.adapts(name):
+        if chosen and (name is None or part.adapters.adapts(name)):
             found.append(RowRange(part.adapters, chosen[0], len(chosen)))
     return found
 

@@ -35,6 +35,10 @@ class LayerAttention(Protocol):
         """Rotate, store, attend. ``index`` counts layers within a page."""
         ...
 
+    def stores(self, attending: Attending, index: int) -> Iterator[Op]:
+        """What must be done of these where only keys and values are wanted, without queries."""
+        ...
+
 
 @dataclass(frozen=True)
 class AttentionOps:
@@ -52,10 +56,14 @@ class AttentionOps:
 
     def ops(self, attending: Attending, index: int) -> Iterator[Op]:
         """All of a layer: see ``LayerAttention``."""
-        yield self._rope_store(index)
+        yield self._rope_store(index, self.config.head_count)
         yield from self._attend(attending, index)
 
-    def _rope_store(self, index: int) -> Op:
+    def stores(self, attending: Attending, index: int) -> Iterator[Op]:
+        """See ``LayerAttention``."""
+        yield self._rope_store(index, num_heads=0)
+
+    def _rope_store(self, index: int, num_heads: int) -> Op:
         """Positions into queries and keys; keys and values into the pages."""
         b = self.buffers
         arguments = self._page_arguments(index) | {
@@ -65,7 +73,7 @@ class AttentionOps:
             "v": b.value.address,
             "kv_stride": b.key.stride,
             "head_size": self.config.head_size,
-            "num_heads": self.config.head_count,
+            "num_heads": num_heads,
             "num_kv_heads": self.config.head_count_kv,
             "num_tasks": NUM_STORE_TASKS,
             "num_pairs": self.config.rope.dimension_count // 2,

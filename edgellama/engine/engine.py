@@ -88,7 +88,7 @@ class Engine(TextEngine):
         ``companions`` are compiled in the background, for other models.
         ``kv_type``: of caches, as for ``Llama``, unless one is asked to have another.
         ``cache_limit``: bytes that pages may take which no sequence holds any more.
-        ``exact``: the same bits whatever else is in a step, see ``StepRunner.kind_of``.
+        ``exact``: the same bits whatever else is in a step, see ``StepKinds``.
         ``rope_scaling``: how positions are scaled, as for ``Llama``; None: as the file says.
         ``layers``: those that run, all by default; without the first, ``forward`` takes the rows
         that the layers before have left, and without the last it gives rows.
@@ -335,7 +335,7 @@ class Engine(TextEngine):
     def step_ops(self, num_tokens: int, kv_type: KVTypeChoice | None = None) -> list[Op]:
         """The ops of a step of one sequence's tokens and of the last one's logits."""
         runner = self._machine.open()
-        kind = runner.kind_of(num_tokens, method_of(num_tokens))
+        kind = runner.kinds.kind_of(num_tokens, method_of(num_tokens))
         return runner.ops(kind, self.pool(kv_type).layout)
 
     def run_ops(self, name: str, ops: Callable[[], list[Op]]) -> float:

@@ -14,6 +14,7 @@ from edgellama.engine.hooks import Call, Hook
 from edgellama.engine.program import Op
 from edgellama.engine.segments import Segment
 from edgellama.engine.step_rows import rows_of
+from edgellama.quant.records import dataclass
 
 MAX_WRITTEN = 64
 """Programs that are kept where hooks cut them into parts."""
@@ -21,41 +22,57 @@ RunOps: TypeAlias = Callable[[tuple[object, ...], Callable[[], list[Op]], "dict[
 """Runs ops, which are asked for once for each key, with values bound; False: cancelled."""
 
 
+@dataclass(frozen=True)
+class StepPart:
+    """Ops that run together: ``key`` says all that they depend on; ``values`` are bound in them."""
+
+    key: tuple[object, ...]
+    write: Callable[[], list[Op | Call]]
+    values: dict[str, int]
+
+    def then(self, later: StepPart) -> StepPart:
+        """This part and a later one, as one."""
+        return StepPart(
+            (*self.key, *later.key),
+            lambda: self.write() + later.write(),
+            self.values | later.values,
+        )
+
+
 class HookedParts:
     """Runs what one runner of steps writes; keeps how ops were cut, until hooks change."""
 
     def __init__(self) -> None:
-        self._parts: dict[tuple[object, ...], list[list[Op] | Call]] = {}
+        self._pieces: dict[tuple[object, ...], list[list[Op] | Call]] = {}
 
     def clear(self) -> None:
         """Forget what was written for other hooks."""
-        self._parts.clear()
+        self._pieces.clear()
 
     def run(
         self,
         hooks: tuple[Hook, ...],
-        key: tuple[object, ...],
-        write: Callable[[], list[Op | Call]],
-        values: dict[str, int],
+        part: StepPart,
         segments: Sequence[Segment],
         logit_rows: Sequence[int],
         run_ops: RunOps,
     ) -> bool:
         """Run ops, and call what hooks want called between them; False: cancelled."""
+        key, values = part.key, part.values
         if not hooks:
-            return run_ops(key, lambda: [op for op in write() if isinstance(op, Op)], values)
-        parts = self._parts.get(key)
-        if parts is None:
-            if len(self._parts) >= MAX_WRITTEN:
-                self._parts.clear()
-            parts = self._parts[key] = _split_at_calls(write())
+            return run_ops(key, lambda: [op for op in part.write() if isinstance(op, Op)], values)
+        pieces = self._pieces.get(key)
+        if pieces is None:
+            if len(self._pieces) >= MAX_WRITTEN:
+                self._pieces.clear()
+            pieces = self._pieces[key] = _split_at_calls(part.write())
         all_rows = rows_of(segments)
-        for number, part in enumerate(parts):
-            if isinstance(part, Call):
-                chosen = logit_rows if part.is_of_logits else range(len(all_rows.tokens))
-                count, width = len(chosen), part.rows.width
-                part.function(part.rows.array[:count, :width], all_rows.of(chosen))
-            elif not run_ops((hooks, key, number), partial(list, part), values):
+        for number, piece in enumerate(pieces):
+            if isinstance(piece, Call):
+                chosen = logit_rows if piece.is_of_logits else range(len(all_rows.tokens))
+                count, width = len(chosen), piece.rows.width
+                piece.function(piece.rows.array[:count, :width], all_rows.of(chosen))
+            elif not run_ops((hooks, key, number), partial(list, piece), values):
                 return False
         return True
 

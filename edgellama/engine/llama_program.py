@@ -15,7 +15,7 @@ from edgellama.engine.buffers import InputRows, Rows, StepBuffers
 from edgellama.engine.hooks import Call, Hook, Place, Site
 from edgellama.engine.matrix_kernels import chunk_rows, kernel_of, layout_of
 from edgellama.engine.program import Arguments, Bound, Op
-from edgellama.engine.step_values import NUM_OUTPUTS, NUM_TOKENS, Batch, StepKind
+from edgellama.engine.step_values import NUM_OUTPUTS, NUM_TOKENS, Batch, Reach, StepKind
 from edgellama.engine.weights import FloatVector, LayerWeights, Matrix, ModelWeights
 from edgellama.kernels_cpu.layouts import records_bytes
 from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, Kernel
@@ -42,19 +42,28 @@ class LlamaProgram:
     is_exact: bool = False
     hooks: tuple[Hook, ...] = ()
 
-    def body(self, kind: StepKind, attention: LayerAttention) -> list[Op | Call]:
+    def body(
+        self, kind: StepKind, attention: LayerAttention, reach: Reach = "end"
+    ) -> list[Op | Call]:
         """From token ids, or residual rows, to the residual stream after the last layer.
 
-        Bound: num_tokens, and what ``attention`` binds.
+        ``reach``: where it ends earlier, ``rest`` follows, for some of the rows or for none; then
+        there are no hooks. Bound: num_tokens, and what ``attention`` binds.
         """
         ops: list[Op | Call] = [] if self.layers.start else [*self._embed()]
         for index, number in enumerate(self.layers):
-            layer = self.weights.layers[number]
-            ops += self._attention(kind, layer, attention, index)
-            ops += self._feed_forward(kind.batch, layer, number)
-            ops += self._hooked("residual", number, self.buffers.residual, [])
-        ops += self._seen_output(kind.batch)
+            is_last = number == self.layers[-1]
+            ops += self._attention(kind, attention, index, is_last and reach == "stored")
+            if not is_last or reach == "end":
+                ops += self._rest(kind.batch, number)
+        if reach == "end":
+            ops += self._seen_output(kind.batch)
         return ops
+
+    def rest(self, batch: Batch) -> list[Op | Call]:
+        """From the last layer's attention to the end of a body, of ``num_outputs`` first rows."""
+        ops = [op for op in self._rest(batch, self.layers[-1]) if isinstance(op, Op)]
+        return [op.with_bound(NUM_TOKENS, NUM_OUTPUTS) for op in ops]
 
     def head(self, batch: Batch, logits: Rows) -> list[Op | Call]:
         """Logits of ``num_outputs`` tokens whose residual rows begin at the bound ``first_row``.
@@ -86,23 +95,34 @@ class LlamaProgram:
         yield from self.adapters.embedding(table, self.buffers.residual)
 
     def _attention(
-        self, kind: StepKind, layer: LayerWeights, attention: LayerAttention, index: int
+        self, kind: StepKind, attention: LayerAttention, index: int, is_only_stored: bool
     ) -> Iterator[Op | Call]:
+        """A layer until its attention is done, or its keys and values are stored."""
         b, batch, number = self.buffers, kind.batch, self.layers[index]
+        layer = self.weights.layers[number]
         projections = [
             (layer.attn_q, b.normed, b.query),
             (layer.attn_k, b.normed, b.key),
             (layer.attn_v, b.normed, b.value),
-        ]
+        ][is_only_stored:]
         yield from self._normed("attention", batch, layer.attn_norm, projections, number)
         yield from self._multiply(batch, projections)
-        yield from attention.ops(kind.attending, index)
+        if is_only_stored:
+            yield from attention.stores(kind.attending, index)
+        else:
+            yield from attention.ops(kind.attending, index)
+
+    def _rest(self, batch: Batch, number: int) -> Iterator[Op | Call]:
+        """A layer from its attention on."""
+        b, layer = self.buffers, self.weights.layers[number]
         yield from self._hooked("attended", number, b.attended, [layer.attn_output])
         if layer.attn_output.is_quantized:
             yield self._quantize(batch, b.attended, [layer.attn_output])
         yield from self._multiply(
             batch, [(layer.attn_output, b.attended, b.residual)], accumulate=True
         )
+        yield from self._feed_forward(batch, layer, number)
+        yield from self._hooked("residual", number, b.residual, [])
 
     def _feed_forward(self, batch: Batch, layer: LayerWeights, number: int) -> Iterator[Op | Call]:
         b = self.buffers

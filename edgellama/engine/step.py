@@ -1,6 +1,6 @@
 """One step: segments of several sequences in, the logits that are wanted of them out.
 
-Chooses the kernels for the step, fills the table of segments and the positions, runs the program.
+Fills the table of segments and the positions, and runs all layers and what is wanted of their rows.
 It knows neither who asked nor in which order; one step runs at a time.
 """
 
@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from edgellama.engine.adapted_rows import (
-    AdaptedGroup,
     RowRange,
     adapted_order,
     adapted_ranges,
     bound_values,
     groups_of,
-    ranges_among,
 )
 from edgellama.engine.adapter_ops import AdapterOps
 from edgellama.engine.attention_ops import AttentionOps, LayerAttention
-from edgellama.engine.buffers import Rows, StepBuffers, attention_tokens, card_bytes
-from edgellama.engine.hooked_parts import HookedParts, RunOps
+from edgellama.engine.buffers import StepBuffers, attention_tokens, card_bytes
+from edgellama.engine.hooked_parts import HookedParts, RunOps, StepPart
 from edgellama.engine.hooks import Call, Hook
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.llama_program import LlamaProgram
@@ -34,13 +32,13 @@ from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Op
 from edgellama.engine.rope import RopeTable
 from edgellama.engine.segments import ALIKE, Segment, SegmentTable, attending_of
+from edgellama.engine.step_kinds import StepKinds
+from edgellama.engine.step_output import LOGIT_ROWS, StepOutput
 from edgellama.engine.step_rows import FloatRows, residual_rows, shares_of, wanted_rows
-from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
-from edgellama.engine.step_values import Attending, Batch, Method, StepKind
+from edgellama.engine.step_values import Method, Reach, StepKind
 from edgellama.engine.weights import ModelWeights
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import Kernel
-from edgellama.quant.llama_tensors import OUTPUT
 from edgellama.quant.model_config import ModelConfig
 
 if TYPE_CHECKING:
@@ -48,10 +46,7 @@ if TYPE_CHECKING:
     from edgellama.engine.card.step import CardStep
     from edgellama.engine.page_pool import AnyLayout
 
-WIDEST_LANES = 16
-LOGIT_ROWS = 64
-"""Tokens whose logits are computed together."""
-BODY, HEAD = "body", "head"
+BODY = "body"
 """Whose ranges of rows a bound value is of."""
 
 
@@ -68,10 +63,9 @@ class StepRunner:
         layers: range,
         is_exact: bool = False,
     ) -> None:
-        """``is_exact``: one order of sums for one token and for many, see ``kind_of``."""
+        """``is_exact``: one order of sums for one token and for many, see ``StepKinds``."""
         self._config = config
-        self._tier = tier
-        self._is_exact = is_exact
+        self.kinds = StepKinds(tier, is_exact)
         self._rope = RopeTable(config.rope, weights.rope_freqs)
         self.buffers = b = StepBuffers(config, tier, num_threads, self._rope.row_numbers)
         self._table = SegmentTable(
@@ -84,46 +78,33 @@ class StepRunner:
             config, weights, b, num_threads, layers,
             AdapterOps(b, num_threads, is_exact), is_exact,
         )  # fmt: skip
-        self._logits = b.logits(config.vocab_size, LOGIT_ROWS)
-        self._strides = b.strides | {self._logits.stride}
+        self._output = StepOutput(config.vocab_size, b, self.kinds)
         self._parts = HookedParts()
         self.card: CardStep | None = None
-
-    def kind_of(self, num_tokens: int, attending: Attending, is_alike: bool = False) -> StepKind:
-        """Which kernels a step of so many tokens takes; ``attending``: what suits its segments.
-
-        ``is_alike``: each of a few tokens has the bits that it would have alone.
-        Exact steps take no kernel that adds up in another order than those for many tokens.
-        """
-        batch = self._batch_of(num_tokens, is_alike)
-        return StepKind(batch, "direct" if self._is_exact else attending)
-
-    def kinds(self) -> set[StepKind]:
-        """All kinds that steps on this tier can be of."""
-        few = range(1, MAX_SHORT_TOKENS + 1)
-        counts = (*few, MAX_SHORT_TOKENS + 1)
-        ways = get_args(Method)
-        kinds = {self.kind_of(count, attending) for count in counts for attending in ways}
-        return kinds | {self.kind_of(count, "direct", is_alike=True) for count in few}
 
     def ops(self, kind: StepKind, pages: AnyLayout) -> list[Op]:
         """The ops of a step and of the logits of its last token, without hooks.
 
         Of all tokens where each is computed as it is alone.
         """
-        writer = replace(self._writer, hooks=())
-        batch = kind.batch if kind.batch in RECORD_TILES else self._batch_of(1)
-        steps = writer.body(kind, self.attention(pages)) + writer.head(batch, self._logits)
+        writer, kinds, output = replace(self._writer, hooks=()), self.kinds, self._output
+        is_many = kind.batch == "many"
+        steps = writer.body(kind, self.attention(pages), "attended" if is_many else "end")
+        if is_many:
+            steps += writer.rest(kinds.batch_like_many(1))
+        batch = kind.batch if kind.batch in RECORD_TILES else kinds.batch_of(1)
+        steps += writer.head(batch, output.rows)
         return [step for step in steps if isinstance(step, Op)]
 
     def kernels(self, pages: AnyLayout) -> set[Kernel]:
         """The kernels of all kinds of steps: layers of one form take the same."""
         layers = self._writer.weights.layers
         of_each_form = {layers[number].form: number for number in reversed(self._writer.layers)}
-        steps, attention = self._writer.head(self._batch_of(1), self._logits), self.attention(pages)
+        attention = self.attention(pages)
+        steps = self._writer.head(self.kinds.batch_of(1), self._output.rows)
         for number in of_each_form.values():
             writer = replace(self._writer, hooks=(), layers=range(number, number + 1))
-            for kind in self.kinds():
+            for kind in self.kinds.all():
                 steps += writer.body(kind, attention)
         return {step.kernel for step in steps if isinstance(step, Op)}
 
@@ -180,7 +161,7 @@ class StepRunner:
         """
         self._settle()
         num_tokens, pages = self._fill(segments), segments[0].cache.layout
-        attending = self.kind_of(num_tokens, attending_of(segments)).attending
+        attending = self.kinds.kind_of(num_tokens, attending_of(segments)).attending
         numbers = self._table.fill(segments, attending, self._attention_tokens)
         values = {"num_tokens": num_tokens, **numbers}
         is_on_card = not isinstance(pages, PageLayout)
@@ -208,7 +189,7 @@ class StepRunner:
 
     def first_logits(self) -> FloatRows:
         """A copy of the logits (1, vocab_size) of the first row of the step that has just run."""
-        return self._logits.array[:1, : self._config.vocab_size].copy()
+        return self._output.logits[:1].copy()
 
     def _run_ordered(
         self, segments: Sequence[Segment], ranges: Sequence[RowRange], run_ops: RunOps
@@ -217,73 +198,57 @@ class StepRunner:
         self._settle()
         num_tokens = self._fill(segments)
         is_alike = len(segments) == 1 and segments[0].wanted in ALIKE and not ranges
-        kind = self.kind_of(num_tokens, attending_of(segments), is_alike)
-        pages = segments[0].cache.layout
-        numbers = self._table.fill(segments, kind.attending, self._attention_tokens)
+        kind = self.kinds.kind_of(num_tokens, attending_of(segments), is_alike)
+        output, writer, run = self._output, self._writer, self._run
         rows = wanted_rows(segments)
-        values = {"num_tokens": num_tokens, **numbers}
-        if not isinstance(pages, PageLayout):
-            values |= self._card.begin(segments)
-        values |= bound_values(ranges, BODY, self._strides)
-        adapted = groups_of(ranges, self._batch_of, num_tokens) if ranges else ()
-        body, run = partial(self._body, kind, pages, adapted), self._run
-        if 0 < len(rows) <= LOGIT_ROWS and rows[-1] - rows[0] == len(rows) - 1:
-            batch = self._batch_of(len(rows), is_alike)
-            values |= {"num_outputs": len(rows), "first_row": self._residual_row(rows[0])}
-            outputs = ranges_among(ranges, rows, OUTPUT)
-            values |= bound_values(outputs, HEAD, self._strides)
-            head = partial(self._head, batch, groups_of(outputs, self._batch_of, len(rows)))
-            key = ("step", kind, pages, batch, adapted, head.args)
-            if not run(key, lambda: body() + head(), values, segments, rows, run_ops):
+        reach = "end" if writer.hooks else output.reach_of(kind, segments, rows)
+        body = self._body(segments, ranges, kind, num_tokens, reach)
+        is_at_once = 0 < len(rows) <= LOGIT_ROWS and rows[-1] - rows[0] == len(rows) - 1
+        if reach == "end" and is_at_once:
+            head = output.head(writer, rows, ranges, rows[0], is_alike)
+            if not run(body.then(head), segments, rows, run_ops):
                 return None
-            logits = self._logits.array[: len(rows), : self._config.vocab_size].copy()
+            logits = output.logits[: len(rows)].copy()
             return shares_of(segments, logits, residual_rows(segments, self._residual))
-        body_key = ("body", kind, pages, adapted)
-        if not run(body_key, body, values, segments, rows, run_ops):
+        if not run(body, segments, rows, run_ops):
             return None
         residual = residual_rows(segments, self._residual)
         logits = np.empty((len(rows), self._config.vocab_size), np.float32)
-        if not self._run_heads(segments, rows, ranges, run_ops, logits):
+        output.gather(rows, reach)
+        if reach == "attended" and not run(
+            output.rest(writer, rows, ranges), segments, rows, run_ops
+        ):
             return None
+        for first, head in output.heads(writer, rows, ranges):
+            chosen = rows[first : first + LOGIT_ROWS]
+            if not run(head, segments, chosen, run_ops):
+                return None
+            logits[first : first + len(chosen)] = output.logits[: len(chosen)]
         return shares_of(segments, logits, residual)
 
-    def _run_heads(
+    def _body(
         self,
         segments: Sequence[Segment],
-        rows: Sequence[int],
         ranges: Sequence[RowRange],
-        run_ops: RunOps,
-        logits: FloatRows,
-    ) -> bool:
-        """Write the logits of rows of the step that has just run, LOGIT_ROWS at a time.
+        kind: StepKind,
+        num_tokens: int,
+        reach: Reach,
+    ) -> StepPart:
+        """All layers of all tokens, but for what ``reach`` leaves out."""
+        pages = segments[0].cache.layout
+        values = {"num_tokens": num_tokens}
+        values |= self._table.fill(segments, kind.attending, self._attention_tokens)
+        if not isinstance(pages, PageLayout):
+            values |= self._card.begin(segments)
+        values |= bound_values(ranges, BODY, self.buffers.strides)
+        groups = groups_of(ranges, self.kinds.batch_of, num_tokens) if ranges else ()
 
-        False: cancelled.
-        """
-        residual, run = self.buffers.residual.array, self._run
-        # Rows only ever move towards the front, so that none is overwritten before it is read.
-        residual[: len(rows)] = residual[list(rows)]
-        for first in range(0, len(rows), LOGIT_ROWS):
-            chosen = rows[first : first + LOGIT_ROWS]
-            batch = self._batch_of(len(chosen))
-            values = {"num_outputs": len(chosen), "first_row": self._residual_row(first)}
-            outputs = ranges_among(ranges, chosen, OUTPUT)
-            values |= bound_values(outputs, HEAD, self._strides)
-            head = partial(self._head, batch, groups_of(outputs, self._batch_of, len(chosen)))
-            if not run(("head", head.args), head, values, segments, chosen, run_ops):
-                return False
-            found = self._logits.array[: len(chosen), : self._config.vocab_size]
-            logits[first : first + len(chosen)] = found
-        return True
+        def write() -> list[Op | Call]:
+            adapters = replace(self._writer.adapters, groups=groups, prefix=BODY)
+            writer = replace(self._writer, adapters=adapters)
+            return writer.body(kind, self.attention(pages), reach)
 
-    def _body(
-        self, kind: StepKind, pages: AnyLayout, groups: tuple[AdaptedGroup, ...]
-    ) -> list[Op | Call]:
-        adapters = replace(self._writer.adapters, groups=groups, prefix=BODY)
-        return replace(self._writer, adapters=adapters).body(kind, self.attention(pages))
-
-    def _head(self, batch: Batch, groups: tuple[AdaptedGroup, ...]) -> list[Op | Call]:
-        adapters = replace(self._writer.adapters, groups=groups, prefix=HEAD)
-        return replace(self._writer, adapters=adapters).head(batch, self._logits)
+        return StepPart((BODY, kind, pages, groups, reach), write, values)
 
     @property
     def _run(self) -> Callable[..., bool]:
@@ -322,25 +287,3 @@ class StepRunner:
     def _card(self) -> CardStep:
         assert self.card is not None, "whoever places sequences on a card says which"
         return self.card
-
-    def _batch_of(self, num_tokens: int, is_alike: bool = False) -> Batch:
-        if num_tokens == 1 and not self._is_exact:
-            return "one"
-        if is_alike and num_tokens <= MAX_SHORT_TOKENS and not self._is_exact:
-            # The weights of the second are in the first-level cache still.
-            if num_tokens == 2:
-                return "one"
-            is_wide = num_tokens > 4 and self._tier.lanes == WIDEST_LANES
-            return "eight_alike" if is_wide else "four_alike"
-        if num_tokens > MAX_SHORT_TOKENS:
-            return "many"
-        if num_tokens <= 2:
-            return "two"
-        # Eight at a time need as many registers as the widest tiers have.
-        is_eight = 4 < num_tokens <= 8 and self._tier.lanes == WIDEST_LANES
-        return "eight" if is_eight else "four"
-
-    def _residual_row(self, row: int) -> int:
-        """Address of what the last body left of a token of its step."""
-        residual: Rows = self.buffers.residual
-        return residual.address + row * residual.stride

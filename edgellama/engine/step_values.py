@@ -14,6 +14,9 @@ Method: TypeAlias = Literal["direct", "packed"]
 """How attention reads the cache: as it is, or packed to integers that many tokens share."""
 Attending: TypeAlias = Literal[Method, "both"]
 """The method of all segments, or each by its own: packed for those of many tokens."""
+Reach: TypeAlias = Literal["stored", "attended", "end"]
+"""How far a body goes in its last layer: until keys and values are stored, until its attention is
+done, or to its end."""
 NUM_TOKENS, NUM_OUTPUTS = Bound("num_tokens"), Bound("num_outputs")
 NUM_SEGMENTS = Bound("num_segments")
 NUM_STORE_TASKS, NUM_ATTEND_TASKS = Bound("num_store_tasks"), Bound("num_attend_tasks")

@@ -79,10 +79,10 @@ def profile_step(
         timer.take_jobs()
         engine.forward(tokens.astype(np.int32), cache, cancelled=cancelled)
         cache.truncate(depth)
-        (job,) = timer.take_jobs()
-        ops = job.ops
+        jobs = timer.take_jobs()
+        ops = [op for job in jobs for op in job.ops]
         if run:  # The first one warms up.
-            samples.append(job.seconds)
+            samples.append(np.concatenate([job.seconds for job in jobs]))
         if progress:
             progress(run, repetitions)
     step = Step.of(num_tokens, depth, cache.layout)

@@ -238,6 +238,13 @@ class SplitAttention:
             return self.card.ops(index)
         return self.host.ops(attending, index - num_card_layers)
 
+    def stores(self, attending: Attending, index: int) -> Iterator[Op]:
+        """See ``LayerAttention``; a card does not store without attending."""
+        num_card_layers = self.card.layout.num_card_layers
+        if index < num_card_layers:
+            return self.card.ops(index)
+        return self.host.stores(attending, index - num_card_layers)
+
 
 def _address(words: Words) -> int:
     return int(words.ctypes.data)
