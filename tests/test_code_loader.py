@@ -44,7 +44,11 @@ def written_by(code: LoadedCode, thread: int = 0, num_bytes: int = 0) -> bytes:
     return memory.tobytes()
 
 
-@pytest.mark.parametrize("code_model", ["small", "large"])
+CODE_MODELS = {X86_64: ("small", "large"), AARCH64: ("small",)}[this_machine()]
+"""Arm's large one writes addresses into instructions, which kernels never have done."""
+
+
+@pytest.mark.parametrize("code_model", CODE_MODELS)
 def test_code_constants_and_calls(code_model: str) -> None:
     """Loaded code reads its constants and calls memcpy, whatever the distances in the object."""
     code = LoadedCode([parsed(HOST, code_model), parsed(HOST)])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import threading
+
 import naive_kernels as naive
 import numpy as np
 import pytest
@@ -10,6 +13,7 @@ from kernel_harness import TIERS, runner_of
 from edgellama.engine.program import Bound, Op, Program
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.signatures import Kernel
+from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, ThreadTeam
 
 
@@ -79,6 +83,40 @@ def test_bound_values(kernels: CompiledKernels) -> None:
     run(program, kernels, count=3, first=y.ctypes.data)
     np.testing.assert_array_equal(y[:, 3], [1, 1, 1, 0, 0, 1])
     np.testing.assert_array_equal(x[:, 0], [1, 1, 0, 0, 0, 1])
+
+
+def word_at(address: int) -> int:
+    """The 64 bits at an address, as threads read them."""
+    return ctypes.c_int64.from_address(address).value
+
+
+def test_counters_are_seen_before_new_values(
+    kernels: CompiledKernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lock is released and taken between fresh counters and new values, in each new binding."""
+    seen: list[tuple[str, int, int]] = []
+
+    class Fence:
+        def __enter__(self) -> None:
+            self.note("taken")
+
+        def __exit__(self, *_: object) -> None:
+            self.note("released")
+
+        def note(self, event: str) -> None:
+            record, counter = (int(word) for word in program.memory[2:4])
+            seen.append((event, word_at(counter) >> layout.JOB_SHIFT, word_at(record)))
+
+    x, bias = np.zeros((1, 4), np.float32), np.ones(4, np.float32)
+    monkeypatch.setattr(threading, "Lock", Fence)
+    program = Program([bias_op(x, bias, x=Bound("first"))], kernels)
+    for job, value in ((7, 111), (8, 222)):
+        seen.clear()
+        before = word_at(int(program.memory[2]))
+        program.prepare(job, first=value)
+        events = ("taken", "released", "taken", "released")
+        assert seen == [(event, job, before) for event in events]
+        assert word_at(int(program.memory[2])) == value
 
 
 def test_float_arguments(kernels: CompiledKernels) -> None:

@@ -8,6 +8,7 @@ bound before each run.
 from __future__ import annotations
 
 import struct
+import threading
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -68,6 +69,7 @@ class Program:
         self.ops = tuple(ops)
         self._counters = aligned_words(len(ops) * layout.COUNTER_BYTES).reshape(len(ops), -1)
         self._fresh_counter = np.zeros(layout.COUNTER_WORDS, np.int64)
+        self._fence = threading.Lock()
         bindings: dict[str, list[tuple[int, int]]] = defaultdict(list)
         slots: list[int] = []
         starts: list[int] = []
@@ -102,6 +104,8 @@ class Program:
         """Make all tasks of ``job`` available, and bind values; unused names are ignored."""
         self._fresh_counter[layout.NEXT_TASK // 8] = job << layout.JOB_SHIFT
         self._counters[:, : layout.COUNTER_WORDS] = self._fresh_counter
+        if values:
+            self._show_counters_first()
         for name, value in values.items():
             # Most values stay from step to step; an interrupted change must not count as made.
             if name in self._bindings and self._bound.get(name) != value:
@@ -109,6 +113,18 @@ class Program:
                 places, offsets = self._bindings[name]
                 self._records[places] = offsets + value
                 self._bound[name] = value
+
+    def _show_counters_first(self) -> None:
+        """Let every processor see what was written so far before what is written from now on.
+
+        A thread that is late in the job before may read new values already. With the old counters
+        it would then take a task that its job never had, and Arm may show stores in another order
+        than they were made in. Python has no fence, but a lock that is released and taken again is
+        one.
+        """
+        for _ in range(2):
+            with self._fence:
+                pass
 
     def withdraw(self) -> None:
         """Take away all tasks that no thread has taken yet, of a job that is being stopped."""
