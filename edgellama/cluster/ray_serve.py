@@ -14,12 +14,24 @@ from pathlib import Path
 from random import randrange
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from edgellama.server import require_extra
+
+try:
+    from starlette.requests import Request
+    from starlette.responses import Response, StreamingResponse
+
+    from edgellama.cluster.served_application import ServedApplication, plain_scope
+    from edgellama.server.errors import RequestError, error_shape, too_busy
+    from edgellama.server.security import Guard
+    from edgellama.server.settings import Limits, ServerSettings
+    from edgellama.server.wire import json_response, read_body
+except ImportError:
+    # Ray brings some of what the server needs, but not all.
+    require_extra()
+    raise
 
 from edgellama.cluster.affinity import ResponseKeys, affinity_key
 from edgellama.cluster.ray_stages import import_ray
-from edgellama.cluster.served_application import ServedApplication, plain_scope
 from edgellama.cluster.stream_replay import (
     DivergedError,
     SentStream,
@@ -29,10 +41,6 @@ from edgellama.cluster.stream_replay import (
 )
 from edgellama.models.names import resolve
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.server.errors import RequestError, error_shape, too_busy
-from edgellama.server.security import Guard
-from edgellama.server.settings import Limits, ServerSettings
-from edgellama.server.wire import json_response, read_body
 
 if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send

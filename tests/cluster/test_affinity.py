@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +153,13 @@ def test_an_application_answers_without_a_socket(tiny_path: Path, tmp_path: Path
         assert not application._running
 
     asyncio.run(run())
+
+
+def test_a_missing_package_of_the_server_is_named() -> None:
+    """Ray Serve has no msgspec of its own; who lacks it reads what to install."""
+    lines = "import sys; sys.modules['msgspec'] = None; import edgellama.cluster.ray_serve"
+    found = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True)
+    assert found.returncode == 1
+    last = found.stderr.strip().splitlines()[-1]
+    assert "EdgellamaError: the server needs msgspec; run: " in last
+    assert last.endswith("-m pip install msgspec")
