@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import pickle
 import secrets
 import socket
 import struct
@@ -18,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgellama.cluster.stage_call import StageSilentError
+from edgellama.cluster.wire import Packer, Unpacker
 
 TOKEN_BYTES = 32
 HELLO_S = 10.0
@@ -81,13 +81,14 @@ class LineServer:
                 return
             connection.settimeout(None)
             _set_up(connection)
+            packer, unpacker = Packer(), Unpacker()
             while True:
-                message = pickle.loads(_message(connection))
+                message = unpacker.unpack(_message(connection))
                 try:
                     answer = message if message is PULSE else self._respond(message)
                 except Exception as error:
                     answer = f"{type(error).__name__}: {error}"
-                _send(connection, answer)
+                _send(connection, packer.pack(answer))
 
 
 class Line:
@@ -112,13 +113,14 @@ class Line:
         self._connection.settimeout(silence_s)
         _set_up(self._connection)
         self._connection.sendall(address.token)
+        self._packer, self._unpacker = Packer(), Unpacker()
         self.is_closed = False
 
     def ask(self, message: object) -> Any:
         """The answer of a stage; OSError or EOFError where it is lost."""
         try:
-            _send(self._connection, message, self._check_pulse)
-            answer = pickle.loads(_message(self._connection, self._check_pulse))
+            _send(self._connection, self._packer.pack(message), self._check_pulse)
+            answer = self._unpacker.unpack(_message(self._connection, self._check_pulse))
         except BaseException:
             self.close()
             raise
@@ -139,7 +141,7 @@ class Line:
                 (self._address.host, self._address.port), limit_s
             ) as other:
                 other.sendall(self._address.token)
-                _send(other, PULSE)
+                _send(other, Packer().pack(PULSE))
                 _message(other)
         except TimeoutError:
             raise StageSilentError(
@@ -159,9 +161,8 @@ def _fail() -> None:
     raise TimeoutError("no answer in time")
 
 
-def _send(connection: socket.socket, value: object, on_silence: Callable[[], None] = _fail) -> None:
+def _send(connection: socket.socket, data: bytes, on_silence: Callable[[], None] = _fail) -> None:
     """Send a message; ``on_silence`` is called when none of it was taken for a time."""
-    data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     left = memoryview(_LENGTH.pack(len(data)) + data)
     while left:
         try:

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import replace
 
 from edgellama.cluster.rounds import Chunking, Part, rounds_of
 from edgellama.cluster.stage_call import Answer, Behind, StageCall, StageHandle
@@ -246,7 +245,7 @@ class _Round:
             if is_last or isinstance(answer, (Behind, EdgellamaError)):
                 self.ended.append((call, answer))
             else:
-                left.append(replace(call, rows=answer))
+                left.append(call.with_rows(answer))
         self.left = left
 
 

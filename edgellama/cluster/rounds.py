@@ -52,15 +52,15 @@ def rounds_of(parts: list[Part], held: dict[int, int], how: Chunking) -> list[li
     """
     rounds: list[list[StageCall]] = []
     together: list[StageCall] = []
-    beside = frozenset(part.sequence for part in parts)
+    beside = frozenset([part.sequence for part in parts])
     for part in parts:
-        lacking = _lacking(part, held.get(part.sequence), how)
-        rounds += [[replace(call, beside=beside)] for call in lacking]
-        calls = [replace(call, beside=beside) for call in _calls(part, how)]
+        if part.sequence in held:
+            lacking = _lacking(part, held[part.sequence], how)
+            rounds += [[replace(call, beside=beside)] for call in lacking]
         if len(part.tokens) <= MAX_SHORT_TOKENS:
-            together += calls
+            together.append(_whole(part, beside))
         else:
-            rounds += [[call] for call in calls]
+            rounds += [[replace(call, beside=beside)] for call in _calls(part, how)]
     return [*rounds, together] if together else rounds
 
 
@@ -88,6 +88,15 @@ def _cuts(start: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
         yield start, stop
 
 
+def _whole(part: Part, beside: frozenset[int]) -> StageCall:
+    """A part of a few tokens, which one process computes together."""
+    order = part.order if num_logits(part.wanted, len(part.tokens)) else None
+    return StageCall(
+        part.sequence, part.position, part.tokens, part.wanted, None, part.prompt_length, beside,
+        order, part.adapters,
+    )  # fmt: skip
+
+
 def _calls(part: Part, how: Chunking) -> Iterator[StageCall]:
     """The part's own tokens."""
     start, count = part.position, len(part.tokens)
@@ -104,10 +113,8 @@ def _calls(part: Part, how: Chunking) -> Iterator[StageCall]:
         )  # fmt: skip
 
 
-def _lacking(part: Part, num_held: int | None, how: Chunking) -> Iterator[StageCall]:
+def _lacking(part: Part, num_held: int, how: Chunking) -> Iterator[StageCall]:
     """What a stage lacks of the history: the prompt cut as it was, then the text's own tokens."""
-    if num_held is None:
-        return
     end = part.position
     prompt_end = min(max(part.prompt_length, num_held), end)
     for start, stop in ((num_held, prompt_end), (prompt_end, end)):

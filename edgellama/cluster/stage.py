@@ -125,10 +125,7 @@ class Stage:
             in_use = frozenset(call.sequence for call in calls)
             begun = [self._begun(call, in_use | call.beside) for call in calls]
             works = [work for work in begun if isinstance(work, Work)]
-            left = [work for work in works if not work.is_over]
-            while left:
-                self._engine.scheduler.run_any(left, caller=self)
-                left = [work for work in left if not work.is_over]
+            self._engine.scheduler.run_only(works)
             return [
                 self._result(work, call) if isinstance(work, Work) else work
                 for work, call in zip(begun, calls, strict=True)

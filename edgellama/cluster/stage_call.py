@@ -42,6 +42,13 @@ class StageCall:
     order: ChoiceOrder | None = None
     adapters: tuple[AdapterUse, ...] = ()
 
+    def with_rows(self, rows: FloatRows) -> StageCall:
+        """The same for the next stage; as ``replace``, in a fraction of its time."""
+        return StageCall(
+            self.sequence, self.position, self.tokens, self.wanted, rows, self.prompt_length,
+            self.beside, self.order, self.adapters,
+        )  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Behind:

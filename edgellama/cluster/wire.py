@@ -1,0 +1,122 @@
+"""Calls and answers as bytes: numbers and octets in place of objects, so that a token costs little.
+
+Caches of a processor are full of weights when a message comes, so that each object that is read
+from a pickle costs several times what it costs in a loop. What a text says again with every token,
+such as how its tokens are chosen, goes once over a connection. Nothing here knows connections.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+
+from edgellama.cluster.stage_call import StageCall
+from edgellama.sampling.choice_order import ChoiceOrder
+
+MOST_SHARED = 64
+"""Values that both ends of a connection keep, the latest ones."""
+_OTHER, _CALLS, _ANSWERS = range(3)
+
+
+class Packer:
+    """Makes bytes of what one end of a connection sends, in this order."""
+
+    def __init__(self) -> None:
+        self._slots: dict[Hashable, int] = {}
+        self._num_shared = 0
+
+    def pack(self, message: object) -> bytes:
+        """What ``Unpacker.unpack`` of the other end makes the same message of."""
+        return pickle.dumps(self._plain(message), pickle.HIGHEST_PROTOCOL)
+
+    def _plain(self, message: object) -> tuple[int, object]:
+        if not isinstance(message, list):
+            return _OTHER, message
+        if message and isinstance(message[0], StageCall):
+            return _CALLS, [self._call(call) for call in message]
+        return _ANSWERS, [_answer(answer) for answer in message]
+
+    def _call(self, call: StageCall) -> tuple[object, ...]:
+        return (
+            call.sequence,
+            call.position,
+            call.tokens.astype(np.int32, copy=False).tobytes(),
+            call.wanted,
+            None if call.rows is None else call.rows.astype(np.float32, copy=False).tobytes(),
+            call.prompt_length,
+            call.beside,
+            None if call.order is None else self._order(call.order),
+            call.adapters,
+        )
+
+    def _order(self, order: ChoiceOrder) -> tuple[object, ...]:
+        return self._shared(order.plan, order.plan.number), order.chances, order.breaking
+
+    def _shared(self, value: object, key: Hashable) -> tuple[object, ...]:
+        """A value, or where the other end has it already."""
+        slot = self._slots.get(key)
+        if slot is not None:
+            return (slot,)
+        if len(self._slots) >= MOST_SHARED:
+            del self._slots[next(iter(self._slots))]
+        slot = self._num_shared % MOST_SHARED
+        self._num_shared += 1
+        self._slots[key] = slot
+        return slot, value
+
+
+class Unpacker:
+    """Makes messages of the bytes that a ``Packer`` has made, each once and in their order."""
+
+    def __init__(self) -> None:
+        self._values: list[Any] = [None] * MOST_SHARED
+
+    def unpack(self, data: bytes | bytearray) -> object:
+        """The message."""
+        kind, plain = pickle.loads(data)
+        if kind == _CALLS:
+            return [self._call(*each) for each in plain]
+        if kind == _ANSWERS:
+            return [_read_answer(each) for each in plain]
+        return plain
+
+    def _call(
+        self,
+        sequence: int,
+        position: int,
+        tokens: bytes,
+        wanted: Any,
+        rows: bytes | None,
+        prompt_length: int,
+        beside: frozenset[int],
+        order: tuple[Any, ...] | None,
+        adapters: Any,
+    ) -> StageCall:
+        ids = np.frombuffer(tokens, np.int32)
+        floats = None if rows is None else np.frombuffer(rows, np.float32).reshape(len(ids), -1)
+        asked = None if order is None else ChoiceOrder(self._shared(*order[0]), *order[1:])
+        return StageCall(
+            sequence, position, ids, wanted, floats, prompt_length, beside, asked, adapters
+        )
+
+    def _shared(self, slot: int, *value: Any) -> Any:
+        if value:
+            (self._values[slot],) = value
+        return self._values[slot]
+
+
+def _answer(answer: object) -> object:
+    """Rows as octets and their width; everything else as it is."""
+    if not isinstance(answer, np.ndarray):
+        return answer
+    return answer.astype(np.float32, copy=False).tobytes(), answer.shape[1]
+
+
+def _read_answer(plain: object) -> object:
+    if not isinstance(plain, tuple):
+        return plain
+    data, width = plain
+    return np.frombuffer(data, np.float32).reshape(-1, width)

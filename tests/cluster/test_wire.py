@@ -1,0 +1,92 @@
+"""Messages between a driver and a stage as bytes: what goes in comes out, and goes once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgellama.cluster.adapter_uses import AdapterUse
+from edgellama.cluster.stage_call import Behind, StageCall
+from edgellama.cluster.stage_task import Fork
+from edgellama.cluster.wire import MOST_SHARED, Packer, Unpacker
+from edgellama.quant.errors import EdgellamaError
+from edgellama.sampling.choice_order import ChoiceOrder, SamplerPlan
+from edgellama.sampling.options import SamplingOptions
+
+
+def order_of(number: int) -> ChoiceOrder:
+    """An order of the text of a number, whose plan is large."""
+    options = SamplingOptions(temperature=number / 7)
+    plan = SamplerPlan(number, options, frozenset([2]), frozenset(), {5: 1.0}, 3, (1,) * 999)
+    return ChoiceOrder(plan, ((0.5, 0.25),), frozenset([number]))
+
+
+def call_of(number: int, num_rows: int, width: int) -> StageCall:
+    """A call with an order, or without one and with an adapter."""
+    dice = np.random.default_rng(number)
+    rows = dice.normal(size=(num_rows, width)).astype(np.float32) if width else None
+    tokens = dice.integers(0, 1 << 31, num_rows).astype(np.int32)
+    has_order = number % 3 > 0
+    adapters = () if has_order else (AdapterUse("/a.gguf", b"digest", 0.5),)
+    return StageCall(
+        number, 10 * number, tokens, ("last", "each", 3)[number % 3], rows, num_rows,
+        frozenset([number, 1]), order_of(number) if has_order else None, adapters,
+    )  # fmt: skip
+
+
+def is_same(one: Any, other: Any) -> bool:
+    """Whether two messages, or parts of one, say the same."""
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(is_same, one, other))
+    if isinstance(one, np.ndarray):
+        return one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
+    if isinstance(one, (StageCall, Fork)):
+        return is_same(list(vars(one).items()), list(vars(other).items()))
+    if isinstance(one, EdgellamaError):
+        return type(one) is type(other) and str(one) == str(other)
+    return bool(one == other)
+
+
+@given(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 200), st.integers(1, 3), st.integers(0, 4)), max_size=4),
+        max_size=20,
+    )
+)
+def test_calls_come_out_as_they_went_in(numbers: list[list[tuple[int, int, int]]]) -> None:
+    """However many texts take turns over one connection."""
+    packer, unpacker = Packer(), Unpacker()
+    for each in numbers:
+        calls = [call_of(*one) for one in each]
+        assert is_same(unpacker.unpack(packer.pack(calls)), calls)
+
+
+def test_more_texts_than_are_kept_take_turns() -> None:
+    """A plan that was let go of is sent again."""
+    packer, unpacker = Packer(), Unpacker()
+    for number in [*range(3 * MOST_SHARED), *range(3 * MOST_SHARED)]:
+        calls = [call_of(number, 1, 2)]
+        assert is_same(unpacker.unpack(packer.pack(calls)), calls)
+    assert len(packer._slots) == MOST_SHARED
+
+
+def test_what_is_known_is_not_sent_again() -> None:
+    """The second call of a text is its numbers alone."""
+    packer = Packer()
+    first, second = (len(packer.pack([call_of(1, 1, 64)])) for _ in range(2))
+    assert second < 500 < 2000 < first
+
+
+def test_answers_and_tasks_come_out_as_they_went_in() -> None:
+    """Rows, what is lacking, what is wrong; tasks and the pulse."""
+    rows = np.arange(6, dtype=np.float32).reshape(2, 3)
+    messages: list[Any] = [
+        [rows, Behind(3, 4), EdgellamaError("no"), rows[:0], rows[:, ::2]],
+        [], None, "words", Fork(1, 2, np.array([1, 2], np.int32)),
+    ]  # fmt: skip
+    packer, unpacker = Packer(), Unpacker()
+    for message in messages:
+        assert is_same(unpacker.unpack(packer.pack(message)), message)
