@@ -1,12 +1,30 @@
-"""A file that is replaced in one step: whoever looks finds the old one or the new one, whole."""
+"""Files that are replaced in one step: whoever looks finds the old one or the new one, whole.
+
+An error of the system names the file that was meant.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What only writing can raise, without the name of a file."""
+
+
+@contextmanager
+def named_writes(path: Path) -> Iterator[None]:
+    """A full disk, which the system reports without the name of a file, is an OSError for path."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in WRITE_ERRORS:
+            raise
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
 
 
 @contextmanager
@@ -18,7 +36,7 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
     """
     partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
     try:
-        with partial.open("xb") as file:
+        with named_writes(path), partial.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -28,4 +46,5 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
             raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
         raise
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # A file system that is read-only refuses it for no file, too.
+            partial.unlink(missing_ok=True)

@@ -198,10 +198,12 @@ def test_undo(chat: Chat) -> None:
     assert [message["role"] for message in chat.conversation.messages] == ["system"]
     with pytest.raises(EdgellamaError, match="no message to take back"):
         run_command(chat, "/undo")
+    with pytest.raises(EdgellamaError, match="no message to take back"):
+        run_command(chat, "/undo 2")
     for text in ("one", "two", "three"):
         chat.answer(text)
     for wrong in ("4", "0", "-1", "two"):
-        with pytest.raises(InvalidOptionError, match=f"there are 3, not '{wrong}'"):
+        with pytest.raises(InvalidOptionError, match=f"told '{wrong}'; allowed: .*, 1 to 3"):
             run_command(chat, f"/undo {wrong}")
     assert run_command(chat, "/undo 2") == "taken back: two"
     assert [message["content"] for message in chat.conversation.messages[1::2]] == ["one"]

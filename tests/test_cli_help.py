@@ -181,7 +181,7 @@ def test_reader_that_goes_away_is_quiet(smollm2_path: Path) -> None:
     [
         ("<&- >&-", 0, ""),
         ("2>&-", 0, ""),
-        (">/dev/full", 1, "edgellama: error: No space left on device\n"),
+        (">/dev/full", 1, "edgellama: error: standard output: No space left on device\n"),
     ],
 )
 def test_streams_that_are_closed_or_full(streams: str, exit_code: int, complaint: str) -> None:

@@ -6,8 +6,11 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
+import click
 import pytest
 from typecheck import REPOSITORY
 
@@ -17,6 +20,8 @@ from edgellama.llama import Llama
 README = (REPOSITORY / "README.md").read_text("utf-8")
 PAGES = sorted([*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md")])
 OWN_PATH = re.compile(r"(?<![\w~.])/(?:home|root|work|tmp|Users)/\S+")
+INLINE_COMMAND = re.compile(r"`edgellama ([^`]+)`")
+OPTION = re.compile(r"(?<!\S)--?[a-z][a-z-]*")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
@@ -26,15 +31,38 @@ def code_blocks(language: str, page: str = README) -> list[str]:
 
 
 def edgellama_commands() -> list[list[str]]:
-    """Arguments of every ``edgellama`` command in the pages' shell blocks."""
-    commands = []
-    for page in PAGES:
-        for block in code_blocks("sh", page.read_text("utf-8")):
-            for command in re.split(r"&&|(?<!\\)\n", block):
-                words = shlex.split(command)
-                if words and Path(words[0]).name == "edgellama":
-                    commands.append(words[1:])
-    return commands
+    """Arguments of every ``edgellama`` command in the pages' shell blocks and in the help."""
+    blocks = [block for page in PAGES for block in code_blocks("sh", page.read_text("utf-8"))]
+    blocks += [command.help.partition("Examples:")[2] for command in all_commands() if command.help]
+    return [words for block in blocks for words in commands_in(block)]
+
+
+def commands_in(block: str) -> Iterator[list[str]]:
+    """The arguments of each ``edgellama`` command in lines for a shell."""
+    for line in re.split(r"(?<!\\)\n", block):
+        shell = shlex.shlex(line, posix=True, punctuation_chars=True)
+        shell.whitespace_split = True
+        for is_operator, words in groupby(shell, lambda word: word in ("&&", "|", ">", "<", "&")):
+            command = [] if is_operator else list(words)
+            if command and Path(command[0]).name == "edgellama":
+                yield command[1:]
+
+
+def all_commands(group: click.Command = root) -> Iterator[click.Command]:
+    """A group's commands and all below them, and the group itself."""
+    yield group
+    if isinstance(group, click.Group):
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
+            yield from all_commands(command)
+
+
+def inline_commands() -> list[str]:
+    """Every ``edgellama`` command that a page's prose names, with what stands in capitals."""
+    texts = [page.read_text("utf-8") for page in PAGES]
+    return sorted({command for text in texts for command in INLINE_COMMAND.findall(text)})
 
 
 def test_ci_runs_the_second_command() -> None:
@@ -61,12 +89,32 @@ def test_first_command_needs_nothing_but_python() -> None:
 
 
 @pytest.mark.parametrize("arguments", edgellama_commands(), ids=" ".join)
-def test_commands_of_the_pages_parse(arguments: list[str]) -> None:
-    """Every command line of the pages is one that the program accepts."""
+def test_commands_of_pages_and_help_parse(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every command line of the pages and of the help is one that the program accepts."""
+    monkeypatch.chdir(tmp_path)
+    Path("keys.txt").write_text("key")  # what an option must find there
     with root.make_context("edgellama", list(arguments)) as context:
         name, command, rest = root.resolve_command(context, list(arguments))
         assert command is not None
         command.make_context(name, rest, parent=context)
+
+
+@pytest.mark.parametrize("line", inline_commands())
+def test_commands_of_the_prose_exist(line: str) -> None:
+    """Every command that a page's prose names exists, and has each option that it is shown with."""
+    command: click.Command = root
+    known = {"--help", "--version"}
+    for word in line.split():
+        if isinstance(command, click.Group) and not word.startswith("-") and not word.isupper():
+            found = command.get_command(click.Context(command), word)
+            assert found is not None, word
+            command = found
+            known |= {
+                name for each in command.params for name in (*each.opts, *each.secondary_opts)
+            }
+    assert set(OPTION.findall(line)) - known == set()
 
 
 @pytest.mark.slow

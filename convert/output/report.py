@@ -10,6 +10,7 @@ from typing import Any
 
 from edgellama.convert.output.journal import TensorRecord
 from edgellama.convert.planning.conversion_plan import ConversionPlan, PlannedTensor
+from edgellama.quant.replaced_file import named_writes
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ class ConversionReport:
 
     def write(self, path: Path) -> None:
         """Write ``to_json`` to a file."""
-        path.write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
+        with named_writes(path):
+            path.write_text(json.dumps(self.to_json(), indent=1) + "\n", "utf-8")
 
 
 def make_report(

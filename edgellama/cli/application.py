@@ -21,6 +21,7 @@ from edgellama.cli.completion import COMPLETE_VARIABLE, register_shells
 from edgellama.cli.standard_streams import abandon, open_missing, show_any_text
 from edgellama.quant.error_text import system_error_text
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.replaced_file import WRITE_ERRORS
 
 DEBUG_VARIABLE = "EDGELLAMA_DEBUG"
 EXIT_INTERRUPTED = 130
@@ -159,7 +160,10 @@ def _describe(error: Exception) -> str:
     if isinstance(error, EdgellamaError):
         return error.in_terminal
     if isinstance(error, OSError) and error.strerror:
-        return system_error_text(error)
+        text = system_error_text(error)
+        # All files are named (named_writes); what has no name is a standard stream.
+        is_output = error.filename is None and error.errno in WRITE_ERRORS
+        return f"standard output: {text}" if is_output else text
     if isinstance(error, MemoryError):
         return f"out of memory {error}".rstrip()
     return f"internal error, {type(error).__name__}: {error} (traceback: set {DEBUG_VARIABLE}=1)"

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -25,7 +26,7 @@ import numpy.typing as npt
 from edgellama.convert.output.file_lock import try_lock
 from edgellama.quant.error_text import shown
 from edgellama.quant.records import dataclass
-from edgellama.quant.replaced_file import replaced_file
+from edgellama.quant.replaced_file import named_writes, replaced_file
 
 STANDARD_STREAM = "-"
 LINE_START = b'{"id": '
@@ -168,10 +169,11 @@ class BatchOutput:
     def write(self, line: dict[str, Any]) -> None:
         """A whole line: it outlives the process at once, and the machine within a second."""
         data = json.dumps(line, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-        view = memoryview(data)
-        while view:
-            view = view[self._file.write(view) :]
-        self._file.flush()
+        with named_writes(self._path) if self._is_file else nullcontext():
+            view = memoryview(data)
+            while view:
+                view = view[self._file.write(view) :]
+            self._file.flush()
         if self._is_file and time.monotonic() - self._synced > SYNC_SECONDS:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()

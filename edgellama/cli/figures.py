@@ -52,5 +52,8 @@ def plain_ticks(axis: Any) -> None:
 
 
 def save_figure(figure: Any, path: str) -> None:
-    """Write the figure in the format of the file's ending."""
-    figure.savefig(path, dpi=150)
+    """Write the figure in the format of the file's ending, or leave the file as it was."""
+    from edgellama.quant.replaced_file import replaced_file
+
+    with replaced_file(Path(path)) as file:
+        figure.savefig(file, format=Path(path).suffix[1:].lower(), dpi=150)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,12 +25,17 @@ if TYPE_CHECKING:
     from edgellama.models.progress import Cancelled, Progress
     from edgellama.models.well_known import HubReference
 
+ERROR_NUMBER = re.compile(r"^\[Errno -?\d+\] ")
+"""How the system's number begins an error's text; people do without it."""
 _HINTS: Mapping[str, str] = {
     "GatedRepoError": "accept its licence at https://huggingface.co/{repository} and log in with "
     "`hf auth login`",
     "RepositoryNotFoundError": "check the name; a private repository needs `hf auth login`",
     "LocalEntryNotFoundError": "check the network and run it again, it goes on where it stopped",
     "EntryNotFoundError": "check the file's name",
+    "ConnectError": "check the network and run it again",
+    "ConnectionError": "check the network and run it again",
+    "TimeoutException": "check the network and run it again",
     "OfflineModeIsEnabled": "unset HF_HUB_OFFLINE",
 }
 
@@ -130,7 +136,7 @@ def _import_hub(reference: HubReference) -> Any:
 
 
 def _explain(error: Exception, reference: HubReference) -> str:
-    reason = str(error).strip().splitlines() or [type(error).__name__]
+    reason = ERROR_NUMBER.sub("", str(error)).strip().splitlines() or [type(error).__name__]
     for kind in type(error).__mro__:
         if kind.__name__ in _HINTS:
             hint = _HINTS[kind.__name__].format(repository=reference.repository)

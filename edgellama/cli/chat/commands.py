@@ -179,14 +179,13 @@ def _clear(chat: Chat, argument: str) -> str:
 
 def _undo(chat: Chat, argument: str) -> str:
     conversation = chat.conversation
-    if argument:
-        there = sum(is_role(message, "user") for message in conversation.messages)
-        if argument not in [str(number) for number in range(1, there + 1)]:
-            raise InvalidOptionError(
-                f"/undo takes back one message, or as many as it is told; there are {there}, "
-                f"not {shown(argument)}"
-            )
-    for _ in range(int(argument or 1)):
+    there = sum(is_role(message, "user") for message in conversation.messages)
+    count = argument or "1"
+    if there and count not in [str(number) for number in range(1, there + 1)]:
+        raise InvalidOptionError(
+            f"/undo is told {shown(count)}; allowed: how many messages to take back, 1 to {there}"
+        )
+    for _ in range(int(count) if there else 1):
         message, *_ = conversation.undo()
     return f"taken back: {' '.join(message['content'].split()):.60}"
 
