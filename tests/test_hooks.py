@@ -147,6 +147,29 @@ def test_texts_before_a_hook_are_not_found_after_it(path: Path) -> None:
         assert llama.generate(prompt, max_tokens=1).statistics.prefilled_tokens < full
 
 
+def test_a_session_from_before_a_hook_is_computed_anew(path: Path) -> None:
+    """A prompt in a session that has read it without the hook has the hook's text, and back."""
+
+    def turn(rows: Rows, step: StepRows) -> None:
+        rows += np.arange(rows.shape[1]) % 7
+
+    prompt = "p" * 300
+    with (
+        Llama(path, num_threads=2, cache_limit=1 << 28, exact=True) as llama,
+        llama.session() as session,
+        llama.session() as second,
+    ):
+        before = session.generate(prompt, max_tokens=8, temperature=0).tokens
+        second.generate(prompt[:150], max_tokens=1)
+        hook = llama.add_hook(turn, layers=[0])
+        expected = llama.generate(prompt, max_tokens=8, temperature=0).tokens
+        assert expected != before
+        for held in (session, second, session.fork()):
+            assert held.generate(prompt, max_tokens=8, temperature=0).tokens == expected
+        llama.remove_hook(hook)
+        assert session.generate(prompt, max_tokens=8, temperature=0).tokens == before
+
+
 def test_an_error_in_a_hook_reaches_the_caller(path: Path) -> None:
     """What a function raises ends that text alone; without the hook all goes on."""
 

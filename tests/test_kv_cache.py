@@ -208,12 +208,21 @@ def test_pages_are_found_again() -> None:
 
 
 def test_other_origins_share_nothing() -> None:
-    """Pages computed with other adapters are not found."""
+    """What was computed otherwise is not found, by others or by who has computed it."""
     pool = pool_of("f32", limit_bytes=1 << 30)
-    write(KVCache(pool, 500, origin=b"a"), list(range(256)))
-    assert KVCache(pool, 500, origin=b"b").reuse(list(range(300))) == 0
-    gc.collect()
-    assert KVCache(pool, 500, origin=b"a").reuse(list(range(300))) == 256
+    text = list(range(300))
+    first, second = KVCache(pool, 500), KVCache(pool, 500)
+    write(first, text[:200])
+    pool.change_origin(b"later")
+    assert second.reuse(text) == 0
+    # It goes on as it began, so that nobody else finds what comes of it.
+    write(first, text[200:])
+    fork = first.fork()
+    assert KVCache(pool, 500).reuse(text) == 0
+    write(second, text)
+    assert KVCache(pool, 500).reuse(text) == 256
+    assert fork.reuse(text) == first.reuse(text) == 256
+    assert read(first) == text[:256]
 
 
 def test_the_limit() -> None:

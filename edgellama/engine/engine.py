@@ -156,7 +156,9 @@ class Engine(TextEngine):
         pool = self._pools.get(types)
         if pool is None:
             layout = PageLayout.of(self.config, types, self.tier.lanes, len(self.layers))
-            pool = self._pools.setdefault(types, PagePool(layout, self._cache_limit))
+            pool = self._pools.setdefault(
+                types, PagePool(layout, self._cache_limit, origin=self._origin())
+            )
         return pool
 
     def new_cache(
@@ -171,7 +173,7 @@ class Engine(TextEngine):
         length = self.config.context_length if context_length is None else context_length
         pool, window = self.pool(kv_type), self.config.sliding_window
         return KVCache(
-            pool, length, window=window, origin=self._origin(), adapters=adapters,
+            pool, length, window=window, adapters=adapters,
             dynamic_from=self.config.rope.dynamic_from, is_passing=is_passing,
             placement=self._placement,
         )  # fmt: skip
@@ -259,6 +261,8 @@ class Engine(TextEngine):
             self._machine.set_hooks(tuple(hooks))
             self._hooks = tuple(hooks)
             self._num_hook_changes += 1
+            for pool in self._pools.values():
+                pool.change_origin(self._origin())
             self._clear_pools()
 
         self.scheduler.exclusively(change)
@@ -396,7 +400,7 @@ class Engine(TextEngine):
         return names | {*ENTRY_KERNELS, CHOICE_KERNEL}
 
     def _origin(self) -> bytes:
-        """What else than tokens decides keys and values of new sequences."""
+        """What else than tokens and adapters decides keys and values that are computed now."""
         changes = self._num_hook_changes
         hooks = changes.to_bytes(8, "little") if changes else b""
         return hooks + (self._rope_scaling or "").encode()

@@ -42,11 +42,10 @@ class KVCache:
     """Room for ``context_length`` tokens of one sequence; ``tokens`` are those in it.
 
     ``window``: how many tokens each one sees, itself included. ``adapters`` are those that its
-    tokens are computed with, ``origin`` stands for what else decides keys and values: pages are
-    shared only where both are the same. ``dynamic_from``: prompts of more tokens are turned by
-    their own length, see ``begin``; None: no prompt is. ``is_passing``: pages are not left in the
-    pool, where they would take the place of texts that come back. ``placement`` may move it to
-    another pool, whenever it is going to grow.
+    tokens are computed with: pages are shared only where they and the pool's origin are the same.
+    ``dynamic_from``: prompts of more tokens are turned by their own length, see ``begin``; None: no
+    prompt is. ``is_passing``: pages are not left in the pool, where they would take the place of
+    texts that come back. ``placement`` may move it to another pool, whenever it is going to grow.
     """
 
     def __init__(
@@ -55,7 +54,6 @@ class KVCache:
         context_length: int,
         *,
         window: int | None = None,
-        origin: bytes = b"",
         adapters: AdapterSet = NO_ADAPTERS,
         dynamic_from: int | None = None,
         is_passing: bool = False,
@@ -66,7 +64,7 @@ class KVCache:
         self.context_length = context_length
         self.window = ALL_KEYS if window is None else window
         self._pool = self._home = pool
-        self._base_origin = origin
+        self._begun_with = pool.origin
         self._adapters = adapters
         self._dynamic_from = dynamic_from
         self._is_passing = is_passing
@@ -110,8 +108,8 @@ class KVCache:
 
     @property
     def origin(self) -> bytes:
-        """What else than tokens decides keys and values."""
-        return self._base_origin + self._adapters.origin
+        """What else than tokens decides keys and values, as it was at the first of them."""
+        return (self._begun_with if self._tokens else self._home.origin) + self._adapters.origin
 
     @property
     def adapters(self) -> AdapterSet:
@@ -150,6 +148,8 @@ class KVCache:
         """
         if self._turned_for(prompt_length) != self._turned_for(self.prompt_length):
             self.return_home()
+        if not self._tokens:
+            self._begun_with = self._home.origin
         self.prompt_length = prompt_length
 
     def page_addresses(self, num_tokens: int) -> npt.NDArray[np.int64]:
@@ -232,15 +232,18 @@ class KVCache:
             key = self._next_key(number, self._tokens)
             self._keys.append(key)
             page = self._pages[number]
-            if page is not None and not self._is_passing:
+            if page is not None and not self._is_passing and self._begun_with == self._home.origin:
                 self._pool.publish(page, key)
         self._leave_behind()
 
     def reuse(self, prompt: Sequence[int]) -> int:
         """Keep or find what is there of ``prompt``, all but its last token at most; its length.
 
-        Own tokens come first, then whole pages that other sequences have left in the pool.
+        Own tokens come first, then whole pages that other sequences have left in the pool; neither
+        where they would be computed otherwise now.
         """
+        if self._begun_with != self._home.origin:
+            self.return_home()
         self.begin(len(prompt))
         self.settle(len(prompt), may_forget=True)
         most = len(prompt) - 1
@@ -291,13 +294,13 @@ class KVCache:
             self._home,
             self.context_length,
             window=self.window,
-            origin=self._base_origin,
             adapters=self._adapters,
             dynamic_from=self._dynamic_from,
             is_passing=self._is_passing,
             placement=self._placement,
         )
         other._pool, other.prompt_length = self._pool, self.prompt_length
+        other._begun_with = self._begun_with
         for number, page in enumerate(self._pages[: -(-self.length // PAGE_POSITIONS)]):
             other._place(number, None if page is None else self._pool.share(page))
         other._keys = self._keys.copy()

@@ -96,13 +96,18 @@ class PagePool:
     """All pages of one layout; thread-safe."""
 
     def __init__(
-        self, layout: AnyLayout, limit_bytes: int = 0, maker: PageMaker | None = None
+        self,
+        layout: AnyLayout,
+        limit_bytes: int = 0,
+        maker: PageMaker | None = None,
+        origin: bytes = b"",
     ) -> None:
         """``limit_bytes``: how much pages without an owner may take.
 
-        ``maker`` of the pages; None: they lie in the computer's memory.
+        ``maker`` of the pages; None: they lie in the computer's memory. ``origin`` stands for what
+        else than tokens and adapters decides the keys and values that are computed from now on.
         """
-        self.layout = layout
+        self.layout, self.origin = layout, origin
         if maker is None:
             assert isinstance(layout, PageLayout)
             maker = HostPages(layout)
@@ -192,6 +197,11 @@ class PagePool:
                 self._num_owned += 1
             page.num_owners += 1
             return page
+
+    def change_origin(self, origin: bytes) -> None:
+        """Have other keys and values from now on; what earlier texts have left is dropped."""
+        self.origin = origin
+        self.clear()
 
     def clear(self) -> None:
         """Drop all pages without an owner."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
+
 if TYPE_CHECKING:
     from edgellama.quant.model_config import ModelConfig
 
@@ -15,10 +17,10 @@ MAX_STEP_NUMBERS = 1 << 25
 
 
 def step_tokens(config: ModelConfig) -> int:
-    """Tokens of a long step of a model: fewer where its rows are very wide."""
+    """Tokens of a long step of a model: fewer where its rows are very wide, a page at least."""
     widths = config.embedding_length, config.query_length, config.key_length
     numbers = 2 * (sum(widths) + config.feed_forward_length)
     tokens = MAX_STEP_TOKENS
-    while tokens > 2 * MAX_SHORT_TOKENS and tokens * numbers > MAX_STEP_NUMBERS:
+    while tokens > PAGE_POSITIONS and tokens * numbers > MAX_STEP_NUMBERS:
         tokens //= 2
     return tokens
