@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,24 @@ def test_what_cannot_finish_is_told_why(tiny_path: Path) -> None:
         assert process.wait(30) == 0
     assert all(("[DONE]" in text) != ("shutting_down" in text) for text in texts)
     assert len(texts) == 16 and any("shutting_down" in text for text in texts)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_work_that_is_no_text_is_told_why_it_ends(tiny_path: Path) -> None:
+    """With no time to drain it ends between two steps, those that wait do, too."""
+    path, body = "/v1/embeddings", {"input": ["word " * 40] * 2000}
+    with served(tiny_path, "--drain", "0", "--parallel", "1") as (process, facts):
+        with ThreadPoolExecutor(3) as pool, client_of(facts) as client:
+            asked = [pool.submit(client_of(facts).post, path, json=body) for _ in range(3)]
+            while client.get("/stats").json()["running"] == 0:
+                pass
+            process.send_signal(signal.SIGTERM)
+            answers = [each.result() for each in asked]
+        assert process.wait(30) == 0
+        assert process.stderr is not None and "Traceback" not in process.stderr.read()
+    for answer in answers:
+        assert answer.status_code == 503, answer.text
+        assert answer.json()["error"]["code"] == "shutting_down"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
@@ -31,7 +32,7 @@ from edgellama.server import (
     response_routes,
     token_routes,
 )
-from edgellama.server.errors import RequestError, as_request_error, error_shape
+from edgellama.server.errors import RequestError, as_request_error, error_shape, too_busy
 from edgellama.server.routing import Endpoint
 from edgellama.server.security import Guard
 from edgellama.server.settings import ServerSettings
@@ -127,6 +128,12 @@ def _told(endpoint: Endpoint) -> Endpoint:
             return await endpoint(request)
         except ClientDisconnect:
             return Response(status_code=499)
+        except asyncio.CancelledError:
+            if not request.app.state.server.is_ending:
+                raise
+            # What no request could stop any more ends with the server; its client is told so.
+            stopped = too_busy("the server was stopped", "shutting_down", 503)
+            return _shaped(request, stopped)
         except Exception as error:
             return _shaped(request, as_request_error(error))
 

@@ -16,10 +16,12 @@ CONSTRAINTS = frozenset({"schema", "json", "regex", "grammar", "choices"})
 """Options of a text, of which it may have one."""
 
 
-def openai_format(given: Mapping[str, Any] | None, param: str) -> dict[str, Any]:
+def openai_format(given: object, param: str) -> dict[str, Any]:
     """``response_format`` of chats, and ``text.format`` of responses, whose schema lies flat."""
-    if not given:
+    if given is None or given == {}:
         return {}
+    if not isinstance(given, Mapping):
+        raise refused(param, f"{param} is {shown(given)}; allowed: an object with a type")
     kind = given.get("type")
     if kind == "text":
         return {}

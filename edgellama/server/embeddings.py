@@ -15,10 +15,11 @@ from edgellama.generation.embedding import Embedding
 from edgellama.server.durations import keep_alive_seconds
 from edgellama.server.errors import RequestError, refused
 from edgellama.server.fields import take_own_fields
+from edgellama.server.leaving import Leaving
 from edgellama.server.ollama_fields import text_options
 from edgellama.server.ollama_texts import nanoseconds
 from edgellama.server.routing import Routes, read_request, state_of
-from edgellama.server.turns import Leaving, Worked, in_turn
+from edgellama.server.turns import Worked, in_turn
 from edgellama.server.wire import json_response
 
 if TYPE_CHECKING:

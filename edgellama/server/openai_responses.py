@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from edgellama.server.settings import Limits
 
 Messages = list[dict[str, Any]]
-TEXT_PARTS = frozenset({"input_text", "output_text", "text"})
+TEXT_PARTS = ("input_text", "output_text", "text")
 LOGPROBS = "message.output_text.logprobs"
 INCLUDABLE = (
     *(LOGPROBS, "reasoning.encrypted_content", "file_search_call.results"),

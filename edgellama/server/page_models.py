@@ -12,9 +12,9 @@ from edgellama.quant.errors import EdgellamaError
 if TYPE_CHECKING:
     from edgellama.llama import Llama
     from edgellama.server.catalogue import ServedModel
+    from edgellama.server.leaving import Leaving
     from edgellama.server.model_shelf import LoadedModel
     from edgellama.server.state import ServerState
-    from edgellama.server.turns import Leaving
 
 
 async def described_models(state: ServerState) -> dict[str, Any]:

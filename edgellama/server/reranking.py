@@ -10,8 +10,9 @@ from starlette.responses import Response
 
 from edgellama.server.errors import RequestError
 from edgellama.server.fields import take_own_fields
+from edgellama.server.leaving import Leaving
 from edgellama.server.routing import Routes, read_request, state_of
-from edgellama.server.turns import Leaving, in_turn
+from edgellama.server.turns import in_turn
 from edgellama.server.wire import json_response
 
 if TYPE_CHECKING:

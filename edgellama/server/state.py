@@ -12,6 +12,7 @@ from edgellama.server.answers import Answer, Wish
 from edgellama.server.catalogue import Catalogue, ServedModel
 from edgellama.server.errors import too_busy
 from edgellama.server.jobs import Jobs
+from edgellama.server.leaving import Leaving
 from edgellama.server.metrics import Metrics
 from edgellama.server.model_shelf import ModelShelf
 from edgellama.server.page_conversations import NAME as CONVERSATIONS_NAME
@@ -46,6 +47,7 @@ class ServerState:
         self.token_work = asyncio.Semaphore(1)
         self.is_ending = False
         self._threads = ThreadPoolExecutor(settings.limits.parallel, "edgellama-text")
+        self.works: weakref.WeakSet[Leaving] = weakref.WeakSet()
         self._answers: weakref.WeakSet[Answer] = weakref.WeakSet()
 
     def answer(self, wish: Wish) -> Answer:
@@ -77,8 +79,11 @@ class ServerState:
     def stop_all(self, reason: str) -> None:
         """End all answers, downloads and the like that still run, and tell their clients."""
         self.jobs.cancel_all()
+        error = too_busy(reason, "shutting_down", 503)
         for answer in list(self._answers):
-            answer.stop(too_busy(reason, "shutting_down", 503))
+            answer.stop(error)
+        for work in list(self.works):
+            work.stop(error)
 
     async def close(self) -> None:
         """Let go of threads and models."""

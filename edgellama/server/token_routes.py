@@ -75,6 +75,7 @@ async def detokenize(request: Request) -> Response:
 async def _answered(request: Request, model: str, work: Callable[[Tokenizer], bytes]) -> Response:
     state = state_of(request)
     async with state.shelf.lease(model) as llama, state.token_work:
+        state.check_running()
         return json_bytes_response(await asyncio.to_thread(work, llama.tokenizer))
 
 

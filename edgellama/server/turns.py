@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from edgellama.server.leaving import Leaving
 from edgellama.server.wire import left, until_left
 
 if TYPE_CHECKING:
@@ -17,17 +18,6 @@ if TYPE_CHECKING:
     from edgellama.server.state import ServerState
 
 Result = TypeVar("Result")
-
-
-class Leaving:
-    """Says whether whoever asked has left; work looks at it between two steps."""
-
-    has_left = False
-
-    def check(self) -> None:
-        """RequestError if nobody waits any more."""
-        if self.has_left:
-            raise left()
 
 
 @dataclass(frozen=True)
@@ -49,12 +39,14 @@ async def in_turn(
     """What ``work`` gives, in a thread, once it is its turn."""
     state.check_open(model)
     started, leaving = time.perf_counter(), Leaving()
+    state.works.add(leaving)
     watching = asyncio.create_task(_watch(request, leaving))
     try:
         with state.queue.place() as place:
             async with state.shelf.lease(model, keep_alive_s) as llama:
                 load_s = time.perf_counter() - started
                 await place.turn()
+                leaving.check()
                 result = await asyncio.to_thread(work, llama, leaving)
         return Worked(result, load_s, time.perf_counter() - started)
     finally:
@@ -63,4 +55,4 @@ async def in_turn(
 
 async def _watch(request: Request, leaving: Leaving) -> None:
     await until_left(request.receive)
-    leaving.has_left = True
+    leaving.stop(left())
