@@ -1,19 +1,20 @@
 """The memory that a step works in: one set for an engine, reused by every step.
 
 Rows are padded to whole panels and tokens to whole tiles, so that matrix kernels need no tail
-code. Reserved for the largest step and touched only as far as steps are large.
+code. Reserved for the largest step and touched only as far as steps are large. A layer's attention
+and its feed-forward part need their rows one after the other, so those share memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Sequence
 from functools import cached_property
 from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.memory import reserve, reserve_floats, round_up
+from edgellama.engine.memory import reserve, reserve_floats, reserve_shared, round_up
 from edgellama.engine.program import Arguments
 from edgellama.engine.segments import MAX_TOKEN_SPLITS
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
@@ -71,22 +72,20 @@ class Rows:
 class QuantizedRows:
     """int8 rows in the two layouts of ``kernels_cpu.layouts``, which share the memory."""
 
-    def __init__(self, num_tokens: int, width: int) -> None:
-        num_blocks = num_tokens * (width // BLOCK)
-        few_tokens = MAX_SHORT_TOKENS * records_bytes(round_up(width, SUPER_BLOCK * BLOCK))
-        self._quants = reserve(max(num_blocks * BLOCK, few_tokens))
-        self._scale = reserve(scales_at(num_blocks))
-        self._sum, self._half_sum = reserve(sums_at(num_blocks)), reserve(half_sums_at(num_blocks))
-        parts = (self._quants, self._scale, self._sum, self._half_sum)
+    def __init__(self, parts: Sequence[npt.NDArray[np.uint8]]) -> None:
+        """``parts``: quants or records, scales, sums and half sums, of ``sizes``."""
+        self.parts = parts
         addresses = [int(part.ctypes.data) for part in parts]
         self._in_order = dict(zip(QUANTIZED, addresses, strict=True))
         self._as_records = dict.fromkeys(QUANTIZED, 0) | {"q": self.address}
 
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all tokens' rows."""
-        parts = (self._quants, self._scale, self._sum, self._half_sum)
-        return sum(part.nbytes for part in parts)
+    @staticmethod
+    def sizes(num_tokens: int, width: int) -> list[int]:
+        """Bytes of each part."""
+        num_blocks = num_tokens * (round_up(width, BLOCK) // BLOCK)
+        few_tokens = MAX_SHORT_TOKENS * records_bytes(round_up(width, SUPER_BLOCK * BLOCK))
+        quants = max(num_blocks * BLOCK, few_tokens)
+        return [quants, scales_at(num_blocks), sums_at(num_blocks), half_sums_at(num_blocks)]
 
     @property
     def address(self) -> int:
@@ -125,15 +124,20 @@ class StepBuffers:
         width, hidden = config.embedding_length, config.feed_forward_length
         self.token_ids = np.zeros(self._tokens, np.int32)
         self.cos_sin = reserve_floats(self._tokens, row_numbers)
-        self.residual = self._rows(width)
-        narrow = QuantizedRows(self._tokens, round_up(max(width, config.query_length), BLOCK))
-        self.normed = self._inputs(width, narrow)
-        self.query = self._rows(config.query_length)
-        self.key = self._rows(config.key_length)
-        self.value = self._rows(config.key_length)
-        self.attended = self._inputs(config.query_length, narrow)
-        self.gate = self._inputs(hidden, QuantizedRows(self._tokens, round_up(hidden, BLOCK)))
-        self.up = self._rows(hidden)
+        query, key = config.query_length, config.key_length
+        narrow = QuantizedRows([*map(reserve, self._quantized_sizes(max(width, query)))])
+        attention, feed_forward = reserve_shared(
+            [*map(self._num_bytes, (query, key, key, query))],
+            [*self._quantized_sizes(hidden), *map(self._num_bytes, (hidden, hidden))],
+        )
+        *quantized, gate, up = feed_forward
+        self.residual = self._rows(reserve(self._num_bytes(width)), width)
+        self.normed = self._inputs(reserve(self._num_bytes(width)), width, narrow)
+        self.query = self._rows(attention[0], query)
+        self.key, self.value = (self._rows(part, key) for part in attention[1:3])
+        self.attended = self._inputs(attention[3], query, narrow)
+        self.gate = self._inputs(gate, hidden, QuantizedRows(quantized))
+        self.up = self._rows(up, hidden)
         self.scratch_bytes = self._scratch_bytes(config)
         self.scratch = reserve(num_threads * self.scratch_bytes)
         self.scratch_address = int(self.scratch.ctypes.data)
@@ -167,20 +171,31 @@ class StepBuffers:
         ``untouched``: rows of which only the int8 are.
         """
         rows = {name: value for name, value in vars(self).items() if isinstance(value, Rows)}
-        all_bytes = sum(row.array.nbytes for name, row in rows.items() if name not in untouched)
-        all_bytes += self.cos_sin.nbytes
-        all_bytes += self.normed.quantized.num_bytes + self.gate.quantized.num_bytes
+        floats = [row.array for name, row in rows.items() if name not in untouched]
+        int8 = [*self.normed.quantized.parts, *self.gate.quantized.parts]
         share = min(num_tokens, self._tokens) / self._tokens
-        return int(all_bytes * share) + self.scratch.nbytes
+        touched = [
+            (int(part.ctypes.data), int(part.nbytes * share))
+            for part in (*floats, *int8, self.cos_sin)
+        ]
+        return _num_covered(touched) + self.scratch.nbytes
 
-    def _rows(self, width: int) -> Rows:
-        return Rows(self._floats(width), width)
+    def _num_bytes(self, width: int) -> int:
+        return 4 * self._tokens * round_up(width, max(self.panel_rows, BLOCK))
 
-    def _inputs(self, width: int, quantized: QuantizedRows) -> InputRows:
-        return InputRows(self._floats(width), width, quantized)
+    def _quantized_sizes(self, width: int) -> list[int]:
+        return QuantizedRows.sizes(self._tokens, width)
 
-    def _floats(self, width: int) -> npt.NDArray[np.float32]:
-        return reserve_floats(self._tokens, round_up(width, max(self.panel_rows, BLOCK)))
+    def _rows(self, memory: npt.NDArray[np.uint8], width: int) -> Rows:
+        return Rows(self._floats(memory), width)
+
+    def _inputs(
+        self, memory: npt.NDArray[np.uint8], width: int, quantized: QuantizedRows
+    ) -> InputRows:
+        return InputRows(self._floats(memory), width, quantized)
+
+    def _floats(self, memory: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        return memory.view(np.float32).reshape(self._tokens, -1)
 
     def _scratch_bytes(self, config: ModelConfig) -> int:
         width, panel = config.embedding_length, self.panel_rows
@@ -189,6 +204,16 @@ class StepBuffers:
         most_rows = group * max(attention_tokens(config, how) for how in get_args(Method))
         attention = attention_scratch_bytes(most_rows, config.head_size, panel)
         return round_up(max(gemm_scratch_bytes(panel, widest, width), attention), 4096)
+
+
+def _num_covered(ranges: Sequence[tuple[int, int]]) -> int:
+    """Bytes in any of some ranges, each the address where it begins and its length."""
+    covered = reached = 0
+    for start, length in sorted(ranges):
+        end = max(start + length, reached)
+        covered += end - max(start, reached)
+        reached = end
+    return covered
 
 
 def buffer_tokens(config: ModelConfig) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import sys
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +44,23 @@ def reserve(num_bytes: int, *, is_for_all: bool = False) -> npt.NDArray[np.uint8
         mapping.madvise(mmap.MADV_HUGEPAGE, start, num_huge_bytes)
         return memory[start : start + num_bytes]
     return memory
+
+
+def reserve_shared(*groups: Sequence[int]) -> list[list[npt.NDArray[np.uint8]]]:
+    """Arrays of so many bytes in groups that share memory: what one writes the others lose.
+
+    Each array of a group begins on a page of its own.
+    """
+    room = max(sum(round_up(size, mmap.PAGESIZE) for size in sizes) for sizes in groups)
+    memory = reserve(room)
+    return [[*_cut(memory, sizes)] for sizes in groups]
+
+
+def _cut(memory: npt.NDArray[np.uint8], sizes: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
+    start = 0
+    for size in sizes:
+        yield memory[start : start + size]
+        start += round_up(size, mmap.PAGESIZE)
 
 
 def reserve_floats(num_rows: int, num_columns: int) -> npt.NDArray[np.float32]:
