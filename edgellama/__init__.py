@@ -8,7 +8,7 @@
 Names are imported when they are first used, so that importing the package costs nothing.
 """
 
-from typing import TYPE_CHECKING
+TYPE_CHECKING = False  # Which type checkers take for true; ``typing`` costs more than all of this.
 
 if TYPE_CHECKING:
     from edgellama.engine.adapter import Adapter

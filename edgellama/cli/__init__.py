@@ -6,8 +6,11 @@ Everything that decides or computes is in the Python API.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NoReturn
+TYPE_CHECKING = False  # As in the package: an interrupt while ``typing`` is imported is not ours.
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import NoReturn
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -26,5 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         if not flush_all():
             exit_code = exit_code or 1
     except KeyboardInterrupt:
+        exit_code = 130
+    except RuntimeError as error:
+        # Before Python 3.12 an interrupt while a class is made becomes the cause of such an error.
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
         exit_code = 130
     sys.exit(exit_code)

@@ -136,6 +136,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         return _complain(error.format_message())
     except (Exception, RecursionError) as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):
+            return EXIT_INTERRUPTED
         if os.environ.get(DEBUG_VARIABLE, "0") not in ("", "0"):
             raise
         return _complain(_describe(error))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from functools import cached_property
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -171,13 +171,12 @@ class StepBuffers:
         ``untouched``: rows of which only the int8 are.
         """
         rows = {name: value for name, value in vars(self).items() if isinstance(value, Rows)}
-        floats = [row.array for name, row in rows.items() if name not in untouched]
-        int8 = [*self.normed.quantized.parts, *self.gate.quantized.parts]
-        share = min(num_tokens, self._tokens) / self._tokens
-        touched = [
-            (int(part.ctypes.data), int(part.nbytes * share))
-            for part in (*floats, *int8, self.cos_sin)
+        arrays: list[npt.NDArray[Any]] = [
+            row.array for name, row in rows.items() if name not in untouched
         ]
+        arrays += [*self.normed.quantized.parts, *self.gate.quantized.parts, self.cos_sin]
+        share = min(num_tokens, self._tokens) / self._tokens
+        touched = [(int(part.ctypes.data), int(part.nbytes * share)) for part in arrays]
         return _num_covered(touched) + self.scratch.nbytes
 
     def _num_bytes(self, width: int) -> int:
