@@ -88,8 +88,11 @@ def keep_kernels(folder: Path) -> Path:
 
 
 @pytest.fixture
-def run_cli(tmp_path: Path) -> CliRunner:
-    """Runs ``edgellama`` with arguments in a process of its own, in an empty folder."""
+def run_cli(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> CliRunner:
+    """Runs ``edgellama`` with arguments in a process of its own, in an empty folder.
+
+    Temporary files have a folder of their own, so that none that lies about is found.
+    """
 
     def run(
         *arguments: str | os.PathLike[str],
@@ -99,6 +102,7 @@ def run_cli(tmp_path: Path) -> CliRunner:
     ) -> subprocess.CompletedProcess[str]:
         folder = tmp_path / "empty"
         folder.mkdir(exist_ok=True)
+        own = {"PYTHONUTF8": "1", "TMPDIR": str(tmp_path_factory.mktemp("temporary"))}
         return subprocess.run(
             [sys.executable, "-m", "edgellama", *arguments],
             input=text_input,
@@ -106,7 +110,7 @@ def run_cli(tmp_path: Path) -> CliRunner:
             capture_output=True,
             encoding="utf-8",
             cwd=folder,
-            env={**os.environ, "PYTHONUTF8": "1", **(environment or {})},
+            env={**os.environ, **own, **(environment or {})},
             timeout=timeout_s,
             check=False,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -154,6 +155,17 @@ def test_doctor_reports_this_machine(run_cli: CliRunner, tmp_path: Path) -> None
         assert f"\n  {label} " in result.stdout
     assert str(tmp_path / "cache") in result.stdout
     assert "\ngraphics card\n" in result.stdout
+
+
+def test_doctor_reports_to_programs(run_cli: CliRunner, tmp_path: Path) -> None:
+    """The same as one JSON object, whose ``missing`` has what is listed as missing."""
+    environment = {"EDGELLAMA_CACHE": str(tmp_path), "EDGELLAMA_TIER": "mmx"}
+    result = run_cli("doctor", "--json", environment=environment)
+    assert result.returncode == 1
+    found = json.loads(result.stdout)
+    assert found["cache"]["folder"] == str(tmp_path)
+    assert found["threads"]["logical CPUs"] == str(os.cpu_count())
+    assert any("tier 'mmx' cannot run" in problem for problem in found["missing"])
 
 
 @pytest.mark.parametrize(

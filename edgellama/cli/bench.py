@@ -12,6 +12,7 @@ from edgellama.cli.completion import ATTENTION, KV_TYPE, MODEL, TIER
 from edgellama.cli.engine_options import ATTENTION_HELP, gpu_options
 from edgellama.cli.lists import NumberList, TextList
 from edgellama.cli.options import count_option, style_option
+from edgellama.cli.token_count import TokenCountList
 
 if TYPE_CHECKING:
     from edgellama.cli.tables import Row
@@ -28,7 +29,7 @@ def _numbers(
     *names: str, default: str, smallest: int = 0, text: str
 ) -> Callable[[Command], Command]:
     """An option for one or several whole numbers."""
-    kind = NumberList(smallest)
+    kind = TokenCountList(smallest)
     return click.option(
         *names, type=kind, metavar="N,...", default=default, show_default=True, help=text
     )
@@ -38,7 +39,9 @@ def _numbers(
 @click.argument("models", nargs=-1, required=True, type=MODEL, metavar="MODEL...")
 @_numbers("-p", "--prompt", "prompts", default="512", text="Tokens of a prompt; 0 for none.")
 @_numbers("-n", "--generate", "generated", default="128", text="Tokens to generate; 0 for none.")
-@click.option("-pg", "pairs", type=NumberList(0), multiple=True, metavar="PP,TG", help=PAIR_HELP)
+@click.option(
+    "-pg", "pairs", type=TokenCountList(0), multiple=True, metavar="PP,TG", help=PAIR_HELP
+)
 @_numbers("-d", "--depth", "depths", default="0", text="Tokens in the context beforehand.")
 @_numbers(
     *("-b", "--batch", "batches"), default="512", smallest=1, text="Tokens of a step; 512 at most."

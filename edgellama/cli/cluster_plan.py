@@ -9,6 +9,7 @@ import click
 from edgellama.cli.cluster_stages import found_plan, machines_option, wish_for
 from edgellama.cli.completion import KV_TYPE, MODEL_OR_SIZE, TYPE
 from edgellama.cli.options import style_option
+from edgellama.cli.token_count import TokenCount
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @click.option("--type", type=TYPE, help="Type of weights.  [default: a file's own, else q4_k_m]")
 @click.option("--kv", "kv_type", type=KV_TYPE, default="f16", show_default=True,
               help="Type of keys and values.")  # fmt: skip
-@click.option("-c", "--context", "context_length", type=click.IntRange(min=1), metavar="N",
+@click.option("-c", "--context", "context_length", type=TokenCount(min=1), metavar="N",
               help="Tokens of context.  [default: 4096, or the model's own if less]")  # fmt: skip
 @click.option("--parallel", "num_texts", type=click.IntRange(min=1), default=1, show_default=True,
               metavar="N", help="Texts that run at once.")  # fmt: skip

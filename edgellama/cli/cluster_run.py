@@ -16,6 +16,7 @@ from edgellama.cli.prompt_text import read_prompt
 from edgellama.cli.sampling_options import sampling_options
 from edgellama.cli.streaming import run_stream, speed_line
 from edgellama.cli.terminal import dim, printable
+from edgellama.cli.token_count import TokenCount
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--system", metavar="TEXT", help="System prompt, with --chat.")
 @click.option("--kv", "kv_type", type=KV_TYPE, default="f16", show_default=True,
               help="Type of keys and values.")  # fmt: skip
-@click.option("-c", "--context", "context_length", type=click.IntRange(min=1), metavar="N",
+@click.option("-c", "--context", "context_length", type=TokenCount(min=1), metavar="N",
               help="Tokens of context.  [default: 4096, or the model's own if less]")  # fmt: skip
 @click.option("--exact", is_flag=True, help="The bits of one process, also after a stage was lost.")
 @address_option

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import click
+
+from edgellama.cli.options import json_option
 
 PACKAGES = (
     "numpy",
@@ -30,8 +33,9 @@ OPTIONAL_PACKAGES = {
 
 
 @click.command("doctor", short_help="Show CPU, graphics card, cache, and what is missing.")
+@json_option("Print one JSON object: values by section and label.")
 @click.pass_context
-def command(ctx: click.Context) -> None:
+def command(ctx: click.Context, as_json: bool) -> None:
     """Show CPU, threads, graphics card, cache and versions, and say what is missing.
 
     A graphics card is not needed. For one that cannot be used, a line says why.
@@ -52,6 +56,20 @@ def command(ctx: click.Context) -> None:
         "cache": _cache(problems),
         "packages": _packages(problems),
     }
+    if as_json:
+        # Problems are found while rows are made.
+        values = {title: _by_label(rows) for title, rows in sections.items()}
+        click.echo(json.dumps({**values, "missing": problems}, indent=2))
+    else:
+        _show(sections, problems)
+    ctx.exit(1 if problems else 0)
+
+
+Rows = Iterator[tuple[str, str]]
+
+
+def _show(sections: Mapping[str, Rows], problems: list[str]) -> None:
+    """Rows as they are found, then the problems."""
     for title, rows in sections.items():
         click.echo(title)
         for label, value in rows:
@@ -59,10 +77,14 @@ def command(ctx: click.Context) -> None:
     click.echo("missing" if problems else "nothing is missing")
     for problem in problems:
         click.echo(f"  {problem}")
-    ctx.exit(1 if problems else 0)
 
 
-Rows = Iterator[tuple[str, str]]
+def _by_label(rows: Rows) -> dict[str, str | list[str]]:
+    """The value of each label, a list of them where it has several."""
+    values: dict[str, list[str]] = {}
+    for label, value in rows:
+        values.setdefault(label, []).append(value)
+    return {label: found[0] if len(found) == 1 else found for label, found in values.items()}
 
 
 def _system() -> Rows:

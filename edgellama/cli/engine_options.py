@@ -9,6 +9,7 @@ import click
 from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.completion import KV_TYPE, MODEL, TYPE
 from edgellama.cli.options import KV_TYPES_HELP, Command, count_option, given, threads_option
+from edgellama.cli.token_count import TokenCount
 
 if TYPE_CHECKING:
     from edgellama.engine.card.choice import AttentionChoice
@@ -73,7 +74,8 @@ def reading_options(command: Command) -> Command:
     )(command)
     return count_option(
         *("-c", "--context", "context_length"),
-        text="Tokens of text the model can look back on.  [default: the model's own]",
+        text="Tokens of text the model can look back on, such as 8k.  [default: the model's own]",
+        kind=TokenCount,
     )(command)
 
 

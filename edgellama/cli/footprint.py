@@ -9,8 +9,9 @@ import click
 from edgellama.cli.byte_size import ByteSize
 from edgellama.cli.completion import KV_TYPE, MODEL_OR_SIZE, PATH, TYPE
 from edgellama.cli.engine_options import attention_options, take_attention
-from edgellama.cli.lists import NumberList, TextList
+from edgellama.cli.lists import TextList
 from edgellama.cli.options import style_option, threads_option
+from edgellama.cli.token_count import TokenCountList
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ KV_HELP = (
     "-c",
     "--context",
     "context_lengths",
-    type=NumberList(),
+    type=TokenCountList(),
     metavar="N,...",
     help="Tokens of context.  [default: 4096, or the model's own if that is less]",
 )

@@ -15,6 +15,7 @@ from edgellama.cli.options import (
     threads_option,
 )
 from edgellama.cli.prompt_text import read_prompt
+from edgellama.cli.token_count import TokenCount
 
 OUTPUT_HELP = "Count the output matrix too, which is usually better left out."
 
@@ -31,7 +32,9 @@ OUTPUT_HELP = "Count the output matrix too, which is usually better left out."
     help="Where to write the importance matrix.",
 )
 @count_option(
-    *("-c", "--context", "chunk_tokens"), text="Tokens that are read together.  [default: 512]"
+    *("-c", "--context", "chunk_tokens"),
+    text="Tokens that are read together.  [default: 512]",
+    kind=TokenCount,
 )
 @chunks_option
 @threads_option

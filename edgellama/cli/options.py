@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 
 from edgellama.cli.completion import KV_TYPE, PATH
+from edgellama.cli.token_count import TokenCount
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -25,12 +26,12 @@ KV_TYPES_HELP = (
 
 
 def count_option(
-    *names: str, text: str, default: int | None = None
+    *names: str, text: str, default: int | None = None, kind: type[click.IntRange] = click.IntRange
 ) -> Callable[[Command], Command]:
     """Adds an option that takes a whole number from 1 on."""
     return click.option(
         *names,
-        type=click.IntRange(min=1),
+        type=kind(min=1),
         metavar="N",
         default=default,
         show_default=default is not None,
@@ -46,7 +47,10 @@ chunks_option = count_option(
     *("--chunks", "max_chunks"), text="Read this many chunks of the text at most.  [default: all]"
 )
 max_tokens_option = count_option(
-    *("-n", "--max-tokens"), default=DEFAULT_MAX_TOKENS, text="Stop a text after this many tokens."
+    *("-n", "--max-tokens"),
+    default=DEFAULT_MAX_TOKENS,
+    text="Stop a text after this many tokens.",
+    kind=TokenCount,
 )
 
 

@@ -23,6 +23,7 @@ from edgellama.cli.options import (
     threads_option,
 )
 from edgellama.cli.prompt_text import read_prompt
+from edgellama.cli.token_count import TokenCount
 
 if TYPE_CHECKING:
     from edgellama.engine.adapter_set import AdapterSet
@@ -40,6 +41,7 @@ DEFAULT_CHUNK_TOKENS = 512
     *("-c", "--context", "chunk_tokens"),
     default=DEFAULT_CHUNK_TOKENS,
     text="Tokens of a chunk; the second half of each is scored.",
+    kind=TokenCount,
 )
 @chunks_option
 @click.option(

@@ -10,6 +10,7 @@ import click
 from edgellama.cli.completion import MODEL, PATH, TIER
 from edgellama.cli.engine_options import attention_options, take_attention
 from edgellama.cli.options import count_option, kv_type_option, style_option, threads_option
+from edgellama.cli.token_count import TokenCount
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ GROUPS = ("kind", "layer", "op")
 )
 @click.option(
     *("-d", "--depth"),
-    type=click.IntRange(min=0),
+    type=TokenCount(min=0),
     metavar="N",
     default=0,
     show_default=True,

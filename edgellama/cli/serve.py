@@ -16,6 +16,7 @@ from edgellama.cli.completion import MODEL
 from edgellama.cli.engine_options import engine_options, take_engine_arguments
 from edgellama.cli.garbage import end_start
 from edgellama.cli.options import given
+from edgellama.cli.token_count import TokenCount
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,7 +96,7 @@ NEVER = ("never", "-1", "forever")
 )
 @click.option(
     "--max-tokens",
-    type=click.IntRange(min=1),
+    type=TokenCount(min=1),
     metavar="N",
     help="No text may have more tokens.  [default: the context's]",
 )

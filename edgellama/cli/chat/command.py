@@ -14,6 +14,7 @@ from edgellama.cli.engine_options import engine_options, take_engine_arguments, 
 from edgellama.cli.options import given, limit_options
 from edgellama.cli.sampling_options import sampling_options
 from edgellama.cli.template_option import template_option
+from edgellama.cli.token_count import TokenCount
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import Completer
@@ -29,7 +30,7 @@ WAYS = ("drop", "stop", "error")
 @click.option(
     "-n",
     "--max-tokens",
-    type=click.IntRange(min=1),
+    type=TokenCount(min=1),
     metavar="N",
     help="Stop a reply after this many tokens.",
 )
