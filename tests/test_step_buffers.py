@@ -11,13 +11,16 @@ import pytest
 from kernel_harness import model_of
 from numpy.typing import NDArray
 
-from edgellama.engine.buffers import InputRows, Rows, StepBuffers
+from edgellama.engine.buffers import InputRows, StepBuffers
 from edgellama.kernels_cpu.machine.cpu import GENERIC
 
-ATTENTION = ("query", "key", "value", "attended")
-FEED_FORWARD = ("gate", "up")
-KEPT = ("residual", "normed")
-"""Rows that live as long as a step."""
+PHASES = (
+    ("residual.f32", "normed.f32", "normed.int8", "query.f32", "key.f32", "value.f32"),
+    ("residual.f32", "query.f32", "key.f32", "value.f32", "attended.f32"),
+    ("residual.f32", "attended.f32", "attended.int8"),
+    ("residual.f32", "normed.f32", "normed.int8", "gate.f32", "up.f32", "gate.int8"),
+)
+"""What is needed at once: before attention, in it, after it, and in the feed-forward part."""
 SHAPES = ((64, 4), (192, 2), (512, 1))
 """Numbers of the feed-forward part, and heads of keys."""
 
@@ -30,20 +33,23 @@ def _buffers(hidden: int, kv_heads: int) -> StepBuffers:
 
 
 def _arrays(buffers: StepBuffers, *names: str) -> list[NDArray[Any]]:
-    """The f32 and the int8 of some rows, each once."""
-    rows: list[Rows] = [getattr(buffers, name) for name in names]
-    arrays = [row.array for row in rows]
-    arrays += [part for row in rows if isinstance(row, InputRows) for part in row.quantized.parts]
-    return list({id(array): array for array in arrays}.values())
+    """Rows by their names and kinds."""
+    arrays: list[NDArray[Any]] = []
+    for name, kind in (name.split(".") for name in names):
+        rows: InputRows = getattr(buffers, name)
+        arrays += [rows.array] if kind == "f32" else rows.quantized.parts
+    return arrays
 
 
 @pytest.mark.parametrize(("hidden", "kv_heads"), SHAPES)
-def test_rows_that_are_needed_together_lie_apart(hidden: int, kv_heads: int) -> None:
-    """Rows of attention overlap neither each other nor the residual stream; nor do the others."""
+@pytest.mark.parametrize("names", PHASES)
+def test_what_is_needed_at_once_lies_apart(
+    hidden: int, kv_heads: int, names: tuple[str, ...]
+) -> None:
+    """No rows overlap others that a layer needs at the same time."""
     buffers = _buffers(hidden, kv_heads)
-    for names in (ATTENTION, FEED_FORWARD):
-        for one, other in itertools.combinations(_arrays(buffers, *KEPT, *names), 2):
-            assert not np.may_share_memory(one, other)
+    for one, other in itertools.combinations(_arrays(buffers, *names), 2):
+        assert not np.may_share_memory(one, other)
 
 
 @pytest.mark.parametrize(("hidden", "kv_heads"), SHAPES)
@@ -52,7 +58,8 @@ def test_shared_rows_are_counted_once(hidden: int, kv_heads: int, num_tokens: in
     """What a step touches is what its rows cover, each byte once."""
     buffers = _buffers(hidden, kv_heads)
     share = min(num_tokens, buffers.num_rows) / buffers.num_rows
-    arrays = [*_arrays(buffers, *KEPT, *ATTENTION, *FEED_FORWARD), buffers.cos_sin]
+    names = sorted({name for phase in PHASES for name in phase})
+    arrays = [*_arrays(buffers, *names), buffers.cos_sin]
     covered: set[int] = set()
     for array in arrays:
         start = int(array.ctypes.data)

@@ -1,8 +1,8 @@
 """The memory that a step works in: one set for an engine, reused by every step.
 
 Rows are padded to whole panels and tokens to whole tiles, so that matrix kernels need no tail
-code. Reserved for the largest step and touched only as far as steps are large. A layer's attention
-and its feed-forward part need their rows one after the other, so those share memory.
+code. Reserved for the largest step and touched only as far as steps are large. What a layer needs
+at different times shares memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.memory import reserve, reserve_floats, reserve_shared, round_up
+from edgellama.engine.memory import paged, reserve, reserve_floats, reserve_shared, round_up
 from edgellama.engine.program import Arguments
 from edgellama.engine.segments import MAX_TOKEN_SPLITS
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
@@ -121,23 +121,11 @@ class StepBuffers:
     def __init__(self, config: ModelConfig, tier: Tier, num_threads: int, row_numbers: int) -> None:
         self._tokens = buffer_tokens(config)
         self.panel_rows = PANEL_VECTORS * tier.lanes
-        width, hidden = config.embedding_length, config.feed_forward_length
+        width = config.embedding_length
         self.token_ids = np.zeros(self._tokens, np.int32)
         self.cos_sin = reserve_floats(self._tokens, row_numbers)
-        query, key = config.query_length, config.key_length
-        narrow = QuantizedRows([*map(reserve, self._quantized_sizes(max(width, query)))])
-        attention, feed_forward = reserve_shared(
-            [*map(self._num_bytes, (query, key, key, query))],
-            [*self._quantized_sizes(hidden), *map(self._num_bytes, (hidden, hidden))],
-        )
-        *quantized, gate, up = feed_forward
         self.residual = self._rows(reserve(self._num_bytes(width)), width)
-        self.normed = self._inputs(reserve(self._num_bytes(width)), width, narrow)
-        self.query = self._rows(attention[0], query)
-        self.key, self.value = (self._rows(part, key) for part in attention[1:3])
-        self.attended = self._inputs(attention[3], query, narrow)
-        self.gate = self._inputs(gate, hidden, QuantizedRows(quantized))
-        self.up = self._rows(up, hidden)
+        self._reserve_rows_of_layers(config)
         self.scratch_bytes = self._scratch_bytes(config)
         self.scratch = reserve(num_threads * self.scratch_bytes)
         self.scratch_address = int(self.scratch.ctypes.data)
@@ -145,6 +133,32 @@ class StepBuffers:
             config.head_size, self.panel_rows
         )
         self.partials = reserve(MAX_TOKEN_SPLITS * self.token_split_bytes)
+
+    def _reserve_rows_of_layers(self, config: ModelConfig) -> None:
+        """Rows that share memory, since a layer's attention and its other half take turns.
+
+        The int8 of what attention reads go before it writes; its queries, before those of its
+        result come.
+        """
+        width, hidden = config.embedding_length, config.feed_forward_length
+        query, key = config.query_length, config.key_length
+        narrow, rows = self._quantized_sizes(max(width, query)), self._num_bytes(query)
+        first = max(rows, paged(narrow))
+        attention, after_attention, feed_forward = reserve_shared(
+            [first, *map(self._num_bytes, (query, key, key))],
+            [first, *narrow],
+            [*narrow, *self._quantized_sizes(hidden), *map(self._num_bytes, (hidden, hidden))],
+        )
+        *quantized, gate, up = feed_forward
+        num_parts = len(narrow)
+        normed = QuantizedRows(quantized[:num_parts])
+        self.normed = self._inputs(reserve(self._num_bytes(width)), width, normed)
+        self.query = self._rows(attention[1], query)
+        self.key, self.value = (self._rows(part, key) for part in attention[2:])
+        attended = QuantizedRows(after_attention[1:])
+        self.attended = self._inputs(attention[0][:rows], query, attended)
+        self.gate = self._inputs(gate, hidden, QuantizedRows(quantized[num_parts:]))
+        self.up = self._rows(up, hidden)
 
     @property
     def num_rows(self) -> int:
@@ -174,7 +188,9 @@ class StepBuffers:
         arrays: list[npt.NDArray[Any]] = [
             row.array for name, row in rows.items() if name not in untouched
         ]
-        arrays += [*self.normed.quantized.parts, *self.gate.quantized.parts, self.cos_sin]
+        inputs = [row for row in rows.values() if isinstance(row, InputRows)]
+        arrays += [part for row in inputs for part in row.quantized.parts]
+        arrays.append(self.cos_sin)
         share = min(num_tokens, self._tokens) / self._tokens
         touched = [(int(part.ctypes.data), int(part.nbytes * share)) for part in arrays]
         return _num_covered(touched) + self.scratch.nbytes

@@ -51,9 +51,13 @@ def reserve_shared(*groups: Sequence[int]) -> list[list[npt.NDArray[np.uint8]]]:
 
     Each array of a group begins on a page of its own.
     """
-    room = max(sum(round_up(size, mmap.PAGESIZE) for size in sizes) for sizes in groups)
-    memory = reserve(room)
+    memory = reserve(max(map(paged, groups)))
     return [[*_cut(memory, sizes)] for sizes in groups]
+
+
+def paged(sizes: Sequence[int]) -> int:
+    """Bytes of arrays that each begin on a page of their own."""
+    return sum(round_up(size, mmap.PAGESIZE) for size in sizes)
 
 
 def _cut(memory: npt.NDArray[np.uint8], sizes: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
