@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from edgellama.cluster.machines import ClusterMachine
     from edgellama.cluster.planning import Plan, Wish
@@ -36,6 +36,16 @@ def machines_option(*, required: bool) -> Callable[[Callable[..., None]], Callab
 address_option = click.option(
     "--address", metavar="HOST:PORT", help="Ray's head.  [default: on this machine]"
 )
+SPREAD_ARGUMENTS = (
+    *("context_length", "kv_type", "exact", "num_threads", "rope_scaling", "speculation"),
+    "low_priority",
+)
+"""Of ``engine_options``: what a model over several machines has."""
+
+
+def machines_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds that the model may lie on several machines, for commands of one machine, too."""
+    return machines_option(required=False)(address_option(command))
 
 
 @dataclass(frozen=True)
@@ -50,6 +60,7 @@ class SpreadModel:
     here: str
     stage_options: dict[str, Any]
     model_options: dict[str, Any] = field(default_factory=dict)
+    low_priority: bool = False
 
     @property
     def num_bytes(self) -> int:
@@ -67,7 +78,54 @@ class SpreadModel:
         """Start all stages, and the model over them."""
         from edgellama.cluster.spread_llama import SpreadLlama
 
-        return SpreadLlama(self.path, partial(_stages, self), **self.model_options)
+        llama = SpreadLlama(self.path, partial(_stages, self), **self.model_options)
+        try:
+            if self.low_priority:
+                llama.low_priority = True
+        except BaseException:
+            llama.close()
+            raise
+        return llama
+
+
+def connected_model(
+    model: str,
+    machines_text: str,
+    address: str | None,
+    engine: Mapping[str, Any],
+    *,
+    num_texts: int = 1,
+) -> SpreadModel:
+    """A model with options of ``engine_options``, over machines that this process has joined.
+
+    A UsageError for an option that such a model does not have.
+    """
+    if wrong := [name for name in engine if name not in SPREAD_ARGUMENTS]:
+        allowed = ", ".join(map(_as_typed, SPREAD_ARGUMENTS))
+        raise click.UsageError(
+            f"{_as_typed(wrong[0])} is nothing that a model over several machines has; allowed "
+            f"with --machines: {allowed}"
+        )
+    spread = spread_model(model, machines_text, num_texts=num_texts, **engine)
+    spread.connect(address)
+    return spread
+
+
+def _as_typed(argument: str) -> str:
+    """The option of the running command that an argument comes from."""
+    options = click.get_current_context().command.params
+    return next((each.opts[-1] for each in options if each.name == argument), argument)
+
+
+def open_spread(
+    machines_text: str, address: str | None, engine: Mapping[str, Any], model: str | Path
+) -> SpreadLlama:
+    """The model in a file, or under a name that all machines know, over several machines."""
+    from edgellama.cli.garbage import end_start
+
+    llama = connected_model(str(model), machines_text, address, engine).open()
+    end_start()
+    return llama
 
 
 def spread_model(
@@ -79,6 +137,7 @@ def spread_model(
     kv_type: str = "f16",
     exact: bool = False,
     num_threads: int | None = None,
+    low_priority: bool = False,
     **model_options: Any,
 ) -> SpreadModel:
     """Plan where the layers of ``model`` go; a ClickException where they do not fit."""
@@ -94,6 +153,7 @@ def spread_model(
         {"kv_type": kv_type, "exact": exact, "num_threads": num_threads,
          "rope_scaling": rope_scaling},
         {"context_length": wish.context_length, "kv_type": kv_type} | model_options,
+        low_priority,
     )  # fmt: skip
 
 

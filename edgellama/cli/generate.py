@@ -12,6 +12,7 @@ import click
 
 from edgellama.cli.adapter_option import AdapterPath, adapter_option, load_adapters
 from edgellama.cli.answer_options import answer_arguments, answer_options
+from edgellama.cli.cluster_stages import machines_options, open_spread
 from edgellama.cli.completion import MODEL
 from edgellama.cli.engine_options import engine_options, take_engine_arguments, type_option
 from edgellama.cli.options import (
@@ -30,6 +31,7 @@ from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
+    from edgellama.llama import Llama
 
 
 CHAT_HELP = "Ask in the model's chat format, or continue the text as it is.  [default: raw]"
@@ -60,6 +62,7 @@ SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 @engine_options
 @click.option("--logprobs", type=click.IntRange(min=0), metavar="N", help=LOGPROBS_HELP)
 @json_option("Print one JSON object, text and figures.")
+@machines_options
 def command(
     model_and_dash: tuple[str, ...],
     prompt: str | None,
@@ -73,6 +76,8 @@ def command(
     type_name: str | None,
     adapters: Sequence[AdapterPath],
     as_json: bool,
+    machines_text: str | None,
+    address: str | None,
     **options: Any,
 ) -> None:
     """Generate text from a prompt: -p TEXT, -f FILE, or what comes through a pipe.
@@ -89,6 +94,7 @@ def command(
       edgellama generate model.gguf --lora french.gguf:0.8 -p "Once upon a time"
       edgellama generate smollm2 --chat --schema person.json -p "Anna is 34."
       echo "Once upon a time" | edgellama generate smollm2 --json
+      edgellama generate 70b.gguf --machines laptop:24GB:60,desk:32GB:80 --chat -p "Hello"
     """
     chat = chat or template is not None
     model, from_stdin = _take_apart(model_and_dash)
@@ -100,13 +106,18 @@ def command(
     if suffix is not None and (chat or parse_special):
         other = "--chat" if chat else "--parse-special"
         raise click.UsageError(f"--suffix fills a gap in plain text; leave {other} away")
-    from edgellama.cli.model_argument import find_runnable, open_model
+    from edgellama.cli.model_argument import find_runnable, name_everywhere, open_model
 
     if options["logprobs"] is not None and not as_json:
         raise click.UsageError("--logprobs needs --json")
     engine = take_engine_arguments(options)
     sampling = given(answer_arguments(options))
-    with open_model(find_runnable(model, type_name), **engine) as llama:
+    path = find_runnable(model, type_name)
+    if machines_text is None:
+        opened: Llama = open_model(path, **engine)
+    else:
+        opened = open_spread(machines_text, address, engine, name_everywhere(model, path))
+    with opened as llama:
         sampling["adapters"] = load_adapters(llama.load_adapter, adapters)
         if chat:
             stream = llama.chat(system, template=template).stream(text, **sampling)

@@ -59,6 +59,20 @@ def find_runnable(name: str | None, type_name: str | None) -> Path:
     return _convert(folder, type_name)
 
 
+def name_everywhere(name: str | None, path: Path) -> str | Path:
+    """What other machines may know a runnable model by: its name where that is what lies at path.
+
+    Caches of models lie where each machine's user has them.
+    """
+    wanted = name or well_known.STARTER_MODEL
+    if Path(wanted).expanduser().exists():
+        return path
+    try:
+        return wanted if names.resolve(wanted) == path else path
+    except ModelNotFoundError:
+        return path
+
+
 def _convert(source: Path, type_name: str) -> Path:
     """``source`` as a file of the cache, made now or before; a conversion shows on stderr."""
     from edgellama.cli.conversion_progress import conversion_progress

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgellama.cli.byte_size import ByteSize
-from edgellama.cli.cluster_stages import address_option, machines_option, spread_model
+from edgellama.cli.cluster_stages import connected_model, machines_options
 from edgellama.cli.completion import MODEL
 from edgellama.cli.engine_options import engine_options, take_engine_arguments
 from edgellama.cli.garbage import end_start
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
     from edgellama.server.settings import Limits, Opener, ServerSettings
 
-SPREAD_ARGUMENTS = (
-    *("context_length", "kv_type", "exact", "num_threads", "rope_scaling", "speculation"),
-)
-"""What may be said of a model over several machines."""
 NEVER = ("never", "-1", "forever")
 
 
@@ -142,8 +138,7 @@ NEVER = ("never", "-1", "forever")
 )
 @click.option("--log-prompts", is_flag=True, help="Write requests to the log, prompts and all.")
 @click.option("-v", "--verbose", is_flag=True, help="Write a line for every request.")
-@machines_option(required=False)
-@address_option
+@machines_options
 @engine_options
 def command(
     models: tuple[str, ...],
@@ -254,13 +249,7 @@ def _spread(
     """How a model is loaded over several machines."""
     from edgellama.server.settings import Opener
 
-    if wrong := [name for name in engine if name not in SPREAD_ARGUMENTS]:
-        raise click.UsageError(
-            f"{wrong[0]} is nothing that a model over several machines has; allowed with "
-            f"--machines: {', '.join(SPREAD_ARGUMENTS)}"
-        )
-    spread = spread_model(model, machines, num_texts=limits.parallel, **engine)
-    spread.connect(address)
+    spread = connected_model(model, machines, address, engine, num_texts=limits.parallel)
     return Opener(spread.open, spread.num_bytes)
 
 

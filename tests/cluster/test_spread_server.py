@@ -167,7 +167,7 @@ def test_the_command_serves_a_spread_model(tiny_path: Path, run_cli: CliRunner) 
     with served(tiny_path, "--machines", "here:4GB:20") as (_, facts), client_of(facts) as client:
         assert answer(client, messages=HELLO)["choices"][0]["message"]["content"] is not None
     for arguments, words in (
-        (("--machines", "here:1MB:20", "--low-priority"), "low_priority is nothing that"),
+        (("--machines", "here:1MB:20", "--attention", "cuda"), "--attention is nothing that"),
         ((tiny_path, "--machines", "here:1MB:20"), "--machines spreads one MODEL; 2 are given"),
         (("--machines", "here:1MB:20"), "a further machine of"),
     ):

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 class ChatSettings:
     """What the command line said: ``engine`` are options of ``Llama``, ``reply`` of replies.
 
-    ``adapters`` are files with scales, of every model of the chat.
+    ``adapters`` are files with scales, of every model of the chat. ``open_model`` opens a file
+    otherwise than in this process alone, with the options of its own.
     """
 
     system: str | None = None
@@ -46,6 +47,7 @@ class ChatSettings:
     engine: Mapping[str, Any] = field(default_factory=dict)
     reply: Mapping[str, Any] = field(default_factory=dict)
     adapters: Sequence[AdapterPath] = ()
+    open_model: Callable[[Path], Llama] | None = None
 
 
 class Chat:
@@ -183,7 +185,8 @@ class Chat:
     def _open(self, path: Path) -> tuple[Llama, Conversation]:
         from edgellama.cli.model_argument import open_model
 
-        llama = open_model(path, **self.settings.engine)
+        opens = self.settings.open_model
+        llama = opens(path) if opens else open_model(path, **self.settings.engine)
         try:
             conversation = llama.chat(
                 self.settings.system,

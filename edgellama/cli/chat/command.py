@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from edgellama.cli.adapter_option import AdapterPath, adapter_option
+from edgellama.cli.cluster_stages import machines_options, open_spread
 from edgellama.cli.completion import CONVERSATION, MODEL
 from edgellama.cli.engine_options import engine_options, take_engine_arguments, type_option
 from edgellama.cli.options import given, limit_options
@@ -17,9 +19,12 @@ from edgellama.cli.template_option import template_option
 from edgellama.cli.token_count import TokenCount
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from prompt_toolkit.completion import Completer
 
     from edgellama.generation.fitting import WhenFull
+    from edgellama.llama import Llama
 
 WAYS = ("drop", "stop", "error")
 
@@ -56,6 +61,7 @@ WAYS = ("drop", "stop", "error")
 @limit_options
 @adapter_option()
 @engine_options
+@machines_options
 def command(
     model: str | None,
     system: str | None,
@@ -65,6 +71,8 @@ def command(
     template: str | None,
     type_name: str | None,
     adapters: Sequence[AdapterPath],
+    machines_text: str | None,
+    address: str | None,
     **options: Any,
 ) -> None:
     """Chat with MODEL (default: the starter model, downloaded first if need be).
@@ -85,6 +93,7 @@ def command(
       edgellama chat old-vicuna.gguf --template vicuna
       edgellama chat model.gguf --lora french.gguf:0.8 --lora polite.gguf
       edgellama chat --resume holidays
+      edgellama chat 70b.gguf --machines laptop:24GB:60,desk:32GB:80
       echo "Why is the sky blue?" | edgellama chat smollm2
     """
     from edgellama.cli.chat.chat import Chat, ChatSettings, show_dim
@@ -92,15 +101,21 @@ def command(
     from edgellama.cli.chat.kept import KeptConversation, model_of
     from edgellama.cli.chat.loop import talk, transcribe
     from edgellama.cli.chat.reply_view import make_reply_view
-    from edgellama.cli.model_argument import find_runnable
+    from edgellama.cli.model_argument import find_runnable, name_everywhere
     from edgellama.cli.prompt_text import lines_of
 
     engine = take_engine_arguments(options)
-    settings = ChatSettings(system, template, when_full, engine, given(options), adapters)
     kept = None if resumed is None else KeptConversation(resumed)
     if kept is not None and model is None and kept.exists:
         model = model_of(kept)
     path = find_runnable(model, type_name)
+    opens = None
+    if machines_text is not None:
+        known = {path: name_everywhere(model, path)}
+        opens = partial(_spread, machines_text, address, engine, known)
+    settings = ChatSettings(
+        system, template, when_full, engine, given(options), adapters, open_model=opens
+    )
     with Chat(path, settings, make_reply_view(sys.stdout, plain=plain), kept) as chat:
         if sys.stdin.isatty() and sys.stdout.isatty():
             context = f"{chat.llama.context_length:,} tokens of context"
@@ -111,6 +126,17 @@ def command(
             chat.resume()
             lines = sys.stdin if sys.stdin.isatty() else lines_of(sys.stdin.buffer)
             transcribe(chat, PlainReader(lines))
+
+
+def _spread(
+    machines_text: str,
+    address: str | None,
+    engine: Mapping[str, Any],
+    known: Mapping[Path, str | Path],
+    file: Path,
+) -> Llama:
+    """A file's model over several machines, which may know it by a name."""
+    return open_spread(machines_text, address, engine, known.get(file, file))
 
 
 def _completer() -> Completer:
