@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from edgellama.cluster.progress_watch import STUCK_S, ProgressWatch
 from edgellama.cluster.stage_call import StageSilentError
 from edgellama.cluster.wire import Packer, Unpacker
 
@@ -23,7 +24,7 @@ TOKEN_BYTES = 32
 HELLO_S = 10.0
 """How long a connection may take to show its token."""
 PULSE = None
-"""The message that asks whether a stage is still there, and its answer."""
+"""The message that asks whether a stage is still there; it says how far its work has come."""
 SILENCE_S = 5.0
 """After so long without a byte of an answer, a stage is asked whether it is still there."""
 PULSE_S = 10.0
@@ -51,12 +52,15 @@ class LineAddress:
 class LineServer:
     """Answers calls at the stage; each connection has a thread, which ends with it."""
 
-    def __init__(self, host: str, respond: Respond) -> None:
+    def __init__(
+        self, host: str, respond: Respond, progress: Callable[[], object] = lambda: None
+    ) -> None:
         """Listen on a free port of ``host``; OSError where that cannot be.
 
-        ``respond`` gives the answer of a message, which is anything but None.
+        ``respond`` gives the answer of a message, which is anything but None. ``progress`` says
+        how far it has come meanwhile, see ``ProgressWatch``.
         """
-        self._respond = respond
+        self._respond, self._progress = respond, progress
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, 0), family=family)
         port = self._listener.getsockname()[1]
@@ -85,7 +89,7 @@ class LineServer:
             while True:
                 message = unpacker.unpack(_message(connection))
                 try:
-                    answer = message if message is PULSE else self._respond(message)
+                    answer = self._progress() if message is PULSE else self._respond(message)
                 except Exception as error:
                     answer = f"{type(error).__name__}: {error}"
                 _send(connection, packer.pack(answer))
@@ -95,7 +99,8 @@ class Line:
     """The driver's end. Any error, or interruption, leaves it closed: it would be out of step.
 
     A stage may compute for as long as it likes. One that is silent for ``silence_s`` is asked over
-    another connection whether it is still there; without an answer it counts as lost.
+    another connection whether it is still there; without an answer it counts as lost, and so does
+    one that has not come any further for ``stuck_s``.
     """
 
     def __init__(
@@ -105,10 +110,12 @@ class Line:
         *,
         silence_s: float = SILENCE_S,
         pulse_s: float = PULSE_S,
+        stuck_s: float = STUCK_S,
     ) -> None:
         """Connect; OSError where that cannot be done in time."""
         self._address = address
         self._silence_s, self._pulse_s = silence_s, pulse_s
+        self._watch = ProgressWatch(stuck_s)
         self._connection = socket.create_connection((address.host, address.port), timeout_s)
         self._connection.settimeout(silence_s)
         _set_up(self._connection)
@@ -118,6 +125,7 @@ class Line:
 
     def ask(self, message: object) -> Any:
         """The answer of a stage; OSError or EOFError where it is lost."""
+        self._watch.begin()
         try:
             _send(self._connection, self._packer.pack(message), self._check_pulse)
             answer = self._unpacker.unpack(_message(self._connection, self._check_pulse))
@@ -134,7 +142,7 @@ class Line:
         self._connection.close()
 
     def _check_pulse(self) -> None:
-        """StageSilentError unless the stage's process says that it is still there."""
+        """StageSilentError unless the stage says that it is still there and gets on."""
         limit_s = self._pulse_s
         try:
             with socket.create_connection(
@@ -142,11 +150,12 @@ class Line:
             ) as other:
                 other.sendall(self._address.token)
                 _send(other, Packer().pack(PULSE))
-                _message(other)
+                progress = Unpacker().unpack(_message(other))
         except TimeoutError:
             raise StageSilentError(
                 f"it has not said for {self._silence_s + limit_s:g} s that it is still there"
             ) from None
+        self._watch.note(progress)
 
 
 def _set_up(connection: socket.socket) -> None:

@@ -16,6 +16,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edgellama.cluster.direct_line import PULSE_S, SILENCE_S, Line, LineAddress, LineServer
+from edgellama.cluster.progress_watch import STUCK_S, ProgressWatch
 from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
 from edgellama.cluster.stage_task import StageTask
 from edgellama.quant.errors import EdgellamaError
@@ -83,13 +84,17 @@ class StageActor:
         self._opened()
         if self._line is None:
             try:
-                self._line = LineServer(get_node_ip_address(), self.answer)
+                self._line = LineServer(get_node_ip_address(), self.answer, self.pulse)
             except OSError:
                 return None
         return self._line.address
 
-    def pulse(self) -> None:
-        """Say that this process is still there, on a thread that does nothing else."""
+    def pulse(self) -> object:
+        """Say that this process is still there, and how far its work has come.
+
+        On a thread that does nothing else.
+        """
+        return None if self._stage is None else self._stage.progress
 
     def forget(self, sequence: int) -> None:
         """See ``Stage.forget``."""
@@ -123,11 +128,13 @@ class RayStage:
         has_line: bool = True,
         silence_s: float = SILENCE_S,
         pulse_s: float = PULSE_S,
+        stuck_s: float = STUCK_S,
     ) -> None:
         """Ask for the actor, without waiting for it. EdgellamaError without Ray.
 
         ``has_line``: whether calls may go over a connection of their own. A stage that is silent
-        for ``silence_s``, and says then for ``pulse_s`` not that it is there, is replaced.
+        for ``silence_s``, and says then for ``pulse_s`` not that it is there, is replaced; so is
+        one whose work has not come any further for ``stuck_s``.
         """
         self._ray = import_ray()
         self._order = order
@@ -135,7 +142,7 @@ class RayStage:
         self._actor = self._new_actor()
         self._line: Line | None = None
         self._has_line = has_line
-        self._limits = {"silence_s": silence_s, "pulse_s": pulse_s}
+        self._limits = {"silence_s": silence_s, "pulse_s": pulse_s, "stuck_s": stuck_s}
         self._is_silent = False
 
     @property
@@ -218,11 +225,13 @@ class RayStage:
 
     def _answer(self, reference: Any) -> Any:
         """What a call of the actor gives; StageSilentError for one that is not there any more."""
+        watch = ProgressWatch(self._limits["stuck_s"])
         while not self._ray.wait([reference], timeout=self._limits["silence_s"])[0]:
             pulse = self._actor.pulse.options(concurrency_group=PULSE).remote()
             if not self._ray.wait([pulse], timeout=self._limits["pulse_s"])[0]:
-                total_s = sum(self._limits.values())
+                total_s = self._limits["silence_s"] + self._limits["pulse_s"]
                 raise StageSilentError(f"it has not said for {total_s:g} s that it is still there")
+            watch.note(self._ray.get(pulse))
         return self._ray.get(reference)
 
     def _hang_up(self) -> None:

@@ -80,6 +80,7 @@ class Stage:
         self._tasks = StageTasks(self._engine, held)
         self._chosen: dict[int, OrderedChoices] = {}
         self._turn = threading.Lock()
+        self._num_messages = 0
 
     @property
     def is_first(self) -> bool:
@@ -90,6 +91,14 @@ class Stage:
     def is_last(self) -> bool:
         """Whether logits go out, rather than rows."""
         return self.layers.stop == self._engine.config.block_count
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        """Other numbers whenever the work that is done here has come a bit further.
+
+        They stay what they are while a step hangs, as one whose file lies on a disk that has gone.
+        """
+        return self._num_messages, self._engine.progress
 
     def num_held(self, sequence: int) -> int:
         """Tokens of a sequence whose keys and values are here."""
@@ -138,6 +147,7 @@ class Stage:
 
     def answer(self, message: list[StageCall] | StageTask) -> object:
         """What ``run`` or ``do`` gives, for whoever passes messages on."""
+        self._num_messages += 1
         return self.run(message) if isinstance(message, list) else self.do(message)
 
     def forget(self, sequence: int) -> None:

@@ -277,6 +277,11 @@ class Engine(TextEngine):
         self._restart(checked_num_threads(number), self.low_priority)
 
     @property
+    def progress(self) -> int:
+        """Another number whenever the running step has come a bit further; for any thread."""
+        return self._steps.progress
+
+    @property
     def low_priority(self) -> bool:
         """Whether the threads give way to other programs, but for those that wait for texts."""
         return self._machine.is_low_priority

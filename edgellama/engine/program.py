@@ -126,6 +126,11 @@ class Program:
             with self._fence:
                 pass
 
+    @property
+    def progress(self) -> int:
+        """Another number whenever a thread has taken a task or done some; for any thread."""
+        return int(self._counters[:, : layout.COUNTER_WORDS].sum())
+
     def withdraw(self) -> None:
         """Take away all tasks that no thread has taken yet, of a job that is being stopped."""
         self._counters[:, layout.NEXT_TASK // 8] = 0

@@ -34,6 +34,13 @@ class StepRuns:
     def __init__(self, machine: Machinery, vocab_size: int, timer: StepTimer | None) -> None:
         self._machine, self._vocab_size, self._timer = machine, vocab_size, timer
         self.placement: LatePlacement | None = None
+        self._running: Program | None = None
+
+    @property
+    def progress(self) -> int:
+        """Another number whenever the running step has come a bit further; for any thread."""
+        running = self._running
+        return 0 if running is None else running.progress
 
     def run(
         self, segments: Sequence[Segment], cancelled: CancelToken | None
@@ -52,6 +59,7 @@ class StepRuns:
         ) -> bool:
             program = machine.program(key, ops)
             programs.append(program)
+            self._running = program
             program.prepare(machine.team.next_job, **values)
             if self._timer:
                 return self._timer.run(machine.team, program, flag)

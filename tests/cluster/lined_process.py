@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from edgellama.cluster.direct_line import Line, LineServer
 from edgellama.cluster.stage import Stage
 from edgellama.cluster.stage_call import Answer, StageCall
 from edgellama.cluster.stage_task import StageTask
+from edgellama.kernels_cpu.threads.thread_team import ThreadTeam
 from edgellama.quant.gguf.file import GGUFFile
 
 
@@ -43,7 +46,7 @@ class ProcessStage:
         )
         self.processes.append(process)
         assert process.stdout is not None
-        self._line = Line(pickle.load(process.stdout), 5, silence_s=0.2, pulse_s=0.5)
+        self._line = Line(pickle.load(process.stdout), 5, silence_s=0.2, pulse_s=0.5, stuck_s=0.5)
 
     def close(self) -> None:
         """End all processes."""
@@ -53,11 +56,18 @@ class ProcessStage:
             process.communicate()
 
 
+def hang() -> None:
+    """Let no step of this process ever end from now on; it says that it is there, as before."""
+    ThreadTeam.run = lambda *arguments, **how: threading.Event().wait()  # type: ignore
+
+
 def main(path: str, start: str, stop: str) -> None:
     """Tell where the stage listens, and run until stdin ends."""
     layers = range(int(start), int(stop))
     with GGUFFile(path) as file, Stage(file, layers, num_threads=1, exact=True) as stage:
-        server = LineServer("127.0.0.1", stage.answer)
+        if hasattr(signal, "SIGUSR1"):
+            signal.signal(signal.SIGUSR1, lambda number, frame: hang())
+        server = LineServer("127.0.0.1", stage.answer, lambda: stage.progress)
         sys.stdout.buffer.write(pickle.dumps(server.address))
         sys.stdout.buffer.flush()
         sys.stdin.read()

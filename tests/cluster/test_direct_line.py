@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pickle
 import socket
 import threading
@@ -161,6 +162,21 @@ def test_a_stage_may_compute_for_long(stage: tuple[LineServer, Calls]) -> None:
     line = Line(server.address, 5, silence_s=0.05, pulse_s=20)
     assert len(line.ask([CALL])) == 1
     assert calls.num_calls == 1
+
+
+def test_a_stage_must_get_on(stage: tuple[LineServer, Calls]) -> None:
+    """One whose progress changes may take its time; one whose progress stays the same may not."""
+    server, calls = stage
+    calls.seconds = 0.6
+    steps = itertools.count()
+    limits = {"silence_s": 0.05, "pulse_s": 20, "stuck_s": 0.2}
+    server._progress = lambda: next(steps)
+    assert len(Line(server.address, 5, **limits).ask([CALL])) == 1
+    server._progress = lambda: (1, 2)
+    line = Line(server.address, 5, **limits)
+    with pytest.raises(StageSilentError, match=r"not come any further for 0\.2 s"):
+        line.ask([CALL])
+    assert line.is_closed
 
 
 @pytest.mark.parametrize("num_bytes", [8, 1 << 25])

@@ -176,8 +176,21 @@ def test_closed_sequences_are_forgotten_by_all_stages(file: GGUFFile) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no signal stops a process here")
-def test_a_stopped_process_is_replaced_and_may_wake_up_later(file: GGUFFile, exact: Engine) -> None:
-    """In the middle of a text and of a prompt; the bits are those of one process."""
+@pytest.mark.parametrize(
+    "hows",
+    [
+        ("SIGSTOP", "SIGUSR1"),
+        pytest.param(("SIGUSR1", "SIGKILL"), marks=pytest.mark.slow),
+        pytest.param(("SIGKILL", "SIGSTOP"), marks=pytest.mark.slow),
+    ],
+)
+def test_a_process_that_says_nothing_or_hangs_is_replaced(
+    file: GGUFFile, exact: Engine, hows: tuple[str, str]
+) -> None:
+    """Stopped, which may wake up later, or killed, or one whose step never ends.
+
+    In the middle of a text and of a prompt; the bits are those of one process.
+    """
     stages = [ProcessStage(Path(file.path), layers) for layers in cut(4, 2)]
     engine = SpreadEngine(file, stages, chunk_tokens=128)
     try:
@@ -185,7 +198,7 @@ def test_a_stopped_process_is_replaced_and_may_wake_up_later(file: GGUFFile, exa
         for number, size in enumerate([5, *[1] * 6, 600, 1, 1]):
             tokens = TOKENS[caches[0].length : caches[0].length + size]
             if number in (3, 7):
-                stages[number // 7].processes[0].send_signal(signal.SIGSTOP)
+                stages[number // 7].processes[0].send_signal(getattr(signal, hows[number // 7]))
             found = [e.forward(tokens, c) for e, c in zip((exact, engine), caches, strict=True)]
             np.testing.assert_array_equal(*found)
             if number == 7:
