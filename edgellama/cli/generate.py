@@ -94,7 +94,7 @@ def command(
       edgellama generate model.gguf --lora french.gguf:0.8 -p "Once upon a time"
       edgellama generate smollm2 --chat --schema person.json -p "Anna is 34."
       echo "Once upon a time" | edgellama generate smollm2 --json
-      edgellama generate 70b.gguf --machines laptop:24GB:60,desk:32GB:80 --chat -p "Hello"
+      edgellama generate 70b.gguf --machines machines.txt --chat -p "Hello"
     """
     chat = chat or template is not None
     model, from_stdin = _take_apart(model_and_dash)
