@@ -84,6 +84,11 @@ class ContextLengthError(EdgellamaError, ValueError):
         """What is wrong, without the way out."""
         return str(self.args[0])
 
+    def within(self, place: object) -> ContextLengthError:
+        """The same error, with both counts, that names the text it is about."""
+        what = f"{place}: {self.what}"
+        return ContextLengthError(what, self.prompt_tokens, self.context_length, way=self.way)
+
 
 class SessionFileError(EdgellamaError, ValueError):
     """A saved session that is damaged, or of another model, type or adapter than is needed."""

@@ -58,6 +58,11 @@ def test_prompts_are_read_as_there_is_room(llama: Llama) -> None:
 def test_a_prompt_that_cannot_run(llama: Llama) -> None:
     """It ends the batch, or is told to who wants to hear it while the others run."""
     prompts: list[Any] = ["a", "y" * 10_000, "b", b"bytes", "c"]
+    with pytest.raises(ContextLengthError, match=r"^prompt 1: the prompt has \d+ tokens") as caught:
+        list(llama.generate_batch(prompts, max_tokens=2))
+    assert caught.value.prompt_tokens > caught.value.context_length == llama.context_length
+    with pytest.raises(InvalidOptionError, match=r"^prompt 3: the prompt is b'bytes'"):
+        list(llama.generate_batch([*"abc", b"bytes"], max_tokens=2))  # type: ignore[list-item]
     with pytest.raises(ContextLengthError):
         list(llama.generate_batch(prompts, max_tokens=2))
     told: list[tuple[int, Exception]] = []

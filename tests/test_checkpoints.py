@@ -205,7 +205,7 @@ def test_unknown_types_and_sources_are_refused(converter: FakeConverter, tmp_pat
     """Nothing is written for a type or a model that does not exist."""
     with pytest.raises(InvalidOptionError, match=r"no type is called '../q4_0'; allowed: "):
         converted(tmp_path, "../q4_0")
-    with pytest.raises(ModelNotFoundError, match="no file and no model"):
+    with pytest.raises(ModelNotFoundError, match="nowhere: no such file"):
         converted(tmp_path / "nowhere", "q4_0")
     with pytest.raises(ModelNotFoundError, match="it holds: none"):
         converted(tmp_path, "q4_0")

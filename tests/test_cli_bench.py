@@ -126,7 +126,7 @@ def test_other_styles(run_cli: CliRunner, model: Path, style: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["bench", "no.gguf"], 1, "no file and no model called 'no.gguf'"),
+        (["bench", "no.gguf"], 1, "no.gguf: no such file"),
         (["bench", "{model}", "-p", "0", "-n", "0"], 2, "nothing to measure"),
         (["bench", "{model}", "-p", "many"], 2, "'many'; allowed: whole numbers from 0 on"),
         (["bench", "{model}", "-pg", "5"], 2, "-pg takes two numbers"),
@@ -134,7 +134,7 @@ def test_other_styles(run_cli: CliRunner, model: Path, style: str) -> None:
         (["bench", "{model}", "--draft", "a", "--lora", "b"], 2, "texts with adapters are not"),
         (["bench", "{model}", "-ctk", "q1"], 1, "KV type 'q1'; allowed:"),
         (["bench", "{model}", "--tier", "mmx"], 1, "mmx"),
-        (["profile", "no.gguf"], 1, "no file and no model called 'no.gguf'"),
+        (["profile", "no.gguf"], 1, "no.gguf: no such file"),
         (["profile", "{model}", "-p", "0", "-n", "0"], 2, "nothing to measure"),
         (["profile", "{model}", "--kv", "q1"], 1, "KV type 'q1'; allowed:"),
         (["profile", "{model}", "--plot", "roof.doc"], 1, "allowed: files ending in .png"),

@@ -108,7 +108,7 @@ def test_missing_model_is_one_line(run_cli: CliRunner, name: str) -> None:
     assert result.returncode == 1
     assert result.stdout == ""
     (line,) = result.stderr.splitlines()
-    assert line.startswith("edgellama: error: no file and no model called 'no-such.gguf'")
+    assert line == "edgellama: error: no-such.gguf: no such file"
 
 
 def test_traceback_only_on_request(run_cli: CliRunner) -> None:

@@ -294,6 +294,22 @@ def test_resolve_says_what_to_do(name: str, message: str) -> None:
         names.resolve(name)
 
 
+def test_an_absent_file_is_one_short_line(cache: Path, tmp_path: Path) -> None:
+    """What can only be a file is told as one, beside a file that is called alike."""
+    (tmp_path / "model-q4_0.gguf").write_bytes(b"GGUF")
+    absent = tmp_path / "model-q4_1.gguf"
+    with pytest.raises(ModelNotFoundError) as caught:
+        names.resolve(absent)
+    assert str(caught.value) == (
+        f"{absent}: no such file; did you mean {tmp_path / 'model-q4_0.gguf'}?"
+    )
+    for name in ("other.gguf", "./folder", "~/folder"):
+        with pytest.raises(ModelNotFoundError, match=r"^\S+: no such file$"):
+            names.resolve(name)
+    with pytest.raises(ModelNotFoundError, match=r"no such file; the folder nowhere is not there"):
+        names.resolve("nowhere/model.gguf")
+
+
 def test_any_part_of_a_split_model_means_its_first(tmp_path: Path) -> None:
     """Later parts resolve to the first one, and without it to an error that names it."""
     second = touch(tmp_path / "big-00002-of-00002.gguf")

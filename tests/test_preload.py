@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from edgellama.llama import Llama
-from edgellama.quant.errors import TemplateError
+from edgellama.quant.errors import EdgellamaError, TemplateError
 
 
 def test_a_preloaded_prompt_is_not_computed_again(smollm2_path: Path) -> None:
@@ -47,6 +47,16 @@ def test_a_reply_ends_the_preloading(smollm2_path: Path) -> None:
         begun = chat.preload_prompt()
         chat.undo()
         assert begun.ended
+
+
+def test_a_closed_chat_computes_nothing(smollm2_path: Path) -> None:
+    """Preloading says that the chat is closed, as every other call does."""
+    with Llama(smollm2_path, context_length=128) as llama:
+        chat = llama.chat()
+        chat.close()
+        for call in (chat.preload_prompt, chat.complete_prompt, chat.send):
+            with pytest.raises(EdgellamaError, match="this session is closed"):
+                call("Hello")
 
 
 def test_a_suggestion_goes_on_with_what_the_user_types(smollm2_path: Path) -> None:

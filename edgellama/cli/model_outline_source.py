@@ -39,7 +39,7 @@ def find_outline(name: str) -> OutlineSource:
     """
     from edgellama.measure.model_outline import ModelOutline
     from edgellama.measure.model_presets import MODEL_PRESETS, find_preset
-    from edgellama.models.names import resolve
+    from edgellama.models.names import is_plainly_a_path, resolve
     from edgellama.quant.gguf.file import GGUFFile
 
     path = Path(name)
@@ -53,6 +53,8 @@ def find_outline(name: str) -> OutlineSource:
     try:
         path = resolve(name)
     except ModelNotFoundError as error:
+        if is_plainly_a_path(name):
+            raise
         raise ModelNotFoundError(
             f"{error.in_terminal}; known sizes: {', '.join(MODEL_PRESETS)}"
         ) from None

@@ -21,7 +21,13 @@ from edgellama.generation.prefill import NextTokens
 from edgellama.generation.results import Generation
 from edgellama.generation.text_request import Request, drafter_of
 from edgellama.generation.waiting_line import Turn, WaitingLine
-from edgellama.quant.errors import EdgellamaError, GenerationCancelled
+from edgellama.quant.errors import (
+    ContextLengthError,
+    EdgellamaError,
+    GenerationCancelled,
+    InvalidOptionError,
+    TemplateError,
+)
 from edgellama.quant.process_bound import ProcessBound
 
 if TYPE_CHECKING:
@@ -32,6 +38,8 @@ if TYPE_CHECKING:
 
 OnError: TypeAlias = Callable[[int, EdgellamaError], None]
 MakeRequest: TypeAlias = Callable[[], Request]
+ERRORS_OF_PROMPTS = (ContextLengthError, InvalidOptionError, TemplateError)
+"""What is wrong with a prompt itself, and not with the model or the engine."""
 
 
 @dataclass
@@ -261,6 +269,8 @@ class _Runner:
         try:
             yield
         except EdgellamaError as error:
+            if self.on_error is None and isinstance(error, ERRORS_OF_PROMPTS):
+                raise error.within(f"prompt {index}") from None
             if self.on_error is None or isinstance(error, GenerationCancelled):
                 raise
             self.on_error(index, error)

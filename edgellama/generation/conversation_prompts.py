@@ -99,8 +99,8 @@ class ConversationPrompts(ConversationRecord):
         # What is typed next may change the last token of what is there.
         asked = self._asked({"max_tokens": 0})
         tokens = self._unfinished(asked, content_text(text) or PLACEHOLDER)
-        tokens = (tokens[:-1] or tokens)[: self._session.context_length]
-        self._preload = self._session.start(replace(asked.request, prompt=tokens))
+        prompt = (tokens[:-1] or tokens)[: self._session.context_length] or tokens
+        self._preload = self._session.start(replace(asked.request, prompt=prompt))
         return self._preload
 
     def complete_prompt(self, text: Content, **options: Unpack[ChatOptions]) -> Stream:

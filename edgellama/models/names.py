@@ -78,6 +78,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
             return resolve_hub(reference)
         except ModelNotFoundError:
             raise _not_downloaded(name) from None
+    if is_plainly_a_path(text):
+        raise _no_such_file(path)
     from difflib import get_close_matches
 
     known = list(dict.fromkeys([*pulled, *known_names()]))
@@ -87,6 +89,24 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
         f"no file and no model called {text!r}; {guess}give the path of a .gguf file, "
         f"hf:OWNER/REPO[:FILE], or one of: {', '.join(known)}"
     )
+
+
+def is_plainly_a_path(text: str) -> bool:
+    """Whether a text can mean nothing but a file: by its ending, or by how it begins."""
+    is_named_so = text.lower().endswith(".gguf") or text.startswith((".", "~"))
+    return is_named_so or Path(text).is_absolute()
+
+
+def _no_such_file(path: Path) -> ModelNotFoundError:
+    """The error for an absent file; it names the GGUF file of its folder that is called alike."""
+    from difflib import get_close_matches
+
+    if not path.parent.is_dir():
+        return ModelNotFoundError(f"{path}: no such file; the folder {path.parent} is not there")
+    beside = sorted(found.name for found in path.parent.glob("*.gguf"))
+    close = get_close_matches(path.name, beside, n=1, cutoff=CLOSE_ENOUGH)
+    guess = f"; did you mean {path.with_name(close[0])}?" if close else ""
+    return ModelNotFoundError(f"{path}: no such file{guess}")
 
 
 def can_pull(name: str) -> bool:

@@ -21,7 +21,7 @@ def described(function: Callable[..., Any]) -> tuple[str, str, dict[str, Any]]:
     A parameter with a default may be left out; ``*args`` and ``**kwargs`` are. InvalidOptionError
     for a parameter without a type hint, or with one that no JSON can fill.
     """
-    name = str(getattr(function, "__name__", type(function).__name__))
+    name = name_of(function)
     description, texts = _documentation(function)
     hints = hints_of(function)
     properties: dict[str, Any] = {}
@@ -57,6 +57,11 @@ def described(function: Callable[..., Any]) -> tuple[str, str, dict[str, Any]]:
     return name, description, parameters
 
 
+def name_of(function: Callable[..., Any]) -> str:
+    """What a function is called; an object that can be called has the name of its class."""
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
 def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
     """Type hints by parameter; InvalidOptionError where one names what there is not."""
     target: Any = function
@@ -68,8 +73,8 @@ def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
         return get_type_hints(inspect.unwrap(target), include_extras=True)
     except Exception as error:
         raise InvalidOptionError(
-            f"the type hints of {function!r:.80} cannot be read: {error}"
-        ) from (error)
+            f"the type hints of {name_of(function)} cannot be read: {error}"
+        ) from error
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
