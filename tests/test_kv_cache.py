@@ -278,6 +278,21 @@ def test_a_window_gives_pages_back() -> None:
     assert (cache.length, pool.num_owned) == (0, 0)
 
 
+@pytest.mark.parametrize("length", [1, 100, 128, 200, 500])
+def test_a_page_behind_the_window_is_never_written(length: int) -> None:
+    """Whatever is kept of a text whose beginning is gone, other tokens can follow it."""
+    cache = KVCache(pool_of("f32"), 2000, window=200)
+    for token in range(600):
+        write(cache, [token])
+    fork = cache.fork()
+    cache.truncate(length)
+    write(cache, [7, 8])
+    assert list(cache.tokens[-2:]) == [7, 8]
+    kept = fork.reuse([*range(length), 7, 8])
+    write(fork, [*range(kept, length), 7, 8])
+    assert list(fork.tokens) == [*range(length), 7, 8]
+
+
 class Sequences(RuleBasedStateMachine):
     """Any order of appending, forking, truncating, finding and freeing keeps every text."""
 

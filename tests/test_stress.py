@@ -62,6 +62,14 @@ def test_a_soak_of_conversations(path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_texts_of_every_kind(path: Path) -> None:
+    """Adapters, guesses, a window, vectors and scores in threads, over hooks that come and go and
+    a model that is unloaded: all is what it is alone.
+    """
+    run("kinds", path)
+
+
+@pytest.mark.slow
 def test_many_answers(path: Path) -> None:
     """Conversations with tools, schemas and cancels in threads say what each says alone."""
     run("answers", path)

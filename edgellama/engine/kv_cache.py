@@ -270,12 +270,13 @@ class KVCache:
             )
         if length == self.length:
             return
-        needed = range(first_seen(length, self.window) // PAGE_POSITIONS, length // PAGE_POSITIONS)
+        num_pages = -(-length // PAGE_POSITIONS)
+        needed = range(first_seen(length, self.window) // PAGE_POSITIONS, num_pages)
         if any(self._pages[number] is None for number in needed):
-            length = 0
+            length = num_pages = 0
         del self._tokens[length:]
         del self._keys[length // PAGE_POSITIONS :]
-        self._drop_pages(-(-length // PAGE_POSITIONS))
+        self._drop_pages(num_pages)
 
     def passing_room(self, length: int) -> int:
         """How many tokens behind ``length`` may come and be forgotten again.

@@ -16,6 +16,7 @@ from stress.conversations import soak
 from stress.crowd import crowd
 from stress.hammer import hammer
 from stress.interrupt import interrupt
+from stress.kinds import kinds
 from stress.sequences import sequences
 from stress.thousand import thousand
 
@@ -24,6 +25,7 @@ PROGRAMS = {
     "crowd": crowd,
     "hammer": hammer,
     "interrupt": interrupt,
+    "kinds": kinds,
     "sequences": sequences,
     "soak": soak,
     "thousand": thousand,
