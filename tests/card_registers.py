@@ -40,7 +40,7 @@ SHOWN = [
     *(f"card_store_{kind}_{kind}" for kind in CACHE_TYPES),
     *(f"card_attend_few_{kind}_{kind}_{rows}" for kind in CACHE_TYPES for rows in (1, 4, 8)),
     *(f"card_attend_many_{kind}_{kind}_128" for kind in TENSOR_TYPES),
-    *(f"card_attend_many_turing_{kind}_{kind}_128" for kind in TENSOR_TYPES if kind != "bf16"),
+    *(f"card_attend_many_turing_{kind}_{kind}_128" for kind in TENSOR_TYPES),
     *(f"card_attend_many_plain_{kind}_{kind}_128" for kind in ("f32", "bf16")),
 ]
 """The kernels of the page about all of them."""

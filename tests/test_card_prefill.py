@@ -149,7 +149,7 @@ SHAPES = (
     Shape(MANY, ("q8_0", "bf16"), 100, 1, 4, DEEP, split_keys=128, at_once=2),
     Shape(MANY, ("q4_0", "q8_0"), 80, 1, 8, LATE, window=100),
     Shape(TURING, ("f16", "q4_0"), 96, 1, 1, LATE),
-    Shape(TURING, ("f16", "q4_0"), 90, 2, 3, DEEP, window=200, split_keys=128),
+    Shape(TURING, ("bf16", "bf16"), 90, 2, 3, DEEP, window=200, split_keys=128),
     Shape(PLAIN, ("f32", "f32"), 80, 1, 3, RAGGED, window=90),
     Shape(PLAIN, ("f32", "f32"), 66, 1, 3, DEEP, split_keys=256),
 )
@@ -164,6 +164,7 @@ MORE_SHAPES = (
     Shape(MANY, ("f16", "f16"), 6, 1, 71, (Part(0, 30, 9),)),
     Shape(MANY, ("q4_0", "q4_0"), 16, 1, 2, LONG),
     Shape(TURING, ("q8_0", "q8_0"), 128, 2, 3, RAGGED, window=70),
+    Shape(TURING, ("bf16", "q8_0"), 64, 1, 4, RAGGED),
     Shape(PLAIN, ("f32", "q4_0"), 36, 2, 1, LONG),
     Shape(PLAIN, ("q8_0", "bf16"), 100, 1, 4, LATE),
     Shape(PLAIN, ("f32", "f32"), 256, 1, 8, LATE),
@@ -200,6 +201,31 @@ def test_rows_are_what_the_formula_gives(shape: Shape) -> None:
 def test_more_shapes(shape: Shape) -> None:
     """The same for other types, sizes and groups."""
     shape.check()
+
+
+def test_bfloat16_beyond_halves_is_finite() -> None:
+    """Turing multiplies halves: what is larger becomes the largest, what is tiny nearly stays."""
+    cache = CardCache(warp_runner(), ("bf16", "bf16"), 90, 2, 3, 1, 40, ALL_KEYS)
+    rng = np.random.default_rng(0)
+    fill(cache, 0, 40, rng)
+    for kind, part in zip(cache.kinds, card_numbers(cache.page(0, 0), cache.layout), strict=True):
+        numbers = part.numbers()
+        scales = np.where(rng.random(numbers[:, :, :40].shape) < 0.5, 3e-6, 1).astype("f4")
+        numbers[:, :, :40] = random_numbers(kind, scales.shape, rng)
+        small = (numbers[:, :, :40].astype("u4") << 16).view("f4") * scales
+        numbers[:, :, :40] = (small.view("u4") >> 16).astype("u2")
+        part.write_numbers(numbers)
+    parts, q = (Part(0, 20, 20),), rng.normal(size=(20, 6, 90)).astype("f4")
+    kernel = "card_attend_many_turing_bf16_bf16_96"
+    found = attend(cache, kernel, parts, q)
+    np.testing.assert_allclose(found, cache.naive(parts, q), atol=LOSSES["f16"], rtol=0)
+    for value in (3e38, -3e38, 7e4):
+        numbers[:, :, 5, 0] = int(np.array(value, "f4").view("u4")) >> 16
+        part.write_numbers(numbers)
+        found = attend(cache, kernel, parts, q)
+        assert np.isfinite(found).all() and np.abs(found[:, 0, 0]).max() > 1000
+    found = attend(cache, kernel, parts, np.where(q < 2, q, 1e30).astype("f4"))
+    assert np.isfinite(found).all()
 
 
 def test_blocks_fit_the_card() -> None:

@@ -108,6 +108,7 @@ MORE = (
     Case("sm_80", MANY, ("bf16", "f16"), 120, 1, 3, RAGGED),
     Case("sm_80", MANY, ("bf16", "f16"), 128, 2, 3, DEEP, window=150, split_keys=128),
     Case("sm_75", TURING, ("f16", "q8_0"), 118, 2, 4, RAGGED, window=60),
+    Case("sm_75", TURING, ("bf16", "bf16"), 128, 1, 3, DEEP[:2], split_keys=128),
     Case("sm_80", PLAIN, ("f32", "q8_0"), 116, 1, 3, RAGGED, window=50),
     Case("sm_75", TURING, ("f16", "q8_0"), 118, 2, 4, RAGGED[:1], split_keys=128),
     Case("sm_80", PLAIN, ("f32", "q8_0"), 116, 1, 3, RAGGED[:1], split_keys=128),

@@ -62,13 +62,16 @@ def block_partial_bytes(head_size: int) -> int:
     return TILE_ROWS * partial_bytes(head_size)
 
 
-def blocks_of(pair: tuple[str, str], width: int, *, is_plain: bool = False) -> int:
+def blocks_of(
+    pair: tuple[str, str], width: int, *, is_plain: bool = False, is_turing: bool = False
+) -> int:
     """Blocks that a multiprocessor is to have at once: as many as its memory and registers allow.
 
     What is expanded on the way to shared memory needs registers, and so do products without
     tensor cores.
     """
-    if width <= NARROW // 2 and not is_plain and not {*pair} & {*CACHE_SCALE_ELEMENTS}:
+    expanded = {*CACHE_SCALE_ELEMENTS, *(["bf16"] if is_turing else [])}
+    if width <= NARROW // 2 and not is_plain and not {*pair} & expanded:
         return 3
     return 2 if width <= NARROW else 1
 
@@ -100,8 +103,9 @@ TENSOR_ROWS = LaneRows(2, 4, 1, 8, 2)
 class TensorTile:
     """Keys and values of a tile as halves or bfloat16, in chunks of eight elements.
 
-    Keys lie as in a page, a chunk of all positions after the other. Values, queries and results are
-    rows, an odd number of chunks apart, so that eight neighbours lie in different banks.
+    Turing's tensor cores know no bfloat16, of which halves are made there. Keys lie as in a page, a
+    chunk of all positions after the other. Values, queries and results are rows, an odd number of
+    chunks apart, so that eight neighbours lie in different banks.
     """
 
     kinds: tuple[str, str]
@@ -112,6 +116,14 @@ class TensorTile:
     def num_keys(self) -> int:
         """Keys of a tile; with fewer, Turing's smaller memory has room for more blocks."""
         return 64 if self.width <= NARROW and not self.is_turing else 32
+
+    @property
+    def multiplied(self) -> tuple[str, str]:
+        """What numbers of keys, and of values, are for tensor cores."""
+        keys, values = (
+            "bf16" if kind == "bf16" and not self.is_turing else "f16" for kind in self.kinds
+        )
+        return keys, values
 
     def is_asynchronous(self, kind: str) -> bool:
         """Whether chunks of a type are copied to shared memory past the registers."""

@@ -114,10 +114,11 @@ def _many_signatures() -> Table:
     table = {}
     for pair, width in product(product(TENSOR_TYPES, TENSOR_TYPES), WIDTHS):
         for factory, is_turing in (("attend_many", False), ("attend_many_turing", True)):
-            if not is_turing or ("bf16" not in pair and width in TURING_WIDTHS):
+            if not is_turing or width in TURING_WIDTHS:
                 table[Kernel(f"card_{factory}", (*pair, width))] = CardSignature(
                     "prefill", factory, MANY, frozenset({"scale"}), TILE_WARPS,
-                    partial(many_shared_bytes, pair, is_turing), min_blocks=blocks_of(pair, width),
+                    partial(many_shared_bytes, pair, is_turing),
+                    min_blocks=blocks_of(pair, width, is_turing=is_turing),
                 )  # fmt: skip
     return table
 
@@ -161,8 +162,8 @@ def many_kernel(pair: tuple[str, str], head_size: int, tier: str) -> Kernel:
 
     >>> many_kernel(("q8_0", "f16"), 100, "sm_80").name
     'card_attend_many_q8_0_f16_112'
-    >>> many_kernel(("bf16", "f16"), 64, "sm_75").name
-    'card_attend_many_plain_bf16_f16_64'
+    >>> many_kernel(("bf16", "f16"), 256, "sm_75").name
+    'card_attend_many_plain_bf16_f16_256'
     """
     family = "card_attend_many" if tier == "sm_80" else "card_attend_many_turing"
     options = (*pair, width_of(head_size))

@@ -39,6 +39,12 @@ def larger(x: Array, y: Array) -> Array:
     return np.where(x == y, both, np.fmax(x, y))
 
 
+def smaller(x: Array, y: Array) -> Array:
+    """min.f32: the number where the other is none; -0 is less than +0."""
+    either = (x.view("u4") | y.view("u4")).view("f4")
+    return np.where(x == y, either, np.fmin(x, y))
+
+
 def roughly(exact: Array, x: Array) -> Array:
     """What an approximate instruction may give: the next f32 for every other ``x``."""
     result = np.asarray(exact.astype("f4"))

@@ -83,6 +83,7 @@ ARITHMETIC: Table = {
     **_same_types("min.u16 min.s16 min.u32 min.s32 min.u64 min.s64", np.minimum, 2),
     **_same_types("max.u16 max.s16 max.u32 max.s32 max.u64 max.s64", np.maximum, 2),
     **_same_types("max.f32", numbers.larger, 2),
+    **_same_types("min.f32", numbers.smaller, 2),
     **_same_types("and.b16 and.b32 and.b64 and.pred", np.bitwise_and, 2),
     **_same_types("or.b16 or.b32 or.b64 or.pred", np.bitwise_or, 2),
     **_same_types("xor.b16 xor.b32 xor.b64 xor.pred", np.bitwise_xor, 2),

@@ -10,19 +10,26 @@ from typing import Any
 from llvmlite import ir
 
 from edgellama.cuda.kernels.lanes import each
-from edgellama.cuda.kernels.numbers import WORDS, bytes_of, halves_of, nibbles_of
-from edgellama.cuda.kernels.pairs import pair_of
+from edgellama.cuda.kernels.numbers import WORDS, bfloats_of, bytes_of, halves_of, nibbles_of
+from edgellama.cuda.kernels.pairs import narrowed_pair_of, pair_of
 from edgellama.cuda.kernels.warp import call_nvvm
 from edgellama.cuda.layouts import WARP
 from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS
 from edgellama.kernels_cpu.simd.vectors import F16, I32
 
 
-def as_pairs(builder: Any, kind: str, raw: list[Any], tier: Any) -> list[list[Any]]:
-    """Four words of eight halves each, of the four words of a chunk and the bits of its scale."""
+def as_pairs(
+    builder: Any, kind: str, raw: list[Any], tier: Any, multiplied: str
+) -> list[list[Any]]:
+    """Four words of eight numbers each, halves or bfloat16 as they are ``multiplied``.
+
+    Of the four words of a chunk and the bits of its scale.
+    """
     words, scale = raw[:4], raw[-1]
-    if kind not in CACHE_SCALE_ELEMENTS:
+    if kind == multiplied:
         return [words]
+    if kind == "bf16":
+        return [[_narrowed(builder, word, tier) for word in words]]
     if kind == "q8_0":
         pairs = [_scaled_bytes(builder, word, scale, tier) for word in words]
         return [pairs[0] + pairs[1], pairs[2] + pairs[3]]
@@ -42,6 +49,13 @@ def as_floats(builder: Any, kind: str, raw: list[Any], tier: Any) -> list[list[A
         factor = halves_of(builder, scale, width, tier)[0]
         values = [builder.fmul(value, factor) for value in values]
     return [values[i : i + 4] for i in range(0, len(values), 4)]
+
+
+def _narrowed(builder: Any, word: Any, tier: Any) -> Any:
+    """Two bfloat16 as halves: exactly between 2**-14 and the largest half, else what is next."""
+    width = word.type.count if isinstance(word.type, ir.VectorType) else 1
+    low, high = bfloats_of(builder, word, width, tier)
+    return narrowed_pair_of(builder, low, high, tier)
 
 
 PLACED_PAIRS = (0x4140, 0x4342)

@@ -32,6 +32,23 @@ def pair_of(builder: Any, kind: str, low: Any, high: Any, tier: Any) -> Any:
     return _rounded_pair(builder, kind, low, high, tier)
 
 
+MOST = 65504.0
+"""The largest half."""
+
+
+def narrowed_pair_of(builder: Any, low: Any, high: Any, tier: Any) -> Any:
+    """A word of halves of what was bfloat16: numbers beyond halves become the largest half."""
+    return pair_of(builder, "f16", _within(builder, low), _within(builder, high), tier)
+
+
+def _within(builder: Any, value: Any) -> Any:
+    for comparison, bound in (("<", MOST), (">", -MOST)):
+        most = each(value.type, bound)
+        is_less = builder.fcmp_ordered(comparison, value, most)
+        value = builder.select(is_less, value, most)
+    return value
+
+
 def _rounded_pair(builder: Any, kind: str, low: Any, high: Any, tier: Any) -> Any:
     if kind == "f16":
         bits = [half_bits_of(builder, value, tier) for value in (low, high)]

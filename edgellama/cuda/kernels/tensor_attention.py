@@ -18,7 +18,6 @@ from edgellama.cuda.kernels.memory import GLOBAL, SHARED, load_words, place
 from edgellama.cuda.kernels.pairs import pair_of
 from edgellama.cuda.kernels.row_registers import lanes_in, registers, values_in
 from edgellama.cuda.kernels.tensor_cores import (
-    WORD_KINDS,
     load_matrices,
     matrix_rows,
     multiply_add,
@@ -79,7 +78,7 @@ def score(tile: TensorTile) -> Any:
 
     It takes queries in registers, or where they lie, and where the keys lie.
     """
-    kind, num_keys = WORD_KINDS[tile.kinds[0]], tile.num_keys
+    kind, num_keys = tile.multiplied[0], tile.num_keys
 
     @intrinsic
     def scores(typingctx, queries, keys, warp):
@@ -124,7 +123,7 @@ def gather(tile: TensorTile) -> Any:
 
     It takes the results, the weights in words, and where the values lie.
     """
-    kind = WORD_KINDS[tile.kinds[1]]
+    kind = tile.multiplied[1]
 
     @intrinsic
     def gathered(typingctx, results, weights, values):
@@ -157,7 +156,7 @@ def gather(tile: TensorTile) -> Any:
 
 def pack(tile: TensorTile) -> Any:
     """Device function: weights in pairs, the left sides of products with values."""
-    kind = WORD_KINDS[tile.kinds[1]]
+    kind = tile.multiplied[1]
 
     @intrinsic
     def packed(typingctx, weights):

@@ -18,8 +18,6 @@ from edgellama.cuda.kernels.warp import call_nvvm
 from edgellama.cuda.layouts import WARP
 from edgellama.kernels_cpu.simd.vectors import F16, F32, I32, shuffle, splat
 
-WORD_KINDS = {"f16": "f16", "bf16": "bf16", "q8_0": "f16", "q4_0": "f16"}
-"""By type of the cache, what numbers become for tensor cores."""
 SIDE = 8
 """Rows and columns of a matrix in one word a lane."""
 

@@ -160,9 +160,12 @@ class _Moves:
 
     def store(self, move: int, raw: list[Any]) -> None:
         """What ``load`` gave, expanded, into shared memory."""
-        b, is_real = self._builder, self._is_real(move)
-        is_plain = isinstance(self._copy.tile, PlainTile)
-        expanded = (as_floats if is_plain else as_pairs)(b, self._copy.kind, raw, self._tier)
+        b, copy, is_real = self._builder, self._copy, self._is_real(move)
+        if isinstance(copy.tile, PlainTile):
+            expanded = as_floats(b, copy.kind, raw, self._tier)
+        else:
+            multiplied = copy.tile.multiplied[0 if copy.is_keys else 1]
+            expanded = as_pairs(b, copy.kind, raw, self._tier, multiplied)
         for part, words in enumerate(expanded):
             store_words_in(b, self._at(move, part), words, self._width, is_real)
 

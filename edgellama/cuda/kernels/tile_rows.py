@@ -12,9 +12,8 @@ from numba.extending import intrinsic
 
 from edgellama.cuda.kernels.lanes import each, lanes_of, resized, spread
 from edgellama.cuda.kernels.memory import GLOBAL, load_words
-from edgellama.cuda.kernels.pairs import pair_of
+from edgellama.cuda.kernels.pairs import narrowed_pair_of, pair_of
 from edgellama.cuda.kernels.row_registers import lanes_in, registers
-from edgellama.cuda.kernels.tensor_cores import WORD_KINDS
 from edgellama.cuda.kernels.tile_registers import (
     anew,
     constants,
@@ -47,7 +46,8 @@ def queries_to_shared(tile: Tile) -> Any:
     ``num_rows`` rows the first is ``first_row``. Elements behind the head's size are zeros.
     """
     pairs = tile.width // 2
-    kind = WORD_KINDS[tile.kinds[0]] if isinstance(tile, TensorTile) else "f32"
+    kind = tile.multiplied[0] if isinstance(tile, TensorTile) else "f32"
+    is_narrowed = kind == "f16" and tile.kinds[0] == "bf16"
 
     @intrinsic
     def copied(typingctx, q, q_stride, head_size, group, first_row, num_rows, shared, warp):
@@ -89,7 +89,10 @@ def queries_to_shared(tile: Tile) -> Any:
                 found = [load(each_move) for each_move in range(move, min(move + AT_ONCE, moves))]
                 for target, values in found:
                     if kind != "f32":
-                        values = [pair_of(b, kind, *values, tier)]
+                        values = [
+                            narrowed_pair_of(b, *values, tier) if is_narrowed
+                            else pair_of(b, kind, *values, tier)
+                        ]  # fmt: skip
                     store_words_in(b, shared_in(b, shared, target, width), values, width)
             return ctx.get_dummy_value()
 
