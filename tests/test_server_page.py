@@ -128,6 +128,7 @@ def test_a_reply_streams_and_is_kept(client: httpx.Client) -> None:
     """Events begin with both messages, bring the text, end with figures; then it can be read."""
     begun, *pieces, end = ask(client, content="Hello  there", system="Be kind", model="tiny")
     assert begun["type"] == "begun" and begun["title"] == "Hello there"
+    assert begun["messages"][-1]["details"] == {"model": "tiny"}
     text = "".join(each["text"] for each in pieces if each["type"] == "text")
     assert end["type"] == "end" and end["message"]["content"] == text
     details = end["message"]["details"]
@@ -136,6 +137,30 @@ def test_a_reply_streams_and_is_kept(client: httpx.Client) -> None:
     assert [each["role"] for each in found["messages"]] == ["user", "assistant"]
     assert found["messages"][1] == end["message"] and found["leaf"] == end["message"]["id"]
     assert found["settings"] == {"model": "tiny", "system": "Be kind", "options": GREEDY}
+
+
+def test_what_a_reply_waits_for_is_told_soon(server: RunningServer, client: httpx.Client) -> None:
+    """The page says it before a text comes, more often than other streams say that they live."""
+    assert ReplyWriter.ping_s < server.settings.ping_s
+    queue = server.state.queue
+    loop = server.server.servers[0].get_loop()
+    queue.num_running += queue.width
+    told: list[str] = []
+    is_full = True
+    try:
+        body = {"content": "Hello", "model": "tiny", **GREEDY}
+        with client.stream("POST", "/page/chat", json=body) as answer:
+            for line in answer.iter_lines():
+                told.append(line)
+                if '"state"' in line and is_full:
+                    is_full = False
+                    queue.num_running -= queue.width
+                    loop.call_soon_threadsafe(queue.advance)
+    finally:
+        queue.num_running -= queue.width if is_full else 0
+    states = [line for line in told if '"state"' in line]
+    assert any("waiting, position 1" in line for line in states)
+    assert any('"end"' in line for line in told)
 
 
 def test_edits_and_repetitions_are_branches(client: httpx.Client) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from edgellama.server.settings import Limits
 
 TITLE_CHARACTERS = 60
+SHOWN_EVERY_S = 0.5
+"""How often the page is told what a reply waits for, such as its model."""
 KEEP_EVERY_S = 2.0
 """How much of a reply may be lost with the machine's power."""
 PING_S = 0.5
@@ -125,6 +127,7 @@ class ReplyWriter(StreamWriter):
     """Events of a reply for the page, which also fill its place in the store."""
 
     error_shape = staticmethod(openai_error)
+    ping_s = SHOWN_EVERY_S
 
     def __init__(
         self, turn: Turn, store: SqliteFile, drafts: dict[str, Draft],
@@ -154,7 +157,7 @@ class ReplyWriter(StreamWriter):
         )
         self.is_open = True
         self._drafts[turn.reply.id] = self
-        messages = [each.as_json() for each in turn.new_messages]
+        messages = [each.as_json() for each in (*turn.new_messages[:-1], turn.reply)]
         return sse(
             {"type": "begun", "conversation": turn.conversation, "title": turn.title,
              "messages": messages}

@@ -7,6 +7,7 @@ is the protocols' business.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -32,9 +33,13 @@ HEADERS_AFTER_S = 1.0
 
 
 class StreamWriter:
-    """How a protocol writes what happens to an answer, piece by piece; a base to derive from."""
+    """How a protocol writes what happens to an answer, piece by piece; a base to derive from.
+
+    ``ping_s``: how often it says at least that it lives, if more often than the server does.
+    """
 
     media_type = SSE_TYPE
+    ping_s = math.inf
     error_shape: ErrorShape
 
     async def begin(self) -> bytes:
@@ -101,7 +106,7 @@ class AnswerStream(Response):
         self.background = None
         self._answer = answer
         self._writer = writer
-        self._ping_s = ping_s
+        self._ping_s = min(ping_s, writer.ping_s)
         self._keep = keep
         self._num_left = answer.num_texts
 

@@ -156,6 +156,35 @@ def test_escape_stops_and_the_beginning_stays(page: Page) -> None:
     assert len(page.texts("assistant")) == 1 and page.problems() == []
 
 
+def test_messages_and_the_field_are_one_column(page: Page) -> None:
+    """Their edges are in line, whether there is a scrollbar or not."""
+    page.send("a\n" * 3)
+    page.finish()
+    script = """
+        const edges = (name) => {
+            const box = document.querySelector(name).getBoundingClientRect();
+            return [Math.round(box.left), Math.round(box.right)];
+        };
+        return [edges(".message.assistant"), edges(".field")];
+    """
+    for _ in range(2):
+        message, field = page.driver.execute_script(script)
+        assert message == field
+        page.driver.execute_script("document.querySelector('.message').style.height = '300vh'")
+
+
+def test_only_a_message_with_text_can_be_sent(page: Page) -> None:
+    """The button rests while the field has nothing but spaces."""
+    button, text = (page.driver.find_element(By.ID, name) for name in ("send", "text"))
+    assert not button.is_enabled()
+    text.send_keys("   ")
+    assert not button.is_enabled()
+    text.send_keys("Hi")
+    assert button.is_enabled()
+    button.click()
+    assert page.finish() and not button.is_enabled()
+
+
 def test_a_reload_while_it_writes_loses_nothing(page: Page) -> None:
     """What was there before the reload is there after it."""
     page.send(LONG)

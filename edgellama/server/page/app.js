@@ -291,6 +291,7 @@ function stop() {
 function fit() {
   text.style.height = "auto";
   text.style.height = `${Math.min(text.scrollHeight, innerHeight * 0.4)}px`;
+  byId("send").disabled = !text.value.trim();
 }
 
 document.addEventListener("keydown", (event) => {
@@ -329,6 +330,7 @@ document.addEventListener("visibilitychange", () => {
 });
 
 buildSettings(() => toggleSettings(false));
+fit();
 redraw();
 if (await loadModels() === 0) notice("There is no model yet; fetch one: edgellama pull smollm2");
 sidebar.refresh();

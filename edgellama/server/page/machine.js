@@ -37,7 +37,8 @@ export class Machine {
     try {
       this.draw(await api.get("/page/machine"));
     } catch (error) {
-      this.box.replaceChildren(element("p", { class: "note" }, `Nothing can be shown: ${error.message}`));
+      const reason = error instanceof api.ServerError ? error.message : "The server does not answer; it is asked again and again.";
+      this.box.replaceChildren(element("p", { class: "note", role: "status" }, reason));
     }
   }
 

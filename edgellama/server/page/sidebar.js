@@ -19,6 +19,7 @@ export class Sidebar {
   constructor({ changed, removed, failed }) {
     Object.assign(this, { changed, removed, failed, shown: null, latest: 0 });
     this.list = byId("conversations");
+    if (matchMedia("(hover: none)").matches) byId("search").placeholder = "Search"; // No keys to press.
     byId("search").addEventListener("input", () => {
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.refresh(), 150);
