@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
 
 from edgellama.kernels_cpu.machine import cpu, cpu_features
 from edgellama.kernels_cpu.machine.cpu import (
+    ARMV8,
     AVX512VNNI,
     GENERIC,
+    NEON_DOTPROD,
     THREADS_VARIABLE,
     TIER_VARIABLE,
     TIERS,
@@ -65,6 +68,34 @@ def test_tier_that_the_cpu_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     assert select_tier() == GENERIC
     with pytest.raises(KernelError, match="avx512vnni"):
         select_tier("avx512vnni")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "board", "expected"),
+    [
+        ("processor\t: 0\nmodel name\t: Some CPU @ 3 GHz\n", None, "Some CPU @ 3 GHz"),
+        ("processor\t: 0\nCPU part\t: 0xd08\n", "Raspberry Pi 4 Model B Rev 1.4\0",
+         "Raspberry Pi 4 Model B Rev 1.4"),
+        ("processor\t: 0\nCPU part\t: 0xd0c\n", None, platform.machine()),
+        ("processor\t: 0\n", "\0", platform.machine()),
+    ],
+)  # fmt: skip
+def test_name_of_the_cpu(tmp_path: Path, cpuinfo: str, board: str | None, expected: str) -> None:
+    """x86 tells the processor's model; Arm tells its board's, or nothing but the architecture."""
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    if board is not None:
+        (tmp_path / "device-tree").mkdir()
+        (tmp_path / "device-tree" / "model").write_text(board)
+    assert cpu.cpu_name(tmp_path) == expected
+
+
+def test_tiers_of_arm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every 64-bit Arm has a tier of its own, and a faster one with dot products."""
+    monkeypatch.setattr(cpu.platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(cpu, "host_features", lambda: frozenset({"neon"}))
+    assert available_tiers() == (ARMV8, GENERIC)
+    monkeypatch.setattr(cpu, "host_features", lambda: frozenset({"neon", "dotprod"}))
+    assert available_tiers() == (NEON_DOTPROD, ARMV8, GENERIC)
 
 
 def test_tiers_of_other_machines(monkeypatch: pytest.MonkeyPatch) -> None:

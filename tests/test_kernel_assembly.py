@@ -57,6 +57,7 @@ KERNELS = {
     "avxvnni": ("gemv_Q4_0", "gemm_F16"),
     "avx2": ("gemv_Q4_K", "gemm_Q8_0", "gemm_F16"),
     "neon": ("gemm_Q8_0", "gemv_IQ4_NL"),
+    "armv8": ("gemm_Q8_0", "gemv_IQ4_NL"),
     "generic": ("gemv_Q4_0", "gemm_F16"),
 }
 MORE_KERNELS = {
@@ -100,7 +101,7 @@ def everything_of_x86() -> list[Any]:
     return [
         pytest.param(tier, name, marks=[pytest.mark.slow] * (tier in OTHER_TIERS or name in more))
         for tier, names in KERNELS.items()
-        if tier != "neon"
+        if tier not in ("neon", "armv8")
         for more in [MORE_KERNELS.get(tier, ())]
         for name in (*names, *more, *[PACKED_ATTENTION] * (tier in PAIR_PRODUCTS))
     ]
@@ -222,6 +223,15 @@ def test_dot_products_of_arm(triple: str, is_more: bool) -> None:
     """Kernels compiled for Arm multiply signed bytes with sdot and look up tables with tbl."""
     for name, text in assembly("neon", triple, is_more).items():
         assert re.search(r"\bsdot", text)
+        assert not name.startswith("gemv") or re.search(r"\btbl", text)
+
+
+@pytest.mark.slow
+def test_pairs_of_armv8() -> None:
+    """Kernels for any 64-bit Arm add up products in pairs, and use nothing that some lack."""
+    for name, text in assembly("armv8", ARM_TRIPLES[0]).items():
+        assert re.search(r"\bsmull2?\s+v", text) and re.search(r"\bsadalp\s+v", text)
+        assert not re.search(r"\b[su]dot\b|\b[su]mmla\b|\bcas\w*\b|\bldadd\w*\b", text)
         assert not name.startswith("gemv") or re.search(r"\btbl", text)
 
 

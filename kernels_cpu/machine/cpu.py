@@ -17,9 +17,10 @@ from edgellama.quant.records import dataclass
 
 TIER_VARIABLE = "EDGELLAMA_TIER"
 THREADS_VARIABLE = "EDGELLAMA_NUM_THREADS"
-Dot4 = Literal["plain", "unsigned", "pairs", "signed"]
+Dot4 = Literal["plain", "unsigned", "pairs", "signed", "signed_pairs"]
 """How four byte products are summed: without an instruction for it; unsigned times signed at
-once; in pairs of unsigned times signed that saturate at 16 bits; signed times signed at once."""
+once; in pairs of unsigned times signed that saturate at 16 bits; signed times signed at once, or
+in pairs of 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,17 @@ NEON_DOTPROD = Tier(
     has_pair_dot=False,
     dot4="signed",
 )
+ARMV8 = Tier(
+    name="armv8",
+    lanes=4,
+    llvm_cpu="generic",
+    llvm_features="+neon",
+    requires=frozenset({"neon"}),
+    machines=ARM_MACHINES,
+    has_pair_dot=False,
+    dot4="signed_pairs",
+)
+"""Every 64-bit Arm, such as the Cortex-A72 of a Raspberry Pi 4."""
 GENERIC = Tier(
     name="generic",
     lanes=4,
@@ -94,18 +106,24 @@ GENERIC = Tier(
     has_byte_shuffle=False,
     dot4="plain",
 )
-TIERS: tuple[Tier, ...] = (AVX512VNNI, AVXVNNI, AVX2, NEON_DOTPROD, GENERIC)
+TIERS: tuple[Tier, ...] = (AVX512VNNI, AVXVNNI, AVX2, NEON_DOTPROD, ARMV8, GENERIC)
 """Fastest first."""
 
 
-def cpu_name() -> str:
-    """The model of this CPU as the system calls it, or else the architecture."""
+def cpu_name(system: Path = Path("/proc")) -> str:
+    """The model of this CPU as the system calls it, of its board on Arm, or the architecture."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = (system / "cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
+    if names:
+        return names[0]
+    try:
+        board = (system / "device-tree" / "model").read_text("utf-8", "replace")
+    except OSError:
+        return platform.machine()
+    return board.strip("\0 \n") or platform.machine()
 
 
 def available_tiers() -> tuple[Tier, ...]:

@@ -80,6 +80,26 @@ def _dot4_signed(builder: Any, accumulator: Any, first: Any, second: Any) -> Any
     )
 
 
+def _dot4_signed_pairs(builder: Any, accumulator: Any, first: Any, second: Any) -> Any:
+    """Two products fit 16 bits, also 128 times 127: each half of 16 bytes, then both in pairs."""
+    halves, words = llvm_vector("i16", 8), llvm_vector("i32", 4)
+    parts = []
+    for part, *operands in zip(
+        *(_in_16_bytes(builder, v) for v in (accumulator, first, second)), strict=True
+    ):
+        products = [
+            call_llvm(
+                builder, "llvm.aarch64.neon.smull.v8i16", halves,
+                [shuffle(builder, v, v, range(at, at + 8)) for v in operands],
+            )
+            for at in (0, 8)
+        ]  # fmt: skip
+        pairs = call_llvm(builder, "llvm.aarch64.neon.addp.v8i16", halves, products)
+        sums = call_llvm(builder, "llvm.aarch64.neon.saddlp.v4i32.v8i16", words, [pairs])
+        parts.append(builder.add(part, sums))
+    return concatenate(builder, parts)
+
+
 def _in_16_bytes(builder: Any, vector: Any) -> list[Any]:
     """A vector cut into those of 16 bytes, which is all that Arm has."""
     width = 128 // vector.type.element.width
@@ -99,6 +119,7 @@ DOT4: Mapping[Dot4, tuple[Any, Any]] = MappingProxyType(
         "unsigned": (_dot4_unsigned, _dot4_unsigned),
         "pairs": (_dot4_pairs, _dot4_signs_moved),
         "signed": (_dot4_signed, _dot4_signed),
+        "signed_pairs": (_dot4_signed_pairs, _dot4_signed_pairs),
     }
 )
 """Per kind of tier: for weights of up to seven bits, and for weights that take all eight."""
