@@ -398,6 +398,23 @@ def test_a_full_disk_is_told(
         assert reply["content"] == last["message"]["content"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="files that are open stay there")
+def test_a_file_that_was_moved_away_is_made_anew(tiny_path: Path, tmp_path: Path) -> None:
+    """What is said from then on is in the new file, not in one that nobody can find."""
+    path = tmp_path / "conversations.sqlite"
+    settings = ServerSettings(
+        models={"tiny": tiny_path}, only_given=True, store=tmp_path / "responses.sqlite"
+    )
+    with running_server(settings) as server, server.client() as client:
+        first = ask(client, content="Hello")[0]["conversation"]
+        path.rename(tmp_path / "moved.sqlite")
+        assert client.get(f"/page/conversations/{first}").status_code == 404
+        later = ask(client, content="Hello again")[0]["conversation"]
+        assert shown(client, later)["messages"]
+    names = sqlite3.connect(path).execute("SELECT id FROM conversations").fetchall()
+    assert names == [(later,)]
+
+
 def test_a_damaged_file_is_told(tiny_path: Path, tmp_path: Path) -> None:
     """With its name and what to do, not as an internal error."""
     (tmp_path / "conversations.sqlite").write_bytes(b"no database " * 100)

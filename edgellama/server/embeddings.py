@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 import numpy as np
@@ -20,12 +21,14 @@ from edgellama.server.ollama_fields import text_options
 from edgellama.server.ollama_texts import nanoseconds
 from edgellama.server.routing import Routes, read_request, state_of
 from edgellama.server.turns import Worked, in_turn
-from edgellama.server.wire import json_response
+from edgellama.server.wire import encode_json, json_response
 
 if TYPE_CHECKING:
     from edgellama.llama import Llama
 
 MAX_TEXTS = 2048
+Written: TypeAlias = "str | msgspec.Raw"
+"""A vector in an answer: base64, or numbers that are JSON already."""
 
 
 class OpenAIFields(msgspec.Struct):
@@ -65,18 +68,19 @@ async def openai_embeddings(request: Request) -> Response:
     worked = await _embed(request, fields.model, texts, fields.dimensions)
     as_text = fields.encoding_format == "base64"
     num_tokens = sum(found.num_tokens for found in worked.result)
+    vectors = await _all_written(worked.result, as_text)
     data = [
-        {"object": "embedding", "index": index, "embedding": _written(found, as_text)}
-        for index, found in enumerate(worked.result)
+        {"object": "embedding", "index": index, "embedding": vector}
+        for index, vector in enumerate(vectors)
     ]
     usage = {"prompt_tokens": num_tokens, "total_tokens": num_tokens}
     return json_response({"object": "list", "data": data, "model": name, "usage": usage})
 
 
-async def vectors_of(request: Request, model: str, texts: str | list[str]) -> list[list[float]]:
-    """The vectors of texts, each of the length one."""
+async def vectors_of(request: Request, model: str, texts: str | list[str]) -> list[Written]:
+    """The vectors of texts, each of the length one, as JSON."""
     worked = await _embed(request, model, _texts(texts), None)
-    return [found.vector.tolist() for found in worked.result]
+    return await _all_written(worked.result)
 
 
 async def ollama_embed(request: Request) -> Response:
@@ -87,7 +91,7 @@ async def ollama_embed(request: Request) -> Response:
     return json_response(
         {
             "model": fields.model or fields.name,
-            "embeddings": [_written(found, False) for found in worked.result],
+            "embeddings": await _all_written(worked.result),
             "total_duration": nanoseconds(worked.total_s),
             "load_duration": nanoseconds(worked.load_s),
             "prompt_eval_count": sum(found.num_tokens for found in worked.result),
@@ -99,7 +103,8 @@ async def ollama_embeddings(request: Request) -> Response:
     """The vector of one text, in Ollama's older way: its length is not one."""
     fields = _ollama_fields(await read_request(request))
     worked = await _embed_for_ollama(request, fields, [fields.prompt], normalize=False)
-    return json_response({"embedding": _written(worked.result[0], False)})
+    (vector,) = await _all_written(worked.result)
+    return json_response({"embedding": vector})
 
 
 def _ollama_fields(body: dict[str, Any]) -> OllamaFields:
@@ -167,12 +172,16 @@ def _texts(given: str | Sequence[Any]) -> list[str]:
     )
 
 
-def _written(embedding: Embedding, as_text: bool) -> str | list[float]:
+async def _all_written(found: Sequence[Embedding], as_text: bool = False) -> list[Written]:
+    """Vectors as answers have them; written in a thread, since many take longer than a moment."""
+    return await asyncio.to_thread(lambda: [_written(each, as_text) for each in found])
+
+
+def _written(embedding: Embedding, as_text: bool) -> Written:
     vector = embedding.vector
     if as_text:
         return base64.b64encode(np.ascontiguousarray(vector, dtype="<f4").tobytes()).decode()
-    numbers: list[float] = vector.tolist()
-    return numbers
+    return msgspec.Raw(encode_json(vector.tolist()))
 
 
 ROUTES: Routes = (

@@ -41,6 +41,7 @@ class SqliteFile:
         self._path = path
         self._prepare = prepare
         self._connection: sqlite3.Connection | None = None
+        self._opened: tuple[int, int] | None = None
         self._thread = ThreadPoolExecutor(1, f"edgellama-{path.stem}")
 
     async def ask(self, work: Callable[[sqlite3.Connection], Result]) -> Result:
@@ -64,6 +65,9 @@ class SqliteFile:
             raise self._failed(error) from error
 
     def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and self._opened != self._identity():
+            logger.warning("%s is another file now, or gone; it is opened anew", self._path)
+            self._close()
         if self._connection is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
             # What people said is theirs alone.
@@ -77,12 +81,21 @@ class SqliteFile:
             except BaseException:
                 connection.close()
                 raise
-            self._connection = connection
+            self._connection, self._opened = connection, self._identity()
         return self._connection
+
+    def _identity(self) -> tuple[int, int] | None:
+        """What tells the file from another at its place; None if there is none."""
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
     def _close(self) -> None:
         if self._connection is not None:
             self._connection.close()
+            self._connection = None
 
     def _failed(self, error: sqlite3.Error | OSError) -> RequestError:
         said = str(error.strerror or error) if isinstance(error, OSError) else str(error)

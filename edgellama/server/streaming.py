@@ -20,7 +20,15 @@ from edgellama.server.answers import Answer, Done, Ended, Event, Failed, Piece, 
 from edgellama.server.errors import ErrorShape, RequestError, as_request_error
 from edgellama.server.routing import state_of
 from edgellama.server.short_way import ShortWay, short_way
-from edgellama.server.wire import SSE_TYPE, json_response, left, sse, until_left
+from edgellama.server.wire import (
+    SSE_TYPE,
+    encode_json,
+    json_bytes_response,
+    json_response,
+    left,
+    sse,
+    until_left,
+)
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -88,7 +96,13 @@ async def respond(
     if keep is not None:
         for result in results:
             await keep(result)
-    return json_response(whole(results))
+
+    def written() -> bytes:
+        return encode_json(whole(results))
+
+    # Thousands of tokens with their alternatives would keep the loop from other streams.
+    is_large = any(result.logprobs is not None for result in results)
+    return json_bytes_response(await asyncio.to_thread(written) if is_large else written())
 
 
 async def _end_when_left(answer: Answer, receive: Receive) -> None:
