@@ -53,7 +53,10 @@ class Packer:
         )
 
     def _order(self, order: ChoiceOrder) -> tuple[object, ...]:
-        return self._shared(order.plan, order.plan.number), order.chances, order.breaking
+        rules = [
+            self._shared(rule, rule) if isinstance(rule, bytes) else rule for rule in order.rules
+        ]
+        return self._shared(order.plan, order.plan.number), order.chances, order.breaking, rules
 
     def _shared(self, value: object, key: Hashable) -> tuple[object, ...]:
         """A value, or where the other end has it already."""
@@ -97,10 +100,17 @@ class Unpacker:
     ) -> StageCall:
         ids = np.frombuffer(tokens, np.int32)
         floats = None if rows is None else np.frombuffer(rows, np.float32).reshape(len(ids), -1)
-        asked = None if order is None else ChoiceOrder(self._shared(*order[0]), *order[1:])
+        asked = None if order is None else self._order(*order)
         return StageCall(
             sequence, position, ids, wanted, floats, prompt_length, beside, asked, adapters
         )
+
+    def _order(
+        self, plan: tuple[Any, ...], chances: Any, breaking: frozenset[int], rules: list[Any]
+    ) -> ChoiceOrder:
+        # In the order in which they were packed: a later one may take an earlier one's place.
+        read = [self._shared(*rule) if isinstance(rule, tuple) else rule for rule in rules]
+        return ChoiceOrder(self._shared(*plan), chances, breaking, tuple(read))
 
     def _shared(self, slot: int, *value: Any) -> Any:
         if value:

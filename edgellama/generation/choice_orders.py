@@ -1,7 +1,7 @@
 """Orders for a text whose tokens are chosen where its logits are computed, on another machine.
 
 Chance is drawn here, so the tokens are those that a choice here would give. What an order cannot
-say (functions of users, forms, learning samplers) has its logits sent instead.
+say (functions of users, banned strings, learning samplers) has its logits sent instead.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from edgellama.sampling.choice_order import ChoiceOrder, SamplerPlan
+from edgellama.sampling.choice_order import UNCHOSEN, ChoiceOrder, Rule, SamplerPlan, as_rule
 
 if TYPE_CHECKING:
     from edgellama.generation.text_request import Request
+    from edgellama.sampling.constraint import Constraint
     from edgellama.sampling.sampler import Sampler
 
 _NUMBERS = itertools.count(1)
 
 
 def is_orderable(request: Request) -> bool:
-    """Whether nothing of a request, but perhaps the form of its answer, needs logits here."""
+    """Whether nothing of a request needs logits here."""
     needs_logits = (
         request.processors,
         request.sampler is not None,
-        request.logprobs is not None,
         request.prompt_logprobs is not None,
         request.banned,
         request.sampling.mirostat,
@@ -58,26 +58,73 @@ class ChoiceOrders:
             bias,
             len(request.prompt),
             () if options.penalize_prompt else tuple(request.own_tokens),
+            request.logprobs,
         )
         self._note_breaking(self._plan.own_tokens)
 
-    def order(self, history: Sequence[int], draft: Sequence[int]) -> ChoiceOrder:
-        """A token for the end of ``history`` and for each of the guesses behind it."""
+    def order(
+        self, history: Sequence[int], draft: Sequence[int], rules: Sequence[Rule] = ()
+    ) -> ChoiceOrder:
+        """A token for the end of ``history`` and for each of the guesses behind it.
+
+        ``rules``: what each may be; where that is certain no random numbers are used up.
+        """
         self._note_breaking([*history[self._num_seen :], *draft])
         self._num_seen = len(history)
         size = self._sampler.num_chances
-        chances = self._sampler.chance.ahead(size * (len(draft) + 1))
-        rows = (chances[start : start + size] for start in range(0, len(chances), size or 1))
-        return ChoiceOrder(self._plan, tuple(rows) or ((),) * (len(draft) + 1), self._breaking)
+        sizes = [0 if isinstance(rule, int) else size for rule in rules]
+        sizes = sizes or [size] * (len(draft) + 1)
+        chances = iter(self._sampler.chance.ahead(sum(sizes)))
+        rows = tuple(tuple(itertools.islice(chances, each)) for each in sizes)
+        return ChoiceOrder(self._plan, rows, self._breaking, tuple(rules))
 
-    def taken(self, token: int) -> int:
-        """The token of an order, whose chances are used up with it."""
+    def taken(self) -> None:
+        """Use up the chances of a token that was chosen."""
         for _ in range(self._sampler.num_chances):
             self._sampler.chance.random()
-        return token
 
     def _note_breaking(self, tokens: Sequence[int]) -> None:
         if self._breaks is not None:
             new = {token for token in tokens if self._breaks(token)}
             if not new <= self._breaking:
                 self._breaking |= new
+
+
+def rules_along(
+    constraint: Constraint,
+    draft: Sequence[int],
+    vocab_size: int,
+    ends: frozenset[int],
+    *,
+    appends_certain: bool,
+) -> list[Rule]:
+    """What a text may go on with at its end and behind each of the guesses, for their rows.
+
+    ``appends_certain``: whether what must follow a token is appended with it, so that none of its
+    rows is looked at. Behind a guess that cannot be there is nothing to choose.
+    """
+    rules: list[Rule] = []
+    certain: list[int] = []
+    num_noted = 0
+    try:
+        for token in (*draft, None):
+            forced = certain or constraint.forced()
+            if forced:
+                rules.append(forced[0])
+            else:
+                rules.append(as_rule(constraint.mask(), vocab_size))
+            is_wrong = bool(forced) and token != forced[0]
+            if token is None or is_wrong or token in ends or not constraint.allows(token):
+                break
+            constraint.advance(token)
+            num_noted += 1
+            if certain:
+                certain = certain[1:]
+            elif appends_certain:
+                certain = constraint.forced()
+                if not certain and constraint.is_finished:
+                    break
+    finally:
+        if num_noted:
+            constraint.rollback(num_noted)
+    return rules + [UNCHOSEN] * (len(draft) + 1 - len(rules))

@@ -103,8 +103,8 @@ class Decoding:
         At first the prompt, of which the cache may hold a part already.
         """
         step = self._next_tokens()
-        if step is not None and self._choice.orders is not None:
-            order = self._choice.orders.order(self._history, self._draft)
+        order = None if step is None else self._choice.order(self._history, self._draft)
+        if order is not None:
             self._engine.order_choice(self.cache, order)
         return step
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.generation.results import Chunk, TokenLogprob
-from edgellama.sampling.filters import keep_top_k
+from edgellama.sampling.logprobs import TokenShare, log_total
 
 if TYPE_CHECKING:
     from edgellama.generation.text_request import Request
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
 
 Rows = npt.NDArray[np.float32]
-
-
-def log_total(logits: Logits) -> float:
-    """The logarithm of the sum of all exponentials: a logit less this is a log-probability."""
-    largest = float(logits.max())
-    below = (logits - np.float32(largest)).astype(np.float32)
-    return largest + math.log(float(np.exp(below).sum(dtype=np.float64)))
 
 
 def share(logits: Logits, tokens: Sequence[int], others: Sequence[int]) -> float:
@@ -42,17 +35,18 @@ def token_logprob(
     tokenizer: Tokenizer, logits: Logits, token: int, num_alternatives: int
 ) -> TokenLogprob:
     """The log-probability of a token by logits (vocab_size,), and the likeliest tokens."""
-    total = log_total(logits)
+    return described(tokenizer, TokenShare.by(logits, token, num_alternatives))
 
-    def of(other: int) -> TokenLogprob:
-        text = tokenizer.decode([other], skip_special=False, continuation=True)
-        return TokenLogprob(other, text, float(logits[other]) - total)
 
-    likeliest: list[int] = []
-    if num_alternatives:
-        kept = keep_top_k(logits, num_alternatives)
-        likeliest = kept[np.argsort(-logits[kept], kind="stable")].tolist()
-    return replace(of(token), alternatives=tuple(map(of, likeliest)))
+def described(tokenizer: Tokenizer, found: TokenShare) -> TokenLogprob:
+    """Numbers with the texts of their tokens."""
+
+    def of(token: int, logprob: float) -> TokenLogprob:
+        text = tokenizer.decode([token], skip_special=False, continuation=True)
+        return TokenLogprob(token, text, logprob)
+
+    alternatives = tuple(of(*each) for each in found.likeliest)
+    return replace(of(found.token, found.logprob), alternatives=alternatives)
 
 
 def prompt_logprobs(tokenizer: Tokenizer, request: Request) -> PromptLogprobs | None:
@@ -79,8 +73,11 @@ class TextLogprobs:
 
     def note(self, logits: Logits, token: int) -> None:
         """The text's next token was chosen by ``logits`` (vocab_size,)."""
-        found = token_logprob(self._tokenizer, logits, token, self._num_alternatives)
-        self._found.append(found)
+        self.note_found(TokenShare.by(logits, token, self._num_alternatives))
+
+    def note_found(self, found: TokenShare) -> None:
+        """The same where it was found elsewhere."""
+        self._found.append(described(self._tokenizer, found))
 
     def drop(self, num_tokens: int) -> None:
         """The last tokens do not belong to the text any more."""

@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgellama.generation.arguments import token_bias
-from edgellama.generation.choice_orders import ChoiceOrders, is_orderable
+from edgellama.generation.choice_orders import ChoiceOrders, is_orderable, rules_along
 from edgellama.generation.constraining import constraint_of
 from edgellama.generation.held_tokens import RefusedTokens
 from edgellama.generation.logprobs import TextLogprobs
+from edgellama.sampling.choice_order import UNCHOSEN
 from edgellama.sampling.constraint import allowed_token
+from edgellama.sampling.logprobs import TokenShare
 from edgellama.sampling.sampler import Sampler
 from edgellama.text.sequence_breakers import SequenceBreakers
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.results import Chunk, TokenLogprob
     from edgellama.generation.text_request import Request
+    from edgellama.sampling.choice_order import ChoiceOrder
     from edgellama.sampling.filters import Logits
     from edgellama.text.tokenizer import Tokenizer
 
@@ -47,9 +50,10 @@ class TokenChoice:
             choose=request.sampler,
         )
         self._constraint = constraint_of(tokenizer, request)
-        self.orders: ChoiceOrders | None = None
-        if engine.orders_choices and is_orderable(request) and self._constraint is None:
-            self.orders = ChoiceOrders(request, self._sampler, own_ends, bias, breaks)
+        self._orders: ChoiceOrders | None = None
+        if engine.orders_choices and is_orderable(request):
+            self._orders = ChoiceOrders(request, self._sampler, own_ends, bias, breaks)
+        self._vocab_size = engine.config.vocab_size
         self._refused = RefusedTokens()
         self._logprobs: TextLogprobs | None = None
         if request.logprobs is not None:
@@ -79,11 +83,11 @@ class TokenChoice:
     def choose(self, logits: Logits, history: Sequence[int]) -> int | None:
         """The next token by logits (vocab_size,); None where the text's form has no way on.
 
-        An end token is not the text's own; of others the log-probability is noted. With ``orders``
-        a token was chosen already, and stands in the place of logits (1,).
+        An end token is not the text's own; of others the log-probability is noted. What was ordered
+        was chosen already, and stands in the place of logits.
         """
-        if self.orders is not None:
-            return self.orders.taken(int(logits[0]))
+        if self._orders is not None:
+            return self._ordered(self._orders, logits)
         allowed = self._refused.allowed(len(history), len(logits))
         if self._constraint is None:
             token: int | None = self._sampler(logits, history, allowed)
@@ -93,6 +97,18 @@ class TokenChoice:
             self._logprobs.note(logits, token)
         return token
 
+    def order(self, history: Sequence[int], draft: Sequence[int]) -> ChoiceOrder | None:
+        """How to choose behind ``history`` and each guess, where that is done far from here."""
+        if self._orders is None:
+            return None
+        if self._constraint is None:
+            return self._orders.order(history, draft)
+        rules = rules_along(
+            self._constraint, draft, self._vocab_size, self.end_tokens,
+            appends_certain=not self._wants_logits,
+        )  # fmt: skip
+        return self._orders.order(history, draft, rules)
+
     def certain(self) -> Sequence[int]:
         """Tokens that must come next in any case.
 
@@ -101,6 +117,18 @@ class TokenChoice:
         if self._constraint is None or self._wants_logits:
             return ()
         return self._constraint.forced()
+
+    def _ordered(self, orders: ChoiceOrders, row: Logits) -> int | None:
+        """The token of a row that was chosen far from here; its chances are used up with it."""
+        if row[0] == UNCHOSEN:
+            return None
+        found = None if self._logprobs is None else TokenShare.from_row(row)
+        token = int(row[0]) if found is None else found.token
+        if self._constraint is None or not self._constraint.forced():
+            orders.taken()
+        if found is not None and self._logprobs is not None and token not in self.end_tokens:
+            self._logprobs.note_found(found)
+        return token
 
     def is_refused(self, place: int, token: int) -> bool:
         """Whether a token cannot stand at a place of the history."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellama.sampling.chance import GivenChance
+from edgellama.sampling.filters import Mask
+from edgellama.sampling.logprobs import TokenShare, row_width
 from edgellama.sampling.options import SamplingOptions
 from edgellama.sampling.sampler import Sampler
 
@@ -21,12 +23,18 @@ if TYPE_CHECKING:
     from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 
 UNCHOSEN = -1
-"""Stands for the choice behind a guess that was wrong."""
+"""Stands for the choice behind a guess that was wrong, and where there is none."""
+Rule: TypeAlias = "bytes | int | None"
+"""What may be chosen: tokens as bits, one in any case (``UNCHOSEN``: none), or all."""
 
 
 @dataclass(frozen=True)
 class SamplerPlan:
-    """How the tokens of the text ``number`` are chosen; the rest is as for ``Sampler``."""
+    """How the tokens of the text ``number`` are chosen; the rest is as for ``Sampler``.
+
+    ``num_alternatives``: how many of the likeliest tokens' log-probabilities are told with each
+    token and its own; None: none is told.
+    """
 
     number: int
     options: SamplingOptions
@@ -35,6 +43,7 @@ class SamplerPlan:
     bias: Mapping[int, float]
     prompt_length: int
     own_tokens: tuple[int, ...]
+    num_alternatives: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,12 +51,13 @@ class ChoiceOrder:
     """Choose by ``plan``, a token for each of the rows of logits that a step gives.
 
     ``chances``: random numbers for each row. ``breaking``: tokens of the text at which DRY's
-    sequences end.
+    sequences end. ``rules``: one for each row; none where all tokens may be chosen.
     """
 
     plan: SamplerPlan
     chances: tuple[tuple[float, ...], ...]
     breaking: frozenset[int]
+    rules: tuple[Rule, ...] = ()
 
 
 class OrderedChoices:
@@ -70,17 +80,48 @@ class OrderedChoices:
     def tokens(
         self, order: ChoiceOrder, rows: npt.NDArray[np.float32], history: Sequence[int]
     ) -> npt.NDArray[np.float32]:
-        """A row of one number for each of ``rows`` (n, vocab_size): the token, which f32 can hold.
+        """A row for each of ``rows`` (n, vocab_size): the token, which f32 can hold.
 
-        ``history`` ends with the token of the last row. Those of the other rows but the first are
-        guesses: behind one that is not what was chosen before it, nothing is chosen any more.
+        With log-probabilities it is a ``TokenShare``. ``history`` ends with the token of the last
+        row. Those of the other rows but the first are guesses: behind one that is not what was
+        chosen before it, nothing is chosen any more.
         """
         self._breaking = order.breaking
-        chosen = np.full((len(rows), 1), UNCHOSEN, np.float32)
+        num_alternatives = self.plan.num_alternatives
+        width = row_width(num_alternatives, rows.shape[1])
+        chosen = np.full((len(rows), width), UNCHOSEN, np.float32)
+        token = UNCHOSEN
         for number, row in enumerate(rows):
             end = len(history) - len(rows) + number + 1
-            if number and history[end - 1] != chosen[number - 1, 0]:
+            if number and history[end - 1] != token:
                 break
             so_far = history if end == len(history) else history[:end]
-            chosen[number] = self._sampler(row, so_far, chance=GivenChance(order.chances[number]))
+            token = self._token(order, number, row, so_far)
+            if num_alternatives is None or token == UNCHOSEN:
+                chosen[number] = token
+            else:
+                chosen[number] = TokenShare.by(row, token, num_alternatives).row()
         return chosen
+
+    def _token(
+        self, order: ChoiceOrder, number: int, row: npt.NDArray[np.float32], history: Sequence[int]
+    ) -> int:
+        rule = order.rules[number] if order.rules else None
+        if isinstance(rule, int):
+            return rule
+        allowed = None if rule is None else allowed_by(rule, len(row))
+        return self._sampler(row, history, allowed, GivenChance(order.chances[number]))
+
+
+def as_rule(mask: Mask, vocab_size: int) -> Rule:
+    """What a mask allows, of which the end may be lacking."""
+    mask = mask[:vocab_size]
+    return np.packbits(mask).tobytes() if mask.any() else UNCHOSEN
+
+
+def allowed_by(rule: bytes, vocab_size: int) -> Mask:
+    """The mask (vocab_size,) of a rule; what it does not name is not allowed."""
+    bits = np.unpackbits(np.frombuffer(rule, np.uint8))[:vocab_size]
+    allowed = np.zeros(vocab_size, np.bool_)
+    allowed[: len(bits)] = bits
+    return allowed
