@@ -43,7 +43,10 @@ class LivingText(Protocol):
 
 
 class Beginnings:
-    """Those of one model. ``retire`` hears of numbers that are needed no more."""
+    """Those of one model. ``retire`` hears of numbers that are needed no more.
+
+    ``origin``: what decides keys and values now, besides tokens and what texts themselves have.
+    """
 
     def __init__(
         self, retire: Callable[[int], None], bytes_of: Callable[[int], int], limit_bytes: int
@@ -51,6 +54,7 @@ class Beginnings:
         """``limit_bytes``: what living and ended texts may take together."""
         self.retire, self.bytes_of = retire, bytes_of
         self.limit_bytes = limit_bytes
+        self.origin = b""
         self._living: weakref.WeakSet[LivingText] = weakref.WeakSet()
         # Sequences end in finalizers, too, where no lock may be waited for.
         self._arrived: deque[Held] = deque()
@@ -92,6 +96,14 @@ class Beginnings:
             if best in self._ended:
                 self._ended.move_to_end(best)
             return best, most
+
+    def change_origin(self, origin: bytes) -> None:
+        """Something else decides keys and values from now on: what has ended is not found again."""
+        with self._lock:
+            self._take_arrived()
+            while self._ended:
+                self.retire(self._ended.popitem()[0])
+            self.origin = origin
 
     def trim(self) -> None:
         """Let go of ended texts for which living ones leave no room, the longest unused first."""

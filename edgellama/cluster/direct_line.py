@@ -14,10 +14,11 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from edgellama.cluster.progress_watch import STUCK_S, ProgressWatch
 from edgellama.cluster.stage_call import StageSilentError
+from edgellama.cluster.stage_hooks import AnswerHook, HookCall
 from edgellama.cluster.wire import Packer, Unpacker
 
 TOKEN_BYTES = 32
@@ -37,7 +38,7 @@ VANISHED = {
 }
 """After half a minute a connection of which the other end knows nothing counts as broken."""
 _LENGTH = struct.Struct("<Q")
-Respond = Callable[[Any], object]
+Respond = Callable[[Any, AnswerHook], object]
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ class LineServer:
     ) -> None:
         """Listen on a free port of ``host``; OSError where that cannot be.
 
-        ``respond`` gives the answer of a message, which is anything but None. ``progress`` says
+        ``respond`` gives the answer of a message, which is anything but None; it may ask back for
+        hooks meanwhile. ``progress`` says
         how far it has come meanwhile, see ``ProgressWatch``.
         """
         self._respond, self._progress = respond, progress
@@ -86,10 +88,17 @@ class LineServer:
             connection.settimeout(None)
             _set_up(connection)
             packer, unpacker = Packer(), Unpacker()
+
+            def ask_back(call: HookCall) -> Any:
+                _send(connection, packer.pack(call))
+                return unpacker.unpack(_message(connection))
+
             while True:
                 message = unpacker.unpack(_message(connection))
                 try:
-                    answer = self._progress() if message is PULSE else self._respond(message)
+                    answer = (
+                        self._progress() if message is PULSE else self._respond(message, ask_back)
+                    )
                 except Exception as error:
                     answer = f"{type(error).__name__}: {error}"
                 _send(connection, packer.pack(answer))
@@ -122,13 +131,22 @@ class Line:
         self._connection.sendall(address.token)
         self._packer, self._unpacker = Packer(), Unpacker()
         self.is_closed = False
+        self.driver: AnswerHook | None = None
 
     def ask(self, message: object) -> Any:
-        """The answer of a stage; OSError or EOFError where it is lost."""
+        """The answer of a stage; OSError or EOFError where it is lost.
+
+        ``driver`` answers what the stage asks for hooks, and its errors are raised.
+        """
         self._watch.begin()
         try:
             _send(self._connection, self._packer.pack(message), self._check_pulse)
-            answer = self._unpacker.unpack(_message(self._connection, self._check_pulse))
+            answer = self._answer()
+            while isinstance(answer, HookCall):
+                rows = _nobody(answer) if self.driver is None else self.driver(answer)
+                self._watch.begin()
+                _send(self._connection, self._packer.pack(rows), self._check_pulse)
+                answer = self._answer()
         except BaseException:
             self.close()
             raise
@@ -140,6 +158,9 @@ class Line:
         """Hang up."""
         self.is_closed = True
         self._connection.close()
+
+    def _answer(self) -> Any:
+        return self._unpacker.unpack(_message(self._connection, self._check_pulse))
 
     def _check_pulse(self) -> None:
         """StageSilentError unless the stage says that it is still there and gets on."""
@@ -156,6 +177,10 @@ class Line:
                 f"it has not said for {self._silence_s + limit_s:g} s that it is still there"
             ) from None
         self._watch.note(progress)
+
+
+def _nobody(call: HookCall) -> NoReturn:
+    raise ConnectionError(f"the stage asks for hook {call.number}, which nobody has set here")
 
 
 def _set_up(connection: socket.socket) -> None:

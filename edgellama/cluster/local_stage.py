@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from edgellama.cluster.stage import Stage
 from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask
 
 
@@ -15,6 +16,7 @@ class LocalStage:
     def __init__(self, make_stage: Callable[[], Stage]) -> None:
         self._make_stage = make_stage
         self._stage = make_stage()
+        self._driver: AnswerHook | None = None
         self.layers = self._stage.layers
 
     @property
@@ -24,11 +26,15 @@ class LocalStage:
 
     def run(self, calls: list[StageCall]) -> list[Answer]:
         """See ``Stage.run``."""
-        return self._stage.run(calls)
+        return self._stage.run(calls, self._driver)
 
     def do(self, task: StageTask) -> object:
         """See ``Stage.do``."""
         return self._stage.do(task)
+
+    def call_hooks(self, driver: AnswerHook) -> None:
+        """See ``StageHandle.call_hooks``."""
+        self._driver = driver
 
     def forget(self, sequence: int) -> None:
         """See ``Stage.forget``."""

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from edgellama.cluster.rounds import Chunking, Part, rounds_of
 from edgellama.cluster.stage_call import Answer, Behind, StageCall, StageHandle
+from edgellama.cluster.stage_hooks import HookFailedError
 from edgellama.cluster.stage_task import Fork, StageTask
 from edgellama.engine.cancellation import CancelToken
 from edgellama.quant.errors import (
@@ -39,7 +40,10 @@ class Lost(Exception):
 
 
 class Pipeline:
-    """Drives ``stages``, which have all layers of a model in order. One thread runs at a time."""
+    """Drives ``stages``, which have all layers of a model in order. One thread runs at a time.
+
+    ``is_in_turn``: one stage computes at a time, all on the thread that calls, for hooks.
+    """
 
     def __init__(
         self, stages: Sequence[StageHandle], how: Chunking, *, patience_s: float = PATIENCE_S
@@ -50,7 +54,8 @@ class Pipeline:
         self._how = how
         self._patience_s = patience_s
         self._tasks: deque[int | Fork] = deque()
-        self._standing: StageTask | None = None
+        self._standing: dict[type, StageTask] = {}
+        self.is_in_turn = False
         self._threads = [
             ThreadPoolExecutor(1, thread_name_prefix=f"edgellama-stage-{number}")
             for number in range(len(stages))
@@ -128,8 +133,8 @@ class Pipeline:
                     raise self._end_of_patience(Lost(number, error)) from error
 
     def do_always(self, task: StageTask) -> None:
-        """Have all stages do a task, and any that is brought back later; in place of the last."""
-        self._standing = task
+        """Have all stages do a task, and any that is brought back later; the last of its kind."""
+        self._standing[type(task)] = task
         for number in range(len(self._stages)):
             self.do(number, task)
 
@@ -144,11 +149,8 @@ class Pipeline:
         self, rounds: list[list[StageCall]], cancelled: CancelToken | None
     ) -> list[tuple[StageCall, Answer]] | None:
         """Every call with the last stage's answer, or an earlier one that ends its way."""
-        if len(rounds) == 1:
-            found = _Round(rounds[0])
-            for number in range(len(self._stages)):
-                self._advance(found, number)
-            return found.ended
+        if len(rounds) == 1 or self.is_in_turn:
+            return self._in_turn(rounds, cancelled)
         lasts: list[Future[_Round]] = []
         futures: list[Future[_Round]] = []
         for calls in rounds:
@@ -168,6 +170,19 @@ class Pipeline:
         if cancelled is not None and cancelled.cancelled:
             return None
         return [pair for one in done for pair in one.ended]
+
+    def _in_turn(
+        self, rounds: list[list[StageCall]], cancelled: CancelToken | None
+    ) -> list[tuple[StageCall, Answer]] | None:
+        ended = []
+        for calls in rounds:
+            if len(rounds) > 1 and cancelled is not None and cancelled.cancelled:
+                return None
+            found = _Round(calls)
+            for number in range(len(self._stages)):
+                self._advance(found, number)
+            ended += found.ended
+        return ended
 
     def _advanced(
         self,
@@ -189,6 +204,8 @@ class Pipeline:
         stage = self._stages[number]
         try:
             answers = stage.run(one.left)
+        except HookFailedError:
+            raise
         except Exception as error:
             raise Lost(number, error) from error
         one.take(answers, is_last=number == len(self._stages) - 1)
@@ -200,8 +217,8 @@ class Pipeline:
         while cancelled is None or not cancelled.cancelled:
             try:
                 stage.revive()
-                if self._standing is not None:
-                    stage.do(self._standing)
+                for task in self._standing.values():
+                    stage.do(task)
             except ModelFileError as error:
                 raise StageLostError(
                     f"stage {stage.name} was lost and cannot come back: {error}"

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 from edgellama.cluster.direct_line import PULSE_S, SILENCE_S, Line, LineAddress, LineServer
 from edgellama.cluster.progress_watch import STUCK_S, ProgressWatch
 from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
+from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask
-from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.quant.ways import Way
 
 if TYPE_CHECKING:
@@ -73,9 +74,11 @@ class StageActor:
             return error
         return None
 
-    def answer(self, message: list[StageCall] | StageTask) -> object:
+    def answer(
+        self, message: list[StageCall] | StageTask, driver: AnswerHook | None = None
+    ) -> object:
         """See ``Stage.answer``."""
-        return self._opened().answer(message)
+        return self._opened().answer(message, driver)
 
     def line(self) -> LineAddress | None:
         """Where calls may come to directly; None where nothing can listen here."""
@@ -141,6 +144,7 @@ class RayStage:
         self.layers = order.layers
         self._actor = self._new_actor()
         self._line: Line | None = None
+        self._driver: AnswerHook | None = None
         self._has_line = has_line
         self._limits = {"silence_s": silence_s, "pulse_s": pulse_s, "stuck_s": stuck_s}
         self._is_silent = False
@@ -174,6 +178,16 @@ class RayStage:
     def do(self, task: StageTask) -> object:
         """See ``Stage.do``; any exception means that the stage is lost."""
         return self._ask(task)
+
+    def call_hooks(self, driver: AnswerHook) -> None:
+        """See ``StageHandle.call_hooks``; a call by Ray could not ask back."""
+        if not self._has_line:
+            raise InvalidOptionError(
+                f"a hook is given, and stage {self.name} has no connection of its own for it"
+            )
+        self._driver = driver
+        if self._line is not None:
+            self._line.driver = driver
 
     def forget(self, sequence: int) -> None:
         """Tell the stage, and wait for nothing."""
@@ -222,6 +236,8 @@ class RayStage:
         except OSError as error:
             logger.warning("no line to stage %s (%s); its calls go by Ray", self.name, error)
         self._has_line = self._line is not None
+        if self._line is not None:
+            self._line.driver = self._driver
 
     def _answer(self, reference: Any) -> Any:
         """What a call of the actor gives; StageSilentError for one that is not there any more."""

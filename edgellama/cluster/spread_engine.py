@@ -1,7 +1,7 @@
 """What stands in an engine's place where the layers run on stages.
 
 Sampling, constraints, guesses, streams, sessions, batches, vectors and adapters run over it
-unchanged. What needs steps in the driver's own process is refused: hooks.
+unchanged, and hooks, whose functions run in this process.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from edgellama.cluster.rounds import Chunking, Part
 from edgellama.cluster.saved_stages import SavedStages
 from edgellama.cluster.spread_sequence import SpreadSequence
 from edgellama.cluster.stage_call import Answer, FloatRows, StageHandle
-from edgellama.cluster.stage_task import Priority, Tokens
+from edgellama.cluster.stage_hooks import DriverHooks, HookFailedError
+from edgellama.cluster.stage_task import HooksWanted, Priority, Tokens
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.cancellation import CancelToken
@@ -101,6 +102,7 @@ class SpreadEngine(TextEngine):
         self.step_tokens = max(own_tokens, CHUNKS_AT_ONCE * chunk_tokens)
         self.scheduler = Scheduler(self._run_step, self.step_tokens, may_mix=False)
         self._is_closed = self._is_low = False
+        self._hooks, self._num_hook_changes = DriverHooks(), 0
         self.num_jobs = 0
 
     @property
@@ -118,12 +120,14 @@ class SpreadEngine(TextEngine):
     ) -> None:
         """See ``TextEngine.save``; pages come from the stages."""
         sequence = cast(SpreadSequence, cache)
-        self._files.save(path, sequence, self._saved_origin(sequence), progress)
+        origin = self._saved_origin(sequence, sequence.begun_with)
+        self._files.save(path, sequence, origin, progress)
 
     def load_saved(self, path: Path, cache: TextCache, *, verify: bool = False) -> None:
         """See ``TextEngine.load_saved``; pages go to the stages."""
         sequence = cast(SpreadSequence, cache)
-        self._files.load(path, sequence, self._saved_origin(sequence), verify=verify)
+        origin = self._saved_origin(sequence, self.beginnings.origin)
+        self._files.load(path, sequence, origin, verify=verify)
 
     @cached_property
     def _files(self) -> SavedStages:
@@ -138,18 +142,28 @@ class SpreadEngine(TextEngine):
         )
         return SavedStages(self._pipeline, self.scheduler, layout, maker)
 
-    def _saved_origin(self, sequence: SpreadSequence) -> bytes:
-        return (self._rope_scaling or "").encode() + sequence.adapters.origin
+    def _saved_origin(self, sequence: SpreadSequence, origin: bytes) -> bytes:
+        return origin + (self._rope_scaling or "").encode() + sequence.adapters.origin
 
     @property
     def hooks(self) -> tuple[Hook, ...]:
-        """None: what they would see is on other machines."""
-        return ()
+        """What sees every step; its functions run here, with rows that stages send."""
+        return self._hooks.hooks
 
     @hooks.setter
     def hooks(self, hooks: Sequence[Hook]) -> None:
-        if hooks:
-            raise InvalidOptionError("a hook is given; a model over several stages takes none")
+        given = DriverHooks(hooks)
+        self.scheduler.refuse_within_a_step()
+
+        def change() -> None:
+            for stage in self._pipeline.stages if hooks or self._hooks.hooks else ():
+                stage.call_hooks(given.answer)
+            self._hooks, self._pipeline.is_in_turn = given, bool(hooks)
+            self._num_hook_changes += 1
+            self.beginnings.change_origin(self._num_hook_changes.to_bytes(8, "little"))
+            self._pipeline.do_always(HooksWanted(given.places))
+
+        self.scheduler.exclusively(change)
 
     @property
     def low_priority(self) -> bool:
@@ -233,10 +247,12 @@ class SpreadEngine(TextEngine):
         self.beginnings.trim()
         try:
             answers = self._pipeline.run(parts, cancelled)
-        except BaseException:
+        except BaseException as error:
             # Calls may be on their way still.
             for sequence in sequences:
                 sequence.renew()
+            if isinstance(error, HookFailedError):
+                raise error.cause from None
             raise
         if answers is None:
             return None

@@ -52,6 +52,7 @@ class SpreadSequence:
         self.order: ChoiceOrder | None = None
         self.next_order: ChoiceOrder | None = None
         self._beginnings = beginnings
+        self.begun_with = beginnings.origin
         self._fork_order = fork_order
         self._is_passing = is_passing
         self._dynamic_from = dynamic_from
@@ -95,13 +96,18 @@ class SpreadSequence:
         """See ``KVCache.begin``."""
         if self._turned_for(prompt_length) != self._turned_for(self.prompt_length):
             self._tokens.clear()
+        if not self._tokens:
+            self.begun_with = self._beginnings.origin
         self.prompt_length = prompt_length
 
     def reuse(self, prompt: Sequence[int]) -> int:
         """Keep what is there of ``prompt``, all but its last token at most; its length.
 
-        Where another text has more of it, this one goes on from there.
+        Where another text has more of it, this one goes on from there. Nothing is kept that would
+        be computed otherwise now.
         """
+        if self.begun_with != self._beginnings.origin:
+            self._tokens.clear()
         self.begin(len(prompt))
         most = len(prompt) - 1
         self.truncate(min(shared_length(self._tokens, prompt), most))
@@ -160,14 +166,14 @@ class SpreadSequence:
             window=self.window, dynamic_from=self._dynamic_from, adapters=self._adapters,
             is_passing=self._is_passing,
         )  # fmt: skip
-        other.prompt_length = self.prompt_length
+        other.prompt_length, other.begun_with = self.prompt_length, self.begun_with
         other._tokens = self._tokens.copy()
         other._share_from(self.number)
         return other
 
     def restore(self, tokens: Sequence[int], prompt_length: int) -> None:
         """Count these as computed, in place of what is here; ``prompt_length`` began them."""
-        self.prompt_length = prompt_length
+        self.prompt_length, self.begun_with = prompt_length, self._beginnings.origin
         self._tokens = list(tokens)
 
     def renew(self) -> None:
@@ -198,7 +204,8 @@ class SpreadSequence:
 
     def _origin(self, prompt_length: int) -> bytes:
         """What else than tokens decides keys and values."""
-        return self._adapters.origin + self._turned_for(prompt_length).to_bytes(8, "little")
+        origin = self.begun_with + self._adapters.origin
+        return origin + self._turned_for(prompt_length).to_bytes(8, "little")
 
     def _turned_for(self, prompt_length: int) -> int:
         is_beyond = self._dynamic_from is not None and prompt_length > self._dynamic_from

@@ -14,6 +14,7 @@ import numpy as np
 from edgellama.cluster.adapter_uses import adapters_of
 from edgellama.cluster.held_sequences import HeldSequences
 from edgellama.cluster.stage_call import Answer, Behind, FloatRows, StageCall
+from edgellama.cluster.stage_hooks import AnswerHook, StageHooks
 from edgellama.cluster.stage_task import StageTask, Tokens
 from edgellama.cluster.stage_tasks import StageTasks
 from edgellama.engine.engine import Engine
@@ -77,7 +78,8 @@ class Stage:
         )  # fmt: skip
         self.layers = self._engine.layers
         self._held = held
-        self._tasks = StageTasks(self._engine, held)
+        self._hooks = StageHooks()
+        self._tasks = StageTasks(self._engine, held, self._hooks)
         self._chosen: dict[int, OrderedChoices] = {}
         self._turn = threading.Lock()
         self._num_messages = 0
@@ -124,13 +126,15 @@ class Stage:
             raise EdgellamaError(f"position {position} of {answer}")
         return answer
 
-    def run(self, calls: list[StageCall]) -> list[Answer]:
+    def run(self, calls: list[StageCall], driver: AnswerHook | None = None) -> list[Answer]:
         """Compute calls of different sequences in shared steps.
 
         What a sequence holds from a call's position on is forgotten before, so that a call may be
-        repeated. What is wrong with one call is its answer and disturbs no other.
+        repeated. What is wrong with one call is its answer and disturbs no other. ``driver`` is
+        asked where there are hooks; what it raises is raised.
         """
         with self._turn:
+            self._hooks.driver = driver
             in_use = frozenset(call.sequence for call in calls)
             begun = [self._begun(call, in_use | call.beside) for call in calls]
             works = [work for work in begun if isinstance(work, Work)]
@@ -145,10 +149,12 @@ class Stage:
         with self._turn:
             return self._tasks.do(task)
 
-    def answer(self, message: list[StageCall] | StageTask) -> object:
+    def answer(
+        self, message: list[StageCall] | StageTask, driver: AnswerHook | None = None
+    ) -> object:
         """What ``run`` or ``do`` gives, for whoever passes messages on."""
         self._num_messages += 1
-        return self.run(message) if isinstance(message, list) else self.do(message)
+        return self.run(message, driver) if isinstance(message, list) else self.do(message)
 
     def forget(self, sequence: int) -> None:
         """Give the memory of a sequence back; nothing happens for unknown ones."""

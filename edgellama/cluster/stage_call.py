@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.cluster.adapter_uses import AdapterUse
+from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask, Tokens
 from edgellama.engine.segments import Wanted
 from edgellama.quant.errors import EdgellamaError
@@ -68,8 +69,8 @@ Answer: TypeAlias = "FloatRows | Behind | EdgellamaError"
 class StageHandle(Protocol):
     """How a driver reaches a stage, wherever that runs.
 
-    Any exception of ``run`` but an answer means that the stage is lost. ``revive`` then brings back
-    an empty one, or raises as long as that cannot be done.
+    Any exception of ``run`` but HookFailedError means that the stage is lost. ``revive`` then
+    brings back an empty one, or raises as long as that cannot be done.
     """
 
     @property
@@ -88,6 +89,10 @@ class StageHandle(Protocol):
 
     def do(self, task: StageTask) -> object:
         """Carry out what is no computation; what it gives. Any exception as for ``run``."""
+        ...
+
+    def call_hooks(self, driver: AnswerHook) -> None:
+        """Let ``driver`` be asked where the stage comes to a hook; InvalidOptionError where not."""
         ...
 
     def forget(self, sequence: int) -> None:

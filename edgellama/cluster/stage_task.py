@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.cluster.adapter_uses import AdapterUse
+from edgellama.cluster.stage_hooks import HookAt
 
 Tokens: TypeAlias = npt.NDArray[np.int32]
 Octets: TypeAlias = npt.NDArray[np.uint8]
@@ -87,4 +88,13 @@ class Priority:
     is_low: bool
 
 
-StageTask: TypeAlias = Fork | Priority | DescriptionWanted | PageWanted | PageGiven | Restored
+@dataclass(frozen=True)
+class HooksWanted:
+    """Let the driver's hooks at these places see every step from now on."""
+
+    places: tuple[HookAt, ...]
+
+
+StageTask: TypeAlias = (
+    Fork | Priority | HooksWanted | DescriptionWanted | PageWanted | PageGiven | Restored
+)

@@ -10,9 +10,11 @@ import numpy as np
 from edgellama.cluster.adapter_uses import adapters_of
 from edgellama.cluster.held_sequences import HeldSequences
 from edgellama.cluster.stage_call import Behind
+from edgellama.cluster.stage_hooks import StageHooks
 from edgellama.cluster.stage_task import (
     DescriptionWanted,
     Fork,
+    HooksWanted,
     PageGiven,
     PageMemory,
     PageWanted,
@@ -32,12 +34,13 @@ from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 class StageTasks:
     """Those of one stage, for one thread at a time."""
 
-    def __init__(self, engine: Engine, held: HeldSequences) -> None:
-        self._engine, self._held = engine, held
+    def __init__(self, engine: Engine, held: HeldSequences, hooks: StageHooks) -> None:
+        self._engine, self._held, self._hooks = engine, held, hooks
         self._given: dict[int, dict[int, Page]] = {}
         self._ways: dict[type, Callable[[Any], object]] = {
             Fork: held.fork,
             Priority: self._set_priority,
+            HooksWanted: self._set_hooks,
             DescriptionWanted: self._described,
             PageWanted: self._page,
             PageGiven: self._keep,
@@ -60,6 +63,10 @@ class StageTasks:
         if self._engine.low_priority != task.is_low:
             self._engine.low_priority = task.is_low
         return task.is_low
+
+    def _set_hooks(self, task: HooksWanted) -> int:
+        self._engine.hooks = self._hooks.made(task.places)
+        return len(task.places)
 
     def _described(self, task: DescriptionWanted) -> StageDescription:
         maker = self._engine.cache_maker

@@ -12,6 +12,7 @@ from pathlib import Path
 from edgellama.cluster.direct_line import Line, LineServer
 from edgellama.cluster.stage import Stage
 from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask
 from edgellama.kernels_cpu.threads.thread_team import ThreadTeam
 from edgellama.quant.gguf.file import GGUFFile
@@ -24,6 +25,7 @@ class ProcessStage:
         self.layers, self.name = layers, f"layers {layers}"
         self._path = path
         self.processes: list[subprocess.Popen[bytes]] = []
+        self._driver: AnswerHook | None = None
         self.revive()
 
     def run(self, calls: list[StageCall]) -> list[Answer]:
@@ -47,6 +49,11 @@ class ProcessStage:
         self.processes.append(process)
         assert process.stdout is not None
         self._line = Line(pickle.load(process.stdout), 5, silence_s=0.2, pulse_s=0.5, stuck_s=0.5)
+        self._line.driver = self._driver
+
+    def call_hooks(self, driver: AnswerHook) -> None:
+        """See ``StageHandle.call_hooks``."""
+        self._driver = self._line.driver = driver
 
     def close(self) -> None:
         """End all processes."""

@@ -19,6 +19,7 @@ from edgellama.cluster.direct_line import TOKEN_BYTES, Line, LineAddress, LineSe
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
 from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
+from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask
 from edgellama.engine.engine import Engine
 from edgellama.quant.gguf.file import GGUFFile
@@ -35,7 +36,7 @@ class Calls:
         self.num_calls = 0
         self.seconds = 0.0
 
-    def __call__(self, calls: list[StageCall]) -> list[Answer]:
+    def __call__(self, calls: list[StageCall], driver: AnswerHook) -> list[Answer]:
         """The tokens as rows."""
         self.num_calls += 1
         time.sleep(self.seconds)
@@ -61,6 +62,9 @@ class LinedStage:
         self.name = f"layers {stage.layers}"
         self._server = LineServer("127.0.0.1", stage.answer)
         self._line = Line(self._server.address, 5)
+
+    def call_hooks(self, driver: AnswerHook) -> None:
+        """Never asked for."""
 
     def run(self, calls: list[StageCall]) -> list[Answer]:
         """Answer, unless the line was cut."""
