@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from edgellama import __version__
 from edgellama.cluster.direct_line import PULSE_S, SILENCE_S, Line, LineAddress, LineServer
 from edgellama.cluster.progress_watch import STUCK_S, ProgressWatch
 from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
@@ -47,7 +48,8 @@ class StageOrder:
     """What a stage is made of: the model as its node knows it, the layers, options of ``Stage``.
 
     ``place``: the Ray resource of the node that it runs on (``ray start --resources``), or None
-    for any node. ``identity``: of the driver's file, which the node's own must have too.
+    for any node. ``identity``: of the driver's file, which the node's own must have too, as it
+    must have the edgellama of ``version``.
     """
 
     model: str
@@ -55,6 +57,7 @@ class StageOrder:
     identity: str
     place: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
+    version: str = __version__
 
 
 class StageActor:
@@ -111,6 +114,11 @@ class StageActor:
 
         if self._stage is None:
             order = self._order
+            if order.version != __version__:
+                raise EdgellamaError(
+                    f"edgellama {__version__} is installed there; the driver has {order.version}: "
+                    "every machine needs the same"
+                )
             file = GGUFFile(resolve(order.model))
             try:
                 self._stage = Stage(file, order.layers, identity=order.identity, **order.options)

@@ -1,4 +1,4 @@
-"""What users do with a model, over stages: vectors, ranks, adapters; and what is refused."""
+"""What users do with a model, over stages: vectors, ranks, adapters; and hooks."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cluster.spread_llama import SpreadLlama
 from edgellama.cluster.stage import Stage
+from edgellama.engine.hooks import StepRows
 from edgellama.llama import Llama
 from edgellama.quant.errors import (
     ContextLengthError,
-    InvalidOptionError,
     ModelFileError,
     ModelNotFoundError,
     SessionFileError,
@@ -194,7 +194,19 @@ def test_stages_give_way_to_other_programs(path: Path) -> None:
         assert [stage._stage._engine.low_priority for stage in stages] == [False, False]
 
 
-def test_what_cannot_be_is_refused(pair: tuple[Llama, SpreadLlama]) -> None:
-    """Hooks say so."""
-    with pytest.raises(InvalidOptionError, match="several stages takes none"):
-        pair[1].add_hook(lambda rows, step: None)
+def test_hooks_are_those_of_one_process(pair: tuple[Llama, SpreadLlama]) -> None:
+    """What a function does to logits or to layers is in the text, until it is removed."""
+
+    def ban(logits: np.ndarray, step: StepRows) -> None:
+        logits[:, 100:] = -np.inf
+
+    plain, hooked = [], []
+    for llama in pair:
+        plain.append(llama.generate(TEXTS[0], **OPTIONS).tokens)
+        hooks = [llama.add_hook(ban, "logits"), llama.add_hook(lambda rows, step: rows.fill(1))]
+        hooked.append(llama.generate(TEXTS[0], **OPTIONS).tokens)
+        for hook in hooks:
+            llama.remove_hook(hook)
+        plain.append(llama.generate(TEXTS[0], **OPTIONS).tokens)
+    assert len(set(plain)) == 1
+    assert hooked[0] == hooked[1] != plain[0] and max(hooked[0]) < 100

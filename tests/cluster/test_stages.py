@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama import __version__
+from edgellama.cluster.ray_stages import StageActor, StageOrder
 from edgellama.cluster.rounds import Chunking, chunks_between
 from edgellama.cluster.stage import Stage
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
-from edgellama.engine.hooks import RowHook
 from edgellama.engine.model_identity import model_identity
 from edgellama.generation.session import Session
 from edgellama.quant.errors import (
@@ -173,9 +175,6 @@ def test_what_is_wrong_is_said(file: GGUFFile) -> None:
             type(engine)(file, engine.stages[:1])
         with pytest.raises(InvalidOptionError, match="'weights' is not there"):
             engine.weights  # noqa: B018
-        with pytest.raises(InvalidOptionError, match="takes none"):
-            engine.hooks = (RowHook(lambda rows, step: None, "logits"),)
-        engine.hooks = ()
         with pytest.raises(InvalidOptionError, match="token ids"):
             engine.forward([288], engine.new_cache())
 
@@ -223,3 +222,13 @@ def test_the_starter_model_over_three_stages(smollm2_path: Path) -> None:
             assert sum(stage.num_deaths for stage in spread_engine.stages) > 0
         assert found[0] == found[1]
         assert len(found[0]) > 20
+
+
+def test_another_version_on_a_machine_is_named(file: GGUFFile) -> None:
+    """Before its file is opened: what both would say to each other may differ."""
+    order = StageOrder(str(file.path), range(2), "0" * 32, version="0.0.9")
+    error = StageActor(order).open()
+    assert "edgellama 0.1.0 is installed there; the driver has 0.0.9" in str(error)
+    actor = StageActor(replace(order, version=__version__))
+    assert "another model than the driver's" in str(actor.open())
+    assert actor.pulse() is None
