@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.engine import scheduler, step_planner
+from edgellama.engine import returning, scheduler, step_planner
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.segments import MAX_TOKEN_SPLITS, Segment, num_token_splits
@@ -203,7 +203,7 @@ def test_many_texts_share_steps_with_pieces_of_a_prompt(engine: Engine) -> None:
 def test_threads_share_steps(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     """Texts of eight threads mostly go through steps together, and are what each is alone."""
     # On a busy machine threads come back late.
-    monkeypatch.setattr(scheduler, "SHORTEST_GATHER_S", 0.2)
+    monkeypatch.setattr(returning, "SHORTEST_GATHER_S", 0.2)
 
     def text(seed: int) -> list[int]:
         cache, tokens = engine.new_cache(200), prompt(10, seed)

@@ -15,11 +15,11 @@ from edgellama.engine.buffers import InputRows, Rows, StepBuffers
 from edgellama.engine.hooks import Call, Hook, Place, Site
 from edgellama.engine.matrix_kernels import chunk_rows, kernel_of, layout_of
 from edgellama.engine.program import Arguments, Bound, Op
+from edgellama.engine.row_ops import RowOps
 from edgellama.engine.step_values import NUM_OUTPUTS, NUM_TOKENS, Batch, Reach, StepKind
 from edgellama.engine.weights import FloatVector, LayerWeights, Matrix, ModelWeights
 from edgellama.kernels_cpu.layouts import records_bytes
 from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, Kernel
-from edgellama.quant.formats import orders_of
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.records import dataclass
 
@@ -72,10 +72,14 @@ class LlamaProgram:
         """
         norm = self.weights.output_norm
         source = Rows(self.buffers.residual.array, len(norm))
-        ops = [self._norm(batch, source, norm, [self.weights.output], Bound("first_row"))]
+        ops = [self._rows.norm(batch, source, norm, [self.weights.output], Bound("first_row"))]
         ops += self._multiply(batch, [(self.weights.output, self.buffers.normed, logits)])
         counted = [op.with_bound(NUM_TOKENS, NUM_OUTPUTS) for op in ops]
         return [*counted, *self._hooked("logits", None, logits, [], NUM_OUTPUTS)]
+
+    @property
+    def _rows(self) -> RowOps:
+        return RowOps(self.buffers, self.config.rms_epsilon)
 
     def _embed(self) -> Iterator[Op]:
         table = self.weights.token_embd
@@ -117,7 +121,7 @@ class LlamaProgram:
         b, layer = self.buffers, self.weights.layers[number]
         yield from self._hooked("attended", number, b.attended, [layer.attn_output])
         if layer.attn_output.is_quantized:
-            yield self._quantize(batch, b.attended, [layer.attn_output])
+            yield self._rows.quantize(batch, b.attended, [layer.attn_output])
         yield from self._multiply(
             batch, [(layer.attn_output, b.attended, b.residual)], accumulate=True
         )
@@ -137,7 +141,7 @@ class LlamaProgram:
             yield self._gate(layer)
         else:
             yield from self._multiply(batch, projections)
-            yield self._swiglu(batch, layer.ffn_down, is_seen)
+            yield self._rows.swiglu(batch, layer.ffn_down, is_seen)
             yield from self._hooked("gated", number, b.gate, [layer.ffn_down])
         yield from self._multiply(batch, [(layer.ffn_down, b.gate, b.residual)], accumulate=True)
 
@@ -151,11 +155,11 @@ class LlamaProgram:
     ) -> Iterator[Op | Call]:
         """RMSNorm of the residual stream, and what hooks do to its result."""
         b, users = self.buffers, [matrix for matrix, _, _ in products]
-        yield self._norm(batch, b.residual, norm, users, is_seen=self._is_wanted(place, layer))
+        yield self._rows.norm(batch, b.residual, norm, users, is_seen=self._is_wanted(place, layer))
         yield from self._hooked(place, layer, b.normed, users)
         is_changed = any(hook.changes_rows for hook in self.hooks if hook.wants(place, layer))
         if is_changed and any(user.is_quantized for user in users):
-            yield self._quantize(batch, b.normed, users)
+            yield self._rows.quantize(batch, b.normed, users)
 
     def _is_wanted(self, place: Place, layer: int | None) -> bool:
         return any(hook.wants(place, layer) for hook in self.hooks)
@@ -184,74 +188,14 @@ class LlamaProgram:
         arguments |= b.gate.quantized.arguments("in_order")
         return Op(gate.kernel, arguments, label=f"{gate.label.removesuffix('.weight')}+up")
 
-    def _swiglu(self, batch: Batch, user: Matrix, is_seen: bool) -> Op:
-        b = self.buffers
-        arguments: Arguments = {
-            "gate": b.gate.address,
-            "up": b.up.address,
-            "y": _float_address(b.gate, [user], is_seen),
-            "stride": b.gate.stride,
-            "width": b.gate.width,
-            "num_tokens": NUM_TOKENS,
-        }
-        quantized = self._quantized_arguments(batch, b.gate, [user])
-        kernel = Kernel("swiglu", (self._layout(batch, [user]),))
-        return Op(kernel, arguments | quantized)
-
     def _seen_output(self, batch: Batch) -> Iterator[Op | Call]:
         """The output matrix's input, of all tokens, if any hook wants it: few logits are made."""
         b, output = self.buffers, self.weights.output
         if self._is_wanted("output", None):
-            yield self._norm(batch, b.residual, self.weights.output_norm, [output], is_seen=True)
+            yield self._rows.norm(
+                batch, b.residual, self.weights.output_norm, [output], is_seen=True
+            )
             yield from self._hooked("output", None, b.normed, [output])
-
-    def _norm(
-        self,
-        batch: Batch,
-        source: Rows,
-        weight: FloatVector,
-        users: list[Matrix],
-        first: Bound | None = None,
-        is_seen: bool = False,
-    ) -> Op:
-        """RMSNorm into ``buffers.normed``, quantized as well where a user of it needs that.
-
-        ``is_seen``: a hook reads it as f32.
-        """
-        arguments: Arguments = {
-            "x": first or source.address,
-            "x_stride": source.stride,
-            "width": source.width,
-            "num_tokens": NUM_TOKENS,
-            "weight": int(weight.ctypes.data),
-            "y": _float_address(self.buffers.normed, users, is_seen),
-            "y_stride": self.buffers.normed.stride,
-            "epsilon": self.config.rms_epsilon,
-        }
-        kernel = Kernel("rms_norm", (self._layout(batch, users),))
-        return Op(kernel, arguments | self._quantized_arguments(batch, self.buffers.normed, users))
-
-    def _quantize(self, batch: Batch, rows: InputRows, users: list[Matrix]) -> Op:
-        """Rows as int8."""
-        arguments: Arguments = {
-            "x": rows.address,
-            "x_stride": rows.stride,
-            "width": rows.width,
-            "num_tokens": NUM_TOKENS,
-        }
-        kernel = Kernel("quantize", (layout_of(batch),))
-        return Op(kernel, arguments | self._quantized_arguments(batch, rows, users))
-
-    def _layout(self, batch: Batch, users: list[Matrix]) -> str:
-        """Of ``signatures.LAYOUTS``."""
-        is_quantized = any(user.is_quantized for user in users)
-        return layout_of(batch) if is_quantized else "float"
-
-    def _quantized_arguments(self, batch: Batch, rows: InputRows, users: list[Matrix]) -> Arguments:
-        if self._layout(batch, users) == "float":
-            return dict.fromkeys((*QUANTIZED, "orders"), 0)
-        orders: Arguments = {"orders": orders_of(user.format_name for user in users)}
-        return rows.quantized.arguments(layout_of(batch)) | orders
 
     def _multiply(
         self, batch: Batch, products: list[Product], accumulate: bool = False
@@ -320,8 +264,3 @@ class LlamaProgram:
             arguments |= {f"x{name[1:]}": value for name, value in q.items()}
         taken = {p: arguments[p] for p in SIGNATURES[kernel].parameters[:-1]}
         return Op(kernel, taken, barrier, matrix.name)
-
-
-def _float_address(rows: Rows, users: list[Matrix], is_seen: bool) -> int:
-    """Where a row kernel writes f32; 0: nobody reads them."""
-    return rows.address if is_seen or not all(user.is_quantized for user in users) else 0

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.returning import Returning
 from edgellama.engine.segments import Segment
 from edgellama.engine.step_costs import StepCosts
 from edgellama.engine.step_planner import StepPlanner
@@ -34,12 +35,6 @@ from edgellama.quant.errors import (
 
 POLL_S = 0.02
 """How often who waits looks for a cancellation that rings no alarm."""
-GATHER_SHARE, SHORTEST_GATHER_S, LONGEST_GATHER_S = 0.2, 5e-4, 3e-3
-"""How long a step waits for those who had one lately: a share of its time, within limits. Python
-needs some of it to let another thread choose its token."""
-LATELY_STEPS = 3
-"""Who had a step no longer ago than so many last, is expected for the next one."""
-NAP_S = 2e-5
 Result = TypeVar("Result")
 RunStep = Callable[[Sequence[Segment], CancelToken | None], "list[npt.NDArray[np.float32]] | None"]
 """Computes segments: their logits, or None where the token has stopped it."""
@@ -68,8 +63,7 @@ class Scheduler:
         self._is_in_step = self._is_long_due = False
         self._waiting: list[Work] = []
         self._wanted_alone: list[object] = []
-        self._last_seen: dict[int, float] = {}
-        self._last_step_s = 0.0
+        self._returning = Returning()
         self.costs = StepCosts()
 
     @property
@@ -127,7 +121,7 @@ class Scheduler:
                 work.check()
             left = [work for work in works if not work.is_over]
             if not left:
-                self._last_seen.clear()
+                self._returning.forget()
                 return
             short = [work for work in left if work.is_short]
             if short:
@@ -170,9 +164,8 @@ class Scheduler:
 
         None, and nothing is called, where others wait for a step or had one lately.
         """
-        seen = self._last_seen
-        is_shared = self._waiting or self._wanted_alone or len(seen) != 1
-        if is_shared or self._is_in_step or id(sequence) not in seen:
+        is_shared = self._waiting or self._wanted_alone or not self._returning.is_only(sequence)
+        if is_shared or self._is_in_step:
             return None
         is_taken, started = False, time.perf_counter()
         try:
@@ -188,7 +181,8 @@ class Scheduler:
             except RuntimeError:
                 pass
         now = time.perf_counter()
-        self._last_step_s, seen[id(sequence)] = now - started, now
+        self._returning.last_step_s = now - started
+        self._returning.note(sequence, now)
         if self._waiting:
             self._wake_next()
         return result
@@ -227,7 +221,7 @@ class Scheduler:
         """
         planner = self.planner
         while not _is_any_over(works) and not self._wanted_alone:
-            self._gather(works)
+            self._returning.gather(works, self._waiting)
             waiting = list(self._waiting)
             for work in waiting:
                 work.check()
@@ -249,7 +243,7 @@ class Scheduler:
 
     def _is_shared(self, long: Work, short: Sequence[Work], works: Sequence[Work]) -> bool:
         """Whether somebody else than a long work's caller waits for a short step, or will soon."""
-        return bool(self._absent(works)) or any(
+        return bool(self._returning.absent(works, self._waiting)) or any(
             work.is_for_another_caller_than(long) for work in short
         )
 
@@ -277,8 +271,8 @@ class Scheduler:
             self._is_in_step = False
         if results is None:
             return  # The driver's own work was cancelled, which the next check finds.
-        self._last_step_s = time.perf_counter() - started
-        self.costs.note_together([segment.num_tokens for _, segment in chosen], self._last_step_s)
+        seconds = self._returning.last_step_s = time.perf_counter() - started
+        self.costs.note_together([segment.num_tokens for _, segment in chosen], seconds)
         for (work, segment), logits in zip(chosen, results, strict=True):
             work.deliver(segment, logits)
             if work.is_over:
@@ -288,29 +282,7 @@ class Scheduler:
             else:
                 work.ring()
             if segment.num_tokens <= MAX_SHORT_TOKENS:
-                self._last_seen[id(work.cache)] = time.perf_counter()
-
-    def _gather(self, works: Sequence[Work]) -> None:
-        """Wait a moment for sequences that had a step lately and will be back for the next."""
-        if not self._absent(works):
-            return
-        patience = min(self._last_step_s * GATHER_SHARE, LONGEST_GATHER_S)
-        until = time.perf_counter() + max(patience, SHORTEST_GATHER_S)
-        while (absent := self._absent(works)) and time.perf_counter() < until:
-            time.sleep(NAP_S)
-        # Whoever did not come back in time is not waited for until it has had a step again.
-        for sequence in absent:
-            self._last_seen.pop(sequence, None)
-
-    def _absent(self, works: Sequence[Work]) -> set[int]:
-        """Sequences that had a step of a few tokens lately, and do not wait for one now."""
-        if len(self._last_seen) <= 1 and len(works) == 1 and id(works[0].cache) in self._last_seen:
-            return set()
-        since = time.perf_counter() - max(LATELY_STEPS * self._last_step_s, LONGEST_GATHER_S)
-        for sequence, seen in self._last_seen.copy().items():
-            if seen < since:
-                self._last_seen.pop(sequence, None)
-        return set(self._last_seen) - {id(work.cache) for work in (*works, *self._waiting)}
+                self._returning.note(work.cache, time.perf_counter())
 
     def _leave(self, works: Sequence[Work]) -> None:
         for work in works:
