@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.page_keys import PageKey, page_key, shared_length
 from edgellama.engine.page_pool import Page, PagePool
+from edgellama.engine.page_table import PageTable
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, first_seen
 from edgellama.quant.errors import InvalidOptionError
 
@@ -63,33 +64,26 @@ class KVCache:
             raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
         self.context_length = context_length
         self.window = ALL_KEYS if window is None else window
-        self._pool = self._home = pool
+        self._home = pool
         self._begun_with = pool.origin
         self._adapters = adapters
         self._dynamic_from = dynamic_from
         self._is_passing = is_passing
         self._placement = placement
         self.prompt_length = 0
-        self.num_page_changes = 0
-        self._pages: list[Page | None] = []
         self._keys: list[PageKey] = []
-        try:
-            self._tables = np.zeros((2, -(-context_length // PAGE_POSITIONS)), np.int64)
-        except (MemoryError, ValueError):
-            raise InvalidOptionError(
-                f"no memory for a context of {context_length} tokens; choose a shorter one"
-            ) from None
+        self._table = PageTable(pool, context_length)
         self._tokens: list[int] = []
 
     @property
     def layout(self) -> AnyLayout:
         """Where numbers lie in the pages."""
-        return self._pool.layout
+        return self._table.pool.layout
 
     @property
     def pool(self) -> PagePool:
         """Where its pages come from."""
-        return self._pool
+        return self._table.pool
 
     @property
     def home(self) -> PagePool:
@@ -125,19 +119,22 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """What the pages take once they are full."""
-        return sum(page is not None for page in self._pages) * self.layout.page_bytes
+        return sum(page is not None for page in self._table.pages) * self.layout.page_bytes
+
+    @property
+    def num_page_changes(self) -> int:
+        """A number that grows whenever a page comes, goes or is another."""
+        return self._table.num_changes
 
     @property
     def is_end_writable(self) -> bool:
         """Whether the next token has a page already, which nobody else holds or may find."""
-        number = len(self._tokens) // PAGE_POSITIONS
-        page = self._pages[number] if number < len(self._pages) else None
-        return page is not None and not page.is_shared
+        return self._table.is_writable(len(self._tokens))
 
     @property
     def pages(self) -> tuple[Page | None, ...]:
         """The pages in order, None for those behind the window."""
-        return tuple(self._pages)
+        return self._table.pages
 
     def begin(self, prompt_length: int) -> None:
         """Say how long the prompt is, before its first token is computed.
@@ -157,11 +154,11 @@ class KVCache:
 
         A step copies them: who gives it up may change the sequence while it is running still.
         """
-        return self._tables[0, : -(-num_tokens // PAGE_POSITIONS)]
+        return self._table.addresses(num_tokens)
 
     def card_addresses(self, num_tokens: int) -> npt.NDArray[np.int64]:
         """The same of what lies on a graphics card."""
-        return self._tables[1, : -(-num_tokens // PAGE_POSITIONS)]
+        return self._table.card_addresses(num_tokens)
 
     def settle(self, num_tokens: int, *, may_forget: bool = False) -> None:
         """Lie where a sequence of ``num_tokens`` tokens should; see ``Placement``."""
@@ -177,7 +174,7 @@ class KVCache:
     def return_home(self) -> None:
         """Forget all tokens, and take pages where they came from at first."""
         self.truncate(0)
-        self._pool = self._home
+        self._table.pool = self._home
 
     def move_to(self, pool: PagePool, copy: Callable[[Page, Page], None]) -> None:
         """Take pages of another pool, into which ``copy`` copies those that are not there yet.
@@ -186,7 +183,7 @@ class KVCache:
         """
         pages: list[Page | None] = []
         try:
-            for number, page in enumerate(self._pages[: -(-self.length // PAGE_POSITIONS)]):
+            for number, page in enumerate(self.pages[: -(-self.length // PAGE_POSITIONS)]):
                 key = self._keys[number] if number < len(self._keys) else None
                 found = None if page is None or key is None else pool.find(key)
                 pages.append(found)
@@ -200,30 +197,11 @@ class KVCache:
                 if page is not None:
                     pool.release(page)
             raise
-        self._drop_pages(0)
-        self._pool = pool
-        for number, page in enumerate(pages):
-            self._place(number, page)
+        self._table.replace(pool, pages)
 
     def prepare(self, num_tokens: int) -> None:
         """Make the next ``num_tokens`` positions writable. InvalidOptionError without memory."""
-        start = self.length
-        number, used = divmod(start, PAGE_POSITIONS)
-        end = start + num_tokens
-        if used and number < len(self._pages):
-            page = self._pages[number]
-            assert page is not None
-            if page.is_shared:
-                self._place(number, self._copy(page, used))
-        while number * PAGE_POSITIONS < end:
-            if number >= len(self._pages):
-                is_whole = start <= number * PAGE_POSITIONS <= end - PAGE_POSITIONS
-                self._place(number, self._pool.new(is_for_all=is_whole))
-            elif number * PAGE_POSITIONS >= start:
-                page = self._pages[number]
-                if page is None or page.is_shared:
-                    self._place(number, self._pool.new())
-            number += 1
+        self._table.make_writable(self.length, self.length + num_tokens)
 
     def append(self, tokens: Sequence[int]) -> None:
         """Count ``tokens``, whose keys and values have been stored, as part of the sequence."""
@@ -231,10 +209,10 @@ class KVCache:
         for number in range(len(self._keys), self.length // PAGE_POSITIONS):
             key = self._next_key(number, self._tokens)
             self._keys.append(key)
-            page = self._pages[number]
+            page = self._table.page(number)
             if page is not None and not self._is_passing and self._begun_with == self._home.origin:
-                self._pool.publish(page, key)
-        self._leave_behind()
+                self.pool.publish(page, key)
+        self._table.leave_behind(first_seen(self.length, self.window) // PAGE_POSITIONS)
 
     def reuse(self, prompt: Sequence[int]) -> int:
         """Keep or find what is there of ``prompt``, all but its last token at most; its length.
@@ -251,10 +229,10 @@ class KVCache:
         self.truncate(shared)
         while (first := len(self._keys)) * PAGE_POSITIONS + PAGE_POSITIONS <= len(prompt):
             key = self._next_key(first, prompt)
-            page = self._pool.find(key)
+            page = self.pool.find(key)
             if page is None:
                 break
-            self._place(first, page)
+            self._table.place(first, page)
             self._keys.append(key)
             start, end = first * PAGE_POSITIONS, (first + 1) * PAGE_POSITIONS
             self._tokens[start:] = prompt[start:end]
@@ -272,11 +250,11 @@ class KVCache:
             return
         num_pages = -(-length // PAGE_POSITIONS)
         needed = range(first_seen(length, self.window) // PAGE_POSITIONS, num_pages)
-        if any(self._pages[number] is None for number in needed):
+        if not self._table.are_there(needed):
             length = num_pages = 0
         del self._tokens[length:]
         del self._keys[length // PAGE_POSITIONS :]
-        self._drop_pages(num_pages)
+        self._table.drop(num_pages)
 
     def passing_room(self, length: int) -> int:
         """How many tokens behind ``length`` may come and be forgotten again.
@@ -300,10 +278,8 @@ class KVCache:
             is_passing=self._is_passing,
             placement=self._placement,
         )
-        other._pool, other.prompt_length = self._pool, self.prompt_length
-        other._begun_with = self._begun_with
-        for number, page in enumerate(self._pages[: -(-self.length // PAGE_POSITIONS)]):
-            other._place(number, None if page is None else self._pool.share(page))
+        other._begun_with, other.prompt_length = self._begun_with, self.prompt_length
+        other._table.share(self._table, -(-self.length // PAGE_POSITIONS))
         other._keys = self._keys.copy()
         other._tokens = self._tokens.copy()
         return other
@@ -323,7 +299,7 @@ class KVCache:
         self.return_home()
         self.prompt_length = prompt_length
         for number, page in enumerate(pages):
-            self._place(number, page)
+            self._table.place(number, page)
         self.append(tokens)
 
     def close(self) -> None:
@@ -331,45 +307,12 @@ class KVCache:
         self._tokens.clear()
         self._keys.clear()
         self.context_length = 0
-        self._drop_pages(0)
+        self._table.drop(0)
 
     def __del__(self) -> None:
         # An __init__ that failed has no pages.
         if hasattr(self, "_tokens"):
             self.close()
-
-    def _place(self, number: int, page: Page | None) -> None:
-        """Put a page into the table, in place of the one that is there."""
-        self.num_page_changes += 1
-        old = None
-        if number < len(self._pages):
-            old, self._pages[number] = self._pages[number], page
-        else:
-            self._pages.append(page)
-        self._tables[:, number] = (0, 0) if page is None else (page.address, page.card_address)
-        if old is not None:
-            self._pool.release(old)
-
-    def _drop_pages(self, first: int) -> None:
-        """Release pages from ``first`` on, the last first: a text's beginning stays longest."""
-        while len(self._pages) > first:
-            self.num_page_changes += 1
-            page = self._pages.pop()
-            if page is not None:
-                self._pool.release(page)
-
-    def _leave_behind(self) -> None:
-        """Release pages that no token from here on sees."""
-        for number in reversed(range(first_seen(self.length, self.window) // PAGE_POSITIONS)):
-            if self._pages[number] is None:
-                break
-            self._place(number, None)
-
-    def _copy(self, page: Page, used: int) -> Page:
-        """A page of one's own with the first ``used`` positions of another."""
-        copy = self._pool.new()
-        self._pool.maker.copy(page, copy, used)
-        return copy
 
     def _turned_for(self, prompt_length: int) -> int:
         """The length that a prompt's keys are turned by; 0 where it does not matter."""

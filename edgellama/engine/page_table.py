@@ -1,0 +1,126 @@
+"""The pages of one sequence in order, and their addresses as kernels read them.
+
+Pages are taken as positions are to be written, copied where others hold them too, and given back.
+Which tokens they are of is the cache's business, who else holds them the pool's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellama.engine.page_pool import Page, PagePool
+from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
+from edgellama.quant.errors import InvalidOptionError
+
+Addresses = npt.NDArray[np.int64]
+
+
+class PageTable:
+    """Room for the pages of ``context_length`` positions, which come from ``pool``."""
+
+    def __init__(self, pool: PagePool, context_length: int) -> None:
+        """InvalidOptionError where there is no memory for so long a table."""
+        self.pool = pool
+        self.num_changes = 0
+        self._pages: list[Page | None] = []
+        try:
+            self._addresses = np.zeros((2, -(-context_length // PAGE_POSITIONS)), np.int64)
+        except (MemoryError, ValueError):
+            raise InvalidOptionError(
+                f"no memory for a context of {context_length} tokens; choose a shorter one"
+            ) from None
+
+    @property
+    def pages(self) -> tuple[Page | None, ...]:
+        """The pages in order, None for those that were left behind."""
+        return tuple(self._pages)
+
+    def page(self, number: int) -> Page | None:
+        """One of them, without all the others."""
+        return self._pages[number]
+
+    def is_writable(self, position: int) -> bool:
+        """Whether a position has a page already, which nobody else holds or may find."""
+        number = position // PAGE_POSITIONS
+        page = self._pages[number] if number < len(self._pages) else None
+        return page is not None and not page.is_shared
+
+    def are_there(self, numbers: range) -> bool:
+        """Whether none of these pages was left behind."""
+        return all(self._pages[number] is not None for number in numbers)
+
+    def addresses(self, num_positions: int) -> Addresses:
+        """The addresses of the pages of so many positions, as they are now."""
+        return self._addresses[0, : -(-num_positions // PAGE_POSITIONS)]
+
+    def card_addresses(self, num_positions: int) -> Addresses:
+        """The same of what lies on a graphics card."""
+        return self._addresses[1, : -(-num_positions // PAGE_POSITIONS)]
+
+    def place(self, number: int, page: Page | None) -> None:
+        """Put a page into the table, in place of the one that is there."""
+        self.num_changes += 1
+        old = None
+        if number < len(self._pages):
+            old, self._pages[number] = self._pages[number], page
+        else:
+            self._pages.append(page)
+        self._addresses[:, number] = (0, 0) if page is None else (page.address, page.card_address)
+        if old is not None:
+            self.pool.release(old)
+
+    def drop(self, first: int) -> None:
+        """Release pages from ``first`` on, the last first: a text's beginning stays longest."""
+        while len(self._pages) > first:
+            self.num_changes += 1
+            page = self._pages.pop()
+            if page is not None:
+                self.pool.release(page)
+
+    def leave_behind(self, end: int) -> None:
+        """Release the pages before ``end``."""
+        for number in reversed(range(end)):
+            if self._pages[number] is None:
+                break
+            self.place(number, None)
+
+    def make_writable(self, start: int, end: int) -> None:
+        """Have pages of one's own for positions from ``start`` on, which end the text.
+
+        InvalidOptionError without memory.
+        """
+        number, used = divmod(start, PAGE_POSITIONS)
+        if used and number < len(self._pages):
+            page = self._pages[number]
+            assert page is not None
+            if page.is_shared:
+                self.place(number, self._copy(page, used))
+        while number * PAGE_POSITIONS < end:
+            if number >= len(self._pages):
+                is_whole = start <= number * PAGE_POSITIONS <= end - PAGE_POSITIONS
+                self.place(number, self.pool.new(is_for_all=is_whole))
+            elif number * PAGE_POSITIONS >= start:
+                page = self._pages[number]
+                if page is None or page.is_shared:
+                    self.place(number, self.pool.new())
+            number += 1
+
+    def share(self, other: PageTable, num_pages: int) -> None:
+        """Have the first pages of another table too; both copy them before they write."""
+        self.pool = other.pool
+        for number, page in enumerate(other._pages[:num_pages]):
+            self.place(number, None if page is None else self.pool.share(page))
+
+    def replace(self, pool: PagePool, pages: list[Page | None]) -> None:
+        """Have pages of another pool instead of all that are here."""
+        self.drop(0)
+        self.pool = pool
+        for number, page in enumerate(pages):
+            self.place(number, page)
+
+    def _copy(self, page: Page, used: int) -> Page:
+        """A page of one's own with the first ``used`` positions of another."""
+        copy = self.pool.new()
+        self.pool.maker.copy(page, copy, used)
+        return copy
