@@ -6,7 +6,6 @@ resumed, and says how exact the result is.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -65,9 +64,12 @@ def convert(
     """
     from edgellama.convert.options import read_options
     from edgellama.convert.pipeline import run_conversion
+    from edgellama.quant.given_values import check_function, given_path
 
-    options = read_options(output, arguments)
-    return run_conversion(Path(source).expanduser(), options, progress, kernel_progress)
+    check_function("progress", progress, "a ConversionProgress")
+    check_function("kernel_progress", kernel_progress, "two numbers")
+    path, options = given_path("source", source).expanduser(), read_options(output, arguments)
+    return run_conversion(path, options, progress, kernel_progress)
 
 
 def plan(
@@ -94,6 +96,8 @@ def plan(
     from edgellama.convert.options import read_options
     from edgellama.convert.planning.planner import plan_conversion
     from edgellama.convert.sources.opening import open_checkpoint
+    from edgellama.quant.given_values import given_path
 
-    with open_checkpoint(Path(source).expanduser()) as checkpoint:
-        return plan_conversion(checkpoint, read_options(output, arguments))
+    path, options = given_path("source", source).expanduser(), read_options(output, arguments)
+    with open_checkpoint(path) as checkpoint:
+        return plan_conversion(checkpoint, options)

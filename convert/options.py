@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias, TypedDict, Union
+from typing import Any, TypeAlias, TypedDict, Union
 
 from edgellama.convert.planning.split import parse_split_size
 from edgellama.kernels_cpu.machine.cpu import default_num_threads
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import Format
+from edgellama.quant.given_values import check_names, given_path, is_number, is_true, is_whole
 from edgellama.quant.recipes import COPY, FormatOptions, find_recipe, find_tensor_format
 
 DEFAULT_TYPE = "q4_k_m"
@@ -73,35 +75,33 @@ class ConversionOptions:
     overwrite: bool
 
     def __post_init__(self) -> None:
-        if self.num_threads < 1:
-            raise InvalidOptionError(f"threads: {self.num_threads}; allowed: 1 and more")
-        if self.split_max_bytes is not None and self.split_max_bytes < 1:
+        if self.split_max_bytes is not None and not is_whole(self.split_max_bytes, 1):
             raise InvalidOptionError(
-                f"the size of a part is {self.split_max_bytes} bytes; allowed: 1 and more"
+                f"the size of a part is {shown(self.split_max_bytes)}; allowed: 1 byte and more"
             )
 
 
 def read_options(output: AnyPath | None, arguments: ConversionArguments) -> ConversionOptions:
     """Checked options; InvalidOptionError for the first that is wrong."""
-    num_threads = arguments.get("num_threads")
+    check_names(arguments, tuple(ConversionArguments.__annotations__))
     size = arguments.get("split_max_size")
     return ConversionOptions(
         formats=_formats(arguments),
-        output=_path(output),
-        imatrix=_path(arguments.get("imatrix")),
-        num_threads=default_num_threads() if num_threads is None else num_threads,
-        resume=arguments.get("resume", False),
-        verify=arguments.get("verify", False),
-        report=_path(arguments.get("report")),
+        output=_path("output", output),
+        imatrix=_path("imatrix", arguments.get("imatrix")),
+        num_threads=_num_threads(arguments.get("num_threads")),
+        resume=is_true("resume", arguments.get("resume", False)),
+        verify=is_true("verify", arguments.get("verify", False)),
+        report=_path("report", arguments.get("report")),
         split_max_bytes=parse_split_size(size) if isinstance(size, str) else size,
-        metadata=dict(arguments.get("metadata", {})),
-        name=arguments.get("name"),
-        pre=arguments.get("pre"),
+        metadata=_metadata(arguments.get("metadata", {})),
+        name=_text("name", arguments.get("name")),
+        pre=_text("pre", arguments.get("pre")),
         adapters=tuple(
-            (Path(path).expanduser(), _scale(path, scale))
-            for path, scale in arguments.get("adapters", ())
+            (given_path("adapters", path).expanduser(), _scale(path, scale))
+            for path, scale in _pairs("adapters", arguments.get("adapters", ()))
         ),
-        overwrite=arguments.get("overwrite", False),
+        overwrite=is_true("overwrite", arguments.get("overwrite", False)),
     )
 
 
@@ -121,27 +121,28 @@ _NOT_WITH_COPY = (
 
 
 def _formats(arguments: ConversionArguments) -> FormatOptions:
-    if arguments.get("type", "").lower() == COPY.name:
+    type_name = arguments.get("type", DEFAULT_TYPE)
+    if isinstance(type_name, str) and type_name.lower() == COPY.name:
         given = [name for name in _NOT_WITH_COPY if arguments.get(name)]
         if given:
             raise InvalidOptionError(f"type copy with {given[0]}; allowed: one of the two")
         return FormatOptions(COPY)
     return FormatOptions(
-        recipe=find_recipe(arguments.get("type", DEFAULT_TYPE)),
+        recipe=find_recipe(type_name),
         tensor_formats=tuple(
-            _pattern(pattern, name) for pattern, name in arguments.get("tensor_types", ())
+            _pattern(pattern, name)
+            for pattern, name in _pairs("tensor_types", arguments.get("tensor_types", ()))
         ),
         output_format=_format(arguments.get("output_tensor_type")),
         embedding_format=_format(arguments.get("token_embedding_type")),
-        is_pure=arguments.get("pure", False),
+        is_pure=is_true("pure", arguments.get("pure", False)),
     )
 
 
-def _scale(path: AnyPath, scale: object) -> float:
-    is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-    if is_number and math.isfinite(scale):  # type: ignore[arg-type]
-        return float(scale)  # type: ignore[arg-type]
-    raise InvalidOptionError(f"the scale of {path} is {scale!r:.40}; allowed: finite numbers")
+def _scale(path: AnyPath, scale: Any) -> float:
+    if is_number(scale) and math.isfinite(scale):
+        return float(scale)
+    raise InvalidOptionError(f"the scale of {path} is {shown(scale)}; allowed: finite numbers")
 
 
 def _format(name: str | None) -> Format | None:
@@ -149,6 +150,8 @@ def _format(name: str | None) -> Format | None:
 
 
 def _pattern(pattern: str, tensor_type: str) -> tuple[re.Pattern[str], Format]:
+    if not isinstance(pattern, str):
+        raise InvalidOptionError(f"tensor type {shown(pattern)}; allowed: a regular expression")
     try:
         return re.compile(pattern), find_tensor_format(tensor_type)
     except re.error as error:
@@ -157,5 +160,33 @@ def _pattern(pattern: str, tensor_type: str) -> tuple[re.Pattern[str], Format]:
         ) from None
 
 
-def _path(value: AnyPath | None) -> Path | None:
-    return None if value is None else Path(value).expanduser()
+def _path(name: str, value: AnyPath | None) -> Path | None:
+    return None if value is None else given_path(name, value).expanduser()
+
+
+def _num_threads(value: Any) -> int:
+    if value is None:
+        return default_num_threads()
+    if not is_whole(value, 1):
+        raise InvalidOptionError(f"num_threads is {shown(value)}; allowed: 1 and more, or None")
+    return int(value)
+
+
+def _text(name: str, value: str | None) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    raise InvalidOptionError(f"{name} is {shown(value)}; allowed: a text, or None")
+
+
+def _metadata(value: Mapping[str, object]) -> dict[str, object]:
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return dict(value)
+    raise InvalidOptionError(f"metadata is {shown(value)}; allowed: values by key")
+
+
+def _pairs(name: str, value: Any) -> Iterator[tuple[Any, Any]]:
+    pairs = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else [None]
+    for pair in pairs:
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise InvalidOptionError(f"{name} is {shown(value)}; allowed: pairs")
+        yield pair[0], pair[1]

@@ -1,4 +1,4 @@
-"""What a caller gave, checked by its kind: numbers, paths, functions, True or False.
+"""What a caller gave, checked by its kind: numbers, paths, functions, names of options.
 
 Which numbers and texts an option allows is left to who has the option.
 """
@@ -6,12 +6,17 @@ Which numbers and texts an option allows is left to who has the option.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+
+CLOSE_ENOUGH = 0.5
+"""How like an option's name another must be to be taken for a slip."""
 
 
 def is_whole(value: Any, lowest: int) -> bool:
@@ -24,6 +29,31 @@ def is_number(value: Any) -> bool:
     """Whether it is a whole or a real number, perhaps no finite one; True and False are none."""
     is_truth = isinstance(value, bool)
     return isinstance(value, Real) and not is_truth
+
+
+def check_names(
+    names: Collection[str],
+    allowed: Sequence[str],
+    parameters: Sequence[str] = (),
+    elsewhere: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """InvalidOptionError for the first name that is not allowed; it says which one is meant.
+
+    ``parameters``: what the call takes beside its options, which may be meant, too.
+    ``elsewhere``: what an option of ours is called in other programs.
+    """
+    known = (*parameters, *allowed)
+    for name in names:
+        if name not in allowed:
+            from difflib import get_close_matches
+
+            same = elsewhere.get(str(name), "")
+            close = get_close_matches(str(name)[:80], known, n=1, cutoff=CLOSE_ENOUGH)
+            meant = [same] if same in known else close
+            guess = f"did you mean {meant[0]}? " if meant else ""
+            raise InvalidOptionError(
+                f"there is no option {shown(name)}; {guess}allowed: {', '.join(known)}"
+            )
 
 
 def is_true(name: str, value: object) -> bool:

@@ -180,10 +180,10 @@ def find_recipe(name: str) -> Recipe:
 
 def find_tensor_format(name: str) -> Format:
     """The format that a tensor's type names; InvalidOptionError, with the list, if none."""
-    found = TENSOR_FORMATS.get(name.lower())
+    found = TENSOR_FORMATS.get(name.lower()) if isinstance(name, str) else None
     if found is None:
         allowed = ", ".join(TENSOR_FORMATS)
-        raise InvalidOptionError(f"no tensor type is called {name!r}; allowed: {allowed}")
+        raise InvalidOptionError(f"no tensor type is called {shown(name)}; allowed: {allowed}")
     return found
 
 

@@ -138,10 +138,26 @@ LOOKED_FOR = "looked for config.json with model*.safetensors or pytorch_model*.b
     ("files", "error", "expected"),
     [
         ({}, ModelNotFoundError, f"holds no whole model, none of its files; {LOOKED_FOR}"),
-        ({"config__json": "{}"}, ModelNotFoundError, "no whole model, config.json; looked for"),
-        ({"model__safetensors": SAFETENSORS}, ModelNotFoundError, "model, *.safetensors; looked"),
-        ({"params__json": "{}"}, ModelNotFoundError, "no whole model, params.json; looked for"),
-        ({"consolidated__00__pth": TORCH}, ModelNotFoundError, "no whole model, *.pth; looked"),
+        (
+            {"config__json": "{}"},
+            ModelNotFoundError,
+            "model, only config.json; looked",
+        ),
+        (
+            {"model__safetensors": SAFETENSORS},
+            ModelNotFoundError,
+            "only *.safetensors; looked",
+        ),
+        (
+            {"params__json": "{}"},
+            ModelNotFoundError,
+            "model, only params.json; looked",
+        ),
+        (
+            {"consolidated__00__pth": TORCH},
+            ModelNotFoundError,
+            "only *.pth; looked",
+        ),
         ({"b__gguf": b"", "a__gguf": b""}, ModelNotFoundError, "name the file in it: 'a.gguf'"),
         (
             {"config__json": "{}", "gptq-4bit__safetensors": SAFETENSORS},
@@ -169,7 +185,7 @@ def test_folders_without_a_model(
 def test_files_without_a_model(tmp_path: Path) -> None:
     """A weight file without parameters, an absent path and a file of no kind are refused."""
     fill(tmp_path, model__safetensors=SAFETENSORS, notes__txt="hello")
-    with pytest.raises(ModelNotFoundError, match=r"looked for config\.json"):
+    with pytest.raises(ModelNotFoundError, match=r"neither config\.json nor params\.json lies"):
         open_checkpoint(tmp_path / "model.safetensors")
     for name in ("absent", "absent.bin", "absent.gguf"):
         with pytest.raises(ModelNotFoundError, match=f"{name}: no such file"):

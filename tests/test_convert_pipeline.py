@@ -297,7 +297,7 @@ def test_existing_files_are_kept(source: Path, tmp_path: Path) -> None:
         ({"tensor_types": [("ffn", "q9")]}, r"'q9'.*q8_0"),
         ({"tensor_types": [("ffn(", "q8_0")]}, r"'ffn\(' is no regular expression"),
         ({"output_tensor_type": "q4_k_m"}, r"'q4_k_m'"),
-        ({"num_threads": 0}, r"threads: 0"),
+        ({"num_threads": 0}, r"num_threads is 0; allowed: 1 and more"),
         ({"split_max_size": "2T"}, r"'2T'.*500M"),
         ({"split_max_size": 0}, r"0 bytes"),
         ({"metadata": {"tokenizer.ggml.tokens": "a"}}, r"tokenizer\.ggml\.tokens is an array"),

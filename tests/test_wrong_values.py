@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from edgellama import ChatOptions, GGUFFile, Llama, load_tokenizer, predict_footprint
+from edgellama.convert import convert, plan
+from edgellama.convert.options import ConversionArguments
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.given_values import given_path
 
@@ -173,6 +175,37 @@ def test_options_of_a_chat_are_a_mapping(llama: Llama) -> None:
         with pytest.raises(EdgellamaError, match=r"options is None; allowed: options by name"):
             chat.options = None  # type: ignore[assignment]
         assert chat.options == before
+
+
+@pytest.mark.parametrize("name", sorted(ConversionArguments.__annotations__))
+def test_conversions_refuse_in_their_own_words(tiny_path: Path, tmp_path: Path, name: str) -> None:
+    """Every argument of a conversion is checked before anything is written."""
+    for value in ODD_VALUES:
+        arguments: Any = {"type": "q8_0", name: value}
+        run_to_end(lambda: plan(tiny_path, tmp_path / "out.gguf", **arguments))  # noqa: B023
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"typ": "q4_0"}, "there is no option 'typ'; did you mean type? allowed: type, "),
+        ({"quantize": "q4_0"}, "there is no option 'quantize'; "),
+        ({"overwrite": "no"}, "overwrite is 'no'; allowed: True or False"),
+        ({"num_threads": 0}, "num_threads is 0; allowed: 1 and more, or None"),
+        ({"metadata": [1]}, "metadata is of type list; allowed: values by key"),
+        ({"tensor_types": "ffn=q8_0"}, "tensor_types is 'ffn=q8_0'; allowed: pairs"),
+        ({"source": ""}, "source is ''; allowed: the path of a file or folder"),
+    ],
+)
+def test_a_conversion_names_argument_and_value(
+    tiny_path: Path, arguments: dict[str, Any], message: str
+) -> None:
+    """An argument that there is not is no silent default, and a wrong value is quoted."""
+    for function in (plan, convert):
+        with pytest.raises(EdgellamaError) as raised:
+            function(**{"source": tiny_path, **arguments})
+        assert str(raised.value).startswith(message)
 
 
 def test_path_objects_of_others_are_paths(tmp_path: Path) -> None:

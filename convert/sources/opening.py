@@ -61,6 +61,11 @@ def _open_folder(path: Path, folder: Path, file: Path | None) -> Checkpoint:
         return hugging_face.open_hugging_face(path, folder, hugging_face.single_file(file))
     if file is not None and (folder / meta.PARAMETERS_FILE).is_file():
         return meta.open_meta(path, folder, (file,))
+    if file is not None:
+        raise ModelNotFoundError(
+            f"{file}: neither {hugging_face.CONFIG_FILE} nor {meta.PARAMETERS_FILE} lies beside "
+            "it, one of which says what the weights are"
+        )
     raise _no_model(folder)
 
 
@@ -80,9 +85,10 @@ def _no_model(folder: Path) -> EdgellamaError:
     if gguf_files or (has_config and files):
         file = [*gguf_files, *files][0]
         return ModelNotFoundError(f"{folder}: is a folder; name the file in it: {shown(file)}")
-    found = [name for name in _MODEL_FILES if any(folder.glob(name))]
+    there = [name for name in _MODEL_FILES if any(folder.glob(name))]
+    found = f"only {' and '.join(there)}" if there else "none of its files"
     return ModelNotFoundError(
-        f"{folder}: holds no whole model, {' and '.join(found) or 'none of its files'}; looked "
-        "for config.json with model*.safetensors or pytorch_model*.bin, and for params.json with "
-        "consolidated.*.pth or consolidated.safetensors"
+        f"{folder}: holds no whole model, {found}; looked for config.json with "
+        "model*.safetensors or pytorch_model*.bin, and for params.json with consolidated.*.pth "
+        "or consolidated.safetensors"
     )

@@ -96,7 +96,7 @@ def command(
 def _find_source(source: str) -> Path:
     """The folder or file that is meant: a path, or the name of a pulled model."""
     path = Path(source).expanduser()
-    if path.exists():
+    if source and path.exists():
         return path
     from edgellama.models import names
 

@@ -102,7 +102,7 @@ def _no_such_file(path: Path) -> ModelNotFoundError:
     from difflib import get_close_matches
 
     if not path.parent.is_dir():
-        return ModelNotFoundError(f"{path}: no such file; the folder {path.parent} is not there")
+        return ModelNotFoundError(f"{path}: no such file; {path.parent} is no folder")
     beside = sorted(found.name for found in path.parent.glob("*.gguf"))
     close = get_close_matches(path.name, beside, n=1, cutoff=CLOSE_ENOUGH)
     guess = f"; did you mean {path.with_name(close[0])}?" if close else ""

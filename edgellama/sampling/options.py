@@ -11,14 +11,11 @@ from dataclasses import fields
 from types import MappingProxyType
 from typing import TypedDict
 
-from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.given_values import check_names
 from edgellama.quant.records import dataclass
 from edgellama.sampling import option_ranges as ranges
 from edgellama.sampling.option_ranges import option
-
-CLOSE_ENOUGH = 0.5
-"""How like an option's name another must be to be taken for a slip."""
 
 
 @dataclass(frozen=True)
@@ -246,15 +243,4 @@ def check_option_names(
 
     ``parameters``: what the call takes beside its options, which may be meant, too.
     """
-    known = (*parameters, *allowed)
-    for name in names:
-        if name not in allowed:
-            from difflib import get_close_matches
-
-            same = ELSEWHERE.get(str(name), "")
-            close = get_close_matches(str(name)[:80], known, n=1, cutoff=CLOSE_ENOUGH)
-            meant = [same] if same in known else close
-            guess = f"did you mean {meant[0]}? " if meant else ""
-            raise InvalidOptionError(
-                f"there is no option {shown(name)}; {guess}allowed: {', '.join(known)}"
-            )
+    check_names(names, allowed, parameters, ELSEWHERE)
