@@ -26,7 +26,7 @@ from edgellama.convert.model.generation_config import FILE, end_token_items, sam
 from edgellama.convert.model.gguf_source import gguf_items
 from edgellama.convert.model.hparams import hugging_face_hparams, meta_hparams, meta_release
 from edgellama.convert.model.layout import SourceLayout
-from edgellama.convert.model.output_tie import decide_tie
+from edgellama.convert.model.output_tie import OutputTie, decide_tie
 from edgellama.convert.model.pooling import FILE as POOLING_FILE
 from edgellama.convert.model.pooling import pooling_items
 from edgellama.convert.sources.checkpoint import Checkpoint
@@ -88,19 +88,7 @@ def describe(
     weights = float_tensors(checkpoint)
     layout = SourceLayout(str(checkpoint.path), checkpoint.kind, weights.tensors, checkpoint.absent)
     sizes = (meta_hparams if is_meta else hugging_face_hparams)(config, layout.rows)
-    if is_meta:
-        # Meta saves the output of a tied model all the same.
-        release = meta_release(config)
-        tie = decide_tie(layout.tensors, release.tied, f"{release.name} of this size is tied")
-    else:
-        says_tied = config.flag("tie_word_embeddings", False)
-        # Readers take the embedding for an output that is not there.
-        is_headless_file = is_headless(config) and OUTPUT not in layout.tensors
-        tie = decide_tie(
-            layout.tensors,
-            says_tied or is_headless_file,
-            "config.json has tie_word_embeddings true",
-        )
+    tie = (_meta_tie if is_meta else _hugging_face_tie)(config, layout)
     tensors = layout.ordered(sizes, tied=tie.is_tied, half_split=not is_meta)
     settings = TokenizerSettings(checkpoint.folder, config)
     vocabulary = read_vocabulary(
@@ -121,6 +109,19 @@ def describe(
         *([tie.note] if tie.note else []),
     )
     return ModelDescription(MappingProxyType(items), tuple(tensors), notes)
+
+
+def _meta_tie(config: Fields, layout: SourceLayout) -> OutputTie:
+    """Whether the embedding is the output; Meta saves the output of a tied model all the same."""
+    release = meta_release(config)
+    return decide_tie(layout.tensors, release.tied, f"{release.name} of this size is tied")
+
+
+def _hugging_face_tie(config: Fields, layout: SourceLayout) -> OutputTie:
+    """Whether the embedding is the output; readers take it for one that is not there."""
+    is_headless_file = is_headless(config) and OUTPUT not in layout.tensors
+    is_tied = config.flag("tie_word_embeddings", False) or is_headless_file
+    return decide_tie(layout.tensors, is_tied, "config.json has tie_word_embeddings true")
 
 
 def _describe_gguf(checkpoint: Checkpoint, pre: str | None, name: str | None) -> ModelDescription:

@@ -12,9 +12,11 @@ from edgellama.cli.engine_options import attention_options, take_attention
 from edgellama.cli.options import count_option, kv_type_option, style_option, threads_option
 from edgellama.cli.token_count import TokenCount
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, MAX_STEP_TOKENS
+from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.engine import Engine
@@ -100,51 +102,69 @@ def command(
       edgellama profile model.gguf -p 0 -d 4096 --by op -o csv
       edgellama profile model.gguf --plot roofline.svg
     """
-    from edgellama.cli.background import run_cancellable
     from edgellama.cli.figures import check_plot
     from edgellama.cli.model_argument import find_model
     from edgellama.cli.profile_table import print_steps, rows_of
-    from edgellama.cli.terminal import kernel_progress
-    from edgellama.engine.engine import Engine
     from edgellama.engine.kv_types import KVTypes
-    from edgellama.engine.step_timer import StepTimer
-    from edgellama.measure.plain_read import PlainRead
-    from edgellama.quant.gguf.file import GGUFFile
 
     check_plot(plot)
     sizes = {PREFILL: num_prompt, DECODE: num_decoded}
     if not any(sizes.values()):
         raise click.UsageError("nothing to measure: give -p or -n other than 0")
-    types = str(KVTypes.of(kv_type))
-    attention = take_attention(options)
+    how = {"num_threads": num_threads, "tier": tier, "attention": take_attention(options)}
+    path, types = find_model(model), str(KVTypes.of(kv_type))
+    found = _measured(path, sizes, depth, types, repetitions, how)
+    print_steps(rows_of(found.steps, group, found.bandwidth), found.sizes, found.bandwidth, style)
+    if plot:
+        from edgellama.cli.figures import run_title
+        from edgellama.cli.roofline_plot import draw
+
+        title = run_title(path.stem, found.tier_name, found.num_threads)
+        draw(title, found.steps, found.bandwidth, plot)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """Times of ops and tokens by step, GB/s of a plain read, and what they were measured on."""
+
+    steps: Mapping[str, Sequence[OpTime]]
+    sizes: Mapping[str, int]
+    bandwidth: float
+    tier_name: str
+    num_threads: int
+
+
+def _measured(
+    path: Path,
+    sizes: Mapping[str, int],
+    depth: int,
+    kv_types: str,
+    repetitions: int,
+    how: Mapping[str, Any],
+) -> _Measured:
+    """Run each step that has tokens, and read the weights; ``how`` are arguments of Engine."""
+    from edgellama.cli.background import run_cancellable
+    from edgellama.cli.terminal import kernel_progress
+    from edgellama.engine.engine import Engine
+    from edgellama.engine.step_timer import StepTimer
+    from edgellama.measure.plain_read import PlainRead
+    from edgellama.quant.gguf.file import GGUFFile
+
     timer = StepTimer()
-    path = find_model(model)
     with GGUFFile(path) as file:
         with kernel_progress() as compiled:
-            engine = Engine(
-                file,
-                num_threads=num_threads,
-                tier=tier,
-                attention=attention,
-                progress=compiled,
-                timer=timer,
-            )
-        tier_name, used_threads = engine.kernels.tier.name, engine.num_threads
+            engine = Engine(file, progress=compiled, timer=timer, **how)
+        tier_name, num_threads = engine.kernels.tier.name, engine.num_threads
         with engine:
-            sizes[PREFILL] = min(num_prompt, engine.step_tokens)
-            cache = engine.new_cache(depth + max(sizes.values()), kv_type=types)
+            sizes = {**sizes, PREFILL: min(sizes[PREFILL], engine.step_tokens)}
+            cache = engine.new_cache(depth + max(sizes.values()), kv_type=kv_types)
             steps = run_cancellable(
                 partial(_time_steps, engine, timer, cache, sizes, depth, repetitions)
             )
             plain = PlainRead(engine)
             plain_seconds = min(plain.seconds() for _ in range(repetitions))
     bandwidth = plain.num_bytes / plain_seconds / 1e9
-    print_steps(rows_of(steps, group, bandwidth), sizes, bandwidth, style)
-    if plot:
-        from edgellama.cli.figures import run_title
-        from edgellama.cli.roofline_plot import draw
-
-        draw(run_title(path.stem, tier_name, used_threads), steps, bandwidth, plot)
+    return _Measured(steps, sizes, bandwidth, tier_name, num_threads)
 
 
 def _time_steps(

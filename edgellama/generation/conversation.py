@@ -330,22 +330,26 @@ class Conversation(ConversationPrompts):
         now = prompt(dropped)
         if self._when_full == "stop" and len(now.computed) > context_length:
             return Stream(NoReply(len(now.computed)), CancelToken(), owner=self._session)
-        newly_dropped = max(0, dropped - dropped_before)
+        request = replace(
+            request,
+            prompt=now.computed,
+            dropped_messages=max(0, dropped - dropped_before),
+            own_tokens=self._format.own_tokens(asked_for, [*system, *turns[dropped:]]),
+        )
 
         def end(result: Generation) -> None:
             is_cut_call = request.calls is not None and not result.text and not result.tool_calls
             if result.tokens and not is_cut_call:
-                reply: Message = {"role": "assistant", "content": result.text}
-                text = result.text
-                if result.tool_calls:
-                    reply["tool_calls"] = [call.as_openai() for call in result.tool_calls]
-                    text = self._tokenizer.decode(result.tokens, continuation=True)
-                turn = Turn(now, result.tokens, text)
-                said = [*asked, reply]
+                reply, text = self._said(result)
+                turn, said = Turn(now, result.tokens, text), [*asked, reply]
                 self._transcript.add(num_kept, said, dropped_messages=dropped, turn=turn)
 
-        own = self._format.own_tokens(asked_for, [*system, *turns[dropped:]])
-        request = replace(
-            request, prompt=now.computed, dropped_messages=newly_dropped, own_tokens=own
-        )
         return self._session.start(request, on_end=end)
+
+    def _said(self, result: Generation) -> tuple[Message, str]:
+        """The message of a reply, and its text as the model wrote it, calls of tools too."""
+        reply: Message = {"role": "assistant", "content": result.text}
+        if not result.tool_calls:
+            return reply, result.text
+        reply["tool_calls"] = [call.as_openai() for call in result.tool_calls]
+        return reply, self._tokenizer.decode(result.tokens, continuation=True)

@@ -1,0 +1,145 @@
+"""What of an open model may be changed at any time: its threads, its memory, how many texts run.
+
+Loading it and closing it are left to open_model.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from edgellama.quant.given_values import is_true
+from edgellama.quant.process_bound import ProcessBound
+
+if TYPE_CHECKING:
+    from edgellama.engine.engine import Engine
+    from edgellama.engine.idle_watch import IdleWatch
+    from edgellama.generation.waiting_line import WaitingLine
+
+DRAFT_CACHE_BYTES = 1 << 28
+DRAFT_CACHE_SHARE = 4
+"""What a draft model may keep of the beginnings of earlier texts, and at most which part of all."""
+
+
+class AdjustableModel(ProcessBound):
+    """An engine, perhaps that of a draft model beside it, and what a user sets of both."""
+
+    _engine: Engine
+    _line: WaitingLine
+    _idle_watch: IdleWatch
+    _own_draft: AdjustableModel | None
+    """A draft model that was loaded with the model, and goes with it."""
+
+    @property
+    def cache_limit(self) -> int:
+        """Bytes that the beginnings of earlier texts may take; less drops the oldest at once.
+
+        A draft model that was loaded with the model has a part of them.
+        """
+        return sum(engine.pool().limit_bytes for engine in self._engines)
+
+    @cache_limit.setter
+    def cache_limit(self, num_bytes: int) -> None:
+        from edgellama.loading import check_cache_limit
+
+        check_cache_limit(num_bytes, is_needed=True)
+        of_draft = 0
+        if self._own_draft is not None:
+            of_draft = min(DRAFT_CACHE_BYTES, num_bytes // DRAFT_CACHE_SHARE)
+            self._own_draft.cache_limit = of_draft
+        self._engine.pool().limit_bytes = num_bytes - of_draft
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes that the beginnings of earlier texts take now."""
+        return sum(engine.pool().idle_bytes for engine in self._engines)
+
+    @property
+    def num_threads(self) -> int:
+        """How many threads compute. Another number may be assigned at any time, as a cap.
+
+        It holds from the next step on, and changes no text.
+        """
+        return self._engine.num_threads
+
+    @num_threads.setter
+    def num_threads(self, number: int) -> None:
+        for engine in self._engines:
+            engine.num_threads = number
+
+    @property
+    def low_priority(self) -> bool:
+        """Whether the threads that compute give way to other programs; may be assigned.
+
+        A thread of yours that waits for a text computes, too, and keeps its own priority; who
+        awaits in an event loop has no such thread. On macOS this changes nothing.
+        """
+        return self._engine.low_priority
+
+    @low_priority.setter
+    def low_priority(self, is_low: bool) -> None:
+        is_true("low_priority", is_low)
+        for engine in self._engines:
+            engine.low_priority = is_low
+
+    @property
+    def idle_seconds(self) -> float | None:
+        """After how long without a text the memory is given back; None is never."""
+        return self._idle_watch.seconds
+
+    @idle_seconds.setter
+    def idle_seconds(self, seconds: float | None) -> None:
+        self._idle_watch.seconds = seconds
+        if self._own_draft is not None:
+            self._own_draft.idle_seconds = seconds
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether weights are mapped and threads are there; the next text sees to both."""
+        return self._engine.is_loaded
+
+    def unload(self) -> None:
+        """Give back all memory but that of open sessions, until the next text loads it again.
+
+        That takes as long as mapping the file. What texts of earlier sessions have left is
+        forgotten; sessions and conversations go on where they were.
+
+        Raises:
+            EdgellamaError: It is called by a hook, in the middle of a step.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     llama.unload()
+            ...     before = llama.is_loaded
+            ...     text = llama.generate("One, two,", max_tokens=2, temperature=0).text
+            ...     before, text, llama.is_loaded
+            (False, ' or three', True)
+        """
+        self._engine.unload()
+        if self._own_draft is not None:
+            self._own_draft.unload()
+
+    @property
+    def max_concurrent(self) -> int | None:
+        """How many texts may run at once; None is no limit. Another may be assigned at any time.
+
+        Further ones wait in the order in which their first chunk was asked for; their
+        ``queue_position`` tells how many have to end before. A batch counts as one text, and so
+        does a call that embeds, ranks or judges texts. A text runs until its stream ends: a
+        thread, or a task, that begins another while its own streams take all places would wait
+        for itself, which is an EdgellamaError.
+        """
+        return self._line.max_running
+
+    @max_concurrent.setter
+    def max_concurrent(self, most: int | None) -> None:
+        self._line.max_running = most
+
+    @property
+    def _engines(self) -> tuple[Engine, ...]:
+        """The engine, and that of a draft model that was loaded with it."""
+        return (
+            (self._engine,)
+            if self._own_draft is None
+            else (self._engine, *self._own_draft._engines)
+        )
