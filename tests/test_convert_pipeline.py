@@ -299,7 +299,7 @@ def test_existing_files_are_kept(source: Path, tmp_path: Path) -> None:
         ({"output_tensor_type": "q4_k_m"}, r"'q4_k_m'"),
         ({"num_threads": 0}, r"num_threads is 0; allowed: 1 and more"),
         ({"split_max_size": "2T"}, r"'2T'.*500M"),
-        ({"split_max_size": 0}, r"0 bytes"),
+        ({"split_max_size": 0}, r"a part is 0; allowed: 1 byte"),
         ({"metadata": {"tokenizer.ggml.tokens": "a"}}, r"tokenizer\.ggml\.tokens is an array"),
         ({"metadata": {"general.file_type": "1"}}, r"general\.file_type follows"),
         ({"metadata": {"llama.block_count": "two"}}, r"llama\.block_count=two.*UINT32"),
