@@ -18,6 +18,7 @@ from elf_bytes import sample_object
 from kernel_harness import runner_of
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama.engine.engine import Engine
 from edgellama.kernels_cpu.compiling import code_cache, compile_pool
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, cache_folder
 from edgellama.kernels_cpu.compiling.compile_worker import read_checked, write_checked
@@ -35,6 +36,7 @@ from edgellama.kernels_cpu.machine.user_cache import (
     temporary_root,
 )
 from edgellama.quant.errors import CacheError, KernelError
+from edgellama.quant.gguf.file import GGUFFile
 
 KERNEL = "add_bias"
 
@@ -343,6 +345,20 @@ def test_companions_follow_in_the_background(cold_cache: Path) -> None:
     assert len(list(cold_cache.rglob("*.o"))) == 2
 
 
+def test_what_can_wait_is_awaited_by_nobody(cold_cache: Path) -> None:
+    """What is wanted later is compiled in the background, even if nothing else had to be."""
+    for _ in range(2):
+        kernels = CompiledKernels(GENERIC)
+        kernels.ensure([KERNEL], later=[KERNEL, "sum_squares"])
+        for thread in background_threads():
+            thread.join()
+        assert kernels.are_there([KERNEL, "sum_squares"])
+        assert not kernels.are_there([KERNEL, "merge_attention"])
+        (path,) = cold_cache.rglob("sum_squares.o")
+        path.unlink()
+        assert not kernels.are_there(["sum_squares"])
+
+
 IN_BACKGROUND = """
 import psutil, threading
 from pathlib import Path
@@ -460,10 +476,10 @@ print(len(found.tokens), sorted(heavy & set(sys.modules)))
 def test_warm_start_without_a_compiler(tmp_path: Path) -> None:
     """With a warm cache a model runs without a compiler, OpenSSL and the like, silently."""
     path = write_tiny_llama(tmp_path / "tiny.gguf", TinyLlama(weight_format="Q4_0"))
-    first = run_python(WARM_START, str(path))
-    assert first.returncode == 0, first.stderr
-    second = run_python(WARM_START, str(path))
-    assert second.stdout == "3 []\n", second.stdout + second.stderr
+    with Engine(GGUFFile(path)) as engine:
+        CompiledKernels(engine.tier).ensure(engine.usual_kernels())
+    warm = run_python(WARM_START, str(path))
+    assert warm.stdout == "3 []\n", warm.stdout + warm.stderr
 
 
 def test_all_in_one_call_or_several() -> None:

@@ -224,6 +224,14 @@ def test_sequences_that_share_steps_share_their_room() -> None:
     assert len(costs.table) == MAX_SHORT_TOKENS + 1
 
 
+def test_nothing_is_guessed_before_kernels_are_there() -> None:
+    """While they are compiled no step has room for guesses; once they are, nobody asks again."""
+    answers = iter([False, False, True])
+    costs = StepCosts(lambda: next(answers))
+    assert costs.table == costs.table == [0.0, 1.0]
+    assert len(costs.table) == len(costs.table) == MAX_SHORT_TOKENS + 1
+
+
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Llama]:
     """An exact tiny model, which repeats itself when it is greedy; its steps have known costs."""

@@ -6,7 +6,7 @@ sampling, no sessions. Callers on other threads share steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Set
 from functools import cached_property
 from time import perf_counter
 from typing import TYPE_CHECKING, cast
@@ -36,6 +36,7 @@ from edgellama.engine.step_rows import FloatRows
 from edgellama.engine.step_runs import StepRuns
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
 from edgellama.engine.step_timer import StepTimer
+from edgellama.engine.step_values import StepKind
 from edgellama.engine.text_cache import TextCache
 from edgellama.engine.text_engine import TextEngine
 from edgellama.engine.weights import ModelWeights
@@ -85,7 +86,8 @@ class Engine(TextEngine):
         """Compile what is missing and start the threads.
 
         ``progress`` hears of (compiled, total) kernels, and only if any must be compiled; then
-        ``companions`` are compiled in the background, for other models.
+        ``companions`` are compiled in the background, for other models. So are first the kernels
+        that check guesses; nothing is guessed until they are there.
         ``kv_type``: of caches, as for ``Llama``, unless one is asked to have another.
         ``cache_limit``: bytes that pages may take which no sequence holds any more.
         ``exact``: the same bits whatever else is in a step, see ``StepKinds``.
@@ -119,14 +121,22 @@ class Engine(TextEngine):
             num_threads=num_threads, layers=self.layers, is_exact=exact, timer=timer,
         )  # fmt: skip
         entries = {TIMED_ENTRY} if timer else set()
-        machine.kernels.ensure(self.usual_kernels() | entries, progress, companions)
+        kinds = machine.open().kinds
+        guesses = self._kernels_of(kinds.of_guesses())
+        machine.kernels.ensure(
+            self._kernels_of(kinds.of_texts()) | entries | {*ENTRY_KERNELS, CHOICE_KERNEL},
+            progress, companions, later=guesses,
+        )  # fmt: skip
         buffers = machine.open().buffers
         self.adapters = AdapterShelf(
             file, self.config, buffers.num_rows, buffers.panel_rows, machine.kernels.ensure
         )
         machine.start()
         self._steps = steps = StepRuns(machine, self.config.vocab_size, timer)
-        self.scheduler = Scheduler(steps.run, self.step_tokens, are_all_split=exact)
+        self.scheduler = Scheduler(
+            steps.run, self.step_tokens, are_all_split=exact,
+            may_guess=lambda: machine.kernels.are_there(guesses),
+        )  # fmt: skip
         self._placement: LatePlacement | None = None
         if attention.is_for_cards and not exact:
             try:
@@ -400,9 +410,13 @@ class Engine(TextEngine):
 
     def usual_kernels(self) -> set[str]:
         """Names of a chat's kernels: all kinds of steps, one token's logits, the next's choice."""
-        runner, pages = self._machine.open(), self.pool().layout
-        names = {kernel.name for kernel in runner.kernels(pages)}
+        kinds = self._machine.open().kinds
+        names = self._kernels_of(kinds.of_texts() | kinds.of_guesses())
         return names | {*ENTRY_KERNELS, CHOICE_KERNEL}
+
+    def _kernels_of(self, kinds: Set[StepKind]) -> set[str]:
+        runner, pages = self._machine.open(), self.pool().layout
+        return {kernel.name for kernel in runner.kernels(pages, kinds)}
 
     def _origin(self) -> bytes:
         """What else than tokens and adapters decides keys and values that are computed now."""

@@ -54,8 +54,9 @@ class Scheduler:
         *,
         may_mix: bool = True,
         are_all_split: bool = False,
+        may_guess: Callable[[], bool] = lambda: True,
     ) -> None:
-        """``may_mix`` and ``are_all_split``: see ``StepPlanner``."""
+        """``may_mix`` and ``are_all_split``: see ``StepPlanner``; ``may_guess``: ``StepCosts``."""
         self._run_step = run_step
         self.planner = StepPlanner(step_tokens, may_mix=may_mix, are_all_split=are_all_split)
         # Reentrant: a signal's handler may close the engine in the middle of its thread's step.
@@ -64,7 +65,7 @@ class Scheduler:
         self._waiting: list[Work] = []
         self._wanted_alone: list[object] = []
         self._returning = Returning()
-        self.costs = StepCosts()
+        self.costs = StepCosts(may_guess)
 
     @property
     def is_idle(self) -> bool:

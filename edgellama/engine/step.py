@@ -6,7 +6,7 @@ It knows neither who asked nor in which order; one step runs at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, get_args
@@ -96,15 +96,19 @@ class StepRunner:
         steps += writer.head(batch, output.rows)
         return [step for step in steps if isinstance(step, Op)]
 
-    def kernels(self, pages: AnyLayout) -> set[Kernel]:
-        """The kernels of all kinds of steps: layers of one form take the same."""
+    def kernels(self, pages: AnyLayout, kinds: Set[StepKind]) -> set[Kernel]:
+        """The kernels of steps of these kinds: layers of one form take the same.
+
+        Logits are those of one token, or of all guesses.
+        """
         layers = self._writer.weights.layers
         of_each_form = {layers[number].form: number for number in reversed(self._writer.layers)}
         attention = self.attention(pages)
-        steps = self._writer.head(self.kinds.batch_of(1), self._output.rows)
+        heads = {k.batch if k.batch in RECORD_TILES else self.kinds.batch_of(1) for k in kinds}
+        steps = [op for batch in heads for op in self._writer.head(batch, self._output.rows)]
         for number in of_each_form.values():
             writer = replace(self._writer, hooks=(), layers=range(number, number + 1))
-            for kind in self.kinds.all():
+            for kind in kinds:
                 steps += writer.body(kind, attention)
         return {step.kernel for step in steps if isinstance(step, Op)}
 

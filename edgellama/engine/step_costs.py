@@ -6,7 +6,7 @@ processor and the depth of the text. Nothing is measured for its own sake.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 
@@ -84,8 +84,10 @@ class CostTable:
 class StepCosts:
     """Costs of steps of one sequence alone, and of several together."""
 
-    def __init__(self) -> None:
+    def __init__(self, may_guess: Callable[[], bool] = lambda: True) -> None:
+        """``may_guess``: whether steps that check guesses can run; asked until they can."""
         self._alone, self._together = CostTable(), CostTable()
+        self._may_guess, self._is_waiting = may_guess, True
         self._num_sharing = 1
 
     @property
@@ -93,8 +95,12 @@ class StepCosts:
         """By the number of a sequence's tokens in a step; [1] is 1.0.
 
         For as many sequences as had the last step, all with so many tokens, as far as there is
-        room in a step of few tokens.
+        room in a step of few tokens. Of one token alone while nothing may be guessed.
         """
+        if self._is_waiting:
+            self._is_waiting = not self._may_guess()
+            if self._is_waiting:
+                return [0.0, 1.0]
         count = self._num_sharing
         if count == 1:
             return self._alone.costs

@@ -34,13 +34,15 @@ class StepKinds:
         batch = self.batch_of(num_tokens, is_alike)
         return StepKind(batch, "direct" if self.is_exact else attending)
 
-    def all(self) -> set[StepKind]:
-        """All kinds that steps on this tier can be of."""
+    def of_texts(self) -> set[StepKind]:
+        """All kinds that steps without guesses can be of on this tier."""
+        counts, ways = range(1, MAX_SHORT_TOKENS + 2), get_args(Method)
+        return {self.kind_of(count, attending) for count in counts for attending in ways}
+
+    def of_guesses(self) -> set[StepKind]:
+        """All kinds of steps that check guesses."""
         few = range(1, MAX_SHORT_TOKENS + 1)
-        counts = (*few, MAX_SHORT_TOKENS + 1)
-        ways = get_args(Method)
-        kinds = {self.kind_of(count, attending) for count in counts for attending in ways}
-        return kinds | {self.kind_of(count, "direct", is_alike=True) for count in few}
+        return {self.kind_of(count, "direct", is_alike=True) for count in few}
 
     def batch_of(self, num_tokens: int, is_alike: bool = False) -> Batch:
         """How matrices are multiplied with so many tokens."""

@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -64,12 +66,17 @@ class CompiledKernels:
         names: Iterable[str],
         progress: Progress | None = None,
         companions: Iterable[str] = (),
+        later: Collection[str] = (),
     ) -> None:
         """Load the kernels called ``names``, compiling those that the cache lacks.
 
         If any must be compiled, ``progress`` hears of it, and those of ``companions`` that the
-        cache lacks are compiled in the background afterwards. Raises KernelError on failure.
+        cache lacks are compiled in the background afterwards. Those of ``later`` are in any case,
+        and first; together with ``names`` where nothing is compiled in the background. Raises
+        KernelError on failure.
         """
+        if self._exported or getattr(sys, "frozen", False):
+            names, later = {*names, *later}, ()
         wanted = sorted(set(names) - self._addresses.keys())
         if not wanted:
             return
@@ -83,7 +90,8 @@ class CompiledKernels:
         objects = self._exported_objects(wanted)
         num_exported = len(objects)
         missing = [name for name in wanted if name not in objects]
-        objects |= read_or_compile(missing, self.tier, count)
+        if missing:
+            objects |= read_or_compile(missing, self.tier, count, self._key)
         code = LoadedCode(objects.values())
         self._loaded.append(code)
         self.code_bytes += code.num_bytes
@@ -95,8 +103,21 @@ class CompiledKernels:
         )
         self._addresses |= code.addresses
         # Who ships kernels does not want others compiled.
-        if num_compiled and not self._exported:
-            self._compile_later([name for name in companions if name not in self._addresses])
+        others = companions if num_compiled and not self._exported else ()
+        lacking = [] if self.are_there(later) else [*later]
+        self._compile_later([*lacking, *(n for n in others if n not in self._addresses)])
+
+    def are_there(self, names: Iterable[str]) -> bool:
+        """Whether all of these kernels are loaded, or in the cache; nothing is read of them."""
+        missing = [name for name in names if name not in self._addresses]
+        if not missing or self._exported:
+            return True
+        places = cache_folders(f"{FOLDER_NAME}/{self._key}")
+        return all(any((place / f"{name}.o").exists() for place in places) for name in missing)
+
+    @cached_property
+    def _key(self) -> str:
+        return code_key(self.tier)
 
     def address(self, name: str) -> int:
         """Address of ``void(int64 args, int64 thread, int64 job)``."""
@@ -106,7 +127,7 @@ class CompiledKernels:
         if names:
             from edgellama.kernels_cpu.compiling.background import compile_in_background
 
-            folder = folder_to_fill(f"{FOLDER_NAME}/{code_key(self.tier)}")
+            folder = folder_to_fill(f"{FOLDER_NAME}/{self._key}")
             compile_in_background(names, self.tier, folder)
 
     def _exported_objects(self, names: Sequence[str]) -> dict[str, ElfObject]:
@@ -132,11 +153,13 @@ def read_or_compile(
     names: Sequence[str],
     tier: Tier,
     progress: Progress | None = None,
+    key: str = "",
 ) -> Mapping[str, ElfObject]:
     """Object files by name, from the user's cache, where it is put first if need be.
 
     The tier need not be one that this CPU can run. ``progress`` as for
-    ``CompiledKernels.ensure``. Raises KernelError and CacheError.
+    ``CompiledKernels.ensure``; ``key``: the tier's ``code_key``, if known. Raises KernelError and
+    CacheError.
     """
 
     def compile_missing(missing: Sequence[str], folder: Path) -> None:
@@ -144,7 +167,8 @@ def read_or_compile(
 
         compile_kernels(missing, tier, folder, progress)
 
-    return read_or_make(names, code_key(tier) if names else "", _read_object, compile_missing)
+    key = key or (code_key(tier) if names else "")
+    return read_or_make(names, key, _read_object, compile_missing)
 
 
 def read_or_make(
