@@ -9,6 +9,7 @@ import dataclasses
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from card_compiler import compiled
 from card_harness import Array, CardCache, Part
 from ptx_card import PtxCache, PtxRunner
 from ptx_machine import PtxFault, PtxMachine
-from test_card_prefill import LOSSES, MANY, MORE_SHAPES, PLAIN, SHAPES, TURING, attend, fill
+from test_card_prefill import MANY, MORE_SHAPES, PLAIN, SHAPES, TURING, Shape
 from test_card_store import rows_of
 from warp_harness import warp_runner
 
@@ -34,18 +35,10 @@ ACCURACY = 3e-6
 
 
 @dataclass(frozen=True)
-class Case:
-    """A kernel on a tier of cards, and what it attends over."""
+class Case(Shape):
+    """A kernel as a tier of cards has it, of few tokens or many, and what it attends over."""
 
-    tier: str
-    family: str
-    kinds: tuple[str, str]
-    head_size: int
-    kv_heads: int
-    group: int
-    parts: tuple[Part, ...]
-    window: int = ALL_KEYS
-    split_keys: int = ALL_KEYS
+    tier: str = "sm_80"
 
     @property
     def kernel(self) -> str:
@@ -56,24 +49,22 @@ class Case:
     def error(
         self, seed: int | None = None, *, fuses: bool = False, runner: PtxRunner | None = None
     ) -> float:
-        """How far the largest error is from what may be lost, 1 at most."""
-        runner = runner or PtxRunner(self.tier, seed=seed, fuses=fuses)
-        lengths = [part.position + part.num_tokens for part in self.parts]
-        cache = PtxCache(runner, self.kinds, self.head_size, self.kv_heads, self.group,
-                         len(lengths), max(lengths), self.window)  # fmt: skip
-        rng = np.random.default_rng(self.head_size)
-        for number, length in enumerate(lengths):
-            fill(cache, number, length, rng)
-        rows = sum(part.num_tokens for part in self.parts)
-        q = 2 * rng.normal(size=(rows, cache.heads, self.head_size)).astype(np.float32)
-        expected = cache.naive(self.parts, q)
+        """See ``error_in``."""
+        return self.error_in(
+            partial(PtxCache, runner or PtxRunner(self.tier, seed=seed, fuses=fuses))
+        )
+
+    def attend_in(self, cache: CardCache, q: Array) -> Array:
+        """What the kernel gives."""
         if self.family == FEW:
-            found = cache.attend_few(self.parts, q, self.split_keys)
-            loss = ACCURACY * np.abs(expected).max()
-        else:
-            found = attend(cache, self.kernel, self.parts, q, self.split_keys)
-            loss = 1e-5 if self.family == PLAIN else max(LOSSES[kind] for kind in self.kinds)
-        return float(np.nan_to_num(np.abs(found - expected), nan=np.inf).max() / loss)
+            return cache.attend_few(self.parts, q, self.split_keys)
+        return super().attend_in(cache, q)
+
+    def loss(self, expected: Array) -> float:
+        """What may be lost."""
+        if self.family == FEW:
+            return ACCURACY * float(np.abs(expected).max())
+        return super().loss(expected)
 
 
 def case_name(case: Case) -> str:
@@ -87,8 +78,8 @@ TOKENS = (Part(0, 150, 2), Part(1, 3, 3), Part(2, 0, 1), Part(3, 126, 4))
 RAGGED = (Part(0, 100, 30), Part(1, 0, 70))
 DEEP = (Part(0, 200, 17), Part(1, 120, 9), Part(2, 0, 40))
 """More keys than a part has."""
-FEW_CASE = Case("sm_80", FEW, ("f16", "q8_0"), 36, 1, 4, TOKENS, split_keys=128)
-MANY_CASE = Case("sm_80", MANY, ("bf16", "f16"), 128, 1, 3, RAGGED[:1], window=33)
+FEW_CASE = Case(FEW, ("f16", "q8_0"), 36, 1, 4, TOKENS, split_keys=128)
+MANY_CASE = Case(MANY, ("bf16", "f16"), 128, 1, 3, RAGGED[:1], window=33)
 SPLIT_CASE = dataclasses.replace(
     MANY_CASE, parts=(Part(0, 250, 10),), window=ALL_KEYS, split_keys=128
 )
@@ -96,22 +87,22 @@ DEFAULT = (
     FEW_CASE,
     MANY_CASE,
     SPLIT_CASE,
-    Case("sm_80", FEW, ("q8_0", "q4_0"), 64, 1, 16, TOKENS[:3]),
-    Case("sm_75", TURING, ("f16", "q8_0"), 128, 1, 3, DEEP[:2], split_keys=128),
-    Case("sm_80", PLAIN, ("f32", "q8_0"), 116, 1, 1, RAGGED[:1]),
+    Case(FEW, ("q8_0", "q4_0"), 64, 1, 16, TOKENS[:3]),
+    Case(TURING, ("f16", "q8_0"), 128, 1, 3, DEEP[:2], split_keys=128, tier="sm_75"),
+    Case(PLAIN, ("f32", "q8_0"), 116, 1, 1, RAGGED[:1]),
 )
 """Of kernels that are assembled in every run, too."""
 MORE = (
     dataclasses.replace(FEW_CASE, tier="sm_75", window=70),
-    Case("sm_80", FEW, ("f32", "bf16"), 6, 1, 3, TOKENS, split_keys=128),
-    Case("sm_80", FEW, ("q4_0", "f16"), 128, 1, 2, TOKENS, window=140, split_keys=128),
-    Case("sm_80", MANY, ("bf16", "f16"), 120, 1, 3, RAGGED),
-    Case("sm_80", MANY, ("bf16", "f16"), 128, 2, 3, DEEP, window=150, split_keys=128),
-    Case("sm_75", TURING, ("f16", "q8_0"), 118, 2, 4, RAGGED, window=60),
-    Case("sm_75", TURING, ("bf16", "bf16"), 128, 1, 3, DEEP[:2], split_keys=128),
-    Case("sm_80", PLAIN, ("f32", "q8_0"), 116, 1, 3, RAGGED, window=50),
-    Case("sm_75", TURING, ("f16", "q8_0"), 118, 2, 4, RAGGED[:1], split_keys=128),
-    Case("sm_80", PLAIN, ("f32", "q8_0"), 116, 1, 3, RAGGED[:1], split_keys=128),
+    Case(FEW, ("f32", "bf16"), 6, 1, 3, TOKENS, split_keys=128),
+    Case(FEW, ("q4_0", "f16"), 128, 1, 2, TOKENS, window=140, split_keys=128),
+    Case(MANY, ("bf16", "f16"), 120, 1, 3, RAGGED),
+    Case(MANY, ("bf16", "f16"), 128, 2, 3, DEEP, window=150, split_keys=128),
+    Case(TURING, ("f16", "q8_0"), 118, 2, 4, RAGGED, window=60, tier="sm_75"),
+    Case(TURING, ("bf16", "bf16"), 128, 1, 3, DEEP[:2], split_keys=128, tier="sm_75"),
+    Case(PLAIN, ("f32", "q8_0"), 116, 1, 3, RAGGED, window=50),
+    Case(TURING, ("f16", "q8_0"), 118, 2, 4, RAGGED[:1], split_keys=128, tier="sm_75"),
+    Case(PLAIN, ("f32", "q8_0"), 116, 1, 3, RAGGED[:1], split_keys=128),
 )
 
 
@@ -248,7 +239,7 @@ def all_cases() -> Sequence[Case]:
         size = (64, 36, 128, 100, 80)[number % 5] if kernel.family == FEW else int(last) - 2
         parts = TOKENS if kernel.family == FEW else (RAGGED, DEEP)[number % 2]
         kinds = (str(keys), str(values))
-        case = Case(tier, kernel.family, kinds, size, 1, group, parts, window, 128)
+        case = Case(kernel.family, kinds, size, 1, group, parts, window, 128, tier=tier)
         assert case.kernel == name
         found.append(case)
     return found
@@ -256,8 +247,8 @@ def all_cases() -> Sequence[Case]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [
-    *(Case("sm_75" if s.family == TURING else "sm_80", s.family, s.kinds, s.head_size, s.kv_heads,
-           s.group, s.parts, s.window, s.split_keys) for s in (*SHAPES, *MORE_SHAPES)),
+    Case(**vars(shape), tier="sm_75" if shape.family == TURING else "sm_80")
+    for shape in (*SHAPES, *MORE_SHAPES)
 ], ids=case_name)  # fmt: skip
 def test_more_shapes(case: Case) -> None:
     """The shapes of which the CPU form is tested."""

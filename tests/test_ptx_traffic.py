@@ -35,16 +35,17 @@ def traffic_of(case: Case) -> tuple[dict[str, float], dict[str, float]]:
 
 
 PROMPT, TOKEN = (Part(0, 100, 16),), (Part(0, 255, 1),)
-TENSOR = Case("sm_80", MANY, ("bf16", "f16"), 128, 1, 4, PROMPT)
+TENSOR = Case(MANY, ("bf16", "f16"), 128, 1, 4, PROMPT)
 QUANTIZED = (
-    Case("sm_80", MANY, ("q8_0", "q8_0"), 128, 1, 4, PROMPT),
-    Case("sm_80", MANY, ("q4_0", "q4_0"), 128, 1, 4, PROMPT),
-    Case("sm_75", TURING, ("f16", "q8_0"), 128, 1, 4, PROMPT),
+    Case(MANY, ("q8_0", "q8_0"), 128, 1, 4, PROMPT),
+    Case(MANY, ("q4_0", "q4_0"), 128, 1, 4, PROMPT),
+    Case(TURING, ("f16", "q8_0"), 128, 1, 4, PROMPT, tier="sm_75"),
+    Case(TURING, ("bf16", "bf16"), 128, 1, 4, PROMPT, tier="sm_75"),
 )
 
 
 @pytest.mark.parametrize("case", [TENSOR, *slowly(Case(
-    "sm_80", MANY, ("f16", "f16"), 64, 1, 4, PROMPT))], ids=lambda case: case.kernel)  # fmt: skip
+    MANY, ("f16", "f16"), 64, 1, 4, PROMPT))], ids=lambda case: case.kernel)  # fmt: skip
 def test_tiles_meet_in_no_bank(case: Case) -> None:
     """Each round of shared memory hands out what it can, and copies ask for whole pieces."""
     shared, memory = traffic_of(case)
@@ -65,15 +66,15 @@ def test_quantized_tiles(case: Case) -> None:
 @pytest.mark.slow
 def test_without_tensor_cores() -> None:
     """Loads of keys, values and queries meet in no bank."""
-    shared, memory = traffic_of(Case("sm_80", PLAIN, ("f32", "f32"), 128, 1, 4, PROMPT))
+    shared, memory = traffic_of(Case(PLAIN, ("f32", "f32"), 128, 1, 4, PROMPT))
     assert shared["ld.shared.v4.b32"] == shared["st.shared.v4.b32"] == 1
     assert memory["ld.global.v4.b32"] == 1
 
 
 @pytest.mark.parametrize("case", [
-    Case("sm_80", FEW, ("f16", "q8_0"), 128, 1, 4, TOKEN),
-    *slowly(Case("sm_80", FEW, ("f16", "f16"), 128, 1, 4, TOKEN),
-            Case("sm_80", FEW, ("q4_0", "q4_0"), 64, 1, 8, TOKEN)),
+    Case(FEW, ("f16", "q8_0"), 128, 1, 4, TOKEN),
+    *slowly(Case(FEW, ("f16", "f16"), 128, 1, 4, TOKEN),
+            Case(FEW, ("q4_0", "q4_0"), 64, 1, 8, TOKEN)),
 ], ids=lambda case: case.kernel)  # fmt: skip
 def test_a_token_reads_whole_pieces(case: Case) -> None:
     """Keys and values are loaded 16 bytes a lane, hardly more than there are; banks do not meet."""
