@@ -16,15 +16,13 @@ from warp_harness import warp_runner
 from edgellama.cuda.kernels.tile_moves import THREADS, Copy
 from edgellama.cuda.layouts import count_tiles, row_parts
 from edgellama.cuda.page_numbers import card_numbers
+from edgellama.cuda.prefill_parts import TICKETS_OF_BLOCK, block_partial_bytes, prefill_tasks
 from edgellama.cuda.prefill_tiles import (
-    TICKETS_OF_BLOCK,
     TURING_WIDTHS,
     WIDTHS,
     PlainTile,
     TensorTile,
     Tile,
-    block_partial_bytes,
-    prefill_tasks,
     width_of,
 )
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES, TENSOR_TYPES

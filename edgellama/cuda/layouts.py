@@ -34,7 +34,7 @@ first of them, the card's address of its sequence's table of addresses of pages.
 FIRST_TASK, SPLIT_KEYS, PARTIALS, TICKETS = 32, 40, 48, 56
 """The tasks of all segments before it of the kernel that attends it, the keys of one part where
 keys are split, where partial results go, and counters of what has left its results, zero before
-and after every launch; see ``decode_layout.decode_tasks`` and ``prefill_tiles.prefill_tasks``."""
+and after every launch; see ``decode_layout.decode_tasks`` and ``prefill_parts.prefill_tasks``."""
 SEGMENT_BYTES = 64
 MAX_DECODE_TOKENS = 8
 """A segment of more tokens is attended by tiles of query rows."""

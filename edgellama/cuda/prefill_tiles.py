@@ -9,16 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from edgellama.cuda.decode_layout import partial_bytes
 from edgellama.cuda.layouts import (
     CHUNK_BYTES,
     MAX_HEAD_SIZE,
     TILE_ROWS,
     WARP,
-    count_tiles,
     num_chunks,
 )
-from edgellama.kernels_cpu.layouts import count_splits, round_up
+from edgellama.kernels_cpu.layouts import round_up
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 
 WIDTH_STEP = 16
@@ -33,8 +31,6 @@ CHUNK_HALVES = CHUNK_BYTES // HALF_BYTES
 TILE_WARPS = 4
 """Warps of a block, each with its own rows."""
 WARP_ROWS = TILE_ROWS // TILE_WARPS
-TICKETS_OF_BLOCK = 8
-"""Counters of a block: one for each warp, and for each pass over its rows."""
 LANE_GROUPS = 4
 """Groups of eight lanes that share rows, without tensor cores."""
 OUTPUT_ROWS = WARP_ROWS // 2
@@ -44,22 +40,6 @@ OUTPUT_ROWS = WARP_ROWS // 2
 def width_of(head_size: int) -> int:
     """The width of the kernel for a head's size."""
     return round_up(head_size, WIDTH_STEP)
-
-
-def prefill_tasks(position: int, num_tokens: int, group: int, split_keys: int, window: int) -> int:
-    """Tasks of a segment of many tokens: of each tile of rows, the parts of the segment's keys.
-
-    Where there are several parts, a segment needs room for ``block_partial_bytes`` of each task,
-    KV head and one of ``row_parts``, and ``TICKETS_OF_BLOCK`` counters (int32) of each tile, KV
-    head and one of ``row_parts``.
-    """
-    parts = count_splits(position, num_tokens, split_keys, window)
-    return count_tiles(num_tokens, group) * parts
-
-
-def block_partial_bytes(head_size: int) -> int:
-    """Bytes of what a block leaves for one part of its keys."""
-    return TILE_ROWS * partial_bytes(head_size)
 
 
 def blocks_of(

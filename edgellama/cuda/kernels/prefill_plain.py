@@ -54,9 +54,8 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
     weights_at, queries_at = tile.weights_at, tile.queries_at
     block_rows, warp_weights = tile.block_rows, tile.warp_weights_bytes
     warp_queries, row_stride = tile.warp_rows * tile.query_stride, tile.row_stride
-    keys_of, values_of = places(key_kind, is_keys=True), places(value_kind, is_keys=False)
-    fetch_keys, settle_keys = copies(key_kind, tile, is_keys=True)
-    fetch_values, settle_values = copies(value_kind, tile, is_keys=False)
+    load_keys = _loading(key_kind, tile, is_keys=True)
+    load_values = _loading(value_kind, tile, is_keys=False)
     store_queries, tokens_of = queries_to_shared(tile), row_tokens(tile)
     score_four, hide_keys, weigh_scores = add_products(tile), hide(tile), weigh(tile)
     store_weights, gather_four, write_rows = (
@@ -67,26 +66,6 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
     column, outputs, scores_of = (
         cleared(tile.rows.count), cleared(len(tile.result_rows)), cleared(lane_keys),
     )  # fmt: skip
-
-    @device
-    def load_keys(head, head_size, key, last, shared, warp):
-        """A tile's keys in place of what all warps are done with."""
-        at, scales, row_bytes, chunks = keys_of(head, head_size, key)
-        block_barrier(warp)
-        own = warp_number(warp)
-        asked = fetch_keys(at, scales, row_bytes, chunks, last - key, shared, own)
-        settle_keys(asked, at, scales, row_bytes, chunks, last - key, shared, own)
-        block_barrier(warp)
-
-    @device
-    def load_values(head, head_size, key, last, shared, warp):
-        """The same of its values."""
-        at, scales, row_bytes, chunks = values_of(head, head_size, key)
-        block_barrier(warp)
-        own = warp_number(warp)
-        asked = fetch_values(at, scales, row_bytes, chunks, last - key, shared, own)
-        settle_values(asked, at, scales, row_bytes, chunks, last - key, shared, own)
-        block_barrier(warp)
 
     @device
     def score(queries, shared):
@@ -171,3 +150,19 @@ def attend_many_plain(key_kind: str, value_kind: str, width: int) -> Any:
                       min(num_rows - row, warp_rows), queries)  # fmt: skip
 
     return kernel
+
+
+def _loading(kind: str, tile: PlainTile, *, is_keys: bool) -> Any:
+    """Device function: a tile's keys, or values, in place of what all warps are done with."""
+    places_of, (fetch, settle) = places(kind, is_keys=is_keys), copies(kind, tile, is_keys=is_keys)
+
+    @device
+    def load(head, head_size, key, last, shared, warp):
+        at, scales, row_bytes, chunks = places_of(head, head_size, key)
+        block_barrier(warp)
+        own = warp_number(warp)
+        asked = fetch(at, scales, row_bytes, chunks, last - key, shared, own)
+        settle(asked, at, scales, row_bytes, chunks, last - key, shared, own)
+        block_barrier(warp)
+
+    return load

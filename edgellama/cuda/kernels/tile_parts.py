@@ -34,7 +34,8 @@ from edgellama.cuda.layouts import (
     row_parts,
     tile_tokens,
 )
-from edgellama.cuda.prefill_tiles import TICKETS_OF_BLOCK, Tile
+from edgellama.cuda.prefill_parts import TICKETS_OF_BLOCK
+from edgellama.cuda.prefill_tiles import Tile
 from edgellama.kernels_cpu.layouts import count_splits, first_seen
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.vectors import I32, I64

@@ -23,7 +23,7 @@ from edgellama.cuda.layouts import (
     row_parts,
 )
 from edgellama.cuda.memory import DeviceMemory, MappedMemory
-from edgellama.cuda.prefill_tiles import TICKETS_OF_BLOCK, block_partial_bytes, prefill_tasks
+from edgellama.cuda.prefill_parts import TICKETS_OF_BLOCK, block_partial_bytes, prefill_tasks
 from edgellama.cuda.signatures import CARD_SIGNATURES
 from edgellama.engine.card.attention import NO_BOUND, CardKernels
 from edgellama.engine.card.device import CardDevice
