@@ -12,15 +12,22 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from conftest import CliRunner
 from test_server_process import client_of, served
 
 from edgellama.cluster.ray_stages import RayStage, StageOrder, start_stages
 from edgellama.cluster.spread_llama import SpreadLlama
+from edgellama.engine.hooks import StepRows
 from edgellama.engine.model_identity import model_identity
 from edgellama.llama import Llama
-from edgellama.quant.errors import EdgellamaError, ModelFileError, ModelNotFoundError
+from edgellama.quant.errors import (
+    EdgellamaError,
+    InvalidOptionError,
+    ModelFileError,
+    ModelNotFoundError,
+)
 from edgellama.quant.gguf.file import GGUFFile
 
 pytestmark = pytest.mark.ray
@@ -129,6 +136,61 @@ def test_a_stopped_actor_is_a_pause(
             os.kill(stopped, signal.SIGCONT)
         assert llama.generate(PROMPT, **options).text == expected
         assert until(lambda: stopped not in stage_pids())
+
+
+@pytest.mark.parametrize("has_line", [True, False])
+def test_a_hung_actor_is_a_pause(
+    cluster: Any, smollm2_path: Path, expected: str, has_line: bool
+) -> None:
+    """A stage's step never ends, while its process says that it is there."""
+    import ray
+
+    def hang(actor: Any) -> None:
+        # A function of its own, which travels with all that it says.
+        from threading import Event
+
+        from edgellama.kernels_cpu.threads.thread_team import ThreadTeam
+
+        ThreadTeam.run = lambda *arguments, **how: Event().wait()  # type: ignore
+
+    stages = stages_of(smollm2_path, has_line=has_line, silence_s=0.5, stuck_s=1)
+    with SpreadLlama(smollm2_path, stages, context_length=512) as llama:
+        text, hung = "", 0
+        for chunk in llama.stream(PROMPT, max_tokens=40, seed=3, temperature=0.7):
+            text += chunk.text
+            if not hung and text.count(" ") >= 8:
+                hung = pid_of(llama.stages[1])
+                ray.get(llama.stages[1]._actor.__ray_call__.remote(hang))
+        assert hung and text == expected
+        assert pid_of(llama.stages[1]) != hung
+
+
+def test_hooks_over_two_nodes(cluster: Any, smollm2_path: Path) -> None:
+    """A function of this process changes what other nodes compute, as in one process."""
+
+    def steer(rows: np.ndarray, step: StepRows) -> None:
+        rows[:, :8] += step.positions[:, None] % 5
+
+    texts = []
+    with (
+        Llama(smollm2_path, exact=True, context_length=512) as whole,
+        SpreadLlama(smollm2_path, stages_of(smollm2_path), context_length=512) as spread,
+    ):
+        for llama in (whole, spread):
+            hook = llama.add_hook(steer, layers=[5, 20])
+            how: dict[str, Any] = {"max_tokens": 20, "temperature": 0, "logprobs": 1}
+            texts.append(llama.generate(PROMPT, **how))
+            llama.remove_hook(hook)
+            texts.append(llama.generate(PROMPT, regex="[a-z ]+", **how))
+    assert texts[0].logprobs == texts[2].logprobs != texts[1].logprobs
+    assert texts[1].logprobs == texts[3].logprobs
+    with (
+        SpreadLlama(
+            smollm2_path, stages_of(smollm2_path, has_line=False), context_length=512
+        ) as spread,
+        pytest.raises(InvalidOptionError, match="no connection of its own"),
+    ):
+        spread.add_hook(steer)
 
 
 def test_an_actor_that_is_killed_again_and_again(
