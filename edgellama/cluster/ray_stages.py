@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -119,6 +120,7 @@ class StageActor:
                     f"edgellama {__version__} is installed there; the driver has {order.version}: "
                     "every machine needs the same"
                 )
+            _take_priority_of_ray()
             file = GGUFFile(resolve(order.model))
             try:
                 self._stage = Stage(file, order.layers, identity=order.identity, **order.options)
@@ -127,6 +129,18 @@ class StageActor:
                 raise
             self._file = file
         return self._stage
+
+
+def _take_priority_of_ray() -> None:
+    """Let this process be as important as Ray's own, where the system allows that.
+
+    Ray starts workers with niceness 15, with which any other program goes before a stage. Who wants
+    that asks for it (``low_priority``).
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        niceness = os.getpriority(os.PRIO_PROCESS, os.getppid())
+        for thread in os.listdir("/proc/self/task"):
+            os.setpriority(os.PRIO_PROCESS, int(thread), niceness)
 
 
 class RayStage:
