@@ -106,6 +106,45 @@ def test_a_killed_command_is_resumed_to_the_same_bytes(
     assert list(tmp_path.iterdir()) == [output]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+@pytest.mark.parametrize(
+    ("answer", "words", "num_kept"),
+    [
+        (None, "starting again; --resume would have kept 7 finished tensors", 0),
+        ("\n", "out.gguf was begun and has 7 tensors. Go on with it?", 7),
+        ("n\n", "out.gguf was begun and has 7 tensors. Go on with it?", 0),
+    ],
+)
+def test_nothing_finished_is_dropped_without_a_word(
+    source: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str | None,
+    words: str,
+    num_kept: int,
+) -> None:
+    """Without --resume a command at a terminal asks, and elsewhere says what it does again."""
+    output, report = tmp_path / "out.gguf", tmp_path / "report.json"
+    stop_after(source, output, 7, monkeypatch)
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "edgellama", "convert", str(source), str(output)]
+    if answer is not None:
+        os.write(ours, answer.encode())
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        result = subprocess.run(
+            [*command, "--type", "q8_0", "--report", str(report)],
+            stdin=subprocess.DEVNULL if answer is None else theirs,
+            stderr=theirs,
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        shown = terminal.read(10_000).decode()
+        os.close(theirs)
+    assert result.returncode == 0
+    assert words in shown
+    assert json.loads(report.read_text("utf-8"))["num_resumed_tensors"] == num_kept
+
+
 @pytest.mark.parametrize("num_tensors", [0, 1, 7, 38])
 def test_finished_tensors_are_not_done_again(
     source: Path,

@@ -37,6 +37,15 @@ class TensorRecord:
     worst_block_error: float
 
 
+def num_finished(output: Path) -> int:
+    """How many tensors a conversion to ``output`` has finished that was stopped; 0 for none."""
+    try:
+        lines = journal_path(output).read_bytes().count(b"\n")
+    except OSError:
+        return 0
+    return max(0, lines - 1)  # the first one says what is converted
+
+
 class Journal:
     """The journal beside ``output``, open and locked; ConversionError if another has it.
 

@@ -90,6 +90,8 @@ def command(
     if dry_run:
         _show_plan(path, output, arguments)
     else:
+        if not arguments.get("resume"):
+            arguments["resume"] = _shall_resume(path, output, arguments)
         _convert(path, output, arguments)
 
 
@@ -109,6 +111,27 @@ def _show_plan(source: Path, output: str | None, arguments: ConversionArguments)
 
     for line in plan_lines(plan(source, output, **arguments)):
         click.echo(terminal.printable(line))
+
+
+def _shall_resume(source: Path, output: str | None, arguments: ConversionArguments) -> bool:
+    """Whether to go on with a conversion that was stopped, as somebody at a terminal says."""
+    from edgellama.convert.output.journal import num_finished
+    from edgellama.convert.planning.file_names import JOURNAL_SUFFIX
+
+    place = Path() if output is None else Path(output).expanduser().parent
+    if not any(place.glob(f"*{JOURNAL_SUFFIX}")):
+        return False  # What would be planned is read for nothing.
+    from edgellama.convert import plan
+
+    path = plan(source, output, **arguments).output
+    number = num_finished(path)
+    if not number:
+        return False
+    if terminal.is_interactive():
+        question = f"{path} was begun and has {number} tensors. Go on with it?"
+        return click.confirm(terminal.printable(question), default=True, err=True)
+    terminal.notice(f"starting again; --resume would have kept {number} finished tensors")
+    return False
 
 
 def _convert(source: Path, output: str | None, arguments: ConversionArguments) -> None:
