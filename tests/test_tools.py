@@ -172,6 +172,15 @@ def test_whatever_can_be_called_is_a_tool() -> None:
         assert (tool.name, list(tool.parameters["properties"])) == (name, ["text"])
 
 
+def test_a_partial_function_is_told_of_as_what_it_calls() -> None:
+    """Its name, hints and docstring are those of the function; what is bound may be left out."""
+    tool = Tool.of(partial(partial(weather, "Oslo"), unit="fahrenheit"))
+    whole = Tool.of(weather)
+    assert (tool.name, tool.description) == (whole.name, whole.description)
+    assert list(tool.parameters["properties"]) == ["days", "unit"]
+    assert tool.parameters["required"] == ["days"]
+
+
 def unhinted(a, b: int) -> None:  # type: ignore[no-untyped-def]
     """Take what has no hint."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, get_type_hints
 
 from edgellama.constraints.guidance import INSTALL
@@ -59,16 +60,24 @@ def described(function: Callable[..., Any]) -> tuple[str, str, dict[str, Any]]:
 
 def name_of(function: Callable[..., Any]) -> str:
     """What a function is called; an object that can be called has the name of its class."""
-    return str(getattr(function, "__name__", type(function).__name__))
+    told = _told_of(function)
+    return str(getattr(told, "__name__", type(told).__name__))
+
+
+def _told_of(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What names, hints and docstrings are told of: of a partial function the one that it calls."""
+    while isinstance(function, partial):
+        function = function.func
+    return function
 
 
 def hints_of(function: Callable[..., Any]) -> Mapping[str, Any]:
     """Type hints by parameter; InvalidOptionError where one names what there is not."""
-    target: Any = function
-    if isinstance(function, type):
-        target = vars(function).get("__init__", function)
-    elif not inspect.isroutine(function):
-        target = type(function).__call__
+    target: Any = _told_of(function)
+    if isinstance(target, type):
+        target = vars(target).get("__init__", target)
+    elif not inspect.isroutine(target):
+        target = type(target).__call__
     try:
         return get_type_hints(inspect.unwrap(target), include_extras=True)
     except Exception as error:
@@ -82,14 +91,14 @@ def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
         signature = inspect.signature(function)
     except (TypeError, ValueError) as error:
         raise InvalidOptionError(
-            f"the tool {function!r:.80} has no signature ({error}); allowed: functions of Python"
+            f"the tool {name_of(function)} has no signature ({error}); allowed: functions of Python"
         ) from None
     return [p for p in signature.parameters.values() if p.kind not in _COLLECTING]
 
 
 def _documentation(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
     """The description in a docstring, and what it says of each parameter."""
-    text = inspect.getdoc(function) or ""
+    text = inspect.getdoc(_told_of(function)) or ""
     if not text:
         return "", {}
     try:

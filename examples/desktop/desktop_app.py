@@ -49,7 +49,10 @@ def main() -> None:
     data = arguments.data or user_data_path("edgellama-desktop")
     settings = (arguments.data or user_config_path("edgellama-desktop")) / "settings.json"
     beside = Path(sys.executable).parent / "models" if getattr(sys, "frozen", False) else None
-    root = tk.Tk()
+    try:
+        root = tk.Tk()
+    except tk.TclError as error:
+        sys.exit(f"no window can be opened: {error}")
     window = Window(
         root,
         Conversations(data / "conversations.sqlite"),
