@@ -2,13 +2,14 @@
 
 import re
 import sys
+import unicodedata
 
 import regex
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgellama.quant.vocabulary.split_patterns import SPLIT_RULES
-from edgellama.text.tokenizer.ascii_patterns import ascii_pattern
+from edgellama.text.tokenizer.ascii_patterns import ASCII, CATEGORIES, ascii_pattern
 
 PATTERNS = sorted({pattern for rule in SPLIT_RULES.values() for pattern in rule.patterns})
 PIECES = ("'ll", "'RE", "    ", "\n\n", " A", "Ab", "IMGIMG", "AZ", "<sentinel:1>", "123", "?!")
@@ -23,6 +24,13 @@ def test_patterns_for_ascii_cut_alike(text: str) -> None:
             assert sys.version_info < (3, 11) and re.search(r"[?+*]\+", pattern)
             continue
         assert ours.split(text) == regex.compile(f"({pattern})").split(text)
+
+
+def test_categories_are_those_of_unicode() -> None:
+    """Every character of ASCII stands in its general category, and nowhere else."""
+    found = {character: name for name, some in CATEGORIES.items() for character in some}
+    assert found == {character: unicodedata.category(character) for character in ASCII}
+    assert sum(map(len, CATEGORIES.values())) == len(ASCII)
 
 
 def test_what_is_not_known_is_left_alone() -> None:
