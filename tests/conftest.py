@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from edgellama.kernels_cpu.machine.user_cache import cache_root
 from edgellama.models import well_known
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 KERNELS = cache_root() / "kernels"
 """Where the user's own are, whatever cache a test has."""
 ALLOCATIONS_BETWEEN_SEARCHES = 10_000
+settings.register_profile("usual", max_examples=50)
+settings.register_profile("thorough", max_examples=1000)  # --hypothesis-profile=thorough
+settings.load_profile("usual")
 CliRunner = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

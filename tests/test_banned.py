@@ -112,7 +112,7 @@ def test_drafts_change_nothing(engine: Any, sampling: SamplingOptions, hits: flo
     assert engine[1].decode(alone[0].tokens, continuation=True).startswith(alone[0].text)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @example(["a", "a", " ", " "], ["a "])
 @given(
     st.lists(st.sampled_from("aab é€"), max_size=30),

@@ -229,7 +229,7 @@ def test_refused(name: str) -> None:
         ElfObject.parse(content, NAME)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_damage_never_escapes(data: st.DataObject) -> None:
     """Whatever bytes are changed or cut off, an object is read and placed, or a KernelError."""

@@ -38,7 +38,7 @@ ITEM = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=100)
 @given(items=st.lists(ITEM, max_size=60), cut=st.integers(0, 40), more=st.integers(0, 3))
 def test_ends_are_those_of_the_obvious_loop(items: list[bytes], cut: int, more: int) -> None:
     """The vectorised search finds what the plain loop finds, on cut files and lying counts too."""

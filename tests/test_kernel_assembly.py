@@ -76,13 +76,13 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-OTHER_TIERS = frozenset({"avx2", "avxvnni"})
+OTHER_TIERS = frozenset({"avx2", "avxvnni", "generic"})
 """Looked at with the slow tests: each takes a compilation that no cache keeps."""
 
 
 def samples(names: Iterable[str]) -> list[Any]:
     """Tiers or Arm's targets as parameters, those that the default run leaves out marked slow."""
-    slow = OTHER_TIERS | set(ARM_TRIPLES[1:])
+    slow = OTHER_TIERS | set(ARM_TRIPLES)
     return [pytest.param(n, marks=pytest.mark.slow) if n in slow else n for n in names]
 
 
@@ -90,7 +90,7 @@ def kernels(tier: str, family: str = "") -> list[Any]:
     """A tier's kernels as parameters, those that the default run leaves out marked slow."""
     more = MORE_KERNELS.get(tier, ())
     return [
-        pytest.param(name, marks=[pytest.mark.slow] * (name in more))
+        pytest.param(name, marks=[pytest.mark.slow] * (tier in OTHER_TIERS or name in more))
         for name in (*KERNELS[tier], *more)
         if name.startswith(family)
     ]
@@ -115,13 +115,6 @@ def compiling(tier: str, triple: str | None = None, is_more: bool = False) -> su
     command = [sys.executable, "-c", PROGRAM, json.dumps(sys.path), tier, triple, *names]
     command += [PACKED_ATTENTION] * (tier in PAIR_PRODUCTS and not is_more)
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_side_by_side() -> None:
-    """Those that every run looks at are compiled at the same time."""
-    for sample in (("avx512vnni",), ("generic",), ("neon", ARM_TRIPLES[0])):
-        compiling(*sample)
 
 
 @functools.cache

@@ -126,7 +126,7 @@ NUMBERS = st.floats(-1e4, 1e4, width=32)
 
 
 @given(st.lists(NUMBERS, min_size=64, max_size=64), st.sampled_from(EXPANDABLE))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_quantizing_twice(values: list[float], name: str) -> None:
     """What was quantized is kept exactly the second time, where no minimum is rounded as well."""
     codec = codec_of(TIERS[0])

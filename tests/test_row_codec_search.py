@@ -172,7 +172,7 @@ SPREADS = st.floats(-12.0, 12.0)
 
 
 @given(st.sampled_from(SEARCHED), SPREADS, SPREADS, st.integers(0, 2**32 - 1))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_error_is_bounded_by_the_group(name: str, spread: float, offset: float, seed: int) -> None:
     """Whatever the sizes within a super-block, no error exceeds its largest number's share."""
     rng = np.random.default_rng(seed)

@@ -72,7 +72,7 @@ def any_options(draw: st.DrawFn) -> dict[str, Any]:
     return chosen
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(any_options(), st.integers(0, 2**32), st.sampled_from([1, 3, 70, 2000]))
 def test_the_kernel_changes_no_token(options: dict[str, Any], seed: int, size: int) -> None:
     """In any order of any stages, tokens are those of the pure functions, and possible ones."""

@@ -10,6 +10,7 @@ import pytest
 from edgellama.kernels_cpu.compiling.compile_pool import compile_kernels
 from edgellama.kernels_cpu.machine.cpu import compilable_tier
 
+pytestmark = pytest.mark.slow
 KERNELS = ("embed_Q8_0", "quantize_in_order", "merge_attention")
 PROGRAM = """
 import hashlib

@@ -81,7 +81,7 @@ def chooser_of(kernels: CompiledKernels, wanted: dict[str, Any]) -> TokenChooser
     return TokenChooser(kernels, min_p_distance=math.log(min_p) if min_p else -math.inf, **settings)
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=60)
 @given(cases())
 def test_the_kernel_chooses_what_the_filters_do(
     kernels: CompiledKernels, case: tuple[Array, dict[str, Any], float]

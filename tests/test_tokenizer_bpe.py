@@ -200,7 +200,7 @@ def test_smollm2_equals_hugging_face_on_random_text(smollm2_path: Path) -> None:
     for special in (False, True):
         tokenizer, reference = load_tokenizer(metadata), hugging_face_ids(metadata, special=special)
 
-        @settings(max_examples=250, deadline=None)
+        @settings(max_examples=100, deadline=None)
         @given(mixed_text)
         def check(text: str) -> None:
             assert tokenizer.encode(text, parse_special=special) == reference(text)  # noqa: B023
@@ -242,7 +242,7 @@ def test_a_text_has_at_least_the_tokens_that_its_length_tells(pattern: str) -> N
     """``min_tokens`` is never more than there are, and grows with the text."""
     tokenizer, _ = both_ways(pattern)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(mixed_text)
     def check(text: str) -> None:
         assert tokenizer.min_tokens(text) <= len(tokenizer.encode(text, add_bos=False))

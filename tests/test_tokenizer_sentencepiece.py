@@ -87,7 +87,7 @@ def test_ids_and_text_equal_the_library(options: Options) -> None:
     tokenizer, processor = both_ways(options)
     reference = sentencepiece_ids(processor)
 
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(mixed_text)
     def check(text: str) -> None:
         text = text.replace("\ud800", "\ufffd")
@@ -105,7 +105,7 @@ def test_any_tokens_decode_as_in_the_library(options: Options) -> None:
     """Any sequence of ids gives the library's text: half characters, controls, leading spaces."""
     tokenizer, processor = both_ways(options)
 
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=12))
     @example([processor.piece_to_id(piece) for piece in ("<0xC3>", "<ctl>", "<0xA9>")])
     def check(ids: list[int]) -> None:

@@ -43,10 +43,11 @@ def texts(path: Path) -> list[tuple[int, str, bool]]:
 
 def read_texts(tree: ast.Module) -> Iterator[tuple[int, str, bool]]:
     """The same of a parsed file."""
-    nodes = list(ast.walk(tree))
+    nodes: list[ast.AST] = [tree]
     for node in nodes:
         for child in ast.iter_child_nodes(node):
             child.parent = node  # type: ignore[attr-defined]
+            nodes.append(child)
     for node in nodes:
         if isinstance(node, ast.Constant) and is_telling(node.value):
             chain = [node]
