@@ -23,12 +23,13 @@ from edgellama.engine.card.use import CardUse
 from edgellama.engine.engine_arguments import checked_layers
 from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.engine.kv_types import KVTypeChoice
 from edgellama.engine.machinery import Machinery, checked_num_threads
 from edgellama.engine.memory import return_free_heap
 from edgellama.engine.model_identity import model_identity
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import PagePool
+from edgellama.engine.page_pools import PagePools
 from edgellama.engine.program import Op
 from edgellama.engine.scheduler import Scheduler
 from edgellama.engine.segments import ROWS, Wanted, method_of
@@ -106,16 +107,16 @@ class Engine(TextEngine):
         if rope_scaling is not None:
             has_divisors = ROPE_FREQS in file.tensors
             self.config = with_rope_scaling(self.config, rope_scaling, has_divisors=has_divisors)
-        self._rope_scaling = rope_scaling
-        self._kv_types = KVTypes.of(kv_type)
-        self._cache_limit = cache_limit
         self.tier = choose_tier(tier)
         self.step_tokens = step_tokens(self.config)
         self.layers = checked_layers(layers, self.config.block_count)
         self._file, self._is_exact, self._timer = file, exact, timer
         self._hooks: tuple[Hook, ...] = ()
-        self._num_hook_changes = 0
-        self._pools: dict[KVTypes, PagePool] = {}
+        self._pools = PagePools(
+            self.config, kv_type,
+            lanes=self.tier.lanes, num_layers=len(self.layers),
+            limit_bytes=cache_limit, rope_scaling=rope_scaling,
+        )  # fmt: skip
         self._machine = machine = Machinery(
             file, self.config, self.tier,
             num_threads=num_threads, layers=self.layers, is_exact=exact, timer=timer,
@@ -158,18 +159,11 @@ class Engine(TextEngine):
             between.show_buffers,
         )  # fmt: skip
         self._placement = self._steps.placement = placement
-        placement.prepare(PageLayout.of(self.config, self._kv_types, self.tier.lanes), progress)
+        placement.prepare(PageLayout.of(self.config, self._pools.usual, self.tier.lanes), progress)
 
     def pool(self, kv_type: KVTypeChoice | None = None) -> PagePool:
         """The pages of all sequences whose keys and values are of these types."""
-        types = self._kv_types if kv_type is None else KVTypes.of(kv_type)
-        pool = self._pools.get(types)
-        if pool is None:
-            layout = PageLayout.of(self.config, types, self.tier.lanes, len(self.layers))
-            pool = self._pools.setdefault(
-                types, PagePool(layout, self._cache_limit, origin=self._origin())
-            )
-        return pool
+        return self._pools.of(kv_type)
 
     def new_cache(
         self,
@@ -270,9 +264,7 @@ class Engine(TextEngine):
         def change() -> None:
             self._machine.set_hooks(tuple(hooks))
             self._hooks = tuple(hooks)
-            self._num_hook_changes += 1
-            for pool in self._pools.values():
-                pool.change_origin(self._origin())
+            self._pools.change_origin()
             self._clear_pools()
 
         self.scheduler.exclusively(change)
@@ -403,8 +395,7 @@ class Engine(TextEngine):
 
     def _clear_pools(self) -> None:
         """Give back pages that no sequence holds."""
-        for pool in self._pools.values():
-            pool.clear()
+        self._pools.clear()
         if self._placement is not None:
             self._placement.clear()
 
@@ -417,9 +408,3 @@ class Engine(TextEngine):
     def _kernels_of(self, kinds: Set[StepKind]) -> set[str]:
         runner, pages = self._machine.open(), self.pool().layout
         return {kernel.name for kernel in runner.kernels(pages, kinds)}
-
-    def _origin(self) -> bytes:
-        """What else than tokens and adapters decides keys and values that are computed now."""
-        changes = self._num_hook_changes
-        hooks = changes.to_bytes(8, "little") if changes else b""
-        return hooks + (self._rope_scaling or "").encode()
