@@ -15,10 +15,9 @@ from itertools import groupby
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.vocabulary.added_tokens import added_tokens
 from edgellama.convert.vocabulary.bpe_vocabulary import merge_pairs, vocabulary_entries
-from edgellama.convert.vocabulary.sentencepiece_vocabulary import add_tokens, added_rules
-from edgellama.convert.vocabulary.sequence_ends import bos_and_eos
+from edgellama.convert.vocabulary.sentencepiece_vocabulary import completed
 from edgellama.convert.vocabulary.space_steps import TextRules, UnknownStep, text_rules
-from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings, special_ids
+from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
 from edgellama.convert.vocabulary.vocabulary import ConvertedVocabulary, Token, TokenTable
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
@@ -61,23 +60,12 @@ def fast_sentencepiece_vocabulary(
         kind = TokenType.UNKNOWN if text == unknown else kind
         kind = TokenType.USER_DEFINED if text in rules.user_defined else kind
         table.put(token, Token(text, kind, scores.get(text, 0.0)))
-    add_tokens(table, added)
-    tokens = table.finished(num_rows)
-    ids_by_text = {token.text: index for index, token in enumerate(tokens)}
-    own = {role: ids_by_text[text] for role, text in ROLES.items() if text in ids_by_text}
-    ids = special_ids(settings, ids_by_text, own | {"unknown": ids_by_text.get(unknown, 0)})
-    return ConvertedVocabulary(
-        model="llama",
-        pre="default",
-        tokens=[token.text for token in tokens],
-        types=[token.type for token in tokens],
-        scores=[token.score for token in tokens],
-        special_ids=ids,
-        settings=bos_and_eos(settings, ids, tokens, is_sentencepiece=True),
-        charsmap=rules.charsmap,
-        added=added_rules(added, tokens, rules, entries),
-        spaces=rules.spaces,
-    )
+
+    def own_ids(ids: Mapping[str, int]) -> Mapping[str, int]:
+        own = {role: ids[text] for role, text in ROLES.items() if text in ids}
+        return own | {"unknown": ids.get(unknown, 0)}
+
+    return completed("llama", table, num_rows, settings, added, rules, entries, own_ids)
 
 
 def _text_rules(settings: TokenizerSettings) -> TextRules:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from edgellama.convert.vocabulary.added_tokens import (
@@ -51,10 +51,30 @@ def sentencepiece_vocabulary(
     rules = text_rules(settings, _rules_of_model(model))
     pieces = {piece.text: token for token, piece in enumerate(model.pieces)}
     added = added_tokens(settings, pieces)
+    return completed(
+        kind, table, num_rows, settings, added, rules, pieces, lambda ids: model.special_ids
+    )
+
+
+def completed(
+    kind: str,
+    table: TokenTable,
+    num_rows: int,
+    settings: TokenizerSettings,
+    added: Mapping[int, AddedToken],
+    rules: TextRules,
+    pieces: Mapping[str, int],
+    own_ids: Callable[[Mapping[str, int]], Mapping[str, int]],
+) -> ConvertedVocabulary:
+    """The vocabulary of a table with all pieces, ``added`` put beside them.
+
+    ``pieces``: ids in the vocabulary proper. ``own_ids``: which ids by role the vocabulary itself
+    names, of all ids by text.
+    """
     add_tokens(table, added)
     tokens = table.finished(num_rows)
     ids_by_text = {token.text: index for index, token in enumerate(tokens)}
-    ids = special_ids(settings, ids_by_text, model.special_ids)
+    ids = special_ids(settings, ids_by_text, own_ids(ids_by_text))
     return ConvertedVocabulary(
         model=kind,
         pre="default",
