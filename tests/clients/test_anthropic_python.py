@@ -33,6 +33,12 @@ def test_messages(client: Any) -> None:
     assert events[0] == "message_start" and events[-1] == "message_stop"
 
 
+def test_models(client: Any) -> None:
+    """Listed and by name."""
+    names = [model.id for model in client.models.list()]
+    assert "smollm2" in names and client.models.retrieve("smollm2").display_name
+
+
 def test_count_tokens(client: Any) -> None:
     """As many as the message then has."""
     counted = client.messages.count_tokens(model="smollm2", messages=ASKED)
