@@ -11,12 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.tokenizer_references import hard_text, hugging_face_ids, published_patterns, visible
 
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.quant.vocabulary.split_patterns import OTHER_NAMES, SPLIT_RULES
+from edgellama.quant.vocabulary.split_patterns import (
+    BEFORE_THREES,
+    OTHER_NAMES,
+    SPLIT_RULES,
+    THREES_TO_WORD_END,
+    SplitRule,
+)
 from edgellama.quant.vocabulary.string_index import StringIndex
 from edgellama.text.tokenizer import load_tokenizer, split_patterns
 from edgellama.text.tokenizer.byte_pair_merge import BytePairMerger, byte_symbols
@@ -235,6 +242,25 @@ def test_giant_texts_are_cut_by_and_by_into_the_same_words(
     at_once = [list(splitter.split(text)) for text in texts]
     monkeypatch.setattr(split_patterns, "MAX_CHARACTERS_AT_ONCE", -1)
     assert [list(splitter.split(text)) for text in texts] == at_once
+
+
+DIGITS = st.text(alphabet="0123456789\u0661\u00bd_a\u0301 .", max_size=30)
+
+
+@pytest.mark.parametrize("pattern", [BEFORE_THREES, THREES_TO_WORD_END])
+@settings(max_examples=200, deadline=None)
+@given(DIGITS)
+def test_digits_are_cut_into_threes_as_the_pattern_says(pattern: str, text: str) -> None:
+    """What is counted from the end of digits is what the pattern finds."""
+    expected = [part for part in regex.compile(f"({pattern})").split(text) if part]
+    assert list(Splitter(SplitRule((pattern,))).split(text)) == expected
+
+
+@pytest.mark.parametrize("name", ["superbpe", "tiny_aya"])
+def test_a_giant_number_is_cut_in_linear_time(name: str) -> None:
+    """Half a million digits are threes from their end."""
+    words = list(Splitter(SPLIT_RULES[name]).split("1" * 500_000))
+    assert len(words) == 166_667 and words[0] == "11" and set(words[1:]) == {"111"}
 
 
 @pytest.mark.parametrize("pattern", ["gpt-2", "llama-bpe"])

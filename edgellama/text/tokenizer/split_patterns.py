@@ -5,15 +5,24 @@ The rules are in the vocabulary's room. Merging the words is left to byte_pair_m
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from typing import Any
 
 from edgellama.quant.errors import UnsupportedModelError
-from edgellama.quant.vocabulary.split_patterns import SPLIT_RULES, SplitRule
+from edgellama.quant.vocabulary.split_patterns import (
+    BEFORE_THREES,
+    SPLIT_RULES,
+    THREES_TO_WORD_END,
+    SplitRule,
+)
 from edgellama.text.tokenizer.ascii_patterns import ascii_pattern
 
+THREES = (BEFORE_THREES, THREES_TO_WORD_END)
+"""Patterns that cut digits into threes from their end."""
+_DIGIT_RUN = re.compile(r"\d+")
 MAX_CHARACTERS_AT_ONCE = 1 << 16
 """A longer text would keep other threads waiting: a library of patterns holds Python's lock."""
 
@@ -39,8 +48,11 @@ class Splitter:
         patterns = self._compiled_for_ascii if text.isascii() else self._compiled
         split = _split_at_once if len(text) <= MAX_CHARACTERS_AT_ONCE else _split_by_and_by
         words: Iterable[str] = [text]
-        for pattern in patterns:
-            words = split(pattern, words)
+        for source, pattern in zip(self._rule.patterns, patterns, strict=True):
+            if source in THREES:
+                words = [part for word in words for part in _threes(word, source) if part]
+            else:
+                words = split(pattern, words)
         return words
 
 
@@ -61,6 +73,26 @@ def _split_by_and_by(pattern: Any, texts: Iterable[str]) -> Iterator[str]:
             end = stop
         if end < len(text):
             yield text[end:]
+
+
+def _threes(text: str, pattern: str) -> Iterator[str]:
+    """The same words as by one of THREES, where a library looks ahead to the end at each digit."""
+    is_to_word_end = pattern == THREES_TO_WORD_END
+    start = 0
+    for run in _DIGIT_RUN.finditer(text):
+        first, end = run.span()
+        if is_to_word_end and end < len(text) and _word_character().match(text, end):
+            continue
+        cuts = [*([first, end] if is_to_word_end else []), *range(end - 3, first - 1, -3)]
+        for cut in sorted(cuts):
+            yield text[start:cut]
+            start = cut
+    yield text[start:]
+
+
+@cache
+def _word_character() -> Any:
+    return import_module("regex").compile(r"[\p{L}\p{M}\p{N}\p{Pc}]")
 
 
 def split_rule(name: str) -> SplitRule:
