@@ -108,7 +108,18 @@ class Tokenizer(ABC):
     def min_tokens(self, text: str) -> int:
         """A number of tokens that a text has at least, told by its length alone, so at once.
 
-        It is 0 where nothing is sure, as in a vocabulary whose tokens take white space with them.
+        Arguments:
+            text: Any text, however long.
+
+        Returns:
+            How many tokens there are at least; 0 where nothing is sure, as in a vocabulary whose
+            tokens take white space with them.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=64) as llama:
+            ...     llama.tokenizer.min_tokens("hello " * 1_000_000) > llama.context_length
+            True
         """
         if self._rules.lstrip or self._rules.rstrip:
             return 0
