@@ -101,7 +101,8 @@ class OpenModel(AdjustableModel):
             progress: Called as ``progress(compiled, total)`` while kernels are compiled; not at
                 all when none must be.
             compile_usual: If any kernel must be compiled, compile those of other usual models and
-                caches in the background, so that later ones need not wait. False by default.
+                caches in the background, so that later ones need not wait. False by default. Those
+                that check guesses are compiled there in any case.
             max_concurrent: Texts that run at once, as the property; None (the default) is no limit.
             low_priority: Whether other programs come first, as the property. False by default.
             idle_seconds: After so long without a text the memory is given back, as by ``unload``.

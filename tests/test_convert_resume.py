@@ -80,7 +80,7 @@ def stop_after(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kill -9")
-@pytest.mark.parametrize("moment_s", [None, 0.0, 0.4, 1.0])
+@pytest.mark.parametrize("moment_s", [None, 0.0, pytest.param(0.4, marks=pytest.mark.slow), 1.0])
 def test_a_killed_command_is_resumed_to_the_same_bytes(
     source: Path, expected: str, tmp_path: Path, moment_s: float | None
 ) -> None:

@@ -144,7 +144,7 @@ def check_store(pair: tuple[str, str], tier: str) -> None:
         assert stored(PtxCache(PtxRunner(tier, fuses=fuses), *shape), k, v) == expected
 
 
-@pytest.mark.parametrize("tier", ["sm_75", "sm_80"])
+@pytest.mark.parametrize("tier", [pytest.param("sm_75", marks=pytest.mark.slow), "sm_80"])
 def test_stored_bits(tier: str) -> None:
     """Keys and values are rounded to the same bits, however a card fuses."""
     check_store(("q8_0", "q4_0"), tier)
