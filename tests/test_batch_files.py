@@ -136,3 +136,4 @@ def test_wrong_lines(data: bytes, words: str) -> None:
     line = parse_line(7, data)
     assert (line.id, line.content) == (7, None)
     assert words in line.error
+    assert "id" in words or line.error.endswith('such as {"prompt": "Once upon a time"}')

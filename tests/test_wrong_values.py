@@ -150,6 +150,7 @@ def test_tokens_that_are_none_are_named(llama: Llama) -> None:
             lambda llama: llama.session().save("a\0b"),
             "path is 'a\\x00b'; allowed: the path of a file or folder",
         ),
+        (lambda llama: llama.chat(5), "system: the content of a message is 5; allowed: text"),
         (lambda llama: setattr(llama, "low_priority", "no"), "low_priority is 'no'; allowed: True"),
         (lambda llama: llama.embed_each("a text"), "texts is 'a text'; allowed: an iterable"),
         (

@@ -31,6 +31,7 @@ from edgellama.quant.replaced_file import named_writes, replaced_file
 STANDARD_STREAM = "-"
 LINE_START = b'{"id": '
 """How every line begins that is written here: what is torn and begins otherwise is not ours."""
+LINE_FORM = 'allowed: an object such as {"prompt": "Once upon a time"}'
 SYNC_SECONDS = 1.0
 WAIT_SECONDS = 0.05
 RECENT_IDS = 1 << 16
@@ -77,9 +78,9 @@ def parse_line(number: int, data: bytes) -> InputLine:
     try:
         content = json.loads(data)
     except (ValueError, RecursionError) as error:
-        return InputLine(number, number, None, f"line {number} is no JSON: {error}")
+        return InputLine(number, number, None, f"line {number} is no JSON, {error}; {LINE_FORM}")
     if not isinstance(content, dict):
-        return InputLine(number, number, None, f"line {number} is no JSON object")
+        return InputLine(number, number, None, f"line {number} is no JSON object; {LINE_FORM}")
     line_id = content.pop("id", number)
     if not isinstance(line_id, (str, int, float)) or isinstance(line_id, bool):
         wrong = f"line {number}: id is {shown(line_id)}; allowed: a text or a number"

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgellama.generation.conversation_file import SavedMessages, read_messages, write_messages
 from edgellama.generation.messages import Message, checked_messages, content_text, is_role
 from edgellama.generation.turns import Turn, turn_as_json, turn_from_json
-from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 
 
 class Transcript:
@@ -36,7 +36,10 @@ class Transcript:
     def system(self, text: str | None) -> None:
         given: list[Message] = []
         if text is not None:
-            given = [{"role": "system", "content": content_text(text)}]
+            try:
+                given = [{"role": "system", "content": content_text(text)}]
+            except InvalidOptionError as error:
+                raise error.within("system") from None
         self.messages[: self.num_system] = given
 
     @property
