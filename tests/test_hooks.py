@@ -170,6 +170,19 @@ def test_a_session_from_before_a_hook_is_computed_anew(path: Path) -> None:
         assert session.generate(prompt, max_tokens=8, temperature=0).tokens == before
 
 
+def test_a_session_after_a_removed_hook_opens_anywhere(path: Path, tmp_path: Path) -> None:
+    """Who has no hooks any more saves what another process opens, and finds its old texts."""
+    prompt = "p" * 300
+    with Llama(path, num_threads=2, cache_limit=1 << 28) as llama, llama.session() as session:
+        llama.remove_hook(llama.add_hook(lambda rows, step: None, layers=[0]))
+        tokens = session.generate(prompt, max_tokens=8, temperature=0).tokens
+        session.save(tmp_path / "saved")
+    with Llama(path, num_threads=2) as other, other.load_session(tmp_path / "saved") as opened:
+        again = opened.generate(prompt, max_tokens=8, temperature=0)
+        assert again.tokens == tokens
+        assert again.usage.cached_tokens > 250
+
+
 def test_an_error_in_a_hook_reaches_the_caller(path: Path) -> None:
     """What a function raises ends that text alone; without the hook all goes on."""
 

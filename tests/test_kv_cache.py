@@ -225,6 +225,22 @@ def test_other_origins_share_nothing() -> None:
     assert read(first) == text[:256]
 
 
+def test_a_text_of_several_origins_is_used_by_nobody() -> None:
+    """What went on under another origin is not found under the first one, when it is back."""
+    pool = pool_of("f32", limit_bytes=1 << 30)
+    text = list(range(300))
+    first = KVCache(pool, 500)
+    write(first, text[:200])
+    begun_with = pool.origin
+    pool.change_origin(b"later")
+    write(first, text[200:210])
+    pool.change_origin(begun_with)
+    write(first, text[210:])
+    assert first.origin != begun_with
+    assert KVCache(pool, 500).reuse(text) == 128
+    assert first.reuse(text) == 128
+
+
 def test_the_limit() -> None:
     """Pages without an owner stay under the limit: the oldest go first, a text's end before all."""
     pool = pool_of("f32")

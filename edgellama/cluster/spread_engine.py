@@ -160,7 +160,8 @@ class SpreadEngine(TextEngine):
                 stage.call_hooks(given.answer)
             self._hooks, self._pipeline.is_in_turn = given, bool(hooks)
             self._num_hook_changes += 1
-            self.beginnings.change_origin(self._num_hook_changes.to_bytes(8, "little"))
+            changes = self._num_hook_changes.to_bytes(8, "little") if hooks else b""
+            self.beginnings.change_origin(changes)
             self._pipeline.do_always(HooksWanted(given.places))
 
         self.scheduler.exclusively(change)

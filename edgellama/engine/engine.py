@@ -264,7 +264,7 @@ class Engine(TextEngine):
         def change() -> None:
             self._machine.set_hooks(tuple(hooks))
             self._hooks = tuple(hooks)
-            self._pools.change_origin()
+            self._pools.change_origin(bool(hooks))
             self._clear_pools()
 
         self.scheduler.exclusively(change)

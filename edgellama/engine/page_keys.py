@@ -17,6 +17,8 @@ KEY_BYTES = 16
 """Of a page's key: two different texts share one with a probability of 2**-64 at most."""
 PageKey: TypeAlias = bytes
 """Stands for the tokens of a page and of all before it, and for what they were computed with."""
+SEVERAL_ORIGINS = b"several origins"
+"""The origin of a text whose tokens were computed with different hooks: that of no other."""
 
 
 def page_key(before: bytes, number: int, tokens: Sequence[int]) -> PageKey:

@@ -32,7 +32,7 @@ class PagePools:
         self.usual = KVTypes.of(usual)
         self._config, self._lanes, self._num_layers = config, lanes, num_layers
         self._limit_bytes, self._rope_scaling = limit_bytes, rope_scaling or ""
-        self._num_changes = 0
+        self._num_changes, self._has_hooks = 0, False
         self._pools: dict[KVTypes, PagePool] = {}
 
     def of(self, kv_type: KVTypeChoice | None = None) -> PagePool:
@@ -50,12 +50,12 @@ class PagePools:
         for pool in self._pools.values():
             pool.clear()
 
-    def change_origin(self) -> None:
-        """Find nothing any more of what was computed until now, which has become another."""
-        self._num_changes += 1
+    def change_origin(self, has_hooks: bool) -> None:
+        """Find nothing any more of what other hooks, or none, have changed until now."""
+        self._num_changes, self._has_hooks = self._num_changes + 1, has_hooks
         for pool in self._pools.values():
             pool.change_origin(self._origin())
 
     def _origin(self) -> bytes:
-        changes = self._num_changes.to_bytes(8, "little") if self._num_changes else b""
+        changes = self._num_changes.to_bytes(8, "little") if self._has_hooks else b""
         return changes + self._rope_scaling.encode()
