@@ -4,6 +4,7 @@ A panel is ``PANEL_VECTORS`` vectors of rows over all columns: of block formats 
 ``gemm_panels`` leaves them, of float formats as f32. What adapters add to the products of blocks
 is added before they leave the registers. The register tile never leaves its
 registers within a group. Outputs are padded to whole panels and tiles, so there is no tail code.
+Meanwhile memory is asked for the rows that the thread is likely to expand next.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from edgellama.kernels_cpu.layouts import (
     ADDED_STRIDE,
     ADDED_WEIGHTS,
     BLOCK,
+    CACHE_LINE,
     GEMM_TOKENS,
     MAX_ADDED_RANK,
     PAIR_BYTES,
@@ -27,9 +29,11 @@ from edgellama.kernels_cpu.layouts import (
     SUM_BYTES,
     panel_scale_bytes,
     panel_scales_at,
+    round_up,
 )
 from edgellama.kernels_cpu.matrices.gemm_panels import define_expand_panel
 from edgellama.kernels_cpu.matrices.gemv import FLOAT_LOADS
+from edgellama.kernels_cpu.matrices.prefetching import ask_for, likely_next
 from edgellama.kernels_cpu.rows.activations import load_block, quantize_in_order
 from edgellama.kernels_cpu.rows.kernels import silu_product
 from edgellama.kernels_cpu.simd.device import device
@@ -68,10 +72,13 @@ def _block_tile(code):
         sum_bytes,
         num_groups,
         groups_per_scale,
+        ahead,
+        ahead_bytes,
         tile,
     ):
         step = PANEL_VECTORS * lane_count() * 4
         for number in range(num_groups):
+            ask_for(ahead + number * ahead_bytes, ahead_bytes)
             group = in_order(number)
             sums = x_sum + group * SUM_BYTES
             dots = group_dots(
@@ -200,8 +207,12 @@ def quantized_gemm(name):
         added_panels = panels + num_panels * panel_bytes
         added_bytes = MAX_ADDED_RANK * panel_rows * 4
         sums = x_sum if groups_per_block == 1 else x_half_sum
-        num_tasks = count_tasks(num_rows, task_rows)
+        num_tasks, ask_bytes = count_tasks(num_rows, task_rows), panel_rows * row_bytes
+        num_asks = count_tasks(num_tokens, GEMM_TOKENS) * num_groups
+        group_bytes = round_up(ask_bytes // num_asks + 1, CACHE_LINE)
+        previous = num_tasks
         for task in tasks_of(counter, job, num_tasks):
+            following, previous = likely_next(task, previous, num_tasks), task
             first = task * task_rows
             for i in range(num_panels):
                 matrix, row, record = weights, i * panel_rows, added
@@ -222,10 +233,16 @@ def quantized_gemm(name):
                 for i in range(num_panels):
                     panel = panels + i * panel_bytes
                     scales = panel + scales_at
+                    asked = token // GEMM_TOKENS * num_groups * group_bytes
+                    ahead_bytes = group_bytes * (asked < ask_bytes and following < num_tasks)
+                    matrix, row = weights, following * task_rows + i * panel_rows
+                    if i * panel_rows >= task_rows:
+                        matrix, row = up_weights, row - task_rows
                     tile = multiply(
                         panel, scales, scales + scale_bytes, x + token * num_columns, num_columns,
                         x_scale + token * num_blocks * 4, sums + token * num_groups * SUM_BYTES,
                         num_blocks * 4, num_groups * SUM_BYTES, num_groups, groups_per_block,
+                        matrix + row * row_bytes + asked, ahead_bytes,
                         f32_tile(PANEL_VECTORS, GEMM_TOKENS),
                     )  # fmt: skip
                     results = target + 4 * i * panel_rows

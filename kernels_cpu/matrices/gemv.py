@@ -15,7 +15,7 @@ import numpy as np
 from edgellama.kernels_cpu.formats.blocks import BLOCK_CODES
 from edgellama.kernels_cpu.layouts import RECORD_BYTES, SCALE_AT, STARTS_AT, SUM_AT
 from edgellama.kernels_cpu.matrices.gemv_super_blocks import super_block_dots
-from edgellama.kernels_cpu.matrices.prefetching import ask_for_begin, bytes_ahead, define_ask_ahead
+from edgellama.kernels_cpu.matrices.prefetching import ask_for, bytes_ahead, define_ask_ahead
 from edgellama.kernels_cpu.matrices.record_products import define_product
 from edgellama.kernels_cpu.matrices.side_by_side import CellTile, for_cells, for_each_of
 from edgellama.kernels_cpu.simd.arithmetic import add, fma, fold, mul, sum_lanes
@@ -221,7 +221,7 @@ def _multiply_rows(dots_of, tile):
     def multiply_rows(first, last, num_steps, accumulate, *memory):
         total_tokens, weights, row_bytes, _x, _x_stride, _y, _y_stride = memory
         distance = bytes_ahead(row_bytes, num_rows)
-        ask_for_begin(weights + first * row_bytes, min(distance, (last - first) * row_bytes))
+        ask_for(weights + first * row_bytes, min(distance, (last - first) * row_bytes))
         for row in range(first, last, num_rows):
             ahead = weights + row * row_bytes + distance
             for token in range(0, total_tokens, num_tokens):

@@ -59,8 +59,8 @@ def bytes_ahead(row_bytes, num_rows):
 
 
 @device
-def ask_for_begin(address, num_bytes):
-    """Ask at once for what the stream of a chunk leaves out, as it begins ahead."""
+def ask_for(address, num_bytes):
+    """Ask at once for memory that no stream comes to, such as the begin of a chunk."""
     for offset in range(0, num_bytes, CACHE_LINE):
         prefetch_to_l2(address + offset, CACHE_LINE, f32_zeros_4())
 
@@ -120,3 +120,13 @@ def define_ask_in_panel(part_bytes):
         prefetch_to_l2(ahead + part * part_bytes * lane_count(), bytes_of_four, f32_zeros())
 
     return device(ask_in_panel)
+
+
+@device
+def likely_next(task, previous, num_tasks):
+    """The task that comes to a thread after this one if threads go on taking turns.
+
+    ``num_tasks`` if there is none, or no telling: ``previous`` is then ``num_tasks`` as well.
+    """
+    following = 2 * task - previous
+    return following if previous < task and following < num_tasks else num_tasks

@@ -17,7 +17,7 @@ from edgellama.kernels_cpu.formats.panel_code import (
 )
 from edgellama.kernels_cpu.formats.panels import PANEL_CODES
 from edgellama.kernels_cpu.layouts import START_AT, SUM_BYTES, SUPER_BLOCK
-from edgellama.kernels_cpu.matrices.prefetching import ask_for_begin, define_ask_in_panel
+from edgellama.kernels_cpu.matrices.prefetching import ask_for, define_ask_in_panel
 from edgellama.kernels_cpu.simd.arithmetic import add
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.dot_tiles import (
@@ -227,7 +227,7 @@ def skinny_gemm(name, tile_tokens):
         for task in tasks_of(counter, job, num_tasks):
             first = task * chunk_rows
             rows, begin = min(chunk_rows, num_rows - first), weights + first * row_bytes
-            ask_for_begin(begin, min(rows, lane_count()) * row_bytes)
+            ask_for(begin, min(rows, lane_count()) * row_bytes)
             multiply_rows(
                 begin, row_bytes, rows, num_columns, y + 4 * first, y_stride, accumulate,
                 num_tokens, x, x_scale, sums, room,
