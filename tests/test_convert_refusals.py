@@ -35,7 +35,7 @@ WRONG_VALUES = (
 def check_loads(folder: Path) -> None:
     """Plans a conversion, which may fail; what is planned must be what the engine can load."""
     output = folder.parent / "planned.gguf"
-    planned = plan(folder, output, quantize="q8_0")
+    planned = plan(folder, output, type="q8_0")
     (header,) = (file.header for file in planned.files)
     ones = np.ones((planned.num_bytes - len(header)) // 4, "<f4")
     output.write_bytes(header + ones.tobytes())

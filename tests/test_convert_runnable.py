@@ -49,7 +49,7 @@ def test_metadata_that_contradicts(path: Path, assignment: str, message: str) ->
     """A key that the file could not be loaded with is named, and what is allowed."""
     key, _, value = assignment.partition("=")
     with pytest.raises(InvalidOptionError) as caught:
-        plan(path, quantize="q8_0", metadata={key: value})
+        plan(path, type="q8_0", metadata={key: value})
     assert key in str(caught.value)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -62,7 +62,7 @@ def test_metadata_that_contradicts(path: Path, assignment: str, message: str) ->
 def test_metadata_that_fits(path: Path, assignment: str) -> None:
     """What the tensors leave open may be chosen, and what they say may be repeated."""
     key, _, value = assignment.partition("=")
-    planned = plan(path, quantize="q8_0", metadata={key: value})
+    planned = plan(path, type="q8_0", metadata={key: value})
     assert planned.files[0].metadata[key].value == float(value)
 
 
@@ -102,7 +102,7 @@ def test_sources_that_do_not_run(
     """A GGUF file that the engine would refuse is not converted to another such."""
     source = changed(path, tmp_path / "changed.gguf", **options)
     with pytest.raises(ModelFileError) as caught:
-        plan(source, quantize="q8_0")
+        plan(source, type="q8_0")
     assert str(caught.value).startswith(f"{source}: ")
     assert message in str(caught.value)
 
@@ -110,7 +110,7 @@ def test_sources_that_do_not_run(
 def test_a_source_may_be_mended(path: Path, tmp_path: Path) -> None:
     """Metadata given by hand can be what a source lacks."""
     source = changed(path, tmp_path / "changed.gguf", {"llama.block_count": None})
-    planned = plan(source, quantize="q8_0", metadata={"llama.block_count": 2})
+    planned = plan(source, type="q8_0", metadata={"llama.block_count": 2})
     assert planned.files[0].metadata["llama.block_count"].value == 2
 
 
@@ -120,7 +120,7 @@ def test_epsilon_of_a_folder(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text("ascii"))
     (folder / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 1.0}), "ascii")
     with pytest.raises(ModelFileError, match=r"epsilon is 1\.0; it must be between 0 and 1"):
-        plan(folder, quantize="q8_0")
+        plan(folder, type="q8_0")
 
 
 def test_byte_tokens_that_are_not_all_there(tmp_path: Path) -> None:
@@ -129,4 +129,4 @@ def test_byte_tokens_that_are_not_all_there(tmp_path: Path) -> None:
     path = folder / "tokenizer.model"
     path.write_bytes(path.read_bytes().replace(b"<0x41>", b"<0x4Z>"))
     with pytest.raises((ModelFileError, UnsupportedModelError), match="byte token"):
-        plan(folder, quantize="q8_0")
+        plan(folder, type="q8_0")

@@ -16,9 +16,9 @@ from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.quant.errors import GenerationCancelled
 from edgellama.quant.gguf.file import GGUFFile
 
-# Wide enough that one op of a long step takes a while.
+# Wide enough that one op of a long step takes a while, in a layer that all tokens go through.
 MODEL = TinyLlama(
-    width=1024, heads=8, kv_heads=8, layers=1, feed_forward=8192, context_length=1024,
+    width=1024, heads=8, kv_heads=8, layers=2, feed_forward=8192, context_length=1024,
     weight_format="Q8_0",
 )  # fmt: skip
 PROMPT = np.arange(512) % 200
@@ -35,9 +35,12 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
 
 def test_the_tasks_of_a_running_op_are_taken_away(engine: Engine) -> None:
     """Cancelled in the middle of its longest op, a step leaves tasks of that op undone."""
-    program = next(reversed(engine._machine.programs.values()))
-    labels = [op.label for op in program.ops]
-    counter = program._counters[labels.index("blk.0.ffn_gate+up")]
+    longest, program = next(
+        (labels.index("blk.0.ffn_gate+up"), program)
+        for program in engine._machine.programs.values()
+        if "blk.0.ffn_gate+up" in (labels := [op.label for op in program.ops])
+    )
+    counter = program._counters[longest]
     token, cache = CancelToken(), engine.new_cache(1024)
 
     def cancel_inside() -> None:
