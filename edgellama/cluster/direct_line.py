@@ -59,8 +59,7 @@ class LineServer:
         """Listen on a free port of ``host``; OSError where that cannot be.
 
         ``respond`` gives the answer of a message, which is anything but None; it may ask back for
-        hooks meanwhile. ``progress`` says
-        how far it has come meanwhile, see ``ProgressWatch``.
+        hooks meanwhile. ``progress`` says how far it has come, see ``ProgressWatch``.
         """
         self._respond, self._progress = respond, progress
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

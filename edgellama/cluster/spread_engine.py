@@ -28,6 +28,7 @@ from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.model_identity import model_identity
+from edgellama.engine.page_keys import hook_origin
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.saved_pages import CacheMaker
 from edgellama.engine.scheduler import Scheduler
@@ -160,8 +161,8 @@ class SpreadEngine(TextEngine):
                 stage.call_hooks(given.answer)
             self._hooks, self._pipeline.is_in_turn = given, bool(hooks)
             self._num_hook_changes += 1
-            changes = self._num_hook_changes.to_bytes(8, "little") if hooks else b""
-            self.beginnings.change_origin(changes)
+            origin = hook_origin(self._num_hook_changes, bool(hooks))
+            self.beginnings.change_origin(origin)
             self._pipeline.do_always(HooksWanted(given.places))
 
         self.scheduler.exclusively(change)

@@ -15,7 +15,7 @@ import numpy as np
 from edgellama.cluster.beginnings import LEAST_SHARED, Beginnings, Held
 from edgellama.cluster.stage_task import Fork
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
-from edgellama.engine.page_keys import SEVERAL_ORIGINS, shared_length
+from edgellama.engine.page_keys import joined_origin, shared_length
 from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.quant.errors import CudaMemoryError, EdgellamaError, InvalidOptionError
 from edgellama.sampling.choice_order import ChoiceOrder
@@ -142,8 +142,8 @@ class SpreadSequence:
 
     def append(self, tokens: Sequence[int]) -> None:
         """Count tokens as computed."""
-        if self.begun_with != self._beginnings.origin:
-            self.begun_with = SEVERAL_ORIGINS if self._tokens else self._beginnings.origin
+        now = self._beginnings.origin
+        self.begun_with = joined_origin(self.begun_with, now, bool(self._tokens))
         self._tokens.extend(tokens)
 
     def truncate(self, length: int) -> None:

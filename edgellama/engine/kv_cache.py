@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
-from edgellama.engine.page_keys import SEVERAL_ORIGINS, PageKey, page_key, shared_length
+from edgellama.engine.page_keys import PageKey, joined_origin, page_key, shared_length
 from edgellama.engine.page_pool import Page, PagePool
 from edgellama.engine.page_table import PageTable
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, first_seen
@@ -205,8 +205,7 @@ class KVCache:
 
     def append(self, tokens: Sequence[int]) -> None:
         """Count ``tokens``, whose keys and values have been stored, as part of the sequence."""
-        if self._begun_with != self._home.origin:
-            self._begun_with = SEVERAL_ORIGINS if self._tokens else self._home.origin
+        self._begun_with = joined_origin(self._begun_with, self._home.origin, bool(self._tokens))
         self._tokens.extend(tokens)
         for number in range(len(self._keys), self.length // PAGE_POSITIONS):
             key = self._next_key(number, self._tokens)

@@ -7,6 +7,7 @@ found again only where they would be computed as they were.
 from __future__ import annotations
 
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
+from edgellama.engine.page_keys import hook_origin
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import PagePool
 from edgellama.quant.model_config import ModelConfig
@@ -32,7 +33,7 @@ class PagePools:
         self.usual = KVTypes.of(usual)
         self._config, self._lanes, self._num_layers = config, lanes, num_layers
         self._limit_bytes, self._rope_scaling = limit_bytes, rope_scaling or ""
-        self._num_changes, self._has_hooks = 0, False
+        self._num_changes, self._hook_origin = 0, b""
         self._pools: dict[KVTypes, PagePool] = {}
 
     def of(self, kv_type: KVTypeChoice | None = None) -> PagePool:
@@ -52,10 +53,10 @@ class PagePools:
 
     def change_origin(self, has_hooks: bool) -> None:
         """Find nothing any more of what other hooks, or none, have changed until now."""
-        self._num_changes, self._has_hooks = self._num_changes + 1, has_hooks
+        self._num_changes += 1
+        self._hook_origin = hook_origin(self._num_changes, has_hooks)
         for pool in self._pools.values():
             pool.change_origin(self._origin())
 
     def _origin(self) -> bytes:
-        changes = self._num_changes.to_bytes(8, "little") if self._has_hooks else b""
-        return changes + self._rope_scaling.encode()
+        return self._hook_origin + self._rope_scaling.encode()
