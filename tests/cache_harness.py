@@ -200,7 +200,8 @@ class CacheRunner:
         )
         self._held = table, room
         segments = [
-            Segment(self.cache, position, np.zeros(count, np.int64)) for position, count in parts
+            Segment(self.cache, position, np.zeros(count, np.int64), pages=self.cache.page_list)
+            for position, count in parts
         ]
         self.cache.window = self.window
         with split_into(split_keys or ALL_KEYS):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
 import time
@@ -260,10 +261,10 @@ def test_no_memory_is_the_own_error(engine: Engine, monkeypatch: pytest.MonkeyPa
     poor, rich = engine.new_cache(300), engine.new_cache(300)
     prepare = type(poor).prepare
 
-    def refuse(cache: Any, num_tokens: int) -> None:
+    def refuse(cache: Any, num_tokens: int) -> Any:
         if cache is poor:
             raise InvalidOptionError("no memory for 1 GB of keys")
-        prepare(cache, num_tokens)
+        return prepare(cache, num_tokens)
 
     monkeypatch.setattr(type(poor), "prepare", refuse)
     works = [engine.work([1], cache) for cache in (poor, rich)]
@@ -283,6 +284,38 @@ def test_a_work_that_was_given_up_changes_nothing(engine: Engine) -> None:
     work.give_up()
     work.deliver(segment, np.zeros((1, 288), np.float32))
     assert cache.length == 0
+
+
+def test_a_step_holds_the_pages_that_it_was_prepared_with(engine: Engine) -> None:
+    """Who gives a running step up may change its sequence at once: the step keeps its pages."""
+    cache, recorder = engine.new_cache(), Recorder(engine)
+    engine.forward(prompt(300), cache)
+    memory = [weakref.ref(page.memory) for page in cache.pages if page is not None]
+    work = Work(cache, np.array(prompt(10)))
+
+    def change(segments: Sequence[Segment]) -> None:
+        work.give_up()
+        cache.truncate(0)
+        cache.prepare(500)
+        gc.collect()
+        held = [octets.ctypes.data for reference in memory if (octets := reference()) is not None]
+        assert segments[0].addresses("host").tolist() == held
+
+    recorder.pause = change
+    segment = work.segment(100)
+    assert segment is not None
+    engine.scheduler._step([(work, segment)], [work])
+    assert recorder.steps[-1] == [10] and cache.length == 0
+
+
+def test_a_work_that_was_given_up_has_no_further_step(engine: Engine) -> None:
+    """A sequence that its caller has left is not even given room."""
+    cache = engine.new_cache()
+    work = Work(cache, np.arange(5))
+    segment = work.segment(100)
+    assert segment is not None and work.prepared(segment) is not None
+    work.give_up()
+    assert work.prepared(segment) is None
 
 
 def test_a_work_is_given_up_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

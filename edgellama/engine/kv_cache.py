@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.page_keys import PageKey, joined_origin, page_key, shared_length
 from edgellama.engine.page_pool import Page, PagePool
-from edgellama.engine.page_table import PageTable
+from edgellama.engine.page_table import PageList, PageTable
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, first_seen
 from edgellama.quant.errors import InvalidOptionError
 
@@ -72,7 +69,7 @@ class KVCache:
         self._placement = placement
         self.prompt_length = 0
         self._keys: list[PageKey] = []
-        self._table = PageTable(pool, context_length)
+        self._table = PageTable(pool)
         self._tokens: list[int] = []
 
     @property
@@ -119,7 +116,7 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """What the pages take once they are full."""
-        return sum(page is not None for page in self._table.pages) * self.layout.page_bytes
+        return sum(page is not None for page in self.pages) * self.layout.page_bytes
 
     @property
     def num_page_changes(self) -> int:
@@ -134,7 +131,12 @@ class KVCache:
     @property
     def pages(self) -> tuple[Page | None, ...]:
         """The pages in order, None for those behind the window."""
-        return self._table.pages
+        return self._table.listed.pages
+
+    @property
+    def page_list(self) -> PageList:
+        """The pages as they are now: what a step holds, since its sequence may change meanwhile."""
+        return self._table.listed
 
     def begin(self, prompt_length: int) -> None:
         """Say how long the prompt is, before its first token is computed.
@@ -148,17 +150,6 @@ class KVCache:
         if not self._tokens:
             self._begun_with = self._home.origin
         self.prompt_length = prompt_length
-
-    def page_addresses(self, num_tokens: int) -> npt.NDArray[np.int64]:
-        """The addresses of the pages of ``num_tokens`` tokens, as they are now.
-
-        A step copies them: who gives it up may change the sequence while it is running still.
-        """
-        return self._table.addresses(num_tokens)
-
-    def card_addresses(self, num_tokens: int) -> npt.NDArray[np.int64]:
-        """The same of what lies on a graphics card."""
-        return self._table.card_addresses(num_tokens)
 
     def settle(self, num_tokens: int, *, may_forget: bool = False) -> None:
         """Lie where a sequence of ``num_tokens`` tokens should; see ``Placement``."""
@@ -199,9 +190,10 @@ class KVCache:
             raise
         self._table.replace(pool, pages)
 
-    def prepare(self, num_tokens: int) -> None:
+    def prepare(self, num_tokens: int) -> PageList:
         """Make the next ``num_tokens`` positions writable. InvalidOptionError without memory."""
         self._table.make_writable(self.length, self.length + num_tokens)
+        return self._table.listed
 
     def append(self, tokens: Sequence[int]) -> None:
         """Count ``tokens``, whose keys and values have been stored, as part of the sequence."""

@@ -1,7 +1,8 @@
 """The pages of one sequence in order, and their addresses as kernels read them.
 
 Pages are taken as positions are to be written, copied where others hold them too, and given back.
-Which tokens they are of is the cache's business, who else holds them the pool's.
+Which tokens they are of is the cache's business, who else holds them the pool's. Ctrl-C may come
+between any two lines: addresses are therefore not kept, but read off the pages after each change.
 """
 
 from __future__ import annotations
@@ -11,30 +12,53 @@ import numpy.typing as npt
 
 from edgellama.engine.page_pool import Page, PagePool
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
-from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
 
 Addresses = npt.NDArray[np.int64]
 
 
-class PageTable:
-    """Room for the pages of ``context_length`` positions, which come from ``pool``."""
+@dataclass(frozen=True)
+class PageList:
+    """The pages of a sequence at one moment, which stay in memory as long as this does.
 
-    def __init__(self, pool: PagePool, context_length: int) -> None:
-        """InvalidOptionError where there is no memory for so long a table."""
+    ``pages`` in order, None for those that were left behind; ``num_changes`` is the table's.
+    ``addresses`` (2, pages): in the computer's memory, and on a graphics card; 0 without.
+    """
+
+    pages: tuple[Page | None, ...]
+    addresses: Addresses
+    num_changes: int
+
+    @classmethod
+    def of(cls, pages: tuple[Page | None, ...], num_changes: int) -> PageList:
+        """A list with the addresses of its pages."""
+        found = [(0, 0) if page is None else (page.address, page.card_address) for page in pages]
+        addresses = np.array(found, np.int64).reshape(-1, 2).T
+        return cls(pages, np.ascontiguousarray(addresses), num_changes)
+
+
+NOTHING = PageList.of((), -1)
+
+
+class PageTable:
+    """Pages of one sequence, which come from ``pool``.
+
+    ``num_changes`` is another one before and after each change.
+    """
+
+    def __init__(self, pool: PagePool) -> None:
         self.pool = pool
         self.num_changes = 0
         self._pages: list[Page | None] = []
-        try:
-            self._addresses = np.zeros((2, -(-context_length // PAGE_POSITIONS)), np.int64)
-        except (MemoryError, ValueError):
-            raise InvalidOptionError(
-                f"no memory for a context of {context_length} tokens; choose a shorter one"
-            ) from None
+        self._listed = NOTHING
 
     @property
-    def pages(self) -> tuple[Page | None, ...]:
-        """The pages in order, None for those that were left behind."""
-        return tuple(self._pages)
+    def listed(self) -> PageList:
+        """The pages as they are now."""
+        listed, num_changes = self._listed, self.num_changes
+        if listed.num_changes != num_changes:
+            listed = self._listed = PageList.of(tuple(self._pages), num_changes)
+        return listed
 
     def page(self, number: int) -> Page | None:
         """One of them, without all the others."""
@@ -50,14 +74,6 @@ class PageTable:
         """Whether none of these pages was left behind."""
         return all(self._pages[number] is not None for number in numbers)
 
-    def addresses(self, num_positions: int) -> Addresses:
-        """The addresses of the pages of so many positions, as they are now."""
-        return self._addresses[0, : -(-num_positions // PAGE_POSITIONS)]
-
-    def card_addresses(self, num_positions: int) -> Addresses:
-        """The same of what lies on a graphics card."""
-        return self._addresses[1, : -(-num_positions // PAGE_POSITIONS)]
-
     def place(self, number: int, page: Page | None) -> None:
         """Put a page into the table, in place of the one that is there."""
         self.num_changes += 1
@@ -66,7 +82,8 @@ class PageTable:
             old, self._pages[number] = self._pages[number], page
         else:
             self._pages.append(page)
-        self._addresses[:, number] = (0, 0) if page is None else (page.address, page.card_address)
+        self.num_changes += 1
+        self._listed = NOTHING
         if old is not None:
             self.pool.release(old)
 
@@ -75,6 +92,8 @@ class PageTable:
         while len(self._pages) > first:
             self.num_changes += 1
             page = self._pages.pop()
+            self.num_changes += 1
+            self._listed = NOTHING
             if page is not None:
                 self.pool.release(page)
 

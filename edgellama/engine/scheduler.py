@@ -61,7 +61,9 @@ class Scheduler:
         self.planner = StepPlanner(step_tokens, may_mix=may_mix, are_all_split=are_all_split)
         # Reentrant: a signal's handler may close the engine in the middle of its thread's step.
         self._driving = threading.RLock()
-        self._is_in_step = self._is_long_due = False
+        self._is_long_due = False
+        # The thread that runs a step, 0 between two of them.
+        self._stepping = 0
         self._waiting: list[Work] = []
         self._wanted_alone: list[object] = []
         self._returning = Returning()
@@ -70,7 +72,7 @@ class Scheduler:
     @property
     def is_idle(self) -> bool:
         """Whether no step runs and nobody waits for one."""
-        return not self._is_in_step and not self._waiting
+        return not self._stepping and not self._waiting
 
     def run(self, work: Work) -> None:
         """Return when ``work`` is over. What went wrong is in its ``error``."""
@@ -166,17 +168,17 @@ class Scheduler:
         None, and nothing is called, where others wait for a step or had one lately.
         """
         is_shared = self._waiting or self._wanted_alone or not self._returning.is_only(sequence)
-        if is_shared or self._is_in_step:
+        if is_shared or self._stepping:
             return None
         is_taken, started = False, time.perf_counter()
         try:
             if not self._driving.acquire(blocking=False):
                 return None
-            is_taken = self._is_in_step = True
+            is_taken, self._stepping = True, threading.get_ident()
             result = action()
         finally:
             if is_taken:
-                self._is_in_step = False
+                self._stepping = 0
             try:  # noqa: SIM105
                 self._driving.release()
             except RuntimeError:
@@ -190,12 +192,10 @@ class Scheduler:
 
     def refuse_within_a_step(self) -> None:
         """EdgellamaError where this thread is in the middle of a step: in a hook, or a handler."""
-        if self._is_in_step and self._driving.acquire(blocking=False):
-            self._driving.release()
-            if self._is_in_step:
-                raise EdgellamaError(
-                    "a hook or a signal's handler cannot do this in the middle of its own step"
-                )
+        if self._stepping == threading.get_ident():
+            raise EdgellamaError(
+                "a hook or a signal's handler cannot do this in the middle of its own step"
+            )
 
     def _drive_if_nobody_does(self, works: Sequence[Work]) -> bool:
         """Run steps until one of ``works`` is over; False if another thread does.
@@ -250,12 +250,13 @@ class Scheduler:
 
     def _step(self, chosen: Sequence[tuple[Work, Segment]], works: Sequence[Work]) -> None:
         """Run one step and deliver what it gives; ``works`` are the driver's own."""
-        chosen = [(work, segment) for work, segment in chosen if _is_prepared(work, segment)]
+        prepared = [(work, _prepared(work, segment)) for work, segment in chosen]
+        chosen = [(work, segment) for work, segment in prepared if segment is not None]
         if not chosen:
             return
         flag = next((work.cancelled for work, _ in chosen if work in works), None)
         started = time.perf_counter()
-        self._is_in_step = True
+        self._stepping = threading.get_ident()
         try:
             results = self._run_step([segment for _, segment in chosen], flag)
         except CudaMemoryError as error:
@@ -269,7 +270,7 @@ class Scheduler:
                 work.ring()
             return
         finally:
-            self._is_in_step = False
+            self._stepping = 0
         if results is None:
             return  # The driver's own work was cancelled, which the next check finds.
         seconds = self._returning.last_step_s = time.perf_counter() - started
@@ -313,21 +314,19 @@ def _is_any_over(works: Sequence[Work]) -> bool:
     return False
 
 
-def _is_prepared(work: Work, segment: Segment) -> bool:
-    """Whether there is memory for a segment; if not, that is its work's error alone.
+def _prepared(work: Work, segment: Segment) -> Segment | None:
+    """A segment with memory for its tokens; if there is none, that is its work's error alone.
 
     A sequence that a graphics card has no room for leaves it, and waits for the next step.
     """
     try:
-        segment.cache.prepare(segment.num_tokens)
+        return work.prepared(segment)
     except CudaMemoryError as error:
         _retreat(work, segment, error)
-        return False
     except EdgellamaError as error:
         work.error = error
         work.ring()
-        return False
-    return True
+    return None
 
 
 def _retreat(work: Work, segment: Segment, reason: CudaMemoryError) -> None:

@@ -7,12 +7,14 @@ tokens alone, so that what is computed depends on no other segment and on no res
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.kv_cache import KVCache
+from edgellama.engine.page_table import PageList
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.step_values import Attending, Method
 from edgellama.kernels_cpu.layouts import (
@@ -35,6 +37,7 @@ Wanted: TypeAlias = Literal["last", "all", "next", "each", "none", "rows", "alik
 """Logits of the last token, of all, or of so many at the end; nothing, or the residual stream's
 rows instead of logits. "next" and "each" are those of the last and of all, with the bits that steps
 of one token would give, where a few are the only ones in a step; so are "alike_rows" among rows."""
+Memory: TypeAlias = Literal["host", "card"]
 ALIKE = ("next", "each", "alike_rows")
 ROWS = ("rows", "alike_rows")
 SMALLEST_SPLIT = 512
@@ -52,7 +55,7 @@ class Segment:
     """``tokens`` (n,) for ``cache`` from ``position``, its end, on, and what is wanted of them.
 
     ``rows`` (n, width): the residual stream that they begin with, where the first layer runs
-    elsewhere.
+    elsewhere. ``pages``: where their keys and values lie, once there is room for them.
     """
 
     cache: KVCache
@@ -60,6 +63,17 @@ class Segment:
     tokens: npt.NDArray[np.int64]
     wanted: Wanted = "last"
     rows: npt.NDArray[np.float32] | None = None
+    pages: PageList | None = None
+
+    def prepared(self) -> Segment:
+        """The same with room for the tokens; raises why there is none."""
+        return replace(self, pages=self.cache.prepare(self.num_tokens))
+
+    def addresses(self, memory: Memory) -> npt.NDArray[np.int64]:
+        """The addresses of the pages of all tokens up to the segment's last one."""
+        assert self.pages is not None, "only what has room is computed"
+        num_pages = -(-(self.position + self.num_tokens) // PAGE_POSITIONS)
+        return self.pages.addresses[int(memory == "card"), :num_pages]
 
     @property
     def num_tokens(self) -> int:
@@ -144,10 +158,7 @@ class SegmentTable:
         usual: Method = "packed" if attending == "packed" else "direct"
         row = store = token_splits = num_pages = 0
         block = self._block
-        tables = [
-            segment.cache.page_addresses(segment.position + segment.num_tokens)
-            for segment in segments
-        ]
+        tables = [segment.addresses("host") for segment in segments]
         if (total := sum(map(len, tables))) > len(self._pages):
             self._make_room(2 * total)
         for number, (segment, table) in enumerate(zip(segments, tables, strict=True)):
@@ -181,8 +192,10 @@ class SegmentTable:
 
     def _make_room(self, num_pages: int) -> None:
         """Memory for so many addresses of pages, of all segments one after the other."""
-        self._pages = np.zeros(num_pages, np.int64)
-        self._pages_address = int(self._pages.ctypes.data)
+        pages = np.zeros(num_pages, np.int64)
+        address = int(pages.ctypes.data)
+        # Both at once, whenever Ctrl-C comes.
+        self._pages, self._pages_address = pages, address
 
 
 _ORDER = (FIRST_ROW, NUM_TOKENS, POSITION, PAGES, FIRST_STORE_TASK, FIRST_ATTEND_TASK)

@@ -49,8 +49,6 @@ class StepRuns:
         machine = self._machine
         runner, programs = machine.open(), list[Program]()
         machine.last_step = None
-        # Their sequences may be closed meanwhile by other threads.
-        held = [segment.cache.pages for segment in segments]
         flag = None if cancelled is None else cancelled.flag
         is_long = any(segment.num_tokens > MAX_SHORT_TOKENS for segment in segments)
 
@@ -73,7 +71,6 @@ class StepRuns:
             with self._noting_failures():
                 self.use_card(runner)
                 results = runner.run(segments, run_ops)
-        del held
         if results is not None and len(segments) == 1 and not machine.hooks and not self._timer:
             machine.last_step = RepeatableStep.of(segments[0], programs[0])
         return results
@@ -93,7 +90,7 @@ class StepRuns:
             if machine.last_step is not last or runner is None or not last.is_followed_by(cache):
                 return None
             machine.last_step = None
-            held = cache.pages
+            held = cache.page_list
             runner.place_next(token, cache)
             last.program.prepare(machine.team.next_job)
             flag = None if cancelled is None else cancelled.flag

@@ -60,8 +60,8 @@ class TextCache(Protocol):
         """Lie where a sequence of ``num_tokens`` tokens should."""
         ...
 
-    def prepare(self, num_tokens: int) -> None:
-        """Have room for so many more; raises why there is none."""
+    def prepare(self, num_tokens: int) -> object:
+        """Have room for so many more, which a step is to hold; raises why there is none."""
         ...
 
     def retreat(self, error: CudaMemoryError) -> None:

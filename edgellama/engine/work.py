@@ -55,8 +55,8 @@ class Work:
         self.caller: weakref.ref[object] | None = None
         self.alarm = threading.Lock()
         self.alarm.acquire()
-        # Taken for a moment by who delivers to it, for ever by who gives it up.
-        self._claim = threading.Lock()
+        # Taken for a moment by who changes its sequence, and by who gives it up.
+        self._claim = threading.RLock()
         self._is_given_up = False
         self._progress = progress
         self._reported = 0
@@ -144,19 +144,47 @@ class Work:
 
     def deliver(self, segment: Segment, logits: npt.NDArray[np.float32]) -> None:
         """Take a step's result, unless it was given up: its tokens belong to the sequence now."""
-        if self._is_forgotten or not self._claim.acquire(blocking=False):
-            return
         try:
+            if not self._is_claimed():
+                return
             if len(logits):
                 self._outputs[segment.position] = self._kept(logits) if self._kept else logits
             segment.cache.append(segment.tokens.tolist())
         finally:
-            self._claim.release()
+            # RuntimeError: it was not taken yet, when Ctrl-C came. Nothing is called before.
+            try:  # noqa: SIM105
+                self._claim.release()
+            except RuntimeError:
+                pass
+
+    def prepared(self, segment: Segment) -> Segment | None:
+        """A segment with room for its tokens, unless it was given up; raises why there is none."""
+        try:
+            return segment.prepared() if self._is_claimed() else None
+        finally:
+            try:  # noqa: SIM105
+                self._claim.release()
+            except RuntimeError:
+                pass
 
     def give_up(self) -> None:
         """Let no step that is still running change the sequence any more; more calls do nothing."""
-        if not self._is_given_up:
-            self._is_given_up = self._claim.acquire(timeout=CLAIM_S)
+        if self._is_given_up:
+            return
+        try:
+            self._claim.acquire(timeout=CLAIM_S)
+            self._is_given_up = True
+        finally:
+            try:  # noqa: SIM105
+                self._claim.release()
+            except RuntimeError:
+                pass
+
+    def _is_claimed(self) -> bool:
+        """Whether this thread may change the sequence until it releases the claim."""
+        if self._is_forgotten or not self._claim.acquire(blocking=False):
+            return False
+        return not self._is_given_up
 
     def ring(self) -> None:
         """Wake up who waits for this work; never more than once before it has looked."""

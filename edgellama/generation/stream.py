@@ -84,11 +84,12 @@ class Stream(ProcessBound, Iterator[Chunk]):
         self._steps = cast("GeneratorType[Chunk, None, None]", decoding.steps())
         self._thread: int | None = None
         self._ending = threading.RLock()
-        self._ended = False
         self._result: Generation | None = None
         self._turn = turn
         self._deadline = Deadline(cancel, timeout)
         self._prompt = tuple(prompt)
+        # Last: from now on there is something to end.
+        self._ended = False
 
     @property
     def result(self) -> Generation:

@@ -129,9 +129,9 @@ class Calibration:
 
     def _attend(self, cache: KVCache, position: int, num_tokens: int) -> None:
         tokens = np.zeros(num_tokens, np.int64)
-        if cache.length == position:
-            cache.prepare(num_tokens)
-        self._runner.attend([Segment(cache, position, tokens, "none")], self._run_ops)
+        pages = cache.prepare(num_tokens) if cache.length == position else cache.page_list
+        segment = Segment(cache, position, tokens, "none", pages=pages)
+        self._runner.attend([segment], self._run_ops)
 
 
 def calibrate(

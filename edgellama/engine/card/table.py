@@ -88,7 +88,7 @@ class CardTable:
 
     def fill(self, segments: Sequence[Segment]) -> Tasks:
         """Write the records: those of few tokens first. CudaMemoryError without room."""
-        tables = [s.cache.card_addresses(s.position + s.num_tokens) for s in segments]
+        tables = [segment.addresses("card") for segment in segments]
         if (num_pages := sum(map(len, tables))) > self._num_pages:
             self._make_room(2 * num_pages)
         rows = np.cumsum([0, *(segment.num_tokens for segment in segments)])
