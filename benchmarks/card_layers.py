@@ -52,8 +52,9 @@ class OnCard:
     def device(self) -> CardDevice:
         """The card."""
         placement = self.engine.card_placement
-        assert placement is not None and placement.device is not None
-        return placement.device
+        assert placement is not None and placement.made is not None
+        assert placement.made.device is not None
+        return placement.made.device
 
     def kernels(self) -> Collection[Function]:
         """The kernels of the model's own type of keys and values, as the driver has them."""

@@ -174,8 +174,8 @@ def switch(path: str) -> Iterator[Row]:
     """From how many tokens on a text is attended on the card by itself; None for never."""
     with opened(path, ON_CARD, "f16") as model:
         placement = model.engine.card_placement
-        assert placement is not None
-        found = placement._measure(model.device, KVTypes.of("f16"))
+        assert placement is not None and placement.made is not None
+        found = placement.made._measure(model.device, KVTypes.of("f16"))
         yield {"switching_depth": found, "is_met": None}
 
 

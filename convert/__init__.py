@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from edgellama.quant.typing_backports import Unpack
 
+if TYPE_CHECKING:
     from edgellama.convert.options import AnyPath, ConversionArguments
     from edgellama.convert.output.report import ConversionReport
     from edgellama.convert.pipeline import KernelProgress, Progress

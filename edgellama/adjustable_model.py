@@ -5,15 +5,11 @@ Loading it and closing it are left to open_model.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from edgellama.engine.engine import Engine
+from edgellama.engine.idle_watch import IdleWatch
+from edgellama.generation.waiting_line import WaitingLine
 from edgellama.quant.given_values import is_true
 from edgellama.quant.process_bound import ProcessBound
-
-if TYPE_CHECKING:
-    from edgellama.engine.engine import Engine
-    from edgellama.engine.idle_watch import IdleWatch
-    from edgellama.generation.waiting_line import WaitingLine
 
 DRAFT_CACHE_BYTES = 1 << 28
 DRAFT_CACHE_SHARE = 4

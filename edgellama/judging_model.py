@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import edgellama
+from edgellama.engine.adapter_shelf import AdapterScales
+from edgellama.generation.argument_types import Normalization
+from edgellama.generation.stream import Stream
 from edgellama.generation.twins import takes_what
 from edgellama.quant.errors import EdgellamaError
 from edgellama.retrieval_model import RetrievalModel
 
 if TYPE_CHECKING:
-    from edgellama.engine.adapter_shelf import AdapterScales
     from edgellama.generation.async_items import AsyncItems
     from edgellama.generation.in_order import InOrder
-    from edgellama.generation.moderation import Judging, Moderation
-    from edgellama.generation.scoring import Classification, Classifier, Normalization, Score
-    from edgellama.generation.stream import Stream
+    from edgellama.generation.moderation import Judging
+    from edgellama.generation.scoring import Classifier
 
 
 class JudgingModel(RetrievalModel):
@@ -29,7 +31,7 @@ class JudgingModel(RetrievalModel):
         alternatives: int = 0,
         parse_special: bool = False,
         adapters: AdapterScales | None = None,
-    ) -> Score:
+    ) -> edgellama.Score:
         """How probable the model finds a text, as it stands or behind a prompt.
 
         Arguments:
@@ -65,7 +67,7 @@ class JudgingModel(RetrievalModel):
         return Score.of(stream.wait())
 
     @takes_what(score)
-    async def score_async(self, *given: Any, **options: Any) -> Score:
+    async def score_async(self, *given: Any, **options: Any) -> edgellama.Score:
         """``score`` for event loops; cancelling the task ends it.
 
         Example:
@@ -95,7 +97,7 @@ class JudgingModel(RetrievalModel):
         normalize: Normalization = "sum",
         parse_special: bool = False,
         adapters: AdapterScales | None = None,
-    ) -> Classification:
+    ) -> edgellama.Classification:
         """How probably a prompt goes on with each of several texts; it is computed once for all.
 
         A choice counts with all of its tokens, so what is longer is less probable: choices that
@@ -130,7 +132,7 @@ class JudgingModel(RetrievalModel):
         return classification(made, list(made.logprobs()))
 
     @takes_what(classify)
-    async def classify_async(self, *given: Any, **options: Any) -> Classification:
+    async def classify_async(self, *given: Any, **options: Any) -> edgellama.Classification:
         """``classify`` for event loops; cancelling the task ends it.
 
         Example:
@@ -202,7 +204,7 @@ class JudgingModel(RetrievalModel):
         categories: Mapping[str, str] | Sequence[str] | None = None,
         threshold: float = 0.5,
         version: int | None = None,
-    ) -> Moderation:
+    ) -> edgellama.Moderation:
         """Whether a message is safe, as a Llama Guard (version 1 to 3) judges it.
 
         Arguments:
@@ -238,14 +240,14 @@ class JudgingModel(RetrievalModel):
         return next(judging)
 
     @takes_what(moderate)
-    async def moderate_async(self, *given: Any, **options: Any) -> Moderation:
+    async def moderate_async(self, *given: Any, **options: Any) -> edgellama.Moderation:
         """``moderate`` for event loops; cancelling the task ends what runs.
 
         Example: see ``moderate``.
         """
         from edgellama.generation.async_items import AsyncItems
 
-        items: AsyncItems[Moderation, Judging] = AsyncItems(
+        items: AsyncItems[edgellama.Moderation, Judging] = AsyncItems(
             lambda: self._judging(*given, **options)
         )
         async for judged in items:

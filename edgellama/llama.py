@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, partial
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+import edgellama
+from edgellama.generation.argument_types import BatchPrompt, OnError, WhenFull
 from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
@@ -23,17 +25,9 @@ from edgellama.generation.twins import takes_what
 from edgellama.judging_model import JudgingModel
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.typing_backports import Unpack
 from edgellama.sampling.options import check_option_names
 from edgellama.sampling.presets import CHAT_SAMPLING, merged_options
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from edgellama.generation.async_stream import AsyncStream
-    from edgellama.generation.batch import AsyncBatch, Batch, OnError
-    from edgellama.generation.batch_prompts import BatchPrompt
-    from edgellama.generation.conversation import Conversation
-    from edgellama.generation.fitting import WhenFull
 
 CHAT_PARAMETERS = ("system", "messages", "template", "when_full")
 
@@ -184,7 +178,7 @@ class Llama(JudgingModel):
 
     def stream_async(
         self, prompt: str | Sequence[int], **options: Unpack[PromptOptions]
-    ) -> AsyncStream:
+    ) -> edgellama.AsyncStream:
         """``stream`` for event loops; what is wrong with the call is raised by the first await.
 
         Example: see AsyncStream.
@@ -201,7 +195,7 @@ class Llama(JudgingModel):
         width: int | None = None,
         on_error: OnError | None = None,
         **options: Unpack[BatchOptions],
-    ) -> Batch:
+    ) -> edgellama.Batch:
         """Texts that follow many prompts, some computed together, as they finish.
 
         Leaving the loop early cancels what runs.
@@ -268,7 +262,7 @@ class Llama(JudgingModel):
         )
 
     @takes_what(generate_batch)
-    def generate_batch_async(self, *given: Any, **options: Any) -> AsyncBatch:
+    def generate_batch_async(self, *given: Any, **options: Any) -> edgellama.AsyncBatch:
         """``generate_batch`` for event loops; what is wrong is raised by the first await.
 
         Example: see AsyncBatch.
@@ -285,7 +279,7 @@ class Llama(JudgingModel):
         template: str | None = None,
         when_full: WhenFull = "drop",
         **options: Unpack[ChatOptions],
-    ) -> Conversation:
+    ) -> edgellama.Conversation:
         """A new conversation in the model's own chat format, with its own session.
 
         Arguments:

@@ -10,10 +10,12 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from edgellama.adjustable_model import AdjustableModel
 from edgellama.engine.card.choice import AttentionChoice, AttentionMode
+from edgellama.engine.card.use import CardUse
+from edgellama.engine.engine import Engine
 from edgellama.engine.idle_watch import IdleWatch, check_idle_seconds
 from edgellama.engine.kv_types import KVTypeChoice
 from edgellama.generation.session import Session
@@ -24,18 +26,13 @@ from edgellama.generation.speculation.speculation import (
     speculation_mode,
 )
 from edgellama.generation.waiting_line import WaitingLine
+from edgellama.loading import LoadedModel
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.sampling_keys import recommended_sampling
+from edgellama.quant.typing_backports import Self
 from edgellama.sampling.options import SamplingArguments
 from edgellama.text.tokenizer import Tokenizer
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from edgellama.engine.card.use import CardUse
-    from edgellama.engine.engine import Engine
-    from edgellama.loading import LoadedModel
-    from edgellama.quant.model_config import ModelConfig
 
 
 class OpenModel(AdjustableModel):

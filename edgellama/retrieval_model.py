@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
+import edgellama
+from edgellama.generation.in_order import InOrder
+from edgellama.quant.typing_backports import Unpack
 from edgellama.session_model import SessionModel
+from edgellama.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-    from typing_extensions import Unpack
-
     from edgellama.generation.async_items import AsyncItems
-    from edgellama.generation.embedding import Embedding, EmbedOptions
-    from edgellama.generation.in_order import InOrder
-    from edgellama.generation.reranking import Ranked, RerankOptions
-    from edgellama.text.chat_template import ChatTemplate
 
 
 class RetrievalModel(SessionModel):
@@ -27,7 +26,7 @@ class RetrievalModel(SessionModel):
         texts: str | Iterable[str | Sequence[int]],
         *,
         progress: Callable[[int, int], None] | None = None,
-        **options: Unpack[EmbedOptions],
+        **options: Unpack[edgellama.EmbedOptions],
     ) -> npt.NDArray[np.float32]:
         """Texts as vectors, several computed together: the states after the last norm, pooled.
 
@@ -65,7 +64,7 @@ class RetrievalModel(SessionModel):
         texts: str | Iterable[str | Sequence[int]],
         *,
         progress: Callable[[int, int], None] | None = None,
-        **options: Unpack[EmbedOptions],
+        **options: Unpack[edgellama.EmbedOptions],
     ) -> npt.NDArray[np.float32]:
         """``embed`` for event loops; cancelling the task ends what runs.
 
@@ -80,15 +79,15 @@ class RetrievalModel(SessionModel):
         from edgellama.generation.embedding import as_rows, as_texts
 
         all_texts = as_texts(texts)
-        items: AsyncItems[Embedding, InOrder[Embedding]] = AsyncItems(
+        items: AsyncItems[edgellama.Embedding, InOrder[edgellama.Embedding]] = AsyncItems(
             lambda: self.embed_each(all_texts, **options)
         )
         found = await gathered(items, len(all_texts), progress)
         return as_rows(found, self.config.embedding_length)
 
     def embed_each(
-        self, texts: Iterable[str | Sequence[int]], **options: Unpack[EmbedOptions]
-    ) -> InOrder[Embedding]:
+        self, texts: Iterable[str | Sequence[int]], **options: Unpack[edgellama.EmbedOptions]
+    ) -> InOrder[edgellama.Embedding]:
         """The same one after the other, so that millions of texts take little memory.
 
         Arguments:
@@ -128,8 +127,8 @@ class RetrievalModel(SessionModel):
         *,
         top_n: int | None = None,
         progress: Callable[[int, int], None] | None = None,
-        **options: Unpack[RerankOptions],
-    ) -> tuple[Ranked, ...]:
+        **options: Unpack[edgellama.RerankOptions],
+    ) -> tuple[edgellama.Ranked, ...]:
         """Documents by how well they answer a query: how probably the model says yes to each.
 
         Arguments:
@@ -172,8 +171,8 @@ class RetrievalModel(SessionModel):
         *,
         top_n: int | None = None,
         progress: Callable[[int, int], None] | None = None,
-        **options: Unpack[RerankOptions],
-    ) -> tuple[Ranked, ...]:
+        **options: Unpack[edgellama.RerankOptions],
+    ) -> tuple[edgellama.Ranked, ...]:
         """``rerank`` for event loops; cancelling the task ends what runs.
 
         Example:
@@ -187,14 +186,14 @@ class RetrievalModel(SessionModel):
         from edgellama.generation.reranking import as_documents, best_first, checked_top_n
 
         texts, best = as_documents(documents), checked_top_n(top_n)
-        items: AsyncItems[Ranked, InOrder[Ranked]] = AsyncItems(
+        items: AsyncItems[edgellama.Ranked, InOrder[edgellama.Ranked]] = AsyncItems(
             lambda: self._ranked(query, texts, options)
         )
         return best_first(await gathered(items, len(texts), progress), best)
 
     def _ranked(
-        self, query: str, documents: Sequence[str], options: RerankOptions
-    ) -> InOrder[Ranked]:
+        self, query: str, documents: Sequence[str], options: edgellama.RerankOptions
+    ) -> InOrder[edgellama.Ranked]:
         from edgellama.generation.reranking import HowToRank, RankPrompt, Reranker
         from edgellama.text.chat_template import load_chat_template
 

@@ -9,6 +9,7 @@ classes. Every field is an argument; what derives from one must be decorated her
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from dataclasses import Field, FrozenInstanceError
 from operator import attrgetter
@@ -133,8 +134,12 @@ def _compiled_init(cls: type) -> FunctionType:
     if hasattr(cls, "__post_init__"):
         body.append(" self.__post_init__()")
     arguments = ", ".join([*positional, *(["*", *named] if named else [])])
-    exec("\n".join([f"def __init__({arguments}):", *body, " return None"]), known)
-    function: FunctionType = known["__init__"]
+    # Its globals are the module's, where ``typing.get_type_hints`` looks names of types up.
+    lines = [f"def make({', '.join(known)}):", f" def __init__({arguments}):"]
+    lines += [f" {line}" for line in [*body, " return None"]] + [" return __init__"]
+    made: dict[str, Any] = {}
+    exec("\n".join(lines), vars(sys.modules[cls.__module__]), made)
+    function: FunctionType = made["make"](**known)
     function.__qualname__ = f"{cls.__qualname__}.__init__"
     function.__module__ = cls.__module__
     function.__annotations__ = {field.name: field.type for field in fields} | {"return": None}

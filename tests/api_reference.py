@@ -189,7 +189,8 @@ def _shown(annotation: Any) -> str:
         return "None"
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__forward_arg__", "")
     text = text or inspect.formatannotation(annotation)
-    return re.sub(r"ForwardRef\('([^']*)'.*?\)", r"\1", text).strip("'\"")
+    text = re.sub(r"ForwardRef\('([^']*)'.*?\)", r"\1", text).strip("'\"")
+    return re.sub(r"\bedgellama\.(?=[A-Z])", "", text)
 
 
 def _data_fields(value: Any) -> str:

@@ -119,9 +119,9 @@ def test_forks_and_what_is_taken_back(fake: FakeCuda, path: Path) -> None:
         cache = engine.new_cache()
         engine.forward(TOKENS[:200], cache)
         other = cache.fork()
-        used = engine.card_placement.device.memory.used_bytes
+        used = engine.card_placement.made.device.memory.used_bytes
         first, second = engine.forward([1], cache), engine.forward([2], other)
-        assert engine.card_placement.device.memory.used_bytes > used
+        assert engine.card_placement.made.device.memory.used_bytes > used
         cache.truncate(150)
         third = engine.forward(TOKENS[150:180], cache)
     for logits, tokens in ((first, [*TOKENS[:200], 1]), (second, [*TOKENS[:200], 2]),
@@ -180,7 +180,7 @@ def test_no_room(fake: FakeCuda, path: Path, caplog: pytest.LogCaptureFixture) -
         cache = engine.new_cache()
         for part, logits in zip(parts, expected(path, parts), strict=True):
             np.testing.assert_allclose(engine.forward(part, cache), logits, rtol=0, atol=0.02)
-            memory = engine.card_placement.device.memory
+            memory = engine.card_placement.made.device.memory
             memory.limit_bytes = memory.used_bytes
         assert not is_on_card(cache)
         later = engine.new_cache()
@@ -320,7 +320,7 @@ def test_refused_choices(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine_on(path, AttentionChoice("auto")) as engine:
         cache = engine.new_cache()
         cache.settle(3000)
-        assert not is_on_card(cache) and engine.card_placement.obstacle is not None
+        assert not is_on_card(cache) and engine.card_placement.made.obstacle is not None
 
 
 @pytest.fixture
@@ -370,7 +370,7 @@ def test_kernels_are_compiled_while_texts_go_on(
         engine.forward(TOKENS, first)
         assert not is_on_card(first)
         is_compiled.set()
-        for worker in engine.card_placement._workers.values():
+        for worker in engine.card_placement.made._workers.values():
             worker.join()
         engine.forward(TOKENS, second)
         assert is_on_card(second)
@@ -390,7 +390,7 @@ def test_a_card_that_is_wrong(fake: FakeCuda, path: Path, measured: list[int]) -
         cache = engine.new_cache()
         logits = engine.forward(TOKENS, cache)
         assert not is_on_card(cache) and "differs from the CPU" in str(
-            engine.card_placement.obstacle
+            engine.card_placement.made.obstacle
         )
     np.testing.assert_array_equal(logits, expected(path, [TOKENS])[0])
     assert measured == []

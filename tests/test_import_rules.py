@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,8 @@ ALLOWED: dict[str, set[str]] = {
         *("text", "tools", "kernels_cpu.machine", *QUANT),
     },
 }
+PUBLIC_NAMES = "edgellama"
+"""``import edgellama``, for annotations: ``edgellama.Batch`` is imported once it is asked for."""
 UNBOUND = ("cli", "pyinstaller", "__main__")
 """Rooms that may import every other."""
 # Third-party packages that are slow to import, or bound to one place by design: where they may be.
@@ -165,6 +168,8 @@ def broken_rules(pairs: list[tuple[str, str]]) -> list[str]:
     """Each import that no rule allows, with the rule."""
     broken = []
     for module, name in pairs:
+        if name == PUBLIC_NAMES:
+            continue
         own, other = room_of(module), room_of(name)
         if own not in UNBOUND and other not in (None, own):
             allowed = ALLOWED[own or ""]
@@ -184,7 +189,7 @@ def import_circles(pairs: list[tuple[str, str]]) -> list[str]:
     graph: dict[str, set[str]] = {module: set() for module in modules}
     for module, name in pairs:
         target = name if name in modules else name.rpartition(".")[0]
-        if target in modules and target != module:
+        if name != PUBLIC_NAMES and target in modules and target != module:
             graph[module].add(target)
     while free := [module for module, targets in graph.items() if not targets & graph.keys()]:
         for module in free:
@@ -205,6 +210,36 @@ def test_the_source_keeps_the_rules() -> None:
 def test_no_two_files_import_each_other() -> None:
     """The imports of all files, late ones included, have no circle."""
     assert import_circles(imports()) == []
+
+
+def uses_of_public_names(source: str) -> tuple[list[int], list[int]]:
+    """Lines that read ``edgellama.NAME``: in annotations, and elsewhere."""
+    in_annotations, elsewhere = set(), set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == PUBLIC_NAMES:
+            elsewhere.add(node)
+        written = getattr(node, "annotation", None), getattr(node, "returns", None)
+        for annotation in filter(None, written):
+            in_annotations |= set(ast.walk(annotation))
+    return (
+        [node.lineno for node in elsewhere & in_annotations],
+        [node.lineno for node in elsewhere - in_annotations],
+    )
+
+
+def test_public_names_are_for_annotations_alone() -> None:
+    """What a module below the public names has of them stands in annotations, read later."""
+    for module, name in imports():
+        if name == PUBLIC_NAMES and room_of(module) not in UNBOUND:
+            path = Path(str(find_spec(module).origin))
+            annotated, run = uses_of_public_names(path.read_text("utf-8"))
+            assert annotated and not run, f"{module}, lines {run}"
+
+
+def test_a_public_name_that_runs_is_found() -> None:
+    """A name that is called is told from one in an annotation."""
+    source = "import edgellama\ndef f(a: edgellama.Tool) -> edgellama.Batch:\n    edgellama.pull(a)"
+    assert uses_of_public_names(source) == ([2, 2], [3])
 
 
 def test_a_circle_is_found() -> None:

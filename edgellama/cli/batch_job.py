@@ -10,7 +10,7 @@ from edgellama.generation.batch_lines import error_line, prompt_of, text_line
 
 if TYPE_CHECKING:
     from edgellama.cli.batch_files import BatchInput, BatchOutput
-    from edgellama.generation.batch_prompts import BatchPrompt
+    from edgellama.generation.argument_types import BatchPrompt
     from edgellama.generation.results import Generation
     from edgellama.quant.errors import EdgellamaError
 

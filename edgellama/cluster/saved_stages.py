@@ -27,10 +27,10 @@ from edgellama.cluster.stage_task import (
     StageDescription,
     StageTask,
 )
+from edgellama.engine.cache_maker import CacheMaker
 from edgellama.engine.page_lanes import copy_page
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.saved_pages import (
-    CacheMaker,
     Progress,
     Room,
     SavedPages,

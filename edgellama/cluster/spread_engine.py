@@ -24,13 +24,13 @@ from edgellama.cluster.stage_hooks import DriverHooks, HookFailedError
 from edgellama.cluster.stage_task import HooksWanted, Priority, Tokens
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.adapter_shelf import AdapterShelf
+from edgellama.engine.cache_maker import CacheMaker
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.model_identity import model_identity
 from edgellama.engine.page_keys import hook_origin
 from edgellama.engine.page_layout import PageLayout
-from edgellama.engine.saved_pages import CacheMaker
 from edgellama.engine.scheduler import Scheduler
 from edgellama.engine.segments import Segment
 from edgellama.engine.step_sizes import step_tokens

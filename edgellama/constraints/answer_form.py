@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 from edgellama.constraints.answer_types import read_json, schema_of_type
 from edgellama.constraints.form_options import FORM_OPTIONS
@@ -18,8 +18,6 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 
-Schema: TypeAlias = "Mapping[str, Any] | str | bool | type[Any] | Any | None"
-"""A JSON Schema as a dict, JSON text or a bool; a class or an annotation; None for none."""
 MAX_SOURCE_CHARACTERS = 1 << 20
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 JSON_STYLE = {

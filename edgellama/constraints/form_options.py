@@ -1,4 +1,9 @@
-"""The names of the options that ask for a form; ``answer_form`` knows what they mean."""
+"""The options that ask for a form, by name; ``answer_form`` knows what they mean."""
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
 
 FORM_OPTIONS = ("schema", "json", "regex", "grammar", "choices")
 """Options of which a text has one at most."""
+Schema: TypeAlias = Mapping[str, Any] | str | bool | type[Any] | Any | None
+"""A JSON Schema as a dict, JSON text or a bool; a class or an annotation; None for none."""

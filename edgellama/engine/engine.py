@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence, Set
 from functools import cached_property
+from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.adapter_shelf import AdapterShelf
+from edgellama.engine.cache_maker import CacheMaker
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.card.choice import ON_CPU, AttentionChoice
 from edgellama.engine.card.late_placement import BetweenSteps, LatePlacement
@@ -51,13 +53,6 @@ from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.rope_choice import with_rope_scaling
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from edgellama.engine.card.placement import CardPlacement
-    from edgellama.engine.saved_pages import CacheMaker
-    from edgellama.kernels_cpu.compiling.compile_pool import Progress
-
 __all__ = ["CancelToken", "Engine"]
 
 
@@ -73,7 +68,7 @@ class Engine(TextEngine):
         *,
         num_threads: int | None = None,
         tier: str | None = None,
-        progress: Progress | None = None,
+        progress: Callable[[int, int], None] | None = None,
         kv_type: KVTypeChoice = "f16",
         cache_limit: int = 0,
         exact: bool = False,
@@ -150,7 +145,10 @@ class Engine(TextEngine):
         return_free_heap()
 
     def _use_cards(
-        self, attention: AttentionChoice, cache_limit: int, progress: Progress | None
+        self,
+        attention: AttentionChoice,
+        cache_limit: int,
+        progress: Callable[[int, int], None] | None,
     ) -> None:
         """Let sequences lie on a graphics card, which is made ready if it was asked for."""
         between = BetweenSteps(self._machine, self.config, self.tier, self.scheduler)
@@ -224,8 +222,6 @@ class Engine(TextEngine):
 
         The first time it reads samples of all tensors.
         """
-        from edgellama.engine.saved_pages import CacheMaker
-
         self.load()
         rounding = f"{self.tier.name} {(source_hash() or 'unknown')[:16]}"
         return CacheMaker(
@@ -293,9 +289,9 @@ class Engine(TextEngine):
         self._restart(self.num_threads, is_low)
 
     @property
-    def card_placement(self) -> CardPlacement | None:
-        """What lies on a graphics card, and why no more; None where nobody has asked for one."""
-        return None if self._placement is None else self._placement.made
+    def card_placement(self) -> LatePlacement | None:
+        """What places sequences on a graphics card; None where nobody has asked for one."""
+        return self._placement
 
     @property
     def card_use(self) -> CardUse | None:

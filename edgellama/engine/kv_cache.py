@@ -7,18 +7,14 @@ given back behind a sliding window. What is in them is the kernels', who holds t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.page_keys import PageKey, joined_origin, page_key, shared_length
-from edgellama.engine.page_pool import Page, PagePool
+from edgellama.engine.page_pool import AnyLayout, Page, PagePool
 from edgellama.engine.page_table import PageList, PageTable
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, first_seen
-from edgellama.quant.errors import InvalidOptionError
-
-if TYPE_CHECKING:
-    from edgellama.engine.page_pool import AnyLayout
-    from edgellama.quant.errors import CudaMemoryError
+from edgellama.quant.errors import CudaMemoryError, InvalidOptionError
 
 
 class Placement(Protocol):

@@ -12,7 +12,7 @@ from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEM
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 
-KVTypeChoice: TypeAlias = "str | tuple[str, str]"
+KVTypeChoice: TypeAlias = str | tuple[str, str]
 """What users write: "f16" for both, "q8_0/q4_0" or ("q8_0", "q4_0") for keys and for values."""
 SEPARATOR = "/"
 

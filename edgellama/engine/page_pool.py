@@ -11,6 +11,7 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from edgellama.engine.card.layout import CardLayout
 from edgellama.engine.memory import reserve
 from edgellama.engine.page_keys import PageKey
 from edgellama.engine.page_layout import Octets, PageLayout, memory_parts
@@ -18,9 +19,8 @@ from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
     from edgellama.cuda.memory import DeviceMemory
-    from edgellama.engine.card.layout import CardLayout
 
-AnyLayout: TypeAlias = "PageLayout | CardLayout"
+AnyLayout: TypeAlias = PageLayout | CardLayout
 
 
 class Page:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from edgellama.engine.cache_maker import CacheMaker
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.page_lanes import copy_page
 from edgellama.engine.page_pool import Page
 from edgellama.engine.saved_pages import (
-    CacheMaker,
     Progress,
     Room,
     SavedPages,

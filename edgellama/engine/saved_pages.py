@@ -19,6 +19,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from edgellama.engine.cache_maker import CacheMaker
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.page_lanes import convert_page
 from edgellama.engine.page_layout import Octets, PageLayout
@@ -42,22 +43,6 @@ logger = logging.getLogger(__name__)
 Progress: TypeAlias = "Callable[[int, int], None]"
 LANES = (4, 8, 16)
 """Those of all tiers."""
-
-
-@dataclass(frozen=True)
-class CacheMaker:
-    """Who computes keys and values: a model, some of its layers, and how it rounds.
-
-    ``model`` is its identity. Where ``is_exact``, keys and values of another ``arithmetic`` are
-    refused, since texts would not be the same to the bit.
-    """
-
-    model: str
-    model_name: str
-    layers: range
-    vocab_size: int
-    arithmetic: str
-    is_exact: bool
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from edgellama.quant.typing_backports import Self
 
+if TYPE_CHECKING:
     from edgellama.engine.adapter_set import AdapterSet
     from edgellama.quant.errors import CudaMemoryError
 

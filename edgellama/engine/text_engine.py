@@ -8,32 +8,29 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
+from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.card.use import CardUse
 from edgellama.engine.engine_arguments import check_wanted, checked_tokens
+from edgellama.engine.hooks import Hook
+from edgellama.engine.kv_types import KVTypeChoice
+from edgellama.engine.scheduler import Scheduler
 from edgellama.engine.segments import ROWS, Wanted
 from edgellama.engine.step_rows import FloatRows
 from edgellama.engine.text_cache import TextCache
 from edgellama.engine.work import Kept, Work
+from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
+from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.process_bound import ProcessBound
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from edgellama.engine.adapter_shelf import AdapterShelf
-    from edgellama.engine.card.use import CardUse
-    from edgellama.engine.hooks import Hook
-    from edgellama.engine.kv_types import KVTypeChoice
-    from edgellama.engine.scheduler import Scheduler
-    from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
-    from edgellama.kernels_cpu.machine.cpu import Tier
-    from edgellama.quant.model_config import ModelConfig
 
 
 class TextEngine(ProcessBound, ABC):

@@ -13,11 +13,10 @@ from edgellama.engine.thread_priority import lower_priority
 from edgellama.generation.worker import Worker
 from edgellama.quant.given_values import check_function
 from edgellama.quant.process_bound import ProcessBound
+from edgellama.quant.typing_backports import Self
 
 if TYPE_CHECKING:
     import asyncio
-
-    from typing_extensions import Self
 
 
 Item = TypeVar("Item")

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.text_engine import TextEngine
+from edgellama.engine.work import Work
+from edgellama.generation.argument_types import OnError
 from edgellama.generation.arguments import check_fits
 from edgellama.generation.async_items import AsyncItems
 from edgellama.generation.batch_width import BatchWidth
@@ -19,6 +22,7 @@ from edgellama.generation.deadline import Deadline
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.prefill import NextTokens
 from edgellama.generation.results import Generation
+from edgellama.generation.speculation.speculation import Speculation
 from edgellama.generation.text_request import Request, drafter_of
 from edgellama.generation.waiting_line import Turn, WaitingLine
 from edgellama.quant.errors import (
@@ -29,14 +33,8 @@ from edgellama.quant.errors import (
     TemplateError,
 )
 from edgellama.quant.process_bound import ProcessBound
+from edgellama.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from edgellama.engine.text_engine import TextEngine
-    from edgellama.engine.work import Work
-    from edgellama.generation.speculation.speculation import Speculation
-    from edgellama.text.tokenizer import Tokenizer
-
-OnError: TypeAlias = Callable[[int, EdgellamaError], None]
 MakeRequest: TypeAlias = Callable[[], Request]
 ERRORS_OF_PROMPTS = (ContextLengthError, InvalidOptionError, TemplateError)
 """What is wrong with a prompt itself, and not with the model or the engine."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
-    from edgellama.generation.batch_prompts import BatchPrompt
+    from edgellama.generation.argument_types import BatchPrompt
     from edgellama.generation.results import Generation
 
 

@@ -6,10 +6,11 @@ other keys are options for it alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
+from edgellama.generation.argument_types import BatchPrompt
 from edgellama.generation.chat_format import ChatFormat
 from edgellama.generation.messages import checked_messages
 from edgellama.generation.text_options import (
@@ -22,12 +23,8 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import check_option_names
 from edgellama.text.chat_template import ChatTemplate
+from edgellama.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from edgellama.text.tokenizer import Tokenizer
-
-BatchPrompt: TypeAlias = "str | Sequence[int] | Mapping[str, Any]"
-"""A text, token ids, or ``{"prompt": ..., "max_tokens": 8}``, ``{"messages": [...]}``."""
 PROMPT_KEYS = ("prompt", "messages")
 CONTINUE_KEY = "continue_final_message"
 """Of a chat: whether the text carries on its last message, instead of answering it."""

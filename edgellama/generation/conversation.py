@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import TYPE_CHECKING
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.argument_types import WhenFull
 from edgellama.generation.arguments import check_may_fit
 from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.conversation_prompts import ConversationPrompts
-from edgellama.generation.fitting import NoReply, WhenFull, check_when_full, first_kept
+from edgellama.generation.fitting import NoReply, check_when_full, first_kept
 from edgellama.generation.messages import (
     Content,
     Message,
@@ -29,12 +29,9 @@ from edgellama.generation.stream import Stream
 from edgellama.generation.text_options import ChatOptions
 from edgellama.generation.tool_rounds import DEFAULT_MAX_ROUNDS, OnCall, ToolRounds
 from edgellama.generation.turns import PromptTokens, Turn
+from edgellama.quant.typing_backports import Unpack
 from edgellama.text.chat_template import ChatTemplate
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from edgellama.text.tokenizer import Tokenizer
+from edgellama.text.tokenizer import Tokenizer
 
 
 class Conversation(ConversationPrompts):

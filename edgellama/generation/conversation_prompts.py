@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.chat_format import ChatFormat, ReplyRequest
@@ -20,12 +19,9 @@ from edgellama.generation.text_options import ChatOptions, layered_options
 from edgellama.generation.turns import PromptTokens, as_computed
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.typing_backports import Unpack
 from edgellama.text.chat_template import ChatTemplate
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from edgellama.text.tokenizer import Tokenizer
+from edgellama.text.tokenizer import Tokenizer
 
 COMPLETION_TOKENS = 16
 """Of a suggestion, where nobody says how long it may be."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from edgellama.generation.messages import Message
 from edgellama.generation.session import Session
@@ -12,11 +12,7 @@ from edgellama.generation.transcript import Transcript
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.quant.given_values import given_path
 from edgellama.quant.process_bound import ProcessBound
-
-if TYPE_CHECKING:
-    import os
-
-    from edgellama.text.tokenizer import Tokenizer
+from edgellama.text.tokenizer import Tokenizer
 
 
 class ConversationRecord(ProcessBound):

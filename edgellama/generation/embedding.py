@@ -7,13 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypedDict, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.engine.adapter_set import AdapterSet
+from edgellama.engine.adapter_shelf import AdapterScales
+from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.text_engine import TextEngine
+from edgellama.engine.work import Work
 from edgellama.generation.arguments import prompt_tokens
 from edgellama.generation.in_order import Begun, BegunTexts, InOrder
+from edgellama.generation.waiting_line import WaitingLine
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import (
     ContextLengthError,
@@ -26,15 +32,7 @@ from edgellama.quant.pooling import POOLING_KEY, POOLING_TYPES
 from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way
 from edgellama.sampling.options import check_option_names
-
-if TYPE_CHECKING:
-    from edgellama.engine.adapter_set import AdapterSet
-    from edgellama.engine.adapter_shelf import AdapterScales
-    from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.text_engine import TextEngine
-    from edgellama.engine.work import Work
-    from edgellama.generation.waiting_line import WaitingLine
-    from edgellama.text.tokenizer import Tokenizer
+from edgellama.text.tokenizer import Tokenizer
 
 Pooling: TypeAlias = Literal["mean", "last", "first"]
 FloatRows: TypeAlias = npt.NDArray[np.float32]

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
+from edgellama.generation.argument_types import WhenFull
 from edgellama.generation.results import Chunk, Generation, Statistics
 from edgellama.quant.errors import InvalidOptionError
-
-WhenFull: TypeAlias = Literal["drop", "stop", "error"]
 
 
 def check_when_full(value: object) -> None:

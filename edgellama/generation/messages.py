@@ -17,7 +17,7 @@ ROLES = ("system", "user", "assistant", "tool")
 MESSAGE_FORM = f"a role of {', '.join(ROLES)} (system first) and a content of text or text parts"
 _ALIASES = {"ipython": "tool"}
 """What Llama 3.1 calls the role of results."""
-Content: TypeAlias = "str | Sequence[Mapping[str, object]]"
+Content: TypeAlias = str | Sequence[Mapping[str, object]]
 """Text, or its parts as OpenAI's clients write them: ``[{"type": "text", "text": "hello"}]``."""
 
 

@@ -11,11 +11,18 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
+from edgellama.engine.adapter_set import AdapterSet
+from edgellama.engine.adapter_shelf import AdapterScales
+from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.page_keys import shared_length
+from edgellama.engine.text_cache import TextCache
+from edgellama.engine.text_engine import TextEngine
+from edgellama.engine.work import Work
 from edgellama.generation.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.logprobs import share
+from edgellama.generation.waiting_line import WaitingLine
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
 from edgellama.quant.given_values import is_whole
@@ -23,16 +30,7 @@ from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way
 from edgellama.sampling.options import check_option_names
 from edgellama.text.chat_template import ChatTemplate, encode_chat
-
-if TYPE_CHECKING:
-    from edgellama.engine.adapter_set import AdapterSet
-    from edgellama.engine.adapter_shelf import AdapterScales
-    from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.text_cache import TextCache
-    from edgellama.engine.text_engine import TextEngine
-    from edgellama.engine.work import Work
-    from edgellama.generation.waiting_line import WaitingLine
-    from edgellama.text.tokenizer import Tokenizer
+from edgellama.text.tokenizer import Tokenizer
 
 PROMPT = """\
 Judge whether the document is relevant to the question. Answer yes or no.

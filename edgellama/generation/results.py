@@ -5,13 +5,10 @@ Plain frozen data; how tokens come about is known to decoding and session.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
+import edgellama
 from edgellama.quant.records import dataclass
-
-if TYPE_CHECKING:
-    from edgellama.tools.call_pieces import CallPiece
-    from edgellama.tools.tool import ToolCall
 
 FinishReason: TypeAlias = Literal[
     "stop", "length", "context", "cancelled", "timeout", "tool_calls", "constraint"
@@ -57,7 +54,7 @@ class Chunk:
     text: str
     token: int | None
     logprobs: TokenLogprob | None = None
-    calls: tuple[CallPiece, ...] = ()
+    calls: tuple[edgellama.CallPiece, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ class Generation:
     parse_error: str = ""
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
-    tool_calls: tuple[ToolCall, ...] = ()
+    tool_calls: tuple[edgellama.ToolCall, ...] = ()
 
     @property
     def context_full(self) -> bool:

@@ -10,30 +10,28 @@ import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
+from typing import TypeAlias, get_args
 
+from edgellama.engine.adapter_set import AdapterSet
+from edgellama.engine.adapter_shelf import AdapterScales
+from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.page_keys import shared_length
+from edgellama.engine.text_engine import TextEngine
+from edgellama.engine.work import Work
+from edgellama.generation.argument_types import Normalization
 from edgellama.generation.arguments import prompt_tokens
 from edgellama.generation.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.logprobs import PromptLogprobs
 from edgellama.generation.results import Generation, TokenLogprob
 from edgellama.generation.text_options import checked_count
 from edgellama.generation.text_request import Request
+from edgellama.generation.waiting_line import WaitingLine
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import SamplingOptions
+from edgellama.text.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from edgellama.engine.adapter_set import AdapterSet
-    from edgellama.engine.adapter_shelf import AdapterScales
-    from edgellama.engine.cancellation import CancelToken
-    from edgellama.engine.text_engine import TextEngine
-    from edgellama.engine.work import Work
-    from edgellama.generation.waiting_line import WaitingLine
-    from edgellama.text.tokenizer import Tokenizer
-
-Normalization: TypeAlias = Literal["sum", "mean"]
-Prompt: TypeAlias = "str | Sequence[int]"
+Prompt: TypeAlias = str | Sequence[int]
 
 
 @dataclass(frozen=True)

@@ -11,29 +11,25 @@ import logging
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+import edgellama
 from edgellama.engine.adapter_set import AdapterSet
+from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.kv_types import KVTypeChoice
+from edgellama.engine.text_cache import TextCache
+from edgellama.engine.text_engine import TextEngine
 from edgellama.generation.arguments import check_may_fit, check_prompt
 from edgellama.generation.decoding import Decoding
 from edgellama.generation.results import Generation
 from edgellama.generation.session_state import SessionState
+from edgellama.generation.speculation.speculation import Speculation
 from edgellama.generation.stream import Stream
 from edgellama.generation.text_options import PromptOptions
 from edgellama.generation.text_request import Request, drafter_of, prompt_request
 from edgellama.generation.waiting_line import Turn, WaitingLine
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from edgellama.engine.adapter_shelf import AdapterScales
-    from edgellama.engine.kv_types import KVTypeChoice
-    from edgellama.engine.text_cache import TextCache
-    from edgellama.engine.text_engine import TextEngine
-    from edgellama.generation.async_stream import AsyncStream
-    from edgellama.generation.speculation.speculation import Speculation
-    from edgellama.text.tokenizer import Tokenizer
+from edgellama.quant.typing_backports import Unpack
+from edgellama.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +151,7 @@ class Session(SessionState):
 
     def stream_async(
         self, prompt: str | Sequence[int], **options: Unpack[PromptOptions]
-    ) -> AsyncStream:
+    ) -> edgellama.AsyncStream:
         """``stream`` for event loops; what is wrong with the call is raised by the first await.
 
         Example: see AsyncStream.

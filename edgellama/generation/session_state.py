@@ -10,24 +10,20 @@ import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
 
+from edgellama.engine.adapter import Adapter
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
+from edgellama.engine.adapter_shelf import AdapterScales
+from edgellama.engine.kv_types import KVTypeChoice
+from edgellama.engine.text_cache import TextCache
+from edgellama.engine.text_engine import TextEngine
 from edgellama.generation.arguments import check_from_1
 from edgellama.generation.stream import Stream
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.given_values import check_function, given_path, is_true
 from edgellama.quant.process_bound import ProcessBound
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from edgellama.engine.adapter import Adapter
-    from edgellama.engine.adapter_shelf import AdapterScales
-    from edgellama.engine.kv_types import KVTypeChoice
-    from edgellama.engine.text_cache import TextCache
-    from edgellama.engine.text_engine import TextEngine
-    from edgellama.text.tokenizer import Tokenizer
+from edgellama.quant.typing_backports import Self
+from edgellama.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 

@@ -10,16 +10,14 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from time import sleep
 from types import GeneratorType
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import Protocol, cast
 
+from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.deadline import Deadline
 from edgellama.generation.results import Chunk, Generation
+from edgellama.generation.waiting_line import Turn
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.process_bound import ProcessBound
-
-if TYPE_CHECKING:
-    from edgellama.engine.cancellation import CancelToken
-    from edgellama.generation.waiting_line import Turn
 
 END_RETRY_S = 0.002
 GENERATOR_IN_USE = "generator already executing"

@@ -9,9 +9,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from edgellama.constraints.form_options import FORM_OPTIONS
+import edgellama
+from edgellama.constraints.form_options import FORM_OPTIONS, Schema
+from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.generation.arguments import given_strings, stop_tokens
 from edgellama.generation.speculation.speculation import SpeculationMode, speculation_mode
 from edgellama.quant.error_text import shown
@@ -20,11 +22,6 @@ from edgellama.quant.given_values import check_function, is_number, is_true, is_
 from edgellama.sampling.options import SamplingArguments
 from edgellama.sampling.presets import merged_options
 from edgellama.sampling.user_functions import Processor, TokenChoice
-
-if TYPE_CHECKING:
-    from edgellama.constraints.answer_form import Schema
-    from edgellama.engine.adapter_shelf import AdapterScales
-    from edgellama.tools.tool import AnyTool
 
 
 class TextOptions(SamplingArguments, total=False):
@@ -130,7 +127,7 @@ class ChatOptions(TextOptions, total=False):
         ('tool_calls', 'add')
     """
 
-    tools: Sequence[AnyTool] | None
+    tools: Sequence[edgellama.Tool | Callable[..., Any] | Mapping[str, Any]] | None
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None
     template_variables: Mapping[str, object] | None

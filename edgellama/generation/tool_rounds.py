@@ -13,17 +13,16 @@ from edgellama.generation.results import Generation
 from edgellama.generation.text_options import ChatOptions
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.given_values import is_whole
+from edgellama.quant.typing_backports import Unpack
 from edgellama.tools.running import run_call, run_call_async, runnable
 from edgellama.tools.tool import ToolCall, checked_tools
 
 if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
     from edgellama.generation.async_stream import AsyncStream
     from edgellama.generation.stream import Stream
 
 DEFAULT_MAX_ROUNDS = 8
-OnCall: TypeAlias = "Callable[[ToolCall, str], object]"
+OnCall: TypeAlias = Callable[[ToolCall, str], object]
 """Called with each call and what came of it."""
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.filters import Logits
 
-Processor: TypeAlias = "Callable[[Logits, Sequence[int]], npt.ArrayLike | None]"
+Processor: TypeAlias = Callable[[Logits, Sequence[int]], npt.ArrayLike | None]
 """From f32 logits (vocab_size,), which it may change, and the tokens so far: others, or None."""
 TokenChoice: TypeAlias = Callable[[Logits, Sequence[int]], int]
 """From f32 logits (vocab_size,), minus infinity where forbidden, and the tokens so far: a token."""

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
-from typing import Any, TypeAlias
+from typing import Any
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
@@ -158,10 +158,6 @@ class ToolCall:
             "type": "function",
             "function": {"name": self.name, "arguments": dict(self.arguments)},
         }
-
-
-AnyTool: TypeAlias = "Tool | Callable[..., Any] | Mapping[str, Any]"
-"""What callers may give as a tool."""
 
 
 def checked_tools(values: object) -> tuple[Tool, ...]:

@@ -24,8 +24,8 @@ from edgellama.sampling.presets import CHAT_SAMPLING, merged_options
 if TYPE_CHECKING:
     from edgellama.cli.chat.kept import KeptConversation
     from edgellama.cli.chat.reply_view import ReplyView
+    from edgellama.generation.argument_types import WhenFull
     from edgellama.generation.conversation import Conversation
-    from edgellama.generation.fitting import WhenFull
     from edgellama.generation.messages import Message
     from edgellama.generation.results import Generation
     from edgellama.generation.stream import Stream

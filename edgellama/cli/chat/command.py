@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from prompt_toolkit.completion import Completer
 
-    from edgellama.generation.fitting import WhenFull
+    from edgellama.generation.argument_types import WhenFull
     from edgellama.llama import Llama
 
 WAYS = ("drop", "stop", "error")

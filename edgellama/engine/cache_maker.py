@@ -1,0 +1,24 @@
+"""Who computed keys and values: what must be the same where saved ones are used.
+
+How they are written and compared is left to ``saved_pages``.
+"""
+
+from __future__ import annotations
+
+from edgellama.quant.records import dataclass
+
+
+@dataclass(frozen=True)
+class CacheMaker:
+    """Who computes keys and values: a model, some of its layers, and how it rounds.
+
+    ``model`` is its identity. Where ``is_exact``, keys and values of another ``arithmetic`` are
+    refused, since texts would not be the same to the bit.
+    """
+
+    model: str
+    model_name: str
+    layers: range
+    vocab_size: int
+    arithmetic: str
+    is_exact: bool
