@@ -79,6 +79,14 @@ def test_a_call_in_openais_form(client: httpx.Client) -> None:
     check_arguments(json.loads(call["function"]["arguments"]))
 
 
+@pytest.mark.parametrize("name", ["21st_magic", "files.read", "m" * 128])
+def test_names_of_tools_of_other_programs(client: httpx.Client, name: str) -> None:
+    """Servers of MCP name them with digits and dots, at length; such a tool is called."""
+    tool = {"type": "function", "function": {**FUNCTION, "name": name}}
+    choice = client.post(CHAT, json=ask(tools=[tool], tool_choice="required")).json()["choices"][0]
+    assert choice["message"]["tool_calls"][0]["function"]["name"] == name
+
+
 def test_a_call_in_a_stream(client: httpx.Client) -> None:
     """It comes in pieces while it is written: id and name once, the arguments' text bit by bit."""
     choices, first, *others = streamed_call(client)
@@ -268,6 +276,19 @@ def test_log_probabilities_of_prompts(client: httpx.Client) -> None:
     assert all(value < 0 for value in found["token_logprobs"][1:])
     assert len({len(found[name]) for name in found}) == 1
     assert found["text_offset"] == sorted(found["text_offset"])
+
+
+def test_log_probabilities_of_completions_in_a_stream(client: httpx.Client) -> None:
+    """They are those of the whole answer: where each begins, and with echo the prompt's, too."""
+    body: dict[str, Any] = {"prompt": "Hello there", "max_tokens": 6, "logprobs": 1, "seed": 1}
+    for fields in (body, {**body, "echo": True}):
+        whole = client.post("/v1/completions", json=fields).json()["choices"][0]
+        answer = client.post("/v1/completions", json={**fields, "stream": True})
+        choices = [chunk["choices"][0] for _, chunk in sse_events(answer.text)[:-1]]
+        assert "".join(choice["text"] for choice in choices) == whole["text"]
+        told = [choice["logprobs"] for choice in choices if choice["logprobs"]]
+        for name, values in whole["logprobs"].items():
+            assert [value for found in told for value in found[name]] == values
 
 
 @pytest.mark.parametrize("fields", [{"top_logprobs": 2}, {"logprobs": True, "top_logprobs": 21}])

@@ -11,6 +11,9 @@ from edgellama.server.errors import RequestError
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
 
+WITHOUT_USE = frozenset({"thinking", "redacted_thinking"})
+"""What another model thought, which clients send back; no template shows it."""
+
 
 def chat_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The messages with calls and their results as chats have them."""
@@ -36,7 +39,7 @@ def _of_blocks(role: object, blocks: Sequence[Any], place: str) -> list[dict[str
             calls.append({"id": block.get("id"), "type": "function", "function": function})
         elif kind == "text":
             texts.append({"type": "text", "text": block.get("text")})
-        else:
+        elif kind not in WITHOUT_USE:
             raise RequestError(
                 400,
                 f"{place} has a block of the type {shown(kind)}; allowed: text, tool_use, "

@@ -24,6 +24,8 @@ def model_info(model: ServedModel) -> dict[str, Any]:
         "id": model.name,
         "display_name": model.facts.title or model.name,
         "created_at": datetime.fromtimestamp(int(model.modified), timezone.utc).isoformat(),
+        "lifecycle": "active",
+        "max_input_tokens": model.facts.context_length,
     }
 
 

@@ -6,6 +6,7 @@ system messages are joined in front, and ``developer`` is another word for syste
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,10 @@ _WITHOUT_USE = frozenset(
 
 
 def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with one system message at most, in front; RequestError for malformed ones."""
+    """The messages with one system message at most, in front; RequestError for malformed ones.
+
+    A last message of the assistant that says nothing begins nothing, and is left out.
+    """
     if not messages:
         raise refused("messages", "messages is empty; allowed: at least one message")
     system: list[str] = []
@@ -45,6 +49,8 @@ def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
             system.append(_text(message.get("content"), place))
         else:
             turns.append(_turn(message, role, place))
+    if turns and _is_empty_reply(turns[-1]):
+        del turns[-1]
     if not turns:
         raise refused("messages", "messages are the system's alone; allowed: one of the user too")
     if system:
@@ -62,17 +68,69 @@ def _check_keys(message: Mapping[str, Any], place: str) -> None:
 
 def _turn(message: Mapping[str, Any], role: str, place: str) -> dict[str, Any]:
     """A message with what belongs to its role: calls of the assistant, whose result a tool's is."""
-    calls = message.get("tool_calls") if role == "assistant" else None
+    if role == "assistant":
+        return _reply(message, place)
     content = message.get("content")
-    # Beside calls clients write null, or no content at all.
-    turn = {"role": role, "content": "" if calls and not content else _text(content, place)}
-    if calls:
-        turn["tool_calls"] = calls
-    if role == "tool":
-        name = message.get("name") or message.get("tool_name")
-        given = {"tool_call_id": message.get("tool_call_id"), "name": name}
-        turn.update((key, value) for key, value in given.items() if value is not None)
-    return turn
+    if role == "user":
+        return {"role": role, "content": _text(content, place)}
+    turn = {"role": role, "content": _text(_or_nothing(content), place)}
+    name = message.get("name") or message.get("tool_name")
+    given = {"tool_call_id": message.get("tool_call_id"), "name": name}
+    return {**turn, **{key: value for key, value in given.items() if value is not None}}
+
+
+def _reply(message: Mapping[str, Any], place: str) -> dict[str, Any]:
+    """A message of the assistant; beside calls, and where it refused, clients write no content."""
+    content = _or_nothing(message.get("content")) or message.get("refusal") or ""
+    if isinstance(content, list):
+        content = [_as_text_part(part) for part in content]
+    calls, cut = _without_cut_calls(message.get("tool_calls"))
+    turn = {"role": "assistant", "content": "\n".join(filter(None, [_text(content, place), *cut]))}
+    return {**turn, "tool_calls": calls} if calls else turn
+
+
+def _is_empty_reply(turn: Mapping[str, Any]) -> bool:
+    is_said = turn["content"].strip() or turn.get("tool_calls")
+    return turn["role"] == "assistant" and not is_said
+
+
+def _or_nothing(content: object) -> object:
+    """A content, which is no text where a client has none to give."""
+    return "" if content is None or content == [] else content
+
+
+def _as_text_part(part: object) -> object:
+    """A part that says why nothing is said, as text; every other as it is."""
+    if isinstance(part, Mapping) and part.get("type") == "refusal":
+        return {"type": "text", "text": part.get("refusal")}
+    return part
+
+
+def _without_cut_calls(calls: object) -> tuple[object, list[str]]:
+    """The calls, and as text those whose arguments a limit has cut, so that they are no JSON.
+
+    Clients put them together from a stream and send them back with the conversation.
+    """
+    if not isinstance(calls, list):
+        return calls, []
+    cut = [_cut_call(call) for call in calls]
+    whole = [call for call, text in zip(calls, cut, strict=True) if text is None]
+    return whole, [text for text in cut if text is not None]
+
+
+def _cut_call(call: object) -> str | None:
+    """A call with such arguments as the model began it; None for any other."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping):
+        return None
+    name, arguments = function.get("name"), function.get("arguments")
+    if not (isinstance(name, str) and isinstance(arguments, str) and arguments.strip()):
+        return None
+    try:
+        json.loads(arguments)
+    except (ValueError, RecursionError):
+        return f'{{"name": {json.dumps(name)}, "arguments": {arguments}'
+    return None
 
 
 def _text(content: object, place: str) -> str:

@@ -7,7 +7,8 @@ a text, and that is listed.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, TypeVar
@@ -80,6 +81,14 @@ _MEANS_NOTHING: Mapping[str, object] = MappingProxyType(
     {"seed": -1, "max_tokens": -1, "stop": [], "grammar": ""}
 )
 """What clients of llama.cpp send for "not given"."""
+_IN_OUR_RANGE: Mapping[str, Callable[[int | float], int | float]] = MappingProxyType(
+    {
+        "seed": lambda seed: seed % 2**64,
+        "top_k": lambda number: max(0, number),
+        "top_p": lambda share: share or sys.float_info.min,
+    }
+)
+"""Numbers that are right elsewhere: seeds below zero, -1 for all tokens, 0 for the likeliest."""
 MAX_WHOLE = 2**53
 """Up to here a float says a whole number exactly."""
 _TOKEN_ID = re.compile(r"[0-9]{1,18}")
@@ -100,7 +109,7 @@ def take_fields(
         if name in known:
             own[name] = value
         elif name in TEXT_FIELDS:
-            options[name] = _bias(value) if name == "logit_bias" else value
+            options[name] = option_value(name, value)
         elif not is_neutral(name, value):
             raise _unknown(name, {*known, *TEXT_FIELDS})
     return convert(own, kind), options
@@ -137,6 +146,17 @@ def as_number(value: object) -> object:
     """3.0 as 3: some languages have no other numbers."""
     is_whole = isinstance(value, float) and value.is_integer() and abs(value) < MAX_WHOLE
     return int(value) if is_whole else value  # type: ignore[call-overload]
+
+
+def option_value(name: str, value: object) -> object:
+    """The value of an option of a text as the library takes it, where JSON or others say it so."""
+    if name == "logit_bias":
+        return _bias(value)
+    value = as_number(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # NaN is no number of any range.
+    ours = _IN_OUR_RANGE.get(name) if is_number and value == value else None
+    return value if ours is None else ours(value)  # type: ignore[arg-type]
 
 
 def _bias(value: object) -> object:

@@ -9,7 +9,7 @@ import msgspec
 
 from edgellama.server.constraints import ollama_format
 from edgellama.server.errors import RequestError
-from edgellama.server.fields import TEXT_FIELDS, as_number, is_neutral, take_fields
+from edgellama.server.fields import TEXT_FIELDS, is_neutral, option_value, take_fields
 from edgellama.server.log_probabilities import wanted_logprobs
 
 LOAD_OPTIONS = frozenset(
@@ -73,10 +73,11 @@ def text_options(given: Mapping[str, Any]) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for name, value in given.items():
         ours = _OUR_NAMES.get(name, name)
-        if value is None or name in LOAD_OPTIONS:
+        is_random = name == "seed" and isinstance(value, int) and value < 0
+        if value is None or name in LOAD_OPTIONS or is_random:
             continue
         if ours in TEXT_FIELDS:
-            options[ours] = as_number(value)
+            options[ours] = option_value(ours, value)
         elif name not in WITHOUT_USE and not is_neutral(name, value):
             allowed = sorted((TEXT_FIELDS - {"max_tokens"}) | LOAD_OPTIONS | {"num_predict"})
             raise RequestError(
@@ -85,9 +86,6 @@ def text_options(given: Mapping[str, Any]) -> dict[str, Any]:
     is_unlimited = isinstance(options.get("max_tokens"), int) and options["max_tokens"] < 0
     if is_unlimited:
         del options["max_tokens"]
-    is_random = isinstance(options.get("seed"), int) and options["seed"] < 0
-    if is_random:
-        del options["seed"]
     return options
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,7 @@ from edgellama.server.text_openers import open_prompt
 from edgellama.server.wire import now, sse
 
 if TYPE_CHECKING:
-    from edgellama.generation.results import Generation, TokenLogprob
+    from edgellama.generation.results import Chunk, Generation
     from edgellama.generation.stream import Stream
     from edgellama.llama import Llama
     from edgellama.models.made import Preset
@@ -128,7 +129,7 @@ def prompts_of(given: str | Sequence[str | int | list[int]]) -> list[Prompt]:
 
 
 class CompletionStream(StreamWriter):
-    """Chunks of completions."""
+    """Chunks of completions; where the prompt's log-probabilities are wanted, one for each text."""
 
     error_shape = staticmethod(openai_error)
 
@@ -139,17 +140,21 @@ class CompletionStream(StreamWriter):
         self._with_usage = bool(stream_options and stream_options.include_usage)
         self._results: dict[int, Generation] = {}
         self._echoed: set[int] = set()
+        # The prompt's are known when its text has ended.
+        self._comes_whole = "prompt_logprobs" in request.options
+        self._num_characters: defaultdict[int, int] = defaultdict(int)
 
     def event(self, event: Event) -> bytes:
         """A piece of text, the reason of its end, or the end of the stream."""
         if isinstance(event, Piece):
-            text = self._echo(event.index) + event.chunk.text
-            found = None if event.chunk.logprobs is None else [event.chunk.logprobs]
-            return self._chunk(event.index, text, None, found) if text or found else b""
+            return b"" if self._comes_whole else self._piece(event.index, event.chunk)
         if isinstance(event, Ended):
-            self._results[event.index] = event.result
-            echo = self._echo(event.index)
-            return self._chunk(event.index, echo, finish_reason(event.result))
+            index, result = event.index, event.result
+            self._results[index] = result
+            text, logprobs = self._echo(index), None
+            if self._comes_whole:
+                text, logprobs = text + result.text, _logprobs(self._request, index, result)
+            return self._chunk(index, text, finish_reason(result), logprobs)
         counts = prompt_usage(self._request, [self._results[i] for i in sorted(self._results)])
         last = sse({**self._head, "choices": [], "usage": counts}) if self._with_usage else b""
         return last + model_stream_end()
@@ -160,14 +165,17 @@ class CompletionStream(StreamWriter):
         self._echoed.add(index)
         return self._request.echoes.get(index, "")
 
+    def _piece(self, index: int, chunk: Chunk) -> bytes:
+        text, logprobs = self._echo(index) + chunk.text, None
+        if chunk.logprobs is not None:
+            offset = self._num_characters[index]
+            logprobs = completion_logprobs([chunk.logprobs], offset=offset)
+            self._num_characters[index] += len(chunk.logprobs.text)
+        return self._chunk(index, text, None, logprobs) if text or logprobs else b""
+
     def _chunk(
-        self,
-        index: int,
-        text: str,
-        reason: str | None,
-        found: Sequence[TokenLogprob] | None = None,
+        self, index: int, text: str, reason: str | None, logprobs: dict[str, Any] | None
     ) -> bytes:
-        logprobs = None if found is None else completion_logprobs(found)
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
         return sse({**self._head, "choices": [choice]})
 

@@ -113,6 +113,8 @@ def input_messages(given: str | Sequence[Mapping[str, Any]]) -> Messages:
         return [{"role": "user", "content": given}]
     messages: Messages = []
     for number, item in enumerate(given):
+        if item.get("type") == "reasoning":
+            continue  # What another model thought; no template shows it.
         message = _message(item, f"input[{number}]")
         is_same_reply = messages and "tool_calls" in message and "tool_calls" in messages[-1]
         if is_same_reply:
@@ -249,7 +251,7 @@ def _usage(result: Generation) -> dict[str, Any]:
     counts = result.usage
     return {
         "input_tokens": counts.prompt_tokens,
-        "input_tokens_details": {"cached_tokens": counts.cached_tokens},
+        "input_tokens_details": {"cached_tokens": counts.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": counts.generated_tokens,
         "output_tokens_details": {"reasoning_tokens": 0},
         "total_tokens": counts.total_tokens,

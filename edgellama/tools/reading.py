@@ -22,7 +22,7 @@ MAX_DEPTH = 100
 MAX_MARKS = 1000
 _BUILT_IN = ".call"
 _SPACE, _SEPARATOR = re.compile(r"\s*"), re.compile(r"[\s;,]*")
-_MISTRAL_HEAD = re.compile(r"\s*([\w.-]{1,64})\[ARGS\]")
+_MISTRAL_HEAD = re.compile(r"\s*([\w.-]{1,128})\[ARGS\]")
 _NAME_KEYS, _ARGUMENT_KEYS = ("name", "function"), ("parameters", "arguments")
 
 

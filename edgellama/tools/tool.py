@@ -17,8 +17,9 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}")
-NAME_FORM = "a letter or _, then up to 63 letters, digits, _ and -"
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+NAME_FORM = "up to 128 letters, digits, _, - and ., the first one no - or ."
+
 ID_LENGTH = 9
 """Characters of a call's id: Mistral's templates take no others."""
 TOOL_FORM = (

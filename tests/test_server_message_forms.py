@@ -1,0 +1,160 @@
+"""Forms of messages that are unusual, and right for some client: what the model gets to read.
+
+Each is compared, by ``/apply-template`` or the count of its tokens, with the plain form of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from server_harness import RunningServer, running_server
+
+from edgellama.server.settings import ServerSettings
+
+USER = {"role": "user", "content": "Hello"}
+CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+CUT = {"id": "c2", "type": "function", "function": {"name": "f", "arguments": '{"a": "x'}}
+
+
+def reply(content: object, **fields: Any) -> dict[str, Any]:
+    """A message of the assistant."""
+    return {"role": "assistant", "content": content, **fields}
+
+
+def result(content: object) -> dict[str, Any]:
+    """A message of a tool."""
+    return {"role": "tool", "content": content, "tool_call_id": "c1"}
+
+
+@pytest.fixture(scope="module")
+def server(tiny_path: Path) -> Iterator[RunningServer]:
+    """A server of a tiny model."""
+    with running_server(ServerSettings(models={"tiny": tiny_path}, only_given=True)) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    """A client of it."""
+    with server.client() as client:
+        yield client
+
+
+def prompt(client: httpx.Client, messages: list[dict[str, Any]]) -> str:
+    """What messages become."""
+    answer = client.post("/apply-template", json={"messages": messages})
+    assert answer.status_code == 200, answer.text
+    return str(answer.json()["prompt"])
+
+
+@pytest.mark.parametrize(
+    ("form", "plain"),
+    [
+        ([USER, reply(None), USER], [USER, reply(""), USER]),
+        ([USER, {"role": "assistant"}, USER], [USER, reply(""), USER]),
+        ([USER, reply([]), USER], [USER, reply(""), USER]),
+        ([USER, reply(None, refusal="no"), USER], [USER, reply("no"), USER]),
+        ([USER, reply([{"type": "refusal", "refusal": "no"}]), USER], [USER, reply("no"), USER]),
+        ([USER, reply("")], [USER]),
+        ([USER, reply(None)], [USER]),
+        ([USER, reply(" \n")], [USER]),
+        (
+            [USER, reply(None, tool_calls=[CALL]), result(None), USER],
+            [USER, reply("", tool_calls=[CALL]), result(""), USER],
+        ),
+        (
+            [USER, reply("", tool_calls=[CALL]), result([]), USER],
+            [USER, reply("", tool_calls=[CALL]), result(""), USER],
+        ),
+        (
+            [USER, reply(None, tool_calls=[CUT]), USER],
+            [USER, reply('{"name": "f", "arguments": {"a": "x'), USER],
+        ),
+        (
+            [USER, reply("Wait.", tool_calls=[CALL, CUT]), result("1"), USER],
+            [
+                USER,
+                reply('Wait.\n{"name": "f", "arguments": {"a": "x', tool_calls=[CALL]),
+                result("1"),
+                USER,
+            ],
+        ),
+    ],
+)
+def test_a_form_means_the_plain_one(
+    client: httpx.Client, form: list[dict[str, Any]], plain: list[dict[str, Any]]
+) -> None:
+    """The model reads the same."""
+    assert prompt(client, form) == prompt(client, plain)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": None}],
+        [{"role": "user"}],
+        [{"role": "system", "content": None}, USER],
+        [reply("")],
+        [{"role": "user", "content": [{"type": "refusal", "refusal": "no"}]}],
+        [USER, reply("", tool_calls=[{**CALL, "function": {"name": "f", "arguments": "[1]"}}])],
+    ],
+)
+def test_what_says_nothing_is_refused(client: httpx.Client, messages: list[Any]) -> None:
+    """A question must be one."""
+    answer = client.post("/apply-template", json={"messages": messages})
+    assert answer.status_code == 400 and "allowed" in answer.json()["error"]["message"]
+
+
+def test_what_others_thought_is_left_out(client: httpx.Client) -> None:
+    """Blocks and items of reasoning come back with a conversation that another model began."""
+    blocks = [
+        {"type": "thinking", "thinking": "hm", "signature": "s"},
+        {"type": "redacted_thinking", "data": "x"},
+        {"type": "text", "text": "Hi"},
+    ]
+    counts = [
+        client.post("/v1/messages/count_tokens", json={"messages": [USER, message, USER]}).json()
+        for message in (reply(blocks), reply("Hi"))
+    ]
+    assert counts[0] == counts[1] and counts[0]["input_tokens"] > 0
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
+    texts = [
+        client.post(
+            "/v1/responses",
+            json={"input": items, "max_output_tokens": 3, "temperature": 0, "store": False},
+        ).json()["usage"]["input_tokens"]
+        for items in ([USER, thought, reply("Hi"), USER], [USER, reply("Hi"), USER])
+    ]
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
+    ("field", "same"),
+    [
+        ({"top_k": -1}, {"top_k": 0}),
+        ({"top_p": 0}, {"top_k": 1}),
+        ({"seed": -5}, {"seed": 2**64 - 5}),
+    ],
+)
+def test_numbers_that_are_right_elsewhere(
+    client: httpx.Client, field: dict[str, Any], same: dict[str, Any]
+) -> None:
+    """They mean what they mean there, in OpenAI's and in Ollama's protocol."""
+    base = {"temperature": 1.5, "seed": 1, "max_tokens": 8}
+    chat = {"messages": [USER]}
+    texts = [
+        client.post("/v1/chat/completions", json={**chat, **base, **fields}).json()["choices"]
+        for fields in (field, same)
+    ]
+    assert texts[0] == texts[1]
+    if "seed" not in field:
+        asked = {**chat, "model": "tiny", "stream": False}
+        told = [
+            client.post("/api/chat", json={**asked, "options": {**base, **fields}}).json()
+            for fields in (field, same)
+        ]
+        assert told[0]["message"] == told[1]["message"]
