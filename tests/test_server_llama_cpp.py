@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,7 @@ import pytest
 from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.llama import Llama
-from edgellama.server import llama_cpp_routes
-from edgellama.server.answers import OpenText
 from edgellama.server.settings import Limits, ServerSettings
-from edgellama.server.text_openers import open_prompt
 
 ASKED: dict[str, Any] = {"prompt": "Hello", "n_predict": 5, "temperature": 0}
 
@@ -52,42 +49,6 @@ def test_what_a_client_wants_of_an_answer(client: httpx.Client) -> None:
     wanted = ["content", "timings/prompt_n", "timings/none", "none/of/it"]
     answer = client.post("/completion", json={**ASKED, "response_fields": wanted}).json()
     assert list(answer) == ["content", "timings/prompt_n"]
-
-
-def test_an_editors_plugin_fills_a_gap(
-    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """All that llama.vim sends is taken: parts of other files stand before the text."""
-    seen: list[tuple[Any, Mapping[str, Any]]] = []
-
-    def opened(prompt: Any, options: Mapping[str, Any]) -> OpenText:
-        seen.append((prompt, options))
-        return open_prompt(prompt, {"max_tokens": 2})  # The tiny model has no tokens for gaps.
-
-    monkeypatch.setattr(llama_cpp_routes, "open_prompt", opened)
-    body = {
-        "input_prefix": "def f(",
-        "input_suffix": "return 1",
-        "input_extra": [{"text": "import os", "filename": "a.py"}],
-        "prompt": "a, ",
-        "n_predict": 128,
-        "n_indent": 0,
-        "top_k": 40,
-        "samplers": ["top_k", "top_p", "infill"],
-        "stream": False,
-        "cache_prompt": True,
-        "t_max_prompt_ms": 500,
-        "t_max_predict_ms": 1000,
-        "response_fields": ["content", "timings/predicted_ms"],
-    }
-    assert client.post("/infill", json={**body, "n_predict": 20}).status_code == 200
-    ((prompt, options),) = seen
-    snippet = llama_cpp_routes.SNIPPET
-    assert prompt == f"{snippet}import os{snippet}def f(a, "
-    assert options["suffix"] == "return 1" and options["samplers"] == ["top_k", "top_p"]
-    assert options["max_tokens"] == 20
-    wrong = client.post("/infill", json={**body, "n_predict": 20, "input_extra": [{"x": 1}]})
-    assert wrong.status_code == 400 and "input_extra" in wrong.json()["error"]["message"]
 
 
 def test_several_prompts_have_a_text_each(client: httpx.Client, tiny_path: Path) -> None:
@@ -166,6 +127,22 @@ def test_what_programs_for_llama_cpp_send_is_taken(client: httpx.Client) -> None
     for path, own in (("/completion", {"prompt": "a"}), ("/v1/chat/completions", chat)):
         answer = client.post(path, json={**own, **PAGE_OF_LLAMA_CPP, "max_tokens": 2})
         assert answer.status_code == 200, answer.text
+        # llama.vscode reads a chat's beginning in advance so.
+        times = {"t_max_prompt_ms": 500, "t_max_predict_ms": 1}
+        answer = client.post(path, json={**own, **times, "n_predict": 0, "samplers": []})
+        assert answer.status_code == 200, answer.text
+
+
+def test_samplers_are_letters_too(client: httpx.Client) -> None:
+    """In the order of the letters; one that no sampler has is refused."""
+    asked = {**ASKED, "temperature": 1.5, "seed": 3, "n_predict": 8}
+    texts = [
+        client.post("/completion", json={**asked, "samplers": samplers}).json()["content"]
+        for samplers in ("kti", ["top_k", "temperature"])
+    ]
+    assert texts[0] == texts[1]
+    wrong = client.post("/completion", json={**asked, "samplers": "kz"})
+    assert wrong.status_code == 400 and "samplers" in wrong.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("field", [{"lora": [{"id": 0, "scale": 1.0}]}, {"min_keep": 2}])

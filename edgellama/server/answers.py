@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from edgellama.generation.results import Chunk, Generation
 from edgellama.server.errors import RequestError, as_request_error
@@ -20,12 +20,38 @@ from edgellama.server.mailbox import Mailbox
 from edgellama.server.text_queue import Place, TextQueue
 
 if TYPE_CHECKING:
-    from edgellama.generation.stream import Stream
     from edgellama.llama import Llama
     from edgellama.server.metrics import Metrics
     from edgellama.server.model_shelf import ModelShelf
 
-OpenText: TypeAlias = "Callable[[Llama, int, ExitStack], Stream]"
+
+class TextStream(Protocol):
+    """A text while it is made, such as a ``Stream``: one thread iterates, any may cancel."""
+
+    def __iter__(self) -> Iterator[Chunk]:
+        """Its chunks."""
+        ...
+
+    @property
+    def result(self) -> Generation:
+        """The whole text, once it has ended."""
+        ...
+
+    @property
+    def prefill_progress(self) -> tuple[int, int]:
+        """Tokens of the prompt that were computed, and that are to be."""
+        ...
+
+    def cancel(self) -> None:
+        """End it soon."""
+        ...
+
+    def close(self) -> None:
+        """End it."""
+        ...
+
+
+OpenText: TypeAlias = "Callable[[Llama, int, ExitStack], TextStream]"
 """Starts the text of a number; what is to be closed after it goes on the stack."""
 
 
@@ -120,7 +146,7 @@ class Answer:
             self._leave_queue()
             raise
         self._mailbox: Mailbox[Event] = Mailbox()
-        self._streams: dict[int, Stream] = {}
+        self._streams: dict[int, TextStream] = {}
         self._is_stopped = False
         self.times = Times()
         self._work = asyncio.create_task(self._run())

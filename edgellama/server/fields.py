@@ -27,8 +27,11 @@ KEPT_FROM_REQUESTS = frozenset(
 """Options of a text that are Python's alone, or that each protocol has its own words for."""
 TEXT_FIELDS = frozenset(TEXT_OPTION_NAMES) - KEPT_FROM_REQUESTS
 """Options of a text that a request may give by name."""
+OF_LINES = frozenset({"t_max_predict_ms", "n_indent"})
+"""llama.cpp's fields that end a text of code by its lines; other texts have none."""
 WITHOUT_INFLUENCE = frozenset(
     {
+        *(*OF_LINES, "t_max_prompt_ms"),
         *("user", "metadata", "store", "service_tier", "safety_identifier"),
         *("prompt_cache_key", "prompt_cache_retention"),
         *("cache_prompt", "id_slot", "slot_id", "n_cache_reuse", "n_keep", "n_discard"),
@@ -38,7 +41,11 @@ WITHOUT_INFLUENCE = frozenset(
 """Fields of OpenAI's protocol that say something about the caller, and those of llama.cpp's about
 its slots, its cache and its figures: none of them is about the text."""
 OTHER_NAMES: Mapping[str, str] = MappingProxyType(
-    {"dry_penalty_last_n": "dry_last_n", "dry_sequence_breakers": "dry_breakers"}
+    {
+        "dry_penalty_last_n": "dry_last_n",
+        "dry_sequence_breakers": "dry_breakers",
+        "n_predict": "max_tokens",
+    }
 )
 """What llama.cpp's server calls some options."""
 _NO_EFFORT, _ANY = (None, "none"), (None, "auto", "concise", "detailed")
@@ -89,6 +96,10 @@ _IN_OUR_RANGE: Mapping[str, Callable[[int | float], int | float]] = MappingProxy
     }
 )
 """Numbers that are right elsewhere: seeds below zero, -1 for all tokens, 0 for the likeliest."""
+_SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc")
+_SAMPLER_LETTERS = dict(zip("edskypmxti", (*_SAMPLERS, "temperature", "infill"), strict=True))
+_INFILL_SAMPLER = "infill"
+"""A sampler of llama.cpp's that ends texts early; ours end by the model's own tokens."""
 MAX_WHOLE = 2**53
 """Up to here a float says a whole number exactly."""
 _TOKEN_ID = re.compile(r"[0-9]{1,18}")
@@ -152,11 +163,20 @@ def option_value(name: str, value: object) -> object:
     """The value of an option of a text as the library takes it, where JSON or others say it so."""
     if name == "logit_bias":
         return _bias(value)
+    if name == "samplers":
+        return _samplers(value)
     value = as_number(value)
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     # NaN is no number of any range.
     ours = _IN_OUR_RANGE.get(name) if is_number and value == value else None
     return value if ours is None else ours(value)  # type: ignore[arg-type]
+
+
+def _samplers(value: object) -> object:
+    """Names of samplers; llama.cpp takes letters for them, too."""
+    if isinstance(value, str):
+        value = [_SAMPLER_LETTERS.get(letter, letter) for letter in value]
+    return [each for each in value if each != _INFILL_SAMPLER] if isinstance(value, list) else value
 
 
 def _bias(value: object) -> object:

@@ -7,15 +7,23 @@ tells of itself is llama_cpp_state's.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edgellama.server.answers import Ended, Event, Piece, Wish
+from edgellama.server.answers import Ended, Event, OpenText, Piece, TextStream, Wish
 from edgellama.server.errors import openai_error, refused
-from edgellama.server.fields import WITHOUT_INFLUENCE, take_fields
+from edgellama.server.fields import OF_LINES, WITHOUT_INFLUENCE, take_fields
+from edgellama.server.gap_texts import (
+    LimitedStream,
+    LineLimits,
+    extra_texts,
+    fitting_texts,
+    with_snippets,
+)
 from edgellama.server.log_probabilities import alternatives, token_logprob
 from edgellama.server.openai_common import finish_reason, hold_limits
 from edgellama.server.openai_completions import prompts_of
@@ -32,20 +40,14 @@ if TYPE_CHECKING:
     from edgellama.generation.stream import Stream
     from edgellama.llama import Llama
 
-SNIPPET = "\n\n--- snippet ---\n\n"
-"""What llama.cpp puts before text of other files, for models that have no token for it."""
-INFILL_SAMPLER = "infill"
-"""A sampler of llama.cpp's that ends texts early; ours end by the model's own tokens."""
-LEFT_OUT = WITHOUT_INFLUENCE | {"n_indent", "t_max_prompt_ms", "t_max_predict_ms"}
-"""Fields about the form of gaps, and times that llama.cpp keeps only roughly itself."""
-
 
 class LlamaCppFields(msgspec.Struct):
-    """What both kinds of texts take."""
+    """What both kinds of texts take; ``t_max_predict_ms`` and ``n_indent`` are ``LineLimits``."""
 
     model: str = ""
     stream: bool = False
-    n_predict: int | None = None
+    t_max_predict_ms: float | None = None
+    n_indent: int = 0
     n_probs: int = 0
     return_tokens: bool = False
     json_schema: dict[str, Any] | None = None
@@ -70,76 +72,93 @@ class InfillFields(LlamaCppFields):
 async def completion(request: Request) -> Response:
     """What follows a prompt, or each of several."""
     fields, options = await _taken(request, CompletionFields)
+    state = state_of(request)
     prompts = prompts_of(fields.prompt)
-    limits = state_of(request).settings.limits
+    limits = state.settings.limits
     if len(prompts) > limits.max_texts:
         raise refused("prompt", f"{len(prompts)} prompts; allowed: up to {limits.max_texts}")
     are_several = isinstance(fields.prompt, list) and prompts[0] != fields.prompt
     options["parse_special"] = True
-    return await _answer(request, fields, prompts, options, are_several)
+
+    def start(llama: Llama, index: int, stack: ExitStack) -> TextStream:
+        return _limited(open_prompt(prompts[index], options)(llama, 0, stack), fields)
+
+    texts = PlainTexts(state.catalogue.find(fields.model).name, fields, are_several)
+    return await _answer(request, texts, start, len(prompts))
 
 
 async def infill(request: Request) -> Response:
     """What stands in a gap."""
     fields, options = await _taken(request, InfillFields)
-    before = "".join(SNIPPET + _text_of(part) for part in fields.input_extra)
-    prefix = f"{before}{SNIPPET if before else ''}{fields.input_prefix}{fields.prompt}"
+    texts = PlainTexts(state_of(request).catalogue.find(fields.model).name, fields)
+    extra, before = extra_texts(fields.input_extra), fields.input_prefix + fields.prompt
     options["suffix"] = fields.input_suffix
-    return await _answer(request, fields, [prefix], options, False)
+
+    def start(llama: Llama, index: int, stack: ExitStack) -> TextStream:
+        room = llama.context_length - (options.get("max_tokens") or 0)
+        own = (before, fields.input_suffix)
+        fitting = fitting_texts(extra, llama.tokenizer, own, room)
+        texts.is_truncated = len(fitting) < len(extra)
+        stream = open_prompt(with_snippets(fitting, before), options)(llama, 0, stack)
+        return _limited(stream, fields)
+
+    return await _answer(request, texts, start)
 
 
-def _text_of(part: Mapping[str, Any]) -> str:
-    text = part.get("text")
-    if isinstance(text, str):
-        return text
-    raise refused("input_extra", 'a part of input_extra has no text; allowed: {"text": "..."}')
+def _limited(stream: Stream, fields: LlamaCppFields) -> TextStream:
+    """A stream that ends as the fields say."""
+    milliseconds = fields.t_max_predict_ms or 0
+    seconds = milliseconds / 1000 if milliseconds > 0 else None
+    limits = LineLimits(seconds, max(0, fields.n_indent))
+    return stream if limits == LineLimits() else LimitedStream(stream, limits)
 
 
 async def _taken(request: Request, kind: type[Any]) -> tuple[Any, dict[str, Any]]:
     """The fields of a request, and the options of its text."""
     body, preset = await read_for_model(request)
-    fields, options = take_fields(body, kind, ignored=LEFT_OUT)
+    fields, options = take_fields(body, kind, ignored=WITHOUT_INFLUENCE - OF_LINES)
     options = preset_options(preset, options)
-    if fields.n_predict is not None and fields.n_predict >= 0:
-        options["max_tokens"] = fields.n_predict
     if fields.n_probs:
         options["logprobs"] = alternatives(fields.n_probs, "n_probs")
     if fields.json_schema is not None:
         options["schema"] = fields.json_schema
-    if isinstance(options.get("samplers"), list):
-        options["samplers"] = [each for each in options["samplers"] if each != INFILL_SAMPLER]
     hold_limits(options, state_of(request).settings.limits)
     return fields, options
 
 
-async def _answer(
-    request: Request,
-    fields: LlamaCppFields,
-    prompts: Sequence[str | Sequence[int]],
-    options: Mapping[str, Any],
-    are_several: bool,
-) -> Response:
-    state = state_of(request)
-    name = state.catalogue.find(fields.model).name
+@dataclass
+class PlainTexts:
+    """How the texts of a request are told; ``is_truncated`` once parts before it were left out."""
 
-    def start(llama: Llama, index: int, stack: ExitStack) -> Stream:
-        return open_prompt(prompts[index], options)(llama, 0, stack)
+    model: str
+    fields: LlamaCppFields
+    are_several: bool = False
+    is_truncated: bool = False
 
-    answer = state.answer(Wish(fields.model, start, len(prompts), is_stream=fields.stream))
+    def whole(self, results: Sequence[Generation]) -> object:
+        """All texts."""
+        texts = [self._text(index, result) for index, result in enumerate(results)]
+        return texts if self.are_several else texts[0]
 
-    def text(index: int, result: Generation) -> dict[str, Any]:
-        tokens = list(result.tokens) if fields.return_tokens else []
-        content = {"index": index, "content": result.text, "tokens": tokens}
-        content |= {"model": name, **_end(result)}
+    def _text(self, index: int, result: Generation) -> dict[str, Any]:
+        tokens = list(result.tokens) if self.fields.return_tokens else []
+        content = {"index": index, "content": result.text, "tokens": tokens, **self.end(result)}
         if result.logprobs is not None:
             content["completion_probabilities"] = list(map(_probable, result.logprobs))
-        return _chosen(content, fields.response_fields)
+        return _chosen(content, self.fields.response_fields)
 
-    def whole(results: Sequence[Generation]) -> object:
-        texts = [text(index, result) for index, result in enumerate(results)]
-        return texts if are_several else texts[0]
+    def end(self, result: Generation) -> dict[str, Any]:
+        """How a text ended, and its counts."""
+        return {"model": self.model, **_end(result), "truncated": self.is_truncated}
 
-    return await respond(request, answer, lambda: PlainStream(name), whole)
+
+async def _answer(
+    request: Request, texts: PlainTexts, start: OpenText, num_texts: int = 1
+) -> Response:
+    fields = texts.fields
+    wish = Wish(fields.model, start, num_texts, is_stream=fields.stream)
+    answer = state_of(request).answer(wish)
+    return await respond(request, answer, lambda: PlainStream(texts), texts.whole)
 
 
 class PlainStream(StreamWriter):
@@ -147,16 +166,16 @@ class PlainStream(StreamWriter):
 
     error_shape = staticmethod(openai_error)
 
-    def __init__(self, model: str) -> None:
-        self._model = model
+    def __init__(self, texts: PlainTexts) -> None:
+        self._texts = texts
 
     def event(self, event: Event) -> bytes:
         """A piece, or the end with its counts."""
         if isinstance(event, Piece):
             return self._piece(event.index, event.chunk)
         if isinstance(event, Ended):
-            end = {"index": event.index, "content": "", "tokens": [], "model": self._model}
-            return sse({**end, **_end(event.result)})
+            end = {"index": event.index, "content": "", "tokens": []}
+            return sse({**end, **self._texts.end(event.result)})
         return b""
 
     def _piece(self, index: int, chunk: Chunk) -> bytes:
@@ -186,7 +205,6 @@ def _end(result: Generation) -> dict[str, Any]:
         "tokens_predicted": len(result.tokens),
         "tokens_evaluated": result.prompt_tokens,
         "tokens_cached": result.usage.cached_tokens,
-        "truncated": False,
         "timings": {
             **_timings("prompt", figures.prefilled_tokens, figures.prefill_s),
             **_timings("predicted", len(result.tokens), figures.decode_s),

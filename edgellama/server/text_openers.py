@@ -5,17 +5,16 @@ A reply that a client has begun itself (the last message is the assistant's) is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgellama.generation.arguments import check_may_fit
 from edgellama.generation.chat_format import ChatFormat
 from edgellama.generation.messages import checked_messages
 from edgellama.generation.text_options import layered_options
 from edgellama.sampling.presets import CHAT_SAMPLING
-from edgellama.server.answers import OpenText
 
 if TYPE_CHECKING:
     from edgellama.generation.stream import Stream
@@ -23,6 +22,8 @@ if TYPE_CHECKING:
     from edgellama.llama import Llama
 
 Messages = Sequence[Mapping[str, Any]]
+OpenStream: TypeAlias = "Callable[[Llama, int, ExitStack], Stream]"
+"""What starts the text of a number, as answers take it."""
 
 
 def open_chat(
@@ -32,7 +33,7 @@ def open_chat(
     template: str = "",
     context: Sequence[int] = (),
     prompt: list[int] | None = None,
-) -> OpenText:
+) -> OpenStream:
     """What starts a reply to messages.
 
     ``template``: in place of the model's own. ``context``: tokens that were said before them.
@@ -67,7 +68,7 @@ def chat_request(
     return chat_format.request(asked, checked_messages(messages))
 
 
-def open_prompt(prompt: str | Sequence[int], options: Mapping[str, Any]) -> OpenText:
+def open_prompt(prompt: str | Sequence[int], options: Mapping[str, Any]) -> OpenStream:
     """What starts a text that follows a prompt."""
 
     def start(llama: Llama, index: int, stack: ExitStack) -> Stream:
