@@ -19,10 +19,10 @@ from edgellama.cuda.layouts import (
     HEADER_BYTES,
     MAX_DECODE_TOKENS,
     SEGMENT_BYTES,
-    CardPageLayout,
 )
-from edgellama.cuda.page_numbers import card_numbers
 from edgellama.cuda.signatures import CARD_SIGNATURES
+from edgellama.engine.card.layout import CardPageLayout
+from edgellama.engine.card.page_numbers import card_numbers
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, Kernel
 

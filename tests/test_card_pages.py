@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kernel_harness import TIERS, model_of, runner_of
 
 from edgellama.cuda import layouts
-from edgellama.cuda.layouts import CardPageLayout
+from edgellama.engine.card.layout import CardPageLayout
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.page_lanes import convert_page
 from edgellama.engine.page_layout import PageLayout

@@ -15,7 +15,6 @@ from warp_harness import warp_runner
 
 from edgellama.cuda.kernels.tile_moves import THREADS, Copy
 from edgellama.cuda.layouts import count_tiles, row_parts
-from edgellama.cuda.page_numbers import card_numbers
 from edgellama.cuda.prefill_parts import TICKETS_OF_BLOCK, block_partial_bytes, prefill_tasks
 from edgellama.cuda.prefill_tiles import (
     TURING_WIDTHS,
@@ -26,6 +25,7 @@ from edgellama.cuda.prefill_tiles import (
     width_of,
 )
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES, TENSOR_TYPES
+from edgellama.engine.card.page_numbers import card_numbers
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import CACHE_TYPES
 

@@ -10,12 +10,12 @@ from fake_modules import Launch
 from warp_harness import warp_runner
 
 from edgellama.cuda.driver import MIN_DRIVER_VERSION
-from edgellama.cuda.layouts import CardPageLayout
 from edgellama.cuda.memory import CardMemory, MappedMemory
 from edgellama.cuda.modules import Module
 from edgellama.cuda.ptx_cache import ptx_of
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES
 from edgellama.cuda.streams import Stream
+from edgellama.engine.card.layout import CardPageLayout
 
 KERNEL = CARD_KERNELS["card_store_f16_f16"]
 HEAD_SIZE, KV_HEADS, TOKENS = 16, 2, 5

@@ -8,11 +8,7 @@ imported here. ``bits`` are those of a number, ``scale_elements`` is 0 for types
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from edgellama.kernels_cpu.layouts import CACHE_SCALE_BYTES, PAGE_POSITIONS
-from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
-from edgellama.quant.errors import UnsupportedModelError
 
 CHUNK_BYTES = 16
 """What a lane loads at once: 4 numbers of f32, 8 of f16 and bf16, 16 of q8_0, 32 of q4_0."""
@@ -105,58 +101,3 @@ def row_parts(group: int) -> int:
 def count_tiles(num_tokens: int, group: int) -> int:
     """Tasks of a segment that tiles of query rows attend."""
     return (num_tokens + tile_tokens(group) - 1) // tile_tokens(group)
-
-
-@dataclass(frozen=True)
-class CardPageLayout:
-    """Bytes of a page's parts on the card. ``kinds`` are the types of keys and of values."""
-
-    kinds: tuple[str, str]
-    num_layers: int
-    num_heads: int
-    head_size: int
-
-    def __post_init__(self) -> None:
-        if self.head_size % 2 or not 2 <= self.head_size <= MAX_HEAD_SIZE:
-            raise UnsupportedModelError(
-                f"head size {self.head_size} on the graphics card; "
-                f"supported: even sizes up to {MAX_HEAD_SIZE}"
-            )
-
-    @property
-    def key_head_bytes(self) -> int:
-        """One head's keys."""
-        return self._head_bytes(self.kinds[0])
-
-    @property
-    def value_head_bytes(self) -> int:
-        """One head's values."""
-        return self._head_bytes(self.kinds[1])
-
-    @property
-    def layer_bytes(self) -> int:
-        """Keys and values of one layer."""
-        return self.num_heads * (self.key_head_bytes + self.value_head_bytes)
-
-    @property
-    def page_bytes(self) -> int:
-        """A whole page."""
-        return self.num_layers * self.layer_bytes
-
-    @property
-    def position_bytes(self) -> int:
-        """Keys and values of one position in all layers, padding included."""
-        return self.page_bytes // PAGE_POSITIONS
-
-    def key_offset(self, layer: int) -> int:
-        """Where a layer's keys begin in a page."""
-        return layer * self.layer_bytes
-
-    def value_offset(self, layer: int) -> int:
-        """Where a layer's values begin in a page."""
-        return layer * self.layer_bytes + self.num_heads * self.key_head_bytes
-
-    def _head_bytes(self, kind: str) -> int:
-        return head_bytes(
-            self.head_size, CACHE_NUMBER_BITS[kind], CACHE_SCALE_ELEMENTS.get(kind, 0)
-        )

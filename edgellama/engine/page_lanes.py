@@ -2,25 +2,20 @@
 
 Tiers differ in how many positions share a block, and in the order of a value row's nibbles; the
 graphics card has chunks in place of blocks. The numbers are the same. How a block of each type
-looks is known to ``attention.cache_numbers``, the card's page to ``cuda.page_numbers``.
+looks is known to ``attention.cache_numbers``, the card's page to ``card.page_numbers``.
 """
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from edgellama.cuda.layouts import CardPageLayout
-from edgellama.cuda.page_numbers import card_numbers
-from edgellama.engine.page_layout import PageLayout, memory_parts
+from edgellama.engine.card.layout import CardPageLayout
+from edgellama.engine.card.page_numbers import Numbers, card_numbers
+from edgellama.engine.page_layout import Octets, PageLayout, memory_parts
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, round_up, scales_bytes
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
-
-Numbers: TypeAlias = npt.NDArray[Any]
-"""Bits of numbers, (layers, heads, positions, elements), whatever they stand for."""
-Octets: TypeAlias = npt.NDArray[np.uint8]
 
 
 def convert_page(

@@ -6,6 +6,7 @@ The formulas for a head's blocks are the kernels' (``layouts``). Who owns pages 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import TypeAlias
 
 import numpy as np
@@ -30,9 +31,49 @@ SYSTEM_PAGE_BYTES = 4096
 """What memory is handed out in, on most systems."""
 
 
+class PageOffsets(ABC):
+    """Where layers lie in a page: one after the other, in each all heads' keys, then all values."""
+
+    num_layers: int
+    num_heads: int
+
+    @property
+    @abstractmethod
+    def key_head_bytes(self) -> int:
+        """One head's keys."""
+
+    @property
+    @abstractmethod
+    def value_head_bytes(self) -> int:
+        """One head's values."""
+
+    @property
+    def layer_bytes(self) -> int:
+        """Keys and values of one layer."""
+        return self.num_heads * (self.key_head_bytes + self.value_head_bytes)
+
+    @property
+    def page_bytes(self) -> int:
+        """A whole page."""
+        return self.num_layers * self.layer_bytes
+
+    @property
+    def position_bytes(self) -> int:
+        """Keys and values of one position in all layers, padding included."""
+        return self.page_bytes // PAGE_POSITIONS
+
+    def key_offset(self, layer: int) -> int:
+        """Where a layer's keys begin in a page."""
+        return layer * self.layer_bytes
+
+    def value_offset(self, layer: int) -> int:
+        """Where a layer's values begin in a page."""
+        return layer * self.layer_bytes + self.num_heads * self.key_head_bytes
+
+
 @dataclass(frozen=True)
-class PageLayout:
-    """Bytes of a page's parts: layer after layer, in each all heads' keys, then all values.
+class PageLayout(PageOffsets):
+    """Bytes of a page's parts in the computer's memory.
 
     ``lanes``: f32 numbers of a vector of the tier, of which a block of positions has two.
     """
@@ -87,36 +128,13 @@ class PageLayout:
 
     @property
     def key_head_bytes(self) -> int:
-        """All blocks of one head's keys."""
+        """See ``PageOffsets``; all blocks of them."""
         return PAGE_POSITIONS // self.block_positions * self.key_block_bytes
 
     @property
     def value_head_bytes(self) -> int:
-        """All blocks of one head's values."""
+        """See ``PageOffsets``; all blocks of them."""
         return PAGE_POSITIONS // self.block_positions * self.value_block_bytes
-
-    @property
-    def layer_bytes(self) -> int:
-        """Keys and values of one layer."""
-        return self.num_heads * (self.key_head_bytes + self.value_head_bytes)
-
-    @property
-    def page_bytes(self) -> int:
-        """A whole page."""
-        return self.num_layers * self.layer_bytes
-
-    @property
-    def position_bytes(self) -> int:
-        """Keys and values of one position in all layers, padding included."""
-        return self.page_bytes // PAGE_POSITIONS
-
-    def key_offset(self, layer: int) -> int:
-        """Where a layer's keys begin in a page."""
-        return layer * self.layer_bytes
-
-    def value_offset(self, layer: int) -> int:
-        """Where a layer's values begin in a page."""
-        return layer * self.layer_bytes + self.num_heads * self.key_head_bytes
 
     def used_bytes(self, num_tokens: int, window: int | None = None) -> int:
         """What a sequence of ``num_tokens`` tokens touches of the pages that it still sees.
@@ -137,10 +155,17 @@ class PageLayout:
 
 def memory_parts(memory: Octets, layout: PageLayout) -> tuple[Octets, Octets]:
     """Keys and values of a page: (layers, heads, blocks, bytes)."""
+    keys, values = head_parts(memory, layout)
+    blocks = (layout.num_layers, layout.num_heads, -1)
+    return (
+        keys.reshape(*blocks, layout.key_block_bytes),
+        values.reshape(*blocks, layout.value_block_bytes),
+    )
+
+
+def head_parts(memory: Octets, layout: PageOffsets) -> tuple[Octets, Octets]:
+    """Keys and values of a page: (layers, heads, bytes of a head)."""
     layers = memory.reshape(layout.num_layers, layout.layer_bytes)
     key_bytes = layout.num_heads * layout.key_head_bytes
-    shape = (layout.num_layers, layout.num_heads, -1)
-    return (
-        layers[:, :key_bytes].reshape(*shape, layout.key_block_bytes),
-        layers[:, key_bytes:].reshape(*shape, layout.value_block_bytes),
-    )
+    heads = (layout.num_layers, layout.num_heads, -1)
+    return layers[:, :key_bytes].reshape(heads), layers[:, key_bytes:].reshape(heads)

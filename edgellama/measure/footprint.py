@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Mapping
 
-from edgellama.cuda.layouts import CardPageLayout
 from edgellama.cuda.memory import taken_bytes
 from edgellama.engine.buffers import StepBuffers, buffer_tokens
+from edgellama.engine.card.layout import CardPageLayout
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.memory import round_up
 from edgellama.engine.page_layout import PageLayout

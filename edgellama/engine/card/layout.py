@@ -1,6 +1,6 @@
-"""Pages whose first layers lie on a graphics card, and the others in the computer's memory.
+"""Pages on a graphics card, and pages of which the first layers lie there.
 
-How a page's part looks is known to ``cuda.layouts`` and to ``engine.page_layout``.
+How a head's numbers lie is known to ``cuda.layouts``, the other layers' part to ``page_layout``.
 """
 
 from __future__ import annotations
@@ -8,11 +8,48 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 
-from edgellama.cuda.layouts import CardPageLayout
+from edgellama.cuda.layouts import MAX_HEAD_SIZE, head_bytes
 from edgellama.engine.kv_types import KVTypes
-from edgellama.engine.page_layout import PageLayout
+from edgellama.engine.page_layout import PageLayout, PageOffsets
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
+from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
+from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.records import dataclass
+
+
+@dataclass(frozen=True)
+class CardPageLayout(PageOffsets):
+    """Bytes of a page's parts on the card. ``kinds`` are the types of keys and of values.
+
+    UnsupportedModelError for heads that kernels of the card do not take.
+    """
+
+    kinds: tuple[str, str]
+    num_layers: int
+    num_heads: int
+    head_size: int
+
+    def __post_init__(self) -> None:
+        if self.head_size % 2 or not 2 <= self.head_size <= MAX_HEAD_SIZE:
+            raise UnsupportedModelError(
+                f"head size {self.head_size} on the graphics card; "
+                f"supported: even sizes up to {MAX_HEAD_SIZE}"
+            )
+
+    @property
+    def key_head_bytes(self) -> int:
+        """See ``PageOffsets``."""
+        return self._head_bytes(self.kinds[0])
+
+    @property
+    def value_head_bytes(self) -> int:
+        """See ``PageOffsets``."""
+        return self._head_bytes(self.kinds[1])
+
+    def _head_bytes(self, kind: str) -> int:
+        return head_bytes(
+            self.head_size, CACHE_NUMBER_BITS[kind], CACHE_SCALE_ELEMENTS.get(kind, 0)
+        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The numbers of a page on the card, as rows of positions; pages are copied through them.
 
-How pages of the CPU look is known to the engine, which lays out one for the other.
+How pages of the CPU look is known to ``page_lanes``, which lays out one for the other.
 """
 
 from __future__ import annotations
@@ -10,24 +10,23 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.cuda.layouts import CHUNK_BYTES, ZERO_NIBBLE, CardPageLayout, num_groups, scales_at
+from edgellama.cuda.layouts import CHUNK_BYTES, ZERO_NIBBLE, num_groups, scales_at
+from edgellama.engine.card.layout import CardPageLayout
+from edgellama.engine.page_layout import Octets, head_parts
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 
 Numbers: TypeAlias = npt.NDArray[Any]
 """Bits of numbers, (layers, heads, positions, elements), whatever they stand for."""
-Octets: TypeAlias = npt.NDArray[np.uint8]
 
 
 def card_numbers(memory: Octets, layout: CardPageLayout) -> tuple[CardNumbers, CardNumbers]:
     """Keys and values of a page's memory."""
-    layers = memory.reshape(layout.num_layers, layout.layer_bytes)
-    key_bytes = layout.num_heads * layout.key_head_bytes
-    shape = (layout.num_layers, layout.num_heads, -1)
+    keys, values = head_parts(memory, layout)
     key_kind, value_kind = layout.kinds
     return (
-        CardNumbers(layers[:, :key_bytes].reshape(shape), key_kind, layout.head_size, True),
-        CardNumbers(layers[:, key_bytes:].reshape(shape), value_kind, layout.head_size, False),
+        CardNumbers(keys, key_kind, layout.head_size, True),
+        CardNumbers(values, value_kind, layout.head_size, False),
     )
 
 
