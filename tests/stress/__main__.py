@@ -17,6 +17,7 @@ from stress.crowd import crowd
 from stress.hammer import hammer
 from stress.interrupt import interrupt
 from stress.kinds import kinds
+from stress.places import interrupt_places
 from stress.sequences import sequences
 from stress.thousand import thousand
 
@@ -26,6 +27,7 @@ PROGRAMS = {
     "hammer": hammer,
     "interrupt": interrupt,
     "kinds": kinds,
+    "places": interrupt_places,
     "sequences": sequences,
     "soak": soak,
     "thousand": thousand,
