@@ -19,7 +19,7 @@ from edgellama.engine.buffers import MAX_ATTENTION_ROWS
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypes, scale_bytes
 from edgellama.engine.page_layout import PageLayout, memory_parts
-from edgellama.engine.page_pool import Page, PagePool
+from edgellama.engine.page_pool import Hold, PagePool
 from edgellama.engine.rope import RopeTable
 from edgellama.engine.segments import MAX_TOKEN_SPLITS, Segment, SegmentTable
 from edgellama.engine.usual_kernels import CACHE_FAMILIES
@@ -74,7 +74,7 @@ class ShuffledPool(PagePool):
         self._memory = np.full((num_pages, layout.page_bytes), 0xFF, np.uint8)
         self._taken = 0
 
-    def new(self, *, is_for_all: bool = False) -> Page:
+    def new(self, *, is_for_all: bool = False) -> Hold:
         """The next page."""
         self._taken += 1
         return self.adopt(self._memory[-self._taken])

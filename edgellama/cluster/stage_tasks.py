@@ -25,7 +25,7 @@ from edgellama.cluster.stage_task import (
 )
 from edgellama.engine.engine import Engine
 from edgellama.engine.page_lanes import copy_page
-from edgellama.engine.page_pool import Page
+from edgellama.engine.page_pool import Hold
 from edgellama.engine.saved_pages import used_part
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
@@ -36,7 +36,7 @@ class StageTasks:
 
     def __init__(self, engine: Engine, held: HeldSequences, hooks: StageHooks) -> None:
         self._engine, self._held, self._hooks = engine, held, hooks
-        self._given: dict[int, dict[int, Page]] = {}
+        self._given: dict[int, dict[int, Hold]] = {}
         self._ways: dict[type, Callable[[Any], object]] = {
             Fork: held.fork,
             Priority: self._set_priority,
@@ -56,8 +56,7 @@ class StageTasks:
 
     def forget(self, sequence: int) -> None:
         """Let go of pages whose sequence will not be restored."""
-        for page in self._given.pop(sequence, {}).values():
-            self._engine.pool().release(page)
+        self._given.pop(sequence, None)
 
     def _set_priority(self, task: Priority) -> bool:
         if self._engine.low_priority != task.is_low:
@@ -90,22 +89,20 @@ class StageTasks:
             raise InvalidOptionError(
                 f"a page of {task.page.memory.nbytes} bytes; allowed here: {source.page_bytes}"
             )
-        page = pool.new()
-        copy_page(task.page.memory, source, page.memory, layout)
-        self._given.setdefault(task.sequence, {})[task.number] = page
+        hold = pool.new()
+        copy_page(task.page.memory, source, hold.page.memory, layout)
+        self._given.setdefault(task.sequence, {})[task.number] = hold
         return True
 
     def _restore(self, task: Restored) -> int:
         given = self._given.pop(task.sequence, {})
         numbers = range(task.first_page, -(-len(task.tokens) // PAGE_POSITIONS))
         if any(number not in given for number in numbers):
-            self._given[task.sequence] = given
-            self.forget(task.sequence)
             return 0
-        behind: list[Page | None] = [None] * task.first_page
+        behind: list[Hold | None] = [None] * task.first_page
         cache = self._held.hold(task.sequence, self._engine.new_cache(is_passing=True))
         if task.adapters:
             cache.adapters = adapters_of(self._engine.adapters, task.adapters)
-        pages = behind + [given[number] for number in numbers]
-        cache.restore(task.tokens.astype(np.int64).tolist(), pages, task.prompt_length)
+        holds = behind + [given[number] for number in numbers]
+        cache.restore(task.tokens.astype(np.int64).tolist(), holds, task.prompt_length)
         return cache.length

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.page_keys import PageKey, joined_origin, page_key, shared_length
-from edgellama.engine.page_pool import AnyLayout, Page, PagePool
+from edgellama.engine.page_pool import AnyLayout, Hold, Page, PagePool
 from edgellama.engine.page_table import PageList, PageTable
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, first_seen
 from edgellama.quant.errors import CudaMemoryError, InvalidOptionError
@@ -168,23 +168,17 @@ class KVCache:
 
         What it raises leaves all as it was.
         """
-        pages: list[Page | None] = []
-        try:
-            for number, page in enumerate(self.pages[: -(-self.length // PAGE_POSITIONS)]):
-                key = self._keys[number] if number < len(self._keys) else None
-                found = None if page is None or key is None else pool.find(key)
-                pages.append(found)
-                if page is not None and found is None:
-                    pages[-1] = new = pool.new()
-                    copy(page, new)
-                    if key is not None and not self._is_passing:
-                        pool.publish(new, key)
-        except BaseException:
-            for page in pages:
-                if page is not None:
-                    pool.release(page)
-            raise
-        self._table.replace(pool, pages)
+        holds: list[Hold | None] = []
+        for number, page in enumerate(self.pages[: -(-self.length // PAGE_POSITIONS)]):
+            key = self._keys[number] if number < len(self._keys) else None
+            found = None if page is None or key is None else pool.find(key)
+            if page is not None and found is None:
+                found = pool.new()
+                copy(page, found.page)
+                if key is not None and not self._is_passing:
+                    pool.publish(found.page, key)
+            holds.append(found)
+        self._table.replace(pool, holds)
 
     def prepare(self, num_tokens: int) -> PageList:
         """Make the next ``num_tokens`` positions writable. InvalidOptionError without memory."""
@@ -218,13 +212,14 @@ class KVCache:
         self.truncate(shared)
         while (first := len(self._keys)) * PAGE_POSITIONS + PAGE_POSITIONS <= len(prompt):
             key = self._next_key(first, prompt)
-            page = self.pool.find(key)
-            if page is None:
+            hold = self.pool.find(key)
+            if hold is None:
                 break
-            self._table.place(first, page)
-            self._keys.append(key)
+            self._table.place(first, hold)
             start, end = first * PAGE_POSITIONS, (first + 1) * PAGE_POSITIONS
+            # In this order: a key that is missing is made with the next tokens.
             self._tokens[start:] = prompt[start:end]
+            self._keys.append(key)
         if self.length > most:
             self.truncate(most)
         return self.length
@@ -241,8 +236,9 @@ class KVCache:
         needed = range(first_seen(length, self.window) // PAGE_POSITIONS, num_pages)
         if not self._table.are_there(needed):
             length = num_pages = 0
-        del self._tokens[length:]
+        # In this order: a key that is missing is made with the next tokens.
         del self._keys[length // PAGE_POSITIONS :]
+        del self._tokens[length:]
         self._table.drop(num_pages)
 
     def passing_room(self, length: int) -> int:
@@ -274,7 +270,7 @@ class KVCache:
         return other
 
     def restore(
-        self, tokens: Sequence[int], pages: Sequence[Page | None], prompt_length: int
+        self, tokens: Sequence[int], holds: Sequence[Hold | None], prompt_length: int
     ) -> None:
         """Take over pages of ``home`` that hold ``tokens`` in place of what is here.
 
@@ -287,14 +283,14 @@ class KVCache:
             )
         self.return_home()
         self.prompt_length = prompt_length
-        for number, page in enumerate(pages):
-            self._table.place(number, page)
+        for number, hold in enumerate(holds):
+            self._table.place(number, hold)
         self.append(tokens)
 
     def close(self) -> None:
         """Give the pages back; the cache is unusable afterwards."""
-        self._tokens.clear()
         self._keys.clear()
+        self._tokens.clear()
         self.context_length = 0
         self._table.drop(0)
 

@@ -3,12 +3,17 @@
 A page belongs to as many sequences as hold it. A full one that no sequence holds any more stays,
 under a byte limit, and is found again by its key, which stands for all tokens up to its end. The
 pages that were used least recently go first, and their memory goes back to the system.
+
+Nothing is counted up and down, since Ctrl-C may come between any two lines: how many hold a page,
+and how many pages there are, is the number of weak references to them.
 """
 
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from edgellama.engine.card.layout import CardLayout
@@ -29,13 +34,13 @@ class Page:
     ``card`` is what of it lies on a graphics card, ``memory`` what lies in the computer's memory.
     """
 
-    __slots__ = ("address", "card", "key", "memory", "num_owners")
+    __slots__ = ("__weakref__", "address", "card", "counted", "key", "memory")
 
     def __init__(self, memory: Octets, card: DeviceMemory | None = None) -> None:
         self.memory, self.card = memory, card
         self.address = int(memory.ctypes.data)
-        self.num_owners = 1
         self.key: PageKey | None = None
+        self.counted: _Counted | None = None
 
     @property
     def card_address(self) -> int:
@@ -43,9 +48,37 @@ class Page:
         return 0 if self.card is None else self.card.address
 
     @property
+    def num_owners(self) -> int:
+        """How many sequences hold it."""
+        return weakref.getweakrefcount(self)
+
+    @property
     def is_shared(self) -> bool:
         """Whether it must not be written: others hold it, or may find it."""
-        return self.num_owners > 1 or self.key is not None
+        return weakref.getweakrefcount(self) > 1 or self.key is not None
+
+
+class Hold(weakref.ref[Page]):
+    """A page as one sequence holds it, as long as this object is there.
+
+    It is a weak reference, of which Python counts those that are there, and a strong one.
+    """
+
+    __slots__ = ("page",)
+
+    def __init__(self, page: Page) -> None:
+        super().__init__(page)
+        self.page = page
+
+
+class _Pages:
+    """Stands for all pages of a pool, each of which refers to it."""
+
+
+class _Counted(weakref.ref[_Pages]):
+    """What a page has as long as it is there; two references of a class of one's own differ."""
+
+    __slots__ = ()
 
 
 class PageMaker(Protocol):
@@ -114,9 +147,9 @@ class PagePool:
         self.maker = maker
         self._limit_bytes = limit_bytes
         self._lock = threading.RLock()
-        self._by_key: dict[PageKey, Page] = {}
-        self._idle: OrderedDict[PageKey, Page] = OrderedDict()
-        self._num_owned = 0
+        # In the order in which they were used last.
+        self._by_key: OrderedDict[PageKey, Page] = OrderedDict()
+        self._pages = _Pages()
 
     @property
     def limit_bytes(self) -> int:
@@ -127,19 +160,22 @@ class PagePool:
     def limit_bytes(self, num_bytes: int) -> None:
         with self._lock:
             self._limit_bytes = num_bytes
-            self._drop_oldest()
+            self._drop_oldest(num_bytes)
 
     @property
     def idle_bytes(self) -> int:
         """What pages without an owner take."""
-        return len(self._idle) * self.layout.page_bytes
+        with self._lock:
+            self._drop_oldest(self._limit_bytes)
+            return len(self._idle()) * self.layout.page_bytes
 
     @property
     def num_owned(self) -> int:
         """Pages that sequences hold, each counted once."""
-        return self._num_owned
+        with self._lock:
+            return weakref.getweakrefcount(self._pages) - len(self._idle())
 
-    def new(self, *, is_for_all: bool = False) -> Page:
+    def new(self, *, is_for_all: bool = False) -> Hold:
         """An empty page with one owner. InvalidOptionError or CudaMemoryError without memory.
 
         Where there is none, pages without an owner go first.
@@ -149,36 +185,23 @@ class PagePool:
         try:
             page = self.maker.new(is_for_all=is_for_all)
         except EdgellamaError:
-            if not self._idle:
+            if not self._idle():
                 raise
             self.clear()
             page = self.maker.new(is_for_all=is_for_all)
-        with self._lock:
-            self._num_owned += 1
-        return page
+        return self._held(page)
 
-    def adopt(self, memory: Octets) -> Page:
+    def adopt(self, memory: Octets) -> Hold:
         """A page with one owner over memory that holds keys and values already."""
-        with self._lock:
-            self._num_owned += 1
-        return Page(memory)
+        return self._held(Page(memory))
 
-    def share(self, page: Page) -> Page:
-        """The same page with one owner more."""
+    def released(self, pages: Iterable[Page]) -> None:
+        """Say that somebody held these until now: they stay longest, of those that can be found."""
         with self._lock:
-            page.num_owners += 1
-        return page
-
-    def release(self, page: Page) -> None:
-        """One owner less; a page without any stays if it can be found, under the limit."""
-        with self._lock:
-            page.num_owners -= 1
-            if page.num_owners:
-                return
-            self._num_owned -= 1
-            if page.key is not None:
-                self._idle[page.key] = page
-                self._drop_oldest()
+            for page in pages:
+                if page.key is not None and self._by_key.get(page.key) is page:
+                    self._by_key.move_to_end(page.key)
+            self._drop_oldest(self._limit_bytes)
 
     def publish(self, page: Page, key: PageKey) -> None:
         """Let others find a full page; the first one of a key stays the one that is found."""
@@ -187,16 +210,11 @@ class PagePool:
                 page.key = key
                 self._by_key[key] = page
 
-    def find(self, key: PageKey) -> Page | None:
+    def find(self, key: PageKey) -> Hold | None:
         """The page of a key with one owner more, if there is one."""
         with self._lock:
             page = self._by_key.get(key)
-            if page is None:
-                return None
-            if self._idle.pop(key, None) is not None:
-                self._num_owned += 1
-            page.num_owners += 1
-            return page
+            return None if page is None else Hold(page)
 
     def change_origin(self, origin: bytes) -> None:
         """Have other keys and values from now on; what earlier texts have left is dropped."""
@@ -206,14 +224,23 @@ class PagePool:
     def clear(self) -> None:
         """Drop all pages without an owner."""
         with self._lock:
-            while self._idle:
-                self._drop(next(iter(self._idle)))
+            self._drop_oldest(0)
 
-    def _drop_oldest(self) -> None:
-        while self._idle and self.idle_bytes > self._limit_bytes:
-            self._drop(next(iter(self._idle)))
+    def _held(self, page: Page) -> Hold:
+        page.counted = _Counted(self._pages)
+        return Hold(page)
 
-    def _drop(self, key: PageKey) -> None:
-        # A cache that the garbage collector closes may come between any two lines.
-        if self._idle.pop(key, None) is not None:
+    def _idle(self) -> list[PageKey]:
+        """The keys of pages without an owner, the oldest first."""
+        # A list, since a sequence that the garbage collector finds may change what is there.
+        pages = list(self._by_key.values())
+        return [page.key for page in pages if page.key is not None and not page.num_owners]
+
+    def _drop_oldest(self, most_bytes: int) -> None:
+        """Drop pages without an owner until they take no more."""
+        page_bytes = self.layout.page_bytes
+        if len(self._by_key) * page_bytes <= most_bytes:
+            return
+        idle = self._idle()
+        for key in idle[: len(idle) - most_bytes // page_bytes]:
             self._by_key.pop(key, None)

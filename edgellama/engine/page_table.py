@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.engine.page_pool import Page, PagePool
+from edgellama.engine.page_pool import Hold, Page, PagePool
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.records import dataclass
 
@@ -49,7 +49,7 @@ class PageTable:
     def __init__(self, pool: PagePool) -> None:
         self.pool = pool
         self.num_changes = 0
-        self._pages: list[Page | None] = []
+        self._holds: list[Hold | None] = []
         self._listed = NOTHING
 
     @property
@@ -57,50 +57,48 @@ class PageTable:
         """The pages as they are now."""
         listed, num_changes = self._listed, self.num_changes
         if listed.num_changes != num_changes:
-            listed = self._listed = PageList.of(tuple(self._pages), num_changes)
+            pages = tuple(None if hold is None else hold.page for hold in self._holds)
+            listed = self._listed = PageList.of(pages, num_changes)
         return listed
 
     def page(self, number: int) -> Page | None:
-        """One of them, without all the others."""
-        return self._pages[number]
+        """One of them, without all the others; None behind the last one, too."""
+        hold = self._holds[number] if number < len(self._holds) else None
+        return None if hold is None else hold.page
 
     def is_writable(self, position: int) -> bool:
         """Whether a position has a page already, which nobody else holds or may find."""
-        number = position // PAGE_POSITIONS
-        page = self._pages[number] if number < len(self._pages) else None
+        page = self.page(position // PAGE_POSITIONS)
         return page is not None and not page.is_shared
 
     def are_there(self, numbers: range) -> bool:
         """Whether none of these pages was left behind."""
-        return all(self._pages[number] is not None for number in numbers)
+        return all(self._holds[number] is not None for number in numbers)
 
-    def place(self, number: int, page: Page | None) -> None:
+    def place(self, number: int, hold: Hold | None) -> None:
         """Put a page into the table, in place of the one that is there."""
+        old = self.page(number)
         self.num_changes += 1
-        old = None
-        if number < len(self._pages):
-            old, self._pages[number] = self._pages[number], page
-        else:
-            self._pages.append(page)
+        self._holds[number : number + 1] = [hold]
         self.num_changes += 1
         self._listed = NOTHING
         if old is not None:
-            self.pool.release(old)
+            self.pool.released([old])
 
     def drop(self, first: int) -> None:
         """Release pages from ``first`` on, the last first: a text's beginning stays longest."""
-        while len(self._pages) > first:
+        if len(self._holds) > first:
+            left = [hold.page for hold in reversed(self._holds[first:]) if hold is not None]
             self.num_changes += 1
-            page = self._pages.pop()
+            del self._holds[first:]
             self.num_changes += 1
             self._listed = NOTHING
-            if page is not None:
-                self.pool.release(page)
+            self.pool.released(left)
 
     def leave_behind(self, end: int) -> None:
         """Release the pages before ``end``."""
         for number in reversed(range(end)):
-            if self._pages[number] is None:
+            if self._holds[number] is None:
                 break
             self.place(number, None)
 
@@ -110,36 +108,34 @@ class PageTable:
         InvalidOptionError without memory.
         """
         number, used = divmod(start, PAGE_POSITIONS)
-        if used and number < len(self._pages):
-            page = self._pages[number]
+        if used and number < len(self._holds):
+            page = self.page(number)
             assert page is not None
             if page.is_shared:
                 self.place(number, self._copy(page, used))
         while number * PAGE_POSITIONS < end:
-            if number >= len(self._pages):
+            if number >= len(self._holds):
                 is_whole = start <= number * PAGE_POSITIONS <= end - PAGE_POSITIONS
                 self.place(number, self.pool.new(is_for_all=is_whole))
-            elif number * PAGE_POSITIONS >= start:
-                page = self._pages[number]
-                if page is None or page.is_shared:
-                    self.place(number, self.pool.new())
+            elif number * PAGE_POSITIONS >= start and not self.is_writable(number * PAGE_POSITIONS):
+                self.place(number, self.pool.new())
             number += 1
 
     def share(self, other: PageTable, num_pages: int) -> None:
         """Have the first pages of another table too; both copy them before they write."""
         self.pool = other.pool
-        for number, page in enumerate(other._pages[:num_pages]):
-            self.place(number, None if page is None else self.pool.share(page))
+        for number, hold in enumerate(other._holds[:num_pages]):
+            self.place(number, None if hold is None else Hold(hold.page))
 
-    def replace(self, pool: PagePool, pages: list[Page | None]) -> None:
+    def replace(self, pool: PagePool, holds: list[Hold | None]) -> None:
         """Have pages of another pool instead of all that are here."""
         self.drop(0)
         self.pool = pool
-        for number, page in enumerate(pages):
-            self.place(number, page)
+        for number, hold in enumerate(holds):
+            self.place(number, hold)
 
-    def _copy(self, page: Page, used: int) -> Page:
+    def _copy(self, page: Page, used: int) -> Hold:
         """A page of one's own with the first ``used`` positions of another."""
         copy = self.pool.new()
-        self.pool.maker.copy(page, copy, used)
+        self.pool.maker.copy(page, copy.page, used)
         return copy

@@ -8,7 +8,7 @@ from pathlib import Path
 from edgellama.engine.cache_maker import CacheMaker
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.page_lanes import copy_page
-from edgellama.engine.page_pool import Page
+from edgellama.engine.page_pool import Hold
 from edgellama.engine.saved_pages import (
     Progress,
     Room,
@@ -47,29 +47,17 @@ def load_cache(path: Path, cache: KVCache, maker: CacheMaker, *, verify: bool = 
     layout = cache.home.maker.host_layout
     room = Room(layout, cache.origin, cache.window, cache.context_length)
     pages = open_saved(path, room, maker, verify=verify)
-    behind: list[Page | None] = [None] * pages.first_page
-    cache.restore(pages.tokens, behind + _taken(pages, cache), pages.prompt_length)
+    holds: list[Hold | None] = [None] * pages.first_page
+    holds += [_page(pages, number, cache) for number in range(pages.num_pages)]
+    cache.restore(pages.tokens, holds, pages.prompt_length)
 
 
-def _taken(saved: SavedPages, cache: KVCache) -> list[Page | None]:
-    """Pages for a cache: those of the file where they can be, else copies."""
-    pages: list[Page | None] = []
-    try:
-        for number in range(saved.num_pages):
-            pages.append(_page(saved, number, cache))
-    except BaseException:
-        for page in pages:
-            if page is not None:
-                cache.home.release(page)
-        raise
-    return pages
-
-
-def _page(saved: SavedPages, number: int, cache: KVCache) -> Page:
+def _page(saved: SavedPages, number: int, cache: KVCache) -> Hold:
+    """A page for a cache: that of the file where it can be, else a copy."""
     # Windows replaces no file that is mapped, so there it is read.
     layout = cache.home.maker.host_layout
     if saved.layout == layout and sys.platform != "win32":
         return cache.home.adopt(saved.lent(number))
-    page = cache.home.new()
-    copy_page(saved.page(number), saved.layout, page.memory, layout)
-    return page
+    copy = cache.home.new()
+    copy_page(saved.page(number), saved.layout, copy.page.memory, layout)
+    return copy

@@ -257,8 +257,7 @@ def opening(world: World) -> tuple[Act, Check]:
         found.clear()
         until = time.monotonic() + 2.0
         while (
-            len(os.listdir("/proc/self/task")) > threads
-            or len(os.listdir("/proc/self/fd")) > files
+            len(os.listdir("/proc/self/task")) > threads or len(os.listdir("/proc/self/fd")) > files
         ) and time.monotonic() < until:
             gc.collect()
             time.sleep(0.01)
@@ -431,7 +430,9 @@ def interrupt_places(path: Path, seconds: float, seed: int) -> None:
         for number, scene in enumerate(scenes):
             started, until = time.monotonic(), time.monotonic() + seconds / len(scenes)
             model, num_threads = draw.choice(models), draw.choice((1, 2))
-            one = Interrupted(scene, lambda: World(model, folder, num_threads), helper, draw.random() < 0.5)
+            one = Interrupted(
+                scene, lambda: World(model, folder, num_threads), helper, draw.random() < 0.5
+            )
             num_places = one.num_places()
             for places in chosen_places(num_places, draw):
                 if time.monotonic() >= until:
@@ -439,7 +440,8 @@ def interrupt_places(path: Path, seconds: float, seed: int) -> None:
                 one.interrupt(places)
             print(
                 f"{scene.__name__}: {num_places} places, {one.num_interrupted} of {one.num_done} "
-                f"interrupted, {len(one.failures)} wrong, {time.monotonic() - started:.1f} s", flush=True
+                f"interrupted, {len(one.failures)} wrong, {time.monotonic() - started:.1f} s",
+                flush=True,
             )
             num_failures += len(one.failures)
             one.world.close()

@@ -25,7 +25,7 @@ from edgellama.engine.hooked_parts import RunOps
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.page_layout import PageLayout
-from edgellama.engine.page_pool import Page, PagePool
+from edgellama.engine.page_pool import Hold, Page, PagePool
 from edgellama.engine.segments import Segment
 from edgellama.engine.step import StepRunner
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
@@ -218,7 +218,7 @@ def calibration_key(
     return blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
 
-def _contents(cache: KVCache) -> tuple[list[int], list[Page | None], int]:
+def _contents(cache: KVCache) -> tuple[list[int], list[Hold | None], int]:
     """What ``restore`` takes, with pages that both sequences then hold."""
-    pages = [None if page is None else cache.pool.share(page) for page in cache.pages]
-    return list(cache.tokens), pages, cache.prompt_length
+    holds = [None if page is None else Hold(page) for page in cache.pages]
+    return list(cache.tokens), holds, cache.prompt_length
