@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,6 +35,7 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
     refuses, which names ``path``.
     """
     partial = path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
+    name = os.fspath(partial)
     try:
         with named_writes(path), partial.open("xb") as file:
             yield file
@@ -42,9 +43,13 @@ def replaced_file(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        if error.filename == os.fspath(partial):
+        if error.filename == name:
             raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
         raise
     finally:
-        with suppress(OSError):  # A file system that is read-only refuses it for no file, too.
-            partial.unlink(missing_ok=True)
+        # Nothing is called before, where a second Ctrl-C could come. OSError: it is gone, or a file
+        # system that is read-only refuses it for no file, too.
+        try:  # noqa: SIM105
+            os.unlink(name)
+        except OSError:
+            pass

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from datetime import date
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,9 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(name: str, path: Path, seed: int = 0) -> None:
+def run(name: str, path: Path, seed: int = 0, seconds: str = "1") -> None:
     """Run one of the programs in ``stress``; its own watchdog ends it when it hangs."""
-    seconds = os.environ.get(STRESS_VARIABLE, "1")
+    seconds = os.environ.get(STRESS_VARIABLE, seconds)
     result = subprocess.run(
         [sys.executable, "-m", "stress", name, str(path), seconds, str(seed)],
         cwd=Path(__file__).parent,
@@ -79,6 +80,17 @@ def test_many_answers(path: Path) -> None:
 def test_signals(path: Path) -> None:
     """Ctrl-C in any moment leaves session and engine usable, for this thread and for others."""
     run("interrupt", path)
+
+
+def test_signals_at_some_places(path: Path) -> None:
+    """Ctrl-C, at places of each call that are drawn anew every day, leaves all as it was."""
+    run("places", path, seed=date.today().toordinal())
+
+
+@pytest.mark.slow
+def test_signals_at_many_places(path: Path) -> None:
+    """So it does at thousands of places, and where a second one comes soon after the first."""
+    run("places", path, seconds="240")
 
 
 @pytest.mark.slow

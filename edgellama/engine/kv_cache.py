@@ -15,6 +15,7 @@ from edgellama.engine.page_pool import AnyLayout, Hold, Page, PagePool
 from edgellama.engine.page_table import PageList, PageTable
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, first_seen
 from edgellama.quant.errors import CudaMemoryError, InvalidOptionError
+from edgellama.quant.late_interrupt import LATE_INTERRUPT
 
 
 class Placement(Protocol):
@@ -295,9 +296,13 @@ class KVCache:
         self._table.drop(0)
 
     def __del__(self) -> None:
-        # An __init__ that failed has no pages.
-        if hasattr(self, "_tokens"):
+        try:
+            # An __init__ that failed has no pages.
+            if hasattr(self, "_tokens"):
+                self.close()
+        except KeyboardInterrupt:
             self.close()
+            LATE_INTERRUPT.comes  # noqa: B018
 
     def _turned_for(self, prompt_length: int) -> int:
         """The length that a prompt's keys are turned by; 0 where it does not matter."""

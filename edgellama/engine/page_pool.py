@@ -65,10 +65,13 @@ class Hold(weakref.ref[Page]):
     """
 
     __slots__ = ("page",)
+    page: Page
 
-    def __init__(self, page: Page) -> None:
-        super().__init__(page)
+    def __new__(cls, page: Page) -> Hold:
+        """One owner more."""
+        self = super().__new__(cls, page)
         self.page = page
+        return self
 
 
 class _Pages:

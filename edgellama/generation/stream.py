@@ -17,6 +17,7 @@ from edgellama.generation.deadline import Deadline
 from edgellama.generation.results import Chunk, Generation
 from edgellama.generation.waiting_line import Turn
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.late_interrupt import LATE_INTERRUPT
 from edgellama.quant.process_bound import ProcessBound
 
 END_RETRY_S = 0.002
@@ -193,9 +194,13 @@ class Stream(ProcessBound, Iterator[Chunk]):
         self.close()
 
     def __del__(self) -> None:
-        # An __init__ that failed leaves nothing to end.
-        if hasattr(self, "_ended"):
+        try:
+            # An __init__ that failed leaves nothing to end.
+            if hasattr(self, "_ended"):
+                self.close()
+        except KeyboardInterrupt:
             self.close()
+            LATE_INTERRUPT.comes  # noqa: B018
 
     def _end(self, *, failed: bool) -> None:
         with self._ending:

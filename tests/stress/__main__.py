@@ -16,8 +16,8 @@ from stress.conversations import soak
 from stress.crowd import crowd
 from stress.hammer import hammer
 from stress.interrupt import interrupt
+from stress.interrupt_places import interrupt_places
 from stress.kinds import kinds
-from stress.places import interrupt_places
 from stress.sequences import sequences
 from stress.thousand import thousand
 
