@@ -53,7 +53,7 @@ def ordinary(file: GGUFFile) -> Iterator[Engine]:
     """The same, which never repeats a step."""
     patched = pytest.MonkeyPatch.context()
     with Engine(file, num_threads=2, cache_limit=1 << 22) as engine, patched as patch:
-        patch.setattr(engine._steps, "run_next", lambda *arguments: None)
+        patch.setattr(engine._steps, "run_next", lambda *arguments, **how: None)
         yield engine
 
 
@@ -205,11 +205,11 @@ def test_ctrl_c_in_a_step_leaves_the_sequence_as_it_was(
         used.forward(range(40), cache)
         used.forward([1], cache)
 
-    def interrupt() -> None:
+    def interrupt(gives_rows: bool) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(engine._machine.runner, "first_logits", interrupt)
+        patched.setattr(engine._machine.runner, "first_row", interrupt)
         with pytest.raises(KeyboardInterrupt):
             engine.forward([2], caches[0])
     assert caches[0].length == 41

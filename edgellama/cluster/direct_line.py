@@ -38,6 +38,9 @@ VANISHED = {
 }
 """After half a minute a connection of which the other end knows nothing counts as broken."""
 _LENGTH = struct.Struct("<Q")
+HUNG_UP = "the stage has hung up"
+READ_BYTES = 1 << 16
+"""What is read at once where it is there: a token's message and its length, in one call."""
 Respond = Callable[[Any, AnswerHook], object]
 
 
@@ -81,19 +84,19 @@ class LineServer:
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError, EOFError), connection:
             connection.settimeout(HELLO_S)
-            token = _received(connection, TOKEN_BYTES)
+            token = _received(connection, bytearray(TOKEN_BYTES))
             if not hmac.compare_digest(token, self.address.token):
                 return
             connection.settimeout(None)
             _set_up(connection)
-            packer, unpacker = Packer(), Unpacker()
+            packer, unpacker, inbox = Packer(), Unpacker(), _Inbox(connection)
 
             def ask_back(call: HookCall) -> Any:
                 _send(connection, packer.pack(call))
-                return unpacker.unpack(_message(connection))
+                return unpacker.unpack(inbox.message())
 
             while True:
-                message = unpacker.unpack(_message(connection))
+                message = unpacker.unpack(inbox.message())
                 try:
                     answer = (
                         self._progress() if message is PULSE else self._respond(message, ask_back)
@@ -129,6 +132,7 @@ class Line:
         _set_up(self._connection)
         self._connection.sendall(address.token)
         self._packer, self._unpacker = Packer(), Unpacker()
+        self._inbox = _Inbox(self._connection)
         self.is_closed = False
         self.driver: AnswerHook | None = None
 
@@ -159,7 +163,7 @@ class Line:
         self._connection.close()
 
     def _answer(self) -> Any:
-        return self._unpacker.unpack(_message(self._connection, self._check_pulse))
+        return self._unpacker.unpack(self._inbox.message(self._check_pulse))
 
     def _check_pulse(self) -> None:
         """StageSilentError unless the stage says that it is still there and gets on."""
@@ -170,7 +174,7 @@ class Line:
             ) as other:
                 other.sendall(self._address.token)
                 _send(other, Packer().pack(PULSE))
-                progress = Unpacker().unpack(_message(other))
+                progress = Unpacker().unpack(_Inbox(other).message())
         except TimeoutError:
             raise StageSilentError(
                 f"it has not said for {self._silence_s + limit_s:g} s that it is still there"
@@ -204,17 +208,52 @@ def _send(connection: socket.socket, data: bytes, on_silence: Callable[[], None]
             on_silence()
 
 
-def _message(connection: socket.socket, on_silence: Callable[[], None] = _fail) -> bytearray:
-    """The bytes of the next message."""
-    (length,) = _LENGTH.unpack(_received(connection, _LENGTH.size, on_silence))
-    return _received(connection, length, on_silence)
+class _Inbox:
+    """The messages that come over a connection."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._rest = b""
+
+    def message(self, on_silence: Callable[[], None] = _fail) -> memoryview:
+        """The bytes of the next one; EOFError where the other end has hung up before.
+
+        ``on_silence`` is called when nothing has come for a time.
+        """
+        data, size = self._rest or self._read(on_silence), _LENGTH.size
+        while len(data) < size:
+            data += self._read(on_silence)
+        end = size + _LENGTH.unpack_from(data)[0]
+        found = memoryview(data)[size:end]
+        self._rest = data[end:]
+        if len(found) < end - size:
+            whole = bytearray(end - size)
+            whole[: len(found)] = found
+            _received(self._connection, memoryview(whole)[len(found) :], on_silence)
+            return memoryview(whole)
+        return found
+
+    def _read(self, on_silence: Callable[[], None]) -> bytes:
+        while True:
+            try:
+                data = self._connection.recv(READ_BYTES)
+            except TimeoutError:
+                on_silence()
+                continue
+            if not data:
+                raise EOFError(HUNG_UP)
+            return data
 
 
 def _received(
-    connection: socket.socket, num_bytes: int, on_silence: Callable[[], None] = _fail
-) -> bytearray:
-    """So many bytes; EOFError where the other end has hung up before."""
-    data = bytearray(num_bytes)
+    connection: socket.socket,
+    data: bytearray | memoryview,
+    on_silence: Callable[[], None] = _fail,
+) -> bytearray | memoryview:
+    """``data`` with the bytes that come; EOFError where the other end hangs up before it is full.
+
+    ``on_silence`` is called when nothing has come for a time.
+    """
     left = memoryview(data)
     while left:
         try:
@@ -223,6 +262,6 @@ def _received(
             on_silence()
             continue
         if not count:
-            raise EOFError("the stage has hung up")
+            raise EOFError(HUNG_UP)
         left = left[count:]
     return data

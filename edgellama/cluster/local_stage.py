@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.stage_call import Answer, FloatRows, StageCall
 from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask
 
@@ -27,6 +28,10 @@ class LocalStage:
     def run(self, calls: list[StageCall]) -> list[Answer]:
         """See ``Stage.run``."""
         return self._stage.run(calls, self._driver)
+
+    def run_next(self, given: NextToken) -> FloatRows | None:
+        """See ``Stage.run_next``."""
+        return self._stage.run_next(given)
 
     def do(self, task: StageTask) -> object:
         """See ``Stage.do``."""

@@ -12,8 +12,9 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.rounds import Chunking, Part, rounds_of
-from edgellama.cluster.stage_call import Answer, Behind, StageCall, StageHandle
+from edgellama.cluster.stage_call import Answer, Behind, FloatRows, StageCall, StageHandle
 from edgellama.cluster.stage_hooks import HookFailedError
 from edgellama.cluster.stage_task import Fork, StageTask
 from edgellama.engine.cancellation import CancelToken
@@ -56,6 +57,7 @@ class Pipeline:
         self._tasks: deque[int | Fork] = deque()
         self._standing: dict[type, StageTask] = {}
         self.is_in_turn = False
+        self._lost: Lost | None = None
         self._threads = [
             ThreadPoolExecutor(1, thread_name_prefix=f"edgellama-stage-{number}")
             for number in range(len(stages))
@@ -91,6 +93,9 @@ class Pipeline:
             if cancelled is not None and cancelled.cancelled:
                 return None
             try:
+                found, self._lost = self._lost, None
+                if found is not None:
+                    raise found
                 answers = self._through(rounds_of(parts, held, self._how), cancelled)
             except Lost as lost:
                 now = time.monotonic()
@@ -119,6 +124,24 @@ class Pipeline:
                 raise StageLostError(f"{behind[0]}, again and again; is the memory too small?")
             for each in behind:
                 held[each.sequence] = min(each.num_held, held.get(each.sequence, each.num_held))
+
+    def run_next(self, given: NextToken) -> FloatRows | None:
+        """The last stage's answer to a call like the one before; None: it must be ``run``.
+
+        Where a stage is lost, too, which is brought back there then.
+        """
+        if self._tasks or self.is_in_turn:
+            return None
+        rows: FloatRows | None = None
+        for number, stage in enumerate(self._stages):
+            try:
+                rows = stage.run_next(given if rows is None else given.with_rows(rows))
+            except Exception as error:
+                self._lost = Lost(number, error)
+                return None
+            if rows is None:
+                return None
+        return rows
 
     def do(self, number: int, task: StageTask) -> object:
         """What a stage gives for a task. A lost one is brought back first, else StageLostError."""

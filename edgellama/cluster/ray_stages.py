@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgellama import __version__
 from edgellama.cluster.direct_line import PULSE_S, SILENCE_S, Line, LineAddress, LineServer
+from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.progress_watch import STUCK_S, ProgressWatch
-from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
+from edgellama.cluster.stage_call import Answer, FloatRows, StageCall, StageSilentError
 from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
@@ -79,7 +80,7 @@ class StageActor:
         return None
 
     def answer(
-        self, message: list[StageCall] | StageTask, driver: AnswerHook | None = None
+        self, message: list[StageCall] | NextToken | StageTask, driver: AnswerHook | None = None
     ) -> object:
         """See ``Stage.answer``."""
         return self._opened().answer(message, driver)
@@ -196,6 +197,13 @@ class RayStage:
         """See ``Stage.run``; any exception means that the stage is lost."""
         answers: list[Answer] = self._ask(calls)
         return answers
+
+    def run_next(self, given: NextToken) -> FloatRows | None:
+        """See ``Stage.run_next``; by Ray there is nothing to be gained."""
+        if self._line is None or self._line.is_closed:
+            return None
+        found: FloatRows | None = self._ask(given)
+        return found
 
     def do(self, task: StageTask) -> object:
         """See ``Stage.do``; any exception means that the stage is lost."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgellama.cluster.adapter_uses import uses_of
 from edgellama.cluster.beginnings import Beginnings
+from edgellama.cluster.next_token import NextToken, are_alike
 from edgellama.cluster.pipeline import PATIENCE_S, Pipeline
 from edgellama.cluster.rounds import Chunking, Part
 from edgellama.cluster.saved_stages import SavedStages
@@ -32,7 +33,7 @@ from edgellama.engine.model_identity import model_identity
 from edgellama.engine.page_keys import hook_origin
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.scheduler import Scheduler
-from edgellama.engine.segments import Segment
+from edgellama.engine.segments import Segment, Wanted
 from edgellama.engine.step_sizes import step_tokens
 from edgellama.engine.text_engine import TextEngine
 from edgellama.engine.weights import load_weights
@@ -209,6 +210,56 @@ class SpreadEngine(TextEngine):
         cast(SpreadSequence, cache).take_order()
         return super().work(tokens, cache, **how)
 
+    def forward(
+        self,
+        tokens: Sequence[int] | Tokens,
+        cache: TextCache,
+        *,
+        logits: Wanted = "last",
+        rows: FloatRows | None = None,
+        cancelled: CancelToken | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> FloatRows:
+        """See ``TextEngine.forward``. A single token that goes on as the last did is quicker."""
+        is_one = isinstance(tokens, list) and len(tokens) == 1 and type(tokens[0]) is int
+        if is_one and logits in ("last", 1) and rows is None and progress is None:
+            found = self._run_next(tokens[0], cast("SpreadSequence", cache), cancelled)
+            if found is not None:
+                return found
+        return super().forward(
+            tokens, cache, logits=logits, rows=rows, cancelled=cancelled, progress=progress
+        )
+
+    def _run_next(
+        self, token: int, sequence: SpreadSequence, cancelled: CancelToken | None
+    ) -> FloatRows | None:
+        """What ``_run_step`` gives; None where a token is not like the last one."""
+        order, position = sequence.next_order, sequence.length
+        is_fit = position < sequence.context_length and not sequence.failure
+        if not is_fit or self._is_closed or not are_alike(order, sequence.last_order):
+            return None
+        if cancelled is not None and cancelled.cancelled:
+            return None
+
+        def run() -> FloatRows | None:
+            given = NextToken.of(sequence.number, position, token, order)
+            try:
+                found = self._pipeline.run_next(given)
+            except BaseException:
+                # It may be on its way still.
+                sequence.renew()
+                sequence.take_order()
+                raise
+            if found is None:
+                return None
+            sequence.take_order()
+            self.num_jobs += 1
+            found = found.copy()
+            sequence.append((token,))
+            return found
+
+        return self.scheduler.run_alone(sequence, run)
+
     def close(self) -> None:
         """End all stages, after the running step."""
 
@@ -247,6 +298,8 @@ class SpreadEngine(TextEngine):
         ]
         self.num_jobs += 1
         self.beginnings.trim()
+        for sequence in sequences:
+            sequence.last_order = None
         try:
             answers = self._pipeline.run(parts, cancelled)
         except BaseException as error:
@@ -260,7 +313,11 @@ class SpreadEngine(TextEngine):
             return None
         results = [self._result(sequence, answers[sequence.number]) for sequence in sequences]
         # The scheduler tells a sequence's failure to who waits for it, before its next step.
-        return None if any(sequence.failure for sequence in sequences) else results
+        if any(sequence.failure for sequence in sequences):
+            return None
+        for sequence in sequences:
+            sequence.last_order = sequence.order
+        return results
 
     def _result(self, sequence: SpreadSequence, answers: list[Answer]) -> FloatRows:
         """The rows of one part; its sequence's failure if there is none."""

@@ -29,6 +29,7 @@ class SpreadSequence:
     ``beginnings``: what else they hold. ``is_passing``: nothing of it is kept for later texts.
     ``number``: what stages call it. ``dynamic_from``: as for ``KVCache``. ``order``: how the
     tokens that its work ends with are chosen by the last stage; None: it gives logits.
+    ``last_order``: that of the last call that said one.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class SpreadSequence:
         self.failure: EdgellamaError | None = None
         self.order: ChoiceOrder | None = None
         self.next_order: ChoiceOrder | None = None
+        self.last_order: ChoiceOrder | None = None
         self._beginnings = beginnings
         self.begun_with = beginnings.origin
         self._fork_order = fork_order

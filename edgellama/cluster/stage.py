@@ -7,12 +7,13 @@ of a lost stage, is the driver's business. Nothing here knows how calls arrive.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from edgellama.cluster.adapter_uses import adapters_of
 from edgellama.cluster.held_sequences import HeldSequences
+from edgellama.cluster.next_token import LastCall, NextToken
 from edgellama.cluster.stage_call import Answer, Behind, FloatRows, StageCall
 from edgellama.cluster.stage_hooks import AnswerHook, StageHooks
 from edgellama.cluster.stage_task import StageTask, Tokens
@@ -27,8 +28,10 @@ from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.sampling.choice_order import OrderedChoices
 
 if TYPE_CHECKING:
+    from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.kv_types import KVTypeChoice
     from edgellama.engine.segments import Wanted
+    from edgellama.engine.text_cache import TextCache
     from edgellama.kernels_cpu.compiling.compile_pool import Progress
     from edgellama.sampling.choice_order import ChoiceOrder
 
@@ -81,6 +84,7 @@ class Stage:
         self._hooks = StageHooks()
         self._tasks = StageTasks(self._engine, held, self._hooks)
         self._chosen: dict[int, OrderedChoices] = {}
+        self._last: LastCall | None = None
         self._turn = threading.Lock()
         self._num_messages = 0
 
@@ -138,11 +142,34 @@ class Stage:
             in_use = frozenset(call.sequence for call in calls)
             begun = [self._begun(call, in_use | call.beside) for call in calls]
             works = [work for work in begun if isinstance(work, Work)]
+            self._last = None
             self._engine.scheduler.run_only(works)
-            return [
+            answers = [
                 self._result(work, call) if isinstance(work, Work) else work
                 for work, call in zip(begun, calls, strict=True)
             ]
+            if len(calls) == len(works) == 1:
+                self._remember(calls[0], works[0].cache)
+            return answers
+
+    def run_next(self, given: NextToken) -> FloatRows | None:
+        """The answer to a call like the last one; None where it must be an ordinary one.
+
+        It is the stage's own memory, until its next call.
+        """
+        with self._turn:
+            last = self._last
+            if last is None or last.sequence != given.sequence:
+                return None
+            cache, rows = last.cache, given.rows
+            width = self._engine.config.embedding_length
+            if cache.length != given.position or (rows is not None and rows.shape[-1] != width):
+                return None
+            row = self._engine.next_row(given.token, cache, rows)
+            try:
+                return None if row is None else last.row_of(given, row)
+            except EdgellamaError:
+                return None  # An ordinary call finds the same, and tells it.
 
     def do(self, task: StageTask) -> object:
         """See ``StageHandle.do``."""
@@ -150,16 +177,20 @@ class Stage:
             return self._tasks.do(task)
 
     def answer(
-        self, message: list[StageCall] | StageTask, driver: AnswerHook | None = None
+        self, message: list[StageCall] | NextToken | StageTask, driver: AnswerHook | None = None
     ) -> object:
-        """What ``run`` or ``do`` gives, for whoever passes messages on."""
+        """What ``run``, ``run_next`` or ``do`` gives, for whoever passes messages on."""
         self._num_messages += 1
+        if isinstance(message, NextToken):
+            return self.run_next(message)
         return self.run(message, driver) if isinstance(message, list) else self.do(message)
 
     def forget(self, sequence: int) -> None:
         """Give the memory of a sequence back; nothing happens for unknown ones."""
         with self._turn:
             self._chosen.pop(sequence, None)
+            if self._last is not None and self._last.sequence == sequence:
+                self._last = None
             self._held.drop(sequence)
             self._tasks.forget(sequence)
 
@@ -168,6 +199,7 @@ class Stage:
         with self._turn:
             self._held.close()
             self._chosen.clear()
+            self._last = None
             self._engine.close()
 
     def __enter__(self) -> Stage:
@@ -216,6 +248,13 @@ class Stage:
             )
         except EdgellamaError as error:
             return error
+
+    def _remember(self, call: StageCall, cache: TextCache) -> None:
+        """Let the next token of a sequence be said in few words, if it can be."""
+        order = call.order if self.is_last else None
+        if order is None or not order.rules:
+            choices = None if order is None else self._choices(call.sequence, order)
+            self._last = LastCall(call.sequence, cast("KVCache", cache), choices)
 
     def _choices(self, sequence: int, order: ChoiceOrder) -> OrderedChoices:
         """What chooses the tokens of the text that a sequence has now."""

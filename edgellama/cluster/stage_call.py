@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.cluster.adapter_uses import AdapterUse
+from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask, Tokens
 from edgellama.engine.segments import Wanted
@@ -85,6 +86,10 @@ class StageHandle(Protocol):
 
     def run(self, calls: list[StageCall]) -> list[Answer]:
         """Compute calls of different sequences together; an answer for each."""
+        ...
+
+    def run_next(self, given: NextToken) -> FloatRows | None:
+        """See ``Stage.run_next``; any exception means that the stage is lost."""
         ...
 
     def do(self, task: StageTask) -> object:

@@ -8,17 +8,24 @@ such as how its tokens are chosen, goes once over a connection. Nothing here kno
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 
+from edgellama.cluster.next_token import MOST_CHANCES, NextToken
 from edgellama.cluster.stage_call import StageCall
 from edgellama.sampling.choice_order import ChoiceOrder
 
 MOST_SHARED = 64
 """Values that both ends of a connection keep, the latest ones."""
 _OTHER, _CALLS, _ANSWERS = range(3)
+_NEXT, _ROW = 1, 2
+"""How messages begin that are no pickles: a ``NextToken``, and its answer."""
+_NEXT_NUMBERS = struct.Struct(f"<bbxxiqq{MOST_CHANCES}d")
+_ROW_HEAD = struct.pack("<bxxx", _ROW)
+"""As long as a float, so that those that follow are where floats may lie."""
 
 
 class Packer:
@@ -30,6 +37,10 @@ class Packer:
 
     def pack(self, message: object) -> bytes:
         """What ``Unpacker.unpack`` of the other end makes the same message of."""
+        if isinstance(message, NextToken):
+            return _packed_next(message)
+        if isinstance(message, np.ndarray) and message.dtype == np.float32 and len(message) == 1:
+            return _ROW_HEAD + message.tobytes()
         return pickle.dumps(self._plain(message), pickle.HIGHEST_PROTOCOL)
 
     def _plain(self, message: object) -> tuple[int, object]:
@@ -77,8 +88,12 @@ class Unpacker:
     def __init__(self) -> None:
         self._values: list[Any] = [None] * MOST_SHARED
 
-    def unpack(self, data: bytes | bytearray) -> object:
+    def unpack(self, data: bytes | memoryview) -> object:
         """The message."""
+        if data[0] == _NEXT:
+            return _read_next(data)
+        if data[0] == _ROW:
+            return np.frombuffer(data, np.float32, offset=len(_ROW_HEAD)).reshape(1, -1)
         kind, plain = pickle.loads(data)
         if kind == _CALLS:
             return [self._call(*each) for each in plain]
@@ -116,6 +131,22 @@ class Unpacker:
         if value:
             (self._values[slot],) = value
         return self._values[slot]
+
+
+def _packed_next(given: NextToken) -> bytes:
+    sequence, position, token, chances, rows = given
+    count = -1 if chances is None else len(chances)
+    padded = (*(chances or ()), 0.0, 0.0)[:MOST_CHANCES]
+    numbers = _NEXT_NUMBERS.pack(_NEXT, count, token, sequence, position, *padded)
+    return numbers if rows is None else numbers + rows.tobytes()
+
+
+def _read_next(data: bytes | memoryview) -> NextToken:
+    _, count, token, sequence, position, *padded = _NEXT_NUMBERS.unpack_from(data)
+    rows = None
+    if len(data) > _NEXT_NUMBERS.size:
+        rows = np.frombuffer(data, np.float32, offset=_NEXT_NUMBERS.size).reshape(1, -1)
+    return NextToken(sequence, position, token, None if count < 0 else tuple(padded[:count]), rows)
 
 
 def _answer(answer: object) -> object:

@@ -193,7 +193,7 @@ class Engine(TextEngine):
         """See ``TextEngine.forward``. A single token that goes on as the last did is quicker."""
         started = perf_counter()
         is_one = isinstance(tokens, list) and len(tokens) == 1
-        if is_one and logits in ("last", 1) and progress is None:
+        if is_one and logits in ("last", 1) and rows is None and progress is None:
             # It is one of this engine's own, or no step of it was the last.
             repeated = self._steps.run_next(tokens[0], cache, cancelled, self.scheduler)  # type: ignore[arg-type]
             if repeated is not None:
@@ -205,6 +205,20 @@ class Engine(TextEngine):
         if len(result) == len(tokens) <= MAX_SHORT_TOKENS and logits not in ROWS:
             self.scheduler.costs.note_alone(len(tokens), perf_counter() - started)
         return result
+
+    def next_row(self, token: int, cache: KVCache, rows: FloatRows | None) -> FloatRows | None:
+        """What the last step gave, of the next token; None, and nothing is done, if it cannot be.
+
+        That is a step of one token whose "rows" or logits were wanted. It is the engine's own
+        memory, for a caller who keeps all others away. ``rows``: as for ``forward``.
+        """
+        last = self._machine.last_step
+        if last is None:
+            return None
+        return self._steps.run_next(
+            token, cache, None, self.scheduler,
+            rows=rows, gives_rows=last.gives_rows, is_copied=False,
+        )  # fmt: skip
 
     @property
     def weights(self) -> ModelWeights:

@@ -13,37 +13,48 @@ import weakref
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.program import Program
-from edgellama.engine.segments import Segment
+from edgellama.engine.segments import ROWS, Segment
 from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.quant.records import dataclass
 
 
 @dataclass(frozen=True)
 class RepeatableStep:
-    """A step of one token of one sequence, and what must be as it was to run it again."""
+    """A step of one token of one sequence, and what must be as it was to run it again.
+
+    ``takes_rows``: it began with a row of the layers before; ``gives_rows``: it ended with one, in
+    place of logits.
+    """
 
     cache: weakref.ref[KVCache]
     program: Program
     num_page_changes: int
     is_on_card: bool = False
+    takes_rows: bool = False
+    gives_rows: bool = False
 
     @classmethod
     def of(cls, segment: Segment, program: Program) -> RepeatableStep | None:
         """What is left of a step of one segment; None where the next one may need other values."""
         cache = segment.cache
-        is_plain = segment.num_tokens == segment.num_logits == 1 and segment.rows is None
+        gives_rows = segment.wanted in ROWS
+        is_plain = segment.num_tokens == 1 and (gives_rows or segment.num_logits == 1)
         if not is_plain or cache.adapters or cache.window != ALL_KEYS:
             return None
-        is_on_card = not isinstance(cache.layout, PageLayout)
-        return cls(weakref.ref(cache), program, cache.num_page_changes, is_on_card)
+        is_on_card, takes_rows = not isinstance(cache.layout, PageLayout), segment.rows is not None
+        return cls(
+            weakref.ref(cache), program, cache.num_page_changes, is_on_card, takes_rows, gives_rows
+        )
 
-    def is_followed_by(self, cache: KVCache) -> bool:
+    def is_followed_by(self, cache: KVCache, takes_rows: bool, gives_rows: bool) -> bool:
         """Whether the next token of ``cache`` needs the same pages, and so the same tasks.
 
         Where keys are split, a page begins.
         """
         return (
             self.cache() is cache
+            and self.takes_rows == takes_rows
+            and self.gives_rows == gives_rows
             and self.num_page_changes == cache.num_page_changes
             and cache.length < cache.context_length
             and cache.is_end_writable

@@ -35,8 +35,8 @@ class Returning:
         self._seen.clear()
 
     def is_only(self, sequence: TextCache) -> bool:
-        """Whether this sequence and no other had a step lately."""
-        return len(self._seen) == 1 and id(sequence) in self._seen
+        """Whether no other sequence than this one had a step lately."""
+        return not self._seen or (len(self._seen) == 1 and id(sequence) in self._seen)
 
     def gather(self, works: Sequence[Work], waiting: Sequence[Work]) -> None:
         """Wait a moment for sequences that will be back; ``waiting`` grows as they come."""

@@ -178,10 +178,15 @@ class StepRunner:
             self._card.end()
         return True
 
-    def place_next(self, token: int, cache: KVCache) -> None:
-        """Make the step that has just run one of the next token of its only sequence."""
+    def place_next(self, token: int, cache: KVCache, rows: FloatRows | None) -> None:
+        """Make the step that has just run one of the next token of its only sequence.
+
+        ``rows`` (1, embedding_length): see ``Segment``.
+        """
         position = cache.length
         self.buffers.token_ids[0] = token
+        if rows is not None:
+            self._residual[:1] = rows
         self._rope.fill(self.buffers.cos_sin[:1], position, 1, cache.prompt_length)
         self._table.move_first(position)
         if not isinstance(cache.layout, PageLayout):
@@ -191,9 +196,12 @@ class StepRunner:
         """Say that a step of sequences on a card has run; CudaError if that failed."""
         self._card.end()
 
-    def first_logits(self) -> FloatRows:
-        """A copy of the logits (1, vocab_size) of the first row of the step that has just run."""
-        return self._output.logits[:1].copy()
+    def first_row(self, gives_rows: bool) -> FloatRows:
+        """The logits (1, vocab_size) of the first row of the step that has just run.
+
+        Or, of one that ``gives_rows``, that row itself. The next step overwrites it.
+        """
+        return (self._residual if gives_rows else self._output.logits)[:1]
 
     def _run_ordered(
         self, segments: Sequence[Segment], ranges: Sequence[RowRange], run_ops: RunOps

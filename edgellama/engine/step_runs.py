@@ -76,22 +76,35 @@ class StepRuns:
         return results
 
     def run_next(
-        self, token: int, cache: KVCache, cancelled: CancelToken | None, scheduler: Scheduler
+        self,
+        token: int,
+        cache: KVCache,
+        cancelled: CancelToken | None,
+        scheduler: Scheduler,
+        *,
+        rows: FloatRows | None = None,
+        gives_rows: bool = False,
+        is_copied: bool = True,
     ) -> FloatRows | None:
-        """The logits of a token whose step is the last one again; None where it is another."""
+        """The logits of a token whose step is the last one again; None where it is another.
+
+        ``rows``: see ``Segment``; ``gives_rows``: instead of logits. Of what is not copied the
+        caller sees to it that no other step runs as long as it is used.
+        """
         machine = self._machine
-        last = machine.last_step
+        last, takes_rows = machine.last_step, rows is not None
         is_token = type(token) is int and 0 <= token < self._vocab_size
-        if last is None or not is_token or not last.is_followed_by(cache):
+        if last is None or not is_token or not last.is_followed_by(cache, takes_rows, gives_rows):
             return None
 
         def run() -> FloatRows | None:
-            runner = machine.runner
-            if machine.last_step is not last or runner is None or not last.is_followed_by(cache):
+            runner, is_same = machine.runner, machine.last_step is last
+            is_followed = is_same and last.is_followed_by(cache, takes_rows, gives_rows)
+            if runner is None or not is_followed:
                 return None
             machine.last_step = None
             held = cache.page_list
-            runner.place_next(token, cache)
+            runner.place_next(token, cache, rows)
             last.program.prepare(machine.team.next_job)
             flag = None if cancelled is None else cancelled.flag
             if not machine.team.run(last.program.memory, flag, owner=last.program):
@@ -100,10 +113,12 @@ class StepRuns:
             if last.is_on_card:
                 with self._noting_failures():
                     runner.end_on_card()
-            logits = runner.first_logits()
+            found = runner.first_row(gives_rows)
+            if is_copied:
+                found = found.copy()
             cache.append((token,))
             machine.last_step = last
-            return logits
+            return found
 
         return scheduler.run_alone(cache, run)
 

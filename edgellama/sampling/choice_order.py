@@ -87,8 +87,7 @@ class OrderedChoices:
         chosen before it, nothing is chosen any more.
         """
         self._breaking = order.breaking
-        num_alternatives = self.plan.num_alternatives
-        width = row_width(num_alternatives, rows.shape[1])
+        width = row_width(self.plan.num_alternatives, rows.shape[1])
         chosen = np.full((len(rows), width), UNCHOSEN, np.float32)
         token = UNCHOSEN
         for number, row in enumerate(rows):
@@ -97,11 +96,21 @@ class OrderedChoices:
                 break
             so_far = history if end == len(history) else history[:end]
             token = self._token(order, number, row, so_far)
-            if num_alternatives is None or token == UNCHOSEN:
-                chosen[number] = token
-            else:
-                chosen[number] = TokenShare.by(row, token, num_alternatives).row()
+            chosen[number] = self._told(token, row)
         return chosen
+
+    def next_token(
+        self, chances: Sequence[float], row: npt.NDArray[np.float32], history: Sequence[int]
+    ) -> npt.NDArray[np.float32]:
+        """The same for one row (1, vocab_size) with an order that is the last but for chances."""
+        token = self._sampler(row[0], history, None, GivenChance(chances))
+        return np.array([self._told(token, row[0])], np.float32).reshape(1, -1)
+
+    def _told(self, token: int, row: npt.NDArray[np.float32]) -> int | npt.NDArray[np.float32]:
+        """What is said of a row's token."""
+        if self.plan.num_alternatives is None or token == UNCHOSEN:
+            return token
+        return TokenShare.by(row, token, self.plan.num_alternatives).row()
 
     def _token(
         self, order: ChoiceOrder, number: int, row: npt.NDArray[np.float32], history: Sequence[int]

@@ -10,8 +10,9 @@ import threading
 from pathlib import Path
 
 from edgellama.cluster.direct_line import Line, LineServer
+from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.stage_call import Answer, FloatRows, StageCall
 from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask
 from edgellama.kernels_cpu.threads.thread_team import ThreadTeam
@@ -32,6 +33,11 @@ class ProcessStage:
         """See ``Stage.run``."""
         answers: list[Answer] = self._line.ask(calls)
         return answers
+
+    def run_next(self, given: NextToken) -> FloatRows | None:
+        """See ``Stage.run_next``."""
+        answer: FloatRows | None = self._line.ask(given)
+        return answer
 
     def do(self, task: StageTask) -> object:
         """See ``Stage.do``."""

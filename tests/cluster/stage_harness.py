@@ -12,9 +12,10 @@ import numpy as np
 from reference.tiny_models import TinyLlama
 
 from edgellama.cluster.local_stage import LocalStage
+from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.stage_call import Answer, FloatRows, StageCall
 from edgellama.cluster.stage_task import StageTask
 from edgellama.engine.engine import Engine
 from edgellama.quant.gguf.file import GGUFFile
@@ -29,7 +30,7 @@ class MortalStage(LocalStage):
     def __init__(self, make_stage: Callable[[], Stage], is_dying: Callable[[], bool]) -> None:
         super().__init__(make_stage)
         self._is_dying = is_dying
-        self.num_deaths = 0
+        self.num_deaths = self.num_next = 0
         self.calls: list[StageCall] = []
 
     def run(self, calls: list[StageCall]) -> list[Answer]:
@@ -41,6 +42,16 @@ class MortalStage(LocalStage):
         if self._is_dying():
             self._die()
         return answers
+
+    def run_next(self, given: NextToken) -> FloatRows | None:
+        """Answer, or die."""
+        if self._is_dying():
+            self._die()
+        answer = super().run_next(given)
+        self.num_next += answer is not None
+        if self._is_dying():
+            self._die()
+        return answer
 
     def do(self, task: StageTask) -> object:
         """Do it, or die."""

@@ -10,15 +10,17 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from cluster.stage_harness import TOKENS, cut
 
 from edgellama.cluster.direct_line import TOKEN_BYTES, Line, LineAddress, LineServer
+from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
+from edgellama.cluster.stage_call import Answer, FloatRows, StageCall, StageSilentError
 from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask
 from edgellama.engine.engine import Engine
@@ -68,10 +70,19 @@ class LinedStage:
 
     def run(self, calls: list[StageCall]) -> list[Answer]:
         """Answer, unless the line was cut."""
+        answers: list[Answer] = self._ask(calls)
+        return answers
+
+    def run_next(self, given: NextToken) -> FloatRows | None:
+        """The same."""
+        answer: FloatRows | None = self._ask(given)
+        return answer
+
+    def _ask(self, message: object) -> Any:
         self.num_runs += 1
         if self.num_runs % 7 == 0:
             self._line.close()
-        return self._line.ask(calls)
+        return self._line.ask(message)
 
     def do(self, task: StageTask) -> object:
         """See ``Stage.do``."""

@@ -12,6 +12,7 @@ from cluster.stage_harness import MortalStage, often, spread
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage_call import Answer, StageCall
 from edgellama.engine.cancellation import CancelToken
@@ -64,11 +65,11 @@ UNORDERED: dict[str, Any] = {
 }
 
 
-def watched(engine: SpreadEngine) -> list[tuple[StageCall, Answer]]:
+def watched(engine: SpreadEngine) -> list[tuple[StageCall | NextToken, Answer]]:
     """What the last stage is asked and answers from now on."""
-    last, seen = engine.stages[-1], list[tuple[StageCall, Answer]]()
+    last, seen = engine.stages[-1], list[tuple[StageCall | NextToken, Answer]]()
     assert isinstance(last, MortalStage)
-    run = last.run
+    run, run_next = last.run, last.run_next
 
     def watch(calls: list[StageCall]) -> list[Answer]:
         calls = pickle.loads(pickle.dumps(calls))
@@ -76,7 +77,13 @@ def watched(engine: SpreadEngine) -> list[tuple[StageCall, Answer]]:
         seen.extend(zip(calls, answers, strict=True))
         return answers
 
-    last.run = watch  # type: ignore[method-assign]
+    def watch_next(given: NextToken) -> Answer | None:
+        answer = run_next(given)
+        if answer is not None:
+            seen.append((given, answer.copy()))
+        return answer
+
+    last.run, last.run_next = watch, watch_next  # type: ignore[method-assign,assignment]
     return seen
 
 
@@ -99,6 +106,8 @@ def test_the_last_stage_chooses_the_same_tokens(
         assert text_of(engine, file, options) == text_of(exact, file, options)
     widths = {answer.shape[1] for _, answer in seen if len(answer)}  # type: ignore[arg-type,union-attr]
     assert widths == {row_width(options.get("logprobs"), 288)}
+    num_next = sum(isinstance(call, NextToken) for call, _ in seen)
+    assert num_next > len(seen) / 2 or options.keys() & {"regex", "choices", "schema"}
 
 
 @pytest.mark.parametrize("options", UNORDERED.values(), ids=UNORDERED)
@@ -109,7 +118,9 @@ def test_what_needs_logits_here_has_them(
     with spread(file, 2) as engine:
         seen = watched(engine)
         assert text_of(engine, file, options) == text_of(exact, file, options)
-    assert all(call.order is None for call, _ in seen)
+    assert all(
+        (call.chances if isinstance(call, NextToken) else call.order) is None for call, _ in seen
+    )
 
 
 class Oracle:
@@ -183,6 +194,8 @@ def test_an_order_holds_for_one_step(file: GGUFFile, exact: Engine) -> None:
         decoding.next_tokens()
         engine.work([1], cache)
         assert engine.forward([1], cache).shape == (1, 288)
+        for _ in range(3):
+            assert engine.forward([1], cache).shape == (1, 288)
     with pytest.raises(EdgellamaError, match="are chosen where this engine's logits are"):
         exact.order_choice(exact.new_cache(8), object())
 

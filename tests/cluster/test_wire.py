@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgellama.cluster.adapter_uses import AdapterUse
+from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.stage_call import Behind, StageCall
 from edgellama.cluster.stage_task import Fork
 from edgellama.cluster.wire import MOST_SHARED, Packer, Unpacker
@@ -63,6 +64,22 @@ def test_calls_come_out_as_they_went_in(numbers: list[list[tuple[int, int, int]]
     for each in numbers:
         calls = [call_of(*one) for one in each]
         assert is_same(unpacker.unpack(packer.pack(calls)), calls)
+
+
+@given(
+    st.integers(0, 1 << 62), st.integers(0, 1 << 40), st.integers(0, (1 << 31) - 1),
+    st.none() | st.lists(st.floats(0, 1), max_size=2).map(tuple), st.integers(0, 3),
+)  # fmt: skip
+def test_next_tokens_and_rows_come_out_as_they_went_in(
+    sequence: int, position: int, token: int, chances: tuple[float, ...] | None, width: int
+) -> None:
+    """With every bit, with rows and without, as views of larger ones, too."""
+    rows = np.arange(2 * width, dtype=np.float32).reshape(1, -1)[:, ::2] if width else None
+    given = NextToken(sequence, position, token, chances, rows)
+    found = Unpacker().unpack(Packer().pack(given))
+    assert isinstance(found, NextToken) and is_same(found, given)
+    for row in (rows, np.empty((1, 0), np.float32)):
+        assert row is None or is_same(Unpacker().unpack(Packer().pack(row)), row)
 
 
 def test_more_texts_than_are_kept_take_turns() -> None:
