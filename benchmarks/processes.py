@@ -1,4 +1,7 @@
-"""Runs one child process and tells how long, how much memory and how undisturbed. POSIX only."""
+"""Runs one child process and tells how long, how much memory and how undisturbed. POSIX only.
+
+What the child does is its own; whether a noisy run is taken again is decided here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The options of a conversion, read from what a user writes, checked before anything is opened."""
+"""The options of a conversion, read from what a user writes, checked before anything is opened.
+
+What the formats are is known to ``quant.recipes``, what is done with all of it to ``pipeline``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a model thinks of texts that are there: probabilities, a choice, a verdict."""
+"""What a model thinks of texts that are there: probabilities, a choice, a verdict.
+
+How each is computed is left to ``generation``: ``scoring`` and ``moderation``.
+"""
 
 from __future__ import annotations
 

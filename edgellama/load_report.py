@@ -1,4 +1,7 @@
-"""What loading a model did, in lines for a log: its file, its types, its code, its memory."""
+"""What loading a model did, in lines for a log: its file, its types, its code, its memory.
+
+Loading is left to ``loading``, which logs them at DEBUG.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What finds texts again: their vectors, and documents in the order of a query."""
+"""What finds texts again: their vectors, and documents in the order of a query.
+
+How each is computed is left to ``generation``: ``embedding`` and ``reranking``.
+"""
 
 from __future__ import annotations
 

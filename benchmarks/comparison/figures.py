@@ -1,4 +1,7 @@
-"""What is measured, in the order of the tables, and how values become text and ratios."""
+"""What is measured, in the order of the tables, and how values become text and ratios.
+
+How the values are taken is left to ``workers``, how they stand on a page to ``table`` and ``plot``.
+"""
 
 from __future__ import annotations
 

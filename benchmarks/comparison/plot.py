@@ -1,4 +1,7 @@
-"""Speeds as bars: a row of axes for each model, prefill beside decode, a group for each depth."""
+"""Speeds as bars: a row of axes for each model, prefill beside decode, a group for each depth.
+
+Which values there are is known to ``results``, their names and units to ``figures``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What was measured, as data: in memory while it grows, and as the JSON file that keeps it."""
+"""What was measured, as data: in memory while it grows, and as the JSON file that keeps it.
+
+How they are measured is left to ``rounds`` and ``workers``, how they are shown to ``table``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The order of the measurements: engines alternate, because a machine's speed drifts."""
+"""The order of the measurements: engines alternate, because a machine's speed drifts.
+
+What one measurement does is left to the engines, see ``engine``.
+"""
 
 from __future__ import annotations
 

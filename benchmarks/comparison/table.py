@@ -1,4 +1,7 @@
-"""Results in Markdown: a table a model, then who was measured and how."""
+"""Results in Markdown: a table a model, then who was measured and how.
+
+What is measured, and in which units, is known to ``figures``.
+"""
 
 from __future__ import annotations
 

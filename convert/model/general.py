@@ -1,4 +1,7 @@
-"""The keys under ``general.``: what the model is called, how large it is, its licence."""
+"""The keys under ``general.``: what the model is called, how large it is, its licence.
+
+Keys of the architecture, such as its sizes, are left to ``hparams``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A GGUF file as a source of another: its metadata with the types it has there."""
+"""A GGUF file as a source of another: its metadata with the types it has there.
+
+Reading the file is left to ``quant.gguf``, what a user sets besides to ``metadata_override``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a conversion has done: per tensor and in all, as numbers, as JSON and as a line of text."""
+"""What a conversion has done: per tensor and in all, as numbers, as JSON and as a line of text.
+
+What was counted comes from the ``journal`` and the plan; nothing is measured here.
+"""
 
 from __future__ import annotations
 

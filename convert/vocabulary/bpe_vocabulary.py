@@ -1,4 +1,8 @@
-"""The vocabulary of a byte-level BPE in Hugging Face's ``tokenizer.json``."""
+"""The vocabulary of a byte-level BPE in Hugging Face's ``tokenizer.json``.
+
+Which split pattern it has is left to ``split_pattern_names``, which roles tokens have to
+``tokenizer_settings``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A checkpoint's chat template: where Hugging Face's programs keep it, and GGUF's keys for it."""
+"""A checkpoint's chat template: where Hugging Face's programs keep it, and GGUF's keys for it.
+
+Whether a template works is not asked here: it is run, in a sandbox, by who chats.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The vocabulary of a SentencePiece ``tokenizer.model`` and the tokens added beside it."""
+"""The vocabulary of a SentencePiece ``tokenizer.model`` and the tokens added beside it.
+
+The file's form is known to ``sentencepiece_file``; the same model as a ``tokenizer.json`` is
+``fast_sentencepiece_vocabulary``'s.
+"""
 
 from __future__ import annotations
 

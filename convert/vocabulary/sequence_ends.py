@@ -1,4 +1,7 @@
-"""Whether encoding puts BOS before a text and EOS behind it, by all the files that may say."""
+"""Whether encoding puts BOS before a text and EOS behind it, by all the files that may say.
+
+Which tokens these are is left to ``tokenizer_settings``.
+"""
 
 from __future__ import annotations
 

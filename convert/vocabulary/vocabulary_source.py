@@ -1,4 +1,7 @@
-"""Which of the files beside a checkpoint is its tokenizer, and what GGUF holds of it."""
+"""Which of the files beside a checkpoint is its tokenizer, and what GGUF holds of it.
+
+Reading each kind of file is left to the ``*_vocabulary`` modules.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The option --lora: adapters with scales, and how they are loaded for who asks for them."""
+"""The option --lora: adapters with scales, and how they are loaded for who asks for them.
+
+Adapters themselves are the engine's.
+"""
 
 from __future__ import annotations
 

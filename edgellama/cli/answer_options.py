@@ -1,4 +1,7 @@
-"""Options that say what a text must look like, and the arguments that they become."""
+"""Options that say what a text must look like, and the arguments that they become.
+
+What the forms mean, and whether they can be kept to, is left to ``constraints``.
+"""
 
 from __future__ import annotations
 

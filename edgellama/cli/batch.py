@@ -1,4 +1,7 @@
-"""``edgellama batch``: many prompts from a file, their texts into another, to be gone on with."""
+"""``edgellama batch``: many prompts from a file, their texts into another, to be gone on with.
+
+The files are left to ``batch_files``, who runs to ``batch_job``, a cluster to ``batch_ray``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which lines of a batch run, and what becomes of their texts and errors."""
+"""Which lines of a batch run, and what becomes of their texts and errors.
+
+Reading and writing lines is left to ``batch_files``, generating to ``generation.batch``.
+"""
 
 from __future__ import annotations
 

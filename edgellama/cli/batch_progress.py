@@ -1,4 +1,7 @@
-"""How far a batch has come, on stderr: a live bar for people, a line at the end for all."""
+"""How far a batch has come, on stderr: a live bar for people, a line at the end for all.
+
+What a text is, and when it counts as failed, is known to ``batch_job``.
+"""
 
 from __future__ import annotations
 

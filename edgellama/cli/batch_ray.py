@@ -1,4 +1,7 @@
-"""``edgellama batch --ray``: the same lines, whose texts are made on the machines of a cluster."""
+"""``edgellama batch --ray``: the same lines, whose texts are made on the machines of a cluster.
+
+What a worker does is known to ``cluster.batch_worker``, how Ray spreads it to ``ray_batch``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``edgellama bench``: speed and memory, test by test, in the manner of llama-bench."""
+"""``edgellama bench``: speed and memory, test by test, in the manner of llama-bench.
+
+Measuring is left to ``measure.bench``, the table to ``bench_table``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``edgellama clean``: frees what of the cache can be made again."""
+"""``edgellama clean``: frees what of the cache can be made again.
+
+What may go is known to ``models.cleaning`` and to the cache of compiled code.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``edgellama cluster plan``: which layers go where, before anything is bought or started."""
+"""``edgellama cluster plan``: which layers go where, before anything is bought or started.
+
+Planning is left to ``cluster.planning``; this shows what it finds.
+"""
 
 from __future__ import annotations
 

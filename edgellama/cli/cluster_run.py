@@ -1,4 +1,7 @@
-"""``edgellama cluster run``: a text by a model whose layers lie on several machines."""
+"""``edgellama cluster run``: a text by a model whose layers lie on several machines.
+
+Opening the stages is left to ``cluster_stages``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""A model as its commands open it over several machines: a plan, then a stage on each of them."""
+"""A model as its commands open it over several machines: a plan, then a stage on each of them.
+
+Who plans is ``cluster.planning``, who starts stages ``cluster.ray_stages``; commands take theirs
+here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A conversion's plan as text: every tensor, the total, and whether disk and memory suffice."""
+"""A conversion's plan as text: every tensor, the total, and whether disk and memory suffice.
+
+The plan itself is made by ``convert.planning``.
+"""
 
 from __future__ import annotations
 

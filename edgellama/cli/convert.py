@@ -1,4 +1,7 @@
-"""``edgellama convert``: a checkpoint becomes a quantized GGUF file."""
+"""``edgellama convert``: a checkpoint becomes a quantized GGUF file.
+
+Converting is left to the room of that name; its plan and its bar are shown by modules of their own.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``edgellama doctor``: what this machine offers, what is installed, and what is missing."""
+"""``edgellama doctor``: what this machine offers, what is installed, and what is missing.
+
+What a graphics card has is left to ``cuda.machine``, what is compiled to ``code_cache``.
+"""
 
 from __future__ import annotations
 

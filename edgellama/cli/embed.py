@@ -1,4 +1,7 @@
-"""``edgellama embed``: texts as vectors, into lines of JSON or a NumPy array."""
+"""``edgellama embed``: texts as vectors, into lines of JSON or a NumPy array.
+
+Vectors are ``generation.embedding``'s, reading the texts is left to ``text_lines``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Options that say how a model is loaded, and the arguments of ``Llama`` that they become."""
+"""Options that say how a model is loaded, and the arguments of ``Llama`` that they become.
+
+Options of texts are left to ``sampling_options`` and ``answer_options``.
+"""
 
 from __future__ import annotations
 

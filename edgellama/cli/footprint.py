@@ -1,4 +1,7 @@
-"""``edgellama footprint``: how much memory a model will take, before it is downloaded or run."""
+"""``edgellama footprint``: how much memory a model will take, before it is downloaded or run.
+
+Predicting and measuring are left to ``measure``, the rows to ``footprint_table``.
+"""
 
 from __future__ import annotations
 

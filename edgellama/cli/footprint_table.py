@@ -1,4 +1,7 @@
-"""The rows and columns of ``edgellama footprint``: predictions, and a measurement beside one."""
+"""The rows and columns of ``edgellama footprint``: predictions, and a measurement beside one.
+
+Where the numbers come from is known to ``measure``.
+"""
 
 from __future__ import annotations
 

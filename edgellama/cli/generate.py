@@ -1,4 +1,7 @@
-"""``edgellama generate``: one text from one prompt, for the shell and for scripts."""
+"""``edgellama generate``: one text from one prompt, for the shell and for scripts.
+
+Where the prompt comes from is left to ``prompt_text``, how a text appears to ``streaming``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``edgellama imatrix``: which columns of a model matter for a text, as a file for ``convert``."""
+"""``edgellama imatrix``: which columns of a model matter for a text, as a file for ``convert``.
+
+Measuring is left to ``measure.importance``, the file to ``convert.imatrix``.
+"""
 
 from __future__ import annotations
 

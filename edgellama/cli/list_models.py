@@ -1,4 +1,7 @@
-"""``edgellama list``: the models that the cache holds."""
+"""``edgellama list``: the models that the cache holds.
+
+What the cache holds is known to ``models.library``, what a file is to ``models.facts``.
+"""
 
 from __future__ import annotations
 

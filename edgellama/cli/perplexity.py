@@ -1,4 +1,7 @@
-"""``edgellama perplexity``: how well a model predicts a text, alone or against another model."""
+"""``edgellama perplexity``: how well a model predicts a text, alone or against another model.
+
+Computing it is left to ``measure.perplexity``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Names beside the dots of a plot, so that none lies on another, on a dot, or off the axes."""
+"""Names beside the dots of a plot, so that none lies on another, on a dot, or off the axes.
+
+It knows boxes and distances in points, and nothing of what is plotted.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``edgellama profile``: where the time of a step goes, op by op."""
+"""``edgellama profile``: where the time of a step goes, op by op.
+
+Timing ops is left to ``measure.op_profile``, the table to ``profile_table``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The rows and columns of ``edgellama profile``."""
+"""The rows and columns of ``edgellama profile``.
+
+What the figures mean is known to ``measure.op_profile``.
+"""
 
 from __future__ import annotations
 

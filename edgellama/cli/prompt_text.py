@@ -1,4 +1,7 @@
-"""Where a prompt comes from: an argument, a file, or standard input."""
+"""Where a prompt comes from: an argument, a file, or standard input.
+
+What becomes of the text is left to the commands.
+"""
 
 from __future__ import annotations
 

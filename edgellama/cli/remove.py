@@ -1,4 +1,7 @@
-"""``edgellama rm``: deletes models of the cache, or conversations that are kept."""
+"""``edgellama rm``: deletes models of the cache, or conversations that are kept.
+
+What a model's files are is known to ``models.library``, conversations to ``chat.kept``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``edgellama rerank``: documents in the order in which they answer a query."""
+"""``edgellama rerank``: documents in the order in which they answer a query.
+
+Ranking is ``generation.reranking``'s, reading the documents is left to ``text_lines``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``edgellama serve``: models for programs, in the protocols of OpenAI, Ollama and Anthropic."""
+"""``edgellama serve``: models for programs, in the protocols of OpenAI, Ollama and Anthropic.
+
+Here options become ``server.settings``, which are checked before anything is opened.
+"""
 
 from __future__ import annotations
 

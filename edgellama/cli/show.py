@@ -1,4 +1,7 @@
-"""``edgellama show``: a model in brief, and where it came from."""
+"""``edgellama show``: a model in brief, and where it came from.
+
+What is read of a file is known to ``models.facts``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Texts of a command, one a line: given as arguments, in a file, or through a pipe."""
+"""Texts of a command, one a line: given as arguments, in a file, or through a pipe.
+
+What is computed of them is left to the commands.
+"""
 
 from __future__ import annotations
 

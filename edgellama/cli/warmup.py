@@ -1,4 +1,7 @@
-"""``edgellama warmup``: compiles kernels before they are needed, here or for others to ship."""
+"""``edgellama warmup``: compiles kernels before they are needed, here or for others to ship.
+
+Compiling is left to ``kernels_cpu.compiling``, a card's kernels to ``warmup_card``.
+"""
 
 from __future__ import annotations
 

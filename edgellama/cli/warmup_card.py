@@ -1,4 +1,7 @@
-"""What ``edgellama warmup`` does for graphics cards: the kernels of a model's attention."""
+"""What ``edgellama warmup`` does for graphics cards: the kernels of a model's attention.
+
+Which kernels a model needs is known to ``engine.card.attention``, compiling to ``cuda.ptx_cache``.
+"""
 
 from __future__ import annotations
 

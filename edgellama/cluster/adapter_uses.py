@@ -1,4 +1,7 @@
-"""Adapters as stages hear of them: each machine reads its own copy, checked by its digest."""
+"""Adapters as stages hear of them: each machine reads its own copy, checked by its digest.
+
+What adapters do to a step is the engine's.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""One process's share of a batch: lines of prompts in, lines of texts out. It knows no Ray."""
+"""One process's share of a batch: lines of prompts in, lines of texts out. It knows no Ray.
+
+Which lines it gets, and where its lines go, is left to ``ray_batch``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The sequences that a stage holds, by number: who is forgotten for others, and what they share."""
+"""The sequences that a stage holds, by number: who is forgotten for others, and what they share.
+
+Their pages are ``KVCache``'s, calls are left to ``stage``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The machines of a cluster as a user describes them: ``name:memory:bandwidth[:network]``."""
+"""The machines of a cluster as a user describes them: ``name:memory:bandwidth[:network]``.
+
+How layers are shared out among them is left to ``planning``.
+"""
 
 from __future__ import annotations
 

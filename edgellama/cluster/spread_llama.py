@@ -1,4 +1,7 @@
-"""``SpreadLlama``: everything that users do with a model, over stages on several machines."""
+"""``SpreadLlama``: everything that users do with a model, over stages on several machines.
+
+How steps go over the stages is left to ``spread_engine``; texts are made as ``Llama`` makes them.
+"""
 
 from __future__ import annotations
 

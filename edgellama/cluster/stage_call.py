@@ -1,4 +1,7 @@
-"""What a driver and a stage say to each other, as plain values that any transport can carry."""
+"""What a driver and a stage say to each other, as plain values that any transport can carry.
+
+Calls that compute nothing are ``stage_task``'s, their bytes on a wire are ``wire``'s.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a driver has a stage do besides computing, as plain values that any transport can carry."""
+"""What a driver has a stage do besides computing, as plain values that any transport can carry.
+
+Steps are left to ``stage_call``, what a stage does with these to ``stage_tasks``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How a stage does what is no computation: forks, and keys and values that come and go as pages."""
+"""How a stage does what is no computation: forks, and keys and values that come and go as pages.
+
+Computing is left to ``stage``, who is held to ``held_sequences``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Where schemas stand in a schema: those inside it by place, and those that references mean."""
+"""Where schemas stand in a schema: those inside it by place, and those that references mean.
+
+What a keyword means is left to ``keywords`` and ``json_schema``.
+"""
 
 from __future__ import annotations
 

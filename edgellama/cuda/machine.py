@@ -1,4 +1,7 @@
-"""What this machine has of NVIDIA's, in lines for people."""
+"""What this machine has of NVIDIA's, in lines for people.
+
+Whether a model uses a card is not decided here, but by the engine.
+"""
 
 from __future__ import annotations
 

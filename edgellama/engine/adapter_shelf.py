@@ -1,4 +1,7 @@
-"""The adapters that are loaded for one model, by name, and the sets of them that texts ask for."""
+"""The adapters that are loaded for one model, by name, and the sets of them that texts ask for.
+
+Reading one is left to ``adapter``, its ops to ``adapter_ops``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What callers may ask an engine for, checked before anything runs."""
+"""What callers may ask an engine for, checked before anything runs.
+
+Options of texts are checked where texts are made.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A thread that lets an engine give back its memory once nobody has computed for a while."""
+"""A thread that lets an engine give back its memory once nobody has computed for a while.
+
+What is given back, and made again for the next step, is known to ``machinery``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Which kernel multiplies a matrix, and how many of its rows are handed out at a time."""
+"""Which kernel multiplies a matrix, and how many of its rows are handed out at a time.
+
+Where its arguments lie is left to ``row_ops`` and ``llama_program``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Memory that costs only what is touched: reserved at once, paid for page by page."""
+"""Memory that costs only what is touched: reserved at once, paid for page by page.
+
+What lies in it is left to who asks for it.
+"""
 
 from __future__ import annotations
 

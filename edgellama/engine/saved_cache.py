@@ -1,4 +1,7 @@
-"""Keys and values of a sequence in a file: its pages go there, and come from there, as they lie."""
+"""Keys and values of a sequence in a file: its pages go there, and come from there, as they lie.
+
+The file is left to ``saved_pages``, other layouts of pages to ``page_lanes``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What texts and the scheduler ask of a sequence, wherever its keys and values lie."""
+"""What texts and the scheduler ask of a sequence, wherever its keys and values lie.
+
+Where they lie is known to ``KVCache`` and to the cluster's sequences.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What callers may give as a prompt and as stop strings, and how it becomes what decoding takes."""
+"""What callers may give as a prompt and as stop strings, and how it becomes what decoding takes.
+
+Options of a text are left to ``text_options``.
+"""
 
 from __future__ import annotations
 

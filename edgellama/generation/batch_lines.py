@@ -1,4 +1,7 @@
-"""Lines of prompts and of texts, as objects of JSON: what ``edgellama batch`` reads and writes."""
+"""Lines of prompts and of texts, as objects of JSON: what ``edgellama batch`` reads and writes.
+
+Which lines there are, and where they go, is left to the command and to workers of a cluster.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""From the form that a request asks for to the constraint of its text, and from text to object."""
+"""From the form that a request asks for to the constraint of its text, and from text to object.
+
+What a form is, is known to ``constraints``; when a constraint is asked, to ``token_choice``.
+"""
 
 from __future__ import annotations
 

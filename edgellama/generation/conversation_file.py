@@ -1,4 +1,7 @@
-"""The JSON file of a saved conversation: its form, checked when it is read."""
+"""The JSON file of a saved conversation: its form, checked when it is read.
+
+What messages mean is left to ``messages`` and ``transcript``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What was said in a conversation, as its user reads, edits, saves and loads it."""
+"""What was said in a conversation, as its user reads, edits, saves and loads it.
+
+How messages become prompts is left to ``conversation_prompts``, replies to ``conversation``.
+"""
 
 from __future__ import annotations
 

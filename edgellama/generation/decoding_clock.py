@@ -1,4 +1,7 @@
-"""Counts and seconds of one generation, without the time that its caller spends."""
+"""Counts and seconds of one generation, without the time that its caller spends.
+
+What is counted, and when, is known to ``decoding``.
+"""
 
 from __future__ import annotations
 

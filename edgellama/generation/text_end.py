@@ -1,4 +1,7 @@
-"""Why and where a text ends."""
+"""Why and where a text ends.
+
+Who asks is ``decoding``; stop strings are found by ``text_assembly``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What was said in a conversation, as it is kept, edited and saved; nothing is computed here."""
+"""What was said in a conversation, as it is kept, edited and saved; nothing is computed here.
+
+Its file is left to ``conversation_file``, replies to ``conversation``.
+"""
 
 from __future__ import annotations
 

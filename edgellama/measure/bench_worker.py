@@ -1,4 +1,7 @@
-"""The process of one benchmark test: start, warm-up, repetitions, and a plain read beside each."""
+"""The process of one benchmark test: start, warm-up, repetitions, and a plain read beside each.
+
+Which tests there are, and what becomes of their figures, is left to ``bench``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What reading the weights would take if nothing were computed: the measure of a decode step."""
+"""What reading the weights would take if nothing were computed: the measure of a decode step.
+
+The kernel that reads is ``matrices.bandwidth``.
+"""
 
 from __future__ import annotations
 

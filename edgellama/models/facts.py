@@ -1,4 +1,7 @@
-"""What a GGUF file's header tells of its model in a few words, for lists of models."""
+"""What a GGUF file's header tells of its model in a few words, for lists of models.
+
+Which files there are is left to ``library``.
+"""
 
 from __future__ import annotations
 

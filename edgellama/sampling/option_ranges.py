@@ -1,4 +1,7 @@
-"""What values an option of sampling may have, in words for errors and help, too."""
+"""What values an option of sampling may have, in words for errors and help, too.
+
+The options themselves, with their defaults, are ``options``'.
+"""
 
 from __future__ import annotations
 

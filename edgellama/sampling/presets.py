@@ -1,4 +1,7 @@
-"""Options of sampling by one name, and how layers of options become one."""
+"""Options of sampling by one name, and how layers of options become one.
+
+Single options, and what values they may have, are left to ``options``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Anthropic's messages, whose contents are blocks, as messages of chats, and replies as blocks."""
+"""Anthropic's messages, whose contents are blocks, as messages of chats, and replies as blocks.
+
+Requests and streams are left to ``anthropic_messages``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Anthropic's messages: fields in, one message or a stream of named events out."""
+"""Anthropic's messages: fields in, one message or a stream of named events out.
+
+Contents of messages are left to ``anthropic_blocks``, the paths to ``anthropic_routes``.
+"""
 
 from __future__ import annotations
 

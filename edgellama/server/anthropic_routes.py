@@ -1,4 +1,7 @@
-"""The endpoints of Anthropic's protocol."""
+"""The endpoints of Anthropic's protocol.
+
+What is in requests and answers is left to ``anthropic_messages``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The routes, and what every request passes through; each protocol has a module of its own."""
+"""The routes, and what every request passes through; each protocol has a module of its own.
+
+Sockets and signals are left to ``run``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Embeddings in OpenAI's and in Ollama's protocol."""
+"""Embeddings in OpenAI's and in Ollama's protocol.
+
+Vectors are ``generation.embedding``'s; their turn among texts is left to ``turns``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Log-probabilities as each protocol writes them."""
+"""Log-probabilities as each protocol writes them.
+
+The numbers are the generation's, ``generation.logprobs``.
+"""
 
 from __future__ import annotations
 

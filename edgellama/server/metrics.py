@@ -1,4 +1,7 @@
-"""Counters and gauges as Prometheus reads them; plain text needs no library."""
+"""Counters and gauges as Prometheus reads them; plain text needs no library.
+
+Who counts is ``answers`` and ``application``; the path is ``plain_routes``'.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""OpenAI's moderations by a Llama Guard, whose categories become OpenAI's where one fits."""
+"""OpenAI's moderations by a Llama Guard, whose categories become OpenAI's where one fits.
+
+Asking the model is left to ``generation.moderation``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Requests in Ollama's protocol, checked, as what a text is told."""
+"""Requests in Ollama's protocol, checked, as what a text is told.
+
+The paths are left to ``ollama_routes``, answers to ``ollama_texts``.
+"""
 
 from __future__ import annotations
 

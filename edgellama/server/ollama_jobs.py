@@ -1,4 +1,7 @@
-"""Long work as Ollama's clients follow it: a line of JSON for each step and for some bytes."""
+"""Long work as Ollama's clients follow it: a line of JSON for each step and for some bytes.
+
+What the work is, is known to ``ollama_manage`` and ``ollama_pull``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The endpoints of Ollama's protocol."""
+"""The endpoints of Ollama's protocol.
+
+Fields are left to ``ollama_fields``, answers to ``ollama_texts``, files to ``ollama_manage``.
+"""
 
 from __future__ import annotations
 

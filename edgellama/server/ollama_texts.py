@@ -1,4 +1,7 @@
-"""Texts as Ollama's clients read them: a line of JSON for every piece, the figures in the last."""
+"""Texts as Ollama's clients read them: a line of JSON for every piece, the figures in the last.
+
+What a request asks for is left to ``ollama_fields``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""OpenAI's chat completions: fields in, one JSON object or a stream of chunks out."""
+"""OpenAI's chat completions: fields in, one JSON object or a stream of chunks out.
+
+What it shares with completions is ``openai_common``'s, the path is ``openai_routes``'.
+"""
 
 from __future__ import annotations
 

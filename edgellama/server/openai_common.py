@@ -1,4 +1,7 @@
-"""What OpenAI's text endpoints share: usage, reasons of the end, limits, how a stream ends."""
+"""What OpenAI's text endpoints share: usage, reasons of the end, limits, how a stream ends.
+
+Fields and answers of each endpoint are left to its own module.
+"""
 
 from __future__ import annotations
 

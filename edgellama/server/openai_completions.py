@@ -1,4 +1,7 @@
-"""OpenAI's completions of plain prompts: a text, several, or token ids."""
+"""OpenAI's completions of plain prompts: a text, several, or token ids.
+
+What it shares with chats is ``openai_common``'s, the path is ``openai_routes``'.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""OpenAI's responses: what a request may say, and the object that it becomes."""
+"""OpenAI's responses: what a request may say, and the object that it becomes.
+
+As a stream it is ``response_stream``'s; which are kept is left to ``response_store``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The endpoints of OpenAI's protocol."""
+"""The endpoints of OpenAI's protocol.
+
+What is in requests and answers is left to ``openai_chat`` and ``openai_completions``.
+"""
 
 from __future__ import annotations
 

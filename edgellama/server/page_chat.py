@@ -1,4 +1,7 @@
-"""Replies on the page: a stream of events, of which whatever came is kept, however it ends."""
+"""Replies on the page: a stream of events, of which whatever came is kept, however it ends.
+
+Conversations are kept by ``page_conversations``, the paths are ``page_routes``'.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What the page shows of models and of the machine: memory before and after loading, the queue."""
+"""What the page shows of models and of the machine: memory before and after loading, the queue.
+
+Which models there are is known to ``catalogue``, which are loaded to ``model_shelf``.
+"""
 
 from __future__ import annotations
 

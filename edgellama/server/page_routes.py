@@ -1,4 +1,7 @@
-"""What the page asks for: conversations, replies, models with their memory."""
+"""What the page asks for: conversations, replies, models with their memory.
+
+What is kept and computed is left to ``page_chat``, ``page_conversations`` and ``page_models``.
+"""
 
 from __future__ import annotations
 

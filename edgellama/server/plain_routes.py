@@ -1,4 +1,7 @@
-"""Endpoints of no protocol: health and figures."""
+"""Endpoints of no protocol: health and figures.
+
+What is counted is known to ``metrics`` and ``state``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Documents by a query, in the protocol of Jina, Cohere and llama.cpp's server."""
+"""Documents by a query, in the protocol of Jina, Cohere and llama.cpp's server.
+
+Ranking is ``generation.reranking``'s; its turn among texts is left to ``turns``.
+"""
 
 from __future__ import annotations
 

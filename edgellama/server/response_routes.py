@@ -1,4 +1,7 @@
-"""The endpoints of OpenAI's responses, which later requests may go on from."""
+"""The endpoints of OpenAI's responses, which later requests may go on from.
+
+What is in requests and responses is left to ``openai_responses``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A response as events with numbers, each with the name of what happened."""
+"""A response as events with numbers, each with the name of what happened.
+
+What the object has is known to ``openai_responses``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What modules of routes share: the table's form, and the way from a request to the server."""
+"""What modules of routes share: the table's form, and the way from a request to the server.
+
+Which paths there are is known to the modules of each protocol.
+"""
 
 from __future__ import annotations
 

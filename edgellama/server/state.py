@@ -1,4 +1,7 @@
-"""What all requests of a server share: settings, models, the queue, threads, counts."""
+"""What all requests of a server share: settings, models, the queue, threads, counts.
+
+What each of them does is known to its own module.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What a Python function says about itself: its name, what it is good for, what it takes."""
+"""What a Python function says about itself: its name, what it is good for, what it takes.
+
+Schemas of single types are left to ``type_schemas``, the tool to ``tool``.
+"""
 
 from __future__ import annotations
 

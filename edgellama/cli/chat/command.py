@@ -1,4 +1,8 @@
-"""``edgellama chat``: a conversation on a terminal or through a pipe."""
+"""``edgellama chat``: a conversation on a terminal or through a pipe.
+
+Here options become a chat, and a conversation is opened for it; the rest is ``chat``'s and
+``loop``'s.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The keyboard while a reply streams: what is typed is not shown, and kept for the next prompt."""
+"""The keyboard while a reply streams: what is typed is not shown, and kept for the next prompt.
+
+Prompts and their history are left to ``input``.
+"""
 
 from __future__ import annotations
 

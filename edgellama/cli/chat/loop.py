@@ -1,4 +1,7 @@
-"""The loops of the chat: one for a person at a terminal, one for what comes through a pipe."""
+"""The loops of the chat: one for a person at a terminal, one for what comes through a pipe.
+
+What a line does is known to ``chat`` and ``commands``.
+"""
 
 from __future__ import annotations
 

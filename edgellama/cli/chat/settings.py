@@ -1,4 +1,7 @@
-"""Options of replies as a user sets and reads them in the chat: names, values, defaults."""
+"""Options of replies as a user sets and reads them in the chat: names, values, defaults.
+
+What values mean, and which are allowed, is known to ``sampling.options``.
+"""
 
 from __future__ import annotations
 

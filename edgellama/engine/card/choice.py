@@ -1,4 +1,7 @@
-"""Where attention is computed, as users say it."""
+"""Where attention is computed, as users say it.
+
+What follows from a choice is left to ``late_placement`` and ``placement``.
+"""
 
 from __future__ import annotations
 

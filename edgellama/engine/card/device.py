@@ -1,4 +1,7 @@
-"""A graphics card that is in use: its context, one stream, its memory, and kernels for it."""
+"""A graphics card that is in use: its context, one stream, its memory, and kernels for it.
+
+Which sequences use it is left to ``placement``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Places sequences on a card without importing anything of it until a text is long enough."""
+"""Places sequences on a card without importing anything of it until a text is long enough.
+
+What is decided then is left to ``placement``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Whether and how the texts of a model are guessed ahead: what its sessions and batches share."""
+"""Whether and how the texts of a model are guessed ahead: what its sessions and batches share.
+
+What is guessed is left to the drafters, how many to ``draft_width``.
+"""
 
 from __future__ import annotations
 
