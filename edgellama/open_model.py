@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from edgellama.engine.card.use import CardUse
 from edgellama.engine.engine import Engine
 from edgellama.engine.idle_watch import IdleWatch, check_idle_seconds
 from edgellama.engine.kv_types import KVTypeChoice
+from edgellama.generation.living import Living
 from edgellama.generation.session import Session
 from edgellama.generation.speculation.same_vocabulary import check_same_vocabulary
 from edgellama.generation.speculation.speculation import (
@@ -149,7 +149,7 @@ class OpenModel(AdjustableModel):
             self._file.close()
             raise
         self._speculation = Speculation(self._engine, "auto" if mode is None else mode, drafting)
-        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._sessions = Living[Session]()
         self._sessions_lock = threading.RLock()
         self._closed = False
         self._idle_watch = IdleWatch(self._engine, idle_seconds)

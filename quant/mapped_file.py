@@ -7,10 +7,10 @@ mapped has pages that end the process when they are touched; ``read_at`` reads w
 from __future__ import annotations
 
 import contextlib
+import io
 import mmap
 import os
 import stat
-import weakref
 from pathlib import Path
 
 from edgellama.quant.error_text import file_error
@@ -20,18 +20,23 @@ CAN_READ_AT = hasattr(os, "pread")
 """Windows has no ``pread``, but lets nobody cut a file that is mapped."""
 
 
+class _OpenFile(io.FileIO):
+    """A file that is closed once nobody refers to it, of which Python's own class would warn."""
+
+    _finalizing = False
+
+
 class FileMapping(mmap.mmap):
     """A file mapped read-only, which can also be read like any other, where CAN_READ_AT."""
 
-    def hold(self, descriptor: int) -> None:
-        """Keep another descriptor of the file as long as the mapping lives."""
-        self._descriptor = os.dup(descriptor)
-        weakref.finalize(self, os.close, self._descriptor)
+    def hold(self, file: io.FileIO) -> None:
+        """Keep the open file as long as the mapping lives."""
+        self._file = file
 
     def read_at(self, offset: int, num_bytes: int) -> bytes:
         """The bytes from ``offset`` on, fewer where the file has no more."""
-        pieces = []
-        while num_bytes and (piece := os.pread(self._descriptor, num_bytes, offset)):
+        pieces, descriptor = [], self._file.fileno()
+        while num_bytes and (piece := os.pread(descriptor, num_bytes, offset)):
             pieces.append(piece)
             offset += len(piece)
             num_bytes -= len(piece)
@@ -49,13 +54,13 @@ def map_file(path: Path, kind: str) -> FileMapping:
         if not stat.S_ISREG(mode):
             found = "a directory" if stat.S_ISDIR(mode) else "not a regular file"
             raise file_error(path, f"is {found}", kind)
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size == 0:
-                raise file_error(path, "is empty, 0 bytes", kind)
-            mapping = FileMapping(file.fileno(), 0, access=mmap.ACCESS_READ)
-            mapping.hold(file.fileno())
-            _ask_for_huge_pages(mapping)
-            return mapping
+        file = _OpenFile(path)
+        if os.fstat(file.fileno()).st_size == 0:
+            raise file_error(path, "is empty, 0 bytes", kind)
+        mapping = FileMapping(file.fileno(), 0, access=mmap.ACCESS_READ)
+        mapping.hold(file)
+        _ask_for_huge_pages(mapping)
+        return mapping
     except ModelFileError:
         raise
     except (FileNotFoundError, NotADirectoryError):

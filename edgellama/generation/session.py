@@ -21,6 +21,7 @@ from edgellama.engine.text_cache import TextCache
 from edgellama.engine.text_engine import TextEngine
 from edgellama.generation.arguments import check_may_fit, check_prompt
 from edgellama.generation.decoding import Decoding
+from edgellama.generation.living import Living
 from edgellama.generation.results import Generation
 from edgellama.generation.session_state import SessionState
 from edgellama.generation.speculation.speculation import Speculation
@@ -49,7 +50,7 @@ class Session(SessionState):
         kv_type: KVTypeChoice = "f16",
         cache: TextCache | None = None,
         adapters: AdapterScales | AdapterSet | None = None,
-        siblings: weakref.WeakSet[Session] | None = None,
+        siblings: Living[Session] | None = None,
         line: WaitingLine | None = None,
         speculation: Speculation | None = None,
     ) -> None:
@@ -70,7 +71,7 @@ class Session(SessionState):
         )
         self._line = WaitingLine() if line is None else line
         self._speculation = speculation
-        self._siblings = weakref.WeakSet[Session]() if siblings is None else siblings
+        self._siblings = Living[Session]() if siblings is None else siblings
         self._siblings.add(self)
 
     def generate(

@@ -194,12 +194,17 @@ class Stream(ProcessBound, Iterator[Chunk]):
         self.close()
 
     def __del__(self) -> None:
+        is_interrupted = False
         try:
             # An __init__ that failed leaves nothing to end.
             if hasattr(self, "_ended"):
                 self.close()
         except KeyboardInterrupt:
             self.close()
+            is_interrupted = True
+        if is_interrupted:
+            # What goes with it has finalizers of its own.
+            self.__dict__.clear()
             LATE_INTERRUPT.comes  # noqa: B018
 
     def _end(self, *, failed: bool) -> None:

@@ -78,6 +78,12 @@ class SignalPlaces:
         except KeyboardInterrupt:
             self._is_inside = False
             self._is_interrupted = True
+        except RuntimeError as error:
+            self._is_inside = False
+            # A condition of Python's own, such as one that waits for a thread, says this instead.
+            if str(error) != "release unlocked lock":
+                raise
+            self._is_interrupted = True
         finally:
             sys.settrace(None)
         # What the traceback has held is gone.
