@@ -126,7 +126,7 @@ def interrupt_places(path: Path, seconds: float, seed: int) -> None:
             write_tiny_llama(folder / "plain.gguf", MODEL),
             write_tiny_llama(folder / "window.gguf", replace(MODEL, sliding_window=150)),
         ]
-        gc.freeze()
+        helper.submit(gc.freeze).result()
         for scene in scenes:
             world = partial(World, draw.choice(models), folder, draw.choice((1, 2)))
             one = Interrupted(scene, world, helper, has_neighbour=draw.random() < 0.5)
