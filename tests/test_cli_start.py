@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from interrupts import accept_interrupts
 
 INTERRUPTED_IMPORT = """
 import importlib.abc, sys
@@ -36,6 +37,38 @@ def test_an_interrupted_import_ends_silently(module: str, in_class: bool) -> Non
     """
     code = INTERRUPTED_IMPORT.format(module=module, in_class=in_class)
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+INTERRUPTED_CALLBACK = """
+import importlib.abc, signal, sys, time, weakref
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {module!r}:
+            thing = Finder()
+            seen = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGINT))
+            del thing
+            time.sleep(60)
+
+from edgellama.cli import main
+sys.meta_path.insert(0, Finder())
+main(["inspect", "missing.gguf"])
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
+@pytest.mark.parametrize("module", ["edgellama.cli.inspect_model", "edgellama.cli.model_argument"])
+def test_an_interrupt_in_a_callback_is_not_lost(module: str) -> None:
+    """Ctrl-C in a callback of a weak reference, as imports have them, ends the process silently."""
+    code = INTERRUPTED_CALLBACK.format(module=module)
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=40,
+        preexec_fn=accept_interrupts,
+    )
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 

@@ -18,6 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     import sys
 
     try:
+        from edgellama.cli.interrupts import end_at_once
+
+        end_at_once()
         from edgellama.cli.garbage import expect_start
 
         expect_start()

@@ -18,13 +18,13 @@ from typing import Any, NoReturn
 import click
 
 from edgellama.cli.completion import COMPLETE_VARIABLE, register_shells
+from edgellama.cli.interrupts import EXIT_INTERRUPTED, unwind
 from edgellama.cli.standard_streams import abandon, open_missing, show_any_text
 from edgellama.quant.error_text import system_error_text
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.replaced_file import WRITE_ERRORS
 
 DEBUG_VARIABLE = "EDGELLAMA_DEBUG"
-EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
@@ -80,7 +80,9 @@ class LazyGroup(click.Group):
 
             if close := get_close_matches(args[0], COMMANDS, n=1):
                 ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
-        return super().resolve_command(ctx, args)
+        found = super().resolve_command(ctx, args)
+        unwind()
+        return found
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command; a vanished reader and Ctrl-C become exit codes here."""

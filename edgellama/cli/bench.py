@@ -13,6 +13,7 @@ import click
 from edgellama.cli.adapter_option import adapter_option
 from edgellama.cli.completion import ATTENTION, KV_TYPE, MODEL, TIER
 from edgellama.cli.engine_options import ATTENTION_HELP, gpu_options
+from edgellama.cli.interrupts import EXIT_INTERRUPTED
 from edgellama.cli.lists import NumberList, TextList
 from edgellama.cli.options import count_option, style_option
 from edgellama.cli.token_count import TokenCountList
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from edgellama.measure.bench import BenchSetting, BenchTest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-EXIT_INTERRUPTED = 130
 DRAFT_HELP = "A smaller model of the same vocabulary that guesses where texts are generated."
 PAIR_HELP = "A prompt of PP tokens and TG tokens generated after it; repeatable."
 
