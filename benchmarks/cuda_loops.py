@@ -16,37 +16,14 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from cuda_cards import A100, H100_SXM, RTX_3060, RTX_4060_LAPTOP, TESLA_T4
+
 from edgellama.cuda.ptx_cache import ptx_of
 from edgellama.kernels_cpu.signatures import CACHE_TYPES, Kernel
 
+CARDS = (RTX_4060_LAPTOP, RTX_3060, TESLA_T4, A100, H100_SXM)
 BYTES = {"128": 16, "64": 8, "U16": 2, "U8": 1}
 """Of a load in each lane, by the suffix of its name; others have 4."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """Multiprocessors, lanes that multiply in each at once, clock, bytes of memory a second."""
-
-    name: str
-    multiprocessors: int
-    lanes: int
-    clock_hz: float
-    memory_bytes_per_s: float
-
-    @property
-    def instructions_per_byte(self) -> float:
-        """Instructions of lanes in the time in which the memory gives a byte."""
-        return self.multiprocessors * self.lanes * self.clock_hz / self.memory_bytes_per_s
-
-
-CARDS = (
-    Card("RTX 4060 Laptop", 24, 128, 1.5e9, 256e9),
-    Card("RTX 3060", 28, 128, 1.78e9, 360e9),
-    Card("Tesla T4", 40, 64, 1.59e9, 320e9),
-    Card("A100", 108, 64, 1.41e9, 1555e9),
-    Card("H100", 132, 128, 1.75e9, 3350e9),
-)
-"""As their makers say; the clock of the laptop's is a low one."""
 
 
 @dataclass(frozen=True)

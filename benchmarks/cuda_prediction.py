@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from cuda_cards import GTX_1660, H100_SXM, RTX_4060_LAPTOP, TESLA_T4, Card
+
 from edgellama.measure.footprint import tensor_bytes
 from edgellama.measure.model_outline import ModelOutline
 from edgellama.measure.model_presets import MODEL_PRESETS
@@ -30,20 +32,24 @@ SPARED_BYTES = 1e9
 
 @dataclass(frozen=True)
 class Machine:
-    """GB/s of its memory, of its card's, and of the bus; the card's GB."""
+    """A card in a computer; bytes a second of the computer's memory, and of the bus to the card."""
 
-    name: str
-    memory_rate: float
-    card_rate: float
-    bus_rate: float
-    card_gb: float
+    card: Card
+    memory: str
+    memory_bytes_per_s: float
+    bus_bytes_per_s: float = 16e9
+
+    @property
+    def name(self) -> str:
+        """As the table calls it."""
+        return f"{self.card.name}, {self.memory}"
 
 
 MACHINES = (
-    Machine("GTX 1660, two channels of DDR4-3200", 51.2, 192, 16, 6),
-    Machine("RTX 4060 Laptop, two channels of DDR5-5600", 89.6, 256, 16, 8),
-    Machine("Tesla T4, six channels of DDR4-2933", 140.8, 320, 16, 16),
-    Machine("H100 SXM, eight channels of DDR5-4800", 307.2, 3350, 64, 80),
+    Machine(GTX_1660, "two channels of DDR4-3200", 51.2e9),
+    Machine(RTX_4060_LAPTOP, "two channels of DDR5-5600", 89.6e9),
+    Machine(TESLA_T4, "six channels of DDR4-2933", 140.8e9),
+    Machine(H100_SXM, "eight channels of DDR5-4800", 307.2e9, bus_bytes_per_s=64e9),
 )
 """As their makers say."""
 
@@ -70,23 +76,23 @@ class Reading:
     def on_cpu(self, machine: Machine, depth: int) -> float:
         """Seconds of a token with the CPU's attention."""
         num_bytes = self.weight_bytes + depth * self.position_bytes
-        return num_bytes / (REACHED * machine.memory_rate * 1e9)
+        return num_bytes / (REACHED * machine.memory_bytes_per_s)
 
     def on_card(self, machine: Machine, depth: int) -> float:
         """The same with the card's."""
-        attention = depth * self.position_bytes / (REACHED * machine.card_rate * 1e9)
-        bus = self.num_layers * LAYER_SECONDS + self.crossing_bytes / (machine.bus_rate * 1e9)
+        attention = depth * self.position_bytes / (REACHED * machine.card.memory_bytes_per_s)
+        bus = self.num_layers * LAYER_SECONDS + self.crossing_bytes / machine.bus_bytes_per_s
         return self.on_cpu(machine, 0) + attention + bus
 
     def equal_depth(self, machine: Machine) -> int:
         """From how many tokens on the card's is as fast."""
         lost = self.on_card(machine, 0) - self.on_cpu(machine, 0)
-        rates = 1 / machine.memory_rate - 1 / machine.card_rate
-        return round(lost * REACHED * 1e9 / (self.position_bytes * rates))
+        saved = 1 / machine.memory_bytes_per_s - 1 / machine.card.memory_bytes_per_s
+        return round(lost * REACHED / (self.position_bytes * saved))
 
     def fits(self, machine: Machine, depth: int) -> bool:
         """Whether the card holds keys and values of so many tokens."""
-        return depth * self.position_bytes + SPARED_BYTES <= machine.card_gb * 1e9
+        return depth * self.position_bytes + SPARED_BYTES <= machine.card.memory_bytes
 
 
 def table() -> Iterator[str]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import argparse
 import base64
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
+from random_blocks import RANDOM_BLOCKS
 from sentencepiece import SentencePieceProcessor
 
 from edgellama.measure.footprint import tensor_formats
@@ -25,8 +26,6 @@ from edgellama.measure.model_presets import MODEL_PRESETS, ModelPreset
 from edgellama.quant.formats import Format
 from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.recipes import RECIPES
-
-Bytes: TypeAlias = np.ndarray[Any, np.dtype[np.uint8]]
 
 NUM_SPECIAL_TOKENS = 256
 NAMED_SPECIAL_TOKENS = {
@@ -49,49 +48,10 @@ CHAT_TEMPLATE = (
 TYPES = tuple(name for name, recipe in RECIPES.items() if not recipe.is_float)
 
 
-@dataclass(frozen=True)
-class RandomBlocks:
-    """Where a block has its half scale, and what random bytes come to at a scale of one.
-
-    ``minimum`` is the second half scale, just behind the first, in units of the first: it
-    centres the weights. ``deviation`` is their standard deviation.
-    """
-
-    scale_at: int
-    deviation: float
-    minimum: float | None = None
-
-    def make(self, rng: np.random.Generator, shape: tuple[int, int], spread: float) -> Bytes:
-        """uint8 ``shape`` (blocks, bytes of one) that dequantize to about ``spread``."""
-        blocks = np.frombuffer(bytearray(rng.bytes(shape[0] * shape[1])), np.uint8).reshape(shape)
-        scales = random_scales(rng, shape[0], spread / self.deviation)
-        if self.minimum is not None:
-            scales = np.concatenate([scales, self.minimum * scales], axis=1)
-        halves = scales.astype(np.float16).view(np.uint8)
-        blocks[:, self.scale_at : self.scale_at + halves.shape[1]] = halves
-        return blocks
-
-
-BLOCKS: Mapping[GGMLQuantizationType, RandomBlocks] = {
-    GGMLQuantizationType.Q4_0: RandomBlocks(0, 4.6),
-    GGMLQuantizationType.Q4_1: RandomBlocks(0, 4.6, -7.5),
-    GGMLQuantizationType.Q5_0: RandomBlocks(0, 9.2),
-    GGMLQuantizationType.Q5_1: RandomBlocks(0, 9.2, -15.5),
-    GGMLQuantizationType.Q8_0: RandomBlocks(0, 74),
-    GGMLQuantizationType.Q2_K: RandomBlocks(80, 13.9, 1.5),
-    GGMLQuantizationType.Q3_K: RandomBlocks(108, 43.3),
-    GGMLQuantizationType.Q4_K: RandomBlocks(0, 258, 7.5),
-    GGMLQuantizationType.Q5_K: RandomBlocks(0, 527, 15.5),
-    GGMLQuantizationType.Q6_K: RandomBlocks(208, 1370),
-    GGMLQuantizationType.IQ4_NL: RandomBlocks(0, 67),
-    GGMLQuantizationType.IQ4_XS: RandomBlocks(0, 1250),
-}
-
-
-def random_scales(rng: np.random.Generator, num_blocks: int, size: float) -> Any:
-    """float32 [num_blocks, 1] about ``size`` with random signs."""
+def random_factors(rng: np.random.Generator, num_blocks: int) -> Any:
+    """float32 (num_blocks, 1) about 1 and -1."""
     values = rng.random((num_blocks, 1), np.float32) * np.float32(0.6) + np.float32(0.7)
-    return np.where(rng.random((num_blocks, 1), np.float32) < 0.5, -size, size) * values
+    return np.where(rng.random((num_blocks, 1), np.float32) < 0.5, -values, values)
 
 
 def read_ranks(path: Path) -> list[bytes]:
@@ -230,9 +190,11 @@ def tensor_data(rng: np.random.Generator, name: str, shape: tuple[int, ...], for
         return rng.normal(1, 0.1, shape).astype(np.float32)
     rows, columns = shape
     spread = (1.0 if name.startswith("blk.") else 3.0) / columns**0.5
-    blocks = (rows * columns // format.block_size, format.block_bytes)
-    make = BLOCKS[GGMLQuantizationType(format.ggml_id)].make
-    return make(rng, blocks, spread).reshape(rows, -1)
+    num_blocks = rows * columns // format.block_size
+    drawn = np.frombuffer(bytearray(rng.bytes(num_blocks * format.block_bytes)), np.uint8)
+    kind = RANDOM_BLOCKS[GGMLQuantizationType(format.ggml_id)]
+    blocks = drawn.reshape(num_blocks, format.block_bytes)
+    return kind.set_spread(blocks, random_factors(rng, num_blocks), spread).reshape(rows, -1)
 
 
 def write_model(

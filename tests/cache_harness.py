@@ -102,7 +102,6 @@ class CacheRunner:
         group: int,
         context_length: int,
         pairs: int | None = None,
-        freq_base: float = 10000.0,
         window: int | None = None,
     ) -> None:
         self._runner = runner
@@ -119,7 +118,7 @@ class CacheRunner:
             ShuffledPool(layout, -(-context_length // PAGE_POSITIONS)), context_length
         )
         self.cache.prepare(context_length)
-        self._rope = RopeTable(RopeConfig(2 * self.pairs, freq_base)) if self.pairs else None
+        self._rope = RopeTable(RopeConfig(2 * self.pairs, 10000.0)) if self.pairs else None
 
     def store(self, position: int, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
         """Rotate q (tokens, heads, size) and k, store k and v; returns rotated q and k."""

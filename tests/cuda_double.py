@@ -10,14 +10,14 @@ from typing import Any
 
 from fake_cuda import FakeCard, FakeCuda
 from fake_modules import Launch
-from warp_harness import WarpRunner, warp_runner
+from warp_harness import warp_runner
 
 
 class CudaDouble(FakeCuda):
     """The driver's double with kernels that compute; arguments as for ``FakeCuda``."""
 
-    def __init__(self, *cards: FakeCard, runner: WarpRunner | None = None, **options: Any) -> None:
-        self.runner = runner or warp_runner()
+    def __init__(self, *cards: FakeCard, **options: Any) -> None:
+        self.runner = warp_runner()
         super().__init__(*cards, run=self._compute, **options)
 
     def _compute(self, launch: Launch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from interrupts import accept_interrupts
 
+LINES = 40
 PROMPT = b">>>"
 LINE_WRAPPING = re.compile(rb"\x1b\[\?7[hl]")
 """What surrounds every piece that is written, which may end in the middle of a word."""
@@ -36,7 +37,6 @@ class Terminal:
         environment: dict[str, str],
         *,
         columns: int = 100,
-        lines: int = 40,
     ) -> None:
         import fcntl
         import pty
@@ -48,7 +48,7 @@ class Terminal:
             accept_interrupts()
             os.environ.update(environment)
             os.execv(sys.executable, [sys.executable, "-m", "edgellama", "chat", *arguments])
-        size = struct.pack("HHHH", lines, columns, 0, 0)
+        size = struct.pack("HHHH", LINES, columns, 0, 0)
         fcntl.ioctl(self._descriptor, termios.TIOCSWINSZ, size)
         self.output = b""
 

@@ -34,9 +34,9 @@ def layout(request: pytest.FixtureRequest) -> tuple[str, str, Writer]:
     return SUFFIXES[request.param]
 
 
-def shard_names(stem: str, suffix: str, count: int = 2) -> list[str]:
-    """The names of numbered shards."""
-    return [f"{stem}-{number:05d}-of-{count:05d}{suffix}" for number in range(1, count + 1)]
+def shard_names(stem: str, suffix: str) -> list[str]:
+    """The names of two numbered shards."""
+    return [f"{stem}-{number:05d}-of-00002{suffix}" for number in (1, 2)]
 
 
 def write_shards(folder: Path, layout: tuple[str, str, Writer], config: object = None) -> list[str]:

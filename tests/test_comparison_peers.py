@@ -27,10 +27,10 @@ TASK = Task(Path("model.gguf"), "The capital of", SETTINGS)
 SPEEDS = [Quantity(name, depth) for name in ("prefill", "decode") for depth in (0, 64)]
 
 
-def sweep_line(n_kv: int, prompt: int = 64, generated: int = 8, flash: int = 1) -> str:
+def sweep_line(n_kv: int, prompt: int = 64, generated: int = 8) -> str:
     """A line as sweep-bench prints it."""
     return (
-        f'{{"n_kv_max": 256, "n_batch": 2048, "n_ubatch": {prompt}, "flash_attn": {flash}, '
+        f'{{"n_kv_max": 256, "n_batch": 2048, "n_ubatch": {prompt}, "flash_attn": 1, '
         f'"n_gpu_layers": -1, "n_threads": 2, "n_threads_batch": 2, "pp": {prompt}, '
         f'"tg": {generated}, "n_kv": {n_kv}, "t_pp": 0.5, "speed_pp": {200 - n_kv}.25, '
         f'"t_tg": 0.25, "speed_tg": {100 - n_kv}.5 }}'

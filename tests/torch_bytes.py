@@ -81,18 +81,17 @@ def archive(
     pickle: bytes,
     storages: Mapping[str, bytes] | None = None,
     *,
-    prefix: str = "archive",
     byte_order: bytes | None = b"little",
     compression: int = zipfile.ZIP_STORED,
 ) -> bytes:
     """The zip container."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", compression) as file:
-        file.writestr(f"{prefix}/data.pkl", pickle)
+        file.writestr("archive/data.pkl", pickle)
         if byte_order is not None:
-            file.writestr(f"{prefix}/byteorder", byte_order)
+            file.writestr("archive/byteorder", byte_order)
         for key, raw in (storages or {}).items():
-            file.writestr(f"{prefix}/data/{key}", raw)
+            file.writestr(f"archive/data/{key}", raw)
     return content.getvalue()
 
 

@@ -19,11 +19,11 @@ MAX_FILE_BYTES = 1 << 26  # a tokenizer.json of 128 thousand tokens has 17 MB
 MAX_SIZE = 1 << 24
 
 
-def read_file(path: Path, what: str, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """All bytes of a file that is ``what``; ModelFileError for more than ``max_bytes``."""
+def read_file(path: Path, what: str) -> bytes:
+    """All bytes of a file that is ``what``; ModelFileError for more than MAX_FILE_BYTES."""
     content = map_file(path, what)
-    if len(content) > max_bytes:
-        raise file_error(path, f"is {what} of {len(content)} bytes", f"{max_bytes}")
+    if len(content) > MAX_FILE_BYTES:
+        raise file_error(path, f"is {what} of {len(content)} bytes", f"{MAX_FILE_BYTES}")
     return bytes(content[:])
 
 

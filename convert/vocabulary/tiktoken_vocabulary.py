@@ -25,7 +25,6 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.vocabulary.vocabulary import TokenType
 
-NUM_SPECIAL = 256
 MAX_TOKEN_BYTES = 256
 BOS, EOS, PADDING = "<|begin_of_text|>", "<|end_of_text|>", "<|finetune_right_pad_id|>"
 _KIND = "a tokenizer in tiktoken's format"

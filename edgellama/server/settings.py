@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 11434
 """Ollama's, where its clients look."""
-FOR_EVER = float("inf")
 
 
 @dataclass(frozen=True)

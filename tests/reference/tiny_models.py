@@ -12,10 +12,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFWriter, RopeScalingType, quants
+from random_blocks import RANDOM_BLOCKS
 
 from reference.tiny_vocabulary import CHAT_TEMPLATE, TinyVocabulary
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+ONLY_READ = {
+    GGMLQuantizationType[name]
+    for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+}
+"""Formats that the package does not quantize."""
 
 
 @dataclass(frozen=True)
@@ -132,50 +138,18 @@ def encode_tensor(
     chosen = model.formats.get(short_name, model.weight_format)
     format_name = model.formats.get(in_layer, chosen) if values.ndim == 2 else "F32"
     ggml_type = GGMLQuantizationType[format_name]
-    if ggml_type in RANDOM_BLOCKS:
+    if ggml_type in ONLY_READ:
         rows, columns = values.shape
-        num_blocks, rest = divmod(columns, GGML_QUANT_SIZES[ggml_type][0])
-        if rest:
+        block_size, block_bytes = GGML_QUANT_SIZES[ggml_type]
+        if columns % block_size:
             raise ValueError(f"{name}: {columns} columns are not whole {format_name} blocks")
         spread = matrix_spread(name.removesuffix(".weight"), columns)
-        blocks = RANDOM_BLOCKS[ggml_type].make(ggml_type, rng, rows * num_blocks, spread)
+        num_blocks = rows * columns // block_size
+        blocks = rng.integers(0, 256, (num_blocks, block_bytes), dtype=np.uint8)
+        factors = rng.uniform(0.7, 1.3, (num_blocks, 1))
+        RANDOM_BLOCKS[ggml_type].set_spread(blocks, factors, spread)
         return blocks.reshape(rows, -1), ggml_type
     return quants.quantize(values, ggml_type), ggml_type
-
-
-@dataclass(frozen=True)
-class RandomBlocks:
-    """Where a block has its half scale, and what random bytes come to at a scale of one.
-
-    ``minimum`` is the second half scale, just behind the first, in units of the first: it
-    centres the weights. ``deviation`` is their standard deviation.
-    """
-
-    scale_at: int
-    deviation: float
-    minimum: float | None = None
-
-    def make(
-        self, ggml_type: GGMLQuantizationType, rng: np.random.Generator, num: int, spread: float
-    ) -> Array:
-        """uint8 [num, bytes of a block] that dequantize to about ``spread``."""
-        blocks = rng.integers(0, 256, (num, GGML_QUANT_SIZES[ggml_type][1]), dtype=np.uint8)
-        scale = spread / self.deviation * rng.uniform(0.7, 1.3, (num, 1))
-        factors = (1.0,) if self.minimum is None else (1.0, self.minimum)
-        halves = (scale * np.array(factors)).astype(np.float16).view(np.uint8)
-        blocks[:, self.scale_at : self.scale_at + halves.shape[1]] = halves
-        return blocks
-
-
-RANDOM_BLOCKS = {
-    GGMLQuantizationType.Q2_K: RandomBlocks(80, 13.9, 1.5),
-    GGMLQuantizationType.Q3_K: RandomBlocks(108, 43.3),
-    GGMLQuantizationType.Q4_K: RandomBlocks(0, 258, 7.5),
-    GGMLQuantizationType.Q5_K: RandomBlocks(0, 527, 15.5),
-    GGMLQuantizationType.Q6_K: RandomBlocks(208, 1370),
-    GGMLQuantizationType.IQ4_NL: RandomBlocks(0, 67),
-    GGMLQuantizationType.IQ4_XS: RandomBlocks(0, 1250),
-}
 
 
 def _write_hyperparameters(writer: GGUFWriter, model: TinyLlama) -> None:
