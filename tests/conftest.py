@@ -92,6 +92,20 @@ def keep_kernels(folder: Path) -> Path:
 
 
 @pytest.fixture
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache's folder, which is not there yet, and an empty one for what is temporary.
+
+    For this process and those that it starts, so that nothing is found which lies about.
+    """
+    folder, temporary = tmp_path / "cache", tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("EDGELLAMA_CACHE", str(folder))
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    return folder
+
+
+@pytest.fixture
 def run_cli(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> CliRunner:
     """Runs ``edgellama`` with arguments in a process of its own, in an empty folder.
 

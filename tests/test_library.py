@@ -23,13 +23,9 @@ NOTES = ".cache/huggingface/download"
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder, and an empty one for what is temporary."""
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("EDGELLAMA_CACHE", str(folder))
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    return folder
+def cache(empty_cache: Path) -> Path:
+    """Whatever the user has, a test's cache is its own."""
+    return empty_cache
 
 
 def fill(path: Path, num_bytes: int = 1, age_seconds: float = 0) -> Path:

@@ -42,13 +42,9 @@ WHEEL_NAME = "edgellama_fake_model-1.0-py3-none-any.whl"
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache folder, and a pip that knows only the wheels of ``index``."""
-    folder = tmp_path / "cache"
-    monkeypatch.setenv("EDGELLAMA_CACHE", str(folder))
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    return folder
+def cache(empty_cache: Path) -> Path:
+    """Whatever the user has, a test's cache is its own."""
+    return empty_cache
 
 
 @pytest.fixture
