@@ -18,6 +18,7 @@ from edgellama.generation.results import Chunk, Generation
 from edgellama.server.errors import RequestError, as_request_error
 from edgellama.server.mailbox import Mailbox
 from edgellama.server.text_queue import Place, TextQueue
+from edgellama.server.wire import left
 
 if TYPE_CHECKING:
     from edgellama.llama import Llama
@@ -226,6 +227,10 @@ class Answer:
             if place.wanted is not None and not place.wanted.done():
                 place.wanted.cancel()
 
+    def _check_wanted(self) -> None:
+        if self._is_stopped:
+            raise left()
+
     def _leave_queue(self) -> None:
         for place in self._places:
             place.__exit__()
@@ -290,7 +295,8 @@ class Answer:
 
     def _make_in_thread(self, index: int, llama: Llama, first_piece: Callable[[], None]) -> None:
         with ExitStack() as stack:
-            stream = self._wish.open(llama, index, stack)
+            with llama.tokenizer.checked_by(self._check_wanted):
+                stream = self._wish.open(llama, index, stack)
             stack.callback(stream.close)
             self._streams[index] = stream
             if self._is_stopped:

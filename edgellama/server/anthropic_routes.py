@@ -5,7 +5,7 @@ What is in requests and answers is left to ``anthropic_messages``.
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -23,6 +23,7 @@ from edgellama.server.routing import Routes, read_for_model, state_of
 from edgellama.server.streaming import respond
 from edgellama.server.text_openers import chat_request
 from edgellama.server.tool_fields import anthropic_tools
+from edgellama.server.turns import in_thread, leaving_of
 from edgellama.server.wire import json_response
 
 
@@ -48,8 +49,10 @@ async def count_tokens(request: Request) -> Response:
     fields = take_own_fields(body, CountFields, ignored=WITHOUT_INFLUENCE)
     said = messages_of(fields, preset)
     options = anthropic_tools(fields.tools, fields.tool_choice)
-    async with state.shelf.lease(fields.model) as llama:
-        wanted = await asyncio.to_thread(chat_request, llama, said, options, preset.template)
+    with leaving_of(state, request) as leaving:
+        async with state.shelf.lease(fields.model) as llama:
+            work = partial(chat_request, llama, said, options, preset.template)
+            wanted = await in_thread(llama, leaving, work)
     return json_response({"input_tokens": len(wanted.prompt)})
 
 

@@ -5,8 +5,8 @@ Programs that look after such a server ask for it. A slot is one of the texts th
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,6 +22,7 @@ from edgellama.server.presets import preset_messages
 from edgellama.server.routing import Routes, read_for_model, read_request, state_of
 from edgellama.server.text_openers import chat_request
 from edgellama.server.tool_fields import openai_tools
+from edgellama.server.turns import in_thread, leaving_of
 from edgellama.server.wire import json_response
 
 if TYPE_CHECKING:
@@ -117,8 +118,11 @@ async def apply_template(request: Request) -> Response:
         tokens = chat_request(llama, messages, options, preset.template).prompt
         return llama.tokenizer.decode(tokens, skip_special=False)
 
-    async with state_of(request).shelf.lease(fields.model) as llama:
-        return json_response({"prompt": await asyncio.to_thread(write, llama)})
+    state = state_of(request)
+    with leaving_of(state, request) as leaving:
+        async with state.shelf.lease(fields.model) as llama:
+            prompt = await in_thread(llama, leaving, partial(write, llama))
+    return json_response({"prompt": prompt})
 
 
 async def embedding(request: Request) -> Response:

@@ -6,8 +6,8 @@ at a time, so that others' streams go on.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +17,7 @@ from starlette.responses import Response
 from edgellama.server.errors import RequestError
 from edgellama.server.fields import take_own_fields
 from edgellama.server.routing import Routes, read_request, state_of
+from edgellama.server.turns import in_thread, leaving_of
 from edgellama.server.wire import encode_json, json_bytes_response
 
 if TYPE_CHECKING:
@@ -74,9 +75,11 @@ async def detokenize(request: Request) -> Response:
 
 async def _answered(request: Request, model: str, work: Callable[[Tokenizer], bytes]) -> Response:
     state = state_of(request)
-    async with state.shelf.lease(model) as llama, state.token_work:
-        state.check_running()
-        return json_bytes_response(await asyncio.to_thread(work, llama.tokenizer))
+    with leaving_of(state, request) as leaving:
+        async with state.shelf.lease(model) as llama, state.token_work:
+            state.check_running()
+            answer = await in_thread(llama, leaving, partial(work, llama.tokenizer))
+    return json_bytes_response(answer)
 
 
 def _array(tokens: Sequence[int], tokenizer: Tokenizer, with_pieces: bool) -> bytes:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from edgellama.server.leaving import Leaving
@@ -38,19 +40,36 @@ async def in_turn(
 ) -> Worked[Result]:
     """What ``work`` gives, in a thread, once it is its turn."""
     state.check_open(model)
-    started, leaving = time.perf_counter(), Leaving()
+    started = time.perf_counter()
+    with leaving_of(state, request) as leaving, state.queue.place() as place:
+        async with state.shelf.lease(model, keep_alive_s) as llama:
+            load_s = time.perf_counter() - started
+            await place.turn()
+            result = await in_thread(llama, leaving, partial(work, llama, leaving))
+    return Worked(result, load_s, time.perf_counter() - started)
+
+
+@contextmanager
+def leaving_of(state: ServerState, request: Request) -> Iterator[Leaving]:
+    """What tells work that its client has left, or that the server ends."""
+    leaving = Leaving()
     state.works.add(leaving)
     watching = asyncio.create_task(_watch(request, leaving))
     try:
-        with state.queue.place() as place:
-            async with state.shelf.lease(model, keep_alive_s) as llama:
-                load_s = time.perf_counter() - started
-                await place.turn()
-                leaving.check()
-                result = await asyncio.to_thread(work, llama, leaving)
-        return Worked(result, load_s, time.perf_counter() - started)
+        yield leaving
     finally:
         watching.cancel()
+
+
+async def in_thread(llama: Llama, leaving: Leaving, work: Callable[[], Result]) -> Result:
+    """What ``work`` gives in a thread; texts that it encodes are given up once that is told."""
+
+    def checked() -> Result:
+        leaving.check()
+        with llama.tokenizer.checked_by(leaving.check):
+            return work()
+
+    return await asyncio.to_thread(checked)
 
 
 async def _watch(request: Request, leaving: Leaving) -> None:

@@ -7,8 +7,10 @@ The kinds of tokenizer only say how a stretch of plain text is cut.
 from __future__ import annotations
 
 import re
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from operator import index
 from typing import ClassVar, TypeVar, cast
@@ -49,6 +51,7 @@ class Tokenizer(ABC):
         self._vocabulary = vocabulary
         self._rules = rules
         self._derived: dict[object, object] = {}
+        self._of_thread = threading.local()
         # Without types, only the declared roles tell a control token from text.
         self._untyped_control = () if vocabulary.has_types else (special.bos_id, special.eos_id)
 
@@ -104,6 +107,22 @@ class Tokenizer(ABC):
         if add_bos is None and self.special.add_eos and eos is not None:
             tokens.append(eos)
         return tokens
+
+    @contextmanager
+    def checked_by(self, check: Callable[[], None]) -> Iterator[None]:
+        """Within it ``check`` is called again and again while this thread encodes.
+
+        What it raises ends that, for giant texts that nobody wants any more.
+        """
+        before, self._of_thread.check = self._current_check, check
+        try:
+            yield
+        finally:
+            self._of_thread.check = before
+
+    @property
+    def _current_check(self) -> Callable[[], None]:
+        return getattr(self._of_thread, "check", _go_on)
 
     def min_tokens(self, text: str) -> int:
         """A number of tokens that a text has at least, told by its length alone, so at once.
@@ -266,6 +285,10 @@ class Tokenizer(ABC):
         ids = sorted([*control, *matched], reverse=True)
         texts = {text: token for token in ids if (text := self._vocabulary.text(token))}
         return AddedTokenMatcher(texts, self._rules)
+
+
+def _go_on() -> None:
+    """The check of those who want all of it."""
 
 
 def well_formed(text: str) -> str:

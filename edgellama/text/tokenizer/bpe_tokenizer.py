@@ -27,7 +27,11 @@ from edgellama.quant.vocabulary.vocabulary import (
 from edgellama.quant.ways import Way, command_line
 from edgellama.text.tokenizer.added_tokens import Stretch
 from edgellama.text.tokenizer.base import Tokenizer
-from edgellama.text.tokenizer.byte_pair_merge import BytePairMerger, byte_symbols
+from edgellama.text.tokenizer.byte_pair_merge import (
+    MAX_SYMBOLS_AT_ONCE,
+    BytePairMerger,
+    byte_symbols,
+)
 from edgellama.text.tokenizer.split_patterns import Splitter, split_rule
 
 _log = logging.getLogger(__name__)
@@ -61,7 +65,9 @@ class BPETokenizer(Tokenizer):
 
     def _encode_text(self, stretch: Stretch) -> list[int]:
         tokens: list[int] = []
+        check = self._current_check
         for word in self._splitter.split(stretch.text):
+            check()
             found = self._remembered.get(word)
             if found is None:
                 found = self._encode_word(word)
@@ -73,8 +79,12 @@ class BPETokenizer(Tokenizer):
         return tokens
 
     def _encode_word(self, word: str) -> list[int]:
-        ids, table = self._token_ids, self._symbols
-        symbols = [table[byte] for byte in word.encode()]
+        ids, table, data = self._token_ids, self._symbols, word.encode()
+        if len(data) > max(MAX_SYMBOLS_AT_ONCE, self._longest_token_bytes):
+            known_bytes = data.translate(None, self._lacked_bytes)
+            merged = self._merger.merge_giant(known_bytes, table, self._current_check)
+            return [token for token in map(ids.get, merged) if token is not None]
+        symbols = [table[byte] for byte in data]
         if self._takes_whole_words:
             whole = ids.get(b"".join(symbols))
             if whole is not None:

@@ -66,12 +66,16 @@ class SentencePieceTokenizer(Tokenizer):
         spaces, text = self._spaces, stretch.text
         prefixed = not stretch.has_prefix and spaces.wants_prefix(text, is_first=stretch.is_first)
         if self._library_prefixes and prefixed and text:
-            tokens: list[int] = self._processor.encode(text)
-            return tokens
+            whole: list[int] = self._processor.encode(text)
+            return whole
         library = self._bare_processor if self._library_prefixes else self._processor
         text = f" {text}" if prefixed else text
-        words = _WORD.findall(text) if spaces.splits_words else [text]
-        return [token for word in words for token in library.encode(word)]
+        check = self._current_check
+        tokens: list[int] = []
+        for word in _WORD.findall(text) if spaces.splits_words else [text]:
+            check()
+            tokens += library.encode(word)
+        return tokens
 
     def _num_kept_bytes(self, text: str) -> int:
         if not self._keeps_characters:
