@@ -139,6 +139,11 @@ def test_tokens_that_are_none_are_named(llama: Llama) -> None:
             run_to_end(lambda: taker(value))  # noqa: B023
     with pytest.raises(EdgellamaError, match=r"^token 'x'; allowed: 0 to 49151$"):
         tokenizer.decode(["x"])  # type: ignore[list-item]
+    with (
+        pytest.raises(EdgellamaError, match=r"^check is 5; allowed: a function of nothing$"),
+        tokenizer.checked_by(5),  # type: ignore[arg-type]
+    ):
+        pass
 
 
 @pytest.mark.parametrize(

@@ -110,10 +110,31 @@ class Tokenizer(ABC):
 
     @contextmanager
     def checked_by(self, check: Callable[[], None]) -> Iterator[None]:
-        """Within it ``check`` is called again and again while this thread encodes.
+        """Call a function again and again while this thread encodes; what it raises ends that.
 
-        What it raises ends that, for giant texts that nobody wants any more.
+        For giant texts, which take seconds, and which nobody may want any more meanwhile.
+
+        Arguments:
+            check: Takes nothing; called before each word, and within giant ones.
+
+        Returns:
+            A context manager.
+
+        Raises:
+            TokenizerError: No function.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> def give_up() -> None:
+            ...     raise TimeoutError("nobody waits for it")
+            >>> with Llama("smollm2", context_length=64) as llama:
+            ...     with llama.tokenizer.checked_by(give_up):
+            ...         llama.tokenizer.encode("Hello world")
+            Traceback (most recent call last):
+            TimeoutError: nobody waits for it
         """
+        if not callable(check):
+            raise TokenizerError(f"check is {shown(check)}; allowed: a function of nothing")
         before, self._of_thread.check = self._current_check, check
         try:
             yield
