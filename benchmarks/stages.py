@@ -72,9 +72,8 @@ def token_seconds(
     """Of each engine the median token and the quickest one of every block, in alternation."""
     prompt = np.random.default_rng(0).integers(0, engines[0].config.vocab_size, PROMPT_TOKENS)
     sampling = SamplingOptions(seed=1, ignore_eos=True)
-    request = Request(
-        prompt.tolist(), sampling, max_tokens=block, logprobs=0 if needs_logits else None
-    )
+    processors = (lambda logits, tokens: logits,) if needs_logits else ()
+    request = Request(prompt.tolist(), sampling, max_tokens=block, processors=processors)
     caches = [engine.new_cache(CONTEXT_LENGTH) for engine in engines]
     seconds: list[list[tuple[float, float]]] = [[] for _ in engines]
     for number in range(rounds + 1):
@@ -101,7 +100,7 @@ def main() -> None:
         "--actor-calls", action="store_true", help="with --ray: no connections beside it"
     )
     parser.add_argument(
-        "--logits", action="store_true", help="have logits sent, as for log-probabilities"
+        "--logits", action="store_true", help="have logits sent, as for functions of users"
     )
     arguments = parser.parse_args()
     with GGUFFile(arguments.model) as file, Engine(file, num_threads=arguments.threads) as whole:

@@ -242,17 +242,18 @@ class SpreadEngine(TextEngine):
             return None
 
         def run() -> FloatRows | None:
-            given = NextToken.of(sequence.number, position, token, order)
+            sequence.next_order = None
             try:
-                found = self._pipeline.run_next(given)
+                found = self._pipeline.run_next(
+                    NextToken.of(sequence.number, position, token, order)
+                )
             except BaseException:
                 # It may be on its way still.
                 sequence.renew()
-                sequence.take_order()
                 raise
             if found is None:
+                sequence.next_order = order
                 return None
-            sequence.take_order()
             self.num_jobs += 1
             found = found.copy()
             sequence.append((token,))
