@@ -215,6 +215,11 @@ def test_bad_templates_are_one_line(
     assert message in line
 
 
+def test_the_help_of_chat_names_all() -> None:
+    """The docstring of Llama.chat tells every name."""
+    assert all(f'"{name}"' in (Llama.chat.__doc__ or "") for name in NAMED_TEMPLATES)
+
+
 def test_names_are_listed(run_cli: CliRunner) -> None:
     """--template list shows every name with its users."""
     lines = run_cli("chat", "--template", "list").stdout.splitlines()

@@ -26,6 +26,7 @@ from edgellama.sampling.options import RULES, SamplingArguments, SamplingOptions
 from edgellama.sampling.presets import CHAT_SAMPLING, PRESETS, merged_options
 from edgellama.sampling.sampler import Sampler
 from edgellama.sampling.shape_filters import keep_typical
+from edgellama.sampling.stages import STAGES
 from edgellama.text.tokenizer import load_tokenizer
 
 Logits = npt.NDArray[np.float32]
@@ -137,6 +138,11 @@ def test_a_stage_that_is_not_named_is_off() -> None:
     }
     chances = Sampler(SamplingOptions(**strange, samplers=())).chances(logits, [0, 1, 0])
     np.testing.assert_allclose(chances, Sampler(SamplingOptions(**PLAIN)).chances(logits, []))
+
+
+def test_every_stage_has_its_place() -> None:
+    """What users may order is what there is, in the usual order."""
+    assert tuple(STAGES) == SAMPLERS
 
 
 def test_the_order_is_the_users() -> None:

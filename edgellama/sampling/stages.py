@@ -46,7 +46,7 @@ class SparedTokens:
 def active_stages(options: SamplingOptions, spared: SparedTokens) -> dict[str, Stage]:
     """The stages that do something, by name, in their order; Mirostat stands in for filters."""
     names = [name for name in options.samplers if not options.mirostat or name in _WITH_MIROSTAT]
-    made = {name: _STAGES[name](options, spared) for name in names}
+    made = {name: STAGES[name](options, spared) for name in names}
     return {name: stage for name, stage in made.items() if stage is not None}
 
 
@@ -162,7 +162,7 @@ def cooled(given: Candidates, temperature: float) -> Candidates:
     return replace(given, logits=divided)
 
 
-_STAGES: Mapping[str, Callable[[SamplingOptions, SparedTokens], Stage | None]] = MappingProxyType(
+STAGES: Mapping[str, Callable[[SamplingOptions, SparedTokens], Stage | None]] = MappingProxyType(
     {
         "penalties": _penalties,
         "dry": _dry,
