@@ -1,164 +1,39 @@
-"""Replies that call tools: well formed whatever a model likes best, hidden in streams, run."""
+"""Replies that call tools: well formed whatever a model likes best, hidden in streams."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import CliRunner
 from reference.family import MEMBERS
-from reference.replying_engine import ReplyingEngine
+from tool_chats import (
+    SAID,
+    TAGS,
+    TEMPLATES,
+    TOKENIZER,
+    Person,
+    add,
+    calls_of,
+    chat_with,
+    nothing,
+    paint,
+    tokenizer_with,
+)
 
 from edgellama.convert import convert
 from edgellama.generation.chat_format import ChatFormat
-from edgellama.generation.conversation import Conversation
 from edgellama.generation.messages import checked_messages
-from edgellama.generation.session import Session
 from edgellama.llama import Llama
 from edgellama.quant.errors import ConstraintError, EdgellamaError, InvalidOptionError
 from edgellama.text.chat_template import load_chat_template
-from edgellama.text.tokenizer import Tokenizer, load_tokenizer
-from edgellama.text.tokenizer.byte_pair_merge import byte_symbols
 from edgellama.tools.tool import Tool, ToolCall
 
 pytest.importorskip("llguidance")
 
-TEMPLATES = {
-    path.stem: path.read_text("utf-8")
-    for path in (Path(__file__).parent / "data" / "tool_templates").glob("*.jinja")
-}
-TEMPLATES["chatml"] = (
-    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-# As Llama 3.2 is asked for lists of calls in Python's words.
-TEMPLATES["python"] = (
-    "{{ bos_token }}{% if tools %}{{ '<|im_start|>system\n' + tools | tojson + '<|im_end|>\n' }}"
-    "{% endif %}{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.tool_calls %}"
-    "{{ '[' }}{% for call in m.tool_calls %}{{ call.function.name + '(' }}"
-    "{% for name, value in call.function.arguments | items %}{{ name + '=' + value | tojson }}"
-    "{{ '' if loop.last else ', ' }}{% endfor %}{{ ')' if loop.last else '), ' }}{% endfor %}"
-    "{{ ']' }}{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-OPENINGS = {
-    "llama-3.1": "<|start_header_id|>assistant<|end_header_id|>\n\n",
-    "llama-3.2": "<|start_header_id|>assistant<|end_header_id|>\n\n",
-    "hermes-2-pro": "<|im_start|>assistant\n",
-    "chatml": "<|im_start|>assistant\n",
-    "python": "<|im_start|>assistant\n",
-    "mistral-nemo": "[/INST]",
-}
-CONTROL = (
-    *("<s>", "</s>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"),
-    *("<|im_start|>", "<|im_end|>", "<|python_tag|>", "[TOOL_CALLS]", "[/INST]"),
-)
-TAGS = ("<tool_call>", "</tool_call>")
-
-
-def tokenizer_with(*tags: str, kind: int = 3) -> Tokenizer:
-    """A token a byte, and control tokens of every format; ``tags`` have the type ``kind``."""
-    special = (*CONTROL, *tags)
-    return load_tokenizer(
-        {
-            "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.tokens": [*(s.decode() for s in byte_symbols()), *special],
-            "tokenizer.ggml.token_type": [1] * 256 + [3] * len(CONTROL) + [kind] * len(tags),
-            "tokenizer.ggml.merges": [],
-            "tokenizer.ggml.bos_token_id": 256,
-            "tokenizer.ggml.eos_token_id": 257,
-        }
-    )
-
-
-TOKENIZER = tokenizer_with()
-
-
-def chat_with(
-    *replies: str | Callable[[int], Any],
-    template: str = "llama-3.2",
-    tokenizer: Tokenizer = TOKENIZER,
-    **options: Any,
-) -> tuple[Conversation, ReplyingEngine]:
-    """A conversation whose model says these replies, as far as it may."""
-
-    def encoded(text: str) -> list[int]:
-        return tokenizer.encode(text, add_bos=False, parse_special=True)
-
-    rows = [encoded(r + "</s>") if isinstance(r, str) else r for r in replies]
-    engine = ReplyingEngine(rows, encoded(OPENINGS[template]), tokenizer.vocab_size)
-    chosen = load_chat_template({"tokenizer.chat_template": TEMPLATES[template]}, tokenizer)
-    assert chosen is not None
-    session = Session(engine, tokenizer)  # type: ignore[arg-type]
-    return Conversation(session, tokenizer, chosen, **{"temperature": 0, **options}), engine
-
-
-def add(a: int, b: int = 0) -> int:
-    """Add two numbers.
-
-    Args:
-        a: The first.
-        b: The second.
-    """
-    return a + b
-
-
-def paint(colour: Literal["red", "blue"], coats: list[int]) -> str:
-    """Paint something."""
-    return f"{colour}, {len(coats)} coats"
-
-
-def nothing() -> None:
-    """Do nothing."""
-
-
-def calls_of(result: Any) -> list[tuple[str, Any]]:
-    """Names and arguments."""
-    return [(call.name, call.arguments) for call in result.tool_calls]
-
-
-SAID: dict[str, tuple[str, str, list[tuple[str, Any]]]] = {
-    "json": ("llama-3.2", '{"name": "add", "parameters": {"a": 1}}', [("add", {"a": 1})]),
-    "tag": (
-        "llama-3.1",
-        '<|python_tag|>{"name": "add", "parameters": {"a": 1, "b": 2}}<|eom_id|>',
-        [("add", {"a": 1, "b": 2})],
-    ),
-    "two": (
-        "llama-3.2",
-        '{"name": "add", "parameters": {"a": 1}}; {"name": "paint", "parameters": '
-        '{"colour": "red", "coats": []}}',
-        [("add", {"a": 1}), ("paint", {"colour": "red", "coats": []})],
-    ),
-    "hermes": (
-        "hermes-2-pro",
-        'So: <tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>\n<tool_call>\n'
-        '{"name": "add", "arguments": {"a": 2}}\n</tool_call>',
-        [("add", {"a": 1}), ("add", {"a": 2})],
-    ),
-    "generic": (
-        "chatml",
-        '<tool_call>\n{"name": "add", "arguments": {"a": -1}}\n</tool_call>',
-        [("add", {"a": -1})],
-    ),
-    "mistral": (
-        "mistral-nemo",
-        '[TOOL_CALLS][{"name": "add", "arguments": {"a": 1}}, {"name": "add", "arguments": '
-        '{"a": 2}}]',
-        [("add", {"a": 1}), ("add", {"a": 2})],
-    ),
-}
-SAID["python"] = (
-    "python",
-    '[add(a=1), paint(colour="red", coats=[2])]',
-    [("add", {"a": 1}), ("paint", {"colour": "red", "coats": [2]})],
-)
 KINDS = {
     "as text": TOKENIZER,
     "as control tokens": tokenizer_with(*TAGS),
@@ -288,14 +163,6 @@ def test_the_choice_decides() -> None:
     assert calls_of(chat.send("Go.")) == [("add", {"a": 1})]
 
 
-@dataclass
-class Person:
-    """Somebody."""
-
-    name: str
-    age: int
-
-
 @pytest.mark.parametrize("template", sorted(TEMPLATES))
 def test_tools_and_a_schema_go_together(template: str) -> None:
     """A reply calls, or is the answer that was asked for."""
@@ -355,11 +222,6 @@ def test_a_stream_that_is_left_inside_a_call_adds_nothing() -> None:
     assert chat.send("Go on.").text == "Yes."
 
 
-def brave_search(query: str) -> str:
-    """Search the web."""
-    return f"nothing about {query}"
-
-
 BUILT_IN: dict[str, tuple[str, list[tuple[str, Any]]]] = {
     "a search": (
         '<|python_tag|>brave_search.call(query="the \\"best\\" glue")<|eom_id|>',
@@ -391,104 +253,6 @@ def test_built_in_tools_are_called_by_name(name: str) -> None:
     assert "Tools: brave_search, wolfram_alpha\n" in prompt
     assert '"name": "add"' in prompt
     assert '"name": "brave_search"' not in prompt
-
-
-def test_a_function_of_a_built_in_name_runs_it() -> None:
-    """run calls it, and its call is shown in the built-in form again."""
-    variables = {"builtin_tools": ["brave_search"]}
-    options: Any = {"template": "llama-3.1", "template_variables": variables}
-    said = '<|python_tag|>brave_search.call(query="glue")<|eom_id|>'
-    chat, engine = chat_with(said, "No.", tools=[brave_search], **options)
-    assert chat.run("Go.").text == "No."
-    assert chat.messages[2]["content"] == "nothing about glue"
-    steps = [TOKENIZER.decode(step, skip_special=False) for step in engine.forwarded]
-    behind = "<|eom_id|><|start_header_id|>ipython<|end_header_id|>"
-    assert any(step.startswith(f'"){behind}') for step in steps)
-    chat, _ = chat_with(said, "No.", tools=[add], **options)
-    chat.run("Go.")
-    assert chat.messages[2]["content"] == "Error: LookupError: no function runs brave_search"
-
-
-def test_results_go_on_from_the_call() -> None:
-    """What was computed of a call is not computed again behind its result."""
-    chat, engine = chat_with(SAID["json"][1], "It is 1.", tools=[add])
-    call = chat.send("Go.").tool_calls[0]
-    first = len(engine.forwarded)
-    chat.messages.append({"role": "tool", "tool_call_id": call.id, "content": "1"})
-    reply = chat.regenerate().wait()
-    assert reply.text == "It is 1."
-    shown = TOKENIZER.decode(engine.forwarded[first], skip_special=False)
-    assert shown.startswith('<|eot_id|><|start_header_id|>ipython<|end_header_id|>\n\n"1"')
-
-
-def test_run_calls_functions_until_there_is_an_answer() -> None:
-    """Each round adds a call and its result; the last reply answers."""
-    heard: list[tuple[str, str]] = []
-    chat, _ = chat_with(
-        '{"name": "add", "parameters": {"a": 1, "b": 2}}',
-        '{"name": "paint", "parameters": {"colour": "blue", "coats": [1, 2]}}',
-        "Done.",
-        tools=[add, paint],
-    )
-    result = chat.run("Go.", on_call=lambda call, content: heard.append((call.name, content)))
-    assert (result.text, result.finish_reason) == ("Done.", "stop")
-    assert heard == [("add", "3"), ("paint", "blue, 2 coats")]
-    roles = [message["role"] for message in chat.messages]
-    assert roles == ["user", *["assistant", "tool"] * 2, "assistant"]
-    assert chat.messages[2]["name"] == "add"
-
-
-def test_run_stops_at_its_limit() -> None:
-    """A model that never answers is asked once more than there are rounds."""
-    said = '{"name": "add", "parameters": {"a": 1}}'
-    chat, _ = chat_with(*[said] * 4, tools=[add])
-    result = chat.run("Go.", max_rounds=2)
-    assert result.finish_reason == "tool_calls"
-    assert [message["role"] for message in chat.messages].count("tool") == 2
-
-
-def broken(a: int) -> int:
-    """Fail."""
-    raise ValueError(f"no {a}")
-
-
-def test_errors_are_results() -> None:
-    """What a function raises is handed to the model."""
-    chat, _ = chat_with('{"name": "broken", "parameters": {"a": 7}}', "Sorry.", tools=[broken])
-    assert chat.run("Go.").text == "Sorry."
-    assert chat.messages[2]["content"] == "Error: ValueError: no 7"
-
-
-def meet(people: list[Person]) -> dict[str, object]:
-    """Meet people."""
-    return {"oldest": max(people, key=lambda person: person.age)}
-
-
-def test_functions_get_what_their_hints_ask_for() -> None:
-    """Objects of classes are made of arguments, and results are written as JSON."""
-    pytest.importorskip("msgspec")
-    said = '{"name": "meet", "parameters": {"people": [{"name": "Ada", "age": 36}]}}'
-    chat, _ = chat_with(said, "Hello.", tools=[meet])
-    chat.run("Go.")
-    assert json.loads(chat.messages[2]["content"]) == {"oldest": {"name": "Ada", "age": 36}}
-
-
-async def later(a: int) -> int:
-    """Wait."""
-    await asyncio.sleep(0)
-    return a
-
-
-def test_asynchronous_functions_are_awaited() -> None:
-    """run_async awaits them, run refuses them before anything is asked."""
-    said = '{"name": "later", "parameters": {"a": 7}}'
-    chat, _ = chat_with(said, "Done.", tools=[later])
-    assert asyncio.run(chat.run_async("Go.")).text == "Done."
-    assert chat.messages[2]["content"] == "7"
-    chat, engine = chat_with(said, tools=[later])
-    with pytest.raises(InvalidOptionError, match="later is asynchronous"):
-        chat.run("Go.")
-    assert engine.forwarded == []
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -555,15 +319,6 @@ def test_schemas_that_cannot_be_kept_to_are_refused() -> None:
     schema = {"type": "object", "properties": {"a": {"not": {"type": "string"}}}}
     with pytest.raises(ConstraintError, match=r"the tool f: .*not"):
         chat_with("", tools=[Tool("f", "", schema)])
-
-
-def test_run_needs_functions() -> None:
-    """Tools without functions are for callers who run them."""
-    for options in ({}, {"tools": [Tool("f")]}, {"tools": [add], "max_rounds": 0}):
-        chat, engine = chat_with("")
-        with pytest.raises(InvalidOptionError, match="allowed"):
-            chat.run("Go.", **options)
-        assert engine.forwarded == []
 
 
 def test_variables_reach_the_template() -> None:

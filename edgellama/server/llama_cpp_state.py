@@ -27,7 +27,6 @@ from edgellama.server.wire import json_response
 
 if TYPE_CHECKING:
     from edgellama.llama import Llama
-    from edgellama.server.state import ServerState
 
 NOT_IN_JSON = frozenset({"logit_bias"})
 """An option that has no value of its own."""
@@ -89,20 +88,14 @@ async def slots(request: Request) -> Response:
     num_busy = state.queue.num_running
     if request.query_params.get("fail_on_no_slot") and num_busy >= state.queue.width:
         raise too_busy("no slot is free", "no_slot", 503)
-    context = _context_length(state, request.query_params.get("model"))
+    model = state.catalogue.find(request.query_params.get("model"))
+    context = state.shelf.context_length(model) or 0
     return json_response(
         [
             {"id": number, "n_ctx": context, "is_processing": number < num_busy}
             for number in range(state.queue.width)
         ]
     )
-
-
-def _context_length(state: ServerState, name: str | None) -> int:
-    """The context of a model as it is loaded, or as its file says."""
-    model = state.catalogue.find(name)
-    entry = state.shelf.loaded.get(model.name)
-    return (model.facts.context_length or 0) if entry is None else entry.llama.context_length
 
 
 async def apply_template(request: Request) -> Response:

@@ -111,6 +111,11 @@ class ModelShelf:
             if not entry.num_uses:
                 self._rest(entry)
 
+    def context_length(self, model: ServedModel) -> int | None:
+        """Tokens that a model's context has as it is loaded, else as its file says."""
+        entry = self.loaded.get(model.name)
+        return model.facts.context_length if entry is None else entry.llama.context_length
+
     async def unload(self, name: str | None) -> None:
         """Let go of a model once nobody uses it; nothing if it is not loaded."""
         entry = self.loaded.get(self.catalogue.find(name).name)

@@ -43,7 +43,7 @@ def _described(
         "type": facts.type,
         "num_parameters": facts.num_parameters,
         "file_bytes": model.num_bytes,
-        "context_length": facts.context_length if entry is None else entry.llama.context_length,
+        "context_length": state.shelf.context_length(model),
         "is_loaded": entry is not None,
     }
     try:

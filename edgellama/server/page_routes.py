@@ -87,10 +87,7 @@ async def chat(request: Request) -> Response:
         raise RequestError(409, "this reply is being written", code="conflict")
     answer = state.answer(turn.wish(model, options, state.settings.limits))
 
-    def context_length() -> int | None:
-        entry = state.shelf.loaded.get(model.name)
-        return None if entry is None else entry.llama.context_length
-
+    context_length = partial(state.shelf.context_length, model)
     writer = ReplyWriter(turn, state.conversations, state.drafts, context_length)
     return AnswerStream(answer, writer, PING_S, writer.keep)
 

@@ -34,6 +34,13 @@ def byte_tokenizer() -> Tokenizer:
     )
 
 
+def form(**options: Any) -> AnswerForm:
+    """The form that options say."""
+    found = answer_form(options)
+    assert found is not None
+    return found
+
+
 def allows_text(form: AnswerForm, text: str) -> bool:
     """Whether a text may be generated and end there."""
     constraint = byte_tokenizer().derived(ConstraintCompiler).constraint(form, continuation=True)
@@ -46,9 +53,8 @@ def allows_text(form: AnswerForm, text: str) -> bool:
 
 def schema_allows(schema: Any, value: Any) -> bool:
     """Whether a value may be generated under a schema, with its names in any order."""
-    form = answer_form({"schema": schema})
-    assert form is not None
-    return any(allows_text(form, json_text(order)) for order in orders(value))
+    asked = form(schema=schema)
+    return any(allows_text(asked, json_text(order)) for order in orders(value))
 
 
 def json_text(value: Any) -> str:
