@@ -37,6 +37,7 @@ def run(name: str, path: Path, seed: int = 0, seconds: str = "1") -> None:
     result = subprocess.run(
         [sys.executable, "-m", "stress", name, str(path), seconds, str(seed)],
         cwd=Path(__file__).parent,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "benchmarks")},
         capture_output=True,
         text=True,
         check=False,

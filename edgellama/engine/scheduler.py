@@ -249,42 +249,54 @@ class Scheduler:
         )
 
     def _step(self, chosen: Sequence[tuple[Work, Segment]], works: Sequence[Work]) -> None:
-        """Run one step and deliver what it gives; ``works`` are the driver's own."""
+        """Run one step and deliver what it gives; ``works`` are the driver's own.
+
+        Until all is delivered, a signal's handler on this thread must not run another one.
+        """
+        try:
+            self._stepping = threading.get_ident()
+            delivered = self._delivered(chosen, works)
+        finally:
+            self._stepping = 0
+        for work in delivered:
+            if work in works:
+                work.report()
+            else:
+                work.ring()
+
+    def _delivered(
+        self, chosen: Sequence[tuple[Work, Segment]], works: Sequence[Work]
+    ) -> Sequence[Work]:
+        """The works that a step has brought further."""
         prepared = [(work, _prepared(work, segment)) for work, segment in chosen]
         chosen = [(work, segment) for work, segment in prepared if segment is not None]
         if not chosen:
-            return
+            return ()
         flag = next((work.cancelled for work, _ in chosen if work in works), None)
         started = time.perf_counter()
-        self._stepping = threading.get_ident()
         try:
             results = self._run_step([segment for _, segment in chosen], flag)
         except CudaMemoryError as error:
             for work, segment in chosen:
                 _retreat(work, segment, error)
-            return
+            return ()
         except CudaError as error:
             # What lies on a card is lost for all, whoever drives.
             for work, _ in chosen:
                 work.error = error
                 work.ring()
-            return
-        finally:
-            self._stepping = 0
+            return ()
         if results is None:
-            return  # The driver's own work was cancelled, which the next check finds.
+            return ()  # The driver's own work was cancelled, which the next check finds.
         seconds = self._returning.last_step_s = time.perf_counter() - started
         self.costs.note_together([segment.num_tokens for _, segment in chosen], seconds)
         for (work, segment), logits in zip(chosen, results, strict=True):
             work.deliver(segment, logits)
             if work.is_over:
                 self._remove(work)
-            if work in works:
-                work.report()
-            else:
-                work.ring()
             if segment.num_tokens <= MAX_SHORT_TOKENS:
                 self._returning.note(work.cache, time.perf_counter())
+        return [work for work, _ in chosen]
 
     def _leave(self, works: Sequence[Work]) -> None:
         for work in works:

@@ -123,7 +123,9 @@ class Work:
         ``split_room``: for the parts of their keys, where those of a prompt are cut. All that is
         left, or whole pages: so that how a prompt is cut never depends on what else is in a step.
         """
-        start, count, position = self.num_done, self.num_left, self.cache.length
+        # Looked at once: a signal's handler may let it be computed meanwhile.
+        position = self.cache.length
+        start, count = position - self._start, self._end - position
         # Who runs a step knows of which kind the sequences are that it has made.
         cache: Any = self.cache
         if split_room is not None:
@@ -158,9 +160,13 @@ class Work:
                 pass
 
     def prepared(self, segment: Segment) -> Segment | None:
-        """A segment with room for its tokens, unless it was given up; raises why there is none."""
+        """A segment with room for its tokens; raises why there is none.
+
+        None where it was given up, or computed by a signal's handler since it was chosen.
+        """
         try:
-            return segment.prepared() if self._is_claimed() else None
+            is_next = not self.is_over and segment.position == self.cache.length
+            return segment.prepared() if is_next and self._is_claimed() else None
         finally:
             try:  # noqa: SIM105
                 self._claim.release()

@@ -23,12 +23,14 @@ from typing import Any
 from reference.adapter_files import random_gguf_factors, write_gguf_adapter
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama import EdgellamaError
 from stress.interrupt_scenes import LONG, SCENES, Scene, World
 from stress.signal_places import SignalPlaces
 
 MODEL = TinyLlama(width=32, heads=2, layers=2, context_length=1024, weight_format="Q8_0")
 SCENES_VARIABLE = "EDGELLAMA_TEST_SCENES"
 PATIENCE_S = 30.0
+REFUSALS = ("in the middle of its own step", "which would wait for itself")
 SECOND_WITHIN = 60
 """Places after the first signal within which the second one comes."""
 
@@ -59,8 +61,12 @@ class Interrupted:
             self.in_time(self.world.check)
         return self.signals.num_passed
 
-    def interrupt(self, places: tuple[int, ...]) -> None:
-        """Let signals come, and look at what is left; after a failure in another world."""
+    def interrupt(self, places: tuple[int, ...], *, is_handled: bool = False) -> None:
+        """Let signals come, and look at what is left; after a failure in another world.
+
+        ``is_handled``: a handler makes a text, in place of raising an error.
+        """
+        self.signals.handler = self._make_text if is_handled else None
         error = self._error(places)
         if error:
             where = " and ".join(self.signals.landed)
@@ -83,7 +89,7 @@ class Interrupted:
         num_ignored, world = len(self.ignored), self.world
         act, check = self.scene(world)
         if self.has_neighbour:
-            beside = self.helper.submit(world.check_text, world.other, LONG)
+            beside = self.helper.submit(world.check_text, world.llama, LONG)
         try:
             is_interrupted = self.signals.is_interrupted(act, places)
             del act
@@ -96,19 +102,31 @@ class Interrupted:
             self.in_time(world.check)
         except Exception as error:
             return repr(error)
-        is_lost = self.signals.landed and not is_interrupted and len(self.ignored) == num_ignored
-        return "nobody hears of the signal" if is_lost else ""
+        is_heard = is_interrupted or len(self.ignored) > num_ignored or self.signals.handler
+        return "" if is_heard or not self.signals.landed else "nobody hears of the signal"
+
+    def _make_text(self) -> None:
+        """What a handler may do between two steps, and is told that it cannot within one."""
+        try:
+            self.world.check_text(self.world.llama, LONG)
+        except EdgellamaError as error:
+            if not any(reason in str(error) for reason in REFUSALS):
+                raise
 
     def note_ignored(self, ignored: Any) -> None:
         """Of a signal that comes before a finalizer's first line Python tells, and forgets it."""
         self.ignored.append(f"{ignored.exc_value!r} in {ignored.object!r}")
 
 
-def chosen_places(num_places: int, draw: random.Random) -> Iterator[tuple[int, ...]]:
-    """Every place once, then each again with a second signal."""
+def interruptions(
+    one: Interrupted, num_places: int, draw: random.Random
+) -> Iterator[Callable[[], None]]:
+    """Every place in three ways: alone, with a second signal, and with one that is handled."""
     places = draw.sample(range(1, num_places + 1), num_places)
-    yield from ((place,) for place in places)
-    yield from ((place, draw.randint(1, SECOND_WITHIN)) for place in places)
+    for first in range(3):
+        for way, place in enumerate(places, start=first):
+            second = (draw.randint(1, SECOND_WITHIN),) if way % 3 == 1 else ()
+            yield partial(one.interrupt, (place, *second), is_handled=way % 3 == 2)
 
 
 def interrupt_places(path: Path, seconds: float, seed: int) -> None:
@@ -136,14 +154,14 @@ def interrupt_places(path: Path, seconds: float, seed: int) -> None:
 
 
 def play(one: Interrupted, until: float, draw: random.Random) -> None:
-    """Interrupt a scene until its time is over, or at all places once and twice."""
+    """Interrupt a scene until its time is over, or at all places in all ways."""
     started = time.monotonic()
     num_places = one.num_places()
     sys.unraisablehook = one.note_ignored
-    for places in chosen_places(num_places, draw):
-        if one.num_done and time.monotonic() >= until:
+    for interruption in interruptions(one, num_places, draw):
+        interruption()
+        if time.monotonic() >= until:
             break
-        one.interrupt(places)
     sys.unraisablehook = sys.__unraisablehook__
     print(
         f"{one.scene.__name__}: {num_places} places, {one.num_interrupted} of {one.num_done} "

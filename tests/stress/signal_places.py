@@ -45,6 +45,8 @@ class SignalPlaces:
     """Runs a function, to which Ctrl-C comes at one place or at several."""
 
     def __init__(self) -> None:
+        self.handler: Callable[[], object] | None = None
+        """What is called where a signal comes; None raises KeyboardInterrupt."""
         self.num_passed = 0
         """Places that the last function has passed."""
         self.landed: list[str] = []
@@ -134,7 +136,9 @@ class SignalPlaces:
         if self._places:
             self._choose_next()
             sys.settrace(self._enter)
-        raise KeyboardInterrupt
+        if self.handler is None:
+            raise KeyboardInterrupt
+        self.handler()
 
 
 @cache
