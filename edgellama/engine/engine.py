@@ -1,12 +1,12 @@
 """The engine: runs steps of a Llama over token ids, on its own threads.
 
-Joins weights, kernels, threads, the runner of a step and the scheduler; knows no text, no
-sampling, no sessions. Callers on other threads share steps.
+Sequences, steps, saved ones, and what instruments ask for. Knows no text, no sampling, no sessions;
+what it holds meanwhile is left to ``local_engine``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -16,152 +16,27 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
-from edgellama.engine.adapter_shelf import AdapterShelf
 from edgellama.engine.cache_maker import CacheMaker
 from edgellama.engine.cancellation import CancelToken
-from edgellama.engine.card.choice import ON_CPU, AttentionChoice
-from edgellama.engine.card.late_placement import BetweenSteps, LatePlacement
-from edgellama.engine.card.use import CardUse
-from edgellama.engine.engine_arguments import checked_layers
-from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypeChoice
-from edgellama.engine.machinery import Machinery, checked_num_threads
-from edgellama.engine.memory import return_free_heap
+from edgellama.engine.local_engine import LocalEngine
 from edgellama.engine.model_identity import model_identity
-from edgellama.engine.page_layout import PageLayout
-from edgellama.engine.page_pool import PagePool
-from edgellama.engine.page_pools import PagePools
 from edgellama.engine.program import Op
-from edgellama.engine.scheduler import Scheduler
 from edgellama.engine.segments import ROWS, Wanted, method_of
 from edgellama.engine.step_rows import FloatRows
-from edgellama.engine.step_runs import StepRuns
-from edgellama.engine.step_sizes import MAX_SHORT_TOKENS, step_tokens
-from edgellama.engine.step_timer import StepTimer
-from edgellama.engine.step_values import StepKind
+from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.text_cache import TextCache
-from edgellama.engine.text_engine import TextEngine
-from edgellama.engine.weights import ModelWeights
-from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
 from edgellama.kernels_cpu.compiling.source_hash import source_hash
-from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
-from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY
-from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.gguf.file import GGUFFile
-from edgellama.quant.llama_tensors import ROPE_FREQS
-from edgellama.quant.model_config import ModelConfig
-from edgellama.quant.rope_choice import with_rope_scaling
 
 __all__ = ["CancelToken", "Engine"]
 
 
-class Engine(TextEngine):
+class Engine(LocalEngine):
     """A model whose layers run on threads of this process.
 
     Thread-safe: callers who wait at the same time share steps of up to ``step_tokens`` tokens.
     """
-
-    def __init__(
-        self,
-        file: GGUFFile,
-        *,
-        num_threads: int | None = None,
-        tier: str | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        kv_type: KVTypeChoice = "f16",
-        cache_limit: int = 0,
-        exact: bool = False,
-        rope_scaling: str | None = None,
-        layers: range | None = None,
-        hooks: Sequence[Hook] = (),
-        attention: AttentionChoice = ON_CPU,
-        timer: StepTimer | None = None,
-        companions: Iterable[str] = (),
-    ) -> None:
-        """Compile what is missing and start the threads.
-
-        ``progress`` hears of (compiled, total) kernels, and only if any must be compiled; then
-        ``companions`` are compiled in the background, for other models. So are first the kernels
-        that check guesses; nothing is guessed until they are there.
-        ``kv_type``: of caches, as for ``Llama``, unless one is asked to have another.
-        ``cache_limit``: bytes that pages may take which no sequence holds any more.
-        ``exact``: the same bits whatever else is in a step, see ``StepKinds``.
-        ``rope_scaling``: how positions are scaled, as for ``Llama``; None: as the file says.
-        ``layers``: those that run, all by default; without the first, ``forward`` takes the rows
-        that the layers before have left, and without the last it gives rows.
-        ``hooks`` see every step, and may change it; ``attention``: where it is computed, on a card
-        never if ``exact``. ``timer`` is an instrument that runs it.
-        Raises ModelFileError, UnsupportedModelError, KernelError or InvalidOptionError.
-        """
-        if exact and attention.mode == "cuda":
-            raise InvalidOptionError(
-                'attention is "cuda" and exact is True, which a graphics card does not keep'
-            )
-        self.config = ModelConfig.from_gguf(file)
-        if rope_scaling is not None:
-            has_divisors = ROPE_FREQS in file.tensors
-            self.config = with_rope_scaling(self.config, rope_scaling, has_divisors=has_divisors)
-        self.tier = choose_tier(tier)
-        self.step_tokens = step_tokens(self.config)
-        self.layers = checked_layers(layers, self.config.block_count)
-        self._file, self._is_exact, self._timer = file, exact, timer
-        self._hooks: tuple[Hook, ...] = ()
-        self._pools = PagePools(
-            self.config, kv_type,
-            lanes=self.tier.lanes, num_layers=len(self.layers),
-            limit_bytes=cache_limit, rope_scaling=rope_scaling,
-        )  # fmt: skip
-        self._machine = machine = Machinery(
-            file, self.config, self.tier,
-            num_threads=num_threads, layers=self.layers, is_exact=exact, timer=timer,
-        )  # fmt: skip
-        entries = {TIMED_ENTRY} if timer else set()
-        kinds = machine.open().kinds
-        guesses = self._kernels_of(kinds.of_guesses())
-        machine.kernels.ensure(
-            self._kernels_of(kinds.of_texts()) | entries | {*ENTRY_KERNELS, CHOICE_KERNEL},
-            progress, companions, later=guesses,
-        )  # fmt: skip
-        buffers = machine.open().buffers
-        self.adapters = AdapterShelf(
-            file, self.config, buffers.num_rows, buffers.panel_rows, machine.kernels.ensure
-        )
-        machine.start()
-        self._steps = steps = StepRuns(machine, self.config.vocab_size, timer)
-        self.scheduler = Scheduler(
-            steps.run, self.step_tokens, are_all_split=exact,
-            may_guess=lambda: machine.kernels.are_there(guesses),
-        )  # fmt: skip
-        self._placement: LatePlacement | None = None
-        if attention.is_for_cards and not exact:
-            try:
-                self._use_cards(attention, cache_limit, progress)
-            except BaseException:
-                self.close()
-                raise
-        if hooks:
-            self.hooks = tuple(hooks)
-        return_free_heap()
-
-    def _use_cards(
-        self,
-        attention: AttentionChoice,
-        cache_limit: int,
-        progress: Callable[[int, int], None] | None,
-    ) -> None:
-        """Let sequences lie on a graphics card, which is made ready if it was asked for."""
-        between = BetweenSteps(self._machine, self.config, self.tier, self.scheduler)
-        placement = LatePlacement(
-            attention, self.config, cache_limit, self._machine.card_bytes, between.measure,
-            between.show_buffers,
-        )  # fmt: skip
-        self._placement = self._steps.placement = placement
-        placement.prepare(PageLayout.of(self.config, self._pools.usual, self.tier.lanes), progress)
-
-    def pool(self, kv_type: KVTypeChoice | None = None) -> PagePool:
-        """The pages of all sequences whose keys and values are of these types."""
-        return self._pools.of(kv_type)
 
     def new_cache(
         self,
@@ -220,16 +95,6 @@ class Engine(TextEngine):
             rows=rows, gives_rows=last.gives_rows, is_copied=False,
         )  # fmt: skip
 
-    @property
-    def weights(self) -> ModelWeights:
-        """The model's tensors; EdgellamaError once the engine is closed."""
-        return self.scheduler.exclusively(self._machine.open_weights)
-
-    @property
-    def output_norm(self) -> FloatRows:
-        """See ``TextEngine.output_norm``; a copy, which holds nothing back."""
-        return self.weights.output_norm.copy()
-
     @cached_property
     def cache_maker(self) -> CacheMaker:
         """What saved keys and values must be of to be used here; EdgellamaError once closed.
@@ -261,98 +126,6 @@ class Engine(TextEngine):
 
         load_cache(path, cast(KVCache, cache), self.cache_maker, verify=verify)
 
-    @property
-    def hooks(self) -> tuple[Hook, ...]:
-        """What sees every step; others hold from the next step on.
-
-        What earlier texts have left is not found any more then, since it may differ.
-        """
-        return self._hooks
-
-    @hooks.setter
-    def hooks(self, hooks: Sequence[Hook]) -> None:
-        def change() -> None:
-            self._machine.set_hooks(tuple(hooks))
-            self._hooks = tuple(hooks)
-            self._pools.change_origin(bool(hooks))
-            self._clear_pools()
-
-        self.scheduler.exclusively(change)
-
-    @property
-    def num_threads(self) -> int:
-        """How many threads compute; other numbers hold from the next step on."""
-        return self._machine.num_threads
-
-    @num_threads.setter
-    def num_threads(self, number: int) -> None:
-        self._restart(checked_num_threads(number), self.low_priority)
-
-    @property
-    def progress(self) -> int:
-        """Another number whenever the running step has come a bit further; for any thread."""
-        return self._steps.progress
-
-    @property
-    def low_priority(self) -> bool:
-        """Whether the threads give way to other programs, but for those that wait for texts."""
-        return self._machine.is_low_priority
-
-    @low_priority.setter
-    def low_priority(self, is_low: bool) -> None:
-        self._restart(self.num_threads, is_low)
-
-    @property
-    def card_placement(self) -> LatePlacement | None:
-        """What places sequences on a graphics card; None where nobody has asked for one."""
-        return self._placement
-
-    @property
-    def card_use(self) -> CardUse | None:
-        """How a graphics card is used; None where attention is always the CPU's."""
-        return None if self._placement is None else self._placement.use
-
-    @property
-    def is_loaded(self) -> bool:
-        """Whether weights are mapped and threads are there, which the next step sees to."""
-        return self._machine.runner is not None
-
-    @property
-    def num_jobs(self) -> int:
-        """A number that grows with every step."""
-        return self._machine.team.next_job
-
-    def load(self) -> None:
-        """Have everything that a step needs; EdgellamaError once the engine is closed."""
-        self.scheduler.exclusively(self._machine.open)
-
-    def unload(self) -> None:
-        """Give back weights, buffers, threads and pages without a sequence until the next step.
-
-        The file is closed meanwhile. ModelFileError at that step, if another lies in its place.
-        """
-
-        def unload() -> None:
-            self._machine.unload()
-            self._clear_pools()
-            if self._placement is not None:
-                self._placement.rest()
-
-        self.scheduler.refuse_within_a_step()
-        self.scheduler.exclusively(unload)
-        # Others' steps do not wait for it.
-        return_free_heap()
-
-    @property
-    def kernels(self) -> CompiledKernels:
-        """The compiled code, for what is done with logits besides."""
-        return self._machine.kernels
-
-    @property
-    def num_compiled(self) -> int:
-        """Kernels that the cache of compiled code did not have when this engine wanted them."""
-        return self._machine.kernels.num_compiled
-
     def step_ops(self, num_tokens: int, kv_type: KVTypeChoice | None = None) -> list[Op]:
         """The ops of a step of one sequence's tokens and of the last one's logits."""
         runner = self._machine.open()
@@ -377,44 +150,3 @@ class Engine(TextEngine):
             return perf_counter() - started
 
         return self.scheduler.exclusively(run)
-
-    def close(self) -> None:
-        """Stop the threads, after the running step, and let go of the file's weights.
-
-        The engine is unusable afterwards.
-        """
-        self._machine.refuse()
-
-        def close() -> None:
-            self._machine.release()
-            self._clear_pools()
-            if self._placement is not None:
-                self._placement.close()
-
-        self.scheduler.exclusively(close)
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def _restart(self, num_threads: int, is_low_priority: bool) -> None:
-        self.scheduler.refuse_within_a_step()
-        self.scheduler.exclusively(lambda: self._machine.restart(num_threads, is_low_priority))
-
-    def _clear_pools(self) -> None:
-        """Give back pages that no sequence holds."""
-        self._pools.clear()
-        if self._placement is not None:
-            self._placement.clear()
-
-    def usual_kernels(self) -> set[str]:
-        """Names of a chat's kernels: all kinds of steps, one token's logits, the next's choice."""
-        kinds = self._machine.open().kinds
-        names = self._kernels_of(kinds.of_texts() | kinds.of_guesses())
-        return names | {*ENTRY_KERNELS, CHOICE_KERNEL}
-
-    def _kernels_of(self, kinds: Set[StepKind]) -> set[str]:
-        runner, pages = self._machine.open(), self.pool().layout
-        return {kernel.name for kernel in runner.kernels(pages, kinds)}
