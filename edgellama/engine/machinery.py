@@ -61,11 +61,12 @@ class Machinery:
         self.last_step: RepeatableStep | None = None
         self.weights: ModelWeights | None = load_weights(file, config)
         self.runner: StepRunner | None = self._new_runner(self.weights)
+        self._teams: list[ThreadTeam] = []
+        weakref.finalize(self, _end_teams, self._teams)
 
     def start(self) -> None:
         """Start the threads."""
         self.team = self._new_team()
-        self._stop_team = weakref.finalize(self, self.team.close)
 
     @property
     def num_threads(self) -> int:
@@ -121,7 +122,7 @@ class Machinery:
 
     def release(self) -> None:
         """Give everything back; ``open`` makes it again."""
-        self._stop_team()
+        _end_teams(self._teams)
         self._leave_card()
         self.runner = self.weights = self.last_step = None
         self.programs.clear()
@@ -166,18 +167,42 @@ class Machinery:
         return runner
 
     def _new_team(self) -> ThreadTeam:
-        team = ThreadTeam(self.kernels, self._num_threads)
+        team = _KnownTeam(self._teams, self.kernels, self._num_threads)
         if self._is_low_priority:
             lower_priority(team.worker_ids)
         return team
 
     def _use(self, runner: StepRunner, team: ThreadTeam) -> None:
-        self._stop_team()
         self._leave_card()
         self.programs.clear()
         self.last_step = None
         self.runner, self.team = runner, team
-        self._stop_team = weakref.finalize(self, team.close)
+        _end_teams(self._teams, kept=team)
+
+
+class _KnownTeam(ThreadTeam):
+    """A team that stands in a list before the first of its threads starts.
+
+    Whenever Ctrl-C comes, somebody knows that they are to be ended.
+    """
+
+    def __init__(self, known: list[ThreadTeam], kernels: CompiledKernels, num_threads: int) -> None:
+        self._workers = []
+        known.append(self)
+        super().__init__(kernels, num_threads)
+
+    def close(self) -> None:
+        """End the threads that were made."""
+        if self._workers:
+            super().close()
+
+
+def _end_teams(teams: list[ThreadTeam], kept: ThreadTeam | None = None) -> None:
+    """End all teams but one; those that are left by Ctrl-C are ended by the next call."""
+    for team in teams.copy():
+        if team is not kept:
+            team.close()
+            teams.remove(team)
 
 
 def checked_num_threads(number: int | None) -> int:
