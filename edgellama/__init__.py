@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from edgellama.generation.conversation import Conversation
     from edgellama.generation.embedding import Embedding, EmbedOptions
     from edgellama.generation.moderation import Moderation
-    from edgellama.generation.reranking import Ranked, RerankOptions
+    from edgellama.generation.rank_prompt import RerankOptions
+    from edgellama.generation.reranking import Ranked
     from edgellama.generation.results import Chunk, Generation, Statistics, TokenLogprob, Usage
     from edgellama.generation.scoring import Classification, Score
     from edgellama.generation.session import Session
@@ -111,7 +112,7 @@ _MODULES = {
     "Moderation": "edgellama.generation.moderation",
     "PromptOptions": "edgellama.generation.text_options",
     "Ranked": "edgellama.generation.reranking",
-    "RerankOptions": "edgellama.generation.reranking",
+    "RerankOptions": "edgellama.generation.rank_prompt",
     "ResumeError": "edgellama.quant.errors",
     "SafetyCategory": "edgellama.text.guard_prompts",
     "SamplingOptions": "edgellama.sampling.options",

@@ -197,7 +197,8 @@ class RetrievalModel(SessionModel):
     def _ranked(
         self, query: str, documents: Sequence[str], options: edgellama.RerankOptions
     ) -> InOrder[edgellama.Ranked]:
-        from edgellama.generation.reranking import HowToRank, RankPrompt, Reranker
+        from edgellama.generation.rank_prompt import HowToRank, RankPrompt
+        from edgellama.generation.reranking import Reranker
         from edgellama.text.chat_template import load_chat_template
 
         self._check_open()

@@ -6,7 +6,8 @@ import math
 from dataclasses import replace
 
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.model_config import ModelConfig, RopeConfig
+from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.rope_config import RopeConfig
 
 KINDS = ("linear", "dynamic", "yarn")
 ALLOWED = f'"none", or one of {", ".join(KINDS)} with a factor from 1, such as "yarn:4"'

@@ -25,7 +25,7 @@ from edgellama.engine.segments import MAX_TOKEN_SPLITS, Segment, SegmentTable
 from edgellama.engine.usual_kernels import CACHE_FAMILIES
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, partial_bytes
 from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS, SIGNATURES, Kernel
-from edgellama.quant.model_config import RopeConfig
+from edgellama.quant.rope_config import RopeConfig
 
 F16_ROWS = (1, 2, 3, 5, 8)
 METHODS: dict[tuple[str, str], tuple[int | str, ...]] = {

@@ -23,7 +23,8 @@ from edgellama.kernels_cpu.signatures import KERNELS, QUANTIZED, SIGNATURES, SKI
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.kernels_cpu.threads.thread_team import ENTRY
 from edgellama.quant.formats import FLOAT_FORMATS, QUANTIZED_FORMATS, orders_of
-from edgellama.quant.model_config import ModelConfig, RopeConfig
+from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.rope_config import RopeConfig
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 

@@ -14,7 +14,8 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 from edgellama.engine.step_sizes import step_tokens
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.quant.model_config import ModelConfig, RopeConfig
+from edgellama.quant.model_config import ModelConfig
+from edgellama.quant.rope_config import RopeConfig
 
 MISSING = object()
 PATH = Path("some/model.gguf")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgellama.engine.rope import RopeTable
-from edgellama.quant.model_config import RopeConfig
+from edgellama.quant.rope_config import RopeConfig
 
 GOLDEN: dict[str, Any] = json.loads(
     (Path(__file__).parent / "data" / "rope_golden.json").read_text("utf-8")

@@ -13,8 +13,9 @@ from conftest import CliRunner
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import InvalidOptionError, Llama, SessionFileError
-from edgellama.quant.model_config import ModelConfig, RopeConfig
+from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.rope_choice import with_rope_scaling
+from edgellama.quant.rope_config import RopeConfig
 
 PLAIN = TinyLlama(context_length=64)
 TOKENS = [number * 7 % 250 + 3 for number in range(100)]

@@ -17,7 +17,7 @@ from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
-from edgellama.quant.model_config import DYNAMIC_FACTOR_KEY
+from edgellama.quant.rope_config import DYNAMIC_FACTOR_KEY
 
 SUPPORTED = "default, linear, dynamic, yarn, llama3"
 LLAMA3_ORIGINAL_CONTEXT = 8192

@@ -109,7 +109,8 @@ def _outline(
     path: Path, sizes: HyperParameters, is_tied: bool, biased: Collection[str]
 ) -> ModelOutline:
     from edgellama.measure.model_outline import ModelOutline
-    from edgellama.quant.model_config import ModelConfig, RopeConfig
+    from edgellama.quant.model_config import ModelConfig
+    from edgellama.quant.rope_config import RopeConfig
 
     config = ModelConfig(
         vocab_size=sizes.vocab_size,

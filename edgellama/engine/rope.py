@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from edgellama.quant.model_config import RopeConfig
+from edgellama.quant.rope_config import RopeConfig
 
 BLOCK = 64
 """Positions whose rows are computed together, so that a step of one token only copies."""

@@ -1,20 +1,17 @@
 """Documents in the order in which they answer a query: by how probably a model says yes.
 
 What the prompts of all documents begin with alike is computed once, and then forked; how many
-documents are computed together is in_order's.
+documents are computed together is in_order's, what the model is asked rank_prompt's.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import Any, TypedDict
+from typing import Any
 
 from edgellama.engine.adapter_set import AdapterSet
-from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.page_keys import shared_length
 from edgellama.engine.text_cache import TextCache
@@ -22,26 +19,14 @@ from edgellama.engine.text_engine import TextEngine
 from edgellama.engine.work import Work
 from edgellama.generation.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.logprobs import share
+from edgellama.generation.rank_prompt import HowToRank, RankPrompt
 from edgellama.generation.waiting_line import WaitingLine
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
 from edgellama.quant.given_values import is_whole
 from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way
-from edgellama.sampling.options import check_option_names
-from edgellama.text.chat_template import ChatTemplate, encode_chat
 from edgellama.text.tokenizer import Tokenizer
-
-PROMPT = """\
-Judge whether the document is relevant to the question. Answer yes or no.
-
-Question: {query}
-Document: {document}
-Relevant:"""
-"""Of some wordings the one by which a small model ranks best, as a chat's message."""
-ANSWERS = ("yes", "no")
-PARAMETERS = ("query", "documents", "top_n")
-PLACEHOLDER = re.compile(r"\{(query|document)\}")
 
 
 @dataclass(frozen=True)
@@ -65,109 +50,6 @@ class Ranked:
     score: float
     num_tokens: int
     num_dropped: int = 0
-
-
-class RerankOptions(TypedDict, total=False):
-    """How documents are ranked, as keyword arguments of ``rerank``.
-
-    Arguments:
-        prompt: What the model is asked, a text with {query} and {document}. None (the default)
-            begins "Judge whether the document is relevant to the question. Answer yes or no."
-            What stands before the document is computed once for all.
-        answers: The words for yes and for no, ("yes", "no") by default; with a capital and behind a
-            space they count too.
-        chat: Put the prompt into the model's chat format. None (the default) where it has one;
-            otherwise the prompt stands as it is, its control tokens too.
-        template: Chat format in place of the file's: the name of a published one or Jinja source.
-            None (the default) is the file's.
-        truncate: Drop the end of documents whose prompt is longer than the context. False (the
-            default) refuses them.
-        adapters: Loaded adapters, or their names, with scales, such as ``{"french": 0.5}``. None
-            (the default) is none.
-
-    Example:
-        >>> from edgellama import Llama, RerankOptions
-        >>> options: RerankOptions = {"prompt": "{query}: {document}", "answers": ("ja", "nein")}
-        >>> with Llama("smollm2", context_length=512) as llama:
-        ...     len(llama.rerank("Farbe", ["rot", "laut"], **options))
-        2
-    """
-
-    prompt: str | None
-    answers: tuple[str, str]
-    chat: bool | None
-    template: str | None
-    truncate: bool
-    adapters: AdapterScales | None
-
-
-@dataclass(frozen=True)
-class HowToRank:
-    """RerankOptions, checked; adapters and templates are for others to find."""
-
-    prompt: str | None = None
-    answers: Sequence[str] = ANSWERS
-    truncate: bool = False
-
-    chat: bool | None = None
-
-    def __post_init__(self) -> None:
-        if self.prompt is not None:
-            found = PLACEHOLDER.findall(self.prompt) if isinstance(self.prompt, str) else []
-            if not {"query", "document"} <= set(found):
-                raise InvalidOptionError(
-                    f"prompt is {self.prompt!r:.80}; allowed: text with {{query}} and {{document}}"
-                )
-        is_row = isinstance(self.answers, (tuple, list)) and len(self.answers) == 2
-        if not is_row or not all(isinstance(word, str) and word for word in self.answers):
-            raise InvalidOptionError(
-                f"answers is {self.answers!r:.80}; allowed: two texts, for yes and for no"
-            )
-        if not isinstance(self.truncate, bool):
-            raise InvalidOptionError(f"truncate is {self.truncate!r:.80}; allowed: True, False")
-        if not (self.chat is None or isinstance(self.chat, bool)):
-            raise InvalidOptionError(f"chat is {self.chat!r:.80}; allowed: True, False, None")
-
-    @classmethod
-    def of(cls, options: Mapping[str, Any]) -> HowToRank:
-        """What was given."""
-        check_option_names(options, tuple(RerankOptions.__annotations__), PARAMETERS)
-        known = ("prompt", "answers", "truncate", "chat")
-        return cls(**{name: options[name] for name in known if name in options})
-
-
-@dataclass(frozen=True)
-class RankPrompt:
-    """Makes the tokens of a query's prompts; ``template`` None takes the prompt as it stands."""
-
-    tokenizer: Tokenizer
-    query: str
-    prompt: str | None
-    template: ChatTemplate | None
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.query, str):
-            raise InvalidOptionError(f"query is {self.query!r:.80}; allowed: a text")
-
-    def tokens(self, document: str) -> list[int]:
-        """The prompt of a document; no control token comes from it or from the query."""
-        texts = {"query": self.query, "document": document}
-        if self.template is not None:
-            content = PLACEHOLDER.sub(lambda found: texts[found[1]], self.prompt or PROMPT)
-            return encode_chat(
-                self.tokenizer, self.template, [{"role": "user", "content": content}]
-            )
-        messages = [{"role": role, "content": text} for role, text in texts.items()]
-        return encode_chat(self.tokenizer, _as_template(self.prompt or PROMPT), messages)
-
-
-def _as_template(prompt: str) -> ChatTemplate:
-    """A prompt as the template of messages that are the query and the document."""
-    parts = []
-    for number, part in enumerate(PLACEHOLDER.split(prompt)):
-        name = f"messages[{0 if part == 'query' else 1}].content"
-        parts.append("{{ " + (name if number % 2 else json.dumps(part)) + " }}")
-    return ChatTemplate("".join(parts), bos_token="", eos_token="")
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from edgellama.quant.model_config import ModelConfig, RopeConfig
+from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.records import dataclass
+from edgellama.quant.rope_config import RopeConfig
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,19 @@
 """A model's chat template: messages to text, and to tokens.
 
 It keeps text and tokens apart: control tokens come from the template alone, and a message
-that looks like one stays text. The sandbox that runs the template is template_sandbox.
+that looks like one stays text, by the marks of content_marks. The sandbox that runs the template is
+template_sandbox.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from edgellama.quant.errors import TemplateError
+from edgellama.text.content_marks import ContentMarks
 from edgellama.text.named_templates import (
     NAMED_TEMPLATES,
     find_template,
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 TEMPLATE_KEY = "tokenizer.chat_template"
 TOOL_USE_KEY = f"{TEMPLATE_KEY}.tool_use"
-MARKS = range(0xF0000, 0x110000)  # planes 15 and 16: private use
 
 
 class ChatTemplate:
@@ -159,7 +159,7 @@ def encode_chat(
     TemplateError as ``render`` does, and where that text is not found in the prompt.
     """
     add_generation_prompt = add_generation_prompt and not continue_final_message
-    marks = _Marks(tokenizer.control_texts(), [messages, variables], template.source)
+    marks = ContentMarks(tokenizer.control_texts(), [messages, variables], template.source)
     hidden = marks.hide_control(variables)
 
     def cut(marked: list[dict[str, object]]) -> list[Stretch | int]:
@@ -181,7 +181,7 @@ def encode_chat(
 
 def _parts(
     tokenizer: Tokenizer,
-    marks: _Marks,
+    marks: ContentMarks,
     messages: list[dict[str, object]],
     cut: Callable[[list[dict[str, object]]], list[Stretch | int]],
 ) -> list[Stretch | int]:
@@ -232,64 +232,6 @@ def _with_one_bos(tokens: list[int], tokenizer: Tokenizer) -> list[int]:
         return tokens
     num_leading = next((i for i, token in enumerate(tokens) if token != bos), len(tokens))
     return [bos, *tokens[num_leading:]]
-
-
-class _Marks:
-    """Private use characters that stand for text of messages while a template runs."""
-
-    def __init__(self, control_texts: Sequence[str], given: object, template_source: str) -> None:
-        """No mark is a character of what is given to the template, or of itself."""
-        characters = set(template_source).union(*_strings(given))
-        free = (mark for mark in map(chr, MARKS) if mark not in characters)
-        longest_first = sorted(control_texts, key=len, reverse=True)
-        self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
-        self._control_marks = dict(zip(longest_first, free, strict=False))
-        # White space stays, so that templates trim what they always trim.
-        visible = sorted(character for character in characters if not character.isspace())
-        by_character = dict(zip(visible, free, strict=False))
-        punctuation = {c for text in control_texts for c in text if not c.isalnum()}
-        self.of_characters = str.maketrans(by_character)
-        self.of_punctuation = str.maketrans(
-            {character: by_character[character] for character in punctuation & by_character.keys()}
-        )
-        shown = {mark: text for text, mark in (self._control_marks | by_character).items()}
-        self._shown = str.maketrans(shown)
-
-    def hide_control(self, message: Mapping[str, object]) -> dict[str, object]:
-        """A message, or variables, with each control token's text, in any string, as one mark."""
-        return {key: self._without_control(value) for key, value in message.items()}
-
-    def hide_content(
-        self, message: Mapping[str, object], characters: Mapping[int, str]
-    ) -> dict[str, object]:
-        """The same, with characters of the content as marks of their own."""
-        content = str(message["content"]).translate(characters)
-        return self.hide_control(message) | {"content": content}
-
-    def show(self, text: str) -> str:
-        """The text with each mark as what it stands for."""
-        return text.translate(self._shown)
-
-    def _without_control(self, value: object) -> object:
-        if isinstance(value, str):
-            return self._control_pattern.sub(lambda found: self._control_marks[found[0]], value)
-        if isinstance(value, Mapping):
-            return {key: self._without_control(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [self._without_control(item) for item in value]
-        return value
-
-
-def _strings(value: object) -> Iterator[str]:
-    """Every string inside nested mappings and lists."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _strings(item)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _strings(item)
 
 
 def _checked(messages: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:

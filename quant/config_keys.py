@@ -1,0 +1,65 @@
+"""Values under a model's keys in GGUF metadata, each checked for its type when it is read.
+
+What they mean, and which belong together, is left to ``model_config`` and ``rope_config``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgellama.quant.errors import ModelFileError
+
+MAX_SIZE = 1 << 24
+"""No size of a real model comes near; a larger one is a damaged file."""
+
+
+class ConfigKeys:
+    """Typed access to metadata under ``llama.``, and to keys of our own by their whole names."""
+
+    def __init__(self, metadata: Mapping[str, object]) -> None:
+        self._metadata = metadata
+
+    def get(self, name: str) -> object:
+        return self._metadata.get(_full(name))
+
+    def integer(self, name: str, default: int | None = None) -> int:
+        value = self.get(name)
+        if isinstance(value, np.ndarray) and value.dtype.kind in "iu" and value.size:
+            value = int(value[0]) if (value == value[0]).all() else value
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise ModelFileError(
+                f"metadata {_full(name)} is {value!r:.80}; a whole number is needed"
+            )
+        return value
+
+    def size(self, name: str, default: int | None = None) -> int:
+        value = self.integer(name, default)
+        if not 1 <= value <= MAX_SIZE:
+            raise ModelFileError(
+                f"metadata {_full(name)} is {value}; it must be from 1 to {MAX_SIZE}"
+            )
+        return value
+
+    def number(self, name: str, default: float | None = None) -> float:
+        value = self.get(name)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not np.isfinite(value):
+            raise ModelFileError(f"metadata {_full(name)} is {value!r:.80}; a number is needed")
+        return float(value)
+
+    def text(self, name: str, default: str) -> str:
+        value = self.get(name)
+        if value is None:
+            return default
+        if not isinstance(value, str):
+            raise ModelFileError(f"metadata {_full(name)} is {value!r:.80}; text is needed")
+        return value
+
+
+def _full(name: str) -> str:
+    return name if name.startswith("edgellama.") else f"llama.{name}"
