@@ -7,7 +7,7 @@ here.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,18 @@ SPREAD_ARGUMENTS = (
 
 
 def machines_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds that the model may lie on several machines, for commands of one machine, too."""
-    return machines_option(required=False)(address_option(command))
+    """Adds that the model may lie on several machines, for commands of one machine, too.
+
+    A UsageError for an address that no machines need.
+    """
+
+    @wraps(command)
+    def checked(*arguments: Any, **options: Any) -> None:
+        if options["address"] is not None and options["machines_text"] is None:
+            raise click.UsageError("--address needs --machines")
+        command(*arguments, **options)
+
+    return machines_option(required=False)(address_option(checked))
 
 
 @dataclass(frozen=True)

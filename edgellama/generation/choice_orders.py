@@ -1,7 +1,7 @@
 """Orders for a text whose tokens are chosen where its logits are computed, on another machine.
 
 Chance is drawn here, so the tokens are those that a choice here would give. What an order cannot
-say (functions of users, banned strings, learning samplers) has its logits sent instead.
+say (functions of users, learning samplers) has its logits sent instead.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from edgellama.sampling.choice_order import UNCHOSEN, ChoiceOrder, Rule, Sampler
 if TYPE_CHECKING:
     from edgellama.generation.text_request import Request
     from edgellama.sampling.constraint import Constraint
+    from edgellama.sampling.filters import Mask
     from edgellama.sampling.sampler import Sampler
 
 _NUMBERS = itertools.count(1)
@@ -27,7 +28,6 @@ def is_orderable(request: Request) -> bool:
         request.processors,
         request.sampler is not None,
         request.prompt_logprobs is not None,
-        request.banned,
         request.sampling.mirostat,
     )
     return not any(needs_logits)
@@ -97,9 +97,11 @@ def rules_along(
     ends: frozenset[int],
     *,
     appends_certain: bool,
+    allowed: Mask | None = None,
 ) -> list[Rule]:
     """What a text may go on with at its end and behind each of the guesses, for their rows.
 
+    ``allowed`` (vocab_size,): what others than the form allow at its end; None is all of it.
     ``appends_certain``: whether what must follow a token is appended with it, so that none of its
     rows is looked at. Behind a guess that cannot be there is nothing to choose.
     """
@@ -109,10 +111,15 @@ def rules_along(
     try:
         for token in (*draft, None):
             forced = certain or constraint.forced()
+            if forced and allowed is not None and not allowed[forced[0]]:
+                forced = []
             if forced:
                 rules.append(forced[0])
             else:
-                rules.append(as_rule(constraint.mask(), vocab_size))
+                mask = constraint.mask()[:vocab_size]
+                mask = mask if allowed is None else mask & allowed[: len(mask)]
+                rules.append(as_rule(mask, vocab_size))
+            allowed = None
             is_wrong = bool(forced) and token != forced[0]
             if token is None or is_wrong or token in ends or not constraint.allows(token):
                 break

@@ -142,7 +142,7 @@ class Decoding:
             self._end.reach("length")
             return
         history, start = self._history, len(self._history)
-        draft, row = self._draft, 0
+        draft, row, is_again = self._draft, 0, False
         yield from self._taken_certain()
         logits = logits[len(logits) - 1 - len(draft) :]
         try:
@@ -155,7 +155,10 @@ class Decoding:
                     yield from self._forced()
                 next_row = len(history) - start
                 if next_row == row and not self._end.is_reached:
-                    continue  # taken back: another one, by the same logits
+                    if not self._choice.is_ordered:
+                        continue  # taken back: another one, by the same logits
+                    is_again = True  # by those of one more step
+                    break
                 is_drafted = row < next_row <= len(draft)
                 if not is_drafted or draft[row:next_row] != history[start + row :]:
                     break
@@ -168,7 +171,8 @@ class Decoding:
                 self._draft = []
                 self._clock.note_draft(len(draft), row)
             # Where the text went back, the logits of its last token are wanted again.
-            length = start + row if len(history) >= start + row else len(history) - 1
+            is_there = len(history) >= start + row and not is_again
+            length = start + row if is_there else len(history) - 1
             if length < self.cache.length:
                 self.cache.truncate(length)
 

@@ -14,7 +14,7 @@ from edgellama.generation.choice_orders import ChoiceOrders, is_orderable, rules
 from edgellama.generation.constraining import constraint_of
 from edgellama.generation.held_tokens import RefusedTokens
 from edgellama.generation.logprobs import TextLogprobs
-from edgellama.sampling.choice_order import UNCHOSEN
+from edgellama.sampling.choice_order import UNCHOSEN, bits_of
 from edgellama.sampling.constraint import allowed_token
 from edgellama.sampling.logprobs import TokenShare
 from edgellama.sampling.sampler import Sampler
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgellama.engine.text_engine import TextEngine
     from edgellama.generation.results import Chunk, TokenLogprob
     from edgellama.generation.text_request import Request
-    from edgellama.sampling.choice_order import ChoiceOrder
+    from edgellama.sampling.choice_order import ChoiceOrder, Rule
     from edgellama.sampling.filters import Logits
     from edgellama.text.tokenizer import Tokenizer
 
@@ -61,6 +61,11 @@ class TokenChoice:
         self._wants_logits = request.logprobs is not None or request.prompt_logprobs is not None
 
     @property
+    def is_ordered(self) -> bool:
+        """Whether tokens are chosen far from here, so that another choice takes another step."""
+        return self._orders is not None
+
+    @property
     def is_constrained(self) -> bool:
         """Whether the text must have a form."""
         return self._constraint is not None
@@ -87,7 +92,7 @@ class TokenChoice:
         was chosen already, and stands in the place of logits.
         """
         if self._orders is not None:
-            return self._ordered(self._orders, logits)
+            return self._ordered(self._orders, logits, len(history))
         allowed = self._refused.allowed(len(history), len(logits))
         if self._constraint is None:
             token: int | None = self._sampler(logits, history, allowed)
@@ -101,11 +106,15 @@ class TokenChoice:
         """How to choose behind ``history`` and each guess, where that is done far from here."""
         if self._orders is None:
             return None
+        # Behind the guesses nothing can be refused yet.
+        allowed = self._refused.allowed(len(history), self._vocab_size)
         if self._constraint is None:
-            return self._orders.order(history, draft)
+            others = [None] * len(draft)
+            rules: list[Rule] = [] if allowed is None else [bits_of(allowed), *others]
+            return self._orders.order(history, draft, rules)
         rules = rules_along(
             self._constraint, draft, self._vocab_size, self.end_tokens,
-            appends_certain=not self._wants_logits,
+            appends_certain=not self._wants_logits, allowed=allowed,
         )  # fmt: skip
         return self._orders.order(history, draft, rules)
 
@@ -118,13 +127,14 @@ class TokenChoice:
             return ()
         return self._constraint.forced()
 
-    def _ordered(self, orders: ChoiceOrders, row: Logits) -> int | None:
+    def _ordered(self, orders: ChoiceOrders, row: Logits, place: int) -> int | None:
         """The token of a row that was chosen far from here; its chances are used up with it."""
         if row[0] == UNCHOSEN:
             return None
         found = None if self._logprobs is None else TokenShare.from_row(row)
         token = int(row[0]) if found is None else found.token
-        if self._constraint is None or not self._constraint.forced():
+        forced = () if self._constraint is None else self._constraint.forced()
+        if not forced or self.is_refused(place, forced[0]):
             orders.taken()
         if found is not None and self._logprobs is not None and token not in self.end_tokens:
             self._logprobs.note_found(found)

@@ -125,7 +125,12 @@ class OrderedChoices:
 def as_rule(mask: Mask, vocab_size: int) -> Rule:
     """What a mask allows, of which the end may be lacking."""
     mask = mask[:vocab_size]
-    return np.packbits(mask).tobytes() if mask.any() else UNCHOSEN
+    return bits_of(mask) if mask.any() else UNCHOSEN
+
+
+def bits_of(mask: Mask) -> bytes:
+    """The rule of a mask; where it allows nothing, the sampler says so."""
+    return np.packbits(mask).tobytes()
 
 
 def allowed_by(rule: bytes, vocab_size: int) -> Mask:

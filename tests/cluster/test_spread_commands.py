@@ -38,3 +38,10 @@ def test_what_a_spread_model_has_not_is_named(tiny_path: Path, run_cli: CliRunne
         assert "--context, --kv, --exact, --threads" in refused.stderr
     full = run_cli("chat", tiny_path, "--machines", "here:1MB:20")
     assert full.returncode == 1 and "a further machine of" in full.stderr
+
+
+def test_an_address_without_machines_is_refused(tiny_path: Path, run_cli: CliRunner) -> None:
+    """Nobody is to believe that a model runs elsewhere."""
+    for command in (("generate", "-p", "Hi"), ("chat",), ("serve",)):
+        refused = run_cli(command[0], tiny_path, *command[1:], "--address", "head:6379")
+        assert refused.returncode == 2 and "--address needs --machines" in refused.stderr
