@@ -92,12 +92,31 @@ def test_a_system_prompt_is_part_of_the_prompt(client: httpx.Client) -> None:
     assert count() < count(system="Be brief.") == count(system=blocks)
 
 
+def test_leave_to_think_is_leave(client: httpx.Client) -> None:
+    """Claude Code gives it to every model; a Llama's reply is what it is without, in one block."""
+    plain = client.post(PATH, json=ask()).json()
+    edits = [{"type": "clear_thinking_20251015", "keep": "all"}]
+    for thinking in ({"type": "enabled", "budget_tokens": 1024}, {"type": "adaptive"}):
+        leave = {"thinking": thinking, "context_management": {"edits": edits}}
+        asked = ask(**leave, output_config={"effort": "high"})
+        assert client.post(f"{PATH}?beta=true", json=asked).json()["content"] == plain["content"]
+        body = {"model": "tiny", "messages": ASKED}
+        counted = client.post(f"{PATH}/count_tokens", json={**body, **leave}).json()
+        assert counted == client.post(f"{PATH}/count_tokens", json=body).json()
+
+
 @pytest.mark.parametrize(
     ("fields", "status", "kind"),
     [
         ({"max_tokens": None}, 400, "invalid_request_error"),
         ({"max_tokens": "x"}, 400, "invalid_request_error"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, 400, "invalid_request_error"),
+        ({"thinking": {"type": "hard"}}, 400, "invalid_request_error"),
+        (
+            {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
+            400,
+            "invalid_request_error",
+        ),
+        ({"output_config": {"speed": "fast"}}, 400, "invalid_request_error"),
         ({"messages": [{"role": "user", "content": "x" * 999}]}, 400, "invalid_request_error"),
         ({"model": "none"}, 404, "not_found_error"),
     ],

@@ -70,3 +70,13 @@ def test_ollama_cuts_long_texts_off_unless_told_otherwise(client: httpx.Client) 
     """``truncate`` is true by default there."""
     answer = client.post("/api/embed", json={"input": "x" * 999})
     assert answer.status_code == 200 and answer.json()["prompt_eval_count"] == 256
+
+
+def test_a_slip_is_told_with_what_is_allowed_here(client: httpx.Client) -> None:
+    """Options of texts are none of vectors; a field that is missing is named."""
+    answer = client.post("/v1/embeddings", json={"input": "a", "temperature": 1})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == "temperature"
+    assert "dimensions" in answer.json()["error"]["message"]
+    assert "min_p" not in answer.json()["error"]["message"]
+    missing = client.post("/v1/embeddings", json={}).json()["error"]
+    assert (missing["param"], missing["message"]) == ("input", "input: missing")

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from edgellama.quant.error_text import shown
 from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.anthropic_blocks import chat_messages, reply_blocks
 from edgellama.server.chat_messages import ordered_messages
 from edgellama.server.constraints import anthropic_format
-from edgellama.server.errors import RequestError, anthropic_error
+from edgellama.server.errors import RequestError, anthropic_error, refused
 from edgellama.server.fields import take_fields
 from edgellama.server.openai_common import hold_limits
 from edgellama.server.presets import preset_messages, preset_options
@@ -36,6 +37,9 @@ WITHOUT_INFLUENCE = frozenset(
     }
 )
 """Fields about the caller, prices and a cache that is always on here."""
+THINKING = ("disabled", "enabled", "adaptive")
+OF_THOUGHTS = "clear_thinking"
+"""How edits of the context are called that take earlier thoughts away, which are none here."""
 STOP_REASONS = {
     "stop": "end_turn",
     "tool_calls": "tool_use",
@@ -52,6 +56,8 @@ class CountFields(msgspec.Struct):
     system: str | list[dict[str, Any]] = ""
     tools: list[dict[str, Any]] | None = None
     tool_choice: dict[str, Any] | None = None
+    thinking: dict[str, Any] | None = None
+    context_management: dict[str, Any] | None = None
 
 
 class MessageFields(CountFields):
@@ -92,8 +98,29 @@ class MessagesRequest:
         return Wish(self.fields.model, start, is_stream=self.fields.stream)
 
 
+def check_thoughts(fields: CountFields) -> None:
+    """RequestError for what is no leave to think, or would take more than thoughts away.
+
+    A model may think less than it has leave to; a Llama does not think apart from its reply.
+    """
+    kind = (fields.thinking or {}).get("type", THINKING[0])
+    if kind not in THINKING:
+        allowed = ", ".join(THINKING)
+        raise refused("thinking", f"thinking.type is {shown(kind)}; allowed: {allowed}")
+    edits = (fields.context_management or {}).get("edits")
+    for edit in edits if isinstance(edits, list) else ():
+        kind = edit.get("type") if isinstance(edit, dict) else None
+        if not str(kind).startswith(OF_THOUGHTS):
+            raise refused(
+                "context_management",
+                f"context_management has an edit of the type {shown(kind)}; allowed: "
+                f"{OF_THOUGHTS}_...",
+            )
+
+
 def messages_of(fields: CountFields, preset: Preset) -> list[dict[str, Any]]:
     """The messages with the system prompt, which has a field of its own here, in front."""
+    check_thoughts(fields)
     system = [{"role": "system", "content": fields.system}] if fields.system else []
     return ordered_messages(preset_messages(preset, [*system, *chat_messages(fields.messages)]))
 

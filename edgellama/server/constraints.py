@@ -44,9 +44,11 @@ def ollama_format(given: object) -> dict[str, Any]:
 
 
 def anthropic_format(given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """``output_config`` with its ``format``."""
+    """``output_config`` with its ``format``; how much a model is to think makes no reply here."""
     wanted = (given or {}).get("format")
-    unknown = [name for name, value in (given or {}).items() if value and name != "format"]
+    unknown = [
+        name for name, value in (given or {}).items() if value and name not in ("format", "effort")
+    ]
     if unknown:
         raise refused("output_config", f"output_config.{unknown[0]} is not supported here")
     if not wanted:

@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from edgellama.generation.embedding import Embedding
 from edgellama.server.durations import keep_alive_seconds
-from edgellama.server.errors import RequestError, refused
+from edgellama.server.errors import refused
 from edgellama.server.fields import take_own_fields
 from edgellama.server.leaving import Leaving
 from edgellama.server.ollama_fields import text_options
@@ -61,10 +61,9 @@ async def openai_embeddings(request: Request) -> Response:
     state = state_of(request)
     fields = take_own_fields(await read_request(request), OpenAIFields)
     if fields.encoding_format not in ("float", "base64"):
-        raise RequestError(
-            400,
+        raise refused(
+            "encoding_format",
             f"encoding_format is {fields.encoding_format[:80]!a}; allowed: float, base64",
-            param="encoding_format",
         )
     texts = _texts(fields.input)
     name = state.catalogue.find(fields.model).name
@@ -142,14 +141,12 @@ async def _embed(
     normalize: bool = True,
 ) -> Worked[list[Embedding]]:
     if len(texts) > MAX_TEXTS:
-        raise RequestError(400, f"{len(texts)} texts; allowed: up to {MAX_TEXTS}", param="input")
+        raise refused("input", f"{len(texts)} texts; allowed: up to {MAX_TEXTS}")
 
     def work(llama: Llama, leaving: Leaving) -> list[Embedding]:
         width = llama.config.embedding_length
         if dimensions not in (None, width):
-            raise RequestError(
-                400, f"dimensions is {dimensions}; allowed: {width}", param="dimensions"
-            )
+            raise refused("dimensions", f"dimensions is {dimensions}; allowed: {width}")
         found = []
         for embedding in llama.embed_each(texts, truncate=truncate, normalize=normalize):
             leaving.check()

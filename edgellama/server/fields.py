@@ -103,11 +103,16 @@ _INFILL_SAMPLER = "infill"
 MAX_WHOLE = 2**53
 """Up to here a float says a whole number exactly."""
 _TOKEN_ID = re.compile(r"[0-9]{1,18}")
+_MISSING = re.compile(r"Object missing required field `(.*)`")
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
 
 
 def take_fields(
-    body: Mapping[str, Any], kind: type[Fields], *, ignored: Collection[str] = WITHOUT_INFLUENCE
+    body: Mapping[str, Any],
+    kind: type[Fields],
+    *,
+    ignored: Collection[str] = WITHOUT_INFLUENCE,
+    with_options: bool = True,
 ) -> tuple[Fields, dict[str, Any]]:
     """A request's own fields, and the options of its text; RequestError names what is wrong."""
     known = {field.encode_name for field in _fields_of(kind)}
@@ -119,10 +124,10 @@ def take_fields(
             continue
         if name in known:
             own[name] = value
-        elif name in TEXT_FIELDS:
+        elif name in TEXT_FIELDS and with_options:
             options[name] = option_value(name, value)
         elif not is_neutral(name, value):
-            raise _unknown(name, {*known, *TEXT_FIELDS})
+            raise _unknown(name, {*known, *(TEXT_FIELDS if with_options else ())})
     return convert(own, kind), options
 
 
@@ -130,10 +135,7 @@ def take_own_fields(
     body: Mapping[str, Any], kind: type[Fields], *, ignored: Collection[str] = WITHOUT_INFLUENCE
 ) -> Fields:
     """The fields of a request that makes no text, to which options of texts say nothing."""
-    own, options = take_fields(body, kind, ignored=ignored)
-    if options:
-        raise _unknown(next(iter(options)), {field.encode_name for field in _fields_of(kind)})
-    return own
+    return take_fields(body, kind, ignored=ignored, with_options=False)[0]
 
 
 def _fields_of(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
@@ -149,6 +151,9 @@ def convert(value: object, kind: type[Fields]) -> Fields:
         place = _PLACE.search(text)
         what = text[: place.start()] if place else text
         param = place[1] if place else None
+        missing = _MISSING.fullmatch(what)
+        if missing is not None:
+            param, what = f"{param}.{missing[1]}" if param else missing[1], "missing"
         where = f"{param}: " if param else ""
         raise refused(param, f"{where}{what}") from None
 

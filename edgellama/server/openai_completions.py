@@ -126,7 +126,8 @@ def prompts_of(given: str | Sequence[str | int | list[int]]) -> list[Prompt]:
     if not prompts or len(prompts) < len(given):
         raise refused(
             "prompt",
-            "prompt is neither; allowed: a text, texts, token ids, or lists of them, none empty",
+            f"prompt is {given!r:.80}; allowed: a text, texts, token ids, or lists of them, "
+            "none empty",
         )
     return prompts
 
