@@ -245,6 +245,30 @@ def test_cancelling_ends_only_the_own_text(engine: Engine) -> None:
     np.testing.assert_array_equal(again, engine.forward(prompt(2000), engine.new_cache(3000)))
 
 
+def test_a_step_that_finds_its_tokens_computed(engine: Engine) -> None:
+    """Where a signal's handler has run the steps that somebody was choosing, none runs twice."""
+    cache = engine.new_cache(300)
+    work = engine.work(prompt(140), cache)
+    expected = engine.forward(prompt(140), engine.new_cache(300))
+    first = work.segment(128)
+    assert first is not None
+    engine.scheduler.run(work)
+    engine.scheduler._step([(work, first)], [work])
+    assert cache.length == 140
+    np.testing.assert_array_equal(work.result(len(expected[0])), expected)
+
+
+def test_a_sequence_that_is_closed_meanwhile(engine: Engine) -> None:
+    """Its work says that it was closed, not that its context is too short."""
+    cache = engine.new_cache(300)
+    work = engine.work(prompt(5), cache)
+    cache.close()
+    engine.scheduler.run(work)
+    assert "closed" in str(work.error)
+    with pytest.raises(EdgellamaError, match="closed"):
+        engine.forward([1, 2], cache)
+
+
 def test_a_consumer_that_stalls_holds_up_nobody(engine: Engine) -> None:
     """A text whose reader does not come back has no part in the steps of the others."""
     stalled, other = engine.new_cache(100), engine.new_cache(100)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.segments import ROWS
-from edgellama.quant.errors import ContextLengthError, InvalidOptionError
+from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOptionError
 
 if TYPE_CHECKING:
     from edgellama.engine.segments import Wanted
@@ -50,13 +50,20 @@ def checked_tokens(
             allowed = f"0 to {config.vocab_size - 1}"
             raise InvalidOptionError(f"token ids from {low} to {high}; allowed: {allowed}")
     if cache.length + len(ids) > cache.context_length:
-        raise ContextLengthError(
-            f"{cache.length} tokens and {len(ids)} more do not fit a context of "
-            f"{cache.context_length} tokens",
-            cache.length + len(ids),
-            cache.context_length,
-        )
+        raise no_room(cache, len(ids))
     return ids.astype(np.int64, copy=False)
+
+
+def no_room(cache: TextCache, num_tokens: int) -> EdgellamaError:
+    """Why a sequence takes no ``num_tokens`` more: it is full, or it was closed."""
+    length, context_length = cache.length, cache.context_length
+    if not context_length:
+        return EdgellamaError("this session is closed")
+    return ContextLengthError(
+        f"{length} tokens and {num_tokens} more do not fit a context of {context_length} tokens",
+        length + num_tokens,
+        context_length,
+    )
 
 
 def check_wanted(

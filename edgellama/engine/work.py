@@ -15,11 +15,12 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.engine.engine_arguments import no_room
 from edgellama.engine.segments import ROWS, Segment, Wanted, most_split_tokens, num_logits
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.text_cache import TextCache
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
-from edgellama.quant.errors import ContextLengthError, EdgellamaError, GenerationCancelled
+from edgellama.quant.errors import EdgellamaError, GenerationCancelled
 
 CANCELLED = "the step was cancelled"
 CHANGED = "the sequence was changed while its tokens were computed"
@@ -108,12 +109,7 @@ class Work:
         if self.error is not None:
             return
         if self._end > cache.context_length:
-            self.error = ContextLengthError(
-                f"{cache.length} tokens and {self.num_left} more do not fit a context of "
-                f"{cache.context_length} tokens",
-                self._end,
-                cache.context_length,
-            )
+            self.error = no_room(cache, self.num_left)
         elif not self._start <= cache.length <= self._end:
             self.error = EdgellamaError(CHANGED)
 
