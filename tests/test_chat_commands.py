@@ -143,6 +143,7 @@ DEFAULTS = {"repeat_penalty": 1.1, "repeat_last_n": 256, "dry_multiplier": 0.8}
         ("timeout 0", "timeout is 0.0; allowed: "),
         ('banned "one" two', "banned is .*; allowed: a text, or several in quotes"),
         ("temprature 1", "did you mean temperature"),
+        ("tempp 1", "did you mean temperature"),
         ("colour red", "unknown option colour; allowed: temperature, "),
     ],
 )

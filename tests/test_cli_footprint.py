@@ -188,7 +188,8 @@ def test_plot(run_cli: CliRunner, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["llama-9-7b"], 1, "no file and no model called 'llama-9-7b'"),
+        (["mamba"], 1, "no file and no model called 'mamba'"),
+        (["llama-3.1-9b"], 1, "'llama-3.1-9b'; did you mean llama-3.1-8b?"),
         (["{config}"], 1, "architecture 'GPT2LMHeadModel' cannot be converted"),
         (["{params}"], 1, "multiple_of is missing"),
         (["llama-2-7b", "--type", "q9"], 1, "no type is called 'q9'"),

@@ -148,6 +148,26 @@ def test_malformed_hub_references_are_refused(text: str) -> None:
         well_known.parse_hub_reference(text)
 
 
+@pytest.mark.parametrize(
+    ("address", "advice"),
+    [
+        ("https://huggingface.co/me/mine", "give hf:me/mine"),
+        ("https://huggingface.co/me/mine/tree/main", "give hf:me/mine"),
+        ("hf.co/me/mine/blob/main/small-Q8_0.gguf", "give hf:me/mine:small-Q8_0.gguf"),
+        (
+            "https://huggingface.co/me/mine/resolve/main/q8/a.gguf?download=true",
+            "give hf:me/mine:q8/a.gguf",
+        ),
+        ("https://example.com/a.gguf", "download it and give its path"),
+    ],
+)
+def test_addresses_are_refused_with_advice(address: str, advice: str) -> None:
+    """Who gives an address in the web is told what means the same, by models and by pull."""
+    for take in (names.resolve, pull):
+        with pytest.raises(InvalidOptionError, match=f"is an address in the web; {advice}$"):
+            take(address)
+
+
 def test_models_of_the_temporary_folder_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: SimpleNamespace
 ) -> None:

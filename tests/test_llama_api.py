@@ -298,7 +298,7 @@ def test_what_is_bound_to_its_process_says_so(llama: Llama) -> None:
     """Models and what runs on them are neither copied nor pickled, and show what they are."""
     session, stream = llama.session(), llama.stream("one", max_tokens=1, temperature=0)
     batch, later = llama.generate_batch(["one"], max_tokens=1), llama.stream_async("one")
-    for thing in (llama, session, stream, batch, later):
+    for thing in (llama, llama.tokenizer, session, stream, batch, later):
         for take in (pickle.dumps, copy.copy, copy.deepcopy):
             with pytest.raises(TypeError, match="can be neither copied nor pickled; another"):
                 take(thing)

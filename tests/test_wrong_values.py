@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from edgellama import ChatOptions, GGUFFile, Llama, load_tokenizer, predict_footprint
+from edgellama import ChatOptions, GGUFFile, Llama, load_tokenizer, predict_footprint, pull
 from edgellama.convert import convert, plan
 from edgellama.convert.options import ConversionArguments
 from edgellama.quant.errors import EdgellamaError
@@ -126,6 +126,8 @@ def test_files_refuse_in_their_own_words(
         for value in ODD_VALUES:
             for taker in (session.save, chat.save, GGUFFile, predict_footprint, load_tokenizer):
                 run_to_end(lambda: taker(value))  # type: ignore[arg-type] # noqa: B023
+            run_to_end(lambda: chat.save("talk.json", model=value))  # noqa: B023
+            run_to_end(lambda: pull(value))  # noqa: B023
             if not isinstance(value, str):
                 for taker in (session.load, chat.load):
                     run_to_end(lambda: taker(value))  # noqa: B023

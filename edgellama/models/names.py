@@ -20,6 +20,7 @@ from edgellama.models.well_known import (
     find_hub_model,
     known_names,
     parse_hub_reference,
+    refuse_address,
     short_name,
 )
 from edgellama.quant.error_text import shown
@@ -62,6 +63,7 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     path = Path(text).expanduser()
     if path.is_file():
         return first_part(path)
+    refuse_address(text)
     if text.startswith(HUB_PREFIX):
         return resolve_hub(parse_hub_reference(text))
     name = ALIASES.get(text.lower(), text)

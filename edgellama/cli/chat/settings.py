@@ -55,8 +55,12 @@ def option_name(text: str) -> str:
     name = text.lower().removeprefix("--").replace("-", "_")
     name = ALIASES.get(name, name)
     if name not in OPTION_NAMES:
-        close = get_close_matches(name, OPTION_NAMES, n=1)
-        hint = f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(OPTION_NAMES)}"
+        close = get_close_matches(name, (*ALIASES, *OPTION_NAMES), n=1)
+        hint = (
+            f"; did you mean {ALIASES.get(close[0], close[0])}?"
+            if close
+            else f"; allowed: {', '.join(OPTION_NAMES)}"
+        )
         raise InvalidOptionError(f"unknown option {text}{hint}")
     return name
 

@@ -17,6 +17,7 @@ from typing import ClassVar, TypeVar, cast
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import TokenizerError
+from edgellama.quant.process_bound import ProcessBound
 from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
 from edgellama.quant.vocabulary.infill_names import (
     INFILL_NAMES,
@@ -33,7 +34,7 @@ REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Tokenizer(ABC):
+class Tokenizer(ProcessBound, ABC):
     """Text to token ids and back, for one model. Safe to share between threads."""
 
     # How bytes that are not UTF-8 decode: "replace" gives one U+FFFD for each maximal
