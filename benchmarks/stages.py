@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from edgellama.cluster.local_stage import LocalStage
-from edgellama.cluster.ray_stages import StageOrder, start_stages
+from edgellama.cluster.ray_stages import start_stages
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
+from edgellama.cluster.stage_actor import StageOrder
 from edgellama.cluster.stage_call import StageHandle
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine

@@ -65,7 +65,7 @@ def run_on_ray(
 ) -> None:
     """Write all texts, block by block; what is not done yet is read before anything runs."""
     from edgellama.cluster.ray_batch import texts_on_ray
-    from edgellama.cluster.ray_stages import connect
+    from edgellama.cluster.ray_cluster import connect
 
     lines = [
         json.dumps({"id": line_id, **content})

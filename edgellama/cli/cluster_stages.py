@@ -83,7 +83,7 @@ class SpreadModel:
 
     def connect(self, address: str | None) -> None:
         """Join the cluster, if any layers go to another machine."""
-        from edgellama.cluster.ray_stages import connect
+        from edgellama.cluster.ray_cluster import connect
 
         if any(stage.machine.name != self.here for stage in self.plan.stages):
             connect(address)
@@ -227,8 +227,9 @@ def _what_would_fit(wish: Wish, machines: Sequence[ClusterMachine]) -> str:
 def _stages(spread: SpreadModel, file: GGUFFile) -> list[StageHandle]:
     """What this machine has, if anything, in this process; the others' on Ray's nodes."""
     from edgellama.cluster.local_stage import LocalStage
-    from edgellama.cluster.ray_stages import StageOrder, start_stages
+    from edgellama.cluster.ray_stages import start_stages
     from edgellama.cluster.stage import Stage
+    from edgellama.cluster.stage_actor import StageOrder
     from edgellama.engine.model_identity import model_identity
 
     where = str(Path(spread.path).resolve()) if Path(spread.path).exists() else spread.path

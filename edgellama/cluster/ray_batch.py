@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgellama.cluster.batch_worker import REFUSED, BatchTask, BatchWorker
-from edgellama.cluster.ray_stages import import_ray
+from edgellama.cluster.ray_cluster import import_ray
 from edgellama.generation.batch_width import MOST_WIDTH
 from edgellama.quant.errors import EdgellamaError
 

@@ -31,7 +31,7 @@ except ImportError:
     raise
 
 from edgellama.cluster.affinity import ResponseKeys, affinity_key
-from edgellama.cluster.ray_stages import import_ray
+from edgellama.cluster.ray_cluster import import_ray
 from edgellama.cluster.stream_replay import (
     DivergedError,
     SentStream,

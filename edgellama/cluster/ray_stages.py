@@ -1,147 +1,38 @@
-"""Stages as Ray actors: each on a node that has the model's file, started again where it is lost.
+"""Stages as Ray actors, as their driver has them: each is started again where it is lost.
 
-An actor is thin: it opens its own file by path or name, compares the model's identity, and passes
-calls on to a ``Stage``. They come over a line of their own where the driver reaches it, else as an
-actor's. Ray is an extra, imported when the first actor is made.
+Calls go over a line of their own where the driver reaches it, else as an actor's. What runs on a
+node is left to ``stage_actor``, Ray and its cluster to ``ray_cluster``.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from edgellama import __version__
-from edgellama.cluster.direct_line import PULSE_S, SILENCE_S, Line, LineAddress, LineServer
+from edgellama.cluster.direct_line import PULSE_S, SILENCE_S, Line
 from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.progress_watch import STUCK_S, ProgressWatch
+from edgellama.cluster.ray_cluster import REACH_S, import_ray
+from edgellama.cluster.stage_actor import StageActor, StageOrder
 from edgellama.cluster.stage_call import Answer, FloatRows, StageCall, StageSilentError
 from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
-from edgellama.quant.ways import Way
 
 if TYPE_CHECKING:
-    from edgellama.cluster.stage import Stage
-    from edgellama.quant.gguf.file import GGUFFile
+    pass
 
 logger = logging.getLogger(__name__)
-INSTALL = 'pip install "edgellama[ray]"'
-TOKEN_WAY = "set RAY_AUTH_MODE=token where it wants Ray's token"
 START_S = 60.0
 """How long one try to start a stage takes; a machine that is still starting is tried again."""
 REVIVE_S = 5.0
 """The same where one is brought back, so that who waits may give up meanwhile."""
-REACH_S = 5.0
-"""How long Ray's head, or a stage's line, may take to be reached."""
 PULSE = "pulse"
 """The actor's threads that answer while another one computes."""
 PLACE_SHARE = 0.001
 """Of a node's resource that is called as a machine; many stages find a place there."""
-
-
-@dataclass(frozen=True)
-class StageOrder:
-    """What a stage is made of: the model as its node knows it, the layers, options of ``Stage``.
-
-    ``place``: the Ray resource of the node that it runs on (``ray start --resources``), or None
-    for any node. ``identity``: of the driver's file, which the node's own must have too, as it
-    must have the edgellama of ``version``.
-    """
-
-    model: str
-    layers: range
-    identity: str
-    place: str | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    version: str = __version__
-
-
-class StageActor:
-    """What runs on a node. Its constructor can be run again, and opens nothing yet."""
-
-    def __init__(self, order: StageOrder) -> None:
-        self._order = order
-        self._file: GGUFFile | None = None
-        self._stage: Stage | None = None
-        self._line: LineServer | None = None
-
-    def open(self) -> EdgellamaError | None:
-        """Map the layers if that was not done yet; what is wrong with this node's file."""
-        try:
-            self._opened()
-        except EdgellamaError as error:
-            return error
-        return None
-
-    def answer(
-        self, message: list[StageCall] | NextToken | StageTask, driver: AnswerHook | None = None
-    ) -> object:
-        """See ``Stage.answer``."""
-        return self._opened().answer(message, driver)
-
-    def line(self) -> LineAddress | None:
-        """Where calls may come to directly; None where nothing can listen here."""
-        from ray.util import get_node_ip_address
-
-        self._opened()
-        if self._line is None:
-            try:
-                self._line = LineServer(get_node_ip_address(), self.answer, self.pulse)
-            except OSError:
-                return None
-        return self._line.address
-
-    def pulse(self) -> object:
-        """Say that this process is still there, and how far its work has come.
-
-        On a thread that does nothing else.
-        """
-        return None if self._stage is None else self._stage.progress
-
-    def forget(self, sequence: int) -> None:
-        """See ``Stage.forget``."""
-        if self._stage is not None:
-            self._stage.forget(sequence)
-
-    def _opened(self) -> Stage:
-        from edgellama.cluster.stage import Stage
-        from edgellama.models.names import resolve
-        from edgellama.quant.gguf.file import GGUFFile
-
-        if self._stage is None:
-            order = self._order
-            if order.version != __version__:
-                raise EdgellamaError(
-                    f"edgellama {__version__} is installed there; the driver has {order.version}: "
-                    "every machine needs the same"
-                )
-            _take_priority_of_ray()
-            file = GGUFFile(resolve(order.model))
-            try:
-                self._stage = Stage(file, order.layers, identity=order.identity, **order.options)
-            except BaseException:
-                file.close()
-                raise
-            self._file = file
-        return self._stage
-
-
-def _take_priority_of_ray() -> None:
-    """Let this process be as important as Ray's own, where the system allows that.
-
-    Ray starts workers with niceness 15, with which any other program goes before a stage. Who wants
-    that asks for it (``low_priority``).
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        niceness = os.getpriority(os.PRIO_PROCESS, os.getppid())
-        for thread in os.listdir("/proc/self/task"):
-            os.setpriority(os.PRIO_PROCESS, int(thread), niceness)
 
 
 class RayStage:
@@ -311,47 +202,3 @@ def start_stages(
             stage.close()
         raise
     return stages
-
-
-def connect(address: str | None, *, starts: bool = False) -> None:
-    """Join the Ray cluster at ``address``, or the one that runs on this machine.
-
-    ``starts``: one of this machine alone, where none runs. Nothing is done where this process is
-    connected already. EdgellamaError for what fails.
-    """
-    ray = import_ray()
-    if ray.is_initialized():
-        return
-    try:
-        if address is not None:
-            _check_reachable(address)
-        where = address or (None if starts else "auto")
-        ray.init(where, log_to_driver=False, logging_level="error")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise EdgellamaError(
-            f"no Ray cluster at {address or 'this machine'}: {error}",
-            way=Way(
-                f"one must run there, with every machine that is to have a stage; {TOKEN_WAY}",
-                "start one: ray start --head, then ray start --address=... on the other machines; "
-                + TOKEN_WAY,
-            ),
-        ) from None
-
-
-def _check_reachable(address: str) -> None:
-    """OSError or ValueError where nobody listens; Ray itself would try for minutes."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
-        raise ValueError("an address is HOST:PORT")
-    socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
-
-
-def import_ray(part: str | None = None) -> Any:
-    """Ray, or a part of it such as "data"; EdgellamaError where that is not installed."""
-    try:
-        import ray
-
-        return ray if part is None else import_module(f"ray.{part}")
-    except ImportError:
-        what = "Ray" if part is None else f"Ray {part.title()}"
-        raise EdgellamaError(f"{what} is needed, which is not installed: {INSTALL}") from None

@@ -18,8 +18,9 @@ import pytest
 from conftest import CliRunner
 from test_server_process import client_of, served
 
-from edgellama.cluster.ray_stages import RayStage, StageOrder, start_stages
+from edgellama.cluster.ray_stages import RayStage, start_stages
 from edgellama.cluster.spread_llama import SpreadLlama
+from edgellama.cluster.stage_actor import StageOrder
 from edgellama.engine.hooks import StepRows
 from edgellama.engine.model_identity import model_identity
 from edgellama.llama import Llama

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import __version__
-from edgellama.cluster.ray_stages import StageActor, StageOrder
 from edgellama.cluster.rounds import Chunking, chunks_between
 from edgellama.cluster.stage import Stage
+from edgellama.cluster.stage_actor import StageActor, StageOrder
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.model_identity import model_identity
