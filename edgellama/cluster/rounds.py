@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from edgellama.cluster.adapter_uses import AdapterUse
-from edgellama.cluster.stage_call import StageCall
+from edgellama.cluster.stage_call import Order, StageCall
 from edgellama.cluster.stage_task import Tokens
 from edgellama.engine.segments import ROWS, Wanted, num_logits
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
-from edgellama.sampling.choice_order import ChoiceOrder
+from edgellama.sampling.share_order import ShareOrder
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Part:
     tokens: Tokens
     wanted: Wanted
     prompt_length: int
-    order: ChoiceOrder | None = None
+    order: Order | None = None
     adapters: tuple[AdapterUse, ...] = ()
 
 
@@ -90,11 +90,19 @@ def _cuts(start: int, stop: int, most: int) -> Iterator[tuple[int, int]]:
 
 def _whole(part: Part, beside: frozenset[int]) -> StageCall:
     """A part of a few tokens, which one process computes together."""
-    order = part.order if num_logits(part.wanted, len(part.tokens)) else None
+    start, count = part.position, len(part.tokens)
+    order = _order_of(part, part.wanted, start, start + count)
     return StageCall(
-        part.sequence, part.position, part.tokens, part.wanted, None, part.prompt_length, beside,
+        part.sequence, start, part.tokens, part.wanted, None, part.prompt_length, beside,
         order, part.adapters,
     )  # fmt: skip
+
+
+def _order_of(part: Part, wanted: Wanted, first: int, last: int) -> Order | None:
+    """The part's order for its tokens from position ``first`` to before ``last``."""
+    if not num_logits(wanted, last - first):
+        return None
+    return part.order.between(first, last) if isinstance(part.order, ShareOrder) else part.order
 
 
 def _calls(part: Part, how: Chunking) -> Iterator[StageCall]:
@@ -106,7 +114,7 @@ def _calls(part: Part, how: Chunking) -> Iterator[StageCall]:
         is_whole = not num_later or part.wanted in ROWS
         wanted: Wanted = part.wanted if is_whole else max(0, num_wanted - num_later) or "none"
         tokens = part.tokens[first - start : last - start]
-        order = part.order if num_logits(wanted, len(tokens)) else None
+        order = _order_of(part, wanted, first, last)
         yield StageCall(
             part.sequence, first, tokens, wanted,
             prompt_length=part.prompt_length, order=order, adapters=part.adapters,

@@ -46,6 +46,7 @@ from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.rope_choice import with_rope_scaling
 from edgellama.sampling.choice_order import ChoiceOrder
+from edgellama.sampling.share_order import ShareOrder, choice_of
 
 if TYPE_CHECKING:
     from edgellama.engine.text_cache import TextCache
@@ -202,7 +203,7 @@ class SpreadEngine(TextEngine):
 
     def order_choice(self, cache: TextCache, order: object) -> None:
         """See ``TextEngine.order_choice``; it is the last stage that chooses."""
-        assert isinstance(order, ChoiceOrder)
+        assert isinstance(order, (ChoiceOrder, ShareOrder))
         cast(SpreadSequence, cache).next_order = order
 
     def work(self, tokens: Sequence[int] | Tokens, cache: TextCache, **how: Any) -> Work:
@@ -236,7 +237,9 @@ class SpreadEngine(TextEngine):
         """What ``_run_step`` gives; None where a token is not like the last one."""
         order, position = sequence.next_order, sequence.length
         is_fit = position < sequence.context_length and not sequence.failure
-        if not is_fit or self._is_closed or not are_alike(order, sequence.last_order):
+        if not is_fit or self._is_closed or isinstance(order, ShareOrder):
+            return None
+        if not are_alike(order, sequence.last_order):
             return None
         if cancelled is not None and cancelled.cancelled:
             return None
@@ -317,7 +320,7 @@ class SpreadEngine(TextEngine):
         if any(sequence.failure for sequence in sequences):
             return None
         for sequence in sequences:
-            sequence.last_order = sequence.order
+            sequence.last_order = choice_of(sequence.order)
         return results
 
     def _result(self, sequence: SpreadSequence, answers: list[Answer]) -> FloatRows:

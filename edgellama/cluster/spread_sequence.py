@@ -13,6 +13,7 @@ from typing import NoReturn
 import numpy as np
 
 from edgellama.cluster.beginnings import LEAST_SHARED, Beginnings, Held
+from edgellama.cluster.stage_call import Order
 from edgellama.cluster.stage_task import Fork
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.page_keys import joined_origin, shared_length
@@ -50,8 +51,8 @@ class SpreadSequence:
         self.number = next(_NUMBERS)
         self.prompt_length = 0
         self.failure: EdgellamaError | None = None
-        self.order: ChoiceOrder | None = None
-        self.next_order: ChoiceOrder | None = None
+        self.order: Order | None = None
+        self.next_order: Order | None = None
         self.last_order: ChoiceOrder | None = None
         self._beginnings = beginnings
         self.begun_with = beginnings.origin

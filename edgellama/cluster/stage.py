@@ -14,7 +14,7 @@ import numpy as np
 from edgellama.cluster.adapter_uses import adapters_of
 from edgellama.cluster.held_sequences import HeldSequences
 from edgellama.cluster.next_token import LastCall, NextToken
-from edgellama.cluster.stage_call import Answer, Behind, FloatRows, StageCall
+from edgellama.cluster.stage_call import Answer, Behind, FloatRows, Order, StageCall
 from edgellama.cluster.stage_hooks import AnswerHook, StageHooks
 from edgellama.cluster.stage_task import StageTask, Tokens
 from edgellama.cluster.stage_tasks import StageTasks
@@ -26,8 +26,11 @@ from edgellama.engine.work import Work
 from edgellama.quant.errors import EdgellamaError, ModelFileError
 from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.sampling.choice_order import OrderedChoices
+from edgellama.sampling.share_order import ShareOrder, choice_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from edgellama.engine.kv_cache import KVCache
     from edgellama.engine.kv_types import KVTypeChoice
     from edgellama.engine.segments import Wanted
@@ -243,16 +246,23 @@ class Stage:
             rows = work.result(config.embedding_length if is_rows else config.vocab_size)
             if call.order is None or is_rows:
                 return rows
-            return self._choices(call.sequence, call.order).tokens(
-                call.order, rows, work.cache.tokens
-            )
+            return self._told(call.sequence, call.order, rows, work.cache.tokens)
         except EdgellamaError as error:
             return error
 
+    def _told(
+        self, sequence: int, order: Order, rows: FloatRows, history: Sequence[int]
+    ) -> FloatRows:
+        """What goes back in the place of logits."""
+        if isinstance(order, ShareOrder):
+            return order.rows(rows, lambda own, row: self._told(sequence, own, row, history))
+        return self._choices(sequence, order).tokens(order, rows, history)
+
     def _remember(self, call: StageCall, cache: TextCache) -> None:
         """Let the next token of a sequence be said in few words, if it can be."""
-        order = call.order if self.is_last else None
-        if order is None or not order.rules:
+        order = choice_of(call.order) if self.is_last else None
+        is_told = order is not None or call.order is None or not self.is_last
+        if is_told and (order is None or not order.rules):
             choices = None if order is None else self._choices(call.sequence, order)
             self._last = LastCall(call.sequence, cast("KVCache", cache), choices)
 

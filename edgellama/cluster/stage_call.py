@@ -18,8 +18,10 @@ from edgellama.cluster.stage_task import StageTask, Tokens
 from edgellama.engine.segments import Wanted
 from edgellama.quant.errors import EdgellamaError
 from edgellama.sampling.choice_order import ChoiceOrder
+from edgellama.sampling.share_order import ShareOrder
 
 FloatRows: TypeAlias = npt.NDArray[np.float32]
+Order: TypeAlias = ChoiceOrder | ShareOrder
 
 
 class StageSilentError(ConnectionError):
@@ -34,7 +36,8 @@ class StageCall:
     ``wanted``: of which tokens there are to be logits, where the last layer runs.
     ``prompt_length``: how many tokens the sequence began with. ``beside``: the sequences of its
     step, which are not forgotten for it. ``order``: how tokens are chosen by the logits that are
-    wanted, and sent in their place. ``adapters``: what its tokens are computed with.
+    wanted, or what is told of them, and sent in their place. ``adapters``: what its tokens are
+    computed with.
     """
 
     sequence: int
@@ -44,7 +47,7 @@ class StageCall:
     rows: FloatRows | None = None
     prompt_length: int = 0
     beside: frozenset[int] = frozenset()
-    order: ChoiceOrder | None = None
+    order: Order | None = None
     adapters: tuple[AdapterUse, ...] = ()
 
     def with_rows(self, rows: FloatRows) -> StageCall:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import pickle
 import struct
 from collections.abc import Hashable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from edgellama.cluster.next_token import MOST_CHANCES, NextToken
-from edgellama.cluster.stage_call import StageCall
+from edgellama.cluster.stage_call import Order, StageCall
 from edgellama.sampling.choice_order import ChoiceOrder
+from edgellama.sampling.share_order import ShareOrder
 
 MOST_SHARED = 64
 """Values that both ends of a connection keep, the latest ones."""
@@ -59,9 +61,16 @@ class Packer:
             None if call.rows is None else call.rows.astype(np.float32, copy=False).tobytes(),
             call.prompt_length,
             call.beside,
-            None if call.order is None else self._order(call.order),
+            None if call.order is None else self._asked(call.order),
             call.adapters,
         )
+
+    def _asked(self, order: Order) -> tuple[object, ...]:
+        """An order that has another one in it, which may have none, as two values; else its own."""
+        if isinstance(order, ShareOrder):
+            choice = None if order.choice is None else self._order(order.choice)
+            return replace(order, choice=None), choice
+        return self._order(order)
 
     def _order(self, order: ChoiceOrder) -> tuple[object, ...]:
         rules = [
@@ -115,10 +124,15 @@ class Unpacker:
     ) -> StageCall:
         ids = np.frombuffer(tokens, np.int32)
         floats = None if rows is None else np.frombuffer(rows, np.float32).reshape(len(ids), -1)
-        asked = None if order is None else self._order(*order)
+        asked = None if order is None else self._asked(*order)
         return StageCall(
             sequence, position, ids, wanted, floats, prompt_length, beside, asked, adapters
         )
+
+    def _asked(self, first: Any, choice: tuple[Any, ...] | None, *others: Any) -> Order:
+        if isinstance(first, ShareOrder):
+            return replace(first, choice=None if choice is None else self._order(*choice))
+        return self._order(first, choice, *others)
 
     def _order(
         self, plan: tuple[Any, ...], chances: Any, breaking: frozenset[int], rules: list[Any]

@@ -27,7 +27,6 @@ def is_orderable(request: Request) -> bool:
     needs_logits = (
         request.processors,
         request.sampler is not None,
-        request.prompt_logprobs is not None,
         request.sampling.mirostat,
     )
     return not any(needs_logits)

@@ -105,7 +105,8 @@ class Decoding:
         step = self._next_tokens()
         order = None if step is None else self._choice.order(self._history, self._draft)
         if order is not None:
-            self._engine.order_choice(self.cache, order)
+            vocab_size = self._engine.config.vocab_size
+            self._engine.order_choice(self.cache, self._prefill.order(order, vocab_size))
         return step
 
     def _next_tokens(self) -> NextTokens | None:

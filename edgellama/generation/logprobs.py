@@ -16,9 +16,11 @@ import numpy.typing as npt
 
 from edgellama.generation.results import Chunk, TokenLogprob
 from edgellama.sampling.logprobs import TokenShare, log_total
+from edgellama.sampling.share_order import ShareOrder
 
 if TYPE_CHECKING:
     from edgellama.generation.text_request import Request
+    from edgellama.sampling.choice_order import ChoiceOrder
     from edgellama.sampling.filters import Logits
     from edgellama.text.tokenizer import Tokenizer
 
@@ -106,6 +108,7 @@ class PromptLogprobs:
         self._first_wanted = first
         self.first = max(1, first)
         self._place = 0
+        self._order: ShareOrder | None = None
         self._found: list[TokenLogprob] = []
 
     @property
@@ -120,13 +123,25 @@ class PromptLogprobs:
         self._place = num_computed
         return self._prompt[num_computed:], True
 
+    def order(self, choice: ChoiceOrder | None, vocab_size: int) -> ShareOrder:
+        """How to tell them where the logits of ``next_tokens`` are; ``keep`` takes that then.
+
+        ``choice``: of the token behind the prompt.
+        """
+        coming = np.array(self._prompt[self._place + 1 :], np.int32)
+        self._order = ShareOrder.of(self._place, coming, self._num_alternatives, choice, vocab_size)
+        return self._order
+
     def keep(self, rows: Rows) -> Rows:
         """Note what a step has found for the next tokens of the prompt; only its last row stays."""
         for row in rows:
             self._place += 1
             if self.first <= self._place < len(self._prompt):
-                token = self._prompt[self._place]
-                self._found.append(
-                    token_logprob(self._tokenizer, row, token, self._num_alternatives)
-                )
+                self._found.append(self._described(row, self._prompt[self._place]))
         return rows[-1:].copy()
+
+    def _described(self, row: Rows, token: int) -> TokenLogprob:
+        """That of a token by a row of logits, or by what was told in their place."""
+        if self._order is None:
+            return token_logprob(self._tokenizer, row, token, self._num_alternatives)
+        return described(self._tokenizer, self._order.share_in(row))

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from edgellama.generation.decoding_clock import DecodingClock
     from edgellama.generation.results import TokenLogprob
     from edgellama.generation.text_request import Request
+    from edgellama.sampling.choice_order import ChoiceOrder
+    from edgellama.sampling.share_order import ShareOrder
     from edgellama.text.tokenizer import Tokenizer
 
 
@@ -85,6 +87,12 @@ class Prefill:
         tokens, is_wanted = self._logprobs.next_tokens(self._cache.length)
         kept = self._logprobs.keep if is_wanted else None
         return NextTokens(tokens, "all" if is_wanted else "none", kept)
+
+    def order(self, choice: ChoiceOrder, vocab_size: int) -> ChoiceOrder | ShareOrder:
+        """How the rows of ``next_tokens`` are told where a token behind them is chosen, too."""
+        if self._logprobs is None or not self.is_left:
+            return choice
+        return self._logprobs.order(choice, vocab_size)
 
     def note(self) -> None:
         """It is over; told to the clock once."""

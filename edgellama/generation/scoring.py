@@ -166,6 +166,9 @@ class Classifier:
                 scored = PromptLogprobs(self.tokenizer, text, 0, first)
                 cache = base.fork()
                 tokens, _ = scored.next_tokens(cache.length)
+                if self.engine.orders_choices:
+                    order = scored.order(None, self.engine.config.vocab_size)
+                    self.engine.order_choice(cache, order)
                 work = self.engine.work(
                     tokens[:-1], cache, logits="all", cancelled=cancel, kept=scored.keep
                 )

@@ -16,7 +16,7 @@ from edgellama.generation.held_tokens import RefusedTokens
 from edgellama.generation.logprobs import TextLogprobs
 from edgellama.sampling.choice_order import UNCHOSEN, bits_of
 from edgellama.sampling.constraint import allowed_token
-from edgellama.sampling.logprobs import TokenShare
+from edgellama.sampling.logprobs import TokenShare, row_width
 from edgellama.sampling.sampler import Sampler
 from edgellama.text.sequence_breakers import SequenceBreakers
 
@@ -54,6 +54,7 @@ class TokenChoice:
         if engine.orders_choices and is_orderable(request):
             self._orders = ChoiceOrders(request, self._sampler, own_ends, bias, breaks)
         self._vocab_size = engine.config.vocab_size
+        self._row_width = row_width(request.logprobs, self._vocab_size)
         self._refused = RefusedTokens()
         self._logprobs: TextLogprobs | None = None
         if request.logprobs is not None:
@@ -131,7 +132,8 @@ class TokenChoice:
         """The token of a row that was chosen far from here; its chances are used up with it."""
         if row[0] == UNCHOSEN:
             return None
-        found = None if self._logprobs is None else TokenShare.from_row(row)
+        # Behind a prompt whose log-probabilities are told, rows are as long as these may be.
+        found = None if self._logprobs is None else TokenShare.from_row(row[: self._row_width])
         token = int(row[0]) if found is None else found.token
         forced = () if self._constraint is None else self._constraint.forced()
         if not forced or self.is_refused(place, forced[0]):

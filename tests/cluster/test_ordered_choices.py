@@ -8,20 +8,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cluster.stage_harness import MortalStage, often, spread
+from cluster.stage_harness import TOKENS, MortalStage, often, spread
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.engine.adapter_set import NO_ADAPTERS
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.generation.batch import Batch
 from edgellama.generation.batch_width import BatchWidth
 from edgellama.generation.decoding import Decoding
+from edgellama.generation.scoring import classifier
 from edgellama.generation.session import Session
 from edgellama.generation.text_request import Request, prompt_request
+from edgellama.generation.waiting_line import WaitingLine
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.sampling.chance import GivenChance, SeededChance
@@ -29,6 +32,7 @@ from edgellama.sampling.choice_order import UNCHOSEN, allowed_by, as_rule
 from edgellama.sampling.logprobs import TokenShare, row_width
 from edgellama.sampling.options import SamplingOptions
 from edgellama.sampling.presets import CHAT_SAMPLING
+from edgellama.sampling.share_order import choice_of
 from edgellama.text.tokenizer import load_tokenizer
 
 pytest_plugins = ["cluster.stage_fixtures"]
@@ -59,13 +63,17 @@ ORDERED: dict[str, Any] = {
                     "banned": ["a", "he"]},
     "banned xtc": {"temperature": 1, "seed": 6, "xtc_probability": 0.5, "xtc_threshold": 0.01,
                    "banned": list("abcde"), "repeat_penalty": 1.2},
+    "prompt": {"temperature": 1, "seed": 1, "prompt_logprobs": 0},
+    "prompt more": {"temperature": 1, "seed": 2, "prompt_logprobs": 3, "logprobs": 1},
+    "prompt less": {"temperature": 1, "seed": 3, "prompt_logprobs": 1, "logprobs": 4,
+                    "banned": ["a"], "regex": "[a-z ]+"},
     "schema": {"temperature": 1, "seed": 5, "xtc_probability": 0.5, "xtc_threshold": 0.01,
                "schema": {"type": "object", "properties": {"a": {"enum": [1, 22]}},
                           "required": ["a"]}},
 }  # fmt: skip
 UNORDERED: dict[str, Any] = {
     "mirostat": {"temperature": 1, "seed": 1, "mirostat": 2},
-    "prompt": {"temperature": 1, "seed": 1, "prompt_logprobs": 0},
+    "prompt mirostat": {"temperature": 1, "seed": 1, "prompt_logprobs": 0, "mirostat": 1},
     "processor": {"temperature": 1, "seed": 1, "processors": [lambda logits, tokens: -logits]},
     "sampler": {"sampler": lambda logits, tokens: int(np.argsort(logits)[-2])},
 }
@@ -111,12 +119,13 @@ def test_the_last_stage_chooses_the_same_tokens(
         seen = watched(engine)
         assert text_of(engine, file, options) == text_of(exact, file, options)
     widths = {answer.shape[1] for _, answer in seen if len(answer)}  # type: ignore[arg-type,union-attr]
-    assert widths == {row_width(options.get("logprobs"), 288)}
+    told = [options.get(name) for name in ("logprobs", "prompt_logprobs")]
+    allowed = [row_width(number, 288) for number in told]
+    assert widths <= {allowed[0], max(allowed)}
     num_next = sum(isinstance(call, NextToken) for call, _ in seen)
     assert num_next > len(seen) / 2 or options.keys() & {"regex", "choices", "schema", "banned"}
-    has_rules = any(
-        call.order.rules for call, _ in seen if isinstance(call, StageCall) and call.order
-    )
+    orders = [choice_of(call.order) for call, _ in seen if isinstance(call, StageCall)]
+    has_rules = any(order is not None and order.rules for order in orders)
     assert has_rules == bool(options.keys() & {"regex", "choices", "schema", "banned"})
 
 
@@ -124,13 +133,57 @@ def test_the_last_stage_chooses_the_same_tokens(
 def test_what_needs_logits_here_has_them(
     file: GGUFFile, exact: Engine, options: dict[str, Any]
 ) -> None:
-    """Functions, prompts' log-probabilities and samplers that learn get logits."""
+    """Functions and samplers that learn get logits, for the prompt's log-probabilities, too."""
     with spread(file, 2) as engine:
         seen = watched(engine)
         assert text_of(engine, file, options) == text_of(exact, file, options)
     assert all(
         (call.chances if isinstance(call, NextToken) else call.order) is None for call, _ in seen
     )
+
+
+@pytest.mark.parametrize("first", [0, 1, 300])
+def test_a_long_prompt_is_told_in_chunks(file: GGUFFile, exact: Engine, first: int) -> None:
+    """Each of its tokens has the log-probability of one process, also where stages are lost."""
+    tokenizer = load_tokenizer(file.metadata, file.path)
+    request = Request(
+        TOKENS, SamplingOptions(seed=2), max_tokens=5, logprobs=0, prompt_logprobs=2,
+        first_logprob=first,
+    )  # fmt: skip
+
+    def text(engine: Any) -> tuple[object, ...]:
+        cache = engine.new_cache(1000)
+        decoding = Decoding(engine, tokenizer, cache, request, CancelToken())
+        list(decoding.steps())
+        result = decoding.result()
+        return result.tokens, result.logprobs, result.prompt_logprobs
+
+    expected = text(exact)
+    assert len(expected[2]) == len(TOKENS) - first  # type: ignore[arg-type]
+    for is_dying in (lambda: False, often(4, 0.02)):
+        with spread(file, 2, is_dying=is_dying) as engine:
+            seen = watched(engine)
+            assert text(engine) == expected
+        rows = [answer for _, answer in seen if isinstance(answer, np.ndarray) and len(answer)]
+        assert {row.shape[1] for row in rows} == {row_width(2, 288), row_width(0, 288)}
+
+
+def test_choices_are_rated_without_logits(file: GGUFFile, exact: Engine) -> None:
+    """As in one process, each behind a prompt that is shared."""
+    tokenizer = load_tokenizer(file.metadata, file.path)
+
+    def found(engine: Any) -> list[tuple[float, int]]:
+        rated = classifier(
+            engine, tokenizer, TOKENS[:300], [" a cat", " the dog", "z"], normalization="sum",
+            parse_special=False, adapters=NO_ADAPTERS, line=WaitingLine(4),
+        )  # fmt: skip
+        return list(rated.logprobs())
+
+    with spread(file, 2) as engine:
+        seen = watched(engine)
+        assert found(engine) == found(exact)
+    rows = [answer for _, answer in seen if isinstance(answer, np.ndarray) and len(answer)]
+    assert {row.shape[1] for row in rows} == {row_width(0, 288)}
 
 
 class Oracle:

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 
 from edgellama.cluster.adapter_uses import AdapterUse
 from edgellama.cluster.next_token import NextToken
-from edgellama.cluster.stage_call import Behind, StageCall
+from edgellama.cluster.stage_call import Behind, Order, StageCall
 from edgellama.cluster.stage_task import Fork
 from edgellama.cluster.wire import MOST_SHARED, Packer, Unpacker
 from edgellama.quant.errors import EdgellamaError
 from edgellama.sampling.choice_order import ChoiceOrder, SamplerPlan
 from edgellama.sampling.options import SamplingOptions
+from edgellama.sampling.share_order import ShareOrder
 
 
 def order_of(number: int) -> ChoiceOrder:
@@ -33,9 +34,13 @@ def call_of(number: int, num_rows: int, width: int) -> StageCall:
     tokens = dice.integers(0, 1 << 31, num_rows).astype(np.int32)
     has_order = number % 3 > 0
     adapters = () if has_order else (AdapterUse("/a.gguf", b"digest", 0.5),)
+    order: Order | None = order_of(number) if has_order else None
+    if number % 5 == 0:
+        order = ShareOrder.of(number, tokens[1:], number % 4, order_of(number), 288)
+        order = order.between(number, number + num_rows - number % 2)
     return StageCall(
         number, 10 * number, tokens, ("last", "each", 3)[number % 3], rows, num_rows,
-        frozenset([number, 1]), order_of(number) if has_order else None, adapters,
+        frozenset([number, 1]), order, adapters,
     )  # fmt: skip
 
 
@@ -45,7 +50,7 @@ def is_same(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(map(is_same, one, other))
     if isinstance(one, np.ndarray):
         return one.dtype == other.dtype and one.shape == other.shape and bool((one == other).all())
-    if isinstance(one, (StageCall, Fork, ChoiceOrder)):
+    if isinstance(one, (StageCall, Fork, ChoiceOrder, ShareOrder)):
         return is_same(list(vars(one).items()), list(vars(other).items()))
     if isinstance(one, EdgellamaError):
         return type(one) is type(other) and str(one) == str(other)
