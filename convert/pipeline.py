@@ -7,6 +7,7 @@ unfinished files when one of them fails.
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -98,7 +99,7 @@ def fingerprint(plan: ConversionPlan) -> str:
     """A digest of all that decides the bytes of the result but the weights themselves."""
     digest = blake2b(version("edgellama").encode(), digest_size=16)
     for file in plan.files:
-        digest.update(file.path.name.encode() + b"\0" + file.header)
+        digest.update(os.fsencode(file.path.name) + b"\0" + file.header)
     for tensor in plan.tensors:
         digest.update(b"" if tensor.importance is None else tensor.importance.tobytes())
     for path, scale in plan.adapters:
@@ -184,7 +185,7 @@ class _Conversion:
         report = self._reporter("converting", tensors)
         with closing(sum_tensors(convert, tensors, self._options.num_threads, report)) as finished:
             for sums in finished:
-                sums.check()
+                sums.check(self._plan.source)
                 journal.add(sums.record())
 
     def _verify(self, journal: Journal) -> None:

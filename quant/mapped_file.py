@@ -13,7 +13,7 @@ import os
 import stat
 from pathlib import Path
 
-from edgellama.quant.error_text import file_error
+from edgellama.quant.error_text import file_error, shown
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError
 
 CAN_READ_AT = hasattr(os, "pread")
@@ -64,7 +64,10 @@ def map_file(path: Path, kind: str) -> FileMapping:
     except ModelFileError:
         raise
     except (FileNotFoundError, NotADirectoryError):
-        raise ModelNotFoundError(f"{path}: no such file") from None
+        what = "no such file"
+        if path.is_symlink():
+            what = f"is a link to {shown(os.readlink(path))}, which is not there"
+        raise ModelNotFoundError(f"{path}: {what}") from None
     except (OSError, ValueError, OverflowError) as error:  # the last two: NUL in a path, 32 bits
         raise file_error(
             path, f"cannot be read, {error}", kind.replace("a ", "a readable ", 1)

@@ -182,6 +182,22 @@ def test_folders_without_a_model(
     assert expected in str(caught.value)
 
 
+def test_weights_that_are_no_file(tmp_path: Path) -> None:
+    """A link into a cache that was emptied says where it leads, a folder that it is one."""
+    folder = fill(tmp_path / "folder", config__json="{}")
+    weights = folder / "model.safetensors"
+    weights.mkdir()
+    with pytest.raises(ModelFileError, match=r"model\.safetensors: is a directory; allowed"):
+        open_checkpoint(folder)
+    weights.rmdir()
+    try:
+        weights.symlink_to(Path("..") / "blobs" / "abc")
+    except OSError:
+        pytest.skip("links are not allowed here")
+    with pytest.raises(ModelNotFoundError, match=r"is a link to '.*abc', which is not there"):
+        open_checkpoint(folder)
+
+
 def test_files_without_a_model(tmp_path: Path) -> None:
     """A weight file without parameters, an absent path and a file of no kind are refused."""
     fill(tmp_path, model__safetensors=SAFETENSORS, notes__txt="hello")

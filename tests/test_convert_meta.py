@@ -107,7 +107,7 @@ def test_releases(name: str, context_length: int, factor: float, params: dict[st
     [
         ({"moe": {"num_experts": 8}}, UnsupportedModelError, "a mixture of experts (moe)"),
         ({"vision_chunk_size": 448}, UnsupportedModelError, "a model with vision"),
-        ({"quantization_args": {"group_size": 32}}, UnsupportedModelError, "quantized weights"),
+        ({"quantization_args": {"scheme": "fp8"}}, UnsupportedModelError, "quantized as 'fp8'"),
         ({"rope_theta": 12345.0}, UnsupportedModelError, "12345 is of no known release"),
         ({"n_layers": 1}, ModelFileError, "is of layer 1; allowed: 0 to 0"),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -253,7 +254,8 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, bad: float, tex
     weights["blk.1.ffn_up.weight"][300, 0] = bad
     source = write_llama(tmp_path / "source.gguf", TINY, weights)
     with pytest.raises(
-        ConversionError, match=rf"blk\.1\.ffn_up\.weight has 2 weights.*{text}.*row 5, column 17"
+        ConversionError,
+        match=rf"source\.gguf: tensor blk\.1\.ffn_up\.weight has 2 .*{text}.*row 5, column 17",
     ):
         convert(source, tmp_path / "out.gguf", type="q8_0")
     assert list(tmp_path.iterdir()) == [source]
@@ -288,6 +290,29 @@ def test_existing_files_are_kept(source: Path, tmp_path: Path) -> None:
         with pytest.raises(ConversionError, match="is the source itself"):
             convert(source, same, type="q8_0", overwrite=True)
     assert source.read_bytes() == before
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes in folders are POSIX's")
+def test_what_is_no_file_is_not_replaced(source: Path, tmp_path: Path) -> None:
+    """A device or a pipe is no output, whatever may be replaced."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(ConversionError, match="pipe is a device or a pipe; allowed: a file"):
+        convert(source, pipe, type="q8_0", overwrite=True)
+    assert pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_outputs_of_any_name(source: Path, tmp_path: Path) -> None:
+    """A name that is no UTF-8 is a name."""
+    output = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.gguf"))
+    try:
+        output.touch()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    convert(source, output, type="q8_0", overwrite=True)
+    with GGUFFile(output):
+        pass
 
 
 @pytest.mark.parametrize(

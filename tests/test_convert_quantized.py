@@ -162,12 +162,12 @@ def test_an_unknown_method_is_refused_on_the_command_line(
     weights = MEMBER.weights()
     name = "model.layers.0.mlp.up_proj.weight"
     weights[name] = np.zeros((weights[name].size // 2, 1), np.uint8)
-    weights[f"{name}.quant_state.bitsandbytes__nf4"] = np.zeros(9, np.uint8)
+    weights["model.layers.0.mlp.up_proj.codebooks"] = np.zeros(9, np.uint8)
     (tmp_path / "model" / "model.safetensors").write_bytes(safetensors_bytes.saved(weights))
     done = run_cli("convert", tmp_path / "model", tmp_path / "out.gguf")
     assert done.returncode == 1 and not (tmp_path / "out.gguf").exists()
     (line,) = done.stderr.splitlines()
-    assert "quantized by bitsandbytes in 4 bits" in line and "model.dequantize()" in line
+    assert "quantized by AQLM" in line and "convert the model that it was made from" in line
 
 
 def test_matrices_of_bytes_without_a_method_are_refused(tmp_path: Path) -> None:

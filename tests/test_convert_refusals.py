@@ -243,6 +243,31 @@ def test_buffers(name: str, tmp_path: Path) -> None:
     assert [tensor.name for tensor in described(folder).tensors] == expected
 
 
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        "module.{}",
+        "_orig_mod.{}",
+        "base_model.model.{}",
+        "_orig_mod.module.base_model.model.{}",
+        "_fsdp_wrapped_module.{}",
+    ],
+)
+def test_names_that_a_training_wrapped(wrapped: str, tmp_path: Path) -> None:
+    """Weights that were saved with what frameworks wrapped them in are the model's all the same."""
+    folder = BY_NAME["llama-2"].write(tmp_path / "model")
+    expected = described(folder).tensors
+    tensors = {
+        wrapped.format(name).replace(".mlp.", "._checkpoint_wrapped_module.mlp."): values
+        for name, values in BY_NAME["llama-2"].weights().items()
+    }
+    (folder / "model.safetensors").unlink()  # What is mapped is not written over.
+    write_safetensors(folder / "model.safetensors", tensors)
+    for found, plain in zip(described(folder).tensors, expected, strict=True):
+        assert found.name == plain.name
+        np.testing.assert_array_equal(found.rows(0, 1), plain.rows(0, 1))
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Paths to the values inside some JSON, a few of each long list or object."""
     yield path

@@ -210,6 +210,15 @@ def test_texts_are_distinct(tmp_path: Path) -> None:
     assert len(set(found.tokens)) == len(found.tokens)
 
 
+def test_two_tokens_with_one_id(tmp_path: Path) -> None:
+    """Of two texts with the same id, one would be lost: both are named."""
+    content = tokenizers.byte_level_tokenizer("llama-bpe", LLAMA_3_SPECIAL)
+    content["model"]["vocab"]["twin"] = 300
+    tokenizers.write_json(tmp_path / "tokenizer.json", content)
+    with pytest.raises(ModelFileError, match=r"token 300 is '.+' and 'twin'; allowed: an id of"):
+        vocabulary(tmp_path, 400)
+
+
 def test_kinds_of_added_tokens(tmp_path: Path) -> None:
     """Special ones are control tokens, and those that look so; others have plain spaces."""
     (tmp_path / "tokenizer.model").write_bytes(tokenizers.sentencepiece_model())

@@ -27,6 +27,7 @@ GOLDEN = Path(__file__).parent / "data" / "dequantize_golden.npz"
 CASES = (
     *("gptq-2", "gptq-3", "gptq-4", "gptq-8", "gptq-4-act-order", "awq"),
     *("packed-4", "packed-4-zeros", "packed-8-zeros", "fp8-tensor", "fp8-blocks"),
+    *("nf4", "nf4-nested", "fp4", "int8-rows", "awq-rows"),
 )
 FP8_TABLES = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0")
 MODULE = "model.layers.0.self_attn.q_proj"
@@ -81,7 +82,8 @@ def test_as_the_published_programs_expand(
 ) -> None:
     """Every method gives its own program's values, in whatever runs of rows they are read."""
     arrays, expected = parts_of(golden, case)
-    found = expanded(tmp_path, arrays, E4M3 if case.startswith("fp8") else None)
+    dtypes = E4M3 if case.startswith("fp8") else None
+    found = expanded(tmp_path, arrays, dtypes, {"group_size": 32} if case == "awq-rows" else None)
     assert list(found.tensors) == [f"{MODULE}.weight"]
     tensor = found.tensors[f"{MODULE}.weight"]
     assert tensor.shape == expected.shape
@@ -90,6 +92,57 @@ def test_as_the_published_programs_expand(
         np.testing.assert_array_equal(values(tensor, first, last), expected[first:last])
     (note,) = found.notes
     assert note.startswith("1 matrices are stored as ")
+
+
+@pytest.mark.parametrize(
+    ("case", "params"),
+    [
+        ("meta-adaptor", {"lora_args": {"rank": 4, "scale": 2.0}, "quantization_args": {}}),
+        ("meta-rotated", {"quantization_args": {"group_size": 32}}),
+        ("meta-rotated", {"quantization_args": {"spinquant": True}}),
+    ],
+)
+def test_of_meta(case: str, params: dict[str, Any], golden: dict[str, Any], tmp_path: Path) -> None:
+    """Adaptors are added and rotations undone, of those matrices alone that have them."""
+    arrays, expected = parts_of(golden, case)
+    named = {
+        name.replace(MODULE, module): array
+        for name, array in arrays.items()
+        for module in ("layers.0.feed_forward.w2", "output")
+    }
+    (tmp_path / "params.json").write_text(json.dumps({"dim": 64} | params), "ascii")
+    (tmp_path / "consolidated.00.pth").write_bytes(torch_bytes.saved(named))
+    with open_checkpoint(tmp_path) as checkpoint:
+        found = float_tensors(checkpoint)
+    assert set(found.tensors) == {"layers.0.feed_forward.w2.weight", "output.weight"}
+    np.testing.assert_allclose(
+        values(found.tensors["layers.0.feed_forward.w2.weight"]), expected, rtol=0, atol=2e-6
+    )
+    plain = arrays[f"{MODULE}.weight"] * arrays[f"{MODULE}.scales"].repeat(32, axis=1)
+    is_plain = np.array_equal(values(found.tensors["output.weight"]), plain)
+    assert is_plain == (case == "meta-rotated")
+
+
+def test_no_rotation_where_params_say_so(golden: dict[str, Any], tmp_path: Path) -> None:
+    """Matrices without SpinQuant's rotation stay; a rotation of an odd width is refused."""
+    weight = np.arange(12, dtype=np.int8).reshape(2, 6)
+    arrays = {
+        "layers.0.feed_forward.w2.weight": weight,
+        "layers.0.feed_forward.w2.scales": np.ones((2, 1), np.float32),
+    }
+    (tmp_path / "consolidated.00.pth").write_bytes(torch_bytes.saved(arrays))
+    settings = {"dim": 6, "quantization_args": {"spinquant": False}}
+    (tmp_path / "params.json").write_text(json.dumps(settings), "ascii")
+    with open_checkpoint(tmp_path) as checkpoint:
+        (tensor,) = float_tensors(checkpoint).tensors.values()
+    np.testing.assert_array_equal(values(tensor), weight)
+    settings = {"dim": 6, "quantization_args": {"spinquant": True}}
+    (tmp_path / "params.json").write_text(json.dumps(settings), "ascii")
+    with (
+        open_checkpoint(tmp_path) as checkpoint,
+        pytest.raises(UnsupportedModelError, match="has rotated 6 columns of"),
+    ):
+        float_tensors(checkpoint)
 
 
 @pytest.mark.parametrize("case", ["gptq-4", "awq"])
@@ -236,9 +289,7 @@ def test_plain_weights_stay_as_they_are(settings: object, tmp_path: Path) -> Non
 
 
 FOREIGN: dict[str, tuple[str, str]] = {
-    "weight.quant_state.bitsandbytes__nf4": ("bitsandbytes in 4 bits", r"model.dequantize\(\)"),
-    "weight.absmax": ("bitsandbytes in 4 bits", r"model.dequantize\(\)"),
-    "SCB": ("bitsandbytes in int8", r"model.dequantize\(\)"),
+    "scaled_zeros": ("AWQ for its fast GEMV kernels", r"model.dequantize\(\)"),
     "biases": ("MLX", "mlx_lm convert"),
     "W_q": ("HQQ", "convert the model that it was made from"),
     "codebooks": ("AQLM", "convert the model that it was made from"),
@@ -260,7 +311,7 @@ def test_other_methods_are_named(suffix: str, tmp_path: Path) -> None:
     assert f"'{MODULE}.{suffix}'" in str(caught.value) and "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("suffix", FOREIGN)
+@pytest.mark.parametrize("suffix", [*FOREIGN, "SCB", "weight_format", "weight.absmax", "scales"])
 def test_what_other_methods_left_beside_plain_weights(suffix: str, tmp_path: Path) -> None:
     """A model that was dequantized is plain, whatever still lies beside its weights."""
     weight = np.ones((4, 4), np.float16)
@@ -303,6 +354,44 @@ def test_missing_parts(case: str, part: str, golden: dict[str, Any], tmp_path: P
     """A part without which a matrix cannot be expanded is missed by name."""
     with pytest.raises(ModelFileError, match=rf"'{MODULE}\.{part}' is missing"):
         expanded(tmp_path, without(case, part, golden))
+
+
+@pytest.mark.parametrize(
+    ("part", "changed", "message"),
+    [
+        ("weight.absmax", np.zeros(3, np.float32), "no weight.absmax of 15 F32 numbers"),
+        ("weight.quant_map", np.zeros(3, np.float32), "no weight.quant_map of 16 F32 numbers"),
+        ("weight", np.zeros((4, 1), np.uint8), "another number of bytes than 24 x 40 need"),
+        ("weight.quant_state.bitsandbytes__nf4", None, "has no weight.quant_state.bitsandbytes__"),
+        ("weight.quant_state.bitsandbytes__nf4", b"[" * 99999, "nests JSON too deep"),
+        ("weight.quant_state.bitsandbytes__nf4", b'{"shape": [0, -1]}', "a shape that is none"),
+        (
+            "weight.quant_state.bitsandbytes__nf4",
+            b'{"shape": [24, 40], "blocksize": 0}',
+            "blocksize is 0; allowed",
+        ),
+    ],
+)
+def test_wrong_parts_of_bitsandbytes(
+    part: str, changed: Any, message: str, golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """A part of bitsandbytes' that is missing or lies is named, with what is needed."""
+    arrays, _ = parts_of(golden, "nf4")
+    if changed is None:
+        del arrays[f"{MODULE}.{part}"]
+    else:
+        is_text = isinstance(changed, bytes)
+        arrays[f"{MODULE}.{part}"] = np.frombuffer(changed, np.uint8) if is_text else changed
+    with pytest.raises(ModelFileError, match=message):
+        expanded(tmp_path, arrays)
+
+
+def test_reordered_int8_of_bitsandbytes(golden: dict[str, Any], tmp_path: Path) -> None:
+    """Rows that bitsandbytes has reordered for a card are refused, with the layout's number."""
+    arrays, _ = parts_of(golden, "int8-rows")
+    arrays[f"{MODULE}.weight_format"] = np.full((), 2, np.uint8)
+    with pytest.raises(UnsupportedModelError, match="in layout 2 of bitsandbytes; supported: 0"):
+        expanded(tmp_path, arrays)
 
 
 @given(st.data())

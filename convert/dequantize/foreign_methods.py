@@ -35,12 +35,7 @@ class ForeignMethod:
 FOREIGN_METHODS = tuple(
     ForeignMethod(title, re.compile(rf"(.*)\.(?:{suffix})"), *way_out)
     for title, suffix, *way_out in (
-        (
-            "bitsandbytes in 4 bits",
-            r"weight\.(quant_state\.bitsandbytes__\w+|(nested_)?(absmax|quant_map))",
-            WITH_TRANSFORMERS,
-        ),
-        ("bitsandbytes in int8", "SCB|weight_format", WITH_TRANSFORMERS),
+        ("AWQ for its fast GEMV kernels", "scaled_zeros", WITH_TRANSFORMERS),
         ("MLX", "biases", WITH_MLX),
         ("HQQ", "W_q"),
         ("AQLM", "codebooks|codes"),

@@ -3,7 +3,8 @@ compressed-tensors' packed format, as F32.
 
 A weight is (integer - zero point) x scale. GPTQ and AWQ store the matrix transposed; AWQ
 interleaves the eight integers of a word. GPTQ's first version stores zero points less one.
-Sources: auto_gptq's qlinear_cuda_old and unpack_awq, compressed_tensors' unpack_from_int32.
+Sources: auto_gptq's qlinear_cuda_old and unpack_awq, AutoAWQ's gemv, compressed_tensors'
+unpack_from_int32.
 """
 
 from __future__ import annotations
@@ -167,6 +168,25 @@ class AWQTensor(_TransposedTensor):
         for place, column in enumerate(AWQ_ORDER):
             integers[column::num] = (packed >> (self._parts.bits * place)) & 15
         return integers
+
+
+class AWQRowsTensor(GroupedTensor):
+    """AWQ for its GEMV kernels: rows as they are, zero points and scales filled up to words."""
+
+    @property
+    def _num_groups(self) -> int:
+        return -(-self.num_columns // self._parts.group_size)
+
+    def _integers(self, first: int, last: int) -> NDArray[np.uint8]:
+        return unpack_rows(rows(self._parts.integers, first, last), self._parts.bits)
+
+    def _zeros(self, first: int, last: int) -> Floats:
+        assert self._parts.zeros is not None
+        integers = unpack_rows(rows(self._parts.zeros, first, last), self._parts.bits)
+        return integers.astype(np.float32)
+
+    def _scales(self, first: int, last: int) -> Floats:
+        return float_rows(self._parts.scales, first, last)
 
 
 class PackedTensor(GroupedTensor):

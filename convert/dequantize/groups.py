@@ -12,13 +12,14 @@ from edgellama.convert.dequantize import elements
 from edgellama.convert.dequantize.column_reader import ColumnReader
 from edgellama.convert.dequantize.grouped_tensor import (
     AWQ_ORDER,
+    AWQRowsTensor,
     AWQTensor,
     GPTQTensor,
     PackedTensor,
     Parts,
 )
 from edgellama.convert.dequantize.packed_integers import BITS, WORD_BITS, num_words, unpack_rows
-from edgellama.convert.dequantize.settings import QuantizationSettings, shared_size
+from edgellama.convert.dequantize.settings import USUAL_SIZE, QuantizationSettings, shared_size
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError
@@ -67,6 +68,9 @@ class Grouping:
         if len(parts["scales"].shape) == len(parts[GPTQ].shape) == len(parts["qzeros"].shape) == 2:
             if parts[GPTQ].num_columns * len(AWQ_ORDER) == parts["scales"].num_columns:
                 return self._awq(name, parts)
+            is_transposed = parts[GPTQ].num_columns == parts["scales"].num_columns
+            if not is_transposed and len({part.num_rows for part in parts.values()}) == 1:
+                return self._awq_rows(name, parts)
             bias = rest.get("bias")
             # auto_gptq gives every matrix a bias, of zeros where the model has none.
             if bias is not None and not elements.float_rows(bias, 0, bias.num_rows).any():
@@ -120,6 +124,19 @@ class Grouping:
         shape = num_rows, integers.num_rows
         found = self._parts(parts, "", bits, shape, num_groups)
         return "AWQ of 4 bits", AWQTensor(name, shape, found, self._reader)
+
+    def _awq_rows(self, name: str, parts: Module) -> tuple[str, SourceTensor]:
+        """Of AWQ's GEMV kernels. Groups fill words, so only the configuration tells how many."""
+        integers, scales, zeros = parts[GPTQ], parts["scales"], parts["qzeros"]
+        bits = WORD_BITS // len(AWQ_ORDER)
+        shape = integers.num_rows, integers.num_columns * len(AWQ_ORDER)
+        size = self._settings.group_size or USUAL_SIZE
+        num_groups = -(-shape[1] // size)
+        is_word = zeros.num_columns * len(AWQ_ORDER) == scales.num_columns
+        if not is_word or not num_groups <= scales.num_columns < num_groups + 64:
+            raise self._error(scales, f"no scales for groups of {size} of {shape[1]} columns")
+        found = Parts(integers, scales, zeros, None, bits, size)
+        return "AWQ of 4 bits", AWQRowsTensor(name, shape, found)
 
     def _packed(self, name: str, parts: Module) -> tuple[str, SourceTensor]:
         integers, scales = parts[PACKED], parts["weight_scale"]

@@ -13,7 +13,15 @@ from types import MappingProxyType
 
 from edgellama.convert.dequantize import elements
 from edgellama.convert.dequantize.foreign_methods import find_foreign, foreign_method
+from edgellama.convert.dequantize.four_bit_tensor import PARTS, take_four_bits
 from edgellama.convert.dequantize.groups import Grouping
+from edgellama.convert.dequantize.meta_tensors import (
+    ADAPTOR,
+    DOWN,
+    UP,
+    AdaptedTensor,
+    RotatedTensor,
+)
 from edgellama.convert.dequantize.scaled_tensor import ScaledTensor
 from edgellama.convert.dequantize.settings import read_settings, shared_size
 from edgellama.convert.sources.checkpoint import Checkpoint
@@ -21,9 +29,28 @@ from edgellama.convert.sources.source_tensor import ElementTensor, SourceTensor
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 
-CONVERTED = "F32, F16, BF16, FP8, GPTQ, AWQ and compressed-tensors' int8 and packed integers"
-SCALE_NAMES = ("weight_scale", "weight_scale_inv", "scale_weight", "qscale_weight", "scale")
-ZERO_NAME = "weight_zero_point"
+CONVERTED = (
+    "F32, F16, BF16, FP8, GPTQ, AWQ, bitsandbytes, Meta's int4, and compressed-tensors' int8 and "
+    "packed integers"
+)
+BITSANDBYTES_SCALE, META_SCALE = "SCB", "scales"
+SCALE_NAMES = (
+    *("weight_scale", "weight_scale_inv", "scale_weight", "qscale_weight", "scale"),
+    *(BITSANDBYTES_SCALE, META_SCALE),
+)
+ZERO_NAMES = ("weight_zero_point", "zeros")
+LAYOUT_NAME = "weight_format"
+# Scales of int8 that other programs than compressed-tensors store: whose, and what goes with them.
+_INT8 = {
+    BITSANDBYTES_SCALE: ("int8 of bitsandbytes", 7.874015718698502e-3),  # 1 / 127, as it says it
+    META_SCALE: ("int4 and int8 of Meta", 1.0),
+}
+_LEFTOVERS = frozenset((*SCALE_NAMES, *ZERO_NAMES, LAYOUT_NAME, *PARTS))
+# Names whose last two or three words say what a tensor is.
+_LONG_NAME = re.compile(
+    "(?:(.+)\\.)?(" + "|".join(re.escape(part) for part in (*PARTS, *ADAPTOR)) + ")"
+)
+_ROTATED = re.compile(r"layers\.\d+\.feed_forward\.w2")
 # Scales of activations and of the KV cache: the engine computes both otherwise.
 _NEEDLESS = re.compile(
     r".*\.((input|output|act|activation|[qkv]|kv|kv_cache|prob|prob_output)_scale(_ub)?"
@@ -63,10 +90,11 @@ def _is_quantized(tensors: Mapping[str, SourceTensor]) -> bool:
     """Whether there are tensors of a quantization; other buffers may be integers, too."""
     suffixes = {name.rpartition(".")[2] for name in tensors}
     return (
-        not suffixes.isdisjoint({"qweight", "weight_packed", ZERO_NAME, *SCALE_NAMES})
+        not suffixes.isdisjoint({"qweight", "weight_packed", *_LEFTOVERS})
         or any(isinstance(t, ElementTensor) and n.endswith("weight") for n, t in tensors.items())
         or any(map(_NEEDLESS.fullmatch, tensors))
         or any(map(foreign_method, tensors))
+        or any(map(_LONG_NAME.fullmatch, tensors))
     )
 
 
@@ -80,7 +108,10 @@ class _Expansion:
         for name, tensor in checkpoint.tensors.items():
             # What tells a foreign method lies beside plain weights here.
             if not _NEEDLESS.fullmatch(name) and foreign_method(name) is None:
+                long = _LONG_NAME.fullmatch(name)
                 module, _, suffix = name.rpartition(".")
+                if long is not None:
+                    module, suffix = long[1] or "", long[2]
                 self._modules.setdefault(module, {})[suffix] = tensor
         self._grouping = Grouping(str(checkpoint.path), self._settings)
         self._tensors: dict[str, SourceTensor] = {}
@@ -108,16 +139,40 @@ class _Expansion:
             weight = self._scaled(module, rest)
         elif self._grouping.holds(parts):
             weight = self._grouping.take(module, rest)
+        elif _is_four_bits(parts):
+            weight = "4 bits of bitsandbytes", take_four_bits(self._path, module, rest)
         else:
             # What is left beside plain weights is of an earlier state.
-            rest = {name: t for name, t in rest.items() if name not in (*SCALE_NAMES, ZERO_NAME)}
+            rest = {name: t for name, t in rest.items() if name not in _LEFTOVERS}
             weight = None
         if weight is not None:
             title, tensor = weight
             self._counts[title] = self._counts.get(title, 0) + 1
-            self._add(tensor)
+            self._add(self._completed(module, tensor, rest))
         for tensor in rest.values():
             self._add(tensor)
+
+    def _completed(
+        self, module: str, tensor: SourceTensor, rest: dict[str, SourceTensor]
+    ) -> SourceTensor:
+        """The matrix with what Meta's quantized models do beside it."""
+        scale = self._settings.adaptor_scale
+        if scale is not None and DOWN in rest and UP in rest:
+            down, up = rest.pop(DOWN), rest.pop(UP)
+            if not AdaptedTensor.fits(tensor, down, up):
+                raise ModelFileError(
+                    f"{self._path}: tensor {shown(down.name)} does not fit {shown(tensor.name)}; "
+                    "needed: an adaptor of its rows and columns"
+                )
+            tensor = AdaptedTensor(tensor, down, up, scale)
+        if self._settings.is_rotated and _ROTATED.fullmatch(module):
+            if tensor.num_columns & (tensor.num_columns - 1):
+                raise UnsupportedModelError(
+                    f"{self._path}: SpinQuant has rotated {tensor.num_columns} columns of "
+                    f"{shown(tensor.name)}; supported: a power of two"
+                )
+            return RotatedTensor(tensor)
+        return tensor
 
     def _add(self, tensor: SourceTensor) -> None:
         if tensor.name in self._tensors:
@@ -141,7 +196,7 @@ class _Expansion:
                 "numbers of weight need; needed: a scale for each matrix"
             )
         name = f"{module}.weight" if module else "weight"
-        zero_point = rest.get(ZERO_NAME)
+        zero_point = next((rest[zero] for zero in ZERO_NAMES if zero in rest), None)
         shape = _scale_shape(scale)
         lengths = numbers.num_rows, numbers.num_columns
         sizes = [
@@ -159,11 +214,31 @@ class _Expansion:
                 f"{' x '.join(map(str, numbers.shape))} numbers; needed: floats, one for all, for "
                 "each row, or for each block"
             )
-        for used in ("weight", *SCALE_NAMES, ZERO_NAME):
+        scale_name = next((known for known in _INT8 if rest.get(known) is scale), "")
+        self._check_layout(name, rest.get(LAYOUT_NAME))
+        for used in ("weight", *SCALE_NAMES, *ZERO_NAMES, LAYOUT_NAME):
             rest.pop(used, None)
         block = sizes[0] or 1, sizes[1] or 1
         title = "int8" if kind == "I8" else "FP8" + (" without scales" if scale is None else "")
-        return title, ScaledTensor(name, numbers, scale, zero_point, block)
+        title, factor = _INT8.get(scale_name, (title, 1.0)) if scale is not None else (title, 1.0)
+        return title, ScaledTensor(name, numbers, scale, zero_point, block, factor)
+
+    def _check_layout(self, name: str, layout: SourceTensor | None) -> None:
+        """UnsupportedModelError for int8 that bitsandbytes has reordered for a card."""
+        if layout is not None and elements.element_type(layout) == "U8":
+            number = int(elements.rows(layout, 0, 1)[0, 0])
+            if number:
+                raise UnsupportedModelError(
+                    f"{self._path}: {shown(name)} is in layout {number} of bitsandbytes; "
+                    "supported: 0, rows"
+                )
+
+
+def _is_four_bits(parts: Mapping[str, SourceTensor]) -> bool:
+    """Whether the numbers are bitsandbytes', two in a byte."""
+    weight = parts.get("weight")
+    is_packed = weight is not None and elements.element_type(weight) == "U8"
+    return is_packed and any(part in parts for part in PARTS)
 
 
 def _is_small(tensor: SourceTensor | None) -> bool:

@@ -1,8 +1,9 @@
 """Matrices of small numbers, FP8 or int8, times one scale for the tensor, each row, or each block.
 
 So store FP8 checkpoints of Meta and FBGEMM (a scale a row), AutoFP8 and ModelOpt (one scale),
-DeepSeek's (blocks of 128 x 128), and compressed-tensors' (any of them, int8 too). All multiply:
-``weight_scale_inv`` is the inverse of what the weights were multiplied with.
+DeepSeek's (blocks of 128 x 128), compressed-tensors' (any of them, int8 too), Meta's int8 and
+bitsandbytes' (int8 with a scale a row). All multiply: ``weight_scale_inv`` is the inverse of
+what the weights were multiplied with.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ class ScaledTensor(SourceTensor):
         scale: SourceTensor | None,
         zero_point: SourceTensor | None,
         block: tuple[int, int],
+        factor: float = 1.0,
     ) -> None:
-        """``block``: rows and columns that share a scale; ``scale`` None is 1."""
+        """``block``: rows and columns that share a scale; ``scale`` None is 1, ``factor`` goes
+        with every scale.
+        """
         super().__init__(name, numbers.shape, FORMATS_BY_NAME["F32"])
         self._numbers, self._scale, self._zero_point = numbers, scale, zero_point
-        self._block = block
+        self._block, self._factor = block, np.float32(factor)
 
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
         values = float_rows(self._numbers, first, last)
@@ -37,6 +41,8 @@ class ScaledTensor(SourceTensor):
             values = values - self._spread(self._zero_point, first, last)
         if self._scale is not None:
             values = values * self._spread(self._scale, first, last)
+        if self._factor != 1:
+            values = values * self._factor
         return np.ascontiguousarray(values).view(np.uint8).reshape(last - first, self.row_bytes)
 
     def _spread(self, shared: SourceTensor, first: int, last: int) -> Floats:

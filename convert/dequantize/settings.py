@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from edgellama.convert.sources.checkpoint import Checkpoint
-from edgellama.convert.sources.json_fields import MAX_SIZE, read_fields
+from edgellama.convert.sources.json_fields import MAX_SIZE, Fields, read_fields
 
 GPTQ_FILE = "quantize_config.json"
+META_FILE = "params.json"
+META_KEYS = ("lora_args", "quantization_args")
 USUAL_SIZE = 128
 _LARGEST_POWER = 24
 
@@ -21,7 +23,8 @@ class QuantizationSettings:
     """``block``: rows and columns that share a scale; ``group_size``: columns that do.
 
     ``bits``: of an integer. ``gptq_format``: "gptq" or "gptq_v2"; ``is_symmetric``: whether zero
-    points are all alike.
+    points are all alike. ``adaptor_scale`` is that of Meta's adaptors, ``is_rotated`` whether the
+    input of its last matrices is rotated, as SpinQuant does.
     """
 
     block: tuple[int, int] | None = None
@@ -29,6 +32,8 @@ class QuantizationSettings:
     bits: int | None = None
     gptq_format: str | None = None
     is_symmetric: bool | None = None
+    adaptor_scale: float | None = None
+    is_rotated: bool = False
 
 
 def read_settings(checkpoint: Checkpoint) -> QuantizationSettings:
@@ -36,12 +41,18 @@ def read_settings(checkpoint: Checkpoint) -> QuantizationSettings:
     found = checkpoint.parameters.get("quantization_config")
     if not isinstance(found, dict):
         found = dict(read_fields(checkpoint.folder / GPTQ_FILE).values)
+    is_meta = checkpoint.kind == "meta"
+    parameters = Fields(checkpoint.parameters, str(checkpoint.folder / META_FILE))
+    adaptors, meta = (parameters.fields(name) if is_meta else Fields({}, "") for name in META_KEYS)
     return QuantizationSettings(
         block=_block(found),
         group_size=_size(found.get("group_size")),
         bits=_size(found.get("bits")),
         gptq_format=_text(found.get("checkpoint_format")),
         is_symmetric=_flag(found.get("sym")),
+        adaptor_scale=adaptors.positive("scale") if adaptors else None,
+        # Of Meta's releases those without adaptors are SpinQuant's.
+        is_rotated=bool(meta) and meta.flag("spinquant", not adaptors),
     )
 
 

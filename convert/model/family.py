@@ -27,6 +27,7 @@ SUPPORTED = (
     "Llama 1, 2, 3, 3.1, 3.2 and 3.3 text models, Code Llama, and models of the same shape "
     f"({', '.join((*ARCHITECTURES, *HEADLESS))})"
 )
+META_SCHEME = "int4_weight_int8_dynamic_activation"
 # Fields of params.json that only other kinds of model have.
 _FOREIGN_META: Mapping[str, str] = MappingProxyType(
     {
@@ -36,8 +37,6 @@ _FOREIGN_META: Mapping[str, str] = MappingProxyType(
         "vision_chunk_size": "a model with vision",
         "vision_args": "a model with vision",
         "vision_encoder": "a model with vision",
-        "quantization_args": "quantized weights",
-        "lora_args": "weights with adapters",
     }
 )
 
@@ -66,6 +65,12 @@ def check_meta(params: Fields) -> None:
     for name, what in _FOREIGN_META.items():
         if params.has(name) and params.values[name] not in (-1, {}):
             raise _unsupported(params, f"{what} ({name})")
+    scheme = params.fields("quantization_args").text("scheme")
+    if scheme not in (None, META_SCHEME):
+        raise UnsupportedModelError(
+            f"{params.source}: weights quantized as {shown(scheme)} cannot be converted; "
+            f"supported: {META_SCHEME}"
+        )
 
 
 def is_headless(config: Fields) -> bool:

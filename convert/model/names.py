@@ -51,6 +51,9 @@ _BUFFER = re.compile(
     r"(.*\.)?(rotary_emb\.(inv_freq|cos_cached|sin_cached)|rope\.freqs"
     r"|(self_attn|attention)\.(masked_bias|bias|inner_attention\.rope\.freqs))"
 )
+# What frameworks that wrap a model's modules leave in the names of a saved training.
+_INNER_WRAPPER = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_OUTER_WRAPPER = re.compile(r"(module\.|base_model\.model\.)+")
 _NAME = re.compile(r"(?:model\.)?(?:layers\.(0|[1-9][0-9]{0,5})\.)?(.+)\.(weight|bias)")
 
 
@@ -77,9 +80,12 @@ def is_buffer(name: str) -> bool:
 def parse_name(name: str, source_kind: str) -> TensorName | None:
     """The place of a source's tensor; None if no Llama has such a tensor.
 
-    ``source_kind``: "hugging_face" (with or without the leading ``model.``) or "meta".
+    ``source_kind``: "hugging_face" (with or without the leading ``model.``) or "meta". Names of
+    wrappers, such as torch.compile's ``_orig_mod.``, say nothing.
     """
-    match = _NAME.fullmatch(name)
+    plain = _INNER_WRAPPER.sub("", name)
+    outer = _OUTER_WRAPPER.match(plain)
+    match = _NAME.fullmatch(plain[outer.end() :] if outer else plain)
     if match is None:
         return None
     layer, module, kind = match.groups()

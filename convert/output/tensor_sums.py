@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from pathlib import Path
 
 from edgellama.convert.output.checksum import TensorChecksum
 from edgellama.convert.output.chunks import Chunk, chunks_of, run_in_order
@@ -50,19 +51,20 @@ class TensorSums:
             self._errors.worst_block_error,
         )
 
-    def check(self) -> None:
-        """ConversionError if there are values that no file should hold."""
+    def check(self, source: Path) -> None:
+        """ConversionError, naming ``source``, if there are values that no file should hold."""
         tensor = self.tensor
         if self._first_not_finite is not None:
             row, column = self._first_not_finite
             raise ConversionError(
-                f"tensor {tensor.name} has {self._errors.num_not_finite} weights that are NaN or "
-                f"infinite, the first in row {row}, column {column}; allowed: finite numbers"
+                f"{source}: tensor {tensor.name} has {self._errors.num_not_finite} weights that "
+                f"are NaN or infinite, the first in row {row}, column {column}; allowed: finite "
+                "numbers"
             )
         if not math.isfinite(self._errors.squared_error):
             raise ConversionError(
-                f"tensor {tensor.name} has weights too large for {tensor.format.name}; "
-                f"allowed: up to {LARGEST_HALF}",
+                f"{source}: tensor {tensor.name} has weights too large for "
+                f"{tensor.format.name}; allowed: up to {LARGEST_HALF}",
                 way=Way(
                     f'tensor_types=[("{tensor.name}", "bf16")] gives it a larger range',
                     f"--tensor-type {tensor.name}=bf16 gives it a larger range",

@@ -143,6 +143,8 @@ def check_output(plan: ConversionPlan) -> None:
                 raise ConversionError(f"{file.path} is the source itself; give another output")
         if file.path.is_dir():
             raise ConversionError(f"{file.path} is a folder; allowed: the name of a file")
+        if file.path.exists() and not file.path.is_file():
+            raise ConversionError(f"{file.path} is a device or a pipe; allowed: a file")
 
 
 def check_report(plan: ConversionPlan, path: Path | None, *, overwrite: bool) -> None:
@@ -151,6 +153,8 @@ def check_report(plan: ConversionPlan, path: Path | None, *, overwrite: bool) ->
         return
     if not path.absolute().parent.is_dir():
         raise InvalidOptionError(f"report {path}: there is no folder {path.parent}")
+    if not os.access(path.absolute().parent, os.W_OK):
+        raise ConversionError(f"report {path}: the folder {path.parent} cannot be written to")
     outputs = [file.path for file in plan.files]
     own = {*outputs, *map(partial_path, outputs), journal_path(plan.output)}
     if path.absolute() in {own_path.absolute() for own_path in own}:

@@ -76,14 +76,25 @@ class Fields:
 
     def positive(self, name: str, default: float | None = None) -> float:
         """A finite number above 0; the default if absent, an error without one."""
-        value = self.values.get(name)
-        if value is None and default is not None:
+        if not self.has(name) and default is not None:
             return default
+        found = self._finite(name)
+        if found is None or found <= 0:
+            raise self.error(name, "a number above 0")
+        return found
+
+    def number(self, name: str) -> float:
+        """A finite number; an error without one."""
+        found = self._finite(name)
+        if found is None:
+            raise self.error(name, "a number")
+        return found
+
+    def _finite(self, name: str) -> float | None:
+        value = self.values.get(name)
         if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30:
-            found = float(value)
-            if math.isfinite(found) and found > 0:
-                return found
-        raise self.error(name, "a number above 0")
+            return float(value) if math.isfinite(value) else None
+        return None
 
     def flag(self, name: str, default: bool) -> bool:
         """True or false; the default if absent."""

@@ -14,6 +14,7 @@ from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.gguf_checkpoint import open_gguf
 from edgellama.quant.error_text import file_error, shown
 from edgellama.quant.errors import EdgellamaError, ModelNotFoundError, UnsupportedModelError
+from edgellama.quant.mapped_file import map_file
 from edgellama.quant.ways import Way, command_line
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt")
@@ -70,7 +71,10 @@ def _open_folder(path: Path, folder: Path, file: Path | None) -> Checkpoint:
 
 
 def _no_model(folder: Path) -> EdgellamaError:
-    """What is wrong with ``folder``, as far as its file names tell."""
+    """What is wrong with ``folder``, as far as its file names tell.
+
+    ModelFileError or ModelNotFoundError for weights that are no file, such as a link to nothing.
+    """
     if (folder / "adapter_config.json").is_file():
         return UnsupportedModelError(
             f"{folder}: holds a LoRA adapter, adapter_config.json, not a model",
@@ -81,7 +85,11 @@ def _no_model(folder: Path) -> EdgellamaError:
         )
     gguf_files = sorted(path.name for path in folder.glob("*.gguf"))
     has_config = (folder / hugging_face.CONFIG_FILE).is_file()
-    files = sorted(path.name for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    weights = sorted(path for path in folder.iterdir() if path.suffix in WEIGHT_SUFFIXES)
+    for path in weights:
+        if not path.is_file():
+            map_file(path, "a file of weights")
+    files = [path.name for path in weights]
     if gguf_files or (has_config and files):
         file = [*gguf_files, *files][0]
         return ModelNotFoundError(f"{folder}: is a folder; name the file in it: {shown(file)}")

@@ -40,6 +40,11 @@ def bpe_vocabulary(
     table = TokenTable(tokenizer.source)
     entries = dict(vocabulary_entries(tokenizer.fields("model")))
     for text, token in entries.items():
+        if token in table:
+            raise ModelFileError(
+                f"{tokenizer.source}: token {token} is {shown(table[token].text)} and "
+                f"{shown(text)}; allowed: an id of its own for each"
+            )
         table.put(token, Token(text, TokenType.NORMAL))
     added = added_tokens(settings, entries)
     for token, entry in added.items():

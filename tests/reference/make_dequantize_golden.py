@@ -1,18 +1,21 @@
 """Writes tests/data/dequantize_golden.npz: quantized matrices as their own programs expand them.
 
-Run by hand with torch, transformers 5, compressed-tensors and auto-gptq's files installed
-(``pip install --no-deps auto-gptq``: its package is not imported, only single files of it). The
-tests read only the output.
+Run by hand with torch, transformers 5, bitsandbytes, compressed-tensors and auto-gptq's files
+installed (``pip install --no-deps auto-gptq``: its package is not imported, only files of it), and
+two folders named: ``make_dequantize_golden.py AUTOAWQ LLAMA_STACK``, where ``pip download`` of
+autoawq 0.2.9 and llama_stack 0.0.61 were unpacked. The tests read only the output.
 """
 
 from __future__ import annotations
 
 import ast
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import bitsandbytes.functional as bitsandbytes
 import numpy as np
 import torch
 from compressed_tensors.compressors.pack_quantized.helpers import pack_to_int32
@@ -141,8 +144,68 @@ def fp8(rng: np.random.Generator, shape: tuple[int, int], block: list[int] | Non
     }
 
 
+def four_bits(rng: np.random.Generator, kind: str, *, nested: bool) -> Arrays:
+    """bitsandbytes quantizes a matrix whose blocks run over the ends of rows, and expands it."""
+    weights = torch.from_numpy(rng.normal(0, 1, (24, 40)).astype(np.float32))
+    packed_weights, state = bitsandbytes.quantize_4bit(
+        weights, blocksize=64, compress_statistics=nested, quant_type=kind
+    )
+    parts = {f"weight.{part}": array.numpy() for part, array in state.as_dict(packed=True).items()}
+    expected = bitsandbytes.dequantize_4bit(packed_weights, state)
+    return {"weight": packed_weights.numpy(), **parts, "expected": expected.numpy()}
+
+
+def eight_bits(rng: np.random.Generator) -> Arrays:
+    """bitsandbytes quantizes each row to int8, and expands it."""
+    weights = torch.from_numpy(rng.normal(0, 1, (24, 20)).astype(np.float16))
+    numbers, scales, _ = bitsandbytes.int8_vectorwise_quant(weights)
+    expected = bitsandbytes.int8_vectorwise_dequant(numbers, scales)
+    return {
+        "weight": numbers.numpy(),
+        "SCB": scales.numpy(),
+        "weight_format": np.zeros((), np.uint8),
+        "expected": expected.numpy(),
+    }
+
+
+def awq_rows(rng: np.random.Generator, folder: Path) -> Arrays:
+    """AutoAWQ packs a matrix for its GEMV kernels."""
+    source = (folder / "awq" / "modules" / "linear" / "gemv.py").read_text("utf-8")
+    names: dict[str, Any] = {"torch": torch, "nn": torch.nn}
+    exec(source[source.index("def make_divisible") :], names)
+    integers = rng.integers(0, 16, (32, 96))
+    zeros = rng.integers(1, 16, (32, 3))
+    scales = rng.uniform(0.001, 0.1, (32, 3)).astype(np.float16).astype(np.float32)
+    group = np.arange(96) // 32
+    weights = ((integers - zeros[:, group]) * scales[:, group]).astype(np.float32)
+    linear = torch.nn.Linear(96, 32, bias=False)
+    linear.weight.data = torch.from_numpy(weights)
+    scales_, zeros_ = torch.from_numpy(scales), torch.from_numpy(zeros)
+    layer = names["WQLinear_GEMV"].from_linear(linear, 4, 32, scales=scales_, zeros=zeros_)
+    parts = {part: getattr(layer, part).numpy() for part in ("qweight", "qzeros", "scales")}
+    return {**parts, "expected": weights}
+
+
+def meta(rng: np.random.Generator, folder: Path | None) -> Arrays:
+    """Meta's int4 in groups of 32: with an adaptor, or with the rotation of ``folder``."""
+    integers = rng.integers(-8, 8, (24, 64)).astype(np.int8)
+    scales = rng.uniform(0.001, 0.1, (24, 2)).astype(np.float32)
+    matrix = integers * scales.repeat(32, axis=1)
+    parts: Arrays = {"weight": integers, "scales": scales}
+    if folder is not None:
+        place = "llama_stack/providers/inline/inference/meta_reference/quantization"
+        rotate = file_module(folder / place / "hadamard_utils.py").hadamard_transform
+        # What the rotated input of each column alone makes.
+        return {**parts, "expected": (rotate(torch.eye(64)) @ matrix.T).T.contiguous().numpy()}
+    down, up = (rng.normal(0, 0.1, shape).astype(np.float16) for shape in ((4, 64), (24, 4)))
+    product = up.astype(np.float32) @ down.astype(np.float32)
+    adaptors = {"adaptor.A.weight": down, "adaptor.B.weight": up}
+    return {**parts, **adaptors, "expected": matrix + 2 * product}
+
+
 def main() -> None:
     """Every method with its parts, named METHOD/PART."""
+    autoawq, llama_stack = map(Path, sys.argv[1:])
     rng = np.random.default_rng(13)
     cases = {f"gptq-{bits}": gptq(rng, bits, act_order=False) for bits in (2, 3, 4, 8)}
     cases["gptq-4-act-order"] = gptq(rng, 4, act_order=True)
@@ -152,6 +215,13 @@ def main() -> None:
     cases["packed-8-zeros"] = packed(rng, 8, symmetric=False)
     cases["fp8-tensor"] = fp8(rng, (24, 20), None)
     cases["fp8-blocks"] = fp8(rng, (24, 20), [16, 16])
+    cases["nf4"] = four_bits(rng, "nf4", nested=False)
+    cases["nf4-nested"] = four_bits(rng, "nf4", nested=True)
+    cases["fp4"] = four_bits(rng, "fp4", nested=False)
+    cases["int8-rows"] = eight_bits(rng)
+    cases["awq-rows"] = awq_rows(rng, autoawq)
+    cases["meta-adaptor"] = meta(rng, None)
+    cases["meta-rotated"] = meta(rng, llama_stack)
     codes = torch.arange(256, dtype=torch.uint8)
     types = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
     types |= {"F8_E4M3FNUZ": torch.float8_e4m3fnuz, "F8_E5M2FNUZ": torch.float8_e5m2fnuz}
