@@ -83,7 +83,10 @@ def peer_server(interpreter: str, model: Path, num_threads: int) -> Iterator[str
                 break
             except httpx.TransportError:
                 if process.poll() is not None:
-                    raise SystemExit("the peer's server did not start") from None
+                    raise SystemExit(
+                        f"the peer's server did not start; see: {interpreter} -m llama_cpp.server"
+                        " --help (pip install 'llama-cpp-python[server]')"
+                    ) from None
                 time.sleep(0.1)
         yield url
     finally:

@@ -323,6 +323,35 @@ def test_everything_has_a_name(page: Page) -> None:
     assert " ".join(reply.split())[:10] in " ".join(live.split())
 
 
+def test_a_phone_shows_one_thing_at_a_time(page: Page) -> None:
+    """The list opens over the chat with the focus in it, Escape closes it, nothing sticks out."""
+    page.driver.set_window_size(500, 850)
+    opener = page.driver.find_element(By.ID, "open-sidebar")
+    until(lambda: opener.get_attribute("aria-expanded") == "false")
+    opener.click()
+    until(lambda: page.driver.switch_to.active_element.get_attribute("id") == "close-sidebar")
+    assert opener.get_attribute("aria-expanded") == "true"
+    assert page.driver.execute_script("return document.querySelector('main').inert")
+    page.type(Keys.ESCAPE)
+    until(lambda: opener.get_attribute("aria-expanded") == "false")
+    assert page.driver.switch_to.active_element.get_attribute("id") == "text"
+    page.send("Hello.")
+    page.finish()
+    width = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
+    assert page.driver.execute_script(width)
+    assert page.problems() == []
+
+
+def test_enter_that_ends_a_composition_sends_nothing(page: Page) -> None:
+    """Neither where the browser says that it composes, nor where the key's code alone does."""
+    page.type("kana")
+    press = "document.getElementById('text').dispatchEvent(new KeyboardEvent('keydown', %s))"
+    for how in ("{key: 'Enter', isComposing: true}", "{key: 'Enter', keyCode: 229}"):
+        page.driver.execute_script(press % how)
+    assert page.driver.find_element(By.ID, "text").get_attribute("value") == "kana"
+    assert page.texts("user") == []
+
+
 def test_conversations_are_renamed_and_deleted(page: Page) -> None:
     """By the menu of the list, with the keyboard alone."""
     page.send("Say something to forget.")

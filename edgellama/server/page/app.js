@@ -307,7 +307,9 @@ document.addEventListener("keydown", (event) => {
 });
 
 text.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); submit(); }
+  // Safari says of the Enter that ends a composition only by its code that it belongs to it.
+  const composes = event.isComposing || event.keyCode === 229;
+  if (event.key === "Enter" && !event.shiftKey && !composes) { event.preventDefault(); submit(); }
   if (event.key === "ArrowUp" && !text.value && !writing) {
     const edits = byId("messages").querySelectorAll("button.edit");
     if (edits.length) { event.preventDefault(); edits[edits.length - 1].click(); }

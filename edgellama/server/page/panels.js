@@ -5,9 +5,19 @@ import { Machine } from "./machine.js";
 const machine = new Machine();
 const isNarrow = () => matchMedia("(max-width: 800px)").matches;
 
+/** Over everything else on a narrow screen, whose rest cannot be reached meanwhile. */
 export function toggleSidebar(shown) {
   document.body.classList.toggle("with-sidebar", shown);
   byId("shade").hidden = !shown;
+  document.querySelector("main").inert = shown;
+  tellSidebar();
+  if (shown) byId("close-sidebar").focus();
+}
+
+function tellSidebar() {
+  const { classList } = document.body;
+  const shown = isNarrow() ? classList.contains("with-sidebar") : !classList.contains("without-sidebar");
+  byId("open-sidebar").setAttribute("aria-expanded", String(shown));
 }
 
 export function toggleSettings(shown) {
@@ -47,6 +57,7 @@ function setTheme(theme) {
 export function focusSearch() {
   toggleSidebar(isNarrow());
   document.body.classList.remove("without-sidebar");
+  tellSidebar();
   byId("search").focus();
   byId("search").select();
 }
@@ -54,8 +65,12 @@ export function focusSearch() {
 byId("open-sidebar").addEventListener("click", () => {
   if (isNarrow()) toggleSidebar(true);
   else document.body.classList.toggle("without-sidebar");
+  tellSidebar();
 });
-byId("close-sidebar").addEventListener("click", () => toggleSidebar(false));
-byId("shade").addEventListener("click", () => toggleSidebar(false));
+for (const id of ["close-sidebar", "shade"]) {
+  byId(id).addEventListener("click", () => { toggleSidebar(false); byId("open-sidebar").focus(); });
+}
+matchMedia("(max-width: 800px)").addEventListener("change", () => toggleSidebar(false));
+tellSidebar();
 byId("open-settings").addEventListener("click", () => toggleSettings(byId("settings").hidden));
 byId("theme").addEventListener("click", () => setTheme(document.documentElement.dataset.theme === "dark" ? "light" : "dark"));
