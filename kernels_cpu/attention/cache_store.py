@@ -14,8 +14,16 @@ from edgellama.kernels_cpu.attention.cache_numbers import panel_lanes, scale_byt
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
 from edgellama.kernels_cpu.simd.device import device, exact_device
 from edgellama.kernels_cpu.simd.halves import write_f16
-from edgellama.kernels_cpu.simd.rounding import f32_zeros_1, store_bf16, write_i8
-from edgellama.kernels_cpu.simd.vectors import lane_count, read_f32, splat_f32, write_f32
+from edgellama.kernels_cpu.simd.rounding import f32_zeros_1, store_bf16, store_f16, write_i8
+from edgellama.kernels_cpu.simd.vectors import (
+    f32_zeros,
+    lane_count,
+    load_f32,
+    read_f32,
+    splat_f32,
+    write_f32,
+)
+from edgellama.kernels_cpu.simd.vectors import store as store_f32
 
 
 @device
@@ -25,6 +33,7 @@ def write_bf16(address, value):
 
 
 WRITES = {"f32": write_f32, "f16": write_f16, "bf16": write_bf16}
+STORES = {"f32": store_f32, "f16": store_f16, "bf16": store_bf16}
 
 
 @exact_device
@@ -151,13 +160,17 @@ def _float_key(kind: str) -> Any:
 
 
 def _float_value(kind: str) -> Any:
-    write, number_bytes = WRITES[kind], CACHE_NUMBER_BITS[kind] // 8
+    write, store_vector = WRITES[kind], STORES[kind]
+    number_bytes = CACHE_NUMBER_BITS[kind] // 8
     row_bytes = value_row_bytes(kind)
 
     @device
     def store(x, head_size, block, place):
         row = block + place * row_bytes(head_size)
-        for i in range(head_size):
+        whole = head_size // lane_count() * lane_count()
+        for i in range(0, whole, lane_count()):
+            store_vector(row + i * number_bytes, load_f32(x + 4 * i, f32_zeros()))
+        for i in range(whole, head_size):
             write(row + i * number_bytes, read_f32(x + 4 * i))
 
     return store

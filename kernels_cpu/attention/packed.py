@@ -27,7 +27,15 @@ from edgellama.kernels_cpu.layouts import (
     packed_places,
 )
 from edgellama.kernels_cpu.signatures import CACHE_SCALE_ELEMENTS
-from edgellama.kernels_cpu.simd.arithmetic import div, fma, magnitude, maximum, mul, square_root
+from edgellama.kernels_cpu.simd.arithmetic import (
+    add,
+    div,
+    fma,
+    magnitude,
+    maximum,
+    mul,
+    square_root,
+)
 from edgellama.kernels_cpu.simd.attention_vectors import (
     fold_scaled_tile,
     i32_tile,
@@ -38,7 +46,13 @@ from edgellama.kernels_cpu.simd.attention_vectors import (
 )
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.halves import load_f16, read_half
-from edgellama.kernels_cpu.simd.rounding import square_roots, write_i16
+from edgellama.kernels_cpu.simd.rounding import (
+    square_roots,
+    store_low_words,
+    truncate,
+    with_sign_of,
+    write_i16,
+)
 from edgellama.kernels_cpu.simd.vectors import (
     f32_zeros,
     lane_count,
@@ -65,7 +79,13 @@ def load_query(q, scale, head_size, query, query_scale):
         total += value * value
     norm = max(square_root(total), TINY)
     factor = LARGEST_NORM / norm
-    for i in range(head_size):
+    factors = splat_f32(factor, f32_zeros())
+    whole = head_size // lane_count() * lane_count()
+    for i in range(0, whole, lane_count()):
+        values = mul(load_f32(q + 4 * i, factors), factors)
+        halves = with_sign_of(splat_f32(np.float32(0.5), values), values)
+        store_low_words(query + 2 * i, truncate(add(values, halves)))
+    for i in range(whole, head_size):
         value = read_f32(q + 4 * i) * factor
         half = np.float32(0.5) if value >= np.float32(0.0) else np.float32(-0.5)
         write_i16(query + 2 * i, np.int64(value + half))

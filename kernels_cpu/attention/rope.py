@@ -21,7 +21,9 @@ from edgellama.kernels_cpu.layouts import (
 from edgellama.kernels_cpu.simd.arithmetic import add, fma, mul, square_root, sub, swap_pairs
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.vectors import (
+    f32_zeros,
     f32_zeros_4,
+    lane_count,
     load_f32,
     read_f32,
     read_i64,
@@ -32,17 +34,25 @@ from edgellama.kernels_cpu.threads.tasks import tasks_of
 
 
 @device
+def rotate(numbers, cosines, sines, like):
+    """As many numbers of a head as ``like`` has lanes."""
+    v = load_f32(numbers, like)
+    turned = mul(swap_pairs(v), load_f32(sines, like))
+    store(numbers, fma(v, load_f32(cosines, like), turned))
+
+
+@device
 def rotate_head(head, num_pairs, cosines, sines):
     """Rotate neighbouring pairs in place (Su et al. 2021).
 
     The tables hold cos(a0) cos(a0) cos(a1) cos(a1) … and -sin(a0) sin(a0) …
     """
-    like = f32_zeros_4()
+    wide = 2 * num_pairs // lane_count() * lane_count() * 4
     whole = num_pairs // 2 * 2
-    for i in range(0, 8 * whole, 16):
-        v = load_f32(head + i, like)
-        turned = mul(swap_pairs(v), load_f32(sines + i, like))
-        store(head + i, fma(v, load_f32(cosines + i, like), turned))
+    for i in range(0, wide, 4 * lane_count()):
+        rotate(head + i, cosines + i, sines + i, f32_zeros())
+    for i in range(wide, 8 * whole, 16):
+        rotate(head + i, cosines + i, sines + i, f32_zeros_4())
     if whole < num_pairs:
         at = 8 * whole
         x0, x1 = read_f32(head + at), read_f32(head + at + 4)

@@ -93,12 +93,20 @@ def define_start_sums(centre: int, is_wide: bool) -> Callable[..., Any]:
             vector = llvm_vector(sums.kind, sums.lanes)
             factor = constant(sums.kind, [taken_off] * sums.lanes)
             addresses = _token_addresses(b, args[1], args[2], tile.num_tokens)
-            tokens = [b.mul(_splat_word(b, at, vector), factor) for at in addresses]
+            words = [_splat_word(b, at, vector) for at in addresses]
+            if tier.dot4 == "unsigned":
+                words = [_unknown_vector(b, word) for word in words]
+            tokens = [b.mul(word, factor) for word in words]
             return update_tile(b, sums, value, lambda v, t, old: tokens[t])
 
         return sums(tile, types.int64, types.int64), codegen
 
     return start_sums
+
+
+def _unknown_vector(builder: Any, value: Any) -> Any:
+    kind = ir.FunctionType(value.type, [value.type])
+    return builder.asm(kind, "", "=v,0", [value], side_effect=False)
 
 
 def _add_products(

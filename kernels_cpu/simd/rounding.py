@@ -108,16 +108,21 @@ def load_i32(typingctx, address, like):
     )
 
 
-@intrinsic
-def store_low_bytes(typingctx, address, integers):
-    """The low byte of every i32 lane, one after the other."""
+def _define_low_store(kind: str) -> Any:
+    @intrinsic
+    def store_low(typingctx, address, integers):
+        def codegen(ctx, b, sig, args):
+            taken = b.trunc(args[1], llvm_vector(kind, integers.lanes))
+            b.store(taken, pointer(b, args[0], taken.type), align=1)
+            return ctx.get_dummy_value()
 
-    def codegen(ctx, b, sig, args):
-        taken = b.trunc(args[1], llvm_vector("i8", integers.lanes))
-        b.store(taken, pointer(b, args[0], taken.type), align=1)
-        return ctx.get_dummy_value()
+        return types.void(types.int64, integers), codegen
 
-    return types.void(types.int64, integers), codegen
+    return store_low
+
+
+store_low_bytes, store_low_words = map(_define_low_store, ("i8", "i16"))
+"""The low 8 or 16 bits of every i32 lane, one after the other."""
 
 
 @intrinsic
