@@ -95,18 +95,14 @@ def define_start_sums(centre: int, is_wide: bool) -> Callable[..., Any]:
             addresses = _token_addresses(b, args[1], args[2], tile.num_tokens)
             words = [_splat_word(b, at, vector) for at in addresses]
             if tier.dot4 == "unsigned":
-                words = [_unknown_vector(b, word) for word in words]
+                # LLVM would else multiply before it repeats, which is a shuffle then, not a load.
+                words = [_unknown(b, word, "=v,0") for word in words]
             tokens = [b.mul(word, factor) for word in words]
             return update_tile(b, sums, value, lambda v, t, old: tokens[t])
 
         return sums(tile, types.int64, types.int64), codegen
 
     return start_sums
-
-
-def _unknown_vector(builder: Any, value: Any) -> Any:
-    kind = ir.FunctionType(value.type, [value.type])
-    return builder.asm(kind, "", "=v,0", [value], side_effect=False)
 
 
 def _add_products(
@@ -193,10 +189,10 @@ ADD_WEIGHTS = (_define_add_weights(False), _define_add_weights(True))
 FINISH_SUMS = (_define_finish_sums(False), _define_finish_sums(True))
 
 
-def _unknown(builder: Any, number: Any) -> Any:
-    """A number of which the compiler does not know how it was made."""
-    kind = ir.FunctionType(I64, [I64])
-    return builder.asm(kind, "", "=r,0", [number], side_effect=False)
+def _unknown(builder: Any, value: Any, registers: str = "=r,0") -> Any:
+    """A number, or a vector, of which the compiler does not know how it was made."""
+    kind = ir.FunctionType(value.type, [value.type])
+    return builder.asm(kind, "", registers, [value], side_effect=False)
 
 
 @intrinsic
