@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from kernel_harness import model_of
@@ -53,6 +54,16 @@ def test_prompts_are_read_as_there_is_room(llama: Llama) -> None:
         assert read <= number + 4
     results.close()
     assert llama._engine.pool().num_owned == 0
+
+
+def test_texts_at_their_end_are_not_waited_for(
+    llama: Llama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scheduler hears of every text that it is over."""
+    ended = Mock()
+    monkeypatch.setattr(llama._engine.scheduler, "expect_no_more", ended)
+    list(llama.generate_batch(PROMPTS, max_tokens=2, width=2))
+    assert ended.call_count == len(PROMPTS)
 
 
 def test_a_prompt_that_cannot_run(llama: Llama) -> None:

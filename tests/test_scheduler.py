@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -219,6 +220,25 @@ def test_threads_share_steps(engine: Engine, monkeypatch: pytest.MonkeyPatch) ->
     with ThreadPoolExecutor(8) as pool:
         assert list(pool.map(text, range(8))) == alone
     assert len(recorder.steps) < 0.4 * 8 * 41
+
+
+def test_nobody_waits_for_a_text_at_its_end(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step waits a moment for a text that had one lately, but not for one that is over."""
+    naps = Mock()
+    monkeypatch.setattr(returning, "LONGEST_GATHER_S", 60.0)
+    monkeypatch.setattr(
+        returning, "time", SimpleNamespace(sleep=naps, perf_counter=time.perf_counter)
+    )
+    first, second = (engine.new_cache(100) for _ in range(2))
+    for is_over in (False, True):
+        engine.forward([1], second)
+        if is_over:
+            engine.scheduler.expect_no_more(second)
+        naps.reset_mock()
+        engine.forward([1], first)
+        assert naps.called is not is_over
 
 
 def test_cancelling_ends_only_the_own_text(engine: Engine) -> None:

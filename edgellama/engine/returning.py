@@ -30,6 +30,10 @@ class Returning:
         """A sequence has had a step."""
         self._seen[id(sequence)] = now
 
+    def forget_one(self, sequence: TextCache) -> None:
+        """Expect a sequence no more."""
+        self._seen.pop(id(sequence), None)
+
     def forget(self) -> None:
         """Expect nobody."""
         self._seen.clear()

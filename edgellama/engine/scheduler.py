@@ -137,6 +137,10 @@ class Scheduler:
         self._leave(works)
         self._wake_next()
 
+    def expect_no_more(self, sequence: TextCache) -> None:
+        """A text is at its end: no step waits for it to come back."""
+        self._returning.forget_one(sequence)
+
     def exclusively(
         self, action: Callable[[], Result], cancelled: CancelToken | None = None
     ) -> Result:

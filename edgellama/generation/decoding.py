@@ -193,7 +193,8 @@ class Decoding:
         self._end.reach(self.cancel.reason)
 
     def rest(self) -> Sequence[Chunk]:
-        """What was still held back at the end."""
+        """What was still held back at the end, at which nobody waits for this text any more."""
+        self._engine.scheduler.expect_no_more(self.cache)
         added = self._assembly.finish()
         if added.is_stopped:
             self._end.reach("stop")
