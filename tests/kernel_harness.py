@@ -182,15 +182,15 @@ class KernelRunner:
         return y
 
     def skinny(self, name: str, weights: Array, x: Array, num_threads: int = 1,
-               chunk_rows: int = 20,
+               added_to: float | None = None, chunk_rows: int = 20,
                tile: int = SKINNY_TILES[0]) -> Array:  # fmt: skip
         """weights x through ``skinny_NAME``, by default in chunks that end in single rows."""
         num_rows = len(weights)
         y = self.output((len(x), num_rows))
-        y[:] = np.nan
+        y[:] = np.nan if added_to is None else added_to
         self(f"skinny_{name}_{tile}", num_threads, weights=weights, row_bytes=weights.shape[1],
              num_rows=num_rows, num_columns=x.shape[1], y=y, y_stride=4 * num_rows,
-             accumulate=0, num_tokens=len(x), chunk_rows=chunk_rows,
+             accumulate=int(added_to is not None), num_tokens=len(x), chunk_rows=chunk_rows,
              **self._panel_arrays(x))  # fmt: skip
         return y
 
