@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
 
-from edgellama.cli.chat.input import PlainReader, UserMessage, is_complete, unwrap
+from edgellama.cli.chat.input import (
+    PROMPT,
+    PlainReader,
+    TerminalReader,
+    UserMessage,
+    is_complete,
+    unwrap,
+)
 from edgellama.cli.prompt_text import lines_of
 
 
@@ -69,3 +78,46 @@ def test_quoted_messages_are_told_apart() -> None:
     """What stands between quotes is a message, whatever it begins with."""
     assert unwrap('"""/save x"""') == UserMessage("/save x", is_quoted=True)
     assert unwrap("/save x") == UserMessage("/save x")
+
+
+@pytest.fixture
+def typed(tmp_path: Path) -> Callable[[str, int], tuple[str, str]]:
+    """Types keys at a prompt on a screen of some rows; the message, and what the screen got."""
+    from prompt_toolkit.application import create_app_session
+    from prompt_toolkit.completion import DummyCompleter
+    from prompt_toolkit.data_structures import Size
+    from prompt_toolkit.input import create_pipe_input
+    from prompt_toolkit.output.vt100 import Vt100_Output
+
+    def type_keys(keys: str, rows: int) -> tuple[str, str]:
+        screen = io.StringIO()
+        output = Vt100_Output(screen, lambda: Size(rows=rows, columns=60), enable_cpr=False)
+        with create_pipe_input() as keyboard, create_app_session(keyboard, output):
+            keyboard.send_text(keys)
+            message = TerminalReader(DummyCompleter(), tmp_path / "history").read()
+        return message.text, screen.getvalue()
+
+    return type_keys
+
+
+def test_control_z_stops_the_chat_and_keeps_what_was_typed(
+    typed: Callable[[str, int], tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-Z at the prompt gives the terminal back to the shell; the line is there after fg."""
+    from prompt_toolkit.application import Application
+
+    stops: list[bool] = []
+    monkeypatch.setattr(
+        Application, "suspend_to_background", lambda self, group=True: stops.append(group)
+    )
+    assert typed("one \x1atwo\r", 24)[0] == "one two"
+    assert stops == [True]
+
+
+@pytest.mark.parametrize(("rows", "taken"), [(8, 2), (15, 5), (24, 8), (100, 8)])
+def test_a_small_screen_keeps_what_was_said(
+    typed: Callable[[str, int], tuple[str, str]], rows: int, taken: int
+) -> None:
+    """The prompt, with what it keeps free for its menu, takes at most a third of the screen."""
+    first_drawing = typed("one\r", rows)[1].split(PROMPT.strip())[1]
+    assert first_drawing.count("\n") == taken - 1

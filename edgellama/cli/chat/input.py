@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FENCE = '"""'
 PROMPT = ">>> "
+MENU_ROWS = 8
+"""Of a prompt with what it may be completed to, where the screen has room."""
 
 
 @dataclass(frozen=True)
@@ -87,11 +89,14 @@ class TerminalReader:
             complete_while_typing=True,
             prompt_continuation=_continuation,
             enable_open_in_editor=True,
+            enable_suspend=True,
         )
 
     def read(self) -> UserMessage:
         """The next message; Ctrl-C on a line with text only clears the line."""
-        return unwrap(self._session.prompt(PROMPT))
+        rows = self._session.output.get_size().rows
+        menu_rows = min(MENU_ROWS, rows // 3)  # They push what was said off a small screen.
+        return unwrap(self._session.prompt(PROMPT, reserve_space_for_menu=menu_rows))
 
 
 def history_path() -> Path:
