@@ -238,3 +238,17 @@ def test_killed_after_a_turn(run_cli: CliRunner, model: Path) -> None:
     assert result.returncode == 1
     (line_of_error,) = result.stderr.splitlines()
     assert "holidays.json: no saved conversation" in line_of_error
+
+
+def test_a_folder_that_cannot_be_made_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no conversation can be kept, the error names the folder, and on Linux the way out."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "file"))
+    with (
+        pytest.raises(EdgellamaError, match=r"no conversation can be kept in .*chats: ") as raised,
+        KEPT.held(),
+    ):
+        pass
+    assert ("set XDG_DATA_HOME" in str(raised.value)) == (sys.platform == "linux")

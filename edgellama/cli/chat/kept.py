@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from edgellama.kernels_cpu.machine.user_cache import cache_folders, folder_to_fill
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError, ModelNotFoundError
@@ -76,13 +77,10 @@ class KeptConversation:
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Let no other chat go on with it meanwhile. EdgellamaError if one does."""
+        """Let no other chat go on with it meanwhile. EdgellamaError if one does, or none can."""
         from edgellama.convert.output.file_lock import try_lock
 
-        folder = data_folder()
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = folder / f".{self.name}.lock"
-        with lock.open("a+b") as file:
+        with _opened_lock(data_folder() / f".{self.name}.lock") as file:
             if not try_lock(file.fileno()):
                 raise EdgellamaError(f"the conversation {self.name!r} is open in another chat")
             yield
@@ -131,6 +129,20 @@ class KeptConversation:
             if path is not None:
                 path.unlink(missing_ok=True)
         return num_bytes
+
+
+def _opened_lock(path: Path) -> BinaryIO:
+    """The file, made if need be with its folder; EdgellamaError where the system refuses."""
+    folder = path.parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return path.open("a+b")
+    except OSError as error:
+        advice = "; set XDG_DATA_HOME to a folder that you can write to"
+        raise EdgellamaError(
+            f"no conversation can be kept in {folder}: {error.strerror}"
+            f"{advice if sys.platform == 'linux' else ''}"
+        ) from error
 
 
 def model_of(kept: KeptConversation) -> str | None:
