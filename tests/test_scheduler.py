@@ -37,8 +37,8 @@ class Recorder:
     def __init__(self, engine: Engine) -> None:
         self.steps: list[list[int]] = []
         self.pause: Any = lambda segments: None
-        self._run = engine.scheduler._run_step
-        engine.scheduler._run_step = self._recorded
+        self._run = engine.scheduler._shared.run_step
+        engine.scheduler._shared.run_step = self._recorded
 
     def _recorded(self, segments: Sequence[Segment], cancelled: CancelToken | None) -> Any:
         self.pause(segments)

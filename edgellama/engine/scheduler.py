@@ -15,29 +15,18 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.returning import Returning
 from edgellama.engine.segments import Segment
+from edgellama.engine.shared_step import RunStep, SharedStep
 from edgellama.engine.step_costs import StepCosts
 from edgellama.engine.step_planner import StepPlanner
-from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.text_cache import TextCache
-from edgellama.engine.work import CANCELLED, Work
-from edgellama.quant.errors import (
-    CudaError,
-    CudaMemoryError,
-    EdgellamaError,
-    GenerationCancelled,
-)
+from edgellama.engine.work import Work
+from edgellama.quant.errors import EdgellamaError
 
 POLL_S = 0.02
 """How often who waits looks for a cancellation that rings no alarm."""
 Result = TypeVar("Result")
-RunStep = Callable[[Sequence[Segment], CancelToken | None], "list[npt.NDArray[np.float32]] | None"]
-"""Computes segments: their logits, or None where the token has stopped it."""
 
 
 class Caller:
@@ -57,7 +46,6 @@ class Scheduler:
         may_guess: Callable[[], bool] = lambda: True,
     ) -> None:
         """``may_mix`` and ``are_all_split``: see ``StepPlanner``; ``may_guess``: ``StepCosts``."""
-        self._run_step = run_step
         self.planner = StepPlanner(step_tokens, may_mix=may_mix, are_all_split=are_all_split)
         # Reentrant: a signal's handler may close the engine in the middle of its thread's step.
         self._driving = threading.RLock()
@@ -68,6 +56,7 @@ class Scheduler:
         self._wanted_alone: list[object] = []
         self._returning = Returning()
         self.costs = StepCosts(may_guess)
+        self._shared = SharedStep(run_step, self._returning, self.costs)
 
     @property
     def is_idle(self) -> bool:
@@ -141,10 +130,8 @@ class Scheduler:
         """A text is at its end: no step waits for it to come back."""
         self._returning.forget_one(sequence)
 
-    def exclusively(
-        self, action: Callable[[], Result], cancelled: CancelToken | None = None
-    ) -> Result:
-        """What ``action`` returns, called while no step runs. GenerationCancelled before it.
+    def exclusively(self, action: Callable[[], Result]) -> Result:
+        """What ``action`` returns, called while no step runs.
 
         No context manager: Ctrl-C could come between the taking of its lock and its body.
         """
@@ -154,9 +141,7 @@ class Scheduler:
                 self._wanted_alone.append(action)
                 if self._driving.acquire(timeout=POLL_S):
                     break
-                _check(cancelled)
             self._wanted_alone.clear()
-            _check(cancelled)
             return action()
         finally:
             # RuntimeError: it was not taken yet. Nothing is called before the release, since a
@@ -259,48 +244,16 @@ class Scheduler:
         """
         try:
             self._stepping = threading.get_ident()
-            delivered = self._delivered(chosen, works)
+            delivered = self._shared.run(chosen, works)
         finally:
             self._stepping = 0
         for work in delivered:
+            if work.is_over:
+                self._remove(work)
             if work in works:
                 work.report()
             else:
                 work.ring()
-
-    def _delivered(
-        self, chosen: Sequence[tuple[Work, Segment]], works: Sequence[Work]
-    ) -> Sequence[Work]:
-        """The works that a step has brought further."""
-        prepared = [(work, _prepared(work, segment)) for work, segment in chosen]
-        chosen = [(work, segment) for work, segment in prepared if segment is not None]
-        if not chosen:
-            return ()
-        flag = next((work.cancelled for work, _ in chosen if work in works), None)
-        started = time.perf_counter()
-        try:
-            results = self._run_step([segment for _, segment in chosen], flag)
-        except CudaMemoryError as error:
-            for work, segment in chosen:
-                _retreat(work, segment, error)
-            return ()
-        except CudaError as error:
-            # What lies on a card is lost for all, whoever drives.
-            for work, _ in chosen:
-                work.error = error
-                work.ring()
-            return ()
-        if results is None:
-            return ()  # The driver's own work was cancelled, which the next check finds.
-        seconds = self._returning.last_step_s = time.perf_counter() - started
-        self.costs.note_together([segment.num_tokens for _, segment in chosen], seconds)
-        for (work, segment), logits in zip(chosen, results, strict=True):
-            work.deliver(segment, logits)
-            if work.is_over:
-                self._remove(work)
-            if segment.num_tokens <= MAX_SHORT_TOKENS:
-                self._returning.note(work.cache, time.perf_counter())
-        return [work for work, _ in chosen]
 
     def _leave(self, works: Sequence[Work]) -> None:
         for work in works:
@@ -328,32 +281,3 @@ def _is_any_over(works: Sequence[Work]) -> bool:
         if work.is_over:
             return True
     return False
-
-
-def _prepared(work: Work, segment: Segment) -> Segment | None:
-    """A segment with memory for its tokens; if there is none, that is its work's error alone.
-
-    A sequence that a graphics card has no room for leaves it, and waits for the next step.
-    """
-    try:
-        return work.prepared(segment)
-    except CudaMemoryError as error:
-        _retreat(work, segment, error)
-    except EdgellamaError as error:
-        work.error = error
-        work.ring()
-    return None
-
-
-def _retreat(work: Work, segment: Segment, reason: CudaMemoryError) -> None:
-    """Let a sequence leave a card that has no room; its work waits for the next step."""
-    try:
-        segment.cache.retreat(reason)
-    except EdgellamaError as error:
-        work.error = error
-        work.ring()
-
-
-def _check(token: CancelToken | None) -> None:
-    if token is not None and token.cancelled:
-        raise GenerationCancelled(CANCELLED)
