@@ -15,7 +15,6 @@ import numpy as np
 
 from edgellama.cluster.adapter_uses import uses_of
 from edgellama.cluster.beginnings import Beginnings
-from edgellama.cluster.next_token import NextToken, are_alike
 from edgellama.cluster.pipeline import PATIENCE_S, Pipeline
 from edgellama.cluster.rounds import Chunking, Part
 from edgellama.cluster.saved_stages import SavedStages
@@ -235,21 +234,15 @@ class SpreadEngine(TextEngine):
         self, token: int, sequence: SpreadSequence, cancelled: CancelToken | None
     ) -> FloatRows | None:
         """What ``_run_step`` gives; None where a token is not like the last one."""
-        order, position = sequence.next_order, sequence.length
-        is_fit = position < sequence.context_length and not sequence.failure
-        if not is_fit or self._is_closed or isinstance(order, ShareOrder):
-            return None
-        if not are_alike(order, sequence.last_order):
-            return None
-        if cancelled is not None and cancelled.cancelled:
+        given = sequence.next_call(token)
+        is_cancelled = cancelled is not None and cancelled.cancelled
+        if given is None or self._is_closed or is_cancelled:
             return None
 
         def run() -> FloatRows | None:
-            sequence.next_order = None
+            order, sequence.next_order = sequence.next_order, None
             try:
-                found = self._pipeline.run_next(
-                    NextToken.of(sequence.number, position, token, order)
-                )
+                found = self._pipeline.run_next(given)
             except BaseException:
                 # It may be on its way still.
                 sequence.renew()

@@ -13,6 +13,7 @@ from typing import NoReturn
 import numpy as np
 
 from edgellama.cluster.beginnings import LEAST_SHARED, Beginnings, Held
+from edgellama.cluster.next_token import NextToken, are_alike
 from edgellama.cluster.stage_call import Order
 from edgellama.cluster.stage_task import Fork
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
@@ -20,6 +21,7 @@ from edgellama.engine.page_keys import joined_origin, shared_length
 from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.quant.errors import CudaMemoryError, EdgellamaError, InvalidOptionError
 from edgellama.sampling.choice_order import ChoiceOrder
+from edgellama.sampling.share_order import ShareOrder
 
 _NUMBERS = itertools.count(1)
 
@@ -142,6 +144,16 @@ class SpreadSequence:
     def take_order(self) -> None:
         """What was ordered holds for the work that begins, and for no other."""
         self.order, self.next_order = self.next_order, None
+
+    def next_call(self, token: int) -> NextToken | None:
+        """What stages need to hear of its next token; None where they need a call that says all."""
+        order = self.next_order
+        is_plain = not self._adapters and self.window == ALL_KEYS and self.failure is None
+        if not is_plain or self.length >= self.context_length or isinstance(order, ShareOrder):
+            return None
+        if not are_alike(order, self.last_order):
+            return None
+        return NextToken.of(self.number, self.length, token, order)
 
     def append(self, tokens: Sequence[int]) -> None:
         """Count tokens as computed."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from cluster.stage_harness import MortalStage, spread
+from cluster.stage_harness import MODEL, MortalStage, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference.tiny_models import write_tiny_llama
 
 from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.spread_engine import SpreadEngine
@@ -82,6 +85,17 @@ def test_a_text_goes_on_so_within_a_page(file: GGUFFile) -> None:
         for token in range(60):
             engine.forward([token], cache)
         assert num_next(engine) == [58, 58, 58]
+
+
+def test_a_window_is_moved_by_calls_that_say_all(tmp_path: Path) -> None:
+    """Stages are not asked in vain for what they cannot go on with."""
+    path = write_tiny_llama(tmp_path / "window.gguf", replace(MODEL, sliding_window=20))
+    with GGUFFile(path) as file, spread(file, 2) as engine:
+        cache, first = engine.new_cache(), engine.stages[0]
+        assert isinstance(first, MortalStage)
+        for tokens in ([1, 2, 3], *[[4]] * 5):
+            engine.forward(tokens, cache)
+        assert num_next(engine) == [0, 0] and len(first.calls) == 6
 
 
 def test_hooks_see_every_token(file: GGUFFile, exact: Engine) -> None:
