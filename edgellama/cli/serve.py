@@ -283,6 +283,10 @@ def _show_log(is_wanted: bool) -> None:
     log = logging.getLogger("edgellama.server")
     log.addHandler(handler)
     log.setLevel(logging.INFO if is_wanted else logging.WARNING)
+    log.propagate = False  # What commands warn of has no time.
+    others = logging.getLogger("uvicorn")
+    others.addHandler(handler)
+    others.setLevel(logging.WARNING if is_wanted else logging.ERROR)
 
 
 def _require_server() -> None:

@@ -24,6 +24,9 @@ from edgellama.server.wire import JSON_TYPE, encode_json
 CROWDED = "edgellama.crowded"
 """The extension of a request's scope that says that there are too many connections."""
 
+MAX_REFUSED = 64
+"""Connections beyond the limit that are told so; others are closed without a word."""
+
 
 class GuardedConnection(H11Protocol):
     """An HTTP/1.1 connection whose request must have come within ``limits.header_seconds``."""
@@ -35,6 +38,8 @@ class GuardedConnection(H11Protocol):
         """A client has connected: its first request is awaited."""
         super().connection_made(transport)
         self._await_head()
+        if len(self.connections) > self.limits.max_connections + MAX_REFUSED:
+            transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Some bytes have come; a request's first ones start the clock."""

@@ -25,6 +25,7 @@ import uvicorn
 from edgellama.quant.errors import EdgellamaError
 from edgellama.server.application import Watched, make_application
 from edgellama.server.connections import guarded_connection
+from edgellama.server.open_files import BACKLOG, room_for_connections, tell_seldom_of_no_room
 from edgellama.server.parent import when_parent_ends
 from edgellama.server.settings import ServerSettings
 
@@ -61,9 +62,11 @@ def serve(
     """
     sockets = open_sockets(settings.host, settings.port)
     port = sockets[0].getsockname()[1]
+    wanted = settings.limits
+    limits = replace(wanted, max_connections=room_for_connections(wanted.max_connections))
+    settings = replace(settings, limits=limits)
     application = make_application(settings)
     assert isinstance(application, Watched)
-    limits = settings.limits
     config = uvicorn.Config(
         application,
         http=guarded_connection(limits),
@@ -74,6 +77,7 @@ def serve(
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        backlog=BACKLOG,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(settings.drain_s + GRACE_S) + 1,
     )
@@ -110,6 +114,7 @@ class DrainingServer(uvicorn.Server):
     ) -> None:
         """Serve until something ends it."""
         loop = asyncio.get_running_loop()
+        tell_seldom_of_no_room(loop)
         watchers = []
         if parent_pid is not None:
             watchers.append(loop.create_task(self._end_with_parent(parent_pid)))
