@@ -6,27 +6,57 @@ resumed, and says how exact the result is.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable
 
+import edgellama
 from edgellama.quant.typing_backports import Unpack
 
+TYPE_CHECKING = False  # Which type checkers take for true, as in ``edgellama``.
+
 if TYPE_CHECKING:
-    from edgellama.convert.options import AnyPath, ConversionArguments
+    from edgellama.convert.options import ConversionArguments
     from edgellama.convert.output.report import ConversionReport
-    from edgellama.convert.pipeline import KernelProgress, Progress
+    from edgellama.convert.pipeline import ConversionProgress
     from edgellama.convert.planning.conversion_plan import ConversionPlan
 
-__all__ = ["convert", "plan"]
+_MODULES = {
+    "ConversionArguments": "edgellama.convert.options",
+    "ConversionPlan": "edgellama.convert.planning.conversion_plan",
+    "ConversionProgress": "edgellama.convert.pipeline",
+    "ConversionReport": "edgellama.convert.output.report",
+}
+"""Imported when they are first used, since a conversion takes much that nothing else does."""
+
+__all__ = [
+    "ConversionArguments",
+    "ConversionPlan",
+    "ConversionProgress",
+    "ConversionReport",
+    "convert",
+    "plan",
+]
+
+
+def __getattr__(name: str) -> object:
+    module = _MODULES.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
 
 
 def convert(
-    source: AnyPath,
-    output: AnyPath | None = None,
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
     *,
-    progress: Progress | None = None,
-    kernel_progress: KernelProgress | None = None,
-    **arguments: Unpack[ConversionArguments],
-) -> ConversionReport:
+    progress: Callable[[edgellama.convert.ConversionProgress], None] | None = None,
+    kernel_progress: Callable[[int, int], None] | None = None,
+    **arguments: Unpack[edgellama.convert.ConversionArguments],
+) -> edgellama.convert.ConversionReport:
     """Writes the model at ``source`` as a GGUF file of a given type.
 
     After a full disk or an interruption, what was finished stays beside ``output`` and
@@ -73,8 +103,10 @@ def convert(
 
 
 def plan(
-    source: AnyPath, output: AnyPath | None = None, **arguments: Unpack[ConversionArguments]
-) -> ConversionPlan:
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str] | None = None,
+    **arguments: Unpack[edgellama.convert.ConversionArguments],
+) -> edgellama.convert.ConversionPlan:
     """What ``convert`` would write, from headers alone.
 
     Arguments:

@@ -190,7 +190,7 @@ def _shown(annotation: Any) -> str:
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__forward_arg__", "")
     text = text or inspect.formatannotation(annotation)
     text = re.sub(r"ForwardRef\('([^']*)'.*?\)", r"\1", text).strip("'\"")
-    return re.sub(r"\bedgellama\.(?=[A-Z])", "", text)
+    return re.sub(r"\bedgellama\.(?:convert\.)?(?=[A-Z])", "", text)
 
 
 def _data_fields(value: Any) -> str:

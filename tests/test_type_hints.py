@@ -9,7 +9,11 @@ from typing import Any, ForwardRef
 import pytest
 
 import edgellama
+import edgellama.convert
 
+PUBLIC = {name: getattr(edgellama, name) for name in edgellama.__all__} | {
+    name: getattr(edgellama.convert, name) for name in edgellama.convert.__all__
+}
 SPECIAL = ("__init__", "__call__", "__enter__", "__iter__", "__next__", "__aenter__", "__anext__")
 
 
@@ -44,10 +48,10 @@ def _parts(hint: Any) -> Iterator[Any]:
         yield from part if isinstance(part, list) else [part]
 
 
-@pytest.mark.parametrize("name", edgellama.__all__)
+@pytest.mark.parametrize("name", PUBLIC)
 def test_hints_are_types(name: str) -> None:
     """The hints of a public name and of its methods are found where they are written."""
-    value = getattr(edgellama, name)
+    value = PUBLIC[name]
     things = {name: value}
     if inspect.isclass(value):
         things |= {f"{name}.{method}": function for method, function in functions_of(value)}
