@@ -55,6 +55,8 @@ def prompt(client: httpx.Client, messages: list[dict[str, Any]]) -> str:
     ("form", "plain"),
     [
         ([USER, reply(None), USER], [USER, reply(""), USER]),
+        ([{"role": "system", "content": "Hello"}], [USER]),
+        ([{"role": "developer", "content": "Hello"}, reply("")], [USER]),
         ([USER, {"role": "assistant"}, USER], [USER, reply(""), USER]),
         ([USER, reply([]), USER], [USER, reply(""), USER]),
         ([USER, reply(None, refusal="no"), USER], [USER, reply("no"), USER]),

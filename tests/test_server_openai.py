@@ -162,7 +162,7 @@ def test_values_that_ask_for_nothing_are_taken(client: httpx.Client) -> None:
         ({"messages": [{"role": "king", "content": "x"}]}, "messages[0]"),
         ({"messages": [{"role": "user"}]}, "messages[0]"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0]"),
-        ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "assistant", "content": ""}]}, "messages"),
         ({"messages": [{"role": "user", "content": "x", "images": ["abc"]}]}, "messages[0]"),
         ({"best_of": 3}, "best_of"),
     ],

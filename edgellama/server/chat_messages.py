@@ -32,7 +32,8 @@ _WITHOUT_USE = frozenset(
 def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The messages with one system message at most, in front; RequestError for malformed ones.
 
-    A last message of the assistant that says nothing begins nothing, and is left out.
+    A last message of the assistant that says nothing begins nothing, and is left out. Where the
+    system's messages are all, they are the user's: templates show no system message alone.
     """
     if not messages:
         raise refused("messages", "messages is empty; allowed: at least one message")
@@ -51,11 +52,10 @@ def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
             turns.append(_turn(message, role, place))
     if turns and _is_empty_reply(turns[-1]):
         del turns[-1]
-    if not turns:
-        raise refused("messages", "messages are the system's alone; allowed: one of the user too")
-    if system:
-        return [{"role": "system", "content": "\n\n".join(system)}, *turns]
-    return turns
+    if not (turns or system):
+        raise refused("messages", "messages say nothing; allowed: at least one that does")
+    said = {"role": "system" if turns else "user", "content": "\n\n".join(system)}
+    return [said, *turns] if system else turns
 
 
 def _check_keys(message: Mapping[str, Any], place: str) -> None:
