@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from datetime import date
 from pathlib import Path
 
 import pytest
@@ -84,8 +83,8 @@ def test_signals(path: Path) -> None:
 
 
 def test_signals_at_some_places(path: Path) -> None:
-    """Ctrl-C, at places of each call that are drawn anew every day, leaves all as it was."""
-    run("places", path, seed=date.today().toordinal())
+    """Ctrl-C, at some places of each call, leaves all as it was."""
+    run("places", path)
 
 
 @pytest.mark.slow

@@ -280,6 +280,37 @@ def chatting(world: World) -> tuple[Act, Check]:
     return act, lambda: None
 
 
+def answering(world: World) -> tuple[Act, Check]:
+    """Replies that keep to a form, one of which calls a function."""
+
+    def add(a: int, b: int) -> int:
+        """Add two numbers."""
+        return a + b
+
+    def act() -> None:
+        with world.llama.chat(temperature=0) as chat:
+            chat.send("which?", choices=["red", "green"])
+            chat.send("2 + 3", tools=[add], tool_choice="required", max_tokens=30)
+
+    return act, lambda: None
+
+
+def drafting(world: World) -> tuple[Act, Check]:
+    """A text that another model guesses."""
+    found: list[Llama] = []
+
+    def act() -> None:
+        found.append(Llama(world.path, num_threads=1, exact=True, draft=world.llama))
+        world.check_text(found[0], "short")
+
+    def check() -> None:
+        for llama in found:
+            world.check_text(llama, "short")
+            llama.close()
+
+    return act, check
+
+
 def judging(world: World) -> tuple[Act, Check]:
     """Vectors and scores of texts."""
 
@@ -303,5 +334,6 @@ def queueing(world: World) -> tuple[Act, Check]:
 
 SCENES: tuple[Scene, ...] = (
     generating, going_on, of_its_own, guessed, streaming, dropping, closing, forking, saving,
-    loading, batching, adapting, opening, changing, chatting, judging, queueing,
+    loading, batching, adapting, opening, changing, chatting, answering,
+    drafting, judging, queueing,
 )  # fmt: skip
