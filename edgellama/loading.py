@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,7 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.quant.given_values import check_function, is_number, is_true
+from edgellama.quant.progress import Progress
 from edgellama.quant.records import dataclass
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -33,7 +33,6 @@ logger = logging.getLogger("edgellama.llama")
 
 CACHE_SHARE_OF_MEMORY = 0.25
 """What the beginnings of earlier texts may take where nobody says how much."""
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, FloatRows, StageCall
+from edgellama.cluster.stage_call import Answer, StageCall
 from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask
+from edgellama.quant.array_types import FloatRows
 
 
 class LocalStage:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgellama.engine.kv_cache import KVCache
-from edgellama.engine.step_rows import FloatRows
+from edgellama.quant.array_types import FloatRows
 from edgellama.sampling.choice_order import ChoiceOrder, OrderedChoices
 
 MOST_CHANCES = 2

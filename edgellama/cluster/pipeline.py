@@ -14,10 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.rounds import Chunking, Part, rounds_of
-from edgellama.cluster.stage_call import Answer, Behind, FloatRows, StageCall, StageHandle
+from edgellama.cluster.stage_call import Answer, Behind, StageCall, StageHandle
 from edgellama.cluster.stage_hooks import HookFailedError
 from edgellama.cluster.stage_task import Fork, StageTask
 from edgellama.engine.cancellation import CancelToken
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import (
     EdgellamaError,
     InvalidOptionError,

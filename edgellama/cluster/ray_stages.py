@@ -16,9 +16,10 @@ from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.progress_watch import STUCK_S, ProgressWatch
 from edgellama.cluster.ray_cluster import REACH_S, import_ray
 from edgellama.cluster.stage_actor import StageActor, StageOrder
-from edgellama.cluster.stage_call import Answer, FloatRows, StageCall, StageSilentError
+from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
 from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from edgellama.cluster.pipeline import PATIENCE_S, Pipeline
 from edgellama.cluster.rounds import Chunking, Part
 from edgellama.cluster.saved_stages import SavedStages
 from edgellama.cluster.spread_sequence import SpreadSequence
-from edgellama.cluster.stage_call import Answer, FloatRows, StageHandle
+from edgellama.cluster.stage_call import Answer, StageHandle
 from edgellama.cluster.stage_hooks import DriverHooks, HookFailedError
 from edgellama.cluster.stage_task import HooksWanted, Priority, Tokens
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
@@ -39,6 +39,7 @@ from edgellama.engine.weights import load_weights
 from edgellama.engine.work import Work
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import ROPE_FREQS

@@ -14,7 +14,7 @@ import numpy as np
 from edgellama.cluster.adapter_uses import adapters_of
 from edgellama.cluster.held_sequences import HeldSequences
 from edgellama.cluster.next_token import LastCall, NextToken
-from edgellama.cluster.stage_call import Answer, Behind, FloatRows, Order, StageCall
+from edgellama.cluster.stage_call import Answer, Behind, Order, StageCall
 from edgellama.cluster.stage_hooks import AnswerHook, StageHooks
 from edgellama.cluster.stage_task import StageTask, Tokens
 from edgellama.cluster.stage_tasks import StageTasks
@@ -23,6 +23,7 @@ from edgellama.engine.engine_arguments import check_wanted, checked_tokens
 from edgellama.engine.model_identity import model_identity
 from edgellama.engine.segments import ALIKE, ROWS
 from edgellama.engine.work import Work
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import EdgellamaError, ModelFileError
 from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.sampling.choice_order import OrderedChoices

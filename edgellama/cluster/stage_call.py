@@ -8,19 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
 from edgellama.cluster.adapter_uses import AdapterUse
 from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask, Tokens
 from edgellama.engine.segments import Wanted
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import EdgellamaError
 from edgellama.sampling.choice_order import ChoiceOrder
 from edgellama.sampling.share_order import ShareOrder
 
-FloatRows: TypeAlias = npt.NDArray[np.float32]
 Order: TypeAlias = ChoiceOrder | ShareOrder
 
 

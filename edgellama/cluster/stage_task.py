@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from edgellama.cluster.adapter_uses import AdapterUse
 from edgellama.cluster.stage_hooks import HookAt
+from edgellama.quant.array_types import Octets
 
 Tokens: TypeAlias = npt.NDArray[np.int32]
-Octets: TypeAlias = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from edgellama.engine.memory import round_up
 from edgellama.engine.weights import Matrix
+from edgellama.quant.array_types import Octets
 from edgellama.quant.digests import blake2b
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.gguf.adapter_file import AdapterFile, FactorPair
@@ -27,7 +28,6 @@ RANK_MULTIPLE = 4
 """Columns of a matrix of floats come in as many as the smallest vector has."""
 DIGEST_BYTES = 16
 FloatArray = npt.NDArray[np.float32]
-Octets = npt.NDArray[np.uint8]
 _Q8_0 = np.dtype([("scale", "<f2"), ("quants", "i1", 32)])
 _FORMAT_TYPES: Mapping[str, str] = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 

@@ -25,12 +25,12 @@ from edgellama.kernels_cpu.layouts import (
     ADDED_WEIGHTS,
     MAX_ADDED_RANK,
 )
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.digests import blake2b
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import FLOAT_FORMATS
 from edgellama.quant.records import dataclass
 
-FloatRows = npt.NDArray[np.float32]
 MAX_SCALE = 1e6
 """Far more than anybody uses; beyond it numbers end."""
 

@@ -24,10 +24,10 @@ from edgellama.engine.local_engine import LocalEngine
 from edgellama.engine.model_identity import model_identity
 from edgellama.engine.program import Op
 from edgellama.engine.segments import ROWS, Wanted, method_of
-from edgellama.engine.step_rows import FloatRows
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.text_cache import TextCache
 from edgellama.kernels_cpu.compiling.source_hash import source_hash
+from edgellama.quant.array_types import FloatRows
 
 __all__ = ["CancelToken", "Engine"]
 

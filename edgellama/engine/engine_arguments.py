@@ -16,8 +16,8 @@ from edgellama.quant.errors import ContextLengthError, EdgellamaError, InvalidOp
 
 if TYPE_CHECKING:
     from edgellama.engine.segments import Wanted
-    from edgellama.engine.step_rows import FloatRows
     from edgellama.engine.text_cache import TextCache
+    from edgellama.quant.array_types import FloatRows
     from edgellama.quant.model_config import ModelConfig
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from edgellama.engine.buffers import Rows
 from edgellama.engine.program import Bound, Op
 from edgellama.engine.weights import Matrix
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.given_values import is_whole
@@ -27,7 +28,6 @@ Place: TypeAlias = Literal[
 their product; the residual stream after a layer; what logits are made of; the logits."""
 HookPlace: TypeAlias = Literal["residual", "attention", "logits"]
 """Where users' functions may stand."""
-FloatRows: TypeAlias = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,6 @@ from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import PagePool
 from edgellama.engine.page_pools import PagePools
 from edgellama.engine.scheduler import Scheduler
-from edgellama.engine.step_rows import FloatRows
 from edgellama.engine.step_runs import StepRuns
 from edgellama.engine.step_sizes import step_tokens
 from edgellama.engine.step_timer import StepTimer
@@ -31,6 +30,7 @@ from edgellama.engine.weights import ModelWeights
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import ROPE_FREQS

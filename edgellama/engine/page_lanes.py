@@ -13,9 +13,10 @@ import numpy as np
 
 from edgellama.engine.card.layout import CardPageLayout
 from edgellama.engine.card.page_numbers import Numbers, card_numbers
-from edgellama.engine.page_layout import Octets, PageLayout, memory_parts
+from edgellama.engine.page_layout import PageLayout, memory_parts
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, round_up, scales_bytes
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
+from edgellama.quant.array_types import Octets
 
 
 def convert_page(

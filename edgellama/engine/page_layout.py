@@ -7,10 +7,6 @@ The formulas for a head's blocks are the kernels' (``layouts``). Who owns pages 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TypeAlias
-
-import numpy as np
-import numpy.typing as npt
 
 from edgellama.engine.kv_types import KVTypes
 from edgellama.kernels_cpu.layouts import (
@@ -22,11 +18,11 @@ from edgellama.kernels_cpu.layouts import (
     value_block_bytes,
 )
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
+from edgellama.quant.array_types import Octets
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.records import dataclass
 
-Octets: TypeAlias = npt.NDArray[np.uint8]
 SYSTEM_PAGE_BYTES = 4096
 """What memory is handed out in, on most systems."""
 

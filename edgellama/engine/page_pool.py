@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 from edgellama.engine.card.layout import CardLayout
 from edgellama.engine.memory import reserve
 from edgellama.engine.page_keys import PageKey
-from edgellama.engine.page_layout import Octets, PageLayout, memory_parts
+from edgellama.engine.page_layout import PageLayout, memory_parts
+from edgellama.quant.array_types import Octets
 from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:

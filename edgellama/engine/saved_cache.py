@@ -12,15 +12,9 @@ from edgellama.engine.cache_maker import CacheMaker
 from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.page_lanes import copy_page
 from edgellama.engine.page_pool import Hold
-from edgellama.engine.saved_pages import (
-    Progress,
-    Room,
-    SavedPages,
-    SavedText,
-    open_saved,
-    write_saved,
-)
+from edgellama.engine.saved_pages import Room, SavedPages, SavedText, open_saved, write_saved
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
+from edgellama.quant.progress import Progress
 
 
 def save_cache(

@@ -13,16 +13,15 @@ import os
 import stat
 import weakref
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
 from edgellama.engine.cache_maker import CacheMaker
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.page_lanes import convert_page
-from edgellama.engine.page_layout import Octets, PageLayout
+from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.saved_header import (
     SavedFile,
     SavedHeader,
@@ -32,15 +31,16 @@ from edgellama.engine.saved_header import (
     write_head,
 )
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, first_seen
+from edgellama.quant.array_types import Octets
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError, SessionFileError
+from edgellama.quant.progress import Progress
 from edgellama.quant.records import dataclass
 from edgellama.quant.replaced_file import replaced_file
 from edgellama.quant.ways import Way
 
 logger = logging.getLogger(__name__)
 
-Progress: TypeAlias = "Callable[[int, int], None]"
 LANES = (4, 8, 16)
 """Those of all tiers."""
 

@@ -34,11 +34,12 @@ from edgellama.engine.rope import RopeTable
 from edgellama.engine.segments import ALIKE, Segment, SegmentTable, attending_of
 from edgellama.engine.step_kinds import StepKinds
 from edgellama.engine.step_output import LOGIT_ROWS, StepOutput
-from edgellama.engine.step_rows import FloatRows, residual_rows, shares_of, wanted_rows
+from edgellama.engine.step_rows import residual_rows, shares_of, wanted_rows
 from edgellama.engine.step_values import Method, Reach, StepKind
 from edgellama.engine.weights import ModelWeights
 from edgellama.kernels_cpu.machine.cpu import Tier
 from edgellama.kernels_cpu.signatures import Kernel
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.model_config import ModelConfig
 
 if TYPE_CHECKING:

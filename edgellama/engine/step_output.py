@@ -15,8 +15,8 @@ from edgellama.engine.hooked_parts import StepPart
 from edgellama.engine.llama_program import LlamaProgram
 from edgellama.engine.segments import ROWS, Segment
 from edgellama.engine.step_kinds import StepKinds
-from edgellama.engine.step_rows import FloatRows
 from edgellama.engine.step_values import Reach, StepKind
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.llama_tensors import OUTPUT
 
 LOGIT_ROWS = 64

@@ -6,15 +6,12 @@ Rows are counted through all segments of a step in order. How they are computed 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
 from edgellama.engine.hooks import StepRows
 from edgellama.engine.segments import ROWS, Segment
-
-FloatRows: TypeAlias = npt.NDArray[np.float32]
+from edgellama.quant.array_types import FloatRows
 
 
 def rows_of(segments: Sequence[Segment]) -> StepRows:

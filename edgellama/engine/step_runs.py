@@ -17,8 +17,8 @@ from edgellama.engine.program import Op, Program
 from edgellama.engine.running_job import RunningJob
 from edgellama.engine.segments import Segment
 from edgellama.engine.step import StepRunner
-from edgellama.engine.step_rows import FloatRows
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import CudaError, CudaLostError, CudaMemoryError
 
 if TYPE_CHECKING:

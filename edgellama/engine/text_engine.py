@@ -23,11 +23,11 @@ from edgellama.engine.hooks import Hook
 from edgellama.engine.kv_types import KVTypeChoice
 from edgellama.engine.scheduler import Scheduler
 from edgellama.engine.segments import ROWS, Wanted
-from edgellama.engine.step_rows import FloatRows
 from edgellama.engine.text_cache import TextCache
 from edgellama.engine.work import Kept, Work
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.machine.cpu import Tier
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.process_bound import ProcessBound

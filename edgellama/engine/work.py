@@ -21,12 +21,12 @@ from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.engine.text_cache import TextCache
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.quant.errors import EdgellamaError, GenerationCancelled
+from edgellama.quant.progress import Progress
 
 CANCELLED = "the step was cancelled"
 CHANGED = "the sequence was changed while its tokens were computed"
 CLAIM_S = 0.1
 """Far longer than a delivery takes; an interrupted one must not hold up who gives up."""
-Progress = Callable[[int, int], None]
 Kept = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
 """What is kept of the rows that a step has given."""
 

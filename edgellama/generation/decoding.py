@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.text_cache import TextCache
     from edgellama.engine.text_engine import TextEngine
-    from edgellama.engine.work import Progress
     from edgellama.generation.speculation.drafter import Drafter
     from edgellama.generation.text_request import Request
+    from edgellama.quant.progress import Progress
     from edgellama.sampling.filters import Logits
     from edgellama.text.tokenizer import Tokenizer
 

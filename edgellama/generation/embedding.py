@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 import numpy as np
-import numpy.typing as npt
 
 from edgellama.engine.adapter_set import AdapterSet
 from edgellama.engine.adapter_shelf import AdapterScales
@@ -20,6 +19,7 @@ from edgellama.engine.work import Work
 from edgellama.generation.arguments import prompt_tokens
 from edgellama.generation.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.waiting_line import WaitingLine
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import (
     ContextLengthError,
@@ -35,7 +35,6 @@ from edgellama.sampling.options import check_option_names
 from edgellama.text.tokenizer import Tokenizer
 
 Pooling: TypeAlias = Literal["mean", "last", "first"]
-FloatRows: TypeAlias = npt.NDArray[np.float32]
 SMALLEST_LENGTH = 1e-12
 """Vectors that are shorter stay as they are."""
 

@@ -13,10 +13,11 @@ from edgellama.generation.logprobs import prompt_logprobs
 if TYPE_CHECKING:
     from edgellama.engine.segments import Wanted
     from edgellama.engine.text_cache import TextCache
-    from edgellama.engine.work import Kept, Progress
+    from edgellama.engine.work import Kept
     from edgellama.generation.decoding_clock import DecodingClock
     from edgellama.generation.results import TokenLogprob
     from edgellama.generation.text_request import Request
+    from edgellama.quant.progress import Progress
     from edgellama.sampling.choice_order import ChoiceOrder
     from edgellama.sampling.share_order import ShareOrder
     from edgellama.text.tokenizer import Tokenizer

@@ -16,8 +16,9 @@ from edgellama.engine.card.choice import ON_CPU, AttentionChoice
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.step_sizes import MAX_STEP_TOKENS
 from edgellama.kernels_cpu.machine.cpu import select_tier
-from edgellama.measure.child_process import Progress, run_in_child
+from edgellama.measure.child_process import run_in_child
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.progress import Progress
 from edgellama.quant.records import dataclass
 
 WORKER = "edgellama.measure.bench_worker"

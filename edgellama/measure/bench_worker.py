@@ -20,11 +20,12 @@ from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.kv_types import KVTypes
 from edgellama.kernels_cpu.machine.cpu import cpu_name
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
-from edgellama.measure.child_process import STARTED, Progress, serve
+from edgellama.measure.child_process import STARTED, serve
 from edgellama.measure.drafted_runs import DraftedRuns
 from edgellama.measure.op_work import Step, Work, total_work
 from edgellama.measure.plain_read import PlainRead
 from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.progress import Progress
 from edgellama.text.tokenizer import load_tokenizer
 
 Tokens = npt.NDArray[np.int32]

@@ -17,9 +17,9 @@ from typing import Any
 
 from edgellama.quant import errors
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.progress import Progress
 from edgellama.quant.ways import Way
 
-Progress = Callable[[int, int], None]
 Request = Mapping[str, Any]
 STARTED = "started"
 """The request's field that holds ``time.monotonic()`` of the moment before the child's start."""

@@ -22,7 +22,8 @@ import numpy.typing as npt
 
 from edgellama.engine.card.choice import ON_CPU, AttentionChoice
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
-from edgellama.measure.child_process import Progress, run_in_child, serve
+from edgellama.measure.child_process import run_in_child, serve
+from edgellama.quant.progress import Progress
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:

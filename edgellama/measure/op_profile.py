@@ -18,9 +18,9 @@ from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.program import Op
 from edgellama.engine.step_timer import StepTimer
 from edgellama.measure.op_work import Step, Work, op_work
+from edgellama.quant.progress import Progress
 from edgellama.quant.records import dataclass
 
-Progress = Callable[[int, int], None]
 QUIET_SHARE = 0.1
 """How much longer than the fastest a run may take to count as quiet."""
 _LAYER = re.compile(r"blk\.(\d+)\.")

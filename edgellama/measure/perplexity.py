@@ -7,7 +7,7 @@ computed on its own, and its second half is scored. Cutting the text is ``text_c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 
 import numpy as np
@@ -16,12 +16,12 @@ import numpy.typing as npt
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.progress import Progress
 from edgellama.quant.records import dataclass
 
 MIN_CHUNK_TOKENS = 8
-Progress = Callable[[int, int], None]
-FloatRows = npt.NDArray[np.float32]
 Chunks = npt.NDArray[np.int32]
 
 

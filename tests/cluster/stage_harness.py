@@ -15,9 +15,10 @@ from edgellama.cluster.local_stage import LocalStage
 from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, FloatRows, StageCall
+from edgellama.cluster.stage_call import Answer, StageCall
 from edgellama.cluster.stage_task import StageTask
 from edgellama.engine.engine import Engine
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.gguf.file import GGUFFile
 
 MODEL = TinyLlama(layers=4, context_length=1500)

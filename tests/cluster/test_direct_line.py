@@ -20,10 +20,11 @@ from edgellama.cluster.direct_line import TOKEN_BYTES, Line, LineAddress, LineSe
 from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, FloatRows, StageCall, StageSilentError
+from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
 from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask
 from edgellama.engine.engine import Engine
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.gguf.file import GGUFFile
 
 pytest_plugins = ["cluster.stage_fixtures"]

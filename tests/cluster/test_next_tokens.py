@@ -16,10 +16,11 @@ from reference.tiny_models import write_tiny_llama
 from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import FloatRows, StageCall
+from edgellama.cluster.stage_call import StageCall
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.hooks import RowHook
+from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import ContextLengthError, EdgellamaError, GenerationCancelled
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.sampling.choice_order import ChoiceOrder, SamplerPlan

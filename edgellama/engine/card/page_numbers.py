@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 from edgellama.cuda.layouts import CHUNK_BYTES, ZERO_NIBBLE, num_groups, scales_at
 from edgellama.engine.card.layout import CardPageLayout
-from edgellama.engine.page_layout import Octets, head_parts
+from edgellama.engine.page_layout import head_parts
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
 from edgellama.kernels_cpu.signatures import CACHE_NUMBER_BITS, CACHE_SCALE_ELEMENTS
+from edgellama.quant.array_types import Octets
 
 Numbers: TypeAlias = npt.NDArray[Any]
 """Bits of numbers, (layers, heads, positions, elements), whatever they stand for."""

@@ -12,9 +12,10 @@ from edgellama.cuda.streams import Stream
 from edgellama.engine.card.layout import CardLayout
 from edgellama.engine.memory import reserve
 from edgellama.engine.page_lanes import convert_page
-from edgellama.engine.page_layout import Octets, PageLayout
+from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.page_pool import Page
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
+from edgellama.quant.array_types import Octets
 
 
 class CardPages:
