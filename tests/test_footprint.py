@@ -12,7 +12,15 @@ from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.page_layout import PageLayout
 from edgellama.kernels_cpu.machine.cpu import AVX512VNNI, GENERIC
 from edgellama.kernels_cpu.signatures import CACHE_TYPES
-from edgellama.measure.footprint import AS_IT_IS, Machine, predict, weights_bytes
+from edgellama.measure.footprint import (
+    AS_IT_IS,
+    LOGITS_COPIES,
+    Footprint,
+    Machine,
+    draft_model_bytes,
+    predict,
+    weights_bytes,
+)
 from edgellama.measure.footprint_fit import (
     TYPES_BY_QUALITY,
     divergence,
@@ -170,6 +178,53 @@ def test_longer_contexts_and_more_threads_take_more() -> None:
     assert at(8192)[0] == 2 * at(4096)[0] == 2 * 4096 * 2 * 16 * 8 * 64 * 2
     assert at(8192)[1] == at(512)[1] > at(64)[1]
     assert at(512, Machine(GENERIC, 8))[1] > at(512)[1]
+
+
+@pytest.mark.parametrize("on_card", [False, True])
+def test_texts_at_once_have_keys_values_and_logits_of_their_own(on_card: bool) -> None:
+    """Weights, vocabulary and code are there once, however many texts run."""
+    outline = outline_of("llama-3.2-1b")
+
+    def of(num_texts: int) -> Footprint:
+        return predict(
+            outline,
+            MACHINE,
+            type="q4_0",
+            kv_types=F16,
+            context_length=512,
+            on_card=on_card,
+            num_texts=num_texts,
+        )
+
+    one, five = of(1), of(5)
+    assert five.kv_bytes == 5 * one.kv_bytes
+    assert 3 * one.card_bytes < five.card_bytes < 5 * one.card_bytes or not on_card
+    logits_bytes = five.activations_bytes - one.activations_bytes
+    assert logits_bytes == 4 * LOGITS_COPIES * 4 * outline.config.vocab_size
+    rest = five.total_bytes - five.kv_bytes - logits_bytes
+    assert rest == one.total_bytes - one.kv_bytes
+
+
+def test_a_draft_model_reads_all_texts() -> None:
+    """What a draft model takes grows with the texts as its model does."""
+    outline = outline_of("llama-3.2-1b")
+
+    def of(num_texts: int) -> int:
+        return draft_model_bytes(
+            outline, MACHINE, type="q4_0", context_length=512, num_texts=num_texts
+        )
+
+    def alone(num_texts: int) -> int:
+        return predict(
+            outline,
+            MACHINE,
+            type="q4_0",
+            kv_types=F16,
+            context_length=512,
+            num_texts=num_texts,
+        ).total_bytes
+
+    assert of(5) - of(1) == alone(5) - alone(1) > 0
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,14 @@ KV_HELP = (
 @click.option(
     "--draft", type=MODEL_OR_SIZE, metavar="MODEL", help="Count a draft model, as of chat --draft."
 )
+@click.option(
+    "--parallel",
+    "num_texts",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Count N texts at once, each with a context of its own, as of serve --parallel.",
+)
 @click.option("--measure", "measured", is_flag=True, help="Run the file and compare.")
 @attention_options
 @threads_option
@@ -77,6 +85,7 @@ def command(
     memory: str | None,
     prompt_cache_bytes: int | None,
     draft: str | None,
+    num_texts: int,
     measured: bool,
     num_threads: int | None,
     style: str,
@@ -96,11 +105,14 @@ def command(
       edgellama footprint llama-3.1-8b --type q4_k_m,q8_0 -c 8192,131072
       edgellama footprint llama-2-13b --fit 16
       edgellama footprint llama-3.1-8b --type q4_k_m --draft llama-3.2-1b
+      edgellama footprint llama-3.1-8b --type q4_k_m -c 8k --parallel 4
       edgellama footprint model.gguf --measure -o json
       edgellama footprint ./Llama-3.2-1B --plot memory.png
     """
-    if measured and (memory or plot or prompt_cache_bytes):
-        raise click.UsageError("--measure goes with none of --fit, --plot and --prompt-cache")
+    if measured and (memory or plot or prompt_cache_bytes or num_texts > 1):
+        raise click.UsageError(
+            "--measure goes with none of --fit, --plot, --prompt-cache and --parallel"
+        )
     attention = take_attention(options | {"attention": options["attention"] or "cpu"})
     found = None
     if measured:
@@ -124,6 +136,7 @@ def command(
         prompt_cache_bytes or 0,
         find_outline(draft) if draft is not None else None,
         attention.mode == "cuda",
+        num_texts,
     )
     predictions = _predict(source, wishes, memory_bytes)
     _print(source, predictions, found[0] if found else None, memory_bytes, style)
@@ -188,6 +201,7 @@ class _Wishes:
     prompt_cache_bytes: int
     draft: OutlineSource | None
     on_card: bool
+    num_texts: int
 
     def draft_bytes(self, type: str, context_length: int) -> int:
         """What a draft model takes: as its file is, else of the model's type, or the usual one."""
@@ -201,7 +215,13 @@ class _Wishes:
         elif type == AS_IT_IS:
             type = DEFAULT_TYPE
         outline = self.draft.outline
-        return draft_model_bytes(outline, self.machine, type=type, context_length=context_length)
+        return draft_model_bytes(
+            outline,
+            self.machine,
+            type=type,
+            context_length=context_length,
+            num_texts=self.num_texts,
+        )
 
     @property
     def machine(self) -> Machine:
@@ -234,6 +254,7 @@ def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -
             prompt_cache_bytes=wishes.prompt_cache_bytes,
             draft_bytes=wishes.draft_bytes(type, context_length),
             on_card=wishes.on_card,
+            num_texts=wishes.num_texts,
         )
         for type in types
         for kv_types in kv_pairs

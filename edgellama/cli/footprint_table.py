@@ -25,8 +25,11 @@ COLUMNS = (
     Column("bits_per_weight", "{:.2f}".format),
     Column("kv_type", is_number=False),
     Column("context_length"),
+    Column("num_texts"),
     *(Column(f"predicted_{part}_bytes", tables.size) for part in PARTS),
 )
+USUAL_VALUES = {"num_texts": 1}
+"""What need not be shown where it is so in the first row; of other columns that is 0."""
 LOSS_COLUMN = Column("expected_divergence", "{:.3f} nats".format)
 MEASURED_PARTS = ("weights", "kv", "card", "rss", "pss")
 
@@ -40,6 +43,7 @@ def prediction_row(outline: ModelOutline, prediction: Footprint) -> dict[str, ob
         "bits_per_weight": round(prediction.bits_per_weight, 4),
         "kv_type": str(prediction.kv_types),
         "context_length": prediction.context_length,
+        "num_texts": prediction.num_texts,
         **{f"predicted_{part}_bytes": size for part, size in prediction.parts.items()},
         "predicted_total_bytes": prediction.total_bytes,
         "predicted_card_bytes": prediction.card_bytes,
@@ -79,7 +83,7 @@ def print_rows(outline: ModelOutline, rows: Sequence[Row], style: str) -> None:
     else:
         click.echo(f"{outline.name}: {outline.num_parameters:,} parameters\n")
         losses = (LOSS_COLUMN,) if "expected_divergence" in rows[0] else ()
-        columns = [column for column in COLUMNS if rows[0].get(column.key) != 0]
+        columns = [c for c in COLUMNS if rows[0].get(c.key) != USUAL_VALUES.get(c.key, 0)]
         click.echo(tables.markdown(rows, (*columns, *losses)))
         if "measured_rss_bytes" in rows[0]:
             click.echo("\n" + tables.markdown(_comparison(rows[0]), COMPARISON_COLUMNS))

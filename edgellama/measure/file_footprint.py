@@ -32,18 +32,20 @@ def predict_footprint(
     num_threads: int | None = None,
     draft: str | os.PathLike[str] | None = None,
     attention: AttentionMode = "cpu",
+    num_texts: int = 1,
 ) -> Footprint:
     """How much memory a process with this model will take at most, without loading it.
 
     Arguments:
         path: A GGUF file, of which the header is read.
-        context_length: Tokens of the one session that is full, the model's own length at most.
+        context_length: Tokens of each session, which is full, the model's own length at most.
             None (the default) is 4,096.
         kv_type: Number type of the KV cache, as for ``Llama``; "f16" by default.
         num_threads: Threads that compute. None (the default) is one per physical core.
         draft: The GGUF file of a draft model that is loaded with it. None (the default) is none.
         attention: "cuda" for keys and values on a graphics card, whose ``card_bytes`` are told
             apart; "cpu" (the default) and "auto" for all in the process's memory.
+        num_texts: How many texts run at once, each in a session of its own. 1 by default.
 
     Returns:
         The prediction: ``total_bytes``, and what of it is ``weights_bytes``, ``kv_bytes`` and so
@@ -66,12 +68,13 @@ def predict_footprint(
     own_length = outline.config.context_length
     length = usual_context_length(outline.config) if context_length is None else context_length
     check_from_1("context_length", length)
+    check_from_1("num_texts", num_texts)
     length = min(length, own_length)
     machine = Machine(select_tier(), checked_num_threads(num_threads))
     draft_bytes = 0
     if draft is not None:
         draft_bytes = draft_model_bytes(
-            _outline(draft), machine, type=AS_IT_IS, context_length=length
+            _outline(draft), machine, type=AS_IT_IS, context_length=length, num_texts=num_texts
         )
     return predict(
         outline,
@@ -81,6 +84,7 @@ def predict_footprint(
         context_length=length,
         draft_bytes=draft_bytes,
         on_card=attention == "cuda",
+        num_texts=num_texts,
     )
 
 

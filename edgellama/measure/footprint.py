@@ -46,7 +46,7 @@ MERGE_BYTES = 12
 ATTENTION_INPUTS = ("attn_q", "attn_k", "attn_v")
 """The matrices that read what the first norm of a layer leaves."""
 LOGITS_COPIES = 3
-"""Rows of logits at once: the engine's, the caller's, and a sampler's work on it."""
+"""Rows of logits at once for a text: the engine's, the caller's, and a sampler's work on it."""
 
 
 USUAL_CONTEXT_LENGTH = 4096
@@ -61,9 +61,10 @@ def usual_context_length(config: ModelConfig) -> int:
 class Footprint:
     """A prediction in bytes, by what the memory is for.
 
-    It holds for weights of one ``type``, of ``bits_per_weight`` on average, and for a session of
-    ``context_length`` tokens whose keys and values have ``kv_types``. ``total_bytes`` is the sum of
-    all ``parts``: ``weights_bytes``, ``kv_bytes`` of a full context, ``activations_bytes``,
+    It holds for weights of one ``type``, of ``bits_per_weight`` on average, and for ``num_texts``
+    at once, each with a session of ``context_length`` tokens whose keys and values have
+    ``kv_types``. ``total_bytes`` is the sum of all ``parts``: ``weights_bytes``, ``kv_bytes`` of
+    full contexts, ``activations_bytes``,
     ``vocabulary_bytes``, ``code_bytes`` of Python with its libraries, ``prompt_cache_bytes``, the
     limit of what earlier texts may leave, and ``draft_bytes``, all of a draft model. ``card_bytes``
     are a graphics card's, beside the 200 to 400 MB that its driver takes there.
@@ -88,6 +89,7 @@ class Footprint:
     prompt_cache_bytes: int = 0
     draft_bytes: int = 0
     card_bytes: int = 0
+    num_texts: int = 1
 
     @property
     def parts(self) -> Mapping[str, int]:
@@ -127,12 +129,14 @@ def predict(
     prompt_cache_bytes: int = 0,
     draft_bytes: int = 0,
     on_card: bool = False,
+    num_texts: int = 1,
 ) -> Footprint:
-    """The footprint of a model as ``type`` (a recipe, or AS_IT_IS) with a full context.
+    """The footprint of a model as ``type`` (a recipe, or AS_IT_IS) with full contexts.
 
     ``prompt_cache_bytes``: the limit of what the beginnings of earlier texts may take.
     ``draft_bytes``: what a draft model takes. ``on_card``: keys and values lie on a graphics card.
     ``is_pure``: all matrices in the recipe's own format, as ``convert --pure`` writes them.
+    ``num_texts``: how many contexts there are, of texts that run at once and share no page.
 
     Raises InvalidOptionError for unknown types and impossible lengths.
     """
@@ -146,20 +150,25 @@ def predict(
         context_length=context_length,
         bits_per_weight=average_bits(outline, type, is_pure),
         weights_bytes=weights_bytes(outline, type, is_pure),
-        kv_bytes=0 if on_card else pages.used_bytes(context_length, config.sliding_window),
+        kv_bytes=0
+        if on_card
+        else num_texts * pages.used_bytes(context_length, config.sliding_window),
         activations_bytes=activation_bytes(
-            outline, machine, context_length, untouched_rows(outline, type, is_pure)
+            outline, machine, context_length, untouched_rows(outline, type, is_pure), num_texts
         ),
         vocabulary_bytes=vocabulary_bytes(outline.vocabulary),
         code_bytes=LIBRARY_BYTES + INTERPRETER_BYTES,
         prompt_cache_bytes=prompt_cache_bytes,
         draft_bytes=draft_bytes,
-        card_bytes=card_bytes(config, kv_types, context_length) if on_card else 0,
+        card_bytes=card_bytes(config, kv_types, context_length, num_texts) if on_card else 0,
+        num_texts=num_texts,
     )
 
 
-def card_bytes(config: ModelConfig, kv_types: KVTypes, context_length: int) -> int:
-    """What a full context takes on a graphics card, with the queries of the largest step.
+def card_bytes(
+    config: ModelConfig, kv_types: KVTypes, context_length: int, num_texts: int = 1
+) -> int:
+    """What full contexts take on a graphics card, with the queries of the largest step.
 
     Each page is taken by itself, in the blocks in which the driver gives memory.
     UnsupportedModelError for heads that cards do not take.
@@ -170,11 +179,16 @@ def card_bytes(config: ModelConfig, kv_types: KVTypes, context_length: int) -> i
     given_back = first_seen(context_length, config.sliding_window or context_length)
     num_pages = -(-context_length // PAGE_POSITIONS) - given_back // PAGE_POSITIONS
     queries_bytes = 4 * config.query_length * buffer_tokens(config)
-    return num_pages * taken_bytes(layout.page_bytes) + taken_bytes(queries_bytes)
+    return num_texts * num_pages * taken_bytes(layout.page_bytes) + taken_bytes(queries_bytes)
 
 
 def draft_model_bytes(
-    outline: ModelOutline, machine: Machine, *, type: str, context_length: int
+    outline: ModelOutline,
+    machine: Machine,
+    *,
+    type: str,
+    context_length: int,
+    num_texts: int = 1,
 ) -> int:
     """What a draft model takes in the process of the model that it guesses for.
 
@@ -186,6 +200,7 @@ def draft_model_bytes(
         type=type,
         kv_types=KVTypes.of("f16"),
         context_length=min(context_length, outline.config.context_length),
+        num_texts=num_texts,
     )
     return alone.total_bytes - alone.code_bytes
 
@@ -247,13 +262,18 @@ def untouched_rows(outline: ModelOutline, type: str, is_pure: bool = False) -> s
 
 
 def activation_bytes(
-    outline: ModelOutline, machine: Machine, context_length: int, untouched: Container[str]
+    outline: ModelOutline,
+    machine: Machine,
+    context_length: int,
+    untouched: Container[str],
+    num_texts: int = 1,
 ) -> int:
-    """What the largest step works in: a long one, or the context where that is shorter."""
+    """What the largest step works in, a long one, or the context where that is shorter; and the
+    logits of all texts."""
     config = outline.config
     row_numbers = RopeTable(config.rope).row_numbers
     buffers = StepBuffers(config, machine.tier, machine.num_threads, row_numbers)
-    logits_bytes = 4 * LOGITS_COPIES * config.vocab_size
+    logits_bytes = 4 * LOGITS_COPIES * config.vocab_size * num_texts
     num_tokens = min(step_tokens(config), context_length)
     return buffers.used_bytes(num_tokens, untouched) + logits_bytes
 
