@@ -93,8 +93,7 @@ class OnCard:
         """The card's time of one launch of "store", "few" or "many" for the next tokens."""
         step, layout = self.card_step(), cache.layout
         assert isinstance(layout, CardLayout)
-        cache.prepare(num_tokens)
-        segment = Segment(cache, cache.length, np.zeros(num_tokens, np.int64), "none")
+        segment = Segment(cache, cache.length, np.zeros(num_tokens, np.int64), "none").prepared()
         runner = self.engine._machine.open()
         runner.attention(layout)
         values = step.begin([segment])
