@@ -29,6 +29,7 @@ from edgellama.convert.model.layout import SourceLayout
 from edgellama.convert.model.output_tie import OutputTie, decide_tie
 from edgellama.convert.model.pooling import FILE as POOLING_FILE
 from edgellama.convert.model.pooling import pooling_items
+from edgellama.convert.model.text_part import text_part
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.json_fields import Fields, read_fields
 from edgellama.convert.sources.source_tensor import SourceTensor
@@ -81,6 +82,7 @@ def describe(
         raise InvalidOptionError(f"the name {shown(name)}; allowed: printable text")
     if checkpoint.kind == "gguf":
         return _describe_gguf(checkpoint, pre, name)
+    checkpoint = text_part(checkpoint)
     is_meta = checkpoint.kind == "meta"
     config_file = "params.json" if is_meta else "config.json"
     config = Fields(checkpoint.parameters, str(checkpoint.folder / config_file))

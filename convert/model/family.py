@@ -25,7 +25,8 @@ MODEL_TYPES = ("llama", "longllama", "mistral")
 ACTIVATIONS = ("silu", "swish")
 SUPPORTED = (
     "Llama 1, 2, 3, 3.1, 3.2 and 3.3 text models, Code Llama, and models of the same shape "
-    f"({', '.join((*ARCHITECTURES, *HEADLESS))})"
+    f"({', '.join((*ARCHITECTURES, *HEADLESS))}), also inside LLaVA, Mistral 3, SmolVLM, Idefics 3 "
+    "and Llama 3.2 Vision"
 )
 META_SCHEME = "int4_weight_int8_dynamic_activation"
 # Fields of params.json that only other kinds of model have.

@@ -1,0 +1,181 @@
+"""The text model inside a model with vision, as the Llama that it is by itself.
+
+Its configuration lies in ``text_config``, its tensors under names of their own. What sees is left
+out; Llama 3.2 Vision's cross-attention layers do nothing in a chat without images.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellama.convert.sources.checkpoint import Checkpoint
+from edgellama.convert.sources.hugging_face_checkpoint import CONFIG_FILE
+from edgellama.convert.sources.json_fields import MAX_SIZE, Fields
+from edgellama.convert.sources.source_tensor import SourceTensor
+from edgellama.quant.errors import ModelFileError
+
+COMPOSITES = (
+    *("LlavaForConditionalGeneration", "LlavaNextForConditionalGeneration"),
+    *("VipLlavaForConditionalGeneration", "Mistral3ForConditionalGeneration"),
+    *("Idefics3ForConditionalGeneration", "SmolVLMForConditionalGeneration"),
+    "MllamaForConditionalGeneration",
+)
+"""With ``text_config``."""
+FLAT = MappingProxyType(
+    {
+        "LlavaLlamaForCausalLM": "LlamaForCausalLM",
+        "LlavaMistralForCausalLM": "MistralForCausalLM",
+    }
+)
+"""LLaVA's own format: a Llama's configuration and tensors, and others beside them."""
+CROSS_LAYERS, TIED = "cross_attention_layers", "tie_word_embeddings"
+_LLAMA = MappingProxyType(
+    {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32}
+    | {"num_attention_heads": 32, "vocab_size": 32000, "max_position_embeddings": 2048}
+)
+_LARGER = MappingProxyType({**_LLAMA, "intermediate_size": 14336, "num_key_value_heads": 8})
+# The kinds of text models, as whose architecture, and what transformers takes for granted where
+# text_config does not say it.
+_KINDS: Mapping[str | None, tuple[str, Mapping[str, object]]] = MappingProxyType(
+    {
+        "llama": ("LlamaForCausalLM", _LLAMA),
+        "mistral": (
+            "MistralForCausalLM",
+            {**_LARGER, "max_position_embeddings": 131072, "sliding_window": 4096},
+        ),
+        "mllama_text_model": (
+            "LlamaForCausalLM",
+            {**_LARGER, "num_hidden_layers": 40, "vocab_size": 128256, "rms_norm_eps": 1e-5}
+            | {"max_position_embeddings": 131072, "rope_theta": 5e5}
+            | {CROSS_LAYERS: [3, 8, 13, 18, 23, 28, 33, 38]},
+        ),
+    }
+)
+_OF_THE_WHOLE = ("architectures", "model_type", "text_config", "vision_config")
+_TEXT = re.compile(r"(?:model\.)?(?:language_model|text_model)\.(?:model\.)?(.+)")
+_VISION = re.compile(
+    r"(?:model\.)?(?:vision_tower|vision_model|vision_resampler|multi_modal_projector|mm_projector"
+    r"|connector|image_newline)(?:\..+)?"
+)
+_LAYER = re.compile(r"model\.layers\.([0-9]{1,6})\.(.+)")
+_Value = TypeVar("_Value")
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """Which layers are a plain Llama's: their numbers among all, in order; None for all."""
+
+    kept: tuple[int, ...] | None = None
+
+    def renamed(self, name: str) -> str | None:
+        """The name with the number that its layer has among those kept; None if it is not."""
+        match = _LAYER.fullmatch(name)
+        if match is None or self.kept is None or int(match[1]) > self.kept[-1]:
+            return name
+        number = int(match[1])
+        return f"model.layers.{self.kept.index(number)}.{match[2]}" if number in self.kept else None
+
+
+def text_part(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint of the text model alone; the checkpoint itself if it is no model with vision.
+
+    ModelFileError for a configuration that contradicts itself.
+    """
+    config = Fields(checkpoint.parameters, str(checkpoint.folder / CONFIG_FILE))
+    if checkpoint.kind != "hugging_face":
+        return checkpoint
+    architecture = next((a for a in config.items("architectures") if isinstance(a, str)), "")
+    if architecture in FLAT:
+        plain = {**config.values, "architectures": [FLAT[architecture]]}
+        return _without_vision(checkpoint, plain, _Layers(), {})
+    if architecture not in COMPOSITES or not config.fields("text_config"):
+        return checkpoint
+    text = config.fields("text_config")
+    kind, defaults = _KINDS.get(text.text("model_type"), (None, {}))
+    whole = {name: value for name, value in config.values.items() if name not in _OF_THE_WHOLE}
+    merged = whole | dict(defaults) | dict(text.values)
+    merged["architectures"] = [kind] if kind else None
+    if config.has(TIED):
+        merged[TIED] = config.values[TIED]
+    layers = _own_layers(Fields(merged, config.source, "text_config."))
+    if layers.kept is not None:
+        merged["num_hidden_layers"] = len(layers.kept)
+    # Llama 3.2 Vision's table has rows for an image's token behind those of the output.
+    rows = {"model.embed_tokens.weight": merged.get("vocab_size")} if layers.kept else {}
+    return _without_vision(checkpoint, merged, layers, rows)
+
+
+def _own_layers(text: Fields) -> _Layers:
+    """The layers without those that attend to images."""
+    cross = text.items(CROSS_LAYERS)
+    if not cross:
+        return _Layers()
+    count = text.size("num_hidden_layers")
+    numbers = [number for number in cross if isinstance(number, int) and 0 <= number < count]
+    if count > MAX_SIZE // 64 or len(set(numbers)) != len(cross) or len(cross) >= count:
+        raise text.error(CROSS_LAYERS, f"different numbers from 0 to {count - 1}, not all of them")
+    return _Layers(tuple(number for number in range(count) if number not in numbers))
+
+
+def _without_vision(
+    checkpoint: Checkpoint,
+    config: Mapping[str, object],
+    layers: _Layers,
+    rows: Mapping[str, object],
+) -> Checkpoint:
+    tensors = _plain_names(checkpoint.tensors, layers)
+    for name, count in rows.items():
+        tensor = tensors.get(name)
+        if tensor is not None and isinstance(count, int) and 0 < count < tensor.num_rows:
+            tensors[name] = FirstRows(tensor, count)
+    left_out = len(checkpoint.tensors) - len(tensors)
+    note = (
+        f"the model sees images: its {left_out} tensors for that are left out, and the file is for "
+        "texts alone"
+    )
+    return Checkpoint(
+        path=checkpoint.path,
+        kind=checkpoint.kind,
+        folder=checkpoint.folder,
+        files=checkpoint.files,
+        parameters=config,
+        tensors=tensors,
+        absent=_plain_names(checkpoint.absent, layers),
+        notes=(*checkpoint.notes, note),
+    )
+
+
+def _plain_names(values: Mapping[str, _Value], layers: _Layers) -> dict[str, _Value]:
+    """What belongs to the text model, by the names of a model without vision."""
+    found: dict[str, _Value] = {}
+    for name, value in values.items():
+        if _VISION.fullmatch(name):
+            continue
+        match = _TEXT.fullmatch(name)
+        plain: str | None = name
+        if match is not None:
+            plain = match[1] if match[1].startswith("lm_head.") else f"model.{match[1]}"
+        plain = layers.renamed(plain or name)
+        if plain is not None:
+            if plain in found:
+                raise ModelFileError(f"tensor {plain} is there under two names; needed: one")
+            found[plain] = value
+    return found
+
+
+class FirstRows(SourceTensor):
+    """A matrix without its last rows."""
+
+    def __init__(self, matrix: SourceTensor, num_rows: int) -> None:
+        super().__init__(matrix.name, (num_rows, matrix.num_columns), matrix.format)
+        self._matrix = matrix
+
+    def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        return self._matrix.rows(first, last)
