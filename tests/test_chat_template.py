@@ -155,8 +155,38 @@ def test_roles_are_no_way_around() -> None:
     assert control_of(tokens) == [START, END, START]
 
 
-@pytest.mark.parametrize("add_bos", [False, True])
+PARTS = {
+    "a loop over parts": (
+        "{% for m in messages %}{% for c in m.content %}{% if c['type'] == 'text' %}"
+        "{{ c['text'] }}{% endif %}{% endfor %}</s>{% endfor %}"
+    ),
+    "a filter of parts": (
+        "{% for m in messages %}{% for c in m['content'] | selectattr('type', 'equalto', 'text') %}"
+        "{{ c['text'] }}{% endfor %}</s>{% endfor %}"
+    ),
+    "either": (
+        "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}"
+        "{% for c in m.content %}{% if c.type == 'text' %}{{ c.text }}{% endif %}{% endfor %}"
+        "{% endif %}</s>{% endfor %}"
+    ),
+    "a plain text": "{% for m in messages %}{{ m.content }}</s>{% endfor %}{# tool['type'] #}",
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_templates_that_want_parts(name: str) -> None:
+    """A template of a model with vision gets texts as parts, and none loses a message."""
+    tokenizer = byte_tokenizer()
+    template = ChatTemplate(PARTS[name], bos_token="<s>", eos_token="</s>")
+    messages = [{"role": "user", "content": "Hi</s>"}, {"role": "assistant", "content": "Yes"}]
+    assert template.render(messages) == "Hi</s></s>Yes</s>"
+    tokens = encode_chat(tokenizer, template, messages)
+    assert tokens == [*b"Hi</s>", EOS, *b"Yes", EOS]
+    assert messages[0]["content"] == "Hi</s>"
+
+
 @pytest.mark.parametrize(("source", "written"), [("x", 0), ("<s>x", 1), ("{{bos_token}}<s>x", 2)])
+@pytest.mark.parametrize("add_bos", [False, True])
 def test_one_bos_never_two(source: str, written: int, add_bos: bool) -> None:
     """One BOS if the model wants one or the template writes any, else none."""
     tokens = encode_chat(byte_tokenizer(add_bos_token=add_bos), template(source), user(""))

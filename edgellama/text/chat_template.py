@@ -7,6 +7,7 @@ template_sandbox.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 TEMPLATE_KEY = "tokenizer.chat_template"
 TOOL_USE_KEY = f"{TEMPLATE_KEY}.tool_use"
+# Templates that look at the type of something, which may be a part of a message.
+_TYPE = re.compile(r"""["']type["']|\.type\b""")
+_PROBE = "edgellama asks"
 
 
 class ChatTemplate:
@@ -86,14 +90,36 @@ class ChatTemplate:
             >>> template.render([{"role": "user", "content": "Hello"}])
             'Hello!'
         """
+        checked = _checked(messages)
+        if self._wants_parts:
+            checked = list(map(_as_parts, checked))
+        return self._rendered(checked, {"add_generation_prompt": add_generation_prompt} | variables)
+
+    def _rendered(self, messages: list[dict[str, object]], variables: Mapping[str, object]) -> str:
         known: dict[str, object] = {
             "bos_token": self.bos_token,
             "eos_token": self.eos_token,
             "tools": None,
             "documents": None,
-            "add_generation_prompt": add_generation_prompt,
+            "add_generation_prompt": True,
         }
-        return self._compiled.render(known | variables | {"messages": _checked(messages)})
+        return self._compiled.render(known | dict(variables) | {"messages": messages})
+
+    @cached_property
+    def _wants_parts(self) -> bool:
+        """Whether a text must be given as a list of parts, as templates of models with vision want
+        it, which pass over a plain text without a word.
+        """
+        if not _TYPE.search(self.source):
+            return False
+        message: dict[str, object] = {"role": "user", "content": _PROBE}
+        shown = []
+        for given in (message, _as_parts(message)):
+            try:
+                shown.append(_PROBE in self._rendered([given], {}))
+            except TemplateError:
+                shown.append(False)
+        return shown == [False, True]
 
     @cached_property
     def _compiled(self) -> CompiledTemplate:
@@ -248,6 +274,11 @@ def _checked(messages: Sequence[Mapping[str, object]]) -> list[dict[str, object]
             if not isinstance(_with_content(message).get(key), str):
                 raise TemplateError(f"message {number} has no string {key!r}")
     return [_with_content(message) for message in messages]
+
+
+def _as_parts(message: dict[str, object]) -> dict[str, object]:
+    """The message with its text as the only part of its content."""
+    return message | {"content": [{"type": "text", "text": message["content"]}]}
 
 
 def _with_content(message: Mapping[str, object]) -> dict[str, object]:
