@@ -83,6 +83,10 @@ class AdapterSet:
     def __bool__(self) -> bool:
         return bool(self.scales)
 
+    def __repr__(self) -> str:
+        scales = {adapter.name: scale for adapter, scale in self.scales.items()}
+        return f"{type(self).__name__}({scales or ''})"
+
     def adapts(self, name: str) -> bool:
         """Whether any adapter changes the matrix of this name."""
         return any(name in adapter.pairs for adapter in self.scales)
