@@ -39,6 +39,8 @@ ENDING_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
 TICK_S = 1.0
 GRACE_S = 5.0
 """What the last words of cancelled answers may take."""
+CUT_S = 0.05
+"""What the work for clients may take to hear that they have been cut off."""
 
 
 def with_token(settings: ServerSettings) -> ServerSettings:
@@ -79,7 +81,7 @@ def serve(
         server_header=False,
         backlog=BACKLOG,
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(settings.drain_s + GRACE_S) + 1,
+        timeout_graceful_shutdown=int(settings.drain_s + GRACE_S) + 2,
     )
     server = DrainingServer(config, application, settings, lambda: on_ready(settings.host, port))
     try:
@@ -159,16 +161,26 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more requests, let answers finish, and end what has not after a while."""
         self._state.is_ending = True
-        late = asyncio.get_running_loop().call_later(
-            self._settings.drain_s, self._state.stop_all, "the server was stopped"
-        )
+        loop, drain_s = asyncio.get_running_loop(), self._settings.drain_s
+        late = [
+            loop.call_later(drain_s, self._state.stop_all, "the server was stopped"),
+            loop.call_later(drain_s + GRACE_S, self._cut_off),
+        ]
         try:
             await super().shutdown(sockets)
         finally:
-            late.cancel()
+            for timer in late:
+                timer.cancel()
         if self.force_exit:
             # uvicorn leaves this out then; models, threads and files are let go in any case.
             await self.lifespan.shutdown()
+            self._cut_off()
+            await asyncio.sleep(CUT_S)
+
+    def _cut_off(self) -> None:
+        """Close the connections of clients that do not take their last words."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     @property
     def _state(self) -> ServerState:
