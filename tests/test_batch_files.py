@@ -123,7 +123,7 @@ def test_lines_of_a_file(tmp_path: Path, last: bytes) -> None:
     ("data", "words"),
     [
         (b"nonsense", "line 7 is no JSON"),
-        (b"\xff\xfe", "line 7 is no JSON"),
+        (b"\xff\xfe", "line 7 is no JSON, 'utf-8' codec can't decode byte 0xff in position 0"),
         (b"[" * 100_000, "line 7 is no JSON"),
         (b"[1]", "line 7 is no JSON object"),
         (b'{"id": [1]}', "line 7: id is"),

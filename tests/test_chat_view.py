@@ -157,3 +157,8 @@ def test_sign_of_life(width: int) -> None:
     assert shown != sign_of_life(0.5, 512, 2048, width)
     assert "512 of 2,048 tokens" in sign_of_life(0.0, 512, 2048, 79)
     assert len(sign_of_life(0.0, 0, 0, width)) == 1
+
+
+def test_line_breaks_of_windows_are_line_breaks() -> None:
+    """A reply that ends its lines with two characters shows neither of them."""
+    assert streamed(["one\r\ntwo\r\n", "three"], Screen(40, 10)) == ["one", "two", "three"]

@@ -90,6 +90,8 @@ def test_texts_errors_and_a_second_run(run_cli: CliRunner, model: Path, tmp_path
     assert result.returncode == 1
     assert result.stdout == ""
     assert "edgellama: 4 texts, " in result.stderr
+    assert "; left out, with the id of an earlier line: 1; 3 failed" in result.stderr
+    assert "done before" not in result.stderr
     assert "3 of 8 lines failed" in result.stderr
     lines = {line["id"]: line for line in read_lines(target)}
     assert len(lines) == len(read_lines(target)) == 7
@@ -114,7 +116,7 @@ def test_texts_errors_and_a_second_run(run_cli: CliRunner, model: Path, tmp_path
     before = target.read_bytes()
     again = run_cli("batch", model, source, target, *OPTIONS)
     assert (again.returncode, target.read_bytes()) == (0, before)
-    assert "0 texts, 0 tokens at 0.0 tokens/s; 8 were done before" in again.stderr
+    assert "0 texts, 0 tokens at 0.0 tokens/s; 7 were done before; left out, " in again.stderr
     retried = run_cli("batch", model, source, target, *OPTIONS, "--retry-errors")
     assert retried.returncode == 1
     assert sorted(map(str, read_lines(target))) == sorted(map(str, lines.values()))

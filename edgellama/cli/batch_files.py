@@ -76,7 +76,7 @@ class InputLine:
 def parse_line(number: int, data: bytes) -> InputLine:
     """A line of JSON; without an id its number is the id."""
     try:
-        content = json.loads(data)
+        content = json.loads(data.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         return InputLine(number, number, None, f"line {number} is no JSON, {error}; {LINE_FORM}")
     if not isinstance(content, dict):

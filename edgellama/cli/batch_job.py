@@ -27,6 +27,7 @@ class Job:
         self.counts = Counts()
         self._lines = lines
         self._output = output
+        self._num_before = len(output.done)
         self._is_chat = is_chat
         self._system = system
         self._ids: dict[int, object] = {}
@@ -38,11 +39,18 @@ class Job:
             if line is None:
                 yield None
             elif not self._output.done.add(line.id):
-                self.counts.num_skipped += 1
+                self._skip()
             elif line.content is None:
                 self.write(error_line(line.id, line.error))
             else:
                 yield line.id, line.content
+
+    def _skip(self) -> None:
+        """Count a line whose id was there: as often as the output had one, it was done before."""
+        if self.counts.num_before < self._num_before:
+            self.counts.num_before += 1
+        else:
+            self.counts.num_repeated += 1
 
     def prompts(self) -> Iterator[BatchPrompt | None]:
         """Their prompts."""

@@ -18,7 +18,8 @@ from edgellama.cli.terminal import notice
 class Counts:
     """Lines of the input by what became of them, and tokens of all texts."""
 
-    num_skipped: int = 0
+    num_before: int = 0
+    num_repeated: int = 0
     num_texts: int = 0
     num_errors: int = 0
     num_tokens: int = 0
@@ -26,7 +27,7 @@ class Counts:
     @property
     def num_lines(self) -> int:
         """Lines that were read and are over."""
-        return self.num_skipped + self.num_texts + self.num_errors
+        return self.num_before + self.num_repeated + self.num_texts + self.num_errors
 
 
 @contextmanager
@@ -66,8 +67,10 @@ def _summary(counts: Counts, seconds: float) -> str:
     texts = f"{counts.num_texts:,} text{'s' if counts.num_texts != 1 else ''}"
     speed = counts.num_tokens / seconds if seconds else 0.0
     line = f"{texts}, {counts.num_tokens:,} tokens at {speed:,.1f} tokens/s"
-    if counts.num_skipped:
-        line += f"; {counts.num_skipped:,} were done before"
+    if counts.num_before:
+        line += f"; {counts.num_before:,} were done before"
+    if counts.num_repeated:
+        line += f"; left out, with the id of an earlier line: {counts.num_repeated:,}"
     if counts.num_errors:
         line += f"; {counts.num_errors:,} failed"
     return line

@@ -39,7 +39,7 @@ def dim(text: str, stream: TextIO) -> str:
 
 def printable(text: str) -> str:
     """``text`` without characters that could steer the terminal; line breaks and tabs stay."""
-    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
 
 
 def notice(text: str) -> None:
