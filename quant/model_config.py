@@ -8,12 +8,14 @@ and the converter checks by them what it is about to write; positions are ``rope
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from edgellama.quant.config_keys import MAX_SIZE, ConfigKeys
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.records import dataclass
 from edgellama.quant.rope_config import RopeConfig, read_rope
+from edgellama.quant.ways import Way
 
 ARCHITECTURES = ("llama",)
 EMBEDDING = "token_embd.weight"
@@ -121,9 +123,28 @@ class ModelConfig:
         return _read(metadata, embedding_rows)
 
 
+NO_MODELS = MappingProxyType(
+    {
+        "adapter": (
+            "a LoRA adapter",
+            Way("load its model, and this by load_adapter", "give it with --lora beside its model"),
+        ),
+        "imatrix": (
+            "an importance matrix",
+            Way("give it to convert as imatrix", "give it to edgellama convert with --imatrix"),
+        ),
+    }
+)
+"""What ``general.type`` says of files that are no models, and what they are for."""
+
+
 def _read(metadata: Mapping[str, object], embedding_rows: int | None) -> ModelConfig:
     keys = ConfigKeys(metadata)
     architecture = metadata.get("general.architecture")
+    found = metadata.get("general.type")
+    if isinstance(found, str) and found in NO_MODELS:
+        what, way = NO_MODELS[found]
+        raise UnsupportedModelError(f"the file holds {what}, not a model", way=way)
     if architecture not in ARCHITECTURES:
         raise UnsupportedModelError(
             f"architecture {architecture!r:.80} cannot run; supported: {', '.join(ARCHITECTURES)}"

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import CliRunner, keep_kernels
+from reference.adapter_files import write_gguf_adapter
 from reference.family import MEMBERS
 
 from edgellama import Llama
+from edgellama.convert.imatrix import write_imatrix
 from edgellama.kernels_cpu.machine.user_cache import CACHE_VARIABLE
 
 MEMBER = next(member for member in MEMBERS if member.name == "llama-2")
@@ -105,3 +108,24 @@ def test_other_commands_say_what_to_do(run_cli: CliRunner, folder: Path) -> None
     assert result.returncode == 1
     (line,) = result.stderr.splitlines()
     assert "holds a checkpoint, which must be converted" in line
+
+
+def test_files_that_are_no_models(run_cli: CliRunner, folder: Path, tmp_path: Path) -> None:
+    """Weights, adapters and importance matrices given as models say what they are for."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}", "ascii")
+    (adapter / "adapter_model.safetensors").touch()
+    written = write_gguf_adapter(tmp_path / "lora.gguf", {})
+    imatrix = tmp_path / "i.gguf"
+    write_imatrix(imatrix, {"a": np.ones(4)}, num_tokens=9, chunk_tokens=3, datasets=[])
+    for path, message in (
+        (folder / "model.safetensors", "is a checkpoint, which must be converted before it runs"),
+        (adapter, "holds a LoRA adapter, not a model; edgellama convert-lora"),
+        (written, "the file holds a LoRA adapter, not a model; give it with --lora"),
+        (imatrix, "the file holds an importance matrix, not a model; give it to edgellama convert"),
+    ):
+        result = run_cli("footprint", path)
+        assert result.returncode == 1
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"edgellama: error: {path}") and message in line

@@ -30,6 +30,8 @@ from edgellama.quant.ways import Way, command_line
 CLOSE_ENOUGH = 0.8
 _FIRST_PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
 _CHECKPOINT_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "consolidated.*.pth")
+_WEIGHT_SUFFIXES = (".safetensors", ".pth")
+_ADAPTER = "adapter_config.json"
 _ANY_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 _PART_NUMBER = re.compile(r"-\d{5}(-of-\d{5}\.gguf)$")
 
@@ -62,6 +64,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
         raise InvalidOptionError("the model is ''; allowed: a path or a name")
     path = Path(text).expanduser()
     if path.is_file():
+        if path.suffix in _WEIGHT_SUFFIXES:
+            raise _not_converted(path, "is")
         return first_part(path)
     refuse_address(text)
     if text.startswith(HUB_PREFIX):
@@ -176,18 +180,33 @@ def _only_model_in(folder: Path) -> Path:
     models = _models_in(folder, "*.gguf")
     if len(models) == 1:
         return models[0]
-    if not models and holds_checkpoint(folder):
+    if not models and (folder / _ADAPTER).is_file() and not (folder / "config.json").is_file():
         raise ModelNotFoundError(
-            f"{folder} holds a checkpoint, which must be converted before it runs",
+            f"{folder} holds a LoRA adapter, not a model",
             way=Way(
-                f'Llama({str(folder)!r}, quantize="q4_k_m") does so and keeps the result',
-                f"{command_line('convert', folder)} writes a file, "
-                f"{command_line('chat', folder, '--type', 'q4_k_m')} converts it and chats",
+                f"edgellama.convert.adapter.lora.convert_lora({str(folder)!r}) writes what "
+                "Llama.load_adapter takes",
+                f"{command_line('convert-lora', folder)} writes what --lora takes",
             ),
         )
+    if not models and holds_checkpoint(folder):
+        raise _not_converted(folder, "holds")
     names = ", ".join(path.name for path in models) or "none"
     raise ModelNotFoundError(
         f"{folder} is a folder that must hold exactly one GGUF model; it holds: {names}"
+    )
+
+
+def _not_converted(path: Path, relation: str) -> ModelNotFoundError:
+    """The error for a folder that holds a checkpoint, or a file that is one."""
+    folder = path if path.is_dir() else path.parent
+    return ModelNotFoundError(
+        f"{path} {relation} a checkpoint, which must be converted before it runs",
+        way=Way(
+            f'Llama({str(folder)!r}, quantize="q4_k_m") does so and keeps the result',
+            f"{command_line('convert', path)} writes a file, "
+            f"{command_line('chat', folder, '--type', 'q4_k_m')} converts it and chats",
+        ),
     )
 
 
