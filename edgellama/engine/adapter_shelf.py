@@ -62,7 +62,8 @@ class AdapterShelf:
         self._panel_rows = panel_rows
         self._adapters: dict[str, Adapter] = {}
         self._sets: weakref.WeakValueDictionary[bytes, AdapterSet] = weakref.WeakValueDictionary()
-        self._lock = threading.Lock()
+        # Reentrant: a signal's handler may ask for a set within another one's making.
+        self._lock = threading.RLock()
 
     @property
     def loaded(self) -> Mapping[str, Adapter]:

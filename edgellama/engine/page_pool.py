@@ -5,12 +5,14 @@ under a byte limit, and is found again by its key, which stands for all tokens u
 pages that were used least recently go first, and their memory goes back to the system.
 
 Nothing is counted up and down, since Ctrl-C may come between any two lines: how many hold a page,
-and how many pages there are, is the number of weak references to them.
+and how many pages there are, is the number of weak references to them. Nor is there a lock, which a
+signal's handler would find taken by its own thread while others wait for it: whatever threads do at
+once, a page that is held is not written, and at worst one is found by nobody any more.
 """
 
 from __future__ import annotations
 
-import threading
+import contextlib
 import weakref
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -150,7 +152,6 @@ class PagePool:
             maker = HostPages(layout)
         self.maker = maker
         self._limit_bytes = limit_bytes
-        self._lock = threading.RLock()
         # In the order in which they were used last.
         self._by_key: OrderedDict[PageKey, Page] = OrderedDict()
         self._pages = _Pages()
@@ -162,22 +163,19 @@ class PagePool:
 
     @limit_bytes.setter
     def limit_bytes(self, num_bytes: int) -> None:
-        with self._lock:
-            self._limit_bytes = num_bytes
-            self._drop_oldest(num_bytes)
+        self._limit_bytes = num_bytes
+        self._drop_oldest(num_bytes)
 
     @property
     def idle_bytes(self) -> int:
         """What pages without an owner take."""
-        with self._lock:
-            self._drop_oldest(self._limit_bytes)
-            return len(self._idle()) * self.layout.page_bytes
+        self._drop_oldest(self._limit_bytes)
+        return len(self._idle()) * self.layout.page_bytes
 
     @property
     def num_owned(self) -> int:
         """Pages that sequences hold, each counted once."""
-        with self._lock:
-            return weakref.getweakrefcount(self._pages) - len(self._idle())
+        return weakref.getweakrefcount(self._pages) - len(self._idle())
 
     def new(self, *, is_for_all: bool = False) -> Hold:
         """An empty page with one owner. InvalidOptionError or CudaMemoryError without memory.
@@ -201,24 +199,24 @@ class PagePool:
 
     def released(self, pages: Iterable[Page]) -> None:
         """Say that somebody held these until now: they stay longest, of those that can be found."""
-        with self._lock:
-            for page in pages:
-                if page.key is not None and self._by_key.get(page.key) is page:
+        for page in pages:
+            if page.key is not None and self._by_key.get(page.key) is page:
+                with contextlib.suppress(KeyError):  # another thread has dropped it
                     self._by_key.move_to_end(page.key)
-            self._drop_oldest(self._limit_bytes)
+        self._drop_oldest(self._limit_bytes)
 
     def publish(self, page: Page, key: PageKey) -> None:
         """Let others find a full page; the first one of a key stays the one that is found."""
-        with self._lock:
-            if self._limit_bytes and page.key is None and key not in self._by_key:
-                page.key = key
-                self._by_key[key] = page
+        if self._limit_bytes and page.key is None and key not in self._by_key:
+            # First the key, with which nobody writes the page any more.
+            page.key = key
+            if self._by_key.setdefault(key, page) is not page:
+                page.key = None
 
     def find(self, key: PageKey) -> Hold | None:
         """The page of a key with one owner more, if there is one."""
-        with self._lock:
-            page = self._by_key.get(key)
-            return None if page is None else Hold(page)
+        page = self._by_key.get(key)
+        return None if page is None else Hold(page)
 
     def change_origin(self, origin: bytes) -> None:
         """Have other keys and values from now on; what earlier texts have left is dropped."""
@@ -227,8 +225,7 @@ class PagePool:
 
     def clear(self) -> None:
         """Drop all pages without an owner."""
-        with self._lock:
-            self._drop_oldest(0)
+        self._drop_oldest(0)
 
     def _held(self, page: Page) -> Hold:
         page.counted = _Counted(self._pages)
@@ -236,7 +233,7 @@ class PagePool:
 
     def _idle(self) -> list[PageKey]:
         """The keys of pages without an owner, the oldest first."""
-        # A list, since a sequence that the garbage collector finds may change what is there.
+        # A list, which is made at once, since other threads change what is there.
         pages = list(self._by_key.values())
         return [page.key for page in pages if page.key is not None and not page.num_owners]
 
