@@ -133,6 +133,14 @@ def test_refusals(
     assert "\n" not in str(caught.value)
 
 
+def test_the_last_shard_is_missing(tmp_path: Path) -> None:
+    """Where the shards that are there end too early, the error asks for another."""
+    folder = write_meta(BY_NAME["llama-2"], tmp_path / "7B", 2)
+    (folder / "consolidated.01.pth").unlink()
+    with pytest.raises(ModelFileError, match=r"needed: 400 x 32: is a shard missing\?"):
+        described(folder)
+
+
 def test_tied_output_of_meta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The output of Llama 3.2, which Meta saves though it is the embedding, is left out; one that
     differs is kept and told.

@@ -6,6 +6,7 @@ It finds them by name, checks each, and brings queries and keys into GGUF's orde
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from types import MappingProxyType
 
@@ -100,9 +101,10 @@ class SourceLayout:
                 missing += [] if is_optional(name) else [name]
                 continue
             if tensor.shape != shape:
+                is_piece = self._source_kind == "meta" and prod(tensor.shape) < prod(shape)
                 raise ModelFileError(
                     f"{self.source}: tensor {tensor.name} has shape {shape_text(tensor.shape)}; "
-                    f"needed: {shape_text(shape)}"
+                    f"needed: {shape_text(shape)}" + (": is a shard missing?" if is_piece else "")
                 )
             if half_split:
                 tensor = _interleaved(tensor, name, sizes)
