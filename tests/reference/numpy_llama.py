@@ -7,13 +7,13 @@ threads or chunks. NumpyEngine gives it the interface of edgellama's Engine.
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Any, Literal, Protocol, TypeAlias
 
 import numpy as np
 from gguf import GGMLQuantizationType, quants
 
-from edgellama.engine.step_costs import StepCosts
+from edgellama.engine.scheduler import Scheduler
 from edgellama.quant.errors import ContextLengthError, GenerationCancelled
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
@@ -235,7 +235,7 @@ class NumpyEngine:
         self.low_priority = self.orders_choices = False
         self.kernels = None
         self.hooks: tuple[object, ...] = ()
-        self.scheduler = SimpleNamespace(costs=StepCosts())
+        self.scheduler = Scheduler(lambda segments, cancelled: None, self.CHUNK_TOKENS)
         self.forwarded: list[int] = []
         self._lock = threading.Lock()
 

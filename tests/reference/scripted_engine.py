@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from edgellama.engine.page_keys import shared_length
+from edgellama.engine.scheduler import Scheduler
 from edgellama.quant.errors import ContextLengthError, GenerationCancelled
 from reference.numpy_llama import Cancellable
 
@@ -61,6 +62,7 @@ class ScriptedEngine:
         self.script = list(script)
         self.config = SimpleNamespace(vocab_size=vocab_size, context_length=context_length)
         self.before_step = before_step
+        self.scheduler = Scheduler(lambda segments, cancelled: None, context_length)
         self.kernels = None
         self.low_priority = self.orders_choices = False
         self.forwarded: list[list[int]] = []
