@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import gc
 import re
 import weakref
@@ -181,12 +180,13 @@ def test_an_interruption_goes_through() -> None:
     """Ctrl-C while llguidance asks the tokenizer is not taken for a grammar without a way on."""
 
     class Interrupted(type(byte_tokenizer())):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.__dict__.update(vars(byte_tokenizer()), _derived={})
+
         def encode_stretch(self, stretch: object) -> list[int]:
             raise KeyboardInterrupt
 
-    tokenizer = copy.copy(byte_tokenizer())
-    tokenizer._derived = {}
-    tokenizer.__class__ = Interrupted
+    tokenizer = Interrupted()
     vocabulary = GuidanceVocabulary(tokenizer)
     matcher = llguidance.LLMatcher(vocabulary.tokenizer, form(regex="hello world").grammar)
     with pytest.raises(KeyboardInterrupt):

@@ -18,12 +18,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     import sys
 
     try:
-        from edgellama.cli.interrupts import end_at_once
-
-        end_at_once()
         from edgellama.cli.garbage import expect_start
 
         expect_start()
+        from edgellama.cli.interrupts import end_at_once
+
+        end_at_once()
         from edgellama.cli.application import prepare_process, run
         from edgellama.cli.standard_streams import flush_all
 

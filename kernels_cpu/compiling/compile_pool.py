@@ -99,8 +99,9 @@ def _compile_in_workers(
             worker.kill()
         raise
     for worker in workers:
-        if worker.wait() != 0:
+        with worker:
             report = worker.stderr.read().strip() if worker.stderr else ""
+        if worker.returncode != 0:
             logger.debug("kernel compiler: %s", report)
             reason = report.splitlines()[-1] if report else f"exit code {worker.returncode}"
             if told := reason.partition(f"{CacheError.__qualname__}: ")[2]:

@@ -113,7 +113,7 @@ class ThreadTeam:
         owner: object = None,
         stamps: Words | None = None,
     ) -> bool:
-        """Run a program on all threads; False if the cancel flag stopped it.
+        """Run a program on all threads; False if the cancel flag stopped it, or was set already.
 
         ``stamps`` (num_ops + 1, 2) takes the time before the first op and after each, as seconds
         and nanoseconds. The kernel TIMED_ENTRY must be there for it.
@@ -121,6 +121,8 @@ class ThreadTeam:
         ``owner`` owns the program's records and counters: it is kept as long as the team, since
         a late thread may still glance at them.
         """
+        if cancel_flag is not None and cancel_flag[0]:
+            return False
         self._owners[id(owner)] = owner
         flag = self._never_cancelled if cancel_flag is None else cancel_flag
         self._set(layout.PROGRAM, program.ctypes.data)
