@@ -68,6 +68,7 @@ def test_a_client_that_takes_nothing_has_left(
             assert client.post("/tokenize", json={"content": "a"}).status_code == 200
 
 
+@pytest.mark.slow
 def test_the_end_does_not_wait_for_who_takes_nothing(
     model_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -90,7 +90,7 @@ def test_signals_at_some_places(path: Path) -> None:
 @pytest.mark.slow
 def test_signals_at_many_places(path: Path) -> None:
     """So it does at thousands of places, and where a second one comes soon after the first."""
-    run("places", path, seconds="240")
+    run("places", path, seconds="60")
 
 
 @pytest.mark.slow
