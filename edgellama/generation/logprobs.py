@@ -16,12 +16,12 @@ import numpy.typing as npt
 
 from edgellama.generation.results import Chunk, TokenLogprob
 from edgellama.sampling.logprobs import TokenShare, log_total
-from edgellama.sampling.share_order import ShareOrder
 
 if TYPE_CHECKING:
     from edgellama.generation.text_request import Request
     from edgellama.sampling.choice_order import ChoiceOrder
     from edgellama.sampling.filters import Logits
+    from edgellama.sampling.share_order import ShareOrder
     from edgellama.text.tokenizer import Tokenizer
 
 Rows = npt.NDArray[np.float32]
@@ -128,6 +128,8 @@ class PromptLogprobs:
 
         ``choice``: of the token behind the prompt.
         """
+        from edgellama.sampling.share_order import ShareOrder
+
         coming = np.array(self._prompt[self._place + 1 :], np.int32)
         self._order = ShareOrder.of(self._place, coming, self._num_alternatives, choice, vocab_size)
         return self._order

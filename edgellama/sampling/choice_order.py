@@ -7,12 +7,12 @@ values; chance is drawn by who orders, so that an order that is carried out twic
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.quant.records import dataclass
 from edgellama.sampling.chance import GivenChance
 from edgellama.sampling.filters import Mask
 from edgellama.sampling.logprobs import TokenShare, row_width

@@ -7,11 +7,12 @@ and how the token behind the prompt is chosen, is known elsewhere.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
+from edgellama.quant.records import dataclass
 from edgellama.sampling.choice_order import UNCHOSEN, ChoiceOrder
 from edgellama.sampling.logprobs import TokenShare, row_width
 
