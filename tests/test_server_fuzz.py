@@ -212,6 +212,14 @@ def test_a_part_of_a_strange_type_is_refused(talk: httpx.Client) -> None:
     assert answer.status_code == 400 and answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("kind", [[], {"a": []}, 5, None])
+def test_a_block_of_a_strange_type_is_refused(talk: httpx.Client, kind: object) -> None:
+    """Anthropic's parts are asked for their type, too."""
+    messages = [{"role": "user", "content": [{"type": kind, "text": "hi"}]}]
+    answer = talk.post("/v1/messages", json={"messages": messages, "max_tokens": 1})
+    assert answer.status_code == 400 and answer.json()["error"]["message"]
+
+
 @pytest.mark.parametrize("value", ["0", '"json"', "[]", "true", "1.5"])
 @pytest.mark.parametrize(
     ("path", "place"),

@@ -14,7 +14,7 @@ from edgellama.server.errors import RequestError
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
 
-WITHOUT_USE = frozenset({"thinking", "redacted_thinking"})
+WITHOUT_USE = ("thinking", "redacted_thinking")
 """What another model thought, which clients send back; no template shows it."""
 
 
