@@ -141,6 +141,12 @@ def test_impossible_length(context_length: int) -> None:
         KVCache(pool_of(), context_length)
 
 
+def test_more_than_the_memory() -> None:
+    """A context whose table alone no machine has room for is refused, not a MemoryError."""
+    with pytest.raises(InvalidOptionError, match=r"no memory.*shorter"):
+        KVCache(pool_of(), 1 << 60)
+
+
 def test_truncate() -> None:
     """The length may be set back, to nothing too, but never forward or below zero."""
     cache = KVCache(pool_of("f32"), 300)

@@ -66,7 +66,7 @@ class KVCache:
         self._placement = placement
         self.prompt_length = 0
         self._keys: list[PageKey] = []
-        self._table = PageTable(pool)
+        self._table = PageTable(pool, context_length)
         self._tokens: list[int] = []
 
     @property

@@ -58,7 +58,7 @@ class Page:
     @property
     def is_shared(self) -> bool:
         """Whether it must not be written: others hold it, or may find it."""
-        return weakref.getweakrefcount(self) > 1 or self.key is not None
+        return self.num_owners > 1 or self.key is not None
 
 
 class Hold(weakref.ref[Page]):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from edgellama.engine.page_pool import Hold, Page, PagePool
 from edgellama.kernels_cpu.layouts import PAGE_POSITIONS
+from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 
 Addresses = npt.NDArray[np.int64]
@@ -41,12 +42,19 @@ NOTHING = PageList.of((), -1)
 
 
 class PageTable:
-    """Pages of one sequence, which come from ``pool``.
+    """Room for the pages of ``context_length`` positions, which come from ``pool``.
 
     ``num_changes`` is another one before and after each change.
     """
 
-    def __init__(self, pool: PagePool) -> None:
+    def __init__(self, pool: PagePool, context_length: int) -> None:
+        """InvalidOptionError where there is no memory for the addresses of so many pages."""
+        try:
+            np.empty((2, -(-context_length // PAGE_POSITIONS)), np.int64)
+        except (MemoryError, ValueError):
+            raise InvalidOptionError(
+                f"no memory for a context of {context_length} tokens; choose a shorter one"
+            ) from None
         self.pool = pool
         self.num_changes = 0
         self._holds: list[Hold | None] = []
