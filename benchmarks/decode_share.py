@@ -92,7 +92,7 @@ def main() -> None:
     kernels = CompiledKernels(tier)
     names = [Kernel("gemv", (name,)).name for name in options.formats]
     kernels.ensure([*ENTRY_KERNELS, "read_bytes", *names])
-    team = ThreadTeam(kernels, options.threads)
+    team = ThreadTeam(kernels, options.threads).start()
     bench = Bench(kernels, team, options.threads)
     print(f"| {tier.name}, {options.threads} threads | plain read GB/s | from memory | share |")
     print("|---|---|---|---|")

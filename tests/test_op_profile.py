@@ -177,7 +177,7 @@ def test_every_byte_is_read(tier: Tier, num_threads: int) -> None:
     runner = runner_of(tier)
     runner.preload([*ENTRY_KERNELS, "read_bytes"])
     quantum = 16 * tier.lanes
-    team = ThreadTeam(runner.kernels, num_threads)
+    team = ThreadTeam(runner.kernels, num_threads).start()
     try:
         for num_bytes in (quantum, 3 * quantum, (1 << 18) + quantum, 5 << 18):
             data = np.zeros(num_bytes, np.uint8)

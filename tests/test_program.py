@@ -39,7 +39,7 @@ def bias_op(rows: naive.Array, addend: naive.Array, **changes: int | Bound) -> O
 
 def run(program: Program, kernels: CompiledKernels, **values: int) -> None:
     """One run on a team of its own."""
-    team = ThreadTeam(kernels, 2)
+    team = ThreadTeam(kernels, 2).start()
     try:
         program.prepare(team.next_job, **values)
         assert team.run(program.memory, owner=program)

@@ -35,7 +35,7 @@ def kernels(request: pytest.FixtureRequest) -> CompiledKernels:
 @pytest.fixture(params=[1, 2, 3, 5])
 def team(request: pytest.FixtureRequest, kernels: CompiledKernels) -> Iterator[ThreadTeam]:
     """Teams with fewer, as many and more threads than cores."""
-    team = ThreadTeam(kernels, request.param)
+    team = ThreadTeam(kernels, request.param).start()
     yield team
     team.close()
 
@@ -152,7 +152,7 @@ def test_jobs_after_cancelled_ones(team: ThreadTeam, kernels: CompiledKernels) -
 
 def test_idle_threads_use_no_processor(kernels: CompiledKernels) -> None:
     """Soon after the last job the threads sleep."""
-    team, counting = ThreadTeam(kernels, 4), Counting(kernels, 10)
+    team, counting = ThreadTeam(kernels, 4).start(), Counting(kernels, 10)
     try:
         counting.run(team)
         deadline = time.monotonic() + 10.0
@@ -170,7 +170,7 @@ def test_many_threads_on_few_cores(kernels: CompiledKernels) -> None:
     """Far more threads than cores do all of a job, once."""
     num_threads = 4 * (os.cpu_count() or 1)
     counting = Counting(kernels, num_ops=300)
-    team = ThreadTeam(kernels, num_threads)
+    team = ThreadTeam(kernels, num_threads).start()
     try:
         counting.run(team)
         for _ in range(10):
@@ -184,7 +184,7 @@ def test_close(kernels: CompiledKernels) -> None:
     """Closing ends every thread, whether it sleeps or has just worked; closing twice is fine."""
     for pause_s in (0.0, 0.1):
         before = set(threading.enumerate())
-        team = ThreadTeam(kernels, 4)
+        team = ThreadTeam(kernels, 4).start()
         assert len(set(threading.enumerate()) - before) == 3
         Counting(kernels, 5).run(team)
         time.sleep(pause_s)
@@ -196,7 +196,7 @@ def test_close(kernels: CompiledKernels) -> None:
 def test_close_of_a_team_that_never_ran(kernels: CompiledKernels) -> None:
     """A team can be closed at once."""
     before = set(threading.enumerate())
-    ThreadTeam(kernels, 3).close()
+    ThreadTeam(kernels, 3).start().close()
     assert set(threading.enumerate()) <= before
 
 
@@ -211,7 +211,7 @@ def test_no_more_threads(kernels: CompiledKernels, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(threading.Thread, "start", start_two)
     with pytest.raises(KernelError, match="no 5 threads can be started"):
-        ThreadTeam(kernels, 5)
+        ThreadTeam(kernels, 5).start()
     assert set(threading.enumerate()) <= before
 
 

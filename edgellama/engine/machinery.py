@@ -167,7 +167,10 @@ class Machinery:
         return runner
 
     def _new_team(self) -> ThreadTeam:
-        team = _KnownTeam(self._teams, self.kernels, self._num_threads)
+        team = ThreadTeam(self.kernels, self._num_threads)
+        # Known before its threads start, so that somebody ends them whenever Ctrl-C comes.
+        self._teams.append(team)
+        team.start()
         if self._is_low_priority:
             lower_priority(team.worker_ids)
         return team
@@ -178,23 +181,6 @@ class Machinery:
         self.last_step = None
         self.runner, self.team = runner, team
         _end_teams(self._teams, kept=team)
-
-
-class _KnownTeam(ThreadTeam):
-    """A team that stands in a list before the first of its threads starts.
-
-    Whenever Ctrl-C comes, somebody knows that they are to be ended.
-    """
-
-    def __init__(self, known: list[ThreadTeam], kernels: CompiledKernels, num_threads: int) -> None:
-        self._workers = []
-        known.append(self)
-        super().__init__(kernels, num_threads)
-
-    def close(self) -> None:
-        """End the threads that were made."""
-        if self._workers:
-            super().close()
 
 
 def _end_teams(teams: list[ThreadTeam], kept: ThreadTeam | None = None) -> None:

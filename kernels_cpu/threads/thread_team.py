@@ -18,6 +18,7 @@ from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.layouts import CACHE_LINE
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.quant.errors import KernelError
+from edgellama.quant.typing_backports import Self
 
 MAX_IDLE_SPINS = 8_000
 """About a millisecond between jobs before a worker goes to sleep."""
@@ -58,7 +59,7 @@ class ThreadTeam:
     """Threads over one set of compiled kernels; ``run`` is for one caller at a time."""
 
     def __init__(self, kernels: CompiledKernels, num_threads: int) -> None:
-        """Start the threads; KernelError if the system has no more."""
+        """A team whose threads ``start`` starts: first somebody must know whom to close."""
         self.num_threads = num_threads
         self._words = aligned_words(layout.ACTIVE_JOBS + num_threads * CACHE_LINE)
         self._address = int(self._words.ctypes.data)
@@ -81,14 +82,19 @@ class ThreadTeam:
             threading.Thread(target=self._work, args=(i,), name=f"edgellama-{i}", daemon=True)
             for i in range(1, num_threads)
         ]
+
+    def start(self) -> Self:
+        """Start the threads, once; KernelError if the system has no more."""
         try:
             for worker in self._workers:
                 worker.start()
         except BaseException as error:
             self.close()
             if isinstance(error, RuntimeError):
-                raise KernelError(f"no {num_threads} threads can be started: {error}") from None
+                number = self.num_threads
+                raise KernelError(f"no {number} threads can be started: {error}") from None
             raise
+        return self
 
     @property
     def cancel_word(self) -> int:
