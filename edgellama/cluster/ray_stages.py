@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgellama.cluster.direct_line import PULSE_S, SILENCE_S, Line
 from edgellama.cluster.next_token import NextToken
@@ -21,9 +21,6 @@ from edgellama.cluster.stage_hooks import AnswerHook
 from edgellama.cluster.stage_task import StageTask
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
-
-if TYPE_CHECKING:
-    pass
 
 logger = logging.getLogger(__name__)
 START_S = 60.0
