@@ -51,6 +51,19 @@ def tiny_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny.gguf", TinyLlama())
 
 
+@pytest.fixture(scope="session")
+def code_llama_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Code Llama with random weights, converted from Hugging Face's files."""
+    from reference.family import MEMBERS
+
+    from edgellama.convert import convert
+
+    folder = tmp_path_factory.mktemp("code-llama")
+    member = next(member for member in MEMBERS if member.name == "code-llama")
+    convert(member.write(folder / "checkpoint"), folder / "model.gguf", type="f32")
+    return folder / "model.gguf"
+
+
 @pytest.fixture
 def stalling_index(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """pip, here and in processes that are started, knows an index that stalls in the middle."""

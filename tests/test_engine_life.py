@@ -65,7 +65,7 @@ def prompt(length: int, seed: int = 0) -> list[int]:
 
 def engine_threads() -> set[threading.Thread]:
     """The engines' workers that are alive now."""
-    return {t for t in threading.enumerate() if t.name.startswith("edgellama-")}
+    return {t for t in threading.enumerate() if t.name.removeprefix("edgellama-").isdigit()}
 
 
 def test_cancel_before_the_start(engine: Engine) -> None:

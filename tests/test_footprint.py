@@ -180,23 +180,24 @@ def test_longer_contexts_and_more_threads_take_more() -> None:
     assert at(512, Machine(GENERIC, 8))[1] > at(512)[1]
 
 
+def of_texts(outline: ModelOutline, num_texts: int, *, on_card: bool = False) -> Footprint:
+    """What texts at once take, of 512 tokens each."""
+    return predict(
+        outline,
+        MACHINE,
+        type="q4_0",
+        kv_types=F16,
+        context_length=512,
+        on_card=on_card,
+        num_texts=num_texts,
+    )
+
+
 @pytest.mark.parametrize("on_card", [False, True])
 def test_texts_at_once_have_keys_values_and_logits_of_their_own(on_card: bool) -> None:
     """Weights, vocabulary and code are there once, however many texts run."""
     outline = outline_of("llama-3.2-1b")
-
-    def of(num_texts: int) -> Footprint:
-        return predict(
-            outline,
-            MACHINE,
-            type="q4_0",
-            kv_types=F16,
-            context_length=512,
-            on_card=on_card,
-            num_texts=num_texts,
-        )
-
-    one, five = of(1), of(5)
+    one, five = (of_texts(outline, number, on_card=on_card) for number in (1, 5))
     assert five.kv_bytes == 5 * one.kv_bytes
     assert 3 * one.card_bytes < five.card_bytes < 5 * one.card_bytes or not on_card
     logits_bytes = five.activations_bytes - one.activations_bytes
@@ -214,17 +215,8 @@ def test_a_draft_model_reads_all_texts() -> None:
             outline, MACHINE, type="q4_0", context_length=512, num_texts=num_texts
         )
 
-    def alone(num_texts: int) -> int:
-        return predict(
-            outline,
-            MACHINE,
-            type="q4_0",
-            kv_types=F16,
-            context_length=512,
-            num_texts=num_texts,
-        ).total_bytes
-
-    assert of(5) - of(1) == alone(5) - alone(1) > 0
+    one, five = (of_texts(outline, number).total_bytes for number in (1, 5))
+    assert of(5) - of(1) == five - one > 0
 
 
 @pytest.mark.parametrize(

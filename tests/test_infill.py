@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import CliRunner
-from reference.family import MEMBERS
 from reference.family_tokenizers import INFILL_PIECES, sentencepiece_model, with_pieces
 from reference.tiny_vocabulary import byte_characters
 from reference.vocabularies import sentencepiece_metadata
 from sentencepiece import SentencePieceProcessor
 
-from edgellama.convert import convert
 from edgellama.llama import Llama
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
@@ -135,15 +133,6 @@ def test_the_converter_carries_the_ids(code_llama_path: Path) -> None:
         keys = {name: file.metadata[f"tokenizer.ggml.{name}_token_id"] for name in MARKS}
         assert keys == load_tokenizer(file.metadata).infill_ids
         assert file.metadata["tokenizer.ggml.middle_token_id"] == keys["fim_mid"]
-
-
-@pytest.fixture(scope="module")
-def code_llama_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Code Llama with random weights, converted from Hugging Face's files."""
-    folder = tmp_path_factory.mktemp("code-llama")
-    member = next(member for member in MEMBERS if member.name == "code-llama")
-    convert(member.write(folder / "checkpoint"), folder / "model.gguf", type="f32")
-    return folder / "model.gguf"
 
 
 def test_fill_goes_on_with_the_infill_prompt(code_llama_path: Path) -> None:

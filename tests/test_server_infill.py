@@ -10,10 +10,8 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reference.family import MEMBERS
 from server_harness import RunningServer, running_server, sse_events
 
-from edgellama.convert import convert
 from edgellama.llama import Llama
 from edgellama.server.gap_texts import SNIPPET, LineLimits
 from edgellama.server.settings import ServerSettings
@@ -37,15 +35,6 @@ VIM: dict[str, Any] = {
     "t_max_predict_ms": 1000,
     "response_fields": ["content", "timings/prompt_n", "timings/predicted_ms", "truncated"],
 }
-
-
-@pytest.fixture(scope="module")
-def code_llama_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Code Llama with random weights, converted from Hugging Face's files."""
-    folder = tmp_path_factory.mktemp("code-llama")
-    member = next(member for member in MEMBERS if member.name == "code-llama")
-    convert(member.write(folder / "checkpoint"), folder / "model.gguf", type="f32")
-    return folder / "model.gguf"
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +87,12 @@ def test_parts_that_do_not_fit_are_left_out(client: httpx.Client, code_llama_pat
     assert answer["content"] == filled(code_llama_path, prefix, VIM["input_suffix"], **options)
     own = client.post("/infill", json={**asked, "input_prefix": "x = 1\n" * 500})
     assert own.status_code == 400 and own.json()["error"]["code"] == "context_length_exceeded"
+
+
+def test_a_part_of_another_file_has_a_text(client: httpx.Client) -> None:
+    """What has none is refused by the field's name."""
+    wrong = client.post("/infill", json={**VIM, "input_extra": [{"x": 1}]})
+    assert wrong.status_code == 400 and "input_extra" in wrong.json()["error"]["message"]
 
 
 @pytest.mark.parametrize("path", ["/infill", "/completion"])
