@@ -23,6 +23,8 @@ OWN_PATH = re.compile(r"(?<![\w~.])/(?:home|root|work|tmp|Users)/\S+")
 INLINE_COMMAND = re.compile(r"`edgellama ([^`]+)`")
 OPTION = re.compile(r"(?<!\S)--?[a-z][a-z-]*")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+ANCHOR = re.compile(r"\]\((?!https?:)([^)#]*)#([^)]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
 
 def code_blocks(language: str, page: str = README) -> list[str]:
@@ -147,6 +149,27 @@ def test_links_lead_somewhere(page: Path) -> None:
     targets = LINK.findall(page.read_text("utf-8"))
     assert targets or page.name not in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md")
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def anchors(page: Path) -> set[str]:
+    """What links to places of a page may name: its headings, spelled as GitHub does."""
+    headings = HEADING.findall(page.read_text("utf-8"))
+    return {re.sub(r"[^\w -]", "", each).strip().lower().replace(" ", "-") for each in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_to_headings(page: Path) -> None:
+    """Every link to a place of a page names one of that page's headings."""
+    for target, anchor in ANCHOR.findall(page.read_text("utf-8")):
+        there = (page.parent / target).resolve() if target else page
+        assert there.suffix != ".md" or anchor in anchors(there), f"{target}#{anchor}"
+
+
+def test_every_page_is_listed() -> None:
+    """The table of contents of docs/ names every page."""
+    contents = REPOSITORY / "docs" / "README.md"
+    listed = set(LINK.findall(contents.read_text("utf-8")))
+    assert {page.name for page in contents.parent.glob("*.md")} - listed == {"README.md"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
