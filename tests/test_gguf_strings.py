@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgellama.quant.errors import ModelFileError
 from edgellama.quant.gguf import strings as gguf_strings
 from edgellama.quant.gguf.file import GGUFFile, StringArray
-from edgellama.quant.gguf.strings import string_ends
+from edgellama.quant.gguf.strings import RawStrings, string_ends
 
 NUM_TOKENS, NUM_MERGES = 128_256, 280_147  # Llama 3
 
@@ -50,6 +50,12 @@ def test_ends_are_those_of_the_obvious_loop(items: list[bytes], cut: int, more: 
         patch.setattr(gguf_strings, "MIN_STRINGS_FOR_WINDOWS", 0)
         patch.setattr(gguf_strings, "WINDOW_BYTES", 96)
         assert list(string_ends(memoryview(raw), count)) == ends_one_by_one(raw, count)
+
+
+@given(items=st.lists(ITEM, max_size=30))
+def test_lengths_are_those_of_the_strings(items: list[bytes]) -> None:
+    """The bytes of all strings are told at once."""
+    assert RawStrings.of(items).lengths().tolist() == list(map(len, items))
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -92,6 +92,10 @@ class RawStrings(Sequence[bytes]):
     def __len__(self) -> int:
         return len(self._ends)
 
+    def lengths(self) -> NDArray[np.int64]:
+        """Bytes of each."""
+        return np.diff(np.frombuffer(self._ends, ENDS).astype(np.int64), prepend=0) - PREFIX_BYTES
+
     def hashes(self) -> NDArray[np.uint64]:
         """``string_hash`` of each, of all at once.
 
@@ -102,7 +106,7 @@ class RawStrings(Sequence[bytes]):
             return np.empty(0, np.uint64)
         word_at = _words_at(self._raw, len(self._raw) - PREFIX_BYTES + 1)
         ends = np.frombuffer(self._ends, ENDS).astype(np.int64)
-        lengths = np.diff(ends, prepend=0) - PREFIX_BYTES
+        lengths = self.lengths()
         last, before, first, length = (np.uint64(factor) for factor in HASH_FACTORS)
         words = word_at[ends - PREFIX_BYTES] >> _unused_bits(lengths)
         hashes = words * last + lengths.astype(np.uint64) * length

@@ -9,12 +9,13 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellama.quant.errors import TokenizerError
-from edgellama.quant.gguf.strings import StringArray
+from edgellama.quant.gguf.strings import RawStrings, StringArray
 from edgellama.quant.records import dataclass
 from edgellama.quant.vocabulary.control_names import control_by_name
 from edgellama.quant.vocabulary.string_index import StringIndex
@@ -84,6 +85,13 @@ class Vocabulary:
             has_types=given is not None,
             index=index,
         )
+
+    @cached_property
+    def longest_bytes(self) -> int:
+        """Bytes of the longest token."""
+        if isinstance(self.tokens, RawStrings):
+            return int(self.tokens.lengths().max())
+        return max(map(len, self.tokens))
 
     def ids_of(self, *types: TokenType) -> list[int]:
         """Ids of the tokens of these types, ascending."""

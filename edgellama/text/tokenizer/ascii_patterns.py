@@ -7,6 +7,7 @@ English then needs no ``regex``, whose import and compiler cost 10 ms of every s
 from __future__ import annotations
 
 import re
+from itertools import groupby
 from string import ascii_lowercase, ascii_uppercase, digits
 
 ASCII = tuple(map(chr, range(128)))
@@ -55,13 +56,20 @@ def _content(escape: str, category: str | None) -> str | None:
     if category is not None:
         if not _CATEGORY.fullmatch(category):
             return None
-        found = sorted(
-            c for name, some in CATEGORIES.items() if name.startswith(category) for c in some
-        )
+        found = {c for name, some in CATEGORIES.items() if name.startswith(category) for c in some}
     elif escape in ("\\s", "\\S"):
-        found = list(_WHITE_SPACE)
+        found = set(_WHITE_SPACE)
     else:
         return None
     if escape[1].isupper():
-        found = [c for c in ASCII if c not in found]
-    return "".join(f"\\x{ord(character):02x}" for character in found)
+        found = set(ASCII) - found
+    return _ranges(sorted(map(ord, found)))
+
+
+def _ranges(codes: list[int]) -> str:
+    """Characters from one to another, as far as they follow each other: ``re`` reads few fast."""
+    pieces = []
+    for _, run in groupby(enumerate(codes), key=lambda pair: pair[1] - pair[0]):
+        first, *others = [f"\\x{code:02x}" for _, code in run]
+        pieces.append(f"{first}-{others[-1]}" if others else first)
+    return "".join(pieces)

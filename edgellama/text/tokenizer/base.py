@@ -168,7 +168,7 @@ class Tokenizer(ProcessBound, ABC):
 
     @cached_property
     def _longest_token_bytes(self) -> int:
-        return max(1, *map(len, self._vocabulary.tokens))
+        return max(1, self._vocabulary.longest_bytes)
 
     def _num_kept_bytes(self, text: str) -> int:
         """How many bytes of a text surely become tokens."""
