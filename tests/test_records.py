@@ -63,6 +63,43 @@ def test_wrong_arguments_are_named_alike() -> None:
         assert texts[0] == texts[1]
 
 
+CALLS = [
+    ((), {}),
+    (("a",), {}),
+    (("a", 1), {"named": 3}),
+    ((), {"first": "a", "second": 2, "named": 3}),
+    (("a", 1, 2), {}),
+    (("a",), {"first": "b"}),
+    (("a",), {"other": 1}),
+    (("a",), {"made": [1]}),
+]
+
+
+@pytest.mark.parametrize("num_before", [0, records.FEW_INSTANCES])
+@pytest.mark.parametrize(("values", "named"), CALLS)
+def test_calls_do_as_those_of_the_standard_library(
+    num_before: int, values: tuple[Any, ...], named: dict[str, Any]
+) -> None:
+    """The first few instances, and those after them, have the same fields or the same error."""
+    found = []
+    for dataclass in (dataclasses.dataclass, records.dataclass):
+
+        @dataclass(frozen=True)
+        class Some:
+            first: str
+            second: int = 5
+            named: int = field(default=7, kw_only=True)
+            made: list[int] = field(default_factory=list, kw_only=True)
+
+        for _ in range(num_before):
+            Some("before")
+        try:
+            found.append(vars(Some(*values, **named)))
+        except TypeError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+
+
 def test_instances_are_values() -> None:
     """Equal fields make equal instances of one hash, and each has its own made defaults."""
     one, other = Place("a", found={"x": 1}), Place("a")
