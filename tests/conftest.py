@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     import httpx
     from server_harness import RunningServer
 
+pytest_plugins = ("whole_run",)
+# Hundreds of processes are started, each of which would compile all that it imports.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 KERNELS = cache_root() / "kernels"
 """Where the user's own are, whatever cache a test has."""
 ALLOCATIONS_BETWEEN_SEARCHES = 10_000
-settings.register_profile("usual", max_examples=50)
-settings.register_profile("thorough", max_examples=1000)  # --hypothesis-profile=thorough
+settings.register_profile("usual", max_examples=50, deadline=None)
+# --hypothesis-profile=thorough
+settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile("usual")
 CliRunner = Callable[..., "subprocess.CompletedProcess[str]"]
 

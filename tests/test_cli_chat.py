@@ -138,7 +138,7 @@ def test_commands_on_a_terminal(smollm2_path: Path, tmp_path: Path) -> None:
         ("/set top_p 2", b"error: top_p is 2.0; allowed: "),
         ("/show", b"peak memory"),
         ("/show template", b"im_start"),
-        ("/save ~/talk.json", b"saved to "),
+        ("/save ~/talk.json", b"saved to"),  # A long path begins a line.
         ("/save ~/talk.json", b"overwrite it?"),
         ("/system none", b"no system prompt from"),
         ("/clear", b"starts anew"),
