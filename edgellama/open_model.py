@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from types import MappingProxyType
+from typing import Any, NoReturn, cast
 
 from edgellama.adjustable_model import AdjustableModel
 from edgellama.engine.card.choice import AttentionChoice, AttentionMode
@@ -28,11 +29,17 @@ from edgellama.generation.speculation.speculation import (
 from edgellama.generation.waiting_line import WaitingLine
 from edgellama.loading import LoadedModel
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.given_values import check_names
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.sampling_keys import recommended_sampling
 from edgellama.quant.typing_backports import Self
 from edgellama.sampling.options import SamplingArguments
 from edgellama.text.tokenizer import Tokenizer
+
+ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {"n_ctx": "context_length", "n_threads": "num_threads", "draft_model": "draft"}
+)
+"""What arguments are called in llama-cpp-python, where the nearest name would be another one."""
 
 
 class OpenModel(AdjustableModel):
@@ -59,6 +66,7 @@ class OpenModel(AdjustableModel):
         max_concurrent: int | None = None,
         low_priority: bool = False,
         idle_seconds: float | None = None,
+        **unknown: NoReturn,
     ) -> None:
         """Load a model.
 
@@ -104,13 +112,14 @@ class OpenModel(AdjustableModel):
             low_priority: Whether other programs come first, as the property. False by default.
             idle_seconds: After so long without a text the memory is given back, as by ``unload``.
                 None (the default) is never.
+            unknown: Nothing; other names are refused, with the one that may be meant.
 
         Raises:
             ModelNotFoundError: No such file, or a name that was not pulled.
             ModelFileError: The file is damaged, incomplete or no GGUF file.
             UnsupportedModelError: An architecture, format or tokenizer that does not run here.
             TokenizerError: The file's vocabulary is broken.
-            InvalidOptionError: An argument outside its range.
+            InvalidOptionError: An argument outside its range, or one that there is not.
             ConversionError: ``quantize`` failed.
             CudaError: ``attention`` is "cuda", and there is no card that can be used.
             KernelError: Kernels cannot be compiled or loaded, or the shipped ones do not fit.
@@ -122,6 +131,7 @@ class OpenModel(AdjustableModel):
             512
             >>> llama.close()
         """
+        check_names(unknown, tuple(OpenModel.__init__.__kwdefaults__ or ()), elsewhere=ELSEWHERE)
         check_idle_seconds(idle_seconds)
         self._line = WaitingLine(max_concurrent)
         mode = speculation_mode(speculation)

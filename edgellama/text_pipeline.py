@@ -11,11 +11,13 @@ from os import PathLike
 from types import GeneratorType
 from typing import Any, TypeAlias
 
+from edgellama.generation.arguments import given_strings
 from edgellama.generation.results import Generation
+from edgellama.generation.text_options import checked_count
 from edgellama.llama import Llama
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
-from edgellama.quant.given_values import is_whole
+from edgellama.quant.given_values import is_true, is_whole
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import check_option_names
 
@@ -87,7 +89,9 @@ def pipeline(
     """
     if task != TASK:
         raise InvalidOptionError(f"the task is {shown(task)}; allowed: {TASK!r}")
-    given = dict(options.pop("model_kwargs", None) or {})
+    given = options.pop("model_kwargs", None) or {}
+    if not isinstance(given, Mapping):
+        raise InvalidOptionError(f"model_kwargs is {shown(given)}; allowed: arguments by name")
     arguments = {name: value for name, value in given.items() if name not in WITHOUT_EFFECT}
     tokenizer = options.pop("tokenizer", None)
     if tokenizer is not None and tokenizer != model:
@@ -224,6 +228,15 @@ class _Request:
     continue_final_message: bool | None = None
     _seed: int | None = field(default=None)
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.prefix, str):
+            raise InvalidOptionError(f"prefix is {shown(self.prefix)}; allowed: a text")
+        for name, number in (("max_length", self.max_length), ("seed", self._seed)):
+            checked_count(name, number)
+        for name in ("add_special_tokens", "continue_final_message"):
+            if (truth := getattr(self, name)) is not None:
+                is_true(name, truth)
+
     @classmethod
     def of(cls, given: Mapping[str, Any], recommended: Mapping[str, Any]) -> _Request:
         """InvalidOptionError for what contradicts itself; None is as if nothing were said."""
@@ -241,12 +254,9 @@ class _Request:
                     "would be the same"
                 )
         for name in ("stop_sequence", "stop_strings"):
-            strings = said.get(name, ())
-            ours["stop"] = ours.get("stop", []) + (
-                [strings] if isinstance(strings, str) else list(strings)
-            )
+            ours["stop"] = (*ours.get("stop", ()), *given_strings(name, said.get(name)))
         if (end := said.get("eos_token_id")) is not None:
-            ours["stop_tokens"] = [end] if isinstance(end, int) else list(end)
+            ours["stop_tokens"] = [end] if is_whole(end, 0) else end
         known = ("prefix", "add_special_tokens", "continue_final_message", "max_length")
         return cls(
             options={**DEFAULTS, **recommended, **ours},

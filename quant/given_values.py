@@ -17,6 +17,8 @@ from edgellama.quant.errors import InvalidOptionError
 
 CLOSE_ENOUGH = 0.5
 """How like an option's name another must be to be taken for a slip."""
+MAX_DEPTH = 100
+"""Of lists and mappings inside each other that a caller may give."""
 
 
 def is_whole(value: Any, lowest: int) -> bool:
@@ -54,6 +56,24 @@ def check_names(
             raise InvalidOptionError(
                 f"there is no option {shown(name)}; {guess}allowed: {', '.join(known)}"
             )
+
+
+def is_shallow(value: object) -> bool:
+    """Whether whoever walks through lists and mappings comes to an end: MAX_DEPTH of them.
+
+    Python's own limit of calls inside each other ends a walk with RecursionError.
+    """
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        holders = [item for item in level if isinstance(item, (list, tuple, Mapping))]
+        if not holders:
+            return True
+        level = [
+            item
+            for holder in holders
+            for item in (holder.values() if isinstance(holder, Mapping) else holder)
+        ]
+    return False
 
 
 def is_true(name: str, value: object) -> bool:

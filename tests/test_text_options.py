@@ -77,6 +77,24 @@ def test_a_wrong_value_is_refused(call: str, name: str, llama: Llama) -> None:
         CALLS[call](llama, {name: WRONG_VALUES[name]})
 
 
+@pytest.mark.parametrize("call", CALLS)
+def test_none_is_as_if_nothing_were_said(call: str, llama: Llama) -> None:
+    """Every option may be None, those of sampling too, and then has its default."""
+    names = TEXT_OPTION_NAMES if call in CHATS else (*TEXT_OPTION_NAMES, "suffix")
+    CALLS[call](llama, dict.fromkeys(names) | {"max_tokens": 1})
+
+
+def test_numbers_that_are_giants_are_taken_or_named(llama: Llama) -> None:
+    """A whole number has no greatest one; a token that there is not is named."""
+    options: Any = dict.fromkeys(
+        ("top_k", "repeat_last_n", "dry_allowed_length", "dry_last_n", "seed"), 10**400
+    )
+    llama.generate("hello", max_tokens=2, dry_multiplier=1, repeat_penalty=1.1, **options)
+    for token in (llama.config.vocab_size, 10**30):
+        with pytest.raises(InvalidOptionError, match=rf"token {token} in stop_tokens; allowed: 0"):
+            llama.generate("hello", stop_tokens=[token], min_tokens=1)
+
+
 @pytest.mark.parametrize("call", CHATS)
 def test_chats_have_no_option_of_prompts(call: str, llama: Llama) -> None:
     """A template alone says what is a control token of a chat."""

@@ -296,11 +296,23 @@ def test_a_template_of_its_own_shows_tools() -> None:
     assert "user\n<tool_response>\n1\n</tool_response>" in shown
 
 
-def test_names_that_a_form_cannot_write_are_refused() -> None:
-    """A call in Python's words has a name that Python takes."""
-    tool = Tool("paint-it")
+def test_names_that_python_does_not_take_are_called() -> None:
+    """Tools and arguments may have any names that schemas have, where calls are Python's too."""
+    names = ["from", "user-id", "größe"]
+    schema = {"type": "object", "properties": {key: {"type": "integer"} for key in names}}
+    tool = Tool("get-it", "", schema | {"required": names})
+    said = "[get-it(from=1, user-id=2, größe=3)]"
+    chat, _ = chat_with(said, template="python", tools=[tool])
+    (call,) = chat.send("Go.").tool_calls
+    assert (call.name, call.arguments) == ("get-it", {"from": 1, "user-id": 2, "größe": 3})
+
+
+@pytest.mark.parametrize(("name", "argument"), [("7zip", "a"), ("zip", "a b"), ("zip", "None")])
+def test_names_that_a_form_cannot_write_are_refused(name: str, argument: str) -> None:
+    """A name that could not be read in a call of Python's is refused before; JSON takes any."""
+    tool = Tool(name, "", {"type": "object", "properties": {argument: {}}})
     chat_with("", tools=[tool])
-    with pytest.raises(ConstraintError, match=r"paint-it: .*names that Python takes"):
+    with pytest.raises(ConstraintError, match=rf"the tool {name}: .*allowed: letters"):
         chat_with("", template="python", tools=[tool])
 
 

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgellama.quant.given_values import MAX_DEPTH
 from edgellama.tools.call_pieces import CallPiece
 from edgellama.tools.call_splitter import CallSplitter
 from edgellama.tools.forms import FORMS
-from edgellama.tools.reading import MAX_DEPTH, READERS, ReadCall, read_calls
+from edgellama.tools.python_literals import is_readable_name
+from edgellama.tools.reading import READERS, ReadCall, read_calls
 
 F = ReadCall("f", {"a": 1})
 G = ReadCall("g", {})
@@ -69,6 +71,19 @@ READ: dict[str, tuple[str, list[ReadCall], str]] = {
         [ReadCall("f", {"a": '\\d\\d"\n'})],
         "",
     ),
+    "names that Python does not take": (
+        '[f(from="here", user-id=1, größe=2), get-it.import(lambda=3)]',
+        [
+            ReadCall("f", {"from": "here", "user-id": 1, "größe": 2}),
+            ReadCall("get-it.import", {"lambda": 3}),
+        ],
+        "",
+    ),
+    "python's surrogate pairs": (
+        r'[f(a="\ud83e\udd99 \ud83e")]',
+        [ReadCall("f", {"a": "\N{LLAMA} \N{REPLACEMENT CHARACTER}"})],
+        "",
+    ),
     "hermes": ('<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>', [F], ""),
     "hermes, two": (
         'So: <tool_call>{"name": "f", "arguments": {"a": 1}}</tool_call>\n'
@@ -108,6 +123,7 @@ TEXT = (
     '{"name": "f", "parameters": [1]}',
     '{"name": "f", "parameters": "a"}',
     '{"name": "f", "parameters": {"a": NaN}}',
+    '{"name": "f", "parameters": {"a": 1e999}}',
     '{"name": "f", "parameters": {"a": 1}',
     "Call it: {'name': 'f', 'parameters': {}}",
     "[1, 2, 3]",
@@ -120,6 +136,8 @@ TEXT = (
     "[f(a=g())]",
     "[f(a=[x for x in y])]",
     "[f(a=1 + 1)]",
+    "[f(a=1e999)]",
+    "[f(None=1)]",
     "[f(a=b'1')]",
     "[f(a=f'{g()}')]",
     "[f(a=__import__('os').system('true'))]",
@@ -214,6 +232,14 @@ def test_what_a_form_writes_is_read(arguments: dict[str, Any]) -> None:
         if form.key:
             reading = read_calls(form.written("f", arguments), form=form.name)
             assert reading == ((ReadCall("f", arguments),), "")
+
+
+@given(st.text("ab_-.ß1", min_size=1, max_size=4) | st.sampled_from(["in", "True", "null", "_1"]))
+def test_readable_names_are_read(name: str) -> None:
+    """A name that is said to be readable is read as it is, of tools and of arguments."""
+    reading = read_calls(f"[{name}({name}=1, b={{'{name}': true}})]", form="python")
+    if is_readable_name(name) and name != "b":
+        assert reading.calls == (ReadCall(name, {name: 1, "b": {name: True}}),)
 
 
 def split(form: str, pieces: list[str]) -> tuple[list[str], tuple[ReadCall, ...]]:

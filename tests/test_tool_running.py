@@ -18,7 +18,8 @@ from tool_chats import (
 )
 
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.tools.tool import Tool
+from edgellama.tools.running import call_function
+from edgellama.tools.tool import Tool, ToolCall
 
 pytest.importorskip("llguidance")
 
@@ -103,6 +104,30 @@ def test_functions_get_what_their_hints_ask_for() -> None:
     assert json.loads(chat.messages[2]["content"]) == {"oldest": {"name": "Ada", "age": 36}}
 
 
+def visit(
+    towns: dict[str, Person], first: tuple[Person, int], numbers: dict[int, str], who: Person | int
+) -> object:
+    """Visit."""
+    return [type(towns["Rome"]), type(first[0]), first[1], numbers, type(who)]
+
+
+def test_objects_are_made_inside_mappings_tuples_and_unions() -> None:
+    """A class is a class wherever a hint has it, and keys are what hints say."""
+    pytest.importorskip("pydantic")
+    ada = {"name": "Ada", "age": 36}
+    arguments = {"towns": {"Rome": ada}, "first": [ada, 1], "numbers": {"1": "one"}, "who": ada}
+    result = call_function({"visit": Tool.of(visit)}, ToolCall("visit", arguments))
+    assert result == [Person, Person, 1, {1: "one"}, Person]
+
+
+class Later:
+    """An object whose call is asynchronous."""
+
+    async def __call__(self, a: int) -> int:
+        """Wait."""
+        return a
+
+
 async def later(a: int) -> int:
     """Wait."""
     await asyncio.sleep(0)
@@ -118,6 +143,8 @@ def test_asynchronous_functions_are_awaited() -> None:
     chat, engine = chat_with(said, tools=[later])
     with pytest.raises(InvalidOptionError, match="later is asynchronous"):
         chat.run("Go.")
+    with pytest.raises(InvalidOptionError, match="Later is asynchronous"):
+        chat.run("Go.", tools=[Later()])
     assert engine.forwarded == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from edgellama import ChatOptions, GGUFFile, Llama, load_tokenizer, predict_foot
 from edgellama.convert import convert, plan
 from edgellama.convert.options import ConversionArguments
 from edgellama.quant.errors import EdgellamaError
-from edgellama.quant.given_values import given_path
+from edgellama.quant.given_values import MAX_DEPTH, given_path
+from edgellama.text_pipeline import ALLOWED, pipeline
 
 ODD_VALUES: tuple[Any, ...] = (
     *(None, True, 0, -1, 5, 10**30, 1.5, math.nan, 1j),
@@ -103,6 +105,40 @@ def test_loading_refuses_in_its_own_words(tiny_path: Path) -> None:
         run_to_end(call)
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("foo", ""), ("contxt_length", "context_length"), ("n_ctx", "context_length")],
+)
+def test_loading_knows_its_arguments(name: str, meant: str) -> None:
+    """An argument of Llama that there is not is refused with the one that is meant."""
+    with pytest.raises(EdgellamaError) as raised:
+        Llama("absent.gguf", **{name: 1})  # type: ignore[arg-type]
+    assert str(raised.value).startswith(f"there is no option '{name}'; {meant and 'did you mean '}")
+    assert meant in str(raised.value)
+
+
+def test_a_pipeline_refuses_in_its_own_words(tiny_path: Path) -> None:
+    """Options in transformers' words are checked, too; so many texts are no slip."""
+    with Llama(tiny_path, context_length=16) as tiny:
+        for name, value in itertools.product((*ALLOWED, "model_kwargs"), ODD_VALUES):
+            if (name, value) != ("num_return_sequences", 10**30):
+                options = {"max_new_tokens": 1, name: value}
+                run_to_end(lambda: pipeline(model=tiny, **options)("a"))  # noqa: B023
+
+
+def test_what_is_nested_without_end_is_refused(llama: Llama) -> None:
+    """Arguments of calls and variables of templates are as deep as others may walk."""
+    deep: dict[str, Any] = {}
+    for _ in range(MAX_DEPTH):
+        deep = {"a": deep}
+    call = {"function": {"name": "f", "arguments": deep}}
+    said = [{"role": "assistant", "content": "", "tool_calls": [call]}]
+    with pytest.raises(EdgellamaError, match=r"arguments of a call of f are nested too deeply"):
+        llama.chat(messages=said)
+    with pytest.raises(EdgellamaError, match=r"template_variables is nested too deeply"):
+        llama.chat(template_variables={"documents": deep})
+
+
 def test_properties_refuse_in_their_own_words(llama: Llama) -> None:
     """What may be assigned to a model, a session or a chat is checked, and wrong values change
     nothing."""
@@ -136,7 +172,8 @@ def test_files_refuse_in_their_own_words(
 def test_tokens_that_are_none_are_named(llama: Llama) -> None:
     """The tokenizer names what it was given in place of a token or of a list of them."""
     tokenizer = llama.tokenizer
-    for taker in (tokenizer.decode, tokenizer.token_bytes, tokenizer.token_text):
+    takers = (tokenizer.decode, tokenizer.token_bytes, tokenizer.token_text, tokenizer.min_tokens)
+    for taker in takers:
         for value in ODD_VALUES:
             run_to_end(lambda: taker(value))  # noqa: B023
     with pytest.raises(EdgellamaError, match=r"^token 'x'; allowed: 0 to 49151$"):

@@ -89,6 +89,15 @@ def stop_tokens(tokens: Collection[int] | None) -> frozenset[int]:
     return frozenset(int(token) for token in tokens or ())
 
 
+def check_stop_tokens(tokens: Collection[int], vocab_size: int) -> None:
+    """InvalidOptionError for an id that the vocabulary lacks."""
+    wrong = next((token for token in tokens if token >= vocab_size), None)
+    if wrong is not None:
+        raise InvalidOptionError(
+            f"token {shown(wrong)} in stop_tokens; allowed: 0 to {vocab_size - 1}"
+        )
+
+
 def token_bias(tokenizer: Tokenizer, bias: Mapping[int | str, float | bool]) -> dict[int, float]:
     """What is added to the logit of each token, by id; False is minus infinity.
 

@@ -19,7 +19,7 @@ from edgellama.generation.text_options import (
 from edgellama.generation.text_request import Request, text_request
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.given_values import is_true
+from edgellama.quant.given_values import MAX_DEPTH, is_shallow, is_true
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import check_option_names
 from edgellama.text.chat_template import ChatTemplate
@@ -211,6 +211,10 @@ def _checked_variables(given: object) -> Mapping[str, object]:
     if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
         raise InvalidOptionError(
             f"template_variables is {shown(given)}; allowed: a mapping of names to values"
+        )
+    if not is_shallow(given):
+        raise InvalidOptionError(
+            f"template_variables is nested too deeply; allowed: {MAX_DEPTH} levels"
         )
     own = [name for name in _OWN_VARIABLES if name in given]
     if own:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgellama.generation.arguments import token_bias
+from edgellama.generation.arguments import check_stop_tokens, token_bias
 from edgellama.generation.choice_orders import ChoiceOrders, is_orderable, rules_along
 from edgellama.generation.constraining import constraint_of
 from edgellama.generation.held_tokens import RefusedTokens
@@ -34,6 +34,7 @@ class TokenChoice:
 
     def __init__(self, engine: TextEngine, tokenizer: Tokenizer, request: Request) -> None:
         own_ends = tokenizer.special.end_of_generation | request.end_tokens
+        check_stop_tokens(request.stop_tokens, tokenizer.vocab_size)
         self.end_tokens = own_ends | request.stop_tokens
         breaks = SequenceBreakers(tokenizer, request.sampling.dry_breakers)
         bias = token_bias(tokenizer, dict(request.sampling.logit_bias or {}))

@@ -45,8 +45,9 @@ _KEPT_BESIDE_PRESETS = frozenset({"logit_bias", "min_tokens", "ignore_eos", "see
 def merged_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
     """Options by name, of which later layers win.
 
-    A preset stands in for all that earlier layers say about the choice of tokens, except what
-    concerns single tokens. InvalidOptionError for a name that is no preset.
+    None is as if nothing were said, but for options whose value it may be. A preset stands in for
+    all that earlier layers say about the choice of tokens, except what concerns single tokens.
+    InvalidOptionError for a name that is no preset.
     """
     merged: dict[str, Any] = {}
     for layer in layers:
@@ -54,8 +55,13 @@ def merged_options(*layers: Mapping[str, Any]) -> dict[str, Any]:
             dropped = RULES.keys() - _KEPT_BESIDE_PRESETS
             merged = {name: value for name, value in merged.items() if name not in dropped}
             merged.update(_preset(layer["preset"]))
-        merged.update((name, value) for name, value in layer.items() if name != "preset")
+        merged.update((name, value) for name, value in layer.items() if _is_said(name, value))
     return merged
+
+
+def _is_said(name: str, value: object) -> bool:
+    is_silent = value is None and name in RULES and not RULES[name].range.takes_none
+    return not is_silent and name != "preset"
 
 
 def _preset(name: object) -> SamplingArguments:

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 
 KERNEL_STAGES = ("top_k", "top_p", "min_p", "temperature")
+"""What the kernel does, in this order."""
 MAX_TOP_K = 2**31 - 1
 """More than any vocabulary has; kernels take no greater number."""
-"""What the kernel does, in this order."""
 Choose: TypeAlias = Callable[[Logits, float], int | None]
 
 

@@ -79,7 +79,8 @@ def _penalties(options: SamplingOptions, spared: SparedTokens) -> Stage | None:
 
 def _dry(options: SamplingOptions, spared: SparedTokens) -> Stage | None:
     multiplier, base = float(options.dry_multiplier), float(options.dry_base)
-    allowed_length, last_n = int(options.dry_allowed_length), int(options.dry_last_n)
+    # No history is longer, and whole numbers beyond are no floats.
+    allowed_length, last_n = min(int(options.dry_allowed_length), 1 << 53), int(options.dry_last_n)
     if multiplier == 0 or last_n == 0:
         return None
     tokens = GrowingTokens(lambda token: token in spared.end_tokens or spared.breaks(token))

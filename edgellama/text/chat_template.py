@@ -21,8 +21,9 @@ from edgellama.text.named_templates import (
     template_source,
     unknown_template,
 )
+from edgellama.text.surrogates import well_formed
 from edgellama.text.tokenizer.added_tokens import Stretch
-from edgellama.text.tokenizer.base import Tokenizer, well_formed
+from edgellama.text.tokenizer.base import Tokenizer
 
 if TYPE_CHECKING:
     from edgellama.text.template_sandbox import CompiledTemplate

@@ -53,18 +53,22 @@ class ContentMarks:
         if isinstance(value, str):
             return self._control_pattern.sub(lambda found: self._control_marks[found[0]], value)
         if isinstance(value, Mapping):
-            return {key: self._without_control(item) for key, item in value.items()}
+            # Names of properties and of arguments are as much a stranger's as other texts.
+            return {
+                self._without_control(key): self._without_control(item)
+                for key, item in value.items()
+            }
         if isinstance(value, (list, tuple)):
             return [self._without_control(item) for item in value]
         return value
 
 
 def _strings(value: object) -> Iterator[str]:
-    """Every string inside nested mappings and lists."""
+    """Every string inside nested mappings, names too, and lists."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
-        for item in value.values():
+        for item in (*value, *value.values()):
             yield from _strings(item)
     elif isinstance(value, (list, tuple)):
         for item in value:

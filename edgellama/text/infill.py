@@ -7,8 +7,9 @@ and how text becomes tokens the tokenizer's.
 from __future__ import annotations
 
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
+from edgellama.text.surrogates import well_formed
 from edgellama.text.tokenizer.added_tokens import Stretch
-from edgellama.text.tokenizer.base import Tokenizer, well_formed
+from edgellama.text.tokenizer.base import Tokenizer
 
 
 def infill_prompt(

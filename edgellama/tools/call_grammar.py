@@ -14,8 +14,10 @@ from typing import Any
 from edgellama.constraints.answer_form import JSON_STYLE, AnswerForm
 from edgellama.constraints.json_schema import compiled_schema
 from edgellama.constraints.schema_places import subschemas
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ConstraintError
 from edgellama.tools.forms import CallForm
+from edgellama.tools.python_literals import is_readable_name
 from edgellama.tools.reading import CODE_TOOL
 from edgellama.tools.tool import Tool
 
@@ -162,11 +164,15 @@ class _Lark:
 
 
 def _check_names(form: CallForm, tools: Sequence[Tool]) -> None:
-    wrong = next((t.name for t in tools if not form.key and not t.name.isidentifier()), None)
-    if wrong is not None:
-        raise ConstraintError(
-            f"the tool {wrong}: the model writes calls as Python; allowed: names that Python takes"
-        )
+    """Calls in Python must be readable again; arguments in JSON may have any names."""
+    for tool in () if form.key else tools:
+        for name in (tool.name, *tool.parameters.get("properties", ())):
+            if not is_readable_name(name):
+                raise ConstraintError(
+                    f"the tool {tool.name}: the model writes calls as Python, which cannot have "
+                    f"the name {shown(name)}; allowed: letters, digits, _, - and ., beginning with "
+                    "a letter or _"
+                )
 
 
 def _built_in_rules(tools: Sequence[Tool]) -> list[str]:

@@ -7,23 +7,28 @@ and depth, because Python's own parser can be brought down by deeply nested ones
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from edgellama.text.surrogates import well_formed
+
 MAX_CHARACTERS = 1 << 16
 MAX_DEPTH = 64
 _OPEN, _CLOSE = "([{", ")]}"
-_SPACE = r"\s+"
-_NAME = r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*){0,4}"
-_NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?(?!\w)"
+_SPACE = r"[ \t\n\r\f\v]+"
+_NAME = r"[^\W\d][\w-]*(?:\.[^\W\d][\w-]*){0,4}"
+"""Of functions and arguments: Python's keywords are among them, and what schemas write with "-"."""
+_NUMBER = r"[-+]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?(?!\w)"
 _STRING = r"""'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*\""""
-_PIECE = re.compile(f"{_SPACE}|{_STRING}|{_NAME}|{_NUMBER}|[][(){{}},=:]", re.DOTALL | re.ASCII)
+_PIECE = re.compile(f"{_SPACE}|{_STRING}|(?P<name>{_NAME})|{_NUMBER}|[][(){{}},=:]", re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED = frozenset("\\'\"abfnrtvxuUN\n01234567")
 _CONSTANTS: Mapping[str, Any] = MappingProxyType({"true": True, "false": False, "null": None})
 """What JSON calls True, False and None; models mix both."""
+_RESERVED = frozenset({"True", "False", "None", *_CONSTANTS})
 
 
 class PythonCall(NamedTuple):
@@ -31,6 +36,11 @@ class PythonCall(NamedTuple):
 
     name: str
     arguments: dict[str, Any]
+
+
+def is_readable_name(name: str) -> bool:
+    """Whether a function or an argument of this name is understood in a call."""
+    return re.fullmatch(_NAME, name) is not None and name not in _RESERVED
 
 
 def read_call_list(text: str) -> tuple[list[PythonCall], str] | None:
@@ -52,15 +62,26 @@ def read_call(text: str) -> tuple[PythonCall, str] | None:
 
 def _first_expression(text: str) -> tuple[ast.expr, str] | None:
     """What stands up to the bracket that closes the first one, and the text behind."""
-    pieces = _up_to_closed_bracket(text)
-    if pieces is None:
+    found = _up_to_closed_bracket(text)
+    if found is None:
         return None
-    source = "".join(_ESCAPE.sub(_known_escape, piece) for piece in pieces)
+    pieces, end = found
+    # Names that Python would not take have others while it reads them.
+    names = {f"_{place}": piece for place, piece in enumerate(pieces) if is_readable_name(piece)}
+    read = [
+        f"_{place}" if f"_{place}" in names else _ESCAPE.sub(_known_escape, piece)
+        for place, piece in enumerate(pieces)
+    ]
     try:
-        tree = ast.parse(source.strip(), mode="eval")
+        tree = ast.parse("".join(read).strip(), mode="eval")
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return None
-    return tree.body, text[sum(map(len, pieces)) :]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            node.id = names.get(node.id, node.id)
+        elif isinstance(node, ast.keyword) and node.arg is not None:
+            node.arg = names.get(node.arg, node.arg)
+    return tree.body, text[end:]
 
 
 def _known_escape(found: re.Match[str]) -> str:
@@ -68,8 +89,8 @@ def _known_escape(found: re.Match[str]) -> str:
     return found[0] if found[1] in _ESCAPED else f"\\{found[0]}"
 
 
-def _up_to_closed_bracket(text: str) -> list[str] | None:
-    """The pieces up to where the first bracket is closed; None if others stand before that."""
+def _up_to_closed_bracket(text: str) -> tuple[list[str], int] | None:
+    """The pieces up to where the first bracket is closed, and where that is; None if it is not."""
     pieces: list[str] = []
     position, depth = 0, 0
     while position < min(len(text), MAX_CHARACTERS):
@@ -85,15 +106,14 @@ def _up_to_closed_bracket(text: str) -> list[str] | None:
         elif piece in _CLOSE:
             depth -= 1
             if depth <= 0:
-                return pieces if depth == 0 else None
+                return (pieces, position) if depth == 0 else None
     return None
 
 
 def _call(node: ast.expr) -> PythonCall | None:
     """A call whose arguments are all literals and have names."""
-    if not isinstance(node, ast.Call) or node.args:
+    if not isinstance(node, ast.Call) or node.args or not isinstance(node.func, ast.Name):
         return None
-    name = _dotted(node.func)
     arguments: dict[str, Any] = {}
     for keyword in node.keywords:
         if keyword.arg is None or keyword.arg in arguments:
@@ -102,24 +122,17 @@ def _call(node: ast.expr) -> PythonCall | None:
             arguments[keyword.arg] = _literal(keyword.value)
         except ValueError:
             return None
-    return None if name is None else PythonCall(name, arguments)
-
-
-def _dotted(node: ast.expr) -> str | None:
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        owner = _dotted(node.value)
-        return None if owner is None else f"{owner}.{node.attr}"
-    return None
+    return PythonCall(node.func.id, arguments)
 
 
 def _literal(node: ast.expr) -> Any:
     """A value that JSON can write; ValueError for anything else."""
-    if isinstance(node, ast.Constant) and isinstance(
-        node.value, (str, int, float, bool, type(None))
-    ):
-        return node.value
+    if isinstance(node, ast.Constant):
+        value = node.value
+        if isinstance(value, str):
+            return well_formed(value)
+        if value is None or (isinstance(value, (int, float)) and math.isfinite(value)):
+            return value
     if isinstance(node, ast.Name) and node.id in _CONSTANTS:
         return _CONSTANTS[node.id]
     if isinstance(node, (ast.List, ast.Tuple)):

@@ -7,18 +7,19 @@ and nothing of it is evaluated.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
+from edgellama.quant.given_values import is_shallow
 from edgellama.tools.python_literals import PythonCall, read_call, read_call_list
 
 PYTHON_TAG, TOOL_CALLS = "<|python_tag|>", "[TOOL_CALLS]"
 OPENING_TAG, CLOSING_TAG = "<tool_call>", "</tool_call>"
 CODE_TOOL = "code_interpreter"
 """The built-in tool that code behind <|python_tag|> is for; its argument is ``code``."""
-MAX_DEPTH = 100
 MAX_MARKS = 1000
 _BUILT_IN = ".call"
 _SPACE, _SEPARATOR = re.compile(r"\s*"), re.compile(r"[\s;,]*")
@@ -163,29 +164,18 @@ def _value(text: str, start: int = 0) -> tuple[Any, int]:
         value, end = _DECODER.raw_decode(text, _SPACE.match(text, start).end())  # type: ignore[union-attr]
     except (ValueError, RecursionError):
         return None, start
-    return (value, end) if _is_shallow(value) else (None, start)
+    return (value, end) if is_shallow(value) else (None, start)
 
 
-def _is_shallow(value: Any) -> bool:
-    """Whether other programs may walk through a value as deep as it goes."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        inner = [item for item in level if isinstance(item, (list, dict))]
-        if not inner:
-            return True
-        level = [
-            item
-            for holder in inner
-            for item in (holder.values() if isinstance(holder, dict) else holder)
-        ]
-    return False
+def _finite(number: str) -> float:
+    """A number that other programs can read; ValueError for "Infinity", and for 1e999."""
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError(f"{number} is no number of JSON")
+    return value
 
 
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant} is no JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse)
+_DECODER = json.JSONDecoder(parse_constant=_finite, parse_float=_finite)
 
 
 def _of_object(value: Any, names: Names) -> ReadCall | None:

@@ -27,10 +27,16 @@ def runnable(tools: Sequence[Tool], *, may_await: bool) -> Mapping[str, Tool]:
         )
     if not tools:
         raise InvalidOptionError("there are no tools to run; allowed: tools with functions")
-    awaited = next((t.name for t in tools if inspect.iscoroutinefunction(t.function)), None)
+    awaited = next((tool.name for tool in tools if _is_asynchronous(tool.function)), None)
     if awaited is not None and not may_await:
         raise InvalidOptionError(f"the tool {awaited} is asynchronous; allowed: with run_async")
     return {tool.name: tool for tool in tools}
+
+
+def _is_asynchronous(function: object) -> bool:
+    """Whether it is awaited: an asynchronous function, or an object whose call is one."""
+    call = getattr(function, "__call__", None)  # noqa: B004  it is the method that is looked at
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(call)
 
 
 def call_function(tools: Mapping[str, Tool], call: ToolCall) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.given_values import MAX_DEPTH, is_shallow
 from edgellama.quant.records import dataclass
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -32,6 +33,8 @@ CALL_FORM = (
 )
 _SCHEMA_KEYS = ("parameters", "input_schema", "inputSchema")
 """Where OpenAI's, Anthropic's and MCP's clients put the schema of the arguments."""
+_FLAT_TYPES = (None, "function", "custom")
+"""Types of tools that say everything at the top: OpenAI's newer ones, and Anthropic's."""
 
 
 @dataclass(frozen=True)
@@ -186,8 +189,16 @@ def checked_calls(values: object) -> list[ToolCall]:
 
 
 def _checked_call(value: object) -> ToolCall:
-    if isinstance(value, ToolCall):
-        return value
+    call = value if isinstance(value, ToolCall) else _given_call(value)
+    if not is_shallow(call.arguments):
+        raise InvalidOptionError(
+            f"the arguments of a call of {call.name} are nested too deeply; allowed: {MAX_DEPTH} "
+            "levels"
+        )
+    return call
+
+
+def _given_call(value: object) -> ToolCall:
     function = value.get("function") if isinstance(value, Mapping) else None
     if isinstance(value, Mapping) and isinstance(function, Mapping):
         name, arguments = function.get("name"), function.get("arguments")
@@ -212,7 +223,7 @@ def _parsed(text: str) -> object:
 
 def _of_mapping(given: Mapping[str, Any]) -> Tool:
     inner = given.get("function")
-    if inner is None and given.get("type", "function") == "function":
+    if inner is None and given.get("type") in _FLAT_TYPES:
         inner = given
     if not isinstance(inner, Mapping):
         raise InvalidOptionError(f"a tool is {dict(given)!r:.200}; allowed: {TOOL_FORM}")

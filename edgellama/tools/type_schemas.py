@@ -53,7 +53,7 @@ class TypeSchemas:
 
         ``may_be_left_out``: None stands for a value that is left out, so it need not be written.
         """
-        origin, arguments = get_origin(hint), get_args(hint)
+        hint, origin, arguments = _taken_apart(hint)
         if origin is Annotated:
             texts = [text for text in arguments[1:] if isinstance(text, str)]
             if len(texts) < len(arguments[1:]):
@@ -71,7 +71,7 @@ class TypeSchemas:
             return dict(_PLAIN[hint])
         if origin in _LISTS:
             return {"type": "array", "items": self.schema(arguments[0], what)}
-        if origin in _OBJECTS:
+        if origin in _OBJECTS and arguments[0] is str:
             return {"type": "object", "additionalProperties": self.schema(arguments[1], what)}
         if origin is tuple:
             return self._tuple(arguments, what)
@@ -123,22 +123,35 @@ def _is_msgspec(hint: Any) -> bool:
 
 def reader_of(hint: Any) -> Callable[[Any], Any] | None:
     """What makes an argument of JSON the object that a hint asks for; None if it is one already."""
-    origin, arguments = get_origin(hint), get_args(hint)
+    hint, origin, arguments = _taken_apart(hint)
     if origin is Annotated:
         return reader_of(arguments[0])
     if origin in _UNIONS:
         others = [other for other in arguments if other is not type(None)]
-        return _optional(reader_of(others[0])) if len(others) == 1 else None
+        if len(others) == 1:
+            return _optional(reader_of(others[0]))
+        return _class_reader(hint) if any(map(reader_of, others)) else None
     if isinstance(hint, type) and issubclass(hint, Enum):
         return hint
     if origin in _LISTS:
         return _list_reader(origin, reader_of(arguments[0]))
-    if origin is tuple or hint in _BUILT_LISTS:
-        kind: type = origin or hint
-        return kind
-    if origin is not None or _is_plain(hint):
-        return None
+    if origin in _OBJECTS and arguments[0] is str:
+        return _object_reader(reader_of(arguments[1]))
+    if origin is tuple and arguments[1:] != (...,):
+        return _tuple_reader([reader_of(argument) for argument in arguments])
+    if origin is tuple:
+        return _list_reader(tuple, reader_of(arguments[0]))
+    if origin is Literal or _is_plain(hint):
+        return hint if hint in _BUILT_LISTS else None
     return _class_reader(hint)
+
+
+def _taken_apart(hint: Any) -> tuple[Any, Any, tuple[Any, ...]]:
+    """A hint with its origin and arguments; a bare ``typing.List`` counts as ``list``."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is not None and not arguments and not isinstance(hint, types.GenericAlias):
+        return origin, None, ()
+    return hint, origin, arguments
 
 
 def _optional(read: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
@@ -150,6 +163,16 @@ def _list_reader(kind: Any, read: Callable[[Any], Any] | None) -> Callable[[Any]
     if read is None:
         return make
     return lambda values: (make or list)(map(read, values))
+
+
+def _object_reader(read: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
+    return read and (lambda values: {name: read(value) for name, value in values.items()})
+
+
+def _tuple_reader(readers: Sequence[Callable[[Any], Any] | None]) -> Callable[[Any], Any]:
+    return lambda values: tuple(
+        value if read is None else read(value) for read, value in zip(readers, values, strict=True)
+    )
 
 
 def _is_plain(hint: Any) -> bool:

@@ -6,7 +6,6 @@ The kinds of tokenizer only say how a stretch of plain text is cut.
 
 from __future__ import annotations
 
-import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,11 +26,10 @@ from edgellama.quant.vocabulary.infill_names import (
 )
 from edgellama.quant.vocabulary.special_tokens import SpecialTokens
 from edgellama.quant.vocabulary.vocabulary import TokenType, Vocabulary
+from edgellama.text.surrogates import replace_surrogates, well_formed
 from edgellama.text.tokenizer.added_tokens import AddedTokenMatcher, Stretch
 
 Derived = TypeVar("Derived")
-REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokenizer(ProcessBound, ABC):
@@ -156,12 +154,17 @@ class Tokenizer(ProcessBound, ABC):
             How many tokens there are at least; 0 where nothing is sure, as in a vocabulary whose
             tokens take white space with them.
 
+        Raises:
+            TokenizerError: No string.
+
         Example:
             >>> from edgellama import Llama
             >>> with Llama("smollm2", context_length=64) as llama:
             ...     llama.tokenizer.min_tokens("hello " * 1_000_000) > llama.context_length
             True
         """
+        if not isinstance(text, str):
+            raise TokenizerError(f"the text is {shown(text)}; allowed: a string")
         if self._rules.lstrip or self._rules.rstrip:
             return 0
         return self._num_kept_bytes(text) // self._longest_token_bytes
@@ -311,15 +314,3 @@ class Tokenizer(ProcessBound, ABC):
 
 def _go_on() -> None:
     """The check of those who want all of it."""
-
-
-def well_formed(text: str) -> str:
-    """The text with surrogate pairs joined and lone surrogates replaced by U+FFFD."""
-    if text.isascii() or not _SURROGATE.search(text):
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def replace_surrogates(text: str) -> str:
-    """The text with every surrogate replaced by U+FFFD."""
-    return text if text.isascii() else _SURROGATE.sub(REPLACEMENT_CHARACTER, text)

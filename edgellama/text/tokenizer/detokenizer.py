@@ -10,7 +10,8 @@ import codecs
 from collections.abc import Collection
 from typing import TypeAlias
 
-from edgellama.text.tokenizer.base import Tokenizer, replace_surrogates
+from edgellama.text.surrogates import replace_surrogates
+from edgellama.text.tokenizer.base import Tokenizer
 
 DetokenizerState: TypeAlias = "tuple[bool, tuple[bytes, int]]"
 """What a detokenizer remembers of the tokens so far."""

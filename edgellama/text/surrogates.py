@@ -1,0 +1,23 @@
+"""Halves of UTF-16's surrogate pairs, which Python's texts may hold and UTF-8 cannot write.
+
+They come out of JSON and of file names; what becomes of a text is said here, not where it is from.
+"""
+
+from __future__ import annotations
+
+import re
+
+REPLACEMENT_CHARACTER = "\N{REPLACEMENT CHARACTER}"
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def well_formed(text: str) -> str:
+    """The text with surrogate pairs joined and lone surrogates replaced by U+FFFD."""
+    if text.isascii() or not _SURROGATE.search(text):
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def replace_surrogates(text: str) -> str:
+    """The text with every surrogate replaced by U+FFFD."""
+    return text if text.isascii() else _SURROGATE.sub(REPLACEMENT_CHARACTER, text)
