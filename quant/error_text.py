@@ -1,12 +1,19 @@
-"""How an offending value is written into an error's message, and the form of a file's error."""
+"""How an offending value is written into an error's message, and which other one may be meant.
+
+The form of a file's error is known here, too; which values are right is left to the raiser.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from edgellama.quant.errors import ModelFileError
 
 MAX_SHOWN_CHARACTERS = 80
+LIKE_A_SLIP, NEARLY_THE_SAME = 0.6, 0.8
+"""How like another a name must be to be taken for a slip, by ``difflib``; the second where names
+are alike by nature, as those of models, or where what is no name may be meant as it stands."""
 INCOMPLETE = "the file is incomplete: download it again"
 """What to do about a file that ends too early."""
 
@@ -20,6 +27,19 @@ def shown(value: object) -> str:
     else:
         text = f"of type {type(value).__name__}"
     return text if len(text) <= MAX_SHOWN_CHARACTERS else text[:MAX_SHOWN_CHARACTERS] + "..."
+
+
+def nearest(name: object, known: Iterable[str], likeness: float = LIKE_A_SLIP) -> str | None:
+    """The known name that is meant where another one is given; None where none is like it."""
+    from difflib import get_close_matches  # which is needed for errors alone
+
+    given = str(name)[:MAX_SHOWN_CHARACTERS]
+    return next(iter(get_close_matches(given, list(known), n=1, cutoff=likeness)), None)
+
+
+def did_you_mean(meant: str | None) -> str:
+    """The question behind a name that there is not, with a space; nothing where none is meant."""
+    return "" if meant is None else f"did you mean {meant}? "
 
 
 def shape_text(shape: tuple[int, ...]) -> str:

@@ -12,11 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from edgellama.quant.error_text import shown
+from edgellama.quant.error_text import did_you_mean, nearest, shown
 from edgellama.quant.errors import InvalidOptionError
 
-CLOSE_ENOUGH = 0.5
-"""How like an option's name another must be to be taken for a slip."""
 MAX_DEPTH = 100
 """Of lists and mappings inside each other that a caller may give."""
 
@@ -47,14 +45,11 @@ def check_names(
     known = (*parameters, *allowed)
     for name in names:
         if name not in allowed:
-            from difflib import get_close_matches
-
-            same = elsewhere.get(str(name), "")
-            close = get_close_matches(str(name)[:80], known, n=1, cutoff=CLOSE_ENOUGH)
-            meant = [same] if same in known else close
-            guess = f"did you mean {meant[0]}? " if meant else ""
+            same = elsewhere.get(str(name))
+            meant = same if same in known else nearest(name, known)
             raise InvalidOptionError(
-                f"there is no option {shown(name)}; {guess}allowed: {', '.join(known)}"
+                f"there is no option {shown(name)}; {did_you_mean(meant)}allowed: "
+                f"{', '.join(known)}"
             )
 
 

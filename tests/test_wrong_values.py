@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from edgellama import ChatOptions, GGUFFile, Llama, load_tokenizer, predict_footprint, pull
 from edgellama.convert import convert, plan
 from edgellama.convert.options import ConversionArguments
+from edgellama.generation.text_options import TEXT_OPTION_NAMES
+from edgellama.quant.error_text import did_you_mean, nearest
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.given_values import MAX_DEPTH, given_path
 from edgellama.text_pipeline import ALLOWED, pipeline
@@ -266,3 +270,15 @@ def test_path_objects_of_others_are_paths(tmp_path: Path) -> None:
     assert given_path("path", Place(str(tmp_path))) == tmp_path
     with pytest.raises(EdgellamaError, match=r"path is b'x'; allowed: a text or a path object"):
         given_path("path", Place(os.fsencode("x")))
+
+
+@given(st.sampled_from(TEXT_OPTION_NAMES), st.data())
+def test_a_slip_of_a_letter_is_understood(name: str, data: st.DataObject) -> None:
+    """Who leaves a letter of a name out, or doubles one, is told the name."""
+    place = data.draw(st.integers(0, len(name) - 1))
+    for slip in (name[:place] + name[place + 1 :], name[:place] + name[place:][:1] + name[place:]):
+        if slip not in TEXT_OPTION_NAMES:
+            meant = nearest(slip, TEXT_OPTION_NAMES)
+            assert meant is not None and abs(len(meant) - len(slip)) <= 1
+    assert nearest("qqqq", TEXT_OPTION_NAMES) is None
+    assert did_you_mean(None) == ""

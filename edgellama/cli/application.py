@@ -76,10 +76,10 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that is asked for; an error for another word names the nearest command."""
         if args[0] not in COMMANDS and not ctx.resilient_parsing:
-            from difflib import get_close_matches
+            from edgellama.quant.error_text import nearest
 
-            if close := get_close_matches(args[0], COMMANDS, n=1):
-                ctx.fail(f"No such command {args[0]!r}. Did you mean {close[0]!r}?")
+            if (meant := nearest(args[0], COMMANDS)) is not None:
+                ctx.fail(f"No such command {args[0]!r}. Did you mean {meant!r}?")
         found = super().resolve_command(ctx, args)
         unwind()
         return found

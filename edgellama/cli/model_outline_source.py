@@ -37,11 +37,11 @@ def find_outline(name: str) -> OutlineSource:
 
     Raises ModelNotFoundError with what can be given, ModelFileError, UnsupportedModelError.
     """
-    from difflib import get_close_matches
 
     from edgellama.measure.model_outline import ModelOutline
     from edgellama.measure.model_presets import MODEL_PRESETS, find_preset
-    from edgellama.models.names import CLOSE_ENOUGH, is_plainly_a_path, resolve
+    from edgellama.models.names import is_plainly_a_path, resolve
+    from edgellama.quant.error_text import NEARLY_THE_SAME, did_you_mean, nearest
     from edgellama.quant.gguf.file import GGUFFile
 
     path = Path(name)
@@ -58,10 +58,10 @@ def find_outline(name: str) -> OutlineSource:
         if is_plainly_a_path(name):
             raise
         sizes = f"known sizes: {', '.join(MODEL_PRESETS)}"
-        if close := get_close_matches(name.lower(), MODEL_PRESETS, n=1, cutoff=CLOSE_ENOUGH):
+        if (meant := nearest(name.lower(), MODEL_PRESETS, NEARLY_THE_SAME)) is not None:
             raise ModelNotFoundError(
                 f"no file, no model and no published size called {name!r}; "
-                f"did you mean {close[0]}? {sizes}"
+                f"{did_you_mean(meant)}{sizes}"
             ) from None
         raise ModelNotFoundError(f"{error.in_terminal}; {sizes}") from None
     with GGUFFile(path) as file:

@@ -13,6 +13,7 @@ import click
 
 from edgellama.cli.options import RARE, Command
 from edgellama.cli.sampling_values import READERS, breaker_texts, read_value
+from edgellama.quant.error_text import nearest
 from edgellama.sampling.options import RULES
 from edgellama.sampling.presets import CHAT_SAMPLING, PRESETS
 
@@ -98,10 +99,8 @@ def _read_rare(
         name, equals, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or name not in READERS:
-            from difflib import get_close_matches
-
-            close = get_close_matches(name, READERS, n=1)
-            guess = f"; did you mean {close[0]}?" if close else f"; allowed: {', '.join(READERS)}"
-            raise click.BadParameter(f"{text!r} is no NAME=VALUE of an option{guess}")
+            meant = nearest(name, READERS)
+            hint = f"did you mean {meant}?" if meant else f"allowed: {', '.join(READERS)}"
+            raise click.BadParameter(f"{text!r} is no NAME=VALUE of an option; {hint}")
         values[name] = read_value(name, value)
     return values

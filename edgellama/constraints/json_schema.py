@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any
 
 from edgellama.constraints.keywords import (
@@ -27,7 +26,7 @@ from edgellama.constraints.schema_places import (
     applied,
 )
 from edgellama.constraints.schema_rewriting import rewrite, rewrite_names
-from edgellama.quant.error_text import shown
+from edgellama.quant.error_text import nearest, shown
 from edgellama.quant.errors import ConstraintError
 
 MAX_SCHEMA_CHARACTERS = 1 << 20
@@ -143,8 +142,8 @@ def _check_keyword(place: str, name: str, value: Any) -> None:
         return
     keyword = KEYWORDS.get(name)
     if keyword is None:
-        close = get_close_matches(name[:80], KEYWORDS, n=1)
-        guess = f", did you mean {close[0]}?" if close else ""
+        meant = nearest(name, KEYWORDS)
+        guess = "" if meant is None else f", did you mean {meant}?"
         raise _refusal(
             place, f"the keyword {shown(name)} is not supported{guess}", ", ".join(KEYWORDS)
         )

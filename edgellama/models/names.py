@@ -23,11 +23,10 @@ from edgellama.models.well_known import (
     refuse_address,
     short_name,
 )
-from edgellama.quant.error_text import shown
+from edgellama.quant.error_text import NEARLY_THE_SAME, did_you_mean, nearest, shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
 from edgellama.quant.ways import Way, command_line
 
-CLOSE_ENOUGH = 0.8
 _FIRST_PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
 _CHECKPOINT_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "consolidated.*.pth")
 _WEIGHT_SUFFIXES = (".safetensors", ".pth")
@@ -86,11 +85,8 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
             raise _not_downloaded(name) from None
     if is_plainly_a_path(text):
         raise _no_such_file(path)
-    from difflib import get_close_matches
-
     known = list(dict.fromkeys([*pulled, *known_names()]))
-    close = get_close_matches(name, known, n=1, cutoff=CLOSE_ENOUGH)
-    guess = f"did you mean {close[0]}? " if close else ""
+    guess = did_you_mean(nearest(name, known, NEARLY_THE_SAME))
     raise ModelNotFoundError(
         f"no file and no model called {text!r}; {guess}give the path of a .gguf file, "
         f"hf:OWNER/REPO[:FILE], or one of: {', '.join(known)}"
@@ -105,13 +101,11 @@ def is_plainly_a_path(text: str) -> bool:
 
 def _no_such_file(path: Path) -> ModelNotFoundError:
     """The error for an absent file; it names the GGUF file of its folder that is called alike."""
-    from difflib import get_close_matches
-
     if not path.parent.is_dir():
         return ModelNotFoundError(f"{path}: no such file; {path.parent} is no folder")
     beside = sorted(found.name for found in path.parent.glob("*.gguf"))
-    close = get_close_matches(path.name, beside, n=1, cutoff=CLOSE_ENOUGH)
-    guess = f"; did you mean {path.with_name(close[0])}?" if close else ""
+    meant = nearest(path.name, beside, NEARLY_THE_SAME)
+    guess = "" if meant is None else f"; did you mean {path.with_name(meant)}?"
     return ModelNotFoundError(f"{path}: no such file{guess}")
 
 

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -19,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from edgellama.quant.error_text import nearest
 from edgellama.server import (
     anthropic_routes,
     embeddings,
@@ -163,9 +163,9 @@ async def _http_error(request: Request, error: HTTPException) -> Response:
 def _nearest(request: Request, path: str) -> str:
     """The path that may have been meant, such as one with /v1 before it."""
     paths = [route.path for route in request.app.routes if isinstance(route, Route)]
-    with_prefix = [known for known in paths if known == f"/v1{path}"]
-    close = with_prefix or get_close_matches(path[:100], paths, n=1, cutoff=0.7)
-    return f"; did you mean {close[0]}?" if close else ""
+    with_prefix = f"/v1{path}"
+    meant = with_prefix if with_prefix in paths else nearest(path, paths)
+    return "" if meant is None else f"; did you mean {meant}?"
 
 
 async def _error(request: Request, error: Exception) -> Response:

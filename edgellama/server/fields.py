@@ -9,14 +9,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Collection, Mapping
-from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 import msgspec
 
 from edgellama.generation.text_options import TEXT_OPTION_NAMES
-from edgellama.quant.error_text import shown
+from edgellama.quant.error_text import did_you_mean, nearest, shown
 from edgellama.server.errors import RequestError, refused
 
 Fields = TypeVar("Fields", bound=msgspec.Struct)
@@ -203,7 +202,7 @@ def _unknown(name: str, allowed: set[str]) -> RequestError:
     if name in _NEUTRAL:
         text = f"{name} is not supported here"
     else:
-        close = get_close_matches(name[:80], sorted(allowed), n=1, cutoff=0.7)
-        guess = f"did you mean {close[0]}? " if close else ""
-        text = f"there is no field {shown(name)}; {guess}allowed: {', '.join(sorted(allowed))}"
+        fields = sorted(allowed)
+        guess = did_you_mean(nearest(name, fields))
+        text = f"there is no field {shown(name)}; {guess}allowed: {', '.join(fields)}"
     return RequestError(400, text, param=name[:80], code="unsupported_parameter")

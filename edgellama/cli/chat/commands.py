@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,7 +24,7 @@ from edgellama.cli.sampling_values import NONE
 from edgellama.cli.streaming import speed_line
 from edgellama.generation.messages import is_role
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
-from edgellama.quant.error_text import shown
+from edgellama.quant.error_text import NEARLY_THE_SAME, did_you_mean, nearest, shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 
@@ -33,8 +32,6 @@ MULTILINE_HELP = '''Several lines: start and end with """, end a line with \\, o
 A line with / that is no command is a message; between """ any line is one.
 Ctrl-R finds what you typed before. Ctrl-C stops a reply; once more leaves.'''
 AS_MESSAGE = 'A message that begins like this goes between """'
-CLOSE_ENOUGH = 0.75
-"""How like a command's name a word must be to be taken for a slip."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,9 @@ def run_command(chat: Chat, line: str) -> str | None:
         if rest and not command.argument:
             raise InvalidOptionError(f"{name} takes nothing more, not {shown(rest)}. {AS_MESSAGE}")
         return command.run(chat, rest)
-    close = get_close_matches(name.lower(), [*COMMANDS, *ALIASES], n=1, cutoff=CLOSE_ENOUGH)
-    if close:
-        raise InvalidOptionError(f"unknown command {name}; did you mean {close[0]}? {AS_MESSAGE}")
+    meant = nearest(name.lower(), [*COMMANDS, *ALIASES], NEARLY_THE_SAME)
+    if meant is not None:
+        raise InvalidOptionError(f"unknown command {name}; {did_you_mean(meant)}{AS_MESSAGE}")
     return None
 
 

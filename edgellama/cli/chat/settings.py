@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from difflib import get_close_matches
 from typing import Any
 
 from edgellama.cli.sampling_values import NONE, READERS, read_value, written_value
+from edgellama.quant.error_text import nearest
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import RULES, SamplingOptions
 
@@ -55,13 +55,11 @@ def option_name(text: str) -> str:
     name = text.lower().removeprefix("--").replace("-", "_")
     name = ALIASES.get(name, name)
     if name not in OPTION_NAMES:
-        close = get_close_matches(name, (*ALIASES, *OPTION_NAMES), n=1)
-        hint = (
-            f"; did you mean {ALIASES.get(close[0], close[0])}?"
-            if close
-            else f"; allowed: {', '.join(OPTION_NAMES)}"
-        )
-        raise InvalidOptionError(f"unknown option {text}{hint}")
+        meant = nearest(name, (*ALIASES, *OPTION_NAMES))
+        hint = f"allowed: {', '.join(OPTION_NAMES)}"
+        if meant is not None:
+            hint = f"did you mean {ALIASES.get(meant, meant)}?"
+        raise InvalidOptionError(f"unknown option {text}; {hint}")
     return name
 
 
