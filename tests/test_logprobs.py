@@ -77,6 +77,8 @@ def test_of_a_text_and_its_prompt(llama: Llama) -> None:
     assert len(result.prompt_logprobs) == len(prompt)
     for place in range(1, len(prompt)):
         check(result.prompt_logprobs[place], prompt[place], rows[place - 1], 2)
+    for found in result.logprobs:
+        assert found.token_bytes.decode(errors="replace") == found.text
     shown = [chunk.logprobs for chunk in chunks if chunk.token is not None]
     assert shown == list(result.logprobs)
     plain = llama.generate(prompt, **options)

@@ -135,6 +135,35 @@ def test_what_others_thought_is_left_out(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", {"reasoning_effort": "high", "include_reasoning": True}),
+        ("/v1/chat/completions", {"reasoning": {"effort": "low", "enabled": True}}),
+        ("/v1/chat/completions", {"thinking": {"type": "enabled"}, "enable_thinking": True}),
+        ("/v1/responses", {"reasoning": {"effort": "xhigh", "summary": "auto"}}),
+        ("/api/chat", {"think": True}),
+        ("/api/chat", {"think": "medium"}),
+        ("/api/chat", {"think": False}),
+    ],
+)
+def test_leave_to_think_changes_no_reply(
+    client: httpx.Client, path: str, fields: dict[str, Any]
+) -> None:
+    """Agents give it to any model: it is taken in every protocol's words, and the text is the same."""
+    asked: dict[str, Any] = {"messages": [USER], "temperature": 0, "stream": False}
+    asked |= {"options": {"num_predict": 3}} if path.startswith("/api") else {"max_tokens": 3}
+    if path == "/v1/responses":
+        asked = {"input": [USER], "temperature": 0, "max_output_tokens": 3, "store": False}
+    texts = []
+    for body in (asked, {**asked, **fields}):
+        answer = client.post(path, json=body)
+        assert answer.status_code == 200, answer.text
+        said = answer.json()
+        texts.append(said.get("choices") or said.get("message") or said["output"][0]["content"])
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize(
     ("field", "same"),
     [
         ({"top_k": -1}, {"top_k": 0}),

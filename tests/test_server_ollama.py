@@ -132,7 +132,7 @@ def test_root_answers_get_and_head(client: httpx.Client) -> None:
     ("path", "fields", "words"),
     [
         ("/api/chat", {"model": "none"}, "tiny"),
-        ("/api/chat", {"think": True}, "think"),
+        ("/api/chat", {"think": 3}, "think"),
         ("/api/chat", {"options": {"mirostat": 0, "temprature": 1}}, "temprature"),
         ("/api/chat", {"options": {"temperature": -1}}, "temperature"),
         ("/api/chat", {"keep_alive": "soon"}, "soon"),

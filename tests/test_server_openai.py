@@ -146,7 +146,6 @@ def test_values_that_ask_for_nothing_are_taken(client: httpx.Client) -> None:
     """What clients send by default needs no support."""
     neutral = {"user": "u", "n": 1, "frequency_penalty": 0, "tools": [], "logprobs": False}
     neutral |= {"seed": -1, "max_tokens": -1, "max_completion_tokens": 2}
-    neutral |= {"reasoning": {"effort": None, "summary": "auto"}}
     neutral |= {"response_format": {"type": "text"}, "top_p": None, "stop": None}
     assert client.post(CHAT, json=ask(**neutral)).status_code == 200
 
@@ -165,6 +164,8 @@ def test_values_that_ask_for_nothing_are_taken(client: httpx.Client) -> None:
         ({"messages": [{"role": "assistant", "content": ""}]}, "messages"),
         ({"messages": [{"role": "user", "content": "x", "images": ["abc"]}]}, "messages[0]"),
         ({"best_of": 3}, "best_of"),
+        ({"reasoning_effort": True}, "reasoning_effort"),
+        ({"reasoning": "high"}, "reasoning"),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused(

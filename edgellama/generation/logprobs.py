@@ -45,7 +45,8 @@ def described(tokenizer: Tokenizer, found: TokenShare) -> TokenLogprob:
 
     def of(token: int, logprob: float) -> TokenLogprob:
         text = tokenizer.decode([token], skip_special=False, continuation=True)
-        return TokenLogprob(token, text, logprob)
+        in_bytes = tokenizer.token_bytes(token, skip_special=False)
+        return TokenLogprob(token, text, logprob, token_bytes=in_bytes)
 
     alternatives = tuple(of(*each) for each in found.likeliest)
     return replace(of(found.token, found.logprob), alternatives=alternatives)

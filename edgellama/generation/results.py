@@ -21,7 +21,8 @@ class TokenLogprob:
 
     ``logprob`` is the natural logarithm of the probability of ``token``, whose own text is
     ``text``. ``alternatives`` are the likeliest tokens at its place, the likeliest first; the
-    token may be among them.
+    token may be among them. ``token_bytes`` is the token in UTF-8: where several tokens make one
+    character, their bytes joined are what their texts do not tell.
 
     Example:
         >>> from edgellama import Llama
@@ -35,6 +36,7 @@ class TokenLogprob:
     text: str
     logprob: float
     alternatives: tuple[TokenLogprob, ...] = ()
+    token_bytes: bytes = b""
 
 
 @dataclass(frozen=True)

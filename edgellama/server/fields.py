@@ -39,6 +39,18 @@ WITHOUT_INFLUENCE = frozenset(
 )
 """Fields of OpenAI's protocol that say something about the caller, and those of llama.cpp's about
 its slots, its cache and its figures: none of them is about the text."""
+LEAVE_TO_THINK: Mapping[str, tuple[type, ...]] = MappingProxyType(
+    {
+        "reasoning_effort": (str,),
+        "reasoning": (dict,),
+        "thinking": (dict,),
+        "include_reasoning": (bool,),
+        "enable_thinking": (bool,),
+        "think": (bool, str),
+    }
+)
+"""How much a model may think before its reply, in each protocol's words, and what says so. Agents
+give it to every model, and a model may think less than it has leave to."""
 OTHER_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "dry_penalty_last_n": "dry_last_n",
@@ -47,8 +59,6 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
     }
 )
 """What llama.cpp's server calls some options."""
-_NO_EFFORT, _ANY = (None, "none"), (None, "auto", "concise", "detailed")
-"""A summary of no reasoning is nothing, whatever its kind."""
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -58,16 +68,9 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "tools": ([],),
     "tool_choice": ("none",),
     "modalities": (["text"],),
-    "reasoning_effort": ("none",),
     "best_of": (1,),
     "functions": ([],),
     "images": ([],),
-    "think": (False, "none"),
-    "thinking": ({"type": "disabled"},),
-    "reasoning": (
-        *({}, {"effort": None}, {"effort": "none"}, {"summary": "auto"}),
-        *({"effort": effort, "summary": summary} for effort in _NO_EFFORT for summary in _ANY),
-    ),
     "truncation": ("disabled",),
     "background": (False,),
     "mcp_servers": ([],),
@@ -99,6 +102,7 @@ _SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_
 _SAMPLER_LETTERS = dict(zip("edskypmxti", (*_SAMPLERS, "temperature", "infill"), strict=True))
 _INFILL_SAMPLER = "infill"
 """A sampler of llama.cpp's that ends texts early; ours end by the model's own tokens."""
+_JSON_WORDS: Mapping[type, str] = {str: "a word", dict: "an object", bool: "true or false"}
 MAX_WHOLE = 2**53
 """Up to here a float says a whole number exactly."""
 _TOKEN_ID = re.compile(r"[0-9]{1,18}")
@@ -125,6 +129,8 @@ def take_fields(
             own[name] = value
         elif name in TEXT_FIELDS and with_options:
             options[name] = option_value(name, value)
+        elif name in LEAVE_TO_THINK and with_options:
+            _check_leave(name, value)
         elif not is_neutral(name, value):
             raise _unknown(name, {*known, *(TEXT_FIELDS if with_options else ())})
     return convert(own, kind), options
@@ -188,6 +194,13 @@ def _bias(value: object) -> object:
     if not isinstance(value, dict):
         return value
     return {int(key) if _TOKEN_ID.fullmatch(key) else key: each for key, each in value.items()}
+
+
+def _check_leave(name: str, value: object) -> None:
+    kinds = LEAVE_TO_THINK[name]
+    if not isinstance(value, kinds):
+        allowed = " or ".join(_JSON_WORDS[kind] for kind in kinds)
+        raise refused(name, f"{name} is {shown(value)}; allowed: {allowed}")
 
 
 def is_neutral(name: str, value: object) -> bool:

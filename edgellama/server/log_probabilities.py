@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from edgellama.generation.results import TokenLogprob
 
 MAX_ALTERNATIVES = 20
-REPLACEMENT = "\ufffd"
-"""Stands where a token is a part of a character."""
 
 
 def wanted_logprobs(is_wanted: bool, num_alternatives: int | None) -> dict[str, Any]:
@@ -69,7 +67,5 @@ def completion_logprobs(
 
 
 def token_logprob(each: TokenLogprob) -> dict[str, Any]:
-    """A token without its alternatives; its bytes where it is no part of a character."""
-    is_whole = REPLACEMENT not in each.text
-    in_bytes = list(each.text.encode()) if is_whole else None
-    return {"token": each.text, "logprob": each.logprob, "bytes": in_bytes}
+    """A token without its alternatives; its bytes tell more where it is a part of a character."""
+    return {"token": each.text, "logprob": each.logprob, "bytes": list(each.token_bytes)}
