@@ -295,3 +295,27 @@ def test_log_probabilities_of_completions_in_a_stream(client: httpx.Client) -> N
 def test_impossible_alternatives_are_refused(client: httpx.Client, fields: dict[str, Any]) -> None:
     """More than there may be, and some without the token's own."""
     assert client.post(CHAT, json={"messages": ASKED, **fields}).status_code == 400
+
+
+def test_an_agents_offers_are_left_alone(client: httpx.Client) -> None:
+    """What Codex sends to every model is taken, and its functions are the only tools."""
+    function = {"type": "function", "name": "run", "strict": False, "parameters": {}}
+    others = [
+        {"type": "web_search", "external_web_access": False},
+        {"type": "custom", "name": "apply_patch", "format": {"type": "grammar"}},
+        {"type": "namespace", "name": "agents", "tools": [function]},
+    ]
+    sent = {
+        "client_metadata": {"x": "y"},
+        "reasoning": {"summary": "auto"},
+        "prompt_cache_key": "k",
+    }
+    sent |= {"include": ["reasoning.encrypted_content"], "store": False, "tool_choice": "auto"}
+    sent |= {"input": "Hello", "max_output_tokens": 3}
+    answers = [
+        client.post("/v1/responses", json={**sent, "tools": tools})
+        for tools in ([function, *others], [function], others, None)
+    ]
+    assert [answer.status_code for answer in answers] == [200] * 4
+    counts = [answer.json()["usage"]["input_tokens"] for answer in answers]
+    assert counts[0] == counts[1] > counts[2] == counts[3]

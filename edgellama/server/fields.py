@@ -31,7 +31,7 @@ OF_LINES = frozenset({"t_max_predict_ms", "n_indent"})
 WITHOUT_INFLUENCE = frozenset(
     {
         *(*OF_LINES, "t_max_prompt_ms"),
-        *("user", "metadata", "store", "service_tier", "safety_identifier"),
+        *("user", "metadata", "client_metadata", "store", "service_tier", "safety_identifier"),
         *("prompt_cache_key", "prompt_cache_retention"),
         *("cache_prompt", "id_slot", "slot_id", "n_cache_reuse", "n_keep", "n_discard"),
         *("timings_per_token", "return_progress", "reasoning_format", "backend_sampling"),
@@ -55,10 +55,12 @@ OTHER_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "dry_penalty_last_n": "dry_last_n",
         "dry_sequence_breakers": "dry_breakers",
-        "n_predict": "max_tokens",
+        **dict.fromkeys(("n_predict", "num_predict", "max_new_tokens"), "max_tokens"),
+        **dict.fromkeys(("max_output_tokens", "max_completion_tokens"), "max_tokens"),
+        "repetition_penalty": "repeat_penalty",
     }
 )
-"""What llama.cpp's server calls some options."""
+"""What other servers, and other endpoints, call some options."""
 _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "frequency_penalty": (0,),
     "presence_penalty": (0,),
@@ -122,7 +124,8 @@ def take_fields(
     own: dict[str, Any] = {}
     options: dict[str, Any] = {}
     for name, value in body.items():
-        name, value = OTHER_NAMES.get(name, name), as_number(value)
+        name = name if name in known else OTHER_NAMES.get(name, name)
+        value = as_number(value)
         if value is None or name in ignored or value == _MEANS_NOTHING.get(name, NotImplemented):
             continue
         if name in known:

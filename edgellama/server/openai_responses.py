@@ -21,7 +21,7 @@ from edgellama.server.log_probabilities import chat_logprobs, wanted_logprobs
 from edgellama.server.openai_common import hold_limits
 from edgellama.server.presets import preset_messages, preset_options
 from edgellama.server.text_openers import open_chat
-from edgellama.server.tool_fields import arguments_text, openai_calls, openai_tools
+from edgellama.server.tool_fields import arguments_text, openai_calls, response_tools
 from edgellama.server.wire import now
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class ResponseRequest:
         if fields.max_output_tokens is not None:
             options["max_tokens"] = fields.max_output_tokens
         options |= openai_format(fields.text.get("format"), "text.format")
-        options |= openai_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
+        options |= response_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
         options |= wanted_logprobs(LOGPROBS in _included(fields), fields.top_logprobs)
         hold_limits(options, limits)
         self.fields = fields

@@ -18,13 +18,21 @@ if TYPE_CHECKING:
     from edgellama.tools.tool import ToolCall
 
 CHOICES = ("auto", "none", "required")
+OFFERED_ELSEWHERE = frozenset(
+    {
+        *("web_search", "web_search_preview", "image_generation", "local_shell", "custom"),
+        *("namespace", "tool_search"),
+    }
+)
+"""Tools beside functions that agents offer to every model in a response. A model may leave an
+offer alone, so they are left out; who insists on one is refused."""
 ANTHROPIC_CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 
 
 def openai_tools(
     tools: Sequence[Mapping[str, Any]] | None, choice: object, parallel: bool | None
 ) -> dict[str, Any]:
-    """``tools``, ``tool_choice`` and ``parallel_tool_calls`` of chats and of responses."""
+    """``tools``, ``tool_choice`` and ``parallel_tool_calls`` of chats."""
     if not tools:
         if choice not in (None, "none", "auto"):
             raise refused("tool_choice", "tool_choice is given; allowed: with tools alone")
@@ -37,6 +45,14 @@ def openai_tools(
     if parallel is not None:
         options["parallel_tool_calls"] = parallel
     return options
+
+
+def response_tools(
+    tools: Sequence[Mapping[str, Any]] | None, choice: object, parallel: bool | None
+) -> dict[str, Any]:
+    """The same of responses, without what is offered to other models."""
+    ours = [tool for tool in tools or () if tool.get("type") not in OFFERED_ELSEWHERE]
+    return openai_tools(ours, choice, parallel)
 
 
 def anthropic_tools(
