@@ -149,7 +149,7 @@ def test_what_others_thought_is_left_out(client: httpx.Client) -> None:
 def test_leave_to_think_changes_no_reply(
     client: httpx.Client, path: str, fields: dict[str, Any]
 ) -> None:
-    """Agents give it to any model: it is taken in every protocol's words, and the text is the same."""
+    """Agents give it to any model: it is taken in all protocols' words; the text is the same."""
     asked: dict[str, Any] = {"messages": [USER], "temperature": 0, "stream": False}
     asked |= {"options": {"num_predict": 3}} if path.startswith("/api") else {"max_tokens": 3}
     if path == "/v1/responses":
