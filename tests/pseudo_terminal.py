@@ -77,7 +77,7 @@ class Terminal:
 
         return bool(termios.tcgetattr(self._descriptor)[3] & termios.ECHO)
 
-    def exit_code(self, timeout_s: float = 20) -> int:
+    def exit_code(self, timeout_s: float = 60) -> int:
         """Waits for the end of the process."""
         deadline = time.monotonic() + timeout_s
         while time.monotonic() < deadline:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from patience import until
+
 ENOUGH_BYTES = 1 << 19
 WAIT_S = 60
 
@@ -53,11 +55,12 @@ def running_index() -> Iterator[str]:
 
 def until_some_came(cache: Path, process: subprocess.Popen[str] | None = None) -> None:
     """Wait until a file below ``cache`` grows; ``process``, which fetches it, must be alive."""
-    deadline = time.monotonic() + WAIT_S
-    while not any(num_bytes >= ENOUGH_BYTES for num_bytes in _sizes(cache)):
+
+    def have_come() -> bool:
         assert process is None or process.poll() is None, process.stderr and process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        return any(num_bytes >= ENOUGH_BYTES for num_bytes in _sizes(cache))
+
+    until(have_come)
 
 
 def _sizes(folder: Path) -> Iterator[int]:

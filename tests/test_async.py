@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from interrupts import accept_interrupts
+from patience import until
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.generation.async_items import AsyncItems
@@ -304,6 +305,7 @@ def test_closing_the_model_ends_who_awaits(llama: Llama) -> None:
         text = asyncio.create_task(llama.generate_async(PROMPT, temperature=0))
         await held.is_reached()
         closing = asyncio.create_task(asyncio.to_thread(llama.close))
+        await asyncio.to_thread(until, lambda: llama._closed)
         await asyncio.sleep(0.05)
         held.let_go()
         assert (await text).finish_reason == "cancelled"

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
@@ -15,6 +14,7 @@ from typing import IO, Any
 import pytest
 from conftest import CliRunner
 from interrupts import accept_interrupts
+from patience import until
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import Llama
@@ -62,10 +62,7 @@ def start(model: Path, source: Path | str, target: Path | str) -> subprocess.Pop
 
 def wait_for_lines(path: Path, count: int) -> None:
     """Until a process has written so many."""
-    until = time.monotonic() + TIMEOUT_S
-    while not path.exists() or path.read_bytes().count(b"\n") < count:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    until(lambda: path.exists() and path.read_bytes().count(b"\n") >= count)
 
 
 def test_texts_errors_and_a_second_run(run_cli: CliRunner, model: Path, tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 from interrupts import accept_interrupts
+from patience import until
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.convert import convert, pipeline
 from edgellama.convert.output import writer
-from edgellama.convert.output.journal import Journal
+from edgellama.convert.output.journal import Journal, num_finished
 from edgellama.convert.pipeline import ConversionProgress
 from edgellama.convert.planning.file_names import journal_path
 from edgellama.quant.errors import ConversionError
@@ -93,9 +94,7 @@ def test_a_killed_command_is_resumed_to_the_same_bytes(
     arguments = ["convert", str(source), str(output), "--type", "q8_0"]
     child = subprocess.Popen([*command, "slow", *arguments], stdout=subprocess.DEVNULL)
     if moment_s is not None:
-        deadline = time.monotonic() + 60
-        while not journal_path(output).exists() and time.monotonic() < deadline:
-            time.sleep(0.002)
+        until(journal_path(output).exists)
         time.sleep(moment_s)
     assert child.poll() is None
     child.kill()
@@ -370,9 +369,7 @@ def test_an_interrupted_command_can_be_resumed(
         text=True,
         preexec_fn=accept_interrupts,
     )
-    while not journal_path(output).exists():
-        time.sleep(0.005)
-    time.sleep(0.3)
+    until(lambda: num_finished(output) > 2)
     child.send_signal(number)
     _, errors = child.communicate(timeout=60)
     assert child.returncode == code

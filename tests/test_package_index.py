@@ -151,7 +151,7 @@ def test_interrupted_pull_leaves_nothing(
     ) as process:
         until_some_came(cache, process)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == exit_code
     assert "Traceback" not in errors
     assert files_below(cache) == []

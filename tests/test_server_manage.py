@@ -173,14 +173,14 @@ def test_what_is_given_or_in_use_stays(server: RunningServer, client: httpx.Clie
 
     def waiting(self: Llama, *arguments: Any, **options: Any) -> Any:
         begun.set()
-        go_on.wait(20)
+        go_on.wait(60)
         return stream(self, *arguments, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Llama, "session", waiting)
         thread = threading.Thread(target=said, args=(client, "small"), kwargs={"options": SHORT})
         thread.start()
-        assert begun.wait(20)
+        assert begun.wait(60)
         with server.client() as second:
             answer = second.request("DELETE", "/api/delete", json={"model": "small"})
         go_on.set()
@@ -260,11 +260,11 @@ def test_a_making_that_nobody_waits_for_ends(
     monkeypatch.setattr(made, "_write_anew", slowly)
     body = {"model": "mine", "from": "small", "quantize": "q4_0"}
     with server.client() as client, client.stream("POST", "/api/create", json=body):
-        assert begun.wait(20)
+        assert begun.wait(60)
         with server.client() as second:  # It would not be what was asked for.
             answer = second.post("/api/create", json={**body, "system": "Another."})
             assert answer.status_code == 409 and "being made" in answer.json()["error"]
-    assert failed.wait(20)
+    assert failed.wait(60)
     with server.client() as client:
         assert "mine:latest" not in names(client)
     assert not list((cache / "made").glob("[!.]*"))

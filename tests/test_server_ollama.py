@@ -6,12 +6,12 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from patience import PATIENCE_S, until
 from server_harness import RunningServer
 
 from edgellama.llama import Llama
@@ -205,21 +205,12 @@ def test_a_pull_ends_when_the_last_client_has_left(
     connections = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(2)]
     for connection in connections:
         connection.sendall(head.encode() + body)
-    (download,) = _until(lambda: list(server.state.jobs.running.values()))
-    _until(lambda: download._num_waiting == 2)
-    assert begun.wait(10)
+    (download,) = until(lambda: list(server.state.jobs.running.values()))
+    until(lambda: download._num_waiting == 2)
+    assert begun.wait(PATIENCE_S)
     connections[0].close()
-    _until(lambda: download._num_waiting == 1)
+    until(lambda: download._num_waiting == 1)
     assert download.is_running and not ended.is_set()
     connections[1].close()
-    assert ended.wait(10)
-    _until(lambda: not server.state.jobs.running)
-
-
-def _until(found: Callable[[], Any]) -> Any:
-    """What ``found`` gives once it is true."""
-    for _ in range(2000):
-        if result := found():
-            return result
-        time.sleep(0.005)
-    raise AssertionError("it did not come about")
+    assert ended.wait(PATIENCE_S)
+    until(lambda: not server.state.jobs.running)

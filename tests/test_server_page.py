@@ -9,7 +9,6 @@ import sqlite3
 import stat
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from patience import PATIENCE_S, until
 from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.generation.conversation import Conversation
@@ -262,11 +262,12 @@ def test_what_came_is_kept_when_the_client_leaves(client: httpx.Client) -> None:
         head = next(line for line in lines if "begun" in line)
         next(line for line in lines if '"text"' in line)
     name = sse_events(head + "\n\n")[0][1]["conversation"]
-    for _ in range(100):
+
+    def last_reply() -> Any:
         reply = shown(client, name)["messages"][-1]
-        if reply["details"].get("finish_reason") != "writing":
-            break
-        time.sleep(0.05)
+        return reply if reply["details"].get("finish_reason") != "writing" else None
+
+    reply = until(last_reply)
     assert reply["details"]["finish_reason"] in ("cancelled", "context", "stop")
     assert reply["content"]
 
@@ -285,14 +286,15 @@ def test_models_say_what_they_take(client: httpx.Client) -> None:
     (model,) = client.get("/page/models").json()["models"]
     assert model["name"] == "tiny" and model["is_loaded"]
     assert model["predicted_bytes"] > model["file_bytes"]
-    for _ in range(100):  # The reply's thread lets go of its session a moment after the last word.
+
+    def idle_machine() -> Any:
         found = client.get("/page/machine").json()
-        if found["models"][0]["sessions"] == [] == found["answers"]:
-            break
-        time.sleep(0.05)
+        return found if found["models"][0]["sessions"] == [] == found["answers"] else None
+
+    # The reply's thread lets go of its session a moment after the last word.
+    found = until(idle_machine)
     assert found["models"][0]["name"] == "tiny" and found["parallel"] == 4
     assert found["totals"]["texts"] >= 1 and found["running"] == 0
-    assert found["models"][0]["sessions"] == [] and found["answers"] == []
 
 
 def test_the_machine_tells_who_is_served(
@@ -302,7 +304,7 @@ def test_the_machine_tells_who_is_served(
     seen, reply = threading.Event(), Conversation.regenerate
 
     def held(self: Conversation, **options: Any) -> Any:
-        assert seen.wait(20)
+        assert seen.wait(PATIENCE_S)
         return reply(self, **options)
 
     monkeypatch.setattr(Conversation, "regenerate", held)

@@ -71,7 +71,7 @@ def test_a_sidecar_prints_its_address_and_ends_with_stdin(tiny_path: Path) -> No
                 socket.create_connection((address, facts["port"]), timeout=5).close()
         assert process.stdin is not None
         process.stdin.close()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         process.stdin = None
 
 
@@ -99,7 +99,7 @@ def test_a_download_ends_with_the_server(
             until_some_came(cache / "models", process)
             process.send_signal(signal.SIGTERM)
             assert "cancelled" in json.loads(list(lines)[-1])["error"]
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert not list((cache / "models").rglob(".partial-*"))
 
 
@@ -116,7 +116,7 @@ def test_running_answers_finish_when_the_server_is_told_to_end(tiny_path: Path) 
         assert sse_events(text)[-1] == (None, "[DONE]")
         reasons = [content["choices"][0]["finish_reason"] for _, content in sse_events(text)[:-1]]
         assert reasons[-1] == "length"
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -142,7 +142,7 @@ def test_what_cannot_finish_is_told_why(tiny_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     assert all(("[DONE]" in text) != ("shutting_down" in text) for text in texts)
     assert len(texts) == 16 and any("shutting_down" in text for text in texts)
 
@@ -158,7 +158,7 @@ def test_work_that_is_no_text_is_told_why_it_ends(tiny_path: Path) -> None:
                 pass
             process.send_signal(signal.SIGTERM)
             answers = [each.result() for each in asked]
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
         assert process.stderr is not None and "Traceback" not in process.stderr.read()
     for answer in answers:
         assert answer.status_code == 503, answer.text
@@ -182,7 +182,7 @@ def test_a_second_signal_ends_at_once(tiny_path: Path) -> None:
             process.send_signal(signal.SIGTERM)
             last = sse_events("".join(pieces))[-1][1]
         assert last == "[DONE]" or last["error"]["code"] == "shutting_down"
-        assert process.wait(30) == 0 and process.stderr is not None
+        assert process.wait(60) == 0 and process.stderr is not None
         assert "Traceback" not in process.stderr.read()
 
 
@@ -193,7 +193,7 @@ def test_it_ends_with_its_parent(tiny_path: Path) -> None:
     with served(tiny_path, "--parent-pid", str(parent.pid)) as (process, facts):
         assert httpx.get(f"{facts['url']}/health").status_code == 200
         parent.communicate()
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
 
 
 def test_what_cannot_be_served_is_said_in_a_line(run_cli: CliRunner, tiny_path: Path) -> None:

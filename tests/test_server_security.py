@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from hypothesis import given, settings, strategies
+from patience import until
 from server_harness import RunningServer, raw_answer, running_server
 
 from edgellama.models import pulling
@@ -459,10 +460,7 @@ def test_who_shuts_the_connection_has_left(
         with contextlib.suppress(ConnectionResetError):
             while connection.recv(65536):
                 pass
-    for _ in range(500):
-        if not client.get("/health").json()["running"]:
-            break
-        time.sleep(0.01)
+    until(lambda: not client.get("/health").json()["running"])
     assert client.post(CHAT, json=ASKED).status_code == 200
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
+from patience import PATIENCE_S
 from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.generation.chat_format import ChatFormat
@@ -22,7 +23,8 @@ from edgellama.server.short_way import ShortWay
 
 ASKED = [{"role": "user", "content": "Hello"}]
 PING_S = 0.05
-SLOW_S = 0.4
+NUM_PINGS = 3
+"""Heard while a prompt takes its time."""
 
 
 @pytest.fixture(scope="module")
@@ -40,51 +42,65 @@ def server(tiny_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prompts take their time, as long ones do."""
-    prompt = ChatFormat.prompt
+def heard(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Prompts take their time, as long ones do: until the client has heard enough."""
+    heard, prompt = threading.Event(), ChatFormat.prompt
 
     def slowly(self: ChatFormat, *arguments: Any) -> Any:
-        time.sleep(SLOW_S)
+        assert heard.wait(PATIENCE_S)
         return prompt(self, *arguments)
 
     monkeypatch.setattr(ChatFormat, "prompt", slowly)
+    return heard
 
 
-def post(server: RunningServer, path: str, **fields: Any) -> httpx.Response:
-    """The answer to a small streamed request."""
+def post(server: RunningServer, path: str, heard: threading.Event, **fields: Any) -> str:
+    """The answer to a small streamed request, which tells when it has some pings."""
+    body = {"messages": ASKED, "max_tokens": 3, "stream": True, "input": "Hello", **fields}
+    kept = ("input",) if path != "/v1/responses" else ("messages", "max_tokens")
+    text = ""
     with server.client() as client:
-        body = {"messages": ASKED, "max_tokens": 3, "stream": True, "input": "Hello", **fields}
-        kept = ("input",) if path != "/v1/responses" else ("messages", "max_tokens")
-        return client.post(path, json={key: body[key] for key in body if key not in kept})
+        sent = {key: body[key] for key in body if key not in kept}
+        with client.stream("POST", path, json=sent) as answer:
+            assert answer.status_code == 200
+            for piece in answer.iter_text():
+                text += piece
+                pings = [line for line in text.splitlines() if is_ping(line)]
+                if len(pings) >= NUM_PINGS:
+                    heard.set()
+    return text
 
 
-@pytest.mark.usefixtures("slow")
-def test_openais_streams_have_comments(server: RunningServer) -> None:
+def is_ping(line: str) -> bool:
+    """Whether a line says that the server lives, in the words of one of the protocols."""
+    is_piece = line.startswith("{") and '"content":""' in line
+    return is_piece or line.startswith(":") or line == "event: ping"
+
+
+def test_openais_streams_have_comments(server: RunningServer, heard: threading.Event) -> None:
     """Comments that say what is waited for come between whole events, which stay as they are."""
-    answer = post(server, "/v1/chat/completions")
-    comments = [line for line in answer.text.splitlines() if line.startswith(":")]
-    assert len(comments) >= 3 and "working" in comments[0]
-    *chunks, last = [content for _, content in sse_events(answer.text)]
+    text = post(server, "/v1/chat/completions", heard)
+    comments = [line for line in text.splitlines() if line.startswith(":")]
+    assert len(comments) >= NUM_PINGS and "working" in comments[0]
+    *chunks, last = [content for _, content in sse_events(text)]
     assert last == "[DONE]"
     assert [chunk["choices"][0]["delta"].get("role") for chunk in chunks].count("assistant") == 1
 
 
-@pytest.mark.usefixtures("slow")
-def test_ollamas_streams_have_empty_pieces(server: RunningServer) -> None:
+def test_ollamas_streams_have_empty_pieces(server: RunningServer, heard: threading.Event) -> None:
     """Every line stays JSON that clients can add up."""
     fields = {"max_tokens": None, "options": {"num_predict": 3}}
-    lines = [json.loads(line) for line in post(server, "/api/chat", **fields).text.splitlines()]
-    assert [line["message"]["content"] for line in lines[:3]] == [""] * 3
+    text = post(server, "/api/chat", heard, **fields)
+    lines = [json.loads(line) for line in text.splitlines()]
+    assert [line["message"]["content"] for line in lines[:NUM_PINGS]] == [""] * NUM_PINGS
     assert [line["done"] for line in lines].count(True) == 1
 
 
-@pytest.mark.usefixtures("slow")
-def test_anthropics_streams_have_pings(server: RunningServer) -> None:
+def test_anthropics_streams_have_pings(server: RunningServer, heard: threading.Event) -> None:
     """Events called ping, behind the message's start; counts come at the end."""
-    events = sse_events(post(server, "/v1/messages").text)
+    events = sse_events(post(server, "/v1/messages", heard))
     names = [name for name, _ in events]
-    assert names[0] == "message_start" and names.count("ping") >= 3
+    assert names[0] == "message_start" and names.count("ping") >= NUM_PINGS
     assert dict(events)["message_delta"]["usage"]["input_tokens"] > 0
 
 
@@ -102,27 +118,27 @@ def test_a_late_error_is_the_last_event(
 ) -> None:
     """Once headers are out an error ends the stream, in its protocol's shape."""
 
+    heard = threading.Event()
+
     def fail(*_: Any) -> Any:
-        time.sleep(SLOW_S)
+        assert heard.wait(PATIENCE_S)
         raise TemplateError("the template raised: no such role")
 
     monkeypatch.setattr(ChatFormat, "prompt", fail)
-    answer = post(server, path, **({"max_tokens": None} if path == "/api/chat" else {}))
-    assert answer.status_code == 200
-    last = answer.text.rstrip("\n").split("\n\n" if path != "/api/chat" else "\n")[-1]
+    text = post(server, path, heard, **({"max_tokens": None} if path == "/api/chat" else {}))
+    last = text.rstrip("\n").split("\n\n" if path != "/api/chat" else "\n")[-1]
     assert words in last and "no such role" in last
 
 
-@pytest.mark.usefixtures("slow")
-def test_who_waits_in_line_is_told(server: RunningServer) -> None:
+def test_who_waits_in_line_is_told(server: RunningServer, heard: threading.Event) -> None:
     """The comment has the position."""
-    with server.client() as first, server.client() as second:
+    path = "/v1/chat/completions"
+    with server.client() as first:
         body = {"messages": ASKED, "max_tokens": 3, "stream": True}
-        path = "/v1/chat/completions"
         with first.stream("POST", path, json=body) as running:
             pieces = running.iter_text()
             next(pieces)
-            text = second.post(path, json=body).text
+            text = post(server, path, heard)
     assert ": waiting, position 1" in text
 
 

@@ -6,13 +6,13 @@ import asyncio
 import os
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import until
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.llama import Llama
@@ -131,10 +131,7 @@ def test_an_idle_model_is_unloaded(llama: Llama) -> None:
     llama.generate(PROMPT, **GREEDY)
     llama.idle_seconds = 0.02
     for _ in range(2):
-        until = time.monotonic() + TIMEOUT_S
-        while llama.is_loaded and time.monotonic() < until:
-            time.sleep(0.005)
-        assert not llama.is_loaded
+        until(lambda: not llama.is_loaded)
         assert llama.generate(PROMPT, **GREEDY).tokens
     llama.idle_seconds = None
     llama.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from cluster.stage_harness import MortalStage
 from conftest import CliRunner
+from patience import until
 from server_harness import RunningServer, running_server, sse_events
 from test_server_process import client_of, served
 
@@ -154,10 +154,7 @@ def test_a_client_that_leaves_ends_its_text_alone(
         with client.stream("POST", CHAT, json={**LONG, "stream": True}) as response:
             next(response.iter_lines())
         assert answer(client, **LONG)["choices"][0]["message"]["content"] == expected
-        deadline = time.monotonic() + 20
-        while running.state.described_answers() and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert not running.state.described_answers()
+        until(lambda: not running.state.described_answers())
     # The context of 256 tokens would have taken two calls for each.
     assert made.deaths.num_calls < 400
 
