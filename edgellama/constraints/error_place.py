@@ -1,4 +1,8 @@
-"""Where in a schema an error of llguidance comes from, which says what is wrong alone."""
+"""Where in a schema an error of llguidance comes from, which says what is wrong but not where.
+
+Each subschema is compiled alone, the innermost first: the first that fails with the same words is
+the place. Only errors pay for it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The door to llguidance, an optional package: imported late, with a plain word where it lacks."""
+"""The package llguidance: imported when a form is first asked for, with a plain word if it lacks.
+
+It is optional. Every use of it begins here, so that its version is checked in one place, and its
+messages become one line.
+"""
 
 from __future__ import annotations
 

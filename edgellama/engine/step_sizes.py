@@ -1,4 +1,8 @@
-"""How many tokens a step takes at most: plain numbers, that a command line can tell at once."""
+"""How many tokens a step takes at most, by what a model's rows take of memory.
+
+Plain numbers, so that a command line can tell them before anything heavy is imported. Which tokens
+go into a step is left to ``step_planner``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""How a step runs, and what changes from step to step by the names that it is bound under."""
+"""Which kernels a step takes, and the names of the numbers that differ from step to step.
+
+A program is written once for each ``StepKind``; what changes with every step, such as its number of
+tokens, is bound under these names when it runs. Which kind a step is of is known to ``step_kinds``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A stream for event loops."""
+"""A stream for event loops: the chunks of one generation for ``async for``, and its result.
+
+The thread that computes, and what cancelling a task ends, are known to ``async_items``.
+"""
 
 from __future__ import annotations
 

@@ -8,27 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.argument_types import WhenFull
-from edgellama.generation.arguments import check_may_fit
 from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.conversation_prompts import ConversationPrompts
-from edgellama.generation.fitting import NoReply, check_when_full, first_kept
-from edgellama.generation.messages import (
-    Content,
-    Message,
-    checked_messages,
-    content_text,
-    is_role,
-)
+from edgellama.generation.fitting import NoReply
+from edgellama.generation.messages import Content, Message, content_text, reply_message
 from edgellama.generation.results import Generation
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.generation.text_options import ChatOptions
 from edgellama.generation.tool_rounds import DEFAULT_MAX_ROUNDS, OnCall, ToolRounds
-from edgellama.generation.turns import PromptTokens, Turn
+from edgellama.generation.turns import Turn
 from edgellama.quant.typing_backports import Unpack
 from edgellama.text.chat_template import ChatTemplate
 from edgellama.text.tokenizer import Tokenizer
@@ -77,11 +69,10 @@ class Conversation(ConversationPrompts):
         Raises:
             InvalidOptionError: Malformed messages, two system prompts, options out of range.
         """
-        check_when_full(when_full)
         super().__init__(
-            session, tokenizer, template, system=system, messages=messages, options=options
-        )
-        self._when_full = when_full
+            session, tokenizer, template,
+            system=system, messages=messages, when_full=when_full, options=options,
+        )  # fmt: skip
 
     def send(self, text: Content, **options: Unpack[ChatOptions]) -> Generation:
         """Add the user's message and return the reply, which is added too.
@@ -294,59 +285,28 @@ class Conversation(ConversationPrompts):
     def __repr__(self) -> str:
         return f"<Conversation messages={len(self.messages)}, {self.session!r}>"
 
-    def __enter__(self) -> Conversation:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def _reply(self, num_kept: int, asked: Sequence[Message], options: ChatOptions) -> Stream:
         """The reply to the first ``num_kept`` messages and what is asked after them."""
-        messages = checked_messages([*self.messages[:num_kept], *asked])
-        num_system = int(is_role(messages[0], "system"))
-        system, turns = messages[:num_system], messages[num_system:]
-
-        @cache
-        def prompt(dropped: int) -> PromptTokens:
-            return self._prompt(asked_for, [*system, *turns[dropped:]])
-
         asked_for = self._asked(options)
-        request = asked_for.request
-        context_length = self._session.context_length
-        if self._when_full != "stop":
-            check_may_fit(self._tokenizer, messages[-1]["content"].strip(), context_length)
-        dropped, dropped_before = 0, self._transcript.dropped_messages
-        if self._when_full == "drop":
-            dropped = first_kept(
-                turns,
-                dropped_before,
-                context_length,
-                request.max_tokens,
-                lambda first: len(prompt(first).computed),
-            )
-        now = prompt(dropped)
-        if self._when_full == "stop" and len(now.computed) > context_length:
-            return Stream(NoReply(len(now.computed)), CancelToken(), owner=self._session)
+        shown = self._shown(asked_for, [*self.messages[:num_kept], *asked])
+        prompt, num_dropped = shown.prompt, shown.num_dropped
+        num_tokens = len(prompt.computed)
+        if self._when_full == "stop" and num_tokens > self._session.context_length:
+            return Stream(NoReply(num_tokens), CancelToken(), owner=self._session)
         request = replace(
-            request,
-            prompt=now.computed,
-            dropped_messages=max(0, dropped - dropped_before),
-            own_tokens=self._format.own_tokens(asked_for, [*system, *turns[dropped:]]),
+            asked_for.request,
+            prompt=prompt.computed,
+            dropped_messages=max(0, num_dropped - self._transcript.dropped_messages),
+            own_tokens=self._format.own_tokens(asked_for, shown.messages),
         )
 
         def end(result: Generation) -> None:
             is_cut_call = request.calls is not None and not result.text and not result.tool_calls
             if result.tokens and not is_cut_call:
-                reply, text = self._said(result)
-                turn, said = Turn(now, result.tokens, text), [*asked, reply]
-                self._transcript.add(num_kept, said, dropped_messages=dropped, turn=turn)
+                text = result.text
+                if result.tool_calls:  # the turn's text has them as the model wrote them
+                    text = self._tokenizer.decode(result.tokens, continuation=True)
+                turn, said = Turn(prompt, result.tokens, text), [*asked, reply_message(result)]
+                self._transcript.add(num_kept, said, dropped_messages=num_dropped, turn=turn)
 
         return self._session.start(request, on_end=end)
-
-    def _said(self, result: Generation) -> tuple[Message, str]:
-        """The message of a reply, and its text as the model wrote it, calls of tools too."""
-        reply: Message = {"role": "assistant", "content": result.text}
-        if not result.tool_calls:
-            return reply, result.text
-        reply["tool_calls"] = [call.as_openai() for call in result.tool_calls]
-        return reply, self._tokenizer.decode(result.tokens, continuation=True)

@@ -1,18 +1,29 @@
-"""A conversation's messages as prompts: the whole of them, and one that the user still types.
+"""A conversation's messages as prompts: as many as fit, and one that the user still types.
 
-The template and the options of all replies belong to it. What becomes of replies is left to
-conversation.
+The template, the options of all replies and what happens in a full context belong to it. What
+becomes of replies is left to conversation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
+from typing import NamedTuple
 
+from edgellama.generation.argument_types import WhenFull
+from edgellama.generation.arguments import check_may_fit
 from edgellama.generation.async_stream import AsyncStream
 from edgellama.generation.chat_format import ChatFormat, ReplyRequest
 from edgellama.generation.conversation_record import ConversationRecord
-from edgellama.generation.messages import Content, Message, checked_messages, content_text
+from edgellama.generation.fitting import check_when_full, first_kept
+from edgellama.generation.messages import (
+    Content,
+    Message,
+    checked_messages,
+    content_text,
+    is_role,
+)
 from edgellama.generation.session import Session
 from edgellama.generation.stream import Stream
 from edgellama.generation.text_options import ChatOptions, layered_options
@@ -29,6 +40,14 @@ PLACEHOLDER = "a"
 """Stands for a message of which nothing is there yet, since templates may refuse an empty one."""
 
 
+class ShownMessages(NamedTuple):
+    """Messages that the model is shown, how many of the oldest it is not, and their prompt."""
+
+    messages: Sequence[Message]
+    num_dropped: int
+    prompt: PromptTokens
+
+
 class ConversationPrompts(ConversationRecord):
     """Messages with the template that makes prompts of them, and the options of replies."""
 
@@ -40,9 +59,12 @@ class ConversationPrompts(ConversationRecord):
         *,
         system: str | None,
         messages: Sequence[Mapping[str, object]] | None,
+        when_full: WhenFull,
         options: ChatOptions,
     ) -> None:
         """InvalidOptionError for malformed messages and options, and for two system prompts."""
+        check_when_full(when_full)
+        self._when_full = when_full
         super().__init__(session, tokenizer, system=system, messages=messages)
         self._format = ChatFormat(tokenizer, template)
         self._options = options
@@ -143,6 +165,31 @@ class ConversationPrompts(ConversationRecord):
         """
         return AsyncStream(lambda: self.complete_prompt(text, **options))
 
+    def _shown(self, asked: ReplyRequest, messages: Sequence[Message]) -> ShownMessages:
+        """What the model is shown of messages: all, or what is left of them in a full context."""
+        messages = checked_messages(messages)
+        num_system = int(is_role(messages[0], "system"))
+        system, turns = messages[:num_system], messages[num_system:]
+        context_length = self._session.context_length
+
+        @cache
+        def shown(num_dropped: int) -> ShownMessages:
+            kept = [*system, *turns[num_dropped:]]
+            return ShownMessages(kept, num_dropped, self._prompt(asked, kept))
+
+        if self._when_full != "stop":
+            check_may_fit(self._tokenizer, messages[-1]["content"].strip(), context_length)
+        if self._when_full != "drop":
+            return shown(0)
+        num_dropped = first_kept(
+            turns,
+            self._transcript.dropped_messages,
+            context_length,
+            asked.request.max_tokens,
+            lambda first: len(shown(first).prompt.computed),
+        )
+        return shown(num_dropped)
+
     def _prompt(self, asked: ReplyRequest, messages: Sequence[Message]) -> PromptTokens:
         written = self._format.prompt(asked, messages)
         return PromptTokens(
@@ -161,5 +208,4 @@ class ConversationPrompts(ConversationRecord):
         first = self._transcript.num_system
         del messages[first : first + self._transcript.dropped_messages]
         unfinished = replace(asked_for, request=replace(asked_for.request, continuation=True))
-        written = self._format.prompt(unfinished, messages)
-        return as_computed(self._tokenizer, written, self._transcript.last_turn)
+        return self._prompt(unfinished, messages).computed

@@ -16,6 +16,7 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.quant.given_values import given_path
 from edgellama.quant.process_bound import ProcessBound
+from edgellama.quant.typing_backports import Self
 from edgellama.text.tokenizer import Tokenizer
 
 
@@ -150,6 +151,12 @@ class ConversationRecord(ProcessBound):
     def close(self) -> None:
         """End a running reply and close the session."""
         self._session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def _check_idle(self) -> None:
         preload, self._preload = self._preload, None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias, TypedDict
 
+from edgellama.generation.results import Generation
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.tools.tool import checked_calls
@@ -64,6 +65,14 @@ def content_text(content: object) -> str:
         f"the content of a message is {_named(content)}; allowed: text, or text parts such as "
         '[{"type": "text", "text": "hello"}]'
     )
+
+
+def reply_message(result: Generation) -> Message:
+    """The assistant's message that a generated text becomes, with the calls of tools in it."""
+    reply: Message = {"role": "assistant", "content": result.text}
+    if result.tool_calls:
+        reply["tool_calls"] = [call.as_openai() for call in result.tool_calls]
+    return reply
 
 
 def is_role(message: object, role: str) -> bool:

@@ -1,4 +1,8 @@
-"""Tokens that may still be chosen, with their logits: what stages hand on to each other."""
+"""Tokens that may still be chosen, with their logits: what stages hand on to each other.
+
+At first they are the whole vocabulary, and then fewer after each filter. What decides who stays is
+left to the stages.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,6 @@
-"""Tools: what a model may call, how it is shown, how calls are read; nothing is generated here."""
+"""Tools: what a model may call, how it is shown, how calls are read and run.
+
+``tool`` is a function as plain data, ``presentation`` shows it to a model by its template,
+``call_grammar`` says what a reply may be, and ``reading`` finds the calls in it. Nothing is
+generated here.
+"""

@@ -1,1 +1,5 @@
-"""Keys, values and attention of some sequences on a graphics card."""
+"""Sequences whose keys and values lie on a graphics card, where their attention is computed.
+
+``placement`` decides which ones, ``step`` and ``attention`` run their part of a step; the driver
+and the kernels are ``edgellama.cuda``'s.
+"""

@@ -1,4 +1,7 @@
-"""What an engine tells of its graphics card."""
+"""How a model uses a graphics card, as its user reads it: ``Llama.card_use``.
+
+What decides about it is known to ``placement`` and ``choice``.
+"""
 
 from __future__ import annotations
 

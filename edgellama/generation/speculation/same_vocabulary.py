@@ -1,4 +1,7 @@
-"""Whether two models speak the same tokens, so that one may guess for the other."""
+"""Whether two models speak the same tokens, so that one may guess for the other.
+
+Tokens and their roles are compared as the two files have them; nothing is computed.
+"""
 
 from __future__ import annotations
 
