@@ -1,16 +1,17 @@
-"""Models that come from the hub, with a client that the tests provide."""
+"""Models that come from the hub, by its real client and from a hub that the tests provide."""
 
 from __future__ import annotations
 
 import errno
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
-from cache_files import everything_below, files_below, touch
+from cache_files import everything_below, files_below
+from fake_hub import COMMIT, TOKEN, FakeHub, running_hub
 
 from edgellama.models import hub as hub_download
 from edgellama.models import names, well_known
@@ -24,106 +25,149 @@ def cache(empty_cache: Path) -> Path:
     return empty_cache
 
 
-def test_a_hubs_client_is_stopped_within_a_file(
-    hub: SimpleNamespace, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where it takes a progress bar, the bar ends it."""
-    updates = []
-
-    class Bar:
-        def update(self, n: float = 1) -> None:
-            updates.append(n)
-
-    def hf_hub_download(*, tqdm_class: type[Bar] | None = None, **_: Any) -> str:
-        bar = (tqdm_class or Bar)()
-        for _ in range(10):
-            bar.update(1)
-        raise AssertionError("it was not stopped")
-
-    monkeypatch.setattr(hub, "hf_hub_download", hf_hub_download)
-    monkeypatch.setitem(sys.modules, "huggingface_hub.utils", SimpleNamespace(tqdm=Bar))
-    with pytest.raises(DownloadError, match=r"me/mine.* was cancelled"):
-        pull("hf:me/mine:small-Q8_0.gguf", cancelled=lambda: len(updates) == 3)
-    assert len(updates) == 3 and files_below(cache) == []
-
-
 HUB_FILES = {
     "small-Q4_K_M.gguf": 11,
     "small-Q8_0.gguf": 12,
+    "small-Q6_K.gguf": 16,
+    "small-Q6_K_L.gguf": 17,
     "big/big-Q8_K-00001-of-00002.gguf": 13,
     "big/big-Q8_K-00002-of-00002.gguf": 14,
     "README.md": 15,
 }
-
-
-class HubError(Exception):
-    """Stands for an error class of the hub client, found by its name."""
-
-
-class GatedRepoError(HubError):
-    """The hub's refusal before a licence is accepted."""
+LARGE_BYTES = 3 << 20
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """A module in the place of ``huggingface_hub`` that writes files of the stated sizes."""
-    fetched: list[str] = []
-
-    class HfApi:
-        def model_info(self, repo_id: str, *, files_metadata: bool) -> SimpleNamespace:
-            assert files_metadata
-            if repo_id == "me/gated":
-                raise GatedRepoError("403 Client Error\nmore")
-            files = HUB_FILES if repo_id == "me/mine" else {"README.md": 1}
-            entries = [SimpleNamespace(rfilename=name, size=size) for name, size in files.items()]
-            return SimpleNamespace(siblings=entries)
-
-    def hf_hub_download(
-        *, repo_id: str, filename: str, local_dir: str, force_download: bool
-    ) -> str:
-        fetched.append(filename)
-        path = touch(Path(local_dir) / filename)
-        path.write_bytes(bytes(HUB_FILES[filename]))
-        return str(path)
-
-    module = SimpleNamespace(HfApi=HfApi, hf_hub_download=hf_hub_download, fetched=fetched)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
-    return module
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub of files of the stated sizes, which the real client asks."""
+    files = {name: os.urandom(size) for name, size in HUB_FILES.items()}
+    with running_hub(FakeHub(files | {"large.gguf": os.urandom(LARGE_BYTES)})) as hub:
+        constants = pytest.importorskip("huggingface_hub").constants
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 1 << 18)
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        yield hub
 
 
-def test_hub_file_is_stored_under_its_repository(hub: SimpleNamespace, cache: Path) -> None:
+def fetched(hub: FakeHub) -> list[str]:
+    """Names of the files that were sent."""
+    return [path.partition(f"/resolve/{COMMIT}/")[2] for path, _ in hub.downloads]
+
+
+def test_a_hubs_client_is_stopped_within_a_file(hub: FakeHub, cache: Path) -> None:
+    """Who wants a file no more ends its download, and goes on with it later."""
+    asked = []
+
+    def cancelled() -> bool:
+        asked.append(1)
+        return len(asked) == 6
+
+    with pytest.raises(DownloadError, match=r"me/mine.* was cancelled"):
+        pull("hf:me/mine:large", cancelled=cancelled)
+    (partial,) = (path for path in files_below(cache) if path.name != "lock")
+    there = partial.stat().st_size
+    assert 0 < there < LARGE_BYTES
+    assert pull("hf:me/mine:large").read_bytes() == hub.files["large.gguf"]
+    assert hub.downloads[-1][1] == f"bytes={there}-"
+
+
+def test_a_broken_download_goes_on_where_it_ended(hub: FakeHub, cache: Path) -> None:
+    """When a connection breaks again and again, what came is kept for the next call."""
+    hub.cut = [1 << 20] + [0] * 20
+    progress: list[tuple[int, int]] = []
+    with pytest.raises(DownloadError, match="run it again: it goes on where it stopped"):
+        pull("hf:me/mine:large")
+    hub.cut = []
+    path = pull("hf:me/mine:large", progress=lambda *now: progress.append(now))
+    assert path.read_bytes() == hub.files["large.gguf"]
+    assert {total for _, total in progress} == {LARGE_BYTES - (1 << 20)}
+    assert [file.name for file in files_below(cache)] == ["large.gguf", "lock"]
+
+
+def test_what_is_not_the_hubs_file_is_not_kept(hub: FakeHub, cache: Path) -> None:
+    """What an earlier attempt left is damaged: an error that says so, and then a whole file."""
+    hub.cut = [1 << 20] + [0] * 20
+    with pytest.raises(DownloadError):
+        pull("hf:me/mine:large")
+    (partial,) = cache.glob("models/hf/me/mine/*.partial")
+    partial.write_bytes(bytes(1 << 20))
+    hub.cut = []
+    with pytest.raises(DownloadError, match=r"has SHA-256 .*expected .*run it again"):
+        pull("hf:me/mine:large")
+    assert pull("hf:me/mine:large").read_bytes() == hub.files["large.gguf"]
+
+
+def test_a_gated_repository_is_for_those_with_a_token(
+    hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one the error says what to do, however the file is asked for."""
+    hub.is_gated = True
+    for force in (False, True):
+        with pytest.raises(DownloadError, match=r"licence.*/me/mine; .*`hf auth login`"):
+            pull("hf:me/mine:q8_0", force=force)
+    assert everything_below(cache) == []
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert pull("hf:me/mine:q8_0").name == "small-Q8_0.gguf"
+
+
+def test_offline_a_pulled_model_is_found(
+    hub: FakeHub, monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    """The hub is not asked for what is there; for all else the error says what forbids it."""
+    path = pull("hf:me/mine:q8_0")
+    monkeypatch.setattr(pytest.importorskip("huggingface_hub").constants, "HF_HUB_OFFLINE", True)
+    assert pull("hf:me/mine:q8_0") == path
+    with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
+        pull("hf:me/mine:q8_k")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("hf:me/mine", "small-Q4_K_M.gguf"),
+        ("hf:me/mine:q6_k", "small-Q6_K.gguf"),
+        ("hf:me/mine:small-Q6_K_L.gguf", "small-Q6_K_L.gguf"),
+    ],
+)
+def test_a_type_is_told_from_those_that_begin_alike(hub: FakeHub, name: str, file: str) -> None:
+    """A type is one file's though other names hold it, too; none means the usual one."""
+    assert pull(name).name == file
+    pull("hf:me/mine:q8_0")
+    assert names.resolve(name).name == file
+
+
+def test_hub_file_is_stored_under_its_repository(hub: FakeHub, cache: Path) -> None:
     """An exact file name or a fragment fetches that file once and resolves afterwards."""
     path = pull("hf:me/mine:small-Q8_0.gguf")
     assert path == cache / "models" / "hf" / "me" / "mine" / "small-Q8_0.gguf"
     assert pull("hf:me/mine:q8_0") == path
-    assert hub.fetched == ["small-Q8_0.gguf"]
+    assert fetched(hub) == ["small-Q8_0.gguf"]
     assert names.resolve("hf:me/mine") == path
     assert names.pulled_models() == {"hf:me/mine:small-Q8_0.gguf": path}
 
 
-def test_split_hub_model_is_fetched_whole(hub: SimpleNamespace) -> None:
+def test_split_hub_model_is_fetched_whole(hub: FakeHub) -> None:
     """Every part is fetched; one that is missing later is fetched again."""
     first = pull("hf:me/mine:q8_k")
     assert first.name == "big-Q8_K-00001-of-00002.gguf"
-    assert len(hub.fetched) == 2
+    assert len(fetched(hub)) == 2
     assert names.resolve("hf:me/mine:q8_k") == first
     names.split_parts(first)[1].unlink()
     pull("hf:me/mine:q8_k")
-    assert len(hub.fetched) == 4
+    assert fetched(hub)[2:] == ["big/big-Q8_K-00002-of-00002.gguf"]
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("hf:me/mine", r"several GGUF files.*big-Q8_K-00001.*small-Q4_K_M\.gguf, small-Q8_0\.gguf"),
+        ("hf:me/mine:s", r"several GGUF files.*big-Q8_K-00001.*small-Q4_K_M\.gguf, small-Q6_K"),
         ("hf:me/mine:q2", r"fits no GGUF file; name one of"),
-        ("hf:me/empty", "holds no GGUF file"),
-        ("hf:me/gated", r"403 Client Error; accept its licence at .*huggingface\.co/me/gated"),
+        ("hf:me/other", "shows no such repository; check the name"),
     ],
 )
-def test_hub_errors_say_what_to_do(
-    hub: SimpleNamespace, cache: Path, name: str, message: str
-) -> None:
+def test_hub_errors_say_what_to_do(hub: FakeHub, cache: Path, name: str, message: str) -> None:
     """An unclear or refused reference is a DownloadError on one line, and leaves no folder."""
     with pytest.raises(DownloadError, match=message) as caught:
         pull(name)
@@ -169,7 +213,7 @@ def test_addresses_are_refused_with_advice(address: str, advice: str) -> None:
 
 
 def test_models_of_the_temporary_folder_are_found(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: SimpleNamespace
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: FakeHub
 ) -> None:
     """Where the cache cannot be written to, a model is kept elsewhere and found again."""
     (tmp_path / "file").touch()
@@ -177,17 +221,17 @@ def test_models_of_the_temporary_folder_are_found(
     path = pull("hf:me/mine:q8_0")
     assert path.is_relative_to(tmp_path / "temporary")
     assert pull("hf:me/mine:q8_0") == path
-    assert hub.fetched == ["small-Q8_0.gguf"]
+    assert fetched(hub) == ["small-Q8_0.gguf"]
     assert names.pulled_models() == {"hf:me/mine:small-Q8_0.gguf": path}
 
 
-def test_full_disk_is_told(hub: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_told(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is or becomes full is an error with the folder and what to do."""
 
-    def full(**_: object) -> str:
+    def full(*_: object, **__: object) -> str:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(hub, "hf_hub_download", full)
+    monkeypatch.setattr("huggingface_hub.file_download.http_get", full)
     with pytest.raises(CacheError, match=r"me/mine cannot be written: No space.*EDGELLAMA_CACHE"):
         pull("hf:me/mine:q8_0")
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=11))

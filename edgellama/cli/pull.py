@@ -24,9 +24,11 @@ def command(model: str, force: bool) -> None:
                              codellama:34b mistral:7b zephyr:7b vicuna:7b
                              vicuna:13b tinyllama smollm2:360m smollm2:1.7b
       hf:OWNER/REPO[:FILE]   any GGUF file on the hub; FILE may be a part of
-                             the name, such as q4_k_m
+                             the name, such as q8_0; without it q4_k_m, if
+                             there are several
 
-    The hub needs one more package: pip install huggingface_hub
+    A download that was stopped goes on where it ended. The hub needs one more
+    package: pip install huggingface_hub
 
     \b
     Examples:

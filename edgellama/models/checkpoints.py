@@ -11,7 +11,6 @@ import errno
 import hashlib
 import logging
 import os
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.metadata import version
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellama.kernels_cpu.machine.user_cache import cache_folders, folder_to_fill, storage_error
+from edgellama.models.folder_lock import LOCK_NAME, alone_in
 from edgellama.models.leftovers import remove_empty
 from edgellama.models.names import holds_checkpoint, resolve, split_parts
 from edgellama.quant.errors import ConversionError, ResumeError
@@ -31,8 +31,7 @@ DEFAULT_TYPE = "q4_k_m"
 """For those who do not say, as when converting to a file of one's own."""
 CONVERTED_FOLDER = "converted"
 """Within the cache folder; in it is a folder for each source."""
-LOCK_NAME, SOURCE_NAME = "lock", "source"
-RETRY_SECONDS = 0.2
+SOURCE_NAME = "source"
 # Files of a checkpoint that a conversion may depend on.
 _SOURCE_SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".json", ".model", ".jinja")
 _HASH_CHARACTERS = 12
@@ -68,7 +67,7 @@ def converted(
 
     folder = folder_to_fill(folder_name)
     target = folder / file_name
-    with _alone_in(folder), _full_disk_told(target):
+    with alone_in(folder, "converting this model"), _full_disk_told(target):
         if not target.is_file():
             _remove_stale(folder, state)
             (folder / SOURCE_NAME).write_text(str(path), "utf-8")
@@ -100,17 +99,6 @@ def read_source(folder: Path) -> str | None:
         return None
 
 
-def is_converting(folder: Path) -> bool:
-    """Whether a process converts into ``folder`` at this moment."""
-    from edgellama.convert.output.file_lock import try_lock
-
-    try:
-        with open(folder / LOCK_NAME, "rb+") as file:
-            return not try_lock(file.fileno())
-    except OSError:
-        return False
-
-
 def _state_of(source: Path) -> str:
     """A hash of our own version and of the names, sizes and times of a source's files."""
     if source.is_dir():
@@ -128,31 +116,6 @@ def _state_of(source: Path) -> str:
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:_HASH_CHARACTERS]
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Waits until no other process works in ``folder``; the system lifts a dead one's lock."""
-    from edgellama.convert.output.file_lock import try_lock
-
-    while True:
-        folder.mkdir(parents=True, exist_ok=True)
-        with open(folder / LOCK_NAME, "ab") as file:
-            if not try_lock(file.fileno()):
-                logger.warning("another process is converting this model; waiting for it")
-                while not try_lock(file.fileno()):
-                    time.sleep(RETRY_SECONDS)
-            # Who failed there has removed the folder: then this lock keeps nobody out.
-            if _is_file_at(file.fileno(), folder / LOCK_NAME):
-                yield
-                return
-
-
-def _is_file_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(path))
-    except OSError:
-        return False
 
 
 @contextlib.contextmanager

@@ -12,7 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from edgellama.kernels_cpu.machine.user_cache import cache_folders
-from edgellama.models.checkpoints import CONVERTED_FOLDER, is_converting
+from edgellama.models.checkpoints import CONVERTED_FOLDER
+from edgellama.models.folder_lock import is_locked
+from edgellama.models.hub_file import PARTIAL_SUFFIX
 from edgellama.models.names import FOLDER_NAME
 from edgellama.models.progress import STAGING_PREFIX
 from edgellama.quant.records import dataclass
@@ -59,11 +61,12 @@ def _old_kernels(current_keys: Collection[str]) -> Iterator[Path]:
 
 def _conversions(_: Collection[str]) -> Iterator[Path]:
     for root in cache_folders(CONVERTED_FOLDER):
-        yield from (path for path in sorted(root.glob("*")) if not is_converting(path))
+        yield from (path for path in sorted(root.glob("*")) if not is_locked(path))
 
 
 def _partial_downloads(_: Collection[str]) -> Iterator[Path]:
-    patterns = (f"{STAGING_PREFIX}*", "hf/*/*/.cache/huggingface/download/**/*.incomplete")
+    older = "hf/*/*/.cache/huggingface/download/**/*.incomplete"
+    patterns = (f"{STAGING_PREFIX}*", f"hf/*/*/**/*{PARTIAL_SUFFIX}", older)
     for root in cache_folders(FOLDER_NAME):
         for pattern in patterns:
             yield from (path for path in sorted(root.glob(pattern)) if _is_quiet(path))

@@ -1,7 +1,7 @@
 """Fetches GGUF files from the Hugging Face hub through ``huggingface_hub``, an optional extra.
 
 Knows how a reference picks files from a repository and what the hub's errors mean for the
-user. Leaves names and the cache's layout to ``models``; resuming is the hub client's own.
+user. Leaves names and the cache's layout to ``models``, a file's bytes to ``hub_file``.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import importlib
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
-from inspect import signature
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgellama.kernels_cpu.machine.user_cache import storage_error
-from edgellama.models.names import choose_files
+from edgellama.models.folder_lock import alone_in
+from edgellama.models.hub_file import HubFile, fetch_file
+from edgellama.models.names import choose_files, models_meant
 from edgellama.models.progress import check_disk_space, check_wanted, watch_growth
 from edgellama.quant.errors import DownloadError
 
@@ -27,17 +28,24 @@ if TYPE_CHECKING:
 
 ERROR_NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 """How the system's number begins an error's text; people do without it."""
-_HINTS: Mapping[str, str] = {
-    "GatedRepoError": "accept its licence at https://huggingface.co/{repository} and log in with "
-    "`hf auth login`",
-    "RepositoryNotFoundError": "check the name; a private repository needs `hf auth login`",
-    "LocalEntryNotFoundError": "check the network and run it again, it goes on where it stopped",
-    "EntryNotFoundError": "check the file's name",
-    "ConnectError": "check the network and run it again",
-    "ConnectionError": "check the network and run it again",
-    "TimeoutException": "check the network and run it again",
-    "OfflineModeIsEnabled": "unset HF_HUB_OFFLINE",
+_NETWORK = "check the network and run it again: it goes on where it stopped"
+_MEANINGS: Mapping[str, str] = {
+    "GatedRepoError": "its licence must be accepted first, at https://huggingface.co/{repository}; "
+    "then log in with `hf auth login`, or set HF_TOKEN",
+    "RepositoryNotFoundError": "the hub shows no such repository; check the name, and log in with "
+    "`hf auth login` if it is private",
+    "RemoteEntryNotFoundError": "the repository does not hold that file any more",
+    "OfflineModeIsEnabled": "HF_HUB_OFFLINE forbids asking the hub; unset it",
 }
+"""By the name of the client's error, what it means."""
+_ADVICE: Mapping[str, str] = {
+    "ConnectError": _NETWORK,
+    "RequestException": _NETWORK,
+    "TimeoutException": _NETWORK,
+    "TransportError": _NETWORK,
+    "LocalEntryNotFoundError": _NETWORK,
+}
+"""The same where the error says what is wrong, but not what to do."""
 
 
 def fetch_from_hub(
@@ -50,54 +58,35 @@ def fetch_from_hub(
 ) -> Path:
     """Downloads the file that ``reference`` means, every part of it, below ``folder``.
 
-    Returns the path of the first part. Raises DownloadError: the extra is not installed, the
-    hub refuses, or the reference leaves several files to choose from (the text lists them).
+    Returns the path of the first part. What an earlier attempt has left is gone on with. Raises
+    DownloadError: the extra is not installed, the hub refuses, or the reference leaves several
+    files to choose from (the text lists them).
     """
     hub = _import_hub(reference)
+
+    def check() -> None:
+        check_wanted(reference, cancelled)
+
     try:
-        sizes = _gguf_files(hub, reference.repository)
-        files = choose_file(reference, list(sizes))
-        folder.mkdir(parents=True, exist_ok=True)
-        missing = [file for file in files if force or not (folder / file).is_file()]
-        check_disk_space(folder, sum(sizes[file] for file in missing))
-        with watch_growth(folder, sum(sizes[file] for file in missing), progress):
-            paths = []
-            for file in files:
-                check_wanted(reference, cancelled)
-                path = hub.hf_hub_download(
-                    repo_id=reference.repository,
-                    filename=file,
-                    local_dir=str(folder),
-                    force_download=force,
-                    **_stopping(hub, reference, cancelled),
-                )
-                paths.append(path)
+        found = _gguf_files(hub, reference.repository)
+        files = [found[name] for name in choose_file(reference, list(found))]
+        with alone_in(folder, f"downloading from hf:{reference.repository}", check):
+            missing = [file for file in files if force or not (folder / file.name).is_file()]
+            num_bytes = sum(
+                file.num_bytes if force else file.missing_bytes(folder) for file in missing
+            )
+            check_disk_space(folder, num_bytes)
+            with watch_growth(folder, num_bytes, progress):
+                for file in missing:
+                    check()
+                    fetch_file(hub, file, folder, check, force=force)
     except DownloadError:
         raise
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
             raise storage_error(folder, error) from error
         raise DownloadError(_explain(error, reference)) from error
-    return Path(paths[0])
-
-
-def _stopping(hub: Any, reference: HubReference, cancelled: Cancelled | None) -> dict[str, Any]:
-    """What lets the hub's client stop within a file: a progress bar that raises.
-
-    Older clients take none; they finish the file.
-    """
-    is_taken = "tqdm_class" in signature(hub.hf_hub_download).parameters
-    if cancelled is None or not is_taken:
-        return {}
-    bar: Any = importlib.import_module("huggingface_hub.utils").tqdm
-
-    class StoppingBar(bar):  # type: ignore[misc]
-        def update(self, n: float | None = 1) -> bool | None:
-            check_wanted(reference, cancelled)
-            moved: bool | None = super().update(n)
-            return moved
-
-    return {"tqdm_class": StoppingBar}
+    return folder / files[0].name
 
 
 def choose_file(reference: HubReference, files: Sequence[str]) -> list[str]:
@@ -105,7 +94,7 @@ def choose_file(reference: HubReference, files: Sequence[str]) -> list[str]:
 
     Raises DownloadError when none or several fit.
     """
-    fitting = choose_files(reference.file, files)
+    fitting = models_meant(reference, files)
     if len(fitting) == 1:
         return fitting[0]
     if not files:
@@ -115,11 +104,17 @@ def choose_file(reference: HubReference, files: Sequence[str]) -> list[str]:
     raise DownloadError(f"{reference} {problem}; name one of: {choice}")
 
 
-def _gguf_files(hub: Any, repository: str) -> dict[str, int]:
-    """Sizes in bytes by path; 0 where the hub does not say."""
+def _gguf_files(hub: Any, repository: str) -> dict[str, HubFile]:
+    """By path, all at the repository's latest commit."""
     details = hub.HfApi().model_info(repository, files_metadata=True)
     return {
-        entry.rfilename: entry.size or 0
+        entry.rfilename: HubFile(
+            repository,
+            details.sha,
+            entry.rfilename,
+            entry.size or 0,
+            entry.lfs.sha256 if entry.lfs else None,
+        )
         for entry in details.siblings or ()
         if entry.rfilename.lower().endswith(".gguf")
     }
@@ -136,9 +131,19 @@ def _import_hub(reference: HubReference) -> Any:
 
 
 def _explain(error: Exception, reference: HubReference) -> str:
+    """One line for what the client has raised, or for what made it raise that."""
+    names = [kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__]
+    for name in names:
+        if name in _MEANINGS:
+            meaning = _MEANINGS[name].format(repository=reference.repository)
+            return f"cannot download {reference}: {meaning}"
     reason = ERROR_NUMBER.sub("", str(error)).strip().splitlines() or [type(error).__name__]
-    for kind in type(error).__mro__:
-        if kind.__name__ in _HINTS:
-            hint = _HINTS[kind.__name__].format(repository=reference.repository)
-            return f"cannot download {reference}: {reason[0]}; {hint}"
-    return f"cannot download {reference}: {reason[0]}"
+    advice = next((f"; {_ADVICE[name]}" for name in names if name in _ADVICE), "")
+    return f"cannot download {reference}: {reason[0].rstrip('.')}{advice}"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__

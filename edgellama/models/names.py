@@ -16,6 +16,7 @@ from edgellama.models.well_known import (
     ALIASES,
     HUB_PREFIX,
     NAMED_MODELS,
+    USUAL_TYPE,
     HubReference,
     find_hub_model,
     known_names,
@@ -129,7 +130,7 @@ def resolve_hub(reference: HubReference) -> Path:
     for root in cache_folders(FOLDER_NAME):
         folder = root / "hf" / reference.repository
         present = {path.relative_to(folder).as_posix(): path for path in _all_in(folder)}
-        wanted = choose_files(reference.file, list(present))
+        wanted = models_meant(reference, list(present))
         if len(wanted) == 1:
             return first_part(present[wanted[0][0]])
         if wanted:
@@ -142,19 +143,30 @@ def resolve_hub(reference: HubReference) -> Path:
     )
 
 
+def models_meant(reference: HubReference, files: Sequence[str]) -> list[list[str]]:
+    """As ``choose_files``; of several, a reference without a file means the one of usual type."""
+    found = choose_files(reference.file, files)
+    if reference.file is None and len(found) > 1:
+        return choose_files(USUAL_TYPE, files) or found
+    return found
+
+
 def choose_files(wanted: str | None, files: Sequence[str]) -> list[list[str]]:
     """The models, each as all of its parts in order, that ``wanted`` means among ``files``.
 
     ``wanted`` is an exact path, a file's name without its ending, or a fragment of a path, such
-    as ``q4_k_m``, in either case; what is more exact goes first. None means all.
+    as ``q4_k_m``, in either case; what is more exact goes first: ``q6_k`` is not ``q6_k_l``. None
+    means all.
     """
     models: dict[str, list[str]] = {}
     for file in sorted(files):
         models.setdefault(_PART_NUMBER.sub(r"\1", file), []).append(file)
     text = (wanted or "").lower()
+    ends = re.compile(rf"(^|[-._]){re.escape(text)}$")
     fitting = (
         [parts for parts in models.values() if wanted in parts],
         [parts for name, parts in models.items() if _stem(name).lower() == text],
+        [parts for name, parts in models.items() if text and ends.search(_stem(name).lower())],
         [parts for name, parts in models.items() if text in name.lower()],
     )
     return next((found for found in fitting if found), [])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgellama.kernels_cpu.machine.user_cache import cache_folders, folder_to_fill
+from edgellama.models.folder_lock import LOCK_NAME
 from edgellama.models.hub import fetch_from_hub
 from edgellama.models.index import fetch_from_index
 from edgellama.models.leftovers import remove_empty
@@ -37,7 +38,7 @@ def pull(
 ) -> Path:
     """Fetches a model into the user's cache; at once when it is there already.
 
-    An interruption leaves no half-written model.
+    An interruption leaves no half-written model. From the hub, the next call goes on there.
 
     Arguments:
         name: A short name such as "smollm2", or "hf:OWNER/REPO[:FILE]".
@@ -105,5 +106,6 @@ def _pull_from_hub(
             fetch_from_hub(reference, folder, progress, force=force, cancelled=cancelled)
         )
     except BaseException:
-        remove_empty(folder, num_parents=len(Path("hf", reference.repository).parts))
+        parents = len(Path("hf", reference.repository).parts)
+        remove_empty(folder, num_parents=parents, but_for=(LOCK_NAME,))
         raise
