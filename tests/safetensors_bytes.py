@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 # uint16 stands for bfloat16, which NumPy lacks.
-DTYPES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int64": "I64", "int32": "I32"}
-DTYPES |= {"int8": "I8", "uint8": "U8", "uint32": "U32"}
+DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "uint16": "BF16"}
+DTYPES |= {"int64": "I64", "int32": "I32", "int8": "I8", "uint8": "U8", "uint32": "U32"}
 
 
 def entry(dtype: str, shape: object, start: int, end: int) -> dict[str, object]:

@@ -11,12 +11,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 import safetensors_bytes
+import torch_bytes
 from conftest import CliRunner
 from reference.family import MEMBERS
 from reference.family_member import write_safetensors
 
 from edgellama.convert import convert
-from edgellama.quant.errors import UnsupportedModelError
+from edgellama.quant.errors import ConversionError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
@@ -141,6 +142,39 @@ def test_the_file_is_that_of_the_floats(
     (note,) = found.notes
     assert note.startswith(f"14 matrices are stored as {title}: they are expanded before")
     assert expected.notes == () and len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("container", ["safetensors", "torch"])
+def test_double_precision_is_rounded_once(container: str, tmp_path: Path) -> None:
+    """A checkpoint of float64 gives the file of its float32, and says so."""
+    floats = {name: weights.astype(np.float32) for name, weights in MEMBER.weights().items()}
+    MEMBER.write(tmp_path / "single")
+    write_safetensors(tmp_path / "single" / "model.safetensors", floats)
+    MEMBER.write(tmp_path / "double")
+    exact = {name: weights + 1e-9 * weights for name, weights in
+             ((name, weights.astype(np.float64)) for name, weights in floats.items())}  # fmt: skip
+    place = tmp_path / "double" / "model.safetensors"
+    if container == "torch":
+        place.unlink()
+        place = place.with_name("pytorch_model.bin")
+    saved = torch_bytes.saved if container == "torch" else safetensors_bytes.saved
+    place.write_bytes(saved(exact))
+    found = convert(tmp_path / "double", tmp_path / "a.gguf", type="q8_0", num_threads=2)
+    expected = convert(tmp_path / "single", tmp_path / "b.gguf", type="q8_0")
+    assert tensors_of(found.path) == tensors_of(expected.path)
+    assert found.notes == (f"{len(floats)} tensors are float64: they are rounded to float32 "
+                           "before they are converted",)  # fmt: skip
+
+
+def test_double_precision_beyond_single_is_refused(tmp_path: Path) -> None:
+    """A number that float32 has not is an error of its tensor, as infinity is."""
+    MEMBER.write(tmp_path / "model")
+    weights = {name: array.astype(np.float64) for name, array in MEMBER.weights().items()}
+    weights["model.norm.weight"][3] = 1e39
+    content = safetensors_bytes.saved(weights)
+    (tmp_path / "model" / "model.safetensors").write_bytes(content)
+    with pytest.raises(ConversionError, match=r"output_norm.*NaN or infinite.*column 3"):
+        convert(tmp_path / "model", tmp_path / "a.gguf", type="f16")
 
 
 def test_on_the_command_line(tmp_path: Path, run_cli: CliRunner) -> None:

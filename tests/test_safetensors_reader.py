@@ -84,10 +84,10 @@ def test_opening_reads_the_header_alone(tmp_path: Path) -> None:
     assert peak_bytes < 1_000_000
 
 
-@pytest.mark.parametrize("dtype", ["F64", "I64", "I32", "U8", "BOOL", "F8_E4M3", "F4", "NEW"])
+@pytest.mark.parametrize("dtype", ["C64", "I64", "I32", "U8", "BOOL", "F8_E4M3", "F4", "NEW"])
 def test_other_dtypes_are_refused_when_they_are_used(tmp_path: Path, dtype: str) -> None:
     """A buffer of any type does no harm; used as a weight it is refused by name."""
-    bits = {"F64": 64, "I64": 64, "I32": 32, "F4": 4}.get(dtype, 8)
+    bits = {"C64": 64, "I64": 64, "I32": 32, "F4": 4}.get(dtype, 8)
     content = file_of({"x": entry(dtype, [4, 2], 0, bits)}, bytes(bits))
     tensor = read_safetensors(write(tmp_path, content))["x"]
     assert tensor.shape == (4, 2)

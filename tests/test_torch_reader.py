@@ -100,7 +100,6 @@ def test_a_nested_state_dict_of_the_real_torch() -> None:
     [
         ("transposed", r"strides \(1, 4\); allowed: rows one after the other"),
         ("integer", r"dtype int64; allowed: float32, float16, bfloat16"),
-        ("double", r"dtype float64"),
         ("float8", r"dtype float8_e4m3fn"),
     ],
 )
@@ -116,6 +115,13 @@ def test_a_tensor_that_cannot_be_read_is_refused_when_it_is_used(key: str, expec
     ):
         with pytest.raises(UnsupportedModelError, match=f"'{key}'.*{expected}"):
             use()
+
+
+def test_double_precision_is_given_as_single() -> None:
+    """The nearest float32 of each number."""
+    tensor = read_torch(DATA_FOLDER / "torch_zip.bin")["double"]
+    assert tensor.format.name == "F32" and tensor.num_bytes == 12
+    assert bytes_of(tensor) == counting(3).tobytes()
 
 
 @pytest.mark.parametrize("wrapper", [("state_dict",), ("model",), ("module", "model_state_dict")])

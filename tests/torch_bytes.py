@@ -12,6 +12,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 FALSE = b"\x89"
 # uint16 stands for bfloat16, which NumPy lacks.
 STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "uint16": "BFloat16Storage"}
+STORAGES |= {"float64": "DoubleStorage"}
 STORAGES |= {"int32": "IntStorage", "int8": "CharStorage", "uint8": "ByteStorage"}
 
 

@@ -25,13 +25,13 @@ from edgellama.convert.dequantize.meta_tensors import (
 from edgellama.convert.dequantize.scaled_tensor import ScaledTensor
 from edgellama.convert.dequantize.settings import read_settings, shared_size
 from edgellama.convert.sources.checkpoint import Checkpoint
-from edgellama.convert.sources.source_tensor import ElementTensor, SourceTensor
+from edgellama.convert.sources.source_tensor import DoubleTensor, ElementTensor, SourceTensor
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 
 CONVERTED = (
-    "F32, F16, BF16, FP8, GPTQ, AWQ, bitsandbytes, Meta's int4, and compressed-tensors' int8 and "
-    "packed integers"
+    "F32, F16, BF16, F64, FP8, GPTQ, AWQ, bitsandbytes, Meta's int4, and compressed-tensors' int8 "
+    "and packed integers"
 )
 BITSANDBYTES_SCALE, META_SCALE = "SCB", "scales"
 SCALE_NAMES = (
@@ -75,7 +75,7 @@ def float_tensors(checkpoint: Checkpoint) -> FloatTensors:
     that are missing or do not fit.
     """
     if checkpoint.kind == "gguf" or not _is_quantized(checkpoint.tensors):
-        return FloatTensors(checkpoint.tensors)
+        return FloatTensors(checkpoint.tensors, _double_notes(checkpoint.tensors))
     foreign = find_foreign(checkpoint.tensors)
     if foreign is not None:
         method, name = foreign
@@ -96,6 +96,14 @@ def _is_quantized(tensors: Mapping[str, SourceTensor]) -> bool:
         or any(map(foreign_method, tensors))
         or any(map(_LONG_NAME.fullmatch, tensors))
     )
+
+
+def _double_notes(tensors: Mapping[str, SourceTensor]) -> tuple[str, ...]:
+    """What is to be said of float64, which no file of a model has."""
+    is_double = (isinstance(tensor, DoubleTensor) for tensor in tensors.values())
+    if not (count := sum(is_double)):
+        return ()
+    return (f"{count} tensors are float64: they are rounded to float32 before they are converted",)
 
 
 class _Expansion:
@@ -131,6 +139,7 @@ class _Expansion:
             "exactly"
             for title, count in self._counts.items()
         )
+        notes += _double_notes(self._tensors)
         return FloatTensors(MappingProxyType(self._tensors), notes)
 
     def _expand(self, module: str, parts: dict[str, SourceTensor]) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 
 from edgellama.convert.sources.json_file import MAX_JSON_BYTES, parse_json_object
 from edgellama.convert.sources.source_tensor import (
+    DoubleTensor,
     ElementTensor,
     MappedTensor,
     SourceTensor,
@@ -28,7 +29,7 @@ from edgellama.quant.mapped_file import map_file
 MAX_HEADER_BYTES = MAX_JSON_BYTES  # a model of 1,000 tensors has about 100 kB
 MAX_TENSORS = 131072
 MAX_DIMENSIONS = 8
-READABLE_DTYPES = ("F32", "F16", "BF16")
+READABLE_DTYPES, DOUBLE_DTYPE = ("F32", "F16", "BF16"), "F64"
 _LENGTH_BYTES = 8
 # The dtypes whose size is known, in bits; later ones are accepted until somebody reads them.
 _DTYPE_BITS: Mapping[str, int] = MappingProxyType(
@@ -81,9 +82,13 @@ def read_safetensors(path: Path) -> dict[str, SourceTensor]:
             tensor_format = FORMATS_BY_NAME[entry.dtype]
             tensors[entry.name] = MappedTensor(entry.name, entry.shape, tensor_format, data)
             continue
+        if entry.dtype == DOUBLE_DTYPE:
+            tensors[entry.name] = DoubleTensor(entry.name, entry.shape, data)
+            continue
         refusal = (
             f"{path}: tensor {shown(entry.name)} has dtype {shown(entry.dtype)}; allowed: "
-            f"{', '.join(READABLE_DTYPES)}; quantized models must be dequantized first"
+            f"{', '.join((*READABLE_DTYPES, DOUBLE_DTYPE))}; quantized models must be dequantized "
+            "first"
         )
         if _DTYPE_BITS.get(entry.dtype, 0) % 8 == 0 < _DTYPE_BITS.get(entry.dtype, 0):
             tensors[entry.name] = ElementTensor(entry.name, entry.shape, entry.dtype, data, refusal)

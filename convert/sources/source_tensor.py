@@ -103,6 +103,21 @@ class MappedTensor(SourceTensor):
         return content.reshape(last - first, self.row_bytes)
 
 
+class DoubleTensor(SourceTensor):
+    """A tensor of float64, given as F32: the nearest, infinite where that has none."""
+
+    def __init__(self, name: str, shape: Sequence[int], data: NDArray[np.uint8]) -> None:
+        """``data``: a view of all its bytes, one dimension."""
+        super().__init__(name, shape, FORMATS_BY_NAME["F32"])
+        self._content = MappedBytes(name, data)
+
+    def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        content = self._content.read(2 * first * self.row_bytes, 2 * last * self.row_bytes)
+        with np.errstate(over="ignore"):
+            values = content.view("<f8").astype("<f4")
+        return values.view(np.uint8).reshape(last - first, self.row_bytes)
+
+
 class ArrayTensor(SourceTensor):
     """A small tensor that is held in memory, such as one that is computed."""
 

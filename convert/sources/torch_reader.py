@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from edgellama.convert.sources.pickle_machine import MAX_PICKLE_BYTES, read_pickle
 from edgellama.convert.sources.source_tensor import (
+    DoubleTensor,
     ElementTensor,
     MappedTensor,
     SourceTensor,
@@ -38,6 +39,7 @@ from edgellama.quant.mapped_file import map_file
 _FORMATS: Mapping[str, str] = MappingProxyType(
     {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 )
+_DOUBLE = "float64"
 # Other types that a quantized checkpoint's tensors may have, with safetensors' names of them.
 _ELEMENT_TYPES: Mapping[str, str] = MappingProxyType(
     {"int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8", "uint8": "U8"}
@@ -68,7 +70,8 @@ def read_torch(path: Path) -> dict[str, SourceTensor]:
     """The tensors of the state_dict in the file, in its order.
 
     Raises ModelNotFoundError, or ModelFileError for a malformed file and for a pickle that
-    names anything but tensors. Tensors of other types than F32, F16 and BF16 are unreadable.
+    names anything but tensors. Float64 is given as F32; other
+    types than that, F16 and BF16 are elements, or unreadable.
     """
     buffer = map_file(path, "a torch file")
     if buffer[:4] == b"PK\3\4":
@@ -190,9 +193,10 @@ def _map_tensor(
     path: Path, name: str, tensor: PickledTensor, storage_bytes: _StorageBytes
 ) -> SourceTensor:
     what = f"tensor {shown(name)}"
-    refusal = f"{path}: {what} has dtype {tensor.dtype}; allowed: {', '.join(_FORMATS)}"
+    allowed = ", ".join((*_FORMATS, _DOUBLE))
+    refusal = f"{path}: {what} has dtype {tensor.dtype}; allowed: {allowed}"
     element_bytes = ELEMENT_BYTES.get(tensor.dtype)
-    if element_bytes is None or not {tensor.dtype} & (_FORMATS.keys() | _ELEMENT_TYPES.keys()):
+    if element_bytes is None or tensor.dtype not in {*_FORMATS, _DOUBLE, *_ELEMENT_TYPES}:
         return UnreadableTensor(name, tensor.shape, refusal)
     num_elements = math.prod(tensor.shape)
     # A storage without a type of its own counts bytes.
@@ -213,4 +217,6 @@ def _map_tensor(
     data = storage_bytes(tensor.storage)[start : start + num_elements * element_bytes]
     if tensor.dtype in _FORMATS:
         return MappedTensor(name, tensor.shape, FORMATS_BY_NAME[_FORMATS[tensor.dtype]], data)
+    if tensor.dtype == _DOUBLE:
+        return DoubleTensor(name, tensor.shape, data)
     return ElementTensor(name, tensor.shape, _ELEMENT_TYPES[tensor.dtype], data, refusal)
