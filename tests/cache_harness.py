@@ -122,34 +122,31 @@ class CacheRunner:
 
     def store(self, position: int, q: Array, k: Array, v: Array) -> tuple[Array, Array]:
         """Rotate q (tokens, heads, size) and k, store k and v; returns rotated q and k."""
-        num_tokens = len(q)
-        table = np.zeros((num_tokens, max(4, 4 * self.pairs)), np.float32)
-        if self._rope is not None:
-            self._rope.fill(table, position, num_tokens)
-        queries, keys = self._runner.output(q.shape), self._runner.output(k.shape)
-        queries[:], keys[:] = q, k
+        rotated = self._unrotated(position, q, k)
         self._runner(
-            Kernel("rope_store", self.types.pair).name, 2, q=queries,
-            q_stride=queries.strides[0], k=keys, v=v,
-            kv_stride=keys.strides[0], num_pairs=self.pairs, cos_sin=table,
-            **self._page_arguments([(position, num_tokens)], 1, None)[0],
+            Kernel("rope_store", self.types.pair).name, 2, **rotated, v=v,
+            **self._page_arguments([(position, len(q))], 1, None)[0],
         )  # fmt: skip
-        return queries, keys
+        return rotated["q"], rotated["k"]
 
     def rotate(self, position: int, q: Array, k: Array) -> tuple[Array, Array]:
         """Rotate q (tokens, heads, size) and k, and store nothing."""
-        num_tokens = len(q)
-        table = np.zeros((num_tokens, max(4, 4 * self.pairs)), np.float32)
+        rotated = self._unrotated(position, q, k)
+        self._runner(
+            Kernel("rope", (self.types.keys,)).name, 2, **rotated, head_size=self.head_size,
+            num_heads=self.heads, num_kv_heads=self.kv_heads, num_tokens=len(q),
+        )  # fmt: skip
+        return rotated["q"], rotated["k"]
+
+    def _unrotated(self, position: int, q: Array, k: Array) -> dict[str, Any]:
+        """Copies of q and k for kernels that rotate them in place, and by how much."""
+        table = np.zeros((len(q), max(4, 4 * self.pairs)), np.float32)
         if self._rope is not None:
-            self._rope.fill(table, position, num_tokens)
+            self._rope.fill(table, position, len(q))
         queries, keys = self._runner.output(q.shape), self._runner.output(k.shape)
         queries[:], keys[:] = q, k
-        self._runner(
-            Kernel("rope", (self.types.keys,)).name, 2, q=queries, q_stride=queries.strides[0],
-            k=keys, kv_stride=keys.strides[0], head_size=self.head_size, num_heads=self.heads,
-            num_kv_heads=self.kv_heads, num_pairs=self.pairs, cos_sin=table, num_tokens=num_tokens,
-        )  # fmt: skip
-        return queries, keys
+        strides = {"q_stride": queries.strides[0], "kv_stride": keys.strides[0]}
+        return {"q": queries, "k": keys, **strides, "num_pairs": self.pairs, "cos_sin": table}
 
     def attend(self, position: int, q: Array, tokens_per_task: int = 1, num_threads: int = 2,
                rows: int | str | None = None, split_keys: int | None = None) -> Array:  # fmt: skip

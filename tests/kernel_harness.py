@@ -10,7 +10,7 @@ import functools
 import math
 import os
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -79,6 +79,20 @@ def all_orders(width: int) -> int:
     return orders_of(QUANTIZED_FORMATS) if width % 256 == 0 else 0
 
 
+def argument_slots(
+    parameters: Sequence[str], float_parameters: Collection[str], arguments: Mapping[str, Any]
+) -> bytes:
+    """A kernel's arguments as it takes them, 8 bytes each; arrays stand for their addresses."""
+    assert set(arguments) == set(parameters)
+    slots = b""
+    for parameter in parameters:
+        value = arguments[parameter]
+        if isinstance(value, np.ndarray):
+            value = value.ctypes.data
+        slots += struct.pack("<f4x" if parameter in float_parameters else "<q", value)
+    return slots
+
+
 class KernelRunner:
     """All kernels of one tier, loaded as they are first called."""
 
@@ -109,15 +123,8 @@ class KernelRunner:
         signature = SIGNATURES[KERNELS[name]]
         counter = np.zeros(layout.COUNTER_BYTES // 8, np.int64)
         arguments = {**arguments, "counter": counter}
-        assert set(arguments) == set(signature.parameters), name
-        record = b""
-        for parameter in signature.parameters:
-            value = arguments[parameter]
-            if isinstance(value, np.ndarray):
-                value = value.ctypes.data
-            code = "<f4x" if parameter in signature.float_parameters else "<q"
-            record += struct.pack(code, value)
-        slots = np.frombuffer(record, np.int64)
+        packed = argument_slots(signature.parameters, signature.float_parameters, arguments)
+        slots = np.frombuffer(packed, np.int64)
         for thread in reversed(range(num_threads)):
             self._loaded[name](slots.ctypes.data, thread, 0)
         assert counter[layout.NUM_DONE // 8] == counter[layout.NUM_TASKS // 8] > 0

@@ -5,6 +5,7 @@ No card is behind it. The texts are those of the CPU's attention.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -73,15 +74,18 @@ def test_a_watched_card_gets_a_few_blocks_at_once(
     assert (double.violations, double.leaks) == ([], {})
 
 
-def texts(model: Path, kv_type: str, attention: str) -> list[tuple[int, ...]]:
-    """Greedy texts of a session and of its fork."""
-    options = {"temperature": 0.0, "ignore_eos": True, "max_tokens": 12}
+def texts(
+    model: Path, kv_type: str, attention: str, prompt: Sequence[int] = PROMPT,
+    added: Sequence[int] = MORE, num_tokens: int = 12,
+) -> list[tuple[int, ...]]:  # fmt: skip
+    """Greedy texts of a session, of its fork, and of the session with ``added`` tokens."""
+    options = {"temperature": 0.0, "ignore_eos": True, "max_tokens": num_tokens}
     with (
         Llama(model, attention=attention, kv_type=kv_type) as llama,  # type: ignore[arg-type]
         llama.session() as session,
     ):
-        found = [session.generate(PROMPT, **options).tokens]  # type: ignore[arg-type]
-        more = [*PROMPT, *found[0], *MORE]
+        found = [session.generate(prompt, **options).tokens]  # type: ignore[arg-type]
+        more = [*prompt, *found[0], *added]
         with session.fork() as other:
             found.append(other.generate(more, **options).tokens)  # type: ignore[arg-type]
         return [*found, session.generate([*more, 9], **options).tokens]  # type: ignore[arg-type]

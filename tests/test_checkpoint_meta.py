@@ -14,11 +14,11 @@ import safetensors_bytes
 import torch_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_checkpoint_hugging_face import refusal
 
 from edgellama.convert.sources.opening import open_checkpoint
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.errors import (
-    EdgellamaError,
     ModelFileError,
     ModelNotFoundError,
     UnsupportedModelError,
@@ -91,15 +91,6 @@ def write(folder: Path, shards: list[dict[str, Array]], parameters: object = Non
 def values(tensor: SourceTensor) -> Array:
     """An F32 tensor as an array of its shape."""
     return tensor.rows(0, tensor.num_rows).view(np.float32).reshape(tensor.shape)
-
-
-def refusal(folder: Path, error: type[EdgellamaError]) -> str:
-    """The one line with which the folder is refused."""
-    with pytest.raises(error) as caught:
-        open_checkpoint(folder)
-    message = str(caught.value)
-    assert message.startswith(str(folder)) and message.isprintable() and message.isascii()
-    return message
 
 
 @pytest.mark.parametrize("count", [1, 2, 4])

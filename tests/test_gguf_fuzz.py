@@ -2,12 +2,12 @@
 
 import random
 import struct
-import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from test_gguf_hostile import full_model
+from traced_memory import traced_peak
 
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.gguf.file import GGUFFile, StringArray
@@ -86,8 +86,7 @@ def test_damaged_headers(tmp_path: Path, seed: str) -> None:
     header_bytes = original.index(b"output.weight") + 64
     num_refused = 0
     path = tmp_path / "damaged.gguf"
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         for _ in range(NUM_FILES // len(MUTATIONS)):
             header = bytearray(original[:header_bytes])
             MUTATIONS[seed](rng, header)
@@ -99,8 +98,5 @@ def test_damaged_headers(tmp_path: Path, seed: str) -> None:
             except EdgellamaError as error:
                 num_refused += 1
                 assert str(path) in str(error)
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert num_refused > NUM_FILES // len(MUTATIONS) // 5
-    assert peak_bytes < 4_000_000
+    assert peak.num_bytes < 4_000_000

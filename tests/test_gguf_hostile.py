@@ -3,7 +3,6 @@
 import os
 import re
 import sys
-import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -28,6 +27,7 @@ from gguf_bytes import (
     u64,
     write,
 )
+from traced_memory import traced_peak
 
 from edgellama.quant.errors import (
     EdgellamaError,
@@ -186,17 +186,13 @@ def test_hostile_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
     """The error names the file, the offending value and what is allowed, in little memory."""
     content, expected = HOSTILE[name]
     path = write(tmp_path, content)
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         message = refusal(path)
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert message.startswith(f"{path}: ")
     assert re.search(expected, message), message
     assert "allowed: " in message
     assert message.isascii() and message.isprintable() and len(message) < 1000 + len(str(path))
-    assert peak_bytes < 1_000_000 + 20 * len(content)
+    assert peak.num_bytes < 1_000_000 + 20 * len(content)
 
 
 def full_model() -> bytes:
@@ -273,14 +269,10 @@ def test_metadata_as_large_as_a_model(tmp_path: Path, last: bytes) -> None:
     """Metadata of gigabytes that are really in the file are refused without being read."""
     path = write(tmp_path, model([last], alignment=1))
     os.truncate(path, 4 << 30)
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         message = refusal(path)
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert str(128 << 20) in message or "at most" in message
-    assert peak_bytes < 1_000_000
+    assert peak.num_bytes < 1_000_000
 
 
 def test_every_refusal_is_an_edgellama_error() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import tracemalloc
 from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from traced_memory import traced_peak
 
 from edgellama.text.tokenizer import byte_pair_merge, load_tokenizer
 from edgellama.text.tokenizer.byte_pair_merge import BytePairMerger, byte_symbols
@@ -75,14 +75,10 @@ def test_a_giant_word_takes_little_memory() -> None:
     merger = letters_merger(merges_of(1, 60, False))
     text = bytes(random.Random(1).choices(LETTERS, k=300_000))
     merger.merge_giant(text[:50_000], TABLE)
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         merged = merger.merge_giant(text, TABLE)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
     assert b"".join(merged) == text
-    assert peak < 16 * len(merged) + 5_000_000
+    assert peak.num_bytes < 16 * len(merged) + 5_000_000
 
 
 def test_what_nobody_wants_any_more_is_given_up() -> None:

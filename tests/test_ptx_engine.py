@@ -15,8 +15,8 @@ from fake_cuda import FakeCard
 from ptx_double import PtxDouble
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from test_card_engine import TOKENS, engine_on, expected, is_on_card
+from test_card_texts import texts
 
-from edgellama import Llama
 from edgellama.cuda.card_tiers import tier_of_card
 from edgellama.cuda.driver import Driver
 from edgellama.engine.card import device as card_device
@@ -69,25 +69,14 @@ def test_a_text_is_the_cpus(
     """A prompt over several pages, its text, a fork of it and what comes next."""
     path = write_tiny_llama(tmp_path / "tiny.gguf", model)
     double = installed(PtxDouble(FakeCard(capability=capability)), monkeypatch)
-    on_cpu, on_card = (texts(path, kv_type, attention) for attention in ("cpu", "cuda"))
+    on_cpu, on_card = (
+        texts(path, kv_type, attention, PROMPT, (3, 4), num_tokens=4)
+        for attention in ("cpu", "cuda")
+    )
     assert (double.violations, double.leaks) == ([], {})
     assert on_card == on_cpu
     families = {name.split("_")[2] for name in {launch.name for launch in double.launches}}
     assert families >= {"few", "many"}
-
-
-def texts(path: Path, kv_type: str, attention: str) -> list[tuple[int, ...]]:
-    """Greedy texts of a session and of its fork."""
-    options = {"temperature": 0.0, "ignore_eos": True, "max_tokens": 4}
-    with (
-        Llama(path, attention=attention, kv_type=kv_type) as llama,  # type: ignore[arg-type]
-        llama.session() as session,
-    ):
-        found = [session.generate(PROMPT, **options).tokens]  # type: ignore[arg-type]
-        more = [*PROMPT, *found[0], 3, 4]
-        with session.fork() as other:
-            found.append(other.generate(more, **options).tokens)  # type: ignore[arg-type]
-        return [*found, session.generate([*more, 9], **options).tokens]  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

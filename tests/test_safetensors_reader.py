@@ -5,7 +5,6 @@ import random
 import re
 import struct
 import sys
-import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ import safetensors
 from safetensors.numpy import save_file
 from safetensors_bytes import entry, file_of, saved
 from test_gguf_fuzz import MUTATIONS
+from traced_memory import traced_peak
 
 from edgellama.convert.sources.safetensors_reader import read_safetensors
 from edgellama.quant.errors import (
@@ -74,14 +74,10 @@ def test_opening_reads_the_header_alone(tmp_path: Path) -> None:
     path = write(tmp_path, file_of({"w": entry("F16", [size // 2048, 1024], 0, size)}))
     with open(path, "r+b") as file:
         file.truncate(path.stat().st_size + size)
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         rows = read_safetensors(path)["w"].rows(1_999_900, 2_000_000)
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert rows.shape == (100, 2048) and not rows.flags.writeable
-    assert peak_bytes < 1_000_000
+    assert peak.num_bytes < 1_000_000
 
 
 @pytest.mark.parametrize("dtype", ["C64", "I64", "I32", "U8", "BOOL", "F8_E4M3", "F4", "NEW"])
@@ -186,14 +182,10 @@ def refusal(folder: Path, content: bytes) -> str:
 def test_hostile_file_is_refused_by_name(tmp_path: Path, key: str) -> None:
     """The error names the file, the offending value and what is allowed, in little memory."""
     content, expected = HOSTILE[key]
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         message = refusal(tmp_path, content)
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert re.search(expected, message), message
-    assert peak_bytes < 1_000_000 + 20 * len(content)
+    assert peak.num_bytes < 1_000_000 + 20 * len(content)
 
 
 def test_truncated_anywhere(tmp_path: Path) -> None:

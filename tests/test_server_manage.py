@@ -46,13 +46,6 @@ def server(cache: Path, tiny_path: Path, tmp_path: Path) -> Iterator[RunningServ
         yield running
 
 
-@pytest.fixture
-def client(server: RunningServer) -> Iterator[httpx.Client]:
-    """A client of it."""
-    with server.client() as client:
-        yield client
-
-
 def names(client: httpx.Client) -> set[str]:
     """The models that there are."""
     return {entry["name"] for entry in client.get("/api/tags").json()["models"]}

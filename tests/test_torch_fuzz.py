@@ -1,11 +1,11 @@
 """A thousand damaged torch files: each opens or is refused, quickly and in little memory."""
 
 import random
-import tracemalloc
 from pathlib import Path
 
 import pytest
 from test_gguf_fuzz import MUTATIONS
+from traced_memory import traced_peak
 
 from edgellama.convert.sources.torch_reader import read_torch
 from edgellama.quant.errors import EdgellamaError
@@ -33,8 +33,7 @@ def test_damaged_files(tmp_path: Path, seed: str, file: str) -> None:
     original = (DATA_FOLDER / file).read_bytes()
     path = tmp_path / "damaged.bin"
     num_refused = 0
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         for _ in range(NUM_FILES):
             content = bytearray(original)
             for _ in range(rng.randint(1, 3)):
@@ -47,8 +46,5 @@ def test_damaged_files(tmp_path: Path, seed: str, file: str) -> None:
                 num_refused += 1
                 assert str(error).startswith(f"{path}: ")
                 assert str(error).isascii() and str(error).isprintable()
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert num_refused > NUM_FILES // 5
-    assert peak_bytes < 4_000_000
+    assert peak.num_bytes < 4_000_000

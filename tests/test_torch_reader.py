@@ -6,7 +6,6 @@ import pickle
 import re
 import struct
 import subprocess
-import tracemalloc
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch_bytes import (
     text,
     whole,
 )
+from traced_memory import traced_peak
 
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.convert.sources.torch_reader import read_torch
@@ -138,14 +138,10 @@ def test_nothing_but_the_directory_is_read(tmp_path: Path) -> None:
     """Opening allocates next to nothing, and only the rows that are asked for are read."""
     large = np.zeros((4096, 1024), np.float32)
     (tmp_path / "w.bin").write_bytes(saved({"w": large}))
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         rows = read_torch(tmp_path / "w.bin")["w"].rows(3900, 4000)
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert rows.shape == (100, 4096) and not rows.flags.writeable
-    assert peak_bytes < 1_000_000
+    assert peak.num_bytes < 1_000_000
 
 
 class Exploit:
@@ -431,14 +427,10 @@ def test_hostile_file_is_refused_by_name(tmp_path: Path, key: str) -> None:
     content, expected = HOSTILE[key]
     path = tmp_path / "weights.bin"
     path.write_bytes(content)
-    tracemalloc.start()
-    try:
+    with traced_peak() as peak:
         message = refusal(tmp_path, content)
-        _, peak_bytes = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert re.search(expected, message), message
-    assert peak_bytes < 1_000_000 + 80 * len(content)
+    assert peak.num_bytes < 1_000_000 + 80 * len(content)
 
 
 @pytest.mark.parametrize("content", [GOOD, LEGACY], ids=["zip", "legacy"])

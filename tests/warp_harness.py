@@ -7,7 +7,6 @@ and the warps of a block are threads that meet at barriers.
 from __future__ import annotations
 
 import functools
-import struct
 import threading
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from card_compiler import compiled
+from kernel_harness import argument_slots
 
 from edgellama.cuda.layouts import WARP
 from edgellama.cuda.signatures import CARD_KERNELS, CARD_SIGNATURES
@@ -74,14 +74,7 @@ class WarpRunner:
              at_once: int = 1, **arguments: Any) -> None:  # fmt: skip
         """The same with arguments by their names; arrays stand for their addresses."""
         signature = CARD_SIGNATURES[CARD_KERNELS[name]]
-        assert set(arguments) == set(signature.parameters), name
-        slots = b""
-        for parameter in signature.parameters:
-            value = arguments[parameter]
-            if isinstance(value, np.ndarray):
-                value = value.ctypes.data
-            code = "<f4x" if parameter in signature.float_parameters else "<q"
-            slots += struct.pack(code, value)
+        slots = argument_slots(signature.parameters, signature.float_parameters, arguments)
         self.launch(name, (*grid, 1, 1)[:3], slots, shared_bytes, seed, at_once)
 
     def _run_block(
