@@ -293,7 +293,7 @@ def test_idle_engine_uses_no_processor(engine: Engine) -> None:
 @pytest.mark.parametrize("num_threads", [0, -1, 257])
 def test_impossible_thread_counts(file: GGUFFile, num_threads: int) -> None:
     """Numbers of threads outside 1 to 256 are refused, with the number and the limits."""
-    with pytest.raises(InvalidOptionError, match=f"{num_threads} threads; allowed: 1 to 256"):
+    with pytest.raises(InvalidOptionError, match=f"is {num_threads}; allowed: 1 to 256"):
         Engine(file, num_threads=num_threads)
 
 

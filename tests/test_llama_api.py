@@ -270,7 +270,7 @@ def footprint_of(llama: Llama, **options: Any) -> object:
         (lambda llama: llama.add_hook(print, layers=["4"]), "a hook at layer '4'; allowed: 0 to"),
         (lambda llama: setattr(llama, "cache_limit", None), "cache_limit is None; allowed: bytes"),
         (lambda llama: footprint_of(llama, context_length="9"), "context_length is '9'; allowed"),
-        (lambda llama: footprint_of(llama, num_threads=1.5), "1.5 threads; allowed: 1 to"),
+        (lambda llama: footprint_of(llama, num_threads=1.5), "num_threads is 1.5; allowed: 1 to"),
         (lambda llama: footprint_of(llama, kv_type=[]), "KV type []; allowed: one"),
     ],
 )

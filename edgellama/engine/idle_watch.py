@@ -11,7 +11,9 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.quant.given_values import is_number
 
 if TYPE_CHECKING:
     from edgellama.engine.engine import Engine
@@ -43,7 +45,7 @@ class IdleWatch:
         self.close()
         self._seconds, self._ended = seconds, threading.Event()
         if seconds is not None:
-            wait = min(seconds, threading.TIMEOUT_MAX)
+            wait = float(min(seconds, threading.TIMEOUT_MAX))
             threading.Thread(
                 target=_watch,
                 args=(self._engine, wait, self._ended),
@@ -58,9 +60,10 @@ class IdleWatch:
 
 def check_idle_seconds(seconds: float | None) -> None:
     """InvalidOptionError for what is no time."""
-    is_time = isinstance(seconds, (int, float)) and not isinstance(seconds, bool) and seconds > 0
-    if seconds is not None and not is_time:
-        raise InvalidOptionError(f"idle_seconds is {seconds!r}; allowed: None or seconds above 0")
+    if seconds is not None and not (is_number(seconds) and seconds > 0):
+        raise InvalidOptionError(
+            f"idle_seconds is {shown(seconds)}; allowed: None or seconds above 0"
+        )
 
 
 def _watch(reference: weakref.ref[Engine], seconds: float, ended: threading.Event) -> None:

@@ -18,7 +18,9 @@ from edgellama.engine.weights import ModelWeights, load_weights
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.machine.cpu import default_num_threads
 from edgellama.kernels_cpu.threads.thread_team import ThreadTeam
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.quant.given_values import is_whole
 
 if TYPE_CHECKING:
     from edgellama.engine.hooks import Hook
@@ -199,6 +201,6 @@ def _end_teams(teams: list[ThreadTeam], kept: ThreadTeam | None = None) -> None:
 def checked_num_threads(number: int | None) -> int:
     """A number of threads, None for the machine's own; InvalidOptionError for what cannot be."""
     found = default_num_threads() if number is None else number
-    if isinstance(found, bool) or not isinstance(found, int) or not 1 <= found <= MAX_THREADS:
-        raise InvalidOptionError(f"{found!r} threads; allowed: 1 to {MAX_THREADS}")
-    return found
+    if not is_whole(found, 1) or found > MAX_THREADS:
+        raise InvalidOptionError(f"num_threads is {shown(found)}; allowed: 1 to {MAX_THREADS}")
+    return int(found)

@@ -138,6 +138,9 @@ class Decoding:
         """
         if self._prefill.is_left:
             return
+        if self._end.is_reached:  # by what had to follow the prompt
+            self._prefill.note()
+            return
         if self._request.max_tokens == 0:
             self._prefill.note()
             self._end.reach("length")

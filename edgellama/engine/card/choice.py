@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias, get_args
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.given_values import is_whole
 from edgellama.quant.records import dataclass
 
 AttentionMode: TypeAlias = Literal["cpu", "cuda", "auto"]
@@ -34,8 +35,7 @@ class AttentionChoice:
             raise InvalidOptionError(f"attention is {shown(self.mode)}; allowed: {allowed}")
         for name in ("gpu", "gpu_memory"):
             value = getattr(self, name)
-            is_number = isinstance(value, int) and not isinstance(value, bool)
-            if value is not None and not (is_number and value >= 0):
+            if value is not None and not is_whole(value, 0):
                 what = "bytes from 0" if name == "gpu_memory" else "the number of a card, from 0"
                 raise InvalidOptionError(f"{name} is {shown(value)}; allowed: {what}")
             if value is not None and self.mode == "cpu":
