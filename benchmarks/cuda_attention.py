@@ -25,7 +25,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -117,22 +119,39 @@ def measure(figure: Figure, seconds: float) -> Iterator[Row]:
     if seconds <= 0:
         yield failed | {"error": "no time was left"}
         return
+    # A group of its own: a tool's process, and workers, hold the pipes until they end, too.
     with subprocess.Popen(
-        figure.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        figure.command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
     ) as process:
         try:
             out, told = process.communicate(timeout=seconds)
             error = (told.strip() or out.strip() or "nothing was said").splitlines()[-1]
         except subprocess.TimeoutExpired:
-            process.kill()
+            end_group(process)
             out, _ = process.communicate()
             error = f"ended after {seconds:.0f} s"
+        except BaseException:
+            end_group(process)
+            raise
     if figure.tool:
         yield failed | {"result": out[-400:], "is_met": process.returncode == 0}
         return
     yield from (json.loads(line) for line in out.splitlines() if line.startswith("{"))
     if process.returncode:
         yield failed | {"error": error}
+
+
+def end_group(process: subprocess.Popen[str]) -> None:
+    """End a process and all that it has started."""
+    if sys.platform == "win32":
+        process.kill()
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def gains(rows: Sequence[Row]) -> Iterator[Row]:
@@ -154,17 +173,24 @@ def gains(rows: Sequence[Row]) -> Iterator[Row]:
                "goal": goal, "is_met": None if goal is None else gain >= goal}  # fmt: skip
 
 
-def model_paths(options: argparse.Namespace, folder: Path) -> Iterator[str]:
-    """The files to measure with; random ones are written, each when the one before is done."""
+def model_paths(options: argparse.Namespace, folder: Path, report: Report) -> Iterator[str]:
+    """The files to measure with; random ones are written, each when the one before is done.
+
+    What cannot be written is told to ``report``.
+    """
     if options.models:
         yield from options.models
         return
     for size in SIZES:
         print(f"writing a random {size} in {options.type}", file=sys.stderr, flush=True)
         path = folder / f"{size}.gguf"
-        write_model(path, MODEL_PRESETS[size], options.type, None, 0)
-        yield str(path)
-        path.unlink()
+        try:
+            write_model(path, MODEL_PRESETS[size], options.type, None, 0)
+        except OSError as error:
+            report.add({"part": "model", "model": size, "is_met": None, "error": str(error)})
+        else:
+            yield str(path)
+        path.unlink(missing_ok=True)
 
 
 def described(card: Card, driver: Driver) -> Row:
@@ -224,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     report = Report(options.output)
     report.add(described(card, driver))
     with tempfile.TemporaryDirectory() as folder:
-        for number, path in enumerate(model_paths(options, Path(folder))):
+        for number, path in enumerate(model_paths(options, Path(folder), report)):
             for figure in figures_of(path, options, is_first=number == 0):
                 limit = options.total if figure.part == "ready" else options.limit
                 for row in measure(figure, min(limit, end - time.monotonic())):

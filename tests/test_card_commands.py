@@ -5,6 +5,7 @@ Its kernels are naive ones: what is tested is who asks for the card, and what is
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import json
 import re
@@ -15,6 +16,7 @@ from typing import Any
 import cuda_attention
 import cuda_figures
 import naive_card
+import psutil
 import pytest
 from click.testing import CliRunner as InProcess
 from conftest import CliRunner
@@ -32,6 +34,7 @@ from edgellama.engine.card import calibration
 from edgellama.engine.card import device as card_device
 from edgellama.engine.card.choice import AttentionMode
 from edgellama.kernels_cpu.signatures import Kernel
+from edgellama.measure.model_presets import ModelPreset
 from edgellama.quant.errors import CacheError, CudaError, KernelError
 from edgellama.server.settings import ServerSettings
 
@@ -333,15 +336,18 @@ def test_the_benchmark_survives_what_fails(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Processes that fail, say half of it or hang leave rows that tell it; all else is there."""
-    program = tmp_path / "figures.py"
+    program, worker = tmp_path / "figures.py", tmp_path / "worker"
     program.write_text(
-        "import sys, time, json\n"
+        "import subprocess, sys, time, json\n"
         "part, options = sys.argv[1], json.loads(sys.argv[3])\n"
         "row = {'part': part, 'model': 'tiny', 'depth': 9, 'is_met': None, **options}\n"
         "row |= {'step': 'decode', 'milliseconds': {'cpu': 30, 'cuda': 10}[options['attention']]}"
         " if part == 'end' else {}\n"
         "row |= {'switching_depth': 5} if part == 'switch' else {}\n"
         "print(json.dumps(row), flush=True)\n"
+        "command = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "if part == 'piece':\n"
+        f"    open({str(worker)!r}, 'w').write(str(subprocess.Popen(command).pid))\n"
         "time.sleep({'piece': 60, 'ready': 2.5}.get(part, 0))\n"
         "sys.exit('CUDA_ERROR_LAUNCH_FAILED' if part == 'bus' else 0)\n"
     )
@@ -356,11 +362,31 @@ def test_the_benchmark_survives_what_fails(
     errors = {row["part"]: row["error"] for row in rows if "error" in row}
     assert errors["bus"] == "CUDA_ERROR_LAUNCH_FAILED"
     assert errors["piece"] == "ended after 2 s"
+    with contextlib.suppress(psutil.NoSuchProcess):
+        assert psutil.Process(int(worker.read_text())).status() == psutil.STATUS_ZOMBIE
     assert errors.keys() <= {"bus", "piece", "sanitizer"}
     (gain,) = [row for row in rows if row["part"] == "gain"]
     assert (gain["gain"], gain["goal"], gain["is_met"]) == (3, 1, True)
     assert cuda_attention.main([*arguments, "--total", "0", "--parts", "decode"]) == 0
     assert "no time was left" in capsys.readouterr().out
+
+
+def test_the_benchmark_tells_which_models_it_cannot_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk costs the figures of that model alone."""
+
+    def write(path: Path, preset: ModelPreset, *_: object) -> None:
+        path.write_bytes(b"begun")
+        if preset.name == "llama-3.2-1b":
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(cuda_attention, "write_model", write)
+    report = cuda_attention.Report(None)
+    paths = list(cuda_attention.model_paths(cuda_attention.parsed([]), tmp_path, report))
+    assert [Path(path).stem for path in paths] == ["llama-3.1-8b"]
+    assert [row["error"] for row in report.rows] == ["No space left on device"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_benchmark_says_that_there_is_no_card(

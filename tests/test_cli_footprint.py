@@ -111,6 +111,28 @@ def test_a_configuration_and_its_folder(run_cli: CliRunner, tmp_path: Path) -> N
         assert row | {"model": ""} == expected | {"model": ""}
 
 
+def test_the_window_of_a_configuration_counts(run_cli: CliRunner, tmp_path: Path) -> None:
+    """Keys and values behind a sliding window are not held, as the preset of the model says."""
+    mistral = {
+        "architectures": ["MistralForCausalLM"],
+        "vocab_size": 32000,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 1e4,
+        "sliding_window": 4096,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(mistral))
+    arguments = ("--type", "q4_k_m", "--kv", "f16", "-c", "32768")
+    (expected,) = rows_of(run_cli, "mistral-7b-v0.1", *arguments)
+    (row,) = rows_of(run_cli, tmp_path, *arguments)
+    assert row | {"model": ""} == expected | {"model": ""}
+
+
 # From the releases' own params.json.
 PARAMETERS = {
     "llama-1-7b": {"dim": 4096, "multiple_of": 256, "n_heads": 32, "n_layers": 32,

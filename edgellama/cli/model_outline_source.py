@@ -129,6 +129,7 @@ def _outline(
         head_size=sizes.head_size,
         rms_epsilon=sizes.rms_epsilon,
         rope=RopeConfig(sizes.head_size, sizes.rope_base),
+        sliding_window=sizes.sliding_window,
     )
     return ModelOutline.from_sizes(
         str(path),
