@@ -56,7 +56,7 @@ FILES: Mapping[str, str] = {
     "days",
     "`STATE/history`": "what was typed in the chat (`~/.local/state/edgellama` on Linux)",
     "`OUTPUT.partial`, `OUTPUT.partial.journal`": "a conversion that runs or was stopped, beside "
-    "its output; `edgellama convert --resume` goes on with it",
+    "its output; `edgellama convert --resume` continues it",
     "`.FILE.PID.partial`": "an adapter, an importance matrix, a session or a conversation that is "
     "being written",
 }

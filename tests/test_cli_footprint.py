@@ -51,6 +51,15 @@ def rows_of(run_cli: CliRunner, *arguments: object) -> list[dict[str, Any]]:
     return rows
 
 
+def test_json_is_a_switch_too(run_cli: CliRunner) -> None:
+    """``--json`` prints what ``-o json`` does, whatever else is said of the style."""
+    arguments = ("footprint", "llama-3.1-8b", "--type", "q4_0")
+    wanted = run_cli(*arguments, "-o", "json").stdout
+    assert json.loads(wanted)
+    assert run_cli(*arguments, "--json").stdout == wanted
+    assert run_cli(*arguments, "--json", "-o", "csv").stdout == wanted
+
+
 def test_every_combination_is_a_row(run_cli: CliRunner) -> None:
     """Types, KV types and contexts multiply; parts add up to the total; counts are exact."""
     arguments = ("--type", "q4_0,q8_0", "--kv", "f16,f32,f32/f16", "-c", "512,4096")

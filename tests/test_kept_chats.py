@@ -85,7 +85,7 @@ def test_gone_on_at_once(model: Path, capsys: pytest.CaptureFixture[str]) -> Non
         assert answer(chat, "four") == unbroken(model, "one", "two", "three", "four")
     errors = capsys.readouterr().err
     assert "a new conversation, kept as holidays" in errors
-    assert "going on with holidays, 7 messages" in errors
+    assert "continuing holidays, 7 messages" in errors
     assert "computes them again" not in errors
 
 
@@ -136,7 +136,7 @@ def test_commands_are_kept(model: Path) -> None:
         assert kept_names() == []
         assert "not kept" in (run_command(chat, "/keep") or "")
         shown = run_command(chat, "/keep my trip")
-        assert shown == "kept as my trip: edgellama chat --resume 'my trip' goes on with it"
+        assert shown == "kept as my trip: edgellama chat --resume 'my trip' continues it"
         chat.answer("two")
         run_command(chat, "/undo")
         run_command(chat, "/system be brief")
@@ -231,7 +231,7 @@ def test_killed_after_a_turn(run_cli: CliRunner, model: Path) -> None:
     assert [message["role"] for message in KEPT.read().messages] == ["user", "assistant"]
     result = run_cli("chat", "--resume", "holidays", "-n", "8", text_input="and?\n")
     assert result.returncode == 0, result.stderr
-    assert "going on with holidays, 2 messages" in result.stderr
+    assert "continuing holidays, 2 messages" in result.stderr
     assert len(KEPT.read().messages) == 4
     KEPT.messages_path.write_text("{}")
     result = run_cli("chat", "--resume", "holidays", text_input="and?\n")

@@ -75,7 +75,7 @@ def test_an_absent_file_is_one_short_line(cache: Path, tmp_path: Path) -> None:
     for name in ("other.gguf", "./folder", "~/folder"):
         with pytest.raises(ModelNotFoundError, match=r"^\S+: no such file$"):
             names.resolve(name)
-    with pytest.raises(ModelNotFoundError, match=r"no such file; nowhere is no folder"):
+    with pytest.raises(ModelNotFoundError, match=r"no such file; nowhere is not a folder"):
         names.resolve("nowhere/model.gguf")
 
 

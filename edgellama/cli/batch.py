@@ -138,7 +138,7 @@ def _take_apart(words: tuple[str, ...]) -> tuple[str | None, str, str]:
     model, (source, target) = (words[0] if len(words) == 3 else None), words[-2:]
     if len(words) == 2 and _is_no_input(source):
         raise click.UsageError(
-            f"{source} is no file of prompts; if it is the model, OUT.jsonl is missing: "
+            f"{source} is not a file of prompts; if it is the model, OUT.jsonl is missing: "
             f"edgellama batch {source} {target} OUT.jsonl"
         )
     if source == target != "-" or (Path(target).exists() and _is_same(source, target)):

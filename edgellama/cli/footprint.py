@@ -264,11 +264,13 @@ def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -
         return predictions
     fits = fitting(predictions, memory_bytes)
     if not fits:
+        from edgellama.cli.tables import size
+
         smallest = min(predictions, key=lambda prediction: prediction.total_bytes)
         raise click.ClickException(
-            f"nothing fits {memory_bytes / 1e9:.2f} GB; the smallest, {smallest.type} with KV "
+            f"nothing fits {size(memory_bytes)}; the smallest, {smallest.type} with KV "
             f"{smallest.kv_types} and {smallest.context_length} tokens, takes "
-            f"{smallest.total_bytes / 1e9:.2f} GB"
+            f"{size(smallest.total_bytes)}"
         )
     return fits
 

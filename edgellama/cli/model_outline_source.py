@@ -41,7 +41,7 @@ def find_outline(name: str) -> OutlineSource:
     from edgellama.measure.model_outline import ModelOutline
     from edgellama.measure.model_presets import MODEL_PRESETS, find_preset
     from edgellama.models.names import is_plainly_a_path, resolve
-    from edgellama.quant.error_text import NEARLY_THE_SAME, did_you_mean, nearest
+    from edgellama.quant.error_text import NEARLY_THE_SAME, nearest
     from edgellama.quant.gguf.file import GGUFFile
 
     path = Path(name)
@@ -57,12 +57,11 @@ def find_outline(name: str) -> OutlineSource:
     except ModelNotFoundError as error:
         if is_plainly_a_path(name):
             raise
-        sizes = f"known sizes: {', '.join(MODEL_PRESETS)}"
         if (meant := nearest(name.lower(), MODEL_PRESETS, NEARLY_THE_SAME)) is not None:
             raise ModelNotFoundError(
-                f"no file, no model and no published size called {name!r}; "
-                f"{did_you_mean(meant)}{sizes}"
+                f"no file, no model and no published size called {name!r}; did you mean {meant}?"
             ) from None
+        sizes = f"known sizes: {', '.join(MODEL_PRESETS)}"
         raise ModelNotFoundError(f"{error.in_terminal}; {sizes}") from None
     with GGUFFile(path) as file:
         return OutlineSource(ModelOutline.from_gguf(file), path)

@@ -7,7 +7,8 @@ the help text repeats them and a test compares.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -116,13 +117,23 @@ def style_option(
     what: str = "figures", *, more: Sequence[str] = ()
 ) -> Callable[[Command], Command]:
     """Adds how a table is printed, ``more`` ways beside those of all tables."""
-    return click.option(
+    output = click.option(
         *("-o", "--output", "style"),
         type=click.Choice(["md", "csv", "json", *more]),
         default="md",
         show_default=True,
         help=f"How to print the {what}.",
     )
+    json = json_option("The same as -o json.")
+
+    def add(command: Command) -> Command:
+        @wraps(command)
+        def run(*args: Any, as_json: bool, style: str, **options: Any) -> Any:
+            return command(*args, style="json" if as_json else style, **options)
+
+        return cast("Command", output(json(run)))
+
+    return add
 
 
 def overwrite_option(file: str) -> Callable[[Command], Command]:

@@ -83,11 +83,11 @@ def speed_line(result: Generation) -> str:
     line = "1 token" if count == 1 else f"{count} tokens"
     if statistics.decoded_tokens:
         line += f" at {statistics.decode_tokens_per_second:.1f} tokens/s"
-    line += (
-        f", after {statistics.prefilled_tokens} of {result.prompt_tokens} prompt tokens at "
-        f"{statistics.prefill_tokens_per_second:.1f} tokens/s"
-    )
+    reused = result.prompt_tokens - statistics.prefilled_tokens
+    line += f"; prompt: {statistics.prefilled_tokens}"
+    line += f" new of {result.prompt_tokens}" if reused else " tokens"
+    line += f" at {statistics.prefill_tokens_per_second:.1f} tokens/s"
     if statistics.drafted_tokens:
-        line += f", {statistics.accepted_tokens} of {statistics.drafted_tokens} guesses right"
+        line += f"; {statistics.accepted_tokens} of {statistics.drafted_tokens} guesses right"
     cut_off = CUT_OFF.get(result.finish_reason)
     return f"{line}; {cut_off}" if cut_off else line

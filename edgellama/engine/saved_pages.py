@@ -133,7 +133,7 @@ def open_saved(path: Path, room: Room, maker: CacheMaker, *, verify: bool = Fals
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
-        raise SessionFileError(f"{path}: no such file; allowed: a saved session") from None
+        raise SessionFileError(f"{path}: no such file") from None
     if not stat.S_ISREG(mode):
         raise SessionFileError(f"{path}: not a regular file; allowed: a saved session")
     with path.open("rb") as file:

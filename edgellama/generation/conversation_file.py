@@ -54,7 +54,7 @@ def read_messages(path: Path) -> SavedMessages:
     try:
         content = json.loads(path.read_bytes().decode("utf-8", errors="surrogatepass"))
     except (FileNotFoundError, NotADirectoryError):
-        raise InvalidOptionError(f"{path}: no such file; allowed: a saved conversation") from None
+        raise InvalidOptionError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:
         raise InvalidOptionError(f"{path}: no saved conversation, {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:

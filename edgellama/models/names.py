@@ -24,7 +24,7 @@ from edgellama.models.well_known import (
     refuse_address,
     short_name,
 )
-from edgellama.quant.error_text import NEARLY_THE_SAME, did_you_mean, nearest, shown
+from edgellama.quant.error_text import NEARLY_THE_SAME, nearest, shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
 from edgellama.quant.ways import Way, command_line
 
@@ -87,11 +87,10 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     if is_plainly_a_path(text):
         raise _no_such_file(path)
     known = list(dict.fromkeys([*pulled, *known_names()]))
-    guess = did_you_mean(nearest(name, known, NEARLY_THE_SAME))
-    raise ModelNotFoundError(
-        f"no file and no model called {text!r}; {guess}give the path of a .gguf file, "
-        f"hf:OWNER/REPO[:FILE], or one of: {', '.join(known)}"
-    )
+    meant = nearest(name, known, NEARLY_THE_SAME)
+    allowed = f"the path of a .gguf file, hf:OWNER/REPO[:FILE], or one of: {', '.join(known)}"
+    advice = f"allowed: {allowed}" if meant is None else f"did you mean {meant}?"
+    raise ModelNotFoundError(f"no file and no model called {text!r}; {advice}")
 
 
 def is_plainly_a_path(text: str) -> bool:
@@ -103,7 +102,7 @@ def is_plainly_a_path(text: str) -> bool:
 def _no_such_file(path: Path) -> ModelNotFoundError:
     """The error for an absent file; it names the GGUF file of its folder that is called alike."""
     if not path.parent.is_dir():
-        return ModelNotFoundError(f"{path}: no such file; {path.parent} is no folder")
+        return ModelNotFoundError(f"{path}: no such file; {path.parent} is not a folder")
     beside = sorted(found.name for found in path.parent.glob("*.gguf"))
     meant = nearest(path.name, beside, NEARLY_THE_SAME)
     guess = "" if meant is None else f"; did you mean {path.with_name(meant)}?"

@@ -80,9 +80,7 @@ def _read_version(cursor: Cursor) -> int:
     if magic != MAGIC:
         kind = _OTHER_FILES.get(magic)
         note = f" ({kind})" if kind else ""
-        raise cursor.error(
-            f"the file starts with {shown(magic)}{note}: it is no GGUF file", shown(MAGIC)
-        )
+        raise cursor.error(f"not a GGUF file; it starts with {shown(magic)}{note}", shown(MAGIC))
     version = cursor.unsigned32("the version")
     swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
     if swapped in (1, *VERSIONS):

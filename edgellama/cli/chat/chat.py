@@ -116,7 +116,7 @@ class Chat:
             self.conversation.system = self.settings.system
         self._computed = self.conversation.session.tokens
         messages = self.conversation.messages
-        show_dim(f"going on with {self.kept.name}, {len(messages)} messages")
+        show_dim(f"continuing {self.kept.name}, {len(messages)} messages")
         if why is not None:
             show_dim(f"the next reply computes them again: {why}")
         if sys.stdout.isatty():
@@ -138,7 +138,7 @@ class Chat:
         try:
             self._keep_session()
         except (EdgellamaError, OSError) as error:
-            show_dim(f"what was computed is not kept: {error}")
+            show_dim(f"the computed part could not be kept: {error}")
         finally:
             self.llama.close()
             self._holding.close()
@@ -213,7 +213,7 @@ class Chat:
         result = self.last_reply = stream.result
         self.keep()
         if interrupted:
-            kept = "what was said so far is kept" if result.tokens else "nothing was said yet"
+            kept = "what it said so far is kept" if result.tokens else "it had said nothing yet"
             show_dim(f"stopped; {kept}")
             raise KeyboardInterrupt
         if result.dropped_messages:

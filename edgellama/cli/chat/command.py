@@ -48,7 +48,7 @@ WAYS = ("drop", "stop", "error")
     type=click.Choice(WAYS),
     default="drop",
     show_default=True,
-    help="Once the conversation fills the context: drop its oldest turns and go on, stop, or "
+    help="Once the conversation fills the context: drop its oldest turns, stop, or "
     "report an error.",
 )
 @click.option(
@@ -56,7 +56,7 @@ WAYS = ("drop", "stop", "error")
     "resumed",
     type=CONVERSATION,
     metavar="NAME",
-    help="Go on with the conversation NAME, or begin it: it is kept.",
+    help="Continue the conversation NAME, or begin it; it is kept.",
 )
 @click.option("--plain", is_flag=True, help="Show replies as they are, not as Markdown.")
 @template_option

@@ -29,9 +29,9 @@ from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 
 MULTILINE_HELP = '''Several lines: start and end with """, end a line with \\, or press Alt-Enter.
-A line with / that is no command is a message; between """ any line is one.
+A line with / that is not a command is a message; so is any line between """.
 Ctrl-R finds what you typed before. Ctrl-C stops a reply; once more leaves.'''
-AS_MESSAGE = 'A message that begins like this goes between """'
+AS_MESSAGE = 'Put a message that begins like this between """'
 
 
 @dataclass(frozen=True)
@@ -80,10 +80,10 @@ def _system(chat: Chat, argument: str) -> str:
     conversation = chat.conversation
     if argument.lower() in (NONE, "clear"):
         conversation.system = None
-        return "no system prompt from the next reply on"
+        return "the next reply has no system prompt"
     if argument:
         conversation.system = argument
-        return "the system prompt holds from the next reply on"
+        return "the system prompt applies from the next reply"
     return f"system prompt: {conversation.system}" if conversation.system else "no system prompt"
 
 
@@ -107,7 +107,7 @@ def _options(chat: Chat) -> dict[str, Any]:
 
 def _option_table(chat: Chat) -> str:
     usual, others = usual_rows(_options(chat))
-    return f"{table(usual, 20)}\nThe rest is as usual: {', '.join(others)}."
+    return f"{table(usual, 20)}\nAt their defaults: {', '.join(others)}."
 
 
 def _show(chat: Chat, argument: str) -> str:
@@ -171,7 +171,7 @@ def _model(chat: Chat, argument: str) -> str:
 
 def _clear(chat: Chat, argument: str) -> str:
     chat.conversation.clear()
-    return "the conversation starts anew"
+    return "started over"
 
 
 def _undo(chat: Chat, argument: str) -> str:
@@ -180,7 +180,7 @@ def _undo(chat: Chat, argument: str) -> str:
     count = argument or "1"
     if there and count not in [str(number) for number in range(1, there + 1)]:
         raise InvalidOptionError(
-            f"/undo is told {shown(count)}; allowed: how many messages to take back, 1 to {there}"
+            f"/undo {shown(count)}; allowed: how many turns to take back, 1 to {there}"
         )
     for _ in range(int(count) if there else 1):
         message, *_ = conversation.undo()
@@ -220,7 +220,7 @@ def _keep(chat: Chat, argument: str) -> str:
     if kept != chat.kept and kept.exists and not _confirm(question):
         return "nothing was kept"
     chat.keep_as(kept)
-    return f"kept as {kept.name}: edgellama chat --resume {shlex.quote(kept.name)} goes on with it"
+    return f"kept as {kept.name}: edgellama chat --resume {shlex.quote(kept.name)} continues it"
 
 
 def _exit(chat: Chat, argument: str) -> str:
@@ -258,13 +258,13 @@ COMMANDS: Mapping[str, SlashCommand] = MappingProxyType(
         "/set": SlashCommand("NAME VALUE", "Set an option of replies; alone, show all.", _set),
         "/show": SlashCommand("TOPIC", "Show model, options, template, memory.", _show),
         "/system": SlashCommand("TEXT", "Set the system prompt, or show it; none clears.", _system),
-        "/clear": SlashCommand("", "Forget the conversation, keep the system prompt.", _clear),
-        "/undo": SlashCommand("N", "Take back the last message and its reply, or N.", _undo),
+        "/clear": SlashCommand("", "Start over with the same system prompt.", _clear),
+        "/undo": SlashCommand("N", "Take back the last turn, or N of them.", _undo),
         "/regen": SlashCommand("", "Answer the last message again.", _regenerate),
-        "/model": SlashCommand("NAME", "Go on with another model, or show this one.", _model),
+        "/model": SlashCommand("NAME", "Switch to another model, or show this one.", _model),
         "/keep": SlashCommand("NAME", "Keep the conversation for chat --resume NAME.", _keep),
         "/save": SlashCommand("FILE", "Save the conversation.", _save),
-        "/load": SlashCommand("FILE", "Go on with a saved conversation.", _load),
+        "/load": SlashCommand("FILE", "Continue a saved conversation.", _load),
         "/stats": SlashCommand("", "Show context, speed and memory.", _stats),
         "/bye": SlashCommand("", "Leave, as /exit, /quit, Ctrl-D.", _exit, ("/exit", "/quit")),
     }

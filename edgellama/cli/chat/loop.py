@@ -26,7 +26,7 @@ def talk(chat: Chat, reader: MessageReader) -> None:
             if interrupted:
                 raise
             interrupted = True
-            show_dim("Ctrl-C again leaves")
+            show_dim("press Ctrl-C again to leave")
         except (EdgellamaError, OSError) as error:
             if isinstance(error, EdgellamaError):
                 show_dim(f"error: {error.in_terminal}")
