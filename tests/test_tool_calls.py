@@ -30,6 +30,7 @@ from edgellama.generation.messages import checked_messages
 from edgellama.llama import Llama
 from edgellama.quant.errors import ConstraintError, EdgellamaError, InvalidOptionError
 from edgellama.text.chat_template import load_chat_template
+from edgellama.tools.forms import FORMS
 from edgellama.tools.tool import Tool, ToolCall
 
 pytest.importorskip("llguidance")
@@ -314,6 +315,78 @@ def test_names_that_a_form_cannot_write_are_refused(name: str, argument: str) ->
     chat_with("", tools=[tool])
     with pytest.raises(ConstraintError, match=rf"the tool {name}: .*allowed: letters"):
         chat_with("", template="python", tools=[tool])
+
+
+SCHEMAS: dict[str, tuple[dict[str, Any], list[Any]]] = {
+    "a place": (
+        {"properties": {"a": {"enum": [1]}, "b": {"$ref": "#/properties/a"}}},
+        [{"a": 1, "b": 1}],
+    ),
+    "the whole": (
+        {"properties": {"a": {"anyOf": [{"type": "null"}, {"$ref": "#"}]}}},
+        [{"a": {"a": None}}],
+    ),
+    "a definition": (
+        {"properties": {"b": {"$ref": "#/$defs/x-y"}}, "$defs": {"x-y": {"enum": ["u"]}}},
+        [{"b": "u"}],
+    ),
+    "undeclared": (
+        {"properties": {"a": {"enum": [1]}}, "required": ["a", "z"]},
+        [{"a": 1, "z": [2]}],
+    ),
+    "never there": ({"properties": {"a": False, "b": {"type": "null"}}}, [{"b": None}]),
+    "enough": ({"properties": {"a": {"enum": [1]}}, "minProperties": 0}, [{"a": 1}]),
+    "llguidance's word": (
+        {"properties": {"x-guidance": {"type": "boolean"}}},
+        [{"x-guidance": True}],
+    ),
+}
+"""Schemas, with arguments that they allow."""
+
+
+def written(value: Any) -> str:
+    """An argument as our grammar has it in Python: JSON, but for its three words alone."""
+    return repr(value) if value in (True, False, None) else json.dumps(value)
+
+
+@pytest.mark.parametrize("template", ["python", "llama-3.2", "chatml"])
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_schemas_are_kept_to_in_every_form(name: str, template: str) -> None:
+    """References to any place, and what is required or forbidden, mean the same in Python."""
+    schema, (arguments,) = SCHEMAS[name]
+    tool = Tool("f", "", {"type": "object", "required": list(arguments), **schema})
+    said = {
+        "python": f"[f({', '.join(f'{key}={written(arguments[key])}' for key in arguments)})]",
+        "llama-3.2": json.dumps({"name": "f", "parameters": arguments}),
+        "chatml": FORMS["tagged"].written("f", arguments),
+    }
+    chat, _ = chat_with(said[template], template=template, tools=[tool])
+    options: Any = {"tool_choice": "f", "max_tokens": 200}
+    assert calls_of(chat.send("Go.", **options)) == [("f", arguments)]
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+        {"allOf": [{"required": ["a"]}]},
+        {"minProperties": 1},
+        {"maxProperties": 1},
+    ],
+)
+def test_rules_of_all_arguments_are_refused_in_python(rule: dict[str, Any]) -> None:
+    """What cannot be kept to is no rule that is passed over."""
+    tool = Tool("f", "", {"type": "object", "properties": {"a": {}, "b": {}}, **rule})
+    with pytest.raises(ConstraintError, match=rf"the tool f: .* cannot keep to {min(rule)} of all"):
+        chat_with("", template="python", tools=[tool])
+
+
+def test_errors_of_tools_show_no_grammar() -> None:
+    """What llguidance says of lines that we have written is left out."""
+    schema = {"type": "object", "properties": {"a": {"pattern": "("}}}
+    with pytest.raises(ConstraintError) as raised:
+        chat_with("", tools=[Tool("f", "", schema)])[0].send("Go.")
+    assert "unclosed group;" in str(raised.value) and "one_call" not in str(raised.value)
 
 
 def switch(on: bool, level: int = 1) -> None:

@@ -6,6 +6,7 @@ Kept per tokenizer, see ``Tokenizer.derived``. What a form is, is known to answe
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections import OrderedDict
 from dataclasses import field
@@ -116,13 +117,17 @@ def _explained(form: AnswerForm, message: str) -> str:
     num_parts = _num_parts(form)
     is_small = name == "schema" and num_parts <= MAX_SEARCHED_PARTS
     place = place_of_error(form.grammar, message, num_parts) if is_small else ""
-    if "regex parse error" in message:
-        # What llguidance made of it, and its place in that, helps nobody.
-        message = message[message.index("regex parse error") :].split(" 1 | start")[0]
+    is_pattern = "regex parse error" in message
+    if is_pattern or name == "tools":
+        # Its place and lines in a grammar that llguidance or we have made of it help nobody.
+        message = _LINES.split(_PLACE.sub("", message), 1)[0]
+    if is_pattern:
+        message = message[message.index("regex parse error") :]
     plain = next((words for start, words in _PLAINER.items() if message.startswith(start)), message)
     return f"the {name}{place}: {plain or NO_TEXT}; see docs/structured.md for what is supported"
 
 
+_PLACE, _LINES = re.compile(r"^at \d+\(\d+\): "), re.compile(r" \d+ \| ")
 NO_TEXT = "no text can follow it"
 _PLAINER = {
     "NoExtension": NO_TEXT,

@@ -11,13 +11,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from edgellama.constraints.answer_form import JSON_STYLE, AnswerForm
+from edgellama.constraints.answer_form import AnswerForm
 from edgellama.constraints.json_schema import compiled_schema
+from edgellama.constraints.keywords import OWN_EXTENSION
 from edgellama.constraints.schema_places import subschemas
-from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ConstraintError
 from edgellama.tools.forms import CallForm
-from edgellama.tools.python_literals import is_readable_name
+from edgellama.tools.lark_rules import escaped_pattern, json_rule, literal, moved_schema
+from edgellama.tools.python_arguments import check_name, python_arguments
 from edgellama.tools.reading import CODE_TOOL
 from edgellama.tools.tool import Tool
 
@@ -26,7 +27,6 @@ MAX_PARALLEL_CALLS = 16
 _MORE = f"{{0,{MAX_PARALLEL_CALLS - 1}}}"
 _ANSWER = "answer"
 _OPEN = {"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"}
-_PYTHON_VALUES = {"boolean": '"True" | "False"', "null": '"None"'}
 
 
 def calls_form(
@@ -65,7 +65,7 @@ def calls_form(
         # llguidance reads either by the first character, so both are one schema.
         own = [tool for tool in tools if tool.name not in built_in]
         schema = _either(form, own, answer_grammars[0]["json_schema"])
-        main = lark.rules(tools, others=[_json(schema)], parallel=parallel, is_unmarked=False)
+        main = lark.rules(tools, others=[json_rule(schema)], parallel=parallel, is_unmarked=False)
         answer_grammars = []
     else:
         others = [] if must_call else ["@" + _ANSWER] if answer_grammars else ["TEXT"]
@@ -120,13 +120,13 @@ class _Lark:
             return []
         if mark in self._marks:
             return [f"opened: TEXT {self._literal(mark)}"]
-        return ["opened[lazy]: PROSE", f"PROSE: /(.|\\n)*{_escaped_pattern(mark)}/"]
+        return ["opened[lazy]: PROSE", f"PROSE: /(.|\\n)*{escaped_pattern(mark)}/"]
 
     def _free_text(self) -> str:
         """A whole reply that is no call: where a call may begin at once, no text begins so."""
         if self._form.opening is None:
             return r"(.|\n)*"
-        first = _escaped_pattern(self._form.start or "{")
+        first = escaped_pattern(self._form.start or "{")
         return rf"([ \n\r\t]*[^ \n\r\t{first}](.|\n)*)?"
 
     def _calls(self, parallel: bool) -> list[str]:
@@ -148,9 +148,9 @@ class _Lark:
             rules.append(f"call_{number}: {head} arguments_{number} {tail}")
             schema = _checked_schema(tool)
             if form.key:
-                rules.append(f"arguments_{number}: {_json(schema)}")
+                rules.append(f"arguments_{number}: {json_rule(schema)}")
             else:
-                rules += _python_arguments(f"arguments_{number}", schema)
+                rules += python_arguments(f"arguments_{number}", tool.name, schema)
         return rules
 
     def _literal(self, text: str) -> str:
@@ -160,19 +160,13 @@ class _Lark:
                 before, _, behind = text.partition(mark)
                 parts = [self._literal(before), f"<[{token}]>", self._literal(behind)]
                 return " ".join(part for part in parts if part)
-        return _literal(text)
+        return literal(text)
 
 
 def _check_names(form: CallForm, tools: Sequence[Tool]) -> None:
-    """Calls in Python must be readable again; arguments in JSON may have any names."""
+    """Calls in Python must be readable again; those in JSON may have any names."""
     for tool in () if form.key else tools:
-        for name in (tool.name, *tool.parameters.get("properties", ())):
-            if not is_readable_name(name):
-                raise ConstraintError(
-                    f"the tool {tool.name}: the model writes calls as Python, which cannot have "
-                    f"the name {shown(name)}; allowed: letters, digits, _, - and ., beginning with "
-                    "a letter or _"
-                )
+        check_name(tool.name, tool.name)
 
 
 def _built_in_rules(tools: Sequence[Tool]) -> list[str]:
@@ -183,19 +177,20 @@ def _built_in_rules(tools: Sequence[Tool]) -> list[str]:
             rules.append(rf"known_{number}: /[^{{](.|\n)*/")
             continue
         rules.append(
-            f'known_{number}: {_literal(f"{tool.name}.call(")} known_{number}_arguments ")"'
+            f'known_{number}: {literal(f"{tool.name}.call(")} known_{number}_arguments ")"'
         )
-        rules += _python_arguments(f"known_{number}_arguments", _checked_schema(tool))
+        rules += python_arguments(f"known_{number}_arguments", tool.name, _checked_schema(tool))
     return rules
 
 
-def _either(form: CallForm, tools: Sequence[Tool], answer: Any) -> dict[str, Any]:
+def _either(form: CallForm, tools: Sequence[Tool], answer: Mapping[str, Any]) -> dict[str, Any]:
     """The schema of a call or an answer."""
-    definitions = {_ANSWER: _moved(answer, _ANSWER)}
+    own = {key: value for key, value in answer.items() if key != OWN_EXTENSION}
+    definitions = {_ANSWER: moved_schema(own, _ANSWER)}
     choices = []
     for number, tool in enumerate(tools):
         name = f"tool{number}"
-        definitions[name] = _moved(_checked_schema(tool), name)
+        definitions[name] = moved_schema(_checked_schema(tool), name)
         properties = {"name": {"const": tool.name}, form.key: {"$ref": f"#/$defs/{name}"}}
         choices.append(
             {
@@ -208,19 +203,6 @@ def _either(form: CallForm, tools: Sequence[Tool], answer: Any) -> dict[str, Any
     return {"anyOf": [*choices, {"$ref": f"#/$defs/{_ANSWER}"}], "$defs": definitions}
 
 
-def _moved(schema: Any, name: str) -> Any:
-    """A schema with its references as they must be where it is a definition of another one."""
-    if isinstance(schema, list):
-        return [_moved(item, name) for item in schema]
-    if not isinstance(schema, dict):
-        return schema
-    moved = {key: _moved(value, name) for key, value in schema.items() if key != "x-guidance"}
-    reference = moved.get("$ref")
-    if isinstance(reference, str) and reference.startswith("#"):
-        moved["$ref"] = f"#/$defs/{name}{reference[1:]}"
-    return moved
-
-
 def _checked_schema(tool: Tool) -> dict[str, Any]:
     try:
         schema: dict[str, Any] = json.loads(compiled_schema(tool.parameters))
@@ -228,55 +210,10 @@ def _checked_schema(tool: Tool) -> dict[str, Any]:
         raise ConstraintError(f"the tool {tool.name}: {error.what}", way=error.way) from None
     schema.setdefault("properties", {})
     for place, inner in subschemas(schema):
-        # Arguments that nobody has described are of no use; members of allOf describe others'.
+        # Arguments that nobody has described are of no use, unless they are required; members of
+        # allOf describe others'.
         if "properties" in inner and "/allOf/" not in place and not inner.keys() & _OPEN:
+            for name in inner.get("required", ()):
+                inner["properties"].setdefault(name, {})
             inner["additionalProperties"] = False
     return schema
-
-
-def _python_arguments(rule: str, schema: Mapping[str, Any]) -> list[str]:
-    """``a=1, b="x"``: those that must be there, then any of the others, in the schema's order."""
-    properties: Mapping[str, Any] = schema.get("properties", {})
-    required = [name for name in properties if name in schema.get("required", ())]
-    others = [name for name in properties if name not in required]
-    number = {name: f"{rule}_{index}" for index, name in enumerate(properties)}
-    definitions = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
-    rules = [
-        f"{number[name]}: {_literal(name + '=')} {_python_value(value, definitions)}"
-        for name, value in properties.items()
-    ]
-    comma = _literal(", ")
-    first = f" {comma} ".join(number[name] for name in required)
-    if first:
-        choice = first + "".join(f" ({comma} {number[name]})?" for name in others)
-        return [f"{rule}: {choice}", *rules]
-    starts = [
-        number[name] + "".join(f" ({comma} {number[other]})?" for other in others[index + 1 :])
-        for index, name in enumerate(others)
-    ]
-    choices = " | ".join([*starts, '""'])
-    return [f"{rule}: {choices}", *rules]
-
-
-def _python_value(schema: Any, definitions: Mapping[str, Any]) -> str:
-    kind = schema.get("type") if isinstance(schema, dict) else None
-    if isinstance(kind, str) and kind in _PYTHON_VALUES and len(schema) == 1:
-        return f"({_PYTHON_VALUES[kind]})"
-    return _json({**schema, **definitions} if isinstance(schema, dict) else schema)
-
-
-def _json(schema: Any) -> str:
-    styled = {**schema, "x-guidance": JSON_STYLE} if isinstance(schema, dict) else schema
-    return f"%json {json.dumps(styled, ensure_ascii=False)}"
-
-
-def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False) if text else ""
-
-
-def _escaped_pattern(text: str) -> str:
-    """A text as a pattern of llguidance's, inside slashes and brackets too."""
-    return "".join(
-        character if character.isalnum() or character in "_<>" else f"\\{character}"
-        for character in text
-    )
