@@ -12,7 +12,13 @@ import pytest
 from kernel_harness import model_of
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama import ContextLengthError, GenerationCancelled, InvalidOptionError, Llama
+from edgellama import (
+    ContextLengthError,
+    EdgellamaError,
+    GenerationCancelled,
+    InvalidOptionError,
+    Llama,
+)
 from edgellama.generation.batch_width import BatchWidth
 
 PROMPTS = ["a", "bcd", "once upon a time there was", "x" * 150, "hello hello", "z" * 40]
@@ -190,4 +196,36 @@ def test_cancelled_by_another_thread(llama: Llama) -> None:
     with pytest.raises(GenerationCancelled):
         for _ in batch:
             pass
+    assert llama._engine.pool().num_owned == 0
+
+
+@pytest.mark.parametrize("name", ["generate_batch", "embed_each"])
+def test_a_second_thread_is_told_so_and_may_close(llama: Llama, name: str) -> None:
+    """Who comes while another thread is inside gets our own error; closing ends that thread's."""
+    is_inside, goes_on = threading.Event(), threading.Event()
+    raised: list[BaseException] = []
+
+    def prompts() -> Iterator[str]:
+        yield "abc"
+        is_inside.set()
+        goes_on.wait()
+        yield "def"
+
+    items: Any = getattr(llama, name)(prompts())
+
+    def iterate() -> None:
+        try:
+            list(items)
+        except EdgellamaError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=iterate)
+    thread.start()
+    is_inside.wait()
+    with pytest.raises(EdgellamaError, match="being iterated by another thread"):
+        next(items)
+    items.close()
+    goes_on.set()
+    thread.join()
+    assert [type(error) for error in raised] == [GenerationCancelled]
     assert llama._engine.pool().num_owned == 0

@@ -139,9 +139,12 @@ class TokenConstraint:
 
     def _opening_mask(self, inside: Mask, openings: Openings) -> Mask:
         """The mask of an empty text, which is found once for all texts of a form."""
-        if not self._first_mask:
-            self._first_mask.append(openings.mask(inside, self._allows_inside))
-        return self._first_mask[0]
+        if self._first_mask:
+            return self._first_mask[0]
+        mask = openings.mask(inside, self._allows_inside)
+        if not self._matcher.is_error():  # which would be every other text's, too
+            self._first_mask.append(mask)
+        return mask
 
     def _as_inside(self, token: int) -> list[int]:
         """Tokens that give the same bytes inside a text as this one here; none for no bytes."""

@@ -20,6 +20,7 @@ from edgellama.generation.async_items import AsyncItems
 from edgellama.generation.batch_width import BatchWidth
 from edgellama.generation.deadline import Deadline
 from edgellama.generation.decoding import Decoding
+from edgellama.generation.generator_use import is_closed_now, next_of
 from edgellama.generation.prefill import NextTokens
 from edgellama.generation.results import Generation
 from edgellama.generation.speculation.speculation import Speculation
@@ -108,15 +109,19 @@ class Batch(ProcessBound, Iterator[Generation]):
         return self._runner.turn.position
 
     def __next__(self) -> Generation:
-        return next(self._results)
+        return next_of(self._results, "batch")
 
     def cancel(self) -> None:
         """Ask all that runs to end; GenerationCancelled then is raised to who iterates."""
         self._runner.cancel_all()
 
     def close(self) -> None:
-        """Cancel what runs and give its memory back; more calls do nothing."""
-        self._results.close()
+        """Cancel what runs and give its memory back; more calls do nothing.
+
+        While another thread is inside a step this only cancels; that thread ends the batch.
+        """
+        if not is_closed_now(self._results):
+            self.cancel()
 
 
 class AsyncBatch(AsyncItems[Generation, Batch]):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import TYPE_CHECKING, Generic, TypeAlias, TypeVar
 
 from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.generator_use import is_closed_now, next_of
 from edgellama.generation.waiting_line import Turn
 from edgellama.quant.given_values import check_function
 from edgellama.quant.records import dataclass
@@ -67,15 +68,19 @@ class InOrder(Iterator[Result]):
         return self._turn.position
 
     def __next__(self) -> Result:
-        return next(self._results)
+        return next_of(self._results, "iterator")
 
     def cancel(self) -> None:
         """Ask all that runs to end; GenerationCancelled then is raised to who iterates."""
         self._cancel.cancel()
 
     def close(self) -> None:
-        """End what runs and give its memory back; more calls do nothing."""
-        self._results.close()
+        """End what runs and give its memory back; more calls do nothing.
+
+        While another thread is inside a step this only cancels; that thread ends it.
+        """
+        if not is_closed_now(self._results):
+            self.cancel()
 
 
 def told(

@@ -14,6 +14,7 @@ from typing import Protocol, cast
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.generation.deadline import Deadline
+from edgellama.generation.generator_use import is_closed_now, is_in_use
 from edgellama.generation.results import Chunk, Generation
 from edgellama.generation.waiting_line import Turn
 from edgellama.quant.errors import EdgellamaError
@@ -21,8 +22,6 @@ from edgellama.quant.late_interrupt import LATE_INTERRUPT
 from edgellama.quant.process_bound import ProcessBound
 
 END_RETRY_S = 0.002
-GENERATOR_IN_USE = "generator already executing"
-"""What Python says to a second thread that enters a generator."""
 
 
 class Steps(Protocol):
@@ -143,12 +142,7 @@ class Stream(ProcessBound, Iterator[Chunk]):
         if self._ended:
             return
         self._cancel.cancel()
-        try:
-            self._steps.close()
-        except ValueError as error:
-            if str(error) != GENERATOR_IN_USE:
-                raise
-        else:
+        if is_closed_now(self._steps):
             self._thread = None
             self._end(failed=False)
 
@@ -176,7 +170,7 @@ class Stream(ProcessBound, Iterator[Chunk]):
             self._end(failed=False)
             raise
         except BaseException as error:
-            if isinstance(error, ValueError) and str(error) == GENERATOR_IN_USE:
+            if is_in_use(error):
                 raise EdgellamaError("this stream is being iterated by another thread") from None
             self._steps.close()
             # An interruption, such as Ctrl-C, keeps what was said; an error of a step does not.
