@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import logging
@@ -16,6 +17,7 @@ from reference.tokenizer_references import hard_text, sentencepiece_ids, visible
 from reference.vocabularies import (
     LLAMA3_RANKS,
     MISTRAL_V1,
+    TEKKEN,
     fetch,
     sentencepiece_metadata,
 )
@@ -35,6 +37,7 @@ from edgellama.quant.errors import (
     UnsupportedModelError,
 )
 from edgellama.quant.vocabulary.split_patterns import SPLIT_RULES
+from edgellama.quant.vocabulary.split_patterns import TEKKEN as TEKKEN_PATTERN
 from edgellama.text.tokenizer import load_tokenizer
 
 GOLDEN = Path(__file__).parent / "data" / "tokenizer_golden.npz"
@@ -91,6 +94,59 @@ def test_llama_3_ranks() -> None:
         "eom": "<|eom_id|>",
     }
     assert found.special_ids["eot"] == 128009
+
+
+def test_tekken_alone(tmp_path: Path) -> None:
+    """Mistral's own file gives the ids of Mistral's program, behind its control tokens."""
+    (tmp_path / "tekken.json").symlink_to(fetch(TEKKEN))
+    found = vocabulary(tmp_path, 131072)
+    tokenizer = load_tokenizer(values(found.items()))
+    ids = [tokenizer.encode(visible(text), add_bos=False) for text in hard_text()]
+    assert ids == json.loads((GOLDEN.parent / "tekken_golden.json").read_text("ascii"))
+    named = {role: found.tokens[token] for role, token in found.special_ids.items()}
+    roles = {"unknown": "<unk>", "bos": "<s>", "eos": "</s>", "padding": "<pad>"}
+    assert named.items() >= roles.items()
+    assert (found.pre, found.settings["add_bos_token"]) == ("tekken", True)
+    assert found.tokens[3] == "[INST]" and found.tokens[999] == "<SPECIAL_999>"
+    assert set(found.types[:1000]) == {3} and set(found.types[1000:]) == {1}
+
+
+BYTES = [{"rank": i, "token_bytes": base64.b64encode(bytes([i])).decode()} for i in range(256)]
+PAIR = {"rank": 256, "token_bytes": base64.b64encode(b"ab").decode()}
+TEKKEN_CONFIG = {
+    "pattern": TEKKEN_PATTERN,
+    "default_vocab_size": 267,
+    "default_num_special_tokens": 10,
+}
+
+
+def test_tekken_names_its_control_tokens(tmp_path: Path) -> None:
+    """Later files say which they are; what they leave out has a name all the same."""
+    special = [{"rank": rank, "token_str": text} for rank, text in ((1, "<s>"), (4, "[X]"))]
+    file = {"config": TEKKEN_CONFIG, "vocab": [*BYTES, PAIR], "special_tokens": special}
+    (tmp_path / "tekken.json").write_text(json.dumps(file))
+    found = vocabulary(tmp_path, 267)
+    assert found.tokens[:5] == ["<SPECIAL_0>", "<s>", "<SPECIAL_2>", "<SPECIAL_3>", "[X]"]
+    assert list(found.merges or ()) == ["a b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"vocab": BYTES}, r"256 byte strings; allowed: 257, by its config"),
+        ({"vocab": [*BYTES, PAIR | {"rank": 9}]}, r"vocab\[256\]\.rank is 9; allowed: 256"),
+        ({"vocab": [*BYTES, BYTES[0]]}, r"vocab\[256\]\.token_bytes is 'AA=='; allowed: 1 to"),
+        ({"config": TEKKEN_CONFIG | {"default_vocab_size": 0}}, "default_vocab_size is 0"),
+        ({"config": TEKKEN_CONFIG | {"pattern": "x+"}}, "cut into words by 'x\\+'"),
+        ({"special_tokens": [{"rank": -1}]}, r"special_tokens\[0\]\.rank is -1"),
+    ],
+)
+def test_damaged_tekken_is_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
+    """What cannot be is named with the file and the field."""
+    file = {"config": TEKKEN_CONFIG, "vocab": [*BYTES, PAIR]} | change
+    (tmp_path / "tekken.json").write_text(json.dumps(file))
+    with pytest.raises((ModelFileError, UnsupportedModelError), match=f"tekken.json.*{message}"):
+        vocabulary(tmp_path, 267)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +375,7 @@ def test_other_steps_are_no_known_pattern(change: dict[str, Any], tmp_path: Path
 
 def test_no_tokenizer(tmp_path: Path) -> None:
     """A folder without a tokenizer is refused with the names of the files that are looked for."""
-    with pytest.raises(ModelNotFoundError, match=r"tokenizer\.model or tokenizer\.json"):
+    with pytest.raises(ModelNotFoundError, match=r"tokenizer\.model, tokenizer\.json or tek"):
         vocabulary(tmp_path, 320)
 
 

@@ -25,6 +25,11 @@ from edgellama.quant.vocabulary.split_patterns import (
 from edgellama.quant.ways import Way
 
 MAX_DEPTH = 8
+NAME_IT = Way(
+    "if you know the name that llama.cpp has for it, pass pre=NAME",
+    "if you know the name that llama.cpp has for it, give it with --pre NAME",
+)
+"""What helps where a pattern is none that is recognised."""
 # Published spellings of patterns that mean the same as ours.
 _SPELLINGS: Mapping[str, str] = MappingProxyType(
     {
@@ -57,12 +62,14 @@ def split_pattern_name(tokenizer: Fields, pre: str | None) -> str:
         raise UnsupportedModelError(
             f"{tokenizer.source}: text is cut into words by {_written(tokenizer, steps)}, which "
             f"is none of the {len(set(SPLIT_RULES.values()))} patterns that are recognised",
-            way=Way(
-                "if you know the name that llama.cpp has for it, pass pre=NAME",
-                "if you know the name that llama.cpp has for it, give it with --pre NAME",
-            ),
+            way=NAME_IT,
         )
     return name
+
+
+def name_of_pattern(pattern: str) -> str | None:
+    """The name of one published pattern, by which words that are tokens are taken whole."""
+    return _name_of((_our_spelling(pattern),), True)
 
 
 def _name_of(steps: tuple[str, ...], takes_whole_words: bool) -> str | None:

@@ -63,9 +63,9 @@ def tiktoken_vocabulary(
     """
     ranks = _read_ranks(path)
     table = TokenTable(str(path))
-    written = {token: _written(token) for token in ranks}
+    texts = {token: written(token) for token in ranks}
     for token, rank in ranks.items():
-        table.put(rank, Token(written[token], TokenType.NORMAL))
+        table.put(rank, Token(texts[token], TokenType.NORMAL))
     for index, text in enumerate(LLAMA_3_1 if scaled_positions else LLAMA_3):
         table.put(len(ranks) + index, Token(text, TokenType.CONTROL))
     tokens = table.finished(num_rows)
@@ -77,7 +77,7 @@ def tiktoken_vocabulary(
         pre="llama-bpe" if pre is None else checked_name(pre),
         tokens=[token.text for token in tokens],
         types=[token.type for token in tokens],
-        merges=[f"{written[left]} {written[right]}" for left, right in merges(ranks)],
+        merges=[f"{texts[left]} {texts[right]}" for left, right in merges(ranks)],
         special_ids=ids | well_known_ids(ids_by_text),
         settings={"add_bos_token": "bos" in ids, "add_eos_token": False, "add_space_prefix": False},
     )
@@ -121,7 +121,8 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
     return ranks
 
 
-def _written(token: bytes) -> str:
+def written(token: bytes) -> str:
+    """Bytes as GPT-2 writes them: a printable character for each."""
     return "".join(map(_STAND_INS.__getitem__, token))
 
 

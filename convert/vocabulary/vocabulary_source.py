@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgellama.convert.sources.json_fields import read_fields
 from edgellama.convert.vocabulary.bpe_vocabulary import bpe_vocabulary
 from edgellama.convert.vocabulary.fast_sentencepiece_vocabulary import (
     fast_sentencepiece_vocabulary,
@@ -15,13 +16,14 @@ from edgellama.convert.vocabulary.fast_sentencepiece_vocabulary import (
 from edgellama.convert.vocabulary.sentencepiece_file import read_sentencepiece
 from edgellama.convert.vocabulary.sentencepiece_vocabulary import sentencepiece_vocabulary
 from edgellama.convert.vocabulary.split_pattern_names import is_byte_level
+from edgellama.convert.vocabulary.tekken_vocabulary import tekken_vocabulary
 from edgellama.convert.vocabulary.tiktoken_vocabulary import is_tiktoken, tiktoken_vocabulary
 from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
 from edgellama.convert.vocabulary.vocabulary import ConvertedVocabulary
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError, UnsupportedModelError
 
-MODEL_FILE, FAST_FILE = "tokenizer.model", "tokenizer.json"
+MODEL_FILE, FAST_FILE, TEKKEN_FILE = "tokenizer.model", "tokenizer.json", "tekken.json"
 # Under the names of versions in Mistral's own folders.
 MODEL_FILES = (MODEL_FILE, "tokenizer.model.v3", "tokenizer.model.v2", "tokenizer.model.v1")
 
@@ -43,8 +45,10 @@ def read_vocabulary(
     if settings.tokenizer:
         return _from_tokenizer_json(settings, num_rows, pre)
     if path is None:
+        if tekken := read_fields(settings.folder / TEKKEN_FILE):
+            return tekken_vocabulary(tekken, num_rows, pre)
         raise ModelNotFoundError(
-            f"{settings.folder}: no tokenizer; needed: {MODEL_FILE} or {FAST_FILE}"
+            f"{settings.folder}: no tokenizer; needed: {MODEL_FILE}, {FAST_FILE} or {TEKKEN_FILE}"
         )
     return tiktoken_vocabulary(path, num_rows, pre, scaled_positions=scaled_positions)
 

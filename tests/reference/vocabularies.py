@@ -58,6 +58,11 @@ MISTRAL_V1 = WheelFile(
     "mistral_common/data/tokenizer.model.v1",
     "dadfd56d766715c61d2ef780a525ab43b8e6da4de6865bda3d95fdef5e134055",
 )
+TEKKEN = WheelFile(
+    "mistral-common==1.13.1",
+    "mistral_common/data/tekken_240911.json",
+    "1948e2d48b0e7377f1bb5f1210f1ae5f984934e75713fc07e2452729b8365316",
+)
 
 
 def fetch(file: WheelFile) -> Path:
