@@ -19,7 +19,14 @@ from edgellama.engine.buffers import StepBuffers
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.layouts import PANEL_VECTORS, TOKEN_PADDING, records_bytes
 from edgellama.kernels_cpu.machine.cpu import GENERIC, Tier, available_tiers
-from edgellama.kernels_cpu.signatures import KERNELS, QUANTIZED, SIGNATURES, SKINNY_TILES
+from edgellama.kernels_cpu.signatures import (
+    KERNELS,
+    QUANTIZED,
+    RECORD_TILES,
+    SIGNATURES,
+    SKINNY_TILES,
+    Kernel,
+)
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.kernels_cpu.threads.thread_team import ENTRY
 from edgellama.quant.formats import FLOAT_FORMATS, QUANTIZED_FORMATS, orders_of
@@ -35,9 +42,39 @@ TIERS = tuple(
     if number == 0 or tier == GENERIC or os.environ.get(ALL_TIERS_VARIABLE)
 )
 """The fastest tier and the reference; those between take minutes more, to compile above all."""
+TILES = {
+    kind: [
+        (name, tile)
+        for name in QUANTIZED_FORMATS
+        for tile in tiles
+        if Kernel(kind, (name, tile)) in SIGNATURES
+    ]
+    for kind, tiles in (("gemv", RECORD_TILES), ("skinny", SKINNY_TILES[1:]))
+}
+"""Formats and numbers of tokens of kernels that multiply several at once, by their kind.
+
+``skinny`` has one for two tokens besides, which the tests of all formats call.
+"""
+TILE_KERNELS = [Kernel(kind, case).name for kind, cases in TILES.items() for case in cases]
+SAMPLED_FORMATS = ("Q4_0", "Q4_K")
+"""Whose ``TILES`` the default run calls on every tier. What the others add to it is the reading of
+their blocks, which it sees on every tier too: in ``gemv``, and in the kernel for two tokens.
+"""
 SUM = np.dtype([("scaled", np.float32), ("start", np.int32)])
 GUARD_BYTES = 4096
 GUARD = 0xA5
+
+
+def is_sampled(tier: Tier, name: str) -> bool:
+    """Whether the default run calls the ``TILES`` of a format on a tier."""
+    return tier is TIERS[0] or name in SAMPLED_FORMATS
+
+
+def sampled_kernels(tier: Tier, names: Iterable[str]) -> list[str]:
+    """Those of the kernels ``names`` that the default run calls on a tier."""
+    cases = ((kind, *case) for kind, each in TILES.items() for case in each)
+    left = {Kernel(kind, (n, tile)).name for kind, n, tile in cases if not is_sampled(tier, n)}
+    return [name for name in names if name not in left]
 
 
 def tier_name(value: object) -> str | None:

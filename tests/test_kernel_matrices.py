@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import naive_kernels as naive
 import numpy as np
 import pytest
-from kernel_harness import TIERS, KernelRunner, runner_of, tier_name
+from kernel_harness import (
+    TIERS,
+    TILE_KERNELS,
+    TILES,
+    KernelRunner,
+    is_sampled,
+    runner_of,
+    sampled_kernels,
+    tier_name,
+)
 
-from edgellama.kernels_cpu.signatures import RECORD_TILES, SIGNATURES, SKINNY_TILES, Kernel
+from edgellama.kernels_cpu.signatures import SKINNY_TILES
 from edgellama.quant.formats import FLOAT_FORMATS, FORMATS_BY_NAME, QUANTIZED_FORMATS
 
 FORMATS = QUANTIZED_FORMATS + FLOAT_FORMATS
-TILED = [
-    (name, tile)
-    for name in QUANTIZED_FORMATS
-    for tile in RECORD_TILES
-    if Kernel("gemv", (name, tile)) in SIGNATURES
-]
 KERNELS = [
     *(f"{kind}_{name}" for name in FORMATS for kind in ("gemv", "gemm", "embed")),
-    *(f"gemv_{name}_{tile}" for name, tile in TILED),
-    *(f"skinny_{name}_{tile}" for name in QUANTIZED_FORMATS for tile in SKINNY_TILES),
+    *(f"skinny_{name}_{SKINNY_TILES[0]}" for name in QUANTIZED_FORMATS),
+    *TILE_KERNELS,
 ]
 BLOCK_COLUMNS = (32, 64, 96, 128, 160, 288, 1056)
 SUPER_BLOCK_COLUMNS = (256, 512, 1280)
@@ -42,8 +46,26 @@ def columns_of(name: str) -> tuple[int, ...]:
 def runner(request: pytest.FixtureRequest) -> Iterator[KernelRunner]:
     """The kernels of each tier in turn, compiled in one go."""
     runner = runner_of(request.param)
-    runner.preload([*KERNELS, "quantize_records", "quantize_in_order", "swiglu_in_order"])
+    others = ("quantize_records", "quantize_in_order", "swiglu_in_order")
+    runner.preload([*sampled_kernels(request.param, KERNELS), *others])
     yield runner
+
+
+def on_tiers(cases: Iterable[tuple[str, int]]) -> list[Any]:
+    """Formats and tiles on each tier, marked slow where the default run leaves them out."""
+    return [
+        pytest.param(tier, name, tile, marks=[pytest.mark.slow] * (not is_sampled(tier, name)))
+        for tier in TIERS
+        for name, tile in cases
+    ]
+
+
+@pytest.fixture
+def tile_runner(runner: KernelRunner, name: str) -> KernelRunner:
+    """The kernels for several tokens of a format too, with those of all formats if need be."""
+    if not is_sampled(runner.tier, name):
+        runner.preload(TILE_KERNELS)
+    return runner
 
 
 def kernels_of(runner: KernelRunner, name: str) -> tuple[Callable[..., naive.Array], ...]:
@@ -131,18 +153,22 @@ def test_gemv_ignores_neighbours_and_threads(runner: KernelRunner, name: str) ->
         np.testing.assert_array_equal(batch, alone[:num_tokens])
 
 
-@pytest.mark.parametrize(("name", "tile"), TILED)
-def test_several_tokens_are_multiplied_like_one(runner: KernelRunner, name: str, tile: int) -> None:
+@pytest.mark.parametrize(
+    ("runner", "name", "tile"), on_tiers(TILES["gemv"]), indirect=["runner"], ids=tier_name
+)
+def test_several_tokens_are_multiplied_like_one(
+    tile_runner: KernelRunner, name: str, tile: int
+) -> None:
     """Rows that are multiplied with several tokens at once give each the bits that it has alone."""
     rng = np.random.default_rng(13)
     for columns in columns_of(name):
         weights = naive.random_weights(name, 37, columns, rng)
         x = rng.standard_normal((12, columns)).astype(np.float32)
-        alone = runner.gemv(name, weights, x)
+        alone = tile_runner.gemv(name, weights, x)
         for num_tokens in (1, 3, tile, 12):
-            y = runner.gemv(name, weights, x[:num_tokens], 2, tile=tile)
+            y = tile_runner.gemv(name, weights, x[:num_tokens], 2, tile=tile)
             np.testing.assert_array_equal(y, alone[:num_tokens])
-            y = runner.gemv(name, weights, x[:num_tokens], tile=tile, added_to=0.5)
+            y = tile_runner.gemv(name, weights, x[:num_tokens], tile=tile, added_to=0.5)
             np.testing.assert_array_equal(y, alone[:num_tokens] + np.float32(0.5))
 
 
@@ -171,18 +197,30 @@ def test_skinny_ignores_neighbours_and_threads(runner: KernelRunner, name: str) 
         np.testing.assert_array_equal(y, alone[:num_tokens])
 
 
-@pytest.mark.parametrize("name", QUANTIZED_FORMATS)
-def test_a_few_and_many_add_up_alike(runner: KernelRunner, name: str) -> None:
-    """Kernels for two, four and eight tokens at a time and for many give a token the same bits."""
+def check_skinny(runner: KernelRunner, name: str, tile: int) -> None:
+    """AssertionError unless ``skinny`` of a tile gives each token the bits of ``gemm``."""
     rng = np.random.default_rng(12)
     for columns in columns_of(name):
         weights = naive.random_weights(name, 69, columns, rng)
         x = rng.standard_normal((12, columns)).astype(np.float32)
         expected = runner.gemm(name, weights, x)
-        for tile in SKINNY_TILES:
-            for num_tokens in (1, tile, 12):
-                y = runner.skinny(name, weights, x[:num_tokens], tile=tile)
-                np.testing.assert_array_equal(y, expected[:num_tokens])
+        for num_tokens in (1, tile, 12):
+            y = runner.skinny(name, weights, x[:num_tokens], tile=tile)
+            np.testing.assert_array_equal(y, expected[:num_tokens])
+
+
+@pytest.mark.parametrize("name", QUANTIZED_FORMATS)
+def test_two_and_many_add_up_alike(runner: KernelRunner, name: str) -> None:
+    """Kernels for two tokens at a time and for many give a token the same bits."""
+    check_skinny(runner, name, SKINNY_TILES[0])
+
+
+@pytest.mark.parametrize(
+    ("runner", "name", "tile"), on_tiers(TILES["skinny"]), indirect=["runner"], ids=tier_name
+)
+def test_a_few_and_many_add_up_alike(tile_runner: KernelRunner, name: str, tile: int) -> None:
+    """Kernels for four and eight tokens at a time and for many give a token the same bits."""
+    check_skinny(tile_runner, name, tile)
 
 
 @pytest.mark.parametrize("name", QUANTIZED_FORMATS)

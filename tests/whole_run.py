@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
 
 import pytest
 
@@ -46,7 +45,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 def _compile_all(reporter: pytest.TerminalReporter | None) -> None:
     from cache_harness import CACHE_KERNELS, OTHER_KERNELS
-    from kernel_harness import TIERS
+    from kernel_harness import TIERS, sampled_kernels
 
     from edgellama.engine.usual_kernels import usual_kernels
     from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, read_or_compile
@@ -56,7 +55,8 @@ def _compile_all(reporter: pytest.TerminalReporter | None) -> None:
     one_thread = (kernel.name for kernel in ONE_THREAD_SIGNATURES)
     names = sorted({*OTHER_KERNELS, *CACHE_KERNELS, *one_thread})
     for tier in TIERS:
-        wanted: Sequence[str] = sorted({*names, *usual_kernels()}) if tier is TIERS[0] else names
+        usual = usual_kernels() if tier is TIERS[0] else ()
+        wanted = sampled_kernels(tier, sorted({*names, *usual}))
         if CompiledKernels(tier).are_there(wanted):
             continue
         if reporter:
