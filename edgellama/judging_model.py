@@ -214,7 +214,7 @@ class JudgingModel(RetrievalModel):
             conversation: Messages with ``role`` and ``content``, of which the last one is judged
                 and the others are shown; or the text of a user's message.
             role: "user" or "assistant": the last message of that role is judged, and what comes
-                behind it is left out. None (the default) is the last message, whose ever it is.
+                behind it is left out. None (the default) is the last message, whoever wrote it.
             categories: What counts as unsafe, in place of the model's own categories: names by
                 code, such as ``{"S1": "Spoilers"}``, or a list of names. None (the default) are
                 the model's own.

@@ -258,6 +258,9 @@ def test_keys_and_values_are_shared_among_equal_adapters_alone(tmp_path: Path) -
         assert loaded.cache({first: 1.0}).fork().adapters is loaded.cache({first: 1}).adapters
         assert loaded.cache({first: 1.0, other: 0.0}).reuse(tokens) == 128
         assert again.digest == first.digest
+        # Another adapter of the same numbers shares the pages, and keeps its own name.
+        assert loaded.cache({again: 1.0}).reuse(tokens) == 128
+        assert list(loaded.cache({again: 1.0}).adapters.scales) == [again]
 
 
 def test_other_adapters_forget_the_tokens(tmp_path: Path) -> None:

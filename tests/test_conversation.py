@@ -506,3 +506,5 @@ def test_close_ends_the_reply(chat: Conversation) -> None:
     assert stream.result.finish_reason == "cancelled"
     with pytest.raises(EdgellamaError, match="closed"):
         chat.send("hello")
+    with pytest.raises(EdgellamaError, match="this session is closed"), chat:
+        pass

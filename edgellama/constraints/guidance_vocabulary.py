@@ -1,6 +1,6 @@
 """A tokenizer as llguidance sees it: the bytes of each token, the end tokens, and an encoder.
 
-Made once for a model. How texts are cut is the tokenizer's knowledge, what they mean no one's here.
+Made once for a model. How texts are cut into tokens is known to the tokenizer.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""One schema in the words that llguidance takes, where its own say the same otherwise.
+"""Rewrites one schema into keywords that llguidance takes, where others of them mean the same.
 
-What is checked here is only whether there are such words.
+Whether a keyword may stand in a schema at all is checked by ``json_schema``.
 """
 
 from __future__ import annotations

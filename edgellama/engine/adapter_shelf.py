@@ -61,7 +61,9 @@ class AdapterShelf:
         self._num_rows = num_rows
         self._panel_rows = panel_rows
         self._adapters: dict[str, Adapter] = {}
-        self._sets: weakref.WeakValueDictionary[bytes, AdapterSet] = weakref.WeakValueDictionary()
+        # By the adapters themselves: two of one file say the same, but have names of their own.
+        self._sets: weakref.WeakValueDictionary[tuple[object, ...], AdapterSet]
+        self._sets = weakref.WeakValueDictionary()
         # Reentrant: a signal's handler may ask for a set within another one's making.
         self._lock = threading.RLock()
 
@@ -127,7 +129,7 @@ class AdapterShelf:
         if not wanted:
             return NO_ADAPTERS
         with self._lock:
-            return self._sets.setdefault(wanted.origin, wanted)
+            return self._sets.setdefault(tuple(wanted.scales.items()), wanted)
 
     def _find(self, key: Adapter | str) -> Adapter:
         name = key.name if isinstance(key, Adapter) else key

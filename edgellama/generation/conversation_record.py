@@ -153,6 +153,7 @@ class ConversationRecord(ProcessBound):
         self._session.close()
 
     def __enter__(self) -> Self:
+        self._session.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:

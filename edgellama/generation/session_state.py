@@ -185,6 +185,7 @@ class SessionState(ProcessBound):
         return f"<Session tokens={self._cache.length}, {length}{state}>"
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -204,5 +205,8 @@ class SessionState(ProcessBound):
             raise EdgellamaError(
                 "this session is in use; end or close its stream first, or use another session"
             )
+        self._check_open()
+
+    def _check_open(self) -> None:
         if self._closed:
             raise EdgellamaError("this session is closed")

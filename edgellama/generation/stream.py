@@ -71,8 +71,8 @@ class Stream(ProcessBound, Iterator[Chunk]):
         """``on_end`` is called once with the result, if there is one; ``owner`` is kept alive.
 
         ``turn`` is waited for before the first chunk. ``timeout``: seconds from now. ``prompt``
-        is what the property says. ``gives_way``: threads of edgellama's own that iterate this
-        are of low priority.
+        is what the property says. ``gives_way``: whether threads of our own that iterate this
+        run at low priority.
         """
         self.gives_way = gives_way
         self._owner = owner

@@ -1,4 +1,7 @@
-"""Twins of calls: methods that take what another one takes, which is said there alone."""
+"""Twins of calls, such as ``score_async`` of ``score``: methods with another method's arguments.
+
+Names, types and defaults are written once, at the first; the twin hands on whatever it is given.
+"""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ class Turn:
 
     @property
     def caller(self) -> object:
-        """Who waited for the turn, or went on with the text, last."""
+        """Who waited for the turn last, or went on with the text."""
         return self._caller
 
     @property

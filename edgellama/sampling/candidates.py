@@ -22,7 +22,7 @@ class Candidates:
     tokens: Indices | None = None
 
     def kept(self, indices: Indices) -> Candidates:
-        """Those at ``indices``, which rise."""
+        """The candidates at ``indices``, which are in rising order."""
         tokens = indices if self.tokens is None else self.tokens[indices]
         return Candidates(self.logits[indices], tokens)
 

@@ -23,7 +23,10 @@ class Chance(Protocol):
 
 
 class SeededChance:
-    """Numbers of a seed, or of the system's chance for None; those ``ahead`` come again."""
+    """Numbers of a seed, or of the system's chance for None.
+
+    Those that ``ahead`` shows are given out afterwards, in the same order.
+    """
 
     def __init__(self, seed: int | None) -> None:
         self._seed = seed

@@ -1,6 +1,6 @@
-"""What values an option of sampling may have, in words for errors and help, too.
+"""Which values a sampling option may have: as checks, and in words for errors and help.
 
-The options themselves, with their defaults, are ``options``'.
+The options themselves, with their defaults, are in ``options``.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class OptionRule:
 def option(default: Any, range: Range, text: str, *, common: bool = False) -> Any:
     """A field with a rule; ``common``: it has an option of its own on the command line."""
     rule = OptionRule(default, range, text, common)
-    is_hashable = range is not BIAS
-    return field(default=default, hash=None if is_hashable else False, metadata={RULE: rule})
+    # A mapping of biases has no hash.
+    return field(default=default, hash=False if range is BIAS else None, metadata={RULE: rule})
 
 
 def _are_breakers(value: Any) -> bool:
