@@ -278,7 +278,7 @@ def test_no_regular_file(llama: Llama, tmp_path: Path) -> None:
     """Folders and pipes are refused without waiting, an absent file is told on a plain line."""
     with pytest.raises(SessionFileError, match="not a regular file"):
         llama.load_session(tmp_path)
-    with pytest.raises(SessionFileError, match=r"absent: no such file; allowed: a saved session$"):
+    with pytest.raises(SessionFileError, match=r"absent: no such file$"):
         llama.load_session(tmp_path / "absent")
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "pipe")
