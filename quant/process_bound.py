@@ -1,4 +1,7 @@
-"""What lives in one process and there once: it has threads, a mapped file or a running text."""
+"""What lives in one process and there once: it has threads, a mapped file or a running text.
+
+Copying and pickling are refused here in words; what each of them holds is its own business.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""A user's choice how positions are scaled, in place of what a file says."""
+"""A user's choice how positions are scaled, in place of what a file says.
+
+Knows how a choice is written, and the context length that follows from it. The angles are left to
+the engine.
+"""
 
 from __future__ import annotations
 

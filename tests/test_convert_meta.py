@@ -90,6 +90,11 @@ RELEASES: list[tuple[str, int, float, dict[str, Any]]] = [
         {"dim": 4096, "n_layers": 32, "n_heads": 32, "norm_eps": 1e-5, "hidden_dim": 14336}
         | {"head_dim": 128, "n_kv_heads": 8, "rope_theta": 1e6},
     ),
+    (
+        *("Mistral", 131072, 1),
+        {"dim": 5120, "n_layers": 40, "n_heads": 32, "norm_eps": 1e-5, "hidden_dim": 32768}
+        | {"head_dim": 128, "n_kv_heads": 8, "rope_theta": 1e9, "max_seq_len": 131072},
+    ),
 ]
 
 
@@ -102,10 +107,19 @@ def test_releases(name: str, context_length: int, factor: float, params: dict[st
     assert (1 if llama3 is None else llama3.factor) == factor
 
 
+def test_a_mistral_may_say_that_its_output_is_tied() -> None:
+    """Its own folders hold no output then."""
+    params = {"dim": 8, "n_layers": 1, "n_heads": 1, "norm_eps": 1e-5, "hidden_dim": 8}
+    for says in (True, False):
+        release = meta_release(Fields(params | {"tied_embeddings": says}, "params.json"))
+        assert release.tied is says
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
         ({"moe": {"num_experts": 8}}, UnsupportedModelError, "a mixture of experts (moe)"),
+        ({"yarn": {"factor": 16}}, UnsupportedModelError, "scaled by YaRN"),
         ({"vision_chunk_size": 448}, UnsupportedModelError, "a model with vision"),
         ({"quantization_args": {"scheme": "fp8"}}, UnsupportedModelError, "quantized as 'fp8'"),
         ({"rope_theta": 12345.0}, UnsupportedModelError, "12345 is of no known release"),

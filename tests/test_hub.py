@@ -16,7 +16,7 @@ from fake_hub import COMMIT, TOKEN, FakeHub, running_hub
 from edgellama.models import hub as hub_download
 from edgellama.models import names, well_known
 from edgellama.models.pulling import pull
-from edgellama.quant.errors import CacheError, DownloadError, InvalidOptionError
+from edgellama.quant.errors import CacheError, DownloadError, InvalidOptionError, ModelNotFoundError
 
 
 @pytest.fixture(autouse=True)
@@ -210,6 +210,14 @@ def test_addresses_are_refused_with_advice(address: str, advice: str) -> None:
     for take in (names.resolve, pull):
         with pytest.raises(InvalidOptionError, match=f"is an address in the web; {advice}$"):
             take(address)
+
+
+def test_a_repository_without_its_prefix_is_guessed() -> None:
+    """Who leaves out hf: is told what was meant, by models and by pull."""
+    with pytest.raises(ModelNotFoundError, match=r"did you mean hf:me/mine-GGUF:q8_0\?"):
+        names.resolve("me/mine-GGUF:q8_0")
+    with pytest.raises(InvalidOptionError, match=r"did you mean hf:me/mine-GGUF\?"):
+        pull("me/mine-GGUF")
 
 
 def test_models_of_the_temporary_folder_are_found(

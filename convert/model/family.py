@@ -34,6 +34,8 @@ _FOREIGN_META: Mapping[str, str] = MappingProxyType(
     {
         "moe": "a mixture of experts",
         "moe_args": "a mixture of experts",
+        "yarn": "positions scaled by YaRN",
+        "llama_4_scaling": "attention scaled by position",
         "vision_model": "a model with vision",
         "vision_chunk_size": "a model with vision",
         "vision_args": "a model with vision",

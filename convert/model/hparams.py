@@ -183,6 +183,7 @@ class MetaRelease:
 
 _LLAMA_3_1 = RopeScaling(llama3=Llama3Scaling(8.0))
 _LLAMA_3_2 = RopeScaling(llama3=Llama3Scaling(32.0))
+_MISTRAL_CONTEXT = 32768
 _LLAMA_1_EPSILON = 1e-6
 _LLAMA_1_65B: Mapping[str, int] = {"dim": 8192, "n_layers": 80, "n_heads": 64}
 _LLAMA_3_2_SIZES = ((2048, 16), (3072, 28))
@@ -191,9 +192,10 @@ _LLAMA_3_2_SIZES = ((2048, 16), (3072, 28))
 def meta_release(params: Fields) -> MetaRelease:
     """Which release a params.json is from; Mistral's, in the same layout, have ``hidden_dim``.
 
-    Llama 1 has an epsilon of 1e-6, except its 65B, which alone has that width without shared key
-    heads; Code Llama a base of 1e6, Llama 3 of 5e5; 3.1 to 3.3 scale positions, by 32 in the 1B
-    and 3B models of 3.2 and by 8 in the others.
+    Later ones of these say how long their context is, and whether their output is tied. Llama 1
+    has an epsilon of 1e-6, except its 65B, which alone has that width without shared key heads;
+    Code Llama a base of 1e6, Llama 3 of 5e5; 3.1 to 3.3 scale positions, by 32 in the 1B and 3B
+    models of 3.2 and by 8 in the others.
     """
     base = params.positive("rope_theta", _DEFAULT_BASE)
     if params.flag("use_scaled_rope", False):
@@ -204,7 +206,9 @@ def meta_release(params: Fields) -> MetaRelease:
             else MetaRelease("Llama 3.1", 131072, _LLAMA_3_1)
         )
     if params.has("hidden_dim"):
-        return MetaRelease("Mistral", 32768)
+        length = params.size("max_seq_len", _MISTRAL_CONTEXT)
+        length = params.size("max_position_embeddings", length)
+        return MetaRelease("Mistral", length, tied=params.flag("tied_embeddings", False))
     if base == 1e6:
         return MetaRelease("Code Llama", 16384)
     if base == 5e5:

@@ -1,4 +1,7 @@
-"""How a checkpoint's texts become vectors, as sentence-transformers says it, to GGUF's key."""
+"""How a checkpoint's texts become vectors: from what sentence-transformers says to GGUF's key.
+
+Which kinds of pooling the engine has is known to ``quant.pooling``.
+"""
 
 from __future__ import annotations
 

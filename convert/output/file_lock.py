@@ -1,4 +1,7 @@
-"""A lock on an open file that goes away with the process; POSIX and Windows."""
+"""A lock on an open file that goes away with the process, on POSIX and on Windows.
+
+Who waits for whom, and what the lock protects, is left to those who take it.
+"""
 
 from __future__ import annotations
 

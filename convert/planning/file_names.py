@@ -1,4 +1,7 @@
-"""What the files of a conversion are called until they are complete."""
+"""What the files of a conversion are called until they are complete.
+
+Writing them is left to ``output.writer``, what stands in the journal to ``output.journal``.
+"""
 
 from __future__ import annotations
 

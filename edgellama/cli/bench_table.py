@@ -1,4 +1,7 @@
-"""The columns of ``edgellama bench``."""
+"""The table of ``edgellama bench``: its columns, and which of them are worth showing.
+
+What the figures mean is known to ``measure.bench``; how tables look, to ``tables``.
+"""
 
 from __future__ import annotations
 

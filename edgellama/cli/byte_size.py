@@ -1,4 +1,7 @@
-"""Amounts of memory on the command line: 2GB, 500MiB, 0."""
+"""Amounts of memory on the command line: 2GB, 500MiB, 0.
+
+How sizes are read is known to ``measure.footprint_fit``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``edgellama cluster``: commands for a model over several machines."""
+"""``edgellama cluster``: commands for a model over several machines.
+
+Each is a file of its own; here they are only put under one name.
+"""
 
 from __future__ import annotations
 

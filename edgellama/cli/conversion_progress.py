@@ -1,4 +1,8 @@
-"""The bar of a conversion: stage, tensor, megabytes, speed and time left. Terminals only."""
+"""The bar of a conversion: stage, tensor, megabytes, speed and time left.
+
+It is for terminals alone; elsewhere nothing is shown. How far a conversion has come is told by
+``convert.pipeline``.
+"""
 
 from __future__ import annotations
 

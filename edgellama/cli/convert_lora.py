@@ -1,4 +1,7 @@
-"""``edgellama convert-lora``: a PEFT adapter as a GGUF file."""
+"""``edgellama convert-lora``: a PEFT adapter as a GGUF file.
+
+What an adapter holds, and what is refused, is known to ``convert.adapter``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Files with a plot: matplotlib is an optional package, looked for before any work is done."""
+"""Files with a plot: which there may be, and an empty figure to draw in.
+
+matplotlib is an optional package, looked for before any work is done. What is drawn is left to the
+``*_plot`` modules.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Footprints as stacked bars."""
+"""Footprints as stacked bars: a bar for each prediction, a colour for each part of the memory.
+
+The predictions are ``measure.footprint``'s.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Warnings of the library as lines on stderr, in words for a terminal."""
+"""Warnings of the library as lines on stderr, in words for a terminal.
+
+What is worth a warning is decided where it is logged.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Options that take several values in one word, separated by commas."""
+"""Options that take several values in one word, separated by commas.
+
+What the values may be is left to each option's own type.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``edgellama pull``: fetches a model into the cache."""
+"""``edgellama pull``: fetches a model into the cache.
+
+Where from, and what is kept of a download that ends early, is known to ``models.pulling``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``--template NAME|FILE``: a chat format by its published name, or a Jinja file."""
+"""``--template NAME|FILE``: a chat format by its published name, or a Jinja file.
+
+Which names there are is known to ``text.named_templates``; a file is run in a sandbox by who chats.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Numbers of tokens on the command line: 8192, or 8k for the same."""
+"""Numbers of tokens on the command line: 8192, or 8k for the same.
+
+Whether a number fits a model is left to the commands.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""``edgellama tokenize``: a text as the model's tokens."""
+"""``edgellama tokenize``: a text as the model's tokens, for people and as JSON.
+
+The file is read as far as its vocabulary; the model is not loaded.
+"""
 
 from __future__ import annotations
 

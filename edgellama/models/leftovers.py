@@ -1,4 +1,7 @@
-"""What a failed fetch or conversion would leave in the cache: folders without anything in them."""
+"""What a failed fetch or conversion would leave in the cache: folders without anything in them.
+
+Files that are worth keeping, such as half a download, stay; ``cleaning`` finds those.
+"""
 
 from __future__ import annotations
 

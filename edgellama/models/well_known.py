@@ -6,8 +6,10 @@ is not q4_k_m: ``llama3.2:1b-q8_0``. Where models lie and how they are fetched i
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 from edgellama.quant.errors import InvalidOptionError
@@ -166,6 +168,18 @@ def refuse_address(text: str) -> None:
     hub = _HUB_ADDRESS.match(text)
     advice = f"give {HubReference(hub[1], hub[2])}" if hub else "download it and give its path"
     raise InvalidOptionError(f"{text!r} is an address in the web; {advice}")
+
+
+def meant_repository(text: str) -> str | None:
+    """The reference that OWNER/REPO[:FILE] without its prefix must mean; None for other text.
+
+    >>> meant_repository("me/model-GGUF:q8_0"), meant_repository("model-GGUF")
+    ('hf:me/model-GGUF:q8_0', None)
+    """
+    with contextlib.suppress(InvalidOptionError):
+        if not Path(text).parent.is_dir():
+            return str(parse_hub_reference(HUB_PREFIX + text))
+    return None
 
 
 def _only_of_family(family: str) -> HubModel | None:

@@ -1,4 +1,8 @@
-"""Where strings stand in a long list, such as a vocabulary or its merges."""
+"""Where strings stand in a long list, such as a vocabulary or its merges.
+
+A sorted array of hashes takes the place of a dict, which would take many times the memory. What the
+strings mean is left to who asks.
+"""
 
 from __future__ import annotations
 

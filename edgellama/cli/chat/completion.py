@@ -1,4 +1,7 @@
-"""Completion at the chat's prompt: commands, names of options, models and files."""
+"""Completion at the chat's prompt: commands, names of options, models and files.
+
+Which commands there are, and what each may be given, is told by ``command``.
+"""
 
 from __future__ import annotations
 
