@@ -87,6 +87,7 @@ def test_log_probabilities_as_json(run_cli: CliRunner, smollm2_path: Path) -> No
     assert [each["token"] for each in answer["logprobs"]] == answer["tokens"]
     first = answer["logprobs"][0]
     assert (first["text"], first["alternatives"][0]["text"]) == (" Paris", " Paris")
+    assert bytes(first["bytes"]) == bytes(first["alternatives"][0]["bytes"]) == b" Paris"
     assert -1 < first["logprob"] < 0
     refused = run_cli("generate", smollm2_path, *arguments)
     assert (refused.returncode, "--logprobs needs --json" in refused.stderr) == (2, True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -161,8 +160,10 @@ def _report(result: Generation, first_token_s: float, as_json: bool) -> None:
 
 
 def _figures(result: Generation, first_token_s: float) -> dict[str, Any]:
+    from edgellama.generation.batch_lines import logprob_object
+
     statistics = result.statistics
-    logprobs = {"logprobs": [asdict(each) for each in result.logprobs or ()]}
+    logprobs = {"logprobs": [logprob_object(each) for each in result.logprobs or ()]}
     return (logprobs if result.logprobs is not None else {}) | {
         "text": result.text,
         "tokens": list(result.tokens),

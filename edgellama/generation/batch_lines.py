@@ -6,14 +6,13 @@ Which lines there are, and where they go, is left to the command and to workers 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
     from edgellama.generation.argument_types import BatchPrompt
-    from edgellama.generation.results import Generation
+    from edgellama.generation.results import Generation, TokenLogprob
 
 
 def prompt_of(content: Mapping[str, Any], *, is_chat: bool, system: str | None) -> BatchPrompt:
@@ -53,8 +52,19 @@ def text_line(line_id: object, result: Generation) -> dict[str, Any]:
         line["tool_calls"] = [call.as_openai() for call in result.tool_calls]
     for name in ("logprobs", "prompt_logprobs"):
         if (found := getattr(result, name)) is not None:
-            line[name] = [each and asdict(each) for each in found]
+            line[name] = [each and logprob_object(each) for each in found]
     return line
+
+
+def logprob_object(found: TokenLogprob) -> dict[str, Any]:
+    """A token's log-probability, its bytes as a list of numbers."""
+    return {
+        "token": found.token,
+        "text": found.text,
+        "bytes": [*found.token_bytes],
+        "logprob": found.logprob,
+        "alternatives": [logprob_object(other) for other in found.alternatives],
+    }
 
 
 def error_line(line_id: object, error: EdgellamaError | str) -> dict[str, Any]:
