@@ -123,6 +123,19 @@ def test_offline_a_pulled_model_is_found(
         pull("hf:me/mine:q8_k")
 
 
+def test_a_checkpoint_is_told_from_a_repository_of_nothing(hub: FakeHub, cache: Path) -> None:
+    """Weights that must be converted: the error says how they are fetched, and what then."""
+    hub.files = {"config.json": b"{}", "model.safetensors": b"weights"}
+    with pytest.raises(DownloadError, match="no GGUF file, but a checkpoint") as caught:
+        pull("hf:me/mine")
+    told = "run: hf download me/mine --local-dir mine, then: edgellama convert mine"
+    assert told in caught.value.in_terminal
+    hub.files = {"README.md": b"?"}
+    with pytest.raises(DownloadError, match="holds no GGUF file$"):
+        pull("hf:me/mine")
+    assert everything_below(cache) == []
+
+
 @pytest.mark.parametrize(
     ("name", "file"),
     [

@@ -21,6 +21,7 @@ from edgellama.models.hub_file import HubFile, fetch_file
 from edgellama.models.names import choose_files, models_meant
 from edgellama.models.progress import check_disk_space, check_wanted, watch_growth
 from edgellama.quant.errors import DownloadError
+from edgellama.quant.ways import Way, command_line
 
 if TYPE_CHECKING:
     from edgellama.models.progress import Cancelled, Progress
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 ERROR_NUMBER = re.compile(r"^\[Errno -?\d+\] ")
 """How the system's number begins an error's text; people do without it."""
+CHECKPOINT_SUFFIXES = (".safetensors", ".bin", ".pth")
 _NETWORK = "check the network and run it again: it goes on where it stopped"
 _MEANINGS: Mapping[str, str] = {
     "GatedRepoError": "its licence must be accepted first, at https://huggingface.co/{repository}; "
@@ -105,9 +107,12 @@ def choose_file(reference: HubReference, files: Sequence[str]) -> list[str]:
 
 
 def _gguf_files(hub: Any, repository: str) -> dict[str, HubFile]:
-    """By path, all at the repository's latest commit."""
+    """By path, all at the repository's latest commit.
+
+    DownloadError for a repository of weights that are to be converted first.
+    """
     details = hub.HfApi().model_info(repository, files_metadata=True)
-    return {
+    found = {
         entry.rfilename: HubFile(
             repository,
             details.sha,
@@ -118,6 +123,19 @@ def _gguf_files(hub: Any, repository: str) -> dict[str, HubFile]:
         for entry in details.siblings or ()
         if entry.rfilename.lower().endswith(".gguf")
     }
+    others = (entry.rfilename for entry in details.siblings or ())
+    if not found and any(name.endswith(CHECKPOINT_SUFFIXES) for name in others):
+        folder = repository.rpartition("/")[2]
+        raise DownloadError(
+            f"hf:{repository} holds no GGUF file, but a checkpoint",
+            way=Way(
+                f"huggingface_hub.snapshot_download({repository!r}, local_dir={folder!r}) fetches "
+                f"it, and edgellama.convert.convert({folder!r}) converts it",
+                f"run: hf download {repository} --local-dir {folder}, then: "
+                f"{command_line('convert', folder)}",
+            ),
+        )
+    return found
 
 
 def _import_hub(reference: HubReference) -> Any:
