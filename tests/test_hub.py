@@ -42,7 +42,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
     """A hub of files of the stated sizes, which the real client asks."""
     files = {name: os.urandom(size) for name, size in HUB_FILES.items()}
     with running_hub(FakeHub(files | {"large.gguf": os.urandom(LARGE_BYTES)})) as hub:
-        constants = pytest.importorskip("huggingface_hub").constants
+        constants = pytest.importorskip("huggingface_hub.constants")
         monkeypatch.setattr(constants, "ENDPOINT", hub.address)
         template = f"{hub.address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -117,7 +117,7 @@ def test_offline_a_pulled_model_is_found(
 ) -> None:
     """The hub is not asked for what is there; for all else the error says what forbids it."""
     path = pull("hf:me/mine:q8_0")
-    monkeypatch.setattr(pytest.importorskip("huggingface_hub").constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(pytest.importorskip("huggingface_hub.constants"), "HF_HUB_OFFLINE", True)
     assert pull("hf:me/mine:q8_0") == path
     with pytest.raises(DownloadError, match="HF_HUB_OFFLINE"):
         pull("hf:me/mine:q8_k")
@@ -131,7 +131,7 @@ def test_a_checkpoint_is_told_from_a_repository_of_nothing(hub: FakeHub, cache: 
     told = "run: hf download me/mine --local-dir mine, then: edgellama convert mine"
     assert told in caught.value.in_terminal
     hub.files = {"README.md": b"?"}
-    with pytest.raises(DownloadError, match="holds no GGUF file$"):
+    with pytest.raises(DownloadError, match=r"holds no GGUF file$"):
         pull("hf:me/mine")
     assert everything_below(cache) == []
 
