@@ -36,10 +36,12 @@ from edgellama.quant.rope_config import RopeConfig
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 ALL_TIERS_VARIABLE = "EDGELLAMA_TEST_ALL_TIERS"
+EVERYTHING = bool(os.environ.get(ALL_TIERS_VARIABLE))
+"""Whether every kernel is called on every tier."""
 TIERS = tuple(
     tier
     for number, tier in enumerate(available_tiers())
-    if number == 0 or tier == GENERIC or os.environ.get(ALL_TIERS_VARIABLE)
+    if number == 0 or tier == GENERIC or EVERYTHING
 )
 """The fastest tier and the reference; those between take minutes more, to compile above all."""
 TILES = {
@@ -67,7 +69,7 @@ GUARD = 0xA5
 
 def is_sampled(tier: Tier, name: str) -> bool:
     """Whether the default run calls the ``TILES`` of a format on a tier."""
-    return tier is TIERS[0] or name in SAMPLED_FORMATS
+    return tier is TIERS[0] or name in SAMPLED_FORMATS or EVERYTHING
 
 
 def sampled_kernels(tier: Tier, names: Iterable[str]) -> list[str]:
