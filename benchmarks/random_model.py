@@ -23,7 +23,7 @@ from sentencepiece import SentencePieceProcessor
 from edgellama.measure.footprint import tensor_formats
 from edgellama.measure.model_outline import MAX_SENTENCEPIECE_TOKENS, ModelOutline
 from edgellama.measure.model_presets import MODEL_PRESETS, ModelPreset
-from edgellama.quant.formats import Format
+from edgellama.quant.formats import FORMATS_BY_NAME, QUANTIZED_FORMATS, Format
 from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.recipes import RECIPES
 
@@ -198,14 +198,24 @@ def tensor_data(rng: np.random.Generator, name: str, shape: tuple[int, ...], for
 
 
 def write_model(
-    path: Path, preset: ModelPreset, type_name: str, tokenizer: Path | None, seed: int
+    path: Path,
+    preset: ModelPreset,
+    type_name: str,
+    tokenizer: Path | None,
+    seed: int,
+    in_layers: str | None = None,
 ) -> None:
-    """Write the model; tensors are made one at a time, so it takes little memory."""
+    """Write the model; tensors are made one at a time, so it takes little memory.
+
+    ``in_layers``: a format for all matrices of the layers, in place of the type's.
+    """
     writer = GGUFWriter(path, "llama")
     add_vocabulary(writer, tokenizer, preset)
     add_hyperparameters(writer, type_name, preset)
     outline = ModelOutline.from_preset(preset)
-    formats = tensor_formats(outline, type_name)
+    formats = dict(tensor_formats(outline, type_name))
+    if in_layers is not None:
+        formats |= {n: FORMATS_BY_NAME[in_layers] for n in formats if n.startswith("blk.")}
     for name, shape in outline.shapes.items():
         if len(shape) == 1:
             writer.add_tensor_info(name, shape, np.dtype(np.float32), 4 * shape[0])
@@ -247,13 +257,18 @@ def main() -> None:
     parser.add_argument("output", type=Path, help="GGUF file to write")
     parser.add_argument("--size", choices=MODEL_PRESETS, default="llama-3.2-1b", help="shape")
     parser.add_argument("--type", choices=TYPES, default="q4_0", help="type of weights")
+    parser.add_argument(
+        "--in-layers", choices=QUANTIZED_FORMATS, help="format of all matrices of the layers"
+    )
     parser.add_argument("--tokenizer", type=Path, help="a tokenizer.model; else words are made up")
     parser.add_argument("--width", type=int, help="another one, for a draft model such as 512")
     parser.add_argument("--layers", type=int, help="another number, such as 12")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     preset = resized(MODEL_PRESETS[options.size], options.width, options.layers)
-    write_model(options.output, preset, options.type, options.tokenizer, options.seed)
+    write_model(
+        options.output, preset, options.type, options.tokenizer, options.seed, options.in_layers
+    )
 
 
 if __name__ == "__main__":

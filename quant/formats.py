@@ -24,6 +24,8 @@ BLOCK_ORDERS = ((0, 4, 1, 5, 2, 6, 3, 7), (0, 2, 1, 3, 4, 6, 5, 7), (0, 1, 2, 3,
 IQ4_CODEBOOK = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 """What the four bits of IQ4_NL and IQ4_XS stand for, closer together around zero: ggml's
 ``kvalues_iq4nl``."""
+MXFP4_CODEBOOK = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+"""The same of MXFP4: twice the numbers of four bits with two of exponent."""
 
 
 @dataclass(frozen=True)
@@ -33,13 +35,15 @@ class Quants:
     A quant has ``bits`` as it is multiplied, a codebook's values eight; ``group_size`` weights
     share a scale. With ``has_minimum`` a group has a minimum of its own, and else minus half
     the quants' range times the scale. ``order``: which of BLOCK_ORDERS the quants lie in; None
-    where no kernel makes use of it.
+    where no kernel makes use of it. ``has_signs``: blocks hold magnitudes and, apart from them,
+    signs; what multiplies one token gives these to the activations, and takes nothing off.
     """
 
     bits: int
     group_size: int
     has_minimum: bool = False
     order: int | None = None
+    has_signs: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 8 or self.group_size not in (16, 32):
@@ -126,24 +130,24 @@ _TABLE = (
     Format("Q5_K", 13, 256, 176, Quants(5, 32, True, PAIRS), ("search",), "Q5_1"),
     Format("Q6_K", 14, 256, 210, Quants(6, 16, False, IN_ORDER), ("search",), "Q8_0"),
     Format("Q8_K", 15, 256, 292),
-    Format("IQ2_XXS", 16, 256, 66),
-    Format("IQ2_XS", 17, 256, 74),
-    Format("IQ3_XXS", 18, 256, 98),
-    Format("IQ1_S", 19, 256, 50),
+    Format("IQ2_XXS", 16, 256, 66, Quants(8, 32, False, IN_ORDER, True)),
+    Format("IQ2_XS", 17, 256, 74, Quants(8, 16, False, IN_ORDER, True)),
+    Format("IQ3_XXS", 18, 256, 98, Quants(8, 32, False, IN_ORDER, True)),
+    Format("IQ1_S", 19, 256, 50, Quants(6, 16, False, IN_ORDER)),
     Format("IQ4_NL", 20, 32, 18, Quants(8, 32), ("search",)),
-    Format("IQ3_S", 21, 256, 110),
-    Format("IQ2_S", 22, 256, 82),
+    Format("IQ3_S", 21, 256, 110, Quants(5, 32, False, IN_ORDER, True)),
+    Format("IQ2_S", 22, 256, 82, Quants(8, 16, False, IN_ORDER, True)),
     Format("IQ4_XS", 23, 256, 136, Quants(8, 32), ("search",), "IQ4_NL"),
     Format("I8", 24, 1, 1),
     Format("I16", 25, 1, 2),
     Format("I32", 26, 1, 4),
     Format("I64", 27, 1, 8),
     Format("F64", 28, 1, 8),
-    Format("IQ1_M", 29, 256, 56),
+    Format("IQ1_M", 29, 256, 56, Quants(6, 16, False, IN_ORDER)),
     Format("BF16", 30, 1, 2, writers=("round",)),
-    Format("TQ1_0", 34, 256, 54),
-    Format("TQ2_0", 35, 256, 66),
-    Format("MXFP4", 39, 32, 17),
+    Format("TQ1_0", 34, 256, 54, Quants(6, 16, False, IN_ORDER)),
+    Format("TQ2_0", 35, 256, 66, Quants(6, 16, False, IN_ORDER)),
+    Format("MXFP4", 39, 32, 17, Quants(8, 32)),
     Format("NVFP4", 40, 64, 36),
     Format("Q1_0", 41, 128, 18),
 )
@@ -178,6 +182,6 @@ def orders_of(formats: Iterable[str]) -> int:
 
 
 def centre_of_order(order: int) -> int:
-    """What is taken off the quants of the formats in an order that have no minimum; 0: none."""
+    """What is taken off the quants of the formats in an order; 0: none."""
     quants = (f.quants for f in _TABLE if f.quants is not None and f.quants.order == order)
-    return max(0 if q.has_minimum else q.centre for q in quants)
+    return max(0 if q.has_minimum or q.has_signs else q.centre for q in quants)

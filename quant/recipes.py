@@ -163,6 +163,13 @@ _TABLE = (
 COPY = Recipe("copy", -1, "")
 """Every tensor stays as a GGUF file has it, and so does ``general.file_type``; no type to convert
 a checkpoint to."""
+OTHER_FILE_TYPES: Mapping[int, str] = MappingProxyType(
+    {
+        19: "iq2_xxs", 20: "iq2_xs", 21: "q2_k_s", 22: "iq3_xs", 23: "iq3_xxs", 24: "iq1_s",
+        26: "iq3_s", 27: "iq3_m", 28: "iq2_s", 29: "iq2_m", 31: "iq1_m", 36: "tq1_0", 37: "tq2_0",
+    }
+)  # fmt: skip
+"""Types that others write and that no recipe does, by their number in the metadata: llama.cpp's."""
 RECIPES: Mapping[str, Recipe] = MappingProxyType({recipe.name: recipe for recipe in _TABLE})
 _ALIASES: Mapping[str, str] = MappingProxyType(
     {"q3_k": "q3_k_m", "q4_k": "q4_k_m", "q5_k": "q5_k_m"}

@@ -12,7 +12,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from kernel_harness import Array, KernelRunner, model_of
+from kernel_harness import READ_ONLY_FORMATS, Array, KernelRunner, model_of
 
 from edgellama.engine import segments as engine_segments
 from edgellama.engine.buffers import MAX_ATTENTION_ROWS
@@ -63,7 +63,14 @@ OTHER_KERNELS = [
     kernel.name
     for kernel in SIGNATURES
     if kernel.family not in (*CACHE_FAMILIES, "merge_attention", "rope", "attend_on_card")
+    and not set(READ_ONLY_FORMATS).intersection(kernel.options)
 ]
+READ_ONLY_KERNELS = [
+    Kernel(family, (name,)).name
+    for name in READ_ONLY_FORMATS
+    for family in ("gemv", "gemm", "embed")
+]
+"""Those that the default run tests of formats that are only read."""
 
 
 class ShuffledPool(PagePool):

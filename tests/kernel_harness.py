@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+import pytest
 
 from edgellama.engine.buffers import StepBuffers
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
@@ -29,7 +30,12 @@ from edgellama.kernels_cpu.signatures import (
 )
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.kernels_cpu.threads.thread_team import ENTRY
-from edgellama.quant.formats import FLOAT_FORMATS, QUANTIZED_FORMATS, orders_of
+from edgellama.quant.formats import (
+    FLOAT_FORMATS,
+    FORMATS_BY_NAME,
+    QUANTIZED_FORMATS,
+    orders_of,
+)
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.rope_config import RopeConfig
 
@@ -62,6 +68,9 @@ SAMPLED_FORMATS = ("Q4_0", "Q4_K")
 """Whose ``TILES`` the default run calls on every tier. What the others add to it is the reading of
 their blocks, which it sees on every tier too: in ``gemv``, and in the kernel for two tokens.
 """
+READ_ONLY_FORMATS = tuple(n for n in QUANTIZED_FORMATS if not FORMATS_BY_NAME[n].writers)
+"""Of files that others write. The default run tests their kernels in ``test_kernel_codebooks``, on
+the fastest tier alone; what formats have in common is tested with the others."""
 SUM = np.dtype([("scaled", np.float32), ("start", np.int32)])
 GUARD_BYTES = 4096
 GUARD = 0xA5
@@ -69,7 +78,8 @@ GUARD = 0xA5
 
 def is_sampled(tier: Tier, name: str) -> bool:
     """Whether the default run calls the ``TILES`` of a format on a tier."""
-    return tier is TIERS[0] or name in SAMPLED_FORMATS or EVERYTHING
+    is_usual = tier is TIERS[0] and name not in READ_ONLY_FORMATS
+    return is_usual or name in SAMPLED_FORMATS or EVERYTHING
 
 
 def sampled_kernels(tier: Tier, names: Iterable[str]) -> list[str]:
@@ -77,6 +87,12 @@ def sampled_kernels(tier: Tier, names: Iterable[str]) -> list[str]:
     cases = ((kind, *case) for kind, each in TILES.items() for case in each)
     left = {Kernel(kind, (n, tile)).name for kind, n, tile in cases if not is_sampled(tier, n)}
     return [name for name in names if name not in left]
+
+
+def formats(names: Sequence[str]) -> list[Any]:
+    """Formats as a test's parameters, those that are only read marked slow."""
+    slow = pytest.mark.slow
+    return [pytest.param(n, marks=[slow] * (n in READ_ONLY_FORMATS)) for n in names]
 
 
 def tier_name(value: object) -> str | None:

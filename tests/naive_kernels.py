@@ -15,12 +15,16 @@ BLOCK = 32
 HALF_OFFSETS = {
     "Q4_0": (0,), "Q4_1": (0, 2), "Q5_0": (0,), "Q5_1": (0, 2), "Q8_0": (0,), "Q2_K": (80, 82),
     "Q3_K": (108,), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,), "IQ4_NL": (0,), "IQ4_XS": (0,),
+    "IQ2_XXS": (0,), "IQ2_XS": (0,), "IQ2_S": (0,), "IQ3_XXS": (0,), "IQ3_S": (0,),
+    "IQ1_S": (0,), "IQ1_M": (48,), "TQ1_0": (52,), "TQ2_0": (64,), "MXFP4": (0,),
 }  # fmt: skip
-"""Where a block of each format holds half-precision numbers."""
+"""Where a block of each format holds half-precision numbers, or what it has for them."""
 QUANT_BYTES = {
     "Q4_0": (2, 18), "Q4_1": (4, 20), "Q5_0": (2, 22), "Q5_1": (4, 24), "Q8_0": (2, 34),
     "Q2_K": (16, 80), "Q3_K": (0, 96), "Q4_K": (16, 144), "Q5_K": (16, 176), "Q6_K": (0, 192),
-    "IQ4_NL": (2, 18), "IQ4_XS": (8, 136),
+    "IQ4_NL": (2, 18), "IQ4_XS": (8, 136), "IQ2_XXS": (2, 66), "IQ2_XS": (2, 66), "IQ2_S": (2, 74),
+    "IQ3_XXS": (2, 98), "IQ3_S": (2, 106), "IQ1_S": (2, 50), "IQ1_M": (0, 48), "TQ1_0": (0, 52),
+    "TQ2_0": (0, 64), "MXFP4": (1, 17),
 }  # fmt: skip
 """Where a block of each format holds quants: the first byte and the one behind the last."""
 
@@ -42,9 +46,25 @@ def random_weights(name: str, num_rows: int, num_columns: int, rng: Any) -> Arra
     num_blocks = num_columns // fmt.block_size
     blocks = rng.integers(0, 256, (num_rows, num_blocks, fmt.block_bytes), dtype=np.uint8)
     for offset in HALF_OFFSETS[name]:
-        halves = rng.uniform(-0.02, 0.02, (num_rows, num_blocks, 1)).astype(np.float16)
-        blocks[:, :, offset : offset + 2] = halves.view(np.uint8)
+        halves = rng.uniform(-0.02, 0.02, (num_rows, num_blocks)).astype(np.float16)
+        set_factor(name, blocks, offset, halves)
     return blocks.reshape(num_rows, fmt.row_bytes(num_columns))
+
+
+def set_factor(name: str, blocks: Array, offset: int, halves: Array) -> None:
+    """Give blocks (…, bytes) what their factor at ``offset`` is: halves (…), or the like of them.
+
+    IQ1_M holds a quarter in each of four words of scales, MXFP4 the next power of two.
+    """
+    if name == "IQ1_M":
+        words = blocks[..., offset:].copy().view(np.uint16) & np.uint16(0xFFF)
+        quarters = halves.view(np.uint16)[..., None] >> np.arange(0, 16, 4, np.uint16)
+        blocks[..., offset:] = (words | quarters << np.uint16(12)).view(np.uint8)
+    elif name == "MXFP4":
+        powers = np.log2(np.maximum(np.abs(halves.astype(np.float64)), 2.0**-128))
+        blocks[..., offset] = np.rint(powers) + 128
+    else:
+        blocks[..., offset : offset + 2] = halves[..., None].view(np.uint8)
 
 
 def dequantize(name: str, weights: Array) -> Array:

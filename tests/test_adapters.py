@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from kernel_harness import formats
 from reference.adapter_files import (
     EMBEDDING,
     Factors,
@@ -175,7 +176,7 @@ def test_no_alpha_is_no_factor(tmp_path: Path) -> None:
         check(loaded.forward(tokens, {plain: 1.0}), expected)
 
 
-@pytest.mark.parametrize("weight_format", QUANTIZED_FORMATS)
+@pytest.mark.parametrize("weight_format", formats(QUANTIZED_FORMATS))
 def test_quantized_weights(tmp_path: Path, weight_format: str) -> None:
     """Under every format an adapter changes logits as much as it must, up to int8's roundings."""
     model = dataclasses.replace(WIDE, weight_format=weight_format)

@@ -182,7 +182,7 @@ def test_tensors_of_the_same_format_are_copied(tmp_path: Path, type_name: str) -
 
 def test_formats_without_kernels_are_read(tmp_path: Path) -> None:
     """What no kernel reads is expanded by the gguf package, to the same values."""
-    model = replace(TINY, weight_format="TQ2_0", formats={"token_embd": "F16"})
+    model = replace(TINY, weight_format="NVFP4", formats={"token_embd": "F16"})
     source = write_tiny_llama(tmp_path / "source.gguf", model)
     report = convert(source, tmp_path / "out.gguf", type="f32", verify=True)
     before, after = values_of(source), values_of(report.path)

@@ -11,7 +11,7 @@ import naive_kernels as naive
 import numpy as np
 import pytest
 from cache_harness import CACHE_KERNELS, OTHER_KERNELS
-from kernel_harness import TIERS, runner_of, tier_name
+from kernel_harness import TIERS, formats, runner_of, tier_name
 from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
@@ -102,7 +102,7 @@ def test_float_models(make_engine: MakeEngine, tmp_path: Path, shape: str) -> No
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", formats(FORMATS))
 def test_formats(make_engine: MakeEngine, tmp_path: Path, name: str) -> None:
     """Models of each format are near NumPy's logits; what int8 activations cost is little."""
     model = dataclasses.replace(WIDE, weight_format=name)
@@ -170,7 +170,7 @@ def test_mixed_formats(make_engine: MakeEngine, tmp_path: Path) -> None:
         assert error < 0.03
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", formats(FORMATS))
 def test_threads_do_not_change_a_bit(make_engine: MakeEngine, name: str) -> None:
     """Logits are bit-identical on 1, 2, 3 and 5 threads, in long steps and in short ones."""
     model, tokens = dataclasses.replace(WIDE, weight_format=name), prompt(150)
@@ -181,7 +181,7 @@ def test_threads_do_not_change_a_bit(make_engine: MakeEngine, name: str) -> None
         np.testing.assert_array_equal(logits, expected)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", formats(FORMATS))
 def test_small_batches_do_not_change_a_bit(make_engine: MakeEngine, name: str) -> None:
     """A token's logits are the same whatever tokens stand beside it in a step of 2 to 12."""
     engine = make_engine(dataclasses.replace(WIDE, weight_format=name))
@@ -191,7 +191,7 @@ def test_small_batches_do_not_change_a_bit(make_engine: MakeEngine, name: str) -
         np.testing.assert_array_equal(all_logits(engine, tokens, sizes, "f16"), expected)
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", formats(FORMATS))
 def test_one_token_and_a_few(make_engine: MakeEngine, name: str) -> None:
     """A token alone has the logits that it has in a small batch, but for roundings.
 

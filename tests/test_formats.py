@@ -84,6 +84,8 @@ def test_centres_are_half_the_range_or_nothing() -> None:
     assert {name: quants.centre for name, quants in centres.items() if quants} == {
         "Q4_0": 8, "Q4_1": 0, "Q5_0": 16, "Q5_1": 16, "Q8_0": 128, "Q2_K": 0, "Q3_K": 4,
         "Q4_K": 0, "Q5_K": 16, "Q6_K": 32, "IQ4_NL": 128, "IQ4_XS": 128,
+        "IQ1_S": 32, "IQ1_M": 32, "IQ2_XXS": 128, "IQ2_XS": 128, "IQ2_S": 128, "IQ3_XXS": 128,
+        "IQ3_S": 16, "TQ1_0": 32, "TQ2_0": 32, "MXFP4": 128,
     }  # fmt: skip
     assert [centre_of_order(order) for order in range(len(BLOCK_ORDERS))] == [4, 0, 32]
 

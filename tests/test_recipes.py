@@ -17,6 +17,7 @@ from reference.tiny_models import TinyLlama
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.formats import FORMATS_BY_NAME
 from edgellama.quant.recipes import (
+    OTHER_FILE_TYPES,
     RECIPES,
     TENSOR_FORMATS,
     FormatOptions,
@@ -84,6 +85,14 @@ def test_file_types_are_those_of_llama_cpp(recipe: Recipe) -> None:
     """The number of each type is the one that the gguf package knows under its name."""
     prefix = "ALL" if recipe.name == "f32" else "MOSTLY"
     assert LlamaFileType[f"{prefix}_{recipe.name.upper()}"] == recipe.file_type
+
+
+def test_other_file_types_are_those_of_llama_cpp() -> None:
+    """Types that are only read have llama.cpp's numbers, and none is also written."""
+    assert {
+        LlamaFileType[f"MOSTLY_{name.upper()}"]: name for name in OTHER_FILE_TYPES.values()
+    } == OTHER_FILE_TYPES
+    assert not OTHER_FILE_TYPES.keys() & {recipe.file_type for recipe in RECIPES.values()}
 
 
 @pytest.mark.parametrize("name", ["output_norm.weight", "blk.0.attn_norm.weight"])

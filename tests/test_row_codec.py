@@ -210,9 +210,9 @@ def test_what_does_not_fit_is_refused(codec: RowCodec) -> None:
             codec.quantize(bad_rows, "Q8_0", bad_out)
     with pytest.raises(KernelError, match="importance"):
         codec.quantize(rows, "Q8_0", out, np.zeros(63, np.float32))
-    with pytest.raises(KernelError, match="cannot be quantized to IQ1_M; allowed: F32"):
-        codec.quantize(rows, "IQ1_M", out)
-    with pytest.raises(KernelError, match="IQ1_M cannot be expanded"):
-        codec.expand(out, "IQ1_M", rows)
+    with pytest.raises(KernelError, match="cannot be quantized to NVFP4; allowed: F32"):
+        codec.quantize(rows, "NVFP4", out)
+    with pytest.raises(KernelError, match="NVFP4 cannot be expanded"):
+        codec.expand(out, "NVFP4", rows)
     with pytest.raises(ModelFileError, match="multiples of 32"):
         codec.quantize(np.zeros((4, 65), np.float32), "Q8_0", out)

@@ -105,9 +105,9 @@ def test_wrong_shape(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
         load(changed(tmp_path, name, np.ones(shape)))
 
 
-@pytest.mark.parametrize("name", ["TQ1_0", "TQ2_0", "MXFP4"])
-def test_unsupported_format(tmp_path: Path, name: str) -> None:
+def test_unsupported_format(tmp_path: Path) -> None:
     """A matrix in a format without kernels is refused: tensor, format, and what can run."""
+    name = "NVFP4"
     model = TinyLlama(width=256, feed_forward=256, formats={"ffn_up": name})
     path = write_tiny_llama(tmp_path / "tiny.gguf", model)
     with pytest.raises(UnsupportedModelError) as caught:

@@ -44,7 +44,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def _compile_all(reporter: pytest.TerminalReporter | None) -> None:
-    from cache_harness import CACHE_KERNELS, OTHER_KERNELS
+    from cache_harness import CACHE_KERNELS, OTHER_KERNELS, READ_ONLY_KERNELS
     from kernel_harness import TIERS, sampled_kernels
 
     from edgellama.engine.usual_kernels import usual_kernels
@@ -55,8 +55,8 @@ def _compile_all(reporter: pytest.TerminalReporter | None) -> None:
     one_thread = (kernel.name for kernel in ONE_THREAD_SIGNATURES)
     names = sorted({*OTHER_KERNELS, *CACHE_KERNELS, *one_thread})
     for tier in TIERS:
-        usual = usual_kernels() if tier is TIERS[0] else ()
-        wanted = sampled_kernels(tier, sorted({*names, *usual}))
+        more = [*usual_kernels(), *READ_ONLY_KERNELS] if tier is TIERS[0] else ()
+        wanted = sampled_kernels(tier, sorted({*names, *more}))
         if CompiledKernels(tier).are_there(wanted):
             continue
         if reporter:

@@ -13,11 +13,12 @@ from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
-from edgellama.quant.recipes import RECIPES
+from edgellama.quant.recipes import OTHER_FILE_TYPES, RECIPES
 from edgellama.quant.records import dataclass
 from edgellama.quant.rope_choice import original_length
 
 _TYPES_BY_NUMBER = {recipe.file_type: recipe.name for recipe in RECIPES.values()}
+_TYPES_BY_NUMBER |= OTHER_FILE_TYPES
 _LICENSE_KEYS = ("general.license", "general.license.name", "general.license.link")
 
 

@@ -35,9 +35,10 @@ class SuperBlock:
     and ``minimum_places`` say which byte is whose. They count ``scale_unit`` times the first of
     ``factors(base)``, and minus ``minimum_unit`` times the second. ``pieces(base, half, like)``:
     the quants as 16-byte pieces, from number ``half`` on in the format's order of blocks; without
-    an order they are read block by block. ``two_by_two[2 * i + j](base, like)``, where half blocks
-    are added up before they are scaled: the quants of the blocks 4 * i + j and, ``SECOND_UP`` bits
-    above them, 4 * i + j + 2; their bytes' other bits may be anything.
+    an order they are read block by block. ``signs(base, half, like)``, of magnitudes: a bit for
+    each of them, set where a weight is negative. ``two_by_two[2 * i + j](base, like)``, where half
+    blocks are added up before they are scaled: the quants of the blocks 4 * i + j and,
+    ``SECOND_UP`` bits above them, 4 * i + j + 2; their bytes' other bits may be anything.
     """
 
     scales: Reader
@@ -48,6 +49,7 @@ class SuperBlock:
     minimum_unit: float = 1.0
     scale_places: tuple[int, ...] = ONE_BYTE_EACH
     minimum_places: tuple[int, ...] = ONE_BYTE_EACH
+    signs: Reader | None = None
     two_by_two: tuple[Reader, ...] = ()
 
 

@@ -1,4 +1,4 @@
-"""Four bits that choose from a table of 16 values: IQ4_NL and IQ4_XS, as in ggml."""
+"""Four bits that choose from a table of 16 values: IQ4_NL, IQ4_XS and MXFP4, as in ggml."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from edgellama.kernels_cpu.formats.block_code import (
     super_block_code,
 )
 from edgellama.kernels_cpu.simd.device import device
+from edgellama.kernels_cpu.simd.exponents import load_exponents
 from edgellama.kernels_cpu.simd.halves import halves_of_rows, load_half_scales, read_half
 from edgellama.kernels_cpu.simd.integers import (
     high_nibbles,
@@ -23,7 +24,7 @@ from edgellama.kernels_cpu.simd.integers import (
 )
 from edgellama.kernels_cpu.simd.vectors import load_bytes, read_u16, read_u32
 from edgellama.kernels_cpu.simd.weight_bytes import define_look_up
-from edgellama.quant.formats import IQ4_CODEBOOK
+from edgellama.quant.formats import IQ4_CODEBOOK, MXFP4_CODEBOOK
 
 look_up = define_look_up(IQ4_CODEBOOK)
 
@@ -88,6 +89,27 @@ def iq4_xs_factors(base):
     return factor, factor
 
 
+# MXFP4: a byte of exponent e; 16 bytes of nibbles, the low ones first; weight =
+# table[q] * 2^(e - 128)
+
+look_up_mxfp4 = define_look_up(MXFP4_CODEBOOK)
+
+
+@device
+def mxfp4_low(row, block, like):
+    return look_up_mxfp4(low_nibbles(load_pieces(row + block * 17 + 1, 17, like)))
+
+
+@device
+def mxfp4_high(row, block, like):
+    return look_up_mxfp4(high_nibbles(load_pieces(row + block * 17 + 1, 17, like)))
+
+
+@device
+def mxfp4_scale(row, block, like):
+    return load_exponents(row + block * 17, 17, like)
+
+
 IS_NEGATABLE = min(IQ4_CODEBOOK) > -128
 I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
     {
@@ -97,6 +119,9 @@ I_QUANT_CODES: Mapping[str, BlockCode] = MappingProxyType(
             iq4_nl_scale,
             iq4_nl_of_rows,
             is_negatable=IS_NEGATABLE,
+        ),
+        "MXFP4": offset_code(
+            "MXFP4", (mxfp4_low, mxfp4_high), mxfp4_scale, is_negatable=IS_NEGATABLE
         ),
         "IQ4_XS": super_block_code(
             "IQ4_XS",

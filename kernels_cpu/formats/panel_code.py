@@ -68,7 +68,7 @@ class PanelCode(FormatCode):
     @property
     def group_in_order(self) -> Reader:
         """Which group comes at a place in the order of the parts, in which sums are made."""
-        return _as_parts_hold_them if self.group_size == 16 else _as_counted
+        return _as_counted if self.half_step == 1 else _as_parts_hold_them
 
     @property
     def part_bytes(self) -> int:

@@ -23,6 +23,9 @@ from edgellama.kernels_cpu.matrices.record_products import define_product
 from edgellama.kernels_cpu.matrices.side_by_side import for_cells, for_each_of
 from edgellama.kernels_cpu.rows.activations import super_blocks_at
 from edgellama.kernels_cpu.simd.arithmetic import fma, fold, mul, sum_lanes
+from edgellama.kernels_cpu.simd.codebooks import (
+    inline_here,
+)
 from edgellama.kernels_cpu.simd.device import device
 from edgellama.kernels_cpu.simd.half_totals import (
     SECOND_UP,
@@ -47,6 +50,9 @@ from edgellama.kernels_cpu.simd.scales import (
     pack_pairs,
     splat_by_source,
     widen_signed,
+)
+from edgellama.kernels_cpu.simd.sign_bits import (
+    negate_where,
 )
 from edgellama.kernels_cpu.simd.tier_choice import by_tier
 from edgellama.kernels_cpu.simd.vectors import (
@@ -126,6 +132,8 @@ def _define_step(code):
     """A device function: products and minimums of a super-block, beside the sums so far."""
     if code.numbers.order is None:
         return _step_in_records(code)
+    if code.numbers.has_signs:
+        return _step_in_order(code, _define_dots_with_signs(code), 2)
     step = _step_in_order(code, _define_dots_of_two_vectors(code), 2)
     if code.numbers.order != QUARTERS or not code.has_minimum:
         return step
@@ -147,6 +155,28 @@ def _define_dots_of_two_vectors(code):
         packed = pack_pairs(low, high)
         if not has_minimum:
             packed = add_words(packed, starts + 8 * half)
+        return to_f32(dot_pairs(packed, spread_pairs(scales, half, like)))
+
+    return device(dots_of)
+
+
+def _define_dots_with_signs(code):
+    """The same of magnitudes, whose signs the activations take."""
+    pieces_of, signs_of = code.super_block.pieces, code.super_block.signs
+    order = BLOCK_ORDERS[code.numbers.order]
+    spread_pairs = define_spread_pairs(order, code.super_block.scale_places)
+
+    @device
+    def products_of(base, quants, half):
+        inline_here()
+        like = f32_zeros()
+        signed = negate_where(load_bytes(quants + 16 * half, like), signs_of(base, half, like))
+        return dot4(i32_zeros_like(like), pieces_of(base, half, like), signed)
+
+    def dots_of(base, scales, quants, starts, half):
+        inline_here()
+        like, last = f32_zeros(), half + lane_count() // 4
+        packed = pack_pairs(products_of(base, quants, half), products_of(base, quants, last))
         return to_f32(dot_pairs(packed, spread_pairs(scales, half, like)))
 
     return device(dots_of)

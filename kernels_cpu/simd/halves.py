@@ -209,6 +209,18 @@ def read_half(typingctx, address):
 
 
 @intrinsic
+def half_of_bits(typingctx, bits):
+    """The IEEE half in the lower 16 bits of an integer as f32."""
+    tier = tier_of(typingctx)
+
+    def codegen(ctx, b, sig, args):
+        values = half_bits_to_f32(b, splat(b, b.trunc(args[0], I16), 4), tier)
+        return b.extract_element(values, ir.Constant(I32, 0))
+
+    return types.float32(types.int64), codegen
+
+
+@intrinsic
 def read_two_halves(typingctx, address):
     """Two IEEE halves that follow each other, as f32."""
     tier, result = tier_of(typingctx), types.UniTuple(types.float32, 2)

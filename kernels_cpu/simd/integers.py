@@ -203,6 +203,15 @@ def bytes_like(typingctx, v, value):
     return v(v, value), lambda ctx, b, sig, args: constant("i8", [signed] * v.lanes)
 
 
+@intrinsic(prefer_literal=True)
+def add_to_bytes(typingctx, v, value):
+    """Every byte plus the literal ``value``."""
+    number = getattr(value, "literal_value", None)
+    if number is None:
+        return None
+    return v(v, value), lambda ctx, b, sig, args: b.add(args[0], constant("i8", [number] * v.lanes))
+
+
 @intrinsic
 def store_narrow(typingctx, address, v, factor):
     """Integers times ``factor``, which must fit 16 bits, stored as such."""

@@ -57,7 +57,8 @@ def row_steps(typingctx, row_bytes):
     return result(types.int64), codegen
 
 
-def _row_addresses(builder: Any, address: Any, steps: Any, lanes: int) -> list[Any]:
+def row_addresses(builder: Any, address: Any, steps: Any, lanes: int) -> list[Any]:
+    """The address of every row, from few registers."""
     row_bytes = builder.extract_value(steps, 0)
     offsets = [row_bytes, builder.shl(row_bytes, I64(1))]
     base, addresses = _opaque(builder, address), []
@@ -68,7 +69,7 @@ def _row_addresses(builder: Any, address: Any, steps: Any, lanes: int) -> list[A
     return addresses
 
 
-def _transposed_pieces(builder: Any, vectors: list[Any], lanes: int) -> list[Any]:
+def transposed_pieces(builder: Any, vectors: list[Any], lanes: int) -> list[Any]:
     """Four vectors of words: within every four lanes, word i of vector j to word j of vector i."""
 
     def pick(pair: tuple[Any, Any], order: tuple[int, ...]) -> Any:
@@ -91,9 +92,9 @@ def load_words(typingctx, address, steps):
     result = types.UniTuple(vector, 4)
 
     def codegen(ctx, b, sig, args):
-        rows = _row_addresses(b, args[0], args[1], lanes)
+        rows = row_addresses(b, args[0], args[1], lanes)
         pieces = [load_at(b, row, llvm_vector("i32", 4)) for row in rows]
-        words = _transposed_pieces(b, [concatenate(b, pieces[i::4]) for i in range(4)], lanes)
+        words = transposed_pieces(b, [concatenate(b, pieces[i::4]) for i in range(4)], lanes)
         kind = llvm_vector("i8", vector.lanes)
         return ctx.make_tuple(b, result, [b.bitcast(word, kind) for word in words])
 
@@ -124,7 +125,7 @@ def words_at(typingctx, address, steps):
 
 def _numbers_at(builder: Any, address: Any, steps: Any, kind: Any, lanes: int) -> Any:
     numbers = ir.Constant(ir.VectorType(kind, lanes), ir.Undefined)
-    for lane, row in enumerate(_row_addresses(builder, address, steps, lanes)):
+    for lane, row in enumerate(row_addresses(builder, address, steps, lanes)):
         numbers = builder.insert_element(numbers, load_at(builder, row, kind), I32(lane))
     return numbers
 
@@ -158,7 +159,7 @@ def define_at_blocks(kind: str, block_bytes: int) -> Callable[..., Any]:
                 starts = [b.add(args[0], I64(block_bytes * i)) for i in range(num_blocks)]
                 values = [_numbers_at(b, start, args[1], number, tier.lanes) for start in starts]
             else:
-                rows = _row_addresses(b, args[0], args[1], tier.lanes)
+                rows = row_addresses(b, args[0], args[1], tier.lanes)
                 whole = ir.VectorType(number, window // num_bytes)
                 places = [i * block_bytes // num_bytes for i in range(num_blocks)]
                 values = _collected(b, [load_at(b, row, whole) for row in rows], places)
@@ -248,6 +249,22 @@ def bits_at(typingctx, v, amount, mask):
         words = moved(words, constant("i32", [abs(shift)] * lanes))
         signed = bits - 256 if bits > 127 else bits
         return b.and_(b.bitcast(words, args[0].type), constant("i8", [signed] * v.lanes))
+
+    return v(v, amount, mask), codegen
+
+
+@intrinsic(prefer_literal=True)
+def word_bits_at(typingctx, v, amount, mask):
+    """As ``bits_at``, with a literal mask of words."""
+    shift, bits = (getattr(number, "literal_value", None) for number in (amount, mask))
+    if shift is None or bits is None:
+        return None
+    lanes = v.lanes // 4
+
+    def codegen(ctx, b, sig, args):
+        words = b.bitcast(args[0], llvm_vector("i32", lanes))
+        words = b.lshr(words, constant("i32", [shift] * lanes))
+        return b.bitcast(b.and_(words, constant("i32", [bits] * lanes)), args[0].type)
 
     return v(v, amount, mask), codegen
 

@@ -215,6 +215,9 @@ read_f32 = _define_read(F32, types.float32, lambda b, x: x)
 read_i32 = _define_read(I32, types.int64, lambda b, x: b.sext(x, I64))
 
 
+read_u8 = _define_read(I8, types.int64, lambda b, x: b.zext(x, I64))
+
+
 read_u16 = _define_read(I16, types.int64, lambda b, x: b.zext(x, I64))
 
 

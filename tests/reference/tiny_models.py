@@ -17,10 +17,11 @@ from random_blocks import RANDOM_BLOCKS
 from reference.tiny_vocabulary import CHAT_TEMPLATE, TinyVocabulary
 
 Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
-ONLY_READ = {
+WRITTEN_BY_GGUF = {
     GGMLQuantizationType[name]
-    for name in ("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS")
+    for name in ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "TQ1_0", "TQ2_0", "MXFP4")
 }
+ONLY_READ = RANDOM_BLOCKS.keys() - WRITTEN_BY_GGUF
 """Formats that the package does not quantize."""
 
 
