@@ -16,7 +16,6 @@ from edgellama.engine.context_memory import fitting_context_length
 from edgellama.engine.engine import Engine
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.usual_kernels import usual_kernels
-from edgellama.generation.arguments import check_from_1
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 from edgellama.load_report import load_report
 from edgellama.models.names import resolve
@@ -24,7 +23,7 @@ from edgellama.models.usage import note_use
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile, require_model
-from edgellama.quant.given_values import check_function, is_number, is_true
+from edgellama.quant.given_values import check_function, is_number, is_true, whole_or_none
 from edgellama.quant.progress import Progress
 from edgellama.quant.records import dataclass
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
@@ -64,7 +63,7 @@ def load_model(
     """Load a model, with the arguments of ``Llama``; what fails leaves nothing open."""
     started = time.perf_counter()
     types = KVTypes.of(kv_type)
-    _check_context(context_length)
+    context_length = whole_or_none("context_length", context_length, 1)
     check_cache_limit(cache_limit)
     check_function("progress", progress, "two numbers")
     is_true("exact", exact)
@@ -104,12 +103,6 @@ def check_cache_limit(limit: Any, *, is_needed: bool = False) -> None:
         return
     allowed = "bytes from 0" if is_needed else "None, or bytes from 0"
     raise InvalidOptionError(f"cache_limit is {shown(limit)}; allowed: {allowed}")
-
-
-def _check_context(context_length: int | None) -> None:
-    """Refuse an impossible length before anything is loaded."""
-    if context_length is not None:
-        check_from_1("context_length", context_length)
 
 
 def _runnable_file(

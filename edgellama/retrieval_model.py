@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 import edgellama
 from edgellama.generation.in_order import InOrder
+from edgellama.quant.given_values import whole_or_none
 from edgellama.quant.typing_backports import Unpack
 from edgellama.session_model import SessionModel
 from edgellama.text.chat_template import ChatTemplate
@@ -162,9 +163,9 @@ class RetrievalModel(SessionModel):
             [True, True]
         """
         from edgellama.generation.in_order import told
-        from edgellama.generation.reranking import as_documents, best_first, checked_top_n
+        from edgellama.generation.reranking import as_documents, best_first
 
-        texts, best = as_documents(documents), checked_top_n(top_n)
+        texts, best = as_documents(documents), whole_or_none("top_n", top_n, 1)
         return best_first(told(self._ranked(query, texts, options), len(texts), progress), best)
 
     async def rerank_async(
@@ -186,9 +187,9 @@ class RetrievalModel(SessionModel):
             2
         """
         from edgellama.generation.async_items import AsyncItems, gathered
-        from edgellama.generation.reranking import as_documents, best_first, checked_top_n
+        from edgellama.generation.reranking import as_documents, best_first
 
-        texts, best = as_documents(documents), checked_top_n(top_n)
+        texts, best = as_documents(documents), whole_or_none("top_n", top_n, 1)
         items: AsyncItems[edgellama.Ranked, InOrder[edgellama.Ranked]] = AsyncItems(
             lambda: self._ranked(query, texts, options)
         )

@@ -13,11 +13,10 @@ from typing import Any, TypeAlias
 
 from edgellama.generation.arguments import given_strings
 from edgellama.generation.results import Generation
-from edgellama.generation.text_options import checked_count
 from edgellama.llama import Llama
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
-from edgellama.quant.given_values import is_true, is_whole
+from edgellama.quant.given_values import is_true, is_whole, whole_number, whole_or_none
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import check_option_names
 
@@ -232,7 +231,7 @@ class _Request:
         if not isinstance(self.prefix, str):
             raise InvalidOptionError(f"prefix is {shown(self.prefix)}; allowed: a text")
         for name, number in (("max_length", self.max_length), ("seed", self._seed)):
-            checked_count(name, number)
+            whole_or_none(name, number, 0)
         for name in ("add_special_tokens", "continue_final_message"):
             if (truth := getattr(self, name)) is not None:
                 is_true(name, truth)
@@ -243,9 +242,7 @@ class _Request:
         said = {name: value for name, value in given.items() if value is not None}
         ours = {OUR_NAMES[name]: said[name] for name in OUR_NAMES if name in said}
         seed = ours.pop("seed", None)
-        count = said.get("num_return_sequences", 1)
-        if not is_whole(count, 1):
-            raise InvalidOptionError(f"num_return_sequences is {count!r}; allowed: at least 1")
+        count = whole_number("num_return_sequences", said.get("num_return_sequences", 1), 1)
         if not said.get("do_sample", True):
             ours["temperature"] = 0
             if count > 1:

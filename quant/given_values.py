@@ -25,6 +25,22 @@ def is_whole(value: Any, lowest: int) -> bool:
     return isinstance(value, Integral) and not is_truth and int(value) >= lowest
 
 
+def whole_number(name: str, value: Any, lowest: int) -> int:
+    """A whole number from ``lowest`` on; InvalidOptionError names the argument of anything else."""
+    if not is_whole(value, lowest):
+        raise InvalidOptionError(f"{name} is {shown(value)}; allowed: a whole number from {lowest}")
+    return int(value)
+
+
+def whole_or_none(name: str, value: Any, lowest: int) -> int | None:
+    """The same where None may be given, too."""
+    if value is not None and not is_whole(value, lowest):
+        raise InvalidOptionError(
+            f"{name} is {shown(value)}; allowed: None or a whole number from {lowest}"
+        )
+    return None if value is None else int(value)
+
+
 def is_number(value: Any) -> bool:
     """Whether it is a whole or a real number, perhaps no finite one; True and False are none."""
     is_truth = isinstance(value, bool)

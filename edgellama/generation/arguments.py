@@ -57,12 +57,6 @@ def _token(item: object) -> int:
     raise InvalidOptionError(f"the prompt holds {item!r:.80}; allowed: {PROMPT_FORM}")
 
 
-def check_from_1(name: str, value: object) -> None:
-    """InvalidOptionError for what is no whole number from 1 on."""
-    if not is_whole(value, 1):
-        raise InvalidOptionError(f"{name} is {shown(value)}; allowed: a whole number, at least 1")
-
-
 def given_strings(name: str, given: str | Iterable[str] | None) -> tuple[str, ...]:
     """The strings of an option; None is none. InvalidOptionError for anything but texts."""
     if given is None or isinstance(given, str):

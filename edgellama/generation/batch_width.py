@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgellama.engine.kv_types import KVTypes
-from edgellama.generation.arguments import check_from_1
+from edgellama.quant.given_values import whole_number
 from edgellama.quant.records import dataclass
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ class BatchWidth:
         ``available_bytes``: memory that is free; None: unknown.
         """
         if width is not None:
-            check_from_1("width", width)
-            return cls(width, width)
+            most = whole_number("width", width, 1)
+            return cls(most, most)
         num_heads = config.block_count * config.head_count_kv
         token_bytes = num_heads * KVTypes.of(kv_type).position_bytes(config.head_size)
         room = int((available_bytes or 0) * SHARE_OF_MEMORY)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import product
-from typing import Any
 
 from edgellama.engine.adapter_set import AdapterSet
 from edgellama.engine.cancellation import CancelToken
@@ -23,7 +22,6 @@ from edgellama.generation.rank_prompt import HowToRank, RankPrompt
 from edgellama.generation.waiting_line import WaitingLine
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
-from edgellama.quant.given_values import is_whole
 from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way
 from edgellama.text.tokenizer import Tokenizer
@@ -138,15 +136,6 @@ def as_documents(documents: Iterable[str]) -> Sequence[str]:
         if not isinstance(text, str):
             raise InvalidOptionError(f"document {index} is {text!r:.80}; allowed: a text")
     return texts
-
-
-def checked_top_n(top_n: Any) -> int | None:
-    """How many are wanted; None: all. InvalidOptionError for what is no number from 1."""
-    if top_n is None:
-        return None
-    if is_whole(top_n, 1):
-        return int(top_n)
-    raise InvalidOptionError(f"top_n is {top_n!r:.80}; allowed: None or a whole number from 1")
 
 
 def best_first(ranked: Iterable[Ranked], top_n: int | None) -> tuple[Ranked, ...]:

@@ -23,10 +23,10 @@ from edgellama.generation.arguments import prompt_tokens
 from edgellama.generation.in_order import Begun, BegunTexts, InOrder
 from edgellama.generation.logprobs import PromptLogprobs
 from edgellama.generation.results import Generation, TokenLogprob
-from edgellama.generation.text_options import checked_count
 from edgellama.generation.text_request import Request
 from edgellama.generation.waiting_line import WaitingLine
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.given_values import whole_or_none
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import SamplingOptions
 from edgellama.text.tokenizer import Tokenizer
@@ -117,7 +117,7 @@ def score_request(
         tokens,
         SamplingOptions(),
         max_tokens=0,
-        prompt_logprobs=checked_count("alternatives", alternatives) or 0,
+        prompt_logprobs=whole_or_none("alternatives", alternatives, 0) or 0,
         first_logprob=first,
         adapters=adapters,
     )

@@ -17,10 +17,9 @@ from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.engine.kv_types import KVTypeChoice
 from edgellama.engine.text_cache import TextCache
 from edgellama.engine.text_engine import TextEngine
-from edgellama.generation.arguments import check_from_1
 from edgellama.generation.stream import Stream
 from edgellama.quant.errors import EdgellamaError
-from edgellama.quant.given_values import check_function, given_path, is_true
+from edgellama.quant.given_values import check_function, given_path, is_true, whole_number
 from edgellama.quant.process_bound import ProcessBound
 from edgellama.quant.typing_backports import Self
 from edgellama.text.tokenizer import Tokenizer
@@ -55,7 +54,7 @@ class SessionState(ProcessBound):
         engine = self._engine
         own_length = engine.config.context_length
         length = own_length if context_length is None else context_length
-        check_from_1("context_length", length)
+        length = whole_number("context_length", length, 1)
         if length > own_length:
             logger.warning("context of %d is more than the model's own %d", length, own_length)
         cache = engine.new_cache(length, kv_type=kv_type)

@@ -18,7 +18,7 @@ from edgellama.generation.arguments import given_strings, stop_tokens
 from edgellama.generation.speculation.speculation import SpeculationMode, speculation_mode
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.given_values import check_function, is_number, is_true, is_whole
+from edgellama.quant.given_values import check_function, is_number, is_true, whole_or_none
 from edgellama.sampling.options import SamplingArguments
 from edgellama.sampling.presets import merged_options
 from edgellama.sampling.user_functions import Processor, TokenChoice
@@ -168,13 +168,8 @@ class BatchOptions(PromptOptions, ChatOptions, total=False):
     """
 
 
-def checked_count(name: str, value: Any) -> int | None:
-    """A whole number from 0, or None; InvalidOptionError for anything else."""
-    if value is None:
-        return None
-    if is_whole(value, 0):
-        return int(value)
-    raise InvalidOptionError(f"{name} is {value!r:.80}; allowed: None or a whole number from 0")
+def _count(name: str) -> Callable[[Any], int | None]:
+    return lambda value: whole_or_none(name, value, 0)
 
 
 def _seconds(value: Any) -> float | None:
@@ -221,14 +216,14 @@ def _shows_schema(value: Any) -> bool:
 
 
 CHECKS: Mapping[str, Callable[[Any], Any]] = {
-    "max_tokens": partial(checked_count, "max_tokens"),
+    "max_tokens": _count("max_tokens"),
     "stop": partial(given_strings, "stop"),
     "stop_tokens": stop_tokens,
     "banned": partial(given_strings, "banned"),
     "processors": _processors,
     "sampler": _token_choice,
-    "logprobs": partial(checked_count, "logprobs"),
-    "prompt_logprobs": partial(checked_count, "prompt_logprobs"),
+    "logprobs": _count("logprobs"),
+    "prompt_logprobs": _count("prompt_logprobs"),
     "adapters": _as_given,
     "timeout": _seconds,
     "on_prefill": _prefill_listener,

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 from edgellama.generation.messages import Message
 from edgellama.generation.results import Generation
 from edgellama.generation.text_options import ChatOptions
-from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.given_values import is_whole
+from edgellama.quant.given_values import whole_number
 from edgellama.quant.typing_backports import Unpack
 from edgellama.tools.running import run_call, run_call_async, runnable
 from edgellama.tools.tool import ToolCall, checked_tools
@@ -64,15 +63,11 @@ class ToolRounds:
 
         ``may_await``: functions may be asynchronous.
         """
-        if not is_whole(max_rounds, 1):
-            raise InvalidOptionError(
-                f"max_rounds is {max_rounds!r:.80}; allowed: a whole number from 1"
-            )
         given: Mapping[str, Any] = {**conversation.options, **options}
         self._tools = runnable(checked_tools(given.get("tools")), may_await=may_await)
         self._conversation = conversation
         self._on_call = on_call
-        self._max_rounds = max_rounds
+        self._max_rounds = whole_number("max_rounds", max_rounds, 1)
         self.first = options
         # Who was made to call once is free to answer then.
         choice = given.get("tool_choice")

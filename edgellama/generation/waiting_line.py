@@ -14,8 +14,8 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from edgellama.generation.caller import caller
-from edgellama.quant.errors import EdgellamaError, InvalidOptionError
-from edgellama.quant.given_values import is_whole
+from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.given_values import whole_or_none
 
 if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
@@ -42,11 +42,7 @@ class WaitingLine:
 
     @max_running.setter
     def max_running(self, most: int | None) -> None:
-        if most is not None and not is_whole(most, 1):
-            raise InvalidOptionError(
-                f"max_concurrent is {most!r}; allowed: None or a whole number from 1"
-            )
-        self._max_running = most
+        self._max_running = whole_or_none("max_concurrent", most, 1)
         self._ring()
 
     def position(self, turn: Turn) -> int:

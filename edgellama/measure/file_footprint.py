@@ -10,7 +10,6 @@ import os
 from edgellama.engine.card.choice import AttentionMode
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.machinery import checked_num_threads
-from edgellama.generation.arguments import check_from_1
 from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.measure.footprint import (
     AS_IT_IS,
@@ -22,6 +21,7 @@ from edgellama.measure.footprint import (
 )
 from edgellama.measure.model_outline import ModelOutline
 from edgellama.quant.gguf.file import GGUFFile, require_model
+from edgellama.quant.given_values import whole_number
 
 
 def predict_footprint(
@@ -67,9 +67,8 @@ def predict_footprint(
     outline = _outline(path)
     own_length = outline.config.context_length
     length = usual_context_length(outline.config) if context_length is None else context_length
-    check_from_1("context_length", length)
-    check_from_1("num_texts", num_texts)
-    length = min(length, own_length)
+    length = min(whole_number("context_length", length, 1), own_length)
+    num_texts = whole_number("num_texts", num_texts, 1)
     machine = Machine(select_tier(), checked_num_threads(num_threads))
     draft_bytes = 0
     if draft is not None:
