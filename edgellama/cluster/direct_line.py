@@ -14,8 +14,10 @@ import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
+from edgellama.cluster.expected_message import READ_BYTES, ExpectedMessage
+from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.progress_watch import STUCK_S, ProgressWatch
 from edgellama.cluster.stage_call import StageSilentError
 from edgellama.cluster.stage_hooks import AnswerHook, HookCall
@@ -39,8 +41,6 @@ VANISHED = {
 """After half a minute a connection of which the other end knows nothing counts as broken."""
 _LENGTH = struct.Struct("<Q")
 HUNG_UP = "the stage has hung up"
-READ_BYTES = 1 << 16
-"""What is read at once where it is there: a token's message and its length, in one call."""
 Respond = Callable[[Any, AnswerHook], object]
 
 
@@ -57,14 +57,19 @@ class LineServer:
     """Answers calls at the stage; each connection has a thread, which ends with it."""
 
     def __init__(
-        self, host: str, respond: Respond, progress: Callable[[], object] = lambda: None
+        self,
+        host: str,
+        respond: Respond,
+        progress: Callable[[], object] = lambda: None,
+        rehearse: Callable[[NextToken], None] = lambda given: None,
     ) -> None:
         """Listen on a free port of ``host``; OSError where that cannot be.
 
         ``respond`` gives the answer of a message, which is anything but None; it may ask back for
-        hooks meanwhile. ``progress`` says how far it has come, see ``ProgressWatch``.
+        hooks meanwhile. ``progress`` says how far it has come, see ``ProgressWatch``; ``rehearse``
+        is called shortly before a text's next token is expected.
         """
-        self._respond, self._progress = respond, progress
+        self._respond, self._progress, self._rehearse = respond, progress, rehearse
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, 0), family=family)
         port = self._listener.getsockname()[1]
@@ -95,8 +100,19 @@ class LineServer:
                 _send(connection, packer.pack(call))
                 return unpacker.unpack(inbox.message())
 
+            expected = ExpectedMessage()
+            message: object = None
+
+            def rehearse() -> None:
+                assert isinstance(message, NextToken)
+                found = unpacker.unpack(packer.pack(message.followed()))
+                self._rehearse(cast(NextToken, found))
+
             while True:
-                message = unpacker.unpack(inbox.message())
+                if isinstance(message, NextToken):
+                    message = unpacker.unpack(inbox.expected_message(expected, rehearse))
+                else:
+                    message = unpacker.unpack(inbox.message())
                 try:
                     answer = (
                         self._progress() if message is PULSE else self._respond(message, ask_back)
@@ -133,18 +149,20 @@ class Line:
         self._connection.sendall(address.token)
         self._packer, self._unpacker = Packer(), Unpacker()
         self._inbox = _Inbox(self._connection)
+        self._expected = ExpectedMessage()
         self.is_closed = False
         self.driver: AnswerHook | None = None
 
-    def ask(self, message: object) -> Any:
+    def ask(self, message: object, meanwhile: Callable[[], None] | None = None) -> Any:
         """The answer of a stage; OSError or EOFError where it is lost.
 
-        ``driver`` answers what the stage asks for hooks, and its errors are raised.
+        ``driver`` answers what the stage asks for hooks, and its errors are raised. ``meanwhile``:
+        of a text's next token, whose time is known by those before; called shortly before.
         """
         self._watch.begin()
         try:
             _send(self._connection, self._packer.pack(message), self._check_pulse)
-            answer = self._answer()
+            answer = self._answer(meanwhile)
             while isinstance(answer, HookCall):
                 rows = _nobody(answer) if self.driver is None else self.driver(answer)
                 self._watch.begin()
@@ -162,8 +180,12 @@ class Line:
         self.is_closed = True
         self._connection.close()
 
-    def _answer(self) -> Any:
-        return self._unpacker.unpack(self._inbox.message(self._check_pulse))
+    def _answer(self, meanwhile: Callable[[], None] | None = None) -> Any:
+        inbox = self._inbox
+        if meanwhile is None:
+            return self._unpacker.unpack(inbox.message(self._check_pulse))
+        data = inbox.expected_message(self._expected, meanwhile, self._check_pulse)
+        return self._unpacker.unpack(data)
 
     def _check_pulse(self) -> None:
         """StageSilentError unless the stage says that it is still there and gets on."""
@@ -231,6 +253,19 @@ class _Inbox:
             whole[: len(found)] = found
             _received(self._connection, memoryview(whole)[len(found) :], on_silence)
             return memoryview(whole)
+        return found
+
+    def expected_message(
+        self,
+        expected: ExpectedMessage,
+        meanwhile: Callable[[], None],
+        on_silence: Callable[[], None] = _fail,
+    ) -> memoryview:
+        """The same of one that should come at its usual time; ``meanwhile`` may be called."""
+        if not self._rest:
+            self._rest = expected.read(self._connection, meanwhile)
+        found = self.message(on_silence)
+        expected.note()
         return found
 
     def _read(self, on_silence: Callable[[], None]) -> bytes:

@@ -30,9 +30,13 @@ class LocalStage:
         """See ``Stage.run``."""
         return self._stage.run(calls, self._driver)
 
-    def run_next(self, given: NextToken) -> FloatRows | None:
-        """See ``Stage.run_next``."""
+    def run_next(self, given: NextToken, meanwhile: Callable[[], None]) -> FloatRows | None:
+        """See ``Stage.run_next``; nobody waits."""
         return self._stage.run_next(given)
+
+    def rehearse(self, given: NextToken) -> None:
+        """See ``Stage.rehearse``."""
+        self._stage.rehearse(given)
 
     def do(self, task: StageTask) -> object:
         """See ``Stage.do``."""

@@ -35,6 +35,10 @@ class NextToken(NamedTuple):
         """The same for the next stage."""
         return NextToken(self.sequence, self.position, self.token, self.chances, rows)
 
+    def followed(self) -> NextToken:
+        """One that may come next: which token that is nobody knows."""
+        return NextToken(self.sequence, self.position + 1, self.token, self.chances, self.rows)
+
     @classmethod
     def of(cls, sequence: int, position: int, token: int, order: ChoiceOrder | None) -> NextToken:
         """One whose order is like that of the token before."""

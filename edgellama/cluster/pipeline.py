@@ -134,9 +134,13 @@ class Pipeline:
         if self._tasks or self.is_in_turn:
             return None
         rows: FloatRows | None = None
+
+        def rehearse() -> None:
+            self._stages[0].rehearse(given.followed())
+
         for number, stage in enumerate(self._stages):
             try:
-                rows = stage.run_next(given if rows is None else given.with_rows(rows))
+                rows = stage.run_next(given if rows is None else given.with_rows(rows), rehearse)
             except Exception as error:
                 self._lost = Lost(number, error)
                 return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgellama.cluster.direct_line import PULSE_S, SILENCE_S, Line
@@ -87,12 +87,15 @@ class RayStage:
         answers: list[Answer] = self._ask(calls)
         return answers
 
-    def run_next(self, given: NextToken) -> FloatRows | None:
+    def run_next(self, given: NextToken, meanwhile: Callable[[], None]) -> FloatRows | None:
         """See ``Stage.run_next``; by Ray there is nothing to be gained."""
         if self._line is None or self._line.is_closed:
             return None
-        found: FloatRows | None = self._ask(given)
+        found: FloatRows | None = self._ask(given, meanwhile)
         return found
+
+    def rehearse(self, given: NextToken) -> None:
+        """Nothing: the stage does so itself."""
 
     def do(self, task: StageTask) -> object:
         """See ``Stage.do``; any exception means that the stage is lost."""
@@ -133,14 +136,14 @@ class RayStage:
         with contextlib.suppress(Exception):
             self._ray.kill(self._actor)
 
-    def _ask(self, message: object) -> Any:
+    def _ask(self, message: object, meanwhile: Callable[[], None] | None = None) -> Any:
         if self._is_silent:
             raise StageSilentError("it says nothing any more")
         try:
             if self._has_line and (self._line is None or self._line.is_closed):
                 self._connect()
             if self._line is not None:
-                return self._line.ask(message)
+                return self._line.ask(message, meanwhile)
             return self._answer(self._actor.answer.remote(message))
         except StageSilentError:
             self._is_silent = True

@@ -156,10 +156,10 @@ class Stage:
                 self._remember(calls[0], works[0].cache)
             return answers
 
-    def run_next(self, given: NextToken) -> FloatRows | None:
+    def run_next(self, given: NextToken, *, is_rehearsal: bool = False) -> FloatRows | None:
         """The answer to a call like the last one; None where it must be an ordinary one.
 
-        It is the stage's own memory, until its next call.
+        It is the stage's own memory, until its next call. ``is_rehearsal``: see ``rehearse``.
         """
         with self._turn:
             last = self._last
@@ -169,11 +169,15 @@ class Stage:
             width = self._engine.config.embedding_length
             if cache.length != given.position or (rows is not None and rows.shape[-1] != width):
                 return None
-            row = self._engine.next_row(given.token, cache, rows)
+            row = self._engine.next_row(given.token, cache, rows, is_rehearsal=is_rehearsal)
             try:
                 return None if row is None else last.row_of(given, row)
             except EdgellamaError:
                 return None  # An ordinary call finds the same, and tells it.
+
+    def rehearse(self, given: NextToken) -> None:
+        """Do all that a call like ``given`` takes but its step; nothing is changed by that."""
+        self.run_next(given, is_rehearsal=True)
 
     def do(self, task: StageTask) -> object:
         """See ``StageHandle.do``."""

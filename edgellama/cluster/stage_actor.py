@@ -68,10 +68,12 @@ class StageActor:
         """Where calls may come to directly; None where nothing can listen here."""
         from ray.util import get_node_ip_address
 
-        self._opened()
+        stage = self._opened()
         if self._line is None:
             try:
-                self._line = LineServer(get_node_ip_address(), self.answer, self.pulse)
+                self._line = LineServer(
+                    get_node_ip_address(), stage.answer, self.pulse, stage.rehearse
+                )
             except OSError:
                 return None
         return self._line.address

@@ -5,6 +5,7 @@ Calls that compute nothing are ``stage_task``'s, their bytes on a wire are ``wir
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -91,8 +92,15 @@ class StageHandle(Protocol):
         """Compute calls of different sequences together; an answer for each."""
         ...
 
-    def run_next(self, given: NextToken) -> FloatRows | None:
-        """See ``Stage.run_next``; any exception means that the stage is lost."""
+    def run_next(self, given: NextToken, meanwhile: Callable[[], None]) -> FloatRows | None:
+        """See ``Stage.run_next``; any exception means that the stage is lost.
+
+        ``meanwhile`` may be called once while the answer is waited for.
+        """
+        ...
+
+    def rehearse(self, given: NextToken) -> None:
+        """See ``Stage.rehearse``; nothing where the stage is elsewhere."""
         ...
 
     def do(self, task: StageTask) -> object:

@@ -81,18 +81,27 @@ class Engine(LocalEngine):
             self.scheduler.costs.note_alone(len(tokens), perf_counter() - started)
         return result
 
-    def next_row(self, token: int, cache: KVCache, rows: FloatRows | None) -> FloatRows | None:
+    def next_row(
+        self,
+        token: int,
+        cache: KVCache,
+        rows: FloatRows | None,
+        *,
+        is_rehearsal: bool = False,
+    ) -> FloatRows | None:
         """What the last step gave, of the next token; None, and nothing is done, if it cannot be.
 
         That is a step of one token whose "rows" or logits were wanted. It is the engine's own
         memory, for a caller who keeps all others away. ``rows``: as for ``forward``.
+        ``is_rehearsal``: nothing is computed, but what that takes is done once, so that the
+        processor's caches have it; None.
         """
         last = self._machine.last_step
         if last is None:
             return None
         return self._steps.run_next(
             token, cache, None, self.scheduler,
-            rows=rows, gives_rows=last.gives_rows, is_copied=False,
+            rows=rows, gives_rows=last.gives_rows, is_copied=False, is_rehearsal=is_rehearsal,
         )  # fmt: skip
 
     @cached_property

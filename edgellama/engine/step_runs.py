@@ -85,11 +85,13 @@ class StepRuns:
         rows: FloatRows | None = None,
         gives_rows: bool = False,
         is_copied: bool = True,
+        is_rehearsal: bool = False,
     ) -> FloatRows | None:
         """The logits of a token whose step is the last one again; None where it is another.
 
         ``rows``: see ``Segment``; ``gives_rows``: instead of logits. Of what is not copied the
-        caller sees to it that no other step runs as long as it is used.
+        caller sees to it that no other step runs as long as it is used. ``is_rehearsal``: all is
+        done but the step itself, and will be done again; None. No other step may run meanwhile.
         """
         machine = self._machine
         last, takes_rows = machine.last_step, rows is not None
@@ -106,6 +108,9 @@ class StepRuns:
             held = cache.page_list
             runner.place_next(token, cache, rows)
             last.program.prepare(machine.team.next_job)
+            if is_rehearsal:
+                machine.last_step = last
+                return None
             flag = None if cancelled is None else cancelled.flag
             if not machine.team.run(last.program.memory, flag, owner=last.program):
                 return None
@@ -120,7 +125,7 @@ class StepRuns:
             machine.last_step = last
             return found
 
-        return scheduler.run_alone(cache, run)
+        return run() if is_rehearsal else scheduler.run_alone(cache, run)
 
     def use_card(self, runner: StepRunner) -> None:
         """Let a runner run steps of sequences on the card; CudaError if that is lost."""

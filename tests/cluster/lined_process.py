@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from edgellama.cluster.direct_line import Line, LineServer
@@ -35,10 +36,13 @@ class ProcessStage:
         answers: list[Answer] = self._line.ask(calls)
         return answers
 
-    def run_next(self, given: NextToken) -> FloatRows | None:
+    def run_next(self, given: NextToken, meanwhile: Callable[[], None]) -> FloatRows | None:
         """See ``Stage.run_next``."""
-        answer: FloatRows | None = self._line.ask(given)
+        answer: FloatRows | None = self._line.ask(given, meanwhile)
         return answer
+
+    def rehearse(self, given: NextToken) -> None:
+        """Nothing: the process does so itself."""
 
     def do(self, task: StageTask) -> object:
         """See ``Stage.do``."""
@@ -81,7 +85,7 @@ def main(path: str, start: str, stop: str) -> None:
     with GGUFFile(path) as file, Stage(file, layers, num_threads=1, exact=True) as stage:
         if hasattr(signal, "SIGUSR1"):
             signal.signal(signal.SIGUSR1, lambda number, frame: hang())
-        server = LineServer("127.0.0.1", stage.answer, lambda: stage.progress)
+        server = LineServer("127.0.0.1", stage.answer, lambda: stage.progress, stage.rehearse)
         sys.stdout.buffer.write(pickle.dumps(server.address))
         sys.stdout.buffer.flush()
         sys.stdin.read()

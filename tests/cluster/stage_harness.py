@@ -44,11 +44,17 @@ class MortalStage(LocalStage):
             self._die()
         return answers
 
-    def run_next(self, given: NextToken) -> FloatRows | None:
+    def run_next(self, given: NextToken, meanwhile: Callable[[], None]) -> FloatRows | None:
         """Answer, or die."""
         if self._is_dying():
             self._die()
-        answer = super().run_next(given)
+        if given.rows is not None:
+            # As while a stage waits for the next token: what that is nobody knows yet.
+            self.rehearse(NextToken(given.sequence, given.position, 0, (), 0 * given.rows))
+        else:
+            self.rehearse(NextToken(given.sequence, given.position, 0, ()))
+        meanwhile()
+        answer = super().run_next(given, meanwhile)
         self.num_next += answer is not None
         if self._is_dying():
             self._die()

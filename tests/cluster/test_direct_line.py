@@ -8,7 +8,7 @@ import pickle
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -63,7 +63,7 @@ class LinedStage:
     def __init__(self, stage: Stage) -> None:
         self._stage, self.layers, self.num_runs = stage, stage.layers, 0
         self.name = f"layers {stage.layers}"
-        self._server = LineServer("127.0.0.1", stage.answer)
+        self._server = LineServer("127.0.0.1", stage.answer, rehearse=stage.rehearse)
         self._line = Line(self._server.address, 5)
 
     def call_hooks(self, driver: AnswerHook) -> None:
@@ -74,16 +74,20 @@ class LinedStage:
         answers: list[Answer] = self._ask(calls)
         return answers
 
-    def run_next(self, given: NextToken) -> FloatRows | None:
+    def run_next(self, given: NextToken, meanwhile: Callable[[], None]) -> FloatRows | None:
         """The same."""
-        answer: FloatRows | None = self._ask(given)
+        answer: FloatRows | None = self._ask(given, meanwhile)
         return answer
 
-    def _ask(self, message: object) -> Any:
+    def rehearse(self, given: NextToken) -> None:
+        """See ``Stage.rehearse``."""
+        self._stage.rehearse(given)
+
+    def _ask(self, message: object, meanwhile: Callable[[], None] | None = None) -> Any:
         self.num_runs += 1
         if self.num_runs % 7 == 0:
             self._line.close()
-        return self._line.ask(message)
+        return self._line.ask(message, meanwhile)
 
     def do(self, task: StageTask) -> object:
         """See ``Stage.do``."""

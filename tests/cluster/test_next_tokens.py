@@ -153,7 +153,7 @@ def test_ctrl_c_leaves_the_sequence_as_it_was(
             exact.forward(tokens, expected)
         last = engine.stages[-1]
 
-        def interrupt(given: NextToken) -> FloatRows | None:
+        def interrupt(given: NextToken, meanwhile: object) -> FloatRows | None:
             raise KeyboardInterrupt
 
         with monkeypatch.context() as patched:

@@ -91,8 +91,8 @@ def watched(engine: SpreadEngine) -> list[tuple[StageCall | NextToken, Answer]]:
         seen.extend(zip(calls, answers, strict=True))
         return answers
 
-    def watch_next(given: NextToken) -> Answer | None:
-        answer = run_next(given)
+    def watch_next(given: NextToken, meanwhile: Any) -> Answer | None:
+        answer = run_next(given, meanwhile)
         if answer is not None:
             seen.append((given, answer.copy()))
         return answer
