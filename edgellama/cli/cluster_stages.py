@@ -84,11 +84,17 @@ class SpreadModel:
         return sum(stage.total_bytes for stage in self.plan.stages if stage.is_driver)
 
     def connect(self, address: str | None) -> None:
-        """Join the cluster, if any layers go to another machine."""
+        """Join the cluster if any layers go to another machine; else tell of an idle address."""
         from edgellama.cluster.ray_cluster import connect
 
         if any(stage.machine.name != self.here for stage in self.plan.stages):
             connect(address)
+        elif address is not None:
+            click.echo(
+                f"--address {address} is not used: this machine, {self.here}, has room for all "
+                "layers",
+                err=True,
+            )
 
     def open(self) -> SpreadLlama:
         """Start all stages, and the model over them."""

@@ -45,3 +45,13 @@ def test_an_address_without_machines_is_refused(tiny_path: Path, run_cli: CliRun
     for command in (("generate", "-p", "Hi"), ("chat",), ("serve",)):
         refused = run_cli(command[0], tiny_path, *command[1:], "--address", "head:6379")
         assert refused.returncode == 2 and "--address needs --machines" in refused.stderr
+
+
+def test_an_address_that_is_not_needed_is_said(tiny_path: Path, run_cli: CliRunner) -> None:
+    """Where all layers find room here nobody is reached, and the text is made all the same."""
+    address = ("--address", "127.0.0.1:1")
+    for command in ("generate", "cluster run"):
+        words = (*command.split(), tiny_path, *HERE, *address, "-p", "Hi", "-n", "2")
+        found = run_cli(*words)
+        assert found.returncode == 0, found.stderr
+        assert "--address 127.0.0.1:1 is not used: this machine, here, has room" in found.stderr
