@@ -10,13 +10,13 @@ import contextlib
 import hmac
 import secrets
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
-from edgellama.cluster.expected_message import READ_BYTES, ExpectedMessage
+from edgellama.cluster.expected_message import ExpectedMessage
+from edgellama.cluster.messages import Inbox, received, send
 from edgellama.cluster.next_token import NextToken
 from edgellama.cluster.progress_watch import STUCK_S, ProgressWatch
 from edgellama.cluster.stage_call import StageSilentError
@@ -39,8 +39,6 @@ VANISHED = {
     "TCP_USER_TIMEOUT": 30_000,
 }
 """After half a minute a connection of which the other end knows nothing counts as broken."""
-_LENGTH = struct.Struct("<Q")
-HUNG_UP = "the stage has hung up"
 Respond = Callable[[Any, AnswerHook], object]
 
 
@@ -89,15 +87,15 @@ class LineServer:
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError, EOFError), connection:
             connection.settimeout(HELLO_S)
-            token = _received(connection, bytearray(TOKEN_BYTES))
+            token = received(connection, bytearray(TOKEN_BYTES))
             if not hmac.compare_digest(token, self.address.token):
                 return
             connection.settimeout(None)
             _set_up(connection)
-            packer, unpacker, inbox = Packer(), Unpacker(), _Inbox(connection)
+            packer, unpacker, inbox = Packer(), Unpacker(), Inbox(connection)
 
             def ask_back(call: HookCall) -> Any:
-                _send(connection, packer.pack(call))
+                send(connection, packer.pack(call))
                 return unpacker.unpack(inbox.message())
 
             expected = ExpectedMessage()
@@ -119,7 +117,7 @@ class LineServer:
                     )
                 except Exception as error:
                     answer = f"{type(error).__name__}: {error}"
-                _send(connection, packer.pack(answer))
+                send(connection, packer.pack(answer))
 
 
 class Line:
@@ -148,7 +146,7 @@ class Line:
         _set_up(self._connection)
         self._connection.sendall(address.token)
         self._packer, self._unpacker = Packer(), Unpacker()
-        self._inbox = _Inbox(self._connection)
+        self._inbox = Inbox(self._connection)
         self._expected = ExpectedMessage()
         self.is_closed = False
         self.driver: AnswerHook | None = None
@@ -161,12 +159,12 @@ class Line:
         """
         self._watch.begin()
         try:
-            _send(self._connection, self._packer.pack(message), self._check_pulse)
+            send(self._connection, self._packer.pack(message), self._check_pulse)
             answer = self._answer(meanwhile)
             while isinstance(answer, HookCall):
                 rows = _nobody(answer) if self.driver is None else self.driver(answer)
                 self._watch.begin()
-                _send(self._connection, self._packer.pack(rows), self._check_pulse)
+                send(self._connection, self._packer.pack(rows), self._check_pulse)
                 answer = self._answer()
         except BaseException:
             self.close()
@@ -195,8 +193,8 @@ class Line:
                 (self._address.host, self._address.port), limit_s
             ) as other:
                 other.sendall(self._address.token)
-                _send(other, Packer().pack(PULSE))
-                progress = Unpacker().unpack(_Inbox(other).message())
+                send(other, Packer().pack(PULSE))
+                progress = Unpacker().unpack(Inbox(other).message())
         except TimeoutError:
             raise StageSilentError(
                 f"it has not said for {self._silence_s + limit_s:g} s that it is still there"
@@ -214,89 +212,3 @@ def _set_up(connection: socket.socket) -> None:
     for name, value in VANISHED.items():
         if (option := getattr(socket, name, None)) is not None:
             connection.setsockopt(socket.IPPROTO_TCP, option, value)
-
-
-def _fail() -> None:
-    raise TimeoutError("no answer in time")
-
-
-def _send(connection: socket.socket, data: bytes, on_silence: Callable[[], None] = _fail) -> None:
-    """Send a message; ``on_silence`` is called when none of it was taken for a time."""
-    left = memoryview(_LENGTH.pack(len(data)) + data)
-    while left:
-        try:
-            left = left[connection.send(left) :]
-        except TimeoutError:
-            on_silence()
-
-
-class _Inbox:
-    """The messages that come over a connection."""
-
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
-        self._rest = b""
-
-    def message(self, on_silence: Callable[[], None] = _fail) -> memoryview:
-        """The bytes of the next one; EOFError where the other end has hung up before.
-
-        ``on_silence`` is called when nothing has come for a time.
-        """
-        data, size = self._rest or self._read(on_silence), _LENGTH.size
-        while len(data) < size:
-            data += self._read(on_silence)
-        end = size + _LENGTH.unpack_from(data)[0]
-        found = memoryview(data)[size:end]
-        self._rest = data[end:]
-        if len(found) < end - size:
-            whole = bytearray(end - size)
-            whole[: len(found)] = found
-            _received(self._connection, memoryview(whole)[len(found) :], on_silence)
-            return memoryview(whole)
-        return found
-
-    def expected_message(
-        self,
-        expected: ExpectedMessage,
-        meanwhile: Callable[[], None],
-        on_silence: Callable[[], None] = _fail,
-    ) -> memoryview:
-        """The same of one that should come at its usual time; ``meanwhile`` may be called."""
-        if not self._rest:
-            self._rest = expected.read(self._connection, meanwhile)
-        found = self.message(on_silence)
-        expected.note()
-        return found
-
-    def _read(self, on_silence: Callable[[], None]) -> bytes:
-        while True:
-            try:
-                data = self._connection.recv(READ_BYTES)
-            except TimeoutError:
-                on_silence()
-                continue
-            if not data:
-                raise EOFError(HUNG_UP)
-            return data
-
-
-def _received(
-    connection: socket.socket,
-    data: bytearray | memoryview,
-    on_silence: Callable[[], None] = _fail,
-) -> bytearray | memoryview:
-    """``data`` with the bytes that come; EOFError where the other end hangs up before it is full.
-
-    ``on_silence`` is called when nothing has come for a time.
-    """
-    left = memoryview(data)
-    while left:
-        try:
-            count = connection.recv_into(left)
-        except TimeoutError:
-            on_silence()
-            continue
-        if not count:
-            raise EOFError(HUNG_UP)
-        left = left[count:]
-    return data

@@ -53,8 +53,8 @@ class ExpectedMessage:
             connection.settimeout(0.0)
             return self._looked_for(connection)
         finally:
-            connection.settimeout(usual_s)
             self._core.leave()
+            connection.settimeout(usual_s)
 
     def note(self) -> None:
         """It has come."""

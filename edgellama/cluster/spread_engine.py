@@ -11,16 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
-import numpy as np
-
-from edgellama.cluster.adapter_uses import uses_of
 from edgellama.cluster.beginnings import Beginnings
 from edgellama.cluster.pipeline import PATIENCE_S, Pipeline
-from edgellama.cluster.rounds import Chunking, Part
+from edgellama.cluster.rounds import Chunking
 from edgellama.cluster.saved_stages import SavedStages
 from edgellama.cluster.spread_sequence import SpreadSequence
-from edgellama.cluster.stage_call import Answer, StageHandle
-from edgellama.cluster.stage_hooks import DriverHooks, HookFailedError
+from edgellama.cluster.spread_steps import SpreadSteps
+from edgellama.cluster.stage_call import StageHandle
+from edgellama.cluster.stage_hooks import DriverHooks
 from edgellama.cluster.stage_task import HooksWanted, Priority, Tokens
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.adapter_shelf import AdapterShelf
@@ -32,7 +30,7 @@ from edgellama.engine.model_identity import model_identity
 from edgellama.engine.page_keys import hook_origin
 from edgellama.engine.page_layout import PageLayout
 from edgellama.engine.scheduler import Scheduler
-from edgellama.engine.segments import Segment, Wanted
+from edgellama.engine.segments import Wanted
 from edgellama.engine.step_sizes import step_tokens
 from edgellama.engine.text_engine import TextEngine
 from edgellama.engine.weights import load_weights
@@ -40,13 +38,13 @@ from edgellama.engine.work import Work
 from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels, choose_tier
 from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.quant.array_types import FloatRows
-from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.rope_choice import with_rope_scaling
 from edgellama.sampling.choice_order import ChoiceOrder
-from edgellama.sampling.share_order import ShareOrder, choice_of
+from edgellama.sampling.share_order import ShareOrder
 
 if TYPE_CHECKING:
     from edgellama.engine.text_cache import TextCache
@@ -103,10 +101,10 @@ class SpreadEngine(TextEngine):
             texts_bytes = self.bytes_of(self.config.context_length)
         self.beginnings = Beginnings(self._pipeline.retire, self.bytes_of, texts_bytes)
         self.step_tokens = max(own_tokens, CHUNKS_AT_ONCE * chunk_tokens)
-        self.scheduler = Scheduler(self._run_step, self.step_tokens, may_mix=False)
-        self._is_closed = self._is_low = False
+        self._steps = SpreadSteps(self._pipeline, self.beginnings, self.config.vocab_size)
+        self.scheduler = Scheduler(self._steps.run, self.step_tokens, may_mix=False)
+        self._is_low = False
         self._hooks, self._num_hook_changes = DriverHooks(), 0
-        self.num_jobs = 0
 
     @property
     def kernels(self) -> CompiledKernels:
@@ -181,6 +179,11 @@ class SpreadEngine(TextEngine):
         self._is_low = is_low
 
     @property
+    def num_jobs(self) -> int:
+        """A number that grows with every step."""
+        return self._steps.num_jobs
+
+    @property
     def stages(self) -> Sequence[StageHandle]:
         """The stages in order."""
         return self._pipeline.stages
@@ -234,36 +237,20 @@ class SpreadEngine(TextEngine):
     def _run_next(
         self, token: int, sequence: SpreadSequence, cancelled: CancelToken | None
     ) -> FloatRows | None:
-        """What ``_run_step`` gives; None where a token is not like the last one."""
+        """What a step gives; None where a token is not like the last one."""
         given = sequence.next_call(token)
         is_cancelled = cancelled is not None and cancelled.cancelled
-        if given is None or self._is_closed or is_cancelled:
+        if given is None or self._steps.is_closed or is_cancelled:
             return None
 
-        def run() -> FloatRows | None:
-            order, sequence.next_order = sequence.next_order, None
-            try:
-                found = self._pipeline.run_next(given)
-            except BaseException:
-                # It may be on its way still.
-                sequence.renew()
-                raise
-            if found is None:
-                sequence.next_order = order
-                return None
-            self.num_jobs += 1
-            found = found.copy()
-            sequence.append((token,))
-            return found
-
-        return self.scheduler.run_alone(sequence, run)
+        return self.scheduler.run_alone(sequence, lambda: self._steps.run_next(given, sequence))
 
     def close(self) -> None:
         """End all stages, after the running step."""
 
         def close() -> None:
-            if not self._is_closed:
-                self._is_closed = True
+            if not self._steps.is_closed:
+                self._steps.is_closed = True
                 self._pipeline.close()
 
         self.scheduler.exclusively(close)
@@ -273,57 +260,6 @@ class SpreadEngine(TextEngine):
         if name.startswith("_"):
             raise AttributeError(name)
         raise InvalidOptionError(f"{name!r} is not there where a model runs on several stages")
-
-    def _run_step(
-        self, segments: Sequence[Segment], cancelled: CancelToken | None
-    ) -> list[FloatRows] | None:
-        """One step for the scheduler; None where it must ask again, or was cancelled."""
-        if self._is_closed:
-            raise EdgellamaError("this model is closed")
-        sequences = [cast(SpreadSequence, segment.cache) for segment in segments]
-        parts = [
-            Part(
-                sequence.number,
-                sequence.tokens,
-                segment.position,
-                segment.tokens.astype(np.int32),
-                segment.wanted,
-                sequence.prompt_length,
-                sequence.order,
-                uses_of(sequence.adapters),
-            )
-            for sequence, segment in zip(sequences, segments, strict=True)
-        ]
-        self.num_jobs += 1
-        self.beginnings.trim()
-        for sequence in sequences:
-            sequence.last_order = None
-        try:
-            answers = self._pipeline.run(parts, cancelled)
-        except BaseException as error:
-            # Calls may be on their way still.
-            for sequence in sequences:
-                sequence.renew()
-            if isinstance(error, HookFailedError):
-                raise error.cause from None
-            raise
-        if answers is None:
-            return None
-        results = [self._result(sequence, answers[sequence.number]) for sequence in sequences]
-        # The scheduler tells a sequence's failure to who waits for it, before its next step.
-        if any(sequence.failure for sequence in sequences):
-            return None
-        for sequence in sequences:
-            sequence.last_order = choice_of(sequence.order)
-        return results
-
-    def _result(self, sequence: SpreadSequence, answers: list[Answer]) -> FloatRows:
-        """The rows of one part; its sequence's failure if there is none."""
-        rows = [answer for answer in answers if isinstance(answer, np.ndarray) and len(answer)]
-        errors = [answer for answer in answers if isinstance(answer, EdgellamaError)]
-        if errors:
-            sequence.failure = errors[0]
-        return np.concatenate(rows) if rows else np.empty((0, self.config.vocab_size), np.float32)
 
     def bytes_of(self, num_tokens: int) -> int:
         """What keys and values of so many tokens take on all stages."""
