@@ -16,6 +16,8 @@ from typing import Any
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_secret"
+POLL_SECONDS = 0.01
+"""Between two looks whether the server is to end."""
 
 
 @dataclass
@@ -50,7 +52,7 @@ def running_hub(hub: FakeHub) -> Iterator[FakeHub]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True).start()
     try:
         yield hub
     finally:
