@@ -6,12 +6,14 @@ What the values may be is left to each option's own type.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from edgellama.cli.completion import Named
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class TextList(click.ParamType[Any]):
@@ -42,6 +44,8 @@ class TextList(click.ParamType[Any]):
         self, ctx: click.Context, param: click.Parameter, incomplete: str
     ) -> list[CompletionItem[Any]]:
         """Completions of the last item, with those before it."""
+        from click.shell_completion import CompletionItem
+
         before, comma, last = incomplete.rpartition(",")
         found = self.kind.shell_complete(ctx, param, last) if self.kind else []
         return [CompletionItem(f"{before}{comma}{item.value}") for item in found]

@@ -51,7 +51,7 @@ class Op:
 
     def __post_init__(self) -> None:
         expected = SIGNATURES[self.kernel].parameters[:-1]
-        if self.arguments.keys() != set(expected):
+        if tuple(self.arguments) != expected and self.arguments.keys() != set(expected):
             raise TypeError(f"{self.kernel.name} takes {expected}, not {tuple(self.arguments)}")
 
     def with_bound(self, old: Bound, new: Bound) -> Op:

@@ -100,7 +100,8 @@ class StepRunner:
     def kernels(self, pages: AnyLayout, kinds: Set[StepKind]) -> set[Kernel]:
         """The kernels of steps of these kinds: layers of one form take the same.
 
-        Logits are those of one token, or of all guesses.
+        Logits are those of one token, or of all guesses. Attention takes its own, whatever the
+        batch is.
         """
         layers = self._writer.weights.layers
         of_each_form = {layers[number].form: number for number in reversed(self._writer.layers)}
@@ -109,8 +110,10 @@ class StepRunner:
         steps = [op for batch in heads for op in self._writer.head(batch, self._output.rows)]
         for number in of_each_form.values():
             writer = replace(self._writer, hooks=(), layers=range(number, number + 1))
-            for kind in kinds:
+            for kind in {kind.batch: kind for kind in kinds}.values():
                 steps += writer.body(kind, attention)
+        for attending in {kind.attending for kind in kinds}:
+            steps += attention.ops(attending, 0)
         return {step.kernel for step in steps if isinstance(step, Op)}
 
     def attention(self, pages: AnyLayout) -> LayerAttention:

@@ -100,8 +100,8 @@ def check_layout(
 ) -> None:
     """ModelFileError unless every tensor is aligned, inside the data section, and alone there."""
     for entry in entries:
-        what = f"the offset of tensor {shown(entry.name)}"
         if entry.offset % alignment:
+            what = f"the offset of tensor {shown(entry.name)}"
             raise cursor.error(f"{what} is {entry.offset}", f"multiples of {alignment}")
         if entry.offset + entry.num_bytes > data_bytes:
             raise cursor.error(
