@@ -61,7 +61,7 @@ def test_options(run_cli: CliRunner, model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("abc", [], "the text has 4 tokens; needed: a chunk of 256 tokens or more"),
+        ("abc", [], "the text has 4 tokens, less than a chunk of 256; give a longer text"),
         (TEXT, ["-c", "300"], "chunks of 300 tokens; allowed: 1 to the model's context of 256"),
         ("\xff", [], "is not UTF-8"),
         (None, [], "No such file"),

@@ -256,6 +256,8 @@ def footprint_of(llama: Llama, **options: Any) -> object:
         (lambda llama: llama.chat(template="chatml", sytem="x"), "'sytem'; did you mean system?"),
         (lambda llama: llama.rerank("q", ["d"], top=1), "'top'; did you mean top_n?"),
         (lambda llama: llama.generate("x", tools=[]), "tools is given with a prompt"),
+        (lambda llama: llama.generate(["a", "b"]), "generate_batch takes several texts"),
+        (lambda llama: llama.generate([{"role": "user"}]), "chat(messages=...) takes messages"),
         (lambda llama: llama.generate_batch(5), "prompts is 5; allowed: an iterable"),
         (lambda llama: llama.generate_batch(["x"], width="8"), "width is '8'; allowed: a whole"),
         (lambda llama: llama.session(context_length="8k"), "context_length is '8k'; allowed"),

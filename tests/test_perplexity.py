@@ -116,4 +116,4 @@ def test_the_command_prints_figures(
     assert figures["kl"] > 0
     result = run_cli("perplexity", own, "-f", text, "-c", "100000")
     assert result.returncode == 1
-    assert "needed: a chunk of 100000 tokens" in result.stderr
+    assert "less than a chunk of 100000; give a longer text" in result.stderr

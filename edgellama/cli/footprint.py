@@ -175,7 +175,7 @@ def _measure(
 
     kv_type, context_length = wanted
     path = find_model(model)
-    with step_progress("measuring, tokens") as progress:
+    with step_progress("measuring memory") as progress:
         progress(0, context_length or 1)
         measurement = measure(
             path,

@@ -122,7 +122,7 @@ def _measure(engines: Sequence[Engine], chunks: Chunks, adapters: AdapterSet) ->
     from edgellama.measure.perplexity import compare_models, measure_perplexity
 
     engine, *others = engines
-    with step_progress("measuring perplexity, chunk") as report:
+    with step_progress("measuring perplexity") as report:
         if not others:
             result = run_cancellable(
                 lambda token: measure_perplexity(

@@ -63,4 +63,4 @@ def _decoded(content: bytes, source: str) -> str:
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise click.ClickException(f"{source} is not UTF-8: {error}") from error
+        raise click.ClickException(f"{source} is not UTF-8 text: see byte {error.start}") from error

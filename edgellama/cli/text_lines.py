@@ -72,7 +72,9 @@ class TextLines:
         try:
             text = line.decode("utf-8").rstrip("\r\n")
         except UnicodeDecodeError as error:
-            raise click.ClickException(f"{name}, line {number} is not UTF-8: {error}") from error
+            raise click.ClickException(
+                f"{name}, line {number} is not UTF-8 text: see byte {error.start}"
+            ) from error
         content: object = None
         if must_be_object or text.startswith("{"):
             try:

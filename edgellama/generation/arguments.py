@@ -51,8 +51,13 @@ def _token(item: object) -> int:
         return int(item)
     if isinstance(item, str):
         raise InvalidOptionError(
-            f"the prompt is a list with the text {shown(item)}; allowed: {PROMPT_FORM}; give each "
-            "text in a call of its own"
+            f"the prompt is a list with the text {shown(item)}; allowed: {PROMPT_FORM}; "
+            "generate_batch takes several texts"
+        )
+    if isinstance(item, Mapping) and "role" in item:
+        raise InvalidOptionError(
+            f"the prompt is a list with the message {item!r:.80}; allowed: {PROMPT_FORM}; "
+            "chat(messages=...) takes messages"
         )
     raise InvalidOptionError(f"the prompt holds {item!r:.80}; allowed: {PROMPT_FORM}")
 

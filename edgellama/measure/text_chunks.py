@@ -23,7 +23,8 @@ def cut_text(tokenizer: Tokenizer, text: str, chunk_tokens: int) -> npt.NDArray[
     num_chunks = len(tokens) // chunk_tokens
     if num_chunks == 0:
         raise InvalidOptionError(
-            f"the text has {len(tokens)} tokens; needed: a chunk of {chunk_tokens} tokens or more"
+            f"the text has {len(tokens)} tokens, less than a chunk of {chunk_tokens}; "
+            "give a longer text or a smaller context"
         )
     chunks = np.array(tokens[: num_chunks * chunk_tokens], np.int32)
     chunks = chunks.reshape(num_chunks, chunk_tokens)
