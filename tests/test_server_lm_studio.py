@@ -13,6 +13,12 @@ def test_models_say_whether_they_are_loaded(client: httpx.Client) -> None:
     assert (told["id"], told["type"], told["compatibility_type"]) == ("tiny", "llm", "gguf")
     assert told["state"] == "loaded" and told["loaded_context_length"] > 0
     assert client.get("/api/v0/models/tiny").json() == told
+    (newer,) = client.get("/api/v1/models").json()["models"]
+    (loaded,) = newer["loaded_instances"]
+    assert (newer["key"], loaded["id"], newer["format"]) == ("tiny", "tiny", "gguf")
+    assert loaded["config"]["context_length"] == told["loaded_context_length"]
+    assert newer["max_context_length"] == told["max_context_length"]
+    assert newer["size_bytes"] > 0 and newer["quantization"]["bits_per_weight"] > 0
 
 
 def test_texts_are_those_of_openais_protocol(client: httpx.Client) -> None:

@@ -139,6 +139,8 @@ def test_what_others_thought_is_left_out(client: httpx.Client) -> None:
     [
         ("/v1/chat/completions", {"reasoning_effort": "high", "include_reasoning": True}),
         ("/v1/chat/completions", {"reasoning": {"effort": "low", "enabled": True}}),
+        ("/v1/chat/completions", {"verbosity": "low"}),
+        ("/v1/responses", {"truncation": "auto", "text": {"verbosity": "low"}}),
         ("/v1/chat/completions", {"thinking": {"type": "enabled"}, "enable_thinking": True}),
         ("/v1/responses", {"reasoning": {"effort": "xhigh", "summary": "auto"}}),
         ("/api/chat", {"think": True}),

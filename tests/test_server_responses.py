@@ -153,7 +153,7 @@ def test_what_cannot_be_kept_is_told(tiny_path: Path, tmp_path: Path, is_stream:
         {"tools": [{"type": "web_search"}], "tool_choice": "required"},
         {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}},
         {"background": True},
-        {"truncation": "auto"},
+        {"truncation": "middle"},
         {"text": {"format": {"type": "xml"}}},
     ],
 )

@@ -215,3 +215,19 @@ def test_nothing_comes_behind_the_end(tiny_path: Path, tmp_path: Path) -> None:
                 ).text
             )
             assert events[-1][0] == "message_stop"
+
+
+def test_who_closes_its_half_has_left(server: RunningServer) -> None:
+    """No answer is written for it, and its text ends; what needs no waiting is answered still."""
+
+    def answer_to(head: str, body: bytes = b"") -> bytes:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
+            sent = f"{head} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n"
+            connection.sendall(sent.encode() + body)
+            connection.shutdown(socket.SHUT_WR)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+    text = {"messages": ASKED, "max_tokens": 200, "ignore_eos": True}
+    assert answer_to("POST /v1/chat/completions", json.dumps(text).encode()) == b""
+    assert answer_to("GET /api/version").startswith(b"HTTP/1.1 200")
+    assert post(server, "/v1/chat/completions").status_code == 200

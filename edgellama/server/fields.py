@@ -47,9 +47,10 @@ LEAVE_TO_THINK: Mapping[str, tuple[type, ...]] = MappingProxyType(
         "include_reasoning": (bool,),
         "enable_thinking": (bool,),
         "think": (bool, str),
+        "verbosity": (str,),
     }
 )
-"""How much a model may think before its reply, in each protocol's words, and what says so. Agents
+"""How much a model may think before its reply, in each protocol's words, and say in it. Agents
 give it to every model, and a model may think less than it has leave to."""
 OTHER_NAMES: Mapping[str, str] = MappingProxyType(
     {
@@ -73,10 +74,9 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "best_of": (1,),
     "functions": ([],),
     "images": ([],),
-    "truncation": ("disabled",),
+    "truncation": ("disabled", "auto"),
     "background": (False,),
     "mcp_servers": ([],),
-    "verbosity": ("medium",),
     "template": ("",),
     "tfs_z": (1,),
     "typical_p": (1,),
@@ -87,7 +87,8 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "post_sampling_probs": (False,),
     "return_tokens": (False,),
 }
-"""Values that ask for nothing, so that they need no support."""
+"""Values that ask for nothing, so that they need no support. Leave to cut a prompt (truncation) is
+not made use of: one that is too long is an error all the same."""
 _MEANS_NOTHING: Mapping[str, object] = MappingProxyType(
     {"seed": -1, "max_tokens": -1, "stop": [], "grammar": ""}
 )

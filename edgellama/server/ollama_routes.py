@@ -194,12 +194,13 @@ def _details(model: ServedModel) -> dict[str, Any]:
         "format": "gguf",
         "family": family,
         "families": [family],
-        "parameter_size": _count(facts.num_parameters),
+        "parameter_size": parameter_count(facts.num_parameters),
         "quantization_level": (facts.type or "unknown").upper(),
     }
 
 
-def _count(number: int) -> str:
+def parameter_count(number: int) -> str:
+    """A number of parameters as people say it."""
     return f"{number / 1e9:.1f}B" if number >= 1e9 else f"{number / 1e6:.2f}M"
 
 
