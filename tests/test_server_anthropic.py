@@ -111,6 +111,7 @@ def test_leave_to_think_is_leave(client: httpx.Client) -> None:
         ({"max_tokens": None}, 400, "invalid_request_error"),
         ({"max_tokens": "x"}, 400, "invalid_request_error"),
         ({"thinking": {"type": "hard"}}, 400, "invalid_request_error"),
+        ({"tools": [{"type": ["x"], "name": "a"}]}, 400, "invalid_request_error"),
         (
             {"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}},
             400,

@@ -150,6 +150,8 @@ def test_what_cannot_be_kept_is_told(tiny_path: Path, tmp_path: Path, is_stream:
         {"input": [{"type": "reasoning"}]},
         {"input": []},
         {"tools": [{"type": "mcp"}]},
+        {"tools": [{"type": ["function"]}]},
+        {"tools": [{"type": {}}]},
         {"tools": [{"type": "web_search"}], "tool_choice": "required"},
         {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}},
         {"background": True},

@@ -51,7 +51,7 @@ def response_tools(
     tools: Sequence[Mapping[str, Any]] | None, choice: object, parallel: bool | None
 ) -> dict[str, Any]:
     """The same of responses, without what is offered to other models."""
-    ours = [tool for tool in tools or () if tool.get("type") not in OFFERED_ELSEWHERE]
+    ours = [tool for tool in tools or () if str(tool.get("type")) not in OFFERED_ELSEWHERE]
     return openai_tools(ours, choice, parallel)
 
 
@@ -61,11 +61,9 @@ def anthropic_tools(
     """``tools`` and ``tool_choice`` of messages."""
     if not tools:
         return {}
-    kinds = {tool.get("type", "custom") for tool in tools} - {"custom", None}
+    kinds = {str(tool.get("type") or "custom") for tool in tools} - {"custom"}
     if kinds:
-        raise refused(
-            "tools", f"a tool has the type {shown(min(map(str, kinds)))}; allowed: custom"
-        )
+        raise refused("tools", f"a tool has the type {shown(min(kinds))}; allowed: custom")
     options: dict[str, Any] = {
         "tools": [{key: tool[key] for key in tool if key in _ANTHROPIC_KEYS} for tool in tools]
     }
