@@ -49,7 +49,7 @@ OPTIONS = st.fixed_dictionaries(
         "ignore_eos": st.just(True),
         "logit_bias": st.dictionaries(TOKENS, st.sampled_from([5.0, -3.0, False]), max_size=2),
         "stop": TEXTS,
-        "banned": TEXTS,
+        "banned": TEXTS | st.just(["\ufffd"]),
         "stop_tokens": st.lists(TOKENS, max_size=3),
         "logprobs": st.sampled_from([0, 2]),
         "prompt_logprobs": st.sampled_from([0, 1]),
@@ -59,6 +59,10 @@ OPTIONS = st.fixed_dictionaries(
 PROMPTS = st.lists(TOKENS, min_size=1, max_size=40) | st.lists(TOKENS, min_size=3, max_size=6).map(
     lambda tokens: tokens * 12
 )
+CUT_CHARACTER = example(
+    prompt=[0x66], options={"seed": 13, "max_tokens": 2, "banned": ["\ufffd"]}, form={}
+)
+"""The text is cut within a character, which may not be shown as one that is banned."""
 STOPPED_AT_ONCE = example(
     prompt=[7, 255], options={"seed": 1, "max_tokens": 12, "stop": ["a"]}, form={"schema": ITEM}
 )
@@ -105,6 +109,7 @@ def test_a_text_is_the_same_however_it_is_computed(
 
 @given(PROMPTS, OPTIONS, st.sampled_from(FORMS))
 @STOPPED_AT_ONCE
+@CUT_CHARACTER
 def test_chunks_are_the_text_and_the_text_keeps_its_rules(
     llama: Llama, prompt: list[int], options: dict[str, Any], form: dict[str, Any]
 ) -> None:

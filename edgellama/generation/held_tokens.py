@@ -52,6 +52,11 @@ class HeldTokens:
         del self._held[:count], self._states[:count]
         return released
 
+    def ending(self, rest: str) -> str:
+        """What an unfinished character at the end is shown as; nothing where that is banned."""
+        text = "".join(held.text for held in self._held) + rest
+        return rest if self._banned.start(text) is None else ""
+
     def _num_certain(self, text: str) -> int:
         """How many of the tokens, whose ``text`` is given, stay whatever comes."""
         num_held_before = None

@@ -94,8 +94,10 @@ class TextAssembly:
 
     def finish(self) -> Added:
         """What was still held back at the end."""
-        added = self._shown(self._held.release() if self._held else ())
         rest, cut_call = self._detokenizer.finish(), ""
+        if self._held is not None:
+            rest = self._held.ending(rest)
+        added = self._shown(self._held.release() if self._held else ())
         if self._splitter is not None:
             rest = self._splitter.feed(rest)
             if self._splitter.in_calls:
