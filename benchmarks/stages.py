@@ -34,6 +34,8 @@ from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 CONTEXT_LENGTH = 2048
 PROMPT_TOKENS = 100
+RAY_STARTS_S = 8.0
+"""So long processes of a new cluster, such as those of its dashboard, import what they need."""
 
 
 def layer_ranges(num_layers: int, num_stages: int) -> list[range]:
@@ -57,10 +59,9 @@ def ray_stages(
     identity, options = model_identity(file), {"num_threads": num_threads}
     path = str(file.path.resolve())
     orders = [StageOrder(path, each, identity, None, options) for each in layers[1:]]
-    return [
-        *local_stages(file, layers[:1], num_threads),
-        *start_stages(orders, has_line=has_lines),
-    ]
+    stages = start_stages(orders, has_line=has_lines)
+    time.sleep(RAY_STARTS_S)
+    return [*local_stages(file, layers[:1], num_threads), *stages]
 
 
 def token_seconds(
