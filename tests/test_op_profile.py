@@ -124,12 +124,12 @@ def test_profile_groups(timed: tuple[Engine, StepTimer]) -> None:
 def test_work_of_a_step(timed: tuple[Engine, StepTimer]) -> None:
     """Products are counted by hand: matrices, and queries with every key that they see."""
     engine, _ = timed
-    layout = engine.new_cache(64).layout
+    cache = engine.new_cache(64)
     head = Work(4 * VOCAB * WIDTH + 4 * (WIDTH + VOCAB) + 8 * WIDTH, VOCAB * WIDTH)
     matrices = LAYERS * (2 * WIDTH * WIDTH + 2 * WIDTH * KEY_WIDTH + 3 * WIDTH * HIDDEN)
     for num_tokens, position in ((1, 0), (1, 20), (30, 0), (30, 10)):
         pairs = sum(position + token + 1 for token in range(num_tokens))
-        step = Step.of(num_tokens, position, layout)
+        step = Step.of(num_tokens, position, cache)
         ops = engine.step_ops(num_tokens)
         body, last = total_work(ops[:-2], step), total_work(ops[-2:], step)
         # Of a prompt's tokens the last alone goes through the last layer's end.
@@ -153,6 +153,16 @@ def test_work_of_single_ops(timed: tuple[Engine, StepTimer]) -> None:
     split = Step(2, 1023, 1000, 512)
     merged = 5 * (4 * WIDTH + PARTIAL_HEAD_BYTES * MODEL.heads) + 2 * 4 * WIDTH
     assert op_work(ops["merge_attention"], split) == Work(merged, 5 * WIDTH)
+    # Behind a window of 4, tokens at 5 and 6 see positions from 2, and from 3.
+    windowed = Step(2, 5, 1000, window=4)
+    assert op_work(ops["attention_direct_f16_f16_2"], windowed) == Work(
+        5 * 1000 + 2 * 2 * 4 * WIDTH, 2 * WIDTH * (4 + 4)
+    )
+    # Of parts of 512 they see one each, or two where the window begins in the part before.
+    for position, window, parts in ((1600, 36, 2), (1500, 478, 3)):
+        windowed = Step(2, position, 1000, 512, window)
+        merged = parts * (4 * WIDTH + PARTIAL_HEAD_BYTES * MODEL.heads) + 2 * 4 * WIDTH
+        assert op_work(ops["merge_attention"], windowed) == Work(merged, parts * WIDTH)
     read = Op(Kernel("read_bytes"), {"address": 0, "num_bytes": 9, "sink": 0})
     assert op_work(read, step) == Work(0, 0)
 

@@ -118,7 +118,7 @@ class _Runs:
 
     def _step_work(self, num_tokens: int, position: int) -> Work:
         ops = self.engine.step_ops(num_tokens, str(self._cache.layout.types))
-        return total_work(ops, Step.of(num_tokens, position, self._cache.layout))
+        return total_work(ops, Step.of(num_tokens, position, self._cache))
 
     def _prefill(self, tokens: Tokens) -> None:
         for start in range(0, len(tokens), self._batch):

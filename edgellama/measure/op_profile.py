@@ -85,7 +85,7 @@ def profile_step(
             samples.append(np.concatenate([job.seconds for job in jobs]))
         if progress:
             progress(run, repetitions)
-    step = Step.of(num_tokens, depth, cache.layout)
+    step = Step.of(num_tokens, depth, cache)
     seconds = quiet_median(np.array(samples))
     return [
         OpTime(op.kernel.name, _part(op), layer, 1, float(time), op_work(op, step))

@@ -10,11 +10,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 
-from edgellama.engine.page_pool import AnyLayout
+from edgellama.engine.kv_cache import KVCache
 from edgellama.engine.program import Bound, Op
 from edgellama.engine.segments import split_keys_at
 from edgellama.engine.step_values import NUM_OUTPUTS
-from edgellama.kernels_cpu.layouts import PAGE_POSITIONS, PARTIAL_HEAD_BYTES
+from edgellama.kernels_cpu.layouts import (
+    ALL_KEYS,
+    PAGE_POSITIONS,
+    PARTIAL_HEAD_BYTES,
+    count_splits,
+    first_seen,
+)
 from edgellama.quant.formats import QUANTIZED_FORMATS
 from edgellama.quant.records import dataclass
 
@@ -42,26 +48,37 @@ class Step:
     """Bytes of one token's keys and values in one layer."""
     split_keys: int = 0
     """Keys of one part where a short step's keys are split; 0: never."""
+    window: int = ALL_KEYS
+    """Tokens that a token sees at most, itself among them."""
 
     @classmethod
-    def of(cls, num_tokens: int, position: int, pages: AnyLayout) -> Step:
-        """A step over keys and values in pages of this layout."""
-        cached_token_bytes = pages.layer_bytes // PAGE_POSITIONS
-        return cls(num_tokens, position, cached_token_bytes, split_keys_at(position))
+    def of(cls, num_tokens: int, position: int, cache: KVCache) -> Step:
+        """A step of a sequence with these keys and values."""
+        cached_token_bytes = cache.layout.layer_bytes // PAGE_POSITIONS
+        split_keys = split_keys_at(position)
+        return cls(num_tokens, position, cached_token_bytes, split_keys, cache.window)
+
+    @property
+    def num_keys(self) -> int:
+        """Tokens that some token of the step sees."""
+        end = self.position + self.num_tokens
+        return end - first_seen(self.position, self.window)
 
     @property
     def num_pairs(self) -> int:
         """Pairs of a query's token and a token that it sees."""
-        first = self.position + 1
-        return self.num_tokens * first + self.num_tokens * (self.num_tokens - 1) // 2
+        ends = range(self.position + 1, self.position + self.num_tokens + 1)
+        return sum(min(end, self.window) for end in ends)
 
     @property
     def num_parts(self) -> int:
         """Parts of keys that all tokens of a short step leave results for; 0 without splits."""
         if not 0 < self.split_keys < self.position + self.num_tokens:
             return 0
-        seen = range(self.position + 1, self.position + self.num_tokens + 1)
-        return sum(-(-num_keys // self.split_keys) for num_keys in seen)
+        return sum(
+            count_splits(position, 1, self.split_keys, self.window)
+            for position in range(self.position, self.position + self.num_tokens)
+        )
 
 
 def op_work(op: Op, step: Step) -> Work:
@@ -99,7 +116,7 @@ def _product(op: Op, step: Step) -> Work:
 
 def _attention(op: Op, step: Step) -> Work:
     width = _number(op, "num_heads") * _number(op, "head_size")
-    cached = (step.position + step.num_tokens) * step.cached_token_bytes
+    cached = step.num_keys * step.cached_token_bytes
     rows = 2 * step.num_tokens * width * F32_BYTES
     return Work(cached + rows, 2 * width * step.num_pairs)
 
