@@ -10,7 +10,6 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from edgellama.engine.pages_ahead import PagesAhead
 from edgellama.engine.program import Op, Program
 from edgellama.engine.step import StepRunner
 from edgellama.engine.thread_priority import lower_priority
@@ -63,7 +62,6 @@ class Machinery:
         self.kernels = CompiledKernels(tier)
         self.last_step: RepeatableStep | None = None
         self.weights: ModelWeights | None = load_weights(file, config)
-        self._pages_ahead = PagesAhead(self.weights, layers)
         self.runner: StepRunner | None = self._new_runner(self.weights)
         self._teams: list[ThreadTeam] = []
         weakref.finalize(self, _end_teams, self._teams)
@@ -92,7 +90,6 @@ class Machinery:
         if self.runner is None:
             self._file.reopen()
             self.weights = load_weights(self._file, self._config)
-            self._pages_ahead = PagesAhead(self.weights, self._layers)
             self._use(self._new_runner(self.weights), self._new_team())
         assert self.runner is not None
         return self.runner
@@ -127,7 +124,6 @@ class Machinery:
 
     def release(self) -> None:
         """Give everything back; ``open`` makes it again."""
-        self._pages_ahead.stop(is_awaited=True)
         _end_teams(self._teams)
         self._leave_card()
         self.runner = self.weights = self.last_step = None
@@ -157,7 +153,6 @@ class Machinery:
             while len(self.programs) >= MAX_PROGRAMS:
                 del self.programs[next(iter(self.programs))]
         self.programs[key] = program
-        self._pages_ahead.stop()  # The step that it is asked for comes to them itself.
         return program
 
     def _leave_card(self) -> None:
