@@ -122,6 +122,13 @@ def test_a_text_ends_by_its_lines(
     assert "".join(piece["content"] for _, piece in pieces) == whole["content"]
 
 
+@pytest.mark.parametrize("number", ["x", [[]], {"a": 1}, -2])
+def test_a_number_of_tokens_is_one(client: httpx.Client, number: object) -> None:
+    """A 400 that names it, whatever else stands there."""
+    answer = client.post("/infill", json={"input_prefix": "def ", "n_predict": number})
+    assert answer.status_code == 400 and "max_tokens" in answer.json()["error"]["message"]
+
+
 def test_limits_of_lines_are_numbers(client: httpx.Client) -> None:
     """Anything else is refused by its name."""
     for field in ("t_max_predict_ms", "n_indent"):

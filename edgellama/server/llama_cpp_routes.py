@@ -95,7 +95,9 @@ async def infill(request: Request) -> Response:
     options["suffix"] = fields.input_suffix
 
     def start(llama: Llama, index: int, stack: ExitStack) -> TextStream:
-        room = llama.context_length - (options.get("max_tokens") or 0)
+        wanted = options.get("max_tokens")
+        # What is no number is refused with the other options, once the text begins.
+        room = llama.context_length - (wanted if isinstance(wanted, int) else 0)
         own = (before, fields.input_suffix)
         fitting = fitting_texts(extra, llama.tokenizer, own, room)
         texts.is_truncated = len(fitting) < len(extra)
