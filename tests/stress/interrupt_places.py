@@ -29,7 +29,7 @@ from stress.signal_places import SignalPlaces
 
 MODEL = TinyLlama(width=32, heads=2, layers=2, context_length=1024, weight_format="Q8_0")
 SCENES_VARIABLE = "EDGELLAMA_TEST_SCENES"
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 REFUSALS = ("in the middle of its own step", "which would wait for itself")
 SECOND_WITHIN = 60
 """Places after the first signal within which the second one comes."""
