@@ -68,7 +68,7 @@ class RandomQuarters:
         """As ``RandomBlocks.set_spread``."""
         halves = (spread / self.deviation * factors).astype(np.float16).view(np.uint16)
         words = blocks[:, 48:56].copy().view(np.uint16) & np.uint16(0xFFF)
-        words |= halves >> np.arange(0, 16, 4, np.uint16) << np.uint16(12)
+        words |= halves >> np.arange(0, 16, 4, dtype=np.uint16) << np.uint16(12)
         blocks[:, 48:56] = words.view(np.uint8)
         return blocks
 

@@ -94,7 +94,10 @@ class RawStrings(Sequence[bytes]):
 
     def lengths(self) -> NDArray[np.int64]:
         """Bytes of each."""
-        return np.diff(np.frombuffer(self._ends, ENDS).astype(np.int64), prepend=0) - PREFIX_BYTES
+        ends = np.frombuffer(self._ends, ENDS).astype(np.int64)
+        lengths = ends - PREFIX_BYTES
+        lengths[1:] -= ends[:-1]
+        return lengths
 
     def hashes(self) -> NDArray[np.uint64]:
         """``string_hash`` of each, of all at once.
