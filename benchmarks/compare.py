@@ -91,7 +91,7 @@ def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def check_plot(path: Path | None) -> None:
     """Refuse a plot that cannot be drawn before anything is measured; RuntimeError."""
-    from edgellama.cli import figures
+    from edgellama.cli.output import figures
     from edgellama.quant.errors import InvalidOptionError
 
     try:

@@ -21,8 +21,8 @@ from pydoc_data import topics
 
 from quality import log_probabilities, open_edgellama, perplexity
 
-from edgellama.cli.figures import COLOURS, new_figure, plain_ticks, run_title, save_figure
-from edgellama.cli.plot_labels import Dot, place_labels
+from edgellama.cli.output.figures import COLOURS, new_figure, plain_ticks, run_title, save_figure
+from edgellama.cli.output.plot_labels import Dot, place_labels
 from edgellama.convert import convert
 from edgellama.kernels_cpu.machine.cpu import select_tier
 from edgellama.kernels_cpu.quantizers.row_codec import RowCodec

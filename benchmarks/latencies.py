@@ -23,7 +23,7 @@ import numpy as np
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
-from edgellama.generation.session import Session
+from edgellama.generation.sessions.session import Session
 from edgellama.models.pulling import pull
 from edgellama.models.well_known import STARTER_MODEL
 from edgellama.quant.errors import GenerationCancelled

@@ -17,16 +17,16 @@ from pathlib import Path
 
 import numpy as np
 
-from edgellama.cluster.local_stage import LocalStage
+from edgellama.cluster.driver.spread_engine import SpreadEngine
 from edgellama.cluster.ray_stages import start_stages
-from edgellama.cluster.spread_engine import SpreadEngine
-from edgellama.cluster.stage import Stage
 from edgellama.cluster.stage_actor import StageOrder
-from edgellama.cluster.stage_call import StageHandle
+from edgellama.cluster.stages.local_stage import LocalStage
+from edgellama.cluster.stages.stage import Stage
+from edgellama.cluster.stages.stage_call import StageHandle
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.model_identity import model_identity
-from edgellama.generation.decoding import Decoding
+from edgellama.generation.decoding.decoding import Decoding
 from edgellama.generation.text_request import Request
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.sampling.options import SamplingOptions

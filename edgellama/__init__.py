@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from edgellama.engine.engine import Engine
     from edgellama.engine.hooks import StepRows
     from edgellama.engine.kv_cache import KVCache
-    from edgellama.generation.async_stream import AsyncStream
-    from edgellama.generation.batch import AsyncBatch, Batch
-    from edgellama.generation.conversation import Conversation
-    from edgellama.generation.embedding import Embedding, EmbedOptions
-    from edgellama.generation.moderation import Moderation
-    from edgellama.generation.rank_prompt import RerankOptions
-    from edgellama.generation.reranking import Ranked
+    from edgellama.generation.batches.batch import AsyncBatch, Batch
+    from edgellama.generation.chat.conversation import Conversation
+    from edgellama.generation.judging.embedding import Embedding, EmbedOptions
+    from edgellama.generation.judging.moderation import Moderation
+    from edgellama.generation.judging.rank_prompt import RerankOptions
+    from edgellama.generation.judging.reranking import Ranked
+    from edgellama.generation.judging.scoring import Classification, Score
     from edgellama.generation.results import Chunk, Generation, Statistics, TokenLogprob, Usage
-    from edgellama.generation.scoring import Classification, Score
-    from edgellama.generation.session import Session
-    from edgellama.generation.stream import Stream
+    from edgellama.generation.sessions.async_stream import AsyncStream
+    from edgellama.generation.sessions.session import Session
+    from edgellama.generation.sessions.stream import Stream
     from edgellama.generation.text_options import (
         BatchOptions,
         ChatOptions,
@@ -75,9 +75,9 @@ __version__ = "0.1.0"
 
 _MODULES = {
     "Adapter": "edgellama.engine.adapter",
-    "AsyncBatch": "edgellama.generation.batch",
-    "AsyncStream": "edgellama.generation.async_stream",
-    "Batch": "edgellama.generation.batch",
+    "AsyncBatch": "edgellama.generation.batches.batch",
+    "AsyncStream": "edgellama.generation.sessions.async_stream",
+    "Batch": "edgellama.generation.batches.batch",
     "BatchOptions": "edgellama.generation.text_options",
     "CacheError": "edgellama.quant.errors",
     "CallPiece": "edgellama.tools.call_pieces",
@@ -92,11 +92,11 @@ _MODULES = {
     "CudaError": "edgellama.quant.errors",
     "CudaLostError": "edgellama.quant.errors",
     "CudaMemoryError": "edgellama.quant.errors",
-    "Conversation": "edgellama.generation.conversation",
+    "Conversation": "edgellama.generation.chat.conversation",
     "DownloadError": "edgellama.quant.errors",
     "EdgellamaError": "edgellama.quant.errors",
-    "EmbedOptions": "edgellama.generation.embedding",
-    "Embedding": "edgellama.generation.embedding",
+    "EmbedOptions": "edgellama.generation.judging.embedding",
+    "Embedding": "edgellama.generation.judging.embedding",
     "Engine": "edgellama.engine.engine",
     "Footprint": "edgellama.measure.footprint",
     "GGUFFile": "edgellama.quant.gguf.file",
@@ -109,19 +109,19 @@ _MODULES = {
     "ModelConfig": "edgellama.quant.model_config",
     "ModelFileError": "edgellama.quant.errors",
     "ModelNotFoundError": "edgellama.quant.errors",
-    "Moderation": "edgellama.generation.moderation",
+    "Moderation": "edgellama.generation.judging.moderation",
     "PromptOptions": "edgellama.generation.text_options",
-    "Ranked": "edgellama.generation.reranking",
-    "RerankOptions": "edgellama.generation.rank_prompt",
+    "Ranked": "edgellama.generation.judging.reranking",
+    "RerankOptions": "edgellama.generation.judging.rank_prompt",
     "ResumeError": "edgellama.quant.errors",
     "SafetyCategory": "edgellama.text.guard_prompts",
     "SamplingOptions": "edgellama.sampling.options",
-    "Session": "edgellama.generation.session",
+    "Session": "edgellama.generation.sessions.session",
     "SessionFileError": "edgellama.quant.errors",
     "StageLostError": "edgellama.quant.errors",
     "Statistics": "edgellama.generation.results",
     "StepRows": "edgellama.engine.hooks",
-    "Stream": "edgellama.generation.stream",
+    "Stream": "edgellama.generation.sessions.stream",
     "TemplateError": "edgellama.quant.errors",
     "TextGenerationPipeline": "edgellama.text_pipeline",
     "TextOptions": "edgellama.generation.text_options",
@@ -130,8 +130,8 @@ _MODULES = {
     "Tool": "edgellama.tools.tool",
     "ToolCall": "edgellama.tools.tool",
     "UnsupportedModelError": "edgellama.quant.errors",
-    "Classification": "edgellama.generation.scoring",
-    "Score": "edgellama.generation.scoring",
+    "Classification": "edgellama.generation.judging.scoring",
+    "Score": "edgellama.generation.judging.scoring",
     "TokenLogprob": "edgellama.generation.results",
     "Usage": "edgellama.generation.results",
     "load_tokenizer": "edgellama.text.tokenizer",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from edgellama.engine.engine import Engine
 from edgellama.engine.idle_watch import IdleWatch
-from edgellama.generation.waiting_line import WaitingLine
+from edgellama.generation.concurrency.waiting_line import WaitingLine
 from edgellama.quant.given_values import is_true
 from edgellama.quant.process_bound import ProcessBound
 

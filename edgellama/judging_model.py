@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, cast
 import edgellama
 from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.generation.argument_types import Normalization
-from edgellama.generation.stream import Stream
-from edgellama.generation.twins import takes_what
+from edgellama.generation.concurrency.twins import takes_what
+from edgellama.generation.sessions.stream import Stream
 from edgellama.quant.errors import EdgellamaError
 from edgellama.retrieval_model import RetrievalModel
 
 if TYPE_CHECKING:
-    from edgellama.generation.async_items import AsyncItems
-    from edgellama.generation.in_order import InOrder
-    from edgellama.generation.moderation import Judging
-    from edgellama.generation.scoring import Classifier
+    from edgellama.generation.concurrency.async_items import AsyncItems
+    from edgellama.generation.concurrency.in_order import InOrder
+    from edgellama.generation.judging.moderation import Judging
+    from edgellama.generation.judging.scoring import Classifier
 
 
 class JudgingModel(RetrievalModel):
@@ -58,7 +58,7 @@ class JudgingModel(RetrievalModel):
 
         Example: see Score.
         """
-        from edgellama.generation.scoring import Score
+        from edgellama.generation.judging.scoring import Score
 
         stream = self._score_stream(
             text,
@@ -81,14 +81,14 @@ class JudgingModel(RetrievalModel):
             >>> score.logprob < 0
             True
         """
-        from edgellama.generation.async_stream import AsyncStream
-        from edgellama.generation.scoring import Score
+        from edgellama.generation.judging.scoring import Score
+        from edgellama.generation.sessions.async_stream import AsyncStream
 
         return Score.of(await AsyncStream(lambda: self._score_stream(*given, **options)).wait())
 
     @takes_what(score)
     def _score_stream(self, *given: Any, **options: Any) -> Stream:
-        from edgellama.generation.scoring import score_request
+        from edgellama.generation.judging.scoring import score_request
 
         return self.session().start(score_request(self.tokenizer, *given, **options))
 
@@ -127,7 +127,7 @@ class JudgingModel(RetrievalModel):
 
         Example: see Classification.
         """
-        from edgellama.generation.scoring import classification
+        from edgellama.generation.judging.scoring import classification
 
         made = self._classifier(
             prompt, choices, normalize=normalize, parse_special=parse_special, adapters=adapters
@@ -145,8 +145,8 @@ class JudgingModel(RetrievalModel):
             ...     asyncio.run(llama.classify_async("The sky is", [" blue", " a fish"])).best
             ' blue'
         """
-        from edgellama.generation.async_items import AsyncItems, gathered
-        from edgellama.generation.scoring import classification
+        from edgellama.generation.concurrency.async_items import AsyncItems, gathered
+        from edgellama.generation.judging.scoring import classification
 
         made: list[Classifier] = []
 
@@ -168,7 +168,7 @@ class JudgingModel(RetrievalModel):
         adapters: AdapterScales | None = None,
     ) -> Classifier:
         from edgellama.generation.arguments import check_prompt
-        from edgellama.generation.scoring import classifier
+        from edgellama.generation.judging.scoring import classifier
 
         self._check_open()
         made = classifier(
@@ -193,7 +193,7 @@ class JudgingModel(RetrievalModel):
         messages = [item for item in prompt if isinstance(item, Mapping)] if is_list else []
         if not messages or len(messages) < len(prompt):
             return cast("str | Sequence[int]", prompt)
-        from edgellama.generation.messages import checked_messages
+        from edgellama.generation.chat.messages import checked_messages
         from edgellama.text.chat_template import encode_chat
 
         checked = checked_messages(messages)
@@ -248,7 +248,7 @@ class JudgingModel(RetrievalModel):
 
         Example: see ``moderate``.
         """
-        from edgellama.generation.async_items import AsyncItems
+        from edgellama.generation.concurrency.async_items import AsyncItems
 
         items: AsyncItems[edgellama.Moderation, Judging] = AsyncItems(
             lambda: self._judging(*given, **options)
@@ -266,7 +266,7 @@ class JudgingModel(RetrievalModel):
         threshold: object = 0.5,
         version: int | None = None,
     ) -> Judging:
-        from edgellama.generation.moderation import Judging, ModerationRequest
+        from edgellama.generation.judging.moderation import Judging, ModerationRequest
         from edgellama.text.chat_template import load_chat_template
         from edgellama.text.guard_prompts import Guard
 

@@ -11,9 +11,10 @@ from typing import Any, cast
 
 import edgellama
 from edgellama.generation.argument_types import BatchPrompt, OnError, WhenFull
+from edgellama.generation.concurrency.twins import takes_what
 from edgellama.generation.results import Chunk, Generation, Statistics
-from edgellama.generation.session import Session
-from edgellama.generation.stream import Stream
+from edgellama.generation.sessions.session import Session
+from edgellama.generation.sessions.stream import Stream
 from edgellama.generation.text_options import (
     CHAT_OPTION_NAMES,
     BatchOptions,
@@ -21,7 +22,6 @@ from edgellama.generation.text_options import (
     PromptOptions,
     TextOptions,
 )
-from edgellama.generation.twins import takes_what
 from edgellama.judging_model import JudgingModel
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
@@ -183,7 +183,7 @@ class Llama(JudgingModel):
 
         Example: see AsyncStream.
         """
-        from edgellama.generation.async_stream import AsyncStream
+        from edgellama.generation.sessions.async_stream import AsyncStream
 
         return AsyncStream(lambda: self.stream(prompt, **options))
 
@@ -233,9 +233,9 @@ class Llama(JudgingModel):
             >>> sorted(result.index for result in results)
             [0, 1]
         """
-        from edgellama.generation.batch import Batch
-        from edgellama.generation.batch_prompts import BatchPrompts
-        from edgellama.generation.batch_width import BatchWidth
+        from edgellama.generation.batches.batch import Batch
+        from edgellama.generation.batches.batch_prompts import BatchPrompts
+        from edgellama.generation.batches.batch_width import BatchWidth
         from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 
         if isinstance(prompts, (str, Mapping)):
@@ -267,7 +267,7 @@ class Llama(JudgingModel):
 
         Example: see AsyncBatch.
         """
-        from edgellama.generation.batch import AsyncBatch
+        from edgellama.generation.batches.batch import AsyncBatch
 
         return AsyncBatch(lambda: self.generate_batch(*given, **options))
 
@@ -318,7 +318,7 @@ class Llama(JudgingModel):
             >>> roles
             ['system', 'user', 'assistant']
         """
-        from edgellama.generation.conversation import Conversation
+        from edgellama.generation.chat.conversation import Conversation
 
         check_option_names(options, CHAT_OPTION_NAMES, CHAT_PARAMETERS)
         defaults = self.sampling_defaults or CHAT_SAMPLING

@@ -18,15 +18,15 @@ from edgellama.engine.card.use import CardUse
 from edgellama.engine.engine import Engine
 from edgellama.engine.idle_watch import IdleWatch, check_idle_seconds
 from edgellama.engine.kv_types import KVTypeChoice
-from edgellama.generation.living import Living
-from edgellama.generation.session import Session
+from edgellama.generation.concurrency.waiting_line import WaitingLine
+from edgellama.generation.sessions.living import Living
+from edgellama.generation.sessions.session import Session
 from edgellama.generation.speculation.same_vocabulary import check_same_vocabulary
 from edgellama.generation.speculation.speculation import (
     Speculation,
     SpeculationMode,
     speculation_mode,
 )
-from edgellama.generation.waiting_line import WaitingLine
 from edgellama.loading import LoadedModel
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.given_values import check_names

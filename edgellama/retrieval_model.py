@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 import edgellama
-from edgellama.generation.in_order import InOrder
+from edgellama.generation.concurrency.in_order import InOrder
 from edgellama.quant.given_values import whole_or_none
 from edgellama.quant.typing_backports import Unpack
 from edgellama.session_model import SessionModel
 from edgellama.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
-    from edgellama.generation.async_items import AsyncItems
+    from edgellama.generation.concurrency.async_items import AsyncItems
 
 
 class RetrievalModel(SessionModel):
@@ -56,8 +56,8 @@ class RetrievalModel(SessionModel):
             >>> bool(question @ others[0] > question @ others[1])
             True
         """
-        from edgellama.generation.embedding import as_rows, as_texts
-        from edgellama.generation.in_order import told
+        from edgellama.generation.concurrency.in_order import told
+        from edgellama.generation.judging.embedding import as_rows, as_texts
 
         all_texts = as_texts(texts)
         found = told(self.embed_each(all_texts, **options), len(all_texts), progress)
@@ -79,8 +79,8 @@ class RetrievalModel(SessionModel):
             ...     asyncio.run(llama.embed_async(["one", "two"])).shape
             (2, 576)
         """
-        from edgellama.generation.async_items import AsyncItems, gathered
-        from edgellama.generation.embedding import as_rows, as_texts
+        from edgellama.generation.concurrency.async_items import AsyncItems, gathered
+        from edgellama.generation.judging.embedding import as_rows, as_texts
 
         all_texts = as_texts(texts)
         items: AsyncItems[edgellama.Embedding, InOrder[edgellama.Embedding]] = AsyncItems(
@@ -115,7 +115,7 @@ class RetrievalModel(SessionModel):
             >>> found[0].num_tokens, found[0].num_dropped
             (4, 1)
         """
-        from edgellama.generation.embedding import Embedder, HowToEmbed
+        from edgellama.generation.judging.embedding import Embedder, HowToEmbed
 
         self._check_open()
         adapters = self._engine.adapters.adapter_set(options.get("adapters"))
@@ -162,8 +162,8 @@ class RetrievalModel(SessionModel):
             >>> [each.score >= ranked[1].score for each in ranked]
             [True, True]
         """
-        from edgellama.generation.in_order import told
-        from edgellama.generation.reranking import as_documents, best_first
+        from edgellama.generation.concurrency.in_order import told
+        from edgellama.generation.judging.reranking import as_documents, best_first
 
         texts, best = as_documents(documents), whole_or_none("top_n", top_n, 1)
         return best_first(told(self._ranked(query, texts, options), len(texts), progress), best)
@@ -186,8 +186,8 @@ class RetrievalModel(SessionModel):
             ...     len(asyncio.run(llama.rerank_async("Fruit?", ["An apple.", "A car."])))
             2
         """
-        from edgellama.generation.async_items import AsyncItems, gathered
-        from edgellama.generation.reranking import as_documents, best_first
+        from edgellama.generation.concurrency.async_items import AsyncItems, gathered
+        from edgellama.generation.judging.reranking import as_documents, best_first
 
         texts, best = as_documents(documents), whole_or_none("top_n", top_n, 1)
         items: AsyncItems[edgellama.Ranked, InOrder[edgellama.Ranked]] = AsyncItems(
@@ -198,8 +198,8 @@ class RetrievalModel(SessionModel):
     def _ranked(
         self, query: str, documents: Sequence[str], options: edgellama.RerankOptions
     ) -> InOrder[edgellama.Ranked]:
-        from edgellama.generation.rank_prompt import HowToRank, RankPrompt
-        from edgellama.generation.reranking import Reranker
+        from edgellama.generation.judging.rank_prompt import HowToRank, RankPrompt
+        from edgellama.generation.judging.reranking import Reranker
         from edgellama.text.chat_template import load_chat_template
 
         self._check_open()

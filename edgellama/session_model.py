@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from edgellama.engine.adapter import Adapter
 from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.engine.hooks import HookPlace, RowFunction, RowHook, layer_numbers
-from edgellama.generation.session import Session
+from edgellama.generation.sessions.session import Session
 from edgellama.open_model import OpenModel
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
 from edgellama.text.chat_template import ChatTemplate, given_template, load_chat_template

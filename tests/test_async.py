@@ -23,10 +23,10 @@ from interrupts import accept_interrupts
 from patience import until
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.generation.async_items import AsyncItems
-from edgellama.generation.conversation import Conversation
+from edgellama.generation.chat.conversation import Conversation
+from edgellama.generation.concurrency.async_items import AsyncItems
 from edgellama.generation.results import Generation
-from edgellama.generation.session import Session
+from edgellama.generation.sessions.session import Session
 from edgellama.llama import Llama
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 

@@ -16,7 +16,7 @@ from test_drafts import Oracle, decode
 
 from edgellama import Llama
 from edgellama.engine.engine import Engine
-from edgellama.generation.held_tokens import HeldTokens
+from edgellama.generation.decoding.held_tokens import HeldTokens
 from edgellama.generation.text_request import Request
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile

@@ -19,7 +19,7 @@ from edgellama import (
     InvalidOptionError,
     Llama,
 )
-from edgellama.generation.batch_width import BatchWidth
+from edgellama.generation.batches.batch_width import BatchWidth
 
 PROMPTS = ["a", "bcd", "once upon a time there was", "x" * 150, "hello hello", "z" * 40]
 

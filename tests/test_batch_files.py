@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from edgellama.cli import batch_files
-from edgellama.cli.batch_files import BatchInput, BatchOutput, LineIds, parse_line
+from edgellama.cli.commands import batch_files
+from edgellama.cli.commands.batch_files import BatchInput, BatchOutput, LineIds, parse_line
 
 IDS = st.one_of(st.text(max_size=3), st.integers(-3, 3), st.just(1.5))
 LINES = [

@@ -83,7 +83,7 @@ def test_an_adapter_is_no_model(run_cli: CliRunner, adapter: Path, command: str)
 
 def test_types_are_those_of_the_converter(run_cli: CliRunner) -> None:
     """The help offers exactly the types that the converter knows."""
-    from edgellama.cli.convert_lora import TYPES
+    from edgellama.cli.commands.convert_lora import TYPES
     from edgellama.convert.adapter.lora import FILE_TYPES
 
     assert set(TYPES) == set(FILE_TYPES)

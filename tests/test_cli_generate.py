@@ -17,7 +17,7 @@ from conftest import CliRunner
 from interrupts import accept_interrupts
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.cli.sampling_options import SAMPLING_OPTIONS
+from edgellama.cli.options.sampling_options import SAMPLING_OPTIONS
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.sampling.options import SamplingOptions
 from edgellama.text.tokenizer import load_tokenizer

@@ -16,7 +16,7 @@ from conftest import CliRunner
 
 from edgellama.cli import application
 from edgellama.cli.application import COMMANDS
-from edgellama.cli.sampling_options import SAMPLING_OPTIONS
+from edgellama.cli.options.sampling_options import SAMPLING_OPTIONS
 from edgellama.quant.errors import KernelError
 from edgellama.sampling.presets import CHAT_SAMPLING
 

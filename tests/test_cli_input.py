@@ -17,7 +17,7 @@ from edgellama.cli.chat.input import (
     is_complete,
     unwrap,
 )
-from edgellama.cli.prompt_text import lines_of
+from edgellama.cli.inputs.prompt_text import lines_of
 
 
 def all_messages(text: str) -> list[str]:

@@ -11,7 +11,7 @@ import pytest
 from conftest import CliRunner
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
-from edgellama.cli.inspect_model import report_lines, summarize
+from edgellama.cli.commands.inspect_model import report_lines, summarize
 from edgellama.kernels_cpu.machine.cpu import TIERS, compilable_tiers
 from edgellama.quant.gguf.file import GGUFFile
 

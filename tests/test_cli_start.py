@@ -29,7 +29,9 @@ main(["inspect", "missing.gguf"])
 
 
 @pytest.mark.parametrize("in_class", [False, True])
-@pytest.mark.parametrize("module", ["edgellama.cli.application", "edgellama.cli.inspect_model"])
+@pytest.mark.parametrize(
+    "module", ["edgellama.cli.application", "edgellama.cli.commands.inspect_model"]
+)
 def test_an_interrupted_import_ends_silently(module: str, in_class: bool) -> None:
     """Ctrl-C while modules are imported ends the process with 130 and no traceback.
 
@@ -58,7 +60,9 @@ main(["inspect", "missing.gguf"])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal")
-@pytest.mark.parametrize("module", ["edgellama.cli.inspect_model", "edgellama.cli.model_argument"])
+@pytest.mark.parametrize(
+    "module", ["edgellama.cli.commands.inspect_model", "edgellama.cli.inputs.model_argument"]
+)
 def test_an_interrupt_in_a_callback_is_not_lost(module: str) -> None:
     """Ctrl-C in a callback of a weak reference, as imports have them, ends the process silently."""
     code = INTERRUPTED_CALLBACK.format(module=module)

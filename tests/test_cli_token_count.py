@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgellama.cli.application import COMMANDS, LazyGroup, root
-from edgellama.cli.token_count import TokenCount, TokenCountList
+from edgellama.cli.options.token_count import TokenCount, TokenCountList
 
 
 @given(st.integers(1, 999_999_999))

@@ -329,7 +329,7 @@ def test_a_dataclass_without_pydantic() -> None:
 def test_importing_generation_loads_no_library_of_constraints() -> None:
     """llguidance, msgspec and pydantic are loaded when a constraint asks for them."""
     code = (
-        "import edgellama.generation.session\n"
+        "import edgellama.generation.sessions.session\n"
         "print([m for m in ('llguidance', 'msgspec', 'pydantic') if m in sys.modules])\n"
     )
     assert run_without(code=code).strip() == "[]"

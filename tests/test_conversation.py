@@ -11,10 +11,10 @@ from reference.scripted_engine import ScriptedEngine
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from reference.tiny_vocabulary import CHAT_TEMPLATE
 
-from edgellama.generation.chat_format import ChatFormat
-from edgellama.generation.conversation import Conversation
-from edgellama.generation.messages import checked_messages
-from edgellama.generation.session import Session
+from edgellama.generation.chat.chat_format import ChatFormat
+from edgellama.generation.chat.conversation import Conversation
+from edgellama.generation.chat.messages import checked_messages
+from edgellama.generation.sessions.session import Session
 from edgellama.quant.errors import (
     ContextLengthError,
     EdgellamaError,

@@ -13,7 +13,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
-from edgellama.generation.decoding import Decoding
+from edgellama.generation.decoding.decoding import Decoding
 from edgellama.generation.results import Generation
 from edgellama.generation.speculation.drafter import Drafter
 from edgellama.generation.text_request import Request

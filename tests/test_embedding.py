@@ -19,7 +19,7 @@ from edgellama import ContextLengthError, EdgellamaError, InvalidOptionError, Ll
 from edgellama.convert.model.description import describe
 from edgellama.convert.sources.opening import open_checkpoint
 from edgellama.engine.engine import Engine
-from edgellama.generation.embedding import HowToEmbed, recommended_pooling
+from edgellama.generation.judging.embedding import HowToEmbed, recommended_pooling
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 
 DATA = Path(__file__).parent / "data"

@@ -7,8 +7,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from edgellama.cli.figures import new_figure, plain_ticks, run_title
-from edgellama.cli.plot_labels import Dot, place_labels
+from edgellama.cli.output.figures import new_figure, plain_ticks, run_title
+from edgellama.cli.output.plot_labels import Dot, place_labels
 
 pytest.importorskip("matplotlib")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgellama.cli.figures import new_figure, save_figure
+from edgellama.cli.output.figures import new_figure, save_figure
 from edgellama.quant.replaced_file import named_writes, replaced_file
 
 

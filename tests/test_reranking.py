@@ -17,8 +17,8 @@ from typecheck import REPOSITORY
 
 from edgellama import ContextLengthError, InvalidOptionError, Llama, UnsupportedModelError
 from edgellama.engine.engine import Engine
-from edgellama.generation.rank_prompt import PROMPT
-from edgellama.generation.reranking import answer_tokens
+from edgellama.generation.judging.rank_prompt import PROMPT
+from edgellama.generation.judging.reranking import answer_tokens
 
 DOCUMENTS = ["a first text", "another", "the third of these texts", "a first text"]
 RAW: dict[str, Any] = {"chat": False}

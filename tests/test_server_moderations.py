@@ -11,7 +11,7 @@ import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from server_harness import RunningServer, running_server
 
-from edgellama.generation.moderation import Moderation
+from edgellama.generation.judging.moderation import Moderation
 from edgellama.llama import Llama
 from edgellama.server.moderations import MEANINGS, OPENAI_CATEGORIES, _letters, _result
 from edgellama.server.settings import ServerSettings

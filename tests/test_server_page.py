@@ -19,7 +19,7 @@ import pytest
 from patience import PATIENCE_S, until
 from server_harness import RunningServer, running_server, sse_events
 
-from edgellama.generation.conversation import Conversation
+from edgellama.generation.chat.conversation import Conversation
 from edgellama.generation.results import Chunk
 from edgellama.server import page_chat, page_conversations
 from edgellama.server.answers import Piece

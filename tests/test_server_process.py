@@ -22,8 +22,8 @@ from conftest import CliRunner, keep_kernels
 from server_harness import sse_events
 from stalling_index import until_some_came
 
-from edgellama.cli import serve
 from edgellama.cli.application import run
+from edgellama.cli.commands import serve
 from edgellama.server.run import open_sockets
 
 CHAT = "/v1/chat/completions"

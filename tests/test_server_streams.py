@@ -15,7 +15,7 @@ import pytest
 from patience import PATIENCE_S
 from server_harness import RunningServer, running_server, sse_events
 
-from edgellama.generation.chat_format import ChatFormat
+from edgellama.generation.chat.chat_format import ChatFormat
 from edgellama.quant.errors import TemplateError
 from edgellama.server.mailbox import Mailbox
 from edgellama.server.settings import Limits, ServerSettings

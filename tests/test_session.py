@@ -15,7 +15,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine.page_keys import shared_length
 from edgellama.generation.results import Chunk, Generation, Usage
-from edgellama.generation.session import Session
+from edgellama.generation.sessions.session import Session
 from edgellama.quant.errors import (
     ContextLengthError,
     EdgellamaError,

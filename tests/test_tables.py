@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from edgellama.cli import bench_table, footprint_table, profile_table
-from edgellama.cli.tables import Column, markdown
+from edgellama.cli.output import bench_table, footprint_table, profile_table
+from edgellama.cli.output.tables import Column, markdown
 from edgellama.measure.op_profile import OpTime
 from edgellama.measure.op_work import Work
 

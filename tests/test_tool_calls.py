@@ -25,8 +25,8 @@ from tool_chats import (
 )
 
 from edgellama.convert import convert
-from edgellama.generation.chat_format import ChatFormat
-from edgellama.generation.messages import checked_messages
+from edgellama.generation.chat.chat_format import ChatFormat
+from edgellama.generation.chat.messages import checked_messages
 from edgellama.llama import Llama
 from edgellama.quant.errors import ConstraintError, EdgellamaError, InvalidOptionError
 from edgellama.text.chat_template import load_chat_template

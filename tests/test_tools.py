@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, TypedDict
 import pytest
 from reference.tool_functions import GOOGLE_FUNCTIONS, numpy_style, sphinx_style, weather
 
-from edgellama.generation.messages import checked_messages
+from edgellama.generation.chat.messages import checked_messages
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.text.chat_template import ChatTemplate, encode_chat
 from edgellama.text.named_templates import NAMED_TEMPLATES, template_source

@@ -13,8 +13,8 @@ import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine.cancellation import CancelToken
-from edgellama.generation import waiting_line
-from edgellama.generation.waiting_line import Turn, WaitingLine
+from edgellama.generation.concurrency import waiting_line
+from edgellama.generation.concurrency.waiting_line import Turn, WaitingLine
 from edgellama.llama import Llama
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from reference.replying_engine import ReplyingEngine
 
-from edgellama.generation.conversation import Conversation
-from edgellama.generation.session import Session
+from edgellama.generation.chat.conversation import Conversation
+from edgellama.generation.sessions.session import Session
 from edgellama.text.chat_template import load_chat_template
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 from edgellama.text.tokenizer.byte_pair_merge import byte_symbols

@@ -12,7 +12,7 @@ from typing import Any
 
 from comparison.figures import Quantity, Ratio, number
 from comparison.results import Comparison, EngineResults, ModelResults
-from edgellama.cli.figures import COLOURS, save_figure
+from edgellama.cli.output.figures import COLOURS, save_figure
 
 WIDTH_INCHES = 8.0
 BAR_INCHES = 0.19

@@ -17,8 +17,8 @@ from typing import Any, NoReturn
 
 import click
 
-from edgellama.cli.completion import COMPLETE_VARIABLE, register_shells
 from edgellama.cli.interrupts import EXIT_INTERRUPTED, unwind
+from edgellama.cli.options.completion import COMPLETE_VARIABLE, register_shells
 from edgellama.cli.standard_streams import abandon, open_missing, show_any_text
 from edgellama.quant.error_text import system_error_text
 from edgellama.quant.errors import EdgellamaError
@@ -29,29 +29,29 @@ EXIT_BROKEN_PIPE = 141
 
 COMMANDS: Mapping[str, str] = MappingProxyType(
     {
-        "pull": "edgellama.cli.pull",
-        "list": "edgellama.cli.list_models",
-        "show": "edgellama.cli.show",
-        "rm": "edgellama.cli.remove",
-        "clean": "edgellama.cli.clean",
+        "pull": "edgellama.cli.commands.pull",
+        "list": "edgellama.cli.commands.list_models",
+        "show": "edgellama.cli.commands.show",
+        "rm": "edgellama.cli.commands.remove",
+        "clean": "edgellama.cli.commands.clean",
         "chat": "edgellama.cli.chat.command",
-        "generate": "edgellama.cli.generate",
-        "batch": "edgellama.cli.batch",
-        "serve": "edgellama.cli.serve",
-        "embed": "edgellama.cli.embed",
-        "rerank": "edgellama.cli.rerank",
-        "footprint": "edgellama.cli.footprint",
-        "cluster": "edgellama.cli.cluster",
-        "inspect": "edgellama.cli.inspect_model",
-        "tokenize": "edgellama.cli.tokenize",
-        "perplexity": "edgellama.cli.perplexity",
-        "bench": "edgellama.cli.bench",
-        "profile": "edgellama.cli.profile",
-        "convert": "edgellama.cli.convert",
-        "imatrix": "edgellama.cli.imatrix",
-        "convert-lora": "edgellama.cli.convert_lora",
-        "doctor": "edgellama.cli.doctor",
-        "warmup": "edgellama.cli.warmup",
+        "generate": "edgellama.cli.commands.generate",
+        "batch": "edgellama.cli.commands.batch",
+        "serve": "edgellama.cli.commands.serve",
+        "embed": "edgellama.cli.commands.embed",
+        "rerank": "edgellama.cli.commands.rerank",
+        "footprint": "edgellama.cli.commands.footprint",
+        "cluster": "edgellama.cli.commands.cluster",
+        "inspect": "edgellama.cli.commands.inspect_model",
+        "tokenize": "edgellama.cli.commands.tokenize",
+        "perplexity": "edgellama.cli.commands.perplexity",
+        "bench": "edgellama.cli.commands.bench",
+        "profile": "edgellama.cli.commands.profile",
+        "convert": "edgellama.cli.commands.convert",
+        "imatrix": "edgellama.cli.commands.imatrix",
+        "convert-lora": "edgellama.cli.commands.convert_lora",
+        "doctor": "edgellama.cli.commands.doctor",
+        "warmup": "edgellama.cli.commands.warmup",
     }
 )
 """Module of each command, in the order of the help; each has a click command ``command``."""
@@ -148,8 +148,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
 
 def _rare_option(error: click.NoSuchOption) -> str:
     """How an option is said that a command has without listing it; nothing for others."""
-    from edgellama.cli.options import RARE
-    from edgellama.cli.sampling_options import SAMPLING_OPTIONS
+    from edgellama.cli.options.options import RARE
+    from edgellama.cli.options.sampling_options import SAMPLING_OPTIONS
     from edgellama.sampling.options import RULES
 
     name = error.option_name.lstrip("-").replace("-", "_")

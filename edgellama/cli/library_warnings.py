@@ -20,7 +20,7 @@ def show_warnings() -> None:
     handler.setLevel(logging.WARNING)
     handler.setFormatter(_Lines("edgellama: warning: %(message)s"))
     # That a context is full is said in the line after the reply, not within its text.
-    handler.addFilter(lambda record: record.name != "edgellama.generation.text_end")
+    handler.addFilter(lambda record: record.name != "edgellama.generation.decoding.text_end")
     logger.addHandler(handler)
 
 

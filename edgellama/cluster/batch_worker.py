@@ -15,7 +15,7 @@ import numpy as np
 
 from edgellama.engine.adapter import Adapter
 from edgellama.engine.model_identity import model_identity
-from edgellama.generation.batch_lines import error_line, prompt_of, text_line
+from edgellama.generation.batches.batch_lines import error_line, prompt_of, text_line
 from edgellama.llama import Llama
 from edgellama.models.names import resolve
 from edgellama.quant.errors import EdgellamaError, ModelFileError

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+from edgellama.cluster.driver.spread_engine import CHUNK_TOKENS
 from edgellama.cluster.machines import ClusterMachine
-from edgellama.cluster.spread_engine import CHUNK_TOKENS
 from edgellama.engine.kv_types import KVTypes
 from edgellama.engine.page_layout import PageLayout
 from edgellama.measure.footprint import (

@@ -13,7 +13,7 @@ from typing import Any
 
 from edgellama.cluster.batch_worker import REFUSED, BatchTask, BatchWorker
 from edgellama.cluster.ray_cluster import import_ray
-from edgellama.generation.batch_width import MOST_WIDTH
+from edgellama.generation.batches.batch_width import MOST_WIDTH
 from edgellama.quant.errors import EdgellamaError
 
 BLOCK_WIDTHS = 2

@@ -11,14 +11,14 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edgellama.cluster.direct_line import PULSE_S, SILENCE_S, Line
-from edgellama.cluster.next_token import NextToken
-from edgellama.cluster.progress_watch import STUCK_S, ProgressWatch
+from edgellama.cluster.connections.direct_line import PULSE_S, SILENCE_S, Line
+from edgellama.cluster.connections.progress_watch import STUCK_S, ProgressWatch
 from edgellama.cluster.ray_cluster import REACH_S, import_ray
 from edgellama.cluster.stage_actor import StageActor, StageOrder
-from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
-from edgellama.cluster.stage_hooks import AnswerHook
-from edgellama.cluster.stage_task import StageTask
+from edgellama.cluster.stages.next_token import NextToken
+from edgellama.cluster.stages.stage_call import Answer, StageCall, StageSilentError
+from edgellama.cluster.stages.stage_hooks import AnswerHook
+from edgellama.cluster.stages.stage_task import StageTask
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 

@@ -9,8 +9,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-from edgellama.cluster.spread_engine import CHUNK_TOKENS, SpreadEngine
-from edgellama.cluster.stage_call import StageHandle
+from edgellama.cluster.driver.spread_engine import CHUNK_TOKENS, SpreadEngine
+from edgellama.cluster.stages.stage_call import StageHandle
 from edgellama.engine.kv_types import KVTypes
 from edgellama.llama import Llama
 from edgellama.loading import LoadedModel
@@ -31,9 +31,9 @@ class SpreadLlama(Llama):
     """A model whose layers run on stages; texts, chats, sessions and batches are a Llama's.
 
     Example:
-        >>> from edgellama.cluster.local_stage import LocalStage
+        >>> from edgellama.cluster.stages.local_stage import LocalStage
         >>> from edgellama.cluster.spread_llama import SpreadLlama
-        >>> from edgellama.cluster.stage import Stage
+        >>> from edgellama.cluster.stages.stage import Stage
         >>> def two_stages(file):
         ...     halves = range(15), range(15, 30)
         ...     return [LocalStage(lambda half=half: Stage(file, half)) for half in halves]

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from edgellama import __version__
-from edgellama.cluster.direct_line import LineAddress, LineServer
-from edgellama.cluster.next_token import NextToken
-from edgellama.cluster.stage_call import StageCall
-from edgellama.cluster.stage_hooks import AnswerHook
-from edgellama.cluster.stage_task import StageTask
+from edgellama.cluster.connections.direct_line import LineAddress, LineServer
+from edgellama.cluster.stages.next_token import NextToken
+from edgellama.cluster.stages.stage_call import StageCall
+from edgellama.cluster.stages.stage_hooks import AnswerHook
+from edgellama.cluster.stages.stage_task import StageTask
 from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
-    from edgellama.cluster.stage import Stage
+    from edgellama.cluster.stages.stage import Stage
     from edgellama.quant.gguf.file import GGUFFile
 
 
@@ -91,7 +91,7 @@ class StageActor:
             self._stage.forget(sequence)
 
     def _opened(self) -> Stage:
-        from edgellama.cluster.stage import Stage
+        from edgellama.cluster.stages.stage import Stage
         from edgellama.models.names import resolve
         from edgellama.quant.gguf.file import GGUFFile
 

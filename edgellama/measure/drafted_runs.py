@@ -14,7 +14,7 @@ import numpy as np
 
 from edgellama.engine.engine import Engine
 from edgellama.engine.kv_types import KVTypes
-from edgellama.generation.session import Session
+from edgellama.generation.sessions.session import Session
 from edgellama.generation.speculation.same_vocabulary import check_same_vocabulary
 from edgellama.generation.speculation.speculation import Speculation
 from edgellama.measure.op_work import Work

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgellama.generation.messages import content_text
+from edgellama.generation.chat.messages import content_text
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.server.errors import refused

@@ -1,6 +1,6 @@
 """Embeddings in OpenAI's and in Ollama's protocol.
 
-Vectors are ``generation.embedding``'s; their turn among texts is left to ``turns``.
+Vectors are ``generation.judging.embedding``'s; their turn among texts is left to ``turns``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edgellama.generation.embedding import Embedding
+from edgellama.generation.judging.embedding import Embedding
 from edgellama.server.durations import keep_alive_seconds
 from edgellama.server.errors import refused
 from edgellama.server.fields import take_own_fields

@@ -16,7 +16,7 @@ from edgellama.server.errors import refused
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Chunk, Generation
-    from edgellama.generation.stream import Stream
+    from edgellama.generation.sessions.stream import Stream
     from edgellama.text.tokenizer import Tokenizer
 
 SNIPPET = "\n\n--- snippet ---\n\n"

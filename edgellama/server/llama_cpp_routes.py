@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from contextlib import ExitStack
 
     from edgellama.generation.results import Chunk, Generation, TokenLogprob
-    from edgellama.generation.stream import Stream
+    from edgellama.generation.sessions.stream import Stream
     from edgellama.llama import Llama
 
 

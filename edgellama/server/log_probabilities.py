@@ -1,6 +1,6 @@
 """Log-probabilities as each protocol writes them.
 
-The numbers are the generation's, ``generation.logprobs``.
+The numbers are the generation's, ``generation.decoding.logprobs``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """OpenAI's moderations by a Llama Guard, whose categories become OpenAI's where one fits.
 
-Asking the model is left to ``generation.moderation``.
+Asking the model is left to ``generation.judging.moderation``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edgellama.generation.messages import content_text
-from edgellama.generation.moderation import Moderation
+from edgellama.generation.chat.messages import content_text
+from edgellama.generation.judging.moderation import Moderation
 from edgellama.server.errors import RequestError
 from edgellama.server.fields import take_own_fields
 from edgellama.server.leaving import Leaving

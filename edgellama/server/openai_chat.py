@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgellama.generation.messages import content_text
+from edgellama.generation.chat.messages import content_text
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.server.answers import Ended, Event, Piece, Wish
 from edgellama.server.chat_messages import ordered_messages

@@ -34,7 +34,7 @@ from edgellama.server.wire import now, sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Chunk, Generation
-    from edgellama.generation.stream import Stream
+    from edgellama.generation.sessions.stream import Stream
     from edgellama.llama import Llama
     from edgellama.models.made import Preset
     from edgellama.server.settings import Limits

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgellama.generation.messages import checked_messages
+from edgellama.generation.chat.messages import checked_messages
 from edgellama.server import page_conversations as conversations
 from edgellama.server.answers import Ended, Event, OpenText, Piece, Wish
 from edgellama.server.errors import RequestError, openai_error
@@ -29,7 +29,7 @@ from edgellama.server.wire import sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
-    from edgellama.generation.stream import Stream
+    from edgellama.generation.sessions.stream import Stream
     from edgellama.llama import Llama
     from edgellama.server.catalogue import ServedModel
     from edgellama.server.settings import Limits

@@ -1,6 +1,6 @@
 """Documents by a query, in the protocol of Jina, Cohere and llama.cpp's server.
 
-Ranking is ``generation.reranking``'s; its turn among texts is left to ``turns``.
+Ranking is ``generation.judging.reranking``'s; its turn among texts is left to ``turns``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgellama.server.turns import in_turn
 from edgellama.server.wire import json_response
 
 if TYPE_CHECKING:
-    from edgellama.generation.reranking import Ranked
+    from edgellama.generation.judging.reranking import Ranked
     from edgellama.llama import Llama
 
 MAX_DOCUMENTS = 2048

@@ -11,13 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from edgellama.generation.arguments import check_may_fit
-from edgellama.generation.chat_format import ChatFormat
-from edgellama.generation.messages import checked_messages
+from edgellama.generation.chat.chat_format import ChatFormat
+from edgellama.generation.chat.messages import checked_messages
 from edgellama.generation.text_options import layered_options
 from edgellama.sampling.presets import CHAT_SAMPLING
 
 if TYPE_CHECKING:
-    from edgellama.generation.stream import Stream
+    from edgellama.generation.sessions.stream import Stream
     from edgellama.generation.text_request import Request
     from edgellama.llama import Llama
 

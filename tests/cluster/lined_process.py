@@ -10,12 +10,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from edgellama.cluster.direct_line import Line, LineServer
-from edgellama.cluster.next_token import NextToken
-from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, StageCall
-from edgellama.cluster.stage_hooks import AnswerHook
-from edgellama.cluster.stage_task import StageTask
+from edgellama.cluster.connections.direct_line import Line, LineServer
+from edgellama.cluster.stages.next_token import NextToken
+from edgellama.cluster.stages.stage import Stage
+from edgellama.cluster.stages.stage_call import Answer, StageCall
+from edgellama.cluster.stages.stage_hooks import AnswerHook
+from edgellama.cluster.stages.stage_task import StageTask
 from edgellama.kernels_cpu.threads.thread_team import ThreadTeam
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.gguf.file import GGUFFile

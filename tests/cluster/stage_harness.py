@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from reference.tiny_models import TinyLlama
 
-from edgellama.cluster.local_stage import LocalStage
-from edgellama.cluster.next_token import NextToken
-from edgellama.cluster.spread_engine import SpreadEngine
-from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, StageCall
-from edgellama.cluster.stage_task import StageTask
+from edgellama.cluster.driver.spread_engine import SpreadEngine
+from edgellama.cluster.stages.local_stage import LocalStage
+from edgellama.cluster.stages.next_token import NextToken
+from edgellama.cluster.stages.stage import Stage
+from edgellama.cluster.stages.stage_call import Answer, StageCall
+from edgellama.cluster.stages.stage_task import StageTask
 from edgellama.engine.engine import Engine
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.gguf.file import GGUFFile

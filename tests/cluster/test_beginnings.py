@@ -10,8 +10,8 @@ from cluster.stage_harness import TOKENS, MortalStage, often, spread
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgellama.cluster.beginnings import LEAST_SHARED, Beginnings, Held
-from edgellama.cluster.spread_engine import SpreadEngine
+from edgellama.cluster.driver.beginnings import LEAST_SHARED, Beginnings, Held
+from edgellama.cluster.driver.spread_engine import SpreadEngine
 from edgellama.engine.engine import Engine
 from edgellama.quant.gguf.file import GGUFFile
 

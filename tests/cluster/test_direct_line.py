@@ -16,13 +16,13 @@ import numpy as np
 import pytest
 from cluster.stage_harness import TOKENS, cut
 
-from edgellama.cluster.direct_line import TOKEN_BYTES, Line, LineAddress, LineServer
-from edgellama.cluster.next_token import NextToken
-from edgellama.cluster.spread_engine import SpreadEngine
-from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import Answer, StageCall, StageSilentError
-from edgellama.cluster.stage_hooks import AnswerHook
-from edgellama.cluster.stage_task import StageTask
+from edgellama.cluster.connections.direct_line import TOKEN_BYTES, Line, LineAddress, LineServer
+from edgellama.cluster.driver.spread_engine import SpreadEngine
+from edgellama.cluster.stages.next_token import NextToken
+from edgellama.cluster.stages.stage import Stage
+from edgellama.cluster.stages.stage_call import Answer, StageCall, StageSilentError
+from edgellama.cluster.stages.stage_hooks import AnswerHook
+from edgellama.cluster.stages.stage_task import StageTask
 from edgellama.engine.engine import Engine
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.gguf.file import GGUFFile

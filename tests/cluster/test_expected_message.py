@@ -11,8 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from edgellama.cluster.expected_message import LEAST_WAITS, ExpectedMessage
-from edgellama.cluster.free_core import REST_WAITS, FreeCore
+from edgellama.cluster.connections.expected_message import LEAST_WAITS, ExpectedMessage
+from edgellama.cluster.connections.free_core import REST_WAITS, FreeCore
 
 is_linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux moves threads so")
 TIMEOUT_S = 30.0

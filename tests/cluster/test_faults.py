@@ -17,10 +17,10 @@ import pytest
 from cluster.lined_process import ProcessStage
 from cluster.stage_harness import TOKENS, cut
 
-from edgellama.cluster.spread_engine import SpreadEngine
+from edgellama.cluster.driver.spread_engine import SpreadEngine
 from edgellama.engine.engine import Engine
 from edgellama.engine.hooks import RowHook
-from edgellama.generation.session import Session
+from edgellama.generation.sessions.session import Session
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.text.tokenizer import load_tokenizer
 

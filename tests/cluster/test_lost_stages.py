@@ -11,12 +11,12 @@ import pytest
 from cluster.lined_process import ProcessStage
 from cluster.stage_harness import TOKENS, MortalStage, cut, logits_of, often, spread
 
-from edgellama.cluster.spread_engine import SpreadEngine
-from edgellama.cluster.stage import Stage
+from edgellama.cluster.driver.spread_engine import SpreadEngine
+from edgellama.cluster.stages.stage import Stage
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
-from edgellama.generation.batch import Batch
-from edgellama.generation.batch_width import BatchWidth
+from edgellama.generation.batches.batch import Batch
+from edgellama.generation.batches.batch_width import BatchWidth
 from edgellama.generation.text_request import prompt_request
 from edgellama.quant.errors import (
     EdgellamaError,

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference.tiny_models import write_tiny_llama
 
-from edgellama.cluster.next_token import NextToken
-from edgellama.cluster.spread_engine import SpreadEngine
-from edgellama.cluster.stage import Stage
-from edgellama.cluster.stage_call import StageCall
+from edgellama.cluster.driver.spread_engine import SpreadEngine
+from edgellama.cluster.stages.next_token import NextToken
+from edgellama.cluster.stages.stage import Stage
+from edgellama.cluster.stages.stage_call import StageCall
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.hooks import RowHook

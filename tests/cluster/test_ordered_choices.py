@@ -12,19 +12,19 @@ from cluster.stage_harness import TOKENS, MortalStage, often, spread
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgellama.cluster.next_token import NextToken
-from edgellama.cluster.spread_engine import SpreadEngine
-from edgellama.cluster.stage_call import Answer, StageCall
+from edgellama.cluster.driver.spread_engine import SpreadEngine
+from edgellama.cluster.stages.next_token import NextToken
+from edgellama.cluster.stages.stage_call import Answer, StageCall
 from edgellama.engine.adapter_set import NO_ADAPTERS
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
-from edgellama.generation.batch import Batch
-from edgellama.generation.batch_width import BatchWidth
-from edgellama.generation.decoding import Decoding
-from edgellama.generation.scoring import classifier
-from edgellama.generation.session import Session
+from edgellama.generation.batches.batch import Batch
+from edgellama.generation.batches.batch_width import BatchWidth
+from edgellama.generation.concurrency.waiting_line import WaitingLine
+from edgellama.generation.decoding.decoding import Decoding
+from edgellama.generation.judging.scoring import classifier
+from edgellama.generation.sessions.session import Session
 from edgellama.generation.text_request import Request, prompt_request
-from edgellama.generation.waiting_line import WaitingLine
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.sampling.chance import GivenChance, SeededChance

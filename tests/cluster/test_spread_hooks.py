@@ -12,11 +12,11 @@ import pytest
 from cluster.lined_process import ProcessStage
 from cluster.stage_harness import TOKENS, cut, often, spread
 
+from edgellama.cluster.driver.spread_engine import SpreadEngine
 from edgellama.cluster.ray_stages import RayStage
-from edgellama.cluster.spread_engine import SpreadEngine
 from edgellama.engine.engine import Engine
 from edgellama.engine.hooks import HookPlace, RowHook, StepRows
-from edgellama.generation.session import Session
+from edgellama.generation.sessions.session import Session
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.text.tokenizer import load_tokenizer

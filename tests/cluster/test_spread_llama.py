@@ -15,7 +15,7 @@ from reference.adapter_files import random_gguf_factors, write_gguf_adapter
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.cluster.spread_llama import SpreadLlama
-from edgellama.cluster.stage import Stage
+from edgellama.cluster.stages.stage import Stage
 from edgellama.engine.hooks import StepRows
 from edgellama.llama import Llama
 from edgellama.quant.errors import (

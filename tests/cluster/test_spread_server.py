@@ -15,7 +15,7 @@ from server_harness import RunningServer, running_server, sse_events
 from test_server_process import client_of, served
 
 from edgellama.cluster.spread_llama import SpreadLlama
-from edgellama.cluster.stage import Stage
+from edgellama.cluster.stages.stage import Stage
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.server.settings import Opener, ServerSettings
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import __version__
-from edgellama.cluster.rounds import Chunking, chunks_between
-from edgellama.cluster.stage import Stage
+from edgellama.cluster.driver.rounds import Chunking, chunks_between
 from edgellama.cluster.stage_actor import StageActor, StageOrder
+from edgellama.cluster.stages.stage import Stage
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.engine.model_identity import model_identity
-from edgellama.generation.session import Session
+from edgellama.generation.sessions.session import Session
 from edgellama.quant.errors import (
     ContextLengthError,
     EdgellamaError,

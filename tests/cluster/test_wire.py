@@ -8,11 +8,11 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgellama.cluster.adapter_uses import AdapterUse
-from edgellama.cluster.next_token import NextToken
-from edgellama.cluster.stage_call import Behind, Order, StageCall
-from edgellama.cluster.stage_task import Fork
-from edgellama.cluster.wire import MOST_SHARED, Packer, Unpacker
+from edgellama.cluster.connections.wire import MOST_SHARED, Packer, Unpacker
+from edgellama.cluster.stages.adapter_uses import AdapterUse
+from edgellama.cluster.stages.next_token import NextToken
+from edgellama.cluster.stages.stage_call import Behind, Order, StageCall
+from edgellama.cluster.stages.stage_task import Fork
 from edgellama.quant.errors import EdgellamaError
 from edgellama.sampling.choice_order import ChoiceOrder, SamplerPlan
 from edgellama.sampling.options import SamplingOptions

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellama import EdgellamaError, Llama, Session
-from edgellama.generation.stream import Stream
+from edgellama.generation.sessions.stream import Stream
 from stress import held
 
 NUM_HAMMERS = 6

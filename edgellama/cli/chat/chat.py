@@ -13,22 +13,22 @@ from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from edgellama.cli.adapter_option import AdapterPath, load_adapters
 from edgellama.cli.chat.keyboard import silent_keyboard
-from edgellama.cli.streaming import run_stream, speed_line
-from edgellama.cli.terminal import dim, printable
+from edgellama.cli.options.adapter_option import AdapterPath, load_adapters
+from edgellama.cli.output.streaming import run_stream, speed_line
+from edgellama.cli.output.terminal import dim, printable
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.records import dataclass
 from edgellama.sampling.presets import CHAT_SAMPLING, merged_options
 
 if TYPE_CHECKING:
-    from edgellama.cli.chat.kept import KeptConversation
     from edgellama.cli.chat.reply_view import ReplyView
+    from edgellama.cli.options.kept import KeptConversation
     from edgellama.generation.argument_types import WhenFull
-    from edgellama.generation.conversation import Conversation
-    from edgellama.generation.messages import Message
+    from edgellama.generation.chat.conversation import Conversation
+    from edgellama.generation.chat.messages import Message
     from edgellama.generation.results import Generation
-    from edgellama.generation.stream import Stream
+    from edgellama.generation.sessions.stream import Stream
     from edgellama.generation.text_options import ChatOptions
     from edgellama.llama import Llama
 
@@ -183,7 +183,7 @@ class Chat:
             view.end()
 
     def _open(self, path: Path) -> tuple[Llama, Conversation]:
-        from edgellama.cli.model_argument import open_model
+        from edgellama.cli.inputs.model_argument import open_model
 
         opens = self.settings.open_model
         llama = opens(path) if opens else open_model(path, **self.settings.engine)

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgellama.cli.adapter_option import AdapterPath, adapter_option
-from edgellama.cli.cluster_stages import machines_options, open_spread
-from edgellama.cli.completion import CONVERSATION, MODEL
-from edgellama.cli.engine_options import engine_options, take_engine_arguments, type_option
-from edgellama.cli.options import given, limit_options
-from edgellama.cli.sampling_options import sampling_options
-from edgellama.cli.template_option import template_option
-from edgellama.cli.token_count import TokenCount
+from edgellama.cli.inputs.cluster_stages import machines_options, open_spread
+from edgellama.cli.options.adapter_option import AdapterPath, adapter_option
+from edgellama.cli.options.completion import CONVERSATION, MODEL
+from edgellama.cli.options.engine_options import engine_options, take_engine_arguments, type_option
+from edgellama.cli.options.options import given, limit_options
+from edgellama.cli.options.sampling_options import sampling_options
+from edgellama.cli.options.template_option import template_option
+from edgellama.cli.options.token_count import TokenCount
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,11 +102,11 @@ def command(
     """
     from edgellama.cli.chat.chat import Chat, ChatSettings, show_dim
     from edgellama.cli.chat.input import PlainReader, TerminalReader, history_path
-    from edgellama.cli.chat.kept import KeptConversation, model_of
     from edgellama.cli.chat.loop import talk, transcribe
     from edgellama.cli.chat.reply_view import make_reply_view
-    from edgellama.cli.model_argument import find_runnable, name_everywhere
-    from edgellama.cli.prompt_text import lines_of
+    from edgellama.cli.inputs.model_argument import find_runnable, name_everywhere
+    from edgellama.cli.inputs.prompt_text import lines_of
+    from edgellama.cli.options.kept import KeptConversation, model_of
 
     engine = take_engine_arguments(options)
     kept = None if resumed is None else KeptConversation(resumed)

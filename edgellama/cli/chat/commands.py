@@ -20,9 +20,9 @@ from edgellama.cli.chat.settings import (
     option_value,
     usual_rows,
 )
-from edgellama.cli.sampling_values import NONE
-from edgellama.cli.streaming import speed_line
-from edgellama.generation.messages import is_role
+from edgellama.cli.options.sampling_values import NONE
+from edgellama.cli.output.streaming import speed_line
+from edgellama.generation.chat.messages import is_role
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.quant.error_text import NEARLY_THE_SAME, did_you_mean, nearest, shown
 from edgellama.quant.errors import InvalidOptionError
@@ -162,7 +162,7 @@ def _stats(chat: Chat, argument: str) -> str:
 
 
 def _model(chat: Chat, argument: str) -> str:
-    from edgellama.cli.model_argument import find_runnable
+    from edgellama.cli.inputs.model_argument import find_runnable
 
     if argument:
         chat.use_model(find_runnable(argument, None))
@@ -209,7 +209,7 @@ def _load(chat: Chat, argument: str) -> str:
 
 
 def _keep(chat: Chat, argument: str) -> str:
-    from edgellama.cli.chat.kept import KeptConversation
+    from edgellama.cli.options.kept import KeptConversation
 
     if not argument:
         if chat.kept is not None:

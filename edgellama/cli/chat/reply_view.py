@@ -15,7 +15,7 @@ from typing import Protocol, TextIO
 
 from edgellama.cli.chat.markdown import MarkdownRenderer, split_blocks
 from edgellama.cli.chat.painter import Line, Painter
-from edgellama.cli.terminal import printable
+from edgellama.cli.output.terminal import printable
 
 PAINT_SECONDS = 0.04
 PAINT_SHARE = 0.1
@@ -163,7 +163,7 @@ def sign_of_life(seconds: float, num_done: int, num_wanted: int, width: int) -> 
 
 def make_reply_view(stream: TextIO, *, plain: bool) -> Callable[[], ReplyView]:
     """What makes the view of each reply on ``stream``: rendered on a terminal unless ``plain``."""
-    from edgellama.cli.terminal import may_colour
+    from edgellama.cli.output.terminal import may_colour
 
     if not stream.isatty() or _is_dumb():
         return lambda: PlainReply(stream)

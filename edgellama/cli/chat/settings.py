@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from edgellama.cli.sampling_values import NONE, READERS, read_value, written_value
+from edgellama.cli.options.sampling_values import NONE, READERS, read_value, written_value
 from edgellama.quant.error_text import nearest
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import RULES, SamplingOptions

@@ -1,0 +1,93 @@
+"""``edgellama cluster run``: a text by a model whose layers lie on several machines.
+
+Opening the stages is left to ``cluster_stages``.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgellama.cli.inputs.cluster_stages import address_option, machines_option, spread_model
+from edgellama.cli.inputs.prompt_text import read_prompt
+from edgellama.cli.options.answer_options import answer_arguments, answer_options
+from edgellama.cli.options.completion import KV_TYPE, MODEL
+from edgellama.cli.options.options import given, limit_options, max_tokens_option, text_file_option
+from edgellama.cli.options.sampling_options import sampling_options
+from edgellama.cli.options.token_count import TokenCount
+from edgellama.cli.output.streaming import run_stream, speed_line
+from edgellama.cli.output.terminal import dim, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@click.command("run", short_help="Answer a prompt with a model on several machines.")
+@click.argument("model", type=MODEL)
+@machines_option(required=True)
+@click.option("-p", "--prompt", metavar="TEXT", help="The prompt.")
+@text_file_option("Read the prompt from FILE")
+@max_tokens_option
+@sampling_options(chat=False)
+@limit_options
+@answer_options
+@click.option("--chat/--raw", default=False, help="Ask in the model's chat format.  [default: raw]")
+@click.option("--system", metavar="TEXT", help="System prompt, with --chat.")
+@click.option("--kv", "kv_type", type=KV_TYPE, default="f16", show_default=True,
+              help="Type of keys and values.")  # fmt: skip
+@click.option("-c", "--context", "context_length", type=TokenCount(min=1), metavar="N",
+              help="Tokens of context.  [default: 4096, or the model's own if less]")  # fmt: skip
+@click.option("--exact", is_flag=True, help="The bits of one process, also after a stage was lost.")
+@address_option
+def command(
+    model: str,
+    machines_text: str,
+    prompt: str | None,
+    file: str | None,
+    chat: bool,
+    system: str | None,
+    kv_type: str,
+    context_length: int | None,
+    exact: bool,
+    address: str | None,
+    **options: Any,
+) -> None:
+    """Answer a prompt with MODEL, whose layers are spread as `edgellama cluster plan` says.
+
+    The first machine is this one. The others belong to a Ray cluster, in which each has
+    a resource of its name (`ray start --resources`), and has the model's file at the
+    same path or pulled under the same name.
+
+    \b
+    Examples:
+      edgellama cluster run /models/70b.gguf --machines laptop:24GB:60,desk:32GB:80 \\
+        --chat -p "Why is the sky blue?"
+    """
+    if system is not None and not chat:
+        raise click.UsageError("--system needs --chat")
+    text = read_prompt(prompt, file, False)
+    sampling = given(answer_arguments(options))
+    spread = spread_model(
+        model, machines_text, context_length=context_length, kv_type=kv_type, exact=exact
+    )
+    spread.connect(address)
+    with spread.open() as llama:
+        talk = partial(llama.chat(system).stream, text) if chat else partial(llama.stream, text)
+        stream = talk(**sampling)
+        run_stream(stream, _writer())
+        if sys.stdout.isatty() or not sys.stderr.isatty():
+            print(flush=True)
+        print(dim(speed_line(stream.result), sys.stderr), file=sys.stderr)
+
+
+def _writer() -> Callable[[str], None]:
+    is_terminal = sys.stdout.isatty()
+
+    def write(text: str) -> None:
+        sys.stdout.write(printable(text) if is_terminal else text)
+        sys.stdout.flush()
+
+    return write

@@ -1,0 +1,308 @@
+"""``edgellama footprint``: how much memory a model will take, before it is downloaded or run.
+
+Predicting and measuring are left to ``measure``, the rows to ``footprint_table``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from edgellama.cli.options.byte_size import ByteSize
+from edgellama.cli.options.completion import KV_TYPE, MODEL_OR_SIZE, PATH, TYPE
+from edgellama.cli.options.engine_options import attention_options, take_attention
+from edgellama.cli.options.lists import TextList
+from edgellama.cli.options.options import style_option, threads_option
+from edgellama.cli.options.token_count import TokenCountList
+from edgellama.quant.records import dataclass
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgellama.cli.inputs.model_outline_source import OutlineSource
+    from edgellama.engine.card.choice import AttentionChoice
+    from edgellama.measure.footprint import Footprint, Machine
+    from edgellama.measure.footprint_measurement import Measurement
+
+USUAL_TYPES = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "q3_k_m", "q2_k")
+USUAL_KV_TYPES = ("f16", "q8_0")
+FITTING_KV_TYPES = ("f16", "q8_0", "q8_0/q4_0", "q4_0")
+TYPE_HELP = "Types of weights.  [default: the file's own; several of a model that is no file]"
+KV_HELP = (
+    "Types of keys and values; K/V for two different ones.  [default: f16, q8_0; with --fit all]"
+)
+
+
+@click.command("footprint", short_help="Predict the memory that a model takes.")
+@click.argument("model", type=MODEL_OR_SIZE)
+@click.option("--type", "types", type=TextList(TYPE), metavar="T,...", help=TYPE_HELP)
+@click.option("--kv", "kv_types", type=TextList(KV_TYPE), metavar="T,...", help=KV_HELP)
+@click.option(
+    "-c",
+    "--context",
+    "context_lengths",
+    type=TokenCountList(),
+    metavar="N,...",
+    help="Tokens of context.  [default: 4096, or the model's own if that is less]",
+)
+@click.option("--pure", is_flag=True, help="All matrices in one format, as convert --pure does.")
+@click.option(
+    "--fit",
+    "memory",
+    metavar="SIZE",
+    help="What fits in SIZE, the best first: 16GB, or 16 for the same.",
+)
+@click.option(
+    "--prompt-cache",
+    "prompt_cache_bytes",
+    type=ByteSize(),
+    metavar="SIZE",
+    help="Count what the beginnings of earlier texts may take (chat --prompt-cache) up to SIZE.",
+)
+@click.option(
+    "--draft", type=MODEL_OR_SIZE, metavar="MODEL", help="Count a draft model, as of chat --draft."
+)
+@click.option(
+    "--parallel",
+    "num_texts",
+    type=click.IntRange(min=1),
+    default=1,
+    metavar="N",
+    help="Count N texts at once, each with a context of its own, as of serve --parallel.",
+)
+@click.option("--measure", "measured", is_flag=True, help="Run the file and compare.")
+@attention_options
+@threads_option
+@style_option()
+@click.option("--plot", type=PATH, metavar="FILE", help="Draw stacked bars as PNG, SVG or PDF.")
+def command(
+    model: str,
+    types: Sequence[str] | None,
+    kv_types: Sequence[str] | None,
+    context_lengths: Sequence[int] | None,
+    pure: bool,
+    memory: str | None,
+    prompt_cache_bytes: int | None,
+    draft: str | None,
+    num_texts: int,
+    measured: bool,
+    num_threads: int | None,
+    style: str,
+    plot: str | None,
+    **options: Any,
+) -> None:
+    """Predict the memory that MODEL takes, from its header alone.
+
+    MODEL is a GGUF file, the name of a pulled model, a Hugging Face config.json, Meta's
+    params.json, the folder of either, or the name of a published size such as
+    llama-2-7b. The total is the peak of the whole process with a full context; GB are
+    10^9 bytes. With --attention cuda keys and values lie on a graphics card, whose memory is
+    told apart, without what its driver takes.
+
+    \b
+    Examples:
+      edgellama footprint llama-3.1-8b --type q4_k_m,q8_0 -c 8192,131072
+      edgellama footprint llama-2-13b --fit 16
+      edgellama footprint llama-3.1-8b --type q4_k_m --draft llama-3.2-1b
+      edgellama footprint llama-3.1-8b --type q4_k_m -c 8k --parallel 4
+      edgellama footprint model.gguf --measure -o json
+      edgellama footprint ./Llama-3.2-1B --plot memory.png
+    """
+    if measured and (memory or plot or prompt_cache_bytes or num_texts > 1):
+        raise click.UsageError(
+            "--measure goes with none of --fit, --plot, --prompt-cache and --parallel"
+        )
+    attention = take_attention(options | {"attention": options["attention"] or "cpu"})
+    found = None
+    if measured:
+        # Before anything large is imported here: what two processes share counts half in PSS.
+        single = _single(types, kv_types, context_lengths)
+        found = _measure(model, single, num_threads, draft, attention)
+        kv_types, context_lengths = (found[1],), (found[0].num_tokens,)
+    from edgellama.cli.inputs.model_outline_source import find_outline
+    from edgellama.cli.output.figures import check_plot
+    from edgellama.measure.footprint_fit import parse_size
+
+    check_plot(plot)
+    memory_bytes = parse_size(memory) if memory else None
+    source = find_outline(model)
+    wishes = _Wishes(
+        types,
+        kv_types,
+        context_lengths,
+        pure,
+        num_threads,
+        prompt_cache_bytes or 0,
+        find_outline(draft) if draft is not None else None,
+        attention.mode == "cuda",
+        num_texts,
+    )
+    predictions = _predict(source, wishes, memory_bytes)
+    _print(source, predictions, found[0] if found else None, memory_bytes, style)
+    if plot:
+        from edgellama.cli.output.figures import run_title
+        from edgellama.cli.output.footprint_plot import draw
+
+        machine = wishes.machine
+        title = run_title(source.outline.name, machine.tier.name, machine.num_threads)
+        draw(title, predictions, memory_bytes, plot)
+
+
+def _single(
+    types: Sequence[str] | None,
+    kv_types: Sequence[str] | None,
+    context_lengths: Sequence[int] | None,
+) -> tuple[str, int | None]:
+    """The one combination that is measured: KV type and context length."""
+    if types:
+        raise click.UsageError("--measure runs a file as it is, so it takes no --type")
+    if any(values is not None and len(values) > 1 for values in (kv_types, context_lengths)):
+        raise click.UsageError("--measure takes one KV type and one context length")
+    return (kv_types or USUAL_KV_TYPES)[0], context_lengths[0] if context_lengths else None
+
+
+def _measure(
+    model: str,
+    wanted: tuple[str, int | None],
+    num_threads: int | None,
+    draft: str | None,
+    attention: AttentionChoice,
+) -> tuple[Measurement, str]:
+    from edgellama.cli.inputs.model_argument import find_model
+    from edgellama.cli.output.terminal import step_progress
+    from edgellama.measure.footprint_measurement import measure
+
+    kv_type, context_length = wanted
+    path = find_model(model)
+    with step_progress("measuring memory") as progress:
+        progress(0, context_length or 1)
+        measurement = measure(
+            path,
+            context_length=context_length,
+            kv_type=kv_type,
+            num_threads=num_threads,
+            draft=None if draft is None else find_model(draft),
+            attention=attention,
+            progress=progress,
+        )
+    return measurement, kv_type
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """What to predict for; None for what is usual."""
+
+    types: Sequence[str] | None
+    kv_types: Sequence[str] | None
+    context_lengths: Sequence[int] | None
+    is_pure: bool
+    num_threads: int | None
+    prompt_cache_bytes: int
+    draft: OutlineSource | None
+    on_card: bool
+    num_texts: int
+
+    def draft_bytes(self, type: str, context_length: int) -> int:
+        """What a draft model takes: as its file is, else of the model's type, or the usual one."""
+        from edgellama.measure.footprint import AS_IT_IS, draft_model_bytes
+        from edgellama.models.checkpoints import DEFAULT_TYPE
+
+        if self.draft is None:
+            return 0
+        if self.draft.path is not None:
+            type = AS_IT_IS
+        elif type == AS_IT_IS:
+            type = DEFAULT_TYPE
+        outline = self.draft.outline
+        return draft_model_bytes(
+            outline,
+            self.machine,
+            type=type,
+            context_length=context_length,
+            num_texts=self.num_texts,
+        )
+
+    @property
+    def machine(self) -> Machine:
+        """This one, with the threads that were asked for."""
+        from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier
+        from edgellama.measure.footprint import Machine
+
+        return Machine(select_tier(), self.num_threads or default_num_threads())
+
+
+def _predict(source: OutlineSource, wishes: _Wishes, memory_bytes: int | None) -> list[Footprint]:
+    """All combinations; with a memory to fit, those that do, the best first."""
+    from edgellama.engine.kv_types import KVTypes
+    from edgellama.measure.footprint import predict, usual_context_length
+    from edgellama.measure.footprint_fit import fitting
+
+    machine = wishes.machine
+    types = wishes.types or _usual_types(source, memory_bytes is not None)
+    usual = FITTING_KV_TYPES if memory_bytes is not None else USUAL_KV_TYPES
+    kv_pairs = [KVTypes.of(kv_type) for kv_type in wishes.kv_types or usual]
+    lengths = wishes.context_lengths or [usual_context_length(source.outline.config)]
+    predictions = [
+        predict(
+            source.outline,
+            machine,
+            type=type,
+            kv_types=kv_types,
+            context_length=context_length,
+            is_pure=wishes.is_pure,
+            prompt_cache_bytes=wishes.prompt_cache_bytes,
+            draft_bytes=wishes.draft_bytes(type, context_length),
+            on_card=wishes.on_card,
+            num_texts=wishes.num_texts,
+        )
+        for type in types
+        for kv_types in kv_pairs
+        for context_length in lengths
+    ]
+    if memory_bytes is None:
+        return predictions
+    fits = fitting(predictions, memory_bytes)
+    if not fits:
+        from edgellama.cli.output.tables import size
+
+        smallest = min(predictions, key=lambda prediction: prediction.total_bytes)
+        raise click.ClickException(
+            f"nothing fits {size(memory_bytes)}; the smallest, {smallest.type} with KV "
+            f"{smallest.kv_types} and {smallest.context_length} tokens, takes "
+            f"{size(smallest.total_bytes)}"
+        )
+    return fits
+
+
+def _usual_types(source: OutlineSource, is_fit: bool) -> Sequence[str]:
+    """A file as it is; to fit it, also what it could be converted to with fewer bits."""
+    from edgellama.measure.footprint import AS_IT_IS
+    from edgellama.measure.footprint_fit import TYPES_BY_QUALITY, types_below
+
+    if source.path is None:
+        return TYPES_BY_QUALITY if is_fit else USUAL_TYPES
+    return (AS_IT_IS, *(types_below(source.outline) if is_fit else ()))
+
+
+def _print(
+    source: OutlineSource,
+    predictions: Sequence[Footprint],
+    found: Measurement | None,
+    memory_bytes: int | None,
+    style: str,
+) -> None:
+    from edgellama.cli.output.footprint_table import (
+        fit_row,
+        measured_row,
+        prediction_row,
+        print_rows,
+    )
+
+    if found is not None:
+        rows = [measured_row(source.outline, predictions[0], found)]
+    elif memory_bytes is not None:
+        rows = [fit_row(source.outline, prediction) for prediction in predictions]
+    else:
+        rows = [prediction_row(source.outline, prediction) for prediction in predictions]
+    print_rows(source.outline, rows, style)

@@ -1,0 +1,138 @@
+"""``edgellama warmup``: compiles kernels before they are needed, here or for others to ship.
+
+Compiling is left to ``kernels_cpu.compiling``, a card's kernels to ``warmup_card``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from edgellama.cli.commands.warmup_card import CardWarmup
+from edgellama.cli.options.completion import MODEL
+from edgellama.cli.options.lists import TextList
+
+if TYPE_CHECKING:
+    from edgellama.kernels_cpu.machine.cpu import Tier
+
+ALL_TIERS = "all"
+
+
+@click.command("warmup", short_help="Compile the kernels now, before they are needed.")
+@click.argument("model", required=False, type=MODEL)
+@click.option(
+    "--kv",
+    "kv_types",
+    type=TextList(),
+    metavar="TYPE,...",
+    default="f16,q8_0",
+    show_default=True,
+    help="Types of the KV cache.",
+)
+@click.option(
+    "--export",
+    "folder",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Write the compiled kernels to FOLDER, for an application to ship.",
+)
+@click.option(
+    "--tiers",
+    type=TextList(),
+    metavar="T,...",
+    help="Instruction sets, or all.  [default: this CPU's best]",
+)
+def command(
+    model: str | None,
+    kv_types: Sequence[str],
+    folder: Path | None,
+    tiers: Sequence[str] | None,
+) -> None:
+    """Compile now what would otherwise be compiled at first use.
+
+    Without MODEL that is for models of every type of weights; with MODEL, what it needs,
+    on a graphics card, too, if there is one or --export is given.
+
+    An application that ships the folder that --export writes makes nobody compile:
+    it finds the kernels where EDGELLAMA_KERNELS says or, if it is frozen, in
+    edgellama-kernels beside the executable. They run on every CPU of their tiers;
+    see docs/frozen.md.
+
+    \b
+    Examples:
+      edgellama warmup
+      edgellama warmup smollm2 --kv f16
+      edgellama warmup --export kernels --tiers all
+    """
+    from edgellama.cli.output.terminal import kernel_progress
+    from edgellama.engine.kv_types import KVTypes
+
+    pairs = [str(KVTypes.of(kind)) for kind in kv_types]
+    started = time.monotonic()
+    cards = CardWarmup(is_shipped=folder is not None)
+    with kernel_progress() as report:
+        names = _names_for(model, pairs, cards, report) if model else _all_names(pairs)
+    objects = {}
+    for tier in _chosen_tiers(tiers):
+        objects[tier.name] = _compiled(names, tier)
+    if folder is not None:
+        _export(folder, objects)
+        if model:
+            click.echo(f"{folder}: kernels of graphics cards: {cards.export(folder)}")
+    click.echo(f"kernels ready after {time.monotonic() - started:.1f} s")
+
+
+def _names_for(
+    model: str, kv_types: Sequence[str], cards: CardWarmup, report: Callable[[int, int], None]
+) -> set[str]:
+    """The kernels of one model, which an engine knows; those for cards are compiled at once."""
+    from edgellama.cli.inputs.model_argument import find_model
+    from edgellama.engine.engine import Engine
+    from edgellama.quant.gguf.file import GGUFFile
+
+    names: set[str] = set()
+    with GGUFFile(find_model(model)) as file:
+        for kv_type in kv_types:
+            with Engine(file, kv_type=kv_type, progress=report) as engine:
+                names |= engine.usual_kernels()
+                cards.compile(engine, report)
+    return names
+
+
+def _all_names(kv_types: Sequence[str]) -> set[str]:
+    from edgellama.engine.usual_kernels import kernels_for
+
+    return set(kernels_for(cache_types=kv_types))
+
+
+def _chosen_tiers(names: Sequence[str] | None) -> Sequence[Tier]:
+    from edgellama.kernels_cpu.machine.cpu import compilable_tier, compilable_tiers, select_tier
+
+    if not names:
+        return (select_tier(),)
+    if ALL_TIERS in names:
+        return compilable_tiers()
+    return [compilable_tier(name) for name in names]
+
+
+def _compiled(names: set[str], tier: Tier) -> dict[str, bytes]:
+    from edgellama.cli.output.terminal import step_progress
+    from edgellama.kernels_cpu.compiling.code_cache import read_or_compile
+
+    with step_progress(f"compiling kernels for {tier.name}") as report:
+        found = read_or_compile(sorted(names), tier, report)
+    return {name: kernel.content for name, kernel in found.items()}
+
+
+def _export(folder: Path, objects: dict[str, dict[str, bytes]]) -> None:
+    from edgellama import __version__
+    from edgellama.kernels_cpu.compiling.exported_kernels import write_exported
+
+    write_exported(folder, objects, made_by=f"edgellama {__version__}")
+    num_bytes = sum(len(content) for code in objects.values() for content in code.values())
+    counts = ", ".join(f"{len(code)} for {tier}" for tier, code in objects.items())
+    click.echo(f"{folder}: kernels: {counts}; {num_bytes / 1e6:.1f} MB")

@@ -1,0 +1,1 @@
+"""What a command shows: tables, plots, progress, and texts while they are made."""

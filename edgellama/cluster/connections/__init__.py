@@ -1,0 +1,1 @@
+"""How a driver and a stage on another machine talk: messages over a socket, as bytes."""

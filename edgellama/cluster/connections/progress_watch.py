@@ -1,0 +1,33 @@
+"""Whether a stage that says it is there gets on with its work, by what it says of its progress."""
+
+from __future__ import annotations
+
+import time
+
+from edgellama.cluster.stages.stage_call import StageSilentError
+
+STUCK_S = 120.0
+"""How long a stage may be busy without coming any further; more than any op or kernel takes."""
+
+
+class ProgressWatch:
+    """Watches one stage, a call at a time. What says nothing of its progress may take for ever."""
+
+    def __init__(self, stuck_s: float = STUCK_S) -> None:
+        self._stuck_s = stuck_s
+        self.begin()
+
+    def begin(self) -> None:
+        """A call begins."""
+        self._last: object = None
+        self._since = time.monotonic()
+
+    def note(self, progress: object) -> None:
+        """StageSilentError where the progress of the running call was the same for too long."""
+        now = time.monotonic()
+        if progress is None or progress != self._last:
+            self._last, self._since = progress, now
+        elif now - self._since >= self._stuck_s:
+            raise StageSilentError(
+                f"it is there, but its work has not come any further for {self._stuck_s:g} s"
+            )

@@ -1,0 +1,307 @@
+"""Stages in order: rounds of calls go through them, and what was lost is computed again.
+
+It holds no tokens but those of the step that runs. A stage that is lost comes back empty; what it
+then lacks of a sequence is told by its answer, and goes through all stages again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+from edgellama.cluster.driver.rounds import Chunking, Part, rounds_of
+from edgellama.cluster.stages.next_token import NextToken
+from edgellama.cluster.stages.stage_call import Answer, Behind, StageCall, StageHandle
+from edgellama.cluster.stages.stage_hooks import HookFailedError
+from edgellama.cluster.stages.stage_task import Fork, StageTask
+from edgellama.engine.cancellation import CancelToken
+from edgellama.quant.array_types import FloatRows
+from edgellama.quant.errors import (
+    EdgellamaError,
+    InvalidOptionError,
+    ModelFileError,
+    StageLostError,
+)
+
+logger = logging.getLogger(__name__)
+PATIENCE_S = 120.0
+"""How long a lost stage is waited for."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
+"""Between two tries to bring a stage back; each is twice as long as the one before."""
+
+
+class Lost(Exception):
+    """A stage has failed to answer."""
+
+    def __init__(self, number: int, cause: Exception) -> None:
+        super().__init__(number, cause)
+        self.number, self.cause = number, cause
+
+
+class Pipeline:
+    """Drives ``stages``, which have all layers of a model in order. One thread runs at a time.
+
+    ``is_in_turn``: one stage computes at a time, all on the thread that calls, for hooks.
+    """
+
+    def __init__(
+        self, stages: Sequence[StageHandle], how: Chunking, *, patience_s: float = PATIENCE_S
+    ) -> None:
+        """``patience_s``: how long a lost stage is waited for before StageLostError."""
+        _check_order(stages)
+        self._stages = list(stages)
+        self._how = how
+        self._patience_s = patience_s
+        self._tasks: deque[int | Fork] = deque()
+        self._standing: dict[type, StageTask] = {}
+        self.is_in_turn = False
+        self._lost: Lost | None = None
+        self._threads = [
+            ThreadPoolExecutor(1, thread_name_prefix=f"edgellama-stage-{number}")
+            for number in range(len(stages))
+        ]
+
+    @property
+    def stages(self) -> Sequence[StageHandle]:
+        """The stages in order."""
+        return tuple(self._stages)
+
+    def retire(self, sequence: int) -> None:
+        """Let stages forget a sequence before the next step; may be called at any moment."""
+        self._tasks.append(sequence)
+
+    def fork(self, task: Fork) -> None:
+        """Let stages carry it out before the next step; may be called at any moment."""
+        self._tasks.append(task)
+
+    def run(
+        self, parts: list[Part], cancelled: CancelToken | None = None
+    ) -> dict[int, list[Answer]] | None:
+        """What the last stage answers for each part's calls, in order; None if it was cancelled.
+
+        Among the answers are errors of single calls, but none that is ``Behind``. StageLostError
+        where a stage does not come back.
+        """
+        self._carry_out()
+        held: dict[int, int] = {}
+        until: float | None = None
+        pause = FIRST_PAUSE_S
+        starts = {part.sequence: part.position for part in parts}
+        while True:
+            if cancelled is not None and cancelled.cancelled:
+                return None
+            try:
+                found, self._lost = self._lost, None
+                if found is not None:
+                    raise found
+                answers = self._through(rounds_of(parts, held, self._how), cancelled)
+            except Lost as lost:
+                now = time.monotonic()
+                until = now + self._patience_s if until is None else until
+                if now >= until:
+                    raise self._end_of_patience(lost) from lost.cause
+                self._revive(lost, until, cancelled)
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+                continue
+            if answers is None:
+                return None
+            behind = [answer for _, answer in answers if isinstance(answer, Behind)]
+            if not behind:
+                return {
+                    sequence: [
+                        answer
+                        for call, answer in answers
+                        if call.sequence == sequence
+                        and (call.position >= start or isinstance(answer, EdgellamaError))
+                    ]
+                    for sequence, start in starts.items()
+                }
+            until = time.monotonic() + self._patience_s if until is None else until
+            if time.monotonic() > until:
+                raise StageLostError(f"{behind[0]}, again and again; is the memory too small?")
+            for each in behind:
+                held[each.sequence] = min(each.num_held, held.get(each.sequence, each.num_held))
+
+    def run_next(self, given: NextToken) -> FloatRows | None:
+        """The last stage's answer to a call like the one before; None: it must be ``run``.
+
+        Where a stage is lost, too, which is brought back there then.
+        """
+        if self._tasks or self.is_in_turn:
+            return None
+        rows: FloatRows | None = None
+
+        def rehearse() -> None:
+            self._stages[0].rehearse(given.followed())
+
+        for number, stage in enumerate(self._stages):
+            try:
+                rows = stage.run_next(given if rows is None else given.with_rows(rows), rehearse)
+            except Exception as error:
+                self._lost = Lost(number, error)
+                return None
+            if rows is None:
+                return None
+        return rows
+
+    def do(self, number: int, task: StageTask) -> object:
+        """What a stage gives for a task. A lost one is brought back first, else StageLostError."""
+        self._carry_out()
+        until = time.monotonic() + self._patience_s
+        while True:
+            try:
+                return self._stages[number].do(task)
+            except Exception as error:
+                self._revive(Lost(number, error), until, None)
+                if time.monotonic() >= until:
+                    raise self._end_of_patience(Lost(number, error)) from error
+
+    def do_always(self, task: StageTask) -> None:
+        """Have all stages do a task, and any that is brought back later; the last of its kind."""
+        self._standing[type(task)] = task
+        for number in range(len(self._stages)):
+            self.do(number, task)
+
+    def close(self) -> None:
+        """End all stages."""
+        for threads in self._threads:
+            threads.shutdown(wait=False, cancel_futures=True)
+        for stage in self._stages:
+            stage.close()
+
+    def _through(
+        self, rounds: list[list[StageCall]], cancelled: CancelToken | None
+    ) -> list[tuple[StageCall, Answer]] | None:
+        """Every call with the last stage's answer, or an earlier one that ends its way."""
+        if len(rounds) == 1 or self.is_in_turn:
+            return self._in_turn(rounds, cancelled)
+        lasts: list[Future[_Round]] = []
+        futures: list[Future[_Round]] = []
+        for calls in rounds:
+            before: Future[_Round] | None = None
+            for number in range(len(self._stages)):
+                threads, one = self._threads[number], _Round(calls)
+                before = threads.submit(self._advanced, one, before, number, cancelled)
+                futures.append(before)
+            assert before is not None
+            lasts.append(before)
+        try:
+            done = [future.result() for future in lasts]
+        finally:
+            for future in futures:
+                future.cancel()
+            wait(futures)
+        if cancelled is not None and cancelled.cancelled:
+            return None
+        return [pair for one in done for pair in one.ended]
+
+    def _in_turn(
+        self, rounds: list[list[StageCall]], cancelled: CancelToken | None
+    ) -> list[tuple[StageCall, Answer]] | None:
+        ended = []
+        for calls in rounds:
+            if len(rounds) > 1 and cancelled is not None and cancelled.cancelled:
+                return None
+            found = _Round(calls)
+            for number in range(len(self._stages)):
+                self._advance(found, number)
+            ended += found.ended
+        return ended
+
+    def _advanced(
+        self,
+        first: _Round,
+        before: Future[_Round] | None,
+        number: int,
+        cancelled: CancelToken | None,
+    ) -> _Round:
+        """A round after one more stage, on that stage's thread."""
+        found = first if before is None else before.result()
+        if cancelled is None or not cancelled.cancelled:
+            self._advance(found, number)
+        return found
+
+    def _advance(self, one: _Round, number: int) -> None:
+        """Let a stage compute what is left of a round."""
+        if not one.left:
+            return
+        stage = self._stages[number]
+        try:
+            answers = stage.run(one.left)
+        except HookFailedError:
+            raise
+        except Exception as error:
+            raise Lost(number, error) from error
+        one.take(answers, is_last=number == len(self._stages) - 1)
+
+    def _revive(self, lost: Lost, until: float, cancelled: CancelToken | None) -> None:
+        """Bring a stage back, however often that must be tried, unless nobody waits any more."""
+        stage, pause = self._stages[lost.number], FIRST_PAUSE_S
+        logger.warning("stage %s was lost (%s); it is started again", stage.name, lost.cause)
+        while cancelled is None or not cancelled.cancelled:
+            try:
+                stage.revive()
+                for task in self._standing.values():
+                    stage.do(task)
+            except ModelFileError as error:
+                raise StageLostError(
+                    f"stage {stage.name} was lost and cannot come back: {error}"
+                ) from error
+            except Exception as error:
+                if time.monotonic() + pause > until:
+                    raise self._end_of_patience(Lost(lost.number, error)) from error
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            else:
+                return
+
+    def _end_of_patience(self, lost: Lost) -> StageLostError:
+        return StageLostError(
+            f"stage {self._stages[lost.number].name} was lost and did not come back within "
+            f"{self._patience_s:g} s: {lost.cause}"
+        )
+
+    def _carry_out(self) -> None:
+        """What stages were to do before this step; a lost one is found by the step itself."""
+        while self._tasks:
+            task = self._tasks.popleft()
+            for stage in self._stages:
+                try:
+                    stage.do(task) if isinstance(task, Fork) else stage.forget(task)
+                except Exception as error:
+                    logger.debug("stage %s does not hear of %s: %s", stage.name, task, error)
+
+
+class _Round:
+    """Calls on their way; ``ended`` are those that have their answer."""
+
+    def __init__(self, calls: list[StageCall]) -> None:
+        self.left = calls
+        self.ended: list[tuple[StageCall, Answer]] = []
+
+    def take(self, answers: Sequence[Answer], is_last: bool) -> None:
+        """Rows go on with their call; everything else is an end."""
+        left = []
+        for call, answer in zip(self.left, answers, strict=True):
+            if is_last or isinstance(answer, (Behind, EdgellamaError)):
+                self.ended.append((call, answer))
+            else:
+                left.append(call.with_rows(answer))
+        self.left = left
+
+
+def _check_order(stages: Sequence[StageHandle]) -> None:
+    """InvalidOptionError for stages that do not follow each other."""
+    if not stages:
+        raise InvalidOptionError("no stages; needed: all layers of a model, in order")
+    end = 0
+    for stage in stages:
+        if stage.layers.start != end:
+            raise InvalidOptionError(
+                f"stage {stage.name} begins with layer {stage.layers.start}; needed here: {end}"
+            )
+        end = stage.layers.stop

@@ -1,0 +1,1 @@
+"""Many texts at once: what a prompt of a batch may be, how many run, what comes of them."""

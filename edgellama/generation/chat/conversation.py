@@ -1,0 +1,312 @@
+"""A conversation: replies to messages in the model's own chat format, over one session.
+
+It keeps messages and prompt tokens in step, so that a new turn computes only what is new.
+How messages become prompts is known to conversation_prompts, generating to session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.argument_types import WhenFull
+from edgellama.generation.chat.conversation_prompts import ConversationPrompts
+from edgellama.generation.chat.fitting import NoReply
+from edgellama.generation.chat.messages import Content, Message, content_text, reply_message
+from edgellama.generation.chat.tool_rounds import DEFAULT_MAX_ROUNDS, OnCall, ToolRounds
+from edgellama.generation.chat.turns import Turn
+from edgellama.generation.results import Generation
+from edgellama.generation.sessions.async_stream import AsyncStream
+from edgellama.generation.sessions.session import Session
+from edgellama.generation.sessions.stream import Stream
+from edgellama.generation.text_options import ChatOptions
+from edgellama.quant.typing_backports import Unpack
+from edgellama.text.chat_template import ChatTemplate
+from edgellama.text.tokenizer import Tokenizer
+
+
+class Conversation(ConversationPrompts):
+    """Messages so far and the session that knows them. A context manager; closes the session.
+
+    ``Llama.chat`` makes one. Options given at the start hold for every reply; a call may
+    override them.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2", context_length=512) as llama:
+        ...     with llama.chat("Be brief.", max_tokens=8, temperature=0) as chat:
+        ...         first = chat.send("What is a llama?")
+        ...         chat.messages.pop()["role"], len(chat.messages)
+        ('assistant', 2)
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        tokenizer: Tokenizer,
+        template: ChatTemplate,
+        *,
+        system: str | None = None,
+        messages: Sequence[Mapping[str, object]] | None = None,
+        when_full: WhenFull = "drop",
+        **options: Unpack[ChatOptions],
+    ) -> None:
+        """Join a session, its tokenizer and a template; ``Llama.chat`` does it for you.
+
+        Arguments:
+            session: Holds the conversation's tokens, and is closed with it.
+            tokenizer: The model's.
+            template: How messages become a prompt.
+            system: System prompt, before all messages. None (the default) is none.
+            messages: What was said before. None (the default) is nothing.
+            when_full: What happens once the messages leave no room for a reply. "drop" (the
+                default): the oldest turns, but never the system prompt, go out of the prompt
+                (they stay in ``messages``), and the result says how many. "stop": the reply is
+                empty and its result ``context_full``. "error": ContextLengthError.
+            options: ChatOptions, for every reply.
+
+        Raises:
+            InvalidOptionError: Malformed messages, two system prompts, options out of range.
+        """
+        super().__init__(
+            session, tokenizer, template,
+            system=system, messages=messages, when_full=when_full, options=options,
+        )  # fmt: skip
+
+    def send(self, text: Content, **options: Unpack[ChatOptions]) -> Generation:
+        """Add the user's message and return the reply, which is added too.
+
+        Arguments:
+            text: The message: a string, or text parts such as
+                ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
+            options: ChatOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
+                SamplingOptions, each in place of the conversation's.
+
+        Returns:
+            The reply's text and tokens, why it ended, and counts and seconds.
+
+        Raises:
+            ContextLengthError: ``when_full`` is "error" and the conversation is longer than the
+                context, or the message alone does not fit.
+            InvalidOptionError: A message or an option of another type or outside its range.
+            TemplateError: The template refuses these messages.
+            EdgellamaError: Another reply runs, or the conversation is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama, llama.chat() as chat:
+            ...     reply = chat.send("Say hello.", max_tokens=1, temperature=0)
+            >>> reply.finish_reason
+            'length'
+        """
+        return self.stream(text, **options).wait()
+
+    def stream(self, text: Content, **options: Unpack[ChatOptions]) -> Stream:
+        """Ask, and get the reply piece by piece.
+
+        Both messages are added when the stream ends, also by Ctrl-C or ``close``, provided that
+        some text came; an error of the engine adds nothing.
+
+        Arguments:
+            text: The message: a string, or text parts such as
+                ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
+            options: ChatOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
+                SamplingOptions, each in place of the conversation's.
+
+        Returns:
+            An iterator of chunks, and a context manager; ``result`` then is the whole.
+
+        Raises:
+            ContextLengthError: ``when_full`` is "error" and the conversation is longer than the
+                context, or the message alone does not fit.
+            InvalidOptionError: A message or an option of another type or outside its range.
+            TemplateError: The template refuses these messages.
+            EdgellamaError: Another reply runs, or the conversation is closed.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama, llama.chat() as chat:
+            ...     with chat.stream("Count to ten.", seed=1) as stream:
+            ...         pieces = [next(stream).text for _ in range(3)]
+            ...     chat.messages[-1]["content"] == "".join(pieces)
+            True
+        """
+        self._check_idle()
+        message: Message = {"role": "user", "content": content_text(text)}
+        return self._reply(len(self.messages), [message], options)
+
+    def regenerate(self, **options: Unpack[ChatOptions]) -> Stream:
+        """Another reply to the last message of the user, in place of the one it had, if any.
+
+        So it also answers ``messages`` that end with the user's.
+
+        Arguments:
+            options: ChatOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
+                SamplingOptions, each in place of the conversation's.
+
+        Returns:
+            An iterator of chunks, and a context manager; ``result`` then is the whole.
+
+        Raises:
+            EdgellamaError: There is no message to answer, another reply runs, or the
+                conversation is closed. The others are those of ``stream``.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> asked = [{"role": "user", "content": "Say hello."}]
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     with llama.chat(messages=asked, max_tokens=2, temperature=0) as chat:
+            ...         reply = chat.regenerate().wait()
+            ...         len(chat.messages)
+            2
+        """
+        self._check_idle()
+        return self._reply(self._transcript.num_asked(), [], options)
+
+    def run(
+        self,
+        text: Content,
+        *,
+        max_rounds: int = DEFAULT_MAX_ROUNDS,
+        on_call: OnCall | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Generation:
+        """Add the user's message, run the tools that replies call, and return the last reply.
+
+        Calls and their results are messages of the conversation. What a function returns is
+        shown to the model as text, or as JSON; what it raises is shown, too.
+
+        Arguments:
+            text: The message: a string, or text parts such as
+                ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
+            max_rounds: How often tools are run and the model is asked again, from 1. If the last
+                reply still calls tools, they are not run, and it is returned as it is.
+            on_call: Called as ``on_call(call, result)`` when a call has been run. None (the
+                default) is nobody.
+            options: ChatOptions in place of the conversation's; ``tools`` must have functions.
+                A ``tool_choice`` that makes the model call holds for the first reply alone.
+
+        Returns:
+            The last reply.
+
+        Raises:
+            InvalidOptionError: There are no tools, one has no function, or another argument is
+                of another type or outside its range.
+            ConstraintError: A tool's schema cannot be kept to.
+            ContextLengthError: ``when_full`` is "error" and the conversation is longer than the
+                context, or the message alone does not fit.
+            TemplateError: The template refuses these messages.
+            EdgellamaError: Another reply runs, or the conversation is closed.
+
+        Example:
+            >>> from edgellama import ChatOptions, Llama
+            >>> def add(a: int, b: int) -> int:
+            ...     "Add two numbers."
+            ...     return a + b
+            >>> options: ChatOptions = {"tools": [add], "tool_choice": "add", "temperature": 0}
+            >>> with Llama("smollm2", context_length=1024) as llama:
+            ...     with llama.chat(**options) as chat:
+            ...         reply = chat.run("What is 2 + 3?", max_tokens=40)
+            ...         print(chat.messages[2]["content"])
+            5
+        """
+        rounds = ToolRounds(self, options, max_rounds, on_call, may_await=False)
+        return rounds.run(self.send(text, **rounds.first))
+
+    async def run_async(
+        self,
+        text: Content,
+        *,
+        max_rounds: int = DEFAULT_MAX_ROUNDS,
+        on_call: OnCall | None = None,
+        **options: Unpack[ChatOptions],
+    ) -> Generation:
+        """``run`` for event loops; functions may be asynchronous, others are called in the loop.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> async def now() -> str:
+            ...     "Tell the time."
+            ...     return "noon"
+            >>> with Llama("smollm2", context_length=1024) as llama:
+            ...     with llama.chat(tools=[now], temperature=0, max_tokens=40) as chat:
+            ...         reply = asyncio.run(chat.run_async("What time is it?", tool_choice="now"))
+            ...         chat.messages[2]["content"]
+            'noon'
+        """
+        rounds = ToolRounds(self, options, max_rounds, on_call, may_await=True)
+        return await rounds.run_async(await self.send_async(text, **rounds.first))
+
+    async def send_async(self, text: Content, **options: Unpack[ChatOptions]) -> Generation:
+        """``send`` for event loops, see AsyncStream.
+
+        Example:
+            >>> import asyncio
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama, llama.chat() as chat:
+            ...     reply = asyncio.run(chat.send_async("Say hello.", max_tokens=1))
+            ...     len(chat.messages)
+            2
+        """
+        return await self.stream_async(text, **options).wait()
+
+    def stream_async(self, text: Content, **options: Unpack[ChatOptions]) -> AsyncStream:
+        """``stream`` for event loops; what is wrong with the call is raised by the first await.
+
+        Example: see AsyncStream.
+        """
+        return AsyncStream(lambda: self.stream(text, **options))
+
+    def regenerate_async(self, **options: Unpack[ChatOptions]) -> AsyncStream:
+        """``regenerate`` for event loops; the first await raises what is wrong with the call.
+
+        Example: see AsyncStream.
+        """
+        return AsyncStream(lambda: self.regenerate(**options))
+
+    def fork(self) -> Conversation:
+        """Another conversation that goes on from the same messages, at once.
+
+        Both keep what was said so far, and share its memory. EdgellamaError while a reply runs.
+        """
+        self._check_idle()
+        fork = Conversation(
+            self._session.fork(),
+            self._tokenizer,
+            self._format.template,
+            when_full=self._when_full,
+            **self._options,
+        )
+        fork._transcript = self._transcript.copy()
+        return fork
+
+    def __repr__(self) -> str:
+        return f"<Conversation messages={len(self.messages)}, {self.session!r}>"
+
+    def _reply(self, num_kept: int, asked: Sequence[Message], options: ChatOptions) -> Stream:
+        """The reply to the first ``num_kept`` messages and what is asked after them."""
+        asked_for = self._asked(options)
+        shown = self._shown(asked_for, [*self.messages[:num_kept], *asked])
+        prompt, num_dropped = shown.prompt, shown.num_dropped
+        num_tokens = len(prompt.computed)
+        if self._when_full == "stop" and num_tokens > self._session.context_length:
+            return Stream(NoReply(num_tokens), CancelToken(), owner=self._session)
+        request = replace(
+            asked_for.request,
+            prompt=prompt.computed,
+            dropped_messages=max(0, num_dropped - self._transcript.dropped_messages),
+            own_tokens=self._format.own_tokens(asked_for, shown.messages),
+        )
+
+        def end(result: Generation) -> None:
+            is_cut_call = request.calls is not None and not result.text and not result.tool_calls
+            if result.tokens and not is_cut_call:
+                text = result.text
+                if result.tool_calls:  # the turn's text has them as the model wrote them
+                    text = self._tokenizer.decode(result.tokens, continuation=True)
+                turn, said = Turn(prompt, result.tokens, text), [*asked, reply_message(result)]
+                self._transcript.add(num_kept, said, dropped_messages=num_dropped, turn=turn)
+
+        return self._session.start(request, on_end=end)

@@ -1,0 +1,167 @@
+"""What was said in a conversation, as its user reads, edits, saves and loads it.
+
+How messages become prompts is left to ``conversation_prompts``, replies to ``conversation``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from edgellama.generation.chat.messages import Message
+from edgellama.generation.chat.transcript import Transcript
+from edgellama.generation.sessions.session import Session
+from edgellama.generation.sessions.stream import Stream
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError
+from edgellama.quant.given_values import given_path
+from edgellama.quant.process_bound import ProcessBound
+from edgellama.quant.typing_backports import Self
+from edgellama.text.tokenizer import Tokenizer
+
+
+class ConversationRecord(ProcessBound):
+    """The messages of a conversation, and the session that they are computed in."""
+
+    def __init__(
+        self,
+        session: Session,
+        tokenizer: Tokenizer,
+        *,
+        system: str | None,
+        messages: Sequence[Mapping[str, object]] | None,
+    ) -> None:
+        """InvalidOptionError for malformed messages, and for two system prompts."""
+        self._session = session
+        self._tokenizer = tokenizer
+        self._preload: Stream | None = None
+        self._transcript = Transcript(() if messages is None else messages)
+        if system is not None:
+            if self.system is not None:
+                raise InvalidOptionError(
+                    "system is given, and messages begin with a system message; allowed: one"
+                )
+            self.system = system
+
+    @property
+    def system(self) -> str | None:
+        """The system prompt, None for none; a new one holds from the next reply on."""
+        return self._transcript.system
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        self._check_idle()
+        self._transcript.system = text
+
+    @property
+    def messages(self) -> list[Message]:
+        """All messages, each with ``role`` and ``content``, the system's first.
+
+        The list is the conversation's own: change it between replies as you like (append, pop,
+        write another ``content``), or assign another. The next reply checks it, and computes
+        only what differs from the last one. InvalidOptionError for malformed messages.
+        """
+        return self._transcript.messages
+
+    @messages.setter
+    def messages(self, messages: Sequence[Mapping[str, object]]) -> None:
+        self._check_idle()
+        self._transcript.replace(messages)
+
+    @property
+    def dropped_messages(self) -> int:
+        """How many of the oldest messages the model no longer sees, for want of room."""
+        return self._transcript.dropped_messages
+
+    @property
+    def session(self) -> Session:
+        """The session that holds the conversation's tokens."""
+        return self._session
+
+    def undo(self) -> list[Message]:
+        """Take back the last message of the user and all that followed; they are returned.
+
+        Raises:
+            EdgellamaError: There is no message of the user, or a reply runs.
+
+        Example:
+            >>> from edgellama import Llama
+            >>> with Llama("smollm2", context_length=512) as llama, llama.chat() as chat:
+            ...     reply = chat.send("Say hello.", max_tokens=2)
+            ...     len(chat.undo()), len(chat.messages)
+            (2, 0)
+        """
+        self._check_idle()
+        return self._transcript.undo()
+
+    def clear(self) -> None:
+        """Forget all messages but the system prompt."""
+        self._check_idle()
+        self._transcript.clear()
+
+    def save(self, path: str | os.PathLike[str], *, model: str | None = None) -> None:
+        """Write all messages to a JSON file, in one step: the old file or the new one is there.
+
+        With what ``session.save`` writes into a file of its own the conversation goes on at once
+        where both are loaded; without, it is computed from the messages.
+
+        Arguments:
+            path: The file, replaced if it is there.
+            model: What the file is to say about the model, such as its path; for those who read
+                it. None (the default) is nothing.
+
+        Raises:
+            OSError: It cannot be written.
+            InvalidOptionError: An argument of another type, or the messages were edited into
+                something else.
+
+        Example:
+            >>> import tempfile
+            >>> from pathlib import Path
+            >>> from edgellama import Llama
+            >>> file = Path(tempfile.mkdtemp()) / "talk.json"
+            >>> said = [{"role": "user", "content": "Hello"}]
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     llama.chat(messages=said).save(file)
+            ...     chat = llama.chat()
+            ...     chat.load(file)
+            >>> chat.messages == said
+            True
+        """
+        if model is not None and not isinstance(model, str):
+            raise InvalidOptionError(f"model is {shown(model)}; allowed: a text or None")
+        self._transcript.save(given_path("path", path), model)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Take all messages, the system prompt too, from a file that ``save`` wrote.
+
+        Arguments:
+            path: The file.
+
+        Raises:
+            InvalidOptionError: It is no such file; then nothing changes.
+            OSError: It cannot be read.
+            EdgellamaError: A reply runs.
+
+        Example: see ``save``.
+        """
+        self._check_idle()
+        self._transcript.load(given_path("path", path), self._tokenizer.vocab_size)
+
+    def close(self) -> None:
+        """End a running reply and close the session."""
+        self._session.close()
+
+    def __enter__(self) -> Self:
+        self._session.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _check_idle(self) -> None:
+        preload, self._preload = self._preload, None
+        if preload is not None:
+            preload.end()
+        if self._session.busy:
+            raise EdgellamaError("a reply is still running; end or close its stream first")

@@ -1,0 +1,1 @@
+"""Threads, event loops and turns: who may run while others run, and for how long."""

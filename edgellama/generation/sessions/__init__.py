@@ -1,0 +1,1 @@
+"""Sessions, which keep what is computed, and the streams in which their texts come."""

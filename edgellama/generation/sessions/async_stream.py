@@ -1,0 +1,55 @@
+"""A stream for event loops: the chunks of one generation for ``async for``, and its result.
+
+The thread that computes, and what cancelling a task ends, are known to ``async_items``.
+"""
+
+from __future__ import annotations
+
+from edgellama.generation.concurrency.async_items import AsyncItems
+from edgellama.generation.results import Chunk, Generation
+from edgellama.generation.sessions.stream import Stream
+from edgellama.quant.errors import EdgellamaError
+
+
+class AsyncStream(AsyncItems[Chunk, Stream]):
+    """Chunks of one generation for ``async for``, made as they are asked for.
+
+    The event loop never waits: a thread of the stream's own does. Cancelling the task that waits
+    for a chunk, leaving ``async with`` and dropping the stream end the generation within one
+    operation of the model. What is wrong with the call is raised by the first ``await``.
+
+    Example:
+        >>> import asyncio
+        >>> from edgellama import Llama
+        >>> async def main() -> str:
+        ...     with Llama("smollm2", context_length=512) as llama:
+        ...         async with llama.stream_async("Once upon a time", max_tokens=3) as stream:
+        ...             texts = [chunk.text async for chunk in stream]
+        ...         return stream.result.finish_reason
+        >>> asyncio.run(main())
+        'length'
+    """
+
+    @property
+    def result(self) -> Generation:
+        """The whole generation; EdgellamaError while it runs and if it failed."""
+        if self._source is None:
+            raise EdgellamaError("no result: the generation has not begun")
+        return self._source.result
+
+    @property
+    def prefill_progress(self) -> tuple[int, int]:
+        """Tokens of the prompt that were computed so far, and that must be; (0, 0) before."""
+        return (0, 0) if self._source is None else self._source.prefill_progress
+
+    @property
+    def queue_position(self) -> int:
+        """How many texts have to end before this one begins, see ``Llama.max_concurrent``."""
+        return 0 if self._source is None else self._source.queue_position
+
+    async def wait(self) -> Generation:
+        """Run to the end and return the result; raises what iterating raises."""
+        if not self._is_over:
+            await self._ask(lambda: self._made().wait())
+            self._end()
+        return self.result

@@ -1,0 +1,211 @@
+"""What a session holds: tokens with their keys and values, adapters, and the stream that uses them.
+
+It is saved, loaded and given back here. Texts are left to session.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+
+from edgellama.engine.adapter import Adapter
+from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
+from edgellama.engine.adapter_shelf import AdapterScales
+from edgellama.engine.kv_types import KVTypeChoice
+from edgellama.engine.text_cache import TextCache
+from edgellama.engine.text_engine import TextEngine
+from edgellama.generation.sessions.stream import Stream
+from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.given_values import check_function, given_path, is_true, whole_number
+from edgellama.quant.process_bound import ProcessBound
+from edgellama.quant.typing_backports import Self
+from edgellama.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+class SessionState(ProcessBound):
+    """A sequence of tokens with its KV cache, used by one stream at a time."""
+
+    def __init__(
+        self,
+        engine: TextEngine,
+        tokenizer: Tokenizer,
+        *,
+        context_length: int | None,
+        kv_type: KVTypeChoice,
+        cache: TextCache | None,
+        adapters: AdapterScales | AdapterSet | None,
+    ) -> None:
+        """The arguments are those of a session."""
+        self._engine = engine
+        self._tokenizer = tokenizer
+        self._adapters = engine.adapters.adapter_set(adapters) if adapters else NO_ADAPTERS
+        self._cache = self._empty_cache(context_length, kv_type) if cache is None else cache
+        # Reentrant, as in Stream and Llama: a signal's handler may close what it interrupts.
+        self._lock = threading.RLock()
+        self._last: weakref.ref[Stream] | None = None
+        self._closed = False
+
+    def _empty_cache(self, context_length: int | None, kv_type: KVTypeChoice) -> TextCache:
+        engine = self._engine
+        own_length = engine.config.context_length
+        length = own_length if context_length is None else context_length
+        length = whole_number("context_length", length, 1)
+        if length > own_length:
+            logger.warning("context of %d is more than the model's own %d", length, own_length)
+        cache = engine.new_cache(length, kv_type=kv_type)
+        cache.adapters = self._adapters
+        return cache
+
+    @property
+    def context_length(self) -> int:
+        """How many tokens fit, prompt and generated text together."""
+        return self._cache.context_length
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """The tokens that the cache holds now."""
+        return tuple(self._cache.tokens)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed, and holds nothing any more."""
+        return self._closed
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that keys and values of its tokens take; some may be shared with other sessions."""
+        return self._cache.num_bytes
+
+    @property
+    def adapters(self) -> Mapping[Adapter, float]:
+        """The adapters that texts are computed with, and the scale of each.
+
+        Others may be assigned while no stream runs, by name too: ``session.adapters = {"a": 0.5}``.
+        What the session holds is forgotten then, since it was computed otherwise.
+        """
+        return dict(self._adapters.scales)
+
+    @adapters.setter
+    def adapters(self, adapters: AdapterScales | None) -> None:
+        with self._lock:
+            self._check_free()
+            self._adapters = self._engine.adapters.adapter_set(adapters)
+            self._cache.adapters = self._adapters
+
+    @property
+    def busy(self) -> bool:
+        """Whether a stream of this session has started and not ended."""
+        return self._running() is not None
+
+    def save(
+        self, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None
+    ) -> None:
+        """Write the session's tokens with their keys and values, so that ``load`` goes on at once.
+
+        The file is replaced in one step: the old one or the new one is there, whole. The session
+        may be used meanwhile.
+
+        Arguments:
+            path: The file. It holds the text, as token ids: keep it as private as that.
+            progress: Called as ``progress(written, total)`` with bytes. None (the default) is
+                nobody.
+
+        Raises:
+            SessionFileError: The session holds no tokens.
+            OSError: The file cannot be written.
+            EdgellamaError: A stream of the session runs, or it is closed.
+
+        Example:
+            >>> import tempfile
+            >>> from pathlib import Path
+            >>> from edgellama import Llama
+            >>> file = Path(tempfile.mkdtemp()) / "story.session"
+            >>> with Llama("smollm2", context_length=512) as llama:
+            ...     with llama.session() as session:
+            ...         first = session.generate("Once upon a time", max_tokens=8)
+            ...         session.save(file)
+            ...     with llama.load_session(file) as session:
+            ...         again = session.generate("Once upon a time", max_tokens=8)
+            >>> again.statistics.prefilled_tokens
+            1
+        """
+        file = given_path("path", path)
+        check_function("progress", progress, "two numbers")
+        with self._lock:
+            self._check_free()
+            fork = self._cache.fork()
+        try:
+            self._engine.save(file, fork, progress)
+        finally:
+            fork.close()
+
+    def load(self, path: str | os.PathLike[str], *, verify: bool = False) -> None:
+        """Hold the tokens of a file that ``save`` wrote, in place of what is held now.
+
+        Keys and values are mapped, not read, where the file was written on a CPU with vectors
+        of the same length; the file must then be replaced by renaming alone, as ``save`` does.
+
+        Arguments:
+            path: The file. Its header and tokens are checked.
+            verify: Read all keys and values at once and compare their checksums. False (the
+                default) takes them as they are: damaged ones change texts, nothing else.
+
+        Raises:
+            SessionFileError: No such file, a damaged one, or one of another model, KV type or
+                adapter. A file that is cut off is used as far as it goes, with a warning.
+            ContextLengthError: It has more tokens than the context.
+            OSError: It cannot be read.
+            EdgellamaError: A stream of the session runs, or it is closed.
+
+        Example: see ``save``.
+        """
+        file, verify = given_path("path", path), is_true("verify", verify)
+        with self._lock:
+            self._check_free()
+            self._cache.adapters = self._adapters
+            self._engine.load_saved(file, self._cache, verify=verify)
+
+    def close(self) -> None:
+        """End a running stream and give the cache's memory back; more calls do nothing."""
+        with self._lock:
+            self._closed = True
+        if (stream := self._running()) is not None:
+            stream.end()
+        self._cache.close()
+
+    def __repr__(self) -> str:
+        state = ", closed" if self._closed else ""
+        length = f"context_length={self.context_length}"
+        return f"<Session tokens={self._cache.length}, {length}{state}>"
+
+    def __enter__(self) -> Self:
+        self._check_open()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _running(self) -> Stream | None:
+        """The stream that uses the session.
+
+        What is in use is the stream's to say, not a lock's: wherever Ctrl-C ends a stream, the
+        session is free once it is gone.
+        """
+        stream = self._last() if self._last is not None else None
+        return None if stream is None or stream.ended else stream
+
+    def _check_free(self) -> None:
+        if self._running() is not None:
+            raise EdgellamaError(
+                "this session is in use; end or close its stream first, or use another session"
+            )
+        self._check_open()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EdgellamaError("this session is closed")

@@ -1,0 +1,217 @@
+"""A generation as an iterator that can be cancelled from any thread and never leaks.
+
+It hands out the chunks of a decoding and ends exactly once: at the last chunk, on an error, on
+close, or when it is dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from time import sleep
+from types import GeneratorType
+from typing import Protocol, cast
+
+from edgellama.engine.cancellation import CancelToken
+from edgellama.generation.concurrency.deadline import Deadline
+from edgellama.generation.concurrency.generator_use import is_closed_now, is_in_use
+from edgellama.generation.concurrency.waiting_line import Turn
+from edgellama.generation.results import Chunk, Generation
+from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.late_interrupt import LATE_INTERRUPT
+from edgellama.quant.process_bound import ProcessBound
+
+END_RETRY_S = 0.002
+
+
+class Steps(Protocol):
+    """What a stream hands out, such as a decoding."""
+
+    def steps(self) -> Iterator[Chunk]:
+        """A generator of the chunks."""
+        ...
+
+    def result(self) -> Generation:
+        """The generation so far."""
+        ...
+
+    @property
+    def prefill_progress(self) -> tuple[int, int]:
+        """Tokens of the prompt that were computed, and that are to be."""
+        ...
+
+
+class Stream(ProcessBound, Iterator[Chunk]):
+    """Chunks of one generation, made as they are asked for.
+
+    A context manager: leaving it early ends the generation as "cancelled". One thread iterates;
+    any thread may cancel.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> with Llama("smollm2", context_length=512) as llama:
+        ...     with llama.stream("Once upon a time") as stream:
+        ...         first = next(stream)
+        >>> stream.result.finish_reason, stream.result.text == first.text
+        ('cancelled', True)
+    """
+
+    def __init__(
+        self,
+        decoding: Steps,
+        cancel: CancelToken,
+        on_end: Callable[[Generation], None] | None = None,
+        *,
+        owner: object = None,
+        turn: Turn | None = None,
+        timeout: float | None = None,
+        prompt: Sequence[int] = (),
+        gives_way: bool = False,
+    ) -> None:
+        """``on_end`` is called once with the result, if there is one; ``owner`` is kept alive.
+
+        ``turn`` is waited for before the first chunk. ``timeout``: seconds from now. ``prompt``
+        is what the property says. ``gives_way``: whether threads of our own that iterate this
+        run at low priority.
+        """
+        self.gives_way = gives_way
+        self._owner = owner
+        self._decoding = decoding
+        self._cancel = cancel
+        self._on_end = on_end
+        self._steps = cast("GeneratorType[Chunk, None, None]", decoding.steps())
+        self._thread: int | None = None
+        self._ending = threading.RLock()
+        self._result: Generation | None = None
+        self._turn = turn
+        self._deadline = Deadline(cancel, timeout)
+        self._prompt = tuple(prompt)
+        # Last: from now on there is something to end.
+        self._ended = False
+
+    @property
+    def result(self) -> Generation:
+        """The whole generation; EdgellamaError while it runs and if it failed."""
+        if self._result is None:
+            state = "failed with an error" if self._ended else "has not ended yet"
+            raise EdgellamaError(f"no result: the generation {state}")
+        return self._result
+
+    @property
+    def prompt(self) -> tuple[int, ...]:
+        """The tokens that the text follows."""
+        return self._prompt
+
+    @property
+    def prefill_progress(self) -> tuple[int, int]:
+        """Tokens of the prompt that were computed so far, and that must be; (0, 0) before."""
+        return self._decoding.prefill_progress
+
+    @property
+    def queue_position(self) -> int:
+        """How many texts have to end before this one begins, see ``Llama.max_concurrent``.
+
+        0 while it runs, and before anybody asked for its first chunk.
+        """
+        return 0 if self._turn is None else self._turn.position
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further chunk will come."""
+        return self._ended
+
+    def is_inside(self, thread: int) -> bool:
+        """Whether the thread of this number is making a chunk just now."""
+        return self._thread == thread and not self._ended
+
+    def cancel(self) -> None:
+        """Ask the generation to end; it does within one operation of the model."""
+        self._cancel.cancel()
+
+    def wait(self) -> Generation:
+        """Run to the end and return the result; raises what iterating raises."""
+        for _ in self:
+            pass
+        return self.result
+
+    def close(self) -> None:
+        """End the generation and give its session back.
+
+        While another thread is inside a step this only cancels; that thread ends the stream.
+        """
+        if self._ended:
+            return
+        self._cancel.cancel()
+        if is_closed_now(self._steps):
+            self._thread = None
+            self._end(failed=False)
+
+    def end(self) -> None:
+        """Close, and wait until a thread that is inside a step has left it."""
+        while not self._ended:
+            self.close()
+            # Called out of the very step that is to end, by a signal's handler.
+            if self.is_inside(threading.get_ident()):
+                return
+            if not self._ended:
+                sleep(END_RETRY_S)
+
+    def __next__(self) -> Chunk:
+        # The generator itself keeps other threads out: a lock could be left taken by Ctrl-C.
+        try:
+            if not self._steps.gi_running:
+                self._thread = threading.get_ident()
+            if self._turn is not None:
+                self._turn.wait(self._cancel)
+            chunk = next(self._steps)
+            self._thread = None
+            return chunk
+        except StopIteration:
+            self._end(failed=False)
+            raise
+        except BaseException as error:
+            if is_in_use(error):
+                raise EdgellamaError("this stream is being iterated by another thread") from None
+            self._steps.close()
+            # An interruption, such as Ctrl-C, keeps what was said; an error of a step does not.
+            self._end(failed=isinstance(error, Exception))
+            raise
+
+    def __repr__(self) -> str:
+        state = "running" if not self._ended else "failed"
+        return f"<Stream {state if self._result is None else self._result.finish_reason}>"
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        is_interrupted = False
+        try:
+            # An __init__ that failed leaves nothing to end.
+            if hasattr(self, "_ended"):
+                self.close()
+        except KeyboardInterrupt:
+            self.close()
+            is_interrupted = True
+        if is_interrupted:
+            # What goes with it has finalizers of its own.
+            self.__dict__.clear()
+            LATE_INTERRUPT.comes  # noqa: B018
+
+    def _end(self, *, failed: bool) -> None:
+        with self._ending:
+            if self._ended:
+                return
+            try:
+                if not failed:
+                    self._result = self._decoding.result()
+                    if self._on_end is not None:
+                        self._on_end(self._result)
+            finally:
+                self._ended = True
+                self._deadline.call_off()
+                if self._turn is not None:
+                    self._turn.leave()
