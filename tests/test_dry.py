@@ -110,6 +110,15 @@ def test_a_very_long_repetition_does_not_overflow() -> None:
     assert Sampler(options)(logits, [0] * 5000) == 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("multiplier", [5e-324, 1e-300, 1e9])
+@pytest.mark.parametrize("base", [1.0, 1 + 2**-52, 1.75, 1e9])
+def test_every_allowed_penalty_is_a_number(multiplier: float, base: float) -> None:
+    """Neither the least multiplier nor the largest base overflows."""
+    options = SamplingOptions(temperature=0, dry_multiplier=multiplier, dry_base=base)
+    assert Sampler(options)(np.array([1.0, 0.0], dtype=np.float32), [0] * 500) in (0, 1)
+
+
 def test_end_tokens_are_never_weakened() -> None:
     """Neither penalty keeps a text from ending as earlier ones did."""
     logits = np.array([0.0, 0.9, 1.0, 0.8], dtype=np.float32)

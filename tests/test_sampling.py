@@ -30,12 +30,18 @@ UNFILTERED: Any = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 @st.composite
 def logits_of_any_kind(draw_value: st.DrawFn) -> Logits:
-    """Logits of several sizes: spread out, flat, with many equals, with masked tokens."""
+    """Logits of several sizes: spread out, flat, with many equals, with masked tokens.
+
+    Some are so near to zero that their differences from a large one are equal in f32.
+    """
     generator = np.random.default_rng(draw_value(st.integers(0, 2**32)))
     size = draw_value(st.sampled_from(SIZES))
-    values = generator.normal(0, draw_value(st.sampled_from([0.0, 0.01, 1.0, 8.0])), size)
+    spreads = st.sampled_from([0.0, 1e-41, 1e-8, 0.01, 1.0, 8.0, 1e30])
+    values = generator.normal(0, draw_value(spreads), size)
     if draw_value(st.booleans()):
         values = np.round(values)
+    if draw_value(st.booleans()):
+        values[generator.integers(size)] = 5.0
     if draw_value(st.booleans()):
         values[generator.random(size) < 0.5] = -np.inf
         values[generator.integers(size)] = 1.0
@@ -57,6 +63,7 @@ def test_top_k_keeps_the_k_largest(logits: Logits, k: int) -> None:
     np.testing.assert_array_equal(keep_top_k(logits, k), expected)
 
 
+@pytest.mark.filterwarnings("error")
 @settings(deadline=None)
 @given(logits_of_any_kind(), st.floats(0.01, 0.999))
 def test_top_p_keeps_the_smallest_set_of_that_mass(logits: Logits, top_p: float) -> None:

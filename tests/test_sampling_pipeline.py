@@ -191,6 +191,17 @@ def test_a_bias_is_added_before_everything() -> None:
         Sampler(greedy, bias=dict.fromkeys(range(3), -math.inf))(logits, [])
 
 
+def test_xtc_leaves_no_masked_token_alone() -> None:
+    """Where every probability is enough, the least likely is still one that may be chosen."""
+    logits = np.array([-np.inf, 3.0, 1.0, 2.0, -np.inf], np.float32)
+    wanted = SamplingOptions(**PLAIN, xtc_probability=1.0, xtc_threshold=0.0, seed=1)
+    allowed = np.array([True, True, False, True, True])
+    for bias, mask, left in (({}, None, 2), ({2: -math.inf}, None, 3), ({}, allowed, 3)):
+        assert Sampler(wanted, bias=bias)(logits, [], mask) == left
+    only = np.arange(5) == 1
+    assert Sampler(wanted)(logits, [], only) == 1
+
+
 @pytest.mark.parametrize("version", [1, 2])
 def test_mirostat_reaches_its_surprise(version: int) -> None:
     """Over many tokens the mean surprise is what was asked for, in bits."""

@@ -22,6 +22,8 @@ Breaks: TypeAlias = Callable[[int], bool]
 FIRST_ROOM = 256
 LARGEST_PENALTY = 1e30
 """Beyond it a float32 logit could overflow; such a token is not chosen anyway."""
+LARGEST_POWER = 1e300
+"""Beyond it a power of ``dry_base`` could overflow, however small its multiplier is."""
 
 
 def repetition_penalties(
@@ -106,4 +108,5 @@ def _largest_exponent(multiplier: float, base: float) -> int:
     """The exponent of ``base`` at which the penalty reaches its largest value."""
     if base == 1:
         return 0
-    return max(0, math.floor((math.log(LARGEST_PENALTY) - math.log(multiplier)) / math.log(base)))
+    largest = min(math.log(LARGEST_PENALTY) - math.log(multiplier), math.log(LARGEST_POWER))
+    return max(0, math.floor(largest / math.log(base)))

@@ -23,6 +23,8 @@ SORTABLE = 1024
 EDGE_BINS = 4096
 EDGE_SPAN = 20.0
 """Bins of the histogram for top-p, and how far it reaches below the largest logit."""
+LEAST_SPAN = 1e-30
+"""Over a smaller one f32 could not be divided into bins."""
 
 
 def greedy(logits: Logits) -> int:
@@ -61,7 +63,8 @@ def keep_top_p(logits: Logits, top_p: float) -> Indices:
     if len(logits) > SORTABLE:
         surely, candidates, mass = _around_the_edge(below_largest, weights, wanted)
         wanted -= mass
-    largest_first = candidates[np.argsort(below_largest[candidates], kind="stable")]
+    # By the logits themselves: differences from the largest are rounded, and may be equal.
+    largest_first = candidates[np.argsort(-logits[candidates], kind="stable")]
     cumulated = np.cumsum(weights[largest_first], dtype=np.float64)
     count = int(np.searchsorted(cumulated, wanted)) + 1
     return np.sort(np.concatenate([surely, largest_first[:count]]))
@@ -105,8 +108,9 @@ def _around_the_edge(
 
     A histogram of the logits stands in for a sort of all of them.
     """
-    span = min(float(below_largest.max()), EDGE_SPAN) or 1.0
-    bins = np.minimum(below_largest * (EDGE_BINS / span), EDGE_BINS - 1).astype(np.intp)
+    span = max(min(float(below_largest.max()), EDGE_SPAN), LEAST_SPAN)
+    reached = np.minimum(below_largest, span) * (EDGE_BINS / span)
+    bins = np.minimum(reached, EDGE_BINS - 1).astype(np.intp)
     cumulated = np.cumsum(np.bincount(bins, weights))
     edge = min(int(np.searchsorted(cumulated, wanted)), len(cumulated) - 1)
     mass = float(cumulated[edge - 1]) if edge else 0.0

@@ -58,7 +58,9 @@ def without_top_choices(logits: Logits, threshold: float) -> Indices:
     Where fewer than two are so likely, all stay. Source: XTC,
     https://github.com/oobabooga/text-generation-webui/pull/6335.
     """
-    likely = np.flatnonzero(np.exp(-_surprises(logits)) >= threshold)
+    surprises = _surprises(logits)
+    # A masked token is none of them, not even where every probability is enough.
+    likely = np.flatnonzero((np.exp(-surprises) >= threshold) & (surprises < np.inf))
     if len(likely) < 2:
         return np.arange(len(logits))
     # Of equals the later one counts as less likely, as in a stable sort.
