@@ -7,6 +7,7 @@ Sizes are those of the published checkpoints. What a size means for memory is le
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 
 from edgellama.quant.model_config import ModelConfig
@@ -24,24 +25,30 @@ class ModelPreset:
     has_rope_freqs: bool = False
 
 
-_SIZES = {
-    # width, layers, query heads, key heads, feed-forward
-    "7b": (4096, 32, 32, 32, 11008),
-    "13b": (5120, 40, 40, 40, 13824),
-    "33b": (6656, 60, 52, 52, 17920),
-    "65b": (8192, 80, 64, 64, 22016),
-    "34b": (8192, 48, 64, 8, 22016),
-    "70b": (8192, 80, 64, 8, 28672),
-    # Mistral's 7B has Llama 3 8B's.
-    "8b": (4096, 32, 32, 8, 14336),
-    "405b": (16384, 126, 128, 8, 53248),
-    "3.2-1b": (2048, 16, 32, 8, 8192),
-    "3.2-3b": (3072, 28, 24, 8, 8192),
-    "1.1b": (2048, 22, 32, 4, 5632),
-    "135m": (576, 30, 9, 3, 1536),
-    "360m": (960, 32, 15, 5, 2560),
-    "1.7b": (2048, 24, 32, 32, 8192),
-}
+_SIZES: Mapping[str, tuple[int, ...]] = MappingProxyType(
+    {
+        # width, layers, query heads, key heads, feed-forward; a head's size where it is no quotient
+        "7b": (4096, 32, 32, 32, 11008),
+        "13b": (5120, 40, 40, 40, 13824),
+        "33b": (6656, 60, 52, 52, 17920),
+        "65b": (8192, 80, 64, 64, 22016),
+        "34b": (8192, 48, 64, 8, 22016),
+        "70b": (8192, 80, 64, 8, 28672),
+        # Mistral's 7B has Llama 3 8B's.
+        "8b": (4096, 32, 32, 8, 14336),
+        "405b": (16384, 126, 128, 8, 53248),
+        "3.2-1b": (2048, 16, 32, 8, 8192),
+        "3.2-3b": (3072, 28, 24, 8, 8192),
+        "1.1b": (2048, 22, 32, 4, 5632),
+        "135m": (576, 30, 9, 3, 1536),
+        "360m": (960, 32, 15, 5, 2560),
+        "1.7b": (2048, 24, 32, 32, 8192),
+        "nemo": (5120, 40, 32, 8, 14336, 128),
+        "22b": (6144, 56, 48, 8, 16384),
+        "24b": (5120, 40, 32, 8, 32768, 128),
+        "123b": (12288, 88, 96, 8, 28672),
+    }
+)
 
 
 def _preset(
@@ -55,8 +62,8 @@ def _preset(
     is_tied: bool = False,
     has_rope_freqs: bool = False,
 ) -> ModelPreset:
-    width, num_layers, num_heads, num_key_heads, hidden = _SIZES[size]
-    head_size = width // num_heads
+    width, num_layers, num_heads, num_key_heads, hidden, *head_sizes = _SIZES[size]
+    head_size = head_sizes[0] if head_sizes else width // num_heads
     config = ModelConfig(
         vocab_size=vocab_size,
         context_length=context_length,
@@ -98,6 +105,10 @@ def _llama_3_2(size: str) -> ModelPreset:
     return _preset(f"llama-3.2-{size}", *sizes, is_tied=True, has_rope_freqs=True)
 
 
+def _deepseek_r1(size: str) -> ModelPreset:
+    return replace(_llama_3_1("3.1", size), name=f"deepseek-r1-distill-llama-{size}")
+
+
 def _mistral(
     version: str, vocab_size: int, rope_base: float, sliding_window: int | None = None
 ) -> ModelPreset:
@@ -119,8 +130,13 @@ _TABLE = (
     *(_llama_3_1("3.1", size) for size in ("8b", "70b", "405b")),
     *(_llama_3_2(size) for size in ("1b", "3b")),
     _llama_3_1("3.3", "70b"),
+    *(_deepseek_r1(size) for size in ("8b", "70b")),
     *(_mistral("v0.1", 32000, 1e4, 4096), _mistral("v0.2", 32000, 1e6)),
     _mistral("v0.3", 32768, 1e6),
+    _preset("mistral-nemo-12b", "nemo", 131072, 131072, 1e6),
+    _preset("mistral-small-22b", "22b", 32768, 32768, 1e6),
+    _preset("mistral-small-24b", "24b", 131072, 32768, 1e8),
+    _preset("mistral-large-123b", "123b", 32768, 131072, 1e6),
     _preset("tinyllama-1.1b", "1.1b", 32000, 2048, 1e4),
     *(_smollm2("135m", 1e5), _smollm2("360m", 1e5), _smollm2("1.7b", 1.3e5)),
 )
@@ -142,4 +158,5 @@ _BY_LETTERS: Mapping[str, ModelPreset] = MappingProxyType(
     {_letters(name): preset for name, preset in MODEL_PRESETS.items()}
     | {"tinyllama": MODEL_PRESETS["tinyllama-1.1b"]}
     | {"mistral7b": MODEL_PRESETS["mistral-7b-v0.3"]}
+    | {"mistralnemo": MODEL_PRESETS["mistral-nemo-12b"]}
 )
