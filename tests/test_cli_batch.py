@@ -107,7 +107,7 @@ def test_texts_errors_and_a_second_run(run_cli: CliRunner, model: Path, tmp_path
     usage = lines["b"]["usage"]
     assert (usage["completion_tokens"], lines["b"]["finish_reason"]) == (3, "length")
     assert usage["total_tokens"] == usage["prompt_tokens"] + 3
-    assert "1001 tokens, the context 256" in lines["d"]["error"]
+    assert "1001 tokens > 256 maximum" in lines["d"]["error"]
     assert "'tempreature'" in lines["e"]["error"]
     assert "line 8 is no JSON" in lines[8]["error"]
     before = target.read_bytes()

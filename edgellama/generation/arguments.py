@@ -153,7 +153,7 @@ def check_may_fit(tokenizer: Tokenizer, prompt: object, context_length: int) -> 
 
 def _too_long(found: str, num_tokens: int, context_length: int) -> ContextLengthError:
     return ContextLengthError(
-        f"the prompt has {found}, the context {context_length}",
+        f"the prompt is too long: {found} > {context_length} maximum",
         num_tokens,
         context_length,
         way=Way(

@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 WITHOUT_USE = ("thinking", "redacted_thinking")
 """What another model thought, which clients send back; no template shows it."""
 
+OF_ACCOUNTS = "x-anthropic-billing-header:"
+"""How a block of Claude Code's system prompt begins that is for accounts, not for the model.
+
+It differs with every conversation, so that none would find the prompt of thousands of tokens that
+all of them go on with.
+"""
+
+
+def without_accounts(system: str | list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """A system prompt without what is for accounts alone."""
+    if isinstance(system, str):
+        return system
+    return [block for block in system if not str(block.get("text")).startswith(OF_ACCOUNTS)]
+
 
 def chat_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The messages with calls and their results as chats have them."""

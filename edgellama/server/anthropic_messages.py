@@ -13,7 +13,7 @@ import msgspec
 
 from edgellama.quant.error_text import shown
 from edgellama.server.answers import Ended, Event, Piece, Wish
-from edgellama.server.anthropic_blocks import chat_messages, reply_blocks
+from edgellama.server.anthropic_blocks import chat_messages, reply_blocks, without_accounts
 from edgellama.server.chat_messages import ordered_messages
 from edgellama.server.constraints import anthropic_format
 from edgellama.server.errors import RequestError, anthropic_error, refused
@@ -121,7 +121,8 @@ def check_thoughts(fields: CountFields) -> None:
 def messages_of(fields: CountFields, preset: Preset) -> list[dict[str, Any]]:
     """The messages with the system prompt, which has a field of its own here, in front."""
     check_thoughts(fields)
-    system = [{"role": "system", "content": fields.system}] if fields.system else []
+    said = without_accounts(fields.system)
+    system = [{"role": "system", "content": said}] if said else []
     return ordered_messages(preset_messages(preset, [*system, *chat_messages(fields.messages)]))
 
 

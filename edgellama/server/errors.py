@@ -29,6 +29,9 @@ RETRY_AFTER_S = 2
 """What a client is told to wait where the server has too much to do."""
 MAX_CHARACTERS, BEGINNING, ENDING = 1500, 700, 700
 """Of what a client is told, and of what is left of more: the end says what is allowed."""
+LONGER_CONTEXT = (
+    "Send less, or serve it with a longer --context, beyond its own with --rope-scaling"
+)
 _FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:[\\/]|/|~/|\\\\)(?:[^\s'\"/\\:;,]+[\\/])+")
 """The folders of an absolute path, up to its last name."""
 
@@ -84,10 +87,22 @@ def as_request_error(error: BaseException) -> RequestError:
         if isinstance(error, kind):
             if status >= 500:
                 logger.error("%s", error)
-            text = error.what if isinstance(error, EdgellamaError) else "out of memory"
-            return RequestError(status, _shortened(without_paths(text)), code=code)
+            return RequestError(status, _shortened(without_paths(_told(error))), code=code)
     logger.error("a request failed", exc_info=error)
     return RequestError(500, "internal error; the server's log has more", code="internal_error")
+
+
+def _told(error: BaseException) -> str:
+    """What a client is told of an error of ours.
+
+    Agents shorten a conversation, and gateways try another model, where they find in an error the
+    words of Anthropic ("prompt is too long: N tokens > M maximum") or OpenAI ("maximum context
+    length is M tokens"). Else they give up.
+    """
+    if isinstance(error, ContextLengthError):
+        most = f"this model's maximum context length is {error.context_length} tokens"
+        return f"{error.what}; {most}. {LONGER_CONTEXT}"
+    return error.what if isinstance(error, EdgellamaError) else "out of memory"
 
 
 def without_paths(text: str) -> str:

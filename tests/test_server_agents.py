@@ -1,0 +1,96 @@
+"""What agents send and look for, as it was recorded from them: requests, and words of errors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from reference.tiny_models import TinyLlama, write_tiny_llama
+from server_harness import RunningServer, running_server
+
+from edgellama.server.settings import ServerSettings
+
+LONG = "word " * 20_000
+LOOKED_FOR = {
+    "Claude Code": r"(?i)prompt is too long[^0-9]*(\d+)\s*tokens?\s*>\s*(\d+)",
+    "pi, OpenClaw": r"(?i)maximum context length is \d+ tokens",
+    "litellm, aider": r"(?i)this model's maximum context length is",
+}
+"""By agent the pattern by which it knows that it has to shorten the conversation."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    """A server of a tiny model that reads 2048 tokens."""
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    write_tiny_llama(path, TinyLlama(context_length=2048))
+    with running_server(ServerSettings(models={"tiny": path}, only_given=True)) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    """A client of it."""
+    with server.client() as client:
+        yield client
+
+
+@pytest.mark.parametrize("agent", LOOKED_FOR)
+@pytest.mark.parametrize("path", ["/v1/messages", "/v1/chat/completions", "/api/chat"])
+@pytest.mark.parametrize("times", [1, 50])
+def test_agents_know_a_prompt_that_is_too_long(
+    client: httpx.Client, path: str, agent: str, times: int
+) -> None:
+    """In every protocol, counted or told by its length, with the way out."""
+    messages = [{"role": "user", "content": LONG * times}]
+    answer = client.post(path, json={"model": "tiny", "max_tokens": 8, "messages": messages})
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    message = error if isinstance(error, str) else error["message"]
+    assert re.search(LOOKED_FOR[agent], message), message
+    assert "--context" in message and "--rope-scaling" in message
+
+
+def claude_code(version: str, text: str, **fields: Any) -> dict[str, Any]:
+    """A request of Claude Code 2.1.197, with its system prompt and tools cut short."""
+    cached = {"cache_control": {"type": "ephemeral"}}
+    account = f"x-anthropic-billing-header: cc_version={version}; cc_entrypoint=sdk-cli;"
+    return {
+        "model": "tiny",
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {
+                        "type": "text",
+                        "text": "<system-reminder>\n# currentDate\n</system-reminder>",
+                    },
+                    {"type": "text", "text": text, **cached},
+                ],
+            },
+            {"role": "system", "content": "The following skills are available: review."},
+        ],
+        "system": [
+            {"type": "text", "text": account},
+            {"type": "text", "text": "You are an agent that helps with code.", **cached},
+            {"type": "text", "text": "Be careful. " * 20, **cached},
+        ],
+        "metadata": {"user_id": '{"device_id":"a5f1","account_uuid":"","session_id":"4ba0"}'},
+        "max_tokens": 6,
+        "thinking": {"type": "adaptive"},
+        "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        "output_config": {"effort": "high"},
+        **fields,
+    }
+
+
+def test_claude_codes_conversations_share_their_beginning(client: httpx.Client) -> None:
+    """A block for accounts, which differs, does not keep a prompt from being found."""
+    path = "/v1/messages?beta=true"
+    first = client.post(path, json=claude_code("2.1.197.1c0", "Say hello.")).json()["usage"]
+    other = client.post(path, json=claude_code("2.1.197.f61", "Tell me more.")).json()["usage"]
+    assert first["cache_read_input_tokens"] == 0
+    assert other["cache_read_input_tokens"] >= 128
