@@ -14,11 +14,11 @@ from typing import Any
 import httpx
 import uvicorn
 
+from edgellama.server.answers.state import ServerState
 from edgellama.server.application import Watched, make_application
-from edgellama.server.connections import guarded_connection
+from edgellama.server.connections.connections import guarded_connection
 from edgellama.server.run import DrainingServer, open_sockets
 from edgellama.server.settings import ServerSettings
-from edgellama.server.state import ServerState
 
 
 class RunningServer:

@@ -126,8 +126,13 @@ ALLOWED: dict[str, set[str]] = {
         *("kernels_cpu.machine", *QUANT),
     },
 }
-CLI_FLOORS = ("commands", "chat", "inputs", "options", "output")
-"""Folders of ``cli`` from the top down; on what lies beside them all stand, but for the table."""
+FLOORS = {
+    "edgellama.cli": ("application", "commands", "chat", "inputs", "options", "output", ""),
+    "edgellama.server": (
+        *("", "answers", "models", "stores", "connections", "fields", "settings", "errors"),
+    ),
+}
+"""Folders and files of a room from the top down; the empty name is all that has no other."""
 PUBLIC_NAMES = "edgellama"
 """``import edgellama``, for annotations: ``edgellama.Batch`` is imported once it is asked for."""
 UNBOUND = ("cli", "pyinstaller", "__main__")
@@ -141,10 +146,10 @@ PLACES = {
     "numba": re.compile(r"edgellama\.(kernels_cpu(\.\w+)*|cuda\.(kernels\.\w+|ptx_target))"),
     "gguf": re.compile(r"edgellama\.convert(\.\w+)*"),
     "ray": re.compile(r"edgellama\.cluster\.\w+"),
-    "starlette": re.compile(r"edgellama\.(server\.\w+|cluster\.ray_serve)"),
-    "uvicorn": re.compile(r"edgellama\.server\.\w+"),
+    "starlette": re.compile(r"edgellama\.(server(\.\w+)+|cluster\.ray_serve)"),
+    "uvicorn": re.compile(r"edgellama\.server(\.\w+)+"),
     "msgspec": re.compile(
-        r"edgellama\.(server\.\w+|constraints\.answer_types|cluster\.(affinity|stream_replay))"
+        r"edgellama\.(server(\.\w+)+|constraints\.answer_types|cluster\.(affinity|stream_replay))"
     ),
     **dict.fromkeys(("llguidance", "pydantic"), re.compile(r"edgellama\.constraints\.\w+")),
 }
@@ -243,24 +248,23 @@ def test_no_two_files_import_each_other() -> None:
     assert import_circles(imports()) == []
 
 
-def cli_floor(module: str) -> int:
-    """How far down a module of the command line stands: imports go down alone."""
-    if module in ("edgellama.cli", "edgellama.cli.application"):
-        return 0
-    names = module.split(".")[2:]
-    return 1 + CLI_FLOORS.index(names[0]) if len(names) > 1 else 1 + len(CLI_FLOORS)
+def floor_of(module: str, room: str) -> int:
+    """How far down a module of a room stands."""
+    names = module.removeprefix(room).split(".")[1:]
+    floors = FLOORS[room]
+    return floors.index(names[0] if names[0] in floors else "") if names else 0
 
 
-def test_the_command_line_imports_downwards() -> None:
-    """A folder of ``cli`` imports no folder above its own."""
+@pytest.mark.parametrize("room", FLOORS)
+def test_a_room_of_floors_imports_downwards(room: str) -> None:
+    """A file of a room imports nothing of a floor above its own."""
     pairs = imports()
-    modules = {module for module, _ in pairs if is_under(module, "edgellama.cli")}
-    ends = [
-        (module, name if name in modules else name.rpartition(".")[0]) for module, name in pairs
-    ]
+    modules = {module for module, _ in pairs if is_under(module, room)}
+    ends = ((own, other if other in modules else other.rpartition(".")[0]) for own, other in pairs)
     found = [(own, other) for own, other in ends if own in modules and other in modules]
     assert found
-    assert [(own, other) for own, other in found if cli_floor(own) > cli_floor(other)] == []
+    rising = [ends for ends in found if floor_of(ends[0], room) > floor_of(ends[1], room)]
+    assert rising == []
 
 
 def uses_of_public_names(source: str) -> tuple[list[int], list[int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 
-from edgellama.server.mailbox import Mailbox
+from edgellama.server.answers.mailbox import Mailbox
 
 NUM_ITEMS = 3000
 

@@ -13,7 +13,7 @@ import pytest
 from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.llama import Llama
-from edgellama.server.metrics import Metrics
+from edgellama.server.answers.metrics import Metrics
 from edgellama.server.settings import Limits, ServerSettings
 from edgellama.text.tokenizer import Tokenizer
 

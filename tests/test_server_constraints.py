@@ -10,7 +10,7 @@ import pytest
 from server_harness import sse_events
 
 from edgellama.generation.text_options import TEXT_OPTION_NAMES
-from edgellama.server.fields import KEPT_FROM_REQUESTS
+from edgellama.server.fields.fields import KEPT_FROM_REQUESTS
 
 SCHEMA = {
     "type": "object",

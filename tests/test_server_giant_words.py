@@ -12,8 +12,8 @@ import httpx
 import pytest
 from server_harness import RunningServer, running_server
 
-from edgellama.server.answers import Answer
-from edgellama.server.leaving import Leaving
+from edgellama.server.answers.answers import Answer
+from edgellama.server.answers.leaving import Leaving
 from edgellama.server.settings import ServerSettings
 from edgellama.text.tokenizer import Tokenizer
 from edgellama.text.tokenizer.byte_pair_merge import MAX_SYMBOLS_AT_ONCE, BytePairMerger

@@ -10,11 +10,11 @@ import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.llama import Llama
-from edgellama.server import model_shelf
-from edgellama.server.catalogue import Catalogue
+from edgellama.server.answers.text_queue import TextQueue
 from edgellama.server.errors import RequestError
-from edgellama.server.model_shelf import ModelShelf
-from edgellama.server.text_queue import TextQueue
+from edgellama.server.models import model_shelf
+from edgellama.server.models.catalogue import Catalogue
+from edgellama.server.models.model_shelf import ModelShelf
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,13 @@ from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.generation.chat.conversation import Conversation
 from edgellama.generation.results import Chunk
-from edgellama.server import page_chat, page_conversations
-from edgellama.server.answers import Piece
+from edgellama.server import page_chat
+from edgellama.server.answers.answers import Piece
 from edgellama.server.page_chat import ChatFields, ReplyWriter, new_turn
-from edgellama.server.page_conversations import conversation_file, whole
 from edgellama.server.page_files import FOLDER, TYPES, page_files
 from edgellama.server.settings import ServerSettings
+from edgellama.server.stores import page_conversations
+from edgellama.server.stores.page_conversations import conversation_file, whole
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
 FILES = f"/page/files/{page_files().version}"

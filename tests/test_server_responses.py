@@ -13,8 +13,8 @@ import httpx
 import pytest
 from server_harness import RunningServer, running_server, sse_events
 
-from edgellama.server.response_store import MAX_AGE_S, ResponseStore
 from edgellama.server.settings import ServerSettings
+from edgellama.server.stores.response_store import MAX_AGE_S, ResponseStore
 
 PATH = "/v1/responses"
 

@@ -17,9 +17,9 @@ from server_harness import RunningServer, running_server, sse_events
 
 from edgellama.generation.chat.chat_format import ChatFormat
 from edgellama.quant.errors import TemplateError
-from edgellama.server.mailbox import Mailbox
+from edgellama.server.answers.mailbox import Mailbox
+from edgellama.server.connections.short_way import ShortWay
 from edgellama.server.settings import Limits, ServerSettings
-from edgellama.server.short_way import ShortWay
 
 ASKED = [{"role": "user", "content": "Hello"}]
 PING_S = 0.05

@@ -13,7 +13,8 @@ import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 from server_harness import RunningServer, running_server
 
-from edgellama.server import run, streaming
+from edgellama.server import run
+from edgellama.server.answers import streaming
 from edgellama.server.settings import ServerSettings
 
 ASKED = {

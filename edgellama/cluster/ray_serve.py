@@ -21,10 +21,10 @@ try:
     from starlette.responses import Response, StreamingResponse
 
     from edgellama.cluster.served_application import ServedApplication, plain_scope
+    from edgellama.server.connections.wire import json_response, read_body
     from edgellama.server.errors import RequestError, error_shape, too_busy
     from edgellama.server.security import Guard
     from edgellama.server.settings import Limits, ServerSettings
-    from edgellama.server.wire import json_response, read_body
 except ImportError:
     # Ray brings some of what the server needs, but not all.
     require_extra()

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from edgellama.quant.errors import EdgellamaError
+from edgellama.server.connections.wire import ndjson, sse
 from edgellama.server.errors import RequestError, error_shape
-from edgellama.server.wire import ndjson, sse
 
 SEPARATORS = {b"text/event-stream": b"\n\n", b"application/x-ndjson": b"\n"}
 """What stands behind each event, by the type of an answer."""

@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgellama.quant.error_text import shown
-from edgellama.server.answers import Ended, Event, Piece, Wish
+from edgellama.server.answers.answers import Ended, Event, Piece, Wish
+from edgellama.server.answers.streaming import StreamWriter
+from edgellama.server.answers.text_openers import open_chat
 from edgellama.server.anthropic_blocks import chat_messages, reply_blocks, without_accounts
-from edgellama.server.chat_messages import ordered_messages
-from edgellama.server.constraints import anthropic_format
+from edgellama.server.connections.wire import sse
 from edgellama.server.errors import RequestError, anthropic_error, refused
-from edgellama.server.fields import take_fields
+from edgellama.server.fields.chat_messages import ordered_messages
+from edgellama.server.fields.constraints import anthropic_format
+from edgellama.server.fields.fields import take_fields
+from edgellama.server.fields.presets import preset_messages, preset_options
+from edgellama.server.fields.tool_fields import ToldCalls, anthropic_tools, arguments_text
 from edgellama.server.openai_common import hold_limits
-from edgellama.server.presets import preset_messages, preset_options
-from edgellama.server.streaming import StreamWriter
-from edgellama.server.text_openers import open_chat
-from edgellama.server.tool_fields import ToldCalls, anthropic_tools, arguments_text
-from edgellama.server.wire import sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation

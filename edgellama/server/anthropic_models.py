@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from starlette.requests import Request
 
-    from edgellama.server.catalogue import ServedModel
+    from edgellama.server.models.catalogue import ServedModel
 
 
 def is_anthropic(request: Request) -> bool:

@@ -10,6 +10,10 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgellama.server.answers.routing import Routes, read_for_model, state_of
+from edgellama.server.answers.streaming import respond
+from edgellama.server.answers.text_openers import chat_request
+from edgellama.server.answers.turns import in_thread, leaving_of
 from edgellama.server.anthropic_messages import (
     WITHOUT_INFLUENCE,
     CountFields,
@@ -18,13 +22,9 @@ from edgellama.server.anthropic_messages import (
     message,
     messages_of,
 )
-from edgellama.server.fields import take_own_fields
-from edgellama.server.routing import Routes, read_for_model, state_of
-from edgellama.server.streaming import respond
-from edgellama.server.text_openers import chat_request
-from edgellama.server.tool_fields import anthropic_tools
-from edgellama.server.turns import in_thread, leaving_of
-from edgellama.server.wire import json_response
+from edgellama.server.connections.wire import json_response
+from edgellama.server.fields.fields import take_own_fields
+from edgellama.server.fields.tool_fields import anthropic_tools
 
 
 async def messages(request: Request) -> Response:

@@ -35,12 +35,12 @@ from edgellama.server import (
     response_routes,
     token_routes,
 )
+from edgellama.server.answers.routing import Endpoint
+from edgellama.server.answers.state import ServerState
+from edgellama.server.connections.wire import json_response
 from edgellama.server.errors import RequestError, as_request_error, error_shape, too_busy
-from edgellama.server.routing import Endpoint
 from edgellama.server.security import Guard
 from edgellama.server.settings import ServerSettings
-from edgellama.server.state import ServerState
-from edgellama.server.wire import json_response
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

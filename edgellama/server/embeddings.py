@@ -16,15 +16,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgellama.generation.judging.embedding import Embedding
-from edgellama.server.durations import keep_alive_seconds
+from edgellama.server.answers.leaving import Leaving
+from edgellama.server.answers.routing import Routes, read_request, state_of
+from edgellama.server.answers.turns import Worked, in_turn
+from edgellama.server.connections.wire import encode_json, json_response
 from edgellama.server.errors import refused
-from edgellama.server.fields import take_own_fields
-from edgellama.server.leaving import Leaving
-from edgellama.server.ollama_fields import text_options
+from edgellama.server.fields.durations import keep_alive_seconds
+from edgellama.server.fields.fields import take_own_fields
+from edgellama.server.fields.ollama_fields import text_options
 from edgellama.server.ollama_texts import nanoseconds
-from edgellama.server.routing import Routes, read_request, state_of
-from edgellama.server.turns import Worked, in_turn
-from edgellama.server.wire import encode_json, json_response
 
 if TYPE_CHECKING:
     from edgellama.llama import Llama

@@ -14,24 +14,24 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edgellama.server.answers import Ended, Event, OpenText, Piece, TextStream, Wish
+from edgellama.server.answers.answers import Ended, Event, OpenText, Piece, TextStream, Wish
+from edgellama.server.answers.routing import Routes, read_for_model, state_of
+from edgellama.server.answers.streaming import StreamWriter, respond
+from edgellama.server.answers.text_openers import open_prompt
+from edgellama.server.connections.wire import sse
 from edgellama.server.errors import openai_error, refused
-from edgellama.server.fields import OF_LINES, WITHOUT_INFLUENCE, take_fields
-from edgellama.server.gap_texts import (
+from edgellama.server.fields.fields import OF_LINES, WITHOUT_INFLUENCE, take_fields
+from edgellama.server.fields.gap_texts import (
     LimitedStream,
     LineLimits,
     extra_texts,
     fitting_texts,
     with_snippets,
 )
-from edgellama.server.log_probabilities import alternatives, token_logprob
+from edgellama.server.fields.log_probabilities import alternatives, token_logprob
+from edgellama.server.fields.presets import preset_options
 from edgellama.server.openai_common import finish_reason, hold_limits
 from edgellama.server.openai_completions import prompts_of
-from edgellama.server.presets import preset_options
-from edgellama.server.routing import Routes, read_for_model, state_of
-from edgellama.server.streaming import StreamWriter, respond
-from edgellama.server.text_openers import open_prompt
-from edgellama.server.wire import sse
 
 if TYPE_CHECKING:
     from contextlib import ExitStack

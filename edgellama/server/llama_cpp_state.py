@@ -14,16 +14,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgellama.sampling.options import SamplingOptions
-from edgellama.server.chat_messages import ordered_messages
+from edgellama.server.answers.routing import Routes, read_for_model, read_request, state_of
+from edgellama.server.answers.text_openers import chat_request
+from edgellama.server.answers.turns import in_thread, leaving_of
+from edgellama.server.connections.wire import json_response
 from edgellama.server.embeddings import vectors_of
 from edgellama.server.errors import too_busy
-from edgellama.server.fields import take_own_fields
-from edgellama.server.presets import preset_messages
-from edgellama.server.routing import Routes, read_for_model, read_request, state_of
-from edgellama.server.text_openers import chat_request
-from edgellama.server.tool_fields import openai_tools
-from edgellama.server.turns import in_thread, leaving_of
-from edgellama.server.wire import json_response
+from edgellama.server.fields.chat_messages import ordered_messages
+from edgellama.server.fields.fields import take_own_fields
+from edgellama.server.fields.presets import preset_messages
+from edgellama.server.fields.tool_fields import openai_tools
 
 if TYPE_CHECKING:
     from edgellama.llama import Llama

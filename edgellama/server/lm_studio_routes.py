@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgellama.server.answers.routing import Routes, state_of
+from edgellama.server.connections.wire import json_response
 from edgellama.server.embeddings import openai_embeddings
 from edgellama.server.ollama_routes import parameter_count
 from edgellama.server.openai_routes import chat_completions, completions
-from edgellama.server.routing import Routes, state_of
-from edgellama.server.wire import json_response
 
 if TYPE_CHECKING:
-    from edgellama.server.catalogue import ServedModel
-    from edgellama.server.state import ServerState
+    from edgellama.server.answers.state import ServerState
+    from edgellama.server.models.catalogue import ServedModel
 
 
 async def models(request: Request) -> Response:

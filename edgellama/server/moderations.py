@@ -16,16 +16,16 @@ from starlette.responses import Response
 
 from edgellama.generation.chat.messages import content_text
 from edgellama.generation.judging.moderation import Moderation
+from edgellama.server.answers.leaving import Leaving
+from edgellama.server.answers.routing import Routes, read_request, state_of
+from edgellama.server.answers.turns import in_turn
+from edgellama.server.connections.wire import json_response
 from edgellama.server.errors import RequestError
-from edgellama.server.fields import take_own_fields
-from edgellama.server.leaving import Leaving
-from edgellama.server.routing import Routes, read_request, state_of
-from edgellama.server.turns import in_turn
-from edgellama.server.wire import json_response
+from edgellama.server.fields.fields import take_own_fields
 
 if TYPE_CHECKING:
     from edgellama.llama import Llama
-    from edgellama.server.state import ServerState
+    from edgellama.server.answers.state import ServerState
 
 OPENAI_CATEGORIES = (
     *("harassment", "harassment/threatening", "hate", "hate/threatening", "illicit"),

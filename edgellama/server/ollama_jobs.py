@@ -12,9 +12,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from edgellama.server.connections.wire import NDJSON_TYPE, json_response, ndjson, unless_left
 from edgellama.server.errors import as_request_error, ollama_error
-from edgellama.server.jobs import Job
-from edgellama.server.wire import NDJSON_TYPE, json_response, ndjson, unless_left
+from edgellama.server.models.jobs import Job
 
 POLL_S = 0.25
 

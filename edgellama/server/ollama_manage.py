@@ -21,15 +21,15 @@ from edgellama.models.names import can_pull
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import DownloadError
 from edgellama.quant.recipes import find_recipe
-from edgellama.server.catalogue import LATEST, ServedModel
-from edgellama.server.chat_messages import ordered_messages
+from edgellama.server.answers.routing import Routes, read_request, state_of
+from edgellama.server.answers.state import ServerState
 from edgellama.server.errors import RequestError, refused
-from edgellama.server.fields import take_own_fields
-from edgellama.server.jobs import Job
-from edgellama.server.ollama_fields import text_options
+from edgellama.server.fields.chat_messages import ordered_messages
+from edgellama.server.fields.fields import take_own_fields
+from edgellama.server.fields.ollama_fields import text_options
+from edgellama.server.models.catalogue import LATEST, ServedModel
+from edgellama.server.models.jobs import Job
 from edgellama.server.ollama_jobs import follow
-from edgellama.server.routing import Routes, read_request, state_of
-from edgellama.server.state import ServerState
 from edgellama.text.named_templates import NAMED_TEMPLATES, find_template
 from edgellama.text.template_sandbox import CompiledTemplate
 

@@ -13,12 +13,12 @@ from starlette.responses import Response
 from edgellama.models import names, pulling
 from edgellama.models.well_known import HUB_PREFIX, known_names, parse_hub_reference
 from edgellama.quant.error_text import shown
-from edgellama.server.catalogue import LATEST
+from edgellama.server.answers.routing import read_request, state_of
 from edgellama.server.errors import RequestError
-from edgellama.server.fields import take_own_fields
-from edgellama.server.jobs import Job
+from edgellama.server.fields.fields import take_own_fields
+from edgellama.server.models.catalogue import LATEST
+from edgellama.server.models.jobs import Job
 from edgellama.server.ollama_jobs import follow
-from edgellama.server.routing import read_request, state_of
 
 HUB_ADDRESSES = ("hf.co/", "huggingface.co/")
 LAST_WORDS = ("verifying sha256 digest", "writing manifest")

@@ -14,19 +14,25 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from edgellama.server.answers import OpenText, Wish
-from edgellama.server.catalogue import ServedModel
-from edgellama.server.chat_messages import ordered_messages
-from edgellama.server.durations import keep_alive_seconds
+from edgellama.server.answers.answers import OpenText, Wish
+from edgellama.server.answers.routing import Routes, read_for_model, read_request, state_of
+from edgellama.server.answers.streaming import respond
+from edgellama.server.answers.text_openers import open_chat, open_prompt
+from edgellama.server.connections.wire import json_response, ndjson_response
 from edgellama.server.errors import RequestError
-from edgellama.server.log_probabilities import chat_logprobs
-from edgellama.server.ollama_fields import (
+from edgellama.server.fields.chat_messages import ordered_messages
+from edgellama.server.fields.durations import keep_alive_seconds
+from edgellama.server.fields.log_probabilities import chat_logprobs
+from edgellama.server.fields.ollama_fields import (
     ChatFields,
     CommonFields,
     GenerateFields,
     model_name,
     take_ollama_fields,
 )
+from edgellama.server.fields.presets import preset_messages, preset_options
+from edgellama.server.fields.tool_fields import openai_tools
+from edgellama.server.models.catalogue import ServedModel
 from edgellama.server.ollama_pull import pull
 from edgellama.server.ollama_texts import (
     More,
@@ -41,17 +47,11 @@ from edgellama.server.ollama_texts import (
 )
 from edgellama.server.openai_common import hold_limits
 from edgellama.server.page_files import index_response, wants_page
-from edgellama.server.presets import preset_messages, preset_options
-from edgellama.server.routing import Routes, read_for_model, read_request, state_of
-from edgellama.server.streaming import respond
-from edgellama.server.text_openers import open_chat, open_prompt
-from edgellama.server.tool_fields import openai_tools
-from edgellama.server.wire import json_response, ndjson_response
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
-    from edgellama.server.model_shelf import LoadedModel
-    from edgellama.server.state import ServerState
+    from edgellama.server.answers.state import ServerState
+    from edgellama.server.models.model_shelf import LoadedModel
 
 PROTOCOL_VERSION = "0.12.0"
 """The version of Ollama whose protocol this is: clients refuse older ones."""

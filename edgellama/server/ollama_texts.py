@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from edgellama.server.answers import Answer, Ended, Event, Piece, Times
+from edgellama.server.answers.answers import Answer, Ended, Event, Piece, Times
+from edgellama.server.answers.streaming import StreamWriter
+from edgellama.server.connections.wire import NDJSON_TYPE, ndjson
 from edgellama.server.errors import RequestError, ollama_error
-from edgellama.server.log_probabilities import chat_logprobs
-from edgellama.server.streaming import StreamWriter
-from edgellama.server.tool_fields import ollama_calls
-from edgellama.server.wire import NDJSON_TYPE, ndjson
+from edgellama.server.fields.log_probabilities import chat_logprobs
+from edgellama.server.fields.tool_fields import ollama_calls
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation, TokenLogprob

@@ -14,13 +14,24 @@ import msgspec
 
 from edgellama.generation.chat.messages import content_text
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.server.answers import Ended, Event, Piece, Wish
-from edgellama.server.chat_messages import ordered_messages
-from edgellama.server.constraints import openai_format
-from edgellama.server.durations import keep_alive_seconds
+from edgellama.server.answers.answers import Ended, Event, Piece, Wish
+from edgellama.server.answers.streaming import StreamWriter
+from edgellama.server.answers.text_openers import open_chat
+from edgellama.server.connections.wire import encode_json, now, sse
 from edgellama.server.errors import RequestError, openai_error
-from edgellama.server.fields import take_fields
-from edgellama.server.log_probabilities import chat_logprobs, wanted_logprobs
+from edgellama.server.fields.chat_messages import ordered_messages
+from edgellama.server.fields.constraints import openai_format
+from edgellama.server.fields.durations import keep_alive_seconds
+from edgellama.server.fields.fields import take_fields
+from edgellama.server.fields.log_probabilities import chat_logprobs, wanted_logprobs
+from edgellama.server.fields.presets import preset_messages, preset_options
+from edgellama.server.fields.tool_fields import (
+    ToldCalls,
+    openai_call,
+    openai_calls,
+    openai_piece,
+    openai_tools,
+)
 from edgellama.server.openai_common import (
     StreamOptions,
     check_num_texts,
@@ -29,17 +40,6 @@ from edgellama.server.openai_common import (
     model_stream_end,
     usage,
 )
-from edgellama.server.presets import preset_messages, preset_options
-from edgellama.server.streaming import StreamWriter
-from edgellama.server.text_openers import open_chat
-from edgellama.server.tool_fields import (
-    ToldCalls,
-    openai_call,
-    openai_calls,
-    openai_piece,
-    openai_tools,
-)
-from edgellama.server.wire import encode_json, now, sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Chunk, Generation, TokenLogprob

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgellama.server.answers import Ended, Event, Piece, Wish
-from edgellama.server.constraints import openai_format
-from edgellama.server.durations import keep_alive_seconds
+from edgellama.server.answers.answers import Ended, Event, Piece, Wish
+from edgellama.server.answers.streaming import StreamWriter
+from edgellama.server.answers.text_openers import open_prompt
+from edgellama.server.connections.wire import now, sse
 from edgellama.server.errors import openai_error, refused
-from edgellama.server.fields import take_fields
-from edgellama.server.log_probabilities import alternatives, completion_logprobs
+from edgellama.server.fields.constraints import openai_format
+from edgellama.server.fields.durations import keep_alive_seconds
+from edgellama.server.fields.fields import take_fields
+from edgellama.server.fields.log_probabilities import alternatives, completion_logprobs
+from edgellama.server.fields.presets import preset_options
 from edgellama.server.openai_common import (
     StreamOptions,
     check_num_texts,
@@ -27,10 +31,6 @@ from edgellama.server.openai_common import (
     model_stream_end,
     usage,
 )
-from edgellama.server.presets import preset_options
-from edgellama.server.streaming import StreamWriter
-from edgellama.server.text_openers import open_prompt
-from edgellama.server.wire import now, sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Chunk, Generation

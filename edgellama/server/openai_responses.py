@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgellama.quant.error_text import shown
-from edgellama.server.answers import Wish
-from edgellama.server.chat_messages import ordered_messages
-from edgellama.server.constraints import openai_format
+from edgellama.server.answers.answers import Wish
+from edgellama.server.answers.text_openers import open_chat
+from edgellama.server.connections.wire import now
 from edgellama.server.errors import RequestError, refused
-from edgellama.server.fields import WITHOUT_INFLUENCE, take_fields
-from edgellama.server.log_probabilities import chat_logprobs, wanted_logprobs
+from edgellama.server.fields.chat_messages import ordered_messages
+from edgellama.server.fields.constraints import openai_format
+from edgellama.server.fields.fields import WITHOUT_INFLUENCE, take_fields
+from edgellama.server.fields.log_probabilities import chat_logprobs, wanted_logprobs
+from edgellama.server.fields.presets import preset_messages, preset_options
+from edgellama.server.fields.tool_fields import arguments_text, openai_calls, response_tools
 from edgellama.server.openai_common import hold_limits
-from edgellama.server.presets import preset_messages, preset_options
-from edgellama.server.text_openers import open_chat
-from edgellama.server.tool_fields import arguments_text, openai_calls, response_tools
-from edgellama.server.wire import now
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation, TokenLogprob

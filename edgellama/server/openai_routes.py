@@ -10,17 +10,17 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgellama.server.answers.routing import Routes, read_for_model, state_of
+from edgellama.server.answers.streaming import respond
 from edgellama.server.anthropic_models import is_anthropic, model_info, model_page
-from edgellama.server.catalogue import ServedModel
+from edgellama.server.connections.wire import json_response
+from edgellama.server.models.catalogue import ServedModel
 from edgellama.server.openai_chat import ChatRequest, ChatStream, chat_completion
 from edgellama.server.openai_completions import (
     CompletionRequest,
     CompletionStream,
     completion,
 )
-from edgellama.server.routing import Routes, read_for_model, state_of
-from edgellama.server.streaming import respond
-from edgellama.server.wire import json_response
 
 
 async def models(request: Request) -> Response:

@@ -16,22 +16,22 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgellama.generation.chat.messages import checked_messages
-from edgellama.server import page_conversations as conversations
-from edgellama.server.answers import Ended, Event, OpenText, Piece, Wish
+from edgellama.server.answers.answers import Ended, Event, OpenText, Piece, Wish
+from edgellama.server.answers.streaming import StreamWriter
+from edgellama.server.answers.text_openers import open_chat
+from edgellama.server.connections.wire import sse
 from edgellama.server.errors import RequestError, openai_error
+from edgellama.server.fields.presets import preset_messages, preset_options
 from edgellama.server.openai_common import hold_limits
-from edgellama.server.page_conversations import Draft, StoredMessage
-from edgellama.server.presets import preset_messages, preset_options
-from edgellama.server.sqlite_file import SqliteFile
-from edgellama.server.streaming import StreamWriter
-from edgellama.server.text_openers import open_chat
-from edgellama.server.wire import sse
+from edgellama.server.stores import page_conversations as conversations
+from edgellama.server.stores.page_conversations import Draft, StoredMessage
+from edgellama.server.stores.sqlite_file import SqliteFile
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
     from edgellama.generation.sessions.stream import Stream
     from edgellama.llama import Llama
-    from edgellama.server.catalogue import ServedModel
+    from edgellama.server.models.catalogue import ServedModel
     from edgellama.server.settings import Limits
 
 TITLE_CHARACTERS = 60

@@ -14,8 +14,8 @@ from pathlib import Path
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgellama.server.answers.routing import Routes
 from edgellama.server.errors import RequestError
-from edgellama.server.routing import Routes
 
 FOLDER = Path(__file__).parent / "page"
 INDEX = "index.html"

@@ -14,10 +14,10 @@ from edgellama.quant.errors import EdgellamaError
 
 if TYPE_CHECKING:
     from edgellama.llama import Llama
-    from edgellama.server.catalogue import ServedModel
-    from edgellama.server.leaving import Leaving
-    from edgellama.server.model_shelf import LoadedModel
-    from edgellama.server.state import ServerState
+    from edgellama.server.answers.leaving import Leaving
+    from edgellama.server.answers.state import ServerState
+    from edgellama.server.models.catalogue import ServedModel
+    from edgellama.server.models.model_shelf import LoadedModel
 
 
 async def described_models(state: ServerState) -> dict[str, Any]:

@@ -12,16 +12,16 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edgellama.server import page_conversations as conversations
 from edgellama.server import page_files
+from edgellama.server.answers.routing import Routes, read_request, state_of
+from edgellama.server.answers.streaming import AnswerStream
+from edgellama.server.answers.turns import in_turn
+from edgellama.server.connections.wire import json_response
 from edgellama.server.errors import RequestError
-from edgellama.server.fields import convert, take_fields
+from edgellama.server.fields.fields import convert, take_fields
 from edgellama.server.page_chat import PING_S, ChatFields, ReplyWriter, new_turn
 from edgellama.server.page_models import described_models, machine, read_speed
-from edgellama.server.routing import Routes, read_request, state_of
-from edgellama.server.streaming import AnswerStream
-from edgellama.server.turns import in_turn
-from edgellama.server.wire import json_response
+from edgellama.server.stores import page_conversations as conversations
 
 MAX_TITLE = 200
 

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes, peak_memory_bytes
-from edgellama.server.routing import Routes, state_of
-from edgellama.server.wire import json_response
+from edgellama.server.answers.routing import Routes, state_of
+from edgellama.server.connections.wire import json_response
 
 if TYPE_CHECKING:
-    from edgellama.server.state import ServerState
+    from edgellama.server.answers.state import ServerState
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 

@@ -11,12 +11,12 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgellama.server.answers.leaving import Leaving
+from edgellama.server.answers.routing import Routes, read_request, state_of
+from edgellama.server.answers.turns import in_turn
+from edgellama.server.connections.wire import json_response
 from edgellama.server.errors import RequestError
-from edgellama.server.fields import take_own_fields
-from edgellama.server.leaving import Leaving
-from edgellama.server.routing import Routes, read_request, state_of
-from edgellama.server.turns import in_turn
-from edgellama.server.wire import json_response
+from edgellama.server.fields.fields import take_own_fields
 
 if TYPE_CHECKING:
     from edgellama.generation.judging.reranking import Ranked

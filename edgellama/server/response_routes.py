@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgellama.quant.error_text import shown
+from edgellama.server.answers.routing import Routes, read_for_model, state_of
+from edgellama.server.answers.streaming import respond
+from edgellama.server.connections.wire import json_response
 from edgellama.server.errors import RequestError
 from edgellama.server.openai_responses import ResponseObject, ResponseRequest
 from edgellama.server.response_stream import ResponseStream
-from edgellama.server.routing import Routes, read_for_model, state_of
-from edgellama.server.streaming import respond
-from edgellama.server.wire import json_response
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from edgellama.server.answers import Ended, Event, Piece
+from edgellama.server.answers.answers import Ended, Event, Piece
+from edgellama.server.answers.streaming import StreamWriter
+from edgellama.server.connections.wire import sse
 from edgellama.server.errors import RequestError, openai_error
-from edgellama.server.log_probabilities import chat_logprobs
+from edgellama.server.fields.log_probabilities import chat_logprobs
+from edgellama.server.fields.tool_fields import ToldCalls, arguments_text
 from edgellama.server.openai_responses import ResponseObject, call_item, status_of, text_part
-from edgellama.server.streaming import StreamWriter
-from edgellama.server.tool_fields import ToldCalls, arguments_text
-from edgellama.server.wire import sse
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Chunk, Generation, TokenLogprob

@@ -24,13 +24,17 @@ import uvicorn
 
 from edgellama.quant.errors import EdgellamaError
 from edgellama.server.application import Watched, make_application
-from edgellama.server.connections import guarded_connection
-from edgellama.server.open_files import BACKLOG, room_for_connections, tell_seldom_of_no_room
-from edgellama.server.parent import when_parent_ends
+from edgellama.server.connections.connections import guarded_connection
+from edgellama.server.connections.open_files import (
+    BACKLOG,
+    room_for_connections,
+    tell_seldom_of_no_room,
+)
+from edgellama.server.connections.parent import when_parent_ends
 from edgellama.server.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from edgellama.server.state import ServerState
+    from edgellama.server.answers.state import ServerState
 
 logger = logging.getLogger(__name__)
 

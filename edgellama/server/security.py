@@ -13,10 +13,10 @@ import re
 from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from edgellama.server.connections import CROWDED
+from edgellama.server.connections.connections import CROWDED
+from edgellama.server.connections.wire import json_response
 from edgellama.server.errors import RequestError, error_shape, too_busy
 from edgellama.server.page_files import FILES_PATH
-from edgellama.server.wire import json_response
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send

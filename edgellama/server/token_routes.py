@@ -14,11 +14,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from edgellama.server.answers.routing import Routes, read_request, state_of
+from edgellama.server.answers.turns import in_thread, leaving_of
+from edgellama.server.connections.wire import encode_json, json_bytes_response
 from edgellama.server.errors import RequestError
-from edgellama.server.fields import take_own_fields
-from edgellama.server.routing import Routes, read_request, state_of
-from edgellama.server.turns import in_thread, leaving_of
-from edgellama.server.wire import encode_json, json_bytes_response
+from edgellama.server.fields.fields import take_own_fields
 
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer

@@ -165,7 +165,7 @@ def command(
       edgellama serve /models/70b.gguf --machines laptop:24GB:60,desk:32GB:80
     """
     _require_server()
-    from edgellama.server.parent import check_parent
+    from edgellama.server.connections.parent import check_parent
     from edgellama.server.run import serve, stdin_is_pipe, with_token
 
     if parent_pid is not None:
@@ -272,7 +272,7 @@ def _alias(text: str) -> tuple[str, str]:
 
 
 def _seconds(text: str) -> float:
-    from edgellama.server.durations import seconds
+    from edgellama.server.fields.durations import seconds
 
     return float("inf") if text.lower() in NEVER else seconds(text)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from edgellama.server.sqlite_file import SqliteFile
+from edgellama.server.stores.sqlite_file import SqliteFile
 
 MAX_AGE_S = 30 * 86400.0
 """As long as OpenAI keeps them."""

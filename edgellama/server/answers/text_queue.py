@@ -16,7 +16,7 @@ class TextQueue:
 
     Example:
         >>> import asyncio
-        >>> from edgellama.server.text_queue import TextQueue
+        >>> from edgellama.server.answers.text_queue import TextQueue
         >>> async def main():
         ...     queue = TextQueue(width=1, max_waiting=1)
         ...     first, second = queue.place(), queue.place()

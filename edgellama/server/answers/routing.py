@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from edgellama.models.made import Preset
-from edgellama.server.state import ServerState
-from edgellama.server.wire import encode_json, read_json
+from edgellama.server.answers.state import ServerState
+from edgellama.server.connections.wire import encode_json, read_json
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ class Mailbox(Generic[Item]):
 
     Example:
         >>> import asyncio
-        >>> from edgellama.server.mailbox import Mailbox
+        >>> from edgellama.server.answers.mailbox import Mailbox
         >>> async def main():
         ...     mailbox = Mailbox()
         ...     mailbox.post("first")

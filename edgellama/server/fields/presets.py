@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgellama.server.ollama_fields import text_options
+from edgellama.server.fields.ollama_fields import text_options
 
 if TYPE_CHECKING:
     from edgellama.models.made import Preset

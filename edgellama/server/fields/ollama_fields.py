@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from edgellama.server.constraints import ollama_format
 from edgellama.server.errors import RequestError
-from edgellama.server.fields import TEXT_FIELDS, is_neutral, option_value, take_fields
-from edgellama.server.log_probabilities import wanted_logprobs
+from edgellama.server.fields.constraints import ollama_format
+from edgellama.server.fields.fields import TEXT_FIELDS, is_neutral, option_value, take_fields
+from edgellama.server.fields.log_probabilities import wanted_logprobs
 
 LOAD_OPTIONS = frozenset(
     {

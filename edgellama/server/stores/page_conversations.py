@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from edgellama.server.sqlite_file import SqliteFile
+from edgellama.server.stores.sqlite_file import SqliteFile
 
 NAME = "conversations.sqlite"
 MAX_FOUND = 500

@@ -16,8 +16,8 @@ from dataclasses import asdict, dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from edgellama.server.catalogue import Catalogue, ServedModel
 from edgellama.server.errors import RequestError, too_busy
+from edgellama.server.models.catalogue import Catalogue, ServedModel
 from edgellama.server.settings import Opener
 
 if TYPE_CHECKING:

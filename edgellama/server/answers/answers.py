@@ -15,15 +15,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from edgellama.generation.results import Chunk, Generation
+from edgellama.server.answers.mailbox import Mailbox
+from edgellama.server.answers.text_queue import Place, TextQueue
+from edgellama.server.connections.wire import left
 from edgellama.server.errors import RequestError, as_request_error
-from edgellama.server.mailbox import Mailbox
-from edgellama.server.text_queue import Place, TextQueue
-from edgellama.server.wire import left
 
 if TYPE_CHECKING:
     from edgellama.llama import Llama
-    from edgellama.server.metrics import Metrics
-    from edgellama.server.model_shelf import ModelShelf
+    from edgellama.server.answers.metrics import Metrics
+    from edgellama.server.models.model_shelf import ModelShelf
 
 
 class TextStream(Protocol):

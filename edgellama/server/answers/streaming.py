@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from edgellama.server.answers import Answer, Done, Ended, Event, Failed, Piece, Rest
-from edgellama.server.errors import ErrorShape, RequestError, as_request_error
-from edgellama.server.routing import state_of
-from edgellama.server.short_way import ShortWay, short_way
-from edgellama.server.wire import (
+from edgellama.server.answers.answers import Answer, Done, Ended, Event, Failed, Piece, Rest
+from edgellama.server.answers.routing import state_of
+from edgellama.server.connections.short_way import ShortWay, short_way
+from edgellama.server.connections.wire import (
     SSE_TYPE,
     encode_json,
     json_bytes_response,
@@ -29,6 +28,7 @@ from edgellama.server.wire import (
     sse,
     until_left,
 )
+from edgellama.server.errors import ErrorShape, RequestError, as_request_error
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -17,7 +17,7 @@ def seconds(value: object) -> float:
     """Seconds; negative ones are for ever. InvalidOptionError for anything else.
 
     Example:
-        >>> from edgellama.server.durations import seconds
+        >>> from edgellama.server.fields.durations import seconds
         >>> seconds("1h30m"), seconds(2.5), seconds("-1m")
         (5400.0, 2.5, inf)
     """

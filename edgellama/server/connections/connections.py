@@ -16,10 +16,10 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from edgellama.server.connections.short_way import SHORT_WAY, ShortWay
+from edgellama.server.connections.wire import JSON_TYPE, encode_json
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.settings import Limits
-from edgellama.server.short_way import SHORT_WAY, ShortWay
-from edgellama.server.wire import JSON_TYPE, encode_json
 
 CROWDED = "edgellama.crowded"
 """The extension of a request's scope that says that there are too many connections."""

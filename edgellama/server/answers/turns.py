@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from edgellama.server.leaving import Leaving
-from edgellama.server.wire import left, until_left
+from edgellama.server.answers.leaving import Leaving
+from edgellama.server.connections.wire import left, until_left
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
     from edgellama.llama import Llama
-    from edgellama.server.state import ServerState
+    from edgellama.server.answers.state import ServerState
 
 Result = TypeVar("Result")
 

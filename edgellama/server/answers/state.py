@@ -11,18 +11,18 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
-from edgellama.server.answers import Answer, Wish
-from edgellama.server.catalogue import Catalogue, ServedModel
+from edgellama.server.answers.answers import Answer, Wish
+from edgellama.server.answers.leaving import Leaving
+from edgellama.server.answers.metrics import Metrics
+from edgellama.server.answers.text_queue import TextQueue
 from edgellama.server.errors import too_busy
-from edgellama.server.jobs import Jobs
-from edgellama.server.leaving import Leaving
-from edgellama.server.metrics import Metrics
-from edgellama.server.model_shelf import ModelShelf
-from edgellama.server.page_conversations import NAME as CONVERSATIONS_NAME
-from edgellama.server.page_conversations import Draft, conversation_file
-from edgellama.server.response_store import ResponseStore, usual_store
+from edgellama.server.models.catalogue import Catalogue, ServedModel
+from edgellama.server.models.jobs import Jobs
+from edgellama.server.models.model_shelf import ModelShelf
 from edgellama.server.settings import ServerSettings
-from edgellama.server.text_queue import TextQueue
+from edgellama.server.stores.page_conversations import NAME as CONVERSATIONS_NAME
+from edgellama.server.stores.page_conversations import Draft, conversation_file
+from edgellama.server.stores.response_store import ResponseStore, usual_store
 
 
 class ServerState:

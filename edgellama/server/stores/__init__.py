@@ -1,0 +1,1 @@
+"""What is kept for later requests, in files of SQLite."""
