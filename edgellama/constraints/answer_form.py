@@ -36,13 +36,15 @@ class AnswerForm:
 
     ``option`` says it. ``grammar`` is its text for llguidance. ``instruction`` tells a model of
     it, "" for nothing. ``read`` makes an object of a text that has the form; it raises ValueError
-    for what a class refuses for reasons of its own.
+    for what a class refuses for reasons of its own. ``opens_freely``: its texts may begin in any
+    way.
     """
 
     option: str
     grammar: str
     instruction: str = ""
     read: Callable[[str], object] | None = None
+    opens_freely: bool = False
 
 
 def answer_form(options: Mapping[str, Any]) -> AnswerForm | None:
@@ -94,7 +96,8 @@ def _by_json(given: object) -> AnswerForm:
 
 
 def _by_regex(given: object) -> AnswerForm:
-    return AnswerForm("regex", json.dumps({"grammars": [{"lark_grammar": _regex_rule(given)}]}))
+    grammar = {"grammars": [{"lark_grammar": _regex_rule(given)}]}
+    return AnswerForm("regex", json.dumps(grammar), opens_freely=True)
 
 
 def _regex_rule(given: object) -> str:
@@ -104,7 +107,8 @@ def _regex_rule(given: object) -> str:
 def _by_grammar(given: object) -> AnswerForm:
     text = _text("grammar", given)
     lark = lark_of_gbnf(text) if is_gbnf(text) else text
-    return AnswerForm("grammar", json.dumps({"grammars": [{"lark_grammar": lark}]}))
+    grammar = {"grammars": [{"lark_grammar": lark}]}
+    return AnswerForm("grammar", json.dumps(grammar), opens_freely=True)
 
 
 def _by_choices(given: object) -> AnswerForm:
@@ -116,7 +120,8 @@ def _by_choices(given: object) -> AnswerForm:
     texts = [unicode_text(text, "one of the choices") for text in dict.fromkeys(texts)]
     lark = "start: " + " | ".join(json.dumps(text, ensure_ascii=False) for text in texts)
     words = f"Answer with one of these and nothing else: {json.dumps(texts, ensure_ascii=False)}"
-    return AnswerForm("choices", json.dumps({"grammars": [{"lark_grammar": lark}]}), words, str)
+    grammar = json.dumps({"grammars": [{"lark_grammar": lark}]})
+    return AnswerForm("choices", grammar, words, str, opens_freely=True)
 
 
 def _text(name: str, given: object) -> str:

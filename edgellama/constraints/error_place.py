@@ -19,7 +19,8 @@ MAX_ATTEMPTS = 200
 
 def place_of_error(grammar: str, message: str, num_parts: int) -> str:
     """Where the innermost subschema stands that fails in the same way alone; "" for the whole."""
-    root = json.loads(grammar)["grammars"][0]["json_schema"]
+    grammars = json.loads(grammar)["grammars"]
+    root = next(each["json_schema"] for each in grammars if "json_schema" in each)
     definitions = {name: root[name] for name in DEFINITIONS if name in root}
     matcher = llguidance().LLMatcher
     for number, (place, inner) in enumerate(subschemas(root)):

@@ -43,6 +43,9 @@ class TokenLogprob:
 class Chunk:
     """One step's ``text``. It may be empty, inside a character or a possible stop string.
 
+    ``reasoning`` is what a chat's model thinks before it says anything, which is no part of
+    ``text``.
+
     ``token`` is its id, None for text that was held back and belongs to no further token.
     ``logprobs`` has its log-probability, if that was asked for. ``calls`` are pieces of calls of
     tools, in forms that tell them while they are written; their text is no part of ``text``.
@@ -57,6 +60,7 @@ class Chunk:
     token: int | None
     logprobs: TokenLogprob | None = None
     calls: tuple[edgellama.CallPiece, ...] = ()
+    reasoning: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,8 @@ class Usage:
     """How many tokens a text took.
 
     ``prompt_tokens`` are those of its prompt, ``cached_tokens`` those among them that were not
-    computed, ``generated_tokens`` the text's own.
+    computed, ``generated_tokens`` the text's own, ``reasoning_tokens`` those among these that
+    thinking took.
 
     Example:
         >>> from edgellama import Usage
@@ -117,6 +122,7 @@ class Usage:
     prompt_tokens: int
     cached_tokens: int
     generated_tokens: int
+    reasoning_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -138,6 +144,8 @@ class Generation:
     object, None if the text was cut, or if the class refuses it for reasons that its schema does
     not tell, which ``parse_error`` then names.
     ``tool_calls`` are what a reply calls, of the tools that were given; ``text`` is without them.
+    ``reasoning`` is what a chat's model thought before, if it is one that does, also no part of
+    ``text``; ``reasoning_tokens`` of the tokens were taken by it.
     ``dropped_messages`` of the conversation went out of the prompt to make room for this reply.
     ``statistics`` has counts and seconds, ``index`` is the number of its prompt in a batch.
     ``logprobs`` has one for each of the tokens, ``prompt_logprobs`` for each of the prompt's
@@ -164,6 +172,8 @@ class Generation:
     logprobs: tuple[TokenLogprob, ...] | None = None
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     tool_calls: tuple[edgellama.ToolCall, ...] = ()
+    reasoning: str = ""
+    reasoning_tokens: int = 0
 
     @property
     def context_full(self) -> bool:
@@ -174,4 +184,4 @@ class Generation:
     def usage(self) -> Usage:
         """Tokens of prompt and text, and how many of the prompt's came from a cache."""
         cached = max(0, self.prompt_tokens - self.statistics.prefilled_tokens)
-        return Usage(self.prompt_tokens, cached, len(self.tokens))
+        return Usage(self.prompt_tokens, cached, len(self.tokens), self.reasoning_tokens)

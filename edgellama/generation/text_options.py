@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import edgellama
 from edgellama.constraints.form_options import FORM_OPTIONS, Schema
@@ -115,6 +115,10 @@ class ChatOptions(TextOptions, total=False):
         template_variables: What else the chat template gets by name, such as ``documents``,
             ``date_string``, ``builtin_tools`` or ``tools_in_user_message``. None (the default) is
             nothing.
+        reasoning: Of models that think before they answer, between marks such as <think>: "auto"
+            (the default) leaves it to the model and tells its thinking apart, as ``reasoning``
+            of chunks and of the result; True asks it to think, False not to; "raw" leaves the
+            thinking in the text as the model writes it. Other models' replies stay as they are.
 
     Example:
         >>> from edgellama import Llama
@@ -131,6 +135,7 @@ class ChatOptions(TextOptions, total=False):
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None
     template_variables: Mapping[str, object] | None
+    reasoning: bool | Literal["auto", "raw"] | None
 
 
 class PromptOptions(TextOptions, total=False):
@@ -235,7 +240,7 @@ CHECKS: Mapping[str, Callable[[Any], Any]] = {
 TEXT_OPTION_NAMES = (*CHECKS, *FORM_OPTIONS, *SamplingArguments.__annotations__)
 PROMPT_ONLY = ("parse_special", "suffix", "suffix_first")
 PROMPT_OPTION_NAMES = (*TEXT_OPTION_NAMES, *PROMPT_ONLY)
-CHAT_ONLY = ("tools", "tool_choice", "parallel_tool_calls", "template_variables")
+CHAT_ONLY = ("tools", "tool_choice", "parallel_tool_calls", "template_variables", "reasoning")
 CHAT_OPTION_NAMES = (*TEXT_OPTION_NAMES, *CHAT_ONLY)
 
 

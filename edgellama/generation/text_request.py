@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
     from edgellama.generation.speculation.drafter import Drafter
     from edgellama.generation.speculation.speculation import Speculation
+    from edgellama.text.reasoning.expected import ExpectedReasoning
     from edgellama.text.tokenizer import Tokenizer
     from edgellama.tools.call_splitter import ExpectedCalls
 
@@ -50,6 +51,7 @@ class Request:
     have. ``calls``: those of tools that it may have. ``end_tokens`` end the text beside those
     of the model. ``prompt_logprobs`` begin at the prompt's token ``first_logprob``.
     ``own_tokens``: what the model has said in the prompt, which penalties may count alone.
+    ``reasoning``: the thinking that the text may begin with; None: it is text like any other.
     """
 
     prompt: Sequence[int]
@@ -75,6 +77,7 @@ class Request:
     calls: ExpectedCalls | None = None
     end_tokens: frozenset[int] = frozenset()
     own_tokens: Sequence[int] = ()
+    reasoning: ExpectedReasoning | None = None
 
     def __post_init__(self) -> None:
         if not self.prompt:

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 TEMPLATE_KEY = "tokenizer.chat_template"
 TOOL_USE_KEY = f"{TEMPLATE_KEY}.tool_use"
+THINKING_VARIABLES = ("enable_thinking", "thinking")
+"""What templates call the choice whether their model thinks."""
 # Templates that look at the type of something, which may be a part of a message.
 _TYPE = re.compile(r"""["']type["']|\.type\b""")
 _PROBE = "edgellama asks"
@@ -121,6 +123,20 @@ class ChatTemplate:
             except TemplateError:
                 shown.append(False)
         return shown == [False, True]
+
+    @cached_property
+    def thinking_variables(self) -> tuple[str, ...]:
+        """The names by which the template is told whether its model is to think, if it is."""
+        messages = [{"role": "user", "content": _PROBE}]
+
+        def shown(name: str, value: bool) -> str | None:
+            try:
+                return self.render(messages, **{name: value})
+            except TemplateError:
+                return None
+
+        named = [name for name in THINKING_VARIABLES if name in self.source]
+        return tuple(name for name in named if shown(name, True) != shown(name, False))
 
     @cached_property
     def _compiled(self) -> CompiledTemplate:

@@ -14,10 +14,11 @@ from typing import Any
 from edgellama.constraints.answer_form import AnswerForm
 from edgellama.constraints.json_schema import compiled_schema
 from edgellama.constraints.keywords import OWN_EXTENSION
+from edgellama.constraints.lark_texts import escaped_pattern, literal
 from edgellama.constraints.schema_places import subschemas
 from edgellama.quant.errors import ConstraintError
 from edgellama.tools.forms import CallForm
-from edgellama.tools.lark_rules import escaped_pattern, json_rule, literal, moved_schema
+from edgellama.tools.lark_rules import json_rule, moved_schema
 from edgellama.tools.python_arguments import check_name, python_arguments
 from edgellama.tools.reading import CODE_TOOL
 from edgellama.tools.tool import Tool
@@ -38,6 +39,7 @@ def calls_form(
     parallel: bool = True,
     answer: AnswerForm | None = None,
     built_in: Collection[str] = (),
+    reserved: str = "",
 ) -> AnswerForm:
     """The form of a reply that may call tools.
 
@@ -50,6 +52,7 @@ def calls_form(
         answer: What a reply that calls nothing must look like. None (the default) is any text.
         built_in: Names of those among the tools that are called as Llama 3.1's built-in ones,
             behind the mark. None by default.
+        reserved: What no text begins with, since it opens thinking. Nothing by default.
 
     Returns:
         The form, for the constraints' compiler.
@@ -60,7 +63,7 @@ def calls_form(
     """
     _check_names(form, tools)
     answer_grammars = [] if answer is None or must_call else json.loads(answer.grammar)["grammars"]
-    lark = _Lark(form, marks, built_in)
+    lark = _Lark(form, marks, built_in, reserved)
     if answer_grammars and "json_schema" in answer_grammars[0] and form.is_plain_json:
         # llguidance reads either by the first character, so both are one schema.
         own = [tool for tool in tools if tool.name not in built_in]
@@ -76,15 +79,18 @@ def calls_form(
         grammars += [{**first, "name": _ANSWER}, *more]
     grammar = json.dumps({"grammars": grammars}, ensure_ascii=False)
     if answer is None:
-        return AnswerForm("tools", grammar)
+        return AnswerForm("tools", grammar, opens_freely=not (reserved or must_call))
     return replace(answer, option="tools", grammar=grammar)
 
 
 class _Lark:
     """Writes the rules for one form."""
 
-    def __init__(self, form: CallForm, marks: Mapping[str, int], built_in: Collection[str]) -> None:
+    def __init__(
+        self, form: CallForm, marks: Mapping[str, int], built_in: Collection[str], reserved: str
+    ) -> None:
         self._form = form
+        self._reserved = reserved
         self._marks = marks
         self._built_in = built_in
 
@@ -106,7 +112,7 @@ class _Lark:
             begun += [f"{opening} {kind}" for kind in kinds]
         lines = [f"start: {' | '.join([*others, *begun])}"]
         if has_text:
-            lines += [f"TEXT: /{self._free_text()}/", *self._opened()]
+            lines += [f"TEXT: /{self._free_text()}/{self._unless_reserved()}", *self._opened()]
         if own:
             lines += [*self._calls(parallel), *self._tool_rules(own)]
         if known:
@@ -120,7 +126,12 @@ class _Lark:
             return []
         if mark in self._marks:
             return [f"opened: TEXT {self._literal(mark)}"]
-        return ["opened[lazy]: PROSE", f"PROSE: /(.|\\n)*{escaped_pattern(mark)}/"]
+        prose = f"/(.|\\n)*{escaped_pattern(mark)}/{self._unless_reserved()}"
+        return ["opened[lazy]: PROSE", f"PROSE: {prose}"]
+
+    def _unless_reserved(self) -> str:
+        """What takes texts away that begin as thinking does."""
+        return rf" & ~/{escaped_pattern(self._reserved)}(.|\n)*/" if self._reserved else ""
 
     def _free_text(self) -> str:
         """A whole reply that is no call: where a call may begin at once, no text begins so."""

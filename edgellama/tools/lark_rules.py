@@ -1,4 +1,4 @@
-"""Pieces of a grammar in llguidance's dialect of Lark: texts, patterns, and values of a schema.
+"""Pieces of a grammar in llguidance's dialect of Lark that are values of a schema.
 
 What they are put together to is left to ``call_grammar`` and ``python_arguments``.
 """
@@ -15,19 +15,6 @@ def json_rule(schema: Any) -> str:
     """What a value of JSON is that follows a schema, in our style."""
     styled = {**schema, "x-guidance": JSON_STYLE} if isinstance(schema, dict) else schema
     return f"%json {json.dumps(styled, ensure_ascii=False)}"
-
-
-def literal(text: str) -> str:
-    """A text as it stands; nothing for none."""
-    return json.dumps(text, ensure_ascii=False) if text else ""
-
-
-def escaped_pattern(text: str) -> str:
-    """A text as a pattern of llguidance's, inside slashes and brackets too."""
-    return "".join(
-        character if character.isalnum() or character in "_<>" else f"\\{character}"
-        for character in text
-    )
 
 
 def moved_schema(schema: Any, name: str) -> Any:

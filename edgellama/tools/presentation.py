@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 from edgellama.quant.errors import TemplateError
 from edgellama.quant.records import dataclass
 from edgellama.text.chat_template import ChatTemplate
+from edgellama.text.reasoning.marks import without_opening
 from edgellama.tools.forms import FORMS, CallForm
 from edgellama.tools.reading import READERS
 from edgellama.tools.tool import ID_LENGTH, Tool
@@ -92,6 +93,7 @@ def _native_form(template: ChatTemplate) -> str | None:
     answered = _rendered(template, [_calls("1"), _result("1")])
     if asked is None or called is None or answered is None:
         return None
+    asked = without_opening(asked)
     if _PROBE.name not in asked or _PROBE_RESULT not in answered or not called.startswith(asked):
         return None
     reply = called[len(asked) :]

@@ -11,9 +11,10 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from edgellama.constraints.lark_texts import literal
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ConstraintError
-from edgellama.tools.lark_rules import json_rule, literal, moved_schema
+from edgellama.tools.lark_rules import json_rule, moved_schema
 from edgellama.tools.python_literals import is_readable_name
 
 _WHOLE = "whole"

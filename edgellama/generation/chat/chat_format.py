@@ -10,8 +10,10 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, cast
 
+from edgellama.generation.chat.chat_reasoning import ChatReasoning
 from edgellama.generation.chat.instruction import encode_instructed, instruction
-from edgellama.generation.chat.messages import Message
+from edgellama.generation.chat.messages import REASONING, Message, is_role
+from edgellama.generation.reasoned_request import reasoned_request
 from edgellama.generation.text_options import (
     CHAT_ONLY,
     CHAT_OPTION_NAMES,
@@ -22,7 +24,8 @@ from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.given_values import MAX_DEPTH, is_shallow, is_true
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import check_option_names
-from edgellama.text.chat_template import ChatTemplate
+from edgellama.text.chat_template import THINKING_VARIABLES, ChatTemplate
+from edgellama.text.reasoning.expected import ReasoningWish, checked_wish
 from edgellama.tools.built_in import VARIABLE, built_in_tools
 from edgellama.tools.call_splitter import ExpectedCalls
 from edgellama.tools.presentation import Presentation
@@ -40,11 +43,15 @@ _OWN_VARIABLES = ("messages", "tools", "add_generation_prompt", "continue_final_
 
 @dataclass(frozen=True)
 class ReplyRequest:
-    """A request whose prompt is still to be made, with what the template is given for it."""
+    """A request whose prompt is still to be made, with what the template is given for it.
+
+    ``reasoning``: whether the reply is to begin with thinking.
+    """
 
     request: Request
     tools: Sequence[Tool]
     variables: Mapping[str, object]
+    reasoning: ReasoningWish = "auto"
 
 
 class ChatFormat:
@@ -53,6 +60,7 @@ class ChatFormat:
     def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
         self.tokenizer = tokenizer
         self.template = template
+        self._reasoning = ChatReasoning(tokenizer, template)
 
     def reply_request(self, options: Mapping[str, Any], *, continues: bool = False) -> ReplyRequest:
         """The request that ChatOptions make.
@@ -66,6 +74,8 @@ class ChatFormat:
         request = text_request((0,), own, stop=self.template.stop, continuation=continues)
         tools = checked_tools(options.get("tools"))
         variables = _checked_variables(options.get("template_variables"))
+        wish = _wish(options.get("reasoning"), variables)
+        variables = self._reasoning.variables(wish, variables)
         built_in = self._built_in_tools(variables, tools)
         names = {tool.name for tool in built_in}
         shown_tools = [tool for tool in tools if tool.name not in names]
@@ -74,16 +84,30 @@ class ChatFormat:
         parallel = options.get("parallel_tool_calls")
         parallel = parallel is None or is_true("parallel_tool_calls", parallel)
         if choice == NO_CALL or not callable_tools:
-            return ReplyRequest(request, (), variables)
+            return ReplyRequest(request, (), variables, wish)
         calling = self._calling(request, callable_tools, names, choice, parallel)
-        return ReplyRequest(calling, shown_tools, variables)
+        return ReplyRequest(calling, shown_tools, variables, wish)
 
     def prompt(self, asked: ReplyRequest, messages: Sequence[Message]) -> list[int]:
         """The tokens of the prompt; TemplateError where the template refuses the messages."""
+        marks = self._reasoning.marks(messages)
+        goes_on = asked.request.continuation
+        last = messages[-1]
+        if goes_on and marks is not None and REASONING in last and is_role(last, "assistant"):
+            begun = self._written(asked, messages[:-1], goes_on=False)
+            return self._reasoning.carried_on(begun, marks, last)
+        tokens = self._written(asked, messages, goes_on=goes_on)
+        return tokens if goes_on else self._reasoning.ended(tokens, marks, asked.reasoning)
+
+    def _written(
+        self, asked: ReplyRequest, messages: Sequence[Message], *, goes_on: bool
+    ) -> list[int]:
+        """The prompt as the template writes it; ``goes_on``: up to the end of the last message."""
         words = instruction(asked.request)
         uses_tools = asked.tools or any(_is_about_tools(message) for message in messages)
         variables: dict[str, Any] = dict(asked.variables)
         template = self.template
+        messages = self._reasoning.shown(messages)
         if uses_tools:
             presentation = self._presentation(asked.tools)
             template = presentation.template
@@ -94,14 +118,23 @@ class ChatFormat:
             template,
             messages,
             words,
-            continue_final_message=asked.request.continuation,
+            continue_final_message=goes_on,
             **variables,
         )
 
     def request(self, asked: ReplyRequest, messages: Sequence[Message]) -> Request:
         """The request of a reply to the messages; TemplateError where they are refused."""
-        tokens, own = self.prompt(asked, messages), self.own_tokens(asked, messages)
-        return replace(asked.request, prompt=tokens, own_tokens=own)
+        return self.completed(asked, messages, self.prompt(asked, messages))
+
+    def completed(
+        self, asked: ReplyRequest, messages: Sequence[Message], prompt: Sequence[int]
+    ) -> Request:
+        """The request with its prompt, and what follows from both."""
+        goes_on = asked.request.continuation
+        expected = self._reasoning.expected(messages, prompt, asked.reasoning, goes_on=goes_on)
+        own = self.own_tokens(asked, messages)
+        request = replace(asked.request, prompt=prompt, own_tokens=own)
+        return request if expected is None else reasoned_request(request, expected)
 
     def own_tokens(self, asked: ReplyRequest, messages: Sequence[Message]) -> Sequence[int]:
         """What the assistant has said in the messages; nothing where penalties do not ask for it.
@@ -173,6 +206,7 @@ class ChatFormat:
             parallel=parallel and choice in (AUTO, SOME_CALL),
             answer=request.answer,
             built_in=built_in,
+            reserved=self._reasoning.reserved,
         )
         return replace(
             request,
@@ -185,6 +219,14 @@ class ChatFormat:
 
 def _is_about_tools(message: Message) -> bool:
     return message["role"] == "tool" or "tool_calls" in message
+
+
+def _wish(given: object, variables: Mapping[str, object]) -> ReasoningWish:
+    """Whether a reply is to begin with thinking, by the option or in the template's own words."""
+    wish = checked_wish(given)
+    told = [variables.get(name) for name in THINKING_VARIABLES]
+    own = next((value for value in told if isinstance(value, bool)), None)
+    return own if wish == "auto" and own is not None else wish
 
 
 def _checked_choice(given: object, tools: Sequence[Tool]) -> str:

@@ -294,10 +294,8 @@ class Conversation(ConversationPrompts):
         if self._when_full == "stop" and num_tokens > self._session.context_length:
             return Stream(NoReply(num_tokens), CancelToken(), owner=self._session)
         request = replace(
-            asked_for.request,
-            prompt=prompt.computed,
+            self._format.completed(asked_for, shown.messages, prompt.computed),
             dropped_messages=max(0, num_dropped - self._transcript.dropped_messages),
-            own_tokens=self._format.own_tokens(asked_for, shown.messages),
         )
 
         def end(result: Generation) -> None:

@@ -16,6 +16,10 @@ from edgellama.tools.tool import checked_calls
 
 ROLES = ("system", "user", "assistant", "tool")
 MESSAGE_FORM = f"a role of {', '.join(ROLES)} (system first) and a content of text or text parts"
+REASONING = "reasoning"
+"""The key of what an assistant's message was thought before."""
+_REASONING_NAMES = (REASONING, "reasoning_content", "thinking")
+"""What clients of several protocols call it."""
 _ALIASES = {"ipython": "tool"}
 """What Llama 3.1 calls the role of results."""
 Content: TypeAlias = str | Sequence[Mapping[str, object]]
@@ -30,13 +34,15 @@ class _Said(TypedDict):
 class Message(_Said, total=False):
     """One message: ``role`` is "system", "user", "assistant" or "tool", ``content`` its text.
 
-    An assistant's may have ``tool_calls``, as ``ToolCall.as_openai`` writes them. A tool's content
-    is what the call returned whose id is ``tool_call_id``; ``name`` is the tool's.
+    An assistant's may have ``tool_calls``, as ``ToolCall.as_openai`` writes them, and in
+    ``reasoning`` what the model thought before. A tool's content is what the call returned whose
+    id is ``tool_call_id``; ``name`` is the tool's.
     """
 
     tool_calls: list[dict[str, Any]]
     tool_call_id: str
     name: str
+    reasoning: str
 
 
 def checked_messages(messages: Sequence[Mapping[str, object]], where: str = "") -> list[Message]:
@@ -68,8 +74,10 @@ def content_text(content: object) -> str:
 
 
 def reply_message(result: Generation) -> Message:
-    """The assistant's message that a generated text becomes, with the calls of tools in it."""
+    """The assistant's message that a generated text becomes: thinking, text, calls of tools."""
     reply: Message = {"role": "assistant", "content": result.text}
+    if result.reasoning:
+        reply["reasoning"] = result.reasoning
     if result.tool_calls:
         reply["tool_calls"] = [call.as_openai() for call in result.tool_calls]
     return reply
@@ -117,6 +125,12 @@ def _message(role: str, given: Mapping[str, object], calls: object) -> Message:
     message: Message = {"role": role, "content": text}
     if calls:
         message["tool_calls"] = [call.as_openai() for call in checked_calls(calls)]
+    if role == "assistant":
+        thought = next((given[name] for name in _REASONING_NAMES if given.get(name)), None)
+        if isinstance(thought, str):
+            message["reasoning"] = thought
+        elif thought is not None:
+            raise InvalidOptionError(f"reasoning is {_named(thought)}; allowed: text")
     if role == "tool":
         for key in ("tool_call_id", "name"):
             value = given.get(key)

@@ -65,6 +65,7 @@ class Decoding:
             min_tokens=request.sampling.min_tokens,
             banned=request.banned,
             calls=request.calls,
+            reasoning=request.reasoning,
         )
         # The low-rank products of adapters add up otherwise for several tokens.
         self._drafter = None if self._adapters else drafter
@@ -226,6 +227,8 @@ class Decoding:
             parsed=parsed,
             parse_error=parse_error,
             tool_calls=calls,
+            reasoning=self._assembly.reasoning,
+            reasoning_tokens=self._assembly.num_reasoning_tokens,
         )
 
     @property

@@ -14,6 +14,8 @@ from edgellama.generation.results import Chunk
 from edgellama.text.tokenizer import StopStrings, StreamingDetokenizer
 
 if TYPE_CHECKING:
+    from edgellama.text.reasoning.expected import ExpectedReasoning
+    from edgellama.text.reasoning.splitter import Parted
     from edgellama.text.tokenizer import Tokenizer
     from edgellama.tools.call_pieces import CallPiece
     from edgellama.tools.call_splitter import ExpectedCalls
@@ -45,16 +47,23 @@ class TextAssembly:
         min_tokens: int = 0,
         banned: Sequence[str] = (),
         calls: ExpectedCalls | None = None,
+        reasoning: ExpectedReasoning | None = None,
     ) -> None:
         """``continuation``: the text carries on another, so a leading space is kept.
 
         Stop strings do not count in the text of the first ``min_tokens``. ``calls``: those of
         tools that there may be; they are no part of the text, and nothing stops inside them.
+        ``reasoning``: the thinking that there may be, of which the same is true.
         """
         self._num_unstopped = min_tokens
         self._stops = StopStrings(stop)
         self._splitter = None if calls is None else calls.splitter()
+        self._reasoning = None if reasoning is None else reasoning.splitter()
+        self._thoughts: list[str] = []
+        self.num_reasoning_tokens = 0
         marks = () if calls is None else calls.marks(tokenizer).values()
+        if reasoning is not None and reasoning.is_raw:
+            marks = (*marks, *reasoning.marks.tokens)
         self._detokenizer = StreamingDetokenizer(tokenizer, continuation=continuation, shown=marks)
         self._held = HeldTokens(self._detokenizer, banned) if banned else None
         self._texts: list[str] = []
@@ -68,6 +77,11 @@ class TextAssembly:
     def text(self) -> str:
         """All text that was given out."""
         return "".join(self._texts)
+
+    @property
+    def reasoning(self) -> str:
+        """All thinking that was given out."""
+        return "".join(self._thoughts)
 
     @cached_property
     def tool_calls(self) -> tuple[ToolCall, ...]:
@@ -98,6 +112,9 @@ class TextAssembly:
         if self._held is not None:
             rest = self._held.ending(rest)
         added = self._shown(self._held.release() if self._held else ())
+        thought = ""
+        if self._reasoning is not None:
+            thought, rest = self._parted_end(rest)
         if self._splitter is not None:
             rest = self._splitter.feed(rest)
             if self._splitter.in_calls:
@@ -108,15 +125,19 @@ class TextAssembly:
         rest += self._stops.flush() + cut_call
         self._texts.append(rest)
         calls = () if self._splitter is None else self._splitter.take_pieces()
-        chunks = (*added.chunks, Chunk(rest, None, calls=calls)) if rest or calls else added.chunks
+        chunks = added.chunks
+        if rest or calls or thought:
+            chunks = (*chunks, Chunk(rest, None, calls=calls, reasoning=thought))
         return Added(chunks, is_stopped, added.num_dropped)
 
     def _shown(self, tokens: Sequence[TokenText]) -> Added:
         """Certain tokens as chunks, up to a stop string; what comes behind it is dropped."""
         chunks: list[Chunk] = []
         for place, (token, text) in enumerate(tokens):
-            is_stopped = False
+            is_stopped, thought = False, ""
             calls: tuple[CallPiece, ...] = ()
+            if self._reasoning is not None:
+                thought, text = self._parted(token, text)
             if self._splitter is not None:
                 text = self._splitter.feed(text)
                 calls = self._splitter.take_pieces()
@@ -125,8 +146,30 @@ class TextAssembly:
             else:
                 text, is_stopped = self._stops.feed(text)
             self._texts.append(text)
-            chunks.append(Chunk(text, token, calls=calls))
+            chunks.append(Chunk(text, token, calls=calls, reasoning=thought))
             if is_stopped:
                 held = self._held.release() if self._held else ()
                 return Added(chunks, True, len(tokens) - place - 1 + len(held))
         return Added(chunks)
+
+    def _parted(self, token: int, text: str) -> Parted:
+        """A token's text as thinking and answer; of the first its tokens are counted, too."""
+        splitter = self._reasoning
+        assert splitter is not None
+        was_thinking = splitter.is_thinking
+        parted = splitter.feed(text)
+        told = splitter.mark(token)
+        if told is not None:
+            parted = parted.joined(told)
+        if was_thinking or splitter.is_thinking:
+            self.num_reasoning_tokens += 1
+        if parted.reasoning:
+            self._thoughts.append(parted.reasoning)
+        return parted
+
+    def _parted_end(self, rest: str) -> Parted:
+        """The same of what comes behind the last token."""
+        assert self._reasoning is not None
+        parted = self._reasoning.feed(rest).joined(self._reasoning.finish())
+        self._thoughts.append(parted.reasoning)
+        return parted

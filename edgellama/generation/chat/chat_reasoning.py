@@ -1,0 +1,119 @@
+"""Thinking in chats: what a template is told of it, how prompts end, what replies begin with.
+
+Marks and how texts are parted are known to ``edgellama.text.reasoning``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from edgellama.generation.chat.messages import REASONING, Message, is_role
+from edgellama.text.reasoning.expected import (
+    ExpectedReasoning,
+    ReasoningWish,
+    encoded_parts,
+    ends_with,
+    expected_behind,
+    expected_within,
+)
+from edgellama.text.reasoning.marks import ReasoningMarks, reasoning_marks
+
+if TYPE_CHECKING:
+    from edgellama.text.chat_template import ChatTemplate
+    from edgellama.text.tokenizer import Tokenizer
+
+TEMPLATE_NAMES = ("reasoning_content", "reasoning", "thinking")
+"""What templates call the thinking of a message."""
+
+
+class ChatReasoning:
+    """What a tokenizer and a template make of thinking."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+
+    @property
+    def reserved(self) -> str:
+        """What no text of an answer begins with; nothing where marks are tokens of their own."""
+        marks = self.marks(())
+        return marks.opening if marks is not None and marks.opening_token is None else ""
+
+    def marks(self, messages: Sequence[Message]) -> ReasoningMarks | None:
+        """The marks of the model, which its system prompt may tell it; None for no thinking."""
+        told = [self._template.source]
+        if messages and is_role(messages[0], "system"):
+            told.append(messages[0]["content"])
+        return reasoning_marks(self._tokenizer, *told)
+
+    def variables(self, wish: ReasoningWish, given: Mapping[str, object]) -> dict[str, object]:
+        """What the template is told, beside what a user tells it."""
+        if not isinstance(wish, bool):
+            return dict(given)
+        return {**dict.fromkeys(self._template.thinking_variables, wish), **given}
+
+    def shown(self, messages: Sequence[Message]) -> Sequence[Message]:
+        """The messages with earlier thinking as the template takes it: most leave it out."""
+        if not any(REASONING in message for message in messages):
+            return messages
+        source = self._template.source
+        names = [name for name in TEMPLATE_NAMES if re.search(rf"""[.'"]{name}\b""", source)]
+        return [_renamed(message, names) for message in messages]
+
+    def ended(
+        self, prompt: list[int], marks: ReasoningMarks | None, wish: ReasoningWish
+    ) -> list[int]:
+        """The prompt with its end as it is wished for: inside thinking, or behind it."""
+        if marks is None or not isinstance(wish, bool):
+            return prompt
+        is_open = ends_with(self._tokenizer, prompt, marks.opening)
+        # Where the template is told, it knows best; a mere token of the vocabulary says little.
+        is_ours = marks.is_told and not self._template.thinking_variables
+        parts: Sequence[str] = ()
+        if wish and is_ours and not is_open:
+            parts = (marks.opening, "\n")
+        elif not wish and is_open:
+            parts = ("\n", marks.closing, "\n\n")
+        elif not wish and is_ours and not ends_with(self._tokenizer, prompt, marks.closing):
+            parts = (marks.opening, "\n\n", marks.closing, "\n\n")
+        return [*prompt, *encoded_parts(self._tokenizer, marks, parts)]
+
+    def carried_on(self, prompt: list[int], marks: ReasoningMarks, message: Message) -> list[int]:
+        """The prompt of a reply with all that it has thought and said already."""
+        is_open = ends_with(self._tokenizer, prompt, marks.opening)
+        opening = () if is_open else (marks.opening, "\n")
+        said = ("\n", marks.closing, "\n\n", message["content"]) if message["content"] else ()
+        parts = (*opening, message["reasoning"], *said)
+        return [*prompt, *encoded_parts(self._tokenizer, marks, parts)]
+
+    def expected(
+        self,
+        messages: Sequence[Message],
+        prompt: Sequence[int],
+        wish: ReasoningWish,
+        *,
+        goes_on: bool,
+    ) -> ExpectedReasoning | None:
+        """The thinking that a reply may have; ``goes_on``: it carries on the last message."""
+        marks = self.marks(messages)
+        if marks is None:
+            return None
+        if wish == "raw":
+            return ExpectedReasoning(marks, is_raw=True)
+        last = messages[-1]
+        if not goes_on:
+            return expected_behind(self._tokenizer, marks, prompt)
+        if not is_role(last, "assistant"):
+            return None
+        if REASONING in last and not last["content"]:
+            return ExpectedReasoning(marks, is_open=True)
+        return expected_within(marks, last["content"])
+
+
+def _renamed(message: Message, names: Sequence[str]) -> Message:
+    own: dict[str, Any] = {key: value for key, value in message.items() if key != REASONING}
+    if REASONING in message:
+        own |= dict.fromkeys(names, message["reasoning"])
+    return cast("Message", own)

@@ -1,0 +1,91 @@
+"""How one text begins: inside thinking that its prompt has opened, or where thinking may open.
+
+It reads and writes the ends of prompts. Which marks a model has is known to ``marks``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from edgellama.quant.error_text import shown
+from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.records import dataclass
+from edgellama.text.reasoning.marks import ReasoningMarks
+from edgellama.text.reasoning.splitter import ReasoningSplitter
+from edgellama.text.tokenizer.added_tokens import Stretch
+
+if TYPE_CHECKING:
+    from edgellama.text.tokenizer import Tokenizer
+
+ReasoningWish: TypeAlias = "bool | Literal['auto', 'raw']"
+"""Whether a reply is to begin with thinking; "auto": as the model does; "raw": not told apart."""
+TAIL_TOKENS = 32
+"""Of a prompt, in which its last mark is looked for."""
+
+
+@dataclass(frozen=True)
+class ExpectedReasoning:
+    """The thinking that one text may have: its marks, and whether the prompt has opened it.
+
+    ``is_raw``: it stays in the text, marks and all.
+    """
+
+    marks: ReasoningMarks
+    is_open: bool = False
+    is_raw: bool = False
+
+    def splitter(self) -> ReasoningSplitter | None:
+        """One for a new text; None where nothing is told apart."""
+        return None if self.is_raw else ReasoningSplitter(self.marks, is_open=self.is_open)
+
+
+def checked_wish(value: Any) -> ReasoningWish:
+    """What is wished for, None for "auto"; InvalidOptionError for anything else."""
+    if value is None:
+        return "auto"
+    if isinstance(value, bool) or value in ("auto", "raw"):
+        return value  # type: ignore[no-any-return]
+    raise InvalidOptionError(
+        f"reasoning is {shown(value)}; allowed: True, False, 'auto', 'raw' or None"
+    )
+
+
+def expected_behind(
+    tokenizer: Tokenizer, marks: ReasoningMarks, prompt: Sequence[int]
+) -> ExpectedReasoning:
+    """What a text may begin with that follows a prompt."""
+    return ExpectedReasoning(marks, is_open=ends_with(tokenizer, prompt, marks.opening))
+
+
+def expected_within(marks: ReasoningMarks, begun: str) -> ExpectedReasoning | None:
+    """The same of a text that goes on with what is begun; None where no thinking may come."""
+    splitter = ReasoningSplitter(marks)
+    splitter.feed(begun)
+    if splitter.is_answering and not marks.tokens:
+        return None
+    return ExpectedReasoning(marks, is_open=splitter.is_thinking)
+
+
+def ends_with(tokenizer: Tokenizer, prompt: Sequence[int], mark: str) -> bool:
+    """Whether a mark is the last thing in a prompt, but for white space."""
+    tail = tokenizer.decode(prompt[-TAIL_TOKENS:], skip_special=False, continuation=True)
+    return tail.rstrip().endswith(mark)
+
+
+def encoded_parts(tokenizer: Tokenizer, marks: ReasoningMarks, parts: Sequence[str]) -> list[int]:
+    """Tokens of some text inside a prompt, given in parts so that marks are parts of their own."""
+    control = {marks.opening: marks.opening_token, marks.closing: marks.closing_token}
+    tokens: list[int] = []
+    text = ""
+    for part in (*parts, None):
+        token = None if part is None else control.get(part)
+        if part is not None and token is None:
+            text += part
+            continue
+        if text:
+            # Inside a prompt no space goes before it.
+            tokens += tokenizer.encode_stretch(Stretch(text, is_first=False, has_prefix=True))
+            text = ""
+        tokens += [] if token is None else [token]
+    return tokens

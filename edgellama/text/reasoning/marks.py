@@ -1,0 +1,100 @@
+"""The marks between which models write what they think, and which of them a model has.
+
+A model has marks if its chat template, its system prompt or its vocabulary has them; to all others
+they are text like any other.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from edgellama.quant.records import dataclass
+
+if TYPE_CHECKING:
+    from edgellama.text.tokenizer import Tokenizer
+
+PAIRS = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<thought>", "</thought>"),
+    ("<thinking>", "</thinking>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+)
+"""Opening and closing: DeepSeek's, Nous's and NVIDIA's, then Mistral's, then others'."""
+
+
+@dataclass(frozen=True)
+class ReasoningMarks:
+    """What opens thinking, and what closes it.
+
+    ``opening_token`` and ``closing_token`` are their ids where they are control tokens, which have
+    no text of their own; else None. ``is_told``: not the vocabulary alone has them, but the
+    template or the system prompt, so that the model was trained or told to think.
+    """
+
+    opening: str
+    closing: str
+    opening_token: int | None = None
+    closing_token: int | None = None
+    is_told: bool = True
+
+    @cached_property
+    def tokens(self) -> frozenset[int]:
+        """The marks that are control tokens."""
+        return frozenset(
+            token for token in (self.opening_token, self.closing_token) if token is not None
+        )
+
+
+def reasoning_marks(tokenizer: Tokenizer, *told: str) -> ReasoningMarks | None:
+    """The marks of a model: of what it is told, such as its template, else of its vocabulary.
+
+    None for a model that has none.
+
+    Example:
+        >>> from edgellama import Llama
+        >>> from edgellama.text.reasoning.marks import reasoning_marks
+        >>> with Llama("smollm2", context_length=64) as llama:
+        ...     reasoning_marks(llama.tokenizer, "{{ messages }}")
+    """
+    for number, (_, closing) in enumerate(PAIRS):
+        if any(closing in text for text in told):
+            return _marks(tokenizer, number, is_told=True)
+    return tokenizer.derived(_of_vocabulary)
+
+
+def without_opening(prompt: str) -> str:
+    """A prompt without the mark that opens thinking at its end, if it has one there."""
+    end = prompt.rstrip()
+    opening = next((opening for opening, _ in PAIRS if end.endswith(opening)), "")
+    return end.removesuffix(opening) if opening else prompt
+
+
+def _of_vocabulary(tokenizer: Tokenizer) -> ReasoningMarks | None:
+    for number, pair in enumerate(PAIRS):
+        if all(_token(tokenizer, mark) is not None for mark in pair):
+            return _marks(tokenizer, number, is_told=False)
+    return None
+
+
+def _marks(tokenizer: Tokenizer, number: int, *, is_told: bool) -> ReasoningMarks:
+    opening, closing = PAIRS[number]
+    return ReasoningMarks(
+        opening,
+        closing,
+        _control_token(tokenizer, opening),
+        _control_token(tokenizer, closing),
+        is_told,
+    )
+
+
+def _control_token(tokenizer: Tokenizer, mark: str) -> int | None:
+    token = _token(tokenizer, mark)
+    return token if token is not None and tokenizer.is_control(token) else None
+
+
+def _token(tokenizer: Tokenizer, mark: str) -> int | None:
+    """The token that is a mark; None where several make it up."""
+    tokens = tokenizer.encode(mark, add_bos=False, parse_special=True)
+    return tokens[0] if len(tokens) == 1 and tokenizer.token_text(tokens[0]) == mark else None
