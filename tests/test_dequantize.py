@@ -23,22 +23,36 @@ from edgellama.convert.sources.opening import open_checkpoint
 from edgellama.convert.sources.source_tensor import ArrayTensor, SourceTensor
 from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
 
-GOLDEN = Path(__file__).parent / "data" / "dequantize_golden.npz"
+GOLDEN = [
+    Path(__file__).parent / "data" / name
+    for name in ("dequantize_golden.npz", "small_float_golden.npz")
+]
 CASES = (
     *("gptq-2", "gptq-3", "gptq-4", "gptq-8", "gptq-4-act-order", "awq"),
     *("packed-4", "packed-4-zeros", "packed-8-zeros", "fp8-tensor", "fp8-blocks"),
     *("nf4", "nf4-nested", "fp4", "int8-rows", "awq-rows"),
+    *("packed-5", "packed-6-zeros", "nvfp4", "mxfp4", "mxfp8", "torchao-int8", "torchao-fp8"),
 )
 FP8_TABLES = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "F8_E8M0")
 MODULE = "model.layers.0.self_attn.q_proj"
 E4M3 = {f"{MODULE}.weight": "F8_E4M3"}
+DTYPES = {
+    "nvfp4": {f"{MODULE}.weight_scale": "F8_E4M3"},
+    "torchao-fp8": {f"{MODULE}._weight_qdata": "F8_E4M3"},
+    **dict.fromkeys(("fp8-tensor", "fp8-blocks", "mxfp8"), E4M3),
+}
 Arrays = Mapping[str, Any]
 
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
-    """What auto_gptq, compressed-tensors, transformers and torch computed."""
-    return dict(np.load(GOLDEN))
+    """What auto_gptq, compressed-tensors, transformers, torch and torchao computed."""
+    return read_golden()
+
+
+def read_golden() -> dict[str, Any]:
+    """All golden arrays by their names."""
+    return {name: array for path in GOLDEN for name, array in np.load(path).items()}
 
 
 def parts_of(golden: Mapping[str, Any], case: str) -> tuple[dict[str, Any], Any]:
@@ -82,8 +96,9 @@ def test_as_the_published_programs_expand(
 ) -> None:
     """Every method gives its own program's values, in whatever runs of rows they are read."""
     arrays, expected = parts_of(golden, case)
-    dtypes = E4M3 if case.startswith("fp8") else None
-    found = expanded(tmp_path, arrays, dtypes, {"group_size": 32} if case == "awq-rows" else None)
+    found = expanded(
+        tmp_path, arrays, DTYPES.get(case), {"group_size": 32} if case == "awq-rows" else None
+    )
     assert list(found.tensors) == [f"{MODULE}.weight"]
     tensor = found.tensors[f"{MODULE}.weight"]
     assert tensor.shape == expected.shape
@@ -295,7 +310,7 @@ FOREIGN: dict[str, tuple[str, str]] = {
     "codebooks": ("AQLM", "convert the model that it was made from"),
     "q_invperm": ("EXL2", "convert the model that it was made from"),
     "trellis": ("EXL3", "convert the model that it was made from"),
-    "weight_scale_2": ("NVFP4", "convert the model that it was made from"),
+    "pre_quant_scale": ("int4 of ModelOpt", "convert the model that it was made from"),
     "weight._data": ("Quanto or torchao", "convert the model that it was made from"),
 }
 
@@ -398,12 +413,12 @@ def test_reordered_int8_of_bitsandbytes(golden: dict[str, Any], tmp_path: Path) 
 def test_parts_that_do_not_fit(tmp_path_factory: pytest.TempPathFactory, data: Any) -> None:
     """Whatever shape or type one part has, the outcome is a matrix or one line of ours."""
     case = data.draw(st.sampled_from(CASES))
-    arrays, _ = parts_of(dict(np.load(GOLDEN)), case)
+    arrays, _ = parts_of(read_golden(), case)
     name = data.draw(st.sampled_from(sorted(arrays)))
     shape = data.draw(st.lists(st.integers(0, 40), max_size=3))
     dtype = data.draw(st.sampled_from([np.int32, np.float16, np.int8, np.int64]))
     arrays[name] = np.full(shape, data.draw(st.integers(-3, 9)), dtype)
-    dtypes = E4M3 if case.startswith("fp8") and not name.endswith(".weight") else None
+    dtypes = {part: kind for part, kind in DTYPES.get(case, {}).items() if part != name}
     try:
         found = expanded(tmp_path_factory.mktemp("model"), arrays, dtypes)
         for tensor in found.tensors.values():
@@ -440,3 +455,46 @@ def test_columns_by_slabs() -> None:
         reader = ColumnReader(slab_bytes)
         for first, last in ((0, 12), (3, 4), (2, 9), (11, 12), (0, 1)):
             assert np.array_equal(reader.columns(tensor, first, last), matrix[:, first:last])
+
+
+def test_a_number_for_the_whole_matrix(golden: dict[str, Any], tmp_path: Path) -> None:
+    """ModelOpt multiplies NVFP4 by what compressed-tensors divides by, under other names."""
+    arrays, expected = parts_of(golden, "nvfp4")
+    divisor = arrays.pop(f"{MODULE}.weight_global_scale")
+    arrays[f"{MODULE}.weight"] = arrays.pop(f"{MODULE}.weight_packed")
+    arrays[f"{MODULE}.weight_scale_2"] = 1 / divisor[0]
+    arrays[f"{MODULE}.input_scale"] = np.float32(3)
+    found = expanded(tmp_path, arrays, DTYPES["nvfp4"])
+    np.testing.assert_allclose(values(found.tensors[f"{MODULE}.weight"]), expected, rtol=1e-6)
+    assert list(found.tensors) == [f"{MODULE}.weight"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weight_scale": np.ones((24, 3), np.uint8)}, "do not fit"),
+        ({"weight_scale": np.ones(24, np.uint8)}, "do not fit"),
+        ({"weight_global_scale": np.zeros(1, np.float32)}, "one number above 0"),
+        ({"weight_global_scale": np.full(1, np.nan, np.float32)}, "one number above 0"),
+        ({"weight_global_scale": np.ones(2, np.float32)}, "one number above 0"),
+    ],
+)
+def test_four_bit_floats_that_do_not_fit(
+    changes: Arrays, message: str, golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """Scales of another number of groups, and no number for the whole matrix, are told."""
+    arrays, _ = parts_of(golden, "nvfp4")
+    arrays |= {f"{MODULE}.{part}": array for part, array in changes.items()}
+    dtypes = {} if "weight_scale" in changes else DTYPES["nvfp4"]
+    with pytest.raises(ModelFileError, match=message):
+        expanded(tmp_path, arrays, dtypes)
+
+
+def test_torchao_of_four_bits(tmp_path: Path) -> None:
+    """What torchao packs otherwise is refused by its name."""
+    arrays = {
+        f"{MODULE}._weight_qdata": np.ones((24, 16), np.uint8),
+        f"{MODULE}._weight_scale": np.ones((24, 1), np.float32),
+    }
+    with pytest.raises(UnsupportedModelError, match=r"quantized by torchao.*_weight_qdata"):
+        expanded(tmp_path, arrays)

@@ -1,7 +1,7 @@
 """Numbers as safetensors and torch store them: rows of a tensor as NumPy arrays, and as f32.
 
 FP8 is read by tables of its 256 values (OCP's E4M3 and E5M2, and AMD's variants without negative
-zero and infinities). What a number stands for is left to the methods.
+zero and infinities), FP4 by its 16. What a number stands for is left to the methods.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellama.convert.sources.source_tensor import ElementTensor, SourceTensor
+from edgellama.quant.formats import MXFP4_CODEBOOK
 
 Floats: TypeAlias = NDArray[np.float32]
 Numbers: TypeAlias = NDArray[Any]
@@ -27,6 +28,8 @@ _TYPES: Mapping[str, str] = MappingProxyType(
 PLAIN = ("F32", "F16", "BF16")
 FP8 = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 FLOATS = (*PLAIN, *FP8, "F8_E8M0")
+POWERS = ("U8", "F8_E8M0")
+"""Types that powers of two are stored as, as scales."""
 
 
 def element_type(tensor: SourceTensor) -> str:
@@ -58,6 +61,12 @@ def as_floats(numbers: Numbers, type_name: str) -> Floats:
 def float_rows(tensor: SourceTensor, first: int, last: int) -> Floats:
     """The values of rows, (last - first, columns)."""
     return as_floats(rows(tensor, first, last), element_type(tensor))
+
+
+def scale_rows(tensor: SourceTensor, first: int, last: int) -> Floats:
+    """The values of scales: those of eight bits without a type of their own are powers of two."""
+    stored = element_type(tensor)
+    return as_floats(rows(tensor, first, last), "F8_E8M0" if stored == "U8" else stored)
 
 
 def _small_floats(exponent_bits: int, bias: int, *, has_negative_zero: bool) -> Floats:
@@ -96,6 +105,8 @@ def _e8m0() -> Floats:
     return values
 
 
+FOUR_BITS: Floats = np.array(MXFP4_CODEBOOK, np.float32) / np.float32(2)
+"""The 16 values of FP4 (E2M1)."""
 _TABLES: Mapping[str, Callable[[], Floats]] = MappingProxyType(
     {
         "F8_E4M3": _e4m3,

@@ -26,6 +26,7 @@ from edgellama.quant.errors import ModelFileError
 
 Module = Mapping[str, SourceTensor]
 PACKED, GPTQ = "weight_packed", "qweight"
+PACKED_BITS = range(2, 9)
 _PARTS = {
     GPTQ: ("qweight", "scales", "qzeros", "g_idx"),
     PACKED: (PACKED, "weight_scale", "weight_zero_point", "weight_g_idx", "weight_shape"),
@@ -145,7 +146,8 @@ class Grouping:
             raise self._error(integers, "no weight_shape of two numbers, or scales of no matrix")
         num_rows, num_columns = elements.rows(stated, 0, 1)[0].tolist()
         bits = next(
-            (b for b in BITS if integers.shape == (num_rows, num_words(num_columns, b))), None
+            (b for b in PACKED_BITS if integers.shape == (num_rows, num_words(num_columns, b))),
+            None,
         )
         zeros = parts.get("weight_zero_point")
         if bits is None or scales.num_rows != num_rows:

@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from edgellama.convert.dequantize import elements
-from edgellama.convert.dequantize.foreign_methods import find_foreign, foreign_method
+from edgellama.convert.dequantize.foreign_methods import (
+    WITH_TRANSFORMERS,
+    find_foreign,
+    foreign_method,
+)
+from edgellama.convert.dequantize.four_bit_floats import (
+    DIVISOR,
+    FACTOR,
+    are_four_bit_floats,
+    take_four_bit_floats,
+)
 from edgellama.convert.dequantize.four_bit_tensor import PARTS, take_four_bits
 from edgellama.convert.dequantize.groups import Grouping
 from edgellama.convert.dequantize.meta_tensors import (
@@ -30,8 +40,8 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 
 CONVERTED = (
-    "F32, F16, BF16, F64, FP8, GPTQ, AWQ, bitsandbytes, Meta's int4, and compressed-tensors' int8 "
-    "and packed integers"
+    "F32, F16, BF16, F64, FP8, NVFP4, MXFP4, GPTQ, AWQ, bitsandbytes, Meta's int4, torchao's int8, "
+    "and compressed-tensors' int8 and packed integers"
 )
 BITSANDBYTES_SCALE, META_SCALE = "SCB", "scales"
 SCALE_NAMES = (
@@ -45,7 +55,14 @@ _INT8 = {
     BITSANDBYTES_SCALE: ("int8 of bitsandbytes", 7.874015718698502e-3),  # 1 / 127, as it says it
     META_SCALE: ("int4 and int8 of Meta", 1.0),
 }
-_LEFTOVERS = frozenset((*SCALE_NAMES, *ZERO_NAMES, LAYOUT_NAME, *PARTS))
+_LEFTOVERS = frozenset((*SCALE_NAMES, *ZERO_NAMES, LAYOUT_NAME, *PARTS, DIVISOR, FACTOR))
+# What torchao calls the parts of a matrix in safetensors.
+QDATA = "_weight_qdata"
+_TORCHAO = {
+    QDATA: "weight",
+    "_weight_scale": "weight_scale",
+    "_weight_zero_point": "weight_zero_point",
+}
 # Names whose last two or three words say what a tensor is.
 _LONG_NAME = re.compile(
     "(?:(.+)\\.)?(" + "|".join(re.escape(part) for part in (*PARTS, *ADAPTOR)) + ")"
@@ -90,7 +107,7 @@ def _is_quantized(tensors: Mapping[str, SourceTensor]) -> bool:
     """Whether there are tensors of a quantization; other buffers may be integers, too."""
     suffixes = {name.rpartition(".")[2] for name in tensors}
     return (
-        not suffixes.isdisjoint({"qweight", "weight_packed", *_LEFTOVERS})
+        not suffixes.isdisjoint({"qweight", "weight_packed", *_LEFTOVERS, *_TORCHAO})
         or any(isinstance(t, ElementTensor) and n.endswith("weight") for n, t in tensors.items())
         or any(map(_NEEDLESS.fullmatch, tensors))
         or any(map(foreign_method, tensors))
@@ -120,6 +137,7 @@ class _Expansion:
                 module, _, suffix = name.rpartition(".")
                 if long is not None:
                     module, suffix = long[1] or "", long[2]
+                suffix = _TORCHAO.get(suffix, suffix)
                 self._modules.setdefault(module, {})[suffix] = tensor
         self._grouping = Grouping(str(checkpoint.path), self._settings)
         self._tensors: dict[str, SourceTensor] = {}
@@ -146,11 +164,19 @@ class _Expansion:
         rest = dict(parts)
         if _is_small(parts.get("weight")):
             weight = self._scaled(module, rest)
+        elif are_four_bit_floats(parts) and not _is_four_bits(parts):
+            weight = take_four_bit_floats(self._path, module, rest)
         elif self._grouping.holds(parts):
             weight = self._grouping.take(module, rest)
         elif _is_four_bits(parts):
             weight = "4 bits of bitsandbytes", take_four_bits(self._path, module, rest)
         else:
+            if (stored := rest.get("weight")) is not None and stored.name.endswith(QDATA):
+                raise UnsupportedModelError(
+                    f"{self._path}: the weights are quantized by torchao, whose tensor "
+                    f"{shown(stored.name)} is not of int8 or FP8; supported: {CONVERTED}, so "
+                    f"{WITH_TRANSFORMERS}"
+                )
             # What is left beside plain weights is of an earlier state.
             rest = {name: t for name, t in rest.items() if name not in _LEFTOVERS}
             weight = None

@@ -1,19 +1,23 @@
 """Matrices of small numbers, FP8 or int8, times one scale for the tensor, each row, or each block.
 
 So store FP8 checkpoints of Meta and FBGEMM (a scale a row), AutoFP8 and ModelOpt (one scale),
-DeepSeek's (blocks of 128 x 128), compressed-tensors' (any of them, int8 too), Meta's int8 and
-bitsandbytes' (int8 with a scale a row). All multiply: ``weight_scale_inv`` is the inverse of
-what the weights were multiplied with.
+DeepSeek's (blocks of 128 x 128), compressed-tensors' and torchao's (any of them, int8 too), MXFP8
+(32 numbers of a row), Meta's int8 and bitsandbytes' (int8 with a scale a row). All multiply:
+``weight_scale_inv`` is the inverse of what the weights were multiplied with.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellama.convert.dequantize.elements import Floats, float_rows
+from edgellama.convert.dequantize.elements import Floats, float_rows, scale_rows
 from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.formats import FORMATS_BY_NAME
+
+Reader = Callable[[SourceTensor, int, int], Floats]
 
 
 class ScaledTensor(SourceTensor):
@@ -38,23 +42,23 @@ class ScaledTensor(SourceTensor):
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
         values = float_rows(self._numbers, first, last)
         if self._zero_point is not None:
-            values = values - self._spread(self._zero_point, first, last)
+            values = values - self._spread(self._zero_point, float_rows, first, last)
         if self._scale is not None:
-            values = values * self._spread(self._scale, first, last)
+            values = values * self._spread(self._scale, scale_rows, first, last)
         if self._factor != 1:
             values = values * self._factor
         return np.ascontiguousarray(values).view(np.uint8).reshape(last - first, self.row_bytes)
 
-    def _spread(self, shared: SourceTensor, first: int, last: int) -> Floats:
+    def _spread(self, shared: SourceTensor, read: Reader, first: int, last: int) -> Floats:
         """What blocks share, for each element of rows, or for each row where it is one."""
         block_rows, block_columns = self._block
         blocks = np.arange(first, last) // block_rows
         if len(shared.shape) < 2:
-            factors: Floats = float_rows(shared, 0, 1).reshape(-1, 1)[blocks]
+            factors: Floats = read(shared, 0, 1).reshape(-1, 1)[blocks]
         else:
             top = first // block_rows
             bottom = -(-last // block_rows)
-            factors = float_rows(shared, min(top, bottom), bottom)[blocks - top]
+            factors = read(shared, min(top, bottom), bottom)[blocks - top]
         if factors.shape[1] == 1:
             return factors
         spread: Floats = np.repeat(factors, block_columns, axis=1)[:, : self.num_columns]
