@@ -273,3 +273,24 @@ def test_messages_are_left_as_they_are() -> None:
     first = encode_chat(byte_tokenizer(), chat, messages)
     assert messages == user("a<|im_end|>")
     assert encode_chat(byte_tokenizer(), chat, messages) == first
+
+
+SAID = "{%% for m in messages %%}%s{%% endfor %%}"
+
+
+@pytest.mark.parametrize(
+    ("source", "shows"),
+    [
+        (SAID % "[{{ m.role }}]{{ m.content }}", True),
+        (SAID % "{% if loop.first or m.role != 'system' %}{{ m.content }}{% endif %}", False),
+        (
+            SAID % "{% if m.role == 'system' %}{{ m.content }}{% endif %}"
+            + SAID % "{% if m.role != 'system' %}{{ m.content }}{% endif %}",
+            False,
+        ),
+        (SAID % "{% if loop.index > 1 and m.role == 'system' %}{{ nothing.at }}{% endif %}", False),
+    ],
+)
+def test_where_later_system_messages_stand(source: str, shows: bool) -> None:
+    """In their place, left out, moved to the front, refused."""
+    assert ChatTemplate(source, bos_token="", eos_token="").shows_later_system is shows

@@ -94,3 +94,18 @@ def test_claude_codes_conversations_share_their_beginning(client: httpx.Client) 
     other = client.post(path, json=claude_code("2.1.197.f61", "Tell me more.")).json()["usage"]
     assert first["cache_read_input_tokens"] == 0
     assert other["cache_read_input_tokens"] >= 128
+
+
+def test_claude_codes_news_keep_what_was_computed(client: httpx.Client) -> None:
+    """What the system says in the middle stands there, before the user's words."""
+    news = [
+        {"role": "assistant", "content": [{"type": "text", "text": "Hello."}]},
+        {"role": "user", "content": "Go on."},
+        {"role": "system", "content": "Plan mode is active."},
+    ]
+    asked = claude_code("2.1.197.1c0", "Say hello to everybody.")
+    first = client.post("/v1/messages", json=asked).json()["usage"]
+    asked["messages"] += news
+    later = client.post("/v1/messages", json=asked).json()["usage"]
+    known = first["input_tokens"] + first["cache_read_input_tokens"]
+    assert later["cache_read_input_tokens"] >= known // 128 * 128

@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from reference.tiny_models import TinyLlama, write_tiny_llama
 from server_harness import RunningServer, running_server
 
 from edgellama.server.settings import ServerSettings
@@ -92,6 +93,32 @@ def test_a_form_means_the_plain_one(
 ) -> None:
     """The model reads the same."""
     assert prompt(client, form) == prompt(client, plain)
+
+
+SYSTEM, NEWS = {"role": "system", "content": "Be kind."}, {"role": "system", "content": "It rains."}
+
+
+def test_what_the_system_says_later_stays_there(client: httpx.Client) -> None:
+    """Behind the reply, before the user's words; what comes before a reply is in front."""
+    early = prompt(client, [USER, SYSTEM, reply("Hi")])
+    late = [USER, reply("Hi"), {**USER, "content": "Now?"}, NEWS, {**NEWS, "content": "It pours."}]
+    text = prompt(client, [SYSTEM, *late])
+    words = ["Be kind.", "Hello", "Hi", "It rains.\n\nIt pours.", "Now?"]
+    assert early.index("Be kind.") < early.index("Hello")
+    assert sorted(map(text.index, words)) == list(map(text.index, words))
+    called = [USER, reply("", tool_calls=[CALL]), result("1"), NEWS]
+    assert prompt(client, called).index("It rains.") > prompt(client, called).index("1")
+
+
+def test_a_template_that_forbids_it_gets_it_in_front(tmp_path: Path) -> None:
+    """As Mistral's, which raises at roles that do not alternate."""
+    source = (Path(__file__).parent / "data/tool_templates/mistral-nemo.jinja").read_text()
+    path = write_tiny_llama(tmp_path / "tiny.gguf", TinyLlama(chat_template=source))
+    settings = ServerSettings(models={"tiny": path}, only_given=True)
+    with running_server(settings) as running, running.client() as client:
+        moved = prompt(client, [SYSTEM, USER, reply("Hi"), NEWS, USER])
+        joined = {**SYSTEM, "content": "Be kind.\n\nIt rains."}
+        assert moved == prompt(client, [joined, USER, reply("Hi"), USER])
 
 
 @pytest.mark.parametrize(

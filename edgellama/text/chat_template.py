@@ -109,6 +109,21 @@ class ChatTemplate:
         return self._compiled.render(known | dict(variables) | {"messages": messages})
 
     @cached_property
+    def shows_later_system(self) -> bool:
+        """Whether a system message behind a reply is shown there: many templates raise, some move
+        it or leave it out.
+        """
+        roles = ("system", "user", "assistant", "system", "user")
+        texts = [f"{_PROBE} {number}" for number in range(len(roles))]
+        said = [{"role": r, "content": text} for r, text in zip(roles, texts, strict=True)]
+        try:
+            # Templates for chats with tools expect a list of them.
+            places = list(map(self.render(said, tools=[]).find, texts))
+        except TemplateError:
+            return False
+        return -1 not in places and places == sorted(places)
+
+    @cached_property
     def _wants_parts(self) -> bool:
         """Whether a text must be given as a list of parts, as templates of models with vision want
         it, which pass over a plain text without a word.

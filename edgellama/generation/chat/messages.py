@@ -45,17 +45,22 @@ class Message(_Said, total=False):
     reasoning: str
 
 
-def checked_messages(messages: Sequence[Mapping[str, object]], where: str = "") -> list[Message]:
+def checked_messages(
+    messages: Sequence[Mapping[str, object]], where: str = "", *, later_system: bool = False
+) -> list[Message]:
     """Copies of the messages, each content as one text.
 
     InvalidOptionError, with ``where`` before its text, for what is no message, for an unknown
-    role, and for a system message that is not the first.
+    role, and without ``later_system`` for a system message that is not the first.
     """
     if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         raise InvalidOptionError(
             f"{where}messages are {shown(messages)}; allowed: a list of messages"
         )
-    return [_checked(number, message, where) for number, message in enumerate(messages)]
+    return [
+        _checked(number, message, where, number == 0 or later_system)
+        for number, message in enumerate(messages)
+    ]
 
 
 def content_text(content: object) -> str:
@@ -104,13 +109,13 @@ def _part_text(part: object) -> str:
     )
 
 
-def _checked(number: int, message: object, where: str) -> Message:
+def _checked(number: int, message: object, where: str, may_be_system: bool) -> Message:
     if isinstance(message, Mapping):
         role = _ALIASES.get(str(message.get("role")), message.get("role"))
-        first_only = role != "system" or number == 0
+        is_in_place = role != "system" or may_be_system
         calls = message.get("tool_calls") if role == "assistant" else None
         has_content = message.get("content") is not None or bool(calls)
-        if role in ROLES and first_only and has_content:
+        if role in ROLES and is_in_place and has_content:
             try:
                 return _message(str(role), message, calls)
             except InvalidOptionError as error:

@@ -15,11 +15,13 @@ from edgellama.generation.chat.chat_format import ChatFormat
 from edgellama.generation.chat.messages import checked_messages
 from edgellama.generation.text_options import layered_options
 from edgellama.sampling.presets import CHAT_SAMPLING
+from edgellama.server.fields.chat_messages import system_in_front
 
 if TYPE_CHECKING:
     from edgellama.generation.sessions.stream import Stream
     from edgellama.generation.text_request import Request
     from edgellama.llama import Llama
+    from edgellama.text.chat_template import ChatTemplate
 
 Messages = Sequence[Mapping[str, Any]]
 OpenStream: TypeAlias = "Callable[[Llama, int, ExitStack], Stream]"
@@ -65,7 +67,16 @@ def chat_request(
     is_begun = messages[-1]["role"] == "assistant"
     given = layered_options(llama.sampling_defaults or CHAT_SAMPLING, options)
     asked = chat_format.reply_request(given, continues=is_begun)
-    return chat_format.request(asked, checked_messages(messages))
+    has_later_system = any(message["role"] == "system" for message in messages[1:])
+    if has_later_system and not _shows_later_system(chat_format.template):
+        messages = system_in_front(messages)
+    return chat_format.request(asked, checked_messages(messages, later_system=True))
+
+
+def _shows_later_system(template: ChatTemplate) -> bool:
+    """Whether the template does, and the one for chats with tools if there is one."""
+    of_tools = template.tool_use
+    return template.shows_later_system and (of_tools is None or of_tools.shows_later_system)
 
 
 def open_prompt(prompt: str | Sequence[int], options: Mapping[str, Any]) -> OpenStream:

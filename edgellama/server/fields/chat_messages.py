@@ -1,7 +1,8 @@
 """Messages as clients send them, put into the form and order that chat templates take.
 
-Templates raise at a system message that is not the first, and at roles that they do not know; so
-system messages are joined in front, and ``developer`` is another word for system.
+Templates raise at roles that they do not know, and many at a system message that is not the first.
+So ``developer`` is another word for system, and system messages stand behind a reply only where a
+template shows them there; else they are joined in front.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ _WITHOUT_USE = frozenset(
 
 
 def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The messages with one system message at most, in front; RequestError for malformed ones.
+    """The messages with those of the system that come before a reply as one in front.
 
-    A last message of the assistant that says nothing begins nothing, and is left out. Where the
-    system's messages are all, they are the user's: templates show no system message alone.
+    A later one stays behind that reply, but before what the user says: agents tell news in this
+    way, and all that was computed before is found again. A last message of the assistant that says
+    nothing begins nothing, and is left out. Where the system's messages are all, they are the
+    user's: templates show no system message alone. RequestError for malformed ones.
     """
     if not messages:
         raise refused("messages", "messages is empty; allowed: at least one message")
@@ -47,7 +50,7 @@ def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
             raise refused(place, f"{place}.role is {shown(role)}; allowed: {allowed}")
         _check_keys(message, place)
         if role in SYSTEM_ROLES:
-            system.append(_text(message.get("content"), place))
+            _add_system(system, turns, _text(message.get("content"), place))
         else:
             turns.append(_turn(message, role, place))
     if turns and _is_empty_reply(turns[-1]):
@@ -56,6 +59,27 @@ def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, An
         raise refused("messages", "messages say nothing; allowed: at least one that does")
     said = {"role": "system" if turns else "user", "content": "\n\n".join(system)}
     return [said, *turns] if system else turns
+
+
+def system_in_front(messages: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The messages with all that the system says as one, in front."""
+    system = [message["content"] for message in messages if message["role"] == "system"]
+    turns = [message for message in messages if message["role"] != "system"]
+    return [{"role": "system", "content": "\n\n".join(system)}, *turns] if system else turns
+
+
+def _add_system(system: list[str], turns: list[dict[str, Any]], text: str) -> None:
+    """Keep a system message where it belongs: in front, or between a reply and the user's."""
+    if not any(turn["role"] == "assistant" for turn in turns):
+        system.append(text)
+        return
+    place = len(turns)
+    while turns[place - 1]["role"] == "user":
+        place -= 1
+    if turns[place - 1]["role"] == "system":
+        turns[place - 1]["content"] += f"\n\n{text}"
+    else:
+        turns.insert(place, {"role": "system", "content": text})
 
 
 def _check_keys(message: Mapping[str, Any], place: str) -> None:

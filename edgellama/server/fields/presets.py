@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgellama.server.fields.chat_messages import SYSTEM_ROLES
 from edgellama.server.fields.ollama_fields import text_options
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def preset_messages(
     preset: Preset, messages: Sequence[Mapping[str, Any]]
 ) -> list[Mapping[str, Any]]:
     """A chat behind the preset's messages; its own system message goes before the preset's."""
-    has_system = any(message.get("role") in ("system", "developer") for message in messages)
-    system = [{"role": "system", "content": preset.system}]
-    return [*(system if preset.system and not has_system else []), *preset.messages, *messages]
+    own = [message.get("role") in SYSTEM_ROLES for message in messages]
+    num_leading = own.index(False) if False in own else len(own)
+    said = [{"role": "system", "content": preset.system}] if preset.system and not any(own) else []
+    return [*said, *messages[:num_leading], *preset.messages, *messages[num_leading:]]
