@@ -151,7 +151,7 @@ class OpenModel(AdjustableModel):
             compile_usual=compile_usual,
         )
         self._engine, self._file = self._model.engine, self._model.file
-        self.tokenizer: Tokenizer = self._model.tokenizer
+        self._tokenizer = self._model.tokenizer
         try:
             drafting = self._draft_engine(draft, low_priority, idle_seconds)
         except BaseException:
@@ -168,6 +168,11 @@ class OpenModel(AdjustableModel):
     def config(self) -> ModelConfig:
         """Sizes and constants of the model."""
         return self._engine.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Turns text into token ids and back: ``len(llama.tokenizer.encode(text))`` counts them."""
+        return self._tokenizer
 
     @property
     def metadata(self) -> Mapping[str, Any]:
@@ -282,7 +287,7 @@ class OpenModel(AdjustableModel):
         try:
             model._check_open()
             check_same_vocabulary(
-                (self.tokenizer, self.metadata), (model.tokenizer, model.metadata)
+                (self._tokenizer, self.metadata), (model.tokenizer, model.metadata)
             )
         except BaseException:
             if self._own_draft is not None:

@@ -63,10 +63,8 @@ def check_names(
         if name not in allowed:
             same = elsewhere.get(str(name))
             meant = same if same in known else nearest(name, known)
-            raise InvalidOptionError(
-                f"there is no option {shown(name)}; {did_you_mean(meant)}allowed: "
-                f"{', '.join(known)}"
-            )
+            hint = did_you_mean(meant).rstrip() or f"allowed: {', '.join(known)}"
+            raise InvalidOptionError(f"there is no option {shown(name)}; {hint}")
 
 
 def is_shallow(value: object) -> bool:

@@ -135,11 +135,11 @@ DEFAULTS = {"repeat_penalty": 1.1, "repeat_last_n": 256, "dry_multiplier": 0.8}
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("temperature hot", "temperature is 'hot'; allowed: a number, or default"),
+        ("temperature hot", "temperature is 'hot'; allowed: a number; default resets it"),
         ("top_k 1.5", "top_k is '1.5'; allowed: a whole number"),
         ("top_p 7", r"top_p is 7.0; allowed: "),
         ("max_tokens -1", "max_tokens is -1; allowed: "),
-        ("timeout soon", "timeout is 'soon'; allowed: seconds or none, or default"),
+        ("timeout soon", "timeout is 'soon'; allowed: seconds or none; default resets it"),
         ("timeout 0", "timeout is 0.0; allowed: "),
         ('banned "one" two', "banned is .*; allowed: a text, or several in quotes"),
         ("temprature 1", "did you mean temperature"),
@@ -173,7 +173,7 @@ def test_showing(chat: Chat) -> None:
         "tiny.gguf",
         "peak memory",
         "prompt cache    0 of ",
-        "when full       drop",
+        "when full       the oldest turns are left out",
     ):
         assert text in everything
     for topic in SHOW_TOPICS:
@@ -181,6 +181,13 @@ def test_showing(chat: Chat) -> None:
     assert run_command(chat, "/show template") == chat.conversation.template.source
     with pytest.raises(InvalidOptionError, match="model, options, template, memory"):
         run_command(chat, "/show nothing")
+
+
+def test_a_cleared_conversation_takes_no_context(chat: Chat) -> None:
+    """Behind /clear no tokens of the old conversation are counted, though they are kept."""
+    assert "context         0 of" not in (run_command(chat, "/stats") or "")
+    run_command(chat, "/clear")
+    assert "context         0 of" in (run_command(chat, "/stats") or "")
 
 
 def test_system_prompt(chat: Chat) -> None:

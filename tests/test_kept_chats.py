@@ -237,7 +237,7 @@ def test_killed_after_a_turn(run_cli: CliRunner, model: Path) -> None:
     result = run_cli("chat", "--resume", "holidays", text_input="and?\n")
     assert result.returncode == 1
     (line_of_error,) = result.stderr.splitlines()
-    assert "holidays.json: no saved conversation" in line_of_error
+    assert "holidays.json: not a saved conversation" in line_of_error
 
 
 def test_a_folder_that_cannot_be_made_is_named(

@@ -238,7 +238,7 @@ def test_conversions_refuse_in_their_own_words(tiny_path: Path, tmp_path: Path, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"typ": "q4_0"}, "there is no option 'typ'; did you mean type? allowed: type, "),
+        ({"typ": "q4_0"}, "there is no option 'typ'; did you mean type?"),
         ({"quantize": "q4_0"}, "there is no option 'quantize'; "),
         ({"overwrite": "no"}, "overwrite is 'no'; allowed: True or False"),
         ({"num_threads": 0}, "num_threads is 0; allowed: 1 and more, or None"),

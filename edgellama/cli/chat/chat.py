@@ -124,7 +124,7 @@ class Chat:
 
     def keep(self) -> None:
         """Writes the messages, if the conversation is kept and has any or had some before."""
-        if self.kept is not None and (self._is_begun() or self.kept.exists):
+        if self.kept is not None and (self.is_begun or self.kept.exists):
             self.kept.save_messages(self.conversation, self.path)
 
     def keep_as(self, kept: KeptConversation) -> None:
@@ -158,14 +158,16 @@ class Chat:
             self._holding = holding.pop_all()
         self.kept = kept
 
-    def _is_begun(self) -> bool:
+    @property
+    def is_begun(self) -> bool:
+        """Whether the user has said anything."""
         return any(message["role"] == "user" for message in self.conversation.messages)
 
     def _keep_session(self) -> None:
         tokens = self.conversation.session.tokens
         if self.kept is None or tokens == self._computed:
             return
-        if self._is_begun() and tokens:
+        if self.is_begun and tokens:
             self.kept.save_session(self.conversation)
         else:
             self.kept.remove_session()

@@ -31,6 +31,13 @@ from edgellama.quant.records import dataclass
 MULTILINE_HELP = '''Several lines: start and end with """, end a line with \\, or press Alt-Enter.
 A line with / that is not a command is a message; so is any line between """.
 Ctrl-R finds what you typed before. Ctrl-C stops a reply; once more leaves.'''
+WHEN_FULL: Mapping[str, str] = MappingProxyType(
+    {
+        "drop": "the oldest turns are left out",
+        "stop": "the chat stops",
+        "error": "an error is reported",
+    }
+)
 AS_MESSAGE = 'Put a message that begins like this between """'
 
 
@@ -143,10 +150,11 @@ def _memory_rows(chat: Chat) -> dict[str, str]:
     session = conversation.session
     rows = {
         "messages": f"{len(conversation.messages)}",
-        "context": f"{len(session.tokens):,} of {session.context_length:,} tokens",
+        "context": f"{len(session.tokens) if chat.is_begun else 0:,} of "
+        f"{session.context_length:,} tokens",
         "prompt cache": f"{chat.llama.cached_bytes / 1e6:,.0f} of "
         f"{chat.llama.cache_limit / 1e6:,.0f} MB",
-        "when full": chat.settings.when_full,
+        "when full": WHEN_FULL[chat.settings.when_full],
         "peak memory": f"{peak_memory_bytes() / 1e6:,.0f} MB",
     }
     if conversation.dropped_messages:
@@ -255,14 +263,18 @@ SHOW_TOPICS: Mapping[str, Callable[[Chat], str]] = MappingProxyType(
 COMMANDS: Mapping[str, SlashCommand] = MappingProxyType(
     {
         "/help": SlashCommand("", "Show this.", _help, ("/?", "/")),
-        "/set": SlashCommand("NAME VALUE", "Set an option of replies; alone, show all.", _set),
-        "/show": SlashCommand("TOPIC", "Show model, options, template, memory.", _show),
-        "/system": SlashCommand("TEXT", "Set the system prompt, or show it; none clears.", _system),
+        "/set": SlashCommand(
+            "NAME VALUE", "Set an option, or back to default; alone, show all.", _set
+        ),
+        "/show": SlashCommand("TOPIC", "Show model, options, template or memory.", _show),
+        "/system": SlashCommand(
+            "TEXT", "Set the system prompt (none for none), or show it.", _system
+        ),
         "/clear": SlashCommand("", "Start over with the same system prompt.", _clear),
         "/undo": SlashCommand("N", "Take back the last turn, or N of them.", _undo),
         "/regen": SlashCommand("", "Answer the last message again.", _regenerate),
         "/model": SlashCommand("NAME", "Switch to another model, or show this one.", _model),
-        "/keep": SlashCommand("NAME", "Keep the conversation for chat --resume NAME.", _keep),
+        "/keep": SlashCommand("NAME", "Keep the conversation, for chat --resume NAME.", _keep),
         "/save": SlashCommand("FILE", "Save the conversation.", _save),
         "/load": SlashCommand("FILE", "Continue a saved conversation.", _load),
         "/stats": SlashCommand("", "Show context, speed and memory.", _stats),

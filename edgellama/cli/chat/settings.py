@@ -16,6 +16,7 @@ from edgellama.quant.errors import InvalidOptionError
 from edgellama.sampling.options import RULES, SamplingOptions
 
 DEFAULT = "default"
+RESET = f"; {DEFAULT} resets it"
 ALIASES = {"temp": "temperature"}
 
 
@@ -66,12 +67,12 @@ def option_name(text: str) -> str:
 def option_value(name: str, text: str) -> object:
     """The value that a user wrote; InvalidOptionError if it is of another kind."""
     if name in READERS:
-        return read_value(name, text, f", or {DEFAULT}")
+        return read_value(name, text, RESET)
     read, words = OTHER_READERS[name]
     try:
         return read(text)
     except ValueError:
-        raise InvalidOptionError(f"{name} is {text!r}; allowed: {words}, or {DEFAULT}") from None
+        raise InvalidOptionError(f"{name} is {text!r}; allowed: {words}{RESET}") from None
 
 
 def option_rows(options: Mapping[str, Any]) -> dict[str, str]:

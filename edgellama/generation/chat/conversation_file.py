@@ -56,10 +56,10 @@ def read_messages(path: Path) -> SavedMessages:
     except (FileNotFoundError, NotADirectoryError):
         raise InvalidOptionError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:
-        raise InvalidOptionError(f"{path}: no saved conversation, {error}") from error
+        raise InvalidOptionError(f"{path}: not a saved conversation: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT_NAME:
         raise InvalidOptionError(
-            f"{path}: no saved conversation",
+            f"{path}: not a saved conversation",
             way=Way("allowed: files that save() wrote", "allowed: files that /save wrote"),
         )
     if content.get("version") != FORMAT_VERSION:
