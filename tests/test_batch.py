@@ -75,7 +75,9 @@ def test_texts_at_their_end_are_not_waited_for(
 def test_a_prompt_that_cannot_run(llama: Llama) -> None:
     """It ends the batch, or is told to who wants to hear it while the others run."""
     prompts: list[Any] = ["a", "y" * 10_000, "b", b"bytes", "c"]
-    with pytest.raises(ContextLengthError, match=r"^prompt 1: the prompt has \d+ tokens") as caught:
+    with pytest.raises(
+        ContextLengthError, match=r"^prompt 1: the prompt is too long: \d+ "
+    ) as caught:
         list(llama.generate_batch(prompts, max_tokens=2))
     assert caught.value.prompt_tokens > caught.value.context_length == llama.context_length
     with pytest.raises(InvalidOptionError, match=r"^prompt 3: the prompt is b'bytes'"):
