@@ -138,3 +138,26 @@ def test_a_wrong_key_has_its_shape(server: RunningServer) -> None:
             answer = stranger.post(PATH, json=ask())
         assert answer.status_code == 401
         assert answer.json()["error"]["type"] == "authentication_error"
+
+
+def test_counting_takes_what_a_message_takes(client: httpx.Client) -> None:
+    """A schema is shown in the prompt, so it counts; the older name of its field is known."""
+    schema = {"type": "json_schema", "schema": {"type": "integer"}}
+    fields = ({"output_config": {"format": schema}}, {"output_format": schema})
+    counts = []
+    for more in ({"output_config": {"effort": "low"}, "speed": "standard"}, *fields):
+        body = {"messages": [{"role": "user", "content": "hi"}], **more}
+        answer = client.post("/v1/messages/count_tokens", json=body)
+        assert answer.status_code == 200, answer.text
+        counts.append(answer.json()["input_tokens"])
+        told = client.post("/v1/messages", json={**body, "max_tokens": 1}).json()["usage"]
+        assert counts[-1] == told["input_tokens"] + told["cache_read_input_tokens"]
+    assert counts[0] < counts[1] == counts[2]
+
+
+def test_shared_paths_have_the_shape_of_who_asks(client: httpx.Client) -> None:
+    """Errors at a path of both protocols are Anthropic's where its header is sent."""
+    headers = {"anthropic-version": "2023-06-01"}
+    told = client.get("/v1/models/none", headers=headers).json()
+    assert told["type"] == "error" and told["error"]["type"] == "not_found_error"
+    assert client.get("/v1/models/none").json()["error"]["code"] == "model_not_found"

@@ -114,6 +114,32 @@ def test_a_listed_page_asks_first_without_a_key(server: RunningServer) -> None:
         assert taken.status_code == 200 and taken.headers["vary"] == "Origin"
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_other_sites_load_no_model_by_a_picture(client: httpx.Client, site: str) -> None:
+    """Browsers send no origin with pictures, scripts and links; a link to the page is taken."""
+    other = {"sec-fetch-site": site}
+    picture, link = {"sec-fetch-mode": "no-cors", **other}, {"sec-fetch-mode": "navigate", **other}
+    assert client.get("/props", headers=picture).status_code == 403
+    assert client.get("/props", headers=link).status_code == 403
+    assert client.get("/", headers=link).status_code == 200
+    own = {"sec-fetch-site": "same-origin", "sec-fetch-mode": "cors"}
+    assert client.get("/props", headers=own).status_code == 200
+    assert client.get("/props", headers={"sec-fetch-site": "none"}).status_code == 200
+
+
+def test_a_listed_page_may_come_from_a_public_network(server: RunningServer) -> None:
+    """Browsers ask for that, too, before such a page may call an address of the machine's own."""
+    asked = {
+        "access-control-request-method": "POST",
+        "access-control-request-private-network": "true",
+    }
+    with server.client() as page:
+        answer = page.options(CHAT, headers={"origin": PAGE, **asked})
+        assert answer.headers["access-control-allow-private-network"] == "true"
+        refused = page.options(CHAT, headers={"origin": EVIL, **asked})
+        assert "access-control-allow-private-network" not in refused.headers
+
+
 def test_our_own_page_may_call(server: RunningServer, client: httpx.Client) -> None:
     """The origin that is the server's own address needs no list."""
     answer = client.post(CHAT, json=ASKED, headers={"origin": server.url})

@@ -14,7 +14,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 from server_harness import RunningServer, running_server
 
 from edgellama.server import run
-from edgellama.server.answers import streaming
+from edgellama.server.connections import connections
 from edgellama.server.settings import ServerSettings
 
 ASKED = {
@@ -53,13 +53,13 @@ def test_a_client_that_takes_nothing_has_left(
     model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a while its connection is closed, and others go on."""
-    monkeypatch.setattr(streaming, "STALL_S", 0.2)
+    monkeypatch.setattr(connections, "STALL_S", 0.2)
     settings = ServerSettings(models={"tiny": model_path}, only_given=True)
     with running_server(settings) as server, stuck_client(server) as connection:
-        connections = server.server.server_state.connections
-        while not connections:
+        open_ones = server.server.server_state.connections
+        while not open_ones:
             pass
-        while connections:
+        while open_ones:
             pass
         connection.settimeout(10)
         with contextlib.suppress(ConnectionResetError):

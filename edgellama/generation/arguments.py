@@ -151,6 +151,12 @@ def check_may_fit(tokenizer: Tokenizer, prompt: object, context_length: int) -> 
             raise _too_long(f"at least {at_least} tokens", at_least, context_length)
 
 
+def check_messages_may_fit(messages: Sequence[object], context_length: int) -> None:
+    """ContextLengthError for more messages than the context has tokens: each takes some."""
+    if len(messages) > context_length:
+        raise _too_long(f"{len(messages)} messages", len(messages), context_length)
+
+
 def _too_long(found: str, num_tokens: int, context_length: int) -> ContextLengthError:
     return ContextLengthError(
         f"the prompt is too long: {found} > {context_length} maximum",

@@ -20,7 +20,7 @@ from edgellama.server.connections.wire import sse
 from edgellama.server.errors import RequestError, anthropic_error, refused
 from edgellama.server.fields.chat_messages import ordered_messages
 from edgellama.server.fields.constraints import anthropic_format
-from edgellama.server.fields.fields import take_fields
+from edgellama.server.fields.fields import option_value, take_fields
 from edgellama.server.fields.presets import preset_messages, preset_options
 from edgellama.server.fields.tool_fields import ToldCalls, anthropic_tools, arguments_text
 from edgellama.server.openai_common import hold_limits
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 WITHOUT_INFLUENCE = frozenset(
     {
         *("metadata", "service_tier", "cache_control", "inference_geo", "user_profile_id"),
-        *("workspace_id", "speed"),
+        *("workspace_id", "speed", "billing_policy", "diagnostics", "fallback_credit_token"),
     }
 )
 """Fields about the caller, prices and a cache that is always on here."""
@@ -58,6 +58,8 @@ class CountFields(msgspec.Struct):
     tool_choice: dict[str, Any] | None = None
     thinking: dict[str, Any] | None = None
     context_management: dict[str, Any] | None = None
+    output_config: dict[str, Any] | None = None
+    output_format: dict[str, Any] | None = None
 
 
 class MessageFields(CountFields):
@@ -66,7 +68,6 @@ class MessageFields(CountFields):
     max_tokens: int | None = None
     stream: bool = False
     stop_sequences: list[str] = []
-    output_config: dict[str, Any] | None = None
 
 
 class MessagesRequest:
@@ -81,11 +82,10 @@ class MessagesRequest:
                 400, "max_tokens is missing; allowed: at least 1", param="max_tokens"
             )
         options["max_tokens"] = fields.max_tokens
-        options |= anthropic_format(fields.output_config)
-        options |= anthropic_tools(fields.tools, fields.tool_choice)
+        options |= prompt_options(fields)
         hold_limits(options, limits)
         if fields.stop_sequences:
-            options["stop"] = fields.stop_sequences
+            options["stop"] = option_value("stop", fields.stop_sequences)
         self.fields = fields
         self.options = options
         self.messages = messages_of(fields, preset)
@@ -96,6 +96,14 @@ class MessagesRequest:
         """What is to be made."""
         start = open_chat(self.messages, self.options, template=self.template, prompt=self.prompt)
         return Wish(self.fields.model, start, is_stream=self.fields.stream)
+
+
+def prompt_options(fields: CountFields) -> dict[str, Any]:
+    """What a prompt tells beside its messages: a schema, in its field or the older one; tools."""
+    config = dict(fields.output_config or {})
+    if fields.output_format is not None:
+        config.setdefault("format", fields.output_format)
+    return {**anthropic_format(config), **anthropic_tools(fields.tools, fields.tool_choice)}
 
 
 def check_thoughts(fields: CountFields) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from edgellama.server.errors import ANTHROPIC_HEADER
+
 if TYPE_CHECKING:
     from starlette.requests import Request
 
@@ -13,8 +15,8 @@ if TYPE_CHECKING:
 
 
 def is_anthropic(request: Request) -> bool:
-    """Whether a client of Anthropic's asks: each of its requests names a version."""
-    return "anthropic-version" in request.headers
+    """Whether a client of Anthropic's asks."""
+    return ANTHROPIC_HEADER in request.headers
 
 
 def model_info(model: ServedModel) -> dict[str, Any]:

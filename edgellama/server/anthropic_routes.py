@@ -21,10 +21,10 @@ from edgellama.server.anthropic_messages import (
     MessageStream,
     message,
     messages_of,
+    prompt_options,
 )
 from edgellama.server.connections.wire import json_response
 from edgellama.server.fields.fields import take_own_fields
-from edgellama.server.fields.tool_fields import anthropic_tools
 
 
 async def messages(request: Request) -> Response:
@@ -48,7 +48,7 @@ async def count_tokens(request: Request) -> Response:
     body, preset = await read_for_model(request)
     fields = take_own_fields(body, CountFields, ignored=WITHOUT_INFLUENCE)
     said = messages_of(fields, preset)
-    options = anthropic_tools(fields.tools, fields.tool_choice)
+    options = prompt_options(fields)
     with leaving_of(state, request) as leaving:
         async with state.shelf.lease(fields.model) as llama:
             work = partial(chat_request, llama, said, options, preset.template)

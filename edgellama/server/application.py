@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,6 +40,7 @@ from edgellama.server.answers.routing import Endpoint
 from edgellama.server.answers.state import ServerState
 from edgellama.server.connections.wire import json_response
 from edgellama.server.errors import RequestError, as_request_error, error_shape, too_busy
+from edgellama.server.page_files import FILES_PATH
 from edgellama.server.security import Guard
 from edgellama.server.settings import ServerSettings
 
@@ -94,7 +96,10 @@ def make_application(settings: ServerSettings) -> ASGIApp:
 
 
 class Watched:
-    """Counts every answer and writes a line of it to the log, without what was said."""
+    """Makes paths plain, counts every answer and writes a line of it to the log.
+
+    The line has nothing of what was said.
+    """
 
     def __init__(self, app: ASGIApp, inner: Starlette) -> None:
         self._app = app
@@ -105,6 +110,7 @@ class Watched:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope["path"] = plain_path(scope["path"])
         started, status = time.perf_counter(), 0
 
         async def sending(message: Message) -> None:
@@ -121,6 +127,13 @@ class Watched:
             self.inner.state.server.metrics.count_request(path, status)
             seconds = time.perf_counter() - started
             logger.info("%s %s %d %.3f s", scope["method"], path, status, seconds)
+
+
+def plain_path(path: str) -> str:
+    """A path without slashes at its end and double ones, as base URLs that end in one give them."""
+    if path.startswith(FILES_PATH):
+        return path  # These names are in a list, as they stand.
+    return re.sub("//+", "/", path).rstrip("/") or "/"
 
 
 def _told(endpoint: Endpoint) -> Endpoint:
@@ -144,8 +157,8 @@ def _told(endpoint: Endpoint) -> Endpoint:
 
 
 def _shaped(request: Request, error: RequestError) -> Response:
-    path = request.url.path
-    return json_response(error_shape(path)(error), error.status, error.headers)
+    shape = error_shape(request.url.path, request.headers)
+    return json_response(shape(error), error.status, error.headers)
 
 
 async def _http_error(request: Request, error: HTTPException) -> Response:

@@ -88,7 +88,7 @@ async def vectors_of(request: Request, model: str, texts: str | list[str]) -> li
 async def ollama_embed(request: Request) -> Response:
     """A vector for each text."""
     fields = _ollama_fields(await read_request(request))
-    texts = [fields.input] if isinstance(fields.input, str) else fields.input
+    texts = _or_none(fields.input) if isinstance(fields.input, str) else fields.input
     worked = await _embed_for_ollama(request, fields, texts, normalize=True)
     return json_response(
         {
@@ -104,9 +104,14 @@ async def ollama_embed(request: Request) -> Response:
 async def ollama_embeddings(request: Request) -> Response:
     """The vector of one text, in Ollama's older way: its length is not one."""
     fields = _ollama_fields(await read_request(request))
-    worked = await _embed_for_ollama(request, fields, [fields.prompt], normalize=False)
-    (vector,) = await _all_written(worked.result)
-    return json_response({"embedding": vector})
+    worked = await _embed_for_ollama(request, fields, _or_none(fields.prompt), normalize=False)
+    vectors = await _all_written(worked.result)
+    return json_response({"embedding": vectors[0] if vectors else []})
+
+
+def _or_none(text: str) -> list[str]:
+    """A text, or none where it is empty: then the model is to be loaded."""
+    return [text] if text else []
 
 
 def _ollama_fields(body: dict[str, Any]) -> OllamaFields:

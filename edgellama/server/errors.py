@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -32,8 +32,12 @@ MAX_CHARACTERS, BEGINNING, ENDING = 1500, 700, 700
 LONGER_CONTEXT = (
     "Send less, or serve it with a longer --context, beyond its own with --rope-scaling"
 )
+ANTHROPIC_HEADER = "anthropic-version"
+"""Each request of Anthropic's clients has it, also at paths that they share with OpenAI's."""
 _FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:[\\/]|/|~/|\\\\)(?:[^\s'\"/\\:;,]+[\\/])+")
 """The folders of an absolute path, up to its last name."""
+_OPTION = re.compile(r"([a-z]\w*) is ")
+"""How the library's errors begin that are about the value of an option."""
 
 
 class RequestError(EdgellamaError):
@@ -87,7 +91,10 @@ def as_request_error(error: BaseException) -> RequestError:
         if isinstance(error, kind):
             if status >= 500:
                 logger.error("%s", error)
-            return RequestError(status, _shortened(without_paths(_told(error))), code=code)
+            text = _told(error)
+            named = _OPTION.match(text) if kind is InvalidOptionError else None
+            param = named[1] if named else None
+            return RequestError(status, _shortened(without_paths(text)), param=param, code=code)
     logger.error("a request failed", exc_info=error)
     return RequestError(500, "internal error; the server's log has more", code="internal_error")
 
@@ -142,12 +149,13 @@ def anthropic_error(error: RequestError) -> dict[str, Any]:
 ErrorShape: TypeAlias = Callable[[RequestError], "dict[str, Any]"]
 
 
-def error_shape(path: str) -> ErrorShape:
-    """The shape of the protocol that a path belongs to."""
+def error_shape(path: str, headers: Collection[str] = ()) -> ErrorShape:
+    """The shape of the protocol that a path belongs to, or a request with such headers."""
     is_ollama = path.startswith("/api/") and not path.startswith("/api/v0/")
     if is_ollama or path == "/":
         return ollama_error
-    return anthropic_error if path.startswith("/v1/messages") else openai_error
+    is_anthropic = path.startswith("/v1/messages") or ANTHROPIC_HEADER in headers
+    return anthropic_error if is_anthropic else openai_error
 
 
 def _openai_type(status: int) -> str:

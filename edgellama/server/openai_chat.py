@@ -39,6 +39,7 @@ from edgellama.server.openai_common import (
     hold_limits,
     model_stream_end,
     usage,
+    wants_usage,
 )
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class ChatStream(StreamWriter):
     error_shape = staticmethod(openai_error)
 
     def __init__(self, model: str, fields: ChatFields) -> None:
-        self._head = {
+        self._head: dict[str, Any] = {
             "id": completion_id(),
             "object": "chat.completion.chunk",
             "created": now(),
@@ -113,7 +114,9 @@ class ChatStream(StreamWriter):
             "system_fingerprint": None,
         }
         self._num_texts = fields.n
-        self._with_usage = bool(fields.stream_options and fields.stream_options.include_usage)
+        self._with_usage = wants_usage(fields.stream_options)
+        if self._with_usage:
+            self._head["usage"] = None  # Of every chunk but the last.
         self._is_predicted = bool(fields.prediction)
         self._results: list[Generation] = []
         self._told: dict[int, ToldCalls] = defaultdict(ToldCalls)

@@ -27,6 +27,11 @@ class StreamOptions(msgspec.Struct):
     include_obfuscation: bool | None = None
 
 
+def wants_usage(options: StreamOptions | None) -> bool:
+    """Whether a stream is to end with the counts."""
+    return bool(options and options.include_usage)
+
+
 def usage(results: Sequence[Generation], *, is_predicted: bool = False) -> dict[str, Any]:
     """Tokens of the prompt, once, and of all texts; with a prediction, how good that was."""
     counts = [result.usage for result in results]

@@ -30,6 +30,7 @@ from edgellama.server.openai_common import (
     hold_limits,
     model_stream_end,
     usage,
+    wants_usage,
 )
 
 if TYPE_CHECKING:
@@ -122,12 +123,12 @@ def prompts_of(given: str | Sequence[str | int | list[int]]) -> list[Prompt]:
         return [given]
     if given and all(isinstance(item, int) for item in given):
         return [[item for item in given if isinstance(item, int)]]
-    prompts = [item for item in given if isinstance(item, (str, list)) and item]
+    prompts = [item for item in given if isinstance(item, str) or (isinstance(item, list) and item)]
     if not prompts or len(prompts) < len(given):
         raise refused(
             "prompt",
-            f"prompt is {given!r:.80}; allowed: a text, texts, token ids, or lists of them, "
-            "none empty",
+            f"prompt is {given!r:.80}; allowed: a text, texts, token ids, or lists of them; "
+            "no empty list",
         )
     return prompts
 
@@ -138,10 +139,11 @@ class CompletionStream(StreamWriter):
     error_shape = staticmethod(openai_error)
 
     def __init__(self, model: str, request: CompletionRequest) -> None:
-        stream_options = request.fields.stream_options
         self._head = _head(model)
         self._request = request
-        self._with_usage = bool(stream_options and stream_options.include_usage)
+        self._with_usage = wants_usage(request.fields.stream_options)
+        if self._with_usage:
+            self._head["usage"] = None  # Of every chunk but the last.
         self._results: dict[int, Generation] = {}
         self._echoed: set[int] = set()
         # The prompt's are known when its text has ended.
@@ -207,7 +209,10 @@ def _logprobs(request: CompletionRequest, index: int, result: Generation) -> dic
     if result.prompt_logprobs is None:
         return completion_logprobs(result.logprobs)
     known = [each for each in result.prompt_logprobs if each is not None]
-    return completion_logprobs([*known, *result.logprobs], request.first_tokens[index])
+    first = request.first_tokens[index]
+    # A token that begins every text of the model is no part of a prompt that is text.
+    offset = 0 if request.echoes[index].startswith(first) else -len(first)
+    return completion_logprobs([*known, *result.logprobs], first, offset)
 
 
 def prompt_usage(request: CompletionRequest, results: Sequence[Generation]) -> dict[str, Any]:

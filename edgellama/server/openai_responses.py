@@ -43,7 +43,7 @@ INCLUDABLE = (
 class ResponseFields(msgspec.Struct):
     """Fields of a request that are not options of the text."""
 
-    input: str | list[dict[str, Any]] = ""
+    input: str | list[dict[str, Any]] | None = None
     model: str = ""
     instructions: str | None = None
     previous_response_id: str | None = None
@@ -77,7 +77,9 @@ class ResponseRequest:
         self.fields = fields
         self.options = options
         self.preset = preset
-        self.own = input_messages(fields.input)
+        if fields.input in (None, []) and fields.previous_response_id is None:
+            raise refused("input", "input is missing; allowed: a text, or items")
+        self.own = input_messages(fields.input or [])
         self.said: Messages = []
 
     def wish(self) -> Wish:

@@ -29,9 +29,11 @@ async def create(request: Request) -> Response:
     asked = ResponseRequest(body, state.settings.limits, preset)
     previous = asked.fields.previous_response_id
     if previous is not None:
-        _, asked.said = await _found(request, previous, "previous_response_id")
+        asked.said = await _said_before(request, previous)
     name = state.catalogue.find(asked.fields.model).name
     response = ResponseObject(name, asked)
+    if asked.fields.store:
+        await state.responses.check()
     answer = state.answer(asked.wish())
 
     async def keep(result: Generation) -> None:
@@ -61,19 +63,28 @@ async def delete(request: Request) -> Response:
     return json_response({"id": name, "object": "response.deleted", "deleted": True})
 
 
-async def _found(
-    request: Request, name: str, param: str | None = None
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+async def _found(request: Request, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     found = await state_of(request).responses.find(name)
     if found is None:
-        raise _unknown(name, param)
+        raise _unknown(name)
     return found
 
 
-def _unknown(name: str, param: str | None = None) -> RequestError:
-    return RequestError(
-        404, f"there is no response {shown(name)}", param=param, code="response_not_found"
-    )
+async def _said_before(request: Request, name: str) -> list[dict[str, Any]]:
+    """What was said up to the end of a response; OpenAI's own error where there is none."""
+    found = await state_of(request).responses.find(name)
+    if found is None:
+        raise RequestError(
+            400,
+            f"there is no response {shown(name)}; allowed: one that was stored",
+            param="previous_response_id",
+            code="previous_response_not_found",
+        )
+    return found[1]
+
+
+def _unknown(name: str) -> RequestError:
+    return RequestError(404, f"there is no response {shown(name)}", code="response_not_found")
 
 
 ROUTES: Routes = (

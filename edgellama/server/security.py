@@ -28,6 +28,8 @@ ANY_ADDRESS = frozenset({"0.0.0.0", "::", ""})
 ALLOWED_METHODS = "GET, POST, DELETE, HEAD, OPTIONS"
 PREFLIGHT_SECONDS = "600"
 HTTP_VERSIONS = ("1.0", "1.1")
+OTHER_SITES = frozenset({"cross-site", "same-site"})
+"""What browsers say of requests that come about on other pages; another port is the same site."""
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([a-z0-9._-]+))(?::\d{1,5})?", re.IGNORECASE)
 """A name or an address, and perhaps a port; nothing that two programs could read otherwise."""
 
@@ -71,12 +73,14 @@ class Guard:
             _check_length(headers)
             self._check_host(headers)
             cors = self._cors_headers(headers, scope.get("scheme", "http"))
+            _check_site(headers, scope["path"])
             if scope["method"] == "OPTIONS":
                 await _answer_options(send, headers, cors)
                 return
             self._check_key(headers, scope["path"])
         except RequestError as error:
-            response = json_response(error_shape(scope["path"])(error), error.status, error.headers)
+            shape = error_shape(scope["path"], headers)
+            response = json_response(shape(error), error.status, error.headers)
             await response(scope, receive, _with_headers(send, cors))
             return
         await self._app(scope, receive, _with_headers(send, cors))
@@ -152,6 +156,21 @@ def _check_form(scope: Scope) -> None:
         )
 
 
+def _check_site(headers: dict[str, str], path: str) -> None:
+    """Refuse what a page of another site makes a browser fetch without telling the page's origin.
+
+    Such are pictures, scripts and links: no page reads their answers, but a model may be loaded.
+    """
+    site = headers.get("sec-fetch-site", "none")
+    is_link = headers.get("sec-fetch-mode") == "navigate" and path == "/"
+    if site in OTHER_SITES and "origin" not in headers and not is_link:
+        raise RequestError(
+            403,
+            "a page of another site asks; allowed: links to /, and pages on the --cors list",
+            code="origin_not_allowed",
+        )
+
+
 def _check_length(headers: dict[str, str]) -> None:
     """Refuse a body with two lengths, of which a proxy may have believed the other."""
     if "content-length" in headers and "transfer-encoding" in headers:
@@ -192,6 +211,8 @@ async def _answer_options(
             (b"access-control-allow-headers", wanted.encode("latin-1")),
             (b"access-control-max-age", PREFLIGHT_SECONDS.encode()),
         ]
+        if "access-control-request-private-network" in headers:
+            answer.append((b"access-control-allow-private-network", b"true"))
     await send({"type": "http.response.start", "status": 204, "headers": answer})
     await send({"type": "http.response.body", "body": b""})
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any, TypeAlias
 
 from edgellama.quant.errors import TemplateError
@@ -200,22 +201,25 @@ def _short_id(given: Any) -> str:
 
 def _as_text(messages: Sequence[Mapping[str, Any]]) -> Messages:
     """Calls and results as text, for templates that know neither."""
-    form = FORMS["tagged"]
+    opening, closing = RESULT_TAGS
     shown: Messages = []
-    result_before = False
-    for message in messages:
-        role, content = message["role"], str(message["content"])
-        if role == "tool":
-            opening, closing = RESULT_TAGS
-            role, content = "user", f"{opening}\n{content}\n{closing}"
-            if result_before:
-                shown[-1]["content"] += f"\n{content}"
-                continue
-        result_before = message["role"] == "tool"
-        functions = [call["function"] for call in message.get("tool_calls") or []]
-        written = [form.written(given["name"], given["arguments"]) for given in functions]
-        shown.append({"role": role, "content": "\n".join([*([content] * bool(content)), *written])})
+    for is_result, group in groupby(messages, lambda message: message["role"] == "tool"):
+        if is_result:
+            results = [f"{opening}\n{message['content']}\n{closing}" for message in group]
+            shown.append({"role": "user", "content": "\n".join(results)})
+        else:
+            shown += map(_with_calls_as_text, group)
     return shown
+
+
+def _with_calls_as_text(message: Mapping[str, Any]) -> dict[str, Any]:
+    form, content = FORMS["tagged"], str(message["content"])
+    functions = [call["function"] for call in message.get("tool_calls") or []]
+    written = [form.written(given["name"], given["arguments"]) for given in functions]
+    return {
+        "role": message["role"],
+        "content": "\n".join([*([content] * bool(content)), *written]),
+    }
 
 
 def _described(messages: Messages, tools: Sequence[Tool], takes_system: bool) -> Messages:

@@ -224,8 +224,7 @@ class Answer:
         for stream in list(self._streams.values()):
             stream.cancel()
         for place in self._places:
-            if place.wanted is not None and not place.wanted.done():
-                place.wanted.cancel()
+            place.give_up()
 
     def _check_wanted(self) -> None:
         if self._is_stopped:

@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 HEADERS_AFTER_S = 1.0
 """How long an early error may still decide the status of a stream, before its headers go out."""
 
-STALL_S = 600.0
-"""A client that takes nothing of a stream for so long is taken for one that has left."""
-
 
 class StreamWriter:
     """How a protocol writes what happens to an answer, piece by piece; a base to derive from.
@@ -158,14 +155,10 @@ class AnswerStream(Response):
             (b"x-accel-buffering", b"no"),
         ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
-        loop = asyncio.get_running_loop()
         while True:
             told, is_whole = await self._written(events, way)
             body += told
-            stalled = loop.call_later(STALL_S, way.abort) if way is not None else None
             await send({"type": "http.response.body", "body": body, "more_body": not is_whole})
-            if stalled is not None:
-                stalled.cancel()
             if is_whole:
                 return
             body = b""

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from edgellama.generation.arguments import check_may_fit
+from edgellama.generation.arguments import check_may_fit, check_messages_may_fit
 from edgellama.generation.chat.chat_format import ChatFormat
 from edgellama.generation.chat.messages import checked_messages
 from edgellama.generation.text_options import layered_options
@@ -61,6 +61,7 @@ def chat_request(
 
     A last message that alone is longer by far is a ContextLengthError.
     """
+    check_messages_may_fit(messages, llama.context_length)
     check_may_fit(llama.tokenizer, messages[-1]["content"].strip(), llama.context_length)
     with llama.chat(template=template or None) as chat:
         chat_format = ChatFormat(llama.tokenizer, chat.template)

@@ -99,6 +99,11 @@ class Place:
         self._queue.advance()
         await self.wanted
 
+    def give_up(self) -> None:
+        """Have whoever waits for the turn wait no longer: it is cancelled."""
+        if self.wanted is not None and not self.wanted.done():
+            self.wanted.cancel()
+
     def __enter__(self) -> Place:
         return self
 

@@ -44,7 +44,7 @@ async def in_turn(
     with leaving_of(state, request) as leaving, state.queue.place() as place:
         async with state.shelf.lease(model, keep_alive_s) as llama:
             load_s = time.perf_counter() - started
-            await place.turn()
+            await leaving.turn(place)
             result = await in_thread(llama, leaving, partial(work, llama, leaving))
     return Worked(result, load_s, time.perf_counter() - started)
 

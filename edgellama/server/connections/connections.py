@@ -1,10 +1,10 @@
-"""Connections as uvicorn has them, with three things more.
+"""Connections as uvicorn has them, with four things more.
 
 Those that say nothing, or say it byte by byte, are closed (slow loris): uvicorn limits how long a
-connection may be idle between requests; this adds how long the head of a request may take. Bodies
-have a limit of their own in wire. Requests of too many connections are marked, so that they are
-refused in their protocol's words; what is no HTTP is told so in JSON, too. And the pieces of a
-stream have a short way to the client.
+connection may be idle between requests; this adds how long the head of a request may take, and how
+long a client may take nothing of its answer. Bodies have a limit of their own in wire. Requests of
+too many connections are marked, so that they are refused in their protocol's words; what is no HTTP
+is told so in JSON, too. And the pieces of a stream have a short way to the client.
 """
 
 from __future__ import annotations
@@ -28,11 +28,16 @@ MAX_REFUSED = 64
 """Connections beyond the limit that are told so; others are closed without a word."""
 
 
+STALL_S = 600.0
+"""A client that takes nothing of an answer for so long is taken for one that has left."""
+
+
 class GuardedConnection(H11Protocol):
     """An HTTP/1.1 connection whose request must have come within ``limits.header_seconds``."""
 
     limits = Limits()
     _deadline: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         """A client has connected: its first request is awaited."""
@@ -77,7 +82,34 @@ class GuardedConnection(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone."""
         self._stop_clock()
+        self._forget_stall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client takes less than there is for it; from now on it is watched."""
+        super().pause_writing()
+        self._watch_stall()
+
+    def resume_writing(self) -> None:
+        """The client has taken nearly all."""
+        self._forget_stall()
+        super().resume_writing()
+
+    def _watch_stall(self) -> None:
+        waiting = self.transport.get_write_buffer_size()
+        self._stalled = self.loop.call_later(STALL_S, self._end_stall, waiting)
+
+    def _end_stall(self, num_waiting: int) -> None:
+        """Close the connection, unless something was taken meanwhile."""
+        if self.transport.get_write_buffer_size() < num_waiting:
+            self._watch_stall()
+        else:
+            self.transport.abort()
+
+    def _forget_stall(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
 
     def _await_head(self) -> None:
         self._deadline = self.loop.call_later(self.limits.header_seconds, self._too_slow)

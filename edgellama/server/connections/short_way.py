@@ -52,10 +52,6 @@ class ShortWay:
         """Write what ``send`` left."""
         self._transport.write(rest)
 
-    def abort(self) -> None:
-        """Close the connection of a client that takes nothing any more."""
-        self._transport.abort()
-
     def close(self) -> None:
         """Let go of the socket; no thread may write any more."""
         if self._socket is not None:

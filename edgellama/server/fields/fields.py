@@ -32,13 +32,14 @@ WITHOUT_INFLUENCE = frozenset(
     {
         *(*OF_LINES, "t_max_prompt_ms"),
         *("user", "metadata", "client_metadata", "store", "service_tier", "safety_identifier"),
-        *("prompt_cache_key", "prompt_cache_retention"),
+        *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "max_tool_calls"),
         *("cache_prompt", "id_slot", "slot_id", "n_cache_reuse", "n_keep", "n_discard"),
         *("timings_per_token", "return_progress", "reasoning_format", "backend_sampling"),
     }
 )
-"""Fields of OpenAI's protocol that say something about the caller, and those of llama.cpp's about
-its slots, its cache and its figures: none of them is about the text."""
+"""Fields of OpenAI's protocol that say something about the caller, a cache, or calls that a server
+would make itself, and those of llama.cpp's about its slots, its cache and its figures: none of them
+is about the text."""
 LEAVE_TO_THINK: Mapping[str, tuple[type, ...]] = MappingProxyType(
     {
         "reasoning_effort": (str,),
@@ -73,6 +74,11 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "modalities": (["text"],),
     "best_of": (1,),
     "functions": ([],),
+    "function_call": ("none", "auto"),
+    "audio": (),
+    "web_search_options": (),
+    "conversation": (),
+    "context_management": ([],),
     "images": ([],),
     "truncation": ("disabled", "auto"),
     "background": (False,),
@@ -87,8 +93,8 @@ _NEUTRAL: Mapping[str, tuple[object, ...]] = {
     "post_sampling_probs": (False,),
     "return_tokens": (False,),
 }
-"""Values that ask for nothing, so that they need no support. Leave to cut a prompt (truncation) is
-not made use of: one that is too long is an error all the same."""
+"""Values that ask for nothing, so that they need no support; others of these fields are refused.
+Leave to cut a prompt (truncation) is not made use of: one that is too long is an error anyway."""
 _MEANS_NOTHING: Mapping[str, object] = MappingProxyType(
     {"seed": -1, "max_tokens": -1, "stop": [], "grammar": ""}
 )
@@ -108,6 +114,8 @@ _INFILL_SAMPLER = "infill"
 _JSON_WORDS: Mapping[type, str] = {str: "a word", dict: "an object", bool: "true or false"}
 MAX_WHOLE = 2**53
 """Up to here a float says a whole number exactly."""
+MAX_ITEMS = 1 << 18
+"""What an option may list: more than a vocabulary has tokens, and what is looked at in a second."""
 _TOKEN_ID = re.compile(r"[0-9]{1,18}")
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 _PLACE = re.compile(r" - at `\$\.?(.*)`$")
@@ -175,6 +183,10 @@ def as_number(value: object) -> object:
 
 def option_value(name: str, value: object) -> object:
     """The value of an option of a text as the library takes it, where JSON or others say it so."""
+    if isinstance(value, (list, dict)) and len(value) > MAX_ITEMS:
+        raise refused(name, f"{name} has {len(value)} items; allowed: up to {MAX_ITEMS}")
+    if name == "stop":
+        return without_empty(value)
     if name == "logit_bias":
         return _bias(value)
     if name == "samplers":
@@ -184,6 +196,12 @@ def option_value(name: str, value: object) -> object:
     # NaN is no number of any range.
     ours = _IN_OUR_RANGE.get(name) if is_number and value == value else None
     return value if ours is None else ours(value)  # type: ignore[arg-type]
+
+
+def without_empty(value: object) -> object:
+    """Texts to end at, without the empty ones that clients send for none."""
+    texts = [value] if isinstance(value, str) else value
+    return [text for text in texts if text != ""] if isinstance(texts, list) else value
 
 
 def _samplers(value: object) -> object:

@@ -6,6 +6,7 @@ The numbers are the generation's, ``generation.decoding.logprobs``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from edgellama.server.errors import refused
@@ -51,10 +52,11 @@ def completion_logprobs(
     """Rows by kind, as in OpenAI's completions.
 
     ``first_text`` is a token before all, of which nothing is known; ``offset`` is where the first
-    begins in the text.
+    begins in the text, below zero where it is no part of that.
     """
     texts = [*([] if first_text is None else [first_text]), *(each.text for each in found)]
     unknown: list[Any] = [] if first_text is None else [None]
+    offsets = list(accumulate(map(len, texts), initial=offset))
     return {
         "tokens": texts,
         "token_logprobs": [*unknown, *(each.logprob for each in found)],
@@ -62,7 +64,7 @@ def completion_logprobs(
             *unknown,
             *({other.text: other.logprob for other in each.alternatives} for each in found),
         ],
-        "text_offset": [offset + sum(map(len, texts[:number])) for number in range(len(texts))],
+        "text_offset": [max(0, each) for each in offsets[: len(texts)]],
     }
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from edgellama.tools.call_pieces import CallPiece
     from edgellama.tools.tool import ToolCall
 
+MAX_TOOLS = 1024
+"""Eight times as many as OpenAI takes; each is shown in the prompt and is a part of the grammar."""
 CHOICES = ("auto", "none", "required")
 OFFERED_ELSEWHERE = frozenset(
     {
@@ -37,6 +39,7 @@ def openai_tools(
         if choice not in (None, "none", "auto"):
             raise refused("tool_choice", "tool_choice is given; allowed: with tools alone")
         return {}
+    _check_number(tools)
     if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
         tools, choice = _allowed(choice, tools)
     options: dict[str, Any] = {"tools": list(tools)}
@@ -61,6 +64,7 @@ def anthropic_tools(
     """``tools`` and ``tool_choice`` of messages."""
     if not tools:
         return {}
+    _check_number(tools)
     kinds = {str(tool.get("type") or "custom") for tool in tools} - {"custom"}
     if kinds:
         raise refused("tools", f"a tool has the type {shown(min(kinds))}; allowed: custom")
@@ -77,6 +81,11 @@ def anthropic_tools(
         if choice.get("disable_parallel_tool_use"):
             options["parallel_tool_calls"] = False
     return options
+
+
+def _check_number(tools: Sequence[object]) -> None:
+    if len(tools) > MAX_TOOLS:
+        raise refused("tools", f"tools are {len(tools)}; allowed: up to {MAX_TOOLS}")
 
 
 _ANTHROPIC_KEYS = ("name", "description", "input_schema")

@@ -50,6 +50,10 @@ class ResponseStore:
 
         await self._file.ask(work)
 
+    async def check(self) -> None:
+        """RequestError if the file cannot be used, before anything is made that is to be kept."""
+        await self._file.ask(lambda connection: None)
+
     async def find(self, name: str) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
         """A response and its messages; None if it is not there."""
 
