@@ -6,8 +6,8 @@ import asyncio
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from edgellama.server.errors import RequestError
     from edgellama.server.answers.text_queue import Place
+    from edgellama.server.errors import RequestError
 
 
 class Leaving:
