@@ -10,9 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
-from edgellama.engine.page_keys import PageKey, joined_origin, page_key, shared_length
+from edgellama.engine.page_keys import PageKey, page_key, shared_length
 from edgellama.engine.page_pool import AnyLayout, Hold, Page, PagePool
 from edgellama.engine.page_table import PageList, PageTable
+from edgellama.engine.text_origin import TextOrigin
 from edgellama.kernels_cpu.layouts import ALL_KEYS, PAGE_POSITIONS, first_seen
 from edgellama.quant.errors import CudaMemoryError, InvalidOptionError
 from edgellama.quant.late_interrupt import LATE_INTERRUPT
@@ -59,12 +60,9 @@ class KVCache:
         self.context_length = context_length
         self.window = ALL_KEYS if window is None else window
         self._home = pool
-        self._begun_with = pool.origin
-        self._adapters = adapters
-        self._dynamic_from = dynamic_from
+        self._origin = TextOrigin(pool.origin, adapters, dynamic_from)
         self._is_passing = is_passing
         self._placement = placement
-        self.prompt_length = 0
         self._keys: list[PageKey] = []
         self._table = PageTable(pool, context_length)
         self._tokens: list[int] = []
@@ -97,18 +95,24 @@ class KVCache:
     @property
     def origin(self) -> bytes:
         """What else than tokens decides keys and values, as it was at the first of them."""
-        return (self._begun_with if self._tokens else self._home.origin) + self._adapters.origin
+        begun_with = self._origin.begun_with if self._tokens else self._home.origin
+        return begun_with + self.adapters.origin
+
+    @property
+    def prompt_length(self) -> int:
+        """How long the prompt is that the tokens began with."""
+        return self._origin.prompt_length
 
     @property
     def adapters(self) -> AdapterSet:
         """What the tokens here are computed with; other adapters forget all tokens."""
-        return self._adapters
+        return self._origin.adapters
 
     @adapters.setter
     def adapters(self, adapters: AdapterSet) -> None:
-        if adapters is not self._adapters:
+        if adapters is not self._origin.adapters:
             self.truncate(0)
-            self._adapters = adapters
+            self._origin.adapters = adapters
 
     @property
     def num_bytes(self) -> int:
@@ -142,11 +146,11 @@ class KVCache:
         turned by that. Those of a prompt of another length are forgotten, so that what is here
         never depends on what was asked before.
         """
-        if self._turned_for(prompt_length) != self._turned_for(self.prompt_length):
+        if not self._origin.keeps_turn(prompt_length):
             self.return_home()
         if not self._tokens:
-            self._begun_with = self._home.origin
-        self.prompt_length = prompt_length
+            self._origin.begun_with = self._home.origin
+        self._origin.prompt_length = prompt_length
 
     def settle(self, num_tokens: int, *, may_forget: bool = False) -> None:
         """Lie where a sequence of ``num_tokens`` tokens should; see ``Placement``."""
@@ -188,13 +192,14 @@ class KVCache:
 
     def append(self, tokens: Sequence[int]) -> None:
         """Count ``tokens``, whose keys and values have been stored, as part of the sequence."""
-        self._begun_with = joined_origin(self._begun_with, self._home.origin, bool(self._tokens))
+        self._origin.go_on(self._home.origin, has_tokens=bool(self._tokens))
+        is_for_all = not self._is_passing and self._origin.begun_with == self._home.origin
         self._tokens.extend(tokens)
         for number in range(len(self._keys), self.length // PAGE_POSITIONS):
             key = self._next_key(number, self._tokens)
             self._keys.append(key)
             page = self._table.page(number)
-            if page is not None and not self._is_passing and self._begun_with == self._home.origin:
+            if page is not None and is_for_all:
                 self.pool.publish(page, key)
         self._table.leave_behind(first_seen(self.length, self.window) // PAGE_POSITIONS)
 
@@ -204,7 +209,7 @@ class KVCache:
         Own tokens come first, then whole pages that other sequences have left in the pool; neither
         where they would be computed otherwise now.
         """
-        if self._begun_with != self._home.origin:
+        if self._origin.begun_with != self._home.origin:
             self.return_home()
         self.begin(len(prompt))
         self.settle(len(prompt), may_forget=True)
@@ -259,12 +264,10 @@ class KVCache:
             self._home,
             self.context_length,
             window=self.window,
-            adapters=self._adapters,
-            dynamic_from=self._dynamic_from,
             is_passing=self._is_passing,
             placement=self._placement,
         )
-        other._begun_with, other.prompt_length = self._begun_with, self.prompt_length
+        other._origin = self._origin.copy()
         other._table.share(self._table, -(-self.length // PAGE_POSITIONS))
         other._keys = self._keys.copy()
         other._tokens = self._tokens.copy()
@@ -283,7 +286,7 @@ class KVCache:
                 f"{len(tokens)} tokens do not fit a context of {self.context_length}"
             )
         self.return_home()
-        self.prompt_length = prompt_length
+        self._origin.prompt_length = prompt_length
         for number, hold in enumerate(holds):
             self._table.place(number, hold)
         self.append(tokens)
@@ -304,17 +307,7 @@ class KVCache:
             self.close()
             LATE_INTERRUPT.comes  # noqa: B018
 
-    def _turned_for(self, prompt_length: int) -> int:
-        """The length that a prompt's keys are turned by; 0 where it does not matter."""
-        is_beyond = self._dynamic_from is not None and prompt_length > self._dynamic_from
-        return prompt_length if is_beyond else 0
-
-    def _first_key(self) -> bytes:
-        """What stands before a text's first page: all that decides keys besides tokens."""
-        turned_for = self._turned_for(self.prompt_length)
-        return self.origin + (turned_for.to_bytes(8, "little") if turned_for else b"")
-
     def _next_key(self, number: int, tokens: Sequence[int]) -> PageKey:
         """The key of page ``number`` of a text whose earlier pages have keys here."""
-        before = self._keys[number - 1] if number else self._first_key()
+        before = self._keys[number - 1] if number else self._origin.first_key
         return page_key(before, number, tokens)

@@ -17,18 +17,11 @@ KEY_BYTES = 16
 """Of a page's key: two different texts share one with a probability of 2**-64 at most."""
 PageKey: TypeAlias = bytes
 """Stands for the tokens of a page and of all before it, and for what they were computed with."""
-SEVERAL_ORIGINS = b"several origins"
-"""The origin of a text whose tokens were computed with different hooks: that of no other."""
 
 
 def hook_origin(num_changes: int, has_hooks: bool) -> bytes:
     """What stands for hooks in an origin: which change gave them, or nothing for none."""
     return num_changes.to_bytes(8, "little") if has_hooks else b""
-
-
-def joined_origin(begun_with: bytes, now: bytes, has_tokens: bool) -> bytes:
-    """The origin of a text that goes on under ``now``, with the tokens that it has, or anew."""
-    return SEVERAL_ORIGINS if has_tokens and begun_with != now else now
 
 
 def page_key(before: bytes, number: int, tokens: Sequence[int]) -> PageKey:

@@ -17,7 +17,8 @@ from edgellama.cluster.stages.next_token import NextToken, are_alike
 from edgellama.cluster.stages.stage_call import Order
 from edgellama.cluster.stages.stage_task import Fork
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
-from edgellama.engine.page_keys import joined_origin, shared_length
+from edgellama.engine.page_keys import shared_length
+from edgellama.engine.text_origin import TextOrigin
 from edgellama.kernels_cpu.layouts import ALL_KEYS
 from edgellama.quant.errors import CudaMemoryError, EdgellamaError, InvalidOptionError
 from edgellama.sampling.choice_order import ChoiceOrder
@@ -51,17 +52,14 @@ class SpreadSequence:
         self.context_length = context_length
         self.window = ALL_KEYS if window is None else window
         self.number = next(_NUMBERS)
-        self.prompt_length = 0
         self.failure: EdgellamaError | None = None
         self.order: Order | None = None
         self.next_order: Order | None = None
         self.last_order: ChoiceOrder | None = None
         self._beginnings = beginnings
-        self.begun_with = beginnings.origin
+        self._origin = TextOrigin(beginnings.origin, adapters, dynamic_from)
         self._fork_order = fork_order
         self._is_passing = is_passing
-        self._dynamic_from = dynamic_from
-        self._adapters = adapters
         self._tokens: list[int] = []
         if not is_passing:
             beginnings.enter(self)
@@ -69,7 +67,7 @@ class SpreadSequence:
     @property
     def held(self) -> Held:
         """What stages hold of it."""
-        return Held(self.number, self._tokens.copy(), self._origin(self.prompt_length))
+        return Held(self.number, self._tokens.copy(), self._origin.first_key)
 
     @property
     def tokens(self) -> Sequence[int]:
@@ -84,13 +82,23 @@ class SpreadSequence:
     @property
     def adapters(self) -> AdapterSet:
         """What its tokens are computed with; others forget all tokens."""
-        return self._adapters
+        return self._origin.adapters
 
     @adapters.setter
     def adapters(self, adapters: AdapterSet) -> None:
-        if adapters is not self._adapters:
+        if adapters is not self._origin.adapters:
             self._tokens.clear()
-            self._adapters = adapters
+            self._origin.adapters = adapters
+
+    @property
+    def prompt_length(self) -> int:
+        """How long the prompt is that the tokens began with."""
+        return self._origin.prompt_length
+
+    @property
+    def begun_with(self) -> bytes:
+        """The hooks at its first token."""
+        return self._origin.begun_with
 
     @property
     def num_bytes(self) -> int:
@@ -99,11 +107,11 @@ class SpreadSequence:
 
     def begin(self, prompt_length: int) -> None:
         """See ``KVCache.begin``."""
-        if self._turned_for(prompt_length) != self._turned_for(self.prompt_length):
+        if not self._origin.keeps_turn(prompt_length):
             self._tokens.clear()
         if not self._tokens:
-            self.begun_with = self._beginnings.origin
-        self.prompt_length = prompt_length
+            self._origin.begun_with = self._beginnings.origin
+        self._origin.prompt_length = prompt_length
 
     def reuse(self, prompt: Sequence[int]) -> int:
         """Keep what is there of ``prompt``, all but its last token at most; its length.
@@ -116,7 +124,7 @@ class SpreadSequence:
         self.begin(len(prompt))
         most = len(prompt) - 1
         self.truncate(min(shared_length(self._tokens, prompt), most))
-        found = self._beginnings.find(prompt, self._origin(len(prompt)))
+        found = self._beginnings.find(prompt, self._origin.first_key)
         if found is not None and min(found[1], most) >= self.length + LEAST_SHARED:
             source, length = found[0], min(found[1], most)
             self.renew()
@@ -148,7 +156,7 @@ class SpreadSequence:
     def next_call(self, token: int) -> NextToken | None:
         """What stages need to hear of its next token; None where they need a call that says all."""
         order = self.next_order
-        is_plain = not self._adapters and self.window == ALL_KEYS and self.failure is None
+        is_plain = not self.adapters and self.window == ALL_KEYS and self.failure is None
         if not is_plain or self.length >= self.context_length or isinstance(order, ShareOrder):
             return None
         if not are_alike(order, self.last_order):
@@ -157,8 +165,7 @@ class SpreadSequence:
 
     def append(self, tokens: Sequence[int]) -> None:
         """Count tokens as computed."""
-        now = self._beginnings.origin
-        self.begun_with = joined_origin(self.begun_with, now, bool(self._tokens))
+        self._origin.go_on(self._beginnings.origin, has_tokens=bool(self._tokens))
         self._tokens.extend(tokens)
 
     def truncate(self, length: int) -> None:
@@ -180,17 +187,17 @@ class SpreadSequence:
         """Another sequence of the same tokens, which stages share from their next step on."""
         other = SpreadSequence(
             self.context_length, self._beginnings, self._fork_order,
-            window=self.window, dynamic_from=self._dynamic_from, adapters=self._adapters,
-            is_passing=self._is_passing,
+            window=self.window, is_passing=self._is_passing,
         )  # fmt: skip
-        other.prompt_length, other.begun_with = self.prompt_length, self.begun_with
+        other._origin = self._origin.copy()
         other._tokens = self._tokens.copy()
         other._share_from(self.number)
         return other
 
     def restore(self, tokens: Sequence[int], prompt_length: int) -> None:
         """Count these as computed, in place of what is here; ``prompt_length`` began them."""
-        self.prompt_length, self.begun_with = prompt_length, self._beginnings.origin
+        self._origin.begun_with = self._beginnings.origin
+        self._origin.prompt_length = prompt_length
         self._tokens = list(tokens)
 
     def renew(self) -> None:
@@ -218,12 +225,3 @@ class SpreadSequence:
         """Have stages take the tokens that it counts as computed from another sequence."""
         if self._tokens:
             self._fork_order(Fork(source, self.number, np.array(self._tokens, np.int32)))
-
-    def _origin(self, prompt_length: int) -> bytes:
-        """What else than tokens decides keys and values."""
-        origin = self.begun_with + self._adapters.origin
-        return origin + self._turned_for(prompt_length).to_bytes(8, "little")
-
-    def _turned_for(self, prompt_length: int) -> int:
-        is_beyond = self._dynamic_from is not None and prompt_length > self._dynamic_from
-        return prompt_length if is_beyond else 0
