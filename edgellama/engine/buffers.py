@@ -63,7 +63,7 @@ class Rows:
         """Where the first token's row begins."""
         return int(self.array.ctypes.data)
 
-    @property
+    @cached_property
     def stride(self) -> int:
         """Bytes from one token's row to the next."""
         return int(self.array.strides[0])

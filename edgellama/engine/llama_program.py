@@ -19,7 +19,7 @@ from edgellama.engine.row_ops import RowOps
 from edgellama.engine.step_values import NUM_OUTPUTS, NUM_TOKENS, Batch, Reach, StepKind
 from edgellama.engine.weights import FloatVector, LayerWeights, Matrix, ModelWeights
 from edgellama.kernels_cpu.layouts import records_bytes
-from edgellama.kernels_cpu.signatures import QUANTIZED, SIGNATURES, Kernel
+from edgellama.kernels_cpu.signatures import QUANTIZED, Kernel
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.records import dataclass
 
@@ -240,7 +240,6 @@ class LlamaProgram:
         added: int = 0,
     ) -> Op:
         kernel = kernel_of(matrix, batch, self.is_exact)
-        q = source.quantized.arguments(layout_of(batch))
         arguments: Arguments = {
             "weights": matrix.address,
             "row_bytes": matrix.row_bytes,
@@ -250,17 +249,23 @@ class LlamaProgram:
             "y_stride": target.stride,
             "accumulate": int(accumulate),
             "num_tokens": NUM_TOKENS,
-            "x": source.address,
-            "x_stride": source.stride,
-            "chunk_rows": chunk_rows(matrix, self.num_threads),
-            "scratch": self.buffers.scratch_address,
-            "scratch_stride": self.buffers.scratch_bytes,
-            "added": added,
-            **dict.fromkeys(("up_weights", *QUANTIZED), 0),
         }
-        if matrix.is_quantized and layout_of(batch) == "records":
-            arguments |= {"x": q["q"], "x_stride": records_bytes(matrix.num_columns)}
-        elif matrix.is_quantized:
-            arguments |= {f"x{name[1:]}": value for name, value in q.items()}
-        taken = {p: arguments[p] for p in SIGNATURES[kernel].parameters[:-1]}
-        return Op(kernel, taken, barrier, matrix.name)
+        if kernel.family != "gemm":
+            arguments["chunk_rows"] = chunk_rows(matrix, self.num_threads)
+        arguments |= self._input(batch, matrix, source)
+        if kernel.family == "gemm":
+            b = self.buffers
+            arguments |= {"scratch": b.scratch_address, "scratch_stride": b.scratch_bytes}
+            if matrix.is_quantized:
+                arguments |= dict.fromkeys(("up_weights", *QUANTIZED), 0) | {"added": added}
+        return Op(kernel, arguments, barrier, matrix.name)
+
+    def _input(self, batch: Batch, matrix: Matrix, source: InputRows) -> Arguments:
+        """What a matrix is multiplied with, as its kernel reads it."""
+        if not matrix.is_quantized:
+            return {"x": source.address, "x_stride": source.stride}
+        layout = layout_of(batch)
+        q = source.quantized.arguments(layout)
+        if layout == "records":
+            return {"x": q["q"], "x_stride": records_bytes(matrix.num_columns)}
+        return {f"x{name[1:]}": value for name, value in q.items()}

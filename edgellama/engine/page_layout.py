@@ -7,6 +7,7 @@ The formulas for a head's blocks are the kernels' (``layouts``). Who owns pages 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import cached_property
 
 from edgellama.engine.kv_types import KVTypes
 from edgellama.kernels_cpu.layouts import (
@@ -104,7 +105,7 @@ class PageLayout(PageOffsets):
         """Positions of a block."""
         return PANEL_VECTORS * self.lanes
 
-    @property
+    @cached_property
     def key_block_bytes(self) -> int:
         """One head's keys at the positions of a block."""
         kind = self.types.keys
@@ -113,7 +114,7 @@ class PageLayout(PageOffsets):
             self.head_size, CACHE_NUMBER_BITS[kind], elements, self.block_positions
         )
 
-    @property
+    @cached_property
     def value_block_bytes(self) -> int:
         """One head's values at the positions of a block."""
         kind = self.types.values
@@ -122,12 +123,12 @@ class PageLayout(PageOffsets):
             self.head_size, CACHE_NUMBER_BITS[kind], elements, self.block_positions
         )
 
-    @property
+    @cached_property
     def key_head_bytes(self) -> int:
         """See ``PageOffsets``; all blocks of them."""
         return PAGE_POSITIONS // self.block_positions * self.key_block_bytes
 
-    @property
+    @cached_property
     def value_head_bytes(self) -> int:
         """See ``PageOffsets``; all blocks of them."""
         return PAGE_POSITIONS // self.block_positions * self.value_block_bytes

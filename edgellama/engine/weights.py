@@ -38,7 +38,7 @@ class Matrix:
         """Where the first row begins."""
         return int(self.data.ctypes.data)
 
-    @property
+    @cached_property
     def is_quantized(self) -> bool:
         """Whether it is multiplied with int8 activations rather than f32."""
         return self.format_name in QUANTIZED_FORMATS

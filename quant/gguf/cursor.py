@@ -6,6 +6,7 @@ what the bytes mean is left to metadata and tensors.
 
 from __future__ import annotations
 
+import struct
 import sys
 from mmap import mmap
 from pathlib import Path
@@ -46,6 +47,10 @@ class Cursor:
     def unsigned64(self, what: str) -> int:
         """The next little-endian uint64."""
         return int.from_bytes(self.take(8, what), "little")
+
+    def numbers(self, kinds: struct.Struct, what: str) -> tuple[int, ...]:
+        """The next little-endian integers of these kinds."""
+        return kinds.unpack(self.take(kinds.size, what))
 
     def count(self, what: str, item_bytes: int, maximum: int = sys.maxsize) -> int:
         """The next uint64 as a number of items of at least ``item_bytes`` that must still fit."""

@@ -20,8 +20,8 @@ PREFIX_BYTES = 8
 WINDOW_BYTES = 65536
 # With fewer strings than these in an array or a window, the plain loop costs no more.
 MIN_STRINGS_FOR_WINDOWS = 8192
-MIN_STRINGS_PER_WINDOW = 1024
-MAX_SHORT_LENGTH = 256
+MIN_STRINGS_PER_WINDOW = 512
+HASHED_AT_ONCE = 8192
 ENDS = "I"
 """The type of places in a header, which is never as long as 32 bits can tell."""
 HASH_FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)
@@ -100,24 +100,22 @@ class RawStrings(Sequence[bytes]):
         return lengths
 
     def hashes(self) -> NDArray[np.uint64]:
-        """``string_hash`` of each, of all at once.
+        """``string_hash`` of each, of some thousand at once, whose arrays fit the caches.
 
         The eight bytes of its length stand before each string, so that words which begin up to
         eight bytes before one can be read; what is not of the string is shifted out.
         """
+        hashes = np.empty(len(self), np.uint64)
         if not self._ends:
-            return np.empty(0, np.uint64)
+            return hashes
         word_at = _words_at(self._raw, len(self._raw) - PREFIX_BYTES + 1)
-        ends = np.frombuffer(self._ends, ENDS).astype(np.int64)
-        lengths = self.lengths()
-        last, before, first, length = (np.uint64(factor) for factor in HASH_FACTORS)
-        words = word_at[ends - PREFIX_BYTES] >> _unused_bits(lengths)
-        hashes = words * last + lengths.astype(np.uint64) * length
-        long = np.flatnonzero(lengths > PREFIX_BYTES)
-        words = word_at[ends[long] - 2 * PREFIX_BYTES]
-        hashes[long] += (words >> _unused_bits(lengths[long] - PREFIX_BYTES)) * before
-        long = long[lengths[long] > 2 * PREFIX_BYTES]
-        hashes[long] += word_at[ends[long] - lengths[long]] * first
+        all_ends = np.frombuffer(self._ends, ENDS)
+        for start in range(0, len(self), HASHED_AT_ONCE):
+            ends = all_ends[start : start + HASHED_AT_ONCE].astype(np.int64)
+            lengths = ends - PREFIX_BYTES
+            lengths[1:] -= ends[:-1]
+            lengths[0] -= all_ends[start - 1] if start else 0
+            hashes[start : start + HASHED_AT_ONCE] = _hashes(word_at, ends, lengths)
         return hashes
 
     @overload
@@ -141,6 +139,21 @@ class RawStrings(Sequence[bytes]):
 def _words_at(data: bytes | NDArray[np.uint8], num_places: int) -> NDArray[np.uint64]:
     """The eight bytes from each of the first places on, as a number."""
     return np.ndarray((num_places,), "<u8", data, strides=(1,))
+
+
+def _hashes(
+    word_at: NDArray[np.uint64], ends: NDArray[np.int64], lengths: NDArray[np.int64]
+) -> NDArray[np.uint64]:
+    """The hashes of strings of ``lengths`` bytes that end at ``ends``."""
+    last, before, first, length = (np.uint64(factor) for factor in HASH_FACTORS)
+    words = word_at[ends - PREFIX_BYTES] >> _unused_bits(lengths)
+    hashes = words * last + lengths.astype(np.uint64) * length
+    long = np.flatnonzero(lengths > PREFIX_BYTES)
+    words = word_at[ends[long] - 2 * PREFIX_BYTES]
+    hashes[long] += (words >> _unused_bits(lengths[long] - PREFIX_BYTES)) * before
+    long = long[lengths[long] > 2 * PREFIX_BYTES]
+    hashes[long] += word_at[ends[long] - lengths[long]] * first
+    return hashes
 
 
 def _unused_bits(lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -186,13 +199,17 @@ def string_ends(view: memoryview, count: int) -> array[int]:
 def _leading_ends(window: NDArray[np.uint8]) -> NDArray[np.int64]:
     """Ends of the first strings of ``window``, as far as NumPy can prove them; perhaps none.
 
-    Every place with a number below 256 is taken for a length, and those count that form a chain
-    from the first byte: each string ends where the next length starts.
+    Every place with a number below 256, seven bytes of which are zero, is taken for a length, and
+    those count that form a chain from the first byte: each string ends where the next length
+    starts.
     """
     num_places = len(window) - PREFIX_BYTES + 1
     if num_places < 1:
         return np.empty(0, np.int64)
-    starts = np.flatnonzero(_words_at(window, num_places) < MAX_SHORT_LENGTH)
+    is_zero = window == 0
+    two = is_zero[:-1] & is_zero[1:]
+    four = two[:-2] & two[2:]
+    starts = np.flatnonzero(four[1:-3] & four[4:])  # seven zeros behind a place
     if len(starts) == 0 or starts[0] != 0:
         return np.empty(0, np.int64)
     ends = starts + (window[starts].astype(np.int64) + PREFIX_BYTES)

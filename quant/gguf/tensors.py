@@ -7,6 +7,7 @@ is left to part.
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -23,6 +24,8 @@ MAX_TENSORS = 131072  # real files have about 1,000
 MAX_TENSOR_NAME_BYTES = 64  # of the GGUF specification
 MAX_DIMENSIONS = 4
 MIN_TENSOR_BYTES = 8 + 1 + 4 + 8 + 4 + 8  # length, name, dimensions, one size, type, offset
+_AFTER_DIMENSIONS = tuple(struct.Struct(f"<{n}QIQ") for n in range(MAX_DIMENSIONS + 1))
+"""Sizes, format and offset, by the number of dimensions."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,13 @@ def _read_entry(cursor: Cursor, name: str) -> TensorEntry:
     num_dimensions = cursor.unsigned32(f"the number of dimensions of {what}")
     if not 1 <= num_dimensions <= MAX_DIMENSIONS:
         raise cursor.error(f"{what} has {num_dimensions} dimensions", f"1 to {MAX_DIMENSIONS}")
-    sizes = [cursor.unsigned64(f"a size of {what}") for _ in range(num_dimensions)]
+    kinds = _AFTER_DIMENSIONS[num_dimensions]
+    *sizes, format_id, offset = cursor.numbers(kinds, f"the sizes, format and offset of {what}")
     if min(sizes) == 0:
         raise cursor.error(f"{what} has the sizes {sizes}", "sizes of 1 and more")
-    tensor_format = _read_format(cursor, what)
-    offset = cursor.unsigned64(f"the offset of {what}")
+    tensor_format = FORMATS_BY_ID.get(format_id)
+    if tensor_format is None:
+        raise _no_format(cursor, format_id, what)
     try:
         row_bytes = tensor_format.row_bytes(sizes[0])
     except ModelFileError as error:
@@ -85,14 +90,11 @@ def _read_entry(cursor: Cursor, name: str) -> TensorEntry:
     return TensorEntry(name, tuple(reversed(sizes)), tensor_format, num_bytes, offset)
 
 
-def _read_format(cursor: Cursor, what: str) -> Format:
-    format_id = cursor.unsigned32(f"the format of {what}")
-    if format_id in FORMATS_BY_ID:
-        return FORMATS_BY_ID[format_id]
+def _no_format(cursor: Cursor, format_id: int, what: str) -> ModelFileError:
     retired = RETIRED_FORMATS.get(format_id)
     note = f" ({retired}, which ggml has withdrawn)" if retired else ""
     known = ", ".join(f"{f.ggml_id} {f.name}" for f in FORMATS_BY_ID.values())
-    raise cursor.error(f"the format of {what} is {format_id}{note}", known)
+    return cursor.error(f"the format of {what} is {format_id}{note}", known)
 
 
 def check_layout(

@@ -14,7 +14,8 @@ import numpy as np
 from edgellama.quant.gguf.strings import RawStrings, string_hash
 
 HASH_SHIFT = 32
-"""The upper half of a hash tells strings apart well enough: whatever is found is compared."""
+"""The upper half of a hash tells strings apart well enough: whatever is found is compared. Its
+place stands in the lower half while hashes are sorted."""
 
 
 class StringIndex:
@@ -22,10 +23,12 @@ class StringIndex:
 
     def __init__(self, strings: Sequence[bytes]) -> None:
         raw = strings if isinstance(strings, RawStrings) else RawStrings.of(strings)
-        hashes = (raw.hashes() >> np.uint64(HASH_SHIFT)).astype(np.uint32)
-        order = np.argsort(hashes)
+        marked = raw.hashes() >> HASH_SHIFT << HASH_SHIFT
+        marked |= np.arange(len(strings), dtype=np.uint64)
+        marked.sort()  # faster than an order of hashes alone, and places of equal ones ascend
         self._strings = strings
-        self._hashes, self._places = hashes[order].data, order.astype(np.int32).data
+        self._hashes = (marked >> HASH_SHIFT).astype(np.uint32).data
+        self._places = marked.astype(np.uint32).data
 
     def places(self, string: bytes) -> Iterator[int]:
         """Where it stands, the last place first."""
@@ -33,7 +36,7 @@ class StringIndex:
         index = end = bisect_right(self._hashes, wanted)
         while index > 0 and self._hashes[index - 1] == wanted:
             index -= 1
-        for place in sorted(self._places[index:end], reverse=True):
+        for place in reversed(self._places[index:end]):
             if self._strings[place] == string:
                 yield place
 
