@@ -93,6 +93,17 @@ def test_signals_at_many_places(path: Path) -> None:
     run("places", path, seconds="60")
 
 
+def test_closed_by_a_handler(path: Path) -> None:
+    """A signal's handler may close the model inside any call, which ends and holds nothing."""
+    run("closing", path)
+
+
+@pytest.mark.slow
+def test_closed_by_a_handler_at_many_places(path: Path) -> None:
+    """So it may at hundreds of places."""
+    run("closing", path, seconds="40", seed=1)
+
+
 @pytest.mark.slow
 def test_thousand_sessions(path: Path) -> None:
     """Memory is flat over 1,000 sessions and over engines; threads and files are given back."""

@@ -261,8 +261,9 @@ class LocalEngine(TextEngine):
 
         def close() -> None:
             self._machine.release()
-            self._clear_pools()
+            self._pools.close()
             if self._placement is not None:
+                self._placement.clear()
                 self._placement.close()
 
         self.scheduler.exclusively(close)

@@ -51,6 +51,11 @@ class PagePools:
         for pool in self._pools.values():
             pool.clear()
 
+    def close(self) -> None:
+        """Give back the same, and later each page whose last sequence goes."""
+        for pool in self._pools.values():
+            pool.limit_bytes = 0
+
     def change_origin(self, has_hooks: bool) -> None:
         """Find nothing any more of what other hooks, or none, have changed until now."""
         self._num_changes += 1

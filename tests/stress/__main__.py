@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from stress.answers import answers
+from stress.closing_places import closing_places
 from stress.conversations import soak
 from stress.crowd import crowd
 from stress.hammer import hammer
@@ -23,6 +24,7 @@ from stress.thousand import thousand
 
 PROGRAMS = {
     "answers": answers,
+    "closing": closing_places,
     "crowd": crowd,
     "hammer": hammer,
     "interrupt": interrupt,

@@ -175,8 +175,9 @@ class SessionState(ProcessBound):
         with self._lock:
             self._closed = True
         if (stream := self._running()) is not None:
-            stream.end()
-        self._cache.close()
+            stream.end(self._cache.close)
+        else:
+            self._cache.close()
 
     def __repr__(self) -> str:
         state = ", closed" if self._closed else ""

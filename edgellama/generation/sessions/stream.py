@@ -86,6 +86,7 @@ class Stream(ProcessBound, Iterator[Chunk]):
         self._turn = turn
         self._deadline = Deadline(cancel, timeout)
         self._prompt = tuple(prompt)
+        self._afterwards: Callable[[], None] | None = None
         # Last: from now on there is something to end.
         self._ended = False
 
@@ -146,15 +147,19 @@ class Stream(ProcessBound, Iterator[Chunk]):
             self._thread = None
             self._end(failed=False)
 
-    def end(self) -> None:
-        """Close, and wait until a thread that is inside a step has left it."""
+    def end(self, afterwards: Callable[[], None] = lambda: None) -> None:
+        """Close, wait until a thread that is inside a step has left it, and call ``afterwards``.
+
+        A signal's handler that interrupts the very step does not wait: the step's end calls it.
+        """
         while not self._ended:
             self.close()
-            # Called out of the very step that is to end, by a signal's handler.
             if self.is_inside(threading.get_ident()):
+                self._afterwards = afterwards
                 return
             if not self._ended:
                 sleep(END_RETRY_S)
+        afterwards()
 
     def __next__(self) -> Chunk:
         # The generator itself keeps other threads out: a lock could be left taken by Ctrl-C.
@@ -215,3 +220,5 @@ class Stream(ProcessBound, Iterator[Chunk]):
                 self._deadline.call_off()
                 if self._turn is not None:
                     self._turn.leave()
+                if self._afterwards is not None:
+                    self._afterwards()
