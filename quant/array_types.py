@@ -1,4 +1,7 @@
-"""Types of arrays that many modules pass on; what is in them is said where they are made."""
+"""Types of arrays that many modules pass on.
+
+They say the type of a number and what an axis is; what is in an array is said where it is made.
+"""
 
 from __future__ import annotations
 

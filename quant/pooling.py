@@ -1,4 +1,7 @@
-"""How a file says that a text's states become one vector: GGUF's key and its values."""
+"""How a file says that a text's states become one vector: GGUF's key and its values.
+
+The engine's side, which pools them, is ``generation.judging.embedding``.
+"""
 
 from __future__ import annotations
 

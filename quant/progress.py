@@ -1,4 +1,7 @@
-"""How far something has come, as it is told to who asked for it."""
+"""How far something has come, as it is told to who asked for it.
+
+The type alone: what is counted, bytes or steps, is said by each call that takes one.
+"""
 
 from __future__ import annotations
 

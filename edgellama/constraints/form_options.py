@@ -1,4 +1,8 @@
-"""The options that ask for a form, by name; ``answer_form`` knows what they mean."""
+"""The options that ask for a form, by name, and what a schema may be given as.
+
+``answer_form`` knows what they mean; this is apart from it so that a list of names costs no import
+of the rest.
+"""
 
 from collections.abc import Mapping
 from typing import Any, TypeAlias

@@ -1,4 +1,7 @@
-"""Types of arguments that several modules take; what may be in them is checked where it is used."""
+"""Types of arguments that several modules take: prompts of a batch, what errors are told to.
+
+Type checkers and docstrings read them. What may be in an argument is checked where it is used.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Models as Anthropic's clients list them, at the path that they share with OpenAI's."""
+"""Models as Anthropic's clients list them, at the path that they share with OpenAI's.
+
+Which of the two asks is told by a header. Which models there are is known to the catalogue.
+"""
 
 from __future__ import annotations
 

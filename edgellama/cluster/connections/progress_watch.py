@@ -1,4 +1,8 @@
-"""Whether a stage that says it is there gets on with its work, by what it says of its progress."""
+"""Whether a stage that says it is there gets on with its work, by what it says of its progress.
+
+A stage whose process lives can still hang, for instance in a driver of its machine. What becomes of
+one that does is left to whoever asked.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""How work that runs in a thread learns that nobody waits for it any more."""
+"""How work that runs in a thread learns that nobody waits for it any more.
+
+A thread cannot be stopped from outside, so it looks between two steps. Who notices that a client
+has left is ``turns``.
+"""
 
 from __future__ import annotations
 

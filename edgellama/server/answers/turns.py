@@ -1,4 +1,8 @@
-"""Work that is no text, such as embeddings: it waits for its turn as texts do."""
+"""Work that is no text, such as embeddings: it waits for its turn as texts do.
+
+It runs in a thread, and ends early where its client leaves. What it computes is known to the
+endpoint that asks.
+"""
 
 from __future__ import annotations
 

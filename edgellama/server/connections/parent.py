@@ -1,4 +1,8 @@
-"""The end of another process, waited for without asking again and again where the system can."""
+"""The end of another process, waited for without asking again and again where the system can.
+
+``--parent-pid`` needs it: a server ends with the program that started it. How it ends is left to
+``run``.
+"""
 
 from __future__ import annotations
 

@@ -12,9 +12,6 @@ from typing import Any
 from edgellama.quant.error_text import shown
 from edgellama.server.errors import refused
 
-CONSTRAINTS = frozenset({"schema", "json", "regex", "grammar", "choices"})
-"""Options of a text, of which it may have one."""
-
 
 def openai_format(given: object, param: str) -> dict[str, Any]:
     """``response_format`` of chats, and ``text.format`` of responses, whose schema lies flat."""

@@ -1,4 +1,7 @@
-"""Times as people and Ollama's clients write them: 30s, 5m, 1h30m, or seconds as a number."""
+"""Times as people and Ollama's clients write them: 30s, 5m, 1h30m, or seconds as a number.
+
+Negative ones are for ever, as Ollama has it. What a time is for is left to who reads it.
+"""
 
 from __future__ import annotations
 

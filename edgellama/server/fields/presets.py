@@ -1,4 +1,7 @@
-"""What a model that was made of another adds to requests for it, as far as they do not say it."""
+"""What a model that was made of another adds to requests for it, as far as they do not say it.
+
+Options and messages alone; how such a model is made and kept is known to ``models.made``.
+"""
 
 from __future__ import annotations
 
