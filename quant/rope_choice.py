@@ -10,11 +10,24 @@ import math
 from dataclasses import replace
 
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.gguf.file import GGUFFile
+from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
 from edgellama.quant.rope_config import RopeConfig
 
 KINDS = ("linear", "dynamic", "yarn")
 ALLOWED = f'"none", or one of {", ".join(KINDS)} with a factor from 1, such as "yarn:4"'
+
+
+def config_of(file: GGUFFile, choice: str | None) -> ModelConfig:
+    """What a file says of its model, with positions scaled as ``choice`` says; None: as it says.
+
+    Raises what ``ModelConfig.from_gguf`` and ``with_rope_scaling`` do.
+    """
+    config = ModelConfig.from_gguf(file)
+    if choice is None:
+        return config
+    return with_rope_scaling(config, choice, has_divisors=ROPE_FREQS in file.tensors)
 
 
 def with_rope_scaling(config: ModelConfig, choice: str, *, has_divisors: bool) -> ModelConfig:

@@ -52,6 +52,10 @@ class RopeConfig:
             raise ModelFileError(
                 f"rope attention factor {self.attention_factor}; it must be positive"
             )
+        self._check_scaling()
+
+    def _check_scaling(self) -> None:
+        """ModelFileError for figures that the kind of scaling does not allow."""
         if self.scaling == "dynamic" and not (
             self.dimension_count > 2
             and 1 <= self.factor <= MAX_SIZE

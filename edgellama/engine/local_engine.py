@@ -33,9 +33,7 @@ from edgellama.kernels_cpu.threads.thread_team import ENTRY_KERNELS, TIMED_ENTRY
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.quant.llama_tensors import ROPE_FREQS
-from edgellama.quant.model_config import ModelConfig
-from edgellama.quant.rope_choice import with_rope_scaling
+from edgellama.quant.rope_choice import config_of
 from edgellama.quant.typing_backports import Self
 
 
@@ -78,10 +76,7 @@ class LocalEngine(TextEngine):
             raise InvalidOptionError(
                 'attention is "cuda" and exact is True, which a graphics card does not keep'
             )
-        self.config = ModelConfig.from_gguf(file)
-        if rope_scaling is not None:
-            has_divisors = ROPE_FREQS in file.tensors
-            self.config = with_rope_scaling(self.config, rope_scaling, has_divisors=has_divisors)
+        self.config = config_of(file, rope_scaling)
         self.tier = choose_tier(tier)
         self.step_tokens = step_tokens(self.config)
         self.layers = checked_layers(layers, self.config.block_count)

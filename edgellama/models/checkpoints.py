@@ -12,10 +12,9 @@ import hashlib
 import logging
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgellama.kernels_cpu.machine.user_cache import cache_folders, folder_to_fill, storage_error
 from edgellama.models.folder_lock import LOCK_NAME, alone_in
@@ -63,32 +62,32 @@ def converted(
     for folder in cache_folders(folder_name):
         if (folder / file_name).is_file():
             return folder / file_name
-    from edgellama.convert import convert
-
     folder = folder_to_fill(folder_name)
     target = folder / file_name
     with alone_in(folder, "converting this model"), _full_disk_told(target):
         if not target.is_file():
             _remove_stale(folder, state)
             (folder / SOURCE_NAME).write_text(str(path), "utf-8")
-            start = partial(
-                convert,
-                path,
-                target,
-                type=type_name,
-                progress=progress,
-                kernel_progress=kernel_progress,
-            )
             try:
-                try:
-                    start(resume=True)
-                except ResumeError as error:
-                    logger.info("starting the conversion again: %s", error)
-                    start()
+                _convert_or_go_on(
+                    path, target,
+                    type=type_name, progress=progress, kernel_progress=kernel_progress,
+                )  # fmt: skip
             except BaseException:
                 remove_empty(folder, num_parents=1, but_for=(LOCK_NAME, SOURCE_NAME))
                 raise
     return target
+
+
+def _convert_or_go_on(path: Path, target: Path, **how: Any) -> None:
+    """Convert, from where an earlier run was stopped if that can be gone on with."""
+    from edgellama.convert import convert
+
+    try:
+        convert(path, target, resume=True, **how)
+    except ResumeError as error:
+        logger.info("starting the conversion again: %s", error)
+        convert(path, target, **how)
 
 
 def read_source(folder: Path) -> str | None:

@@ -58,7 +58,7 @@ def fetch_file(
     ``check`` is called again and again; what it raises ends the download, which can be gone on
     with. ``force`` begins it anew.
     """
-    target, partial = folder / file.name, file.partial(folder)
+    partial = file.partial(folder)
     if partial is None:
         path: str = hub.hf_hub_download(
             repo_id=file.repository,
@@ -69,7 +69,23 @@ def fetch_file(
             **_quiet_bar(hub.hf_hub_download, check),
         )
         return Path(path)
+    target = folder / file.name
     target.parent.mkdir(parents=True, exist_ok=True)
+    _fetch_rest(hub, file, partial, check, force=force)
+    if (found := _sha256(partial, check)) != file.sha256:
+        partial.unlink()
+        raise DownloadError(
+            f"{file.name} of hf:{file.repository} has SHA-256 {found}; expected {file.sha256}; "
+            "nothing was kept, run it again"
+        )
+    os.replace(partial, target)
+    return target
+
+
+def _fetch_rest(
+    hub: Any, file: HubFile, partial: Path, check: Callable[[], None], *, force: bool
+) -> None:
+    """Fetch what ``partial`` lacks of a file, or all of it; what is empty then is removed."""
     http_get = importlib.import_module("huggingface_hub.file_download").http_get
     is_new = force or (partial.is_file() and partial.stat().st_size > file.num_bytes)
     try:
@@ -87,15 +103,7 @@ def fetch_file(
     finally:
         if partial.stat().st_size == 0:
             partial.unlink()
-            remove_empty(target.parent, num_parents=0)
-    if (found := _sha256(partial, check)) != file.sha256:
-        partial.unlink()
-        raise DownloadError(
-            f"{file.name} of hf:{file.repository} has SHA-256 {found}; expected {file.sha256}; "
-            "nothing was kept, run it again"
-        )
-    os.replace(partial, target)
-    return target
+            remove_empty(partial.parent, num_parents=0)
 
 
 def _quiet_bar(function: Any, check: Callable[[], None]) -> dict[str, Any]:

@@ -89,7 +89,6 @@ class Pipeline:
         held: dict[int, int] = {}
         until: float | None = None
         pause = FIRST_PAUSE_S
-        starts = {part.sequence: part.position for part in parts}
         while True:
             if cancelled is not None and cancelled.cancelled:
                 return None
@@ -111,15 +110,7 @@ class Pipeline:
                 return None
             behind = [answer for _, answer in answers if isinstance(answer, Behind)]
             if not behind:
-                return {
-                    sequence: [
-                        answer
-                        for call, answer in answers
-                        if call.sequence == sequence
-                        and (call.position >= start or isinstance(answer, EdgellamaError))
-                    ]
-                    for sequence, start in starts.items()
-                }
+                return {part.sequence: _answers_to(part, answers) for part in parts}
             until = time.monotonic() + self._patience_s if until is None else until
             if time.monotonic() > until:
                 raise StageLostError(f"{behind[0]}, again and again; is the memory too small?")
@@ -292,6 +283,16 @@ class _Round:
             else:
                 left.append(call.with_rows(answer))
         self.left = left
+
+
+def _answers_to(part: Part, answers: Sequence[tuple[StageCall, Answer]]) -> list[Answer]:
+    """Those to a part's own calls, without calls for what a stage had lost, but with errors."""
+    return [
+        answer
+        for call, answer in answers
+        if call.sequence == part.sequence
+        and (call.position >= part.position or isinstance(answer, EdgellamaError))
+    ]
 
 
 def _check_order(stages: Sequence[StageHandle]) -> None:

@@ -40,9 +40,7 @@ from edgellama.kernels_cpu.sampling.chooser import CHOICE_KERNEL
 from edgellama.quant.array_types import FloatRows
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.quant.llama_tensors import ROPE_FREQS
-from edgellama.quant.model_config import ModelConfig
-from edgellama.quant.rope_choice import with_rope_scaling
+from edgellama.quant.rope_choice import config_of
 from edgellama.sampling.choice_order import ChoiceOrder
 from edgellama.sampling.share_order import ShareOrder
 
@@ -78,7 +76,7 @@ class SpreadEngine(TextEngine):
         forgotten; None: that of one text as long as the model's context.
         Raises InvalidOptionError for stages that do not have all layers.
         """
-        self.config = _config(file, rope_scaling)
+        self.config = config_of(file, rope_scaling)
         if chunk_tokens < 1:
             raise InvalidOptionError(f"chunk_tokens is {chunk_tokens}; allowed: at least 1")
         own_tokens = step_tokens(self.config)
@@ -267,11 +265,3 @@ class SpreadEngine(TextEngine):
             return 0
         layout = PageLayout.of(self.config, self._kv_types, self.tier.lanes)
         return layout.used_bytes(num_tokens, self.config.sliding_window)
-
-
-def _config(file: GGUFFile, rope_scaling: str | None) -> ModelConfig:
-    config = ModelConfig.from_gguf(file)
-    if rope_scaling is None:
-        return config
-    has_divisors = ROPE_FREQS in file.tensors
-    return with_rope_scaling(config, rope_scaling, has_divisors=has_divisors)

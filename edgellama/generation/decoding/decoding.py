@@ -137,14 +137,7 @@ class Decoding:
         Row 0 is of the history's last token, the others are of the draft: they count as long as
         the draft says what was appended. A token that ends the text gives no chunk.
         """
-        if self._prefill.is_left:
-            return
-        if self._end.is_reached:  # by what had to follow the prompt
-            self._prefill.note()
-            return
-        if self._request.max_tokens == 0:
-            self._prefill.note()
-            self._end.reach("length")
+        if self._has_no_choice():
             return
         history, start = self._history, len(self._history)
         draft, row, is_again = self._draft, 0, False
@@ -242,6 +235,17 @@ class Decoding:
         if self._request.max_tokens is not None:
             room = min(room, self._request.max_tokens - self._num_tokens - 1)
         return max(0, room)
+
+    def _has_no_choice(self) -> bool:
+        """Whether no token comes by these logits: the prompt goes on, or the text ends with it."""
+        if self._prefill.is_left:
+            return True
+        if not self._end.is_reached and self._request.max_tokens != 0:
+            return False
+        self._prefill.note()
+        if not self._end.is_reached:  # as what had to follow the prompt may do
+            self._end.reach("length")
+        return True
 
     def _choose(self, logits: Logits) -> int | None:
         """The next token; None if it ends the text."""
