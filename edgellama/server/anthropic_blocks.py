@@ -5,6 +5,7 @@ Requests and streams are left to ``anthropic_messages``.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from edgellama.server.errors import RequestError
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
 
-WITHOUT_USE = ("thinking", "redacted_thinking")
-"""What another model thought, which clients send back; no template shows it."""
+REDACTED = "redacted_thinking"
+"""What another model thought and nobody can read, which clients send back."""
 
 OF_ACCOUNTS = "x-anthropic-billing-header:"
 """How a block of Claude Code's system prompt begins that is for accounts, not for the model.
@@ -46,7 +47,7 @@ def chat_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]
 
 def _of_blocks(role: object, blocks: Sequence[Any], place: str) -> list[dict[str, Any]]:
     """Results come first, each a message of its own; then text, with calls."""
-    results, calls, texts = [], [], []
+    results, calls, texts, thoughts = [], [], [], []
     for block in blocks:
         kind = block.get("type") if isinstance(block, Mapping) else None
         if kind == "tool_result":
@@ -56,7 +57,9 @@ def _of_blocks(role: object, blocks: Sequence[Any], place: str) -> list[dict[str
             calls.append({"id": block.get("id"), "type": "function", "function": function})
         elif kind == "text":
             texts.append({"type": "text", "text": block.get("text")})
-        elif kind not in WITHOUT_USE:
+        elif kind == "thinking":
+            thoughts.append(str(block.get("thinking") or ""))
+        elif kind != REDACTED:
             raise RequestError(
                 400,
                 f"{place} has a block of the type {shown(kind)}; allowed: text, tool_use, "
@@ -66,6 +69,8 @@ def _of_blocks(role: object, blocks: Sequence[Any], place: str) -> list[dict[str
     if not (texts or calls):
         return results
     message: dict[str, Any] = {"role": role, "content": texts}
+    if any(thoughts):
+        message["reasoning"] = "\n\n".join(filter(None, thoughts))
     return [*results, {**message, "tool_calls": calls} if calls else message]
 
 
@@ -75,6 +80,16 @@ def _result(block: Mapping[str, Any], place: str) -> dict[str, Any]:
     if not isinstance(name, str):
         raise RequestError(400, f"{place} has a tool_result without tool_use_id", param=place)
     return {"role": "tool", "content": content, "tool_call_id": name}
+
+
+def thinking_block(reasoning: str) -> dict[str, Any]:
+    """What was thought before a reply."""
+    return {"type": "thinking", "thinking": reasoning, "signature": signature()}
+
+
+def signature() -> str:
+    """Of a block that clients send back as it is; nothing here depends on it."""
+    return secrets.token_urlsafe(32)
 
 
 def reply_blocks(result: Generation) -> list[dict[str, Any]]:

@@ -15,13 +15,20 @@ from edgellama.quant.error_text import shown
 from edgellama.server.answers.answers import Ended, Event, Piece, Wish
 from edgellama.server.answers.streaming import StreamWriter
 from edgellama.server.answers.text_openers import open_chat
-from edgellama.server.anthropic_blocks import chat_messages, reply_blocks, without_accounts
+from edgellama.server.anthropic_blocks import (
+    chat_messages,
+    reply_blocks,
+    signature,
+    thinking_block,
+    without_accounts,
+)
 from edgellama.server.connections.wire import sse
 from edgellama.server.errors import RequestError, anthropic_error, refused
 from edgellama.server.fields.chat_messages import ordered_messages
 from edgellama.server.fields.constraints import anthropic_format
 from edgellama.server.fields.fields import option_value, take_fields
 from edgellama.server.fields.presets import preset_messages, preset_options
+from edgellama.server.fields.thinking import ThinkingWish
 from edgellama.server.fields.tool_fields import ToldCalls, anthropic_tools, arguments_text
 from edgellama.server.openai_common import hold_limits
 
@@ -29,6 +36,7 @@ if TYPE_CHECKING:
     from edgellama.generation.results import Generation
     from edgellama.models.made import Preset
     from edgellama.server.settings import Limits
+    from edgellama.text.reasoning.expected import ReasoningWish
 
 WITHOUT_INFLUENCE = frozenset(
     {
@@ -37,9 +45,10 @@ WITHOUT_INFLUENCE = frozenset(
     }
 )
 """Fields about the caller, prices and a cache that is always on here."""
-THINKING = ("disabled", "enabled", "adaptive")
+DISABLED = "disabled"
+THINKING: Mapping[str, ReasoningWish] = {DISABLED: False, "enabled": True, "adaptive": "auto"}
 OF_THOUGHTS = "clear_thinking"
-"""How edits of the context are called that take earlier thoughts away, which are none here."""
+"""How edits of the context are called that take earlier thoughts away, as templates do anyway."""
 STOP_REASONS = {
     "stop": "end_turn",
     "tool_calls": "tool_use",
@@ -83,6 +92,8 @@ class MessagesRequest:
             )
         options["max_tokens"] = fields.max_tokens
         options |= prompt_options(fields)
+        self.thinking = asked_thinking(fields)
+        options |= self.thinking.options
         hold_limits(options, limits)
         if fields.stop_sequences:
             options["stop"] = option_value("stop", fields.stop_sequences)
@@ -106,15 +117,22 @@ def prompt_options(fields: CountFields) -> dict[str, Any]:
     return {**anthropic_format(config), **anthropic_tools(fields.tools, fields.tool_choice)}
 
 
-def check_thoughts(fields: CountFields) -> None:
-    """RequestError for what is no leave to think, or would take more than thoughts away.
+def asked_thinking(fields: CountFields) -> ThinkingWish:
+    """Whether the model is to think, which it is not unless that is asked for here.
 
-    A model may think less than it has leave to; a Llama does not think apart from its reply.
+    ``is_told``: blocks have what it thought, and not its mere place. RequestError for what is no
+    such wish.
     """
-    kind = (fields.thinking or {}).get("type", THINKING[0])
-    if kind not in THINKING:
+    given = fields.thinking or {}
+    kind = given.get("type", DISABLED)
+    if not isinstance(kind, str) or kind not in THINKING:
         allowed = ", ".join(THINKING)
         raise refused("thinking", f"thinking.type is {shown(kind)}; allowed: {allowed}")
+    return ThinkingWish(THINKING[kind], given.get("display") != "omitted")
+
+
+def check_edits(fields: CountFields) -> None:
+    """RequestError for edits of the context that would take more than thoughts away."""
     edits = (fields.context_management or {}).get("edits")
     for edit in edits if isinstance(edits, list) else ():
         kind = edit.get("type") if isinstance(edit, dict) else None
@@ -128,14 +146,14 @@ def check_thoughts(fields: CountFields) -> None:
 
 def messages_of(fields: CountFields, preset: Preset) -> list[dict[str, Any]]:
     """The messages with the system prompt, which has a field of its own here, in front."""
-    check_thoughts(fields)
+    check_edits(fields)
     said = without_accounts(fields.system)
     system = [{"role": "system", "content": said}] if said else []
     return ordered_messages(preset_messages(preset, [*system, *chat_messages(fields.messages)]))
 
 
 class MessageStream(StreamWriter):
-    """Events of a message: a block of text, even without any, and one for each call."""
+    """Events of a message: thinking if it is asked for, text, even without any, and calls."""
 
     error_shape = staticmethod(anthropic_error)
 
@@ -145,14 +163,15 @@ class MessageStream(StreamWriter):
         self._told = ToldCalls()
         self._num_blocks = 0
         self._open = ""
+        self._thinking = request.thinking
 
     async def begin(self) -> bytes:
-        """The empty message and the empty block."""
+        """The empty message, and the empty block where nothing is thought before it."""
         counts = {"input_tokens": len(self._request.prompt), "output_tokens": 0}
         message = {**_head(self._model), "content": [], "stop_reason": None, "usage": counts}
         return (
             _event("message_start", message={**message, "stop_sequence": None})
-            + self._begin_text()
+            + (b"" if self._shows_thinking else self._begin_text())
             + self.ping("")
         )
 
@@ -160,8 +179,10 @@ class MessageStream(StreamWriter):
         """A piece of text or of a call, or the end with its reason and counts."""
         told = b""
         if isinstance(event, Piece):
+            if event.chunk.reasoning and self._shows_thinking:
+                told = self._think(event.chunk.reasoning)
             if text := self._told.text_of(event.chunk):
-                told = b"" if self._open == "text" else self._begin_text()
+                told += b"" if self._open == "text" else self._begin_text()
                 told += self._delta(type="text_delta", text=text)
             for piece in event.chunk.calls:
                 if self._told.begins(piece):
@@ -172,9 +193,24 @@ class MessageStream(StreamWriter):
             for _, call in self._told.others(result.tool_calls):
                 told += self._begin_call(call.id, call.name)
                 told += self._delta(type="input_json_delta", partial_json=arguments_text(call))
+            if not result.tool_calls and not result.text and self._open != "text":
+                told += self._begin_text()
             told += self._end_block()
             told += _event("message_delta", delta=stop_of(result), usage=usage(result))
             told += _event("message_stop")
+        return told
+
+    @property
+    def _shows_thinking(self) -> bool:
+        return self._thinking.reasoning is not False
+
+    def _think(self, reasoning: str) -> bytes:
+        """Some of what is thought, in a block of its own; of one that is not told the place."""
+        told = b""
+        if self._open != "thinking":
+            told = self._begin_block(type="thinking", thinking="", signature="")
+        if self._thinking.is_told:
+            told += self._delta(type="thinking_delta", thinking=reasoning)
         return told
 
     def _begin_text(self) -> bytes:
@@ -196,8 +232,11 @@ class MessageStream(StreamWriter):
     def _end_block(self) -> bytes:
         if not self._open:
             return b""
+        signed = b""
+        if self._open == "thinking":
+            signed = self._delta(type="signature_delta", signature=signature())
         self._open = ""
-        return _event("content_block_stop", index=self._num_blocks - 1)
+        return signed + _event("content_block_stop", index=self._num_blocks - 1)
 
     def ping(self, state: str) -> bytes:
         """Anthropic's own sign of life."""
@@ -208,9 +247,12 @@ class MessageStream(StreamWriter):
         return sse(anthropic_error(error), "error")
 
 
-def message(model: str, result: Generation) -> dict[str, Any]:
+def message(model: str, request: MessagesRequest, result: Generation) -> dict[str, Any]:
     """The whole message."""
     content = reply_blocks(result)
+    wish = request.thinking
+    if result.reasoning and wish.reasoning is not False:
+        content.insert(0, thinking_block(result.reasoning if wish.is_told else ""))
     return {**_head(model), "content": content, **stop_of(result), "usage": usage(result)}
 
 

@@ -19,6 +19,7 @@ from edgellama.server.anthropic_messages import (
     CountFields,
     MessagesRequest,
     MessageStream,
+    asked_thinking,
     message,
     messages_of,
     prompt_options,
@@ -38,7 +39,7 @@ async def messages(request: Request) -> Response:
         request,
         answer,
         lambda: MessageStream(name, asked),
-        lambda results: message(name, results[0]),
+        lambda results: message(name, asked, results[0]),
     )
 
 
@@ -48,7 +49,7 @@ async def count_tokens(request: Request) -> Response:
     body, preset = await read_for_model(request)
     fields = take_own_fields(body, CountFields, ignored=WITHOUT_INFLUENCE)
     said = messages_of(fields, preset)
-    options = prompt_options(fields)
+    options = {**prompt_options(fields), **asked_thinking(fields).options}
     with leaving_of(state, request) as leaving:
         async with state.shelf.lease(fields.model) as llama:
             work = partial(chat_request, llama, said, options, preset.template)

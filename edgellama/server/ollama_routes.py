@@ -31,6 +31,7 @@ from edgellama.server.fields.ollama_fields import (
     take_ollama_fields,
 )
 from edgellama.server.fields.presets import preset_messages, preset_options
+from edgellama.server.fields.thinking import thinking_wish
 from edgellama.server.fields.tool_fields import openai_tools
 from edgellama.server.models.catalogue import ServedModel
 from edgellama.server.ollama_pull import pull
@@ -43,10 +44,12 @@ from edgellama.server.ollama_texts import (
     final,
     timestamp,
     with_calls,
+    with_thinking,
     without_text,
 )
 from edgellama.server.openai_common import hold_limits
 from edgellama.server.page_files import index_response, wants_page
+from edgellama.text.reasoning.marks import tells_of_thinking
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
@@ -104,6 +107,7 @@ async def chat(request: Request) -> Response:
         return await _load_or_unload(state, fields, as_message)
     options = preset_options(preset, options)
     options |= openai_tools(fields.tools, fields.tool_choice, None)
+    options |= thinking_wish(body).options
     hold_limits(options, state.settings.limits)
     messages = ordered_messages(preset_messages(preset, fields.messages))
     start = open_chat(messages, options, template=preset.template)
@@ -129,6 +133,7 @@ async def generate(request: Request) -> Response:
         asked = [*system, {"role": "user", "content": fields.prompt}]
         # A text that goes on has heard the preset's messages.
         messages = asked if fields.context else ordered_messages(preset_messages(preset, asked))
+        options |= thinking_wish(body).options
         start = open_chat(
             messages, options, template=preset.template, context=fields.context, prompt=prompt
         )
@@ -151,7 +156,8 @@ async def _answer(
 
     def whole(results: Sequence[Generation]) -> dict[str, Any]:
         (result,) = results
-        content = {**with_calls(wrap(result.text), result.tool_calls), **more(result)}
+        said = with_thinking(wrap(result.text), result.reasoning)
+        content = {**with_calls(said, result.tool_calls), **more(result)}
         if result.logprobs is not None:
             content["logprobs"] = chat_logprobs(result.logprobs)
         return final(name, content, result, answer.times)
@@ -237,7 +243,7 @@ def _shown(model: ServedModel) -> dict[str, Any]:
         "license": preset.license or model.facts.license or "",
         "details": _details(model),
         "model_info": _scalars(metadata),
-        "capabilities": _capabilities(metadata),
+        "capabilities": _capabilities(metadata, template),
         "modified_at": timestamp(model.modified),
     }
 
@@ -259,13 +265,14 @@ def _scalars(metadata: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _capabilities(metadata: Mapping[str, Any]) -> list[str]:
+def _capabilities(metadata: Mapping[str, Any], template: str) -> list[str]:
     found = ["completion"]
-    template = metadata.get("tokenizer.chat_template")
-    if isinstance(template, str):
+    if template:
         found.append("tools")  # Templates that know none are told of them in the system prompt.
     if any(key.startswith("tokenizer.ggml.fim_mid") for key in metadata):
         found.append("insert")
+    if tells_of_thinking(template):
+        found.append("thinking")
     return found
 
 

@@ -37,11 +37,20 @@ def as_response(text: str) -> dict[str, Any]:
     return {"response": text}
 
 
+def with_thinking(content: dict[str, Any], reasoning: str) -> dict[str, Any]:
+    """The same with what was thought, beside the text in a message."""
+    if not reasoning:
+        return content
+    if "message" not in content:
+        return {**content, "thinking": reasoning}
+    return {**content, "message": {**content["message"], "thinking": reasoning}}
+
+
 def with_calls(content: dict[str, Any], calls: Sequence[ToolCall]) -> dict[str, Any]:
     """A message with calls; what is no message has none."""
     if not calls or "message" not in content:
         return content
-    return {"message": {**content["message"], "tool_calls": ollama_calls(calls)}}
+    return {**content, "message": {**content["message"], "tool_calls": ollama_calls(calls)}}
 
 
 class OllamaStream(StreamWriter):
@@ -61,7 +70,9 @@ class OllamaStream(StreamWriter):
         """A piece, or the end with its figures."""
         if isinstance(event, Piece):
             chunk = event.chunk
-            return self._line(chunk.text, chunk.logprobs) if chunk.text or chunk.logprobs else b""
+            if not (chunk.text or chunk.logprobs or chunk.reasoning):
+                return b""
+            return self._line(chunk.text, chunk.logprobs, reasoning=chunk.reasoning)
         if isinstance(event, Ended):
             calls = event.result.tool_calls
             told = self._line("", calls=calls) if calls else b""
@@ -78,9 +89,13 @@ class OllamaStream(StreamWriter):
         return ndjson(ollama_error(error))
 
     def _line(
-        self, text: str, logprobs: TokenLogprob | None = None, calls: Sequence[ToolCall] = ()
+        self,
+        text: str,
+        logprobs: TokenLogprob | None = None,
+        calls: Sequence[ToolCall] = (),
+        reasoning: str = "",
     ) -> bytes:
-        content = with_calls(self._wrap(text), calls)
+        content = with_thinking(with_calls(self._wrap(text), calls), reasoning)
         if logprobs is not None:
             content["logprobs"] = chat_logprobs([logprobs])
         head = {"model": self._model, "created_at": timestamp(), **content}

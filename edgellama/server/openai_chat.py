@@ -25,6 +25,7 @@ from edgellama.server.fields.durations import keep_alive_seconds
 from edgellama.server.fields.fields import take_fields
 from edgellama.server.fields.log_probabilities import chat_logprobs, wanted_logprobs
 from edgellama.server.fields.presets import preset_messages, preset_options
+from edgellama.server.fields.thinking import reasoning_fields, thinking_wish
 from edgellama.server.fields.tool_fields import (
     ToldCalls,
     openai_call,
@@ -84,12 +85,15 @@ class ChatRequest:
             options["prediction"] = predicted_text(fields.prediction)
         if fields.chat_template_kwargs:
             options["template_variables"] = fields.chat_template_kwargs
+        thinking = thinking_wish(body)
+        options |= thinking.options
         hold_limits(options, limits)
         check_num_texts(fields.n, limits)
         self.fields = fields
         self.messages = ordered_messages(preset_messages(preset, fields.messages))
         self.options = options
         self.template = preset.template
+        self.tells_thinking = thinking.is_told
 
     def wish(self) -> Wish:
         """What is to be made."""
@@ -105,7 +109,9 @@ class ChatStream(StreamWriter):
 
     error_shape = staticmethod(openai_error)
 
-    def __init__(self, model: str, fields: ChatFields) -> None:
+    def __init__(self, model: str, request: ChatRequest) -> None:
+        fields = request.fields
+        self._tells_thinking = request.tells_thinking
         self._head: dict[str, Any] = {
             "id": completion_id(),
             "object": "chat.completion.chunk",
@@ -144,9 +150,14 @@ class ChatStream(StreamWriter):
     def _piece(self, index: int, chunk: Chunk) -> bytes:
         told = self._told[index]
         text = told.text_of(chunk)
-        if not (chunk.calls or chunk.logprobs):
+        if not (chunk.calls or chunk.logprobs or chunk.reasoning):
             return self._text(index, text) if text else b""
-        delta: dict[str, Any] = {"content": text} if text or not chunk.calls else {}
+        thought = chunk.reasoning if self._tells_thinking else ""
+        if not (text or thought or chunk.calls or chunk.logprobs):
+            return b""
+        delta = reasoning_fields(thought)
+        if text or not (chunk.calls or thought):
+            delta["content"] = text
         if chunk.calls:
             delta["tool_calls"] = [openai_piece(each, told.begins(each)) for each in chunk.calls]
         found = None if chunk.logprobs is None else [chunk.logprobs]
@@ -177,9 +188,10 @@ class ChatStream(StreamWriter):
 
 
 def chat_completion(
-    model: str, fields: ChatFields, results: Sequence[Generation]
+    model: str, request: ChatRequest, results: Sequence[Generation]
 ) -> dict[str, Any]:
     """All texts as one object."""
+    tells_thinking = request.tells_thinking
     return {
         "id": completion_id(),
         "object": "chat.completion",
@@ -189,13 +201,13 @@ def chat_completion(
         "choices": [
             {
                 "index": index,
-                "message": _message(result),
+                "message": _message(result, tells_thinking),
                 "logprobs": _logprobs(result.logprobs),
                 "finish_reason": finish_reason(result),
             }
             for index, result in enumerate(results)
         ],
-        "usage": usage(results, is_predicted=bool(fields.prediction)),
+        "usage": usage(results, is_predicted=bool(request.fields.prediction)),
     }
 
 
@@ -207,11 +219,13 @@ def predicted_text(given: Mapping[str, Any]) -> str:
         raise RequestError(400, f"prediction: {error.what}", param="prediction") from None
 
 
-def _message(result: Generation) -> dict[str, Any]:
+def _message(result: Generation, tells_thinking: bool) -> dict[str, Any]:
     """A reply; beside calls its text may be missing."""
     calls = openai_calls(result.tool_calls)
     content = None if calls and not result.text else result.text
     message = {"role": "assistant", "content": content, "refusal": None}
+    if tells_thinking:
+        message |= reasoning_fields(result.reasoning)
     return {**message, "tool_calls": calls} if calls else message
 
 

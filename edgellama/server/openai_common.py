@@ -47,7 +47,7 @@ def usage(results: Sequence[Generation], *, is_predicted: bool = False) -> dict[
         "total_tokens": prompt + completion,
         "prompt_tokens_details": {"cached_tokens": cached, "audio_tokens": 0},
         "completion_tokens_details": {
-            "reasoning_tokens": 0,
+            "reasoning_tokens": sum(each.reasoning_tokens for each in counts),
             "audio_tokens": 0,
             "accepted_prediction_tokens": accepted,
             "rejected_prediction_tokens": drafted - accepted,

@@ -21,6 +21,7 @@ from edgellama.server.fields.constraints import openai_format
 from edgellama.server.fields.fields import WITHOUT_INFLUENCE, take_fields
 from edgellama.server.fields.log_probabilities import chat_logprobs, wanted_logprobs
 from edgellama.server.fields.presets import preset_messages, preset_options
+from edgellama.server.fields.thinking import thinking_wish
 from edgellama.server.fields.tool_fields import arguments_text, openai_calls, response_tools
 from edgellama.server.openai_common import hold_limits
 
@@ -73,6 +74,7 @@ class ResponseRequest:
         options |= openai_format(fields.text.get("format"), "text.format")
         options |= response_tools(fields.tools, fields.tool_choice, fields.parallel_tool_calls)
         options |= wanted_logprobs(LOGPROBS in _included(fields), fields.top_logprobs)
+        options |= thinking_wish(body).options
         hold_limits(options, limits)
         self.fields = fields
         self.options = options
@@ -98,6 +100,8 @@ class ResponseRequest:
     def messages_after(self, result: Generation) -> Messages:
         """All that was said once the reply is there."""
         reply: dict[str, Any] = {"role": "assistant", "content": result.text}
+        if result.reasoning:
+            reply["reasoning"] = result.reasoning
         if result.tool_calls:
             reply["tool_calls"] = openai_calls(result.tool_calls)
         return [*self.said, *self.own, reply]
@@ -117,16 +121,29 @@ def input_messages(given: str | Sequence[Mapping[str, Any]]) -> Messages:
     if isinstance(given, str):
         return [{"role": "user", "content": given}]
     messages: Messages = []
+    thought = ""
     for number, item in enumerate(given):
         if item.get("type") == "reasoning":
-            continue  # What another model thought; no template shows it.
+            thought = _thought(item)
+            continue
         message = _message(item, f"input[{number}]")
+        if thought and message["role"] == "assistant":
+            message["reasoning"] = thought
+        thought = ""
         is_same_reply = messages and "tool_calls" in message and "tool_calls" in messages[-1]
         if is_same_reply:
             messages[-1]["tool_calls"] += message["tool_calls"]
         else:
             messages.append(message)
     return messages
+
+
+def _thought(item: Mapping[str, Any]) -> str:
+    """What was thought before the next item, if it is told as text."""
+    content = item.get("content")
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, Mapping)]
+    return "\n\n".join(text for text in texts if isinstance(text, str))
 
 
 def _message(item: Mapping[str, Any], place: str) -> dict[str, Any]:
@@ -164,6 +181,7 @@ class ResponseObject:
     def __init__(self, model: str, request: ResponseRequest) -> None:
         self.id = f"resp_{secrets.token_hex(16)}"
         self.message_id = f"msg_{secrets.token_hex(16)}"
+        self.reasoning_id = f"rs_{secrets.token_hex(16)}"
         self._model = model
         self._request = request
         self._created = now()
@@ -177,17 +195,25 @@ class ResponseObject:
         status = status_of(result)
         is_stream = self._request.fields.stream
         has_text = is_stream or result.text or not result.tool_calls
-        text = [self.item(text_part(result.text, result.logprobs), status)] if has_text else []
+        part = text_part(result.text, text_logprobs(result))
+        text = [self.item(part, status)] if has_text else []
+        thought = [self.reasoning_item(result.reasoning, status)] if result.reasoning else []
         calls = [
             call_item(call.id, call.name, arguments_text(call), status)
             for call in result.tool_calls
         ]
-        return self._object(status, [*text, *calls], _usage(result))
+        return self._object(status, [*thought, *text, *calls], _usage(result))
 
     def failed(self, error: RequestError) -> dict[str, Any]:
         """With what went wrong."""
         what = {"code": error.code or "server_error", "message": error.what}
         return {**self._object("failed", [], None), "error": what}
+
+    def reasoning_item(self, reasoning: str, status: str) -> dict[str, Any]:
+        """What was thought before the message; "" is nothing yet."""
+        content = [reasoning_part(reasoning)] if reasoning else []
+        head = {"id": self.reasoning_id, "type": "reasoning", "status": status, "summary": []}
+        return {**head, "content": content}
 
     def item(self, part: dict[str, Any] | None, status: str) -> dict[str, Any]:
         """The message of the output; None is one without content yet."""
@@ -246,6 +272,16 @@ def text_part(text: str, found: Sequence[TokenLogprob] | None = None) -> dict[st
     return {"type": "output_text", "text": text, "annotations": [], "logprobs": logprobs}
 
 
+def text_logprobs(result: Generation) -> Sequence[TokenLogprob]:
+    """Those of the tokens behind what was thought."""
+    return (result.logprobs or ())[result.reasoning_tokens :]
+
+
+def reasoning_part(text: str) -> dict[str, Any]:
+    """Thinking of the output."""
+    return {"type": "reasoning_text", "text": text}
+
+
 def status_of(result: Generation) -> str:
     """Whether a text has come to its own end."""
     is_whole = result.finish_reason in ("stop", "tool_calls")
@@ -258,6 +294,6 @@ def _usage(result: Generation) -> dict[str, Any]:
         "input_tokens": counts.prompt_tokens,
         "input_tokens_details": {"cached_tokens": counts.cached_tokens, "cache_write_tokens": 0},
         "output_tokens": counts.generated_tokens,
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": counts.reasoning_tokens},
         "total_tokens": counts.total_tokens,
     }

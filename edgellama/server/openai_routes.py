@@ -61,12 +61,11 @@ async def chat_completions(request: Request) -> Response:
     asked = ChatRequest(body, state.settings.limits, preset)
     name = state.catalogue.find(asked.fields.model).name
     answer = state.answer(asked.wish())
-    fields = asked.fields
     return await respond(
         request,
         answer,
-        lambda: ChatStream(name, fields),
-        lambda results: chat_completion(name, fields, results),
+        lambda: ChatStream(name, asked),
+        lambda results: chat_completion(name, asked, results),
     )
 
 

@@ -116,7 +116,7 @@ def write_tiny_llama(path: Path, model: TinyLlama) -> Path:
 def write_llama(path: Path, model: TinyLlama, weights: Mapping[str, Array]) -> Path:
     """Write ``weights`` (full GGUF names, float32) in the formats that ``model`` asks for."""
     writer = GGUFWriter(path, "llama")
-    _write_hyperparameters(writer, model)
+    write_hyperparameters(writer, model)
     vocabulary = TinyVocabulary(model.vocab_size)
     vocabulary.write(writer, chat_template=model.chat_template, add_bos=model.add_bos)
     rng = np.random.default_rng(model.seed + 1)
@@ -153,7 +153,7 @@ def encode_tensor(
     return quants.quantize(values, ggml_type), ggml_type
 
 
-def _write_hyperparameters(writer: GGUFWriter, model: TinyLlama) -> None:
+def write_hyperparameters(writer: GGUFWriter, model: TinyLlama) -> None:
     writer.add_context_length(model.context_length)
     writer.add_embedding_length(model.width)
     writer.add_block_count(model.layers)

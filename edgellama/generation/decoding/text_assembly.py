@@ -60,7 +60,7 @@ class TextAssembly:
         self._splitter = None if calls is None else calls.splitter()
         self._reasoning = None if reasoning is None else reasoning.splitter()
         self._thoughts: list[str] = []
-        self.num_reasoning_tokens = 0
+        self.num_reasoning_tokens = self._num_parted = 0
         marks = () if calls is None else calls.marks(tokenizer).values()
         if reasoning is not None and reasoning.is_raw:
             marks = (*marks, *reasoning.marks.tokens)
@@ -161,8 +161,11 @@ class TextAssembly:
         told = splitter.mark(token)
         if told is not None:
             parted = parted.joined(told)
+        self._num_parted += 1
         if was_thinking or splitter.is_thinking:
-            self.num_reasoning_tokens += 1
+            is_first = not (self.num_reasoning_tokens or any(self._texts))
+            # What opens it may be several tokens.
+            self.num_reasoning_tokens += self._num_parted if is_first else 1
         if parted.reasoning:
             self._thoughts.append(parted.reasoning)
         return parted

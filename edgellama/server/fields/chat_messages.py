@@ -21,13 +21,15 @@ ROLES = (*SYSTEM_ROLES, "user", "assistant", "tool")
 
 
 _KEYS = frozenset({"role", "content", "tool_calls", "tool_call_id", "name", "tool_name"})
+_REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
+"""What was thought before a reply, by several names; templates that show it have it again."""
 _WITHOUT_USE = frozenset(
     {
         *("id", "type", "status", "index", "refusal", "annotations", "audio"),
-        *("thinking", "reasoning", "reasoning_content", "cache_control"),
+        *(*_REASONING_KEYS, "reasoning_details", "cache_control"),
     }
 )
-"""What replies come with, and clients send back, though no template shows it."""
+"""What replies come with, and clients send back, though few templates show it."""
 
 
 def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -109,7 +111,12 @@ def _reply(message: Mapping[str, Any], place: str) -> dict[str, Any]:
     if isinstance(content, list):
         content = [_as_text_part(part) for part in content]
     calls, cut = _without_cut_calls(message.get("tool_calls"))
-    turn = {"role": "assistant", "content": "\n".join(filter(None, [_text(content, place), *cut]))}
+    text = "\n".join(filter(None, [_text(content, place), *cut]))
+    turn: dict[str, Any] = {"role": "assistant", "content": text}
+    thoughts = [message.get(key) for key in _REASONING_KEYS]
+    thought = next((each for each in thoughts if isinstance(each, str) and each), None)
+    if thought is not None:
+        turn["reasoning"] = thought
     return {**turn, "tool_calls": calls} if calls else turn
 
 

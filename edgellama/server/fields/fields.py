@@ -34,7 +34,7 @@ WITHOUT_INFLUENCE = frozenset(
         *("user", "metadata", "client_metadata", "store", "service_tier", "safety_identifier"),
         *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "max_tool_calls"),
         *("cache_prompt", "id_slot", "slot_id", "n_cache_reuse", "n_keep", "n_discard"),
-        *("timings_per_token", "return_progress", "reasoning_format", "backend_sampling"),
+        *("timings_per_token", "return_progress", "backend_sampling"),
     }
 )
 """Fields of OpenAI's protocol that say something about the caller, a cache, or calls that a server
@@ -42,6 +42,7 @@ would make itself, and those of llama.cpp's about its slots, its cache and its f
 is about the text."""
 LEAVE_TO_THINK: Mapping[str, tuple[type, ...]] = MappingProxyType(
     {
+        "reasoning_format": (str,),
         "reasoning_effort": (str,),
         "reasoning": (dict,),
         "thinking": (dict,),
@@ -51,8 +52,8 @@ LEAVE_TO_THINK: Mapping[str, tuple[type, ...]] = MappingProxyType(
         "verbosity": (str,),
     }
 )
-"""How much a model may think before its reply, in each protocol's words, and say in it. Agents
-give it to every model, and a model may think less than it has leave to."""
+"""How much a model may think before its reply, in each protocol's words, and say in it: what comes
+of it is known to ``thinking``. Agents give it to every model, whether it thinks or not."""
 OTHER_NAMES: Mapping[str, str] = MappingProxyType(
     {
         "dry_penalty_last_n": "dry_last_n",

@@ -58,10 +58,15 @@ def reasoning_marks(tokenizer: Tokenizer, *told: str) -> ReasoningMarks | None:
         >>> with Llama("smollm2", context_length=64) as llama:
         ...     reasoning_marks(llama.tokenizer, "{{ messages }}")
     """
-    for number, (_, closing) in enumerate(PAIRS):
-        if any(closing in text for text in told):
-            return _marks(tokenizer, number, is_told=True)
+    number = next((number for text in told if (number := _told_pair(text)) is not None), None)
+    if number is not None:
+        return _marks(tokenizer, number, is_told=True)
     return tokenizer.derived(_of_vocabulary)
+
+
+def tells_of_thinking(template: str) -> bool:
+    """Whether a chat template knows marks."""
+    return _told_pair(template) is not None
 
 
 def without_opening(prompt: str) -> str:
@@ -69,6 +74,11 @@ def without_opening(prompt: str) -> str:
     end = prompt.rstrip()
     opening = next((opening for opening, _ in PAIRS if end.endswith(opening)), "")
     return end.removesuffix(opening) if opening else prompt
+
+
+def _told_pair(text: str) -> int | None:
+    """Which of the pairs a text tells of."""
+    return next((number for number, (_, end) in enumerate(PAIRS) if end in text), None)
 
 
 def _of_vocabulary(tokenizer: Tokenizer) -> ReasoningMarks | None:

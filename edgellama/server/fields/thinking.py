@@ -1,0 +1,74 @@
+"""Whether a model is to think before it answers, in each protocol's words, and who is told of it.
+
+The types of these fields are checked by ``fields``; what a model that cannot think makes of them is
+known to the library: nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from edgellama.quant.records import dataclass
+
+if TYPE_CHECKING:
+    from edgellama.text.reasoning.expected import ReasoningWish
+
+RAW_FORMAT = "none"
+"""llama.cpp's ``reasoning_format`` that leaves thinking in the text."""
+NO_EFFORT = "none"
+_KINDS: Mapping[object, bool] = {"enabled": True, "disabled": False}
+
+
+@dataclass(frozen=True)
+class ThinkingWish:
+    """``reasoning`` as replies take it; ``is_told``: the client gets to see what was thought."""
+
+    reasoning: ReasoningWish = "auto"
+    is_told: bool = True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """As options of a reply; a model thinks as it does where nothing is asked for."""
+        return {} if self.reasoning == "auto" else {"reasoning": self.reasoning}
+
+
+def thinking_wish(body: Mapping[str, Any]) -> ThinkingWish:
+    """What a request asks for, by the first of its fields that says anything."""
+    if body.get("reasoning_format") == RAW_FORMAT:
+        return ThinkingWish("raw")
+    words = (
+        _switch(body.get("think")),
+        _switch(body.get("enable_thinking")),
+        _KINDS.get(_of(body, "thinking", "type")),
+        _switch(_of(body, "reasoning", "enabled")),
+        _by_effort(_of(body, "reasoning", "effort")),
+        _by_effort(body.get("reasoning_effort")),
+    )
+    asked = next((word for word in words if word is not None), "auto")
+    is_hidden = body.get("include_reasoning") is False
+    is_hidden |= _of(body, "reasoning", "exclude") is True
+    return ThinkingWish(asked, not is_hidden)  # type: ignore[arg-type]
+
+
+def _of(body: Mapping[str, Any], name: str, key: str) -> Any:
+    inner = body.get(name)
+    found = inner.get(key) if isinstance(inner, Mapping) else None
+    return found if isinstance(found, (str, bool)) else None
+
+
+def _switch(value: Any) -> bool | None:
+    """Ollama's ``think`` is a word of effort, too."""
+    if isinstance(value, str) and value:
+        return value != NO_EFFORT
+    return value if isinstance(value, bool) else None
+
+
+def _by_effort(value: Any) -> bool | None:
+    """Any effort but none is what the model makes of it."""
+    return False if value == NO_EFFORT else None
+
+
+def reasoning_fields(reasoning: str) -> dict[str, Any]:
+    """Thinking in OpenAI's chats, under both names that its clients look for."""
+    return {"reasoning_content": reasoning, "reasoning": reasoning} if reasoning else {}
