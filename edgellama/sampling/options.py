@@ -29,55 +29,58 @@ class SamplingOptions:
     Arguments:
         temperature: Randomness; 0 always takes the likeliest token. Allowed: a number from
             0 to 1e9.
-        top_k: Choose among this many likeliest tokens; 0 for all. Allowed: a whole number
-            from 0.
-        top_p: Choose among the likeliest tokens of this total probability. Allowed: a
-            number above 0 up to 1.
-        min_p: Drop tokens below this fraction of the likeliest one's. Allowed: a number
-            from 0 to 1.
-        repeat_penalty: Weaken tokens that came lately; 1 for not at all. Allowed: a number
+        top_k: Choose among this many of the likeliest tokens; 0 for all. Allowed: a whole
+            number from 0.
+        top_p: Choose among the likeliest tokens that together have this probability.
+            Allowed: a number above 0 up to 1.
+        min_p: Drop tokens less probable than this fraction of the likeliest one. Allowed: a
+            number from 0 to 1.
+        repeat_penalty: Make recent tokens less likely; 1 turns this off. Allowed: a number
             from 1e-9 to 1e9.
-        repeat_last_n: How many tokens are lately; -1 for all. Allowed: a whole number from
-            -1 (-1: all).
-        frequency_penalty: Take this off a token for each time that it came lately. Allowed:
-            a number from -1e9 to 1e9.
-        presence_penalty: Take this off a token that came lately. Allowed: a number from
-            -1e9 to 1e9.
-        dry_multiplier: Weaken what would repeat a sequence (DRY); 0 for not. Allowed: a
-            number from 0 to 1e9.
-        dry_base: How fast that grows with the sequence's length. Allowed: a number from 1
-            to 1e9.
-        dry_allowed_length: Tokens that a sequence may repeat freely. Allowed: a whole
-            number from 1.
-        dry_last_n: Look for sequences in so many last tokens; -1 for all. Allowed: a whole
-            number from -1 (-1: all).
-        dry_breakers: Sequences end at tokens with one of these texts. Allowed: texts.
-        penalize_prompt: Penalties and DRY count the prompt; False: in chats of it the earlier
-            replies alone, else nothing. Allowed: True or False.
-        top_n_sigma: Drop tokens so many deviations below the likeliest; 0 or less for none.
+        repeat_last_n: How many of the last tokens count as recent; -1 for all. Allowed: a
+            whole number from -1 (-1: all).
+        frequency_penalty: Subtract this from a token's logit for each time it came
+            recently. Allowed: a number from -1e9 to 1e9.
+        presence_penalty: Subtract this from the logit of each token that came recently.
             Allowed: a number from -1e9 to 1e9.
-        typical_p: Choose among the most typical tokens of this total probability. Allowed:
-            a number above 0 up to 1.
-        xtc_probability: How often the likeliest tokens but one are left out (XTC). Allowed:
-            a number from 0 to 1.
-        xtc_threshold: Leave out tokens from this probability on. Allowed: a number from 0
-            to 1.
-        dynatemp_range: Let the temperature follow the entropy, so far down and up. Allowed:
-            a number from 0 to 1e9.
-        dynatemp_exponent: How entropy becomes temperature. Allowed: a number from 0 to 1e9.
-        mirostat: Keep the surprise constant, by Mirostat 1 or 2, instead of filtering.
+        dry_multiplier: Make tokens that repeat a sequence less likely (DRY); 0 turns this
+            off. Allowed: a number from 0 to 1e9.
+        dry_base: How fast the DRY penalty grows with the sequence's length. Allowed: a
+            number from 1 to 1e9.
+        dry_allowed_length: How many tokens of a sequence may repeat freely (DRY). Allowed:
+            a whole number from 1.
+        dry_last_n: Look for repeated sequences in this many last tokens; -1 for all.
+            Allowed: a whole number from -1 (-1: all).
+        dry_breakers: Repeated sequences end at tokens that contain one of these texts.
+            Allowed: texts.
+        penalize_prompt: Let penalties and DRY count the prompt, too. False counts only what
+            the model wrote: the text and, in chats, its earlier replies. Allowed: True or
+            False.
+        top_n_sigma: Drop tokens this many standard deviations below the likeliest; 0 or
+            less turns this off. Allowed: a number from -1e9 to 1e9.
+        typical_p: Choose among the most typical tokens that together have this probability.
+            Allowed: a number above 0 up to 1.
+        xtc_probability: How often to leave out all tokens above xtc_threshold but one
+            (XTC). Allowed: a number from 0 to 1.
+        xtc_threshold: The probability from which XTC may leave tokens out. Allowed: a
+            number from 0 to 1.
+        dynatemp_range: How far the temperature may follow the entropy, down and up.
+            Allowed: a number from 0 to 1e9.
+        dynatemp_exponent: The exponent by which entropy becomes temperature. Allowed: a
+            number from 0 to 1e9.
+        mirostat: Keep the surprise constant with Mirostat 1 or 2, instead of filtering.
             Allowed: 0 (off), 1 or 2.
         mirostat_tau: The surprise to keep, in bits. Allowed: a number from 0 to 1e9.
         mirostat_eta: How fast Mirostat learns. Allowed: a number from 0 to 1e9.
-        samplers: The order of the stages; what is left out is off. Allowed: names of
-            SAMPLERS, each once.
-        logit_bias: Add a number to the logit of a token; False forbids it. Allowed: None,
-            or numbers or False by token ids or texts.
-        min_tokens: Do not end a text before it has so many tokens. Allowed: a whole number
-            from 0.
-        ignore_eos: Never choose a token that ends the text. Allowed: True or False.
-        seed: Same seed, same text; left out, every run differs. Allowed: None or a whole
+        samplers: The order of the stages; a stage that is not named is off. Allowed: names
+            of SAMPLERS, each once.
+        logit_bias: Add these numbers to the logits of tokens; False forbids a token.
+            Allowed: None, or numbers or False by token ids or texts.
+        min_tokens: Do not end a text before it has this many tokens. Allowed: a whole
             number from 0.
+        ignore_eos: Never choose a token that ends the text. Allowed: True or False.
+        seed: The same seed gives the same text; without one, every run differs. Allowed:
+            None or a whole number from 0.
 
     Example:
         >>> from edgellama import SamplingOptions
@@ -92,79 +95,107 @@ class SamplingOptions:
         0.8, ranges.FROM_0, "Randomness; 0 always takes the likeliest token.", common=True
     )
     top_k: int = option(
-        40, ranges.COUNT, "Choose among this many likeliest tokens; 0 for all.", common=True
+        40, ranges.COUNT, "Choose among this many of the likeliest tokens; 0 for all.", common=True
     )
     top_p: float = option(
         0.95,
         ranges.MASS,
-        "Choose among the likeliest tokens of this total probability.",
+        "Choose among the likeliest tokens that together have this probability.",
         common=True,
     )
     min_p: float = option(
-        0.05, ranges.SHARE, "Drop tokens below this fraction of the likeliest one's.", common=True
+        0.05,
+        ranges.SHARE,
+        "Drop tokens less probable than this fraction of the likeliest one.",
+        common=True,
     )
     repeat_penalty: float = option(
-        1.0, ranges.FACTOR, "Weaken tokens that came lately; 1 for not at all.", common=True
+        1.0, ranges.FACTOR, "Make recent tokens less likely; 1 turns this off.", common=True
     )
     repeat_last_n: int = option(
-        64, ranges.LAST_N, "How many tokens are lately; -1 for all.", common=True
+        64, ranges.LAST_N, "How many of the last tokens count as recent; -1 for all.", common=True
     )
     frequency_penalty: float = option(
-        0.0, ranges.NUMBER, "Take this off a token for each time that it came lately."
+        0.0, ranges.NUMBER, "Subtract this from a token's logit for each time it came recently."
     )
-    presence_penalty: float = option(0.0, ranges.NUMBER, "Take this off a token that came lately.")
+    presence_penalty: float = option(
+        0.0, ranges.NUMBER, "Subtract this from the logit of each token that came recently."
+    )
     dry_multiplier: float = option(
-        0.0, ranges.FROM_0, "Weaken what would repeat a sequence (DRY); 0 for not.", common=True
+        0.0,
+        ranges.FROM_0,
+        "Make tokens that repeat a sequence less likely (DRY); 0 turns this off.",
+        common=True,
     )
     dry_base: float = option(
-        1.75, ranges.FROM_1, "How fast that grows with the sequence's length.", common=True
+        1.75,
+        ranges.FROM_1,
+        "How fast the DRY penalty grows with the sequence's length.",
+        common=True,
     )
     dry_allowed_length: int = option(
-        2, ranges.COUNT_FROM_1, "Tokens that a sequence may repeat freely.", common=True
+        2,
+        ranges.COUNT_FROM_1,
+        "How many tokens of a sequence may repeat freely (DRY).",
+        common=True,
     )
     dry_last_n: int = option(
-        -1, ranges.LAST_N, "Look for sequences in so many last tokens; -1 for all.", common=True
+        -1,
+        ranges.LAST_N,
+        "Look for repeated sequences in this many last tokens; -1 for all.",
+        common=True,
     )
     dry_breakers: Sequence[str] = option(
-        ranges.DRY_BREAKERS, ranges.BREAKERS, "Sequences end at tokens with one of these texts."
+        ranges.DRY_BREAKERS,
+        ranges.BREAKERS,
+        "Repeated sequences end at tokens that contain one of these texts.",
     )
     penalize_prompt: bool = option(
         True,
         ranges.TRUTH,
-        "Penalties and DRY count the prompt; False: in chats of it the earlier replies alone, "
-        "else nothing.",
+        "Let penalties and DRY count the prompt, too. False counts only what the model wrote: "
+        "the text and, in chats, its earlier replies.",
     )
     top_n_sigma: float = option(
         0.0,
         ranges.NUMBER,
-        "Drop tokens so many deviations below the likeliest; 0 or less for none.",
+        "Drop tokens this many standard deviations below the likeliest; 0 or less turns this off.",
     )
     typical_p: float = option(
-        1.0, ranges.MASS, "Choose among the most typical tokens of this total probability."
+        1.0,
+        ranges.MASS,
+        "Choose among the most typical tokens that together have this probability.",
     )
     xtc_probability: float = option(
-        0.0, ranges.SHARE, "How often the likeliest tokens but one are left out (XTC)."
+        0.0, ranges.SHARE, "How often to leave out all tokens above xtc_threshold but one (XTC)."
     )
-    xtc_threshold: float = option(0.1, ranges.SHARE, "Leave out tokens from this probability on.")
+    xtc_threshold: float = option(
+        0.1, ranges.SHARE, "The probability from which XTC may leave tokens out."
+    )
     dynatemp_range: float = option(
-        0.0, ranges.FROM_0, "Let the temperature follow the entropy, so far down and up."
+        0.0, ranges.FROM_0, "How far the temperature may follow the entropy, down and up."
     )
-    dynatemp_exponent: float = option(1.0, ranges.FROM_0, "How entropy becomes temperature.")
+    dynatemp_exponent: float = option(
+        1.0, ranges.FROM_0, "The exponent by which entropy becomes temperature."
+    )
     mirostat: int = option(
-        0, ranges.MIROSTAT, "Keep the surprise constant, by Mirostat 1 or 2, instead of filtering."
+        0, ranges.MIROSTAT, "Keep the surprise constant with Mirostat 1 or 2, instead of filtering."
     )
     mirostat_tau: float = option(5.0, ranges.FROM_0, "The surprise to keep, in bits.")
     mirostat_eta: float = option(0.1, ranges.FROM_0, "How fast Mirostat learns.")
     samplers: Sequence[str] = option(
-        ranges.SAMPLERS, ranges.NAMES, "The order of the stages; what is left out is off."
+        ranges.SAMPLERS, ranges.NAMES, "The order of the stages; a stage that is not named is off."
     )
     logit_bias: Mapping[int | str, float] | Sequence[tuple[int | str, float]] | None = option(
-        None, ranges.BIAS, "Add a number to the logit of a token; False forbids it."
+        None, ranges.BIAS, "Add these numbers to the logits of tokens; False forbids a token."
     )
-    min_tokens: int = option(0, ranges.COUNT, "Do not end a text before it has so many tokens.")
+    min_tokens: int = option(0, ranges.COUNT, "Do not end a text before it has this many tokens.")
     ignore_eos: bool = option(False, ranges.TRUTH, "Never choose a token that ends the text.")
     seed: int | None = option(
-        None, ranges.SEED, "Same seed, same text; left out, every run differs.", common=True
+        None,
+        ranges.SEED,
+        "The same seed gives the same text; without one, every run differs.",
+        common=True,
     )
 
     def __post_init__(self) -> None:

@@ -48,17 +48,16 @@ WAYS = ("drop", "stop", "error")
     type=click.Choice(WAYS),
     default="drop",
     show_default=True,
-    help="Once the conversation fills the context: drop its oldest turns, stop, or "
-    "report an error.",
+    help="When the context is full, drop the oldest turns, stop, or report an error.",
 )
 @click.option(
     "--resume",
     "resumed",
     type=CONVERSATION,
     metavar="NAME",
-    help="Continue the conversation NAME, or begin it; it is kept.",
+    help="Continue the conversation NAME, or begin one and keep it.",
 )
-@click.option("--plain", is_flag=True, help="Show replies as they are, not as Markdown.")
+@click.option("--plain", is_flag=True, help="Show replies as plain text, not as Markdown.")
 @template_option
 @type_option
 @sampling_options(chat=True)
@@ -81,13 +80,13 @@ def command(
 ) -> None:
     """Chat with MODEL (default: the starter model, downloaded first if need be).
 
-    On a terminal, /help lists the commands. From a pipe, every line is a message, never
-    a command, and only the replies go to standard output. Sampling is what the model's file
-    recommends, unless an option says otherwise. MODEL may be a folder with a checkpoint, which
-    is converted first.
+    On a terminal, /help lists the commands. From a pipe, every line is a message and never
+    a command, and only the replies go to standard output. Sampling follows the model's
+    file, unless an option says otherwise. MODEL may be a folder with a checkpoint, which is
+    converted first.
 
-    A conversation with --resume NAME goes on where it was left, at once and, unless MODEL
-    says otherwise, with the same model ("edgellama list --chats" shows all).
+    --resume NAME continues a conversation at once, with the same model unless you give
+    MODEL. "edgellama list --chats" lists the conversations.
 
     \b
     Examples:

@@ -33,15 +33,15 @@ from edgellama.cli.output.batch_progress import Counts, batch_progress
 if TYPE_CHECKING:
     from edgellama.generation.batches.batch import Batch
 
-CHAT_HELP = "Take each prompt for a chat's message, or continue it as it is.  [default: raw]"
+CHAT_HELP = "Send each prompt as a chat message, or continue it as it is.  [default: raw]"
 
 
 @click.command("batch", short_help="Generate texts from a file of prompts.")
 @click.argument("words", nargs=-1, type=MODEL, metavar="[MODEL] IN.jsonl OUT.jsonl")
 @count_option(
     *("-w", "--width"),
-    text="Texts that are computed together; each takes memory for its keys and values.  "
-    "[default: 64, or from 32 on as memory allows]",
+    text="Compute this many texts together; each takes memory for its keys and values.  "
+    "[default: 64, or fewer down to 32 if memory is short]",
 )
 @max_tokens_option
 @type_option
@@ -49,9 +49,9 @@ CHAT_HELP = "Take each prompt for a chat's message, or continue it as it is.  [d
 @limit_options
 @answer_options
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
-@click.option("--system", metavar="TEXT", help="System prompt of chats that have none.")
+@click.option("--system", metavar="TEXT", help="System prompt for chats that have none.")
 @template_option
-@click.option("--retry-errors", is_flag=True, help="Run lines again that are errors in OUT.")
+@click.option("--retry-errors", is_flag=True, help="Run lines again that have an error in OUT.")
 @adapter_option()
 @click.option("--ray", "is_on_ray", is_flag=True, help=RAY_HELP)
 @address_option
@@ -75,16 +75,18 @@ def command(
 ) -> None:
     """Generate texts from a file of prompts, several at once.
 
-    A line of IN is a JSON object with "prompt", or with "messages" for a chat; "id" is what its
-    line of OUT is known by (left out, the line's number), and any of max_tokens, stop,
-    schema, tools, temperature and the other options of texts holds for it alone. A line of OUT
-    has "id" with "text", "finish_reason" and "usage", or with "error"; they come as they finish.
+    Each line of IN is a JSON object with "prompt", or with "messages" for a chat. Its "id"
+    (by default the line's number) names its line in OUT. A line may set options such as
+    max_tokens, stop, schema, tools or temperature for itself alone. Each line of OUT has
+    "id" and either "text", "finish_reason" and "usage", or "error". Lines are written as
+    texts finish.
 
-    The same command again goes on where the last one ended, however it ended: ids that OUT
-    has are passed over. - is standard input or output. Without MODEL, the starter model runs.
+    If the command is stopped, run it again: it skips the ids that OUT already has. - is
+    standard input or output. Without MODEL, the starter model runs.
 
-    With --ray, all machines of a cluster make texts, each with the model's file at the same
-    path or pulled under the same name; all of IN is read first, and lines come in blocks.
+    With --ray, all machines of a cluster generate texts. Each needs the model's file at the
+    same path, or pulled under the same name. All of IN is read first, and lines are written
+    in blocks.
 
     \b
     Examples:

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from edgellama.cli.options.adapter_option import AdapterPath
     from edgellama.cluster.batch_worker import BatchTask
 
-RAY_HELP = "Make the texts on all machines of a Ray cluster, or on this one if there is none."
-WORKERS_HELP = "So many processes that make texts, with --ray.  [default: one for each machine]"
+RAY_HELP = "Use all machines of a Ray cluster, or this one if there is none."
+WORKERS_HELP = "Run this many processes, with --ray.  [default: one for each machine]"
 
 
 def make_task(

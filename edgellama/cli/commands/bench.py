@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from edgellama.measure.bench import BenchSetting, BenchTest
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-DRAFT_HELP = "A smaller model of the same vocabulary that guesses where texts are generated."
+DRAFT_HELP = (
+    "A smaller model with the same vocabulary that guesses tokens while texts are generated."
+)
 PAIR_HELP = "A prompt of PP tokens and TG tokens generated after it; repeatable."
 
 
@@ -47,7 +49,7 @@ def _numbers(
 )
 @_numbers("-d", "--depth", "depths", default="0", text="Tokens in the context beforehand.")
 @_numbers(
-    *("-b", "--batch", "batches"), default="512", smallest=1, text="Tokens of a step; 512 at most."
+    *("-b", "--batch", "batches"), default="512", smallest=1, text="Tokens in a step; 512 at most."
 )
 @click.option(
     *("-t", "--threads", "num_threads"),
@@ -90,15 +92,17 @@ def _numbers(
 @adapter_option()
 @click.option("--draft", type=MODEL, metavar="MODEL", help=DRAFT_HELP)
 def command(models: Sequence[str], repetitions: int, style: str, **options: Any) -> None:
-    """Measure how fast MODELs read prompts (pp) and generate (tg), and what they take.
+    """Measure how fast MODELs read prompts (pp) and generate (tg), and their memory.
 
-    Every test runs in a process of its own. Values with commas between are all tried, in
-    every combination. Beside the speed it tells the peak memory, the size of the KV cache,
-    the time from the process's start to the first token, the bytes a second of decode as a
-    share of what a plain read of the weights reaches at that moment, and the multiply-adds
-    a second of prefill. Adapters are used in every test, their own bytes and multiply-adds
-    are not counted. With --draft, models go on with a sentence of English instead of random
-    tokens, and the guesses that were right are counted.
+    Every test runs in its own process. Values separated by commas are all tried, in every
+    combination. Besides the speed, the table shows the peak memory, the size of the KV
+    cache, and the time from the start of the process to the first token. It compares the
+    bytes per second of decode with a plain read of the weights at that moment, and shows
+    the multiply-adds per second of prefill.
+
+    Adapters are used in every test; their own bytes and multiply-adds are not counted. With
+    --draft, models continue an English sentence instead of random tokens, and right guesses
+    are counted.
 
     \b
     Examples:

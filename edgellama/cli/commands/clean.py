@@ -29,12 +29,12 @@ COLUMNS = (
 @click.option("--dry-run", is_flag=True, help="Show what would go; delete nothing.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 def command(kinds: tuple[str, ...], dry_run: bool, yes: bool) -> None:
-    """Free what of the cache can be made again; pulled models stay.
+    """Delete what the cache can make again; pulled models stay.
 
-    WHAT is kernels (code of other versions of edgellama, of Numba or of the CPU's
-    settings), converted (models made of a checkpoint), downloads (what broken
-    downloads left) or chats (what conversations of chat --resume have computed; their
-    messages stay).  Without it, all of them. To delete a pulled model: edgellama rm.
+    WHAT is kernels (compiled by other versions of edgellama or Numba), converted (models
+    made from a checkpoint), downloads (left by broken downloads) or chats (what
+    conversations of chat --resume have computed; their messages stay). Without WHAT, all of
+    these are deleted. To delete a pulled model, use "edgellama rm".
 
     \b
     Examples:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("-c", "--context", "context_length", type=TokenCount(min=1), metavar="N",
               help="Tokens of context.  [default: 4096, or the model's own if less]")  # fmt: skip
 @click.option("--parallel", "num_texts", type=click.IntRange(min=1), default=1, show_default=True,
-              metavar="N", help="Texts that run at once.")  # fmt: skip
+              metavar="N", help="Number of texts that run at once.")  # fmt: skip
 @style_option()
 def command(
     model: str,
@@ -42,9 +42,10 @@ def command(
 ) -> None:
     """Say which layers of MODEL go to which machine, and how fast that will be.
 
-    MODEL is what `edgellama footprint` takes, such as a GGUF file or llama-3.1-405b.
-    The first machine also drives. Tokens a second are those of one text, by the bytes
-    that are read and sent; docs/cluster.md does the sums by hand.
+    MODEL is anything that `edgellama footprint` takes, such as a GGUF file or
+    llama-3.1-405b. The first machine also runs the program that drives the others. Tokens
+    per second are predicted for one text, from the bytes that are read and sent;
+    docs/cluster.md shows the sums.
 
     \b
     Examples:

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
               help="Type of keys and values.")  # fmt: skip
 @click.option("-c", "--context", "context_length", type=TokenCount(min=1), metavar="N",
               help="Tokens of context.  [default: 4096, or the model's own if less]")  # fmt: skip
-@click.option("--exact", is_flag=True, help="The bits of one process, also after a stage was lost.")
+@click.option(
+    "--exact", is_flag=True, help="Give the same bits as one process, even after a stage was lost."
+)
 @address_option
 def command(
     model: str,
@@ -55,11 +57,11 @@ def command(
     address: str | None,
     **options: Any,
 ) -> None:
-    """Answer a prompt with MODEL, whose layers are spread as `edgellama cluster plan` says.
+    """Answer a prompt with MODEL, divided as `edgellama cluster plan` says.
 
-    The first machine is this one. The others belong to a Ray cluster, in which each has
-    a resource of its name (`ray start --resources`), and has the model's file at the
-    same path or pulled under the same name.
+    The first machine is this one. The others belong to a Ray cluster, where each needs a
+    resource with its name (`ray start --resources`), and the model's file at the same path
+    or pulled under the same name.
 
     \b
     Examples:

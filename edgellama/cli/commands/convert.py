@@ -22,7 +22,7 @@ TYPE_HELP = (
     "f32 f16 bf16 q8_0 q4_0 q4_1 q5_0 q5_1 q2_k q3_k_s q3_k_m q3_k_l q4_k_s q4_k_m q5_k_s q5_k_m "
     "q6_k iq4_nl iq4_xs copy (a GGUF file's tensors as they are).  [default: q4_k_m]"
 )
-TENSOR_TYPE_HELP = "Type of the matrices in whose names REGEX is found; the first match counts."
+TENSOR_TYPE_HELP = "Type for matrices whose name matches REGEX; the first match counts."
 METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
 
 
@@ -37,13 +37,13 @@ METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
 @click.option(
     "--token-embedding-type", type=TENSOR_TYPE, metavar="TYPE", help="Type of the token embedding."
 )
-@click.option("--pure", is_flag=True, help="One type for all matrices, without the mix.")
+@click.option("--pure", is_flag=True, help="Use one type for all matrices instead of a mix.")
 @click.option(
     "--imatrix", type=PATH, metavar="FILE", help="Importance matrix, from edgellama imatrix."
 )
 @threads_option
 @click.option("--dry-run", is_flag=True, help="Show every tensor and size; write nothing.")
-@click.option("--resume", is_flag=True, help="Go on with what was stopped.")
+@click.option("--resume", is_flag=True, help="Continue a conversion that was stopped.")
 @click.option("--verify", is_flag=True, help="Read the file back and compare.")
 @click.option(
     "--report", type=PATH, metavar="FILE.json", help="Write size and error of every tensor."
@@ -55,7 +55,7 @@ METADATA_HELP = "Set a metadata key, such as general.author=me; repeatable."
     "--pre",
     type=SPLIT_PATTERN,
     metavar="NAME",
-    help="Split pattern of a tokenizer, by llama.cpp's name for it.",
+    help="The tokenizer's split pattern, by llama.cpp's name.",
 )
 @adapter_option(MERGE_HELP)
 @overwrite_option("OUTPUT")
@@ -70,9 +70,9 @@ def command(
     """Convert SOURCE to a GGUF file of a type such as q4_k_m.
 
     SOURCE is a folder from Hugging Face (safetensors or pytorch_model*.bin) or Meta
-    (consolidated.*.pth), or a GGUF file or pulled model. OUTPUT is NAME-TYPE.gguf in the
-    current folder unless it is given. It appears when it is complete; a conversion that was
-    stopped goes on with --resume.
+    (consolidated.*.pth), a GGUF file, or a pulled model. OUTPUT is NAME-TYPE.gguf in the
+    current folder by default, and appears when it is complete. --resume continues a
+    conversion that was stopped.
 
     \b
     Examples:

@@ -33,8 +33,8 @@ def command(
     """Convert a LoRA adapter, saved by PEFT, to a GGUF file.
 
     PEFT_FOLDER holds adapter_config.json and adapter_model.safetensors (or .bin). Without
-    OUTPUT the file is written beside the folder. Without --base the base model is where the
-    adapter says, if that is a path on this machine.
+    OUTPUT, the file is written beside the folder. Without --base, the base model is read
+    from the path that the adapter names, if it is on this machine.
 
     \b
     Examples:

@@ -41,9 +41,9 @@ OPTIONAL_PACKAGES = {
 def command(ctx: click.Context, as_json: bool) -> None:
     """Show CPU, threads, graphics card, cache and versions, and say what is missing.
 
-    A graphics card is not needed. For one that cannot be used, a line says why.
+    A graphics card is not needed. If a card cannot be used, one line says why.
 
-    The exit code is 1 if something is missing that edgellama cannot run without.
+    The exit code is 1 if something that edgellama needs is missing.
 
     \b
     Examples:

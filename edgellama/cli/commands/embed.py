@@ -41,15 +41,17 @@ EXACT_DIGITS = 9
     type=PATH,
     metavar="FILE",
     default=STANDARD_STREAM,
-    help="Write an array to FILE.npy, JSON lines to another FILE.  [default: stdout]",
+    help="Write an array to FILE.npy, or JSON lines to any other file.  [default: stdout]",
 )
 @click.option(
     "--pooling",
     type=click.Choice(["mean", "last", "first"]),
-    help="Which tokens make the vector.  [default: what the model says, else mean]",
+    help="Which tokens the vector is made from.  [default: what the model says, else mean]",
 )
 @click.option(
-    "--normalize/--raw", default=None, help="Make each vector's length 1.  [default: normalize]"
+    "--normalize/--raw",
+    default=None,
+    help="Scale each vector to length 1, or not.  [default: normalize]",
 )
 @click.option(
     "--truncate", is_flag=True, default=None, help="Drop the end of texts that are too long."
@@ -68,9 +70,9 @@ def command(
 ) -> None:
     """Turn texts into vectors, several at once: for search, clusters and retrieval.
 
-    Texts are arguments, or lines of FILE or of standard input; empty lines are passed over, and a
-    line that begins with { may be an object with "text" and "id". A line of the output has "id"
-    (left out, the text's number from 0), "num_tokens" and "embedding".
+    Texts are arguments, or lines of FILE or of standard input. Empty lines are skipped. A
+    line that begins with { may be an object with "text" and "id". Each line of the output
+    has "id" (by default the text's number, from 0), "num_tokens" and "embedding".
 
     \b
     Examples:

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 USUAL_TYPES = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "q3_k_m", "q2_k")
 USUAL_KV_TYPES = ("f16", "q8_0")
 FITTING_KV_TYPES = ("f16", "q8_0", "q8_0/q4_0", "q4_0")
-TYPE_HELP = "Types of weights.  [default: the file's own; several of a model that is no file]"
+TYPE_HELP = "Types of the weights.  [default: the file's own; several of a model that is no file]"
 KV_HELP = (
-    "Types of keys and values; K/V for two different ones.  [default: f16, q8_0; with --fit all]"
+    "Types of the KV cache; K/V gives keys and values different ones.  [default: f16, q8_0; "
+    "with --fit all]"
 )
 
 
@@ -46,22 +47,24 @@ KV_HELP = (
     metavar="N,...",
     help="Tokens of context.  [default: 4096, or the model's own if that is less]",
 )
-@click.option("--pure", is_flag=True, help="All matrices in one format, as convert --pure does.")
+@click.option(
+    "--pure", is_flag=True, help="Use one format for all matrices, as convert --pure does."
+)
 @click.option(
     "--fit",
     "memory",
     metavar="SIZE",
-    help="What fits in SIZE, the best first: 16GB, or 16 for the same.",
+    help="List what fits in SIZE, the best first: 16GB, or just 16.",
 )
 @click.option(
     "--prompt-cache",
     "prompt_cache_bytes",
     type=ByteSize(),
     metavar="SIZE",
-    help="Count what the beginnings of earlier texts may take (chat --prompt-cache) up to SIZE.",
+    help="Add the memory for earlier texts (chat --prompt-cache).",
 )
 @click.option(
-    "--draft", type=MODEL_OR_SIZE, metavar="MODEL", help="Count a draft model, as of chat --draft."
+    "--draft", type=MODEL_OR_SIZE, metavar="MODEL", help="Add a draft model (chat --draft)."
 )
 @click.option(
     "--parallel",
@@ -69,9 +72,9 @@ KV_HELP = (
     type=click.IntRange(min=1),
     default=1,
     metavar="N",
-    help="Count N texts at once, each with a context of its own, as of serve --parallel.",
+    help="Count N texts at once, each with its own context (serve --parallel).",
 )
-@click.option("--measure", "measured", is_flag=True, help="Run the file and compare.")
+@click.option("--measure", "measured", is_flag=True, help="Run the file, measure, and compare.")
 @attention_options
 @threads_option
 @style_option()
@@ -95,10 +98,10 @@ def command(
     """Predict the memory that MODEL takes, from its header alone.
 
     MODEL is a GGUF file, the name of a pulled model, a Hugging Face config.json, Meta's
-    params.json, the folder of either, or the name of a published size such as
-    llama-2-7b. The total is the peak of the whole process with a full context; GB are
-    10^9 bytes. With --attention cuda keys and values lie on a graphics card, whose memory is
-    told apart, without what its driver takes.
+    params.json, the folder of either, or the name of a published size such as llama-2-7b.
+    The total is the peak memory of the whole process with a full context; 1 GB is 10^9
+    bytes. With --attention cuda, keys and values lie on a graphics card. Its memory is
+    shown separately, without what its driver takes.
 
     \b
     Examples:

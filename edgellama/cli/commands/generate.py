@@ -40,7 +40,8 @@ CHAT_HELP = "Ask in the model's chat format, or continue the text as it is.  [de
 SUFFIX_HELP = "Fill the gap between the prompt and TEXT, with models trained for it."
 SUFFIX_FIRST_HELP = "Show the model TEXT of --suffix before the prompt."
 LOGPROBS_HELP = (
-    "With --json, the log-probability of every token, and of the N likeliest at its place."
+    "With --json, add the log-probability of every token, and of the N likeliest tokens at "
+    "its place."
 )
 SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 
@@ -63,7 +64,7 @@ SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 @adapter_option()
 @engine_options
 @click.option("--logprobs", type=click.IntRange(min=0), metavar="N", help=LOGPROBS_HELP)
-@json_option("Print one JSON object, text and figures.")
+@json_option("Print one JSON object with the text and figures.")
 @machines_options
 def command(
     model_and_dash: tuple[str, ...],
@@ -84,9 +85,9 @@ def command(
 ) -> None:
     """Generate text from a prompt: -p TEXT, -f FILE, or what comes through a pipe.
 
-    Only the generated text goes to standard output, and a line break behind it unless standard
-    error alone is a terminal. Without MODEL, the starter model answers
-    (and is downloaded first if need be). --template includes --chat.
+    Only the generated text goes to standard output. A line break follows it, unless
+    standard error alone is a terminal. Without MODEL, the starter model answers; it is
+    downloaded first if need be. --template includes --chat.
 
     \b
     Examples:

@@ -20,7 +20,7 @@ from edgellama.cli.options.options import (
 )
 from edgellama.cli.options.token_count import TokenCount
 
-OUTPUT_HELP = "Count the output matrix too, which is usually better left out."
+OUTPUT_HELP = "Include the output matrix, which is usually better left out."
 
 
 @click.command("imatrix", short_help="Measure which weights matter most, for convert.")
@@ -55,9 +55,9 @@ def command(
 ) -> None:
     """Measure how much each column of MODEL's matrices matters for a text.
 
-    The result makes low-bit conversions better: edgellama convert --imatrix FILE. Take a
-    model of 8 bits or more and some 50,000 tokens of varied text; the file's format is
-    llama.cpp's.
+    The result improves conversions to few bits: edgellama convert --imatrix FILE. Use a
+    model of 8 bits or more, and some 50,000 tokens of varied text. The file has llama.cpp's
+    format.
 
     \b
     Examples:

@@ -46,8 +46,8 @@ CHAT_COLUMNS = (
 def command(style: str, chats: bool) -> None:
     """List the models in the cache: pulled ones, then converted ones.
 
-    The name is what other commands take for MODEL. Converted models are made again when
-    they are needed, from the checkpoint that "edgellama show NAME" names.
+    Other commands take these names for MODEL. Converted models are made again when they are
+    needed, from the checkpoint that "edgellama show NAME" names.
 
     \b
     Examples:

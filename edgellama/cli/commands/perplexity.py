@@ -43,7 +43,7 @@ DEFAULT_CHUNK_TOKENS = 512
 @count_option(
     *("-c", "--context", "chunk_tokens"),
     default=DEFAULT_CHUNK_TOKENS,
-    text="Tokens of a chunk; the second half of each is scored.",
+    text="Tokens in a chunk; the second half of each chunk is scored.",
     kind=TokenCount,
 )
 @chunks_option
@@ -52,7 +52,7 @@ DEFAULT_CHUNK_TOKENS = 512
     "base",
     type=MODEL,
     metavar="MODEL",
-    help="Compare with this model's distributions: mean KL divergence, same top token.",
+    help="Compare with this model's probabilities: mean KL divergence, same top token.",
 )
 @threads_option
 @kv_type_option
@@ -73,7 +73,7 @@ def command(
 ) -> None:
     """Measure how well MODEL predicts a text: lower is better, 1 is certainty.
 
-    Chunks and scoring are those of llama.cpp's tool, so that the figures compare.
+    The text is cut and scored as in llama.cpp's tool, so the figures can be compared.
 
     \b
     Examples:

@@ -73,7 +73,7 @@ GROUPS = ("kind", "layer", "op")
     type=click.Choice(GROUPS),
     default="kind",
     show_default=True,
-    help="Add up ops of a kind, ops of a layer, or nothing.",
+    help="Sum up ops by kind, by layer, or list each op.",
 )
 @style_option()
 @click.option("--plot", type=PATH, metavar="FILE", help="Draw a roofline as PNG, SVG or PDF.")
@@ -93,11 +93,11 @@ def command(
 ) -> None:
     """Time each op of a decode step and of a prefill step of MODEL.
 
-    The table has the time, the bytes that must be moved, the multiply-adds, both per
-    second, and the share of the step. A rate above that of a plain read of the weights is
-    not shown: such an op finds its bytes in a cache. Ops are waited for one by one, so a
-    step takes a little longer here than elsewhere. The roofline shows how far each kind of
-    op is from the bandwidth of a plain read of the weights.
+    The table shows each op's time, its share of the step, and its bytes and multiply-adds,
+    also per second. Rates above that of a plain read of the weights are left out, because
+    such an op finds its bytes in a cache. Ops run one by one, so a step takes a little
+    longer than elsewhere. The roofline (--plot) shows how far each kind of op is from the
+    bandwidth of a plain read.
 
     \b
     Examples:

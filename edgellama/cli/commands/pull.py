@@ -30,8 +30,8 @@ def command(model: str, force: bool) -> None:
                              the name, such as q8_0; without it q4_k_m, if
                              there are several
 
-    A download that was stopped goes on where it ended. The hub needs one more
-    package: pip install huggingface_hub
+    A download that was stopped continues where it ended. The hub needs one more package:
+    pip install huggingface_hub
 
     \b
     Examples:

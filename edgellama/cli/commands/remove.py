@@ -30,10 +30,10 @@ class _Words(Named):
     metavar="MODEL...",
 )
 def command(names: tuple[str, ...], chats: bool) -> None:
-    """Delete MODELs from the cache and say what that gives back.
+    """Delete MODELs from the cache, and say how much space that frees.
 
-    MODEL is a name from "edgellama list", with --chats one from "edgellama list --chats".
-    Files elsewhere are left alone.
+    MODEL is a name from "edgellama list" or, with --chats, from "edgellama list --chats".
+    Files outside the cache are left alone.
 
     \b
     Examples:

@@ -20,8 +20,10 @@ from edgellama.cli.options.options import count_option, given, json_option
 from edgellama.cli.options.template_option import template_option
 from edgellama.cli.output.terminal import printable
 
-PROMPT_HELP = "What the model is asked about each, with {query} and {document} in it."
-CHAT_HELP = "Ask in the model's chat format, or as it stands.  [default: chat, if there is one]"
+PROMPT_HELP = "Ask the model this about each document, with {query} and {document} filled in."
+CHAT_HELP = (
+    "Ask in the model's chat format, or with the bare prompt.  [default: chat, if there is one]"
+)
 
 
 @click.command("rerank", short_help="Order documents by how well they answer a query.")
@@ -29,14 +31,14 @@ CHAT_HELP = "Ask in the model's chat format, or as it stands.  [default: chat, i
 @click.argument("query")
 @click.argument("documents", nargs=-1, metavar="[DOCUMENT]...")
 @lines_option("document")
-@count_option(*("-n", "--top", "top_n"), text="Print so many of the best.  [default: all]")
+@count_option(*("-n", "--top", "top_n"), text="Print only this many of the best.  [default: all]")
 @click.option("--prompt", metavar="TEXT", help=PROMPT_HELP)
 @click.option(
     "--answers",
     type=(str, str),
     default=None,
     metavar="YES NO",
-    help="The words that the model answers with.  [default: yes no]",
+    help="The two words that the model chooses between.  [default: yes no]",
 )
 @click.option("--chat/--raw", default=None, help=CHAT_HELP)
 @template_option
@@ -60,9 +62,10 @@ def command(
 ) -> None:
     """Order documents by how well they answer QUERY, the best first.
 
-    The score, from 0 to 1, is how probably the model says yes when it is asked whether the
-    document is relevant. Documents are arguments, or lines of FILE or of standard input, where a
-    line may be an object with "text" and "id". It takes a model that follows instructions.
+    The score, from 0 to 1, is the probability that the model answers yes when it is asked
+    whether the document is relevant. Use a model that follows instructions. Documents are
+    arguments, or lines of FILE or of standard input; a line may be an object with "text"
+    and "id".
 
     \b
     Examples:

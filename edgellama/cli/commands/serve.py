@@ -31,7 +31,9 @@ NEVER = ("never", "-1", "forever")
 
 @click.command("serve", short_help="Serve models to programs: OpenAI, Ollama, Anthropic.")
 @click.argument("models", nargs=-1, type=MODEL, metavar="[MODEL]...")
-@click.option("--host", metavar="ADDRESS", help="Listen here.  [default: both loopback addresses]")
+@click.option(
+    "--host", metavar="ADDRESS", help="Listen on this address.  [default: both loopback addresses]"
+)
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
@@ -43,14 +45,14 @@ NEVER = ("never", "-1", "forever")
     "--parallel",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Make so many texts together.  [default: 4]",
+    help="Generate this many texts together.  [default: 4]",
 )
 @click.option(
     "--queue",
     "max_waiting",
     type=click.IntRange(min=0),
     metavar="N",
-    help="Let so many wait behind them.  [default: 256]",
+    help="Let this many requests wait for their turn.  [default: 256]",
 )
 @click.option(
     "--api-key",
@@ -70,14 +72,14 @@ NEVER = ("never", "-1", "forever")
     "--cors",
     multiple=True,
     metavar="ORIGIN",
-    help="Pages of this origin may call, such as http://localhost:3000; * for all; repeatable.",
+    help="Allow web pages of this origin, such as http://localhost:3000; * for all; repeatable.",
 )
 @click.option(
     "--allow-host",
     "hosts",
     multiple=True,
     metavar="NAME",
-    help="Clients may call the server by this name; repeatable.",
+    help="Allow clients to call the server by this host name; repeatable.",
 )
 @click.option(
     "--alias",
@@ -86,7 +88,9 @@ NEVER = ("never", "-1", "forever")
     metavar="NAME=MODEL",
     help="Another name for a model, such as gpt-4o=smollm2; repeatable.",
 )
-@click.option("--only", "only_given", is_flag=True, help="Serve MODEL alone, not the cache's too.")
+@click.option(
+    "--only", "only_given", is_flag=True, help="Serve only MODEL, not the models in the cache."
+)
 @click.option(
     "--keep-alive",
     metavar="TIME",
@@ -97,29 +101,31 @@ NEVER = ("never", "-1", "forever")
     "--max-tokens",
     type=TokenCount(min=1),
     metavar="N",
-    help="No text may have more tokens.  [default: the context's]",
+    help="Limit every text to this many tokens.  [default: the context's]",
 )
 @click.option(
     "--max-seconds",
     type=click.FloatRange(min=0.1),
     metavar="N",
-    help="No answer may take longer.  [default: no limit]",
+    help="Limit every answer to this many seconds.  [default: no limit]",
 )
 @click.option(
     "--body-limit",
     "body_bytes",
     type=ByteSize(),
     metavar="SIZE",
-    help="No request may be larger, such as 1MB.  [default: 20MB]",
+    help="Refuse requests larger than this, such as 1MB.  [default: 20MB]",
 )
 @click.option(
     "--drain",
     "drain_s",
     type=click.FloatRange(min=0),
     metavar="SECONDS",
-    help="Let running answers finish so long when the server ends.  [default: 30]",
+    help="Give running answers this long to finish when the server ends.  [default: 30]",
 )
-@click.option("--parent-pid", type=int, metavar="PID", help="End when this process ends.")
+@click.option(
+    "--parent-pid", type=int, metavar="PID", help="End when the process with this id ends."
+)
 @click.option(
     "--stdin/--no-stdin",
     "with_stdin",
@@ -131,15 +137,15 @@ NEVER = ("never", "-1", "forever")
     "with_page",
     flag_value=False,
     default=None,
-    help="Have no page for browsers at / and keep no conversations.",
+    help="Serve no page for browsers at /, and keep no conversations.",
 )
 @click.option(
     "--allow-manage",
     is_flag=True,
     default=None,
-    help="Clients may make models of others, copy and delete them (Ollama's create, copy, delete).",
+    help="Allow clients to create, copy and delete models (as in Ollama).",
 )
-@click.option("--log-prompts", is_flag=True, help="Write requests to the log, prompts and all.")
+@click.option("--log-prompts", is_flag=True, help="Write requests to the log, including prompts.")
 @click.option("-v", "--verbose", is_flag=True, help="Write a line for every request.")
 @machines_options
 @engine_options
@@ -152,9 +158,10 @@ def command(
 ) -> None:
     """Serve models to other programs, in three protocols on one port.
 
-    OpenAI's under /v1, Ollama's under /api, Anthropic's under /v1/messages. MODEL is loaded
-    at once, and the first one answers requests that name none; others of the cache are loaded
-    when they are asked for. Without --host, only programs of this machine reach it.
+    The protocols are OpenAI's under /v1, Ollama's under /api, and Anthropic's under
+    /v1/messages. MODELs are loaded at once; the first one answers requests that name no
+    model. Other models of the cache are loaded when a request names them. Without --host,
+    only programs on this machine can connect.
 
     \b
     Examples:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 def command(model: str | None, as_json: bool) -> None:
     """Show MODEL in brief: path, origin, type, license, size.
 
-    MODEL is a name from "edgellama list" or the path of a GGUF file; left out, the
-    starter model. Everything that the file says: edgellama inspect.
+    MODEL is a name from "edgellama list" or the path of a GGUF file; the default is the
+    starter model. To see everything in the file, use "edgellama inspect".
 
     \b
     Examples:

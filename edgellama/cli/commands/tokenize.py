@@ -35,9 +35,9 @@ def command(
     no_bos: bool,
     parse_special: bool,
 ) -> None:
-    """Print the tokens of TEXT, one a line: id, then the token as the vocabulary writes it.
+    """Print the tokens of TEXT, one per line: the id, then the token's text.
 
-    MODEL may be a file that holds only a vocabulary. TEXT - is standard input.
+    MODEL may be a file that holds only a vocabulary. If TEXT is -, standard input is read.
 
     \b
     Examples:

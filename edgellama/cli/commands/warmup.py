@@ -52,15 +52,16 @@ def command(
     folder: Path | None,
     tiers: Sequence[str] | None,
 ) -> None:
-    """Compile now what would otherwise be compiled at first use.
+    """Compile kernels now instead of at first use.
 
-    Without MODEL that is for models of every type of weights; with MODEL, what it needs,
-    on a graphics card, too, if there is one or --export is given.
+    With MODEL, the kernels that it needs are compiled, and those for its attention on a
+    graphics card, if there is one or --export is given. Without MODEL, kernels for all
+    types of weights are compiled.
 
-    An application that ships the folder that --export writes makes nobody compile:
-    it finds the kernels where EDGELLAMA_KERNELS says or, if it is frozen, in
-    edgellama-kernels beside the executable. They run on every CPU of their tiers;
-    see docs/frozen.md.
+    --export writes the kernels to a folder that an application can ship, so that its users
+    compile nothing. The application finds it through EDGELLAMA_KERNELS or, if it is frozen,
+    as edgellama-kernels beside the executable. The kernels run on every CPU with their
+    instruction set; see docs/frozen.md.
 
     \b
     Examples:

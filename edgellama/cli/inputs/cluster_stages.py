@@ -40,7 +40,9 @@ def machines_option(*, required: bool) -> Callable[[Callable[..., None]], Callab
 
 
 address_option = click.option(
-    "--address", metavar="HOST:PORT", help="Ray's head.  [default: on this machine]"
+    "--address",
+    metavar="HOST:PORT",
+    help="Address of the Ray cluster's head.  [default: on this machine]",
 )
 SPREAD_ARGUMENTS = (
     *("context_length", "kv_type", "exact", "num_threads", "rope_scaling", "speculation"),

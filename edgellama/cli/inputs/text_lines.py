@@ -28,7 +28,7 @@ def lines_option(what: str) -> Callable[[Command], Command]:
         *("-f", "--file"),
         type=PATH,
         metavar="FILE",
-        help=f'Take each line for a {what}, of FILE.jsonl its "text" (- is stdin).',
+        help=f'Read a {what} from each line, or from its "text" if FILE is .jsonl (- is stdin).',
     )
 
 

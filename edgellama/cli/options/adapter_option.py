@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 AdapterPath: TypeAlias = tuple[str, float]
 """A file, and the scale that follows it behind a colon, 1 where there is none."""
 Command = TypeVar("Command", bound=Callable[..., Any])
-USE_HELP = "Use a LoRA adapter, as strongly as SCALE says (1 by default); repeatable."
-MERGE_HELP = "Add a LoRA adapter to the weights, times SCALE (1 by default); repeatable."
+USE_HELP = "Use a LoRA adapter, scaled by SCALE (1 by default); repeatable."
+MERGE_HELP = "Add a LoRA adapter to the weights, scaled by SCALE (1 by default); repeatable."
 
 
 class AdapterFile(click.ParamType[AdapterPath]):

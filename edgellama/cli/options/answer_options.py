@@ -19,20 +19,28 @@ SCHEMA_HELP = "Write JSON that follows this JSON Schema: a file, or the schema i
 OPTIONS = (
     click.option("--schema", metavar="FILE|JSON", help=SCHEMA_HELP),
     click.option("--json-object", "json", is_flag=True, default=None, help="Write a JSON object."),
-    click.option("--regex", metavar="REGEX", help="Write what matches this, as a whole."),
+    click.option(
+        "--regex",
+        metavar="REGEX",
+        help="Write a text that matches this regular expression as a whole.",
+    ),
     click.option(
         "--grammar",
         metavar="FILE",
-        help="Write what follows this grammar, in Lark's syntax or GBNF.",
+        help="Write a text that follows this grammar, in Lark's syntax or GBNF.",
     ),
     click.option(
-        "--choice", "choices", multiple=True, metavar="TEXT", help="Write one of these; repeatable."
+        "--choice",
+        "choices",
+        multiple=True,
+        metavar="TEXT",
+        help="Write one of these texts; repeatable.",
     ),
     click.option(
         "--show-schema/--hide-schema",
         "show_schema",
         default=None,
-        help="Tell the model of schema or choices in chats, or not.  [default: tell]",
+        help="In chats, tell the model the schema or choices, or not.  [default: tell]",
     ),
 )
 

@@ -25,20 +25,25 @@ if TYPE_CHECKING:
     from edgellama.generation.speculation.speculation import SpeculationMode
 
 PROMPT_CACHE_HELP = (
-    "Memory for the beginnings of earlier texts, which are not computed again: 2GB, 500MB, 0."
+    "Memory for earlier texts, whose beginnings then need not be computed again: 2GB, 500MB, 0."
 )
-LOW_PRIORITY_HELP = "Let other programs go first; slower while they compute."
-EXACT_HELP = "The same text, bit for bit, alone, beside others and from a cache; a little slower."
-ROPE_SCALING_HELP = "Read N times as far: yarn:N, dynamic:N or linear:N."
+LOW_PRIORITY_HELP = "Let other programs go first; this is slower while they compute."
+EXACT_HELP = (
+    "Give the same text, bit for bit, alone, beside others and from a cache; a little slower."
+)
+ROPE_SCALING_HELP = (
+    "Read texts N times as long as the model was trained for: yarn:N, dynamic:N or linear:N."
+)
 SPECULATION_HELP = (
-    "Guess tokens ahead out of the text and check several in a step: auto, on or off."
+    "Guess the next tokens from the text itself and check several at once: auto, on or off."
 )
-DRAFT_HELP = "A smaller model of the same vocabulary that guesses tokens too."
+DRAFT_HELP = "A smaller model with the same vocabulary that guesses tokens, too."
 ATTENTION_HELP = (
-    "Attend on the CPU, on an NVIDIA card (cuda), or there where that is faster (auto)."
+    "Compute attention on the CPU, on an NVIDIA card (cuda), or on the card where it is "
+    "faster (auto)."
 )
-GPU_HELP = "Which card.  [default: the first that can be used]"
-GPU_MEMORY_HELP = "Take no more of the card's memory, such as 2GB.  [default: what is free]"
+GPU_HELP = "Number of the card, from 0.  [default: the first that can be used]"
+GPU_MEMORY_HELP = "Limit the memory taken on the card, such as 2GB.  [default: what is free]"
 ATTENTION_MODES = ("cpu", "cuda", "auto")
 SPECULATION_MODES: dict[str, SpeculationMode] = {"auto": "auto", "on": True, "off": False}
 ENGINE_ARGUMENTS = (
@@ -83,7 +88,7 @@ def reading_options(command: Command) -> Command:
     )(command)
     return count_option(
         *("-c", "--context", "context_length"),
-        text="Tokens of text the model can look back on, such as 8k.  [default: the model's own]",
+        text="How many tokens the model can look back on, such as 8k.  [default: the model's own]",
         kind=TokenCount,
     )(command)
 
@@ -118,8 +123,8 @@ def type_option(command: Command) -> Command:
         "type_name",
         type=TYPE,
         metavar="TYPE",
-        help="Convert MODEL to TYPE first, such as q4_0, and keep that for the next time.  "
-        "[default: as it is; a checkpoint becomes q4_k_m]",
+        help="Convert MODEL to TYPE first, such as q4_0, and keep the result.  "
+        "[default: no conversion; q4_k_m for a checkpoint]",
     )(command)
 
 

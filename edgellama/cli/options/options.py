@@ -21,8 +21,8 @@ RARE = "rare_sampling"
 """The argument of a command that holds what --sampling has read."""
 DEFAULT_MAX_TOKENS = 512
 KV_TYPES_HELP = (
-    "Numbers of the KV cache: f32, f16, bf16, q8_0 or q4_0; for keys and for values apart as "
-    "q8_0/q4_0."
+    "Type of the KV cache: f32, f16, bf16, q8_0 or q4_0; q8_0/q4_0 gives keys and values "
+    "different ones."
 )
 
 
@@ -61,14 +61,14 @@ def limit_options(command: Command) -> Command:
         "--timeout",
         type=click.FloatRange(min=0, min_open=True),
         metavar="SECONDS",
-        help="End a text as it is after so many seconds.  [default: no limit]",
+        help="End a text after this many seconds, finished or not.  [default: no limit]",
     )(command)
     command = click.option(
         *("--ban", "banned"),
         multiple=True,
         metavar="TEXT",
         callback=_none_if_empty,
-        help="Never write this text, but go back and find other words; repeatable.",
+        help="Never write this text: go back and find other words; repeatable.",
     )(command)
     return click.option(
         "--stop",

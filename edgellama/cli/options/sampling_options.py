@@ -26,8 +26,8 @@ SAMPLING_OPTIONS = {
 """By the API's name: type, help, default; the others are for --sampling."""
 SHORT_NAMES = {"temperature": ("--temp",)}
 SAMPLING_HELP = (
-    "Any other way to choose tokens, such as xtc_probability=0.5; repeatable. docs/sampling.md "
-    "has them all."
+    "Set any other sampling option, such as xtc_probability=0.5; repeatable. docs/sampling.md "
+    "lists them all."
 )
 
 
@@ -47,7 +47,7 @@ def sampling_options(*, chat: bool) -> Callable[[Command], Command]:
             "--preset",
             type=click.Choice([*PRESETS]),
             metavar="NAME",
-            help=f"Choose as other programs do: {', '.join(PRESETS)}.",
+            help=f"Start from other sampling defaults: {', '.join(PRESETS)}.",
         )(command)
         command = click.option(
             "--dry-breaker",
@@ -55,7 +55,8 @@ def sampling_options(*, chat: bool) -> Callable[[Command], Command]:
             multiple=True,
             metavar="TEXT",
             callback=lambda context, option, texts: breaker_texts(texts) if texts else None,
-            help='Sequences end here; repeatable, none for nowhere.  [default: \\n : " *]',
+            help="End repeated sequences at this text; repeatable; none for nowhere.  "
+            '[default: \\n : " *]',
         )(command)
         for name, (kind, text, default) in reversed(SAMPLING_OPTIONS.items()):
             shown = _chat_default(name, default) if chat else _text_default(name, default)

@@ -18,8 +18,8 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 LIST = "list"
 MAX_FILE_BYTES = 1 << 20
 HELP = (
-    "Chat format in place of the file's: the name of a published one (list shows them), or a "
-    "Jinja file."
+    "Use another chat format than the file's: the name of a published one (list shows them), "
+    "or a Jinja file."
 )
 
 
