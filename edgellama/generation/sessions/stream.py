@@ -147,10 +147,11 @@ class Stream(ProcessBound, Iterator[Chunk]):
             self._thread = None
             self._end(failed=False)
 
-    def end(self, afterwards: Callable[[], None] = lambda: None) -> None:
+    def end(self, afterwards: Callable[[], None] | None = None) -> None:
         """Close, wait until a thread that is inside a step has left it, and call ``afterwards``.
 
-        A signal's handler that interrupts the very step does not wait: the step's end calls it.
+        A signal handler that has interrupted this very step does not wait; ``afterwards`` is then
+        called at the end of the step.
         """
         while not self._ended:
             self.close()
@@ -159,7 +160,8 @@ class Stream(ProcessBound, Iterator[Chunk]):
                 return
             if not self._ended:
                 sleep(END_RETRY_S)
-        afterwards()
+        if afterwards is not None:
+            afterwards()
 
     def __next__(self) -> Chunk:
         # The generator itself keeps other threads out: a lock could be left taken by Ctrl-C.
