@@ -11,6 +11,7 @@ from pathlib import Path
 
 from edgellama.convert.model.family import check_hugging_face
 from edgellama.convert.model.hparams import hugging_face_hparams
+from edgellama.convert.model.relatives import SOURCE_KEY, find_relative
 from edgellama.convert.sources.json_fields import read_fields
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ModelFileError, ModelNotFoundError, UnsupportedModelError
@@ -77,6 +78,11 @@ def find_base(given: Path | None, base_name: str | None, adapter: Path) -> LoraB
 
 def _base_of_config(path: Path) -> LoraBase:
     config = read_fields(path)
+    relative = find_relative(config)
+    if relative is not None:
+        if relative.has_other_matrices:
+            raise _of_other_matrices(path, relative.title)
+        config = relative.llama_config(config)
     check_hugging_face(config)
     sizes = hugging_face_hparams(config, lambda name: None)
     tied = config.flag("tie_word_embeddings", False)
@@ -92,10 +98,20 @@ def _base_of_gguf(path: Path) -> LoraBase:
             raise UnsupportedModelError(
                 f"{path}: the architecture is {shown(architecture)}; supported: {ARCHITECTURE!r}"
             )
+        source = file.metadata.get(SOURCE_KEY)
+        if source is not None:
+            raise _of_other_matrices(path, shown(source))
         heads = _heads(file, HEADS, file.metadata.get(HEADS))
         kv_heads = _heads(file, KV_HEADS, file.metadata.get(KV_HEADS, heads))
         shapes = {t.name: t.shape for t in file.tensors.values() if len(t.shape) == 2}
     return LoraBase(path, heads, kv_heads, shapes)
+
+
+def _of_other_matrices(path: Path, what: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{path}: the matrices of {what} are others in a GGUF file, which the adapter does not "
+        "fit; merge the adapter into its base model with PEFT and convert that"
+    )
 
 
 def _heads(file: GGUFFile, key: str, value: object) -> int:

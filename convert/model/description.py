@@ -29,6 +29,7 @@ from edgellama.convert.model.layout import SourceLayout
 from edgellama.convert.model.output_tie import OutputTie, decide_tie
 from edgellama.convert.model.pooling import FILE as POOLING_FILE
 from edgellama.convert.model.pooling import pooling_items
+from edgellama.convert.model.relatives import find_relative
 from edgellama.convert.model.text_part import text_part
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.json_fields import Fields, read_fields
@@ -86,12 +87,16 @@ def describe(
     is_meta = checkpoint.kind == "meta"
     config_file = "params.json" if is_meta else "config.json"
     config = Fields(checkpoint.parameters, str(checkpoint.folder / config_file))
+    relative = None if is_meta else find_relative(config)
+    own, config = config, config if relative is None else relative.llama_config(config)
     (check_meta if is_meta else check_hugging_face)(config)
     weights = float_tensors(checkpoint)
-    layout = SourceLayout(str(checkpoint.path), checkpoint.kind, weights.tensors, checkpoint.absent)
+    found = weights.tensors if relative is None else relative.llama_tensors(weights.tensors, own)
+    layout = SourceLayout(str(checkpoint.path), checkpoint.kind, found, checkpoint.absent)
     sizes = (meta_hparams if is_meta else hugging_face_hparams)(config, layout.rows)
     tie = (_meta_tie if is_meta else _hugging_face_tie)(config, layout)
-    tensors = layout.ordered(sizes, tied=tie.is_tied, half_split=not is_meta)
+    is_half_split = not (is_meta or (relative is not None and relative.is_interleaved))
+    tensors = layout.ordered(sizes, tied=tie.is_tied, half_split=is_half_split)
     settings = TokenizerSettings(checkpoint.folder, config)
     vocabulary = read_vocabulary(
         settings, sizes.vocab_size, pre, scaled_positions=sizes.scaling.llama3 is not None
@@ -99,6 +104,7 @@ def describe(
     generation = read_fields(checkpoint.folder / FILE)
     items = (
         general_items(checkpoint, tensors, name)
+        | ({} if relative is None else relative.items(own))
         | sampling_items(generation)
         | pooling_items(read_fields(checkpoint.folder / POOLING_FILE))
         | sizes.items()

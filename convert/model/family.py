@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from edgellama.convert.model.relatives import RELATIVES
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
@@ -26,7 +27,7 @@ ACTIVATIONS = ("silu", "swish")
 SUPPORTED = (
     "Llama 1, 2, 3, 3.1, 3.2 and 3.3 text models, Code Llama, and models of the same shape "
     f"({', '.join((*ARCHITECTURES, *HEADLESS))}), also inside LLaVA, Mistral 3, SmolVLM, Idefics 3 "
-    "and Llama 3.2 Vision"
+    f"and Llama 3.2 Vision; {', '.join(relative.title for relative in RELATIVES.values())}"
 )
 META_SCHEME = "int4_weight_int8_dynamic_activation"
 # Fields of params.json that only other kinds of model have.

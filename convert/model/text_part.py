@@ -12,13 +12,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edgellama.convert.model.derived_tensors import PickedRows
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.hugging_face_checkpoint import CONFIG_FILE
 from edgellama.convert.sources.json_fields import MAX_SIZE, Fields
-from edgellama.convert.sources.source_tensor import SourceTensor
 from edgellama.quant.errors import ModelFileError
 
 COMPOSITES = (
@@ -134,7 +131,7 @@ def _without_vision(
     for name, count in rows.items():
         tensor = tensors.get(name)
         if tensor is not None and isinstance(count, int) and 0 < count < tensor.num_rows:
-            tensors[name] = FirstRows(tensor, count)
+            tensors[name] = PickedRows(tensor.name, tensor, [range(count)])
     left_out = len(checkpoint.tensors) - len(tensors)
     note = (
         f"the model sees images: its {left_out} tensors for that are left out, and the file is for "
@@ -168,14 +165,3 @@ def _plain_names(values: Mapping[str, _Value], layers: _Layers) -> dict[str, _Va
                 raise ModelFileError(f"tensor {plain} is there under two names; needed: one")
             found[plain] = value
     return found
-
-
-class FirstRows(SourceTensor):
-    """A matrix without its last rows."""
-
-    def __init__(self, matrix: SourceTensor, num_rows: int) -> None:
-        super().__init__(matrix.name, (num_rows, matrix.num_columns), matrix.format)
-        self._matrix = matrix
-
-    def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
-        return self._matrix.rows(first, last)

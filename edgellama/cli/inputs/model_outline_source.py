@@ -82,8 +82,10 @@ def _configured(path: Path) -> ModelOutline:
 def _outline_of_hugging_face(path: Path, fields: Fields) -> ModelOutline:
     from edgellama.convert.model.family import check_hugging_face
     from edgellama.convert.model.hparams import hugging_face_hparams
+    from edgellama.convert.model.relatives import plain_config
     from edgellama.quant.llama_tensors import ATTENTION_MATRICES, FEED_FORWARD_MATRICES
 
+    fields = plain_config(fields)
     check_hugging_face(fields)
     sizes = hugging_face_hparams(fields, lambda name: None)
     biased = [

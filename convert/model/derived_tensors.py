@@ -1,0 +1,46 @@
+"""Tensors that are made of another: some of its rows, or its values times a number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellama.convert.dequantize.elements import float_rows
+from edgellama.convert.sources.source_tensor import SourceTensor
+from edgellama.quant.formats import FORMATS_BY_NAME
+
+
+class PickedRows(SourceTensor):
+    """A matrix of runs of another's rows, one run after the other."""
+
+    def __init__(self, name: str, matrix: SourceTensor, runs: Sequence[range]) -> None:
+        """``runs``: ranges of rows in steps of 1; IndexError for rows that are not there."""
+        if any(run.step != 1 or not 0 <= run.start <= run.stop <= matrix.num_rows for run in runs):
+            raise IndexError(f"rows {runs} of {matrix.num_rows} of tensor {matrix.name}")
+        super().__init__(name, (sum(map(len, runs)), matrix.num_columns), matrix.format)
+        self._matrix, self._runs = matrix, tuple(runs)
+
+    def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        pieces, start = [np.empty((0, self.row_bytes), np.uint8)], 0
+        for run in self._runs:
+            picked = run[max(first - start, 0) : max(last - start, 0)]
+            if picked:
+                pieces.append(self._matrix.rows(picked.start, picked.stop))
+            start += len(run)
+        return pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
+
+
+class MultipliedTensor(SourceTensor):
+    """A tensor's values times a number, as F32."""
+
+    def __init__(self, tensor: SourceTensor, factor: float) -> None:
+        """UnsupportedModelError for a tensor that is no weight."""
+        assert tensor.format
+        super().__init__(tensor.name, tensor.shape, FORMATS_BY_NAME["F32"])
+        self._tensor, self._factor = tensor, np.float32(factor)
+
+    def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
+        values = float_rows(self._tensor, first, last) * self._factor
+        return values.view(np.uint8).reshape(last - first, self.row_bytes)

@@ -1,0 +1,112 @@
+"""Matrices that some checkpoints have in one, apart: queries, keys and values, gate and up.
+
+Phi-3 puts one below the other. InternLM 2 puts the queries of each key head before it and its
+values, and has Meta's names for the rest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from edgellama.convert.model.derived_tensors import PickedRows
+from edgellama.convert.sources.json_fields import Fields
+from edgellama.convert.sources.source_tensor import SourceTensor
+from edgellama.quant.error_text import shape_text, shown
+from edgellama.quant.errors import ModelFileError
+
+_INTERNLM2 = MappingProxyType(
+    {
+        "tok_embeddings": "embed_tokens",
+        "attention_norm": "input_layernorm",
+        "attention.wo": "self_attn.o_proj",
+        "attention.wqkv": "self_attn.wqkv",
+        "ffn_norm": "post_attention_layernorm",
+        "feed_forward.w1": "mlp.gate_proj",
+        "feed_forward.w2": "mlp.down_proj",
+        "feed_forward.w3": "mlp.up_proj",
+    }
+)
+_NAME = re.compile(r"(.*?)(" + "|".join(map(re.escape, _INTERNLM2)) + r")\.(weight|bias)")
+Runs = Mapping[str, list[range]]
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """Numbers of heads, and the elements of one."""
+
+    queries: int
+    keys: int
+    size: int
+
+    @classmethod
+    def of(cls, config: Fields) -> _Heads:
+        queries = config.size("num_attention_heads")
+        keys = config.size("num_key_value_heads", queries)
+        size = config.size("head_dim", max(1, config.size("hidden_size") // queries))
+        if queries % keys:
+            raise config.error("num_key_value_heads", f"a divisor of num_attention_heads {queries}")
+        return cls(queries, keys, size)
+
+
+def phi3_apart(tensors: Mapping[str, SourceTensor], config: Fields) -> dict[str, SourceTensor]:
+    """Phi-3's tensors as a Llama's; ModelFileError for a matrix of another number of rows."""
+    heads, hidden = _Heads.of(config), config.size("intermediate_size")
+    rows = {"qkv_proj": (heads.queries * heads.size, *2 * [heads.keys * heads.size])}
+    rows["gate_up_proj"] = (hidden, hidden)
+    parts = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+    found: dict[str, SourceTensor] = {}
+    for name, tensor in tensors.items():
+        module, _, kind = name.rpartition(".")
+        stem, _, matrix = module.rpartition(".")
+        if matrix not in parts or kind != "weight":
+            found[name] = tensor
+            continue
+        runs = dict(zip(parts[matrix], _below_each_other(rows[matrix]), strict=True))
+        found |= _apart(config.source, tensor, f"{stem}.", runs)
+    return found
+
+
+def internlm2_apart(tensors: Mapping[str, SourceTensor], config: Fields) -> dict[str, SourceTensor]:
+    """InternLM 2's tensors as a Llama's; ModelFileError for a matrix of another number of rows."""
+    heads, found = _Heads.of(config), dict[str, SourceTensor]()
+    shared, size = heads.queries // heads.keys, heads.size
+    starts = [group * (shared + 2) * size for group in range(heads.keys)]
+    runs = {
+        "q_proj": [range(start, start + shared * size) for start in starts],
+        "k_proj": [range(start + shared * size, start + (shared + 1) * size) for start in starts],
+        "v_proj": [
+            range(start + (shared + 1) * size, start + (shared + 2) * size) for start in starts
+        ],
+    }
+    for name, tensor in tensors.items():
+        match = _NAME.fullmatch(name)
+        plain = f"{match[1]}{_INTERNLM2[match[2]]}.{match[3]}" if match else name
+        if plain == "output.weight":
+            plain = "lm_head.weight"
+        stem = plain.removesuffix("wqkv.weight")
+        if stem != plain:
+            found |= _apart(config.source, tensor, stem, runs)
+        else:
+            found[plain] = tensor.renamed(plain)
+    return found
+
+
+def _below_each_other(counts: tuple[int, ...]) -> Iterator[list[range]]:
+    start = 0
+    for count in counts:
+        yield [range(start, start + count)]
+        start += count
+
+
+def _apart(source: str, tensor: SourceTensor, stem: str, runs: Runs) -> dict[str, SourceTensor]:
+    num_rows = sum(len(run) for parts in runs.values() for run in parts)
+    if len(tensor.shape) != 2 or tensor.num_rows != num_rows:
+        raise ModelFileError(
+            f"{source}: tensor {shown(tensor.name)} has shape {shape_text(tensor.shape)}; "
+            f"needed: {num_rows} rows, of {', '.join(runs)}"
+        )
+    names = {part: f"{stem}{part}.weight" for part in runs}
+    return {names[part]: PickedRows(names[part], tensor, runs[part]) for part in runs}

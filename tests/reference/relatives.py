@@ -1,0 +1,67 @@
+"""Tiny checkpoints of architectures that are Llamas written otherwise, under their own names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reference.family_member import Array, llama_2_tokenizer, write_safetensors
+from reference.family_tokenizers import NUM_PIECES, write_json
+
+SIZES: dict[str, Any] = {
+    "vocab_size": NUM_PIECES,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+GRANITE = {
+    "embedding_multiplier": 12.0,
+    "attention_multiplier": 0.0156,
+    "residual_multiplier": 0.22,
+    "logits_scaling": 8.0,
+}
+RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2": ("Qwen2", {}),
+    "seed-oss": ("SeedOss", {"head_dim": 12}),
+    "ernie": ("Ernie4_5", {"use_bias": True, "head_dim": 8, "tie_word_embeddings": False}),
+    "helium": ("Helium", {"head_dim": 8}),
+    "phi3": ("Phi3", {"sliding_window": 8}),
+    "granite": ("Granite", {**GRANITE, "attention_bias": True, "mlp_bias": True}),
+    "granite-tied": ("Granite", {**GRANITE, "tie_word_embeddings": True}),
+    "internlm3": ("InternLM3", {"head_dim": 12}),
+    "internlm2": ("InternLM2", {}),
+}
+"""The beginning of the class in transformers, or in the checkpoint's own code, and settings."""
+
+
+def drawn(name: str, shapes: dict[str, list[int]]) -> dict[str, Array]:
+    """float16 weights; activations stay near one."""
+    rng = np.random.default_rng(sum(name.encode()))
+    weights = {}
+    for tensor, shape in shapes.items():
+        gain = 1.0 if "layers" in tensor else 3.0
+        if len(shape) == 2:
+            values = rng.normal(0, gain / shape[1] ** 0.5, shape)
+        else:
+            values = rng.normal(0 if tensor.endswith("bias") else 1, 0.1, shape)
+        weights[tensor] = values.astype(np.float16)
+    return weights
+
+
+def write_relative(folder: Path, name: str, golden: dict[str, Any], **changes: Any) -> Path:
+    """The folder of a relative, with its settings changed."""
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", json.loads(str(golden[f"{name}/config"])) | changes)
+    llama_2_tokenizer()(folder)
+    weights = drawn(name, json.loads(str(golden[f"{name}/shapes"])))
+    write_safetensors(folder / "model.safetensors", weights)
+    return folder

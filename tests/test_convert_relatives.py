@@ -1,0 +1,120 @@
+"""Architectures that are Llamas written otherwise: ``transformers``' logits, and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from reference.relatives import RELATIVES, write_relative
+
+from edgellama.convert import convert
+from edgellama.convert.adapter.lora_base import find_base
+from edgellama.convert.model.derived_tensors import PickedRows
+from edgellama.convert.sources.source_tensor import ArrayTensor
+from edgellama.engine.engine import Engine
+from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
+from edgellama.quant.gguf.file import GGUFFile
+
+TOLERANCE = 5e-5
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    """What transformers computed, and the settings of each model."""
+    return dict(np.load(Path(__file__).parent / "data" / "relatives_golden.npz"))
+
+
+@pytest.mark.parametrize("name", RELATIVES)
+def test_logits(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
+    """The converted file is a Llama with the same logits."""
+    path = tmp_path / "model.gguf"
+    convert(write_relative(tmp_path / name, name, golden), path, type="f32")
+    tokens = golden[f"{name}/tokens"].tolist()
+    with GGUFFile(path) as file, Engine(file) as engine:
+        logits = engine.forward(tokens, engine.new_cache(len(tokens), kv_type="f32"), logits="all")
+    expected = golden[f"{name}/logits"]
+    np.testing.assert_allclose(logits[-len(expected) :], expected, rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "error", "message"),
+    [
+        (
+            "qwen2",
+            {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+            UnsupportedModelError,
+            "sliding window in the layers from 1 on",
+        ),
+        (
+            "phi3",
+            {"rope_parameters": {"rope_type": "longrope", "factor": 4.0}},
+            UnsupportedModelError,
+            "rope scaling 'longrope'",
+        ),
+        ("phi3", {"intermediate_size": 40}, ModelFileError, "gate_up_proj.* needed: 80 rows"),
+        ("phi3", {"num_key_value_heads": 3}, ModelFileError, "a divisor of num_attention_heads 4"),
+        ("internlm2", {"num_key_value_heads": 4}, ModelFileError, "wqkv.* needed: 96 rows"),
+        ("granite", {"embedding_multiplier": 0}, ModelFileError, "embedding_multiplier is 0"),
+        ("granite", {"logits_scaling": "8"}, ModelFileError, "logits_scaling is '8'"),
+    ],
+)
+def test_what_is_no_llama(
+    name: str,
+    changes: dict[str, Any],
+    error: type[EdgellamaError],
+    message: str,
+    golden: dict[str, Any],
+    tmp_path: Path,
+) -> None:
+    """Settings without a place in a Llama, or that contradict the tensors, are told in a line."""
+    folder = write_relative(tmp_path / name, name, golden, **changes)
+    with pytest.raises(error, match=message) as caught:
+        convert(folder, tmp_path / "model.gguf", type="f32")
+    assert "\n" not in str(caught.value) and not (tmp_path / "model.gguf").exists()
+
+
+@pytest.mark.parametrize(("name", "fits"), [("qwen2", True), ("granite", False), ("phi3", False)])
+def test_adapters_fit_the_matrices_of_the_checkpoint(
+    name: str, fits: bool, golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """An adapter for matrices that are others in the file is refused, by folder and by file."""
+    folder = write_relative(tmp_path / name, name, golden)
+    convert(folder, tmp_path / "model.gguf", type="f32")
+    for base in (folder, tmp_path / "model.gguf"):
+        if fits:
+            assert find_base(base, None, tmp_path).head_count == 4
+        else:
+            with pytest.raises(UnsupportedModelError, match="merge the adapter into its base"):
+                find_base(base, None, tmp_path)
+
+
+@given(st.data())
+def test_picked_rows(data: st.DataObject) -> None:
+    """Whatever runs and rows are asked for, they are NumPy's."""
+    matrix = np.arange(36, dtype=np.float32).reshape(12, 3)
+    ends = st.tuples(st.integers(0, 12), st.integers(0, 12)).map(sorted)
+    runs = [range(*pair) for pair in data.draw(st.lists(ends, max_size=4))]
+    expected = np.concatenate([matrix[:0], *(matrix[run.start : run.stop] for run in runs)])
+    picked = PickedRows("picked", ArrayTensor("matrix", matrix), runs)
+    first, last = sorted(data.draw(st.tuples(*2 * [st.integers(0, len(expected))])))
+    found = picked.rows(first, last).view(np.float32).reshape(-1, 3)
+    np.testing.assert_array_equal(found, expected[first:last])
+
+
+def test_settings_that_are_silent(golden: dict[str, Any], tmp_path: Path) -> None:
+    """What config.json leaves out is what transformers takes for granted of that architecture."""
+    folder = write_relative(tmp_path / "helium", "helium", golden)
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    for name in ("rms_norm_eps", "rope_parameters", "max_position_embeddings"):
+        config.pop(name, None)
+    (folder / "config.json").write_text(json.dumps(config), "utf-8")
+    convert(folder, tmp_path / "model.gguf", type="f32")
+    with GGUFFile(tmp_path / "model.gguf") as file:
+        assert file.metadata["llama.rope.freq_base"] == 1e5
+        assert file.metadata["llama.context_length"] == 4096
+        assert file.metadata["llama.attention.layer_norm_rms_epsilon"] == pytest.approx(1e-8)
