@@ -62,9 +62,9 @@ def with_config(folder: Path, changes: dict[str, Any]) -> Path:
 
 
 FOREIGN: dict[str, dict[str, Any]] = {
-    "architecture 'Qwen2ForCausalLM'": {"architectures": ["Qwen2ForCausalLM"]},
+    "architecture 'Qwen3ForCausalLM'": {"architectures": ["Qwen3ForCausalLM"]},
     "architecture 'Gemma2ForCausalLM'": {"architectures": ["Gemma2ForCausalLM"]},
-    "architecture 'Phi3ForCausalLM'": {"architectures": ["Phi3ForCausalLM"]},
+    "architecture 'PhiForCausalLM'": {"architectures": ["PhiForCausalLM"]},
     "architecture 'MixtralForCausalLM'": {"architectures": ["MixtralForCausalLM"]},
     "architecture 'Llama4ForConditionalGeneration'": {
         "architectures": ["Llama4ForConditionalGeneration"]
