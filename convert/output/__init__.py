@@ -1,1 +1,5 @@
-"""The files of a conversion: planned to the byte, written, resumed, read back, reported."""
+"""The files of a conversion: written, resumed, read back, reported.
+
+``writer`` follows a plan tensor by tensor, ``chunks`` and ``row_work`` do the rows, ``journal``
+remembers what is done, ``verify`` reads it back. What is written is decided in ``planning``.
+"""

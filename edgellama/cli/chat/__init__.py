@@ -1,1 +1,5 @@
-"""The chat: commands, input, and replies as they are shown."""
+"""The chat in the terminal: commands, input, and replies as they are shown.
+
+``command`` begins it, ``loop`` goes round, ``chat`` holds the model and the conversation, and
+``commands`` has what begins with a slash.
+"""
