@@ -21,7 +21,6 @@ from edgellama.engine.kv_types import KVTypeChoice
 from edgellama.generation.concurrency.waiting_line import WaitingLine
 from edgellama.generation.sessions.living import Living
 from edgellama.generation.sessions.session import Session
-from edgellama.generation.speculation.same_vocabulary import check_same_vocabulary
 from edgellama.generation.speculation.speculation import (
     Speculation,
     SpeculationMode,
@@ -286,6 +285,8 @@ class OpenModel(AdjustableModel):
             self.cache_limit = limit
         try:
             model._check_open()
+            from edgellama.generation.speculation.same_vocabulary import check_same_vocabulary
+
             check_same_vocabulary(
                 (self._tokenizer, self.metadata), (model.tokenizer, model.metadata)
             )

@@ -6,7 +6,6 @@ two reads is known to the command line alone: everywhere else the words are Pyth
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 
 from edgellama.quant.records import dataclass
@@ -28,6 +27,8 @@ class Way:
 
 def command_line(*words: object) -> str:
     """A command of edgellama as a shell takes it."""
+    import shlex  # which advice alone needs
+
     return shlex.join(["edgellama", *map(str, words)])
 
 

@@ -29,12 +29,12 @@ from edgellama.quant.error_text import NEARLY_THE_SAME, nearest, shown
 from edgellama.quant.errors import InvalidOptionError, ModelNotFoundError
 from edgellama.quant.ways import Way, command_line
 
-_FIRST_PART = re.compile(r"-00001-of-(\d{5})\.gguf$")
+_FIRST_PART = r"-00001-of-(\d{5})\.gguf$"
 _CHECKPOINT_PATTERNS = ("*.safetensors", "pytorch_model*.bin", "consolidated.*.pth")
 _WEIGHT_SUFFIXES = (".safetensors", ".pth")
 _ADAPTER = "adapter_config.json"
-_ANY_PART = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
-_PART_NUMBER = re.compile(r"-\d{5}(-of-\d{5}\.gguf)$")
+_ANY_PART = r"-\d{5}-of-\d{5}\.gguf$"
+_PART_NUMBER = r"-\d{5}(-of-\d{5}\.gguf)$"
 
 
 FOLDER_NAME = "models"
@@ -160,7 +160,7 @@ def choose_files(wanted: str | None, files: Sequence[str]) -> list[list[str]]:
     """
     models: dict[str, list[str]] = {}
     for file in sorted(files):
-        models.setdefault(_PART_NUMBER.sub(r"\1", file), []).append(file)
+        models.setdefault(re.sub(_PART_NUMBER, r"\1", file), []).append(file)
     text = (wanted or "").lower()
     ends = re.compile(rf"(^|[-._]){re.escape(text)}$")
     fitting = (
@@ -223,12 +223,12 @@ def _all_in(folder: Path) -> list[Path]:
 def _models_in(folder: Path, pattern: str) -> list[Path]:
     """Model files in a folder, a split model standing as its first part."""
     paths = sorted(folder.glob(pattern))
-    return [p for p in paths if _FIRST_PART.search(p.name) or not _ANY_PART.search(p.name)]
+    return [p for p in paths if re.search(_FIRST_PART, p.name) or not re.search(_ANY_PART, p.name)]
 
 
 def split_parts(first: Path) -> list[Path]:
     """Every part of the model that starts with ``first``, whether or not it is there."""
-    match = _FIRST_PART.search(first.name)
+    match = re.search(_FIRST_PART, first.name)
     if match is None:
         return [first]
     stem, num_parts = first.name[: match.start()], int(match[1])
@@ -240,9 +240,9 @@ def split_parts(first: Path) -> list[Path]:
 
 def first_part(path: Path) -> Path:
     """The part that a split model is opened by; ModelNotFoundError if it is not there."""
-    if not _ANY_PART.search(path.name):
+    if not re.search(_ANY_PART, path.name):
         return path
-    first = path.with_name(_PART_NUMBER.sub(r"-00001\1", path.name))
+    first = path.with_name(re.sub(_PART_NUMBER, r"-00001\1", path.name))
     if not first.is_file():
         raise ModelNotFoundError(
             f"{path} is a later part of a split model; {first.name} is missing"

@@ -19,11 +19,10 @@ STARTER_MODEL = "smollm2"
 HUB_PREFIX = "hf:"
 USUAL_TYPE = "q4_k_m"
 """Of a name that says none."""
-_ADDRESS = re.compile(r"https?://|(?:www\.)?(?:huggingface\.co|hf\.co)/", re.IGNORECASE)
-_HUB_ADDRESS = re.compile(
+_ADDRESS = r"https?://|(?:www\.)?(?:huggingface\.co|hf\.co)/"
+_HUB_ADDRESS = (
     r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/([\w.-]+/[\w.-]+)"
-    r"(?:/(?:blob|resolve|raw)/[^/]+/([^?#]+)|/tree/.*)?/?(?:[?#].*)?$",
-    re.IGNORECASE,
+    r"(?:/(?:blob|resolve|raw)/[^/]+/([^?#]+)|/tree/.*)?/?(?:[?#].*)?$"
 )
 """With the repository and, if it is there, the file's path in it."""
 
@@ -163,9 +162,9 @@ def parse_hub_reference(text: str) -> HubReference:
 
 def refuse_address(text: str) -> None:
     """Raises InvalidOptionError for an address in the web, and says what means the same here."""
-    if _ADDRESS.match(text) is None:
+    if re.match(_ADDRESS, text, re.IGNORECASE) is None:
         return
-    hub = _HUB_ADDRESS.match(text)
+    hub = re.match(_HUB_ADDRESS, text, re.IGNORECASE)
     advice = f"give {HubReference(hub[1], hub[2])}" if hub else "download it and give its path"
     raise InvalidOptionError(f"{text!r} is an address in the web; {advice}")
 

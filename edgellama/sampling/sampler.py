@@ -18,13 +18,13 @@ from edgellama.sampling.candidates import Candidates
 from edgellama.sampling.chance import Chance, SeededChance
 from edgellama.sampling.dry import Breaks
 from edgellama.sampling.filters import Logits, Mask, check_finite, draw, greedy
-from edgellama.sampling.mirostat import Mirostat
 from edgellama.sampling.options import SamplingOptions
 from edgellama.sampling.stages import WEAKENING, SparedTokens, Stage, active_stages, cooled
 from edgellama.sampling.user_functions import Processor, TokenChoice, chosen_token, processed
 
 if TYPE_CHECKING:
     from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
+    from edgellama.sampling.mirostat import Mirostat
 
 KERNEL_STAGES = ("top_k", "top_p", "min_p", "temperature")
 """What the kernel does, in this order."""
@@ -75,7 +75,7 @@ class Sampler:
         self._biased = np.fromiter(bias, dtype=np.intp, count=len(bias))
         self._bias = np.fromiter(bias.values(), dtype=np.float32, count=len(bias))
         self.chance = SeededChance(options.seed)
-        self._mirostat = Mirostat(options) if options.mirostat and self._temperature else None
+        self._mirostat = _mirostat(options) if options.mirostat and self._temperature else None
         stages = active_stages(options, SparedTokens(all_ends, breaks))
         if not self._temperature:
             stages = {name: stage for name, stage in stages.items() if name in WEAKENING}
@@ -170,6 +170,12 @@ class Sampler:
                 "processors and what the text must match leave at least one together"
             )
         return changed
+
+
+def _mirostat(options: SamplingOptions) -> Mirostat:
+    from edgellama.sampling.mirostat import Mirostat
+
+    return Mirostat(options)
 
 
 def _split(

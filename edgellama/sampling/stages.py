@@ -20,12 +20,6 @@ from edgellama.sampling.dry import Breaks, GrowingTokens, repetition_penalties
 from edgellama.sampling.filters import Indices, Logits, keep_min_p, keep_top_k, keep_top_p
 from edgellama.sampling.options import SamplingOptions
 from edgellama.sampling.penalties import SeenTokens, penalize_seen
-from edgellama.sampling.shape_filters import (
-    dynamic_temperature,
-    keep_top_n_sigma,
-    keep_typical,
-    without_top_choices,
-)
 
 Stage: TypeAlias = "Callable[[Candidates, Sequence[int], Chance], Candidates]"
 """From candidates, the tokens so far and a source of chance to candidates, in rising order."""
@@ -108,7 +102,11 @@ def _filter(keep: Callable[[Logits], Indices]) -> Stage:
 
 def _top_n_sigma(options: SamplingOptions, spared: SparedTokens) -> Stage | None:
     num_sigmas = float(options.top_n_sigma)
-    return _filter(lambda logits: keep_top_n_sigma(logits, num_sigmas)) if num_sigmas > 0 else None
+    if num_sigmas <= 0:
+        return None
+    from edgellama.sampling.shape_filters import keep_top_n_sigma
+
+    return _filter(lambda logits: keep_top_n_sigma(logits, num_sigmas))
 
 
 def _top_k(options: SamplingOptions, spared: SparedTokens) -> Stage | None:
@@ -118,7 +116,11 @@ def _top_k(options: SamplingOptions, spared: SparedTokens) -> Stage | None:
 
 def _typical(options: SamplingOptions, spared: SparedTokens) -> Stage | None:
     mass = float(options.typical_p)
-    return _filter(lambda logits: keep_typical(logits, mass)) if mass < 1 else None
+    if mass >= 1:
+        return None
+    from edgellama.sampling.shape_filters import keep_typical
+
+    return _filter(lambda logits: keep_typical(logits, mass))
 
 
 def _top_p(options: SamplingOptions, spared: SparedTokens) -> Stage | None:
@@ -135,6 +137,7 @@ def _xtc(options: SamplingOptions, spared: SparedTokens) -> Stage | None:
     probability, threshold = float(options.xtc_probability), float(options.xtc_threshold)
     if probability == 0 or threshold > 0.5:
         return None
+    from edgellama.sampling.shape_filters import without_top_choices
 
     def stage(given: Candidates, history: object, chance: Chance) -> Candidates:
         if chance.random() >= probability:
@@ -149,6 +152,8 @@ def _temperature(options: SamplingOptions, spared: SparedTokens) -> Stage | None
     exponent = float(options.dynatemp_exponent)
     if reach == 0:
         return None if temperature == 1 else lambda given, *_: cooled(given, temperature)
+    from edgellama.sampling.shape_filters import dynamic_temperature
+
     return lambda given, *_: cooled(
         given, dynamic_temperature(given.logits, temperature, reach, exponent)
     )

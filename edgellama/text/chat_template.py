@@ -33,7 +33,7 @@ TOOL_USE_KEY = f"{TEMPLATE_KEY}.tool_use"
 THINKING_VARIABLES = ("enable_thinking", "thinking")
 """What templates call the choice whether their model thinks."""
 # Templates that look at the type of something, which may be a part of a message.
-_TYPE = re.compile(r"""["']type["']|\.type\b""")
+_TYPE = r"""["']type["']|\.type\b"""
 _PROBE = "edgellama asks"
 
 
@@ -128,7 +128,7 @@ class ChatTemplate:
         """Whether a text must be given as a list of parts, as templates of models with vision want
         it, which pass over a plain text without a word.
         """
-        if not _TYPE.search(self.source):
+        if not re.search(_TYPE, self.source):
             return False
         message: dict[str, object] = {"role": "user", "content": _PROBE}
         shown = []

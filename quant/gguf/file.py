@@ -25,9 +25,7 @@ __all__ = ["GGUFFile", "MetadataValue", "StringArray", "Tensor", "require_model"
 
 MODEL_KIND = "model"
 
-_PART_NAME = re.compile(
-    r"(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf", re.DOTALL
-)
+_PART_NAME = r"(?s)(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.gguf"
 
 
 class GGUFFile:
@@ -112,7 +110,7 @@ def _read_parts(path: Path) -> list[Part]:
     count = _split_number(opened, "split.count", default=1)
     if count <= 1:
         return [opened]
-    name = _PART_NAME.fullmatch(path.name)
+    name = re.fullmatch(_PART_NAME, path.name)
     if name is None or int(name["count"]) != count or not 1 <= int(name["number"]) <= count:
         raise file_error(
             path,

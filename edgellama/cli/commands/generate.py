@@ -5,7 +5,6 @@ Where the prompt comes from is left to ``prompt_text``, how a text appears to ``
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,6 @@ from edgellama.cli.options.sampling_options import sampling_options
 from edgellama.cli.options.template_option import template_option
 from edgellama.cli.output.streaming import run_stream, speed_line
 from edgellama.cli.output.terminal import dim, printable
-from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
@@ -151,6 +149,8 @@ def _discard(text: str) -> None:
 
 def _report(result: Generation, first_token_s: float, as_json: bool) -> None:
     if as_json:
+        import json
+
         print(json.dumps(_figures(result, first_token_s)))
         return
     # Where somebody may read both as one text, the figures begin on a line of their own.
@@ -162,6 +162,7 @@ def _report(result: Generation, first_token_s: float, as_json: bool) -> None:
 
 def _figures(result: Generation, first_token_s: float) -> dict[str, Any]:
     from edgellama.generation.batches.batch_lines import logprob_object
+    from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 
     statistics = result.statistics
     logprobs = {"logprobs": [logprob_object(each) for each in result.logprobs or ()]}

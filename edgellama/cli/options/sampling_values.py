@@ -3,7 +3,6 @@ the chat. What values are allowed is said by the options themselves."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -29,6 +28,8 @@ def _sampler_names(text: str) -> tuple[str, ...]:
 
 
 def _bias_pairs(text: str) -> list[tuple[int | str, float]]:
+    import json
+
     pairs = json.loads(text)
     if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
         raise ValueError
@@ -79,6 +80,8 @@ def written_value(name: str, value: Any) -> str:
     if value is None or value == ():
         return NONE
     if name == "logit_bias":
+        import json
+
         return json.dumps([[token, amount] for token, amount in dict(value).items()])
     if name == "samplers":
         return ",".join(value)

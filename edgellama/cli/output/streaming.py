@@ -35,8 +35,8 @@ def run_stream(
     """Takes every chunk of ``stream`` and shows its text, in order.
 
     ``idle`` is called several times a second while nothing comes. Returns the process's age in
-    seconds when the first token came (when the reply ended, if it has none). Ctrl-C cancels the
-    stream, waits until it has stopped, and goes on as KeyboardInterrupt.
+    seconds when the first token was shown (when the reply ended, if it has none). Ctrl-C cancels
+    the stream, waits until it has stopped, and goes on as KeyboardInterrupt.
     """
     items: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
     worker = threading.Thread(target=_produce, args=(stream, items), daemon=True)
@@ -46,9 +46,9 @@ def run_stream(
         while (item := _next_item(items, idle)) is not None:
             if isinstance(item, BaseException):
                 raise item
+            show(item.text)
             if first_token_s is None:
                 first_token_s = seconds_since_start()
-            show(item.text)
     except BaseException:
         stream.cancel()
         worker.join()

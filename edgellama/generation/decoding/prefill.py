@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgellama.generation.decoding.logprobs import prompt_logprobs
-
 if TYPE_CHECKING:
     from edgellama.engine.segments import Wanted
     from edgellama.engine.text_cache import TextCache
     from edgellama.engine.work import Kept
     from edgellama.generation.decoding.decoding_clock import DecodingClock
+    from edgellama.generation.decoding.logprobs import PromptLogprobs
     from edgellama.generation.results import TokenLogprob
     from edgellama.generation.text_request import Request
     from edgellama.quant.progress import Progress
@@ -43,7 +42,11 @@ class Prefill:
         self._cache = cache
         self._request = request
         self._clock = clock
-        self._logprobs = prompt_logprobs(tokenizer, request)
+        self._logprobs: PromptLogprobs | None = None
+        if request.prompt_logprobs is not None:
+            from edgellama.generation.decoding.logprobs import prompt_logprobs
+
+            self._logprobs = prompt_logprobs(tokenizer, request)
         self._num_shared: int | None = None
         self._is_noted = False
 

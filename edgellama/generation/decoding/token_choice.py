@@ -13,7 +13,6 @@ from edgellama.generation.arguments import check_stop_tokens, token_bias
 from edgellama.generation.decoding.choice_orders import ChoiceOrders, is_orderable, rules_along
 from edgellama.generation.decoding.constraining import constraint_of
 from edgellama.generation.decoding.held_tokens import RefusedTokens
-from edgellama.generation.decoding.logprobs import TextLogprobs
 from edgellama.sampling.choice_order import UNCHOSEN, bits_of
 from edgellama.sampling.constraint import allowed_token
 from edgellama.sampling.logprobs import TokenShare, row_width
@@ -22,6 +21,7 @@ from edgellama.text.sequence_breakers import SequenceBreakers
 
 if TYPE_CHECKING:
     from edgellama.engine.text_engine import TextEngine
+    from edgellama.generation.decoding.logprobs import TextLogprobs
     from edgellama.generation.results import Chunk, TokenLogprob
     from edgellama.generation.text_request import Request
     from edgellama.sampling.choice_order import ChoiceOrder, Rule
@@ -59,6 +59,8 @@ class TokenChoice:
         self._refused = RefusedTokens()
         self._logprobs: TextLogprobs | None = None
         if request.logprobs is not None:
+            from edgellama.generation.decoding.logprobs import TextLogprobs
+
             self._logprobs = TextLogprobs(tokenizer, request.logprobs)
         self._wants_logits = request.logprobs is not None or request.prompt_logprobs is not None
 

@@ -8,9 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from edgellama.generation.speculation.draft_model import BothDrafters, ModelDrafter
 from edgellama.generation.speculation.ngram_drafter import NGramDrafter
-from edgellama.generation.speculation.predicted import PredictedDrafter
 from edgellama.quant.errors import InvalidOptionError
 
 if TYPE_CHECKING:
@@ -56,9 +54,13 @@ class Speculation:
         gain = () if self._draft is None else (GAIN_BESIDE_A_MODEL,)
         ngrams: Drafter = NGramDrafter(num_tokens + len(expected), costs, *gain)
         if expected:
+            from edgellama.generation.speculation.predicted import PredictedDrafter
+
             ngrams = PredictedDrafter(ngrams, expected)
         if self._draft is None:
             return ngrams
+        from edgellama.generation.speculation.draft_model import BothDrafters, ModelDrafter
+
         return BothDrafters(ngrams, ModelDrafter(self._draft, costs, context_length, cancel))
 
 
