@@ -22,7 +22,7 @@ from server_harness import RunningServer, running_server, sse_events
 from edgellama.generation.chat.conversation import Conversation
 from edgellama.generation.results import Chunk
 from edgellama.server import page_chat
-from edgellama.server.answers.answers import Piece
+from edgellama.server.answers.events import Piece
 from edgellama.server.page_chat import ChatFields, ReplyWriter, new_turn
 from edgellama.server.page_files import FOLDER, TYPES, page_files
 from edgellama.server.settings import ServerSettings

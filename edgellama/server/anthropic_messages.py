@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgellama.quant.error_text import shown
-from edgellama.server.answers.answers import Ended, Event, Piece, Wish
+from edgellama.server.answers.events import Ended, Event, Piece
 from edgellama.server.answers.streaming import StreamWriter
 from edgellama.server.answers.text_openers import open_chat
+from edgellama.server.answers.wish import Wish
 from edgellama.server.anthropic_blocks import (
     chat_messages,
     reply_blocks,

@@ -14,10 +14,11 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edgellama.server.answers.answers import Ended, Event, OpenText, Piece, TextStream, Wish
+from edgellama.server.answers.events import Ended, Event, Piece
 from edgellama.server.answers.routing import Routes, read_for_model, state_of
 from edgellama.server.answers.streaming import StreamWriter, respond
 from edgellama.server.answers.text_openers import open_prompt
+from edgellama.server.answers.wish import OpenText, TextStream, Wish
 from edgellama.server.connections.wire import sse
 from edgellama.server.errors import openai_error, refused
 from edgellama.server.fields.fields import OF_LINES, WITHOUT_INFLUENCE, take_fields

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
-from edgellama.server.answers.answers import OpenText, Wish
 from edgellama.server.answers.routing import Routes, read_for_model, read_request, state_of
 from edgellama.server.answers.streaming import respond
 from edgellama.server.answers.text_openers import open_chat, open_prompt
+from edgellama.server.answers.wish import OpenText, Wish
 from edgellama.server.connections.wire import json_response, ndjson_response
 from edgellama.server.errors import RequestError
 from edgellama.server.fields.chat_messages import ordered_messages

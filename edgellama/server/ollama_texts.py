@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from edgellama.server.answers.answers import Answer, Ended, Event, Piece, Times
+from edgellama.server.answers.answers import Answer, Times
+from edgellama.server.answers.events import Ended, Event, Piece
 from edgellama.server.answers.streaming import StreamWriter
 from edgellama.server.connections.wire import NDJSON_TYPE, ndjson
 from edgellama.server.errors import RequestError, ollama_error

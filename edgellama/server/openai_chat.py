@@ -14,9 +14,10 @@ import msgspec
 
 from edgellama.generation.chat.messages import content_text
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.server.answers.answers import Ended, Event, Piece, Wish
+from edgellama.server.answers.events import Ended, Event, Piece
 from edgellama.server.answers.streaming import StreamWriter
 from edgellama.server.answers.text_openers import open_chat
+from edgellama.server.answers.wish import Wish
 from edgellama.server.connections.wire import encode_json, now, sse
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.fields.chat_messages import ordered_messages

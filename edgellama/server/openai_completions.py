@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgellama.server.answers.answers import Ended, Event, Piece, Wish
+from edgellama.server.answers.events import Ended, Event, Piece
 from edgellama.server.answers.streaming import StreamWriter
 from edgellama.server.answers.text_openers import open_prompt
+from edgellama.server.answers.wish import Wish
 from edgellama.server.connections.wire import now, sse
 from edgellama.server.errors import openai_error, refused
 from edgellama.server.fields.constraints import openai_format

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgellama.quant.error_text import shown
-from edgellama.server.answers.answers import Wish
 from edgellama.server.answers.text_openers import open_chat
+from edgellama.server.answers.wish import Wish
 from edgellama.server.connections.wire import now
 from edgellama.server.errors import RequestError, refused
 from edgellama.server.fields.chat_messages import ordered_messages

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgellama.generation.chat.messages import checked_messages
-from edgellama.server.answers.answers import Ended, Event, OpenText, Piece, Wish
+from edgellama.server.answers.events import Ended, Event, Piece
 from edgellama.server.answers.streaming import StreamWriter
 from edgellama.server.answers.text_openers import open_chat
+from edgellama.server.answers.wish import OpenText, Wish
 from edgellama.server.connections.wire import sse
 from edgellama.server.errors import RequestError, openai_error
 from edgellama.server.fields.presets import preset_messages, preset_options

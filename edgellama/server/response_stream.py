@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgellama.server.answers.answers import Ended, Event, Piece
+from edgellama.server.answers.events import Ended, Event, Piece
 from edgellama.server.answers.streaming import StreamWriter
 from edgellama.server.connections.wire import sse
 from edgellama.server.errors import RequestError, openai_error

@@ -1,5 +1,5 @@
 """Whose turn it is, threads that make texts, and how these come to clients as they grow.
 
-``answers`` has the texts of one request, ``streaming`` sends them, ``turns`` is for work that is no
-text, and ``state`` is what all requests share.
+``answers`` makes what a ``wish`` asks for and says so in ``events``, which ``streaming`` sends.
+``turns`` is for work that is no text, and ``state`` is what all requests share.
 """

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING
 
-from edgellama.generation.results import Chunk, Generation
+from edgellama.generation.results import Generation
+from edgellama.server.answers.events import Done, Ended, Event, Failed, Piece
 from edgellama.server.answers.mailbox import Mailbox
 from edgellama.server.answers.text_queue import Place, TextQueue
+from edgellama.server.answers.wish import TextStream, Wish
 from edgellama.server.connections.wire import left
 from edgellama.server.errors import RequestError, as_request_error
 
@@ -24,88 +26,6 @@ if TYPE_CHECKING:
     from edgellama.llama import Llama
     from edgellama.server.answers.metrics import Metrics
     from edgellama.server.models.model_shelf import ModelShelf
-
-
-class TextStream(Protocol):
-    """A text while it is made, such as a ``Stream``: one thread iterates, any may cancel."""
-
-    def __iter__(self) -> Iterator[Chunk]:
-        """Its chunks."""
-        ...
-
-    @property
-    def result(self) -> Generation:
-        """The whole text, once it has ended."""
-        ...
-
-    @property
-    def prefill_progress(self) -> tuple[int, int]:
-        """Tokens of the prompt that were computed, and that are to be."""
-        ...
-
-    def cancel(self) -> None:
-        """End it soon."""
-        ...
-
-    def close(self) -> None:
-        """End it."""
-        ...
-
-
-OpenText: TypeAlias = "Callable[[Llama, int, ExitStack], TextStream]"
-"""Starts the text of a number; what is to be closed after it goes on the stack."""
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Some text of the text ``index``."""
-
-    index: int
-    chunk: Chunk
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The text ``index`` is whole."""
-
-    index: int
-    result: Generation
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Nothing more will come of the answer."""
-
-    error: RequestError
-
-
-@dataclass(frozen=True)
-class Rest:
-    """Bytes of a piece that a slow client has not taken yet; they come before all others."""
-
-    chunk: bytes
-
-
-@dataclass(frozen=True)
-class Done:
-    """All texts have ended."""
-
-
-Event: TypeAlias = "Piece | Rest | Ended | Failed | Done"
-
-
-@dataclass(frozen=True)
-class Wish:
-    """What a request asks for: ``num_texts`` of a model, and ``open``, which starts each.
-
-    ``is_stream``: pieces are wanted as they come, else the results alone.
-    """
-
-    model: str | None
-    open: OpenText
-    num_texts: int = 1
-    keep_alive_s: float | None = None
-    is_stream: bool = False
 
 
 @dataclass

@@ -11,10 +11,11 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
-from edgellama.server.answers.answers import Answer, Wish
+from edgellama.server.answers.answers import Answer
 from edgellama.server.answers.leaving import Leaving
 from edgellama.server.answers.metrics import Metrics
 from edgellama.server.answers.text_queue import TextQueue
+from edgellama.server.answers.wish import Wish
 from edgellama.server.errors import too_busy
 from edgellama.server.models.catalogue import Catalogue, ServedModel
 from edgellama.server.models.jobs import Jobs

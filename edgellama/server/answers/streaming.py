@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from edgellama.server.answers.answers import Answer, Done, Ended, Event, Failed, Piece, Rest
+from edgellama.server.answers.answers import Answer
+from edgellama.server.answers.events import Done, Ended, Event, Failed, Piece, Rest
 from edgellama.server.answers.routing import state_of
 from edgellama.server.connections.short_way import ShortWay, short_way
 from edgellama.server.connections.wire import (
