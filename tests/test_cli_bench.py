@@ -68,7 +68,7 @@ def test_rows_for_programs(run_cli: CliRunner, model: Path) -> None:
         assert len(speeds) == 3
         assert row["tokens_per_second"] == pytest.approx(statistics.fmean(speeds))
         assert row["stddev"] == pytest.approx(statistics.stdev(speeds))
-        assert (row["num_threads"], row["key_type"], row["type"]) == (2, "f16", "F32")
+        assert (row["num_threads"], row["key_type"], row["type"]) == (2, "f16", "f32")
         assert row["peak_memory_bytes"] > 20e6
         assert row["start_seconds"] > 0
         is_decode, is_prefill = row["num_prompt"] == 0, row["num_generated"] == 0

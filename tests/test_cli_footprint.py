@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -180,13 +181,40 @@ def test_the_best_that_fits_comes_first(run_cli: CliRunner) -> None:
     assert result.stderr.startswith("edgellama: error: nothing fits 8.00 GB; the smallest, q2_k")
 
 
+def test_a_model_of_the_cache_has_its_name_and_type(run_cli: CliRunner, tmp_path: Path) -> None:
+    """What list calls it, not where it lies; and which rows of a fit are the file as it is."""
+    (tmp_path / "cache" / "models").mkdir(parents=True)
+    shape = TinyLlama(width=256, feed_forward=256, weight_format="Q8_0", context_length=1000)
+    write_tiny_llama(tmp_path / "cache" / "models" / "small.gguf", shape)
+    run = partial(run_cli, environment={"EDGELLAMA_CACHE": str(tmp_path / "cache")})
+    (listed,) = json.loads(run("list", "--json").stdout)
+    rows = rows_of(run, listed["name"], "--fit", "1GB", "-c", "1000")
+    assert {row["model"] for row in rows} == {listed["name"]} == {"small"}
+    assert {row["type"] for row in rows if row["as_it_is"]} == {listed["type"]} == {"q8_0"}
+    assert "q3_k_m" in {row["type"] for row in rows if not row["as_it_is"]}
+    assert run("footprint", "small").stdout.splitlines()[2].split(" | ")[:2] == [
+        *("| type", "bits per weight")
+    ]
+
+
+def test_a_context_beyond_the_models_own_is_warned_of(run_cli: CliRunner, model: Path) -> None:
+    """A line on stderr says so, once; the figures are told all the same."""
+    result = run_cli("footprint", model, "-c", "1k,2k,500", "--kv", "f16")
+    warning = "edgellama: warning: context of 2048 is more than the model's own 1000\n"
+    assert (result.returncode, result.stderr) == (0, warning)
+    assert run_cli("footprint", model, "-c", "1000").stderr == ""
+    result = run_cli("bench", model, "-p", "0", "-n", "2", "-d", "999", "-r", "1", "--json")
+    assert "warning: context of 1001 is more than the model's own 1000" in result.stderr
+    assert json.loads(result.stdout)[0]["depth"] == 999
+
+
 def test_people_and_spreadsheets(run_cli: CliRunner, model: Path) -> None:
     """Markdown has a heading and a table, CSV the names and values of JSON."""
     text = run_cli("footprint", model).stdout
     heading, empty, names, rule, *rows = text.splitlines()
     assert heading == f"{model}: {rows_of(run_cli, model)[0]['parameters']:,} parameters"
     assert (empty, names.split("|")[1].strip(), set(rule)) == ("", "type", set("|-:"))
-    assert all(row.startswith("| file ") for row in rows)
+    assert all(row.startswith("| f32 ") for row in rows)
     lines = run_cli("footprint", model, "-o", "csv").stdout.splitlines()
     for line, row in zip(csv.DictReader(lines), rows_of(run_cli, model), strict=True):
         assert line == {name: str(value) for name, value in row.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgellama.cli.output import bench_table, footprint_table, profile_table
-from edgellama.cli.output.tables import Column, markdown
+from edgellama.cli.output.tables import Column, markdown, size
 from edgellama.measure.op_profile import OpTime
 from edgellama.measure.op_work import Work
 
@@ -37,6 +37,26 @@ def test_titles_differ(columns: tuple[Column, ...]) -> None:
     """No two columns of a table have the same title."""
     titles = [column.title for column in columns]
     assert len(set(titles)) == len(titles)
+
+
+def test_a_table_that_is_too_wide_stands_on_its_side() -> None:
+    """Rows stand beside each other, as many as fit, and each value is there once."""
+    columns = [Column("name", is_number=False), Column("size_bytes", size), Column("count")]
+    rows = [{"name": f"m{i}", "size_bytes": 10**i, "count": None} for i in range(5, 9)]
+    wide = markdown(rows, columns)
+    assert markdown(rows, columns, 200) == wide
+    width = len(wide.splitlines()[0])
+    assert markdown(rows, columns, width) == wide
+    narrow = markdown(rows, columns, width - 1)
+    assert all(len(line) < width for line in narrow.splitlines())
+    columns.append(Column("a_long_title_that_people_read"))
+    assert markdown(rows, columns, 56).splitlines()[:3] == [
+        "| name                          |       m5 |     m6 |",
+        "|-------------------------------|---------:|-------:|",
+        "| size                          | 100.0 kB | 1.0 MB |",
+    ]
+    assert [narrow.count(f"m{i}") for i in range(5, 9)] == [1] * 4
+    assert markdown(rows, columns, 1).count("| size ") == 4
 
 
 def test_bytes_from_a_cache_have_no_rate() -> None:

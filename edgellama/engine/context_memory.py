@@ -1,6 +1,6 @@
-"""How long a context this machine's memory allows by default.
+"""How long a context this machine's memory allows by default, and what is said of others.
 
-It knows the size of a token in the KV cache. A length that the user asks for is not its business.
+It knows the size of a token in the KV cache. A length that the user asks for is never changed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,14 @@ KV_SHARE_OF_MEMORY = 0.5
 """The rest is for the weights, which live in the page cache, and for other programs."""
 LENGTH_STEP = 256
 SMALLEST_LENGTH = 512
+
+
+def warn_of_length(length: int, config: ModelConfig) -> None:
+    """Say in the log where a context is longer than the model can be expected to read."""
+    if length > config.context_length:
+        logger.warning(
+            "context of %d is more than the model's own %d", length, config.context_length
+        )
 
 
 def fitting_context_length(

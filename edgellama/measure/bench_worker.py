@@ -5,8 +5,6 @@ Which tests there are, and what becomes of their figures, is left to ``bench``.
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from contextlib import ExitStack
 from time import monotonic, perf_counter
 from typing import Any
@@ -22,6 +20,7 @@ from edgellama.kernels_cpu.machine.cpu import cpu_name
 from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.measure.child_process import STARTED, serve
 from edgellama.measure.drafted_runs import DraftedRuns
+from edgellama.measure.model_outline import ModelOutline
 from edgellama.measure.op_work import Step, Work, total_work
 from edgellama.measure.plain_read import PlainRead
 from edgellama.quant.gguf.file import GGUFFile
@@ -148,14 +147,12 @@ def _measure(runs: _Runs | DraftedRuns, repetitions: int, progress: Progress) ->
 
 
 def _described(file: GGUFFile) -> dict[str, Any]:
-    """Size of a model, and the format that most of its weights have."""
-    sizes: Counter[str] = Counter()
-    for tensor in file.tensors.values():
-        sizes[tensor.format.name] += math.prod(tensor.shape)
+    """Type and size of a model."""
+    outline = ModelOutline.from_gguf(file)
     return {
-        "type": sizes.most_common(1)[0][0],
-        "model_bytes": file.file_bytes,
-        "parameters": sum(sizes.values()),
+        "type": outline.type,
+        "model_bytes": outline.file_bytes,
+        "parameters": outline.num_parameters,
     }
 
 

@@ -61,7 +61,8 @@ def usual_context_length(config: ModelConfig) -> int:
 class Footprint:
     """A prediction in bytes, by what the memory is for.
 
-    It holds for weights of one ``type``, of ``bits_per_weight`` on average, and for ``num_texts``
+    It holds for weights of one ``type``, of ``bits_per_weight`` on average, as a file has them
+    already where ``is_as_it_is``, and for ``num_texts``
     at once, each with a session of ``context_length`` tokens whose keys and values have
     ``kv_types``. ``total_bytes`` is the sum of all ``parts``: ``weights_bytes``, ``kv_bytes`` of
     full contexts, ``activations_bytes``,
@@ -90,6 +91,7 @@ class Footprint:
     draft_bytes: int = 0
     card_bytes: int = 0
     num_texts: int = 1
+    is_as_it_is: bool = False
 
     @property
     def parts(self) -> Mapping[str, int]:
@@ -144,8 +146,10 @@ def predict(
     if context_length < 1:
         raise InvalidOptionError(f"context length {context_length}; it must be at least 1")
     pages = PageLayout.of(config, kv_types, machine.tier.lanes)
+    is_as_it_is = type == AS_IT_IS
     return Footprint(
-        type=type,
+        type=outline.type or type if is_as_it_is else type,
+        is_as_it_is=is_as_it_is,
         kv_types=kv_types,
         context_length=context_length,
         bits_per_weight=average_bits(outline, type, is_pure),

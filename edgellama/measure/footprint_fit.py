@@ -44,7 +44,7 @@ def fitting(predictions: Sequence[Footprint], memory_bytes: int) -> list[Footpri
 def divergence(prediction: Footprint) -> float:
     """What quantization is expected to cost, in nats a token; a file as it is costs nothing."""
     return (
-        _type_divergence(prediction.type)
+        (0.0 if prediction.is_as_it_is else RECIPES[prediction.type].divergence)
         + _KEY_DIVERGENCES.get(prediction.kv_types.keys, 0.0)
         + _VALUE_DIVERGENCES.get(prediction.kv_types.values, 0.0)
     )
@@ -54,10 +54,6 @@ def types_below(outline: ModelOutline) -> list[str]:
     """Types that a file's weights could be converted to with fewer bits than they have."""
     own_bits = average_bits(outline, AS_IT_IS)
     return [type for type in TYPES_BY_QUALITY if average_bits(outline, type) < own_bits]
-
-
-def _type_divergence(type: str) -> float:
-    return RECIPES[type].divergence if type in RECIPES else 0.0
 
 
 def parse_size(text: str) -> int:

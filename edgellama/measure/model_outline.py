@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection, Mapping, Sized
 
 from edgellama.measure.model_presets import ModelPreset
+from edgellama.quant.file_type import type_of
 from edgellama.quant.formats import Format
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import OUTPUT, ROPE_FREQS, Shape, tensor_shapes
@@ -32,7 +33,7 @@ class VocabularySize:
 
 @dataclass(frozen=True)
 class ModelOutline:
-    """Shapes of all tensors by GGUF name; ``formats`` where they lie in a file already."""
+    """Shapes of all tensors by GGUF name; ``formats`` and ``type`` where they lie in a file."""
 
     name: str
     config: ModelConfig
@@ -40,6 +41,7 @@ class ModelOutline:
     vocabulary: VocabularySize
     formats: Mapping[str, Format] | None = None
     file_bytes: int = 0
+    type: str | None = None
 
     @property
     def num_parameters(self) -> int:
@@ -52,12 +54,12 @@ class ModelOutline:
         return OUTPUT not in self.shapes
 
     @classmethod
-    def from_gguf(cls, file: GGUFFile) -> ModelOutline:
-        """The outline of a file; raises as ``ModelConfig.from_gguf``."""
+    def from_gguf(cls, file: GGUFFile, name: str | None = None) -> ModelOutline:
+        """The outline of a file, under its path without a name; raises as ``ModelConfig``."""
         tensor_bytes = sum(tensor.num_bytes for tensor in file.tensors.values())
         config = ModelConfig.from_gguf(file)
         return cls(
-            name=str(file.path),
+            name=str(file.path) if name is None else name,
             config=config,
             shapes={name: tensor.shape for name, tensor in file.tensors.items()},
             vocabulary=VocabularySize(
@@ -67,6 +69,7 @@ class ModelOutline:
             ),
             formats={name: tensor.format for name, tensor in file.tensors.items()},
             file_bytes=file.file_bytes,
+            type=type_of(file),
         )
 
     @classmethod

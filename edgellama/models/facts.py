@@ -6,19 +6,16 @@ Which files there are is left to ``library``.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from pathlib import Path
 
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
+from edgellama.quant.file_type import type_of
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.llama_tensors import ROPE_FREQS
 from edgellama.quant.model_config import ModelConfig
-from edgellama.quant.recipes import OTHER_FILE_TYPES, RECIPES
 from edgellama.quant.records import dataclass
 from edgellama.quant.rope_choice import original_length
 
-_TYPES_BY_NUMBER = {recipe.file_type: recipe.name for recipe in RECIPES.values()}
-_TYPES_BY_NUMBER |= OTHER_FILE_TYPES
 _LICENSE_KEYS = ("general.license", "general.license.name", "general.license.link")
 
 
@@ -47,7 +44,11 @@ class ModelFacts:
             title=_text(file, "general.name"),
             architecture=architecture,
             type=type_of(file),
-            num_parameters=sum(math.prod(tensor.shape) for tensor in file.tensors.values()),
+            num_parameters=sum(
+                math.prod(tensor.shape)
+                for name, tensor in file.tensors.items()
+                if name != ROPE_FREQS
+            ),
             context_length=said if config is None else config.context_length,
             license=next(filter(None, (_text(file, key) for key in _LICENSE_KEYS)), None),
             positions=None if config is None else _positions(config, ROPE_FREQS in file.tensors),
@@ -58,17 +59,6 @@ def read_facts(path: Path) -> ModelFacts:
     """The facts of the file at ``path``; ModelNotFoundError, ModelFileError."""
     with GGUFFile(path) as file:
         return ModelFacts.of(file)
-
-
-def type_of(file: GGUFFile) -> str | None:
-    """The type that a file says it has, else the format of most of its bytes, such as ``q4_0``."""
-    number = file.metadata.get("general.file_type")
-    if isinstance(number, int) and number in _TYPES_BY_NUMBER:
-        return _TYPES_BY_NUMBER[number]
-    sizes: Counter[str] = Counter()
-    for tensor in file.tensors.values():
-        sizes[tensor.format.name] += tensor.num_bytes
-    return sizes.most_common(1)[0][0].lower() if sizes else None
 
 
 def _config(file: GGUFFile) -> ModelConfig | None:

@@ -126,7 +126,7 @@ def command(models: Sequence[str], repetitions: int, style: str, **options: Any)
         options["draft"] = str(find_model(options["draft"]))
     paths = [str(find_model(model)) for model in models]
     settings = [setting for path in paths for setting in _settings(path, options)]
-    _compile(settings)
+    _compile(settings, max(test.depth + test.num_tokens for test in tests))
     rows: list[Row] = []
     try:
         _run_all(settings, tests, repetitions, rows)
@@ -177,12 +177,17 @@ def _attention(mode: Any, options: dict[str, Any]) -> AttentionChoice:
     return AttentionChoice(mode, options["gpu"], options["gpu_memory"])
 
 
-def _compile(settings: Sequence[BenchSetting]) -> None:
-    """Compile what the tests need here, where it shows; their processes then only load it."""
+def _compile(settings: Sequence[BenchSetting], num_tokens: int) -> None:
+    """Compile what the tests need here, where it shows; their processes then only load it.
+
+    ``num_tokens``: those of the longest test, of which a warning says if they are too many.
+    """
     from edgellama.cli.output.terminal import kernel_progress
+    from edgellama.engine.context_memory import warn_of_length
     from edgellama.engine.engine import Engine
     from edgellama.quant.gguf.file import GGUFFile
 
+    configs = {}
     with kernel_progress(of_usual=True) as report:
         for path, tier, types in {
             (setting.path, setting.tier, setting.kv_types): None for setting in settings
@@ -194,9 +199,11 @@ def _compile(settings: Sequence[BenchSetting]) -> None:
                     tier=tier,
                     kv_type=types.pair,
                     progress=report,
-                ),
+                ) as engine,
             ):
-                pass
+                configs[path] = engine.config
+    for config in configs.values():
+        warn_of_length(num_tokens, config)
 
 
 def _run_all(

@@ -53,7 +53,7 @@ def command(kinds: tuple[str, ...], dry_run: bool, yes: bool) -> None:
         for leftover in leftovers
     ]
     total = tables.size(sum(leftover.num_bytes for leftover in leftovers))
-    click.echo(printable(tables.markdown(rows, COLUMNS)))
+    click.echo(printable(tables.to_read(rows, COLUMNS)))
     if dry_run:
         click.echo(f"\n{total} would be freed")
         return

@@ -87,7 +87,7 @@ def _print(plan: Plan, idle: Sequence[str], style: str) -> None:
         f"{wish.outline.name} as {wish.type}: {wish.outline.num_parameters:,} parameters, "
         f"{wish.num_texts} x {wish.context_length} tokens of {wish.kv_types} keys and values\n"
     )
-    click.echo(tables.markdown(rows, columns))
+    click.echo(tables.to_read(rows, columns))
     click.echo(
         f"\n{plan.tokens_per_second:.2f} tokens/s at the start of a text, "
         f"{plan.full_tokens_per_second:.2f} with a full context\n"

@@ -125,6 +125,7 @@ def command(
         kv_types, context_lengths = (found[1],), (found[0].num_tokens,)
     from edgellama.cli.inputs.model_outline_source import find_outline
     from edgellama.cli.output.figures import check_plot
+    from edgellama.engine.context_memory import warn_of_length
     from edgellama.measure.footprint_fit import parse_size
 
     check_plot(plot)
@@ -142,6 +143,7 @@ def command(
         num_texts,
     )
     predictions = _predict(source, wishes, memory_bytes)
+    warn_of_length(max(p.context_length for p in predictions), source.outline.config)
     _print(source, predictions, found[0] if found else None, memory_bytes, style)
     if plot:
         from edgellama.cli.output.figures import run_title

@@ -60,7 +60,7 @@ def summarize(file: GGUFFile) -> dict[str, Any]:
 
     facts = ModelFacts.of(file)
     tensors = list(file.tensors.values())
-    num_parameters = sum(num_elements(tensor) for tensor in tensors)
+    num_parameters = facts.num_parameters
     tensor_bytes = sum(tensor.num_bytes for tensor in tensors)
     template = file.metadata.get(TEMPLATE_KEY)
     return {

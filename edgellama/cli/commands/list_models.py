@@ -137,5 +137,5 @@ def _show(rows: Sequence[Row], columns: Sequence[Column]) -> None:
     from edgellama.cli.output.terminal import printable
 
     total = sum(int(row["size_bytes"]) for row in rows)
-    click.echo(printable(tables.markdown(rows, columns)))
+    click.echo(printable(tables.to_read(rows, columns)))
     click.echo(f"\n{tables.size(total)} in all")

@@ -61,10 +61,11 @@ def find_outline(name: str) -> OutlineSource:
             raise ModelNotFoundError(
                 f"no file, no model and no published size called {name!r}; did you mean {meant}?"
             ) from None
-        sizes = f"known sizes: {', '.join(MODEL_PRESETS)}"
-        raise ModelNotFoundError(f"{error.in_terminal}; {sizes}") from None
+        # A guess is enough; without one, all that there is.
+        sizes = "" if "did you mean" in str(error) else f"; sizes: {', '.join(MODEL_PRESETS)}"
+        raise ModelNotFoundError(f"{error.in_terminal}{sizes}") from None
     with GGUFFile(path) as file:
-        return OutlineSource(ModelOutline.from_gguf(file), path)
+        return OutlineSource(ModelOutline.from_gguf(file, name), path)
 
 
 def _configured(path: Path) -> ModelOutline:

@@ -70,7 +70,7 @@ def show(rows: Sequence[Row], style: str) -> None:
     if rows:
         readable = [_readable(row) for row in rows]
         columns = [column for column in COLUMNS if _says(column, readable)]
-        click.echo(tables.markdown(readable, columns))
+        click.echo(tables.to_read(readable, columns))
 
 
 def _says(column: Column, rows: Sequence[Row]) -> bool:

@@ -22,9 +22,10 @@ PARTS = (
 )
 COLUMNS = (
     Column("type", is_number=False),
+    Column("as_it_is", lambda is_so: "yes" if is_so else "-", is_number=False),
     Column("bits_per_weight", "{:.2f}".format),
     Column("kv_type", is_number=False),
-    Column("context_length"),
+    Column("context_length", "{:,}".format),
     Column("num_texts"),
     *(Column(f"predicted_{part}_bytes", tables.size) for part in PARTS),
 )
@@ -40,6 +41,7 @@ def prediction_row(outline: ModelOutline, prediction: Footprint) -> dict[str, ob
         "model": outline.name,
         "parameters": outline.num_parameters,
         "type": prediction.type,
+        "as_it_is": prediction.is_as_it_is,
         "bits_per_weight": round(prediction.bits_per_weight, 4),
         "kv_type": str(prediction.kv_types),
         "context_length": prediction.context_length,
@@ -83,10 +85,18 @@ def print_rows(outline: ModelOutline, rows: Sequence[Row], style: str) -> None:
     else:
         click.echo(f"{outline.name}: {outline.num_parameters:,} parameters\n")
         losses = (LOSS_COLUMN,) if "expected_divergence" in rows[0] else ()
-        columns = [c for c in COLUMNS if rows[0].get(c.key) != USUAL_VALUES.get(c.key, 0)]
-        click.echo(tables.markdown(rows, (*columns, *losses)))
+        columns = [column for column in COLUMNS if _says(column, rows)]
+        click.echo(tables.to_read(rows, (*columns, *losses)))
         if "measured_rss_bytes" in rows[0]:
-            click.echo("\n" + tables.markdown(_comparison(rows[0]), COMPARISON_COLUMNS))
+            click.echo("\n" + tables.to_read(_comparison(rows[0]), COMPARISON_COLUMNS))
+
+
+def _says(column: Column, rows: Sequence[Row]) -> bool:
+    """Whether a column tells something; which rows are the file itself, only if some are not."""
+    values = {row.get(column.key) for row in rows}
+    if column.key == "as_it_is":
+        return len(values) > 1
+    return rows[0].get(column.key) != USUAL_VALUES.get(column.key, 0)
 
 
 COMPARISON_COLUMNS = (

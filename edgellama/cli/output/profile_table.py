@@ -61,7 +61,7 @@ def print_steps(
                 tokens = "1 token" if num_tokens == 1 else f"{num_tokens} tokens"
                 click.echo(f"{name}, {tokens}\n")
                 rows_to_read = [readable(row) for row in of_step]
-                click.echo(tables.markdown(rows_to_read, _shown(of_step)) + "\n")
+                click.echo(tables.to_read(rows_to_read, _shown(of_step)) + "\n")
         click.echo(f"a plain read of the weights reaches {bandwidth:.1f} GB/s")
 
 

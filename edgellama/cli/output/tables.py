@@ -10,6 +10,8 @@ import csv
 import io
 import json
 import re
+import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -39,22 +41,50 @@ class Column:
         return f"{title}/s" if name.endswith("_per_second") else title
 
 
-def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    """A table with aligned columns; a value of None is a dash."""
+def markdown(rows: Sequence[Row], columns: Sequence[Column], width: int | None = None) -> str:
+    """A table with aligned columns; a value of None is a dash.
+
+    Where it would be wider than ``width`` characters, rows stand beside each other, as many as
+    fit, each value behind its title.
+    """
     cells = [[column.title for column in columns]] + [
         ["-" if row.get(c.key) is None else c.write(row[c.key]).replace("|", "/") for c in columns]
         for row in rows
     ]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    table = _aligned(cells, [column.is_number for column in columns])
+    if width is None or table.index("\n") <= width:
+        return table
+    titles, *rest = cells
+    tables = []
+    while rest:
+        for count in range(len(rest), 0, -1):
+            lines = list(zip(titles, *rest[:count], strict=True))
+            table = _aligned(lines, [False] + [True] * count)
+            if table.index("\n") <= width:
+                break
+        tables.append(table)
+        rest = rest[count:]
+    return "\n\n".join(tables)
+
+
+def to_read(rows: Sequence[Row], columns: Sequence[Column]) -> str:
+    """``markdown`` for standard output, as wide as its terminal, if it is one."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    return markdown(rows, columns, width)
+
+
+def _aligned(cells: Sequence[Sequence[str]], are_numbers: Sequence[bool]) -> str:
+    """A table of lines of cells, the first of them the head; numbers are on the right."""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rule = [
-        "-" * (width + 1) + (":" if column.is_number else "-")
-        for width, column in zip(widths, columns, strict=True)
+        "-" * (width + 1) + (":" if is_number else "-")
+        for width, is_number in zip(widths, are_numbers, strict=True)
     ]
     head, *body = (
         "| "
         + " | ".join(
-            text.rjust(width) if column.is_number else text.ljust(width)
-            for text, width, column in zip(line, widths, columns, strict=True)
+            text.rjust(width) if is_number else text.ljust(width)
+            for text, width, is_number in zip(line, widths, are_numbers, strict=True)
         )
         + " |"
         for line in cells

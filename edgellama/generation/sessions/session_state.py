@@ -5,7 +5,6 @@ It is saved, loaded and given back here. Texts are left to session.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
@@ -14,6 +13,7 @@ from collections.abc import Callable, Mapping
 from edgellama.engine.adapter import Adapter
 from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.adapter_shelf import AdapterScales
+from edgellama.engine.context_memory import warn_of_length
 from edgellama.engine.kv_types import KVTypeChoice
 from edgellama.engine.text_cache import TextCache
 from edgellama.engine.text_engine import TextEngine
@@ -23,8 +23,6 @@ from edgellama.quant.given_values import check_function, given_path, is_true, wh
 from edgellama.quant.process_bound import ProcessBound
 from edgellama.quant.typing_backports import Self
 from edgellama.text.tokenizer import Tokenizer
-
-logger = logging.getLogger(__name__)
 
 
 class SessionState(ProcessBound):
@@ -52,11 +50,9 @@ class SessionState(ProcessBound):
 
     def _empty_cache(self, context_length: int | None, kv_type: KVTypeChoice) -> TextCache:
         engine = self._engine
-        own_length = engine.config.context_length
-        length = own_length if context_length is None else context_length
+        length = engine.config.context_length if context_length is None else context_length
         length = whole_number("context_length", length, 1)
-        if length > own_length:
-            logger.warning("context of %d is more than the model's own %d", length, own_length)
+        warn_of_length(length, engine.config)
         cache = engine.new_cache(length, kv_type=kv_type)
         cache.adapters = self._adapters
         return cache
