@@ -32,6 +32,24 @@ HOSTILE = (
     "[a]: http://ok.example 'x\"onmouseover=window.hit=1'\n\n[a]",
     "<math><mtext><table><mglyph><style><img src=x onerror=window.hit=1>",
 )
+FORMULAS = r"""The root is \(x = \frac{-b}{2a}\), $a_1*b_1$ and $a_2*b_2$.
+It costs $5 and $10, not `$x$` or \$3.
+
+\[
+\int_0^1 x
+- 1
+\]
+
+$$\sum_i i$$ $$ \nosuch{x} $$
+
+$$ \href{javascript:window.hit=1}{x} $$
+
+| a | b |
+|---|--:|
+| $x$ | 2 |
+
+3. third
+"""
 ALLOWED = (
     "return [...document.querySelectorAll('#messages .body *')].flatMap(each => ["
     "...(['SCRIPT','IMG','IFRAME','STYLE','FORM','INPUT','SVG','OBJECT','LINK','MATH']"
@@ -273,6 +291,28 @@ def test_what_a_model_says_never_runs(page: Page, text: str) -> None:
     assert not [each for each in page.driver.execute_script(script) if "evil" in each]
     for link in page.driver.find_elements(By.CSS_SELECTOR, "#messages a"):
         assert "noopener" in link.get_attribute("rel") and link.get_attribute("target") == "_blank"
+    assert page.problems() == []
+
+
+def test_formulas_tables_and_lists_are_drawn(page: Page) -> None:
+    """What stands between marks is MathML; prices, code and what is no formula stay text.
+
+    Columns are aligned as the text says, and numbers go on.
+    """
+    name = page.served.ask(content="Say it.", choices=[FORMULAS])
+    page.open(f"#/c/{name}")
+    until(lambda: page.texts("assistant"))
+    found = "return [...document.querySelectorAll('.body math')].map(each => each.textContent)"
+    assert [text.replace("\u2062", "") for text in page.driver.execute_script(found)] == [
+        *("x=\u2212b2a", "a1\u2217b1", "a2\u2217b2", "\u222b01x\u22121", "\u2211ii", "x"),
+    ]
+    (text,) = page.texts("assistant")
+    assert "It costs $5 and $10, not $x$ or $3." in text
+    assert r"$$ \nosuch{x} $$" in text and r"\href{javascript:window.hit=1}" in text
+    cell = "return getComputedStyle(document.querySelector('.body td[align=right]')).textAlign"
+    assert page.driver.execute_script(cell) in ("right", "-webkit-right")
+    assert page.driver.execute_script("return document.querySelector('.body ol').start") == 3
+    assert page.driver.execute_async_script(INCREMENTAL, [FORMULAS]) is None
     assert page.problems() == []
 
 

@@ -20,6 +20,7 @@ import typescript from "./vendor/languages/typescript.js";
 import xml from "./vendor/languages/xml.js";
 import yaml from "./vendor/languages/yaml.js";
 import { button, copyText, element } from "./dom.js";
+import { mathsExtensions, showFormulas } from "./maths.js";
 
 const LANGUAGES = { bash, c, cpp, css, diff, go, ini, java, javascript, json, python, rust, sql, typescript, xml, yaml };
 for (const [name, grammar] of Object.entries(LANGUAGES)) highlighter.registerLanguage(name, grammar);
@@ -45,6 +46,7 @@ const marked = new Marked({
     checkbox: ({ checked }) => (checked ? "☑ " : "☐ "),
     code: codeBlock,
   },
+  extensions: mathsExtensions(escaped),
 });
 
 const PURIFY = {
@@ -54,6 +56,7 @@ const PURIFY = {
   ],
   ALLOWED_ATTR: ["href", "title", "class", "start", "align"],
   ALLOWED_URI_REGEXP: /^(?:https?:|mailto:)/i,
+  ADD_URI_SAFE_ATTR: ["start", "align"], // Their values are no addresses.
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
   RETURN_DOM_FRAGMENT: true,
@@ -61,7 +64,7 @@ const PURIFY = {
 
 DOMPurify.addHook("uponSanitizeAttribute", (node, data) => {
   if (data.attrName === "class") {
-    data.attrValue = data.attrValue.split(/\s+/).filter((name) => /^(hljs|language)-/.test(name)).join(" ");
+    data.attrValue = data.attrValue.split(/\s+/).filter((name) => /^(hljs|language|math)-/.test(name)).join(" ");
     data.keepAttr = data.attrValue !== "";
   }
 });
@@ -90,6 +93,7 @@ function finished(fragment) {
     table.replaceWith(box);
     box.append(table);
   }
+  showFormulas(fragment);
   return fragment;
 }
 

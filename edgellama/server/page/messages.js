@@ -28,7 +28,7 @@ export class Messages {
     this.views.clear();
     const path = conversation ? shownPath(conversation) : [];
     this.box.replaceChildren(...(path.length ? path.map((each) => this.message(conversation, each, busy, each === path.at(-1)))
-      : [element("div", { class: "welcome" }, element("h1", {}, "What shall we talk about?"),
+      : [element("div", { class: "welcome" }, element("h2", {}, "What shall we talk about?"),
         element("p", {}, "Everything stays on the machine that serves this page."))]));
     this.scroll(true);
   }
@@ -44,7 +44,7 @@ export class Messages {
     }
     const name = isUser ? "You" : message.details.model || "Assistant";
     const box = element("article", { class: `message ${message.role}`, "aria-label": name, "data-id": message.id },
-      isUser ? null : element("div", { class: "name" }, name), body);
+      element("h2", { class: isUser ? "hidden" : "name" }, name), body);
     if (!isUser) box.append(...this.state(message, busy, isLast));
     box.append(this.tools(conversation, message, busy, box));
     return box;
