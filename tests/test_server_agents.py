@@ -1,4 +1,4 @@
-"""What agents send and look for, as it was recorded from them: requests, and words of errors."""
+"""What agents and chat programs send, as it was recorded from them, and look for in errors."""
 
 from __future__ import annotations
 
@@ -109,3 +109,50 @@ def test_claude_codes_news_keep_what_was_computed(client: httpx.Client) -> None:
     later = client.post("/v1/messages", json=asked).json()["usage"]
     known = first["input_tokens"] + first["cache_read_input_tokens"]
     assert later["cache_read_input_tokens"] >= known // 128 * 128
+
+
+OPEN_WEBUI = {
+    "mirostat": 0,
+    "mirostat_eta": 0.1,
+    "mirostat_tau": 5,
+    "num_ctx": 4096,
+    "num_batch": 256,
+    "num_keep": 24,
+    "repeat_last_n": 64,
+    "top_k": 30,
+    "top_p": 0.9,
+    "min_p": 0.05,
+    "repeat_penalty": 1.1,
+    "presence_penalty": 0.1,
+    "frequency_penalty": 0.1,
+    "use_mmap": True,
+    "use_mlock": False,
+    "num_thread": 2,
+    "num_gpu": 0,
+    "stop": ["x"],
+    "seed": 3,
+    "temperature": 0.5,
+    "tfs_z": 1,
+    "reasoning_effort": "low",
+}
+"""All of Open WebUI 0.12.4's parameters of a model, whose form is the same for all servers."""
+
+
+def test_open_webuis_parameters_are_taken(client: httpx.Client) -> None:
+    """In both of its protocols, those that an Ollama alone would know, too."""
+    said = {"model": "tiny", "messages": [{"role": "user", "content": "Name a colour."}]}
+    of_ollama = {"options": {**OPEN_WEBUI, "num_predict": 12}, "keep_alive": "5m", "think": False}
+    for path, fields in (
+        ("/api/chat", {**of_ollama, "format": "json", "stream": False}),
+        ("/v1/chat/completions", {**OPEN_WEBUI, "max_tokens": 12, "think": False}),
+    ):
+        answer = client.post(path, json={**said, **fields})
+        assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize("name", ["reasoning_effort", "think"])
+def test_a_leave_to_think_among_options_is_checked(client: httpx.Client, name: str) -> None:
+    """As it is beside them."""
+    said = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": False}
+    answer = client.post("/api/chat", json={**said, "options": {name: 7}})
+    assert answer.status_code == 400 and f"{name} is 7" in answer.json()["error"]

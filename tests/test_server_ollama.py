@@ -141,7 +141,7 @@ def test_root_answers_get_and_head(client: httpx.Client) -> None:
         ("/api/show", {"model": "../tiny"}, "../tiny"),
         ("/api/pull", {"model": "hf:../../x"}, "hf:OWNER/REPO"),
         ("/api/pull", {"model": "http://evil/x.gguf"}, "hf:OWNER/REPO"),
-        ("/api/pull", {"model": "smollm2", "insecure": True}, "insecure"),
+        ("/api/pull", {"model": "nowhere", "insecure": True}, "hf:OWNER/REPO"),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused(

@@ -20,6 +20,8 @@ from edgellama.server.models.catalogue import LATEST
 from edgellama.server.models.jobs import Job
 from edgellama.server.ollama_jobs import follow
 
+OF_CONNECTION = frozenset({"insecure"})
+"""A leave not to check who answers, which is not made use of; Open WebUI always gives it."""
 HUB_ADDRESSES = ("hf.co/", "huggingface.co/")
 LAST_WORDS = ("verifying sha256 digest", "writing manifest")
 
@@ -30,16 +32,13 @@ class PullFields(msgspec.Struct):
     model: str = ""
     name: str = ""
     stream: bool = True
-    insecure: bool = False
 
 
 async def pull(request: Request) -> Response:
     """Fetch a model."""
     state = state_of(request)
     body = await read_request(request)
-    fields = take_own_fields(body, PullFields, ignored=())
-    if fields.insecure:
-        raise RequestError(400, "insecure is true; allowed: false", param="insecure")
+    fields = take_own_fields(body, PullFields, ignored=OF_CONNECTION)
     name = reference(fields.model or fields.name)
     state.check_running()
 

@@ -89,7 +89,8 @@ def _check_keys(message: Mapping[str, Any], place: str) -> None:
     for key, value in message.items():
         if value and key not in _KEYS and key not in _WITHOUT_USE:
             allowed = ", ".join(sorted(_KEYS))
-            raise refused(place, f"{place} has {shown(key)}; allowed: {allowed}")
+            what = f"{place} has {shown(key)}, which a Llama would not read; allowed: {allowed}"
+            raise refused(place, what)
 
 
 def _turn(message: Mapping[str, Any], role: str, place: str) -> dict[str, Any]:

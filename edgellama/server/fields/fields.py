@@ -28,7 +28,16 @@ TEXT_FIELDS = frozenset(TEXT_OPTION_NAMES) - KEPT_FROM_REQUESTS
 """Options of a text that a request may give by name."""
 OF_LINES = frozenset({"t_max_predict_ms", "n_indent"})
 """llama.cpp's fields that end a text of code by its lines; other texts have none."""
-WITHOUT_INFLUENCE = frozenset(
+LOAD_OPTIONS = frozenset(
+    {
+        *("numa", "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep"),
+        *("low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock"),
+        *("embedding_only", "penalize_newline", "draft_num_predict"),
+    }
+)
+"""Ollama's options about loading, which the server decides; a context is always as long as it can
+be. Programs with one form for the options of all servers send them in every protocol."""
+WITHOUT_INFLUENCE = LOAD_OPTIONS | frozenset(
     {
         *(*OF_LINES, "t_max_prompt_ms"),
         *("user", "metadata", "client_metadata", "store", "service_tier", "safety_identifier"),
@@ -143,7 +152,7 @@ def take_fields(
         elif name in TEXT_FIELDS and with_options:
             options[name] = option_value(name, value)
         elif name in LEAVE_TO_THINK and with_options:
-            _check_leave(name, value)
+            check_leave(name, value)
         elif not is_neutral(name, value):
             raise _unknown(name, {*known, *(TEXT_FIELDS if with_options else ())})
     return convert(own, kind), options
@@ -219,7 +228,8 @@ def _bias(value: object) -> object:
     return {int(key) if _TOKEN_ID.fullmatch(key) else key: each for key, each in value.items()}
 
 
-def _check_leave(name: str, value: object) -> None:
+def check_leave(name: str, value: object) -> None:
+    """RequestError for a leave to think that is of no form of its own."""
     kinds = LEAVE_TO_THINK[name]
     if not isinstance(value, kinds):
         allowed = " or ".join(_JSON_WORDS[kind] for kind in kinds)

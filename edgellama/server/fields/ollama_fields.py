@@ -12,20 +12,20 @@ import msgspec
 
 from edgellama.server.errors import RequestError
 from edgellama.server.fields.constraints import ollama_format
-from edgellama.server.fields.fields import TEXT_FIELDS, is_neutral, option_value, take_fields
+from edgellama.server.fields.fields import (
+    LEAVE_TO_THINK,
+    LOAD_OPTIONS,
+    OTHER_NAMES,
+    TEXT_FIELDS,
+    check_leave,
+    is_neutral,
+    option_value,
+    take_fields,
+)
 from edgellama.server.fields.log_probabilities import wanted_logprobs
 
-LOAD_OPTIONS = frozenset(
-    {
-        *("numa", "num_ctx", "num_batch", "num_gpu", "main_gpu", "num_thread", "num_keep"),
-        *("low_vram", "f16_kv", "logits_all", "vocab_only", "use_mmap", "use_mlock"),
-        *("embedding_only", "penalize_newline", "draft_num_predict"),
-    }
-)
-"""Options about loading, which the server decides; a context is always as long as it can be."""
 WITHOUT_USE = frozenset({"mirostat_tau", "mirostat_eta"})
 """Options that change nothing as long as those beside them are off."""
-_OUR_NAMES: Mapping[str, str] = {"num_predict": "max_tokens"}
 
 
 class CommonFields(msgspec.Struct):
@@ -65,7 +65,7 @@ def take_ollama_fields(
     body: Mapping[str, Any], kind: type[CommonFields]
 ) -> tuple[Any, dict[str, Any]]:
     """The fields of a request, and the options of its text; RequestError for what is refused."""
-    fields, top_level = take_fields(body, kind, ignored=())
+    fields, top_level = take_fields(body, kind, ignored=LOAD_OPTIONS)
     options = {**text_options(fields.options), **top_level, **ollama_format(fields.format)}
     options |= wanted_logprobs(fields.logprobs, fields.top_logprobs)
     return fields, options
@@ -75,12 +75,14 @@ def text_options(given: Mapping[str, Any]) -> dict[str, Any]:
     """Ollama's ``options`` as options of a text."""
     options: dict[str, Any] = {}
     for name, value in given.items():
-        ours = _OUR_NAMES.get(name, name)
+        ours = OTHER_NAMES.get(name, name)
         is_random = name == "seed" and isinstance(value, int) and value < 0
         if value is None or name in LOAD_OPTIONS or is_random:
             continue
         if ours in TEXT_FIELDS:
             options[ours] = option_value(ours, value)
+        elif name in LEAVE_TO_THINK:
+            check_leave(name, value)
         elif name not in WITHOUT_USE and not is_neutral(name, value):
             allowed = sorted((TEXT_FIELDS - {"max_tokens"}) | LOAD_OPTIONS | {"num_predict"})
             raise RequestError(
