@@ -236,7 +236,7 @@ class Llama(JudgingModel):
         from edgellama.generation.batches.batch import Batch
         from edgellama.generation.batches.batch_prompts import BatchPrompts
         from edgellama.generation.batches.batch_width import BatchWidth
-        from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
+        from edgellama.quant.free_memory import available_memory_bytes
 
         if isinstance(prompts, (str, Mapping)):
             raise InvalidOptionError("prompts is one prompt; allowed: an iterable of prompts")

@@ -12,16 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from edgellama.engine.card.choice import AttentionChoice
-from edgellama.engine.context_memory import fitting_context_length
+from edgellama.engine.context_memory import MemoryNeed
 from edgellama.engine.engine import Engine
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.usual_kernels import usual_kernels
-from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
 from edgellama.load_report import load_report
 from edgellama.models.names import resolve
 from edgellama.models.usage import note_use
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.free_memory import available_memory_bytes
 from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.quant.given_values import check_function, is_number, is_true, whole_or_none
 from edgellama.quant.progress import Progress
@@ -31,7 +31,7 @@ from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 logger = logging.getLogger("edgellama.llama")
 
 CACHE_SHARE_OF_MEMORY = 0.25
-"""What the beginnings of earlier texts may take where nobody says how much."""
+"""What the beginnings of earlier texts may take where nobody says how much, if it is known."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,8 @@ def load_model(
     is_true("compile_usual", compile_usual)
     is_true("low_priority", low_priority)
     path = _runnable_file(path_or_name, quantize, progress)
+    # Before the file is mapped, which ulimit counts.
+    available_bytes = available_memory_bytes()
     note_use(path)
     file = GGUFFile(path)
     try:
@@ -79,7 +81,9 @@ def load_model(
             file,
             num_threads=num_threads,
             kv_type=str(types),
-            cache_limit=_default_cache_limit() if cache_limit is None else cache_limit,
+            cache_limit=int((available_bytes or 0) * CACHE_SHARE_OF_MEMORY)
+            if cache_limit is None
+            else cache_limit,
             exact=exact,
             rope_scaling=rope_scaling,
             attention=attention,
@@ -91,8 +95,10 @@ def load_model(
     except BaseException:
         file.close()
         raise
+    memory = MemoryNeed(engine.config, types, file.file_bytes, available_bytes)
     if context_length is None:
-        context_length = fitting_context_length(engine.config, types, available_memory_bytes())
+        context_length = memory.fitting_context_length()
+    memory.warn(context_length)
     _log_load(file, engine, str(types), context_length, time.perf_counter() - started)
     return LoadedModel(file, tokenizer, engine, context_length, str(types))
 
@@ -113,11 +119,6 @@ def _runnable_file(
     from edgellama.models.checkpoints import converted
 
     return converted(path_or_name, quantize, kernel_progress=progress)
-
-
-def _default_cache_limit() -> int:
-    """A share of the memory that is free, or nothing where the system does not tell."""
-    return int((available_memory_bytes() or 0) * CACHE_SHARE_OF_MEMORY)
 
 
 def _log_load(

@@ -17,9 +17,8 @@ from reference.numpy_llama import NumpyEngine, NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama import loading
-from edgellama.engine.context_memory import fitting_context_length
+from edgellama.engine.context_memory import PROCESS_BYTES, MemoryNeed
 from edgellama.engine.kv_types import KVTypes
-from edgellama.kernels_cpu.machine.memory_use import _container_bytes, available_memory_bytes
 from edgellama.llama import Llama
 from edgellama.measure.file_footprint import predict_footprint
 from edgellama.quant.errors import (
@@ -371,30 +370,49 @@ LONG = replace(
 )
 def test_default_context(available_bytes: int | None, kv_type: str, expected: int) -> None:
     """Half of the free memory goes to the cache at most, in whole steps, never under a minimum."""
-    assert fitting_context_length(LONG, KVTypes.of(kv_type), available_bytes) == expected
+    need = MemoryNeed(LONG, KVTypes.of(kv_type), 0, available_bytes)
+    assert need.fitting_context_length() == expected
 
 
 def test_a_short_context_is_never_lengthened() -> None:
     """A model whose own context is below the minimum keeps it."""
     short = replace(LONG, context_length=64)
-    assert fitting_context_length(short, KVTypes.of("f16"), 0) == 64
-
-
-def test_available_memory() -> None:
-    """What this machine reports is at least some megabytes."""
-    available = available_memory_bytes()
-    assert available is None or available > 10_000_000
+    assert MemoryNeed(short, KVTypes.of("f16"), 0, 0).fitting_context_length() == 64
 
 
 @pytest.mark.parametrize(
-    ("limit", "expected"), [("1000\n", 1000 - 700 + 300), ("max\n", None), ("", None)]
+    ("weights_bytes", "expected"),
+    [(2 << 30, 65536), (4 << 30, 65536), (6 << 30, 32768), (40 << 30, 16384)],
 )
-def test_container_limit(limit: str, expected: int | None, tmp_path: Path) -> None:
-    """A cgroup's limit leaves what is not in use; cached file pages count as free."""
-    (tmp_path / "memory.max").write_text(limit)
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 400\nfile 300\nfile_mapped 5\n")
-    assert _container_bytes(str(tmp_path)) == expected
+def test_weights_leave_less_for_the_context(weights_bytes: int, expected: int) -> None:
+    """Weights and a full cache fit together where they can; a share is left in any case."""
+    need = MemoryNeed(LONG, KVTypes.of("f16"), weights_bytes - PROCESS_BYTES, 8 << 30)
+    assert need.fitting_context_length() == expected
+
+
+def test_a_window_needs_no_memory_for_what_is_behind_it() -> None:
+    """A cache that only ever holds a window fits at the model's whole length."""
+    windowed = replace(LONG, sliding_window=4096)
+    assert MemoryNeed(windowed, KVTypes.of("f16"), 0, 1 << 30).fitting_context_length() == 131072
+
+
+def test_what_does_not_fit_is_said_when_a_model_is_loaded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A full context beyond the free memory, with one that fits; weights beyond it, without."""
+
+    def said(weights_bytes: int, length: int, available_bytes: int | None) -> str:
+        caplog.clear()
+        MemoryNeed(LONG, KVTypes.of("f16"), weights_bytes, available_bytes).warn(length)
+        return caplog.text
+
+    assert said(4 << 30, 32768, 8 << 30) == said(40 << 30, 131072, None) == ""
+    text = said(4 << 30, 131072, 8 << 30)
+    assert "a full context of 131072 tokens takes 12.9 GB with the weights, and 8.6 GB" in text
+    fitting = int(text.rpartition("context_length=")[2])
+    assert said(4 << 30, fitting, 8 << 30) == "" != said(4 << 30, fitting + 512, 8 << 30)
+    text = said(40 << 30, 512, 800 << 20)
+    assert "the model takes 43.0 GB even with a context of 512 tokens, and 839 MB of" in text
 
 
 def test_a_result_tells_the_memory_of_its_text(make_file: MakeFile) -> None:

@@ -9,8 +9,9 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 from edgellama.kernels_cpu.machine.cpu import cpu_name, default_num_threads, select_tier
-from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes, peak_memory_bytes
+from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
 from edgellama.quant.errors import EdgellamaError
+from edgellama.quant.free_memory import available_memory_bytes
 
 if TYPE_CHECKING:
     from edgellama.llama import Llama

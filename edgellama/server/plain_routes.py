@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 from starlette.responses import Response
 
-from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes, peak_memory_bytes
+from edgellama.kernels_cpu.machine.memory_use import peak_memory_bytes
+from edgellama.quant.free_memory import available_memory_bytes
 from edgellama.server.answers.routing import Routes, state_of
 from edgellama.server.connections.wire import json_response
 

@@ -39,7 +39,7 @@ OPTIONAL_PACKAGES = {
 @json_option("Print one JSON object: values by section and label.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Show CPU, threads, graphics card, cache and versions, and say what is missing.
+    """Show CPU, threads, memory, graphics card, cache and versions, and say what is missing.
 
     A graphics card is not needed. If a card cannot be used, one line says why.
 
@@ -55,6 +55,7 @@ def command(ctx: click.Context, as_json: bool) -> None:
         "system": _system(),
         "CPU": _cpu(problems),
         "threads": _threads(problems),
+        "memory": _memory(),
         "graphics card": _graphics_card(),
         "cache": _cache(problems),
         "packages": _packages(problems),
@@ -132,6 +133,14 @@ def _threads(problems: list[str]) -> Rows:
         yield "default", str(cpu.default_num_threads())
     except KernelError as error:
         problems.append(error.in_terminal)
+
+
+def _memory() -> Rows:
+    from edgellama.quant.free_memory import available_memory_bytes, container_bytes
+
+    free, left = available_memory_bytes(), container_bytes()
+    yield "free for models", "unknown" if free is None else f"{free / 1e9:.2f} GB"
+    yield "container's limit", "none" if left is None else f"leaves {left / 1e9:.2f} GB"
 
 
 def _graphics_card() -> Rows:

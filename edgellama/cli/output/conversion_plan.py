@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from edgellama.convert.planning.planner import free_disk_bytes, memory_estimate_bytes
-from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
+from edgellama.quant.free_memory import available_memory_bytes
 
 if TYPE_CHECKING:
     from edgellama.convert.planning.conversion_plan import ConversionPlan

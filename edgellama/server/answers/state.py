@@ -10,7 +10,7 @@ import math
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
-from edgellama.kernels_cpu.machine.memory_use import available_memory_bytes
+from edgellama.quant.free_memory import available_memory_bytes
 from edgellama.server.answers.answers import Answer
 from edgellama.server.answers.leaving import Leaving
 from edgellama.server.answers.metrics import Metrics
