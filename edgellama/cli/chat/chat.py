@@ -38,7 +38,8 @@ class ChatSettings:
     """What the command line said: ``engine`` are options of ``Llama``, ``reply`` of replies.
 
     ``adapters`` are files with scales, of every model of the chat. ``open_model`` opens a file
-    otherwise than in this process alone, with the options of its own.
+    otherwise than in this process alone, with the options of its own. ``hides_thinking``: what the
+    model thinks is not shown.
     """
 
     system: str | None = None
@@ -48,6 +49,7 @@ class ChatSettings:
     reply: Mapping[str, Any] = field(default_factory=dict)
     adapters: Sequence[AdapterPath] = ()
     open_model: Callable[[Path], Llama] | None = None
+    hides_thinking: bool = False
 
 
 class Chat:
@@ -72,6 +74,7 @@ class Chat:
         self.given: dict[str, Any] = dict(settings.reply)
         self.last_reply: Generation | None = None
         self._make_view = make_view
+        self.hides_thinking = settings.hides_thinking
         self.path = path
         try:
             self.llama, self.conversation = self._open(path)
@@ -207,7 +210,8 @@ class Chat:
         interrupted = False
         with silent_keyboard():
             try:
-                run_stream(stream, view.add, lambda: view.idle(*stream.prefill_progress))
+                think = view.wait if self.hides_thinking else view.think
+                run_stream(stream, view.add, lambda: view.idle(*stream.prefill_progress), think)
             except KeyboardInterrupt:
                 interrupted = True
             finally:

@@ -17,7 +17,7 @@ from edgellama.cli.inputs.cluster_stages import machines_options, open_spread
 from edgellama.cli.options.adapter_option import AdapterPath, adapter_option
 from edgellama.cli.options.completion import CONVERSATION, MODEL
 from edgellama.cli.options.engine_options import engine_options, take_engine_arguments, type_option
-from edgellama.cli.options.options import given, limit_options
+from edgellama.cli.options.options import given, limit_options, thinking_options
 from edgellama.cli.options.sampling_options import sampling_options
 from edgellama.cli.options.template_option import template_option
 from edgellama.cli.options.token_count import TokenCount
@@ -58,6 +58,7 @@ WAYS = ("drop", "stop", "error")
     help="Continue the conversation NAME, or begin one and keep it.",
 )
 @click.option("--plain", is_flag=True, help="Show replies as plain text, not as Markdown.")
+@thinking_options
 @template_option
 @type_option
 @sampling_options(chat=True)
@@ -71,6 +72,7 @@ def command(
     when_full: WhenFull,
     resumed: str | None,
     plain: bool,
+    hide_thinking: bool,
     template: str | None,
     type_name: str | None,
     adapters: Sequence[AdapterPath],
@@ -84,6 +86,8 @@ def command(
     a command, and only the replies go to standard output. Sampling follows the model's
     file, unless an option says otherwise. MODEL may be a folder with a checkpoint, which is
     converted first.
+
+    What a model thinks before it answers is shown dimmed on a terminal, never in a pipe.
 
     --resume NAME continues a conversation at once, with the same model unless you give
     MODEL. "edgellama list --chats" lists the conversations.
@@ -117,7 +121,14 @@ def command(
         known = {path: name_everywhere(model, path)}
         opens = partial(_spread, machines_text, address, engine, known)
     settings = ChatSettings(
-        system, template, when_full, engine, given(options), adapters, open_model=opens
+        system,
+        template,
+        when_full,
+        engine,
+        given(options),
+        adapters,
+        open_model=opens,
+        hides_thinking=hide_thinking,
     )
     with Chat(path, settings, make_reply_view(sys.stdout, plain=plain), kept) as chat:
         if sys.stdin.isatty() and sys.stdout.isatty():

@@ -177,6 +177,15 @@ def _model(chat: Chat, argument: str) -> str:
     return table(_model_rows(chat))
 
 
+def _think(chat: Chat, argument: str) -> str:
+    if argument in ("show", "hide"):
+        chat.hides_thinking = argument == "hide"
+    elif argument:
+        chat.set_options({**chat.given, "reasoning": option_value("reasoning", argument)})
+    shown = "hidden" if chat.hides_thinking else "shown"
+    return f"thinking is {option_rows(_options(chat))['reasoning']}, and {shown}"
+
+
 def _clear(chat: Chat, argument: str) -> str:
     chat.conversation.clear()
     return "started over"
@@ -270,6 +279,7 @@ COMMANDS: Mapping[str, SlashCommand] = MappingProxyType(
         "/system": SlashCommand(
             "TEXT", "Set the system prompt (none for none), or show it.", _system
         ),
+        "/think": SlashCommand("WHAT", "Let it think: on, off, auto; show or hide it.", _think),
         "/clear": SlashCommand("", "Start over with the same system prompt.", _clear),
         "/undo": SlashCommand("N", "Take back the last turn, or N of them.", _undo),
         "/regen": SlashCommand("", "Answer the last message again.", _regenerate),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from markdown_it.token import Token
     from rich.console import Console
     from rich.markdown import Markdown
+    from rich.text import Text
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _TRAILING = re.compile(r"\s+((?:\x1b\[0m)?)$")
@@ -50,15 +51,23 @@ class MarkdownRenderer:
 
     def lines(self, block: str, width: int) -> list[Line]:
         """One block in lines of at most ``width`` columns."""
+        return _without_margins(self._printed(_reply_markdown()(block), width))
+
+    def dim_lines(self, text: str, width: int) -> list[Line]:
+        """A text as it stands in such lines, dimmed."""
+        from rich.text import Text
+
+        return self._printed(Text(text, style="dim"), width)
+
+    def _printed(self, what: Markdown | Text, width: int) -> list[Line]:
         from rich.cells import cell_len
 
         console = self._console(width)
-        console.print(_reply_markdown()(block), end="")
+        console.print(what, end="")
         output = console.file
         assert isinstance(output, io.StringIO)
         texts = [_TRAILING.sub(r"\1", line) for line in output.getvalue().split("\n")]
-        lines = [Line(text, cell_len(_ESCAPES.sub("", text))) for text in texts]
-        return _without_margins(lines)
+        return [Line(text, cell_len(_ESCAPES.sub("", text))) for text in texts]
 
     def _console(self, width: int) -> Console:
         from rich.console import Console

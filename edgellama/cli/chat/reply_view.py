@@ -15,7 +15,8 @@ from typing import Protocol, TextIO
 
 from edgellama.cli.chat.markdown import MarkdownRenderer, split_blocks
 from edgellama.cli.chat.painter import Line, Painter
-from edgellama.cli.output.terminal import printable
+from edgellama.cli.chat.thoughts import PaintedThoughts
+from edgellama.cli.output.terminal import DimText, printable, thinking_stream
 
 PAINT_SECONDS = 0.04
 PAINT_SHARE = 0.1
@@ -34,6 +35,14 @@ class ReplyView(Protocol):
         """Takes the next piece of text."""
         ...
 
+    def think(self, text: str) -> None:
+        """Takes the next piece of what the model thinks before its text."""
+        ...
+
+    def wait(self, text: str) -> None:
+        """Takes the same where nobody wants to see it."""
+        ...
+
     def idle(self, num_done: int, num_wanted: int) -> None:
         """Hears that nothing came; ``num_done`` tokens of ``num_wanted`` of the prompt are read."""
         ...
@@ -50,24 +59,43 @@ class PlainReply:
         self._stream = stream
         self._sign = None if painter is None else SignOfLife(painter)
         self._is_terminal = stream.isatty()
+        seen = stream if self._is_terminal else thinking_stream()
+        self._thoughts = None if seen is None else DimText(seen, "thinking")
 
     def add(self, text: str) -> None:
         """Writes the text at once."""
-        if text and self._sign is not None:
-            self._sign.erase()
-            self._sign = None
+        if text:
+            self._erase_sign()
+            if self._thoughts is not None:
+                self._thoughts.end()
         self._stream.write(printable(text) if self._is_terminal else text)
         self._stream.flush()
+
+    def think(self, text: str) -> None:
+        """Writes it dimmed, if there is a terminal."""
+        if self._thoughts is not None:
+            self._erase_sign()
+            self._thoughts.add(text)
+
+    def wait(self, text: str) -> None:
+        """Shows a sign of life."""
+        self.idle(0, 0)
 
     def idle(self, num_done: int, num_wanted: int) -> None:
         """Shows a sign of life until the first text."""
         if self._sign is not None:
             self._sign.show(num_done, num_wanted)
 
-    def end(self) -> None:
-        """Ends the line."""
+    def _erase_sign(self) -> None:
         if self._sign is not None:
             self._sign.erase()
+            self._sign = None
+
+    def end(self) -> None:
+        """Ends the line."""
+        self._erase_sign()
+        if self._thoughts is not None:
+            self._thoughts.end()
         self._stream.write("\n")
         self._stream.flush()
 
@@ -84,23 +112,37 @@ class RenderedReply:
         self._painted = monotonic()
         self._pause = PAINT_SECONDS
         self._sign = SignOfLife(painter)
+        self._thoughts = PaintedThoughts(painter, renderer.dim_lines)
 
     def add(self, text: str) -> None:
         """Paints the text, unless the last time is only just past."""
+        if text and self._thoughts.end():
+            self._is_first = False
         self._open += printable(text)
         self._is_painted = False
         if monotonic() - self._painted >= self._pause:
             self._paint()
 
+    def think(self, text: str) -> None:
+        """Paints it dimmed, above the text."""
+        self._thoughts.add(text)
+
+    def wait(self, text: str) -> None:
+        """Shows a sign of life."""
+        self._sign.show(0, 0)
+
     def idle(self, num_done: int, num_wanted: int) -> None:
         """Paints what was left, or a sign of life until the first text."""
-        if not self._is_painted:
+        if self._thoughts.is_begun:
+            self._thoughts.paint()
+        elif not self._is_painted:
             self._paint()
         elif self._is_first and not self._open.strip():
             self._sign.show(num_done, num_wanted)
 
     def end(self) -> None:
         """Paints the rest; a reply without text leaves nothing."""
+        self._thoughts.end()
         self._paint()
         self._painter.commit(self._lines(self._open))
 

@@ -40,10 +40,26 @@ def _written_texts(texts: str | Sequence[str] | None) -> str:
     return " ".join(json.dumps(text, ensure_ascii=False) for text in texts or ()) or NONE
 
 
+_REASONING = {"on": True, "off": False, "auto": "auto", "raw": "raw"}
+"""Whether a model thinks before it answers, in words."""
+
+
+def _reasoning(text: str) -> object:
+    if text not in _REASONING:
+        raise ValueError
+    return _REASONING[text]
+
+
+def _written_reasoning(value: object) -> str:
+    given = "auto" if value is None else value
+    return next(word for word, meant in _REASONING.items() if meant == given)
+
+
 _TEXTS = (_texts, 'a text, or several in quotes, such as "one" "two", or none')
 OTHER_READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "max_tokens": (lambda text: None if text == NONE else int(text), "a whole number or none"),
     "timeout": (lambda text: None if text == NONE else float(text), "seconds or none"),
+    "reasoning": (_reasoning, "on, off, auto or raw"),
     "stop": _TEXTS,
     "banned": _TEXTS,
 }
@@ -81,6 +97,7 @@ def option_rows(options: Mapping[str, Any]) -> dict[str, str]:
     values = asdict(SamplingOptions(**sampling))
     others = {name: options.get(name) for name in ("preset", "max_tokens", "timeout")}
     rows = {name: written_value(name, value) for name, value in (values | others).items()}
+    rows["reasoning"] = _written_reasoning(options.get("reasoning"))
     return rows | {name: _written_texts(options.get(name)) for name in ("stop", "banned")}
 
 

@@ -18,11 +18,12 @@ from edgellama.cli.options.completion import KV_TYPE, MODEL
 from edgellama.cli.options.options import given, limit_options, max_tokens_option, text_file_option
 from edgellama.cli.options.sampling_options import sampling_options
 from edgellama.cli.options.token_count import TokenCount
+from edgellama.cli.output.shown_text import ShownText
 from edgellama.cli.output.streaming import run_stream, speed_line
-from edgellama.cli.output.terminal import dim, printable
+from edgellama.cli.output.terminal import dim
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 
 @click.command("run", short_help="Answer a prompt with a model on several machines.")
@@ -79,17 +80,9 @@ def command(
     with spread.open() as llama:
         talk = partial(llama.chat(system).stream, text) if chat else partial(llama.stream, text)
         stream = talk(**sampling)
-        run_stream(stream, _writer())
+        shown = ShownText()
+        run_stream(stream, shown.write, think=shown.think)
+        shown.end_thinking()
         if sys.stdout.isatty() or not sys.stderr.isatty():
             print(flush=True)
         print(dim(speed_line(stream.result), sys.stderr), file=sys.stderr)
-
-
-def _writer() -> Callable[[str], None]:
-    is_terminal = sys.stdout.isatty()
-
-    def write(text: str) -> None:
-        sys.stdout.write(printable(text) if is_terminal else text)
-        sys.stdout.flush()
-
-    return write

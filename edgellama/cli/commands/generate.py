@@ -23,11 +23,13 @@ from edgellama.cli.options.options import (
     limit_options,
     max_tokens_option,
     text_file_option,
+    thinking_options,
 )
 from edgellama.cli.options.sampling_options import sampling_options
 from edgellama.cli.options.template_option import template_option
+from edgellama.cli.output.shown_text import ShownText
 from edgellama.cli.output.streaming import run_stream, speed_line
-from edgellama.cli.output.terminal import dim, printable
+from edgellama.cli.output.terminal import dim
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation
@@ -56,6 +58,7 @@ SPECIAL_HELP = "Read text such as <|im_end|> in the prompt as control tokens."
 @click.option("--chat/--raw", default=False, help=CHAT_HELP)
 @click.option("--system", metavar="TEXT", help="System prompt, with --chat.")
 @template_option
+@thinking_options
 @click.option("--suffix", metavar="TEXT", help=SUFFIX_HELP)
 @click.option("--suffix-first", is_flag=True, help=SUFFIX_FIRST_HELP)
 @click.option("--parse-special", is_flag=True, help=SPECIAL_HELP)
@@ -71,6 +74,8 @@ def command(
     chat: bool,
     system: str | None,
     template: str | None,
+    reasoning: bool | None,
+    hide_thinking: bool,
     suffix: str | None,
     suffix_first: bool,
     parse_special: bool,
@@ -85,7 +90,8 @@ def command(
 
     Only the generated text goes to standard output. A line break follows it, unless
     standard error alone is a terminal. Without MODEL, the starter model answers; it is
-    downloaded first if need be. --template includes --chat.
+    downloaded first if need be. --template includes --chat. What a model
+    thinks before it answers is shown dimmed on a terminal, and never goes into a pipe or a file.
 
     \b
     Examples:
@@ -104,6 +110,8 @@ def command(
         raise click.UsageError("--parse-special is for --raw; a chat message stays text")
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat")
+    if reasoning is not None and not chat:
+        raise click.UsageError("--think and --no-think need --chat")
     if suffix is not None and (chat or parse_special):
         other = "--chat" if chat else "--parse-special"
         raise click.UsageError(f"--suffix fills a gap in plain text; leave {other} away")
@@ -121,11 +129,14 @@ def command(
     with opened as llama:
         sampling["adapters"] = load_adapters(llama.load_adapter, adapters)
         if chat:
-            stream = llama.chat(system, template=template).stream(text, **sampling)
+            talk = llama.chat(system, template=template)
+            stream = talk.stream(text, reasoning=reasoning, **sampling)
         else:
             gap = given({"suffix": suffix, "suffix_first": suffix_first})
             stream = llama.stream(text, parse_special=parse_special, **gap, **sampling)
-        first_token_s = run_stream(stream, _discard if as_json else _write)
+        shown = ShownText(is_silent=as_json, hides_thinking=hide_thinking)
+        first_token_s = run_stream(stream, shown.write, think=shown.think)
+        shown.end_thinking()
         _report(stream.result, first_token_s, as_json)
 
 
@@ -136,15 +147,6 @@ def _take_apart(words: tuple[str, ...]) -> tuple[str | None, bool]:
     if len(models) > 1:
         raise click.UsageError(f"one MODEL at most; a prompt goes after -p: {models[1]!r}")
     return (models[0] if models else None), from_stdin
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(printable(text) if sys.stdout.isatty() else text)
-    sys.stdout.flush()
-
-
-def _discard(text: str) -> None:
-    """With --json the text comes at the end."""
 
 
 def _report(result: Generation, first_token_s: float, as_json: bool) -> None:
@@ -168,6 +170,7 @@ def _figures(result: Generation, first_token_s: float) -> dict[str, Any]:
     logprobs = {"logprobs": [logprob_object(each) for each in result.logprobs or ()]}
     return (logprobs if result.logprobs is not None else {}) | {
         "text": result.text,
+        **({"reasoning": result.reasoning} if result.reasoning else {}),
         "tokens": list(result.tokens),
         "prompt_tokens": result.prompt_tokens,
         "cached_tokens": result.usage.cached_tokens,

@@ -85,6 +85,19 @@ def _none_if_empty(
     return texts or None
 
 
+def thinking_options(command: Command) -> Command:
+    """Adds whether a model is to think before it answers, and whether that is shown."""
+    command = click.option(
+        "--hide-thinking", is_flag=True, help="Do not show what a model thinks before it answers."
+    )(command)
+    return click.option(
+        *("--think/--no-think", "reasoning"),
+        default=None,
+        help="Ask a model that can think before it answers to do so, or not to.  "
+        "[default: as it does by itself]",
+    )(command)
+
+
 kv_type_option = click.option(
     *("--kv", "kv_type"),
     type=KV_TYPE,

@@ -30,13 +30,17 @@ TOLD_SHARE = 0.2
 
 
 def run_stream(
-    stream: Stream, show: Callable[[str], None], idle: Callable[[], None] = lambda: None
+    stream: Stream,
+    show: Callable[[str], None],
+    idle: Callable[[], None] = lambda: None,
+    think: Callable[[str], None] = lambda text: None,
 ) -> float:
     """Takes every chunk of ``stream`` and shows its text, in order.
 
-    ``idle`` is called several times a second while nothing comes. Returns the process's age in
-    seconds when the first token was shown (when the reply ended, if it has none). Ctrl-C cancels
-    the stream, waits until it has stopped, and goes on as KeyboardInterrupt.
+    ``think`` is called with what the model thinks before it says anything, ``idle`` several times a
+    second while nothing comes. Returns the process's age in seconds when the first token was shown
+    (when the reply ended, if it has none). Ctrl-C cancels the stream, waits until it has stopped,
+    and goes on as KeyboardInterrupt.
     """
     items: queue.SimpleQueue[Chunk | BaseException | None] = queue.SimpleQueue()
     worker = threading.Thread(target=_produce, args=(stream, items), daemon=True)
@@ -46,6 +50,8 @@ def run_stream(
         while (item := _next_item(items, idle)) is not None:
             if isinstance(item, BaseException):
                 raise item
+            if item.reasoning:
+                think(item.reasoning)
             show(item.text)
             if first_token_s is None:
                 first_token_s = seconds_since_start()

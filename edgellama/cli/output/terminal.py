@@ -37,6 +37,38 @@ def dim(text: str, stream: TextIO) -> str:
     return f"{_DIM}{text}{_RESET}" if may_colour(stream) else text
 
 
+class DimText:
+    """Text that comes in pieces and is no part of what was asked for, in the dim style.
+
+    It stands in a paragraph of its own, which ``end`` ends once; without colours a word tells what
+    it is.
+    """
+
+    def __init__(self, stream: TextIO, word: str) -> None:
+        self._stream = stream
+        self._word = word
+        self._is_open = False
+
+    def add(self, text: str) -> None:
+        """Writes a piece at once."""
+        word = "" if self._is_open or may_colour(self._stream) else f"{self._word}: "
+        self._is_open = True
+        self._stream.write(dim(word + printable(text), self._stream))
+        self._stream.flush()
+
+    def end(self) -> None:
+        """Ends the paragraph, if it was begun."""
+        if self._is_open:
+            self._is_open = False
+            self._stream.write("\n\n")
+            self._stream.flush()
+
+
+def thinking_stream() -> TextIO | None:
+    """Where thinking is shown: on a terminal, never among what goes into a pipe or a file."""
+    return next((stream for stream in (sys.stdout, sys.stderr) if stream.isatty()), None)
+
+
 def printable(text: str) -> str:
     """``text`` without characters that could steer the terminal; line breaks and tabs stay."""
     return re.sub(_CONTROL, "\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))

@@ -39,6 +39,7 @@ def text_line(line_id: object, result: Generation) -> dict[str, Any]:
     line = {
         "id": line_id,
         "text": result.text,
+        **({"reasoning": result.reasoning} if result.reasoning else {}),
         "finish_reason": result.finish_reason,
         "matched_stop": result.matched_stop,
         **({} if result.parsed is None else {"parsed": result.parsed}),
