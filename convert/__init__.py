@@ -57,19 +57,19 @@ def convert(
     kernel_progress: Callable[[int, int], None] | None = None,
     **arguments: Unpack[edgellama.convert.ConversionArguments],
 ) -> edgellama.convert.ConversionReport:
-    """Writes the model at ``source`` as a GGUF file of a given type.
+    """Write the model at ``source`` as a GGUF file of a given type.
 
-    After a full disk or an interruption, what was finished stays beside ``output`` and
-    ``resume=True`` goes on; other errors leave nothing.
+    After a full disk or an interruption, the finished part stays beside ``output``, and
+    ``resume=True`` continues it. Other errors leave nothing behind.
 
     Arguments:
         source: A folder of Hugging Face or Meta, one of its weight files, or a GGUF file.
-        output: The file; it gets that name when it is complete. None (the default) is
+        output: The file, which gets this name when it is complete. None (the default) is
             NAME-TYPE.gguf in the current folder.
-        progress: Called on this thread with a ConversionProgress as tensors are done. None (the
-            default) tells nobody.
-        kernel_progress: Called with the kernels compiled and to compile, where some are not
-            cached. None (the default) tells nobody.
+        progress: Called on this thread with a ConversionProgress while tensors are finished. None
+            (the default) calls nothing.
+        kernel_progress: Called as ``kernel_progress(compiled, total)`` if some kernels must be
+            compiled. None (the default) calls nothing.
         arguments: ``type`` ("q4_k_m" by default), ``imatrix``, ``verify`` and the others that
             ConversionArguments explains.
 
@@ -107,7 +107,7 @@ def plan(
     output: str | os.PathLike[str] | None = None,
     **arguments: Unpack[edgellama.convert.ConversionArguments],
 ) -> edgellama.convert.ConversionPlan:
-    """What ``convert`` would write, from headers alone.
+    """Tell what ``convert`` would write, from headers alone.
 
     Arguments:
         source: A folder of Hugging Face or Meta, one of its weight files, or a GGUF file.

@@ -94,10 +94,10 @@ class AdjustableModel(ProcessBound):
         return self._engine.is_loaded
 
     def unload(self) -> None:
-        """Give back all memory but that of open sessions, until the next text loads it again.
+        """Release all memory but that of open sessions; the next text loads the model again.
 
-        That takes as long as mapping the file. What texts of earlier sessions have left is
-        forgotten; sessions and conversations go on where they were.
+        Loading again takes as long as mapping the file. Beginnings that were kept from earlier
+        texts are forgotten. Open sessions and conversations continue where they were.
 
         Raises:
             EdgellamaError: It is called by a hook, in the middle of a step.

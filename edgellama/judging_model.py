@@ -35,18 +35,19 @@ class JudgingModel(RetrievalModel):
         parse_special: bool = False,
         adapters: AdapterScales | None = None,
     ) -> edgellama.Score:
-        """How probable the model finds a text, as it stands or behind a prompt.
+        """Compute how probable the model finds a text, by itself or after a prompt.
 
         Arguments:
-            text: What is scored: text, or token ids.
-            prompt: What stands before it and is not scored. Two strings become the tokens of the
-                whole string: should one reach over the border, the text begins with it. None
-                (the default) scores the text from its second token on, or its first where the
-                model begins texts with a BOS.
+            text: The text to score, or its token ids.
+            prompt: A text before it that is not scored. If both are strings, the whole string is
+                turned into tokens; a token that crosses the border belongs to the text. None (the
+                default) scores the text from its second token on, or from its first if the model
+                begins texts with a BOS.
             alternatives: How many of the likeliest tokens to give at each place, from 0 (the
                 default).
             parse_special: Read control tokens such as "<|im_end|>" in texts. False by default.
-            adapters: Loaded adapters, or their names, with scales. None (the default) is none.
+            adapters: Loaded adapters, or their names, with a scale for each. None (the default) is
+                none.
 
         Returns:
             The log-probability, the perplexity, and the log-probability of every token.
@@ -101,23 +102,26 @@ class JudgingModel(RetrievalModel):
         parse_special: bool = False,
         adapters: AdapterScales | None = None,
     ) -> edgellama.Classification:
-        """How probably a prompt goes on with each of several texts; it is computed once for all.
+        """Compute how probably a prompt continues with each of several texts.
 
-        A choice counts with all of its tokens, so what is longer is less probable: choices that
-        begin alike, or are of one length, compare best. "yes" counts "yesterday" too.
+        The prompt is computed once for all. A choice counts with all of its tokens, so longer
+        choices are less probable; choices of the same length, or with the same beginning, compare
+        best. "yes" counts "yesterday" too.
 
         Arguments:
             prompt: Text, encoded with a BOS where the model wants one, or token ids; or messages
                 of a chat, such as ``[{"role": "user", "content": "..."}]``, which are put into
                 the file's chat format: then the choices are replies.
-            choices: The texts, with their spaces: behind "The sky is" stands " blue".
-            normalize: "sum" (the default) compares the probabilities of whole choices, "mean"
-                those of a token on average, so that length does not count.
+            choices: The texts, including their spaces: "The sky is" continues with " blue".
+            normalize: "sum" (the default) compares the probabilities of whole choices; "mean"
+                compares the average over their tokens, so that length does not count.
             parse_special: Read control tokens such as "<|im_end|>" in texts. False by default.
-            adapters: Loaded adapters, or their names, with scales. None (the default) is none.
+            adapters: Loaded adapters, or their names, with a scale for each. None (the default) is
+                none.
 
         Returns:
-            The probability of each choice among them, and its log-probability behind the prompt.
+            The probability of each choice among all of them, and its log-probability after the
+            prompt.
 
         Raises:
             ContextLengthError: Prompt and choice have more tokens than the context holds.
@@ -208,20 +212,19 @@ class JudgingModel(RetrievalModel):
         threshold: float = 0.5,
         version: int | None = None,
     ) -> edgellama.Moderation:
-        """Whether a message is safe, as a Llama Guard (version 1 to 3) judges it.
+        """Let a Llama Guard (version 1 to 3) judge whether a message is safe.
 
         Arguments:
-            conversation: Messages with ``role`` and ``content``, of which the last one is judged
-                and the others are shown; or the text of a user's message.
-            role: "user" or "assistant": the last message of that role is judged, and what comes
-                behind it is left out. None (the default) is the last message, whoever wrote it.
+            conversation: Messages with ``role`` and ``content``; the last one is judged, the others
+                are shown to the model. Or the text of a user's message.
+            role: "user" or "assistant" judges the last message of that role, and leaves out what
+                follows. None (the default) judges the last message, whoever wrote it.
             categories: What counts as unsafe, in place of the model's own categories: names by
                 code, such as ``{"S1": "Spoilers"}``, or a list of names. None (the default) are
                 the model's own.
-            threshold: The probability of "unsafe" from which on that is the verdict, 0.5 by
-                default.
-            version: 1, 2 or 3, where neither the file's chat template nor its name tells which
-                version the model is like. None (the default) asks the file.
+            threshold: The verdict is "unsafe" from this probability of "unsafe" on, 0.5 by default.
+            version: 1, 2 or 3, in case neither the file's chat template nor its name tells the
+                version. None (the default) asks the file.
 
         Returns:
             The verdict, the categories that are violated, and the probability of "unsafe".

@@ -37,9 +37,10 @@ __all__ = ["Chunk", "Generation", "Llama", "Session", "Statistics", "Stream"]
 class Llama(JudgingModel):
     """A model, loaded once and shared by any number of sessions and threads.
 
-    A context manager; closing ends all of its sessions. The weights are pages of the file, which
-    must therefore be replaced by renaming: rewritten or cut in place, it changes or ends
-    (SIGBUS) the process. The logger "edgellama" tells at DEBUG what loading did.
+    A context manager; closing it ends all of its sessions. The weights are pages of the file.
+    Replace that file only by renaming another into its place: if it is rewritten or cut in place,
+    the process computes with other weights, or ends with SIGBUS. At level DEBUG, the logger
+    "edgellama" reports what loading did.
 
     Example:
         >>> from edgellama import Llama
@@ -54,15 +55,15 @@ class Llama(JudgingModel):
         prompt: str | Sequence[int],
         **options: Unpack[PromptOptions],
     ) -> Generation:
-        """Go on with a text, in a session of its own, and wait for the end.
+        """Continue a text in a session of its own, and wait for the end.
 
         Arguments:
-            prompt: Text, encoded with a BOS where the model wants one, or token ids as they are.
+            prompt: A text, which gets a BOS if the model wants one, or token ids, used as they are.
             options: PromptOptions: ``max_tokens``, ``stop``, ``adapters``, ``parse_special`` and
                 the fields of SamplingOptions.
 
         Returns:
-            The text, its tokens, why it ended, and counts and seconds.
+            The text and its tokens, the reason why it ended, counts and times.
 
         Raises:
             ContextLengthError: The prompt has more tokens than the context holds.
@@ -83,16 +84,16 @@ class Llama(JudgingModel):
         prompt: str | Sequence[int],
         **options: Unpack[PromptOptions],
     ) -> Stream:
-        """Go on with a text, piece by piece, in a session of its own.
+        """Continue a text in a session of its own, piece by piece.
 
         Arguments:
-            prompt: Text, encoded with a BOS where the model wants one, or token ids as they are.
+            prompt: A text, which gets a BOS if the model wants one, or token ids, used as they are.
             options: PromptOptions: ``max_tokens``, ``stop``, ``adapters``, ``parse_special`` and
                 the fields of SamplingOptions.
 
         Returns:
-            An iterator of chunks, made as they are asked for. ``cancel`` ends it from any
-            thread, leaving it as a context manager too; ``result`` then is the whole.
+            An iterator of chunks, which are computed as you ask for them. ``cancel`` ends it from
+            any thread, and so does leaving its ``with`` block. ``result`` then is the whole text.
 
         Raises:
             ContextLengthError: The prompt has more tokens than the context holds.
@@ -117,16 +118,16 @@ class Llama(JudgingModel):
         suffix_first: bool = False,
         **options: Unpack[TextOptions],
     ) -> Generation:
-        """Write what stands between a prefix and a suffix, and wait for the end.
+        """Write the text between a prefix and a suffix, and wait for the end.
 
         For models that were trained to fill gaps, such as Code Llama 7B and 13B. ``stream``,
         ``generate_batch`` and sessions do it with ``suffix=``.
 
         Arguments:
-            prefix: What stands before the gap; may be empty.
-            suffix: What stands behind it; may be empty.
-            suffix_first: Show the model the suffix before the prefix. False by default; models
-                that know only one order have theirs.
+            prefix: The text before the gap; may be empty.
+            suffix: The text behind it; may be empty.
+            suffix_first: Show the model the suffix before the prefix. False by default. Ignored for
+                models that know only one order.
             options: TextOptions.
 
         Returns:
@@ -196,30 +197,31 @@ class Llama(JudgingModel):
         on_error: OnError | None = None,
         **options: Unpack[BatchOptions],
     ) -> edgellama.Batch:
-        """Texts that follow many prompts, some computed together, as they finish.
+        """Continue many prompts, several at once, and yield each text when it is finished.
 
-        Leaving the loop early cancels what runs.
+        Leaving the loop early cancels the texts that still run.
 
         Arguments:
-            prompts: Any iterable, read as far as there is room, so that millions of prompts take
-                the memory of ``width``. Each is a text, a row of token ids, or a mapping such as
-                ``{"prompt": "One,", "max_tokens": 8}`` or ``{"messages": [...]}``, a chat: its
-                other keys are options of this call, for it alone. None among them says that
-                there is none at the moment.
+            prompts: Any iterable. It is read only as far as there is room, so millions of prompts
+                take no more memory than ``width`` of them. A prompt is a text, a row of token ids,
+                or a mapping such as ``{"prompt": "One,", "max_tokens": 8}``, or ``{"messages":
+                [...]}`` for a chat; its other keys are options for this prompt alone. An iterable
+                that has no prompt at the moment may yield None.
             template: Chat format of ``messages``: the name of a published one or Jinja source.
                 None (the default) is the file's.
-            width: How many are computed together at most, from 1. None (the default) is 64, of
-                which those beyond 32 wait where keys and values of all would take more than a
-                quarter of the memory that is free.
-            on_error: Called as ``on_error(index, error)`` for prompts that cannot run, such as
-                ones longer than the context. None (the default) raises the first such error.
-            options: BatchOptions: PromptOptions for all prompts, and ChatOptions such as
-                ``tools`` for ``messages``. Sampling that is not given has its default, for
-                ``messages`` that of ``chat``.
+            width: How many texts are computed together at most, from 1. None (the default) is 64,
+                or fewer, down to 32, if their keys and values would take more than a quarter of the
+                free memory.
+            on_error: Called as ``on_error(index, error)`` for prompts that cannot run, for example
+                because they are longer than the context. None (the default) raises the first such
+                error.
+            options: BatchOptions: PromptOptions for all prompts, and ChatOptions such as ``tools``
+                for ``messages``. Sampling options have their usual defaults; for ``messages``,
+                those of ``chat``.
 
         Returns:
-            An iterator of results, in the order in which they finish; ``index`` is the number of
-            a result's prompt. ``cancel`` ends it from any thread, ``close`` from its own.
+            An iterator of results in the order in which they finish; ``index`` is the number of the
+            prompt. ``cancel`` ends it from any thread, ``close`` from its own.
 
         Raises:
             ContextLengthError: A prompt has more tokens than the context holds.
@@ -283,21 +285,21 @@ class Llama(JudgingModel):
         """A new conversation in the model's own chat format, with its own session.
 
         Arguments:
-            system: System prompt, before all messages. None (the default) is none, or the one
-                that ``messages`` begin with.
-            messages: What was said before, as dictionaries with ``role`` ("system", "user" or
-                "assistant") and ``content`` (text, or text parts). If they end with the user's,
-                ``regenerate`` answers it. None (the default) starts anew.
-            template: Chat format in place of the file's: the name of a published one ("llama2",
-                "llama3", "chatml", "mistral", "zephyr", "alpaca", "vicuna", "wizardlm", "koala",
-                "openassistant", "guanaco") or Jinja source. None (the default) is the file's.
-            when_full: What happens once the messages fill the context: "drop" (the default)
-                leaves the oldest turns out, "stop" gives empty replies, "error" raises
-                ContextLengthError.
-            options: ChatOptions for every reply, such as ``tools``; its session has the
-                ``adapters``. Sampling that is not given is what the file recommends
-                (``sampling_defaults``); where it recommends nothing, a repetition penalty of 1.1
-                and DRY keep small models from looping.
+            system: System prompt, before all messages. None (the default) means none, or the one at
+                the beginning of ``messages``.
+            messages: The conversation so far, as dictionaries with ``role`` ("system", "user" or
+                "assistant") and ``content`` (text, or text parts). If the last message is the
+                user's, ``regenerate`` answers it. None (the default) starts a new conversation.
+            template: A chat format to use instead of the file's: the name of a published one
+                ("llama2", "llama3", "chatml", "mistral", "zephyr", "alpaca", "vicuna", "wizardlm",
+                "koala", "openassistant", "guanaco") or Jinja source. None (the default) is the
+                file's.
+            when_full: What to do when the messages fill the context: "drop" (the default) leaves
+                out the oldest turns, "stop" gives empty replies, "error" raises ContextLengthError.
+            options: ChatOptions for every reply, such as ``tools``, and ``adapters`` for the
+                session. The defaults of sampling are those that the file recommends
+                (``sampling_defaults``). If it recommends none, a repetition penalty of 1.1 and DRY
+                keep small models from looping.
 
         Returns:
             The conversation, a context manager; closing it gives its memory back.

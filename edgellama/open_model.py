@@ -72,53 +72,54 @@ class OpenModel(AdjustableModel):
         Arguments:
             path_or_name: Path of a GGUF file, or a name that ``edgellama pull`` has fetched, such
                 as "smollm2". With ``quantize`` also the folder of a checkpoint.
-            context_length: Tokens that each session holds, prompt and generated text together,
-                from 1. None (the default) is the model's own length, less where memory is short.
-            num_threads: Threads that compute, 1 to 256. None (the default) is one per physical
-                core, or what EDGELLAMA_NUM_THREADS says.
-            kv_type: Number type of the KV cache: "f32", "f16" (the default), "bf16", "q8_0" or
-                "q4_0"; two of them for keys and for values, as ("q8_0", "q4_0") or "q8_0/q4_0".
-            quantize: Type that the model is converted to before it is loaded, such as "q4_k_m".
-                The result is kept in the user's cache, so that only the first time takes long.
-                None (the default) loads the file as it is.
-            cache_limit: Bytes, from 0, that keys and values of earlier texts may take, so that
-                what begins like them is not computed again; a draft model has its part of them.
-                None (the default) is a quarter of the memory that is free now.
-            exact: Whether a text is the same bit for bit alone, computed beside others, after a
-                fork and from earlier texts. False by default, because it costs speed.
-            rope_scaling: How positions are scaled, so that the model reads further than it was
-                trained for: "yarn:4", "dynamic:2" or "linear:4", each with how many times as far,
-                or "none". None (the default) is as the file says, which is right for models that
-                were made for long contexts.
-            attention: Where attention is computed, and keys and values lie: "cpu", "cuda" (on an
-                NVIDIA card), or "auto" (the default): on a card from the length on from which
-                that is faster on this machine, on the CPU without one. Weights stay here.
+            context_length: How many tokens each session can hold, prompt and text together, from 1.
+                None (the default) takes the model's own length, or less if memory is short.
+            num_threads: Threads to compute with, 1 to 256. None (the default) takes
+                EDGELLAMA_NUM_THREADS, or else one per physical core.
+            kv_type: Type of the KV cache: "f32", "f16" (the default), "bf16", "q8_0" or "q4_0". To
+                give keys and values different types, write ("q8_0", "q4_0") or "q8_0/q4_0".
+            quantize: Convert the model to this type before loading it, such as "q4_k_m". The result
+                is kept in the user's cache, so only the first time takes long. None (the default)
+                loads the file as it is.
+            cache_limit: Bytes, from 0, for keys and values of earlier texts. A new text that begins
+                like one of them need not be computed from its start. A draft model gets a part of
+                these bytes. None (the default) is a quarter of the memory that is free now.
+            exact: Give a text the same bits whether it is computed alone, beside others, after a
+                fork or from earlier texts. False by default, because it costs speed.
+            rope_scaling: Scale positions, so that the model reads longer texts than it was trained
+                for: "yarn:4", "dynamic:2" or "linear:4", where the number says how many times as
+                long, or "none". None (the default) follows the file, which is right for models
+                that were made for long contexts.
+            attention: Where keys and values lie and attention is computed: "cpu", "cuda" (an NVIDIA
+                card), or "auto" (the default), which uses a card for texts long enough to be faster
+                there on this machine. Weights always stay in the computer's memory.
             gpu: Which card, counted from 0; None (the default) is the first that can be used.
-            gpu_memory: Bytes of the card's memory that may be used; None (the default) is all.
-            speculation: Guess tokens ahead out of the text itself and check several in a step,
-                which is faster where a text repeats something and never changes what it says.
-                "auto" (the default) does so unless hooks would see the guesses; True always,
-                False never. A text may have its own.
-            draft: A smaller model of the same vocabulary that guesses where the text repeats
-                nothing: a path or a name, or a ``Llama``, which stays the caller's. None (the
+            gpu_memory: Most bytes to use of the card's memory; None (the default) is all.
+            speculation: Guess the next tokens from the text itself, and check several in one step.
+                This is faster where a text repeats something, and never changes the text. "auto"
+                (the default) guesses unless hooks would see the guesses, True always, False never.
+                Each call can set its own.
+            draft: A smaller model with the same vocabulary that guesses where the text repeats
+                nothing: a path, a name, or a ``Llama``, which you close yourself. None (the
                 default) is none.
-            progress: Called as ``progress(compiled, total)`` while kernels are compiled; not at
-                all when none must be.
-            compile_usual: If any kernel must be compiled, compile those of other usual models and
-                caches in the background, so that later ones need not wait. False by default. Those
-                that check guesses are compiled there in any case.
-            max_concurrent: Texts that run at once, as the property; None (the default) is no limit.
-            low_priority: Whether other programs come first, as the property. False by default.
-            idle_seconds: After so long without a text the memory is given back, as by ``unload``.
+            progress: Called as ``progress(compiled, total)`` while kernels are compiled; never
+                called if all are compiled already.
+            compile_usual: If any kernel must be compiled, also compile those of other common models
+                and KV types in the background, so that these need not wait later. False by default.
+                Kernels that check guesses are compiled in the background in any case.
+            max_concurrent: How many texts may run at once (see the property); None (the default) is
+                no limit.
+            low_priority: Let other programs go first (see the property). False by default.
+            idle_seconds: Give the memory back after this long without a text, as ``unload`` does.
                 None (the default) is never.
-            unknown: Nothing; other names are refused, with the one that may be meant.
+            unknown: Not for use. Any other name is refused, and the error suggests the right one.
 
         Raises:
             ModelNotFoundError: No such file, or a name that was not pulled.
             ModelFileError: The file is damaged, incomplete or no GGUF file.
             UnsupportedModelError: An architecture, format or tokenizer that does not run here.
             TokenizerError: The file's vocabulary is broken.
-            InvalidOptionError: An argument outside its range, or one that there is not.
+            InvalidOptionError: An argument is outside its range or does not exist.
             ConversionError: ``quantize`` failed.
             CudaError: ``attention`` is "cuda", and there is no card that can be used.
             KernelError: Kernels cannot be compiled or loaded, or the shipped ones do not fit.
@@ -175,7 +176,7 @@ class OpenModel(AdjustableModel):
 
     @property
     def metadata(self) -> Mapping[str, Any]:
-        """Everything that the file says about the model, by GGUF key."""
+        """The metadata of the model's file, by GGUF key."""
         return self._file.metadata
 
     @property
@@ -185,25 +186,23 @@ class OpenModel(AdjustableModel):
 
     @property
     def sampling_defaults(self) -> SamplingArguments:
-        """The sampling that the file recommends, by option, such as ``{"temperature": 0.6}``.
-
-        Empty where it recommends none. Chats use it unless they are told otherwise.
+        """The sampling options that the file recommends, such as ``{"temperature": 0.6}``; empty if
+        it recommends none. Chats use them by default.
         """
         return cast("SamplingArguments", recommended_sampling(self._file.metadata))
 
     @property
     def card_use(self) -> CardUse | None:
-        """How a graphics card is used: its name, its memory that is taken, what is in the way.
-
-        None where ``attention`` is "cpu".
+        """How a graphics card is used: its name, the memory taken, and why it is not used, if so.
+        None if ``attention`` is "cpu".
         """
         return self._engine.card_use
 
     def read_speed(self) -> float:
-        """Bytes of the weights that the threads read in a second, if they compute nothing.
+        """Measure how many bytes of the weights the threads read per second, without computing.
 
-        No reply comes faster than its tokens' bytes are read. Steps of texts wait for it. A small
-        model may lie in the processor's own caches, and is read faster than memory then.
+        No reply can be faster than the weights are read for each token. Texts wait meanwhile. A
+        small model may lie in the processor's caches, and is then read faster than memory.
 
         Example:
             >>> from edgellama import Llama
@@ -224,10 +223,10 @@ class OpenModel(AdjustableModel):
         return f"<{type(self).__name__} {os.fspath(self._file.path)!r}, {length}{state}>"
 
     def close(self) -> None:
-        """End all sessions and give everything back, the mapped file too; more calls do nothing.
+        """End all sessions and release everything, the mapped file too; calling it twice is fine.
 
-        Whatever was made from the model raises EdgellamaError when it is used afterwards;
-        ``config``, ``metadata`` and ``tokenizer`` stay.
+        Sessions and other objects of the model raise EdgellamaError when they are used afterwards.
+        ``config``, ``metadata`` and ``tokenizer`` stay usable.
 
         Example:
             >>> from edgellama import Llama

@@ -32,7 +32,7 @@ class RetrievalModel(SessionModel):
         progress: Callable[[int, int], None] | None = None,
         **options: Unpack[edgellama.EmbedOptions],
     ) -> npt.NDArray[np.float32]:
-        """Texts as vectors, several computed together: the states after the last norm, pooled.
+        """Turn texts into vectors (the states after the last norm, pooled), several together.
 
         Arguments:
             texts: One text or several, each a string or a row of token ids.
@@ -40,7 +40,7 @@ class RetrievalModel(SessionModel):
             options: EmbedOptions for all texts, such as ``pooling="last"``.
 
         Returns:
-            float32 (texts, width), in the order of the texts; of one text, too.
+            An array of float32 (texts, width), in the order of the texts, also for a single text.
 
         Raises:
             ContextLengthError: A text has more tokens than the context holds, without ``truncate``.
@@ -92,15 +92,15 @@ class RetrievalModel(SessionModel):
     def embed_each(
         self, texts: Iterable[str | Sequence[int]], **options: Unpack[edgellama.EmbedOptions]
     ) -> InOrder[edgellama.Embedding]:
-        """The same one after the other, so that millions of texts take little memory.
+        """Turn texts into vectors one after the other, so that millions take little memory.
 
         Arguments:
-            texts: Any iterable, read as far as there is room.
+            texts: Any iterable; it is read only as far as there is room.
             options: EmbedOptions for all texts, such as ``pooling="last"``.
 
         Returns:
-            An iterator of embeddings in the order of the texts, with counts of tokens. ``cancel``
-            ends it from any thread, ``close`` from its own, as does leaving the loop.
+            An iterator of embeddings with counts of tokens, in the order of the texts. ``cancel``
+            ends it from any thread; ``close``, or leaving the loop, from its own.
 
         Raises:
             ContextLengthError: A text has more tokens than the context holds, without ``truncate``.
@@ -133,12 +133,12 @@ class RetrievalModel(SessionModel):
         progress: Callable[[int, int], None] | None = None,
         **options: Unpack[edgellama.RerankOptions],
     ) -> tuple[edgellama.Ranked, ...]:
-        """Documents by how well they answer a query: how probably the model says yes to each.
+        """Order documents by how well they answer a query: how probably the model says yes to each.
 
         Arguments:
-            query: A question, or what is looked for.
-            documents: Texts, of which several are computed together.
-            top_n: How many of the best to return, from 1. None (the default) is all.
+            query: A question, or a description of what you look for.
+            documents: Texts; several are computed together.
+            top_n: Return only this many of the best, from 1. None (the default) is all.
             progress: Called as ``progress(done, total)`` with documents. None (the default) is
                 nobody.
             options: RerankOptions, such as ``prompt="..."``.

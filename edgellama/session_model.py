@@ -23,7 +23,7 @@ class SessionModel(OpenModel):
 
     @property
     def sessions(self) -> tuple[Session, ...]:
-        """The sessions that are open now, those of running calls among them."""
+        """The sessions that are open now, including those of running calls."""
         with self._sessions_lock:
             return tuple(session for session in self._sessions if not session.closed)
 
@@ -34,15 +34,15 @@ class SessionModel(OpenModel):
         *,
         progress: Callable[[int, int], None] | None = None,
     ) -> Adapter:
-        """Make a LoRA adapter ready for texts; the model itself stays as it is.
+        """Load a LoRA adapter for texts to use; the model itself stays as it is.
 
-        The file stays mapped, as the model's does. ``adapters=`` of sessions and of single texts
-        then takes the adapter, with a scale, beside any number of others.
+        Give it to sessions or single texts by ``adapters=``, with a scale, beside any number of
+        others. The file stays mapped, like the model's.
 
         Arguments:
-            path: What ``edgellama convert-lora`` writes, or llama.cpp's converter.
-            name: What it is called in ``adapters=``. None (the default) is the file's name
-                without its ending.
+            path: A file written by ``edgellama convert-lora`` or by llama.cpp's converter.
+            name: Its name in ``adapters=``. None (the default) is the file's name without its
+                ending.
             progress: Called as ``progress(compiled, total)`` while kernels are compiled; not at
                 all when none must be. None (the default) tells nobody.
 
@@ -66,12 +66,12 @@ class SessionModel(OpenModel):
         return self._engine.adapters.load(path, name, progress)
 
     def unload_adapter(self, adapter: Adapter | str) -> None:
-        """Let go of an adapter, whose name is free then.
+        """Unload an adapter; its name is free then.
 
-        Texts that use it go on; its memory is given back with the last of them.
+        Texts that use it continue; its memory is given back when the last of them ends.
 
         Arguments:
-            adapter: What ``load_adapter`` returned, or its name.
+            adapter: The adapter that ``load_adapter`` returned, or its name.
 
         Raises:
             InvalidOptionError: No such adapter is loaded.
@@ -92,16 +92,16 @@ class SessionModel(OpenModel):
     def session(
         self, *, context_length: int | None = None, adapters: AdapterScales | None = None
     ) -> Session:
-        """A new session: a KV cache of its own, which keeps what it has seen between calls.
+        """Open a session, whose KV cache keeps its tokens between calls.
 
         Arguments:
-            context_length: Tokens that it holds, from 1. None (the default) is the model's
-                ``context_length`` as loaded.
+            context_length: How many tokens it can hold, from 1. None (the default) is the
+                ``context_length`` that the model was loaded with.
             adapters: Loaded adapters, or their names, with scales, such as ``{"french": 0.5}``,
                 for all its texts; ``session.adapters`` changes them. None (the default) is none.
 
         Returns:
-            The session, a context manager; closing it gives its memory back.
+            The session, a context manager. Closing it gives its memory back.
 
         Raises:
             InvalidOptionError: A length below 1, an adapter that is not loaded.
@@ -136,7 +136,7 @@ class SessionModel(OpenModel):
         *,
         layers: Collection[int] | None = None,
     ) -> RowHook:
-        """Let a function see, and change, numbers in the middle of every step from now on.
+        """Let a function see and change numbers inside every step from now on.
 
         Arguments:
             function: Called as ``function(rows, step)`` on the thread that computes, with f32
@@ -167,10 +167,10 @@ class SessionModel(OpenModel):
         return hook
 
     def remove_hook(self, hook: RowHook) -> None:
-        """Let a function of ``add_hook`` see nothing any more.
+        """Remove a hook, so that its function is called no more.
 
         Arguments:
-            hook: What ``add_hook`` returned.
+            hook: The hook that ``add_hook`` returned.
 
         Raises:
             InvalidOptionError: This model has no such hook.
@@ -190,19 +190,19 @@ class SessionModel(OpenModel):
         adapters: AdapterScales | None = None,
         verify: bool = False,
     ) -> Session:
-        """A session that goes on where a saved one was, at once.
+        """Open a saved session, which continues at once.
 
         Arguments:
-            path: What ``Session.save`` wrote, for the same model and KV type, on any CPU.
-            context_length: Tokens that it holds, from 1. None (the default) is the model's
-                ``context_length`` as loaded.
-            adapters: Those that it was saved with, as for a new session, with the same scales.
-                None (the default) is none.
-            verify: Read all keys and values at once and compare their checksums. False (the
-                default) takes them as they are: damaged ones change texts, nothing else.
+            path: A file that ``Session.save`` wrote for the same model and KV type, on any CPU.
+            context_length: How many tokens it can hold, from 1. None (the default) is the
+                ``context_length`` that the model was loaded with.
+            adapters: The adapters that it was saved with, with the same scales. None (the default)
+                is none.
+            verify: Read all keys and values now and compare their checksums. False (the default)
+                takes them as they are; damaged ones can change texts, but nothing else.
 
         Returns:
-            The session, a context manager. Prompts that begin with its ``tokens`` go on from
+            The session, a context manager. Prompts that begin with its ``tokens`` continue from
             there.
 
         Raises:

@@ -63,18 +63,18 @@ ALLOWED = (*OUR_NAMES, *OWN_OPTIONS, *WITHOUT_EFFECT)
 def pipeline(
     task: str = TASK, model: str | PathLike[str] | Llama | None = None, **options: Any
 ) -> TextGenerationPipeline:
-    """A model as ``transformers.pipeline("text-generation", ...)`` gives it.
+    """Make a pipeline that works like ``transformers.pipeline("text-generation", ...)``.
 
     Arguments:
         task: "text-generation" (the default).
-        model: A Llama, or what it takes: a path, or a name such as "smollm2". A repository
-            such as "meta-llama/Llama-3.2-1B-Instruct" is one that was pulled from the hub. None
-            (the default) is "smollm2".
-        options: Options of every call, see TextGenerationPipeline; ``model_kwargs`` go to Llama.
-            ``device_map``, ``torch_dtype`` and their like are taken, and change nothing.
+        model: A Llama, a path, or a name such as "smollm2". A repository such as
+            "meta-llama/Llama-3.2-1B-Instruct" must have been pulled from the hub. None (the
+            default) is "smollm2".
+        options: Options for every call, see TextGenerationPipeline; ``model_kwargs`` go to Llama.
+            ``device_map``, ``torch_dtype`` and similar ones are accepted and ignored.
 
     Returns:
-        What is called with a text, a chat, or a list of either.
+        The pipeline; call it with a text, a chat, or a list of either.
 
     Raises:
         InvalidOptionError: Another task, or an option that there is not.
@@ -102,10 +102,10 @@ def pipeline(
 
 
 class TextGenerationPipeline:
-    """Texts from a model in ``transformers``' words.
+    """Generates texts with the arguments and results of ``transformers``.
 
-    Called with a text it gives ``[{"generated_text": ...}]``, with a chat the same with all its
-    messages, with a list of either a list of such lists, and for a generator an iterator.
+    For a text it returns ``[{"generated_text": ...}]``; for a chat the same, with all messages; for
+    a list of either, a list of such lists; for a generator, an iterator.
 
     Options, there and here: ``max_new_tokens`` (256), ``max_length``, ``min_new_tokens``,
     ``do_sample`` (True), ``temperature`` (0.7), ``top_k`` (50), ``top_p``, ``min_p``,

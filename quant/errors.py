@@ -54,11 +54,11 @@ class ModelNotFoundError(EdgellamaError, FileNotFoundError):
 
 
 class DownloadError(EdgellamaError):
-    """A model could not be fetched, or what came is not what was asked for."""
+    """A model could not be fetched, or something else was received."""
 
 
 class CacheError(EdgellamaError):
-    """The cache folder cannot hold what belongs there; the text names it and what to do."""
+    """The cache folder cannot be written; the text names the folder and says what to do."""
 
 
 class TokenizerError(EdgellamaError, ValueError):
@@ -95,11 +95,11 @@ class SessionFileError(EdgellamaError, ValueError):
 
 
 class ConversionError(EdgellamaError):
-    """A conversion that cannot go on or whose result cannot be trusted; no file is left behind."""
+    """A conversion cannot continue, or its result cannot be trusted; no file is left behind."""
 
 
 class ResumeError(ConversionError):
-    """An unfinished conversion that cannot be gone on with; one from the beginning can be."""
+    """An unfinished conversion cannot be continued; start it again from the beginning."""
 
     def __init__(self, *arguments: object, way: Way | None = FROM_THE_START) -> None:
         super().__init__(*arguments, way=way)
@@ -133,7 +133,7 @@ class CudaMemoryError(CudaError):
 
 
 class CudaLostError(CudaError):
-    """What a process had on its card is lost: all later calls fail, until the process ends."""
+    """All that the process had on its card is lost; later calls fail until the process ends."""
 
 
 class InvalidOptionError(EdgellamaError, ValueError):
@@ -141,4 +141,4 @@ class InvalidOptionError(EdgellamaError, ValueError):
 
 
 class ConstraintError(InvalidOptionError):
-    """A schema, regular expression, grammar or choice that no text can be held to."""
+    """A schema, regular expression, grammar or choice that no text can be made to follow."""

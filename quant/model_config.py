@@ -25,12 +25,12 @@ EMBEDDING = "token_embd.weight"
 class ModelConfig:
     """Sizes of a Llama; counts are elements, heads, layers or tokens.
 
-    ``vocab_size`` tokens, of which ``context_length`` were seen together in training;
-    ``block_count`` layers of ``embedding_length`` numbers a token, ``feed_forward_length`` inside;
-    ``head_count`` query heads and ``head_count_kv`` key heads of ``head_size`` numbers;
-    ``rms_epsilon`` of the norms; ``rope``, the rotary positions. ``sliding_window``: a token sees
-    itself and the ``sliding_window - 1`` tokens before it, as in Mistral 7B v0.1; None where it
-    sees all.
+    The vocabulary has ``vocab_size`` tokens; training saw texts of ``context_length`` tokens. There
+    are ``block_count`` layers with ``embedding_length`` numbers per token, ``feed_forward_length``
+    inside, and ``head_count`` query heads and ``head_count_kv`` key heads of ``head_size`` numbers.
+    ``rms_epsilon`` belongs to the norms, ``rope`` describes the rotary positions. With
+    ``sliding_window``, a token sees itself and the ``sliding_window - 1`` tokens before it, as in
+    Mistral 7B v0.1; None means that it sees all.
 
     Example:
         >>> from edgellama import GGUFFile, ModelConfig, pull

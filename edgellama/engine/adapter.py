@@ -55,9 +55,9 @@ class LowRank:
 class Adapter:
     """An adapter of one loaded model; ``Llama.load_adapter`` makes it.
 
-    ``name``: what it is called in ``adapters=``. ``path``: its file, whose factors take
-    ``num_bytes``. ``pairs``: them by the names of the model's matrices. ``ranks``: those of its
-    pairs, each once. ``digest`` stands for all that the file says.
+    ``name`` is its name in ``adapters=``, and ``path`` its file, whose factors take ``num_bytes``.
+    ``pairs`` holds the factors by the names of the model's matrices, ``ranks`` each of their ranks
+    once. ``digest`` identifies the content of the file.
 
     Example:
         >>> from edgellama import Llama

@@ -15,7 +15,7 @@ CancelReason: TypeAlias = Literal["cancelled", "timeout"]
 
 
 class CancelToken:
-    """Cancels the step or generation that it was given to; stays cancelled.
+    """Cancels the steps and generations that it was given to. It stays cancelled.
 
     Example:
         >>> from edgellama import CancelToken
@@ -31,7 +31,7 @@ class CancelToken:
         self.on_cancel: Callable[[], None] | None = None
 
     def cancel(self, reason: CancelReason = "cancelled") -> None:
-        """Ask for the end; returns at once. The first reason is kept."""
+        """Ask for the end, and return at once. Of several reasons, the first is kept."""
         if not self.flag[0]:
             self.reason = reason
         self.flag[0] = 1

@@ -32,7 +32,7 @@ HookPlace: TypeAlias = Literal["residual", "attention", "logits"]
 
 @dataclass(frozen=True)
 class StepRows:
-    """Which tokens the rows of a hook's call belong to, each array (num_rows,).
+    """The tokens that the rows of a hook's call belong to; each array is (num_rows,).
 
     ``tokens`` are ids, ``positions`` those in each sequence; ``sequences`` numbers the sequences of
     a step from 0.

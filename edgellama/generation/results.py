@@ -20,9 +20,9 @@ class TokenLogprob:
     """How probable the model itself found a token, before any sampling option.
 
     ``logprob`` is the natural logarithm of the probability of ``token``, whose own text is
-    ``text``. ``alternatives`` are the likeliest tokens at its place, the likeliest first; the
-    token may be among them. ``token_bytes`` is the token in UTF-8: where several tokens make one
-    character, their bytes joined are what their texts do not tell.
+    ``text``. ``alternatives`` are the likeliest tokens at its place, likeliest first; the token may
+    be among them. ``token_bytes`` is the token in UTF-8; if several tokens form one character, join
+    their bytes.
 
     Example:
         >>> from edgellama import Llama
@@ -41,14 +41,13 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class Chunk:
-    """One step's ``text``. It may be empty, inside a character or a possible stop string.
+    """A piece of ``text``; empty within a character, or while it may become a stop string.
 
-    ``reasoning`` is what a chat's model thinks before it says anything, which is no part of
-    ``text``.
+    ``reasoning`` is a piece of the thinking of a chat's model, which is no part of ``text``.
 
-    ``token`` is its id, None for text that was held back and belongs to no further token.
-    ``logprobs`` has its log-probability, if that was asked for. ``calls`` are pieces of calls of
-    tools, in forms that tell them while they are written; their text is no part of ``text``.
+    ``token`` is the token's id, or None for text that was held back and belongs to no further
+    token. ``logprobs`` is its log-probability, if you asked for it. ``calls`` are pieces of tool
+    calls, where the model's form of calls allows reading them early; they are no part of ``text``.
 
     Example:
         >>> from edgellama import Chunk
@@ -65,14 +64,13 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Statistics:
-    """Counts and seconds of one generation; time that the caller spent is not counted.
+    """Counts and seconds of one generation, without time that the caller spent.
 
-    ``prompt_tokens`` are those of the prompt, ``prefilled_tokens`` of them were computed, the
-    rest came from the session's cache. ``decoded_tokens`` counts the steps of one token after
-    it. ``prefill_s`` and ``decode_s`` are the seconds of both, ``time_to_first_token_s`` those
-    until the first token was chosen. Of ``drafted_tokens``, which were guessed ahead,
-    ``accepted_tokens`` were right. ``cache_bytes`` is the memory of the sequence's keys and
-    values at the end, with what it shares with others.
+    Of the prompt's ``prompt_tokens``, ``prefilled_tokens`` were computed; the rest came from a
+    cache. ``decoded_tokens`` counts the steps of one token after the prompt. ``prefill_s`` and
+    ``decode_s`` are the seconds for both, and ``time_to_first_token_s`` those until the first token
+    was chosen. Of ``drafted_tokens`` guesses, ``accepted_tokens`` were right. ``cache_bytes`` is
+    the memory of keys and values at the end, including those shared with other sequences.
 
     Example:
         >>> from edgellama import Statistics
@@ -109,9 +107,8 @@ class Statistics:
 class Usage:
     """How many tokens a text took.
 
-    ``prompt_tokens`` are those of its prompt, ``cached_tokens`` those among them that were not
-    computed, ``generated_tokens`` the text's own, ``reasoning_tokens`` those among these that
-    thinking took.
+    ``prompt_tokens`` counts the prompt's tokens, of which ``cached_tokens`` needed no computing.
+    ``generated_tokens`` counts the text's tokens, of which ``reasoning_tokens`` were thinking.
 
     Example:
         >>> from edgellama import Usage
@@ -134,22 +131,24 @@ class Usage:
 class Generation:
     """A generated text.
 
-    ``text`` is what came after the prompt. ``tokens`` are its ids, without the prompt's (of
-    which there are ``prompt_tokens``) and without the token that ended it. ``finish_reason``:
-    "stop" by an end token, a stop token or a stop string, which ``matched_stop`` has (an id or
-    the string); "length" by ``max_tokens``; "context" because the context has no room left;
-    "cancelled" by the caller; "timeout" by its option; "tool_calls" to call tools; "constraint"
-    where what the text must match has no way on.
-    ``parsed`` is what a text says that was asked for by ``schema``, ``json`` or ``choices``: the
-    object, None if the text was cut, or if the class refuses it for reasons that its schema does
-    not tell, which ``parse_error`` then names.
-    ``tool_calls`` are what a reply calls, of the tools that were given; ``text`` is without them.
-    ``reasoning`` is what a chat's model thought before, if it is one that does, also no part of
-    ``text``; ``reasoning_tokens`` of the tokens were taken by it.
-    ``dropped_messages`` of the conversation went out of the prompt to make room for this reply.
-    ``statistics`` has counts and seconds, ``index`` is the number of its prompt in a batch.
-    ``logprobs`` has one for each of the tokens, ``prompt_logprobs`` for each of the prompt's
-    (None for the first), if they were asked for.
+    ``text`` is the text after the prompt, and ``tokens`` are its ids, without the token that ended
+    it. The prompt had ``prompt_tokens`` tokens.
+
+    ``finish_reason`` says why the text ended: "stop" (an end token, a stop token or a stop string;
+    ``matched_stop`` is its id or the string), "length" (``max_tokens``), "context" (the context is
+    full), "cancelled" (by the caller), "timeout", "tool_calls" (it calls tools) or "constraint"
+    (nothing can follow that matches the required form).
+
+    ``parsed`` is the object that the text describes, for texts with ``schema``, ``json`` or
+    ``choices``. It is None if the text was cut, or if the class refuses the text for a reason that
+    its schema does not show; ``parse_error`` then says why. ``tool_calls`` are the calls in a
+    reply; they are no part of ``text``. ``reasoning`` is the thinking of a model that thinks before
+    it answers, also no part of ``text``; it took ``reasoning_tokens`` of the tokens.
+
+    ``dropped_messages`` counts the conversation's messages that were left out to make room for this
+    reply. ``statistics`` has counts and seconds. ``index`` is the number of the prompt in a batch.
+    ``logprobs`` has an entry for each token, ``prompt_logprobs`` for each token of the prompt (None
+    for the first), if you asked for them.
 
     Example:
         >>> from edgellama import Llama

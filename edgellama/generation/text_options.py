@@ -25,53 +25,54 @@ from edgellama.sampling.user_functions import Processor, TokenChoice
 
 
 class TextOptions(SamplingArguments, total=False):
-    """What may be said about a text, as keyword arguments of every call that generates.
+    """Options of a text, as keyword arguments of every call that generates.
 
-    The fields of SamplingOptions belong to them. What is left out, or None, has its default.
+    The fields of SamplingOptions are options, too. An option that is left out, or None, has its
+    default.
 
     Arguments:
-        max_tokens: Tokens to generate at most. 0 computes the prompt alone, so that a text that
-            begins like it starts at once. None (the default) is no limit but the context's.
-        stop: A string, or several, before which the text ends. None (the default) is none.
-        stop_tokens: Ids of tokens that end the text, and are no part of it. None (the default)
-            are the model's end tokens alone.
-        banned: A string, or several, that the text must not contain. Where one comes about, the
-            text goes back to the token at which it began and takes another. None (the default)
-            is none.
-        processors: Functions called as ``processor(logits, tokens)`` before every choice, with
-            f32 logits (vocab_size,) of the model, which they may change or give others for, and
-            the tokens of prompt and text so far. None (the default) is none.
-        sampler: A function called as ``sampler(logits, tokens)`` that gives the next token, in
-            place of all sampling options but those of single tokens; what is forbidden has minus
-            infinity. None (the default) is the sampling of the options.
-        logprobs: Give the log-probability of every token, and so many of the likeliest tokens
-            at its place, from 0, as the model itself finds them. None (the default) gives none.
-        prompt_logprobs: The same for the tokens of the prompt, which is computed anew for it.
-            None (the default) gives none.
+        max_tokens: Generate at most this many tokens. 0 only computes the prompt, so that a later
+            text with the same beginning starts at once. None (the default) is no limit but the
+            context's.
+        stop: End the text before this string, or before one of several. None (the default) is none.
+        stop_tokens: Ids of tokens that end the text and are no part of it. None (the default) means
+            only the model's own end tokens.
+        banned: A string, or several, that the text must not contain. If one appears, the text goes
+            back to the token where it began and takes another. None (the default) is none.
+        processors: Functions called as ``processor(logits, tokens)`` before every choice, with the
+            model's f32 logits (vocab_size,) and the tokens of prompt and text so far. They may
+            change the logits in place, or return others. None (the default) is none.
+        sampler: A function called as ``sampler(logits, tokens)`` that returns the next token. It
+            replaces all sampling options except those for single tokens; forbidden tokens have a
+            logit of minus infinity. None (the default) samples by the options.
+        logprobs: Return the model's log-probability of every token, and of this many of the
+            likeliest tokens at its place, from 0. None (the default) returns none.
+        prompt_logprobs: The same for the tokens of the prompt, which is computed again for this.
+            None (the default) returns none.
         adapters: Loaded adapters, or their names, with scales, for this text alone, such as
-            ``{"french": 0.5}``; {} is none. None (the default) are those of the session.
-        timeout: Seconds, from the call on, after which the text ends as it is, with "timeout"
-            as its ``finish_reason``; in a batch from its own beginning. None (the default) is no
-            limit.
-        on_prefill: Called as ``on_prefill(done, total)`` with tokens of the prompt after every
-            step of it, on the thread that waits. None (the default) tells nobody.
-        speculation: Guess tokens ahead and check several in a step: "auto", True or False, as
-            for ``Llama``. None (the default) is what the model was loaded with.
-        prediction: A text that this one is likely to resemble, such as the file that it edits:
-            where it is the same, it comes faster. None (the default) is none.
-        schema: The text is JSON that follows this JSON Schema: a dict, JSON text, True for any
-            JSON, or a class such as a dataclass, a TypedDict, a pydantic model or a msgspec
-            Struct, of which ``Generation.parsed`` then is an object. None (the default) is none.
-        json: True: the text is a JSON object. False by default.
-        regex: The text matches this regular expression as a whole. None (the default) is none.
-        grammar: The text follows this grammar, in the syntax of Lark or GBNF. None (the
+            ``{"french": 0.5}``; {} means none. None (the default) takes those of the session.
+        timeout: End the text this many seconds after the call, finished or not, with "timeout" as
+            its ``finish_reason``. In a batch, the time starts when the text does. None (the
+            default) is no limit.
+        on_prefill: Called as ``on_prefill(done, total)`` with numbers of tokens after every step of
+            the prompt, on the thread that waits. None (the default) calls nothing.
+        speculation: Guess the next tokens and check several in a step: "auto", True or False, as
+            for ``Llama``. None (the default) does what the model was loaded with.
+        prediction: A text that this one will probably resemble, such as a file that it edits. Where
+            both are the same, tokens come faster. None (the default) is none.
+        schema: Make the text JSON that follows this JSON Schema: a dict, JSON text, or True for any
+            JSON. Or a class, such as a dataclass, a TypedDict, a pydantic model or a msgspec
+            Struct; ``Generation.parsed`` is then an object of it. None (the default) is none.
+        json: Make the text a JSON object. False by default.
+        regex: Make the whole text match this regular expression. None (the default) is none.
+        grammar: Make the text follow this grammar, in the syntax of Lark or GBNF. None (the
             default) is none.
-        choices: The text is one of these. None (the default) is any.
-        show_schema: Chats tell the model of the schema or the choices, in the system prompt.
-            True by default. What goes on with a prompt tells it nothing.
+        choices: Make the text one of these. None (the default) allows any.
+        show_schema: In chats, show the model the schema or the choices in the system prompt. True
+            by default. Calls that continue a prompt never show them.
 
-    A text has one of ``schema``, ``json``, ``regex``, ``grammar`` and ``choices`` at most; they
-    need the package llguidance: ``pip install "edgellama[grammar]"``.
+    Give at most one of ``schema``, ``json``, ``regex``, ``grammar`` and ``choices``. They need the
+    package llguidance: ``pip install "edgellama[grammar]"``.
 
     Example:
         >>> from edgellama import Llama, TextOptions
@@ -103,18 +104,18 @@ class TextOptions(SamplingArguments, total=False):
 
 
 class ChatOptions(TextOptions, total=False):
-    """TextOptions, and what a chat's reply may call; for calls that answer messages.
+    """TextOptions and the options of a chat's reply, for calls that answer messages.
 
     Arguments:
-        tools: What the model may call: functions with type hints and docstrings, Tool objects,
-            or mappings as OpenAI's clients write them. None (the default) is nothing. Needs the
-            package llguidance, so that every call is well formed.
-        tool_choice: "auto" (the default): the model decides; "none": it calls nothing and is not
-            shown the tools; "required": it calls at least one; or a tool's name: it calls that.
-        parallel_tool_calls: Whether a reply may have several calls, up to 16. True by default.
-        template_variables: What else the chat template gets by name, such as ``documents``,
+        tools: The tools that the model may call: functions with type hints and docstrings, Tool
+            objects, or mappings as OpenAI's clients write them. None (the default) is none. They
+            need the package llguidance, which keeps every call well formed.
+        tool_choice: "auto" (the default) lets the model decide; "none" hides the tools, so that it
+            calls none; "required" makes it call at least one; a tool's name makes it call that one.
+        parallel_tool_calls: Allow several calls in one reply, up to 16. True by default.
+        template_variables: Further variables for the chat template, such as ``documents``,
             ``date_string``, ``builtin_tools`` or ``tools_in_user_message``. None (the default) is
-            nothing.
+            none.
         reasoning: Of models that think before they answer, between marks such as <think>: "auto"
             (the default) leaves it to the model and tells its thinking apart, as ``reasoning``
             of chunks and of the result; True asks it to think, False not to; "raw" leaves the
@@ -139,13 +140,13 @@ class ChatOptions(TextOptions, total=False):
 
 
 class PromptOptions(TextOptions, total=False):
-    """TextOptions, and how the prompt is read; for calls that go on with a prompt as it stands.
+    """TextOptions and the options of a prompt, for calls that continue a text as it stands.
 
     Arguments:
         parse_special: Read control tokens such as "<|im_end|>" in a text. False (the default)
             keeps them as text.
-        suffix: What is to stand behind the text; the prompt, a text, is what stands before it.
-            For models that were trained to fill gaps. None (the default) is nothing.
+        suffix: Fill the gap between the prompt, which must be a text, and this one. For models that
+            were trained to fill gaps. None (the default) just continues the prompt.
         suffix_first: Show such a model the suffix before the prefix. False by default.
 
     Example:

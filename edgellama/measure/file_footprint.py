@@ -34,22 +34,22 @@ def predict_footprint(
     attention: AttentionMode = "cpu",
     num_texts: int = 1,
 ) -> Footprint:
-    """How much memory a process with this model will take at most, without loading it.
+    """Predict how much memory a process with this model will take at most, without loading it.
 
     Arguments:
-        path: A GGUF file, of which the header is read.
-        context_length: Tokens of each session, which is full, the model's own length at most.
-            None (the default) is 4,096.
+        path: A GGUF file; only its header is read.
+        context_length: Tokens of each session, at most the model's own length; sessions count as
+            full. None (the default) is 4,096.
         kv_type: Number type of the KV cache, as for ``Llama``; "f16" by default.
         num_threads: Threads that compute. None (the default) is one per physical core.
         draft: The GGUF file of a draft model that is loaded with it. None (the default) is none.
-        attention: "cuda" for keys and values on a graphics card, whose ``card_bytes`` are told
-            apart; "cpu" (the default) and "auto" for all in the process's memory.
-        num_texts: How many texts run at once, each in a session of its own. 1 by default.
+        attention: "cuda" predicts keys and values on a graphics card, as ``card_bytes``; "cpu" (the
+            default) and "auto" predict all of it in the process's memory.
+        num_texts: How many texts run at once, each in its own session. 1 by default.
 
     Returns:
-        The prediction: ``total_bytes``, and what of it is ``weights_bytes``, ``kv_bytes`` and so
-        on. The prompt cache is not counted.
+        The prediction: ``total_bytes``, and its parts ``weights_bytes``, ``kv_bytes`` and so on.
+        The prompt cache is not counted.
 
     Raises:
         ModelFileError: The file is damaged or no model.

@@ -59,16 +59,15 @@ def usual_context_length(config: ModelConfig) -> int:
 
 @dataclass(frozen=True)
 class Footprint:
-    """A prediction in bytes, by what the memory is for.
+    """A prediction of memory in bytes, divided by purpose.
 
-    It holds for weights of one ``type``, of ``bits_per_weight`` on average, as a file has them
-    already where ``is_as_it_is``, and for ``num_texts``
-    at once, each with a session of ``context_length`` tokens whose keys and values have
-    ``kv_types``. ``total_bytes`` is the sum of all ``parts``: ``weights_bytes``, ``kv_bytes`` of
-    full contexts, ``activations_bytes``,
-    ``vocabulary_bytes``, ``code_bytes`` of Python with its libraries, ``prompt_cache_bytes``, the
-    limit of what earlier texts may leave, and ``draft_bytes``, all of a draft model. ``card_bytes``
-    are a graphics card's, beside the 200 to 400 MB that its driver takes there.
+    It applies to weights of one ``type``, with ``bits_per_weight`` on average (a file's own if
+    ``is_as_it_is``), and to ``num_texts`` texts at once, each in a session of ``context_length``
+    tokens with keys and values of ``kv_types``. ``total_bytes`` is the sum of all ``parts``:
+    ``weights_bytes``, ``kv_bytes`` of full contexts, ``activations_bytes``, ``vocabulary_bytes``,
+    ``code_bytes`` of Python with its libraries, ``prompt_cache_bytes`` (the limit for earlier
+    texts), and ``draft_bytes`` (all of a draft model). ``card_bytes`` is memory on a graphics card,
+    without the 200 to 400 MB that its driver takes there.
 
     Example:
         >>> from edgellama import predict_footprint

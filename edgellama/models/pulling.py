@@ -37,20 +37,20 @@ def pull(
     force: bool = False,
     cancelled: Cancelled | None = None,
 ) -> Path:
-    """Fetches a model into the user's cache; at once when it is there already.
+    """Fetch a model into the user's cache; returns at once if it is there already.
 
-    An interruption leaves no half-written model. From the hub, the next call goes on there.
+    An interruption leaves no half-written model. Downloads from the hub continue at the next call.
 
     Arguments:
         name: A short name such as "smollm2", or "hf:OWNER/REPO[:FILE]".
-        progress: Called as ``progress(bytes so far, bytes in all)``, where 0 in all is not known
-            yet. None (the default) tells nobody.
-        force: Fetch it again though it is there. False by default.
-        cancelled: Asked again and again whether the model is not wanted any more; once it says
-            so (True) the download ends. None (the default): it never does.
+        progress: Called as ``progress(bytes_so_far, bytes_in_all)``; the second is 0 while it is
+            not known. None (the default) calls nothing.
+        force: Fetch it again even if it is there. False by default.
+        cancelled: Called again and again; the download ends once it returns True. None (the
+            default) never ends it.
 
     Returns:
-        The path of the model's file, of a split one the first part.
+        The path of the model's file, or of its first part.
 
     Raises:
         DownloadError: It cannot be fetched, is not what was asked for, or was cancelled.

@@ -20,11 +20,11 @@ from edgellama.sampling.option_ranges import option
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How to choose among the likely tokens; InvalidOptionError for values outside the ranges.
+    """How to choose the next token; InvalidOptionError for values outside the ranges.
 
-    docs/sampling.md has defaults and sources. ``temperature`` 0 takes the likeliest token after
-    the penalties, whatever the filters are. ``logit_bias`` names tokens by id or by a text that is
-    one token, spaces included.
+    docs/sampling.md lists defaults and sources. ``temperature`` 0 takes the likeliest token after
+    the penalties, whatever the filters are. ``logit_bias`` names tokens by id, or by a text that is
+    exactly one token, spaces included.
 
     Arguments:
         temperature: Randomness; 0 always takes the likeliest token. Allowed: a number from

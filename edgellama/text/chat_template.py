@@ -38,9 +38,9 @@ _PROBE = "edgellama asks"
 
 
 class ChatTemplate:
-    """The Jinja2 source of a template and the texts of the model's BOS and EOS.
+    """A chat format: the Jinja2 source of a template, and the texts of the model's BOS and EOS.
 
-    ``stop``: strings that end a reply of this format where no token does. ``tool_use``: another
+    ``stop`` are strings that end a reply in this format if no token does. ``tool_use`` is another
     template of the same model, for chats with tools.
 
     Example:
@@ -77,8 +77,8 @@ class ChatTemplate:
         Arguments:
             messages: Each with at least the strings ``role`` and ``content``; one with
                 ``tool_calls`` needs no content.
-            add_generation_prompt: End with what opens the model's reply. True by default.
-            variables: Go to the template by name, such as ``tools``, ``documents``,
+            add_generation_prompt: End with the text that opens the model's reply. True by default.
+            variables: Variables for the template, such as ``tools``, ``documents``,
                 ``builtin_tools``, ``tools_in_user_message`` and ``date_string``.
 
         Returns:

@@ -21,10 +21,10 @@ MAX_HEAD_CHARACTERS = 1000
 
 @dataclass(frozen=True)
 class CallPiece:
-    """Some of the call ``index`` of a reply: the next characters of its ``arguments`` as JSON.
+    """A piece of the call ``index`` of a reply: the next characters of its ``arguments`` as JSON.
 
-    ``name`` is the tool's, ``id`` that of the ``ToolCall`` which the reply's end has.
-    ``is_whole``: with these characters the arguments are complete.
+    ``name`` is the tool's name, and ``id`` that of the ``ToolCall`` at the end of the reply.
+    ``is_whole`` means that the arguments are complete with these characters.
 
     Example:
         >>> from edgellama import CallPiece

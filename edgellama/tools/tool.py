@@ -39,11 +39,11 @@ _FLAT_TYPES = (None, "function", "custom")
 
 @dataclass(frozen=True)
 class Tool:
-    """What a model may call.
+    """A tool that a model may call.
 
-    ``name`` is unique, ``description`` tells the model what it is good for, ``parameters`` is a
-    JSON schema of its arguments, an object. ``function`` is what ``Conversation.run`` calls; None
-    where the caller runs it.
+    ``name`` is unique. ``description`` tells the model what the tool is for. ``parameters`` is a
+    JSON schema of an object, the arguments. ``Conversation.run`` calls ``function``; it is None if
+    you run the tool yourself.
 
     Example:
         >>> from edgellama import Tool
@@ -93,8 +93,8 @@ class Tool:
         """The tool that a function, a mapping or a Tool stands for.
 
         Arguments:
-            value: A function, whose name, docstring (Google's, NumPy's or Sphinx's style) and
-                type hints say everything; a Tool; or a mapping as OpenAI's, Anthropic's or MCP's
+            value: A function, described by its name, docstring (Google's, NumPy's or Sphinx's
+                style) and type hints; a Tool; or a mapping as OpenAI's, Anthropic's or MCP's
                 clients write it.
 
         Returns:
@@ -137,9 +137,9 @@ class Tool:
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call that a model asks for: whose ``name``, with which ``arguments``.
+    """A call that a model asks for: the tool's ``name`` and its ``arguments``.
 
-    ``id`` is for the message with its result, ``{"role": "tool", "tool_call_id": call.id,
+    ``id`` goes into the message with the result: ``{"role": "tool", "tool_call_id": call.id,
     "content": "..."}``.
 
     Example:

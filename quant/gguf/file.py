@@ -29,14 +29,15 @@ _PART_NAME = r"(?s)(?P<stem>.*)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})\.ggu
 
 
 class GGUFFile:
-    """A model file mapped read-only; of a split model, any part's path opens all of them.
+    """A model file, mapped read-only. The path of any part of a split model opens all parts.
 
-    The metadata of a split model is that of its first part. Use it as a context manager, or
-    call close(); arrays that were taken from it stay valid as long as they are referenced and
-    nobody cuts the file: touching what it no longer has ends the process.
+    Use it as a context manager, or call close(). Arrays taken from it stay valid as long as they
+    are referenced and nobody cuts the file; reading a part that is gone ends the process. The
+    metadata of a split model is that of its first part.
 
-    ``path`` is the first part's and ``files`` are those of all, ``file_bytes`` their size
-    together. ``metadata`` is by GGUF key, ``metadata_types`` are GGUF's numbers of types.
+    ``path`` is the path of the first part, ``files`` are the paths of all parts, and ``file_bytes``
+    is their size together. ``metadata`` holds values by GGUF key, ``metadata_types`` GGUF's numbers
+    of their types.
 
     Raises:
         ModelNotFoundError: An absent file or part.
@@ -85,7 +86,7 @@ class GGUFFile:
             self._tensors = MappingProxyType(_join_tensors(parts))
 
     def close(self) -> None:
-        """Lets go of the mapping, which ends with the last array that still views it."""
+        """Release the mapping, which ends with the last array that still uses it."""
         self._tensors = None
 
     def __enter__(self) -> GGUFFile:

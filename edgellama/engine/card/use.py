@@ -13,11 +13,11 @@ from edgellama.quant.records import dataclass
 class CardUse:
     """How a model uses a graphics card now.
 
-    ``mode`` is "cuda" or "auto", as the model was loaded. ``name`` is the card's, None until a text
-    is long enough to ask for one, and where there is none; ``gpu`` is its number. ``used_bytes`` of
-    its memory are taken, keys and values for the most part, and ``limit_bytes`` may be at most,
-    None for all that is free. ``obstacle`` says why no card is used, or none any more; None if
-    nothing is in the way.
+    ``mode`` is "cuda" or "auto", as the model was loaded. ``name`` is the card's name and ``gpu``
+    its number; both are None until a text is long enough to need a card, and if there is none.
+    ``used_bytes`` of its memory are taken, mostly by keys and values; ``limit_bytes`` may be taken,
+    None for all that is free. ``obstacle`` says why no card is used, or is None if nothing prevents
+    it.
 
     Example:
         >>> from edgellama import Llama

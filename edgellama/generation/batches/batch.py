@@ -59,7 +59,8 @@ class _Running:
 class Batch(ProcessBound, Iterator[Generation]):
     """Generations with their ``index``, as they finish; up to ``width`` run at once.
 
-    One thread iterates; any may cancel. Dropping it, or ``close``, cancels what runs.
+    One thread iterates; any thread may cancel. Dropping the batch, or ``close``, cancels the texts
+    that run.
 
     Example:
         >>> from edgellama import Llama
@@ -112,13 +113,13 @@ class Batch(ProcessBound, Iterator[Generation]):
         return next_of(self._results, "batch")
 
     def cancel(self) -> None:
-        """Ask all that runs to end; GenerationCancelled then is raised to who iterates."""
+        """Ask all running texts to end. Iterating then raises GenerationCancelled."""
         self._runner.cancel_all()
 
     def close(self) -> None:
-        """Cancel what runs and give its memory back; more calls do nothing.
+        """Cancel the texts that run and release their memory. Further calls do nothing.
 
-        While another thread is inside a step this only cancels; that thread ends the batch.
+        If another thread is inside a step, this only cancels; that thread then ends the batch.
         """
         if not is_closed_now(self._results):
             self.cancel()
@@ -127,7 +128,7 @@ class Batch(ProcessBound, Iterator[Generation]):
 class AsyncBatch(AsyncItems[Generation, Batch]):
     """Generations with their ``index`` for ``async for``, as they finish.
 
-    Made and ended as an AsyncStream is; the prompts are read on its thread, too.
+    It is started and ended like an AsyncStream. The prompts are read on its thread, too.
 
     Example:
         >>> import asyncio

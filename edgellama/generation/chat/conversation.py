@@ -27,10 +27,10 @@ from edgellama.text.tokenizer import Tokenizer
 
 
 class Conversation(ConversationPrompts):
-    """Messages so far and the session that knows them. A context manager; closes the session.
+    """A conversation: its messages, and the session that holds them. A context manager.
 
-    ``Llama.chat`` makes one. Options given at the start hold for every reply; a call may
-    override them.
+    ``Llama.chat`` makes one. Its options apply to every reply; a call may override them. Closing it
+    closes the session.
 
     Example:
         >>> from edgellama import Llama
@@ -75,16 +75,16 @@ class Conversation(ConversationPrompts):
         )  # fmt: skip
 
     def send(self, text: Content, **options: Unpack[ChatOptions]) -> Generation:
-        """Add the user's message and return the reply, which is added too.
+        """Add the user's message, generate the reply, add it too, and return it.
 
         Arguments:
-            text: The message: a string, or text parts such as
-                ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
+            text: The message: a string, or text parts such as ``[{"type": "text", "text":
+                "hello"}]``, joined by line breaks.
             options: ChatOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
-                SamplingOptions, each in place of the conversation's.
+                SamplingOptions. Each overrides the conversation's.
 
         Returns:
-            The reply's text and tokens, why it ended, and counts and seconds.
+            The reply's text and tokens, the reason why it ended, counts and times.
 
         Raises:
             ContextLengthError: ``when_full`` is "error" and the conversation is longer than the
@@ -103,19 +103,19 @@ class Conversation(ConversationPrompts):
         return self.stream(text, **options).wait()
 
     def stream(self, text: Content, **options: Unpack[ChatOptions]) -> Stream:
-        """Ask, and get the reply piece by piece.
+        """Send the user's message, and get the reply piece by piece.
 
-        Both messages are added when the stream ends, also by Ctrl-C or ``close``, provided that
-        some text came; an error of the engine adds nothing.
+        Both messages are added when the stream ends, even by Ctrl-C or ``close``, if some text had
+        come. An error of the engine adds nothing.
 
         Arguments:
-            text: The message: a string, or text parts such as
-                ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
+            text: The message: a string, or text parts such as ``[{"type": "text", "text":
+                "hello"}]``, joined by line breaks.
             options: ChatOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
-                SamplingOptions, each in place of the conversation's.
+                SamplingOptions. Each overrides the conversation's.
 
         Returns:
-            An iterator of chunks, and a context manager; ``result`` then is the whole.
+            An iterator of chunks, and a context manager. At the end, ``result`` is the whole text.
 
         Raises:
             ContextLengthError: ``when_full`` is "error" and the conversation is longer than the
@@ -137,16 +137,16 @@ class Conversation(ConversationPrompts):
         return self._reply(len(self.messages), [message], options)
 
     def regenerate(self, **options: Unpack[ChatOptions]) -> Stream:
-        """Another reply to the last message of the user, in place of the one it had, if any.
+        """Generate another reply to the user's last message, in place of the old one, if any.
 
-        So it also answers ``messages`` that end with the user's.
+        So it also answers ``messages`` that end with one of the user's.
 
         Arguments:
             options: ChatOptions: ``max_tokens``, ``stop``, ``adapters`` and the fields of
-                SamplingOptions, each in place of the conversation's.
+                SamplingOptions. Each overrides the conversation's.
 
         Returns:
-            An iterator of chunks, and a context manager; ``result`` then is the whole.
+            An iterator of chunks, and a context manager. At the end, ``result`` is the whole text.
 
         Raises:
             EdgellamaError: There is no message to answer, another reply runs, or the
@@ -174,18 +174,18 @@ class Conversation(ConversationPrompts):
     ) -> Generation:
         """Add the user's message, run the tools that replies call, and return the last reply.
 
-        Calls and their results are messages of the conversation. What a function returns is
-        shown to the model as text, or as JSON; what it raises is shown, too.
+        Calls and their results become messages of the conversation. The model sees what a function
+        returns, as text or as JSON, and also the errors it raises.
 
         Arguments:
-            text: The message: a string, or text parts such as
-                ``[{"type": "text", "text": "hello"}]``, which are joined by line breaks.
-            max_rounds: How often tools are run and the model is asked again, from 1. If the last
-                reply still calls tools, they are not run, and it is returned as it is.
-            on_call: Called as ``on_call(call, result)`` when a call has been run. None (the
-                default) is nobody.
-            options: ChatOptions in place of the conversation's; ``tools`` must have functions.
-                A ``tool_choice`` that makes the model call holds for the first reply alone.
+            text: The message: a string, or text parts such as ``[{"type": "text", "text":
+                "hello"}]``, joined by line breaks.
+            max_rounds: How often to run tools and ask the model again, from 1. If the last reply
+                still calls tools, they are not run, and the reply is returned as it is.
+            on_call: Called as ``on_call(call, result)`` after each call. None (the default) calls
+                nothing.
+            options: ChatOptions that override the conversation's; ``tools`` must have functions. A
+                ``tool_choice`` that forces a call applies to the first reply alone.
 
         Returns:
             The last reply.
@@ -267,9 +267,9 @@ class Conversation(ConversationPrompts):
         return AsyncStream(lambda: self.regenerate(**options))
 
     def fork(self) -> Conversation:
-        """Another conversation that goes on from the same messages, at once.
+        """Make another conversation that continues from the same messages, at once.
 
-        Both keep what was said so far, and share its memory. EdgellamaError while a reply runs.
+        Both keep the messages so far, and share their memory. EdgellamaError while a reply runs.
         """
         self._check_idle()
         fork = Conversation(

@@ -89,10 +89,10 @@ class ConversationPrompts(ConversationRecord):
         self._options = options.copy()
 
     def preload_prompt(self, text: Content = "") -> Stream:
-        """Compute what a reply will need, while the user still types.
+        """Compute the prompt of the next reply while the user is still typing.
 
-        The stream gives no chunk; ``wait`` in a thread of yours computes. The next call of this
-        conversation ends it, and goes on from where it came.
+        The stream yields no chunk; calling its ``wait`` in a thread of yours computes. The next
+        call of this conversation ends it and uses what was computed.
 
         Arguments:
             text: What the user has typed so far. The default is nothing yet.
@@ -122,17 +122,17 @@ class ConversationPrompts(ConversationRecord):
         return self._preload
 
     def complete_prompt(self, text: Content, **options: Unpack[ChatOptions]) -> Stream:
-        """Go on with a message that the user has not finished, as a suggestion.
+        """Suggest how a message that the user has not finished may continue.
 
         Nothing is added to ``messages``.
 
         Arguments:
             text: What the user has typed so far; not empty.
-            options: ChatOptions, without those of the conversation; ``max_tokens`` is 16 where
-                it is not among them.
+            options: ChatOptions; those of the conversation do not apply. ``max_tokens`` is 16 if it
+                is not given.
 
         Returns:
-            An iterator of chunks, and a context manager; ``result`` then is the whole.
+            An iterator of chunks, and a context manager. At the end, ``result`` is the whole text.
 
         Raises:
             EdgellamaError: A reply runs, or the conversation is closed. The others are those of

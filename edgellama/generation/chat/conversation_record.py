@@ -79,7 +79,7 @@ class ConversationRecord(ProcessBound):
         return self._session
 
     def undo(self) -> list[Message]:
-        """Take back the last message of the user and all that followed; they are returned.
+        """Remove the user's last message and everything after it, and return them.
 
         Raises:
             EdgellamaError: There is no message of the user, or a reply runs.
@@ -100,15 +100,15 @@ class ConversationRecord(ProcessBound):
         self._transcript.clear()
 
     def save(self, path: str | os.PathLike[str], *, model: str | None = None) -> None:
-        """Write all messages to a JSON file, in one step: the old file or the new one is there.
+        """Write all messages to a JSON file in one step, so that it is always complete.
 
-        With what ``session.save`` writes into a file of its own the conversation goes on at once
-        where both are loaded; without, it is computed from the messages.
+        To continue at once later, also call ``session.save`` with a second file, and load both.
+        With this file alone, the conversation is computed again from its messages.
 
         Arguments:
             path: The file, replaced if it is there.
-            model: What the file is to say about the model, such as its path; for those who read
-                it. None (the default) is nothing.
+            model: A note about the model in the file, such as its path, for readers. None (the
+                default) is none.
 
         Raises:
             OSError: It cannot be written.
@@ -133,7 +133,7 @@ class ConversationRecord(ProcessBound):
         self._transcript.save(given_path("path", path), model)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Take all messages, the system prompt too, from a file that ``save`` wrote.
+        """Load all messages, including the system prompt, from a file that ``save`` wrote.
 
         Arguments:
             path: The file.

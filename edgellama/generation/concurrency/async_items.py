@@ -64,13 +64,13 @@ class AsyncItems(ProcessBound, AsyncIterator[Item], Generic[Item, SourceType]):
         return self._is_over
 
     def cancel(self) -> None:
-        """Ask for the end, from any thread; whoever waits gets what there is."""
+        """Ask for the end, from any thread. Callers who wait get what there is."""
         self._is_cancelled = True
         if self._source is not None:
             self._source.cancel()
 
     async def aclose(self) -> None:
-        """Cancel, and wait until the last step has ended; more calls do nothing."""
+        """Cancel, and wait until the last step has ended. Further calls do nothing."""
         if (closing := self._shut()) is not None:
             await _settled(closing)
 

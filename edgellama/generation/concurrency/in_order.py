@@ -71,7 +71,7 @@ class InOrder(Iterator[Result]):
         return next_of(self._results, "iterator")
 
     def cancel(self) -> None:
-        """Ask all that runs to end; GenerationCancelled then is raised to who iterates."""
+        """Ask all running texts to end. Iterating then raises GenerationCancelled."""
         self._cancel.cancel()
 
     def close(self) -> None:

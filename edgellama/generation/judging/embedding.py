@@ -60,13 +60,12 @@ class Embedding:
 
 
 class EmbedOptions(TypedDict, total=False):
-    """How texts become vectors, as keyword arguments of ``embed`` and its kin.
+    """How texts become vectors, as keyword arguments of ``embed`` and similar calls.
 
     Arguments:
-        pooling: Whose states become the vector: "mean" of all tokens, those of the "last" or of
-            the "first". None (the default) is what the file says, else "mean".
-        normalize: Divide vectors by their length, so that a dot product is the cosine. True by
-            default.
+        pooling: Make the vector from the "mean" of all tokens' states, or from those of the "last"
+            or the "first" token. None (the default) does what the file says, else "mean".
+        normalize: Scale vectors to length 1, so that a dot product is the cosine. True by default.
         truncate: Drop the end of texts that are longer than the context. False (the default)
             refuses them.
         parse_special: Read control tokens such as "<|im_end|>" in texts. False (the default)

@@ -43,11 +43,11 @@ _CODE = re.compile(r"[A-Z]{1,3}\d{1,3}")
 
 @dataclass(frozen=True)
 class Moderation:
-    """What Llama Guard says of a message.
+    """Llama Guard's verdict on a message.
 
-    ``verdict`` is "safe" or "unsafe", ``categories`` are those that the message violates, and
-    ``unsafe_probability`` is that of "unsafe" against "safe", from 0 to 1, as the first word of the
-    model's answer.
+    ``verdict`` is "safe" or "unsafe". ``categories`` are the categories that the message violates.
+    ``unsafe_probability``, from 0 to 1, is the probability that the model's answer begins with
+    "unsafe" rather than "safe".
 
     Example:
         >>> from edgellama import Moderation

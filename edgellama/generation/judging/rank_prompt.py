@@ -33,13 +33,13 @@ class RerankOptions(TypedDict, total=False):
     """How documents are ranked, as keyword arguments of ``rerank``.
 
     Arguments:
-        prompt: What the model is asked, a text with {query} and {document}. None (the default)
-            begins "Judge whether the document is relevant to the question. Answer yes or no."
-            What stands before the document is computed once for all.
-        answers: The words for yes and for no, ("yes", "no") by default; with a capital and behind a
-            space they count too.
-        chat: Put the prompt into the model's chat format. None (the default) where it has one;
-            otherwise the prompt stands as it is, its control tokens too.
+        prompt: The question to the model, a text with {query} and {document}. None (the default)
+            asks "Judge whether the document is relevant to the question. Answer yes or no." The
+            part before the document is computed once for all documents.
+        answers: The words for yes and for no, ("yes", "no") by default. Forms with a capital letter
+            or a space before them count, too.
+        chat: Send the prompt in the model's chat format. None (the default) does so if it has one.
+            False uses the prompt as it is, and reads control tokens in it.
         template: Chat format in place of the file's: the name of a published one or Jinja source.
             None (the default) is the file's.
         truncate: Drop the end of documents whose prompt is longer than the context. False (the

@@ -31,9 +31,9 @@ from edgellama.text.tokenizer import Tokenizer
 class Ranked:
     """A document with its score.
 
-    ``index`` is its number among the documents, from 0, ``document`` its text. ``score``, from 0
-    to 1, is the probability of yes against no. Its prompt has ``num_tokens``; ``num_dropped`` of
-    the document's own are not among them.
+    ``index`` is its number among the documents, from 0, and ``document`` its text. ``score``, from
+    0 to 1, is the probability of yes against no. Its prompt has ``num_tokens`` tokens;
+    ``num_dropped`` tokens of the document were left out.
 
     Example:
         >>> from edgellama import Llama

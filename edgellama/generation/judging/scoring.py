@@ -69,7 +69,7 @@ class Score:
 class Classification:
     """How probable each of several choices is.
 
-    Their ``probabilities`` add up to 1; ``logprobs`` are their own as they stand.
+    The ``probabilities`` add up to 1. ``logprobs`` are the log-probabilities before that.
 
     Example:
         >>> from edgellama import Llama

@@ -12,11 +12,11 @@ from edgellama.quant.errors import EdgellamaError
 
 
 class AsyncStream(AsyncItems[Chunk, Stream]):
-    """Chunks of one generation for ``async for``, made as they are asked for.
+    """The chunks of one text for ``async for``, computed as you ask for them.
 
-    The event loop never waits: a thread of the stream's own does. Cancelling the task that waits
-    for a chunk, leaving ``async with`` and dropping the stream end the generation within one
-    operation of the model. What is wrong with the call is raised by the first ``await``.
+    The event loop never waits, because the stream has its own thread. Cancelling the task that
+    waits for a chunk, leaving ``async with``, or dropping the stream ends the text within one
+    operation of the model. Errors of the call are raised by the first ``await``.
 
     Example:
         >>> import asyncio
@@ -48,7 +48,7 @@ class AsyncStream(AsyncItems[Chunk, Stream]):
         return 0 if self._source is None else self._source.queue_position
 
     async def wait(self) -> Generation:
-        """Run to the end and return the result; raises what iterating raises."""
+        """Run to the end and return the result; raises the same errors as iterating."""
         if not self._is_over:
             await self._ask(lambda: self._made().wait())
             self._end()

@@ -79,15 +79,15 @@ class Session(SessionState):
         prompt: str | Sequence[int],
         **options: Unpack[PromptOptions],
     ) -> Generation:
-        """Go on with a text and wait for the end; what the session holds is not computed again.
+        """Continue a text and wait for the end; what the session holds is not computed again.
 
         Arguments:
-            prompt: Text, encoded with a BOS where the model wants one, or token ids as they are.
+            prompt: A text, which gets a BOS if the model wants one, or token ids, used as they are.
             options: PromptOptions: ``max_tokens``, ``stop``, ``adapters``, ``parse_special`` and
                 the fields of SamplingOptions.
 
         Returns:
-            The text, its tokens, why it ended, and counts and seconds.
+            The text and its tokens, the reason why it ended, counts and times.
 
         Raises:
             ContextLengthError: The prompt has more tokens than the context holds.
@@ -108,17 +108,17 @@ class Session(SessionState):
         prompt: str | Sequence[int],
         **options: Unpack[PromptOptions],
     ) -> Stream:
-        """Go on with a text, piece by piece; the session is in use until the stream ends.
+        """Continue a text piece by piece; the session is in use until the stream ends.
 
-        What the cache holds of the prompt's beginning is not computed again.
+        The beginning of the prompt that the cache already holds is not computed again.
 
         Arguments:
-            prompt: Text, encoded with a BOS where the model wants one, or token ids as they are.
+            prompt: A text, which gets a BOS if the model wants one, or token ids, used as they are.
             options: PromptOptions: ``max_tokens``, ``stop``, ``adapters``, ``parse_special`` and
                 the fields of SamplingOptions.
 
         Returns:
-            An iterator of chunks, and a context manager; ``result`` then is the whole.
+            An iterator of chunks, and a context manager. At the end, ``result`` is the whole text.
 
         Raises:
             ContextLengthError: The prompt has more tokens than the context holds.
@@ -191,10 +191,10 @@ class Session(SessionState):
         return stream
 
     def fork(self) -> Session:
-        """Another session that holds the same tokens, at once and without their memory.
+        """Make another session with the same tokens, at once and without copying their memory.
 
-        Keys and values are shared until either session writes on. EdgellamaError while a stream
-        runs and after close().
+        Both share keys and values until one of them continues. EdgellamaError while a stream runs
+        and after close().
         """
         with self._lock:
             self._check_free()

@@ -101,13 +101,13 @@ class SessionState(ProcessBound):
     def save(
         self, path: str | os.PathLike[str], *, progress: Callable[[int, int], None] | None = None
     ) -> None:
-        """Write the session's tokens with their keys and values, so that ``load`` goes on at once.
+        """Write the session's tokens with keys and values, so that ``load`` can continue it.
 
-        The file is replaced in one step: the old one or the new one is there, whole. The session
-        may be used meanwhile.
+        The file is replaced in one step, so it is always complete. The session may be used
+        meanwhile.
 
         Arguments:
-            path: The file. It holds the text, as token ids: keep it as private as that.
+            path: The file. It contains the text as token ids, so keep it as private as the text.
             progress: Called as ``progress(written, total)`` with bytes. None (the default) is
                 nobody.
 
@@ -141,15 +141,15 @@ class SessionState(ProcessBound):
             fork.close()
 
     def load(self, path: str | os.PathLike[str], *, verify: bool = False) -> None:
-        """Hold the tokens of a file that ``save`` wrote, in place of what is held now.
+        """Load the tokens of a file that ``save`` wrote, in place of the present ones.
 
-        Keys and values are mapped, not read, where the file was written on a CPU with vectors
-        of the same length; the file must then be replaced by renaming alone, as ``save`` does.
+        If the file was written on a CPU with vectors of the same length, keys and values are mapped
+        instead of read. Then replace the file only by renaming, as ``save`` does.
 
         Arguments:
             path: The file. Its header and tokens are checked.
-            verify: Read all keys and values at once and compare their checksums. False (the
-                default) takes them as they are: damaged ones change texts, nothing else.
+            verify: Read all keys and values now and compare their checksums. False (the default)
+                takes them as they are; damaged ones can change texts, but nothing else.
 
         Raises:
             SessionFileError: No such file, a damaged one, or one of another model, KV type or
@@ -167,7 +167,7 @@ class SessionState(ProcessBound):
             self._engine.load_saved(file, self._cache, verify=verify)
 
     def close(self) -> None:
-        """End a running stream and give the cache's memory back; more calls do nothing."""
+        """End a running stream and release the cache's memory. Further calls do nothing."""
         with self._lock:
             self._closed = True
         if (stream := self._running()) is not None:

@@ -42,7 +42,7 @@ class Steps(Protocol):
 
 
 class Stream(ProcessBound, Iterator[Chunk]):
-    """Chunks of one generation, made as they are asked for.
+    """The chunks of one text, computed as you ask for them.
 
     A context manager: leaving it early ends the generation as "cancelled". One thread iterates;
     any thread may cancel.
@@ -126,19 +126,19 @@ class Stream(ProcessBound, Iterator[Chunk]):
         return self._thread == thread and not self._ended
 
     def cancel(self) -> None:
-        """Ask the generation to end; it does within one operation of the model."""
+        """Ask the generation to end, which it does within one operation of the model."""
         self._cancel.cancel()
 
     def wait(self) -> Generation:
-        """Run to the end and return the result; raises what iterating raises."""
+        """Run to the end and return the result; raises the same errors as iterating."""
         for _ in self:
             pass
         return self.result
 
     def close(self) -> None:
-        """End the generation and give its session back.
+        """End the generation and free its session.
 
-        While another thread is inside a step this only cancels; that thread ends the stream.
+        If another thread is inside a step, this only cancels; that thread then ends the stream.
         """
         if self._ended:
             return

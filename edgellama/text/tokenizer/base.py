@@ -33,7 +33,7 @@ Derived = TypeVar("Derived")
 
 
 class Tokenizer(ProcessBound, ABC):
-    """Text to token ids and back, for one model. Safe to share between threads."""
+    """Turns text into token ids and back, for one model. Threads may share it."""
 
     # How bytes that are not UTF-8 decode: "replace" gives one U+FFFD for each maximal
     # invalid part, "surrogateescape" one for each byte (after replace_surrogates).
@@ -74,9 +74,9 @@ class Tokenizer(ProcessBound, ABC):
         """Token ids of a text.
 
         Arguments:
-            text: Any text; lone surrogates count as U+FFFD.
-            add_bos: None (the default) follows the model for BOS and EOS, True adds BOS alone,
-                False neither; a text that starts with a parsed BOS gets no second one.
+            text: Any text; lone surrogates are read as U+FFFD.
+            add_bos: None (the default) adds BOS and EOS as the model wants them, True adds only
+                BOS, False adds neither. A text that starts with a parsed BOS gets no second one.
             parse_special: Read control tokens such as "<|im_end|>" in the text. False (the
                 default) keeps them as text.
 
@@ -109,9 +109,9 @@ class Tokenizer(ProcessBound, ABC):
 
     @contextmanager
     def checked_by(self, check: Callable[[], None]) -> Iterator[None]:
-        """Call a function again and again while this thread encodes; what it raises ends that.
+        """Call a function again and again while this thread encodes; its error ends that.
 
-        For giant texts, which take seconds, and which nobody may want any more meanwhile.
+        For giant texts, which take seconds and may be unwanted by then.
 
         Arguments:
             check: Takes nothing; called before each word, and within giant ones.
@@ -145,7 +145,7 @@ class Tokenizer(ProcessBound, ABC):
         return getattr(self._of_thread, "check", _go_on)
 
     def min_tokens(self, text: str) -> int:
-        """A number of tokens that a text has at least, told by its length alone, so at once.
+        """Return at once a number of tokens that a text has at least, from its length alone.
 
         Arguments:
             text: Any text, however long.
@@ -227,8 +227,8 @@ class Tokenizer(ProcessBound, ABC):
         Arguments:
             tokens: Ids from 0 to ``vocab_size - 1``.
             skip_special: Leave control tokens out. True by default.
-            continuation: The tokens carry on a text, so a first space is kept that would
-                otherwise be the one that encoding adds. False by default.
+            continuation: The tokens continue a text, so keep a first space, which is otherwise
+                taken for the one that encoding adds. False by default.
 
         Returns:
             The text.
