@@ -16,7 +16,6 @@ from edgellama.engine.context_memory import MemoryNeed
 from edgellama.engine.engine import Engine
 from edgellama.engine.kv_types import KVTypeChoice, KVTypes
 from edgellama.engine.usual_kernels import usual_kernels
-from edgellama.load_report import load_report
 from edgellama.models.names import resolve
 from edgellama.models.usage import note_use
 from edgellama.quant.error_text import shown
@@ -125,6 +124,8 @@ def _log_load(
     file: GGUFFile, engine: Engine, kv_type: str, context_length: int, seconds: float
 ) -> None:
     if logger.isEnabledFor(logging.DEBUG):
+        from edgellama.load_report import load_report
+
         for line in load_report(file, engine, kv_type, context_length):
             logger.debug(line)
         logger.debug("loaded in %.2f s", seconds)

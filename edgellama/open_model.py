@@ -30,7 +30,6 @@ from edgellama.loading import LoadedModel
 from edgellama.quant.errors import EdgellamaError
 from edgellama.quant.given_values import check_names
 from edgellama.quant.model_config import ModelConfig
-from edgellama.quant.sampling_keys import recommended_sampling
 from edgellama.quant.typing_backports import Self
 from edgellama.sampling.options import SamplingArguments
 from edgellama.text.tokenizer import Tokenizer
@@ -189,6 +188,8 @@ class OpenModel(AdjustableModel):
         """The sampling options that the file recommends, such as ``{"temperature": 0.6}``; empty if
         it recommends none. Chats use them by default.
         """
+        from edgellama.quant.sampling_keys import recommended_sampling
+
         return cast("SamplingArguments", recommended_sampling(self._file.metadata))
 
     @property

@@ -16,7 +16,6 @@ from edgellama.generation.concurrency.in_order import InOrder
 from edgellama.quant.given_values import whole_or_none
 from edgellama.quant.typing_backports import Unpack
 from edgellama.session_model import SessionModel
-from edgellama.text.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from edgellama.generation.concurrency.async_items import AsyncItems
@@ -206,7 +205,7 @@ class RetrievalModel(SessionModel):
         how = HowToRank.of(options)
         chat, template = options.get("chat"), options.get("template")
         if template is not None or chat:
-            chosen: ChatTemplate | None = self._chat_template(template)
+            chosen: edgellama.ChatTemplate | None = self._chat_template(template)
         else:
             own = load_chat_template(self._file.metadata, self.tokenizer)
             chosen = own if chat is None else None

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Mapping
 
+import edgellama
 from edgellama.engine.adapter import Adapter
 from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.engine.hooks import HookPlace, RowFunction, RowHook, layer_numbers
 from edgellama.generation.sessions.session import Session
 from edgellama.open_model import OpenModel
 from edgellama.quant.errors import InvalidOptionError, UnsupportedModelError
-from edgellama.text.chat_template import ChatTemplate, given_template, load_chat_template
 from edgellama.text.named_templates import missing_template
 
 
@@ -233,7 +233,9 @@ class SessionModel(OpenModel):
             raise
         return session
 
-    def _chat_template(self, given: str | None) -> ChatTemplate:
+    def _chat_template(self, given: str | None) -> edgellama.ChatTemplate:
+        from edgellama.text.chat_template import given_template, load_chat_template
+
         if given is not None:
             return given_template(given, self.tokenizer)
         template = load_chat_template(self._file.metadata, self.tokenizer)

@@ -32,14 +32,14 @@ def template_option(command: Command) -> Command:
 
 def _chosen(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     """The name or the source in a file; ``list`` shows the names and ends the program."""
+    if value is None:
+        return None
     from edgellama.text.named_templates import find_template, unknown_template
 
     if value == LIST:
         for line in _lines():
             click.echo(line)
         ctx.exit()
-    if value is None:
-        return None
     path = Path(value).expanduser()
     if path.is_file():
         return _read(path)

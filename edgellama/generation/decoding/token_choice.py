@@ -10,17 +10,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from edgellama.generation.arguments import check_stop_tokens, token_bias
-from edgellama.generation.decoding.choice_orders import ChoiceOrders, is_orderable, rules_along
 from edgellama.generation.decoding.constraining import constraint_of
 from edgellama.generation.decoding.held_tokens import RefusedTokens
-from edgellama.sampling.choice_order import UNCHOSEN, bits_of
 from edgellama.sampling.constraint import allowed_token
-from edgellama.sampling.logprobs import TokenShare, row_width
 from edgellama.sampling.sampler import Sampler
 from edgellama.text.sequence_breakers import SequenceBreakers
 
 if TYPE_CHECKING:
     from edgellama.engine.text_engine import TextEngine
+    from edgellama.generation.decoding.choice_orders import ChoiceOrders
     from edgellama.generation.decoding.logprobs import TextLogprobs
     from edgellama.generation.results import Chunk, TokenLogprob
     from edgellama.generation.text_request import Request
@@ -52,10 +50,13 @@ class TokenChoice:
         )
         self._constraint = constraint_of(tokenizer, request)
         self._orders: ChoiceOrders | None = None
-        if engine.orders_choices and is_orderable(request):
-            self._orders = ChoiceOrders(request, self._sampler, own_ends, bias, breaks)
+        if engine.orders_choices:
+            from edgellama.generation.decoding.choice_orders import ChoiceOrders, is_orderable
+
+            if is_orderable(request):
+                self._orders = ChoiceOrders(request, self._sampler, own_ends, bias, breaks)
         self._vocab_size = engine.config.vocab_size
-        self._row_width = row_width(request.logprobs, self._vocab_size)
+        self._num_alternatives = request.logprobs
         self._refused = RefusedTokens()
         self._logprobs: TextLogprobs | None = None
         if request.logprobs is not None:
@@ -110,6 +111,9 @@ class TokenChoice:
         """How to choose behind ``history`` and each guess, where that is done far from here."""
         if self._orders is None:
             return None
+        from edgellama.generation.decoding.choice_orders import rules_along
+        from edgellama.sampling.choice_order import bits_of
+
         # Behind the guesses nothing can be refused yet.
         allowed = self._refused.allowed(len(history), self._vocab_size)
         if self._constraint is None:
@@ -133,10 +137,14 @@ class TokenChoice:
 
     def _ordered(self, orders: ChoiceOrders, row: Logits, place: int) -> int | None:
         """The token of a row that was chosen far from here; its chances are used up with it."""
+        from edgellama.sampling.choice_order import UNCHOSEN
+        from edgellama.sampling.logprobs import TokenShare, row_width
+
         if row[0] == UNCHOSEN:
             return None
         # Behind a prompt whose log-probabilities are told, rows are as long as these may be.
-        found = None if self._logprobs is None else TokenShare.from_row(row[: self._row_width])
+        width = row_width(self._num_alternatives, self._vocab_size)
+        found = None if self._logprobs is None else TokenShare.from_row(row[:width])
         token = int(row[0]) if found is None else found.token
         forced = () if self._constraint is None else self._constraint.forced()
         if not forced or self.is_refused(place, forced[0]):
