@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from numbers import Integral
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import ContextLengthError, InvalidOptionError
+from edgellama.quant.given_arrays import given_array, given_index
 from edgellama.quant.given_values import is_true, is_whole
 from edgellama.quant.ways import Way
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
+
     from edgellama.text.tokenizer import Tokenizer
 
 GIANT_LENGTH = 1 << 20
@@ -34,6 +36,9 @@ def prompt_tokens(
     if isinstance(prompt, str):
         wants_bos = tokenizer.special.add_bos
         return tokenizer.encode(prompt, add_bos=wants_bos, parse_special=parse_special)
+    array = None if isinstance(prompt, (list, tuple)) else given_array(prompt)
+    if array is not None:
+        return _tokens_of(array)
     if isinstance(prompt, (bytes, bytearray, memoryview)):
         raise InvalidOptionError(
             f"the prompt is {shown(bytes(prompt))}; allowed: {PROMPT_FORM}; decode bytes first: "
@@ -45,10 +50,22 @@ def prompt_tokens(
         raise InvalidOptionError(f"the prompt is {prompt!r:.80}; allowed: {PROMPT_FORM}") from None
 
 
+def _tokens_of(array: npt.NDArray[Any]) -> list[int]:
+    """The tokens of an array of one row, as tokenizers give them, too: (n,) or (1, n)."""
+    is_row = array.ndim == 1 or (array.ndim == 2 and len(array) == 1)
+    if not is_row or array.dtype.kind not in "iu":
+        several = "; generate_batch takes several prompts" if array.ndim == 2 else ""
+        raise InvalidOptionError(
+            f"the prompt is an array of {array.dtype} and shape {array.shape}; allowed: "
+            f"{PROMPT_FORM}, in one row{several}"
+        )
+    tokens: list[int] = array.reshape(-1).tolist()
+    return tokens
+
+
 def _token(item: object) -> int:
-    is_truth = isinstance(item, bool)  # a whole number too, for Python
-    if isinstance(item, Integral) and not is_truth:
-        return int(item)
+    if (token := given_index(item)) is not None:
+        return token
     if isinstance(item, str):
         raise InvalidOptionError(
             f"the prompt is a list with the text {shown(item)}; allowed: {PROMPT_FORM}; "
@@ -80,12 +97,14 @@ def stop_tokens(tokens: Collection[int] | None) -> frozenset[int]:
     """The ids of tokens that end a text; None is none. InvalidOptionError for anything else."""
     ids: tuple[object, ...] = ()
     if tokens is not None:
-        ids = tuple(tokens) if isinstance(tokens, (list, tuple, set, frozenset)) else (None,)
+        array = given_array(tokens)
+        given = tokens if array is None or array.ndim != 1 else array.tolist()
+        ids = tuple(given) if isinstance(given, (list, tuple, set, frozenset)) else (None,)
     if not all(is_whole(token, 0) for token in ids):
         raise InvalidOptionError(
             f"stop_tokens is {tokens!r:.80}; allowed: a list of token ids from 0, or None"
         )
-    return frozenset(int(token) for token in tokens or ())
+    return frozenset(token for token in map(given_index, ids) if token is not None)
 
 
 def check_stop_tokens(tokens: Collection[int], vocab_size: int) -> None:

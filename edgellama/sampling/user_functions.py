@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from numbers import Integral
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.given_arrays import given_array, given_index
 from edgellama.sampling.filters import Logits
 
 Processor: TypeAlias = Callable[[Logits, Sequence[int]], npt.ArrayLike | None]
@@ -44,9 +44,8 @@ def processed(logits: Logits, tokens: Sequence[int], processors: Sequence[Proces
 def chosen_token(logits: Logits, tokens: Sequence[int], choose: TokenChoice) -> int:
     """The token that ``choose`` gives; InvalidOptionError for one that cannot come."""
     token: object = choose(logits.copy(), tokens)
-    is_truth = isinstance(token, bool)  # a whole number too, for Python
-    number = int(token) if isinstance(token, Integral) and not is_truth else -1
-    if not 0 <= number < len(logits):
+    number = given_index(token)
+    if number is None or not 0 <= number < len(logits):
         raise InvalidOptionError(
             f"the sampler {_name(choose)} gave {token!r:.80}; allowed: a token from 0 to "
             f"{len(logits) - 1}"
@@ -61,7 +60,8 @@ def chosen_token(logits: Logits, tokens: Sequence[int], choose: TokenChoice) -> 
 
 def _as_logits(given: npt.ArrayLike, processor: Processor, shape: tuple[int, ...]) -> Logits:
     try:
-        made: Logits = np.array(given, np.float32)
+        array = given_array(given)
+        made: Logits = np.array(given if array is None else array, np.float32)
     except (TypeError, ValueError):
         raise InvalidOptionError(
             f"the processor {_name(processor)} gave {type(given).__name__}; allowed: None or "

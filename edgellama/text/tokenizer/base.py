@@ -16,6 +16,7 @@ from typing import ClassVar, TypeVar, cast
 
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import TokenizerError
+from edgellama.quant.given_arrays import given_array
 from edgellama.quant.process_bound import ProcessBound
 from edgellama.quant.vocabulary.added_tokens import AddedTokenRules
 from edgellama.quant.vocabulary.infill_names import (
@@ -242,7 +243,15 @@ class Tokenizer(ProcessBound, ABC):
             ...     llama.tokenizer.decode([19556, 905])
             'Hello world'
         """
-        if isinstance(tokens, (str, bytes)) or not isinstance(tokens, Iterable):
+        array = None if isinstance(tokens, (list, tuple)) else given_array(tokens)
+        if array is not None and array.ndim in (1, 2):
+            # A batch of one, as other tokenizers give it, is a row.
+            tokens = array.reshape(-1).tolist() if 1 in (array.ndim, len(array)) else [*array]
+        elif (
+            isinstance(tokens, (str, bytes))
+            or array is not None
+            or not isinstance(tokens, Iterable)
+        ):
             raise TokenizerError(f"the tokens are {shown(tokens)}; allowed: a list of token ids")
         at_start, parts = not continuation, [bytearray()]
         for token in tokens:
