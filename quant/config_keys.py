@@ -11,18 +11,23 @@ import numpy as np
 
 from edgellama.quant.errors import ModelFileError
 
+ARCHITECTURE_KEY, USUAL_ARCHITECTURE = "general.architecture", "llama"
 MAX_SIZE = 1 << 24
 """No size of a real model comes near; a larger one is a damaged file."""
 
 
 class ConfigKeys:
-    """Typed access to metadata under ``llama.``, and to keys of our own by their whole names."""
+    """Typed access to metadata under the architecture's name, such as ``llama.``, and to keys of
+    our own by their whole names.
+    """
 
     def __init__(self, metadata: Mapping[str, object]) -> None:
         self._metadata = metadata
+        architecture = metadata.get(ARCHITECTURE_KEY)
+        self._prefix = architecture if isinstance(architecture, str) else USUAL_ARCHITECTURE
 
     def get(self, name: str) -> object:
-        return self._metadata.get(_full(name))
+        return self._metadata.get(self._full(name))
 
     def integer(self, name: str, default: int | None = None) -> int:
         value = self.get(name)
@@ -32,7 +37,7 @@ class ConfigKeys:
             return default
         if not isinstance(value, int) or isinstance(value, bool):
             raise ModelFileError(
-                f"metadata {_full(name)} is {value!r:.80}; a whole number is needed"
+                f"metadata {self._full(name)} is {value!r:.80}; a whole number is needed"
             )
         return value
 
@@ -40,7 +45,7 @@ class ConfigKeys:
         value = self.integer(name, default)
         if not 1 <= value <= MAX_SIZE:
             raise ModelFileError(
-                f"metadata {_full(name)} is {value}; it must be from 1 to {MAX_SIZE}"
+                f"metadata {self._full(name)} is {value}; it must be from 1 to {MAX_SIZE}"
             )
         return value
 
@@ -49,7 +54,9 @@ class ConfigKeys:
         if value is None and default is not None:
             return default
         if not isinstance(value, (int, float)) or isinstance(value, bool) or not np.isfinite(value):
-            raise ModelFileError(f"metadata {_full(name)} is {value!r:.80}; a number is needed")
+            raise ModelFileError(
+                f"metadata {self._full(name)} is {value!r:.80}; a number is needed"
+            )
         return float(value)
 
     def text(self, name: str, default: str) -> str:
@@ -57,9 +64,8 @@ class ConfigKeys:
         if value is None:
             return default
         if not isinstance(value, str):
-            raise ModelFileError(f"metadata {_full(name)} is {value!r:.80}; text is needed")
+            raise ModelFileError(f"metadata {self._full(name)} is {value!r:.80}; text is needed")
         return value
 
-
-def _full(name: str) -> str:
-    return name if name.startswith("edgellama.") else f"llama.{name}"
+    def _full(self, name: str) -> str:
+        return name if name.startswith("edgellama.") else f"{self._prefix}.{name}"

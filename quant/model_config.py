@@ -17,7 +17,9 @@ from edgellama.quant.records import dataclass
 from edgellama.quant.rope_config import RopeConfig, read_rope
 from edgellama.quant.ways import Way
 
-ARCHITECTURES = ("llama",)
+ARCHITECTURES = ("llama", "smollm3", "internlm2", "xverse", "ernie4_5")
+"""Those of GGUF whose models are Llamas, but for layers without positions."""
+UNROTATED_STEPS = MappingProxyType({"smollm3": 4})
 EMBEDDING = "token_embd.weight"
 
 
@@ -30,7 +32,8 @@ class ModelConfig:
     inside, and ``head_count`` query heads and ``head_count_kv`` key heads of ``head_size`` numbers.
     ``rms_epsilon`` belongs to the norms, ``rope`` describes the rotary positions. With
     ``sliding_window``, a token sees itself and the ``sliding_window - 1`` tokens before it, as in
-    Mistral 7B v0.1; None means that it sees all.
+    Mistral 7B v0.1; None means that it sees all. With ``unrotated_step``, every such layer has no
+    positions, as in SmolLM3.
 
     Example:
         >>> from edgellama import GGUFFile, ModelConfig, pull
@@ -50,6 +53,7 @@ class ModelConfig:
     rms_epsilon: float
     rope: RopeConfig
     sliding_window: int | None = None
+    unrotated_step: int | None = None
 
     def __post_init__(self) -> None:
         sizes = (
@@ -97,6 +101,11 @@ class ModelConfig:
     def key_length(self) -> int:
         """Elements of all key heads, or of all value heads, of one token."""
         return self.head_count_kv * self.head_size
+
+    def rotated_pairs(self, layer: int) -> int:
+        """Pairs of elements of a head that positions rotate in a layer."""
+        is_rotated = self.unrotated_step is None or (layer + 1) % self.unrotated_step
+        return self.rope.dimension_count // 2 if is_rotated else 0
 
     @classmethod
     def from_gguf(cls, file: GGUFFile) -> ModelConfig:
@@ -173,4 +182,5 @@ def _read(metadata: Mapping[str, object], embedding_rows: int | None) -> ModelCo
         rope=rope,
         # Writers without a window leave the key out, or say 0.
         sliding_window=keys.integer("attention.sliding_window", 0) or None,
+        unrotated_step=UNROTATED_STEPS.get(str(architecture)),
     )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,21 @@ def test_same_logits(fake: FakeCuda, path: Path, kv_type: str) -> None:
             np.testing.assert_allclose(engine.forward(part, cache), logits, rtol=0, atol=0.02)
         assert is_on_card(cache)
     assert not fake.leaks
+
+
+def test_layers_without_positions(fake: FakeCuda, tmp_path: Path) -> None:
+    """SmolLM3's fourth layers are rotated on the card as little as on the CPU."""
+    model = replace(MODEL, architecture="smollm3", layers=5)
+    path = write_tiny_llama(tmp_path / "tiny.gguf", model)
+    with_positions = write_tiny_llama(tmp_path / "llama.gguf", replace(model, architecture="llama"))
+    parts = [TOKENS[:140], TOKENS[140:143], TOKENS[143:144]]
+    wanted, others = expected(path, parts), expected(with_positions, parts)
+    with engine_on(path) as engine:
+        cache = engine.new_cache()
+        for part, logits, other in zip(parts, wanted, others, strict=True):
+            np.testing.assert_allclose(engine.forward(part, cache), logits, rtol=0, atol=0.02)
+            assert np.abs(logits - other).max() > 0.5
+        assert is_on_card(cache)
 
 
 def test_sequences_share_steps(fake: FakeCuda, path: Path) -> None:

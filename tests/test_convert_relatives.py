@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from reference.relatives import RELATIVES, write_relative
+from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.convert import convert
 from edgellama.convert.adapter.lora_base import find_base
@@ -41,6 +43,45 @@ def test_logits(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
     np.testing.assert_allclose(logits[-len(expected) :], expected, rtol=0, atol=TOLERANCE)
 
 
+def test_layers_without_positions(golden: dict[str, Any], tmp_path: Path) -> None:
+    """SmolLM 3 has GGUF's own name, from which other programs know its layers; halves agree."""
+    path = tmp_path / "model.gguf"
+    convert(write_relative(tmp_path / "smollm3", "smollm3", golden), path, type="f32")
+    tokens = golden["smollm3/tokens"].tolist()
+    with GGUFFile(path) as file:
+        assert file.metadata["general.architecture"] == "smollm3"
+        assert file.metadata["smollm3.block_count"] == 5
+        assert not any(key.startswith("llama.") for key in file.metadata)
+        with (
+            Engine(file) as whole,
+            Engine(file, layers=range(3)) as first,
+            Engine(file, layers=range(3, 5)) as last,
+        ):
+            rows = first.forward(tokens, first.new_cache(), logits="rows")
+            logits = last.forward(tokens, last.new_cache(), logits="all", rows=rows)
+            expected = whole.forward(tokens, whole.new_cache(), logits="all")
+    np.testing.assert_array_equal(logits, expected)
+    convert(write_relative(tmp_path / "all", "smollm3-all", golden), tmp_path / "all.gguf")
+    with GGUFFile(tmp_path / "all.gguf") as file:
+        assert file.metadata["general.architecture"] == "llama"
+
+
+@pytest.mark.parametrize("architecture", ["smollm3", "internlm2", "xverse", "ernie4_5"])
+def test_gguf_files_under_other_names(architecture: str, tmp_path: Path) -> None:
+    """They run, are converted again, and keep their name; those of few layers are Llamas."""
+    model = TinyLlama(architecture=architecture, tied=False)
+    path = write_tiny_llama(tmp_path / "tiny.gguf", model)
+    llama = write_tiny_llama(tmp_path / "llama.gguf", replace(model, architecture="llama"))
+    convert(path, tmp_path / "again.gguf", type="f32")
+    logits = []
+    for source in (path, tmp_path / "again.gguf", llama):
+        with GGUFFile(source) as file, Engine(file) as engine:
+            assert file.metadata["general.architecture"] in (architecture, "llama")
+            logits.append(engine.forward([1, 2, 3], engine.new_cache(), logits="all"))
+    np.testing.assert_array_equal(logits[0], logits[2])
+    np.testing.assert_array_equal(logits[1], logits[2])
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "error", "message"),
     [
@@ -48,7 +89,7 @@ def test_logits(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
             "qwen2",
             {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
             UnsupportedModelError,
-            "sliding window in the layers from 1 on",
+            "sliding window in some layers",
         ),
         (
             "phi3",
@@ -59,6 +100,13 @@ def test_logits(name: str, golden: dict[str, Any], tmp_path: Path) -> None:
         ("phi3", {"intermediate_size": 40}, ModelFileError, "gate_up_proj.* needed: 80 rows"),
         ("phi3", {"num_key_value_heads": 3}, ModelFileError, "a divisor of num_attention_heads 4"),
         ("internlm2", {"num_key_value_heads": 4}, ModelFileError, "wqkv.* needed: 96 rows"),
+        ("smollm3", {"no_rope_layers": [0, 1, 1, 1, 1]}, ModelFileError, "or 0 for each 4th"),
+        (
+            "smollm3",
+            {"use_sliding_window": True, "sliding_window": 8},
+            UnsupportedModelError,
+            "sliding window in some layers",
+        ),
         ("granite", {"embedding_multiplier": 0}, ModelFileError, "embedding_multiplier is 0"),
         ("granite", {"logits_scaling": "8"}, ModelFileError, "logits_scaling is '8'"),
     ],

@@ -20,7 +20,9 @@ from edgellama.quant.llama_tensors import OUTPUT, tensor_shapes
 from edgellama.quant.ways import Way
 
 ARCHITECTURE = "llama"
-HEADS, KV_HEADS = "llama.attention.head_count", "llama.attention.head_count_kv"
+ARCHITECTURES = (ARCHITECTURE, "smollm3", "xverse")
+"""Those of GGUF whose rows of queries and keys were in Hugging Face's order before."""
+HEADS, KV_HEADS = "attention.head_count", "attention.head_count_kv"
 
 
 @dataclass(frozen=True)
@@ -94,15 +96,16 @@ def _base_of_config(path: Path) -> LoraBase:
 def _base_of_gguf(path: Path) -> LoraBase:
     with GGUFFile(path) as file:
         architecture = file.metadata.get("general.architecture")
-        if architecture != ARCHITECTURE:
+        if architecture not in ARCHITECTURES:
             raise UnsupportedModelError(
-                f"{path}: the architecture is {shown(architecture)}; supported: {ARCHITECTURE!r}"
+                f"{path}: the architecture is {shown(architecture)}; "
+                f"supported: {', '.join(ARCHITECTURES)}"
             )
         source = file.metadata.get(SOURCE_KEY)
         if source is not None:
             raise _of_other_matrices(path, shown(source))
-        heads = _heads(file, HEADS, file.metadata.get(HEADS))
-        kv_heads = _heads(file, KV_HEADS, file.metadata.get(KV_HEADS, heads))
+        heads = _heads(file, f"{architecture}.{HEADS}", None)
+        kv_heads = _heads(file, f"{architecture}.{KV_HEADS}", heads)
         shapes = {t.name: t.shape for t in file.tensors.values() if len(t.shape) == 2}
     return LoraBase(path, heads, kv_heads, shapes)
 
@@ -114,7 +117,8 @@ def _of_other_matrices(path: Path, what: str) -> UnsupportedModelError:
     )
 
 
-def _heads(file: GGUFFile, key: str, value: object) -> int:
+def _heads(file: GGUFFile, key: str, default: int | None) -> int:
+    value = file.metadata.get(key, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ModelFileError(f"{file.path}: {key} is {shown(value)}; allowed: numbers from 1")
     return value

@@ -29,7 +29,7 @@ from edgellama.convert.model.layout import SourceLayout
 from edgellama.convert.model.output_tie import OutputTie, decide_tie
 from edgellama.convert.model.pooling import FILE as POOLING_FILE
 from edgellama.convert.model.pooling import pooling_items
-from edgellama.convert.model.relatives import find_relative
+from edgellama.convert.model.relatives import find_relative, renamed_keys
 from edgellama.convert.model.text_part import text_part
 from edgellama.convert.sources.checkpoint import Checkpoint
 from edgellama.convert.sources.json_fields import Fields, read_fields
@@ -112,6 +112,8 @@ def describe(
         | end_token_items([config, generation], vocabulary.special_ids, len(vocabulary.tokens))
         | chat_template_items(checkpoint.folder, settings.settings)
     )
+    if relative is not None:
+        items = renamed_keys(items, relative.architecture(own))
     notes = (
         *(*checkpoint.notes, *weights.notes, *family_notes(config)),
         *([tie.note] if tie.note else []),

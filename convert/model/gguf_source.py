@@ -15,8 +15,8 @@ from edgellama.convert.metadata import MetadataItem
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile, MetadataValue, StringArray, require_model
+from edgellama.quant.model_config import ARCHITECTURES
 
-ARCHITECTURE = "llama"
 # What depends on the output's types, parts and layout is for the writer to say.
 _REPLACED = ("general.file_type", "general.quantization_version", "general.alignment")
 _SPLIT = "split."
@@ -34,12 +34,12 @@ def gguf_items(path: Path) -> dict[str, MetadataItem]:
     with GGUFFile(path) as file:
         require_model(file)
         architecture = file.metadata.get("general.architecture")
-        if architecture != ARCHITECTURE:
+        if architecture not in ARCHITECTURES:
             raise UnsupportedModelError(
                 f"{file.path}: architecture {shown(architecture)} cannot be converted; "
-                f"supported: {ARCHITECTURE}"
+                f"supported: {', '.join(ARCHITECTURES)}"
             )
-        if file.metadata.get("llama.expert_count"):
+        if file.metadata.get(f"{architecture}.expert_count"):
             raise UnsupportedModelError(
                 f"{file.path}: a mixture of experts cannot be converted; supported: dense Llamas"
             )

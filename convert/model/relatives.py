@@ -12,12 +12,16 @@ from types import MappingProxyType
 
 from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
+from edgellama.convert.model.hparams import MAX_BLOCKS
 from edgellama.convert.model.multipliers import multiplied, multiplied_settings
 from edgellama.convert.model.packed_matrices import internlm2_apart, phi3_apart
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.convert.sources.source_tensor import SourceTensor
+from edgellama.quant.config_keys import ARCHITECTURE_KEY, USUAL_ARCHITECTURE
 from edgellama.quant.errors import UnsupportedModelError
+from edgellama.quant.model_config import UNROTATED_STEPS
 
+SMOLLM3 = "smollm3"
 SOURCE_KEY = "edgellama.source_architecture"
 """Says of a file whose matrices are not the checkpoint's, what that was."""
 
@@ -28,6 +32,10 @@ _NONE: Settings = MappingProxyType({})
 
 def _same(tensors: Tensors, config: Fields) -> Tensors:
     return tensors
+
+
+def _llama(config: Fields) -> str:
+    return USUAL_ARCHITECTURE
 
 
 def _no_settings(config: Fields) -> Settings:
@@ -42,6 +50,7 @@ class Relative:
     what transformers takes for granted where config.json is silent, and a Llama's differs.
     ``settings``: fields of config.json that are other ones in the Llama. ``rewritten``: the tensors
     of the Llama. ``is_interleaved``: the rows of queries and keys are in GGUF's order already.
+    ``architecture``: GGUF's name for what it becomes.
     """
 
     title: str
@@ -51,6 +60,7 @@ class Relative:
     settings: Callable[[Fields], Settings] = _no_settings
     rewritten: Callable[[Tensors, Fields], Tensors] = _same
     is_interleaved: bool = False
+    architecture: Callable[[Fields], str] = _llama
 
     @property
     def has_other_matrices(self) -> bool:
@@ -79,16 +89,28 @@ class Relative:
 
 
 def _whole_attention(config: Fields) -> Settings:
-    """Qwen 2's windows are for some layers, and off in what is published."""
-    name, layers = "max_window_layers", config.size("num_hidden_layers")
-    first = config.values.get(name, layers)
+    """Windows are for some layers of Qwen 2 and SmolLM 3, and off in what is published."""
     has_window = config.flag("use_sliding_window", False) and config.has("sliding_window")
-    if has_window and isinstance(first, int) and first < layers:
+    first = config.values.get("max_window_layers", 0)
+    if has_window and isinstance(first, int) and first < config.size("num_hidden_layers"):
         raise UnsupportedModelError(
-            f"{config.source}: a sliding window in the layers from {first} on cannot be converted; "
-            "supported: none, or one in all layers"
+            f"{config.source}: a sliding window in some layers cannot be converted; supported: "
+            "none, or one in all layers"
         )
     return _NONE
+
+
+def _smollm3(config: Fields) -> str:
+    """SmolLM 3's positions are in some layers; GGUF has a name for its own choice of them alone."""
+    layers, interval = config.size("num_hidden_layers"), config.size("no_rope_layer_interval", 4)
+    usual = [int((layer + 1) % interval != 0) for layer in range(min(layers, MAX_BLOCKS))]
+    rotated = config.items("no_rope_layers") or usual
+    if all(rotated):
+        return USUAL_ARCHITECTURE
+    step = UNROTATED_STEPS[SMOLLM3]
+    if list(map(bool, rotated)) != [(layer + 1) % step != 0 for layer in range(layers)]:
+        raise config.error("no_rope_layers", f"1 for all layers, or 0 for each {step}th")
+    return SMOLLM3
 
 
 RELATIVES: Mapping[str, Relative] = MappingProxyType(
@@ -126,12 +148,33 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
             defaults={"rms_norm_eps": 1e-5, "max_position_embeddings": 4096},
             rewritten=phi3_apart,
         ),
+        "SmolLM3ForCausalLM": Relative(
+            "SmolLM 3",
+            defaults={
+                "rope_theta": 2e6,
+                "tie_word_embeddings": True,
+                "max_position_embeddings": 32768,
+                "num_key_value_heads": 4,
+            },
+            settings=_whole_attention,
+            architecture=_smollm3,
+        ),
         "InternLM2ForCausalLM": Relative("InternLM 2", rewritten=internlm2_apart),
         "GraniteForCausalLM": Relative(
             "Granite 3 and 4 without experts", settings=multiplied_settings, rewritten=multiplied
         ),
     }
 )
+
+
+def renamed_keys(items: Mapping[str, MetadataItem], architecture: str) -> dict[str, MetadataItem]:
+    """The keys of a Llama under another architecture's name."""
+    usual = f"{USUAL_ARCHITECTURE}."
+    named = {
+        f"{architecture}.{key.removeprefix(usual)}" if key.startswith(usual) else key: item
+        for key, item in items.items()
+    }
+    return named | {ARCHITECTURE_KEY: metadata.text(architecture)}
 
 
 def plain_config(config: Fields) -> Fields:

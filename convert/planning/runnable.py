@@ -32,16 +32,16 @@ from edgellama.quant.vocabulary.vocabulary import (
 
 Metadata = Mapping[str, MetadataItem]
 _SIZES = {
-    "llama.vocab_size": "vocab_size",
-    "llama.embedding_length": "embedding_length",
-    "llama.block_count": "block_count",
-    "llama.feed_forward_length": "feed_forward_length",
-    "llama.attention.head_count": "head_count",
-    "llama.attention.head_count_kv": "head_count_kv",
-    "llama.attention.key_length": "head_size",
-    "llama.attention.value_length": "head_size",
+    "vocab_size": "vocab_size",
+    "embedding_length": "embedding_length",
+    "block_count": "block_count",
+    "feed_forward_length": "feed_forward_length",
+    "attention.head_count": "head_count",
+    "attention.head_count_kv": "head_count_kv",
+    "attention.key_length": "head_size",
+    "attention.value_length": "head_size",
 }
-"""Keys that follow from the tensors, with what they are called in a ModelConfig."""
+"""Keys under the architecture's name that follow from the tensors, by ModelConfig's names."""
 
 
 def check_runnable(
@@ -77,7 +77,7 @@ def check_runnable(
 def _check_sizes(config: ModelConfig, metadata: Metadata, changed: Collection[str]) -> None:
     """InvalidOptionError for a size that is not that of the tensors."""
     for key in changed:
-        name = _SIZES.get(key)
+        name = _SIZES.get(key.partition(".")[2])
         if name is not None and metadata[key].value != getattr(config, name):
             raise InvalidOptionError(
                 f"metadata {key}={metadata[key].value}; "

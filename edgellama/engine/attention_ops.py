@@ -31,11 +31,13 @@ from edgellama.quant.records import dataclass
 class LayerAttention(Protocol):
     """Writes the ops between a layer's projections, for one place where keys and values lie."""
 
-    def ops(self, attending: Attending, index: int) -> Iterator[Op]:
-        """Rotate, store, attend. ``index`` counts layers within a page."""
+    def ops(self, attending: Attending, index: int, num_pairs: int) -> Iterator[Op]:
+        """Rotate, store, attend. ``index`` counts layers within a page; ``num_pairs``: of elements
+        of a head that are rotated.
+        """
         ...
 
-    def stores(self, attending: Attending, index: int) -> Iterator[Op]:
+    def stores(self, attending: Attending, index: int, num_pairs: int) -> Iterator[Op]:
         """What must be done of these where only keys and values are wanted, without queries."""
         ...
 
@@ -54,16 +56,16 @@ class AttentionOps:
     segments: int
     packed_segments: int
 
-    def ops(self, attending: Attending, index: int) -> Iterator[Op]:
+    def ops(self, attending: Attending, index: int, num_pairs: int) -> Iterator[Op]:
         """All of a layer: see ``LayerAttention``."""
-        yield self._rope_store(index, self.config.head_count)
+        yield self._rope_store(index, num_pairs, self.config.head_count)
         yield from self._attend(attending, index)
 
-    def stores(self, attending: Attending, index: int) -> Iterator[Op]:
+    def stores(self, attending: Attending, index: int, num_pairs: int) -> Iterator[Op]:
         """See ``LayerAttention``."""
-        yield self._rope_store(index, num_heads=0)
+        yield self._rope_store(index, num_pairs, num_heads=0)
 
-    def _rope_store(self, index: int, num_heads: int) -> Op:
+    def _rope_store(self, index: int, num_pairs: int, num_heads: int) -> Op:
         """Positions into queries and keys; keys and values into the pages."""
         b = self.buffers
         arguments = self._page_arguments(index) | {
@@ -76,7 +78,7 @@ class AttentionOps:
             "num_heads": num_heads,
             "num_kv_heads": self.config.head_count_kv,
             "num_tasks": NUM_STORE_TASKS,
-            "num_pairs": self.config.rope.dimension_count // 2,
+            "num_pairs": num_pairs,
             "cos_sin": int(b.cos_sin.ctypes.data),
         }
         return Op(Kernel("rope_store", self.pages.types.pair), arguments)

@@ -111,10 +111,8 @@ class LlamaProgram:
         ][is_only_stored:]
         yield from self._normed("attention", batch, layer.attn_norm, projections, number)
         yield from self._multiply(batch, projections)
-        if is_only_stored:
-            yield from attention.stores(kind.attending, index)
-        else:
-            yield from attention.ops(kind.attending, index)
+        write = attention.stores if is_only_stored else attention.ops
+        yield from write(kind.attending, index, self.config.rotated_pairs(number))
 
     def _rest(self, batch: Batch, number: int) -> Iterator[Op | Call]:
         """A layer from its attention on."""

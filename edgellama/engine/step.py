@@ -113,7 +113,7 @@ class StepRunner:
             for kind in {kind.batch: kind for kind in kinds}.values():
                 steps += writer.body(kind, attention)
         for attending in {kind.attending for kind in kinds}:
-            steps += attention.ops(attending, 0)
+            steps += attention.ops(attending, 0, self._config.rotated_pairs(0))
         return {step.kernel for step in steps if isinstance(step, Op)}
 
     def attention(self, pages: AnyLayout) -> LayerAttention:
@@ -176,7 +176,10 @@ class StepRunner:
         if is_on_card:
             values |= self._card.begin(segments)
         key = ("attention", attending, pages)
-        if not run_ops(key, lambda: list(self.attention(pages).ops(attending, 0)), values):
+        num_pairs = self._config.rotated_pairs(0)
+        if not run_ops(
+            key, lambda: list(self.attention(pages).ops(attending, 0, num_pairs)), values
+        ):
             return False
         if is_on_card:
             self._card.end()

@@ -16,10 +16,9 @@ from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.quant.gguf.tensors import Tensor
 from edgellama.quant.llama_tensors import OUTPUT, Shape
-from edgellama.quant.model_config import EMBEDDING
+from edgellama.quant.model_config import ARCHITECTURES, EMBEDDING
 from edgellama.quant.records import dataclass
 
-ARCHITECTURE = "llama"
 FACTOR_FORMATS = ("F32", "F16", "BF16", "Q8_0")
 """What factors are written in, by every program that writes them."""
 _INVOCATION = "adapter.alora.invocation_tokens"
@@ -83,16 +82,16 @@ def read_adapter(
 def _alpha(file: GGUFFile) -> float:
     """What the products are multiplied with, once divided by their rank; 0: nothing is."""
     expected = {
-        "general.type": "adapter",
-        "adapter.type": "lora",
-        "general.architecture": ARCHITECTURE,
+        "general.type": ("adapter",),
+        "adapter.type": ("lora",),
+        "general.architecture": ARCHITECTURES,
     }
     for key, needed in expected.items():
         value = file.metadata.get(key)
-        if value != needed:
+        if value not in needed:
             raise UnsupportedModelError(
                 f"{file.path}: {key} is {shown(value)}; needed: a LoRA adapter of a Llama, "
-                f"{needed!r}"
+                f"{needed[0]!r}"
             )
     if _INVOCATION in file.metadata:
         raise UnsupportedModelError(

@@ -37,6 +37,8 @@ RELATIVES: dict[str, tuple[str, dict[str, Any]]] = {
     "phi3": ("Phi3", {"sliding_window": 8}),
     "granite": ("Granite", {**GRANITE, "attention_bias": True, "mlp_bias": True}),
     "granite-tied": ("Granite", {**GRANITE, "tie_word_embeddings": True}),
+    "smollm3": ("SmolLM3", {"num_hidden_layers": 5}),
+    "smollm3-all": ("SmolLM3", {"no_rope_layers": [1, 1], "tie_word_embeddings": False}),
     "internlm3": ("InternLM3", {"head_dim": 12}),
     "internlm2": ("InternLM2", {}),
 }

@@ -34,6 +34,7 @@ class TinyLlama:
     ``head_size`` None means width / heads.
     """
 
+    architecture: str = "llama"
     width: int = 64
     heads: int = 4
     kv_heads: int = 2
@@ -115,7 +116,7 @@ def write_tiny_llama(path: Path, model: TinyLlama) -> Path:
 
 def write_llama(path: Path, model: TinyLlama, weights: Mapping[str, Array]) -> Path:
     """Write ``weights`` (full GGUF names, float32) in the formats that ``model`` asks for."""
-    writer = GGUFWriter(path, "llama")
+    writer = GGUFWriter(path, model.architecture)
     write_hyperparameters(writer, model)
     vocabulary = TinyVocabulary(model.vocab_size)
     vocabulary.write(writer, chat_template=model.chat_template, add_bos=model.add_bos)

@@ -189,7 +189,7 @@ class CardAttentionOps:
     cancel_word: int
     launches: Launches
 
-    def ops(self, index: int) -> Iterator[Op]:
+    def ops(self, index: int, num_pairs: int) -> Iterator[Op]:
         """Rotation here, the rest there. The table of segments goes with the first layer."""
         b, config = self.buffers, self.config
         yield Op(
@@ -202,7 +202,7 @@ class CardAttentionOps:
                 "head_size": config.head_size,
                 "num_heads": config.head_count,
                 "num_kv_heads": config.head_count_kv,
-                "num_pairs": config.rope.dimension_count // 2,
+                "num_pairs": num_pairs,
                 "cos_sin": int(b.cos_sin.ctypes.data),
                 "num_tokens": NUM_TOKENS,
             },
@@ -231,19 +231,19 @@ class SplitAttention:
     card: CardAttentionOps
     host: AttentionOps
 
-    def ops(self, attending: Attending, index: int) -> Iterator[Op]:
+    def ops(self, attending: Attending, index: int, num_pairs: int) -> Iterator[Op]:
         """See ``LayerAttention``."""
         num_card_layers = self.card.layout.num_card_layers
         if index < num_card_layers:
-            return self.card.ops(index)
-        return self.host.ops(attending, index - num_card_layers)
+            return self.card.ops(index, num_pairs)
+        return self.host.ops(attending, index - num_card_layers, num_pairs)
 
-    def stores(self, attending: Attending, index: int) -> Iterator[Op]:
+    def stores(self, attending: Attending, index: int, num_pairs: int) -> Iterator[Op]:
         """See ``LayerAttention``; a card does not store without attending."""
         num_card_layers = self.card.layout.num_card_layers
         if index < num_card_layers:
-            return self.card.ops(index)
-        return self.host.stores(attending, index - num_card_layers)
+            return self.card.ops(index, num_pairs)
+        return self.host.stores(attending, index - num_card_layers, num_pairs)
 
 
 def _address(words: Words) -> int:
