@@ -125,12 +125,7 @@ def command(
                     run(batch, job, show)
     finally:
         output.close()
-    counts = job.counts
-    if counts.num_errors:
-        raise click.ClickException(
-            f"{counts.num_errors} of {counts.num_lines} lines failed; the output says why, under "
-            '"error", and --retry-errors runs them again'
-        )
+    _check(job.counts)
 
 
 def _take_apart(words: tuple[str, ...]) -> tuple[str | None, str, str]:
@@ -146,6 +141,15 @@ def _take_apart(words: tuple[str, ...]) -> tuple[str | None, str, str]:
     if source == target != "-" or (Path(target).exists() and _is_same(source, target)):
         raise click.UsageError(f"IN and OUT are the same file: {target}")
     return model, source, target
+
+
+def _check(counts: Counts) -> None:
+    """An error that says how many lines failed, where any did."""
+    if counts.num_errors:
+        raise click.ClickException(
+            f"{counts.num_errors} of {counts.num_lines} lines failed; the output says why, under "
+            '"error", and --retry-errors runs them again'
+        )
 
 
 def _is_no_input(source: str) -> bool:

@@ -106,15 +106,7 @@ def command(
     chat = chat or template is not None
     model, from_stdin = _take_apart(model_and_dash)
     text = read_prompt(prompt, file, from_stdin)
-    if chat and parse_special:
-        raise click.UsageError("--parse-special is for --raw; a chat message stays text")
-    if system is not None and not chat:
-        raise click.UsageError("--system needs --chat")
-    if reasoning is not None and not chat:
-        raise click.UsageError("--think and --no-think need --chat")
-    if suffix is not None and (chat or parse_special):
-        other = "--chat" if chat else "--parse-special"
-        raise click.UsageError(f"--suffix fills a gap in plain text; leave {other} away")
+    _check_prompt(chat, system, reasoning, suffix, parse_special)
     from edgellama.cli.inputs.model_argument import find_runnable, name_everywhere, open_model
 
     if options["logprobs"] is not None and not as_json:
@@ -147,6 +139,21 @@ def _take_apart(words: tuple[str, ...]) -> tuple[str | None, bool]:
     if len(models) > 1:
         raise click.UsageError(f"one MODEL at most; a prompt goes after -p: {models[1]!r}")
     return (models[0] if models else None), from_stdin
+
+
+def _check_prompt(
+    chat: bool, system: str | None, reasoning: bool | None, suffix: str | None, parse_special: bool
+) -> None:
+    """UsageError for options of the prompt that do not go together."""
+    if chat and parse_special:
+        raise click.UsageError("--parse-special is for --raw; a chat message stays text")
+    if system is not None and not chat:
+        raise click.UsageError("--system needs --chat")
+    if reasoning is not None and not chat:
+        raise click.UsageError("--think and --no-think need --chat")
+    if suffix is not None and (chat or parse_special):
+        other = "--chat" if chat else "--parse-special"
+        raise click.UsageError(f"--suffix fills a gap in plain text; leave {other} away")
 
 
 def _report(result: Generation, first_token_s: float, as_json: bool) -> None:
