@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,36 @@ def test_a_model_is_loaded_once(paths: dict[str, Path], monkeypatch: pytest.Monk
         used = await asyncio.gather(*(use() for _ in range(5)))
         assert len({id(llama) for llama in used}) == 1
         await shelf.close()
+        assert shelf.loaded == {}
+
+    asyncio.run(main())
+
+
+def test_a_load_is_given_up_when_the_server_ends(
+    paths: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiling kernels may take minutes: it ends before the next one."""
+    has_begun = threading.Event()
+
+    def compiles_for_ever(path: Path, *, progress: Callable[[int, int], None], **_: object) -> None:
+        while True:
+            progress(0, 1)
+            has_begun.set()
+
+    async def main() -> None:
+        shelf = shelf_of(paths, Memory(1000), monkeypatch)
+        monkeypatch.setattr("edgellama.llama.Llama", compiles_for_ever)
+
+        async def use() -> None:
+            async with shelf.lease("first"):
+                pass
+
+        using = asyncio.create_task(use())
+        await asyncio.to_thread(has_begun.wait)
+        shelf.stop(RequestError(503, "the server was stopped"))
+        for attempt in (using, use()):
+            with pytest.raises(RequestError, match="stopped"):
+                await attempt
         assert shelf.loaded == {}
 
     asyncio.run(main())

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 from conftest import CliRunner, keep_kernels
+from patience import until
 from server_harness import sse_events
 from stalling_index import until_some_came
 
@@ -101,6 +102,19 @@ def test_a_download_ends_with_the_server(
             assert "cancelled" in json.loads(list(lines)[-1])["error"]
         assert process.wait(60) == 0
     assert not list((cache / "models").rglob(".partial-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_a_start_ends_when_it_is_told_to(tiny_path: Path, empty_cache: Path) -> None:
+    """While kernels are compiled, which takes minutes on slow machines; all are not there then."""
+    command = [sys.executable, "-m", "edgellama", "serve", str(tiny_path), "--port", "0", "--only"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None and "loading" in process.stderr.readline()
+    until(lambda: list(empty_cache.rglob("*.o")))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0 and process.stderr.read() == ""
+    assert len(list(empty_cache.rglob("*.o"))) < 8
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")

@@ -114,6 +114,7 @@ class DrainingServer(uvicorn.Server):
         self._on_ready = on_ready
         self._told = asyncio.Event()
         self._failure: Exception | None = None
+        self._is_ready = False
 
     async def live(
         self, sockets: list[socket.socket], parent_pid: int | None, until_stdin_ends: bool
@@ -138,9 +139,11 @@ class DrainingServer(uvicorn.Server):
         """Begin to end; a second time, at once."""
         if self.should_exit:
             self.force_exit = True
-            self._state.stop_all("the server was stopped")
+            self._stop_all()
         else:
             logger.info("ending: %s", reason)
+            if not self._is_ready:
+                self._stop_all()  # Nobody has an answer yet; a model may take minutes to load.
         self.should_exit = True
         self._told.set()
 
@@ -152,11 +155,13 @@ class DrainingServer(uvicorn.Server):
                 async with self._state.shelf.lease(name):
                     pass
         except Exception as error:
-            self._failure = error
+            if not self.should_exit:
+                self._failure = error
             self.should_exit = True
 
     async def main_loop(self) -> None:
         """Wait for the end; now and then uvicorn renews its Date header."""
+        self._is_ready = True
         self._on_ready()
         while not await self.on_tick(0):
             with contextlib.suppress(asyncio.TimeoutError):
@@ -167,7 +172,7 @@ class DrainingServer(uvicorn.Server):
         self._state.is_ending = True
         loop, drain_s = asyncio.get_running_loop(), self._settings.drain_s
         late = [
-            loop.call_later(drain_s, self._state.stop_all, "the server was stopped"),
+            loop.call_later(drain_s, self._stop_all),
             loop.call_later(drain_s + GRACE_S, self._cut_off),
         ]
         try:
@@ -180,6 +185,10 @@ class DrainingServer(uvicorn.Server):
             await self.lifespan.shutdown()
             self._cut_off()
             await asyncio.sleep(CUT_S)
+
+    def _stop_all(self) -> None:
+        if hasattr(self._application.inner.state, "server"):  # Else it has not begun to start.
+            self._state.stop_all("the server was stopped")
 
     def _cut_off(self) -> None:
         """Close the connections of clients that do not take their last words."""

@@ -84,6 +84,7 @@ class ServerState:
         """End all answers, downloads and the like that still run, and tell their clients."""
         self.jobs.cancel_all()
         error = too_busy(reason, "shutting_down", 503)
+        self.shelf.stop(error)
         for answer in list(self._answers):
             answer.stop(error)
         for work in list(self.works):

@@ -85,6 +85,7 @@ class ModelShelf:
         self._changing = asyncio.Lock()
         self._freed = asyncio.Event()
         self._closing: set[asyncio.Task[None]] = set()
+        self._stopped: RequestError | None = None
 
     @asynccontextmanager
     async def lease(
@@ -130,6 +131,14 @@ class ModelShelf:
         if entry is not None:
             entry.keep_alive_s = 0.0
             self._let_go(entry)
+
+    def stop(self, error: RequestError) -> None:
+        """Load no more models; whose kernels are being compiled is given up before the next one."""
+        self._stopped = error
+
+    def _check_running(self, *progress: int) -> None:
+        if self._stopped is not None:
+            raise self._stopped
 
     async def close(self) -> None:
         """Let go of all models; nobody may use one any more."""
@@ -177,6 +186,7 @@ class ModelShelf:
 
     async def _load(self, model: ServedModel) -> LoadedModel:
         """Load a model that fits; wait for those in use to make room for it."""
+        self._check_running()
         needed = await asyncio.to_thread(self.predicted_bytes, model)
         await self._make_room(model, needed)
         started = time.perf_counter()
@@ -197,7 +207,7 @@ class ModelShelf:
 
         if (opener := self._openers.get(model.name)) is not None:
             return opener.open()
-        return Llama(model.path, **self._engine)
+        return Llama(model.path, **self._engine, progress=self._check_running)
 
     async def _make_room(self, model: ServedModel, needed: int) -> None:
         """Unload what has no work, the least recently used first, until ``needed`` bytes fit."""
