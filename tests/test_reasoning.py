@@ -187,6 +187,7 @@ def test_a_reply_is_carried_on_inside_its_thinking() -> None:
         request = format_.request(asked, messages)
         assert PLAIN.decode(request.prompt, skip_special=False) == start + prompt
         assert (request.reasoning and request.reasoning.is_open) == is_open
+        assert request.reasoning is None or request.reasoning.is_begun
     plain = ChatFormat(PLAIN, ChatTemplate(TEMPLATES["plain"], bos_token="", eos_token=""))
     message = {"role": "assistant", "content": "Fo", "reasoning": "Hm."}
     request = plain.request(asked, checked_messages([user, message]))

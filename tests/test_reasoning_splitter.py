@@ -101,6 +101,13 @@ def test_marks_that_are_tokens_count_everywhere() -> None:
     assert splitter.finish() == Parted("", "")
 
 
+def test_thinking_that_is_gone_on_with_keeps_its_spaces() -> None:
+    """A text that carries on words of thinking begins as it begins."""
+    splitter = ReasoningSplitter(THINK, is_open=True, is_begun=True)
+    assert splitter.feed(" me see") == Parted(" me see", "")
+    assert splitter.feed("</think>\nFour") == Parted("", "Four")
+
+
 def test_a_closing_token_that_closes_nothing_changes_nothing() -> None:
     """White space behind a stray mark is the answer's own."""
     splitter = ReasoningSplitter(TOKENS)

@@ -281,3 +281,38 @@ def test_other_models_have_no_field_of_thinking(tmp_path: Path, tiny_path: Path)
         events = said(client, MESSAGES, max_tokens=4, stream=True, **ENABLED)
         starts = [event for name, event in events if name == "content_block_start"]
         assert [event["content_block"]["type"] for event in starts] == ["text"]
+
+
+def page_events(client: httpx.Client, **fields: Any) -> list[Any]:
+    """What the page hears of a reply."""
+    answer = client.post("/page/chat", json={"model": "thinker", "temperature": 0, **fields})
+    assert answer.status_code == 200, answer.text
+    return [event for _, event in sse_events(answer.text)]
+
+
+def test_the_page_hears_of_thinking_and_keeps_it(client: httpx.Client) -> None:
+    """It comes as events of its own, stands in the kept reply, and may be switched off."""
+    begun, *pieces, end = page_events(client, content="What is 2 + 2?")
+    told = {"thinking": "", "text": ""}
+    for piece in pieces:
+        told[piece["type"]] += piece["text"]
+    assert told == {"thinking": THOUGHT, "text": ANSWER}
+    assert (end["message"]["content"], end["message"]["details"]["reasoning"]) == (ANSWER, THOUGHT)
+    name, parent = begun["conversation"], end["message"]["id"]
+    kept = client.get(f"/page/conversations/{name}").json()["messages"][-1]
+    assert kept["details"]["reasoning"] == THOUGHT
+    follow = {"conversation": name, "parent": parent, "content": "Sure?", "think": False}
+    *_, quick = page_events(client, **follow)
+    assert quick["message"]["content"] == ANSWER and "reasoning" not in quick["message"]["details"]
+    settings = client.get(f"/page/conversations/{name}").json()["settings"]
+    assert settings["options"]["reasoning"] is False
+
+
+def test_the_page_goes_on_inside_thinking(client: httpx.Client) -> None:
+    """A reply that a limit has cut in the middle of its thinking is carried on from there."""
+    begun, *_, cut = page_events(client, content="What is 2 + 2?", max_tokens=1)
+    assert (cut["message"]["content"], cut["message"]["details"]["reasoning"]) == ("", "Easy")
+    name, parent = begun["conversation"], cut["message"]["id"]
+    *_, end = page_events(client, conversation=name, parent=parent, goes_on=True)
+    assert end["message"]["details"]["reasoning"].startswith("Easy")
+    assert end["message"]["id"] == parent

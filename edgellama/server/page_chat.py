@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from edgellama.generation.chat.messages import checked_messages
+from edgellama.generation.chat.messages import REASONING, checked_messages
 from edgellama.server.answers.events import Ended, Event, Piece
 from edgellama.server.answers.streaming import StreamWriter
 from edgellama.server.answers.text_openers import open_chat
@@ -90,7 +90,7 @@ def new_turn(
         if found is None:
             raise RequestError(404, "there is no such message", param="parent", code="not_found")
         path = found
-    said = [{"role": each["role"], "content": each["content"]} for each in path]
+    said = [_said(each) for each in path]
     system = [{"role": "system", "content": fields.system}] if fields.system.strip() else []
     new: list[StoredMessage] = []
     if fields.content is not None:
@@ -102,17 +102,30 @@ def new_turn(
     if fields.goes_on:
         last = path[-1]
         reply = StoredMessage(last["id"], last["parent"], "assistant", last["content"])
+        thought = _thought(last)
     else:
         reply = StoredMessage(_new_id(), new[0].id if new else fields.parent, "assistant", "")
+        thought = {}
     return Turn(
         conversation=fields.conversation or _new_id(),
         title=_title(said[0]["content"]),
         settings={"model": fields.model, "system": fields.system, "options": dict(options)},
         new_messages=[*new, reply],
-        reply=replace(reply, details={"model": fields.model}),
+        reply=replace(reply, details={"model": fields.model, **thought}),
         said=[*system, *said],
         goes_on=fields.goes_on,
     )
+
+
+def _said(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message as a conversation has it."""
+    return {"role": message["role"], "content": message["content"], **_thought(message)}
+
+
+def _thought(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What was thought before a kept reply, if anything was."""
+    thought = message["details"].get(REASONING)
+    return {REASONING: thought} if thought else {}
 
 
 def open_reply(
@@ -143,6 +156,7 @@ class ReplyWriter(StreamWriter):
         self._drafts = drafts
         self._context_length = context_length
         self._pieces = [turn.reply.content]
+        self._thoughts = [turn.reply.details.get(REASONING, "")]
         self._details: Mapping[str, Any] = {"finish_reason": "writing"}
         self.is_open = False
         self._kept_at = time.monotonic()
@@ -170,11 +184,17 @@ class ReplyWriter(StreamWriter):
     def event(self, event: Event) -> bytes:
         """A piece, or the end with its figures."""
         if isinstance(event, Piece):
-            if not event.chunk.text:
-                return b""
-            self._pieces.append(event.chunk.text)
-            self._keep_now_and_then()
-            return sse({"type": "text", "text": event.chunk.text})
+            chunk = event.chunk
+            told = b""
+            if chunk.reasoning:
+                self._thoughts.append(chunk.reasoning)
+                told = sse({"type": "thinking", "text": chunk.reasoning})
+            if chunk.text:
+                self._pieces.append(chunk.text)
+                told += sse({"type": "text", "text": chunk.text})
+            if told:
+                self._keep_now_and_then()
+            return told
         if isinstance(event, Ended):
             return sse({"type": "end", "message": self.message().as_json()})
         return b""
@@ -223,7 +243,9 @@ class ReplyWriter(StreamWriter):
 
     def _with(self, details: Mapping[str, Any]) -> StoredMessage:
         reply = self._turn.reply
-        return replace(reply, content="".join(self._pieces), details={**reply.details, **details})
+        thought = "".join(self._thoughts)
+        known = {**reply.details, **({REASONING: thought} if thought else {}), **details}
+        return replace(reply, content="".join(self._pieces), details=known)
 
     def _figures(self, result: Generation) -> dict[str, Any]:
         figures = result.statistics

@@ -19,6 +19,7 @@ from edgellama.server.answers.turns import in_turn
 from edgellama.server.connections.wire import json_response
 from edgellama.server.errors import RequestError
 from edgellama.server.fields.fields import convert, take_fields
+from edgellama.server.fields.thinking import thinking_wish
 from edgellama.server.page_chat import PING_S, ChatFields, ReplyWriter, new_turn
 from edgellama.server.page_models import described_models, machine, read_speed
 from edgellama.server.stores import page_conversations as conversations
@@ -75,7 +76,9 @@ async def delete(request: Request) -> Response:
 async def chat(request: Request) -> Response:
     """A reply, as a stream."""
     state = state_of(request)
-    fields, options = take_fields(await read_request(request), ChatFields)
+    body = await read_request(request)
+    fields, options = take_fields(body, ChatFields)
+    options |= thinking_wish(body).options
     model = state.catalogue.find(fields.model)
     fields.model = model.name
     kept = None

@@ -108,7 +108,7 @@ class ChatReasoning:
         if not is_role(last, "assistant"):
             return None
         if REASONING in last and not last["content"]:
-            return ExpectedReasoning(marks, is_open=True)
+            return ExpectedReasoning(marks, is_open=True, is_begun=True)
         return expected_within(marks, last["content"])
 
 

@@ -119,7 +119,8 @@ function handle(event, mine) {
     if (isShown) begun(event);
     else changed(event.conversation);
   } else if (event.type === "state" && isShown) byId("state").textContent = event.text;
-  else if (event.type === "text" && isShown) grow(event.text);
+  else if (event.type === "text" && isShown) grow("text", event.text);
+  else if (event.type === "thinking" && isShown) grow("reasoning", event.text);
   else if (isLast && isShown) {
     cancelAnimationFrame(mine.frame);
     replace(event.message);
@@ -134,19 +135,19 @@ function begun(event) {
   conversation.messages = [...conversation.messages.filter((each) => !known.has(each.id)), ...event.messages];
   const reply = event.messages.at(-1);
   conversation.leaf = reply.id;
-  Object.assign(writing, { text: reply.content, pieces: 0 });
+  Object.assign(writing, { text: reply.content, reasoning: reply.details.reasoning ?? "", pieces: 0 });
   location.hash = `#/c/${conversation.id}`;
   sidebar.show(conversation.id);
   redraw();
   changed(conversation.id);
 }
 
-function grow(piece) {
-  writing.text += piece;
+function grow(kind, piece) {
+  writing[kind] += piece;
   writing.pieces += 1;
   writing.first ??= performance.now();
   const seconds = (performance.now() - writing.first) / 1000;
-  byId("state").textContent = "Writing";
+  byId("state").textContent = kind === "text" ? "Writing" : "Thinking";
   if (seconds > 0.5) byId("speed").textContent = `${((writing.pieces - 1) / seconds).toFixed(1)} tokens/s`;
   writing.frame ??= schedule(writing);
 }
@@ -155,16 +156,19 @@ function grow(piece) {
 function schedule(reply) {
   return requestAnimationFrame(() => {
     const started = performance.now();
+    messages.think(reply.id, reply.reasoning, !reply.text);
     messages.update(reply.id, reply.text).forEach(announce);
     const spent = performance.now() - started;
     setTimeout(() => {
       reply.frame = null;
-      if (writing === reply && reply.drawn !== reply.text.length) { reply.drawn = reply.text.length; reply.frame = schedule(reply); }
+      const length = reply.text.length + reply.reasoning.length;
+      if (writing === reply && reply.drawn !== length) { reply.drawn = length; reply.frame = schedule(reply); }
     }, Math.max(30, 3 * spent));
   });
 }
 
 function replace(message) {
+  messages.think(message.id, message.details.reasoning, false);
   messages.update(message.id, message.content).forEach(announce);
   announce(messages.lastBlock(message.id));
   conversation.messages = conversation.messages.map((each) => (each.id === message.id ? message : each));

@@ -1,6 +1,7 @@
 // Messages of the shown path, with what can be done to each.
 import { byId, button, copyText, count, element } from "./dom.js";
 import { MarkdownView } from "./markdown.js";
+import { ThinkingView } from "./thinking.js";
 import { childrenOf, leafBelow, shownPath } from "./tree.js";
 
 const UNFINISHED = {
@@ -18,6 +19,7 @@ export class Messages {
     this.actions = actions;
     this.box = byId("messages");
     this.views = new Map();
+    this.thoughts = new Map();
     this.sticks = true;
     this.box.addEventListener("scroll", () => {
       this.sticks = this.box.scrollHeight - this.box.scrollTop - this.box.clientHeight < 60;
@@ -26,6 +28,7 @@ export class Messages {
 
   draw(conversation, busy) {
     this.views.clear();
+    this.thoughts.clear();
     const path = conversation ? shownPath(conversation) : [];
     this.box.replaceChildren(...(path.length ? path.map((each) => this.message(conversation, each, busy, each === path.at(-1)))
       : [element("div", { class: "welcome" }, element("h2", {}, "What shall we talk about?"),
@@ -45,6 +48,11 @@ export class Messages {
     const name = isUser ? "You" : message.details.model || "Assistant";
     const box = element("article", { class: `message ${message.role}`, "aria-label": name, "data-id": message.id },
       element("h2", { class: isUser ? "hidden" : "name" }, name), body);
+    if (!isUser) {
+      const thinking = new ThinkingView(body);
+      thinking.update(message.details.reasoning, busy && isLast && !message.content);
+      this.thoughts.set(message.id, thinking);
+    }
     if (!isUser) box.append(...this.state(message, busy, isLast));
     box.append(this.tools(conversation, message, busy, box));
     return box;
@@ -53,7 +61,7 @@ export class Messages {
   state(message, busy, isLast) {
     const { finish_reason: reason, error } = message.details;
     if (reason === "writing" || (busy && isLast)) return [element("div", { class: "writing", "aria-hidden": "true" }, "●")];
-    const told = error ?? UNFINISHED[reason] ?? (reason ? null : message.content ? UNFINISHED.failed : "Nothing came.");
+    const told = error ?? UNFINISHED[reason] ?? (reason ? null : message.content || message.details.reasoning ? UNFINISHED.failed : "Nothing came.");
     return told && reason !== "stop" ? [element("p", { class: "note" }, told)] : [];
   }
 
@@ -76,7 +84,7 @@ export class Messages {
     } else {
       tools.append(button("Regenerate", () => this.actions.regenerate(message), { disabled: busy }));
       const { finish_reason: reason } = message.details;
-      if (["cancelled", "length", "timeout", "failed", undefined].includes(reason) && message.content
+      if (["cancelled", "length", "timeout", "failed", undefined].includes(reason) && (message.content || message.details.reasoning)
         && message.id === conversation.leaf) {
         tools.append(button("Continue", () => this.actions.goOn(message), { disabled: busy }));
       }
@@ -107,6 +115,12 @@ export class Messages {
     const whole = this.views.get(id)?.update(text) ?? [];
     this.scroll();
     return whole;
+  }
+
+  /** Shows what a model thinks, or has thought. */
+  think(id, text, isThinking) {
+    this.thoughts.get(id)?.update(text, isThinking);
+    this.scroll();
   }
 
   lastBlock(id) {

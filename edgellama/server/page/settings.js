@@ -10,6 +10,7 @@ const NUMBERS = [
   ["max_tokens", "Longest reply", "In tokens", 1, null, 1],
   ["seed", "Seed", "The same seed gives the same reply", 0, null, 1],
 ];
+const THINKING = [["", "As the model does"], ["on", "Think first"], ["off", "Answer at once"]];
 const KEPT = "edgellama.settings";
 const areas = {};
 const inputs = {};
@@ -26,6 +27,12 @@ function area(id, name, hint, rows) {
   return labelled(id, name, hint, areas[id]);
 }
 
+function thinkingField() {
+  inputs.think = element("select", { onchange: keep },
+    ...THINKING.map(([value, label]) => element("option", { value }, label)));
+  return inputs.think;
+}
+
 export function buildSettings(close) {
   const panel = byId("settings");
   panel.append(
@@ -38,6 +45,7 @@ export function buildSettings(close) {
       inputs[id].step = step < 1 ? "any" : "1";
       return labelled(id, name, hint, inputs[id]);
     })),
+    labelled("think", "Thinking", "For models that can think before they answer", thinkingField()),
     area("stop", "Stop at", "Texts before which the reply ends, one a line", 2),
     area("schema", "JSON Schema", "The reply is JSON that follows it, always", 6),
     element("p", { id: "settings-error", role: "alert", class: "error" }),
@@ -70,6 +78,7 @@ export function readSettings() {
     if (!input.checkValidity()) throw new Error(`${name}: ${input.validationMessage}`);
     if (input.value !== "") options[id] = Number(input.value);
   }
+  if (inputs.think.value) options.think = inputs.think.value === "on";
   const stop = areas.stop.value.split("\n").filter((line) => line !== "");
   if (stop.length) options.stop = stop;
   if (areas.schema.value.trim()) {
@@ -88,6 +97,8 @@ export function readSettings() {
 export function showSettings({ system = "", options = {} }) {
   areas.system.value = system;
   for (const [id] of NUMBERS) inputs[id].value = options[id] ?? "";
+  const think = options.think ?? options.reasoning;
+  inputs.think.value = { true: "on", false: "off" }[think] ?? "";
   areas.stop.value = (options.stop ?? []).join("\n");
   areas.schema.value = options.schema ? JSON.stringify(options.schema, null, 2) : "";
 }

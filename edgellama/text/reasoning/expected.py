@@ -28,16 +28,20 @@ TAIL_TOKENS = 32
 class ExpectedReasoning:
     """The thinking that one text may have: its marks, and whether the prompt has opened it.
 
-    ``is_raw``: it stays in the text, marks and all.
+    ``is_begun``: the prompt has some of its words, too. ``is_raw``: it stays in the text with its
+    marks.
     """
 
     marks: ReasoningMarks
     is_open: bool = False
+    is_begun: bool = False
     is_raw: bool = False
 
     def splitter(self) -> ReasoningSplitter | None:
         """One for a new text; None where nothing is told apart."""
-        return None if self.is_raw else ReasoningSplitter(self.marks, is_open=self.is_open)
+        if self.is_raw:
+            return None
+        return ReasoningSplitter(self.marks, is_open=self.is_open, is_begun=self.is_begun)
 
 
 def checked_wish(value: Any) -> ReasoningWish:
@@ -64,7 +68,8 @@ def expected_within(marks: ReasoningMarks, begun: str) -> ExpectedReasoning | No
     splitter.feed(begun)
     if splitter.is_answering and not marks.tokens:
         return None
-    return ExpectedReasoning(marks, is_open=splitter.is_thinking)
+    is_open = splitter.is_thinking
+    return ExpectedReasoning(marks, is_open=is_open, is_begun=is_open and splitter.has_thought)
 
 
 def ends_with(tokenizer: Tokenizer, prompt: Sequence[int], mark: str) -> bool:

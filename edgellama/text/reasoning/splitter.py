@@ -41,8 +41,10 @@ class ReasoningSplitter:
         (Parted(reasoning='Easy.', text=''), Parted(reasoning='', text='Four.'))
     """
 
-    def __init__(self, marks: ReasoningMarks, *, is_open: bool = False) -> None:
-        """``is_open``: thinking has begun before the text."""
+    def __init__(
+        self, marks: ReasoningMarks, *, is_open: bool = False, is_begun: bool = False
+    ) -> None:
+        """``is_open``: thinking has begun before the text, ``is_begun``: and has some words."""
         self._marks = marks
         self._place: Literal["start", "thinking", "behind", "answer"] = "start"
         self._held = ""
@@ -50,11 +52,18 @@ class ReasoningSplitter:
         self._has_thought = False
         if is_open:
             self._begin()
+        if is_begun:
+            self._is_fresh, self._has_thought = False, True
 
     @property
     def is_thinking(self) -> bool:
         """Whether thinking is open."""
         return self._place == "thinking"
+
+    @property
+    def has_thought(self) -> bool:
+        """Whether there are words of thinking."""
+        return self._has_thought
 
     @property
     def is_answering(self) -> bool:
