@@ -17,6 +17,9 @@ ATTENTION_MATRICES = ("attn_q", "attn_k", "attn_v", "attn_output")
 FEED_FORWARD_MATRICES = ("ffn_gate", "ffn_up", "ffn_down")
 LAYER_MATRICES = ATTENTION_MATRICES + FEED_FORWARD_MATRICES
 Shape = tuple[int, ...]
+_COMPUTED = ("blk.", "output", "token_embd", "position_embd")
+_UNUSED = ("attn_rot_embd", "rope_freqs")
+"""Angles that old files hold in every layer."""
 
 
 class Sizes(Protocol):
@@ -76,10 +79,10 @@ def is_optional(name: str) -> bool:
 
 
 def check_shapes(config: ModelConfig, shapes: Mapping[str, Shape]) -> None:
-    """Refuse tensors that cannot be this model's; others than a Llama's are left alone.
+    """Refuse tensors that cannot be this model's; those outside its layers are left alone.
 
     Raises ModelFileError for one that is missing or misshapen, UnsupportedModelError for rows
-    that no kernel reads.
+    that no kernel reads, and for one in a layer without which the model would be another.
     """
     expected = dict(tensor_shapes(config, is_tied=OUTPUT not in shapes, biased=LAYER_MATRICES))
     expected[ROPE_FREQS] = (config.rope.dimension_count // 2,)
@@ -94,4 +97,11 @@ def check_shapes(config: ModelConfig, shapes: Mapping[str, Shape]) -> None:
         if len(shape) == 2 and shape[1] % 4:
             raise UnsupportedModelError(
                 f"tensor {name} has rows of {shape[1]} elements; supported: multiples of 4"
+            )
+    strangers = (name for name in shapes if name not in expected and name.startswith(_COMPUTED))
+    for name in strangers:
+        if not any(part in name for part in _UNUSED):
+            raise UnsupportedModelError(
+                f"tensor {name} has no place in a Llama of {config.block_count} layers, so the "
+                "model computes something else; supported: the tensors of a dense Llama"
             )

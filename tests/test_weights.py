@@ -105,6 +105,24 @@ def test_wrong_shape(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
         load(changed(tmp_path, name, np.ones(shape)))
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["blk.0.attn_q_norm.weight", "blk.2.attn_q.weight", "blk.1.attn_q.scale", "output_norm.bias"],
+)
+def test_tensors_of_another_model(tmp_path: Path, name: str) -> None:
+    """What takes part in computing another model, or lies in a layer too many, is named."""
+    with pytest.raises(UnsupportedModelError, match=f"{name} has no place in a Llama of 2 layers"):
+        load(changed(tmp_path, name, np.ones(4)))
+
+
+@pytest.mark.parametrize(
+    "name", ["blk.0.attn_rot_embd", "blk.1.rope_freqs.weight", "v.patch.weight", "stray"]
+)
+def test_tensors_that_change_nothing(tmp_path: Path, name: str) -> None:
+    """Angles of old files, and what lies outside the model, are left alone."""
+    assert len(load(changed(tmp_path, name, np.ones(4))).layers) == 2
+
+
 def test_unsupported_format(tmp_path: Path) -> None:
     """A matrix in a format without kernels is refused: tensor, format, and what can run."""
     name = "NVFP4"
