@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -156,3 +158,56 @@ def test_a_leave_to_think_among_options_is_checked(client: httpx.Client, name: s
     said = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "stream": False}
     answer = client.post("/api/chat", json={**said, "options": {name: 7}})
     assert answer.status_code == 400 and f"{name} is 7" in answer.json()["error"]
+
+
+def test_goose_gives_ollamas_options_in_a_chat(client: httpx.Client) -> None:
+    """As its provider for Ollama does, which chats in OpenAI's protocol; each means what it does
+    in Ollama's."""
+    said = {"model": "tiny", "messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
+    path = "/v1/chat/completions"
+    plain = client.post(path, json={**said, "max_tokens": 3}).json()
+    asked = {**said, "options": {"num_ctx": 4096, "num_predict": 3}}
+    assert client.post(path, json=asked).json()["choices"] == plain["choices"]
+    assert client.post(path, json={**said, "options": {"odd": 1}}).status_code == 400
+
+
+def test_editors_are_told_the_context_that_there_is(tmp_path: Path) -> None:
+    """Copilot, Continue and others cut a prompt to it; Copilot shows a model's base name, too."""
+    path = write_tiny_llama(tmp_path / "tiny.gguf", TinyLlama(context_length=256))
+    settings = ServerSettings(models={"tiny": path}, only_given=True, engine={"context_length": 96})
+    with running_server(settings) as running, running.client() as client:
+        shown = client.post("/api/show", json={"model": "tiny:latest"}).json()["model_info"]
+        assert shown["llama.context_length"] == 96 and shown["general.basename"] == "tiny"
+        (listed,) = client.get("/v1/models").json()["data"]
+        assert listed["meta"]["context_length"] == 96
+        headers = {"anthropic-version": "2023-06-01"}
+        told = client.get("/v1/models/tiny", headers=headers).json()
+        assert told["max_input_tokens"] == 96
+
+
+def test_home_assistants_chat_is_answered(client: httpx.Client) -> None:
+    """A call without text, its result without a name, a colour's format, a model that stays."""
+    function = {"name": "HassLightSet", "arguments": {"name": "lamp"}}
+    colour = {"type": "array", "items": {"type": "number"}, "format": "RGB"}
+    properties = {"name": {"type": "string"}, "color": colour}
+    parameters = {"type": "object", "properties": properties, "required": []}
+    asked = {
+        "model": "tiny:latest",
+        "messages": [
+            {"role": "system", "content": "You help."},
+            {"role": "user", "content": "Lamp on"},
+            {"role": "assistant", "content": None, "tool_calls": [{"function": function}]},
+            {"role": "tool", "content": '{"data":{},"error":null}'},
+        ],
+        "tools": [
+            {"type": "function", "function": {"name": "HassLightSet", "parameters": parameters}}
+        ],
+        "stream": True,
+        "keep_alive": -1,
+        "think": False,
+        "options": {"num_ctx": 8192, "num_predict": 4},
+    }
+    for keep_alive in (-1, "-1s", "300s"):
+        answer = client.post("/api/chat", json={**asked, "keep_alive": keep_alive})
+        assert answer.status_code == 200, answer.text
+        assert json.loads(answer.text.splitlines()[-1])["done"]

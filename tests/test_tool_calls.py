@@ -381,6 +381,16 @@ def test_rules_of_all_arguments_are_refused_in_python(rule: dict[str, Any]) -> N
         chat_with("", template="python", tools=[tool])
 
 
+def test_tools_that_are_not_strict_are_called_in_python_without_such_rules() -> None:
+    """And without arguments whose names Python lacks; the others keep to their schemas."""
+    properties = {"a": {"const": 1}, "b c": {"type": "string"}}
+    rule = {"required": ["a", "b c"], "minProperties": 2, "anyOf": [{"required": ["a"]}]}
+    tool = Tool("f", "", {"type": "object", "properties": properties, **rule}, strict=False)
+    chat, _ = chat_with("[f(a=1)]", template="python", tools=[tool])
+    options: Any = {"tool_choice": "f", "max_tokens": 200}
+    assert calls_of(chat.send("Go.", **options)) == [("f", {"a": 1})]
+
+
 def test_errors_of_tools_show_no_grammar() -> None:
     """What llguidance says of lines that we have written is left out."""
     schema = {"type": "object", "properties": {"a": {"pattern": "("}}}

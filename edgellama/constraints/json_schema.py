@@ -58,7 +58,7 @@ def compiled_schema(schema: object) -> str:
         raise ConstraintError("the schema is false, which no text follows; allowed: True for any")
     if not isinstance(schema, Mapping):
         raise ConstraintError(f"the schema is {shown(schema)}; allowed: {SCHEMA_FORM}")
-    copy = _json_copy(schema)
+    copy = json_copy(schema)
     _Check(copy).run()
     return unicode_text(json.dumps(copy, ensure_ascii=False), "the schema")
 
@@ -107,7 +107,7 @@ class _Check:
         rewrite(schema, resolved)
 
 
-def _json_copy(schema: Mapping[str, Any]) -> JsonObject:
+def json_copy(schema: Mapping[str, Any]) -> JsonObject:
     """A deep copy of what JSON can hold; ConstraintError for anything else, too large or deep."""
     try:
         text = json.dumps(schema, allow_nan=False)
@@ -129,6 +129,15 @@ def _json_copy(schema: Mapping[str, Any]) -> JsonObject:
 
 def _items(value: Any) -> Any:
     return value.values() if isinstance(value, dict) else value
+
+
+def is_kept_to(name: str, value: Any) -> bool:
+    """Whether a keyword with this value may stand in a schema, as far as that shows in it alone."""
+    try:
+        _check_keyword("#", name, value)
+    except ConstraintError:
+        return False
+    return True
 
 
 def _check_keyword(place: str, name: str, value: Any) -> None:

@@ -22,23 +22,22 @@ def is_anthropic(request: Request) -> bool:
     return ANTHROPIC_HEADER in request.headers
 
 
-def model_info(model: ServedModel) -> dict[str, Any]:
-    """One model."""
+def model_info(model: ServedModel, context_length: int | None) -> dict[str, Any]:
+    """One model, with the context that it has here."""
     return {
         "type": "model",
         "id": model.name,
         "display_name": model.facts.title or model.name,
         "created_at": datetime.fromtimestamp(int(model.modified), timezone.utc).isoformat(),
         "lifecycle": "active",
-        "max_input_tokens": model.facts.context_length,
+        "max_input_tokens": context_length,
     }
 
 
-def model_page(models: Sequence[ServedModel]) -> dict[str, Any]:
+def model_page(data: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """All models as the only page."""
-    data = [model_info(model) for model in models]
     return {
-        "data": data,
+        "data": [*data],
         "has_more": False,
         "first_id": data[0]["id"] if data else None,
         "last_id": data[-1]["id"] if data else None,

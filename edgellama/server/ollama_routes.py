@@ -95,7 +95,8 @@ async def show(request: Request) -> Response:
     name = body.get("model") or body.get("name")
     if not isinstance(name, str):
         raise RequestError(400, "model is missing; allowed: a name", param="model")
-    return json_response(_shown(state.catalogue.find(name)))
+    model = state.catalogue.find(name)
+    return json_response(_shown(model, state.shelf.context_length(model)))
 
 
 async def chat(request: Request) -> Response:
@@ -222,7 +223,7 @@ def _process(entry: LoadedModel) -> dict[str, Any]:
     }
 
 
-def _shown(model: ServedModel) -> dict[str, Any]:
+def _shown(model: ServedModel, context_length: int | None) -> dict[str, Any]:
     from edgellama.quant.gguf.file import GGUFFile
 
     with GGUFFile(model.path) as file:
@@ -242,7 +243,7 @@ def _shown(model: ServedModel) -> dict[str, Any]:
         **({"messages": list(preset.messages)} if preset.messages else {}),
         "license": preset.license or model.facts.license or "",
         "details": _details(model),
-        "model_info": _scalars(metadata),
+        "model_info": _told_metadata(model, metadata, context_length),
         "capabilities": _capabilities(metadata, template),
         "modified_at": timestamp(model.modified),
     }
@@ -257,12 +258,18 @@ def _parameters(given: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _scalars(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    return {
+def _told_metadata(
+    model: ServedModel, metadata: Mapping[str, Any], context_length: int | None
+) -> dict[str, Any]:
+    """What is no list, with what editors take: a name to show, and the context that there is."""
+    scalars = {
         key: value
         for key, value in metadata.items()
         if isinstance(value, (str, int, float, bool)) and key != "tokenizer.chat_template"
     }
+    key = f"{model.facts.architecture}.context_length"
+    served = {key: context_length} if context_length and key in metadata else {}
+    return {"general.basename": model.name, **scalars, **served}
 
 
 def _capabilities(metadata: Mapping[str, Any], template: str) -> list[str]:

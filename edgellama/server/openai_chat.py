@@ -25,6 +25,7 @@ from edgellama.server.fields.constraints import openai_format
 from edgellama.server.fields.durations import keep_alive_seconds
 from edgellama.server.fields.fields import take_fields
 from edgellama.server.fields.log_probabilities import chat_logprobs, wanted_logprobs
+from edgellama.server.fields.ollama_fields import text_options
 from edgellama.server.fields.presets import preset_messages, preset_options
 from edgellama.server.fields.thinking import reasoning_fields, thinking_wish
 from edgellama.server.fields.tool_fields import (
@@ -68,6 +69,7 @@ class ChatFields(msgspec.Struct):
     prediction: dict[str, Any] | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     keep_alive: float | str | None = None
+    options: dict[str, Any] = {}  # Ollama's, as goose sends them.
 
 
 class ChatRequest:
@@ -76,7 +78,7 @@ class ChatRequest:
     def __init__(self, body: Mapping[str, Any], limits: Limits, preset: Preset) -> None:
         """RequestError for what cannot be obeyed."""
         fields, options = take_fields(body, ChatFields)
-        options = preset_options(preset, options)
+        options = preset_options(preset, {**text_options(fields.options), **options})
         if fields.max_completion_tokens is not None:
             options["max_tokens"] = fields.max_completion_tokens
         options |= openai_format(fields.response_format, "response_format")

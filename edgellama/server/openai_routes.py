@@ -25,19 +25,26 @@ from edgellama.server.openai_completions import (
 
 async def models(request: Request) -> Response:
     """All models that a request may name; for Anthropic's clients in their shape."""
-    usable = state_of(request).catalogue.usable()
+    data = [_info(request, model) for model in state_of(request).catalogue.usable()]
     if is_anthropic(request):
-        return json_response(model_page(usable))
-    return json_response({"object": "list", "data": [_entry(model) for model in usable]})
+        return json_response(model_page(data))
+    return json_response({"object": "list", "data": data})
 
 
 async def model(request: Request) -> Response:
     """One model."""
     found = state_of(request).catalogue.find(request.path_params["name"])
-    return json_response(model_info(found) if is_anthropic(request) else _entry(found))
+    return json_response(_info(request, found))
 
 
-def _entry(model: ServedModel) -> dict[str, Any]:
+def _info(request: Request, model: ServedModel) -> dict[str, Any]:
+    """One model as the client knows models."""
+    context_length = state_of(request).shelf.context_length(model)
+    told = model_info if is_anthropic(request) else _entry
+    return told(model, context_length)
+
+
+def _entry(model: ServedModel, context_length: int | None) -> dict[str, Any]:
     facts = model.facts
     return {
         "id": model.name,
@@ -48,7 +55,7 @@ def _entry(model: ServedModel) -> dict[str, Any]:
             "title": facts.title,
             "type": facts.type,
             "num_parameters": facts.num_parameters,
-            "context_length": facts.context_length,
+            "context_length": context_length,
             "size_bytes": model.num_bytes,
         },
     }

@@ -15,11 +15,12 @@ from edgellama.constraints.answer_form import AnswerForm
 from edgellama.constraints.json_schema import compiled_schema
 from edgellama.constraints.keywords import OWN_EXTENSION
 from edgellama.constraints.lark_texts import escaped_pattern, literal
+from edgellama.constraints.loosening import loosened
 from edgellama.constraints.schema_places import subschemas
 from edgellama.quant.errors import ConstraintError
 from edgellama.tools.forms import CallForm
 from edgellama.tools.lark_rules import json_rule, moved_schema
-from edgellama.tools.python_arguments import check_name, python_arguments
+from edgellama.tools.python_arguments import check_name, python_arguments, separable
 from edgellama.tools.reading import CODE_TOOL
 from edgellama.tools.tool import Tool
 
@@ -161,6 +162,7 @@ class _Lark:
             if form.key:
                 rules.append(f"arguments_{number}: {json_rule(schema)}")
             else:
+                schema = schema if tool.strict else separable(schema)
                 rules += python_arguments(f"arguments_{number}", tool.name, schema)
         return rules
 
@@ -216,7 +218,8 @@ def _either(form: CallForm, tools: Sequence[Tool], answer: Mapping[str, Any]) ->
 
 def _checked_schema(tool: Tool) -> dict[str, Any]:
     try:
-        schema: dict[str, Any] = json.loads(compiled_schema(tool.parameters))
+        wanted = tool.parameters if tool.strict else loosened(tool.parameters)
+        schema: dict[str, Any] = json.loads(compiled_schema(wanted))
     except ConstraintError as error:
         raise ConstraintError(f"the tool {tool.name}: {error.what}", way=error.way) from None
     schema.setdefault("properties", {})

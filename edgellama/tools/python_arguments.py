@@ -55,6 +55,14 @@ def python_arguments(rule: str, tool: str, schema: Mapping[str, Any]) -> list[st
     return [f"{rule}: {choices}", *rules]
 
 
+def separable(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be kept to of a schema that need not be kept to as a whole."""
+    kept = {name: value for name, value in schema.items() if name in _ONE_BY_ONE}
+    properties = schema["properties"]
+    kept["properties"] = {name: properties[name] for name in properties if is_readable_name(name)}
+    return {**kept, "required": [*filter(is_readable_name, schema.get("required", ()))]}
+
+
 def _check(
     tool: str, schema: Mapping[str, Any], properties: Collection[str], num_required: int
 ) -> None:

@@ -43,7 +43,8 @@ class Tool:
 
     ``name`` is unique. ``description`` tells the model what the tool is for. ``parameters`` is a
     JSON schema of an object, the arguments. ``Conversation.run`` calls ``function``; it is None if
-    you run the tool yourself.
+    you run the tool yourself. Without ``strict`` arguments follow what can be kept to of the
+    schema, where a rule that cannot be is otherwise an error.
 
     Example:
         >>> from edgellama import Tool
@@ -66,6 +67,7 @@ class Tool:
         default_factory=lambda: {"type": "object", "properties": {}}
     )
     function: Callable[..., Any] | None = field(default=None, compare=False)
+    strict: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
@@ -231,9 +233,11 @@ def _of_mapping(given: Mapping[str, Any]) -> Tool:
     name, description = inner.get("name"), inner.get("description")
     checked: Any = {"name": name, "description": "" if description is None else description}
     if schema is not None:
-        checked["parameters"] = {"type": "object", **schema} if _is_open(schema) else schema
-    return Tool(**checked)
+        checked["parameters"] = {**schema, "type": "object"} if _is_open(schema) else schema
+    return Tool(**checked, strict=inner.get("strict") is not False)
 
 
 def _is_open(schema: object) -> bool:
-    return isinstance(schema, Mapping) and "type" not in schema
+    """Whether a schema allows objects among others, which arguments are."""
+    types = schema.get("type", ["object"]) if isinstance(schema, Mapping) else None
+    return isinstance(types, list) and "object" in types

@@ -42,7 +42,7 @@ def openai_tools(
     _check_number(tools)
     if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
         tools, choice = _allowed(choice, tools)
-    options: dict[str, Any] = {"tools": list(tools)}
+    options: dict[str, Any] = {"tools": [_as_strict_as_asked(tool) for tool in tools]}
     if choice is not None:
         options["tool_choice"] = _chosen(choice, tools)
     if parallel is not None:
@@ -69,7 +69,10 @@ def anthropic_tools(
     if kinds:
         raise refused("tools", f"a tool has the type {shown(min(kinds))}; allowed: custom")
     options: dict[str, Any] = {
-        "tools": [{key: tool[key] for key in tool if key in _ANTHROPIC_KEYS} for tool in tools]
+        "tools": [
+            _as_strict_as_asked({key: tool[key] for key in tool if key in _ANTHROPIC_KEYS})
+            for tool in tools
+        ]
     }
     if choice:
         kind = choice.get("type")
@@ -88,7 +91,15 @@ def _check_number(tools: Sequence[object]) -> None:
         raise refused("tools", f"tools are {len(tools)}; allowed: up to {MAX_TOOLS}")
 
 
-_ANTHROPIC_KEYS = ("name", "description", "input_schema")
+_ANTHROPIC_KEYS = ("name", "description", "input_schema", "strict")
+
+
+def _as_strict_as_asked(tool: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The tool with ``strict`` where the library looks for it: false unless it is said."""
+    inner = tool.get("function")
+    if isinstance(inner, Mapping):
+        return {**tool, "function": _as_strict_as_asked(inner)}
+    return {**tool, "strict": tool.get("strict") is True}
 
 
 def _allowed(

@@ -113,9 +113,11 @@ class ModelShelf:
                 self._rest(entry)
 
     def context_length(self, model: ServedModel) -> int | None:
-        """Tokens that a model's context has as it is loaded, else as its file says."""
+        """Tokens that a model's context has as it is loaded, else as it would, or its file says."""
         entry = self.loaded.get(model.name)
-        return model.facts.context_length if entry is None else entry.llama.context_length
+        if entry is not None:
+            return entry.llama.context_length
+        return self._engine.get("context_length") or model.facts.context_length
 
     async def unload(self, name: str | None) -> None:
         """Let go of a model once nobody uses it; nothing if it is not loaded."""

@@ -1,0 +1,60 @@
+"""What can be kept to of a schema that need not be kept to as a whole: a tool's that is not strict.
+
+Agents offer all tools of all servers that they know, and one schema with a rule that no grammar has
+would end every request. Which rules hold is known to ``json_schema``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from edgellama.constraints.deep_stack import call_deeply
+from edgellama.constraints.guidance import llguidance
+from edgellama.constraints.json_schema import compiled_schema, is_kept_to, json_copy
+from edgellama.constraints.keywords import DEFINITIONS
+from edgellama.constraints.schema_places import JsonObject, subschemas
+from edgellama.quant.errors import ConstraintError
+
+logger = logging.getLogger(__name__)
+
+
+def loosened(schema: Mapping[str, Any]) -> JsonObject:
+    """The schema of an object without the rules that cannot be kept to.
+
+    A property that cannot be kept to without them may have any value, and where that is not enough
+    any object follows. ConstraintError for what is no JSON, too large or nested too deeply.
+    """
+    copy = json_copy(schema)
+    if _holds(copy):
+        return copy
+    for place, inner in list(subschemas(copy)):
+        for name in [name for name, value in inner.items() if not _holds_alone(name, value)]:
+            logger.debug("not kept to at %s: %s", place, name)
+            del inner[name]
+    if _holds(copy):
+        return copy
+    definitions = {name: copy[name] for name in DEFINITIONS if name in copy}
+    properties = copy.get("properties", {})
+    for name, value in properties.items():
+        if not _holds({"type": "object", "properties": {name: value}, **definitions}):
+            properties[name] = {}
+    return copy if _holds(copy) else {"type": "object", "additionalProperties": True}
+
+
+def _holds_alone(name: str, value: Any) -> bool:
+    """Whether a keyword is one that is kept to, and has a value that can be."""
+    return is_kept_to(name, value) and (name != "pattern" or _holds({"pattern": value}))
+
+
+def _holds(schema: JsonObject) -> bool:
+    """Whether llguidance takes what the schema becomes."""
+    try:
+        text = compiled_schema(schema)
+    except ConstraintError:
+        return False
+    grammar = json.dumps({"grammars": [{"json_schema": json.loads(text)}]})
+    validate = llguidance().LLMatcher.validate_grammar
+    return not call_deeply(lambda: validate(grammar), grammar.count("{"))
