@@ -1,8 +1,9 @@
 """Chat formats under their public address: rendering messages, and encoding them to tokens.
 
-The code is in ``edgellama.text.chat_template``; this module keeps the import that users write.
+The code is in ``edgellama.text``; this module keeps the import that users write.
 """
 
-from edgellama.text.chat_template import ChatTemplate, encode_chat, load_chat_template
+from edgellama.text.chat_template import ChatTemplate, load_chat_template
+from edgellama.text.chat_tokens import encode_chat
 
 __all__ = ["ChatTemplate", "encode_chat", "load_chat_template"]

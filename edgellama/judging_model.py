@@ -198,7 +198,7 @@ class JudgingModel(RetrievalModel):
         if not messages or len(messages) < len(prompt):
             return cast("str | Sequence[int]", prompt)
         from edgellama.generation.chat.messages import checked_messages
-        from edgellama.text.chat_template import encode_chat
+        from edgellama.text.chat_tokens import encode_chat
 
         checked = checked_messages(messages)
         return encode_chat(self.tokenizer, self._chat_template(None), checked)

@@ -20,7 +20,8 @@ from edgellama.convert.vocabulary.tokenizer_settings import TokenizerSettings
 from edgellama.convert.vocabulary.vocabulary import ConvertedVocabulary
 from edgellama.convert.vocabulary.vocabulary_source import read_vocabulary
 from edgellama.quant.errors import TokenizerError
-from edgellama.text.chat_template import ChatTemplate, encode_chat
+from edgellama.text.chat_template import ChatTemplate
+from edgellama.text.chat_tokens import encode_chat
 from edgellama.text.tokenizer import StreamingDetokenizer, Tokenizer, load_tokenizer
 
 GOLDEN = Path(__file__).parent / "data" / "added_token_golden.npz"

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from edgellama.quant.errors import TemplateError
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.text.chat_template import ChatTemplate, encode_chat, load_chat_template
+from edgellama.text.chat_template import ChatTemplate, load_chat_template
+from edgellama.text.chat_tokens import encode_chat
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 from edgellama.text.tokenizer.byte_pair_merge import byte_symbols
 

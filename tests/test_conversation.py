@@ -22,7 +22,8 @@ from edgellama.quant.errors import (
     KernelError,
 )
 from edgellama.quant.gguf.file import GGUFFile
-from edgellama.text.chat_template import encode_chat, given_template, load_chat_template
+from edgellama.text.chat_template import given_template, load_chat_template
+from edgellama.text.chat_tokens import encode_chat
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 
 GREEDY: Any = {"temperature": 0, "max_tokens": 6}

@@ -15,7 +15,8 @@ from test_chat_template import BOS, EOS, byte_tokenizer
 
 from edgellama.llama import Llama
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.text.chat_template import encode_chat, given_template
+from edgellama.text.chat_template import given_template
+from edgellama.text.chat_tokens import encode_chat
 from edgellama.text.named_templates import NAMED_TEMPLATES, find_template, template_source
 from edgellama.text.tokenizer import Tokenizer, load_tokenizer
 

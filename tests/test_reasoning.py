@@ -22,7 +22,8 @@ from edgellama import Llama
 from edgellama.generation.chat.chat_format import ChatFormat
 from edgellama.generation.chat.messages import checked_messages
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.text.chat_template import ChatTemplate, encode_chat
+from edgellama.text.chat_template import ChatTemplate
+from edgellama.text.chat_tokens import encode_chat
 from edgellama.text.reasoning.marks import reasoning_marks
 from edgellama.text.tokenizer import Tokenizer
 from edgellama.tools.presentation import Presentation

@@ -15,7 +15,8 @@ from reference.tool_functions import GOOGLE_FUNCTIONS, numpy_style, sphinx_style
 
 from edgellama.generation.chat.messages import checked_messages
 from edgellama.quant.errors import EdgellamaError, InvalidOptionError
-from edgellama.text.chat_template import ChatTemplate, encode_chat
+from edgellama.text.chat_template import ChatTemplate
+from edgellama.text.chat_tokens import encode_chat
 from edgellama.text.named_templates import NAMED_TEMPLATES, template_source
 from edgellama.text.tokenizer import load_tokenizer
 from edgellama.text.tokenizer.byte_pair_merge import byte_symbols

@@ -1,5 +1,5 @@
 """Text to tokens and back, chat formats, stop strings; knows no engine.
 
-``tokenizer`` has the two kinds of vocabularies, ``chat_template`` makes prompts of messages, and
+``tokenizer`` has the two kinds of vocabularies, ``chat_tokens`` makes prompts of messages, and
 what is looked for in a growing text is in ``stop_strings`` and ``banned_strings``.
 """

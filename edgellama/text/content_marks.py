@@ -1,7 +1,7 @@
 """Marks that stand for the text of messages while a template runs.
 
 So what comes out is known to be a message's own, even if it looks like a control token. Which
-marks are tried, and whether a template behaves otherwise with them, is left to ``chat_template``.
+marks are tried, and whether a template behaves otherwise with them, is left to ``chat_tokens``.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from edgellama.quant.errors import InvalidOptionError, TemplateError, Unsupporte
 from edgellama.quant.given_values import is_whole
 from edgellama.quant.records import dataclass
 from edgellama.quant.ways import Way
-from edgellama.text.chat_template import ChatTemplate, encode_chat
+from edgellama.text.chat_template import ChatTemplate
+from edgellama.text.chat_tokens import encode_chat
 from edgellama.text.tokenizer.base import Tokenizer
 
 ROLES = MappingProxyType({"user": "User", "assistant": "Agent"})

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgellama.generation.chat.messages import Message, is_role
 from edgellama.quant.errors import TemplateError
-from edgellama.text.chat_template import ChatTemplate, encode_chat
+from edgellama.text.chat_template import ChatTemplate
+from edgellama.text.chat_tokens import encode_chat
 
 if TYPE_CHECKING:
     from edgellama.generation.text_request import Request

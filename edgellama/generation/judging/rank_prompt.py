@@ -14,7 +14,8 @@ from edgellama.engine.adapter_shelf import AdapterScales
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import check_option_names
-from edgellama.text.chat_template import ChatTemplate, encode_chat
+from edgellama.text.chat_template import ChatTemplate
+from edgellama.text.chat_tokens import encode_chat
 from edgellama.text.tokenizer import Tokenizer
 
 PROMPT = """\
