@@ -204,6 +204,9 @@ TENSORS: dict[str, Change] = {
     "tensor model.norm.weight has shape 16; needed: 32": lambda t: t.update(
         {"model.norm.weight": np.zeros(16, np.float16)}
     ),
+    "q_proj.lora_A.default.weight is of LoRA adapters that are not merged": lambda t: t.update(
+        {"model.layers.0.self_attn.q_proj.lora_A.default.weight": np.zeros((2, 32), np.float16)}
+    ),
     "tensor model.norm.weight has shape 1 x 32; needed: 32": lambda t: t.update(
         {"model.norm.weight": np.zeros((1, 32), np.float16)}
     ),
@@ -240,6 +243,16 @@ def test_buffers(name: str, tmp_path: Path) -> None:
     tensors = BY_NAME["llama-2"].weights() | {name: np.ones(4, np.float32)}
     (folder / "model.safetensors").unlink()
     write_safetensors(folder / "model.safetensors", tensors)
+    assert [tensor.name for tensor in described(folder).tensors] == expected
+
+
+def test_weights_that_an_adapter_was_taken_off(tmp_path: Path) -> None:
+    """PEFT's name for the matrix below an adapter says nothing."""
+    folder = BY_NAME["llama-2"].write(tmp_path / "model")
+    expected = [tensor.name for tensor in described(folder).tensors]
+    tensors = BY_NAME["llama-2"].weights()
+    renamed = {name.replace("_proj.", "_proj.base_layer."): a for name, a in tensors.items()}
+    write_safetensors(folder / "model.safetensors", renamed)
     assert [tensor.name for tensor in described(folder).tensors] == expected
 
 

@@ -5,6 +5,7 @@ It finds them by name, checks each, and brings queries and keys into GGUF's orde
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -30,6 +31,7 @@ from edgellama.quant.llama_tensors import (
 from edgellama.quant.model_config import EMBEDDING
 
 MAX_LISTED = 5
+_FACTOR = re.compile(r"\.(lora_(A|B|embedding_A|embedding_B|magnitude_vector)|modules_to_save)\b")
 
 
 class SourceLayout:
@@ -66,6 +68,12 @@ class SourceLayout:
             else:
                 self.tensors[place.gguf] = tensor
                 self._places[place.gguf] = place
+        factors = [name for name in strangers if _FACTOR.search(name)]
+        if factors:
+            raise UnsupportedModelError(
+                f"{source}: {_listed(factors)} of LoRA adapters that are not merged; supported: "
+                "plain weights, so load it with PEFT, merge_and_unload() and save that"
+            )
         if strangers:
             raise UnsupportedModelError(
                 f"{source}: {_listed(strangers)} of no Llama; supported: tensors of a dense Llama"

@@ -52,7 +52,9 @@ _BUFFER = re.compile(
     r"|(self_attn|attention)\.(masked_bias|bias|inner_attention\.rope\.freqs))"
 )
 # What frameworks that wrap a model's modules leave in the names of a saved training.
-_INNER_WRAPPER = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_INNER_WRAPPER = re.compile(
+    r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_layer)\."
+)
 _OUTER_WRAPPER = re.compile(r"(module\.|base_model\.model\.)+")
 _NAME = re.compile(r"(?:model\.)?(?:layers\.(0|[1-9][0-9]{0,5})\.)?(.+)\.(weight|bias)")
 
