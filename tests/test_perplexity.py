@@ -13,9 +13,10 @@ from reference.numpy_llama import NumpyLlama
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine.engine import Engine
+from edgellama.measure import perplexity
 from edgellama.measure.perplexity import compare_models, measure_perplexity
 from edgellama.measure.text_chunks import cut_text
-from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.quant.gguf.file import GGUFFile
 from edgellama.text.tokenizer import load_tokenizer
 
@@ -99,6 +100,19 @@ def test_other_vocabularies_do_not_compare(files: list[GGUFFile], tmp_path: Path
         compare_models(engine, base, np.ones((1, CHUNK), np.int32))
 
 
+@pytest.mark.parametrize("loss", [np.nan, np.inf, 1e4])
+def test_losses_without_a_perplexity_are_an_error(
+    files: list[GGUFFile], monkeypatch: pytest.MonkeyPatch, loss: float
+) -> None:
+    """What a damaged model computes is no figure, in JSON least of all."""
+    monkeypatch.setattr(perplexity, "_losses", lambda scores, chunk: np.full(4, loss))
+    with (
+        Engine(files[0], num_threads=1) as engine,
+        pytest.raises(EdgellamaError, match="its weights are damaged"),
+    ):
+        measure_perplexity(engine, np.ones((1, CHUNK), np.int32))
+
+
 def test_the_command_prints_figures(
     run_cli: CliRunner, files: list[GGUFFile], tmp_path: Path
 ) -> None:
@@ -114,6 +128,11 @@ def test_the_command_prints_figures(
     assert figures["perplexity"] > 1
     assert figures["base"]["perplexity"] > 1
     assert figures["kl"] > 0
+    arguments = ("-f", text, "-c", "32", "--chunks", "2", "--kv", "bf16", "--kl-base", own)
+    figures = json.loads(run_cli("perplexity", own, *arguments, "--json").stdout)
+    # Of the base, keys and values have 16 bits, whatever is asked of the model.
+    assert figures["kv_type"] == "bf16"
+    assert 0 < figures["kl"] < 0.01
     result = run_cli("perplexity", own, "-f", text, "-c", "100000")
     assert result.returncode == 1
     assert "less than a chunk of 100000; give a longer text" in result.stderr

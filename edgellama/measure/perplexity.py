@@ -17,11 +17,13 @@ from edgellama.engine.adapter_set import NO_ADAPTERS, AdapterSet
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
 from edgellama.quant.array_types import FloatRows
-from edgellama.quant.errors import InvalidOptionError
+from edgellama.quant.errors import EdgellamaError, InvalidOptionError
 from edgellama.quant.progress import Progress
 from edgellama.quant.records import dataclass
 
 MIN_CHUNK_TOKENS = 8
+MOST_NATS = 700.0
+"""Losses from here on have no perplexity that is a number."""
 Chunks = npt.NDArray[np.int32]
 
 
@@ -159,7 +161,13 @@ def _losses(scores: FloatRows, chunk: Chunks) -> npt.NDArray[np.float64]:
 
 
 def _perplexity(losses: _Moments, chunks: Chunks) -> Perplexity:
-    value = math.exp(losses.mean())
+    mean = losses.mean()
+    if not mean < MOST_NATS:
+        raise EdgellamaError(
+            f"the model gives the text's tokens {-mean:g} nats each on average; its weights are "
+            "damaged"
+        )
+    value = math.exp(mean)
     scored = len(chunks[0]) - 1 - len(chunks[0]) // 2
     return Perplexity(
         value=value,

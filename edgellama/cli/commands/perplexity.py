@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
 
 DEFAULT_CHUNK_TOKENS = 512
+BASE_KV_TYPE = "f16"
 
 
 @click.command("perplexity", short_help="Measure how well a model predicts a text.")
@@ -52,7 +53,8 @@ DEFAULT_CHUNK_TOKENS = 512
     "base",
     type=MODEL,
     metavar="MODEL",
-    help="Compare with this model's probabilities: mean KL divergence, same top token.",
+    help="Compare with this model's probabilities, with keys and values of 16 bits: mean KL "
+    "divergence, same top token.",
 )
 @threads_option
 @kv_type_option
@@ -80,6 +82,7 @@ def command(
       edgellama perplexity smollm2 -f wiki.test.raw
       edgellama perplexity q4_k_m.gguf -f text.txt --kl-base f16.gguf --json
       edgellama perplexity a.gguf -f text.txt --lora lora.gguf --kl-base a.gguf
+      edgellama perplexity smollm2 -f text.txt --kv q8_0/q4_0 --kl-base smollm2
     """
     from edgellama.cli.inputs.model_argument import find_model
     from edgellama.measure.text_chunks import cut_text
@@ -89,13 +92,24 @@ def command(
     paths = [find_model(name) for name in (model, base) if name is not None]
     with ExitStack() as stack:
         how = {"num_threads": num_threads, "kv_type": kv_type, "attention": attention}
-        opened = [_open(stack, path, how) for path in paths]
+        opened = [_open(stack, path, how) for path in paths[:1]]
+        # What is compared with loses nothing to the types of keys and values.
+        opened += [_open(stack, path, how | {"kv_type": BASE_KV_TYPE}) for path in paths[1:]]
         chunks = cut_text(opened[0][1], text, chunk_tokens)[:max_chunks]
         engines = [engine for engine, _ in opened]
         shelf = engines[0].adapters
         figures = _measure(engines, chunks, shelf.adapter_set(load_adapters(shelf.load, adapters)))
     if as_json:
-        click.echo(json.dumps({"model": str(paths[0]), "chunk_tokens": chunk_tokens, **figures}))
+        click.echo(
+            json.dumps(
+                {
+                    "model": str(paths[0]),
+                    "chunk_tokens": chunk_tokens,
+                    "kv_type": kv_type,
+                    **figures,
+                }
+            )
+        )
         return
     for line in _report(figures):
         click.echo(line)
@@ -146,7 +160,8 @@ def _figures(result: Any) -> dict[str, Any]:
 def _report(figures: dict[str, Any]) -> list[str]:
     lines = [
         f"perplexity     {figures['perplexity']:.4f} +/- {figures['uncertainty']:.4f}",
-        f"tokens scored  {figures['num_tokens']} in {figures['num_chunks']} chunks",
+        f"tokens scored  {figures['num_tokens']} in {figures['num_chunks']} "
+        f"chunk{'s' if figures['num_chunks'] > 1 else ''}",
     ]
     if "base" in figures:
         base = figures["base"]["perplexity"]
