@@ -56,6 +56,17 @@ def fetched(hub: FakeHub) -> list[str]:
     return [path.partition(f"/resolve/{COMMIT}/")[2] for path, _ in hub.downloads]
 
 
+@pytest.mark.parametrize(
+    "name", ["../../out.gguf", "/out.gguf", "a/../../../out.gguf", "a\\..\\out.gguf", "a//b.gguf"]
+)
+def test_paths_that_lead_out_of_the_repository(name: str, hub: FakeHub, cache: Path) -> None:
+    """A mirror's list cannot have anything written beside the model's folder."""
+    hub.files = {name: b"GGUF"}
+    with pytest.raises(DownloadError, match=r"lists a file .*allowed: paths within the repository"):
+        pull("hf:me/mine:out")
+    assert list(files_below(cache.parent)) == [] and fetched(hub) == []
+
+
 def test_a_hubs_client_is_stopped_within_a_file(hub: FakeHub, cache: Path) -> None:
     """Who wants a file no more ends its download, and goes on with it later."""
     asked = []

@@ -20,6 +20,7 @@ from edgellama.models.folder_lock import alone_in
 from edgellama.models.hub_file import HubFile, fetch_file
 from edgellama.models.names import choose_files, models_meant
 from edgellama.models.progress import check_disk_space, check_wanted, watch_growth
+from edgellama.quant.error_text import shown
 from edgellama.quant.errors import DownloadError
 from edgellama.quant.ways import Way, command_line
 
@@ -109,7 +110,8 @@ def choose_file(reference: HubReference, files: Sequence[str]) -> list[str]:
 def _gguf_files(hub: Any, repository: str) -> dict[str, HubFile]:
     """By path, all at the repository's latest commit.
 
-    DownloadError for a repository of weights that are to be converted first.
+    DownloadError for a repository of weights that are to be converted first, and for a path that
+    leads out of it, which a mirror may send.
     """
     details = hub.HfApi().model_info(repository, files_metadata=True)
     found = {
@@ -123,6 +125,12 @@ def _gguf_files(hub: Any, repository: str) -> dict[str, HubFile]:
         for entry in details.siblings or ()
         if entry.rfilename.lower().endswith(".gguf")
     }
+    for name in found:
+        parts = name.split("/")
+        if not name.isprintable() or "\\" in name or {"", ".", ".."} & set(parts):
+            raise DownloadError(
+                f"hf:{repository} lists a file {shown(name)}; allowed: paths within the repository"
+            )
     others = (entry.rfilename for entry in details.siblings or ())
     if not found and any(name.endswith(CHECKPOINT_SUFFIXES) for name in others):
         folder = repository.rpartition("/")[2]
