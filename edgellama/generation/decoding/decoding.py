@@ -13,8 +13,8 @@ from edgellama.engine.adapter_set import NO_ADAPTERS
 from edgellama.engine.step_sizes import MAX_SHORT_TOKENS
 from edgellama.generation.decoding.constraining import parsed_answer
 from edgellama.generation.decoding.decoding_clock import DecodingClock
+from edgellama.generation.decoding.growing_text import GrowingText
 from edgellama.generation.decoding.prefill import NextTokens, Prefill
-from edgellama.generation.decoding.text_assembly import TextAssembly
 from edgellama.generation.decoding.text_end import TextEnd
 from edgellama.generation.decoding.token_choice import TokenChoice
 from edgellama.generation.results import Chunk, Generation
@@ -58,21 +58,14 @@ class Decoding:
             engine.adapters.adapter_set(request.adapters) if request.adapters else NO_ADAPTERS
         )
         self._choice = TokenChoice(engine, tokenizer, request)
-        self._assembly = TextAssembly(
-            tokenizer,
-            request.stop,
-            continuation=request.continuation,
-            min_tokens=request.sampling.min_tokens,
-            banned=request.banned,
-            calls=request.calls,
-            reasoning=request.reasoning,
+        self._end = TextEnd(request.max_tokens, cache.context_length, cancel)
+        self._text = GrowingText(
+            tokenizer, request, self._choice, self._end, room=cache.context_length
         )
+        self._history = self._text.history
         # The low-rank products of adapters add up otherwise for several tokens.
         self._drafter = None if self._adapters else drafter
         self._draft: list[int] = []
-        self._history = list(request.prompt)
-        self._certain: list[Chunk] = []
-        self._end = TextEnd(request.max_tokens, cache.context_length, cancel)
         self._clock = DecodingClock()
         self._prefill = Prefill(tokenizer, cache, request, self._clock)
 
@@ -115,12 +108,12 @@ class Decoding:
         if not self._prefill.is_begun:
             self._clock.resume()
             cache.adapters = self._adapters
-            self._append_opening()
+            self._text.append_opening()
             self._prefill.begin(history)
         if self._prefill.is_left:
             return self._prefill.next_tokens(history)
         self._clock.resume()
-        if self._is_over():
+        if self._text.is_over():
             return None
         tokens = history[cache.length :]
         if len(tokens) > 1:
@@ -141,16 +134,16 @@ class Decoding:
             return
         history, start = self._history, len(self._history)
         draft, row, is_again = self._draft, 0, False
-        yield from self._taken_certain()
+        yield from self._text.take_opening()
         logits = logits[len(logits) - 1 - len(draft) :]
         try:
             while True:
                 token = self._choose(logits[row])
                 if token is None:
                     break
-                yield from self._append(token)
+                yield from self._text.append(token)
                 if self._choice.is_constrained:
-                    yield from self._forced()
+                    yield from self._text.append_forced()
                 next_row = len(history) - start
                 if next_row == row and not self._end.is_reached:
                     if not self._choice.is_ordered:
@@ -161,7 +154,7 @@ class Decoding:
                 if not is_drafted or draft[row:next_row] != history[start + row :]:
                     break
                 self._clock.resume()
-                if self._is_over():
+                if self._text.is_over():
                     break
                 row = next_row
         finally:
@@ -192,18 +185,14 @@ class Decoding:
     def rest(self) -> Sequence[Chunk]:
         """What was still held back at the end, at which nobody waits for this text any more."""
         self._engine.scheduler.expect_no_more(self.cache)
-        added = self._assembly.finish()
-        if added.is_stopped:
-            self._end.reach("stop")
-        self._drop(added.num_dropped)
-        return [*self._taken_certain(), *self._choice.shown(added.chunks)]
+        return self._text.finish()
 
     def result(self) -> Generation:
         """The generation so far."""
         prompt_tokens = len(self._request.prompt)
-        text = self._assembly.text
-        calls = self._assembly.tool_calls if self._end.is_reached else ()
-        reason, stop = self._end.reason, self._assembly.matched_stop
+        words, text = self._text.words, self._text.words.text
+        calls = words.tool_calls if self._end.is_reached else ()
+        reason, stop = self._end.reason, words.matched_stop
         # A stop string has cut off what the text still had to say.
         is_whole = reason == "stop" and stop is None and self._choice.is_complete and not calls
         parsed, parse_error = parsed_answer(self._request.answer if is_whole else None, text)
@@ -220,20 +209,15 @@ class Decoding:
             parsed=parsed,
             parse_error=parse_error,
             tool_calls=calls,
-            reasoning=self._assembly.reasoning,
-            reasoning_tokens=self._assembly.num_reasoning_tokens,
+            reasoning=words.reasoning,
+            reasoning_tokens=words.num_reasoning_tokens,
         )
-
-    @property
-    def _num_tokens(self) -> int:
-        """Tokens of the text so far."""
-        return len(self._history) - len(self._request.prompt)
 
     def _room_for_draft(self) -> int:
         """How long a draft behind the history may be; all of it may be refused."""
         room = min(MAX_SHORT_TOKENS - 1, self.cache.passing_room(len(self._history)))
         if self._request.max_tokens is not None:
-            room = min(room, self._request.max_tokens - self._num_tokens - 1)
+            room = min(room, self._request.max_tokens - self._text.num_tokens - 1)
         return max(0, room)
 
     def _has_no_choice(self) -> bool:
@@ -258,61 +242,3 @@ class Decoding:
             self._end.reach("stop", token)
             return None
         return token
-
-    def _append_opening(self) -> None:
-        """Let the prompt go on with what must follow it anyway, but for what may end the text."""
-        certain = self._choice.certain()[:-1]
-        if not certain:
-            return
-        room = self.cache.context_length - len(self._history)
-        if self._request.max_tokens is not None:
-            room = min(room, self._request.max_tokens - 1)
-        for token in certain[: max(0, room)]:
-            length = len(self._history)
-            self._certain += self._append(token)
-            if self._end.is_reached or len(self._history) <= length:
-                break
-
-    def _taken_certain(self) -> list[Chunk]:
-        """Chunks of what the prompt went on with, once."""
-        certain, self._certain = self._certain, []
-        return certain
-
-    def _forced(self) -> Iterator[Chunk]:
-        """Append what must follow the last token, as far as there is room for it."""
-        for token in self._choice.certain():
-            length = len(self._history)
-            if self._is_over() or self._choice.is_refused(length, token):
-                return
-            yield from self._append(token)
-            if len(self._history) <= length:
-                return
-        if not self._end.is_reached and self._choice.is_finished:
-            self._end.reach("stop")
-
-    def _append(self, token: int) -> Sequence[Chunk]:
-        """Let a token, chosen or certain anyway, be the text's next one.
-
-        If a banned string is complete then, the text goes back to the token at which it begins,
-        which cannot be chosen there again.
-        """
-        history = self._history
-        history.append(token)
-        self._choice.note(token)
-        added = self._assembly.add(token)
-        if added.is_stopped:
-            self._end.reach("stop")
-        elif added.num_dropped:
-            place = len(history) - added.num_dropped
-            self._choice.refuse(place, history[place])
-        if added.num_dropped:
-            self._drop(added.num_dropped)
-        return self._choice.shown(added.chunks)
-
-    def _drop(self, num_tokens: int) -> None:
-        del self._history[len(self._history) - num_tokens :]
-        self._choice.take_back(num_tokens)
-
-    def _is_over(self) -> bool:
-        """Whether the last token was the last one."""
-        return self._end.check(self._num_tokens, len(self._history))
