@@ -263,12 +263,18 @@ def test_tools_are_native_where_the_template_opens_thinking() -> None:
     assert (found.is_native, found.form.name) == (True, "tagged")
 
 
-def test_a_system_prompt_may_tell_of_marks() -> None:
-    """Models that think when their system prompt asks for it have no marks of their own."""
+def test_marks_are_looked_for_on_demand() -> None:
+    """Models that think where their system prompt asks for it have no marks of their own."""
     reply = "<think>Hm.</think>Four."
-    chat, _ = thinking_chat(reply, template="plain", system="Think inside <think> </think> tags.")
-    result = chat.send("2 + 2?")
+    told = {"template": "plain", "system": "Think inside <think></think>."}
+    chat, engine = thinking_chat(reply, reply, reply, **told)
+    assert chat.send("2 + 2?").text == reply
+    split, _ = thinking_chat(reply, template="plain", reasoning="split")
+    result = split.send("2 + 2?")
     assert (result.reasoning, result.text) == ("Hm.", "Four.")
+    for wish in (True, False):
+        chat.send("2 + 2?", reasoning=wish)
+        assert prompts_of(engine)[-1].endswith(ASSISTANT)
 
 
 def test_async_replies_and_batches_tell_thinking_apart() -> None:

@@ -256,6 +256,8 @@ def test_thoughts_that_clients_send_back_are_no_part_of_the_prompt(client: httpx
         ({"reasoning": {"max_tokens": 100}}, ThinkingWish()),
         ({"reasoning": {"enabled": True, "effort": "none"}}, ThinkingWish(True)),
         ({"reasoning_format": "deepseek", "think": False}, ThinkingWish(False)),
+        ({"reasoning_format": "deepseek"}, ThinkingWish("split")),
+        ({"reasoning_format": ["none"]}, ThinkingWish()),
         ({"thinking": {"type": []}, "reasoning": {"enabled": {}}}, ThinkingWish()),
     ],
 )

@@ -119,7 +119,9 @@ class ChatOptions(TextOptions, total=False):
         reasoning: Of models that think before they answer, between marks such as <think>: "auto"
             (the default) leaves it to the model and tells its thinking apart, as ``reasoning``
             of chunks and of the result; True asks it to think, False not to; "raw" leaves the
-            thinking in the text as the model writes it. Other models' replies stay as they are.
+            thinking in the text as the model writes it. Replies of models whose template and
+            vocabulary have no such marks stay as they are, but for "split", which looks for
+            <think> all the same, since a system prompt may ask for it.
 
     Example:
         >>> from edgellama import Llama
@@ -136,7 +138,7 @@ class ChatOptions(TextOptions, total=False):
     tool_choice: str | Mapping[str, Any] | None
     parallel_tool_calls: bool | None
     template_variables: Mapping[str, object] | None
-    reasoning: bool | Literal["auto", "raw"] | None
+    reasoning: bool | Literal["auto", "split", "raw"] | None
 
 
 class PromptOptions(TextOptions, total=False):

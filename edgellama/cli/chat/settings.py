@@ -40,7 +40,7 @@ def _written_texts(texts: str | Sequence[str] | None) -> str:
     return " ".join(json.dumps(text, ensure_ascii=False) for text in texts or ()) or NONE
 
 
-_REASONING = {"on": True, "off": False, "auto": "auto", "raw": "raw"}
+_REASONING = {"on": True, "off": False, "auto": "auto", "split": "split", "raw": "raw"}
 """Whether a model thinks before it answers, in words."""
 
 
@@ -59,7 +59,7 @@ _TEXTS = (_texts, 'a text, or several in quotes, such as "one" "two", or none')
 OTHER_READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "max_tokens": (lambda text: None if text == NONE else int(text), "a whole number or none"),
     "timeout": (lambda text: None if text == NONE else float(text), "seconds or none"),
-    "reasoning": (_reasoning, "on, off, auto or raw"),
+    "reasoning": (_reasoning, "on, off, auto, split or raw"),
     "stop": _TEXTS,
     "banned": _TEXTS,
 }

@@ -90,7 +90,7 @@ class ChatFormat:
 
     def prompt(self, asked: ReplyRequest, messages: Sequence[Message]) -> list[int]:
         """The tokens of the prompt; TemplateError where the template refuses the messages."""
-        marks = self._reasoning.marks(messages)
+        marks = self._reasoning.marks(asked.reasoning)
         goes_on = asked.request.continuation
         last = messages[-1]
         if goes_on and marks is not None and REASONING in last and is_role(last, "assistant"):

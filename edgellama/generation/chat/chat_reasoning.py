@@ -18,7 +18,7 @@ from edgellama.text.reasoning.expected import (
     expected_behind,
     expected_within,
 )
-from edgellama.text.reasoning.marks import ReasoningMarks, reasoning_marks
+from edgellama.text.reasoning.marks import USUAL_MARKS, ReasoningMarks, reasoning_marks
 
 if TYPE_CHECKING:
     from edgellama.text.chat_template import ChatTemplate
@@ -38,15 +38,13 @@ class ChatReasoning:
     @property
     def reserved(self) -> str:
         """What no text of an answer begins with; nothing where marks are tokens of their own."""
-        marks = self.marks(())
+        marks = self.marks("auto")
         return marks.opening if marks is not None and marks.opening_token is None else ""
 
-    def marks(self, messages: Sequence[Message]) -> ReasoningMarks | None:
-        """The marks of the model, which its system prompt may tell it; None for no thinking."""
-        told = [self._template.source]
-        if messages and is_role(messages[0], "system"):
-            told.append(messages[0]["content"])
-        return reasoning_marks(self._tokenizer, *told)
+    def marks(self, wish: ReasoningWish) -> ReasoningMarks | None:
+        """The marks of the model; None for a model that has none, unless they are wished for."""
+        found = reasoning_marks(self._tokenizer, self._template.source)
+        return USUAL_MARKS if found is None and wish == "split" else found
 
     def variables(self, wish: ReasoningWish, given: Mapping[str, object]) -> dict[str, object]:
         """What the template is told, beside what a user tells it."""
@@ -97,7 +95,7 @@ class ChatReasoning:
         goes_on: bool,
     ) -> ExpectedReasoning | None:
         """The thinking that a reply may have; ``goes_on``: it carries on the last message."""
-        marks = self.marks(messages)
+        marks = self.marks(wish)
         if marks is None:
             return None
         if wish == "raw":

@@ -14,8 +14,8 @@ from edgellama.quant.records import dataclass
 if TYPE_CHECKING:
     from edgellama.text.reasoning.expected import ReasoningWish
 
-RAW_FORMAT = "none"
-"""llama.cpp's ``reasoning_format`` that leaves thinking in the text."""
+_FORMATS: Mapping[object, ReasoningWish] = {"none": "raw", "deepseek": "split"}
+"""llama.cpp's ``reasoning_format``: thinking stays in the text, or is looked for in any case."""
 NO_EFFORT = "none"
 _KINDS: Mapping[object, bool] = {"enabled": True, "disabled": False}
 
@@ -35,8 +35,10 @@ class ThinkingWish:
 
 def thinking_wish(body: Mapping[str, Any]) -> ThinkingWish:
     """What a request asks for, by the first of its fields that says anything."""
-    if body.get("reasoning_format") == RAW_FORMAT:
-        return ThinkingWish("raw")
+    form = body.get("reasoning_format")
+    form = _FORMATS.get(form, "auto") if isinstance(form, str) else "auto"
+    if form == "raw":
+        return ThinkingWish(form)
     words = (
         _switch(body.get("think")),
         _switch(body.get("enable_thinking")),
@@ -45,10 +47,10 @@ def thinking_wish(body: Mapping[str, Any]) -> ThinkingWish:
         _by_effort(_of(body, "reasoning", "effort")),
         _by_effort(body.get("reasoning_effort")),
     )
-    asked = next((word for word in words if word is not None), "auto")
+    asked = next((word for word in words if word is not None), form)
     is_hidden = body.get("include_reasoning") is False
     is_hidden |= _of(body, "reasoning", "exclude") is True
-    return ThinkingWish(asked, not is_hidden)  # type: ignore[arg-type]
+    return ThinkingWish(asked, not is_hidden)
 
 
 def _of(body: Mapping[str, Any], name: str, key: str) -> Any:

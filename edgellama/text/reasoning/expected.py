@@ -18,8 +18,10 @@ from edgellama.text.tokenizer.added_tokens import Stretch
 if TYPE_CHECKING:
     from edgellama.text.tokenizer import Tokenizer
 
-ReasoningWish: TypeAlias = "bool | Literal['auto', 'raw']"
-"""Whether a reply is to begin with thinking; "auto": as the model does; "raw": not told apart."""
+ReasoningWish: TypeAlias = "bool | Literal['auto', 'split', 'raw']"
+"""Whether a reply is to begin with thinking; "auto": as the model does; "split": the same, also
+where nothing says that it does; "raw": it is not told apart.
+"""
 TAIL_TOKENS = 32
 """Of a prompt, in which its last mark is looked for."""
 
@@ -48,10 +50,10 @@ def checked_wish(value: Any) -> ReasoningWish:
     """What is wished for, None for "auto"; InvalidOptionError for anything else."""
     if value is None:
         return "auto"
-    if isinstance(value, bool) or value in ("auto", "raw"):
+    if isinstance(value, bool) or value in ("auto", "split", "raw"):
         return value  # type: ignore[no-any-return]
     raise InvalidOptionError(
-        f"reasoning is {shown(value)}; allowed: True, False, 'auto', 'raw' or None"
+        f"reasoning is {shown(value)}; allowed: True, False, 'auto', 'split', 'raw' or None"
     )
 
 

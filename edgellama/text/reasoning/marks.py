@@ -1,7 +1,7 @@
 """The marks between which models write what they think, and which of them a model has.
 
-A model has marks if its chat template, its system prompt or its vocabulary has them; to all others
-they are text like any other.
+A model has marks if its chat template or its vocabulary has them; to all others they are text like
+any other.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ReasoningMarks:
 
     ``opening_token`` and ``closing_token`` are their ids where they are control tokens, which have
     no text of their own; else None. ``is_told``: not the vocabulary alone has them, but the
-    template or the system prompt, so that the model was trained or told to think.
+    template too, so that the model was trained to think.
     """
 
     opening: str
@@ -47,8 +47,12 @@ class ReasoningMarks:
         )
 
 
-def reasoning_marks(tokenizer: Tokenizer, *told: str) -> ReasoningMarks | None:
-    """The marks of a model: of what it is told, such as its template, else of its vocabulary.
+USUAL_MARKS = ReasoningMarks(*PAIRS[0], is_told=False)
+"""Those that most models use, also where only their system prompt tells them to."""
+
+
+def reasoning_marks(tokenizer: Tokenizer, template: str) -> ReasoningMarks | None:
+    """The marks of a model: those that its template tells of, else those of its vocabulary.
 
     None for a model that has none.
 
@@ -58,7 +62,7 @@ def reasoning_marks(tokenizer: Tokenizer, *told: str) -> ReasoningMarks | None:
         >>> with Llama("smollm2", context_length=64) as llama:
         ...     reasoning_marks(llama.tokenizer, "{{ messages }}")
     """
-    number = next((number for text in told if (number := _told_pair(text)) is not None), None)
+    number = _told_pair(template)
     if number is not None:
         return _marks(tokenizer, number, is_told=True)
     return tokenizer.derived(_of_vocabulary)
