@@ -78,26 +78,8 @@ def read_special_tokens(
     ``names`` gives, for ``bos``, ``eos`` and ``unknown``, the control token's text to look for
     where the file declares none. ``add_bos_default`` holds only where there is a BOS at all.
     """
-    control_ids = {
-        vocabulary.tokens[token]: token
-        for token in reversed(vocabulary.ids_of(TokenType.CONTROL, TokenType.UNKNOWN))
-    }
-
-    def declared(role: str, key: str = "") -> int | None:
-        key = f"tokenizer.ggml.{key or role}_token_id"
-        try:
-            token = token_id(metadata, key, len(vocabulary.tokens))
-        except TokenizerError as error:
-            if role in NEEDED_ROLES:
-                raise TokenizerError(error.what, way=_way_to_set(key)) from None
-            _log.debug("%s: ignored", error)
-            token = None
-        return control_ids.get(names.get(role, "").encode()) if token is None else token
-
-    def well_known(candidates: tuple[str, ...]) -> list[int]:
-        found = [control_ids.get(name.encode()) for name in candidates]
-        return [token for token in found if token is not None]
-
+    roles = _Roles(metadata, vocabulary, names)
+    declared, well_known = roles.declared, roles.well_known
     turns, messages = well_known(END_OF_TURN_NAMES), well_known(END_OF_MESSAGE_NAMES)
     bos, eos, eot, eom = (declared(role) for role in ("bos", "eos", "eot", "eom"))
     eot = next(iter(turns), None) if eot is None else eot
@@ -117,6 +99,40 @@ def read_special_tokens(
         end_of_generation=frozenset(token for token in ends if token is not None),
         infill_ids={role: token for role, token in infill if token is not None},
     )
+
+
+class _Roles:
+    """Looks for the tokens of roles: by the metadata's ids, or else by the texts of tokens."""
+
+    def __init__(
+        self, metadata: Mapping[str, object], vocabulary: Vocabulary, names: Mapping[str, str]
+    ) -> None:
+        self._metadata = metadata
+        self._names = names
+        self._vocab_size = len(vocabulary.tokens)
+        self._control_ids = {
+            vocabulary.tokens[token]: token
+            for token in reversed(vocabulary.ids_of(TokenType.CONTROL, TokenType.UNKNOWN))
+        }
+
+    def declared(self, role: str, key: str = "") -> int | None:
+        """The token of a role; ``key`` is what GGUF calls it, where that is something else."""
+        key = f"tokenizer.ggml.{key or role}_token_id"
+        try:
+            token = token_id(self._metadata, key, self._vocab_size)
+        except TokenizerError as error:
+            if role in NEEDED_ROLES:
+                raise TokenizerError(error.what, way=_way_to_set(key)) from None
+            _log.debug("%s: ignored", error)
+            token = None
+        if token is not None:
+            return token
+        return self._control_ids.get(self._names.get(role, "").encode())
+
+    def well_known(self, candidates: tuple[str, ...]) -> list[int]:
+        """The control tokens among these texts."""
+        found = [self._control_ids.get(name.encode()) for name in candidates]
+        return [token for token in found if token is not None]
 
 
 def _way_to_set(key: str) -> Way:

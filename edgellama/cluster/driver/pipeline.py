@@ -1,7 +1,8 @@
-"""Stages in order: rounds of calls go through them, and what was lost is computed again.
+"""Stages in order: what a step gives, though stages may be lost and must compute again.
 
 It holds no tokens but those of the step that runs. A stage that is lost comes back empty; what it
-then lacks of a sequence is told by its answer, and goes through all stages again.
+then lacks of a sequence is told by its answer, and goes through all stages again. How calls go
+through is left to ``passage``.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ import logging
 import time
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from edgellama.cluster.driver.passage import Lost, Passage
 from edgellama.cluster.driver.rounds import Chunking, Part, rounds_of
 from edgellama.cluster.stages.next_token import NextToken
 from edgellama.cluster.stages.stage_call import Answer, Behind, StageCall, StageHandle
-from edgellama.cluster.stages.stage_hooks import HookFailedError
 from edgellama.cluster.stages.stage_task import Fork, StageTask
 from edgellama.engine.cancellation import CancelToken
 from edgellama.quant.array_types import FloatRows
@@ -31,14 +31,6 @@ PATIENCE_S = 120.0
 """How long a lost stage is waited for."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 """Between two tries to bring a stage back; each is twice as long as the one before."""
-
-
-class Lost(Exception):
-    """A stage has failed to answer."""
-
-    def __init__(self, number: int, cause: Exception) -> None:
-        super().__init__(number, cause)
-        self.number, self.cause = number, cause
 
 
 class Pipeline:
@@ -59,10 +51,7 @@ class Pipeline:
         self._standing: dict[type, StageTask] = {}
         self.is_in_turn = False
         self._lost: Lost | None = None
-        self._threads = [
-            ThreadPoolExecutor(1, thread_name_prefix=f"edgellama-stage-{number}")
-            for number in range(len(stages))
-        ]
+        self._passage = Passage(self._stages)
 
     @property
     def stages(self) -> Sequence[StageHandle]:
@@ -96,7 +85,9 @@ class Pipeline:
                 found, self._lost = self._lost, None
                 if found is not None:
                     raise found
-                answers = self._through(rounds_of(parts, held, self._how), cancelled)
+                rounds = rounds_of(parts, held, self._how)
+                is_in_turn = self.is_in_turn or len(rounds) == 1
+                answers = self._passage.through(rounds, cancelled, is_in_turn=is_in_turn)
             except Lost as lost:
                 now = time.monotonic()
                 until = now + self._patience_s if until is None else until
@@ -159,75 +150,9 @@ class Pipeline:
 
     def close(self) -> None:
         """End all stages."""
-        for threads in self._threads:
-            threads.shutdown(wait=False, cancel_futures=True)
+        self._passage.close()
         for stage in self._stages:
             stage.close()
-
-    def _through(
-        self, rounds: list[list[StageCall]], cancelled: CancelToken | None
-    ) -> list[tuple[StageCall, Answer]] | None:
-        """Every call with the last stage's answer, or an earlier one that ends its way."""
-        if len(rounds) == 1 or self.is_in_turn:
-            return self._in_turn(rounds, cancelled)
-        lasts: list[Future[_Round]] = []
-        futures: list[Future[_Round]] = []
-        for calls in rounds:
-            before: Future[_Round] | None = None
-            for number in range(len(self._stages)):
-                threads, one = self._threads[number], _Round(calls)
-                before = threads.submit(self._advanced, one, before, number, cancelled)
-                futures.append(before)
-            assert before is not None
-            lasts.append(before)
-        try:
-            done = [future.result() for future in lasts]
-        finally:
-            for future in futures:
-                future.cancel()
-            wait(futures)
-        if cancelled is not None and cancelled.cancelled:
-            return None
-        return [pair for one in done for pair in one.ended]
-
-    def _in_turn(
-        self, rounds: list[list[StageCall]], cancelled: CancelToken | None
-    ) -> list[tuple[StageCall, Answer]] | None:
-        ended = []
-        for calls in rounds:
-            if len(rounds) > 1 and cancelled is not None and cancelled.cancelled:
-                return None
-            found = _Round(calls)
-            for number in range(len(self._stages)):
-                self._advance(found, number)
-            ended += found.ended
-        return ended
-
-    def _advanced(
-        self,
-        first: _Round,
-        before: Future[_Round] | None,
-        number: int,
-        cancelled: CancelToken | None,
-    ) -> _Round:
-        """A round after one more stage, on that stage's thread."""
-        found = first if before is None else before.result()
-        if cancelled is None or not cancelled.cancelled:
-            self._advance(found, number)
-        return found
-
-    def _advance(self, one: _Round, number: int) -> None:
-        """Let a stage compute what is left of a round."""
-        if not one.left:
-            return
-        stage = self._stages[number]
-        try:
-            answers = stage.run(one.left)
-        except HookFailedError:
-            raise
-        except Exception as error:
-            raise Lost(number, error) from error
-        one.take(answers, is_last=number == len(self._stages) - 1)
 
     def _revive(self, lost: Lost, until: float, cancelled: CancelToken | None) -> None:
         """Bring a stage back, however often that must be tried, unless nobody waits any more."""
@@ -265,24 +190,6 @@ class Pipeline:
                     stage.do(task) if isinstance(task, Fork) else stage.forget(task)
                 except Exception as error:
                     logger.debug("stage %s does not hear of %s: %s", stage.name, task, error)
-
-
-class _Round:
-    """Calls on their way; ``ended`` are those that have their answer."""
-
-    def __init__(self, calls: list[StageCall]) -> None:
-        self.left = calls
-        self.ended: list[tuple[StageCall, Answer]] = []
-
-    def take(self, answers: Sequence[Answer], is_last: bool) -> None:
-        """Rows go on with their call; everything else is an end."""
-        left = []
-        for call, answer in zip(self.left, answers, strict=True):
-            if is_last or isinstance(answer, (Behind, EdgellamaError)):
-                self.ended.append((call, answer))
-            else:
-                left.append(call.with_rows(answer))
-        self.left = left
 
 
 def _answers_to(part: Part, answers: Sequence[tuple[StageCall, Answer]]) -> list[Answer]:
