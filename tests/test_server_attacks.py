@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from patience import until
 from server_harness import RunningServer, raw_answer, running_server
 
 from edgellama.server.settings import Limits, ServerSettings
@@ -122,6 +123,19 @@ def test_a_host_of_another_form_is_refused(server: RunningServer, host: str) -> 
     """What another parser could take for another name is no name of ours."""
     fields = f"Host: {host}\r\nConnection: close\r\n"
     assert answered(server, f"GET /health HTTP/1.1\r\n{fields}\r\n")[0] in (400, 403)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS"])
+def test_a_body_that_breaks_leaves_the_log_clean(
+    server: RunningServer, client: httpx.Client, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    """It is refused once; whoever answers the head of its request says nothing more."""
+    before = server.state.metrics.counts["requests"]
+    head = f"{method} /health HTTP/1.1\r\n{CLOSE}Transfer-Encoding: chunked\r\n\r\n"
+    status, rest = answered(server, f"{head}no chunk\r\n")
+    assert status == 400 and b"HTTP/1.1 " not in rest
+    until(lambda: server.state.metrics.counts["requests"] > before)
+    assert [record for record in caplog.records if record.exc_info] == []
 
 
 def test_an_upgrade_is_not_taken_up(server: RunningServer) -> None:

@@ -22,11 +22,12 @@ METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def health(request: Request) -> Response:
-    """Whether the server can answer."""
+    """Whether the server can answer; where keys are needed, strangers hear no names of models."""
     state = state_of(request)
     if state.is_ending:
         return json_response({"status": "ending"}, 503)
-    return json_response({"status": "ok", **_queue(state), "loaded": sorted(state.shelf.loaded)})
+    loaded = {} if state.settings.api_keys else {"loaded": sorted(state.shelf.loaded)}
+    return json_response({"status": "ok", **_queue(state), **loaded})
 
 
 async def metrics(request: Request) -> Response:
