@@ -1,12 +1,12 @@
 """What both workers run and how they report it, so that neither can differ.
 
-Imports neither engine: each worker runs in the interpreter that has its own.
+Imports neither engine: each worker runs in the interpreter that has its own. Nor argparse, which
+would count as memory of an engine, since a megabyte comes with it.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,12 +23,23 @@ class Workload:
     """One worker's task; counts are tokens."""
 
     model: Path
-    num_threads: int
-    context_length: int
-    prompt_tokens: int
-    decode_tokens: int
-    depths: tuple[int, ...]
-    repeats: int
+    num_threads: int = 2
+    context_length: int = 4096
+    prompt_tokens: int = 512
+    decode_tokens: int = 64
+    depths: tuple[int, ...] = (0,)
+    repeats: int = 1
+
+
+FIELDS = {
+    "--threads": "num_threads",
+    "--context": "context_length",
+    "--prompt-tokens": "prompt_tokens",
+    "--decode-tokens": "decode_tokens",
+    "--depths": "depths",
+    "--repeats": "repeats",
+}
+"""The task's numbers by the options that give them; depths with commas between."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +57,12 @@ Speeds: TypeAlias = dict[str, float]
 
 
 def read_workload() -> Workload:
-    """The task from the command line."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("model", type=Path)
-    parser.add_argument("--threads", type=int, default=2, dest="num_threads")
-    parser.add_argument("--context", type=int, default=4096, dest="context_length")
-    parser.add_argument("--prompt-tokens", type=int, default=512)
-    parser.add_argument("--decode-tokens", type=int, default=64)
-    parser.add_argument("--depths", type=_counts, default=(0,), help="with commas between")
-    parser.add_argument("--repeats", type=int, default=1)
-    return Workload(**vars(parser.parse_args()))
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(sorted(int(word) for word in text.split(",")))
+    """The task from the command line: the model, then pairs of an option and its value."""
+    model, *words = sys.argv[1:]
+    options = {FIELDS[word]: value for word, value in zip(words[::2], words[1::2], strict=True)}
+    depths = sorted(map(int, options.pop("depths", "0").split(",")))
+    numbers = {field: int(value) for field, value in options.items()}
+    return Workload(Path(model), depths=tuple(depths), **numbers)
 
 
 def pseudo_random_tokens(count: int, vocab_size: int) -> list[int]:
@@ -122,4 +125,6 @@ def _median(values: Sequence[float]) -> float:
 
 def report(speeds: Sequence[Speeds], description: str) -> None:
     """Print the one line of JSON that the comparison reads."""
+    import json  # after all that is measured
+
     print(json.dumps({"speeds": speeds, "description": description}))

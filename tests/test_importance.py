@@ -13,6 +13,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
+from edgellama.engine.step_timer import StepTimer
 from edgellama.measure.importance import measure_importance
 from edgellama.measure.input_squares import InputSquares
 from edgellama.measure.text_chunks import cut_text
@@ -102,7 +103,10 @@ def test_an_engine_without_an_observer_has_no_such_op(tmp_path: Path) -> None:
     path = write_tiny_llama(tmp_path / "model.gguf", FLOAT)
     logits = []
     for observer in (None, InputSquares()):
-        with GGUFFile(path) as file, Engine(file, hooks=[observer] if observer else []) as engine:
+        with (
+            GGUFFile(path) as file,
+            Engine(file, hooks=[observer] if observer else [], timer=StepTimer()) as engine,
+        ):
             logits.append(engine.forward([1, 2, 3], engine.new_cache(8), logits="all"))
             ops = [op for program in engine._machine.programs.values() for op in program.ops]
         kernels = [op.kernel.family for op in ops]

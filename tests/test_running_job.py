@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
 from reference.tiny_models import TinyLlama, write_tiny_llama
 
+from edgellama.engine import machinery
 from edgellama.engine.cancellation import CancelToken
 from edgellama.engine.engine import Engine
+from edgellama.engine.program import Op, Program
+from edgellama.kernels_cpu.compiling.code_cache import CompiledKernels
 from edgellama.kernels_cpu.threads import team_layout as layout
 from edgellama.quant.errors import GenerationCancelled
 from edgellama.quant.gguf.file import GGUFFile
@@ -24,12 +27,19 @@ MODEL = TinyLlama(
 PROMPT = np.arange(512) % 200
 
 
+def program_with_ops(ops: Sequence[Op], kernels: CompiledKernels, **_: bool) -> Program:
+    """A program of which a test can see the ops."""
+    return Program(ops, kernels, keeps_ops=True)
+
+
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """An engine on two threads."""
     path = write_tiny_llama(tmp_path_factory.mktemp("job") / "wide.gguf", MODEL)
     with GGUFFile(path) as file, Engine(file, num_threads=2) as engine:
-        engine.forward(PROMPT, engine.new_cache(1024))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(machinery, "Program", program_with_ops)
+            engine.forward(PROMPT, engine.new_cache(1024))
         yield engine
 
 

@@ -149,7 +149,7 @@ class Machinery:
             self.kernels.ensure(op.kernel.name for op in written)
             if self._timer:
                 written = self._timer.separated(list(written))
-            program = Program(written, self.kernels)
+            program = Program(written, self.kernels, keeps_ops=self._timer is not None)
             while len(self.programs) >= MAX_PROGRAMS:
                 del self.programs[next(iter(self.programs))]
         self.programs[key] = program

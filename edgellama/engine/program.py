@@ -63,10 +63,13 @@ class Op:
 class Program:
     """Ops packed for the executor; the last op has a barrier."""
 
-    def __init__(self, ops: Sequence[Op], kernels: CompiledKernels) -> None:
+    def __init__(
+        self, ops: Sequence[Op], kernels: CompiledKernels, *, keeps_ops: bool = False
+    ) -> None:
+        """``keeps_ops``: for who wants to know them later; they take ten times the program."""
         if not ops or not ops[-1].barrier:
             raise ValueError("a program ends with a barrier")
-        self.ops = tuple(ops)
+        self.ops = tuple(ops) if keeps_ops else ()
         self._counters = aligned_words(len(ops) * layout.COUNTER_BYTES).reshape(len(ops), -1)
         self._fresh_counter = np.zeros(layout.COUNTER_WORDS, np.int64)
         self._fence = threading.Lock()
