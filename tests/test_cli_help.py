@@ -65,6 +65,10 @@ def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     [
         (["frobnicate"], "No such command 'frobnicate'"),
         (["genrate", "smollm2"], "No such command 'genrate'. Did you mean 'generate'?"),
+        (["run", "smollm2"], "No such command 'run'. Did you mean 'chat'?"),
+        (["chat", "-m", "smollm2"], "MODEL needs none: edgellama chat smollm2"),
+        (["bench", "--model", "x"], "MODEL needs none: edgellama bench smollm2"),
+        (["generate", "Why is it so?"], "'Why is it so?' stands in the place of MODEL; a prompt"),
         (["pull"], "Missing argument 'MODEL'"),
         (["generate", "x.gguf"], "no prompt"),
         (["generate", "x.gguf", "-p", "a", "-"], "several prompts"),

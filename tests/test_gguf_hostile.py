@@ -61,7 +61,7 @@ def aligned_to(value: bytes, type_id: int = UINT32) -> bytes:
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", r"is empty, 0 bytes"),
     "one byte": (b"G", r"magic number runs past the end, 4 bytes"),
-    "text": (b"hello world", r"not a GGUF file; it starts with b'hell'; allowed: b'GGUF'"),
+    "text": (b"hello world", r"not a GGUF file; it starts with 'hell'; allowed: 'GGUF'"),
     "zip": (b"PK\x03\x04" + DATA, r"zip archive"),
     "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", r"Git LFS pointer"),
     "old ggml": (b"tjgg" + DATA, r"older than GGUF"),

@@ -55,6 +55,21 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
     }
 )
 """Module of each command, in the order of the help; each has a click command ``command``."""
+ELSEWHERE: Mapping[str, str] = MappingProxyType(
+    {
+        "run": "chat",
+        "complete": "generate",
+        "server": "serve",
+        "quantize": "convert",
+        "download": "pull",
+        "ls": "list",
+        "remove": "rm",
+        "delete": "rm",
+    }
+)
+"""What commands are called in other programs, where the nearest name would be another one."""
+MODEL_OPTIONS = ("-m", "--model")
+"""What other programs call the model, which is an argument here."""
 
 
 class LazyGroup(click.Group):
@@ -78,7 +93,8 @@ class LazyGroup(click.Group):
         if args[0] not in COMMANDS and not ctx.resilient_parsing:
             from edgellama.quant.error_text import nearest
 
-            if (meant := nearest(args[0], COMMANDS)) is not None:
+            meant = ELSEWHERE.get(args[0]) or nearest(args[0], COMMANDS)
+            if meant is not None:
                 ctx.fail(f"No such command {args[0]!r}. Did you mean {meant!r}?")
         found = super().resolve_command(ctx, args)
         unwind()
@@ -133,8 +149,10 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return 2
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "edgellama"
-        hint = _rare_option(error) if isinstance(error, click.NoSuchOption) else ""
-        return _complain(f"{error.format_message()}{hint} (see: {path} --help)", exit_code=2)
+        text = error.format_message()
+        if isinstance(error, click.NoSuchOption):
+            text = _model_option(error, path) or text + _rare_option(error)
+        return _complain(f"{text} (see: {path} --help)", exit_code=2)
     except click.ClickException as error:
         return _complain(error.format_message())
     except (Exception, RecursionError) as error:
@@ -144,6 +162,15 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise
         return _complain(_describe(error))
     return result if isinstance(result, int) else 0
+
+
+def _model_option(error: click.NoSuchOption, path: str) -> str:
+    """How the model is named, for an option that would name it; nothing for others."""
+    parameters = error.ctx.command.params if error.ctx else ()
+    is_argument = any("MODEL" in (parameter.human_readable_name or "") for parameter in parameters)
+    if error.option_name not in MODEL_OPTIONS or not is_argument:
+        return ""
+    return f"No such option {error.option_name!r}. MODEL needs none: {path} smollm2"
 
 
 def _rare_option(error: click.NoSuchOption) -> str:

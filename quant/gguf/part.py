@@ -80,7 +80,8 @@ def _read_version(cursor: Cursor) -> int:
     if magic != MAGIC:
         kind = _OTHER_FILES.get(magic)
         note = f" ({kind})" if kind else ""
-        raise cursor.error(f"not a GGUF file; it starts with {shown(magic)}{note}", shown(MAGIC))
+        start, right = (shown(text.decode("latin-1")) for text in (magic, MAGIC))
+        raise cursor.error(f"not a GGUF file; it starts with {start}{note}", right)
     version = cursor.unsigned32("the version")
     swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
     if swapped in (1, *VERSIONS):

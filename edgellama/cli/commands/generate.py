@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -105,6 +106,7 @@ def command(
     """
     chat = chat or template is not None
     model, from_stdin = _take_apart(model_and_dash)
+    _check_model(model, prompt or file)
     text = read_prompt(prompt, file, from_stdin)
     _check_prompt(chat, system, reasoning, suffix, parse_special)
     from edgellama.cli.inputs.model_argument import find_runnable, name_everywhere, open_model
@@ -139,6 +141,12 @@ def _take_apart(words: tuple[str, ...]) -> tuple[str | None, bool]:
     if len(models) > 1:
         raise click.UsageError(f"one MODEL at most; a prompt goes after -p: {models[1]!r}")
     return (models[0] if models else None), from_stdin
+
+
+def _check_model(model: str | None, prompt: str | None) -> None:
+    """UsageError for a prompt that stands where the model does."""
+    if model is not None and prompt is None and " " in model and not Path(model).exists():
+        raise click.UsageError(f"{model!r} stands in the place of MODEL; a prompt goes after -p")
 
 
 def _check_prompt(
