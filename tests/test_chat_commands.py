@@ -85,7 +85,7 @@ def test_leaving(chat: Chat, name: str) -> None:
 
 def test_every_sampling_option_can_be_set() -> None:
     """What SamplingOptions has, /set has."""
-    others = {"max_tokens", "timeout", "reasoning", "stop", "banned"}
+    others = {"max_tokens", "timeout", "reasoning", "max_reasoning_tokens", "stop", "banned"}
     assert set(OPTION_NAMES) == {*SamplingArguments.__annotations__, *others}
 
 

@@ -37,10 +37,14 @@ def test_thinking_never_goes_into_a_pipe(run_cli: CliRunner, thinker: Path) -> N
     assert (found["text"], found["reasoning"]) == (ANSWER, THOUGHT)
     quick = json.loads(run_cli("generate", thinker, *ASKED, "--json", "--no-think").stdout)
     assert quick["text"] == ANSWER and "reasoning" not in quick
+    limited = json.loads(
+        run_cli("generate", thinker, *ASKED, "--json", "--max-thinking", "1").stdout
+    )
+    assert (limited["text"], limited["reasoning"]) == (ANSWER, "Easy")
     chat = run_cli("chat", thinker, "--temperature", "0", text_input="2 + 2?\nSure?\n")
     assert chat.stdout == f"{ANSWER}\n{ANSWER}\n"
     refused = run_cli("generate", thinker, "-p", "x", "--no-think")
-    assert refused.returncode == 2 and "--no-think need --chat" in refused.stderr
+    assert refused.returncode == 2 and "need --chat" in refused.stderr
 
 
 def test_batches_tell_thinking_apart(run_cli: CliRunner, thinker: Path, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from reasoning_chats import (
     thinking_chat,
     tokenizer_with,
 )
+from reference.thinking_model import ANSWER, THOUGHT, UNOPENED, write_thinking_model
+from reference.thinking_model import OPENED as OPENED_TEMPLATE
 
 from edgellama import Llama
 from edgellama.generation.chat.chat_format import ChatFormat
@@ -336,3 +338,37 @@ def test_a_model_without_marks_is_asked_as_before(smollm2_path: Path) -> None:
             llama.tokenizer, llama.chat().template, [{"role": "user", "content": "Hello"}]
         )
         assert results[0].prompt_tokens == len(tokens)
+
+
+@pytest.fixture(scope="module", params=[OPENED_TEMPLATE, UNOPENED])
+def thinker(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that thinks, whose template opens thinking or does not."""
+    return write_thinking_model(tmp_path_factory.mktemp("model") / "thinker.gguf", request.param)
+
+
+@pytest.mark.parametrize(("limit", "thought"), [(0, ""), (1, "Easy"), (50, THOUGHT)])
+def test_thinking_that_is_too_long_is_closed(thinker: Path, limit: int, thought: str) -> None:
+    """After so many tokens the mark comes, whatever the model would, and then its answer."""
+    with Llama(thinker, context_length=1024) as llama, llama.chat(temperature=0) as chat:
+        num_marks = chat.send("?").reasoning_tokens - 3  # What opens thinking counts, too.
+        asked: Any = {"max_reasoning_tokens": limit + num_marks}
+        result = chat.send("2 + 2?", **asked)
+        assert (result.reasoning, result.text) == (thought, ANSWER)
+        told = chat.send("2 + 2?", logprobs=1, **asked)
+        assert told.logprobs is not None and len(told.logprobs) == len(told.tokens)
+        form = chat.send("2 + 2?", schema=NUMBER, show_schema=False, max_tokens=99, **asked)
+        assert form.reasoning == thought and form.text.startswith('{"a": ')
+        calling = chat.send("2 + 2?", tools=[add], tool_choice="add", max_tokens=99, **asked)
+        assert calling.reasoning == thought and calling.text.startswith("<tool_call>")
+
+
+def test_a_limit_of_thinking_is_a_number_of_what_is_told_apart() -> None:
+    """Anything else is refused; a banned mark leaves the choice to the model."""
+    for options in ({"max_reasoning_tokens": -1}, {"max_reasoning_tokens": "x"}):
+        with pytest.raises(InvalidOptionError, match="max_reasoning_tokens is"):
+            thinking_chat("x", **options)
+    with pytest.raises(InvalidOptionError, match="reasoning is 'raw'"):
+        thinking_chat("x", reasoning="raw", max_reasoning_tokens=3)
+    chat, _ = thinking_chat("One, two.</think>Three.", **OPENED, banned=["</think>"])
+    result = chat.send("Count.", max_reasoning_tokens=2, max_tokens=20)
+    assert "</think>" not in result.reasoning + result.text

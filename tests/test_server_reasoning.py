@@ -253,7 +253,10 @@ def test_thoughts_that_clients_send_back_are_no_part_of_the_prompt(client: httpx
         ({"think": "none"}, ThinkingWish(False)),
         ({"think": "high"}, ThinkingWish(True)),
         ({"thinking": {"type": "adaptive"}}, ThinkingWish()),
-        ({"reasoning": {"max_tokens": 100}}, ThinkingWish()),
+        ({"reasoning": {"max_tokens": 100}}, ThinkingWish(max_tokens=100)),
+        ({"reasoning_budget": -1, "max_reasoning_tokens": 0}, ThinkingWish(max_tokens=0)),
+        ({"thinking_token_budget": 7, "reasoning_format": "none"}, ThinkingWish("raw")),
+        ({"max_reasoning_tokens": True}, ThinkingWish()),
         ({"reasoning": {"enabled": True, "effort": "none"}}, ThinkingWish(True)),
         ({"reasoning_format": "deepseek", "think": False}, ThinkingWish(False)),
         ({"reasoning_format": "deepseek"}, ThinkingWish("split")),
@@ -283,6 +286,24 @@ def test_other_models_have_no_field_of_thinking(tmp_path: Path, tiny_path: Path)
         events = said(client, MESSAGES, max_tokens=4, stream=True, **ENABLED)
         starts = [event for name, event in events if name == "content_block_start"]
         assert [event["content_block"]["type"] for event in starts] == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        (CHAT, {"reasoning": {"max_tokens": 0}}),
+        (CHAT, {"thinking_budget_tokens": 0}),
+        (CHAT, {"max_reasoning_tokens": 0, "reasoning_effort": "high"}),
+        (MESSAGES, {"thinking": {"type": "enabled", "budget_tokens": 0}}),
+        (RESPONSES, {"max_reasoning_tokens": 0}),
+    ],
+)
+def test_thinking_may_have_a_limit(client: httpx.Client, path: str, fields: dict[str, Any]) -> None:
+    """In each protocol's words; the answer comes all the same."""
+    told = json.dumps(said(client, path, **fields))
+    assert f'"{ANSWER}"' in told and THOUGHT not in told
+    refused = client.post(CHAT, json={"messages": ASKED, "max_reasoning_tokens": "x"})
+    assert refused.status_code == 400 and "whole number" in refused.text
 
 
 def page_events(client: httpx.Client, **fields: Any) -> list[Any]:

@@ -122,6 +122,8 @@ class ChatOptions(TextOptions, total=False):
             thinking in the text as the model writes it. Replies of models whose template and
             vocabulary have no such marks stay as they are, but for "split", which looks for
             <think> all the same, since a system prompt may ask for it.
+        max_reasoning_tokens: Tokens of thinking at most, from 0; then it is closed, and the model
+            answers. None (the default) is no limit.
 
     Example:
         >>> from edgellama import Llama
@@ -139,6 +141,7 @@ class ChatOptions(TextOptions, total=False):
     parallel_tool_calls: bool | None
     template_variables: Mapping[str, object] | None
     reasoning: bool | Literal["auto", "split", "raw"] | None
+    max_reasoning_tokens: int | None
 
 
 class PromptOptions(TextOptions, total=False):
@@ -243,7 +246,10 @@ CHECKS: Mapping[str, Callable[[Any], Any]] = {
 TEXT_OPTION_NAMES = (*CHECKS, *FORM_OPTIONS, *SamplingArguments.__annotations__)
 PROMPT_ONLY = ("parse_special", "suffix", "suffix_first")
 PROMPT_OPTION_NAMES = (*TEXT_OPTION_NAMES, *PROMPT_ONLY)
-CHAT_ONLY = ("tools", "tool_choice", "parallel_tool_calls", "template_variables", "reasoning")
+CHAT_ONLY = (
+    *("tools", "tool_choice", "parallel_tool_calls", "template_variables"),
+    *("reasoning", "max_reasoning_tokens"),
+)
 CHAT_OPTION_NAMES = (*TEXT_OPTION_NAMES, *CHAT_ONLY)
 
 

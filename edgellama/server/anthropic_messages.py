@@ -29,7 +29,7 @@ from edgellama.server.fields.chat_messages import ordered_messages
 from edgellama.server.fields.constraints import anthropic_format
 from edgellama.server.fields.fields import option_value, take_fields
 from edgellama.server.fields.presets import preset_messages, preset_options
-from edgellama.server.fields.thinking import ThinkingWish
+from edgellama.server.fields.thinking import ThinkingWish, thinking_limit
 from edgellama.server.fields.tool_fields import ToldCalls, anthropic_tools, arguments_text
 from edgellama.server.openai_common import hold_limits
 
@@ -129,7 +129,8 @@ def asked_thinking(fields: CountFields) -> ThinkingWish:
     if not isinstance(kind, str) or kind not in THINKING:
         allowed = ", ".join(THINKING)
         raise refused("thinking", f"thinking.type is {shown(kind)}; allowed: {allowed}")
-    return ThinkingWish(THINKING[kind], given.get("display") != "omitted")
+    limit = thinking_limit(given.get("budget_tokens"))
+    return ThinkingWish(THINKING[kind], given.get("display") != "omitted", limit)
 
 
 def check_edits(fields: CountFields) -> None:

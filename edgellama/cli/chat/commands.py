@@ -114,7 +114,7 @@ def _options(chat: Chat) -> dict[str, Any]:
 
 def _option_table(chat: Chat) -> str:
     usual, others = usual_rows(_options(chat))
-    return f"{table(usual, 20)}\nAt their defaults: {', '.join(others)}."
+    return f"{table(usual, 22)}\nAt their defaults: {', '.join(others)}."
 
 
 def _show(chat: Chat, argument: str) -> str:

@@ -58,6 +58,10 @@ def _written_reasoning(value: object) -> str:
 _TEXTS = (_texts, 'a text, or several in quotes, such as "one" "two", or none')
 OTHER_READERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "max_tokens": (lambda text: None if text == NONE else int(text), "a whole number or none"),
+    "max_reasoning_tokens": (
+        lambda text: None if text == NONE else int(text),
+        "a whole number or none",
+    ),
     "timeout": (lambda text: None if text == NONE else float(text), "seconds or none"),
     "reasoning": (_reasoning, "on, off, auto, split or raw"),
     "stop": _TEXTS,
@@ -91,11 +95,14 @@ def option_value(name: str, text: str) -> object:
         raise InvalidOptionError(f"{name} is {text!r}; allowed: {words}{RESET}") from None
 
 
+_NUMBERS = ("preset", "max_tokens", "max_reasoning_tokens", "timeout")
+
+
 def option_rows(options: Mapping[str, Any]) -> dict[str, str]:
     """Every option with its value as a user would write it."""
     sampling = {name: value for name, value in options.items() if name in RULES}
     values = asdict(SamplingOptions(**sampling))
-    others = {name: options.get(name) for name in ("preset", "max_tokens", "timeout")}
+    others = {name: options.get(name) for name in _NUMBERS}
     rows = {name: written_value(name, value) for name, value in (values | others).items()}
     rows["reasoning"] = _written_reasoning(options.get("reasoning"))
     return rows | {name: _written_texts(options.get(name)) for name in ("stop", "banned")}

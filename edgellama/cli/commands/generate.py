@@ -76,6 +76,7 @@ def command(
     system: str | None,
     template: str | None,
     reasoning: bool | None,
+    max_reasoning_tokens: int | None,
     hide_thinking: bool,
     suffix: str | None,
     suffix_first: bool,
@@ -108,7 +109,8 @@ def command(
     model, from_stdin = _take_apart(model_and_dash)
     _check_model(model, prompt or file)
     text = read_prompt(prompt, file, from_stdin)
-    _check_prompt(chat, system, reasoning, suffix, parse_special)
+    thinking = given({"reasoning": reasoning, "max_reasoning_tokens": max_reasoning_tokens})
+    _check_prompt(chat, system, bool(thinking), suffix, parse_special)
     from edgellama.cli.inputs.model_argument import find_runnable, name_everywhere, open_model
 
     if options["logprobs"] is not None and not as_json:
@@ -124,7 +126,7 @@ def command(
         sampling["adapters"] = load_adapters(llama.load_adapter, adapters)
         if chat:
             talk = llama.chat(system, template=template)
-            stream = talk.stream(text, reasoning=reasoning, **sampling)
+            stream = talk.stream(text, **thinking, **sampling)
         else:
             gap = given({"suffix": suffix, "suffix_first": suffix_first})
             stream = llama.stream(text, parse_special=parse_special, **gap, **sampling)
@@ -150,15 +152,15 @@ def _check_model(model: str | None, prompt: str | None) -> None:
 
 
 def _check_prompt(
-    chat: bool, system: str | None, reasoning: bool | None, suffix: str | None, parse_special: bool
+    chat: bool, system: str | None, thinks: bool, suffix: str | None, parse_special: bool
 ) -> None:
     """UsageError for options of the prompt that do not go together."""
     if chat and parse_special:
         raise click.UsageError("--parse-special is for --raw; a chat message stays text")
     if system is not None and not chat:
         raise click.UsageError("--system needs --chat")
-    if reasoning is not None and not chat:
-        raise click.UsageError("--think and --no-think need --chat")
+    if thinks and not chat:
+        raise click.UsageError("--think, --no-think and --max-thinking need --chat")
     if suffix is not None and (chat or parse_special):
         other = "--chat" if chat else "--parse-special"
         raise click.UsageError(f"--suffix fills a gap in plain text; leave {other} away")

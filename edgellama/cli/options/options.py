@@ -90,6 +90,12 @@ def thinking_options(command: Command) -> Command:
     command = click.option(
         "--hide-thinking", is_flag=True, help="Do not show what a model thinks before it answers."
     )(command)
+    command = click.option(
+        *("--max-thinking", "max_reasoning_tokens"),
+        type=TokenCount(min=0),
+        metavar="N",
+        help="Let a model answer once it has thought so many tokens.  [default: no limit]",
+    )(command)
     return click.option(
         *("--think/--no-think", "reasoning"),
         default=None,

@@ -21,7 +21,7 @@ from edgellama.generation.text_options import (
 from edgellama.generation.text_request import Request, text_request
 from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
-from edgellama.quant.given_values import MAX_DEPTH, is_shallow, is_true
+from edgellama.quant.given_values import MAX_DEPTH, is_shallow, is_true, whole_or_none
 from edgellama.quant.records import dataclass
 from edgellama.sampling.options import check_option_names
 from edgellama.text.chat_template import THINKING_VARIABLES, ChatTemplate
@@ -45,13 +45,14 @@ _OWN_VARIABLES = ("messages", "tools", "add_generation_prompt", "continue_final_
 class ReplyRequest:
     """A request whose prompt is still to be made, with what the template is given for it.
 
-    ``reasoning``: whether the reply is to begin with thinking.
+    ``reasoning``: whether the reply is to begin with thinking, ``max_reasoning_tokens`` long.
     """
 
     request: Request
     tools: Sequence[Tool]
     variables: Mapping[str, object]
     reasoning: ReasoningWish = "auto"
+    max_reasoning_tokens: int | None = None
 
 
 class ChatFormat:
@@ -75,6 +76,7 @@ class ChatFormat:
         tools = checked_tools(options.get("tools"))
         variables = _checked_variables(options.get("template_variables"))
         wish = _wish(options.get("reasoning"), variables)
+        limit = _thinking_limit(options, wish)
         variables = self._reasoning.variables(wish, variables)
         built_in = self._built_in_tools(variables, tools)
         names = {tool.name for tool in built_in}
@@ -84,9 +86,9 @@ class ChatFormat:
         parallel = options.get("parallel_tool_calls")
         parallel = parallel is None or is_true("parallel_tool_calls", parallel)
         if choice == NO_CALL or not callable_tools:
-            return ReplyRequest(request, (), variables, wish)
+            return ReplyRequest(request, (), variables, wish, limit)
         calling = self._calling(request, callable_tools, names, choice, parallel)
-        return ReplyRequest(calling, shown_tools, variables, wish)
+        return ReplyRequest(calling, shown_tools, variables, wish, limit)
 
     def prompt(self, asked: ReplyRequest, messages: Sequence[Message]) -> list[int]:
         """The tokens of the prompt; TemplateError where the template refuses the messages."""
@@ -134,7 +136,10 @@ class ChatFormat:
         expected = self._reasoning.expected(messages, prompt, asked.reasoning, goes_on=goes_on)
         own = self.own_tokens(asked, messages)
         request = replace(asked.request, prompt=prompt, own_tokens=own)
-        return request if expected is None else reasoned_request(request, expected)
+        if expected is None:
+            return request
+        expected = replace(expected, max_tokens=asked.max_reasoning_tokens)
+        return reasoned_request(request, expected)
 
     def own_tokens(self, asked: ReplyRequest, messages: Sequence[Message]) -> Sequence[int]:
         """What the assistant has said in the messages; nothing where penalties do not ask for it.
@@ -227,6 +232,16 @@ def _wish(given: object, variables: Mapping[str, object]) -> ReasoningWish:
     told = [variables.get(name) for name in THINKING_VARIABLES]
     own = next((value for value in told if isinstance(value, bool)), None)
     return own if wish == "auto" and own is not None else wish
+
+
+def _thinking_limit(options: Mapping[str, Any], wish: ReasoningWish) -> int | None:
+    """The limit of thinking, which must be told apart for it."""
+    limit = whole_or_none("max_reasoning_tokens", options.get("max_reasoning_tokens"), 0)
+    if limit is not None and wish == "raw":
+        raise InvalidOptionError(
+            "max_reasoning_tokens is given, and reasoning is 'raw'; allowed: one of them"
+        )
+    return limit
 
 
 def _checked_choice(given: object, tools: Sequence[Tool]) -> str:

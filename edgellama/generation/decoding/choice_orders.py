@@ -28,6 +28,7 @@ def is_orderable(request: Request) -> bool:
         request.processors,
         request.sampler is not None,
         request.sampling.mirostat,
+        request.reasoning is not None and request.reasoning.max_tokens is not None,
     )
     return not any(needs_logits)
 

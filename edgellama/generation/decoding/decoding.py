@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgellama.engine.cancellation import CancelToken
     from edgellama.engine.text_cache import TextCache
     from edgellama.engine.text_engine import TextEngine
+    from edgellama.generation.decoding.thinking_limit import ThinkingLimit
     from edgellama.generation.speculation.drafter import Drafter
     from edgellama.generation.text_request import Request
     from edgellama.quant.progress import Progress
@@ -63,6 +64,11 @@ class Decoding:
             tokenizer, request, self._choice, self._end, room=cache.context_length
         )
         self._history = self._text.history
+        self._limit: ThinkingLimit | None = None
+        if request.reasoning is not None:
+            from edgellama.generation.decoding.thinking_limit import thinking_limit
+
+            self._limit = thinking_limit(tokenizer, request.reasoning)
         # The low-rank products of adapters add up otherwise for several tokens.
         self._drafter = None if self._adapters else drafter
         self._draft: list[int] = []
@@ -234,7 +240,8 @@ class Decoding:
     def _choose(self, logits: Logits) -> int | None:
         """The next token; None if it ends the text."""
         self._prefill.note()
-        token = self._choice.choose(logits, self._history)
+        closing = None if self._limit is None else self._limit.token(self._text.words)
+        token = self._choice.choose(logits, self._history, closing)
         self._clock.note_token()
         if token is None:
             self._end.reach("constraint")

@@ -79,6 +79,11 @@ class TextAssembly:
         return "".join(self._texts)
 
     @property
+    def is_thinking(self) -> bool:
+        """Whether thinking is open."""
+        return self._reasoning is not None and self._reasoning.is_thinking
+
+    @property
     def reasoning(self) -> str:
         """All thinking that was given out."""
         return "".join(self._thoughts)

@@ -90,17 +90,23 @@ class TokenChoice:
         """One for each token of the text, if they were asked for."""
         return None if self._logprobs is None else self._logprobs.found
 
-    def choose(self, logits: Logits, history: Sequence[int]) -> int | None:
+    def choose(
+        self, logits: Logits, history: Sequence[int], given: int | None = None
+    ) -> int | None:
         """The next token by logits (vocab_size,); None where the text's form has no way on.
 
+        ``given``: the token that must come next, unless it is refused.
         An end token is not the text's own; of others the log-probability is noted. What was ordered
         was chosen already, and stands in the place of logits.
         """
         if self._orders is not None:
             return self._ordered(self._orders, logits, len(history))
         allowed = self._refused.allowed(len(history), len(logits))
-        if self._constraint is None:
-            token: int | None = self._sampler(logits, history, allowed)
+        token: int | None
+        if given is not None and not self.is_refused(len(history), given):
+            token = given
+        elif self._constraint is None:
+            token = self._sampler(logits, history, allowed)
         else:
             token = allowed_token(self._sampler, logits, history, self._constraint, allowed)
         if self._logprobs is not None and token is not None and token not in self.end_tokens:

@@ -49,9 +49,15 @@ WITHOUT_INFLUENCE = LOAD_OPTIONS | frozenset(
 """Fields of OpenAI's protocol that say something about the caller, a cache, or calls that a server
 would make itself, and those of llama.cpp's about its slots, its cache and its figures: none of them
 is about the text."""
+THINKING_LIMITS = (
+    *("max_reasoning_tokens", "thinking_budget_tokens", "thinking_token_budget"),
+    "reasoning_budget",
+)
+"""How long a model may think at most, as we, llama.cpp and vLLM call it."""
 LEAVE_TO_THINK: Mapping[str, tuple[type, ...]] = MappingProxyType(
     {
         "reasoning_format": (str,),
+        **dict.fromkeys(THINKING_LIMITS, (int,)),
         "reasoning_effort": (str,),
         "reasoning": (dict,),
         "thinking": (dict,),
@@ -121,7 +127,12 @@ _SAMPLERS = ("penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_
 _SAMPLER_LETTERS = dict(zip("edskypmxti", (*_SAMPLERS, "temperature", "infill"), strict=True))
 _INFILL_SAMPLER = "infill"
 """A sampler of llama.cpp's that ends texts early; ours end by the model's own tokens."""
-_JSON_WORDS: Mapping[type, str] = {str: "a word", dict: "an object", bool: "true or false"}
+_JSON_WORDS: Mapping[type, str] = {
+    str: "a word",
+    dict: "an object",
+    bool: "true or false",
+    int: "a whole number",
+}
 MAX_WHOLE = 2**53
 """Up to here a float says a whole number exactly."""
 MAX_ITEMS = 1 << 18

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgellama.quant.records import dataclass
+from edgellama.server.fields.fields import THINKING_LIMITS
 
 if TYPE_CHECKING:
     from edgellama.text.reasoning.expected import ReasoningWish
@@ -22,15 +23,22 @@ _KINDS: Mapping[object, bool] = {"enabled": True, "disabled": False}
 
 @dataclass(frozen=True)
 class ThinkingWish:
-    """``reasoning`` as replies take it; ``is_told``: the client gets to see what was thought."""
+    """``reasoning`` as replies take it; ``is_told``: the client gets to see what was thought.
+
+    ``max_tokens`` of thinking at most; None is no limit.
+    """
 
     reasoning: ReasoningWish = "auto"
     is_told: bool = True
+    max_tokens: int | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         """As options of a reply; a model thinks as it does where nothing is asked for."""
-        return {} if self.reasoning == "auto" else {"reasoning": self.reasoning}
+        options: dict[str, Any] = {} if self.reasoning == "auto" else {"reasoning": self.reasoning}
+        if self.max_tokens is not None and self.reasoning != "raw":
+            options["max_reasoning_tokens"] = self.max_tokens
+        return options
 
 
 def thinking_wish(body: Mapping[str, Any]) -> ThinkingWish:
@@ -50,13 +58,21 @@ def thinking_wish(body: Mapping[str, Any]) -> ThinkingWish:
     asked = next((word for word in words if word is not None), form)
     is_hidden = body.get("include_reasoning") is False
     is_hidden |= _of(body, "reasoning", "exclude") is True
-    return ThinkingWish(asked, not is_hidden)
+    limits = (_of(body, "reasoning", "max_tokens"), *(body.get(name) for name in THINKING_LIMITS))
+    limit = next((number for each in limits if (number := thinking_limit(each)) is not None), None)
+    return ThinkingWish(asked, not is_hidden, limit)
 
 
 def _of(body: Mapping[str, Any], name: str, key: str) -> Any:
     inner = body.get(name)
     found = inner.get(key) if isinstance(inner, Mapping) else None
-    return found if isinstance(found, (str, bool)) else None
+    return found if isinstance(found, (str, bool, int)) else None
+
+
+def thinking_limit(value: Any) -> int | None:
+    """Tokens of thinking at most; what is below zero is no limit, as for llama.cpp."""
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    return value if is_number and value >= 0 else None
 
 
 def _switch(value: Any) -> bool | None:

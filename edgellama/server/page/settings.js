@@ -8,6 +8,7 @@ const NUMBERS = [
   ["min_p", "Min p", "Without words below this part of the likeliest one's probability", 0, 1, 0.01],
   ["repeat_penalty", "Repeat penalty", "Weakens words that came lately; 1 for not at all", 0.1, null, 0.05],
   ["max_tokens", "Longest reply", "In tokens", 1, null, 1],
+  ["max_reasoning_tokens", "Longest thinking", "In tokens, of models that think; then they answer", 0, null, 1],
   ["seed", "Seed", "The same seed gives the same reply", 0, null, 1],
 ];
 const THINKING = [["", "As the model does"], ["on", "Think first"], ["off", "Answer at once"]];

@@ -31,13 +31,14 @@ class ExpectedReasoning:
     """The thinking that one text may have: its marks, and whether the prompt has opened it.
 
     ``is_begun``: the prompt has some of its words, too. ``is_raw``: it stays in the text with its
-    marks.
+    marks. After ``max_tokens`` it is closed; None is no limit.
     """
 
     marks: ReasoningMarks
     is_open: bool = False
     is_begun: bool = False
     is_raw: bool = False
+    max_tokens: int | None = None
 
     def splitter(self) -> ReasoningSplitter | None:
         """One for a new text; None where nothing is told apart."""
