@@ -127,6 +127,36 @@ def test_a_tool_that_is_not_strict_ends_no_request(client: httpx.Client, path: s
             assert "format" in json.dumps(answer.json()["error"])
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/api/chat", "/v1/responses"])
+def test_words_of_programs_in_the_schema_of_an_answer(client: httpx.Client, path: str) -> None:
+    """As browser-use's and editors': they say nothing, at any depth; other rules hold, or are
+    refused by name."""
+    inner = {"type": "integer", "enum": [7], "min_items": 1, "enumDescriptions": ["seven"]}
+    for schema, status in (
+        ({**of_tool(inner), "additionalProperties": False, "propertyOrdering": ["x"]}, 200),
+        (of_tool({**inner, "not": {}}), 400),
+    ):
+        strict = {"name": "a", "strict": True, "schema": schema}
+        asked: dict[str, Any] = {
+            "/v1/chat/completions": {"response_format": {"json_schema": strict}},
+            "/api/chat": {"format": schema, "stream": False},
+            "/v1/responses": {"text": {"format": {"type": "json_schema", **strict}}},
+        }[path]
+        said = [{"role": "user", "content": "Hi"}]
+        if path == "/v1/responses":
+            asked |= {"input": said, "store": False}
+        else:
+            asked |= {"messages": said, "max_tokens": 40}
+        if "response_format" in asked:
+            asked["response_format"]["type"] = "json_schema"
+        answer = client.post(path, json={"model": "tiny", "temperature": 0, **asked})
+        assert answer.status_code == status, answer.text
+        if status == 200:
+            assert '"x":7' in answer.text.replace(" ", "").replace("\\", "")
+        else:
+            assert "not" in json.dumps(answer.json()["error"])
+
+
 def test_in_python_a_tool_is_strict_unless_it_says_otherwise() -> None:
     """By its field, or as OpenAI's clients write it."""
     parameters = of_tool({"type": "string"})

@@ -104,7 +104,7 @@ ALLOWED: dict[str, set[str]] = {
         *(*HOST_KERNELS, *QUANT),
     },
     "server": {
-        *("", "engine", "generation", "generation.chat", "generation.judging"),
+        *("", "constraints", "engine", "generation", "generation.chat", "generation.judging"),
         *("generation.sessions", "measure", "models", "sampling", "text", "tools"),
         *("kernels_cpu.machine", *QUANT),
     },

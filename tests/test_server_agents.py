@@ -211,3 +211,20 @@ def test_home_assistants_chat_is_answered(client: httpx.Client) -> None:
         answer = client.post("/api/chat", json={**asked, "keep_alive": keep_alive})
         assert answer.status_code == 200, answer.text
         assert json.loads(answer.text.splitlines()[-1])["done"]
+
+
+def test_what_clients_note_at_messages_is_no_content(client: httpx.Client) -> None:
+    """Copilot's marks for caches and encrypted thoughts, and what a reply came with; but pictures
+    are refused, since a model would not see them."""
+    noted = {"copilot_cache_control": {"type": "ephemeral"}, "timestamp": 1, "metadata": {"a": 1}}
+    reply = {"role": "assistant", "content": "Hello", "cot_id": "x", "reasoning_opaque": "y"}
+    said = [{"role": "user", "content": "Hi", **noted}, {**reply, "usage": {"a": 1}}]
+    asked = {
+        "model": "tiny",
+        "max_tokens": 3,
+        "messages": [*said, {"role": "user", "content": "A"}],
+    }
+    assert client.post("/v1/chat/completions", json=asked).status_code == 200
+    asked["messages"] = [{"role": "user", "content": "Hi", "images": ["iVBORw0KGgo="]}]
+    answer = client.post("/v1/chat/completions", json=asked)
+    assert answer.status_code == 400 and "images" in answer.json()["error"]["message"]

@@ -105,6 +105,13 @@ KEYWORDS: Mapping[str, Keyword] = MappingProxyType(
 COUNTS = tuple(name for name, keyword in KEYWORDS.items() if keyword is _COUNT)
 DEFINITIONS = ("$defs", "definitions")
 """Schemas by name, of which those count that are referred to."""
+UNSUPPORTED = (
+    *("not", "if", "then", "else", "contains", "minContains", "maxContains", "additionalItems"),
+    *("dependentRequired", "dependentSchemas", "dependencies", "contentSchema"),
+    *("unevaluatedItems", "unevaluatedProperties", "$dynamicRef", "$dynamicAnchor"),
+    *("$recursiveRef", "$recursiveAnchor", "$vocabulary"),
+)
+"""Keywords of JSON Schema, of any draft, that constraints cannot keep to."""
 IDENTITY = ("$id", "$anchor", *DEFINITIONS)
 ANNOTATIONS = (
     *("$schema", "$comment", "title", "description", "default", "example", "examples"),

@@ -1,4 +1,4 @@
-"""What can be kept to of a schema that need not be kept to as a whole: a tool's that is not strict.
+"""What can be kept to of schemas that programs have written: of answers, and of their tools.
 
 Agents offer all tools of all servers that they know, and one schema with a rule that no grammar has
 would end every request. Which rules hold is known to ``json_schema``.
@@ -14,11 +14,34 @@ from typing import Any
 from edgellama.constraints.deep_stack import call_deeply
 from edgellama.constraints.guidance import llguidance
 from edgellama.constraints.json_schema import compiled_schema, is_kept_to, json_copy
-from edgellama.constraints.keywords import DEFINITIONS
+from edgellama.constraints.keywords import (
+    ANNOTATIONS,
+    DEFINITIONS,
+    EXTENSION,
+    IDENTITY,
+    KEYWORDS,
+    UNSUPPORTED,
+)
 from edgellama.constraints.schema_places import JsonObject, subschemas
 from edgellama.quant.errors import ConstraintError
 
 logger = logging.getLogger(__name__)
+
+
+_KNOWN = frozenset({*KEYWORDS, *UNSUPPORTED, *ANNOTATIONS, *IDENTITY})
+
+
+def without_unknown_keywords(schema: Mapping[str, Any]) -> JsonObject:
+    """The schema without keywords that JSON Schema does not have, which say nothing by its rules.
+
+    Somebody who writes a schema is told of them, since they may be misspelt; programs put words of
+    their own there. ConstraintError for what is no JSON, too large or nested too deeply.
+    """
+    copy = json_copy(schema)
+    for _, inner in list(subschemas(copy)):
+        for name in [n for n in inner if n not in _KNOWN and not n.startswith(EXTENSION)]:
+            del inner[name]
+    return copy
 
 
 def loosened(schema: Mapping[str, Any]) -> JsonObject:

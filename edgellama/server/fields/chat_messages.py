@@ -26,10 +26,15 @@ _REASONING_KEYS = ("reasoning_content", "reasoning", "thinking")
 _WITHOUT_USE = frozenset(
     {
         *("id", "type", "status", "index", "refusal", "annotations", "audio"),
-        *(*_REASONING_KEYS, "reasoning_details", "cache_control"),
+        *(*_REASONING_KEYS, "reasoning_details", "reasoning_text", "reasoning_opaque"),
+        *("cot_id", "cot_summary", "encrypted_content", "phase", "parsed", "citations"),
+        *("cache_control", "copilot_cache_control", "providerOptions", "provider_metadata"),
+        *("model", "created", "created_at", "timestamp", "usage", "metadata", "is_error"),
+        *("done", "done_reason", "finish_reason", "stop_reason", "logprobs", "prefix"),
     }
 )
-"""What replies come with, and clients send back, though few templates show it."""
+"""What replies come with, and clients send back, though few templates show it; and what clients
+note of a message for caches, and for themselves."""
 
 
 def ordered_messages(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -56,6 +56,8 @@ def anthropic_format(given: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _schema(value: object, param: str) -> Any:
+    from edgellama.constraints.loosening import without_unknown_keywords
+
     if isinstance(value, dict):
-        return value
+        return without_unknown_keywords(value)
     raise refused(param, f"{param} is {shown(value)}; allowed: a JSON Schema, as an object")
