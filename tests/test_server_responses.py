@@ -103,6 +103,52 @@ def test_responses_are_found_and_forgotten(client: httpx.Client) -> None:
         assert answer.json()["error"]["code"] == "previous_response_not_found"
 
 
+def test_what_a_response_was_made_from_is_listed(client: httpx.Client) -> None:
+    """Items of all that was said before it, in both orders and on pages, with ids that stay."""
+    call = {"type": "function_call", "call_id": "c1", "name": "f", "arguments": "{}"}
+    result = {"type": "function_call_output", "call_id": "c1", "output": "x"}
+    refusal = {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}
+    parts = [{"type": "input_text", "text": "hi"}, {"type": "input_text", "text": "ho"}]
+    said = [refusal, {"role": "user", "content": parts}, call, result]
+    first = client.post(PATH, json=ask(input=said)).json()
+    second = client.post(PATH, json=ask(previous_response_id=first["id"], input="more")).json()
+    place = f"{PATH}/{second['id']}/input_items"
+    page = client.get(place, params={"order": "asc"}).json()
+    kinds = [item["type"] for item in page["data"]]
+    assert kinds == [
+        *("message", "message", "function_call", "function_call_output", "message", "message"),
+    ]
+    assert [item["content"][0]["text"] for item in page["data"] if "content" in item] == [
+        *("no", "hi\nho", text_of(first), "more"),
+    ]
+    assert page["data"][2]["call_id"] == page["data"][3]["call_id"] == "c1"
+    ids = [item["id"] for item in page["data"]]
+    assert len(set(ids)) == 6 and not page["has_more"] and page["last_id"] == ids[-1]
+    rest = client.get(place, params={"after": ids[4], "limit": 2}).json()
+    assert [item["id"] for item in rest["data"]] == [ids[3], ids[2]] and rest["has_more"]
+    for wrong in ({"order": "up"}, {"limit": "0"}, {"limit": "\u00b2"}, {"after": "x"}):
+        assert client.get(place, params=wrong).status_code == 400
+    assert client.get(f"{PATH}/resp_none/input_items").status_code == 404
+
+
+def test_an_input_is_counted(client: httpx.Client) -> None:
+    """As the response counts it, with what is gone on from."""
+    first = client.post(PATH, json=ask()).json()
+    for fields in ({}, {"instructions": "Be brief."}, {"previous_response_id": first["id"]}):
+        asked = {"model": "tiny", "input": "Hello", **fields}
+        counted = client.post(f"{PATH}/input_tokens", json=asked).json()
+        made = client.post(PATH, json=ask(**fields)).json()
+        assert counted["object"] == "response.input_tokens"
+        assert counted["input_tokens"] == made["usage"]["input_tokens"]
+
+
+def test_a_response_that_has_ended_is_not_cancelled(client: httpx.Client) -> None:
+    """Only those in the background can be, and there are none."""
+    made = client.post(PATH, json=ask()).json()
+    assert client.post(f"{PATH}/{made['id']}/cancel").status_code == 400
+    assert client.post(f"{PATH}/resp_none/cancel").status_code == 404
+
+
 def test_responses_outlive_the_server(client: httpx.Client, settings: ServerSettings) -> None:
     """Another server with the same file goes on; the file is its owner's alone."""
     first = client.post(PATH, json=ask()).json()

@@ -5,6 +5,7 @@ Editors and agents (Zed, Cline) look there for models and their contexts; texts 
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 async def models(request: Request) -> Response:
     """All models, and whether they are loaded."""
     state = state_of(request)
-    entries = [_entry(state, model) for model in state.catalogue.usable()]
+    usable = await asyncio.to_thread(state.catalogue.usable)
+    entries = [_entry(state, model) for model in usable]
     return json_response({"object": "list", "data": entries})
 
 
@@ -57,7 +59,8 @@ def _entry(state: ServerState, model: ServedModel) -> dict[str, Any]:
 async def models_with_instances(request: Request) -> Response:
     """All models, and the contexts that they are loaded with, as version 1 tells it."""
     state = state_of(request)
-    entries = [_described(state, model) for model in state.catalogue.usable()]
+    usable = await asyncio.to_thread(state.catalogue.usable)
+    entries = [_described(state, model) for model in usable]
     return json_response({"models": entries})
 
 

@@ -5,6 +5,7 @@ Fields are left to ``ollama_fields``, answers to ``ollama_texts``, files to ``ol
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import time
@@ -78,7 +79,8 @@ async def version(request: Request) -> Response:
 
 async def tags(request: Request) -> Response:
     """All models."""
-    models = [_tag(model) for model in state_of(request).catalogue.usable()]
+    usable = await asyncio.to_thread(state_of(request).catalogue.usable)
+    models = [_tag(model) for model in usable]
     return json_response({"models": models})
 
 
@@ -96,7 +98,8 @@ async def show(request: Request) -> Response:
     if not isinstance(name, str):
         raise RequestError(400, "model is missing; allowed: a name", param="model")
     model = state.catalogue.find(name)
-    return json_response(_shown(model, state.shelf.context_length(model)))
+    context_length = state.shelf.context_length(model)
+    return json_response(await asyncio.to_thread(_shown, model, context_length))
 
 
 async def chat(request: Request) -> Response:

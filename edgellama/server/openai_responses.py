@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edgellama.quant.error_text import shown
-from edgellama.server.answers.text_openers import open_chat
+from edgellama.server.answers.text_openers import chat_request, open_chat
 from edgellama.server.answers.wish import Wish
 from edgellama.server.connections.wire import now
 from edgellama.server.errors import RequestError, refused
@@ -27,6 +27,7 @@ from edgellama.server.openai_common import hold_limits
 
 if TYPE_CHECKING:
     from edgellama.generation.results import Generation, TokenLogprob
+    from edgellama.llama import Llama
     from edgellama.models.made import Preset
     from edgellama.server.settings import Limits
 
@@ -66,7 +67,7 @@ class ResponseRequest:
 
     def __init__(self, body: Mapping[str, Any], limits: Limits, preset: Preset) -> None:
         """RequestError for what cannot be obeyed."""
-        ignored = (WITHOUT_INFLUENCE | {"prompt_cache_options"}) - {"metadata", "store"}
+        ignored = WITHOUT_INFLUENCE - {"metadata", "store"}
         fields, options = take_fields(body, ResponseFields, ignored=ignored)
         options = preset_options(preset, options)
         if fields.max_output_tokens is not None:
@@ -86,16 +87,21 @@ class ResponseRequest:
 
     def wish(self) -> Wish:
         """What is to be made."""
-        messages = ordered_messages(preset_messages(self.preset, self.prompt_messages))
-        start = open_chat(messages, self.options, template=self.preset.template)
+        start = open_chat(self._prompt_messages, self.options, template=self.preset.template)
         return Wish(self.fields.model, start, is_stream=self.fields.stream)
 
+    def prompt_of(self, llama: Llama) -> Sequence[int]:
+        """The tokens of the prompt."""
+        template = self.preset.template
+        return chat_request(llama, self._prompt_messages, self.options, template).prompt
+
     @property
-    def prompt_messages(self) -> Messages:
+    def _prompt_messages(self) -> Messages:
         """Instructions, which hold for this response alone, and all that was said."""
         given = self.fields.instructions
         instructions = [{"role": "system", "content": given}] if given else []
-        return [*instructions, *self.said, *self.own]
+        said = [*instructions, *self.said, *self.own]
+        return ordered_messages(preset_messages(self.preset, said))
 
     def messages_after(self, result: Generation) -> Messages:
         """All that was said once the reply is there."""

@@ -5,6 +5,7 @@ What is in requests and answers is left to ``openai_chat`` and ``openai_completi
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from starlette.requests import Request
@@ -25,7 +26,8 @@ from edgellama.server.openai_completions import (
 
 async def models(request: Request) -> Response:
     """All models that a request may name; for Anthropic's clients in their shape."""
-    data = [_info(request, model) for model in state_of(request).catalogue.usable()]
+    usable = await asyncio.to_thread(state_of(request).catalogue.usable)
+    data = [_info(request, model) for model in usable]
     if is_anthropic(request):
         return json_response(model_page(data))
     return json_response({"object": "list", "data": data})

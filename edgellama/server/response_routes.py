@@ -5,6 +5,7 @@ What is in requests and responses is left to ``openai_responses``.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
@@ -13,9 +14,11 @@ from starlette.responses import Response
 from edgellama.quant.error_text import shown
 from edgellama.server.answers.routing import Routes, read_for_model, state_of
 from edgellama.server.answers.streaming import respond
+from edgellama.server.answers.turns import in_thread, leaving_of
 from edgellama.server.connections.wire import json_response
-from edgellama.server.errors import RequestError
+from edgellama.server.errors import RequestError, refused
 from edgellama.server.openai_responses import ResponseObject, ResponseRequest
+from edgellama.server.response_items import items_of, page_of
 from edgellama.server.response_stream import ResponseStream
 
 if TYPE_CHECKING:
@@ -25,11 +28,7 @@ if TYPE_CHECKING:
 async def create(request: Request) -> Response:
     """A response, kept unless that is not wanted."""
     state = state_of(request)
-    body, preset = await read_for_model(request)
-    asked = ResponseRequest(body, state.settings.limits, preset)
-    previous = asked.fields.previous_response_id
-    if previous is not None:
-        asked.said = await _said_before(request, previous)
+    asked = await _asked(request)
     name = state.catalogue.find(asked.fields.model).name
     response = ResponseObject(name, asked)
     if asked.fields.store:
@@ -49,10 +48,43 @@ async def create(request: Request) -> Response:
     )
 
 
+async def _asked(request: Request) -> ResponseRequest:
+    """What a request asks for, with what was said before it."""
+    body, preset = await read_for_model(request)
+    asked = ResponseRequest(body, state_of(request).settings.limits, preset)
+    previous = asked.fields.previous_response_id
+    if previous is not None:
+        asked.said = await _said_before(request, previous)
+    return asked
+
+
+async def count_input(request: Request) -> Response:
+    """How many tokens the prompt of a response has."""
+    state = state_of(request)
+    asked = await _asked(request)
+    with leaving_of(state, request) as leaving:
+        async with state.shelf.lease(asked.fields.model) as llama:
+            wanted = await in_thread(llama, leaving, partial(asked.prompt_of, llama))
+    return json_response({"object": "response.input_tokens", "input_tokens": len(wanted)})
+
+
 async def retrieve(request: Request) -> Response:
     """A response that was kept."""
     response, _ = await _found(request, request.path_params["name"])
     return json_response(response)
+
+
+async def input_items(request: Request) -> Response:
+    """What a kept response was made from."""
+    name = request.path_params["name"]
+    _, (*before, _) = await _found(request, name)
+    return json_response(page_of(items_of(name, before), request.query_params))
+
+
+async def cancel(request: Request) -> Response:
+    """Refused: a response is made while its client waits, and ends when that leaves."""
+    await _found(request, request.path_params["name"])
+    raise refused(None, "the response has ended; only those in the background can be cancelled")
 
 
 async def delete(request: Request) -> Response:
@@ -89,6 +121,9 @@ def _unknown(name: str) -> RequestError:
 
 ROUTES: Routes = (
     ("/v1/responses", ("POST",), create),
+    ("/v1/responses/input_tokens", ("POST",), count_input),
     ("/v1/responses/{name}", ("GET",), retrieve),
     ("/v1/responses/{name}", ("DELETE",), delete),
+    ("/v1/responses/{name}/input_items", ("GET",), input_items),
+    ("/v1/responses/{name}/cancel", ("POST",), cancel),
 )
