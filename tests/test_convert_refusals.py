@@ -93,8 +93,8 @@ def test_other_models(what: str, changes: dict[str, Any], tmp_path: Path) -> Non
 
 
 SCALINGS: dict[str, dict[str, Any]] = {
-    "rope scaling 'longrope'": {"rope_type": "longrope", "factor": 4.0},
-    "rope scaling 'su'": {"type": "su"},
+    "rope scaling 'proportional'": {"rope_type": "proportional", "factor": 4.0},
+    "rope scaling 'mrope'": {"type": "mrope"},
     "on a part of each head": {"rope_type": "default", "partial_rotary_factor": 0.5},
     "YaRN without truncate": {"rope_type": "yarn", "factor": 2.0, "truncate": False},
     "differs between kinds of layers": {"full_attention": {"rope_type": "default"}},

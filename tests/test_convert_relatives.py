@@ -17,7 +17,7 @@ from reference.tiny_models import TinyLlama, write_tiny_llama
 from edgellama.convert import convert
 from edgellama.convert.adapter.lora_base import find_base
 from edgellama.convert.model.derived_tensors import PickedRows
-from edgellama.convert.sources.source_tensor import ArrayTensor
+from edgellama.convert.sources.source_tensor import ArrayTensor, PermutedTensor
 from edgellama.engine.engine import Engine
 from edgellama.quant.errors import EdgellamaError, ModelFileError, UnsupportedModelError
 from edgellama.quant.gguf.file import GGUFFile
@@ -92,10 +92,25 @@ def test_gguf_files_under_other_names(architecture: str, tmp_path: Path) -> None
             "sliding window in some layers",
         ),
         (
+            "phi3-long",
+            {
+                "rope_parameters": {"rope_type": "longrope", "short_factor": [1.0]},
+                "partial_rotary_factor": 0.75,
+            },
+            ModelFileError,
+            "short_factor of positions has 1 numbers; needed: 3",
+        ),
+        (
+            "phi3-long",
+            {"rope_parameters": {"rope_type": "longrope", "short_factor": [1, 0, "x"]}},
+            ModelFileError,
+            "short_factor is of type list; allowed: a list of numbers above 0",
+        ),
+        (
             "phi3",
-            {"rope_parameters": {"rope_type": "longrope", "factor": 4.0}},
-            UnsupportedModelError,
-            "rope scaling 'longrope'",
+            {"rope_parameters": None, "partial_rotary_factor": 2},
+            ModelFileError,
+            "partial_rotary_factor is 2",
         ),
         ("phi3", {"intermediate_size": 40}, ModelFileError, "gate_up_proj.* needed: 80 rows"),
         ("phi3", {"num_key_value_heads": 3}, ModelFileError, "a divisor of num_attention_heads 4"),
@@ -152,6 +167,35 @@ def test_picked_rows(data: st.DataObject) -> None:
     first, last = sorted(data.draw(st.tuples(*2 * [st.integers(0, len(expected))])))
     found = picked.rows(first, last).view(np.float32).reshape(-1, 3)
     np.testing.assert_array_equal(found, expected[first:last])
+
+
+@pytest.mark.parametrize("name", ["phi3-long", "ministral3"])
+def test_contexts_that_end_where_positions_change(
+    name: str, golden: dict[str, Any], tmp_path: Path
+) -> None:
+    """The file is for texts up to the original length, and a note says so."""
+    report = convert(write_relative(tmp_path / "long", name, golden), tmp_path / "long.gguf")
+    assert any("the context is 64 tokens" in note for note in report.notes)
+    with GGUFFile(tmp_path / "long.gguf") as file:
+        assert file.metadata["llama.context_length"] == 64
+    short = write_relative(tmp_path / "short", name, golden, max_position_embeddings=64)
+    assert convert(short, tmp_path / "short.gguf").notes == ()
+
+
+@given(st.data())
+def test_heads_that_are_rotated_in_part(data: st.DataObject) -> None:
+    """The first rows of every head are interleaved, the others stay, however they are read."""
+    matrix = np.arange(60, dtype=np.float32).reshape(20, 3)
+    rotated = data.draw(st.sampled_from([2, 4, 6, 8, 10]))
+    order = np.arange(10)
+    order[:rotated] = order[:rotated].reshape(2, -1).T.reshape(-1)
+    expected = matrix.reshape(2, 10, 3)[:, order].reshape(20, 3)
+    tensor = PermutedTensor(ArrayTensor("matrix", matrix), 2, rotated)
+    first, last = sorted(data.draw(st.tuples(*2 * [st.integers(0, 20)])))
+    found = tensor.rows(first, last).view(np.float32).reshape(-1, 3)
+    np.testing.assert_array_equal(found, expected[first:last])
+    vector = PermutedTensor(ArrayTensor("vector", matrix[:, 0].copy()), 2, rotated)
+    np.testing.assert_array_equal(vector.rows(0, 1).view(np.float32)[0], expected[:, 0])
 
 
 def test_settings_that_are_silent(golden: dict[str, Any], tmp_path: Path) -> None:

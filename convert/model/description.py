@@ -24,7 +24,12 @@ from edgellama.convert.model.family import (
 from edgellama.convert.model.general import general_items
 from edgellama.convert.model.generation_config import FILE, end_token_items, sampling_items
 from edgellama.convert.model.gguf_source import gguf_items
-from edgellama.convert.model.hparams import hugging_face_hparams, meta_hparams, meta_release
+from edgellama.convert.model.hparams import (
+    HyperParameters,
+    hugging_face_hparams,
+    meta_hparams,
+    meta_release,
+)
 from edgellama.convert.model.layout import SourceLayout
 from edgellama.convert.model.output_tie import OutputTie, decide_tie
 from edgellama.convert.model.pooling import FILE as POOLING_FILE
@@ -99,7 +104,7 @@ def describe(
     tensors = layout.ordered(sizes, tied=tie.is_tied, half_split=is_half_split)
     settings = TokenizerSettings(checkpoint.folder, config)
     vocabulary = read_vocabulary(
-        settings, sizes.vocab_size, pre, scaled_positions=sizes.scaling.llama3 is not None
+        settings, sizes.vocab_size, pre, scaled_positions=sizes.scaling.is_llama3
     )
     generation = read_fields(checkpoint.folder / FILE)
     items = (
@@ -117,8 +122,19 @@ def describe(
     notes = (
         *(*checkpoint.notes, *weights.notes, *family_notes(config)),
         *([tie.note] if tie.note else []),
+        *_context_notes(sizes),
     )
     return ModelDescription(MappingProxyType(items), tuple(tensors), notes)
+
+
+def _context_notes(sizes: HyperParameters) -> tuple[str, ...]:
+    """What the user should know of a context that is shorter than the model's."""
+    if sizes.scaling.longest is None:
+        return ()
+    return (
+        f"positions of longer texts are scaled in a way that GGUF has no keys for: the context is "
+        f"{sizes.context_length} tokens",
+    )
 
 
 def _meta_tie(config: Fields, layout: SourceLayout) -> OutputTie:

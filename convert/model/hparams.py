@@ -20,6 +20,8 @@ from edgellama.convert.sources.json_fields import MAX_SIZE, Fields
 from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 
 MAX_BLOCKS = 4096
+ROTATED = "edgellama_rotated"
+"""A field of our own in the configurations that relatives of a Llama get."""
 # What config.json leaves out has these values in transformers.
 _DEFAULT_CONTEXT = 2048
 _DEFAULT_EPSILON = 1e-6
@@ -45,6 +47,8 @@ class HyperParameters:
     rope_base: float
     scaling: RopeScaling = field(default_factory=RopeScaling)
     sliding_window: int | None = None
+    rotated: int | None = None
+    """Elements of a head that positions rotate; None for all."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.block_count <= MAX_BLOCKS:
@@ -71,7 +75,7 @@ class HyperParameters:
             "llama.attention.head_count": unsigned(self.head_count),
             "llama.attention.head_count_kv": unsigned(self.head_count_kv),
             "llama.attention.layer_norm_rms_epsilon": number(self.rms_epsilon),
-            "llama.rope.dimension_count": unsigned(self.head_size),
+            "llama.rope.dimension_count": unsigned(self.rotated or self.head_size),
             "llama.rope.freq_base": number(self.rope_base),
         }
         if self.head_size * self.head_count != self.embedding_length:
@@ -105,6 +109,7 @@ def hugging_face_hparams(config: Fields, rows: Rows) -> HyperParameters:
             rope_base=rope.positive("rope_theta", config.positive("rope_theta", _DEFAULT_BASE)),
             scaling=scaling,
             sliding_window=_sliding_window(config) if _is_mistral(config) else None,
+            rotated=config.size(ROTATED) if config.has(ROTATED) else None,
         ),
     )
 
@@ -181,8 +186,8 @@ class MetaRelease:
     tied: bool = False
 
 
-_LLAMA_3_1 = RopeScaling(llama3=Llama3Scaling(8.0))
-_LLAMA_3_2 = RopeScaling(llama3=Llama3Scaling(32.0))
+_LLAMA_3_1 = RopeScaling(stretch=Llama3Scaling(8.0))
+_LLAMA_3_2 = RopeScaling(stretch=Llama3Scaling(32.0))
 _MISTRAL_CONTEXT = 32768
 _LLAMA_1_EPSILON = 1e-6
 _LLAMA_1_65B: Mapping[str, int] = {"dim": 8192, "n_layers": 80, "n_heads": 64}

@@ -159,14 +159,15 @@ class SourceLayout:
 def _interleaved(tensor: SourceTensor, name: str, sizes: HyperParameters) -> SourceTensor:
     part = name.split(".")[-2]
     heads = {"attn_q": sizes.head_count, "attn_k": sizes.head_count_kv}.get(part)
-    return tensor if heads is None else PermutedTensor(tensor, heads)
+    return tensor if heads is None else PermutedTensor(tensor, heads, sizes.rotated)
 
 
 def _rope_freqs(sizes: HyperParameters) -> list[SourceTensor]:
-    llama3 = sizes.scaling.llama3
-    if llama3 is None:
+    stretch = sizes.scaling.stretch
+    if stretch is None:
         return []
-    return [ArrayTensor(ROPE_FREQS, llama3.divisors(sizes.rope_base, sizes.head_size))]
+    num_rotated = sizes.rotated or sizes.head_size
+    return [ArrayTensor(ROPE_FREQS, stretch.divisors(sizes.rope_base, num_rotated))]
 
 
 def _listed(names: list[str]) -> str:

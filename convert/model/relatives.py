@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
-from edgellama.convert.model.hparams import MAX_BLOCKS
+from edgellama.convert.model.hparams import MAX_BLOCKS, ROTATED
 from edgellama.convert.model.multipliers import multiplied, multiplied_settings
 from edgellama.convert.model.packed_matrices import internlm2_apart, phi3_apart
 from edgellama.convert.sources.json_fields import Fields
@@ -100,6 +100,21 @@ def _whole_attention(config: Fields) -> Settings:
     return _NONE
 
 
+def _rotated_in_part(config: Fields) -> Settings:
+    """Phi-4-mini rotates the first elements of a head alone."""
+    name = "partial_rotary_factor"
+    whole = next((f for f in ("rope_parameters", "rope_scaling") if config.fields(f)), "")
+    rope = config.fields(whole)
+    fields = rope if rope.has(name) else config
+    heads = config.size("num_attention_heads")
+    head_size = config.size("head_dim", max(1, config.size("hidden_size") // heads))
+    rotated = int(head_size * fields.positive(name, 1.0))
+    if not 2 <= rotated <= head_size or rotated % 2:
+        raise fields.error(name, f"what leaves an even number of {head_size} elements of a head")
+    settings: dict[str, object] = {name: None, ROTATED: rotated}
+    return settings | ({whole: {**rope.values, name: 1.0}} if whole else {})
+
+
 def _smollm3(config: Fields) -> str:
     """SmolLM 3's positions are in some layers; GGUF has a name for its own choice of them alone."""
     layers, interval = config.size("num_hidden_layers"), config.size("no_rope_layer_interval", 4)
@@ -142,10 +157,11 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
             is_interleaved=True,
         ),
         "Phi3ForCausalLM": Relative(
-            "Phi-3 and 4 without LongRoPE",
+            "Phi-3 and 4",
             kind="MistralForCausalLM",
             model_type="mistral",
             defaults={"rms_norm_eps": 1e-5, "max_position_embeddings": 4096},
+            settings=_rotated_in_part,
             rewritten=phi3_apart,
         ),
         "SmolLM3ForCausalLM": Relative(
@@ -158,6 +174,12 @@ RELATIVES: Mapping[str, Relative] = MappingProxyType(
             },
             settings=_whole_attention,
             architecture=_smollm3,
+        ),
+        "Ministral3ForCausalLM": Relative(
+            "Ministral 3",
+            kind="MistralForCausalLM",
+            model_type="mistral",
+            defaults={"head_dim": 128, "rms_norm_eps": 1e-5, "max_position_embeddings": 262144},
         ),
         "InternLM2ForCausalLM": Relative("InternLM 2", rewritten=internlm2_apart),
         "GraniteForCausalLM": Relative(

@@ -1,7 +1,8 @@
 """How positions are scaled, from a configuration to GGUF: keys, or divisors of frequencies.
 
-Linear and YaRN scaling are keys, dynamic scaling a key of ours; Llama 3.1's has none and becomes
-the tensor ``rope_freqs.weight``. The rest that configurations may ask for is refused by name.
+Linear and YaRN scaling are keys, dynamic scaling a key of ours; Llama 3.1's and LongRoPE's have
+none and become the tensor ``rope_freqs.weight``. The rest that configurations may ask for is
+refused by name.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ from edgellama.convert import metadata
 from edgellama.convert.metadata import MetadataItem
 from edgellama.convert.sources.json_fields import Fields
 from edgellama.quant.error_text import shown
-from edgellama.quant.errors import UnsupportedModelError
+from edgellama.quant.errors import ModelFileError, UnsupportedModelError
 from edgellama.quant.rope_config import DYNAMIC_FACTOR_KEY
 
-SUPPORTED = "default, linear, dynamic, yarn, llama3"
+SUPPORTED = "default, linear, dynamic, yarn, llama3, longrope"
+LONGROPE = ("longrope", "su")
+ATTENTION_FACTOR = "llama.rope.scaling.attn_factor"
 LLAMA3_ORIGINAL_CONTEXT = 8192
 YARN_BETA_FAST, YARN_BETA_SLOW = 32.0, 1.0
 PRETRAINED_LENGTHS = (2048, 4096, 8192)
@@ -52,8 +55,28 @@ class Llama3Scaling:
 
 
 @dataclass(frozen=True)
+class ShortFactors:
+    """LongRoPE's, of texts up to the length that the model was pretrained for: one a pair."""
+
+    factors: tuple[float, ...]
+
+    def divisors(self, base: float, head_size: int) -> NDArray[np.float32]:
+        """What each frequency is divided by; ModelFileError for another number of factors."""
+        if len(self.factors) != head_size // 2:
+            raise ModelFileError(
+                f"short_factor of positions has {len(self.factors)} numbers; needed: "
+                f"{head_size // 2}"
+            )
+        return np.array(self.factors, np.float32)
+
+
+@dataclass(frozen=True)
 class RopeScaling:
-    """Scaling as GGUF tells it: ``kind`` is "none", "linear", "dynamic" or "yarn"."""
+    """Scaling as GGUF tells it: ``kind`` is "none", "linear", "dynamic" or "yarn".
+
+    ``stretch``: divisors of frequencies, which have no key. ``longest``: tokens beyond which
+    positions are scaled in another way, that no key tells.
+    """
 
     kind: str = "none"
     factor: float = 1.0
@@ -62,10 +85,18 @@ class RopeScaling:
     beta_fast: float = YARN_BETA_FAST
     beta_slow: float = YARN_BETA_SLOW
     extrapolation: float = 1.0
-    llama3: Llama3Scaling | None = None
+    stretch: Llama3Scaling | ShortFactors | None = None
+    longest: int | None = None
+
+    @property
+    def is_llama3(self) -> bool:
+        """Whether it is that of Llama 3.1 and later."""
+        return isinstance(self.stretch, Llama3Scaling)
 
     def items(self) -> dict[str, MetadataItem]:
         """The keys, without those that would say nothing."""
+        if self.kind == "none" and self.attention_factor is not None:
+            return {ATTENTION_FACTOR: metadata.number(self.attention_factor)}
         if self.kind == "none":
             return {}
         if self.kind == "dynamic":
@@ -79,7 +110,7 @@ class RopeScaling:
                 self.original_context_length
             )
         if self.attention_factor is not None:
-            items["llama.rope.scaling.attn_factor"] = metadata.number(self.attention_factor)
+            items[ATTENTION_FACTOR] = metadata.number(self.attention_factor)
         if (self.beta_fast, self.beta_slow) != (YARN_BETA_FAST, YARN_BETA_SLOW):
             items["llama.rope.scaling.yarn_beta_fast"] = metadata.number(self.beta_fast)
             items["llama.rope.scaling.yarn_beta_slow"] = metadata.number(self.beta_slow)
@@ -93,6 +124,8 @@ class RopeScaling:
         Fine-tuned models often keep the length that they were pretrained with there, or have the
         other in a field of its own, as Vicuna-16k. Of dynamic scaling the file keeps the first.
         """
+        if self.longest is not None:
+            return min(length, self.longest)
         if self.kind == "yarn" and self.original_context_length == length:
             return int(length * self.factor)
         if self.kind != "linear":
@@ -115,6 +148,10 @@ def rope_fields(config: Fields) -> Fields:
             f"{fields.source}: rotary positions on a part of each head cannot be converted; "
             "supported: on whole heads"
         )
+    original = "original_max_position_embeddings"
+    if fields and not fields.has(original) and config.has(original):
+        values = {**fields.values, original: config.values[original]}
+        return Fields(values, fields.source, fields.prefix)
     return fields
 
 
@@ -133,7 +170,9 @@ def read_scaling(rope: Fields, context_length: int) -> RopeScaling:
     if kind == "yarn":
         return _yarn(rope, context_length)
     if kind == "llama3":
-        return RopeScaling(llama3=_llama3(rope))
+        return RopeScaling(stretch=_llama3(rope))
+    if kind in LONGROPE:
+        return _longrope(rope, context_length)
     raise UnsupportedModelError(
         f"{rope.source}: rope scaling {shown(kind)} cannot be converted; supported: {SUPPORTED}"
     )
@@ -160,6 +199,22 @@ def _llama3(rope: Fields) -> Llama3Scaling:
     return scaling
 
 
+def _longrope(rope: Fields, context_length: int) -> RopeScaling:
+    """LongRoPE within the original context: beyond it, all positions have other factors."""
+    original = rope.size("original_max_position_embeddings")
+    factor = rope.positive("factor", context_length / original)
+    usual = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(max(2, original)))
+    magnitude = rope.positive("attention_factor", usual)
+    factors = rope.items("short_factor")
+    if not all(isinstance(f, (int, float)) and 0 < f < math.inf for f in factors) or not factors:
+        raise rope.error("short_factor", "a list of numbers above 0")
+    return RopeScaling(
+        attention_factor=None if magnitude == 1 else magnitude,
+        stretch=ShortFactors(tuple(map(float, map(str, factors)))),
+        longest=original if original < context_length else None,
+    )
+
+
 def _yarn(rope: Fields, context_length: int) -> RopeScaling:
     extrapolation = rope.positive("extrapolation_factor", 1.0)
     if extrapolation > 1:
@@ -173,7 +228,12 @@ def _yarn(rope: Fields, context_length: int) -> RopeScaling:
     if slow > fast:
         raise rope.error("beta_slow", f"up to beta_fast, {fast:g}")
     magnitude = _attention_factor(rope, factor)
-    return RopeScaling("yarn", factor, original, magnitude, fast, slow, extrapolation)
+    # Llama 4's way to sharpen attention begins with the second stretch of the original length.
+    is_sharpened = rope.has("llama_4_scaling_beta") and original < context_length
+    longest = original if is_sharpened else None
+    return RopeScaling(
+        "yarn", factor, original, magnitude, fast, slow, extrapolation, longest=longest
+    )
 
 
 def _attention_factor(rope: Fields, factor: float) -> float | None:

@@ -47,6 +47,7 @@ _KINDS: Mapping[str | None, tuple[str, Mapping[str, object]]] = MappingProxyType
             "MistralForCausalLM",
             {**_LARGER, "max_position_embeddings": 131072, "sliding_window": 4096},
         ),
+        "ministral3": ("Ministral3ForCausalLM", {}),
         "mllama_text_model": (
             "LlamaForCausalLM",
             {**_LARGER, "num_hidden_layers": 40, "vocab_size": 128256, "rms_norm_eps": 1e-5}

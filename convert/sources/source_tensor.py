@@ -166,10 +166,11 @@ class PermutedTensor(SourceTensor):
     """Rows of heads in half-split order, given in interleaved order.
 
     Per head, rows (2, head_size / 2) become (head_size / 2, 2): new row 2i + j is old row
-    j * head_size / 2 + i. In a vector the elements take the place of rows.
+    j * head_size / 2 + i. In a vector the elements take the place of rows. Where only the first
+    ``rotated`` rows of a head are rotated, these alone are split, and the others stay.
     """
 
-    def __init__(self, tensor: SourceTensor, num_heads: int) -> None:
+    def __init__(self, tensor: SourceTensor, num_heads: int, rotated: int | None = None) -> None:
         """ValueError unless rows (or elements of a vector) make ``num_heads`` even-sized heads."""
         super().__init__(tensor.name, tensor.shape, tensor.format)
         self._is_vector = len(tensor.shape) == 1
@@ -180,18 +181,28 @@ class PermutedTensor(SourceTensor):
             raise ValueError(f"vector {tensor.name} is stored in blocks, as {tensor.format.name}")
         self._tensor = tensor
         self._head_size = num_items // num_heads
+        self._rotated = rotated or self._head_size
+        if self._rotated % 2 or self._rotated > self._head_size:
+            raise ValueError(f"{self._rotated} of {self._head_size} rows of a head are rotated")
 
     def _rows(self, first: int, last: int) -> NDArray[np.uint8]:
         if self._is_vector:
             elements = self._tensor.rows(first, last).reshape(-1, self.format.block_bytes)
-            halves = elements.reshape(-1, 2, self._head_size // 2, self.format.block_bytes)
-            interleaved = np.ascontiguousarray(halves.swapaxes(1, 2))
-            return interleaved.reshape(last - first, self.row_bytes)
+            heads = elements.reshape(-1, self._head_size, self.format.block_bytes)
+            order = np.arange(self._head_size)
+            order[: self._rotated] = order[: self._rotated].reshape(2, -1).T.reshape(-1)
+            return np.ascontiguousarray(heads[:, order]).reshape(last - first, self.row_bytes)
         rows = np.empty((last - first, self.row_bytes), np.uint8)
         for start in range(first - first % self._head_size, last, self._head_size):
             low, high = max(first - start, 0), min(last - start, self._head_size)
-            for half in (0, 1):
-                self._copy_half(start, half, low, high, rows[start + low - first :])
+            turned = min(high, self._rotated)
+            for half in (0, 1) if low < turned else ():
+                self._copy_half(start, half, low, turned, rows[start + low - first :])
+            same = max(low, self._rotated)
+            if same < high:
+                rows[start + same - first : start + high - first] = self._tensor.rows(
+                    start + same, start + high
+                )
         return rows
 
     def _copy_half(
@@ -199,7 +210,7 @@ class PermutedTensor(SourceTensor):
     ) -> None:
         """Fills new rows ``low`` to ``high`` of the head at ``start`` with what one half gives."""
         first, last = (low - half + 1) // 2, (high - half + 1) // 2
-        source = start + half * (self._head_size // 2)
+        source = start + half * (self._rotated // 2)
         new_rows = rows[2 * first + half - low : high - low : 2]
         new_rows[...] = self._tensor.rows(source + first, source + last)
 

@@ -19,7 +19,7 @@ import transformers
 from reference.relatives import RELATIVES, SIZES, drawn
 
 GOLDEN = Path(__file__).parent.parent / "data" / "relatives_golden.npz"
-NUM_TOKENS, NUM_LOGITS = 24, 2
+NUM_TOKENS, NUM_LOGITS = 24, 1
 INTERNLM2 = {
     "model.tok_embeddings.": "model.embed_tokens.",
     ".attention_norm.": ".input_layernorm.",

@@ -137,6 +137,6 @@ def _outline(
         str(path),
         config,
         is_tied=is_tied,
-        has_rope_freqs=sizes.scaling.llama3 is not None,
+        has_rope_freqs=sizes.scaling.stretch is not None,
         biased=biased,
     )
