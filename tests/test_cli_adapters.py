@@ -55,6 +55,32 @@ def test_generate_and_batch(run_cli: Callable[..., Any], files: Files, tmp_path:
     assert json.loads(target.read_text())["text"] == strong
 
 
+def test_footprint_counts_adapters(run_cli: Callable[..., Any], files: Files) -> None:
+    """Their files, and the factors that are kept as int8, too; the measurement uses them."""
+    model, one, two = files
+
+    def row(*arguments: object) -> dict[str, Any]:
+        done = run_cli(
+            "footprint", *map(str, (model, "--kv", "f16", "-c", "64", *arguments)), "--json"
+        )
+        assert done.returncode == 0, done.stderr
+        (found,) = json.loads(done.stdout)
+        return dict(found)
+
+    plain, both = row(), row("--lora", one, "--lora", f"{two}:0.5")
+    added = both["predicted_adapter_bytes"]
+    assert plain["predicted_adapter_bytes"] == 0
+    assert both["predicted_total_bytes"] == plain["predicted_total_bytes"] + added
+    size = one.stat().st_size + two.stat().st_size
+    assert size < added < 1.6 * size
+    measured = row("--lora", one, "--measure")
+    assert measured["measured_rss_bytes"] == pytest.approx(
+        measured["predicted_rss_bytes"], rel=0.05
+    )
+    done = run_cli("footprint", str(model), "--lora", str(model))
+    assert (done.returncode, "is no LoRA adapter; needed: " in done.stderr) == (1, True)
+
+
 def test_chat(run_cli: Callable[..., Any], files: Files) -> None:
     """A chat through a pipe answers with its adapters."""
     model, one, _ = files

@@ -5,6 +5,7 @@ The prediction itself is ``footprint``'s; here its usual arguments are filled in
 
 from __future__ import annotations
 
+import math
 import os
 
 from edgellama.engine.card.choice import AttentionMode
@@ -20,6 +21,8 @@ from edgellama.measure.footprint import (
     usual_context_length,
 )
 from edgellama.measure.model_outline import ModelOutline
+from edgellama.quant.errors import ModelFileError
+from edgellama.quant.formats import FORMATS_BY_NAME
 from edgellama.quant.gguf.file import GGUFFile, require_model
 from edgellama.quant.given_values import whole_number
 
@@ -85,6 +88,22 @@ def predict_footprint(
         on_card=attention == "cuda",
         num_texts=num_texts,
     )
+
+
+def adapter_bytes(path: str | os.PathLike[str]) -> int:
+    """What the adapter of a GGUF file takes: its file, and those factors as int8 blocks that
+    read what quantized matrices read.
+
+    Raises what opening raises; ModelFileError for a file that is no adapter.
+    """
+    with GGUFFile(path) as file:
+        if file.metadata.get("general.type") != "adapter":
+            raise ModelFileError(f"{file.path} is no LoRA adapter; needed: general.type 'adapter'")
+        factors = [tensor for name, tensor in file.tensors.items() if name.endswith(".lora_a")]
+        blocks = FORMATS_BY_NAME["Q8_0"]
+        return file.file_bytes + sum(
+            math.prod(factor.shape) * blocks.block_bytes // blocks.block_size for factor in factors
+        )
 
 
 def _outline(path: str | os.PathLike[str]) -> ModelOutline:

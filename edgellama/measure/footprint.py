@@ -66,8 +66,8 @@ class Footprint:
     tokens with keys and values of ``kv_types``. ``total_bytes`` is the sum of all ``parts``:
     ``weights_bytes``, ``kv_bytes`` of full contexts, ``activations_bytes``, ``vocabulary_bytes``,
     ``code_bytes`` of Python with its libraries, ``prompt_cache_bytes`` (the limit for earlier
-    texts), and ``draft_bytes`` (all of a draft model). ``card_bytes`` is memory on a graphics card,
-    without the 200 to 400 MB that its driver takes there.
+    texts), ``draft_bytes`` (all of a draft model), and ``adapter_bytes``. ``card_bytes`` is memory
+    on a graphics card, without the 200 to 400 MB that its driver takes there.
 
     Example:
         >>> from edgellama import predict_footprint
@@ -88,6 +88,7 @@ class Footprint:
     code_bytes: int
     prompt_cache_bytes: int = 0
     draft_bytes: int = 0
+    adapter_bytes: int = 0
     card_bytes: int = 0
     num_texts: int = 1
     is_as_it_is: bool = False
@@ -103,6 +104,7 @@ class Footprint:
             "code": self.code_bytes,
             "prompt_cache": self.prompt_cache_bytes,
             "draft": self.draft_bytes,
+            "adapter": self.adapter_bytes,
         }
 
     @property
@@ -129,13 +131,15 @@ def predict(
     is_pure: bool = False,
     prompt_cache_bytes: int = 0,
     draft_bytes: int = 0,
+    adapter_bytes: int = 0,
     on_card: bool = False,
     num_texts: int = 1,
 ) -> Footprint:
     """The footprint of a model as ``type`` (a recipe, or AS_IT_IS) with full contexts.
 
     ``prompt_cache_bytes``: the limit of what the beginnings of earlier texts may take.
-    ``draft_bytes``: what a draft model takes. ``on_card``: keys and values lie on a graphics card.
+    ``draft_bytes``, ``adapter_bytes``: what a draft model and adapters take.
+    ``on_card``: keys and values lie on a graphics card.
     ``is_pure``: all matrices in the recipe's own format, as ``convert --pure`` writes them.
     ``num_texts``: how many contexts there are, of texts that run at once and share no page.
 
@@ -163,6 +167,7 @@ def predict(
         code_bytes=LIBRARY_BYTES + INTERPRETER_BYTES,
         prompt_cache_bytes=prompt_cache_bytes,
         draft_bytes=draft_bytes,
+        adapter_bytes=adapter_bytes,
         card_bytes=card_bytes(config, kv_types, context_length, num_texts) if on_card else 0,
         num_texts=num_texts,
     )

@@ -57,13 +57,15 @@ def measure(
     kv_type: str,
     num_threads: int | None = None,
     draft: Path | None = None,
+    adapters: Sequence[tuple[str, float]] = (),
     attention: AttentionChoice = ON_CPU,
     progress: Progress | None = None,
 ) -> Measurement:
     """Run the model in ``path`` until its context is full; ``progress`` hears of tokens.
 
     ``context_length`` None is ``footprint.usual_context_length``. ``draft`` is a draft model that
-    reads the same; of its bytes only those of the whole process tell.
+    reads the same, ``adapters`` are files with scales that the text is read with; of the bytes of
+    both only those of the whole process tell.
 
     Raises what loading and running raise.
     """
@@ -73,6 +75,7 @@ def measure(
         "kv_type": kv_type,
         "num_threads": num_threads,
         "draft": None if draft is None else str(draft),
+        "adapters": list(adapters),
         "attention": asdict(attention),
     }
     return Measurement(**run_in_child(__name__, request, progress))
@@ -88,8 +91,9 @@ def _run(request: dict[str, Any], progress: Progress) -> dict[str, Any]:
         attention = AttentionChoice(**request["attention"])
         model = held.enter_context(_Running(request["path"], request["num_threads"], attention))
         length = request["context_length"] or usual_context_length(model.engine.config)
-        cache = model.fill(length, request["kv_type"], sampler, progress)
+        cache = model.fill(length, request["kv_type"], sampler, progress, request["adapters"])
         files: list[str | os.PathLike[str]] = [*model.file.files]
+        files += [path for path, _ in request["adapters"]]
         if request["draft"] is not None:
             draft = held.enter_context(_Running(request["draft"], request["num_threads"]))
             draft.fill(min(length, draft.engine.config.context_length), "f16", sampler, None)
@@ -117,12 +121,19 @@ class _Running:
         self.engine = Engine(self.file, num_threads=num_threads, attention=attention)
 
     def fill(
-        self, length: int, kv_type: str, sampler: Sampler, progress: Progress | None
+        self,
+        length: int,
+        kv_type: str,
+        sampler: Sampler,
+        progress: Progress | None,
+        adapters: Sequence[tuple[str, float]] = (),
     ) -> KVCache:
         """A full cache of ``length`` tokens, most of them prefilled; all weights were read."""
         engine = self.engine
         vocab_size = engine.config.vocab_size
-        cache = engine.new_cache(length, kv_type=kv_type)
+        shelf = engine.adapters
+        loaded = shelf.adapter_set({shelf.load(path, path): scale for path, scale in adapters})
+        cache = engine.new_cache(length, kv_type=kv_type, adapters=loaded)
         num_prefilled = max(1, cache.context_length - NUM_DECODED)
         step = max(1, vocab_size // num_prefilled)
         tokens = np.arange(num_prefilled, dtype=np.int32) * step % vocab_size

@@ -15,6 +15,7 @@ from edgellama.cli.commands.footprint_wishes import (
     PredictionWishes,
     predictions_for,
 )
+from edgellama.cli.options.adapter_option import adapter_option
 from edgellama.cli.options.byte_size import ByteSize
 from edgellama.cli.options.completion import KV_TYPE, MODEL_OR_SIZE, PATH, TYPE
 from edgellama.cli.options.engine_options import attention_options, take_attention
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgellama.cli.inputs.model_outline_source import OutlineSource
+    from edgellama.cli.options.adapter_option import AdapterPath
     from edgellama.engine.card.choice import AttentionChoice
     from edgellama.measure.footprint import Footprint, Machine
     from edgellama.measure.footprint_measurement import Measurement
@@ -76,6 +78,7 @@ KV_HELP = (
     metavar="N",
     help="Count N texts at once, each with its own context (serve --parallel).",
 )
+@adapter_option("Add a LoRA adapter (chat --lora); repeatable.")
 @click.option("--measure", "measured", is_flag=True, help="Run the file, measure, and compare.")
 @attention_options
 @threads_option
@@ -91,6 +94,7 @@ def command(
     prompt_cache_bytes: int | None,
     draft: str | None,
     num_texts: int,
+    adapters: Sequence[AdapterPath],
     measured: bool,
     num_threads: int | None,
     style: str,
@@ -123,7 +127,7 @@ def command(
     if measured:
         # Before anything large is imported here: what two processes share counts half in PSS.
         single = _single(types, kv_types, context_lengths)
-        found = _measure(model, single, num_threads, draft, attention)
+        found = _measure(model, single, num_threads, draft, adapters, attention)
         kv_types, context_lengths = (found[1],), (found[0].num_tokens,)
     from edgellama.cli.inputs.model_outline_source import find_outline
     from edgellama.cli.output.figures import check_plot
@@ -143,6 +147,7 @@ def command(
         find_outline(draft) if draft is not None else None,
         attention.mode == "cuda",
         num_texts,
+        adapters,
     )
     predictions = predictions_for(source, wishes, memory_bytes)
     warn_of_length(max(p.context_length for p in predictions), source.outline.config)
@@ -169,6 +174,7 @@ def _measure(
     wanted: tuple[str, int | None],
     num_threads: int | None,
     draft: str | None,
+    adapters: Sequence[AdapterPath],
     attention: AttentionChoice,
 ) -> tuple[Measurement, str]:
     from edgellama.cli.inputs.model_argument import find_model
@@ -185,6 +191,7 @@ def _measure(
             kv_type=kv_type,
             num_threads=num_threads,
             draft=None if draft is None else find_model(draft),
+            adapters=adapters,
             attention=attention,
             progress=progress,
         )

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgellama.cli.inputs.model_outline_source import OutlineSource
+    from edgellama.cli.options.adapter_option import AdapterPath
     from edgellama.measure.footprint import Footprint, Machine
 
 USUAL_TYPES = ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m", "q4_0", "q3_k_m", "q2_k")
@@ -35,6 +36,7 @@ class PredictionWishes:
     draft: OutlineSource | None
     on_card: bool
     num_texts: int
+    adapters: Sequence[AdapterPath] = ()
 
     def draft_bytes(self, type: str, context_length: int) -> int:
         """What a draft model takes: as its file is, else of the model's type, or the usual one."""
@@ -57,12 +59,20 @@ class PredictionWishes:
         )
 
     @property
+    def adapter_bytes(self) -> int:
+        """What the adapters take together."""
+        from edgellama.measure.file_footprint import adapter_bytes
+
+        return sum(adapter_bytes(path) for path, _ in self.adapters)
+
+    @property
     def machine(self) -> Machine:
         """This one, with the threads that were asked for."""
-        from edgellama.kernels_cpu.machine.cpu import default_num_threads, select_tier
+        from edgellama.engine.machinery import checked_num_threads
+        from edgellama.kernels_cpu.machine.cpu import select_tier
         from edgellama.measure.footprint import Machine
 
-        return Machine(select_tier(), self.num_threads or default_num_threads())
+        return Machine(select_tier(), checked_num_threads(self.num_threads))
 
 
 def predictions_for(
@@ -73,7 +83,7 @@ def predictions_for(
     from edgellama.measure.footprint import predict, usual_context_length
     from edgellama.measure.footprint_fit import fitting
 
-    machine = wishes.machine
+    machine, adapter_bytes = wishes.machine, wishes.adapter_bytes
     types = wishes.types or _usual_types(source, memory_bytes is not None)
     usual = FITTING_KV_TYPES if memory_bytes is not None else USUAL_KV_TYPES
     kv_pairs = [KVTypes.of(kv_type) for kv_type in wishes.kv_types or usual]
@@ -88,6 +98,7 @@ def predictions_for(
             is_pure=wishes.is_pure,
             prompt_cache_bytes=wishes.prompt_cache_bytes,
             draft_bytes=wishes.draft_bytes(type, context_length),
+            adapter_bytes=adapter_bytes,
             on_card=wishes.on_card,
             num_texts=wishes.num_texts,
         )

@@ -18,6 +18,7 @@ TITLES = {
     "code": "code",
     "prompt_cache": "prompt cache",
     "draft": "draft model",
+    "adapter": "adapters",
 }
 
 

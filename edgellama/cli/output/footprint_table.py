@@ -17,8 +17,8 @@ from edgellama.measure.footprint_measurement import Measurement
 from edgellama.measure.model_outline import ModelOutline
 
 PARTS = (
-    *("weights", "kv", "activations", "vocabulary", "code", "prompt_cache", "draft", "total"),
-    "card",
+    *("weights", "kv", "activations", "vocabulary", "code", "prompt_cache", "draft"),
+    *("adapter", "total", "card"),
 )
 COLUMNS = (
     Column("type", is_number=False),
@@ -120,7 +120,10 @@ def _comparison(row: Row) -> list[Row]:
         predicted, measured = row[f"predicted_{part}_bytes"], row[f"measured_{part}_bytes"]
         if not predicted:
             continue
-        difference = None if measured is None else measured / predicted - 1
+        if part == "pss":
+            predicted = None  # Who else runs decides how much of it is shared.
+        is_compared = None not in (predicted, measured)
+        difference = measured / predicted - 1 if is_compared else None
         lines.append(
             {
                 "part": _TITLES[part],
