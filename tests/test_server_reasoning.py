@@ -137,6 +137,7 @@ def test_messages_have_blocks_of_thinking_where_it_is_enabled(client: httpx.Clie
     assert (thought["type"], thought["thinking"]) == ("thinking", THOUGHT)
     assert thought["signature"]
     assert text == {"type": "text", "text": ANSWER}
+    assert whole["usage"]["output_tokens_details"]["thinking_tokens"] > 0
     plain = said(client, MESSAGES)
     assert plain["content"] == [{"type": "text", "text": ANSWER}]
     assert plain["usage"]["output_tokens"] < whole["usage"]["output_tokens"]

@@ -271,11 +271,13 @@ def stop_of(result: Generation) -> dict[str, Any]:
 def usage(result: Generation) -> dict[str, Any]:
     """Counts; what was found in the cache is counted apart here."""
     counts = result.usage
+    thinking = {"thinking_tokens": counts.reasoning_tokens}
     return {
         "input_tokens": counts.prompt_tokens - counts.cached_tokens,
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": counts.cached_tokens,
         "output_tokens": counts.generated_tokens,
+        **({"output_tokens_details": thinking} if counts.reasoning_tokens else {}),
     }
 
 

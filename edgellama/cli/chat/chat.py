@@ -184,6 +184,9 @@ class Chat:
         show_dim(f">>> {asked['content']}")
         for reply in replies:
             view = self._make_view()
+            thought = reply.get("reasoning")
+            if thought and not self.hides_thinking:
+                view.think(thought)
             view.add(reply["content"])
             view.end()
 

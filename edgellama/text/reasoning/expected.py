@@ -12,10 +12,10 @@ from edgellama.quant.error_text import shown
 from edgellama.quant.errors import InvalidOptionError
 from edgellama.quant.records import dataclass
 from edgellama.text.reasoning.marks import ReasoningMarks
-from edgellama.text.reasoning.splitter import ReasoningSplitter
 from edgellama.text.tokenizer.added_tokens import Stretch
 
 if TYPE_CHECKING:
+    from edgellama.text.reasoning.splitter import ReasoningSplitter
     from edgellama.text.tokenizer import Tokenizer
 
 ReasoningWish: TypeAlias = "bool | Literal['auto', 'split', 'raw']"
@@ -44,6 +44,8 @@ class ExpectedReasoning:
         """One for a new text; None where nothing is told apart."""
         if self.is_raw:
             return None
+        from edgellama.text.reasoning.splitter import ReasoningSplitter
+
         return ReasoningSplitter(self.marks, is_open=self.is_open, is_begun=self.is_begun)
 
 
@@ -67,7 +69,8 @@ def expected_behind(
 
 def expected_within(marks: ReasoningMarks, begun: str) -> ExpectedReasoning | None:
     """The same of a text that goes on with what is begun; None where no thinking may come."""
-    splitter = ReasoningSplitter(marks)
+    splitter = ExpectedReasoning(marks).splitter()
+    assert splitter is not None
     splitter.feed(begun)
     if splitter.is_answering and not marks.tokens:
         return None
